@@ -1,0 +1,143 @@
+"""``nn.MultiheadAttention`` with its projections as layers of their own.
+
+torch computes the four projections inside one function, never calling a module, so that nothing
+can observe or quantize them. Here each is an ``nn.Linear`` that is called.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from mpq.errors import ModelError
+
+
+class OpenAttention(nn.Module):
+    """Computes what the given ``nn.MultiheadAttention`` computes, through four linear layers.
+
+    ``in_proj`` makes query, key and value at once where they are the same tensor of the same width;
+    otherwise ``q_proj``, ``k_proj`` and ``v_proj`` do. ``out_proj`` is last. Parameters are shared
+    with the original.
+
+    Args:
+        attention: The module to open.
+
+    Raises:
+        ModelError: If it uses ``bias_k``/``bias_v`` or ``add_zero_attn``.
+    """
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        if attention.bias_k is not None or attention.add_zero_attn:
+            raise ModelError(
+                "nn.MultiheadAttention with add_bias_kv or add_zero_attn cannot be opened into "
+                "its projections; exclude it by writing the attention out"
+            )
+        self.num_heads = attention.num_heads
+        self.batch_first = attention.batch_first
+        # nn.TransformerEncoderLayer asks for these; so answered, it takes no fused shortcut.
+        self.in_proj_bias = None
+        self._qkv_same_embed_dim = False
+        self._projections = self._add_projections(attention)
+        self.out_proj = attention.out_proj
+        self.train(attention.training)
+
+    def _add_projections(self, attention: nn.MultiheadAttention) -> tuple[str, ...]:
+        bias = attention.in_proj_bias
+        if not attention._qkv_same_embed_dim:
+            names = ("q_proj", "k_proj", "v_proj")
+            biases = (None,) * 3 if bias is None else bias.detach().chunk(3)
+            for name, part in zip(names, biases, strict=True):
+                own = None if part is None else nn.Parameter(part, requires_grad=False)
+                weight = attention.get_parameter(f"{name}_weight")
+                self.add_module(name, _linear(weight, own))
+            return names
+        self.add_module("in_proj", _linear(attention.in_proj_weight, bias))
+        return ("in_proj",)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,  # noqa: ARG002 - a hint only
+    ) -> tuple[Tensor, Tensor | None]:
+        """As ``nn.MultiheadAttention.forward``; ``is_causal`` is the hint that it is there."""
+        is_batched = query.ndim == 3
+        q, k, v = (self._heads(x) for x in self._project(query, key, value, is_batched))
+        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # [N, H, T, S]
+        for mask in self._masks(attn_mask, key_padding_mask, is_batched):
+            scores = scores + (mask if mask.is_floating_point() else _additive(mask, scores))
+        weights = scores.softmax(dim=-1)
+        mixed = (weights @ v).transpose(1, 2).flatten(2)  # [N, T, E]
+        output = self.out_proj(mixed)
+        output = output if self.batch_first or not is_batched else output.transpose(0, 1)
+        weights = weights.mean(dim=1) if average_attn_weights else weights
+        if not is_batched:
+            output, weights = output.squeeze(0), weights.squeeze(0)
+        return output, weights if need_weights else None
+
+    def _project(
+        self, query: Tensor, key: Tensor, value: Tensor, is_batched: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        def batched(x: Tensor) -> Tensor:
+            return (x if self.batch_first else x.transpose(0, 1)) if is_batched else x.unsqueeze(0)
+
+        project = [self.get_submodule(name) for name in self._projections]
+        if len(project) == 3:
+            q, k, v = (p(batched(x)) for p, x in zip(project, (query, key, value), strict=True))
+        elif query is key and key is value:
+            q, k, v = project[0](batched(query)).chunk(3, dim=-1)
+        else:
+            # Cross attention: the one weight is used for each input, a third of the result kept.
+            q, k, v = (
+                project[0](batched(x)).chunk(3, dim=-1)[third]
+                for third, x in enumerate((query, key, value))
+            )
+        return q, k, v
+
+    def _heads(self, x: Tensor) -> Tensor:
+        heads = x.reshape(*x.shape[:-1], self.num_heads, -1)
+        return heads.transpose(1, 2)  # [N, H, T, E / H]
+
+    def _masks(
+        self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, is_batched: bool
+    ) -> list[Tensor]:
+        masks = []
+        if attn_mask is not None:
+            per_head = (-1, self.num_heads, *attn_mask.shape[-2:])
+            masks.append(attn_mask.reshape(per_head) if attn_mask.ndim == 3 else attn_mask)
+        if key_padding_mask is not None:
+            padding = key_padding_mask if is_batched else key_padding_mask.unsqueeze(0)
+            masks.append(padding[:, None, None, :])
+        return masks
+
+
+def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
+    linear = nn.Linear(1, 1, bias=bias is not None, device="meta")
+    linear.out_features, linear.in_features = weight.shape
+    linear.weight = weight
+    linear.bias = bias  # type: ignore[assignment]
+    return linear
+
+
+def _additive(mask: Tensor, scores: Tensor) -> Tensor:
+    """Minus infinity where a boolean mask is set."""
+    return torch.zeros_like(mask, dtype=scores.dtype).masked_fill(mask, float("-inf"))
+
+
+def open_attention(model: nn.Module) -> nn.Module:
+    """Replaces every ``nn.MultiheadAttention`` inside a model, in place; returns the model."""
+    if isinstance(model, nn.MultiheadAttention):
+        return OpenAttention(model)
+    opened: dict[nn.Module, OpenAttention] = {}
+    for parent in list(model.modules()):
+        if isinstance(parent, nn.TransformerEncoder):
+            parent.use_nested_tensor = False  # the fused path reads the parameters directly
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.MultiheadAttention):
+                opened.setdefault(child, OpenAttention(child))
+                parent.add_module(name, opened[child])
+    return model

@@ -1,0 +1,66 @@
+"""Simulates any format in floating point: the reference for every other backend."""
+
+from torch import nn
+
+from mpq.assignment import Assignment
+from mpq.attention import open_attention
+from mpq.batch_norm import fold_batch_norm
+from mpq.errors import MismatchError
+from mpq.layer import signature
+from mpq.model import check_model, share_parameters, weight_of
+from mpq.quantization import ActivationRanges, Quantizer, install
+from mpq.trace import kind_of
+
+
+def apply(model: nn.Module, assignment: Assignment) -> nn.Module:
+    """A new model that computes in the assigned formats; the given one stays as it is.
+
+    BatchNorm is folded and attention opened as when the assignment was found; weights hold the
+    rounded numbers in the model's own dtype; inputs of layers are rounded by forward pre-hooks.
+    Unquantized parameters are shared with the given model.
+
+    Args:
+        model: The network that the assignment was found for, in evaluation mode.
+        assignment: With the calibrated ranges of static activation formats.
+
+    Raises:
+        MismatchError: If a layer is missing, or of another kind or shape; names the differences.
+        ModelError: If the model is in training mode, or a range is missing.
+    """
+    check_model(model)
+    module = open_attention(share_parameters(model))
+    _check(module, assignment)
+    fold_batch_norm(module, assignment.folded)
+    ranges = ActivationRanges(
+        {
+            (layer.name, layer.precision.activation): layer.activation_range
+            for layer in assignment.layers
+            if layer.activation_range is not None
+        }
+    )
+    install(module, assignment.precisions, Quantizer(ranges, assignment.weight_range))
+    return module
+
+
+def _check(module: nn.Module, assignment: Assignment) -> None:
+    """Every assigned layer is there, with its kind and shape, and so are the folded norms."""
+    modules = dict(module.named_modules(remove_duplicate=False))
+    found = {name: _signature(name, site) for name, site in modules.items()}
+    problems = []
+    for layer in assignment.layers:
+        here = found.get(layer.name)
+        if here is None:
+            problems.append(f"lacks {layer.signature!r}")
+        elif here != layer.signature:
+            problems.append(f"has {here!r} instead of {layer.signature!r}")
+    problems += [f"lacks BatchNorm {n!r}" for n in assignment.folded.values() if n not in modules]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise MismatchError(
+            f"the assignment belongs to another network: this one {'; '.join(problems[:5])}{more}"
+        )
+
+
+def _signature(name: str, site: nn.Module) -> str | None:
+    kind = kind_of(site)
+    return None if kind is None else signature(name, kind, tuple(weight_of(site).shape))

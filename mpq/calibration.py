@@ -1,0 +1,219 @@
+"""Examples: what batches look like, and reading them as often as needed."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor
+
+from mpq.errors import DataError
+
+IGNORED_TARGET = -100
+"""Targets of this value are not counted, as in torch's cross entropy."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Inputs of one forward pass, and targets if there are any.
+
+    Args:
+        args: Positional inputs; the first axis of every tensor is the batch.
+        kwargs: Inputs by name; the first axis of every tensor is the batch.
+        targets: Class indices, int64 ``[N]`` or ``[N, P]`` for ``P`` positions, or ``None``.
+    """
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    targets: Tensor | None = None
+
+    @classmethod
+    def of(cls, data: Any) -> Self:
+        """A batch from what a data function yields.
+
+        ``x``; ``(x,)``; ``(x, targets)``, where ``x`` is a tensor, a tuple or a dict of inputs; a
+        tuple of three or more positional inputs; a dict of inputs by name, whose ``labels`` are
+        the targets (as Hugging Face has them; labels that repeat ``input_ids`` are those of a
+        causal language model, and are shifted by one).
+
+        Raises:
+            DataError: If the data is none of these.
+        """
+        if isinstance(data, cls):
+            return data
+        targets: Any = None
+        if isinstance(data, tuple | list) and len(data) == 2:
+            data, targets = data
+        if targets is not None and not isinstance(targets, Tensor):
+            raise DataError(
+                f"a pair is (inputs, targets), and targets are a tensor; got "
+                f"{type(targets).__name__} (for two inputs, yield ((first, second), None))"
+            )
+        if isinstance(data, Mapping):
+            kwargs = dict(data)
+            labels = kwargs.pop("labels", None)
+            if targets is None and labels is not None:
+                targets = _aligned(labels, kwargs.get("input_ids"))
+            batch = cls((), kwargs, targets)
+        else:
+            batch = cls(tuple(data) if isinstance(data, tuple | list) else (data,), {}, targets)
+        batch._check()
+        return batch
+
+    def _tensors(self) -> list[Tensor]:
+        values = itertools.chain(self.args, self.kwargs.values())
+        return [value for value in values if isinstance(value, Tensor)]
+
+    def _check(self) -> None:
+        tensors = self._tensors()
+        if not tensors:
+            kinds = [type(v).__name__ for v in (*self.args, *self.kwargs.values())]
+            raise DataError(f"a batch needs at least one tensor as input; got {kinds or 'nothing'}")
+        if tensors[0].ndim == 0 or len(tensors[0]) == 0:
+            raise DataError(f"a batch has no example: its first input is {tuple(tensors[0].shape)}")
+        for tensor in tensors:
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise DataError("an input has a value that is NaN or infinite")
+        if self.targets is not None and len(self.targets) != self.size:
+            raise DataError(f"{len(self.targets)} targets for {self.size} examples")
+
+    @property
+    def size(self) -> int:
+        """Examples in the batch."""
+        return len(self._tensors()[0])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with every tensor changed."""
+
+        def apply(value: Any) -> Any:
+            return change(value) if isinstance(value, Tensor) else value
+
+        kwargs = {name: apply(value) for name, value in self.kwargs.items()}
+        return Batch(tuple(map(apply, self.args)), kwargs, apply(self.targets))
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        return self.map(lambda tensor: tensor.to(device))
+
+    def slice(self, start: int, stop: int) -> "Batch":
+        """Examples ``start`` to ``stop`` of the batch."""
+        size = self.size
+        return self.map(lambda t: t[start:stop] if t.ndim and len(t) == size else t)
+
+
+def _aligned(labels: Tensor, input_ids: Tensor | None) -> Tensor:
+    """Labels at the position that predicts them."""
+    if input_ids is None or labels.shape != input_ids.shape:
+        return labels
+    if not bool(((labels == input_ids) | (labels == IGNORED_TARGET)).all()):
+        return labels
+    end = torch.full_like(labels[:, :1], IGNORED_TARGET)
+    return torch.cat([labels[:, 1:], end], dim=1)
+
+
+@final
+class Calibration:
+    """Examples that can be read again and again, batch by batch.
+
+    Args:
+        source: A function that yields batches (called anew for every pass), or an iterable of
+            batches; a one-shot iterator is kept in memory. See ``Batch.of`` for what a batch is.
+        start: First example that is used.
+        stop: End of the examples that are used, or ``None``.
+
+    Raises:
+        DataError: If the source is neither.
+    """
+
+    def __init__(
+        self,
+        source: Callable[[], Iterable[Any]] | Iterable[Any],
+        start: int = 0,
+        stop: int | None = None,
+    ) -> None:
+        if isinstance(source, torch.Tensor | Mapping | str):
+            kind = type(source).__name__
+            raise DataError(f"data is a function or a list that yields batches; got a {kind}")
+        if not callable(source) and not isinstance(source, Iterable):
+            raise DataError(
+                f"data is a function or a list that yields batches; got {type(source).__name__}"
+            )
+        one_shot = isinstance(source, Iterator)
+        self._source = list(source) if one_shot and not callable(source) else source
+        self._range = (start, stop)
+        self._size: int | None = None
+        self.num_batches: int | None = None
+        """How many batches there are; known after the first pass."""
+
+    @classmethod
+    def of(cls, data: Any) -> "Calibration":
+        """The data itself if it is a ``Calibration``, else one that reads it."""
+        return data if isinstance(data, cls) else cls(data)
+
+    def __iter__(self) -> Iterator[Batch]:
+        start, stop = self._range
+        source = self._source() if callable(self._source) else self._source
+        if not isinstance(source, Iterable):
+            raise DataError(
+                f"the data function must yield batches; it gave {type(source).__name__}"
+            )
+        position, used, batches = 0, 0, 0
+        for data in source:
+            if stop is not None and position >= stop:
+                break
+            batch = Batch.of(data)
+            first, last = max(start - position, 0), batch.size
+            last = last if stop is None else min(last, stop - position)
+            position += batch.size
+            if first < last:
+                used += last - first
+                batches += 1
+                yield batch if last - first == batch.size else batch.slice(first, last)
+        self._check_size(used)
+        self.num_batches = batches
+
+    def _check_size(self, used: int) -> None:
+        if not used:
+            raise DataError("there are no examples: the data yielded no batch")
+        if self._size not in (None, used):
+            raise DataError(
+                f"the data gave {self._size} examples at first and {used} later; the function "
+                "must yield the same examples every time it is called"
+            )
+        self._size = used
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples there are; reads them once."""
+        if self._size is None:
+            for _ in self:
+                pass
+        assert self._size is not None
+        return self._size
+
+    def first(self) -> Batch:
+        """The first batch."""
+        batch = next(iter(self), None)
+        if batch is None:
+            raise DataError("there are no examples: the data yielded no batch")
+        return batch
+
+    def split(self, held_out: float) -> tuple["Calibration", "Calibration"]:
+        """The first examples, and the last ``held_out`` share of them.
+
+        Raises:
+            DataError: If there are fewer than two examples.
+        """
+        count = self.num_examples
+        if count < 2:
+            raise DataError(
+                f"{count} example cannot be split; give more, or held-out data of its own"
+            )
+        border = count - max(1, round(count * held_out))
+        start = self._range[0]
+        return (
+            Calibration(self._source, start, start + border),
+            Calibration(self._source, start + border, start + count),
+        )

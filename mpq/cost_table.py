@@ -1,0 +1,185 @@
+"""What every layer costs at every precision: the one type that all measurements return."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING, Any, Self, final
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq.errors import FileFormatError, InputError, UnknownNameError
+from mpq.precision import Precision
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+UNITS = ("nats", "seconds", "bytes", "joules", "bitops", "bits", "relative")
+"""Units that a table may have; ``relative`` is a dimensionless error."""
+
+SCHEMA_VERSION = 1
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class CostTable:
+    """What every layer costs at every precision, in one stated unit.
+
+    Args:
+        name: What is counted, such as ``latency`` or ``sketch``.
+        unit: What one unit of ``values`` means: one of ``UNITS``.
+        layers: ``[L]`` names.
+        precisions: ``[B]`` choices.
+        values: ``[L, B]``. ``nan`` means that the layer cannot run at that precision; infinite
+            is refused. Copied, and read-only afterwards.
+
+    Raises:
+        InputError: If the unit is unknown, a name comes twice, the shape does not fit, or a value
+            is infinite.
+    """
+
+    name: str
+    unit: str
+    layers: tuple[str, ...]
+    precisions: tuple[Precision, ...]
+    values: npt.NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise UnknownNameError("unit", self.unit, UNITS)
+        for what, names in (("layer", self.layers), ("precision", self.precisions)):
+            if len(set(names)) != len(names):
+                raise InputError(
+                    f"{self.name}: a {what} is listed twice in {list(map(str, names))}"
+                )
+        values = np.array(self.values, dtype=np.float64)
+        expected = (len(self.layers), len(self.precisions))
+        if values.shape != expected:
+            raise InputError(f"{self.name}: expected [L, B] = {expected}, got {values.shape}")
+        values.setflags(write=False)
+        object.__setattr__(self, "values", values)
+        self._refuse(np.isinf(values), "every cost must be finite (nan: cannot run there)")
+
+    def _refuse(self, bad: npt.NDArray[np.bool_], rule: str) -> None:
+        if bad.any():
+            row, column = (int(i[0]) for i in np.nonzero(bad))
+            where = f"layer {self.layers[row]!r} at {self.precisions[column]}"
+            raise InputError(f"{self.name}: {where} costs {self.values[row, column]}; {rule}")
+
+    def require_complete(self) -> Self:
+        """This table, if every cell has a number.
+
+        Raises:
+            InputError: If a cell is ``nan``; names the first.
+        """
+        self._refuse(np.isnan(self.values), "every cost must be finite")
+        return self
+
+    @property
+    def column(self) -> str:
+        """Name with unit, for columns and keys: ``latency_seconds``, ``weight_bytes``."""
+        return self.name if self.name.endswith(self.unit) else f"{self.name}_{self.unit}"
+
+    def index_of(self, precision: Precision) -> int:
+        """Column of a precision.
+
+        Raises:
+            UnknownNameError: If the table has no such column.
+        """
+        if precision not in self.precisions:
+            raise UnknownNameError("precision", str(precision), map(str, self.precisions))
+        return self.precisions.index(precision)
+
+    def select(self, precisions: Sequence[Precision]) -> Self:
+        """The table with these columns only, in this order."""
+        columns = [self.index_of(precision) for precision in precisions]
+        chosen = self.values[:, columns]
+        return type(self)(self.name, self.unit, self.layers, tuple(precisions), chosen)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: see ``to_json``."""
+        rows = [[None if np.isnan(v) else float(v) for v in row] for row in self.values]
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "name": self.name,
+            "unit": self.unit,
+            "layers": list(self.layers),
+            "precisions": [str(precision) for precision in self.precisions],
+            "values": rows,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """Inverse of ``to_dict``.
+
+        Raises:
+            FileFormatError: If a key is missing or of another kind.
+        """
+        try:
+            if data["schema_version"] != SCHEMA_VERSION:
+                raise FileFormatError(
+                    f"cost table of schema version {data['schema_version']}; this mpq reads "
+                    f"version {SCHEMA_VERSION}: update mpq"
+                )
+            values = np.array(data["values"], dtype=np.float64)  # None becomes nan
+            precisions = tuple(Precision.parse(text) for text in data["precisions"])
+            return cls(data["name"], data["unit"], tuple(data["layers"]), precisions, values)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise FileFormatError(f"not a cost table: {error!r}") from error
+
+    def to_json(self) -> str:
+        """One JSON object: schema_version, name, unit, layers, precisions, values (null: nan)."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Inverse of ``to_json``.
+
+        Raises:
+            FileFormatError: If the text is no such JSON.
+        """
+        try:
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise FileFormatError(f"not a cost table: {error}") from error
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """``[L, B]`` frame: a row per layer, a column per precision; ``attrs``: name and unit."""
+        import pandas as pd
+
+        columns = [str(precision) for precision in self.precisions]
+        frame = pd.DataFrame(self.values.copy(), pd.Index(self.layers, name="layer"), columns)
+        frame.attrs.update(name=self.name, unit=self.unit)
+        return frame
+
+    def to_csv(self) -> str:
+        """Header ``<name>:<unit>,<precision>,...``, then one line per layer; empty cells: nan."""
+        frame = self.to_pandas()
+        frame.index.name = f"{self.name}:{self.unit}"
+        return str(frame.to_csv())
+
+    @classmethod
+    def from_csv(cls, text: str) -> Self:
+        """Inverse of ``to_csv``; the first header cell is ``name:unit``.
+
+        Raises:
+            FileFormatError: If the first header cell is another one, or a cell is no number.
+        """
+        import pandas as pd
+
+        try:
+            frame = pd.read_csv(StringIO(text), index_col=0, float_precision="round_trip")
+            name, separator, unit = str(frame.index.name).rpartition(":")
+            if not separator:
+                raise FileFormatError(
+                    f"first header cell must be name:unit, such as latency:seconds; "
+                    f"got {frame.index.name!r}"
+                )
+            precisions = tuple(Precision.parse(str(column)) for column in frame.columns)
+            values = frame.to_numpy(dtype=np.float64)
+        except (ValueError, pd.errors.ParserError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise FileFormatError(f"not a cost table in CSV: {error}") from error
+        return cls(name, unit, tuple(map(str, frame.index)), precisions, values)

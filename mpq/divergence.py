@@ -1,0 +1,44 @@
+"""The loss that everything is measured in: KL divergence from the original network's output."""
+
+import torch
+from torch import Tensor
+
+
+def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:
+    r"""KL divergence in nats at every position.
+
+    .. math:: KL(p \| q) = \sum_c p_c (\log p_c - \log q_c)
+
+    Args:
+        reference: Logits of the original network, ``[N, P, C]``.
+        logits: Logits of the quantized one, ``[N, P, C]``.
+
+    Returns:
+        ``[N, P]``, float64, because differences between close networks drown in float32.
+    """
+    log_p = reference.double().log_softmax(dim=-1)
+    log_q = logits.double().log_softmax(dim=-1)
+    return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp_min(0.0)
+
+
+def fisher_probe(logits: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+    r"""Random direction ``u`` whose outer product is the curvature of the KL divergence.
+
+    .. math:: u = A \varepsilon, \quad A = \mathrm{diag}(\sqrt p) - p \sqrt{p}^T,
+        \quad E[u u^T] = A A^T = \mathrm{diag}(p) - p p^T
+
+    with random signs :math:`\varepsilon`, one draw per position.
+
+    Args:
+        logits: ``[N, P, C]``.
+        weights: ``[N, P]`` share of every position in its example's mean.
+        generator: On the CPU; a device's own would draw other signs.
+
+    Returns:
+        ``[N, P, C]``, detached, times the square root of the position's weight.
+    """
+    p = logits.detach().double().softmax(dim=-1)
+    signs = torch.randint(0, 2, p.shape, generator=generator).to(p) * 2 - 1
+    root = p.sqrt()
+    u = root * signs - p * (root * signs).sum(dim=-1, keepdim=True)
+    return (u * weights.sqrt().unsqueeze(-1)).to(logits.dtype)

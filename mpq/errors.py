@@ -1,0 +1,83 @@
+"""Everything that mpq raises on purpose.
+
+MpqError
+├── InputError (also a ValueError)    something that the user gave cannot be used
+│   ├── ModelError                    the network: mode, weights, outputs, shapes
+│   ├── DataError                     calibration or held-out examples
+│   ├── PrecisionError                a precision's spelling
+│   ├── LimitError                    a budget's spelling or unit
+│   ├── UnknownNameError              no such device, estimator, solver, layer
+│   ├── FileFormatError               a file is not what it says
+│   └── MismatchError                 an assignment that belongs to another network
+├── InfeasibleError                   no assignment meets the budgets
+├── SolverError                       a solver ended without an answer
+├── MissingDependencyError            an optional package is not installed
+└── OutputError                       a result cannot be written
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class MpqError(Exception):
+    """Base of every error that mpq raises on purpose; its text is meant for the user."""
+
+
+class InputError(MpqError, ValueError):
+    """Something that the user gave cannot be used."""
+
+
+class ModelError(InputError):
+    """The network cannot be used as it is."""
+
+
+class DataError(InputError):
+    """The calibration or held-out examples cannot be used."""
+
+
+class PrecisionError(InputError):
+    """A precision is misspelled or makes no sense."""
+
+
+class LimitError(InputError):
+    """A limit is misspelled, has the wrong unit or refers to nothing."""
+
+
+class FileFormatError(InputError):
+    """A file is not what it says it is."""
+
+
+class MismatchError(InputError):
+    """An assignment belongs to another network."""
+
+
+class UnknownNameError(InputError):
+    """A name that mpq looks up does not exist.
+
+    Args:
+        what: What was looked up, such as ``"device"``.
+        name: The name that was given.
+        known: The names that exist.
+    """
+
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        close = get_close_matches(name, names, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        super().__init__(f"no {what} {name!r}{hint} (there are: {', '.join(names) or 'none'})")
+
+
+class InfeasibleError(MpqError):
+    """No assignment meets the budgets."""
+
+
+class SolverError(MpqError):
+    """A solver ended without an answer."""
+
+
+class MissingDependencyError(MpqError):
+    """An optional package is not installed."""
+
+
+class OutputError(MpqError):
+    """A result cannot be written."""

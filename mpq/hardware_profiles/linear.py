@@ -1,0 +1,66 @@
+"""Resources that need no device: sums over layers of something that the format alone decides."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+
+from mpq.cost_table import CostTable
+from mpq.errors import UnknownNameError
+from mpq.layer import Layer
+from mpq.precision import Precision
+
+Formula = Callable[[Layer, Precision, Sequence[Layer]], float]
+
+
+def weight_bits(layer: Layer, precision: Precision) -> int:
+    """Stored bits of a weight with its scales; 0 if another layer stores the same parameter."""
+    if layer.weight_of is not None:
+        return 0
+    return precision.weight.stored_bits(layer.num_weights, layer.num_channels)
+
+
+def weight_bytes(layer: Layer, precision: Precision, _: Sequence[Layer]) -> float:
+    """Bytes of the weight, packed, scales included; biases and norms are not counted."""
+    return -(-weight_bits(layer, precision) // 8)
+
+
+def activation_bytes(layer: Layer, precision: Precision, _: Sequence[Layer]) -> float:
+    """Bytes of the inputs of one example, read once each; token ids are not counted."""
+    if layer.kind == "embedding":
+        return 0.0
+    return layer.input_elements * precision.activation.number.bits / 8
+
+
+def bit_operations(layer: Layer, precision: Precision, _: Sequence[Layer]) -> float:
+    """MACs of one example times weight bits times activation bits (as HAWQ-V3 counts BOPs)."""
+    return float(layer.macs * precision.weight.number.bits * precision.activation.number.bits)
+
+
+def effective_bits(layer: Layer, precision: Precision, layers: Sequence[Layer]) -> float:
+    """The layer's share of the mean stored bits per weight of the whole network."""
+    stored = sum(x.num_weights for x in layers if x.weight_of is None)
+    return weight_bits(layer, precision) / stored
+
+
+LINEAR_RESOURCES: Final[dict[str, tuple[str, Formula]]] = {
+    "weight_bytes": ("bytes", weight_bytes),
+    "activation_bytes": ("bytes", activation_bytes),
+    "bit_operations": ("bitops", bit_operations),
+    "effective_bits": ("bits", effective_bits),
+}
+"""Name to unit and formula."""
+
+
+def linear_cost(resource: str, layers: Sequence[Layer], choices: Sequence[Precision]) -> CostTable:
+    """``[L, B]`` of a resource that needs no device.
+
+    Raises:
+        UnknownNameError: If there is no such resource without a device.
+    """
+    if resource not in LINEAR_RESOURCES:
+        raise UnknownNameError("resource without a device", resource, LINEAR_RESOURCES)
+    unit, formula = LINEAR_RESOURCES[resource]
+    rows = [[formula(layer, choice, layers) for choice in choices] for layer in layers]
+    names = tuple(layer.name for layer in layers)
+    return CostTable(resource, unit, names, tuple(choices), np.array(rows, dtype=np.float64))

@@ -1,0 +1,111 @@
+"""A layer as solvers and profiles see it: numbers and names, no tensors."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import prod
+
+from mpq.errors import UnknownNameError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One quantizable layer.
+
+    All counts are per example and summed over the layer's calls in one forward pass.
+
+    Args:
+        name: As in ``model.named_modules()``; the projections inside ``nn.MultiheadAttention`` are
+            ``<name>.in_proj`` (or ``.q_proj``, ``.k_proj``, ``.v_proj``) and ``<name>.out_proj``.
+        kind: ``linear``, ``conv1d`` to ``conv3d``, ``conv_transpose1d`` to ``3d``, ``embedding``.
+        weight_shape: As stored by torch.
+        num_channels: Output channels: how many scales a weight has, one per channel.
+        input_shape: Of the first call, without the batch axis.
+        output_shape: Of the first call, without the batch axis.
+        input_elements: Numbers read.
+        output_elements: Numbers written.
+        macs: Multiply-accumulate operations.
+        calls: How often one forward pass calls the layer.
+        groups: Of a convolution; 1 elsewhere.
+        aliases: Further names of the same module.
+        input_of: The first layer that reads the very same tensor, if that is another one.
+        weight_of: The first layer that owns the very same parameter, if that is another one.
+    """
+
+    name: str
+    kind: str
+    weight_shape: tuple[int, ...]
+    num_channels: int
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    input_elements: int
+    output_elements: int
+    macs: int
+    calls: int = 1
+    groups: int = 1
+    aliases: tuple[str, ...] = ()
+    input_of: str | None = None
+    weight_of: str | None = None
+
+    @property
+    def num_weights(self) -> int:
+        """Elements of the weight."""
+        return prod(self.weight_shape)
+
+    @property
+    def signature(self) -> str:
+        """What makes two layers the same layer: name, kind and weight shape.
+
+        >>> Layer("fc", "linear", (10, 64), 10, (64,), (10,), 64, 10, 640).signature
+        'fc linear 10x64'
+        """
+        return signature(self.name, self.kind, self.weight_shape)
+
+
+def signature(name: str, kind: str, weight_shape: Sequence[int]) -> str:
+    """Name, kind and shape in one line."""
+    return f"{name} {kind} {'x'.join(map(str, weight_shape))}"
+
+
+def fingerprint(signatures: Iterable[str]) -> str:
+    """SHA-256 over the layers' signatures, in order: tells networks apart, not their weights."""
+    return hashlib.sha256("\n".join(signatures).encode()).hexdigest()
+
+
+def matching(names: Sequence[str], glob: str, option: str) -> tuple[str, ...]:
+    """The names that a shell-style glob matches.
+
+    Raises:
+        UnknownNameError: If the glob matches nothing.
+
+    >>> matching(["layer1.conv", "layer2.conv", "fc"], "layer*", "--tie")
+    ('layer1.conv', 'layer2.conv')
+    """
+    found = tuple(name for name in names if fnmatchcase(name, glob))
+    if not found:
+        raise UnknownNameError(f"layer for {option}", glob, names)
+    return found
+
+
+def ties_of(layers: Sequence[Layer]) -> tuple[tuple[str, ...], ...]:
+    """Layers that must share a precision: they read one tensor, or use one parameter."""
+    pairs = [(layer.name, other) for layer in layers for other in (layer.input_of, layer.weight_of)]
+    return merge_ties([pair for pair in pairs if pair[1] is not None], [x.name for x in layers])
+
+
+def merge_ties(
+    ties: Iterable[Sequence[str | None]], order: Sequence[str]
+) -> tuple[tuple[str, ...], ...]:
+    """Ties that overlap become one; members and ties come in the given order of names.
+
+    >>> merge_ties([("b", "a"), ("c", "b"), ("d",)], ["a", "b", "c", "d"])
+    (('a', 'b', 'c'),)
+    """
+    group = {name: {name} for name in order}
+    for tie in ties:
+        merged = set().union(*(group[name] for name in tie if name in group))
+        for name in merged:
+            group[name] = merged
+    unique = {id(members): members for members in group.values() if len(members) > 1}
+    return tuple(tuple(n for n in order if n in members) for members in unique.values())

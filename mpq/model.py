@@ -1,0 +1,204 @@
+"""A model made ready: a copy that shares its parameters, with every quantizable layer known."""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor, nn
+
+from mpq.attention import open_attention
+from mpq.batch_norm import fold_batch_norm
+from mpq.calibration import Batch, Calibration
+from mpq.errors import ModelError
+from mpq.layer import Layer, fingerprint, matching, ties_of
+from mpq.outputs import position_logits
+from mpq.trace import Trace, trace
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A model that layers can be measured in and quantized in; the user's model stays as it is.
+
+    Args:
+        module: Own copy of the model that shares its parameters: attention projections are
+            layers, BatchNorm is folded into the convolution before it.
+        layers: ``[L]`` in the order of their first call.
+        ties: Layers that read one tensor or use one parameter.
+        folded: Convolution to the BatchNorm that was folded into it.
+        uncalled: Quantizable layers that the data never reached; left as they are.
+    """
+
+    module: nn.Module
+    layers: tuple[Layer, ...]
+    ties: tuple[tuple[str, ...], ...]
+    folded: Mapping[str, str] = field(default_factory=dict)
+    uncalled: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        data: Any,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        fold: bool = True,
+    ) -> Self:
+        """Finds the layers with one forward pass over the first batch.
+
+        Args:
+            model: In evaluation mode.
+            data: See ``Calibration``.
+            include: Globs; only matching layers. Empty: all.
+            exclude: Globs; without matching layers.
+            fold: Whether BatchNorm is folded into the convolution that feeds it.
+
+        Raises:
+            ModelError: If the model is in training mode, has weights that are not finite, no layer
+                that is called, or an output without logits.
+            UnknownNameError: If a glob matches nothing.
+        """
+        check_model(model)
+        module = open_attention(share_parameters(model))
+        batch = Calibration.of(data).first().to(device_of(module))
+        found = trace(module, batch)
+        folded = found.foldable if fold else {}
+        if folded:
+            _fold(module, folded, batch)
+        layers = _select(found, include, exclude)
+        return cls(module, layers, ties_of(layers), folded, found.uncalled)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return device_of(self.module)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the layers' names, kinds and weight shapes."""
+        return fingerprint(layer.signature for layer in self.layers)
+
+    def site(self, name: str) -> nn.Module:
+        """The module of a layer."""
+        return self.module.get_submodule(name)
+
+    def weight(self, name: str) -> Tensor:
+        """The weight of a layer, detached."""
+        return weight_of(self.site(name)).detach()
+
+    def logits(self, batch: Batch) -> Tensor:
+        """``[N, P, C]`` for a batch that is on the network's device."""
+        return position_logits(self.module(*batch.args, **batch.kwargs))
+
+    def batches(self, data: Calibration) -> Iterator[Batch]:
+        """Batches on the network's device."""
+        return (batch.to(self.device) for batch in data)
+
+
+def find_layers(model: nn.Module, data: Any) -> tuple[Layer, ...]:
+    """Every quantizable layer of a model, with shapes, MACs and calls per example.
+
+    Args:
+        model: In evaluation mode.
+        data: See ``Calibration``; only the first batch is used.
+
+    Raises:
+        ModelError: See ``Network.of``.
+    """
+    return Network.of(model, data).layers
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuses what no search can work with.
+
+    Raises:
+        ModelError: If the model is in training mode, has no parameter, is on the ``meta`` device,
+            or has weights that are NaN or infinite.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"expected an nn.Module, got a {type(model).__name__}")
+    training = [name or "the model itself" for name, m in model.named_modules() if m.training]
+    if training:
+        raise ModelError(
+            f"the model is in training mode ({training[0]}), so that dropout and BatchNorm would "
+            "change its answers; call model.eval() first"
+        )
+    if next(model.parameters(), None) is None:
+        raise ModelError("the model has no parameters: there is nothing to quantize")
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.UninitializedParameter) or parameter.is_meta:
+            raise ModelError(f"parameter {name!r} has no values yet; load the weights first")
+        if not bool(parameter.isfinite().all()):
+            raise ModelError(f"parameter {name!r} has values that are NaN or infinite")
+
+
+def share_parameters(model: nn.Module) -> nn.Module:
+    """A copy of the modules whose parameters are the model's own memory, without gradients.
+
+    Raises:
+        ModelError: If the model cannot be copied.
+    """
+    shared: dict[int, Any] = {
+        id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()
+    }
+    try:
+        return copy.deepcopy(model, memo=shared)
+    except (RuntimeError, TypeError) as error:
+        raise ModelError(
+            f"the model cannot be copied ({error}); weight_norm and other parametrizations must "
+            "be removed first"
+        ) from error
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Device of the first parameter."""
+    return next(module.parameters()).device
+
+
+def weight_of(site: nn.Module) -> nn.Parameter:
+    """The weight of a layer's module."""
+    weight = site.weight
+    assert isinstance(weight, nn.Parameter)
+    return weight
+
+
+@contextmanager
+def hooks(handles: Iterable[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
+    """Removes the hooks afterwards, whatever happens."""
+    kept = list(handles)
+    try:
+        yield
+    finally:
+        for handle in kept:
+            handle.remove()
+
+
+def _fold(module: nn.Module, folded: Mapping[str, str], batch: Batch) -> None:
+    """Folds, and makes sure that the network still says the same."""
+    with torch.no_grad():
+        before = position_logits(module(*batch.args, **batch.kwargs))
+        fold_batch_norm(module, folded)
+        after = position_logits(module(*batch.args, **batch.kwargs))
+    error = float((after - before).abs().max())
+    allowed = 1e-3 * float(before.abs().max())
+    if error > allowed:
+        raise ModelError(
+            f"folding BatchNorm changed the output by {error:.3g}; a layer does more than it "
+            "seems to: search without folding (fold=False, --no-fold)"
+        )
+
+
+def _select(found: Trace, include: Sequence[str], exclude: Sequence[str]) -> tuple[Layer, ...]:
+    names = [layer.name for layer in found.layers]
+    kept = set(names if not include else ())
+    for glob in include:
+        kept.update(matching(names, glob, "--include"))
+    for glob in exclude:
+        kept.difference_update(matching(names, glob, "--exclude"))
+    if not kept:
+        where = f" ({len(found.uncalled)} are never called on this data)" if found.uncalled else ""
+        raise ModelError(f"the model has no quantizable layer{where}, or all are excluded")
+    return tuple(layer for layer in found.layers if layer.name in kept)

@@ -1,0 +1,40 @@
+"""Writing results: whole files or none."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from mpq.errors import OutputError
+
+
+def prepare_folder(folder: Path) -> Path:
+    """Makes sure that files can be written there, before hours are spent on them.
+
+    Raises:
+        OutputError: If the folder cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write to the folder {folder}: {error.strerror}") from error
+    return folder
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Writes all files; each appears whole, and none before all could be written.
+
+    Raises:
+        OutputError: If a file cannot be written.
+    """
+    prepare_folder(folder)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".mpq-") as staging:
+            for name, content in files.items():
+                (Path(staging) / name).write_bytes(content)
+            for name in files:
+                (Path(staging) / name).replace(folder / name)
+    except OSError as error:
+        raise OutputError(f"cannot write to the folder {folder}: {error}") from error
+    return [folder / name for name in files]

@@ -1,0 +1,206 @@
+"""The question that every solver answers: which precision for which layer."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self, final
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq.budget import Budget, total
+from mpq.cost_table import CostTable
+from mpq.errors import FileFormatError, InputError, UnknownNameError
+from mpq.interactions import Interactions
+from mpq.layer import merge_ties
+from mpq.precision import Precision
+
+Choice = npt.NDArray[np.intp]
+"""``[L]`` (or ``[G]``, for groups of tied layers) column of every layer's precision."""
+
+SCHEMA_VERSION = 1
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Grouped:
+    """A problem with tied layers added up: what a solver works on.
+
+    Args:
+        loss: ``[G, B]`` in the loss table's unit.
+        costs: ``[R, G, B]`` of the ``R`` budgets, 0 where a precision is not allowed.
+        limits: ``[R]``.
+        allowed: ``[G, B]`` whether a group may take a precision.
+        members: For each group, the rows of its layers.
+    """
+
+    loss: npt.NDArray[np.float64]
+    costs: npt.NDArray[np.float64]
+    limits: npt.NDArray[np.float64]
+    allowed: npt.NDArray[np.bool_]
+    members: tuple[tuple[int, ...], ...]
+
+    def expand(self, choice: Choice) -> Choice:
+        """A choice per layer ``[L]`` from one per group ``[G]``."""
+        layers = np.empty(sum(map(len, self.members)), dtype=np.intp)
+        for column, rows in zip(choice, self.members, strict=True):
+            layers[list(rows)] = column
+        return layers
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Least loss within budgets.
+
+    Args:
+        loss: ``[L, B]`` complete; usually nats.
+        budgets: Any number; each table has the loss table's layers and precisions.
+        ties: Groups of layer names that must share a precision.
+        fixed: Layers whose precision is given.
+        candidates: Layers whose choices are restricted; others may take all.
+        interactions: If given, the loss of an assignment is its quadratic form instead of the sum
+            over ``loss`` (whose rows are then its diagonal).
+
+    Raises:
+        InputError: If tables do not fit together, or a layer has no precision left.
+    """
+
+    loss: CostTable
+    budgets: tuple[Budget, ...] = ()
+    ties: tuple[tuple[str, ...], ...] = ()
+    fixed: Mapping[str, Precision] = field(default_factory=dict)
+    candidates: Mapping[str, Sequence[Precision]] = field(default_factory=dict)
+    interactions: Interactions | None = None
+
+    def __post_init__(self) -> None:
+        if not self.loss.layers:
+            raise InputError("there is no layer to assign a precision to")
+        self.loss.require_complete()
+        self._check_tables()
+        known = set(self.loss.layers)
+        named = {name for tie in self.ties for name in tie} | set(self.fixed) | set(self.candidates)
+        for name in sorted(named - known):
+            raise UnknownNameError("layer", name, known)
+        object.__setattr__(self, "ties", merge_ties(self.ties, self.loss.layers))
+        self._check_choices()
+
+    def _check_tables(self) -> None:
+        for table in (budget.table for budget in self.budgets):
+            if (table.layers, table.precisions) != (self.loss.layers, self.loss.precisions):
+                raise InputError(
+                    f"{table.name} has other layers or precisions than the loss {self.loss.name}"
+                )
+        names = [budget.table.name for budget in self.budgets]
+        if len(set(names)) != len(names):
+            raise InputError(f"a resource has two budgets: {names}")
+        if self.interactions is not None:
+            _, *shape = self.interactions.factor.shape
+            if tuple(shape) != self.loss.values.shape:
+                raise InputError(f"interactions are {shape}, the loss is {self.loss.values.shape}")
+
+    def _check_choices(self) -> None:
+        allowed = self.grouped.allowed
+        if not allowed.any(axis=1).all():
+            group = int(np.flatnonzero(~allowed.any(axis=1))[0])
+            names = [self.loss.layers[row] for row in self.grouped.members[group]]
+            raise InputError(
+                f"no precision is left for {', '.join(map(repr, names))} among "
+                f"{', '.join(map(str, self.loss.precisions))}: the device runs none of them there, "
+                "or ties, fixed precisions and candidates contradict each other"
+            )
+
+    @cached_property
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        """``[L, B]`` what each layer may take, ties aside."""
+        allowed = np.ones(self.loss.values.shape, dtype=np.bool_)
+        for budget in self.budgets:
+            allowed &= ~np.isnan(budget.table.values)
+        choices = {**self.candidates, **{name: (only,) for name, only in self.fixed.items()}}
+        for name, precisions in choices.items():
+            mask = np.zeros(len(self.loss.precisions), dtype=np.bool_)
+            mask[[self.loss.index_of(precision) for precision in precisions]] = True
+            allowed[self.loss.layers.index(name)] &= mask
+        return allowed
+
+    @cached_property
+    def grouped(self) -> Grouped:
+        """Tied layers added up, in the order of their first members."""
+        row_of = {name: row for row, name in enumerate(self.loss.layers)}
+        tied = {row_of[name]: tuple(row_of[n] for n in tie) for tie in self.ties for name in tie}
+        members = tuple(dict.fromkeys(tied.get(row, (row,)) for row in range(len(row_of))))
+        tables = [self.loss.values, *(budget.table.values for budget in self.budgets)]
+        sums = np.array([[table[list(rows)].sum(axis=0) for rows in members] for table in tables])
+        allowed = np.array([self.allowed[list(rows)].all(axis=0) for rows in members])
+        limits = np.array([budget.limit for budget in self.budgets])
+        return Grouped(sums[0], np.where(allowed, sums[1:], 0.0), limits, allowed, members)
+
+    def loss_of(self, choice: Choice) -> float:
+        """Predicted loss of an assignment ``choice [L]``, in the loss table's unit."""
+        if self.interactions is not None:
+            return self.interactions.loss(choice)
+        return total(self.loss, choice)
+
+    def is_allowed(self, choice: Choice) -> bool:
+        """Whether every layer may take its precision, and ties hold; budgets aside."""
+        if not self.allowed[np.arange(len(choice)), choice].all():
+            return False
+        return all(len(set(choice[list(rows)])) == 1 for rows in self.grouped.members)
+
+    def is_feasible(self, choice: Choice) -> bool:
+        """Whether an assignment is allowed and meets every budget."""
+        return self.is_allowed(choice) and all(b.is_met(choice) for b in self.budgets)
+
+    def additive(self) -> "Problem":
+        """The same problem without interactions."""
+        return replace(self, interactions=None)
+
+    def with_limit(self, resource: str, limit: float) -> "Problem":
+        """The same problem with another limit on one of its resources."""
+        found = [budget.table.name for budget in self.budgets]
+        if resource not in found:
+            raise UnknownNameError("budget", resource, found)
+        budgets = tuple(
+            replace(b, limit=limit) if b.table.name == resource else b for b in self.budgets
+        )
+        return replace(self, budgets=budgets)
+
+    def to_json(self) -> str:
+        """Everything but the interactions, so that a problem can be solved again elsewhere."""
+        data = {
+            "schema_version": SCHEMA_VERSION,
+            "loss": self.loss.to_dict(),
+            "budgets": [{"limit": b.limit, "table": b.table.to_dict()} for b in self.budgets],
+            "ties": [list(tie) for tie in self.ties],
+            "fixed": {name: str(precision) for name, precision in self.fixed.items()},
+            "candidates": {name: [str(p) for p in ps] for name, ps in self.candidates.items()},
+        }
+        return json.dumps(data, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Inverse of ``to_json``.
+
+        Raises:
+            FileFormatError: If the text is no such JSON, or of a later schema version.
+        """
+        try:
+            data: Any = json.loads(text)
+            if data["schema_version"] != SCHEMA_VERSION:
+                raise FileFormatError(
+                    f"problem of schema version {data['schema_version']}; this mpq reads version "
+                    f"{SCHEMA_VERSION}: update mpq"
+                )
+            budgets = (
+                Budget(CostTable.from_dict(b["table"]), float(b["limit"])) for b in data["budgets"]
+            )
+            return cls(
+                CostTable.from_dict(data["loss"]),
+                tuple(budgets),
+                tuple(tuple(tie) for tie in data["ties"]),
+                {name: Precision.parse(p) for name, p in data["fixed"].items()},
+                {n: tuple(map(Precision.parse, ps)) for n, ps in data["candidates"].items()},
+            )
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise FileFormatError(f"not a problem: {error!r}") from error

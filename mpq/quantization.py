@@ -1,0 +1,201 @@
+"""Putting a network's layers into formats: the one mechanism behind estimators and backend."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from mpq.calibration import Calibration
+from mpq.errors import ModelError
+from mpq.model import Network, hooks, weight_of
+from mpq.precision import Granularity, Precision, TensorFormat
+from mpq.progress import track
+from mpq.quantizer import Grid, quantize_activation, quantize_rows, row_range, weight_grid
+from mpq.trace import kind_of
+from mpq.value_range import ActivationRange, RangeMethod
+from mpq.weight_layout import layout_of
+
+SAMPLES_PER_BATCH = 8192
+"""Numbers of each layer's input that are kept from every batch, evenly spaced, for ranges."""
+
+
+def needs_range(tensor_format: TensorFormat) -> bool:
+    """Whether a format's range must be calibrated."""
+    return tensor_format.granularity is Granularity.TENSOR
+
+
+@final
+@dataclass(frozen=True)
+class ActivationRanges:
+    """Calibrated ranges of layers' inputs, one per layer and static format.
+
+    Args:
+        known: Layer name and format to range.
+    """
+
+    known: Mapping[tuple[str, TensorFormat], ActivationRange]
+
+    @classmethod
+    def calibrate(
+        cls,
+        network: Network,
+        data: Calibration,
+        choices: Iterable[Precision],
+        method: RangeMethod = "mse",
+    ) -> Self:
+        """Ranges of every layer for the static formats among the choices, in one forward pass.
+
+        Args:
+            network: Whose layers' inputs are observed.
+            data: What is run through it.
+            choices: Precisions that may be used.
+            method: How a range is chosen from the observed numbers.
+        """
+        formats = dict.fromkeys(c.activation for c in choices if needs_range(c.activation))
+        samples = observe_inputs(network, data) if formats else {}
+        known: dict[tuple[str, TensorFormat], ActivationRange] = {}
+        for name, sample in samples.items():
+            for tensor_format in formats:
+                number, symmetric = tensor_format.number, tensor_format.symmetric
+                low, high = row_range(sample[None], number, symmetric, method)
+                known[name, tensor_format] = ActivationRange(float(low), float(high))
+        return cls(known)
+
+    def of(self, layer: str, tensor_format: TensorFormat) -> ActivationRange | None:
+        """Range of a layer's input for a format; ``None`` where the format needs none.
+
+        Raises:
+            ModelError: If a range is needed and was not calibrated.
+        """
+        if not needs_range(tensor_format):
+            return None
+        found = self.known.get((layer, tensor_format))
+        if found is None:
+            raise ModelError(
+                f"layer {layer!r} has no calibrated activation range for "
+                f"{tensor_format.number.name}; calibrate with the precisions that are used"
+            )
+        return found
+
+
+def observe_inputs(network: Network, data: Calibration) -> dict[str, Tensor]:
+    """A sample of every layer's input: extremes of each batch, and evenly spaced numbers.
+
+    Returns:
+        Layer name to ``[M]`` float32; integer inputs (embeddings) are left out.
+    """
+    samples: dict[str, list[Tensor]] = {layer.name: [] for layer in network.layers}
+
+    def observe(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
+        x = args[0].detach().flatten()
+        if x.is_floating_point() and x.numel():
+            step = max(1, x.numel() // SAMPLES_PER_BATCH)
+            samples[name] += [x[::step].float(), torch.stack(x.aminmax()).float()]
+
+    sites = ((name, network.site(name)) for name in samples)
+    handles = [m.register_forward_pre_hook(partial(observe, name)) for name, m in sites]
+    with hooks(handles), torch.no_grad():
+        for batch in track(network.batches(data), "activation ranges", data.num_batches):
+            network.logits(batch)
+    return {name: torch.cat(parts) for name, parts in samples.items() if parts}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Quantizer:
+    """How one network's weights and activations are put into a format.
+
+    Args:
+        ranges: Of static activation formats.
+        weight_range: How a weight's range is chosen.
+    """
+
+    ranges: ActivationRanges
+    weight_range: RangeMethod = "mse"
+    _grids: dict[tuple[str, TensorFormat], Grid] = field(default_factory=dict, repr=False)
+
+    def weight(self, name: str, site: nn.Module, tensor_format: TensorFormat) -> Tensor:
+        """The layer's weight after storing it in a format, in its own shape.
+
+        The search for its range is done once per layer and format; the scales are kept.
+        """
+        weight = weight_of(site).detach()
+        if tensor_format.is_exact:
+            return weight
+        layout = layout_of(site)
+        rows = layout.to_rows(weight)
+        key = (name, tensor_format)
+        if tensor_format.number.needs_scale and key not in self._grids:
+            self._grids[key] = weight_grid(rows, tensor_format, self.weight_range)
+        rounded = quantize_rows(rows, tensor_format, self._grids.get(key))
+        return layout.from_rows(rounded, tuple(weight.shape))
+
+    def activation(
+        self, name: str, site: nn.Module, x: Tensor, tensor_format: TensorFormat
+    ) -> Tensor:
+        """The layer's input after storing it in a format; integers (token ids) stay."""
+        if tensor_format.is_exact or not x.is_floating_point():
+            return x
+        token_axes = 1 if kind_of(site) == "linear" else x.ndim - 1
+        calibrated = self.ranges.of(name, tensor_format)
+        return quantize_activation(x, tensor_format, calibrated, token_axes)
+
+
+def install(
+    module: nn.Module, precisions: Mapping[str, Precision], quantizer: Quantizer
+) -> list[RemovableHandle]:
+    """Makes the named layers compute in their precisions, in place: new weights, hooked inputs.
+
+    Returns:
+        The input hooks' handles.
+    """
+    handles = []
+    for name, precision in precisions.items():
+        site = module.get_submodule(name)
+        if not precision.weight.is_exact:
+            weight = quantizer.weight(name, site, precision.weight)
+            site.weight = nn.Parameter(weight, requires_grad=False)
+        if not precision.activation.is_exact:
+            hook = QuantizeInput(name, quantizer, precision.activation)
+            handles.append(site.register_forward_pre_hook(hook))
+    return handles
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class QuantizeInput:
+    """Forward pre-hook that puts a layer's first input into a format."""
+
+    name: str
+    quantizer: Quantizer
+    tensor_format: TensorFormat
+
+    def __call__(self, site: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The layer's arguments, the first one quantized."""
+        return (
+            self.quantizer.activation(self.name, site, args[0], self.tensor_format),
+            *args[1:],
+        )
+
+
+@contextmanager
+def quantized(
+    network: Network, precisions: Mapping[str, Precision], quantizer: Quantizer
+) -> Iterator[None]:
+    """Within this block the network computes in these precisions; afterwards as before."""
+    sites = {name: network.site(name) for name in precisions}
+    originals = {name: weight_of(site) for name, site in sites.items()}
+    handles: list[RemovableHandle] = []
+    try:
+        handles = install(network.module, precisions, quantizer)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name, site in sites.items():
+            site.weight = originals[name]

@@ -1,0 +1,108 @@
+"""Numbers for a terminal."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mpq.frontier import Frontier
+    from mpq.result import SearchResult
+
+_PREFIXES = {0: "", -1: "m", -2: "µ", -3: "n", -4: "p"}
+
+
+def amount(value: float, unit: str) -> str:
+    """A number with its unit, four digits, for people.
+
+    >>> amount(0.0046, "seconds"), amount(37856, "bytes"), amount(4.5, "bits")
+    ('4.600 ms', '36.97 KiB', '4.500 bits')
+    """
+    if value != value:
+        return "cannot run"
+    if unit == "bytes":
+        power = next((p for p in (2, 1) if abs(value) >= 1024**p), 0)
+        return f"{value / 1024**power:.4g} {('B', 'KiB', 'MiB')[power]}"
+    if unit in ("seconds", "joules"):
+        power = next((p for p in (0, -1, -2, -3) if abs(value) >= 1000**p), -4 if value else 0)
+        return f"{value / 1000.0**power:#.4g} {_PREFIXES[power]}{'s' if unit == 'seconds' else 'J'}"
+    return f"{value:.3f} {unit}" if unit == "bits" else f"{value:.4g} {unit}"
+
+
+def print_result(result: "SearchResult", console: Console) -> None:
+    """Layers, comparison, and how the search ended."""
+    console.print(_table(result.layer_table(), "Layers", _layer_columns))
+    console.print(_table(result.comparison_table(), "Measured on held-out examples", _all_columns))
+    solution = result.solution
+    console.print(f"{solution.solver}: {solution.status.value}")
+    assert solution.choice is not None
+    for budget in result.problem.budgets:
+        used, unit = budget.used(solution.choice), budget.table.unit
+        console.print(
+            f"{budget.table.name}: {amount(used, unit)} of {amount(budget.limit, unit)} "
+            f"({used / budget.limit:.1%})"
+        )
+    profile = result.pricing.profile
+    if profile is not None:
+        console.print(f"device {profile.name}: latency and energy are {profile.basis}")
+    uncalled = result.testbed.network.uncalled
+    if uncalled:
+        console.print(f"never called by the data, left as they are: {', '.join(uncalled)}")
+
+
+def print_frontier(frontier: "Frontier", console: Console) -> None:
+    """The frontier's points."""
+    from mpq.report.tables import frontier_table
+
+    table = frontier_table(frontier).drop(columns="precisions")
+    console.print(_table(table, f"Frontier over {frontier.resource}", _all_columns))
+
+
+def print_frame(frame: "pd.DataFrame", title: str, console: Console) -> None:
+    """Any table."""
+    console.print(_table(frame, title, _all_columns))
+
+
+def _all_columns(_: str) -> bool:
+    return True
+
+
+def _layer_columns(name: str) -> bool:
+    """Names, sizes and shares; the amounts are in table.csv."""
+    plain = ("layer", "kind", "weights", "macs", "precision")
+    return name in plain or name.endswith("_share")
+
+
+def _table(frame: "pd.DataFrame", title: str, shows: Callable[[str], bool]) -> Table:
+    table = Table(title=title, title_justify="left")
+    columns = [str(name) for name in frame.columns if shows(str(name))]
+    columns = [name for name in columns if not frame[name].isna().all()]
+    for name in columns:
+        is_text = frame[name].dtype.kind not in "if"
+        table.add_column(_heading(name), justify="left" if is_text else "right")
+    for _, row in frame.iterrows():
+        table.add_row(*(_cell(name, row[name]) for name in columns))
+    return table
+
+
+def _heading(column: str) -> str:
+    words = column.removesuffix("_seconds").removesuffix("_bytes").removesuffix("_joules")
+    return words.replace("_", " ")
+
+
+def _cell(column: str, value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, int | float):
+        return str(value)
+    if column.endswith(("_share", "accuracy")):
+        return f"{value:.1%}" if value == value else ""
+    for unit in ("seconds", "bytes", "joules"):
+        if column.endswith(unit):
+            return amount(float(value), unit)
+    if value != value:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -1,0 +1,85 @@
+"""Numbers as pictures. Figures are made without pyplot, so that no global state changes."""
+
+import math
+from collections.abc import Sequence
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from mpq.assignment import Assignment
+
+if TYPE_CHECKING:
+    from mpq.frontier import Frontier, FrontierPoint
+
+_SYMBOLS = {"seconds": "s", "bytes": "B", "joules": "J", "bitops": "", "bits": "bit"}
+
+
+def png(figure: Figure) -> bytes:
+    """The picture as PNG."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
+def draw_frontier(frontier: "Frontier") -> Figure:
+    """Loss against cost: the frontier, uniform precisions and the chosen point, measured beside."""
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(*_line(frontier.points), "o-", color="C0", ms=4, label="frontier, predicted")
+    measured = [(p.cost, p.measured.kl_nats) for p in frontier.points if p.measured]
+    if measured:
+        axes.plot(*zip(*measured, strict=True), "x--", color="C1", label="frontier, measured")
+    _draw_others(axes, frontier.others)
+    axes.xaxis.set_major_formatter(EngFormatter(unit=_SYMBOLS.get(frontier.unit, frontier.unit)))
+    axes.set_xlabel(f"{frontier.resource.replace('_', ' ')} [{frontier.unit}]")
+    axes.set_ylabel(f"loss [{frontier.loss_unit}]")
+    if all(loss > 0 for loss in (*_line(frontier.points)[1], *_line(frontier.others)[1])):
+        axes.set_yscale("log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    return figure
+
+
+def _line(points: Sequence["FrontierPoint"]) -> tuple[list[float], list[float]]:
+    return [p.cost for p in points], [p.loss for p in points]
+
+
+def _draw_others(axes: Axes, others: Sequence["FrontierPoint"]) -> None:
+    shown = [p for p in others if not math.isnan(p.cost)]
+    uniform = [p for p in shown if p.label != "result"]
+    chosen = [p for p in shown if p.label == "result"]
+    for points, marker, size, color, label in (
+        (uniform, "s", 5, "0.4", "uniform"),
+        (chosen, "*", 14, "C3", "chosen"),
+    ):
+        if not points:
+            continue
+        axes.plot(*_line(points), marker, color=color, ms=size, label=f"{label}, predicted")
+        measured = [(p.cost, p.measured.kl_nats) for p in points if p.measured]
+        if measured:
+            places = zip(*measured, strict=True)
+            axes.plot(*places, marker, color=color, ms=size, mfc="none", label=f"{label}, measured")
+    for point in uniform:
+        axes.annotate(
+            point.label, (point.cost, point.loss), xytext=(4, 4), textcoords="offset points",
+            fontsize=8, color="0.3",
+        )  # fmt: skip
+
+
+def draw_bits(assignment: Assignment) -> Figure:
+    """Bits of every layer's weight (bars) and input activation (marks)."""
+    names = [layer.name for layer in assignment.layers]
+    weights = [layer.precision.weight.number.bits for layer in assignment.layers]
+    inputs = [layer.precision.activation.number.bits for layer in assignment.layers]
+    figure = Figure(figsize=(max(6.0, 0.28 * len(names) + 2), 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.bar(range(len(names)), weights, color="C0", label="weight")
+    axes.plot(range(len(names)), inputs, "_", color="C3", ms=9, mew=2, label="input activation")
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set_ylabel("bits")
+    axes.set_ylim(0, max(*weights, *inputs) * 1.15)
+    axes.legend(ncols=2, loc="upper center", bbox_to_anchor=(0.5, 1.12), frameon=False)
+    return figure

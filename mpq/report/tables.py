@@ -1,0 +1,110 @@
+"""Numbers as tables, with the unit in every column's name."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from mpq.cost_table import CostTable
+from mpq.layer import Layer
+from mpq.precision import Precision
+
+if TYPE_CHECKING:
+    from mpq.evaluation import Measurement
+    from mpq.frontier import Frontier
+
+
+class Compared(Protocol):
+    """One row of a comparison; see ``mpq.result.Comparison``."""
+
+    @property
+    def label(self) -> str: ...  # noqa: D102
+    @property
+    def predicted_loss(self) -> float | None: ...  # noqa: D102
+    @property
+    def measured(self) -> "Measurement": ...  # noqa: D102
+    @property
+    def costs(self) -> Mapping[str, float]: ...  # noqa: D102
+
+
+def layer_table(
+    layers: Sequence[Layer],
+    precisions: Mapping[str, Precision],
+    tables: Sequence[CostTable],
+    choice: npt.NDArray[np.intp],
+) -> pd.DataFrame:
+    """One row per layer, with each table's cell and its share of the column's sum.
+
+    Args:
+        layers: ``L`` layers.
+        precisions: Layer name to precision.
+        tables: ``[L, B]`` each: the loss, then resources.
+        choice: ``[L]`` columns that were chosen.
+    """
+    frame = pd.DataFrame(
+        {
+            "layer": [layer.name for layer in layers],
+            "kind": [_kind(layer) for layer in layers],
+            "weights": [layer.num_weights for layer in layers],
+            "macs": [layer.macs for layer in layers],
+            "precision": [str(precisions[layer.name]) for layer in layers],
+        }
+    )
+    for position, table in enumerate(tables):
+        cells = table.values[np.arange(len(choice)), choice]
+        name = f"predicted_loss_{table.unit}" if position == 0 else table.column
+        frame[name] = cells
+        share = "predicted_loss" if position == 0 else table.name
+        whole = cells.sum()
+        frame[f"{share}_share"] = cells / whole if whole else np.zeros(len(cells))
+    return frame
+
+
+def _kind(layer: Layer) -> str:
+    if layer.groups == 1:
+        return layer.kind
+    return f"{layer.kind}/{layer.groups}"
+
+
+def comparison_table(rows: Sequence[Compared], loss_unit: str) -> pd.DataFrame:
+    """One row per network, predicted and measured."""
+    return pd.DataFrame(
+        [
+            {
+                "network": row.label,
+                f"predicted_loss_{loss_unit}": row.predicted_loss,
+                **measured_columns(row.measured),
+                **row.costs,
+            }
+            for row in rows
+        ]
+    )
+
+
+def measured_columns(measured: "Measurement | None") -> dict[str, float | None]:
+    """Columns of a measurement; empty cells where nothing was measured."""
+    return {
+        "measured_kl_nats": measured.kl_nats if measured else None,
+        "measured_accuracy": measured.accuracy if measured else None,
+        "measured_cross_entropy_nats": measured.cross_entropy_nats if measured else None,
+    }
+
+
+def frontier_table(frontier: "Frontier") -> pd.DataFrame:
+    """One row per point; precisions as ``layer=precision`` separated by blanks."""
+    suffix = "" if frontier.resource.endswith(frontier.unit) else f"_{frontier.unit}"
+    return pd.DataFrame(
+        [
+            {
+                "point": point.label,
+                f"{frontier.resource}{suffix}": point.cost,
+                f"predicted_loss_{frontier.loss_unit}": point.loss,
+                **measured_columns(point.measured),
+                "status": point.status.name.lower() if point.status else "",
+                "precisions": " ".join(f"{n}={p}" for n, p in point.precisions.items()),
+            }
+            for point in frontier.all_points()
+        ]
+    )

@@ -1,0 +1,324 @@
+"""What a search found, and everything that can be done with it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Self, final
+
+import numpy as np
+import torch
+from torch import nn
+
+from mpq.assignment import AssignedLayer, Assignment, Record, UsedBudget
+from mpq.backends import apply
+from mpq.budget import total
+from mpq.cost_table import CostTable
+from mpq.errors import UnknownNameError
+from mpq.evaluation import Measurement, Reference
+from mpq.frontier import Frontier, FrontierPoint, solve_frontier
+from mpq.hardware_profiles import Pricing
+from mpq.model import Network
+from mpq.output import write_files
+from mpq.precision import ORIGINAL, Precision
+from mpq.problem import Choice, Problem
+from mpq.progress import track
+from mpq.quantization import Quantizer, needs_range, quantized
+from mpq.report import comparison_table, draw_bits, draw_frontier, frontier_table, layer_table, png
+from mpq.solution import Solution
+from mpq.solvers import Solver
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Testbed:
+    """Where assignments are really tried.
+
+    Args:
+        network: The network.
+        quantizer: As the estimator had it.
+        reference: The original's answers on held-out examples.
+    """
+
+    network: Network
+    quantizer: Quantizer
+    reference: Reference
+
+    def measure(self, precisions: Mapping[str, Precision]) -> Measurement:
+        """The network with these layers in these precisions, against the original."""
+        with quantized(self.network, precisions, self.quantizer):
+            return self.reference.compare(self.network.module)
+
+    def uniform(self, precision: Precision) -> dict[str, Precision]:
+        """Every layer at one precision."""
+        return {layer.name: precision for layer in self.network.layers}
+
+
+@final
+@dataclass(frozen=True)
+class Origin:
+    """Names of what made a result, for its record.
+
+    Args:
+        estimator: Name of the estimator.
+        device: Name of the device, if there is one.
+        seed: Of estimator and solver.
+    """
+
+    estimator: str
+    device: str | None
+    seed: int
+
+
+@final
+@dataclass(frozen=True)
+class Comparison:
+    """One network of the comparison: the original, the result, or a uniform precision.
+
+    Args:
+        label: ``original``, ``result``, or the precision.
+        predicted_loss: By the estimator; ``None`` where it was not asked.
+        measured: On held-out examples.
+        costs: Column name with unit to amount; ``nan`` where the device cannot run it.
+    """
+
+    label: str
+    predicted_loss: float | None
+    measured: Measurement
+    costs: Mapping[str, float]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """The answer of ``mpq.search``.
+
+    Args:
+        problem: What was solved.
+        solution: How it ended and what was proved.
+        solver: That solved it; used again for frontiers.
+        pricing: Costs of the layers.
+        testbed: Where assignments are tried.
+        origin: What made it.
+        comparisons: The original, the result, and every uniform precision among the choices.
+    """
+
+    problem: Problem
+    solution: Solution
+    solver: Solver
+    pricing: Pricing
+    testbed: Testbed
+    origin: Origin
+    comparisons: tuple[Comparison, ...] = ()
+
+    @classmethod
+    def measure(
+        cls,
+        problem: Problem,
+        solution: Solution,
+        solver: Solver,
+        pricing: Pricing,
+        testbed: Testbed,
+        origin: Origin,
+    ) -> Self:
+        """The result, with original, solution and uniform precisions tried on the testbed."""
+        unmeasured = cls(problem, solution, solver, pricing, testbed, origin)
+        chosen = solution.precisions(problem)
+        tried: list[tuple[str, dict[str, Precision]]] = [
+            ("original", testbed.uniform(ORIGINAL)),
+            ("result", chosen),
+            *((str(p), testbed.uniform(p)) for p in problem.loss.precisions if p != ORIGINAL),
+        ]
+        comparisons = tuple(
+            unmeasured._compare(label, precisions)
+            for label, precisions in track(tried, "measuring")
+        )
+        return replace(unmeasured, comparisons=comparisons)
+
+    def _compare(self, label: str, precisions: dict[str, Precision]) -> Comparison:
+        predicted = 0.0 if label == "original" else self.problem.loss_of(self._choice(precisions))
+        costs = {}
+        for resource in self._shown_resources:
+            table = self.pricing.table(resource, tuple(dict.fromkeys(precisions.values())))
+            choice = np.array([table.index_of(p) for p in precisions.values()], dtype=np.intp)
+            costs[table.column] = total(table, choice)
+        return Comparison(label, predicted, self.testbed.measure(precisions), costs)
+
+    def _choice(self, precisions: Mapping[str, Precision]) -> Choice:
+        table = self.problem.loss
+        return np.array([table.index_of(precisions[n]) for n in table.layers], dtype=np.intp)
+
+    @property
+    def _shown_resources(self) -> tuple[str, ...]:
+        """Latency, where it is known, bytes, and everything that has a limit."""
+        limited = (budget.table.name for budget in self.problem.budgets)
+        latency = ("latency",) if "latency" in self.pricing.resources else ()
+        return tuple(dict.fromkeys((*latency, "weight_bytes", *limited)))
+
+    def cost_table(self, resource: str) -> CostTable:
+        """``[L, B]`` cost of any resource over the problem's precisions.
+
+        Raises:
+            UnknownNameError: If there is no such resource.
+        """
+        return self.pricing.table(resource, self.problem.loss.precisions)
+
+    @property
+    def measured(self) -> Measurement:
+        """The result on held-out examples."""
+        return self.comparison("result").measured
+
+    def comparison(self, label: str) -> Comparison:
+        """One row of the comparison: ``original``, ``result`` or a precision.
+
+        Raises:
+            UnknownNameError: If there is no such row.
+        """
+        found = {row.label: row for row in self.comparisons}
+        if label not in found:
+            raise UnknownNameError("row of the comparison", label, found)
+        return found[label]
+
+    @cached_property
+    def assignment(self) -> Assignment:
+        """The chosen precisions with everything that a backend needs, and their record."""
+        layers = tuple(
+            self._assigned(name, precision)
+            for name, precision in self.solution.precisions(self.problem).items()
+        )
+        network = self.testbed.network
+        weight_range = self.testbed.quantizer.weight_range
+        return Assignment(layers, self.problem.ties, network.folded, weight_range, self._record())
+
+    def _assigned(self, name: str, precision: Precision) -> AssignedLayer:
+        layer = next(layer for layer in self.testbed.network.layers if layer.name == name)
+        reads_numbers = layer.kind != "embedding"
+        activation = precision.activation
+        known = self.testbed.quantizer.ranges
+        calibrated = None
+        if reads_numbers and needs_range(activation):
+            calibrated = known.of(name, activation)
+        return AssignedLayer(name, layer.kind, layer.weight_shape, precision, calibrated)
+
+    def _record(self) -> Record:
+        choice = self.solution.choice
+        assert choice is not None
+        measured = self.measured
+        return Record(
+            device=self.origin.device,
+            batch_size=self.pricing.batch_size,
+            budgets=tuple(
+                UsedBudget(b.table.name, b.table.unit, b.limit, b.used(choice))
+                for b in self.problem.budgets
+            ),
+            estimator=self.origin.estimator,
+            predicted_loss=self.solution.loss,
+            loss_unit=self.problem.loss.unit,
+            measured_kl_nats=measured.kl_nats,
+            measured_accuracy=measured.accuracy,
+            num_held_out=measured.num_examples,
+            solver=self.solution.solver,
+            solver_status=self.solution.status.name.lower(),
+            bound=self.solution.bound,
+            gap=self.solution.gap,
+            seed=self.origin.seed,
+            mpq_version=version("mpq"),
+            torch_version=str(torch.__version__),
+        )
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """A new model that computes in the chosen precisions; see ``mpq.apply``."""
+        return apply(model, self.assignment)
+
+    def frontier(
+        self, resource: str | None = None, num_points: int = 20, measure: bool = False
+    ) -> Frontier:
+        """Least loss for every amount of a resource, the other budgets held.
+
+        Args:
+            resource: Any that can be priced; default: that of the first limit.
+            num_points: How many limits are solved for; equal answers are one point.
+            measure: Whether every point is tried on the held-out examples.
+
+        Raises:
+            UnknownNameError: If there is no such resource.
+        """
+        first = self.problem.budgets[0].table.name if self.problem.budgets else "weight_bytes"
+        table = self.cost_table(resource or first)
+        choices, statuses = solve_frontier(self.problem, table, self.solver, num_points)
+        points = []
+        for choice, status in track(list(zip(choices, statuses, strict=True)), "frontier points"):
+            precisions = self._precisions(choice)
+            measured = self.testbed.measure(precisions) if measure else None
+            cost, loss = total(table, choice), self.problem.loss_of(choice)
+            points.append(FrontierPoint("frontier", cost, loss, precisions, status, measured))
+        others = tuple(
+            self._beside(table, row) for row in self.comparisons if row.label != "original"
+        )
+        return Frontier(table.name, table.unit, self.problem.loss.unit, tuple(points), others)
+
+    def _precisions(self, choice: Choice) -> dict[str, Precision]:
+        return replace(self.solution, choice=choice).precisions(self.problem)
+
+    def _beside(self, table: CostTable, row: Comparison) -> FrontierPoint:
+        is_result = row.label == "result"
+        precisions = (
+            self.solution.precisions(self.problem)
+            if is_result
+            else self.testbed.uniform(Precision.parse(row.label))
+        )
+        choice = self._choice(precisions)
+        loss = self.problem.loss_of(choice)
+        status = self.solution.status if is_result else None
+        cost = total(table, choice)
+        return FrontierPoint(row.label, cost, loss, precisions, status, row.measured)
+
+    def layer_table(self) -> "pd.DataFrame":
+        """One row per layer: kind, weights, MACs, precision, its share of loss and costs."""
+        chosen = self.solution.choice
+        assert chosen is not None
+        tables = [self.problem.loss, *(self.cost_table(r) for r in self._shown_resources)]
+        return layer_table(
+            self.pricing.layers, self.solution.precisions(self.problem), tables, chosen
+        )
+
+    def comparison_table(self) -> "pd.DataFrame":
+        """One row per network: the original, the result, every uniform precision."""
+        return comparison_table(self.comparisons, self.problem.loss.unit)
+
+    def plot(
+        self, what: Literal["frontier", "bits"] = "frontier", frontier: Frontier | None = None
+    ) -> "Figure":
+        """A picture: the frontier (given, or with 20 points), or the bits of every layer."""
+        if what == "bits":
+            return draw_bits(self.assignment)
+        return draw_frontier(self.frontier() if frontier is None else frontier)
+
+    def save(self, folder: Path | str, frontier: Frontier | None = None) -> list[Path]:
+        """Writes assignment.json, table.csv, comparison.csv, problem.json, frontier.csv, pictures.
+
+        Args:
+            folder: Made if it does not exist; files of an earlier result are replaced.
+            frontier: Default: 20 points over the first limit's resource.
+
+        Raises:
+            OutputError: If the folder cannot be written to.
+        """
+        frontier = self.frontier() if frontier is None else frontier
+        files = {
+            "assignment.json": self.assignment.to_json(),
+            "table.csv": self.layer_table().to_csv(index=False),
+            "comparison.csv": self.comparison_table().to_csv(index=False),
+            "problem.json": self.problem.to_json(),
+            "frontier.csv": frontier_table(frontier).to_csv(index=False),
+        }
+        pictures = {
+            "frontier.png": png(self.plot("frontier", frontier)),
+            "bits.png": png(self.plot("bits")),
+        }
+        return write_files(Path(folder), {n: t.encode() for n, t in files.items()} | pictures)

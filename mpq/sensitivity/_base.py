@@ -1,0 +1,87 @@
+"""The interface of every sensitivity estimator."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq.calibration import Calibration
+from mpq.cost_table import CostTable
+from mpq.errors import ModelError
+from mpq.interactions import Interactions
+from mpq.model import Network
+from mpq.precision import Precision
+from mpq.quantization import Quantizer
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """What an estimator found.
+
+    Args:
+        table: ``[L, B]`` loss of every layer at every precision, alone.
+        interactions: How errors of different layers add up, where the estimator knows.
+    """
+
+    table: CostTable
+    interactions: Interactions | None = None
+
+
+class SensitivityEstimator(ABC):
+    """Predicts what a precision costs a layer: model and data in, ``[L, B]`` out.
+
+    The network is left as found: weights, gradients, mode, hooks, requires_grad; so is the global
+    random state. Seeds are fields.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+
+    @abstractmethod
+    def estimate(
+        self,
+        network: Network,
+        data: Calibration,
+        quantizer: Quantizer,
+        choices: Sequence[Precision],
+    ) -> Sensitivity:
+        """The loss of every layer at every choice.
+
+        Args:
+            network: ``L`` layers.
+            data: Calibration examples; targets are not used.
+            quantizer: How weights and inputs are put into a format.
+            choices: ``B`` precisions.
+
+        Returns:
+            ``[L, B]`` in nats of KL divergence per example, unless the estimator says otherwise.
+
+        Raises:
+            ModelError: If the estimate is not finite, or the network's output has no logits.
+        """
+
+
+def loss_table(
+    network: Network,
+    choices: Sequence[Precision],
+    values: npt.NDArray[np.floating],
+    name: str,
+    unit: str = "nats",
+) -> CostTable:
+    """The estimate as a table.
+
+    Raises:
+        ModelError: If a value is not finite.
+    """
+    if not np.isfinite(values).all():
+        layer, choice = (int(i[0]) for i in np.nonzero(~np.isfinite(values)))
+        raise ModelError(
+            f"{name}: layer {network.layers[layer].name!r} at {choices[choice]} costs "
+            f"{values[layer, choice]}; gradients or outputs of the network overflow there"
+        )
+    names = tuple(layer.name for layer in network.layers)
+    return CostTable(name, unit, names, tuple(choices), np.asarray(values, dtype=np.float64))

@@ -1,0 +1,123 @@
+"""Gradient of a layer's weight for every example, from its input and its output's gradient."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mpq.errors import ModelError
+from mpq.trace import kind_of
+from mpq.weight_layout import is_hugging_face_conv1d
+
+
+def weight_gradients(site: nn.Module, x: Tensor, g: Tensor, num_examples: int) -> Tensor:
+    """Gradient of one call, per example.
+
+    Args:
+        site: The layer's module.
+        x: Its input.
+        g: Gradient of its output, of the output's shape.
+        num_examples: ``N``.
+
+    Returns:
+        ``[N, D]``, ``D`` weights in the weight's own layout, flattened.
+    """
+    kind = kind_of(site)
+    x, g = by_example(x, num_examples), by_example(g, num_examples)
+    if kind == "embedding":
+        return _embedding(x, g, _weight_shape(site))
+    if kind == "linear":
+        return _linear(x, g, is_hugging_face_conv1d(site))
+    return _convolution(site, x, g)
+
+
+def by_example(tensor: Tensor, num_examples: int) -> Tensor:
+    """The tensor with its first axis split into examples, ``[N, ...]``.
+
+    Raises:
+        ModelError: If that is impossible: a layer that sees a varying share of each example.
+    """
+    if tensor.shape[0] == num_examples:
+        return tensor
+    if tensor.ndim > 1 and tensor.shape[1] == num_examples:  # sequence first
+        return tensor.transpose(0, 1)
+    if tensor.shape[0] % num_examples == 0:  # examples were flattened into rows, in order
+        return tensor.reshape(num_examples, -1, *tensor.shape[1:])
+    raise ModelError(
+        f"a layer's tensor {tuple(tensor.shape)} cannot be split into {num_examples} examples; "
+        "use batches of one example"
+    )
+
+
+def _weight_shape(site: nn.Module) -> torch.Size:
+    assert isinstance(site.weight, Tensor)
+    return site.weight.shape
+
+
+def _linear(x: Tensor, g: Tensor, is_transposed: bool) -> Tensor:
+    x = x.reshape(len(x), -1, x.shape[-1])  # [N, T, I]
+    g = g.reshape(len(g), -1, g.shape[-1])  # [N, T, O]
+    left, right = (x, g) if is_transposed else (g, x)
+    return (left.transpose(1, 2) @ right).flatten(1)
+
+
+def _embedding(ids: Tensor, g: Tensor, shape: torch.Size) -> Tensor:
+    ids, g = ids.flatten(1), g.flatten(1, -2)  # [N, T], [N, T, E]
+    gradients = g.new_zeros(len(ids), *shape)
+    return gradients.scatter_add_(1, ids[..., None].expand_as(g), g).flatten(1)
+
+
+@dataclass(frozen=True)
+class _Geometry:
+    """How a convolution slides."""
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    groups: int
+    padding_mode: str
+    is_transposed: bool
+
+    @classmethod
+    def of(cls, site: Any) -> Self:
+        """Of a ``ConvNd`` or ``ConvTransposeNd``; torch types none of these attributes."""
+        kernel, dilation = tuple(site.kernel_size), tuple(site.dilation)
+        if site.padding == "same":
+            both = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+            padding = [(b // 2, b - b // 2) for b in both]
+        else:
+            one = (0,) * len(kernel) if site.padding == "valid" else site.padding
+            padding = [(p, p) for p in one]
+        is_transposed = bool(site.transposed)
+        mode = "constant" if site.padding_mode == "zeros" else site.padding_mode
+        stride = tuple(site.stride)
+        return cls(kernel, stride, dilation, tuple(padding), site.groups, mode, is_transposed)
+
+
+def _convolution(site: nn.Module, x: Tensor, g: Tensor) -> Tensor:
+    """Correlates what is slid over with what is not; a transposed layer swaps the two."""
+    geometry = _Geometry.of(site)
+    slid, fixed = (g, x) if geometry.is_transposed else (x, g)
+    sides = [side for pair in reversed(geometry.padding) for side in pair]
+    padded = F.pad(slid, sides, mode=geometry.padding_mode)
+    windows = _windows(padded, geometry, fixed.shape[2:])
+    groups, count = geometry.groups, len(x)
+    rows = fixed.reshape(count, groups, fixed.shape[1] // groups, -1)  # [N, groups, F, P]
+    shape = (count, groups, slid.shape[1] // groups * prod(geometry.kernel), -1)
+    columns = windows.reshape(shape)  # [N, groups, C * kernel, P]
+    return (rows @ columns.transpose(2, 3)).flatten(1)
+
+
+def _windows(x: Tensor, geometry: _Geometry, positions: Sequence[int]) -> Tensor:
+    """``[N, C, *kernel, *positions]``: what each weight meets at each position, without a copy."""
+    kernel, stride, dilation = geometry.kernel, geometry.stride, geometry.dilation
+    steps = x.contiguous().stride()
+    along_kernel = [step * d for step, d in zip(steps[2:], dilation, strict=True)]
+    along_positions = [step * s for step, s in zip(steps[2:], stride, strict=True)]
+    size = (*x.shape[:2], *kernel, *positions)
+    return x.contiguous().as_strided(size, (*steps[:2], *along_kernel, *along_positions))

@@ -1,0 +1,91 @@
+"""What a solver found, and what it proved."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import final
+
+from mpq.precision import Precision
+from mpq.problem import Choice, Problem
+
+
+class Status(Enum):
+    """How a solver ended, in a sentence for the user."""
+
+    OPTIMAL = "optimal: no assignment within the budgets has a smaller predicted loss"
+    FEASIBLE = "feasible: within the budgets, but not proved to be the best"
+    TIME_LIMIT = "out of time: the best assignment found so far"
+    INFEASIBLE = "infeasible: no assignment meets the budgets"
+    UNKNOWN = "unknown: stopped before finding an assignment"
+
+
+@final
+@dataclass(frozen=True)
+class Shortfall:
+    """Why a budget cannot be met.
+
+    Args:
+        resource: The budget's name.
+        unit: Unit of the numbers.
+        limit: What is allowed.
+        smallest: The least that any assignment uses, whatever it uses of the others.
+        smallest_within_others: The least that an assignment within all other budgets uses;
+            ``None`` if the others cannot be met either.
+    """
+
+    resource: str
+    unit: str
+    limit: float
+    smallest: float
+    smallest_within_others: float | None
+
+    def __str__(self) -> str:
+        text = f"{self.resource}: limit {self.limit:.6g} {self.unit}"
+        text += f", smallest reachable {self.smallest:.6g}"
+        reach = self.smallest
+        if self.smallest_within_others is not None and self.smallest_within_others > self.smallest:
+            reach = self.smallest_within_others
+            text += f" ({reach:.6g} while the other budgets hold)"
+        over = reach - self.limit
+        return text + (f": {over:.6g} {self.unit} too much" if over > 0 else ": can be met alone")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The answer to a ``Problem``.
+
+    Args:
+        status: How the solver ended.
+        choice: ``[L]`` column per layer, or ``None`` if there is none.
+        loss: Its predicted loss by the problem's own arithmetic; ``nan`` without a choice.
+        bound: No allowed assignment has a smaller predicted loss than this; ``None``: not proved.
+        solver: Name of the solver, with its backend.
+        seconds: Wall time.
+        shortfalls: One per budget if the problem is infeasible.
+    """
+
+    status: Status
+    choice: Choice | None
+    loss: float
+    bound: float | None
+    solver: str
+    seconds: float
+    shortfalls: tuple[Shortfall, ...] = ()
+
+    @property
+    def gap(self) -> float | None:
+        """``(loss - bound) / |loss|``, at least 0; ``None`` where nothing is proved."""
+        if self.bound is None or self.choice is None:
+            return None
+        rise = max(self.loss - self.bound, 0.0)
+        return rise / abs(self.loss) if self.loss else rise
+
+    def precisions(self, problem: Problem) -> dict[str, Precision]:
+        """Layer name to precision, in the problem's order; a solution without a choice has none."""
+        if self.choice is None:
+            return {}
+        table = problem.loss
+        return {
+            name: table.precisions[column]
+            for name, column in zip(table.layers, self.choice.tolist(), strict=True)
+        }

@@ -1,0 +1,27 @@
+"""The interface of every solver."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from mpq.problem import Problem
+from mpq.solution import Solution
+
+
+class Solver(ABC):
+    """Finds the assignment of least loss within the budgets of a ``Problem``.
+
+    A solver sees numbers only: no model, no file, no torch. Its answer is checked with the
+    problem's own arithmetic, so that a ``Solution`` never breaks a budget.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+
+    @abstractmethod
+    def solve(self, problem: Problem) -> Solution:
+        """The best assignment that this solver finds.
+
+        Raises:
+            SolverError: If the solver itself fails; an infeasible problem is a ``Solution`` with
+                ``Status.INFEASIBLE`` and the budgets' shortfalls.
+        """

@@ -1,0 +1,196 @@
+"""One mixed-integer linear program through PuLP: scaled before, read honestly after."""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import pulp
+
+from mpq.errors import SolverError
+from mpq.problem import Choice
+
+OBJECTIVE_SCALE = 1e6
+"""The largest difference that a choice makes to the scaled objective. Solvers work with absolute
+tolerances: at sensitivities around 1e-6, CBC and HiGHS both call wrong answers optimal."""
+TOLERANCE = 1e-9
+"""Feasibility and integrality tolerance asked of HiGHS (its default is 1e-6)."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Choose one column per row: minimise ``objective`` while every cost stays within its limit.
+
+    Args:
+        objective: ``[G, B]``.
+        costs: ``[R, G, B]``.
+        limits: ``[R]``.
+        allowed: ``[G, B]``.
+    """
+
+    objective: npt.NDArray[np.float64]
+    costs: npt.NDArray[np.float64]
+    limits: npt.NDArray[np.float64]
+    allowed: npt.NDArray[np.bool_]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the solver says of a ``Program``.
+
+    Args:
+        choice: ``[G]``, or ``None``.
+        bound: Proved lower bound of the objective, or ``None``.
+        is_optimal: Whether it claims to have finished.
+        is_infeasible: Whether it claims that there is no choice.
+    """
+
+    choice: Choice | None
+    bound: float | None
+    is_optimal: bool
+    is_infeasible: bool
+
+
+def available_backends() -> tuple[str, ...]:
+    """Of ``HiGHS`` and ``CBC``, those that are installed, in order of preference."""
+    named = {"HiGHS": "HiGHS", "PULP_CBC_CMD": "CBC", "COIN_CMD": "CBC"}
+    found = dict.fromkeys(named[n] for n in pulp.listSolvers(onlyAvailable=True) if n in named)
+    return tuple(sorted(found, key=("HiGHS", "CBC").index))
+
+
+def solve_program(
+    program: Program,
+    backend: str,
+    time_limit_s: float | None,
+    excluded: list[Choice],
+    margin: float = 0.0,
+) -> Answer:
+    """Solves one program to a gap of zero.
+
+    Args:
+        program: What to solve.
+        backend: One of ``available_backends()``.
+        time_limit_s: Wall time in seconds, or ``None``.
+        excluded: Choices ``[G]`` that are not wanted as the answer.
+        margin: How far inside each limit to stay, relative to its free range.
+
+    Raises:
+        SolverError: If the backend ends in a way that is none of the expected ones.
+    """
+    scaled = _scaled(program)
+    model, variables = _model(scaled, program.allowed, excluded, margin)
+    if model is None:
+        return Answer(None, None, is_optimal=False, is_infeasible=True)
+    solver = _backend(backend, time_limit_s)
+    try:
+        model.solve(solver)
+    except pulp.PulpSolverError as error:
+        raise SolverError(f"{backend} failed: {error}") from error
+    return _read(model, variables, scaled, backend)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Scaled:
+    objective: npt.NDArray[np.float64]  # [G, B], from 0 to OBJECTIVE_SCALE
+    offset: float
+    factor: float
+    costs: npt.NDArray[np.float64]  # [R, G, B], from 0, in units of the free range
+    room: npt.NDArray[np.float64]  # [R] 1, or 0 where only the cheapest fits, or negative
+
+
+def _scaled(program: Program) -> _Scaled:
+    # Every group takes exactly one column, so that its smallest entry can be taken off both sides.
+    masked = np.where(program.allowed, program.objective, np.inf)
+    floor = masked.min(axis=1)
+    rise = np.where(program.allowed, program.objective - floor[:, None], 0.0)
+    factor = OBJECTIVE_SCALE / rise.max() if rise.max() > 0 else 1.0
+    cost_floor = np.where(program.allowed, program.costs, np.inf).min(axis=2)  # [R, G]
+    excess = np.where(program.allowed, program.costs - cost_floor[:, :, None], 0.0)
+    free = program.limits - np.array([math.fsum(row.tolist()) for row in cost_floor])
+    hair = TOLERANCE * np.abs(program.limits)
+    unit = np.where(free > hair, free, np.maximum(excess.max(axis=(1, 2), initial=0.0), hair))
+    unit = np.where(unit > 0, unit, 1.0)
+    room = np.where(free > hair, 1.0, np.where(free >= -hair, 0.0, -1.0))
+    offset = math.fsum(floor.tolist())
+    return _Scaled(rise * factor, offset, factor, excess / unit[:, None, None], room)
+
+
+def _model(
+    scaled: _Scaled, allowed: npt.NDArray[np.bool_], excluded: list[Choice], margin: float
+) -> tuple[Any, dict[tuple[int, int], Any]]:
+    if (scaled.room < 0).any():
+        return None, {}
+    # Choosing a cell that alone overruns a limit is impossible; without it, rows stay well scaled.
+    usable = allowed & (scaled.costs <= scaled.room[:, None, None] + TOLERANCE).all(axis=0)
+    if not usable.any(axis=1).all():
+        return None, {}
+    cells = [(int(g), int(b)) for g, b in zip(*np.nonzero(usable), strict=True)]
+    model = pulp.LpProblem("assignment", pulp.LpMinimize)
+    x = {cell: model.add_variable(f"x_{cell[0]}_{cell[1]}", 0, 1, "Integer") for cell in cells}
+    model += pulp.LpAffineExpression([(x[c], float(scaled.objective[c])) for c in cells])
+    for group in range(len(usable)):
+        columns = np.flatnonzero(usable[group]).tolist()
+        model += pulp.LpAffineExpression([(x[group, b], 1.0) for b in columns]) == 1
+    for costs, room in zip(scaled.costs, scaled.room, strict=True):
+        terms = [(x[c], float(costs[c])) for c in cells if costs[c] > 0]
+        if terms:
+            model += pulp.LpAffineExpression(terms) <= float(room) - margin
+    for choice in excluded:
+        same = [(x[g, b], 1.0) for g, b in enumerate(choice.tolist()) if (g, b) in x]
+        model += pulp.LpAffineExpression(same) <= len(choice) - 1
+    return model, x
+
+
+def _backend(backend: str, time_limit_s: float | None) -> Any:
+    if backend == "HiGHS":
+        return pulp.HiGHS(
+            msg=False,
+            gapRel=0.0,
+            gapAbs=0.0,
+            threads=1,
+            timeLimit=time_limit_s,
+            random_seed=0,
+            primal_feasibility_tolerance=TOLERANCE,
+            dual_feasibility_tolerance=TOLERANCE,
+            mip_feasibility_tolerance=TOLERANCE,
+        )
+    options = {"msg": False, "gapRel": 0.0, "gapAbs": 0.0, "threads": 1, "timeLimit": time_limit_s}
+    if "COIN_CMD" in pulp.listSolvers(onlyAvailable=True):
+        return pulp.getSolver("COIN_CMD", **options)
+    with warnings.catch_warnings():  # PuLP 3 carries CBC and says at each use that PuLP 4 will not
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return pulp.getSolver("PULP_CBC_CMD", **options)
+
+
+def _read(
+    model: Any, variables: dict[tuple[int, int], Any], scaled: _Scaled, backend: str
+) -> Answer:
+    # `status` is "Optimal" even at a time limit; `sol_status` tells the two apart.
+    optimal = model.sol_status == pulp.LpSolutionOptimal
+    if model.sol_status == pulp.LpSolutionInfeasible:
+        return Answer(None, None, is_optimal=False, is_infeasible=True)
+    values = {cell: variable.varValue for cell, variable in variables.items()}
+    bound = _bound(model, backend, optimal)
+    if bound is not None:
+        bound = float(bound / scaled.factor + scaled.offset)
+    groups = len(scaled.objective)
+    if any(value is None for value in values.values()):
+        return Answer(None, bound, is_optimal=False, is_infeasible=False)
+    table = np.zeros((groups, scaled.objective.shape[1]))
+    for cell, value in values.items():
+        table[cell] = value
+    if not np.allclose(table.max(axis=1), 1.0, atol=1e-4):  # stopped before a first solution
+        return Answer(None, bound, is_optimal=False, is_infeasible=False)
+    return Answer(table.argmax(axis=1), bound, optimal, is_infeasible=False)
+
+
+def _bound(model: Any, backend: str, optimal: bool) -> float | None:
+    if backend == "HiGHS":
+        bound = float(model.solverModel.getInfo().mip_dual_bound)
+        return bound if math.isfinite(bound) else None
+    return float(pulp.value(model.objective) or 0.0) if optimal else None

@@ -39,6 +39,8 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
     if total is None and isinstance(items, Sized):
         total = len(items)
     task = bars.add_task(what, total=total)
-    for item in items:
+    done = 0
+    for done, item in enumerate(items, start=1):
         yield item
-        bars.advance(task)
+        bars.update(task, completed=done)
+    bars.update(task, total=done)

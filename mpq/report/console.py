@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -76,21 +77,33 @@ def _layer_columns(name: str) -> bool:
     return name in plain or name.endswith("_share")
 
 
+def new_console() -> Console:
+    """Standard output; wide enough for a table where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
+def new_table(title: str | None = None) -> Table:
+    """An empty table in the one style."""
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+
+
 def _table(frame: "pd.DataFrame", title: str, shows: Callable[[str], bool]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = new_table(title)
     columns = [str(name) for name in frame.columns if shows(str(name))]
     columns = [name for name in columns if not frame[name].isna().all()]
     for name in columns:
         is_text = frame[name].dtype.kind not in "if"
-        table.add_column(_heading(name), justify="left" if is_text else "right")
+        table.add_column(_heading(name), justify="left" if is_text else "right", overflow="fold")
     for _, row in frame.iterrows():
         table.add_row(*(_cell(name, row[name]) for name in columns))
     return table
 
 
 def _heading(column: str) -> str:
-    words = column.removesuffix("_seconds").removesuffix("_bytes").removesuffix("_joules")
-    return words.replace("_", " ")
+    for unit in ("_seconds", "_joules"):
+        column = column.removesuffix(unit)
+    return column.replace("_share", " %").replace("_", " ")
 
 
 def _cell(column: str, value: object) -> str:
@@ -99,7 +112,11 @@ def _cell(column: str, value: object) -> str:
     if not isinstance(value, int | float):
         return str(value)
     if column.endswith(("_share", "accuracy")):
-        return f"{value:.1%}" if value == value else ""
+        return (
+            f"{100 * value:.1f}" + ("" if column.endswith("_share") else " %")
+            if value == value
+            else ""
+        )
     for unit in ("seconds", "bytes", "joules"):
         if column.endswith(unit):
             return amount(float(value), unit)

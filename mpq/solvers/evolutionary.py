@@ -3,16 +3,18 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
-import optuna
 
 from mpq.errors import InputError
 from mpq.problem import Choice, Problem
 from mpq.solution import Solution, Status
 from mpq.solvers._base import Solver
 from mpq.solvers.ilp import IntegerLinearProgram
+
+if TYPE_CHECKING:
+    import optuna
 
 
 @final
@@ -73,7 +75,7 @@ class Evolutionary(Solver):
         loss_of = problem.loss_of if self.objective is None else self.objective
         tried: list[tuple[Choice, float]] = []
 
-        def evaluate(trial: optuna.Trial) -> float:
+        def evaluate(trial: "optuna.Trial") -> float:
             genes = [trial.suggest_categorical(f"g{g}", o) for g, o in enumerate(options)]
             choice = grouped.expand(np.array(genes, dtype=np.intp))
             for budget in problem.budgets:
@@ -90,7 +92,9 @@ class Evolutionary(Solver):
         study.optimize(evaluate, n_trials=self.num_trials)
         return tried
 
-    def _study(self) -> Any:
+    def _study(self) -> "optuna.Study":
+        import optuna  # half a second that other solvers do not need
+
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.NSGAIISampler(
             population_size=self.population_size, seed=self.seed

@@ -1,0 +1,19 @@
+# What CI runs: `make check`. Needs `pip install -e '.[test,cbc]'`.
+PYTHON ?= python
+
+.PHONY: check lint types test bench
+
+check: lint types test
+
+lint:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+types:
+	$(PYTHON) -m mypy
+
+test:
+	$(PYTHON) -m pytest
+
+bench:
+	$(PYTHON) benchmarks/resnet20_weights_only.py

@@ -29,6 +29,7 @@ class FrontierPoint:
         precisions: Layer name to precision.
         status: How the solver ended; ``None`` for points that nobody solved for.
         measured: On held-out examples, where asked.
+        meets_others: Whether it stays within the other budgets; every frontier point does.
     """
 
     label: str
@@ -37,6 +38,7 @@ class FrontierPoint:
     precisions: dict[str, Precision]
     status: Status | None = None
     measured: Measurement | None = None
+    meets_others: bool = True
 
 
 @final

@@ -1,6 +1,6 @@
 """What a search found, and everything that can be done with it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -27,7 +27,7 @@ from mpq.progress import track
 from mpq.quantization import Quantizer, needs_range, quantized
 from mpq.report import comparison_table, draw_bits, draw_frontier, frontier_table, layer_table, png
 from mpq.solution import Solution
-from mpq.solvers import Solver
+from mpq.solvers import IntegerLinearProgram, Solver
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +53,16 @@ class Testbed:
         """The network with these layers in these precisions, against the original."""
         with quantized(self.network, precisions, self.quantizer):
             return self.reference.compare(self.network.module)
+
+    def kl_of(self, choices: Sequence[Precision]) -> Callable[[Choice], float]:
+        """Measured KL divergence in nats as a function of a choice ``[L]`` among precisions."""
+        names = [layer.name for layer in self.network.layers]
+
+        def kl(choice: Choice) -> float:
+            precisions = (choices[column] for column in choice.tolist())
+            return self.measure(dict(zip(names, precisions, strict=True))).kl_nats
+
+        return kl
 
     def uniform(self, precision: Precision) -> dict[str, Precision]:
         """Every layer at one precision."""
@@ -217,7 +227,7 @@ class SearchResult:
                 for b in self.problem.budgets
             ),
             estimator=self.origin.estimator,
-            predicted_loss=self.solution.loss,
+            predicted_loss=self.problem.loss_of(choice),
             loss_unit=self.problem.loss.unit,
             measured_kl_nats=measured.kl_nats,
             measured_accuracy=measured.accuracy,
@@ -238,7 +248,9 @@ class SearchResult:
     def frontier(
         self, resource: str | None = None, num_points: int = 20, measure: bool = False
     ) -> Frontier:
-        """Least loss for every amount of a resource, the other budgets held.
+        """Least predicted loss for every amount of a resource, the other budgets held.
+
+        An additive loss is solved exactly, also where the result comes from an evolutionary search.
 
         Args:
             resource: Any that can be priced; default: that of the first limit.
@@ -250,7 +262,10 @@ class SearchResult:
         """
         first = self.problem.budgets[0].table.name if self.problem.budgets else "weight_bytes"
         table = self.cost_table(resource or first)
-        choices, statuses = solve_frontier(self.problem, table, self.solver, num_points)
+        is_additive = self.problem.interactions is None
+        is_exact = isinstance(self.solver, IntegerLinearProgram) or not is_additive
+        solver = self.solver if is_exact else IntegerLinearProgram()
+        choices, statuses = solve_frontier(self.problem, table, solver, num_points)
         points = []
         for choice, status in track(list(zip(choices, statuses, strict=True)), "frontier points"):
             precisions = self._precisions(choice)
@@ -276,7 +291,9 @@ class SearchResult:
         loss = self.problem.loss_of(choice)
         status = self.solution.status if is_result else None
         cost = total(table, choice)
-        return FrontierPoint(row.label, cost, loss, precisions, status, row.measured)
+        held = (b for b in self.problem.budgets if b.table.name != table.name)
+        meets = all(budget.is_met(choice) for budget in held)
+        return FrontierPoint(row.label, cost, loss, precisions, status, row.measured, meets)
 
     def layer_table(self) -> "pd.DataFrame":
         """One row per layer: kind, weights, MACs, precision, its share of loss and costs."""

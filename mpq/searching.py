@@ -1,6 +1,7 @@
 """The main job, told once: model + data + device + limits -> assignment."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -19,7 +20,7 @@ from mpq.quantization import ActivationRanges, Quantizer
 from mpq.result import Origin, SearchResult, Testbed
 from mpq.sensitivity import ESTIMATORS, Sensitivity, SensitivityEstimator
 from mpq.solution import Solution, Status
-from mpq.solvers import SOLVERS, Solver
+from mpq.solvers import SOLVERS, Evolutionary, Solver
 from mpq.value_range import RANGE_METHODS, RangeMethod
 
 DEFAULT_PRECISIONS = ("w2a8", "w3a8", "w4a4", "w4a8", "w5a8", "w6a8", "w8a8")
@@ -109,6 +110,9 @@ def search(
         quantizer = Quantizer(ranges, weight_range)
         loss = estimator.estimate(network, tuning, quantizer, choices)
         problem = _problem(loss, pricing, parsed, ties, common, fixed, allowed)
+        if isinstance(chosen_solver, Evolutionary) and chosen_solver.is_measured:
+            tried = Testbed(network, quantizer, Reference(model, tuning))
+            chosen_solver = replace(chosen_solver, objective=tried.kl_of(choices))
         solution = _solve(chosen_solver, problem)
         testbed = Testbed(network, quantizer, Reference(model, Calibration.of(testing)))
         origin = Origin(estimator.name, profile.name if profile else None, seed)

@@ -38,6 +38,7 @@ def draw_frontier(frontier: "Frontier") -> Figure:
     axes.set_ylabel(f"loss [{frontier.loss_unit}]")
     if all(loss > 0 for loss in (*_line(frontier.points)[1], *_line(frontier.others)[1])):
         axes.set_yscale("log")
+    axes.margins(x=0.08)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     return figure
@@ -52,7 +53,8 @@ def _draw_others(axes: Axes, others: Sequence["FrontierPoint"]) -> None:
     uniform = [p for p in shown if p.label != "result"]
     chosen = [p for p in shown if p.label == "result"]
     for points, marker, size, color, label in (
-        (uniform, "s", 5, "0.4", "uniform"),
+        ([p for p in uniform if p.meets_others], "s", 5, "0.3", "uniform"),
+        ([p for p in uniform if not p.meets_others], "s", 5, "0.75", "uniform, over other budgets"),
         (chosen, "*", 14, "C3", "chosen"),
     ):
         if not points:

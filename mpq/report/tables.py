@@ -102,6 +102,7 @@ def frontier_table(frontier: "Frontier") -> pd.DataFrame:
                 f"{frontier.resource}{suffix}": point.cost,
                 f"predicted_loss_{frontier.loss_unit}": point.loss,
                 **measured_columns(point.measured),
+                "meets_other_budgets": point.meets_others,
                 "status": point.status.name.lower() if point.status else "",
                 "precisions": " ".join(f"{n}={p}" for n, p in point.precisions.items()),
             }

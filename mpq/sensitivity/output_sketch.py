@@ -98,7 +98,10 @@ class _Sketch:
         self.input_formats = tuple(dict.fromkeys(choice.activation for choice in choices))
         self.weight_column = [self.weight_formats.index(choice.weight) for choice in choices]
         self.input_column = [self.input_formats.index(choice.activation) for choice in choices]
-        self.changes = {layer.name: self._weight_changes(layer.name) for layer in network.layers}
+        self.changes = {
+            layer.name: self._weight_changes(layer.name)
+            for layer in track(network.layers, "rounded weights")
+        }
         self.by_weight: dict[str, Tensor] = {}  # layer to [N, weight formats]
         self.by_input: dict[str, Tensor] = {}  # layer to [N, input formats]
 
@@ -106,7 +109,7 @@ class _Sketch:
         """``[D, weight formats]``: what each format does to the weight."""
         weight, site = self.network.weight(name), self.network.site(name)
         changes = [self.quantizer.weight(name, site, f) - weight for f in self.weight_formats]
-        return torch.stack([change.flatten() for change in changes], dim=1)
+        return torch.stack([change.flatten() for change in changes], dim=1).float()
 
     def batch(self, batch: Batch, generator: torch.Generator) -> Any:
         """``[N, L, B]`` of one batch and one probe, float64."""
@@ -193,5 +196,5 @@ class _Tap:
         for start in range(0, self.size, step):
             part = slice(start, start + step)
             count = len(x[part])
-            gradients = weight_gradients(self.site, x[part], g[part], count)  # [N, D]
-            self.sketch.by_weight[self.name][part] += (gradients @ changes).float().cpu()
+            gradients = weight_gradients(self.site, x[part], g[part].float(), count)  # [N, D]
+            self.sketch.by_weight[self.name][part] += (gradients @ changes).cpu()

@@ -19,7 +19,7 @@ def weight_gradients(site: nn.Module, x: Tensor, g: Tensor, num_examples: int) -
 
     Args:
         site: The layer's module.
-        x: Its input.
+        x: Its input; numbers are taken to the gradient's dtype.
         g: Gradient of its output, of the output's shape.
         num_examples: ``N``.
 
@@ -30,6 +30,7 @@ def weight_gradients(site: nn.Module, x: Tensor, g: Tensor, num_examples: int) -
     x, g = by_example(x, num_examples), by_example(g, num_examples)
     if kind == "embedding":
         return _embedding(x, g, _weight_shape(site))
+    x = x.to(g.dtype)
     if kind == "linear":
         return _linear(x, g, is_hugging_face_conv1d(site))
     return _convolution(site, x, g)

@@ -9,6 +9,7 @@ import numpy as np
 
 from mpq.errors import InputError
 from mpq.problem import Choice, Problem
+from mpq.progress import track
 from mpq.solution import Solution, Status
 from mpq.solvers._base import Solver
 from mpq.solvers.ilp import IntegerLinearProgram
@@ -30,8 +31,10 @@ class Evolutionary(Solver):
         num_trials: Evaluations, seeds included.
         population_size: Individuals in a generation.
         seed: Of every random draw.
-        objective: Loss of a choice ``[L]``, such as a measured one; ``None``: the problem's own.
         is_seeded: Whether the first generation holds the exact additive answer.
+        is_measured: Whether the loss is the KL divergence measured on the calibration examples
+            instead of the predicted one; ``mpq.search`` then supplies ``objective``.
+        objective: Loss of a choice ``[L]``; ``None``: the problem's own.
     """
 
     name: ClassVar[str] = "evolutionary"
@@ -40,8 +43,9 @@ class Evolutionary(Solver):
     num_trials: int = 1000
     population_size: int = 50
     seed: int = 0
-    objective: Callable[[Choice], float] | None = field(default=None, compare=False)
     is_seeded: bool = True
+    is_measured: bool = False
+    objective: Callable[[Choice], float] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.num_trials < 1 or self.population_size < 2:
@@ -51,7 +55,13 @@ class Evolutionary(Solver):
             )
 
     def solve(self, problem: Problem) -> Solution:
-        """See ``Solver.solve``; infeasible problems are recognised exactly, by the ILP."""
+        """See ``Solver.solve``; infeasible problems are recognised exactly, by the ILP.
+
+        Raises:
+            InputError: If the loss is to be measured and there is no objective that measures it.
+        """
+        if self.is_measured and self.objective is None:
+            raise InputError("is_measured=true needs a network: use it through mpq.search")
         start = time.perf_counter()
         exact = IntegerLinearProgram().solve(problem.additive())
         if exact.choice is None:
@@ -89,7 +99,8 @@ class Evolutionary(Solver):
         study = self._study()
         for genes in _seeds(problem, start):
             study.enqueue_trial(genes, skip_if_exists=True)
-        study.optimize(evaluate, n_trials=self.num_trials)
+        for _ in track(range(self.num_trials), "evolutionary search"):
+            study.optimize(evaluate, n_trials=1)
         return tried
 
     def _study(self) -> "optuna.Study":

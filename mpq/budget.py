@@ -101,8 +101,13 @@ class Limit:
                 "latency=0.6x:w8a8"
             )
         parts = match.groupdict()
+        number, unit = float(parts["number"]), parts.get("unit", "")
+        if number <= 0:
+            raise LimitError(f"{text!r}: a limit is positive")
+        if unit.lower() == "x":
+            raise LimitError(f"{text!r}: say relative to which precision, such as {amount}:w8a8")
         reference = Precision.parse(parts["precision"]) if "precision" in parts else None
-        return cls(resource, float(parts["number"]), parts.get("unit", ""), reference)
+        return cls(resource, number, unit, reference)
 
     def resolve(self, table: CostTable) -> float:
         """The limit in the table's unit.
@@ -120,7 +125,8 @@ class Limit:
         if self.unit not in scales:
             raise LimitError(
                 f"{self.resource}: unit {self.unit or 'missing'!r} does not measure {table.unit}; "
-                f"use one of {', '.join(unit or '(none)' for unit in scales)}"
+                + (f"use one of {', '.join(unit or '(none)' for unit in scales)}" if scales else "")
+                + ("" if scales else "write the limit relative to a precision, such as 0.6x:w8a8")
             )
         return self.number * scales[self.unit]
 

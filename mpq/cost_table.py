@@ -1,5 +1,6 @@
 """What every layer costs at every precision: the one type that all measurements return."""
 
+import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,10 +123,21 @@ class CostTable:
                     f"cost table of schema version {data['schema_version']}; this mpq reads "
                     f"version {SCHEMA_VERSION}: update mpq"
                 )
+            if not isinstance(data["layers"], list):
+                raise FileFormatError("not a cost table: layers must be a list of names")
             values = np.array(data["values"], dtype=np.float64)  # None becomes nan
             precisions = tuple(Precision.parse(text) for text in data["precisions"])
             return cls(data["name"], data["unit"], tuple(data["layers"]), precisions, values)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except InputError:
+            raise
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            ValueError,
+            OverflowError,
+        ) as error:
             raise FileFormatError(f"not a cost table: {error!r}") from error
 
     def to_json(self) -> str:
@@ -155,31 +167,37 @@ class CostTable:
 
     def to_csv(self) -> str:
         """Header ``<name>:<unit>,<precision>,...``, then one line per layer; empty cells: nan."""
-        frame = self.to_pandas()
-        frame.index.name = f"{self.name}:{self.unit}"
-        return str(frame.to_csv())
+        text = StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([f"{self.name}:{self.unit}", *map(str, self.precisions)])
+        for layer, row in zip(self.layers, self.values.tolist(), strict=True):
+            writer.writerow([layer, *("" if value != value else repr(value) for value in row)])
+        return text.getvalue()
 
     @classmethod
     def from_csv(cls, text: str) -> Self:
         """Inverse of ``to_csv``; the first header cell is ``name:unit``.
 
         Raises:
-            FileFormatError: If the first header cell is another one, or a cell is no number.
+            FileFormatError: If the first header cell is another one, a row is too short or too
+                long, or a cell is no number.
         """
-        import pandas as pd
-
-        try:
-            frame = pd.read_csv(StringIO(text), index_col=0, float_precision="round_trip")
-            name, separator, unit = str(frame.index.name).rpartition(":")
-            if not separator:
+        heading, *rows = list(csv.reader(StringIO(text))) or [[]]
+        name, separator, unit = (heading[0] if heading else "").rpartition(":")
+        if not separator:
+            raise FileFormatError(
+                f"not a cost table in CSV: the first header cell must be name:unit, such as "
+                f"latency:seconds; got {heading[:1]}"
+            )
+        for row in rows:
+            if len(row) != len(heading):
                 raise FileFormatError(
-                    f"first header cell must be name:unit, such as latency:seconds; "
-                    f"got {frame.index.name!r}"
+                    f"not a cost table in CSV: {row[:1]} has {len(row)} cells, not {len(heading)}"
                 )
-            precisions = tuple(Precision.parse(str(column)) for column in frame.columns)
-            values = frame.to_numpy(dtype=np.float64)
-        except (ValueError, pd.errors.ParserError) as error:
-            if isinstance(error, InputError):
-                raise
+        precisions = tuple(Precision.parse(column) for column in heading[1:])
+        try:
+            cells = [[float(cell) if cell else float("nan") for cell in row[1:]] for row in rows]
+        except ValueError as error:
             raise FileFormatError(f"not a cost table in CSV: {error}") from error
-        return cls(name, unit, tuple(map(str, frame.index)), precisions, values)
+        values = np.array(cells, dtype=np.float64).reshape(len(rows), len(precisions))
+        return cls(name, unit, tuple(row[0] for row in rows), precisions, values)

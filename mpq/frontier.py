@@ -8,12 +8,12 @@ import numpy as np
 
 from mpq.budget import Budget, total
 from mpq.cost_table import CostTable
-from mpq.errors import InfeasibleError, InputError
+from mpq.errors import InfeasibleError, InputError, SolverError
 from mpq.evaluation import Measurement
 from mpq.precision import Precision
 from mpq.problem import Choice, Problem
 from mpq.progress import track
-from mpq.solution import Status
+from mpq.solution import Solution, Status
 from mpq.solvers import Solver
 
 
@@ -96,18 +96,16 @@ def solve_frontier(
     Raises:
         InputError: If fewer than two points are asked for.
         InfeasibleError: If the other budgets cannot be met.
+        SolverError: If the solver finds nothing.
     """
     if num_points < 2:
         raise InputError(f"a frontier has at least 2 points; got {num_points}")
     held = tuple(b for b in problem.budgets if b.table.name != table.name)
     free = replace(problem, budgets=held)
-    best = solver.solve(replace(free, budgets=(*held, _loose(table))))
-    cheapest = solver.solve(_cheapest(free, table))
-    if best.choice is None or cheapest.choice is None:
-        shortfalls = "; ".join(map(str, best.shortfalls or cheapest.shortfalls))
-        raise InfeasibleError(f"no assignment meets the other budgets: {shortfalls}")
-    limits = np.linspace(total(table, cheapest.choice), total(table, best.choice), num_points)
-    solved = [(cheapest.choice, cheapest.status), (best.choice, best.status)]
+    best = _found(solver.solve(free.available(table)))
+    cheapest = _found(solver.solve(free.cheapest(table)))
+    limits = np.linspace(total(table, cheapest[0]), total(table, best[0]), num_points)
+    solved = [cheapest, best]
     for limit in track(limits.tolist(), f"frontier over {table.name}"):
         solution = solver.solve(replace(free, budgets=(*held, Budget(table, limit))))
         if solution.choice is not None:
@@ -118,14 +116,10 @@ def solve_frontier(
     return [solved[i][0] for i in front], [solved[i][1] for i in front]
 
 
-def _loose(table: CostTable) -> Budget:
-    """A budget that always holds; it keeps layers from precisions that the device lacks."""
-    return Budget(table, float(np.nanmax(table.values, axis=1).sum()) * (1 + 1e-9))
-
-
-def _cheapest(problem: Problem, table: CostTable) -> Problem:
-    """The problem of least cost, whatever it loses."""
-    filled = np.nan_to_num(table.values, nan=0.0)
-    loss = CostTable(table.name, table.unit, table.layers, table.precisions, filled)
-    budgets = (*problem.budgets, _loose(table))
-    return replace(problem, loss=loss, budgets=budgets, interactions=None)
+def _found(solution: Solution) -> tuple[Choice, Status]:
+    if solution.status is Status.INFEASIBLE:
+        shortfalls = "; ".join(map(str, solution.shortfalls)) or solution.status.value
+        raise InfeasibleError(f"no assignment meets the other budgets: {shortfalls}")
+    if solution.choice is None:
+        raise SolverError(f"{solution.solver}: {solution.status.value}")
+    return solution.choice, solution.status

@@ -27,7 +27,8 @@ class Interactions:
     factor: npt.NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        factor = np.array(self.factor, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
+            factor = np.array(self.factor, dtype=np.float32)
         if factor.ndim != 3 or not len(factor):
             raise InputError(f"interactions: expected a factor [S, L, B], got {factor.shape}")
         if not np.isfinite(factor).all():

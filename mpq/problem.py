@@ -156,15 +156,24 @@ class Problem:
         """The same problem without interactions."""
         return replace(self, interactions=None)
 
-    def with_limit(self, resource: str, limit: float) -> "Problem":
-        """The same problem with another limit on one of its resources."""
-        found = [budget.table.name for budget in self.budgets]
-        if resource not in found:
-            raise UnknownNameError("budget", resource, found)
-        budgets = tuple(
-            replace(b, limit=limit) if b.table.name == resource else b for b in self.budgets
-        )
-        return replace(self, budgets=budgets)
+    def cheapest(self, table: CostTable) -> "Problem":
+        """The problem of least cost in a resource, within the same budgets, whatever is lost.
+
+        Args:
+            table: ``[L, B]`` of the resource.
+        """
+        cost = np.nan_to_num(table.values)
+        loss = CostTable(table.name, table.unit, table.layers, table.precisions, cost)
+        return replace(self, loss=loss, interactions=None).available(table)
+
+    def available(self, table: CostTable) -> "Problem":
+        """The same problem without precisions that a table calls unavailable."""
+        held = [budget.table.name for budget in self.budgets]
+        if table.name in held:
+            return self
+        # A budget that always holds; its `nan` cells still count.
+        loose = float(np.nan_to_num(np.abs(table.values)).max(axis=1).sum()) * 2
+        return replace(self, budgets=(*self.budgets, Budget(table, loose)))
 
     def to_json(self) -> str:
         """Everything but the interactions, so that a problem can be solved again elsewhere."""
@@ -202,5 +211,7 @@ class Problem:
                 {name: Precision.parse(p) for name, p in data["fixed"].items()},
                 {n: tuple(map(Precision.parse, ps)) for n, ps in data["candidates"].items()},
             )
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except InputError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FileFormatError(f"not a problem: {error!r}") from error

@@ -7,7 +7,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from mpq.errors import InputError, SolverError
-from mpq.problem import Choice, Grouped, Problem
+from mpq.problem import Choice, Problem
 from mpq.solution import Shortfall, Solution, Status
 from mpq.solvers._base import Solver
 from mpq.solvers.milp import Answer, Program, available_backends, solve_program
@@ -58,10 +58,8 @@ class IntegerLinearProgram(Solver):
             )
         start = time.perf_counter()
         backend = self._backend()
-        grouped = problem.grouped
-        program = Program(grouped.loss, grouped.costs, grouped.limits, grouped.allowed)
-        answer, status = self._search(problem, program, backend)
-        solution = _solution(problem, grouped, answer, status, f"ilp ({backend})")
+        answer, status = self._search(problem, backend)
+        solution = _solution(problem, answer, status, f"ilp ({backend})")
         if status is Status.INFEASIBLE:
             solution = replace(solution, shortfalls=self._shortfalls(problem, backend))
         return replace(solution, seconds=time.perf_counter() - start)
@@ -76,8 +74,10 @@ class IntegerLinearProgram(Solver):
             )
         return wanted[0]
 
-    def _search(self, problem: Problem, program: Program, backend: str) -> tuple[Answer, Status]:
+    def _search(self, problem: Problem, backend: str) -> tuple[Answer, Status]:
         """Solves, and cuts off answers that break a budget by less than the tolerance."""
+        grouped = problem.grouped
+        program = Program(grouped.loss, grouped.costs, grouped.limits, grouped.allowed)
         excluded: list[Choice] = []
         answer = first = solve_program(program, backend, self.time_limit_s, excluded)
         while answer.choice is not None:
@@ -102,16 +102,14 @@ class IntegerLinearProgram(Solver):
         grouped = problem.grouped
         smallest = np.where(grouped.allowed, grouped.costs, np.inf).min(axis=2).sum(axis=1)  # [R]
         rows = []
-        for row, budget in enumerate(problem.budgets):
-            others = [r for r in range(len(problem.budgets)) if r != row]
-            program = Program(
-                grouped.costs[row], grouped.costs[others], grouped.limits[others], grouped.allowed
-            )
-            choice = solve_program(program, backend, self.time_limit_s, []).choice
-            within = None if choice is None else budget.used(grouped.expand(choice))
-            table = budget.table
+        for budget, least in zip(problem.budgets, smallest.tolist(), strict=True):
+            others = tuple(other for other in problem.budgets if other is not budget)
+            held = replace(problem, budgets=others, interactions=None)
+            answer, _ = self._search(held.cheapest(budget.table), backend)
+            choice = None if answer.choice is None else grouped.expand(answer.choice)
+            within = None if choice is None else budget.used(choice)
             rows.append(
-                Shortfall(table.name, table.unit, budget.limit, float(smallest[row]), within)
+                Shortfall(budget.table.name, budget.table.unit, budget.limit, least, within)
             )
         return tuple(rows)
 
@@ -121,12 +119,10 @@ def _known(choice: Choice | None) -> Choice:
     return choice
 
 
-def _solution(
-    problem: Problem, grouped: Grouped, answer: Answer, status: Status, solver: str
-) -> Solution:
+def _solution(problem: Problem, answer: Answer, status: Status, solver: str) -> Solution:
     if answer.choice is None:
         return Solution(status, None, float("nan"), answer.bound, solver, 0.0)
-    choice = grouped.expand(answer.choice)
+    choice = problem.grouped.expand(answer.choice)
     loss = problem.loss_of(choice)
     bound = answer.bound
     if bound is not None and bound > loss:

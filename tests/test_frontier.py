@@ -1,0 +1,218 @@
+"""The frontier has every point that pays, and no other."""
+
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpq.budget import Budget
+from mpq.cost_table import CostTable
+from mpq.errors import InfeasibleError, InputError, SolverError
+from mpq.frontier import pareto_front, solve_frontier
+from mpq.interactions import Interactions
+from mpq.precision import Precision
+from mpq.problem import Problem
+from mpq.solution import Solution, Status
+from mpq.solvers import Evolutionary, IntegerLinearProgram, Solver
+
+PRECISIONS = tuple(map(Precision.parse, ("w2a8", "w4a8", "w8a8")))
+NUMBERS = st.one_of(st.integers(0, 4).map(float), st.floats(-1e9, 1e9))
+ILP = IntegerLinearProgram()
+LOSS = np.array([[9, 4, 1], [8.5, 3.2, 0.1], [7.7, 5.3, 0.2], [6.1, 2.9, 0.4]])
+SIZE = np.array([[1, 2, 4], [3, 6, 12], [2, 4, 8], [5, 10, 20]], dtype=np.float64)
+TIME = np.array([[1, 2, 3], [4, 1, 2], [1, 3, 2], [2, 2, 5]], dtype=np.float64)
+
+
+def table(name: str, unit: str, values: npt.ArrayLike) -> CostTable:
+    """A table of layers ``l0``, ``l1``, ... at three precisions."""
+    cells = np.array(values, dtype=np.float64)
+    return CostTable(name, unit, tuple(f"l{i}" for i in range(len(cells))), PRECISIONS, cells)
+
+
+def front_of(
+    loss: npt.ArrayLike, cost: npt.ArrayLike, other: npt.ArrayLike, limit: float
+) -> list[tuple[float, float]]:
+    """Every Pareto-optimal (cost, loss) within the other limit: each against all, by hand."""
+    rows = [np.array(t, dtype=np.float64) for t in (cost, loss, other)]
+    sums = [
+        tuple(float(sum(t[row, c] for row, c in enumerate(choice))) for t in rows)
+        for choice in product(range(3), repeat=len(rows[0]))
+    ]
+    points = [(x, y) for x, y, z in sums if z <= limit and not np.isnan(x)]
+    beaten = {
+        (x, y) for x, y in points for u, v in points if (u <= x and v < y) or (u < x and v <= y)
+    }
+    return sorted(set(points) - beaten)
+
+
+@given(points=st.lists(st.tuples(NUMBERS, NUMBERS), max_size=30))
+def test_the_front_is_every_point_that_none_beats(points: list[tuple[float, float]]) -> None:
+    """Each point against every other, by the definition; equal points count once."""
+    beaten = {
+        (x, y) for x, y in points for u, v in points if (u <= x and v < y) or (u < x and v <= y)
+    }
+
+    front = [points[i] for i in pareto_front(*([p[axis] for p in points] for axis in (0, 1)))]
+
+    assert front == sorted(set(points) - beaten)
+
+
+def test_many_limits_find_the_whole_frontier() -> None:
+    """One limit for every integer cost: the frontier is that of exhaustive search."""
+    problem = Problem(table("sketch", "nats", LOSS), (Budget(table("time", "seconds", TIME), 9.0),))
+    size = table("size", "bytes", SIZE)
+    expected = front_of(LOSS, SIZE, TIME, 9.0)
+    num_points = int(expected[-1][0] - expected[0][0]) + 1
+
+    choices, statuses = solve_frontier(problem, size, ILP, num_points)
+
+    found = [(Budget(size, 1.0).used(choice), problem.loss_of(choice)) for choice in choices]
+    assert [cost for cost, _ in found] == [cost for cost, _ in expected]
+    assert [loss for _, loss in found] == pytest.approx([loss for _, loss in expected])
+    assert statuses == [Status.OPTIMAL] * len(expected)
+
+
+@pytest.mark.parametrize("num_points", [2, 3, 7])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_point_is_pareto_optimal(seed: int, num_points: int) -> None:
+    """Few limits find fewer points, all of them on the frontier, both ends included."""
+    rng = np.random.default_rng(seed)
+    loss, cost, other = rng.random((3, 4, 3))
+    problem = Problem(table("sketch", "nats", loss), (Budget(table("o", "bytes", other), 2.0),))
+    cost_table = table("latency", "seconds", cost)
+    expected = dict(front_of(loss, cost, other, 2.0))
+
+    choices, _ = solve_frontier(problem, cost_table, ILP, num_points)
+
+    costs = [Budget(cost_table, 1.0).used(choice) for choice in choices]
+    losses = [problem.loss_of(choice) for choice in choices]
+    near = [min(expected, key=lambda c: abs(c - used)) for used in costs]
+    assert costs == pytest.approx(near)
+    assert losses == pytest.approx([expected[used] for used in near])
+    assert (near[0], near[-1]) == (min(expected), max(expected))
+    assert costs == sorted(set(costs))
+    assert losses == sorted(set(losses), reverse=True)
+    assert all(problem.is_feasible(choice) for choice in choices)
+
+
+@pytest.mark.parametrize("num_points", [2, 3, 20])
+def test_precisions_that_lose_the_same_are_taken_where_they_are_cheap(num_points: int) -> None:
+    """With 4 bits as good as 8, no point of the frontier pays for 8 bits."""
+    loss = [[3, 0, 0], [2, 0, 0], [1, 0, 0]]
+    cost = table("size", "bytes", [[1, 2, 4], [2, 3, 4], [1, 5, 9]])
+    problem = Problem(table("sketch", "nats", loss))
+    expected = front_of(loss, cost.values, np.zeros((3, 3)), 1.0)
+
+    choices, _ = solve_frontier(problem, cost, ILP, num_points)
+
+    found = [(Budget(cost, 1.0).used(choice), problem.loss_of(choice)) for choice in choices]
+    assert (found[0], found[-1]) == (expected[0], expected[-1])
+    assert set(found) <= set(expected)
+
+
+def test_a_budget_on_the_same_resource_is_replaced() -> None:
+    """The frontier shows what another limit would give."""
+    size = table("size", "bytes", SIZE)
+    loss = table("sketch", "nats", LOSS)
+
+    narrow = solve_frontier(Problem(loss, (Budget(size, 11.0),)), size, ILP, 6)
+    free = solve_frontier(Problem(loss), size, ILP, 6)
+
+    assert [c.tolist() for c in narrow[0]] == [c.tolist() for c in free[0]]
+
+
+def test_precisions_that_the_device_lacks_are_left_out() -> None:
+    """An empty cell of the resource is never chosen, however good or cheap it looks."""
+    cost = SIZE.copy()
+    cost[0, 2] = cost[1, 0] = np.nan
+    problem = Problem(table("sketch", "nats", LOSS))
+
+    choices, _ = solve_frontier(problem, table("size", "bytes", cost), ILP, 60)
+
+    found = [sum(LOSS[row, c] for row, c in enumerate(choice)) for choice in choices]
+    expected = front_of(LOSS, cost, np.zeros((4, 3)), 1.0)
+    assert found == pytest.approx([loss for _, loss in expected])
+
+
+def test_ties_and_fixed_layers_hold_on_the_frontier() -> None:
+    """Every point keeps the rules of the problem."""
+    loss = table("sketch", "nats", LOSS)
+    problem = Problem(loss, ties=(("l0", "l2"),), fixed={"l3": PRECISIONS[1]})
+
+    choices, _ = solve_frontier(problem, table("size", "bytes", SIZE), ILP, 20)
+
+    assert len(choices) > 2
+    assert all(choice[0] == choice[2] and choice[3] == 1 for choice in choices)
+
+
+def test_with_interactions_the_loss_of_the_points_is_theirs() -> None:
+    """The front is sorted by the loss with interactions, not by the additive one."""
+    factor = np.random.default_rng(0).standard_normal((20, 4, 3)).astype(np.float32)
+    loss = table("sketch", "nats", 0.5 * (factor.astype(np.float64) ** 2).mean(axis=0))
+    problem = Problem(loss, interactions=Interactions(factor))
+
+    choices, _ = solve_frontier(
+        problem, table("size", "bytes", SIZE), Evolutionary(num_trials=60, population_size=20), 4
+    )
+
+    losses = [problem.loss_of(choice) for choice in choices]
+    assert losses == sorted(set(losses), reverse=True)
+
+
+def test_one_choice_is_a_frontier_of_one_point() -> None:
+    """Where nothing can be traded, the ends coincide."""
+    only = {f"l{row}": PRECISIONS[1] for row in range(4)}
+    problem = Problem(table("sketch", "nats", LOSS), fixed=only)
+
+    choices, statuses = solve_frontier(problem, table("size", "bytes", SIZE), ILP, 5)
+
+    assert [choice.tolist() for choice in choices] == [[1, 1, 1, 1]]
+    assert statuses == [Status.OPTIMAL]
+
+
+def test_other_budgets_that_cannot_be_met_are_an_error() -> None:
+    """The message says which budget, and what it would need."""
+    time = table("time", "seconds", TIME)
+    problem = Problem(table("sketch", "nats", LOSS), (Budget(time, 4.0),))
+
+    with pytest.raises(InfeasibleError, match=r"other budgets: time: limit 4 .* reachable 5: 1 s"):
+        solve_frontier(problem, table("size", "bytes", SIZE), ILP, 5)
+
+
+@pytest.mark.parametrize("num_points", [1, 0, -3])
+def test_a_frontier_has_two_points(num_points: int) -> None:
+    """One point is a search."""
+    with pytest.raises(InputError, match=f"at least 2 points; got {num_points}"):
+        solve_frontier(
+            Problem(table("sketch", "nats", LOSS)), table("size", "bytes", SIZE), ILP, num_points
+        )
+
+
+def test_a_layer_that_runs_nowhere_is_named() -> None:
+    """A row of empty cells is an error about that layer and not about numbers."""
+    cost = SIZE.copy()
+    cost[2] = np.nan
+
+    with pytest.raises(InputError, match="no precision is left for 'l2'"):
+        solve_frontier(Problem(table("sketch", "nats", LOSS)), table("size", "bytes", cost), ILP, 3)
+
+
+class OutOfTime(Solver):
+    """A solver that never finds anything."""
+
+    name = "out_of_time"
+    summary = "finds nothing"
+
+    def solve(self, problem: Problem) -> Solution:
+        return Solution(Status.UNKNOWN, None, float("nan"), None, self.name, 0.0)
+
+
+def test_a_solver_that_finds_nothing_is_not_called_infeasible() -> None:
+    """Nothing found is not the same as nothing there."""
+    problem = Problem(table("sketch", "nats", LOSS))
+
+    with pytest.raises(SolverError, match="stopped before finding"):
+        solve_frontier(problem, table("size", "bytes", SIZE), OutOfTime(), 5)

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Self, final
 
-from mpq.errors import FileFormatError
+from mpq.errors import FileFormatError, PrecisionError
 from mpq.layer import fingerprint, signature
 from mpq.precision import Precision, TensorFormat
 from mpq.schemas import validate
@@ -209,7 +209,10 @@ def _format_to_dict(tensor_format: TensorFormat) -> dict[str, Any]:
 
 
 def _layer_from_dict(data: Any) -> AssignedLayer:
-    precision = Precision.parse(data["precision"])
+    try:
+        precision = Precision.parse(data["precision"])
+    except PrecisionError as error:
+        raise FileFormatError(f"layer {data['name']!r}: {error}") from error
     ends = data["activation"]["range"]
     stated = (data["weight"], {k: v for k, v in data["activation"].items() if k != "range"})
     if stated != (_format_to_dict(precision.weight), _format_to_dict(precision.activation)):

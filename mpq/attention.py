@@ -13,9 +13,8 @@ from mpq.errors import ModelError
 class OpenAttention(nn.Module):
     """Computes what the given ``nn.MultiheadAttention`` computes, through four linear layers.
 
-    ``in_proj`` makes query, key and value at once where they are the same tensor of the same width;
-    otherwise ``q_proj``, ``k_proj`` and ``v_proj`` do. ``out_proj`` is last. Parameters are shared
-    with the original.
+    They are ``q_proj``, ``k_proj``, ``v_proj`` and ``out_proj``; parameters are the original's
+    memory.
 
     Args:
         attention: The module to open.
@@ -29,29 +28,16 @@ class OpenAttention(nn.Module):
         if attention.bias_k is not None or attention.add_zero_attn:
             raise ModelError(
                 "nn.MultiheadAttention with add_bias_kv or add_zero_attn cannot be opened into "
-                "its projections; exclude it by writing the attention out"
+                "its projections; write the attention out as linear layers"
             )
         self.num_heads = attention.num_heads
         self.batch_first = attention.batch_first
         # nn.TransformerEncoderLayer asks for these; so answered, it takes no fused shortcut.
         self.in_proj_bias = None
         self._qkv_same_embed_dim = False
-        self._projections = self._add_projections(attention)
+        self.q_proj, self.k_proj, self.v_proj = _projections(attention)
         self.out_proj = attention.out_proj
         self.train(attention.training)
-
-    def _add_projections(self, attention: nn.MultiheadAttention) -> tuple[str, ...]:
-        bias = attention.in_proj_bias
-        if not attention._qkv_same_embed_dim:
-            names = ("q_proj", "k_proj", "v_proj")
-            biases = (None,) * 3 if bias is None else bias.detach().chunk(3)
-            for name, part in zip(names, biases, strict=True):
-                own = None if part is None else nn.Parameter(part, requires_grad=False)
-                weight = attention.get_parameter(f"{name}_weight")
-                self.add_module(name, _linear(weight, own))
-            return names
-        self.add_module("in_proj", _linear(attention.in_proj_weight, bias))
-        return ("in_proj",)
 
     def forward(
         self,
@@ -85,18 +71,11 @@ class OpenAttention(nn.Module):
         def batched(x: Tensor) -> Tensor:
             return (x if self.batch_first else x.transpose(0, 1)) if is_batched else x.unsqueeze(0)
 
-        project = [self.get_submodule(name) for name in self._projections]
-        if len(project) == 3:
-            q, k, v = (p(batched(x)) for p, x in zip(project, (query, key, value), strict=True))
-        elif query is key and key is value:
-            q, k, v = project[0](batched(query)).chunk(3, dim=-1)
-        else:
-            # Cross attention: the one weight is used for each input, a third of the result kept.
-            q, k, v = (
-                project[0](batched(x)).chunk(3, dim=-1)[third]
-                for third, x in enumerate((query, key, value))
-            )
-        return q, k, v
+        return (
+            self.q_proj(batched(query)),
+            self.k_proj(batched(key)),
+            self.v_proj(batched(value)),
+        )
 
     def _heads(self, x: Tensor) -> Tensor:
         heads = x.reshape(*x.shape[:-1], self.num_heads, -1)
@@ -115,11 +94,24 @@ class OpenAttention(nn.Module):
         return masks
 
 
-def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
-    linear = nn.Linear(1, 1, bias=bias is not None, device="meta")
-    linear.out_features, linear.in_features = weight.shape
-    linear.weight = weight
-    linear.bias = bias  # type: ignore[assignment]
+def _projections(attention: nn.MultiheadAttention) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+    if attention._qkv_same_embed_dim:
+        weights = attention.in_proj_weight.detach().chunk(3)
+    else:
+        names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+        weights = tuple(attention.get_parameter(name).detach() for name in names)
+    bias = attention.in_proj_bias
+    biases = (None,) * 3 if bias is None else bias.detach().chunk(3)
+    q, k, v = (_linear(w, b) for w, b in zip(weights, biases, strict=True))
+    return q, k, v
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    outputs, inputs = weight.shape
+    linear = nn.Linear(inputs, outputs, bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias, requires_grad=False)
     return linear
 
 
@@ -133,11 +125,11 @@ def open_attention(model: nn.Module) -> nn.Module:
     if isinstance(model, nn.MultiheadAttention):
         return OpenAttention(model)
     opened: dict[nn.Module, OpenAttention] = {}
-    for parent in list(model.modules()):
-        if isinstance(parent, nn.TransformerEncoder):
-            parent.use_nested_tensor = False  # the fused path reads the parameters directly
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.MultiheadAttention):
-                opened.setdefault(child, OpenAttention(child))
-                parent.add_module(name, opened[child])
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False  # the fused path reads the parameters directly
+        if isinstance(module, nn.MultiheadAttention):
+            if module not in opened:
+                opened[module] = OpenAttention(module)
+            model.set_submodule(name, opened[module])
     return model

@@ -25,7 +25,9 @@ def fold_batch_norm(model: nn.Module, pairs: Mapping[str, str]) -> None:
         norm_module = model.get_submodule(norm)
         assert isinstance(norm_module, _BatchNorm)
         _fold_pair(model.get_submodule(convolution), norm_module)
-        model.set_submodule(norm, nn.Identity().eval())
+        named = list(model.named_modules(remove_duplicate=False))
+        for name in [name for name, module in named if module is norm_module]:
+            model.set_submodule(name, nn.Identity().eval())
 
 
 def _fold_pair(convolution: nn.Module, norm: _BatchNorm) -> None:

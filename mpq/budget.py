@@ -124,11 +124,16 @@ class Limit:
         scales = _SCALES.get(table.unit, {})
         if self.unit not in scales:
             raise LimitError(
-                f"{self.resource}: unit {self.unit or 'missing'!r} does not measure {table.unit}; "
+                f"{self.resource}: {self._unit_problem(table.unit)}; "
                 + (f"use one of {', '.join(unit or '(none)' for unit in scales)}" if scales else "")
                 + ("" if scales else "write the limit relative to a precision, such as 0.6x:w8a8")
             )
         return self.number * scales[self.unit]
+
+    def _unit_problem(self, unit: str) -> str:
+        if not self.unit:
+            return f"the limit {self.number:g} has no unit"
+        return f"unit {self.unit!r} does not measure {unit}"
 
 
 def uniform_cost(table: CostTable, precision: Precision) -> float:

@@ -46,17 +46,12 @@ class Batch:
         targets: Any = None
         if isinstance(data, tuple | list) and len(data) == 2:
             data, targets = data
-        if targets is not None and not isinstance(targets, Tensor):
-            raise DataError(
-                f"a pair is (inputs, targets), and targets are a tensor; got "
-                f"{type(targets).__name__} (for two inputs, yield ((first, second), None))"
-            )
         if isinstance(data, Mapping):
             kwargs = dict(data)
             labels = kwargs.pop("labels", None)
-            if targets is None and labels is not None:
-                targets = _aligned(labels, kwargs.get("input_ids"))
-            batch = cls((), kwargs, targets)
+            if targets is None and isinstance(labels, Tensor):
+                labels = _aligned(labels, kwargs.get("input_ids"))
+            batch = cls((), kwargs, labels if targets is None else targets)
         else:
             batch = cls(tuple(data) if isinstance(data, tuple | list) else (data,), {}, targets)
         batch._check()
@@ -76,8 +71,16 @@ class Batch:
         for tensor in tensors:
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise DataError("an input has a value that is NaN or infinite")
-        if self.targets is not None and len(self.targets) != self.size:
-            raise DataError(f"{len(self.targets)} targets for {self.size} examples")
+        if self.targets is None:
+            return
+        if not isinstance(self.targets, Tensor):
+            raise DataError(
+                f"a pair is (inputs, targets), and targets are a tensor; got "
+                f"{type(self.targets).__name__} (for two inputs, yield ((first, second), None))"
+            )
+        if self.targets.shape[:1] != (self.size,):
+            shape = tuple(self.targets.shape)
+            raise DataError(f"targets of shape {shape} for {self.size} examples")
 
     @property
     def size(self) -> int:
@@ -133,13 +136,8 @@ class Calibration:
         start: int = 0,
         stop: int | None = None,
     ) -> None:
-        if isinstance(source, torch.Tensor | Mapping | str):
-            kind = type(source).__name__
-            raise DataError(f"data is a function or a list that yields batches; got a {kind}")
-        if not callable(source) and not isinstance(source, Iterable):
-            raise DataError(
-                f"data is a function or a list that yields batches; got {type(source).__name__}"
-            )
+        if not callable(source):
+            _check_iterable(source)
         one_shot = isinstance(source, Iterator)
         self._source = list(source) if one_shot and not callable(source) else source
         self._range = (start, stop)
@@ -155,10 +153,7 @@ class Calibration:
     def __iter__(self) -> Iterator[Batch]:
         start, stop = self._range
         source = self._source() if callable(self._source) else self._source
-        if not isinstance(source, Iterable):
-            raise DataError(
-                f"the data function must yield batches; it gave {type(source).__name__}"
-            )
+        _check_iterable(source)
         position, used, batches = 0, 0, 0
         for data in source:
             if stop is not None and position >= stop:
@@ -211,9 +206,17 @@ class Calibration:
             raise DataError(
                 f"{count} example cannot be split; give more, or held-out data of its own"
             )
-        border = count - max(1, round(count * held_out))
+        border = count - min(count - 1, max(1, round(count * held_out)))
         start = self._range[0]
         return (
             Calibration(self._source, start, start + border),
             Calibration(self._source, start + border, start + count),
+        )
+
+
+def _check_iterable(source: Any) -> None:
+    """A tensor, a dict or a text can be iterated over, too, but not in batches."""
+    if isinstance(source, Tensor | Mapping | str) or not isinstance(source, Iterable):
+        raise DataError(
+            f"data is a function or a list that yields batches; got a {type(source).__name__}"
         )

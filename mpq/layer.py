@@ -17,7 +17,7 @@ class Layer:
 
     Args:
         name: As in ``model.named_modules()``; the projections inside ``nn.MultiheadAttention`` are
-            ``<name>.in_proj`` (or ``.q_proj``, ``.k_proj``, ``.v_proj``) and ``<name>.out_proj``.
+            ``<name>.q_proj``, ``.k_proj``, ``.v_proj`` and ``.out_proj``.
         kind: ``linear``, ``conv1d`` to ``conv3d``, ``conv_transpose1d`` to ``3d``, ``embedding``.
         weight_shape: As stored by torch.
         num_channels: Output channels: how many scales a weight has, one per channel.
@@ -28,6 +28,7 @@ class Layer:
         macs: Multiply-accumulate operations.
         calls: How often one forward pass calls the layer.
         groups: Of a convolution; 1 elsewhere.
+        batch_axis: Where examples lie in its input: 0, or 1 in a sequence-first network.
         aliases: Further names of the same module.
         input_of: The first layer that reads the very same tensor, if that is another one.
         weight_of: The first layer that owns the very same parameter, if that is another one.
@@ -44,6 +45,7 @@ class Layer:
     macs: int
     calls: int = 1
     groups: int = 1
+    batch_axis: int = 0
     aliases: tuple[str, ...] = ()
     input_of: str | None = None
     weight_of: str | None = None

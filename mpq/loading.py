@@ -3,8 +3,9 @@
 import importlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,19 @@ from torch import Tensor, nn
 from mpq.errors import FileFormatError, InputError, ModelError
 
 
-def load_callable(spec: str) -> Any:
+def load_callable(spec: str) -> Callable[..., Any]:
+    """The function that ``package.module:name`` or ``path/to/file.py:name`` names.
+
+    Raises:
+        InputError: If the module or the name does not exist, or it cannot be called.
+    """
+    found = load_object(spec)
+    if not callable(found):
+        raise InputError(f"{spec} is a {type(found).__name__}; expected a function")
+    return cast(Callable[..., Any], found)
+
+
+def load_object(spec: str) -> Any:
     """The object that ``package.module:name`` or ``path/to/file.py:name`` names.
 
     Raises:
@@ -64,8 +77,9 @@ def load_model(spec: str, weights: Path | None = None) -> nn.Module:
         ModelError: If it is no network.
         FileFormatError: If the weights do not fit it.
     """
-    found = load_callable(spec)
-    model = found if isinstance(found, nn.Module) else found()
+    model = load_object(spec)
+    if not isinstance(model, nn.Module):
+        model = load_callable(spec)()
     if not isinstance(model, nn.Module):
         raise ModelError(f"{spec} gave a {type(model).__name__}, not an nn.Module")
     if weights is not None:
@@ -117,9 +131,10 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes make it stumble over
+        reason = next(iter(str(error).splitlines()), "no text")
         raise FileFormatError(
-            f"{path} cannot be read as tensors only ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}); save model.state_dict(), best as safetensors"
+            f"{path} cannot be read as tensors only ({type(error).__name__}: {reason}); "
+            "save model.state_dict(), best as safetensors"
         ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]

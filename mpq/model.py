@@ -183,7 +183,7 @@ def _fold(module: nn.Module, folded: Mapping[str, str], batch: Batch) -> None:
         fold_batch_norm(module, folded)
         after = position_logits(module(*batch.args, **batch.kwargs))
     error = float((after - before).abs().max())
-    allowed = 1e-3 * float(before.abs().max())
+    allowed = max(1e-3, 8 * torch.finfo(before.dtype).eps) * float(before.abs().max())
     if error > allowed:
         raise ModelError(
             f"folding BatchNorm changed the output by {error:.3g}; a layer does more than it "

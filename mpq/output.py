@@ -29,6 +29,9 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
         OutputError: If a file cannot be written.
     """
     prepare_folder(folder)
+    for name in files:
+        if (folder / name).is_dir():
+            raise OutputError(f"cannot write the file {folder / name}: a folder is there")
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".mpq-") as staging:
             for name, content in files.items():

@@ -21,7 +21,7 @@ def position_logits(output: Any) -> Tensor:
         ModelError: If the output is none of these, has a single class, or is not finite.
     """
     logits = _logits(output)
-    if logits.ndim < 2 or (logits.ndim > 3 and logits.shape[1] < 2) or logits.shape[-1] < 2:
+    if logits.ndim < 2 or logits.shape[1 if logits.ndim > 3 else -1] < 2:
         raise ModelError(
             f"the output is {tuple(logits.shape)}; expected logits [N, C], [N, P, C] or "
             "[N, C, H, W] with at least two classes"

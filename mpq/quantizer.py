@@ -25,6 +25,7 @@ _DTYPES = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+_FAR = 2.0**20  # in steps, beyond every integer grid
 _TINY = 2.0**-24  # the smallest fp16 number: group scales are kept in fp16
 
 
@@ -132,9 +133,9 @@ def row_range(
     if method == "minmax":
         return low, high
     if method == "percentile":
-        ends = torch.tensor([(100 - PERCENTILE) / 200, (100 + PERCENTILE) / 200])
-        tails = torch.quantile(rows, ends.to(rows), dim=1)
-        return tails[0], tails[1]
+        # torch.quantile refuses more than 2**24 numbers; order statistics do as well.
+        tail = round((100 - PERCENTILE) / 200 * (rows.shape[1] - 1)) + 1
+        return rows.kthvalue(tail).values, rows.kthvalue(rows.shape[1] + 1 - tail).values
     return _least_squares_range(rows, number, symmetric, low, high)
 
 
@@ -180,7 +181,12 @@ def quantize_rows(rows: Tensor, tensor_format: TensorFormat, grid: Grid | None) 
     if not number.needs_scale:
         return _round_float(rows.float(), number).to(rows.dtype)
     assert grid is not None
-    rounded = grid.round(_sharing_scale(rows, tensor_format))
+    shared = _sharing_scale(rows, tensor_format)
+    if tensor_format.granularity is Granularity.GROUP:
+        # A scale that fp16 cannot hold saturates; torch's kernel would overflow there instead.
+        far = _FAR * grid.scale[:, None]
+        shared = shared.float().clamp(-far, far)
+    rounded = grid.round(shared).to(rows.dtype)
     if tensor_format.granularity is Granularity.GROUP:
         return rounded.reshape(len(rows), -1)[:, : rows.shape[1]]
     return rounded.reshape(rows.shape)

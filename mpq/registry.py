@@ -90,4 +90,4 @@ def _convert(option: str, text: str, default: Any) -> Any:
     try:
         return kind(text)
     except ValueError:
-        raise InputError(f"{option} is a {kind.__name__}; got {text!r}") from None
+        raise InputError(f"{option} takes a value of type {kind.__name__}; got {text!r}") from None

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from mpq.budget import Budget, Limit, parse_limits
 from mpq.calibration import Calibration
+from mpq.cost_table import CostTable
 from mpq.errors import InfeasibleError, InputError, SolverError, UnknownNameError
 from mpq.evaluation import Reference
 from mpq.hardware_profiles import Pricing, Profile, load_device
@@ -18,9 +20,9 @@ from mpq.problem import Problem
 from mpq.progress import showing_progress
 from mpq.quantization import ActivationRanges, Quantizer
 from mpq.result import Origin, SearchResult, Testbed
-from mpq.sensitivity import ESTIMATORS, Sensitivity, SensitivityEstimator
+from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
 from mpq.solution import Solution, Status
-from mpq.solvers import SOLVERS, Evolutionary, Solver
+from mpq.solvers import SOLVERS, Evolutionary, IntegerLinearProgram, Solver
 from mpq.value_range import RANGE_METHODS, RangeMethod
 
 DEFAULT_PRECISIONS = ("w2a8", "w3a8", "w4a4", "w4a8", "w5a8", "w6a8", "w8a8")
@@ -106,10 +108,11 @@ def search(
         choices = tuple(dict.fromkeys((*common, *own)))
         pricing = Pricing(network.layers, profile, batch_size)
         ties = [*(network.ties if find_ties else ()), *_tied(network, tie)]
+        question = _question(pricing, parsed, choices, ties, common, fixed, allowed)
         ranges = ActivationRanges.calibrate(network, tuning, choices, activation_range)
         quantizer = Quantizer(ranges, weight_range)
         loss = estimator.estimate(network, tuning, quantizer, choices)
-        problem = _problem(loss, pricing, parsed, ties, common, fixed, allowed)
+        problem = replace(question, loss=loss.table, interactions=loss.interactions)
         if isinstance(chosen_solver, Evolutionary) and chosen_solver.is_measured:
             tried = Testbed(network, quantizer, Reference(model, tuning))
             chosen_solver = replace(chosen_solver, objective=tried.kl_of(choices))
@@ -170,25 +173,27 @@ def _by_layer(
     return fixed, allowed
 
 
-def _problem(
-    sensitivity: Sensitivity,
+def _question(
     pricing: Pricing,
     limits: Sequence[Limit],
+    choices: Sequence[Precision],
     ties: Sequence[Sequence[str]],
     common: Sequence[Precision],
     fixed: Mapping[str, Precision],
     allowed: Mapping[str, tuple[Precision, ...]],
 ) -> Problem:
-    table = sensitivity.table
-    everywhere = {name: tuple(common) for name in table.layers}
-    return Problem(
-        table,
-        tuple(_budget(pricing, limit, table.precisions) for limit in limits),
-        merge_ties(ties, table.layers),
+    """The problem before its loss is known; what cannot be met is refused before the estimate."""
+    names = tuple(layer.name for layer in pricing.layers)
+    unknown = np.zeros((len(names), len(choices)))
+    question = Problem(
+        CostTable("unknown", "nats", names, tuple(choices), unknown),
+        tuple(_budget(pricing, limit, choices) for limit in limits),
+        merge_ties(ties, names),
         fixed,
-        {**everywhere, **allowed},
-        sensitivity.interactions,
+        {**{name: tuple(common) for name in names}, **allowed},
     )
+    _solve(IntegerLinearProgram(), question)
+    return question
 
 
 def _budget(pricing: Pricing, limit: Limit, choices: Sequence[Precision]) -> Budget:

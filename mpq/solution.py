@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import final
 
+from mpq.budget import ROUNDING
 from mpq.precision import Precision
 from mpq.problem import Choice, Problem
 
@@ -42,8 +43,9 @@ class Shortfall:
         text = f"{self.resource}: limit {self.limit:.6g} {self.unit}"
         text += f", smallest reachable {self.smallest:.6g}"
         reach = self.smallest
-        if self.smallest_within_others is not None and self.smallest_within_others > self.smallest:
-            reach = self.smallest_within_others
+        held = self.smallest_within_others
+        if held is not None and held > self.smallest * (1 + ROUNDING):
+            reach = held
             text += f" ({reach:.6g} while the other budgets hold)"
         over = reach - self.limit
         return text + (f": {over:.6g} {self.unit} too much" if over > 0 else ": can be met alone")

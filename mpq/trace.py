@@ -1,7 +1,7 @@
 """One hooked forward pass: which layers there are, what they read, and what reads them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, final
 
@@ -75,6 +75,10 @@ def trace(module: nn.Module, batch: Batch) -> Trace:
 
     def record(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if not args:
+                raise ModelError(
+                    f"layer {name!r} is called with its input as a keyword; pass it by position"
+                )
             if name not in order:
                 order.append(name)
             seen[name].first_input = seen[name].first_input or _identity(args[0])
@@ -94,13 +98,30 @@ def trace(module: nn.Module, batch: Batch) -> Trace:
     position_logits(output)
     called = [name for name in order if name in names]
     layers = _layers(module, called, names, seen, batch.size)
+    if any(_is_square(seen[name].inputs[0], batch.size) for name in called):
+        # As many positions as examples: which axis is which shows in a batch of another size.
+        fewer = trace(module, batch.slice(0, batch.size - 1)).layers
+        axes = {layer.name: layer.batch_axis for layer in fewer}
+        layers = tuple(replace(x, batch_axis=axes.get(x.name, 0)) for x in layers)
     foldable = _foldable(names, norms, seen, readers)
     return Trace(layers, foldable, tuple(name for name in names if name not in order))
 
 
+def _is_square(tensor: Tensor, batch_size: int) -> bool:
+    return batch_size > 1 and tensor.shape[:2] == (batch_size, batch_size)
+
+
+def _batch_axis(tensor: Tensor, batch_size: int) -> int:
+    """1 in a sequence-first network; rows of numbers with two axes are flattened examples."""
+    axes = tensor.ndim - tensor.is_floating_point()
+    is_second = axes > 1 and tensor.shape[0] != batch_size and tensor.shape[1] == batch_size
+    return int(is_second)
+
+
 def _identity(tensor: Tensor) -> tuple[Any, ...]:
     """Two tensors with the same identity, both alive, hold the same numbers."""
-    place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor._version)
+    version = 0 if tensor.is_inference() else tensor._version
+    place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), version)
     return (*place, tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
 
@@ -182,7 +203,8 @@ def _layers(
     readers: dict[tuple[Any, ...], str] = {}
     layers = []
     for name in called:
-        first_reader = readers.setdefault(seen[name].first_input, name)
+        is_quantized = seen[name].inputs[0].is_floating_point()  # token ids are not
+        reader = readers.setdefault(seen[name].first_input, name) if is_quantized else name
         layers.append(
             _layer(
                 name,
@@ -190,7 +212,7 @@ def _layers(
                 seen[name],
                 batch_size,
                 aliases.get(name, ()),
-                first_reader if first_reader != name else None,
+                reader if reader != name else None,
                 owner.get(name) if owner.get(name) != name else None,
             )
         )
@@ -240,6 +262,7 @@ def _layer(
         macs=round(_macs(kind, module, read, written)),
         calls=len(seen.inputs),
         groups=groups,
+        batch_axis=_batch_axis(seen.inputs[0], batch_size),
         aliases=aliases,
         input_of=input_of,
         weight_of=weight_of,
@@ -247,8 +270,10 @@ def _layer(
 
 
 def _example_shape(tensor: Tensor, batch_size: int) -> tuple[int, ...]:
-    shape = tuple(tensor.shape)
-    return shape[1:] if shape[:1] == (batch_size,) else shape
+    shape, axis = list(tensor.shape), _batch_axis(tensor, batch_size)
+    if shape[axis] == batch_size:
+        del shape[axis]
+    return tuple(shape)
 
 
 def _macs(kind: str, module: nn.Module, read: float, written: float) -> float:

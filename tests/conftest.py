@@ -12,7 +12,7 @@ from mpq import demo
 
 settings.register_profile("mpq", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("mpq")
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("MPQ_DATA", ROOT.parent / "shared" / "data"))
@@ -39,6 +39,6 @@ def result() -> mpq.SearchResult:
         demo.make_net(),
         demo.calibration,
         device="cortex-m7",
-        limits=["weight_bytes=36KiB", "latency=4.6ms"],
+        limits=["weight_bytes=40KiB", "latency=4.5ms"],
         held_out=demo.held_out,
     )

@@ -1,6 +1,7 @@
 """Simulates any format in floating point: the reference for every other backend."""
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mpq.assignment import Assignment
 from mpq.attention import open_attention
@@ -38,6 +39,9 @@ def apply(model: nn.Module, assignment: Assignment) -> nn.Module:
             if layer.activation_range is not None
         }
     )
+    for layer in assignment.layers:
+        if layer.kind != "embedding":
+            ranges.of(layer.name, layer.precision.activation)
     install(module, assignment.precisions, Quantizer(ranges, assignment.weight_range))
     return module
 
@@ -53,7 +57,11 @@ def _check(module: nn.Module, assignment: Assignment) -> None:
             problems.append(f"lacks {layer.signature!r}")
         elif here != layer.signature:
             problems.append(f"has {here!r} instead of {layer.signature!r}")
-    problems += [f"lacks BatchNorm {n!r}" for n in assignment.folded.values() if n not in modules]
+    for convolution, norm in assignment.folded.items():
+        if not isinstance(modules.get(norm), _BatchNorm):
+            problems.append(f"lacks BatchNorm {norm!r}")
+        if found.get(convolution) is None:
+            problems.append(f"lacks the layer {convolution!r} before BatchNorm {norm!r}")
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise MismatchError(

@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from typing import final
 
 from mpq.cost_table import CostTable
-from mpq.errors import InputError
+from mpq.errors import InputError, UnknownNameError
 from mpq.hardware_profiles.linear import LINEAR_RESOURCES, linear_cost
 from mpq.hardware_profiles.profile import Profile
 from mpq.layer import Layer
 from mpq.precision import Precision
+
+DEVICE_RESOURCES = ("latency", "energy")
+"""What only a device prices."""
+RESOURCES = (*DEVICE_RESOURCES, *LINEAR_RESOURCES)
+"""Everything that a budget can limit."""
 
 
 @final
@@ -30,8 +35,7 @@ class Pricing:
     @property
     def resources(self) -> tuple[str, ...]:
         """Resources that can be priced."""
-        of_device = () if self.profile is None else ("latency", "energy")
-        return (*of_device, *LINEAR_RESOURCES)
+        return tuple(LINEAR_RESOURCES) if self.profile is None else RESOURCES
 
     def table(self, resource: str, choices: Sequence[Precision]) -> CostTable:
         """``[L, B]`` cost of a resource; ``nan`` where the device cannot run a layer.
@@ -40,8 +44,20 @@ class Pricing:
             InputError: If the resource needs a device and there is none.
             UnknownNameError: If there is no such resource.
         """
+        check_resource(resource, self.profile is not None)
         if self.profile is not None:
             return self.profile.cost(resource, self.layers, choices, self.batch_size)
-        if resource in ("latency", "energy"):
-            raise InputError(f"{resource} needs a device: give one (`mpq devices` lists them)")
         return linear_cost(resource, self.layers, choices)
+
+
+def check_resource(resource: str, has_device: bool) -> None:
+    """Refuses a resource that cannot be priced.
+
+    Raises:
+        InputError: If the resource needs a device and there is none.
+        UnknownNameError: If there is no such resource.
+    """
+    if resource not in RESOURCES:
+        raise UnknownNameError("resource", resource, RESOURCES)
+    if resource in DEVICE_RESOURCES and not has_device:
+        raise InputError(f"{resource} needs a device: give one (`mpq devices` lists them)")

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, final
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mpq.calibration import Batch, Calibration
+from mpq.divergence import fisher_probe
 from mpq.errors import InputError
 from mpq.model import Network, hooks, weight_of
 from mpq.outputs import position_weights
@@ -31,10 +31,12 @@ class HessianTrace(SensitivityEstimator):
             \; \mathrm{mean}_n \lVert Q_b(x_{n \ell}) - x_{n \ell} \rVert^2
 
     The second-order Taylor term, provided layers do not interact and rounding errors have no
-    preferred direction. Traces by Hutchinson's estimator: one Hessian-vector product per probe
-    and batch serves every layer. Departs from the papers in the loss, which is the KL divergence
-    from the original network (so the gradient is 0, no labels are needed, and the unit is nats per
-    example), and in keeping the factor one half.
+    preferred direction. Departs from the papers in three ways. The loss is the KL divergence from
+    the original network: its gradient is 0, no labels are needed, the unit is nats per example, and
+    its Hessian *is* the Gauss-Newton matrix. So the trace is :math:`E \lVert g \rVert^2` for the
+    gradient ``g`` of :math:`\langle u, f \rangle` (``mpq.divergence.fisher_probe``): one backward
+    pass per probe serves every layer, never gives a negative trace, and has none of the noise that
+    cross terms between layers bring into Hutchinson's estimator. The factor one half is kept.
 
     References: Dong et al. (2020), HAWQ-V2, arXiv:1911.03852 (traces; activations: section 3.3);
     Yao et al. (2021), HAWQ-V3, arXiv:2011.10680 (times the squared error).
@@ -45,7 +47,9 @@ class HessianTrace(SensitivityEstimator):
     """
 
     name: ClassVar[str] = "hessian-trace"
-    summary: ClassVar[str] = "HAWQ-V2/V3: Hutchinson trace x squared error, num_probes products"
+    summary: ClassVar[str] = (
+        "HAWQ-V2/V3: curvature trace x squared error, num_probes backward passes"
+    )
 
     num_probes: int = 32
     seed: int = 0
@@ -96,18 +100,17 @@ class _Curvature:
     def add(self, batch: Batch, num_probes: int, generator: torch.Generator) -> None:
         """Adds the traces of one batch."""
         inputs: dict[str, list[Tensor]] = {name: [] for name in self.names}
-        # The fused attention kernels have no second derivative; the plain one has.
-        with self._differentiable(inputs), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            loss = _kl_to_itself(self.network, batch)
+        with self._differentiable(inputs), torch.enable_grad():
+            logits = self.network.logits(batch)
             weights = self._distinct_weights()
-            read = [x for name in self.names for x in inputs[name]]
-            variables = [*weights.values(), *read]
-            gradients = torch.autograd.grad(
-                loss, variables, create_graph=True, materialize_grads=True
-            )
+            variables = [*weights.values(), *(x for name in self.names for x in inputs[name])]
             for _ in range(num_probes):
-                traces = _block_traces(gradients, variables, generator)
-                self._add_traces(traces, list(weights), inputs, batch.size, num_probes)
+                probe = fisher_probe(logits, position_weights(batch, logits), generator)
+                gradients = torch.autograd.grad(
+                    logits, variables, probe, retain_graph=True, materialize_grads=True
+                )
+                squares = [float(g.double().square().sum()) for g in gradients]
+                self._add_traces(squares, list(weights), inputs, batch.size, num_probes)
         self.examples += batch.size
         if self.is_input_rounded:
             self._add_errors(inputs)
@@ -123,15 +126,15 @@ class _Curvature:
         batch_size: int,
         num_probes: int,
     ) -> None:
-        # The loss is a mean over the batch, so that a trace is the mean of its examples'.
-        share = batch_size / num_probes
         of_weight = dict(zip(weight_ids, traces[: len(weight_ids)], strict=True))
         rest = iter(traces[len(weight_ids) :])
-        for row, name in enumerate(self.names):
-            self.weight_traces[row] += share * of_weight[id(weight_of(self.network.site(name)))]
-            elements = sum(x.numel() for x in inputs[name]) / batch_size
-            for _ in inputs[name]:
-                self.input_traces[row] += share * next(rest) / elements
+        for row, layer in enumerate(self.network.layers):
+            if layer.weight_of is None:  # a shared parameter counts once
+                weight = weight_of(self.network.site(layer.name))
+                self.weight_traces[row] += of_weight[id(weight)] / num_probes
+            elements = sum(x.numel() for x in inputs[layer.name]) / batch_size
+            for _ in inputs[layer.name]:
+                self.input_traces[row] += next(rest) / num_probes / elements
 
     def _add_errors(self, inputs: dict[str, list[Tensor]]) -> None:
         for row, name in enumerate(self.names):
@@ -167,7 +170,9 @@ class _Curvature:
         handles = []
         weights = self._distinct_weights().values()
         for name in self.names:
-            handles.append(self.network.site(name).register_forward_pre_hook(_keep(inputs[name])))
+            site = self.network.site(name)
+            if self.is_input_rounded:
+                handles.append(site.register_forward_pre_hook(_keep(inputs[name])))
         try:
             for weight in weights:
                 weight.requires_grad_(True)
@@ -188,22 +193,3 @@ def _keep(kept: list[Tensor]) -> Any:
         return (x, *args[1:])
 
     return hook
-
-
-def _kl_to_itself(network: Network, batch: Batch) -> Tensor:
-    """KL divergence of the network from its own detached output: 0, with the Fisher as Hessian."""
-    log_q = network.logits(batch).log_softmax(dim=-1)
-    log_p = log_q.detach()
-    kl = (log_p.exp() * (log_p - log_q)).sum(dim=-1)  # [N, P]
-    return (kl * position_weights(batch, log_q)).sum() / batch.size
-
-
-def _block_traces(
-    gradients: Sequence[Tensor], variables: Sequence[Tensor], generator: torch.Generator
-) -> list[float]:
-    """One Hutchinson draw of every block's trace, from one Hessian-vector product."""
-    signs = [(torch.randint(0, 2, v.shape, generator=generator) * 2 - 1).to(v) for v in variables]
-    products = torch.autograd.grad(
-        gradients, variables, signs, retain_graph=True, materialize_grads=True
-    )
-    return [float((s * p).double().sum()) for s, p in zip(signs, products, strict=True)]

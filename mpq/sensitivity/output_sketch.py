@@ -135,7 +135,7 @@ class _Sketch:
         handles = []
         for layer in self.network.layers:
             site = self.network.site(layer.name)
-            tap = _Tap(self, layer.name, site, size)
+            tap = _Tap(self, layer.name, site, size, layer.batch_axis)
             handles += [
                 site.register_forward_pre_hook(tap.before),
                 site.register_forward_hook(tap.after),
@@ -152,6 +152,7 @@ class _Tap:
     name: str
     site: nn.Module
     size: int
+    batch_axis: int
 
     def before(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         x = args[0]
@@ -179,6 +180,9 @@ class _Tap:
         output.register_hook(use)
         return output
 
+    def by_example(self, tensor: Tensor) -> Tensor:
+        return by_example(tensor, self.size, self.batch_axis)
+
     def use_input_gradient(self, x: Tensor, g: Tensor) -> None:
         found = self.sketch.by_input[self.name]
         for column, tensor_format in enumerate(self.sketch.input_formats):
@@ -187,14 +191,13 @@ class _Tap:
 
     def _input_share(self, x: Tensor, g: Tensor, tensor_format: TensorFormat) -> Tensor:
         change = self.sketch.quantizer.activation(self.name, self.site, x, tensor_format) - x
-        return by_example(change * g, self.size).flatten(1).sum(dim=1).float().cpu()
+        return self.by_example(change * g).flatten(1).sum(dim=1).float().cpu()
 
     def use_output_gradient(self, x: Tensor, g: Tensor) -> None:
         changes = self.sketch.changes[self.name]  # [D, F]
-        x, g = by_example(x, self.size), by_example(g.detach(), self.size)
+        x, g = self.by_example(x), self.by_example(g.detach())
         step = max(1, _GRADIENT_ELEMENTS // len(changes))
         for start in range(0, self.size, step):
             part = slice(start, start + step)
-            count = len(x[part])
-            gradients = weight_gradients(self.site, x[part], g[part].float(), count)  # [N, D]
+            gradients = weight_gradients(self.site, x[part], g[part].float())  # [N, D]
             self.sketch.by_weight[self.name][part] += (gradients @ changes).cpu()

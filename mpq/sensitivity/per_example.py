@@ -14,20 +14,18 @@ from mpq.trace import kind_of
 from mpq.weight_layout import is_hugging_face_conv1d
 
 
-def weight_gradients(site: nn.Module, x: Tensor, g: Tensor, num_examples: int) -> Tensor:
+def weight_gradients(site: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     """Gradient of one call, per example.
 
     Args:
         site: The layer's module.
-        x: Its input; numbers are taken to the gradient's dtype.
-        g: Gradient of its output, of the output's shape.
-        num_examples: ``N``.
+        x: Its input, ``[N, ...]``; numbers are taken to the gradient's dtype.
+        g: Gradient of its output, ``[N, ...]``.
 
     Returns:
         ``[N, D]``, ``D`` weights in the weight's own layout, flattened.
     """
     kind = kind_of(site)
-    x, g = by_example(x, num_examples), by_example(g, num_examples)
     if kind == "embedding":
         return _embedding(x, g, _weight_shape(site))
     x = x.to(g.dtype)
@@ -36,16 +34,21 @@ def weight_gradients(site: nn.Module, x: Tensor, g: Tensor, num_examples: int) -
     return _convolution(site, x, g)
 
 
-def by_example(tensor: Tensor, num_examples: int) -> Tensor:
-    """The tensor with its first axis split into examples, ``[N, ...]``.
+def by_example(tensor: Tensor, num_examples: int, batch_axis: int) -> Tensor:
+    """The tensor with its examples in the first axis, ``[N, ...]``.
+
+    Args:
+        tensor: A layer's input or output, or one of that shape.
+        num_examples: ``N``.
+        batch_axis: See ``Layer``.
 
     Raises:
         ModelError: If that is impossible: a layer that sees a varying share of each example.
     """
+    if batch_axis == 1 and tensor.ndim > 1 and tensor.shape[1] == num_examples:
+        return tensor.transpose(0, 1)
     if tensor.shape[0] == num_examples:
         return tensor
-    if tensor.ndim > 1 and tensor.shape[1] == num_examples:  # sequence first
-        return tensor.transpose(0, 1)
     if tensor.shape[0] % num_examples == 0:  # examples were flattened into rows, in order
         return tensor.reshape(num_examples, -1, *tensor.shape[1:])
     raise ModelError(
@@ -67,7 +70,7 @@ def _linear(x: Tensor, g: Tensor, is_transposed: bool) -> Tensor:
 
 
 def _embedding(ids: Tensor, g: Tensor, shape: torch.Size) -> Tensor:
-    ids, g = ids.flatten(1), g.flatten(1, -2)  # [N, T], [N, T, E]
+    ids, g = ids.reshape(len(ids), -1), g.reshape(len(g), -1, g.shape[-1])  # [N, T], [N, T, E]
     gradients = g.new_zeros(len(ids), *shape)
     return gradients.scatter_add_(1, ids[..., None].expand_as(g), g).flatten(1)
 
@@ -103,6 +106,9 @@ class _Geometry:
 def _convolution(site: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     """Correlates what is slid over with what is not; a transposed layer swaps the two."""
     geometry = _Geometry.of(site)
+    if x.ndim == len(geometry.kernel) + 3:  # several images per example
+        flat = _convolution(site, x.flatten(0, 1), g.flatten(0, 1))
+        return flat.reshape(*x.shape[:2], -1).sum(dim=1)
     slid, fixed = (g, x) if geometry.is_transposed else (x, g)
     sides = [side for pair in reversed(geometry.padding) for side in pair]
     padded = F.pad(slid, sides, mode=geometry.padding_mode)

@@ -26,7 +26,7 @@ from mpq.budget import Budget, total, uniform_cost
 from mpq.cost_table import CostTable
 from mpq.evaluation import Measurement, Reference
 from mpq.hardware_profiles import Pricing
-from mpq.loading import load_callable, load_model
+from mpq.loading import load_callable, load_model, load_object
 from mpq.precision import ORIGINAL
 from mpq.problem import Choice
 from mpq.quantization import ActivationRanges, Quantizer
@@ -45,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     model = load_model(
-        f"{EXAMPLE}:make_net", load_callable(f"{EXAMPLE}:DATA") / "cifar10/resnet20.safetensors"
+        f"{EXAMPLE}:make_net", load_object(f"{EXAMPLE}:DATA") / "cifar10/resnet20.safetensors"
     )
     print(json.dumps(run(model, arguments.sensitivity, arguments.solver), indent=1))
 

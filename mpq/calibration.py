@@ -218,5 +218,5 @@ def _check_iterable(source: Any) -> None:
     """A tensor, a dict or a text can be iterated over, too, but not in batches."""
     if isinstance(source, Tensor | Mapping | str) or not isinstance(source, Iterable):
         raise DataError(
-            f"data is a function or a list that yields batches; got a {type(source).__name__}"
+            f"data is a function or a list that yields batches; got {type(source).__name__}"
         )

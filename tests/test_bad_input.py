@@ -249,7 +249,7 @@ def test_a_network_that_cannot_be_searched(
         ("empty", "there are no examples: the data yielded no batch"),
         ("no_examples", "a batch has no example: its first input is (0, 1, 8, 8)"),
         ("with_nan_input", "an input has a value that is NaN or infinite"),
-        ("no_batches", "the data function must yield batches; it gave int"),
+        ("no_batches", "yields batches; got int"),
         ("no_such_function", "mine.py has no 'no_such_function'"),
     ],
 )

@@ -268,7 +268,7 @@ def test_function_that_returns_instead_of_yielding_is_refused(returned: Any) -> 
     """A function that returns one batch would have its rows taken for batches."""
     data = Calibration(lambda: returned)
 
-    with pytest.raises(DataError, match="yields batches; got a"):
+    with pytest.raises(DataError, match="yields batches; got"):
         list(data)
 
 

@@ -152,11 +152,10 @@ class SearchResult:
 
     def _compare(self, label: str, precisions: dict[str, Precision]) -> Comparison:
         predicted = 0.0 if label == "original" else self.problem.loss_of(self._choice(precisions))
-        costs = {}
-        for resource in self._shown_resources:
-            table = self.pricing.table(resource, tuple(dict.fromkeys(precisions.values())))
-            choice = np.array([table.index_of(p) for p in precisions.values()], dtype=np.intp)
-            costs[table.column] = total(table, choice)
+        costs = {
+            self.cost_table(resource).column: self.pricing.amount(resource, precisions)
+            for resource in self._shown_resources
+        }
         return Comparison(label, predicted, self.testbed.measure(precisions), costs)
 
     def _choice(self, precisions: Mapping[str, Precision]) -> Choice:

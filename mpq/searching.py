@@ -192,8 +192,26 @@ def _question(
         fixed,
         {**{name: tuple(common) for name in names}, **allowed},
     )
-    _solve(IntegerLinearProgram(), question)
+    try:
+        _solve(IntegerLinearProgram(), question)
+    except InfeasibleError as error:
+        raise InfeasibleError(f"{error}{_launch_hint(pricing, question)}") from error
     return question
+
+
+def _launch_hint(pricing: Pricing, question: Problem) -> str:
+    """Says so where no precision helps because starting the layers takes most of a latency."""
+    limits = {budget.table.name: budget.limit for budget in question.budgets}
+    if pricing.profile is None or "latency" not in limits:
+        return ""
+    calls = sum(layer.calls for layer in pricing.layers)
+    launches_s = calls * pricing.profile.launch_overhead_s.value
+    if launches_s < 0.5 * limits["latency"]:
+        return ""
+    return (
+        f". Starting {calls} layers takes {launches_s:.3g} seconds at any precision; "
+        "a larger batch size hides it"
+    )
 
 
 def _budget(pricing: Pricing, limit: Limit, choices: Sequence[Precision]) -> Budget:

@@ -531,3 +531,17 @@ def test_channels_are_independent() -> None:
 def test_formats_of_this_file_have_scales() -> None:
     """The list above means what it says."""
     assert all(weight_format(text).granularity is not Granularity.NONE for text in SCALED)
+
+
+@settings(max_examples=30)
+@given(rows=rows_of_floats, number=st.sampled_from(["int2", "int4", "int8"]), affine=st.booleans())
+def test_integer_rounding_is_that_of_torch(rows: Tensor, number: str, affine: bool) -> None:
+    """Bit for bit what torch's fake-quantize kernel gives."""
+    low, high = rows.amin(dim=1), rows.amax(dim=1)
+    grid = make_grid(NUMBER_FORMATS[number], not affine, low, high)
+    ends = integer_range(NUMBER_FORMATS[number], not affine)
+
+    found = grid.round(rows)
+
+    expected = torch.fake_quantize_per_channel_affine(rows, grid.scale, grid.zero_point, 0, *ends)
+    assert torch.equal(found, expected)

@@ -1,9 +1,12 @@
 """Prices of a network's layers: on a device, or without one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
+
+from mpq.budget import total
 from mpq.cost_table import CostTable
 from mpq.errors import InputError, UnknownNameError
 from mpq.hardware_profiles.linear import LINEAR_RESOURCES, linear_cost
@@ -48,6 +51,19 @@ class Pricing:
         if self.profile is not None:
             return self.profile.cost(resource, self.layers, choices, self.batch_size)
         return linear_cost(resource, self.layers, choices)
+
+    def amount(self, resource: str, precisions: Mapping[str, Precision]) -> float:
+        """What an assignment costs, in the resource's unit; ``nan`` where the device cannot run it.
+
+        Resources that need no device are counted also where the device cannot run it.
+        """
+        choices = tuple(dict.fromkeys(precisions.values()))
+        if resource in LINEAR_RESOURCES:
+            table = linear_cost(resource, self.layers, choices)
+        else:
+            table = self.table(resource, choices)
+        columns = [choices.index(precisions[layer.name]) for layer in self.layers]
+        return total(table, np.array(columns, dtype=np.intp))
 
 
 def check_resource(resource: str, has_device: bool) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from mpq.frontier import Frontier
     from mpq.result import SearchResult
+    from mpq.solution import Solution
 
 _PREFIXES = {0: "", -1: "m", -2: "µ", -3: "n", -4: "p"}
 
@@ -39,6 +40,9 @@ def print_result(result: "SearchResult", console: Console) -> None:
     console.print(_table(result.comparison_table(), "Measured on held-out examples", _all_columns))
     solution = result.solution
     console.print(f"{solution.solver}: {solution.status.value}")
+    console.print(
+        f"predicted loss: {solution.loss:.4g} {result.problem.loss.unit}{_proof(solution)}"
+    )
     assert solution.choice is not None
     for budget in result.problem.budgets:
         used, unit = budget.used(solution.choice), budget.table.unit
@@ -52,6 +56,12 @@ def print_result(result: "SearchResult", console: Console) -> None:
     uncalled = result.testbed.network.uncalled
     if uncalled:
         console.print(f"never called by the data, left as they are: {', '.join(uncalled)}")
+
+
+def _proof(solution: "Solution") -> str:
+    if solution.bound is None or solution.gap is None:
+        return ", no bound proved"
+    return f", proved bound {solution.bound:.4g} (gap {solution.gap:.1e})"
 
 
 def print_frontier(frontier: "Frontier", console: Console) -> None:

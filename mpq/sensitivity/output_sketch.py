@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -14,7 +15,7 @@ from mpq.calibration import Batch, Calibration
 from mpq.divergence import fisher_probe
 from mpq.errors import InputError, ModelError
 from mpq.interactions import Interactions
-from mpq.model import Network, hooks
+from mpq.model import Network, hooks, weight_of
 from mpq.outputs import position_weights
 from mpq.precision import Precision, TensorFormat
 from mpq.progress import track
@@ -22,8 +23,9 @@ from mpq.quantization import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
 from mpq.sensitivity.per_example import by_example, weight_gradients
 
-_GRADIENT_ELEMENTS = 2**24
-"""Numbers of per-example weight gradients that are held at a time (64 MiB in float32)."""
+_WORK_ELEMENTS = 2**22
+"""Numbers (16 MiB in float32) that one step over examples may spread out: per-example gradients,
+or what a convolution's kernel meets. Larger buffers are slower: they are new memory every time."""
 
 
 @final
@@ -196,7 +198,8 @@ class _Tap:
     def use_output_gradient(self, x: Tensor, g: Tensor) -> None:
         changes = self.sketch.changes[self.name]  # [D, F]
         x, g = self.by_example(x), self.by_example(g.detach())
-        step = max(1, _GRADIENT_ELEMENTS // len(changes))
+        met = x[0].numel() * prod(weight_of(self.site).shape[2:])
+        step = max(1, _WORK_ELEMENTS // max(met, len(changes)))
         for start in range(0, self.size, step):
             part = slice(start, start + step)
             gradients = weight_gradients(self.site, x[part], g[part].float())  # [N, D]

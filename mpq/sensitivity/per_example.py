@@ -117,7 +117,8 @@ def _convolution(site: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     rows = fixed.reshape(count, groups, fixed.shape[1] // groups, -1)  # [N, groups, F, P]
     shape = (count, groups, slid.shape[1] // groups * prod(geometry.kernel), -1)
     columns = windows.reshape(shape)  # [N, groups, C * kernel, P]
-    return (rows @ columns.transpose(2, 3)).flatten(1)
+    # This way round the product is up to three times as fast as its transpose.
+    return (columns @ rows.transpose(2, 3)).transpose(2, 3).flatten(1)
 
 
 def _windows(x: Tensor, geometry: _Geometry, positions: Sequence[int]) -> Tensor:

@@ -45,7 +45,3 @@ class Interactions:
         layers = np.arange(self.factor.shape[1])
         rows = self.factor[:, layers, choice].sum(axis=1, dtype=np.float64)  # [S]
         return float(0.5 * np.mean(rows**2))
-
-    def select(self, columns: list[int]) -> "Interactions":
-        """With these columns of ``B`` only."""
-        return Interactions(self.factor[:, :, columns])

@@ -62,16 +62,6 @@ def test_many_layers_are_added_in_double_precision() -> None:
     assert loss == pytest.approx(0.5 * (1000 * float(np.float32(0.1))) ** 2, rel=1e-12)
 
 
-def test_selected_columns_keep_their_losses() -> None:
-    """Columns are taken in the order that is asked for."""
-    whole = Interactions(factor_of(0).astype(np.float32))
-
-    selected = whole.select([3, 1])
-
-    assert selected.factor.shape == (7, 3, 2)
-    assert selected.loss(np.array([0, 1, 0])) == whole.loss(np.array([3, 1, 3]))
-
-
 def test_the_factor_is_copied_and_read_only() -> None:
     """Nobody changes the loss from outside."""
     factor = np.ones((1, 2, 2), dtype=np.float32)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import mpq
 from mpq.budget import Budget
 from mpq.cost_table import CostTable
-from mpq.errors import InputError, SolverError
+from mpq.errors import InputError, MissingDependencyError, UnknownNameError
 from mpq.interactions import Interactions
 from mpq.precision import Precision
 from mpq.problem import Problem
@@ -477,10 +477,19 @@ def test_ilp_refuses_interactions(solver: Solver) -> None:
     assert solver.solve(problem.additive()).status is Status.OPTIMAL
 
 
-def test_a_backend_that_is_not_installed_is_an_error() -> None:
-    """The message lists those that are."""
-    with pytest.raises(SolverError, match=r"no solver 'Gurobi' is installed .*HiGHS, CBC"):
-        IntegerLinearProgram("Gurobi").solve(random_case(0).problem())
+def test_an_unknown_backend_is_an_error() -> None:
+    """The message lists those that there are."""
+    with pytest.raises(UnknownNameError, match=r"no ilp backend 'Gurobi' \(there are: CBC, HiGHS"):
+        IntegerLinearProgram(backend="Gurobi").solve(random_case(0).problem())
+
+
+def test_a_backend_that_is_not_installed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message has the line that installs it."""
+    monkeypatch.setattr("mpq.solvers.ilp.available_backends", lambda: ("HiGHS",))
+    problem = random_case(0).problem()
+
+    with pytest.raises(MissingDependencyError, match=r"pip install 'mpq\[cbc\]'"):
+        IntegerLinearProgram(backend="CBC").solve(problem)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -72,11 +72,6 @@ def print_frontier(frontier: "Frontier", console: Console) -> None:
     console.print(_table(table, f"Frontier over {frontier.resource}", _all_columns))
 
 
-def print_frame(frame: "pd.DataFrame", title: str, console: Console) -> None:
-    """Any table."""
-    console.print(_table(frame, title, _all_columns))
-
-
 def _all_columns(_: str) -> bool:
     return True
 

@@ -6,11 +6,11 @@ from typing import ClassVar, final
 
 import numpy as np
 
-from mpq.errors import InputError, SolverError
+from mpq.errors import InputError, MissingDependencyError, SolverError, UnknownNameError
 from mpq.problem import Choice, Problem
 from mpq.solution import Shortfall, Solution, Status
 from mpq.solvers._base import Solver
-from mpq.solvers.milp import Answer, Program, available_backends, solve_program
+from mpq.solvers.milp import BACKENDS, Answer, Program, available_backends, solve_program
 
 _MAX_CUTS = 20
 _MARGIN = 1e-7
@@ -49,7 +49,8 @@ class IntegerLinearProgram(Solver):
 
         Raises:
             InputError: If the problem has interactions; ``problem.additive()`` has none.
-            SolverError: If the backend is not installed, or fails.
+            MissingDependencyError: If the backend is not installed.
+            SolverError: If the backend fails.
         """
         if problem.interactions is not None:
             raise InputError(
@@ -65,12 +66,15 @@ class IntegerLinearProgram(Solver):
         return replace(solution, seconds=time.perf_counter() - start)
 
     def _backend(self) -> str:
+        if self.backend not in ("auto", *BACKENDS):
+            raise UnknownNameError("ilp backend", self.backend, ("auto", *BACKENDS))
         backends = available_backends()
         wanted = backends[:1] if self.backend == "auto" else (self.backend,)
         if not wanted or wanted[0] not in backends:
-            raise SolverError(
-                f"no solver {self.backend!r} is installed (there are: {', '.join(backends)}); "
-                "pip install highspy"
+            pip = "pip install 'mpq[cbc]'" if self.backend == "CBC" else "pip install highspy"
+            raise MissingDependencyError(
+                f"no MILP solver {self.backend!r} is installed (there are: "
+                f"{', '.join(backends) or 'none'}); {pip}"
             )
         return wanted[0]
 

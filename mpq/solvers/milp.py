@@ -13,6 +13,8 @@ from mpq.budget import ROUNDING
 from mpq.errors import SolverError
 from mpq.problem import Choice
 
+BACKENDS = ("HiGHS", "CBC")
+"""Solvers that PuLP may call, in order of preference."""
 OBJECTIVE_SCALE = 1e3
 """The largest difference that a choice makes to the scaled objective. Solvers work with absolute
 tolerances: at sensitivities around 1e-6, CBC and HiGHS both call wrong answers optimal. With 1e6,
@@ -58,10 +60,10 @@ class Answer:
 
 
 def available_backends() -> tuple[str, ...]:
-    """Of ``HiGHS`` and ``CBC``, those that are installed, in order of preference."""
+    """Those of ``BACKENDS`` that are installed."""
     named = {"HiGHS": "HiGHS", "PULP_CBC_CMD": "CBC", "COIN_CMD": "CBC"}
-    found = dict.fromkeys(named[n] for n in pulp.listSolvers(onlyAvailable=True) if n in named)
-    return tuple(sorted(found, key=("HiGHS", "CBC").index))
+    found = {named[n] for n in pulp.listSolvers(onlyAvailable=True) if n in named}
+    return tuple(backend for backend in BACKENDS if backend in found)
 
 
 def solve_program(

@@ -428,3 +428,62 @@ def test_no_probe_is_refused() -> None:
     """At least one."""
     with pytest.raises(InputError, match="num_probes >= 1; got 0"):
         OutputSketch(num_probes=0)
+
+
+class Positions(nn.Module):
+    """Tokens plus a position embedding that is looked up once for all examples, as in GPT-2."""
+
+    def __init__(self, is_repeated: bool) -> None:
+        super().__init__()
+        self.token, self.place, self.head = nn.Embedding(9, 6), nn.Embedding(5, 6), nn.Linear(6, 4)
+        self.is_repeated = is_repeated
+
+    def forward(self, ids: Tensor) -> Tensor:
+        places = torch.arange(ids.shape[1])[None]
+        places = places.repeat(len(ids), 1) if self.is_repeated else places
+        out: Tensor = self.head(torch.tanh(self.token(ids) + self.place(places)))
+        return out
+
+
+def sketched(model: nn.Module, data: list[Tensor], seed: int = 0) -> Any:
+    """The additive table ``[L, 1]`` at 3 bits."""
+    choices = [Precision.parse("w3")]
+    network = Network.of(model, data)
+    quantizer = Quantizer(ActivationRanges({}))
+    return OutputSketch(seed=seed).estimate(network, Calibration(data), quantizer, choices).table
+
+
+def test_one_row_of_positions_counts_for_every_example() -> None:
+    """One look-up for the whole batch is priced as one look-up per example is."""
+    torch.manual_seed(0)
+    once, repeated = Positions(False).eval(), Positions(True).eval()
+    repeated.load_state_dict(once.state_dict())
+    data = [torch.randint(0, 9, (7, 5))]
+
+    found, expected = sketched(once, data), sketched(repeated, data)
+
+    np.testing.assert_allclose(found.values, expected.values, rtol=1e-5)
+
+
+class Biased(nn.Module):
+    """A bias from an embedding that has no axis of examples, as T5's relative positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias, self.head = nn.Embedding(4, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(x + self.bias(torch.arange(4)).sum(dim=0))
+        return out
+
+
+def test_shared_by_the_batch_is_priced_without_bias() -> None:
+    """The mean over seeds is that of batches of one example, where nothing is shared."""
+    torch.manual_seed(0)
+    model, x = Biased().eval(), torch.randn(6, 6)
+    tables = [sketched(model, [x], seed).values for seed in range(400)]
+    singles = [sketched(model, list(x.split(1)), seed).values for seed in range(100)]
+
+    found, expected = np.mean(tables, axis=0), np.mean(singles, axis=0)
+
+    np.testing.assert_allclose(found, expected, rtol=0.2)

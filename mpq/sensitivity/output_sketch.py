@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from math import prod
+from math import prod, sqrt
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -44,6 +44,9 @@ class OutputSketch(SensitivityEstimator):
     order in the change of the logits and first order in the change of the layer, in nats per
     example. For sequences, signs are drawn per position and positions are averaged. One forward
     and one backward pass price all layers at all precisions.
+
+    A layer that all examples of a batch share (a relative position bias), or of which each reads a
+    varying share (an expert), is sketched once per batch instead of once per example.
 
     With interactions, :math:`\tfrac12 \mathrm{mean}_n (\sum_\ell R_{n \ell z_\ell})^2` prices an
     assignment ``z``: errors of different layers add up or cancel.
@@ -169,6 +172,9 @@ class _Tap:
     def after(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         if not output.requires_grad:  # an embedding; the clone may be changed in place
             output = output.detach().requires_grad_().clone()
+        if len(output) == 1 < self.size:  # position ids: one row for all, read by each example
+            output = output.expand(self.size, *output.shape[1:])
+            args = (args[0].expand(self.size, *args[0].shape[1:]), *args[1:])
         x, version = args[0].detach(), args[0]._version
 
         def use(g: Tensor) -> None:
@@ -182,7 +188,7 @@ class _Tap:
         output.register_hook(use)
         return output
 
-    def by_example(self, tensor: Tensor) -> Tensor:
+    def by_example(self, tensor: Tensor) -> Tensor | None:
         return by_example(tensor, self.size, self.batch_axis)
 
     def use_input_gradient(self, x: Tensor, g: Tensor) -> None:
@@ -193,14 +199,27 @@ class _Tap:
 
     def _input_share(self, x: Tensor, g: Tensor, tensor_format: TensorFormat) -> Tensor:
         change = self.sketch.quantizer.activation(self.name, self.site, x, tensor_format) - x
-        return self.by_example(change * g).flatten(1).sum(dim=1).float().cpu()
+        product = (change * g).float()
+        split = self.by_example(product)
+        if split is None:
+            return product.sum().cpu() / sqrt(self.size)
+        return split.flatten(1).sum(dim=1).cpu()
 
     def use_output_gradient(self, x: Tensor, g: Tensor) -> None:
-        changes = self.sketch.changes[self.name]  # [D, F]
-        x, g = self.by_example(x), self.by_example(g.detach())
-        met = x[0].numel() * prod(weight_of(self.site).shape[2:])
-        step = max(1, _WORK_ELEMENTS // max(met, len(changes)))
+        found = self.sketch.by_weight[self.name]
+        inputs, outputs = self.by_example(x), self.by_example(g.detach())
+        if inputs is None or outputs is None:
+            # Signs of different examples are independent, so that the square of the sum over the
+            # batch is, in the mean, the sum of the squares: spread evenly, it counts as such.
+            found += self._weight_shares(x[None], g.detach()[None]) / sqrt(self.size)
+            return
+        met = inputs[0].numel() * prod(weight_of(self.site).shape[2:])
+        step = max(1, _WORK_ELEMENTS // max(met, len(self.sketch.changes[self.name])))
         for start in range(0, self.size, step):
             part = slice(start, start + step)
-            gradients = weight_gradients(self.site, x[part], g[part].float())  # [N, D]
-            self.sketch.by_weight[self.name][part] += (gradients @ changes).cpu()
+            found[part] += self._weight_shares(inputs[part], outputs[part])
+
+    def _weight_shares(self, x: Tensor, g: Tensor) -> Tensor:
+        """``[N, weight formats]`` for the inputs and output gradients of ``N`` examples."""
+        gradients = weight_gradients(self.site, x, g.float())  # [N, D]
+        return (gradients @ self.sketch.changes[self.name]).cpu()

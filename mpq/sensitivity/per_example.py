@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mpq.errors import ModelError
 from mpq.trace import kind_of
 from mpq.weight_layout import is_hugging_face_conv1d
 
@@ -34,7 +33,7 @@ def weight_gradients(site: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     return _convolution(site, x, g)
 
 
-def by_example(tensor: Tensor, num_examples: int, batch_axis: int) -> Tensor:
+def by_example(tensor: Tensor, num_examples: int, batch_axis: int) -> Tensor | None:
     """The tensor with its examples in the first axis, ``[N, ...]``.
 
     Args:
@@ -42,8 +41,9 @@ def by_example(tensor: Tensor, num_examples: int, batch_axis: int) -> Tensor:
         num_examples: ``N``.
         batch_axis: See ``Layer``.
 
-    Raises:
-        ModelError: If that is impossible: a layer that sees a varying share of each example.
+    Returns:
+        ``None`` if it cannot be split: all examples share it, as a relative position bias, or it
+        holds a varying share of each, as what a router sends to an expert.
     """
     if batch_axis == 1 and tensor.ndim > 1 and tensor.shape[1] == num_examples:
         return tensor.transpose(0, 1)
@@ -51,10 +51,7 @@ def by_example(tensor: Tensor, num_examples: int, batch_axis: int) -> Tensor:
         return tensor
     if tensor.shape[0] % num_examples == 0:  # examples were flattened into rows, in order
         return tensor.reshape(num_examples, -1, *tensor.shape[1:])
-    raise ModelError(
-        f"a layer's tensor {tuple(tensor.shape)} cannot be split into {num_examples} examples; "
-        "use batches of one example"
-    )
+    return None
 
 
 def _weight_shape(site: nn.Module) -> torch.Size:

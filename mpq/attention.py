@@ -122,13 +122,13 @@ def _additive(mask: Tensor, scores: Tensor) -> Tensor:
 
 def open_attention(model: nn.Module) -> nn.Module:
     """Replaces every ``nn.MultiheadAttention`` inside a model, in place; returns the model."""
-    if isinstance(model, nn.MultiheadAttention):
+    if type(model) is nn.MultiheadAttention:
         return OpenAttention(model)
     opened: dict[nn.Module, OpenAttention] = {}
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False  # the fused path reads the parameters directly
-        if isinstance(module, nn.MultiheadAttention):
+        if type(module) is nn.MultiheadAttention:  # a subclass may compute something else
             if module not in opened:
                 opened[module] = OpenAttention(module)
             model.set_submodule(name, opened[module])

@@ -87,6 +87,14 @@ class Batch:
         """Examples in the batch."""
         return len(self._tensors()[0])
 
+    def checksum(self) -> float:
+        """A number that differs where the inputs do, or come in another order."""
+        total = 0.0
+        for tensor in self._tensors():
+            flat = tensor.detach().flatten().double()
+            total += float(flat @ torch.linspace(1, 2, flat.numel()).to(flat))
+        return total
+
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The batch with every tensor changed."""
 
@@ -142,6 +150,7 @@ class Calibration:
         self._source = list(source) if one_shot and not callable(source) else source
         self._range = (start, stop)
         self._size: int | None = None
+        self._sums: list[float] = []
         self.num_batches: int | None = None
         """How many batches there are; known after the first pass."""
 
@@ -164,10 +173,22 @@ class Calibration:
             position += batch.size
             if first < last:
                 used += last - first
+                self._check_same(batches, batch)
                 batches += 1
                 yield batch if last - first == batch.size else batch.slice(first, last)
         self._check_size(used)
         self.num_batches = batches
+
+    def _check_same(self, index: int, batch: Batch) -> None:
+        """Shuffled or augmented data would be compared with other data's reference."""
+        found = batch.checksum()
+        if index == len(self._sums):
+            self._sums.append(found)
+        elif found != self._sums[index]:
+            raise DataError(
+                f"batch {index} has other inputs than when it was first read; the data must be the "
+                "same every time: no shuffling, no random augmentation"
+            )
 
     def _check_size(self, used: int) -> None:
         if not used:

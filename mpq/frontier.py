@@ -23,7 +23,7 @@ class FrontierPoint:
     """One assignment on the frontier, or beside it for comparison.
 
     Args:
-        label: ``frontier``, ``chosen``, ``original``, or a uniform precision.
+        label: ``frontier``, ``result``, or a uniform precision.
         cost: What it uses of the frontier's resource; ``nan`` where the device cannot run it.
         loss: Predicted, in the loss table's unit.
         precisions: Layer name to precision.

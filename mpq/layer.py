@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from math import prod
 
@@ -88,6 +88,28 @@ def matching(names: Sequence[str], glob: str, option: str) -> tuple[str, ...]:
     if not found:
         raise UnknownNameError(f"layer for {option}", glob, names)
     return found
+
+
+def with_owners(layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """The layers, with ``input_of`` and ``weight_of`` naming the first of *these* layers.
+
+    Where the first reader of a tensor or the first user of a parameter is left out, the next one
+    takes its place.
+    """
+    first: dict[tuple[str, str], str] = {}
+
+    def owner(what: str, layer: Layer, former: str | None) -> str | None:
+        found = first.setdefault((what, former or layer.name), layer.name)
+        return found if found != layer.name else None
+
+    return tuple(
+        replace(
+            layer,
+            input_of=owner("input", layer, layer.input_of),
+            weight_of=owner("weight", layer, layer.weight_of),
+        )
+        for layer in layers
+    )
 
 
 def ties_of(layers: Sequence[Layer]) -> tuple[tuple[str, ...], ...]:

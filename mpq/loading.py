@@ -60,6 +60,8 @@ def _load_file(path: str) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    if str(file.parent) not in sys.path:  # the file may import its neighbours
+        sys.path.insert(0, str(file.parent))
     sys.modules[name] = module  # dataclasses and pickling look their module up there
     spec.loader.exec_module(module)
     return module

@@ -13,7 +13,7 @@ from mpq.attention import open_attention
 from mpq.batch_norm import fold_batch_norm
 from mpq.calibration import Batch, Calibration
 from mpq.errors import ModelError
-from mpq.layer import Layer, fingerprint, matching, ties_of
+from mpq.layer import Layer, fingerprint, matching, ties_of, with_owners
 from mpq.outputs import position_logits
 from mpq.trace import Trace, trace
 
@@ -201,4 +201,4 @@ def _select(found: Trace, include: Sequence[str], exclude: Sequence[str]) -> tup
     if not kept:
         where = f" ({len(found.uncalled)} are never called on this data)" if found.uncalled else ""
         raise ModelError(f"the model has no quantizable layer{where}, or all are excluded")
-    return tuple(layer for layer in found.layers if layer.name in kept)
+    return with_owners(tuple(layer for layer in found.layers if layer.name in kept))

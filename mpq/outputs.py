@@ -54,7 +54,9 @@ def position_weights(batch: Batch, logits: Tensor) -> Tensor:
         batch: The inputs.
         logits: ``[N, P, C]``.
     """
-    mask = batch.kwargs.get("attention_mask")
+    # The output of an encoder-decoder network has the decoder's positions.
+    has_decoder = any(name.startswith("decoder_") for name in batch.kwargs)
+    mask = batch.kwargs.get("decoder_attention_mask" if has_decoder else "attention_mask")
     if isinstance(mask, Tensor) and mask.shape == logits.shape[:2]:
         weights = mask.to(logits.device, torch.float64)
         return weights / weights.sum(dim=1, keepdim=True).clamp_min(1.0)

@@ -21,7 +21,7 @@ from mpq.value_range import ActivationRange, RangeMethod
 from mpq.weight_layout import layout_of
 
 SAMPLES_PER_BATCH = 8192
-"""Numbers of each layer's input that are kept from every batch, evenly spaced, for ranges."""
+"""Numbers of each layer's input that are kept from every batch, drawn at random, for ranges."""
 
 
 def needs_range(tensor_format: TensorFormat) -> bool:
@@ -57,7 +57,7 @@ class ActivationRanges:
             method: How a range is chosen from the observed numbers.
         """
         formats = dict.fromkeys(c.activation for c in choices if needs_range(c.activation))
-        samples = observe_inputs(network, data) if formats else {}
+        samples = observe_inputs(network, data, method) if formats else {}
         known: dict[tuple[str, TensorFormat], ActivationRange] = {}
         for name, sample in samples.items():
             for tensor_format in formats:
@@ -83,19 +83,28 @@ class ActivationRanges:
         return found
 
 
-def observe_inputs(network: Network, data: Calibration) -> dict[str, Tensor]:
-    """A sample of every layer's input: extremes of each batch, and evenly spaced numbers.
+def observe_inputs(network: Network, data: Calibration, method: RangeMethod) -> dict[str, Tensor]:
+    """What a range is chosen from: extremes for ``minmax``, else a random sample of each batch.
+
+    Evenly spaced numbers would not do: the spacing hits the same column or channel every time.
 
     Returns:
         Layer name to ``[M]`` float32; integer inputs (embeddings) are left out.
     """
     samples: dict[str, list[Tensor]] = {layer.name: [] for layer in network.layers}
 
+    generator = torch.Generator().manual_seed(0)
+
     def observe(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
         x = args[0].detach().flatten()
         if x.is_floating_point() and x.numel():
-            step = max(1, x.numel() // SAMPLES_PER_BATCH)
-            samples[name] += [x[::step].float(), torch.stack(x.aminmax()).float()]
+            if method == "minmax":
+                samples[name].append(torch.stack(x.aminmax()).float())
+            elif x.numel() <= SAMPLES_PER_BATCH:
+                samples[name].append(x.float())
+            else:
+                drawn = torch.randint(x.numel(), (SAMPLES_PER_BATCH,), generator=generator)
+                samples[name].append(x[drawn.to(x.device)].float())
 
     sites = ((name, network.site(name)) for name in samples)
     handles = [m.register_forward_pre_hook(partial(observe, name)) for name, m in sites]

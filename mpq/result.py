@@ -27,7 +27,7 @@ from mpq.progress import track
 from mpq.quantization import Quantizer, needs_range, quantized
 from mpq.report import comparison_table, draw_bits, draw_frontier, frontier_table, layer_table, png
 from mpq.solution import Solution
-from mpq.solvers import IntegerLinearProgram, Solver
+from mpq.solvers import Evolutionary, IntegerLinearProgram, Solver
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,6 +168,12 @@ class SearchResult:
         limited = (budget.table.name for budget in self.problem.budgets)
         latency = ("latency",) if "latency" in self.pricing.resources else ()
         return tuple(dict.fromkeys((*latency, "weight_bytes", *limited)))
+
+    @property
+    def loss_name(self) -> str:
+        """What ``solution.loss`` is: predicted, or measured on the calibration examples."""
+        is_measured = isinstance(self.solver, Evolutionary) and self.solver.is_measured
+        return "measured loss (calibration examples)" if is_measured else "predicted loss"
 
     def cost_table(self, resource: str) -> CostTable:
         """``[L, B]`` cost of any resource over the problem's precisions.

@@ -20,7 +20,7 @@ from mpq.problem import Problem
 from mpq.progress import showing_progress
 from mpq.quantization import ActivationRanges, Quantizer
 from mpq.result import Origin, SearchResult, Testbed
-from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
+from mpq.sensitivity import ESTIMATORS, OutputSketch, SensitivityEstimator
 from mpq.solution import Solution, Status
 from mpq.solvers import SOLVERS, Evolutionary, IntegerLinearProgram, Solver
 from mpq.value_range import RANGE_METHODS, RangeMethod
@@ -98,6 +98,11 @@ def search(
             "give at least one limit, such as latency=0.6x:w8a8 or weight_bytes=300KiB"
         )
     _check_ranges(weight_range, activation_range)
+    if isinstance(chosen_solver, IntegerLinearProgram) and _interacts(estimator):
+        raise InputError(
+            "ilp minimises a sum over layers, and this estimate has interactions: use the solver "
+            "'evolutionary', or the estimator without interactions"
+        )
     with showing_progress(progress):
         data = Calibration.of(calibration)
         tuning, testing = data.split(HELD_OUT_SHARE) if held_out is None else (data, held_out)
@@ -122,6 +127,10 @@ def search(
         return SearchResult.measure(problem, solution, chosen_solver, pricing, testbed, origin)
 
 
+def _interacts(estimator: SensitivityEstimator) -> bool:
+    return isinstance(estimator, OutputSketch) and estimator.interactions
+
+
 def _check_ranges(*methods: str) -> None:
     for method in methods:
         if method not in RANGE_METHODS:
@@ -140,7 +149,7 @@ def candidates(
     Raises:
         InputError: If the device can run none of the given ones.
     """
-    given = dict.fromkeys(map(_precision, precisions or DEFAULT_PRECISIONS))
+    given = dict.fromkeys(map(_precision, DEFAULT_PRECISIONS if precisions is None else precisions))
     runnable = tuple(p for p in given if profile is None or profile.runs_somewhere(p))
     if profile is not None and (not runnable or (precisions and len(runnable) < len(given))):
         unable = [str(p) for p in given if p not in runnable]

@@ -29,6 +29,9 @@ KINDS: dict[type[nn.Module], str] = {
 """Module classes that are quantizable layers, and what a profile calls them."""
 
 
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
 def kind_of(module: nn.Module) -> str | None:
     """Kind of a quantizable layer, ``None`` for any other module."""
     if is_hugging_face_conv1d(module):
@@ -68,7 +71,8 @@ def trace(module: nn.Module, batch: Batch) -> Trace:
         ModelError: If a layer's weight is parametrized, or the output has no logits.
     """
     names = {name: m for name, m in module.named_modules() if kind_of(m) is not None}
-    norms = {name: m for name, m in module.named_modules() if isinstance(m, _BatchNorm)}
+    # Subclasses may do more than normalise.
+    norms = {name: m for name, m in module.named_modules() if type(m) in _NORMS}
     seen = {name: _Seen() for name in [*names, *norms]}
     order: list[str] = []
     readers = _CountReaders()

@@ -41,7 +41,7 @@ def print_result(result: "SearchResult", console: Console) -> None:
     solution = result.solution
     console.print(f"{solution.solver}: {solution.status.value}")
     console.print(
-        f"predicted loss: {solution.loss:.4g} {result.problem.loss.unit}{_proof(solution)}"
+        f"{result.loss_name}: {solution.loss:.4g} {result.problem.loss.unit}{_proof(solution)}"
     )
     assert solution.choice is not None
     for budget in result.problem.budgets:

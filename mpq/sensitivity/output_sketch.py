@@ -46,7 +46,8 @@ class OutputSketch(SensitivityEstimator):
     and one backward pass price all layers at all precisions.
 
     A layer that all examples of a batch share (a relative position bias), or of which each reads a
-    varying share (an expert), is sketched once per batch instead of once per example.
+    varying share (an expert), is sketched once per batch instead of once per example; its
+    interactions with other layers then come out too small, by the root of the batch size.
 
     With interactions, :math:`\tfrac12 \mathrm{mean}_n (\sum_\ell R_{n \ell z_\ell})^2` prices an
     assignment ``z``: errors of different layers add up or cancel.

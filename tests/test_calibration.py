@@ -8,6 +8,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from mpq.calibration import IGNORED_TARGET, Batch, Calibration
 from mpq.errors import DataError, InputError
@@ -350,3 +351,13 @@ def test_one_example_cannot_be_split() -> None:
 
     with pytest.raises(DataError, match="1 example cannot be split"):
         data.split(0.5)
+
+
+def test_shuffled_data_is_refused() -> None:
+    """Other inputs on a later pass would be compared with the first pass's reference."""
+    loader = DataLoader(TensorDataset(torch.randn(64, 3)), batch_size=16, shuffle=True)
+    data = Calibration(loader)
+    list(data)
+
+    with pytest.raises(DataError, match="no shuffling, no random augmentation"):
+        list(data)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpq.errors import UnknownNameError
-from mpq.layer import Layer, fingerprint, matching, merge_ties, signature, ties_of
+from mpq.layer import Layer, fingerprint, matching, merge_ties, signature, ties_of, with_owners
 
 NAMES = list("abcdefgh")
 Ties = list[tuple[str, ...]]
@@ -139,3 +139,16 @@ def test_fingerprint_tells_networks_apart() -> None:
     ]
 
     assert len({fingerprint(network) for network in networks}) == len(networks)
+
+
+def test_the_next_reader_takes_the_place_of_one_that_is_left_out() -> None:
+    """Without the first of three tied layers the other two are still tied, and one owns the bytes."""
+    shape = ("linear", (2, 2), 2, (2,), (2,), 2, 2, 4)
+    k = Layer("k", *shape, input_of="q", weight_of="q")
+    v = Layer("v", *shape, input_of="q", weight_of="q")
+
+    first, second = with_owners((k, v))
+
+    assert (first.input_of, first.weight_of) == (None, None)
+    assert (second.input_of, second.weight_of) == ("k", "k")
+    assert ties_of((first, second)) == (("k", "v"),)

@@ -142,7 +142,7 @@ def test_fingerprint_tells_networks_apart() -> None:
 
 
 def test_the_next_reader_takes_the_place_of_one_that_is_left_out() -> None:
-    """Without the first of three tied layers the other two are still tied, and one owns the bytes."""
+    """Without the first of three tied layers the others are tied still, and one owns the bytes."""
     shape = ("linear", (2, 2), 2, (2,), (2,), 2, 2, 4)
     k = Layer("k", *shape, input_of="q", weight_of="q")
     v = Layer("v", *shape, input_of="q", weight_of="q")

@@ -20,7 +20,7 @@ from mpq.trace import kind_of
 from mpq.value_range import ActivationRange, RangeMethod
 from mpq.weight_layout import layout_of
 
-SAMPLES_PER_BATCH = 8192
+SAMPLES_PER_BATCH = 65536
 """Numbers of each layer's input that are kept from every batch, drawn at random, for ranges."""
 
 

@@ -74,7 +74,7 @@ def run(model: torch.nn.Module, sensitivity: str, solver: str) -> dict[str, Any]
         assert solution.choice is not None
         result = testbed.measure(solution.precisions(problem))
         random = [_measure(testbed, c) for c in _random_choices(table, limit, seed=bits)]
-        best = min(random, key=lambda measured: measured.kl_nats)
+        best = min(random, key=lambda measured: measured.divergence)
         budgets.append(
             {
                 "limit_bytes": limit,
@@ -84,9 +84,9 @@ def run(model: torch.nn.Module, sensitivity: str, solver: str) -> dict[str, Any]
                 "result": _row(result),
                 f"uniform_w{bits}": uniform[f"w{bits}a32"],
                 f"best_of_{NUM_RANDOM}_random": _row(best),
-                "median_random_kl_nats": statistics.median(m.kl_nats for m in random),
-                "kl_ratio_to_uniform": result.kl_nats / uniform[f"w{bits}a32"]["kl_nats"],
-                "kl_ratio_to_best_random": result.kl_nats / best.kl_nats,
+                "median_random_kl_nats": statistics.median(m.divergence for m in random),
+                "kl_ratio_to_uniform": result.divergence / uniform[f"w{bits}a32"]["kl_nats"],
+                "kl_ratio_to_best_random": result.divergence / best.divergence,
             }
         )
     return {
@@ -109,12 +109,12 @@ def _forward_seconds(network: Network, data: Calibration) -> float:
     start = time.perf_counter()
     with torch.no_grad():
         for batch in network.batches(data):
-            network.logits(batch)
+            network.outputs(batch)
     return time.perf_counter() - start
 
 
 def _row(measured: Measurement) -> dict[str, Any]:
-    return {"kl_nats": measured.kl_nats, "accuracy": measured.accuracy}
+    return {"kl_nats": measured.divergence, "accuracy": measured.accuracy}
 
 
 def _measure(testbed: Testbed, choice: Choice) -> Measurement:

@@ -65,7 +65,8 @@ class Record:
         estimator: Name of the sensitivity estimator.
         predicted_loss: By the estimator, in ``loss_unit``.
         loss_unit: Usually nats.
-        measured_kl_nats: On held-out examples.
+        measured_loss: On held-out examples, in ``measured_unit``.
+        measured_unit: Of the metric: nats for the KL divergence.
         measured_accuracy: On held-out examples with targets.
         num_held_out: How many examples those were.
         solver: Name and backend.
@@ -83,7 +84,8 @@ class Record:
     estimator: str | None = None
     predicted_loss: float | None = None
     loss_unit: str | None = None
-    measured_kl_nats: float | None = None
+    measured_loss: float | None = None
+    measured_unit: str | None = None
     measured_accuracy: float | None = None
     num_held_out: int | None = None
     solver: str | None = None

@@ -26,6 +26,7 @@ from mpq.cli_options import (
     Include,
     Limits,
     Measure,
+    Metric,
     Model,
     Points,
     Precisions,
@@ -106,6 +107,7 @@ def search(
     tie: Tie = None,
     find_ties: FindTies = True,
     fold: Fold = True,
+    metric: Metric = "kl",
     batch_size: BatchSize = 1,
     weight_range: WeightRange = "mse",
     activation_range: ActivationRange = "mse",
@@ -151,6 +153,7 @@ def frontier(
     tie: Tie = None,
     find_ties: FindTies = True,
     fold: Fold = True,
+    metric: Metric = "kl",
     batch_size: BatchSize = 1,
     weight_range: WeightRange = "mse",
     activation_range: ActivationRange = "mse",
@@ -185,23 +188,24 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Function that yields held-out batches; named as --model.")
     ] = None,
+    metric: Metric = "kl",
     debug: Debug = False,
 ) -> None:
     """Measure an assignment on held-out examples: KL divergence, accuracy, cross entropy; JSON."""
     import json
-    from dataclasses import asdict
 
     from mpq.assignment import Assignment
     from mpq.errors import InputError
     from mpq.evaluation import evaluate as run
     from mpq.loading import load_callable, load_model
+    from mpq.metric import METRICS
 
     found = Assignment.load(assignment)
     if data is None and model != DEMO:
         raise InputError("--model needs --data: a function that yields held-out batches")
     examples = load_callable(data or DEMO_HELD_OUT)
-    measured = run(load_model(model, weights), found, examples)
-    typer.echo(json.dumps({name: asdict(m) for name, m in measured.items()}, indent=1))
+    measured = run(load_model(model, weights), found, examples, METRICS.build(metric))
+    typer.echo(json.dumps({name: m.to_dict() for name, m in measured.items()}, indent=1))
 
 
 @app.command()

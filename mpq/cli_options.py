@@ -57,6 +57,9 @@ Tie = Annotated[list[str] | None, typer.Option(help="Glob: these layers share on
 FindTies = Annotated[
     bool, typer.Option("--find-ties/--no-find-ties", help="Tie layers that read one tensor.")
 ]
+Metric = Annotated[
+    str, typer.Option(help="kl; for outputs that are no probabilities squared-error or cosine.")
+]
 Fold = Annotated[bool, typer.Option("--fold/--no-fold", help="Fold BatchNorm first.")]
 BatchSize = Annotated[int, typer.Option(help="Examples at once, for latency and energy.")]
 WeightRange = Annotated[str, typer.Option(help="minmax, percentile or mse.")]
@@ -109,6 +112,7 @@ def run_search(options: dict[str, Any]) -> "SearchResult":
         tie=options["tie"] or (),
         find_ties=options["find_ties"],
         fold=options["fold"],
+        metric=options["metric"],
         batch_size=options["batch_size"],
         weight_range=options["weight_range"],
         activation_range=options["activation_range"],

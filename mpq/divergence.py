@@ -38,7 +38,41 @@ def fisher_probe(logits: Tensor, weights: Tensor, generator: torch.Generator) ->
         ``[N, P, C]``, detached, times the square root of the position's weight.
     """
     p = logits.detach().double().softmax(dim=-1)
-    signs = torch.randint(0, 2, p.shape, generator=generator).to(p) * 2 - 1
+    signs = random_signs(p, generator)
     root = p.sqrt()
     u = root * signs - p * (root * signs).sum(dim=-1, keepdim=True)
     return (u * weights.sqrt().unsqueeze(-1)).to(logits.dtype)
+
+
+def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Plus and minus one, float64, of a tensor's shape and on its device."""
+    signs = torch.randint(0, 2, like.shape, generator=generator)
+    return signs.to(like.device, torch.float64) * 2 - 1
+
+
+def label_probe(
+    logits: Tensor, weights: Tensor, targets: Tensor | None, generator: torch.Generator
+) -> Tensor:
+    r"""Gradient of the cross-entropy with respect to the logits, :math:`p - e_y`.
+
+    Args:
+        logits: ``[N, P, C]``.
+        weights: ``[N, P]`` share of every position in its example's mean.
+        targets: Class indices ``[N, P]``, where below 0 not counted; ``None``: drawn from the
+            network's own distribution, independently at every position.
+        generator: On the CPU, for drawn labels.
+
+    Returns:
+        ``[N, P, C]``, detached. Given targets: times the weights, so that a backward pass gives the
+        gradient of each example's mean. Drawn ones: times their square root, so that the mean of
+        the gradient's outer product is the Fisher information (positions are independent).
+    """
+    p = logits.detach().double().softmax(dim=-1)
+    if targets is None:
+        rows = p.flatten(0, 1).cpu()
+        drawn = torch.multinomial(rows, 1, generator=generator).to(p.device)
+        classes, scale = drawn.reshape(p.shape[:2]), weights.sqrt()
+    else:
+        classes, scale = targets.clamp_min(0), weights * (targets >= 0)
+    u = p - torch.nn.functional.one_hot(classes, p.shape[-1])
+    return (u * scale.unsqueeze(-1)).to(logits.dtype)

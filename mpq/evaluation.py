@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from mpq.assignment import Assignment
 from mpq.backends import apply
 from mpq.calibration import IGNORED_TARGET, Batch, Calibration
-from mpq.divergence import kl_divergence
 from mpq.errors import DataError
+from mpq.metric import KL, KLDivergence, OutputMetric
 from mpq.model import device_of
-from mpq.outputs import position_logits, position_weights
+from mpq.outputs import position_weights
 
 
 @final
@@ -23,33 +23,51 @@ class Measurement:
     """Measured on examples.
 
     Args:
-        kl_nats: Mean KL divergence from the original network, per example.
+        divergence: Mean divergence from the original network, per example; nats for ``kl``.
         accuracy: Share of targets that are the most likely class; ``None`` without targets.
         cross_entropy_nats: Mean negative log-likelihood of the targets; ``None`` without targets.
         num_examples: How many examples.
+        metric: Of the divergence.
     """
 
-    kl_nats: float
+    divergence: float
     accuracy: float | None
     cross_entropy_nats: float | None
     num_examples: int
+    metric: OutputMetric = KL
+
+    @property
+    def quantity(self) -> str:
+        """Name of the divergence with its unit, for columns: ``kl_nats``."""
+        return f"{self.metric.name}_{self.metric.unit}".replace("-", "_")
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """JSON-ready, with units in the keys."""
+        return {
+            self.quantity: self.divergence,
+            "accuracy": self.accuracy,
+            "cross_entropy_nats": self.cross_entropy_nats,
+            "num_examples": self.num_examples,
+        }
 
 
 @final
 class Reference:
     """The original network's answers, which others are compared with.
 
-    Logits of all examples are kept in memory.
+    Outputs of all examples are kept in memory.
 
     Args:
         module: The network as it came.
         data: The examples.
+        metric: How outputs are compared.
     """
 
-    def __init__(self, module: nn.Module, data: Calibration) -> None:
+    def __init__(self, module: nn.Module, data: Calibration, metric: OutputMetric = KL) -> None:
         self._data = data
+        self._metric = metric
         with torch.no_grad():
-            self._logits = [logits for _, logits in _run(module, data)]
+            self._outputs = [outputs for _, outputs in self._run(module)]
 
     def compare(self, module: nn.Module) -> Measurement:
         """Runs another network on the same examples.
@@ -61,35 +79,51 @@ class Reference:
         divergence, hits, nll = 0.0, 0, 0.0
         examples = targets = 0
         with torch.no_grad():
-            for index, (batch, logits) in enumerate(_run(module, self._data)):
-                kl = kl_divergence(self._same_shape(index, logits), logits)
-                divergence += float((kl * position_weights(batch, logits)).sum())
+            for index, (batch, outputs) in enumerate(self._run(module)):
+                apart = self._metric.divergence(self._same_shape(index, outputs), outputs)
+                divergence += float((apart * position_weights(batch, outputs)).sum())
                 examples += batch.size
-                counted, correct, loss = _against_targets(batch, logits)
+                counted, correct, loss = self._against_targets(batch, outputs)
                 targets, hits, nll = targets + counted, hits + correct, nll + loss
         return Measurement(
-            kl_nats=divergence / examples,
+            divergence=divergence / examples,
             accuracy=hits / targets if targets else None,
             cross_entropy_nats=nll / targets if targets else None,
             num_examples=examples,
+            metric=self._metric,
         )
 
-    def _same_shape(self, index: int, logits: Tensor) -> Tensor:
-        if index >= len(self._logits) or self._logits[index].shape != logits.shape:
+    def _run(self, module: nn.Module) -> Iterator[tuple[Batch, Tensor]]:
+        """Every batch on the module's device, with its outputs ``[N, P, C]``."""
+        device = device_of(module)
+        for batch in self._data:
+            placed = batch.to(device)
+            yield placed, self._metric.positions(module(*placed.args, **placed.kwargs))
+
+    def _against_targets(self, batch: Batch, outputs: Tensor) -> tuple[int, int, float]:
+        """Only classes have an accuracy."""
+        is_classifier = isinstance(self._metric, KLDivergence)
+        return _against_targets(batch, outputs) if is_classifier else (0, 0, 0.0)
+
+    def _same_shape(self, index: int, outputs: Tensor) -> Tensor:
+        if index >= len(self._outputs) or self._outputs[index].shape != outputs.shape:
             raise DataError(
                 "the data gave other batches than at first; the function must yield the same "
                 "examples every time it is called"
             )
-        return self._logits[index]
+        return self._outputs[index]
 
 
-def evaluate(model: nn.Module, assignment: Assignment, data: Any) -> dict[str, Measurement]:
+def evaluate(
+    model: nn.Module, assignment: Assignment, data: Any, metric: OutputMetric = KL
+) -> dict[str, Measurement]:
     """The original network and the one in the assigned formats, on the same examples.
 
     Args:
         model: The network that the assignment was found for, in evaluation mode.
         assignment: What to apply; see ``mpq.apply``.
         data: Held-out examples; see ``Calibration``.
+        metric: How outputs are compared.
 
     Returns:
         ``original`` and ``quantized``.
@@ -98,16 +132,8 @@ def evaluate(model: nn.Module, assignment: Assignment, data: Any) -> dict[str, M
         MismatchError: If the assignment belongs to another network.
     """
     quantized = apply(model, assignment)
-    reference = Reference(model, Calibration.of(data))
+    reference = Reference(model, Calibration.of(data), metric)
     return {"original": reference.compare(model), "quantized": reference.compare(quantized)}
-
-
-def _run(module: nn.Module, data: Calibration) -> Iterator[tuple[Batch, Tensor]]:
-    """Every batch on the module's device, with its logits ``[N, P, C]``."""
-    device = device_of(module)
-    for batch in data:
-        placed = batch.to(device)
-        yield placed, position_logits(module(*placed.args, **placed.kwargs))
 
 
 def _against_targets(batch: Batch, logits: Tensor) -> tuple[int, int, float]:

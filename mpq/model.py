@@ -14,7 +14,7 @@ from mpq.batch_norm import fold_batch_norm
 from mpq.calibration import Batch, Calibration
 from mpq.errors import ModelError
 from mpq.layer import Layer, fingerprint, matching, ties_of, with_owners
-from mpq.outputs import position_logits
+from mpq.metric import KL, OutputMetric
 from mpq.trace import Trace, trace
 
 
@@ -30,6 +30,7 @@ class Network:
         ties: Layers that read one tensor or use one parameter.
         folded: Convolution to the BatchNorm that was folded into it.
         uncalled: Quantizable layers that the data never reached; left as they are.
+        metric: How far its output is from another's.
     """
 
     module: nn.Module
@@ -37,6 +38,7 @@ class Network:
     ties: tuple[tuple[str, ...], ...]
     folded: Mapping[str, str] = field(default_factory=dict)
     uncalled: tuple[str, ...] = ()
+    metric: OutputMetric = KL
 
     @classmethod
     def of(
@@ -46,6 +48,7 @@ class Network:
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         fold: bool = True,
+        metric: OutputMetric = KL,
     ) -> Self:
         """Finds the layers with one forward pass over the first batch.
 
@@ -55,21 +58,22 @@ class Network:
             include: Globs; only matching layers. Empty: all.
             exclude: Globs; without matching layers.
             fold: Whether BatchNorm is folded into the convolution that feeds it.
+            metric: How outputs are compared.
 
         Raises:
             ModelError: If the model is in training mode, has weights that are not finite, no layer
-                that is called, or an output without logits.
+                that is called, or an output that the metric cannot read.
             UnknownNameError: If a glob matches nothing.
         """
         check_model(model)
         module = open_attention(share_parameters(model))
         batch = Calibration.of(data).first().to(device_of(module))
-        found = trace(module, batch)
+        found = trace(module, batch, metric)
         folded = found.foldable if fold else {}
         if folded:
-            _fold(module, folded, batch)
+            _fold(module, folded, batch, metric)
         layers = _select(found, include, exclude)
-        return cls(module, layers, ties_of(layers), folded, found.uncalled)
+        return cls(module, layers, ties_of(layers), folded, found.uncalled, metric)
 
     @property
     def device(self) -> torch.device:
@@ -89,9 +93,9 @@ class Network:
         """The weight of a layer, detached."""
         return weight_of(self.site(name)).detach()
 
-    def logits(self, batch: Batch) -> Tensor:
+    def outputs(self, batch: Batch) -> Tensor:
         """``[N, P, C]`` for a batch that is on the network's device."""
-        return position_logits(self.module(*batch.args, **batch.kwargs))
+        return self.metric.positions(self.module(*batch.args, **batch.kwargs))
 
     def batches(self, data: Calibration) -> Iterator[Batch]:
         """Batches on the network's device."""
@@ -176,12 +180,12 @@ def hooks(handles: Iterable[torch.utils.hooks.RemovableHandle]) -> Iterator[None
             handle.remove()
 
 
-def _fold(module: nn.Module, folded: Mapping[str, str], batch: Batch) -> None:
+def _fold(module: nn.Module, folded: Mapping[str, str], batch: Batch, metric: OutputMetric) -> None:
     """Folds, and makes sure that the network still says the same."""
     with torch.no_grad():
-        before = position_logits(module(*batch.args, **batch.kwargs))
+        before = metric.positions(module(*batch.args, **batch.kwargs))
         fold_batch_norm(module, folded)
-        after = position_logits(module(*batch.args, **batch.kwargs))
+        after = metric.positions(module(*batch.args, **batch.kwargs))
     error = float((after - before).abs().max())
     allowed = max(1e-3, 8 * torch.finfo(before.dtype).eps) * float(before.abs().max())
     if error > allowed:

@@ -110,7 +110,7 @@ def observe_inputs(network: Network, data: Calibration, method: RangeMethod) -> 
     handles = [m.register_forward_pre_hook(partial(observe, name)) for name, m in sites]
     with hooks(handles), torch.no_grad():
         for batch in track(network.batches(data), "activation ranges", data.num_batches):
-            network.logits(batch)
+            network.outputs(batch)
     return {name: torch.cat(parts) for name, parts in samples.items() if parts}
 
 

@@ -54,15 +54,15 @@ class Testbed:
         with quantized(self.network, precisions, self.quantizer):
             return self.reference.compare(self.network.module)
 
-    def kl_of(self, choices: Sequence[Precision]) -> Callable[[Choice], float]:
-        """Measured KL divergence in nats as a function of a choice ``[L]`` among precisions."""
+    def loss_of(self, choices: Sequence[Precision]) -> Callable[[Choice], float]:
+        """Measured divergence as a function of a choice ``[L]`` among precisions."""
         names = [layer.name for layer in self.network.layers]
 
-        def kl(choice: Choice) -> float:
+        def loss(choice: Choice) -> float:
             precisions = (choices[column] for column in choice.tolist())
-            return self.measure(dict(zip(names, precisions, strict=True))).kl_nats
+            return self.measure(dict(zip(names, precisions, strict=True))).divergence
 
-        return kl
+        return loss
 
     def uniform(self, precision: Precision) -> dict[str, Precision]:
         """Every layer at one precision."""
@@ -234,7 +234,8 @@ class SearchResult:
             estimator=self.origin.estimator,
             predicted_loss=self.problem.loss_of(choice),
             loss_unit=self.problem.loss.unit,
-            measured_kl_nats=measured.kl_nats,
+            measured_loss=measured.divergence,
+            measured_unit=measured.metric.unit,
             measured_accuracy=measured.accuracy,
             num_held_out=measured.num_examples,
             solver=self.solution.solver,

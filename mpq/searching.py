@@ -14,6 +14,7 @@ from mpq.errors import InfeasibleError, InputError, SolverError, UnknownNameErro
 from mpq.evaluation import Reference
 from mpq.hardware_profiles import Pricing, Profile, load_device
 from mpq.layer import matching, merge_ties
+from mpq.metric import METRICS, OutputMetric
 from mpq.model import Network
 from mpq.precision import Precision
 from mpq.problem import Problem
@@ -48,6 +49,7 @@ def search(
     tie: Sequence[str] = (),
     find_ties: bool = True,
     fold: bool = True,
+    metric: str | OutputMetric = "kl",
     batch_size: int = 1,
     weight_range: RangeMethod = "mse",
     activation_range: RangeMethod = "mse",
@@ -78,6 +80,7 @@ def search(
         tie: Globs; all layers that one matches share a precision.
         find_ties: Whether layers that read one tensor share a precision.
         fold: Whether BatchNorm is folded into the convolution before it.
+        metric: How outputs are compared: a name of ``mpq.metric.METRICS``, or a metric.
         batch_size: Examples at once, for latency and energy.
         weight_range: How weights' ranges are chosen: ``minmax``, ``percentile``, ``mse``.
         activation_range: How activations' ranges are chosen.
@@ -97,6 +100,7 @@ def search(
         raise InputError(
             "give at least one limit, such as latency=0.6x:w8a8 or weight_bytes=300KiB"
         )
+    chosen_metric = METRICS.build(metric) if isinstance(metric, str) else metric
     _check_ranges(weight_range, activation_range)
     if isinstance(chosen_solver, IntegerLinearProgram) and _interacts(estimator):
         raise InputError(
@@ -106,7 +110,7 @@ def search(
     with showing_progress(progress):
         data = Calibration.of(calibration)
         tuning, testing = data.split(HELD_OUT_SHARE) if held_out is None else (data, held_out)
-        network = Network.of(model, tuning, include, exclude, fold)
+        network = Network.of(model, tuning, include, exclude, fold, chosen_metric)
         fixed, allowed = _by_layer(network, fix or {}, allow or {})
         common = candidates(precisions, profile)
         own = (p for ps in (tuple(fixed.values()), *allowed.values()) for p in ps)
@@ -119,10 +123,12 @@ def search(
         loss = estimator.estimate(network, tuning, quantizer, choices)
         problem = replace(question, loss=loss.table, interactions=loss.interactions)
         if isinstance(chosen_solver, Evolutionary) and chosen_solver.is_measured:
-            tried = Testbed(network, quantizer, Reference(model, tuning))
-            chosen_solver = replace(chosen_solver, objective=tried.kl_of(choices))
+            tried = Testbed(network, quantizer, Reference(model, tuning, network.metric))
+            chosen_solver = replace(chosen_solver, objective=tried.loss_of(choices))
         solution = _solve(chosen_solver, problem)
-        testbed = Testbed(network, quantizer, Reference(model, Calibration.of(testing)))
+        testbed = Testbed(
+            network, quantizer, Reference(model, Calibration.of(testing), network.metric)
+        )
         origin = Origin(estimator.name, profile.name if profile else None, seed)
         return SearchResult.measure(problem, solution, chosen_solver, pricing, testbed, origin)
 

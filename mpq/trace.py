@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from mpq.calibration import Batch
 from mpq.errors import ModelError
 from mpq.layer import Layer
-from mpq.outputs import position_logits
+from mpq.metric import KL, OutputMetric
 from mpq.weight_layout import is_hugging_face_conv1d, layout_of
 
 KINDS: dict[type[nn.Module], str] = {
@@ -64,11 +64,12 @@ class _Seen:
     first_input: Any = None
 
 
-def trace(module: nn.Module, batch: Batch) -> Trace:
+def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
     """Runs one batch through the module and reports its layers.
 
     Raises:
-        ModelError: If a layer's weight is parametrized, or the output has no logits.
+        ModelError: If a layer's weight is parametrized, or the metric cannot read the
+            output.
     """
     names = {name: m for name, m in module.named_modules() if kind_of(m) is not None}
     # Subclasses may do more than normalise.
@@ -99,12 +100,12 @@ def trace(module: nn.Module, batch: Batch) -> Trace:
     finally:
         for handle in handles:
             handle.remove()
-    position_logits(output)
+    metric.positions(output)
     called = [name for name in order if name in names]
     layers = _layers(module, called, names, seen, batch.size)
     if any(_is_square(seen[name].inputs[0], batch.size) for name in called):
         # As many positions as examples: which axis is which shows in a batch of another size.
-        fewer = trace(module, batch.slice(0, batch.size - 1)).layers
+        fewer = trace(module, batch.slice(0, batch.size - 1), metric).layers
         axes = {layer.name: layer.batch_axis for layer in fewer}
         layers = tuple(replace(x, batch_axis=axes.get(x.name, 0)) for x in layers)
     foldable = _foldable(names, norms, seen, readers)

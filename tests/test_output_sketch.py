@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mpq import metric
 from mpq.calibration import Calibration
 from mpq.errors import InputError, ModelError
 from mpq.interactions import Interactions
@@ -88,7 +89,7 @@ def all_signs(monkeypatch: pytest.MonkeyPatch, classes: int) -> int:
         u = root @ torch.tensor(next(vectors), dtype=torch.float64)
         return (u * weights.sqrt()[..., None]).to(logits.dtype)
 
-    monkeypatch.setattr(module_under_test, "fisher_probe", probe)
+    monkeypatch.setattr(metric, "fisher_probe", probe)
     return int(2**classes)
 
 

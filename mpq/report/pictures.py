@@ -29,7 +29,7 @@ def draw_frontier(frontier: "Frontier") -> Figure:
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(*_line(frontier.points), "o-", color="C0", ms=4, label="frontier, predicted")
-    measured = [(p.cost, p.measured.kl_nats) for p in frontier.points if p.measured]
+    measured = [(p.cost, p.measured.divergence) for p in frontier.points if p.measured]
     if measured:
         axes.plot(*zip(*measured, strict=True), "x--", color="C1", label="frontier, measured")
     _draw_others(axes, frontier.others)
@@ -60,7 +60,7 @@ def _draw_others(axes: Axes, others: Sequence["FrontierPoint"]) -> None:
         if not points:
             continue
         axes.plot(*_line(points), marker, color=color, ms=size, label=f"{label}, predicted")
-        measured = [(p.cost, p.measured.kl_nats) for p in points if p.measured]
+        measured = [(p.cost, p.measured.divergence) for p in points if p.measured]
         if measured:
             places = zip(*measured, strict=True)
             axes.plot(*places, marker, color=color, ms=size, mfc="none", label=f"{label}, measured")

@@ -83,17 +83,19 @@ def comparison_table(rows: Sequence[Compared], loss_unit: str) -> pd.DataFrame:
     )
 
 
-def measured_columns(measured: "Measurement | None") -> dict[str, float | None]:
-    """Columns of a measurement; empty cells where nothing was measured."""
+def measured_columns(measured: "Measurement") -> dict[str, float | None]:
+    """Columns of a measurement; empty cells where there were no targets."""
     return {
-        "measured_kl_nats": measured.kl_nats if measured else None,
-        "measured_accuracy": measured.accuracy if measured else None,
-        "measured_cross_entropy_nats": measured.cross_entropy_nats if measured else None,
+        f"measured_{measured.quantity}": measured.divergence,
+        "measured_accuracy": measured.accuracy,
+        "measured_cross_entropy_nats": measured.cross_entropy_nats,
     }
 
 
 def frontier_table(frontier: "Frontier") -> pd.DataFrame:
     """One row per point; precisions as ``layer=precision`` separated by blanks."""
+    found = (measured_columns(p.measured) for p in frontier.all_points() if p.measured)
+    unmeasured: dict[str, float | None] = dict.fromkeys(next(found, {}))
     suffix = "" if frontier.resource.endswith(frontier.unit) else f"_{frontier.unit}"
     return pd.DataFrame(
         [
@@ -101,7 +103,7 @@ def frontier_table(frontier: "Frontier") -> pd.DataFrame:
                 "point": point.label,
                 f"{frontier.resource}{suffix}": point.cost,
                 f"predicted_loss_{frontier.loss_unit}": point.loss,
-                **measured_columns(point.measured),
+                **(measured_columns(point.measured) if point.measured else unmeasured),
                 "meets_other_budgets": point.meets_others,
                 "status": point.status.name.lower() if point.status else "",
                 "precisions": " ".join(f"{n}={p}" for n, p in point.precisions.items()),

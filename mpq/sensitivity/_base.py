@@ -25,10 +25,12 @@ class Sensitivity:
     Args:
         table: ``[L, B]`` loss of every layer at every precision, alone.
         interactions: How errors of different layers add up, where the estimator knows.
+        standard_error: ``[L, B]`` of the table, where the estimator draws and knows it.
     """
 
     table: CostTable
     interactions: Interactions | None = None
+    standard_error: CostTable | None = None
 
 
 class SensitivityEstimator(ABC):
@@ -58,7 +60,8 @@ class SensitivityEstimator(ABC):
             choices: ``B`` precisions.
 
         Returns:
-            ``[L, B]`` in nats of KL divergence per example, unless the estimator says otherwise.
+            ``[L, B]`` in the unit of the network's metric (nats of KL divergence) per example,
+            unless the estimator says otherwise.
 
         Raises:
             ModelError: If the estimate is not finite, or the network's output has no logits.
@@ -70,9 +73,9 @@ def loss_table(
     choices: Sequence[Precision],
     values: npt.NDArray[np.floating],
     name: str,
-    unit: str = "nats",
+    unit: str | None = None,
 ) -> CostTable:
-    """The estimate as a table.
+    """The estimate as a table, in the unit of the network's metric unless it has another one.
 
     Raises:
         ModelError: If a value is not finite.
@@ -84,4 +87,10 @@ def loss_table(
             f"{values[layer, choice]}; gradients or outputs of the network overflow there"
         )
     names = tuple(layer.name for layer in network.layers)
-    return CostTable(name, unit, names, tuple(choices), np.asarray(values, dtype=np.float64))
+    return CostTable(
+        name,
+        unit or network.metric.unit,
+        names,
+        tuple(choices),
+        np.asarray(values, dtype=np.float64),
+    )

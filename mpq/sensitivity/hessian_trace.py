@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from mpq.calibration import Batch, Calibration
-from mpq.divergence import fisher_probe
 from mpq.errors import InputError
 from mpq.model import Network, hooks, weight_of
 from mpq.outputs import position_weights
@@ -101,13 +100,14 @@ class _Curvature:
         """Adds the traces of one batch."""
         inputs: dict[str, list[Tensor]] = {name: [] for name in self.names}
         with self._differentiable(inputs), torch.enable_grad():
-            logits = self.network.logits(batch)
+            outputs = self.network.outputs(batch)
+            shares = position_weights(batch, outputs)
             weights = self._distinct_weights()
             variables = [*weights.values(), *(x for name in self.names for x in inputs[name])]
             for _ in range(num_probes):
-                probe = fisher_probe(logits, position_weights(batch, logits), generator)
+                probe = self.network.metric.probe(outputs.detach(), shares, generator)
                 gradients = torch.autograd.grad(
-                    logits, variables, probe, retain_graph=True, materialize_grads=True
+                    outputs, variables, probe, retain_graph=True, materialize_grads=True
                 )
                 squares = [float(g.double().square().sum()) for g in gradients]
                 self._add_traces(squares, list(weights), inputs, batch.size, num_probes)

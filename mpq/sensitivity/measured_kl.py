@@ -39,12 +39,12 @@ class MeasuredKL(SensitivityEstimator):
         choices: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""
-        reference = Reference(network.module, data)
+        reference = Reference(network.module, data, network.metric)
         cells = list(itertools.product(range(len(network.layers)), range(len(choices))))
         values = np.zeros((len(network.layers), len(choices)))
         for row, column in track(cells, "measured KL"):
             if choices[column] != ORIGINAL:
                 alone = {network.layers[row].name: choices[column]}
                 with quantized(network, alone, quantizer):
-                    values[row, column] = reference.compare(network.module).kl_nats
+                    values[row, column] = reference.compare(network.module).divergence
         return Sensitivity(loss_table(network, choices, values, self.name))

@@ -1,27 +1,25 @@
 """Output sketch: one backward pass that prices every layer at every precision, together."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import prod, sqrt
 from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mpq.calibration import Batch, Calibration
-from mpq.divergence import fisher_probe
-from mpq.errors import InputError, ModelError
+from mpq.errors import InputError
 from mpq.interactions import Interactions
-from mpq.model import Network, hooks, weight_of
+from mpq.model import Network, weight_of
 from mpq.outputs import position_weights
 from mpq.precision import Precision, TensorFormat
 from mpq.progress import track
 from mpq.quantization import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
-from mpq.sensitivity.per_example import by_example, weight_gradients
+from mpq.sensitivity.gradients import Tap, read_gradients
+from mpq.sensitivity.per_example import weight_gradients
 
 _WORK_ELEMENTS = 2**22
 """Numbers (16 MiB in float32) that one step over examples may spread out: per-example gradients,
@@ -123,12 +121,12 @@ class _Sketch:
         for layer in layers:
             self.by_weight[layer.name] = torch.zeros(batch.size, len(self.weight_formats))
             self.by_input[layer.name] = torch.zeros(batch.size, len(self.input_formats))
-        with self._collecting(batch.size), torch.enable_grad():
-            logits = self.network.logits(batch)
-            if not logits.requires_grad:
-                raise ModelError("the output does not depend on any quantizable layer")
-            probe = fisher_probe(logits, position_weights(batch, logits), generator)
-            logits.backward(probe)
+
+        def probe(outputs: Tensor) -> Tensor:
+            weights = position_weights(batch, outputs)
+            return self.network.metric.probe(outputs, weights, generator)
+
+        read_gradients(self.network, batch, self, probe)
         rows = [
             self.by_weight[layer.name][:, self.weight_column]
             + self.by_input[layer.name][:, self.input_column]
@@ -136,91 +134,42 @@ class _Sketch:
         ]
         return torch.stack(rows, dim=1).double().numpy()
 
-    @contextmanager
-    def _collecting(self, size: int) -> Iterator[None]:
-        handles = []
-        for layer in self.network.layers:
-            site = self.network.site(layer.name)
-            tap = _Tap(self, layer.name, site, size, layer.batch_axis)
-            handles += [
-                site.register_forward_pre_hook(tap.before),
-                site.register_forward_hook(tap.after),
-            ]
-        with hooks(handles):
-            yield
+    @property
+    def reads_inputs(self) -> bool:
+        """Where an activation is rounded."""
+        return any(not f.is_exact for f in self.input_formats)
 
-
-@dataclass
-class _Tap:
-    """What happens at one layer: remember the input, use the gradients as they come."""
-
-    sketch: _Sketch
-    name: str
-    site: nn.Module
-    size: int
-    batch_axis: int
-
-    def before(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        x = args[0]
-        if not x.is_floating_point():
-            return args
-        # A node of its own, so that the gradient is this layer's share only: others may read x.
-        x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
-        if any(not f.is_exact for f in self.sketch.input_formats):
-            x.register_hook(partial(self.use_input_gradient, x.detach()))
-        return (x, *args[1:])
-
-    def after(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        if not output.requires_grad:  # an embedding; the clone may be changed in place
-            output = output.detach().requires_grad_().clone()
-        if len(output) == 1 < self.size:  # position ids: one row for all, read by each example
-            output = output.expand(self.size, *output.shape[1:])
-            args = (args[0].expand(self.size, *args[0].shape[1:]), *args[1:])
-        x, version = args[0].detach(), args[0]._version
-
-        def use(g: Tensor) -> None:
-            if x._version != version:
-                raise ModelError(
-                    f"the input of layer {self.name!r} is changed in place after the layer read "
-                    "it, so that its gradient is lost; make that operation not in place"
-                )
-            self.use_output_gradient(x, g)
-
-        output.register_hook(use)
-        return output
-
-    def by_example(self, tensor: Tensor) -> Tensor | None:
-        return by_example(tensor, self.size, self.batch_axis)
-
-    def use_input_gradient(self, x: Tensor, g: Tensor) -> None:
-        found = self.sketch.by_input[self.name]
-        for column, tensor_format in enumerate(self.sketch.input_formats):
+    def read_input(self, tap: Tap, x: Tensor, g: Tensor) -> None:
+        """See ``GradientReader``."""
+        found = self.by_input[tap.name]
+        for column, tensor_format in enumerate(self.input_formats):
             if not tensor_format.is_exact:
-                found[:, column] += self._input_share(x, g, tensor_format)
+                found[:, column] += self._input_share(tap, x, g, tensor_format)
 
-    def _input_share(self, x: Tensor, g: Tensor, tensor_format: TensorFormat) -> Tensor:
-        change = self.sketch.quantizer.activation(self.name, self.site, x, tensor_format) - x
+    def _input_share(self, tap: Tap, x: Tensor, g: Tensor, tensor_format: TensorFormat) -> Tensor:
+        change = self.quantizer.activation(tap.name, tap.site, x, tensor_format) - x
         product = (change * g).float()
-        split = self.by_example(product)
+        split = tap.by_example(product)
         if split is None:
-            return product.sum().cpu() / sqrt(self.size)
+            return product.sum().cpu() / sqrt(tap.num_examples)
         return split.flatten(1).sum(dim=1).cpu()
 
-    def use_output_gradient(self, x: Tensor, g: Tensor) -> None:
-        found = self.sketch.by_weight[self.name]
-        inputs, outputs = self.by_example(x), self.by_example(g.detach())
+    def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
+        """See ``GradientReader``."""
+        found = self.by_weight[tap.name]
+        inputs, outputs = tap.by_example(x), tap.by_example(g)
         if inputs is None or outputs is None:
             # Signs of different examples are independent, so that the square of the sum over the
             # batch is, in the mean, the sum of the squares: spread evenly, it counts as such.
-            found += self._weight_shares(x[None], g.detach()[None]) / sqrt(self.size)
+            found += self._weight_shares(tap, x[None], g[None]) / sqrt(tap.num_examples)
             return
-        met = inputs[0].numel() * prod(weight_of(self.site).shape[2:])
-        step = max(1, _WORK_ELEMENTS // max(met, len(self.sketch.changes[self.name])))
-        for start in range(0, self.size, step):
+        met = inputs[0].numel() * prod(weight_of(tap.site).shape[2:])
+        step = max(1, _WORK_ELEMENTS // max(met, len(self.changes[tap.name])))
+        for start in range(0, tap.num_examples, step):
             part = slice(start, start + step)
-            found[part] += self._weight_shares(inputs[part], outputs[part])
+            found[part] += self._weight_shares(tap, inputs[part], outputs[part])
 
-    def _weight_shares(self, x: Tensor, g: Tensor) -> Tensor:
+    def _weight_shares(self, tap: Tap, x: Tensor, g: Tensor) -> Tensor:
         """``[N, weight formats]`` for the inputs and output gradients of ``N`` examples."""
-        gradients = weight_gradients(self.site, x, g.float())  # [N, D]
-        return (gradients @ self.sketch.changes[self.name]).cpu()
+        gradients = weight_gradients(tap.site, x, g.float())  # [N, D]
+        return (gradients @ self.changes[tap.name]).cpu()

@@ -30,7 +30,7 @@ from mpq.loading import load_callable, load_model, load_object
 from mpq.precision import ORIGINAL
 from mpq.problem import Choice
 from mpq.quantization import ActivationRanges, Quantizer
-from mpq.result import Testbed
+from mpq.testbed import Testbed
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "resnet20_cifar10.py"
 CHOICES = tuple(Precision.parse(f"w{bits}") for bits in (2, 3, 4, 5, 6, 8))

@@ -49,6 +49,9 @@ SolverName = Annotated[
     str,
     typer.Option("--solver", help="Solver with options: ilp:time_limit_s=60. See `mpq solvers`."),
 ]
+Refine = Annotated[
+    int, typer.Option(help="Rounds of estimating anew at the assignment that was found.")
+]
 Include = Annotated[list[str] | None, typer.Option(help="Glob: quantize only these layers.")]
 Exclude = Annotated[list[str] | None, typer.Option(help="Glob: leave these layers as they are.")]
 Fix = Annotated[list[str] | None, typer.Option(help="GLOB=PRECISION: not the solver's choice.")]
@@ -104,6 +107,7 @@ def run_search(options: dict[str, Any]) -> "SearchResult":
         precisions=text.split(",") if text else None,
         sensitivity=options["sensitivity"],
         solver=options["solver"],
+        refine=options["refine"],
         held_out=None if held_out is None else load_callable(held_out),
         include=options["include"] or (),
         exclude=options["exclude"] or (),

@@ -16,8 +16,12 @@ from mpq.precision import Precision
 if TYPE_CHECKING:
     import pandas as pd
 
-UNITS = ("nats", "seconds", "bytes", "joules", "bitops", "bits", "relative")
-"""Units that a table may have; ``relative`` is a dimensionless error."""
+UNITS = (
+    "nats", "squared_output", "cosine_distance",
+    "seconds", "bytes", "joules", "bitops", "bits",
+    "relative",
+)  # fmt: skip
+"""Units that a table may have: those of losses, of resources, and of what only ranks layers."""
 
 SCHEMA_VERSION = 1
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mpq.divergence import fisher_probe, kl_divergence, random_signs
+from mpq.errors import InputError
 from mpq.outputs import position_logits, position_values
 from mpq.registry import Registry
 
@@ -32,6 +33,10 @@ class OutputMetric(ABC):
         """``[N, P]`` float64, at least 0, from the original's and the other's ``[N, P, C]``."""
 
     @abstractmethod
+    def softened(self, temperature: float) -> "OutputMetric":
+        """The metric with probabilities softened; itself where there are none."""
+
+    @abstractmethod
     def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
         """Random ``u`` with ``E[u u^T]`` the Hessian of the divergence at the original.
 
@@ -48,11 +53,26 @@ class OutputMetric(ABC):
 @final
 @dataclass(frozen=True)
 class KLDivergence(OutputMetric):
-    r"""KL divergence of the softmax in nats: ``mpq.divergence.kl_divergence``."""
+    r"""KL divergence of the softmax in nats.
+
+    .. math:: D = T^2 \, KL(\mathrm{softmax}(f / T) \,\|\, \mathrm{softmax}(f' / T))
+
+    With a temperature above 1 an example that the network is sure of counts more; the square keeps
+    the scale (Hinton et al. 2015, arXiv:1503.02531).
+
+    Args:
+        temperature: ``T``; 1 is the plain divergence.
+    """
 
     name: ClassVar[str] = "kl"
     summary: ClassVar[str] = "KL divergence of the softmax, per position (default)"
     unit: ClassVar[str] = "nats"
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise InputError(f"a temperature is positive; got {self.temperature}")
 
     def positions(self, output: Any) -> Tensor:
         """See ``mpq.outputs.position_logits``."""
@@ -60,11 +80,16 @@ class KLDivergence(OutputMetric):
 
     def divergence(self, reference: Tensor, outputs: Tensor) -> Tensor:
         """See ``OutputMetric.divergence``."""
-        return kl_divergence(reference, outputs)
+        t = self.temperature
+        return t**2 * kl_divergence(reference / t, outputs / t)
+
+    def softened(self, temperature: float) -> "KLDivergence":
+        """See ``OutputMetric.softened``."""
+        return KLDivergence(self.temperature * temperature)
 
     def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
         """See ``mpq.divergence.fisher_probe``."""
-        return fisher_probe(outputs, weights, generator)
+        return fisher_probe(outputs / self.temperature, weights, generator)
 
 
 @final
@@ -86,6 +111,10 @@ class SquaredError(OutputMetric):
     def divergence(self, reference: Tensor, outputs: Tensor) -> Tensor:
         """See ``OutputMetric.divergence``."""
         return 0.5 * (outputs.double() - reference.double()).square().sum(dim=-1)
+
+    def softened(self, temperature: float) -> "SquaredError":  # noqa: ARG002
+        """Itself."""
+        return self
 
     def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
         """Random signs."""
@@ -114,6 +143,10 @@ class CosineDistance(OutputMetric):
         """See ``OutputMetric.divergence``; the halved distance of unit vectors, to keep digits."""
         apart = _direction(reference.double()) - _direction(outputs.double())
         return 0.5 * apart.square().sum(dim=-1)
+
+    def softened(self, temperature: float) -> "CosineDistance":  # noqa: ARG002
+        """Itself."""
+        return self
 
     def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
         """Random signs without their share along the output, over its length."""

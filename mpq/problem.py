@@ -60,8 +60,8 @@ class Problem:
         ties: Groups of layer names that must share a precision.
         fixed: Layers whose precision is given.
         candidates: Layers whose choices are restricted; others may take all.
-        interactions: If given, the loss of an assignment is its quadratic form instead of the sum
-            over ``loss`` (whose rows are then its diagonal).
+        interactions: If given, the loss of an assignment is its quadratic form, shrunk towards
+            the sum over ``loss``.
 
     Raises:
         InputError: If tables do not fit together, or a layer has no precision left.
@@ -138,9 +138,10 @@ class Problem:
 
     def loss_of(self, choice: Choice) -> float:
         """Predicted loss of an assignment ``choice [L]``, in the loss table's unit."""
-        if self.interactions is not None:
-            return self.interactions.loss(choice)
-        return total(self.loss, choice)
+        additive = total(self.loss, choice)
+        if self.interactions is None:
+            return additive
+        return self.interactions.loss(choice, additive)
 
     def is_allowed(self, choice: Choice) -> bool:
         """Whether every layer may take its precision, and ties hold; budgets aside."""

@@ -185,11 +185,24 @@ class QuantizeInput:
     tensor_format: TensorFormat
 
     def __call__(self, site: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The layer's arguments, the first one quantized."""
-        return (
-            self.quantizer.activation(self.name, site, args[0], self.tensor_format),
-            *args[1:],
-        )
+        """The layer's arguments, the first one quantized; gradients pass straight through."""
+        x = args[0]
+        rounded = self.quantizer.activation(self.name, site, x, self.tensor_format)
+        if torch.is_grad_enabled() and x.is_floating_point() and x.requires_grad:
+            rounded = _StraightThrough.apply(x, rounded)  # type: ignore[no-untyped-call]
+        return (rounded, *args[1:])
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The second argument, with the first one's gradient (Bengio et al. 2013, arXiv:1308.3432)."""
+
+    @staticmethod
+    def forward(_: Any, __: Tensor, rounded: Tensor) -> Tensor:
+        return rounded.detach()
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
 
 
 @contextmanager

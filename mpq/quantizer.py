@@ -4,6 +4,7 @@ Tensors come as rows ``[O, K]``; every row has its own scale.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import final
 
 import torch
@@ -211,9 +212,16 @@ def quantize_activation(
     if tensor_format.granularity is Granularity.TOKEN:
         rows = x.reshape(-1, x.shape[-token_axes:].numel())
         low, high = rows.amin(dim=1), rows.amax(dim=1)
-    else:
-        assert calibrated is not None
-        rows = x.reshape(1, -1)
-        low = torch.tensor([calibrated.low], device=x.device)
-        high = torch.tensor([calibrated.high], device=x.device)
-    return make_grid(number, tensor_format.symmetric, low, high).round(rows).reshape(x.shape)
+        return make_grid(number, tensor_format.symmetric, low, high).round(rows).reshape(x.shape)
+    assert calibrated is not None
+    return _static_grid(tensor_format, calibrated, x.device).round(x.reshape(1, -1)).view_as(x)
+
+
+@lru_cache(maxsize=65536)  # an entry is two numbers; making one takes as long as rounding 100,000
+def _static_grid(
+    tensor_format: TensorFormat, calibrated: ActivationRange, device: torch.device
+) -> Grid:
+    with torch.inference_mode(False):
+        low = torch.tensor([calibrated.low], device=device)
+        high = torch.tensor([calibrated.high], device=device)
+        return make_grid(tensor_format.number, tensor_format.symmetric, low, high)

@@ -1,6 +1,6 @@
 """What a search found, and everything that can be done with it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -16,57 +16,23 @@ from mpq.backends import apply
 from mpq.budget import total
 from mpq.cost_table import CostTable
 from mpq.errors import UnknownNameError
-from mpq.evaluation import Measurement, Reference
+from mpq.evaluation import Measurement
 from mpq.frontier import Frontier, FrontierPoint, solve_frontier
 from mpq.hardware_profiles import Pricing
-from mpq.model import Network
 from mpq.output import write_files
 from mpq.precision import ORIGINAL, Precision
 from mpq.problem import Choice, Problem
 from mpq.progress import track
-from mpq.quantization import Quantizer, needs_range, quantized
+from mpq.quantization import needs_range
+from mpq.refining import Refinement
 from mpq.report import comparison_table, draw_bits, draw_frontier, frontier_table, layer_table, png
 from mpq.solution import Solution
-from mpq.solvers import Evolutionary, IntegerLinearProgram, Solver
+from mpq.solvers import Auto, Evolutionary, Solver
+from mpq.testbed import Testbed
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Testbed:
-    """Where assignments are really tried.
-
-    Args:
-        network: The network.
-        quantizer: As the estimator had it.
-        reference: The original's answers on held-out examples.
-    """
-
-    network: Network
-    quantizer: Quantizer
-    reference: Reference
-
-    def measure(self, precisions: Mapping[str, Precision]) -> Measurement:
-        """The network with these layers in these precisions, against the original."""
-        with quantized(self.network, precisions, self.quantizer):
-            return self.reference.compare(self.network.module)
-
-    def loss_of(self, choices: Sequence[Precision]) -> Callable[[Choice], float]:
-        """Measured divergence as a function of a choice ``[L]`` among precisions."""
-        names = [layer.name for layer in self.network.layers]
-
-        def loss(choice: Choice) -> float:
-            precisions = (choices[column] for column in choice.tolist())
-            return self.measure(dict(zip(names, precisions, strict=True))).divergence
-
-        return loss
-
-    def uniform(self, precision: Precision) -> dict[str, Precision]:
-        """Every layer at one precision."""
-        return {layer.name: precision for layer in self.network.layers}
 
 
 @final
@@ -78,11 +44,13 @@ class Origin:
         estimator: Name of the estimator.
         device: Name of the device, if there is one.
         seed: Of estimator and solver.
+        refinements: Rounds in which the estimate was made anew at the incumbent.
     """
 
     estimator: str
     device: str | None
     seed: int
+    refinements: tuple[Refinement, ...] = ()
 
 
 @final
@@ -256,7 +224,7 @@ class SearchResult:
     ) -> Frontier:
         """Least predicted loss for every amount of a resource, the other budgets held.
 
-        An additive loss is solved exactly, also where the result comes from an evolutionary search.
+        Solved by ``auto`` where the result comes from an evolutionary search.
 
         Args:
             resource: Any that can be priced; default: that of the first limit.
@@ -268,9 +236,8 @@ class SearchResult:
         """
         first = self.problem.budgets[0].table.name if self.problem.budgets else "weight_bytes"
         table = self.cost_table(resource or first)
-        is_additive = self.problem.interactions is None
-        is_exact = isinstance(self.solver, IntegerLinearProgram) or not is_additive
-        solver = self.solver if is_exact else IntegerLinearProgram()
+        is_evolved = isinstance(self.solver, Evolutionary)
+        solver = Auto(seed=self.origin.seed) if is_evolved else self.solver
         choices, statuses = solve_frontier(self.problem, table, solver, num_points)
         points = []
         for choice, status in track(list(zip(choices, statuses, strict=True)), "frontier points"):

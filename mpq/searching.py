@@ -20,10 +20,13 @@ from mpq.precision import Precision
 from mpq.problem import Problem
 from mpq.progress import showing_progress
 from mpq.quantization import ActivationRanges, Quantizer
-from mpq.result import Origin, SearchResult, Testbed
-from mpq.sensitivity import ESTIMATORS, OutputSketch, SensitivityEstimator
+from mpq.refining import Refinement, refinable_estimator
+from mpq.refining import refine as refine_solution
+from mpq.result import Origin, SearchResult
+from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
 from mpq.solution import Solution, Status
 from mpq.solvers import SOLVERS, Evolutionary, IntegerLinearProgram, Solver
+from mpq.testbed import Testbed
 from mpq.value_range import RANGE_METHODS, RangeMethod
 
 DEFAULT_PRECISIONS = ("w2a8", "w3a8", "w4a4", "w4a8", "w5a8", "w6a8", "w8a8")
@@ -40,7 +43,8 @@ def search(
     device: str | Profile | None = None,
     precisions: Sequence[str | Precision] | None = None,
     sensitivity: str | SensitivityEstimator = "sketch",
-    solver: str | Solver = "ilp",
+    solver: str | Solver = "auto",
+    refine: int = 0,
     held_out: Any = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
@@ -70,7 +74,10 @@ def search(
         precisions: Candidates; default: those of ``DEFAULT_PRECISIONS`` that the device runs.
         sensitivity: A name of ``mpq.ESTIMATORS`` with options, such as ``sketch:num_probes=4``, or
             an estimator.
-        solver: A name of ``mpq.SOLVERS`` with options, or a solver.
+        solver: A name of ``mpq.SOLVERS`` with options, or a solver. ``ilp`` takes an estimate's
+            additive table only; ``auto`` also how errors of different layers add up.
+        refine: At most so many rounds in which the estimate is made anew at the assignment that
+            was found, and solved again, while the loss measured on calibration examples falls.
         held_out: Examples to measure on, as ``calibration``; default: the last quarter of the
             calibration examples, which are then not used to calibrate.
         include: Globs of layer names; only matching layers are quantized. Empty: all.
@@ -102,11 +109,8 @@ def search(
         )
     chosen_metric = METRICS.build(metric) if isinstance(metric, str) else metric
     _check_ranges(weight_range, activation_range)
-    if isinstance(chosen_solver, IntegerLinearProgram) and _interacts(estimator):
-        raise InputError(
-            "ilp minimises a sum over layers, and this estimate has interactions: use the solver "
-            "'evolutionary', or the estimator without interactions"
-        )
+    if refine:
+        refinable_estimator(estimator, refine)
     with showing_progress(progress):
         data = Calibration.of(calibration)
         tuning, testing = data.split(HELD_OUT_SHARE) if held_out is None else (data, held_out)
@@ -121,20 +125,23 @@ def search(
         ranges = ActivationRanges.calibrate(network, tuning, choices, activation_range)
         quantizer = Quantizer(ranges, weight_range)
         loss = estimator.estimate(network, tuning, quantizer, choices)
-        problem = replace(question, loss=loss.table, interactions=loss.interactions)
+        interactions = loss.interactions if chosen_solver.takes_interactions else None
+        problem = replace(question, loss=loss.table, interactions=interactions)
         if isinstance(chosen_solver, Evolutionary) and chosen_solver.is_measured:
             tried = Testbed(network, quantizer, Reference(model, tuning, network.metric))
             chosen_solver = replace(chosen_solver, objective=tried.loss_of(choices))
         solution = _solve(chosen_solver, problem)
+        rounds: tuple[Refinement, ...] = ()
+        if refine:
+            tried = Testbed(network, quantizer, Reference(model, tuning, network.metric))
+            solution, rounds = refine_solution(
+                estimator, chosen_solver, problem, solution, tried, tuning, refine
+            )
         testbed = Testbed(
             network, quantizer, Reference(model, Calibration.of(testing), network.metric)
         )
-        origin = Origin(estimator.name, profile.name if profile else None, seed)
+        origin = Origin(estimator.name, profile.name if profile else None, seed, rounds)
         return SearchResult.measure(problem, solution, chosen_solver, pricing, testbed, origin)
-
-
-def _interacts(estimator: SensitivityEstimator) -> bool:
-    return isinstance(estimator, OutputSketch) and estimator.interactions
 
 
 def _check_ranges(*methods: str) -> None:

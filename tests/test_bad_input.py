@@ -173,7 +173,7 @@ def written(folder: Path) -> list[str]:
         ),
         (
             ("--sensitivity", "sketsh"),
-            ("no sensitivity estimator 'sketsh'", "mean 'sketch'?", "measured-kl"),
+            ("no sensitivity estimator 'sketsh'", "mean 'sketch'?", "measured"),
         ),
         (
             ("--sensitivity", "sketch:probes=2"),

@@ -45,13 +45,13 @@ class Tool:
 
     def table(self, **options: Any) -> Array:
         """``[L, B]`` of the sketch."""
-        estimator = OutputSketch(**options)
+        estimator = OutputSketch(temperature=1.0, interactions=False, **options)
         found = estimator.estimate(self.network, self.data, self.quantizer, self.choices)
         return found.table.values
 
     def factor(self, **options: Any) -> Interactions:
         """The interactions of the sketch."""
-        estimator = OutputSketch(interactions=True, **options)
+        estimator = OutputSketch(temperature=1.0, shrinkage=0.0, **options)
         found = estimator.estimate(self.network, self.data, self.quantizer, self.choices)
         assert found.interactions is not None
         return found.interactions
@@ -178,7 +178,8 @@ def test_no_interactions_unless_asked_for() -> None:
     """They take memory."""
     tool = Tool(two_layers(), [torch.randn(7, 5)], parse("w2"))
 
-    found = OutputSketch().estimate(tool.network, tool.data, tool.quantizer, tool.choices)
+    estimator = OutputSketch(interactions=False)
+    found = estimator.estimate(tool.network, tool.data, tool.quantizer, tool.choices)
 
     assert found.interactions is None
     assert (found.table.name, found.table.unit) == ("sketch", "nats")

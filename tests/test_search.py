@@ -32,7 +32,7 @@ QUICK: dict[str, Any] = {
 }
 QUICK_ESTIMATORS = (
     "sketch:num_probes=2",
-    "measured-kl",
+    "measured",
     "hessian-trace:num_probes=2",
     "weight-error",
 )

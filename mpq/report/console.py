@@ -44,6 +44,11 @@ def print_result(result: "SearchResult", console: Console) -> None:
         f"{result.loss_name}: {solution.loss:.4g} {result.problem.loss.unit}{_proof(solution)}"
     )
     assert solution.choice is not None
+    for number, round_ in enumerate(result.origin.refinements, start=1):
+        console.print(
+            f"refinement {number}: measured loss {round_.measured_loss:.4g} on calibration "
+            f"examples, {'kept' if round_.is_kept else 'not better, dropped'}"
+        )
     for budget in result.problem.budgets:
         used, unit = budget.used(solution.choice), budget.table.unit
         console.print(

@@ -1,18 +1,41 @@
 """Model + data -> loss of every layer at every precision."""
 
 from mpq.registry import Registry
-from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity._base import RefinableEstimator, Sensitivity, SensitivityEstimator
+from mpq.sensitivity.entropy import ActivationEntropy, HistogramKL
+from mpq.sensitivity.first_order import FirstOrder
+from mpq.sensitivity.fisher import DiagonalFisher
 from mpq.sensitivity.hessian_trace import HessianTrace
-from mpq.sensitivity.measured_kl import MeasuredKL
+from mpq.sensitivity.layer_input_modification import LayerInputModification
+from mpq.sensitivity.layer_output import LayerOutput
+from mpq.sensitivity.measured import Measured
+from mpq.sensitivity.orthogonality import Orthogonality
+from mpq.sensitivity.output_gradient import OutputGradient
 from mpq.sensitivity.output_sketch import OutputSketch
+from mpq.sensitivity.pairwise import Pairwise
+from mpq.sensitivity.relevance import Relevance
 from mpq.sensitivity.weight_error import WeightError
+from mpq.sensitivity.z_score import ZScore
+from mpq.sensitivity.zero_cost import ZeroCost
 
 ESTIMATORS: Registry[SensitivityEstimator] = Registry(
     "sensitivity estimator",
     (
         OutputSketch,
-        MeasuredKL,
+        Measured,
         HessianTrace,
+        Relevance,
+        ActivationEntropy,
+        DiagonalFisher,
+        FirstOrder,
+        HistogramKL,
+        LayerInputModification,
+        LayerOutput,
+        Orthogonality,
+        OutputGradient,
+        Pairwise,
+        ZScore,
+        ZeroCost,
         WeightError,
     ),
 )
@@ -20,10 +43,23 @@ ESTIMATORS: Registry[SensitivityEstimator] = Registry(
 
 __all__ = [
     "ESTIMATORS",
+    "ActivationEntropy",
+    "DiagonalFisher",
+    "FirstOrder",
     "HessianTrace",
-    "MeasuredKL",
+    "HistogramKL",
+    "LayerInputModification",
+    "LayerOutput",
+    "Measured",
+    "Orthogonality",
+    "OutputGradient",
     "OutputSketch",
+    "Pairwise",
+    "RefinableEstimator",
+    "Relevance",
     "Sensitivity",
     "SensitivityEstimator",
     "WeightError",
+    "ZScore",
+    "ZeroCost",
 ]

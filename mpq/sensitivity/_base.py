@@ -1,7 +1,7 @@
 """The interface of every sensitivity estimator."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -65,6 +65,33 @@ class SensitivityEstimator(ABC):
 
         Raises:
             ModelError: If the estimate is not finite, or the network's output has no logits.
+        """
+
+
+class RefinableEstimator(SensitivityEstimator):
+    """An estimator that can look again from where a solver got to."""
+
+    @abstractmethod
+    def estimate_at(
+        self,
+        network: Network,
+        data: Calibration,
+        quantizer: Quantizer,
+        choices: Sequence[Precision],
+        incumbent: Mapping[str, Precision],
+    ) -> Sensitivity:
+        """The loss of every layer at every choice, near an assignment.
+
+        Args:
+            network: ``L`` layers.
+            data: Calibration examples.
+            quantizer: How weights and inputs are put into a format.
+            choices: ``B`` precisions.
+            incumbent: Layer name to precision; layers that are missing are not quantized.
+
+        Returns:
+            A table and interactions whose loss of the incumbent is the loss it has to second order
+            in the change of the outputs; cells of the table may be negative.
         """
 
 

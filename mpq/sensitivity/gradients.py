@@ -44,6 +44,8 @@ class Tap:
 class GradientReader(Protocol):
     """What is done with the gradients, layer by layer, as the backward pass reaches them.
 
+    In a quantized network ``read_input`` gets the input as it came, ``read_output`` as it was read.
+
     A layer that is called several times is read once per call. Tensors are detached; they must not
     be changed, and keeping them costs their memory.
     """
@@ -99,7 +101,8 @@ def tapped(network: Network, num_examples: int, reader: GradientReader) -> Itera
         site = network.site(layer.name)
         tap = Tap(layer, site, num_examples)
         handles += [
-            site.register_forward_pre_hook(partial(_before, reader, tap)),
+            # Before the hooks of a quantized network: what is read is the input as it came.
+            site.register_forward_pre_hook(partial(_before, reader, tap), prepend=True),
             site.register_forward_hook(partial(_after, reader, tap)),
         ]
     with hooks(handles):

@@ -1,34 +1,44 @@
 """Output sketch: one backward pass that prices every layer at every precision, together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod, sqrt
-from typing import Any, ClassVar, final
+from math import ceil, prod, sqrt
+from typing import ClassVar, final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from mpq.calibration import Batch, Calibration
 from mpq.errors import InputError
-from mpq.interactions import Interactions
+from mpq.metric import OutputMetric
 from mpq.model import Network, weight_of
 from mpq.outputs import position_weights
-from mpq.precision import Precision, TensorFormat
+from mpq.precision import ORIGINAL, Precision, TensorFormat
 from mpq.progress import track
-from mpq.quantization import Quantizer
-from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
+from mpq.quantization import Quantizer, quantized
+from mpq.sensitivity._base import RefinableEstimator, Sensitivity, loss_table
+from mpq.sensitivity.factor_rows import FactorRows
 from mpq.sensitivity.gradients import Tap, read_gradients
-from mpq.sensitivity.per_example import weight_gradients
+from mpq.sensitivity.per_example import summed_weight_gradients
+
+Array = npt.NDArray[np.float64]
 
 _WORK_ELEMENTS = 2**22
 """Numbers (16 MiB in float32) that one step over examples may spread out: per-example gradients,
 or what a convolution's kernel meets. Larger buffers are slower: they are new memory every time."""
+_CACHED_ELEMENTS = 2**18
+"""Numbers (1 MiB in float32) of an input that are rounded at once: nine passes over them stay in
+a core's cache, where passes over a whole batch wait for memory."""
+_MAX_GROUP, _MIN_ROWS = 4, 256
+"""Examples are sketched in groups of up to four, whose probes have independent signs, as long as
+so many rows remain: weight gradients of a group cost half of those of each example."""
 
 
 @final
 @dataclass(frozen=True)
-class OutputSketch(SensitivityEstimator):
+class OutputSketch(RefinableEstimator):
     r"""Second-order change of the output, projected on random signs per example.
 
     .. math::
@@ -47,28 +57,42 @@ class OutputSketch(SensitivityEstimator):
     varying share (an expert), is sketched once per batch instead of once per example; its
     interactions with other layers then come out too small, by the root of the batch size.
 
-    With interactions, :math:`\tfrac12 \mathrm{mean}_n (\sum_\ell R_{n \ell z_\ell})^2` prices an
-    assignment ``z``: errors of different layers add up or cancel.
+    Interactions price an assignment ``z`` as a whole: errors of different layers add up or cancel
+    in :math:`\tfrac12 \mathrm{mean}_n (\sum_\ell R_{n \ell z_\ell})^2`. What few examples say of
+    pairs of layers is noisy, and is shrunk by an amount in closed form (``FactorRows.shrinkage``).
+    A network that is sure of its calibration examples gives gradients from few of them: the
+    probabilities behind the probe are softened by a temperature (``KLDivergence``); the table keeps
+    the scale of the plain divergence at the output.
+
+    ``estimate_at`` takes the sketch of the network in an incumbent assignment, with the residual
+    :math:`u_n^T (f^{incumbent}_n - f_n)` as offset and gradients that pass straight through rounded
+    activations; its table expands the loss around the incumbent.
 
     Our own; the Gauss-Newton matrix behind it is that of Martens (2020), arXiv:1412.1193, and its
     unbiased low-rank sketch by random signs is Hutchinson's (1990, doi:10.1080/03610919008812866).
 
     Args:
         num_probes: Backward passes per batch, ``K``; more examples serve better than more probes.
-        interactions: Whether the factor ``R [N K, L, B]`` is returned as well.
+        temperature: Of the probe's probabilities.
+        interactions: Whether the factor ``R`` is returned as well as the additive table.
+        shrinkage: Of the interactions, from 0 to 1; ``None``: in closed form.
         seed: Of the signs.
     """
 
     name: ClassVar[str] = "sketch"
-    summary: ClassVar[str] = "output sketch: KL to second order, 1 forward + 1 backward (default)"
+    summary: ClassVar[str] = "output sketch with interactions, 1 forward + 1 backward (default)"
 
     num_probes: int = 1
-    interactions: bool = False
+    temperature: float = 2.0
+    interactions: bool = True
+    shrinkage: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.num_probes < 1:
             raise InputError(f"sketch needs num_probes >= 1; got {self.num_probes}")
+        if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
+            raise InputError(f"sketch needs a shrinkage from 0 to 1; got {self.shrinkage}")
 
     def estimate(
         self,
@@ -78,26 +102,72 @@ class OutputSketch(SensitivityEstimator):
         choices: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""
-        generator = torch.Generator().manual_seed(self.seed)
-        sketch = _Sketch(network, quantizer, choices)
-        rows = [
-            sketch.batch(batch, generator)
-            for batch in track(network.batches(data), "output sketch", data.num_batches)
-            for _ in range(self.num_probes)
-        ]
-        factor = np.concatenate(rows)  # [S, L, B]
-        table = loss_table(network, choices, 0.5 * np.mean(factor**2, axis=0), self.name)
-        return Sensitivity(table, Interactions(factor) if self.interactions else None)
+        return self.estimate_at(network, data, quantizer, choices, {})
+
+    def estimate_at(
+        self,
+        network: Network,
+        data: Calibration,
+        quantizer: Quantizer,
+        choices: Sequence[Precision],
+        incumbent: Mapping[str, Precision],
+    ) -> Sensitivity:
+        """See ``RefinableEstimator.estimate_at``."""
+        probes = _Probes(network.metric, self.temperature, self.seed)
+        rows = FactorRows(len(network.layers), len(choices))
+        group = min(_MAX_GROUP, max(1, data.num_examples // _MIN_ROWS))
+        sketch = _Sketch(network, quantizer, choices, incumbent, group)
+        for batch in track(network.batches(data), "output sketch", data.num_batches):
+            for _ in range(self.num_probes):
+                rows.add(*sketch.rows(batch, probes), batch.size)
+        rows.scale = probes.scale
+        table = loss_table(network, choices, rows.table, self.name)
+        found = rows.interactions(self.shrinkage) if self.interactions else None
+        return Sensitivity(table, found)
+
+
+class _Probes:
+    """Draws probes of the softened metric, and knows the scale of the plain one beside it."""
+
+    def __init__(self, metric: OutputMetric, temperature: float, seed: int) -> None:
+        self._plain, self._softened = metric, metric.softened(temperature)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._powers = [0.0, 0.0]
+
+    def draw(self, outputs: Tensor, weights: Tensor) -> Tensor:
+        """See ``OutputMetric.probe``."""
+        if self._softened == self._plain:
+            return self._plain.probe(outputs, weights, self._generator)
+        state = self._generator.get_state()
+        plain = self._plain.probe(outputs, weights, self._generator)
+        self._generator.set_state(state)  # the same signs
+        softened = self._softened.probe(outputs, weights, self._generator)
+        for index, probe in enumerate((plain, softened)):
+            self._powers[index] += float(probe.double().square().sum())
+        return softened
+
+    @property
+    def scale(self) -> float:
+        """Squared length of the plain probes over that of the softened ones."""
+        plain, softened = self._powers
+        return plain / softened if softened else 1.0
 
 
 class _Sketch:
     """Collects ``R`` while a backward pass runs."""
 
     def __init__(
-        self, network: Network, quantizer: Quantizer, choices: Sequence[Precision]
+        self,
+        network: Network,
+        quantizer: Quantizer,
+        choices: Sequence[Precision],
+        incumbent: Mapping[str, Precision],
+        group: int,
     ) -> None:
+        self.group = group
         self.network = network
         self.quantizer = quantizer
+        self.incumbent = incumbent
         self.weight_formats = tuple(dict.fromkeys(choice.weight for choice in choices))
         self.input_formats = tuple(dict.fromkeys(choice.activation for choice in choices))
         self.weight_column = [self.weight_formats.index(choice.weight) for choice in choices]
@@ -110,49 +180,80 @@ class _Sketch:
         self.by_input: dict[str, Tensor] = {}  # layer to [N, input formats]
 
     def _weight_changes(self, name: str) -> Tensor:
-        """``[D, weight formats]``: what each format does to the weight."""
-        weight, site = self.network.weight(name), self.network.site(name)
-        changes = [self.quantizer.weight(name, site, f) - weight for f in self.weight_formats]
+        """``[D, weight formats]``: what each format does to the incumbent's weight."""
+        site = self.network.site(name)
+        held = self.quantizer.weight(name, site, self._held(name).weight)
+        changes = [self.quantizer.weight(name, site, f) - held for f in self.weight_formats]
         return torch.stack([change.flatten() for change in changes], dim=1).float()
 
-    def batch(self, batch: Batch, generator: torch.Generator) -> Any:
-        """``[N, L, B]`` of one batch and one probe, float64."""
-        layers = self.network.layers
-        for layer in layers:
-            self.by_weight[layer.name] = torch.zeros(batch.size, len(self.weight_formats))
+    def _held(self, name: str) -> Precision:
+        return self.incumbent.get(name, ORIGINAL)
+
+    def rows(self, batch: Batch, probes: _Probes) -> tuple[Array, Array]:
+        """``[S, L, B]`` of one batch and one probe, and the incumbent's residual ``[S]``.
+
+        A row ``S`` is a group of examples.
+        """
+        count = ceil(batch.size / self.group)
+        for layer in self.network.layers:
+            self.by_weight[layer.name] = torch.zeros(count, len(self.weight_formats))
             self.by_input[layer.name] = torch.zeros(batch.size, len(self.input_formats))
+        residual = torch.zeros(batch.size, dtype=torch.float64)
+        with torch.no_grad():
+            original = self.network.outputs(batch) if self.incumbent else None
 
         def probe(outputs: Tensor) -> Tensor:
-            weights = position_weights(batch, outputs)
-            return self.network.metric.probe(outputs, weights, generator)
+            at = outputs if original is None else original
+            u = probes.draw(at, position_weights(batch, outputs))
+            residual.copy_((u * (outputs - at)).double().flatten(1).sum(dim=1))
+            return u
 
-        read_gradients(self.network, batch, self, probe)
+        with quantized(self.network, self.incumbent, self.quantizer):
+            read_gradients(self.network, batch, self, probe)
         rows = [
             self.by_weight[layer.name][:, self.weight_column]
-            + self.by_input[layer.name][:, self.input_column]
-            for layer in layers
+            + self._grouped(self.by_input[layer.name])[:, self.input_column]
+            for layer in self.network.layers
         ]
-        return torch.stack(rows, dim=1).double().numpy()
+        return torch.stack(rows, dim=1).double().numpy(), self._grouped(residual).numpy()
+
+    def _grouped(self, values: Tensor) -> Tensor:
+        """``[S, ...]`` sums over groups from ``[N, ...]``."""
+        return torch.stack([part.sum(dim=0) for part in values.split(self.group)])
 
     @property
     def reads_inputs(self) -> bool:
         """Where an activation is rounded."""
-        return any(not f.is_exact for f in self.input_formats)
+        held = (precision.activation for precision in self.incumbent.values())
+        return any(not f.is_exact for f in (*self.input_formats, *held))
 
     def read_input(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
         found = self.by_input[tap.name]
         for column, tensor_format in enumerate(self.input_formats):
-            if not tensor_format.is_exact:
+            if tensor_format != self._held(tap.name).activation:
                 found[:, column] += self._input_share(tap, x, g, tensor_format)
 
     def _input_share(self, tap: Tap, x: Tensor, g: Tensor, tensor_format: TensorFormat) -> Tensor:
-        change = self.quantizer.activation(tap.name, tap.site, x, tensor_format) - x
-        product = (change * g).float()
-        split = tap.by_example(product)
-        if split is None:
-            return product.sum().cpu() / sqrt(tap.num_examples)
-        return split.flatten(1).sum(dim=1).cpu()
+        """``[N]`` for one format."""
+        rows = len(x) // tap.num_examples
+        if tap.layer.batch_axis or len(x) % tap.num_examples:
+            product = (self._input_change(tap, x, tensor_format) * g).float()
+            split = tap.by_example(product)
+            if split is None:
+                return product.sum().cpu() / sqrt(tap.num_examples)
+            return split.flatten(1).sum(dim=1).cpu()
+        step = max(1, _CACHED_ELEMENTS * tap.num_examples // x.numel())
+        found = []
+        for some, gradients in zip(x.split(step * rows), g.split(step * rows), strict=True):
+            change = self._input_change(tap, some, tensor_format)
+            pair = (part.float().reshape(len(some) // rows, -1) for part in (change, gradients))
+            found.append(torch.linalg.vecdot(*pair))
+        return torch.cat(found).cpu()
+
+    def _input_change(self, tap: Tap, x: Tensor, tensor_format: TensorFormat) -> Tensor:
+        held = self.quantizer.activation(tap.name, tap.site, x, self._held(tap.name).activation)
+        return self.quantizer.activation(tap.name, tap.site, x, tensor_format) - held
 
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
@@ -161,15 +262,16 @@ class _Sketch:
         if inputs is None or outputs is None:
             # Signs of different examples are independent, so that the square of the sum over the
             # batch is, in the mean, the sum of the squares: spread evenly, it counts as such.
-            found += self._weight_shares(tap, x[None], g[None]) / sqrt(tap.num_examples)
+            found += self._weight_shares(tap, x[None], g[None]) / sqrt(len(found))
             return
         met = inputs[0].numel() * prod(weight_of(tap.site).shape[2:])
-        step = max(1, _WORK_ELEMENTS // max(met, len(self.changes[tap.name])))
-        for start in range(0, tap.num_examples, step):
-            part = slice(start, start + step)
-            found[part] += self._weight_shares(tap, inputs[part], outputs[part])
+        size = max(met, len(self.changes[tap.name]) // self.group)
+        step = max(1, _WORK_ELEMENTS // size // self.group)
+        for start in range(0, len(found), step):
+            part = slice(start * self.group, (start + step) * self.group)
+            found[start : start + step] += self._weight_shares(tap, inputs[part], outputs[part])
 
     def _weight_shares(self, tap: Tap, x: Tensor, g: Tensor) -> Tensor:
-        """``[N, weight formats]`` for the inputs and output gradients of ``N`` examples."""
-        gradients = weight_gradients(tap.site, x, g.float())  # [N, D]
+        """``[S, weight formats]`` for the inputs and output gradients of some examples."""
+        gradients = summed_weight_gradients(tap.site, x, g.float(), self.group)  # [S, D]
         return (gradients @ self.changes[tap.name]).cpu()

@@ -33,6 +33,31 @@ def weight_gradients(site: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     return _convolution(site, x, g)
 
 
+def summed_weight_gradients(site: nn.Module, x: Tensor, g: Tensor, group: int) -> Tensor:
+    """Gradient of one call, summed over groups of examples: less work where that is enough.
+
+    Args:
+        site: The layer's module.
+        x: Its input, ``[N, ...]``.
+        g: Gradient of its output, ``[N, ...]``.
+        group: Consecutive examples in a group; the last one may be smaller.
+
+    Returns:
+        ``[ceil(N / group), D]``; see ``weight_gradients``.
+    """
+    if group == 1:
+        return weight_gradients(site, x, g)
+    kind = kind_of(site)
+    assert kind is not None
+    if kind.startswith("conv"):
+        groups = zip(x.split(group), g.split(group), strict=True)
+        return torch.stack([_shared_gradient(site, *part) for part in groups])
+    whole = len(x) // group * group
+    parts = [(x[:whole].unflatten(0, (-1, group)), g[:whole].unflatten(0, (-1, group)))]
+    parts += [(x[None, whole:], g[None, whole:])] if whole < len(x) else []
+    return torch.cat([weight_gradients(site, *part) for part in parts if len(part[0])])
+
+
 def by_example(tensor: Tensor, num_examples: int, batch_axis: int) -> Tensor | None:
     """The tensor with its examples in the first axis, ``[N, ...]``.
 
@@ -83,6 +108,7 @@ class _Geometry:
     groups: int
     padding_mode: str
     is_transposed: bool
+    output_padding: tuple[int, ...]
 
     @classmethod
     def of(cls, site: Any) -> Self:
@@ -97,7 +123,11 @@ class _Geometry:
         is_transposed = bool(site.transposed)
         mode = "constant" if site.padding_mode == "zeros" else site.padding_mode
         stride = tuple(site.stride)
-        return cls(kernel, stride, dilation, tuple(padding), site.groups, mode, is_transposed)
+        output_padding = tuple(site.output_padding)
+        return cls(
+            kernel, stride, dilation, tuple(padding), site.groups, mode, is_transposed,
+            output_padding,
+        )  # fmt: skip
 
 
 def _convolution(site: nn.Module, x: Tensor, g: Tensor) -> Tensor:
@@ -116,6 +146,25 @@ def _convolution(site: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     columns = windows.reshape(shape)  # [N, groups, C * kernel, P]
     # This way round the product is up to three times as fast as its transpose.
     return (columns @ rows.transpose(2, 3)).transpose(2, 3).flatten(1)
+
+
+def _shared_gradient(site: nn.Module, x: Tensor, g: Tensor) -> Tensor:
+    """``[D]`` of a convolution, for all examples together: torch's own kernel."""
+    geometry = _Geometry.of(site)
+    if x.ndim == len(geometry.kernel) + 3:  # several images per example
+        x, g = x.flatten(0, 1), g.flatten(0, 1)
+    padding = [left for left, _ in geometry.padding]
+    is_plain = geometry.padding_mode == "constant" and all(a == b for a, b in geometry.padding)
+    if not is_plain:
+        sides = [side for pair in reversed(geometry.padding) for side in pair]
+        x, padding = F.pad(x, sides, mode=geometry.padding_mode), [0] * len(padding)
+    weight = g.new_empty(_weight_shape(site))  # only its shape is read
+    _, gradient, _ = torch.ops.aten.convolution_backward(
+        g, x.to(g.dtype), weight, None, geometry.stride, padding, geometry.dilation,
+        geometry.is_transposed, geometry.output_padding, geometry.groups, [False, True, False],
+    )  # fmt: skip
+    assert isinstance(gradient, Tensor)
+    return gradient.flatten()
 
 
 def _windows(x: Tensor, geometry: _Geometry, positions: Sequence[int]) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -45,15 +46,23 @@ class WeightError(SensitivityEstimator):
         choices: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``; ``data`` are not read."""
-        of_input = {choice.activation: normal_error(choice.activation) for choice in choices}
-        values = np.zeros((len(network.layers), len(choices)))
-        for row, layer in enumerate(network.layers):
-            weight, site = network.weight(layer.name), network.site(layer.name)
-            for column, choice in enumerate(choices):
-                error = relative_error(weight, quantizer.weight(layer.name, site, choice.weight))
-                reads_numbers = layer.kind != "embedding"
-                values[row, column] = error + reads_numbers * of_input[choice.activation]
+        values = relative_errors(network, quantizer, choices)
         return Sensitivity(loss_table(network, choices, values, self.name, "relative"))
+
+
+def relative_errors(
+    network: Network, quantizer: Quantizer, choices: Sequence[Precision]
+) -> npt.NDArray[np.float64]:
+    """``[L, B]`` relative squared errors of weight plus input, the input standard normal."""
+    of_input = {choice.activation: normal_error(choice.activation) for choice in choices}
+    values = np.zeros((len(network.layers), len(choices)))
+    for row, layer in enumerate(network.layers):
+        weight, site = network.weight(layer.name), network.site(layer.name)
+        for column, choice in enumerate(choices):
+            error = relative_error(weight, quantizer.weight(layer.name, site, choice.weight))
+            reads_numbers = layer.kind != "embedding"
+            values[row, column] = error + reads_numbers * of_input[choice.activation]
+    return values
 
 
 def relative_error(original: Tensor, rounded: Tensor) -> float:

@@ -11,11 +11,13 @@ class Solver(ABC):
     """Finds the assignment of least loss within the budgets of a ``Problem``.
 
     A solver sees numbers only: no model, no file, no torch. Its answer is checked with the
-    problem's own arithmetic, so that a ``Solution`` never breaks a budget.
+    problem's own arithmetic, so that a ``Solution`` never breaks a budget. One that takes no
+    interactions is given the additive problem.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    takes_interactions: ClassVar[bool] = True
 
     @abstractmethod
     def solve(self, problem: Problem) -> Solution:

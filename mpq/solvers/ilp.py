@@ -39,6 +39,7 @@ class IntegerLinearProgram(Solver):
     """
 
     name: ClassVar[str] = "ilp"
+    takes_interactions: ClassVar[bool] = False
     summary: ClassVar[str] = "exact, any number of budgets (PuLP with HiGHS, else CBC)"
 
     backend: str = "auto"
@@ -55,7 +56,7 @@ class IntegerLinearProgram(Solver):
         if problem.interactions is not None:
             raise InputError(
                 "ilp minimises a sum over layers; this problem has interactions: use the solver "
-                "'evolutionary', or the additive loss (problem.additive())"
+                "'local-search', or the additive loss (problem.additive())"
             )
         start = time.perf_counter()
         backend = self._backend()

@@ -1,0 +1,182 @@
+"""What a measured sweep costs with and without reusing what comes before the changed layer.
+
+    python benchmarks/measured_sweep.py > benchmarks/measured_sweep.json
+
+ResNet-20, 2, 3, 4, 5, 6, 8 bits for the weights of one layer at a time, on training images. The
+naive sweep runs the whole network for every layer and precision. Forward passes are counted by
+torch's own counter of floating-point operations, in units of one pass over the same images; times
+are processor seconds of one thread, medians of three sweeps that take turns. ``batched`` has small
+batches, which is what it is for. Needs the published weights and images: set MPQ_DATA, or have them
+in ../shared/data.
+"""
+
+import argparse
+import itertools
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mpq import Calibration, Network, Precision
+from mpq.evaluation import Reference
+from mpq.loading import load_callable, load_model, load_object
+from mpq.quantization import ActivationRanges, Quantizer, quantized
+from mpq.sensitivity import Measured
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "resnet20_cifar10.py"
+CHOICES = tuple(Precision.parse(f"w{bits}") for bits in (2, 3, 4, 5, 6, 8))
+QUANTIZER = Quantizer(ActivationRanges({}))
+TOLERANCE = 0.1
+REPEATS = 3
+
+Table = npt.NDArray[np.float64]
+Sweep = Callable[[Network, Calibration], Table]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=128, help="in one batch")
+    parser.add_argument("--many-images", type=int, default=1024, help="in batches of 128")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    model = load_model(
+        f"{EXAMPLE}:make_net", load_object(f"{EXAMPLE}:DATA") / "cifar10/resnet20.safetensors"
+    )
+    data = Calibration(load_callable(f"{EXAMPLE}:calibration"), stop=arguments.many_images)
+    network = Network.of(model, data)
+    found = {
+        "command": " ".join(["python", *sys.argv]),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread",
+        "torch": torch.__version__,
+        "layers": len(network.layers),
+        "precisions": len(CHOICES),
+        "prefix_reuse": against_naive(network, Calibration(data, stop=arguments.images)),
+        "batched": against_one_by_one(network, data),
+        "tolerance": against_all_examples(network, data),
+    }
+    print(json.dumps(found, indent=1))
+
+
+def naive(network: Network, data: Calibration) -> Table:
+    """The whole network for every layer and precision."""
+    reference = Reference(network.module, data, network.metric)
+    values = np.zeros((len(network.layers), len(CHOICES)))
+    for cell in itertools.product(range(len(network.layers)), range(len(CHOICES))):
+        alone = {network.layers[cell[0]].name: CHOICES[cell[1]]}
+        with quantized(network, alone, QUANTIZER):
+            values[cell] = reference.compare(network.module).divergence
+    return values
+
+
+def measured(**options: Any) -> Sweep:
+    """The estimator."""
+
+    def sweep(network: Network, data: Calibration) -> Table:
+        return Measured(**options).estimate(network, data, QUANTIZER, CHOICES).table.values
+
+    return sweep
+
+
+def against_naive(network: Network, data: Calibration) -> dict[str, Any]:
+    """The aim is 0.6 of the naive sweep's passes, and the same numbers to 1e-6."""
+    sweeps = {"naive": naive, "reused": measured()}
+    passes = {name: forward_passes(sweep, network, data) for name, sweep in sweeps.items()}
+    seconds = cpu_seconds(sweeps, network, data)
+    return {
+        "images": data.num_examples,
+        "naive_forward_passes": passes["naive"],
+        "forward_passes": passes["reused"],
+        "forward_passes_ratio": passes["reused"] / passes["naive"],
+        "largest_relative_difference": difference(naive, measured(), network, data),
+        "naive_cpu_seconds": seconds["naive"],
+        "cpu_seconds": seconds["reused"],
+        "cpu_seconds_ratio": seconds["reused"] / seconds["naive"],
+    }
+
+
+def against_one_by_one(network: Network, data: Calibration) -> list[dict[str, Any]]:
+    """Several precisions in one pass, for batches of a few sizes."""
+    rows = []
+    for size in (1, 4, 16, 64):
+        batches = Calibration([next(iter(data)).slice(0, size)])
+        sweeps = {"one_by_one": measured(), "batched": measured(batched=True)}
+        seconds = cpu_seconds(sweeps, network, batches)
+        rows.append(
+            {
+                "batch_size": size,
+                "one_by_one_cpu_seconds": seconds["one_by_one"],
+                "batched_cpu_seconds": seconds["batched"],
+                "cpu_seconds_ratio": seconds["batched"] / seconds["one_by_one"],
+                "largest_relative_difference": difference(*sweeps.values(), network, batches),
+            }
+        )
+    return rows
+
+
+def against_all_examples(network: Network, data: Calibration) -> dict[str, Any]:
+    """How many passes a tolerance saves, and how far its numbers are from those of all images."""
+    settled = measured(tolerance=TOLERANCE)
+    passes = [forward_passes(sweep, network, data) for sweep in (measured(), settled)]
+    return {
+        "images": data.num_examples,
+        "tolerance": TOLERANCE,
+        "forward_passes_of_all_images": passes[0],
+        "forward_passes": passes[1],
+        "forward_passes_ratio": passes[1] / passes[0],
+        "median_relative_difference": float(
+            np.median(relative(measured()(network, data), settled(network, data)))
+        ),
+        "largest_relative_difference": difference(measured(), settled, network, data),
+    }
+
+
+def forward_passes(sweep: Sweep, network: Network, data: Calibration) -> float:
+    """Multiplications of a sweep over those of the network on the same images."""
+
+    def once(network: Network, data: Calibration) -> None:
+        with torch.no_grad():
+            for batch in network.batches(data):
+                network.outputs(batch)
+
+    return operations(sweep, network, data) / operations(once, network, data)
+
+
+def operations(
+    run: Callable[[Network, Calibration], Any], network: Network, data: Calibration
+) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run(network, data)
+    return counter.get_total_flops()
+
+
+def cpu_seconds(sweeps: dict[str, Sweep], network: Network, data: Calibration) -> dict[str, float]:
+    """Medians; every sweep has run before."""
+    seconds: dict[str, list[float]] = {name: [] for name in sweeps}
+    for _ in range(REPEATS):
+        for name, sweep in sweeps.items():
+            start = time.process_time()
+            sweep(network, data)
+            seconds[name].append(time.process_time() - start)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def difference(first: Sweep, second: Sweep, network: Network, data: Calibration) -> float:
+    return float(relative(first(network, data), second(network, data)).max())
+
+
+def relative(expected: Table, found: Table) -> Table:
+    error: Table = np.abs(found - expected) / expected
+    return error
+
+
+if __name__ == "__main__":
+    main()

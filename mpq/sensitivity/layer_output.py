@@ -1,0 +1,95 @@
+"""Layer output error: how far a format moves a layer's own output."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpq.calibration import Calibration
+from mpq.model import Network
+from mpq.precision import Precision
+from mpq.quantization import Quantizer
+from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
+from mpq.sensitivity.forward_pass import read_layers
+from mpq.sensitivity.gradients import Tap
+from mpq.sensitivity.layer_response import response, response_changes
+
+
+@final
+@dataclass(frozen=True)
+class LayerOutput(SensitivityEstimator):
+    r"""Squared error of a layer's output, over the output's squared norm.
+
+    .. math:: s_{\ell b} = \frac{\mathrm{mean}_n \lVert y^{(b)}_{n \ell} - y_{n \ell} \rVert^2}
+        {\mathrm{mean}_n \lVert y_{n \ell} \rVert^2}
+
+    with :math:`y^{(b)}` the output for weight and input in the format. Where only the weight is
+    rounded the numerator is :math:`\mathrm{tr}(\Delta W \, X^T X \, \Delta W^T)` per example, the
+    second moment :math:`X^T X` of the inputs being the Hessian of the layer's squared error: the
+    proxy of GPTQ (Frantar et al. 2022, arXiv:2210.17323), by which BAQ allocates bits (Zhang et al.
+    2025, arXiv:2506.05664), and, with only its trace, of ``hessian_input_activation`` in NNCF. It
+    is computed from outputs, which gives the same number without a matrix of inputs by inputs for
+    every layer, and prices a rounded input together with the weight.
+
+    The unit is ``relative``: how much a layer's error matters to the network is not known. The
+    division makes layers comparable and is not in the papers; without it (``relative=false``, in
+    squared units of each layer's output) errors are theirs.
+
+    Takes one forward pass, and every layer alone once per choice.
+
+    Args:
+        relative: Whether errors are divided by the output's squared norm.
+    """
+
+    name: ClassVar[str] = "layer-output"
+    summary: ClassVar[str] = "squared error of each layer's own output (GPTQ's Hessian proxy)"
+
+    relative: bool = True
+
+    def estimate(
+        self,
+        network: Network,
+        data: Calibration,
+        quantizer: Quantizer,
+        choices: Sequence[Precision],
+    ) -> Sensitivity:
+        """See ``SensitivityEstimator.estimate``."""
+        found = _Errors(network, quantizer, choices)
+        examples = read_layers(network, data, found.read, "layer outputs")
+        errors = np.stack(list(found.errors.values()))  # [L, B]
+        powers = np.array(list(found.powers.values()))[:, None]
+        values = _ratio(errors, powers) if self.relative else errors / examples
+        unit = "relative" if self.relative else "squared_output"
+        return Sensitivity(loss_table(network, choices, values, self.name, unit))
+
+
+class _Errors:
+    """Sums over examples of squared changes and of squared outputs."""
+
+    def __init__(
+        self, network: Network, quantizer: Quantizer, choices: Sequence[Precision]
+    ) -> None:
+        self.quantizer = quantizer
+        self.choices = choices
+        self.errors = {layer.name: np.zeros(len(choices)) for layer in network.layers}
+        self.powers = {layer.name: 0.0 for layer in network.layers}
+
+    def read(self, tap: Tap, x: Tensor, _: Tensor) -> None:
+        """See ``LayerReader``."""
+        original = response(tap.site, x)
+        self.powers[tap.name] += _squared_norm(original)
+        changes = response_changes(self.quantizer, tap.name, tap.site, x, original, self.choices)
+        for column, change in changes:
+            self.errors[tap.name][column] += _squared_norm(change)
+
+
+def _squared_norm(tensor: Tensor) -> float:
+    return float(tensor.square().sum(dtype=torch.float64))
+
+
+def _ratio(errors: Any, powers: Any) -> Any:
+    """0 for a layer whose output is 0, as it then is in every format."""
+    return np.divide(errors, powers, out=np.zeros_like(errors), where=powers > 0)

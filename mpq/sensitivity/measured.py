@@ -1,0 +1,347 @@
+"""Measured: one layer at a time in one precision, and what that does to the output."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mpq.calibration import IGNORED_TARGET, Batch, Calibration
+from mpq.errors import DataError, InputError, UnknownNameError
+from mpq.journal import Journal, measurement_key
+from mpq.metric import CosineDistance, KLDivergence, OutputMetric
+from mpq.model import Network
+from mpq.outputs import position_weights
+from mpq.precision import ORIGINAL, Precision
+from mpq.progress import track
+from mpq.quantization import Quantizer
+from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
+from mpq.sensitivity.factor_rows import FactorRows
+from mpq.sensitivity.prefix import Recording, reusing
+from mpq.sensitivity.tiles import Cell, Tile, Tiling
+
+Array = npt.NDArray[np.float64]
+Row = dict[str, Any]
+
+_FEWEST = 16
+"""A standard error from fewer examples says too little to stop for it."""
+
+
+@final
+@dataclass(frozen=True)
+class Measured(SensitivityEstimator):
+    r"""What the output loses when a single layer is quantized, measured.
+
+    .. math:: s_{\ell b} = \mathrm{mean}_n \, d(f_n, f_n^{(\ell \to b)})
+
+    Exact for one layer; that losses add up over layers is an assumption. The scores ``d``, for one
+    example, positions averaged by their weights:
+
+    - ``divergence``: the network's metric, in its unit; with KL divergence as ZeroQ (Cai et al.
+      2020, arXiv:2001.00281, section 3.2), but on the calibration examples, not on distilled ones.
+    - ``loss``: rise of the cross entropy on the targets, in nats, averaged over the targets of an
+      example; as in CalibTIP and AdaQuant (Hubara et al. 2020, arXiv:2006.10518). A precision that
+      lowers it costs 0: what a few calibration examples seem to gain is not to be bought.
+    - ``sqnr``: noise-to-signal ratio :math:`\lVert f' - f \rVert^2 / \lVert f \rVert^2` of the
+      outputs, which is ``10 ** (-SQNR / 10)`` for an SQNR in dB, so that smaller is better and
+      small errors add up; unit ``relative``. AIMET's mixed precision and MixDQ (Zhao et al. 2024,
+      arXiv:2405.17873) rank by the SQNR in dB; the mean over examples is that of ratios here.
+    - ``cosine``: one minus the cosine of the outputs at a position; unit ``relative``.
+
+    Takes one pass for every layer and precision, but only from that layer on: what comes before is
+    not computed again (``PrefixReuse``), and the numbers are those of whole passes, bit by bit.
+    The standard error is that of the mean over examples.
+
+    Interactions are the change of the outputs before the softmax, projected on probes ``u`` of the
+    metric (``OutputMetric.probe``): :math:`R_{n \ell b} = \langle u_n, f_n^{(\ell \to b)} - f_n
+    \rangle`. Half of its mean square estimates the divergence to second order in the change of the
+    outputs, and changes of several layers are added up where they are nearly linear.
+
+    Args:
+        score: ``divergence``, ``loss``, ``sqnr`` or ``cosine``.
+        interactions: Whether the factor ``R`` is returned as well; for ``divergence`` only.
+        num_probes: Of the factor, per example.
+        shrinkage: Of the interactions, from 0 to 1; ``None``: in closed form
+            (``FactorRows.shrinkage``).
+        tolerance: A cell whose standard error is at most this share of its mean is not measured
+            on further batches; 0: all batches are used.
+        batched: Whether small batches are copied, so that a pass tries several precisions
+            (``Tiling``). Faster for small batches only, where starting an operation takes longer
+            than computing it; the last digits of outputs then differ from those of single passes.
+        journal: Path of a file that keeps what is measured, batch by batch and layer by layer: the
+            same call goes on where it was stopped. Empty: none.
+        seed: Of the probes.
+    """
+
+    name: ClassVar[str] = "measured"
+    summary: ClassVar[str] = "divergence or loss measured one layer at a time, L x B passes"
+
+    score: str = "divergence"
+    interactions: bool = False
+    num_probes: int = 1
+    shrinkage: float | None = None
+    tolerance: float = 0.0
+    batched: bool = False
+    journal: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.score not in SCORES:
+            raise UnknownNameError("score", self.score, SCORES)
+        if self.num_probes < 1:
+            raise InputError(f"measured needs num_probes >= 1; got {self.num_probes}")
+        if not 0 <= self.tolerance < 1:
+            raise InputError(f"measured needs a tolerance from 0 to 1; got {self.tolerance}")
+        if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
+            raise InputError(f"measured needs a shrinkage from 0 to 1; got {self.shrinkage}")
+        if self.interactions and (self.score != "divergence" or self.tolerance):
+            raise InputError(
+                "interactions are those of the divergence, on every batch: measured takes them "
+                "with score=divergence and tolerance=0"
+            )
+
+    def estimate(
+        self,
+        network: Network,
+        data: Calibration,
+        quantizer: Quantizer,
+        choices: Sequence[Precision],
+    ) -> Sensitivity:
+        """See ``SensitivityEstimator.estimate``; targets are used by ``loss``.
+
+        Raises:
+            DataError: If ``loss`` has no targets.
+            InputError: If ``loss`` is asked of a network without probabilities, or the journal is
+                of another measurement.
+        """
+        if self.score == "loss" and not isinstance(network.metric, KLDivergence):
+            raise InputError(
+                f"score=loss needs class probabilities, and the metric is {network.metric.name!r}; "
+                "use score=divergence"
+            )
+        run = _Run(self, network, choices, self._open(network, data, quantizer, choices))
+        total = data.num_batches and data.num_batches * len(network.layers)
+        with reusing(network) as reuse:
+            tried = [choice for choice in choices if choice != ORIGINAL]
+            tiling = Tiling(network, quantizer, reuse, tried, self.batched)
+            layers = (done for batch in network.batches(data) for done in run.batch(tiling, batch))
+            for _ in track(layers, "measured, layer by layer", total):
+                pass
+        return run.sensitivity()
+
+    def _open(
+        self,
+        network: Network,
+        data: Calibration,
+        quantizer: Quantizer,
+        choices: Sequence[Precision],
+    ) -> Journal | None:
+        if not self.journal:
+            return None
+        names = ("score", "interactions", "num_probes", "tolerance", "batched", "seed")
+        options = {name: str(getattr(self, name)) for name in names}
+        common = measurement_key(network, data, quantizer, choices)
+        return Journal(self.journal, {"estimator": self.name, **options, **common})
+
+
+class _Run:
+    """One estimate: what is measured so far."""
+
+    def __init__(
+        self,
+        estimator: Measured,
+        network: Network,
+        choices: Sequence[Precision],
+        journal: Journal | None,
+    ) -> None:
+        self.estimator = estimator
+        self.network = network
+        self.choices = tuple(choices)
+        self.journal = journal
+        self.tried = [column for column, choice in enumerate(choices) if choice != ORIGINAL]
+        self.index = {layer.name: row for row, layer in enumerate(network.layers)}
+        self.sums = _Sums(len(self.index), len(choices))
+        self.factor = FactorRows(len(self.index), len(choices))
+        self.seeds = torch.Generator().manual_seed(estimator.seed)
+        self.num_batches = 0
+
+    def batch(self, tiling: Tiling, batch: Batch) -> Iterator[str]:
+        """Measures every layer on a batch; yields their names as they are done."""
+        seed = int(torch.randint(2**62, (), generator=self.seeds))
+        is_settled = self.sums.is_settled(self.estimator.tolerance)  # [L, B]
+        num_probes = self.estimator.num_probes if self.estimator.interactions else 0
+        rows: dict[str, Row] = {}
+        for tile in tiling.tiles(batch):
+            scale: _Scale | None = None
+            for layer in reversed(tile.axes):
+                columns = [c for c in self.tried if not is_settled[self.index[layer], c]]
+                name = f"batch {self.num_batches}, layer {layer}"
+                if self.journal is not None and name in self.journal:
+                    rows[layer] = self.journal[name]
+                elif columns:
+                    scale = scale or _Scale.of(tile, batch, num_probes, seed)
+                    rows[layer] = self._measure(scale, layer, columns)
+                    if self.journal is not None:
+                        self.journal.add(name, rows[layer])
+                yield layer
+        for layer, row in rows.items():
+            self.sums.add(self.index[layer], row)
+        if self.estimator.interactions:
+            self._add_factor(rows, batch.size)
+        self.num_batches += 1
+
+    def _measure(self, scale: "_Scale", layer: str, columns: Sequence[int]) -> Row:
+        row: Row = {"columns": columns, "count": 0, "total": [], "square": [], "factor": []}
+        score, metric = SCORES[self.estimator.score], self.network.metric
+        for cell in scale.cells(layer, [self.choices[column] for column in columns]):
+            scores = score(metric, scale.batch, cell.original, cell.changed)  # [M]
+            row["count"] = len(scores)
+            row["total"].append(float(scores.sum()))
+            row["square"].append(float(scores.square().sum()))
+            row["factor"].append(scale.products(cell).tolist())
+        return row
+
+    def _add_factor(self, rows: dict[str, Row], size: int) -> None:
+        shape = (self.estimator.num_probes, size, *self.sums.total.shape)
+        factor = np.zeros(shape)  # [K, N, L, B]
+        for layer, row in rows.items():
+            for column, products in zip(row["columns"], row["factor"], strict=True):
+                factor[:, :, self.index[layer], column] = products
+        for probe in factor:
+            self.factor.add(probe, np.zeros(size), size)
+
+    def sensitivity(self) -> Sensitivity:
+        """What was found."""
+        name, unit = self.estimator.name, UNITS.get(self.estimator.score)
+        if not self.sums.count[:, self.tried].all():
+            raise DataError("score=loss: no target of the data is counted")
+        values = np.maximum(self.sums.mean, 0.0)
+        table = loss_table(self.network, self.choices, values, name, unit)
+        error = None
+        if (self.sums.count[:, self.tried] > 1).all():
+            values = self.sums.standard_error
+            error = loss_table(self.network, self.choices, values, f"{name}_standard_error", unit)
+        if not self.estimator.interactions:
+            return Sensitivity(table, None, error)
+        return Sensitivity(table, self.factor.interactions(self.estimator.shrinkage), error)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scale:
+    """What cells of one tile are held against."""
+
+    tile: Tile
+    batch: Batch
+    recording: Recording
+    probes: Tensor  # [K, N, P, C]
+
+    @classmethod
+    def of(cls, tile: Tile, batch: Batch, num_probes: int, seed: int) -> "_Scale":
+        recording = tile.reuse.record(tile.batch)
+        outputs = recording.outputs.chunk(tile.copies)[0]
+        weights = position_weights(batch, outputs)
+        generator = torch.Generator().manual_seed(seed)
+        probe = tile.network.metric.probe
+        drawn = [probe(outputs, weights, generator).double() for _ in range(num_probes)]
+        probes = torch.stack(drawn) if drawn else outputs.new_zeros(0, *outputs.shape)
+        return cls(tile, batch, recording, probes)
+
+    def cells(self, layer: str, precisions: Sequence[Precision]) -> Iterator[Cell]:
+        return self.tile.cells(self.recording, self.recording.outputs, layer, precisions)
+
+    def products(self, cell: Cell) -> Tensor:
+        """``[K, N]``: the probes with the change of the outputs."""
+        change = cell.changed.double() - cell.original.double()
+        return (self.probes * change).flatten(2).sum(dim=2)
+
+
+class _Sums:
+    """Sums over examples, for every cell."""
+
+    def __init__(self, num_layers: int, num_choices: int) -> None:
+        self.count = np.zeros((num_layers, num_choices))
+        self.total = np.zeros((num_layers, num_choices))
+        self.square = np.zeros((num_layers, num_choices))
+
+    def add(self, layer: int, row: Row) -> None:
+        self.count[layer, row["columns"]] += row["count"]
+        self.total[layer, row["columns"]] += row["total"]
+        self.square[layer, row["columns"]] += row["square"]
+
+    @property
+    def mean(self) -> Array:
+        found: Array = self.total / np.maximum(self.count, 1)
+        return found
+
+    @property
+    def standard_error(self) -> Array:
+        """Of the mean."""
+        count = np.maximum(self.count, 2)
+        deviations = np.maximum(self.square - count * self.mean**2, 0.0)
+        found: Array = np.sqrt(deviations / (count - 1) / count)
+        return found
+
+    def is_settled(self, tolerance: float) -> npt.NDArray[np.bool_]:
+        """Where no further batch is needed; a mean of 0 may be of a layer not yet called."""
+        is_close: npt.NDArray[np.bool_] = self.standard_error < tolerance * np.abs(self.mean)
+        return is_close & (self.count >= _FEWEST)
+
+
+Score = Callable[[OutputMetric, Batch, Tensor, Tensor], Tensor]
+"""From metric, batch, the original's and the other's outputs ``[N, P, C]`` to ``[M]`` float64, one
+for each example that counts."""
+
+
+def _divergence(metric: OutputMetric, batch: Batch, original: Tensor, changed: Tensor) -> Tensor:
+    apart = metric.divergence(original, changed)
+    return (apart * position_weights(batch, changed)).sum(dim=1)
+
+
+def _loss(_: OutputMetric, batch: Batch, original: Tensor, changed: Tensor) -> Tensor:
+    return _cross_entropy(batch, changed) - _cross_entropy(batch, original)
+
+
+def _cross_entropy(batch: Batch, logits: Tensor) -> Tensor:
+    """``[M]``: mean over the targets of every example that has one."""
+    if batch.targets is None:
+        raise DataError("score=loss needs targets: yield (inputs, targets) or use divergence")
+    targets = batch.targets.reshape(batch.size, -1)
+    if targets.is_floating_point() or targets.shape != logits.shape[:2]:
+        raise DataError(
+            f"targets must be class indices {tuple(logits.shape[:2])}, one per position; got "
+            f"{tuple(batch.targets.shape)} {batch.targets.dtype}"
+        )
+    nll = F.cross_entropy(
+        logits.flatten(0, 1).double(), targets.flatten().long(), reduction="none",
+        ignore_index=IGNORED_TARGET,
+    )  # fmt: skip
+    counted = (targets != IGNORED_TARGET).sum(dim=1)
+    means = nll.reshape(targets.shape).sum(dim=1) / counted
+    return means[counted > 0]
+
+
+def _noise_to_signal(_: OutputMetric, batch: Batch, original: Tensor, changed: Tensor) -> Tensor:
+    weights = position_weights(batch, original)
+    noise = (changed.double() - original.double()).square().sum(dim=2)  # [N, P]
+    power = original.double().square().sum(dim=2)
+    tiny = torch.finfo(torch.float64).tiny  # an output of zeros that stays so costs 0
+    return (noise * weights).sum(dim=1) / (power * weights).sum(dim=1).clamp_min(tiny)
+
+
+def _cosine(_: OutputMetric, batch: Batch, original: Tensor, changed: Tensor) -> Tensor:
+    return _divergence(CosineDistance(), batch, original, changed)
+
+
+SCORES: dict[str, Score] = {
+    "divergence": _divergence,
+    "loss": _loss,
+    "sqnr": _noise_to_signal,
+    "cosine": _cosine,
+}
+"""What ``score`` may be."""
+UNITS = {"loss": "nats", "sqnr": "relative", "cosine": "relative"}
+"""Of the scores that have one of their own."""

@@ -1,0 +1,102 @@
+"""Orthogonality: layers whose outputs tell examples apart like no other layer's are important."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpq.calibration import Batch, Calibration
+from mpq.errors import InputError
+from mpq.model import Network
+from mpq.precision import Precision
+from mpq.progress import track
+from mpq.quantization import Quantizer
+from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity.forward_pass import read_batch
+from mpq.sensitivity.gradients import Tap
+from mpq.sensitivity.importance import importance_table
+
+
+@final
+@dataclass(frozen=True)
+class Orthogonality(SensitivityEstimator):
+    r"""Relative rounding error, times how orthogonal the layer's output is to the others'.
+
+    .. math:: \iota_i = e^{-\beta \gamma_i}, \quad \gamma_i = \sum_{j \ne i} \mathrm{ORM}_{ij},
+        \quad \mathrm{ORM}_{ij} = \frac{\lVert Y_j^T Y_i \rVert_F^2}
+        {\lVert Y_i^T Y_i \rVert_F \lVert Y_j^T Y_j \rVert_F}
+        = \frac{\langle G_i, G_j \rangle}{\lVert G_i \rVert_F \lVert G_j \rVert_F}
+
+    for the outputs :math:`Y_i [N, F_i]` of layer ``i``, one row per example, and their Gram
+    matrices :math:`G = Y Y^T [N, N]`. OMPQ (Ma et al. 2021, arXiv:2109.07865), which takes one
+    batch and maximises importance times bits. Departs from it in making a table (see
+    ``importance_table``), and in reading any number of batches: what examples of different batches
+    have in common is left out of ``G``, so that memory does not grow. The batch should have more
+    than a few examples; with one, all layers look alike. The unit is ``relative``.
+
+    Args:
+        beta: How fast importance falls, at least 0.
+        centered: Whether the mean over the batch's examples is taken out of ``Y`` first, as in the
+            authors' code (then ``ORM`` is linear CKA); the paper does not.
+
+    Raises:
+        InputError: If ``beta`` is negative.
+    """
+
+    name: ClassVar[str] = "orthogonality"
+    summary: ClassVar[str] = "rounding error x orthogonality of layer outputs (OMPQ), forward only"
+
+    beta: float = 1.0
+    centered: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta < float("inf"):
+            raise InputError(f"orthogonality needs beta >= 0; got {self.beta}")
+
+    def estimate(
+        self,
+        network: Network,
+        data: Calibration,
+        quantizer: Quantizer,
+        choices: Sequence[Precision],
+    ) -> Sensitivity:
+        """See ``SensitivityEstimator.estimate``."""
+        orm = orthogonality_matrix(network, data, self.centered)
+        gamma = orm.sum(axis=1) - orm.diagonal()
+        importance = np.exp(-self.beta * gamma)
+        return Sensitivity(importance_table(network, quantizer, choices, importance, self.name))
+
+
+def orthogonality_matrix(network: Network, data: Calibration, centered: bool = False) -> Any:
+    """``ORM [L, L]``, from 0 (orthogonal) to 1; 0 where an output is 0."""
+    products = np.zeros((len(network.layers), len(network.layers)))
+    for batch in track(network.batches(data), "orthogonality", data.num_batches):
+        grams = _grams(network, batch, centered).flatten(1)  # [L, N * N]
+        products += (grams @ grams.T).numpy()
+    norms = np.sqrt(products.diagonal())
+    scale = np.outer(norms, norms)
+    return np.divide(products, scale, out=np.zeros_like(products), where=scale > 0)
+
+
+def _grams(network: Network, batch: Batch, centered: bool) -> Tensor:
+    """``[L, N, N]`` Gram matrices of the layers' outputs, summed over their calls."""
+    found = {layer.name: torch.zeros(batch.size, batch.size) for layer in network.layers}
+
+    def read(tap: Tap, _: Tensor, y: Tensor) -> None:
+        found[tap.name] = found[tap.name] + _gram(tap, y.float(), centered).cpu()
+
+    read_batch(network, batch, read)
+    return torch.stack(list(found.values())).double()
+
+
+def _gram(tap: Tap, y: Tensor, centered: bool) -> Tensor:
+    """``[N, N]`` inner products of the examples' outputs."""
+    split = tap.by_example(y)
+    if split is None:  # all examples have the same share in it
+        split = y.flatten().expand(tap.num_examples, -1) / tap.num_examples**0.5
+    rows = split.flatten(1)
+    rows = rows - rows.mean(dim=0) if centered else rows
+    return rows @ rows.T

@@ -1,0 +1,259 @@
+"""Pairwise: every two layers quantized together, and what that costs beyond each alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, final
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq.calibration import Batch, Calibration
+from mpq.errors import InputError
+from mpq.interactions import Interactions
+from mpq.journal import Journal, measurement_key
+from mpq.model import Network
+from mpq.outputs import position_weights
+from mpq.precision import ORIGINAL, Precision
+from mpq.progress import track
+from mpq.quantization import Quantizer, quantized
+from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
+from mpq.sensitivity.measured import Measured
+from mpq.sensitivity.prefix import Recording, reusing
+from mpq.sensitivity.tiles import Cell, Tile, Tiling
+
+Array = npt.NDArray[np.float64]
+Row = dict[str, list[float]]
+
+_MAX_ROUNDS, _SETTLED = 1000, 1e-9
+
+
+@final
+@dataclass(frozen=True)
+class Pairwise(SensitivityEstimator):
+    r"""Divergence of all pairs of layers, and the quadratic form that agrees with it.
+
+    .. math:: \Omega_{\ell b, m c} = D_{\ell b, m c} - D_{\ell b} - D_{m c}, \quad
+        D(z) \approx \sum_\ell D_{\ell z_\ell} + \sum_{\ell < m} \Omega_{\ell z_\ell, m z_m}
+
+    where ``D`` is the network's divergence from the original with these layers in these precisions,
+    and nothing else changed: exact wherever ``D`` is quadratic in the layers' changes. The table is
+    ``D`` of one layer, as ``Measured`` has it, in the unit of the metric; its standard error, too.
+    The interactions are a factor ``R`` of a positive semidefinite matrix near ``G``, where
+    :math:`G_{\ell b, \ell b} = 2 D_{\ell b}` and :math:`G_{\ell b, m c} = \Omega_{\ell b, m c}`:
+    :math:`\tfrac1S \sum_s R_s R_s^T \approx G`, with equality on the diagonal, so that the loss of
+    a single layer is the table's.
+
+    References: Deng et al. (2023), CLADO, arXiv:2307.05657; Schaefer et al. (2023), Augmenting
+    Hessians with inter-layer dependencies, arXiv:2306.04879. Departs from CLADO in three ways. The
+    divergence takes the place of the loss: no labels are needed, and no gradient is left over. What
+    is made semidefinite is the matrix of correlations
+    :math:`G_{ij} / \sqrt{G_{ii} G_{jj}}`, scaled back to the measured diagonal afterwards: the
+    errors of ``G`` itself are those of the lowest precisions, where ``D`` is far from quadratic,
+    and clipping its eigenvalues would spread them over all cells. And entries between two
+    precisions of one layer, which are never used, are not 0 but what changes the others least.
+
+    For reference and for small networks: it takes one pass over the data for every pair, from the
+    second layer on (``PrefixReuse``).
+
+    Args:
+        max_passes: How many passes are too many.
+        batched: See ``Measured``.
+        journal: See ``Measured``; of the pairs.
+    """
+
+    name: ClassVar[str] = "pairwise"
+    summary: ClassVar[str] = "CLADO: divergence of every pair of layers, for small networks"
+
+    max_passes: int = 20000
+    batched: bool = False
+    journal: str = ""
+
+    def estimate(
+        self,
+        network: Network,
+        data: Calibration,
+        quantizer: Quantizer,
+        choices: Sequence[Precision],
+    ) -> Sensitivity:
+        """See ``SensitivityEstimator.estimate``.
+
+        Raises:
+            InputError: If it takes more than ``max_passes``, or the journal is of another
+                measurement.
+        """
+        self._check(len(network.layers), sum(choice != ORIGINAL for choice in choices))
+        alone = Measured(batched=self.batched).estimate(network, data, quantizer, choices)
+        journal = self._open(network, data, quantizer, choices)
+        pairs = _Pairs(network, quantizer, choices, journal)
+        with reusing(network) as reuse:
+            tried = [choice for choice in choices if choice != ORIGINAL]
+            tiling = Tiling(network, quantizer, reuse, tried, self.batched)
+            for batch in track(network.batches(data), "pairs of layers", data.num_batches):
+                pairs.add(tiling, batch)
+        factor = gram_factor(alone.table.values, pairs.mean).astype(np.float32)
+        table = loss_table(network, choices, alone.table.values, self.name)
+        return Sensitivity(table, Interactions(factor), alone.standard_error)
+
+    def _check(self, num_layers: int, num_choices: int) -> None:
+        cells = num_layers * num_choices
+        passes = cells + num_layers * (num_layers - 1) // 2 * num_choices**2
+        if passes > self.max_passes:
+            raise InputError(
+                f"pairwise takes {passes} forward passes over the data ({num_layers} layers, "
+                f"{num_choices} precisions), more than max_passes={self.max_passes}; raise it, or "
+                "give fewer layers or precisions"
+            )
+
+    def _open(
+        self,
+        network: Network,
+        data: Calibration,
+        quantizer: Quantizer,
+        choices: Sequence[Precision],
+    ) -> Journal | None:
+        if not self.journal:
+            return None
+        common = measurement_key(network, data, quantizer, choices)
+        key = {"estimator": self.name, "batched": str(self.batched), **common}
+        return Journal(self.journal, key)
+
+
+class _Pairs:
+    """Sums over examples of the divergence of two layers."""
+
+    def __init__(
+        self,
+        network: Network,
+        quantizer: Quantizer,
+        choices: Sequence[Precision],
+        journal: Journal | None,
+    ) -> None:
+        self.network = network
+        self.quantizer = quantizer
+        self.choices = choices
+        self.journal = journal
+        self.tried = [column for column, choice in enumerate(choices) if choice != ORIGINAL]
+        self.names = [layer.name for layer in network.layers]
+        shape = (len(self.names), len(choices)) * 2
+        self.total = np.zeros(shape)  # [L, B, L, B], the earlier layer first
+        self.examples = self.num_batches = 0
+
+    def add(self, tiling: Tiling, batch: Batch) -> None:
+        """Measures all pairs on a batch."""
+        for tile in tiling.tiles(batch):
+            base = _Base(tile, batch)
+            for place, first in reversed(list(enumerate(self.names))):
+                later = [name for name in self.names[place + 1 :] if name in tile.axes]
+                for column in self.tried if later else ():
+                    choice = self.choices[column]
+                    found = self._known(base, first, choice, later)
+                    for second in later:
+                        at = (place, column, self.names.index(second), self.tried)
+                        self.total[at] += found[second]
+        self.examples += batch.size
+        self.num_batches += 1
+
+    def _known(self, base: "_Base", first: str, choice: Precision, later: Sequence[str]) -> Row:
+        """Summed divergences of one cell and every cell of later layers."""
+        at_once = base.tile.copies
+        name = f"batch {self.num_batches}, layer {first} at {choice}, {at_once} at once"
+        if self.journal is not None and name in self.journal:
+            row: Row = self.journal[name]
+            return row
+        found = self._measure(base, first, choice, later)
+        if self.journal is not None:
+            self.journal.add(name, found)
+        return found
+
+    def _measure(self, base: "_Base", first: str, choice: Precision, later: Sequence[str]) -> Row:
+        tile, original = base.tile, base.recording.outputs
+        precisions = [self.choices[column] for column in self.tried]
+        found = {}
+        with quantized(self.network, {first: choice}, self.quantizer):
+            recording = tile.reuse.record(tile.batch, base.recording, first)
+            for second in reversed(later):
+                cells = tile.cells(recording, original, second, precisions)
+                found[second] = [base.divergence(cell) for cell in cells]
+        return found
+
+    @property
+    def mean(self) -> Array:
+        """``[L, B, L, B]`` divergence of two layers, the earlier one first."""
+        found: Array = self.total / self.examples
+        return found
+
+
+@final
+class _Base:
+    """The original network on a tile; not run where everything is known.
+
+    Args:
+        tile: The tile.
+        batch: One copy.
+    """
+
+    def __init__(self, tile: Tile, batch: Batch) -> None:
+        self.tile = tile
+        self.batch = batch
+
+    @cached_property
+    def recording(self) -> Recording:
+        """Of the original network."""
+        return self.tile.reuse.record(self.tile.batch)
+
+    def divergence(self, cell: Cell) -> float:
+        """Summed over examples."""
+        apart = self.tile.network.metric.divergence(cell.original, cell.changed)
+        return float((apart * position_weights(self.batch, cell.changed)).sum())
+
+
+def gram_factor(alone: Array, pairs: Array) -> Array:
+    r"""Factor of the quadratic form that agrees with single divergences and best with pairs.
+
+    Args:
+        alone: ``[L, B]`` divergence of one layer.
+        pairs: ``[L, B, L, B]`` of two layers, the earlier one first; read where both lose something.
+
+    Returns:
+        ``[S, L, B]`` with :math:`\tfrac{1}{2S} \sum_s R_s^2` the divergence of one layer, exactly.
+    """
+    num_layers, num_choices = alone.shape
+    same_layer = np.kron(np.eye(num_layers, dtype=bool), np.ones((num_choices,) * 2, dtype=bool))
+    scale = np.sqrt(2 * alone).ravel()  # [L B]
+    cross = pairs - alone[:, :, None, None] - alone  # of the earlier with the later layer
+    earlier = np.arange(num_layers)[:, None] < np.arange(num_layers)
+    upper = (cross * earlier[:, None, :, None]).reshape(same_layer.shape)
+    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+    correlations = (upper + upper.T) * inverse * inverse[:, None]
+    np.fill_diagonal(correlations, scale > 0)
+    values, vectors = nearest_semidefinite(correlations, ~same_layer)
+    rows = (vectors * np.sqrt(values)).T  # [S, L B]
+    lengths = np.linalg.norm(rows, axis=0)
+    rows *= scale / np.where(lengths > 0, lengths, 1.0) * np.sqrt(len(rows))
+    return rows.reshape(-1, num_layers, num_choices)
+
+
+def nearest_semidefinite(matrix: Array, is_known: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
+    """The positive semidefinite matrix with the least squared error in the known entries.
+
+    In turn, negative eigenvalues become 0, and unknown entries those of the matrix that this gives;
+    the error never rises.
+
+    Args:
+        matrix: ``[M, M]``, symmetric; its diagonal is known, other unknown entries are 0.
+        is_known: ``[M, M]``, symmetric.
+
+    Returns:
+        Eigenvalues ``[M]``, at least 0, and eigenvectors ``[M, M]``, in columns.
+    """
+    is_known = is_known | np.eye(len(matrix), dtype=bool)
+    guess = matrix
+    for _ in range(_MAX_ROUNDS):
+        values, vectors = np.linalg.eigh(guess)
+        values = values.clip(0.0)
+        found = np.where(is_known, matrix, (vectors * values) @ vectors.T)
+        if np.abs(found - guess).max() < _SETTLED:
+            break
+        guess = found
+    return values, vectors

@@ -1,0 +1,51 @@
+"""Z-score distribution: layers with few outlying weights count as important."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from mpq.calibration import Calibration
+from mpq.model import Network
+from mpq.precision import Precision
+from mpq.quantization import Quantizer
+from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity.importance import importance_table
+
+
+@final
+@dataclass(frozen=True)
+class ZScore(SensitivityEstimator):
+    r"""Relative rounding error, times the share of weights that do not stand out.
+
+    .. math:: \iota_\ell = 1 - \frac{\lvert \{ i : z_{\ell i} > 1 \} \rvert}{n_\ell}, \quad
+        z_{\ell i} = \frac{W_{\ell i} - \mathrm{mean}(W_\ell)}{\mathrm{std}(W_\ell)}
+
+    No data are read. Layer-Wise Quantization (Dumitru et al. 2024, arXiv:2406.17415) ranks the
+    blocks of a language model by the share of weights much larger than average, the smaller the
+    more important, and gives the first ones more bits. Departs from it in looking at layers instead
+    of blocks, and in making a table of it (see ``importance_table``). The unit is ``relative``.
+    """
+
+    name: ClassVar[str] = "z-score"
+    summary: ClassVar[str] = "rounding error x share of weights with z-score below 1, no data"
+
+    def estimate(
+        self,
+        network: Network,
+        data: Calibration,  # noqa: ARG002
+        quantizer: Quantizer,
+        choices: Sequence[Precision],
+    ) -> Sensitivity:
+        """See ``SensitivityEstimator.estimate``; ``data`` are not read."""
+        weights = (network.weight(layer.name) for layer in network.layers)
+        importance = [1.0 - outlying_share(weight) for weight in weights]
+        return Sensitivity(importance_table(network, quantizer, choices, importance, self.name))
+
+
+def outlying_share(weight: Tensor) -> float:
+    """Share of the weights more than one standard deviation above their mean."""
+    w = weight.double()
+    above = w > w.mean() + w.std(correction=0)
+    return float(above.double().mean())

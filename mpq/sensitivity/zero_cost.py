@@ -1,0 +1,278 @@
+"""Zero-cost proxies: one number per layer, from a gradient or from the weights alone."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import nll_loss
+
+from mpq.calibration import Batch, Calibration
+from mpq.errors import ModelError, UnknownNameError
+from mpq.model import Network, weight_of
+from mpq.outputs import position_weights
+from mpq.precision import Precision
+from mpq.progress import track
+from mpq.quantization import Quantizer
+from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity.gradients import Tap, read_gradients
+from mpq.sensitivity.importance import importance_table
+from mpq.sensitivity.labels import check_labels, class_labels, loss_gradient
+from mpq.sensitivity.layer_response import response
+
+
+@final
+@dataclass(frozen=True)
+class ZeroCost(SensitivityEstimator):
+    r"""Relative rounding error, times a pruning criterion summed over the layer.
+
+    With ``W`` the layer's weight and ``g`` the gradient of the mean cross-entropy over all
+    calibration examples:
+
+    =============  =========================================================================
+    ``snip``       :math:`\sum_i |g_i W_i|`: Lee et al. (2019), arXiv:1810.02340
+    ``plain``      :math:`|\sum_i g_i W_i|`
+    ``grad-norm``  :math:`\lVert g \rVert_2`
+    ``l2-norm``    :math:`\lVert W \rVert_2`, no data
+    ``grasp``      :math:`\sum_i |W_i (H g)_i|`, ``H`` the Hessian of that mean over all layers'
+                   weights: Wang et al. (2020), arXiv:2002.07376; two passes
+    ``fisher``     :math:`\tfrac12 \mathrm{mean}_n \sum_k (\sum_t a_{nkt} \,
+                   \partial L_n / \partial a_{nkt})^2` over the output's channels ``k`` and
+                   places ``t``: Theis et al. (2018), arXiv:1801.05787
+    ``synflow``    :math:`\sum_i |W_i \, \partial R / \partial W_i|` for the sum ``R`` of the
+                   outputs of a network of absolute parameters that reads ones (ids as they
+                   are): Tanaka et al. (2020), arXiv:2006.05467; the first batch's shapes only
+    =============  =========================================================================
+
+    The selection is that of Abdelfattah et al. (2021, arXiv:2101.08134) for architecture search.
+    Departs from the papers in making a table of them (see ``importance_table``), in reading all
+    calibration examples instead of one batch, in labels that are by default drawn from the network
+    (then the expected ``g`` is 0, so that ``snip``, ``plain``, ``grad-norm`` and ``grasp`` see the
+    noise that is left of it; take ``labels=targets`` where there are some), and in the absolute
+    value of every product for ``grasp``. A layer's parameter that others share has the gradient of
+    all its uses. The unit is ``relative``.
+
+    Args:
+        proxy: One of the above.
+        labels: ``sampled`` or ``targets``; see ``loss_gradient``.
+        seed: Of drawn labels.
+
+    Raises:
+        UnknownNameError: If there is no such proxy, or ``labels`` is neither.
+    """
+
+    name: ClassVar[str] = "zero-cost"
+    summary: ClassVar[str] = "rounding error x pruning criterion: snip, synflow, grasp, fisher, ..."
+
+    proxy: str = "snip"
+    labels: str = "sampled"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_labels(self.labels)
+        if self.proxy not in PROXIES:
+            raise UnknownNameError("proxy", self.proxy, PROXIES)
+
+    def estimate(
+        self,
+        network: Network,
+        data: Calibration,
+        quantizer: Quantizer,
+        choices: Sequence[Precision],
+    ) -> Sensitivity:
+        """See ``SensitivityEstimator.estimate``.
+
+        Raises:
+            DataError: If targets are wanted and there are none.
+            InputError: If ``grasp`` is wanted of a network without classes.
+        """
+        importance = PROXIES[self.proxy](_Examples(network, data, self.labels, self.seed))
+        return Sensitivity(importance_table(network, quantizer, choices, importance, self.name))
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """A network, and the labelled examples that gradients are taken for."""
+
+    network: Network
+    data: Calibration
+    labels: str
+    seed: int
+
+    def batches(self) -> Iterator[tuple[Batch, torch.Generator]]:
+        """Batches on the network's device, with the generator of their labels."""
+        generator = torch.Generator().manual_seed(self.seed)
+        batches = self.network.batches(self.data)
+        for batch in track(batches, "zero-cost proxy", self.data.num_batches):
+            yield batch, generator
+
+    def weights(self) -> Iterator[Tensor]:
+        """``[L]`` in float32."""
+        return (self.network.weight(layer.name).float() for layer in self.network.layers)
+
+    def gradients(self) -> list[Tensor]:
+        """``[L]`` gradients of the mean loss, in float32."""
+        return self._mean(self._gradient)
+
+    def hessian_products(self, vectors: Sequence[Tensor]) -> list[Tensor]:
+        """``[L]`` products of the mean loss's Hessian with ``[L]`` vectors, in float32."""
+
+        def product(batch: Batch, generator: torch.Generator) -> list[Tensor]:
+            return self._hessian_product(batch, generator, vectors)
+
+        # The fused attention kernels have no second derivative.
+        with sdpa_kernel(SDPBackend.MATH):
+            return self._mean(product)
+
+    def _mean(self, of: Callable[[Batch, torch.Generator], list[Tensor]]) -> list[Tensor]:
+        """Sums of each batch added up, over the number of examples."""
+        sums, examples = [torch.zeros_like(weight) for weight in self.weights()], 0
+        with _differentiable(self._sites()), torch.enable_grad():
+            for batch, generator in self.batches():
+                for held, new in zip(sums, of(batch, generator), strict=True):
+                    held += new
+                examples += batch.size
+        return [total / examples for total in sums]
+
+    def _gradient(self, batch: Batch, generator: torch.Generator) -> list[Tensor]:
+        outputs = self._outputs(batch)
+        probe = loss_gradient(self.network, batch, self.labels, generator)(outputs.detach())
+        return self._grad(outputs, probe)
+
+    def _hessian_product(
+        self, batch: Batch, generator: torch.Generator, vectors: Sequence[Tensor]
+    ) -> list[Tensor]:
+        outputs = self._outputs(batch)
+        classes = class_labels(self.network, batch, outputs, self.labels, generator)
+        weights = position_weights(batch, outputs) * (classes >= 0)
+        log_p = outputs.double().log_softmax(dim=-1).flatten(0, 1)
+        nats = nll_loss(log_p, classes.clamp_min(0).flatten(), reduction="none")
+        gradients = self._grad((nats * weights.flatten()).sum(), None, create_graph=True)
+        pairs = zip(gradients, vectors, strict=True)
+        along = sum((gradient * vector).sum().to(outputs.device) for gradient, vector in pairs)
+        assert isinstance(along, Tensor)
+        return self._grad(along, None)
+
+    def _outputs(self, batch: Batch) -> Tensor:
+        outputs = self.network.outputs(batch)
+        if not outputs.requires_grad:
+            raise ModelError("the output does not depend on any quantizable layer")
+        return outputs
+
+    def _grad(self, of: Tensor, probe: Tensor | None, create_graph: bool = False) -> list[Tensor]:
+        """``[L]`` gradients with respect to the layers' weights, in float32; 0 where unused."""
+        found = torch.autograd.grad(
+            of,
+            [weight_of(site) for site in self._sites()],
+            probe,
+            create_graph=create_graph,
+            materialize_grads=True,
+        )
+        return [gradient.float() for gradient in found]
+
+    def _sites(self) -> list[nn.Module]:
+        return [self.network.site(layer.name) for layer in self.network.layers]
+
+
+@contextmanager
+def _differentiable(sites: Sequence[nn.Module]) -> Iterator[None]:
+    weights = [weight_of(site) for site in sites]
+    try:
+        for weight in weights:
+            weight.requires_grad_(True)
+        yield
+    finally:
+        for weight in weights:
+            weight.requires_grad_(False)
+
+
+def _snip(examples: _Examples) -> list[float]:
+    pairs = zip(examples.gradients(), examples.weights(), strict=True)
+    return [float((g * w).abs().sum()) for g, w in pairs]
+
+
+def _plain(examples: _Examples) -> list[float]:
+    pairs = zip(examples.gradients(), examples.weights(), strict=True)
+    return [abs(float((g * w).sum())) for g, w in pairs]
+
+
+def _gradient_norm(examples: _Examples) -> list[float]:
+    return [float(g.norm()) for g in examples.gradients()]
+
+
+def _weight_norm(examples: _Examples) -> list[float]:
+    return [float(w.norm()) for w in examples.weights()]
+
+
+def _grasp(examples: _Examples) -> list[float]:
+    products = examples.hessian_products(examples.gradients())
+    pairs = zip(products, examples.weights(), strict=True)
+    return [float((h * w).abs().sum()) for h, w in pairs]
+
+
+def _fisher(examples: _Examples) -> list[float]:
+    found = _ChannelSaliency(examples.network)
+    count = 0
+    for batch, generator in examples.batches():
+        probe = loss_gradient(examples.network, batch, examples.labels, generator)
+        read_gradients(examples.network, batch, found, probe)
+        count += batch.size
+    return [0.5 * total / count for total in found.sums.values()]
+
+
+class _ChannelSaliency:
+    """Sums over examples and channels of squared products of output and gradient."""
+
+    reads_inputs = False
+
+    def __init__(self, network: Network) -> None:
+        self.sums = {layer.name: 0.0 for layer in network.layers}
+
+    def read_input(self, tap: Tap, x: Tensor, g: Tensor) -> None:
+        """See ``GradientReader``; not called."""
+
+    def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
+        """See ``GradientReader``."""
+        product = response(tap.site, x) * g
+        split = tap.by_example(product)
+        # One row for the batch: squares of independent examples add up in the mean.
+        rows = product[None] if split is None else split
+        places = weight_of(tap.site).ndim - 2  # axes that a convolution slides along
+        channels = rows.movedim(-1 - places, 1).reshape(len(rows), rows.shape[-1 - places], -1)
+        self.sums[tap.name] += float(channels.sum(dim=2).double().square().sum())
+
+
+def _synflow(examples: _Examples) -> list[float]:
+    network, batch = examples.network, examples.data.first().to(examples.network.device)
+    ones = batch.map(lambda t: torch.ones_like(t).double() if t.is_floating_point() else t)
+    # Products of absolute values over many layers overflow in float32.
+    parameters: dict[int, Tensor] = {
+        id(p): p.detach().abs().double() for p in network.module.parameters()
+    }
+    wanted = [parameters[id(weight_of(network.site(x.name)))] for x in network.layers]
+    for weight in wanted:
+        weight.requires_grad_(True)
+    state = {
+        name: b.double() for name, b in network.module.named_buffers() if b.is_floating_point()
+    }
+    state |= {name: parameters[id(p)] for name, p in network.module.named_parameters()}
+    with torch.enable_grad():
+        found = torch.func.functional_call(network.module, state, ones.args, dict(ones.kwargs))
+        total = network.metric.positions(found).sum()
+        gradients = torch.autograd.grad(total, wanted, materialize_grads=True)
+    return [float((w.detach() * g).abs().sum()) for w, g in zip(wanted, gradients, strict=True)]
+
+
+PROXIES: Mapping[str, Callable[[_Examples], list[float]]] = {
+    "snip": _snip,
+    "synflow": _synflow,
+    "fisher": _fisher,
+    "grasp": _grasp,
+    "grad-norm": _gradient_norm,
+    "plain": _plain,
+    "l2-norm": _weight_norm,
+}
+"""From examples to ``[L]`` importances, by the name that ``proxy`` takes."""

@@ -89,14 +89,16 @@ def measured(**options: Any) -> Sweep:
 def against_naive(network: Network, data: Calibration) -> dict[str, Any]:
     """The aim is 0.6 of the naive sweep's passes, and the same numbers to 1e-6."""
     sweeps = {"naive": naive, "reused": measured()}
-    passes = {name: forward_passes(sweep, network, data) for name, sweep in sweeps.items()}
+    (expected, naive_passes), (found, passes) = (
+        counted(sweep, network, data) for sweep in sweeps.values()
+    )
     seconds = cpu_seconds(sweeps, network, data)
     return {
         "images": data.num_examples,
-        "naive_forward_passes": passes["naive"],
-        "forward_passes": passes["reused"],
-        "forward_passes_ratio": passes["reused"] / passes["naive"],
-        "largest_relative_difference": difference(naive, measured(), network, data),
+        "naive_forward_passes": naive_passes,
+        "forward_passes": passes,
+        "forward_passes_ratio": passes / naive_passes,
+        "largest_relative_difference": float(relative(expected, found).max()),
         "naive_cpu_seconds": seconds["naive"],
         "cpu_seconds": seconds["reused"],
         "cpu_seconds_ratio": seconds["reused"] / seconds["naive"],
@@ -110,13 +112,14 @@ def against_one_by_one(network: Network, data: Calibration) -> list[dict[str, An
         batches = Calibration([next(iter(data)).slice(0, size)])
         sweeps = {"one_by_one": measured(), "batched": measured(batched=True)}
         seconds = cpu_seconds(sweeps, network, batches)
+        expected, found = (sweep(network, batches) for sweep in sweeps.values())
         rows.append(
             {
                 "batch_size": size,
                 "one_by_one_cpu_seconds": seconds["one_by_one"],
                 "batched_cpu_seconds": seconds["batched"],
                 "cpu_seconds_ratio": seconds["batched"] / seconds["one_by_one"],
-                "largest_relative_difference": difference(*sweeps.values(), network, batches),
+                "largest_relative_difference": float(relative(expected, found).max()),
             }
         )
     return rows
@@ -124,42 +127,31 @@ def against_one_by_one(network: Network, data: Calibration) -> list[dict[str, An
 
 def against_all_examples(network: Network, data: Calibration) -> dict[str, Any]:
     """How many passes a tolerance saves, and how far its numbers are from those of all images."""
-    settled = measured(tolerance=TOLERANCE)
-    passes = [forward_passes(sweep, network, data) for sweep in (measured(), settled)]
+    sweeps = measured(), measured(tolerance=TOLERANCE)
+    (expected, all_passes), (found, passes) = (counted(sweep, network, data) for sweep in sweeps)
     return {
         "images": data.num_examples,
         "tolerance": TOLERANCE,
-        "forward_passes_of_all_images": passes[0],
-        "forward_passes": passes[1],
-        "forward_passes_ratio": passes[1] / passes[0],
-        "median_relative_difference": float(
-            np.median(relative(measured()(network, data), settled(network, data)))
-        ),
-        "largest_relative_difference": difference(measured(), settled, network, data),
+        "forward_passes_of_all_images": all_passes,
+        "forward_passes": passes,
+        "forward_passes_ratio": passes / all_passes,
+        "median_relative_difference": float(np.median(relative(expected, found))),
+        "largest_relative_difference": float(relative(expected, found).max()),
     }
 
 
-def forward_passes(sweep: Sweep, network: Network, data: Calibration) -> float:
-    """Multiplications of a sweep over those of the network on the same images."""
-
-    def once(network: Network, data: Calibration) -> None:
-        with torch.no_grad():
-            for batch in network.batches(data):
-                network.outputs(batch)
-
-    return operations(sweep, network, data) / operations(once, network, data)
-
-
-def operations(
-    run: Callable[[Network, Calibration], Any], network: Network, data: Calibration
-) -> int:
+def counted(sweep: Sweep, network: Network, data: Calibration) -> tuple[Table, float]:
+    """The table, and the multiplications it took over those of one pass over the images."""
+    with FlopCounterMode(display=False) as whole, torch.no_grad():
+        for batch in network.batches(data):
+            network.outputs(batch)
     with FlopCounterMode(display=False) as counter:
-        run(network, data)
-    return counter.get_total_flops()
+        table = sweep(network, data)
+    return table, counter.get_total_flops() / whole.get_total_flops()
 
 
 def cpu_seconds(sweeps: dict[str, Sweep], network: Network, data: Calibration) -> dict[str, float]:
-    """Medians; every sweep has run before."""
+    """Medians; the sweeps take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in sweeps}
     for _ in range(REPEATS):
         for name, sweep in sweeps.items():
@@ -167,10 +159,6 @@ def cpu_seconds(sweeps: dict[str, Sweep], network: Network, data: Calibration) -
             sweep(network, data)
             seconds[name].append(time.process_time() - start)
     return {name: statistics.median(times) for name, times in seconds.items()}
-
-
-def difference(first: Sweep, second: Sweep, network: Network, data: Calibration) -> float:
-    return float(relative(first(network, data), second(network, data)).max())
 
 
 def relative(expected: Table, found: Table) -> Table:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mpq.backends import apply
     from mpq.budget import Budget
     from mpq.calibration import Batch, Calibration
+    from mpq.comparing import EstimatorComparison, compare
     from mpq.cost_table import CostTable
     from mpq.errors import InfeasibleError, InputError, MpqError
     from mpq.evaluation import Measurement, evaluate
@@ -35,6 +36,8 @@ _HOME = {
     "Budget": "budget",
     "Batch": "calibration",
     "Calibration": "calibration",
+    "EstimatorComparison": "comparing",
+    "compare": "comparing",
     "CostTable": "cost_table",
     "InfeasibleError": "errors",
     "InputError": "errors",
@@ -68,6 +71,7 @@ __all__ = [
     "Budget",
     "Calibration",
     "CostTable",
+    "EstimatorComparison",
     "Frontier",
     "FrontierPoint",
     "InfeasibleError",
@@ -84,6 +88,7 @@ __all__ = [
     "Solution",
     "Status",
     "apply",
+    "compare",
     "device_names",
     "evaluate",
     "find_layers",

@@ -11,34 +11,14 @@ import typer
 from mpq.cli_options import (
     DEMO,
     DEMO_HELD_OUT,
-    ActivationRange,
-    Allow,
     AssignmentFile,
-    BatchSize,
-    Data,
+    CompareOptions,
     Debug,
-    Device,
-    EvalData,
-    Exclude,
-    FindTies,
-    Fix,
-    Fold,
-    Include,
-    Limits,
-    Measure,
     Metric,
     Model,
-    Points,
-    Precisions,
-    Refine,
-    Resource,
-    Seed,
-    Sensitivity,
-    SolverName,
-    Tie,
-    WeightRange,
+    SearchOptions,
     Weights,
-    run_search,
+    taking,
 )
 
 app = typer.Typer(
@@ -87,97 +67,67 @@ def _fail(message: str, code: int) -> None:
 
 @app.command()
 @reporting_errors
-def search(
-    model: Model = DEMO,
-    weights: Weights = None,
-    data: Data = None,
-    eval_data: EvalData = None,
-    device: Device = None,
-    limit: Limits = None,
-    precisions: Precisions = None,
-    sensitivity: Sensitivity = "sketch",
-    solver: SolverName = "auto",
-    refine: Refine = 0,
-    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("mpq-run"),
-    resource: Resource = None,
-    points: Points = 20,
-    measure: Measure = False,
-    include: Include = None,
-    exclude: Exclude = None,
-    fix: Fix = None,
-    allow: Allow = None,
-    tie: Tie = None,
-    find_ties: FindTies = True,
-    fold: Fold = True,
-    metric: Metric = "kl",
-    batch_size: BatchSize = 1,
-    weight_range: WeightRange = "mse",
-    activation_range: ActivationRange = "mse",
-    seed: Seed = 0,
-    debug: Debug = False,
-) -> None:
+@taking(SearchOptions)
+def search(options: SearchOptions, debug: Debug = False) -> None:
     """Find the best bit width for every layer within limits, on the built-in demo or your model."""
     from mpq.output import prepare_folder
     from mpq.progress import showing_progress
     from mpq.report.console import new_console, print_result
 
-    prepare_folder(output)
+    prepare_folder(options.output)
     console = new_console()
     with showing_progress():
-        result = run_search(locals())
-        frontier = result.frontier(resource, points, measure)
-        files = result.save(output, frontier)
+        result = options.run()
+        frontier = result.frontier(options.resource, options.points, options.measure)
+        files = result.save(options.output, frontier)
     print_result(result, console)
-    for file in files:
-        console.print(f"wrote {file}", highlight=False)
+    _print_files(files)
 
 
 @app.command()
 @reporting_errors
-def frontier(
-    model: Model = DEMO,
-    weights: Weights = None,
-    data: Data = None,
-    eval_data: EvalData = None,
-    device: Device = None,
-    limit: Limits = None,
-    precisions: Precisions = None,
-    sensitivity: Sensitivity = "sketch",
-    solver: SolverName = "auto",
-    refine: Refine = 0,
-    output: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("mpq-run"),
-    resource: Resource = None,
-    points: Points = 20,
-    measure: Measure = False,
-    include: Include = None,
-    exclude: Exclude = None,
-    fix: Fix = None,
-    allow: Allow = None,
-    tie: Tie = None,
-    find_ties: FindTies = True,
-    fold: Fold = True,
-    metric: Metric = "kl",
-    batch_size: BatchSize = 1,
-    weight_range: WeightRange = "mse",
-    activation_range: ActivationRange = "mse",
-    seed: Seed = 0,
-    debug: Debug = False,
-) -> None:
+@taking(SearchOptions)
+def frontier(options: SearchOptions, debug: Debug = False) -> None:
     """Least loss for every amount of one resource: frontier.csv and frontier.png only."""
     from mpq.output import prepare_folder, write_files
     from mpq.progress import showing_progress
     from mpq.report import frontier_table, png
     from mpq.report.console import new_console, print_frontier
 
-    prepare_folder(output)
+    prepare_folder(options.output)
     console = new_console()
     with showing_progress():
-        result = run_search(locals())
-        found = result.frontier(resource, points, measure)
+        result = options.run()
+        found = result.frontier(options.resource, options.points, options.measure)
         table = frontier_table(found).to_csv(index=False)
-        picture = png(result.plot("frontier", found))
-        files = write_files(output, {"frontier.csv": table.encode(), "frontier.png": picture})
+        pictures = {"frontier.png": png(result.plot("frontier", found))}
+        files = write_files(options.output, {"frontier.csv": table.encode(), **pictures})
     print_frontier(found, console)
+    _print_files(files)
+
+
+@app.command()
+@reporting_errors
+@taking(CompareOptions)
+def compare(options: CompareOptions, debug: Debug = False) -> None:
+    """Measure which sensitivity estimator predicts your network: random assignments, held out."""
+    from mpq.output import prepare_folder
+    from mpq.progress import showing_progress
+    from mpq.report.console import new_console, print_comparison
+
+    prepare_folder(options.output)
+    console = new_console()
+    with showing_progress():
+        found = options.run()
+        files = found.save(options.output)
+    print_comparison(found, console)
+    _print_files(files)
+
+
+def _print_files(files: list[Path]) -> None:
+    from mpq.report.console import new_console
+
+    console = new_console()
     for file in files:
         console.print(f"wrote {file}", highlight=False)
 
@@ -306,6 +256,15 @@ def solvers(debug: Debug = False) -> None:
     from mpq.solvers import SOLVERS
 
     _print_parts(SOLVERS)
+
+
+@app.command()
+@reporting_errors
+def sources(debug: Debug = False) -> None:
+    """List the sources of calibration examples that need no data, and their options."""
+    from mpq.data_free import DATA_SOURCES
+
+    _print_parts(DATA_SOURCES)
 
 
 def _print_parts(registry: Any) -> None:

@@ -1,17 +1,23 @@
-"""Options of the command line, and the search that they describe."""
+"""Options of the command line, and the calls that they describe."""
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 if TYPE_CHECKING:
+    from mpq.comparing import EstimatorComparison
     from mpq.result import SearchResult
 
 DEMO = "mpq.demo:make_net"
 DEMO_DATA = "mpq.demo:calibration"
 DEMO_HELD_OUT = "mpq.demo:held_out"
 DEMO_DEVICE = "cortex-m7"
+DEMO_COMPARED_LIMITS = ["effective_bits=4", "effective_bits=5", "effective_bits=6"]
 DEMO_LIMITS = ["weight_bytes=40KiB", "latency=4.5ms"]
 
 Model = Annotated[
@@ -22,7 +28,11 @@ Weights = Annotated[
     Path | None, typer.Option(help="Weights: .safetensors, or a torch file of tensors only.")
 ]
 Data = Annotated[
-    str | None, typer.Option(help="Function that yields calibration batches; named as --model.")
+    str | None,
+    typer.Option(
+        help="Function that yields calibration batches, named as --model, or a source that needs "
+        "no data: batch-norm:shape=3x32x32, random-tokens, self-generated. See `mpq sources`."
+    ),
 ]
 EvalData = Annotated[
     str | None,
@@ -74,54 +84,163 @@ Resource = Annotated[
     str | None, typer.Option(help="Frontier over this resource. Default: of the first limit.")
 ]
 Points = Annotated[int, typer.Option(help="Limits that the frontier is solved for.")]
+Output = Annotated[Path, typer.Option(help="Folder for the results.")]
+Estimators = Annotated[
+    list[str] | None,
+    typer.Option("--estimator", help="Estimator with options; can be given repeatedly."),
+]
+RandomAssignments = Annotated[int, typer.Option(help="Random assignments near every limit.")]
+MaxLoss = Annotated[
+    float, typer.Option(help="Assignments that lose more are left out of correlations.")
+]
 Measure = Annotated[
     bool, typer.Option("--measure", help="Try every frontier point on held-out data.")
 ]
 
 
-def run_search(options: dict[str, Any]) -> "SearchResult":
-    """Runs the search that the options of ``search`` or ``frontier`` describe."""
-    from mpq.errors import InputError
-    from mpq.hardware_profiles import check_resource
-    from mpq.loading import load_callable, load_model
-    from mpq.searching import search as run
+@dataclass(frozen=True)
+class NetworkOptions:
+    """A network, its data, and what its layers may become."""
 
-    is_demo = options["model"] == DEMO
-    data, limits = options["data"], options["limit"]
-    if not is_demo and data is None:
-        raise InputError("--model needs --data: a function that yields calibration batches")
-    if options["points"] < 2:
-        raise InputError(f"a frontier has at least 2 points; got {options['points']}")
-    held_out = options["eval_data"] or (DEMO_HELD_OUT if is_demo and data is None else None)
-    device = options["device"]
-    if is_demo and not limits:
-        device, limits = device or DEMO_DEVICE, DEMO_LIMITS
-    if options["resource"] is not None:
-        check_resource(options["resource"], device is not None)
-    text = options["precisions"]
-    return run(
-        load_model(options["model"], options["weights"]),
-        load_callable(data or DEMO_DATA),
-        limits=limits or (),
-        device=device,
-        precisions=text.split(",") if text else None,
-        sensitivity=options["sensitivity"],
-        solver=options["solver"],
-        refine=options["refine"],
-        held_out=None if held_out is None else load_callable(held_out),
-        include=options["include"] or (),
-        exclude=options["exclude"] or (),
-        fix=dict(_pairs("--fix", options["fix"])),
-        allow={glob: ps.split(",") for glob, ps in _pairs("--allow", options["allow"])},
-        tie=options["tie"] or (),
-        find_ties=options["find_ties"],
-        fold=options["fold"],
-        metric=options["metric"],
-        batch_size=options["batch_size"],
-        weight_range=options["weight_range"],
-        activation_range=options["activation_range"],
-        seed=options["seed"],
-    )
+    model: Model = DEMO
+    weights: Weights = None
+    data: Data = None
+    eval_data: EvalData = None
+    device: Device = None
+    limit: Limits = None
+    precisions: Precisions = None
+    include: Include = None
+    exclude: Exclude = None
+    fix: Fix = None
+    allow: Allow = None
+    tie: Tie = None
+    find_ties: FindTies = True
+    fold: Fold = True
+    metric: Metric = "kl"
+    batch_size: BatchSize = 1
+    weight_range: WeightRange = "mse"
+    activation_range: ActivationRange = "mse"
+    seed: Seed = 0
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the built-in network is meant."""
+        return self.model == DEMO
+
+    def loaded(self) -> dict[str, Any]:
+        """Arguments that ``mpq.search`` and ``mpq.compare`` share, with everything loaded."""
+        from mpq.errors import InputError
+        from mpq.loading import load_data, load_model
+
+        if not self.is_demo and self.data is None:
+            raise InputError("--model needs --data: a function that yields calibration batches")
+        is_default = self.is_demo and self.data is None
+        held_out = self.eval_data or (DEMO_HELD_OUT if is_default else None)
+        model = load_model(self.model, self.weights)
+        return {
+            "model": model,
+            "calibration": load_data(self.data or DEMO_DATA, model, self.seed),
+            "held_out": None if held_out is None else load_data(held_out, model, self.seed),
+            "device": self.device,
+            "precisions": self.precisions.split(",") if self.precisions else None,
+            "include": self.include or (),
+            "exclude": self.exclude or (),
+            "fix": dict(_pairs("--fix", self.fix)),
+            "allow": {glob: ps.split(",") for glob, ps in _pairs("--allow", self.allow)},
+            "tie": self.tie or (),
+            "find_ties": self.find_ties,
+            "fold": self.fold,
+            "metric": self.metric,
+            "batch_size": self.batch_size,
+            "weight_range": self.weight_range,
+            "activation_range": self.activation_range,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class SearchOptions(NetworkOptions):
+    """How the search is done, and which frontier is drawn."""
+
+    sensitivity: Sensitivity = "sketch"
+    solver: SolverName = "auto"
+    refine: Refine = 0
+    output: Output = Path("mpq-run")
+    resource: Resource = None
+    points: Points = 20
+    measure: Measure = False
+
+    def run(self) -> "SearchResult":
+        """Runs the search."""
+        from mpq.errors import InputError
+        from mpq.hardware_profiles import check_resource
+        from mpq.searching import search
+
+        if self.points < 2:
+            raise InputError(f"a frontier has at least 2 points; got {self.points}")
+        device, limits = self.device, self.limit
+        if self.is_demo and not limits:
+            device, limits = device or DEMO_DEVICE, DEMO_LIMITS
+        if self.resource is not None:
+            check_resource(self.resource, device is not None)
+        arguments = {**self.loaded(), "device": device, "limits": limits or ()}
+        return search(
+            **arguments, sensitivity=self.sensitivity, solver=self.solver, refine=self.refine
+        )
+
+
+@dataclass(frozen=True)
+class CompareOptions(NetworkOptions):
+    """Which estimators are compared, and on what."""
+
+    estimators: Estimators = None
+    solver: SolverName = "auto"
+    random: RandomAssignments = 100
+    max_loss: MaxLoss = 0.5
+    output: Output = Path("mpq-compare")
+
+    def run(self) -> "EstimatorComparison":
+        """Runs the comparison."""
+        from mpq.comparing import DEFAULT_ESTIMATORS, compare
+
+        limits = self.limit or (DEMO_COMPARED_LIMITS if self.is_demo else ())
+        return compare(
+            **self.loaded(),
+            limits=limits,
+            estimators=self.estimators or DEFAULT_ESTIMATORS,
+            solver=self.solver,
+            num_random=self.random,
+            max_loss=self.max_loss,
+            folder=self.output,
+        )
+
+
+def taking(options: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command whose first parameter gathers the options that a dataclass declares."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            names = [field.name for field in fields(options)]
+            command(options(**{name: values.pop(name) for name in names}), **values)
+
+        hints = get_type_hints(options, include_extras=True)
+        declared = [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=hints[field.name],
+            )
+            for field in fields(options)
+        ]
+        _, *own = inspect.signature(command, eval_str=True).parameters.values()
+        parameters = [*declared, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
 
 
 def _pairs(option: str, items: list[str] | None) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from mpq.data_free import DATA_SOURCES
 from mpq.errors import FileFormatError, InputError, ModelError
 
 
@@ -65,6 +66,23 @@ def _load_file(path: str) -> Any:
     sys.modules[name] = module  # dataclasses and pickling look their module up there
     spec.loader.exec_module(module)
     return module
+
+
+def load_data(spec: str, model: nn.Module, seed: int = 0) -> Any:
+    """Examples: from the function that a spec names, or from a source that needs no data.
+
+    Args:
+        spec: ``package.module:name``, ``path/to/file.py:name``, or a name of
+            ``mpq.data_free.DATA_SOURCES`` with options.
+        model: What a source makes its examples for.
+        seed: Of a source.
+
+    Raises:
+        InputError: If the spec names nothing.
+    """
+    if spec.partition(":")[0] in DATA_SOURCES.names():
+        return DATA_SOURCES.build(spec, seed).calibration(model)
+    return load_callable(spec)
 
 
 def load_model(spec: str, weights: Path | None = None) -> nn.Module:

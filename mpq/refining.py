@@ -66,6 +66,8 @@ def refine(
         interactions = found.interactions if problem.interactions is not None else None
         near = replace(problem, loss=found.table, interactions=interactions)
         new = solver.solve(near)
+        if new.choice is None:
+            break
         measured = tuning.measure(new.precisions(near)).divergence
         rows.append(Refinement(new.loss, measured, measured < least))
         if measured >= least:

@@ -16,7 +16,7 @@ from mpq.interactions import Interactions
 from mpq.precision import Precision
 from mpq.problem import Problem
 from mpq.solution import Solution, Status
-from mpq.solvers import Evolutionary, IntegerLinearProgram, Solver
+from mpq.solvers import Evolutionary, IntegerLinearProgram, LocalSearch, Solver
 
 PRECISIONS = tuple(map(Precision.parse, ("w2a8", "w4a8", "w8a8")))
 NUMBERS = st.one_of(st.integers(0, 4).map(float), st.floats(-1e9, 1e9))
@@ -160,6 +160,28 @@ def test_with_interactions_the_loss_of_the_points_is_theirs() -> None:
 
     losses = [problem.loss_of(choice) for choice in choices]
     assert losses == sorted(set(losses), reverse=True)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+@pytest.mark.parametrize("seed", range(5))
+def test_with_interactions_every_point_pays(seed: int, share: float) -> None:
+    """Found by local search: costs rise, losses fall, budgets hold, and none is below the best."""
+    factor = np.random.default_rng(seed).standard_normal((20, 4, 3)) * [4, 2, 1]
+    loss = table("sketch", "nats", 0.5 * (factor**2).mean(axis=0))
+    time, size = table("time", "seconds", TIME), table("size", "bytes", SIZE)
+    problem = Problem(loss, (Budget(time, 9.0),), interactions=Interactions(factor, None, share))
+
+    choices, statuses = solve_frontier(problem, size, LocalSearch(), 12)
+
+    losses = [problem.loss_of(choice) for choice in choices]
+    costs = [Budget(size, 1.0).used(choice) for choice in choices]
+    feasible = [c for c in map(np.array, product(range(3), repeat=4)) if problem.is_feasible(c)]
+    assert len(choices) > 2
+    assert losses == sorted(set(losses), reverse=True)
+    assert costs == sorted(set(costs))
+    assert all(problem.is_feasible(choice) for choice in choices)
+    assert losses[-1] >= min(map(problem.loss_of, feasible))
+    assert set(statuses) <= {Status.FEASIBLE, Status.OPTIMAL}
 
 
 def test_one_choice_is_a_frontier_of_one_point() -> None:

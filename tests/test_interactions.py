@@ -95,3 +95,59 @@ def test_a_factor_too_large_for_float32_is_refused() -> None:
     """It would be infinite once kept as float32; that is an error and no warning."""
     with pytest.raises(InputError, match="not finite"):
         Interactions(np.full((1, 1, 1), 1e39))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_lost_anyway_is_added_before_the_square(seed: int) -> None:
+    """An offset is one more layer that has a single precision."""
+    factor, offset = factor_of(seed), factor_of(seed + 10, layers=1, precisions=1).ravel()
+    wider = np.concatenate([factor, np.tile(offset[:, None, None], (1, 1, 4))], axis=1)
+    interactions = Interactions(factor, offset)
+
+    for choice in product(range(4), repeat=3):
+        expected = Interactions(wider).loss(np.array([*choice, 0]))
+        assert interactions.loss(np.array(choice)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_loss_is_shrunk_towards_the_additive_one(share: float) -> None:
+    """From the quadratic form alone to the additive loss alone, in proportion."""
+    factor, offset = factor_of(0), factor_of(1, layers=1, precisions=1).ravel()
+    choice = np.array([1, 3, 0])
+
+    found = Interactions(factor, offset, share).loss(choice, additive=7.0)
+
+    quadratic = Interactions(factor, offset).loss(choice)
+    assert found == pytest.approx((1 - share) * quadratic + share * 7.0, rel=1e-12)
+
+
+def test_an_offset_is_copied_and_read_only() -> None:
+    """Nobody changes the loss from outside; without one it is 0."""
+    offset = np.ones(1)
+    interactions = Interactions(np.ones((1, 1, 1)), offset)
+
+    offset[:] = 5.0
+
+    kept = interactions.offset
+    assert kept is not None
+    assert interactions.loss(np.array([0])) == 2.0
+    with pytest.raises(ValueError, match="read-only"):
+        kept[0] = 1.0
+    assert Interactions(np.ones((1, 1, 1))).loss(np.array([0])) == 0.5
+
+
+def test_an_offset_that_does_not_fit_is_refused() -> None:
+    """One number per probe, and finite."""
+    factor = np.ones((2, 2, 2))
+
+    with pytest.raises(InputError, match=r"interactions: 2 probes, offset \(3,\)"):
+        Interactions(factor, np.zeros(3))
+    with pytest.raises(InputError, match="has a value that is not finite"):
+        Interactions(factor, np.array([0.0, np.nan]))
+
+
+@pytest.mark.parametrize("share", [-0.01, 1.01, float("nan")])
+def test_a_shrinkage_that_is_no_share_is_refused(share: float) -> None:
+    """Outside 0 to 1 the loss would no longer be bounded below."""
+    with pytest.raises(InputError, match=f"a shrinkage is from 0 to 1, got {share}"):
+        Interactions(np.ones((1, 1, 1)), shrinkage=share)

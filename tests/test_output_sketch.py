@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mpq import metric
+from mpq import divergence, metric
 from mpq.calibration import Calibration
 from mpq.errors import InputError, ModelError
 from mpq.interactions import Interactions
+from mpq.metric import KL, CosineDistance, OutputMetric, SquaredError
 from mpq.model import Network
 from mpq.precision import Precision
 from mpq.quantization import ActivationRanges, Quantizer, quantized
-from mpq.sensitivity import OutputSketch
+from mpq.sensitivity import OutputSketch, factor_rows
 from mpq.sensitivity import output_sketch as module_under_test
 
 Array = npt.NDArray[np.float64]
@@ -36,16 +37,22 @@ def parse(*texts: str) -> tuple[Precision, ...]:
 class Tool:
     """A network with its data and quantizer."""
 
-    def __init__(self, model: nn.Module, data: Any, choices: Sequence[Precision]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Any,
+        choices: Sequence[Precision],
+        metric: OutputMetric = KL,
+    ) -> None:
         self.data = Calibration.of(data)
         self.choices = choices
-        self.network = Network.of(model.eval(), self.data)
+        self.network = Network.of(model.eval(), self.data, metric=metric)
         ranges = ActivationRanges.calibrate(self.network, self.data, choices)
         self.quantizer = Quantizer(ranges)
 
     def table(self, **options: Any) -> Array:
         """``[L, B]`` of the sketch."""
-        estimator = OutputSketch(temperature=1.0, interactions=False, **options)
+        estimator = OutputSketch(**{"temperature": 1.0, "interactions": False, **options})
         found = estimator.estimate(self.network, self.data, self.quantizer, self.choices)
         return found.table.values
 
@@ -91,6 +98,29 @@ def all_signs(monkeypatch: pytest.MonkeyPatch, classes: int) -> int:
 
     monkeypatch.setattr(metric, "fisher_probe", probe)
     return int(2**classes)
+
+
+def every_sign(monkeypatch: pytest.MonkeyPatch, numbers: int, calls: int = 1) -> None:
+    """Draws the next signs of an output's numbers, the same for all examples, ``calls`` times."""
+    vectors = itertools.cycle(
+        vector for vector in itertools.product((-1.0, 1.0), repeat=numbers) for _ in range(calls)
+    )
+
+    def signs(like: Tensor, _: torch.Generator) -> Tensor:
+        drawn = torch.tensor(next(vectors), dtype=torch.float64)
+        return drawn.reshape(like.shape[1:]).expand(like.shape)
+
+    for module in (metric, divergence):
+        monkeypatch.setattr(module, "random_signs", signs)
+
+
+def curvature(metric: OutputMetric, output: Tensor) -> Tensor:
+    """Hessian ``[C, C]`` of the divergence from an output ``[C]``, at that output."""
+
+    def apart(other: Tensor) -> Tensor:
+        return metric.divergence(output.expand(1, 1, -1), other.expand(1, 1, -1)).sum()
+
+    return torch.autograd.functional.hessian(apart, output)  # type: ignore[no-any-return]
 
 
 def test_all_sign_vectors_give_the_quadratic_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,20 +191,129 @@ def test_interactions_give_the_dense_quadratic_exactly(monkeypatch: pytest.Monke
         assert interactions.loss(np.array(choice)) == pytest.approx(expected, rel=1e-4)
 
 
-def test_table_is_half_the_mean_square_of_the_factor() -> None:
-    """The additive loss is the diagonal of the interactions, and asking for them changes none."""
+@pytest.mark.parametrize(("rows_kept", "num_rows"), [(4096, 2 * 11), (0, 2 * 2 + 1)])
+def test_table_is_half_the_mean_square_of_the_factor(
+    monkeypatch: pytest.MonkeyPatch, rows_kept: int, num_rows: int
+) -> None:
+    """The additive loss is the diagonal of the interactions, and asking for them changes none.
+
+    Whether there is a row per example and probe, or only one for each cell and the offset.
+    """
+    monkeypatch.setattr(factor_rows, "_MIN_KEPT", rows_kept)
     tool = Tool(two_layers(), [torch.randn(7, 5), torch.randn(4, 5)], parse("w2", "w4a8"))
 
     interactions = tool.factor(num_probes=2, seed=3)
 
     factor = interactions.factor.astype(np.float64)
-    assert factor.shape == (2 * 11, 2, 2)
+    assert factor.shape == (num_rows, 2, 2)
     np.testing.assert_allclose(
         tool.table(num_probes=2, seed=3), 0.5 * (factor**2).mean(axis=0), rtol=1e-5
     )
 
 
-def test_no_interactions_unless_asked_for() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_softened_probes_keep_the_scale_of_the_plain_ones(
+    monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    """The curvature is that of the softened probabilities, its trace that of the plain ones."""
+    x, choices, model = torch.randn(9, 5), parse("w2", "w4"), nn.Linear(5, 3)
+    tool = Tool(model, [x], choices)
+    every_sign(monkeypatch, 3, calls=1 if temperature == 1 else 2)
+
+    found = tool.table(num_probes=8, temperature=temperature)
+
+    logits = model(x).detach()
+    plain, softened = (torch.einsum("ncc->", fisher(logits / t)) for t in (1.0, temperature))
+    for column, choice in enumerate(choices):
+        change = x @ tool.weight_change("", choice).T
+        expected = half_quadratic(logits / temperature, change) * float(plain / softened)
+        assert found[0, column] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("metric", [KL, SquaredError(), CosineDistance()], ids=lambda m: m.name)
+def test_every_metric_has_its_own_curvature(
+    monkeypatch: pytest.MonkeyPatch, metric: OutputMetric
+) -> None:
+    """Half the quadratic form of the divergence's Hessian, by autograd, in the metric's unit."""
+    x, choices, model = torch.randn(4, 2, 5), parse("w2", "w4"), nn.Linear(5, 3)
+    tool = Tool(model, [x], choices, metric)
+    every_sign(monkeypatch, 2 * 3)
+
+    found = tool.table(num_probes=64)
+
+    hessians = [curvature(metric, f) for f in model(x).detach().double().flatten(0, 1)]
+    for column, choice in enumerate(choices):
+        change = (x @ tool.weight_change("", choice).T).double().flatten(0, 1)
+        lost = [d @ hessian @ d / 2 for hessian, d in zip(hessians, change, strict=True)]
+        assert found[0, column] == pytest.approx(np.mean(lost), rel=1e-4)
+
+
+def looked_up() -> nn.Module:
+    """An embedding and a linear layer."""
+    layers = {"a": nn.Embedding(9, 6), "b": nn.Linear(6, 3)}
+    return Function(lambda m, ids: m.b(torch.tanh(m.a(ids))), **layers)
+
+
+def convolved() -> nn.Module:
+    """A plain convolution and a grouped one, padded on both sides or on one."""
+    first = nn.Conv2d(1, 4, 3, padding=1, stride=2)
+    second = nn.Conv2d(4, 3, (2, 3), padding="same", groups=1, padding_mode="reflect")
+    return nn.Sequential(first, nn.Tanh(), second, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+GROUPED = {
+    "linear": (two_layers, lambda n: torch.randn(n, 5)),
+    "convolution": (convolved, lambda n: torch.randn(n, 1, 6, 6)),
+    "embedding": (looked_up, lambda n: torch.randint(0, 9, (n, 4)).float().long()),
+}
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_rows_of_groups_are_the_sums_of_rows(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """With the same signs; the last group of a batch may be smaller."""
+    make, draw = GROUPED[name]
+    tool = Tool(make(), [draw(6), draw(5)], parse("w2", "w4a8d", "w8a4d"))
+    single = tool.factor().factor
+
+    monkeypatch.setattr(module_under_test, "_MIN_ROWS", 2)
+    grouped = tool.factor().factor
+
+    parts = (single[:4], single[4:6], single[6:10], single[10:])
+    expected = np.array([part.sum(axis=0) for part in parts]) * np.sqrt(4 / 11)
+    np.testing.assert_allclose(grouped, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+
+
+def test_groups_are_unbiased(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors of examples in one group cancel in the mean over signs."""
+    monkeypatch.setattr(module_under_test, "_MIN_ROWS", 2)
+    x, choices, model = torch.randn(61, 5), parse("w2", "w4"), nn.Linear(5, 3)
+    tool = Tool(model, [x], choices)
+
+    found = tool.mean_table(200)
+
+    for column, choice in enumerate(choices):
+        change = x @ tool.weight_change("", choice).T
+        expected = half_quadratic(model(x).detach(), change)
+        assert found[0, column] == pytest.approx(expected, rel=0.1)
+
+
+def test_groups_price_what_a_batch_shares_as_single_examples_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A layer without an axis of examples, weight and input: not once per example of a group."""
+    places = torch.randn(7, 4)
+    layers = {"bias": nn.Linear(4, 5), "head": nn.Linear(5, 3)}
+    model = Function(lambda m, x: m.head(x + m.bias(places).tanh().sum(dim=0)), **layers)
+    tool = Tool(model, [torch.randn(9, 5), torch.randn(8, 5)], parse("w3", "w32a3d", "w3a3d"))
+    expected = tool.table()[0]
+
+    monkeypatch.setattr(module_under_test, "_MIN_ROWS", 2)
+    found = tool.table()[0]
+
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_no_interactions_where_not_wanted() -> None:
     """They take memory."""
     tool = Tool(two_layers(), [torch.randn(7, 5)], parse("w2"))
 
@@ -432,6 +571,21 @@ def test_no_probe_is_refused() -> None:
         OutputSketch(num_probes=0)
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_shrinkage_that_is_no_share_is_refused(share: float) -> None:
+    """From 0, no shrinkage, to 1, no interactions."""
+    with pytest.raises(InputError, match=f"shrinkage from 0 to 1; got {share}"):
+        OutputSketch(shrinkage=share)
+
+
+def test_a_temperature_that_is_not_positive_is_refused() -> None:
+    """Probabilities cannot be softened by it."""
+    tool = Tool(nn.Linear(5, 3), [torch.randn(4, 5)], parse("w2"))
+
+    with pytest.raises(InputError, match="a temperature is positive; got 0"):
+        tool.table(temperature=0.0)
+
+
 class Positions(nn.Module):
     """Tokens plus a position embedding that is looked up once for all examples, as in GPT-2."""
 
@@ -447,12 +601,12 @@ class Positions(nn.Module):
         return out
 
 
-def sketched(model: nn.Module, data: list[Tensor], seed: int = 0) -> Any:
+def sketched(model: nn.Module, data: list[Tensor], num_probes: int = 1) -> Any:
     """The additive table ``[L, 1]`` at 3 bits."""
     choices = [Precision.parse("w3")]
     network = Network.of(model, data)
-    quantizer = Quantizer(ActivationRanges({}))
-    return OutputSketch(seed=seed).estimate(network, Calibration(data), quantizer, choices).table
+    quantizer, estimator = Quantizer(ActivationRanges({})), OutputSketch(num_probes=num_probes)
+    return estimator.estimate(network, Calibration(data), quantizer, choices).table
 
 
 def test_one_row_of_positions_counts_for_every_example() -> None:
@@ -480,12 +634,10 @@ class Biased(nn.Module):
 
 
 def test_shared_by_the_batch_is_priced_without_bias() -> None:
-    """The mean over seeds is that of batches of one example, where nothing is shared."""
+    """The mean over probes is that of batches of one example, where nothing is shared."""
     torch.manual_seed(0)
     model, x = Biased().eval(), torch.randn(6, 6)
-    tables = [sketched(model, [x], seed).values for seed in range(400)]
-    singles = [sketched(model, list(x.split(1)), seed).values for seed in range(100)]
 
-    found, expected = np.mean(tables, axis=0), np.mean(singles, axis=0)
+    found, expected = sketched(model, [x], 800), sketched(model, list(x.split(1)), 200)
 
-    np.testing.assert_allclose(found, expected, rtol=0.2)
+    np.testing.assert_allclose(found.values, expected.values, rtol=0.2)

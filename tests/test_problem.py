@@ -135,6 +135,16 @@ def test_loss_with_interactions_is_their_quadratic_form() -> None:
     assert asked.additive().interactions is None
 
 
+def test_shrunk_interactions_mix_with_the_sum_over_layers() -> None:
+    """A quarter of the table's sum, three quarters of the squared sum with the offset."""
+    factor, offset = np.ones((1, 4, 3)), np.array([-1.0])
+    asked = problem(interactions=Interactions(factor, offset, shrinkage=0.25))
+
+    found = asked.loss_of(np.array([0, 0, 0, 1]))
+
+    assert found == 0.75 * 0.5 * (4 - 1) ** 2 + 0.25 * (9 + 8 + 7 + 6)
+
+
 def test_fixed_layers_have_one_choice() -> None:
     """Other layers keep theirs; what is fixed binds its whole tie, and overrides candidates."""
     asked = problem(ties=(("a", "b"),), fixed={"a": W8}, candidates={"a": (W2,)})

@@ -24,7 +24,7 @@ from mpq.interactions import Interactions
 from mpq.precision import Precision
 from mpq.problem import Problem
 from mpq.solution import Solution, Status
-from mpq.solvers import Evolutionary, IntegerLinearProgram, Solver
+from mpq.solvers import Auto, Evolutionary, IntegerLinearProgram, LocalSearch, Solver
 from mpq.solvers.milp import available_backends
 
 PRECISIONS = tuple(
@@ -472,9 +472,28 @@ def test_ilp_refuses_interactions(solver: Solver) -> None:
     case = random_case(0)
     problem = case.problem(Interactions(np.ones((2, 4, 3), dtype=np.float32)))
 
-    with pytest.raises(InputError, match=r"has interactions: use .*'evolutionary', or .*additive"):
+    assert not solver.takes_interactions
+    with pytest.raises(InputError, match=r"has interactions: use .*'local-search', or .*additive"):
         solver.solve(problem)
     assert solver.solve(problem.additive()).status is Status.OPTIMAL
+
+
+def test_auto_takes_the_solver_that_fits() -> None:
+    """A sum is solved exactly; interactions by the local search, with the same seed."""
+    factor = np.random.default_rng(0).standard_normal((30, 4, 3)).astype(np.float32)
+    problem = random_case(0).problem(Interactions(factor))
+
+    exact, local = Auto(seed=3).solve(problem.additive()), Auto(seed=3).solve(problem)
+
+    expected = LocalSearch(seed=3).solve(problem)
+    assert exact.solver == IntegerLinearProgram().solve(problem.additive()).solver
+    assert exact.status is Status.OPTIMAL
+    assert (local.solver, local.loss, local.bound) == (
+        expected.solver,
+        expected.loss,
+        expected.bound,
+    )
+    np.testing.assert_array_equal(local.choice, expected.choice)
 
 
 def test_an_unknown_backend_is_an_error() -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mpq.comparing import EstimatorComparison
     from mpq.frontier import Frontier
     from mpq.result import SearchResult
     from mpq.solution import Solution
@@ -67,6 +68,19 @@ def _proof(solution: "Solution") -> str:
     if solution.bound is None or solution.gap is None:
         return ", no bound proved"
     return f", proved bound {solution.bound:.4g} (gap {solution.gap:.1e})"
+
+
+def print_comparison(comparison: "EstimatorComparison", console: Console) -> None:
+    """What every estimator is worth."""
+    title = (
+        f"{len(comparison.trials)} random assignments, measured on {comparison.num_held_out} "
+        f"held-out examples; estimates from {comparison.num_calibration}"
+    )
+    table = comparison.table().drop(columns=["kendall", "estimate_seconds", "error"])
+    console.print(_table(table, title, lambda name: "accuracy" not in name))
+    for score in comparison.scores:
+        if score.error:
+            console.print(f"{score.estimator}: {score.error}")
 
 
 def print_frontier(frontier: "Frontier", console: Console) -> None:

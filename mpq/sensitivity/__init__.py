@@ -5,6 +5,8 @@ from mpq.sensitivity._base import RefinableEstimator, Sensitivity, SensitivityEs
 from mpq.sensitivity.entropy import ActivationEntropy, HistogramKL
 from mpq.sensitivity.first_order import FirstOrder
 from mpq.sensitivity.fisher import DiagonalFisher
+from mpq.sensitivity.hessian_eigenvalue import HessianEigenvalue
+from mpq.sensitivity.hessian_form import HessianForm
 from mpq.sensitivity.hessian_trace import HessianTrace
 from mpq.sensitivity.layer_input_modification import LayerInputModification
 from mpq.sensitivity.layer_output import LayerOutput
@@ -28,6 +30,8 @@ ESTIMATORS: Registry[SensitivityEstimator] = Registry(
         ActivationEntropy,
         DiagonalFisher,
         FirstOrder,
+        HessianEigenvalue,
+        HessianForm,
         HistogramKL,
         LayerInputModification,
         LayerOutput,
@@ -46,6 +50,8 @@ __all__ = [
     "ActivationEntropy",
     "DiagonalFisher",
     "FirstOrder",
+    "HessianEigenvalue",
+    "HessianForm",
     "HessianTrace",
     "HistogramKL",
     "LayerInputModification",

@@ -8,11 +8,13 @@ import numpy.typing as npt
 from mpq.interactions import Interactions
 
 Array = npt.NDArray[np.float64]
+_MIN_KEPT = 4096
+"""Rows that are kept in any case; replacing them takes time."""
 
 
 @final
 class FactorRows:
-    r"""Gathers ``[S, L, B]`` rows and an offset ``[S]``; keeps at most ``2 L B`` of them.
+    r"""Gathers ``[S, L, B]`` rows and an offset ``[S]``; keeps at most ``2 L B + 2`` of them, or 4,096.
 
     A row is that of one example, or the sum of several whose probes have independent signs: then
     the mean of its square is the sum of theirs.
@@ -49,7 +51,7 @@ class FactorRows:
         across = squares.sum(axis=(1, 2)) ** 2 - (squares.sum(axis=2) ** 2).sum(axis=1)
         self._products += float(across.sum())
         held = np.concatenate([self._rows, new])
-        is_long = len(held) > 2 * held.shape[1]
+        is_long = len(held) > max(_MIN_KEPT, 2 * held.shape[1])
         self._rows = np.asarray(np.linalg.qr(held, mode="r")) if is_long else held
 
     @property

@@ -142,7 +142,8 @@ class Measured(SensitivityEstimator):
     ) -> Journal | None:
         if not self.journal:
             return None
-        names = ("score", "interactions", "num_probes", "tolerance", "batched", "seed")
+        names = ["score", "interactions", "tolerance", "batched"]
+        names += ["num_probes", "seed"] if self.interactions else []
         options = {name: str(getattr(self, name)) for name in names}
         common = measurement_key(network, data, quantizer, choices)
         return Journal(self.journal, {"estimator": self.name, **options, **common})
@@ -202,7 +203,8 @@ class _Run:
             row["count"] = len(scores)
             row["total"].append(float(scores.sum()))
             row["square"].append(float(scores.square().sum()))
-            row["factor"].append(scale.products(cell).tolist())
+            if self.estimator.interactions:
+                row["factor"].append(scale.products(cell).tolist())
         return row
 
     def _add_factor(self, rows: dict[str, Row], size: int) -> None:

@@ -31,9 +31,9 @@ or what a convolution's kernel meets. Larger buffers are slower: they are new me
 _CACHED_ELEMENTS = 2**18
 """Numbers (1 MiB in float32) of an input that are rounded at once: nine passes over them stay in
 a core's cache, where passes over a whole batch wait for memory."""
-_MAX_GROUP, _MIN_ROWS = 4, 256
-"""Examples are sketched in groups of up to four, whose probes have independent signs, as long as
-so many rows remain: weight gradients of a group cost half of those of each example."""
+_GROUP, _MIN_ROWS = 4, 256
+"""Examples are sketched in groups of four, whose probes have independent signs, where so many rows
+remain: a convolution's weight gradient of a group costs less than those of each example."""
 
 
 @final
@@ -115,7 +115,7 @@ class OutputSketch(RefinableEstimator):
         """See ``RefinableEstimator.estimate_at``."""
         probes = _Probes(network.metric, self.temperature, self.seed)
         rows = FactorRows(len(network.layers), len(choices))
-        group = min(_MAX_GROUP, max(1, data.num_examples // _MIN_ROWS))
+        group = _GROUP if data.num_examples >= _GROUP * _MIN_ROWS else 1
         sketch = _Sketch(network, quantizer, choices, incumbent, group)
         for batch in track(network.batches(data), "output sketch", data.num_batches):
             for _ in range(self.num_probes):
@@ -219,6 +219,8 @@ class _Sketch:
 
     def _grouped(self, values: Tensor) -> Tensor:
         """``[S, ...]`` sums over groups from ``[N, ...]``."""
+        if self.group == 1:
+            return values
         return torch.stack([part.sum(dim=0) for part in values.split(self.group)])
 
     @property
@@ -240,8 +242,9 @@ class _Sketch:
         if tap.layer.batch_axis or len(x) % tap.num_examples:
             product = (self._input_change(tap, x, tensor_format) * g).float()
             split = tap.by_example(product)
-            if split is None:
-                return product.sum().cpu() / sqrt(tap.num_examples)
+            if split is None:  # once in every row, as in ``read_output``
+                is_first = torch.arange(tap.num_examples) % self.group == 0
+                return product.sum().cpu() * is_first / sqrt(int(is_first.sum()))
             return split.flatten(1).sum(dim=1).cpu()
         step = max(1, _CACHED_ELEMENTS * tap.num_examples // x.numel())
         found = []

@@ -1,6 +1,6 @@
 """Pairwise: every two layers quantized together, and what that costs beyond each alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, final
@@ -26,6 +26,10 @@ Array = npt.NDArray[np.float64]
 Row = dict[str, list[float]]
 
 _MAX_ROUNDS, _SETTLED = 1000, 1e-9
+"""When to stop looking for the nearest matrix: after so many rounds, or changes of an entry."""
+_TOLD = 1e-4
+"""Where one of two losses is below the square of this share of the other, what they have in common
+drowns in rounding, and counts as 0."""
 
 
 @final
@@ -89,8 +93,9 @@ class Pairwise(SensitivityEstimator):
         with reusing(network) as reuse:
             tried = [choice for choice in choices if choice != ORIGINAL]
             tiling = Tiling(network, quantizer, reuse, tried, self.batched)
-            for batch in track(network.batches(data), "pairs of layers", data.num_batches):
-                pairs.add(tiling, batch)
+            layers = (done for batch in network.batches(data) for done in pairs.add(tiling, batch))
+            for _ in track(layers, "pairs of layers"):
+                pass
         factor = gram_factor(alone.table.values, pairs.mean).astype(np.float32)
         table = loss_table(network, choices, alone.table.values, self.name)
         return Sensitivity(table, Interactions(factor), alone.standard_error)
@@ -139,8 +144,8 @@ class _Pairs:
         self.total = np.zeros(shape)  # [L, B, L, B], the earlier layer first
         self.examples = self.num_batches = 0
 
-    def add(self, tiling: Tiling, batch: Batch) -> None:
-        """Measures all pairs on a batch."""
+    def add(self, tiling: Tiling, batch: Batch) -> Iterator[str]:
+        """Measures all pairs on a batch; yields the names of earlier layers as they are done."""
         for tile in tiling.tiles(batch):
             base = _Base(tile, batch)
             for place, first in reversed(list(enumerate(self.names))):
@@ -151,6 +156,7 @@ class _Pairs:
                     for second in later:
                         at = (place, column, self.names.index(second), self.tried)
                         self.total[at] += found[second]
+                yield first
         self.examples += batch.size
         self.num_batches += 1
 
@@ -213,7 +219,7 @@ def gram_factor(alone: Array, pairs: Array) -> Array:
 
     Args:
         alone: ``[L, B]`` divergence of one layer.
-        pairs: ``[L, B, L, B]`` of two layers, the earlier one first; read where both lose something.
+        pairs: ``[L, B, L, B]`` of two layers, the earlier one first; read where both lose.
 
     Returns:
         ``[S, L, B]`` with :math:`\tfrac{1}{2S} \sum_s R_s^2` the divergence of one layer, exactly.
@@ -224,8 +230,9 @@ def gram_factor(alone: Array, pairs: Array) -> Array:
     cross = pairs - alone[:, :, None, None] - alone  # of the earlier with the later layer
     earlier = np.arange(num_layers)[:, None] < np.arange(num_layers)
     upper = (cross * earlier[:, None, :, None]).reshape(same_layer.shape)
-    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
-    correlations = (upper + upper.T) * inverse * inverse[:, None]
+    is_told = np.minimum.outer(scale, scale) > _TOLD * np.maximum.outer(scale, scale)
+    correlations = np.zeros_like(upper)
+    np.divide(upper + upper.T, np.outer(scale, scale), out=correlations, where=is_told)
     np.fill_diagonal(correlations, scale > 0)
     values, vectors = nearest_semidefinite(correlations, ~same_layer)
     rows = (vectors * np.sqrt(values)).T  # [S, L B]

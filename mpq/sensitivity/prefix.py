@@ -14,7 +14,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from mpq.calibration import Batch
 from mpq.model import Network
 
-_CONSTANT = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, Enum)
+_CONSTANT = (
+    bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device, Enum
+)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -110,6 +112,7 @@ class PrefixReuse:
         overwritten = {call.module for call in recording.calls if call.is_overwritten}
         if not overwritten <= self._copied:  # once per network: from now on they are copied
             self._copied |= overwritten
+            del recording  # its memory is needed
             recording = self._recorded(batch, base, layer)
         for call in recording.calls:
             if call.is_overwritten:

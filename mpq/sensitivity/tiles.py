@@ -119,12 +119,11 @@ class Tiling:
             self._axes = tileable(self._network, self._quantizer, batch, self._precisions[:copies])
         axes = self._axes if copies > 1 and self._axes else {}
         alone = {x.name: 0 for x in self._network.layers if x.name not in axes}
-        plans = ((batch, 1, alone), (copied(batch, copies), copies, axes))
-        return [
-            Tile(self._network, self._quantizer, self._reuse, tile, count, layers)
-            for tile, count, layers in plans
-            if layers
-        ]
+        tiles = [self._tile(batch, 1, alone)] if alone else []
+        return [*tiles, self._tile(copied(batch, copies), copies, axes)] if axes else tiles
+
+    def _tile(self, batch: Batch, copies: int, axes: dict[str, int]) -> Tile:
+        return Tile(self._network, self._quantizer, self._reuse, batch, copies, axes)
 
     def _copies(self, batch: Batch) -> int:
         """Precisions in as few passes as possible, the passes evenly filled."""
@@ -175,7 +174,7 @@ def tileable(
         network: The network.
         quantizer: How weights and inputs are put into a format.
         batch: On the network's device.
-        precisions: One per copy; the first such layer is tried in them, at once and one by one.
+        precisions: One per copy; a layer is tried in them, at once and one by one.
     """
     tile = copied(batch, len(precisions))
     with torch.no_grad():
@@ -242,11 +241,13 @@ def _gives_the_same(
     precisions: Sequence[Precision],
     axes: Mapping[str, int],
 ) -> bool:
-    layer, axis = next(iter(axes.items()))
-    one_by_one = []
-    for precision in precisions:
-        with quantized(network, {layer: precision}, quantizer):
-            one_by_one.append(network.outputs(batch))
-    with precision_per_copy(network, quantizer, layer, precisions, axis):
-        together = network.outputs(tile)
-    return _is_close(torch.cat(one_by_one), together)
+    """Tries the first layer whose precision makes a difference."""
+    for layer, axis in axes.items():
+        one_by_one = []
+        for precision in precisions:
+            with quantized(network, {layer: precision}, quantizer):
+                one_by_one.append(network.outputs(batch))
+        if any(not torch.equal(outputs, one_by_one[0]) for outputs in one_by_one):
+            with precision_per_copy(network, quantizer, layer, precisions, axis):
+                return _is_close(torch.cat(one_by_one), network.outputs(tile))
+    return False

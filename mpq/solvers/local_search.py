@@ -139,7 +139,8 @@ class _Quadratic:
     def descend(self, choice: Choice) -> Choice:
         """The best single move or pair of moves, again and again, until none helps."""
         choice = choice.copy()
-        scale = max(abs(self.loss(choice)), np.finfo(np.float64).tiny)
+        # Not that of the loss, which may be 0: rounding errors would go round in circles.
+        scale = float(np.abs(self.gram).max() + np.abs(self.linear).max())
         while True:
             change, moves = self._best(choice)
             if change >= -1e-12 * scale:

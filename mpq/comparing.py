@@ -1,0 +1,361 @@
+"""Which estimator to trust: predictions against what random assignments really lose."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Self, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mpq.budget import Limit
+from mpq.errors import InputError, MpqError
+from mpq.journal import Journal, measurement_key
+from mpq.output import prepare_folder, write_files
+from mpq.peak_memory import peak_memory_bytes
+from mpq.preparation import Prepared, solve
+from mpq.problem import Choice, Problem
+from mpq.progress import showing_progress, track
+from mpq.report import comparison_markdown, draw_predictions, png, predictions_table, scores_table
+from mpq.sampling import random_choices
+from mpq.searching import estimated
+from mpq.sensitivity import ESTIMATORS
+from mpq.solvers import SOLVERS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+DEFAULT_ESTIMATORS = (
+    "sketch",
+    "sketch:interactions=false",
+    "hessian-trace",
+    "fisher",
+    "output-gradient",
+    "measured",
+    "layer-output",
+    "weight-error",
+)
+"""What is compared where nothing is named."""
+JOURNAL = "measured.jsonl"
+_TIMINGS = 3
+
+
+@final
+@dataclass(frozen=True)
+class Trial:
+    """A random assignment.
+
+    Args:
+        limit: The limit that it is near.
+        columns: ``[L]`` of its precisions.
+        divergence: Measured on held-out examples, in the metric's unit.
+        accuracy: Measured there; ``None`` without targets.
+    """
+
+    limit: str
+    columns: tuple[int, ...]
+    divergence: float
+    accuracy: float | None
+
+
+@final
+@dataclass(frozen=True)
+class Solved:
+    """What an estimator's own optimum within a limit really loses, as ``Trial`` has it."""
+
+    limit: str
+    predicted: float
+    divergence: float
+    accuracy: float | None
+
+
+@final
+@dataclass(frozen=True)
+class Score:
+    """How well one estimator predicts.
+
+    Args:
+        estimator: As it was spelled.
+        predicted: Of every trial, in the estimator's own unit.
+        unit: That unit.
+        solved: Its optimum at every limit.
+        seconds: That the estimate took.
+        forward_passes: The same in forward passes over the calibration examples; on a CPU in
+            processor time, which other programs disturb less.
+        peak_memory_bytes: At the estimate's peak beyond what was held before; ``None``: unknown.
+        error: Why there is no estimate; then the rest is empty.
+    """
+
+    estimator: str
+    predicted: tuple[float, ...] = ()
+    unit: str = ""
+    solved: tuple[Solved, ...] = ()
+    seconds: float = float("nan")
+    forward_passes: float = float("nan")
+    peak_memory_bytes: int | None = None
+    error: str | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Agreement:
+    """Predicted against measured losses.
+
+    Args:
+        spearman: Rank correlation.
+        kendall: Rank correlation, tau-b.
+        ratio: Median of predicted over measured.
+        num_trials: How many assignments were compared.
+    """
+
+    spearman: float
+    kendall: float
+    ratio: float
+    num_trials: int
+
+    @classmethod
+    def of(cls, predicted: npt.ArrayLike, measured: npt.ArrayLike) -> Self:
+        """Of two columns of equal length; correlations of fewer than three rows are ``nan``."""
+        from scipy import stats
+
+        x, y = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
+        if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+            return cls(float("nan"), float("nan"), float("nan"), len(x))
+        ratio = float(np.median(x[y > 0] / y[y > 0])) if (y > 0).any() else float("nan")
+        spearman, kendall = stats.spearmanr(x, y), stats.kendalltau(x, y)
+        return cls(float(spearman.statistic), float(kendall.statistic), ratio, len(x))
+
+
+@final
+@dataclass(frozen=True)
+class EstimatorComparison:
+    """The answer of ``mpq.compare``.
+
+    Args:
+        trials: Random assignments near every limit.
+        scores: One per estimator.
+        unit: Of measured losses.
+        max_loss: Trials that lose more count in no correlation: there every network is broken.
+        forward_seconds: One forward pass over the calibration examples (CPU: processor time).
+        num_calibration: Examples that estimators saw.
+        num_held_out: Examples that losses were measured on.
+    """
+
+    trials: tuple[Trial, ...]
+    scores: tuple[Score, ...]
+    unit: str
+    max_loss: float
+    forward_seconds: float
+    num_calibration: int
+    num_held_out: int
+
+    @cached_property
+    def limits(self) -> tuple[str, ...]:
+        """The limits, in order."""
+        return tuple(dict.fromkeys(trial.limit for trial in self.trials))
+
+    def agreement(self, score: Score, limit: str | None = None) -> Agreement:
+        """Over trials below ``max_loss``, near one limit or near any."""
+        if not score.predicted:
+            return Agreement(float("nan"), float("nan"), float("nan"), 0)
+        pairs = [
+            (predicted, trial.divergence)
+            for predicted, trial in zip(score.predicted, self.trials, strict=True)
+            if trial.divergence <= self.max_loss and limit in (None, trial.limit)
+        ]
+        return Agreement.of([p for p, _ in pairs], [m for _, m in pairs])
+
+    def table(self) -> "pd.DataFrame":
+        """One row per estimator: correlations, ratio, what its optima lose, cost."""
+        return scores_table(self)
+
+    def to_markdown(self) -> str:
+        """The table for a README."""
+        return comparison_markdown(self)
+
+    def plot(self) -> "Figure":
+        """Predicted against measured, one panel per estimator."""
+        return draw_predictions(self)
+
+    def save(self, folder: Path | str) -> list[Path]:
+        """Writes estimators.csv, estimators.md, predictions.csv and predictions.png.
+
+        Raises:
+            OutputError: If the folder cannot be written to.
+        """
+        files = {
+            "estimators.csv": self.table().to_csv(index=False),
+            "estimators.md": self.to_markdown(),
+            "predictions.csv": predictions_table(self).to_csv(index=False),
+        }
+        pictures = {"predictions.png": png(self.plot())}
+        return write_files(Path(folder), {n: t.encode() for n, t in files.items()} | pictures)
+
+
+def compare(
+    model: torch.nn.Module,
+    calibration: Any,
+    *,
+    limits: Sequence[str],
+    estimators: Sequence[str] = DEFAULT_ESTIMATORS,
+    solver: str = "auto",
+    num_random: int = 100,
+    max_loss: float = 0.5,
+    folder: Path | str | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    **network: Any,
+) -> EstimatorComparison:
+    """Measures which estimators predict this network's loss, on held-out examples.
+
+    Args:
+        model: In evaluation mode.
+        calibration: Examples that estimators see; see ``Calibration``.
+        limits: Each a budget of its own, near which random assignments are drawn and within which
+            every estimator's optimum is measured: ``effective_bits=4``, ``latency=0.6x:w8a8``.
+        estimators: Names with options, such as ``hessian-trace:num_probes=8``.
+        solver: Of the optima.
+        num_random: Random assignments near each limit.
+        max_loss: Assignments that lose more are not correlated, in the metric's unit.
+        folder: Where measurements land as they are made, so that a killed run goes on.
+        seed: Of random assignments, estimators and solver.
+        progress: Whether bars are shown on standard error.
+        network: Further arguments of ``mpq.search``: device, precisions, held_out, include,
+            exclude, fix, allow, tie, find_ties, fold, metric, batch_size, weight_range,
+            activation_range.
+
+    Raises:
+        InputError: If something given cannot be used, or the folder holds another comparison.
+        InfeasibleError: If a limit cannot be met.
+    """
+    for text in estimators:
+        ESTIMATORS.build(text, seed)
+    parsed = [(text, Limit.parse(text)) for text in dict.fromkeys(limits)]
+    if not parsed or num_random < 3:
+        raise InputError("give at least one limit and num_random >= 3")
+    with showing_progress(progress):
+        prepared = Prepared.of(model, calibration, **network)
+        questions = {text: prepared.question([limit]) for text, limit in parsed}
+        run = _Comparison(prepared, questions, solver, seed, _journal(prepared, folder, seed))
+        trials = tuple(run.trials(num_random))
+        forward_seconds = run.forward_seconds()
+        scores = tuple(
+            run.score(text, trials, forward_seconds) for text in track(estimators, "estimators")
+        )
+        return EstimatorComparison(
+            trials, scores, prepared.network.metric.unit, max_loss, forward_seconds,
+            prepared.tuning.num_examples, prepared.testing.num_examples,
+        )  # fmt: skip
+
+
+def _journal(prepared: Prepared, folder: Path | str | None, seed: int) -> Journal | None:
+    if folder is None:
+        return None
+    tuning, testing = (
+        measurement_key(prepared.network, data, prepared.quantizer, prepared.choices)
+        for data in (prepared.tuning, prepared.testing)
+    )
+    key = {**tuning, "held_out": testing["data"], "seed": str(seed), "ties": str(prepared.ties)}
+    return Journal(prepare_folder(Path(folder)) / JOURNAL, key)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Comparison:
+    """Measures, and remembers what was measured."""
+
+    prepared: Prepared
+    questions: Mapping[str, Problem]
+    solver: str
+    seed: int
+    journal: Journal | None
+
+    def trials(self, num_random: int) -> Iterable[Trial]:
+        """Random assignments near every limit."""
+        drawn = [
+            (text, index, choice)
+            for text, question in self.questions.items()
+            for index, choice in enumerate(random_choices(question, num_random, self.seed))
+        ]
+        for text, index, choice in track(drawn, "random assignments"):
+            row = self._remember(f"random {index} near {text}", lambda c=choice: self._row(c))
+            yield Trial(text, tuple(choice.tolist()), row["divergence"], row["accuracy"])
+
+    def _row(self, choice: Choice) -> dict[str, Any]:
+        names = [layer.name for layer in self.prepared.network.layers]
+        precisions = (self.prepared.choices[column] for column in choice.tolist())
+        measured = self.prepared.on_held_out.measure(dict(zip(names, precisions, strict=True)))
+        return {"divergence": measured.divergence, "accuracy": measured.accuracy}
+
+    def _remember(self, name: str, make: Any) -> Any:
+        if self.journal is None:
+            return make()
+        if name not in self.journal:
+            self.journal.add(name, make())
+        return self.journal[name]
+
+    def forward_seconds(self) -> float:
+        """Median time of a forward pass over the calibration examples, by ``clock``."""
+        network, times = self.prepared.network, []
+        for _ in range(_TIMINGS):
+            start = self.clock()
+            with torch.no_grad():
+                for batch in network.batches(self.prepared.tuning):
+                    network.outputs(batch)
+            times.append(self.clock() - start)
+        return median(times)
+
+    def clock(self) -> float:
+        """Seconds: of the processor where it does the work, else of the wall."""
+        if self.prepared.network.device.type == "cpu":
+            return time.process_time()
+        torch.accelerator.synchronize()
+        return time.perf_counter()
+
+    def score(self, text: str, trials: Sequence[Trial], forward_seconds: float) -> Score:
+        """One estimator; what it cannot do is its result."""
+        counts = "/".join(str(sum(t.limit == limit for t in trials)) for limit in self.questions)
+        name = (
+            f"estimator {text}, solver {self.solver}, limits {' '.join(self.questions)}, {counts}"
+        )
+        row = self._remember(name, lambda: self._estimate(text, trials, forward_seconds))
+        solved = tuple(Solved(**one) for one in row.get("solved", ()))
+        return Score(**{**row, "solved": solved, "predicted": tuple(row.get("predicted", ()))})
+
+    def _estimate(
+        self, text: str, trials: Sequence[Trial], forward_seconds: float
+    ) -> dict[str, Any]:
+        estimator, solver = ESTIMATORS.build(text, self.seed), SOLVERS.build(self.solver, self.seed)
+        first = next(iter(self.questions.values()))
+        start, clock_start = time.perf_counter(), self.clock()
+        try:
+            problem, memory = peak_memory_bytes(
+                lambda: estimated(self.prepared, first, estimator, solver),
+                self.prepared.network.device,
+            )
+        except MpqError as error:
+            return {"estimator": text, "error": str(error)}
+        seconds, clock_seconds = time.perf_counter() - start, self.clock() - clock_start
+        loss_of = problem.loss_of
+        return {
+            "estimator": text,
+            "predicted": [loss_of(np.array(trial.columns, dtype=np.intp)) for trial in trials],
+            "unit": problem.loss.unit,
+            "solved": [
+                self._solved(limit, replace(problem, budgets=question.budgets))
+                for limit, question in self.questions.items()
+            ],
+            "seconds": seconds,
+            "forward_passes": clock_seconds / forward_seconds,
+            "peak_memory_bytes": memory,
+        }
+
+    def _solved(self, limit: str, problem: Problem) -> dict[str, Any]:
+        solution = solve(SOLVERS.build(self.solver, self.seed), problem)
+        assert solution.choice is not None
+        return {"limit": limit, "predicted": solution.loss, **self._row(solution.choice)}

@@ -1,0 +1,60 @@
+"""How much memory a computation took at its peak, beyond what was held before it."""
+
+import ctypes
+import gc
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+Value = TypeVar("Value")
+_KIB = 1024
+
+
+def peak_memory_bytes(
+    compute: Callable[[], Value], device: torch.device
+) -> tuple[Value, int | None]:
+    """Runs a computation and watches its memory.
+
+    Args:
+        compute: What is watched.
+        device: Where it runs.
+
+    Returns:
+        Its value, and the rise of the device's allocated memory at the peak; on a CPU the rise of
+        the process's resident set (Linux), or ``None`` where the system does not tell.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        value = compute()
+        return value, torch.cuda.max_memory_allocated(device) - before
+    before_kib = _reset_resident_peak()
+    value = compute()
+    after_kib = _status_kib("VmHWM")
+    if before_kib is None or after_kib is None:
+        return value, None
+    return value, max(after_kib - before_kib, 0) * _KIB
+
+
+def _reset_resident_peak() -> int | None:
+    """Resident KiB now; from here on the system counts the peak anew."""
+    if sys.platform != "linux":
+        return None
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # else memory that is free but kept hides the rise
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except (OSError, AttributeError):
+        return None
+    return _status_kib("VmRSS")
+
+
+def _status_kib(name: str) -> int | None:
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    lines = (line.split() for line in status.read_text(encoding="ascii").splitlines())
+    return next((int(words[1]) for words in lines if words[0] == f"{name}:"), None)

@@ -1,0 +1,278 @@
+"""Hessian eigenvalue: a layer's largest curvature times the squared error of rounding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpq.calibration import Calibration
+from mpq.divergence import random_signs
+from mpq.errors import InputError
+from mpq.layer import Layer
+from mpq.model import Network
+from mpq.precision import Precision, TensorFormat
+from mpq.progress import track
+from mpq.quantization import Quantizer
+from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
+from mpq.sensitivity.block_traces import Array
+from mpq.sensitivity.hessian_products import (
+    LOSSES,
+    Objective,
+    Variable,
+    check_option,
+    objective,
+    product,
+    second_order,
+)
+from mpq.sensitivity.per_example import by_example
+from mpq.sensitivity.pyhessian_backend import BACKENDS, pyhessian_eigenvalues, refuse_inputs
+from mpq.sensitivity.rounding_errors import weight_errors
+
+
+@final
+@dataclass(frozen=True)
+class HessianEigenvalue(SensitivityEstimator):
+    r"""Largest eigenvalue of a layer's block of the Hessian, times the squared error of rounding.
+
+    .. math:: s_{\ell b} = \tfrac12 |\lambda(H_{W_\ell})| \, \lVert Q_b(W_\ell) - W_\ell \rVert^2
+        + \tfrac12 \, \mathrm{mean}_n \, |\lambda(H_{x_{n \ell}})| \,
+            \lVert Q_b(x_{n \ell}) - x_{n \ell} \rVert^2
+
+    in nats per example: each share is the largest second-order change that an error of that size
+    can make, so that tables come out far above the measured loss. ``lambda`` is the eigenvalue of
+    largest magnitude, by power iteration with products of one block; it is approached from below.
+    Examples' inputs are independent, so that one product iterates on all of them.
+
+    HAWQ itself ranks layers by ``lambda`` over the number of weights, and orders their fine-tuning
+    by ``lambda`` times the squared error; the latter, with the half of the Taylor term, is what a
+    sum of losses can use. It takes the cross-entropy of the targets; here the default is the
+    divergence from the original network, which needs none.
+
+    References: Dong et al. (2019), HAWQ, arXiv:1905.03696; Yao et al. (2020), PyHessian,
+    arXiv:1912.07145 (``backend="pyhessian"``: weights only).
+
+    Args:
+        max_iterations: At most so many products for each layer, over all data.
+        tolerance: Relative change of an eigenvalue at which its iteration ends.
+        loss: ``divergence`` or ``cross-entropy`` of the targets.
+        backend: ``mpq`` or ``pyhessian``.
+        seed: Of the vectors that the iterations start with.
+    """
+
+    name: ClassVar[str] = "hessian-eigenvalue"
+    summary: ClassVar[str] = "HAWQ: top curvature x squared error, L Hessian products x iterations"
+
+    max_iterations: int = 30
+    tolerance: float = 0.01
+    loss: str = "divergence"
+    backend: str = "mpq"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_iterations < 1 or not self.tolerance >= 0:
+            raise InputError(
+                "hessian-eigenvalue needs max_iterations >= 1 and tolerance >= 0; got "
+                f"{self.max_iterations} and {self.tolerance}"
+            )
+        check_option("loss", self.loss, LOSSES)
+        check_option("backend", self.backend, BACKENDS)
+
+    def estimate(
+        self,
+        network: Network,
+        data: Calibration,
+        quantizer: Quantizer,
+        choices: Sequence[Precision],
+    ) -> Sensitivity:
+        """See ``SensitivityEstimator.estimate``.
+
+        Raises:
+            ModelError: If the network's output depends on no layer.
+            DataError: If the cross-entropy is asked for and there are no targets.
+            InputError: If ``pyhessian`` is to price inputs.
+            MissingDependencyError: If ``pyhessian`` is not installed.
+        """
+        weights = tuple(dict.fromkeys(choice.weight for choice in choices))
+        inputs = tuple(dict.fromkeys(choice.activation for choice in choices))
+        errors = weight_errors(network, quantizer, weights)  # [L, weight formats]
+        values = abs(self._of_weights(network, data, inputs))[:, None] * errors
+        values = values[:, [weights.index(choice.weight) for choice in choices]]
+        if any(not tensor_format.is_exact for tensor_format in inputs):
+            bounds = input_bounds(network, data, quantizer, inputs, self)
+            values = values + bounds[:, [inputs.index(choice.activation) for choice in choices]]
+        return Sensitivity(loss_table(network, choices, 0.5 * values, self.name))
+
+    def _of_weights(
+        self, network: Network, data: Calibration, inputs: Sequence[TensorFormat]
+    ) -> Array:
+        if self.backend == "mpq":
+            return weight_eigenvalues(network, data, self)
+        refuse_inputs(any(not tensor_format.is_exact for tensor_format in inputs))
+        return pyhessian_eigenvalues(
+            network, data, objective(network, self.loss), self.max_iterations, self.tolerance,
+            torch.Generator().manual_seed(self.seed),
+        )  # fmt: skip
+
+
+def weight_eigenvalues(network: Network, data: Calibration, how: HessianEigenvalue) -> Array:
+    """``[L]`` eigenvalues of largest magnitude of the weights' blocks, by power iteration.
+
+    Each iteration is one pass over the data, for all layers that still change. A layer that the
+    loss does not depend on, or that uses another's parameter, has 0.
+
+    Args:
+        network: ``L`` layers.
+        data: Examples.
+        how: Loss, number of iterations, tolerance and seed.
+    """
+    generator = torch.Generator().manual_seed(how.seed)
+    loss = objective(network, how.loss)
+    found: dict[str, float] = {}
+    vectors = {
+        layer.name: _unit(random_signs(network.weight(layer.name), generator))
+        for layer in network.layers
+        if layer.weight_of is None
+    }
+    for _ in track(range(how.max_iterations), "power iteration"):
+        products = _mean_products(network, data, loss, vectors)
+        for name, h in products.items():
+            before, found[name] = found.get(name), float((vectors[name] * h).sum())
+            if _is_settled(before, found[name], how.tolerance):
+                del vectors[name]
+            else:
+                vectors[name] = _unit(h)
+        if not vectors:
+            break
+    return np.array([found.get(layer.name, 0.0) for layer in network.layers])
+
+
+def _is_settled(before: float | None, value: float, tolerance: float) -> bool:
+    """Also where the vector has met only curvature of 0."""
+    return value == 0 or (before is not None and abs(value - before) <= tolerance * abs(value))
+
+
+def _unit(v: Tensor) -> Tensor:
+    """Of length 1, unless it is 0."""
+    length = torch.linalg.vector_norm(v)
+    return v / length if length > 0 else v
+
+
+def _mean_products(
+    network: Network, data: Calibration, loss: Objective, vectors: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Each layer's own block times its vector, per example."""
+    sums = {name: torch.zeros_like(v) for name, v in vectors.items()}
+    examples = 0
+    for batch in network.batches(data):
+        with second_order(network, batch, loss, with_inputs=False) as found:
+            for name in sums:
+                if name in found.weights:
+                    (h,) = product([found.weights[name]], [vectors[name]])
+                    sums[name] += h
+        examples += batch.size
+    return {name: total / examples for name, total in sums.items()}
+
+
+def input_bounds(
+    network: Network,
+    data: Calibration,
+    quantizer: Quantizer,
+    formats: Sequence[TensorFormat],
+    how: HessianEigenvalue,
+) -> Array:
+    r"""``[L, formats]`` of :math:`\mathrm{mean}_n |\lambda_n| \lVert Q(x_n) - x_n \rVert^2`.
+
+    A layer that is called several times has one block for all that it reads. Where examples share
+    an input, its eigenvalue is that of the whole batch's loss.
+
+    Args:
+        network: ``L`` layers.
+        data: Examples.
+        quantizer: How inputs are put into a format.
+        formats: Of the inputs.
+        how: Loss, number of iterations, tolerance and seed.
+    """
+    generator = torch.Generator().manual_seed(how.seed)
+    loss = objective(network, how.loss)
+    total = np.zeros((len(network.layers), len(formats)))
+    examples = 0
+    for batch in track(network.batches(data), "power iteration on inputs", data.num_batches):
+        with second_order(network, batch, loss, with_inputs=True) as found:
+            for row, layer in enumerate(network.layers):
+                block = _InputBlock(layer, found.inputs[layer.name], batch.size)
+                eigenvalues = block.eigenvalues(how, generator).abs()
+                for column, tensor_format in enumerate(formats):
+                    if not tensor_format.is_exact:
+                        errors = block.errors(network, quantizer, tensor_format)
+                        total[row, column] += float((eigenvalues * errors).sum())
+        examples += batch.size
+    return total / examples
+
+
+class _InputBlock:
+    """All that a layer reads in one batch.
+
+    Args:
+        layer: The layer.
+        calls: Its inputs.
+        batch_size: ``N``.
+    """
+
+    def __init__(self, layer: Layer, calls: Sequence[Variable], batch_size: int) -> None:
+        self.layer = layer
+        self.calls = calls
+        self.batch_size = batch_size
+        self.is_split = all(self._split(call.tensor) is not None for call in calls)
+
+    def _split(self, tensor: Tensor) -> Tensor | None:
+        return by_example(tensor, self.batch_size, self.layer.batch_axis)
+
+    def _units(self, tensor: Tensor) -> Tensor:
+        """``[U, ...]``, a view: the examples, or one unit that they share."""
+        split = self._split(tensor) if self.is_split else None
+        return tensor[None] if split is None else split
+
+    def _dot(self, left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+        """``[U]``."""
+        products = [a * b for a, b in zip(left, right, strict=True)]
+        return torch.stack([self._units(p).flatten(1).sum(dim=1).cpu() for p in products]).sum(0)
+
+    def _normalized(self, vectors: Sequence[Tensor]) -> list[Tensor]:
+        """Of length 1 in every unit, unless it is 0 there."""
+        lengths = self._dot(vectors, vectors).sqrt()
+        scale = torch.where(lengths > 0, 1 / lengths, 0.0)
+        found = [v.contiguous().clone() for v in vectors]
+        for v in found:
+            units = self._units(v)
+            units.mul_(scale.to(v.device).reshape(-1, *[1] * (units.ndim - 1)))
+        return found
+
+    def eigenvalues(self, how: HessianEigenvalue, generator: torch.Generator) -> Tensor:
+        """``[U]`` float64 of largest magnitude, by power iteration on all units at once."""
+        if not self.calls:
+            return torch.zeros(1, dtype=torch.float64)
+        vectors = self._normalized([random_signs(x.tensor, generator) for x in self.calls])
+        found: Tensor | None = None
+        for _ in range(how.max_iterations):
+            products = [h.double() for h in product(self.calls, vectors)]
+            before, found = found, self._dot(vectors, products)
+            if before is not None and bool(
+                ((found - before).abs() <= how.tolerance * found.abs()).all()
+            ):
+                break
+            vectors = self._normalized(products)
+        assert found is not None
+        return found
+
+    def errors(self, network: Network, quantizer: Quantizer, tensor_format: TensorFormat) -> Tensor:
+        """``[U]`` squared errors of a format."""
+        if not self.calls:
+            return torch.zeros(1, dtype=torch.float64)
+        name, site = self.layer.name, network.site(self.layer.name)
+        inputs = [call.tensor.detach() for call in self.calls]
+        changes = [quantizer.activation(name, site, x, tensor_format) - x for x in inputs]
+        doubled = [change.double() for change in changes]
+        return self._dot(doubled, doubled)

@@ -1,4 +1,4 @@
-# What CI runs: `make check`. Needs `pip install -e '.[test,cbc]'`.
+# What CI runs: `make check`. Needs `pip install -e '.[test,cbc,pyhessian]'`.
 PYTHON ?= python
 
 .PHONY: check lint types test bench

@@ -7,8 +7,8 @@ only: Spearman's rank correlation of the sketch's additive table with that from 
 examples (over all cells, and over the layers at one precision, averaged over precisions), and the
 KL divergence on held-out examples of the assignments that the ILP finds within the weight bytes of
 a uniform 4 and 5 bits. Means over five seeds of the sketch's signs (geometric for the divergence);
-``make_seconds`` is what making the examples took. Needs the published weights and data: set
-MPQ_DATA, or have them in ../shared/data.
+``make_seconds`` is what making the examples took by the clock, on cores shared with other work.
+Needs the published weights and data: set MPQ_DATA, or have them in ../shared/data.
 """
 
 import argparse

@@ -226,7 +226,7 @@ def devices(
     table = new_table()
     if show is None:
         for heading in ("device", "what it is", "latency and energy are", "runs as"):
-            table.add_column(heading)
+            table.add_column(heading, overflow="fold")
         for name in device_names():
             profile = load_device(name)
             table.add_row(name, profile.title, profile.basis, ", ".join(profile.compute))
@@ -272,7 +272,7 @@ def _print_parts(registry: Any) -> None:
 
     table = new_table()
     for heading in (registry.kind, "what it does", "options"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for part in registry:
         options = (f"{name}={value}" for name, value in registry.options(part).items())
         table.add_row(part.name, part.summary, ",".join(options))

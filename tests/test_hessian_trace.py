@@ -1,7 +1,9 @@
 """Traces against dense Hessians, a second library, and closed forms where they are exact."""
 
+import math
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -147,13 +149,13 @@ def test_mean_over_probes_is_the_diagonal_of_an_input() -> None:
     assert found == pytest.approx([0.5 * trace / 5 * error], rel=0.15)
 
 
-@pytest.mark.parametrize(("num_probes", "accuracy"), [(1, 0.1), (2, 1e-4), (5, 1e-4)])
+@pytest.mark.parametrize(("num_probes", "accuracy"), [(1, 0.15), (2, 1e-4), (5, 1e-4)])
 def test_mean_over_seeds_is_the_dense_trace(num_probes: int, accuracy: float) -> None:
     """Traces by a dense Hessian; three classes have two contrasts, so that two passes are exact."""
     model, x = two_layers(), torch.randn(6, 4)
     tool = Tool(model, [x[:2], x[2:]], WEIGHT_2)
 
-    found = [tool.losses(num_probes, seed) for seed in range(200 if num_probes == 1 else 1)]
+    found = [tool.losses(num_probes, seed) for seed in range(100 if num_probes == 1 else 1)]
 
     for name in ("0", "2"):
         weight = model.get_parameter(f"{name}.weight")
@@ -276,23 +278,26 @@ def dense_weight_traces(
     found = []
     for name, weight in model.named_parameters():
         if name.endswith("weight"):
-            changed = with_weight(model, name, x)
-            loss = cross_entropy(y)
-            found.append(trace_of(lambda v, f=changed: loss(f(v)), weight.double()) / len(x))
+            changed, at = with_weight(model, name, x), weight.detach().double()
+            found.append(trace_of(partial(_after, changed, cross_entropy(y)), at) / len(x))
     return np.array(found)
 
 
+def _after(inner: Callable[[Tensor], Tensor], outer: Callable[[Tensor], Tensor], v: Tensor) -> Any:
+    return outer(inner(v))
+
+
 def test_hutchinson_finds_the_dense_traces_of_the_cross_entropy() -> None:
-    """All within four standard errors, which are a few percent."""
+    """All within four standard errors, which are less than a fifth."""
     model, data = two_layers(), labelled()
     tool = Tool(model, data)
 
-    found = tool.traces(matrix="hessian", loss="cross-entropy", num_probes=500)
+    found = tool.traces(matrix="hessian", loss="cross-entropy", num_probes=300)
 
     expected = dense_weight_traces(model, data)
     assert (abs(found.weight - expected) < 4 * found.weight_error).all()
-    assert (found.weight_error < 0.1 * abs(expected)).all()
-    assert found.num_probes == 500
+    assert (found.weight_error < 0.2 * abs(expected)).all()
+    assert found.num_probes == 300
 
 
 def test_hutchinson_finds_the_dense_traces_of_inputs() -> None:
@@ -311,6 +316,26 @@ def test_hutchinson_finds_the_dense_traces_of_inputs() -> None:
     assert (found.input_error < 0.1 * abs(found.input)).all()
 
 
+CURVATURE: dict[str, Callable[[Tensor], Tensor]] = {
+    "kl": lambda f: torch.diag(f.softmax(dim=0)) - torch.outer(f.softmax(dim=0), f.softmax(dim=0)),
+    "squared-error": lambda f: torch.eye(len(f), dtype=f.dtype),
+    "cosine": lambda f: (torch.eye(len(f)) - torch.outer(f, f) / f.dot(f)) / f.dot(f),
+}
+"""Of each metric's divergence in one example's outputs."""
+
+
+def dense_gauss_newton(model: nn.Module, x: Tensor, metric: str) -> npt.NDArray[np.float64]:
+    """``[L]`` of ``mean_n Tr J_n^T M_n J_n`` over the weights, by dense Jacobians."""
+    found = []
+    for name, weight in model.named_parameters():
+        if name.endswith("weight"):
+            changed, at = with_weight(model, name, x), weight.detach().double()
+            jacobian = torch.func.jacrev(changed)(at).detach().flatten(2)  # [N, C, D]
+            curvature = torch.stack([CURVATURE[metric](f) for f in changed(at)])
+            found.append(float(torch.einsum("ncd,nce,ned->", jacobian, curvature, jacobian)))
+    return np.array(found) / len(x)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -318,6 +343,7 @@ def test_hutchinson_finds_the_dense_traces_of_inputs() -> None:
         {"num_probes": 1},
         {"num_probes": 2},
         {"num_probes": 4},
+        {"num_probes": 12},
     ],
     ids=str,
 )
@@ -326,17 +352,16 @@ def test_standard_errors_are_honest(options: dict[str, Any], metric: str) -> Non
     """At least nine of ten traces are within two of them; and over seeds the mean is right."""
     model, x = two_layers(classes=7), torch.randn(12, 4)
     tool = Tool(model, [x[:5], x[5:]], metric=METRICS.build(metric))
-    exact = tool.traces(with_inputs=True, matrix="hessian", num_probes=3000, seed=99)
 
-    found = [tool.traces(with_inputs=True, seed=seed, **options) for seed in range(40)]
+    found = [tool.traces(seed=seed, **options) for seed in range(40)]
 
-    weights = np.array([abs(t.weight - exact.weight) <= 2 * t.weight_error for t in found])
-    inputs = np.array([abs(t.input - exact.input) <= 2 * t.input_error for t in found])
-    assert weights.mean() > 0.9
-    assert inputs.mean() > 0.9
-    mean = np.mean([t.weight for t in found], axis=0)
-    spread = np.std([t.weight for t in found], axis=0) / 40**0.5
-    assert (abs(mean - exact.weight) < 4 * (spread + exact.weight_error)).all()
+    exact = dense_gauss_newton(model, x, metric)
+    drawn = np.array([traces.weight for traces in found])
+    digits = 1e-6 * exact
+    is_within = np.array([abs(t.weight - exact) <= 2 * t.weight_error + digits for t in found])
+    assert is_within.mean() > 0.9
+    spread = drawn.std(axis=0) / 40**0.5
+    assert (abs(drawn.mean(axis=0) - exact) < 5 * spread + digits).all()
 
 
 def test_the_standard_error_of_a_loss_is_that_of_its_traces() -> None:
@@ -399,7 +424,8 @@ def test_a_negative_trace_costs_nothing() -> None:
 
     found, table = tool.traces(**options), tool.estimate(**options).table
 
-    assert found.weight == pytest.approx([-0.7912], abs=1e-3)
+    share = 1 / (1 + math.exp(0.3**2))
+    assert found.weight == pytest.approx([-2 * share + 4 * 0.3**2 * share * (1 - share)])
     assert table.values.tolist() == [[0.0]]
     assert tool.squared_error("fc", Precision.parse("bf16")) > 0
 
@@ -435,12 +461,11 @@ class Shared(nn.Module):
         return out
 
 
-@pytest.mark.parametrize("matrix", ["gauss-newton", "hessian"])
-def test_a_shared_parameter_is_priced_once_and_whole(matrix: str) -> None:
+@pytest.mark.parametrize(("matrix", "probes"), [("gauss-newton", 2), ("hessian", 100)])
+def test_a_shared_parameter_is_priced_once_and_whole(matrix: str, probes: int) -> None:
     """The first layer that uses it bears the trace over all uses; an unused layer has none."""
     model, x = Shared(), torch.randn(6, 4)
     tool = Tool(model, [x[:2], x[2:]])
-    probes = 2 if matrix == "gauss-newton" else 2000
 
     found = tool.traces(with_inputs=True, matrix=matrix, num_probes=probes)
 
@@ -453,7 +478,9 @@ def test_a_shared_parameter_is_priced_once_and_whole(matrix: str) -> None:
     names = [layer.name for layer in tool.network.layers]
     weights = dict(zip(names, found.weight, strict=True))
     expected = dense_trace(logits, model.first.weight) / 6
-    assert weights["first"] == pytest.approx(expected, rel=1e-4 if probes == 2 else 0.1)
+    error = found.weight_error[names.index("first")] if matrix == "hessian" else 0
+    assert weights["first"] == pytest.approx(expected, rel=1e-4, abs=4 * error)
+    assert error < 0.2 * expected
     assert weights["second"] == weights["unused"] == 0
     assert found.input[names.index("unused")] == 0
     assert found.input[names.index("second")] > 0
@@ -477,7 +504,7 @@ def test_a_layer_that_examples_share() -> None:
     model, x = Positioned(), torch.randn(6, 4)
     tool = Tool(model, [x])
 
-    found = [tool.traces(with_inputs=True, num_probes=1, seed=seed) for seed in range(800)]
+    found = [tool.traces(with_inputs=True, num_probes=1, seed=seed) for seed in range(300)]
 
     names = [layer.name for layer in tool.network.layers]
     row = names.index("project")
@@ -486,9 +513,9 @@ def test_a_layer_that_examples_share() -> None:
         for one in x
     )
     drawn = np.array([traces.weight[row] for traces in found])
-    error = drawn.std() / 800**0.5
+    error = drawn.std() / 300**0.5
     assert abs(drawn.mean() - expected / 6) < 4 * error
-    assert error < 0.05 * expected
+    assert error < 0.02 * expected
     assert min(traces.input[row] for traces in found) > 0
 
 
@@ -502,14 +529,14 @@ def test_directions_make_up_the_hessian_of_the_divergence() -> None:
     expected = 0.25 * (torch.diag_embed(p) - p[:, :, None] * p[:, None, :])
 
     for count in (1, 2, 4, 6, 9):
-        total = torch.zeros(5, 6, 6, dtype=torch.float64)
+        # Signs are drawn for every example: as many draws as examples, in one call.
+        many, weights = logits.repeat(4000, 1, 1), shares.repeat(4000, 1)
         generator = torch.Generator().manual_seed(0)
-        for _ in range(5000):
-            fixed, random = directions(KLDivergence(2.0), logits, shares, count, generator)
-            for u in (*fixed, *random):
-                total += u[:, 0, :, None] * u[:, 0, None, :]
+        fixed, random = directions(KLDivergence(2.0), many, weights, count, generator)
+        total = sum(u.transpose(1, 2) * u for u in (*fixed, *random))
+        mean = total.unflatten(0, (4000, 5)).mean(dim=0)  # [5, C, C]
         assert len(fixed) + len(random) == min(count, 6)
-        torch.testing.assert_close(total / 5000, expected, rtol=0, atol=5e-3)
+        torch.testing.assert_close(mean, expected, rtol=0, atol=5e-3)
         if count >= 6:
             assert random[0].abs().max() < 1e-12
 
@@ -534,14 +561,12 @@ def test_sequences_and_their_masks() -> None:
     masked = Tool(model, [{"input_ids": ids, "attention_mask": mask}])
     short = Tool(model, [{"input_ids": ids[:, :3]}])
 
-    found, expected = masked.traces(num_probes=1500), short.traces(num_probes=1500)
+    found, expected = masked.traces(num_probes=600), short.traces(num_probes=600)
 
     np.testing.assert_allclose(found.weight, expected.weight, rtol=0.1)
-    (exact,) = (
-        dense_trace(lambda w: F.embedding(ids[:, :3], w) @ head.T + bias, model.embed.weight)
-        for head, bias in [(model.head.weight.detach().double(), model.head.bias.detach().double())]
-    )
-    assert found.weight[0] == pytest.approx(exact / 3 / 4, rel=0.1)
+    exact = Double(model.head)
+    trace = dense_trace(lambda w: exact(F.embedding(ids[:, :3], w)), model.embed.weight)
+    assert found.weight[0] == pytest.approx(trace / 3 / 4, rel=0.1)
 
 
 def test_pyhessian_finds_the_same_traces() -> None:
@@ -549,7 +574,7 @@ def test_pyhessian_finds_the_same_traces() -> None:
     pytest.importorskip("pyhessian")
     model, data = two_layers(), labelled()
     tool = Tool(model, data, WEIGHT_2)
-    options: dict[str, Any] = {"matrix": "hessian", "loss": "cross-entropy", "num_probes": 300}
+    options: dict[str, Any] = {"matrix": "hessian", "loss": "cross-entropy", "num_probes": 100}
 
     ours, theirs = tool.traces(**options), tool.traces(backend="pyhessian", **options)
 
@@ -578,7 +603,7 @@ def test_pyhessian_is_given_only_layers_that_are_used() -> None:
     tool = Tool(model, [x[:2], -x[2:]], WEIGHT_2)
 
     state = torch.get_rng_state()
-    found = tool.traces(matrix="hessian", backend="pyhessian", num_probes=300)
+    found = tool.traces(matrix="hessian", backend="pyhessian", num_probes=200)
 
     names = [layer.name for layer in tool.network.layers]
     weights = dict(zip(names, found.weight, strict=True))

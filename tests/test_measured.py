@@ -31,13 +31,6 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture
-def squared_error(monkeypatch: pytest.MonkeyPatch) -> OutputMetric:
-    """The metric of regression, in a unit that any table may have."""
-    monkeypatch.setattr(SquaredError, "unit", "relative")
-    return SquaredError()
-
-
 def round_to(x: Tensor, bits: int) -> Tensor:
     """Symmetric rounding of every row with its own full range, in numpy."""
     rows = x.detach().double().numpy()
@@ -257,14 +250,12 @@ class Sum(nn.Module):
 
 
 @pytest.mark.parametrize("batched", [False, True])
-def test_interactions_are_exact_where_one_sign_is_all_there_is(
-    batched: bool, squared_error: OutputMetric
-) -> None:
+def test_interactions_are_exact_where_one_sign_is_all_there_is(batched: bool) -> None:
     """Half the squared error of a single number that is a sum: any probe gives it exactly."""
     model, x = Sum().eval(), torch.randn(9, 5)
     estimator = Measured(interactions=True, num_probes=2, shrinkage=0.0, batched=batched)
 
-    found = estimate(estimator, model, [x[:4], x[4:]], metric=squared_error)
+    found = estimate(estimator, model, [x[:4], x[4:]], metric=SquaredError())
 
     assert found.interactions is not None
     error = {

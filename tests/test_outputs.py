@@ -13,7 +13,7 @@ from torch import Tensor
 from mpq.calibration import Batch
 from mpq.divergence import fisher_probe, kl_divergence
 from mpq.errors import ModelError
-from mpq.outputs import position_logits, position_weights
+from mpq.outputs import position_logits, position_values, position_weights
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +96,74 @@ def test_unusable_output_is_refused(output: Any, message: str) -> None:
     """What has no logits of two classes is refused, saying what came."""
     with pytest.raises(ModelError, match=message):
         position_logits(output)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((3,), (3, 1, 1)),
+        ((3, 1), (3, 1, 1)),
+        ((3, 4), (3, 1, 4)),
+        ((3, 5, 1), (3, 5, 1)),
+        ((3, 4, 2, 5), (3, 10, 4)),
+        ((3, 1, 2, 2), (3, 4, 1)),
+    ],
+)
+def test_numbers_of_any_shape_have_positions(
+    shape: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    """Regression may give a number per example, a vector, a sequence or an image."""
+    values = torch.randn(shape)
+
+    found = position_values(values)
+
+    columns = values.numpy().reshape(3, -1) if len(shape) == 1 else values.numpy()
+    if len(shape) > 3:
+        columns = np.moveaxis(columns, 1, -1)
+    assert tuple(found.shape) == expected
+    np.testing.assert_array_equal(found.numpy(), columns.reshape(expected))
+
+
+@pytest.mark.parametrize("name", ["logits", "last_hidden_state", "prediction", "embeddings"])
+@pytest.mark.parametrize("wrap", [dict, SimpleNamespace], ids=["key", "attribute"])
+def test_numbers_are_found_in_an_output(wrap: Any, name: str) -> None:
+    """Under the names that there are, as a key or as an attribute."""
+    values = torch.randn(3, 5, 4)
+
+    found = position_values(wrap(**{name: values, "loss": None}))
+
+    assert torch.equal(found, values)
+
+
+def test_numbers_are_found_in_a_hugging_face_output() -> None:
+    """The last hidden state comes before what is pooled; logits come before both."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    states, pooled = torch.randn(3, 5, 4), torch.randn(3, 4)
+
+    output = BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=pooled)
+
+    assert torch.equal(position_values(output), states)
+    assert torch.equal(position_values({"logits": pooled, **output}), pooled[:, None])
+    with pytest.raises(ModelError, match="neither a floating-point tensor nor has `logits`"):
+        position_logits(output)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ((torch.randn(2, 3), None), "returns a tuple, which is neither"),
+        ({"scores": torch.randn(2, 3)}, "nor has one of logits, last_hidden_state, prediction"),
+        (torch.zeros(2, 3, dtype=torch.long), "returns a Tensor, which is neither"),
+        (torch.tensor(1.0), "returns a Tensor, which is neither"),
+        (torch.tensor([1.0, float("nan")]), "NaN or infinite"),
+        (torch.tensor([[[float("inf")]]]), "NaN or infinite"),
+    ],
+)
+def test_unusable_numbers_are_refused(output: Any, message: str) -> None:
+    """What has no numbers per example is refused, saying what came."""
+    with pytest.raises(ModelError, match=message):
+        position_values(output)
 
 
 def test_positions_count_alike_without_a_mask() -> None:

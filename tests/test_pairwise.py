@@ -28,13 +28,6 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture
-def squared_error(monkeypatch: pytest.MonkeyPatch) -> OutputMetric:
-    """The metric of regression, in a unit that any table may have."""
-    monkeypatch.setattr(SquaredError, "unit", "relative")
-    return SquaredError()
-
-
 class Sum(nn.Module):
     """The sum of four layers, one of them called twice, so that errors simply add up."""
 
@@ -71,10 +64,10 @@ class Setting:
 
 
 @pytest.mark.parametrize("batched", [False, True])
-def test_quadratic_network_is_priced_exactly(batched: bool, squared_error: OutputMetric) -> None:
+def test_quadratic_network_is_priced_exactly(batched: bool) -> None:
     """Squared error of a sum: the loss of every assignment is its quadratic form."""
     x = torch.randn(9, 5)
-    setting = Setting(Sum(), [x[:4], x[4:]], squared_error)
+    setting = Setting(Sum(), [x[:4], x[4:]], SquaredError())
 
     found = setting.estimate(Pairwise(batched=batched))
 

@@ -14,7 +14,7 @@ _MIN_KEPT = 4096
 
 @final
 class FactorRows:
-    r"""Gathers ``[S, L, B]`` rows and an offset ``[S]``; keeps at most ``2 L B + 2`` of them, or 4,096.
+    r"""Gathers ``[S, L, B]`` rows and an offset ``[S]``; keeps ``2 L B + 2`` of them, or 4,096.
 
     A row is that of one example, or the sum of several whose probes have independent signs: then
     the mean of its square is the sum of theirs.

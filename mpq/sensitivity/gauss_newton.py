@@ -24,6 +24,9 @@ from mpq.trace import kind_of
 _NUM_CONTRASTS = 4
 """Contrasts that are taken out of the random signs; more of them hardly lower the noise."""
 
+_ENOUGH_DRAWS = 8
+"""From so many on, their spread gives the standard error."""
+
 _WORK_ELEMENTS = 2**22
 """Numbers (16 MiB in float32) that one step over examples may spread out."""
 
@@ -45,9 +48,9 @@ def gauss_newton_traces(
     different examples' gradients. A layer that examples share (a relative position bias), or of
     which each reads a varying share (an expert), is the exception.
 
-    Where a single direction is random its variance is not known, but bounded: that of
-    :math:`q = \lVert g \rVert^2` with random signs is at most :math:`2 (E q)^2`, so at most
-    :math:`\tfrac23 E q^2`; the standard error is the root of the latter, and so errs upwards.
+    Few random directions do not show their own variance, but it is bounded: that of
+    :math:`q = \lVert g \rVert^2` with random signs is at most :math:`2 (E q)^2`, and so at most
+    :math:`\tfrac23 E q^2`, which then gives the standard error: it errs upwards.
 
     Args:
         network: ``L`` layers.
@@ -63,10 +66,15 @@ def gauss_newton_traces(
     for batch in track(network.batches(data), "Gauss-Newton traces", data.num_batches):
         fixed, drawn = _norms(network, batch, num_probes, generator, with_inputs)
         mean = fixed.sum(dim=0) + drawn.mean(dim=0)  # [2, L, N]
-        single = drawn[0].square() * 2 / 3
-        variance = single if len(drawn) == 1 else variance_of_mean(drawn)
+        is_known = len(drawn) >= _ENOUGH_DRAWS
+        variance = variance_of_mean(drawn) if is_known else _bound(drawn)
         sums.add(mean.sum(dim=-1), variance.sum(dim=-1), batch.size)
     return sums.traces(num_probes)
+
+
+def _bound(draws: Tensor) -> Tensor:
+    """Of the variance of the mean over the first axis."""
+    return draws.square().mean(dim=0) * 2 / 3 / len(draws)
 
 
 def directions(
@@ -259,7 +267,8 @@ def _squared_norms(calls: list[tuple[nn.Module, Tensor, Tensor]]) -> Tensor:
     """``[N]``."""
     if len(calls) == 1 and _has_few_positions(*calls[0]):
         return _gram_norms(*calls[0])
-    return _sum([weight_gradients(*call) for call in calls]).square().sum(dim=1)
+    rows = _sum([weight_gradients(*call) for call in calls])
+    return torch.linalg.vector_norm(rows, dim=1).square()
 
 
 def _has_few_positions(site: nn.Module, x: Tensor, g: Tensor) -> bool:

@@ -67,8 +67,8 @@ class Measured(SensitivityEstimator):
         num_probes: Of the factor, per example.
         shrinkage: Of the interactions, from 0 to 1; ``None``: in closed form
             (``FactorRows.shrinkage``).
-        tolerance: A cell whose standard error is at most this share of its mean is not measured
-            on further batches; 0: all batches are used.
+        tolerance: A cell whose standard error is below this share of its mean, after at least 16
+            examples, is not measured on further batches; 0: all batches are used.
         batched: Whether small batches are copied, so that a pass tries several precisions
             (``Tiling``). Faster for small batches only, where starting an operation takes longer
             than computing it; the last digits of outputs then differ from those of single passes.

@@ -1,0 +1,68 @@
+"""The sketch taken anew at the incumbent: what refining gains on held-out examples.
+
+    python benchmarks/refine.py > benchmarks/refine.json
+
+For each network and budget: held-out loss of the first assignment, and of the one that is left
+after at most three rounds (a round is kept only if the loss on the calibration examples fell).
+Needs the published networks: set MPQ_DATA, or have them in ../shared/data.
+"""
+
+import json
+import sys
+from typing import Any
+
+import torch
+from estimators import CANDIDATES, HELD_OUT_EXAMPLES, NETWORKS, ROOT
+
+from mpq import ESTIMATORS, SOLVERS, Calibration
+from mpq.budget import Limit
+from mpq.loading import load_callable, load_model, load_object
+from mpq.preparation import Prepared, solve
+from mpq.refining import refine
+from mpq.searching import estimated
+
+ROUNDS = 3
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    found = {name: measure(name) for name in NETWORKS}
+    command = " ".join(["python", *sys.argv])
+    print(json.dumps({"command": command, "torch": torch.__version__, **found}, indent=1))
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Every budget of one network."""
+    example, weights = NETWORKS[name]
+    spec = ROOT / "examples" / f"{example}.py"
+    precisions, limits = CANDIDATES["weights"]
+    prepared = Prepared.of(
+        load_model(f"{spec}:make_net", load_object(f"{spec}:DATA") / weights),
+        load_callable(f"{spec}:calibration"),
+        precisions=precisions,
+        held_out=Calibration(load_callable(f"{spec}:held_out"), stop=HELD_OUT_EXAMPLES),
+    )
+    estimator, solver = ESTIMATORS.build("sketch"), SOLVERS.build("auto")
+    rows = {}
+    for limit in limits:
+        problem = estimated(prepared, prepared.question([Limit.parse(limit)]), estimator, solver)
+        first = solve(solver, problem)
+        last, rounds = refine(
+            estimator, solver, problem, first, prepared.on_calibration, prepared.tuning, ROUNDS
+        )
+        before, after = (
+            prepared.on_held_out.measure(solution.precisions(problem)).divergence
+            for solution in (first, last)
+        )
+        rows[limit] = {
+            "held_out_nats": before,
+            "held_out_refined_nats": after,
+            "refined_to_first": after / before,
+            "calibration_nats_of_rounds": [one.measured_loss for one in rounds],
+            "rounds_kept": sum(one.is_kept for one in rounds),
+        }
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -3,12 +3,12 @@
     python benchmarks/hessian_traces.py > benchmarks/hessian_traces.json
 
 The exact traces of the Gauss-Newton matrix, which is the Hessian of the divergence from the
-original network, are those of one image at a time: the squared norms of its gradients in the
+original network, are taken one image at a time: the squared norms of its gradients in the
 columns of ``diag(sqrt(p)) - p sqrt(p)^T``, one backward pass for each class. Against them: the
 default of ``hessian-trace`` over several seeds, with its cost in units of one forward and backward
-pass (a training step's, on the same images, timed in turns); Hutchinson's traces, with the share of
-layers that are within two of their standard errors and the products that a rank correlation of 0.95
-over layers takes; the same for PyHessian, if installed, which takes as many products for each layer.
+pass (a training step's, on the same images, timed in turns); Hutchinson's traces, with the share
+of layers that are within two of their standard errors and the products that a rank correlation of
+0.95 over layers takes; the same for PyHessian, if installed, with products for each layer.
 Needs the published weights and images: set MPQ_DATA, or have them in ../shared/data.
 """
 

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -77,8 +79,10 @@ def test_search_shows_layers_comparison_and_limits(run: tuple[Path, Result]) -> 
     """The terminal names layers and networks, says how the solver ended and what limits hold."""
     _, result = run
 
-    for words in ("blocks.4.depthwise.conv", "original", "w8a8", "optimal", "cortex-m7"):
+    for words in ("blocks.4.depthwise.conv", "original", "w8a8", "cortex-m7"):
         assert words in result.stdout
+    assert "local-search: feasible: within the budgets, but not proved" in result.stdout
+    assert re.search(r"predicted loss: 0\.\d+ nats, proved bound 0\.\d+ \(gap ", result.stdout)
 
 
 def test_search_shows_progress_on_standard_error(run: tuple[Path, Result]) -> None:
@@ -122,16 +126,32 @@ def test_the_pictures_are_pictures(run: tuple[Path, Result]) -> None:
     assert all(len(picture) > 10_000 for picture in pictures)
 
 
-def test_the_problem_can_be_solved_again(run: tuple[Path, Result]) -> None:
-    """``problem.json`` holds all that a solver needs: the answer is that of the search."""
-    folder, _ = run
-    problem = mpq.Problem.from_json((folder / "problem.json").read_text(encoding="utf-8"))
+def test_the_additive_problem_can_be_solved_again(tmp_path: Path) -> None:
+    """``problem.json`` holds all that an ILP needs: the answer is that of the search, proved."""
+    options = (*LIMIT, "--sensitivity", "sketch", "--solver", "ilp")
+    stdout = call("search", *options, *FAST[2:], "--points", "2", "--output", tmp_path).stdout
+    problem = mpq.Problem.from_json((tmp_path / "problem.json").read_text(encoding="utf-8"))
 
     solution = mpq.SOLVERS.build("ilp").solve(problem)
 
-    assignment = mpq.Assignment.load(folder / "assignment.json")
+    assignment = mpq.Assignment.load(tmp_path / "assignment.json")
+    assert "ilp (HiGHS): optimal" in stdout
     assert solution.precisions(problem) == assignment.precisions
     assert solution.loss == pytest.approx(assignment.record.predicted_loss)
+
+
+def test_the_problem_is_the_additive_one(run: tuple[Path, Result]) -> None:
+    """With interactions, ``problem.json`` holds limits and table; the answer keeps the limits."""
+    folder, _ = run
+    problem = mpq.Problem.from_json((folder / "problem.json").read_text(encoding="utf-8"))
+    chosen = mpq.Assignment.load(folder / "assignment.json").precisions
+    choice = np.array([problem.loss.index_of(chosen[name]) for name in problem.loss.layers])
+
+    solution = mpq.SOLVERS.build("ilp").solve(problem)
+
+    assert problem.is_feasible(choice)
+    assert problem.interactions is None
+    assert solution.loss <= problem.loss_of(choice)
 
 
 def test_evaluate_prints_what_the_search_measured(run: tuple[Path, Result]) -> None:

@@ -149,13 +149,13 @@ def test_mean_over_probes_is_the_diagonal_of_an_input() -> None:
     assert found == pytest.approx([0.5 * trace / 5 * error], rel=0.15)
 
 
-@pytest.mark.parametrize(("num_probes", "accuracy"), [(1, 0.15), (2, 1e-4), (5, 1e-4)])
+@pytest.mark.parametrize(("num_probes", "accuracy"), [(1, 0.15), (2, 0.05), (3, 1e-4), (5, 1e-4)])
 def test_mean_over_seeds_is_the_dense_trace(num_probes: int, accuracy: float) -> None:
-    """Traces by a dense Hessian; three classes have two contrasts, so that two passes are exact."""
+    """Traces by a dense Hessian; as many passes as classes are exact."""
     model, x = two_layers(), torch.randn(6, 4)
     tool = Tool(model, [x[:2], x[2:]], WEIGHT_2)
 
-    found = [tool.losses(num_probes, seed) for seed in range(100 if num_probes == 1 else 1)]
+    found = [tool.losses(num_probes, seed) for seed in range(100 if num_probes < 3 else 1)]
 
     for name in ("0", "2"):
         weight = model.get_parameter(f"{name}.weight")
@@ -171,7 +171,7 @@ def test_input_traces_are_the_dense_ones() -> None:
     tool = Tool(model, [x[:2], x[2:]], INPUT_4)
     parts = {"0": (model, x), "2": (model[2], model[:2](x).detach())}
 
-    found = tool.losses(num_probes=2)
+    found = tool.losses(num_probes=3)
 
     for name, (rest, read) in parts.items():
         exact = Double(rest)
@@ -461,7 +461,7 @@ class Shared(nn.Module):
         return out
 
 
-@pytest.mark.parametrize(("matrix", "probes"), [("gauss-newton", 2), ("hessian", 100)])
+@pytest.mark.parametrize(("matrix", "probes"), [("gauss-newton", 3), ("hessian", 100)])
 def test_a_shared_parameter_is_priced_once_and_whole(matrix: str, probes: int) -> None:
     """The first layer that uses it bears the trace over all uses; an unused layer has none."""
     model, x = Shared(), torch.randn(6, 4)

@@ -1,14 +1,17 @@
 """Distances between outputs, and probes whose mean outer product is their curvature."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.spatial.distance
 import scipy.special
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+import mpq
 from mpq import divergence, metric
 from mpq.errors import InputError, ModelError, UnknownNameError
 from mpq.metric import KL, METRICS, CosineDistance, KLDivergence, OutputMetric, SquaredError
@@ -235,3 +238,113 @@ def test_a_single_number_has_no_classes() -> None:
     assert CosineDistance().positions(single).shape == (3, 1, 1)
     with pytest.raises(ModelError, match="no probabilities: metric='squared-error' or 'cosine'"):
         KL.positions(single)
+
+
+def regression() -> nn.Module:
+    """Two numbers from six."""
+    torch.manual_seed(0)
+    layers = (nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 2))
+    return nn.Sequential(*layers).eval()
+
+
+def measurements(seed: int, count: int = 96) -> Tensor:
+    """What the network reads."""
+    return torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
+
+
+def search(model: nn.Module, compared: str, data: Any, held_out: Any) -> mpq.SearchResult:
+    """Half the bytes of 8 bits."""
+    return mpq.search(
+        model,
+        data,
+        limits=["weight_bytes=0.6x:w8"],
+        precisions=["w2", "w4", "w6", "w8a8"],
+        held_out=held_out,
+        metric=compared,
+    )
+
+
+def test_a_regression_network_end_to_end() -> None:
+    """No classes, no softmax: half the squared error, in the table, the record and the report."""
+    model, unseen = regression(), measurements(2)
+    targets = torch.zeros(96, 2)
+
+    found = search(model, "squared-error", [measurements(1)], [(unseen, targets)])
+
+    with torch.no_grad():
+        by_hand = F.mse_loss(found.apply(model)(unseen), model(unseen), reduction="sum") / 2 / 96
+    record = found.assignment.record
+    assert found.measured.divergence == pytest.approx(float(by_hand), rel=1e-5)
+    assert found.measured.accuracy is None
+    assert (found.problem.loss.unit, record.loss_unit) == ("squared_output", "squared_output")
+    assert record.measured_loss == found.measured.divergence
+    assert record.measured_unit == "squared_output"
+    columns = set(found.comparison_table().columns)
+    names = {"predicted_loss_squared_output", "measured_squared_error_squared_output"}
+    assert names <= columns
+    assert found.measured.divergence < 0.5 * found.comparison("w4a32").measured.divergence
+    eight = found.comparison("w8a8")
+    assert eight.predicted_loss == pytest.approx(eight.measured.divergence, rel=0.3)
+    again = mpq.evaluate(model, found.assignment, [unseen], SquaredError())["quantized"]
+    assert again.divergence == pytest.approx(found.measured.divergence)
+    assert again.to_dict()["squared_error_squared_output"] == again.divergence
+
+
+def test_an_embedding_network_end_to_end() -> None:
+    """One minus the cosine; how long embeddings are changes neither table nor assignment."""
+    model, longer, unseen = regression(), regression(), measurements(2)
+    with torch.no_grad():
+        for parameter in longer[-1].parameters():  # type: ignore[index]
+            parameter *= 8
+
+    found, other = (search(m, "cosine", [measurements(1)], [unseen]) for m in (model, longer))
+
+    with torch.no_grad():
+        similar = F.cosine_similarity(found.apply(model)(unseen), model(unseen))
+    by_hand = float((1 - similar.double()).mean())
+    assert found.problem.loss.unit == "cosine_distance"
+    assert found.measured.divergence == pytest.approx(by_hand, rel=1e-3)
+    np.testing.assert_allclose(other.problem.loss.values, found.problem.loss.values, rtol=1e-4)
+    assert other.assignment.precisions == found.assignment.precisions
+    assert other.measured.divergence == pytest.approx(found.measured.divergence, rel=1e-4)
+
+
+def test_an_encoder_without_a_head_end_to_end() -> None:
+    """Its last hidden states, of the tokens that the mask shows; KL divergence refuses them."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=12, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=12,
+    )  # fmt: skip
+    model, ids = BertModel(config).eval(), torch.randint(0, 12, (8, 5))
+    mask = (torch.arange(5) < torch.tensor([5, 3, 4, 5, 2, 5, 1, 5])[:, None]).long()
+    batch = {"input_ids": ids, "attention_mask": mask}
+
+    found = search(model, "cosine", [batch], [batch])
+
+    with torch.no_grad():
+        states = [m(**batch).last_hidden_state for m in (found.apply(model), model)]
+    apart = 1 - F.cosine_similarity(*states, dim=-1).double()
+    by_hand = float(((apart * mask).sum(dim=1) / mask.sum(dim=1)).mean())
+    assert found.measured.divergence == pytest.approx(by_hand, rel=1e-3)
+    assert "encoder.layer.0.output.dense" in found.assignment.precisions
+    with pytest.raises(ModelError, match="neither a floating-point tensor nor has `logits`"):
+        search(model, "kl", [batch], [batch])
+
+
+def test_an_unknown_metric_is_refused() -> None:
+    """With the names that there are."""
+    with pytest.raises(UnknownNameError, match=r"no metric 'mse' \(there are: cosine, kl, squared"):
+        search(regression(), "mse", [measurements(1)], [measurements(2)])
+
+
+def test_a_direction_of_nothing_is_an_error() -> None:
+    """An output of zeros has no direction, so that its cosine says nothing; that is said."""
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU())
+    with torch.no_grad():
+        model[0].bias.fill_(-100.0)
+
+    with pytest.raises(ModelError, match="gradients or outputs of the network overflow"):
+        search(model.eval(), "cosine", [measurements(1)], [measurements(2)])

@@ -33,7 +33,21 @@ QUICK: dict[str, Any] = {
 QUICK_ESTIMATORS = (
     "sketch:num_probes=2",
     "measured",
-    "hessian-trace:num_probes=2",
+    "hessian-trace",
+    "relevance",
+    "activation-entropy",
+    "fisher",
+    "first-order",
+    "hessian-eigenvalue:max_iterations=3",
+    "hessian-form",
+    "histogram-kl",
+    "layer-input-modification",
+    "layer-output",
+    "orthogonality",
+    "output-gradient",
+    "pairwise",
+    "z-score",
+    "zero-cost",
     "weight-error",
 )
 EXAMPLES = Calibration(demo.calibration, stop=64)
@@ -116,22 +130,42 @@ def test_limits_hold_by_the_files(result: mpq.SearchResult, tmp_path: Path) -> N
 
 
 def test_predicted_loss_adds_up(result: mpq.SearchResult) -> None:
-    """The result's loss is the sum of its layers' cells, and shares add up to one."""
-    table = result.layer_table()
+    """The result's loss is its layers' cells, added and as they interact; shares add up to one."""
+    table, interactions = result.layer_table(), result.problem.interactions
+    assert interactions is not None
 
     chosen = result.solution.precisions(result.problem)
     expected = cells(result.problem.loss, chosen)
+    columns = [result.problem.loss.precisions.index(p) for p in chosen.values()]
+    together = interactions.factor[:, range(len(columns)), columns].sum(axis=1, dtype=float)
+    share = interactions.shrinkage
 
-    assert result.solution.loss == pytest.approx(sum(expected))
+    assert 0 < share < 1
+    assert result.solution.loss == pytest.approx(
+        (1 - share) * 0.5 * (together**2).mean() + share * sum(expected)
+    )
     assert table["predicted_loss_nats"].tolist() == expected
     assert table["predicted_loss_share"].sum() == pytest.approx(1)
     assert table["latency_share"].sum() == pytest.approx(1)
     assert table["weight_bytes_share"].sum() == pytest.approx(1)
 
 
-def test_the_result_is_proved(result: mpq.SearchResult) -> None:
-    """The default solver proves its answer: optimal, bound equal to the loss, no gap."""
-    solution = result.solution
+def test_the_result_has_a_bound(result: mpq.SearchResult) -> None:
+    """With interactions nothing is called proved; below the additive share no assignment goes."""
+    problem, solution = result.problem, result.solution
+    additive = mpq.SOLVERS.build("ilp").solve(problem.additive())
+    assert problem.interactions is not None
+
+    assert solution.status is mpq.Status.FEASIBLE
+    assert solution.bound == pytest.approx(problem.interactions.shrinkage * additive.loss)
+    assert solution.bound < solution.loss
+    assert solution.gap == pytest.approx(1 - solution.bound / solution.loss)
+    assert solution.loss <= problem.loss_of(additive.choice)  # type: ignore[arg-type]
+
+
+def test_an_additive_result_is_proved() -> None:
+    """The integer program takes the sum over layers: optimal, bound equal to the loss, no gap."""
+    solution = quick(solver="ilp").solution
 
     assert solution.status is mpq.Status.OPTIMAL
     assert solution.gap == pytest.approx(0, abs=1e-6)
@@ -409,7 +443,10 @@ def test_every_estimator_end_to_end(sensitivity: str) -> None:
     """Each gives a feasible answer that is far closer to the original than chance."""
     found = quick(sensitivity=sensitivity, include=["blocks.[23].*", "head"])
 
-    assert found.solution.status is mpq.Status.OPTIMAL
+    is_additive = found.problem.interactions is None
+    assert found.solution.choice is not None
+    assert found.problem.is_feasible(found.solution.choice)
+    assert (found.solution.status is mpq.Status.OPTIMAL) == is_additive
     assert found.assignment.record.estimator == sensitivity.partition(":")[0]
     assert found.measured.divergence < 0.1
 
@@ -424,26 +461,37 @@ def test_every_estimator_was_tried() -> None:
 def test_interactions_with_the_evolutionary_solver() -> None:
     """The quadratic loss is minimised within the limit, no worse than the additive answer is."""
     found = quick(
-        sensitivity="sketch:interactions=true",
+        sensitivity="sketch",
         solver="evolutionary:num_trials=60,population_size=10",
     )
     additive = mpq.SOLVERS.build("ilp").solve(found.problem.additive())
 
     layers = json.loads(found.assignment.to_json())["layers"]
-    factor = found.problem.interactions
-    assert factor is not None
+    assert found.problem.interactions is not None
     assert additive.choice is not None
 
     assert packed_bytes(layers) <= found.problem.budgets[0].limit
     assert found.solution.status is mpq.Status.FEASIBLE
     assert found.solution.bound is None
-    assert found.solution.loss <= factor.loss(additive.choice) + 1e-12
+    assert found.solution.loss <= found.problem.loss_of(additive.choice) + 1e-12
 
 
-def test_interactions_need_a_solver_that_knows_them() -> None:
-    """The combination is refused in the user's words, before hours are spent on the sketch."""
-    with pytest.raises(mpq.InputError, match="interactions: use the solver 'evolutionary'"):
-        quick(sensitivity="sketch:interactions=true", solver="ilp", include=["head"])
+def test_the_integer_program_takes_the_additive_table() -> None:
+    """As if there were no interactions; nothing is refused."""
+    found = quick(sensitivity="sketch:interactions=true", solver="ilp")
+
+    plain = quick(sensitivity="sketch:interactions=false", solver="ilp")
+    assert found.problem.interactions is None
+    assert found.assignment.to_json() == plain.assignment.to_json()
+
+
+def test_the_default_takes_interactions() -> None:
+    """``auto`` solves what the sketch says of layers together, by local search."""
+    found, named = quick(), quick(sensitivity="sketch", solver="local-search")
+
+    assert found.problem.interactions is not None
+    assert found.solution.solver == "local-search"
+    assert found.assignment.to_json() == named.assignment.to_json()
 
 
 def test_the_model_is_left_as_found() -> None:

@@ -48,9 +48,8 @@ def gauss_newton_traces(
     different examples' gradients. A layer that examples share (a relative position bias), or of
     which each reads a varying share (an expert), is the exception.
 
-    Few random directions do not show their own variance, but it is bounded: that of
-    :math:`q = \lVert g \rVert^2` with random signs is at most :math:`2 (E q)^2`, and so at most
-    :math:`\tfrac23 E q^2`, which then gives the standard error: it errs upwards.
+    Few random directions do not show their own variance. It is at most the mean of their squares,
+    :math:`E \lVert g \rVert^4`, which then gives the standard error: it errs upwards.
 
     Args:
         network: ``L`` layers.
@@ -74,7 +73,7 @@ def gauss_newton_traces(
 
 def _bound(draws: Tensor) -> Tensor:
     """Of the variance of the mean over the first axis."""
-    return draws.square().mean(dim=0) * 2 / 3 / len(draws)
+    return draws.square().mean(dim=0) / len(draws)
 
 
 def directions(
@@ -98,7 +97,8 @@ def directions(
     which is the Cholesky factor of ``diag(p) - p p^T`` (Tanabe and Sagae 1992, J. R. Stat. Soc. B
     54, 211). An example of which the network is not sure is mostly between two classes, and there
     the first column is all: random signs over the classes would make its squared gradient vary by
-    as much as itself. What is left is drawn once.
+    as much as itself. What is left is drawn once, and from examples that are sure of the classes so
+    far it is drawn seldom: with a probability :math:`\pi`, and then times :math:`\pi^{-1/2}`.
     Positions of a sequence, and other metrics, have random signs only, drawn ``num_probes`` times.
 
     Args:
@@ -116,10 +116,11 @@ def directions(
     fixed = num_probes - 1
     p = (outputs / metric.temperature).double().softmax(dim=-1)
     columns, rest = _contrasts(p, max(fixed, _NUM_CONTRASTS))
-    signs = random_signs(rest, generator)
-    u = _remainder(rest, signs)
+    u = _remainder(rest, random_signs(rest, generator))
     for column in columns[fixed:]:
         u = u + column * random_signs(column[..., :1], generator)
+    if fixed:
+        u = u * _thinning(p.sort(dim=-1).values[..., :-fixed].sum(dim=-1, keepdim=True), generator)
     scale = weights.sqrt().unsqueeze(-1)
     found = [(direction * scale).to(outputs.dtype) for direction in (*columns[:fixed], u)]
     return found[:-1], found[-1:]
@@ -146,6 +147,13 @@ def _remainder(p: Tensor, signs: Tensor) -> Tensor:
     return root * signs - _ratio(p, mass) * (root * signs).sum(dim=-1, keepdim=True)
 
 
+def _thinning(left: Tensor, generator: torch.Generator) -> Tensor:
+    """0 or the root of one over the probability to be kept, for the probability that is left."""
+    keep = _ratio(left, left.mean()).clamp_max(1.0)
+    drawn = torch.rand(left.shape, generator=generator, dtype=torch.float64).to(left.device)
+    return torch.where(drawn < keep, keep.rsqrt(), torch.zeros_like(keep))
+
+
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     """0 where there is no whole."""
     return torch.where(whole > 0, part / whole, torch.zeros_like(part))
@@ -168,6 +176,7 @@ def _norms(
         fixed, random = directions(network.metric, outputs.detach(), shares, num_probes, generator)
         found = []
         for index, direction in enumerate((*fixed, *random), start=1):
+            reader.examples = direction.flatten(1).any(dim=1).nonzero().flatten().cpu()
             outputs.backward(direction, retain_graph=index < len(fixed) + len(random))
             found.append(reader.take())
     norms = torch.stack(found)  # [K, 2, L, N]
@@ -185,6 +194,7 @@ class _SquaredNorms:
         self._waiting: dict[str, list[tuple[Tap, Tensor, Tensor]]] = {}
         self._elements = torch.zeros(len(self._rows), 1, dtype=torch.float64)
         self._found = torch.zeros(2, len(self._rows), batch_size, dtype=torch.float64)
+        self.examples = torch.arange(batch_size)  # those whose gradients are not 0
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -222,7 +232,7 @@ class _SquaredNorms:
 
     def _close(self, owner: str) -> None:
         used = self._waiting.pop(owner)
-        self._found[0, self._rows[owner]] = _norms_of_sum(used)
+        self._found[0, self._rows[owner]] = _norms_of_sum(used, self.examples)
 
     def take(self) -> Tensor:
         """``[2, L, N]`` of the backward pass that is over."""
@@ -249,18 +259,29 @@ def _first(value: Tensor, num_examples: int) -> Tensor:
     return found
 
 
-def _norms_of_sum(used: list[tuple[Tap, Tensor, Tensor]]) -> Tensor:
-    """``[N]`` squared norms of a parameter's gradient, summed over its uses."""
+def _norms_of_sum(used: list[tuple[Tap, Tensor, Tensor]], examples: Tensor) -> Tensor:
+    """``[N]`` squared norms of a parameter's gradient, summed over its uses, for some examples."""
     tap = used[0][0]
     parts = [(t.site, t.by_example(x), t.by_example(_at_least_float(g))) for t, x, g in used]
     split = [(site, x, g) for site, x, g in parts if x is not None and g is not None]
     if len(split) < len(parts):
         whole = [weight_gradients(t.site, x[None], _at_least_float(g)[None]) for t, x, g in used]
         return _first(_sum(whole).double().square().sum(), tap.num_examples)
+    found = torch.zeros(tap.num_examples, dtype=torch.float64)
     step = max(1, _WORK_ELEMENTS // max(_spread(site, x) for site, x, _ in split))
-    slices = [slice(start, start + step) for start in range(0, tap.num_examples, step)]
-    found = [_squared_norms([(site, x[s], g[s]) for site, x, g in split]) for s in slices]
-    return torch.cat(found).double().cpu()
+    for start in range(0, len(examples), step):
+        some = examples[start : start + step]
+        norms = _squared_norms([(site, _rows(x, some), _rows(g, some)) for site, x, g in split])
+        found[some] = norms.double().cpu()
+    return found
+
+
+def _rows(tensor: Tensor, index: Tensor) -> Tensor:
+    """Rows by their numbers; a view if they follow each other."""
+    first, last = int(index[0]), int(index[-1])
+    if last - first + 1 == len(index):
+        return tensor[first : last + 1]
+    return tensor[index.to(tensor.device)]
 
 
 def _squared_norms(calls: list[tuple[nn.Module, Tensor, Tensor]]) -> Tensor:

@@ -243,6 +243,7 @@ def compare(
         questions = {text: prepared.question([limit]) for text, limit in parsed}
         run = _Comparison(prepared, questions, solver, seed, _journal(prepared, folder, seed))
         trials = tuple(run.trials(num_random))
+        run.search_weight_ranges()
         forward_seconds = run.forward_seconds()
         scores = tuple(
             run.score(text, trials, forward_seconds) for text in track(estimators, "estimators")
@@ -309,6 +310,13 @@ class _Comparison:
                     network.outputs(batch)
             times.append(self.clock() - start)
         return median(times)
+
+    def search_weight_ranges(self) -> None:
+        """Rounds every weight once: the search for its range is kept, and no estimator's work."""
+        network, quantizer = self.prepared.network, self.prepared.quantizer
+        for layer in network.layers:
+            for tensor_format in dict.fromkeys(choice.weight for choice in self.prepared.choices):
+                quantizer.weight(layer.name, network.site(layer.name), tensor_format)
 
     def clock(self) -> float:
         """Seconds: of the processor where it does the work, else of the wall."""

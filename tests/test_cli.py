@@ -321,6 +321,42 @@ def test_the_command_of_the_readme(
     assert json.loads(printed)["quantized"]["num_examples"] == 64
 
 
+def test_a_metric_of_ones_own(tmp_path: Path) -> None:
+    """``--metric`` reaches estimate, measurement, files and ``evaluate``."""
+    path = tmp_path / "mymod.py"
+    path.write_text(USER_FILE, encoding="utf-8")
+    mine = ("--model", f"{path}:make_net", "--data", f"{path}:calibration")
+
+    shown = call(
+        *("search", *mine, "--metric", "squared-error", "--limit", "weight_bytes=0.6x:w8"),
+        *("--precisions", "w2,w4,w8", "--points", "2", "--measure", "--output", tmp_path / "run"),
+    ).stdout
+
+    record = json.loads((tmp_path / "run" / "assignment.json").read_text())["record"]
+    networks, points = (rows_of(tmp_path / "run" / f"{n}.csv") for n in ("comparison", "frontier"))
+    measured = float(networks[1]["measured_squared_error_squared_output"])
+    assert "squared_output, proved bound" in shown
+    assert (record["loss_unit"], record["measured_unit"]) == ("squared_output", "squared_output")
+    assert record["measured_loss"] == pytest.approx(measured)
+    assert all(float(p["measured_squared_error_squared_output"]) >= 0 for p in points)
+
+    evaluated = ("evaluate", tmp_path / "run" / "assignment.json", *mine)
+    printed = json.loads(call(*evaluated, "--metric", "squared-error").stdout)["quantized"]
+    assert set(json.loads(call(*evaluated).stdout)["quantized"]) >= {"kl_nats"}
+    assert printed["squared_error_squared_output"] > 0
+    assert printed["accuracy"] is None
+
+
+def test_an_unknown_metric_is_an_error(tmp_path: Path) -> None:
+    """One line that lists those that there are, and exit code 2."""
+    done = CliRunner().invoke(
+        app, ["search", "--metric", "psnr", "--output", str(tmp_path / "run")]
+    )
+
+    assert done.exit_code == 2
+    assert "no metric 'psnr' (there are: cosine, kl, squared-error)" in done.stderr
+
+
 def test_devices() -> None:
     """Every device is listed by the name that ``--device`` takes."""
     printed = call("devices").stdout

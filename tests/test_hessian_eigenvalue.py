@@ -21,7 +21,7 @@ from mpq.sensitivity.hessian_eigenvalue import weight_eigenvalues
 WEIGHT_2 = Precision.parse("w2")
 WEIGHT_4 = Precision.parse("w4")
 INPUT_4 = Precision.parse("w32a4d")
-PRECISE: dict[str, Any] = {"max_iterations": 2000, "tolerance": 1e-7}
+PRECISE: dict[str, Any] = {"max_iterations": 300, "tolerance": 1e-5}
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +128,7 @@ def test_weights_cost_half_the_eigenvalue_times_the_squared_error(loss: str, bac
     for name, value in dense_eigenvalues(model, data, loss).items():
         errors = [tool.weight_error(name, choice) for choice in (WEIGHT_2, WEIGHT_4)]
         expected = [0.5 * abs(value) * error for error in errors]
-        np.testing.assert_allclose(found[name], expected, rtol=1e-3)
+        np.testing.assert_allclose(found[name], expected, rtol=5e-3)
 
 
 def test_a_downward_eigenvalue_keeps_its_sign_until_the_table() -> None:
@@ -153,7 +153,7 @@ def test_a_downward_eigenvalue_keeps_its_sign_until_the_table() -> None:
 
     changed = with_weight(model, "fc.weight", x)
     expected = top_eigenvalue(lambda w: F.cross_entropy(changed(w), y), model.fc.weight)
-    assert found == pytest.approx(expected, rel=1e-4)
+    assert found == pytest.approx(expected, rel=5e-3)
     assert found < 0
     assert tool.table(how)["fc"][1] > 0
 
@@ -178,7 +178,7 @@ def test_inputs_cost_what_each_example_can_lose() -> None:
         ]
         errors = tool.input_errors(name, read[name], INPUT_4)
         expected = 0.5 * float((torch.tensor(values) * errors).mean())
-        np.testing.assert_allclose(found[name], [expected], rtol=1e-3)
+        np.testing.assert_allclose(found[name], [expected], rtol=5e-3)
 
 
 class Recurrent(nn.Module):
@@ -204,32 +204,25 @@ def test_a_layer_that_is_called_twice_has_one_block() -> None:
 
     found = tool.table(HessianEigenvalue(**PRECISE))["cell"]
 
-    cell, head = (
-        lambda v, w=layer.weight.detach().double(), b=layer.bias.detach().double(): F.linear(
-            v, w, b
-        )
-        for layer in (model.cell, model.head)
-    )
+    own = double(model)
 
     def logits(one: Tensor, changes: Tensor) -> Tensor:
-        y = torch.tanh(cell(one + changes[0]))  # type: ignore[no-untyped-call]
-        y = torch.tanh(cell(y + changes[1]))  # type: ignore[no-untyped-call]
-        out: Tensor = head(y.mean(dim=0))  # type: ignore[no-untyped-call]
-        return out
+        y = one
+        for change in changes:
+            y = torch.tanh(F.linear(y + change, own["cell.weight"], own["cell.bias"]))
+        return F.linear(y.mean(dim=0), own["head.weight"], own["head.bias"])
+
+    def top(one: Tensor) -> float:
+        nothing = torch.zeros(2, 2, 3, dtype=torch.float64)
+        loss = divergence(logits(one, nothing))
+        return top_eigenvalue(lambda changes: loss(logits(one, changes)), nothing)
 
     read = torch.stack([x, torch.tanh(model.cell(x)).detach()], dim=1)  # [N, 2, T, 3]
     errors = tool.input_errors("cell", read[:, 0], INPUT_4)
     errors = errors + tool.input_errors("cell", read[:, 1], INPUT_4)
-    nothing = torch.zeros(2, 2, 3, dtype=torch.float64)
-    values = [
-        top_eigenvalue(
-            lambda d, o=one.double(): divergence(logits(o, nothing))(logits(o, d)),  # type: ignore[misc]
-            nothing,
-        )
-        for one in x
-    ]
+    values = [top(one.double()) for one in x]
     expected = 0.5 * float((torch.tensor(values) * errors).mean())
-    np.testing.assert_allclose(found, [expected], rtol=1e-3)
+    np.testing.assert_allclose(found, [expected], rtol=5e-3)
 
 
 def test_an_input_that_examples_share_is_one_block() -> None:
@@ -255,7 +248,7 @@ def test_an_input_that_examples_share_is_one_block() -> None:
     loss = divergence(changed(table.double()))
     error = float(tool.input_errors("project", table, INPUT_4).sum())
     expected = 0.5 * top_eigenvalue(lambda t: loss(changed(t)), table) * error / 6
-    np.testing.assert_allclose(found, [expected], rtol=1e-3)
+    np.testing.assert_allclose(found, [expected], rtol=5e-3)
 
 
 def test_no_rounding_changes_the_loss_by_more() -> None:
@@ -299,7 +292,7 @@ def test_weights_that_share_a_parameter() -> None:
     loss = divergence(logits(model.first.weight.detach().double()))
     value = top_eigenvalue(lambda w: loss(logits(w)), model.first.weight) / 6
     expected = 0.5 * value * tool.weight_error("first", WEIGHT_2)
-    assert found["first"][0] == pytest.approx(expected, rel=1e-3)
+    assert found["first"][0] == pytest.approx(expected, rel=5e-3)
     assert found["second"][0] == found["unused"][0] == 0
 
 

@@ -533,7 +533,7 @@ def test_directions_make_up_the_hessian_of_the_divergence() -> None:
         many, weights = logits.repeat(4000, 1, 1), shares.repeat(4000, 1)
         generator = torch.Generator().manual_seed(0)
         fixed, random = directions(KLDivergence(2.0), many, weights, count, generator)
-        total = sum(u.transpose(1, 2) * u for u in (*fixed, *random))
+        total = torch.stack([u.transpose(1, 2) * u for u in (*fixed, *random)]).sum(dim=0)
         mean = total.unflatten(0, (4000, 5)).mean(dim=0)  # [5, C, C]
         assert len(fixed) + len(random) == min(count, 6)
         torch.testing.assert_close(mean, expected, rtol=0, atol=5e-3)

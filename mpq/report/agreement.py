@@ -96,7 +96,11 @@ def _line(cells: object) -> str:
 
 
 def _heading(name: str) -> str:
-    name = name.replace("_bytes", " [MiB]").replace("solved_", "solved [").replace(" at ", "] ", 1)
+    if name.endswith("_bytes"):
+        name = f"{name.removesuffix('_bytes')} [MiB]"
+    if name.startswith("solved_"):
+        unit, _, limit = name.removeprefix("solved_").partition(" at ")
+        return f"solved [{unit}] {limit}"
     return name.replace("predicted_to_measured", "predicted / measured").replace("_", " ")
 
 

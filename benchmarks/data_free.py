@@ -8,7 +8,8 @@ examples (over all cells, and over the layers at one precision, averaged over pr
 KL divergence on held-out examples of the assignments that the ILP finds within the weight bytes of
 a uniform 4 and 5 bits. Means over five seeds of the sketch's signs (geometric for the divergence);
 ``make_cpu_seconds`` is what making the examples took. Distilling stops after 150 of 500 steps, when
-images are closer to the remembered statistics than real ones. Needs the published weights and data: set MPQ_DATA, or have them in ../shared/data.
+images are closer to the remembered statistics than real ones. Needs the published weights and data:
+set MPQ_DATA, or have them in ../shared/data.
 """
 
 import argparse

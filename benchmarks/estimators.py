@@ -63,6 +63,9 @@ PUBLISHED = (
     "weight-error",
 )
 
+OF_PAIRS = ("hessian-trace", "fisher", "output-gradient", "first-order", "measured")
+"""The published estimators that price activations by what they do to the output."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -88,7 +91,7 @@ def run(network: str, candidates: str, num_random: int) -> dict[str, Any]:
         load_callable(f"{spec}:calibration"),
         limits=limits,
         precisions=precisions,
-        estimators=(*OURS, *PUBLISHED),
+        estimators=(*OURS, *(PUBLISHED if candidates == "weights" else OF_PAIRS)),
         num_random=num_random,
         held_out=Calibration(load_callable(f"{spec}:held_out"), stop=HELD_OUT_EXAMPLES),
         folder=folder,
@@ -102,16 +105,14 @@ def summary(comparison: EstimatorComparison) -> dict[str, Any]:
     solved = {
         s.estimator: {one.limit: one.divergence for one in s.solved} for s in comparison.scores
     }
-    best = {
-        limit: min(solved[name][limit] for name in PUBLISHED if solved[name])
-        for limit in comparison.limits
-    }
+    published = [name for name, losses in solved.items() if losses and name not in OURS]
+    best = {limit: min(solved[name][limit] for name in published) for limit in comparison.limits}
     wholes = {
         name: exp(fmean(log(losses[limit]) for limit in comparison.limits))
         for name, losses in solved.items()
         if losses
     }
-    winner = min((name for name in PUBLISHED if name in wholes), key=wholes.__getitem__)
+    winner = min(published, key=wholes.__getitem__)
     return {
         "num_calibration": comparison.num_calibration,
         "num_held_out": comparison.num_held_out,

@@ -289,7 +289,8 @@ def _squared_norms(calls: list[tuple[nn.Module, Tensor, Tensor]]) -> Tensor:
     if len(calls) == 1 and _has_few_positions(*calls[0]):
         return _gram_norms(*calls[0])
     rows = _sum([weight_gradients(*call) for call in calls])
-    return torch.linalg.vector_norm(rows, dim=1).square()
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1).square()
+    return norms
 
 
 def _has_few_positions(site: nn.Module, x: Tensor, g: Tensor) -> bool:

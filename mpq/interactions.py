@@ -1,7 +1,7 @@
 """How the errors of different layers add up or cancel."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,8 @@ class Interactions:
         InputError: If a shape does not fit, a value is not finite, or the share is no share.
     """
 
-    factor: npt.NDArray[np.float32]
-    offset: npt.NDArray[np.float32] | None = None
+    factor: npt.NDArray[np.floating[Any]]
+    offset: npt.NDArray[np.floating[Any]] | None = None
     shrinkage: float = 0.0
 
     def __post_init__(self) -> None:

@@ -224,7 +224,7 @@ def test_options_that_cannot_be(
         ("with_nan_weight", ("parameter '1.weight' has values that are NaN or infinite",)),
         ("with_nan_output", ("the network's output has values that are NaN or infinite",)),
         ("with_infinite_output", ("the network's output has values that are NaN or infinite",)),
-        ("with_boxes", ("returns a dict", "neither", "wrap it in a module that returns the log")),
+        ("with_boxes", ("returns a dict", "neither", "wrap it in a module that returns it")),
         ("in_training", ("training mode", "dropout", "call model.eval() first")),
         ("on_meta", ("parameter '1.weight' has no values yet; load the weights first",)),
         ("without_layers", ("no quantizable layer",)),

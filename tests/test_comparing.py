@@ -153,7 +153,7 @@ def test_an_estimator_that_cannot_is_a_row_that_says_so() -> None:
     assert "targets" in error
     assert error in found.to_markdown()
     assert found.scores[0].error is None
-    assert np.isnan(found.table().set_index("estimator").loc["fisher:labels=targets", "spearman"])
+    assert found.table().set_index("estimator")["spearman"].isna()["fisher:labels=targets"]
 
 
 def test_table_has_a_row_per_estimator_and_one_for_random_search(
@@ -194,7 +194,7 @@ def test_picture_has_a_panel_per_estimator(found: EstimatorComparison) -> None:
 
     titles = [axes.get_title().splitlines()[0] for axes in panels]
     assert titles == ["sketch", "measured", "weight-error"]
-    drawn = sum(len(line.get_xdata()) for line in panels[0].lines[:2])  # type: ignore[arg-type]
+    drawn = sum(np.size(line.get_xdata()) for line in panels[0].lines[:2])
     assert drawn == len(found.trials)
 
 
@@ -205,11 +205,13 @@ def test_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:7]) + lines[7][:20])
     measured: list[Any] = []
-    original = mpq.comparing._Comparison._row  # type: ignore[attr-defined]
-    monkeypatch.setattr(
-        "mpq.comparing._Comparison._row",
-        lambda self, choice: measured.append(choice) or original(self, choice),
-    )
+    original = mpq.comparing._Comparison._row
+
+    def row(self: Any, choice: Any) -> dict[str, Any]:
+        measured.append(choice)
+        return original(self, choice)
+
+    monkeypatch.setattr("mpq.comparing._Comparison._row", row)
 
     again = compare(folder=tmp_path)
 

@@ -27,7 +27,7 @@ def gathered(rows: Array, offset: Array | None = None, step: int = 50) -> Factor
     return found
 
 
-def choices(num_layers: int, num_precisions: int) -> list[Array]:
+def choices(num_layers: int, num_precisions: int) -> list[npt.NDArray[np.intp]]:
     """Every column per layer."""
     every = product(range(num_precisions), repeat=num_layers)
     return [np.array(choice, dtype=np.intp) for choice in every]
@@ -124,20 +124,6 @@ def test_rows_of_several_examples_count_as_these() -> None:
     np.testing.assert_allclose(
         0.5 * (interactions.factor.astype(np.float64) ** 2).mean(axis=0), expected, rtol=1e-5
     )
-
-
-def test_scale_multiplies_table_and_loss_and_leaves_the_shrinkage() -> None:
-    """The loss of every assignment is three times as large."""
-    rows, offset = normal(0, 40, 3, 2), normal(1, 40)
-    plain, scaled = gathered(rows, offset), gathered(rows, offset)
-
-    scaled.scale = 3.0
-
-    np.testing.assert_allclose(scaled.table, 3 * plain.table)
-    assert scaled.shrinkage() == plain.shrinkage()
-    before, after = plain.interactions(0.0), scaled.interactions(0.0)
-    for choice in choices(3, 2):
-        assert after.loss(choice) == pytest.approx(3 * before.loss(choice), rel=1e-5)
 
 
 def shrinkage_by_hand(rows: Array) -> float:

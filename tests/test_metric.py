@@ -107,7 +107,8 @@ def closed_form(tested: OutputMetric, output: Tensor) -> Tensor:
     if isinstance(tested, CosineDistance):
         length = output.norm()
         along = output / length
-        return (identity - along.outer(along)) / length**2
+        projected: Tensor = (identity - along.outer(along)) / length**2
+        return projected
     assert isinstance(tested, KLDivergence)
     p = (output / tested.temperature).softmax(dim=0)
     return p.diag() - p.outer(p)
@@ -326,7 +327,7 @@ def test_an_encoder_without_a_head_end_to_end() -> None:
 
     with torch.no_grad():
         states = [m(**batch).last_hidden_state for m in (found.apply(model), model)]
-    apart = 1 - F.cosine_similarity(*states, dim=-1).double()
+    apart = 1 - F.cosine_similarity(states[0], states[1], dim=-1).double()
     by_hand = float(((apart * mask).sum(dim=1) / mask.sum(dim=1)).mean())
     assert found.measured.divergence == pytest.approx(by_hand, rel=1e-3)
     assert "encoder.layer.0.output.dense" in found.assignment.precisions
@@ -342,9 +343,10 @@ def test_an_unknown_metric_is_refused() -> None:
 
 def test_a_direction_of_nothing_is_an_error() -> None:
     """An output of zeros has no direction, so that its cosine says nothing; that is said."""
-    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU())
+    linear = nn.Linear(6, 4)
+    model = nn.Sequential(linear, nn.ReLU())
     with torch.no_grad():
-        model[0].bias.fill_(-100.0)
+        linear.bias.fill_(-100.0)
 
     with pytest.raises(ModelError, match="gradients or outputs of the network overflow"):
         search(model.eval(), "cosine", [measurements(1)], [measurements(2)])

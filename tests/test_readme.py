@@ -24,7 +24,16 @@ def test_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_options_of_the_command_exist() -> None:
     """Every option that the README names is one that `mpq search` or another command has."""
-    commands = ("search", "frontier", "evaluate", "apply", "export", "devices")
+    commands = (
+        "search",
+        "frontier",
+        "evaluate",
+        "apply",
+        "export",
+        "devices",
+        "compare",
+        "sources",
+    )
     helps = [CliRunner().invoke(app, [command, "--help"]).output for command in commands]
 
     named = {word for word in re.findall(r"--[a-z][a-z-]+", README) if word != "--help"}

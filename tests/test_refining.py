@@ -404,7 +404,7 @@ def test_refinement_lowers_the_measured_loss(solver: str) -> None:
     assert found.solution.bound is not None
     assert found.solution.bound <= plain.solution.loss
     assert found.solution.status is Status.FEASIBLE
-    assert found.assignment.record.solver.endswith(", refined")
+    assert str(found.assignment.record.solver).endswith(", refined")
 
 
 def test_refinement_by_local_search_may_have_no_rounds() -> None:
@@ -475,6 +475,6 @@ def test_the_local_search_is_refined_with_interactions() -> None:
     assert near.interactions is not None
     assert first.interactions is not None
     np.testing.assert_array_equal(first.interactions.offset, 0)
-    assert np.abs(near.interactions.offset).max() > 0  # type: ignore[operator,arg-type]
+    assert np.abs(near.interactions.offset).max() > 0  # type: ignore[arg-type]
     assert near.budgets == first.budgets
     assert replace(found.problem).interactions is first.interactions

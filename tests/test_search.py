@@ -157,6 +157,8 @@ def test_the_result_has_a_bound(result: mpq.SearchResult) -> None:
     assert problem.interactions is not None
 
     assert solution.status is mpq.Status.FEASIBLE
+    assert solution.loss is not None
+    assert solution.bound is not None
     assert solution.bound == pytest.approx(problem.interactions.shrinkage * additive.loss)
     assert solution.bound < solution.loss
     assert solution.gap == pytest.approx(1 - solution.bound / solution.loss)

@@ -33,8 +33,6 @@ class FactorRows:
         self._count = 0
         self._examples = 0
         self._products = 0.0
-        self.scale = 1.0
-        """What table and factor are multiplied by, the factor by its root."""
 
     def add(self, rows: Array, offset: Array, num_examples: int) -> None:
         """More probes.
@@ -64,7 +62,7 @@ class FactorRows:
         offset, rows = self._rows[:, 0], self._rows[:, 1:]
         alone = 0.5 * (rows**2).sum(axis=0) + offset @ rows
         shared = 0.5 * float(offset @ offset) / self._shape[0]
-        table: Array = self.scale * (alone.reshape(self._shape) + shared) / self._examples
+        table: Array = (alone.reshape(self._shape) + shared) / self._examples
         return table
 
     def shrinkage(self) -> float:
@@ -90,7 +88,7 @@ class FactorRows:
 
     def interactions(self, shrinkage: float | None = None) -> Interactions:
         """The factor; ``shrinkage`` as given, or else in closed form."""
-        scaled = self._rows * np.sqrt(self.scale * len(self._rows) / self._examples)
+        scaled = self._rows * np.sqrt(len(self._rows) / self._examples)
         share = self.shrinkage() if shrinkage is None else shrinkage
         factor = scaled[:, 1:].reshape(-1, *self._shape)
         return Interactions(factor, scaled[:, 0], share)

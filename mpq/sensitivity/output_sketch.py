@@ -60,9 +60,10 @@ class OutputSketch(RefinableEstimator):
     Interactions price an assignment ``z`` as a whole: errors of different layers add up or cancel
     in :math:`\tfrac12 \mathrm{mean}_n (\sum_\ell R_{n \ell z_\ell})^2`. What few examples say of
     pairs of layers is noisy, and is shrunk by an amount in closed form (``FactorRows.shrinkage``).
-    A network that is sure of its calibration examples gives gradients from few of them: the
-    probabilities behind the probe are softened by a temperature (``KLDivergence``); the table keeps
-    the scale of the plain divergence at the output.
+    A network that is sure of its calibration examples gives gradients from few of them, and is less
+    sure of others. Half of a probe's power, with signs of its own, is therefore that of the Fisher
+    information of probabilities softened by a temperature (``KLDivergence``), brought to the power
+    of the plain one so far: the scale stays that of the plain divergence at the output.
 
     ``estimate_at`` takes the sketch of the network in an incumbent assignment, with the residual
     :math:`u_n^T (f^{incumbent}_n - f_n)` as offset and gradients that pass straight through rounded
@@ -73,7 +74,7 @@ class OutputSketch(RefinableEstimator):
 
     Args:
         num_probes: Backward passes per batch, ``K``; more examples serve better than more probes.
-        temperature: Of the probe's probabilities.
+        temperature: Of the softened half of a probe; 1: the plain divergence alone.
         interactions: Whether the factor ``R`` is returned as well as the additive table.
         shrinkage: Of the interactions, from 0 to 1; ``None``: in closed form.
         seed: Of the signs.
@@ -120,37 +121,34 @@ class OutputSketch(RefinableEstimator):
         for batch in track(network.batches(data), "output sketch", data.num_batches):
             for _ in range(self.num_probes):
                 rows.add(*sketch.rows(batch, probes), batch.size)
-        rows.scale = probes.scale
         table = loss_table(network, choices, rows.table, self.name)
         found = rows.interactions(self.shrinkage) if self.interactions else None
         return Sensitivity(table, found)
 
 
 class _Probes:
-    """Draws probes of the softened metric, and knows the scale of the plain one beside it."""
+    """Draws probes of the mean of the plain and the softened metric's curvature."""
 
     def __init__(self, metric: OutputMetric, temperature: float, seed: int) -> None:
         self._plain, self._softened = metric, metric.softened(temperature)
-        self._generator = torch.Generator().manual_seed(seed)
-        self._powers = [0.0, 0.0]
+        self._generators = [torch.Generator().manual_seed(2 * seed + index) for index in range(2)]
+        self._powers = torch.zeros(2, 1, dtype=torch.float64)
 
     def draw(self, outputs: Tensor, weights: Tensor) -> Tensor:
         """See ``OutputMetric.probe``."""
+        plain = self._plain.probe(outputs, weights, self._generators[0])
         if self._softened == self._plain:
-            return self._plain.probe(outputs, weights, self._generator)
-        state = self._generator.get_state()
-        plain = self._plain.probe(outputs, weights, self._generator)
-        self._generator.set_state(state)  # the same signs
-        softened = self._softened.probe(outputs, weights, self._generator)
-        for index, probe in enumerate((plain, softened)):
-            self._powers[index] += float(probe.double().square().sum())
-        return softened
-
-    @property
-    def scale(self) -> float:
-        """Squared length of the plain probes over that of the softened ones."""
-        plain, softened = self._powers
-        return plain / softened if softened else 1.0
+            return plain
+        softened = self._softened.probe(outputs, weights, self._generators[1])
+        each = torch.stack(
+            [u.double().flatten(1).square().sum(dim=1).cpu() for u in (plain, softened)]
+        )
+        powers = self._powers + each.cumsum(
+            dim=1
+        )  # [2, N], up to each example: batches do not matter
+        self._powers = powers[:, -1:]
+        scale = (powers[0] / powers[1]).sqrt().nan_to_num(0.0, posinf=0.0)  # [N]
+        return (plain + scale.to(softened).view(-1, 1, 1) * softened) / sqrt(2)
 
 
 class _Sketch:

@@ -87,8 +87,8 @@ def make_net() -> ResNet20:
 
 
 def calibration() -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield 1,024 training images: ``x [N, 3, 32, 32]`` float32, ``y [N]`` int64."""
-    return _batches("calib_train_lossless_2048.npz", num_images=1024)
+    """Yield 2,048 training images: ``x [N, 3, 32, 32]`` float32, ``y [N]`` int64."""
+    return _batches("calib_train_lossless_2048.npz", num_images=2048)
 
 
 def held_out() -> Iterator[tuple[Tensor, Tensor]]:

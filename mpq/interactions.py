@@ -1,6 +1,7 @@
 """How the errors of different layers add up or cancel."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, final
 
 import numpy as np
@@ -12,18 +13,18 @@ from mpq.errors import InputError
 @final
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    r"""The factor ``R`` whose Gram matrix is the quadratic loss of an assignment.
+    r"""The factor ``R`` whose Gram matrix says what pairs of layers lose beside their sum.
 
-    .. math:: D(z) \approx (1 - \lambda) \, \tfrac{1}{2S} \sum_s
-            \bigl(c_s + \sum_\ell R_{s \ell z_\ell}\bigr)^2 + \lambda \sum_\ell s_{\ell z_\ell}
+    .. math:: D(z) \approx \sum_\ell s_{\ell z_\ell} + (1 - \lambda) \, \tfrac{1}{2S} \sum_s
+            \Bigl[\bigl(\sum_\ell R_{s \ell z_\ell}\bigr)^2
+            - \sum_\ell R_{s \ell z_\ell}^2\Bigr]
 
-    The second term is the additive loss of the ``Problem``'s table: what pairs of layers seem to do
+    The first term is the additive loss of the ``Problem``'s table. What pairs of layers seem to do
     together is shrunk, because it is estimated from few examples.
 
     Args:
         factor: ``[S, L, B]``, finite; ``S`` probes (examples times probes), in the square root of
             the loss's unit. Kept as float32 and read-only.
-        offset: ``[S]`` what is lost whatever is chosen, ``c``; ``None``: 0.
         shrinkage: The share :math:`\lambda`, 0 to 1.
 
     Raises:
@@ -31,35 +32,34 @@ class Interactions:
     """
 
     factor: npt.NDArray[np.floating[Any]]
-    offset: npt.NDArray[np.floating[Any]] | None = None
     shrinkage: float = 0.0
 
     def __post_init__(self) -> None:
         factor = _frozen(self.factor)
         if factor.ndim != 3 or not len(factor):
             raise InputError(f"interactions: expected a factor [S, L, B], got {factor.shape}")
-        offset = _frozen(np.zeros(len(factor)) if self.offset is None else self.offset)
-        if offset.shape != factor.shape[:1]:
-            raise InputError(f"interactions: {factor.shape[0]} probes, offset {offset.shape}")
-        if not (np.isfinite(factor).all() and np.isfinite(offset).all()):
+        if not np.isfinite(factor).all():
             raise InputError("interactions: the factor has a value that is not finite")
         if not 0 <= self.shrinkage <= 1:
             raise InputError(f"interactions: a shrinkage is from 0 to 1, got {self.shrinkage}")
         object.__setattr__(self, "factor", factor)
-        object.__setattr__(self, "offset", offset)
 
-    def loss(self, choice: npt.NDArray[np.intp], additive: float = 0.0) -> float:
-        """Predicted loss.
+    @cached_property
+    def alone(self) -> npt.NDArray[np.float64]:
+        """``[L, B]`` the quadratic loss of changing one layer alone."""
+        squares = np.einsum("slb,slb->lb", self.factor, self.factor, dtype=np.float64)
+        return np.asarray(0.5 * squares / len(self.factor))
 
-        Args:
-            choice: ``[L]`` column of every layer.
-            additive: Its loss by the additive table.
-        """
-        assert self.offset is not None
+    def together(self, choice: npt.NDArray[np.intp]) -> float:
+        """The quadratic loss of an assignment, ``choice [L]`` the column of every layer."""
         layers = np.arange(self.factor.shape[1])
-        rows = self.factor[:, layers, choice].sum(axis=1, dtype=np.float64) + self.offset  # [S]
-        quadratic = 0.5 * np.mean(rows**2)
-        return float((1 - self.shrinkage) * quadratic + self.shrinkage * additive)
+        rows = self.factor[:, layers, choice].sum(axis=1, dtype=np.float64)  # [S]
+        return float(0.5 * np.mean(rows**2))
+
+    def excess(self, choice: npt.NDArray[np.intp]) -> float:
+        """What an assignment loses beside its additive loss; negative where errors cancel."""
+        alone = float(self.alone[np.arange(len(choice)), choice].sum())
+        return (1 - self.shrinkage) * (self.together(choice) - alone)
 
 
 def _frozen(values: npt.ArrayLike) -> npt.NDArray[np.float32]:

@@ -141,7 +141,7 @@ class Problem:
         additive = total(self.loss, choice)
         if self.interactions is None:
             return additive
-        return self.interactions.loss(choice, additive)
+        return additive + self.interactions.excess(choice)
 
     def is_allowed(self, choice: Choice) -> bool:
         """Whether every layer may take its precision, and ties hold; budgets aside."""

@@ -17,13 +17,12 @@ def normal(seed: int, *shape: int) -> Array:
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-def gathered(rows: Array, offset: Array | None = None, step: int = 50) -> FactorRows:
+def gathered(rows: Array, step: int = 50) -> FactorRows:
     """Rows ``[S, L, B]`` of one example each, added in parts."""
     found = FactorRows(*rows.shape[1:])
-    kept = np.zeros(len(rows)) if offset is None else offset
     for start in range(0, len(rows), step):
         part = slice(start, start + step)
-        found.add(rows[part], kept[part], len(rows[part]))
+        found.add(rows[part], len(rows[part]))
     return found
 
 
@@ -40,13 +39,13 @@ def test_loss_is_that_of_all_rows(
 ) -> None:
     """For every assignment, half the mean square of the sums, whether rows are replaced or not."""
     monkeypatch.setattr(factor_rows, "_MIN_KEPT", rows_kept)
-    rows, offset = normal(0, num_rows, 3, 2), normal(1, num_rows)
+    rows = normal(0, num_rows, 3, 2)
 
-    interactions = gathered(rows, offset).interactions(shrinkage=0.0)
+    interactions = gathered(rows).interactions(shrinkage=0.0)
 
     for choice in choices(3, 2):
-        sums = offset + rows[:, range(3), choice].sum(axis=1)
-        assert interactions.loss(choice) == pytest.approx(0.5 * (sums**2).mean(), rel=1e-5)
+        sums = rows[:, range(3), choice].sum(axis=1)
+        assert interactions.together(choice) == pytest.approx(0.5 * (sums**2).mean(), rel=1e-5)
 
 
 def test_no_more_rows_are_kept_than_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,10 +55,10 @@ def test_no_more_rows_are_kept_than_are_needed(monkeypatch: pytest.MonkeyPatch) 
 
     held = []
     for seed in range(30):
-        found.add(normal(seed, 10, 3, 2), np.zeros(10), 10)
+        found.add(normal(seed, 10, 3, 2), 10)
         held.append(len(found.interactions().factor))
 
-    assert max(held) <= 2 * (3 * 2 + 1)
+    assert max(held) <= 2 * 3 * 2
 
 
 def test_rows_kept_in_any_case_are_bounded() -> None:
@@ -68,7 +67,7 @@ def test_rows_kept_in_any_case_are_bounded() -> None:
 
     held = []
     for _ in range(10):
-        found.add(rows, np.zeros(1000), 1000)
+        found.add(rows, 1000)
         held.append(len(found.interactions().factor))
 
     assert held[:4] == [1000, 2000, 3000, 4000]
@@ -77,11 +76,11 @@ def test_rows_kept_in_any_case_are_bounded() -> None:
 
 def test_replaced_rows_tell_the_same_of_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Table and amount of shrinkage do not depend on whether rows were replaced."""
-    rows, offset = normal(0, 500, 3, 2) + normal(1, 500, 1, 1), normal(2, 500)
-    expected = gathered(rows, offset)
+    rows = normal(0, 500, 3, 2) + normal(1, 500, 1, 1)
+    expected = gathered(rows)
 
     monkeypatch.setattr(factor_rows, "_MIN_KEPT", 0)
-    found = gathered(rows, offset)
+    found = gathered(rows)
 
     np.testing.assert_allclose(found.table, expected.table, rtol=1e-10)
     assert found.shrinkage() == pytest.approx(expected.shrinkage(), rel=1e-9)
@@ -89,24 +88,12 @@ def test_replaced_rows_tell_the_same_of_noise(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_table_is_half_the_mean_square() -> None:
-    """Without an offset: of each cell alone."""
+    """Of each cell alone."""
     rows = normal(0, 40, 3, 2)
 
     found = gathered(rows).table
 
     np.testing.assert_allclose(found, 0.5 * (rows**2).mean(axis=0), rtol=1e-12)
-
-
-def test_table_with_an_offset_adds_up_to_the_first_order() -> None:
-    """Over an assignment: the offset's own loss, and what each change does to it on its own."""
-    rows, offset = normal(0, 40, 3, 2), normal(1, 40)
-
-    found = gathered(rows, offset).table
-
-    alone = 0.5 * ((offset[:, None, None] + rows) ** 2).mean(axis=0) - 0.5 * (offset**2).mean()
-    for choice in choices(3, 2):
-        expected = 0.5 * (offset**2).mean() + alone[range(3), choice].sum()
-        assert found[range(3), choice].sum() == pytest.approx(expected, rel=1e-12)
 
 
 def test_rows_of_several_examples_count_as_these() -> None:
@@ -117,13 +104,27 @@ def test_rows_of_several_examples_count_as_these() -> None:
     orthogonal[::4] = np.sqrt((rows.reshape(10, 4, 3, 2) ** 2).sum(axis=1))
 
     found = FactorRows(3, 2)
-    found.add(orthogonal[::4], np.zeros(10), 40)
+    found.add(orthogonal[::4], 40)
 
     interactions = found.interactions(shrinkage=0.0)
     np.testing.assert_allclose(found.table, expected, rtol=1e-12)
     np.testing.assert_allclose(
         0.5 * (interactions.factor.astype(np.float64) ** 2).mean(axis=0), expected, rtol=1e-5
     )
+
+
+def test_scale_multiplies_table_and_loss_and_leaves_the_shrinkage() -> None:
+    """The loss of every assignment is three times as large."""
+    rows = normal(0, 40, 3, 2)
+    plain, scaled = gathered(rows), gathered(rows)
+
+    scaled.scale = 3.0
+
+    np.testing.assert_allclose(scaled.table, 3 * plain.table)
+    assert scaled.shrinkage() == plain.shrinkage()
+    before, after = plain.interactions(0.0), scaled.interactions(0.0)
+    for choice in choices(3, 2):
+        assert after.together(choice) == pytest.approx(3 * before.together(choice), rel=1e-5)
 
 
 def shrinkage_by_hand(rows: Array) -> float:

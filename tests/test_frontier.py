@@ -169,7 +169,7 @@ def test_with_interactions_every_point_pays(seed: int, share: float) -> None:
     factor = np.random.default_rng(seed).standard_normal((20, 4, 3)) * [4, 2, 1]
     loss = table("sketch", "nats", 0.5 * (factor**2).mean(axis=0))
     time, size = table("time", "seconds", TIME), table("size", "bytes", SIZE)
-    problem = Problem(loss, (Budget(time, 9.0),), interactions=Interactions(factor, None, share))
+    problem = Problem(loss, (Budget(time, 9.0),), interactions=Interactions(factor, share))
 
     choices, statuses = solve_frontier(problem, size, LocalSearch(), 12)
 

@@ -1,6 +1,6 @@
 """The loss with interactions is the quadratic form of the factor's Gram matrix."""
 
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,7 @@ def test_loss_is_half_the_quadratic_form_of_the_gram_matrix(seed: int) -> None:
     for choice in product(range(4), repeat=3):
         one_hot = np.eye(4)[list(choice)].ravel()
         expected = 0.5 * one_hot @ gram @ one_hot
-        assert interactions.loss(np.array(choice)) == pytest.approx(expected, rel=1e-12)
+        assert interactions.together(np.array(choice)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_errors_of_two_layers_may_cancel_or_add_up() -> None:
@@ -36,7 +36,9 @@ def test_errors_of_two_layers_may_cancel_or_add_up() -> None:
     factor = np.array([[[1.0, -1.0], [1.0, -1.0]]], dtype=np.float32)
     interactions = Interactions(factor)
 
-    losses = [interactions.loss(np.array(choice)) for choice in ([0, 0], [0, 1], [1, 0], [1, 1])]
+    losses = [
+        interactions.together(np.array(choice)) for choice in ([0, 0], [0, 1], [1, 0], [1, 1])
+    ]
 
     assert losses == [2.0, 0.0, 0.0, 2.0]
 
@@ -50,14 +52,14 @@ def test_independent_layers_add_up() -> None:
 
     for choice in product(range(2), repeat=3):
         expected = additive[range(3), choice].sum()
-        assert interactions.loss(np.array(choice)) == pytest.approx(expected, rel=1e-12)
+        assert interactions.together(np.array(choice)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_many_layers_are_added_in_double_precision() -> None:
     """A thousand layers of 0.1 lose no digits beyond those of float32 itself."""
     factor = np.full((2, 1000, 1), 0.1, dtype=np.float32)
 
-    loss = Interactions(factor).loss(np.zeros(1000, dtype=np.intp))
+    loss = Interactions(factor).together(np.zeros(1000, dtype=np.intp))
 
     assert loss == pytest.approx(0.5 * (1000 * float(np.float32(0.1))) ** 2, rel=1e-12)
 
@@ -69,7 +71,7 @@ def test_the_factor_is_copied_and_read_only() -> None:
 
     factor[:] = 5.0
 
-    assert interactions.loss(np.array([0, 0])) == 2.0
+    assert interactions.together(np.array([0, 0])) == 2.0
     with pytest.raises(ValueError, match="read-only"):
         interactions.factor[0, 0, 0] = 1.0
 
@@ -97,53 +99,25 @@ def test_a_factor_too_large_for_float32_is_refused() -> None:
         Interactions(np.full((1, 1, 1), 1e39))
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_what_is_lost_anyway_is_added_before_the_square(seed: int) -> None:
-    """An offset is one more layer that has a single precision."""
-    factor, offset = factor_of(seed), factor_of(seed + 10, layers=1, precisions=1).ravel()
-    wider = np.concatenate([factor, np.tile(offset[:, None, None], (1, 1, 4))], axis=1)
-    interactions = Interactions(factor, offset)
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_what_pairs_lose_is_shrunk(share: float) -> None:
+    """Products of different layers alone, in proportion."""
+    factor = factor_of(0)
 
     for choice in product(range(4), repeat=3):
-        expected = Interactions(wider).loss(np.array([*choice, 0]))
-        assert interactions.loss(np.array(choice)) == pytest.approx(expected, rel=1e-12)
+        rows = factor[:, range(3), choice]
+        pairs = sum((rows[:, i] * rows[:, j]).mean() for i, j in combinations(range(3), 2))
+        found = Interactions(factor, share).excess(np.array(choice))
+        assert found == pytest.approx((1 - share) * pairs, rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_the_loss_is_shrunk_towards_the_additive_one(share: float) -> None:
-    """From the quadratic form alone to the additive loss alone, in proportion."""
-    factor, offset = factor_of(0), factor_of(1, layers=1, precisions=1).ravel()
-    choice = np.array([1, 3, 0])
+def test_alone_is_the_loss_of_one_layer() -> None:
+    """Half the mean square of every cell."""
+    factor = factor_of(0)
 
-    found = Interactions(factor, offset, share).loss(choice, additive=7.0)
-
-    quadratic = Interactions(factor, offset).loss(choice)
-    assert found == pytest.approx((1 - share) * quadratic + share * 7.0, rel=1e-12)
-
-
-def test_an_offset_is_copied_and_read_only() -> None:
-    """Nobody changes the loss from outside; without one it is 0."""
-    offset = np.ones(1)
-    interactions = Interactions(np.ones((1, 1, 1)), offset)
-
-    offset[:] = 5.0
-
-    kept = interactions.offset
-    assert kept is not None
-    assert interactions.loss(np.array([0])) == 2.0
-    with pytest.raises(ValueError, match="read-only"):
-        kept[0] = 1.0
-    assert Interactions(np.ones((1, 1, 1))).loss(np.array([0])) == 0.5
-
-
-def test_an_offset_that_does_not_fit_is_refused() -> None:
-    """One number per probe, and finite."""
-    factor = np.ones((2, 2, 2))
-
-    with pytest.raises(InputError, match=r"interactions: 2 probes, offset \(3,\)"):
-        Interactions(factor, np.zeros(3))
-    with pytest.raises(InputError, match="has a value that is not finite"):
-        Interactions(factor, np.array([0.0, np.nan]))
+    np.testing.assert_allclose(
+        Interactions(factor).alone, 0.5 * (factor**2).mean(axis=0), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("share", [-0.01, 1.01, float("nan")])

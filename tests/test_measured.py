@@ -262,7 +262,7 @@ def test_interactions_are_exact_where_one_sign_is_all_there_is(batched: bool) ->
         name: (model(x) - with_rounded(model, name, 2)(x)).detach().double().numpy()[:, 0]
         for name in ("left", "right")
     }
-    both = found.interactions.loss(np.array([0, 0]))
+    both = found.interactions.together(np.array([0, 0]))
     assert both == pytest.approx(0.5 * np.mean((error["left"] + error["right"]) ** 2), rel=1e-4)
     for row, name in enumerate(("left", "right")):
         alone = [2, 2]
@@ -270,10 +270,10 @@ def test_interactions_are_exact_where_one_sign_is_all_there_is(batched: bool) ->
         assert found.table.values[row, 0] == pytest.approx(
             0.5 * np.mean(error[name] ** 2), rel=1e-4
         )
-        assert found.interactions.loss(np.array(alone)) == pytest.approx(
+        assert found.interactions.together(np.array(alone)) == pytest.approx(
             found.table.values[row, 0], rel=1e-5
         )
-    assert found.interactions.loss(np.array([2, 2])) == 0
+    assert found.interactions.together(np.array([2, 2])) == 0
 
 
 def test_interactions_estimate_the_divergence_of_small_changes() -> None:
@@ -286,7 +286,7 @@ def test_interactions_estimate_the_divergence_of_small_changes() -> None:
     assert found.interactions is not None
     changed = with_rounded(with_rounded(model, "0", 6), "2", 6)
     expected = divergence(model(x), changed(x))
-    assert found.interactions.loss(np.array([0, 0])) == pytest.approx(expected, rel=0.1)
+    assert found.interactions.together(np.array([0, 0])) == pytest.approx(expected, rel=0.1)
     own = 0.5 * np.square(found.interactions.factor).mean(axis=0)
     np.testing.assert_allclose(own, found.table.values, rtol=0.1)
 

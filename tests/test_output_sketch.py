@@ -101,8 +101,10 @@ def all_signs(monkeypatch: pytest.MonkeyPatch, classes: int) -> int:
 
 
 def every_sign(monkeypatch: pytest.MonkeyPatch, numbers: int) -> None:
-    """Draws the next signs of an output's numbers, the same for all examples."""
-    vectors = itertools.cycle(itertools.product((-1.0, 1.0), repeat=numbers))
+    """Draws the next signs of an output's numbers for all examples, twice: plain, softened."""
+    vectors = itertools.cycle(
+        vector for vector in itertools.product((-1.0, 1.0), repeat=numbers) for _ in range(2)
+    )
 
     def signs(like: Tensor, _: torch.Generator) -> Tensor:
         drawn = torch.tensor(next(vectors), dtype=torch.float64)
@@ -186,16 +188,16 @@ def test_interactions_give_the_dense_quadratic_exactly(monkeypatch: pytest.Monke
             own = tool.weight_change(name, choices[column])
             change = change + dense_change(model, name, own, x)
         expected = half_quadratic(model(x).detach(), change)
-        assert interactions.loss(np.array(choice)) == pytest.approx(expected, rel=1e-4)
+        assert interactions.together(np.array(choice)) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize(("rows_kept", "num_rows"), [(4096, 2 * 11), (0, 2 * 2 + 1)])
+@pytest.mark.parametrize(("rows_kept", "num_rows"), [(4096, 2 * 11), (0, 2 * 2)])
 def test_table_is_half_the_mean_square_of_the_factor(
     monkeypatch: pytest.MonkeyPatch, rows_kept: int, num_rows: int
 ) -> None:
     """The additive loss is the diagonal of the interactions, and asking for them changes none.
 
-    Whether there is a row per example and probe, or only one for each cell and the offset.
+    Whether there is a row per example and probe, or only one for each cell.
     """
     monkeypatch.setattr(factor_rows, "_MIN_KEPT", rows_kept)
     tool = Tool(two_layers(), [torch.randn(7, 5), torch.randn(4, 5)], parse("w2", "w4a8"))
@@ -209,31 +211,23 @@ def test_table_is_half_the_mean_square_of_the_factor(
     )
 
 
-@pytest.mark.parametrize("temperature", [1.5, 2.0, 5.0])
-def test_half_of_the_curvature_is_that_of_softened_probabilities(temperature: float) -> None:
-    """Of the same trace; estimated from signs, here of many equal examples."""
-    x, choices, model = torch.randn(1, 5).expand(8192, 5), parse("w2", "w4"), nn.Linear(5, 3)
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_softened_probes_keep_the_scale_of_the_plain_ones(
+    monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    """The curvature is that of the softened probabilities, its trace that of the plain ones."""
+    x, choices, model = torch.randn(9, 5), parse("w2", "w4"), nn.Linear(5, 3)
     tool = Tool(model, [x], choices)
+    every_sign(monkeypatch, 3)
 
-    found = tool.table(num_probes=4, temperature=temperature)
+    found = tool.table(num_probes=8, temperature=temperature)
 
-    logits = model(x[:1]).detach()
+    logits = model(x).detach()
     plain, softened = (torch.einsum("ncc->", fisher(logits / t)) for t in (1.0, temperature))
     for column, choice in enumerate(choices):
-        change = x[:1] @ tool.weight_change("", choice).T
-        half = half_quadratic(logits / temperature, change) * float(plain / softened)
-        expected = (half_quadratic(logits, change) + half) / 2
-        assert found[0, column] == pytest.approx(expected, rel=0.05)
-
-
-def test_batches_do_not_matter_to_softened_probes() -> None:
-    """The power of the probes so far is counted example by example."""
-    x, model = torch.randn(9, 5), two_layers()
-    whole, parts = (
-        Tool(model, data, parse("w2", "w4a8d")).table(temperature=2.0)
-        for data in ([x], [x[:4], x[4:]])
-    )
-    np.testing.assert_allclose(whole, parts, rtol=1e-5)
+        change = x @ tool.weight_change("", choice).T
+        expected = half_quadratic(logits / temperature, change) * float(plain / softened)
+        assert found[0, column] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("metric", [KL, SquaredError(), CosineDistance()], ids=lambda m: m.name)
@@ -408,7 +402,7 @@ def test_tied_weights_are_priced_by_their_sum(monkeypatch: pytest.MonkeyPatch) -
     change = dense_change(model, "a", shared, x)  # functional_call changes tied weights together
     head = dense_change(model, "head", tool.weight_change("head", choices[0]), x)
     expected = half_quadratic(model(x).detach(), change + head)
-    assert interactions.loss(np.zeros(3, dtype=np.intp)) == pytest.approx(expected, rel=1e-4)
+    assert interactions.together(np.zeros(3, dtype=np.intp)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_positions_of_a_sequence_are_averaged() -> None:

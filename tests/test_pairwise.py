@@ -74,7 +74,7 @@ def test_quadratic_network_is_priced_exactly(batched: bool) -> None:
     assert found.interactions is not None
     for choice in itertools.product(range(len(CHOICES)), repeat=4):
         expected = setting.measure(choice)
-        assert found.interactions.loss(np.array(choice)) == pytest.approx(expected, rel=1e-4)
+        assert found.interactions.together(np.array(choice)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_pairs_of_a_network_of_three_layers_are_those_of_brute_force() -> None:
@@ -89,7 +89,7 @@ def test_pairs_of_a_network_of_three_layers_are_those_of_brute_force() -> None:
     for choice in itertools.product(range(4), repeat=3):
         if choice.count(1) == 1:
             expected = setting.measure(choice, choices)
-            assert found.interactions.loss(np.array(choice)) == pytest.approx(expected, rel=0.1)
+            assert found.interactions.together(np.array(choice)) == pytest.approx(expected, rel=0.1)
 
 
 def test_table_is_what_is_measured_of_one_layer() -> None:
@@ -109,7 +109,7 @@ def test_table_is_what_is_measured_of_one_layer() -> None:
     for row, column in itertools.product(range(2), range(4)):
         choice = np.ones(2, dtype=np.intp)
         choice[row] = column
-        loss = found.interactions.loss(choice)
+        loss = found.interactions.together(choice)
         assert loss == pytest.approx(found.table.values[row, column], rel=1e-5)
 
 

@@ -124,25 +124,22 @@ def test_loss_is_the_sum_over_layers() -> None:
         assert asked.loss_of(np.array(choice)) == expected
 
 
-def test_loss_with_interactions_is_their_quadratic_form() -> None:
-    """The additive problem has the sum again."""
+def test_loss_with_interactions_has_the_products_of_layers() -> None:
+    """Beside the sum of the table, which is all that the additive problem has."""
     factor = np.ones((1, 4, 3), dtype=np.float32)
     asked = problem(interactions=Interactions(factor))
     choice = np.array([0, 0, 0, 1])
 
-    assert asked.loss_of(choice) == 0.5 * 4**2
+    assert asked.loss_of(choice) == 9 + 8 + 7 + 6 + 4 * 3 / 2
     assert asked.additive().loss_of(choice) == 9 + 8 + 7 + 6
     assert asked.additive().interactions is None
 
 
-def test_shrunk_interactions_mix_with_the_sum_over_layers() -> None:
-    """A quarter of the table's sum, three quarters of the squared sum with the offset."""
-    factor, offset = np.ones((1, 4, 3)), np.array([-1.0])
-    asked = problem(interactions=Interactions(factor, offset, shrinkage=0.25))
+def test_shrunk_interactions_count_in_part() -> None:
+    """Three quarters of six products."""
+    asked = problem(interactions=Interactions(np.ones((1, 4, 3)), shrinkage=0.25))
 
-    found = asked.loss_of(np.array([0, 0, 0, 1]))
-
-    assert found == 0.75 * 0.5 * (4 - 1) ** 2 + 0.25 * (9 + 8 + 7 + 6)
+    assert asked.loss_of(np.array([0, 0, 0, 1])) == 9 + 8 + 7 + 6 + 0.75 * 6
 
 
 def test_fixed_layers_have_one_choice() -> None:

@@ -14,7 +14,7 @@ _MIN_KEPT = 4096
 
 @final
 class FactorRows:
-    r"""Gathers ``[S, L, B]`` rows and an offset ``[S]``; keeps ``2 L B + 2`` of them, or 4,096.
+    r"""Gathers ``[S, L, B]`` rows; keeps ``2 L B`` of them, or 4,096.
 
     A row is that of one example, or the sum of several whose probes have independent signs: then
     the mean of its square is the sum of theirs.
@@ -29,41 +29,34 @@ class FactorRows:
 
     def __init__(self, num_layers: int, num_choices: int) -> None:
         self._shape = (num_layers, num_choices)
-        self._rows = np.zeros((0, 1 + num_layers * num_choices))  # the offset comes first
+        self._rows = np.zeros((0, num_layers * num_choices))
         self._count = 0
         self._examples = 0
         self._products = 0.0
+        self.scale = 1.0
+        """What table and factor are multiplied by, the factor by its root."""
 
-    def add(self, rows: Array, offset: Array, num_examples: int) -> None:
+    def add(self, rows: Array, num_examples: int) -> None:
         """More probes.
 
         Args:
             rows: ``[S, L, B]``.
-            offset: ``[S]``.
             num_examples: How many examples the rows hold.
         """
-        new = np.concatenate([offset[:, None], rows.reshape(len(rows), -1)], axis=1)
         self._count += len(rows)
         self._examples += num_examples
         squares = rows**2
         across = squares.sum(axis=(1, 2)) ** 2 - (squares.sum(axis=2) ** 2).sum(axis=1)
         self._products += float(across.sum())
-        held = np.concatenate([self._rows, new])
+        held = np.concatenate([self._rows, rows.reshape(len(rows), -1)])
         is_long = len(held) > max(_MIN_KEPT, 2 * held.shape[1])
         self._rows = np.asarray(np.linalg.qr(held, mode="r")) if is_long else held
 
     @property
     def table(self) -> Array:
-        """``[L, B]`` loss of changing one layer alone, the offset's own share spread evenly.
-
-        Without an offset half the mean square of its rows. With one, the sum over an assignment is
-        the loss to first order in every other layer: exact for the offset and for single changes.
-        """
-        offset, rows = self._rows[:, 0], self._rows[:, 1:]
-        alone = 0.5 * (rows**2).sum(axis=0) + offset @ rows
-        shared = 0.5 * float(offset @ offset) / self._shape[0]
-        table: Array = (alone.reshape(self._shape) + shared) / self._examples
-        return table
+        """``[L, B]`` loss of changing one layer alone: half the mean square of its rows."""
+        alone = 0.5 * (self._rows**2).sum(axis=0).reshape(self._shape)
+        return np.asarray(self.scale * alone / self._examples)
 
     def shrinkage(self) -> float:
         r"""How far pairs of layers should be shrunk towards independence, from 0 to 1.
@@ -77,7 +70,7 @@ class FactorRows:
         with the diagonal target of Schaefer and Strimmer (2005, doi:10.2202/1544-6115.1175), here
         block-diagonal, because a layer takes one precision.
         """
-        rows = self._rows[:, 1:]
+        rows = self._rows
         by_layer = rows.reshape(len(rows), *self._shape)
         own = np.einsum("slb,sld->lbd", by_layer, by_layer) / self._count
         # Both Gram matrices of a factor have the same norm.
@@ -88,7 +81,6 @@ class FactorRows:
 
     def interactions(self, shrinkage: float | None = None) -> Interactions:
         """The factor; ``shrinkage`` as given, or else in closed form."""
-        scaled = self._rows * np.sqrt(len(self._rows) / self._examples)
+        scaled = self._rows * np.sqrt(self.scale * len(self._rows) / self._examples)
         share = self.shrinkage() if shrinkage is None else shrinkage
-        factor = scaled[:, 1:].reshape(-1, *self._shape)
-        return Interactions(factor, scaled[:, 0], share)
+        return Interactions(scaled.reshape(-1, *self._shape), share)

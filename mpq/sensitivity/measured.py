@@ -214,7 +214,7 @@ class _Run:
             for column, products in zip(row["columns"], row["factor"], strict=True):
                 factor[:, :, self.index[layer], column] = products
         for probe in factor:
-            self.factor.add(probe, np.zeros(size), size)
+            self.factor.add(probe, size)
 
     def sensitivity(self) -> Sensitivity:
         """What was found."""

@@ -1,7 +1,8 @@
 """Output sketch: one backward pass that prices every layer at every precision, together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, prod, sqrt
 from typing import ClassVar, final
 
@@ -60,21 +61,21 @@ class OutputSketch(RefinableEstimator):
     Interactions price an assignment ``z`` as a whole: errors of different layers add up or cancel
     in :math:`\tfrac12 \mathrm{mean}_n (\sum_\ell R_{n \ell z_\ell})^2`. What few examples say of
     pairs of layers is noisy, and is shrunk by an amount in closed form (``FactorRows.shrinkage``).
-    A network that is sure of its calibration examples gives gradients from few of them, and is less
-    sure of others. Half of a probe's power, with signs of its own, is therefore that of the Fisher
-    information of probabilities softened by a temperature (``KLDivergence``), brought to the power
-    of the plain one so far: the scale stays that of the plain divergence at the output.
+    A network that is sure of its calibration examples gives gradients from few of them: the
+    probabilities behind the probe are softened by a temperature (``KLDivergence``); the table keeps
+    the scale of the plain divergence at the output.
 
-    ``estimate_at`` takes the sketch of the network in an incumbent assignment, with the residual
-    :math:`u_n^T (f^{incumbent}_n - f_n)` as offset and gradients that pass straight through rounded
-    activations; its table expands the loss around the incumbent.
+    ``estimate_at`` expands the loss around an incumbent assignment ``f'``, with gradients that pass
+    straight through rounded activations: a first backward pass gives the slope
+    :math:`\langle \nabla_{f'} D(f, f'), J \Delta \rangle`, without signs and their noise, a second
+    one the curvature from probes at ``f'``.
 
     Our own; the Gauss-Newton matrix behind it is that of Martens (2020), arXiv:1412.1193, and its
     unbiased low-rank sketch by random signs is Hutchinson's (1990, doi:10.1080/03610919008812866).
 
     Args:
         num_probes: Backward passes per batch, ``K``; more examples serve better than more probes.
-        temperature: Of the softened half of a probe; 1: the plain divergence alone.
+        temperature: Of the probe's probabilities.
         interactions: Whether the factor ``R`` is returned as well as the additive table.
         shrinkage: Of the interactions, from 0 to 1; ``None``: in closed form.
         seed: Of the signs.
@@ -84,7 +85,7 @@ class OutputSketch(RefinableEstimator):
     summary: ClassVar[str] = "output sketch with interactions, 1 forward + 1 backward (default)"
 
     num_probes: int = 1
-    temperature: float = 2.0
+    temperature: float = 1.5
     interactions: bool = True
     shrinkage: float | None = None
     seed: int = 0
@@ -117,38 +118,78 @@ class OutputSketch(RefinableEstimator):
         probes = _Probes(network.metric, self.temperature, self.seed)
         rows = FactorRows(len(network.layers), len(choices))
         group = _GROUP if data.num_examples >= _GROUP * _MIN_ROWS else 1
-        sketch = _Sketch(network, quantizer, choices, incumbent, group)
+        sketch = _Sketch(network, quantizer, choices, incumbent)
+        slopes = _Slopes(len(network.layers), len(choices))
         for batch in track(network.batches(data), "output sketch", data.num_batches):
+            original = _original(network, batch) if incumbent else None
             for _ in range(self.num_probes):
-                rows.add(*sketch.rows(batch, probes), batch.size)
-        table = loss_table(network, choices, rows.table, self.name)
+                probe = partial(probes.draw, batch, original)
+                rows.add(sketch.rows(batch, probe, group), batch.size)
+            if original is not None:
+                slope = partial(slopes.draw, probes.softened, batch, original)
+                slopes.values += sketch.rows(batch, slope, batch.size)[0]
+        rows.scale = probes.scale
+        values = rows.table + probes.scale * slopes.table / data.num_examples
+        table = loss_table(network, choices, values, self.name)
         found = rows.interactions(self.shrinkage) if self.interactions else None
         return Sensitivity(table, found)
 
 
 class _Probes:
-    """Draws probes of the mean of the plain and the softened metric's curvature."""
+    """Draws probes of the softened metric, and knows the scale of the plain one beside it."""
 
     def __init__(self, metric: OutputMetric, temperature: float, seed: int) -> None:
-        self._plain, self._softened = metric, metric.softened(temperature)
-        self._generators = [torch.Generator().manual_seed(2 * seed + index) for index in range(2)]
-        self._powers = torch.zeros(2, 1, dtype=torch.float64)
+        self._plain, self.softened = metric, metric.softened(temperature)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._powers = [0.0, 0.0]
 
-    def draw(self, outputs: Tensor, weights: Tensor) -> Tensor:
-        """See ``OutputMetric.probe``."""
-        plain = self._plain.probe(outputs, weights, self._generators[0])
-        if self._softened == self._plain:
-            return plain
-        softened = self._softened.probe(outputs, weights, self._generators[1])
-        each = torch.stack(
-            [u.double().flatten(1).square().sum(dim=1).cpu() for u in (plain, softened)]
-        )
-        powers = self._powers + each.cumsum(
-            dim=1
-        )  # [2, N], up to each example: batches do not matter
-        self._powers = powers[:, -1:]
-        scale = (powers[0] / powers[1]).sqrt().nan_to_num(0.0, posinf=0.0)  # [N]
-        return (plain + scale.to(softened).view(-1, 1, 1) * softened) / sqrt(2)
+    def draw(self, batch: Batch, original: Tensor | None, outputs: Tensor) -> Tensor:
+        """``[N, P, C]``, see ``OutputMetric.probe``; the scale is that of the original's probes."""
+        weights = position_weights(batch, outputs)
+        reference = outputs if original is None else original
+        state = self._generator.get_state()
+        for index, metric in enumerate((self._plain, self.softened)):
+            self._generator.set_state(state)  # the same signs
+            drawn = metric.probe(reference, weights, self._generator)
+            self._powers[index] += float(drawn.double().square().sum())
+        if original is None:
+            return drawn
+        self._generator.set_state(state)
+        return self.softened.probe(outputs, weights, self._generator)
+
+    @property
+    def scale(self) -> float:
+        """Squared length of the plain probes over that of the softened ones."""
+        plain, softened = self._powers
+        return plain / softened if softened else 1.0
+
+
+class _Slopes:
+    """Sums what every change does to the divergence at an incumbent, to first order."""
+
+    def __init__(self, num_layers: int, num_choices: int) -> None:
+        self.values = np.zeros((num_layers, num_choices))
+        self._lost = 0.0
+
+    def draw(self, metric: OutputMetric, batch: Batch, original: Tensor, outputs: Tensor) -> Tensor:
+        """``[N, P, C]`` gradient of the summed divergence with respect to the outputs."""
+        weights = position_weights(batch, outputs)
+        with torch.enable_grad():
+            at = outputs.detach().requires_grad_()
+            lost = (metric.divergence(original, at) * weights).sum()
+            (slope,) = torch.autograd.grad(lost, at)
+        self._lost += float(lost.detach())
+        return slope
+
+    @property
+    def table(self) -> Array:
+        """``[L, B]`` summed over examples, what the incumbent loses spread evenly over layers."""
+        return self.values + self._lost / len(self.values)
+
+
+def _original(network: Network, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        return network.outputs(batch)
 
 
 class _Sketch:
@@ -160,9 +201,8 @@ class _Sketch:
         quantizer: Quantizer,
         choices: Sequence[Precision],
         incumbent: Mapping[str, Precision],
-        group: int,
     ) -> None:
-        self.group = group
+        self.group = 1
         self.network = network
         self.quantizer = quantizer
         self.incumbent = incumbent
@@ -187,25 +227,13 @@ class _Sketch:
     def _held(self, name: str) -> Precision:
         return self.incumbent.get(name, ORIGINAL)
 
-    def rows(self, batch: Batch, probes: _Probes) -> tuple[Array, Array]:
-        """``[S, L, B]`` of one batch and one probe, and the incumbent's residual ``[S]``.
-
-        A row ``S`` is a group of examples.
-        """
-        count = ceil(batch.size / self.group)
+    def rows(self, batch: Batch, probe: Callable[[Tensor], Tensor], group: int) -> Array:
+        """``[S, L, B]`` of one batch and one probe; a row ``S`` is a group of examples."""
+        self.group = group
+        count = ceil(batch.size / group)
         for layer in self.network.layers:
             self.by_weight[layer.name] = torch.zeros(count, len(self.weight_formats))
             self.by_input[layer.name] = torch.zeros(batch.size, len(self.input_formats))
-        residual = torch.zeros(batch.size, dtype=torch.float64)
-        with torch.no_grad():
-            original = self.network.outputs(batch) if self.incumbent else None
-
-        def probe(outputs: Tensor) -> Tensor:
-            at = outputs if original is None else original
-            u = probes.draw(at, position_weights(batch, outputs))
-            residual.copy_((u * (outputs - at)).double().flatten(1).sum(dim=1))
-            return u
-
         with quantized(self.network, self.incumbent, self.quantizer):
             read_gradients(self.network, batch, self, probe)
         rows = [
@@ -213,7 +241,7 @@ class _Sketch:
             + self._grouped(self.by_input[layer.name])[:, self.input_column]
             for layer in self.network.layers
         ]
-        return torch.stack(rows, dim=1).double().numpy(), self._grouped(residual).numpy()
+        return torch.stack(rows, dim=1).double().numpy()
 
     def _grouped(self, values: Tensor) -> Tensor:
         """``[S, ...]`` sums over groups from ``[N, ...]``."""

@@ -28,14 +28,15 @@ class LocalSearch(Solver):
 
     The loss is a convex quadratic of the one-hot choice ``x``,
 
-    .. math:: D(x) = \tfrac12 (1 - \lambda) \, x^T G x + \lambda \, s^T x, \quad G = R^T R / S
+    .. math:: D(x) = s^T x + \tfrac12 (1 - \lambda) \, (x^T G x - \mathrm{diag}(G)^T x),
+        \quad G = R^T R / S
 
     so that with :math:`h = G x` the change of any single move, and of any pair of moves, is a few
     additions. The best move or pair within the budgets is taken until none lowers the loss; then
     random layers are changed and the descent begins anew (iterated local search, Lourenco et al.
     2003, doi:10.1007/0-306-48056-5_11), from the best answer so far. A loss without interactions is
-    already solved by the ILP. The bound is the additive share of the loss
-    alone, because the quadratic one is at least 0.
+    already solved by the ILP. The bound leaves out :math:`x^T G x`, which is at least 0: the share
+    :math:`\lambda` of the ILP's bound, and what a table that is not the diagonal's adds at least.
 
     Args:
         num_restarts: Descents after the first.
@@ -74,11 +75,17 @@ class LocalSearch(Solver):
         tried = (grouped.expand(best), exact.choice)
         layers = min(filter(problem.is_feasible, tried), key=problem.loss_of)
         loss = problem.loss_of(layers)
-        # The quadratic share is never below 0, whatever is chosen.
-        share = problem.interactions.shrinkage
-        bound = None if exact.bound is None else min(loss, share * exact.bound)
+        bound = None if exact.bound is None else min(loss, _bound(problem, exact.bound))
         status = Status.OPTIMAL if bound == loss else Status.FEASIBLE
         return Solution(status, layers, loss, bound, self.name, time.perf_counter() - start)
+
+
+def _bound(problem: Problem, additive: float) -> float:
+    """No assignment loses less, because the quadratic term is never below 0."""
+    assert problem.interactions is not None
+    share = problem.interactions.shrinkage
+    beside = np.where(problem.allowed, problem.loss.values - problem.interactions.alone, np.inf)
+    return float(share * additive + (1 - share) * beside.min(axis=1).sum())
 
 
 @final
@@ -88,7 +95,7 @@ class _Quadratic:
 
     Args:
         gram: ``[M, M]``, times the share of the interactions.
-        linear: ``[M]`` additive loss, times its share, and what the offset adds.
+        linear: ``[M]`` additive loss, less what the quadratic form counts of single layers.
         costs: ``[R, M]``.
         limits: ``[R]``.
         group: ``[M]`` of each move.
@@ -111,13 +118,12 @@ class _Quadratic:
         """From a problem with interactions."""
         grouped, found = problem.grouped, problem.interactions
         assert found is not None
-        assert found.offset is not None
         group, column = np.nonzero(grouped.allowed)
         by_group = [found.factor[:, list(rows)].sum(axis=1) for rows in grouped.members]
         factor = np.stack(by_group, axis=1).astype(np.float64)[:, group, column]  # [S, M]
         share = 1 - found.shrinkage
-        linear = found.shrinkage * grouped.loss[group, column]
-        linear += share * (found.offset.astype(np.float64) @ factor) / len(factor)
+        alone = np.stack([found.alone[list(rows)].sum(axis=0) for rows in grouped.members])
+        linear = grouped.loss[group, column] - share * alone[group, column]
         gram = share * (factor.T @ factor) / len(factor)
         slack = 1 + ROUNDING * np.sign(grouped.limits)
         index = np.full(grouped.allowed.shape, -1, dtype=np.intp)

@@ -58,7 +58,7 @@ def label_probe(
     Args:
         logits: ``[N, P, C]``.
         weights: ``[N, P]`` share of every position in its example's mean.
-        targets: Class indices ``[N, P]``, where below 0 not counted; ``None``: drawn from the
+        targets: Class indices ``[N, P]``, below 0 where the weight is 0; ``None``: drawn from the
             network's own distribution, independently at every position.
         generator: On the CPU, for drawn labels.
 
@@ -73,6 +73,6 @@ def label_probe(
         drawn = torch.multinomial(rows, 1, generator=generator).to(p.device)
         classes, scale = drawn.reshape(p.shape[:2]), weights.sqrt()
     else:
-        classes, scale = targets.clamp_min(0), weights * (targets >= 0)
+        classes, scale = targets.clamp_min(0), weights
     u = p - torch.nn.functional.one_hot(classes, p.shape[-1])
     return (u * scale.unsqueeze(-1)).to(logits.dtype)

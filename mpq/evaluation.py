@@ -6,7 +6,6 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mpq.assignment import Assignment
 from mpq.backends import apply
@@ -15,6 +14,7 @@ from mpq.errors import DataError
 from mpq.metric import KL, KLDivergence, OutputMetric
 from mpq.model import device_of
 from mpq.outputs import position_weights
+from mpq.targets import class_targets, cross_entropy
 
 
 @final
@@ -140,16 +140,7 @@ def _against_targets(batch: Batch, logits: Tensor) -> tuple[int, int, float]:
     """Targets counted, hits among them, summed negative log-likelihood in nats."""
     if batch.targets is None:
         return 0, 0, 0.0
-    targets = batch.targets.reshape(batch.size, -1)
-    if targets.is_floating_point() or targets.shape != logits.shape[:2]:
-        raise DataError(
-            f"targets must be class indices {tuple(logits.shape[:2])}, one per position; got "
-            f"{tuple(batch.targets.shape)} {batch.targets.dtype}"
-        )
+    targets = class_targets(batch, logits, "accuracy")
     counted = targets != IGNORED_TARGET
     hits = (logits.argmax(dim=-1) == targets) & counted
-    nll = F.cross_entropy(
-        logits.flatten(0, 1).double(), targets.flatten().long(), reduction="sum",
-        ignore_index=IGNORED_TARGET,
-    )  # fmt: skip
-    return int(counted.sum()), int(hits.sum()), float(nll)
+    return int(counted.sum()), int(hits.sum()), float(cross_entropy(targets, logits).sum())

@@ -153,17 +153,16 @@ class CosineDistance(OutputMetric):
         f = outputs.detach().double()
         signs, along = random_signs(outputs, generator), _direction(f)
         across = signs - along * (along * signs).sum(dim=-1, keepdim=True)
-        u = across / _length(f)
+        length = torch.linalg.vector_norm(f, dim=-1, keepdim=True)
+        u = torch.where(length > 0, across / length, 0.0)
         return (u * weights.sqrt().unsqueeze(-1)).to(outputs.dtype)
 
 
 def _direction(values: Tensor) -> Tensor:
-    return values / _length(values)
-
-
-def _length(values: Tensor) -> Tensor:
-    length: Tensor = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
-    return length.clamp_min(torch.finfo(torch.float64).tiny)
+    """Unit vectors; an output of zeros has no direction and stays as it is."""
+    is_zero = (values == 0).all(dim=-1, keepdim=True)
+    safe = torch.where(is_zero, 1.0, values)  # the length of zeros has no derivative
+    return torch.where(is_zero, 0.0, safe / torch.linalg.vector_norm(safe, dim=-1, keepdim=True))
 
 
 METRICS: Registry[OutputMetric] = Registry("metric", (KLDivergence, SquaredError, CosineDistance))

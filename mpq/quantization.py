@@ -128,12 +128,19 @@ class Quantizer:
     weight_range: RangeMethod = "mse"
     _grids: dict[tuple[str, TensorFormat], Grid] = field(default_factory=dict, repr=False)
 
-    def weight(self, name: str, site: nn.Module, tensor_format: TensorFormat) -> Tensor:
+    def weight(
+        self,
+        name: str,
+        site: nn.Module,
+        tensor_format: TensorFormat,
+        original: Tensor | None = None,
+    ) -> Tensor:
         """The layer's weight after storing it in a format, in its own shape.
 
+        ``original`` is the weight where the site holds another one, as within ``quantized``.
         The search for its range is done once per layer and format; the scales are kept.
         """
-        weight = weight_of(site).detach()
+        weight = (weight_of(site) if original is None else original).detach()
         if tensor_format.is_exact:
             return weight
         layout = layout_of(site)

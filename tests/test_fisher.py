@@ -225,7 +225,7 @@ def test_examples_that_share_a_tensor_are_seen_as_independent() -> None:
 
 
 def test_masked_targets_do_not_count() -> None:
-    """Targets below 0 are ignored; what remains keeps its share of the mean."""
+    """The mean is one over the targets that there are."""
     ids, targets = torch.randint(0, 7, (4, 5)), torch.randint(0, 3, (4, 5))
     hidden = targets.clone()
     hidden[:, 2:] = -100
@@ -235,13 +235,13 @@ def test_masked_targets_do_not_count() -> None:
 
     kept = Tool(tool.network.module, [(ids[:, :2], targets[:, :2])], WEIGHT).losses()
     for name in found:
-        assert found[name][0] == pytest.approx(kept[name][0] * (2 / 5) ** 2, rel=1e-4)
+        assert found[name][0] == pytest.approx(kept[name][0], rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        (None, "labels=targets needs targets in the calibration data"),
+        (None, "labels=targets needs targets, and the data has none"),
         (torch.zeros(6, 2, dtype=torch.long), r"class indices \(6, 1\), one per position"),
         (torch.zeros(6), "class indices"),
         (torch.full((6,), 3), "target 3, but the network has 3 classes"),

@@ -49,7 +49,7 @@ def test_sampled_labels_come_with_the_networks_probabilities() -> None:
     outputs = torch.tensor([[0.0, 1.0, 2.0], [1.0, 0.0, -1.0]]).repeat(2000, 1, 1)
     batch = Batch((torch.zeros(2000, 2),))
 
-    found = class_labels(network(), batch, outputs, "sampled", generator())
+    found, _ = class_labels(network(), batch, outputs, "sampled", generator())
 
     shares = F.one_hot(found, 3).double().mean(dim=0)
     torch.testing.assert_close(shares, outputs[0].double().softmax(dim=-1), rtol=0, atol=0.03)

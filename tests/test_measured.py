@@ -503,7 +503,10 @@ def test_unknown_score_is_refused() -> None:
 
 def test_loss_without_targets_is_refused() -> None:
     """The message says what to yield."""
-    with pytest.raises(DataError, match=r"score=loss needs targets: yield \(inputs, targets\)"):
+    with pytest.raises(
+        DataError,
+        match=r"score=loss needs targets, and the data has none: yield pairs \(inputs, targets\)",
+    ):
         estimate(Measured("loss"), make_model(), [torch.randn(4, 5)])
 
 

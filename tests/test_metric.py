@@ -341,12 +341,28 @@ def test_an_unknown_metric_is_refused() -> None:
         search(regression(), "mse", [measurements(1)], [measurements(2)])
 
 
-def test_a_direction_of_nothing_is_an_error() -> None:
-    """An output of zeros has no direction, so that its cosine says nothing; that is said."""
+def test_outputs_without_a_direction_do_not_spoil_the_others() -> None:
+    """An embedding of zeros (a masked position, a ReLU that is off) has no slope."""
+    outputs = torch.tensor([[[0.0, 0.0, 0.0], [1.0, 2.0, 2.0]]])
+    changed = torch.tensor([[[0.0, 0.0, 0.0], [2.0, 1.0, 2.0]]], requires_grad=True)
+
+    lost = CosineDistance().divergence(outputs, changed)
+    (slope,) = torch.autograd.grad(lost.sum(), changed)
+    probe = CosineDistance().probe(outputs, torch.ones(1, 2), torch.Generator().manual_seed(0))
+
+    assert lost[0].tolist() == pytest.approx([0.0, 1 - 8 / 9])
+    assert slope[0, 0].tolist() == probe[0, 0].tolist() == [0.0, 0.0, 0.0]
+    assert bool(slope.isfinite().all())
+
+
+def test_a_relu_in_front_of_the_cosine_can_be_searched() -> None:
+    """Some embeddings are zeros."""
     linear = nn.Linear(6, 4)
     model = nn.Sequential(linear, nn.ReLU())
     with torch.no_grad():
-        linear.bias.fill_(-100.0)
+        linear.bias.fill_(-1.0)
+    assert bool((model(measurements(1)) == 0).all(dim=1).any())
 
-    with pytest.raises(ModelError, match="gradients or outputs of the network overflow"):
-        search(model.eval(), "cosine", [measurements(1)], [measurements(2)])
+    found = search(model.eval(), "cosine", [measurements(1)], [measurements(2)])
+
+    assert found.solution.loss is not None

@@ -107,7 +107,7 @@ class _Products:
         self.weight_column = [self.weight_formats.index(choice.weight) for choice in choices]
         self.input_column = [self.input_formats.index(choice.activation) for choice in choices]
         self.gradients = ExampleGradients(self._read_weight)
-        self.errors = {layer.name: self._weight_errors(layer.name) for layer in network.layers}
+        self.errors: tuple[str, Tensor] | None = None  # of the layer read last
         self.by_weight: dict[str, Tensor] = {}  # layer to [N, weight formats]
         self.by_input: dict[str, Tensor] = {}  # layer to [N, input formats]
 
@@ -147,16 +147,20 @@ class _Products:
 
     def _read_weight(self, tap: Tap, examples: slice, gradients: Tensor) -> None:
         gradients = gradients.abs() if self.elementwise else gradients
-        self.by_weight[tap.name][examples] += (gradients @ self.errors[tap.name]).cpu()
+        self.by_weight[tap.name][examples] += (gradients @ self._weight_errors(tap.name)).cpu()
 
     def _weight_errors(self, name: str) -> Tensor:
-        """``[D, weight formats]``: what each format does to the weight."""
+        """``[D, weight formats]``: what each format does to the weight; one layer's are kept."""
+        if self.errors is not None and self.errors[0] == name:
+            return self.errors[1]
         weight, site = self.network.weight(name), self.network.site(name)
         errors = [
             (self.quantizer.weight(name, site, tensor_format).float() - weight.float()).flatten()
             for tensor_format in self.weight_formats
         ]
-        return torch.stack([e.abs() if self.elementwise else e for e in errors], dim=1)
+        stacked = torch.stack([e.abs() if self.elementwise else e for e in errors], dim=1)
+        self.errors = (name, stacked)
+        return stacked
 
 
 def _sums(tap: Tap, product: Tensor) -> Tensor:

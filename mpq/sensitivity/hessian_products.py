@@ -7,14 +7,14 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mpq.calibration import IGNORED_TARGET, Batch
-from mpq.errors import DataError, InputError, ModelError
+from mpq.calibration import Batch
+from mpq.errors import InputError, ModelError
 from mpq.metric import KLDivergence
 from mpq.model import Network, hooks, weight_of
 from mpq.outputs import position_weights
+from mpq.targets import class_targets, cross_entropy, target_weights
 
 Objective = Callable[[Batch, Tensor], Tensor]
 """From a batch and its outputs ``[N, P, C]`` to the loss, summed over the examples."""
@@ -36,17 +36,15 @@ def objective(network: Network, loss: str) -> Objective:
     """
     check_option("loss", loss, LOSSES)
     if loss == "divergence":
-        return lambda batch, outputs: _mean_over_positions(
-            batch, outputs, network.metric.divergence(outputs.detach(), outputs)
-        )
+        return lambda batch, outputs: (
+            network.metric.divergence(outputs.detach(), outputs) * position_weights(batch, outputs)
+        ).sum()
     if not isinstance(network.metric, KLDivergence):
         raise InputError(
             f"loss='cross-entropy' needs logits, which metric={network.metric.name!r} says the "
             "outputs are not; use loss='divergence'"
         )
-    return lambda batch, outputs: _mean_over_positions(
-        batch, outputs, _cross_entropy(batch, outputs)
-    )
+    return _cross_entropy
 
 
 def check_option(option: str, value: str, known: Sequence[str]) -> None:
@@ -59,28 +57,10 @@ def check_option(option: str, value: str, known: Sequence[str]) -> None:
         raise InputError(f"{option} is one of {', '.join(known)}; got {value!r}")
 
 
-def _mean_over_positions(batch: Batch, outputs: Tensor, losses: Tensor) -> Tensor:
-    return (losses * position_weights(batch, outputs)).sum()
-
-
 def _cross_entropy(batch: Batch, outputs: Tensor) -> Tensor:
-    """``[N, P]``, 0 where there is no target."""
-    if batch.targets is None:
-        raise DataError(
-            "loss='cross-entropy' needs targets, and the data has none; yield pairs (inputs, "
-            "targets) or use loss='divergence'"
-        )
-    targets = batch.targets.reshape(batch.size, -1)
-    if targets.is_floating_point() or targets.shape != outputs.shape[:2]:
-        raise DataError(
-            f"targets must be class indices {tuple(outputs.shape[:2])}, one per position; got "
-            f"{tuple(batch.targets.shape)} {batch.targets.dtype}"
-        )
-    losses = F.cross_entropy(
-        outputs.flatten(0, 1).double(), targets.flatten().long(), reduction="none",
-        ignore_index=IGNORED_TARGET,
-    )  # fmt: skip
-    return losses.view_as(targets)
+    targets = class_targets(batch, outputs, "loss='cross-entropy'")
+    losses: Tensor = cross_entropy(targets, outputs) * target_weights(targets)
+    return losses.sum()
 
 
 @final

@@ -5,11 +5,12 @@ from torch import Tensor
 
 from mpq.calibration import Batch
 from mpq.divergence import label_probe
-from mpq.errors import DataError, InputError, UnknownNameError
+from mpq.errors import InputError, UnknownNameError
 from mpq.metric import KLDivergence
 from mpq.model import Network
 from mpq.outputs import position_weights
 from mpq.sensitivity.gradients import ProbeOf
+from mpq.targets import class_targets, target_weights
 
 LABELS = ("sampled", "targets")
 """``sampled``: drawn from the network's own distribution; ``targets``: those of the data."""
@@ -36,13 +37,9 @@ def fisher_gradient(
     """
 
     def probe(outputs: Tensor) -> Tensor:
-        weights, metric = position_weights(batch, outputs), network.metric
-        if labels == "targets":
-            classes = class_labels(network, batch, outputs, labels, generator)
-            return label_probe(outputs, weights, classes, generator)
-        if isinstance(metric, KLDivergence):
-            return label_probe(outputs / metric.temperature, weights, None, generator)
-        return metric.probe(outputs, weights, generator)
+        if labels == "sampled":
+            return _sampled(network, batch, outputs, generator)
+        return _of_mean_loss(network, batch, outputs, labels, generator)
 
     return probe
 
@@ -57,48 +54,53 @@ def loss_gradient(
     """
 
     def probe(outputs: Tensor) -> Tensor:
-        weights = position_weights(batch, outputs)
         if labels == "sampled" and not isinstance(network.metric, KLDivergence):
-            u = network.metric.probe(outputs, weights, generator)
-            return u * weights.sqrt().unsqueeze(-1).to(u.dtype)
-        classes = class_labels(network, batch, outputs, labels, generator)
-        return label_probe(outputs, weights, classes, generator)
+            u = network.metric.probe(outputs, position_weights(batch, outputs), generator)
+            return u * position_weights(batch, outputs).sqrt().unsqueeze(-1).to(u.dtype)
+        return _of_mean_loss(network, batch, outputs, labels, generator)
 
     return probe
 
 
-def class_labels(
+def _sampled(network: Network, batch: Batch, outputs: Tensor, generator: torch.Generator) -> Tensor:
+    weights, metric = position_weights(batch, outputs), network.metric
+    if isinstance(metric, KLDivergence):
+        return label_probe(outputs / metric.temperature, weights, None, generator)
+    return metric.probe(outputs, weights, generator)
+
+
+def _of_mean_loss(
     network: Network, batch: Batch, outputs: Tensor, labels: str, generator: torch.Generator
 ) -> Tensor:
-    """Class of every position, ``[N, P]``, below 0 where not counted, from outputs ``[N, P, C]``.
+    classes, weights = class_labels(network, batch, outputs, labels, generator)
+    return label_probe(softened(network, outputs), weights, classes, generator)
+
+
+def class_labels(
+    network: Network, batch: Batch, outputs: Tensor, labels: str, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Class of every position, and its share in its example's mean, both ``[N, P]``.
 
     Raises:
         InputError: If the network's outputs are no classes.
         DataError: If targets are wanted and there are none, or none that fit.
     """
-    if not isinstance(network.metric, KLDivergence):
-        raise InputError(f"labels are classes; the metric {network.metric.name!r} has none")
+    logits = softened(network, outputs)
     if labels == "targets":
-        return _targets(batch, outputs)
-    p = (outputs.detach().double() / network.metric.temperature).softmax(dim=-1)
+        targets = class_targets(batch, logits, "labels=targets")
+        return targets, target_weights(targets)
+    p = logits.detach().double().softmax(dim=-1)
     # On the CPU: a device's own generator would draw other labels.
     drawn = torch.multinomial(p.flatten(0, 1).cpu(), 1, generator=generator)
-    return drawn.reshape(p.shape[:2]).to(p.device)
+    return drawn.reshape(p.shape[:2]).to(p.device), position_weights(batch, outputs)
 
 
-def _targets(batch: Batch, outputs: Tensor) -> Tensor:
-    if batch.targets is None:
-        raise DataError(
-            "labels=targets needs targets in the calibration data: yield (inputs, targets), "
-            "or take labels=sampled"
-        )
-    expected, num_classes = tuple(outputs.shape[:2]), outputs.shape[2]
-    targets = batch.targets.reshape(batch.size, -1).to(outputs.device)
-    if targets.is_floating_point() or tuple(targets.shape) != expected:
-        raise DataError(
-            f"targets must be class indices {expected}, one per position; got "
-            f"{tuple(batch.targets.shape)} {batch.targets.dtype}"
-        )
-    if int(targets.max()) >= num_classes:
-        raise DataError(f"target {int(targets.max())}, but the network has {num_classes} classes")
-    return targets.long()
+def softened(network: Network, outputs: Tensor) -> Tensor:
+    """Logits over the temperature of the network's metric.
+
+    Raises:
+        InputError: If the network's outputs are no classes.
+    """
+    if not isinstance(network.metric, KLDivergence):
+        raise InputError(f"labels are classes; the metric {network.metric.name!r} has none")
+    return outputs / network.metric.temperature

@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from mpq.calibration import IGNORED_TARGET, Batch, Calibration
+from mpq.calibration import Batch, Calibration
 from mpq.errors import DataError, InputError, UnknownNameError
 from mpq.journal import Journal, measurement_key
 from mpq.metric import CosineDistance, KLDivergence, OutputMetric
@@ -23,6 +22,7 @@ from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
 from mpq.sensitivity.factor_rows import FactorRows
 from mpq.sensitivity.prefix import Recording, reusing
 from mpq.sensitivity.tiles import Cell, Tile, Tiling
+from mpq.targets import class_targets, cross_entropy, target_weights
 
 Array = npt.NDArray[np.float64]
 Row = dict[str, Any]
@@ -309,21 +309,10 @@ def _loss(_: OutputMetric, batch: Batch, original: Tensor, changed: Tensor) -> T
 
 def _cross_entropy(batch: Batch, logits: Tensor) -> Tensor:
     """``[M]``: mean over the targets of every example that has one."""
-    if batch.targets is None:
-        raise DataError("score=loss needs targets: yield (inputs, targets) or use divergence")
-    targets = batch.targets.reshape(batch.size, -1)
-    if targets.is_floating_point() or targets.shape != logits.shape[:2]:
-        raise DataError(
-            f"targets must be class indices {tuple(logits.shape[:2])}, one per position; got "
-            f"{tuple(batch.targets.shape)} {batch.targets.dtype}"
-        )
-    nll = F.cross_entropy(
-        logits.flatten(0, 1).double(), targets.flatten().long(), reduction="none",
-        ignore_index=IGNORED_TARGET,
-    )  # fmt: skip
-    counted = (targets != IGNORED_TARGET).sum(dim=1)
-    means = nll.reshape(targets.shape).sum(dim=1) / counted
-    return means[counted > 0]
+    targets = class_targets(batch, logits, "score=loss")
+    weights = target_weights(targets)
+    losses: Tensor = (cross_entropy(targets, logits) * weights).sum(dim=1)
+    return losses[weights.sum(dim=1) > 0]
 
 
 def _noise_to_signal(_: OutputMetric, batch: Batch, original: Tensor, changed: Tensor) -> Tensor:

@@ -49,7 +49,8 @@ class OutputSketch(RefinableEstimator):
 
     where ``g`` are the gradients of :math:`\langle u_n, f_n \rangle` for the logits ``f`` and a
     probe ``u`` with :math:`E[u u^T]` the Fisher information of the softmax
-    (``mpq.divergence.fisher_probe``). So ``s`` estimates, without bias, the KL divergence to second
+    (``mpq.divergence.fisher_probe``). So ``s`` estimates the KL divergence (without bias where the
+    temperature is 1, else with another weight of examples and classes, see below) to second
     order in the change of the logits and first order in the change of the layer, in nats per
     example. For sequences, signs are drawn per position and positions are averaged. One forward
     and one backward pass price all layers at all precisions.
@@ -66,9 +67,10 @@ class OutputSketch(RefinableEstimator):
     the scale of the plain divergence at the output.
 
     ``estimate_at`` expands the loss around an incumbent assignment ``f'``, with gradients that pass
-    straight through rounded activations: a first backward pass gives the slope
-    :math:`\langle \nabla_{f'} D(f, f'), J \Delta \rangle`, without signs and their noise, a second
-    one the curvature from probes at ``f'``.
+    straight through rounded activations: the loss that it has, the slope
+    :math:`\langle \nabla_{f'} D(f, f'), J \Delta \rangle` from a second backward pass, softened and
+    scaled as the probes are, and the curvature from probes at ``f'``. (A slope from the residual
+    :math:`u_n^T (f' - f)` times each row would save that pass, but has the noise of the signs.)
 
     Our own; the Gauss-Newton matrix behind it is that of Martens (2020), arXiv:1412.1193, and its
     unbiased low-rank sketch by random signs is Hutchinson's (1990, doi:10.1080/03610919008812866).
@@ -119,17 +121,17 @@ class OutputSketch(RefinableEstimator):
         rows = FactorRows(len(network.layers), len(choices))
         group = _GROUP if data.num_examples >= _GROUP * _MIN_ROWS else 1
         sketch = _Sketch(network, quantizer, choices, incumbent)
-        slopes = _Slopes(len(network.layers), len(choices))
+        slopes = _Slopes(network.metric, self.temperature, (len(network.layers), len(choices)))
         for batch in track(network.batches(data), "output sketch", data.num_batches):
             original = _original(network, batch) if incumbent else None
             for _ in range(self.num_probes):
                 probe = partial(probes.draw, batch, original)
                 rows.add(sketch.rows(batch, probe, group), batch.size)
             if original is not None:
-                slope = partial(slopes.draw, probes.softened, batch, original)
+                slope = partial(slopes.draw, batch, original)
                 slopes.values += sketch.rows(batch, slope, batch.size)[0]
         rows.scale = probes.scale
-        values = rows.table + probes.scale * slopes.table / data.num_examples
+        values = rows.table + slopes.table(probes.scale) / data.num_examples
         table = loss_table(network, choices, values, self.name)
         found = rows.interactions(self.shrinkage) if self.interactions else None
         return Sensitivity(table, found)
@@ -139,7 +141,7 @@ class _Probes:
     """Draws probes of the softened metric, and knows the scale of the plain one beside it."""
 
     def __init__(self, metric: OutputMetric, temperature: float, seed: int) -> None:
-        self._plain, self.softened = metric, metric.softened(temperature)
+        self._plain, self._softened = metric, metric.softened(temperature)
         self._generator = torch.Generator().manual_seed(seed)
         self._powers = [0.0, 0.0]
 
@@ -147,15 +149,17 @@ class _Probes:
         """``[N, P, C]``, see ``OutputMetric.probe``; the scale is that of the original's probes."""
         weights = position_weights(batch, outputs)
         reference = outputs if original is None else original
+        if self._softened == self._plain:
+            return self._plain.probe(outputs, weights, self._generator)
         state = self._generator.get_state()
-        for index, metric in enumerate((self._plain, self.softened)):
+        for index, metric in enumerate((self._plain, self._softened)):
             self._generator.set_state(state)  # the same signs
             drawn = metric.probe(reference, weights, self._generator)
             self._powers[index] += float(drawn.double().square().sum())
         if original is None:
             return drawn
         self._generator.set_state(state)
-        return self.softened.probe(outputs, weights, self._generator)
+        return self._softened.probe(outputs, weights, self._generator)
 
     @property
     def scale(self) -> float:
@@ -165,26 +169,26 @@ class _Probes:
 
 
 class _Slopes:
-    """Sums what every change does to the divergence at an incumbent, to first order."""
+    """Sums what an incumbent loses, and what every change does to that, to first order."""
 
-    def __init__(self, num_layers: int, num_choices: int) -> None:
-        self.values = np.zeros((num_layers, num_choices))
+    def __init__(self, metric: OutputMetric, temperature: float, shape: tuple[int, int]) -> None:
+        self._plain, self._softened = metric, metric.softened(temperature)
+        self.values = np.zeros(shape)
         self._lost = 0.0
 
-    def draw(self, metric: OutputMetric, batch: Batch, original: Tensor, outputs: Tensor) -> Tensor:
-        """``[N, P, C]`` gradient of the summed divergence with respect to the outputs."""
+    def draw(self, batch: Batch, original: Tensor, outputs: Tensor) -> Tensor:
+        """``[N, P, C]`` gradient of the softened divergence with respect to the outputs."""
         weights = position_weights(batch, outputs)
+        self._lost += float((self._plain.divergence(original, outputs) * weights).sum())
         with torch.enable_grad():
             at = outputs.detach().requires_grad_()
-            lost = (metric.divergence(original, at) * weights).sum()
+            lost = (self._softened.divergence(original, at) * weights).sum()
             (slope,) = torch.autograd.grad(lost, at)
-        self._lost += float(lost.detach())
         return slope
 
-    @property
-    def table(self) -> Array:
+    def table(self, scale: float) -> Array:
         """``[L, B]`` summed over examples, what the incumbent loses spread evenly over layers."""
-        return self.values + self._lost / len(self.values)
+        return scale * self.values + self._lost / len(self.values)
 
 
 def _original(network: Network, batch: Batch) -> Tensor:
@@ -210,19 +214,17 @@ class _Sketch:
         self.input_formats = tuple(dict.fromkeys(choice.activation for choice in choices))
         self.weight_column = [self.weight_formats.index(choice.weight) for choice in choices]
         self.input_column = [self.input_formats.index(choice.activation) for choice in choices]
-        self.changes = {
-            layer.name: self._weight_changes(layer.name)
-            for layer in track(network.layers, "rounded weights")
-        }
+        self.weights = {layer.name: network.weight(layer.name) for layer in network.layers}
         self.by_weight: dict[str, Tensor] = {}  # layer to [N, weight formats]
         self.by_input: dict[str, Tensor] = {}  # layer to [N, input formats]
 
     def _weight_changes(self, name: str) -> Tensor:
         """``[D, weight formats]``: what each format does to the incumbent's weight."""
         site = self.network.site(name)
-        held = self.quantizer.weight(name, site, self._held(name).weight)
-        changes = [self.quantizer.weight(name, site, f) - held for f in self.weight_formats]
-        return torch.stack([change.flatten() for change in changes], dim=1).float()
+        rounded = partial(self.quantizer.weight, name, site, original=self.weights[name])
+        held = rounded(self._held(name).weight)
+        changes = [rounded(tensor_format) - held for tensor_format in self.weight_formats]
+        return torch.stack([change.flatten().float() for change in changes], dim=1)
 
     def _held(self, name: str) -> Precision:
         return self.incumbent.get(name, ORIGINAL)
@@ -272,7 +274,7 @@ class _Sketch:
                 is_first = torch.arange(tap.num_examples) % self.group == 0
                 return product.sum().cpu() * is_first / sqrt(int(is_first.sum()))
             return split.flatten(1).sum(dim=1).cpu()
-        step = max(1, _CACHED_ELEMENTS * tap.num_examples // x.numel())
+        step = max(1, _CACHED_ELEMENTS * tap.num_examples // max(1, x.numel()))
         found = []
         for some, gradients in zip(x.split(step * rows), g.split(step * rows), strict=True):
             change = self._input_change(tap, some, tensor_format)
@@ -291,16 +293,20 @@ class _Sketch:
         if inputs is None or outputs is None:
             # Signs of different examples are independent, so that the square of the sum over the
             # batch is, in the mean, the sum of the squares: spread evenly, it counts as such.
-            found += self._weight_shares(tap, x[None], g[None]) / sqrt(len(found))
+            changes = self._weight_changes(tap.name)
+            found += self._weight_shares(tap, x[None], g[None], changes) / sqrt(len(found))
             return
+        changes = self._weight_changes(tap.name)
         met = inputs[0].numel() * prod(weight_of(tap.site).shape[2:])
-        size = max(met, len(self.changes[tap.name]) // self.group)
+        size = max(1, met, weight_of(tap.site).numel() // self.group)
         step = max(1, _WORK_ELEMENTS // size // self.group)
         for start in range(0, len(found), step):
             part = slice(start * self.group, (start + step) * self.group)
-            found[start : start + step] += self._weight_shares(tap, inputs[part], outputs[part])
+            found[start : start + step] += self._weight_shares(
+                tap, inputs[part], outputs[part], changes
+            )
 
-    def _weight_shares(self, tap: Tap, x: Tensor, g: Tensor) -> Tensor:
+    def _weight_shares(self, tap: Tap, x: Tensor, g: Tensor, changes: Tensor) -> Tensor:
         """``[S, weight formats]`` for the inputs and output gradients of some examples."""
         gradients = summed_weight_gradients(tap.site, x, g.float(), self.group)  # [S, D]
-        return (gradients @ self.changes[tap.name]).cpu()
+        return (gradients @ changes).cpu()

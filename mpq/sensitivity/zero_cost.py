@@ -8,20 +8,19 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import nll_loss
 
 from mpq.calibration import Batch, Calibration
 from mpq.errors import ModelError, UnknownNameError
 from mpq.model import Network, weight_of
-from mpq.outputs import position_weights
 from mpq.precision import Precision
 from mpq.progress import track
 from mpq.quantization import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.gradients import Tap, read_gradients
 from mpq.sensitivity.importance import importance_table
-from mpq.sensitivity.labels import check_labels, class_labels, loss_gradient
+from mpq.sensitivity.labels import check_labels, class_labels, loss_gradient, softened
 from mpq.sensitivity.layer_response import response
+from mpq.targets import cross_entropy
 
 
 @final
@@ -146,11 +145,9 @@ class _Examples:
         self, batch: Batch, generator: torch.Generator, vectors: Sequence[Tensor]
     ) -> list[Tensor]:
         outputs = self._outputs(batch)
-        classes = class_labels(self.network, batch, outputs, self.labels, generator)
-        weights = position_weights(batch, outputs) * (classes >= 0)
-        log_p = outputs.double().log_softmax(dim=-1).flatten(0, 1)
-        nats = nll_loss(log_p, classes.clamp_min(0).flatten(), reduction="none")
-        gradients = self._grad((nats * weights.flatten()).sum(), None, create_graph=True)
+        classes, weights = class_labels(self.network, batch, outputs, self.labels, generator)
+        nats = cross_entropy(classes, softened(self.network, outputs))
+        gradients = self._grad((nats * weights).sum(), None, create_graph=True)
         pairs = zip(gradients, vectors, strict=True)
         along = sum((gradient * vector).sum().to(outputs.device) for gradient, vector in pairs)
         assert isinstance(along, Tensor)

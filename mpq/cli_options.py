@@ -60,7 +60,8 @@ SolverName = Annotated[
     typer.Option("--solver", help="Solver with options: ilp:time_limit_s=60. See `mpq solvers`."),
 ]
 Refine = Annotated[
-    int, typer.Option(help="Rounds of estimating anew at the assignment that was found.")
+    int,
+    typer.Option(help="Rounds of estimating anew at the assignment found (not for a frontier)."),
 ]
 Include = Annotated[list[str] | None, typer.Option(help="Glob: quantize only these layers.")]
 Exclude = Annotated[list[str] | None, typer.Option(help="Glob: leave these layers as they are.")]
@@ -197,6 +198,7 @@ class CompareOptions(NetworkOptions):
     solver: SolverName = "auto"
     random: RandomAssignments = 100
     max_loss: MaxLoss = 0.5
+    refine: Refine = 0
     output: Output = Path("mpq-compare")
 
     def run(self) -> "EstimatorComparison":
@@ -211,6 +213,7 @@ class CompareOptions(NetworkOptions):
             solver=self.solver,
             num_random=self.random,
             max_loss=self.max_loss,
+            refine=self.refine,
             folder=self.output,
         )
 

@@ -1,7 +1,8 @@
 """Which estimator to trust: predictions against what random assignments really lose."""
 
+import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +21,11 @@ from mpq.peak_memory import peak_memory_bytes
 from mpq.preparation import Prepared, solve
 from mpq.problem import Choice, Problem
 from mpq.progress import showing_progress, track
+from mpq.refining import refine as refine_solution
 from mpq.report import comparison_markdown, draw_predictions, png, predictions_table, scores_table
 from mpq.sampling import random_choices
 from mpq.searching import estimated
-from mpq.sensitivity import ESTIMATORS
+from mpq.sensitivity import ESTIMATORS, RefinableEstimator, SensitivityEstimator
 from mpq.solvers import SOLVERS
 
 if TYPE_CHECKING:
@@ -206,6 +208,7 @@ def compare(
     solver: str = "auto",
     num_random: int = 100,
     max_loss: float = 0.5,
+    refine: int = 0,
     folder: Path | str | None = None,
     seed: int = 0,
     progress: bool = False,
@@ -222,6 +225,8 @@ def compare(
         solver: Of the optima.
         num_random: Random assignments near each limit.
         max_loss: Assignments that lose more are not correlated, in the metric's unit.
+        refine: Rounds of refinement of an optimum, for estimators that can; predictions for random
+            assignments stay those of the first estimate.
         folder: Where measurements land as they are made, so that a killed run goes on.
         seed: Of random assignments, estimators and solver.
         progress: Whether bars are shown on standard error.
@@ -236,12 +241,13 @@ def compare(
     for text in estimators:
         ESTIMATORS.build(text, seed)
     parsed = [(text, Limit.parse(text)) for text in dict.fromkeys(limits)]
-    if not parsed or num_random < 3:
-        raise InputError("give at least one limit and num_random >= 3")
+    if not parsed or num_random < 3 or refine < 0:
+        raise InputError("give at least one limit, num_random >= 3 and refine >= 0")
     with showing_progress(progress):
         prepared = Prepared.of(model, calibration, **network)
         questions = {text: prepared.question([limit]) for text, limit in parsed}
-        run = _Comparison(prepared, questions, solver, seed, _journal(prepared, folder, seed))
+        journal = _journal(prepared, folder)
+        run = _Comparison(prepared, questions, solver, refine, seed, journal)
         trials = tuple(run.trials(num_random))
         run.search_weight_ranges()
         forward_seconds = run.forward_seconds()
@@ -254,15 +260,19 @@ def compare(
         )  # fmt: skip
 
 
-def _journal(prepared: Prepared, folder: Path | str | None, seed: int) -> Journal | None:
+def _journal(prepared: Prepared, folder: Path | str | None) -> Journal | None:
     if folder is None:
         return None
     tuning, testing = (
         measurement_key(prepared.network, data, prepared.quantizer, prepared.choices)
         for data in (prepared.tuning, prepared.testing)
     )
-    key = {**tuning, "held_out": testing["data"], "seed": str(seed), "ties": str(prepared.ties)}
+    key = {**tuning, "held_out": testing["data"]}
     return Journal(prepare_folder(Path(folder)) / JOURNAL, key)
+
+
+def _digest(*values: Any) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
 
 @final
@@ -273,32 +283,39 @@ class _Comparison:
     prepared: Prepared
     questions: Mapping[str, Problem]
     solver: str
+    refine: int
     seed: int
     journal: Journal | None
 
     def trials(self, num_random: int) -> Iterable[Trial]:
         """Random assignments near every limit."""
         drawn = [
-            (text, index, choice)
+            (text, choice)
             for text, question in self.questions.items()
-            for index, choice in enumerate(random_choices(question, num_random, self.seed))
+            for choice in random_choices(question, num_random, self.seed)
         ]
-        for text, index, choice in track(drawn, "random assignments"):
-            row = self._remember(f"random {index} near {text}", lambda c=choice: self._row(c))
+        for text, choice in track(drawn, "random assignments"):
+            row = self._row(choice)
             yield Trial(text, tuple(choice.tolist()), row["divergence"], row["accuracy"])
 
     def _row(self, choice: Choice) -> dict[str, Any]:
+        """What an assignment loses on the held-out examples."""
+        name = f"columns {' '.join(map(str, choice.tolist()))}"
+        return self._remembered(name, lambda: self._measured(choice))
+
+    def _measured(self, choice: Choice) -> dict[str, Any]:
         names = [layer.name for layer in self.prepared.network.layers]
         precisions = (self.prepared.choices[column] for column in choice.tolist())
         measured = self.prepared.on_held_out.measure(dict(zip(names, precisions, strict=True)))
         return {"divergence": measured.divergence, "accuracy": measured.accuracy}
 
-    def _remember(self, name: str, make: Any) -> Any:
+    def _remembered(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         if self.journal is None:
             return make()
         if name not in self.journal:
             self.journal.add(name, make())
-        return self.journal[name]
+        found: dict[str, Any] = self.journal[name]
+        return found
 
     def forward_seconds(self) -> float:
         """Median time of a forward pass over the calibration examples, by ``clock``."""
@@ -327,11 +344,19 @@ class _Comparison:
 
     def score(self, text: str, trials: Sequence[Trial], forward_seconds: float) -> Score:
         """One estimator; what it cannot do is its result."""
-        counts = "/".join(str(sum(t.limit == limit for t in trials)) for limit in self.questions)
-        name = (
-            f"estimator {text}, solver {self.solver}, limits {' '.join(self.questions)}, {counts}"
+        asked = _digest(
+            ESTIMATORS.build(text, self.seed), SOLVERS.build(self.solver, self.seed), self.refine,
+            [trial.columns for trial in trials],
+            [
+                (limit, question.allowed.tolist(), question.ties, budget.limit,
+                 budget.table.values.tolist())
+                for limit, question in self.questions.items()
+                for budget in question.budgets
+            ],
+        )  # fmt: skip
+        row = self._remembered(
+            f"estimator {text}, {asked}", lambda: self._estimate(text, trials, forward_seconds)
         )
-        row = self._remember(name, lambda: self._estimate(text, trials, forward_seconds))
         solved = tuple(Solved(**one) for one in row.get("solved", ()))
         return Score(**{**row, "solved": solved, "predicted": tuple(row.get("predicted", ()))})
 
@@ -355,7 +380,7 @@ class _Comparison:
             "predicted": [loss_of(np.array(trial.columns, dtype=np.intp)) for trial in trials],
             "unit": problem.loss.unit,
             "solved": [
-                self._solved(limit, replace(problem, budgets=question.budgets))
+                self._solved(limit, replace(problem, budgets=question.budgets), estimator)
                 for limit, question in self.questions.items()
             ],
             "seconds": seconds,
@@ -363,7 +388,15 @@ class _Comparison:
             "peak_memory_bytes": memory,
         }
 
-    def _solved(self, limit: str, problem: Problem) -> dict[str, Any]:
-        solution = solve(SOLVERS.build(self.solver, self.seed), problem)
+    def _solved(
+        self, limit: str, problem: Problem, estimator: SensitivityEstimator
+    ) -> dict[str, Any]:
+        solver = SOLVERS.build(self.solver, self.seed)
+        solution = solve(solver, problem)
+        if self.refine and isinstance(estimator, RefinableEstimator):
+            solution, _ = refine_solution(
+                estimator, solver, problem, solution,
+                self.prepared.on_calibration, self.prepared.tuning, self.refine,
+            )  # fmt: skip
         assert solution.choice is not None
         return {"limit": limit, "predicted": solution.loss, **self._row(solution.choice)}

@@ -60,8 +60,7 @@ class Problem:
         ties: Groups of layer names that must share a precision.
         fixed: Layers whose precision is given.
         candidates: Layers whose choices are restricted; others may take all.
-        interactions: If given, the loss of an assignment is its quadratic form, shrunk towards
-            the sum over ``loss``.
+        interactions: If given, what pairs of layers lose beside the sum over ``loss``.
 
     Raises:
         InputError: If tables do not fit together, or a layer has no precision left.

@@ -64,7 +64,8 @@ def search(
         solver: A name of ``mpq.SOLVERS`` with options, or a solver. ``ilp`` takes an estimate's
             additive table only; ``auto`` also how errors of different layers add up.
         refine: At most so many rounds in which the estimate is made anew at the assignment that
-            was found, and solved again, while the loss measured on calibration examples falls.
+            was found, and solved again, while the loss measured on calibration examples falls. The
+            result is refined, the points of its frontier are not.
         held_out: Examples to measure on, as ``calibration``; default: the last quarter of the
             calibration examples, which are then not used to calibrate.
         include: Globs of layer names; only matching layers are quantized. Empty: all.
@@ -95,6 +96,8 @@ def search(
         )
     if refine:
         refinable_estimator(estimator, refine)
+        if isinstance(chosen_solver, Evolutionary) and chosen_solver.is_measured:
+            raise InputError("refine needs a predicted loss; is_measured=true searches without one")
     with showing_progress(progress):
         prepared = Prepared.of(
             model, calibration, device=device, precisions=precisions, held_out=held_out,

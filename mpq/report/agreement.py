@@ -77,7 +77,7 @@ def _best_random(comparison: "EstimatorComparison") -> dict[str, object]:
 def comparison_markdown(comparison: "EstimatorComparison") -> str:
     """The table without what is only of use to a program."""
     frame = scores_table(comparison)
-    hidden = ("kendall", "assignments", "estimate_seconds", "error")
+    hidden = ("assignments", "estimate_seconds", "error")
     shown = [
         name for name in map(str, frame.columns) if not name.startswith(("spearman at", *hidden))
     ]

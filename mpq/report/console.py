@@ -76,7 +76,7 @@ def print_comparison(comparison: "EstimatorComparison", console: Console) -> Non
         f"{len(comparison.trials)} random assignments, measured on {comparison.num_held_out} "
         f"held-out examples; estimates from {comparison.num_calibration}"
     )
-    table = comparison.table().drop(columns=["kendall", "estimate_seconds", "error"])
+    table = comparison.table().drop(columns=["estimate_seconds", "error"])
     console.print(_table(table, title, lambda name: "accuracy" not in name))
     for score in comparison.scores:
         if score.error:

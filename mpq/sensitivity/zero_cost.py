@@ -46,7 +46,9 @@ class ZeroCost(SensitivityEstimator):
                    are): Tanaka et al. (2020), arXiv:2006.05467; the first batch's shapes only
     =============  =========================================================================
 
-    The selection is that of Abdelfattah et al. (2021, arXiv:2101.08134) for architecture search.
+    The selection is that of Abdelfattah et al. (2021, arXiv:2101.08134) for architecture search,
+    which EMQ (Dong et al. 2023, arXiv:2307.10554) compares, too; the proxy that EMQ's own search
+    found is not among them.
     Departs from the papers in making a table of them (see ``importance_table``), in reading all
     calibration examples instead of one batch, in labels that are by default drawn from the network
     (then the expected ``g`` is 0, so that ``snip``, ``plain``, ``grad-norm`` and ``grasp`` see the

@@ -205,19 +205,47 @@ def test_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:7]) + lines[7][:20])
     measured: list[Any] = []
-    original = mpq.comparing._Comparison._row
+    original = mpq.comparing._Comparison._measured
 
     def row(self: Any, choice: Any) -> dict[str, Any]:
         measured.append(choice)
         return original(self, choice)
 
-    monkeypatch.setattr("mpq.comparing._Comparison._row", row)
+    monkeypatch.setattr("mpq.comparing._Comparison._measured", row)
 
     again = compare(folder=tmp_path)
 
-    assert len(measured) == (16 - 6) + 3 * 2
+    assert len(measured) == sum('"columns ' in line for line in lines) - 6
     assert again.trials == whole.trials
     assert [s.predicted for s in again.scores] == [s.predicted for s in whole.scores]
+
+
+def test_folder_is_gone_on_with_by_another_question(tmp_path: Path) -> None:
+    """Rows are named by what they measure: another restriction, budget or option finds its own."""
+    compare(folder=tmp_path)
+    changes: list[dict[str, Any]] = [
+        {"allow": {"4": ["w2", "w3", "w4"]}},
+        {"limits": LIMITS[:1]},
+        {"seed": 1},
+        {"estimators": ["sketch:temperature=3", "measured"]},
+        {"solver": "ilp"},
+    ]
+    for change in changes:
+        fresh, again = compare(**change), compare(folder=tmp_path, **change)
+
+        assert again.trials == fresh.trials
+        assert [s.predicted for s in again.scores] == [s.predicted for s in fresh.scores]
+        assert [s.solved for s in again.scores] == [s.solved for s in fresh.scores]
+
+
+def test_optima_can_be_refined() -> None:
+    """Where the estimator can; what it predicts of random assignments is the first estimate's."""
+    plain, found = compare(), compare(refine=2)
+
+    assert [s.predicted for s in found.scores] == [s.predicted for s in plain.scores]
+    assert found.scores[1].solved == plain.scores[1].solved
+    with pytest.raises(InputError, match="refine >= 0"):
+        compare(refine=-1)
 
 
 def test_folder_of_another_comparison_is_refused(tmp_path: Path) -> None:
@@ -268,5 +296,5 @@ def test_command_line_compares_the_demo(tmp_path: Path, capsys: pytest.CaptureFi
     assert "weight-error" in ran.output
     assert "best of 3" in ran.output
     rows = (tmp_path / "measured.jsonl").read_text().splitlines()
-    assert len([json.loads(row) for row in rows]) == 1 + 3 + 2
+    assert sum(json.loads(row).get("name", "").startswith("estimator") for row in rows) == 2
     assert len(list(demo.held_out())) > 0

@@ -159,7 +159,7 @@ def test_the_result_has_a_bound(result: mpq.SearchResult) -> None:
     assert solution.status is mpq.Status.FEASIBLE
     assert solution.loss is not None
     assert solution.bound is not None
-    assert solution.bound == pytest.approx(problem.interactions.shrinkage * additive.loss)
+    assert solution.bound == pytest.approx(problem.interactions.shrinkage * additive.loss, rel=1e-4)
     assert solution.bound < solution.loss
     assert solution.gap == pytest.approx(1 - solution.bound / solution.loss)
     assert solution.loss <= problem.loss_of(additive.choice)  # type: ignore[arg-type]

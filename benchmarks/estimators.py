@@ -24,7 +24,7 @@ import torch
 
 import mpq
 from mpq import Calibration, EstimatorComparison
-from mpq.comparing import Agreement
+from mpq.comparison import Agreement
 from mpq.loading import load_callable, load_model, load_object
 
 ROOT = Path(__file__).parents[1]
@@ -125,6 +125,7 @@ def summary(comparison: EstimatorComparison) -> dict[str, Any]:
         "assignments_below_max_loss": comparison.agreement(comparison.scores[0]).num_trials,
         **near_4_5_and_6_bits(comparison),
         "best_published": winner,
+        "optima_to_best_published": {name: wholes[name] / wholes[winner] for name in wholes},
         "ours_to_best_published": {
             name: {
                 **{

@@ -13,16 +13,15 @@ if TYPE_CHECKING:
     from mpq.backends import apply
     from mpq.budget import Budget
     from mpq.calibration import Batch, Calibration
-    from mpq.comparing import EstimatorComparison, compare
+    from mpq.comparing import compare
+    from mpq.comparison import EstimatorComparison
     from mpq.cost_table import CostTable
-    from mpq.data_free import DATA_SOURCES
     from mpq.errors import InfeasibleError, InputError, MpqError
     from mpq.evaluation import Measurement, evaluate
     from mpq.frontier import Frontier, FrontierPoint
     from mpq.hardware_profiles import Profile, device_names, load_device
     from mpq.interactions import Interactions
     from mpq.layer import Layer
-    from mpq.metric import METRICS
     from mpq.model import Network, find_layers
     from mpq.precision import Precision
     from mpq.problem import Problem
@@ -38,10 +37,9 @@ _HOME = {
     "Budget": "budget",
     "Batch": "calibration",
     "Calibration": "calibration",
-    "EstimatorComparison": "comparing",
+    "EstimatorComparison": "comparison",
     "compare": "comparing",
     "CostTable": "cost_table",
-    "DATA_SOURCES": "data_free",
     "InfeasibleError": "errors",
     "InputError": "errors",
     "MpqError": "errors",
@@ -54,7 +52,6 @@ _HOME = {
     "load_device": "hardware_profiles",
     "Interactions": "interactions",
     "Layer": "layer",
-    "METRICS": "metric",
     "Network": "model",
     "find_layers": "model",
     "Precision": "precision",
@@ -68,9 +65,7 @@ _HOME = {
 }
 
 __all__ = [
-    "DATA_SOURCES",
     "ESTIMATORS",
-    "METRICS",
     "SOLVERS",
     "Assignment",
     "Batch",

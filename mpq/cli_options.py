@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 if TYPE_CHECKING:
-    from mpq.comparing import EstimatorComparison
+    from mpq.comparison import EstimatorComparison
     from mpq.result import SearchResult
 
 DEMO = "mpq.demo:make_net"

@@ -4,33 +4,34 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Self, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from mpq.budget import Limit
+from mpq.comparison import EstimatorComparison, Score, Solved, Trial
 from mpq.errors import InputError, MpqError
+from mpq.hardware_profiles import Profile
 from mpq.journal import Journal, measurement_key
-from mpq.output import prepare_folder, write_files
+from mpq.metric import OutputMetric
+from mpq.output import prepare_folder
 from mpq.peak_memory import peak_memory_bytes
+from mpq.precision import Precision
 from mpq.preparation import Prepared, solve
 from mpq.problem import Choice, Problem
 from mpq.progress import showing_progress, track
 from mpq.refining import refine as refine_solution
-from mpq.report import comparison_markdown, draw_predictions, png, predictions_table, scores_table
 from mpq.sampling import random_choices
 from mpq.searching import estimated
 from mpq.sensitivity import ESTIMATORS, RefinableEstimator, SensitivityEstimator
 from mpq.solvers import SOLVERS
+from mpq.value_range import RangeMethod
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
+    pass
 
 DEFAULT_ESTIMATORS = (
     "sketch",
@@ -47,158 +48,6 @@ JOURNAL = "measured.jsonl"
 _TIMINGS = 3
 
 
-@final
-@dataclass(frozen=True)
-class Trial:
-    """A random assignment.
-
-    Args:
-        limit: The limit that it is near.
-        columns: ``[L]`` of its precisions.
-        divergence: Measured on held-out examples, in the metric's unit.
-        accuracy: Measured there; ``None`` without targets.
-    """
-
-    limit: str
-    columns: tuple[int, ...]
-    divergence: float
-    accuracy: float | None
-
-
-@final
-@dataclass(frozen=True)
-class Solved:
-    """What an estimator's own optimum within a limit really loses, as ``Trial`` has it."""
-
-    limit: str
-    predicted: float
-    divergence: float
-    accuracy: float | None
-
-
-@final
-@dataclass(frozen=True)
-class Score:
-    """How well one estimator predicts.
-
-    Args:
-        estimator: As it was spelled.
-        predicted: Of every trial, in the estimator's own unit.
-        unit: That unit.
-        solved: Its optimum at every limit.
-        seconds: That the estimate took.
-        forward_passes: The same in forward passes over the calibration examples; on a CPU in
-            processor time, which other programs disturb less.
-        peak_memory_bytes: At the estimate's peak beyond what was held before; ``None``: unknown.
-        error: Why there is no estimate; then the rest is empty.
-    """
-
-    estimator: str
-    predicted: tuple[float, ...] = ()
-    unit: str = ""
-    solved: tuple[Solved, ...] = ()
-    seconds: float = float("nan")
-    forward_passes: float = float("nan")
-    peak_memory_bytes: int | None = None
-    error: str | None = None
-
-
-@final
-@dataclass(frozen=True)
-class Agreement:
-    """Predicted against measured losses.
-
-    Args:
-        spearman: Rank correlation.
-        kendall: Rank correlation, tau-b.
-        ratio: Median of predicted over measured.
-        num_trials: How many assignments were compared.
-    """
-
-    spearman: float
-    kendall: float
-    ratio: float
-    num_trials: int
-
-    @classmethod
-    def of(cls, predicted: npt.ArrayLike, measured: npt.ArrayLike) -> Self:
-        """Of two columns of equal length; correlations of fewer than three rows are ``nan``."""
-        from scipy import stats
-
-        x, y = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
-        if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-            return cls(float("nan"), float("nan"), float("nan"), len(x))
-        ratio = float(np.median(x[y > 0] / y[y > 0])) if (y > 0).any() else float("nan")
-        spearman, kendall = stats.spearmanr(x, y), stats.kendalltau(x, y)
-        return cls(float(spearman.statistic), float(kendall.statistic), ratio, len(x))
-
-
-@final
-@dataclass(frozen=True)
-class EstimatorComparison:
-    """The answer of ``mpq.compare``.
-
-    Args:
-        trials: Random assignments near every limit.
-        scores: One per estimator.
-        unit: Of measured losses.
-        max_loss: Trials that lose more count in no correlation: there every network is broken.
-        forward_seconds: One forward pass over the calibration examples (CPU: processor time).
-        num_calibration: Examples that estimators saw.
-        num_held_out: Examples that losses were measured on.
-    """
-
-    trials: tuple[Trial, ...]
-    scores: tuple[Score, ...]
-    unit: str
-    max_loss: float
-    forward_seconds: float
-    num_calibration: int
-    num_held_out: int
-
-    @cached_property
-    def limits(self) -> tuple[str, ...]:
-        """The limits, in order."""
-        return tuple(dict.fromkeys(trial.limit for trial in self.trials))
-
-    def agreement(self, score: Score, limit: str | None = None) -> Agreement:
-        """Over trials below ``max_loss``, near one limit or near any."""
-        if not score.predicted:
-            return Agreement(float("nan"), float("nan"), float("nan"), 0)
-        pairs = [
-            (predicted, trial.divergence)
-            for predicted, trial in zip(score.predicted, self.trials, strict=True)
-            if trial.divergence <= self.max_loss and limit in (None, trial.limit)
-        ]
-        return Agreement.of([p for p, _ in pairs], [m for _, m in pairs])
-
-    def table(self) -> "pd.DataFrame":
-        """One row per estimator: correlations, ratio, what its optima lose, cost."""
-        return scores_table(self)
-
-    def to_markdown(self) -> str:
-        """The table for a README."""
-        return comparison_markdown(self)
-
-    def plot(self) -> "Figure":
-        """Predicted against measured, one panel per estimator."""
-        return draw_predictions(self)
-
-    def save(self, folder: Path | str) -> list[Path]:
-        """Writes estimators.csv, estimators.md, predictions.csv and predictions.png.
-
-        Raises:
-            OutputError: If the folder cannot be written to.
-        """
-        files = {
-            "estimators.csv": self.table().to_csv(index=False),
-            "estimators.md": self.to_markdown(),
-            "predictions.csv": predictions_table(self).to_csv(index=False),
-        }
-        pictures = {"predictions.png": png(self.plot())}
-        return write_files(Path(folder), {n: t.encode() for n, t in files.items()} | pictures)
-
-
 def compare(
     model: torch.nn.Module,
     calibration: Any,
@@ -212,7 +61,20 @@ def compare(
     folder: Path | str | None = None,
     seed: int = 0,
     progress: bool = False,
-    **network: Any,
+    device: str | Profile | None = None,
+    precisions: Sequence[str | Precision] | None = None,
+    held_out: Any = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    fix: Mapping[str, str | Precision] | None = None,
+    allow: Mapping[str, Sequence[str | Precision]] | None = None,
+    tie: Sequence[str] = (),
+    find_ties: bool = True,
+    fold: bool = True,
+    metric: str | OutputMetric = "kl",
+    batch_size: int = 1,
+    weight_range: RangeMethod = "mse",
+    activation_range: RangeMethod = "mse",
 ) -> EstimatorComparison:
     """Measures which estimators predict this network's loss, on held-out examples.
 
@@ -230,9 +92,20 @@ def compare(
         folder: Where measurements land as they are made, so that a killed run goes on.
         seed: Of random assignments, estimators and solver.
         progress: Whether bars are shown on standard error.
-        network: Further arguments of ``mpq.search``: device, precisions, held_out, include,
-            exclude, fix, allow, tie, find_ties, fold, metric, batch_size, weight_range,
-            activation_range.
+        device: This and what follows: as in ``mpq.search``.
+        precisions: Candidates.
+        held_out: Examples to measure on; default: the last quarter of the calibration examples.
+        include: Globs of layer names.
+        exclude: Globs of layer names.
+        fix: Precisions of layers that are not chosen.
+        allow: Candidates of single layers.
+        tie: Globs of layers that share a precision.
+        find_ties: Whether layers that read the same tensor share one.
+        fold: Whether BatchNorm is folded first.
+        metric: How outputs are compared.
+        batch_size: At which latency and energy are priced.
+        weight_range: How weights' ranges are chosen.
+        activation_range: How activations' ranges are chosen.
 
     Raises:
         InputError: If something given cannot be used, or the folder holds another comparison.
@@ -244,7 +117,12 @@ def compare(
     if not parsed or num_random < 3 or refine < 0:
         raise InputError("give at least one limit, num_random >= 3 and refine >= 0")
     with showing_progress(progress):
-        prepared = Prepared.of(model, calibration, **network)
+        prepared = Prepared.of(
+            model, calibration, device=device, precisions=precisions, held_out=held_out,
+            include=include, exclude=exclude, fix=fix, allow=allow, tie=tie, find_ties=find_ties,
+            fold=fold, metric=metric, batch_size=batch_size, weight_range=weight_range,
+            activation_range=activation_range,
+        )  # fmt: skip
         questions = {text: prepared.question([limit]) for text, limit in parsed}
         journal = _journal(prepared, folder)
         run = _Comparison(prepared, questions, solver, refine, seed, journal)

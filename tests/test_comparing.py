@@ -13,7 +13,7 @@ from torch import nn
 
 import mpq
 from mpq import demo
-from mpq.comparing import Agreement, EstimatorComparison
+from mpq.comparison import Agreement, EstimatorComparison
 from mpq.errors import InputError
 from mpq.evaluation import Reference
 from mpq.precision import Precision

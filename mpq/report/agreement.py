@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
-    from mpq.comparing import EstimatorComparison, Score
+    from mpq.comparison import EstimatorComparison, Score
 
 _COLUMNS = 3
 
@@ -141,7 +141,7 @@ def draw_predictions(comparison: "EstimatorComparison") -> Figure:
     for panel in panels[len(drawn) :]:
         panel.set_axis_off()
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mpq.comparing import EstimatorComparison
+    from mpq.comparison import EstimatorComparison
     from mpq.frontier import Frontier
     from mpq.result import SearchResult
     from mpq.solution import Solution

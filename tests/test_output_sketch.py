@@ -641,3 +641,33 @@ def test_shared_by_the_batch_is_priced_without_bias() -> None:
     found, expected = sketched(model, [x], 800), sketched(model, list(x.split(1)), 200)
 
     np.testing.assert_allclose(found.values, expected.values, rtol=0.2)
+
+
+class Routed(nn.Module):
+    """Three experts; the last one is sent nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, 4]`` to ``[N, 3]``."""
+        expert = (x[:, 0] > 0).long()
+        out = torch.zeros_like(x)
+        for index, layer in enumerate(self.experts):
+            rows = expert == index
+            out[rows] = layer(x[rows])
+        logits: Tensor = self.head(out)
+        return logits
+
+
+def test_an_expert_without_tokens_costs_nothing() -> None:
+    """It is called, with no rows: others are priced as before."""
+    tool = Tool(Routed(), [torch.randn(16, 4)], parse("w4a8d", "w8a8d"))
+
+    found = tool.table()
+
+    names = [layer.name for layer in tool.network.layers]
+    assert (found[names.index("experts.2")] == 0).all()
+    assert (found[names.index("experts.0")] > 0).all()

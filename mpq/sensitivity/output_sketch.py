@@ -259,6 +259,8 @@ class _Sketch:
 
     def read_input(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
+        if not x.numel():
+            return  # an expert that is sent nothing
         found = self.by_input[tap.name]
         for column, tensor_format in enumerate(self.input_formats):
             if tensor_format != self._held(tap.name).activation:
@@ -274,7 +276,7 @@ class _Sketch:
                 is_first = torch.arange(tap.num_examples) % self.group == 0
                 return product.sum().cpu() * is_first / sqrt(int(is_first.sum()))
             return split.flatten(1).sum(dim=1).cpu()
-        step = max(1, _CACHED_ELEMENTS * tap.num_examples // max(1, x.numel()))
+        step = max(1, _CACHED_ELEMENTS * tap.num_examples // x.numel())
         found = []
         for some, gradients in zip(x.split(step * rows), g.split(step * rows), strict=True):
             change = self._input_change(tap, some, tensor_format)
@@ -288,6 +290,8 @@ class _Sketch:
 
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
+        if not x.numel():
+            return
         found = self.by_weight[tap.name]
         inputs, outputs = tap.by_example(x), tap.by_example(g)
         if inputs is None or outputs is None:

@@ -41,7 +41,7 @@ NUM_RANDOM = 50
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sensitivity", default="sketch")
-    parser.add_argument("--solver", default="ilp")
+    parser.add_argument("--solver", default="auto")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     model = load_model(

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from mpq.calibration import IGNORED_TARGET, Batch
 from mpq.errors import DataError
+from mpq.outputs import position_weights
 
 
 def class_targets(batch: Batch, outputs: Tensor, asked_by: str) -> Tensor:
@@ -14,18 +15,17 @@ def class_targets(batch: Batch, outputs: Tensor, asked_by: str) -> Tensor:
     Args:
         batch: With targets.
         outputs: ``[N, P, C]``.
-        asked_by: What needs targets, for the error.
+        asked_by: What needs targets, and what does not: ``labels=targets, unlike labels=sampled,``.
 
     Returns:
-        ``[N, P]`` int64 on the outputs' device, ``IGNORED_TARGET`` where a position is not counted.
+        ``[N, P]`` int64 on the outputs' device, ``IGNORED_TARGET`` where a position
+        is not counted, or hidden by the attention mask.
 
     Raises:
         DataError: If there are none, or none that fit.
     """
     if batch.targets is None:
-        raise DataError(
-            f"{asked_by} needs targets, and the data has none: yield pairs (inputs, targets)"
-        )
+        raise DataError(f"{asked_by} needs targets, and the data has none: yield (inputs, targets)")
     targets, num_classes = batch.targets.reshape(batch.size, -1), outputs.shape[2]
     if targets.is_floating_point() or targets.shape != outputs.shape[:2]:
         raise DataError(
@@ -39,7 +39,8 @@ def class_targets(batch: Batch, outputs: Tensor, asked_by: str) -> Tensor:
             f"target {int(wrong[0])}, but the network has {num_classes} classes, 0 to "
             f"{num_classes - 1}; {IGNORED_TARGET} is not counted"
         )
-    return targets.to(outputs.device, torch.int64)
+    hidden = position_weights(batch, outputs) == 0  # padding
+    return targets.to(outputs.device, torch.int64).masked_fill(hidden, IGNORED_TARGET)
 
 
 def target_weights(targets: Tensor) -> Tensor:

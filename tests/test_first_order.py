@@ -150,5 +150,5 @@ def test_targets_are_needed_where_asked_for() -> None:
     """Without any, the error says so."""
     tool = Tool(nn.Linear(4, 3), [torch.randn(2, 4)])
 
-    with pytest.raises(DataError, match="labels=targets needs targets"):
+    with pytest.raises(DataError, match="labels=targets, unlike labels=sampled, needs targets"):
         tool.losses(FirstOrder("targets"))

@@ -241,7 +241,7 @@ def test_masked_targets_do_not_count() -> None:
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        (None, "labels=targets needs targets, and the data has none"),
+        (None, "labels=targets, unlike labels=sampled, needs targets, and the data has none"),
         (torch.zeros(6, 2, dtype=torch.long), r"class indices \(6, 1\), one per position"),
         (torch.zeros(6), "class indices"),
         (torch.full((6,), 3), "target 3, but the network has 3 classes"),

@@ -151,5 +151,8 @@ def test_targets_are_needed_where_asked_for() -> None:
     """Without any, the error says how to give them."""
     tool = Tool(nn.Linear(4, 3), [torch.randn(2, 4)])
 
-    with pytest.raises(DataError, match="yield .inputs, targets., or take labels=sampled"):
+    with pytest.raises(
+        DataError,
+        match="unlike labels=sampled, needs targets, and the data has none: yield .inputs",
+    ):
         tool.losses()

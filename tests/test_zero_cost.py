@@ -264,7 +264,7 @@ def test_other_proxies_are_refused() -> None:
 
 def test_targets_are_needed_where_asked_for() -> None:
     """Without any, the error says so."""
-    with pytest.raises(DataError, match="labels=targets needs targets"):
+    with pytest.raises(DataError, match="labels=targets, unlike labels=sampled, needs targets"):
         importances("snip", nn.Linear(4, 3), [torch.randn(2, 4)])
 
 

@@ -58,7 +58,7 @@ def check_option(option: str, value: str, known: Sequence[str]) -> None:
 
 
 def _cross_entropy(batch: Batch, outputs: Tensor) -> Tensor:
-    targets = class_targets(batch, outputs, "loss='cross-entropy'")
+    targets = class_targets(batch, outputs, "loss=cross-entropy, unlike loss=divergence,")
     losses: Tensor = cross_entropy(targets, outputs) * target_weights(targets)
     return losses.sum()
 

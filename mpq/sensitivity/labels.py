@@ -87,7 +87,7 @@ def class_labels(
     """
     logits = softened(network, outputs)
     if labels == "targets":
-        targets = class_targets(batch, logits, "labels=targets")
+        targets = class_targets(batch, logits, "labels=targets, unlike labels=sampled,")
         return targets, target_weights(targets)
     p = logits.detach().double().softmax(dim=-1)
     # On the CPU: a device's own generator would draw other labels.

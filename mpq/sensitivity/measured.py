@@ -309,7 +309,7 @@ def _loss(_: OutputMetric, batch: Batch, original: Tensor, changed: Tensor) -> T
 
 def _cross_entropy(batch: Batch, logits: Tensor) -> Tensor:
     """``[M]``: mean over the targets of every example that has one."""
-    targets = class_targets(batch, logits, "score=loss")
+    targets = class_targets(batch, logits, "score=loss, unlike score=divergence,")
     weights = target_weights(targets)
     losses: Tensor = (cross_entropy(targets, logits) * weights).sum(dim=1)
     return losses[weights.sum(dim=1) > 0]

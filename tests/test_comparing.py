@@ -295,6 +295,7 @@ def test_command_line_compares_the_demo(tmp_path: Path, capsys: pytest.CaptureFi
     assert ran.exit_code == 0, ran.output
     assert "weight-error" in ran.output
     assert "best of 3" in ran.output
+    assert "cannot run" not in ran.output
     rows = (tmp_path / "measured.jsonl").read_text().splitlines()
     assert sum(json.loads(row).get("name", "").startswith("estimator") for row in rows) == 2
     assert len(list(demo.held_out())) > 0

@@ -141,6 +141,8 @@ def _cell(column: str, value: object) -> str:
             if value == value
             else ""
         )
+    if column == "peak_memory_bytes" and value != value:
+        return ""
     for unit in ("seconds", "bytes", "joules"):
         if column.endswith(unit):
             return amount(float(value), unit)

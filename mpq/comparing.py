@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -29,9 +29,6 @@ from mpq.searching import estimated
 from mpq.sensitivity import ESTIMATORS, RefinableEstimator, SensitivityEstimator
 from mpq.solvers import SOLVERS
 from mpq.value_range import RangeMethod
-
-if TYPE_CHECKING:
-    pass
 
 DEFAULT_ESTIMATORS = (
     "sketch",

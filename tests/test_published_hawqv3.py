@@ -13,7 +13,7 @@ from mpq.precision import Precision
 from mpq.problem import Problem
 from mpq.solution import Status
 from mpq.solvers import IntegerLinearProgram
-from mpq.solvers.milp import available_backends
+from mpq.solvers.backend import available_backends
 
 W4, W8 = map(Precision.parse, ("w4a4", "w8a8"))
 RESOURCES = {"modelsize": "bytes", "bops": "bitops", "latency": "seconds"}

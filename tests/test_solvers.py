@@ -25,7 +25,7 @@ from mpq.precision import Precision
 from mpq.problem import Problem
 from mpq.solution import Solution, Status
 from mpq.solvers import Auto, Evolutionary, IntegerLinearProgram, LocalSearch, Solver
-from mpq.solvers.milp import available_backends
+from mpq.solvers.backend import available_backends
 
 PRECISIONS = tuple(
     map(Precision.parse, ("w2a8", "w3a8", "w4a8", "w5a8", "w6a8", "w7a8", "w8a8", "fp32"))
@@ -498,13 +498,13 @@ def test_auto_takes_the_solver_that_fits() -> None:
 
 def test_an_unknown_backend_is_an_error() -> None:
     """The message lists those that there are."""
-    with pytest.raises(UnknownNameError, match=r"no ilp backend 'Gurobi' \(there are: CBC, HiGHS"):
+    with pytest.raises(UnknownNameError, match=r"no MILP backend 'Gurobi' \(there are: CBC, HiGHS"):
         IntegerLinearProgram(backend="Gurobi").solve(random_case(0).problem())
 
 
 def test_a_backend_that_is_not_installed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message has the line that installs it."""
-    monkeypatch.setattr("mpq.solvers.ilp.available_backends", lambda: ("HiGHS",))
+    monkeypatch.setattr("mpq.solvers.backend.available_backends", lambda: ("HiGHS",))
     problem = random_case(0).problem()
 
     with pytest.raises(MissingDependencyError, match=r"pip install 'mpq\[cbc\]'"):

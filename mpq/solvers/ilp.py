@@ -6,11 +6,12 @@ from typing import ClassVar, final
 
 import numpy as np
 
-from mpq.errors import InputError, MissingDependencyError, SolverError, UnknownNameError
+from mpq.errors import InputError, SolverError
 from mpq.problem import Choice, Problem
 from mpq.solution import Shortfall, Solution, Status
 from mpq.solvers._base import Solver
-from mpq.solvers.milp import BACKENDS, Answer, Program, available_backends, solve_program
+from mpq.solvers.backend import chosen_backend
+from mpq.solvers.milp import Answer, Program, solve_program
 
 _MAX_CUTS = 20
 _MARGIN = 1e-7
@@ -59,25 +60,12 @@ class IntegerLinearProgram(Solver):
                 "'local-search', or the additive loss (problem.additive())"
             )
         start = time.perf_counter()
-        backend = self._backend()
+        backend = chosen_backend(self.backend)
         answer, status = self._search(problem, backend)
         solution = _solution(problem, answer, status, f"ilp ({backend})")
         if status is Status.INFEASIBLE:
             solution = replace(solution, shortfalls=self._shortfalls(problem, backend))
         return replace(solution, seconds=time.perf_counter() - start)
-
-    def _backend(self) -> str:
-        if self.backend not in ("auto", *BACKENDS):
-            raise UnknownNameError("ilp backend", self.backend, ("auto", *BACKENDS))
-        backends = available_backends()
-        wanted = backends[:1] if self.backend == "auto" else (self.backend,)
-        if not wanted or wanted[0] not in backends:
-            pip = "pip install 'mpq[cbc]'" if self.backend == "CBC" else "pip install highspy"
-            raise MissingDependencyError(
-                f"no MILP solver {self.backend!r} is installed (there are: "
-                f"{', '.join(backends) or 'none'}); {pip}"
-            )
-        return wanted[0]
 
     def _search(self, problem: Problem, backend: str) -> tuple[Answer, Status]:
         """Solves, and cuts off answers that break a budget by less than the tolerance."""

@@ -1,7 +1,6 @@
 """One mixed-integer linear program through PuLP: scaled before, read honestly after."""
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -10,17 +9,13 @@ import numpy.typing as npt
 import pulp
 
 from mpq.budget import ROUNDING
-from mpq.errors import SolverError
 from mpq.problem import Choice
+from mpq.solvers.backend import run
 
-BACKENDS = ("HiGHS", "CBC")
-"""Solvers that PuLP may call, in order of preference."""
 OBJECTIVE_SCALE = 1e3
 """The largest difference that a choice makes to the scaled objective. Solvers work with absolute
 tolerances: at sensitivities around 1e-6, CBC and HiGHS both call wrong answers optimal. With 1e6,
 HiGHS at these tolerances proves next to nothing on 400 layers and three budgets."""
-TOLERANCE = 1e-9
-"""Feasibility and integrality tolerance asked of HiGHS (its default is 1e-6)."""
 
 
 @final
@@ -59,13 +54,6 @@ class Answer:
     is_infeasible: bool
 
 
-def available_backends() -> tuple[str, ...]:
-    """Those of ``BACKENDS`` that are installed."""
-    named = {"HiGHS": "HiGHS", "PULP_CBC_CMD": "CBC", "COIN_CMD": "CBC"}
-    found = {named[n] for n in pulp.listSolvers(onlyAvailable=True) if n in named}
-    return tuple(backend for backend in BACKENDS if backend in found)
-
-
 def solve_program(
     program: Program,
     backend: str,
@@ -89,12 +77,8 @@ def solve_program(
     model, variables = _model(scaled, excluded, margin)
     if model is None:
         return Answer(None, None, is_optimal=False, is_infeasible=True)
-    solver = _backend(backend, time_limit_s)
-    try:
-        model.solve(solver)
-    except pulp.PulpSolverError as error:
-        raise SolverError(f"{backend} failed: {error}") from error
-    return _read(model, variables, scaled, backend)
+    bound = run(model, backend, time_limit_s)
+    return _read(model, variables, scaled, bound)
 
 
 @final
@@ -146,36 +130,14 @@ def _model(
     return model, x
 
 
-def _backend(backend: str, time_limit_s: float | None) -> Any:
-    if backend == "HiGHS":
-        return pulp.HiGHS(
-            msg=False,
-            gapRel=0.0,
-            gapAbs=0.0,
-            threads=1,
-            timeLimit=time_limit_s,
-            random_seed=0,
-            primal_feasibility_tolerance=TOLERANCE,
-            dual_feasibility_tolerance=TOLERANCE,
-            mip_feasibility_tolerance=TOLERANCE,
-        )
-    options = {"msg": False, "gapRel": 0.0, "gapAbs": 0.0, "threads": 1, "timeLimit": time_limit_s}
-    if "COIN_CMD" in pulp.listSolvers(onlyAvailable=True):
-        return pulp.getSolver("COIN_CMD", **options)
-    with warnings.catch_warnings():  # PuLP 3 carries CBC and says at each use that PuLP 4 will not
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return pulp.getSolver("PULP_CBC_CMD", **options)
-
-
 def _read(
-    model: Any, variables: dict[tuple[int, int], Any], scaled: _Scaled, backend: str
+    model: Any, variables: dict[tuple[int, int], Any], scaled: _Scaled, bound: float | None
 ) -> Answer:
     # `status` is "Optimal" even at a time limit; `sol_status` tells the two apart.
     optimal = model.sol_status == pulp.LpSolutionOptimal
     if model.sol_status == pulp.LpSolutionInfeasible:
         return Answer(None, None, is_optimal=False, is_infeasible=True)
     values = {cell: variable.varValue for cell, variable in variables.items()}
-    bound = _bound(model, backend, optimal)
     if bound is not None:
         bound = float(bound / scaled.factor + scaled.offset)
     groups = len(scaled.objective)
@@ -187,10 +149,3 @@ def _read(
     if not np.allclose(table.max(axis=1), 1.0, atol=1e-4):  # stopped before a first solution
         return Answer(None, bound, is_optimal=False, is_infeasible=False)
     return Answer(table.argmax(axis=1), bound, optimal, is_infeasible=False)
-
-
-def _bound(model: Any, backend: str, optimal: bool) -> float | None:
-    if backend == "HiGHS":
-        bound = float(model.solverModel.getInfo().mip_dual_bound)
-        return bound if math.isfinite(bound) else None
-    return float(pulp.value(model.objective) or 0.0) if optimal else None

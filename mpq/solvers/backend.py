@@ -1,0 +1,113 @@
+"""The one place that knows how PuLP calls HiGHS and CBC."""
+
+import math
+import warnings
+from typing import Any
+
+import pulp
+
+from mpq.errors import MissingDependencyError, SolverError, UnknownNameError
+
+BACKENDS = ("HiGHS", "CBC")
+"""Solvers that PuLP may call, in order of preference."""
+TOLERANCE = 1e-9
+"""Feasibility and integrality tolerance asked of HiGHS (its default is 1e-6)."""
+
+
+def available_backends() -> tuple[str, ...]:
+    """Those of ``BACKENDS`` that are installed."""
+    named = {"HiGHS": "HiGHS", "PULP_CBC_CMD": "CBC", "COIN_CMD": "CBC"}
+    found = {named[n] for n in pulp.listSolvers(onlyAvailable=True) if n in named}
+    return tuple(backend for backend in BACKENDS if backend in found)
+
+
+def chosen_backend(wanted: str = "auto") -> str:
+    """The backend of that name; ``auto``: HiGHS where it is installed, else CBC.
+
+    Raises:
+        UnknownNameError: If there is no such backend.
+        MissingDependencyError: If it is not installed.
+    """
+    if wanted not in ("auto", *BACKENDS):
+        raise UnknownNameError("MILP backend", wanted, ("auto", *BACKENDS))
+    backends = available_backends()
+    if wanted in backends or (wanted == "auto" and backends):
+        return backends[0] if wanted == "auto" else wanted
+    pip = "pip install 'mpq[cbc]'" if wanted == "CBC" else "pip install highspy"
+    raise MissingDependencyError(
+        f"no MILP solver {wanted!r} is installed (there are: "
+        f"{', '.join(backends) or 'none'}); {pip}"
+    )
+
+
+def run(
+    model: Any,
+    backend: str,
+    time_limit_s: float | None = None,
+    relative_gap: float = 0.0,
+    warm_start: bool = False,
+) -> float | None:
+    """Solves a PuLP model in place, on one thread.
+
+    Args:
+        model: ``pulp.LpProblem``; minimised.
+        backend: One of ``available_backends()``.
+        time_limit_s: Wall time in seconds, or ``None``.
+        relative_gap: Between incumbent and bound at which to stop.
+        warm_start: Whether the variables' values are a solution to begin with.
+
+    Returns:
+        The proved lower bound of the model's objective, or ``None``.
+
+    Raises:
+        SolverError: If the backend fails.
+    """
+    solver = _solver(backend, time_limit_s, relative_gap, warm_start)
+    try:
+        model.solve(solver)
+    except pulp.PulpSolverError as error:
+        raise SolverError(f"{backend} failed: {error}") from error
+    return _bound(model, backend, relative_gap)
+
+
+def _solver(backend: str, time_limit_s: float | None, relative_gap: float, warm_start: bool) -> Any:
+    common = {"msg": False, "gapRel": relative_gap, "gapAbs": 0.0, "threads": 1}
+    if backend == "HiGHS":
+        kind = _WarmHiGHS if warm_start else pulp.HiGHS
+        return kind(
+            **common,
+            timeLimit=time_limit_s,
+            random_seed=0,
+            primal_feasibility_tolerance=TOLERANCE,
+            dual_feasibility_tolerance=TOLERANCE,
+            mip_feasibility_tolerance=TOLERANCE,
+        )
+    options = {**common, "timeLimit": time_limit_s, "warmStart": warm_start}
+    if "COIN_CMD" in pulp.listSolvers(onlyAvailable=True):
+        return pulp.getSolver("COIN_CMD", **options)
+    with warnings.catch_warnings():  # PuLP 3 carries CBC and says at each use that PuLP 4 will not
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return pulp.getSolver("PULP_CBC_CMD", **options)
+
+
+class _WarmHiGHS(pulp.HiGHS):  # type: ignore[misc]
+    """HiGHS with the variables' values as its first solution; PuLP 3 leaves that out."""
+
+    def callSolver(self, lp: Any) -> None:  # noqa: N802 (PuLP names it)
+        """Called by PuLP once the model is built."""
+        import highspy
+
+        start = highspy.HighsSolution()
+        start.col_value = [variable.varValue for variable in lp.variables()]
+        lp.solverModel.setSolution(start)
+        lp.solverModel.run()
+
+
+def _bound(model: Any, backend: str, relative_gap: float) -> float | None:
+    if backend == "HiGHS":
+        bound = float(model.solverModel.getInfo().mip_dual_bound)
+        return bound if math.isfinite(bound) else None
+    # CBC's own bound does not come through PuLP: only a finished search proves something.
+    if model.sol_status != pulp.LpSolutionOptimal or relative_gap > 0:
+        return None
+    return float(pulp.value(model.objective) or 0.0)

@@ -126,10 +126,11 @@ def merge_ties(
     >>> merge_ties([("b", "a"), ("c", "b"), ("d",)], ["a", "b", "c", "d"])
     (('a', 'b', 'c'),)
     """
-    group = {name: {name} for name in order}
+    position = {name: place for place, name in enumerate(order)}
+    group: dict[str | None, set[str]] = {name: {name} for name in order}
     for tie in ties:
-        merged = set().union(*(group[name] for name in tie if name in group))
+        merged = set[str]().union(*(group[name] for name in tie if name in group))
         for name in merged:
             group[name] = merged
     unique = {id(members): members for members in group.values() if len(members) > 1}
-    return tuple(tuple(n for n in order if n in members) for members in unique.values())
+    return tuple(tuple(sorted(members, key=position.__getitem__)) for members in unique.values())

@@ -43,9 +43,9 @@ class Grouped:
 
     def expand(self, choice: Choice) -> Choice:
         """A choice per layer ``[L]`` from one per group ``[G]``."""
-        layers = np.empty(sum(map(len, self.members)), dtype=np.intp)
-        for column, rows in zip(choice, self.members, strict=True):
-            layers[list(rows)] = column
+        sizes = [len(rows) for rows in self.members]
+        layers = np.empty(sum(sizes), dtype=np.intp)
+        layers[np.concatenate([np.array(rows) for rows in self.members])] = np.repeat(choice, sizes)
         return layers
 
 
@@ -116,11 +116,15 @@ class Problem:
         allowed = np.ones(self.loss.values.shape, dtype=np.bool_)
         for budget in self.budgets:
             allowed &= ~np.isnan(budget.table.values)
+        row_of = {name: row for row, name in enumerate(self.loss.layers)}
         choices = {**self.candidates, **{name: (only,) for name, only in self.fixed.items()}}
+        masks: dict[tuple[Precision, ...], npt.NDArray[np.bool_]] = {}
         for name, precisions in choices.items():
-            mask = np.zeros(len(self.loss.precisions), dtype=np.bool_)
-            mask[[self.loss.index_of(precision) for precision in precisions]] = True
-            allowed[self.loss.layers.index(name)] &= mask
+            key = tuple(precisions)
+            if key not in masks:  # most layers have the same candidates
+                masks[key] = np.zeros(len(self.loss.precisions), dtype=np.bool_)
+                masks[key][[self.loss.index_of(precision) for precision in key]] = True
+            allowed[row_of[name]] &= masks[key]
         return allowed
 
     @cached_property
@@ -129,9 +133,11 @@ class Problem:
         row_of = {name: row for row, name in enumerate(self.loss.layers)}
         tied = {row_of[name]: tuple(row_of[n] for n in tie) for tie in self.ties for name in tie}
         members = tuple(dict.fromkeys(tied.get(row, (row,)) for row in range(len(row_of))))
-        tables = [self.loss.values, *(budget.table.values for budget in self.budgets)]
-        sums = np.array([[table[list(rows)].sum(axis=0) for rows in members] for table in tables])
-        allowed = np.array([self.allowed[list(rows)].all(axis=0) for rows in members])
+        rows = np.concatenate([np.array(group) for group in members])
+        starts = np.cumsum([0, *map(len, members[:-1])])
+        tables = np.array([self.loss.values, *(budget.table.values for budget in self.budgets)])
+        sums = np.add.reduceat(tables[:, rows], starts, axis=1)
+        allowed = np.logical_and.reduceat(self.allowed[rows], starts, axis=0)
         limits = np.array([budget.limit for budget in self.budgets])
         return Grouped(sums[0], np.where(allowed, sums[1:], 0.0), limits, allowed, members)
 
@@ -146,7 +152,8 @@ class Problem:
         """Whether every layer may take its precision, and ties hold; budgets aside."""
         if not self.allowed[np.arange(len(choice)), choice].all():
             return False
-        return all(len(set(choice[list(rows)])) == 1 for rows in self.grouped.members)
+        tied = (list(rows) for rows in self.grouped.members if len(rows) > 1)
+        return all(len(set(choice[rows])) == 1 for rows in tied)
 
     def is_feasible(self, choice: Choice) -> bool:
         """Whether an assignment is allowed and meets every budget."""

@@ -64,6 +64,9 @@ class Solution:
         solver: Name of the solver, with its backend.
         seconds: Wall time.
         shortfalls: One per budget if the problem is infeasible.
+        conflict: If it is infeasible, names of budgets that cannot be met together, though they
+            could without any one of them.
+        why: Why this solver was taken, where one was picked.
     """
 
     status: Status
@@ -73,6 +76,8 @@ class Solution:
     solver: str
     seconds: float
     shortfalls: tuple[Shortfall, ...] = ()
+    conflict: tuple[str, ...] = ()
+    why: str = ""
 
     @property
     def gap(self) -> float | None:

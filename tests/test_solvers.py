@@ -24,14 +24,25 @@ from mpq.interactions import Interactions
 from mpq.precision import Precision
 from mpq.problem import Problem
 from mpq.solution import Solution, Status
-from mpq.solvers import Auto, Evolutionary, IntegerLinearProgram, LocalSearch, Solver
+from mpq.solvers import (
+    Auto,
+    Evolutionary,
+    IntegerLinearProgram,
+    Lagrangian,
+    LocalSearch,
+    Solver,
+)
 from mpq.solvers.backend import available_backends
 
 PRECISIONS = tuple(
     map(Precision.parse, ("w2a8", "w3a8", "w4a8", "w5a8", "w6a8", "w7a8", "w8a8", "fp32"))
 )
-EXACT: list[Solver] = [IntegerLinearProgram(backend) for backend in ("HiGHS", "CBC")]
-OTHERS: list[Solver] = [part() for part in mpq.SOLVERS if part is not IntegerLinearProgram]
+EXACT: list[Solver] = [
+    IntegerLinearProgram("HiGHS"),
+    IntegerLinearProgram("CBC"),
+    Lagrangian(),
+]
+OTHERS: list[Solver] = [part() for part in mpq.SOLVERS if part not in set(map(type, EXACT))]
 QUICK: list[Solver] = [
     replace(solver, num_trials=60, population_size=20)
     if isinstance(solver, Evolutionary)
@@ -208,7 +219,9 @@ def test_an_answer_is_feasible(solver: Solver, case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    ("solver", "examples"), [(EXACT[0], 250), (EXACT[1], 80)], ids=["HiGHS", "CBC"]
+    ("solver", "examples"),
+    [(EXACT[0], 250), (EXACT[1], 80), (EXACT[2], 400)],
+    ids=["HiGHS", "CBC", "lagrangian"],
 )
 def test_exact_solver_equals_exhaustive_search(solver: Solver, examples: int) -> None:
     """Where everything can be tried, an exact solver finds the same loss, and proves it."""
@@ -283,7 +296,7 @@ def test_backends_agree_with_dynamic_programming_on_tiny_numbers(seed: int) -> N
 
     found = [solver.solve(case.problem()) for solver in EXACT]
 
-    assert [solution.status for solution in found] == [Status.OPTIMAL] * 2
+    assert [solution.status for solution in found] == [Status.OPTIMAL] * len(EXACT)
     for solution in found:
         assert solution.choice is not None
         assert units[range(54), solution.choice].sum() <= limit

@@ -46,6 +46,7 @@ def run(
     time_limit_s: float | None = None,
     relative_gap: float = 0.0,
     warm_start: bool = False,
+    absolute_gap: float = 0.0,
 ) -> float | None:
     """Solves a PuLP model in place, on one thread.
 
@@ -55,6 +56,7 @@ def run(
         time_limit_s: Wall time in seconds, or ``None``.
         relative_gap: Between incumbent and bound at which to stop.
         warm_start: Whether the variables' values are a solution to begin with.
+        absolute_gap: The same in units of the model's objective.
 
     Returns:
         The proved lower bound of the model's objective, or ``None``.
@@ -62,16 +64,18 @@ def run(
     Raises:
         SolverError: If the backend fails.
     """
-    solver = _solver(backend, time_limit_s, relative_gap, warm_start)
+    solver = _solver(backend, time_limit_s, (relative_gap, absolute_gap), warm_start)
     try:
         model.solve(solver)
     except pulp.PulpSolverError as error:
         raise SolverError(f"{backend} failed: {error}") from error
-    return _bound(model, backend, relative_gap)
+    return _bound(model, backend, is_exact=not (relative_gap or absolute_gap))
 
 
-def _solver(backend: str, time_limit_s: float | None, relative_gap: float, warm_start: bool) -> Any:
-    common = {"msg": False, "gapRel": relative_gap, "gapAbs": 0.0, "threads": 1}
+def _solver(
+    backend: str, time_limit_s: float | None, gaps: tuple[float, float], warm_start: bool
+) -> Any:
+    common = {"msg": False, "gapRel": gaps[0], "gapAbs": gaps[1], "threads": 1}
     if backend == "HiGHS":
         kind = _WarmHiGHS if warm_start else pulp.HiGHS
         return kind(
@@ -103,11 +107,11 @@ class _WarmHiGHS(pulp.HiGHS):  # type: ignore[misc]
         lp.solverModel.run()
 
 
-def _bound(model: Any, backend: str, relative_gap: float) -> float | None:
+def _bound(model: Any, backend: str, is_exact: bool) -> float | None:
     if backend == "HiGHS":
         bound = float(model.solverModel.getInfo().mip_dual_bound)
         return bound if math.isfinite(bound) else None
     # CBC's own bound does not come through PuLP: only a finished search proves something.
-    if model.sol_status != pulp.LpSolutionOptimal or relative_gap > 0:
+    if model.sol_status != pulp.LpSolutionOptimal or not is_exact:
         return None
     return float(pulp.value(model.objective) or 0.0)

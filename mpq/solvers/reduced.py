@@ -1,0 +1,77 @@
+"""A multiple-choice knapsack without what does not matter: floors, units, cells that cannot be."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self, final
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq.budget import ROUNDING
+from mpq.problem import Choice, Grouped
+
+Array = npt.NDArray[np.float64]
+Cells = npt.NDArray[np.bool_]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Reduced:
+    r"""Choose one column per row: least rise, while no budget takes more than 1.
+
+    Every row takes exactly one column, so that its smallest loss and its smallest costs can be
+    taken off both sides; what a limit leaves free is the unit of its budget. Nothing here depends
+    on the units that the user chose, and a budget is met as ``Budget.is_met`` says.
+
+    Args:
+        rise: ``[G, B]`` loss above the row's smallest, at least 0; 0 where not usable.
+        excess: ``[R, G, B]`` cost above the row's smallest, in units of what is free.
+        usable: ``[G, B]`` False where a cell is not allowed, or alone overruns a budget.
+        offset: Sum of the rows' smallest losses.
+        overrun: Whether the smallest costs of all rows together already break a budget.
+    """
+
+    rise: Array
+    excess: Array
+    usable: Cells
+    offset: float
+    overrun: bool
+
+    @classmethod
+    def of(cls, grouped: Grouped, allowed: Cells | None = None) -> Self:
+        """From a problem with ties added up.
+
+        Args:
+            grouped: The problem.
+            allowed: ``[G, B]`` cells to choose among; default: all that are allowed.
+        """
+        mask = grouped.allowed if allowed is None else allowed
+        floor = np.where(mask, grouped.loss, np.inf).min(axis=1)
+        cost_floor = np.where(mask, grouped.costs, np.inf).min(axis=2)  # [R, G]
+        excess = np.where(mask, grouped.costs - cost_floor[:, :, None], 0.0)
+        floors = np.array([math.fsum(row) for row in cost_floor.tolist()])
+        # What is free is compared as `Budget.is_met` compares it.
+        free = grouped.limits - floors + ROUNDING * np.abs(grouped.limits)
+        usable = mask & (excess <= free[:, None, None]).all(axis=0)
+        rise = np.where(usable, grouped.loss - floor[:, None], 0.0)
+        unit = np.where(free > 0, free, 1.0)[:, None, None]
+        is_overrun = bool((free < 0).any()) or not usable.any(axis=1).all()
+        return cls(rise, excess / unit, usable, math.fsum(floor.tolist()), is_overrun)
+
+    def loss(self, choice: Choice) -> float:
+        """Sum of rises of ``choice [G]``."""
+        return math.fsum(self.rise[np.arange(len(choice)), choice].tolist())
+
+    def used(self, choice: Choice) -> Array:
+        """``[R]`` shares of the budgets that ``choice [G]`` uses."""
+        return np.asarray(self.excess[:, np.arange(len(choice)), choice].sum(axis=1))
+
+    @cached_property
+    def worst(self) -> float:
+        """The largest sum of rises that any choice has."""
+        return float(self.rise.max(axis=1).sum())
+
+    def exceeds_all(self, bound: float) -> bool:
+        """Whether a lower bound is so high that no choice can be within the budgets."""
+        return bound > self.worst * (1 + 1e-9) + 1e-9

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 UNITS = (
     "nats", "squared_output", "cosine_distance",
     "seconds", "bytes", "joules", "bitops", "bits",
-    "relative",
+    "relative", "layers",
 )  # fmt: skip
 """Units that a table may have: those of losses, of resources, and of what only ranks layers."""
 

@@ -15,6 +15,10 @@ from mpq.problem import Choice, Problem
 from mpq.progress import track
 from mpq.solution import Solution, Status
 from mpq.solvers import Solver
+from mpq.solvers.hull import Hull
+
+_SAME_RATE = 1e-12
+"""Relative difference of two prices, or of two sums, that is only rounding."""
 
 
 @final
@@ -59,6 +63,20 @@ class Frontier:
     loss_unit: str
     points: tuple[FrontierPoint, ...]
     others: tuple[FrontierPoint, ...] = ()
+
+    @property
+    def hypervolume(self) -> float:
+        """Share of the rectangle between the frontier's ends that its points dominate, 0 to 1.
+
+        The indicator of Zitzler and Thiele (1999, doi:10.1109/4235.797969), normalised by the two
+        ends: the larger, the earlier the loss falls. ``nan`` with fewer than two points.
+        """
+        if len(self.points) < 2:
+            return float("nan")
+        first, last = self.points[0], self.points[-1]
+        steps = zip(self.points, self.points[1:], strict=False)
+        area = sum((last.cost - right.cost) * (left.loss - right.loss) for left, right in steps)
+        return area / ((last.cost - first.cost) * (first.loss - last.loss))
 
     def all_points(self) -> tuple[FrontierPoint, ...]:
         """The frontier, then the others."""
@@ -114,6 +132,85 @@ def solve_frontier(
     losses = [problem.loss_of(choice) for choice, _ in solved]
     front = pareto_front(costs, losses)
     return [solved[i][0] for i in front], [solved[i][1] for i in front]
+
+
+def solve_hull(
+    problem: Problem, table: CostTable, solver: Solver
+) -> tuple[list[Choice], list[Status]]:
+    """All corners of the frontier's lower convex hull, other budgets held.
+
+    Without other budgets every corner is the one before with one layer changed: the layer of the
+    largest gain per cost (Everett 1963, doi:10.1287/opre.11.3.399), so that all of them take one
+    sort. With other budgets each corner is a problem of its own, ``loss + price * cost``: between
+    two corners, the one farthest below their line (Aneja and Nair 1979, doi:10.1287/mnsc.25.1.73).
+
+    Args:
+        problem: Without interactions; a budget on the same resource is left out.
+        table: ``[L, B]`` of the resource.
+        solver: Exact; solves where other budgets hold.
+
+    Returns:
+        The choices by rising cost, and how the solver ended for each.
+
+    Raises:
+        InputError: If there are interactions: their frontier has no such hull.
+        InfeasibleError: If the other budgets cannot be met.
+        SolverError: If the solver finds nothing.
+    """
+    if problem.interactions is not None:
+        raise InputError("the convex hull is that of an additive loss: use problem.additive()")
+    held = tuple(b for b in problem.budgets if b.table.name != table.name)
+    free = replace(problem, budgets=held).available(table)
+    if held:
+        return _between(free, table, solver)
+    grouped = replace(free, budgets=(Budget(table, free.budgets[-1].limit),)).grouped
+    hull = Hull.of(grouped.loss, grouped.costs[0], grouped.allowed)
+    choice, corners = hull.start, [grouped.expand(hull.start)]
+    rates = hull.gain / hull.cost
+    for step, (row, column) in enumerate(zip(hull.row.tolist(), hull.column.tolist(), strict=True)):
+        choice = choice.copy()
+        choice[row] = column
+        if step + 1 == len(rates) or rates[step + 1] < rates[step] * (1 - _SAME_RATE):
+            corners.append(grouped.expand(choice))
+    return corners, [Status.OPTIMAL] * len(corners)
+
+
+def _between(
+    problem: Problem, table: CostTable, solver: Solver
+) -> tuple[list[Choice], list[Status]]:
+    first, last = _found(solver.solve(problem.cheapest(table))), _found(solver.solve(problem))
+    corners = {_point(problem, table, end[0]): end for end in (first, last)}
+    pairs = [tuple(sorted(corners))]
+    while pairs:
+        pair = pairs.pop()
+        if len(pair) < 2:
+            continue
+        (left_cost, left_loss), (right_cost, right_loss) = pair
+        price = (left_loss - right_loss) / (right_cost - left_cost)
+        if not price > 0:
+            continue
+        found = _found(solver.solve(_priced(problem, table, price)))
+        point = _point(problem, table, found[0])
+        line = left_loss + price * left_cost
+        if point[1] + price * point[0] < line - _SAME_RATE * abs(line):
+            corners[point] = found
+            pairs += [(pair[0], point), (point, pair[1])]
+    points = sorted(corners)
+    front = pareto_front([cost for cost, _ in points], [loss for _, loss in points])
+    chosen = [corners[points[i]] for i in front]
+    return [choice for choice, _ in chosen], [status for _, status in chosen]
+
+
+def _point(problem: Problem, table: CostTable, choice: Choice) -> tuple[float, float]:
+    return total(table, choice), problem.loss_of(choice)
+
+
+def _priced(problem: Problem, table: CostTable, price: float) -> Problem:
+    values = problem.loss.values + price * np.nan_to_num(table.values)
+    loss = problem.loss
+    return replace(
+        problem, loss=CostTable(loss.name, loss.unit, loss.layers, loss.precisions, values)
+    )
 
 
 def _found(solution: Solution) -> tuple[Choice, Status]:

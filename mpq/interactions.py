@@ -1,13 +1,14 @@
 """How the errors of different layers add up or cancel."""
 
+from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, final
+from typing import Any, Self, final
 
 import numpy as np
 import numpy.typing as npt
 
-from mpq.errors import InputError
+from mpq.errors import FileFormatError, InputError
 
 
 @final
@@ -55,6 +56,31 @@ class Interactions:
         layers = np.arange(self.factor.shape[1])
         rows = self.factor[:, layers, choice].sum(axis=1, dtype=np.float64)  # [S]
         return float(0.5 * np.mean(rows**2))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: shape, and the factor as base64 of little-endian float32."""
+        content = b64encode(self.factor.astype("<f4").tobytes()).decode("ascii")
+        return {
+            "shape": list(self.factor.shape),
+            "shrinkage": self.shrinkage,
+            "factor_float32_base64": content,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """Inverse of ``to_dict``.
+
+        Raises:
+            FileFormatError: If a key is missing, or the factor has another size.
+        """
+        try:
+            content = b64decode(data["factor_float32_base64"], validate=True)
+            factor = np.frombuffer(content, dtype="<f4").reshape(data["shape"])
+            return cls(factor, float(data["shrinkage"]))
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise FileFormatError(f"not interactions: {error!r}") from error
 
     def excess(self, choice: npt.NDArray[np.intp]) -> float:
         """What an assignment loses beside its additive loss; negative where errors cancel."""

@@ -9,11 +9,12 @@ from typing import Any, Self, final
 import numpy as np
 import numpy.typing as npt
 
-from mpq.budget import Budget, total
+from mpq.budget import Budget, parse_limits, total
 from mpq.cost_table import CostTable
 from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.interactions import Interactions
 from mpq.layer import merge_ties
+from mpq.long_table import LongTable
 from mpq.precision import Precision
 
 Choice = npt.NDArray[np.intp]
@@ -43,10 +44,16 @@ class Grouped:
 
     def expand(self, choice: Choice) -> Choice:
         """A choice per layer ``[L]`` from one per group ``[G]``."""
+        return np.asarray(choice[self.group_of])
+
+    @cached_property
+    def group_of(self) -> Choice:
+        """``[L]`` the group of every layer."""
+        groups = np.empty(sum(map(len, self.members)), dtype=np.intp)
         sizes = [len(rows) for rows in self.members]
-        layers = np.empty(sum(sizes), dtype=np.intp)
-        layers[np.concatenate([np.array(rows) for rows in self.members])] = np.repeat(choice, sizes)
-        return layers
+        rows = np.concatenate([np.array(rows) for rows in self.members])
+        groups[rows] = np.repeat(np.arange(len(sizes)), sizes)
+        return groups
 
 
 @final
@@ -182,8 +189,40 @@ class Problem:
         loose = float(np.nan_to_num(np.abs(table.values)).max(axis=1).sum()) * 2
         return replace(self, budgets=(*self.budgets, Budget(table, loose)))
 
+    def least(self, table: CostTable, max_loss: float) -> "Problem":
+        """The problem of least cost in a resource, while budgets hold and the loss has a limit.
+
+        Args:
+            table: ``[L, B]`` of the resource.
+            max_loss: Largest sum over the loss table, in its unit.
+
+        Raises:
+            InputError: If there are interactions, whose loss is no sum.
+        """
+        if self.interactions is not None:
+            raise InputError("a loss with interactions is no budget: use problem.additive()")
+        limited = Budget(self.loss, max_loss)
+        return replace(self.cheapest(table), budgets=(*self.available(table).budgets, limited))
+
+    def differing(self, choice: Choice, num_layers: int) -> "Problem":
+        """The same problem without the assignments that are nearly a given one.
+
+        Args:
+            choice: ``[L]``.
+            num_layers: In how many layers an assignment differs from it at least.
+        """
+        same = np.zeros(self.loss.values.shape)
+        same[np.arange(len(choice)), choice] = 1.0
+        names = [budget.table.name for budget in self.budgets]
+        name = f"same_as_{sum(name.startswith('same_as_') for name in names)}"
+        table = CostTable(name, "layers", self.loss.layers, self.loss.precisions, same)
+        return replace(self, budgets=(*self.budgets, Budget(table, len(choice) - num_layers)))
+
     def to_json(self) -> str:
-        """Everything but the interactions, so that a problem can be solved again elsewhere."""
+        """Everything, so that a problem can be solved again elsewhere.
+
+        The factor of interactions is base64 of little-endian float32, in the order ``[S, L, B]``.
+        """
         data = {
             "schema_version": SCHEMA_VERSION,
             "loss": self.loss.to_dict(),
@@ -191,8 +230,32 @@ class Problem:
             "ties": [list(tie) for tie in self.ties],
             "fixed": {name: str(precision) for name, precision in self.fixed.items()},
             "candidates": {name: [str(p) for p in ps] for name, ps in self.candidates.items()},
+            "interactions": None if self.interactions is None else self.interactions.to_dict(),
         }
         return json.dumps(data, indent=1)
+
+    @classmethod
+    def from_csv(cls, text: str, limits: Sequence[str] = ()) -> Self:
+        """From tables that somebody else made.
+
+        Args:
+            text: A row for every layer at every precision, a column with its unit for the loss and
+                for every resource; see ``LongTable``.
+            limits: Such as ``weight_bytes=300KiB``, ``latency=0.6x:w8a8``; see ``Limit.parse``.
+
+        Raises:
+            FileFormatError: If the text is no such table.
+            LimitError: If a limit is misspelled or has the wrong unit.
+            UnknownNameError: If a limit is on a resource that has no column.
+        """
+        table = LongTable.from_csv(text)
+        budgets = []
+        for limit in parse_limits(limits):
+            if limit.resource not in table.resources:
+                raise UnknownNameError("resource", limit.resource, table.resources)
+            resource = table.resources[limit.resource]
+            budgets.append(Budget(resource, limit.resolve(resource)))
+        return cls(table.loss, tuple(budgets), table.ties, candidates=table.candidates)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -217,6 +280,7 @@ class Problem:
                 tuple(tuple(tie) for tie in data["ties"]),
                 {name: Precision.parse(p) for name, p in data["fixed"].items()},
                 {n: tuple(map(Precision.parse, ps)) for n, ps in data["candidates"].items()},
+                Interactions.from_dict(data["interactions"]) if data.get("interactions") else None,
             )
         except InputError:
             raise

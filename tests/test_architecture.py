@@ -20,6 +20,7 @@ NOUNS = (
     "precision",
     "value_range",
     "cost_table",
+    "long_table",
     "interactions",
     "budget",
     "problem",

@@ -165,4 +165,4 @@ class _Rest:
 
 def _suffix_sums(values: Array) -> Array:
     """``[N + 1]`` sums from each position to the end."""
-    return np.r_[np.cumsum(values[::-1])[::-1], 0.0]
+    return np.append(np.cumsum(values[::-1])[::-1], 0.0)

@@ -22,7 +22,8 @@ class Reduced:
 
     Every row takes exactly one column, so that its smallest loss and its smallest costs can be
     taken off both sides; what a limit leaves free is the unit of its budget. Nothing here depends
-    on the units that the user chose, and a budget is met as ``Budget.is_met`` says.
+    on the units that the user chose, and a budget is met as ``Budget.is_met`` says. Budgets that
+    every choice meets are left out, so that ``R`` may be smaller than the problem's.
 
     Args:
         rise: ``[G, B]`` loss above the row's smallest, at least 0; 0 where not usable.
@@ -46,18 +47,24 @@ class Reduced:
             grouped: The problem.
             allowed: ``[G, B]`` cells to choose among; default: all that are allowed.
         """
-        mask = grouped.allowed if allowed is None else allowed
-        floor = np.where(mask, grouped.loss, np.inf).min(axis=1)
-        cost_floor = np.where(mask, grouped.costs, np.inf).min(axis=2)  # [R, G]
-        excess = np.where(mask, grouped.costs - cost_floor[:, :, None], 0.0)
-        floors = np.array([math.fsum(row) for row in cost_floor.tolist()])
-        # What is free is compared as `Budget.is_met` compares it.
-        free = grouped.limits - floors + ROUNDING * np.abs(grouped.limits)
-        usable = mask & (excess <= free[:, None, None]).all(axis=0)
+        usable = (grouped.allowed if allowed is None else allowed).copy()
+        while True:
+            floors = np.where(usable, grouped.costs, np.inf).min(axis=2)  # [R, G]
+            excess = np.where(usable, grouped.costs - floors[:, :, None], 0.0)
+            # What is free is compared as `Budget.is_met` compares it.
+            free = grouped.limits - [math.fsum(row) for row in floors.tolist()]
+            free += ROUNDING * np.abs(grouped.limits)
+            overruns = usable & (excess > free[:, None, None]).any(axis=0)
+            is_overrun = bool((free < 0).any()) or bool((usable == overruns).all(axis=1).any())
+            if is_overrun or not overruns.any():
+                break
+            usable &= ~overruns  # which may lift the floors
+        floor = np.where(usable, grouped.loss, np.inf).min(axis=1)
         rise = np.where(usable, grouped.loss - floor[:, None], 0.0)
         unit = np.where(free > 0, free, 1.0)[:, None, None]
-        is_overrun = bool((free < 0).any()) or not usable.any(axis=1).all()
-        return cls(rise, excess / unit, usable, math.fsum(floor.tolist()), is_overrun)
+        binds = excess.max(axis=2).sum(axis=1) > free * (1 - ROUNDING)
+        offset = math.fsum(floor.tolist())
+        return cls(rise, (excess / unit)[binds], usable, offset, is_overrun)
 
     def loss(self, choice: Choice) -> float:
         """Sum of rises of ``choice [G]``."""

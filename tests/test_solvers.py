@@ -26,11 +26,15 @@ from mpq.problem import Problem
 from mpq.solution import Solution, Status
 from mpq.solvers import (
     Auto,
+    Bisection,
+    DynamicProgramming,
     Evolutionary,
+    Greedy,
     IntegerLinearProgram,
     Lagrangian,
     LocalSearch,
     Solver,
+    WaterFilling,
 )
 from mpq.solvers.backend import available_backends
 
@@ -42,7 +46,10 @@ EXACT: list[Solver] = [
     IntegerLinearProgram("CBC"),
     Lagrangian(),
 ]
-OTHERS: list[Solver] = [part() for part in mpq.SOLVERS if part not in set(map(type, EXACT))]
+BASELINES: list[Solver] = [Greedy(), Greedy("down"), WaterFilling(), Bisection()]
+ONE_BUDGET: list[Solver] = [DynamicProgramming(), WaterFilling()]
+APART = set(map(type, [*EXACT, *BASELINES, *ONE_BUDGET]))
+OTHERS: list[Solver] = [part() for part in mpq.SOLVERS if part not in APART]
 QUICK: list[Solver] = [
     replace(solver, num_trials=60, population_size=20)
     if isinstance(solver, Evolutionary)

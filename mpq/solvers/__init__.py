@@ -3,10 +3,14 @@
 from mpq.registry import Registry
 from mpq.solvers._base import Solver
 from mpq.solvers.auto import Auto
+from mpq.solvers.bisection import Bisection
+from mpq.solvers.dynamic_programming import DynamicProgramming
 from mpq.solvers.evolutionary import Evolutionary
+from mpq.solvers.greedy import Greedy
 from mpq.solvers.ilp import IntegerLinearProgram
 from mpq.solvers.lagrangian import Lagrangian
 from mpq.solvers.local_search import LocalSearch
+from mpq.solvers.water_filling import WaterFilling
 
 SOLVERS: Registry[Solver] = Registry(
     "solver",
@@ -14,8 +18,12 @@ SOLVERS: Registry[Solver] = Registry(
         Auto,
         Lagrangian,
         IntegerLinearProgram,
+        DynamicProgramming,
         LocalSearch,
         Evolutionary,
+        Greedy,
+        WaterFilling,
+        Bisection,
     ),
 )
 """Every solver, by the name that ``--solver`` takes."""
@@ -23,9 +31,13 @@ SOLVERS: Registry[Solver] = Registry(
 __all__ = [
     "SOLVERS",
     "Auto",
+    "Bisection",
+    "DynamicProgramming",
     "Evolutionary",
+    "Greedy",
     "IntegerLinearProgram",
     "Lagrangian",
     "LocalSearch",
     "Solver",
+    "WaterFilling",
 ]

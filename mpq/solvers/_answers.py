@@ -8,6 +8,7 @@ from mpq.errors import InputError, SolverError
 from mpq.problem import Problem
 from mpq.solution import Solution
 from mpq.solvers.milp import Answer
+from mpq.solvers.reduced import Reduced
 
 _ROUNDING = 1e-9
 """Relative error that a proved bound may have from a solver's own arithmetic."""
@@ -30,6 +31,19 @@ def solution_of(problem: Problem, answer: Answer, solver: str, seconds: float) -
             raise SolverError(f"{solver} proved {bound}, above the loss {loss} that it found")
         bound = loss
     return Solution(answer.status, choice, loss, bound, solver, seconds)
+
+
+def require_one_budget(reduced: Reduced, solver: str) -> None:
+    """Refuses several budgets; those that every choice meets do not count.
+
+    Raises:
+        InputError: If there are several.
+    """
+    if len(reduced.excess) > 1:
+        raise InputError(
+            f"{solver} takes one budget, and {len(reduced.excess)} can bind here: use the solver "
+            "'lagrangian', which takes any number"
+        )
 
 
 def require_additive(problem: Problem, solver: str) -> None:

@@ -6,14 +6,14 @@ from typing import ClassVar, final
 from mpq.problem import Problem
 from mpq.solution import Solution
 from mpq.solvers._base import Solver
-from mpq.solvers.ilp import IntegerLinearProgram
+from mpq.solvers.lagrangian import Lagrangian
 from mpq.solvers.local_search import LocalSearch
 
 
 @final
 @dataclass(frozen=True)
 class Auto(Solver):
-    """The exact integer program where the loss is a sum over layers, else the local search.
+    """Lagrangian relaxation, exact, where the loss is a sum over layers; else the local search.
 
     Args:
         seed: Of the local search.
@@ -21,7 +21,7 @@ class Auto(Solver):
 
     name: ClassVar[str] = "auto"
     summary: ClassVar[str] = (
-        "ilp where the loss is additive, local-search for interactions (default)"
+        "lagrangian where the loss is additive, local-search for interactions (default)"
     )
 
     seed: int = 0
@@ -29,5 +29,5 @@ class Auto(Solver):
     def solve(self, problem: Problem) -> Solution:
         """See ``Solver.solve``; the solution names the solver that was taken."""
         if problem.interactions is None:
-            return IntegerLinearProgram().solve(problem)
+            return Lagrangian().solve(problem)
         return LocalSearch(seed=self.seed).solve(problem)

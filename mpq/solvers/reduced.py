@@ -29,6 +29,7 @@ class Reduced:
         rise: ``[G, B]`` loss above the row's smallest, at least 0; 0 where not usable.
         excess: ``[R, G, B]`` cost above the row's smallest, in units of what is free.
         usable: ``[G, B]`` False where a cell is not allowed, or alone overruns a budget.
+        free: ``[R]`` the unit of each budget, in the user's.
         offset: Sum of the rows' smallest losses.
         overrun: Whether the smallest costs of all rows together already break a budget.
     """
@@ -36,6 +37,7 @@ class Reduced:
     rise: Array
     excess: Array
     usable: Cells
+    free: Array
     offset: float
     overrun: bool
 
@@ -64,7 +66,7 @@ class Reduced:
         unit = np.where(free > 0, free, 1.0)[:, None, None]
         binds = excess.max(axis=2).sum(axis=1) > free * (1 - ROUNDING)
         offset = math.fsum(floor.tolist())
-        return cls(rise, (excess / unit)[binds], usable, offset, is_overrun)
+        return cls(rise, (excess / unit)[binds], usable, free[binds], offset, is_overrun)
 
     def loss(self, choice: Choice) -> float:
         """Sum of rises of ``choice [G]``."""
@@ -78,6 +80,11 @@ class Reduced:
     def worst(self) -> float:
         """The largest sum of rises that any choice has."""
         return float(self.rise.max(axis=1).sum())
+
+    @cached_property
+    def unlimited(self) -> Choice:
+        """``[G]`` the cells that lose least, whatever they cost."""
+        return np.asarray(np.where(self.usable, self.rise, np.inf).argmin(axis=1))
 
     def exceeds_all(self, bound: float) -> bool:
         """Whether a lower bound is so high that no choice can be within the budgets."""

@@ -22,9 +22,10 @@ from estimators import CANDIDATES, HELD_OUT_EXAMPLES, NETWORKS, ROOT
 from mpq import ESTIMATORS, SOLVERS, Calibration
 from mpq.budget import Limit
 from mpq.loading import load_callable, load_model, load_object
-from mpq.preparation import Prepared, solve
+from mpq.preparation import Prepared
 from mpq.refining import refine
 from mpq.searching import estimated
+from mpq.solving import solve
 
 ROUNDS = 3
 

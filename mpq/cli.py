@@ -11,12 +11,20 @@ import typer
 from mpq.cli_options import (
     DEMO,
     DEMO_HELD_OUT,
+    Alternatives,
     AssignmentFile,
     CompareOptions,
     Debug,
+    Differing,
+    Limits,
+    MaxPredicted,
     Metric,
+    Minimize,
     Model,
     SearchOptions,
+    Seed,
+    SolverName,
+    TableFile,
     Weights,
     taking,
 )
@@ -70,17 +78,24 @@ def _fail(message: str, code: int) -> None:
 @taking(SearchOptions)
 def search(options: SearchOptions, debug: Debug = False) -> None:
     """Find the best bit width for every layer within limits, on the built-in demo or your model."""
-    from mpq.output import prepare_folder
+    from mpq.output import prepare_folder, write_files
     from mpq.progress import showing_progress
-    from mpq.report.console import new_console, print_result
+    from mpq.report import frontier_table
+    from mpq.report.console import new_console, print_frontier, print_result
 
     prepare_folder(options.output)
     console = new_console()
     with showing_progress():
         result = options.run()
-        frontier = result.frontier(options.resource, options.points, options.measure)
+        frontier = options.frontier(result)
         files = result.save(options.output, frontier)
+        if options.alternatives:
+            found = result.alternatives(options.alternatives, options.differing)
+            table = frontier_table(found).to_csv(index=False)
+            files += write_files(options.output, {"alternatives.csv": table.encode()})
     print_result(result, console)
+    if options.alternatives:
+        print_frontier(found, console, "Alternatives")
     _print_files(files)
 
 
@@ -88,7 +103,7 @@ def search(options: SearchOptions, debug: Debug = False) -> None:
 @reporting_errors
 @taking(SearchOptions)
 def frontier(options: SearchOptions, debug: Debug = False) -> None:
-    """Least loss for every amount of one resource: frontier.csv and frontier.png only."""
+    """Least loss for every amount of one resource: frontier.csv, .json and .png only."""
     from mpq.output import prepare_folder, write_files
     from mpq.progress import showing_progress
     from mpq.report import frontier_table, png
@@ -98,12 +113,41 @@ def frontier(options: SearchOptions, debug: Debug = False) -> None:
     console = new_console()
     with showing_progress():
         result = options.run()
-        found = result.frontier(options.resource, options.points, options.measure)
+        found = options.frontier(result)
         table = frontier_table(found).to_csv(index=False)
-        pictures = {"frontier.png": png(result.plot("frontier", found))}
-        files = write_files(options.output, {"frontier.csv": table.encode(), **pictures})
+        contents = {
+            "frontier.csv": table.encode(),
+            "frontier.json": found.to_json().encode(),
+            "frontier.png": png(result.plot("frontier", found)),
+        }
+        files = write_files(options.output, contents)
     print_frontier(found, console)
     _print_files(files)
+
+
+@app.command()
+@reporting_errors
+def solve(
+    table: TableFile,
+    limit: Limits = None,
+    solver: SolverName = "auto",
+    minimize: Minimize = None,
+    max_loss: MaxPredicted = None,
+    alternatives: Alternatives = 1,
+    differing: Differing = 1,
+    seed: Seed = 0,
+    debug: Debug = False,
+) -> None:
+    """Solve a table that somebody else made, or a search's problem.json again; JSON. No torch."""
+    import json
+
+    from mpq.solvers import SOLVERS
+    from mpq.solving import answers, load_problem, record
+
+    problem, resources = load_problem(table, limit or ())
+    built = SOLVERS.build(solver, seed)
+    found = answers(problem, resources, built, minimize, max_loss, alternatives, differing)
+    typer.echo(json.dumps([record(asked, solution) for asked, solution in found], indent=1))
 
 
 @app.command()

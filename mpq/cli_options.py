@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from mpq.comparison import EstimatorComparison
+    from mpq.frontier import Frontier
     from mpq.result import SearchResult
 
 DEMO = "mpq.demo:make_net"
@@ -85,6 +86,33 @@ Resource = Annotated[
     str | None, typer.Option(help="Frontier over this resource. Default: of the first limit.")
 ]
 Points = Annotated[int, typer.Option(help="Limits that the frontier is solved for.")]
+Hull = Annotated[
+    bool, typer.Option("--hull", help="The frontier's whole convex hull (additive losses).")
+]
+Minimize = Annotated[
+    str | None,
+    typer.Option(help="Resource to make small, within limits; needs one of the --max options."),
+]
+MaxPredicted = Annotated[
+    float | None, typer.Option("--max-loss", help="Largest predicted loss, for --minimize.")
+]
+MaxMeasured = Annotated[
+    float | None,
+    typer.Option("--max-measured-loss", help="Largest loss measured on held-out examples."),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option("--max-accuracy-drop", help="Largest measured drop of accuracy; 0.01: a point."),
+]
+Alternatives = Annotated[
+    int, typer.Option(help="So many of the best assignments, measured: alternatives.csv.")
+]
+Differing = Annotated[
+    int, typer.Option(help="In how many layers any two alternatives differ at least.")
+]
+TableFile = Annotated[
+    Path, typer.Argument(help="problem.json of a search, or a CSV: layer,precision,loss_nats,...")
+]
 Output = Annotated[Path, typer.Option(help="Folder for the results.")]
 Estimators = Annotated[
     list[str] | None,
@@ -166,10 +194,17 @@ class SearchOptions(NetworkOptions):
     sensitivity: Sensitivity = "sketch"
     solver: SolverName = "auto"
     refine: Refine = 0
+    minimize: Minimize = None
+    max_loss: MaxPredicted = None
+    max_measured_loss: MaxMeasured = None
+    max_accuracy_drop: MaxDrop = None
     output: Output = Path("mpq-run")
     resource: Resource = None
     points: Points = 20
+    hull: Hull = False
     measure: Measure = False
+    alternatives: Alternatives = 0
+    differing: Differing = 1
 
     def run(self) -> "SearchResult":
         """Runs the search."""
@@ -179,15 +214,26 @@ class SearchOptions(NetworkOptions):
 
         if self.points < 2:
             raise InputError(f"a frontier has at least 2 points; got {self.points}")
-        device, limits = self.device, self.limit
+        device, limits = self.device, self.limit or []
         if self.is_demo and not limits:
-            device, limits = device or DEMO_DEVICE, DEMO_LIMITS
-        if self.resource is not None:
-            check_resource(self.resource, device is not None)
-        arguments = {**self.loaded(), "device": device, "limits": limits or ()}
+            device, limits = device or DEMO_DEVICE, [] if self.minimize else DEMO_LIMITS
+        for resource in filter(None, (self.resource, self.minimize)):
+            check_resource(resource, device is not None)
+        arguments = {**self.loaded(), "device": device, "limits": limits}
         return search(
-            **arguments, sensitivity=self.sensitivity, solver=self.solver, refine=self.refine
+            **arguments,
+            sensitivity=self.sensitivity,
+            solver=self.solver,
+            refine=self.refine,
+            minimize=self.minimize,
+            max_loss=self.max_loss,
+            max_measured_loss=self.max_measured_loss,
+            max_accuracy_drop=self.max_accuracy_drop,
         )
+
+    def frontier(self, result: "SearchResult") -> "Frontier":
+        """The frontier that the options ask for."""
+        return result.frontier(self.resource, self.points, self.measure, self.hull)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from mpq.metric import OutputMetric
 from mpq.output import prepare_folder
 from mpq.peak_memory import peak_memory_bytes
 from mpq.precision import Precision
-from mpq.preparation import Prepared, solve
+from mpq.preparation import Prepared
 from mpq.problem import Choice, Problem
 from mpq.progress import showing_progress, track
 from mpq.refining import refine as refine_solution
@@ -28,6 +28,7 @@ from mpq.sampling import random_choices
 from mpq.searching import estimated
 from mpq.sensitivity import ESTIMATORS, RefinableEstimator, SensitivityEstimator
 from mpq.solvers import SOLVERS
+from mpq.solving import solve
 from mpq.value_range import RangeMethod
 
 DEFAULT_ESTIMATORS = (

@@ -1,21 +1,25 @@
 """The Pareto frontier: least loss for every amount of one resource, other budgets held."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from math import isnan
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 
 from mpq.budget import Budget, total
 from mpq.cost_table import CostTable
 from mpq.errors import InfeasibleError, InputError, SolverError
-from mpq.evaluation import Measurement
 from mpq.precision import Precision
 from mpq.problem import Choice, Problem
 from mpq.progress import track
 from mpq.solution import Solution, Status
-from mpq.solvers import Solver
+from mpq.solvers import DynamicProgramming, Lagrangian, Solver
 from mpq.solvers.hull import Hull
+
+if TYPE_CHECKING:
+    from mpq.evaluation import Measurement
 
 _SAME_RATE = 1e-12
 """Relative difference of two prices, or of two sums, that is only rounding."""
@@ -41,7 +45,7 @@ class FrontierPoint:
     loss: float
     precisions: dict[str, Precision]
     status: Status | None = None
-    measured: Measurement | None = None
+    measured: "Measurement | None" = None
     meets_others: bool = True
 
 
@@ -77,6 +81,28 @@ class Frontier:
         steps = zip(self.points, self.points[1:], strict=False)
         area = sum((last.cost - right.cost) * (left.loss - right.loss) for left, right in steps)
         return area / ((last.cost - first.cost) * (first.loss - last.loss))
+
+    def to_json(self) -> str:
+        """Hypervolume and points, with units in the keys."""
+        cost = (
+            self.resource if self.resource.endswith(self.unit) else f"{self.resource}_{self.unit}"
+        )
+        volume = self.hypervolume
+        data = {
+            "resource": self.resource,
+            "unit": self.unit,
+            "hypervolume_share": None if isnan(volume) else volume,
+            "points": [
+                {
+                    cost: point.cost,
+                    f"predicted_loss_{self.loss_unit}": point.loss,
+                    "status": point.status.name.lower() if point.status else None,
+                    "precisions": {name: str(p) for name, p in point.precisions.items()},
+                }
+                for point in self.points
+            ],
+        }
+        return json.dumps(data, indent=1) + "\n"
 
     def all_points(self) -> tuple[FrontierPoint, ...]:
         """The frontier, then the others."""
@@ -121,16 +147,27 @@ def solve_frontier(
     held = tuple(b for b in problem.budgets if b.table.name != table.name)
     free = replace(problem, budgets=held)
     best = _found(solver.solve(free.available(table)))
+    if problem.interactions is None:  # of all that lose as little, what costs least
+        best = _found(Lagrangian().solve(free.least(table, problem.loss_of(best[0]))))
     cheapest = _found(solver.solve(free.cheapest(table)))
     limits = np.linspace(total(table, cheapest[0]), total(table, best[0]), num_points)
     solved = [cheapest, best]
+    if isinstance(solver, DynamicProgramming):
+        *inner, _ = limits.tolist()
+        swept = solver.sweep(replace(free, budgets=(*held, Budget(table, inner[-1]))), inner)
+        return _front(problem, table, [*solved, *((c, Status.FEASIBLE) for c in swept)])
     for limit in track(limits.tolist(), f"frontier over {table.name}"):
         solution = solver.solve(replace(free, budgets=(*held, Budget(table, limit))))
         if solution.choice is not None:
             solved.append((solution.choice, solution.status))
-    costs = [total(table, choice) for choice, _ in solved]
-    losses = [problem.loss_of(choice) for choice, _ in solved]
-    front = pareto_front(costs, losses)
+    return _front(problem, table, solved)
+
+
+def _front(
+    problem: Problem, table: CostTable, solved: list[tuple[Choice, Status]]
+) -> tuple[list[Choice], list[Status]]:
+    points = [_point(problem, table, choice) for choice, _ in solved]
+    front = pareto_front([cost for cost, _ in points], [loss for _, loss in points])
     return [solved[i][0] for i in front], [solved[i][1] for i in front]
 
 
@@ -195,10 +232,7 @@ def _between(
         if point[1] + price * point[0] < line - _SAME_RATE * abs(line):
             corners[point] = found
             pairs += [(pair[0], point), (point, pair[1])]
-    points = sorted(corners)
-    front = pareto_front([cost for cost, _ in points], [loss for _, loss in points])
-    chosen = [corners[points[i]] for i in front]
-    return [choice for choice, _ in chosen], [status for _, status in chosen]
+    return _front(problem, table, [corners[point] for point in sorted(corners)])
 
 
 def _point(problem: Problem, table: CostTable, choice: Choice) -> tuple[float, float]:
@@ -215,8 +249,7 @@ def _priced(problem: Problem, table: CostTable, price: float) -> Problem:
 
 def _found(solution: Solution) -> tuple[Choice, Status]:
     if solution.status is Status.INFEASIBLE:
-        shortfalls = "; ".join(map(str, solution.shortfalls)) or solution.status.value
-        raise InfeasibleError(f"no assignment meets the other budgets: {shortfalls}")
+        raise InfeasibleError(f"no assignment meets the other budgets: {solution.reasons}")
     if solution.choice is None:
         raise SolverError(f"{solution.solver}: {solution.status.value}")
     return solution.choice, solution.status

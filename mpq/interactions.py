@@ -75,7 +75,7 @@ class Interactions:
         """
         try:
             content = b64decode(data["factor_float32_base64"], validate=True)
-            factor = np.frombuffer(content, dtype="<f4").reshape(data["shape"])
+            factor = np.frombuffer(content, dtype="<f4").reshape(tuple(data["shape"]))
             return cls(factor, float(data["shrinkage"]))
         except InputError:
             raise

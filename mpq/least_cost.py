@@ -143,14 +143,10 @@ def _out_of_reach(
     best = solver.solve(problem.available(table))
     unit = problem.loss.unit
     if best.status is Status.INFEASIBLE:
-        return InfeasibleError(f"no assignment meets the budgets: {_reasons(best)}")
+        return InfeasibleError(f"no assignment meets the budgets: {best.reasons}")
     if best.choice is None:
         return SolverError(f"{best.solver}: {best.status.value}")
     return InfeasibleError(
         f"no assignment within the budgets loses at most {max_loss:.6g} {unit}: the least that was "
         f"found is {best.loss:.6g} {unit}, {best.loss - max_loss:.6g} {unit} too much"
     )
-
-
-def _reasons(solution: Solution) -> str:
-    return "; ".join(map(str, solution.shortfalls))

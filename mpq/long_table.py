@@ -61,7 +61,6 @@ class LongTable:
             cells[key] = dict(zip(header[2:], row[2:], strict=True))
         layers = tuple(dict.fromkeys(layer for layer, _ in cells))
         precisions = tuple(dict.fromkeys(precision for _, precision in cells))
-        known = {name: [p for p in precisions if (name, p) in cells] for name in layers}
         tables = [
             _table(column, layers, precisions, cells) for column in header[2:] if column != "tie"
         ]
@@ -70,12 +69,10 @@ class LongTable:
             raise FileFormatError(
                 f"one column is a loss, in {', '.join(LOSS_UNITS)}; there are {len(losses)} of them"
             )
-        return cls(
-            _with_zeros(losses[0], cells),
-            {table.name: table for table in tables if table is not losses[0]},
-            _ties((layer, row["tie"]) for (layer, _), row in cells.items() if row.get("tie")),
-            {n: tuple(found) for n, found in known.items() if len(found) < len(precisions)},
-        )
+        resources = {table.name: table for table in tables if table is not losses[0]}
+        ties = _ties((layer, row["tie"]) for (layer, _), row in cells.items() if row.get("tie"))
+        candidates = _candidates(losses[0], resources.values(), cells)
+        return cls(_with_zeros(losses[0], cells), resources, ties, candidates)
 
 
 Cells = dict[tuple[str, Precision], dict[str, str]]
@@ -108,6 +105,21 @@ def _with_zeros(loss: CostTable, cells: Cells) -> CostTable:
             if (layer, precision) not in cells:
                 values[row, column] = 0.0
     return CostTable(loss.name, loss.unit, loss.layers, loss.precisions, values)
+
+
+def _candidates(
+    loss: CostTable, resources: Iterable[CostTable], cells: Cells
+) -> dict[str, tuple[Precision, ...]]:
+    """Precisions that a layer has a row for and can run at, where these are not all."""
+    runs = np.ones(loss.values.shape, dtype=np.bool_)
+    for table in resources:
+        runs &= ~np.isnan(table.values)
+    found = {
+        layer: tuple(p for p, can in zip(loss.precisions, row, strict=True) if can)
+        for layer, row in zip(loss.layers, runs.tolist(), strict=True)
+    }
+    known = {layer: tuple(p for p in ps if (layer, p) in cells) for layer, ps in found.items()}
+    return {layer: ps for layer, ps in known.items() if len(ps) < len(loss.precisions)}
 
 
 def _ties(pairs: Iterable[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:

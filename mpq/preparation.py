@@ -11,7 +11,7 @@ from torch import nn
 from mpq.budget import Budget, Limit
 from mpq.calibration import Calibration
 from mpq.cost_table import CostTable
-from mpq.errors import InfeasibleError, InputError, SolverError, UnknownNameError
+from mpq.errors import InfeasibleError, InputError, UnknownNameError
 from mpq.evaluation import Reference
 from mpq.hardware_profiles import Pricing, Profile, load_device
 from mpq.layer import matching, merge_ties
@@ -20,8 +20,8 @@ from mpq.model import Network
 from mpq.precision import Precision
 from mpq.problem import Problem
 from mpq.quantization import ActivationRanges, Quantizer
-from mpq.solution import Solution, Status
-from mpq.solvers import IntegerLinearProgram, Solver
+from mpq.solvers import Lagrangian
+from mpq.solving import solve
 from mpq.testbed import Testbed
 from mpq.value_range import RANGE_METHODS, RangeMethod
 
@@ -141,7 +141,7 @@ class Prepared:
             {**dict.fromkeys(names, self.common), **self.allowed},
         )
         try:
-            solve(IntegerLinearProgram(), question)
+            solve(Lagrangian(), question)
         except InfeasibleError as error:
             raise InfeasibleError(f"{error}{_launch_hint(self.pricing, question)}") from error
         return question
@@ -218,19 +218,3 @@ def _budget(pricing: Pricing, limit: Limit, choices: Sequence[Precision]) -> Bud
     reference = () if limit.reference is None else (limit.reference,)
     wide = pricing.table(limit.resource, tuple(dict.fromkeys((*choices, *reference))))
     return Budget(wide.select(choices), limit.resolve(wide))
-
-
-def solve(solver: Solver, problem: Problem) -> Solution:
-    """A solution that has an assignment.
-
-    Raises:
-        InfeasibleError: If there is none within the budgets: which one binds, and by how much.
-        SolverError: If the solver found none.
-    """
-    solution = solver.solve(problem)
-    if solution.status is Status.INFEASIBLE:
-        reasons = "; ".join(map(str, solution.shortfalls)) or "no budget can be blamed"
-        raise InfeasibleError(f"{solution.status.value}. {reasons}")
-    if solution.choice is None:
-        raise SolverError(f"{solution.solver}: {solution.status.value}")
-    return solution

@@ -166,6 +166,24 @@ class Problem:
         """Whether an assignment is allowed and meets every budget."""
         return self.is_allowed(choice) and all(b.is_met(choice) for b in self.budgets)
 
+    def within(self, limits: Sequence[str]) -> "Problem":
+        """The same problem with other limits on resources that it has budgets for.
+
+        Args:
+            limits: As for ``Limit.parse``; budgets that are not named keep theirs.
+
+        Raises:
+            LimitError: If a limit is misspelled or has the wrong unit.
+            UnknownNameError: If there is no budget for a resource.
+        """
+        tables = {budget.table.name: budget for budget in self.budgets}
+        for limit in parse_limits(limits):
+            if limit.resource not in tables:
+                raise UnknownNameError("resource", limit.resource, tables)
+            table = tables[limit.resource].table
+            tables[limit.resource] = Budget(table, limit.resolve(table))
+        return replace(self, budgets=tuple(tables.values()))
+
     def additive(self) -> "Problem":
         """The same problem without interactions."""
         return replace(self, interactions=None)

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from mpq.alternatives import alternatives
 from mpq.assignment import AssignedLayer, Assignment, Record, UsedBudget
 from mpq.backends import apply
 from mpq.budget import total
 from mpq.cost_table import CostTable
 from mpq.errors import UnknownNameError
 from mpq.evaluation import Measurement
-from mpq.frontier import Frontier, FrontierPoint, solve_frontier
+from mpq.frontier import Frontier, FrontierPoint, solve_frontier, solve_hull
 from mpq.hardware_profiles import Pricing
 from mpq.output import write_files
 from mpq.precision import ORIGINAL, Precision
@@ -26,8 +27,9 @@ from mpq.progress import track
 from mpq.quantization import needs_range
 from mpq.refining import Refinement
 from mpq.report import comparison_table, draw_bits, draw_frontier, frontier_table, layer_table, png
-from mpq.solution import Solution
-from mpq.solvers import Auto, Evolutionary, Solver
+from mpq.solution import Solution, Status
+from mpq.solvers import Auto, Solver
+from mpq.solvers._measuring import MeasuringSolver
 from mpq.testbed import Testbed
 
 if TYPE_CHECKING:
@@ -140,7 +142,7 @@ class SearchResult:
     @property
     def loss_name(self) -> str:
         """What ``solution.loss`` is: predicted, or measured on the calibration examples."""
-        is_measured = isinstance(self.solver, Evolutionary) and self.solver.is_measured
+        is_measured = isinstance(self.solver, MeasuringSolver) and self.solver.is_measured
         return "measured loss (calibration examples)" if is_measured else "predicted loss"
 
     def cost_table(self, resource: str) -> CostTable:
@@ -220,7 +222,11 @@ class SearchResult:
         return apply(model, self.assignment)
 
     def frontier(
-        self, resource: str | None = None, num_points: int = 20, measure: bool = False
+        self,
+        resource: str | None = None,
+        num_points: int = 20,
+        measure: bool = False,
+        hull: bool = False,
     ) -> Frontier:
         """Least predicted loss for every amount of a resource, the other budgets held.
 
@@ -230,25 +236,71 @@ class SearchResult:
             resource: Any that can be priced; default: that of the first limit.
             num_points: How many limits are solved for; equal answers are one point.
             measure: Whether every point is tried on the held-out examples.
+            hull: Whether it is the complete lower convex hull of the additive frontier instead
+                of evenly spaced limits.
 
         Raises:
+            InputError: If the hull is asked for and the loss has interactions.
             UnknownNameError: If there is no such resource.
         """
-        first = self.problem.budgets[0].table.name if self.problem.budgets else "weight_bytes"
-        table = self.cost_table(resource or first)
-        is_evolved = isinstance(self.solver, Evolutionary)
-        solver = Auto(seed=self.origin.seed) if is_evolved else self.solver
-        choices, statuses = solve_frontier(self.problem, table, solver, num_points)
-        points = []
-        for choice, status in track(list(zip(choices, statuses, strict=True)), "frontier points"):
-            precisions = self._precisions(choice)
-            measured = self.testbed.measure(precisions) if measure else None
-            cost, loss = total(table, choice), self.problem.loss_of(choice)
-            points.append(FrontierPoint("frontier", cost, loss, precisions, status, measured))
+        table = self.cost_table(resource or self._first_resource)
+        if hull:
+            choices, statuses = solve_hull(self.problem, table, self._repeatable_solver)
+        else:
+            solver = self._repeatable_solver
+            choices, statuses = solve_frontier(self.problem, table, solver, num_points)
+        pairs = list(zip(choices, statuses, strict=True))
+        points = [
+            self._point("frontier", table, choice, status, measure)
+            for choice, status in track(pairs, "frontier points")
+        ]
         others = tuple(
             self._beside(table, row) for row in self.comparisons if row.label != "original"
         )
         return Frontier(table.name, table.unit, self.problem.loss.unit, tuple(points), others)
+
+    def alternatives(
+        self, count: int, min_differing_layers: int = 1, measure: bool = True
+    ) -> Frontier:
+        """The best assignments that differ from each other, to be tried on what really counts.
+
+        Args:
+            count: At most so many; the first one is the result's problem solved again.
+            min_differing_layers: In how many layers any two of them differ at least.
+            measure: Whether each is tried on the held-out examples.
+
+        Returns:
+            Points over the first limit's resource, by rank.
+
+        Raises:
+            InputError: If a number is below 1.
+        """
+        table = self.cost_table(self._first_resource)
+        found = alternatives(self.problem, self._repeatable_solver, count, min_differing_layers)
+        points = [
+            self._point(f"alternative {rank}", table, s.choice, s.status, measure)
+            for rank, s in enumerate(track(found, "measuring alternatives"), start=1)
+            if s.choice is not None
+        ]
+        return Frontier(table.name, table.unit, self.problem.loss.unit, tuple(points))
+
+    @property
+    def _first_resource(self) -> str:
+        return self.problem.budgets[0].table.name if self.problem.budgets else "weight_bytes"
+
+    @property
+    def _repeatable_solver(self) -> Solver:
+        """One that can be asked many times: a measured search is not."""
+        is_measuring = isinstance(self.solver, MeasuringSolver)
+        return Auto(seed=self.origin.seed) if is_measuring else self.solver
+
+    def _point(
+        self, label: str, table: CostTable, choice: Choice, status: Status, measure: bool
+    ) -> FrontierPoint:
+        precisions = self._precisions(choice)
+        measured = self.testbed.measure(precisions) if measure else None
+        cost, loss = total(table, choice), self.problem.loss_of(choice)
+        return FrontierPoint(label, cost, loss, precisions, status, measured)
 
     def _precisions(self, choice: Choice) -> dict[str, Precision]:
         return replace(self.solution, choice=choice).precisions(self.problem)
@@ -306,6 +358,7 @@ class SearchResult:
             "comparison.csv": self.comparison_table().to_csv(index=False),
             "problem.json": self.problem.to_json(),
             "frontier.csv": frontier_table(frontier).to_csv(index=False),
+            "frontier.json": frontier.to_json(),
         }
         pictures = {
             "frontier.png": png(self.plot("frontier", frontier)),

@@ -7,18 +7,21 @@ from typing import Any
 from torch import nn
 
 from mpq.budget import parse_limits
+from mpq.demand import Demand
 from mpq.errors import InputError
 from mpq.hardware_profiles import Profile
 from mpq.metric import OutputMetric
 from mpq.precision import Precision
-from mpq.preparation import Prepared, solve
+from mpq.preparation import Prepared
 from mpq.problem import Problem
 from mpq.progress import showing_progress
 from mpq.refining import Refinement, refinable_estimator
 from mpq.refining import refine as refine_solution
 from mpq.result import Origin, SearchResult
 from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
-from mpq.solvers import SOLVERS, Evolutionary, Solver
+from mpq.solvers import SOLVERS, Solver
+from mpq.solvers._measuring import MeasuringSolver
+from mpq.solving import solve
 from mpq.value_range import RangeMethod
 
 
@@ -26,7 +29,11 @@ def search(
     model: nn.Module,
     calibration: Any,
     *,
-    limits: Sequence[str],
+    limits: Sequence[str] = (),
+    minimize: str | None = None,
+    max_loss: float | None = None,
+    max_measured_loss: float | None = None,
+    max_accuracy_drop: float | None = None,
     device: str | Profile | None = None,
     precisions: Sequence[str | Precision] | None = None,
     sensitivity: str | SensitivityEstimator = "sketch",
@@ -56,6 +63,12 @@ def search(
         calibration: A function or a list that yields batches; see ``Calibration``.
         limits: Such as ``latency=2.5ms``, ``weight_bytes=300KiB``, ``latency=0.6x:w8a8``; see
             ``Limit.parse``. Resources: ``mpq.hardware_profiles.RESOURCES``.
+        minimize: A resource to make as small as possible, within the limits, instead of losing
+            least; with one of the next three. The result is what loses least at that cost.
+        max_loss: Largest predicted loss, in the estimate's unit; proved where it is additive.
+        max_measured_loss: Largest loss measured on the held-out examples, in the metric's unit:
+            bisection over 64 points of the frontier.
+        max_accuracy_drop: The same with the accuracy: 0.01 is one point below the original.
         device: A name of ``mpq.device_names()``, a path to a profile's JSON, or a profile; latency
             and energy need one.
         precisions: Candidates; default: those of ``DEFAULT_PRECISIONS`` that the device runs.
@@ -90,13 +103,19 @@ def search(
     estimator = ESTIMATORS.build(sensitivity, seed) if isinstance(sensitivity, str) else sensitivity
     chosen_solver = SOLVERS.build(solver, seed) if isinstance(solver, str) else solver
     parsed = parse_limits(limits)
-    if not parsed:
+    demand = Demand.of(minimize, max_loss, max_measured_loss, max_accuracy_drop)
+    if not parsed and demand is None:
         raise InputError(
             "give at least one limit, such as latency=0.6x:w8a8 or weight_bytes=300KiB"
         )
+    is_measured = isinstance(chosen_solver, MeasuringSolver) and chosen_solver.is_measured
+    if demand is not None and is_measured:
+        raise InputError("minimize needs a predicted loss; is_measured=true searches without one")
+    if demand is not None and refine:
+        raise InputError("refine lowers the loss at given limits; it does not go with minimize")
     if refine:
         refinable_estimator(estimator, refine)
-        if isinstance(chosen_solver, Evolutionary) and chosen_solver.is_measured:
+        if is_measured:
             raise InputError("refine needs a predicted loss; is_measured=true searches without one")
     with showing_progress(progress):
         prepared = Prepared.of(
@@ -106,10 +125,14 @@ def search(
             activation_range=activation_range,
         )  # fmt: skip
         problem = estimated(prepared, prepared.question(parsed), estimator, chosen_solver)
-        if isinstance(chosen_solver, Evolutionary) and chosen_solver.is_measured:
-            objective = prepared.on_calibration.loss_of(prepared.choices)
-            chosen_solver = replace(chosen_solver, objective=objective)
-        solution = solve(chosen_solver, problem)
+        if isinstance(chosen_solver, MeasuringSolver) and chosen_solver.is_measured:
+            losses = prepared.on_calibration.losses_of(prepared.choices)
+            chosen_solver = chosen_solver.measuring(losses)
+        if demand is None:
+            solution = solve(chosen_solver, problem)
+        else:
+            table = prepared.pricing.table(demand.resource, prepared.choices)
+            problem, solution = demand.solve(problem, table, chosen_solver, prepared.on_held_out)
         rounds: tuple[Refinement, ...] = ()
         if refine:
             solution, rounds = refine_solution(

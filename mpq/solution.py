@@ -87,6 +87,14 @@ class Solution:
         rise = max(self.loss - self.bound, 0.0)
         return rise / abs(self.loss) if self.loss else rise
 
+    @property
+    def reasons(self) -> str:
+        """Of an infeasible problem: what every budget would need, and which of them conflict."""
+        found = "; ".join(map(str, self.shortfalls)) or "no budget can be blamed"
+        if len(self.conflict) > 1:
+            found += f". {' and '.join(self.conflict)} cannot be met together"
+        return found
+
     def precisions(self, problem: Problem) -> dict[str, Precision]:
         """Layer name to precision, in the problem's order; a solution without a choice has none."""
         if self.choice is None:

@@ -4,11 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
+import numpy.typing as npt
+
 from mpq.evaluation import Measurement, Reference
 from mpq.model import Network
 from mpq.precision import Precision
 from mpq.problem import Choice
 from mpq.quantization import Quantizer, quantized
+
+Losses = npt.NDArray[np.float64]
 
 
 @final
@@ -31,15 +36,16 @@ class Testbed:
         with quantized(self.network, precisions, self.quantizer):
             return self.reference.compare(self.network.module)
 
-    def loss_of(self, choices: Sequence[Precision]) -> Callable[[Choice], float]:
-        """Measured divergence as a function of a choice ``[L]`` among precisions."""
+    def losses_of(self, choices: Sequence[Precision]) -> Callable[[Choice], Losses]:
+        """Measured divergences ``[P]`` as a function of assignments ``[P, L]`` of precisions."""
         names = [layer.name for layer in self.network.layers]
 
-        def loss(choice: Choice) -> float:
-            precisions = (choices[column] for column in choice.tolist())
-            return self.measure(dict(zip(names, precisions, strict=True))).divergence
+        def losses(assignments: Choice) -> Losses:
+            rows = ([choices[column] for column in row] for row in assignments.tolist())
+            named = (dict(zip(names, row, strict=True)) for row in rows)
+            return np.array([self.measure(precisions).divergence for precisions in named])
 
-        return loss
+        return losses
 
     def uniform(self, precision: Precision) -> dict[str, Precision]:
         """Every layer at one precision."""

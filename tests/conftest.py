@@ -2,7 +2,9 @@
 
 import os
 from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -14,6 +16,9 @@ settings.register_profile("mpq", deadline=None, derandomize=True, max_examples=5
 settings.load_profile("mpq")
 torch.set_num_threads(1)
 
+PRECISIONS = tuple(
+    map(mpq.Precision.parse, [f"w{bits}a{a}" for a in (8, 4) for bits in range(2, 9)] + ["fp8"])
+)
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("MPQ_DATA", ROOT.parent / "shared" / "data"))
 
@@ -30,6 +35,32 @@ def data_dir() -> Path:
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+class MakeProblem(Protocol):
+    """Makes a problem from plain numbers."""
+
+    def __call__(
+        self, loss: Any, costs: Any = (), limits: Any = (), **rules: Any
+    ) -> mpq.Problem: ...
+
+
+@pytest.fixture(scope="session")
+def make_problem() -> MakeProblem:
+    """Layers ``l0``, ``l1``, ... at up to 16 precisions; budgets ``r0``, ``r1``, ... in bytes."""
+
+    def make(loss: Any, costs: Any = (), limits: Any = (), **rules: Any) -> mpq.Problem:
+        values = np.array(loss, dtype=np.float64)
+        layers = tuple(f"l{i}" for i in range(len(values)))
+        precisions = PRECISIONS[: values.shape[1]]
+        budgets = tuple(
+            mpq.Budget(mpq.CostTable(f"r{i}", "bytes", layers, precisions, cost), float(limit))
+            for i, (cost, limit) in enumerate(zip(costs, limits, strict=True))
+        )
+        table = mpq.CostTable("loss", "nats", layers, precisions, values)
+        return mpq.Problem(table, budgets, **rules)
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The frontier has every point that pays, and no other."""
 
+import json
 from itertools import product
 
 import numpy as np
@@ -8,15 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpq.budget import Budget
+from mpq.budget import Budget, total
 from mpq.cost_table import CostTable
 from mpq.errors import InfeasibleError, InputError, SolverError
-from mpq.frontier import pareto_front, solve_frontier
+from mpq.frontier import Frontier, FrontierPoint, pareto_front, solve_frontier, solve_hull
 from mpq.interactions import Interactions
 from mpq.precision import Precision
 from mpq.problem import Problem
 from mpq.solution import Solution, Status
-from mpq.solvers import Evolutionary, IntegerLinearProgram, LocalSearch, Solver
+from mpq.solvers import (
+    DynamicProgramming,
+    Evolutionary,
+    IntegerLinearProgram,
+    Lagrangian,
+    LocalSearch,
+    Solver,
+)
 
 PRECISIONS = tuple(map(Precision.parse, ("w2a8", "w4a8", "w8a8")))
 NUMBERS = st.one_of(st.integers(0, 4).map(float), st.floats(-1e9, 1e9))
@@ -238,3 +246,86 @@ def test_a_solver_that_finds_nothing_is_not_called_infeasible() -> None:
 
     with pytest.raises(SolverError, match="stopped before finding"):
         solve_frontier(problem, table("size", "bytes", SIZE), OutOfTime(), 5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("is_limited", [True, False])
+def test_the_hull_is_every_corner_of_the_frontier(seed: int, is_limited: bool) -> None:
+    """Of all assignments within the other budget, those that no mixture of two undercuts."""
+    rng = np.random.default_rng(seed)
+    loss, cost, other = (rng.integers(0, 20, (4, 3)).astype(np.float64) for _ in range(3))
+    limit = float(np.median(other, axis=1).sum()) if is_limited else 1e9
+    budgets = (Budget(table("o", "bytes", other), limit),) if is_limited else ()
+    front = front_of(loss, cost, other, limit)
+    corners = [
+        p
+        for p in front
+        if not any(
+            (p[0] - a[0]) * (b[1] - a[1]) <= (p[1] - a[1]) * (b[0] - a[0])
+            for a, b in product(front, front)
+            if a[0] < p[0] < b[0]
+        )
+    ]
+    size = table("size", "seconds", cost)
+
+    choices, statuses = solve_hull(Problem(table("s", "nats", loss), budgets), size, Lagrangian())
+
+    found = [(total(size, c), float(loss[range(4), c].sum())) for c in choices]
+    assert found == corners
+    assert set(statuses) == {Status.OPTIMAL}
+
+
+def test_a_hull_needs_an_additive_loss() -> None:
+    """And says so."""
+    factor = np.ones((2, 4, 3))
+    problem = Problem(table("sketch", "nats", LOSS), interactions=Interactions(factor))
+
+    with pytest.raises(InputError, match="the convex hull is that of an additive loss"):
+        solve_hull(problem, table("size", "bytes", SIZE), Lagrangian())
+
+
+@pytest.mark.parametrize("num_points", [2, 5, 40])
+def test_dynamic_programming_sweeps_the_frontier_at_once(num_points: int) -> None:
+    """The points that one problem after the other gives."""
+    problem, size = Problem(table("sketch", "nats", LOSS)), table("size", "bytes", SIZE)
+
+    swept, _ = solve_frontier(problem, size, DynamicProgramming(), num_points)
+
+    expected, _ = solve_frontier(problem, size, Lagrangian(), num_points)
+    assert [total(size, c) for c in swept] == [total(size, c) for c in expected]
+    assert [problem.loss_of(c) for c in swept] == pytest.approx(
+        [problem.loss_of(c) for c in expected]
+    )
+
+
+def frontier_through(*pairs: tuple[float, float]) -> Frontier:
+    """A frontier of points (cost, loss)."""
+    points = tuple(
+        FrontierPoint("frontier", cost, loss, {"l0": PRECISIONS[0]}) for cost, loss in pairs
+    )
+    return Frontier("latency", "seconds", "nats", points)
+
+
+def test_hypervolume_is_the_dominated_share() -> None:
+    """Counted cell by cell on a grid; two ends dominate nothing of the rectangle between them."""
+    pairs = [(0.0, 10.0), (2.0, 6.0), (3.0, 1.0), (10.0, 0.0)]
+    cells = product(np.arange(0.5, 10), repeat=2)
+    dominated = sum(any(c < x and v < y for c, v in pairs) for x, y in cells)
+
+    assert frontier_through(*pairs).hypervolume == pytest.approx(dominated / 100)
+    assert frontier_through(pairs[0], pairs[-1]).hypervolume == 0.0
+    assert np.isnan(frontier_through(pairs[0]).hypervolume)
+
+
+def test_a_frontier_as_json_has_units_and_hypervolume() -> None:
+    """Keys name what they count and in which unit."""
+    data = json.loads(frontier_through((1.0, 3.0), (2.0, 2.0), (3.0, 1.0)).to_json())
+
+    assert data["hypervolume_share"] == 0.25
+    assert data["points"][0] == {
+        "latency_seconds": 1.0,
+        "predicted_loss_nats": 3.0,
+        "status": None,
+        "precisions": {"l0": "w2a8"},
+    }
+    assert json.loads(frontier_through((1.0, 3.0)).to_json())["hypervolume_share"] is None

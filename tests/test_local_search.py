@@ -1,5 +1,6 @@
 """Local search with interactions, against exhaustive search."""
 
+import tracemalloc
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
@@ -105,7 +106,7 @@ def test_the_best_assignment_is_nearly_always_found(kind: str) -> None:
     ratios = []
     for seed in range(20):
         case = of_kind(random_case(seed, num_layers=6), kind)
-        solution = LocalSearch().solve(case.problem())
+        solution = LocalSearch(num_restarts=40).solve(case.problem())
         best = case.losses().min()
         assert solution.loss >= best * (1 - 1e-5)
         assert solution.bound is not None
@@ -125,15 +126,15 @@ def test_an_answer_is_feasible_and_no_worse_than_the_additive_one(kind: str, see
     start = IntegerLinearProgram().solve(problem.additive())
     assert start.choice is not None
 
-    solution = LocalSearch().solve(problem)
+    solution = LocalSearch(num_restarts=20).solve(problem)
 
     assert solution.choice is not None
     assert problem.is_feasible(solution.choice)
     assert solution.loss == problem.loss_of(solution.choice)
     assert solution.loss < problem.loss_of(start.choice)
-    assert (solution.status, solution.solver) == (Status.FEASIBLE, "local-search")
+    assert solution.solver == "local-search"
     assert solution.gap is not None
-    assert solution.gap >= 0
+    assert (solution.status is Status.OPTIMAL) == (solution.gap == 0)
 
 
 def test_no_exchange_of_two_layers_is_better() -> None:
@@ -185,7 +186,7 @@ def test_a_bound_holds_where_cells_are_negative() -> None:
         slopes = np.random.default_rng(seed).standard_normal(case.loss.shape) * 3
         near = replace(case, loss=case.loss + slopes, shrinkage=0.3)
 
-        solution = LocalSearch().solve(near.problem())
+        solution = LocalSearch(num_restarts=20).solve(near.problem())
 
         assert near.loss.min() < 0
         assert solution.bound is not None
@@ -220,14 +221,14 @@ def test_a_limit_at_the_smallest_cost_can_be_met(scale: float) -> None:
 def test_rounding_errors_do_not_go_round_in_circles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Around an incumbent its own loss is a constant, that is 0; equal layers may be exchanged."""
     descents = [0]
-    best = module_under_test._Quadratic._best
+    changes = module_under_test._Search._changes
 
     def counted(*args: Any) -> Any:
         descents[0] += 1
         assert descents[0] < 20_000
-        return best(*args)
+        return changes(*args)
 
-    monkeypatch.setattr(module_under_test._Quadratic, "_best", counted)
+    monkeypatch.setattr(module_under_test._Search, "_changes", counted)
     for seed in range(30):
         rng = np.random.default_rng(seed)
         shape = (int(rng.integers(3, 20)), 3, 4)
@@ -247,27 +248,43 @@ def test_rounding_errors_do_not_go_round_in_circles(monkeypatch: pytest.MonkeyPa
 
 
 def test_where_there_are_too_many_pairs_a_share_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Less is found, still within the budgets and no worse than the additive answer."""
+    """Within the budgets, and nearly as good: all groups have their turn, a few at a time."""
     problem = random_case(1, num_layers=20).problem()
-    every = LocalSearch(num_restarts=3).solve(problem)
+    every = LocalSearch(num_restarts=20).solve(problem)
     start = IntegerLinearProgram().solve(problem.additive())
     assert start.choice is not None
 
     monkeypatch.setattr(module_under_test, "_MAX_PAIRED", 20)
-    some = LocalSearch(num_restarts=3).solve(problem)
+    some = LocalSearch(num_restarts=60).solve(problem)
 
     assert some.choice is not None
     assert problem.is_feasible(some.choice)
-    assert every.loss <= some.loss <= problem.loss_of(start.choice)
+    assert some.loss < 1.1 * every.loss
+    assert some.loss < problem.loss_of(start.choice)
+
+
+def test_hundreds_of_layers_are_searched_without_a_matrix_of_all_moves() -> None:
+    """Nothing of the size of all pairs of 2,400 moves is kept: 46 MB."""
+    problem = random_case(0, num_layers=600, num_rows=6).problem()
+    start = IntegerLinearProgram().solve(problem.additive())
+    assert start.choice is not None
+    tracemalloc.start()
+
+    solution = LocalSearch(num_restarts=1).solve(problem)
+
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert solution.loss < problem.loss_of(start.choice)
+    assert peak < 40e6
 
 
 def test_restarts_never_hurt() -> None:
     """Each begins at the best answer so far, and over several problems they help."""
-    problems = [random_case(seed, num_layers=15).problem() for seed in range(8)]
+    problems = [random_case(seed, num_layers=12).problem() for seed in range(6)]
 
     none, many = (
         np.array([LocalSearch(num_restarts=count).solve(p).loss for p in problems])
-        for count in (0, 20)
+        for count in (0, 10)
     )
 
     assert (many <= none).all()
@@ -278,12 +295,12 @@ def test_the_same_seed_gives_the_same_answer() -> None:
     """The global random state neither matters nor changes."""
     problem = random_case(2, num_layers=15).problem()
     np.random.seed(1)
-    first = LocalSearch(seed=4).solve(problem)
+    first = LocalSearch(20, seed=4).solve(problem)
     np.random.seed(2)
     expected = np.random.random(3)
     np.random.seed(2)
 
-    second = LocalSearch(seed=4).solve(problem)
+    second = LocalSearch(20, seed=4).solve(problem)
 
     assert (first.loss, first.bound) == (second.loss, second.bound)
     np.testing.assert_array_equal(first.choice, second.choice)

@@ -303,3 +303,65 @@ def test_json_keeps_the_rules_of_the_problem() -> None:
         Problem.from_json(json.dumps(data | {"fixed": {"x": "w8a8"}}))
     with pytest.raises(InputError, match="no precision is left for 'c'"):
         Problem.from_json(json.dumps(data | {"fixed": {"c": "w4a8"}}))
+
+
+def test_json_keeps_the_interactions() -> None:
+    """Bit for bit, so that the same problem is solved again elsewhere."""
+    factor = np.random.default_rng(0).standard_normal((5, 4, 3)).astype(np.float32)
+    asked = problem(interactions=Interactions(factor, 0.25))
+
+    again = Problem.from_json(asked.to_json())
+
+    assert again.interactions is not None
+    assert again.interactions.shrinkage == 0.25
+    np.testing.assert_array_equal(again.interactions.factor, factor)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"shape": [5, 4, 2]}, {"factor_float32_base64": "!"}, {"shrinkage": "x"}, {"shape": None}],
+)
+def test_json_with_broken_interactions_is_no_problem(change: dict[str, object]) -> None:
+    """The message says what is broken."""
+    data = json.loads(problem(interactions=Interactions(np.ones((5, 4, 3)))).to_json())
+    data["interactions"] |= change
+
+    with pytest.raises(FileFormatError, match="interactions"):
+        Problem.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize("distance", range(1, 5))
+def test_differing_leaves_out_what_is_near(distance: int) -> None:
+    """By the number of layers that have another precision; twice for two assignments."""
+    first, second = np.array([0, 1, 2, 1]), np.array([2, 1, 0, 1])
+    asked = problem(limits=(100.0, 100.0))
+
+    apart = asked.differing(first, distance).differing(second, distance)
+
+    for choice in map(np.array, choices()):
+        is_far = all((choice != other).sum() >= distance for other in (first, second))
+        assert apart.is_feasible(choice) == (is_far and asked.is_feasible(choice))
+
+
+def test_least_swaps_cost_and_loss() -> None:
+    """The loss becomes a budget; the other budgets and empty cells stay."""
+    asked = problem(limits=(20.0, 6.0))
+    swapped = asked.least(table("energy", "joules", BYTES * 2), max_loss=12.0)
+
+    for choice in map(np.array, choices()):
+        expected = asked.is_feasible(choice) and asked.loss_of(choice) <= 12.0
+        assert swapped.is_feasible(choice) == expected
+        assert swapped.loss_of(choice) == 2 * BYTES[range(4), choice].sum()
+    with pytest.raises(InputError, match="a loss with interactions is no budget"):
+        problem(interactions=Interactions(np.ones((2, 4, 3)))).least(asked.loss, 1.0)
+
+
+def test_within_replaces_limits() -> None:
+    """Those that are named; the others stay, and a resource without a budget is an error."""
+    asked = problem(limits=(20.0, 6.0))
+
+    limits = {b.table.name: b.limit for b in asked.within(["size=12B"]).budgets}
+
+    assert limits == {"size": 12.0, "latency": 6.0}
+    with pytest.raises(UnknownNameError, match="no resource 'energy'"):
+        asked.within(["energy=1mJ"])

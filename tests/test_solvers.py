@@ -26,16 +26,18 @@ from mpq.problem import Problem
 from mpq.solution import Solution, Status
 from mpq.solvers import (
     Auto,
+    Bayesian,
     Bisection,
     DynamicProgramming,
     Evolutionary,
     Greedy,
     IntegerLinearProgram,
     Lagrangian,
-    LocalSearch,
     Solver,
+    Surrogate,
     WaterFilling,
 )
+from mpq.solvers.additive import additive_solver
 from mpq.solvers.backend import available_backends
 
 PRECISIONS = tuple(
@@ -53,6 +55,8 @@ OTHERS: list[Solver] = [part() for part in mpq.SOLVERS if part not in APART]
 QUICK: list[Solver] = [
     replace(solver, num_trials=60, population_size=20)
     if isinstance(solver, Evolutionary)
+    else replace(solver, num_trials=40)
+    if isinstance(solver, Bayesian | Surrogate)
     else solver
     for solver in OTHERS
 ]
@@ -439,6 +443,29 @@ def test_shortfalls_are_the_smallest_reachable_costs(
             assert shortfall.smallest_within_others is None
 
 
+@pytest.mark.parametrize("solver", EXACT, ids=name_of)
+@settings(max_examples=30)
+@given(case=cases(), shares=st.lists(st.floats(0, 0.6), min_size=3, max_size=3))
+def test_the_conflict_is_irreducible(solver: Solver, case: Case, shares: list[float]) -> None:
+    """Its budgets cannot be met together, and can be without any one of them."""
+    ends = [sorted(sum_of(cost, c) for c in case.allowed()) for cost in case.costs]
+    limits = [e[0] + share * (e[-1] - e[0]) for e, share in zip(ends, shares, strict=False)]
+    tight = replace(case, limits=tuple(limits))
+
+    solution = solver.solve(tight.problem())
+
+    if solution.status is not Status.INFEASIBLE:
+        assert solution.conflict == ()
+        return
+    rows = [int(name[1:]) for name in solution.conflict]
+
+    def can_be_met(held: list[int]) -> bool:
+        return any(all(tight.meets(choice, row) for row in held) for choice in tight.allowed())
+
+    assert not can_be_met(rows)
+    assert all(can_be_met([row for row in rows if row != left_out]) for left_out in rows)
+
+
 def test_shortfalls_read_as_sentences() -> None:
     """Each alone can be met, together they cannot: the text says how much is missing."""
     cost = np.array([[1.0, 4.0], [1.0, 4.0]])
@@ -452,6 +479,8 @@ def test_shortfalls_read_as_sentences() -> None:
         "r1: limit 6 seconds, smallest reachable 2 (8 while the other budgets hold): "
         "2 seconds too much",
     ]
+    assert solution.conflict == ("r0", "r1")
+    assert solution.reasons.endswith("2 seconds too much. r0 and r1 cannot be met together")
 
 
 @pytest.mark.parametrize("backend", ["HiGHS", "CBC"])
@@ -493,27 +522,49 @@ def test_ilp_refuses_interactions(solver: Solver) -> None:
     problem = case.problem(Interactions(np.ones((2, 4, 3), dtype=np.float32)))
 
     assert not solver.takes_interactions
-    with pytest.raises(InputError, match=r"has interactions: use .*'local-search', or .*additive"):
+    with pytest.raises(
+        InputError,
+        match=r"has interactions: use .*'branch-and-bound' or 'local-search', or .*additive",
+    ):
         solver.solve(problem)
     assert solver.solve(problem.additive()).status is Status.OPTIMAL
 
 
-def test_auto_takes_the_solver_that_fits() -> None:
-    """A sum is solved exactly; interactions by the local search, with the same seed."""
-    factor = np.random.default_rng(0).standard_normal((30, 4, 3)).astype(np.float32)
-    problem = random_case(0).problem(Interactions(factor))
+@pytest.mark.parametrize(
+    ("layers", "shrinkage", "solver", "why"),
+    [
+        (4, 0.0, "branch-and-bound", "interactions of 12 precisions"),
+        (4, 1.0, "branch-and-bound", "the interactions are shrunk away"),
+        (60, 0.0, "local-search", "interactions of 180 precisions, too many to prove"),
+        (110, 0.0, "local-search", "interactions of 330 precisions, too many to prove"),
+    ],
+)
+def test_auto_says_why_it_takes_which(
+    layers: int, shrinkage: float, solver: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sum is solved exactly; interactions are proved where they are few."""
+    monkeypatch.setattr("mpq.solvers.auto._FEW_RESTARTS", 1)
+    factor = np.random.default_rng(0).standard_normal((30, layers, 3)).astype(np.float32)
+    case = random_case(0, layers=layers, resources=1)
+    problem = case.problem(Interactions(factor, shrinkage))
 
-    exact, local = Auto(seed=3).solve(problem.additive()), Auto(seed=3).solve(problem)
+    exact, found = Auto(seed=3).solve(problem.additive()), Auto(seed=3).solve(problem)
 
-    expected = LocalSearch(seed=3).solve(problem)
-    assert exact.solver == IntegerLinearProgram().solve(problem.additive()).solver
     assert exact.status is Status.OPTIMAL
-    assert (local.solver, local.loss, local.bound) == (
-        expected.solver,
-        expected.loss,
-        expected.bound,
-    )
-    np.testing.assert_array_equal(local.choice, expected.choice)
+    assert exact.why == "auto took lagrangian: the loss is a sum over layers"
+    assert found.why == f"auto took {solver}: {why}"
+    assert found.solver.startswith(solver)
+    assert found.choice is not None
+    assert problem.is_feasible(found.choice)
+
+
+def test_auto_stops_early_only_where_it_must() -> None:
+    """Several budgets on hundreds of layers are solved to 0.01 %, fewer to the optimum."""
+    small, large = random_case(0).problem(), random_case(0, layers=300).problem()
+
+    assert additive_solver(small) == Lagrangian()
+    assert additive_solver(large) == Lagrangian(gap=1e-4, time_limit_s=60.0)
+    assert additive_solver(replace(large, budgets=large.budgets[:1])) == Lagrangian()
 
 
 def test_an_unknown_backend_is_an_error() -> None:
@@ -570,9 +621,9 @@ def test_evolution_minimises_a_measured_loss() -> None:
     case = replace(random_case(1), ties=((0, 2),))
     seen: list[Choice] = []
 
-    def measured(choice: npt.NDArray[np.intp]) -> float:
-        seen.append(tuple(choice.tolist()))
-        return float(abs(int(choice.sum()) - 3) + 0.1 * choice[3])
+    def measured(choices: npt.NDArray[np.intp]) -> Floats:
+        seen.extend(map(tuple, choices.tolist()))
+        return np.asarray(np.abs(choices.sum(axis=1) - 3) + 0.1 * choices[:, 3])
 
     solution = Evolutionary(num_trials=150, population_size=20, objective=measured).solve(
         case.problem()

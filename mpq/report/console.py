@@ -41,6 +41,8 @@ def print_result(result: "SearchResult", console: Console) -> None:
     console.print(_table(result.comparison_table(), "Measured on held-out examples", _all_columns))
     solution = result.solution
     console.print(f"{solution.solver}: {solution.status.value}")
+    if solution.why:
+        console.print(solution.why)
     console.print(
         f"{result.loss_name}: {solution.loss:.4g} {result.problem.loss.unit}{_proof(solution)}"
     )
@@ -83,12 +85,14 @@ def print_comparison(comparison: "EstimatorComparison", console: Console) -> Non
             console.print(f"{score.estimator}: {score.error}")
 
 
-def print_frontier(frontier: "Frontier", console: Console) -> None:
-    """The frontier's points."""
+def print_frontier(frontier: "Frontier", console: Console, what: str = "Frontier") -> None:
+    """The points of a frontier, or alternatives, over its resource."""
     from mpq.report.tables import frontier_table
 
     table = frontier_table(frontier).drop(columns="precisions")
-    console.print(_table(table, f"Frontier over {frontier.resource}", _all_columns))
+    console.print(_table(table, f"{what} over {frontier.resource}", _all_columns))
+    if what == "Frontier":
+        console.print(f"hypervolume: {frontier.hypervolume:.4f} of the rectangle between the ends")
 
 
 def _all_columns(_: str) -> bool:
@@ -133,6 +137,8 @@ def _heading(column: str) -> str:
 def _cell(column: str, value: object) -> str:
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if not isinstance(value, int | float):
         return str(value)
     if column.endswith(("_share", "accuracy")):

@@ -3,13 +3,16 @@
 from mpq.registry import Registry
 from mpq.solvers._base import Solver
 from mpq.solvers.auto import Auto
+from mpq.solvers.bayesian import Bayesian
 from mpq.solvers.bisection import Bisection
+from mpq.solvers.branch_and_bound import BranchAndBound
 from mpq.solvers.dynamic_programming import DynamicProgramming
 from mpq.solvers.evolutionary import Evolutionary
 from mpq.solvers.greedy import Greedy
 from mpq.solvers.ilp import IntegerLinearProgram
 from mpq.solvers.lagrangian import Lagrangian
 from mpq.solvers.local_search import LocalSearch
+from mpq.solvers.surrogate import Surrogate
 from mpq.solvers.water_filling import WaterFilling
 
 SOLVERS: Registry[Solver] = Registry(
@@ -19,8 +22,11 @@ SOLVERS: Registry[Solver] = Registry(
         Lagrangian,
         IntegerLinearProgram,
         DynamicProgramming,
+        BranchAndBound,
         LocalSearch,
         Evolutionary,
+        Bayesian,
+        Surrogate,
         Greedy,
         WaterFilling,
         Bisection,
@@ -31,7 +37,9 @@ SOLVERS: Registry[Solver] = Registry(
 __all__ = [
     "SOLVERS",
     "Auto",
+    "Bayesian",
     "Bisection",
+    "BranchAndBound",
     "DynamicProgramming",
     "Evolutionary",
     "Greedy",
@@ -39,5 +47,6 @@ __all__ = [
     "Lagrangian",
     "LocalSearch",
     "Solver",
+    "Surrogate",
     "WaterFilling",
 ]

@@ -1,33 +1,61 @@
 """The solver that fits the problem."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
+from mpq.errors import InputError
 from mpq.problem import Problem
 from mpq.solution import Solution
 from mpq.solvers._base import Solver
-from mpq.solvers.lagrangian import Lagrangian
+from mpq.solvers.additive import additive_solver
+from mpq.solvers.branch_and_bound import BranchAndBound
 from mpq.solvers.local_search import LocalSearch
+
+_PROVED_MOVES = 160
+"""Precisions of all layers, up to which real networks' interactions are proved in seconds."""
+_THOROUGH_MOVES = 300
+"""Up to which the local search descends 200 times within seconds."""
+_FEW_RESTARTS = 20
 
 
 @final
 @dataclass(frozen=True)
 class Auto(Solver):
-    """Lagrangian relaxation, exact, where the loss is a sum over layers; else the local search.
+    """Takes the solver that proves most within seconds, and says why (``Solution.why``).
+
+    A sum over layers goes to ``lagrangian``; losses with interactions to ``branch-and-bound`` where
+    all layers together have up to 160 precisions, else to ``local-search``.
 
     Args:
         seed: Of the local search.
+
+    Raises:
+        InputError: If the seed is negative.
     """
 
     name: ClassVar[str] = "auto"
-    summary: ClassVar[str] = (
-        "lagrangian where the loss is additive, local-search for interactions (default)"
-    )
+    summary: ClassVar[str] = "picks lagrangian, branch-and-bound or local-search (default)"
 
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"auto needs seed >= 0; got {self.seed}")
+
     def solve(self, problem: Problem) -> Solution:
-        """See ``Solver.solve``; the solution names the solver that was taken."""
+        """See ``Solver.solve``; the solution names the solver that was taken, and why."""
+        solver, why = self._picked(problem)
+        return replace(solver.solve(problem), why=f"auto took {solver.name}: {why}")
+
+    def _picked(self, problem: Problem) -> tuple[Solver, str]:
         if problem.interactions is None:
-            return Lagrangian().solve(problem)
-        return LocalSearch(seed=self.seed).solve(problem)
+            return additive_solver(problem), "the loss is a sum over layers"
+        if problem.interactions.shrinkage == 1:
+            return BranchAndBound(seed=self.seed), "the interactions are shrunk away"
+        num_moves = int(problem.grouped.allowed.sum())
+        if num_moves <= _PROVED_MOVES:
+            return BranchAndBound(seed=self.seed), f"interactions of {num_moves} precisions"
+        why = f"interactions of {num_moves} precisions, too many to prove"
+        if num_moves <= _THOROUGH_MOVES:
+            return LocalSearch(seed=self.seed), why
+        return LocalSearch(_FEW_RESTARTS, self.seed), why

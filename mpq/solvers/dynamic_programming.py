@@ -82,7 +82,7 @@ class DynamicProgramming(Solver):
         """The answers for many limits from one table, as ZeroQ's frontier.
 
         Args:
-            problem: With one budget, whose limit is at least the largest of ``limits``.
+            problem: Its last budget is the one that can bind, and the largest of ``limits``.
             limits: In the budget's unit; each can be met.
 
         Returns:
@@ -98,8 +98,8 @@ class DynamicProgramming(Solver):
             return [problem.grouped.expand(reduced.unlimited)] * len(limits)
         grid = _Grid.of(reduced, self.grid)
         table = _Table.of(reduced, np.ceil(grid.units), grid.capacity, keeps_choices=True)
-        used = problem.budgets[0].limit - np.array(limits)
-        left = grid.capacity - np.ceil(used / (reduced.free[0] / grid.room)).astype(np.intp)
+        kept_back = (problem.budgets[-1].limit - np.array(limits)) / reduced.free[0]
+        left = np.floor(grid.room * (1 + ROUNDING) - kept_back * grid.room)
         return [problem.grouped.expand(table.choice(max(int(w), 0))) for w in left.tolist()]
 
     def _answer(self, reduced: Reduced, retreat: int = 0) -> Answer:

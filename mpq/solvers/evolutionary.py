@@ -1,51 +1,71 @@
-"""Evolutionary solver: NSGA-II through optuna, for any loss that is a function of the choice."""
+"""Evolutionary solver: NSGA-II for any loss that is a function of the choice."""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import ClassVar, Self, final
 
 import numpy as np
+import numpy.typing as npt
 
-from mpq.errors import InputError
+from mpq.errors import InputError, UnknownNameError
 from mpq.problem import Choice, Problem
-from mpq.progress import track
-from mpq.solution import Solution, Status
-from mpq.solvers._base import Solver
-from mpq.solvers.ilp import IntegerLinearProgram
+from mpq.solution import Solution
+from mpq.solvers._measuring import MeasuringSolver, Objective, Run
+from mpq.solvers.population import Array, Choices, Space, survivors
+from mpq.solvers.study import Trials
 
-if TYPE_CHECKING:
-    import optuna
+OBJECTIVES = ("loss", "loss+costs")
+"""What may be minimised: the loss alone, or also what every budget counts."""
+_ATTEMPTS = 8
+"""Times that children are drawn, twice as many as wanted, until enough of them are new."""
 
 
 @final
 @dataclass(frozen=True)
-class Evolutionary(Solver):
-    """Searches with mutation and crossover; proves nothing itself.
+class Evolutionary(MeasuringSolver):
+    """Searches with crossover and mutation; proves nothing itself.
 
-    NSGA-II (Deb et al. 2002, doi:10.1109/4235.996017) as optuna implements it, with the budgets as
-    constraints. Departs from it in the first generation: it holds the exact answer of the additive
-    problem and the uniform precisions, because seeding matters more than the sampler.
+    NSGA-II (Deb et al. 2002, doi:10.1109/4235.996017). Departs from it in three ways. Budgets are
+    no constraints among which to select: children are repaired until they hold, because costs are
+    known before anything is measured. No assignment is evaluated twice. And the search begins at
+    the exact additive answer, its convex hull and the uniform precisions: seeding matters more
+    than the sampler.
+
+    Generations are array arithmetic, because optuna's own NSGA-II suggests one layer of one
+    assignment at a time, several times as slowly (``benchmarks/evolution.json``), and batches are
+    what is measured; optuna keeps the trials, where there is a storage.
 
     Args:
-        num_trials: Evaluations, seeds included.
-        population_size: Individuals in a generation.
+        num_trials: Evaluations in all, seeds and those that the storage holds included.
+        population_size: Survivors of a generation.
+        batch_size: Children of a generation, evaluated at once.
         seed: Of every random draw.
-        is_seeded: Whether the first generation holds the exact additive answer.
+        is_seeded: Whether the search begins at the solved assignments, or at random.
         is_measured: Whether the loss is the KL divergence measured on the calibration examples
             instead of the predicted one; ``mpq.search`` then supplies ``objective``.
-        objective: Loss of a choice ``[L]``; ``None``: the problem's own.
+        objectives: ``loss``, or ``loss+costs``: also what every budget counts, so that one run
+            gives a whole frontier; see ``front``.
+        storage: A path such as ``search.log`` or a database URL such as ``sqlite:///search.db``
+            that keeps the trials: the same call goes on where it ended, and several processes or
+            machines, each with a seed of its own, may share one study. Empty: in memory.
+        study: Name in the storage; one problem each.
+        starts: Further assignments to begin at, ``[L]`` columns each.
+        objective: Losses of a batch; ``None``: the problem's own.
     """
 
     name: ClassVar[str] = "evolutionary"
-    summary: ClassVar[str] = "NSGA-II (optuna), for interactions and measured losses; no proof"
+    summary: ClassVar[str] = "NSGA-II, for interactions, measured losses and frontiers; no proof"
 
     num_trials: int = 1000
-    population_size: int = 50
+    population_size: int = 30
+    batch_size: int = 10
     seed: int = 0
     is_seeded: bool = True
     is_measured: bool = False
-    objective: Callable[[Choice], float] | None = field(default=None, compare=False)
+    objectives: str = "loss"
+    storage: str = ""
+    study: str = "mpq"
+    starts: tuple[tuple[int, ...], ...] = ()
+    objective: Objective | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.num_trials < 1 or self.population_size < 2:
@@ -53,73 +73,96 @@ class Evolutionary(Solver):
                 "evolutionary needs num_trials >= 1 and population_size >= 2; got "
                 f"{self.num_trials} and {self.population_size}"
             )
+        if self.batch_size < 1 or self.seed < 0:
+            raise InputError(
+                "evolutionary needs batch_size >= 1 and seed >= 0; got "
+                f"{self.batch_size} and {self.seed}"
+            )
+        if self.objectives not in OBJECTIVES:
+            raise UnknownNameError("choice of objectives", self.objectives, OBJECTIVES)
+
+    def measuring(self, objective: Objective) -> Self:
+        """See ``MeasuringSolver.measuring``."""
+        return replace(self, objective=objective)
 
     def solve(self, problem: Problem) -> Solution:
         """See ``Solver.solve``; infeasible problems are recognised exactly, by the ILP.
 
         Raises:
-            InputError: If the loss is to be measured and there is no objective that measures it.
+            InputError: If the loss is to be measured and there is no objective that measures it,
+                or the storage cannot be used.
+            MismatchError: If the study belongs to another problem.
+            SolverError: If the storage fails on the way, or a loss is ``nan``.
         """
-        if self.is_measured and self.objective is None:
-            raise InputError("is_measured=true needs a network: use it through mpq.search")
-        start = time.perf_counter()
-        exact = IntegerLinearProgram().solve(problem.additive())
-        if exact.choice is None:
-            return replace(exact, solver=self.name)
-        choices = self._evolve(problem, exact.choice if self.is_seeded else None)
-        feasible = [(loss, choice) for choice, loss in choices if problem.is_feasible(choice)]
-        seconds = time.perf_counter() - start
-        if not feasible:
-            return Solution(Status.UNKNOWN, None, float("nan"), None, self.name, seconds)
-        loss, choice = min(feasible, key=lambda pair: pair[0])
-        # The additive bound says nothing of a loss that is not additive.
-        is_additive = self.objective is None and problem.interactions is None
-        bound = min(exact.bound, loss) if is_additive and exact.bound is not None else None
-        status = Status.OPTIMAL if bound == loss else Status.FEASIBLE
-        return Solution(status, choice, loss, bound, self.name, seconds)
+        return self._run(problem).solve(self._proposer)
 
-    def _evolve(self, problem: Problem, start: Choice | None) -> list[tuple[Choice, float]]:
-        """Every choice ``[L]`` that was tried, with its loss."""
-        grouped = problem.grouped
-        options = [np.flatnonzero(row).tolist() for row in grouped.allowed]
-        loss_of = problem.loss_of if self.objective is None else self.objective
-        tried: list[tuple[Choice, float]] = []
+    def front(self, problem: Problem) -> list[tuple[Choice, Array]]:
+        """Assignments within the budgets that no other trial betters in loss and costs.
 
-        def evaluate(trial: "optuna.Trial") -> float:
-            genes = [trial.suggest_categorical(f"g{g}", o) for g, o in enumerate(options)]
-            choice = grouped.expand(np.array(genes, dtype=np.intp))
-            for budget in problem.budgets:
-                scale = max(abs(budget.limit), np.finfo(np.float64).tiny)
-                over = 0.0 if budget.is_met(choice) else budget.used(choice) - budget.limit
-                trial.set_constraint(budget.table.name, float(over / scale))
-            loss = float(loss_of(choice))
-            tried.append((choice, loss))
-            return loss
+        Returns:
+            By rising loss, the choice ``[L]`` and its values ``[K]``: the loss, then what it uses
+            of every budget, in the budgets' order and units. None if the problem is infeasible.
 
-        study = self._study()
-        for genes in _seeds(problem, start):
-            study.enqueue_trial(genes, skip_if_exists=True)
-        for _ in track(range(self.num_trials), "evolutionary search"):
-            study.optimize(evaluate, n_trials=1)
-        return tried
+        Raises:
+            InputError: If the costs are no objectives; else as ``solve``.
+        """
+        if self.objectives == "loss":
+            raise InputError("a front needs the costs as objectives: objectives=loss+costs")
+        return self._run(problem).front(self._proposer)
 
-    def _study(self) -> "optuna.Study":
-        import optuna  # half a second that other solvers do not need
+    def _run(self, problem: Problem) -> Run:
+        has_costs = self.objectives != "loss"
+        num_seeds = None if has_costs else self.population_size
+        return Run(
+            self.name, problem, self.is_measured, self.objective, self.seed, self.num_trials,
+            self.batch_size, self.is_seeded, self.starts, self.storage, self.study,
+            num_seeds, has_costs,
+        )  # fmt: skip
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        sampler = optuna.samplers.NSGAIISampler(
-            population_size=self.population_size, seed=self.seed
-        )
-        return optuna.create_study(direction="minimize", sampler=sampler)
+    def _proposer(self, space: Space) -> "_Generations":
+        return _Generations(space, self.population_size, self.batch_size)
 
 
-def _seeds(problem: Problem, start: Choice | None) -> list[dict[str, int]]:
-    """First generation: the given choice, then the uniform precisions that are allowed."""
-    grouped = problem.grouped
-    seeds = []
-    if start is not None:
-        seeds.append([int(start[rows[0]]) for rows in grouped.members])
-    for column in range(grouped.allowed.shape[1]):
-        if grouped.allowed[:, column].all():
-            seeds.append([column] * len(grouped.members))
-    return [{f"g{group}": column for group, column in enumerate(seed)} for seed in seeds]
+@final
+class _Generations:
+    """Children of the survivors of all trials so far.
+
+    Args:
+        space: Of the problem.
+        population_size: Survivors.
+        batch_size: Trials after which survivors are selected.
+    """
+
+    def __init__(self, space: Space, population_size: int, batch_size: int) -> None:
+        self._space = space
+        self._population_size = population_size
+        self._batch_size = batch_size
+        self._alive = np.empty(0, dtype=np.intp)
+        self._selected = 0
+
+    def __call__(self, trials: Trials, rng: np.random.Generator, count: int) -> Choices:
+        """See ``Propose``; random assignments until there is a population."""
+        parents = trials.choices[self._population(trials)]
+        found = parents[:0]
+        for attempt in range(_ATTEMPTS):
+            # The last attempt finds what is left where nearly everything was tried.
+            if len(trials) < self._population_size or attempt == _ATTEMPTS - 1:
+                more = self._space.random(2 * count, rng)
+            else:
+                more = self._space.children(parents, 2 * count, rng)
+            found = trials.unknown(np.concatenate([found, more]))
+            if len(found) >= count:
+                break
+        return found
+
+    def _population(self, trials: Trials) -> npt.NDArray[np.intp]:
+        """Rows of the survivors, batch after batch: the same whether or not it was interrupted."""
+        while self._selected + self._batch_size <= len(trials):
+            end = self._selected + self._batch_size
+            self._alive = self._survivors(trials, end)
+            self._selected = end
+        return self._survivors(trials, len(trials))
+
+    def _survivors(self, trials: Trials, end: int) -> npt.NDArray[np.intp]:
+        rows = np.concatenate([self._alive, np.arange(self._selected, end)])
+        return rows[survivors(trials.values[rows], self._population_size)]

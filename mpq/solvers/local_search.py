@@ -1,24 +1,30 @@
 """Local search for losses with interactions: exchanges of one or two precisions at a time."""
 
+import math
 import time
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar, final
 
 import numpy as np
-import numpy.typing as npt
 
-from mpq.budget import ROUNDING
 from mpq.errors import InputError
 from mpq.problem import Choice, Problem
 from mpq.progress import track
 from mpq.solution import Solution, Status
 from mpq.solvers._base import Solver
-from mpq.solvers.ilp import IntegerLinearProgram
+from mpq.solvers.additive import solve_additive
+from mpq.solvers.quadratic import Array, Indices, Quadratic
+from mpq.solvers.quadratic_bound import lower_bound
 
-Array = npt.NDArray[np.float64]
-
-_MAX_PAIRED = 2000
-"""Moves (layers times precisions) among which all pairs are tried; above, a random share is."""
+_MAX_PAIRED = 600
+"""Moves (groups times precisions) among which all pairs are tried at once."""
+_NUM_SHAKEN = (3, 13)
+"""Random changes before each descent: at least, and fewer than."""
+_ACCEPTED = 0.02
+"""By how much a descent may at first end worse than the last, and still be gone on from."""
+_WORK = 1.2e9
+"""On the bound: iterations times the cubed number of moves, which takes about a second."""
 
 
 @final
@@ -32,11 +38,13 @@ class LocalSearch(Solver):
         \quad G = R^T R / S
 
     so that with :math:`h = G x` the change of any single move, and of any pair of moves, is a few
-    additions. The best move or pair within the budgets is taken until none lowers the loss; then
-    random layers are changed and the descent begins anew (iterated local search, Lourenco et al.
-    2003, doi:10.1007/0-306-48056-5_11), from the best answer so far. A loss without interactions is
-    already solved by the ILP. The bound leaves out :math:`x^T G x`, which is at least 0: the share
-    :math:`\lambda` of the ILP's bound, and what a table that is not the diagonal's adds at least.
+    additions. The best move, or else the best pair, within the budgets is taken until none lowers
+    the loss; then random layers are changed and the descent begins anew (iterated local search,
+    Lourenco et al. 2003, doi:10.1007/0-306-48056-5_11), from the last answer unless that was worse
+    by more than a share of the loss, which falls to 0. Of more than 600 moves, pairs
+    are sought among those of random groups at a time. A loss without interactions is already
+    solved. The bound is the better of two relaxations: that of the additive problem, and for up to
+    some 300 moves about a second of the one that ``branch-and-bound`` solves to the end.
 
     Args:
         num_restarts: Descents after the first.
@@ -44,9 +52,9 @@ class LocalSearch(Solver):
     """
 
     name: ClassVar[str] = "local-search"
-    summary: ClassVar[str] = "exchanges from the ILP's answer, for interactions; no proof"
+    summary: ClassVar[str] = "exchanges from the additive optimum, for interactions; with a bound"
 
-    num_restarts: int = 20
+    num_restarts: int = 200
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -57,143 +65,210 @@ class LocalSearch(Solver):
             )
 
     def solve(self, problem: Problem) -> Solution:
-        """See ``Solver.solve``; infeasible problems are recognised exactly, by the ILP."""
+        """See ``Solver.solve``; infeasible problems are recognised exactly."""
         start = time.perf_counter()
-        exact = IntegerLinearProgram().solve(problem.additive())
-        if exact.choice is None or problem.interactions is None:
+        exact = solve_additive(problem)
+        interactions = problem.interactions
+        if exact.choice is None or interactions is None or interactions.shrinkage == 1:
             return replace(exact, solver=f"{self.name} ({exact.solver})")
-        grouped = problem.grouped
-        rng = np.random.default_rng(self.seed)
-        quadratic = _Quadratic.of(problem, rng)
-        choice = exact.choice[[rows[0] for rows in grouped.members]]
-        best = quadratic.descend(choice)
-        for _ in track(range(self.num_restarts), "local search"):
-            found = quadratic.descend(quadratic.shaken(best))
-            if quadratic.loss(found) < quadratic.loss(best):
-                best = found
-        # Sums in another order may break a limit by a hair: the problem's own arithmetic decides.
-        tried = (grouped.expand(best), exact.choice)
-        layers = min(filter(problem.is_feasible, tried), key=problem.loss_of)
+        quadratic = Quadratic.of(problem)
+        layers = improved(problem, quadratic, exact.choice, self.num_restarts, self.seed)
         loss = problem.loss_of(layers)
-        bound = None if exact.bound is None else min(loss, _bound(problem, exact.bound))
+        bound = lower_bound(problem, quadratic, loss, exact.bound, _WORK)
         status = Status.OPTIMAL if bound == loss else Status.FEASIBLE
         return Solution(status, layers, loss, bound, self.name, time.perf_counter() - start)
 
 
-def _bound(problem: Problem, additive: float) -> float:
-    """No assignment loses less, because the quadratic term is never below 0."""
-    assert problem.interactions is not None
-    share = problem.interactions.shrinkage
-    beside = np.where(problem.allowed, problem.loss.values - problem.interactions.alone, np.inf)
-    return float(share * additive + (1 - share) * beside.min(axis=1).sum())
+def improved(
+    problem: Problem,
+    quadratic: Quadratic,
+    layers: Choice,
+    num_restarts: int,
+    seed: int,
+    deadline: float = math.inf,
+) -> Choice:
+    """An assignment ``[L]`` within the budgets that loses no more than the given one.
+
+    Args:
+        problem: With interactions.
+        quadratic: Of the problem.
+        layers: ``[L]`` within the budgets.
+        num_restarts: Descents after the first.
+        seed: Of the random changes.
+        deadline: Of ``time.perf_counter``, after which no descent begins.
+    """
+    grouped, search = problem.grouped, _Search(quadratic, np.random.default_rng(seed))
+    best = current = search.settled(layers[[rows[0] for rows in grouped.members]])
+    least = now = quadratic.loss(best)
+    for done in track(range(num_restarts), "local search"):
+        if time.perf_counter() > deadline:
+            break
+        found = search.restarted(current)
+        loss = quadratic.loss(found)
+        if loss < now + _ACCEPTED * (1 - (done + 1) / num_restarts) * abs(least):
+            current, now = found, loss
+        if loss < least:
+            best, least = found, loss
+    # Sums in another order may break a limit by a hair: the problem's own arithmetic decides.
+    tried = (grouped.expand(best), layers)
+    return min(filter(problem.is_feasible, tried), key=problem.loss_of)
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class _Quadratic:
-    """The problem as matrices over ``M`` moves, a move being a group at a precision.
+class _Pairs:
+    """What pairs of moves of some groups change beside the two alone.
 
     Args:
-        gram: ``[M, M]``, times the share of the interactions.
-        linear: ``[M]`` additive loss, less what the quadratic form counts of single layers.
-        costs: ``[R, M]``.
-        limits: ``[R]``.
-        group: ``[M]`` of each move.
-        column: ``[M]`` of each move.
-        index: ``[G, B]`` the move of each cell, -1 where it is not allowed.
+        some: ``[K]`` moves.
+        gram: ``[K, K]``.
+        same: ``[K, K]`` ``inf`` for two moves of one group, else 0.
+        joint: ``[K, K]`` the change; written over.
+        old: ``[K]`` moves replaced for which ``joint`` holds; written over.
+    """
+
+    some: Indices
+    gram: Array
+    same: Array
+    joint: Array
+    old: Indices
+
+    @classmethod
+    def of(cls, quadratic: Quadratic, groups: Indices) -> "_Pairs":
+        """Of all moves of some groups."""
+        some = np.flatnonzero(np.isin(quadratic.group, groups))
+        is_all = len(some) == len(quadratic.group)
+        gram = quadratic.gram if is_all else quadratic.rows[some] @ quadratic.rows[some].T
+        group = quadratic.group[some]
+        is_same = np.equal(group[:, None], group[None, :])
+        same = np.where(is_same, np.inf, 0.0)
+        return cls(some, gram, same, np.empty_like(gram), np.full(len(some), -1))
+
+    def best(self, single: Array, extra: Array, room: Array, old: Indices, least: float) -> Indices:
+        """Two groups at once, within the budgets: what one gives the other may take.
+
+        Args:
+            single: ``[M]`` changes of the loss.
+            extra: ``[R, M]`` changes of the costs.
+            room: ``[R]`` what is free.
+            old: ``[M]`` the move that each replaces.
+            least: A change above is none.
+        """
+        some = self.some
+        self._update(old[some])
+        both = self.joint + single[some]
+        both += single[some, None]
+        first, second = np.divmod(np.flatnonzero(both < least), len(some))
+        amounts = extra[:, some]
+        fits = np.all(amounts[:, first] + amounts[:, second] <= room[:, None], axis=0)
+        first, second = first[fits], second[fits]
+        if not len(first):
+            return first
+        best = int(np.argmin(both[first, second]))
+        return some[[first[best], second[best]]]
+
+    def _update(self, old: Indices) -> None:
+        """Only pairs with a group whose move has changed."""
+        changed = np.flatnonzero(old != self.old)
+        if not len(changed):
+            return
+        self.old[:] = old
+        before = np.searchsorted(self.some, old)
+        rows = self.gram[changed] - self.gram[before[changed]]
+        rows = rows - rows[:, before] + self.same[changed]
+        self.joint[changed] = rows
+        self.joint[:, changed] = rows.T
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """Descents over the moves of a problem.
+
+    Args:
+        quadratic: The problem.
         rng: Of random changes.
     """
 
-    gram: Array
-    linear: Array
-    costs: Array
-    limits: Array
-    group: npt.NDArray[np.intp]
-    column: npt.NDArray[np.intp]
-    index: npt.NDArray[np.intp]
+    quadratic: Quadratic
     rng: np.random.Generator
 
-    @classmethod
-    def of(cls, problem: Problem, rng: np.random.Generator) -> "_Quadratic":
-        """From a problem with interactions."""
-        grouped, found = problem.grouped, problem.interactions
-        assert found is not None
-        group, column = np.nonzero(grouped.allowed)
-        by_group = [found.factor[:, list(rows)].sum(axis=1) for rows in grouped.members]
-        factor = np.stack(by_group, axis=1).astype(np.float64)[:, group, column]  # [S, M]
-        share = 1 - found.shrinkage
-        alone = np.stack([found.alone[list(rows)].sum(axis=0) for rows in grouped.members])
-        linear = grouped.loss[group, column] - share * alone[group, column]
-        gram = share * (factor.T @ factor) / len(factor)
-        slack = 1 + ROUNDING * np.sign(grouped.limits)
-        index = np.full(grouped.allowed.shape, -1, dtype=np.intp)
-        index[group, column] = np.arange(len(group))
-        return cls(
-            gram, linear, grouped.costs[:, group, column], grouped.limits * slack,
-            group, column, index, rng,
-        )  # fmt: skip
-
-    def moves(self, choice: Choice) -> npt.NDArray[np.intp]:
-        """``[G]`` moves that make up a choice."""
-        return self.index[np.arange(len(choice)), choice]
-
-    def loss(self, choice: Choice) -> float:
-        """Up to a constant."""
-        held = self.moves(choice)
-        return float(0.5 * self.gram[np.ix_(held, held)].sum() + self.linear[held].sum())
-
-    def descend(self, choice: Choice) -> Choice:
-        """The best single move or pair of moves, again and again, until none helps."""
-        choice = choice.copy()
-        # Not that of the loss, which may be 0: rounding errors would go round in circles.
-        scale = float(np.abs(self.gram).max() + np.abs(self.linear).max())
+    def settled(self, choice: Choice) -> Choice:
+        """Descends until no pair helps; with many moves, until no pair within a random share."""
         while True:
-            change, moves = self._best(choice)
-            if change >= -1e-12 * scale:
+            before = choice
+            shares = self._shares(np.array([], dtype=np.intp))
+            for groups in shares:
+                choice = self._descended(choice, self._pairs(groups))
+            if len(shares) == 1 or (choice == before).all():
                 return choice
-            choice[self.group[moves]] = self.column[moves]
 
-    def shaken(self, choice: Choice) -> Choice:
+    def restarted(self, choice: Choice) -> Choice:
+        """A descent from a few random changes."""
+        shaken = self._shaken(choice)
+        groups = self._shares(np.flatnonzero(shaken != choice))[0]
+        return self._descended(shaken, self._pairs(groups))
+
+    @cached_property
+    def _every(self) -> _Pairs:
+        return _Pairs.of(self.quadratic, np.arange(len(self.quadratic.index)))
+
+    def _pairs(self, groups: Indices) -> _Pairs:
+        is_all = len(groups) == len(self.quadratic.index)
+        return self._every if is_all else _Pairs.of(self.quadratic, groups)
+
+    def _shares(self, first: Indices) -> list[Indices]:
+        """All groups, in random shares of few enough moves; some groups are in the first."""
+        count = len(self.quadratic.index)
+        size = max(2, int(_MAX_PAIRED * count / len(self.quadratic.group)))
+        if size >= count:
+            return [np.arange(count)]
+        order = np.concatenate([first, np.setdiff1d(self.rng.permutation(count), first)])
+        order[len(first) :] = self.rng.permutation(order[len(first) :])
+        return np.array_split(order, -(-count // size))
+
+    def _shaken(self, choice: Choice) -> Choice:
         """The choice with a few groups changed at random, within the budgets."""
-        choice = choice.copy()
-        for _ in range(min(4, len(choice))):
-            held = self.moves(choice)
-            used = self.costs[:, held].sum(axis=1)
-            extra = self.costs - self.costs[:, held[self.group]]  # [R, M]
-            fits = np.flatnonzero((used[:, None] + extra <= self.limits[:, None]).all(axis=0))
-            move = self.rng.choice(fits)
-            choice[self.group[move]] = self.column[move]
+        quadratic, choice = self.quadratic, choice.copy()
+        for _ in range(min(int(self.rng.integers(*_NUM_SHAKEN)), len(choice))):
+            extra, room = self._extra(quadratic.moves(choice))
+            move = self.rng.choice(np.flatnonzero((extra <= room[:, None]).all(axis=0)))
+            choice[quadratic.group[move]] = quadratic.column[move]
         return choice
 
-    def _best(self, choice: Choice) -> tuple[float, npt.NDArray[np.intp]]:
-        """Least change of the loss by one move or two, and the moves."""
-        held = self.moves(choice)
-        old = held[self.group]  # [M] what each move replaces
-        slope = self.gram[:, held].sum(axis=1)  # [M], h = G x
-        own = np.diag(self.gram)
-        single = slope - slope[old] + 0.5 * (own + own[old]) - self.gram[np.arange(len(old)), old]
-        single += self.linear - self.linear[old]  # [M]
-        extra = self.costs - self.costs[:, old]  # [R, M]
-        room = self.limits - self.costs[:, held].sum(axis=1)  # [R]
-        fits = (extra <= room[:, None]).all(axis=0)
-        first = int(np.argmin(np.where(fits, single, np.inf)))
-        alone = float(single[first]) if fits[first] else 0.0
-        pair, moves = self._best_pair(single, extra, room, old)
-        return (pair, moves) if pair < alone else (alone, np.array([first]))
+    def _descended(self, choice: Choice, pairs: _Pairs) -> Choice:
+        """The best single move, or else the best pair, again and again, until none helps."""
+        quadratic, choice = self.quadratic, choice.copy()
+        # Not that of the loss, which may be 0: rounding errors would go round in circles.
+        least = -1e-12 * float(quadratic.own.max() + np.abs(quadratic.linear).max())
+        while True:
+            held = quadratic.moves(choice)
+            single, (extra, room) = self._changes(held), self._extra(held)
+            moves = _best_single(single, extra, room, least)
+            if not len(moves):
+                moves = pairs.best(single, extra, room, held[quadratic.group], least)
+            if not len(moves):
+                return choice
+            choice[quadratic.group[moves]] = quadratic.column[moves]
 
-    def _best_pair(
-        self, single: Array, extra: Array, room: Array, old: npt.NDArray[np.intp]
-    ) -> tuple[float, npt.NDArray[np.intp]]:
-        """Two groups at once: what one gives the other may take."""
-        some = np.arange(len(single))
-        if len(some) > _MAX_PAIRED:
-            some = np.sort(self.rng.choice(len(some), _MAX_PAIRED, replace=False))
-        before = old[some]
-        both = single[some, None] + single[None, some] + self.gram[np.ix_(some, some)]
-        both -= self.gram[np.ix_(some, before)] + self.gram[np.ix_(before, some)]
-        both += self.gram[np.ix_(before, before)]
-        both[self.group[some][:, None] == self.group[some][None, :]] = np.inf
-        for amounts, limit in zip(extra[:, some], room, strict=True):
-            both[amounts[:, None] + amounts[None, :] > limit] = np.inf
-        row, column = np.unravel_index(int(np.argmin(both)), both.shape)
-        return float(both[row, column]), some[[row, column]]
+    def _changes(self, held: Indices) -> Array:
+        """``[M]`` of the loss by each move alone."""
+        quadratic = self.quadratic
+        old = held[quadratic.group]  # [M] what each move replaces
+        slope = quadratic.rows @ quadratic.rows[held].sum(axis=0) + quadratic.linear
+        exchanged = quadratic.within[np.arange(len(old)), quadratic.column[old]]
+        own = 0.5 * quadratic.own
+        return np.asarray(slope - slope[old] + own + own[old] - exchanged)
+
+    def _extra(self, held: Indices) -> tuple[Array, Array]:
+        """What each move costs beside the one it replaces ``[R, M]``, and what is free ``[R]``."""
+        costs = self.quadratic.costs
+        extra = costs - costs[:, held[self.quadratic.group]]
+        return extra, self.quadratic.limits - costs[:, held].sum(axis=1)
+
+
+def _best_single(single: Array, extra: Array, room: Array, least: float) -> Indices:
+    """The move within the budgets that lowers the loss most, if one does."""
+    better = np.flatnonzero(single < least)
+    better = better[np.all(extra[:, better] <= room[:, None], axis=0)]
+    return better[np.argsort(single[better], kind="stable")[:1]]

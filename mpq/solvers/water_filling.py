@@ -5,7 +5,6 @@ from typing import ClassVar, final
 
 import numpy as np
 
-from mpq.budget import ROUNDING
 from mpq.problem import Choice, Problem
 from mpq.solution import Solution
 from mpq.solvers._answers import require_one_budget
@@ -31,8 +30,8 @@ class WaterFilling(Solver):
     (Cover and Thomas, Elements of Information Theory, 2006, section 10.3), the closed form of BAQ
     (Zhang et al. 2025, arXiv:2506.05664) and of Shoham and Gersho (1988, doi:10.1109/29.90373).
     Departs from BAQ in that the exponentials are fitted to the given table, a line through the
-    logarithms of its slopes, and not derived from a Hessian; and in rounding down to a precision
-    that there is, so that the budget holds.
+    logarithms of its slopes, and not derived from a Hessian; and in that the level is the one at
+    which costs rounded to the nearest precision are within the budget.
     """
 
     name: ClassVar[str] = "water-filling"
@@ -58,15 +57,20 @@ def _filled(reduced: Reduced) -> Choice:
     least = cost[np.arange(len(cost)), hull.start]
     most = least + np.bincount(hull.row, hull.cost, minlength=len(cost))
 
-    def amount(slope: float) -> Array:
-        return np.clip((level - slope) / decay, least, most)
+    on_hull = np.zeros(cost.shape, dtype=np.bool_)
+    on_hull[np.arange(len(cost)), hull.start] = on_hull[hull.row, hull.column] = True
+
+    def rounded(slope: float) -> Choice:
+        amount = np.clip((level - slope) / decay, least, most)
+        distance = np.where(on_hull, np.abs(cost - amount[:, None]), np.inf)
+        return np.asarray(distance.argmin(axis=1))
 
     low, high = float((level - decay * most).min()), float((level - decay * least).max())
     for _ in range(_HALVINGS):
         slope = 0.5 * (low + high)
-        low, high = (slope, high) if amount(slope).sum() > 1 else (low, slope)
-    fits = reduced.usable & (cost <= amount(high)[:, None] * (1 + ROUNDING))
-    return np.asarray(np.where(fits, reduced.rise, np.inf).argmin(axis=1))
+        is_over = (reduced.used(rounded(slope)) > 1).any()
+        low, high = (slope, high) if is_over else (low, slope)
+    return rounded(high)
 
 
 def _fitted(hull: Hull, cost: Array) -> tuple[Array, Array]:

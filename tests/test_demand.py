@@ -1,0 +1,133 @@
+"""Least cost for what may be lost, on the demo network, through Python and the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import mpq
+from mpq import demo
+from mpq.cli import app
+from mpq.errors import InfeasibleError, InputError
+from mpq.solution import Status
+
+QUICK: dict[str, Any] = {
+    "sensitivity": "weight-error",
+    "precisions": ["w2a8", "w4a8", "w8a8"],
+}
+
+
+def search(**options: Any) -> mpq.SearchResult:
+    """A quick search on the demo network."""
+    return mpq.search(
+        demo.make_net(),
+        demo.calibration,
+        held_out=demo.held_out,
+        **QUICK,
+        **options,
+    )
+
+
+def test_least_bytes_for_a_predicted_loss() -> None:
+    """Proved, within the limits, and what loses least at that cost."""
+    free = search(limits=["weight_bytes=1x:w8a8"])
+    limit = free.solution.loss * 5
+
+    found = search(minimize="weight_bytes", max_loss=limit)
+
+    assert found.solution.status is Status.OPTIMAL
+    assert found.solution.loss <= limit
+    assert "proved at least" in found.solution.why
+    (budget,) = found.problem.budgets
+    assert found.solution.choice is not None
+    assert budget.used(found.solution.choice) == pytest.approx(budget.limit)
+    less = search(limits=[f"weight_bytes={budget.limit - 1}B"])
+    assert less.solution.loss > limit
+
+
+@pytest.mark.parametrize("criterion", ["max_measured_loss", "max_accuracy_drop"])
+def test_least_bytes_for_a_measured_loss(criterion: str) -> None:
+    """What is returned was measured on the held-out examples, and is acceptable."""
+    found = search(minimize="weight_bytes", **{criterion: 0.03})
+
+    original, result = found.comparison("original").measured, found.measured
+    assert original.accuracy is not None
+    assert result.accuracy is not None
+    if criterion == "max_measured_loss":
+        assert result.divergence <= 0.03
+    else:
+        assert result.accuracy >= original.accuracy - 0.03
+    w8 = found.comparison("w8a8")
+    assert found.comparison("result").costs["weight_bytes"] < w8.costs["weight_bytes"]
+    assert "points of the frontier were measured" in found.solution.why
+
+
+def test_limits_hold_as_well() -> None:
+    """Least latency within a limit of bytes."""
+    found = search(
+        minimize="latency", max_loss=1.0, limits=["weight_bytes=45KiB"], device="cortex-m7"
+    )
+
+    assert found.solution.choice is not None
+    assert [b.table.name for b in found.problem.budgets] == ["weight_bytes", "latency"]
+    assert found.problem.is_feasible(found.solution.choice)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"minimize": "weight_bytes"}, "one criterion of at least 0.* got none"),
+        ({"minimize": "weight_bytes", "max_loss": 1.0, "max_accuracy_drop": 0.1}, "one criterion"),
+        ({"minimize": "weight_bytes", "max_loss": -1.0}, "one criterion of at least 0"),
+        ({"minimize": "weight_bytes", "max_loss": float("nan")}, "one criterion of at least 0"),
+        ({"max_loss": 1.0, "limits": ["weight_bytes=40KiB"]}, "needs minimize"),
+        ({"minimize": "weight_bytes", "max_loss": 1.0, "refine": 1}, "does not go with minimize"),
+        ({"minimize": "speed", "max_loss": 1.0}, "no resource 'speed'"),
+    ],
+)
+def test_demands_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+    """Refused before anything is estimated, or with the name that is wrong."""
+    with pytest.raises(InputError, match=message):
+        search(**options)
+
+
+def test_accuracy_needs_targets() -> None:
+    """Held-out examples without them have no accuracy."""
+    batches = [batch[0] for batch in demo.held_out()]
+
+    with pytest.raises(InputError, match="needs held-out examples with targets"):
+        mpq.search(
+            demo.make_net(), demo.calibration, held_out=batches, **QUICK,
+            minimize="weight_bytes", max_accuracy_drop=0.1,
+        )  # fmt: skip
+
+
+def test_a_loss_that_is_out_of_reach() -> None:
+    """Says what the least is."""
+    with pytest.raises(InfeasibleError, match="too much"):
+        search(minimize="weight_bytes", max_loss=1e-9)
+
+
+def test_the_command_line_minimizes(tmp_path: Path) -> None:
+    """With alternatives, a hull, and the hypervolume beside the points."""
+    arguments = [
+        "search", "--output", str(tmp_path), "--minimize", "weight_bytes",
+        "--max-accuracy-drop", "0.02", "--sensitivity", "weight-error",
+        "--precisions", "w2a8,w4a8,w8a8", "--hull", "--alternatives", "3", "--differing", "2",
+    ]  # fmt: skip
+
+    ran = CliRunner().invoke(app, arguments)
+
+    assert ran.exit_code == 0, ran.output
+    assert "least weight_bytes" in ran.stdout
+    alternatives = pd.read_csv(tmp_path / "alternatives.csv")
+    assert list(alternatives["point"]) == ["alternative 1", "alternative 2", "alternative 3"]
+    assert alternatives["measured_kl_nats"].notna().all()
+    rows = [set(text.split()) for text in alternatives["precisions"]]
+    assert all(len(a - b) >= 2 for a in rows for b in rows if a is not b)
+    frontier = json.loads((tmp_path / "frontier.json").read_text())
+    assert 0.5 < frontier["hypervolume_share"] < 1
+    assert len(frontier["points"]) > 10

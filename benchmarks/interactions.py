@@ -7,8 +7,9 @@ random problems of 54 layers by 4 precisions. Their factor is of low rank plus n
 networks': an error halves with every precision, layers differ by a factor of 2.2, examples are
 heavy-tailed, and errors of different layers correlate by .17 in root mean square (the networks':
 about .15). One budget, that of 3 bits everywhere. The best known is the best of the exact
-solver, stopped after a minute, and of longer local searches from other seeds. Prints JSON; one
-thread. Needs the published networks: set MPQ_DATA, or have them in ../shared/data.
+solver, stopped after a minute, and of longer local searches from other seeds. Both exact solvers
+stop after a minute. Prints JSON; one thread. Needs the published networks: set MPQ_DATA, or have
+them in ../shared/data.
 """
 
 import json
@@ -31,8 +32,7 @@ from mpq.precision import Precision
 from mpq.preparation import Prepared
 from mpq.problem import Problem
 from mpq.sensitivity import ESTIMATORS
-from mpq.solvers import IntegerLinearProgram, LocalSearch
-from mpq.solvers.branch_and_bound import BranchAndBound
+from mpq.solvers import BranchAndBound, Lagrangian, LocalSearch, OuterApproximation
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = {
@@ -79,18 +79,21 @@ def real(network: str) -> dict[str, Any]:
                 (Budget(table, limit),),
                 prepared.ties,
                 interactions=estimate.interactions,
-            )
+            ),
+            with_outer_approximation=network == "resnet20",
         )
     return found
 
 
-def solved(problem: Problem) -> dict[str, Any]:
-    """By the exact solver and by the local search, beside the additive optimum."""
+def solved(problem: Problem, with_outer_approximation: bool) -> dict[str, Any]:
+    """By the exact solvers and by the local search, beside the additive optimum."""
     exact, near = BranchAndBound().solve(problem), LocalSearch().solve(problem)
-    additive = IntegerLinearProgram().solve(problem.additive()).choice
+    additive = Lagrangian().solve(problem.additive()).choice
     assert additive is not None
+    other = {"outer_approximation": OuterApproximation()} if with_outer_approximation else {}
     return {
         "branch_and_bound": outcome(exact),
+        **{name: outcome(solver.solve(problem)) for name, solver in other.items()},
         "local_search": {**outcome(near), "above_exact": near.loss / exact.loss - 1},
         "additive_optimum_above_exact": problem.loss_of(additive) / exact.loss - 1,
     }
@@ -100,9 +103,9 @@ def against_best_known(seed: int) -> dict[str, Any]:
     """The local search as it is, and everything else for longer."""
     problem = synthetic(seed)
     exact, near = BranchAndBound().solve(problem), LocalSearch().solve(problem)
-    longer = [LocalSearch(num_restarts=1000, seed=other).solve(problem).loss for other in (1, 2, 3)]
-    best = min(exact.loss, *longer)
-    additive = IntegerLinearProgram().solve(problem.additive()).choice
+    longer = [LocalSearch(num_restarts=2000, seed=other).solve(problem).loss for other in (1, 2, 3)]
+    best = min(exact.loss, near.loss, *longer)
+    additive = Lagrangian().solve(problem.additive()).choice
     assert additive is not None
     return {
         "best_known": best,

@@ -60,6 +60,7 @@ class Frontier:
         loss_unit: Unit of ``loss``.
         points: Sorted by cost; each loses strictly less than the one before it.
         others: The chosen assignment and the uniform precisions.
+        loss_name: What ``loss`` is: predicted, or measured on calibration examples.
     """
 
     resource: str
@@ -67,6 +68,7 @@ class Frontier:
     loss_unit: str
     points: tuple[FrontierPoint, ...]
     others: tuple[FrontierPoint, ...] = ()
+    loss_name: str = "predicted_loss"
 
     @property
     def hypervolume(self) -> float:
@@ -95,7 +97,7 @@ class Frontier:
             "points": [
                 {
                     cost: point.cost,
-                    f"predicted_loss_{self.loss_unit}": point.loss,
+                    f"{self.loss_name}_{self.loss_unit}": point.loss,
                     "status": point.status.name.lower() if point.status else None,
                     "precisions": {name: str(p) for name, p in point.precisions.items()},
                 }

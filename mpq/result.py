@@ -18,7 +18,7 @@ from mpq.budget import total
 from mpq.cost_table import CostTable
 from mpq.errors import UnknownNameError
 from mpq.evaluation import Measurement
-from mpq.frontier import Frontier, FrontierPoint, solve_frontier, solve_hull
+from mpq.frontier import Frontier, FrontierPoint, pareto_front, solve_frontier, solve_hull
 from mpq.hardware_profiles import Pricing
 from mpq.output import write_files
 from mpq.precision import ORIGINAL, Precision
@@ -28,7 +28,7 @@ from mpq.quantization import needs_range
 from mpq.refining import Refinement
 from mpq.report import comparison_table, draw_bits, draw_frontier, frontier_table, layer_table, png
 from mpq.solution import Solution, Status
-from mpq.solvers import Auto, Solver
+from mpq.solvers import Auto, Evolutionary, Solver
 from mpq.solvers._measuring import MeasuringSolver
 from mpq.testbed import Testbed
 
@@ -230,7 +230,8 @@ class SearchResult:
     ) -> Frontier:
         """Least predicted loss for every amount of a resource, the other budgets held.
 
-        Solved by ``auto`` where the result comes from an evolutionary search.
+        Solved by ``auto`` where the result comes from a measured search; but one over
+        ``objectives=loss+costs`` has found its frontier on the way.
 
         Args:
             resource: Any that can be priced; default: that of the first limit.
@@ -244,6 +245,8 @@ class SearchResult:
             UnknownNameError: If there is no such resource.
         """
         table = self.cost_table(resource or self._first_resource)
+        if isinstance(self.solver, Evolutionary) and self.solver.objectives != "loss":
+            return self._measured_front(self.solver, table, measure)
         if hull:
             choices, statuses = solve_hull(self.problem, table, self._repeatable_solver)
         else:
@@ -258,6 +261,18 @@ class SearchResult:
             self._beside(table, row) for row in self.comparisons if row.label != "original"
         )
         return Frontier(table.name, table.unit, self.problem.loss.unit, tuple(points), others)
+
+    def _measured_front(self, solver: Evolutionary, table: CostTable, measure: bool) -> Frontier:
+        """Of all trials of the search that those within the budgets do not better."""
+        found = [(choice, float(values[0])) for choice, values in solver.front(self.problem)]
+        costs = [total(table, choice) for choice, _ in found]
+        chosen = [found[i] for i in pareto_front(costs, [loss for _, loss in found])]
+        points = tuple(
+            replace(self._point("frontier", table, choice, Status.FEASIBLE, measure), loss=loss)
+            for choice, loss in track(chosen, "frontier points")
+        )
+        name = "calibration_loss" if solver.is_measured else "predicted_loss"
+        return Frontier(table.name, table.unit, self.problem.loss.unit, points, (), name)
 
     def alternatives(
         self, count: int, min_differing_layers: int = 1, measure: bool = True

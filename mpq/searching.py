@@ -19,7 +19,7 @@ from mpq.refining import Refinement, refinable_estimator
 from mpq.refining import refine as refine_solution
 from mpq.result import Origin, SearchResult
 from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
-from mpq.solvers import SOLVERS, Solver
+from mpq.solvers import SOLVERS, Evolutionary, Solver
 from mpq.solvers._measuring import MeasuringSolver
 from mpq.solving import solve
 from mpq.value_range import RangeMethod
@@ -109,6 +109,8 @@ def search(
             "give at least one limit, such as latency=0.6x:w8a8 or weight_bytes=300KiB"
         )
     is_measured = isinstance(chosen_solver, MeasuringSolver) and chosen_solver.is_measured
+    if is_measured and isinstance(chosen_solver, Evolutionary):
+        chosen_solver.require_storage()
     if demand is not None and is_measured:
         raise InputError("minimize needs a predicted loss; is_measured=true searches without one")
     if demand is not None and refine:

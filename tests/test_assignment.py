@@ -160,7 +160,7 @@ def test_the_record_of_a_search_says_how_it_came_about(result: mpq.SearchResult)
     assert all(value is not None for value in record.values())
     assert record["device"] == "cortex-m7"
     assert record["estimator"] == "sketch"
-    assert record["solver_status"] == "feasible"  # with interactions: a bound, no proof
+    assert record["solver_status"] == "optimal"  # with interactions, and proved
     assert [budget["resource"] for budget in record["budgets"]] == ["weight_bytes", "latency"]
     assert all(budget["used"] <= budget["limit"] for budget in record["budgets"])
     assert record["num_held_out"] == 500

@@ -186,7 +186,7 @@ def written(folder: Path) -> list[str]:
         (("--sensitivity", "sketch:num_probes=0"), ("num_probes >= 1; got 0",)),
         (("--solver", "ilpp"), ("no solver 'ilpp'", "mean 'ilp'?", "evolutionary")),
         (("--solver", "ilp:time_limit=3"), ("no option of ilp", "mean 'time_limit_s'?")),
-        (("--solver", "ilp:backend=GLPK"), ("no ilp backend 'GLPK'", "HiGHS")),
+        (("--solver", "ilp:backend=GLPK"), ("no MILP backend 'GLPK'", "HiGHS")),
         (("--include", "blocks*"), ("no layer for --include 'blocks*'", "there are: 1, 3")),
         (("--exclude", "fc"), ("no layer for --exclude 'fc'", "there are: 1, 3")),
         (("--fix", "fc=w8a8"), ("no layer for --fix 'fc'",)),

@@ -39,6 +39,7 @@ FILES = {
     "table.csv",
     "comparison.csv",
     "frontier.csv",
+    "frontier.json",
     "frontier.png",
     "bits.png",
     "problem.json",
@@ -81,7 +82,8 @@ def test_search_shows_layers_comparison_and_limits(run: tuple[Path, Result]) -> 
 
     for words in ("blocks.4.depthwise.conv", "original", "w8a8", "cortex-m7"):
         assert words in result.stdout
-    assert "local-search: feasible: within the budgets, but not proved" in result.stdout
+    assert "branch-and-bound: optimal: no assignment within the budgets" in result.stdout
+    assert "auto took branch-and-bound: interactions of" in result.stdout
     assert re.search(r"predicted loss: 0\.\d+ nats, proved bound 0\.\d+ \(gap ", result.stdout)
 
 
@@ -140,18 +142,18 @@ def test_the_additive_problem_can_be_solved_again(tmp_path: Path) -> None:
     assert solution.loss == pytest.approx(assignment.record.predicted_loss)
 
 
-def test_the_problem_is_the_additive_one(run: tuple[Path, Result]) -> None:
-    """With interactions, ``problem.json`` holds limits and table; the answer keeps the limits."""
+def test_the_problem_can_be_solved_again(run: tuple[Path, Result]) -> None:
+    """``problem.json`` holds tables, limits and interactions: it has the same answer."""
     folder, _ = run
     problem = mpq.Problem.from_json((folder / "problem.json").read_text(encoding="utf-8"))
     chosen = mpq.Assignment.load(folder / "assignment.json").precisions
     choice = np.array([problem.loss.index_of(chosen[name]) for name in problem.loss.layers])
 
-    solution = mpq.SOLVERS.build("ilp").solve(problem)
+    solution = mpq.SOLVERS.build("auto").solve(problem)
 
     assert problem.is_feasible(choice)
-    assert problem.interactions is None
-    assert solution.loss <= problem.loss_of(choice)
+    assert problem.interactions is not None
+    np.testing.assert_array_equal(solution.choice, choice)
 
 
 def test_evaluate_prints_what_the_search_measured(run: tuple[Path, Result]) -> None:
@@ -243,7 +245,11 @@ def test_frontier_measured(tmp_path: Path) -> None:
 
     rows = rows_of(tmp_path / "frontier.csv")
     points = [row for row in rows if row["point"] == "frontier"]
-    assert {path.name for path in tmp_path.iterdir()} == {"frontier.csv", "frontier.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "frontier.csv",
+        "frontier.json",
+        "frontier.png",
+    }
     assert len(points) == 3
     assert all(float(row["measured_kl_nats"]) >= 0 for row in rows)
     assert [float(row["weight_bytes"]) for row in points] == sorted(

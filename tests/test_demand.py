@@ -131,3 +131,34 @@ def test_the_command_line_minimizes(tmp_path: Path) -> None:
     frontier = json.loads((tmp_path / "frontier.json").read_text())
     assert 0.5 < frontier["hypervolume_share"] < 1
     assert len(frontier["points"]) > 10
+
+
+def test_one_measured_search_finds_a_whole_frontier(tmp_path: Path) -> None:
+    """Loss and bytes at once: every point was measured on the calibration examples, and kept."""
+    storage = tmp_path / "search.log"
+    solver = (
+        "evolutionary:is_measured=true,objectives=loss+costs,num_trials=60,population_size=20,"
+        f"storage={storage}"
+    )
+
+    found = search(limits=["weight_bytes=50KiB"], solver=solver)
+    size = storage.stat().st_size
+    frontier = found.frontier("weight_bytes")
+
+    assert storage.stat().st_size < 1.05 * size, "no trial was measured again"
+    assert frontier.loss_name == "calibration_loss"
+    losses, costs = [p.loss for p in frontier.points], [p.cost for p in frontier.points]
+    assert len(costs) > 3
+    assert costs == sorted(set(costs))
+    assert losses == sorted(set(losses), reverse=True)
+    assert max(costs) <= 50 * 1024
+    assert losses[-1] == pytest.approx(found.solution.loss)
+
+
+def test_a_measured_frontier_needs_a_storage() -> None:
+    """Before anything is measured."""
+    with pytest.raises(InputError, match="needs storage=search.log, or a database URL"):
+        search(
+            limits=["weight_bytes=50KiB"],
+            solver="evolutionary:is_measured=true,objectives=loss+costs",
+        )

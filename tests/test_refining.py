@@ -443,7 +443,7 @@ def test_refinement_on_the_command_line(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert re.search(r"refinement 1: measured loss 0\.\d+ on calibration ex.*, kept", done.stdout)
     record = json.loads((tmp_path / "assignment.json").read_text())["record"]
-    assert record["solver"] == "local-search, refined"
+    assert record["solver"] == "branch-and-bound, refined"
     assert record["solver_status"] == "feasible"
 
 

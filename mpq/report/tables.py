@@ -102,7 +102,7 @@ def frontier_table(frontier: "Frontier") -> pd.DataFrame:
             {
                 "point": point.label,
                 f"{frontier.resource}{suffix}": point.cost,
-                f"predicted_loss_{frontier.loss_unit}": point.loss,
+                f"{frontier.loss_name}_{frontier.loss_unit}": point.loss,
                 **(measured_columns(point.measured) if point.measured else unmeasured),
                 "meets_other_budgets": point.meets_others,
                 "status": point.status.name.lower() if point.status else "",

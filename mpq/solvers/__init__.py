@@ -12,6 +12,7 @@ from mpq.solvers.greedy import Greedy
 from mpq.solvers.ilp import IntegerLinearProgram
 from mpq.solvers.lagrangian import Lagrangian
 from mpq.solvers.local_search import LocalSearch
+from mpq.solvers.outer_approximation import OuterApproximation
 from mpq.solvers.surrogate import Surrogate
 from mpq.solvers.water_filling import WaterFilling
 
@@ -23,6 +24,7 @@ SOLVERS: Registry[Solver] = Registry(
         IntegerLinearProgram,
         DynamicProgramming,
         BranchAndBound,
+        OuterApproximation,
         LocalSearch,
         Evolutionary,
         Bayesian,
@@ -46,6 +48,7 @@ __all__ = [
     "IntegerLinearProgram",
     "Lagrangian",
     "LocalSearch",
+    "OuterApproximation",
     "Solver",
     "Surrogate",
     "WaterFilling",

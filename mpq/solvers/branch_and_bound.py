@@ -40,10 +40,9 @@ class BranchAndBound(Solver):
     else split by the precision of the group that is least decided, the most promising part first
     (branch and bound, Land and Doig 1960, doi:10.2307/1910129).
 
-    Outer approximation, a linear program in integers with ever more cuts of the convex loss, has
-    the bound of the convex relaxation at its root. That one ignores both that products of choices
-    are not negative and that a budget holds for each of them, and is far from the optimum where
-    errors may cancel; with both, no integer program is needed.
+    The convex relaxation, at which ``outer-approximation`` begins, ignores both that products of
+    choices are not negative and that a budget holds for each of them; with both, no integer
+    program is needed.
 
     Args:
         gap: Where to stop: the distance from the bound, as a share of the loss. 0: at the proved

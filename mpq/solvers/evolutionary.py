@@ -96,6 +96,18 @@ class Evolutionary(MeasuringSolver):
         """
         return self._run(problem).solve(self._proposer)
 
+    def require_storage(self) -> None:
+        """Refuses a front of measured losses that would be measured again when it is asked for.
+
+        Raises:
+            InputError: If the costs are objectives and trials are kept nowhere.
+        """
+        if self.objectives != "loss" and not self.storage:
+            raise InputError(
+                "objectives=loss+costs needs storage=search.log, or a database URL: the frontier "
+                "is read from the trials that it keeps"
+            )
+
     def front(self, problem: Problem) -> list[tuple[Choice, Array]]:
         """Assignments within the budgets that no other trial betters in loss and costs.
 

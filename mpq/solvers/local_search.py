@@ -54,7 +54,7 @@ class LocalSearch(Solver):
     name: ClassVar[str] = "local-search"
     summary: ClassVar[str] = "exchanges from the additive optimum, for interactions; with a bound"
 
-    num_restarts: int = 200
+    num_restarts: int = 400
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -27,6 +27,7 @@ from mpq.solvers.quadratic_bound import (
     simple_bound,
 )
 from mpq.solvers.subproblem import Mask, Subproblem
+from mpq.solvers.threads import one_thread
 
 
 @final
@@ -77,6 +78,10 @@ class BranchAndBound(Solver):
         With more than 1,500 moves (layers times precisions), nothing is proved beyond what follows
         from the additive problem.
         """
+        with one_thread():
+            return self._solve(problem)
+
+    def _solve(self, problem: Problem) -> Solution:
         start = time.perf_counter()
         exact = solve_additive(problem)
         interactions = problem.interactions

@@ -16,6 +16,7 @@ from mpq.solvers._base import Solver
 from mpq.solvers.additive import solve_additive
 from mpq.solvers.quadratic import Array, Indices, Quadratic
 from mpq.solvers.quadratic_bound import lower_bound
+from mpq.solvers.threads import one_thread
 
 _MAX_PAIRED = 600
 """Moves (groups times precisions) among which all pairs are tried at once."""
@@ -66,6 +67,10 @@ class LocalSearch(Solver):
 
     def solve(self, problem: Problem) -> Solution:
         """See ``Solver.solve``; infeasible problems are recognised exactly."""
+        with one_thread():
+            return self._solve(problem)
+
+    def _solve(self, problem: Problem) -> Solution:
         start = time.perf_counter()
         exact = solve_additive(problem)
         interactions = problem.interactions

@@ -19,6 +19,7 @@ from mpq.solvers.backend import chosen_backend, run
 from mpq.solvers.local_search import improved
 from mpq.solvers.quadratic import Array, Quadratic
 from mpq.solvers.quadratic_bound import simple_bound
+from mpq.solvers.threads import one_thread
 
 _ROOT_ROUNDS = 60
 _CLOSE = 1e-3
@@ -72,6 +73,10 @@ class OuterApproximation(Solver):
             MissingDependencyError: If the backend is not installed.
             SolverError: If the backend fails.
         """
+        with one_thread():
+            return self._solve(problem)
+
+    def _solve(self, problem: Problem) -> Solution:
         start = time.perf_counter()
         exact = solve_additive(problem)
         interactions = problem.interactions

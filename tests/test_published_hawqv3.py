@@ -12,7 +12,7 @@ from mpq.cost_table import CostTable
 from mpq.precision import Precision
 from mpq.problem import Problem
 from mpq.solution import Status
-from mpq.solvers import IntegerLinearProgram
+from mpq.solvers import IntegerLinearProgram, Lagrangian, Solver
 from mpq.solvers.backend import available_backends
 
 W4, W8 = map(Precision.parse, ("w4a4", "w8a8"))
@@ -49,11 +49,11 @@ def cost(published: Any, resource: str) -> CostTable:
     return table(published, resource, RESOURCES[resource], at4, at8)
 
 
-@pytest.mark.parametrize("backend", available_backends())
+@pytest.mark.parametrize("solver", [*map(IntegerLinearProgram, available_backends()), Lagrangian()])
 @pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75])
 @pytest.mark.parametrize("resource", list(RESOURCES))
 def test_the_published_bit_widths_are_found(
-    published: Any, resource: str, fraction: float, backend: str
+    published: Any, resource: str, fraction: float, solver: Solver
 ) -> None:
     """Trace times squared rounding error, a share of the way from all 4 to all 8 bits."""
     trace = np.array(column(published, "hutchinson_trace_per_param"))
@@ -68,7 +68,7 @@ def test_the_published_bit_widths_are_found(
         ties,
     )
 
-    solution = IntegerLinearProgram(backend).solve(problem)
+    solution = solver.solve(problem)
 
     assert solution.status is Status.OPTIMAL
     assert solution.choice is not None

@@ -119,7 +119,7 @@ class Run:
         return list(zip(layers, trials.values[first], strict=True))
 
     def _trials(self, propose: Callable[[Space], Propose], exact: Choice) -> Trials:
-        space = Space.of(self.problem)
+        space = Space.of(self.problem, is_informed=self.is_seeded or bool(self.starts))
         num_values = 1 + (len(self.problem.budgets) if self.has_costs else 0)
         is_measured = self.objective is not None
         begin = self._begin(space, exact)

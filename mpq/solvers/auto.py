@@ -16,6 +16,8 @@ _PROVED_MOVES = 160
 _THOROUGH_MOVES = 300
 """Up to which the local search descends 200 times within seconds."""
 _FEW_RESTARTS = 20
+_TIME_LIMIT_S = 20.0
+"""Of a proof: a frontier has many."""
 
 
 @final
@@ -54,7 +56,8 @@ class Auto(Solver):
             return BranchAndBound(seed=self.seed), "the interactions are shrunk away"
         num_moves = int(problem.grouped.allowed.sum())
         if num_moves <= _PROVED_MOVES:
-            return BranchAndBound(seed=self.seed), f"interactions of {num_moves} precisions"
+            solver = BranchAndBound(time_limit_s=_TIME_LIMIT_S, seed=self.seed)
+            return solver, f"interactions of {num_moves} precisions"
         why = f"interactions of {num_moves} precisions, too many to prove"
         if num_moves <= _THOROUGH_MOVES:
             return LocalSearch(seed=self.seed), why

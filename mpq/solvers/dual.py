@@ -13,6 +13,8 @@ from mpq.solvers.reduced import Array, Cells, Reduced
 _MAX_SECANTS = 500
 _MAX_PLANES = 40
 _MAX_PROGRAMS = 20
+_ROUNDING = 1e-10
+"""Relative to what is added up in a bound."""
 _PROGRAM_CELLS = 3000
 """Cells, beside one for each row, of the first linear program."""
 _CLOSE = 1e-12
@@ -54,6 +56,11 @@ class Dual:
         bound = float(least.sum() - multipliers.sum())
         return cls(multipliers, bound, priced - least[:, None], choice, problem.used(choice))
 
+    def proves_infeasible(self, problem: Reduced) -> bool:
+        """Whether the bound is above every loss, so that no choice can be within the budgets."""
+        rounding = _ROUNDING * (problem.worst + float(self.multipliers.sum()))
+        return self.bound > problem.worst + rounding
+
     def cells_within(self, count: int) -> Cells:
         """``[G, B]`` the cells of least reduced cost, so many beside one for each row."""
         rest = self.reduced_cost.copy()
@@ -67,8 +74,7 @@ def maximised(problem: Reduced) -> tuple[Dual, Choice | None]:
     """The relaxation where its bound is largest.
 
     The bound is concave and piecewise linear in as many dimensions as there are budgets; an
-    evaluation is a minimum over ``[G, B]``. A bound above ``problem.worst`` proves that no choice
-    is within the budgets.
+    evaluation is a minimum over ``[G, B]``.
 
     Returns:
         The relaxation, and the best choice ``[G]`` within the budgets that was met on the way:
@@ -107,7 +113,7 @@ def _several(problem: Reduced, start: Dual) -> tuple[Dual, Choice | None]:
     none (column generation, Dantzig and Wolfe 1960, doi:10.1287/opre.8.1.101).
     """
     best, within = _cutting_planes(problem, start)
-    if problem.exceeds_all(best.bound):
+    if best.proves_infeasible(problem):
         return best, within
     near = best.cells_within(_PROGRAM_CELLS)
     for _ in range(_MAX_PROGRAMS):
@@ -138,7 +144,7 @@ def _cutting_planes(problem: Reduced, start: Dual) -> tuple[Dual, Choice | None]
         loss = problem.loss(found.choice)
         if (found.used <= 1).all() and (within is None or loss < problem.loss(within)):
             within = found.choice
-        if problem.exceeds_all(best.bound):
+        if best.proves_infeasible(problem):
             break
         planes.append((loss, found.used - 1))
         if estimate - best.bound <= _CLOSE * max(problem.worst, box):

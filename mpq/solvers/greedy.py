@@ -52,14 +52,15 @@ class Greedy(Solver):
         Raises:
             InputError: If the problem has interactions.
         """
-        return solved_by(_raised if self.direction == "up" else _lowered, problem, self.name)
+        return solved_by(raised if self.direction == "up" else _lowered, problem, self.name)
 
 
 def _hull(reduced: Reduced) -> Hull:
     return Hull.of(reduced.rise, reduced.excess.sum(axis=0), reduced.usable)
 
 
-def _raised(reduced: Reduced) -> Choice:
+def raised(reduced: Reduced) -> Choice:
+    """``[G]`` from the cheapest cells on, the steps that still fit by falling gain per cost."""
     hull = _hull(reduced)
     choice, used = hull.start.copy(), reduced.used(hull.start)
     for row, column in zip(hull.row.tolist(), hull.column.tolist(), strict=True):

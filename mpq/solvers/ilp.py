@@ -9,8 +9,10 @@ from mpq.solution import Solution, Status
 from mpq.solvers._answers import check_effort, require_additive, solution_of
 from mpq.solvers._base import Solver
 from mpq.solvers.backend import chosen_backend
+from mpq.solvers.greedy import raised
 from mpq.solvers.infeasible import explained
 from mpq.solvers.milp import Effort, solve_cells
+from mpq.solvers.reduced import Reduced
 
 
 @final
@@ -22,9 +24,10 @@ class IntegerLinearProgram(Solver):
         \sum_b x_{\ell b} = 1, \; \sum_{\ell b} c^r_{\ell b} x_{\ell b} \le C^r, \; x \in \{0, 1\}
 
     as in HAWQ-V3 (Yao et al. 2021, arXiv:2011.10680), with any number of budgets, ties and fixed
-    layers. Departs from it by scaling objective and rows before the solver sees them, and by
-    checking the answer with the problem's own arithmetic: an answer that breaks a budget by less
-    than the solver's tolerance is cut off, and the program solved again.
+    layers. Departs from it by beginning at the greedy answer, by scaling objective and rows before
+    the solver sees them, and by checking the answer with the problem's own arithmetic: an answer
+    that breaks a budget by less than the solver's tolerance is cut off, and the program solved
+    again.
 
     Args:
         backend: ``HiGHS``, ``CBC``, or ``auto``: HiGHS where it is installed, else CBC.
@@ -65,5 +68,10 @@ class IntegerLinearProgram(Solver):
         start = time.perf_counter()
         backend = chosen_backend(self.backend)
         effort = Effort(backend, self.time_limit_s, self.gap)
-        answer = solve_cells(problem, problem.grouped.allowed, effort)
+        reduced = Reduced.of(problem.grouped)
+        # So that there is an answer, however short the time.
+        first = None if reduced.overrun else raised(reduced)
+        if first is not None and not problem.is_feasible(problem.grouped.expand(first)):
+            first = None
+        answer = solve_cells(problem, problem.grouped.allowed, effort, first)
         return solution_of(problem, answer, f"ilp ({backend})", time.perf_counter() - start)

@@ -83,7 +83,7 @@ class Lagrangian(Solver):
         if reduced.overrun:
             return Answer(Status.INFEASIBLE, None, None)
         dual, within = maximised(reduced)
-        if reduced.exceeds_all(dual.bound):
+        if dual.proves_infeasible(reduced):
             return Answer(Status.INFEASIBLE, None, None)
         bound = reduced.offset + dual.bound
         if within is dual.choice and not dual.multipliers.any():

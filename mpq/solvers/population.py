@@ -33,28 +33,28 @@ class Space:
         problem: Whose groups, budgets and allowed cells.
         costs: ``[R, G, B]``, each resource in units of what an assignment uses of it at most.
         limits: ``[R]`` in the same units.
+        is_informed: Whether half of the repairs lean towards a small predicted loss. Children of
+            solved assignments gain from that; from random starts it ends in local optima.
     """
 
     problem: Problem
     costs: Array
     limits: Array
+    is_informed: bool = True
 
     @classmethod
-    def of(cls, problem: Problem) -> Self:
+    def of(cls, problem: Problem, is_informed: bool = True) -> Self:
         """The space of a problem."""
         grouped = problem.grouped
         largest = np.abs(grouped.costs).max(axis=2).sum(axis=1)  # [R]
         scale = np.where(largest > 0, largest, 1.0)
-        return cls(problem, grouped.costs / scale[:, None, None], grouped.limits / scale)
+        costs, limits = grouped.costs / scale[:, None, None], grouped.limits / scale
+        return cls(problem, costs, limits, is_informed)
 
     @cached_property
     def group_of(self) -> npt.NDArray[np.intp]:
         """``[L]`` the group that every layer belongs to."""
-        members = self.problem.grouped.members
-        groups = np.empty(sum(map(len, members)), dtype=np.intp)
-        for group, rows in enumerate(members):
-            groups[list(rows)] = group
-        return groups
+        return self.problem.grouped.group_of
 
     @cached_property
     def num_groups(self) -> int:
@@ -123,7 +123,7 @@ class Space:
         regret = self._regret[np.arange(self.num_groups), choices]
         # Equal ones in random order.
         rank = np.lexsort((rng.random(choices.shape), regret), axis=1).argsort(axis=1)
-        is_informed = rng.random((len(choices), 1)) < _INFORMED
+        is_informed = self.is_informed & (rng.random((len(choices), 1)) < _INFORMED)
         noise = rng.standard_normal(choices.shape) * self.num_groups
         return np.asarray(np.where(is_informed, rank + _BLUR * noise, noise).argsort(axis=1))
 

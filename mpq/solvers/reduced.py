@@ -85,7 +85,3 @@ class Reduced:
     def unlimited(self) -> Choice:
         """``[G]`` the cells that lose least, whatever they cost."""
         return np.asarray(np.where(self.usable, self.rise, np.inf).argmin(axis=1))
-
-    def exceeds_all(self, bound: float) -> bool:
-        """Whether a lower bound is so high that no choice can be within the budgets."""
-        return bound > self.worst * (1 + 1e-9) + 1e-9

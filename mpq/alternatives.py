@@ -24,8 +24,8 @@ def alternatives(
         min_differing_layers: In how many layers any two of them differ at least.
 
     Returns:
-        By rising loss where the solver is exact; fewer than ``count`` where there are no more. The
-        first one may be infeasible, and is then the only one.
+        By rising loss; fewer than ``count`` where there are no more. The first one may be
+        infeasible, and is then the only one.
 
     Raises:
         InputError: If a number is below 1.
@@ -39,7 +39,8 @@ def alternatives(
     for _ in track(range(count), "alternatives"):
         solution = solver.solve(problem)
         if solution.choice is None:
-            return tuple(found) or (solution,)
+            found = found or [solution]
+            break
         found.append(solution)
         problem = problem.differing(solution.choice, min_differing_layers)
-    return tuple(found)
+    return tuple(sorted(found, key=lambda solution: solution.loss))

@@ -214,6 +214,11 @@ class SearchOptions(NetworkOptions):
 
         if self.points < 2:
             raise InputError(f"a frontier has at least 2 points; got {self.points}")
+        if self.alternatives < 0 or self.differing < 1:
+            raise InputError(
+                "alternatives is at least 0 and differing at least 1; got "
+                f"{self.alternatives} and {self.differing}"
+            )
         device, limits = self.device, self.limit or []
         if self.is_demo and not limits:
             device, limits = device or DEMO_DEVICE, [] if self.minimize else DEMO_LIMITS

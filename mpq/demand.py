@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Self, final
 
 from mpq.cost_table import CostTable
@@ -40,7 +41,7 @@ class Demand:
 
     def __post_init__(self) -> None:
         given = [c for c in self._criteria if c is not None]
-        if len(given) != 1 or not given[0] >= 0:
+        if len(given) != 1 or not 0 <= given[0] < inf:
             raise InputError(
                 "to minimize a resource, give one criterion of at least 0: max_loss (predicted), "
                 f"max_measured_loss or max_accuracy_drop; got {given or 'none'}"

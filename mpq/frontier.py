@@ -15,7 +15,8 @@ from mpq.precision import Precision
 from mpq.problem import Choice, Problem
 from mpq.progress import track
 from mpq.solution import Solution, Status
-from mpq.solvers import DynamicProgramming, Lagrangian, Solver
+from mpq.solvers import DynamicProgramming, Solver
+from mpq.solvers.additive import additive_solver
 from mpq.solvers.hull import Hull
 
 if TYPE_CHECKING:
@@ -150,7 +151,8 @@ def solve_frontier(
     free = replace(problem, budgets=held)
     best = _found(solver.solve(free.available(table)))
     if problem.interactions is None:  # of all that lose as little, what costs least
-        best = _found(Lagrangian().solve(free.least(table, problem.loss_of(best[0]))))
+        swapped = free.least(table, problem.loss_of(best[0]))
+        best = _found(additive_solver(swapped).solve(swapped))
     cheapest = _found(solver.solve(free.cheapest(table)))
     limits = np.linspace(total(table, cheapest[0]), total(table, best[0]), num_points)
     solved = [cheapest, best]
@@ -217,12 +219,16 @@ def solve_hull(
 def _between(
     problem: Problem, table: CostTable, solver: Solver
 ) -> tuple[list[Choice], list[Status]]:
-    first, last = _found(solver.solve(problem.cheapest(table))), _found(solver.solve(problem))
+    cheapest, last = _found(solver.solve(problem.cheapest(table))), _found(solver.solve(problem))
+    # Of all that cost as little, what loses least.
+    held = tuple(b for b in problem.budgets if b.table.name != table.name)
+    least = Budget(table, total(table, cheapest[0]))
+    first = _found(solver.solve(replace(problem, budgets=(*held, least))))
     corners = {_point(problem, table, end[0]): end for end in (first, last)}
     pairs = [tuple(sorted(corners))]
     while pairs:
         pair = pairs.pop()
-        if len(pair) < 2:
+        if len(pair) < 2 or pair[0][0] == pair[1][0]:
             continue
         (left_cost, left_loss), (right_cost, right_loss) = pair
         price = (left_loss - right_loss) / (right_cost - left_cost)

@@ -11,6 +11,7 @@ from mpq.frontier import solve_frontier
 from mpq.problem import Choice, Problem
 from mpq.solution import Solution, Status
 from mpq.solvers import Lagrangian, Solver
+from mpq.solvers.additive import additive_solver
 
 _MAX_HALVINGS = 20
 
@@ -23,7 +24,7 @@ class LeastCost:
     Args:
         problem: With the cost that was found as one more budget.
         solution: Of that problem.
-        cost: What the assignment uses of the resource, in its unit.
+        cost: What the assignment uses of the resource, in its unit: at most the budget.
         bound: No acceptable assignment uses less, as far as is proved; ``None``: nothing is.
         num_tried: Assignments that were solved for, or measured.
     """
@@ -53,12 +54,18 @@ def least_cost(problem: Problem, table: CostTable, solver: Solver, max_loss: flo
     """
     if problem.interactions is not None:
         return _halved(problem, table, solver, max_loss)
-    cheapest = Lagrangian().solve(problem.least(table, max_loss))
+    swapped = problem.least(table, max_loss)
+    cheapest = additive_solver(swapped).solve(swapped)
     if cheapest.choice is None:
         raise _out_of_reach(problem, table, solver, max_loss)
-    cost = total(table, cheapest.choice)
-    limited = _limited(problem, table, cost)
-    return LeastCost(limited, solver.solve(limited), cost, cheapest.bound, 1)
+    limited = _limited(problem, table, total(table, cheapest.choice))
+    found = solver.solve(limited)
+    if found.choice is None or found.loss > max_loss * (1 + ROUNDING):
+        # A solver that is not exact may miss what is known already.
+        loss = problem.loss_of(cheapest.choice)
+        found = replace(found, status=Status.FEASIBLE, choice=cheapest.choice, loss=loss)
+    assert found.choice is not None
+    return LeastCost(limited, found, total(table, found.choice), cheapest.bound, 1)
 
 
 def least_cost_measured(

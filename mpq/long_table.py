@@ -45,12 +45,16 @@ class LongTable:
             FileFormatError: If a column is missing or has no unit, a row comes twice, is too short
                 or too long, or a cell is no number; says which line.
         """
-        rows = list(csv.reader(StringIO(text)))
+        rows = [row for row in csv.reader(StringIO(text.removeprefix("\ufeff"))) if row]
+        rows[:1] = [[name.strip() for name in names] for names in rows[:1]]
         if not rows or rows[0][:2] != ["layer", "precision"] or len(rows) < 2:
             raise FileFormatError(
                 "not a table of layers: the first columns are layer,precision and rows follow; got "
                 f"{rows[0] if rows else 'nothing'}"
             )
+        twice = {name for name in rows[0] if rows[0].count(name) > 1}
+        if twice:
+            raise FileFormatError(f"column {sorted(twice)[0]!r} comes twice")
         header, cells = rows[0], dict[tuple[str, Precision], dict[str, str]]()
         for line, row in enumerate(rows[1:], start=2):
             if len(row) != len(header):
@@ -70,6 +74,8 @@ class LongTable:
                 f"one column is a loss, in {', '.join(LOSS_UNITS)}; there are {len(losses)} of them"
             )
         resources = {table.name: table for table in tables if table is not losses[0]}
+        if len(resources) < len(tables) - 1 or losses[0].name in resources:
+            raise FileFormatError(f"two columns have one name: {[t.name for t in tables]}")
         ties = _ties((layer, row["tie"]) for (layer, _), row in cells.items() if row.get("tie"))
         candidates = _candidates(losses[0], resources.values(), cells)
         return cls(_with_zeros(losses[0], cells), resources, ties, candidates)
@@ -124,6 +130,9 @@ def _candidates(
 
 def _ties(pairs: Iterable[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
     groups: dict[str, dict[str, None]] = {}
+    tie_of: dict[str, str] = {}
     for layer, tie in pairs:
+        if tie_of.setdefault(layer, tie) != tie:
+            raise FileFormatError(f"{layer!r} has two ties, {tie_of[layer]!r} and {tie!r}")
         groups.setdefault(tie, {})[layer] = None
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)

@@ -28,7 +28,7 @@ from mpq.quantization import needs_range
 from mpq.refining import Refinement
 from mpq.report import comparison_table, draw_bits, draw_frontier, frontier_table, layer_table, png
 from mpq.solution import Solution, Status
-from mpq.solvers import Auto, Evolutionary, Solver
+from mpq.solvers import Auto, Evolutionary, Lagrangian, Solver
 from mpq.solvers._measuring import MeasuringSolver
 from mpq.testbed import Testbed
 
@@ -238,17 +238,16 @@ class SearchResult:
             num_points: How many limits are solved for; equal answers are one point.
             measure: Whether every point is tried on the held-out examples.
             hull: Whether it is the complete lower convex hull of the additive frontier instead
-                of evenly spaced limits.
+                of evenly spaced limits. With interactions, the corners that pay with them too.
 
         Raises:
-            InputError: If the hull is asked for and the loss has interactions.
             UnknownNameError: If there is no such resource.
         """
         table = self.cost_table(resource or self._first_resource)
         if isinstance(self.solver, Evolutionary) and self.solver.objectives != "loss":
             return self._measured_front(self.solver, table, measure)
         if hull:
-            choices, statuses = solve_hull(self.problem, table, self._repeatable_solver)
+            choices, statuses = self._hull(table)
         else:
             solver = self._repeatable_solver
             choices, statuses = solve_frontier(self.problem, table, solver, num_points)
@@ -261,6 +260,14 @@ class SearchResult:
             self._beside(table, row) for row in self.comparisons if row.label != "original"
         )
         return Frontier(table.name, table.unit, self.problem.loss.unit, tuple(points), others)
+
+    def _hull(self, table: CostTable) -> tuple[list[Choice], list[Status]]:
+        choices, statuses = solve_hull(self.problem.additive(), table, Lagrangian())
+        if self.problem.interactions is None:
+            return choices, statuses
+        costs = [total(table, choice) for choice in choices]
+        front = pareto_front(costs, [self.problem.loss_of(choice) for choice in choices])
+        return [choices[i] for i in front], [Status.FEASIBLE] * len(front)
 
     def _measured_front(self, solver: Evolutionary, table: CostTable, measure: bool) -> Frontier:
         """Of all trials of the search that those within the budgets do not better."""

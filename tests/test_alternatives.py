@@ -14,7 +14,16 @@ from mpq.interactions import Interactions
 from mpq.least_cost import least_cost, least_cost_measured
 from mpq.problem import Problem
 from mpq.solution import Status
-from mpq.solvers import IntegerLinearProgram, Lagrangian, LocalSearch, Solver
+from mpq.solvers import (
+    Auto,
+    Bisection,
+    Greedy,
+    IntegerLinearProgram,
+    Lagrangian,
+    LocalSearch,
+    Solver,
+    WaterFilling,
+)
 
 Make = Callable[..., Problem]
 Choice = npt.NDArray[np.intp]
@@ -117,6 +126,36 @@ def test_least_cost_is_the_least_of_all(make_problem: Make, seed: int) -> None:
     assert found.problem.is_feasible(found.solution.choice)
     assert found.solution.loss <= limit
     assert found.problem.budgets[-1].limit == found.cost
+
+
+@pytest.mark.parametrize("solver", [Bisection(), Greedy(), WaterFilling()])
+def test_a_baseline_never_loses_more_than_was_allowed(make_problem: Make, solver: Solver) -> None:
+    """What is known to be within the limit is kept where the rule finds something worse."""
+    for seed in range(5):
+        problem = Problem(random_problem(make_problem, seed).loss)
+        limit = problem.loss_of(feasible(problem)[0]) * 1.7
+
+        found = least_cost(problem, resource(problem, seed), solver, limit)
+
+        assert found.solution.choice is not None
+        assert found.solution.loss <= limit
+        assert found.cost <= found.problem.budgets[-1].limit
+        assert found.problem.is_feasible(found.solution.choice)
+
+
+def test_auto_proves_alternatives_of_many_layers(make_problem: Make) -> None:
+    """Distances are no budgets that a proof is given up for; the order is that of the losses."""
+    rng = np.random.default_rng(0)
+    loss = -np.sort(-rng.random((120, 8)), axis=1)
+    cost = np.sort(rng.random((1, 120, 8)), axis=2)
+    problem = make_problem(loss, cost, [50.0])
+
+    found = alternatives(problem, Auto(), 3)
+
+    assert [s.status for s in found] == [Status.OPTIMAL] * 3
+    assert [s.loss for s in found] == sorted(s.loss for s in found)
+    exact = alternatives(problem, IntegerLinearProgram(), 3)
+    assert [s.loss for s in found] == pytest.approx([s.loss for s in exact], rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -199,3 +199,26 @@ def test_a_grid_has_units() -> None:
     """The message has the number."""
     with pytest.raises(InputError, match="needs a grid of at least 1; got 0"):
         DynamicProgramming(grid=0)
+
+
+@pytest.mark.parametrize("unit", [1 - 5e-7, 1 + 5e-7, 1e-12, 3e-9])
+def test_costs_that_are_nearly_whole_are_no_others(make_problem: Make, unit: float) -> None:
+    """Two of three layers fit exactly; rounding the unit to 1 or to 0 would say otherwise."""
+    cost = [[0.0, unit]] * 3
+
+    found = DynamicProgramming().solve(make_problem([[1.0, 0.0]] * 3, [cost], [2 * unit]))
+
+    assert (found.loss, found.bound, found.status) == (1.0, 1.0, Status.OPTIMAL)
+
+
+def test_whole_and_tiny_costs_are_not_called_exact(make_problem: Make) -> None:
+    """One byte beside a millionth of one: nothing is free."""
+    cost = [[0.0, 1.0], [0.0, 5e-7]]
+    problem = make_problem([[1.0, 0.0], [1.0, 0.0]], [cost], [1.0])
+
+    found = DynamicProgramming(grid=100).solve(problem)
+
+    assert found.choice is not None
+    assert problem.is_feasible(found.choice)
+    assert found.bound is not None
+    assert found.bound <= 1.0 <= found.loss

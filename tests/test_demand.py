@@ -133,6 +133,17 @@ def test_the_command_line_minimizes(tmp_path: Path) -> None:
     assert len(frontier["points"]) > 10
 
 
+def test_a_hull_with_interactions_has_the_corners_that_pay(result: mpq.SearchResult) -> None:
+    """Corners of the additive hull, by their loss with interactions."""
+    found = result.frontier("weight_bytes", hull=True)
+
+    costs, losses = [p.cost for p in found.points], [p.loss for p in found.points]
+    assert result.problem.interactions is not None
+    assert len(costs) > 5
+    assert costs == sorted(set(costs))
+    assert losses == sorted(set(losses), reverse=True)
+
+
 def test_one_measured_search_finds_a_whole_frontier(tmp_path: Path) -> None:
     """Loss and bytes at once: every point was measured on the calibration examples, and kept."""
     storage = tmp_path / "search.log"

@@ -78,6 +78,29 @@ def test_what_is_no_such_table_is_refused(text: str, error: type[MpqError], mess
         Problem.from_csv(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["\ufeff" + TABLE, TABLE + "\n\n", TABLE.replace("\n", "\r\n"), TABLE.replace(",", ", ", 3)],
+)
+def test_what_spreadsheets_write_is_read(text: str) -> None:
+    """A byte order mark, blank lines, Windows line ends, blanks in the heading."""
+    assert Problem.from_csv(text).to_json() == Problem.from_csv(TABLE).to_json()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("latency_seconds", "weight_bytes"), "column 'weight_bytes' comes twice"),
+        (("loss_nats", "latency_nats"), "two columns have one name"),
+        (("a,w8a8,0.1,200,2e-3,x", "a,w8a8,0.1,200,2e-3,y"), "'a' has two ties, 'x' and 'y'"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(change: tuple[str, str], message: str) -> None:
+    """Nothing is dropped in silence."""
+    with pytest.raises(FileFormatError, match=message):
+        Problem.from_csv(TABLE.replace(*change))
+
+
 def test_limits_are_on_columns() -> None:
     """Those that there are, in their units."""
     with pytest.raises(UnknownNameError, match=r"no resource 'energy' .*latency, weight_bytes"):

@@ -94,3 +94,29 @@ def test_options_that_make_no_sense_are_refused(options: str) -> None:
     """As for the other exact solvers."""
     with pytest.raises(InputError, match="outer-approximation: "):
         mpq.SOLVERS.build(f"outer-approximation:{options}")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_costs_and_losses_of_any_size_are_taken(seed: int) -> None:
+    """Over 18 decades, a cell alone far beyond a limit: no row of the program is lost."""
+    case = random_case(seed, num_layers=4)
+    rng = np.random.default_rng(seed)
+    spread = 10.0 ** rng.integers(-9, 9, case.loss.shape)
+    costs = (case.costs[0] * spread, case.costs[1])
+    limits = (float(costs[0].min(axis=1).sum()) * 1.5, case.limits[1])
+    factor = case.factor * 10.0 ** rng.integers(-4, 5, (1, *case.loss.shape))
+    wide = replace(
+        case, factor=factor, loss=0.5 * (factor**2).mean(axis=0), costs=costs, limits=limits
+    )
+    best = wide.losses().min()
+
+    found = OuterApproximation(time_limit_s=5.0).solve(wide.problem())
+
+    if not np.isfinite(best):
+        assert found.status is Status.INFEASIBLE
+        return
+    assert found.choice is not None
+    assert wide.problem().is_feasible(found.choice)
+    assert found.bound is not None
+    assert found.bound <= best * (1 + 1e-5)
+    assert found.loss >= best * (1 - 1e-5)

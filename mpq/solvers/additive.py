@@ -11,9 +11,12 @@ _TIME_LIMIT_S = 60.0
 
 
 def additive_solver(problem: Problem) -> Lagrangian:
-    """Exact with one budget; with several budgets and many layers, to a gap of 0.01 %."""
+    """Exact with one budget; with several budgets and many layers, to a gap of 0.01 %.
+
+    Distances from other assignments (``Problem.differing``) are no such budgets.
+    """
     is_small = problem.grouped.allowed.size <= _EXACT_CELLS
-    if len(problem.budgets) <= 1 or is_small:
+    if sum(budget.table.unit != "layers" for budget in problem.budgets) <= 1 or is_small:
         return Lagrangian()
     return Lagrangian(gap=_GAP, time_limit_s=_TIME_LIMIT_S)
 

@@ -21,6 +21,16 @@ def available_backends() -> tuple[str, ...]:
     return tuple(backend for backend in BACKENDS if backend in found)
 
 
+def check_backend(wanted: str) -> None:
+    """Refuses a name that is none.
+
+    Raises:
+        UnknownNameError: If there is no such backend.
+    """
+    if wanted not in ("auto", *BACKENDS):
+        raise UnknownNameError("MILP backend", wanted, ("auto", *BACKENDS))
+
+
 def chosen_backend(wanted: str = "auto") -> str:
     """The backend of that name; ``auto``: HiGHS where it is installed, else CBC.
 
@@ -28,8 +38,7 @@ def chosen_backend(wanted: str = "auto") -> str:
         UnknownNameError: If there is no such backend.
         MissingDependencyError: If it is not installed.
     """
-    if wanted not in ("auto", *BACKENDS):
-        raise UnknownNameError("MILP backend", wanted, ("auto", *BACKENDS))
+    check_backend(wanted)
     backends = available_backends()
     if wanted in backends or (wanted == "auto" and backends):
         return backends[0] if wanted == "auto" else wanted
@@ -69,6 +78,8 @@ def run(
         model.solve(solver)
     except pulp.PulpSolverError as error:
         raise SolverError(f"{backend} failed: {error}") from error
+    except IndexError as error:  # PuLP reads as many rows as it gave
+        raise SolverError(f"{backend} left out a row whose numbers are too large") from error
     return _bound(model, backend, is_exact=not (relative_gap or absolute_gap))
 
 

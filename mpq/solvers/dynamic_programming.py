@@ -19,8 +19,8 @@ from mpq.solvers.lagrangian import Lagrangian
 from mpq.solvers.milp import Answer
 from mpq.solvers.reduced import Array, Reduced
 
-_WHOLE = 1e-6
-"""How far from a whole number a cost may be, in units: what subtracting and dividing leaves."""
+_WHOLE = 1e-9
+"""How far from a whole number a cost may be, as a share of it: what rounding leaves."""
 _MAX_CELLS = 400_000_000
 """Bytes of the table that the choice is read back from."""
 
@@ -140,15 +140,19 @@ class _Grid:
     @classmethod
     def of(cls, reduced: Reduced, most: int) -> Self:
         """The largest unit of which all costs are whole multiples, or a share of what is free."""
-        cost = reduced.excess[0] * reduced.free[0]
-        positive = cost[reduced.usable & (cost > 0)]
-        for unit in (1.0, float(positive.min())):
-            whole = np.rint(cost / unit)
-            if np.abs(cost / unit - whole).max() > _WHOLE or whole.max() > 2**53:
+        cost = np.where(reduced.usable, reduced.excess[0] * reduced.free[0], 0.0)
+        for unit in (1.0, float(cost[cost > 0].min())):
+            amounts = cost / unit
+            whole = np.rint(amounts)
+            apart = np.abs(amounts - whole)
+            if (apart > _WHOLE * amounts).any() or whole.max() > 2**53:
                 continue
             divisor = int(np.gcd.reduce(whole[reduced.usable].astype(np.int64)))
             room = reduced.free[0] / unit / divisor
-            if room < most + 1:
+            # What rounding the costs of all rows may do must not decide what fits.
+            slack = float(apart.max(axis=1).sum()) / divisor
+            near = {int(room * (1 + ROUNDING) + change) for change in (-slack, slack)}
+            if room < most + 1 and len(near) == 1:
                 return cls(whole / divisor, room, is_exact=True)
         return cls(reduced.excess[0] * most, float(most), is_exact=False)
 

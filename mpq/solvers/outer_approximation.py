@@ -27,6 +27,7 @@ _CLOSE = 1e-3
 _SAFE = 1e-7
 """Of the loss: what a bound may owe to the tolerances of the integer program."""
 _RESTARTS = 50
+_LARGEST = 1e9
 
 
 @final
@@ -127,9 +128,10 @@ class _Program:
         self._linear = quadratic.linear / self.unit
         floors = np.minimum.reduceat(quadratic.costs, quadratic.starts, axis=1)  # [R, G]
         free = quadratic.limits - floors.sum(axis=1)
-        unit_of = np.where(free > 0, free, 1.0)
         extra = quadratic.costs - floors[:, quadratic.group]
-        self._costs = extra / unit_of[:, None]  # [R, M], at most 1 together
+        # A cell beyond the limit is ruled out and need not be as large as it is.
+        unit_of = np.where(free > 0, free, 1.0)[:, None]
+        self._costs = np.where(extra > free[:, None], 2.0, extra / unit_of)  # [R, M], at most 1
         self._tangents: list[tuple[Array, Array]] = []  # [C, M + K] times (x, z) <= [C]
         self._seen: set[bytes] = set()
         self.relaxed = -math.inf  # bound of the relaxation, in the loss table's unit
@@ -169,8 +171,10 @@ class _Program:
 
     def _add(self, point: Array, which: npt.NDArray[np.bool_]) -> None:
         """Tangents of some squares at ``point [K]``."""
-        left = np.hstack([(self._rows * point).T, -np.eye(len(point))])[which]
-        self._tangents.append((left, 0.5 * point[which] ** 2))
+        left = np.hstack([(self._rows * point).T, -np.eye(len(point))])
+        # HiGHS leaves out a row with a larger number; without a cut the bound still holds.
+        which = which & (np.abs(left).max(axis=1) < _LARGEST)
+        self._tangents.append((left[which], 0.5 * point[which] ** 2))
 
     def cut(self, moves: Choice) -> bool:
         """Tangents at an assignment, unless it had them before."""

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for each other take minutes
+
 import numpy as np
 import pytest
 import torch

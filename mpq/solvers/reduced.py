@@ -28,7 +28,8 @@ class Reduced:
     Args:
         rise: ``[G, B]`` loss above the row's smallest, at least 0; 0 where not usable.
         excess: ``[R, G, B]`` cost above the row's smallest, in units of what is free.
-        usable: ``[G, B]`` False where a cell is not allowed, or alone overruns a budget.
+        usable: ``[G, B]`` False where a cell is not allowed, alone overruns a budget, or costs and
+            loses at least as much as another of its row.
         free: ``[R]`` the unit of each budget, in the user's.
         offset: Sum of the rows' smallest losses.
         overrun: Whether the smallest costs of all rows together already break a budget.
@@ -61,10 +62,11 @@ class Reduced:
             if is_overrun or not overruns.any():
                 break
             usable &= ~overruns  # which may lift the floors
+        usable &= ~_dominated(grouped.loss, excess, usable)
         floor = np.where(usable, grouped.loss, np.inf).min(axis=1)
         rise = np.where(usable, grouped.loss - floor[:, None], 0.0)
         unit = np.where(free > 0, free, 1.0)[:, None, None]
-        binds = excess.max(axis=2).sum(axis=1) > free * (1 - ROUNDING)
+        binds = np.where(usable, excess, 0.0).max(axis=2).sum(axis=1) > free * (1 - ROUNDING)
         offset = math.fsum(floor.tolist())
         return cls(rise, (excess / unit)[binds], usable, free[binds], offset, is_overrun)
 
@@ -85,3 +87,16 @@ class Reduced:
     def unlimited(self) -> Choice:
         """``[G]`` the cells that lose least, whatever they cost."""
         return np.asarray(np.where(self.usable, self.rise, np.inf).argmin(axis=1))
+
+
+def _dominated(loss: Array, excess: Array, usable: Cells) -> Cells:
+    """``[G, B]`` cells that another of the row betters in everything; of equal ones all but one."""
+    found = np.zeros_like(usable)
+    for column in range(loss.shape[1]):
+        others = np.arange(loss.shape[1]) != column
+        values = np.concatenate([loss[None], excess])  # [1 + R, G, B]
+        at_most = (values <= values[:, :, [column]]).all(axis=0)
+        less = (values < values[:, :, [column]]).any(axis=0)
+        betters = usable & others & at_most & (less | (np.arange(loss.shape[1]) < column))
+        found[:, column] = betters.any(axis=1)
+    return found & usable

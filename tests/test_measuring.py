@@ -284,7 +284,12 @@ def test_two_processes_share_a_study(tmp_path: Path) -> None:
         process.stdin.write(text)
         process.stdin.close()
         process.stdin = None
-    printed = [process.communicate(timeout=60)[0].split() for process in started]
+    try:
+        printed = [process.communicate(timeout=60)[0].split() for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
     solver = Evolutionary(num_trials=300, batch_size=5, storage=storage, objective=recorder)
     whole = solver.solve(problem)
 

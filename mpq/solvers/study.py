@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     import optuna
 
 _CHOICE = "mpq:choice"
-_DIGEST = "mpq:digest"
-_LOSSES = "mpq:losses"
+_PROBLEM = "mpq:problem"
 _SAME_LOSS = 1e-3
 """Relative difference of losses that two machines may have estimated from the same data."""
 
@@ -208,13 +207,13 @@ def _check(
     """Claims a new study for the problem; refuses one of another."""
     digest, losses = _digest(problem, is_measured), _loss_by_layer(problem)
     if not study.user_attrs and not study.get_trials(deepcopy=False):
-        study.set_user_attr(_LOSSES, losses)
-        study.set_user_attr(_DIGEST, digest)
-    held = study.user_attrs  # read again: another process may have been first
+        # In one piece: another process must not see half of it.
+        study.set_user_attr(_PROBLEM, {"digest": digest, "losses": losses})
+    held = study.user_attrs.get(_PROBLEM, {})  # another process may have been first
     wrong = ""
-    if held.get(_DIGEST) != digest:
+    if held.get("digest") != digest:
         wrong = "other layers, precisions, budgets, limits, or kind of loss"
-    elif not np.allclose(held.get(_LOSSES, []), losses, rtol=_SAME_LOSS, atol=0):
+    elif not np.allclose(held["losses"], losses, rtol=_SAME_LOSS, atol=0):
         wrong = "another predicted loss: another network, other data or another estimator"
     elif len(study.directions) != num_values:
         wrong = f"{len(study.directions)} objectives instead of {num_values}"

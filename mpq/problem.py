@@ -219,8 +219,8 @@ class Problem:
         """
         if self.interactions is not None:
             raise InputError("a loss with interactions is no budget: use problem.additive()")
-        limited = Budget(self.loss, max_loss)
-        return replace(self.cheapest(table), budgets=(*self.available(table).budgets, limited))
+        cheapest = self.cheapest(table)
+        return replace(cheapest, budgets=(*cheapest.budgets, Budget(self.loss, max_loss)))
 
     def differing(self, choice: Choice, num_layers: int) -> "Problem":
         """The same problem without the assignments that are nearly a given one.
@@ -266,7 +266,16 @@ class Problem:
             LimitError: If a limit is misspelled or has the wrong unit.
             UnknownNameError: If a limit is on a resource that has no column.
         """
-        table = LongTable.from_csv(text)
+        return cls.from_table(LongTable.from_csv(text), limits)
+
+    @classmethod
+    def from_table(cls, table: LongTable, limits: Sequence[str] = ()) -> Self:
+        """As ``from_csv``, of a table that was read already.
+
+        Raises:
+            LimitError: If a limit is misspelled or has the wrong unit.
+            UnknownNameError: If a limit is on a resource that has no column.
+        """
         budgets = []
         for limit in parse_limits(limits):
             if limit.resource not in table.resources:

@@ -28,8 +28,7 @@ from mpq.quantization import needs_range
 from mpq.refining import Refinement
 from mpq.report import comparison_table, draw_bits, draw_frontier, frontier_table, layer_table, png
 from mpq.solution import Solution, Status
-from mpq.solvers import Auto, Evolutionary, Lagrangian, Solver
-from mpq.solvers._measuring import MeasuringSolver
+from mpq.solvers import Auto, Evolutionary, Lagrangian, MeasuringSolver, Solver
 from mpq.testbed import Testbed
 
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ from mpq.refining import Refinement, refinable_estimator
 from mpq.refining import refine as refine_solution
 from mpq.result import Origin, SearchResult
 from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
-from mpq.solvers import SOLVERS, Evolutionary, Solver
-from mpq.solvers._measuring import MeasuringSolver
+from mpq.solvers import SOLVERS, Evolutionary, MeasuringSolver, Solver
 from mpq.solving import solve
 from mpq.value_range import RangeMethod
 

@@ -41,7 +41,8 @@ def load_problem(path: Path, limits: Sequence[str] = ()) -> tuple[Problem, dict[
     except (OSError, UnicodeDecodeError) as error:
         raise FileFormatError(f"cannot read {path}: {error}") from error
     if path.suffix == ".csv":
-        return Problem.from_csv(text, limits), LongTable.from_csv(text).resources
+        table = LongTable.from_csv(text)
+        return Problem.from_table(table, limits), table.resources
     if path.suffix == ".json":
         found = Problem.from_json(text).within(limits)
         return found, {budget.table.name: budget.table for budget in found.budgets}

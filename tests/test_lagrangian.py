@@ -69,7 +69,7 @@ def test_agrees_with_the_integer_program(make_problem: Make, seed: int, resource
 
 
 def test_twenty_thousand_layers_are_proved(make_problem: Make) -> None:
-    """The size of a mixture of experts; no other assignment was ever better than a proved one."""
+    """The size of a mixture of experts: proved, within the budget, with the loss that is said."""
     problem = make_problem(*numbers(0, 20_000, 8, 1))
 
     found = Lagrangian().solve(problem)

@@ -2,6 +2,7 @@
 
 from mpq.registry import Registry
 from mpq.solvers._base import Solver
+from mpq.solvers._measuring import MeasuringSolver
 from mpq.solvers.auto import Auto
 from mpq.solvers.bayesian import Bayesian
 from mpq.solvers.bisection import Bisection
@@ -48,6 +49,7 @@ __all__ = [
     "IntegerLinearProgram",
     "Lagrangian",
     "LocalSearch",
+    "MeasuringSolver",
     "OuterApproximation",
     "Solver",
     "Surrogate",

@@ -79,7 +79,9 @@ def run(
     except pulp.PulpSolverError as error:
         raise SolverError(f"{backend} failed: {error}") from error
     except IndexError as error:  # PuLP reads as many rows as it gave
-        raise SolverError(f"{backend} left out a row whose numbers are too large") from error
+        raise SolverError(
+            f"{backend} has fewer rows than the model: it refuses numbers that are too large"
+        ) from error
     return _bound(model, backend, is_exact=not (relative_gap or absolute_gap))
 
 

@@ -14,8 +14,8 @@ from mpq.problem import Choice, Problem
 from mpq.solution import Solution, Status
 from mpq.solvers._answers import check_effort
 from mpq.solvers._base import Solver
-from mpq.solvers.additive import solve_additive
 from mpq.solvers.doubly_nonnegative import Tightened
+from mpq.solvers.interacting import from_additive
 from mpq.solvers.local_search import improved
 from mpq.solvers.quadratic import Quadratic
 from mpq.solvers.quadratic_bound import (
@@ -27,7 +27,6 @@ from mpq.solvers.quadratic_bound import (
     simple_bound,
 )
 from mpq.solvers.subproblem import Mask, Subproblem
-from mpq.solvers.threads import one_thread
 
 
 @final
@@ -78,15 +77,10 @@ class BranchAndBound(Solver):
         With more than 1,500 moves (layers times precisions), nothing is proved beyond what follows
         from the additive problem.
         """
-        with one_thread():
-            return self._solve(problem)
+        return from_additive(problem, self.name, self._search)
 
-    def _solve(self, problem: Problem) -> Solution:
-        start = time.perf_counter()
-        exact = solve_additive(problem)
-        interactions = problem.interactions
-        if exact.choice is None or interactions is None or interactions.shrinkage == 1:
-            return replace(exact, solver=f"{self.name} ({exact.solver})")
+    def _search(self, problem: Problem, exact: Solution) -> Solution:
+        assert exact.choice is not None
         limit = math.inf if self.time_limit_s is None else self.time_limit_s
         deadline = time.perf_counter() + limit
         quadratic = Quadratic.of(problem)
@@ -102,8 +96,7 @@ class BranchAndBound(Solver):
             bound, status = found.loss, Status.OPTIMAL
         elif not found.is_finished and time.perf_counter() > deadline:
             status = Status.TIME_LIMIT
-        seconds = time.perf_counter() - start
-        return Solution(status, found.layers, found.loss, bound, self.name, seconds)
+        return Solution(status, found.layers, found.loss, bound, self.name, 0.0)
 
 
 @final

@@ -86,7 +86,7 @@ class Evolutionary(MeasuringSolver):
         return replace(self, objective=objective)
 
     def solve(self, problem: Problem) -> Solution:
-        """See ``Solver.solve``; infeasible problems are recognised exactly, by the ILP.
+        """See ``Solver.solve``; infeasible problems are recognised exactly.
 
         Raises:
             InputError: If the loss is to be measured and there is no objective that measures it,

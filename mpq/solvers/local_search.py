@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, final
 
@@ -13,10 +13,9 @@ from mpq.problem import Choice, Problem
 from mpq.progress import track
 from mpq.solution import Solution, Status
 from mpq.solvers._base import Solver
-from mpq.solvers.additive import solve_additive
+from mpq.solvers.interacting import from_additive
 from mpq.solvers.quadratic import Array, Indices, Quadratic
 from mpq.solvers.quadratic_bound import lower_bound
-from mpq.solvers.threads import one_thread
 
 _MAX_PAIRED = 600
 """Moves (groups times precisions) among which all pairs are tried at once."""
@@ -67,21 +66,16 @@ class LocalSearch(Solver):
 
     def solve(self, problem: Problem) -> Solution:
         """See ``Solver.solve``; infeasible problems are recognised exactly."""
-        with one_thread():
-            return self._solve(problem)
+        return from_additive(problem, self.name, self._search)
 
-    def _solve(self, problem: Problem) -> Solution:
-        start = time.perf_counter()
-        exact = solve_additive(problem)
-        interactions = problem.interactions
-        if exact.choice is None or interactions is None or interactions.shrinkage == 1:
-            return replace(exact, solver=f"{self.name} ({exact.solver})")
+    def _search(self, problem: Problem, exact: Solution) -> Solution:
+        assert exact.choice is not None
         quadratic = Quadratic.of(problem)
         layers = improved(problem, quadratic, exact.choice, self.num_restarts, self.seed)
         loss = problem.loss_of(layers)
         bound = lower_bound(problem, quadratic, loss, exact.bound, _WORK)
         status = Status.OPTIMAL if bound == loss else Status.FEASIBLE
-        return Solution(status, layers, loss, bound, self.name, time.perf_counter() - start)
+        return Solution(status, layers, loss, bound, self.name, 0.0)
 
 
 def improved(

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -14,12 +14,11 @@ from mpq.problem import Choice, Problem
 from mpq.solution import Solution, Status
 from mpq.solvers._answers import check_effort
 from mpq.solvers._base import Solver
-from mpq.solvers.additive import solve_additive
 from mpq.solvers.backend import chosen_backend, run
+from mpq.solvers.interacting import from_additive
 from mpq.solvers.local_search import improved
 from mpq.solvers.quadratic import Array, Quadratic
 from mpq.solvers.quadratic_bound import simple_bound
-from mpq.solvers.threads import one_thread
 
 _ROOT_ROUNDS = 60
 _CLOSE = 1e-3
@@ -50,7 +49,7 @@ class OuterApproximation(Solver):
 
     Args:
         gap: Where to stop: the distance from the bound, as a share of the loss.
-        time_limit_s: Wall time in seconds.
+        time_limit_s: Wall time in seconds of the search.
         backend: As for ``ilp``.
 
     Raises:
@@ -74,16 +73,11 @@ class OuterApproximation(Solver):
             MissingDependencyError: If the backend is not installed.
             SolverError: If the backend fails.
         """
-        with one_thread():
-            return self._solve(problem)
+        return from_additive(problem, self.name, self._search)
 
-    def _solve(self, problem: Problem) -> Solution:
-        start = time.perf_counter()
-        exact = solve_additive(problem)
-        interactions = problem.interactions
-        if exact.choice is None or interactions is None or interactions.shrinkage == 1:
-            return replace(exact, solver=f"{self.name} ({exact.solver})")
-        deadline = start + self.time_limit_s
+    def _search(self, problem: Problem, exact: Solution) -> Solution:
+        assert exact.choice is not None
+        deadline = time.perf_counter() + self.time_limit_s
         quadratic = Quadratic.of(problem)
         best = improved(problem, quadratic, exact.choice, _RESTARTS, 0, deadline)
         program = _Program.of(quadratic, problem.loss_of(best))
@@ -100,8 +94,8 @@ class OuterApproximation(Solver):
             loss = problem.loss_of(best)
             if not program.cut(moves):
                 break
-        bound, seconds = min(bound, loss), time.perf_counter() - start
-        return Solution(self._status(loss, bound, deadline), best, loss, bound, self.name, seconds)
+        bound = min(bound, loss)
+        return Solution(self._status(loss, bound, deadline), best, loss, bound, self.name, 0.0)
 
     def _status(self, loss: float, bound: float, deadline: float) -> Status:
         if loss - bound <= _SAFE * abs(loss):

@@ -273,7 +273,7 @@ def devices(
             table.add_column(heading, overflow="fold")
         for name in device_names():
             profile = load_device(name)
-            table.add_row(name, profile.title, profile.basis, ", ".join(profile.compute))
+            table.add_row(name, profile.title, profile.basis, ", ".join(profile.formats))
     else:
         profile = load_device(show)
         table.title = f"{profile.title}. {profile.notes}"

@@ -13,7 +13,7 @@ from mpq.calibration import Calibration
 from mpq.cost_table import CostTable
 from mpq.errors import InfeasibleError, InputError, UnknownNameError
 from mpq.evaluation import Reference
-from mpq.hardware_profiles import Pricing, Profile, load_device
+from mpq.hardware_profiles import Pricing, Profile, Roofline, Workload, load_device
 from mpq.layer import matching, merge_ties
 from mpq.metric import METRICS, OutputMetric
 from mpq.model import Network
@@ -99,7 +99,8 @@ class Prepared:
         names = tuple(layer.name for layer in network.layers)
         return cls(
             model, network, tuning, Calibration.of(testing),
-            Pricing(network.layers, profile, batch_size), tuple(dict.fromkeys((*common, *own))),
+            Pricing(network.layers, profile, Workload(batch_size)),
+            tuple(dict.fromkeys((*common, *own))),
             common, fixed, allowed, merge_ties(ties, names), weight_range, activation_range,
         )  # fmt: skip
 
@@ -201,7 +202,7 @@ def _by_layer(
 def _launch_hint(pricing: Pricing, question: Problem) -> str:
     """Says so where no precision helps because starting the layers takes most of a latency."""
     limits = {budget.table.name: budget.limit for budget in question.budgets}
-    if pricing.profile is None or "latency" not in limits:
+    if not isinstance(pricing.profile, Roofline) or "latency" not in limits:
         return ""
     calls = sum(layer.calls for layer in pricing.layers)
     launches_s = calls * pricing.profile.launch_overhead_s.value

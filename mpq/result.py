@@ -195,7 +195,7 @@ class SearchResult:
         measured = self.measured
         return Record(
             device=self.origin.device,
-            batch_size=self.pricing.batch_size,
+            batch_size=self.pricing.workload.batch_size,
             budgets=tuple(
                 UsedBudget(b.table.name, b.table.unit, b.limit, b.used(choice))
                 for b in self.problem.budgets

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 from mpq.errors import FileFormatError, InputError, UnknownNameError
-from mpq.hardware_profiles import RESOURCES, Pricing, Profile, device_names, load_device
+from mpq.hardware_profiles import (
+    RESOURCES,
+    Pricing,
+    Profile,
+    Roofline,
+    Workload,
+    device_names,
+    load_device,
+    profile_from_dict,
+)
 from mpq.layer import Layer
 from mpq.precision import Precision
 
@@ -48,9 +57,11 @@ PROFILE: dict[str, Any] = {
 }
 
 
-def toy(**changes: Any) -> Profile:
+def toy(**changes: Any) -> Roofline:
     """The toy device with other top-level entries."""
-    return Profile.from_dict({**copy.deepcopy(PROFILE), **changes})
+    profile = profile_from_dict({**copy.deepcopy(PROFILE), **changes})
+    assert isinstance(profile, Roofline)
+    return profile
 
 
 def number(value: float) -> dict[str, Any]:
@@ -62,7 +73,9 @@ def price(
     profile: Profile | None, resource: str, layer: Layer, precision: str, batch_size: int = 1
 ) -> float:
     """Cost of a single layer at a single precision."""
-    table = Pricing((layer,), profile, batch_size).table(resource, [Precision.parse(precision)])
+    table = Pricing((layer,), profile, Workload(batch_size)).table(
+        resource, [Precision.parse(precision)]
+    )
     return float(table.values[0, 0])
 
 
@@ -491,7 +504,5 @@ def test_an_unknown_resource_is_refused(profile: Profile | None) -> None:
 
 def test_a_batch_has_an_example() -> None:
     """A batch size below 1 is refused before anything is priced."""
-    pricing = Pricing((LINEAR,), toy(), 0)
-
     with pytest.raises(InputError, match="batch size is at least 1; got 0"):
-        pricing.table("latency", [Precision.parse("w8a8")])
+        Workload(0)

@@ -1,7 +1,7 @@
 """Prices of a network's layers: on a device, or without one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import numpy as np
@@ -11,6 +11,7 @@ from mpq.cost_table import CostTable
 from mpq.errors import InputError, UnknownNameError
 from mpq.hardware_profiles.linear import LINEAR_RESOURCES, linear_cost
 from mpq.hardware_profiles.profile import Profile
+from mpq.hardware_profiles.workload import Workload
 from mpq.layer import Layer
 from mpq.precision import Precision
 
@@ -28,17 +29,17 @@ class Pricing:
     Args:
         layers: ``L`` layers.
         profile: The device, or ``None``: then only resources that need none.
-        batch_size: Examples that are run at once, for latency and energy.
+        workload: What is run at once, for latency and energy.
     """
 
     layers: tuple[Layer, ...]
     profile: Profile | None = None
-    batch_size: int = 1
+    workload: Workload = field(default_factory=Workload)
 
     @property
     def resources(self) -> tuple[str, ...]:
         """Resources that can be priced."""
-        return tuple(LINEAR_RESOURCES) if self.profile is None else RESOURCES
+        return (*(self.profile.resources if self.profile else ()), *LINEAR_RESOURCES)
 
     def table(self, resource: str, choices: Sequence[Precision]) -> CostTable:
         """``[L, B]`` cost of a resource; ``nan`` where the device cannot run a layer.
@@ -48,9 +49,18 @@ class Pricing:
             UnknownNameError: If there is no such resource.
         """
         check_resource(resource, self.profile is not None)
-        if self.profile is not None:
-            return self.profile.cost(resource, self.layers, choices, self.batch_size)
-        return linear_cost(resource, self.layers, choices)
+        if resource in LINEAR_RESOURCES:
+            return self._runnable(linear_cost(resource, self.layers, choices))
+        assert self.profile is not None
+        return self.profile.cost(resource, self.layers, choices, self.workload)
+
+    def _runnable(self, table: CostTable) -> CostTable:
+        """With ``nan`` where the device cannot run a layer."""
+        if self.profile is None:
+            return table
+        can_run = self.profile.can_run
+        able = [[can_run(layer, choice) for choice in table.precisions] for layer in self.layers]
+        return replace(table, values=np.where(able, table.values, np.nan))
 
     def amount(self, resource: str, precisions: Mapping[str, Precision]) -> float:
         """What an assignment costs, in the resource's unit; ``nan`` where the device cannot run it.

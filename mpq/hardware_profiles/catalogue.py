@@ -1,0 +1,76 @@
+"""The devices that ship with mpq, and profiles from files."""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from mpq.errors import FileFormatError, UnknownNameError
+from mpq.hardware_profiles.estimated import Roofline
+from mpq.hardware_profiles.profile import Profile
+
+SCHEMA_VERSION = 1
+MODELS: Final[Mapping[str, Callable[[Any], Profile]]] = {"roofline": Roofline.from_dict}
+"""What a profile's ``model`` key may say, and what reads such a profile."""
+
+
+def device_names() -> tuple[str, ...]:
+    """Devices that ship with mpq."""
+    folder = resources.files("mpq.hardware_profiles").joinpath("devices")
+    names = (entry.name for entry in folder.iterdir())
+    return tuple(sorted(name.removesuffix(".json") for name in names if name.endswith(".json")))
+
+
+def load_device(name: str) -> Profile:
+    """A device by name, or from ``path/to/device.json``.
+
+    Raises:
+        UnknownNameError: If there is no such device.
+        FileFormatError: If the file cannot be read, is no JSON, or is no profile; names the key.
+    """
+    if name.endswith(".json"):
+        return _load(Path(name))
+    if name not in device_names():
+        raise UnknownNameError("device", name, device_names())
+    file = resources.files("mpq.hardware_profiles").joinpath("devices", f"{name}.json")
+    return profile_from_dict(json.loads(file.read_text(encoding="utf-8")))
+
+
+def profile_from_dict(data: Any) -> Profile:
+    """A profile from its JSON object.
+
+    Raises:
+        FileFormatError: If it does not fit the schema of its model; names the key.
+    """
+    from mpq.schemas import validate
+
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise FileFormatError(
+            f"profile of schema version {version}; this mpq reads version {SCHEMA_VERSION}: "
+            "update mpq"
+        )
+    model = data.get("model", "roofline") if isinstance(data, dict) else "roofline"
+    if model not in MODELS:
+        raise FileFormatError(f"a profile's model is one of {', '.join(MODELS)}; got {model!r}")
+    validate(data, _schema(model), "profile")
+    return MODELS[model](data)
+
+
+def _load(path: Path) -> Profile:
+    try:
+        return profile_from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileFormatError(f"cannot read the profile {path}: {error}") from error
+    except json.JSONDecodeError as error:
+        raise FileFormatError(f"{path} is not JSON: {error}") from error
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: {error}") from error
+
+
+@cache
+def _schema(model: str) -> Any:
+    file = resources.files("mpq.schemas").joinpath(f"{model}.schema.json")
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -1,0 +1,18 @@
+"""A number and where it comes from."""
+
+from dataclasses import dataclass
+from typing import final
+
+
+@final
+@dataclass(frozen=True)
+class Sourced:
+    """A number of a profile; its unit is in the name of whoever holds it.
+
+    Args:
+        value: The number.
+        source: Publication, datasheet or measurement; ``assumption`` where there is none.
+    """
+
+    value: float
+    source: str

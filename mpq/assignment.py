@@ -61,6 +61,8 @@ class Record:
     Args:
         device: Name of the hardware profile.
         batch_size: Examples at once that latency and energy were priced for.
+        phase: That resources were priced for: ``prefill``, ``decode``, or neither.
+        tokens: Of the prompt that resources were priced for; unset: as traced.
         budgets: Limits and use.
         estimator: Name of the sensitivity estimator.
         predicted_loss: By the estimator, in ``loss_unit``.
@@ -80,6 +82,8 @@ class Record:
 
     device: str | None = None
     batch_size: int = 1
+    phase: str | None = None
+    tokens: int | None = None
     budgets: tuple[UsedBudget, ...] = ()
     estimator: str | None = None
     predicted_loss: float | None = None

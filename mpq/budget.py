@@ -1,7 +1,7 @@
 """A limit on one resource, and the ways of writing it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import fsum, isfinite
 from typing import Self, final
@@ -24,7 +24,7 @@ class Budget:
 
     Args:
         table: ``[L, B]`` cost of the resource.
-        limit: Largest sum over the layers that is allowed, in the table's unit.
+        limit: Largest total that is allowed, in the table's unit.
 
     Raises:
         LimitError: If the limit is not a finite number.
@@ -37,6 +37,11 @@ class Budget:
         if not isfinite(self.limit):
             raise LimitError(f"{self.table.name}: the limit must be finite, got {self.limit}")
 
+    @property
+    def resource(self) -> str:
+        """What is limited: of ``peak_ram@conv1``, one step of a maximum, ``peak_ram``."""
+        return resource_of(self.table)
+
     def used(self, choice: npt.NDArray[np.intp]) -> float:
         """What an assignment uses, in the table's unit; ``choice [L]`` is a column per layer."""
         return total(self.table, choice)
@@ -46,9 +51,36 @@ class Budget:
         return self.used(choice) <= self.limit + ROUNDING * abs(self.limit)
 
 
+def resource_of(table: CostTable) -> str:
+    """The resource that a table is one of, where several go by ``<resource>@<step>``."""
+    return table.name.partition("@")[0]
+
+
+def binding(budgets: Iterable[Budget], choice: npt.NDArray[np.intp]) -> tuple[Budget, ...]:
+    """Of every resource the budget that an assignment uses most of, in the order of the budgets.
+
+    A resource has several where it is a maximum, and each of them the limit of the maximum.
+    """
+    most: dict[str, Budget] = {}
+    for budget in budgets:
+        held = most.setdefault(budget.resource, budget)
+        if budget.used(choice) > held.used(choice):
+            most[budget.resource] = budget
+    return tuple(most.values())
+
+
 def total(table: CostTable, choice: npt.NDArray[np.intp]) -> float:
-    """Correctly rounded sum of a table's cells, one per layer: the same in any order."""
-    return fsum(table.values[np.arange(len(choice)), choice].tolist())
+    """What an assignment costs, ``choice [L]`` the column of every layer, in the table's unit.
+
+    The correctly rounded sum of the constant, a cell per layer and a cell per pair of layers: the
+    same in any order.
+    """
+    cells = table.values[np.arange(len(choice)), choice].tolist()
+    if not table.pairs:
+        return fsum([table.constant, *cells])
+    column_of = dict(zip(table.layers, choice.tolist(), strict=True))
+    pairs = (pair.values[column_of[pair.first], column_of[pair.second]] for pair in table.pairs)
+    return fsum([table.constant, *cells, *pairs])
 
 
 _SCALES: dict[str, dict[str, float]] = {
@@ -109,18 +141,20 @@ class Limit:
         reference = Precision.parse(parts["precision"]) if "precision" in parts else None
         return cls(resource, number, unit, reference)
 
-    def resolve(self, table: CostTable) -> float:
+    def resolve(self, table: CostTable, *steps: CostTable) -> float:
         """The limit in the table's unit.
 
         Args:
             table: ``[L, B]`` cost of the resource; a relative limit needs its reference column.
+            steps: Further tables of a resource that is the maximum of several.
 
         Raises:
             LimitError: If the unit does not fit the table's, or the device cannot run a layer at
                 the reference precision.
         """
         if self.reference is not None:
-            return self.number * uniform_cost(table, self.reference)
+            costs = [uniform_cost(each, self.reference) for each in (table, *steps)]
+            return self.number * max(costs)
         scales = _SCALES.get(table.unit, {})
         if self.unit not in scales:
             raise LimitError(
@@ -137,19 +171,20 @@ class Limit:
 
 
 def uniform_cost(table: CostTable, precision: Precision) -> float:
-    """Cost of the whole network at one precision, in the table's unit.
+    """Cost of the whole network at one precision, constant and pairs too, in the table's unit.
 
     Raises:
         LimitError: If a layer cannot run at that precision.
     """
-    column = table.values[:, table.index_of(precision)]
+    index = table.index_of(precision)
+    column = table.values[:, index]
     if np.isnan(column).any():
         layer = table.layers[int(np.flatnonzero(np.isnan(column))[0])]
         raise LimitError(
             f"{table.name}: layer {layer!r} cannot run at {precision}, so that a limit cannot be "
             "relative to it; choose another reference or give an absolute limit"
         )
-    return fsum(column.tolist())
+    return total(table, np.full(len(table.layers), index, dtype=np.intp))
 
 
 def parse_limits(limits: Sequence[str]) -> tuple[Limit, ...]:

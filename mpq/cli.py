@@ -259,29 +259,59 @@ def export(
 @reporting_errors
 def devices(
     show: Annotated[
-        str | None, typer.Option(help="One device: every number and its source.")
+        str | None,
+        typer.Option(help="A device, or path/to/profile.json: every number and its source."),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """List the devices that ship with mpq."""
+    """List the devices that ship with mpq, or show one of them, or your own profile."""
     from mpq.hardware_profiles import device_names, load_device
-    from mpq.report.console import new_console, new_table
+    from mpq.report.console import new_console
+    from mpq.report.devices import devices_table, formats_table, numbers_table
 
-    table = new_table()
+    console = new_console()
     if show is None:
-        for heading in ("device", "what it is", "latency and energy are", "runs as"):
-            table.add_column(heading, overflow="fold")
-        for name in device_names():
-            profile = load_device(name)
-            table.add_row(name, profile.title, profile.basis, ", ".join(profile.formats))
-    else:
-        profile = load_device(show)
-        table.title = f"{profile.title}. {profile.notes}"
-        for heading in ("number", "value", "source"):
-            table.add_column(heading, no_wrap=heading != "source")
-        for name, number in profile.numbers().items():
-            table.add_row(name, f"{number.value:.4g}", number.source)
-    new_console().print(table)
+        console.print(devices_table(map(load_device, device_names())))
+        return
+    profile = load_device(show)
+    console.print(
+        f"{profile.name}: {profile.title}\n\nCosts are {profile.basis}. {profile.notes}\n",
+        markup=False,
+        highlight=False,
+    )
+    console.print(numbers_table(profile))
+    console.print(formats_table(profile))
+
+
+@app.command()
+@reporting_errors
+def import_table(
+    converter: Annotated[
+        str, typer.Argument(help="Layout: csv, hawqv3-t4, apq-bitfusion or haq-cycles.")
+    ],
+    file: Annotated[Path, typer.Argument(help="Measurements that somebody made.")],
+    output: Annotated[
+        Path, typer.Option(help="Profile, for --device; the device is called as this file.")
+    ] = Path("table.json"),
+    clock_hz: Annotated[
+        float | None, typer.Option(help="Of the device, where the file counts cycles.")
+    ] = None,
+    head_tail: Annotated[
+        Path | None, typer.Option(help="APQ's JSON of what runs before and after the layers.")
+    ] = None,
+    allow_extrapolation: Annotated[
+        bool, typer.Option("--allow-extrapolation", help="Price shapes outside the range too.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Make a profile of measurements, such as published ones."""
+    from mpq.hardware_profiles.catalogue import device_name
+    from mpq.hardware_profiles.published import import_table as run
+    from mpq.output import write_files
+
+    name = device_name(output)
+    table = run(converter, file, name, clock_hz, head_tail, allow_extrapolation)
+    _print_files(write_files(output.parent, {output.name: table.to_json().encode()}))
 
 
 @app.command()

@@ -40,7 +40,7 @@ EvalData = Annotated[
     typer.Option(help="Function that yields held-out batches. Default: a quarter of --data."),
 ]
 Device = Annotated[
-    str | None, typer.Option(help="Device (see `mpq devices`), or path/to/profile.json.")
+    str | None, typer.Option(help="Device (see `mpq devices`), or path/to/profile.json or .csv.")
 ]
 Limits = Annotated[
     list[str] | None,
@@ -77,6 +77,13 @@ Metric = Annotated[
 ]
 Fold = Annotated[bool, typer.Option("--fold/--no-fold", help="Fold BatchNorm first.")]
 BatchSize = Annotated[int, typer.Option(help="Examples at once, for latency and energy.")]
+Phase = Annotated[
+    str | None,
+    typer.Option(help="Price for prefill (a whole prompt) or decode (one new token)."),
+]
+Tokens = Annotated[
+    int | None, typer.Option(help="Tokens of the prompt, for --phase prefill. Default: as traced.")
+]
 WeightRange = Annotated[str, typer.Option(help="minmax, percentile or mse.")]
 ActivationRange = Annotated[str, typer.Option(help="minmax, percentile or mse.")]
 Seed = Annotated[int, typer.Option(help="Of estimator and solver.")]
@@ -147,6 +154,8 @@ class NetworkOptions:
     fold: Fold = True
     metric: Metric = "kl"
     batch_size: BatchSize = 1
+    phase: Phase = None
+    tokens: Tokens = None
     weight_range: WeightRange = "mse"
     activation_range: ActivationRange = "mse"
     seed: Seed = 0
@@ -181,6 +190,8 @@ class NetworkOptions:
             "fold": self.fold,
             "metric": self.metric,
             "batch_size": self.batch_size,
+            "phase": self.phase,
+            "tokens": self.tokens,
             "weight_range": self.weight_range,
             "activation_range": self.activation_range,
             "seed": self.seed,

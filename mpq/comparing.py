@@ -14,7 +14,7 @@ import torch
 from mpq.budget import Limit
 from mpq.comparison import EstimatorComparison, Score, Solved, Trial
 from mpq.errors import InputError, MpqError
-from mpq.hardware_profiles import Profile
+from mpq.hardware_profiles import Phase, Profile
 from mpq.journal import Journal, measurement_key
 from mpq.metric import OutputMetric
 from mpq.output import prepare_folder
@@ -71,6 +71,8 @@ def compare(
     fold: bool = True,
     metric: str | OutputMetric = "kl",
     batch_size: int = 1,
+    phase: Phase | None = None,
+    tokens: int | None = None,
     weight_range: RangeMethod = "mse",
     activation_range: RangeMethod = "mse",
 ) -> EstimatorComparison:
@@ -102,6 +104,8 @@ def compare(
         fold: Whether BatchNorm is folded first.
         metric: How outputs are compared.
         batch_size: At which latency and energy are priced.
+        phase: For which resources are priced: ``prefill`` or ``decode``.
+        tokens: Of the prompt.
         weight_range: How weights' ranges are chosen.
         activation_range: How activations' ranges are chosen.
 
@@ -118,8 +122,8 @@ def compare(
         prepared = Prepared.of(
             model, calibration, device=device, precisions=precisions, held_out=held_out,
             include=include, exclude=exclude, fix=fix, allow=allow, tie=tie, find_ties=find_ties,
-            fold=fold, metric=metric, batch_size=batch_size, weight_range=weight_range,
-            activation_range=activation_range,
+            fold=fold, metric=metric, batch_size=batch_size, phase=phase, tokens=tokens,
+            weight_range=weight_range, activation_range=activation_range,
         )  # fmt: skip
         questions = {text: prepared.question([limit]) for text, limit in parsed}
         journal = _journal(prepared, folder)

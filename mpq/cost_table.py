@@ -3,14 +3,16 @@
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Self, final
 
 import numpy as np
 import numpy.typing as npt
 
 from mpq.errors import FileFormatError, InputError, UnknownNameError
+from mpq.pair_cost import PairCost
 from mpq.precision import Precision
 
 if TYPE_CHECKING:
@@ -29,7 +31,9 @@ SCHEMA_VERSION = 1
 @final
 @dataclass(frozen=True, eq=False)
 class CostTable:
-    """What every layer costs at every precision, in one stated unit.
+    r"""What every layer costs at every precision, in one stated unit.
+
+    .. math:: c(z) = c_0 + \sum_\ell c_{\ell z_\ell} + \sum_{(k, \ell)} p^{k \ell}_{z_k z_\ell}
 
     Args:
         name: What is counted, such as ``latency`` or ``sketch``.
@@ -38,10 +42,12 @@ class CostTable:
         precisions: ``[B]`` choices.
         values: ``[L, B]``. ``nan`` means that the layer cannot run at that precision; infinite
             is refused. Copied, and read-only afterwards.
+        constant: What the network costs besides its layers, whatever their precisions.
+        pairs: What pairs of layers cost besides, such as converting between their formats.
 
     Raises:
-        InputError: If the unit is unknown, a name comes twice, the shape does not fit, or a value
-            is infinite.
+        InputError: If the unit is unknown, a name comes twice, the shape does not fit, a value
+            is infinite, or a pair has other layers or precisions.
     """
 
     name: str
@@ -49,6 +55,8 @@ class CostTable:
     layers: tuple[str, ...]
     precisions: tuple[Precision, ...]
     values: npt.NDArray[np.float64]
+    constant: float = 0.0
+    pairs: tuple[PairCost, ...] = ()
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
@@ -65,6 +73,20 @@ class CostTable:
         values.setflags(write=False)
         object.__setattr__(self, "values", values)
         self._refuse(np.isinf(values), "every cost must be finite (nan: cannot run there)")
+        if not isfinite(self.constant):
+            raise InputError(f"{self.name}: the constant must be finite, got {self.constant}")
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        known, expected = set(self.layers), (len(self.precisions), len(self.precisions))
+        for pair in self.pairs:
+            for name in sorted({pair.first, pair.second} - known):
+                raise UnknownNameError(f"layer of a pair of {self.name}", name, known)
+            if pair.values.shape != expected:
+                raise InputError(
+                    f"{self.name}: the pair of {pair.first!r} and {pair.second!r}: expected "
+                    f"[B, B] = {expected}, got {pair.values.shape}"
+                )
 
     def _refuse(self, bad: npt.NDArray[np.bool_], rule: str) -> None:
         if bad.any():
@@ -99,11 +121,17 @@ class CostTable:
     def select(self, precisions: Sequence[Precision]) -> Self:
         """The table with these columns only, in this order."""
         columns = [self.index_of(precision) for precision in precisions]
-        chosen = self.values[:, columns]
-        return type(self)(self.name, self.unit, self.layers, tuple(precisions), chosen)
+        return replace(
+            self,
+            precisions=tuple(precisions),
+            values=self.values[:, columns],
+            pairs=tuple(
+                replace(pair, values=pair.values[np.ix_(columns, columns)]) for pair in self.pairs
+            ),
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: see ``to_json``."""
+        """JSON-ready: schema_version, name, unit, layers, precisions, values, constant, pairs."""
         rows = [[None if np.isnan(v) else float(v) for v in row] for row in self.values]
         return {
             "schema_version": SCHEMA_VERSION,
@@ -112,6 +140,8 @@ class CostTable:
             "layers": list(self.layers),
             "precisions": [str(precision) for precision in self.precisions],
             "values": rows,
+            "constant": self.constant,
+            "pairs": [pair.to_dict() for pair in self.pairs],
         }
 
     @classmethod
@@ -131,7 +161,11 @@ class CostTable:
                 raise FileFormatError("not a cost table: layers must be a list of names")
             values = np.array(data["values"], dtype=np.float64)  # None becomes nan
             precisions = tuple(Precision.parse(text) for text in data["precisions"])
-            return cls(data["name"], data["unit"], tuple(data["layers"]), precisions, values)
+            # Files of mpq 0.1 have neither.
+            constant = float(data.get("constant", 0.0))
+            pairs = tuple(map(PairCost.from_dict, data.get("pairs", ())))
+            names = data["name"], data["unit"], tuple(data["layers"])
+            return cls(*names, precisions, values, constant, pairs)
         except InputError:
             raise
         except (
@@ -145,7 +179,7 @@ class CostTable:
             raise FileFormatError(f"not a cost table: {error!r}") from error
 
     def to_json(self) -> str:
-        """One JSON object: schema_version, name, unit, layers, precisions, values (null: nan)."""
+        """One JSON object: the keys of ``to_dict``; an empty cell is null."""
         return json.dumps(self.to_dict(), indent=1)
 
     @classmethod
@@ -161,16 +195,28 @@ class CostTable:
             raise FileFormatError(f"not a cost table: {error}") from error
 
     def to_pandas(self) -> "pd.DataFrame":
-        """``[L, B]`` frame: a row per layer, a column per precision; ``attrs``: name and unit."""
+        """``[L, B]`` frame of ``values``: a row per layer, a column per precision.
+
+        ``attrs`` has name, unit and constant; pairs are left out.
+        """
         import pandas as pd
 
         columns = [str(precision) for precision in self.precisions]
         frame = pd.DataFrame(self.values.copy(), pd.Index(self.layers, name="layer"), columns)
-        frame.attrs.update(name=self.name, unit=self.unit)
+        frame.attrs.update(name=self.name, unit=self.unit, constant=self.constant)
         return frame
 
     def to_csv(self) -> str:
-        """Header ``<name>:<unit>,<precision>,...``, then one line per layer; empty cells: nan."""
+        """Header ``<name>:<unit>,<precision>,...``, then one line per layer; empty cells: nan.
+
+        Raises:
+            InputError: If there is a constant or a pair, which have no cell: ``to_json`` has both.
+        """
+        if self.constant or self.pairs:
+            raise InputError(
+                f"{self.name} has a constant or costs of pairs, which a CSV of layers and "
+                "precisions has no place for: write JSON"
+            )
         text = StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([f"{self.name}:{self.unit}", *map(str, self.precisions)])

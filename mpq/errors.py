@@ -12,6 +12,7 @@ MpqError
 ├── InfeasibleError                   no assignment meets the budgets
 ├── SolverError                       a solver ended without an answer
 ├── MissingDependencyError            an optional package is not installed
+├── MeasurementError                  times on this machine cannot be trusted
 └── OutputError                       a result cannot be written
 """
 
@@ -77,6 +78,10 @@ class SolverError(MpqError):
 
 class MissingDependencyError(MpqError):
     """An optional package is not installed."""
+
+
+class MeasurementError(MpqError):
+    """Times that were measured on this machine cannot be trusted."""
 
 
 class OutputError(MpqError):

@@ -194,12 +194,18 @@ def solve_hull(
         The choices by rising cost, and how the solver ended for each.
 
     Raises:
-        InputError: If there are interactions: their frontier has no such hull.
+        InputError: If there are interactions, or the resource has costs of pairs of layers: their
+            frontier has no such hull.
         InfeasibleError: If the other budgets cannot be met.
         SolverError: If the solver finds nothing.
     """
     if problem.interactions is not None:
         raise InputError("the convex hull is that of an additive loss: use problem.additive()")
+    if table.pairs:
+        raise InputError(
+            f"the convex hull is that of what single layers cost, and {table.name} has costs of "
+            "pairs of layers: ask for points at evenly spaced limits instead"
+        )
     held = tuple(b for b in problem.budgets if b.table.name != table.name)
     free = replace(problem, budgets=held).available(table)
     if held:
@@ -249,10 +255,7 @@ def _point(problem: Problem, table: CostTable, choice: Choice) -> tuple[float, f
 
 def _priced(problem: Problem, table: CostTable, price: float) -> Problem:
     values = problem.loss.values + price * np.nan_to_num(table.values)
-    loss = problem.loss
-    return replace(
-        problem, loss=CostTable(loss.name, loss.unit, loss.layers, loss.precisions, values)
-    )
+    return replace(problem, loss=replace(problem.loss, values=values))
 
 
 def _found(solution: Solution) -> tuple[Choice, Status]:

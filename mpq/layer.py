@@ -32,6 +32,8 @@ class Layer:
         aliases: Further names of the same module.
         input_of: The first layer that reads the very same tensor, if that is another one.
         weight_of: The first layer that owns the very same parameter, if that is another one.
+        fed_by: Quantizable layers whose outputs reach this layer's input through operations that
+            are no quantizable layers, in the order of their first call.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Layer:
     aliases: tuple[str, ...] = ()
     input_of: str | None = None
     weight_of: str | None = None
+    fed_by: tuple[str, ...] = ()
 
     @property
     def num_weights(self) -> int:

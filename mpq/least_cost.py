@@ -10,7 +10,7 @@ from mpq.errors import InfeasibleError, SolverError
 from mpq.frontier import solve_frontier
 from mpq.problem import Choice, Problem
 from mpq.solution import Solution, Status
-from mpq.solvers import Lagrangian, Solver
+from mpq.solvers import Solver
 from mpq.solvers.additive import additive_solver
 
 _MAX_HALVINGS = 20
@@ -125,7 +125,8 @@ def _halved(problem: Problem, table: CostTable, solver: Solver, max_loss: float)
     best = solver.solve(problem.available(table))
     if best.choice is None or best.loss > max_loss:
         raise _out_of_reach(problem, table, solver, max_loss)
-    cheapest = Lagrangian().solve(problem.cheapest(table)).choice
+    swapped = problem.cheapest(table)
+    cheapest = additive_solver(swapped).solve(swapped).choice
     if cheapest is None:
         raise SolverError(f"{solver.name} found what the exact solver calls infeasible")
     low, tried = total(table, cheapest), 1

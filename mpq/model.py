@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from mpq.attention import open_attention
 from mpq.batch_norm import fold_batch_norm
 from mpq.calibration import Batch, Calibration
+from mpq.dataflow import Dataflow, with_sources
 from mpq.errors import ModelError
 from mpq.layer import Layer, fingerprint, matching, ties_of, with_owners
+from mpq.lifetimes import Lifetimes
 from mpq.metric import KL, OutputMetric
 from mpq.trace import Trace, trace
 
@@ -31,6 +33,7 @@ class Network:
         folded: Convolution to the BatchNorm that was folded into it.
         uncalled: Quantizable layers that the data never reached; left as they are.
         metric: How far its output is from another's.
+        lifetimes: Which tensors are held in which step, for one example; ``None``: not traced.
     """
 
     module: nn.Module
@@ -39,6 +42,7 @@ class Network:
     folded: Mapping[str, str] = field(default_factory=dict)
     uncalled: tuple[str, ...] = ()
     metric: OutputMetric = KL
+    lifetimes: Lifetimes | None = None
 
     @classmethod
     def of(
@@ -51,6 +55,8 @@ class Network:
         metric: OutputMetric = KL,
     ) -> Self:
         """Finds the layers with one forward pass over the first batch.
+
+        A second pass, over two of its examples, finds what lies between the layers.
 
         Args:
             model: In evaluation mode.
@@ -72,8 +78,10 @@ class Network:
         folded = found.foldable if fold else {}
         if folded:
             _fold(module, folded, batch, metric)
-        layers = _select(found, include, exclude)
-        return cls(module, layers, ties_of(layers), folded, found.uncalled, metric)
+        dataflow = Dataflow.of(module, batch, found.layers)
+        layers = with_sources(_select(found, include, exclude), dataflow)
+        ties, lifetimes = ties_of(layers), dataflow.lifetimes
+        return cls(module, layers, ties, folded, found.uncalled, metric, lifetimes)
 
     @property
     def device(self) -> torch.device:
@@ -84,6 +92,17 @@ class Network:
     def fingerprint(self) -> str:
         """SHA-256 of the layers' names, kinds and weight shapes."""
         return fingerprint(layer.signature for layer in self.layers)
+
+    @property
+    def num_unquantized(self) -> int:
+        """Parameters and statistics that are no weight of a layer: biases, norms, excluded layers.
+
+        What a module computes from its configuration (not persistent) is not counted.
+        """
+        weights = {id(weight_of(self.site(layer.name))) for layer in self.layers}
+        stored = self.module.state_dict(keep_vars=True).values()
+        others = {id(t): t for t in stored if isinstance(t, Tensor) and id(t) not in weights}
+        return sum(t.numel() for t in others.values() if t.is_floating_point())
 
     def site(self, name: str) -> nn.Module:
         """The module of a layer."""

@@ -13,7 +13,8 @@ from mpq.calibration import Calibration
 from mpq.cost_table import CostTable
 from mpq.errors import InfeasibleError, InputError, UnknownNameError
 from mpq.evaluation import Reference
-from mpq.hardware_profiles import Pricing, Profile, Roofline, Workload, load_device
+from mpq.hardware_profiles import Phase, Pricing, Profile, Roofline, Workload, load_device
+from mpq.hardware_profiles.memory import undominated
 from mpq.layer import matching, merge_ties
 from mpq.metric import METRICS, OutputMetric
 from mpq.model import Network
@@ -82,6 +83,8 @@ class Prepared:
         fold: bool = True,
         metric: str | OutputMetric = "kl",
         batch_size: int = 1,
+        phase: Phase | None = None,
+        tokens: int | None = None,
         weight_range: RangeMethod = "mse",
         activation_range: RangeMethod = "mse",
     ) -> Self:
@@ -99,7 +102,10 @@ class Prepared:
         names = tuple(layer.name for layer in network.layers)
         return cls(
             model, network, tuning, Calibration.of(testing),
-            Pricing(network.layers, profile, Workload(batch_size)),
+            Pricing(
+                network.layers, profile, Workload(batch_size, phase, tokens),
+                network.lifetimes, network.num_unquantized,
+            ),
             tuple(dict.fromkeys((*common, *own))),
             common, fixed, allowed, merge_ties(ties, names), weight_range, activation_range,
         )  # fmt: skip
@@ -136,7 +142,11 @@ class Prepared:
         unknown = np.zeros((len(names), len(self.choices)))
         question = Problem(
             CostTable("unknown", "nats", names, self.choices, unknown),
-            tuple(_budget(self.pricing, limit, self.choices) for limit in limits),
+            tuple(
+                budget
+                for limit in limits
+                for budget in _budgets(self.pricing, limit, self.choices, self.ties)
+            ),
             self.ties,
             self.fixed,
             {**dict.fromkeys(names, self.common), **self.allowed},
@@ -214,8 +224,19 @@ def _launch_hint(pricing: Pricing, question: Problem) -> str:
     )
 
 
-def _budget(pricing: Pricing, limit: Limit, choices: Sequence[Precision]) -> Budget:
-    """A budget over the choices; its limit may refer to a precision that is no choice."""
+def _budgets(
+    pricing: Pricing,
+    limit: Limit,
+    choices: Sequence[Precision],
+    ties: Sequence[Sequence[str]],
+) -> list[Budget]:
+    """Budgets over the choices; their limit may refer to a precision that is no choice.
+
+    One, or one for every step of a resource that is a maximum over steps.
+    """
     reference = () if limit.reference is None else (limit.reference,)
-    wide = pricing.table(limit.resource, tuple(dict.fromkeys((*choices, *reference))))
-    return Budget(wide.select(choices), limit.resolve(wide))
+    wide = pricing.tables(limit.resource, tuple(dict.fromkeys((*choices, *reference))), ties)
+    amount = limit.resolve(*wide)
+    tables = [table.select(choices) for table in wide]
+    kept = undominated(tables, ties) if len(tables) > 1 else tables
+    return [Budget(table, amount) for table in kept]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from mpq.budget import Budget, parse_limits, total
 from mpq.cost_table import CostTable
+from mpq.couplings import Couplings
 from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.interactions import Interactions
 from mpq.layer import merge_ties
@@ -28,12 +29,16 @@ SCHEMA_VERSION = 1
 class Grouped:
     """A problem with tied layers added up: what a solver works on.
 
+    Every choice costs the sum of its cells and of its couplings: what a table counts besides its
+    layers is in the cells of the first group.
+
     Args:
         loss: ``[G, B]`` in the loss table's unit.
         costs: ``[R, G, B]`` of the ``R`` budgets, 0 where a precision is not allowed.
         limits: ``[R]``.
         allowed: ``[G, B]`` whether a group may take a precision.
         members: For each group, the rows of its layers.
+        couplings: What pairs of groups cost besides.
     """
 
     loss: npt.NDArray[np.float64]
@@ -41,6 +46,13 @@ class Grouped:
     limits: npt.NDArray[np.float64]
     allowed: npt.NDArray[np.bool_]
     members: tuple[tuple[int, ...], ...]
+    couplings: Couplings
+
+    def among(self, allowed: npt.NDArray[np.bool_]) -> "Grouped":
+        """The same with fewer cells ``[G, B]``, each of them allowed here."""
+        alone, couplings = self.couplings.separated(allowed)
+        loss, costs = self.loss + alone[0], np.where(allowed, self.costs + alone[1:], 0.0)
+        return replace(self, loss=loss, costs=costs, allowed=allowed, couplings=couplings)
 
     def expand(self, choice: Choice) -> Choice:
         """A choice per layer ``[L]`` from one per group ``[G]``."""
@@ -102,6 +114,10 @@ class Problem:
         if len(set(names)) != len(names):
             raise InputError(f"a resource has two budgets: {names}")
         if self.interactions is not None:
+            if self.loss.pairs:
+                raise InputError(
+                    f"{self.loss.name}: a loss with interactions has no costs of pairs beside them"
+                )
             _, *shape = self.interactions.factor.shape
             if tuple(shape) != self.loss.values.shape:
                 raise InputError(f"interactions are {shape}, the loss is {self.loss.values.shape}")
@@ -142,11 +158,18 @@ class Problem:
         members = tuple(dict.fromkeys(tied.get(row, (row,)) for row in range(len(row_of))))
         rows = np.concatenate([np.array(group) for group in members])
         starts = np.cumsum([0, *map(len, members[:-1])])
-        tables = np.array([self.loss.values, *(budget.table.values for budget in self.budgets)])
-        sums = np.add.reduceat(tables[:, rows], starts, axis=1)
+        tables = [self.loss, *(budget.table for budget in self.budgets)]
+        values = np.array([table.values for table in tables])
+        sums = np.add.reduceat(values[:, rows], starts, axis=1)
         allowed = np.logical_and.reduceat(self.allowed[rows], starts, axis=0)
         limits = np.array([budget.limit for budget in self.budgets])
-        return Grouped(sums[0], np.where(allowed, sums[1:], 0.0), limits, allowed, members)
+        names = [[self.loss.layers[row] for row in group] for group in members]
+        group_of = {name: group for group, tied in enumerate(names) for name in tied}
+        alone, couplings = Couplings.of(tables, group_of)
+        sums += alone
+        every = Grouped(sums[0], sums[1:], limits, allowed, members, couplings)
+        # A group without a choice is refused elsewhere.
+        return every.among(allowed) if allowed.any(axis=1).all() else every
 
     def loss_of(self, choice: Choice) -> float:
         """Predicted loss of an assignment ``choice [L]``, in the loss table's unit."""
@@ -176,13 +199,16 @@ class Problem:
             LimitError: If a limit is misspelled or has the wrong unit.
             UnknownNameError: If there is no budget for a resource.
         """
-        tables = {budget.table.name: budget for budget in self.budgets}
+        tables: dict[str, list[CostTable]] = {}
+        for budget in self.budgets:
+            tables.setdefault(budget.resource, []).append(budget.table)
+        amounts: dict[str, float] = {}
         for limit in parse_limits(limits):
             if limit.resource not in tables:
                 raise UnknownNameError("resource", limit.resource, tables)
-            table = tables[limit.resource].table
-            tables[limit.resource] = Budget(table, limit.resolve(table))
-        return replace(self, budgets=tuple(tables.values()))
+            amounts[limit.resource] = limit.resolve(*tables[limit.resource])
+        budgets = (Budget(b.table, amounts.get(b.resource, b.limit)) for b in self.budgets)
+        return replace(self, budgets=tuple(budgets))
 
     def additive(self) -> "Problem":
         """The same problem without interactions."""
@@ -194,8 +220,7 @@ class Problem:
         Args:
             table: ``[L, B]`` of the resource.
         """
-        cost = np.nan_to_num(table.values)
-        loss = CostTable(table.name, table.unit, table.layers, table.precisions, cost)
+        loss = replace(table, values=np.nan_to_num(table.values))
         return replace(self, loss=loss, interactions=None).available(table)
 
     def available(self, table: CostTable) -> "Problem":
@@ -205,14 +230,15 @@ class Problem:
             return self
         # A budget that always holds; its `nan` cells still count.
         loose = float(np.nan_to_num(np.abs(table.values)).max(axis=1).sum()) * 2
-        return replace(self, budgets=(*self.budgets, Budget(table, loose)))
+        mask = replace(table, constant=0.0, pairs=())
+        return replace(self, budgets=(*self.budgets, Budget(mask, loose)))
 
     def least(self, table: CostTable, max_loss: float) -> "Problem":
         """The problem of least cost in a resource, while budgets hold and the loss has a limit.
 
         Args:
             table: ``[L, B]`` of the resource.
-            max_loss: Largest sum over the loss table, in its unit.
+            max_loss: Largest total of the loss table, in its unit.
 
         Raises:
             InputError: If there are interactions, whose loss is no sum.

@@ -15,7 +15,14 @@ from mpq.errors import ModelError
 from mpq.model import Network, hooks, weight_of
 from mpq.precision import Granularity, Precision, TensorFormat
 from mpq.progress import track
-from mpq.quantizer import Grid, quantize_activation, quantize_rows, row_range, weight_grid
+from mpq.quantizer import (
+    Grid,
+    quantize_activation,
+    quantize_rows,
+    row_range,
+    sharing_scale,
+    weight_grid,
+)
 from mpq.trace import kind_of
 from mpq.value_range import ActivationRange, RangeMethod
 from mpq.weight_layout import layout_of
@@ -145,11 +152,33 @@ class Quantizer:
             return weight
         layout = layout_of(site)
         rows = layout.to_rows(weight)
+        rounded = quantize_rows(rows, tensor_format, self._grid(name, rows, tensor_format))
+        return layout.from_rows(rounded, tuple(weight.shape))
+
+    def codes(
+        self, name: str, site: nn.Module, tensor_format: TensorFormat
+    ) -> tuple[Tensor, Tensor]:
+        """The integers that a weight is stored as, one row per scale, and the ``[R]`` scales.
+
+        Args:
+            name: The layer.
+            site: Its module.
+            tensor_format: A symmetric integer format.
+
+        Returns:
+            ``[R, K]`` float32 codes (``R`` channels, or groups, the last one of a channel filled
+            up with zeros), and ``[R]`` float32; both on the CPU.
+        """
+        rows = layout_of(site).to_rows(weight_of(site).detach())
+        grid = self._grid(name, rows, tensor_format)
+        assert grid is not None
+        return grid.codes(sharing_scale(rows, tensor_format)).cpu(), grid.scale.cpu()
+
+    def _grid(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> Grid | None:
         key = (name, tensor_format)
         if tensor_format.number.needs_scale and key not in self._grids:
             self._grids[key] = weight_grid(rows, tensor_format, self.weight_range)
-        rounded = quantize_rows(rows, tensor_format, self._grids.get(key))
-        return layout.from_rows(rounded, tuple(weight.shape))
+        return self._grids.get(key)
 
     def activation(
         self, name: str, site: nn.Module, x: Tensor, tensor_format: TensorFormat

@@ -52,10 +52,14 @@ class Grid:
             return (_round_float(scaled, self.number) * self.scale[:, None]).to(rows.dtype)
         # The arithmetic of torch's fake-quantize kernels, bit for bit; on a CPU those take 20 times
         # as long (benchmarks/rounding.py), because they also keep a mask for the gradient.
+        numbers = self.codes(rows).sub_(self.zero_point[:, None]).mul_(self.scale[:, None])
+        return numbers.to(rows.dtype)
+
+    def codes(self, rows: Tensor) -> Tensor:
+        """The integers, as float32, that stand for ``[O, K]`` in an integer format."""
         low, high = integer_range(self.number, self.symmetric)
-        zero_point = self.zero_point[:, None]
-        codes = (rows.float() * self.scale.reciprocal()[:, None]).round_().add_(zero_point)
-        return codes.clamp_(low, high).sub_(zero_point).mul_(self.scale[:, None]).to(rows.dtype)
+        codes = (rows.float() * self.scale.reciprocal()[:, None]).round_()
+        return codes.add_(self.zero_point[:, None]).clamp_(low, high)
 
 
 def integer_range(number: NumberFormat, symmetric: bool) -> tuple[int, int]:
@@ -153,7 +157,7 @@ def weight_grid(rows: Tensor, tensor_format: TensorFormat, method: RangeMethod) 
 
     Scales of groups are rounded to fp16, as they are stored.
     """
-    shared = _sharing_scale(rows, tensor_format)
+    shared = sharing_scale(rows, tensor_format)
     low, high = row_range(shared, tensor_format.number, tensor_format.symmetric, method)
     grid = make_grid(tensor_format.number, tensor_format.symmetric, low, high)
     if tensor_format.granularity is not Granularity.GROUP:
@@ -176,13 +180,13 @@ def quantize_rows(rows: Tensor, tensor_format: TensorFormat, grid: Grid | None) 
     if not number.needs_scale:
         return _round_float(rows.float(), number).to(rows.dtype)
     assert grid is not None
-    rounded = grid.round(_sharing_scale(rows, tensor_format))
+    rounded = grid.round(sharing_scale(rows, tensor_format))
     if tensor_format.granularity is Granularity.GROUP:
         return rounded.reshape(len(rows), -1)[:, : rows.shape[1]]
     return rounded.reshape(rows.shape)
 
 
-def _sharing_scale(rows: Tensor, tensor_format: TensorFormat) -> Tensor:
+def sharing_scale(rows: Tensor, tensor_format: TensorFormat) -> Tensor:
     """The weight with one row per scale; the last group of a channel is filled up with zeros."""
     if tensor_format.granularity is Granularity.TENSOR:
         return rows.reshape(1, -1)
@@ -214,13 +218,14 @@ def quantize_activation(
         low, high = rows.amin(dim=1), rows.amax(dim=1)
         return make_grid(number, tensor_format.symmetric, low, high).round(rows).reshape(x.shape)
     assert calibrated is not None
-    return _static_grid(tensor_format, calibrated, x.device).round(x.reshape(1, -1)).view_as(x)
+    return static_grid(tensor_format, calibrated, x.device).round(x.reshape(1, -1)).view_as(x)
 
 
 @lru_cache(maxsize=65536)  # an entry is two numbers; making one takes as long as rounding 100,000
-def _static_grid(
+def static_grid(
     tensor_format: TensorFormat, calibrated: ActivationRange, device: torch.device
 ) -> Grid:
+    """The grid of a static activation format, one row, with a calibrated range."""
     with torch.inference_mode(False):
         low = torch.tensor([calibrated.low], device=device)
         high = torch.tensor([calibrated.high], device=device)

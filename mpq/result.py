@@ -14,12 +14,12 @@ from torch import nn
 from mpq.alternatives import alternatives
 from mpq.assignment import AssignedLayer, Assignment, Record, UsedBudget
 from mpq.backends import apply
-from mpq.budget import total
+from mpq.budget import binding, total
 from mpq.cost_table import CostTable
 from mpq.errors import UnknownNameError
 from mpq.evaluation import Measurement
 from mpq.frontier import Frontier, FrontierPoint, pareto_front, solve_frontier, solve_hull
-from mpq.hardware_profiles import Pricing
+from mpq.hardware_profiles import PEAK_RAM, Pricing
 from mpq.output import write_files
 from mpq.precision import ORIGINAL, Precision
 from mpq.problem import Choice, Problem
@@ -122,7 +122,7 @@ class SearchResult:
     def _compare(self, label: str, precisions: dict[str, Precision]) -> Comparison:
         predicted = 0.0 if label == "original" else self.problem.loss_of(self._choice(precisions))
         costs = {
-            self.cost_table(resource).column: self.pricing.amount(resource, precisions)
+            self._column(resource): self.pricing.amount(resource, precisions)
             for resource in self._shown_resources
         }
         return Comparison(label, predicted, self.testbed.measure(precisions), costs)
@@ -131,10 +131,15 @@ class SearchResult:
         table = self.problem.loss
         return np.array([table.index_of(precisions[n]) for n in table.layers], dtype=np.intp)
 
+    def _column(self, resource: str) -> str:
+        """Name with unit; a maximum over steps has no table of its own."""
+        is_sum = resource != PEAK_RAM
+        return self.cost_table(resource).column if is_sum else f"{PEAK_RAM}_bytes"
+
     @property
     def _shown_resources(self) -> tuple[str, ...]:
         """Latency, where it is known, bytes, and everything that has a limit."""
-        limited = (budget.table.name for budget in self.problem.budgets)
+        limited = (budget.resource for budget in self.problem.budgets)
         latency = ("latency",) if "latency" in self.pricing.resources else ()
         return tuple(dict.fromkeys((*latency, "weight_bytes", *limited)))
 
@@ -196,9 +201,11 @@ class SearchResult:
         return Record(
             device=self.origin.device,
             batch_size=self.pricing.workload.batch_size,
+            phase=self.pricing.workload.phase,
+            tokens=self.pricing.workload.tokens,
             budgets=tuple(
-                UsedBudget(b.table.name, b.table.unit, b.limit, b.used(choice))
-                for b in self.problem.budgets
+                UsedBudget(b.resource, b.table.unit, b.limit, b.used(choice))
+                for b in binding(self.problem.budgets, choice)
             ),
             estimator=self.origin.estimator,
             predicted_loss=self.problem.loss_of(choice),
@@ -233,7 +240,8 @@ class SearchResult:
         ``objectives=loss+costs`` has found its frontier on the way.
 
         Args:
-            resource: Any that can be priced; default: that of the first limit.
+            resource: Any that is a sum over layers; default: that of the first such limit, or
+                bytes of weights.
             num_points: How many limits are solved for; equal answers are one point.
             measure: Whether every point is tried on the held-out examples.
             hull: Whether it is the complete lower convex hull of the additive frontier instead
@@ -307,7 +315,8 @@ class SearchResult:
 
     @property
     def _first_resource(self) -> str:
-        return self.problem.budgets[0].table.name if self.problem.budgets else "weight_bytes"
+        limited = (budget.resource for budget in self.problem.budgets)
+        return next((name for name in limited if name != PEAK_RAM), "weight_bytes")
 
     @property
     def _repeatable_solver(self) -> Solver:
@@ -345,7 +354,8 @@ class SearchResult:
         """One row per layer: kind, weights, MACs, precision, its share of loss and costs."""
         chosen = self.solution.choice
         assert chosen is not None
-        tables = [self.problem.loss, *(self.cost_table(r) for r in self._shown_resources)]
+        sums = (name for name in self._shown_resources if name != PEAK_RAM)
+        tables = [self.problem.loss, *map(self.cost_table, sums)]
         return layer_table(
             self.pricing.layers, self.solution.precisions(self.problem), tables, chosen
         )

@@ -3,6 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from mpq.budget import binding
 from mpq.errors import InputError
 from mpq.problem import Choice, Problem
 
@@ -29,15 +30,20 @@ def random_choices(problem: Problem, count: int, seed: int, near: float = 0.97) 
     """
     rng = np.random.default_rng(seed)
     grouped = problem.grouped
+    costs_of_first = sum(
+        costs
+        for costs, budget in zip(grouped.costs, problem.budgets, strict=True)
+        if budget.resource == problem.budgets[0].resource
+    )
     orders = [
         [column for column in np.argsort(costs).tolist() if row[column]]
-        for costs, row in zip(grouped.costs[0], grouped.allowed, strict=True)
+        for costs, row in zip(costs_of_first, grouped.allowed, strict=True)
     ]
     found = []
     for _ in range(count):
         choice = _repaired(problem, orders, near, rng)
         if choice is None:
-            name, limit = problem.budgets[0].table.name, problem.budgets[0].limit
+            name, limit = problem.budgets[0].resource, problem.budgets[0].limit
             raise InputError(
                 f"found no random assignment that uses {near:.0%} to 100 % of {name} = {limit:.6g} "
                 f"within {_MAX_STEPS} steps; choose a limit between those of uniform precisions"
@@ -53,7 +59,7 @@ def _repaired(
     ranks = np.array([rng.integers(len(order)) for order in orders])
     for _ in range(_MAX_STEPS):
         choice = grouped.expand(_columns(orders, ranks))
-        used = budget.used(choice)
+        used = binding(problem.budgets, choice)[0].used(choice)
         if problem.is_feasible(choice) and used >= near * budget.limit:
             return choice
         group = int(rng.integers(len(orders)))

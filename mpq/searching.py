@@ -9,7 +9,7 @@ from torch import nn
 from mpq.budget import parse_limits
 from mpq.demand import Demand
 from mpq.errors import InputError
-from mpq.hardware_profiles import Profile
+from mpq.hardware_profiles import Phase, Profile
 from mpq.metric import OutputMetric
 from mpq.precision import Precision
 from mpq.preparation import Prepared
@@ -48,6 +48,8 @@ def search(
     fold: bool = True,
     metric: str | OutputMetric = "kl",
     batch_size: int = 1,
+    phase: Phase | None = None,
+    tokens: int | None = None,
     weight_range: RangeMethod = "mse",
     activation_range: RangeMethod = "mse",
     seed: int = 0,
@@ -89,6 +91,9 @@ def search(
         fold: Whether BatchNorm is folded into the convolution before it.
         metric: How outputs are compared: a name of ``mpq.metric.METRICS``, or a metric.
         batch_size: Examples at once, for latency and energy.
+        phase: For what resources are priced: ``prefill`` (a prompt of ``tokens``), ``decode`` (one
+            new token), or the examples as they are.
+        tokens: Of the prompt; default: as many as an example has.
         weight_range: How weights' ranges are chosen: ``minmax``, ``percentile``, ``mse``.
         activation_range: How activations' ranges are chosen.
         seed: Of estimator and solver, where they draw.
@@ -122,8 +127,8 @@ def search(
         prepared = Prepared.of(
             model, calibration, device=device, precisions=precisions, held_out=held_out,
             include=include, exclude=exclude, fix=fix, allow=allow, tie=tie, find_ties=find_ties,
-            fold=fold, metric=metric, batch_size=batch_size, weight_range=weight_range,
-            activation_range=activation_range,
+            fold=fold, metric=metric, batch_size=batch_size, phase=phase, tokens=tokens,
+            weight_range=weight_range, activation_range=activation_range,
         )  # fmt: skip
         problem = estimated(prepared, prepared.question(parsed), estimator, chosen_solver)
         if isinstance(chosen_solver, MeasuringSolver) and chosen_solver.is_measured:

@@ -25,7 +25,8 @@ class Shortfall:
     """Why a budget cannot be met.
 
     Args:
-        resource: The budget's name.
+        resource: The budget's name; of a resource that is the maximum of several tables, the
+            ``<resource>@<step>`` that needs most.
         unit: Unit of the numbers.
         limit: What is allowed.
         smallest: The least that any assignment uses, whatever it uses of the others.
@@ -40,7 +41,9 @@ class Shortfall:
     smallest_within_others: float | None
 
     def __str__(self) -> str:
-        text = f"{self.resource}: limit {self.limit:.6g} {self.unit}"
+        resource, _, step = self.resource.partition("@")
+        text = f"{resource} (at {step})" if step else resource
+        text += f": limit {self.limit:.6g} {self.unit}"
         text += f", smallest reachable {self.smallest:.6g}"
         reach = self.smallest
         held = self.smallest_within_others
@@ -64,7 +67,7 @@ class Solution:
         solver: Name of the solver, with its backend.
         seconds: Wall time.
         shortfalls: One per budget if the problem is infeasible.
-        conflict: If it is infeasible, names of budgets that cannot be met together, though they
+        conflict: If it is infeasible, resources whose budgets cannot be met together, though they
             could without any one of them.
         why: Why this solver was taken, where one was picked.
     """

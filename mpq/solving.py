@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mpq.alternatives import alternatives
+from mpq.budget import binding
 from mpq.cost_table import CostTable
 from mpq.errors import (
     FileFormatError,
@@ -45,7 +46,8 @@ def load_problem(path: Path, limits: Sequence[str] = ()) -> tuple[Problem, dict[
         return Problem.from_table(table, limits), table.resources
     if path.suffix == ".json":
         found = Problem.from_json(text).within(limits)
-        return found, {budget.table.name: budget.table for budget in found.budgets}
+        sums = (b.table for b in found.budgets if b.resource == b.table.name)
+        return found, {table.name: table for table in sums}
     raise FileFormatError(f"{path} is neither .json (a problem) nor .csv (a table of layers)")
 
 
@@ -138,12 +140,12 @@ def record(problem: Problem, solution: Solution) -> dict[str, Any]:
         "seconds": solution.seconds,
         "budgets": [
             {
-                "resource": budget.table.name,
+                "resource": budget.resource,
                 "unit": budget.table.unit,
                 "limit": budget.limit,
                 "used": budget.used(solution.choice),
             }
-            for budget in problem.budgets
+            for budget in binding(problem.budgets, solution.choice)
         ],
         "precisions": {n: str(p) for n, p in solution.precisions(problem).items()},
     }

@@ -17,9 +17,12 @@ STAGES = ("mpq.sensitivity", "mpq.hardware_profiles", "mpq.solvers", "mpq.backen
 NOUNS = (
     "errors",
     "layer",
+    "lifetimes",
     "precision",
     "value_range",
     "cost_table",
+    "pair_cost",
+    "couplings",
     "long_table",
     "interactions",
     "budget",

@@ -99,7 +99,7 @@ def test_pandas_has_layers_precisions_and_unit() -> None:
 
     assert list(frame.index) == ["conv", "fc"]
     assert list(frame.columns) == ["w4a8", "w8a8"]
-    assert frame.attrs == {"name": "latency", "unit": "seconds"}
+    assert frame.attrs == {"name": "latency", "unit": "seconds", "constant": 0.0}
     assert original.values[0, 0] == 1
 
 

@@ -239,7 +239,7 @@ def test_attention_projections_are_layers() -> None:
         Layer("mix.q_proj", *sizes),
         Layer("mix.k_proj", *sizes, input_of="mix.q_proj"),
         Layer("mix.v_proj", *sizes, input_of="mix.q_proj"),
-        Layer("mix.out_proj", *sizes),
+        Layer("mix.out_proj", *sizes, fed_by=("mix.q_proj", "mix.k_proj", "mix.v_proj")),
     )
     assert network.ties == (("mix.q_proj", "mix.k_proj", "mix.v_proj"),)
 

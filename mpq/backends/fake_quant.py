@@ -30,7 +30,7 @@ def apply(model: nn.Module, assignment: Assignment) -> nn.Module:
     """
     check_model(model)
     module = open_attention(share_parameters(model))
-    _check(module, assignment)
+    check_assignment(module, assignment)
     fold_batch_norm(module, assignment.folded)
     ranges = ActivationRanges(
         {
@@ -46,8 +46,17 @@ def apply(model: nn.Module, assignment: Assignment) -> nn.Module:
     return module
 
 
-def _check(module: nn.Module, assignment: Assignment) -> None:
-    """Every assigned layer is there, with its kind and shape, and so are the folded norms."""
+def check_assignment(module: nn.Module, assignment: Assignment, *, folded: bool = False) -> None:
+    """Every assigned layer is there, with its kind and shape, and so are the folded norms.
+
+    Args:
+        module: The network.
+        assignment: Whose layers are looked for.
+        folded: Whether the norms have been folded already, and are not looked for.
+
+    Raises:
+        MismatchError: If something is missing; names the differences.
+    """
     modules = dict(module.named_modules(remove_duplicate=False))
     found = {name: _signature(name, site) for name, site in modules.items()}
     problems = []
@@ -58,7 +67,7 @@ def _check(module: nn.Module, assignment: Assignment) -> None:
         elif here != layer.signature:
             problems.append(f"has {here!r} instead of {layer.signature!r}")
     for convolution, norm in assignment.folded.items():
-        if not isinstance(modules.get(norm), _BatchNorm):
+        if not folded and not isinstance(modules.get(norm), _BatchNorm):
             problems.append(f"lacks BatchNorm {norm!r}")
         if found.get(convolution) is None:
             problems.append(f"lacks the layer {convolution!r} before BatchNorm {norm!r}")

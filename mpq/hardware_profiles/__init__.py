@@ -1,18 +1,35 @@
 """Layers + device -> seconds, bytes, joules of every layer at every precision."""
 
 from mpq.hardware_profiles.catalogue import device_names, load_device, profile_from_dict
+from mpq.hardware_profiles.conversion import Conversion
+from mpq.hardware_profiles.entry import Entry
 from mpq.hardware_profiles.estimated import Roofline
 from mpq.hardware_profiles.linear import LINEAR_RESOURCES
+from mpq.hardware_profiles.measured import MeasuredTable
+from mpq.hardware_profiles.memory import PEAK_RAM
+from mpq.hardware_profiles.network import NetworkProfile
+from mpq.hardware_profiles.network_fit import FixedPart, NetworkFit
 from mpq.hardware_profiles.pricing import RESOURCES, Pricing, check_resource
 from mpq.hardware_profiles.profile import Profile
-from mpq.hardware_profiles.workload import Workload
+from mpq.hardware_profiles.shape import Shape
+from mpq.hardware_profiles.workload import PHASES, Phase, Workload
 
 __all__ = [
     "LINEAR_RESOURCES",
+    "PEAK_RAM",
+    "PHASES",
     "RESOURCES",
+    "Conversion",
+    "Entry",
+    "FixedPart",
+    "MeasuredTable",
+    "NetworkFit",
+    "NetworkProfile",
+    "Phase",
     "Pricing",
     "Profile",
     "Roofline",
+    "Shape",
     "Workload",
     "check_resource",
     "device_names",

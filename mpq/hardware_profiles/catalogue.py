@@ -1,18 +1,25 @@
 """The devices that ship with mpq, and profiles from files."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from mpq.errors import FileFormatError, UnknownNameError
+from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.hardware_profiles.estimated import Roofline
+from mpq.hardware_profiles.measured import MeasuredTable
+from mpq.hardware_profiles.network import NetworkProfile
 from mpq.hardware_profiles.profile import Profile
 
 SCHEMA_VERSION = 1
-MODELS: Final[Mapping[str, Callable[[Any], Profile]]] = {"roofline": Roofline.from_dict}
+MODELS: Final[Mapping[str, Callable[[Any], Profile]]] = {
+    "roofline": Roofline.from_dict,
+    "measured": MeasuredTable.from_dict,
+    "network": NetworkProfile.from_dict,
+}
 """What a profile's ``model`` key may say, and what reads such a profile."""
 
 
@@ -24,13 +31,14 @@ def device_names() -> tuple[str, ...]:
 
 
 def load_device(name: str) -> Profile:
-    """A device by name, or from ``path/to/device.json``.
+    """A device by name, or from ``path/to/device.json`` or ``path/to/table.csv``.
 
     Raises:
         UnknownNameError: If there is no such device.
-        FileFormatError: If the file cannot be read, is no JSON, or is no profile; names the key.
+        FileFormatError: If the file cannot be read, is no JSON or CSV, or is no profile; names the
+            key, or line and column.
     """
-    if name.endswith(".json"):
+    if name.endswith((".json", ".csv")):
         return _load(Path(name))
     if name not in device_names():
         raise UnknownNameError("device", name, device_names())
@@ -61,13 +69,26 @@ def profile_from_dict(data: Any) -> Profile:
 
 def _load(path: Path) -> Profile:
     try:
-        return profile_from_dict(json.loads(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".csv":
+            return MeasuredTable.from_csv(text, device_name(path))
+        return profile_from_dict(json.loads(text))
     except (OSError, UnicodeDecodeError) as error:
         raise FileFormatError(f"cannot read the profile {path}: {error}") from error
     except json.JSONDecodeError as error:
         raise FileFormatError(f"{path} is not JSON: {error}") from error
-    except FileFormatError as error:
+    except InputError as error:
         raise FileFormatError(f"{path}: {error}") from error
+
+
+def device_name(path: Path) -> str:
+    """What a device is called that a file describes without saying its name.
+
+    >>> device_name(Path("tables/My board (v2).csv"))
+    'my-board-v2'
+    """
+    words = re.findall(r"[a-z0-9_.]+", path.stem.lower())
+    return "-".join(words).lstrip("_.") or "device"
 
 
 @cache

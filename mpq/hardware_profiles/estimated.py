@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import nan
+from math import isfinite, nan
 from typing import Any, Final, Self, final
 
 import numpy as np
 
 from mpq.cost_table import CostTable
 from mpq.errors import FileFormatError, UnknownNameError
+from mpq.hardware_profiles.compute import PEAK, Compute, Runs, compute_from_dict
 from mpq.hardware_profiles.roofline import energy_joules, latency_seconds
 from mpq.hardware_profiles.sourced import Sourced
 from mpq.hardware_profiles.workload import Workload
@@ -16,38 +17,14 @@ from mpq.layer import Layer
 from mpq.precision import Precision
 
 _UNITS: Final = {"latency": "seconds", "energy": "joules"}
-
-
-@final
-@dataclass(frozen=True)
-class Compute:
-    """One kind of arithmetic that a device has.
-
-    Args:
-        peak_operations_per_s: Dense; a multiply-accumulate is two operations.
-        energy_j_per_mac: Energy of one multiply-accumulate.
-    """
-
-    peak_operations_per_s: Sourced
-    energy_j_per_mac: Sourced
-
-
-@final
-@dataclass(frozen=True)
-class Runs:
-    """Which number formats a device runs, and as which arithmetic.
-
-    Args:
-        weights: Number formats of the weight.
-        activations: Number formats of the input.
-        compute: The arithmetic, a key of ``Profile.compute``.
-        layer_kinds: Kinds of layers; empty: all.
-    """
-
-    weights: tuple[str, ...]
-    activations: tuple[str, ...]
-    compute: str
-    layer_kinds: tuple[str, ...]
+_NUMBERS: Final = (
+    "memory_bandwidth_bytes_per_s",
+    "bandwidth_utilisation",
+    "launch_overhead_s",
+    "memory_energy_j_per_byte",
+    "flash_bytes",
+    "ram_bytes",
+)
 
 
 @final
@@ -65,6 +42,9 @@ class Roofline:
         memory_energy_j_per_byte: Energy of moving one byte.
         compute: Arithmetic by name.
         runs: What runs; the first match counts.
+        bandwidth_utilisation: Share of the bandwidth that is reached, above 0 and at most 1.
+        flash_bytes: Of a microcontroller: what holds the weights.
+        ram_bytes: What holds activations, and weights where there is no flash.
     """
 
     name: str
@@ -76,44 +56,42 @@ class Roofline:
     memory_energy_j_per_byte: Sourced
     compute: Mapping[str, Compute]
     runs: tuple[Runs, ...]
+    bandwidth_utilisation: Sourced = PEAK
+    flash_bytes: Sourced | None = None
+    ram_bytes: Sourced | None = None
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
         """From a JSON object that fits ``roofline.schema.json``.
 
         Raises:
-            FileFormatError: If a format names arithmetic that ``compute`` lacks.
+            FileFormatError: If a format names arithmetic that ``compute`` lacks, or that has no bit
+                step wide enough for it; if arithmetic states its rate twice; if a number is not
+                finite.
         """
-        compute = {
-            name: Compute(Sourced(**c["peak_operations_per_s"]), Sourced(**c["energy_j_per_mac"]))
-            for name, c in data["compute"].items()
-        }
-        formats = tuple(
-            Runs(
-                tuple(entry["weights"]),
-                tuple(entry["activations"]),
-                entry["compute"],
-                tuple(entry.get("layer_kinds", ())),
-            )
-            for entry in data["formats"]
-        )
+        compute = {name: compute_from_dict(name, c) for name, c in data["compute"].items()}
+        formats = tuple(map(Runs.from_dict, data["formats"]))
         for runs in formats:
-            if runs.compute not in compute:
-                raise FileFormatError(
-                    f"{data['name']}: formats name the arithmetic {runs.compute!r}, which "
-                    f"`compute` lacks (it has {', '.join(compute)})"
-                )
-        return cls(
+            runs.check(compute, data["name"])
+        numbers = {key: Sourced(**data[key]) for key in _NUMBERS if key in data}
+        profile = cls(
             name=data["name"],
             title=data["title"],
             basis=data["basis"],
             notes=data["notes"],
-            memory_bandwidth_bytes_per_s=Sourced(**data["memory_bandwidth_bytes_per_s"]),
-            launch_overhead_s=Sourced(**data["launch_overhead_s"]),
-            memory_energy_j_per_byte=Sourced(**data["memory_energy_j_per_byte"]),
+            memory_bandwidth_bytes_per_s=numbers["memory_bandwidth_bytes_per_s"],
+            launch_overhead_s=numbers["launch_overhead_s"],
+            memory_energy_j_per_byte=numbers["memory_energy_j_per_byte"],
             compute=compute,
             runs=formats,
+            bandwidth_utilisation=numbers.get("bandwidth_utilisation", PEAK),
+            flash_bytes=numbers.get("flash_bytes"),
+            ram_bytes=numbers.get("ram_bytes"),
         )
+        for key, number in profile.numbers().items():
+            if not isfinite(number.value):  # JSON as Python reads it knows NaN and Infinity
+                raise FileFormatError(f"{profile.name}: {key} is {number.value}, not a number")
+        return profile
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -185,30 +163,27 @@ class Roofline:
         if compute is None:
             return nan
         if resource == "latency":
+            bandwidth = self.memory_bandwidth_bytes_per_s.value * self.bandwidth_utilisation.value
             return latency_seconds(
-                layer,
+                workload.of(layer),
                 precision,
                 workload.batch_size,
-                peak_operations_per_s=compute.peak_operations_per_s.value,
-                bandwidth_bytes_per_s=self.memory_bandwidth_bytes_per_s.value,
+                operations_per_s=compute.operations_per_s(precision),
+                bandwidth_bytes_per_s=bandwidth,
                 launch_overhead_s=self.launch_overhead_s.value,
             )
         return energy_joules(
-            layer,
+            workload.of(layer),
             precision,
             workload.batch_size,
-            energy_j_per_mac=compute.energy_j_per_mac.value,
+            energy_j_per_mac=compute.joules_per_mac(precision),
             energy_j_per_byte=self.memory_energy_j_per_byte.value,
         )
 
     def numbers(self) -> dict[str, Sourced]:
         """Every number of the profile with its unit in the name, for people."""
-        found = {
-            "memory_bandwidth_bytes_per_s": self.memory_bandwidth_bytes_per_s,
-            "launch_overhead_s": self.launch_overhead_s,
-            "memory_energy_j_per_byte": self.memory_energy_j_per_byte,
-        }
+        own = {key: getattr(self, key) for key in _NUMBERS}
+        found = {key: number for key, number in own.items() if number is not None}
         for name, compute in self.compute.items():
-            found[f"{name}.peak_operations_per_s"] = compute.peak_operations_per_s
-            found[f"{name}.energy_j_per_mac"] = compute.energy_j_per_mac
+            found |= {f"{name}.{key}": number for key, number in compute.numbers().items()}
         return found

@@ -10,14 +10,22 @@ from mpq.budget import total
 from mpq.cost_table import CostTable
 from mpq.errors import InputError, UnknownNameError
 from mpq.hardware_profiles.linear import LINEAR_RESOURCES, linear_cost
+from mpq.hardware_profiles.memory import (
+    FLASH,
+    PEAK_RAM,
+    flash_table,
+    peak_ram_bytes,
+    peak_ram_tables,
+)
 from mpq.hardware_profiles.profile import Profile
-from mpq.hardware_profiles.workload import Workload
+from mpq.hardware_profiles.workload import Workload, tokens_of
 from mpq.layer import Layer
+from mpq.lifetimes import Lifetimes
 from mpq.precision import Precision
 
 DEVICE_RESOURCES = ("latency", "energy")
 """What only a device prices."""
-RESOURCES = (*DEVICE_RESOURCES, *LINEAR_RESOURCES)
+RESOURCES = (*DEVICE_RESOURCES, *LINEAR_RESOURCES, FLASH, PEAK_RAM)
 """Everything that a budget can limit."""
 
 
@@ -29,28 +37,88 @@ class Pricing:
     Args:
         layers: ``L`` layers.
         profile: The device, or ``None``: then only resources that need none.
-        workload: What is run at once, for latency and energy.
+        workload: What is run at once. Its batch size is for latency and energy; its tokens are
+            for all resources, which elsewhere are of one example.
+        lifetimes: Of the network's tensors, for ``peak_ram``.
+        num_unquantized: Parameters beside the layers' weights, for ``flash``.
+
+    Raises:
+        InputError: If the workload has a phase, and no layer a token axis.
     """
 
     layers: tuple[Layer, ...]
     profile: Profile | None = None
     workload: Workload = field(default_factory=Workload)
+    lifetimes: Lifetimes | None = None
+    num_unquantized: int = 0
+
+    def __post_init__(self) -> None:
+        if self.workload.phase and not any(map(tokens_of, self.layers)):
+            raise InputError(
+                f"phase {self.workload.phase} needs a layer that reads tokens (an embedding, or a "
+                "linear layer whose input has an axis of tokens), and this network has none: "
+                "leave phase and tokens out"
+            )
+
+    @property
+    def _layers(self) -> tuple[Layer, ...]:
+        """The layers at the workload's tokens."""
+        return tuple(map(self.workload.of, self.layers))
 
     @property
     def resources(self) -> tuple[str, ...]:
         """Resources that can be priced."""
-        return (*(self.profile.resources if self.profile else ()), *LINEAR_RESOURCES)
+        on_device = self.profile.resources if self.profile else ()
+        return (*on_device, *LINEAR_RESOURCES, FLASH, *((PEAK_RAM,) if self.lifetimes else ()))
+
+    def tables(
+        self, resource: str, choices: Sequence[Precision], ties: Sequence[Sequence[str]] = ()
+    ) -> tuple[CostTable, ...]:
+        """``[L, B]`` each: of ``peak_ram`` one for every step, of any other resource one.
+
+        Args:
+            resource: The resource.
+            choices: ``B`` precisions.
+            ties: Layers that share a precision.
+
+        Raises:
+            InputError: If the resource needs a device or lifetimes, and there are none.
+            UnknownNameError: If there is no such resource.
+        """
+        if resource != PEAK_RAM:
+            return (self.table(resource, choices),)
+        lifetimes, batch_size = self._lifetimes, self.workload.batch_size
+        steps = peak_ram_tables(lifetimes, self.layers, choices, batch_size, ties)
+        return tuple(map(self._runnable, steps))
+
+    @property
+    def _lifetimes(self) -> Lifetimes:
+        if self.lifetimes is None:
+            raise InputError(f"{PEAK_RAM} needs a network that was traced: find it by Network.of")
+        if self.workload.phase:
+            raise InputError(
+                f"{PEAK_RAM} is known for examples as long as those that were traced: leave phase "
+                "and tokens out"
+            )
+        return self.lifetimes
 
     def table(self, resource: str, choices: Sequence[Precision]) -> CostTable:
         """``[L, B]`` cost of a resource; ``nan`` where the device cannot run a layer.
 
         Raises:
-            InputError: If the resource needs a device and there is none.
+            InputError: If the resource needs a device and there is none, or is no sum over layers.
             UnknownNameError: If there is no such resource.
         """
         check_resource(resource, self.profile is not None)
+        if resource == PEAK_RAM:
+            raise InputError(
+                f"{PEAK_RAM} is the maximum over the steps of a forward pass, not a sum over "
+                "layers: it can be limited, but not minimized nor be the axis of a frontier"
+            )
+        if resource == FLASH:
+            return self._runnable(flash_table(self._layers, choices, self.num_unquantized))
         if resource in LINEAR_RESOURCES:
-            return self._runnable(linear_cost(resource, self.layers, choices))
+            return self._runnable(linear_cost(resource, self._layers, choices))
         assert self.profile is not None
         return self.profile.cost(resource, self.layers, choices, self.workload)
 
@@ -59,7 +127,7 @@ class Pricing:
         if self.profile is None:
             return table
         can_run = self.profile.can_run
-        able = [[can_run(layer, choice) for choice in table.precisions] for layer in self.layers]
+        able = [[can_run(layer, choice) for choice in table.precisions] for layer in self._layers]
         return replace(table, values=np.where(able, table.values, np.nan))
 
     def amount(self, resource: str, precisions: Mapping[str, Precision]) -> float:
@@ -67,9 +135,13 @@ class Pricing:
 
         Resources that need no device are counted also where the device cannot run it.
         """
+        if resource == PEAK_RAM:
+            return peak_ram_bytes(self._lifetimes, precisions, self.workload.batch_size)[0]
         choices = tuple(dict.fromkeys(precisions.values()))
-        if resource in LINEAR_RESOURCES:
-            table = linear_cost(resource, self.layers, choices)
+        if resource == FLASH:
+            table = flash_table(self._layers, choices, self.num_unquantized)
+        elif resource in LINEAR_RESOURCES:
+            table = linear_cost(resource, self._layers, choices)
         else:
             table = self.table(resource, choices)
         columns = [choices.index(precisions[layer.name]) for layer in self.layers]

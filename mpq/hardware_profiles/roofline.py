@@ -2,7 +2,8 @@
 
 Williams, Waterman, Patterson (2009), doi:10.1145/1498765.1498785; plus a constant per call. An
 estimate: caches, fusion, tiling and clock changes are left out, and so is everything between
-layers. Departs from the paper in the launch overhead.
+layers. Departs from the paper in the launch overhead. Rates are what is reached: a peak times a
+utilisation, where a profile has a source for one.
 """
 
 from mpq.layer import Layer
@@ -30,12 +31,12 @@ def latency_seconds(
     precision: Precision,
     batch_size: int,
     *,
-    peak_operations_per_s: float,
+    operations_per_s: float,
     bandwidth_bytes_per_s: float,
     launch_overhead_s: float,
 ) -> float:
     """Seconds for one batch."""
-    arithmetic = 2 * layer.macs * batch_size / peak_operations_per_s
+    arithmetic = 2 * layer.macs * batch_size / operations_per_s
     memory = traffic_bytes(layer, precision, batch_size) / bandwidth_bytes_per_s
     return max(arithmetic, memory) + layer.calls * launch_overhead_s
 

@@ -7,6 +7,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from mpq.budget import binding
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -52,10 +54,10 @@ def print_result(result: "SearchResult", console: Console) -> None:
             f"refinement {number}: measured loss {round_.measured_loss:.4g} on calibration "
             f"examples, {'kept' if round_.is_kept else 'not better, dropped'}"
         )
-    for budget in result.problem.budgets:
+    for budget in binding(result.problem.budgets, solution.choice):
         used, unit = budget.used(solution.choice), budget.table.unit
         console.print(
-            f"{budget.table.name}: {amount(used, unit)} of {amount(budget.limit, unit)} "
+            f"{budget.resource}: {amount(used, unit)} of {amount(budget.limit, unit)} "
             f"({used / budget.limit:.1%})"
         )
     profile = result.pricing.profile

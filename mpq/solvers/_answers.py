@@ -59,6 +59,22 @@ def require_additive(problem: Problem, solver: str) -> None:
         )
 
 
+def require_no_pairs(problem: Problem, solver: str) -> None:
+    """Refuses costs of pairs of layers; those of tied or fixed layers do not count.
+
+    Raises:
+        InputError: If the problem has them.
+    """
+    if len(problem.grouped.couplings):
+        tables = (problem.loss, *(budget.table for budget in problem.budgets))
+        names = [table.name for table in tables if table.pairs]
+        raise InputError(
+            f"{solver} adds up what single layers cost; {' and '.join(names)} also has costs of "
+            "pairs of layers: use the solver 'ilp', with interactions 'branch-and-bound', "
+            "'outer-approximation' or 'local-search', or 'auto', which picks one"
+        )
+
+
 def check_effort(solver: str, gap: float, time_limit_s: float | None) -> None:
     """Refuses a gap or a time limit that makes no sense.
 

@@ -12,12 +12,14 @@ class Solver(ABC):
 
     A solver sees numbers only: no model, no file, no torch. Its answer is checked with the
     problem's own arithmetic, so that a ``Solution`` never breaks a budget. One that takes no
-    interactions is given the additive problem.
+    interactions is given the additive problem; one that takes no costs of pairs of layers refuses
+    them, and names those that do.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     takes_interactions: ClassVar[bool] = True
+    takes_pairs: ClassVar[bool] = True
 
     @abstractmethod
     def solve(self, problem: Problem) -> Solution:

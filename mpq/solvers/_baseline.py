@@ -7,7 +7,7 @@ from dataclasses import replace
 from mpq.budget import ROUNDING
 from mpq.problem import Choice, Problem
 from mpq.solution import Solution, Status
-from mpq.solvers._answers import require_additive, solution_of
+from mpq.solvers._answers import require_additive, require_no_pairs, solution_of
 from mpq.solvers.dual import maximised
 from mpq.solvers.lagrangian import Lagrangian
 from mpq.solvers.milp import Answer
@@ -22,14 +22,15 @@ def solved_by(rule: Rule, problem: Problem, name: str) -> Solution:
 
     Args:
         rule: Chooses.
-        problem: Without interactions.
+        problem: Without interactions and costs of pairs of layers.
         name: Of the solver.
 
     Raises:
-        InputError: If the problem has interactions.
+        InputError: If the problem has interactions or costs of pairs of layers.
     """
     start = time.perf_counter()
     require_additive(problem, name)
+    require_no_pairs(problem, name)
     reduced = Reduced.of(problem.grouped)
     choice = None if reduced.overrun else rule(reduced)
     if choice is None or not problem.is_feasible(problem.grouped.expand(choice)):

@@ -180,8 +180,7 @@ class Run:
     def _evaluation(self, space: Space) -> Callable[[Choices], Array]:
         """Values ``[P, K]`` of choices ``[P, G]``: the loss, then what each budget counts."""
         objective = predicted(self.problem) if self.objective is None else self.objective
-        every = self.problem.grouped.costs
-        costs = every if self.has_costs else every[:0]  # [R, G, B]
+        grouped = self.problem.grouped
         groups = np.arange(space.num_groups)
 
         def evaluate(choices: Choices) -> Array:
@@ -195,8 +194,10 @@ class Run:
             if np.isnan(losses).any():
                 first = layers[np.isnan(losses)][0].tolist()
                 raise SolverError(f"{self.name}: the loss of the assignment {first} is nan")
-            used = costs[:, groups, choices].sum(axis=2)  # [R, P]
-            return np.column_stack([losses, *used])
+            if not self.has_costs:
+                return losses[:, None]
+            used = grouped.costs[:, groups, choices].sum(axis=2).T  # [P, R]
+            return np.column_stack([losses, used + grouped.couplings.cost(choices)[:, 1:]])
 
         return evaluate
 
@@ -226,10 +227,13 @@ class Run:
 def predicted(problem: Problem) -> Objective:
     """The problem's own loss of a batch, up to the order of its sums."""
     table, interactions = problem.loss.values, problem.interactions
-    every = np.arange(len(table))
+    every, row_of = np.arange(len(table)), {name: i for i, name in enumerate(problem.loss.layers)}
 
     def losses(choices: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
-        additive = table[every, choices].sum(axis=1)
+        additive = table[every, choices].sum(axis=1) + problem.loss.constant
+        for pair in problem.loss.pairs:
+            first, second = choices[:, row_of[pair.first]], choices[:, row_of[pair.second]]
+            additive += pair.values[first, second]
         if interactions is None:
             return np.asarray(additive)
         sums = np.zeros((len(interactions.factor), len(choices)))  # [S, P]

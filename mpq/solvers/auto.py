@@ -10,11 +10,14 @@ from mpq.solvers._base import Solver
 from mpq.solvers.additive import additive_solver
 from mpq.solvers.branch_and_bound import BranchAndBound
 from mpq.solvers.local_search import LocalSearch
+from mpq.solvers.outer_approximation import OuterApproximation
 
 _PROVED_MOVES = 160
 """Precisions of all layers, up to which real networks' interactions are proved in seconds."""
 _THOROUGH_MOVES = 300
 """Up to which the local search descends 200 times within seconds."""
+_LINKED_MOVES = 600
+"""Up to which the relaxation of the outer approximation is solved in seconds."""
 _FEW_RESTARTS = 20
 _TIME_LIMIT_S = 20.0
 """Of a proof: a frontier has many."""
@@ -25,8 +28,12 @@ _TIME_LIMIT_S = 20.0
 class Auto(Solver):
     """Takes the solver that proves most within seconds, and says why (``Solution.why``).
 
-    A sum over layers goes to ``lagrangian``; losses with interactions to ``branch-and-bound`` where
-    all layers together have up to 160 precisions, else to ``local-search``.
+    A sum over layers goes to ``lagrangian``, or to ``ilp`` where pairs of layers have costs of
+    their own, as conversions between their formats have; losses with interactions to
+    ``branch-and-bound`` where all layers together have up to 160 precisions, else to
+    ``local-search``; with costs of pairs to ``outer-approximation`` up to 600 precisions, because
+    the relaxation of the one knows nothing of the pairs, and the exchanges of the other rarely
+    move a whole block of layers to another format.
 
     Args:
         seed: Of the local search.
@@ -36,7 +43,7 @@ class Auto(Solver):
     """
 
     name: ClassVar[str] = "auto"
-    summary: ClassVar[str] = "picks lagrangian, branch-and-bound or local-search (default)"
+    summary: ClassVar[str] = "picks the solver that proves most within seconds (default)"
 
     seed: int = 0
 
@@ -51,10 +58,14 @@ class Auto(Solver):
 
     def _picked(self, problem: Problem) -> tuple[Solver, str]:
         if problem.interactions is None:
-            return additive_solver(problem), "the loss is a sum over layers"
+            pairs = ", with costs of pairs of layers" if len(problem.grouped.couplings) else ""
+            return additive_solver(problem), f"the loss is a sum over layers{pairs}"
         if problem.interactions.shrinkage == 1:
             return BranchAndBound(seed=self.seed), "the interactions are shrunk away"
         num_moves = int(problem.grouped.allowed.sum())
+        if len(problem.grouped.couplings) and num_moves <= _LINKED_MOVES:
+            why = f"interactions of {num_moves} precisions, with costs of pairs of layers"
+            return OuterApproximation(time_limit_s=_TIME_LIMIT_S), why
         if num_moves <= _PROVED_MOVES:
             solver = BranchAndBound(time_limit_s=_TIME_LIMIT_S, seed=self.seed)
             return solver, f"interactions of {num_moves} precisions"

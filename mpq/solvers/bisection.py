@@ -28,13 +28,14 @@ class Bisection(Solver):
 
     name: ClassVar[str] = "bisection"
     takes_interactions: ClassVar[bool] = False
+    takes_pairs: ClassVar[bool] = False
     summary: ClassVar[str] = "baseline: least sensitive layers first (Augmenting Hessians)"
 
     def solve(self, problem: Problem) -> Solution:
         """See ``Solver.solve``; several budgets may leave it without an answer.
 
         Raises:
-            InputError: If the problem has interactions.
+            InputError: If the problem has interactions or costs of pairs of layers.
         """
         return solved_by(_bisected, problem, self.name)
 

@@ -12,7 +12,12 @@ from mpq.budget import ROUNDING
 from mpq.errors import InputError
 from mpq.problem import Choice, Problem
 from mpq.solution import Solution, Status
-from mpq.solvers._answers import require_additive, require_one_budget, solution_of
+from mpq.solvers._answers import (
+    require_additive,
+    require_no_pairs,
+    require_one_budget,
+    solution_of,
+)
 from mpq.solvers._base import Solver
 from mpq.solvers.infeasible import explained
 from mpq.solvers.lagrangian import Lagrangian
@@ -49,6 +54,7 @@ class DynamicProgramming(Solver):
 
     name: ClassVar[str] = "dynamic-programming"
     takes_interactions: ClassVar[bool] = False
+    takes_pairs: ClassVar[bool] = False
     summary: ClassVar[str] = "one budget: exact on whole costs, else with a bound (ZeroQ)"
 
     grid: int = 10_000
@@ -61,11 +67,12 @@ class DynamicProgramming(Solver):
         """See ``Solver.solve``.
 
         Raises:
-            InputError: If the problem has interactions, more than one budget that can bind, or so
-                many layers that the table would not fit into memory.
+            InputError: If the problem has interactions, costs of pairs of layers, more than one
+                budget that can bind, or so many layers that the table would not fit into memory.
         """
         start = time.perf_counter()
         require_additive(problem, self.name)
+        require_no_pairs(problem, self.name)
         reduced = Reduced.of(problem.grouped)
         if reduced.overrun:
             nothing = Solution(Status.INFEASIBLE, None, float("nan"), None, self.name, 0.0)
@@ -92,6 +99,7 @@ class DynamicProgramming(Solver):
             InputError: As ``solve``.
         """
         require_additive(problem, self.name)
+        require_no_pairs(problem, self.name)
         reduced = Reduced.of(problem.grouped)
         require_one_budget(reduced, self.name)
         if not len(reduced.excess):

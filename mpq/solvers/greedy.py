@@ -38,6 +38,7 @@ class Greedy(Solver):
 
     name: ClassVar[str] = "greedy"
     takes_interactions: ClassVar[bool] = False
+    takes_pairs: ClassVar[bool] = False
     summary: ClassVar[str] = "baseline: largest gain per cost first (up), smallest undone (down)"
 
     direction: Literal["up", "down"] = "up"
@@ -50,7 +51,7 @@ class Greedy(Solver):
         """See ``Solver.solve``; several budgets may leave it without an answer.
 
         Raises:
-            InputError: If the problem has interactions.
+            InputError: If the problem has interactions or costs of pairs of layers.
         """
         return solved_by(raised if self.direction == "up" else _lowered, problem, self.name)
 

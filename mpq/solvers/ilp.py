@@ -24,10 +24,11 @@ class IntegerLinearProgram(Solver):
         \sum_b x_{\ell b} = 1, \; \sum_{\ell b} c^r_{\ell b} x_{\ell b} \le C^r, \; x \in \{0, 1\}
 
     as in HAWQ-V3 (Yao et al. 2021, arXiv:2011.10680), with any number of budgets, ties and fixed
-    layers. Departs from it by beginning at the greedy answer, by scaling objective and rows before
-    the solver sees them, and by checking the answer with the problem's own arithmetic: an answer
-    that breaks a budget by less than the solver's tolerance is cut off, and the program solved
-    again. Losses that span more than nine decades are proved to 1e-9 of the largest only.
+    layers, and with costs of pairs of layers (``mpq.solvers.linked``). Departs from it by
+    beginning at the greedy answer, by scaling objective and rows before the solver sees them, and
+    by checking the answer with the problem's own arithmetic: an answer that breaks a budget by
+    less than the solver's tolerance is cut off, and the program solved again. Losses that span
+    more than nine decades are proved to 1e-9 of the largest only.
 
     Args:
         backend: ``HiGHS``, ``CBC``, or ``auto``: HiGHS where it is installed, else CBC.
@@ -70,7 +71,7 @@ class IntegerLinearProgram(Solver):
         effort = Effort(backend, self.time_limit_s, self.gap)
         reduced = Reduced.of(problem.grouped)
         # So that there is an answer, however short the time.
-        first = None if reduced.overrun else raised(reduced)
+        first = None if reduced.overrun else raised(reduced.at_worst)
         if first is not None and not problem.is_feasible(problem.grouped.expand(first)):
             first = None
         answer = solve_cells(problem, problem.grouped.allowed, effort, first)

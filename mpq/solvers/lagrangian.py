@@ -8,7 +8,12 @@ import numpy as np
 
 from mpq.problem import Choice, Problem
 from mpq.solution import Solution, Status
-from mpq.solvers._answers import check_effort, require_additive, solution_of
+from mpq.solvers._answers import (
+    check_effort,
+    require_additive,
+    require_no_pairs,
+    solution_of,
+)
 from mpq.solvers._base import Solver
 from mpq.solvers.backend import check_backend, chosen_backend
 from mpq.solvers.closing import closed
@@ -53,6 +58,7 @@ class Lagrangian(Solver):
 
     name: ClassVar[str] = "lagrangian"
     takes_interactions: ClassVar[bool] = False
+    takes_pairs: ClassVar[bool] = False
     summary: ClassVar[str] = "exact, any number of budgets, thousands of layers in milliseconds"
 
     gap: float = 0.0
@@ -67,11 +73,13 @@ class Lagrangian(Solver):
         """See ``Solver.solve``.
 
         Raises:
-            InputError: If the problem has interactions; ``problem.additive()`` has none.
+            InputError: If the problem has interactions (``problem.additive()`` has none), or costs
+                of pairs of layers.
             MissingDependencyError: If there are several budgets and the backend is not installed.
             SolverError: If the backend fails.
         """
         require_additive(problem, self.name)
+        require_no_pairs(problem, self.name)
         solution = self._solve(problem)
         if solution.status is Status.INFEASIBLE:
             return explained(problem, solution, self._explaining(problem)._solve)

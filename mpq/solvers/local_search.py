@@ -119,6 +119,7 @@ class _Pairs:
     """What pairs of moves of some groups change beside the two alone.
 
     Args:
+        quadratic: The problem.
         some: ``[K]`` moves.
         gram: ``[K, K]``.
         same: ``[K, K]`` ``inf`` for two moves of one group, else 0.
@@ -126,6 +127,7 @@ class _Pairs:
         old: ``[K]`` moves replaced for which ``joint`` holds; written over.
     """
 
+    quadratic: Quadratic
     some: Indices
     gram: Array
     same: Array
@@ -141,7 +143,8 @@ class _Pairs:
         group = quadratic.group[some]
         is_same = np.equal(group[:, None], group[None, :])
         same = np.where(is_same, np.inf, 0.0)
-        return cls(some, gram, same, np.empty_like(gram), np.full(len(some), -1))
+        joint, none = np.empty_like(gram), np.full(len(some), -1)
+        return cls(quadratic, some, gram, same, joint, none)
 
     def best(self, single: Array, extra: Array, room: Array, old: Indices, least: float) -> Indices:
         """Two groups at once, within the budgets: what one gives the other may take.
@@ -159,7 +162,9 @@ class _Pairs:
         both += single[some, None]
         first, second = np.divmod(np.flatnonzero(both < least), len(some))
         amounts = extra[:, some]
-        fits = np.all(amounts[:, first] + amounts[:, second] <= room[:, None], axis=0)
+        amounts = amounts[:, first] + amounts[:, second]
+        amounts += self.quadratic.beside(some[first], some[second], old)
+        fits = np.all(amounts <= room[:, None], axis=0)
         first, second = first[fits], second[fits]
         if not len(first):
             return first
@@ -261,9 +266,13 @@ class _Search:
 
     def _extra(self, held: Indices) -> tuple[Array, Array]:
         """What each move costs beside the one it replaces ``[R, M]``, and what is free ``[R]``."""
-        costs = self.quadratic.costs
-        extra = costs - costs[:, held[self.quadratic.group]]
-        return extra, self.quadratic.limits - costs[:, held].sum(axis=1)
+        costs, old = self.quadratic.costs, held[self.quadratic.group]
+        used = costs[:, held].sum(axis=1)
+        if len(self.quadratic.couplings):
+            near = self.quadratic.joint[:, :, held].sum(axis=2)  # [R, M]
+            used = used + 0.5 * near[:, held].sum(axis=1)
+            costs = costs + near
+        return costs - costs[:, old], self.quadratic.limits - used
 
 
 def _best_single(single: Array, extra: Array, room: Array, least: float) -> Indices:

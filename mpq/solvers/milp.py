@@ -9,6 +9,7 @@ import pulp
 from mpq.problem import Choice, Problem
 from mpq.solution import Status
 from mpq.solvers.backend import run
+from mpq.solvers.linked import Link, linked
 from mpq.solvers.reduced import Cells, Reduced
 
 OBJECTIVE_SCALE = 1e3
@@ -100,6 +101,7 @@ class _Program:
     Args:
         model: ``pulp.LpProblem``.
         variables: Of each cell ``(group, column)``.
+        links: Of couplings; their groups all have a choice.
         kept: ``[G]`` the only cell of a row that is not in the model.
         factor: From losses to the model's objective.
         offset: Loss where the model's objective is 0.
@@ -107,6 +109,7 @@ class _Program:
 
     model: Any
     variables: dict[tuple[int, int], Any]
+    links: list[Link]
     kept: Choice
     factor: float
     offset: float
@@ -117,24 +120,37 @@ class _Program:
         is_open = reduced.usable.sum(axis=1) > 1
         kept = reduced.usable.argmax(axis=1)
         single = ~is_open, kept[~is_open]
-        highest = float(reduced.rise[is_open].max(initial=0.0))
+        joint = reduced.couplings
+        highest = max(
+            float(reduced.rise[is_open].max(initial=0.0)),
+            float(joint.values[:, 0].max(initial=0.0)),
+        )
         factor = OBJECTIVE_SCALE / highest if highest > 0 else 1.0
         pairs = zip(*np.nonzero(reduced.usable & is_open[:, None]), strict=True)
         cells = [(int(group), int(column)) for group, column in pairs]
         model = pulp.LpProblem("assignment", pulp.LpMinimize)
         x = {cell: model.add_variable(f"x_{cell[0]}_{cell[1]}", 0, 1, "Integer") for cell in cells}
-        model += _sum([(x[cell], reduced.rise[cell] * factor) for cell in cells])
+        links = linked(model, joint, reduced.usable, x)
+        terms = [(x[cell], reduced.rise[cell] * factor) for cell in cells]
+        model += _sum(terms + _costs(links, 0, factor))
         for group in np.flatnonzero(is_open).tolist():
             columns = np.flatnonzero(reduced.usable[group]).tolist()
             model += _sum([(x[group, column], 1.0) for column in columns]) == 1
-        for excess in reduced.excess:
+        for row, excess in enumerate(reduced.excess, start=1):
             terms = [(x[cell], excess[cell]) for cell in cells if excess[cell] > 0]
+            terms += _costs(links, row)
             if terms:
                 model += _sum(terms) <= 1.0 - margin - float(excess[single].sum())
         for choice in excluded:
             same = [(x[cell], 1.0) for cell in enumerate(choice.tolist()) if cell in x]
             model += _sum(same) <= len(same) - 1
-        return cls(model, x, kept, factor, reduced.offset + float(reduced.rise[single].sum()))
+        return cls(
+            model, x, links, kept, factor, reduced.offset + float(reduced.rise[single].sum())
+        )
+
+
+def _costs(links: list[Link], row: int, factor: float = 1.0) -> list[tuple[Any, float]]:
+    return [(link.variable, link.costs[row] * factor) for link in links if link.costs[row] > 0]
 
 
 def _sum(terms: list[tuple[Any, float]]) -> Any:
@@ -147,6 +163,8 @@ def _solved(program: _Program, effort: Effort, start: Choice | None) -> Answer:
     if start is not None:
         for (group, column), variable in program.variables.items():
             variable.setInitialValue(float(start[group] == column), check=False)
+        for link in program.links:
+            link.variable.setInitialValue(link.value(start), check=False)
     bound = run(
         program.model, effort.backend, effort.time_limit_s, effort.relative_gap,
         warm_start=start is not None, absolute_gap=effort.absolute_gap * program.factor,

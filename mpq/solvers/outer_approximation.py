@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -16,6 +16,7 @@ from mpq.solvers._answers import check_effort
 from mpq.solvers._base import Solver
 from mpq.solvers.backend import chosen_backend, run
 from mpq.solvers.interacting import from_additive
+from mpq.solvers.linked import linked
 from mpq.solvers.local_search import improved
 from mpq.solvers.quadratic import Array, Quadratic
 from mpq.solvers.quadratic_bound import simple_bound
@@ -44,7 +45,8 @@ class OuterApproximation(Solver):
     doi:10.1007/BF02592064). An integer program proves a bound, its assignment has a loss, and the
     search ends where the two meet. Departs from the paper by cutting every square apart (Hijazi,
     Bonami and Ouorou 2014, doi:10.1287/ijoc.2013.0570) and by beginning at the local search's
-    answer. ``branch-and-bound`` has a tighter relaxation and is quicker
+    answer. Costs of pairs of layers are rows of the integer programs alone, as in ``ilp``; the
+    relaxation goes without. ``branch-and-bound`` has a tighter relaxation and is quicker
     (``benchmarks/interactions.json``); this one shares no bound with it.
 
     Args:
@@ -126,6 +128,11 @@ class _Program:
         # A cell beyond the limit is ruled out and need not be as large as it is.
         unit_of = np.where(free > 0, free, 1.0)[:, None]
         self._costs = np.where(extra > free[:, None], 2.0, extra / unit_of)  # [R, M], at most 1
+        self._index = quadratic.index
+        loss, joint = np.split(quadratic.couplings.values, [1], axis=1)
+        joint = np.where(joint > free[:, None, None], 2.0, joint / unit_of[:, :, None])
+        joint = np.concatenate([loss, joint], axis=1)
+        self._couplings = replace(quadratic.couplings, values=joint)
         self._tangents: list[tuple[Array, Array]] = []  # [C, M + K] times (x, z) <= [C]
         self._seen: set[bytes] = set()
         self.relaxed = -math.inf  # bound of the relaxation, in the loss table's unit
@@ -200,8 +207,12 @@ class _Program:
         for group in range(int(self._group[-1]) + 1):
             moves = np.flatnonzero(self._group == group)
             model += _sum([x[i] for i in moves], np.ones(len(moves))) == 1
-        for costs in self._costs:
-            model += _sum(x, costs) <= 1.0
+        cells = {tuple(cell): x[self._index[*cell]] for cell in np.argwhere(self._index >= 0)}
+        links = linked(model, self._couplings, self._index >= 0, cells)
+        products = [link.variable for link in links]
+        for row, costs in enumerate(self._costs, start=1):
+            joint = np.array([link.costs[row] for link in links])
+            model += _sum([*x, *products], np.r_[costs, joint]) <= 1.0
         for left, right in self._tangents:
             for row, limit in zip(left, right.tolist(), strict=True):
                 model += _sum(every, row) <= limit

@@ -1,6 +1,6 @@
 """Genetic operators as array arithmetic: whole generations at once, always within the budgets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self, final
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq.budget import ROUNDING
+from mpq.couplings import Couplings
 from mpq.problem import Problem
 
 Choices = npt.NDArray[np.intp]
@@ -31,8 +32,9 @@ class Space:
 
     Args:
         problem: Whose groups, budgets and allowed cells.
-        costs: ``[R, G, B]``, each resource in units of what an assignment uses of it at most.
+        costs: ``[R, G, B]``, each resource in units of what single groups use of it at most.
         limits: ``[R]`` in the same units.
+        couplings: What pairs of groups use besides, in the same units; row 0 is of the loss.
         is_informed: Whether half of the repairs lean towards a small predicted loss. Children of
             solved assignments gain from that; from random starts it ends in local optima.
     """
@@ -40,6 +42,7 @@ class Space:
     problem: Problem
     costs: Array
     limits: Array
+    couplings: Couplings
     is_informed: bool = True
 
     @classmethod
@@ -49,7 +52,9 @@ class Space:
         largest = np.abs(grouped.costs).max(axis=2).sum(axis=1)  # [R]
         scale = np.where(largest > 0, largest, 1.0)
         costs, limits = grouped.costs / scale[:, None, None], grouped.limits / scale
-        return cls(problem, costs, limits, is_informed)
+        joint = grouped.couplings.values / np.concatenate([[1.0], scale])[:, None, None]
+        couplings = replace(grouped.couplings, values=joint)
+        return cls(problem, costs, limits, couplings, is_informed)
 
     @cached_property
     def group_of(self) -> npt.NDArray[np.intp]:
@@ -70,8 +75,14 @@ class Space:
         return layers[:, [rows[0] for rows in self.problem.grouped.members]]
 
     def used(self, choices: Choices) -> Array:
-        """``[P, R]`` share of the largest use of every resource."""
-        return np.asarray(self.costs[:, np.arange(self.num_groups), choices].sum(axis=2).T)
+        """``[P, R]`` of every resource, in the units of ``limits``."""
+        alone = self.costs[:, np.arange(self.num_groups), choices].sum(axis=2).T
+        return np.asarray(alone + self.couplings.cost(choices)[:, 1:])
+
+    @cached_property
+    def _joint(self) -> Array:
+        """``[R, G, B, G, B]`` of the couplings."""
+        return self.couplings.dense(self.num_groups)[1:]
 
     def _over(self, used: Array) -> Array:
         slack = ROUNDING * np.abs(self.limits)
@@ -152,7 +163,12 @@ class Space:
         """``[P]`` the next column of one group each that breaks the budgets less, or the same."""
         rows = np.arange(len(choices))
         held = choices[rows, group]
-        change = self.costs[:, group] - self.costs[:, group, held][:, :, None]  # [R, P, B]
+        costs = self.costs[:, group]  # [R, P, B]
+        if len(self.couplings):
+            every = np.arange(self.num_groups)
+            near = self._joint[:, group[:, None], :, every, choices]  # [P, G, R, B]
+            costs = costs + near.sum(axis=1).swapaxes(0, 1)
+        change = costs - costs[:, rows, held][:, :, None]
         used = self.used(choices).T[:, :, None] + change
         over = self._over(used.transpose(1, 2, 0)).sum(axis=2)  # [P, B]
         lighter = (over < over[rows, held][:, None]) & self.problem.grouped.allowed[group]

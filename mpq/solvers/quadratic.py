@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq.budget import ROUNDING
+from mpq.couplings import Couplings
 from mpq.problem import Choice, Problem
 
 Array = npt.NDArray[np.float64]
@@ -31,6 +32,7 @@ class Quadratic:
         group: ``[M]`` of each move, ascending.
         column: ``[M]`` of each move.
         index: ``[G, B]`` the move of each cell, -1 where it is not allowed.
+        couplings: What pairs of groups cost besides ``costs``; nothing in the loss.
     """
 
     rows: Array
@@ -40,6 +42,7 @@ class Quadratic:
     group: Indices
     column: Indices
     index: Indices
+    couplings: Couplings
 
     @classmethod
     def of(cls, problem: Problem) -> "Quadratic":
@@ -60,7 +63,29 @@ class Quadratic:
         limits = grouped.limits * (1 + ROUNDING * np.sign(grouped.limits))
         index = np.full(grouped.allowed.shape, -1, dtype=np.intp)
         index[group, column] = np.arange(len(group))
-        return cls(rows, linear, grouped.costs[:, group, column], limits, group, column, index)
+        costs = grouped.costs[:, group, column]
+        return cls(rows, linear, costs, limits, group, column, index, grouped.couplings)
+
+    @cached_property
+    def joint(self) -> Array:
+        """``[R, M, M]`` what pairs of moves cost beside the two alone."""
+        every = self.couplings.dense(len(self.index))[1:]  # [R, G, B, G, B]
+        moves = every[:, self.group, self.column]  # [R, M, G, B]
+        return np.asarray(moves[:, :, self.group, self.column])
+
+    def beside(self, first: Indices, second: Indices, old: Indices) -> Array:
+        """``[R, P]`` what changing to two moves at once costs beside the changes to each.
+
+        Args:
+            first: ``[P]`` moves.
+            second: ``[P]`` of other groups.
+            old: ``[M]`` the move that each replaces.
+        """
+        if not len(self.couplings):
+            return np.zeros((len(self.costs), 1))
+        joint, before, other = self.joint, old[first], old[second]
+        change = joint[:, first, second] - joint[:, before, second]
+        return np.asarray(change - joint[:, first, other] + joint[:, before, other])
 
     @cached_property
     def starts(self) -> Indices:

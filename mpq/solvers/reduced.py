@@ -1,7 +1,7 @@
 """A multiple-choice knapsack without what does not matter: floors, units, cells that cannot be."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self, final
 
@@ -9,10 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq.budget import ROUNDING
+from mpq.couplings import Couplings
 from mpq.problem import Choice, Grouped
 
 Array = npt.NDArray[np.float64]
 Cells = npt.NDArray[np.bool_]
+
+_BEYOND = 2.0
+"""Units of a budget: more than there are."""
 
 
 @final
@@ -33,6 +37,8 @@ class Reduced:
         free: ``[R]`` the unit of each budget, in the user's.
         offset: Sum of the rows' smallest losses.
         overrun: Whether the smallest costs of all rows together already break a budget.
+        couplings: What pairs of rows rise and cost besides, in the same units; at least 0, and
+            more than 1 where the two alone overrun a budget.
     """
 
     rise: Array
@@ -41,6 +47,7 @@ class Reduced:
     free: Array
     offset: float
     overrun: bool
+    couplings: Couplings
 
     @classmethod
     def of(cls, grouped: Grouped, allowed: Cells | None = None) -> Self:
@@ -62,21 +69,49 @@ class Reduced:
             if is_overrun or not overruns.any():
                 break
             usable &= ~overruns  # which may lift the floors
-        usable &= ~_dominated(grouped.loss, excess, usable)
+        usable &= ~_dominated(grouped, excess, usable)
+        if len(grouped.couplings) and not is_overrun and (usable != grouped.allowed).any():
+            # Where a row has fewer cells, more of a coupling depends on the other row alone.
+            return cls.of(grouped.among(usable))
         floor = np.where(usable, grouped.loss, np.inf).min(axis=1)
         rise = np.where(usable, grouped.loss - floor[:, None], 0.0)
         unit = np.where(free > 0, free, 1.0)[:, None, None]
-        binds = np.where(usable, excess, 0.0).max(axis=2).sum(axis=1) > free * (1 - ROUNDING)
+        joint = grouped.couplings.values[:, 1:]  # [K, R, B, B]
+        most = np.where(usable, excess, 0.0).max(axis=2).sum(axis=1)
+        most += joint.max(axis=(2, 3), initial=0.0).sum(axis=0)
+        binds = most > free * (1 - ROUNDING)
         offset = math.fsum(floor.tolist())
-        return cls(rise, (excess / unit)[binds], usable, free[binds], offset, is_overrun)
+        # A pair beyond the limit is ruled out and need not be as large as it is.
+        joint = np.where(joint > free[:, None, None], _BEYOND, joint / unit)[:, binds]
+        values = np.concatenate([grouped.couplings.values[:, :1], joint], axis=1)
+        couplings = replace(grouped.couplings, values=values)
+        excess = (excess / unit)[binds]
+        return cls(rise, excess, usable, free[binds], offset, is_overrun, couplings)
 
     def loss(self, choice: Choice) -> float:
         """Sum of rises of ``choice [G]``."""
-        return math.fsum(self.rise[np.arange(len(choice)), choice].tolist())
+        rises = self.rise[np.arange(len(choice)), choice].tolist()
+        return math.fsum([*rises, float(self.couplings.cost(choice[None])[0, 0])])
 
     def used(self, choice: Choice) -> Array:
         """``[R]`` shares of the budgets that ``choice [G]`` uses."""
-        return np.asarray(self.excess[:, np.arange(len(choice)), choice].sum(axis=1))
+        alone = self.excess[:, np.arange(len(choice)), choice].sum(axis=1)
+        return np.asarray(alone + self.couplings.cost(choice[None])[0, 1:])
+
+    @property
+    def at_worst(self) -> Self:
+        """Without couplings: each costs its first row what it costs there at most."""
+        rise, excess = self.rise.copy(), self.excess.copy()
+        for row, values in zip(self.couplings.first.tolist(), self.couplings.values, strict=True):
+            rise[row] += values[0].max(axis=1)
+            excess[:, row] += values[1:].max(axis=2)
+        none = replace(
+            self.couplings,
+            first=self.couplings.first[:0],
+            second=self.couplings.second[:0],
+            values=self.couplings.values[:0],
+        )
+        return replace(self, rise=rise, excess=excess, couplings=none)
 
     @cached_property
     def worst(self) -> float:
@@ -89,14 +124,23 @@ class Reduced:
         return np.asarray(np.where(self.usable, self.rise, np.inf).argmin(axis=1))
 
 
-def _dominated(loss: Array, excess: Array, usable: Cells) -> Cells:
-    """``[G, B]`` cells that another of the row betters in everything; of equal ones all but one."""
-    found = np.zeros_like(usable)
-    for column in range(loss.shape[1]):
-        others = np.arange(loss.shape[1]) != column
-        values = np.concatenate([loss[None], excess])  # [1 + R, G, B]
-        at_most = (values <= values[:, :, [column]]).all(axis=0)
-        less = (values < values[:, :, [column]]).any(axis=0)
-        betters = usable & others & at_most & (less | (np.arange(loss.shape[1]) < column))
-        found[:, column] = betters.any(axis=1)
-    return found & usable
+def _dominated(grouped: Grouped, excess: Array, usable: Cells) -> Cells:
+    """``[G, B]`` cells that another of the row betters in everything; of equal ones all but one.
+
+    Beside a coupling, whatever the other row takes (dead-end elimination, Desmet et al. 1992,
+    doi:10.1038/356539a0).
+    """
+    values = np.concatenate([grouped.loss[None], excess])  # [1 + R, G, B]
+    rises = values[..., :, None] - values[..., None, :]  # [1 + R, G, B, B] of the first
+    couplings = grouped.couplings
+    for (first, second), joint in zip(couplings.ends, couplings.values, strict=True):
+        for row, other, costs in ((first, second, joint), (second, first, joint.swapaxes(1, 2))):
+            seen = costs[:, :, usable[other]]  # [1 + R, B, C]
+            rises[:, row] += (seen[:, :, None] - seen[:, None]).max(axis=3, initial=-np.inf)
+    at_most = (rises <= 0).all(axis=0)  # [G, B, B]
+    columns = np.arange(usable.shape[1])
+    is_first = columns[:, None] < columns
+    betters = usable[:, :, None] & at_most & (~at_most.swapaxes(1, 2) | is_first)
+    found = betters.any(axis=1) & usable
+    # Rounding must not let three cells better each other in a circle.
+    return np.asarray(found & (usable & ~found).any(axis=1, keepdims=True))

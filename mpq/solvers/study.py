@@ -231,7 +231,9 @@ def _digest(problem: Problem, is_measured: bool) -> str:
     words += [f"{b.table.name} {b.table.unit}" for b in problem.budgets]
     words.append(str(grouped.members))
     found = sha256("\n".join(words).encode())
-    for array in (grouped.costs, grouped.limits, grouped.allowed):
+    couplings = grouped.couplings
+    pairs = (couplings.first, couplings.second, couplings.values) if len(couplings) else ()
+    for array in (grouped.costs, grouped.limits, grouped.allowed, *pairs):
         found.update(array.tobytes())
     if not is_measured and problem.interactions is not None:
         found.update(problem.interactions.factor.tobytes())

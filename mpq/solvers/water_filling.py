@@ -36,13 +36,15 @@ class WaterFilling(Solver):
 
     name: ClassVar[str] = "water-filling"
     takes_interactions: ClassVar[bool] = False
+    takes_pairs: ClassVar[bool] = False
     summary: ClassVar[str] = "baseline: reverse water-filling (BAQ), rounded; one budget"
 
     def solve(self, problem: Problem) -> Solution:
         """See ``Solver.solve``.
 
         Raises:
-            InputError: If the problem has interactions, or more than one budget that can bind.
+            InputError: If the problem has interactions, costs of pairs of layers, or more than one
+                budget that can bind.
         """
         return solved_by(_filled, problem, self.name)
 

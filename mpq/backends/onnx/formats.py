@@ -1,0 +1,67 @@
+"""Which precisions have a kernel in ONNX graphs, and which one."""
+
+from enum import Enum
+
+from mpq.precision import Granularity, Precision
+
+LINEAR = "linear"
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+EMBEDDING = "embedding"
+_GROUPED_BITS = (2, 4, 8)
+_MIN_GROUP = 16
+
+
+class Kernel(Enum):
+    """How a layer is written down in ONNX.
+
+    ``QDQ``: integers of 8 bits between ``QuantizeLinear`` and ``DequantizeLinear``, which runtimes
+    turn into integer kernels. ``NBITS``: ``com.microsoft.MatMulNBits``, packed weights of 2, 4 or
+    8 bits with a scale per group; an int8 activation is rounded while running, group by group.
+    ``LOOKUP``: an embedding's rows in 8 bits. ``FLOAT``: as it came.
+    """
+
+    FLOAT = "float"
+    QDQ = "qdq"
+    NBITS = "nbits"
+    LOOKUP = "lookup"
+
+
+def kernel_of(kind: str, precision: Precision) -> Kernel | None:
+    """The kernel of a kind of layer at a precision; ``None`` where there is none.
+
+    Weights of 2 to 8 bits with a scale per channel or tensor beside static int8 activations are
+    stored in 8 bits and run as int8: fewer bits make them no faster and no smaller. Groups go with
+    float activations (``a32``) or with dynamic int8 ones (``a8d``), for linear layers.
+
+    >>> kernel_of("conv2d", Precision.parse("w8a8")), kernel_of("conv2d", Precision.parse("w4g32"))
+    (<Kernel.QDQ: 'qdq'>, None)
+    """
+    weight, activation = precision.weight, precision.activation
+    if weight.is_exact and activation.is_exact:
+        return Kernel.FLOAT
+    if weight.number.is_float or not weight.symmetric:
+        return None
+    if weight.granularity is Granularity.GROUP:
+        return Kernel.NBITS if kind == LINEAR and _runs_in_groups(precision) else None
+    if kind == EMBEDDING:
+        return Kernel.LOOKUP
+    is_static_int8 = activation.number.name == "int8" and activation.granularity is not (
+        Granularity.TOKEN
+    )
+    return Kernel.QDQ if is_static_int8 and kind in (LINEAR, *CONVOLUTIONS) else None
+
+
+def rounds_output(kind: str, precision: Precision) -> bool:
+    """Whether the kernel leaves integers, so that its output is rounded to 8 bits too."""
+    return kind in CONVOLUTIONS and kernel_of(kind, precision) is Kernel.QDQ
+
+
+def _runs_in_groups(precision: Precision) -> bool:
+    size = precision.weight.group_size or 0
+    is_power = size >= _MIN_GROUP and size & (size - 1) == 0
+    activation = precision.activation
+    reads = activation.is_exact or (
+        activation.number.name == "int8" and activation.granularity is Granularity.TOKEN
+    )
+    return is_power and reads and precision.weight.number.bits in _GROUPED_BITS

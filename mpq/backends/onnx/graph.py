@@ -1,0 +1,109 @@
+"""An ONNX graph that is being written: nodes, constants, fresh names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mpq.quantizer import Grid
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@final
+@dataclass(frozen=True)
+class Codes:
+    """How a tensor's integers stand for numbers: one scale and zero point for all of them.
+
+    Args:
+        scale: Positive.
+        zero_point: The code of zero.
+        symmetric: Signed codes if so, from 0 if not.
+    """
+
+    scale: float
+    zero_point: int
+    symmetric: bool
+
+    @classmethod
+    def of(cls, grid: Grid) -> "Codes":
+        """Of an activation's grid, which has one row."""
+        return cls(float(grid.scale[0]), int(grid.zero_point[0]), grid.symmetric)
+
+    @property
+    def dtype(self) -> type[np.int8] | type[np.uint8]:
+        """Of the codes."""
+        return np.int8 if self.symmetric else np.uint8
+
+
+@final
+@dataclass(eq=False)
+class Writer:
+    """Collects nodes and constants of one graph; every name it gives is new."""
+
+    nodes: list["onnx.NodeProto"] = field(default_factory=list)
+    constants: list["onnx.TensorProto"] = field(default_factory=list)
+    _count: int = 0
+
+    def fresh(self, stem: str) -> str:
+        """A name that no other tensor has."""
+        self._count += 1
+        return f"mpq_{self._count}_{stem}"
+
+    def constant(self, stem: str, values: Tensor | npt.NDArray[Any]) -> str:
+        """A constant tensor; its name."""
+        from onnx import numpy_helper
+
+        array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+        name = self.fresh(stem)
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def node(
+        self,
+        operator: str,
+        inputs: Sequence[str],
+        output: str | None = None,
+        attributes: dict[str, Any] | None = None,
+        domain: str = "",
+    ) -> str:
+        """A node with one output; the output's name."""
+        from onnx import helper
+
+        output = output or self.fresh(operator.lower())
+        name = self.fresh(f"{operator}_node")
+        self.nodes.append(
+            helper.make_node(
+                operator, list(inputs), [output], name, domain=domain, **(attributes or {})
+            )
+        )
+        return output
+
+    def quantize(self, x: str, codes: Codes, output: str | None = None) -> str:
+        """A float tensor as integers."""
+        return self.node("QuantizeLinear", [x, *self._codes(codes)], output)
+
+    def dequantize(self, x: str, codes: Codes, output: str | None = None) -> str:
+        """Integers as a float tensor."""
+        return self.node("DequantizeLinear", [x, *self._codes(codes)], output)
+
+    def dequantize_rows(self, codes: Tensor, scale: Tensor, axis: int) -> str:
+        """A constant of integers, one scale for every index of an axis, as a float tensor."""
+        zero = torch.zeros(len(scale), dtype=codes.dtype)
+        inputs = [
+            self.constant("codes", codes),
+            self.constant("scale", scale.float()),
+            self.constant("zero", zero),
+        ]
+        return self.node("DequantizeLinear", inputs, attributes={"axis": axis})
+
+    def _codes(self, codes: Codes) -> list[str]:
+        return [
+            self.constant("scale", np.array(codes.scale, dtype=np.float32)),
+            self.constant("zero_point", np.array(codes.zero_point, dtype=codes.dtype)),
+        ]

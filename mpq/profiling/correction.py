@@ -1,0 +1,125 @@
+"""What whole networks teach about the sum of their layers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Self, final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from mpq.budget import total
+from mpq.cost_table import CostTable
+from mpq.pair_cost import PairCost
+from mpq.profiling.parts import Parts
+from mpq.profiling.whole import WholeTimes
+
+Array = npt.NDArray[np.float64]
+
+OVERHEAD_SPREAD: Final = 0.5
+"""Standard deviation of what a network takes besides its layers, in networks' median seconds."""
+KERNEL_SPREAD: Final = 0.3
+"""Standard deviation of a kernel's factor around 1: what caches and fusion may do to all of it."""
+LAYER_SPREAD: Final = 0.1
+"""Standard deviation of a single layer's further deviation at one precision."""
+NOISE: Final = 0.01
+"""Standard deviation of a network's measured time, relative."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Correction:
+    r"""Layers measured alone do not add up to their network: it has other operations, caches are
+    in another state, some operations overlap or are fused. Whole networks show by how much:
+
+    .. math:: T(z) = c + \sum_k s_k \sum_{\ell \in k} t_{\ell z_\ell}
+        + \sum_\ell \delta_{\ell z_\ell} t_{\ell z_\ell} + s_n \, e(z) + noise
+
+    with the times of layers alone ``t``, what neighbours take beyond them ``e``, an overhead ``c``,
+    a factor for each kernel and one for neighbours, and small deviations of single layers. All are
+    Gaussian beforehand, around 0 (c, delta) and 1 (s), so that few networks suffice; the correction
+    is their posterior mean (Bayesian linear regression: Bishop 2006, Pattern Recognition and
+    Machine Learning, 3.3.1).
+
+    Args:
+        overhead_s: c.
+        factors: ``[K + 1]`` s, of the kernels and then of neighbours.
+        deviations: ``[L, B]`` delta.
+    """
+
+    overhead_s: float
+    factors: Array
+    deviations: Array
+
+    @classmethod
+    def none(cls, parts: Parts) -> Self:
+        """The plain sum."""
+        return cls(0.0, np.ones(len(parts.kernels) + 1), np.zeros(parts.alone.shape))
+
+    @classmethod
+    def fit(cls, parts: Parts, measured: WholeTimes) -> Self:
+        """The posterior mean, given whole networks."""
+        seconds = measured.seconds
+        common = np.array([[1.0, *parts.by_kernel(row)] for row in measured.choices])
+        features = np.hstack([common, np.array([parts.cells(row) for row in measured.choices])])
+        num_common = common.shape[1]
+        mean = np.zeros(features.shape[1])
+        mean[1:num_common] = 1.0
+        spread = np.full(features.shape[1], LAYER_SPREAD)
+        spread[0], spread[1:num_common] = OVERHEAD_SPREAD * float(np.median(seconds)), KERNEL_SPREAD
+        noise = np.maximum(NOISE * seconds, [i.half_width_s / 2 for i in measured.intervals])
+        # In the space of the networks, of which there are fewer than cells.
+        weighted = features * spread**2
+        covariance = weighted @ features.T + np.diag(noise**2)
+        found = mean + weighted.T @ np.linalg.solve(covariance, seconds - features @ mean)
+        return cls(
+            float(found[0]),
+            found[1:num_common],
+            found[num_common:].reshape(parts.alone.shape),
+        )
+
+    def apply(self, parts: Parts) -> CostTable:
+        """``[L, B]`` seconds, with the overhead as constant and what neighbours add as pairs."""
+        alone = (self.factors[parts.kernel] + self.deviations) * parts.alone
+        values = np.maximum(alone, 0.0)
+        pairs = tuple(
+            PairCost(pair.first, pair.second, self.factors[-1] * pair.values)
+            for pair in parts.pairs
+        )
+        return replace(parts.table(), values=values, constant=self.overhead_s, pairs=pairs)
+
+    def to_dict(self, parts: Parts) -> dict[str, Any]:
+        """The numbers with their units, for a profile."""
+        names = [f"factor_{name}" for name in parts.kernels] + ["factor_neighbours"]
+        factors: Mapping[str, float] = dict(zip(names, self.factors.tolist(), strict=True))
+        return {"overhead_s": self.overhead_s, **factors}
+
+
+@final
+@dataclass(frozen=True)
+class Agreement:
+    """Predicted against measured seconds.
+
+    Args:
+        spearman: Rank correlation.
+        median_absolute_error: Relative to the measured time.
+        largest_absolute_error: The same, at its largest.
+        num_networks: How many were compared.
+    """
+
+    spearman: float
+    median_absolute_error: float
+    largest_absolute_error: float
+    num_networks: int
+
+    @classmethod
+    def of(cls, predicted: Array, measured: Array) -> Self:
+        """``[M]`` seconds each."""
+        errors = np.abs(predicted / measured - 1)
+        ranks = float(stats.spearmanr(predicted, measured).statistic) if len(errors) > 1 else 0.0
+        return cls(ranks, float(np.median(errors)), float(errors.max()), len(errors))
+
+
+def predicted(table: CostTable, choices: npt.NDArray[np.intp]) -> Array:
+    """``[M]`` seconds of ``[M, L]`` assignments."""
+    return np.array([total(table, row) for row in choices])

@@ -1,0 +1,108 @@
+"""The sum of layers: what an assignment takes by its layers' own times, part by part."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self, final
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq.cost_table import CostTable
+from mpq.pair_cost import PairCost
+from mpq.precision import Precision
+from mpq.problem import Choice
+from mpq.profiling.layer_times import LayerTimes
+from mpq.profiling.runtime import Runtime
+from mpq.profiling.subject import Subject
+
+Array = npt.NDArray[np.float64]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Seconds of one run by what causes them.
+
+    Args:
+        layers: ``[L]`` names.
+        precisions: ``[B]``.
+        alone: ``[L, B]``; ``nan``: not measured.
+        half_width: ``[L, B]`` half of its 95 % interval.
+        pairs: What neighbours take together beyond what each takes alone.
+        kernel: ``[L, B]`` index of the kernel that runs there.
+        kernels: Their names.
+    """
+
+    layers: tuple[str, ...]
+    precisions: tuple[Precision, ...]
+    alone: Array
+    half_width: Array
+    pairs: tuple[PairCost, ...]
+    kernel: npt.NDArray[np.intp]
+    kernels: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        subject: Subject,
+        runtime: Runtime,
+        precisions: Sequence[Precision],
+        times: LayerTimes,
+    ) -> Self:
+        """From the times of layers and neighbours."""
+        layers = subject.layers
+        names = [[runtime.kernel(x.kind, p) for p in precisions] for x in layers]
+        kernels = tuple(dict.fromkeys(name for row in names for name in row))
+        alone = [[x.calls * times.seconds(x.name, p) for p in precisions] for x in layers]
+        width = [[x.calls * times.half_width(x.name, p) for p in precisions] for x in layers]
+        kernel = np.array([[kernels.index(name) for name in row] for row in names])
+        return cls(
+            tuple(layer.name for layer in layers), tuple(precisions),
+            np.array(alone), np.array(width), _pairs(subject, precisions, times, kernel),
+            kernel, kernels,
+        )  # fmt: skip
+
+    def table(self) -> CostTable:
+        """The plain sum of layers and of what neighbours add, ``[L, B]`` seconds."""
+        return CostTable(
+            "latency", "seconds", self.layers, self.precisions, self.alone, 0.0, self.pairs
+        )
+
+    def cells(self, choice: Choice) -> Array:
+        """``[L * B]`` seconds of each layer alone where it is chosen, else 0."""
+        found = np.zeros_like(self.alone)
+        rows = np.arange(len(choice))
+        found[rows, choice] = self.alone[rows, choice]
+        return found.reshape(-1)
+
+    def by_kernel(self, choice: Choice) -> Array:
+        """``[K + 1]`` seconds in every kernel, then what neighbours add."""
+        rows = np.arange(len(choice))
+        sums = np.bincount(
+            self.kernel[rows, choice], self.alone[rows, choice], minlength=len(self.kernels)
+        )
+        place = {name: row for row, name in enumerate(self.layers)}
+        between = sum(
+            float(pair.values[choice[place[pair.first]], choice[place[pair.second]]])
+            for pair in self.pairs
+        )
+        return np.append(sums, between)
+
+
+def _pairs(
+    subject: Subject,
+    precisions: Sequence[Precision],
+    times: LayerTimes,
+    kernel: npt.NDArray[np.intp],
+) -> tuple[PairCost, ...]:
+    """``[B, B]`` for every two neighbours, alike for precisions that share a kernel."""
+    row_of = {layer.name: row for row, layer in enumerate(subject.layers)}
+    found: dict[tuple[str, str], Array] = {}
+    for first, second in times.together:
+        (one, p), (other, q) = first, second
+        values = found.setdefault((one, other), np.zeros((len(precisions), len(precisions))))
+        same = kernel[row_of[one]] == kernel[row_of[one], precisions.index(p)]
+        alike = kernel[row_of[other]] == kernel[row_of[other], precisions.index(q)]
+        calls = subject.layers[row_of[other]].calls
+        values[np.ix_(same, alike)] = calls * times.excess(first, second)
+    return tuple(PairCost(one, other, values) for (one, other), values in found.items())

@@ -1,4 +1,4 @@
-# What CI runs: `make check`. Needs `pip install -e '.[test,cbc,pyhessian]'`.
+# What CI runs: `make check`. Needs `pip install -e '.[test,cbc,pyhessian,onnx,openvino,torchao]'`.
 PYTHON ?= python
 
 .PHONY: check lint types test bench

@@ -76,11 +76,19 @@ def total(table: CostTable, choice: npt.NDArray[np.intp]) -> float:
     same in any order.
     """
     cells = table.values[np.arange(len(choice)), choice].tolist()
+    return fsum([table.constant, *cells, *_between(table, choice)])
+
+
+def total_between(table: CostTable, choice: npt.NDArray[np.intp]) -> float:
+    """Of what an assignment costs, the part between layers: its cells of the pairs."""
+    return fsum(_between(table, choice))
+
+
+def _between(table: CostTable, choice: npt.NDArray[np.intp]) -> list[float]:
     if not table.pairs:
-        return fsum([table.constant, *cells])
+        return []
     column_of = dict(zip(table.layers, choice.tolist(), strict=True))
-    pairs = (pair.values[column_of[pair.first], column_of[pair.second]] for pair in table.pairs)
-    return fsum([table.constant, *cells, *pairs])
+    return [pair.values[column_of[pair.first], column_of[pair.second]] for pair in table.pairs]
 
 
 _SCALES: dict[str, dict[str, float]] = {

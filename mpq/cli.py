@@ -1,19 +1,22 @@
 """The command line: ``mpq --help``. Imports torch only where a command needs it."""
 
-import functools
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
 
+import mpq.cli_parts  # noqa: F401  (its commands)
+from mpq.cli_app import app, print_files, reporting_errors
 from mpq.cli_options import (
     DEMO,
+    DEMO_DATA,
     DEMO_HELD_OUT,
     Alternatives,
     AssignmentFile,
+    BatchSize,
     CompareOptions,
+    Data,
     Debug,
     Differing,
     Limits,
@@ -21,6 +24,7 @@ from mpq.cli_options import (
     Metric,
     Minimize,
     Model,
+    ProfileOptions,
     SearchOptions,
     Seed,
     SolverName,
@@ -29,48 +33,7 @@ from mpq.cli_options import (
     taking,
 )
 
-app = typer.Typer(
-    name="mpq",
-    help="Mixed-precision quantization search: a bit width per layer for a budget on a device.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help comes in half the time
-)
-
-Command = TypeVar("Command", bound=Callable[..., None])
-
-
-def reporting_errors(command: Command) -> Command:
-    """Turns errors into one line on standard error and an exit code; ``--debug`` shows all."""
-
-    @functools.wraps(command)
-    def run(*args: Any, debug: bool = False, **kwargs: Any) -> None:
-        from mpq.errors import MpqError
-
-        try:
-            command(*args, debug=debug, **kwargs)
-        except KeyboardInterrupt:
-            if debug:
-                raise
-            _fail("interrupted; no half-written file is left", code=130)
-        except MpqError as error:
-            if debug:
-                raise
-            _fail(str(error), code=2)
-        except typer.Exit:
-            raise
-        except Exception as error:  # the user's own model or data code, or a bug of ours
-            if debug:
-                raise
-            _fail(f"{type(error).__name__}: {error} (--debug shows where)", code=1)
-
-    return run  # type: ignore[return-value]
-
-
-def _fail(message: str, code: int) -> None:
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
-    raise typer.Exit(code)
+__all__ = ["app", "main"]
 
 
 @app.command()
@@ -96,7 +59,7 @@ def search(options: SearchOptions, debug: Debug = False) -> None:
     print_result(result, console)
     if options.alternatives:
         print_frontier(found, console, "Alternatives")
-    _print_files(files)
+    print_files(files)
 
 
 @app.command()
@@ -122,7 +85,7 @@ def frontier(options: SearchOptions, debug: Debug = False) -> None:
         }
         files = write_files(options.output, contents)
     print_frontier(found, console)
-    _print_files(files)
+    print_files(files)
 
 
 @app.command()
@@ -165,15 +128,7 @@ def compare(options: CompareOptions, debug: Debug = False) -> None:
         found = options.run()
         files = found.save(options.output)
     print_comparison(found, console)
-    _print_files(files)
-
-
-def _print_files(files: list[Path]) -> None:
-    from mpq.report.console import new_console
-
-    console = new_console()
-    for file in files:
-        console.print(f"wrote {file}", highlight=False)
+    print_files(files)
 
 
 @app.command()
@@ -257,100 +212,44 @@ def export(
 
 @app.command()
 @reporting_errors
-def devices(
-    show: Annotated[
-        str | None,
-        typer.Option(help="A device, or path/to/profile.json: every number and its source."),
-    ] = None,
+def export_onnx(
+    assignment: AssignmentFile,
+    model: Model = DEMO,
+    weights: Weights = None,
+    data: Data = None,
+    batch_size: BatchSize = 1,
+    output: Annotated[Path, typer.Option(help="The file.")] = Path("quantized.onnx"),
     debug: Debug = False,
 ) -> None:
-    """List the devices that ship with mpq, or show one of them, or your own profile."""
-    from mpq.hardware_profiles import device_names, load_device
-    from mpq.report.console import new_console
-    from mpq.report.devices import devices_table, formats_table, numbers_table
+    """Write the network in its assigned formats as ONNX: QDQ int8, 2, 4 and 8-bit weights."""
+    from mpq.assignment import Assignment
+    from mpq.backends.onnx import export_onnx as run
+    from mpq.errors import InputError
+    from mpq.loading import load_data, load_model
 
-    console = new_console()
-    if show is None:
-        console.print(devices_table(map(load_device, device_names())))
-        return
-    profile = load_device(show)
-    console.print(
-        f"{profile.name}: {profile.title}\n\nCosts are {profile.basis}. {profile.notes}\n",
-        markup=False,
-        highlight=False,
-    )
-    console.print(numbers_table(profile))
-    console.print(formats_table(profile))
+    found = Assignment.load(assignment)
+    if data is None and model != DEMO:
+        raise InputError("--model needs --data: a function that yields calibration batches")
+    loaded = load_model(model, weights)
+    examples = load_data(data or DEMO_DATA, loaded, 0)
+    file = run(loaded, found, examples, output, batch_size)
+    typer.echo(f"wrote {file}")
 
 
 @app.command()
 @reporting_errors
-def import_table(
-    converter: Annotated[
-        str, typer.Argument(help="Layout: csv, hawqv3-t4, apq-bitfusion or haq-cycles.")
-    ],
-    file: Annotated[Path, typer.Argument(help="Measurements that somebody made.")],
-    output: Annotated[
-        Path, typer.Option(help="Profile, for --device; the device is called as this file.")
-    ] = Path("table.json"),
-    clock_hz: Annotated[
-        float | None, typer.Option(help="Of the device, where the file counts cycles.")
-    ] = None,
-    head_tail: Annotated[
-        Path | None, typer.Option(help="APQ's JSON of what runs before and after the layers.")
-    ] = None,
-    allow_extrapolation: Annotated[
-        bool, typer.Option("--allow-extrapolation", help="Price shapes outside the range too.")
-    ] = False,
-    debug: Debug = False,
-) -> None:
-    """Make a profile of measurements, such as published ones."""
-    from mpq.hardware_profiles.catalogue import device_name
-    from mpq.hardware_profiles.published import import_table as run
-    from mpq.output import write_files
+@taking(ProfileOptions)
+def profile(options: ProfileOptions, debug: Debug = False) -> None:
+    """Measure your network on this machine, layer by layer and as a whole: a device for search."""
+    from mpq.output import prepare_folder, write_files
+    from mpq.report.console import new_console, print_profile
 
-    name = device_name(output)
-    table = run(converter, file, name, clock_hz, head_tail, allow_extrapolation)
-    _print_files(write_files(output.parent, {output.name: table.to_json().encode()}))
-
-
-@app.command()
-@reporting_errors
-def estimators(debug: Debug = False) -> None:
-    """List the sensitivity estimators and their options."""
-    from mpq.sensitivity import ESTIMATORS
-
-    _print_parts(ESTIMATORS)
-
-
-@app.command()
-@reporting_errors
-def solvers(debug: Debug = False) -> None:
-    """List the solvers and their options."""
-    from mpq.solvers import SOLVERS
-
-    _print_parts(SOLVERS)
-
-
-@app.command()
-@reporting_errors
-def sources(debug: Debug = False) -> None:
-    """List the sources of calibration examples that need no data, and their options."""
-    from mpq.data_free import DATA_SOURCES
-
-    _print_parts(DATA_SOURCES)
-
-
-def _print_parts(registry: Any) -> None:
-    from mpq.report.console import new_console, new_table
-
-    table = new_table()
-    for heading in (registry.kind, "what it does", "options"):
-        table.add_column(heading, overflow="fold")
-    for part in registry:
-        options = (f"{name}={value}" for name, value in registry.options(part).items())
-        table.add_row(part.name, part.summary, ",".join(options))
-    new_console().print(table)
+    prepare_folder(options.output.parent)
+    found = options.run()
+    files = write_files(options.output.parent, {options.output.name: found.to_json().encode()})
+    options.journal.unlink(missing_ok=True)
+    print_profile(found, new_console())
+    print_files(files)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from mpq.comparison import EstimatorComparison
     from mpq.frontier import Frontier
+    from mpq.hardware_profiles import NetworkProfile
     from mpq.result import SearchResult
 
 DEMO = "mpq.demo:make_net"
@@ -51,7 +52,9 @@ Limits = Annotated[
 ]
 Precisions = Annotated[
     str | None,
-    typer.Option(help="Candidates, such as w4a4,w4a8,w8a8. Default: what the device runs."),
+    typer.Option(
+        help="Candidates: w4a4,w4a8,w8a8. Default: what the device runs, or was measured at."
+    ),
 ]
 Sensitivity = Annotated[
     str, typer.Option(help="Estimator with options: sketch:num_probes=4. See `mpq estimators`.")
@@ -131,6 +134,26 @@ MaxLoss = Annotated[
 ]
 Measure = Annotated[
     bool, typer.Option("--measure", help="Try every frontier point on held-out data.")
+]
+
+
+RuntimeName = Annotated[
+    str,
+    typer.Option("--runtime", help="Runtime with options: onnxruntime:num_threads=2."),
+]
+Whole = Annotated[
+    int, typer.Option("--whole", help="Networks at mixed precisions to correct the sums with.")
+]
+Rounds = Annotated[int, typer.Option(help="How often everything is run.")]
+MaxInterval = Annotated[
+    float, typer.Option(help="Accepted half width of a 95 % interval, relative to the median.")
+]
+Clock = Annotated[
+    str | None,
+    typer.Option(help="cpu (processor time) or wall. Default: cpu for one thread."),
+]
+ProfileFile = Annotated[
+    Path, typer.Option("--output", help="The profile; beside it PATH.journal until it is finished.")
 ]
 
 
@@ -220,7 +243,7 @@ class SearchOptions(NetworkOptions):
     def run(self) -> "SearchResult":
         """Runs the search."""
         from mpq.errors import InputError
-        from mpq.hardware_profiles import check_resource
+        from mpq.hardware_profiles import check_sum
         from mpq.searching import search
 
         if self.points < 2:
@@ -234,7 +257,7 @@ class SearchOptions(NetworkOptions):
         if self.is_demo and not limits:
             device, limits = device or DEMO_DEVICE, [] if self.minimize else DEMO_LIMITS
         for resource in filter(None, (self.resource, self.minimize)):
-            check_resource(resource, device is not None)
+            check_sum(resource, device is not None)
         arguments = {**self.loaded(), "device": device, "limits": limits}
         return search(
             **arguments,
@@ -278,6 +301,60 @@ class CompareOptions(NetworkOptions):
             refine=self.refine,
             folder=self.output,
         )
+
+
+@dataclass(frozen=True)
+class ProfileOptions:
+    """Which network is measured on this machine, and how."""
+
+    model: Model = DEMO
+    weights: Weights = None
+    data: Data = None
+    runtime: RuntimeName = "onnxruntime"
+    precisions: Precisions = None
+    batch_size: BatchSize = 1
+    whole: Whole = 24
+    rounds: Rounds = 60
+    max_interval: MaxInterval = 0.1
+    clock: Clock = None
+    include: Include = None
+    exclude: Exclude = None
+    fold: Fold = True
+    seed: Seed = 0
+    output: ProfileFile = Path("profile.json")
+
+    def run(self) -> "NetworkProfile":
+        """Measures; finished rounds are kept beside the output, and gone on with after a crash."""
+        from mpq.errors import InputError
+        from mpq.loading import load_data, load_model
+        from mpq.profiling import profile
+
+        if self.model != DEMO and self.data is None:
+            raise InputError("--model needs --data: a function that yields calibration batches")
+        model = load_model(self.model, self.weights)
+        return profile(
+            model,
+            load_data(self.data or DEMO_DATA, model, self.seed),
+            runtime=self.runtime,
+            precisions=self.precisions.split(",") if self.precisions else None,
+            batch_size=self.batch_size,
+            whole=self.whole,
+            rounds=self.rounds,
+            max_interval=self.max_interval,
+            clock=self.clock,
+            include=self.include or (),
+            exclude=self.exclude or (),
+            fold=self.fold,
+            journal=self.journal,
+            name=self.output.stem,
+            seed=self.seed,
+            progress=True,
+        )
+
+    @property
+    def journal(self) -> Path:
+        """Where finished rounds are."""
+        return self.output.with_name(f"{self.output.name}.journal")
 
 
 def taking(options: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

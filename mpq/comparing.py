@@ -229,7 +229,7 @@ class _Comparison:
             [trial.columns for trial in trials],
             [
                 (limit, question.allowed.tolist(), question.ties, budget.limit,
-                 budget.table.values.tolist())
+                 budget.table.to_dict())
                 for limit, question in self.questions.items()
                 for budget in question.budgets
             ],

@@ -27,7 +27,8 @@ from mpq.testbed import Testbed
 from mpq.value_range import RANGE_METHODS, RangeMethod
 
 DEFAULT_PRECISIONS = ("w2a8", "w3a8", "w4a4", "w4a8", "w5a8", "w6a8", "w8a8")
-"""Candidates where none are given; those that the device cannot run are left out."""
+"""Candidates where neither they nor measurements of the device are given; those that the device
+cannot run are left out."""
 HELD_OUT_SHARE = 0.25
 """Share of the calibration examples that is held out where no held-out data is given."""
 
@@ -173,10 +174,13 @@ def candidates(
 ) -> tuple[Precision, ...]:
     """The candidates of every layer that has none of its own.
 
+    Where none are given: what the profile was measured at, else ``DEFAULT_PRECISIONS``.
+
     Raises:
         InputError: If the device can run none of the given ones.
     """
-    given = dict.fromkeys(map(_precision, DEFAULT_PRECISIONS if precisions is None else precisions))
+    default = (profile.precisions if profile else None) or DEFAULT_PRECISIONS
+    given = dict.fromkeys(map(_precision, default if precisions is None else precisions))
     runnable = tuple(p for p in given if profile is None or profile.runs_somewhere(p))
     if profile is not None and (not runnable or (precisions and len(runnable) < len(given))):
         unable = [str(p) for p in given if p not in runnable]

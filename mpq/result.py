@@ -15,17 +15,18 @@ from mpq.alternatives import alternatives
 from mpq.assignment import AssignedLayer, Assignment, Record, UsedBudget
 from mpq.backends import apply
 from mpq.budget import binding, total
+from mpq.compared import Compared
 from mpq.cost_table import CostTable
 from mpq.errors import UnknownNameError
 from mpq.evaluation import Measurement
 from mpq.frontier import Frontier, FrontierPoint, pareto_front, solve_frontier, solve_hull
 from mpq.hardware_profiles import PEAK_RAM, Pricing
+from mpq.origin import Origin
 from mpq.output import write_files
 from mpq.precision import ORIGINAL, Precision
 from mpq.problem import Choice, Problem
 from mpq.progress import track
 from mpq.quantization import needs_range
-from mpq.refining import Refinement
 from mpq.report import comparison_table, draw_bits, draw_frontier, frontier_table, layer_table, png
 from mpq.solution import Solution, Status
 from mpq.solvers import Auto, Evolutionary, Lagrangian, MeasuringSolver, Solver
@@ -34,42 +35,6 @@ from mpq.testbed import Testbed
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-
-@final
-@dataclass(frozen=True)
-class Origin:
-    """Names of what made a result, for its record.
-
-    Args:
-        estimator: Name of the estimator.
-        device: Name of the device, if there is one.
-        seed: Of estimator and solver.
-        refinements: Rounds in which the estimate was made anew at the incumbent.
-    """
-
-    estimator: str
-    device: str | None
-    seed: int
-    refinements: tuple[Refinement, ...] = ()
-
-
-@final
-@dataclass(frozen=True)
-class Comparison:
-    """One network of the comparison: the original, the result, or a uniform precision.
-
-    Args:
-        label: ``original``, ``result``, or the precision.
-        predicted_loss: By the estimator; ``None`` where it was not asked.
-        measured: On held-out examples.
-        costs: Column name with unit to amount; ``nan`` where the device cannot run it.
-    """
-
-    label: str
-    predicted_loss: float | None
-    measured: Measurement
-    costs: Mapping[str, float]
 
 
 @final
@@ -93,7 +58,7 @@ class SearchResult:
     pricing: Pricing
     testbed: Testbed
     origin: Origin
-    comparisons: tuple[Comparison, ...] = ()
+    comparisons: tuple[Compared, ...] = ()
 
     @classmethod
     def measure(
@@ -119,13 +84,13 @@ class SearchResult:
         )
         return replace(unmeasured, comparisons=comparisons)
 
-    def _compare(self, label: str, precisions: dict[str, Precision]) -> Comparison:
+    def _compare(self, label: str, precisions: dict[str, Precision]) -> Compared:
         predicted = 0.0 if label == "original" else self.problem.loss_of(self._choice(precisions))
         costs = {
             self._column(resource): self.pricing.amount(resource, precisions)
             for resource in self._shown_resources
         }
-        return Comparison(label, predicted, self.testbed.measure(precisions), costs)
+        return Compared(label, predicted, self.testbed.measure(precisions), costs)
 
     def _choice(self, precisions: Mapping[str, Precision]) -> Choice:
         table = self.problem.loss
@@ -142,6 +107,11 @@ class SearchResult:
         limited = (budget.resource for budget in self.problem.budgets)
         latency = ("latency",) if "latency" in self.pricing.resources else ()
         return tuple(dict.fromkeys((*latency, "weight_bytes", *limited)))
+
+    @property
+    def shown_tables(self) -> tuple[CostTable, ...]:
+        """``[L, B]`` of every shown resource that is a sum over layers."""
+        return tuple(map(self.cost_table, (r for r in self._shown_resources if r != PEAK_RAM)))
 
     @property
     def loss_name(self) -> str:
@@ -162,7 +132,7 @@ class SearchResult:
         """The result on held-out examples."""
         return self.comparison("result").measured
 
-    def comparison(self, label: str) -> Comparison:
+    def comparison(self, label: str) -> Compared:
         """One row of the comparison: ``original``, ``result`` or a precision.
 
         Raises:
@@ -335,7 +305,7 @@ class SearchResult:
     def _precisions(self, choice: Choice) -> dict[str, Precision]:
         return replace(self.solution, choice=choice).precisions(self.problem)
 
-    def _beside(self, table: CostTable, row: Comparison) -> FrontierPoint:
+    def _beside(self, table: CostTable, row: Compared) -> FrontierPoint:
         is_result = row.label == "result"
         precisions = (
             self.solution.precisions(self.problem)
@@ -354,8 +324,7 @@ class SearchResult:
         """One row per layer: kind, weights, MACs, precision, its share of loss and costs."""
         chosen = self.solution.choice
         assert chosen is not None
-        sums = (name for name in self._shown_resources if name != PEAK_RAM)
-        tables = [self.problem.loss, *map(self.cost_table, sums)]
+        tables = [self.problem.loss, *self.shown_tables]
         return layer_table(
             self.pricing.layers, self.solution.precisions(self.problem), tables, chosen
         )

@@ -11,13 +11,14 @@ from mpq.demand import Demand
 from mpq.errors import InputError
 from mpq.hardware_profiles import Phase, Profile
 from mpq.metric import OutputMetric
+from mpq.origin import Origin
 from mpq.precision import Precision
 from mpq.preparation import Prepared
 from mpq.problem import Problem
 from mpq.progress import showing_progress
 from mpq.refining import Refinement, refinable_estimator
 from mpq.refining import refine as refine_solution
-from mpq.result import Origin, SearchResult
+from mpq.result import SearchResult
 from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
 from mpq.solvers import SOLVERS, Evolutionary, MeasuringSolver, Solver
 from mpq.solving import solve
@@ -72,7 +73,8 @@ def search(
         max_accuracy_drop: The same with the accuracy: 0.01 is one point below the original.
         device: A name of ``mpq.device_names()``, a path to a profile's JSON, or a profile; latency
             and energy need one.
-        precisions: Candidates; default: those of ``DEFAULT_PRECISIONS`` that the device runs.
+        precisions: Candidates; default: what the device was measured at; of an estimated one, those
+            of ``DEFAULT_PRECISIONS`` that it runs.
         sensitivity: A name of ``mpq.ESTIMATORS`` with options, such as ``sketch:num_probes=4``, or
             an estimator.
         solver: A name of ``mpq.SOLVERS`` with options, or a solver. ``ilp`` takes an estimate's
@@ -130,14 +132,16 @@ def search(
             fold=fold, metric=metric, batch_size=batch_size, phase=phase, tokens=tokens,
             weight_range=weight_range, activation_range=activation_range,
         )  # fmt: skip
-        problem = estimated(prepared, prepared.question(parsed), estimator, chosen_solver)
+        # what cannot be met or minimized is refused before the estimate, which takes longest
+        question = prepared.question(parsed)
+        table = prepared.pricing.table(demand.resource, prepared.choices) if demand else None
+        problem = estimated(prepared, question, estimator, chosen_solver)
         if isinstance(chosen_solver, MeasuringSolver) and chosen_solver.is_measured:
             losses = prepared.on_calibration.losses_of(prepared.choices)
             chosen_solver = chosen_solver.measuring(losses)
-        if demand is None:
+        if demand is None or table is None:
             solution = solve(chosen_solver, problem)
         else:
-            table = prepared.pricing.table(demand.resource, prepared.choices)
             problem, solution = demand.solve(problem, table, chosen_solver, prepared.on_held_out)
         rounds: tuple[Refinement, ...] = ()
         if refine:

@@ -94,6 +94,20 @@ def test_demands_that_make_no_sense(options: dict[str, Any], message: str) -> No
         search(**options)
 
 
+def test_what_cannot_be_minimized_is_refused_before_the_estimate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The estimate takes longest: nobody waits for it to learn that a maximum is no sum."""
+
+    def never(*_: Any) -> None:
+        raise AssertionError("estimated")
+
+    monkeypatch.setattr("mpq.searching.estimated", never)
+
+    with pytest.raises(InputError, match="peak_ram .* can be limited, but not minimized"):
+        search(minimize="peak_ram", max_loss=1.0)
+
+
 def test_accuracy_needs_targets() -> None:
     """Held-out examples without them have no accuracy."""
     batches = [batch[0] for batch in demo.held_out()]

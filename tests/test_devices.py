@@ -33,6 +33,7 @@ class Board:
     notes: str = "One thread."
     formats: tuple[str, ...] = ("w8a8", "w4a8")
     resources: tuple[str, ...] = ("latency",)
+    precisions: tuple[Precision, ...] | None = None
 
     def runs_somewhere(self, precision: Precision) -> bool:
         """At two precisions."""

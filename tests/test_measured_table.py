@@ -1,4 +1,4 @@
-"""Measured tables: exact lookup, interpolation, conversions, corrections, files, bad input."""
+"""Measured tables: exact lookup, interpolation, conversions, fixed parts, bad input."""
 
 import itertools
 import math
@@ -21,12 +21,11 @@ from mpq.hardware_profiles import (
     Entry,
     FixedPart,
     MeasuredTable,
-    NetworkFit,
     Pricing,
     Shape,
     Workload,
 )
-from mpq.layer import Layer, fingerprint
+from mpq.layer import Layer
 from mpq.precision import Precision
 
 FP32, W8, W4 = map(Precision.parse, ("fp32", "w8a8", "w4g32a32"))
@@ -335,12 +334,31 @@ def test_neighbours_in_other_formats_cost_a_conversion(batch_size: int) -> None:
 
     priced = found.cost("latency", chain(), CHOICES, Workload(batch_size))
 
-    edges = [(0, 1), (1, 3), (2, 3)]  # k reads the tensor that q reads, already converted
+    # k reads the tensor that q reads, already converted; b reads one that k wrote last
+    edges = [(0, 1), (2, 3)]
     to_int8, to_fp32 = 1e-6 + 1e-9 * 8 * batch_size, 2e-6 + 3e-9 * 8 * batch_size
     by_hand = {(0, 1): to_int8, (1, 0): to_fp32}
     for choice in itertools.product((0, 1), repeat=4):
         expected = 4.0 + sum(by_hand.get((choice[i], choice[j]), 0.0) for i, j in edges)
         assert total(priced, np.array(choice)) == pytest.approx(expected, rel=1e-12)
+
+
+@given(st.lists(st.sampled_from((0, 1)), min_size=9, max_size=9))
+def test_a_residual_stream_is_converted_once_per_reader(choice: list[int]) -> None:
+    """Four blocks of two layers: however many layers wrote the stream, it is one tensor."""
+    layers, writers = [linear("stem", 16, 8)], ["stem"]
+    for block in range(4):
+        layers.append(linear(f"in{block}", 8, 8, fed_by=tuple(writers)))
+        layers.append(linear(f"out{block}", 8, 8, fed_by=(f"in{block}",)))
+        writers.append(f"out{block}")
+
+    priced = chain_table(conversions=(BASE, BACK)).cost("latency", layers, CHOICES, Workload())
+
+    to_int8, to_fp32 = 1e-6 + 1e-9 * 8, 2e-6 + 3e-9 * 8
+    changes = list(itertools.pairwise(choice))  # every layer reads what the one before it wrote
+    by_hand = changes.count((0, 1)) * to_int8 + changes.count((1, 0)) * to_fp32
+    assert len(priced.pairs) == 8
+    assert total(priced, np.array(choice)) == pytest.approx(9.0 + by_hand, rel=1e-12)
 
 
 def test_formats_of_equal_numbers_need_no_conversion() -> None:
@@ -377,32 +395,6 @@ def test_without_conversions_there_are_no_pairs() -> None:
     assert priced.constant == 0.0
 
 
-def test_a_networks_correction_scales_everything_and_adds_its_overhead() -> None:
-    """Predicted = overhead + scale * (layers + conversions), for that network only."""
-    layers = chain()
-    known = fingerprint(layer.signature for layer in layers)
-    fit = NetworkFit(known, 0.5, 0.25, 20, 0.02, 0.99)
-    plain = chain_table(conversions=(BASE, BACK))
-    fitted = replace(plain, networks=(fit,))
-
-    def predicted(found: MeasuredTable, asked: tuple[Layer, ...], choice: list[int]) -> float:
-        return total(found.cost("latency", asked, CHOICES, Workload()), np.array(choice))
-
-    assert predicted(fitted, layers, [0, 1, 1, 0]) == pytest.approx(
-        0.25 + 0.5 * predicted(plain, layers, [0, 1, 1, 0])
-    )
-    assert predicted(fitted, layers[:2], [0, 1]) == predicted(plain, layers[:2], [0, 1])
-
-
-def test_a_networks_correction_scales_the_uncertainty() -> None:
-    """Half widths are in corrected seconds too."""
-    measured = entry(seconds=5.0, latency_low_seconds=4.0, latency_high_seconds=6.0)
-    layer = linear("a", 16, 8)
-    fit = NetworkFit(fingerprint([layer.signature]), 0.5, 0.0, 20, 0.02, 0.99)
-
-    assert half_width(table(measured, networks=(fit,)), layer, FP32) == 0.5
-
-
 def test_fixed_parts_are_paid_in_every_network() -> None:
     """Seconds and joules that no assignment changes."""
     parts = (FixedPart("head", 0.5, 2.0, "chosen"), FixedPart("tail", 0.25, 1.0, "chosen"))
@@ -426,17 +418,14 @@ def test_energy_is_priced_only_where_it_was_measured() -> None:
 
 
 def test_numbers_for_people() -> None:
-    """Few entries are all shown; of many the range; conversions and corrections always."""
-    fit = NetworkFit("0" * 64, 0.9, 1e-4, 20, 0.02, 0.99)
-    few = table(entry(), conversions=(BASE,), networks=(fit,)).numbers()
+    """Few entries are all shown; of many the range; conversions always."""
+    few = table(entry(), conversions=(BASE,)).numbers()
     many = table(*(entry(n, seconds=float(n)) for n in range(1, 31))).numbers()
 
     assert {name: number.value for name, number in few.items()} == {
         "linear 8x16, input 16, output 8, at fp32 and batch size 1: latency_seconds": 1e-3,
         "fp32 to int8.seconds_per_call": 1e-6,
         "fp32 to int8.seconds_per_element": 1e-9,
-        "network 00000000.scale": 0.9,
-        "network 00000000.overhead_seconds": 1e-4,
     }
     assert {name: number.value for name, number in many.items()} == {
         "fp32.entries": 30,

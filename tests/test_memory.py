@@ -12,7 +12,7 @@ import mpq
 from mpq import Budget, CostTable, Layer, Precision, Problem
 from mpq.budget import binding, total
 from mpq.errors import InputError, LimitError
-from mpq.hardware_profiles import Pricing, Workload
+from mpq.hardware_profiles import Pricing, Workload, load_device
 from mpq.hardware_profiles.memory import (
     flash_table,
     peak_ram_bytes,
@@ -324,6 +324,19 @@ def test_flash_counts_weights_scales_and_what_is_not_quantized() -> None:
 
     assert total(table, np.zeros(1, dtype=np.intp)) == 8 + 5 * 4 + 7 * 4
     assert table.column == "flash_bytes"
+
+
+def test_flash_holds_the_devices_code() -> None:
+    """Of a device whose runtime has a known size, whatever the precisions; of others nothing."""
+    precisions = dict.fromkeys(NAMES, CHOICES[2])
+    profile = load_device("cortex-m4")
+
+    alone = Pricing(LAYERS, None, num_unquantized=3).amount("flash", precisions)
+    on_device = Pricing(LAYERS, profile, num_unquantized=3).amount("flash", precisions)
+    on_server = Pricing(LAYERS, load_device("nvidia-t4"), num_unquantized=3)
+
+    assert on_device == alone + profile.numbers()["code_bytes"].value > alone
+    assert on_server.amount("flash", precisions) == alone
 
 
 def priced(batch_size: int = 1) -> Pricing:

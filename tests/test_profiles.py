@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mpq.cost_table import CostTable
 from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.hardware_profiles import (
     LINEAR_RESOURCES,
+    Entry,
+    MeasuredTable,
+    NetworkProfile,
     Pricing,
     Profile,
     Roofline,
@@ -23,7 +27,7 @@ from mpq.hardware_profiles import (
 )
 from mpq.layer import Layer
 from mpq.precision import Precision
-from mpq.preparation import DEFAULT_PRECISIONS
+from mpq.preparation import DEFAULT_PRECISIONS, candidates
 
 DEVICES = (
     "bismo-pynq-z1",
@@ -329,11 +333,32 @@ def test_utilisation_slows_arithmetic_and_memory() -> None:
     assert price(slow_arithmetic, "energy", CONV, "w8a8") == price(toy(), "energy", CONV, "w8a8")
 
 
-def test_memories_are_numbers_too() -> None:
-    """Flash and RAM are shown where a profile has them."""
-    numbers = toy(flash_bytes=number(2048.0), ram_bytes=number(512.0)).numbers()
+def test_default_candidates_are_what_was_measured() -> None:
+    """Of an estimated device those of mpq that it runs; asked-for ones are taken as they are."""
+    measured = tuple(map(Precision.parse, ("fp32", "w8a8d", "w4g32a32")))
+    shapes = [("linear", (8, 16), (16,), (8,), 1, 1, precision, 1e-3) for precision in measured]
+    about = ("toy", "Toy", "", "measured for a test", {"os": "x"})
+    table = MeasuredTable(*about, tuple(Entry(*shape) for shape in shapes))
+    seconds = CostTable("latency", "seconds", ("fc",), measured, np.ones((1, 3)))
+    network = NetworkProfile("toy", "Toy", "", ("fc linear 8x16",), 1, seconds, seconds, {}, {})
 
-    assert (numbers["flash_bytes"].value, numbers["ram_bytes"].value) == (2048.0, 512.0)
+    assert candidates(None, table) == candidates(None, network) == measured
+    assert candidates(["w8a8d"], table) == measured[1:2]
+    assert list(map(str, candidates(None, load_device("cortex-m7")))) == [
+        "w2a8",
+        "w4a4",
+        "w4a8",
+        "w8a8",
+    ]
+    assert candidates(None, None) == tuple(map(Precision.parse, DEFAULT_PRECISIONS))
+
+
+def test_memories_are_numbers_too() -> None:
+    """Flash, RAM and the size of the code are shown where a profile has them."""
+    sizes = {"flash_bytes": 2048.0, "ram_bytes": 512.0, "code_bytes": 128.0}
+    numbers = toy(**{key: number(value) for key, value in sizes.items()}).numbers()
+
+    assert {key: numbers[key].value for key in sizes} == sizes
     assert "ram_bytes" not in toy().numbers()
 
 

@@ -18,7 +18,6 @@ from mpq.hardware_profiles import (
     Entry,
     FixedPart,
     MeasuredTable,
-    NetworkFit,
     load_device,
     profile_from_dict,
 )
@@ -79,11 +78,8 @@ def entries(draw: st.DrawFn) -> Entry:
 @given(found=st.lists(entries(), min_size=1, max_size=6, unique_by=lambda entry: entry.key))
 def test_files_keep_every_digit(found: list[Entry]) -> None:
     """JSON gives the same table, CSV the same entries."""
-    fit = NetworkFit("0" * 64, 0.9, 1e-4, 20, 0.02, 0.99)
     part = FixedPart("head", 0.5, 2.0, "chosen")
-    made = table(
-        *found, conversions=(BASE, BACK), networks=(fit,), fixed_parts=(part,), basis="estimated"
-    )
+    made = table(*found, conversions=(BASE, BACK), fixed_parts=(part,), basis="estimated")
 
     assert profile_from_dict(json.loads(made.to_json())) == made
     assert MeasuredTable.from_csv(made.to_csv(), "toy").entries == made.entries
@@ -186,7 +182,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         ({"basis": "guessed"}, "at basis"),
         ({"entries": [{"kind": "linear", "latency": 1.0}]}, "at entries/0"),
         ({"conversions": [{"from_format": "fp32"}]}, "at conversions/0"),
-        ({"networks": [{"fingerprint": "abc"}]}, "at networks/0"),
+        ({"fixed_parts": [{"name": "head"}]}, "at fixed_parts/0"),
     ],
 )
 def test_json_that_is_no_table(change: dict[str, Any], said: str) -> None:
@@ -219,12 +215,8 @@ def test_json_of_impossible_measurements(key: str, value: Any, said: str) -> Non
 
 def test_tables_that_contradict_themselves() -> None:
     """One number per question."""
-    fit = NetworkFit("0" * 64, 0.9, 1e-4, 20, 0.02, 0.99)
-
     with pytest.raises(InputError, match="the conversion .* is there twice"):
         table(conversions=(BASE, BASE))
-    with pytest.raises(InputError, match="the network .* is there twice"):
-        table(networks=(fit, fit))
     with pytest.raises(InputError, match="basis is measured or estimated; got 'guessed'"):
         table(basis="guessed")
     with pytest.raises(InputError, match="has at least 1 entry"):
@@ -233,14 +225,12 @@ def test_tables_that_contradict_themselves() -> None:
         table(entry(tokens=12), replace(entry(tokens=12), input_shape=(3, 4, 16)))
 
 
-def test_corrections_and_conversions_that_make_no_sense() -> None:
-    """Negative and infinite times, unknown formats, a scale of zero."""
+def test_parts_and_conversions_that_make_no_sense() -> None:
+    """Negative and infinite times, unknown formats."""
     with pytest.raises(UnknownNameError, match="no number format 'int9'"):
         replace(BASE, to_format="int9")
     with pytest.raises(InputError, match="times are finite and at least 0; got -1"):
         replace(BASE, seconds_per_call=-1.0)
-    with pytest.raises(InputError, match="the scale is positive"):
-        NetworkFit("0" * 64, 0.0, 0.0, 20, 0.0, 1.0)
     with pytest.raises(InputError, match="'head' costs inf; at least 0"):
         FixedPart("head", math.inf, None, "chosen")
 

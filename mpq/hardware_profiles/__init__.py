@@ -4,12 +4,12 @@ from mpq.hardware_profiles.catalogue import device_names, load_device, profile_f
 from mpq.hardware_profiles.conversion import Conversion
 from mpq.hardware_profiles.entry import Entry
 from mpq.hardware_profiles.estimated import Roofline
+from mpq.hardware_profiles.fixed_part import FixedPart
 from mpq.hardware_profiles.linear import LINEAR_RESOURCES
 from mpq.hardware_profiles.measured import MeasuredTable
 from mpq.hardware_profiles.memory import PEAK_RAM
 from mpq.hardware_profiles.network import NetworkProfile
-from mpq.hardware_profiles.network_fit import FixedPart, NetworkFit
-from mpq.hardware_profiles.pricing import RESOURCES, Pricing, check_resource
+from mpq.hardware_profiles.pricing import RESOURCES, Pricing, check_sum
 from mpq.hardware_profiles.profile import Profile
 from mpq.hardware_profiles.shape import Shape
 from mpq.hardware_profiles.workload import PHASES, Phase, Workload
@@ -23,7 +23,6 @@ __all__ = [
     "Entry",
     "FixedPart",
     "MeasuredTable",
-    "NetworkFit",
     "NetworkProfile",
     "Phase",
     "Pricing",
@@ -31,7 +30,7 @@ __all__ = [
     "Roofline",
     "Shape",
     "Workload",
-    "check_resource",
+    "check_sum",
     "device_names",
     "load_device",
     "profile_from_dict",

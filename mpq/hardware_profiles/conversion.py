@@ -64,23 +64,36 @@ def conversion_pairs(
     batch_size: int,
     can_run: Callable[[Layer, Precision], bool],
 ) -> tuple[PairCost, ...]:
-    """Seconds of storing what a layer reads in its own format, per layer that feeds it.
+    """Seconds of storing what a layer reads in its own format: at most one pair per layer.
 
     A layer reads its input in the number format of its activations, and leaves its output in that
-    format. Layers that read one tensor share the conversion: it is counted for the first of them.
-    Equal number formats cost nothing, whatever their scales.
+    format. What several layers feed (a residual stream, a concatenation) is one tensor, taken to
+    have the format of whichever of them runs last. Layers that read one tensor share the
+    conversion: it is counted for the first of them. Equal number formats cost nothing, whatever
+    their scales.
+
+    Args:
+        conversions: By both formats.
+        layers: In the order in which they run.
+        choices: ``B`` precisions.
+        batch_size: Examples at once.
+        can_run: Whether the device runs a layer at a precision.
 
     Raises:
         InputError: If formats meet that no conversion is known for.
     """
-    known = {layer.name: layer for layer in layers}
+    readers = (layer for layer in layers if layer.input_of is None)
+    fed = ((_last_feeder(layer, layers), layer) for layer in readers)
     return tuple(
-        _pair(conversions, known[feeder], layer, choices, batch_size, can_run)
-        for layer in layers
-        if layer.input_of is None
-        for feeder in layer.fed_by
-        if feeder in known and feeder != layer.name
+        _pair(conversions, feeder, layer, choices, batch_size, can_run)
+        for feeder, layer in fed
+        if feeder is not None
     )
+
+
+def _last_feeder(layer: Layer, layers: Sequence[Layer]) -> Layer | None:
+    feeders = [x for x in layers if x.name in layer.fed_by and x.name != layer.name]
+    return feeders[-1] if feeders else None
 
 
 def _pair(

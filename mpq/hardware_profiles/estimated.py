@@ -24,6 +24,7 @@ _NUMBERS: Final = (
     "memory_energy_j_per_byte",
     "flash_bytes",
     "ram_bytes",
+    "code_bytes",
 )
 
 
@@ -45,6 +46,7 @@ class Roofline:
         bandwidth_utilisation: Share of the bandwidth that is reached, above 0 and at most 1.
         flash_bytes: Of a microcontroller: what holds the weights.
         ram_bytes: What holds activations, and weights where there is no flash.
+        code_bytes: Of flash that the runtime's code takes, whatever the network.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Roofline:
     bandwidth_utilisation: Sourced = PEAK
     flash_bytes: Sourced | None = None
     ram_bytes: Sourced | None = None
+    code_bytes: Sourced | None = None
 
     @classmethod
     def from_dict(cls, data: Any) -> Self:
@@ -87,6 +90,7 @@ class Roofline:
             bandwidth_utilisation=numbers.get("bandwidth_utilisation", PEAK),
             flash_bytes=numbers.get("flash_bytes"),
             ram_bytes=numbers.get("ram_bytes"),
+            code_bytes=numbers.get("code_bytes"),
         )
         for key, number in profile.numbers().items():
             if not isfinite(number.value):  # JSON as Python reads it knows NaN and Infinity
@@ -102,6 +106,10 @@ class Roofline:
     def resources(self) -> tuple[str, ...]:
         """Latency and energy."""
         return tuple(_UNITS)
+
+    @property
+    def precisions(self) -> None:
+        """Whatever its formats run."""
 
     def arithmetic(self, layer: Layer, precision: Precision) -> Compute | None:
         """What a layer runs as at a precision; ``None`` if the device cannot.

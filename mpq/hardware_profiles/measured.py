@@ -14,13 +14,13 @@ from mpq.cost_table import CostTable
 from mpq.errors import InputError, UnknownNameError
 from mpq.hardware_profiles.conversion import Conversion, conversion_pairs
 from mpq.hardware_profiles.entry import Entry, Key
+from mpq.hardware_profiles.fixed_part import FixedPart
 from mpq.hardware_profiles.interpolation import MIN_ENTRIES, Family
-from mpq.hardware_profiles.network_fit import FixedPart, NetworkFit
 from mpq.hardware_profiles.shape import Shape
 from mpq.hardware_profiles.sourced import Sourced
 from mpq.hardware_profiles.table_csv import entries_from_csv, entries_to_csv
 from mpq.hardware_profiles.workload import Workload
-from mpq.layer import Layer, fingerprint
+from mpq.layer import Layer
 from mpq.precision import Precision
 
 SCHEMA_VERSION = 1
@@ -48,7 +48,6 @@ class MeasuredTable:
         machine: Description, library versions, threads, as text by name.
         entries: At most one per shape, batch size and precision.
         conversions: Between number formats of neighbouring layers; empty: they cost nothing.
-        networks: Corrections of the latency of whole networks, by fingerprint.
         allow_extrapolation: Whether shapes outside the measured range are priced by the same
             formula; their uncertainty is unknown.
         fixed_parts: What runs besides these layers in every network.
@@ -65,7 +64,6 @@ class MeasuredTable:
     machine: Mapping[str, str]
     entries: tuple[Entry, ...]
     conversions: tuple[Conversion, ...] = ()
-    networks: tuple[NetworkFit, ...] = ()
     allow_extrapolation: bool = False
     fixed_parts: tuple[FixedPart, ...] = ()
     basis: str = "measured"
@@ -77,7 +75,6 @@ class MeasuredTable:
             raise InputError(f"{self.name}: basis is measured or estimated; got {self.basis!r}")
         _refuse_twice(self.name, "entry", [(entry.key, entry) for entry in self.entries])
         _refuse_twice(self.name, "conversion", [(c.key, c.key) for c in self.conversions])
-        _refuse_twice(self.name, "network", [(n.fingerprint,) * 2 for n in self.networks])
         energies = [entry.energy_joules for entry in self.entries]
         energies += [part.energy_joules for part in self.fixed_parts]
         num_known = sum(energy is not None for energy in energies)
@@ -148,7 +145,7 @@ class MeasuredTable:
     ) -> CostTable:
         """``[L, B]`` seconds or joules of one batch; ``nan`` where it cannot run a layer.
 
-        Latencies have pairs (conversions) and a constant (``networks``, ``fixed_parts``).
+        Latencies have pairs (conversions) and a constant (``fixed_parts``).
 
         Raises:
             UnknownNameError: If the table has no such resource.
@@ -156,16 +153,13 @@ class MeasuredTable:
                 or a conversion is missing.
         """
         table = self._table(resource, layers, choices, workload, column=0)
-        fit = self._fit(resource, layers)
-        fixed = sum(part.value(resource) for part in self.fixed_parts)
-        table = replace(table, constant=fit.overhead_seconds + fit.scale * fixed)
+        table = replace(table, constant=sum(part.value(resource) for part in self.fixed_parts))
         if resource != "latency" or not self.conversions:
             return table
         known = {conversion.key: conversion for conversion in self.conversions}
         sized = [workload.of(layer) for layer in layers]
         pairs = conversion_pairs(known, sized, choices, workload.batch_size, self.can_run)
-        scaled = tuple(replace(pair, values=fit.scale * pair.values) for pair in pairs)
-        return replace(table, pairs=scaled)
+        return replace(table, pairs=pairs)
 
     def uncertainty(
         self,
@@ -192,23 +186,15 @@ class MeasuredTable:
         workload: Workload,
         column: int,
     ) -> CostTable:
-        """Costs (column 0) or their half widths (column 1), scaled for the network."""
+        """Costs (column 0) or their half widths (column 1)."""
         if resource not in self.resources:
             raise UnknownNameError(f"resource of {self.name}", resource, self.resources)
         values = np.full((len(layers), len(choices)), nan)
         for row, layer in enumerate(layers):
             priced = self._priced(resource, workload.of(layer), choices, workload.batch_size)
             values[row] = priced[:, column]
-        values *= self._fit(resource, layers).scale
         names = tuple(layer.name for layer in layers)
         return CostTable(resource, _UNITS[resource], names, tuple(choices), values)
-
-    def _fit(self, resource: str, layers: Sequence[Layer]) -> NetworkFit:
-        """The network's correction; one that changes nothing where there is none."""
-        asked = fingerprint(layer.signature for layer in layers)
-        fits = {network.fingerprint: network for network in self.networks}
-        neutral = NetworkFit(asked, 1.0, 0.0, 0, 0.0, 0.0)
-        return fits.get(asked, neutral) if resource == "latency" else neutral
 
     def _priced(
         self, resource: str, layer: Layer, choices: Sequence[Precision], batch_size: int
@@ -275,10 +261,6 @@ class MeasuredTable:
             name = f"{c.from_format} to {c.to_format}"
             found[f"{name}.seconds_per_call"] = Sourced(c.seconds_per_call, c.source)
             found[f"{name}.seconds_per_element"] = Sourced(c.seconds_per_element, c.source)
-        for fit in self.networks:
-            name = f"network {fit.fingerprint[:8]}"
-            found[f"{name}.scale"] = Sourced(fit.scale, fit.source)
-            found[f"{name}.overhead_seconds"] = Sourced(fit.overhead_seconds, fit.source)
         return found
 
     def _summary(self, choice: Precision) -> dict[str, Sourced]:
@@ -305,7 +287,6 @@ class MeasuredTable:
             "allow_extrapolation": self.allow_extrapolation,
             "entries": [entry.to_dict() for entry in self.entries],
             "conversions": [conversion.to_dict() for conversion in self.conversions],
-            "networks": [network.to_dict() for network in self.networks],
             "fixed_parts": [part.to_dict() for part in self.fixed_parts],
         }
 
@@ -324,7 +305,6 @@ class MeasuredTable:
             machine=data["machine"],
             entries=tuple(map(Entry.from_dict, data["entries"])),
             conversions=tuple(Conversion(**c) for c in data.get("conversions", ())),
-            networks=tuple(NetworkFit(**network) for network in data.get("networks", ())),
             allow_extrapolation=data.get("allow_extrapolation", False),
             fixed_parts=tuple(FixedPart(**part) for part in data.get("fixed_parts", ())),
             basis=data.get("basis", "measured"),

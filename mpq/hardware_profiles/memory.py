@@ -39,6 +39,7 @@ def flash_table(
     layers: Sequence[Layer],
     choices: Sequence[Precision],
     num_unquantized: int,
+    code_bytes: float = 0.0,
 ) -> CostTable:
     """``[L, B]`` bytes of packed weights with scales; the constant is everything else.
 
@@ -47,11 +48,12 @@ def flash_table(
         choices: ``B`` precisions.
         num_unquantized: Parameters and statistics that stay as they are (biases, norms, layers left
             out), at 4 bytes each.
+        code_bytes: Of the runtime.
     """
     rows = [[weight_bytes(layer, choice, layers) for choice in choices] for layer in layers]
     values = np.array(rows, dtype=np.float64).reshape(len(layers), len(choices))
     names = tuple(layer.name for layer in layers)
-    constant = _ORIGINAL_BYTES * num_unquantized
+    constant = _ORIGINAL_BYTES * num_unquantized + code_bytes
     return CostTable(FLASH, "bytes", names, tuple(choices), values, constant)
 
 

@@ -98,6 +98,11 @@ class NetworkProfile:
         return tuple(map(str, self.latency.precisions))
 
     @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """The precisions that were measured."""
+        return self.latency.precisions
+
+    @property
     def resources(self) -> tuple[str, ...]:
         """Latency."""
         return ("latency",)

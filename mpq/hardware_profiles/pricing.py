@@ -109,18 +109,19 @@ class Pricing:
             InputError: If the resource needs a device and there is none, or is no sum over layers.
             UnknownNameError: If there is no such resource.
         """
-        check_resource(resource, self.profile is not None)
-        if resource == PEAK_RAM:
-            raise InputError(
-                f"{PEAK_RAM} is the maximum over the steps of a forward pass, not a sum over "
-                "layers: it can be limited, but not minimized nor be the axis of a frontier"
-            )
+        check_sum(resource, self.profile is not None)
         if resource == FLASH:
-            return self._runnable(flash_table(self._layers, choices, self.num_unquantized))
+            return self._runnable(self._flash(choices))
         if resource in LINEAR_RESOURCES:
             return self._runnable(linear_cost(resource, self._layers, choices))
         assert self.profile is not None
         return self.profile.cost(resource, self.layers, choices, self.workload)
+
+    def _flash(self, choices: Sequence[Precision]) -> CostTable:
+        """Bytes of weights; the device's code in the constant, where its size is known."""
+        numbers = self.profile.numbers() if self.profile else {}
+        code_bytes = numbers["code_bytes"].value if "code_bytes" in numbers else 0.0
+        return flash_table(self._layers, choices, self.num_unquantized, code_bytes)
 
     def _runnable(self, table: CostTable) -> CostTable:
         """With ``nan`` where the device cannot run a layer."""
@@ -139,7 +140,7 @@ class Pricing:
             return peak_ram_bytes(self._lifetimes, precisions, self.workload.batch_size)[0]
         choices = tuple(dict.fromkeys(precisions.values()))
         if resource == FLASH:
-            table = flash_table(self._layers, choices, self.num_unquantized)
+            table = self._flash(choices)
         elif resource in LINEAR_RESOURCES:
             table = linear_cost(resource, self._layers, choices)
         else:
@@ -159,3 +160,18 @@ def check_resource(resource: str, has_device: bool) -> None:
         raise UnknownNameError("resource", resource, RESOURCES)
     if resource in DEVICE_RESOURCES and not has_device:
         raise InputError(f"{resource} needs a device: give one (`mpq devices` lists them)")
+
+
+def check_sum(resource: str, has_device: bool) -> None:
+    """Refuses a resource that is no sum over layers, too.
+
+    Raises:
+        InputError: If the resource needs a device and there is none, or is a maximum over steps.
+        UnknownNameError: If there is no such resource.
+    """
+    check_resource(resource, has_device)
+    if resource == PEAK_RAM:
+        raise InputError(
+            f"{PEAK_RAM} is the maximum over the steps of a forward pass, not a sum over "
+            "layers: it can be limited, but not minimized nor be the axis of a frontier"
+        )

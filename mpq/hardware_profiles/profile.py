@@ -41,6 +41,10 @@ class Profile(Protocol):
     def resources(self) -> tuple[str, ...]:
         """What it prices: ``latency``, ``energy``, or both."""
 
+    @property
+    def precisions(self) -> tuple[Precision, ...] | None:
+        """All that it was measured at; ``None`` where it prices whatever its formats run."""
+
     def runs_somewhere(self, precision: Precision) -> bool:
         """Whether any layer that computes could run at this precision."""
 

@@ -31,8 +31,8 @@ from typing import Any, Final, final
 
 from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.hardware_profiles.entry import Entry, Key
+from mpq.hardware_profiles.fixed_part import FixedPart
 from mpq.hardware_profiles.measured import MeasuredTable
-from mpq.hardware_profiles.network_fit import FixedPart
 from mpq.hardware_profiles.table_csv import Row, cell, read_rows
 from mpq.precision import Precision
 

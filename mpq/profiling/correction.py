@@ -20,7 +20,7 @@ OVERHEAD_SPREAD: Final = 0.5
 """Standard deviation of what a network takes besides its layers, in networks' median seconds."""
 KERNEL_SPREAD: Final = 0.3
 """Standard deviation of a kernel's factor around 1: what caches and fusion may do to all of it."""
-LAYER_SPREAD: Final = 0.1
+LAYER_SPREAD: Final = 0.05
 """Standard deviation of a single layer's further deviation at one precision."""
 NOISE: Final = 0.01
 """Standard deviation of a network's measured time, relative."""
@@ -33,17 +33,17 @@ class Correction:
     in another state, some operations overlap or are fused. Whole networks show by how much:
 
     .. math:: T(z) = c + \sum_k s_k \sum_{\ell \in k} t_{\ell z_\ell}
-        + \sum_\ell \delta_{\ell z_\ell} t_{\ell z_\ell} + s_n \, e(z) + noise
+        + \sum_\ell \delta_{\ell z_\ell} t_{\ell z_\ell} + s_e \, e(z) + noise
 
-    with the times of layers alone ``t``, what neighbours take beyond them ``e``, an overhead ``c``,
-    a factor for each kernel and one for neighbours, and small deviations of single layers. All are
-    Gaussian beforehand, around 0 (c, delta) and 1 (s), so that few networks suffice; the correction
-    is their posterior mean (Bayesian linear regression: Bishop 2006, Pattern Recognition and
-    Machine Learning, 3.3.1).
+    with the times of layers alone ``t``, what the kernels of layers that follow each other change
+    ``e``, all else ``c``, a factor for each kernel and one for pairs, and small deviations of
+    single layers. All are Gaussian beforehand, around what layers and pairs alone took (c), 1 (s)
+    and 0 (delta), so that few networks suffice; the correction is their posterior mean (Bayesian
+    linear regression: Bishop 2006, Pattern Recognition and Machine Learning, section 3.3.1).
 
     Args:
         overhead_s: c.
-        factors: ``[K + 1]`` s, of the kernels and then of neighbours.
+        factors: ``[K + 1]`` s, of the kernels and then of pairs.
         deviations: ``[L, B]`` delta.
     """
 
@@ -54,7 +54,7 @@ class Correction:
     @classmethod
     def none(cls, parts: Parts) -> Self:
         """The plain sum."""
-        return cls(0.0, np.ones(len(parts.kernels) + 1), np.zeros(parts.alone.shape))
+        return cls(parts.between_s, np.ones(len(parts.kernels) + 1), np.zeros(parts.alone.shape))
 
     @classmethod
     def fit(cls, parts: Parts, measured: WholeTimes) -> Self:
@@ -64,7 +64,7 @@ class Correction:
         features = np.hstack([common, np.array([parts.cells(row) for row in measured.choices])])
         num_common = common.shape[1]
         mean = np.zeros(features.shape[1])
-        mean[1:num_common] = 1.0
+        mean[0], mean[1:num_common] = parts.between_s, 1.0
         spread = np.full(features.shape[1], LAYER_SPREAD)
         spread[0], spread[1:num_common] = OVERHEAD_SPREAD * float(np.median(seconds)), KERNEL_SPREAD
         noise = np.maximum(NOISE * seconds, [i.half_width_s / 2 for i in measured.intervals])
@@ -79,7 +79,7 @@ class Correction:
         )
 
     def apply(self, parts: Parts) -> CostTable:
-        """``[L, B]`` seconds, with the overhead as constant and what neighbours add as pairs."""
+        """``[L, B]`` seconds, with all else as constant."""
         alone = (self.factors[parts.kernel] + self.deviations) * parts.alone
         values = np.maximum(alone, 0.0)
         pairs = tuple(
@@ -90,7 +90,7 @@ class Correction:
 
     def to_dict(self, parts: Parts) -> dict[str, Any]:
         """The numbers with their units, for a profile."""
-        names = [f"factor_{name}" for name in parts.kernels] + ["factor_neighbours"]
+        names = [f"factor_{name}" for name in parts.kernels] + ["factor_pairs"]
         factors: Mapping[str, float] = dict(zip(names, self.factors.tolist(), strict=True))
         return {"overhead_s": self.overhead_s, **factors}
 

@@ -122,7 +122,7 @@ def profile(
             raise InputError(f"{chosen.name} runs no layer at {', '.join(map(str, choices))}")
         subject = Subject.of(network, data, runnable, batch_size)
         kept = _Kept({}, _journal(journal, subject, chosen, timer, runnable, seed))
-        between = Stretch.between(subject.skeleton)
+        between = Stretch.between(subject.skeleton) if chosen.runs_pairs else ()
         times = time_layers(subject, chosen, runnable, between, timer, kept, kept.keep)
         parts = Parts.of(subject, chosen, runnable, times)
         measured = _whole(subject, chosen, parts, timer, kept, whole, seed)

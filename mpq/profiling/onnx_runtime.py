@@ -16,9 +16,10 @@ from mpq.profiling.subject import Subject
 if TYPE_CHECKING:
     import onnx
 
-DISABLE_OPTIMIZERS: Final = "optimization.disable_specified_optimizers"
+DISABLED: Final = "optimization.disable_specified_optimizers"
 """A session's setting. ONNX Runtime's ``WeightBiasQuantization`` makes an int8 layer of a float one
 that stands between two int8 layers, with scales of its own: an assignment would not be kept."""
+CHANNELS_LAST: Final = "NhwcTransformer"
 
 
 @final
@@ -28,6 +29,9 @@ class OnnxRuntime:
 
     Args:
         num_threads: Of one run.
+        channels_last: Whether int8 convolutions run channels last, with transpositions that ONNX
+            Runtime moves through the whole graph: good for networks that are int8 throughout, but
+            mixed ones then pay for layouts as no sum over layers and neighbours can say.
     """
 
     name: ClassVar[str] = "onnxruntime"
@@ -36,7 +40,9 @@ class OnnxRuntime:
     default_precisions: ClassVar[tuple[str, ...]] = (
         "fp32", "w7a8", "w8a8", "w2g32a8d", "w4g32a8d", "w8g32a8d",
     )  # fmt: skip
+    runs_pairs: ClassVar[bool] = True
     num_threads: int = 1
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
         if self.num_threads < 1:
@@ -86,7 +92,8 @@ class OnnxRuntime:
         options.intra_op_num_threads = self.num_threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        options.add_session_config_entry(DISABLE_OPTIMIZERS, "WeightBiasQuantization")
+        layout = () if self.channels_last else (CHANNELS_LAST,)
+        options.add_session_config_entry(DISABLED, ";".join(("WeightBiasQuantization", *layout)))
         failures = onnxruntime.capi.onnxruntime_pybind11_state
         try:
             return onnxruntime.InferenceSession(

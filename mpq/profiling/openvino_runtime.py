@@ -34,6 +34,7 @@ class OpenVino:
     default_precisions: ClassVar[tuple[str, ...]] = (
         "fp32", "w7a8", "w8a8", "w4g32a8d", "w8g32a8d",
     )  # fmt: skip
+    runs_pairs: ClassVar[bool] = True
     num_threads: int = 1
     inference_precision: str = "f32"
 

@@ -11,7 +11,7 @@ from mpq.cost_table import CostTable
 from mpq.pair_cost import PairCost
 from mpq.precision import Precision
 from mpq.problem import Choice
-from mpq.profiling.layer_times import LayerTimes
+from mpq.profiling.layer_times import Cell, LayerTimes
 from mpq.profiling.runtime import Runtime
 from mpq.profiling.subject import Subject
 
@@ -28,7 +28,9 @@ class Parts:
         precisions: ``[B]``.
         alone: ``[L, B]``; ``nan``: not measured.
         half_width: ``[L, B]`` half of its 95 % interval.
-        pairs: What neighbours take together beyond what each takes alone.
+        between_s: What is between layers that follow each other, on average over their kernels.
+        pairs: What the kernels of such layers change of that, centred: what conversions between
+            number formats and memory layouts cost, or what fusion saves.
         kernel: ``[L, B]`` index of the kernel that runs there.
         kernels: Their names.
     """
@@ -37,6 +39,7 @@ class Parts:
     precisions: tuple[Precision, ...]
     alone: Array
     half_width: Array
+    between_s: float
     pairs: tuple[PairCost, ...]
     kernel: npt.NDArray[np.intp]
     kernels: tuple[str, ...]
@@ -56,16 +59,22 @@ class Parts:
         alone = [[x.calls * times.seconds(x.name, p) for p in precisions] for x in layers]
         width = [[x.calls * times.half_width(x.name, p) for p in precisions] for x in layers]
         kernel = np.array([[kernels.index(name) for name in row] for row in names])
+        between_s, pairs = _pairs(subject, precisions, times, kernel)
         return cls(
             tuple(layer.name for layer in layers), tuple(precisions),
-            np.array(alone), np.array(width), _pairs(subject, precisions, times, kernel),
-            kernel, kernels,
+            np.array(alone), np.array(width), between_s, pairs, kernel, kernels,
         )  # fmt: skip
 
     def table(self) -> CostTable:
-        """The plain sum of layers and of what neighbours add, ``[L, B]`` seconds."""
+        """The plain sum of layers and of what is between them, ``[L, B]`` seconds."""
         return CostTable(
-            "latency", "seconds", self.layers, self.precisions, self.alone, 0.0, self.pairs
+            "latency",
+            "seconds",
+            self.layers,
+            self.precisions,
+            self.alone,
+            self.between_s,
+            self.pairs,
         )
 
     def cells(self, choice: Choice) -> Array:
@@ -76,7 +85,7 @@ class Parts:
         return found.reshape(-1)
 
     def by_kernel(self, choice: Choice) -> Array:
-        """``[K + 1]`` seconds in every kernel, then what neighbours add."""
+        """``[K + 1]`` seconds in every kernel, then what pairs add."""
         rows = np.arange(len(choice))
         sums = np.bincount(
             self.kernel[rows, choice], self.alone[rows, choice], minlength=len(self.kernels)
@@ -94,15 +103,21 @@ def _pairs(
     precisions: Sequence[Precision],
     times: LayerTimes,
     kernel: npt.NDArray[np.intp],
-) -> tuple[PairCost, ...]:
-    """``[B, B]`` for every two neighbours, alike for precisions that share a kernel."""
+) -> tuple[float, tuple[PairCost, ...]]:
+    """Seconds between layers, and ``[B, B]`` around them, alike for precisions of one kernel."""
     row_of = {layer.name: row for row, layer in enumerate(subject.layers)}
-    found: dict[tuple[str, str], Array] = {}
-    for first, second in times.together:
-        (one, p), (other, q) = first, second
-        values = found.setdefault((one, other), np.zeros((len(precisions), len(precisions))))
-        same = kernel[row_of[one]] == kernel[row_of[one], precisions.index(p)]
-        alike = kernel[row_of[other]] == kernel[row_of[other], precisions.index(q)]
+    measured: dict[tuple[str, str], list[tuple[Cell, Cell]]] = {}
+    for cells in times.together:
+        measured.setdefault((cells[0][0], cells[1][0]), []).append(cells)
+    between_s, pairs = 0.0, []
+    for (one, other), combinations in measured.items():
         calls = subject.layers[row_of[other]].calls
-        values[np.ix_(same, alike)] = calls * times.excess(first, second)
-    return tuple(PairCost(one, other, values) for (one, other), values in found.items())
+        mean = float(np.mean([times.excess(*cells) for cells in combinations]))
+        values = np.zeros((len(precisions), len(precisions)))
+        for first, second in combinations:
+            rows = kernel[row_of[one]] == kernel[row_of[one], precisions.index(first[1])]
+            columns = kernel[row_of[other]] == kernel[row_of[other], precisions.index(second[1])]
+            values[np.ix_(rows, columns)] = calls * (times.excess(first, second) - mean)
+        between_s += calls * mean
+        pairs.append(PairCost(one, other, values))
+    return between_s, tuple(pairs)

@@ -28,12 +28,16 @@ class Program:
 
 
 class Runtime(Protocol):
-    """A library that executes networks in several number formats; a dataclass of its options."""
+    """A library that executes networks in several number formats; a dataclass of its options.
+
+    ``runs_pairs`` says whether it can run two layers with what is between them.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     package: ClassVar[str]
     default_precisions: ClassVar[tuple[str, ...]]
+    runs_pairs: ClassVar[bool]
 
     @property
     def num_threads(self) -> int:

@@ -1,13 +1,35 @@
-"""Numbers -> pictures, tables."""
+"""Numbers -> pictures, tables.
 
-from mpq.report.agreement import (
-    comparison_markdown,
-    draw_predictions,
-    predictions_table,
-    scores_table,
-)
-from mpq.report.pictures import draw_bits, draw_frontier, png
-from mpq.report.tables import comparison_table, frontier_table, layer_table, measured_columns
+Names are loaded when first used: pandas and matplotlib take a second, and a list of devices needs
+neither.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mpq.report.agreement import (
+        comparison_markdown,
+        draw_predictions,
+        predictions_table,
+        scores_table,
+    )
+    from mpq.report.pictures import draw_bits, draw_frontier, png
+    from mpq.report.tables import comparison_table, frontier_table, layer_table, measured_columns
+
+_HOME = {
+    "comparison_markdown": "agreement",
+    "draw_predictions": "agreement",
+    "predictions_table": "agreement",
+    "scores_table": "agreement",
+    "draw_bits": "pictures",
+    "draw_frontier": "pictures",
+    "png": "pictures",
+    "comparison_table": "tables",
+    "frontier_table": "tables",
+    "layer_table": "tables",
+    "measured_columns": "tables",
+}
 
 __all__ = [
     "comparison_markdown",
@@ -22,3 +44,9 @@ __all__ = [
     "predictions_table",
     "scores_table",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mpq.report' has no attribute {name!r}")
+    return getattr(import_module(f"mpq.report.{_HOME[name]}"), name)

@@ -3,17 +3,19 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from mpq.budget import binding
+from mpq.budget import binding, total_between
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mpq.comparison import EstimatorComparison
     from mpq.frontier import Frontier
+    from mpq.hardware_profiles import NetworkProfile
     from mpq.result import SearchResult
     from mpq.solution import Solution
 
@@ -60,6 +62,14 @@ def print_result(result: "SearchResult", console: Console) -> None:
             f"{budget.resource}: {amount(used, unit)} of {amount(budget.limit, unit)} "
             f"({used / budget.limit:.1%})"
         )
+    for table in result.shown_tables:
+        beside = {
+            "besides its layers": table.constant,
+            "between layers": total_between(table, solution.choice),
+        }
+        parts = [f"{where}: {amount(x, table.unit)}" for where, x in beside.items() if x]
+        if parts:
+            console.print(f"{table.name} {'; '.join(parts)}")
     profile = result.pricing.profile
     if profile is not None:
         console.print(f"device {profile.name}: latency and energy are {profile.basis}")
@@ -72,6 +82,31 @@ def _proof(solution: "Solution") -> str:
     if solution.bound is None or solution.gap is None:
         return ", no bound proved"
     return f", proved bound {solution.bound:.4g} (gap {solution.gap:.1e})"
+
+
+def print_profile(profile: "NetworkProfile", console: Console) -> None:
+    """Uniform networks, and how well sums of layers predict whole ones."""
+    table = new_table()
+    for heading in ("precision", "layers alone", "layers that run at it"):
+        table.add_column(heading, justify="right")
+    values = profile.latency.values
+    for precision, column in zip(profile.latency.precisions, values.T, strict=True):
+        runs = int(np.isfinite(column).sum())
+        table.add_row(
+            str(precision), f"{np.nansum(column) * 1e3:.4g} ms", f"{runs} of {len(column)}"
+        )
+    console.print(f"{profile.title}; besides layers {profile.latency.constant * 1e3:.4g} ms")
+    console.print(table)
+    for wrong in profile.record["computed_wrongly"]:
+        console.print(
+            f"{wrong['layer']} at {wrong['precision']}: left out, computed wrongly (off by "
+            f"{wrong['error_in_standard_deviations']:.2g} standard deviations of its output)"
+        )
+    for label, found in profile.record.get("agreement", {}).items():
+        console.print(
+            f"{label} against {found['num_networks']} other networks: Spearman "
+            f"{found['spearman']:.3f}, median error {found['median_absolute_error']:.1%}"
+        )
 
 
 def print_comparison(comparison: "EstimatorComparison", console: Console) -> None:

@@ -1,32 +1,21 @@
 """Numbers as tables, with the unit in every column's name."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from mpq.budget import total
 from mpq.cost_table import CostTable
 from mpq.layer import Layer
 from mpq.precision import Precision
 
 if TYPE_CHECKING:
+    from mpq.compared import Compared
     from mpq.evaluation import Measurement
     from mpq.frontier import Frontier
-
-
-class Compared(Protocol):
-    """One row of a comparison; see ``mpq.result.Comparison``."""
-
-    @property
-    def label(self) -> str: ...  # noqa: D102
-    @property
-    def predicted_loss(self) -> float | None: ...  # noqa: D102
-    @property
-    def measured(self) -> "Measurement": ...  # noqa: D102
-    @property
-    def costs(self) -> Mapping[str, float]: ...  # noqa: D102
 
 
 def layer_table(
@@ -35,7 +24,10 @@ def layer_table(
     tables: Sequence[CostTable],
     choice: npt.NDArray[np.intp],
 ) -> pd.DataFrame:
-    """One row per layer, with each table's cell and its share of the column's sum.
+    """One row per layer, with each table's cell and its share of what the network costs.
+
+    What it costs besides its layers and between them is in the whole, so that shares add up to
+    less than 1 where there is any.
 
     Args:
         layers: ``L`` layers.
@@ -57,7 +49,7 @@ def layer_table(
         name = f"predicted_loss_{table.unit}" if position == 0 else table.column
         frame[name] = cells
         share = "predicted_loss" if position == 0 else table.name
-        whole = cells.sum()
+        whole = total(table, choice)
         frame[f"{share}_share"] = cells / whole if whole else np.zeros(len(cells))
     return frame
 
@@ -68,7 +60,7 @@ def _kind(layer: Layer) -> str:
     return f"{layer.kind}/{layer.groups}"
 
 
-def comparison_table(rows: Sequence[Compared], loss_unit: str) -> pd.DataFrame:
+def comparison_table(rows: "Sequence[Compared]", loss_unit: str) -> pd.DataFrame:
     """One row per network, predicted and measured."""
     return pd.DataFrame(
         [

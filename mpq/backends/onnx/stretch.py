@@ -90,7 +90,7 @@ def _places(skeleton: Skeleton) -> Iterator["onnx.NodeProto"]:
 
 
 def _layer(node: "onnx.NodeProto") -> str:
-    return node.attribute[0].s.decode()
+    return str(node.attribute[0].s.decode())
 
 
 def _feeders(

@@ -21,7 +21,7 @@ from mpq.model import Network
 from mpq.precision import Precision
 from mpq.problem import Problem
 from mpq.quantization import ActivationRanges, Quantizer
-from mpq.solvers import Lagrangian
+from mpq.solvers.additive import additive_solver
 from mpq.solving import solve
 from mpq.testbed import Testbed
 from mpq.value_range import RANGE_METHODS, RangeMethod
@@ -153,7 +153,7 @@ class Prepared:
             {**dict.fromkeys(names, self.common), **self.allowed},
         )
         try:
-            solve(Lagrangian(), question)
+            solve(additive_solver(question), question)
         except InfeasibleError as error:
             raise InfeasibleError(f"{error}{_launch_hint(self.pricing, question)}") from error
         return question

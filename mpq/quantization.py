@@ -98,7 +98,13 @@ def observe_inputs(network: Network, data: Calibration, method: RangeMethod) -> 
     Returns:
         Layer name to ``[M]`` float32; integer inputs (embeddings) are left out.
     """
-    samples: dict[str, list[Tensor]] = {layer.name: [] for layer in network.layers}
+    calls = {layer.name: layer.calls for layer in network.layers}
+    alike = {  # layers that read the very same tensor, and nothing else, share its sample
+        layer.name: layer.input_of
+        for layer in network.layers
+        if layer.input_of is not None and calls[layer.name] == calls[layer.input_of] == 1
+    }
+    samples: dict[str, list[Tensor]] = {name: [] for name in calls if name not in alike}
 
     generator = torch.Generator().manual_seed(0)
 
@@ -118,7 +124,8 @@ def observe_inputs(network: Network, data: Calibration, method: RangeMethod) -> 
     with hooks(handles), torch.no_grad():
         for batch in track(network.batches(data), "activation ranges", data.num_batches):
             network.outputs(batch)
-    return {name: torch.cat(parts) for name, parts in samples.items() if parts}
+    found = {name: torch.cat(parts) for name, parts in samples.items() if parts}
+    return found | {name: found[owner] for name, owner in alike.items() if owner in found}
 
 
 @final

@@ -29,7 +29,8 @@ from mpq.progress import track
 from mpq.quantization import needs_range
 from mpq.report import comparison_table, draw_bits, draw_frontier, frontier_table, layer_table, png
 from mpq.solution import Solution, Status
-from mpq.solvers import Auto, Evolutionary, Lagrangian, MeasuringSolver, Solver
+from mpq.solvers import Auto, Evolutionary, MeasuringSolver, Solver
+from mpq.solvers.additive import additive_solver
 from mpq.testbed import Testbed
 
 if TYPE_CHECKING:
@@ -239,7 +240,8 @@ class SearchResult:
         return Frontier(table.name, table.unit, self.problem.loss.unit, tuple(points), others)
 
     def _hull(self, table: CostTable) -> tuple[list[Choice], list[Status]]:
-        choices, statuses = solve_hull(self.problem.additive(), table, Lagrangian())
+        additive = self.problem.additive()
+        choices, statuses = solve_hull(additive, table, additive_solver(additive))
         if self.problem.interactions is None:
             return choices, statuses
         costs = [total(table, choice) for choice in choices]

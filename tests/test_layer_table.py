@@ -1,4 +1,4 @@
-"""The table of layers, where a network costs more than its layers: by hand."""
+"""What is shown where a network costs more than its layers: by hand, and of whole searches."""
 
 from io import StringIO
 
@@ -9,11 +9,12 @@ from rich.console import Console
 import mpq
 from mpq import demo
 from mpq.cost_table import CostTable
+from mpq.hardware_profiles import Conversion, Entry, MeasuredTable, Shape
 from mpq.layer import Layer
 from mpq.pair_cost import PairCost
 from mpq.precision import Precision
 from mpq.report import layer_table
-from mpq.report.console import print_result
+from mpq.report.console import amount, print_result
 
 CHOICES = tuple(map(Precision.parse, ("w4a8", "fp32")))
 LAYERS = tuple(Layer(n, "linear", (2, 2), 2, (2,), (2,), 2, 2, 4) for n in ("a", "b"))
@@ -43,6 +44,58 @@ def test_a_network_that_costs_nothing_has_no_shares() -> None:
     assert table["predicted_loss_share"].tolist() == [0.0, 0.0]
 
 
+def test_a_search_on_a_table_with_conversions() -> None:
+    """Candidates are what was measured; the limit holds with conversions, which are shown."""
+    batches = [next(iter(demo.calibration()))[0][:32]]
+    layers = mpq.find_layers(demo.make_net(), batches)
+    found = mpq.search(
+        demo.make_net(), batches, device=measured(layers), limits=["latency=0.7x:fp32"],
+        fix={layers[1].name: "fp32"}, sensitivity="weight-error",
+    )  # fmt: skip
+    console = Console(file=StringIO(), width=140)
+
+    print_result(found, console)
+    frontier = found.frontier(num_points=3)
+
+    chosen = list(found.solution.precisions(found.problem).values())
+    in_layers = sum(1e-3 if str(p) == "w8a8" else 2e-3 for p in chosen)
+    (budget,) = found.assignment.record.budgets
+    between = budget.used - in_layers
+    assert set(map(str, found.problem.loss.precisions)) == {"fp32", "w8a8"}
+    assert len(set(chosen)) == 2
+    assert between / 1e-4 == pytest.approx(round(between / 1e-4), abs=1e-6)  # so many conversions
+    assert between > 1e-5
+    assert budget.used <= budget.limit == pytest.approx(0.7 * 2e-3 * len(layers))
+    assert f"latency between layers: {amount(between, 'seconds')}" in text_of(console)
+    assert found.layer_table()["latency_share"].sum() == pytest.approx(in_layers / budget.used)
+    assert len(frontier.points) > 1
+
+
+def measured(layers: tuple[Layer, ...]) -> MeasuredTable:
+    """Every layer 2 ms in float and 1 ms in int8; every conversion 0.1 ms."""
+    seconds = {"fp32": 2e-3, "w8a8": 1e-3}
+    shapes = {Shape.of(layer): layer for layer in layers}
+    entries = [
+        Entry(
+            shape.kind, shape.weight_shape, shape.input_shape, shape.output_shape, shape.groups,
+            1, Precision.parse(name), value / layer.calls,
+        )
+        for shape, layer in shapes.items()
+        for name, value in seconds.items()
+    ]  # fmt: skip
+    ways = [("fp32", "int8"), ("int8", "fp32")]
+    return MeasuredTable(
+        "toy", "Toy", "", "chosen", {}, tuple(entries),
+        tuple(Conversion(*way, 1e-4, 0.0, "chosen") for way in ways),
+    )  # fmt: skip
+
+
+def text_of(console: Console) -> list[str]:
+    """Lines that were printed."""
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue().splitlines()
+
+
 def test_the_terminal_says_what_is_besides_the_layers() -> None:
     """Of a device's flash the code and the biases, and nothing of bytes of weights alone."""
     batches = [next(iter(demo.calibration()))[0][:32]]
@@ -55,7 +108,7 @@ def test_the_terminal_says_what_is_besides_the_layers() -> None:
     print_result(found, console)
 
     constant = found.cost_table("flash").constant
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    lines = text_of(console)
     assert f"flash besides its layers: {constant / 1024:.4g} KiB" in lines
     assert constant == 22528 + 4 * found.testbed.network.num_unquantized
     assert not any("latency besides" in line or "between layers" in line for line in lines)

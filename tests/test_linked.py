@@ -354,17 +354,21 @@ def test_pairs_of_tied_or_fixed_layers_suit_every_solver() -> None:
     assert found.loss == pytest.approx(expected)
 
 
-def test_auto_says_why_it_takes_an_integer_program() -> None:
-    """Conversions are no sum over layers, with interactions or without."""
+def test_auto_says_what_it_takes_for_conversions_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are no sum over layers: an integer program; with interactions a proof by its size."""
     case = conversions(0)
 
     found, quadratic = Auto().solve(case.problem()), Auto().solve(interacting(0, case))
+    monkeypatch.setattr("mpq.solvers.auto._PROVED_MOVES", 11)
+    large = Auto().solve(interacting(0, case))
 
     assert found.why == (
         "auto took ilp: the loss is a sum over layers, with costs of pairs of layers"
     )
-    assert quadratic.solver.startswith("outer-approximation")
-    assert quadratic.why.endswith("interactions of 12 precisions, with costs of pairs of layers")
+    assert quadratic.solver.startswith("branch-and-bound")
+    assert large.solver.startswith("outer-approximation")
+    for solution in (quadratic, large):
+        assert solution.why.endswith("interactions of 12 precisions, with costs of pairs of layers")
 
 
 def test_conversions_change_the_answer() -> None:

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from mpq.cli import app
@@ -24,16 +25,7 @@ def test_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_options_of_the_command_exist() -> None:
     """Every option that the README names is one that `mpq search` or another command has."""
-    commands = (
-        "search",
-        "frontier",
-        "evaluate",
-        "apply",
-        "export",
-        "devices",
-        "compare",
-        "sources",
-    )
+    commands = get_command(app).commands  # type: ignore[attr-defined]
     helps = [CliRunner().invoke(app, [command, "--help"]).output for command in commands]
 
     named = {word for word in re.findall(r"--[a-z][a-z-]+", README) if word != "--help"}

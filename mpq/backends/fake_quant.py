@@ -46,13 +46,12 @@ def apply(model: nn.Module, assignment: Assignment) -> nn.Module:
     return module
 
 
-def check_assignment(module: nn.Module, assignment: Assignment, *, folded: bool = False) -> None:
+def check_assignment(module: nn.Module, assignment: Assignment) -> None:
     """Every assigned layer is there, with its kind and shape, and so are the folded norms.
 
     Args:
         module: The network.
         assignment: Whose layers are looked for.
-        folded: Whether the norms have been folded already, and are not looked for.
 
     Raises:
         MismatchError: If something is missing; names the differences.
@@ -67,7 +66,7 @@ def check_assignment(module: nn.Module, assignment: Assignment, *, folded: bool 
         elif here != layer.signature:
             problems.append(f"has {here!r} instead of {layer.signature!r}")
     for convolution, norm in assignment.folded.items():
-        if not folded and not isinstance(modules.get(norm), _BatchNorm):
+        if not isinstance(modules.get(norm), _BatchNorm):
             problems.append(f"lacks BatchNorm {norm!r}")
         if found.get(convolution) is None:
             problems.append(f"lacks the layer {convolution!r} before BatchNorm {norm!r}")

@@ -82,18 +82,14 @@ def conversion_pairs(
     Raises:
         InputError: If formats meet that no conversion is known for.
     """
-    readers = (layer for layer in layers if layer.input_of is None)
-    fed = ((_last_feeder(layer, layers), layer) for layer in readers)
-    return tuple(
-        _pair(conversions, feeder, layer, choices, batch_size, can_run)
-        for feeder, layer in fed
-        if feeder is not None
-    )
-
-
-def _last_feeder(layer: Layer, layers: Sequence[Layer]) -> Layer | None:
-    feeders = [x for x in layers if x.name in layer.fed_by and x.name != layer.name]
-    return feeders[-1] if feeders else None
+    place = {layer.name: position for position, layer in enumerate(layers)}
+    pairs = []
+    for layer in layers:
+        feeders = [place[name] for name in layer.fed_by if name in place and name != layer.name]
+        if feeders and layer.input_of is None:
+            last = layers[max(feeders)]
+            pairs.append(_pair(conversions, last, layer, choices, batch_size, can_run))
+    return tuple(pairs)
 
 
 def _pair(

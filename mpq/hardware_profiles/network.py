@@ -57,7 +57,7 @@ class NetworkProfile:
         latency = CostTable.from_dict(data["latency"])
         half_width = CostTable.from_dict(data["half_width"])
         same = (latency.layers, latency.precisions) == (half_width.layers, half_width.precisions)
-        names = tuple(text.split(" ")[0] for text in data["signatures"])
+        names = tuple(text.rsplit(" ", 2)[0] for text in data["signatures"])
         if not same or names != latency.layers or latency.unit != "seconds":
             raise FileFormatError(
                 f"{data['name']}: latency, half_width and signatures must have the same layers, in "
@@ -65,6 +65,8 @@ class NetworkProfile:
             )
         if (latency.values < 0).any():
             raise FileFormatError(f"{data['name']}: a latency is negative")
+        if (half_width.values < 0).any():
+            raise FileFormatError(f"{data['name']}: a half width is negative")
         return cls(
             data["name"], data["title"], data["notes"], tuple(data["signatures"]),
             data["batch_size"], latency, half_width, data["machine"], data["record"],
@@ -152,20 +154,22 @@ class NetworkProfile:
     ) -> CostTable:
         """``[L, B]`` half of the 95 % interval of a layer alone, in seconds."""
         table = self.cost(resource, layers, choices, workload)
-        widths = _chosen(self.half_width, list(table.layers), choices)
-        return replace(widths, constant=0.0, pairs=())
+        widths = replace(self.half_width, constant=0.0, pairs=())
+        return _chosen(widths, list(table.layers), choices)
 
     def numbers(self) -> Mapping[str, Sourced]:
         """Uniform networks' seconds, the constant, and the correction's error."""
-        source = "measured by mpq profile: " + ", ".join(
-            f"{key} {value}" for key, value in self.machine.items()
-        )
+        source = "measured by mpq profile"
         found = {"batch_size": Sourced(self.batch_size, "as asked")}
         found["unquantizable_rest_s"] = Sourced(self.latency.constant, source)
         for precision, column in zip(
             self.latency.precisions, self.latency.values.T.tolist(), strict=True
         ):
             found[f"layers.{precision}.latency_s"] = Sourced(float(np.nansum(column)), source)
+        for label, agreement in self.record.get("agreement", {}).items():
+            told = f"{agreement['num_networks']} whole networks that were not used for it"
+            for key in ("spearman", "median_absolute_error"):
+                found[f"{label}.{key}"] = Sourced(agreement[key], told)
         return found
 
     def _check(self, layers: Sequence[Layer], workload: Workload) -> None:

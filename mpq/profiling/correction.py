@@ -58,8 +58,10 @@ class Correction:
 
     @classmethod
     def fit(cls, parts: Parts, measured: WholeTimes) -> Self:
-        """The posterior mean, given whole networks."""
+        """The posterior mean, given whole networks; the plain sum, given none."""
         seconds = measured.seconds
+        if not len(seconds):
+            return cls.none(parts)
         common = np.array([[1.0, *parts.by_kernel(row)] for row in measured.choices])
         features = np.hstack([common, np.array([parts.cells(row) for row in measured.choices])])
         num_common = common.shape[1]
@@ -101,7 +103,7 @@ class Agreement:
     """Predicted against measured seconds.
 
     Args:
-        spearman: Rank correlation.
+        spearman: Rank correlation; 0 where all are predicted, or measured, alike.
         median_absolute_error: Relative to the measured time.
         largest_absolute_error: The same, at its largest.
         num_networks: How many were compared.
@@ -116,7 +118,8 @@ class Agreement:
     def of(cls, predicted: Array, measured: Array) -> Self:
         """``[M]`` seconds each."""
         errors = np.abs(predicted / measured - 1)
-        ranks = float(stats.spearmanr(predicted, measured).statistic) if len(errors) > 1 else 0.0
+        differ = np.ptp(predicted) > 0 and np.ptp(measured) > 0
+        ranks = float(stats.spearmanr(predicted, measured).statistic) if differ else 0.0
         return cls(ranks, float(np.median(errors)), float(errors.max()), len(errors))
 
 

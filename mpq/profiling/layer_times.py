@@ -133,6 +133,8 @@ def error_of(subject: Subject, runtime: Runtime, name: str, precision: Precision
     if rounds_output(kind, precision):
         low, high = subject.skeleton.output_ranges[name]
         expected, step = np.clip(expected, low, high), (high - low) / 255
+    # What is no number is as wrong as can be.
+    found = np.nan_to_num(found.astype(np.float64), nan=float(np.finfo(np.float32).max))
     return max(float(np.abs(found - expected).max()) - step, 0.0) / spread
 
 

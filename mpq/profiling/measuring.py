@@ -12,7 +12,7 @@ from mpq.backends.onnx import Stretch
 from mpq.calibration import Calibration
 from mpq.errors import InputError, ModelError
 from mpq.hardware_profiles import NetworkProfile
-from mpq.journal import Journal, checksum
+from mpq.journal import Journal, measurement_key
 from mpq.model import Network
 from mpq.precision import Precision
 from mpq.profiling.correction import Agreement, Correction, predicted
@@ -121,7 +121,7 @@ def profile(
         if not runnable:
             raise InputError(f"{chosen.name} runs no layer at {', '.join(map(str, choices))}")
         subject = Subject.of(network, data, runnable, batch_size)
-        kept = _Kept({}, _journal(journal, subject, chosen, timer, runnable, seed))
+        kept = _Kept({}, _journal(journal, subject, data, chosen, timer, runnable, seed))
         between = Stretch.between(subject.skeleton) if chosen.runs_pairs else ()
         times = time_layers(subject, chosen, runnable, between, timer, kept, kept.keep)
         parts = Parts.of(subject, chosen, runnable, times)
@@ -136,6 +136,7 @@ def _precision(value: str | Precision) -> Precision:
 def _journal(
     path: Path | None,
     subject: Subject,
+    data: Calibration,
     runtime: Runtime,
     timer: Timer,
     choices: Sequence[Precision],
@@ -143,12 +144,9 @@ def _journal(
 ) -> Journal | None:
     if path is None:
         return None
-    key = {
-        "layers": subject.network.fingerprint,
-        "weights": checksum(subject.network.module.state_dict().values()),
+    key = measurement_key(subject.network, data, subject.quantizer, choices) | {
         "runtime": repr(runtime),
         "batch_size": str(subject.batch_size),
-        "precisions": ", ".join(map(str, choices)),
         "clock": timer.clock,
         "seed": str(seed),
         "machine": repr(describe_machine((runtime.package,))),
@@ -194,7 +192,7 @@ def _profile(
     return NetworkProfile(
         name=name,
         title=f"{runtime.name} on {machine['processor']}, {runtime.num_threads} thread(s)",
-        notes=NOTES,
+        notes=f"{NOTES} Machine: {', '.join(f'{key} {value}' for key, value in machine.items())}.",
         signatures=tuple(layer.signature for layer in subject.layers),
         batch_size=subject.batch_size,
         latency=table,

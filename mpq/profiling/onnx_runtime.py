@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     import onnx
 
 DISABLED: Final = "optimization.disable_specified_optimizers"
-"""A session's setting. ONNX Runtime's ``WeightBiasQuantization`` makes an int8 layer of a float one
-that stands between two int8 layers, with scales of its own: an assignment would not be kept."""
+"""A session's setting."""
+KEPT: Final = ("WeightBiasQuantization", "DoubleQDQPairsRemover")
+"""What must be disabled for an assignment to be kept: ONNX Runtime makes an int8 layer of a float
+one that stands between two int8 layers, with scales of its own, and merges two roundings."""
 CHANNELS_LAST: Final = "NhwcTransformer"
 
 
@@ -93,7 +95,7 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         layout = () if self.channels_last else (CHANNELS_LAST,)
-        options.add_session_config_entry(DISABLED, ";".join(("WeightBiasQuantization", *layout)))
+        options.add_session_config_entry(DISABLED, ";".join((*KEPT, *layout)))
         failures = onnxruntime.capi.onnxruntime_pybind11_state
         try:
             return onnxruntime.InferenceSession(

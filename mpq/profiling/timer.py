@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from random import Random
 from typing import Any, Protocol, final
 
@@ -126,8 +127,15 @@ class Timer:
         return median_interval(pairs[:, column], float(np.median(pairs[:, 1])))
 
     def _check(self, found: Mapping[str, Interval]) -> None:
+        drift = float(np.median([interval.drift for interval in found.values()]))
+        if abs(drift) > self.max_interval:
+            raise MeasurementError(
+                f"the machine's speed changed while it was measured: in the second half everything "
+                f"took {drift:+.1%} of the time of the first, more than the {self.max_interval:.1%} "
+                "that are accepted. Measure again when its load and its clock are steady"
+            )
         wide = {
-            name: interval.half_width_s / interval.median_s
+            name: interval.half_width_s / interval.median_s if interval.median_s else inf
             for name, interval in found.items()
             if interval.half_width_s > max(self.max_interval * interval.median_s, self.resolution_s)
         }

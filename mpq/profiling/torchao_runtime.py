@@ -66,8 +66,8 @@ class TorchAo:
         """The whole network."""
         module = copy.deepcopy(subject.network.module)
         _quantize(subject, module, precisions, {name: name for name in precisions})
-        values = [torch.from_numpy(x) for x in subject.skeleton.feeds.values()]
-        return self._program(module, lambda: module(*values))
+        example = subject.skeleton.example
+        return self._program(module, lambda: module(*example.args, **example.kwargs))
 
     def idle(self) -> Program:
         """Nothing is called."""

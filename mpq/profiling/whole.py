@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq.cost_table import CostTable
+from mpq.errors import ModelError
 from mpq.precision import Precision
 from mpq.problem import Choice
 from mpq.profiling.interval import Interval
@@ -45,6 +46,9 @@ def random_assignments(
 
     Each has shares of its own, drawn evenly from all that there are, and every layer draws by them
     among the precisions that it was measured at.
+
+    Raises:
+        ModelError: If tied layers were measured at no precision in common.
     """
     rng = np.random.default_rng(seed)
     able = ~np.isnan(table.values)
@@ -59,6 +63,11 @@ def random_assignments(
                 i for i, other in enumerate(table.layers) if owner.get(other, other) == group
             ]
             allowed = able[members].all(axis=0) * shares
+            if not allowed.any():
+                raise ModelError(
+                    f"{' and '.join(table.layers[i] for i in members)} share a tensor or a weight "
+                    "but run at no precision in common; add fp32"
+                )
             if group not in drawn:
                 drawn[group] = int(rng.choice(len(shares), p=allowed / allowed.sum()))
             found[row, place] = drawn[group]

@@ -31,9 +31,8 @@ class Auto(Solver):
     A sum over layers goes to ``lagrangian``, or to ``ilp`` where pairs of layers have costs of
     their own, as conversions between their formats have; losses with interactions to
     ``branch-and-bound`` where all layers together have up to 160 precisions, else to
-    ``local-search``; with costs of pairs to ``outer-approximation`` up to 600 precisions, because
-    the relaxation of the one knows nothing of the pairs, and the exchanges of the other rarely
-    move a whole block of layers to another format.
+    ``local-search``; with costs of pairs to ``outer-approximation`` between 160 and 600 precisions,
+    because the exchanges of a local search rarely move a whole block of layers to another format.
 
     Args:
         seed: Of the local search.
@@ -63,12 +62,13 @@ class Auto(Solver):
         if problem.interactions.shrinkage == 1:
             return BranchAndBound(seed=self.seed), "the interactions are shrunk away"
         num_moves = int(problem.grouped.allowed.sum())
-        if len(problem.grouped.couplings) and num_moves <= _LINKED_MOVES:
-            why = f"interactions of {num_moves} precisions, with costs of pairs of layers"
-            return OuterApproximation(time_limit_s=_TIME_LIMIT_S), why
+        pairs = ", with costs of pairs of layers" if len(problem.grouped.couplings) else ""
         if num_moves <= _PROVED_MOVES:
             solver = BranchAndBound(time_limit_s=_TIME_LIMIT_S, seed=self.seed)
-            return solver, f"interactions of {num_moves} precisions"
+            return solver, f"interactions of {num_moves} precisions{pairs}"
+        if pairs and num_moves <= _LINKED_MOVES:
+            why = f"interactions of {num_moves} precisions{pairs}"
+            return OuterApproximation(time_limit_s=_TIME_LIMIT_S), why
         why = f"interactions of {num_moves} precisions, too many to prove"
         if num_moves <= _THOROUGH_MOVES:
             return LocalSearch(seed=self.seed), why

@@ -6,11 +6,12 @@ from typing import Any
 from torch import nn
 
 from mpq.assignment import Assignment
+from mpq.attention import open_attention
 from mpq.backends.fake_quant import check_assignment
 from mpq.backends.onnx.filling import fill
 from mpq.backends.onnx.skeleton import Skeleton, require_onnx
 from mpq.calibration import Calibration
-from mpq.model import Network
+from mpq.model import Network, check_model, share_parameters
 from mpq.output import write_files
 from mpq.quantization import ActivationRanges, Quantizer
 
@@ -41,8 +42,9 @@ def export_onnx(
     require_onnx()
     data = Calibration.of(calibration)
     names = [layer.name for layer in assignment.layers]
+    check_model(model)
+    check_assignment(open_attention(share_parameters(model)), assignment)
     network = Network.of(model, data, include=names, fold=bool(assignment.folded))
-    check_assignment(network.module, assignment, folded=True)
     ranges = ActivationRanges(
         {
             (layer.name, layer.precision.activation): layer.activation_range

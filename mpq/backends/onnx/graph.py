@@ -61,7 +61,8 @@ class Writer:
 
         array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
         name = self.fresh(stem)
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        # Not ascontiguousarray, which makes a list of one of a single number.
+        self.constants.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
     def node(

@@ -32,13 +32,15 @@ class Skeleton:
     Args:
         graph: With a node ``mpq::Layer`` wherever a layer is called, in float32.
         network: Whose layers belong there.
-        feeds: Example inputs by name.
+        example: Example inputs.
+        feeds: Those that are inputs of the graph, by name.
         layer_inputs: Example input of every layer's first call.
         output_ranges: Smallest and largest output of every layer over the calibration examples.
     """
 
     graph: "onnx.ModelProto"
     network: Network
+    example: Batch
     feeds: Mapping[str, npt.NDArray[Any]]
     layer_inputs: Mapping[str, Tensor]
     output_ranges: Mapping[str, tuple[float, float]]
@@ -66,8 +68,10 @@ class Skeleton:
         inputs, shapes = _observe(network, batch)
         graph = _export(network, batch, shapes)
         names = [value.name for value in graph.graph.input]
-        values = [x.cpu().numpy() for x in (*batch.args, *batch.kwargs.values())]
-        return cls(graph, network, dict(zip(names, values, strict=True)), inputs, ranges)
+        given = (*batch.args, *batch.kwargs.values())
+        values = [x.cpu().numpy() for x in given if isinstance(x, Tensor)]
+        feeds = dict(zip(names, values, strict=True))
+        return cls(graph, network, batch, feeds, inputs, ranges)
 
 
 def require_onnx() -> None:
@@ -113,10 +117,7 @@ class _Place(nn.Module):
 def _export(
     network: Network, batch: Batch, shapes: Mapping[str, Mapping[Shape, Shape]]
 ) -> "onnx.ModelProto":
-    module = share_parameters(network.module)
-    for name, known in shapes.items():
-        parent, _, leaf = name.rpartition(".")
-        setattr(module.get_submodule(parent), leaf, _Place(name, known))
+    module = _opened(network, shapes)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -130,6 +131,20 @@ def _export(
         ) from error
     assert program is not None
     return program.model_proto
+
+
+def _opened(network: Network, shapes: Mapping[str, Mapping[Shape, Shape]]) -> nn.Module:
+    """A copy of the network with places for its layers, under all names that a layer has."""
+    module = share_parameters(network.module)
+    places = {id(module.get_submodule(name)): _Place(name, shapes[name]) for name in shapes}
+    for path, site in list(module.named_modules(remove_duplicate=False)):
+        place = places.get(id(site))
+        if place is not None and not path:
+            return place
+        if place is not None:
+            parent, _, leaf = path.rpartition(".")
+            setattr(module.get_submodule(parent), leaf, place)
+    return module
 
 
 @contextmanager

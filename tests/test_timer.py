@@ -179,6 +179,17 @@ def test_clock_that_mostly_stands_still_is_noise(clocks: Clocks) -> None:
         clocks.timer().measure(runs, [["coarse"]], kept := Kept(), kept.keep, "x")
 
 
+def test_a_machine_that_slows_down_is_refused(clocks: Clocks) -> None:
+    """Each half is steady and the interval narrow, but the second half takes twice the first."""
+    times = iter([100] * 40 + [200] * 39)
+    kept = Kept()
+
+    with pytest.raises(MeasurementError, match=r"the second half took \+9.\.\d% more"):
+        clocks.timer(rounds=79, max_interval=0.9).measure(
+            {"slow": clocks.program("slow", times)}, [["slow"]], kept, kept.keep, "x"
+        )
+
+
 def interrupted_after(count: int, keep: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
     """Keeps so many rounds, then is stopped by the keyboard."""
     left = count

@@ -184,7 +184,7 @@ def test_a_machine_that_slows_down_is_refused(clocks: Clocks) -> None:
     times = iter([100] * 40 + [200] * 39)
     kept = Kept()
 
-    with pytest.raises(MeasurementError, match=r"the second half took \+9.\.\d% more"):
+    with pytest.raises(MeasurementError, match=r"the second half took \+100.0% more"):
         clocks.timer(rounds=79, max_interval=0.9).measure(
             {"slow": clocks.program("slow", times)}, [["slow"]], kept, kept.keep, "x"
         )

@@ -38,7 +38,9 @@ class Dataflow:
 
     @classmethod
     def of(cls, module: nn.Module, batch: Batch, layers: Sequence[Layer]) -> "Dataflow":
-        """Runs the module on two examples, or on all where those do not reach every layer.
+        """Runs the module on two examples, or on all where those do not do.
+
+        They do not where they fail to reach every layer, or the module takes whole batches only.
 
         Steps are the operations that torch runs. What depends on no input (positions, causal masks)
         is a constant, as parameters are, and no tensor here. Outputs are the tensors in the
@@ -51,7 +53,10 @@ class Dataflow:
         """
         names = [layer.name for layer in layers]
         few = batch.slice(0, min(_NUM_EXAMPLES, batch.size))
-        recorder = _run(module, few, names)
+        try:
+            recorder = _run(module, few, names)
+        except (RuntimeError, ValueError, IndexError):  # what torch says of shapes that do not fit
+            recorder = _run(module, batch, names)
         if set(recorder.fed_by) != set(names):
             recorder = _run(module, batch, names)
         return recorder.found(names)

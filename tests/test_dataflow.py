@@ -348,3 +348,22 @@ def test_the_command_line(tmp_path: Path) -> None:
     budgets = json.loads(again.output)[0]["budgets"]
     assert [budget["resource"] for budget in budgets] == ["peak_ram", "weight_bytes"]
     assert budgets[0]["used"] <= 3072
+
+
+class Sixes(nn.Module):
+    """Takes batches of six only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(5, 7), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.first(x).view(6, 7))
+        return out
+
+
+def test_a_network_that_takes_whole_batches_only() -> None:
+    """Two examples do not fit; the whole batch does."""
+    network = Network.of(Sixes().eval(), [torch.randn(6, 5)])
+
+    assert [layer.fed_by for layer in network.layers] == [(), ("first",)]

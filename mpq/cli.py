@@ -232,8 +232,10 @@ def export_onnx(
         raise InputError("--model needs --data: a function that yields calibration batches")
     loaded = load_model(model, weights)
     examples = load_data(data or DEMO_DATA, loaded, 0)
-    file = run(loaded, found, examples, output, batch_size)
-    typer.echo(f"wrote {file}")
+    made = run(loaded, found, examples, output, batch_size)
+    typer.echo(f"wrote {made.path}")
+    if made.departure is not None:
+        typer.echo(f"ONNX Runtime here against the simulation: {made.judged}")
 
 
 @app.command()

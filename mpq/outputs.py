@@ -43,8 +43,17 @@ def position_values(output: Any) -> Tensor:
     Raises:
         ModelError: If the output is none of these, or is not finite.
     """
-    values = _tensor(output, _NAMES, f"a floating-point tensor nor has one of {', '.join(_NAMES)}")
+    values = scored_tensor(output)
     return _by_position(values.unsqueeze(-1) if values.ndim == 1 else values)
+
+
+def scored_tensor(output: Any) -> Tensor:
+    """The tensor of a network's output that metrics read, as it is.
+
+    Raises:
+        ModelError: If there is none.
+    """
+    return _tensor(output, _NAMES, f"a floating-point tensor nor has one of {', '.join(_NAMES)}")
 
 
 def _by_position(values: Tensor) -> Tensor:

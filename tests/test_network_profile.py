@@ -203,6 +203,19 @@ def unknown_pair(data: Any) -> None:
     data["latency"]["pairs"][0]["first"] = "z"
 
 
+def width_in_bytes(data: Any) -> None:
+    data["half_width"]["unit"] = "bytes"
+
+
+def no_width(data: Any) -> None:
+    data["half_width"]["values"][0][0] = None
+
+
+def nowhere(data: Any) -> None:
+    data["latency"]["values"][0] = [None] * 3
+    data["half_width"]["values"][0] = [None] * 3
+
+
 def later(data: Any) -> None:
     data["schema_version"] = 2
 
@@ -212,6 +225,9 @@ def later(data: Any) -> None:
     [
         (negative, "a latency is negative"),
         (negative_width, "a half width is negative"),
+        (width_in_bytes, "in seconds"),
+        (no_width, "a half width wherever it has a latency"),
+        (nowhere, "a latency at one precision at least"),
         (infinite, "layer 'b' at w7a8 costs inf"),
         (other_unit, "in seconds"),
         (no_unit, "unit"),
@@ -240,6 +256,7 @@ def test_empty_cell_means_that_it_cannot_run(measured: NetworkProfile) -> None:
     """Null, or NaN as some write it."""
     data = json.loads(measured.to_json())
     data["latency"]["values"][1] = [4.0, None, float("nan")]
+    data["half_width"]["values"][1][1:] = [None, float("nan")]
 
     found = profile_from_dict(data)
 

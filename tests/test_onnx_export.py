@@ -202,7 +202,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Assignment]:
     model, data = made(Residual), images()
     assignment = assigned(model, data, MIXED)
     path = tmp_path_factory.mktemp("onnx") / "net.onnx"
-    return export_onnx(model, assignment, data, path), assignment
+    return export_onnx(model, assignment, data, path).path, assignment
 
 
 def test_mixed_network_computes_what_the_simulation_does(mixed: tuple[Path, Assignment]) -> None:
@@ -304,7 +304,7 @@ def test_bias_that_is_too_large_for_32_bits_widens_the_steps(tmp_path: Path) -> 
     model, data = made(Lonely), [torch.randn(4, 16, generator=torch.Generator().manual_seed(0))]
     assignment = assigned(model, data, {"": "w7a8"})
 
-    file = export_onnx(model, assignment, data, tmp_path / "net.onnx")
+    file = export_onnx(model, assignment, data, tmp_path / "net.onnx").path
 
     with torch.no_grad():
         expected = apply(model, assignment)(data[0][:1]).numpy()

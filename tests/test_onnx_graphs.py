@@ -96,7 +96,7 @@ class Bench:
 
     def example(self, name: str) -> Array:
         """Its input."""
-        found: Array = self.skeleton.layer_inputs[name].numpy()
+        found: Array = self.skeleton.layer_inputs[name][0].numpy()
         return found
 
     def simulated(self, name: str, precision: Precision) -> Array:

@@ -30,7 +30,7 @@ def apply(model: nn.Module, assignment: Assignment) -> nn.Module:
     """
     check_model(model)
     module = open_attention(share_parameters(model))
-    check_assignment(module, assignment)
+    _check(module, assignment)
     fold_batch_norm(module, assignment.folded)
     ranges = ActivationRanges(
         {
@@ -46,16 +46,8 @@ def apply(model: nn.Module, assignment: Assignment) -> nn.Module:
     return module
 
 
-def check_assignment(module: nn.Module, assignment: Assignment) -> None:
-    """Every assigned layer is there, with its kind and shape, and so are the folded norms.
-
-    Args:
-        module: The network.
-        assignment: Whose layers are looked for.
-
-    Raises:
-        MismatchError: If something is missing; names the differences.
-    """
+def _check(module: nn.Module, assignment: Assignment) -> None:
+    """Every assigned layer is there, with its kind and shape, and so are the folded norms."""
     modules = dict(module.named_modules(remove_duplicate=False))
     found = {name: _signature(name, site) for name, site in modules.items()}
     problems = []

@@ -58,7 +58,8 @@ class NetworkProfile:
         half_width = CostTable.from_dict(data["half_width"])
         same = (latency.layers, latency.precisions) == (half_width.layers, half_width.precisions)
         names = tuple(text.rsplit(" ", 2)[0] for text in data["signatures"])
-        if not same or names != latency.layers or latency.unit != "seconds":
+        units = {latency.unit, half_width.unit}
+        if not same or names != latency.layers or units != {"seconds"}:
             raise FileFormatError(
                 f"{data['name']}: latency, half_width and signatures must have the same layers, in "
                 "seconds"
@@ -67,6 +68,12 @@ class NetworkProfile:
             raise FileFormatError(f"{data['name']}: a latency is negative")
         if (half_width.values < 0).any():
             raise FileFormatError(f"{data['name']}: a half width is negative")
+        able = ~np.isnan(latency.values)
+        if (able != ~np.isnan(half_width.values)).any() or not able.any(axis=1).all():
+            raise FileFormatError(
+                f"{data['name']}: every layer needs a latency at one precision at least, and "
+                "a half width wherever it has a latency"
+            )
         return cls(
             data["name"], data["title"], data["notes"], tuple(data["signatures"]),
             data["batch_size"], latency, half_width, data["machine"], data["record"],

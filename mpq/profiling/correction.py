@@ -1,6 +1,5 @@
 """What whole networks teach about the sum of their layers."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self, final
 
@@ -92,9 +91,10 @@ class Correction:
 
     def to_dict(self, parts: Parts) -> dict[str, Any]:
         """The numbers with their units, for a profile."""
-        names = [f"factor_{name}" for name in parts.kernels] + ["factor_pairs"]
-        factors: Mapping[str, float] = dict(zip(names, self.factors.tolist(), strict=True))
-        return {"overhead_s": self.overhead_s, **factors}
+        *own, pairs = self.factors.tolist()
+        named = zip(parts.kernels, own, strict=True)
+        factors = {f"factor_{name}": factor for name, factor in named if name}
+        return {"overhead_s": self.overhead_s, **factors, "factor_pairs": pairs}
 
 
 @final

@@ -35,29 +35,37 @@ class LayerTimes:
         alone: Layer and precision to its interval, from floats to floats.
         together: Two layers that follow each other, with what is between them, at two precisions,
             one for each kernel.
+        calls: How often two layers follow each other in one run.
+        layer_calls: How often a layer is called in one run; its calls are taken to be alike where
+            it is timed with another.
         idle: A run that computes nothing; taken off all others when they are used.
         wrong: Layer and precision to how far off the runtime computes, in standard deviations.
     """
 
     alone: Mapping[Cell, Interval]
     together: Mapping[tuple[Cell, Cell], Interval]
+    calls: Mapping[tuple[str, str], int]
+    layer_calls: Mapping[str, int]
     idle: Interval
     wrong: Mapping[Cell, float]
 
     def seconds(self, name: str, precision: Precision) -> float:
-        """Of one call; ``nan`` where it was not timed."""
+        """Of all calls in one run; ``nan`` where it was not timed."""
         found = self.alone.get((name, precision))
         return nan if found is None else max(found.median_s - self.idle.median_s, 0.0)
 
     def half_width(self, name: str, precision: Precision) -> float:
-        """Of one call; ``nan`` where it was not timed."""
+        """Of all calls in one run; ``nan`` where it was not timed."""
         found = self.alone.get((name, precision))
         return nan if found is None else found.half_width_s + self.idle.half_width_s
 
     def excess(self, first: Cell, second: Cell) -> float:
         """Seconds that two layers and what is between them take beyond what each takes alone."""
         both = self.together[first, second].median_s - self.idle.median_s
-        return both - self.seconds(*first) - self.seconds(*second)
+        return both - self._once(first) - self._once(second)
+
+    def _once(self, cell: Cell) -> float:
+        return self.seconds(*cell) / self.layer_calls[cell[0]]
 
 
 def time_layers(
@@ -112,6 +120,8 @@ def time_layers(
     return LayerTimes(
         {cell: found[_named(cell)] for cell in cells},
         {pair: found[_named(*pair)] for pair in pairs},
+        {(one, other): stretch.calls for stretch in between for one, other in [stretch.layers]},
+        {layer.name: layer.calls for layer in subject.layers},
         found[IDLE],
         wrong,
     )
@@ -120,18 +130,18 @@ def time_layers(
 def error_of(subject: Subject, runtime: Runtime, name: str, precision: Precision) -> float:
     """Largest difference between runtime and simulation, in standard deviations of the output.
 
-    On the input of the layer's first call. What rounding an output to 8 bits may do is taken off.
+    On the inputs of the layer's first call in a few examples. What rounding an output to 8 bits may
+    do is taken off.
     """
-    example = subject.skeleton.layer_inputs[name]
-    alone = Stretch.alone(subject.skeleton, name)
+    skeleton, network = subject.skeleton, subject.network
+    alone = Stretch.alone(skeleton, name, has_samples=True)
     found = runtime.stretch(subject, alone, {name: precision}).outputs(*alone.examples)
-    network = subject.network
     with quantized(network, {name: precision}, subject.quantizer), torch.no_grad():
-        expected = network.site(name)(example).cpu().numpy()
+        expected = network.site(name)(skeleton.samples[name][0]).cpu().numpy()
     kind = next(layer.kind for layer in subject.layers if layer.name == name)
     spread, step = float(expected.std()) or 1.0, 0.0
     if rounds_output(kind, precision):
-        low, high = subject.skeleton.output_ranges[name]
+        low, high = skeleton.output_ranges[name]
         expected, step = np.clip(expected, low, high), (high - low) / 255
     # What is no number is as wrong as can be.
     found = np.nan_to_num(found.astype(np.float64), nan=float(np.finfo(np.float32).max))

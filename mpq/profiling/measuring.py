@@ -8,7 +8,7 @@ from typing import Any, final
 import numpy as np
 from torch import nn
 
-from mpq.backends.onnx import Stretch
+from mpq.backends.onnx import Stretch, check_batch_size
 from mpq.calibration import Calibration
 from mpq.errors import InputError, ModelError
 from mpq.hardware_profiles import NetworkProfile
@@ -104,6 +104,7 @@ def profile(
         MissingDependencyError: If the runtime is not installed.
         MeasurementError: If the machine is too noisy, or a clock runs backwards.
     """
+    check_batch_size(batch_size)
     if whole < 0:
         raise InputError(f"the number of whole networks is at least 0; got {whole}")
     chosen = RUNTIMES.build(runtime) if isinstance(runtime, str) else runtime

@@ -1,17 +1,13 @@
 """OpenVINO on the processor."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 
-from mpq.backends.onnx import Stretch, kernel_of
 from mpq.errors import InputError, MissingDependencyError, ModelError
-from mpq.precision import Precision
-from mpq.profiling.graphs import network_graph, nothing, stretch_graph
+from mpq.profiling.graphs import GraphRuntime
 from mpq.profiling.runtime import Array, Program
-from mpq.profiling.subject import Subject
 
 if TYPE_CHECKING:
     import onnx
@@ -19,7 +15,7 @@ if TYPE_CHECKING:
 
 @final
 @dataclass(frozen=True)
-class OpenVino:
+class OpenVino(GraphRuntime):
     """Runs the same ONNX graphs; rounds activations of packed weights while running.
 
     Args:
@@ -34,7 +30,6 @@ class OpenVino:
     default_precisions: ClassVar[tuple[str, ...]] = (
         "fp32", "w7a8", "w8a8", "w4g32a8d", "w8g32a8d",
     )  # fmt: skip
-    runs_pairs: ClassVar[bool] = True
     num_threads: int = 1
     inference_precision: str = "f32"
 
@@ -45,30 +40,8 @@ class OpenVino:
                 f"{self.num_threads} and {self.inference_precision!r}"
             )
 
-    def can_run(self, kind: str, precision: Precision) -> bool:
-        """Whether there is a kernel."""
-        return kernel_of(kind, precision) is not None
-
-    def kernel(self, kind: str, precision: Precision) -> str:
-        """How the layer is written in ONNX."""
-        kernel = kernel_of(kind, precision)
-        return "" if kernel is None else kernel.value
-
-    def stretch(
-        self, subject: Subject, stretch: Stretch, precisions: Mapping[str, Precision]
-    ) -> Program:
-        """A part of the network."""
-        return self._compile(*stretch_graph(subject, stretch, precisions))
-
-    def network(self, subject: Subject, precisions: Mapping[str, Precision]) -> Program:
-        """The whole network."""
-        return self._compile(*network_graph(subject, precisions))
-
-    def idle(self) -> Program:
-        """An ``Identity`` of one number."""
-        return self._compile(*nothing())
-
-    def _compile(self, graph: "onnx.ModelProto", examples: list[Array]) -> Program:
+    def compiled(self, graph: "onnx.ModelProto", examples: list[Array]) -> Program:
+        """See ``GraphRuntime``."""
         try:
             import openvino
         except ImportError as error:

@@ -56,8 +56,8 @@ class Parts:
         layers = subject.layers
         names = [[runtime.kernel(x.kind, p) for p in precisions] for x in layers]
         kernels = tuple(dict.fromkeys(name for row in names for name in row))
-        alone = [[x.calls * times.seconds(x.name, p) for p in precisions] for x in layers]
-        width = [[x.calls * times.half_width(x.name, p) for p in precisions] for x in layers]
+        alone = [[times.seconds(x.name, p) for p in precisions] for x in layers]
+        width = [[times.half_width(x.name, p) for p in precisions] for x in layers]
         kernel = np.array([[kernels.index(name) for name in row] for row in names])
         between_s, pairs = _pairs(subject, precisions, times, kernel)
         return cls(
@@ -111,7 +111,7 @@ def _pairs(
         measured.setdefault((cells[0][0], cells[1][0]), []).append(cells)
     between_s, pairs = 0.0, []
     for (one, other), combinations in measured.items():
-        calls = subject.layers[row_of[other]].calls
+        calls = times.calls[one, other]
         mean = float(np.mean([times.excess(*cells) for cells in combinations]))
         values = np.zeros((len(precisions), len(precisions)))
         for first, second in combinations:

@@ -55,12 +55,12 @@ class TorchAo:
     def stretch(
         self, subject: Subject, stretch: Stretch, precisions: Mapping[str, Precision]
     ) -> Program:
-        """One layer alone."""
+        """One layer alone, all its calls."""
         (name,) = stretch.layers
         holder = nn.Sequential(copy.deepcopy(subject.network.site(name)))
         _quantize(subject, holder, {name: precisions[name]}, {name: "0"})
-        (example,) = stretch.examples
-        return self._program(holder, lambda: holder(torch.from_numpy(example)))
+        examples = [torch.from_numpy(x) for x in stretch.examples]
+        return self._program(holder, lambda: [holder(x) for x in examples])
 
     def network(self, subject: Subject, precisions: Mapping[str, Precision]) -> Program:
         """The whole network."""
@@ -85,7 +85,7 @@ class TorchAo:
 
         def outputs(*values: Array) -> Array:
             with torch.inference_mode():
-                found: Array = module(*map(torch.from_numpy, values)).numpy()
+                found: Array = module(torch.from_numpy(values[0])).numpy()
             return found
 
         return Program(run, outputs)

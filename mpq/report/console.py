@@ -103,9 +103,10 @@ def print_profile(profile: "NetworkProfile", console: Console) -> None:
             f"{wrong['error_in_standard_deviations']:.2g} standard deviations of its output)"
         )
     for label, found in profile.record.get("agreement", {}).items():
+        ranks = f"Spearman {found['spearman']:.3f}, " if found["num_networks"] >= 5 else ""
         console.print(
-            f"{label} against {found['num_networks']} other networks: Spearman "
-            f"{found['spearman']:.3f}, median error {found['median_absolute_error']:.1%}"
+            f"{label} against {found['num_networks']} other networks: {ranks}median error "
+            f"{found['median_absolute_error']:.1%}"
         )
 
 

@@ -1,29 +1,75 @@
 """An assignment as an ONNX file that runtimes execute in its number formats."""
 
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, final
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from mpq.assignment import Assignment
-from mpq.attention import open_attention
-from mpq.backends.fake_quant import check_assignment
+from mpq.backends.fake_quant import apply
 from mpq.backends.onnx.filling import fill
-from mpq.backends.onnx.skeleton import Skeleton, require_onnx
+from mpq.backends.onnx.session import open_session
+from mpq.backends.onnx.skeleton import NUM_SAMPLES, Skeleton, check_batch_size, require_onnx
 from mpq.calibration import Calibration
-from mpq.model import Network, check_model, share_parameters
+from mpq.model import Network
 from mpq.output import write_files
+from mpq.outputs import scored_tensor
 from mpq.quantization import ActivationRanges, Quantizer
+
+if TYPE_CHECKING:
+    import onnx
+
+
+MUCH = 0.5
+"""A departure that rounding outputs to 8 bits does not explain."""
+
+
+@final
+@dataclass(frozen=True)
+class OnnxExport:
+    """A file that was written.
+
+    Args:
+        path: Where it is.
+        departure: Largest difference between ONNX Runtime here and the simulation over the first
+            examples, in standard deviations of the outputs; ``None`` without ONNX Runtime.
+    """
+
+    path: Path
+    departure: float | None
+
+    @property
+    def judged(self) -> str:
+        """The departure, and what is likely to be wrong if it is large, for people."""
+        if self.departure is None:
+            return "not tried"
+        told = f"at most {self.departure:.2g} standard deviations of the outputs apart"
+        if self.departure <= MUCH:
+            return told
+        return (
+            f"{told}, which is much: int8 products saturate at 8-bit weights on x86 processors "
+            "without VNNI, where w7a8 is the format to take"
+        )
 
 
 def export_onnx(
     model: nn.Module, assignment: Assignment, calibration: Any, path: Path, batch_size: int = 1
-) -> Path:
-    """Writes the network with every layer in its assigned precision.
+) -> OnnxExport:
+    """Writes the network with every layer in its assigned precision, and tries it.
 
     Layers of ``w2a8`` to ``w8a8`` become int8 between ``QuantizeLinear`` and ``DequantizeLinear``;
     linear layers of ``w2g128a8d``, ``w4g128a32`` and the like become ``MatMulNBits``; ``fp32``
-    stays. Shapes are fixed to those of the calibration examples and the batch size.
+    stays. Shapes are fixed to those of the calibration examples and the batch size. The output is
+    the tensor that mpq compares, called ``output``.
+
+    Two things to know where it is deployed. ONNX Runtime makes int8 layers of float ones between
+    int8 ones unless a session's setting says otherwise: see ``open_session``. And its int8 products
+    saturate at 8-bit weights on x86 processors without VNNI: ``departure`` shows that where it
+    happens on this one; assign ``w7a8`` for such processors.
 
     Args:
         model: The network that the assignment was found for, in evaluation mode.
@@ -33,6 +79,7 @@ def export_onnx(
         batch_size: Examples of one run.
 
     Raises:
+        InputError: If the batch size is below 1.
         MissingDependencyError: If ``mpq[onnx]`` is not installed.
         MismatchError: If the assignment belongs to another network.
         PrecisionError: If a layer's precision has no kernel.
@@ -40,10 +87,10 @@ def export_onnx(
         OutputError: If the file cannot be written.
     """
     require_onnx()
+    check_batch_size(batch_size)
     data = Calibration.of(calibration)
     names = [layer.name for layer in assignment.layers]
-    check_model(model)
-    check_assignment(open_attention(share_parameters(model)), assignment)
+    simulated = apply(model, assignment)
     network = Network.of(model, data, include=names, fold=bool(assignment.folded))
     ranges = ActivationRanges(
         {
@@ -53,6 +100,31 @@ def export_onnx(
         }
     )
     quantizer = Quantizer(ranges, assignment.weight_range)
-    filled = fill(Skeleton.of(network, data, batch_size), assignment.precisions, quantizer)
+    skeleton = Skeleton.of(network, data, batch_size)
+    filled = fill(skeleton, assignment.precisions, quantizer)
     (file,) = write_files(path.parent, {path.name: filled.SerializeToString()})
-    return file
+    return OnnxExport(file, _departure(filled, skeleton, simulated, data, batch_size))
+
+
+def _departure(
+    graph: "onnx.ModelProto",
+    skeleton: Skeleton,
+    simulated: nn.Module,
+    data: Calibration,
+    batch_size: int,
+) -> float | None:
+    if find_spec("onnxruntime") is None:
+        return None
+    session = open_session(graph)
+    first = data.first()
+    found, expected = [], []
+    few = min(first.size, max(NUM_SAMPLES, batch_size))
+    for start in range(0, few // batch_size * batch_size, batch_size):
+        batch = first.slice(start, start + batch_size)
+        values = (x for x in (*batch.args, *batch.kwargs.values()) if isinstance(x, Tensor))
+        feeds = {name: x.numpy() for name, x in zip(skeleton.feeds, values, strict=True)}
+        found.append(session.run(None, feeds)[0])
+        with torch.no_grad():
+            expected.append(scored_tensor(simulated(*batch.args, **batch.kwargs)).cpu().numpy())
+    difference = np.concatenate(found).astype(np.float64) - np.concatenate(expected)
+    return float(np.abs(difference).max()) / (float(np.std(np.concatenate(expected))) or 1.0)

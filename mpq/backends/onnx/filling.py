@@ -124,8 +124,7 @@ class _Filling:
         del graph.node[:]
         graph.node.extend(self.writer.nodes)
         graph.initializer.extend(self.writer.constants)
-        for value in graph.output:
-            value.name = renamed.get(value.name, value.name)
+        _swap_names(graph, {v.name: renamed[v.name] for v in graph.output if v.name in renamed})
 
     def copy(self, node: "onnx.NodeProto", renamed: Mapping[str, str]) -> None:
         for index, name in enumerate(node.input):
@@ -172,6 +171,14 @@ class _Filling:
         low = max(low, 0.0) if place.is_rectified else low
         ends = torch.tensor([low]), torch.tensor([high])
         return Codes.of(make_grid(NUMBER_FORMATS["int8"], False, *ends))
+
+
+def _swap_names(graph: "onnx.GraphProto", rounded: Mapping[str, str]) -> None:
+    """Lets rounded outputs of the graph keep their names; what is rounded takes the new ones."""
+    names = {**rounded, **{new: old for old, new in rounded.items()}}
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
 
 
 def idle_graph() -> tuple["onnx.ModelProto", list[npt.NDArray[np.float32]]]:

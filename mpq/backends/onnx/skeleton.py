@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from mpq.calibration import Batch, Calibration
-from mpq.errors import MissingDependencyError, ModelError
+from mpq.errors import InputError, MissingDependencyError, ModelError
 from mpq.model import Network, hooks, share_parameters
+from mpq.outputs import scored_tensor
 
 if TYPE_CHECKING:
     import onnx
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 PLACE, DOMAIN = "Layer", "mpq"
 """Operator and domain of an open place; its attribute ``layer`` names the layer."""
 Shape = tuple[int, ...]
+NUM_SAMPLES = 16
+"""Examples that every layer's kernels are held against the simulation on."""
 
 
 @final
@@ -34,7 +37,8 @@ class Skeleton:
         network: Whose layers belong there.
         example: Example inputs.
         feeds: Those that are inputs of the graph, by name.
-        layer_inputs: Example input of every layer's first call.
+        layer_inputs: Example input of every call of every layer.
+        samples: The same for up to ``NUM_SAMPLES`` examples at once, to hold kernels against.
         output_ranges: Smallest and largest output of every layer over the calibration examples.
     """
 
@@ -42,7 +46,8 @@ class Skeleton:
     network: Network
     example: Batch
     feeds: Mapping[str, npt.NDArray[Any]]
-    layer_inputs: Mapping[str, Tensor]
+    layer_inputs: Mapping[str, tuple[Tensor, ...]]
+    samples: Mapping[str, tuple[Tensor, ...]]
     output_ranges: Mapping[str, tuple[float, float]]
 
     @classmethod
@@ -60,18 +65,32 @@ class Skeleton:
             ModelError: If torch cannot export the network; says which operator.
         """
         require_onnx()
-        batch = data.first().to(network.device)
-        if batch.size < batch_size:
-            raise ModelError(f"the first batch has {batch.size} examples, not {batch_size}")
-        batch = batch.slice(0, batch_size)
+        check_batch_size(batch_size)
+        first = data.first().to(network.device)
+        if first.size < batch_size:
+            raise ModelError(f"the first batch has {first.size} examples, not {batch_size}")
+        batch = first.slice(0, batch_size)
         ranges = _output_ranges(network, data)
+        samples, _ = _observe(
+            network, first.slice(0, max(min(NUM_SAMPLES, first.size), batch_size))
+        )
         inputs, shapes = _observe(network, batch)
         graph = _export(network, batch, shapes)
         names = [value.name for value in graph.graph.input]
         given = (*batch.args, *batch.kwargs.values())
         values = [x.cpu().numpy() for x in given if isinstance(x, Tensor)]
         feeds = dict(zip(names, values, strict=True))
-        return cls(graph, network, batch, feeds, inputs, ranges)
+        return cls(graph, network, batch, feeds, inputs, samples, ranges)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuses what is no number of examples.
+
+    Raises:
+        InputError: If it is below 1.
+    """
+    if batch_size < 1:
+        raise InputError(f"the batch size is at least 1; got {batch_size}")
 
 
 def require_onnx() -> None:
@@ -94,13 +113,26 @@ def require_onnx() -> None:
         )
 
 
-class _Place(nn.Module):
-    """Stands for a layer while the network is exported."""
+class _Scored(nn.Module):
+    """The network with one output, the tensor that mpq compares: logits, without caches."""
 
-    def __init__(self, name: str, shapes: Mapping[Shape, Shape]) -> None:
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """That tensor."""
+        return scored_tensor(self.module(*args, **kwargs))
+
+
+class _Place(nn.Module):
+    """Stands for a layer while the network is exported; its parameters may be read elsewhere."""
+
+    def __init__(self, name: str, shapes: Mapping[Shape, Shape], site: nn.Module) -> None:
         super().__init__()
         self.name = name
         self.shapes = shapes
+        self.weight, self.bias = site.weight, getattr(site, "bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """An open place of the graph."""
@@ -117,11 +149,16 @@ class _Place(nn.Module):
 def _export(
     network: Network, batch: Batch, shapes: Mapping[str, Mapping[Shape, Shape]]
 ) -> "onnx.ModelProto":
-    module = _opened(network, shapes)
+    module = _Scored(_opened(network, shapes))
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
-                module, batch.args, kwargs=dict(batch.kwargs), dynamo=True, verbose=False
+                module,
+                batch.args,
+                kwargs=dict(batch.kwargs),
+                dynamo=True,
+                verbose=False,
+                output_names=["output"],
             )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         cause = error.__cause__ or error
@@ -136,7 +173,10 @@ def _export(
 def _opened(network: Network, shapes: Mapping[str, Mapping[Shape, Shape]]) -> nn.Module:
     """A copy of the network with places for its layers, under all names that a layer has."""
     module = share_parameters(network.module)
-    places = {id(module.get_submodule(name)): _Place(name, shapes[name]) for name in shapes}
+    places = {
+        id(module.get_submodule(name)): _Place(name, shapes[name], module.get_submodule(name))
+        for name in shapes
+    }
     for path, site in list(module.named_modules(remove_duplicate=False)):
         place = places.get(id(site))
         if place is not None and not path:
@@ -167,12 +207,12 @@ def _quiet() -> Iterator[None]:
 
 def _observe(
     network: Network, batch: Batch
-) -> tuple[dict[str, Tensor], dict[str, dict[Shape, Shape]]]:
-    inputs: dict[str, Tensor] = {}
+) -> tuple[dict[str, tuple[Tensor, ...]], dict[str, dict[Shape, Shape]]]:
+    inputs: dict[str, tuple[Tensor, ...]] = {}
     shapes: dict[str, dict[Shape, Shape]] = {layer.name: {} for layer in network.layers}
 
     def see(name: str, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        inputs.setdefault(name, args[0].detach().clone())
+        inputs[name] = (*inputs.get(name, ()), args[0].detach().clone())
         shapes[name][tuple(args[0].shape)] = tuple(output.shape)
 
     sites = ((name, network.site(name)) for name in shapes)

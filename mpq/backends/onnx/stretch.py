@@ -1,7 +1,7 @@
 """Pieces of a skeleton: one layer alone, or two with everything between them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
 import numpy as np
@@ -26,18 +26,27 @@ class Stretch:
         layers: The one or two layers in it.
         graph: With open places.
         examples: An input for each of the graph's.
+        calls: How often the network has such a part.
     """
 
     layers: tuple[str, ...]
     graph: "onnx.ModelProto"
     examples: tuple[Array, ...]
+    calls: int = 1
 
     @classmethod
-    def alone(cls, skeleton: Skeleton, name: str) -> Self:
-        """The first call of a layer."""
-        node = next(node for node in _places(skeleton) if _layer(node) == name)
-        x = skeleton.layer_inputs[name].cpu().numpy()
-        return cls((name,), _graph(skeleton, [node], {node.input[0]: x}), (x,))
+    def alone(cls, skeleton: Skeleton, name: str, has_samples: bool = False) -> Self:
+        """All calls of a layer, one beside the other.
+
+        Args:
+            skeleton: The network.
+            name: The layer.
+            has_samples: Whether it takes ``skeleton.samples`` instead of one run's examples.
+        """
+        nodes = [node for node in _places(skeleton) if _layer(node) == name]
+        inputs = (skeleton.samples if has_samples else skeleton.layer_inputs)[name]
+        examples = {node.input[0]: x.cpu().numpy() for node, x in zip(nodes, inputs, strict=True)}
+        return cls((name,), _graph(skeleton, nodes, examples), tuple(examples.values()))
 
     @classmethod
     def between(cls, skeleton: Skeleton) -> tuple[Self, ...]:
@@ -50,16 +59,18 @@ class Stretch:
         makers = {name: node for node in skeleton.graph.graph.node for name in node.output}
         order = {node.output[0]: number for number, node in enumerate(skeleton.graph.graph.node)}
         found: dict[tuple[str, str], Self] = {}
+        counts: dict[tuple[str, str], int] = {}
         for last in _places(skeleton):
             feeders = list(_feeders(last, makers))
             if not feeders:
                 continue
             first = max(feeders, key=lambda node: order[node.output[0]])
             key = (_layer(first), _layer(last))
+            counts[key] = counts.get(key, 0) + 1
             if key[0] != key[1] and key not in found:
                 piece = cls._joined(skeleton, first, last, makers, order)
                 found |= {} if piece is None else {key: piece}
-        return tuple(found.values())
+        return tuple(replace(piece, calls=counts[key]) for key, piece in found.items())
 
     @classmethod
     def _joined(
@@ -72,7 +83,9 @@ class Stretch:
     ) -> Self | None:
         inner = _path(first.output[0], last.input[0], makers)
         nodes = sorted([first, *inner, last], key=lambda node: order[node.output[0]])
-        examples = {first.input[0]: skeleton.layer_inputs[_layer(first)].cpu().numpy()}
+        calls = [node.output[0] for node in _places(skeleton) if _layer(node) == _layer(first)]
+        x = skeleton.layer_inputs[_layer(first)][calls.index(first.output[0])]
+        examples = {first.input[0]: x.cpu().numpy()}
         made = {name for node in nodes for name in node.output} | set(examples)
         made |= {constant.name for constant in skeleton.graph.graph.initializer}
         for name in (name for node in nodes for name in node.input):
@@ -154,6 +167,7 @@ def _graph(
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
         for name, x in examples.items()
     ]
-    end = nodes[-1].output[0]
-    output = helper.make_tensor_value_info(end, _FLOAT, None)
-    return helper.make_model(helper.make_graph(nodes, "stretch", inputs, [output], constants))
+    read = {name for node in nodes for name in node.input}
+    ends = [name for node in nodes for name in node.output if name not in read]
+    outputs = [helper.make_tensor_value_info(name, _FLOAT, None) for name in ends]
+    return helper.make_model(helper.make_graph(nodes, "stretch", inputs, outputs, constants))

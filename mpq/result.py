@@ -323,13 +323,24 @@ class SearchResult:
         return FrontierPoint(row.label, cost, loss, precisions, status, row.measured, meets)
 
     def layer_table(self) -> "pd.DataFrame":
-        """One row per layer: kind, weights, MACs, precision, its share of loss and costs."""
+        """One row per layer: kind, weights, MACs, precision, its share of loss and costs.
+
+        Where a device was measured, with half widths of the 95 % intervals.
+        """
         chosen = self.solution.choice
         assert chosen is not None
         tables = [self.problem.loss, *self.shown_tables]
         return layer_table(
-            self.pricing.layers, self.solution.precisions(self.problem), tables, chosen
-        )
+            self.pricing.layers, self.solution.precisions(self.problem), tables, chosen,
+            self.half_widths,
+        )  # fmt: skip
+
+    @property
+    def half_widths(self) -> tuple[CostTable, ...]:
+        """``[L, B]`` each: of the 95 % intervals of the resources shown, where they are known."""
+        choices = self.problem.loss.precisions
+        found = (self.pricing.uncertainty(table.name, choices) for table in self.shown_tables)
+        return tuple(table for table in found if table is not None)
 
     def comparison_table(self) -> "pd.DataFrame":
         """One row per network: the original, the result, every uniform precision."""

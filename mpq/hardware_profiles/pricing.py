@@ -117,6 +117,13 @@ class Pricing:
         assert self.profile is not None
         return self.profile.cost(resource, self.layers, choices, self.workload)
 
+    def uncertainty(self, resource: str, choices: Sequence[Precision]) -> CostTable | None:
+        """``[L, B]`` half widths of 95 % intervals, ``nan``: unknown; ``None`` if all are."""
+        if self.profile is None or resource not in self.profile.resources:
+            return None
+        found = self.profile.uncertainty(resource, self.layers, choices, self.workload)
+        return None if np.isnan(found.values).all() else found
+
     def _flash(self, choices: Sequence[Precision]) -> CostTable:
         """Bytes of weights; the device's code in the constant, where its size is known."""
         numbers = self.profile.numbers() if self.profile else {}

@@ -1,6 +1,7 @@
 """Numbers for a terminal."""
 
 from collections.abc import Callable
+from math import sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,9 +71,15 @@ def print_result(result: "SearchResult", console: Console) -> None:
         parts = [f"{where}: {amount(x, table.unit)}" for where, x in beside.items() if x]
         if parts:
             console.print(f"{table.name} {'; '.join(parts)}")
+    for table in result.half_widths:
+        widths = table.values[np.arange(len(solution.choice)), solution.choice]
+        known = amount(sqrt(np.nansum(widths**2)), table.unit)
+        console.print(
+            f"{table.name} of its layers is known to {known} (95 %, if layers err independently)"
+        )
     profile = result.pricing.profile
     if profile is not None:
-        console.print(f"device {profile.name}: latency and energy are {profile.basis}")
+        console.print(f"device {profile.name}: {' and '.join(profile.resources)} {profile.basis}")
     uncalled = result.testbed.network.uncalled
     if uncalled:
         console.print(f"never called by the data, left as they are: {', '.join(uncalled)}")

@@ -23,6 +23,7 @@ def layer_table(
     precisions: Mapping[str, Precision],
     tables: Sequence[CostTable],
     choice: npt.NDArray[np.intp],
+    half_widths: Sequence[CostTable] = (),
 ) -> pd.DataFrame:
     """One row per layer, with each table's cell and its share of what the network costs.
 
@@ -34,7 +35,9 @@ def layer_table(
         precisions: Layer name to precision.
         tables: ``[L, B]`` each: the loss, then resources.
         choice: ``[L]`` columns that were chosen.
+        half_widths: ``[L, B]`` each: of 95 % intervals, where a resource has them.
     """
+    rows = np.arange(len(choice))
     frame = pd.DataFrame(
         {
             "layer": [layer.name for layer in layers],
@@ -45,12 +48,14 @@ def layer_table(
         }
     )
     for position, table in enumerate(tables):
-        cells = table.values[np.arange(len(choice)), choice]
+        cells = table.values[rows, choice]
         name = f"predicted_loss_{table.unit}" if position == 0 else table.column
         frame[name] = cells
         share = "predicted_loss" if position == 0 else table.name
         whole = total(table, choice)
         frame[f"{share}_share"] = cells / whole if whole else np.zeros(len(cells))
+    for table in half_widths:
+        frame[f"{table.name}_half_width_{table.unit}"] = table.values[rows, choice]
     return frame
 
 

@@ -28,20 +28,33 @@ def draw_frontier(frontier: "Frontier") -> Figure:
     """Loss against cost: the frontier, uniform precisions and the chosen point, measured beside."""
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(*_line(frontier.points), "o-", color="C0", ms=4, label="frontier, predicted")
+    axes.plot(
+        *_line(frontier.points), "o-", color="C0", ms=4, drawstyle="steps-post",
+        label="frontier, predicted",
+    )  # fmt: skip
     measured = [(p.cost, p.measured.divergence) for p in frontier.points if p.measured]
     if measured:
         axes.plot(*zip(*measured, strict=True), "x--", color="C1", label="frontier, measured")
     _draw_others(axes, frontier.others)
-    axes.xaxis.set_major_formatter(EngFormatter(unit=_SYMBOLS.get(frontier.unit, frontier.unit)))
-    axes.set_xlabel(f"{frontier.resource.replace('_', ' ')} [{frontier.unit}]")
+    symbol = _SYMBOLS.get(frontier.unit, frontier.unit)
+    axes.xaxis.set_major_formatter(EngFormatter(unit=symbol))
+    name = frontier.resource.replace("_", " ")
+    axes.set_xlabel(name if symbol else f"{name} [{frontier.unit}]")
     axes.set_ylabel(f"loss [{frontier.loss_unit}]")
-    if all(loss > 0 for loss in (*_line(frontier.points)[1], *_line(frontier.others)[1])):
-        axes.set_yscale("log")
+    _scale_losses(axes, [*_line(frontier.points)[1], *_line(frontier.others)[1]])
     axes.margins(x=0.08)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     return figure
+
+
+def _scale_losses(axes: Axes, losses: Sequence[float]) -> None:
+    """Decades; a loss of zero, as of the original, has a place below the smallest."""
+    positive = [loss for loss in losses if loss > 0]
+    if len(positive) == len(losses):
+        axes.set_yscale("log")
+    elif positive and min(losses) == 0:
+        axes.set_yscale("symlog", linthresh=min(positive))
 
 
 def _line(points: Sequence["FrontierPoint"]) -> tuple[list[float], list[float]]:

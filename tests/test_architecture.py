@@ -145,7 +145,7 @@ def test_the_command_line_imports_torch_only_inside_functions() -> None:
 
     packages = {module.split(".")[0] for module in modules}
     assert packages - set(sys.stdlib_module_names) == {"typer", "mpq"}
-    ours = {module for module in modules if module.startswith("mpq")}
+    ours = {module for module in modules if module.startswith("mpq.")}
     assert all(module.startswith("mpq.cli") for module in ours)
 
 

@@ -8,7 +8,7 @@ from typing import Any, final
 import numpy as np
 from torch import nn
 
-from mpq.backends.onnx import Stretch, check_batch_size
+from mpq.backends.onnx import Stretch, check_batch_size, require_onnx
 from mpq.calibration import Calibration
 from mpq.errors import InputError, ModelError
 from mpq.hardware_profiles import NetworkProfile
@@ -109,6 +109,8 @@ def profile(
         raise InputError(f"the number of whole networks is at least 0; got {whole}")
     chosen = RUNTIMES.build(runtime) if isinstance(runtime, str) else runtime
     timer = Timer(rounds, max_interval, clock or ("cpu" if chosen.num_threads == 1 else "wall"))
+    require_onnx()
+    chosen.idle()  # a runtime that is not installed says so at once
     given = chosen.default_precisions if precisions is None else precisions
     choices = tuple(dict.fromkeys(_precision(p) for p in given))
     data = Calibration.of(calibration)

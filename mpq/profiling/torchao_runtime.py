@@ -71,6 +71,7 @@ class TorchAo:
 
     def idle(self) -> Program:
         """Nothing is called."""
+        _quantization()
         return self._program(nn.Identity(), lambda: None)
 
     def _program(self, module: nn.Module, call: Callable[[], object]) -> Program:
@@ -98,12 +99,7 @@ def _quantize(
     places: Mapping[str, str],
 ) -> None:
     """Makes torchao's layers of those that are not float."""
-    try:
-        from torchao import quantization
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the runtime torchao is not installed: pip install 'mpq[torchao]'"
-        ) from error
+    quantization = _quantization()
     configurations: dict[str, Any] = {
         "int8 weights": quantization.Int8WeightOnlyConfig,
         "int8": quantization.Int8DynamicActivationInt8WeightConfig,
@@ -117,6 +113,16 @@ def _quantize(
             weight_of(site).copy_(rounded)
         chosen = configurations[_KERNELS[precision]]()
         quantization.quantize_(module, chosen, filter_fn=_is_at(places[name]))
+
+
+def _quantization() -> Any:
+    try:
+        from torchao import quantization
+    except ImportError as error:
+        raise MissingDependencyError(
+            "the runtime torchao is not installed: pip install 'mpq[torchao]'"
+        ) from error
+    return quantization
 
 
 def _is_at(place: str) -> Callable[[nn.Module, str], bool]:

@@ -4,7 +4,7 @@ from mpq.backends.onnx.export import OnnxExport, export_onnx
 from mpq.backends.onnx.filling import fill, idle_graph
 from mpq.backends.onnx.formats import Kernel, kernel_of, rounds_output
 from mpq.backends.onnx.session import open_session
-from mpq.backends.onnx.skeleton import Skeleton, check_batch_size
+from mpq.backends.onnx.skeleton import Skeleton, check_batch_size, require_onnx
 from mpq.backends.onnx.stretch import Stretch
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "idle_graph",
     "kernel_of",
     "open_session",
+    "require_onnx",
     "rounds_output",
 ]

@@ -10,7 +10,7 @@ import torch
 
 from mpq.backends.onnx.formats import Kernel, kernel_of, rounds_output
 from mpq.backends.onnx.graph import Codes, Writer
-from mpq.backends.onnx.layer_nodes import write_layer
+from mpq.backends.onnx.layer_nodes import LayerCall
 from mpq.backends.onnx.skeleton import PLACE, Skeleton
 from mpq.errors import ModelError
 from mpq.precision import NUMBER_FORMATS, Precision
@@ -136,8 +136,10 @@ class _Filling:
         codes = self.input_codes(place) if self.is_integer(place) else None
         if codes is not None:
             x = self.round(x, codes)
-        precision = self.precisions[place.layer]
-        write_layer(self.writer, place.layer, site, precision, self.quantizer, x, place.y, codes)
+        call = LayerCall(
+            place.layer, site, self.precisions[place.layer], self.quantizer, x, place.y, codes
+        )
+        call.write(self.writer)
 
     def round(self, x: str, codes: Codes) -> str:
         """The tensor after rounding; a tensor that was rounded so already is taken as it is."""

@@ -1,7 +1,8 @@
 """One layer in one precision, as ONNX nodes."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -21,20 +22,12 @@ _CONVOLUTION = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def write_layer(
-    writer: Writer,
-    name: str,
-    site: nn.Module,
-    precision: Precision,
-    quantizer: Quantizer,
-    x: str,
-    output: str,
-    codes: Codes | None,
-) -> None:
-    """Writes one call of a layer.
+@final
+@dataclass(frozen=True, eq=False)
+class LayerCall:
+    """One call of a layer, to be written in one precision.
 
     Args:
-        writer: Collects the nodes.
         name: The layer.
         site: Its module.
         precision: What it is stored and computed in.
@@ -42,67 +35,123 @@ def write_layer(
         x: Name of its input: float, but for a ``QDQ`` kernel already rounded to ``codes``.
         output: Name of its output, float.
         codes: How its input is rounded, for a ``QDQ`` kernel.
-
-    Raises:
-        PrecisionError: If there is no kernel for this kind of layer at this precision.
-        ModelError: If ONNX has no such layer.
     """
-    kind = kind_of(site)
-    kernel = None if kind is None else kernel_of(kind, precision)
-    if kernel is None:
-        raise PrecisionError(f"layer {name!r}: ONNX has no kernel for a {kind} at {precision}")
-    if kernel is Kernel.NBITS:
-        _write_nbits(writer, name, site, precision, quantizer, x, output)
-    elif kernel is Kernel.LOOKUP:
-        _write_lookup(writer, name, site, precision, quantizer, x, output)
-    elif kernel is Kernel.QDQ:
-        assert codes is not None
-        _write_integers(writer, name, site, precision, quantizer, x, output, codes)
-    else:
-        _write_float(writer, name, site, x, output)
 
+    name: str
+    site: nn.Module
+    precision: Precision
+    quantizer: Quantizer
+    x: str
+    output: str
+    codes: Codes | None
 
-def _write_float(writer: Writer, name: str, site: nn.Module, x: str, output: str) -> None:
-    weight = weight_of(site).detach().float()
-    if isinstance(site, nn.Embedding):
-        writer.node("Gather", [writer.constant("weight", weight), x], output)
-        return
-    bias = _bias(site)
-    if kind_of(site) == "linear":
-        rows = layout_of(site).to_rows(weight)
-        product = [x, writer.constant("weight", rows.t())]
-        constant = None if bias is None else writer.constant("bias", bias)
-        _write_sum(writer, product, constant, output)
-        return
-    operator = "ConvTranspose" if isinstance(site, _TRANSPOSED) else "Conv"
-    inputs = [x, writer.constant("weight", weight)]
-    inputs += [] if bias is None else [writer.constant("bias", bias)]
-    writer.node(operator, inputs, output, _convolution(name, site))
+    def write(self, writer: Writer) -> None:
+        """Adds the nodes.
 
+        Raises:
+            PrecisionError: If there is no kernel for this kind of layer at this precision.
+            ModelError: If ONNX has no such layer.
+        """
+        kernel = None if self.kind is None else kernel_of(self.kind, self.precision)
+        if kernel is None:
+            raise PrecisionError(
+                f"layer {self.name!r}: ONNX has no kernel for a {self.kind} at {self.precision}"
+            )
+        writes = {
+            Kernel.FLOAT: self._write_float,
+            Kernel.QDQ: self._write_integers,
+            Kernel.NBITS: self._write_nbits,
+            Kernel.LOOKUP: self._write_lookup,
+        }
+        writes[kernel](writer)
 
-def _write_integers(
-    writer: Writer,
-    name: str,
-    site: nn.Module,
-    precision: Precision,
-    quantizer: Quantizer,
-    x: str,
-    output: str,
-    codes: Codes,
-) -> None:
-    rows, scale = _integer_rows(name, site, precision, quantizer, codes.scale)
-    bias = _bias(site)
-    integer_bias = None
-    if bias is not None:
-        steps = scale * codes.scale
-        integer_bias = writer.dequantize_rows((bias / steps).round().to(torch.int32), steps, 0)
-    if kind_of(site) == "linear":
-        weight = writer.dequantize_rows(rows.t(), scale, 1)
-        _write_sum(writer, [x, weight], integer_bias, output)
-        return
-    weight = writer.dequantize_rows(rows.reshape(weight_of(site).shape), scale, 0)
-    inputs = [x, weight, *([] if integer_bias is None else [integer_bias])]
-    writer.node("Conv", inputs, output, _convolution(name, site))
+    @property
+    def kind(self) -> str | None:
+        """As in ``Layer``."""
+        return kind_of(self.site)
+
+    @property
+    def _bias(self) -> Tensor | None:
+        bias = getattr(self.site, "bias", None)
+        return None if bias is None else bias.detach().float().cpu()
+
+    def _write_float(self, writer: Writer) -> None:
+        weight = weight_of(self.site).detach().float()
+        if isinstance(self.site, nn.Embedding):
+            writer.node("Gather", [writer.constant("weight", weight), self.x], self.output)
+            return
+        bias = None if self._bias is None else writer.constant("bias", self._bias)
+        if self.kind == "linear":
+            rows = layout_of(self.site).to_rows(weight)
+            _write_sum(writer, [self.x, writer.constant("weight", rows.t())], bias, self.output)
+            return
+        operator = "ConvTranspose" if isinstance(self.site, _TRANSPOSED) else "Conv"
+        inputs = [self.x, writer.constant("weight", weight), *([bias] if bias else [])]
+        writer.node(operator, inputs, self.output, _convolution(self.name, self.site))
+
+    def _write_integers(self, writer: Writer) -> None:
+        assert self.codes is not None
+        rows, scale = self._integer_rows(self.codes.scale)
+        bias = None
+        if self._bias is not None:
+            # A float bias would make ONNX Runtime expand the weight in every run.
+            steps = scale * self.codes.scale
+            bias = writer.dequantize_rows((self._bias / steps).round().to(torch.int32), steps, 0)
+        if self.kind == "linear":
+            weight = writer.dequantize_rows(rows.t(), scale, 1)
+            _write_sum(writer, [self.x, weight], bias, self.output)
+            return
+        weight = writer.dequantize_rows(rows.reshape(weight_of(self.site).shape), scale, 0)
+        inputs = [self.x, weight, *([bias] if bias else [])]
+        writer.node("Conv", inputs, self.output, _convolution(self.name, self.site))
+
+    def _integer_rows(self, input_scale: float) -> tuple[Tensor, Tensor]:
+        """``[O, K]`` int8 and ``[O]`` scales, large enough for the bias to fit into 32 bits."""
+        codes, scale = self._stored()
+        rows = codes.reshape(layout_of(self.site).to_rows(weight_of(self.site)).shape)
+        scale = scale.expand(len(rows)).clone()
+        if self._bias is not None:
+            wide = torch.maximum(scale, self._bias.abs() / (input_scale * _INT32_HEADROOM))
+            narrower = (rows * (scale / wide)[:, None]).round()
+            rows = torch.where((wide > scale)[:, None], narrower, rows)
+            scale = wide
+        return rows.to(torch.int8), scale
+
+    def _stored(self) -> tuple[Tensor, Tensor]:
+        return self.quantizer.codes(self.name, self.site, self.precision.weight)
+
+    def _write_nbits(self, writer: Writer) -> None:
+        bits, size = self.precision.weight.number.bits, self.precision.weight.group_size
+        assert size is not None
+        num_outputs, num_inputs = layout_of(self.site).to_rows(weight_of(self.site)).shape
+        codes, scale = self._stored()
+        blocks = codes.reshape(num_outputs, -1, size).to(torch.int32) + 2 ** (bits - 1)
+        inputs = [
+            self.x,
+            writer.constant("packed", _packed(blocks, bits)),
+            writer.constant("scales", scale.reshape(num_outputs, -1).float()),
+        ]
+        attributes = {
+            "K": num_inputs,
+            "N": num_outputs,
+            "bits": bits,
+            "block_size": size,
+            "accuracy_level": 1 if self.precision.activation.is_exact else 4,
+        }
+        if self._bias is None:
+            writer.node("MatMulNBits", inputs, self.output, attributes, "com.microsoft")
+            return
+        product = writer.node("MatMulNBits", inputs, None, attributes, "com.microsoft")
+        writer.node("Add", [product, writer.constant("bias", self._bias)], self.output)
+
+    def _write_lookup(self, writer: Writer) -> None:
+        codes, scale = self._stored()
+        rows = codes.reshape(weight_of(self.site).shape).to(torch.int8)
+        integers = writer.node("Gather", [writer.constant("codes", rows), self.x])
+        scales = scale.expand(len(rows)).reshape(-1, 1).float()
+        steps = writer.node("Gather", [writer.constant("scale", scales), self.x])
+        numbers = writer.node("Cast", [integers], attributes={"to": 1})
+        writer.node("Mul", [numbers, steps], self.output)
 
 
 def _write_sum(writer: Writer, product: Sequence[str], bias: str | None, output: str) -> None:
@@ -112,84 +161,12 @@ def _write_sum(writer: Writer, product: Sequence[str], bias: str | None, output:
     writer.node("Add", [writer.node("MatMul", product), bias], output)
 
 
-def _integer_rows(
-    name: str, site: nn.Module, precision: Precision, quantizer: Quantizer, input_scale: float
-) -> tuple[Tensor, Tensor]:
-    """``[O, K]`` int8 and ``[O]`` scales, large enough for the bias to fit into 32 bits."""
-    codes, scale = quantizer.codes(name, site, precision.weight)
-    rows = codes.reshape(layout_of(site).to_rows(weight_of(site)).shape)
-    scale = scale.expand(len(rows)).clone()
-    bias = _bias(site)
-    if bias is not None:
-        wide = torch.maximum(scale, bias.abs() / (input_scale * _INT32_HEADROOM))
-        rows = torch.where((wide > scale)[:, None], (rows * (scale / wide)[:, None]).round(), rows)
-        scale = wide
-    return rows.to(torch.int8), scale
-
-
-def _write_nbits(
-    writer: Writer,
-    name: str,
-    site: nn.Module,
-    precision: Precision,
-    quantizer: Quantizer,
-    x: str,
-    output: str,
-) -> None:
-    bits, size = precision.weight.number.bits, precision.weight.group_size
-    assert size is not None
-    num_outputs, num_inputs = layout_of(site).to_rows(weight_of(site)).shape
-    codes, scale = quantizer.codes(name, site, precision.weight)
-    blocks = codes.reshape(num_outputs, -1, size).to(torch.int32) + 2 ** (bits - 1)
-    inputs = [
-        x,
-        writer.constant("packed", _packed(blocks, bits)),
-        writer.constant("scales", scale.reshape(num_outputs, -1).float()),
-    ]
-    attributes = {
-        "K": num_inputs,
-        "N": num_outputs,
-        "bits": bits,
-        "block_size": size,
-        "accuracy_level": 1 if precision.activation.is_exact else 4,
-    }
-    bias = _bias(site)
-    if bias is None:
-        writer.node("MatMulNBits", inputs, output, attributes, "com.microsoft")
-        return
-    product = writer.node("MatMulNBits", inputs, None, attributes, "com.microsoft")
-    writer.node("Add", [product, writer.constant("bias", bias)], output)
-
-
 def _packed(blocks: Tensor, bits: int) -> Tensor:
     """``[O, blocks, size]`` codes from 0 as bytes, the first code in the lowest bits."""
     each = 8 // bits
     shaped = blocks.reshape(*blocks.shape[:2], -1, each)
     shifts = torch.arange(each, dtype=torch.int32) * bits
     return (shaped << shifts).sum(-1).to(torch.uint8)
-
-
-def _write_lookup(
-    writer: Writer,
-    name: str,
-    site: nn.Module,
-    precision: Precision,
-    quantizer: Quantizer,
-    x: str,
-    output: str,
-) -> None:
-    codes, scale = quantizer.codes(name, site, precision.weight)
-    rows = codes.reshape(weight_of(site).shape).to(torch.int8)
-    integers = writer.node("Gather", [writer.constant("codes", rows), x])
-    scales = scale.expand(len(rows)).reshape(-1, 1).float()
-    steps = writer.node("Gather", [writer.constant("scale", scales), x])
-    numbers = writer.node("Cast", [integers], attributes={"to": 1})
-    writer.node("Mul", [numbers, steps], output)
-
-
-def _bias(site: nn.Module) -> Tensor | None:
-    bias = getattr(site, "bias", None)
-    return None if bias is None else bias.detach().float().cpu()
 
 
 def _convolution(name: str, site: nn.Module) -> dict[str, Any]:

@@ -230,8 +230,7 @@ def export_onnx(
     examples = load_data(data or DEMO_DATA, loaded, 0)
     made = run(loaded, found, examples, output, batch_size)
     typer.echo(f"wrote {made.path}")
-    if made.departure is not None:
-        typer.echo(f"ONNX Runtime here against the simulation: {made.judged}")
+    typer.echo(f"ONNX Runtime here against the simulation: {made.judged}")
 
 
 @app.command()

@@ -144,7 +144,7 @@ def test_a_batch_has_an_example(batch_size: int, tmp_path: Path) -> None:
     model, data = Merged().eval(), [torch.randn(4, 8)]
 
     with pytest.raises(InputError, match=f"batch size is at least 1; got {batch_size}"):
-        profile(model, data, batch_size=batch_size)
+        profile(model, data, batch_size=batch_size, journal=tmp_path / "journal")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -28,10 +28,7 @@ def draw_frontier(frontier: "Frontier") -> Figure:
     """Loss against cost: the frontier, uniform precisions and the chosen point, measured beside."""
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(
-        *_line(frontier.points), "o-", color="C0", ms=4, drawstyle="steps-post",
-        label="frontier, predicted",
-    )  # fmt: skip
+    axes.plot(*_line(frontier.points), "o-", color="C0", ms=4, label="frontier, predicted")
     measured = [(p.cost, p.measured.divergence) for p in frontier.points if p.measured]
     if measured:
         axes.plot(*zip(*measured, strict=True), "x--", color="C1", label="frontier, measured")

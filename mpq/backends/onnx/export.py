@@ -46,7 +46,7 @@ class OnnxExport:
     def judged(self) -> str:
         """The departure, and what is likely to be wrong if it is large, for people."""
         if self.departure is None:
-            return "not tried"
+            return "not tried, as onnxruntime is not installed"
         told = f"at most {self.departure:.2g} standard deviations of the outputs apart"
         if self.departure <= MUCH:
             return told

@@ -6,7 +6,6 @@ from mpq.precision import Granularity, Precision
 
 LINEAR = "linear"
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 EMBEDDING = "embedding"
 _GROUPED_BITS = (2, 4, 8)
 _MIN_GROUP = 16

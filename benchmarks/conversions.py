@@ -28,11 +28,11 @@ import numpy as np
 import numpy.typing as npt
 import pulp
 
-from mpq.budget import Budget, uniform_cost
-from mpq.cost_table import CostTable
-from mpq.pair_cost import PairCost
-from mpq.precision import Precision
-from mpq.problem import Problem
+from mpq.problem.budget import Budget
+from mpq.problem.cost_table import CostTable, PairCost
+from mpq.problem.limits import uniform_cost
+from mpq.problem.problem import Problem
+from mpq.quantization.precision import Precision
 from mpq.solvers import IntegerLinearProgram, Lagrangian
 
 PRECISIONS = tuple(map(Precision.parse, ("w2a8", "w3a8", "w4a8", "w8a8", "bf16", "fp32")))

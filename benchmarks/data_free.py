@@ -31,16 +31,18 @@ from torch import nn
 from torch.nn import functional as F
 
 from mpq import ESTIMATORS, SOLVERS, Calibration, Network, Precision, Problem
-from mpq.budget import Budget, uniform_cost
-from mpq.cost_table import CostTable
-from mpq.data_free import DATA_SOURCES
-from mpq.data_free.distilled import RememberedStatistics
-from mpq.evaluation import Reference
+from mpq.cli.loading import load_callable, load_model, load_object
 from mpq.hardware_profiles import Pricing
-from mpq.loading import load_callable, load_model, load_object
-from mpq.model import share_parameters
-from mpq.quantization import ActivationRanges, Quantizer
-from mpq.testbed import Testbed
+from mpq.network.modules import share_parameters
+from mpq.network.synthetic import DATA_SOURCES
+from mpq.network.synthetic.distilled import RememberedStatistics
+from mpq.problem.budget import Budget
+from mpq.problem.cost_table import CostTable
+from mpq.problem.limits import uniform_cost
+from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.quantizer import Quantizer
+from mpq.workflows.evaluate import Reference
+from mpq.workflows.evaluator import Testbed
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CHOICES = tuple(Precision.parse(f"w{bits}") for bits in (2, 3, 4, 5, 6, 8))

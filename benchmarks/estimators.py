@@ -24,8 +24,8 @@ import torch
 
 import mpq
 from mpq import Calibration, EstimatorComparison
-from mpq.comparison import Agreement
-from mpq.loading import load_callable, load_model, load_object
+from mpq.cli.loading import load_callable, load_model, load_object
+from mpq.report.estimators import Agreement
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = {

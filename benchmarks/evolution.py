@@ -27,15 +27,16 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 
-from mpq.budget import Budget
-from mpq.cost_table import CostTable
-from mpq.precision import Precision
-from mpq.problem import Problem
-from mpq.solvers import IntegerLinearProgram, seeds
-from mpq.solvers.bayesian import Bayesian
-from mpq.solvers.evolutionary import Evolutionary
-from mpq.solvers.population import Space
-from mpq.solvers.surrogate import Surrogate
+from mpq.problem.budget import Budget
+from mpq.problem.cost_table import CostTable
+from mpq.problem.problem import Problem
+from mpq.quantization.precision import Precision
+from mpq.solvers import IntegerLinearProgram
+from mpq.solvers.black_box import seeds
+from mpq.solvers.black_box.bayesian import Bayesian
+from mpq.solvers.black_box.evolutionary import Evolutionary
+from mpq.solvers.black_box.population import Space
+from mpq.solvers.black_box.surrogate import Surrogate
 
 NUM_LAYERS = 54
 PRECISIONS = tuple(map(Precision.parse, ("w2a8", "w4a8", "w6a8", "w8a8")))

@@ -29,10 +29,10 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from mpq import Calibration, Network
-from mpq.loading import load_callable, load_model, load_object
-from mpq.model import weight_of
+from mpq.cli.loading import load_callable, load_model, load_object
+from mpq.network.modules import weight_of
 from mpq.sensitivity import HessianTrace
-from mpq.sensitivity.block_traces import Traces
+from mpq.sensitivity.curvature.block_traces import Traces
 from mpq.sensitivity.hessian_trace import block_traces
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "resnet20_cifar10.py"

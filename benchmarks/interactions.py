@@ -24,15 +24,15 @@ import numpy as np
 import scipy
 import torch
 
-from mpq.budget import Budget
-from mpq.cost_table import CostTable
-from mpq.interactions import Interactions
-from mpq.loading import load_callable, load_model, load_object
-from mpq.precision import Precision
-from mpq.preparation import Prepared
-from mpq.problem import Problem
+from mpq.cli.loading import load_callable, load_model, load_object
+from mpq.problem.budget import Budget
+from mpq.problem.cost_table import CostTable
+from mpq.problem.interactions import Interactions
+from mpq.problem.problem import Problem
+from mpq.quantization.precision import Precision
 from mpq.sensitivity import ESTIMATORS
 from mpq.solvers import BranchAndBound, Lagrangian, LocalSearch, OuterApproximation
+from mpq.workflows.setup import Prepared
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = {

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from scipy.stats import spearmanr
 
 from mpq.hardware_profiles import Entry, MeasuredTable
-from mpq.hardware_profiles.interpolation import MIN_ENTRIES, Family
-from mpq.hardware_profiles.published import import_table
+from mpq.hardware_profiles.measured_table.interpolation import MIN_ENTRIES, Family
+from mpq.hardware_profiles.measured_table.published import import_table
 
 TABLES = {
     "hawqv3-t4": "hawqv3_t4_tvm_kernel_times.csv",

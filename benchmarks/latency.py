@@ -2,8 +2,9 @@
 
     python benchmarks/latency.py
 
-For each network, ``mpq.profiling.profile`` measures layers, pairs of layers and 24 mixed networks;
-then 24 other mixed networks are measured, of which the profile knows nothing. Compared are
+For each network, ``mpq.hardware_profiles.profiling.profile`` measures layers, pairs of layers and
+24 mixed networks; then 24 other mixed networks are measured, of which the profile knows nothing.
+Compared are
 
 - ``corrected``: the profile,
 - ``layers_and_pairs``: the plain sum of layers alone and of what is between them,
@@ -36,15 +37,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mpq.calibration import Calibration
+from mpq.cli.loading import load_callable, load_model
 from mpq.hardware_profiles import NetworkProfile, Workload
-from mpq.loading import load_callable, load_model
-from mpq.model import Network
-from mpq.profiling import RUNTIMES, Agreement, Timer, profile
-from mpq.profiling.correction import predicted
-from mpq.profiling.subject import Subject
-from mpq.profiling.timer import pinned
-from mpq.profiling.whole import WholeTimes, random_assignments, time_whole
+from mpq.hardware_profiles.profiling import RUNTIMES, Agreement, Timer, profile
+from mpq.hardware_profiles.profiling.compiled_network import Subject
+from mpq.hardware_profiles.profiling.correction import predicted
+from mpq.hardware_profiles.profiling.network_times import WholeTimes, random_assignments, time_whole
+from mpq.hardware_profiles.profiling.timer import pinned
+from mpq.network.examples import Calibration
+from mpq.network.network import Network
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("MPQ_DATA") or ROOT.parent / "shared" / "data")

@@ -27,12 +27,12 @@ import torch
 from scipy.special import log_softmax
 
 import mpq
+from mpq.cli.loading import load_callable, load_model
 from mpq.hardware_profiles import NetworkProfile
-from mpq.loading import load_callable, load_model
-from mpq.precision import Precision
-from mpq.profiling import RUNTIMES, Timer, profile
-from mpq.profiling.subject import Subject
-from mpq.profiling.timer import pinned
+from mpq.hardware_profiles.profiling import RUNTIMES, Timer, profile
+from mpq.hardware_profiles.profiling.compiled_network import Subject
+from mpq.hardware_profiles.profiling.timer import pinned
+from mpq.quantization.precision import Precision
 
 ROOT = Path(__file__).parents[1]
 PRECISIONS = ("fp32", "w7a8", "w2g32a8d", "w4g32a8d", "w8g32a8d")

@@ -27,10 +27,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mpq import Calibration, Network, Precision
-from mpq.evaluation import Reference
-from mpq.loading import load_callable, load_model, load_object
-from mpq.quantization import ActivationRanges, Quantizer, quantized
+from mpq.cli.loading import load_callable, load_model, load_object
+from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.quantizer import Quantizer, quantized
 from mpq.sensitivity import Measured
+from mpq.workflows.evaluate import Reference
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "resnet20_cifar10.py"
 CHOICES = tuple(Precision.parse(f"w{bits}") for bits in (2, 3, 4, 5, 6, 8))

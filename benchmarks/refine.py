@@ -20,12 +20,12 @@ import torch
 from estimators import CANDIDATES, HELD_OUT_EXAMPLES, NETWORKS, ROOT
 
 from mpq import ESTIMATORS, SOLVERS, Calibration
-from mpq.budget import Limit
-from mpq.loading import load_callable, load_model, load_object
-from mpq.preparation import Prepared
-from mpq.refining import refine
-from mpq.searching import estimated
-from mpq.solving import solve
+from mpq.cli.loading import load_callable, load_model, load_object
+from mpq.problem.limits import Limit
+from mpq.solvers.queries.solve import solve
+from mpq.workflows.refine import refine
+from mpq.workflows.search import estimated
+from mpq.workflows.setup import Prepared
 
 ROUNDS = 3
 

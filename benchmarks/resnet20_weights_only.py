@@ -22,15 +22,18 @@ import numpy as np
 import torch
 
 from mpq import ESTIMATORS, SOLVERS, Calibration, Network, Precision, Problem
-from mpq.budget import Budget, total, uniform_cost
-from mpq.cost_table import CostTable
-from mpq.evaluation import Measurement, Reference
+from mpq.cli.loading import load_callable, load_model, load_object
 from mpq.hardware_profiles import Pricing
-from mpq.loading import load_callable, load_model, load_object
-from mpq.precision import ORIGINAL
-from mpq.problem import Choice
-from mpq.quantization import ActivationRanges, Quantizer
-from mpq.testbed import Testbed
+from mpq.problem.budget import Budget, total
+from mpq.problem.cost_table import CostTable
+from mpq.problem.limits import uniform_cost
+from mpq.problem.problem import Choice
+from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.precision import ORIGINAL
+from mpq.quantization.quantizer import Quantizer
+from mpq.report.measurement import Measurement
+from mpq.workflows.evaluate import Reference
+from mpq.workflows.evaluator import Testbed
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "resnet20_cifar10.py"
 CHOICES = tuple(Precision.parse(f"w{bits}") for bits in (2, 3, 4, 5, 6, 8))

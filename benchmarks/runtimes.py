@@ -20,8 +20,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 
-from mpq.loading import load_callable, load_model
-from mpq.profiling import RUNTIMES, profile
+from mpq.cli.loading import load_callable, load_model
+from mpq.hardware_profiles.profiling import RUNTIMES, profile
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("MPQ_DATA") or ROOT.parent / "shared" / "data")

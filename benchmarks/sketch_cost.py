@@ -19,9 +19,10 @@ import torch
 from estimators import NETWORKS, ROOT
 
 from mpq import ESTIMATORS, Calibration, Network, Precision
-from mpq.loading import load_callable, load_model, load_object
-from mpq.peak_memory import peak_memory_bytes
-from mpq.quantization import ActivationRanges, Quantizer
+from mpq.cli.loading import load_callable, load_model, load_object
+from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.quantizer import Quantizer
+from mpq.workflows.peak_memory import peak_memory_bytes
 
 CANDIDATES = {
     "weights and activations": ("w2a4", "w3a8", "w4a4", "w4a8", "w6a8", "w8a8"),

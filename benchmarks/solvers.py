@@ -19,12 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from mpq.budget import Budget
-from mpq.cost_table import CostTable
-from mpq.frontier import solve_frontier, solve_hull
-from mpq.precision import Precision
-from mpq.problem import Problem
-from mpq.solution import Solution
+from mpq.problem.budget import Budget
+from mpq.problem.cost_table import CostTable
+from mpq.problem.problem import Problem
+from mpq.problem.solution import Solution
+from mpq.quantization.precision import Precision
 from mpq.solvers import (
     Bisection,
     DynamicProgramming,
@@ -34,6 +33,7 @@ from mpq.solvers import (
     Solver,
     WaterFilling,
 )
+from mpq.solvers.queries.frontier import solve_frontier, solve_hull
 
 PRECISIONS = tuple(Precision.parse(f"w{bits}a{a}") for a in (8, 4) for bits in range(2, 9))
 SEEDS = (0, 1, 2)

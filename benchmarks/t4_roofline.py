@@ -19,8 +19,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from mpq.hardware_profiles import Entry, Pricing, Workload, load_device
-from mpq.hardware_profiles.published import hawqv3_kernels
-from mpq.layer import Layer
+from mpq.hardware_profiles.measured_table.published import hawqv3_kernels
+from mpq.network.layer import Layer
 
 FILE = "hawqv3_t4_tvm_kernel_times.csv"
 

@@ -19,10 +19,10 @@ from estimators import CANDIDATES, HELD_OUT_EXAMPLES, MAIN_LIMITS, NETWORKS, NUM
 
 import mpq
 from mpq import Calibration, EstimatorComparison
-from mpq.comparison import Agreement
-from mpq.loading import load_callable, load_model, load_object
-from mpq.preparation import Prepared
+from mpq.cli.loading import load_callable, load_model, load_object
+from mpq.report.estimators import Agreement
 from mpq.sensitivity import OutputSketch
+from mpq.workflows.setup import Prepared
 
 TEMPERATURES = (1.0, 1.5, 2.0)
 SEEDS = range(4)

@@ -9,58 +9,59 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mpq.assignment import Assignment
     from mpq.backends import apply
-    from mpq.budget import Budget
-    from mpq.calibration import Batch, Calibration
-    from mpq.comparing import compare
-    from mpq.comparison import EstimatorComparison
-    from mpq.cost_table import CostTable
     from mpq.errors import InfeasibleError, InputError, MpqError
-    from mpq.evaluation import Measurement, evaluate
-    from mpq.frontier import Frontier, FrontierPoint
     from mpq.hardware_profiles import Profile, device_names, load_device
-    from mpq.interactions import Interactions
-    from mpq.layer import Layer
-    from mpq.model import Network, find_layers
-    from mpq.precision import Precision
-    from mpq.problem import Problem
-    from mpq.result import SearchResult
-    from mpq.searching import search
+    from mpq.network.examples import Batch, Calibration
+    from mpq.network.layer import Layer
+    from mpq.network.network import Network, find_layers
+    from mpq.problem.assignment import Assignment
+    from mpq.problem.budget import Budget
+    from mpq.problem.cost_table import CostTable
+    from mpq.problem.interactions import Interactions
+    from mpq.problem.problem import Problem
+    from mpq.problem.solution import Solution, Status
+    from mpq.quantization.precision import Precision
+    from mpq.report.estimators import EstimatorComparison
+    from mpq.report.frontier import Frontier, FrontierPoint
+    from mpq.report.measurement import Measurement
     from mpq.sensitivity import ESTIMATORS
-    from mpq.solution import Solution, Status
     from mpq.solvers import SOLVERS
+    from mpq.workflows.compare import compare
+    from mpq.workflows.evaluate import evaluate
+    from mpq.workflows.result import SearchResult
+    from mpq.workflows.search import search
 
 _HOME = {
-    "Assignment": "assignment",
+    "Assignment": "problem.assignment",
     "apply": "backends",
-    "Budget": "budget",
-    "Batch": "calibration",
-    "Calibration": "calibration",
-    "EstimatorComparison": "comparison",
-    "compare": "comparing",
-    "CostTable": "cost_table",
+    "Budget": "problem.budget",
+    "Batch": "network.examples",
+    "Calibration": "network.examples",
+    "EstimatorComparison": "report.estimators",
+    "compare": "workflows.compare",
+    "CostTable": "problem.cost_table",
     "InfeasibleError": "errors",
     "InputError": "errors",
     "MpqError": "errors",
-    "Measurement": "evaluation",
-    "evaluate": "evaluation",
-    "Frontier": "frontier",
-    "FrontierPoint": "frontier",
+    "Measurement": "report.measurement",
+    "evaluate": "workflows.evaluate",
+    "Frontier": "report.frontier",
+    "FrontierPoint": "report.frontier",
     "Profile": "hardware_profiles",
     "device_names": "hardware_profiles",
     "load_device": "hardware_profiles",
-    "Interactions": "interactions",
-    "Layer": "layer",
-    "Network": "model",
-    "find_layers": "model",
-    "Precision": "precision",
-    "Problem": "problem",
-    "SearchResult": "result",
-    "search": "searching",
+    "Interactions": "problem.interactions",
+    "Layer": "network.layer",
+    "Network": "network.network",
+    "find_layers": "network.network",
+    "Precision": "quantization.precision",
+    "Problem": "problem.problem",
+    "SearchResult": "workflows.result",
+    "search": "workflows.search",
     "ESTIMATORS": "sensitivity",
-    "Solution": "solution",
-    "Status": "solution",
+    "Solution": "problem.solution",
+    "Status": "problem.solution",
     "SOLVERS": "solvers",
 }
 
@@ -96,6 +97,10 @@ __all__ = [
     "load_device",
     "search",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,9 @@ import ast
 import inspect
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,24 +15,25 @@ import mpq
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mpq"
 FILES = sorted(PACKAGE.rglob("*.py"))
-STAGES = ("mpq.sensitivity", "mpq.hardware_profiles", "mpq.solvers", "mpq.backends", "mpq.report")
-NOUNS = (
-    "errors",
-    "layer",
-    "lifetimes",
-    "precision",
-    "value_range",
-    "cost_table",
-    "pair_cost",
-    "couplings",
-    "long_table",
-    "interactions",
-    "budget",
-    "problem",
-    "solution",
-    "assignment",
-)
-TORCH = ("torch", "safetensors", "transformers")
+FLOORS = {
+    "demo": 0,
+    "errors": 1,
+    "_support": 2,
+    "network": 3,
+    "quantization": 4,
+    "problem": 5,
+    "sensitivity": 6,
+    "solvers": 6,
+    "backends": 6,
+    "report": 6,
+    "hardware_profiles": 7,
+    "workflows": 8,
+    "cli": 9,
+}
+"""A folder imports only itself and folders on lower floors; those on one floor do not meet."""
+TORCH_FREE = ("problem", "solvers")
+"""Folders that load no torch, through everything that they import."""
+STAGES = ("sensitivity", "solvers", "hardware_profiles")
 
 
 def name_of(file: Path) -> str:
@@ -38,21 +41,18 @@ def name_of(file: Path) -> str:
     return str(file.relative_to(PACKAGE))
 
 
-def files_of(folder: str) -> list[Path]:
-    """All Python files of a stage."""
-    return sorted((PACKAGE / folder).rglob("*.py"))
+def floor_of(module: str) -> str:
+    """The entry of the package that a module is in: of ``mpq.solvers.auto``, ``solvers``."""
+    return module.split(".")[1]
 
 
-def imported(nodes: Iterator[ast.AST]) -> set[str]:
-    """Modules that some syntax nodes import; of ``from a import b`` both ``a`` and ``a.b``."""
-    found = set()
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports name the module in full"
-            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+def module_of(file: Path) -> str:
+    """Dotted name of a file; a package is called as its folder."""
+    parts = ("mpq", *file.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(file): file for file in FILES}
 
 
 def outside_functions(node: ast.AST) -> Iterator[ast.AST]:
@@ -66,87 +66,104 @@ def outside_functions(node: ast.AST) -> Iterator[ast.AST]:
         yield from outside_functions(child)
 
 
-def imports(file: Path) -> set[str]:
-    """Everything that a file imports anywhere but for type checkers only."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
-    return imported(ast.walk(tree))
+def imported(nodes: Iterable[ast.AST]) -> set[str]:
+    """Modules that some syntax nodes import; of ``from a import b`` both ``a`` and ``a.b``."""
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports name the module in full"
+            found |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
 
 
-def from_any(modules: set[str], *packages: str) -> list[str]:
+@cache
+def tree_of(file: Path) -> ast.Module:
+    """Syntax tree of a file."""
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+@cache
+def imports(file: Path) -> frozenset[str]:
+    """Everything that a file imports: at import, inside functions, for type checkers."""
+    return frozenset(imported(ast.walk(tree_of(file))))
+
+
+@cache
+def imports_at_import(file: Path) -> frozenset[str]:
+    """What importing a file imports."""
+    return frozenset(imported(outside_functions(tree_of(file))))
+
+
+@cache
+def closure(module: str) -> frozenset[str]:
+    """All that importing a module imports, through our own modules and their packages."""
+    found, waiting = set[str](), {module}
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        if name in MODULES:
+            parents = {name.rsplit(".", 1)[0]} if "." in name else set()
+            waiting |= {*imports_at_import(MODULES[name]), *parents} - found
+    return frozenset(found)
+
+
+def from_any(modules: Iterable[str], *packages: str) -> list[str]:
     """The modules that belong to one of the packages."""
     return sorted(m for m in modules if any(m == p or m.startswith(f"{p}.") for p in packages))
 
 
-@pytest.mark.parametrize("noun", NOUNS)
-def test_nouns_know_no_stage_and_no_torch(noun: str) -> None:
-    """A noun imports only other nouns, the schemas, and numpy or pandas."""
-    modules = imports(PACKAGE / f"{noun}.py")
+def test_every_entry_of_the_package_has_a_floor() -> None:
+    """The house is this table: nothing lies loose beside it."""
+    entries = {path.stem for path in PACKAGE.iterdir() if path.name != "__pycache__"}
 
-    others = {m for m in modules if m.split(".")[0] == "mpq"}
-    allowed = {f"mpq.{name}" for name in (*NOUNS, "schemas")}
-
-    assert from_any(modules, *STAGES, *TORCH) == []
-    assert {".".join(m.split(".")[:2]) for m in others} <= allowed
+    assert entries - {"__init__", "py"} == set(FLOORS)
 
 
-@pytest.mark.parametrize("file", files_of("solvers"), ids=name_of)
+@pytest.mark.parametrize("file", [f for f in FILES if f.parent != PACKAGE], ids=name_of)
+def test_imports_go_one_way(file: Path) -> None:
+    """A file knows its own folder and lower floors, also inside functions and for type checkers."""
+    own = floor_of(module_of(file))
+
+    others = {floor_of(m) for m in from_any(imports(file), "mpq") if m != "mpq"} - {own}
+
+    assert {name for name in others if FLOORS.get(name, 0) >= FLOORS[own]} == set()
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    """The graph of files has no cycle, whatever kind of import is looked at."""
+    graph = {m: {x for x in imports(file) if x in MODULES} - {m} for m, file in MODULES.items()}
+    graph = {m: {x for x in to if not m.startswith(f"{x}.")} for m, to in graph.items()}
+
+    order = list(TopologicalSorter(graph).static_order())
+
+    assert len(order) >= len(MODULES)
+
+
+@pytest.mark.parametrize(
+    "module", [m for m in MODULES if m.startswith(tuple(f"mpq.{f}" for f in TORCH_FREE))]
+)
+def test_problems_and_solvers_load_no_torch(module: str) -> None:
+    """Through their whole closure: a problem is solved where torch is not installed."""
+    assert from_any(closure(module), "torch", "safetensors", "transformers") == []
+
+
+@pytest.mark.parametrize("file", sorted((PACKAGE / "solvers").rglob("*.py")), ids=name_of)
 def test_solvers_see_numbers_only(file: Path) -> None:
-    """No torch, no model, no data, no file: a solver reads a ``Problem``."""
-    modules = imports(file)
-
-    known = {".".join(m.split(".")[:2]) for m in from_any(modules, "mpq")}
-    allowed = {f"mpq.{name}" for name in (*NOUNS, "registry", "progress", "solvers")}
-
-    assert from_any(modules, *TORCH, "pathlib", "io", "json", "os", "tempfile", "shutil") == []
-    assert known <= allowed
-
-
-@pytest.mark.parametrize("file", files_of("sensitivity"), ids=name_of)
-def test_estimators_know_no_device_and_no_solver(file: Path) -> None:
-    """An estimator measures a network; what its answer is used for is not its business."""
-    modules = imports(file)
-
-    assert from_any(modules, "mpq.solvers", "mpq.hardware_profiles", "mpq.backends") == []
-    assert from_any(modules, "mpq.searching", "mpq.result", "mpq.cli", "mpq.report") == []
-
-
-@pytest.mark.parametrize("file", files_of("hardware_profiles"), ids=name_of)
-def test_profiles_see_layers_only(file: Path) -> None:
-    """A profile prices layers: no torch, no model, no other stage."""
-    modules = imports(file)
-
-    known = {".".join(m.split(".")[:2]) for m in from_any(modules, "mpq")}
-    allowed = {f"mpq.{name}" for name in (*NOUNS, "schemas", "hardware_profiles")}
-
-    assert from_any(modules, *TORCH) == []
-    assert known <= allowed
-
-
-@pytest.mark.parametrize("folder", ["sensitivity", "solvers", "hardware_profiles", "backends"])
-def test_a_stage_knows_no_verb_above_it(folder: str) -> None:
-    """Stages are joined by ``searching``, ``result`` and the command line; never the reverse."""
-    above = ("mpq.searching", "mpq.result", "mpq.cli", "mpq.frontier", "mpq.loading")
-
-    found = {name_of(file): from_any(imports(file), *above) for file in files_of(folder)}
-
-    assert {name: modules for name, modules in found.items() if modules} == {}
+    """No file, no JSON: a solver reads a ``Problem``."""
+    assert from_any(imports(file), "pathlib", "io", "json", "os", "tempfile", "shutil") == []
 
 
 def test_the_command_line_imports_torch_only_inside_functions() -> None:
     """What runs at import is the standard library, typer, and nothing of ours."""
-    files = sorted(PACKAGE.glob("cli*.py"))
-    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    files = sorted((PACKAGE / "cli").glob("*.py"))
+    at_start = closure("mpq.cli.__main__")
 
-    modules = {name for tree in trees for name in imported(outside_functions(tree))}
-    modules -= {"mpq.result"}  # for type checkers only
+    packages = {module.split(".")[0] for module in at_start}
 
-    packages = {module.split(".")[0] for module in modules}
     assert packages - set(sys.stdlib_module_names) == {"typer", "mpq"}
-    ours = {module for module in modules if module.startswith("mpq.")}
-    assert all(module.startswith("mpq.cli") for module in ours)
+    assert files
 
 
 @pytest.mark.parametrize("file", FILES, ids=name_of)
@@ -160,12 +177,10 @@ def test_files_stay_short(file: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_files_say_what_they_are(file: Path) -> None:
     """Every file begins with a docstring."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-
-    assert ast.get_docstring(tree)
+    assert ast.get_docstring(tree_of(file))
 
 
-@pytest.mark.parametrize("name", ["sensitivity", "solvers", "hardware_profiles"])
+@pytest.mark.parametrize("name", STAGES)
 def test_the_root_links_to_the_stages(name: str, root: Path) -> None:
     """The three stages are the first thing that a visitor of the repository sees."""
     link = root / name
@@ -179,9 +194,7 @@ def test_the_root_links_to_the_stages(name: str, root: Path) -> None:
 @pytest.mark.parametrize("file", FILES, ids=name_of)
 def test_code_imports_through_the_package(file: Path) -> None:
     """Never through a link of the root: ``mpq.solvers``, not ``solvers``."""
-    modules = imports(file)
-
-    assert from_any(modules, "sensitivity", "solvers", "hardware_profiles") == []
+    assert from_any(imports(file), *STAGES) == []
 
 
 @pytest.mark.parametrize("name", mpq.__all__)
@@ -211,13 +224,18 @@ def test_public_names_are_few_and_sorted() -> None:
     assert all(hasattr(mpq, name) for name in mpq.__all__)
 
 
+def test_tab_completion_shows_the_public_names() -> None:
+    """``dir(mpq)`` has what ``mpq.__all__`` has, and no helper of the lazy imports."""
+    assert {name for name in dir(mpq) if not name.startswith("_")} == set(mpq.__all__)
+
+
 def test_an_unknown_public_name() -> None:
     """A misspelled name is an ``AttributeError``, as for any module."""
     with pytest.raises(AttributeError, match="module 'mpq' has no attribute 'serach'"):
         mpq.serach  # noqa: B018
 
 
-@pytest.mark.parametrize("module", ["mpq", "mpq.cli"])
+@pytest.mark.parametrize("module", ["mpq", "mpq.cli.__main__"])
 def test_importing_is_light(module: str) -> None:
     """In a fresh interpreter neither torch nor numpy is loaded by the import alone."""
     heavy = ("torch", "numpy", "pandas", "matplotlib", "optuna", "pulp", "scipy")

@@ -8,7 +8,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from mpq.cli import app
+from mpq.cli.__main__ import app
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

@@ -52,8 +52,8 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile, root:
     assert found == expected
     assert "mpq/py.typed" in found
     assert "mpq/hardware_profiles/devices/nvidia-t4.json" in found
-    assert "mpq/schemas/assignment.schema.json" in found
-    assert "mpq/schemas/roofline.schema.json" in found
+    assert "mpq/problem/assignment.schema.json" in found
+    assert "mpq/hardware_profiles/roofline.schema.json" in found
     assert "mpq/demo/digits.npz" in found
     assert "mpq/demo/digits_net.safetensors" in found
 
@@ -79,4 +79,4 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     assert "Name: mpq\n" in metadata
     assert "Apache-2.0" in metadata
     assert "LICENSE" in names
-    assert "mpq = mpq.cli:main" in entry_points
+    assert "mpq = mpq.cli.__main__:main" in entry_points

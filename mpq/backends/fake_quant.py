@@ -3,14 +3,15 @@
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mpq.assignment import Assignment
-from mpq.attention import open_attention
-from mpq.batch_norm import fold_batch_norm
 from mpq.errors import MismatchError
-from mpq.layer import signature
-from mpq.model import check_model, share_parameters, weight_of
-from mpq.quantization import ActivationRanges, Quantizer, install
-from mpq.trace import kind_of
+from mpq.network.attention import open_attention
+from mpq.network.batch_norm import fold_batch_norm
+from mpq.network.layer import signature
+from mpq.network.modules import check_model, share_parameters, weight_of
+from mpq.network.tracing import kind_of
+from mpq.problem.assignment import Assignment
+from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.quantizer import Quantizer, install
 
 
 def apply(model: nn.Module, assignment: Assignment) -> nn.Module:

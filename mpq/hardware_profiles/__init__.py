@@ -1,17 +1,17 @@
 """Layers + device -> seconds, bytes, joules of every layer at every precision."""
 
 from mpq.hardware_profiles.catalogue import device_names, load_device, profile_from_dict
-from mpq.hardware_profiles.conversion import Conversion
-from mpq.hardware_profiles.entry import Entry
-from mpq.hardware_profiles.estimated import Roofline
-from mpq.hardware_profiles.fixed_part import FixedPart
 from mpq.hardware_profiles.linear import LINEAR_RESOURCES
-from mpq.hardware_profiles.measured import MeasuredTable
-from mpq.hardware_profiles.memory import PEAK_RAM
-from mpq.hardware_profiles.network import NetworkProfile
+from mpq.hardware_profiles.measured_table.conversion import Conversion
+from mpq.hardware_profiles.measured_table.entry import Entry
+from mpq.hardware_profiles.measured_table.overhead import FixedPart
+from mpq.hardware_profiles.measured_table.profile import MeasuredTable
+from mpq.hardware_profiles.measured_table.shape import Shape
+from mpq.hardware_profiles.network_profile import NetworkProfile
+from mpq.hardware_profiles.peak_ram import PEAK_RAM
 from mpq.hardware_profiles.pricing import RESOURCES, Pricing, check_sum
 from mpq.hardware_profiles.profile import Profile
-from mpq.hardware_profiles.shape import Shape
+from mpq.hardware_profiles.roofline.profile import Roofline
 from mpq.hardware_profiles.workload import PHASES, Phase, Workload
 
 __all__ = [

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from mpq.errors import FileFormatError, InputError, UnknownNameError
-from mpq.hardware_profiles.estimated import Roofline
-from mpq.hardware_profiles.measured import MeasuredTable
-from mpq.hardware_profiles.network import NetworkProfile
+from mpq.hardware_profiles.measured_table.profile import MeasuredTable
+from mpq.hardware_profiles.network_profile import NetworkProfile
 from mpq.hardware_profiles.profile import Profile
+from mpq.hardware_profiles.roofline.profile import Roofline
 
 SCHEMA_VERSION = 1
 MODELS: Final[Mapping[str, Callable[[Any], Profile]]] = {
@@ -52,7 +52,7 @@ def profile_from_dict(data: Any) -> Profile:
     Raises:
         FileFormatError: If it does not fit the schema of its model; names the key.
     """
-    from mpq.schemas import validate
+    from mpq._support.schema import validate
 
     version = data.get("schema_version") if isinstance(data, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -93,5 +93,5 @@ def device_name(path: Path) -> str:
 
 @cache
 def _schema(model: str) -> Any:
-    file = resources.files("mpq.schemas").joinpath(f"{model}.schema.json")
+    file = resources.files("mpq.hardware_profiles").joinpath(f"{model}.schema.json")
     return json.loads(file.read_text(encoding="utf-8"))

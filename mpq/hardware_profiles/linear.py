@@ -5,10 +5,10 @@ from typing import Final
 
 import numpy as np
 
-from mpq.cost_table import CostTable
 from mpq.errors import UnknownNameError
-from mpq.layer import Layer
-from mpq.precision import Precision
+from mpq.network.layer import Layer
+from mpq.problem.cost_table import CostTable
+from mpq.quantization.precision import Precision
 
 Formula = Callable[[Layer, Precision, Sequence[Layer]], float]
 

@@ -6,11 +6,9 @@ from typing import final
 
 import numpy as np
 
-from mpq.budget import total
-from mpq.cost_table import CostTable
 from mpq.errors import InputError, UnknownNameError
 from mpq.hardware_profiles.linear import LINEAR_RESOURCES, linear_cost
-from mpq.hardware_profiles.memory import (
+from mpq.hardware_profiles.peak_ram import (
     FLASH,
     PEAK_RAM,
     flash_table,
@@ -19,9 +17,11 @@ from mpq.hardware_profiles.memory import (
 )
 from mpq.hardware_profiles.profile import Profile
 from mpq.hardware_profiles.workload import Workload, tokens_of
-from mpq.layer import Layer
-from mpq.lifetimes import Lifetimes
-from mpq.precision import Precision
+from mpq.network.layer import Layer
+from mpq.network.liveness import Lifetimes
+from mpq.problem.budget import total
+from mpq.problem.cost_table import CostTable
+from mpq.quantization.precision import Precision
 
 DEVICE_RESOURCES = ("latency", "energy")
 """What only a device prices."""

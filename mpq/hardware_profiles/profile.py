@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from mpq.cost_table import CostTable
 from mpq.hardware_profiles.sourced import Sourced
 from mpq.hardware_profiles.workload import Workload
-from mpq.layer import Layer
-from mpq.precision import Precision
+from mpq.network.layer import Layer
+from mpq.problem.cost_table import CostTable
+from mpq.quantization.precision import Precision
 
 
 class Profile(Protocol):

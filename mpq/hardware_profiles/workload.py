@@ -5,7 +5,7 @@ from math import prod
 from typing import Final, Literal, final
 
 from mpq.errors import InputError, UnknownNameError
-from mpq.layer import Layer
+from mpq.network.layer import Layer
 
 Phase = Literal["prefill", "decode"]
 PHASES: Final[tuple[str, ...]] = ("prefill", "decode")

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mpq.report.agreement import (
+    from mpq.report.estimators import (
         comparison_markdown,
         draw_predictions,
         predictions_table,
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from mpq.report.tables import comparison_table, frontier_table, layer_table, measured_columns
 
 _HOME = {
-    "comparison_markdown": "agreement",
-    "draw_predictions": "agreement",
-    "predictions_table": "agreement",
-    "scores_table": "agreement",
+    "comparison_markdown": "estimators",
+    "draw_predictions": "estimators",
+    "predictions_table": "estimators",
+    "scores_table": "estimators",
     "draw_bits": "pictures",
     "draw_frontier": "pictures",
     "png": "pictures",

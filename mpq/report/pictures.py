@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from mpq.assignment import Assignment
+from mpq.problem.assignment import Assignment
 
 if TYPE_CHECKING:
-    from mpq.frontier import Frontier, FrontierPoint
+    from mpq.report.frontier import Frontier, FrontierPoint
 
 _SYMBOLS = {"seconds": "s", "bytes": "B", "joules": "J", "bitops": "", "bits": "bit"}
 

@@ -7,15 +7,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from mpq.budget import total
-from mpq.cost_table import CostTable
-from mpq.layer import Layer
-from mpq.precision import Precision
+from mpq.network.layer import Layer
+from mpq.problem.budget import total
+from mpq.problem.cost_table import CostTable
+from mpq.quantization.precision import Precision
 
 if TYPE_CHECKING:
-    from mpq.compared import Compared
-    from mpq.evaluation import Measurement
-    from mpq.frontier import Frontier
+    from mpq.report.frontier import Frontier
+    from mpq.report.measurement import Compared, Measurement
 
 
 def layer_table(

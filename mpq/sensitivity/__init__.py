@@ -1,6 +1,6 @@
 """Model + data -> loss of every layer at every precision."""
 
-from mpq.registry import Registry
+from mpq._support.registry import Registry
 from mpq.sensitivity._base import RefinableEstimator, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.entropy import ActivationEntropy, HistogramKL
 from mpq.sensitivity.first_order import FirstOrder

@@ -8,13 +8,13 @@ from typing import ClassVar, final
 import numpy as np
 import numpy.typing as npt
 
-from mpq.calibration import Calibration
-from mpq.cost_table import CostTable
 from mpq.errors import ModelError
-from mpq.interactions import Interactions
-from mpq.model import Network
-from mpq.precision import Precision
-from mpq.quantization import Quantizer
+from mpq.network.examples import Calibration
+from mpq.network.network import Network
+from mpq.problem.cost_table import CostTable
+from mpq.problem.interactions import Interactions
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer
 
 
 @final

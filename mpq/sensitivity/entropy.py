@@ -7,22 +7,22 @@ from typing import Any, ClassVar, final
 import numpy as np
 from torch import Tensor
 
-from mpq.calibration import Calibration
 from mpq.errors import InputError
-from mpq.model import Network
-from mpq.precision import ORIGINAL, Precision
-from mpq.quantization import Quantizer
+from mpq.network.examples import Calibration
+from mpq.network.network import Network
+from mpq.quantization.precision import ORIGINAL, Precision
+from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
-from mpq.sensitivity.forward_pass import read_layers
-from mpq.sensitivity.gradients import Tap
-from mpq.sensitivity.histogram import (
+from mpq.sensitivity.importance import importance_table
+from mpq.sensitivity.passes.backward_pass import Tap
+from mpq.sensitivity.passes.forward_pass import read_layers
+from mpq.sensitivity.passes.histogram import (
     divergence,
     entropy,
     input_histograms,
     layer_bins,
     weight_histograms,
 )
-from mpq.sensitivity.importance import importance_table
 
 
 @final

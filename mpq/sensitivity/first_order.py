@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpq.calibration import Batch, Calibration
-from mpq.metric import KLDivergence
-from mpq.model import Network
-from mpq.precision import Precision
-from mpq.progress import track
-from mpq.quantization import Quantizer
+from mpq._support.progress import track
+from mpq.network.examples import Batch, Calibration
+from mpq.network.metric import KLDivergence
+from mpq.network.network import Network
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
-from mpq.sensitivity.example_gradients import ExampleGradients
-from mpq.sensitivity.gradients import Tap, read_gradients
-from mpq.sensitivity.labels import check_labels, loss_gradient
+from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
+from mpq.sensitivity.passes.example_gradients import ExampleGradients
+from mpq.sensitivity.passes.labels import check_labels, loss_gradient
 
 
 @final

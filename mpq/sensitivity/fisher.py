@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpq.calibration import Calibration
-from mpq.model import Network
-from mpq.precision import Precision
-from mpq.progress import track
-from mpq.quantization import Quantizer
+from mpq._support.progress import track
+from mpq.network.examples import Calibration
+from mpq.network.network import Network
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
-from mpq.sensitivity.example_gradients import ExampleGradients
-from mpq.sensitivity.gradients import Tap, read_gradients
-from mpq.sensitivity.labels import check_labels, fisher_gradient
+from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
+from mpq.sensitivity.passes.example_gradients import ExampleGradients
+from mpq.sensitivity.passes.labels import check_labels, fisher_gradient
 
 
 @final

@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpq.calibration import Calibration
-from mpq.divergence import random_signs
+from mpq._support.progress import track
 from mpq.errors import InputError
-from mpq.layer import Layer
-from mpq.model import Network
-from mpq.precision import Precision, TensorFormat
-from mpq.progress import track
-from mpq.quantization import Quantizer
+from mpq.network.divergence import random_signs
+from mpq.network.examples import Calibration
+from mpq.network.layer import Layer
+from mpq.network.network import Network
+from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
-from mpq.sensitivity.block_traces import Array
-from mpq.sensitivity.hessian_products import (
+from mpq.sensitivity.curvature.block_traces import Array
+from mpq.sensitivity.curvature.hessian_products import (
     LOSSES,
     Objective,
     Variable,
@@ -27,9 +27,13 @@ from mpq.sensitivity.hessian_products import (
     product,
     second_order,
 )
-from mpq.sensitivity.per_example import by_example
-from mpq.sensitivity.pyhessian_backend import BACKENDS, pyhessian_eigenvalues, refuse_inputs
-from mpq.sensitivity.rounding_errors import weight_errors
+from mpq.sensitivity.curvature.pyhessian_backend import (
+    BACKENDS,
+    pyhessian_eigenvalues,
+    refuse_inputs,
+)
+from mpq.sensitivity.passes.per_example import by_example
+from mpq.sensitivity.passes.rounding_errors import weight_errors
 
 
 @final

@@ -7,13 +7,13 @@ from typing import ClassVar, final
 import numpy as np
 from torch import Tensor
 
-from mpq.calibration import Calibration
-from mpq.model import Network
-from mpq.precision import ORIGINAL, Precision
-from mpq.progress import track
-from mpq.quantization import Quantizer
+from mpq._support.progress import track
+from mpq.network.examples import Calibration
+from mpq.network.network import Network
+from mpq.quantization.precision import ORIGINAL, Precision
+from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
-from mpq.sensitivity.hessian_products import (
+from mpq.sensitivity.curvature.hessian_products import (
     LOSSES,
     Objective,
     SecondOrder,

@@ -7,17 +7,17 @@ from typing import ClassVar, final
 import numpy as np
 import torch
 
-from mpq.calibration import Calibration
 from mpq.errors import InputError
-from mpq.model import Network
-from mpq.precision import Precision
-from mpq.quantization import Quantizer
+from mpq.network.examples import Calibration
+from mpq.network.network import Network
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
-from mpq.sensitivity.block_traces import Array, Traces, hutchinson_traces, until_within
-from mpq.sensitivity.gauss_newton import gauss_newton_traces
-from mpq.sensitivity.hessian_products import LOSSES, check_option, objective
-from mpq.sensitivity.pyhessian_backend import BACKENDS, pyhessian_traces, refuse_inputs
-from mpq.sensitivity.rounding_errors import input_errors, weight_errors
+from mpq.sensitivity.curvature.block_traces import Array, Traces, hutchinson_traces, until_within
+from mpq.sensitivity.curvature.gauss_newton import gauss_newton_traces
+from mpq.sensitivity.curvature.hessian_products import LOSSES, check_option, objective
+from mpq.sensitivity.curvature.pyhessian_backend import BACKENDS, pyhessian_traces, refuse_inputs
+from mpq.sensitivity.passes.rounding_errors import input_errors, weight_errors
 
 _MATRICES = ("gauss-newton", "hessian")
 _FEW, _MANY = 2, 64

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mpq.cost_table import CostTable
-from mpq.model import Network
-from mpq.precision import Precision
-from mpq.quantization import Quantizer
+from mpq.network.network import Network
+from mpq.problem.cost_table import CostTable
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity._base import loss_table
 from mpq.sensitivity.weight_error import relative_errors
 

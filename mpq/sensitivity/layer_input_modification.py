@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mpq.calibration import Calibration
-from mpq.model import Network, hooks
-from mpq.precision import Precision
-from mpq.progress import track
-from mpq.quantization import Quantizer
+from mpq._support.progress import track
+from mpq.network.examples import Calibration
+from mpq.network.modules import hooks
+from mpq.network.network import Network
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.importance import importance_table
 

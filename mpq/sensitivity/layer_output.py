@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpq.calibration import Calibration
-from mpq.model import Network
-from mpq.precision import Precision
-from mpq.quantization import Quantizer
+from mpq.network.examples import Calibration
+from mpq.network.network import Network
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
-from mpq.sensitivity.forward_pass import read_layers
-from mpq.sensitivity.gradients import Tap
-from mpq.sensitivity.layer_response import response, response_changes
+from mpq.sensitivity.passes.backward_pass import Tap
+from mpq.sensitivity.passes.forward_pass import read_layers
+from mpq.sensitivity.passes.layer_response import response, response_changes
 
 
 @final

@@ -9,20 +9,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mpq.calibration import Batch, Calibration
+from mpq._support.journal import Journal
+from mpq._support.progress import track
 from mpq.errors import DataError, InputError, UnknownNameError
-from mpq.journal import Journal, measurement_key
-from mpq.metric import CosineDistance, KLDivergence, OutputMetric
-from mpq.model import Network
-from mpq.outputs import position_weights
-from mpq.precision import ORIGINAL, Precision
-from mpq.progress import track
-from mpq.quantization import Quantizer
+from mpq.network.examples import Batch, Calibration
+from mpq.network.metric import CosineDistance, KLDivergence, OutputMetric
+from mpq.network.network import Network
+from mpq.network.outputs import position_weights
+from mpq.network.targets import class_targets, cross_entropy, target_weights
+from mpq.quantization.fingerprint import measurement_key
+from mpq.quantization.precision import ORIGINAL, Precision
+from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
-from mpq.sensitivity.factor_rows import FactorRows
-from mpq.sensitivity.prefix import Recording, reusing
-from mpq.sensitivity.tiles import Cell, Tile, Tiling
-from mpq.targets import class_targets, cross_entropy, target_weights
+from mpq.sensitivity.passes.factor_rows import FactorRows
+from mpq.sensitivity.passes.prefix import Recording, reusing
+from mpq.sensitivity.passes.tiles import Cell, Tile, Tiling
 
 Array = npt.NDArray[np.float64]
 Row = dict[str, Any]

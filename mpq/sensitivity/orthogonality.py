@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpq.calibration import Batch, Calibration
+from mpq._support.progress import track
 from mpq.errors import InputError
-from mpq.model import Network
-from mpq.precision import Precision
-from mpq.progress import track
-from mpq.quantization import Quantizer
+from mpq.network.examples import Batch, Calibration
+from mpq.network.network import Network
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
-from mpq.sensitivity.forward_pass import read_batch
-from mpq.sensitivity.gradients import Tap
 from mpq.sensitivity.importance import importance_table
+from mpq.sensitivity.passes.backward_pass import Tap
+from mpq.sensitivity.passes.forward_pass import read_batch
 
 
 @final

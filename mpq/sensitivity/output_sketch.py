@@ -11,18 +11,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mpq.calibration import Batch, Calibration
+from mpq._support.progress import track
 from mpq.errors import InputError
-from mpq.metric import OutputMetric
-from mpq.model import Network, weight_of
-from mpq.outputs import position_weights
-from mpq.precision import ORIGINAL, Precision, TensorFormat
-from mpq.progress import track
-from mpq.quantization import Quantizer, quantized
+from mpq.network.examples import Batch, Calibration
+from mpq.network.metric import OutputMetric
+from mpq.network.modules import weight_of
+from mpq.network.network import Network
+from mpq.network.outputs import position_weights
+from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat
+from mpq.quantization.quantizer import Quantizer, quantized
 from mpq.sensitivity._base import RefinableEstimator, Sensitivity, loss_table
-from mpq.sensitivity.factor_rows import FactorRows
-from mpq.sensitivity.gradients import Tap, read_gradients
-from mpq.sensitivity.per_example import summed_weight_gradients
+from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
+from mpq.sensitivity.passes.factor_rows import FactorRows
+from mpq.sensitivity.passes.per_example import summed_weight_gradients
 
 Array = npt.NDArray[np.float64]
 
@@ -49,10 +50,10 @@ class OutputSketch(RefinableEstimator):
 
     where ``g`` are the gradients of :math:`\langle u_n, f_n \rangle` for the logits ``f`` and a
     probe ``u`` with :math:`E[u u^T]` the Fisher information of the softmax
-    (``mpq.divergence.fisher_probe``). So ``s`` estimates the KL divergence (without bias where the
-    temperature is 1, else with another weight of examples and classes, see below) to second
-    order in the change of the logits and first order in the change of the layer, in nats per
-    example. For sequences, signs are drawn per position and positions are averaged. One forward
+    (``mpq.network.divergence.fisher_probe``). So ``s`` estimates the KL divergence (without bias
+    where the temperature is 1, else with another weight of examples and classes, see below) to
+    second order in the change of the logits and first order in the change of the layer, in nats
+    per example. For sequences, signs are drawn per position and positions are averaged. One forward
     and one backward pass price all layers at all precisions.
 
     A layer that all examples of a batch share (a relative position bias), or of which each reads a

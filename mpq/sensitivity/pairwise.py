@@ -8,19 +8,20 @@ from typing import ClassVar, final
 import numpy as np
 import numpy.typing as npt
 
-from mpq.calibration import Batch, Calibration
+from mpq._support.journal import Journal
+from mpq._support.progress import track
 from mpq.errors import InputError
-from mpq.interactions import Interactions
-from mpq.journal import Journal, measurement_key
-from mpq.model import Network
-from mpq.outputs import position_weights
-from mpq.precision import ORIGINAL, Precision
-from mpq.progress import track
-from mpq.quantization import Quantizer, quantized
+from mpq.network.examples import Batch, Calibration
+from mpq.network.network import Network
+from mpq.network.outputs import position_weights
+from mpq.problem.interactions import Interactions
+from mpq.quantization.fingerprint import measurement_key
+from mpq.quantization.precision import ORIGINAL, Precision
+from mpq.quantization.quantizer import Quantizer, quantized
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
 from mpq.sensitivity.measured import Measured
-from mpq.sensitivity.prefix import Recording, reusing
-from mpq.sensitivity.tiles import Cell, Tile, Tiling
+from mpq.sensitivity.passes.prefix import Recording, reusing
+from mpq.sensitivity.passes.tiles import Cell, Tile, Tiling
 
 Array = npt.NDArray[np.float64]
 Row = dict[str, list[float]]

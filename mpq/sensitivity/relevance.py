@@ -9,18 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpq.calibration import Batch, Calibration
+from mpq._support.progress import track
 from mpq.errors import InputError
-from mpq.metric import KLDivergence
-from mpq.model import Network
-from mpq.outputs import position_weights
-from mpq.precision import Precision
-from mpq.progress import track
-from mpq.quantization import Quantizer
+from mpq.network.examples import Batch, Calibration
+from mpq.network.metric import KLDivergence
+from mpq.network.network import Network
+from mpq.network.outputs import position_weights
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
-from mpq.sensitivity.gradients import GradientReader, Tap, read_gradients
 from mpq.sensitivity.importance import importance_table
-from mpq.sensitivity.relevance_rules import propagating
+from mpq.sensitivity.passes.backward_pass import GradientReader, Tap, read_gradients
+from mpq.sensitivity.passes.relevance_rules import propagating
 
 _RULES = ("lrp", "gradient")
 
@@ -45,7 +45,7 @@ class Relevance(SensitivityEstimator):
     sensitive one.
 
     References: Ranjan and Savakis (2024), LRP-QViT, arXiv:2401.11243; Achtibat et al. (2024),
-    AttnLRP, arXiv:2402.05602. The rules: ``mpq.sensitivity.relevance_rules``.
+    AttnLRP, arXiv:2402.05602. The rules: ``mpq.sensitivity.passes.relevance_rules``.
 
     Args:
         rule: ``lrp``, or ``gradient`` for input times gradient (``R = x g``), which is the same for

@@ -9,13 +9,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mpq.calibration import Calibration
-from mpq.model import Network
-from mpq.precision import Precision, TensorFormat
-from mpq.quantization import Quantizer, needs_range
-from mpq.quantizer import quantize_activation, row_range
+from mpq.network.examples import Calibration
+from mpq.network.network import Network
+from mpq.quantization.observer import needs_range
+from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.quantizer import Quantizer
+from mpq.quantization.ranges import ActivationRange
+from mpq.quantization.rounding import quantize_activation, row_range
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
-from mpq.value_range import ActivationRange
 
 _NORMAL_SAMPLE = 16384
 

@@ -6,10 +6,10 @@ from typing import ClassVar, final
 
 from torch import Tensor
 
-from mpq.calibration import Calibration
-from mpq.model import Network
-from mpq.precision import Precision
-from mpq.quantization import Quantizer
+from mpq.network.examples import Calibration
+from mpq.network.network import Network
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.importance import importance_table
 

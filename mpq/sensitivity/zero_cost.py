@@ -9,18 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mpq.calibration import Batch, Calibration
+from mpq._support.progress import track
 from mpq.errors import ModelError, UnknownNameError
-from mpq.model import Network, weight_of
-from mpq.precision import Precision
-from mpq.progress import track
-from mpq.quantization import Quantizer
+from mpq.network.examples import Batch, Calibration
+from mpq.network.modules import weight_of
+from mpq.network.network import Network
+from mpq.network.targets import cross_entropy
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
-from mpq.sensitivity.gradients import Tap, read_gradients
 from mpq.sensitivity.importance import importance_table
-from mpq.sensitivity.labels import check_labels, class_labels, loss_gradient, softened
-from mpq.sensitivity.layer_response import response
-from mpq.targets import cross_entropy
+from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
+from mpq.sensitivity.passes.labels import check_labels, class_labels, loss_gradient, softened
+from mpq.sensitivity.passes.layer_response import response
 
 
 @final

@@ -1,21 +1,21 @@
 """Problem -> Solution. Solvers see numbers only: no model, no file, no torch."""
 
-from mpq.registry import Registry
+from mpq._support.registry import Registry
 from mpq.solvers._base import Solver
-from mpq.solvers._measuring import MeasuringSolver
+from mpq.solvers.additive.dynamic_programming import DynamicProgramming
+from mpq.solvers.additive.ilp import IntegerLinearProgram
+from mpq.solvers.additive.lagrangian import Lagrangian
 from mpq.solvers.auto import Auto
-from mpq.solvers.bayesian import Bayesian
-from mpq.solvers.bisection import Bisection
-from mpq.solvers.branch_and_bound import BranchAndBound
-from mpq.solvers.dynamic_programming import DynamicProgramming
-from mpq.solvers.evolutionary import Evolutionary
-from mpq.solvers.greedy import Greedy
-from mpq.solvers.ilp import IntegerLinearProgram
-from mpq.solvers.lagrangian import Lagrangian
-from mpq.solvers.local_search import LocalSearch
-from mpq.solvers.outer_approximation import OuterApproximation
-from mpq.solvers.surrogate import Surrogate
-from mpq.solvers.water_filling import WaterFilling
+from mpq.solvers.baselines.bisection import Bisection
+from mpq.solvers.baselines.greedy import Greedy
+from mpq.solvers.baselines.water_filling import WaterFilling
+from mpq.solvers.black_box._base import MeasuringSolver
+from mpq.solvers.black_box.bayesian import Bayesian
+from mpq.solvers.black_box.evolutionary import Evolutionary
+from mpq.solvers.black_box.surrogate import Surrogate
+from mpq.solvers.quadratic.branch_and_bound import BranchAndBound
+from mpq.solvers.quadratic.local_search import LocalSearch
+from mpq.solvers.quadratic.outer_approximation import OuterApproximation
 
 SOLVERS: Registry[Solver] = Registry(
     "solver",

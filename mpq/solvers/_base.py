@@ -3,8 +3,8 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from mpq.problem import Problem
-from mpq.solution import Solution
+from mpq.problem.problem import Problem
+from mpq.problem.solution import Solution
 
 
 class Solver(ABC):

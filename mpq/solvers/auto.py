@@ -4,13 +4,13 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 from mpq.errors import InputError
-from mpq.problem import Problem
-from mpq.solution import Solution
+from mpq.problem.problem import Problem
+from mpq.problem.solution import Solution
 from mpq.solvers._base import Solver
-from mpq.solvers.additive import additive_solver
-from mpq.solvers.branch_and_bound import BranchAndBound
-from mpq.solvers.local_search import LocalSearch
-from mpq.solvers.outer_approximation import OuterApproximation
+from mpq.solvers.additive.default import additive_solver
+from mpq.solvers.quadratic.branch_and_bound import BranchAndBound
+from mpq.solvers.quadratic.local_search import LocalSearch
+from mpq.solvers.quadratic.outer_approximation import OuterApproximation
 
 _PROVED_MOVES = 160
 """Precisions of all layers, up to which real networks' interactions are proved in seconds."""

@@ -1,11 +1,11 @@
 """Assignment -> an ONNX graph with real integer weights, for ONNX Runtime and OpenVINO."""
 
 from mpq.backends.onnx.export import OnnxExport, export_onnx
-from mpq.backends.onnx.filling import fill, idle_graph
 from mpq.backends.onnx.formats import Kernel, kernel_of, rounds_output
+from mpq.backends.onnx.instantiate import fill, idle_graph
 from mpq.backends.onnx.session import open_session
-from mpq.backends.onnx.skeleton import Skeleton, check_batch_size, require_onnx
-from mpq.backends.onnx.stretch import Stretch
+from mpq.backends.onnx.subgraph import Stretch
+from mpq.backends.onnx.template import Skeleton, check_batch_size, require_onnx
 
 __all__ = [
     "Kernel",

@@ -9,16 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mpq.assignment import Assignment
+from mpq._support.files import write_files
 from mpq.backends.fake_quant import apply
-from mpq.backends.onnx.filling import fill
+from mpq.backends.onnx.instantiate import fill
 from mpq.backends.onnx.session import open_session
-from mpq.backends.onnx.skeleton import NUM_SAMPLES, Skeleton, check_batch_size, require_onnx
-from mpq.calibration import Calibration
-from mpq.model import Network
-from mpq.output import write_files
-from mpq.outputs import scored_tensor
-from mpq.quantization import ActivationRanges, Quantizer
+from mpq.backends.onnx.template import NUM_SAMPLES, Skeleton, check_batch_size, require_onnx
+from mpq.network.examples import Calibration
+from mpq.network.network import Network
+from mpq.network.outputs import scored_tensor
+from mpq.problem.assignment import Assignment
+from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.quantizer import Quantizer
 
 if TYPE_CHECKING:
     import onnx

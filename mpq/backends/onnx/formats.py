@@ -2,7 +2,7 @@
 
 from enum import Enum
 
-from mpq.precision import Granularity, Precision
+from mpq.quantization.precision import Granularity, Precision
 
 LINEAR = "linear"
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")

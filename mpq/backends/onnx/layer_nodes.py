@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from mpq.backends.onnx.formats import Kernel, kernel_of
 from mpq.backends.onnx.graph import Codes, Writer
 from mpq.errors import ModelError, PrecisionError
-from mpq.model import weight_of
-from mpq.precision import Precision
-from mpq.quantization import Quantizer
-from mpq.trace import kind_of
-from mpq.weight_layout import layout_of
+from mpq.network.modules import weight_of
+from mpq.network.tracing import kind_of
+from mpq.network.weight_layout import layout_of
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer
 
 _INT32_HEADROOM = 2.0**30
 _CONVOLUTION = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -1,0 +1,134 @@
+"""Rows of a long measurement, on disk as they are measured: a killed run goes on where it was."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, final
+
+from mpq.errors import FileFormatError, InputError, OutputError
+
+SCHEMA_VERSION = 1
+
+
+@final
+class Journal:
+    """A file of JSON lines: a header that says what was measured, then one line per row.
+
+    A last line that was cut off in the middle of a write is dropped.
+
+    Args:
+        path: The file; made if it is not there.
+        key: JSON object of strings: everything that determines the rows. A file that was written
+            under another key is not gone on with.
+
+    Raises:
+        InputError: If the file has another key.
+        FileFormatError: If the file is no journal.
+        OutputError: If the file cannot be read or written.
+    """
+
+    def __init__(self, path: str | Path, key: Mapping[str, str]) -> None:
+        self.path = Path(path)
+        self._rows: dict[str, Any] = {}
+        header = {"mpq_journal": SCHEMA_VERSION, "key": dict(key)}
+        try:
+            content = self.path.read_bytes() if self.path.exists() else b""
+        except OSError as error:
+            raise OutputError(f"cannot read the journal {self.path}: {error.strerror}") from error
+        written = self._read(content, header)
+        if written < len(content):
+            self._write(lambda: os.truncate(self.path, written))
+        if not written:
+            self._append(header)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._rows
+
+    def __getitem__(self, name: str) -> Any:
+        return self._rows[name]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, name: str, row: Any) -> None:
+        """Writes a row; when this returns, it is on disk.
+
+        Args:
+            name: Says what was measured, such as ``batch 3, layer conv1``.
+            row: What ``json`` can write.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        self._append({"name": name, "row": row})
+        self._rows[name] = row
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        def append() -> None:
+            with self.path.open("ab") as file:
+                file.write(_line(line))
+                file.flush()
+                os.fsync(file.fileno())
+
+        self._write(append)
+
+    def _write(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except OSError as error:
+            raise OutputError(
+                f"cannot write the journal {self.path}: {error.strerror}; give the path of a file "
+                "in a folder that exists and can be written to"
+            ) from error
+
+    def _read(self, content: bytes, header: Mapping[str, Any]) -> int:
+        """Keeps the rows; how many bytes are whole lines."""
+        lines = content.splitlines(keepends=True)
+        if not lines or (len(content) < len(_line(header)) and _line(header).startswith(content)):
+            return 0
+        self._check(lines[0], header)
+        whole = len(lines[0])
+        for number, line in enumerate(lines[1:], start=2):
+            row = _parsed(line)
+            if row is None and number == len(lines):
+                break
+            if row is None or not {"name", "row"} <= row.keys():
+                raise FileFormatError(f"the journal {self.path} is damaged in line {number}")
+            self._rows[row["name"]] = row["row"]
+            whole += len(line)
+        return whole
+
+    def _check(self, line: bytes, header: Mapping[str, Any]) -> None:
+        found = _parsed(line)
+        if found is None or "mpq_journal" not in found:
+            raise FileFormatError(
+                f"{self.path} is not a journal of mpq; give the path of a new file"
+            )
+        if found["mpq_journal"] != SCHEMA_VERSION:
+            raise FileFormatError(
+                f"the journal {self.path} has schema version {found['mpq_journal']}; this mpq "
+                f"reads version {SCHEMA_VERSION}"
+            )
+        old, new = found["key"], header["key"]
+        other = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+        if other:
+            raise InputError(
+                f"the journal {self.path} is of another measurement (other {', '.join(other)}); "
+                "delete it to measure anew, or give another path"
+            )
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a whole line; ``None`` if it is none."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,239 @@
+"""A network as an ONNX graph in which every quantizable layer is one open place."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from mpq.errors import InputError, MissingDependencyError, ModelError
+from mpq.network.examples import Batch, Calibration
+from mpq.network.modules import hooks, share_parameters
+from mpq.network.network import Network
+from mpq.network.outputs import scored_tensor
+
+if TYPE_CHECKING:
+    import onnx
+
+PLACE, DOMAIN = "Layer", "mpq"
+"""Operator and domain of an open place; its attribute ``layer`` names the layer."""
+Shape = tuple[int, ...]
+NUM_SAMPLES = 16
+"""Examples that every layer's kernels are held against the simulation on."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Skeleton:
+    """The graph around the layers.
+
+    Args:
+        graph: With a node ``mpq::Layer`` wherever a layer is called, in float32.
+        network: Whose layers belong there.
+        example: Example inputs.
+        feeds: Those that are inputs of the graph, by name.
+        layer_inputs: Example input of every call of every layer.
+        samples: The same for up to ``NUM_SAMPLES`` examples at once, to hold kernels against.
+        output_ranges: Smallest and largest output of every layer over the calibration examples.
+    """
+
+    graph: "onnx.ModelProto"
+    network: Network
+    example: Batch
+    feeds: Mapping[str, npt.NDArray[Any]]
+    layer_inputs: Mapping[str, tuple[Tensor, ...]]
+    samples: Mapping[str, tuple[Tensor, ...]]
+    output_ranges: Mapping[str, tuple[float, float]]
+
+    @classmethod
+    def of(cls, network: Network, data: Calibration, batch_size: int = 1) -> Self:
+        """Exports the network once; shapes, the batch size among them, are those of the example.
+
+        Args:
+            network: In float32; its module stays as it is.
+            data: Calibration examples: the first ones are the example inputs, all of them show the
+                ranges of the layers' outputs.
+            batch_size: Examples of one run.
+
+        Raises:
+            MissingDependencyError: If ``onnx`` or ``onnxscript`` is not installed.
+            ModelError: If torch cannot export the network; says which operator.
+        """
+        require_onnx()
+        check_batch_size(batch_size)
+        first = data.first().to(network.device)
+        if first.size < batch_size:
+            raise ModelError(f"the first batch has {first.size} examples, not {batch_size}")
+        batch = first.slice(0, batch_size)
+        ranges = _output_ranges(network, data)
+        samples, _ = _observe(
+            network, first.slice(0, max(min(NUM_SAMPLES, first.size), batch_size))
+        )
+        inputs, shapes = _observe(network, batch)
+        graph = _export(network, batch, shapes)
+        names = [value.name for value in graph.graph.input]
+        given = (*batch.args, *batch.kwargs.values())
+        values = [x.cpu().numpy() for x in given if isinstance(x, Tensor)]
+        feeds = dict(zip(names, values, strict=True))
+        return cls(graph, network, batch, feeds, inputs, samples, ranges)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuses what is no number of examples.
+
+    Raises:
+        InputError: If it is below 1.
+    """
+    if batch_size < 1:
+        raise InputError(f"the batch size is at least 1; got {batch_size}")
+
+
+def require_onnx() -> None:
+    """Makes sure that graphs can be made.
+
+    Raises:
+        MissingDependencyError: If ``onnx`` or ``onnxscript`` is not installed, or torch is too old.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"ONNX graphs need {error.name}: pip install 'mpq[onnx]'"
+        ) from error
+    if not hasattr(torch.onnx, "ops"):
+        raise MissingDependencyError(
+            f"ONNX graphs need torch 2.8 or later, this is {torch.__version__}: "
+            "pip install 'mpq[onnx]'"
+        )
+
+
+class _Scored(nn.Module):
+    """The network with one output, the tensor that mpq compares: logits, without caches."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """That tensor."""
+        return scored_tensor(self.module(*args, **kwargs))
+
+
+class _Place(nn.Module):
+    """Stands for a layer while the network is exported; its parameters may be read elsewhere."""
+
+    def __init__(self, name: str, shapes: Mapping[Shape, Shape], site: nn.Module) -> None:
+        super().__init__()
+        self.name = name
+        self.shapes = shapes
+        self.weight, self.bias = site.weight, getattr(site, "bias", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """An open place of the graph."""
+        return torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{PLACE}",
+            (x,),
+            {"layer": self.name},
+            dtype=torch.float32,
+            shape=self.shapes[tuple(x.shape)],
+            version=1,
+        )
+
+
+def _export(
+    network: Network, batch: Batch, shapes: Mapping[str, Mapping[Shape, Shape]]
+) -> "onnx.ModelProto":
+    module = _Scored(_opened(network, shapes))
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                batch.args,
+                kwargs=dict(batch.kwargs),
+                dynamo=True,
+                verbose=False,
+                output_names=["output"],
+            )
+    except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+        cause = error.__cause__ or error
+        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else repr(cause)
+        raise ModelError(
+            f"torch cannot export the network to ONNX: {type(cause).__name__}: {reason}"
+        ) from error
+    assert program is not None
+    return program.model_proto
+
+
+def _opened(network: Network, shapes: Mapping[str, Mapping[Shape, Shape]]) -> nn.Module:
+    """A copy of the network with places for its layers, under all names that a layer has."""
+    module = share_parameters(network.module)
+    places = {
+        id(module.get_submodule(name)): _Place(name, shapes[name], module.get_submodule(name))
+        for name in shapes
+    }
+    for path, site in list(module.named_modules(remove_duplicate=False)):
+        place = places.get(id(site))
+        if place is not None and not path:
+            return place
+        if place is not None:
+            parent, _, leaf = path.rpartition(".")
+            setattr(module.get_submodule(parent), leaf, place)
+    return module
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns about itself."""
+    import logging
+
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _observe(
+    network: Network, batch: Batch
+) -> tuple[dict[str, tuple[Tensor, ...]], dict[str, dict[Shape, Shape]]]:
+    inputs: dict[str, tuple[Tensor, ...]] = {}
+    shapes: dict[str, dict[Shape, Shape]] = {layer.name: {} for layer in network.layers}
+
+    def see(name: str, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        inputs[name] = (*inputs.get(name, ()), args[0].detach().clone())
+        shapes[name][tuple(args[0].shape)] = tuple(output.shape)
+
+    sites = ((name, network.site(name)) for name in shapes)
+    with hooks([m.register_forward_hook(partial(see, n)) for n, m in sites]), torch.no_grad():
+        network.outputs(batch)
+    return inputs, shapes
+
+
+def _output_ranges(network: Network, data: Calibration) -> dict[str, tuple[float, float]]:
+    ends: dict[str, list[npt.NDArray[np.float64]]] = {layer.name: [] for layer in network.layers}
+
+    def see(name: str, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+        low, high = output.aminmax()
+        ends[name].append(np.array([float(low), float(high)]))
+
+    sites = ((name, network.site(name)) for name in ends)
+    with hooks([m.register_forward_hook(partial(see, n)) for n, m in sites]), torch.no_grad():
+        for batch in network.batches(data):
+            network.outputs(batch)
+    return {
+        name: (float(np.min(seen, axis=0)[0]), float(np.max(seen, axis=0)[1]))
+        for name, seen in ends.items()
+    }

@@ -1,0 +1,202 @@
+"""Numbers for a terminal."""
+
+from collections.abc import Callable
+from math import sqrt
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from mpq.problem.budget import binding, total_between
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mpq.hardware_profiles import NetworkProfile
+    from mpq.problem.solution import Solution
+    from mpq.report.estimators import EstimatorComparison
+    from mpq.report.frontier import Frontier
+    from mpq.workflows.result import SearchResult
+
+_PREFIXES = {0: "", -1: "m", -2: "µ", -3: "n", -4: "p"}
+
+
+def amount(value: float, unit: str) -> str:
+    """A number with its unit, four digits, for people.
+
+    >>> amount(0.0046, "seconds"), amount(37856, "bytes"), amount(4.5, "bits")
+    ('4.600 ms', '36.97 KiB', '4.500 bits')
+    """
+    if value != value:
+        return "cannot run"
+    if unit == "bytes":
+        power = next((p for p in (2, 1) if abs(value) >= 1024**p), 0)
+        return f"{value / 1024**power:.4g} {('B', 'KiB', 'MiB')[power]}"
+    if unit in ("seconds", "joules"):
+        power = next((p for p in (0, -1, -2, -3) if abs(value) >= 1000**p), -4 if value else 0)
+        return f"{value / 1000.0**power:#.4g} {_PREFIXES[power]}{'s' if unit == 'seconds' else 'J'}"
+    return f"{value:.3f} {unit}" if unit == "bits" else f"{value:.4g} {unit}"
+
+
+def print_result(result: "SearchResult", console: Console) -> None:
+    """Layers, comparison, and how the search ended."""
+    console.print(_table(result.layer_table(), "Layers", _layer_columns))
+    console.print(_table(result.comparison_table(), "Measured on held-out examples", _all_columns))
+    solution = result.solution
+    console.print(f"{solution.solver}: {solution.status.value}")
+    if solution.why:
+        console.print(solution.why)
+    console.print(
+        f"{result.loss_name}: {solution.loss:.4g} {result.problem.loss.unit}{_proof(solution)}"
+    )
+    assert solution.choice is not None
+    for number, round_ in enumerate(result.origin.refinements, start=1):
+        console.print(
+            f"refinement {number}: measured loss {round_.measured_loss:.4g} on calibration "
+            f"examples, {'kept' if round_.is_kept else 'not better, dropped'}"
+        )
+    for budget in binding(result.problem.budgets, solution.choice):
+        used, unit = budget.used(solution.choice), budget.table.unit
+        console.print(
+            f"{budget.resource}: {amount(used, unit)} of {amount(budget.limit, unit)} "
+            f"({used / budget.limit:.1%})"
+        )
+    for table in result.shown_tables:
+        beside = {
+            "besides its layers": table.constant,
+            "between layers": total_between(table, solution.choice),
+        }
+        parts = [f"{where}: {amount(x, table.unit)}" for where, x in beside.items() if x]
+        if parts:
+            console.print(f"{table.name} {'; '.join(parts)}")
+    for table in result.half_widths:
+        widths = table.values[np.arange(len(solution.choice)), solution.choice]
+        known = amount(sqrt(np.nansum(widths**2)), table.unit)
+        console.print(
+            f"{table.name} of its layers is known to {known} (95 %, if layers err independently)"
+        )
+    profile = result.pricing.profile
+    if profile is not None:
+        console.print(f"device {profile.name}: {' and '.join(profile.resources)} {profile.basis}")
+    uncalled = result.testbed.network.uncalled
+    if uncalled:
+        console.print(f"never called by the data, left as they are: {', '.join(uncalled)}")
+
+
+def _proof(solution: "Solution") -> str:
+    if solution.bound is None or solution.gap is None:
+        return ", no bound proved"
+    return f", proved bound {solution.bound:.4g} (gap {solution.gap:.1e})"
+
+
+def print_profile(profile: "NetworkProfile", console: Console) -> None:
+    """Uniform networks, and how well sums of layers predict whole ones."""
+    table = new_table()
+    for heading in ("precision", "layers alone", "layers that run at it"):
+        table.add_column(heading, justify="right")
+    values = profile.latency.values
+    for precision, column in zip(profile.latency.precisions, values.T, strict=True):
+        runs = int(np.isfinite(column).sum())
+        table.add_row(
+            str(precision), f"{np.nansum(column) * 1e3:.4g} ms", f"{runs} of {len(column)}"
+        )
+    console.print(f"{profile.title}; besides layers {profile.latency.constant * 1e3:.4g} ms")
+    console.print(table)
+    for wrong in profile.record["computed_wrongly"]:
+        console.print(
+            f"{wrong['layer']} at {wrong['precision']}: left out, computed wrongly (off by "
+            f"{wrong['error_in_standard_deviations']:.2g} standard deviations of its output)"
+        )
+    for label, found in profile.record.get("agreement", {}).items():
+        ranks = f"Spearman {found['spearman']:.3f}, " if found["num_networks"] >= 5 else ""
+        console.print(
+            f"{label} against {found['num_networks']} other networks: {ranks}median error "
+            f"{found['median_absolute_error']:.1%}"
+        )
+
+
+def print_comparison(comparison: "EstimatorComparison", console: Console) -> None:
+    """What every estimator is worth."""
+    title = (
+        f"{len(comparison.trials)} random assignments, measured on {comparison.num_held_out} "
+        f"held-out examples; estimates from {comparison.num_calibration}"
+    )
+    table = comparison.table().drop(columns=["estimate_seconds", "error"])
+    console.print(_table(table, title, lambda name: "accuracy" not in name))
+    for score in comparison.scores:
+        if score.error:
+            console.print(f"{score.estimator}: {score.error}")
+
+
+def print_frontier(frontier: "Frontier", console: Console, what: str = "Frontier") -> None:
+    """The points of a frontier, or alternatives, over its resource."""
+    from mpq.report.tables import frontier_table
+
+    table = frontier_table(frontier).drop(columns="precisions")
+    console.print(_table(table, f"{what} over {frontier.resource}", _all_columns))
+    if what == "Frontier":
+        console.print(f"hypervolume: {frontier.hypervolume:.4f} of the rectangle between the ends")
+
+
+def _all_columns(_: str) -> bool:
+    return True
+
+
+def _layer_columns(name: str) -> bool:
+    """Names, sizes and shares; the amounts are in table.csv."""
+    plain = ("layer", "kind", "weights", "macs", "precision")
+    return name in plain or name.endswith("_share")
+
+
+def new_console() -> Console:
+    """Standard output; wide enough for a table where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=140)
+
+
+def new_table(title: str | None = None) -> Table:
+    """An empty table in the one style."""
+    return Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+
+
+def _table(frame: "pd.DataFrame", title: str, shows: Callable[[str], bool]) -> Table:
+    table = new_table(title)
+    columns = [str(name) for name in frame.columns if shows(str(name))]
+    columns = [name for name in columns if not frame[name].isna().all()]
+    for name in columns:
+        is_text = frame[name].dtype.kind not in "if"
+        table.add_column(_heading(name), justify="left" if is_text else "right", overflow="fold")
+    for _, row in frame.iterrows():
+        table.add_row(*(_cell(name, row[name]) for name in columns))
+    return table
+
+
+def _heading(column: str) -> str:
+    for unit in ("_seconds", "_joules"):
+        column = column.removesuffix(unit)
+    return column.replace("_share", " %").replace("_", " ")
+
+
+def _cell(column: str, value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, int | float):
+        return str(value)
+    if column.endswith(("_share", "accuracy")):
+        return (
+            f"{100 * value:.1f}" + ("" if column.endswith("_share") else " %")
+            if value == value
+            else ""
+        )
+    if column == "peak_memory_bytes" and value != value:
+        return ""
+    for unit in ("seconds", "bytes", "joules"):
+        if column.endswith(unit):
+            return amount(float(value), unit)
+    if value != value:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -1,0 +1,84 @@
+"""Devices for a terminal: what they are, and every number with its source."""
+
+from collections.abc import Iterable, Mapping
+
+from rich.markup import escape
+from rich.table import Table
+
+from mpq.cli.console import amount, new_table
+from mpq.hardware_profiles import Profile, Roofline
+from mpq.hardware_profiles.sourced import Sourced
+
+_MEMORIES = ("flash_bytes", "ram_bytes")
+
+
+def devices_table(profiles: Iterable[Profile]) -> Table:
+    """A row per device; of its numbers, how many have no better source than an assumption."""
+    table = _table("device", "what it is", "model", "costs are", "assumed", "runs as", "memory")
+    for profile in profiles:
+        numbers = profile.numbers()
+        _add(
+            table,
+            profile.name,
+            profile.title,
+            type(profile).__name__,
+            profile.basis,
+            f"{sum(is_assumed(number) for number in numbers.values())} of {len(numbers)}",
+            ", ".join(profile.formats),
+            _memory(numbers),
+        )
+    return table
+
+
+def is_assumed(number: Sourced) -> bool:
+    """Whether a number's source says that it, or a part of it, is an assumption.
+
+    >>> is_assumed(Sourced(1e-6, "assumption: as on the T4"))
+    True
+    """
+    return "assumption" in number.source
+
+
+def _memory(numbers: Mapping[str, Sourced]) -> str:
+    found = {key: numbers[key].value for key in _MEMORIES if key in numbers}
+    return ", ".join(f"{_size(v)} {key.removesuffix('_bytes')}" for key, v in found.items())
+
+
+def _size(value: float) -> str:
+    # gigabytes of a datasheet are decimal, the memories of a microcontroller are powers of two
+    return f"{value / 1e9:.4g} GB" if value >= 1e9 else amount(value, "bytes")
+
+
+def numbers_table(profile: Profile) -> Table:
+    """Every number of a device with its unit, value and source."""
+    table = _table("number", "value", "source")
+    for name, number in profile.numbers().items():
+        _add(table, name, f"{number.value:.4g}", number.source)
+    return table
+
+
+def formats_table(profile: Profile) -> Table:
+    """What a device runs: weights and activations, as what, in which layers, by which source."""
+    if not isinstance(profile, Roofline):
+        table = _table("runs")
+        for name in profile.formats:
+            _add(table, name)
+        return table
+    table = _table("weights", "activations", "run as", "layers", "source")
+    for runs in profile.runs:
+        lists = (", ".join(names) for names in (runs.weights, runs.activations))
+        _add(table, *lists, runs.compute, ", ".join(runs.layer_kinds) or "all", runs.source)
+    return table
+
+
+def _table(*headings: str) -> Table:
+    table = new_table()
+    for heading in headings:
+        is_name = heading in ("device", "number", "value", "model", "assumed")
+        table.add_column(heading, no_wrap=is_name, overflow="fold")
+    return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    # sources hold brackets, which a terminal table would read as its own markup
+    table.add_row(*map(escape, cells))

@@ -1,0 +1,196 @@
+"""What the command line names: callables, networks, weights, data."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mpq.errors import FileFormatError, InputError, ModelError
+from mpq.network.synthetic import DATA_SOURCES
+from mpq.problem.cost_table import CostTable
+from mpq.problem.problem import Problem
+from mpq.problem.table_file import LongTable
+
+
+def load_callable(spec: str) -> Callable[..., Any]:
+    """The function that ``package.module:name`` or ``path/to/file.py:name`` names.
+
+    Raises:
+        InputError: If the module or the name does not exist, or it cannot be called.
+    """
+    found = load_object(spec)
+    if not callable(found):
+        raise InputError(f"{spec} is a {type(found).__name__}; expected a function")
+    return cast(Callable[..., Any], found)
+
+
+def load_object(spec: str) -> Any:
+    """The object that ``package.module:name`` or ``path/to/file.py:name`` names.
+
+    Raises:
+        InputError: If the module or the name does not exist.
+    """
+    module_name, separator, name = spec.rpartition(":")
+    if not separator or not module_name or not name:
+        raise InputError(f"{spec!r}: write package.module:name or path/to/file.py:name")
+    module = _load_file(module_name) if module_name.endswith(".py") else _import(module_name)
+    if not hasattr(module, name):
+        raise InputError(f"{module_name} has no {name!r}")
+    return getattr(module, name)
+
+
+def _import(name: str) -> Any:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"cannot import {name!r}: {error} (looked in {Path.cwd()} and the installed packages)"
+        ) from error
+
+
+def _load_file(path: str) -> Any:
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise InputError(f"there is no file {path}")
+    name = f"mpq_user_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    if str(file.parent) not in sys.path:  # the file may import its neighbours
+        sys.path.insert(0, str(file.parent))
+    sys.modules[name] = module  # dataclasses and pickling look their module up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def load_data(spec: str, model: nn.Module, seed: int = 0) -> Any:
+    """Examples: from the function that a spec names, or from a source that needs no data.
+
+    Args:
+        spec: ``package.module:name``, ``path/to/file.py:name``, or a name of
+            ``mpq.network.synthetic.DATA_SOURCES`` with options.
+        model: What a source makes its examples for.
+        seed: Of a source.
+
+    Raises:
+        InputError: If the spec names nothing.
+    """
+    if spec.partition(":")[0] in DATA_SOURCES.names():
+        return DATA_SOURCES.build(spec, seed).calibration(model)
+    return load_callable(spec)
+
+
+def load_model(spec: str, weights: Path | None = None) -> nn.Module:
+    """The network that a spec names, with weights from a file.
+
+    Args:
+        spec: Names a function that takes nothing and returns a network, or a network.
+        weights: A ``.safetensors`` file, or one that ``torch.load(weights_only=True)`` reads.
+
+    Raises:
+        InputError: If the spec names nothing.
+        ModelError: If it is no network.
+        FileFormatError: If the weights do not fit it.
+    """
+    model = load_object(spec)
+    if not isinstance(model, nn.Module):
+        model = load_callable(spec)()
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{spec} gave a {type(model).__name__}, not an nn.Module")
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Loads a state dict; every name must fit, but tied parameters need be there only once.
+
+    Raises:
+        FileFormatError: If the file cannot be read, or names or shapes do not fit.
+    """
+    state = _read_state(path)
+    # A state dict has an entry per name, a safetensors file one per tensor.
+    for owner in tied_names(model):
+        present = next((name for name in owner if name in state), None)
+        if present is not None:
+            state |= dict.fromkeys(owner, state[present])
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise FileFormatError(f"{path} does not fit the network: {error}") from error
+
+
+def tied_names(model: nn.Module) -> list[list[str]]:
+    """Groups of two and more parameter names that are one parameter."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [group for group in names.values() if len(group) > 1]
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileFormatError(f"there is no weights file {path}")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise FileFormatError(f"{path} is not a safetensors file: {error}") from error
+    return _unpickle(path)
+
+
+def _unpickle(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the bytes make it stumble over
+        reason = next(iter(str(error).splitlines()), "no text")
+        raise FileFormatError(
+            f"{path} cannot be read as tensors only ({type(error).__name__}: {reason}); "
+            "save model.state_dict(), best as safetensors"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    is_state = isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())
+    if not is_state:
+        raise FileFormatError(f"{path} holds a {type(state).__name__}, not a state dict of tensors")
+    return dict(state)
+
+
+def load_problem(path: Path, limits: Sequence[str] = ()) -> tuple[Problem, dict[str, CostTable]]:
+    """Reads ``problem.json`` of a search, or a CSV of ``Problem.from_csv``.
+
+    Args:
+        path: Ends in ``.json`` or ``.csv``.
+        limits: In place of the file's; a CSV has none of its own.
+
+    Returns:
+        The problem, and the tables of all resources that the file knows.
+
+    Raises:
+        FileFormatError: If the file cannot be read or is neither.
+        LimitError: If a limit is misspelled or has the wrong unit.
+        UnknownNameError: If a limit is on a resource that the file does not have.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileFormatError(f"cannot read {path}: {error}") from error
+    if path.suffix == ".csv":
+        table = LongTable.from_csv(text)
+        return Problem.from_table(table, limits), table.resources
+    if path.suffix == ".json":
+        found = Problem.from_json(text).within(limits)
+        sums = (b.table for b in found.budgets if b.resource == b.table.name)
+        return found, {table.name: table for table in sums}
+    raise FileFormatError(f"{path} is neither .json (a problem) nor .csv (a table of layers)")

@@ -1,0 +1,67 @@
+"""What runs a network on this machine, and what may be timed of it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, final
+
+import numpy.typing as npt
+
+from mpq.backends.onnx import Stretch
+from mpq.hardware_profiles.profiling.compiled_network import Subject
+from mpq.quantization.precision import Precision
+
+Array = npt.NDArray[Any]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Something compiled that is run again and again on the same input.
+
+    Args:
+        run: Runs it once, on one input.
+        outputs: Runs it on other inputs, in the order of the network's; its first output.
+    """
+
+    run: Callable[[], object]
+    outputs: Callable[..., Array]
+
+
+class Runtime(Protocol):
+    """A library that executes networks in several number formats; a dataclass of its options.
+
+    ``runs_pairs`` says whether it can run two layers with what is between them.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    package: ClassVar[str]
+    default_precisions: ClassVar[tuple[str, ...]]
+    runs_pairs: ClassVar[bool]
+
+    @property
+    def num_threads(self) -> int:
+        """Of one run."""
+
+    def can_run(self, kind: str, precision: Precision) -> bool:
+        """Whether a kind of layer has a kernel at a precision."""
+
+    def kernel(self, kind: str, precision: Precision) -> str:
+        """Name of that kernel: precisions that share one take about as long."""
+
+    def stretch(
+        self, subject: Subject, stretch: Stretch, precisions: Mapping[str, Precision]
+    ) -> Program:
+        """A part of the network, from floats to floats.
+
+        Args:
+            subject: The network.
+            stretch: The part.
+            precisions: Of its layers.
+        """
+
+    def network(self, subject: Subject, precisions: Mapping[str, Precision]) -> Program:
+        """The whole network, every layer at its precision."""
+
+    def idle(self) -> Program:
+        """What a run costs that computes nothing."""

@@ -1,0 +1,49 @@
+"""The network that is measured, with everything that its layers need to be compiled."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self, final
+
+from mpq.backends.onnx import Skeleton
+from mpq.network.examples import Calibration
+from mpq.network.layer import Layer
+from mpq.network.network import Network
+from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network on the operating table.
+
+    Args:
+        network: The network.
+        skeleton: Its graph without the layers, with example inputs.
+        quantizer: Knows the ranges of weights and activations.
+        batch_size: Examples of one run.
+    """
+
+    network: Network
+    skeleton: Skeleton
+    quantizer: Quantizer
+    batch_size: int
+
+    @classmethod
+    def of(
+        cls,
+        network: Network,
+        data: Calibration,
+        choices: Sequence[Precision],
+        batch_size: int,
+    ) -> Self:
+        """Calibrates ranges and exports the network once."""
+        ranges = ActivationRanges.calibrate(network, data, choices)
+        skeleton = Skeleton.of(network, data, batch_size)
+        return cls(network, skeleton, Quantizer(ranges), batch_size)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The network's layers."""
+        return self.network.layers

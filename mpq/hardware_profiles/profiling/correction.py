@@ -1,0 +1,127 @@
+"""What whole networks teach about the sum of their layers."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Final, Self, final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from mpq.hardware_profiles.profiling.layer_sums import Parts
+from mpq.hardware_profiles.profiling.network_times import WholeTimes
+from mpq.problem.budget import total
+from mpq.problem.cost_table import CostTable, PairCost
+
+Array = npt.NDArray[np.float64]
+
+OVERHEAD_SPREAD: Final = 0.5
+"""Standard deviation of what a network takes besides its layers, in networks' median seconds."""
+KERNEL_SPREAD: Final = 0.3
+"""Standard deviation of a kernel's factor around 1: what caches and fusion may do to all of it."""
+LAYER_SPREAD: Final = 0.05
+"""Standard deviation of a single layer's further deviation at one precision."""
+NOISE: Final = 0.01
+"""Standard deviation of a network's measured time, relative."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Correction:
+    r"""Layers measured alone do not add up to their network: it has other operations, caches are
+    in another state, some operations overlap or are fused. Whole networks show by how much:
+
+    .. math:: T(z) = c + \sum_k s_k \sum_{\ell \in k} t_{\ell z_\ell}
+        + \sum_\ell \delta_{\ell z_\ell} t_{\ell z_\ell} + s_e \, e(z) + noise
+
+    with the times of layers alone ``t``, what the kernels of layers that follow each other change
+    ``e``, all else ``c``, a factor for each kernel and one for pairs, and small deviations of
+    single layers. All are Gaussian beforehand, around what layers and pairs alone took (c), 1 (s)
+    and 0 (delta), so that few networks suffice; the correction is their posterior mean (Bayesian
+    linear regression: Bishop 2006, Pattern Recognition and Machine Learning, section 3.3.1).
+
+    Args:
+        overhead_s: c.
+        factors: ``[K + 1]`` s, of the kernels and then of pairs.
+        deviations: ``[L, B]`` delta.
+    """
+
+    overhead_s: float
+    factors: Array
+    deviations: Array
+
+    @classmethod
+    def none(cls, parts: Parts) -> Self:
+        """The plain sum."""
+        return cls(parts.between_s, np.ones(len(parts.kernels) + 1), np.zeros(parts.alone.shape))
+
+    @classmethod
+    def fit(cls, parts: Parts, measured: WholeTimes) -> Self:
+        """The posterior mean, given whole networks; the plain sum, given none."""
+        seconds = measured.seconds
+        if not len(seconds):
+            return cls.none(parts)
+        common = np.array([[1.0, *parts.by_kernel(row)] for row in measured.choices])
+        features = np.hstack([common, np.array([parts.cells(row) for row in measured.choices])])
+        num_common = common.shape[1]
+        mean = np.zeros(features.shape[1])
+        mean[0], mean[1:num_common] = parts.between_s, 1.0
+        spread = np.full(features.shape[1], LAYER_SPREAD)
+        spread[0], spread[1:num_common] = OVERHEAD_SPREAD * float(np.median(seconds)), KERNEL_SPREAD
+        noise = np.maximum(NOISE * seconds, [i.half_width_s / 2 for i in measured.intervals])
+        # In the space of the networks, of which there are fewer than cells.
+        weighted = features * spread**2
+        covariance = weighted @ features.T + np.diag(noise**2)
+        found = mean + weighted.T @ np.linalg.solve(covariance, seconds - features @ mean)
+        return cls(
+            float(found[0]),
+            found[1:num_common],
+            found[num_common:].reshape(parts.alone.shape),
+        )
+
+    def apply(self, parts: Parts) -> CostTable:
+        """``[L, B]`` seconds, with all else as constant."""
+        alone = (self.factors[parts.kernel] + self.deviations) * parts.alone
+        values = np.maximum(alone, 0.0)
+        pairs = tuple(
+            PairCost(pair.first, pair.second, self.factors[-1] * pair.values)
+            for pair in parts.pairs
+        )
+        return replace(parts.table(), values=values, constant=self.overhead_s, pairs=pairs)
+
+    def to_dict(self, parts: Parts) -> dict[str, Any]:
+        """The numbers with their units, for a profile."""
+        *own, pairs = self.factors.tolist()
+        named = zip(parts.kernels, own, strict=True)
+        factors = {f"factor_{name}": factor for name, factor in named if name}
+        return {"overhead_s": self.overhead_s, **factors, "factor_pairs": pairs}
+
+
+@final
+@dataclass(frozen=True)
+class Agreement:
+    """Predicted against measured seconds.
+
+    Args:
+        spearman: Rank correlation; 0 where all are predicted, or measured, alike.
+        median_absolute_error: Relative to the measured time.
+        largest_absolute_error: The same, at its largest.
+        num_networks: How many were compared.
+    """
+
+    spearman: float
+    median_absolute_error: float
+    largest_absolute_error: float
+    num_networks: int
+
+    @classmethod
+    def of(cls, predicted: Array, measured: Array) -> Self:
+        """``[M]`` seconds each."""
+        errors = np.abs(predicted / measured - 1)
+        differ = np.ptp(predicted) > 0 and np.ptp(measured) > 0
+        ranks = float(stats.spearmanr(predicted, measured).statistic) if differ else 0.0
+        return cls(ranks, float(np.median(errors)), float(errors.max()), len(errors))
+
+
+def predicted(table: CostTable, choices: npt.NDArray[np.intp]) -> Array:
+    """``[M]`` seconds of ``[M, L]`` assignments."""
+    return np.array([total(table, row) for row in choices])

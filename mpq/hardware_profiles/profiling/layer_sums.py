@@ -1,0 +1,122 @@
+"""The sum of layers: what an assignment takes by its layers' own times, part by part."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self, final
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq.hardware_profiles.profiling._base import Runtime
+from mpq.hardware_profiles.profiling.compiled_network import Subject
+from mpq.hardware_profiles.profiling.layer_times import Cell, LayerTimes
+from mpq.problem.cost_table import CostTable, PairCost
+from mpq.problem.problem import Choice
+from mpq.quantization.precision import Precision
+
+Array = npt.NDArray[np.float64]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Seconds of one run by what causes them.
+
+    Args:
+        layers: ``[L]`` names.
+        precisions: ``[B]``.
+        alone: ``[L, B]``; ``nan``: not measured.
+        half_width: ``[L, B]`` half of its 95 % interval.
+        between_s: What is between layers that follow each other, on average over their kernels.
+        pairs: What the kernels of such layers change of that, centred: what conversions between
+            number formats and memory layouts cost, or what fusion saves.
+        kernel: ``[L, B]`` index of the kernel that runs there.
+        kernels: Their names.
+    """
+
+    layers: tuple[str, ...]
+    precisions: tuple[Precision, ...]
+    alone: Array
+    half_width: Array
+    between_s: float
+    pairs: tuple[PairCost, ...]
+    kernel: npt.NDArray[np.intp]
+    kernels: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls,
+        subject: Subject,
+        runtime: Runtime,
+        precisions: Sequence[Precision],
+        times: LayerTimes,
+    ) -> Self:
+        """From the times of layers and neighbours."""
+        layers = subject.layers
+        names = [[runtime.kernel(x.kind, p) for p in precisions] for x in layers]
+        kernels = tuple(dict.fromkeys(name for row in names for name in row))
+        alone = [[times.seconds(x.name, p) for p in precisions] for x in layers]
+        width = [[times.half_width(x.name, p) for p in precisions] for x in layers]
+        kernel = np.array([[kernels.index(name) for name in row] for row in names])
+        between_s, pairs = _pairs(subject, precisions, times, kernel)
+        return cls(
+            tuple(layer.name for layer in layers), tuple(precisions),
+            np.array(alone), np.array(width), between_s, pairs, kernel, kernels,
+        )  # fmt: skip
+
+    def table(self) -> CostTable:
+        """The plain sum of layers and of what is between them, ``[L, B]`` seconds."""
+        return CostTable(
+            "latency",
+            "seconds",
+            self.layers,
+            self.precisions,
+            self.alone,
+            self.between_s,
+            self.pairs,
+        )
+
+    def cells(self, choice: Choice) -> Array:
+        """``[L * B]`` seconds of each layer alone where it is chosen, else 0."""
+        found = np.zeros_like(self.alone)
+        rows = np.arange(len(choice))
+        found[rows, choice] = self.alone[rows, choice]
+        return found.reshape(-1)
+
+    def by_kernel(self, choice: Choice) -> Array:
+        """``[K + 1]`` seconds in every kernel, then what pairs add."""
+        rows = np.arange(len(choice))
+        sums = np.bincount(
+            self.kernel[rows, choice], self.alone[rows, choice], minlength=len(self.kernels)
+        )
+        place = {name: row for row, name in enumerate(self.layers)}
+        between = sum(
+            float(pair.values[choice[place[pair.first]], choice[place[pair.second]]])
+            for pair in self.pairs
+        )
+        return np.append(sums, between)
+
+
+def _pairs(
+    subject: Subject,
+    precisions: Sequence[Precision],
+    times: LayerTimes,
+    kernel: npt.NDArray[np.intp],
+) -> tuple[float, tuple[PairCost, ...]]:
+    """Seconds between layers, and ``[B, B]`` around them, alike for precisions of one kernel."""
+    row_of = {layer.name: row for row, layer in enumerate(subject.layers)}
+    measured: dict[tuple[str, str], list[tuple[Cell, Cell]]] = {}
+    for cells in times.together:
+        measured.setdefault((cells[0][0], cells[1][0]), []).append(cells)
+    between_s, pairs = 0.0, []
+    for (one, other), combinations in measured.items():
+        calls = times.calls[one, other]
+        mean = float(np.mean([times.excess(*cells) for cells in combinations]))
+        values = np.zeros((len(precisions), len(precisions)))
+        for first, second in combinations:
+            rows = kernel[row_of[one]] == kernel[row_of[one], precisions.index(first[1])]
+            columns = kernel[row_of[other]] == kernel[row_of[other], precisions.index(second[1])]
+            values[np.ix_(rows, columns)] = calls * (times.excess(first, second) - mean)
+        between_s += calls * mean
+        pairs.append(PairCost(one, other, values))
+    return between_s, tuple(pairs)

@@ -1,0 +1,178 @@
+"""Every layer alone and with its neighbour, at every precision that is computed rightly."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import nan
+from typing import Any, Final, final
+
+import numpy as np
+import torch
+
+from mpq._support.progress import track
+from mpq.backends.onnx import Stretch, rounds_output
+from mpq.errors import ModelError
+from mpq.hardware_profiles.profiling._base import Runtime
+from mpq.hardware_profiles.profiling.compiled_network import Subject
+from mpq.hardware_profiles.profiling.interval import Interval
+from mpq.hardware_profiles.profiling.timer import Rounds, Timer
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import quantized
+
+ALLOWED_ERROR: Final = 0.1
+"""Largest difference from the simulation, in standard deviations of the layer's output, besides
+one step where the output is rounded: kernels that saturate are far above, others far below."""
+IDLE: Final = "idle"
+Cell = tuple[str, Precision]
+
+
+@final
+@dataclass(frozen=True)
+class LayerTimes:
+    """What was timed.
+
+    Args:
+        alone: Layer and precision to its interval, from floats to floats.
+        together: Two layers that follow each other, with what is between them, at two precisions,
+            one for each kernel.
+        calls: How often two layers follow each other in one run.
+        layer_calls: How often a layer is called in one run; its calls are taken to be alike where
+            it is timed with another.
+        idle: A run that computes nothing; taken off all others when they are used.
+        wrong: Layer and precision to how far off the runtime computes, in standard deviations.
+    """
+
+    alone: Mapping[Cell, Interval]
+    together: Mapping[tuple[Cell, Cell], Interval]
+    calls: Mapping[tuple[str, str], int]
+    layer_calls: Mapping[str, int]
+    idle: Interval
+    wrong: Mapping[Cell, float]
+
+    def seconds(self, name: str, precision: Precision) -> float:
+        """Of all calls in one run; ``nan`` where it was not timed."""
+        found = self.alone.get((name, precision))
+        return nan if found is None else max(found.median_s - self.idle.median_s, 0.0)
+
+    def half_width(self, name: str, precision: Precision) -> float:
+        """Of all calls in one run; ``nan`` where it was not timed."""
+        found = self.alone.get((name, precision))
+        return nan if found is None else found.half_width_s + self.idle.half_width_s
+
+    def excess(self, first: Cell, second: Cell) -> float:
+        """Seconds that two layers and what is between them take beyond what each takes alone."""
+        both = self.together[first, second].median_s - self.idle.median_s
+        return both - self._once(first) - self._once(second)
+
+    def _once(self, cell: Cell) -> float:
+        return self.seconds(*cell) / self.layer_calls[cell[0]]
+
+
+def time_layers(
+    subject: Subject,
+    runtime: Runtime,
+    choices: Sequence[Precision],
+    between: Sequence[Stretch],
+    timer: Timer,
+    kept: Rounds,
+    keep: Callable[[str, Any], None],
+) -> LayerTimes:
+    """Times every layer at every precision, in rounds that run through the network in order.
+
+    Args:
+        subject: The network.
+        runtime: What runs it.
+        choices: Precisions; where the runtime has no kernel, or one that computes something else,
+            the layer is left out.
+        between: Two layers each that are timed together too, for all kernels that both have.
+        timer: How long and how surely.
+        kept: Rounds that were finished earlier.
+        keep: Keeps a round.
+
+    Raises:
+        ModelError: If a layer runs at no precision.
+        MeasurementError: If the machine is too noisy, or a clock runs backwards.
+    """
+    runs: dict[str, Callable[[], object]] = {IDLE: runtime.idle().run}
+    wrong: dict[Cell, float] = {}
+    cells: list[Cell] = []
+    for precision in track(choices, "compiling"):
+        for layer in subject.layers:
+            if not runtime.can_run(layer.kind, precision):
+                continue
+            error = error_of(subject, runtime, layer.name, precision)
+            if error > ALLOWED_ERROR:
+                wrong[layer.name, precision] = error
+                continue
+            cells.append((layer.name, precision))
+            alone = Stretch.alone(subject.skeleton, layer.name)
+            program = runtime.stretch(subject, alone, {layer.name: precision})
+            runs[_named(cells[-1])] = program.run
+    _require_some(subject, cells, wrong)
+    pairs: list[tuple[Cell, Cell]] = []
+    for stretch in track(between, "compiling pairs"):
+        for both in _by_kernel(subject, runtime, cells, stretch.layers):
+            pairs.append(both)
+            runs[_named(*both)] = runtime.stretch(subject, stretch, dict(both)).run
+    columns = [[_named(cell) for cell in cells if cell[1] == precision] for precision in choices]
+    columns += [[IDLE], [_named(*pair) for pair in pairs]]
+    found = timer.measure(runs, columns, kept, keep, "layers")
+    return LayerTimes(
+        {cell: found[_named(cell)] for cell in cells},
+        {pair: found[_named(*pair)] for pair in pairs},
+        {(one, other): stretch.calls for stretch in between for one, other in [stretch.layers]},
+        {layer.name: layer.calls for layer in subject.layers},
+        found[IDLE],
+        wrong,
+    )
+
+
+def error_of(subject: Subject, runtime: Runtime, name: str, precision: Precision) -> float:
+    """Largest difference between runtime and simulation, in standard deviations of the output.
+
+    On the inputs of the layer's first call in a few examples. What rounding an output to 8 bits may
+    do is taken off.
+    """
+    skeleton, network = subject.skeleton, subject.network
+    alone = Stretch.alone(skeleton, name, has_samples=True)
+    found = runtime.stretch(subject, alone, {name: precision}).outputs(*alone.examples)
+    with quantized(network, {name: precision}, subject.quantizer), torch.no_grad():
+        expected = network.site(name)(skeleton.samples[name][0]).cpu().numpy()
+    kind = next(layer.kind for layer in subject.layers if layer.name == name)
+    spread, step = float(expected.std()) or 1.0, 0.0
+    if rounds_output(kind, precision):
+        low, high = skeleton.output_ranges[name]
+        expected, step = np.clip(expected, low, high), (high - low) / 255
+    # What is no number is as wrong as can be.
+    found = np.nan_to_num(found.astype(np.float64), nan=float(np.finfo(np.float32).max))
+    return max(float(np.abs(found - expected).max()) - step, 0.0) / spread
+
+
+def _by_kernel(
+    subject: Subject, runtime: Runtime, cells: Sequence[Cell], names: Sequence[str]
+) -> list[tuple[Cell, Cell]]:
+    """One pair of precisions for every pair of kernels."""
+    kinds = {layer.name: layer.kind for layer in subject.layers}
+    representatives: list[dict[str, Cell]] = []
+    for name in names:
+        own = [cell for cell in cells if cell[0] == name]
+        representatives.append(
+            {runtime.kernel(kinds[name], precision): (name, precision) for _, precision in own}
+        )
+    first, second = representatives
+    return list(product(first.values(), second.values()))
+
+
+def _named(*cells: Cell) -> str:
+    return ", ".join(f"{name} at {precision}" for name, precision in cells)
+
+
+def _require_some(subject: Subject, cells: Sequence[Cell], wrong: Mapping[Cell, float]) -> None:
+    able = {name for name, _ in cells}
+    for layer in subject.layers:
+        if layer.name not in able:
+            off = [str(p) for name, p in wrong if name == layer.name]
+            reason = f"; computed wrongly at {', '.join(off)}" if off else ""
+            raise ModelError(
+                f"layer {layer.signature!r} runs at none of the precisions{reason}; add fp32"
+            )

@@ -1,0 +1,110 @@
+"""Whole networks at mixed precisions, and what they teach about the sum of their layers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq._support.progress import track
+from mpq.errors import ModelError
+from mpq.hardware_profiles.profiling._base import Runtime
+from mpq.hardware_profiles.profiling.compiled_network import Subject
+from mpq.hardware_profiles.profiling.interval import Interval
+from mpq.hardware_profiles.profiling.timer import Rounds, Timer
+from mpq.problem.cost_table import CostTable
+from mpq.problem.problem import Choice
+from mpq.quantization.precision import Precision
+
+Array = npt.NDArray[np.float64]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class WholeTimes:
+    """Whole networks that were timed.
+
+    Args:
+        choices: ``[M, L]`` columns of the precisions.
+        intervals: ``[M]`` seconds.
+    """
+
+    choices: Choice
+    intervals: tuple[Interval, ...]
+
+    @property
+    def seconds(self) -> Array:
+        """``[M]`` medians."""
+        return np.array([interval.median_s for interval in self.intervals])
+
+
+def random_assignments(
+    table: CostTable, ties: Sequence[Sequence[str]], count: int, seed: int
+) -> Choice:
+    """``[M, L]`` assignments with different shares of the precisions, tied layers alike.
+
+    Each has shares of its own, drawn evenly from all that there are, and every layer draws by them
+    among the precisions that it was measured at.
+
+    Raises:
+        ModelError: If tied layers were measured at no precision in common.
+    """
+    rng = np.random.default_rng(seed)
+    able = ~np.isnan(table.values)
+    owner = {name: tie[0] for tie in ties for name in tie}
+    found = np.empty((count, len(table.layers)), dtype=np.intp)
+    for row in range(count):
+        shares = rng.dirichlet(np.ones(len(table.precisions)))
+        drawn: dict[str, int] = {}
+        for place, name in enumerate(table.layers):
+            group = owner.get(name, name)
+            members = [
+                i for i, other in enumerate(table.layers) if owner.get(other, other) == group
+            ]
+            allowed = able[members].all(axis=0) * shares
+            if not allowed.any():
+                raise ModelError(
+                    f"{' and '.join(table.layers[i] for i in members)} share a tensor or a weight "
+                    "but run at no precision in common; add fp32"
+                )
+            if group not in drawn:
+                drawn[group] = int(rng.choice(len(shares), p=allowed / allowed.sum()))
+            found[row, place] = drawn[group]
+    return found
+
+
+def uniform_assignments(table: CostTable) -> Choice:
+    """``[U, L]`` of the precisions that every layer was measured at."""
+    able = ~np.isnan(table.values).any(axis=0)
+    return np.repeat(np.flatnonzero(able)[:, None], len(table.layers), axis=1)
+
+
+def time_whole(
+    subject: Subject,
+    runtime: Runtime,
+    precisions: Sequence[Precision],
+    choices: Choice,
+    timer: Timer,
+    kept: Rounds,
+    keep: Callable[[str, Any], None],
+    label: str = "networks",
+) -> WholeTimes:
+    """Times ``[M, L]`` assignments, in turns.
+
+    Raises:
+        MeasurementError: If the machine is too noisy, or a clock runs backwards.
+    """
+    programs: dict[str, Callable[[], object]] = {}
+    for number, row in enumerate(track(choices.tolist(), "compiling networks")):
+        assigned = _named(subject, precisions, row)
+        programs[f"network {number}"] = runtime.network(subject, assigned).run
+    found = timer.measure(programs, [[name] for name in programs], kept, keep, label)
+    return WholeTimes(choices, tuple(found[name] for name in programs))
+
+
+def _named(
+    subject: Subject, precisions: Sequence[Precision], row: Sequence[int]
+) -> Mapping[str, Precision]:
+    names = (layer.name for layer in subject.layers)
+    return {name: precisions[column] for name, column in zip(names, row, strict=True)}

@@ -1,0 +1,53 @@
+"""Runtimes that execute ONNX graphs: what they have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from mpq.backends.onnx import Stretch, fill, idle_graph, kernel_of
+from mpq.hardware_profiles.profiling._base import Array, Program
+from mpq.hardware_profiles.profiling.compiled_network import Subject
+from mpq.quantization.precision import Precision
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class GraphRuntime(ABC):
+    """Runs ONNX graphs: a part of the network, the network, nothing."""
+
+    runs_pairs: ClassVar[bool] = True
+
+    def can_run(self, kind: str, precision: Precision) -> bool:
+        """Whether there is a kernel."""
+        return kernel_of(kind, precision) is not None
+
+    def kernel(self, kind: str, precision: Precision) -> str:
+        """How the layer is written in ONNX."""
+        kernel = kernel_of(kind, precision)
+        return "" if kernel is None else kernel.value
+
+    def stretch(
+        self, subject: Subject, stretch: Stretch, precisions: Mapping[str, Precision]
+    ) -> Program:
+        """A part of the network, from floats to floats."""
+        graph = fill(subject.skeleton, precisions, subject.quantizer, stretch.graph)
+        return self.compiled(graph, list(stretch.examples))
+
+    def network(self, subject: Subject, precisions: Mapping[str, Precision]) -> Program:
+        """The whole network."""
+        graph = fill(subject.skeleton, precisions, subject.quantizer)
+        return self.compiled(graph, list(subject.skeleton.feeds.values()))
+
+    def idle(self) -> Program:
+        """One number, handed through."""
+        return self.compiled(*idle_graph())
+
+    @abstractmethod
+    def compiled(self, graph: "onnx.ModelProto", examples: list[Array]) -> Program:
+        """A graph, ready to run on its example inputs.
+
+        Raises:
+            MissingDependencyError: If the runtime is not installed.
+            ModelError: If it cannot load the graph.
+        """

@@ -1,0 +1,197 @@
+"""A device by its datasheet: peak rates, bandwidth, and which formats run as what."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite, nan
+from typing import Any, Final, Self, final
+
+import numpy as np
+
+from mpq.errors import FileFormatError, UnknownNameError
+from mpq.hardware_profiles.roofline.compute import PEAK, Compute, Runs, compute_from_dict
+from mpq.hardware_profiles.roofline.formulas import energy_joules, latency_seconds
+from mpq.hardware_profiles.sourced import Sourced
+from mpq.hardware_profiles.workload import Workload
+from mpq.network.layer import Layer
+from mpq.problem.cost_table import CostTable
+from mpq.quantization.precision import Precision
+
+_UNITS: Final = {"latency": "seconds", "energy": "joules"}
+_NUMBERS: Final = (
+    "memory_bandwidth_bytes_per_s",
+    "bandwidth_utilisation",
+    "launch_overhead_s",
+    "memory_energy_j_per_byte",
+    "flash_bytes",
+    "ram_bytes",
+    "code_bytes",
+)
+
+
+@final
+@dataclass(frozen=True)
+class Roofline:
+    """A device that is estimated, as read from its JSON file.
+
+    Args:
+        name: Such as ``nvidia-t4``.
+        title: What it is, for people.
+        basis: ``estimated`` or ``measured``.
+        notes: What is left out.
+        memory_bandwidth_bytes_per_s: Between memory and arithmetic.
+        launch_overhead_s: Per call of a layer.
+        memory_energy_j_per_byte: Energy of moving one byte.
+        compute: Arithmetic by name.
+        runs: What runs; the first match counts.
+        bandwidth_utilisation: Share of the bandwidth that is reached, above 0 and at most 1.
+        flash_bytes: Of a microcontroller: what holds the weights.
+        ram_bytes: What holds activations, and weights where there is no flash.
+        code_bytes: Of flash that the runtime's code takes, whatever the network.
+    """
+
+    name: str
+    title: str
+    basis: str
+    notes: str
+    memory_bandwidth_bytes_per_s: Sourced
+    launch_overhead_s: Sourced
+    memory_energy_j_per_byte: Sourced
+    compute: Mapping[str, Compute]
+    runs: tuple[Runs, ...]
+    bandwidth_utilisation: Sourced = PEAK
+    flash_bytes: Sourced | None = None
+    ram_bytes: Sourced | None = None
+    code_bytes: Sourced | None = None
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """From a JSON object that fits ``roofline.schema.json``.
+
+        Raises:
+            FileFormatError: If a format names arithmetic that ``compute`` lacks, or that has no bit
+                step wide enough for it; if arithmetic states its rate twice; if a number is not
+                finite.
+        """
+        compute = {name: compute_from_dict(name, c) for name, c in data["compute"].items()}
+        formats = tuple(map(Runs.from_dict, data["formats"]))
+        for runs in formats:
+            runs.check(compute, data["name"])
+        numbers = {key: Sourced(**data[key]) for key in _NUMBERS if key in data}
+        profile = cls(
+            name=data["name"],
+            title=data["title"],
+            basis=data["basis"],
+            notes=data["notes"],
+            memory_bandwidth_bytes_per_s=numbers["memory_bandwidth_bytes_per_s"],
+            launch_overhead_s=numbers["launch_overhead_s"],
+            memory_energy_j_per_byte=numbers["memory_energy_j_per_byte"],
+            compute=compute,
+            runs=formats,
+            bandwidth_utilisation=numbers.get("bandwidth_utilisation", PEAK),
+            flash_bytes=numbers.get("flash_bytes"),
+            ram_bytes=numbers.get("ram_bytes"),
+            code_bytes=numbers.get("code_bytes"),
+        )
+        for key, number in profile.numbers().items():
+            if not isfinite(number.value):  # JSON as Python reads it knows NaN and Infinity
+                raise FileFormatError(f"{profile.name}: {key} is {number.value}, not a number")
+        return profile
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Names of its arithmetic."""
+        return tuple(self.compute)
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        """Latency and energy."""
+        return tuple(_UNITS)
+
+    @property
+    def precisions(self) -> None:
+        """Whatever its formats run."""
+
+    def arithmetic(self, layer: Layer, precision: Precision) -> Compute | None:
+        """What a layer runs as at a precision; ``None`` if the device cannot.
+
+        A layer without arithmetic (an embedding) runs in every weight format that any layer does.
+        """
+        weight, activation = precision.weight.number.name, precision.activation.number.name
+        for runs in self.runs:
+            fits = not runs.layer_kinds or layer.kind in runs.layer_kinds
+            if weight in runs.weights and layer.kind == "embedding":
+                return self.compute[runs.compute]
+            if fits and weight in runs.weights and activation in runs.activations:
+                return self.compute[runs.compute]
+        return None
+
+    def runs_somewhere(self, precision: Precision) -> bool:
+        """Whether any layer that computes could run at this precision."""
+        weight, activation = precision.weight.number.name, precision.activation.number.name
+        return any(weight in r.weights and activation in r.activations for r in self.runs)
+
+    def can_run(self, layer: Layer, precision: Precision) -> bool:
+        """Whether it has arithmetic for this layer at this precision."""
+        return self.arithmetic(layer, precision) is not None
+
+    def cost(
+        self,
+        resource: str,
+        layers: Sequence[Layer],
+        choices: Sequence[Precision],
+        workload: Workload,
+    ) -> CostTable:
+        """``[L, B]`` seconds or joules of one batch; ``nan`` where it cannot run a layer.
+
+        Raises:
+            UnknownNameError: If there is no such resource.
+        """
+        if resource not in _UNITS:
+            raise UnknownNameError("resource", resource, _UNITS)
+        rows = [[self._price(resource, x, p, workload) for p in choices] for x in layers]
+        values = np.array(rows, dtype=np.float64).reshape(len(layers), len(choices))
+        names = tuple(layer.name for layer in layers)
+        return CostTable(resource, _UNITS[resource], names, tuple(choices), values)
+
+    def uncertainty(
+        self,
+        resource: str,
+        layers: Sequence[Layer],
+        choices: Sequence[Precision],
+        workload: Workload,
+    ) -> CostTable:
+        """Unknown, all ``nan``: a datasheet does not say."""
+        table = self.cost(resource, layers, choices, workload)
+        return replace(table, values=np.full_like(table.values, nan))
+
+    def _price(
+        self, resource: str, layer: Layer, precision: Precision, workload: Workload
+    ) -> float:
+        compute = self.arithmetic(layer, precision)
+        if compute is None:
+            return nan
+        if resource == "latency":
+            bandwidth = self.memory_bandwidth_bytes_per_s.value * self.bandwidth_utilisation.value
+            return latency_seconds(
+                workload.of(layer),
+                precision,
+                workload.batch_size,
+                operations_per_s=compute.operations_per_s(precision),
+                bandwidth_bytes_per_s=bandwidth,
+                launch_overhead_s=self.launch_overhead_s.value,
+            )
+        return energy_joules(
+            workload.of(layer),
+            precision,
+            workload.batch_size,
+            energy_j_per_mac=compute.joules_per_mac(precision),
+            energy_j_per_byte=self.memory_energy_j_per_byte.value,
+        )
+
+    def numbers(self) -> dict[str, Sourced]:
+        """Every number of the profile with its unit in the name, for people."""
+        own = {key: getattr(self, key) for key in _NUMBERS}
+        found = {key: number for key, number in own.items() if number is not None}
+        for name, compute in self.compute.items():
+            found |= {f"{name}.{key}": number for key, number in compute.numbers().items()}
+        return found

@@ -1,0 +1,171 @@
+"""How far a quantized network's output is from the original's: the unit of every loss."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from mpq._support.registry import Registry
+from mpq.errors import InputError
+from mpq.network.divergence import fisher_probe, kl_divergence, random_signs
+from mpq.network.outputs import position_logits, position_values
+
+
+class OutputMetric(ABC):
+    """A distance between outputs, and the random directions whose mean is its curvature."""
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    unit: ClassVar[str]
+
+    @abstractmethod
+    def positions(self, output: Any) -> Tensor:
+        """What a network returned, as ``[N, P, C]``: examples, positions, channels.
+
+        Raises:
+            ModelError: If the metric cannot read such an output.
+        """
+
+    @abstractmethod
+    def divergence(self, reference: Tensor, outputs: Tensor) -> Tensor:
+        """``[N, P]`` float64, at least 0, from the original's and the other's ``[N, P, C]``."""
+
+    @abstractmethod
+    def softened(self, temperature: float) -> "OutputMetric":
+        """The metric with probabilities softened; itself where there are none."""
+
+    @abstractmethod
+    def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+        """Random ``u`` with ``E[u u^T]`` the Hessian of the divergence at the original.
+
+        Args:
+            outputs: ``[N, P, C]`` of the original.
+            weights: ``[N, P]`` share of every position in its example's mean.
+            generator: On the CPU.
+
+        Returns:
+            ``[N, P, C]``, detached, times the square root of the position's weight.
+        """
+
+
+@final
+@dataclass(frozen=True)
+class KLDivergence(OutputMetric):
+    r"""KL divergence of the softmax in nats.
+
+    .. math:: D = T^2 \, KL(\mathrm{softmax}(f / T) \,\|\, \mathrm{softmax}(f' / T))
+
+    With a temperature above 1 an example that the network is sure of counts more; the square keeps
+    the scale (Hinton et al. 2015, arXiv:1503.02531).
+
+    Args:
+        temperature: ``T``; 1 is the plain divergence.
+    """
+
+    name: ClassVar[str] = "kl"
+    summary: ClassVar[str] = "KL divergence of the softmax, per position (default)"
+    unit: ClassVar[str] = "nats"
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise InputError(f"a temperature is positive; got {self.temperature}")
+
+    def positions(self, output: Any) -> Tensor:
+        """See ``mpq.network.outputs.position_logits``."""
+        return position_logits(output)
+
+    def divergence(self, reference: Tensor, outputs: Tensor) -> Tensor:
+        """See ``OutputMetric.divergence``."""
+        t = self.temperature
+        return t**2 * kl_divergence(reference / t, outputs / t)
+
+    def softened(self, temperature: float) -> "KLDivergence":
+        """See ``OutputMetric.softened``."""
+        return KLDivergence(self.temperature * temperature)
+
+    def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+        """See ``mpq.network.divergence.fisher_probe``."""
+        return fisher_probe(outputs / self.temperature, weights, generator)
+
+
+@final
+@dataclass(frozen=True)
+class SquaredError(OutputMetric):
+    r"""Half the squared error summed over channels, for regression: its Hessian is the identity.
+
+    .. math:: D = \tfrac12 \lVert f' - f \rVert^2
+    """
+
+    name: ClassVar[str] = "squared-error"
+    summary: ClassVar[str] = "half the squared error, for regression and dense prediction"
+    unit: ClassVar[str] = "squared_output"
+
+    def positions(self, output: Any) -> Tensor:
+        """See ``mpq.network.outputs.position_values``."""
+        return position_values(output)
+
+    def divergence(self, reference: Tensor, outputs: Tensor) -> Tensor:
+        """See ``OutputMetric.divergence``."""
+        return 0.5 * (outputs.double() - reference.double()).square().sum(dim=-1)
+
+    def softened(self, temperature: float) -> "SquaredError":  # noqa: ARG002
+        """Itself."""
+        return self
+
+    def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+        """Random signs."""
+        signs = random_signs(outputs, generator)
+        return (signs * weights.sqrt().unsqueeze(-1)).to(outputs.dtype)
+
+
+@final
+@dataclass(frozen=True)
+class CosineDistance(OutputMetric):
+    r"""One minus the cosine, for embeddings: only the direction of an output matters.
+
+    .. math:: D = 1 - \frac{f \cdot f'}{\lVert f \rVert \lVert f' \rVert}, \quad
+        \nabla^2 D = \frac{1}{\lVert f \rVert^2} (I - \hat f \hat f^T)
+    """
+
+    name: ClassVar[str] = "cosine"
+    summary: ClassVar[str] = "1 - cosine, for embeddings"
+    unit: ClassVar[str] = "cosine_distance"
+
+    def positions(self, output: Any) -> Tensor:
+        """See ``mpq.network.outputs.position_values``."""
+        return position_values(output)
+
+    def divergence(self, reference: Tensor, outputs: Tensor) -> Tensor:
+        """See ``OutputMetric.divergence``; the halved distance of unit vectors, to keep digits."""
+        apart = _direction(reference.double()) - _direction(outputs.double())
+        return 0.5 * apart.square().sum(dim=-1)
+
+    def softened(self, temperature: float) -> "CosineDistance":  # noqa: ARG002
+        """Itself."""
+        return self
+
+    def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+        """Random signs without their share along the output, over its length."""
+        f = outputs.detach().double()
+        signs, along = random_signs(outputs, generator), _direction(f)
+        across = signs - along * (along * signs).sum(dim=-1, keepdim=True)
+        length = torch.linalg.vector_norm(f, dim=-1, keepdim=True)
+        u = torch.where(length > 0, across / length, 0.0)
+        return (u * weights.sqrt().unsqueeze(-1)).to(outputs.dtype)
+
+
+def _direction(values: Tensor) -> Tensor:
+    """Unit vectors; an output of zeros has no direction and stays as it is."""
+    is_zero = (values == 0).all(dim=-1, keepdim=True)
+    safe = torch.where(is_zero, 1.0, values)  # the length of zeros has no derivative
+    return torch.where(is_zero, 0.0, safe / torch.linalg.vector_norm(safe, dim=-1, keepdim=True))
+
+
+METRICS: Registry[OutputMetric] = Registry("metric", (KLDivergence, SquaredError, CosineDistance))
+"""Every metric, by the name that ``--metric`` takes."""
+
+KL = KLDivergence()

@@ -1,0 +1,76 @@
+"""What is asked of a plain module: its device, its weights, its hooks."""
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from mpq.errors import ModelError
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuses what no search can work with.
+
+    Raises:
+        ModelError: If the model is in training mode, has no parameter, is on the ``meta`` device,
+            or has weights that are NaN or infinite.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"expected an nn.Module, got a {type(model).__name__}")
+    training = [name or "the model itself" for name, m in model.named_modules() if m.training]
+    if training:
+        raise ModelError(
+            f"the model is in training mode ({training[0]}), so that dropout and BatchNorm would "
+            "change its answers; call model.eval() first"
+        )
+    if next(model.parameters(), None) is None:
+        raise ModelError("the model has no parameters: there is nothing to quantize")
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, nn.UninitializedParameter) or parameter.is_meta:
+            raise ModelError(f"parameter {name!r} has no values yet; load the weights first")
+        if not bool(parameter.isfinite().all()):
+            raise ModelError(f"parameter {name!r} has values that are NaN or infinite")
+
+
+def share_parameters(model: nn.Module) -> nn.Module:
+    """A copy of the modules whose parameters are the model's own memory, without gradients.
+
+    Raises:
+        ModelError: If the model cannot be copied.
+    """
+    shared: dict[int, Any] = {
+        id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()
+    }
+    try:
+        return copy.deepcopy(model, memo=shared)
+    except (RuntimeError, TypeError) as error:
+        raise ModelError(
+            f"the model cannot be copied ({error}); weight_norm and other parametrizations must "
+            "be removed first"
+        ) from error
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Device of the first parameter."""
+    return next(module.parameters()).device
+
+
+def weight_of(site: nn.Module) -> nn.Parameter:
+    """The weight of a layer's module."""
+    weight = site.weight
+    assert isinstance(weight, nn.Parameter)
+    return weight
+
+
+@contextmanager
+def hooks(handles: Iterable[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
+    """Removes the hooks afterwards, whatever happens."""
+    kept = list(handles)
+    try:
+        yield
+    finally:
+        for handle in kept:
+            handle.remove()

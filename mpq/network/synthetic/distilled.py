@@ -1,0 +1,165 @@
+"""Inputs whose statistics are those that the network's BatchNorm layers remember."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mpq._support.progress import track
+from mpq.errors import ModelError
+from mpq.network.examples import Calibration
+from mpq.network.modules import check_model, device_of, hooks, share_parameters
+from mpq.network.synthetic._base import (
+    DataSource,
+    batch_sizes,
+    check_positive,
+    dtype_of,
+    parse_shape,
+)
+
+_EPSILON = 1e-6
+"""Added to variances, as in the published code: a root has no gradient at 0."""
+
+
+@final
+@dataclass(frozen=True)
+class DistilledInputs(DataSource):
+    r"""Inputs that are optimised until BatchNorm sees what it saw in training.
+
+    .. math:: \min_x \sum_{i=0}^{L} \lVert \tilde\mu_i(x) - \mu_i \rVert^2
+        + \lVert \tilde\sigma_i(x) - \sigma_i \rVert^2
+
+    for the mean and standard deviation per channel of a batch before the ``i``-th BatchNorm, and
+    those that it remembers; ``i = 0`` is the input itself, with mean 0 and deviation 1. From
+    standard normal numbers, by Adam, whose rate falls tenfold when the sum stops falling.
+
+    Reference: Cai et al. (2020), ZeroQ, arXiv:2001.00281, section 3.1, whose formula, optimiser,
+    rate and number of steps these are. The published code takes the statistics of every image
+    alone, which makes images alike; here they are those of the batch, as BatchNorm's are.
+
+    Args:
+        shape: Of one example, such as ``3x32x32``.
+        num_examples: ``N``.
+        batch_size: Examples whose statistics are matched together; the more, the better.
+        steps: Of the optimiser, each a forward and a backward pass over the batch.
+        learning_rate: Of the optimiser, in the inputs' unit.
+        seed: Of the numbers that the inputs start from.
+    """
+
+    name: ClassVar[str] = "batch-norm"
+    summary: ClassVar[str] = "ZeroQ: inputs distilled from the statistics of BatchNorm"
+
+    shape: str = "3x32x32"
+    num_examples: int = 64
+    batch_size: int = 32
+    steps: int = 500
+    learning_rate: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_positive(
+            self.name,
+            num_examples=self.num_examples,
+            batch_size=self.batch_size,
+            steps=self.steps,
+            learning_rate=self.learning_rate,
+        )
+        parse_shape(self.name, self.shape)
+
+    def calibration(self, model: nn.Module) -> Calibration:
+        """See ``DataSource.calibration``.
+
+        Raises:
+            ModelError: If the model has no BatchNorm with running statistics, or calls none.
+        """
+        check_model(model)
+        generator = torch.Generator().manual_seed(self.seed)
+        shape = parse_shape(self.name, self.shape)
+        statistics = RememberedStatistics(share_parameters(model))
+        sizes = list(batch_sizes(self.num_examples, self.batch_size))
+        starts = [torch.randn(size, *shape, generator=generator) for size in sizes]
+        return Calibration(
+            [self._distil(statistics, start) for start in track(starts, "distilling")]
+        )
+
+    def _distil(self, statistics: "RememberedStatistics", start: Tensor) -> Tensor:
+        x = start.to(device_of(statistics.module)).requires_grad_()
+        optimizer = torch.optim.Adam([x], self.learning_rate)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=100, min_lr=1e-4)
+        for _ in range(self.steps):
+            with torch.enable_grad():
+                loss = statistics.distance(x)
+            (x.grad,) = torch.autograd.grad(loss, x)
+            optimizer.step()
+            schedule.step(float(loss.detach()))
+        return x.detach().to("cpu", statistics.dtype)
+
+
+@final
+class RememberedStatistics:
+    """What the BatchNorm layers of a network remember.
+
+    Args:
+        module: In evaluation mode, without parameters that require gradients.
+
+    Raises:
+        ModelError: If it has no BatchNorm with running statistics.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.dtype = dtype_of(module)
+        self._norms = [
+            norm
+            for norm in module.modules()
+            if isinstance(norm, _BatchNorm) and norm.running_mean is not None
+        ]
+        if not self._norms:
+            raise ModelError(
+                "the model has no BatchNorm with running statistics to distil inputs from; give "
+                "data, or another source of examples"
+            )
+
+    def distance(self, x: Tensor) -> Tensor:
+        """How far a batch's statistics are from them, and its own from 0 and 1.
+
+        A layer that is called twice counts twice.
+
+        Args:
+            x: ``[N, C, ...]``, float32.
+
+        Raises:
+            ModelError: If no BatchNorm is called.
+        """
+        terms: list[Tensor] = []
+        handles = [norm.register_forward_pre_hook(partial(_compare, terms)) for norm in self._norms]
+        with hooks(handles):
+            self.module(x.to(self.dtype))
+        if not terms:
+            raise ModelError("the model calls none of its BatchNorm layers for such an input")
+        mean, variance = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
+        terms.append(distance(x, mean, variance))
+        return torch.stack([term.to(x.device) for term in terms]).sum()
+
+
+def _compare(terms: list[Tensor], norm: _BatchNorm, args: tuple[Any, ...]) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    terms.append(distance(args[0], norm.running_mean, norm.running_var))
+
+
+def distance(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    r"""Squared distance of means and of standard deviations, summed over channels.
+
+    Args:
+        x: ``[N, C, ...]``.
+        mean: ``[C]``.
+        variance: ``[C]``.
+    """
+    by_channel = x.float().transpose(0, 1).flatten(1)  # [C, M]
+    deviation = (by_channel.var(1, correction=0) + _EPSILON).sqrt()
+    remembered = (variance.float() + _EPSILON).sqrt()
+    return (by_channel.mean(1) - mean).square().sum() + (deviation - remembered).square().sum()

@@ -1,0 +1,295 @@
+"""One hooked forward pass: which layers there are, what they read, and what reads them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+
+from mpq.errors import ModelError
+from mpq.network.examples import Batch
+from mpq.network.layer import Layer
+from mpq.network.metric import KL, OutputMetric
+from mpq.network.weight_layout import is_hugging_face_conv1d, layout_of
+
+KINDS: dict[type[nn.Module], str] = {
+    nn.Linear: "linear",
+    nn.Conv1d: "conv1d",
+    nn.Conv2d: "conv2d",
+    nn.Conv3d: "conv3d",
+    nn.ConvTranspose1d: "conv_transpose1d",
+    nn.ConvTranspose2d: "conv_transpose2d",
+    nn.ConvTranspose3d: "conv_transpose3d",
+    nn.Embedding: "embedding",
+}
+"""Module classes that are quantizable layers, and what a profile calls them."""
+
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def kind_of(module: nn.Module) -> str | None:
+    """Kind of a quantizable layer, ``None`` for any other module."""
+    if is_hugging_face_conv1d(module):
+        return "linear"
+    return next((kind for cls, kind in KINDS.items() if isinstance(module, cls)), None)
+
+
+@final
+@dataclass(frozen=True)
+class Trace:
+    """What one forward pass showed.
+
+    Args:
+        layers: In the order of their first call.
+        foldable: Convolution to the BatchNorm that alone reads its output.
+        uncalled: Quantizable layers that were not called.
+    """
+
+    layers: tuple[Layer, ...]
+    foldable: Mapping[str, str]
+    uncalled: tuple[str, ...]
+
+
+@dataclass
+class _Seen:
+    """What is known of one layer so far."""
+
+    inputs: list[Tensor] = field(default_factory=list)  # kept alive: their addresses are identities
+    outputs: list[Tensor] = field(default_factory=list)
+    first_input: Any = None
+
+
+def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
+    """Runs one batch through the module and reports its layers.
+
+    Raises:
+        ModelError: If a layer's weight is parametrized, or the metric cannot read the
+            output.
+    """
+    names = {name: m for name, m in module.named_modules() if kind_of(m) is not None}
+    # Subclasses may do more than normalise.
+    norms = {name: m for name, m in module.named_modules() if type(m) in _NORMS}
+    seen = {name: _Seen() for name in [*names, *norms]}
+    order: list[str] = []
+    readers = _CountReaders()
+
+    def record(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if not args:
+                raise ModelError(
+                    f"layer {name!r} is called with its input as a keyword; pass it by position"
+                )
+            if name not in order:
+                order.append(name)
+            seen[name].first_input = seen[name].first_input or _identity(args[0])
+            seen[name].inputs.append(args[0])
+            seen[name].outputs.append(output)
+            readers.watch(output)
+
+        return hook
+
+    handles = [m.register_forward_hook(record(n)) for n, m in [*names.items(), *norms.items()]]
+    try:
+        with torch.no_grad(), readers:
+            output = module(*batch.args, **batch.kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    metric.positions(output)
+    called = [name for name in order if name in names]
+    layers = _layers(module, called, names, seen, batch.size)
+    if any(_is_square(seen[name].inputs[0], batch.size) for name in called):
+        # As many positions as examples: which axis is which shows in a batch of another size.
+        fewer = trace(module, batch.slice(0, batch.size - 1), metric).layers
+        axes = {layer.name: layer.batch_axis for layer in fewer}
+        layers = tuple(replace(x, batch_axis=axes.get(x.name, 0)) for x in layers)
+    foldable = _foldable(names, norms, seen, readers)
+    return Trace(layers, foldable, tuple(name for name in names if name not in order))
+
+
+def _is_square(tensor: Tensor, batch_size: int) -> bool:
+    return batch_size > 1 and tensor.shape[:2] == (batch_size, batch_size)
+
+
+def _batch_axis(tensor: Tensor, batch_size: int) -> int:
+    """1 in a sequence-first network; rows of numbers with two axes are flattened examples."""
+    axes = tensor.ndim - tensor.is_floating_point()
+    is_second = axes > 1 and tensor.shape[0] != batch_size and tensor.shape[1] == batch_size
+    return int(is_second)
+
+
+def _identity(tensor: Tensor) -> tuple[Any, ...]:
+    """Two tensors with the same identity, both alive, hold the same numbers."""
+    version = 0 if tensor.is_inference() else tensor._version
+    place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), version)
+    return (*place, tuple(tensor.shape), tensor.stride(), tensor.dtype)
+
+
+class _CountReaders(TorchFunctionMode):
+    """Counts how many torch functions make something out of a watched tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts: dict[int, int] = {}
+        self._alive: list[Tensor] = []
+
+    def watch(self, tensor: Any) -> None:
+        if isinstance(tensor, Tensor) and id(tensor) not in self._counts:
+            self._counts[id(tensor)] = 0
+            self._alive.append(tensor)
+
+    def of(self, tensor: Tensor) -> int:
+        return self._counts[id(tensor)]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if _tensors(result):  # asking for a shape is not reading
+            for read in {id(tensor) for tensor in _tensors([*args, *kwargs.values()])}:
+                if read in self._counts:
+                    self._counts[read] += 1
+        return result
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """Tensors in a value, or in the tuples and lists it holds."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, tuple | list):
+        return [tensor for item in value for tensor in _tensors(item)]
+    return []
+
+
+def _foldable(
+    layers: Mapping[str, nn.Module],
+    norms: Mapping[str, nn.Module],
+    seen: Mapping[str, _Seen],
+    readers: _CountReaders,
+) -> dict[str, str]:
+    """Layers whose only reader is a BatchNorm with running statistics, both called once."""
+    owner = {id(seen[name].outputs[0]): name for name in layers if len(seen[name].outputs) == 1}
+    pairs: dict[str, str] = {}
+    shared = _shared_parameters(layers)
+    for name, norm in norms.items():
+        assert isinstance(norm, _BatchNorm)
+        if len(seen[name].inputs) != 1 or norm.running_mean is None:
+            continue
+        feeding = owner.get(id(seen[name].inputs[0]))
+        if feeding is None or feeding in shared or kind_of(layers[feeding]) == "embedding":
+            continue
+        is_channel_axis = kind_of(layers[feeding]) != "linear" or seen[name].inputs[0].ndim == 2
+        if is_channel_axis and readers.of(seen[feeding].outputs[0]) == 1:
+            pairs[feeding] = name
+    return pairs
+
+
+def _shared_parameters(layers: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Layers whose weight another layer uses too, and the first of those layers."""
+    owners: dict[int, list[str]] = {}
+    for name, module in layers.items():
+        owners.setdefault(id(module.weight), []).append(name)
+    return {name: users[0] for users in owners.values() if len(users) > 1 for name in users}
+
+
+def _layers(
+    module: nn.Module,
+    called: list[str],
+    names: Mapping[str, nn.Module],
+    seen: Mapping[str, _Seen],
+    batch_size: int,
+) -> tuple[Layer, ...]:
+    aliases = _aliases(module)
+    owner = _shared_parameters({name: names[name] for name in called})
+    readers: dict[tuple[Any, ...], str] = {}
+    layers = []
+    for name in called:
+        is_quantized = seen[name].inputs[0].is_floating_point()  # token ids are not
+        reader = readers.setdefault(seen[name].first_input, name) if is_quantized else name
+        layers.append(
+            _layer(
+                name,
+                names[name],
+                seen[name],
+                batch_size,
+                aliases.get(name, ()),
+                reader if reader != name else None,
+                owner.get(name) if owner.get(name) != name else None,
+            )
+        )
+    return tuple(layers)
+
+
+def _aliases(module: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Further names of modules that have several."""
+    first: dict[int, str] = {}
+    others: dict[str, tuple[str, ...]] = {}
+    for name, child in module.named_modules(remove_duplicate=False):
+        original = first.setdefault(id(child), name)
+        if original != name:
+            others[original] = (*others.get(original, ()), name)
+    return others
+
+
+def _layer(
+    name: str,
+    module: nn.Module,
+    seen: _Seen,
+    batch_size: int,
+    aliases: tuple[str, ...],
+    input_of: str | None,
+    weight_of: str | None,
+) -> Layer:
+    weight = module.weight
+    if not isinstance(weight, nn.Parameter):
+        raise ModelError(
+            f"the weight of layer {name!r} is not a parameter but computed (weight_norm, "
+            "parametrize); remove the parametrization first"
+        )
+    kind = kind_of(module)
+    assert kind is not None
+    read = sum(x.numel() for x in seen.inputs) / batch_size
+    written = sum(x.numel() for x in seen.outputs) / batch_size
+    groups = getattr(module, "groups", 1)
+    return Layer(
+        name=name,
+        kind=kind,
+        weight_shape=tuple(weight.shape),
+        num_channels=len(layout_of(module).to_rows(weight)),
+        input_shape=_example_shape(seen.inputs[0], batch_size),
+        output_shape=_example_shape(seen.outputs[0], batch_size),
+        input_elements=round(read),
+        output_elements=round(written),
+        macs=round(_macs(kind, module, read, written)),
+        calls=len(seen.inputs),
+        groups=groups,
+        batch_axis=_batch_axis(seen.inputs[0], batch_size),
+        aliases=aliases,
+        input_of=input_of,
+        weight_of=weight_of,
+    )
+
+
+def _example_shape(tensor: Tensor, batch_size: int) -> tuple[int, ...]:
+    shape, axis = list(tensor.shape), _batch_axis(tensor, batch_size)
+    if shape[axis] == batch_size:
+        del shape[axis]
+    return tuple(shape)
+
+
+def _macs(kind: str, module: nn.Module, read: float, written: float) -> float:
+    """Multiply-accumulates for so many numbers read and written."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    if kind == "embedding":
+        return 0.0
+    if kind == "linear":
+        per_output = weight.numel() / len(layout_of(module).to_rows(weight))
+        return written * per_output
+    if kind.startswith("conv_transpose"):
+        return read * prod(weight.shape[1:])
+    return written * prod(weight.shape[1:])

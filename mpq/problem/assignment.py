@@ -1,0 +1,236 @@
+"""The answer: a precision for every layer, and the JSON that users take away."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self, final
+
+from mpq._support.schema import validate
+from mpq.errors import FileFormatError, PrecisionError
+from mpq.network.layer import fingerprint, signature
+from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.ranges import ActivationRange, RangeMethod
+
+SCHEMA_VERSION = 1
+
+
+@final
+@dataclass(frozen=True)
+class AssignedLayer:
+    """One layer with its precision.
+
+    Args:
+        name: The layer.
+        kind: As in ``Layer``; with the shape, what tells one network from another.
+        weight_shape: As stored by torch.
+        precision: What was chosen.
+        activation_range: Calibrated range of its input, for a static activation format.
+    """
+
+    name: str
+    kind: str
+    weight_shape: tuple[int, ...]
+    precision: Precision
+    activation_range: ActivationRange | None = None
+
+    @property
+    def signature(self) -> str:
+        """See ``Layer.signature``."""
+        return signature(self.name, self.kind, self.weight_shape)
+
+
+@final
+@dataclass(frozen=True)
+class UsedBudget:
+    """A limit and what the assignment uses of it."""
+
+    resource: str
+    unit: str
+    limit: float
+    used: float
+
+
+@final
+@dataclass(frozen=True)
+class Record:
+    """How an assignment came about; everything may be unknown.
+
+    Args:
+        device: Name of the hardware profile.
+        batch_size: Examples at once that latency and energy were priced for.
+        phase: That resources were priced for: ``prefill``, ``decode``, or neither.
+        tokens: Of the prompt that resources were priced for; unset: as traced.
+        budgets: Limits and use.
+        estimator: Name of the sensitivity estimator.
+        predicted_loss: By the estimator, in ``loss_unit``.
+        loss_unit: Usually nats.
+        measured_loss: On held-out examples, in ``measured_unit``.
+        measured_unit: Of the metric: nats for the KL divergence.
+        measured_accuracy: On held-out examples with targets.
+        num_held_out: How many examples those were.
+        solver: Name and backend.
+        solver_status: How it ended.
+        bound: Proved lower bound of the predicted loss.
+        gap: Relative distance of the predicted loss from the bound.
+        seed: Of estimator and solver.
+        mpq_version: Of the program.
+        torch_version: Of torch.
+    """
+
+    device: str | None = None
+    batch_size: int = 1
+    phase: str | None = None
+    tokens: int | None = None
+    budgets: tuple[UsedBudget, ...] = ()
+    estimator: str | None = None
+    predicted_loss: float | None = None
+    loss_unit: str | None = None
+    measured_loss: float | None = None
+    measured_unit: str | None = None
+    measured_accuracy: float | None = None
+    num_held_out: int | None = None
+    solver: str | None = None
+    solver_status: str | None = None
+    bound: float | None = None
+    gap: float | None = None
+    seed: int | None = None
+    mpq_version: str | None = None
+    torch_version: str | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Assignment:
+    """A precision for every layer of one network.
+
+    Args:
+        layers: ``[L]`` in the network's order.
+        ties: Layers that share a precision.
+        folded: Convolution to the BatchNorm that is folded into it before quantizing.
+        weight_range: How the weights' ranges are chosen.
+        record: Where it comes from.
+    """
+
+    layers: tuple[AssignedLayer, ...]
+    ties: tuple[tuple[str, ...], ...] = ()
+    folded: Mapping[str, str] = field(default_factory=dict)
+    weight_range: RangeMethod = "mse"
+    record: Record = field(default_factory=Record)
+
+    @property
+    def precisions(self) -> dict[str, Precision]:
+        """Layer name to precision."""
+        return {layer.name: layer.precision for layer in self.layers}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the layers' names, kinds and weight shapes; see ``Network.fingerprint``."""
+        return fingerprint(layer.signature for layer in self.layers)
+
+    def to_json(self) -> str:
+        """JSON as ``mpq/problem/assignment.schema.json`` describes it."""
+        layers = [_layer_to_dict(layer) for layer in self.layers]
+        data = {
+            "schema_version": SCHEMA_VERSION,
+            "fingerprint": self.fingerprint,
+            "weight_range": self.weight_range,
+            "folded_batch_norm": dict(self.folded),
+            "ties": [list(tie) for tie in self.ties],
+            "layers": layers,
+            "record": asdict(self.record),
+        }
+        return json.dumps(data, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Inverse of ``to_json``.
+
+        Raises:
+            FileFormatError: If the text is no assignment, of a later schema version, or its
+                layers do not have the fingerprint it states.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise FileFormatError(f"not JSON: {error}") from error
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise FileFormatError(
+                f"assignment of schema version {version}; this mpq reads version "
+                f"{SCHEMA_VERSION}: update mpq"
+            )
+        validate(data, _schema(), "assignment")
+        record = data["record"]
+        budgets = tuple(UsedBudget(**budget) for budget in record["budgets"])
+        assignment = cls(
+            tuple(_layer_from_dict(layer) for layer in data["layers"]),
+            tuple(tuple(tie) for tie in data["ties"]),
+            data["folded_batch_norm"],
+            data["weight_range"],
+            Record(**{**record, "budgets": budgets}),
+        )
+        if assignment.fingerprint != data["fingerprint"]:
+            raise FileFormatError("the layers do not have the fingerprint that the file states")
+        return assignment
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Reads ``assignment.json``.
+
+        Raises:
+            FileFormatError: If the file cannot be read or is no assignment.
+        """
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileFormatError(f"cannot read {path}: {error}") from error
+        except FileFormatError as error:
+            raise FileFormatError(f"{path}: {error}") from error
+
+
+def _layer_to_dict(layer: AssignedLayer) -> dict[str, Any]:
+    calibrated = layer.activation_range
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "weight_shape": list(layer.weight_shape),
+        "precision": str(layer.precision),
+        "weight": _format_to_dict(layer.precision.weight),
+        "activation": _format_to_dict(layer.precision.activation)
+        | {"range": None if calibrated is None else [calibrated.low, calibrated.high]},
+    }
+
+
+def _format_to_dict(tensor_format: TensorFormat) -> dict[str, Any]:
+    return {
+        "number": tensor_format.number.name,
+        "bits": tensor_format.number.bits,
+        "scheme": "symmetric" if tensor_format.symmetric else "affine",
+        "granularity": tensor_format.granularity.value,
+        "group_size": tensor_format.group_size,
+    }
+
+
+def _layer_from_dict(data: Any) -> AssignedLayer:
+    try:
+        precision = Precision.parse(data["precision"])
+    except PrecisionError as error:
+        raise FileFormatError(f"layer {data['name']!r}: {error}") from error
+    ends = data["activation"]["range"]
+    stated = (data["weight"], {k: v for k, v in data["activation"].items() if k != "range"})
+    if stated != (_format_to_dict(precision.weight), _format_to_dict(precision.activation)):
+        raise FileFormatError(
+            f"layer {data['name']!r}: its formats are not those of its precision {precision}"
+        )
+    calibrated = None if ends is None else ActivationRange(*ends)
+    shape = tuple(data["weight_shape"])
+    return AssignedLayer(data["name"], data["kind"], shape, precision, calibrated)
+
+
+@cache
+def _schema() -> Any:
+    file = resources.files("mpq.problem").joinpath("assignment.schema.json")
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -1,0 +1,89 @@
+"""A limit on one resource, and the ways of writing it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import fsum, isfinite
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq.errors import LimitError
+from mpq.problem.cost_table import CostTable
+
+ROUNDING = 1e-12
+"""Relative slack of every comparison with a limit: what adding up in another order may change."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Budget:
+    """One resource and how much of it an assignment may use.
+
+    Args:
+        table: ``[L, B]`` cost of the resource.
+        limit: Largest total that is allowed, in the table's unit.
+
+    Raises:
+        LimitError: If the limit is not a finite number.
+    """
+
+    table: CostTable
+    limit: float
+
+    def __post_init__(self) -> None:
+        if not isfinite(self.limit):
+            raise LimitError(f"{self.table.name}: the limit must be finite, got {self.limit}")
+
+    @property
+    def resource(self) -> str:
+        """What is limited: of ``peak_ram@conv1``, one step of a maximum, ``peak_ram``."""
+        return resource_of(self.table)
+
+    def used(self, choice: npt.NDArray[np.intp]) -> float:
+        """What an assignment uses, in the table's unit; ``choice [L]`` is a column per layer."""
+        return total(self.table, choice)
+
+    def is_met(self, choice: npt.NDArray[np.intp]) -> bool:
+        """Whether the assignment stays within the limit, up to ``ROUNDING``."""
+        return self.used(choice) <= self.limit + ROUNDING * abs(self.limit)
+
+
+def resource_of(table: CostTable) -> str:
+    """The resource that a table is one of, where several go by ``<resource>@<step>``."""
+    return table.name.partition("@")[0]
+
+
+def binding(budgets: Iterable[Budget], choice: npt.NDArray[np.intp]) -> tuple[Budget, ...]:
+    """Of every resource the budget that an assignment uses most of, in the order of the budgets.
+
+    A resource has several where it is a maximum, and each of them the limit of the maximum.
+    """
+    most: dict[str, Budget] = {}
+    for budget in budgets:
+        held = most.setdefault(budget.resource, budget)
+        if budget.used(choice) > held.used(choice):
+            most[budget.resource] = budget
+    return tuple(most.values())
+
+
+def total(table: CostTable, choice: npt.NDArray[np.intp]) -> float:
+    """What an assignment costs, ``choice [L]`` the column of every layer, in the table's unit.
+
+    The correctly rounded sum of the constant, a cell per layer and a cell per pair of layers: the
+    same in any order.
+    """
+    cells = table.values[np.arange(len(choice)), choice].tolist()
+    return fsum([table.constant, *cells, *_between(table, choice)])
+
+
+def total_between(table: CostTable, choice: npt.NDArray[np.intp]) -> float:
+    """Of what an assignment costs, the part between layers: its cells of the pairs."""
+    return fsum(_between(table, choice))
+
+
+def _between(table: CostTable, choice: npt.NDArray[np.intp]) -> list[float]:
+    if not table.pairs:
+        return []
+    column_of = dict(zip(table.layers, choice.tolist(), strict=True))
+    return [pair.values[column_of[pair.first], column_of[pair.second]] for pair in table.pairs]

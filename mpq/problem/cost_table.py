@@ -1,0 +1,316 @@
+"""What every layer costs at every precision: the one type that all measurements return."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from io import StringIO
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Self, final
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq.errors import FileFormatError, InputError, UnknownNameError
+from mpq.quantization.precision import Precision
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class PairCost:
+    """What two layers cost together: converting the output of one to the format of the next.
+
+    Its unit and precisions are those of the ``CostTable`` that it is in. Several pairs of the same
+    two layers add up. Negative where running both in one format saves something, as fused
+    operations do. A pair of precisions that cannot run side by side has no number: restrict the
+    candidates instead.
+
+    Args:
+        first: Name of a layer.
+        second: Name of another layer.
+        values: ``[B, B]``, finite: the cost of ``first`` at precision row ``b`` and ``second`` at
+            precision column ``c``. Copied, and read-only afterwards.
+
+    Raises:
+        InputError: If both are one layer, the shape is not square, or a value is not finite.
+    """
+
+    first: str
+    second: str
+    values: npt.NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        pair = f"pair of {self.first!r} and {self.second!r}"
+        if self.first == self.second:
+            raise InputError(f"{pair}: two different layers are a pair; give its cost to the layer")
+        values = np.array(self.values, dtype=np.float64)
+        if values.ndim != 2 or values.shape[0] != values.shape[1]:
+            raise InputError(f"{pair}: expected [B, B], got {values.shape}")
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            row, column = bad[0].tolist()
+            raise InputError(
+                f"{pair}: precisions {row} and {column} of the table cost {values[row, column]}; "
+                "every cost of a pair must be finite: restrict the candidates instead"
+            )
+        values.setflags(write=False)
+        object.__setattr__(self, "values", values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: first, second, values."""
+        return {"first": self.first, "second": self.second, "values": self.values.tolist()}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """Inverse of ``to_dict``.
+
+        Raises:
+            FileFormatError: If a key is missing or of another kind.
+        """
+        try:
+            names = data["first"], data["second"]
+            if not all(isinstance(name, str) for name in names):
+                raise FileFormatError(f"not a pair cost: expected two names of layers, got {names}")
+            return cls(*names, np.array(data["values"], dtype=np.float64))
+        except InputError:
+            raise
+        except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
+            raise FileFormatError(f"not a pair cost: {error!r}") from error
+
+
+UNITS = (
+    "nats", "squared_output", "cosine_distance",
+    "seconds", "bytes", "joules", "bitops", "bits",
+    "relative", "layers",
+)  # fmt: skip
+"""Units that a table may have: those of losses, of resources, and of what only ranks layers."""
+
+SCHEMA_VERSION = 1
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class CostTable:
+    r"""What every layer costs at every precision, in one stated unit.
+
+    .. math:: c(z) = c_0 + \sum_\ell c_{\ell z_\ell} + \sum_{(k, \ell)} p^{k \ell}_{z_k z_\ell}
+
+    Args:
+        name: What is counted, such as ``latency`` or ``sketch``.
+        unit: What one unit of ``values`` means: one of ``UNITS``.
+        layers: ``[L]`` names.
+        precisions: ``[B]`` choices.
+        values: ``[L, B]``. ``nan`` means that the layer cannot run at that precision; infinite
+            is refused. Copied, and read-only afterwards.
+        constant: What the network costs besides its layers, whatever their precisions.
+        pairs: What pairs of layers cost besides, such as converting between their formats.
+
+    Raises:
+        InputError: If the unit is unknown, a name comes twice, the shape does not fit, a value
+            is infinite, or a pair has other layers or precisions.
+    """
+
+    name: str
+    unit: str
+    layers: tuple[str, ...]
+    precisions: tuple[Precision, ...]
+    values: npt.NDArray[np.float64]
+    constant: float = 0.0
+    pairs: tuple[PairCost, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise UnknownNameError("unit", self.unit, UNITS)
+        for what, names in (("layer", self.layers), ("precision", self.precisions)):
+            if len(set(names)) != len(names):
+                raise InputError(
+                    f"{self.name}: a {what} is listed twice in {list(map(str, names))}"
+                )
+        values = np.array(self.values, dtype=np.float64)
+        expected = (len(self.layers), len(self.precisions))
+        if values.shape != expected:
+            raise InputError(f"{self.name}: expected [L, B] = {expected}, got {values.shape}")
+        values.setflags(write=False)
+        object.__setattr__(self, "values", values)
+        self._refuse(np.isinf(values), "every cost must be finite (nan: cannot run there)")
+        if not isfinite(self.constant):
+            raise InputError(f"{self.name}: the constant must be finite, got {self.constant}")
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        known, expected = set(self.layers), (len(self.precisions), len(self.precisions))
+        for pair in self.pairs:
+            for name in sorted({pair.first, pair.second} - known):
+                raise UnknownNameError(f"layer of a pair of {self.name}", name, known)
+            if pair.values.shape != expected:
+                raise InputError(
+                    f"{self.name}: the pair of {pair.first!r} and {pair.second!r}: expected "
+                    f"[B, B] = {expected}, got {pair.values.shape}"
+                )
+
+    def _refuse(self, bad: npt.NDArray[np.bool_], rule: str) -> None:
+        if bad.any():
+            row, column = (int(i[0]) for i in np.nonzero(bad))
+            where = f"layer {self.layers[row]!r} at {self.precisions[column]}"
+            raise InputError(f"{self.name}: {where} costs {self.values[row, column]}; {rule}")
+
+    def require_complete(self) -> Self:
+        """This table, if every cell has a number.
+
+        Raises:
+            InputError: If a cell is ``nan``; names the first.
+        """
+        self._refuse(np.isnan(self.values), "every cost must be finite")
+        return self
+
+    @property
+    def column(self) -> str:
+        """Name with unit, for columns and keys: ``latency_seconds``, ``weight_bytes``."""
+        return self.name if self.name.endswith(self.unit) else f"{self.name}_{self.unit}"
+
+    def index_of(self, precision: Precision) -> int:
+        """Column of a precision.
+
+        Raises:
+            UnknownNameError: If the table has no such column.
+        """
+        if precision not in self.precisions:
+            raise UnknownNameError("precision", str(precision), map(str, self.precisions))
+        return self.precisions.index(precision)
+
+    def select(self, precisions: Sequence[Precision]) -> Self:
+        """The table with these columns only, in this order."""
+        columns = [self.index_of(precision) for precision in precisions]
+        return replace(
+            self,
+            precisions=tuple(precisions),
+            values=self.values[:, columns],
+            pairs=tuple(
+                replace(pair, values=pair.values[np.ix_(columns, columns)]) for pair in self.pairs
+            ),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: schema_version, name, unit, layers, precisions, values, constant, pairs."""
+        rows = [[None if np.isnan(v) else float(v) for v in row] for row in self.values]
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "name": self.name,
+            "unit": self.unit,
+            "layers": list(self.layers),
+            "precisions": [str(precision) for precision in self.precisions],
+            "values": rows,
+            "constant": self.constant,
+            "pairs": [pair.to_dict() for pair in self.pairs],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Self:
+        """Inverse of ``to_dict``.
+
+        Raises:
+            FileFormatError: If a key is missing or of another kind.
+        """
+        try:
+            if data["schema_version"] != SCHEMA_VERSION:
+                raise FileFormatError(
+                    f"cost table of schema version {data['schema_version']}; this mpq reads "
+                    f"version {SCHEMA_VERSION}: update mpq"
+                )
+            if not isinstance(data["layers"], list):
+                raise FileFormatError("not a cost table: layers must be a list of names")
+            values = np.array(data["values"], dtype=np.float64)  # None becomes nan
+            precisions = tuple(Precision.parse(text) for text in data["precisions"])
+            # Files of mpq 0.1 have neither.
+            constant = float(data.get("constant", 0.0))
+            pairs = tuple(map(PairCost.from_dict, data.get("pairs", ())))
+            names = data["name"], data["unit"], tuple(data["layers"])
+            return cls(*names, precisions, values, constant, pairs)
+        except InputError:
+            raise
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            ValueError,
+            OverflowError,
+        ) as error:
+            raise FileFormatError(f"not a cost table: {error!r}") from error
+
+    def to_json(self) -> str:
+        """One JSON object: the keys of ``to_dict``; an empty cell is null."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Inverse of ``to_json``.
+
+        Raises:
+            FileFormatError: If the text is no such JSON.
+        """
+        try:
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise FileFormatError(f"not a cost table: {error}") from error
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """``[L, B]`` frame of ``values``: a row per layer, a column per precision.
+
+        ``attrs`` has name, unit and constant; pairs are left out.
+        """
+        import pandas as pd
+
+        columns = [str(precision) for precision in self.precisions]
+        frame = pd.DataFrame(self.values.copy(), pd.Index(self.layers, name="layer"), columns)
+        frame.attrs.update(name=self.name, unit=self.unit, constant=self.constant)
+        return frame
+
+    def to_csv(self) -> str:
+        """Header ``<name>:<unit>,<precision>,...``, then one line per layer; empty cells: nan.
+
+        Raises:
+            InputError: If there is a constant or a pair, which have no cell: ``to_json`` has both.
+        """
+        if self.constant or self.pairs:
+            raise InputError(
+                f"{self.name} has a constant or costs of pairs, which a CSV of layers and "
+                "precisions has no place for: write JSON"
+            )
+        text = StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([f"{self.name}:{self.unit}", *map(str, self.precisions)])
+        for layer, row in zip(self.layers, self.values.tolist(), strict=True):
+            writer.writerow([layer, *("" if value != value else repr(value) for value in row)])
+        return text.getvalue()
+
+    @classmethod
+    def from_csv(cls, text: str) -> Self:
+        """Inverse of ``to_csv``; the first header cell is ``name:unit``.
+
+        Raises:
+            FileFormatError: If the first header cell is another one, a row is too short or too
+                long, or a cell is no number.
+        """
+        heading, *rows = list(csv.reader(StringIO(text))) or [[]]
+        name, separator, unit = (heading[0] if heading else "").rpartition(":")
+        if not separator:
+            raise FileFormatError(
+                f"not a cost table in CSV: the first header cell must be name:unit, such as "
+                f"latency:seconds; got {heading[:1]}"
+            )
+        for row in rows:
+            if len(row) != len(heading):
+                raise FileFormatError(
+                    f"not a cost table in CSV: {row[:1]} has {len(row)} cells, not {len(heading)}"
+                )
+        precisions = tuple(Precision.parse(column) for column in heading[1:])
+        try:
+            cells = [[float(cell) if cell else float("nan") for cell in row[1:]] for row in rows]
+        except ValueError as error:
+            raise FileFormatError(f"not a cost table in CSV: {error}") from error
+        values = np.array(cells, dtype=np.float64).reshape(len(rows), len(precisions))
+        return cls(name, unit, tuple(row[0] for row in rows), precisions, values)

@@ -1,0 +1,136 @@
+"""Limits as users write them, and what they come to in a table's unit."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self, final
+
+import numpy as np
+
+from mpq.errors import LimitError
+from mpq.problem.budget import total
+from mpq.problem.cost_table import CostTable
+from mpq.quantization.precision import Precision
+
+_SCALES: dict[str, dict[str, float]] = {
+    "seconds": {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9},
+    "bytes": {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9} | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
+    "joules": {"J": 1.0, "mJ": 1e-3, "uJ": 1e-6, "µJ": 1e-6, "nJ": 1e-9, "pJ": 1e-12},
+    "bitops": {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12},
+    "bits": {"": 1.0, "bit": 1.0, "bits": 1.0},
+}
+
+
+_NUMBER = r"(?P<number>\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)"
+
+
+_RELATIVE = re.compile(_NUMBER + r"\s*x[\s:]\s*(?P<precision>\S+)", re.IGNORECASE)
+
+
+_ABSOLUTE = re.compile(_NUMBER + r"\s*(?P<unit>[A-Za-zµ]*)", re.IGNORECASE)
+
+
+@final
+@dataclass(frozen=True)
+class Limit:
+    """A limit as the user wrote it: absolute, or relative to a uniform precision.
+
+    Args:
+        resource: Name of the resource, such as ``latency``.
+        number: Absolute amount in the unit that was written, or the factor.
+        unit: As written; empty for a relative limit.
+        reference: The uniform precision that a relative limit refers to.
+
+    >>> Limit.parse("latency=0.6x:w8a8").reference
+    Precision('w8a8')
+    >>> Limit.parse("weight_bytes = 300KiB").unit
+    'KiB'
+    """
+
+    resource: str
+    number: float
+    unit: str = ""
+    reference: Precision | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads ``resource=2.5ms``, ``resource=300KiB`` or ``resource=0.6x:w8a8``.
+
+        Raises:
+            LimitError: If the text is not of that form, or not positive.
+        """
+        resource, _, amount = (part.strip() for part in text.partition("="))
+        match = _RELATIVE.fullmatch(amount) or _ABSOLUTE.fullmatch(amount)
+        if not resource or match is None:
+            raise LimitError(
+                f"{text!r} is not a limit: write resource=amount, such as latency=2.5ms, "
+                "weight_bytes=300KiB, effective_bits=4.5, or relative to a uniform precision: "
+                "latency=0.6x:w8a8"
+            )
+        parts = match.groupdict()
+        number, unit = float(parts["number"]), parts.get("unit", "")
+        if number <= 0:
+            raise LimitError(f"{text!r}: a limit is positive")
+        if unit.lower() == "x":
+            raise LimitError(f"{text!r}: say relative to which precision, such as {amount}:w8a8")
+        reference = Precision.parse(parts["precision"]) if "precision" in parts else None
+        return cls(resource, number, unit, reference)
+
+    def resolve(self, table: CostTable, *steps: CostTable) -> float:
+        """The limit in the table's unit.
+
+        Args:
+            table: ``[L, B]`` cost of the resource; a relative limit needs its reference column.
+            steps: Further tables of a resource that is the maximum of several.
+
+        Raises:
+            LimitError: If the unit does not fit the table's, or the device cannot run a layer at
+                the reference precision.
+        """
+        if self.reference is not None:
+            costs = [uniform_cost(each, self.reference) for each in (table, *steps)]
+            return self.number * max(costs)
+        scales = _SCALES.get(table.unit, {})
+        if self.unit not in scales:
+            raise LimitError(
+                f"{self.resource}: {self._unit_problem(table.unit)}; "
+                + (f"use one of {', '.join(unit or '(none)' for unit in scales)}" if scales else "")
+                + ("" if scales else "write the limit relative to a precision, such as 0.6x:w8a8")
+            )
+        return self.number * scales[self.unit]
+
+    def _unit_problem(self, unit: str) -> str:
+        if not self.unit:
+            return f"the limit {self.number:g} has no unit"
+        return f"unit {self.unit!r} does not measure {unit}"
+
+
+def uniform_cost(table: CostTable, precision: Precision) -> float:
+    """Cost of the whole network at one precision, constant and pairs too, in the table's unit.
+
+    Raises:
+        LimitError: If a layer cannot run at that precision.
+    """
+    index = table.index_of(precision)
+    column = table.values[:, index]
+    if np.isnan(column).any():
+        layer = table.layers[int(np.flatnonzero(np.isnan(column))[0])]
+        raise LimitError(
+            f"{table.name}: layer {layer!r} cannot run at {precision}, so that a limit cannot be "
+            "relative to it; choose another reference or give an absolute limit"
+        )
+    return total(table, np.full(len(table.layers), index, dtype=np.intp))
+
+
+def parse_limits(limits: Sequence[str]) -> tuple[Limit, ...]:
+    """Reads several limits, each resource at most once.
+
+    Raises:
+        LimitError: If a limit is misspelled, or a resource has two.
+    """
+    parsed = tuple(Limit.parse(text) for text in limits)
+    names = [limit.resource for limit in parsed]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise LimitError(f"{twice[0]} has {names.count(twice[0])} limits; give one")
+    return parsed

@@ -1,0 +1,133 @@
+"""What a solver found, and what it proved."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, final
+
+from mpq.problem.budget import ROUNDING, binding
+from mpq.problem.problem import Choice, Problem
+from mpq.quantization.precision import Precision
+
+
+class Status(Enum):
+    """How a solver ended, in a sentence for the user."""
+
+    OPTIMAL = "optimal: no assignment within the budgets has a smaller predicted loss"
+    FEASIBLE = "feasible: within the budgets, but not proved to be the best"
+    TIME_LIMIT = "out of time: the best assignment found so far"
+    INFEASIBLE = "infeasible: no assignment meets the budgets"
+    UNKNOWN = "unknown: stopped before finding an assignment"
+
+
+@final
+@dataclass(frozen=True)
+class Shortfall:
+    """Why a budget cannot be met.
+
+    Args:
+        resource: The budget's name; of a resource that is the maximum of several tables, the
+            ``<resource>@<step>`` that needs most.
+        unit: Unit of the numbers.
+        limit: What is allowed.
+        smallest: The least that any assignment uses, whatever it uses of the others.
+        smallest_within_others: The least that an assignment within all other budgets uses;
+            ``None`` if the others cannot be met either.
+    """
+
+    resource: str
+    unit: str
+    limit: float
+    smallest: float
+    smallest_within_others: float | None
+
+    def __str__(self) -> str:
+        resource, _, step = self.resource.partition("@")
+        text = f"{resource} (at {step})" if step else resource
+        text += f": limit {self.limit:.6g} {self.unit}"
+        text += f", smallest reachable {self.smallest:.6g}"
+        reach = self.smallest
+        held = self.smallest_within_others
+        if held is not None and held > self.smallest * (1 + ROUNDING):
+            reach = held
+            text += f" ({reach:.6g} while the other budgets hold)"
+        over = reach - self.limit
+        return text + (f": {over:.6g} {self.unit} too much" if over > 0 else ": can be met alone")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The answer to a ``Problem``.
+
+    Args:
+        status: How the solver ended.
+        choice: ``[L]`` column per layer, or ``None`` if there is none.
+        loss: Its predicted loss by the problem's own arithmetic; ``nan`` without a choice.
+        bound: No allowed assignment has a smaller predicted loss than this; ``None``: not proved.
+        solver: Name of the solver, with its backend.
+        seconds: Wall time.
+        shortfalls: One per budget if the problem is infeasible.
+        conflict: If it is infeasible, resources whose budgets cannot be met together, though they
+            could without any one of them.
+        why: Why this solver was taken, where one was picked.
+    """
+
+    status: Status
+    choice: Choice | None
+    loss: float
+    bound: float | None
+    solver: str
+    seconds: float
+    shortfalls: tuple[Shortfall, ...] = ()
+    conflict: tuple[str, ...] = ()
+    why: str = ""
+
+    @property
+    def gap(self) -> float | None:
+        """``(loss - bound) / |loss|``, at least 0; ``None`` where nothing is proved."""
+        if self.bound is None or self.choice is None:
+            return None
+        rise = max(self.loss - self.bound, 0.0)
+        return rise / abs(self.loss) if self.loss else rise
+
+    @property
+    def reasons(self) -> str:
+        """Of an infeasible problem: what every budget would need, and which of them conflict."""
+        found = "; ".join(map(str, self.shortfalls)) or "no budget can be blamed"
+        if len(self.conflict) > 1:
+            found += f". {' and '.join(self.conflict)} cannot be met together"
+        return found
+
+    def precisions(self, problem: Problem) -> dict[str, Precision]:
+        """Layer name to precision, in the problem's order; a solution without a choice has none."""
+        if self.choice is None:
+            return {}
+        table = problem.loss
+        return {
+            name: table.precisions[column]
+            for name, column in zip(table.layers, self.choice.tolist(), strict=True)
+        }
+
+
+def record(problem: Problem, solution: Solution) -> dict[str, Any]:
+    """JSON-ready: the assignment with its loss, bound, budgets, and how it was found."""
+    assert solution.choice is not None
+    return {
+        "status": solution.status.name.lower(),
+        "solver": solution.solver,
+        "why": solution.why,
+        f"predicted_loss_{problem.loss.unit}": solution.loss,
+        f"bound_{problem.loss.unit}": solution.bound,
+        "gap": solution.gap,
+        "seconds": solution.seconds,
+        "budgets": [
+            {
+                "resource": budget.resource,
+                "unit": budget.table.unit,
+                "limit": budget.limit,
+                "used": budget.used(solution.choice),
+            }
+            for budget in binding(problem.budgets, solution.choice)
+        ],
+        "precisions": {n: str(p) for n, p in solution.precisions(problem).items()},
+    }

@@ -1,0 +1,138 @@
+"""Tables that somebody else made: one CSV with a row for every layer at every precision."""
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from io import StringIO
+from typing import Self, final
+
+import numpy as np
+
+from mpq.errors import FileFormatError, UnknownNameError
+from mpq.problem.cost_table import UNITS, CostTable
+from mpq.quantization.precision import Precision
+
+LOSS_UNITS = ("nats", "squared_output", "cosine_distance", "relative")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LongTable:
+    """What a CSV in long form says.
+
+    The header is ``layer,precision``, then a column for each quantity, named with its unit:
+    ``loss_nats``, ``weight_bytes``, ``latency_seconds``. One column is a loss: its unit is one of
+    ``LOSS_UNITS``. A column ``tie`` may name groups of layers that share a precision. An empty
+    cell of a resource: the layer cannot run at that precision; a missing row: it is no candidate.
+
+    Args:
+        loss: ``[L, B]``; 0 where a layer has no row.
+        resources: ``[L, B]`` of every other column, by name: ``latency``, ``weight_bytes``.
+        ties: Layers with the same tie.
+        candidates: Precisions of the layers that do not have all.
+    """
+
+    loss: CostTable
+    resources: dict[str, CostTable]
+    ties: tuple[tuple[str, ...], ...]
+    candidates: dict[str, tuple[Precision, ...]]
+
+    @classmethod
+    def from_csv(cls, text: str) -> Self:
+        """Reads the rows, in any order.
+
+        Raises:
+            FileFormatError: If a column is missing or has no unit, a row comes twice, is too short
+                or too long, or a cell is no number; says which line.
+        """
+        rows = [row for row in csv.reader(StringIO(text.removeprefix("\ufeff"))) if row]
+        rows[:1] = [[name.strip() for name in names] for names in rows[:1]]
+        if not rows or rows[0][:2] != ["layer", "precision"] or len(rows) < 2:
+            raise FileFormatError(
+                "not a table of layers: the first columns are layer,precision and rows follow; got "
+                f"{rows[0] if rows else 'nothing'}"
+            )
+        twice = {name for name in rows[0] if rows[0].count(name) > 1}
+        if twice:
+            raise FileFormatError(f"column {sorted(twice)[0]!r} comes twice")
+        header, cells = rows[0], dict[tuple[str, Precision], dict[str, str]]()
+        for line, row in enumerate(rows[1:], start=2):
+            if len(row) != len(header):
+                raise FileFormatError(f"line {line} has {len(row)} cells, not {len(header)}")
+            key = row[0], Precision.parse(row[1])
+            if key in cells:
+                raise FileFormatError(f"line {line}: {row[0]!r} at {row[1]} comes twice")
+            cells[key] = dict(zip(header[2:], row[2:], strict=True))
+        layers = tuple(dict.fromkeys(layer for layer, _ in cells))
+        precisions = tuple(dict.fromkeys(precision for _, precision in cells))
+        tables = [
+            _table(column, layers, precisions, cells) for column in header[2:] if column != "tie"
+        ]
+        losses = [table for table in tables if table.unit in LOSS_UNITS]
+        if len(losses) != 1:
+            raise FileFormatError(
+                f"one column is a loss, in {', '.join(LOSS_UNITS)}; there are {len(losses)} of them"
+            )
+        resources = {table.name: table for table in tables if table is not losses[0]}
+        if len(resources) < len(tables) - 1 or losses[0].name in resources:
+            raise FileFormatError(f"two columns have one name: {[t.name for t in tables]}")
+        ties = _ties((layer, row["tie"]) for (layer, _), row in cells.items() if row.get("tie"))
+        candidates = _candidates(losses[0], resources.values(), cells)
+        return cls(_with_zeros(losses[0], cells), resources, ties, candidates)
+
+
+Cells = dict[tuple[str, Precision], dict[str, str]]
+
+
+def _table(
+    column: str, layers: tuple[str, ...], precisions: tuple[Precision, ...], cells: Cells
+) -> CostTable:
+    unit = next((unit for unit in UNITS if column.endswith(unit)), None)
+    if unit is None:
+        raise UnknownNameError(f"unit at the end of column {column!r}", column, UNITS)
+    # As `CostTable.column` spells it: the unit is part of the names weight_bytes, effective_bits.
+    name = column if unit in ("bytes", "bits") else column.removesuffix(f"_{unit}")
+    values = np.full((len(layers), len(precisions)), np.nan)
+    row_of, column_of = ({n: i for i, n in enumerate(names)} for names in (layers, precisions))
+    for (layer, precision), row in cells.items():
+        try:
+            number = float(row[column]) if row[column] else np.nan
+        except ValueError as error:
+            raise FileFormatError(f"{column}: {layer!r} at {precision}: {error}") from error
+        values[row_of[layer], column_of[precision]] = number
+    return CostTable(name, unit, layers, precisions, values)
+
+
+def _with_zeros(loss: CostTable, cells: Cells) -> CostTable:
+    """A complete loss: cells without a row are no candidates, whatever they lose."""
+    values = loss.values.copy()
+    for row, layer in enumerate(loss.layers):
+        for column, precision in enumerate(loss.precisions):
+            if (layer, precision) not in cells:
+                values[row, column] = 0.0
+    return CostTable(loss.name, loss.unit, loss.layers, loss.precisions, values)
+
+
+def _candidates(
+    loss: CostTable, resources: Iterable[CostTable], cells: Cells
+) -> dict[str, tuple[Precision, ...]]:
+    """Precisions that a layer has a row for and can run at, where these are not all."""
+    runs = np.ones(loss.values.shape, dtype=np.bool_)
+    for table in resources:
+        runs &= ~np.isnan(table.values)
+    found = {
+        layer: tuple(p for p, can in zip(loss.precisions, row, strict=True) if can)
+        for layer, row in zip(loss.layers, runs.tolist(), strict=True)
+    }
+    known = {layer: tuple(p for p in ps if (layer, p) in cells) for layer, ps in found.items()}
+    return {layer: ps for layer, ps in known.items() if len(ps) < len(loss.precisions)}
+
+
+def _ties(pairs: Iterable[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
+    groups: dict[str, dict[str, None]] = {}
+    tie_of: dict[str, str] = {}
+    for layer, tie in pairs:
+        if tie_of.setdefault(layer, tie) != tie:
+            raise FileFormatError(f"{layer!r} has two ties, {tie_of[layer]!r} and {tie!r}")
+        groups.setdefault(tie, {})[layer] = None
+    return tuple(tuple(group) for group in groups.values() if len(group) > 1)

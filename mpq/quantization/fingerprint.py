@@ -1,0 +1,49 @@
+"""What determines a measurement, as checksums: the key of a journal."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpq.network.examples import Calibration
+from mpq.network.network import Network
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer
+
+
+def measurement_key(
+    network: Network, data: Calibration, quantizer: Quantizer, choices: Sequence[Precision]
+) -> dict[str, str]:
+    """What determines anything that is measured of a network: the part of a key that is common.
+
+    Reads the data once.
+    """
+    known = quantizer.ranges.known.items()
+    ranges = sorted((layer, repr(f), found.low, found.high) for (layer, f), found in known)
+    examples = (
+        value for batch in data for value in (*batch.args, *batch.kwargs.values(), batch.targets)
+    )
+    return {
+        "layers": network.fingerprint,
+        "weights": checksum(_tensors(network.module.state_dict().values())),
+        "metric": repr(network.metric),
+        "data": checksum(_tensors(examples)),
+        "precisions": ", ".join(map(str, choices)),
+        "weight_range": quantizer.weight_range,
+        "activation_ranges": hashlib.sha256(repr(ranges).encode()).hexdigest(),
+    }
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    return (value for value in values if isinstance(value, Tensor))
+
+
+def checksum(tensors: Iterable[Tensor]) -> str:
+    """SHA-256 of the tensors' numbers, dtypes and shapes, in order."""
+    found = hashlib.sha256()
+    for tensor in tensors:
+        found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()

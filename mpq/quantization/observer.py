@@ -1,0 +1,118 @@
+"""Ranges of activations, observed on calibration examples."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor, nn
+
+from mpq._support.progress import track
+from mpq.errors import ModelError
+from mpq.network.examples import Calibration
+from mpq.network.modules import hooks
+from mpq.network.network import Network
+from mpq.quantization.precision import Granularity, Precision, TensorFormat
+from mpq.quantization.ranges import ActivationRange, RangeMethod
+from mpq.quantization.rounding import row_range
+
+SAMPLES_PER_BATCH = 65536
+"""Numbers of each layer's input that are kept from every batch, drawn at random, for ranges."""
+
+
+def needs_range(tensor_format: TensorFormat) -> bool:
+    """Whether a format's range must be calibrated."""
+    return tensor_format.granularity is Granularity.TENSOR
+
+
+@final
+@dataclass(frozen=True)
+class ActivationRanges:
+    """Calibrated ranges of layers' inputs, one per layer and static format.
+
+    Args:
+        known: Layer name and format to range.
+    """
+
+    known: Mapping[tuple[str, TensorFormat], ActivationRange]
+
+    @classmethod
+    def calibrate(
+        cls,
+        network: Network,
+        data: Calibration,
+        choices: Iterable[Precision],
+        method: RangeMethod = "mse",
+    ) -> Self:
+        """Ranges of every layer for the static formats among the choices, in one forward pass.
+
+        Args:
+            network: Whose layers' inputs are observed.
+            data: What is run through it.
+            choices: Precisions that may be used.
+            method: How a range is chosen from the observed numbers.
+        """
+        formats = dict.fromkeys(c.activation for c in choices if needs_range(c.activation))
+        samples = observe_inputs(network, data, method) if formats else {}
+        known: dict[tuple[str, TensorFormat], ActivationRange] = {}
+        for name, sample in samples.items():
+            for tensor_format in formats:
+                number, symmetric = tensor_format.number, tensor_format.symmetric
+                low, high = row_range(sample[None], number, symmetric, method)
+                known[name, tensor_format] = ActivationRange(float(low), float(high))
+        return cls(known)
+
+    def of(self, layer: str, tensor_format: TensorFormat) -> ActivationRange | None:
+        """Range of a layer's input for a format; ``None`` where the format needs none.
+
+        Raises:
+            ModelError: If a range is needed and was not calibrated.
+        """
+        if not needs_range(tensor_format):
+            return None
+        found = self.known.get((layer, tensor_format))
+        if found is None:
+            raise ModelError(
+                f"layer {layer!r} has no calibrated activation range for "
+                f"{tensor_format.number.name}; calibrate with the precisions that are used"
+            )
+        return found
+
+
+def observe_inputs(network: Network, data: Calibration, method: RangeMethod) -> dict[str, Tensor]:
+    """What a range is chosen from: extremes for ``minmax``, else a random sample of each batch.
+
+    Evenly spaced numbers would not do: the spacing hits the same column or channel every time.
+
+    Returns:
+        Layer name to ``[M]`` float32; integer inputs (embeddings) are left out.
+    """
+    calls = {layer.name: layer.calls for layer in network.layers}
+    alike = {  # layers that read the very same tensor, and nothing else, share its sample
+        layer.name: layer.input_of
+        for layer in network.layers
+        if layer.input_of is not None and calls[layer.name] == calls[layer.input_of] == 1
+    }
+    samples: dict[str, list[Tensor]] = {name: [] for name in calls if name not in alike}
+
+    generator = torch.Generator().manual_seed(0)
+
+    def observe(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
+        x = args[0].detach().flatten()
+        if x.is_floating_point() and x.numel():
+            if method == "minmax":
+                samples[name].append(torch.stack(x.aminmax()).float())
+            elif x.numel() <= SAMPLES_PER_BATCH:
+                samples[name].append(x.float())
+            else:
+                drawn = torch.randint(x.numel(), (SAMPLES_PER_BATCH,), generator=generator)
+                samples[name].append(x[drawn.to(x.device)].float())
+
+    sites = ((name, network.site(name)) for name in samples)
+    handles = [m.register_forward_pre_hook(partial(observe, name)) for name, m in sites]
+    with hooks(handles), torch.no_grad():
+        for batch in track(network.batches(data), "activation ranges", data.num_batches):
+            network.outputs(batch)
+    found = {name: torch.cat(parts) for name, parts in samples.items() if parts}
+    return found | {name: found[owner] for name, owner in alike.items() if owner in found}

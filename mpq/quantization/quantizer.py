@@ -1,0 +1,163 @@
+"""Putting a network's layers into formats: the one mechanism behind estimators and backend."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from mpq.network.modules import weight_of
+from mpq.network.network import Network
+from mpq.network.tracing import kind_of
+from mpq.network.weight_layout import layout_of
+from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.ranges import RangeMethod
+from mpq.quantization.rounding import (
+    Grid,
+    quantize_activation,
+    quantize_rows,
+    sharing_scale,
+    weight_grid,
+)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Quantizer:
+    """How one network's weights and activations are put into a format.
+
+    Args:
+        ranges: Of static activation formats.
+        weight_range: How a weight's range is chosen.
+    """
+
+    ranges: ActivationRanges
+    weight_range: RangeMethod = "mse"
+    _grids: dict[tuple[str, TensorFormat], Grid] = field(default_factory=dict, repr=False)
+
+    def weight(
+        self,
+        name: str,
+        site: nn.Module,
+        tensor_format: TensorFormat,
+        original: Tensor | None = None,
+    ) -> Tensor:
+        """The layer's weight after storing it in a format, in its own shape.
+
+        ``original`` is the weight where the site holds another one, as within ``quantized``.
+        The search for its range is done once per layer and format; the scales are kept.
+        """
+        weight = (weight_of(site) if original is None else original).detach()
+        if tensor_format.is_exact:
+            return weight
+        layout = layout_of(site)
+        rows = layout.to_rows(weight)
+        rounded = quantize_rows(rows, tensor_format, self._grid(name, rows, tensor_format))
+        return layout.from_rows(rounded, tuple(weight.shape))
+
+    def codes(
+        self, name: str, site: nn.Module, tensor_format: TensorFormat
+    ) -> tuple[Tensor, Tensor]:
+        """The integers that a weight is stored as, one row per scale, and the ``[R]`` scales.
+
+        Args:
+            name: The layer.
+            site: Its module.
+            tensor_format: A symmetric integer format.
+
+        Returns:
+            ``[R, K]`` float32 codes (``R`` channels, or groups, the last one of a channel filled
+            up with zeros), and ``[R]`` float32; both on the CPU.
+        """
+        rows = layout_of(site).to_rows(weight_of(site).detach())
+        grid = self._grid(name, rows, tensor_format)
+        assert grid is not None
+        return grid.codes(sharing_scale(rows, tensor_format)).cpu(), grid.scale.cpu()
+
+    def _grid(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> Grid | None:
+        key = (name, tensor_format)
+        if tensor_format.number.needs_scale and key not in self._grids:
+            self._grids[key] = weight_grid(rows, tensor_format, self.weight_range)
+        return self._grids.get(key)
+
+    def activation(
+        self, name: str, site: nn.Module, x: Tensor, tensor_format: TensorFormat
+    ) -> Tensor:
+        """The layer's input after storing it in a format; integers (token ids) stay."""
+        if tensor_format.is_exact or not x.is_floating_point():
+            return x
+        token_axes = 1 if kind_of(site) == "linear" else x.ndim - 1
+        calibrated = self.ranges.of(name, tensor_format)
+        return quantize_activation(x, tensor_format, calibrated, token_axes)
+
+
+def install(
+    module: nn.Module, precisions: Mapping[str, Precision], quantizer: Quantizer
+) -> list[RemovableHandle]:
+    """Makes the named layers compute in their precisions, in place: new weights, hooked inputs.
+
+    Returns:
+        The input hooks' handles.
+    """
+    handles = []
+    for name, precision in precisions.items():
+        site = module.get_submodule(name)
+        if not precision.weight.is_exact:
+            weight = quantizer.weight(name, site, precision.weight)
+            site.weight = nn.Parameter(weight, requires_grad=False)
+        if not precision.activation.is_exact:
+            hook = QuantizeInput(name, quantizer, precision.activation)
+            handles.append(site.register_forward_pre_hook(hook))
+    return handles
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class QuantizeInput:
+    """Forward pre-hook that puts a layer's first input into a format."""
+
+    name: str
+    quantizer: Quantizer
+    tensor_format: TensorFormat
+
+    def __call__(self, site: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The layer's arguments, the first one quantized; gradients pass straight through."""
+        x = args[0]
+        rounded = self.quantizer.activation(self.name, site, x, self.tensor_format)
+        if torch.is_grad_enabled() and x.is_floating_point() and x.requires_grad:
+            rounded = _StraightThrough.apply(x, rounded)  # type: ignore[no-untyped-call]
+        return (rounded, *args[1:])
+
+
+class _StraightThrough(torch.autograd.Function):
+    """The second argument, with the first one's gradient (Bengio et al. 2013, arXiv:1308.3432)."""
+
+    @staticmethod
+    def forward(_: Any, __: Tensor, rounded: Tensor) -> Tensor:
+        return rounded.detach()
+
+    @staticmethod
+    def backward(_: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+@contextmanager
+def quantized(
+    network: Network, precisions: Mapping[str, Precision], quantizer: Quantizer
+) -> Iterator[None]:
+    """Within this block the network computes in these precisions; afterwards as before."""
+    sites = {name: network.site(name) for name in precisions}
+    originals = {name: weight_of(site) for name, site in sites.items()}
+    handles: list[RemovableHandle] = []
+    try:
+        handles = install(network.module, precisions, quantizer)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name, site in sites.items():
+            site.weight = originals[name]

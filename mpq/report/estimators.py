@@ -1,0 +1,332 @@
+"""How estimators compare: predictions beside what random assignments and optima really lose."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, final
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq._support.files import write_files
+from mpq.report import png
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+from math import ceil
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+
+@final
+@dataclass(frozen=True)
+class Trial:
+    """A random assignment.
+
+    Args:
+        limit: The limit that it is near.
+        columns: ``[L]`` of its precisions.
+        divergence: Measured on held-out examples, in the metric's unit.
+        accuracy: Measured there; ``None`` without targets.
+    """
+
+    limit: str
+    columns: tuple[int, ...]
+    divergence: float
+    accuracy: float | None
+
+
+@final
+@dataclass(frozen=True)
+class Solved:
+    """What an estimator's own optimum within a limit really loses, as ``Trial`` has it."""
+
+    limit: str
+    predicted: float
+    divergence: float
+    accuracy: float | None
+
+
+@final
+@dataclass(frozen=True)
+class Score:
+    """How well one estimator predicts.
+
+    Args:
+        estimator: As it was spelled.
+        predicted: Of every trial, in the estimator's own unit.
+        unit: That unit.
+        solved: Its optimum at every limit.
+        seconds: That the estimate took.
+        forward_passes: The same in forward passes over the calibration examples; on a CPU in
+            processor time, which other programs disturb less.
+        peak_memory_bytes: At the estimate's peak beyond what was held before; ``None``: unknown.
+        error: Why there is no estimate; then the rest is empty.
+    """
+
+    estimator: str
+    predicted: tuple[float, ...] = ()
+    unit: str = ""
+    solved: tuple[Solved, ...] = ()
+    seconds: float = float("nan")
+    forward_passes: float = float("nan")
+    peak_memory_bytes: int | None = None
+    error: str | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Agreement:
+    """Predicted against measured losses.
+
+    Args:
+        spearman: Rank correlation.
+        kendall: Rank correlation, tau-b.
+        ratio: Median of predicted over measured.
+        num_trials: How many assignments were compared.
+    """
+
+    spearman: float
+    kendall: float
+    ratio: float
+    num_trials: int
+
+    @classmethod
+    def of(cls, predicted: npt.ArrayLike, measured: npt.ArrayLike) -> Self:
+        """Of two columns of equal length; correlations of fewer than three rows are ``nan``."""
+        from scipy import stats
+
+        x, y = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
+        if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+            return cls(float("nan"), float("nan"), float("nan"), len(x))
+        ratio = float(np.median(x[y > 0] / y[y > 0])) if (y > 0).any() else float("nan")
+        spearman, kendall = stats.spearmanr(x, y), stats.kendalltau(x, y)
+        return cls(float(spearman.statistic), float(kendall.statistic), ratio, len(x))
+
+
+@final
+@dataclass(frozen=True)
+class EstimatorComparison:
+    """The answer of ``mpq.compare``.
+
+    Args:
+        trials: Random assignments near every limit.
+        scores: One per estimator.
+        unit: Of measured losses.
+        max_loss: Trials that lose more count in no correlation: there every network is broken.
+        forward_seconds: One forward pass over the calibration examples (CPU: processor time).
+        num_calibration: Examples that estimators saw.
+        num_held_out: Examples that losses were measured on.
+    """
+
+    trials: tuple[Trial, ...]
+    scores: tuple[Score, ...]
+    unit: str
+    max_loss: float
+    forward_seconds: float
+    num_calibration: int
+    num_held_out: int
+
+    @cached_property
+    def limits(self) -> tuple[str, ...]:
+        """The limits, in order."""
+        return tuple(dict.fromkeys(trial.limit for trial in self.trials))
+
+    def agreement(self, score: Score, limit: str | None = None) -> Agreement:
+        """Over trials below ``max_loss``, near one limit or near any."""
+        if not score.predicted:
+            return Agreement(float("nan"), float("nan"), float("nan"), 0)
+        pairs = [
+            (predicted, trial.divergence)
+            for predicted, trial in zip(score.predicted, self.trials, strict=True)
+            if trial.divergence <= self.max_loss and limit in (None, trial.limit)
+        ]
+        return Agreement.of([p for p, _ in pairs], [m for _, m in pairs])
+
+    def table(self) -> "pd.DataFrame":
+        """One row per estimator: correlations, ratio, what its optima lose, cost."""
+        return scores_table(self)
+
+    def to_markdown(self) -> str:
+        """The table for a README."""
+        return comparison_markdown(self)
+
+    def plot(self) -> "Figure":
+        """Predicted against measured, one panel per estimator."""
+        return draw_predictions(self)
+
+    def save(self, folder: Path | str) -> list[Path]:
+        """Writes estimators.csv, estimators.md, predictions.csv and predictions.png.
+
+        Raises:
+            OutputError: If the folder cannot be written to.
+        """
+        files = {
+            "estimators.csv": self.table().to_csv(index=False),
+            "estimators.md": self.to_markdown(),
+            "predictions.csv": predictions_table(self).to_csv(index=False),
+        }
+        pictures = {"predictions.png": png(self.plot())}
+        return write_files(Path(folder), {n: t.encode() for n, t in files.items()} | pictures)
+
+
+_COLUMNS = 3
+
+
+def scores_table(comparison: "EstimatorComparison") -> pd.DataFrame:
+    """One row per estimator, best rank correlation first; the last row is random search."""
+    rows = [_row(comparison, score) for score in comparison.scores]
+    frame = pd.DataFrame(rows).sort_values("spearman", ascending=False, ignore_index=True)
+    return pd.concat([frame, pd.DataFrame([_best_random(comparison)])], ignore_index=True)
+
+
+def _row(comparison: "EstimatorComparison", score: "Score") -> dict[str, object]:
+    whole = comparison.agreement(score)
+    solved = {one.limit: one for one in score.solved}
+    return {
+        "estimator": score.estimator,
+        "spearman": whole.spearman,
+        "kendall": whole.kendall,
+        "predicted_to_measured": whole.ratio if score.unit == comparison.unit else float("nan"),
+        "assignments": whole.num_trials,
+        **{
+            f"spearman at {limit}": comparison.agreement(score, limit).spearman
+            for limit in comparison.limits
+        },
+        **{
+            f"solved_{comparison.unit} at {limit}": solved[limit].divergence
+            if limit in solved
+            else float("nan")
+            for limit in comparison.limits
+        },
+        **_accuracies(comparison, {limit: one.accuracy for limit, one in solved.items()}),
+        "forward_passes": score.forward_passes,
+        "estimate_seconds": score.seconds,
+        "peak_memory_bytes": score.peak_memory_bytes,
+        "error": score.error,
+    }
+
+
+def _accuracies(
+    comparison: "EstimatorComparison", found: dict[str, float | None]
+) -> dict[str, float | None]:
+    if comparison.trials[0].accuracy is None:
+        return {}
+    return {f"solved_accuracy at {limit}": found.get(limit) for limit in comparison.limits}
+
+
+def _best_random(comparison: "EstimatorComparison") -> dict[str, object]:
+    best = {
+        limit: min(
+            (trial for trial in comparison.trials if trial.limit == limit),
+            key=lambda trial: trial.divergence,
+        )
+        for limit in comparison.limits
+    }
+    count = len(comparison.trials) // len(comparison.limits)
+    return {
+        "estimator": f"best of {count} random",
+        **{
+            f"solved_{comparison.unit} at {limit}": best[limit].divergence
+            for limit in comparison.limits
+        },
+        **_accuracies(comparison, {limit: trial.accuracy for limit, trial in best.items()}),
+    }
+
+
+def comparison_markdown(comparison: "EstimatorComparison") -> str:
+    """The table without what is only of use to a program."""
+    frame = scores_table(comparison)
+    hidden = ("assignments", "estimate_seconds", "error")
+    shown = [
+        name for name in map(str, frame.columns) if not name.startswith(("spearman at", *hidden))
+    ]
+    shown = [name for name in shown if not name.startswith("solved_accuracy")]
+    lines = [_line(map(_heading, shown)), _line("---" for _ in shown)]
+    for _, row in frame.iterrows():
+        lines.append(_line(_cell(name, row[name]) for name in shown))
+    for score in comparison.scores:
+        if score.error:
+            lines.append(f"\n`{score.estimator}`: {score.error}")
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: object) -> str:
+    return f"| {' | '.join(cells)} |"  # type: ignore[arg-type]
+
+
+def _heading(name: str) -> str:
+    if name.endswith("_bytes"):
+        name = f"{name.removesuffix('_bytes')} [MiB]"
+    if name.startswith("solved_"):
+        unit, _, limit = name.removeprefix("solved_").partition(" at ")
+        return f"solved [{unit}] {limit}"
+    return name.replace("predicted_to_measured", "predicted / measured").replace("_", " ")
+
+
+def _cell(name: str, value: object) -> str:
+    if name == "estimator":
+        return f"`{value}`" if "random" not in str(value) else str(value)
+    assert isinstance(value, int | float) or value is None
+    if value is None or value != value:
+        return ""
+    if name.endswith("_bytes"):
+        return f"{value / 2**20:.0f}"
+    return f"{value:.1f}" if name == "forward_passes" else f"{value:.3g}"
+
+
+def predictions_table(comparison: "EstimatorComparison") -> pd.DataFrame:
+    """One row per random assignment: what it lost, and what every estimator predicted."""
+    frame = pd.DataFrame(
+        {
+            "limit": [trial.limit for trial in comparison.trials],
+            f"measured_{comparison.unit}": [trial.divergence for trial in comparison.trials],
+            "measured_accuracy": [trial.accuracy for trial in comparison.trials],
+        }
+    )
+    for score in comparison.scores:
+        if score.predicted:
+            frame[f"{score.estimator} [{score.unit}]"] = score.predicted
+    return frame
+
+
+def draw_predictions(comparison: "EstimatorComparison") -> Figure:
+    """Predicted against measured, one panel per estimator, a colour per limit."""
+    drawn = [score for score in comparison.scores if score.predicted]
+    rows = max(1, ceil(len(drawn) / _COLUMNS))
+    figure = Figure(figsize=(4.2 * _COLUMNS, 3.6 * rows), layout="constrained")
+    panels = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()
+    for panel, score in zip(panels, drawn, strict=False):
+        _draw(panel, comparison, score)
+    for panel in panels[len(drawn) :]:
+        panel.set_axis_off()
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def _draw(axes: Axes, comparison: "EstimatorComparison", score: "Score") -> None:
+    for limit in comparison.limits:
+        pairs = [
+            (trial.divergence, predicted)
+            for trial, predicted in zip(comparison.trials, score.predicted, strict=True)
+            if trial.limit == limit and trial.divergence > 0 and predicted > 0
+        ]
+        if pairs:
+            axes.plot(*zip(*pairs, strict=True), ".", ms=5, alpha=0.6, label=limit)
+    axes.axvline(comparison.max_loss, color="0.6", lw=0.8, ls=":", label="not correlated beyond")
+    if score.unit == comparison.unit:
+        low, high = axes.get_xlim()
+        axes.plot([low, high], [low, high], color="0.3", lw=0.8, label="predicted = measured")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_title(
+        f"{score.estimator}\nSpearman {comparison.agreement(score).spearman:.3f}", size=9
+    )
+    axes.set_xlabel(f"measured [{comparison.unit}]")
+    axes.set_ylabel(f"predicted [{score.unit}]")
+    axes.grid(alpha=0.3)

@@ -1,0 +1,59 @@
+"""One network beside others: what was predicted for it, what was measured, what it costs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+from mpq.network.metric import KL, OutputMetric
+
+
+@final
+@dataclass(frozen=True)
+class Measurement:
+    """Measured on examples.
+
+    Args:
+        divergence: Mean divergence from the original network, per example; nats for ``kl``.
+        accuracy: Share of targets that are the most likely class; ``None`` without targets.
+        cross_entropy_nats: Mean negative log-likelihood of the targets; ``None`` without targets.
+        num_examples: How many examples.
+        metric: Of the divergence.
+    """
+
+    divergence: float
+    accuracy: float | None
+    cross_entropy_nats: float | None
+    num_examples: int
+    metric: OutputMetric = KL
+
+    @property
+    def quantity(self) -> str:
+        """Name of the divergence with its unit, for columns: ``kl_nats``."""
+        return f"{self.metric.name}_{self.metric.unit}".replace("-", "_")
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """JSON-ready, with units in the keys."""
+        return {
+            self.quantity: self.divergence,
+            "accuracy": self.accuracy,
+            "cross_entropy_nats": self.cross_entropy_nats,
+            "num_examples": self.num_examples,
+        }
+
+
+@final
+@dataclass(frozen=True)
+class Compared:
+    """One row of a comparison: the original, the result, or a uniform precision.
+
+    Args:
+        label: ``original``, ``result``, or the precision.
+        predicted_loss: By the estimator; ``None`` where it was not asked.
+        measured: On held-out examples.
+        costs: Column name with unit to amount; ``nan`` where the device cannot run it.
+    """
+
+    label: str
+    predicted_loss: float | None
+    measured: Measurement
+    costs: Mapping[str, float]

@@ -1,0 +1,329 @@
+"""Traces of the Gauss-Newton matrix's blocks, from gradient norms of single examples."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mpq._support.progress import track
+from mpq.errors import ModelError
+from mpq.network.divergence import random_signs
+from mpq.network.examples import Batch, Calibration
+from mpq.network.metric import KLDivergence, OutputMetric
+from mpq.network.modules import hooks, weight_of
+from mpq.network.network import Network
+from mpq.network.outputs import position_weights
+from mpq.network.tracing import kind_of
+from mpq.sensitivity.curvature.block_traces import Traces, TraceSums, variance_of_mean
+from mpq.sensitivity.passes.backward_pass import Tap, tapped
+from mpq.sensitivity.passes.per_example import weight_gradients
+
+_NUM_CONTRASTS = 4
+"""Contrasts that are taken out of the random signs; more of them hardly lower the noise."""
+
+_ENOUGH_DRAWS = 8
+"""From so many on, their spread gives the standard error."""
+
+_WORK_ELEMENTS = 2**22
+"""Numbers (16 MiB in float32) that one step over examples may spread out."""
+
+
+def gauss_newton_traces(
+    network: Network,
+    data: Calibration,
+    num_probes: int,
+    generator: torch.Generator,
+    with_inputs: bool = False,
+) -> Traces:
+    r"""Traces of ``G``, the Hessian of the metric's divergence at the original network.
+
+    .. math:: \mathrm{Tr}\, G_\ell = \mathrm{mean}_n \sum_k E \lVert g_{n \ell k} \rVert^2
+
+    where ``g`` are the gradients of :math:`\langle u_{nk}, f_n \rangle` for ``K`` directions ``u``
+    with :math:`\sum_k E[u_k u_k^T]` the Hessian of the divergence in the outputs (``directions``).
+    Norms are those of single examples, not of the batch, so that no noise comes from products of
+    different examples' gradients. A layer that examples share (a relative position bias), or of
+    which each reads a varying share (an expert), is the exception.
+
+    Few random directions do not show their own variance. It is at most the mean of their squares,
+    :math:`E \lVert g \rVert^4`, which then gives the standard error: it errs upwards.
+
+    Args:
+        network: ``L`` layers.
+        data: Examples; targets are not used.
+        num_probes: ``K`` backward passes per batch.
+        generator: Of the signs.
+        with_inputs: Whether traces of inputs are found, too; otherwise they are 0.
+
+    Raises:
+        ModelError: If the output depends on no layer.
+    """
+    sums = TraceSums(len(network.layers))
+    for batch in track(network.batches(data), "Gauss-Newton traces", data.num_batches):
+        fixed, drawn = _norms(network, batch, num_probes, generator, with_inputs)
+        mean = fixed.sum(dim=0) + drawn.mean(dim=0)  # [2, L, N]
+        is_known = len(drawn) >= _ENOUGH_DRAWS
+        variance = variance_of_mean(drawn) if is_known else _bound(drawn)
+        sums.add(mean.sum(dim=-1), variance.sum(dim=-1), batch.size)
+    return sums.traces(num_probes)
+
+
+def _bound(draws: Tensor) -> Tensor:
+    """Of the variance of the mean over the first axis."""
+    return draws.square().mean(dim=0) / len(draws)
+
+
+def directions(
+    metric: OutputMetric,
+    outputs: Tensor,
+    weights: Tensor,
+    num_probes: int,
+    generator: torch.Generator,
+) -> tuple[list[Tensor], list[Tensor]]:
+    r"""Directions in which a network's outputs are differentiated.
+
+    With ``F`` the Hessian of the divergence in the outputs, the fixed ones ``c`` and the mean over
+    the random ones ``u`` are such that :math:`\sum c c^T + E[u u^T] = F`.
+
+    For the probabilities of a single position the fixed ones are the most likely class against all
+    others, the next one against the rest, and so on: with :math:`q_j = 1 - p_1 - \dots - p_j`
+
+    .. math:: c_{jj} = \sqrt{p_j q_j / q_{j-1}}, \quad
+        c_{ij} = -p_i \sqrt{p_j / (q_j q_{j-1})}, \; i > j
+
+    which is the Cholesky factor of ``diag(p) - p p^T`` (Tanabe and Sagae 1992, J. R. Stat. Soc. B
+    54, 211). An example of which the network is not sure is mostly between two classes, and there
+    the first column is all: random signs over the classes would make its squared gradient vary by
+    as much as itself. What is left is drawn once, and from examples that are sure of the classes so
+    far it is drawn seldom: with a probability :math:`\pi`, and then times :math:`\pi^{-1/2}`.
+    Positions of a sequence, and other metrics, have random signs only, drawn ``num_probes`` times.
+
+    Args:
+        metric: Of the network.
+        outputs: ``[N, P, C]``, detached.
+        weights: ``[N, P]`` share of every position in its example's mean.
+        num_probes: How many in total.
+        generator: Of the signs.
+
+    Returns:
+        Fixed and random ones, each ``[N, P, C]``; at least one is random.
+    """
+    if not isinstance(metric, KLDivergence) or outputs.shape[1] > 1:
+        return [], [metric.probe(outputs, weights, generator) for _ in range(num_probes)]
+    fixed = num_probes - 1
+    p = (outputs / metric.temperature).double().softmax(dim=-1)
+    columns, rest = _contrasts(p, max(fixed, _NUM_CONTRASTS))
+    u = _remainder(rest, random_signs(rest, generator))
+    for column in columns[fixed:]:
+        u = u + column * random_signs(column[..., :1], generator)
+    if fixed:
+        u = u * _thinning(p.sort(dim=-1).values[..., :-fixed].sum(dim=-1, keepdim=True), generator)
+    scale = weights.sqrt().unsqueeze(-1)
+    found = [(direction * scale).to(outputs.dtype) for direction in (*columns[:fixed], u)]
+    return found[:-1], found[-1:]
+
+
+def _contrasts(p: Tensor, count: int) -> tuple[list[Tensor], Tensor]:
+    """Columns ``[..., C]`` of the most likely classes, and the probabilities without them."""
+    columns, mass = [], torch.ones_like(p[..., :1])
+    for _ in range(min(count, p.shape[-1] - 1)):
+        top = p.argmax(dim=-1, keepdim=True)
+        likely = p.gather(-1, top)
+        rest = p.scatter(-1, top, 0.0)
+        left = rest.sum(dim=-1, keepdim=True)  # not 1 minus p: a sure network's would cancel
+        against = _ratio(likely, mass * left).sqrt()
+        columns.append((-rest * against).scatter(-1, top, (_ratio(likely, mass) * left).sqrt()))
+        p, mass = rest, left
+    return columns, p
+
+
+def _remainder(p: Tensor, signs: Tensor) -> Tensor:
+    """``u`` with ``E[u u^T] = diag(p) - p p^T / sum(p)`` for the classes that are left."""
+    root = p.sqrt()
+    mass = p.sum(dim=-1, keepdim=True)
+    return root * signs - _ratio(p, mass) * (root * signs).sum(dim=-1, keepdim=True)
+
+
+def _thinning(left: Tensor, generator: torch.Generator) -> Tensor:
+    """0 or the root of one over the probability to be kept, for the probability that is left."""
+    keep = _ratio(left, left.mean()).clamp_max(1.0)
+    drawn = torch.rand(left.shape, generator=generator, dtype=torch.float64).to(left.device)
+    return torch.where(drawn < keep, keep.rsqrt(), torch.zeros_like(keep))
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """0 where there is no whole."""
+    return torch.where(whole > 0, part / whole, torch.zeros_like(part))
+
+
+def _norms(
+    network: Network,
+    batch: Batch,
+    num_probes: int,
+    generator: torch.Generator,
+    with_inputs: bool,
+) -> tuple[Tensor, Tensor]:
+    """Squared norms for the fixed and the random directions, ``[., 2, L, N]`` each."""
+    reader = _SquaredNorms(network, batch.size, with_inputs)
+    with tapped(network, batch.size, reader), reader.counting(), torch.enable_grad():
+        outputs = network.outputs(batch)
+        if not outputs.requires_grad:
+            raise ModelError("the output does not depend on any quantizable layer")
+        shares = position_weights(batch, outputs)
+        fixed, random = directions(network.metric, outputs.detach(), shares, num_probes, generator)
+        found = []
+        for index, direction in enumerate((*fixed, *random), start=1):
+            reader.examples = direction.flatten(1).any(dim=1).nonzero().flatten().cpu()
+            outputs.backward(direction, retain_graph=index < len(fixed) + len(random))
+            found.append(reader.take())
+    norms = torch.stack(found)  # [K, 2, L, N]
+    return norms[: len(fixed)], norms[len(fixed) :]
+
+
+class _SquaredNorms:
+    """Reads one backward pass after the other; each layer's norms are known when it is over."""
+
+    def __init__(self, network: Network, batch_size: int, reads_inputs: bool) -> None:
+        self._network = network
+        self._rows = {layer.name: row for row, layer in enumerate(network.layers)}
+        self._reads_inputs = reads_inputs
+        self._calls = dict.fromkeys(self._rows, 0)  # of each parameter's owner
+        self._waiting: dict[str, list[tuple[Tap, Tensor, Tensor]]] = {}
+        self._elements = torch.zeros(len(self._rows), 1, dtype=torch.float64)
+        self._found = torch.zeros(2, len(self._rows), batch_size, dtype=torch.float64)
+        self.examples = torch.arange(batch_size)  # those whose gradients are not 0
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Counts in a forward pass how often each parameter is used."""
+
+        def count(owner: str, *_: Any) -> None:
+            self._calls[owner] += 1
+
+        layers = self._network.layers
+        handles = [
+            self._network.site(x.name).register_forward_hook(partial(count, x.weight_of or x.name))
+            for x in layers
+        ]
+        with hooks(handles):
+            yield
+
+    @property
+    def reads_inputs(self) -> bool:
+        """Where traces of inputs are wanted."""
+        return self._reads_inputs
+
+    def read_input(self, tap: Tap, x: Tensor, g: Tensor) -> None:
+        """See ``GradientReader``."""
+        row = self._rows[tap.name]
+        self._elements[row] += x.numel() / tap.num_examples
+        self._found[1, row] += _by_example_or_all(tap, g.detach().double().square())
+
+    def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
+        """See ``GradientReader``. A parameter's gradients are summed before they are squared."""
+        owner = tap.layer.weight_of or tap.name
+        waiting = self._waiting.setdefault(owner, [])
+        waiting.append((tap, x, g))
+        if len(waiting) == self._calls[owner]:
+            self._close(owner)
+
+    def _close(self, owner: str) -> None:
+        used = self._waiting.pop(owner)
+        self._found[0, self._rows[owner]] = _norms_of_sum(used, self.examples)
+
+    def take(self) -> Tensor:
+        """``[2, L, N]`` of the backward pass that is over."""
+        for owner in list(self._waiting):  # a call whose output nobody uses is never read
+            self._close(owner)
+        self._found[1] = _ratio(self._found[1], self._elements)
+        found, self._found = self._found, torch.zeros_like(self._found)
+        self._elements.zero_()
+        return found
+
+
+def _by_example_or_all(tap: Tap, squares: Tensor) -> Tensor:
+    """``[N]`` float64 on the CPU; what examples share stands at the first of them."""
+    split = tap.by_example(squares)
+    if split is not None:
+        return split.flatten(1).sum(dim=1).cpu()
+    return _first(squares.sum(), tap.num_examples)
+
+
+def _first(value: Tensor, num_examples: int) -> Tensor:
+    """``[N]`` with everything at the first example."""
+    found = torch.zeros(num_examples, dtype=torch.float64)
+    found[0] = value.cpu()
+    return found
+
+
+def _norms_of_sum(used: list[tuple[Tap, Tensor, Tensor]], examples: Tensor) -> Tensor:
+    """``[N]`` squared norms of a parameter's gradient, summed over its uses, for some examples."""
+    tap = used[0][0]
+    parts = [(t.site, t.by_example(x), t.by_example(_at_least_float(g))) for t, x, g in used]
+    split = [(site, x, g) for site, x, g in parts if x is not None and g is not None]
+    if len(split) < len(parts):
+        whole = [weight_gradients(t.site, x[None], _at_least_float(g)[None]) for t, x, g in used]
+        return _first(_sum(whole).double().square().sum(), tap.num_examples)
+    found = torch.zeros(tap.num_examples, dtype=torch.float64)
+    step = max(1, _WORK_ELEMENTS // max(_spread(site, x) for site, x, _ in split))
+    for start in range(0, len(examples), step):
+        some = examples[start : start + step]
+        norms = _squared_norms([(site, _rows(x, some), _rows(g, some)) for site, x, g in split])
+        found[some] = norms.double().cpu()
+    return found
+
+
+def _rows(tensor: Tensor, index: Tensor) -> Tensor:
+    """Rows by their numbers; a view if they follow each other."""
+    first, last = int(index[0]), int(index[-1])
+    if last - first + 1 == len(index):
+        return tensor[first : last + 1]
+    return tensor[index.to(tensor.device)]
+
+
+def _squared_norms(calls: list[tuple[nn.Module, Tensor, Tensor]]) -> Tensor:
+    """``[N]``."""
+    if len(calls) == 1 and _has_few_positions(*calls[0]):
+        return _gram_norms(*calls[0])
+    rows = _sum([weight_gradients(*call) for call in calls])
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1).square()
+    return norms
+
+
+def _has_few_positions(site: nn.Module, x: Tensor, g: Tensor) -> bool:
+    """Whether products between positions are fewer than weights."""
+    if kind_of(site) not in ("linear", "embedding"):
+        return False
+    positions = g[0].numel() // g.shape[-1]
+    inner = positions * (g.shape[-1] + (x.shape[-1] if kind_of(site) == "linear" else 1))
+    return inner <= weight_of(site).numel()
+
+
+def _gram_norms(site: nn.Module, x: Tensor, g: Tensor) -> Tensor:
+    r""":math:`\lVert \sum_t g_t x_t^T \rVert^2 = \sum_{ts} (g_t \cdot g_s)(x_t \cdot x_s)`."""
+    g = g.reshape(len(g), -1, g.shape[-1])  # [N, T, O]
+    if kind_of(site) == "embedding":
+        ids = x.reshape(len(x), -1)
+        met = (ids[:, :, None] == ids[:, None, :]).to(g.dtype)  # [N, T, T]
+    else:
+        x = x.reshape(len(x), -1, x.shape[-1]).to(g.dtype)
+        met = x @ x.transpose(1, 2)
+    return (met * (g @ g.transpose(1, 2))).sum(dim=(1, 2)).clamp_min(0.0)
+
+
+def _spread(site: nn.Module, x: Tensor) -> int:
+    """Numbers that one example's gradient takes while it is computed."""
+    weight = weight_of(site)
+    return max(weight.numel(), x[0].numel() * prod(weight.shape[2:]), 1)
+
+
+def _sum(tensors: list[Tensor]) -> Tensor:
+    return torch.stack(tensors).sum(dim=0) if len(tensors) > 1 else tensors[0]
+
+
+def _at_least_float(g: Tensor) -> Tensor:
+    return g if g.dtype == torch.float64 else g.float()

@@ -1,0 +1,198 @@
+"""Second derivatives of a network's loss: products with blocks of its Hessian."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mpq.errors import InputError, ModelError
+from mpq.network.examples import Batch
+from mpq.network.metric import KLDivergence
+from mpq.network.modules import hooks, weight_of
+from mpq.network.network import Network
+from mpq.network.outputs import position_weights
+from mpq.network.targets import class_targets, cross_entropy, target_weights
+
+Objective = Callable[[Batch, Tensor], Tensor]
+"""From a batch and its outputs ``[N, P, C]`` to the loss, summed over the examples."""
+
+LOSSES = ("divergence", "cross-entropy")
+
+
+def objective(network: Network, loss: str) -> Objective:
+    """The loss whose second derivatives are taken.
+
+    Args:
+        network: Its metric is what a divergence is.
+        loss: ``divergence`` from the network's own outputs, whose gradient is 0, so that its
+            Hessian is the Gauss-Newton matrix; or ``cross-entropy`` of the targets, as the papers
+            have it, in nats.
+
+    Raises:
+        InputError: If there is no such loss, or the network's outputs are no logits.
+    """
+    check_option("loss", loss, LOSSES)
+    if loss == "divergence":
+        return lambda batch, outputs: (
+            network.metric.divergence(outputs.detach(), outputs) * position_weights(batch, outputs)
+        ).sum()
+    if not isinstance(network.metric, KLDivergence):
+        raise InputError(
+            f"loss='cross-entropy' needs logits, which metric={network.metric.name!r} says the "
+            "outputs are not; use loss='divergence'"
+        )
+    return _cross_entropy
+
+
+def check_option(option: str, value: str, known: Sequence[str]) -> None:
+    """Refuses an option's value that is none of these.
+
+    Raises:
+        InputError: If it is another one.
+    """
+    if value not in known:
+        raise InputError(f"{option} is one of {', '.join(known)}; got {value!r}")
+
+
+def _cross_entropy(batch: Batch, outputs: Tensor) -> Tensor:
+    targets = class_targets(batch, outputs, "loss=cross-entropy, unlike loss=divergence,")
+    losses: Tensor = cross_entropy(targets, outputs) * target_weights(targets)
+    return losses.sum()
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Variable:
+    """What second derivatives are taken with respect to.
+
+    Args:
+        tensor: A layer's weight, or what one call of it reads.
+        gradient: Of the loss summed over the batch; differentiable.
+    """
+
+    tensor: Tensor
+    gradient: Tensor
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SecondOrder:
+    """The variables of one batch; those that the loss does not depend on are left out.
+
+    Args:
+        weights: By layer. A parameter of several layers belongs to the first of them.
+        inputs: By layer, one for each call.
+    """
+
+    weights: Mapping[str, Variable]
+    inputs: Mapping[str, tuple[Variable, ...]]
+
+
+def product(variables: Sequence[Variable], vectors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """``H v`` of the Hessian's block of these variables, of the loss summed over the batch.
+
+    Args:
+        variables: Of a ``SecondOrder``, inside its block.
+        vectors: One for each variable, of its shape.
+    """
+    if not variables:
+        return ()
+    return torch.autograd.grad(
+        [variable.gradient for variable in variables],
+        [variable.tensor for variable in variables],
+        [v.to(x.gradient.dtype) for v, x in zip(vectors, variables, strict=True)],
+        retain_graph=True,
+        materialize_grads=True,
+    )
+
+
+@contextmanager
+def second_order(
+    network: Network, batch: Batch, loss: Objective, with_inputs: bool
+) -> Iterator[SecondOrder]:
+    """One forward and one differentiable backward pass, whose graph lives within this block.
+
+    Args:
+        network: Its weights are exchanged for variables in the meantime.
+        batch: On the network's device.
+        loss: What is differentiated.
+        with_inputs: Whether layers' inputs are variables as well.
+
+    Raises:
+        ModelError: If the output depends on no layer.
+    """
+    read: dict[str, list[Tensor]] = {layer.name: [] for layer in network.layers}
+    handles = [
+        network.site(name).register_forward_pre_hook(_keep(kept))
+        for name, kept in read.items()
+        if with_inputs
+    ]
+    with own_weights(network) as weights, hooks(handles), torch.enable_grad():
+        # The fused attention kernels have no second derivative; the plain one has.
+        with sdpa_kernel(SDPBackend.MATH):
+            total = loss(batch, network.outputs(batch))
+        if not total.requires_grad:
+            raise ModelError("the output does not depend on any quantizable layer")
+        inputs = [x for kept in read.values() for x in kept]
+        variables = iter(_variables(total, [*weights.values(), *inputs]))
+        yield SecondOrder(
+            {name: v for name in weights if (v := next(variables)) is not None},
+            {
+                name: tuple(v for v in (next(variables) for _ in kept) if v is not None)
+                for name, kept in read.items()
+            },
+        )
+
+
+def _variables(total: Tensor, tensors: Sequence[Tensor]) -> list[Variable | None]:
+    gradients = torch.autograd.grad(total, tensors, create_graph=True, allow_unused=True)
+    return [
+        Variable(x, g) if g is not None and g.requires_grad else None
+        for x, g in zip(tensors, gradients, strict=True)
+    ]
+
+
+def _keep(kept: list[Tensor]) -> Any:
+    def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        x = args[0]
+        if not x.is_floating_point():
+            return args
+        # A node of its own, so that the gradient is this call's share only: others may read x.
+        x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+        kept.append(x)
+        return (x, *args[1:])
+
+    return hook
+
+
+@contextmanager
+def own_weights(
+    network: Network, owners: Sequence[str] | None = None
+) -> Iterator[dict[str, nn.Parameter]]:
+    """Within this block layers compute with variables that share their weights' memory.
+
+    Args:
+        network: ``L`` layers.
+        owners: Layers whose weight is a variable; ``None``: all. Layers that use the same
+            parameter get the same variable, others that are not among the network's layers do not.
+
+    Yields:
+        By owner: the first layer that uses the parameter.
+    """
+    users = {layer.name: layer.weight_of or layer.name for layer in network.layers}
+    users = {name: owner for name, owner in users.items() if owners is None or owner in owners}
+    originals = {name: weight_of(network.site(name)) for name in users}
+    fresh = {
+        owner: nn.Parameter(originals[owner].detach()) for owner in users if users[owner] == owner
+    }
+    try:
+        for name, owner in users.items():
+            network.site(name).weight = fresh[owner]
+        yield fresh
+    finally:
+        for name, weight in originals.items():
+            network.site(name).weight = weight

@@ -1,0 +1,75 @@
+"""Gradients of every layer's weight for every example, whole: summed over the layer's calls."""
+
+from collections.abc import Callable, Iterator
+from math import prod, sqrt
+from typing import final
+
+from torch import Tensor, nn
+
+from mpq.network.modules import weight_of
+from mpq.sensitivity.passes.backward_pass import Tap
+from mpq.sensitivity.passes.per_example import weight_gradients
+
+_WORK_ELEMENTS = 2**22
+"""Numbers that one step over examples may spread out: their gradients, or what a convolution's
+kernel meets."""
+
+
+@final
+class ExampleGradients:
+    """Hands on what a backward pass reads (``GradientReader.read_output``), example by example.
+
+    Gradients of a layer that is called once are handed on as they come, a few examples at a time.
+    Those of a layer that is called several times are added up first, which takes ``N`` times the
+    memory of its weight.
+
+    Where examples share a tensor, or hold a varying share of it, only their sum is known. As if
+    the examples' gradients were independent, each counts as the sum over the root of ``N``: then
+    squares add up to what they would be in the mean.
+
+    Args:
+        use: Called with a layer, consecutive examples and their gradients ``[n, D]``, or
+            ``[1, D]`` that stand for each of them.
+    """
+
+    def __init__(self, use: Callable[[Tap, slice, Tensor], None]) -> None:
+        self._use = use
+        self._open: dict[str, tuple[Tap, Tensor]] = {}
+
+    def read(self, tap: Tap, x: Tensor, g: Tensor) -> None:
+        """One call of a layer: its input, and the gradient of its output."""
+        for examples, gradients in _steps(tap, x, g):
+            if tap.layer.calls == 1:
+                self._use(tap, examples, gradients)
+            else:
+                self._add(tap, examples, gradients)
+
+    def _add(self, tap: Tap, examples: slice, gradients: Tensor) -> None:
+        if tap.name not in self._open:
+            zeros = gradients.new_zeros(tap.num_examples, gradients.shape[1])
+            self._open[tap.name] = (tap, zeros)
+        self._open[tap.name][1][examples] += gradients
+
+    def flush(self) -> None:
+        """Ends a batch: hands on what was added up."""
+        for tap, gradients in self._open.values():
+            self._use(tap, slice(0, tap.num_examples), gradients)
+        self._open.clear()
+
+
+def _steps(tap: Tap, x: Tensor, g: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    count, g = tap.num_examples, g.float()
+    inputs, outputs = tap.by_example(x), tap.by_example(g)
+    if inputs is None or outputs is None:
+        yield slice(0, count), weight_gradients(tap.site, x[None], g[None]) / sqrt(count)
+        return
+    step = max(1, _WORK_ELEMENTS // _elements(tap.site, inputs[0]))
+    for start in range(0, count, step):
+        examples = slice(start, min(start + step, count))
+        yield examples, weight_gradients(tap.site, inputs[examples], outputs[examples])
+
+
+def _elements(site: nn.Module, x: Tensor) -> int:
+    """What one example's gradient spreads out."""
+    weight = weight_of(site)
+    return max(x.numel() * prod(weight.shape[2:]), weight.numel())

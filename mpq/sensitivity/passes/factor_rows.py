@@ -1,0 +1,86 @@
+"""Rows of an interaction factor, gathered in bounded memory, with the amount of shrinkage."""
+
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq.problem.interactions import Interactions
+
+Array = npt.NDArray[np.float64]
+_MIN_KEPT = 4096
+"""Rows that are kept in any case; replacing them takes time."""
+
+
+@final
+class FactorRows:
+    r"""Gathers ``[S, L, B]`` rows; keeps ``2 L B`` of them, or 4,096.
+
+    A row is that of one example, or the sum of several whose probes have independent signs: then
+    the mean of its square is the sum of theirs.
+
+    Only :math:`\sum_s R_s R_s^T` matters, so that many rows can be replaced by the triangle of
+    their QR decomposition, exactly.
+
+    Args:
+        num_layers: ``L``.
+        num_choices: ``B``.
+    """
+
+    def __init__(self, num_layers: int, num_choices: int) -> None:
+        self._shape = (num_layers, num_choices)
+        self._rows = np.zeros((0, num_layers * num_choices))
+        self._count = 0
+        self._examples = 0
+        self._products = 0.0
+        self.scale = 1.0
+        """What table and factor are multiplied by, the factor by its root."""
+
+    def add(self, rows: Array, num_examples: int) -> None:
+        """More probes.
+
+        Args:
+            rows: ``[S, L, B]``.
+            num_examples: How many examples the rows hold.
+        """
+        self._count += len(rows)
+        self._examples += num_examples
+        squares = rows**2
+        across = squares.sum(axis=(1, 2)) ** 2 - (squares.sum(axis=2) ** 2).sum(axis=1)
+        self._products += float(across.sum())
+        held = np.concatenate([self._rows, rows.reshape(len(rows), -1)])
+        is_long = len(held) > max(_MIN_KEPT, 2 * held.shape[1])
+        self._rows = np.asarray(np.linalg.qr(held, mode="r")) if is_long else held
+
+    @property
+    def table(self) -> Array:
+        """``[L, B]`` loss of changing one layer alone: half the mean square of its rows."""
+        alone = 0.5 * (self._rows**2).sum(axis=0).reshape(self._shape)
+        return np.asarray(self.scale * alone / self._examples)
+
+    def shrinkage(self) -> float:
+        r"""How far pairs of layers should be shrunk towards independence, from 0 to 1.
+
+        .. math:: \lambda = \frac{\sum \widehat{\mathrm{Var}}(\hat G_{ij})}{\sum \hat G_{ij}^2},
+            \quad \widehat{\mathrm{Var}}(\hat G_{ij})
+            = \frac1S \bigl(\mathrm{mean}_s R_{si}^2 R_{sj}^2 - \hat G_{ij}^2\bigr)
+
+        summed over cells ``i``, ``j`` of different layers: the share of squared error that is
+        sampling noise, in closed form. Ledoit and Wolf (2004, doi:10.1016/S0047-259X(03)00096-4)
+        with the diagonal target of Schaefer and Strimmer (2005, doi:10.2202/1544-6115.1175), here
+        block-diagonal, because a layer takes one precision.
+        """
+        rows = self._rows
+        by_layer = rows.reshape(len(rows), *self._shape)
+        own = np.einsum("slb,sld->lbd", by_layer, by_layer) / self._count
+        # Both Gram matrices of a factor have the same norm.
+        gram = (rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows) / self._count
+        power = float((gram**2).sum() - (own**2).sum())
+        variance = (self._products / self._count - power) / self._count
+        return float(np.clip(variance / power, 0.0, 1.0)) if power > 0 else 1.0
+
+    def interactions(self, shrinkage: float | None = None) -> Interactions:
+        """The factor; ``shrinkage`` as given, or else in closed form."""
+        scaled = self._rows * np.sqrt(self.scale * len(self._rows) / self._examples)
+        share = self.shrinkage() if shrinkage is None else shrinkage
+        return Interactions(scaled.reshape(-1, *self._shape), share)

@@ -1,0 +1,57 @@
+"""Forward passes, read at every layer."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mpq._support.progress import track
+from mpq.network.examples import Batch, Calibration
+from mpq.network.modules import hooks
+from mpq.network.network import Network
+from mpq.sensitivity.passes.backward_pass import Tap
+
+LayerReader = Callable[[Tap, Tensor, Tensor], None]
+"""Takes a layer, its input and its output, once per call; they must not be changed."""
+
+
+def read_layers(network: Network, data: Calibration, reader: LayerReader, purpose: str) -> int:
+    """Runs every batch once.
+
+    Args:
+        network: Whose layers are read.
+        data: What is run through it.
+        reader: Is called at every layer.
+        purpose: For the progress bar.
+
+    Returns:
+        How many examples there were.
+
+    Raises:
+        ModelError: If the output is not finite.
+    """
+    examples = 0
+    for batch in track(network.batches(data), purpose, data.num_batches):
+        read_batch(network, batch, reader)
+        examples += batch.size
+    return examples
+
+
+def read_batch(network: Network, batch: Batch, reader: LayerReader) -> None:
+    """Runs one batch, which is on the network's device.
+
+    Raises:
+        ModelError: If the output is not finite.
+    """
+    taps = [Tap(layer, network.site(layer.name), batch.size) for layer in network.layers]
+    handles = [tap.site.register_forward_hook(partial(_read, reader, tap)) for tap in taps]
+    with hooks(handles), torch.no_grad():
+        network.outputs(batch)
+
+
+def _read(
+    reader: LayerReader, tap: Tap, _: nn.Module, args: tuple[Any, ...], output: Tensor
+) -> None:
+    reader(tap, args[0].detach(), output.detach())

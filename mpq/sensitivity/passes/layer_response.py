@@ -1,0 +1,76 @@
+"""A layer computed again, alone: what a format changes in its output."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer
+
+
+def response(site: nn.Module, x: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The output of a layer's own ``forward``, without gradients and without its hooks.
+
+    Args:
+        site: The layer's module; left as it is.
+        x: Input, as it is called with.
+        weight: Takes the place of its weight, of the same shape.
+
+    Returns:
+        At least in float32: the difference of two responses would drown in bfloat16.
+    """
+    own = {f"site.{name}": _wide(p) for name, p in site.named_parameters(recurse=False)}
+    if weight is not None:
+        own["site.weight"] = _wide(weight)
+    with torch.no_grad():
+        found = torch.func.functional_call(_Bare(site), own, (_wide(x),))
+    assert isinstance(found, Tensor)
+    return found
+
+
+def response_changes(
+    quantizer: Quantizer,
+    name: str,
+    site: nn.Module,
+    x: Tensor,
+    original: Tensor,
+    choices: Sequence[Precision],
+) -> Iterator[tuple[int, Tensor]]:
+    """What each choice changes in the layer's output, one at a time.
+
+    Args:
+        quantizer: How weight and input are put into a format.
+        name: Of the layer.
+        site: Its module.
+        x: Its input.
+        original: Its ``response`` to it.
+        choices: ``B``; those that leave weight and input as they are, are left out.
+
+    Yields:
+        Index of the choice, and the change, of the output's shape.
+    """
+    for column, choice in enumerate(choices):
+        if not (choice.weight.is_exact and choice.activation.is_exact):
+            rounded = quantizer.activation(name, site, x, choice.activation)
+            weight = quantizer.weight(name, site, choice.weight)
+            yield column, response(site, rounded, weight) - original
+
+
+class _Bare(nn.Module):
+    """Calls a layer's ``forward`` itself, so that no hook on the layer is called."""
+
+    def __init__(self, site: nn.Module) -> None:
+        super().__init__()
+        self.site = site
+
+    def forward(self, x: Tensor) -> Any:
+        return self.site.forward(x)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    if not tensor.is_floating_point():
+        return tensor
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,0 +1,168 @@
+"""Closing the gap of one budget exactly: dynamic programming over the rows that remain open."""
+
+from dataclasses import dataclass
+from typing import Any, Self, final
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq.problem.problem import Choice
+from mpq.solvers.additive.hull import Hull
+from mpq.solvers.additive.multipliers import Dual
+from mpq.solvers.additive.presolve import Array, Reduced
+
+_ROUNDING = 1e-13
+"""Relative to the losses that are added up: what sums in another order may differ by."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _States:
+    """Choices for the rows so far, none costing and losing more than another; by rising cost.
+
+    Args:
+        cost: ``[P]`` relative to the relaxation's choice.
+        reduced: ``[P]`` sum of reduced costs.
+        parent: ``[P]`` index among the states before.
+        column: ``[P]`` cell of the last row.
+    """
+
+    cost: Array
+    reduced: Array
+    parent: npt.NDArray[np.intp]
+    column: npt.NDArray[np.intp]
+
+    @classmethod
+    def none_yet(cls) -> Self:
+        """Before the first row: the relaxation's choice."""
+        zero = np.zeros(1, dtype=np.intp)
+        return cls(np.zeros(1), np.zeros(1), zero, zero)
+
+    def kept(self, which: npt.NDArray[Any]) -> Self:
+        """Some of them, in the given order."""
+        return type(self)(
+            self.cost[which], self.reduced[which], self.parent[which], self.column[which]
+        )
+
+    def extended(self, cost: Array, reduced: Array, below: float) -> Self:
+        """With one row more, whose cells differ from the relaxation's by ``[B]``."""
+        sums = self.reduced[:, None] + reduced  # [P, B]
+        parent, column = np.nonzero(sums < below)
+        return type(self)(self.cost[parent] + cost[column], sums[parent, column], parent, column)
+
+    def undominated(self, multiplier: float) -> Self:
+        """Without those that cost and lose at least as much as another."""
+        order = np.argsort(self.cost, kind="stable")
+        loss = (self.reduced - multiplier * self.cost)[order]
+        least = np.minimum.accumulate(loss)
+        return self.kept(order[np.r_[True, loss[1:] < least[:-1]]])
+
+
+def closed(problem: Reduced, dual: Dual, within: Choice, max_states: int) -> tuple[Choice, float]:
+    r"""The best choice within one budget, and a bound that proves it.
+
+    With :math:`\bar s` the reduced costs, a choice loses :math:`L(\mu) + \sum_g \bar s_{g z_g}` and
+    :math:`\mu` times what it leaves of the budget: a sum of terms that are never negative. So a
+    cell whose reduced cost is above the gap is in no better choice than the best one known, and
+    rows with one cell left are closed. The others are taken up by rising reduced cost, as in
+    Pisinger's core (1995, doi:10.1016/0377-2217(95)00015-I). After each row, states that cost and
+    lose more than another are dropped (Nemhauser and Ullmann 1969, doi:10.1287/mnsc.15.9.494),
+    and those that the relaxation of the remaining rows brings above the best choice. Every state,
+    completed by the relaxation's cells, is a choice: so the gap falls, and open rows close.
+
+    Args:
+        problem: With one budget.
+        dual: Its relaxation at the best multiplier.
+        within: ``[G]`` a choice within the budget.
+        max_states: Where to stop.
+
+    Returns:
+        The best choice found ``[G]``, and a lower bound of the rise.
+    """
+    multiplier, room = float(dual.multipliers[0]), 1 - float(dual.used[0])
+    cost = problem.excess[0] - problem.excess[0][np.arange(len(within)), dual.choice][:, None]
+    best, least = within, problem.loss(within) - dual.bound  # above the relaxation's bound
+    exact = _ROUNDING * (abs(dual.bound) + multiplier + least)
+    rows = _open_rows(dual, least)
+    rest = _Rest.of(cost[rows], dual.reduced_cost[rows], multiplier)
+    trail = [_States.none_yet()]
+    for position, row in enumerate(rows.tolist()):
+        if _second(dual.reduced_cost[row]) >= least - exact:
+            break  # and so are all that follow: what was found is the best
+        longer = trail[-1].extended(cost[row], dual.reduced_cost[row], least - exact)
+        longer = longer.undominated(multiplier)
+        left = room - longer.cost
+        above = np.where(left >= 0, longer.reduced + multiplier * left, np.inf)
+        if above.min() < least - exact:
+            best = _traced([*trail, longer], rows, dual.choice, int(above.argmin()))
+            least = problem.loss(best) - dual.bound
+        floor = longer.reduced + rest.after(position, left)
+        trail.append(longer.kept(floor < least - exact))
+        if not len(trail[-1].cost):
+            break
+        if len(trail[-1].cost) > max_states:
+            return best, dual.bound + min(least, float(floor.min()))
+    return best, dual.bound + least
+
+
+def _second(reduced: Array) -> float:
+    """What a row adds at least unless it takes the relaxation's cell."""
+    return float(np.partition(reduced, 1)[1])
+
+
+def _open_rows(dual: Dual, gap: float) -> npt.NDArray[np.intp]:
+    """Rows with two cells within the gap, by the smaller of what the second one adds."""
+    if dual.reduced_cost.shape[1] == 1:
+        return np.zeros(0, dtype=np.intp)
+    second = np.partition(dual.reduced_cost, 1, axis=1)[:, 1]
+    order = np.argsort(second, kind="stable")
+    return np.asarray(order[second[order] < gap])
+
+
+def _traced(trail: list[_States], rows: npt.NDArray[np.intp], choice: Choice, state: int) -> Choice:
+    """The choice that a state of the last row stands for, completed by the relaxation's."""
+    found = choice.copy()
+    for depth in range(len(trail) - 1, 0, -1):
+        found[rows[depth - 1]] = trail[depth].column[state]
+        state = int(trail[depth].parent[state])
+    return found
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Rest:
+    """The relaxation of the open rows that are still to come.
+
+    Args:
+        hull: Of all open rows, costs relative to the relaxation's choice.
+        cost: ``[N + 1]`` least cost of the rows from each one on.
+        loss: ``[N + 1]`` what they lose there.
+        multiplier: Of the budget.
+    """
+
+    hull: Hull
+    cost: Array
+    loss: Array
+    multiplier: float
+
+    @classmethod
+    def of(cls, cost: Array, reduced: Array, multiplier: float) -> Self:
+        """For open rows ``[N, B]``."""
+        usable = np.isfinite(reduced)
+        loss = np.where(usable, reduced, 0.0) - multiplier * cost
+        hull = Hull.of(loss, cost, usable)
+        at = np.arange(len(cost)), hull.start
+        return cls(hull, _suffix_sums(cost[at]), _suffix_sums(loss[at]), multiplier)
+
+    def after(self, position: int, room: Array) -> Array:
+        """``[P]`` reduced costs that the rows after one add at least, and what stays unused."""
+        steps = self.hull.row > position
+        cost = self.cost[position + 1] + np.r_[0.0, np.cumsum(self.hull.cost[steps])]
+        loss = self.loss[position + 1] - np.r_[0.0, np.cumsum(self.hull.gain[steps])]
+        found = np.interp(room, cost, loss, left=np.inf)
+        return np.asarray(found + self.multiplier * room)
+
+
+def _suffix_sums(values: Array) -> Array:
+    """``[N + 1]`` sums from each position to the end."""
+    return np.append(np.cumsum(values[::-1])[::-1], 0.0)

@@ -1,0 +1,32 @@
+"""The additive problem, solved as exactly as is reasonable: what other solvers begin with."""
+
+from mpq.problem.problem import Problem
+from mpq.problem.solution import Solution
+from mpq.solvers._base import Solver
+from mpq.solvers.additive.ilp import IntegerLinearProgram
+from mpq.solvers.additive.lagrangian import Lagrangian
+
+_EXACT_CELLS = 600
+"""Layers times precisions up to which several budgets are solved to the proved optimum."""
+_GAP = 1e-4
+_TIME_LIMIT_S = 60.0
+
+
+def additive_solver(problem: Problem) -> Solver:
+    """Exact with one budget; with several budgets and many layers, to a gap of 0.01 %.
+
+    Distances from other assignments (``Problem.differing``) are no such budgets. Costs of pairs
+    take an integer program, which is stopped after a minute.
+    """
+    is_small = problem.grouped.allowed.size <= _EXACT_CELLS
+    if len(problem.grouped.couplings):
+        return IntegerLinearProgram(time_limit_s=_TIME_LIMIT_S, gap=0.0 if is_small else _GAP)
+    if sum(budget.table.unit != "layers" for budget in problem.budgets) <= 1 or is_small:
+        return Lagrangian()
+    return Lagrangian(gap=_GAP, time_limit_s=_TIME_LIMIT_S)
+
+
+def solve_additive(problem: Problem) -> Solution:
+    """The answer without interactions; an infeasible problem is recognised exactly."""
+    additive = problem.additive()
+    return additive_solver(additive).solve(additive)

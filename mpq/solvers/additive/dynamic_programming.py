@@ -1,0 +1,214 @@
+"""Dynamic programming over what a budget has left: all amounts at once."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self, final
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq.errors import InputError
+from mpq.problem.budget import ROUNDING
+from mpq.problem.problem import Choice, Problem
+from mpq.problem.solution import Solution, Status
+from mpq.solvers._base import Solver
+from mpq.solvers.additive.answers import (
+    require_additive,
+    require_no_pairs,
+    require_one_budget,
+    solution_of,
+)
+from mpq.solvers.additive.infeasibility import explained
+from mpq.solvers.additive.lagrangian import Lagrangian
+from mpq.solvers.additive.milp import Answer
+from mpq.solvers.additive.presolve import Array, Reduced
+
+_WHOLE = 1e-9
+"""How far from a whole number a cost may be, as a share of it: what rounding leaves."""
+_MAX_CELLS = 400_000_000
+"""Bytes of the table that the choice is read back from."""
+
+
+@final
+@dataclass(frozen=True)
+class DynamicProgramming(Solver):
+    r"""Least loss for every whole amount of one budget.
+
+    .. math:: V_g(w) = \min_b \bigl(s_{gb} + V_{g-1}(w - c_{gb})\bigr)
+
+    over the rows, with costs in whole units (Dudzinski and Walukiewicz 1987,
+    doi:10.1016/0377-2217(87)90165-2; ZeroQ's Pareto frontier, Cai et al. 2020,
+    arXiv:2001.00281).
+    Where the costs are whole multiples of a unit, of which the budget leaves at most ``grid``
+    free, as with bytes of small networks, the answer is exact. Otherwise the unit is that share of
+    what is free: costs are rounded up for the answer, so that the budget holds, and down for the
+    bound, so that the answer is proved to within what one unit more for every layer could gain.
+
+    Args:
+        grid: Largest number of units; time and memory grow with it.
+
+    Raises:
+        InputError: If the grid has no unit.
+    """
+
+    name: ClassVar[str] = "dynamic-programming"
+    takes_interactions: ClassVar[bool] = False
+    takes_pairs: ClassVar[bool] = False
+    summary: ClassVar[str] = "one budget: exact on whole costs, else with a bound (ZeroQ)"
+
+    grid: int = 10_000
+
+    def __post_init__(self) -> None:
+        if self.grid < 1:
+            raise InputError(f"dynamic-programming needs a grid of at least 1; got {self.grid}")
+
+    def solve(self, problem: Problem) -> Solution:
+        """See ``Solver.solve``.
+
+        Raises:
+            InputError: If the problem has interactions, costs of pairs of layers, more than one
+                budget that can bind, or so many layers that the table would not fit into memory.
+        """
+        start = time.perf_counter()
+        require_additive(problem, self.name)
+        require_no_pairs(problem, self.name)
+        reduced = Reduced.of(problem.grouped)
+        if reduced.overrun:
+            nothing = Solution(Status.INFEASIBLE, None, float("nan"), None, self.name, 0.0)
+            return explained(problem, nothing, Lagrangian().solve)
+        require_one_budget(reduced, self.name)
+        answer = self._answer(reduced)
+        if answer.choice is not None and not problem.is_feasible(
+            problem.grouped.expand(answer.choice)
+        ):  # rounding alone: one unit less is then within the budget
+            answer = self._answer(reduced, retreat=1)
+        return solution_of(problem, answer, self.name, time.perf_counter() - start)
+
+    def sweep(self, problem: Problem, limits: Sequence[float]) -> list[Choice]:
+        """The answers for many limits from one table, as ZeroQ's frontier.
+
+        Args:
+            problem: Its last budget is the one that can bind, and the largest of ``limits``.
+            limits: In the budget's unit; each can be met.
+
+        Returns:
+            ``[L]`` for every limit.
+
+        Raises:
+            InputError: As ``solve``.
+        """
+        require_additive(problem, self.name)
+        require_no_pairs(problem, self.name)
+        reduced = Reduced.of(problem.grouped)
+        require_one_budget(reduced, self.name)
+        if not len(reduced.excess):
+            return [problem.grouped.expand(reduced.unlimited)] * len(limits)
+        grid = _Grid.of(reduced, self.grid)
+        table = _Table.of(reduced, np.ceil(grid.units), grid.capacity, keeps_choices=True)
+        kept_back = (problem.budgets[-1].limit - np.array(limits)) / reduced.free[0]
+        left = np.floor(grid.room * (1 + ROUNDING) - kept_back * grid.room)
+        return [problem.grouped.expand(table.choice(max(int(w), 0))) for w in left.tolist()]
+
+    def _answer(self, reduced: Reduced, retreat: int = 0) -> Answer:
+        if not len(reduced.excess):
+            choice = reduced.unlimited
+            return Answer(Status.OPTIMAL, choice, reduced.offset + reduced.loss(choice))
+        grid = _Grid.of(reduced, self.grid)
+        above = _Table.of(reduced, np.ceil(grid.units), grid.capacity, keeps_choices=True)
+        choice = above.choice(grid.capacity - retreat)
+        if grid.is_exact and not retreat:
+            return Answer(Status.OPTIMAL, choice, reduced.offset + reduced.loss(choice))
+        below = _Table.of(reduced, np.floor(grid.units), grid.capacity, keeps_choices=False)
+        rise = min(float(below.least[grid.capacity]), reduced.loss(choice))
+        is_best = rise == reduced.loss(choice)
+        return Answer(Status.OPTIMAL if is_best else Status.FEASIBLE, choice, reduced.offset + rise)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """Costs in units.
+
+    Args:
+        units: ``[G, B]``.
+        room: Units that the budget leaves free.
+        is_exact: Whether all costs are whole.
+    """
+
+    units: Array
+    room: float
+    is_exact: bool
+
+    @property
+    def capacity(self) -> int:
+        """Whole units that are free."""
+        return int(self.room * (1 + ROUNDING))
+
+    @classmethod
+    def of(cls, reduced: Reduced, most: int) -> Self:
+        """The largest unit of which all costs are whole multiples, or a share of what is free."""
+        cost = np.where(reduced.usable, reduced.excess[0] * reduced.free[0], 0.0)
+        for unit in (1.0, float(cost[cost > 0].min())):
+            amounts = cost / unit
+            whole = np.rint(amounts)
+            apart = np.abs(amounts - whole)
+            if (apart > _WHOLE * amounts).any() or whole.max() > 2**53:
+                continue
+            divisor = int(np.gcd.reduce(whole[reduced.usable].astype(np.int64)))
+            room = reduced.free[0] / unit / divisor
+            # What rounding the costs of all rows may do must not decide what fits.
+            slack = float(apart.max(axis=1).sum()) / divisor
+            near = {int(room * (1 + ROUNDING) + change) for change in (-slack, slack)}
+            if room < most + 1 and len(near) == 1:
+                return cls(whole / divisor, room, is_exact=True)
+        return cls(reduced.excess[0] * most, float(most), is_exact=False)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """Least rise for every amount.
+
+    Args:
+        units: ``[G, B]`` whole costs.
+        least: ``[W + 1]`` by what may be used at most.
+        column: ``[G, W + 1]`` what the row takes then; empty where it is not kept.
+    """
+
+    units: Choice
+    least: Array
+    column: npt.NDArray[np.int8]
+
+    @classmethod
+    def of(cls, reduced: Reduced, units: Array, capacity: int, keeps_choices: bool) -> Self:
+        """Row after row, each precision a shift of what the rows before reached."""
+        whole = units.astype(np.intp)
+        num_rows, width = len(whole), capacity + 1
+        if num_rows * width > _MAX_CELLS:
+            raise InputError(
+                f"dynamic-programming: {num_rows} layers times {width} amounts are more than "
+                f"{_MAX_CELLS}; take a smaller grid, or the solver 'lagrangian'"
+            )
+        column = np.zeros((num_rows if keeps_choices else 0, width), dtype=np.int8)
+        least = np.zeros(width)
+        for row in range(num_rows):
+            reached, taken = np.full(width, np.inf), np.zeros(width, dtype=np.int8)
+            for cell in np.flatnonzero(reduced.usable[row] & (whole[row] < width)).tolist():
+                shift = int(whole[row, cell])
+                better = least[: width - shift] + reduced.rise[row, cell]
+                wins = better < reached[shift:]
+                reached[shift:][wins] = better[wins]
+                taken[shift:][wins] = cell
+            least = reached
+            if keeps_choices:
+                column[row] = taken
+        return cls(whole, least, column)
+
+    def choice(self, amount: int) -> Choice:
+        """``[G]`` of what uses at most that amount."""
+        found = np.empty(len(self.units), dtype=np.intp)
+        for row in range(len(found) - 1, -1, -1):
+            found[row] = self.column[row, amount]
+            amount -= int(self.units[row, found[row]])
+        return found

@@ -1,0 +1,149 @@
+"""Exact solver: Lagrangian relaxation, then a search among the few cells that it leaves open."""
+
+import time
+from dataclasses import dataclass, replace
+from typing import ClassVar, final
+
+import numpy as np
+
+from mpq.problem.problem import Choice, Problem
+from mpq.problem.solution import Solution, Status
+from mpq.solvers._base import Solver
+from mpq.solvers.additive.answers import (
+    check_effort,
+    require_additive,
+    require_no_pairs,
+    solution_of,
+)
+from mpq.solvers.additive.core_search import closed
+from mpq.solvers.additive.infeasibility import explained
+from mpq.solvers.additive.milp import Answer, Effort, solve_cells
+from mpq.solvers.additive.multipliers import Dual, maximised
+from mpq.solvers.additive.presolve import Reduced
+from mpq.solvers.additive.pulp_backend import check_backend, chosen_backend
+
+_MAX_STATES = 1_000_000
+_CORE_CELLS = 100
+"""Cells, beside one for each group, of the program that looks for a first good choice."""
+_CORE_GAP = 0.01
+_ROUNDING = 1e-12
+_EXPLAINED_EXACTLY = 2000
+"""Cells up to which every number about an infeasible problem is exact."""
+_EXPLAINED_WITHIN_S = 3.0
+
+
+@final
+@dataclass(frozen=True)
+class Lagrangian(Solver):
+    r"""Proves the best assignment by pricing the budgets.
+
+    One multiplier for every budget turns the problem into a choice for each layer alone; the best
+    multipliers prove a bound that is nearly reached (Everett 1963, doi:10.1287/opre.11.3.399;
+    Shoham and Gersho 1988, doi:10.1109/29.90373, for bit allocation).
+    Layers whose other precisions would lift the bound above the best assignment known are then
+    decided, and the rest, a handful also where there are thousands, is searched exactly:
+    with one budget by dynamic programming (``mpq.solvers.additive.core_search``), with several by
+    branch and bound (HiGHS). Departs from the papers in that it does not stop at the bound.
+
+    Args:
+        gap: Where to stop with several budgets: the distance from the bound, as a share of what an
+            assignment loses above the least that every layer can lose. 0: at the proved optimum.
+            With one budget the optimum is always proved.
+        time_limit_s: Wall time in seconds of each of two branch and bounds, or ``None``.
+        backend: Of the branch and bound; as for ``ilp``.
+
+    Raises:
+        InputError: If the gap or the time limit makes no sense.
+    """
+
+    name: ClassVar[str] = "lagrangian"
+    takes_interactions: ClassVar[bool] = False
+    takes_pairs: ClassVar[bool] = False
+    summary: ClassVar[str] = "exact, any number of budgets, thousands of layers in milliseconds"
+
+    gap: float = 0.0
+    time_limit_s: float | None = None
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_effort(self.name, self.gap, self.time_limit_s)
+        check_backend(self.backend)
+
+    def solve(self, problem: Problem) -> Solution:
+        """See ``Solver.solve``.
+
+        Raises:
+            InputError: If the problem has interactions (``problem.additive()`` has none), or costs
+                of pairs of layers.
+            MissingDependencyError: If there are several budgets and the backend is not installed.
+            SolverError: If the backend fails.
+        """
+        require_additive(problem, self.name)
+        require_no_pairs(problem, self.name)
+        solution = self._solve(problem)
+        if solution.status is Status.INFEASIBLE:
+            return explained(problem, solution, self._explaining(problem)._solve)
+        return solution
+
+    def _explaining(self, problem: Problem) -> "Lagrangian":
+        """For why a problem is infeasible: with many layers to 0.01 %, and in seconds."""
+        if problem.grouped.allowed.size <= _EXPLAINED_EXACTLY:
+            return self
+        seconds = _EXPLAINED_WITHIN_S
+        if self.time_limit_s is not None:
+            seconds = min(self.time_limit_s, seconds)
+        return replace(self, gap=max(self.gap, 1e-4), time_limit_s=seconds)
+
+    def _solve(self, problem: Problem) -> Solution:
+        start = time.perf_counter()
+        answer = self._answer(problem)
+        return solution_of(problem, answer, self.name, time.perf_counter() - start)
+
+    def _answer(self, problem: Problem) -> Answer:
+        reduced = Reduced.of(problem.grouped)
+        if reduced.overrun:
+            return Answer(Status.INFEASIBLE, None, None)
+        dual, within = maximised(reduced)
+        if dual.proves_infeasible(reduced):
+            return Answer(Status.INFEASIBLE, None, None)
+        bound = reduced.offset + dual.bound
+        if within is dual.choice and not dual.multipliers.any():
+            found, is_exact = within, True
+        elif len(dual.multipliers) == 1 and within is not None:
+            found, rise = closed(reduced, dual, within, _MAX_STATES)
+            bound, is_exact = reduced.offset + rise, rise >= reduced.loss(found)
+        else:
+            return self._branch(problem, reduced, dual, within)
+        if not is_exact or not problem.is_feasible(problem.grouped.expand(found)):
+            # Too many states, or a limit that is met but for the last digit.
+            return self._branch(problem, reduced, dual, found)
+        return Answer(Status.OPTIMAL, found, bound)
+
+    def _branch(
+        self, problem: Problem, reduced: Reduced, dual: Dual, within: Choice | None
+    ) -> Answer:
+        """Branch and bound: first among few cells, then among all that may be better."""
+        effort = Effort(chosen_backend(self.backend), self.time_limit_s)
+        few = dual.cells_within(_CORE_CELLS)
+        first = solve_cells(problem, few, replace(effort, relative_gap=_CORE_GAP))
+        known = [c for c in (first.choice, within) if c is not None and self._fits(problem, c)]
+        bound = reduced.offset + dual.bound
+        if not known:
+            return solve_cells(problem, problem.grouped.allowed, effort)
+        best = min(known, key=reduced.loss)
+        least = reduced.loss(best) - dual.bound
+        allowed = self.gap * reduced.loss(best)
+        if least <= allowed:
+            return Answer(Status.FEASIBLE if self.gap else Status.OPTIMAL, best, bound)
+        open_cells = dual.reduced_cost <= least * (1 + _ROUNDING)
+        open_cells[np.arange(len(best)), best] = True
+        last = solve_cells(problem, open_cells, replace(effort, absolute_gap=allowed), best)
+        if last.choice is None:  # stopped before it had read the first choice
+            return Answer(Status.TIME_LIMIT, best, bound)
+        # No choice outside of the open cells is better than the best one known.
+        proved = bound if last.bound is None else max(bound, last.bound)
+        return Answer(last.status, last.choice, proved)
+
+    @staticmethod
+    def _fits(problem: Problem, choice: Choice) -> bool:
+        return problem.is_feasible(problem.grouped.expand(choice))

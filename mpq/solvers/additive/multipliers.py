@@ -1,0 +1,190 @@
+"""Lagrangian relaxation: one multiplier for every budget, and the bound that they prove."""
+
+from dataclasses import dataclass
+from typing import Self, final
+
+import numpy as np
+from scipy.optimize import linprog
+from scipy.sparse import csr_array
+
+from mpq.problem.problem import Choice
+from mpq.solvers.additive.presolve import Array, Cells, Reduced
+
+_MAX_SECANTS = 500
+_MAX_PLANES = 40
+_MAX_PROGRAMS = 20
+_ROUNDING = 1e-10
+"""Relative to what is added up in a bound."""
+_PROGRAM_CELLS = 3000
+"""Cells, beside one for each row, of the first linear program."""
+_CLOSE = 1e-12
+"""Distance of the bound from its upper estimate at which it is largest, relative to all losses."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Dual:
+    r"""The relaxation at given multipliers.
+
+    .. math:: L(\mu) = \sum_g \min_b \bigl(s_{gb} + \sum_r \mu_r c^r_{gb}\bigr) - \sum_r \mu_r
+
+    For every :math:`\mu \ge 0`, no choice within the budgets loses less than :math:`L(\mu)`
+    (Everett 1963, doi:10.1287/opre.11.3.399).
+
+    Args:
+        multipliers: ``[R]``, loss for the whole of what is free of a budget.
+        bound: ``L``.
+        reduced_cost: ``[G, B]``, at least 0: what a cell adds to the bound if it is forced;
+            infinite where it is not usable.
+        choice: ``[G]`` cells whose reduced cost is 0.
+        used: ``[R]`` shares of the budgets that they use.
+    """
+
+    multipliers: Array
+    bound: float
+    reduced_cost: Array
+    choice: Choice
+    used: Array
+
+    @classmethod
+    def at(cls, problem: Reduced, multipliers: Array) -> Self:
+        """The relaxation at some multipliers."""
+        priced = problem.rise + np.tensordot(multipliers, problem.excess, axes=1)
+        priced = np.where(problem.usable, priced, np.inf)
+        choice = priced.argmin(axis=1)
+        least = priced[np.arange(len(choice)), choice]
+        bound = float(least.sum() - multipliers.sum())
+        return cls(multipliers, bound, priced - least[:, None], choice, problem.used(choice))
+
+    def proves_infeasible(self, problem: Reduced) -> bool:
+        """Whether the bound is above every loss, so that no choice can be within the budgets."""
+        rounding = _ROUNDING * (problem.worst + float(self.multipliers.sum()))
+        return self.bound > problem.worst + rounding
+
+    def cells_within(self, count: int) -> Cells:
+        """``[G, B]`` the cells of least reduced cost, so many beside one for each row."""
+        rest = self.reduced_cost.copy()
+        rest[np.arange(len(rest)), self.choice] = -1.0
+        flat = np.sort(rest, axis=None)
+        finite = int(np.isfinite(flat).sum())
+        return np.asarray(rest <= flat[min(len(rest) + count, finite) - 1])
+
+
+def maximised(problem: Reduced) -> tuple[Dual, Choice | None]:
+    """The relaxation where its bound is largest.
+
+    The bound is concave and piecewise linear in as many dimensions as there are budgets; an
+    evaluation is a minimum over ``[G, B]``.
+
+    Returns:
+        The relaxation, and the best choice ``[G]`` within the budgets that was met on the way:
+        with at most one budget there always is one.
+    """
+    start = Dual.at(problem, np.zeros(len(problem.excess)))
+    if (start.used <= 1).all():
+        return start, start.choice
+    return _secants(problem, start) if len(start.used) == 1 else _several(problem, start)
+
+
+def _secants(problem: Reduced, over: Dual) -> tuple[Dual, Choice]:
+    """One budget: where the lines of a choice above it and of one within it meet, look again."""
+    within = np.where(problem.excess[0] == 0, problem.rise, np.inf)
+    within = np.where(problem.usable, within, np.inf).argmin(axis=1)
+    above, found = over.choice, over
+    for _ in range(_MAX_SECANTS):
+        gained = problem.loss(within) - problem.loss(above)
+        released = problem.used(above)[0] - problem.used(within)[0]
+        multiplier = max(gained / released, 0.0)
+        found = Dual.at(problem, np.array([multiplier]))
+        expected = problem.loss(within) + multiplier * (problem.used(within)[0] - 1)
+        if expected - found.bound <= _CLOSE * problem.worst:
+            break
+        if found.used[0] <= 1:
+            within = found.choice
+        else:
+            above = found.choice
+    return found, within
+
+
+def _several(problem: Reduced, start: Dual) -> tuple[Dual, Choice | None]:
+    """Several budgets: cutting planes come near, linear programs over few cells finish.
+
+    Cells that a program's multipliers would rather have are added to the next one until there are
+    none (column generation, Dantzig and Wolfe 1960, doi:10.1287/opre.8.1.101).
+    """
+    best, within = _cutting_planes(problem, start)
+    if best.proves_infeasible(problem):
+        return best, within
+    near = best.cells_within(_PROGRAM_CELLS)
+    for _ in range(_MAX_PROGRAMS):
+        multipliers = _program(problem, near, best.choice)
+        if multipliers is None:  # no choice among so few cells: the planes' bound holds
+            break
+        found = Dual.at(problem, multipliers)
+        best = max(best, found, key=lambda dual: dual.bound)
+        held = np.where(near, found.reduced_cost, np.inf).min(axis=1)
+        missing = found.reduced_cost < held[:, None] - _CLOSE * problem.worst
+        if not missing.any():
+            break
+        near |= missing
+    return best, within
+
+
+def _cutting_planes(problem: Reduced, start: Dual) -> tuple[Dual, Choice | None]:
+    """Every choice that was met is a plane above the bound (Kelley 1960, doi:10.1137/0108053).
+
+    The multipliers stay in a box until no larger bound is found at its border.
+    """
+    planes = [(problem.loss(start.choice), start.used - 1)]
+    best, within, box = start, None, problem.worst or 1.0
+    for _ in range(_MAX_PLANES):
+        estimate, multipliers = _highest(planes, box)
+        found = Dual.at(problem, multipliers)
+        best = max(best, found, key=lambda dual: dual.bound)
+        loss = problem.loss(found.choice)
+        if (found.used <= 1).all() and (within is None or loss < problem.loss(within)):
+            within = found.choice
+        if best.proves_infeasible(problem):
+            break
+        planes.append((loss, found.used - 1))
+        if estimate - best.bound <= _CLOSE * max(problem.worst, box):
+            if (multipliers < 0.999 * box).all():
+                break
+            box *= 100.0
+    return best, within
+
+
+def _highest(planes: list[tuple[float, Array]], box: float) -> tuple[float, Array]:
+    """The highest point under all planes, with multipliers within a box."""
+    levels = np.array([level for level, _ in planes])
+    slopes = np.array([slope for _, slope in planes])
+    num_budgets = slopes.shape[1]
+    found = linprog(
+        np.r_[-1.0, np.zeros(num_budgets)],
+        A_ub=np.hstack([np.ones((len(planes), 1)), -slopes]),
+        b_ub=levels,
+        bounds=[(None, None)] + [(0, box)] * num_budgets,
+    )
+    return float(found.x[0]), np.asarray(found.x[1:])
+
+
+def _program(problem: Reduced, near: Cells, choice: Choice) -> Array | None:
+    """Multipliers of the linear program over some cells; rows with one cell keep it."""
+    near = near.copy()
+    near[np.arange(len(near)), choice] = True
+    is_open = near.sum(axis=1) > 1
+    group, column = np.nonzero(near & is_open[:, None])
+    kept = problem.excess[:, ~is_open, choice[~is_open]].sum(axis=1)
+    position = np.cumsum(is_open) - 1
+    one = csr_array((np.ones(len(group)), (position[group], np.arange(len(group)))))
+    unit = problem.worst or 1.0
+    found = linprog(
+        problem.rise[group, column] / unit,
+        A_ub=problem.excess[:, group, column],
+        b_ub=1 - kept,
+        A_eq=one,
+        b_eq=np.ones(int(is_open.sum())),
+    )
+    if found.status != 0:
+        return None
+    return np.maximum(-np.asarray(found.ineqlin.marginals) * unit, 0.0)

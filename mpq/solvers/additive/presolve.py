@@ -1,0 +1,146 @@
+"""A multiple-choice knapsack without what does not matter: floors, units, cells that cannot be."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Self, final
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq.problem.budget import ROUNDING
+from mpq.problem.couplings import Couplings
+from mpq.problem.problem import Choice, Grouped
+
+Array = npt.NDArray[np.float64]
+Cells = npt.NDArray[np.bool_]
+
+_BEYOND = 2.0
+"""Units of a budget: more than there are."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Reduced:
+    r"""Choose one column per row: least rise, while no budget takes more than 1.
+
+    Every row takes exactly one column, so that its smallest loss and its smallest costs can be
+    taken off both sides; what a limit leaves free is the unit of its budget. Nothing here depends
+    on the units that the user chose, and a budget is met as ``Budget.is_met`` says. Budgets that
+    every choice meets are left out, so that ``R`` may be smaller than the problem's.
+
+    Args:
+        rise: ``[G, B]`` loss above the row's smallest, at least 0; 0 where not usable.
+        excess: ``[R, G, B]`` cost above the row's smallest, in units of what is free.
+        usable: ``[G, B]`` False where a cell is not allowed, alone overruns a budget, or costs and
+            loses at least as much as another of its row.
+        free: ``[R]`` the unit of each budget, in the user's.
+        offset: Sum of the rows' smallest losses.
+        overrun: Whether the smallest costs of all rows together already break a budget.
+        couplings: What pairs of rows rise and cost besides, in the same units; at least 0, and
+            more than 1 where the two alone overrun a budget.
+    """
+
+    rise: Array
+    excess: Array
+    usable: Cells
+    free: Array
+    offset: float
+    overrun: bool
+    couplings: Couplings
+
+    @classmethod
+    def of(cls, grouped: Grouped, allowed: Cells | None = None) -> Self:
+        """From a problem with ties added up.
+
+        Args:
+            grouped: The problem.
+            allowed: ``[G, B]`` cells to choose among; default: all that are allowed.
+        """
+        usable = (grouped.allowed if allowed is None else allowed).copy()
+        while True:
+            floors = np.where(usable, grouped.costs, np.inf).min(axis=2)  # [R, G]
+            excess = np.where(usable, grouped.costs - floors[:, :, None], 0.0)
+            # What is free is compared as `Budget.is_met` compares it.
+            free = grouped.limits - [math.fsum(row) for row in floors.tolist()]
+            free += ROUNDING * np.abs(grouped.limits)
+            overruns = usable & (excess > free[:, None, None]).any(axis=0)
+            is_overrun = bool((free < 0).any()) or bool((usable == overruns).all(axis=1).any())
+            if is_overrun or not overruns.any():
+                break
+            usable &= ~overruns  # which may lift the floors
+        usable &= ~_dominated(grouped, excess, usable)
+        if len(grouped.couplings) and not is_overrun and (usable != grouped.allowed).any():
+            # Where a row has fewer cells, more of a coupling depends on the other row alone.
+            return cls.of(grouped.among(usable))
+        floor = np.where(usable, grouped.loss, np.inf).min(axis=1)
+        rise = np.where(usable, grouped.loss - floor[:, None], 0.0)
+        unit = np.where(free > 0, free, 1.0)[:, None, None]
+        joint = grouped.couplings.values[:, 1:]  # [K, R, B, B]
+        most = np.where(usable, excess, 0.0).max(axis=2).sum(axis=1)
+        most += joint.max(axis=(2, 3), initial=0.0).sum(axis=0)
+        binds = most > free * (1 - ROUNDING)
+        offset = math.fsum(floor.tolist())
+        # A pair beyond the limit is ruled out and need not be as large as it is.
+        joint = np.where(joint > free[:, None, None], _BEYOND, joint / unit)[:, binds]
+        values = np.concatenate([grouped.couplings.values[:, :1], joint], axis=1)
+        couplings = replace(grouped.couplings, values=values)
+        excess = (excess / unit)[binds]
+        return cls(rise, excess, usable, free[binds], offset, is_overrun, couplings)
+
+    def loss(self, choice: Choice) -> float:
+        """Sum of rises of ``choice [G]``."""
+        rises = self.rise[np.arange(len(choice)), choice].tolist()
+        return math.fsum([*rises, float(self.couplings.cost(choice[None])[0, 0])])
+
+    def used(self, choice: Choice) -> Array:
+        """``[R]`` shares of the budgets that ``choice [G]`` uses."""
+        alone = self.excess[:, np.arange(len(choice)), choice].sum(axis=1)
+        return np.asarray(alone + self.couplings.cost(choice[None])[0, 1:])
+
+    @property
+    def at_worst(self) -> Self:
+        """Without couplings: each costs its first row what it costs there at most."""
+        rise, excess = self.rise.copy(), self.excess.copy()
+        for row, values in zip(self.couplings.first.tolist(), self.couplings.values, strict=True):
+            rise[row] += values[0].max(axis=1)
+            excess[:, row] += values[1:].max(axis=2)
+        none = replace(
+            self.couplings,
+            first=self.couplings.first[:0],
+            second=self.couplings.second[:0],
+            values=self.couplings.values[:0],
+        )
+        return replace(self, rise=rise, excess=excess, couplings=none)
+
+    @cached_property
+    def worst(self) -> float:
+        """The largest sum of rises that any choice has."""
+        return float(self.rise.max(axis=1).sum())
+
+    @cached_property
+    def unlimited(self) -> Choice:
+        """``[G]`` the cells that lose least, whatever they cost."""
+        return np.asarray(np.where(self.usable, self.rise, np.inf).argmin(axis=1))
+
+
+def _dominated(grouped: Grouped, excess: Array, usable: Cells) -> Cells:
+    """``[G, B]`` cells that another of the row betters in everything; of equal ones all but one.
+
+    Beside a coupling, whatever the other row takes (dead-end elimination, Desmet et al. 1992,
+    doi:10.1038/356539a0).
+    """
+    values = np.concatenate([grouped.loss[None], excess])  # [1 + R, G, B]
+    rises = values[..., :, None] - values[..., None, :]  # [1 + R, G, B, B] of the first
+    couplings = grouped.couplings
+    for (first, second), joint in zip(couplings.ends, couplings.values, strict=True):
+        for row, other, costs in ((first, second, joint), (second, first, joint.swapaxes(1, 2))):
+            seen = costs[:, :, usable[other]]  # [1 + R, B, C]
+            rises[:, row] += (seen[:, :, None] - seen[:, None]).max(axis=3, initial=-np.inf)
+    at_most = (rises <= 0).all(axis=0)  # [G, B, B]
+    columns = np.arange(usable.shape[1])
+    is_first = columns[:, None] < columns
+    betters = usable[:, :, None] & at_most & (~at_most.swapaxes(1, 2) | is_first)
+    found = betters.any(axis=1) & usable
+    # Rounding must not let three cells better each other in a circle.
+    return np.asarray(found & (usable & ~found).any(axis=1, keepdims=True))

@@ -1,0 +1,4 @@
+"""Rules that others use, to compare with.
+
+In: a ``Problem``. Out: a ``Solution`` without a bound.
+"""

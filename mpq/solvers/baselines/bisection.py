@@ -1,0 +1,69 @@
+"""A baseline: layers in the order of their sensitivity, and a bisection for how many to lower."""
+
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import numpy as np
+
+from mpq.problem.problem import Choice, Problem
+from mpq.problem.solution import Solution
+from mpq.solvers._base import Solver
+from mpq.solvers.additive.presolve import Reduced
+from mpq.solvers.baselines._base import solved_by
+
+
+@final
+@dataclass(frozen=True)
+class Bisection(Solver):
+    """Lowers the least sensitive layers first, as many as the budgets need.
+
+    All layers begin at their dearest precision. As long as lowering all layers to the next cheaper
+    one does not suffice, all are lowered; then the smallest number of the least sensitive layers
+    that suffices is found by bisection: the search of Schaefer et al. (2023, arXiv:2306.04879),
+    which orders layers by an augmented Hessian. Departs from it in that the table orders them, by
+    what their cheapest precision loses above the best, and in that the budgets end it; ``mpq
+    search --max-accuracy-drop`` bisects on a measured accuracy, as they do. The order is the
+    same for all budgets, whatever a layer costs: hence a baseline.
+    """
+
+    name: ClassVar[str] = "bisection"
+    takes_interactions: ClassVar[bool] = False
+    takes_pairs: ClassVar[bool] = False
+    summary: ClassVar[str] = "baseline: least sensitive layers first (Augmenting Hessians)"
+
+    def solve(self, problem: Problem) -> Solution:
+        """See ``Solver.solve``; several budgets may leave it without an answer.
+
+        Raises:
+            InputError: If the problem has interactions or costs of pairs of layers.
+        """
+        return solved_by(_bisected, problem, self.name)
+
+
+def _bisected(reduced: Reduced) -> Choice:
+    cost = np.where(reduced.usable, reduced.excess.sum(axis=0), np.inf)
+    num_usable = reduced.usable.sum(axis=1)
+    by_cost = np.argsort(cost, axis=1, kind="stable")  # [G, B], usable cells first
+    rows = np.arange(len(cost))
+    least_sensitive = np.argsort(reduced.rise[rows, by_cost[:, 0]], kind="stable")
+
+    def at_level(level: int) -> Choice:
+        return np.asarray(by_cost[rows, np.maximum(num_usable - 1 - level, 0)])
+
+    levels = range(cost.shape[1])
+    level = next((n for n in levels if (reduced.used(at_level(n)) <= 1).all()), levels[-1])
+    before, after = at_level(max(level - 1, 0)), at_level(level)
+
+    def lowered(count: int) -> Choice:
+        choice = before.copy()
+        choice[least_sensitive[:count]] = after[least_sensitive[:count]]
+        return choice
+
+    few, many = 0, len(rows)
+    while few < many:
+        middle = (few + many) // 2
+        if (reduced.used(lowered(middle)) <= 1).all():
+            many = middle
+        else:
+            few = middle + 1
+    return lowered(many)

@@ -1,0 +1,246 @@
+"""What solvers of measured losses share: their interface, and the loop over batches of trials."""
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, Self, final
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq._support.progress import track
+from mpq.errors import InputError, SolverError
+from mpq.problem.problem import Choice, Problem
+from mpq.problem.solution import Solution, Status
+from mpq.solvers._base import Solver
+from mpq.solvers.additive.default import solve_additive
+from mpq.solvers.black_box import seeds
+from mpq.solvers.black_box.population import Array, Choices, Space, nondominated
+from mpq.solvers.black_box.study import Store, TrialLog, Trials
+
+Objective = Callable[[npt.NDArray[np.intp]], npt.NDArray[np.float64]]
+"""Losses ``[P]`` of ``P`` assignments at once, ``[P, L]`` columns per layer."""
+
+_TIE = 1e-12
+"""Relative distance of losses below which the problem's own arithmetic decides."""
+
+
+class MeasuringSolver(Solver):
+    """A solver for losses that are neither a sum nor a quadratic form, such as the measured one.
+
+    Without an objective it minimises the problem's own predicted loss.
+    """
+
+    @property
+    @abstractmethod
+    def is_measured(self) -> bool:
+        """Whether the loss is to be measured; ``mpq.search`` then calls ``measuring``."""
+
+    @abstractmethod
+    def measuring(self, objective: Objective) -> Self:
+        """The same solver with the loss that it minimises.
+
+        Args:
+            objective: Losses ``[P]`` of a batch of assignments ``[P, L]``; never more at once than
+                the solver's ``batch_size``, and none that breaks a budget.
+        """
+
+
+class Propose(Protocol):
+    """How a search goes on after some trials."""
+
+    def __call__(self, trials: Trials, rng: np.random.Generator, count: int) -> Choices:
+        """``count`` or more assignments ``[P, G]`` within the budgets, the most promising first."""
+        ...
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One search: what is minimised, from where, and where its trials are kept.
+
+    Only assignments within the budgets are evaluated, and none twice: costs are known before.
+
+    The options were checked by the solver that has them.
+
+    Args:
+        name: The solver's.
+        problem: What to solve.
+        is_measured: Whether there has to be an objective.
+        objective: Of a batch; ``None``: the problem's own loss.
+        seed: Of every draw.
+        num_trials: Evaluations in all, those that the storage already holds included.
+        batch_size: Evaluations at once, at most.
+        is_seeded: Whether the search begins at the solved assignments.
+        starts: Further assignments ``[L]`` to begin at.
+        storage: A path or a database URL; empty: in memory.
+        study: Name in the storage.
+        num_seeds: Solved assignments to begin at: those of the least predicted loss; ``None``: all.
+        has_costs: Whether what the budgets count are objectives beside the loss.
+    """
+
+    name: str
+    problem: Problem
+    is_measured: bool
+    objective: Objective | None
+    seed: int
+    num_trials: int
+    batch_size: int
+    is_seeded: bool
+    starts: Sequence[Sequence[int]]
+    storage: str
+    study: str
+    num_seeds: int | None
+    has_costs: bool = False
+
+    def __post_init__(self) -> None:
+        if self.is_measured and self.objective is None:
+            raise InputError("is_measured=true needs a network: use it through mpq.search")
+
+    def solve(self, propose: Callable[[Space], Propose]) -> Solution:
+        """The best trial; an infeasible problem is recognised exactly."""
+        start = time.perf_counter()
+        exact = solve_additive(self.problem)
+        if exact.choice is None:
+            return replace(exact, solver=self.name)
+        best = self._best(self._trials(propose, exact.choice), exact)
+        return replace(best, seconds=time.perf_counter() - start)
+
+    def front(self, propose: Callable[[Space], Propose]) -> list[tuple[Choice, Array]]:
+        """Choice ``[L]`` and values ``[K]`` of the trials that none other betters."""
+        exact = solve_additive(self.problem)
+        if exact.choice is None:
+            return []
+        trials = self._trials(propose, exact.choice)
+        first = np.flatnonzero(nondominated(trials.values))
+        first = first[np.lexsort(trials.values[first].T[::-1])]
+        layers = Space.of(self.problem).layers(trials.choices[first])
+        return list(zip(layers, trials.values[first], strict=True))
+
+    def _trials(self, propose: Callable[[Space], Propose], exact: Choice) -> Trials:
+        space = Space.of(self.problem, is_informed=self.is_seeded or bool(self.starts))
+        num_values = 1 + (len(self.problem.budgets) if self.has_costs else 0)
+        is_measured = self.objective is not None
+        begin = self._begin(space, exact)
+        store = Store.open(self.storage, self.study, space, num_values, is_measured)
+        log = TrialLog(space.num_groups, num_values)
+        batches = self._batches(space, log, store, begin, propose(space))
+        for _ in track(batches, f"{self.name} search", total=self.num_trials):
+            pass
+        return log.all()
+
+    def _begin(self, space: Space, exact: Choice) -> Choices:
+        """``[P, G]`` the assignments to begin at."""
+        given = seeds.given(space, self.starts, self.name)
+        if not self.is_seeded:
+            return given
+        rng = np.random.default_rng([self.seed, 0])
+        solved = seeds.solved(space, exact, rng)
+        if self.num_seeds is not None:
+            guess = predicted(self.problem.additive())(space.layers(solved))
+            solved = solved[np.argsort(guess, kind="stable")[: self.num_seeds]]
+        # Processes that share a study begin at different seeds, but for the first.
+        solved[1:] = rng.permutation(solved[1:])
+        return np.concatenate([solved[:1], given, solved[1:]])
+
+    def _batches(
+        self, space: Space, log: TrialLog, store: Store, begin: Choices, propose: Propose
+    ) -> Iterator[int]:
+        """Evaluates batch after batch; one item for every trial."""
+        evaluate = self._evaluation(space)
+        store.read(log)
+        yield from range(min(len(log), self.num_trials))
+        while (missing := self.num_trials - len(log)) > 0:
+            batch = self._next(log, begin, propose)[:missing]
+            if not len(batch):
+                return  # there is nothing left that was not tried
+            store.write(log, batch, evaluate(batch))
+            yield from range(len(batch))
+
+    def _next(self, log: TrialLog, begin: Choices, propose: Propose) -> Choices:
+        """``[P, G]`` assignments that nobody has tried.
+
+        They depend on the seed and on whole batches of earlier trials only, so that a search that
+        ended within a batch goes on as if it had not.
+        """
+        whole = len(log) - len(log) % self.batch_size
+        for known in dict.fromkeys((whole, len(log))):
+            earlier = log.first(known)
+            batch = earlier.unknown(begin)[: self.batch_size]
+            if len(batch) < self.batch_size:
+                rng = np.random.default_rng([self.seed, 1, known])
+                more = propose(earlier, rng, self.batch_size)
+                batch = earlier.unknown(np.concatenate([batch, more]))[: self.batch_size]
+            fresh = log.all().unknown(batch)
+            if len(fresh):
+                return fresh
+        return begin[:0]
+
+    def _evaluation(self, space: Space) -> Callable[[Choices], Array]:
+        """Values ``[P, K]`` of choices ``[P, G]``: the loss, then what each budget counts."""
+        objective = predicted(self.problem) if self.objective is None else self.objective
+        grouped = self.problem.grouped
+        groups = np.arange(space.num_groups)
+
+        def evaluate(choices: Choices) -> Array:
+            layers = space.layers(choices)
+            losses = np.asarray(objective(layers.copy()), dtype=np.float64)
+            if losses.shape != (len(choices),):
+                raise InputError(
+                    f"{self.name}: an objective returns one loss for each of the {len(choices)} "
+                    f"assignments of a batch; got the shape {losses.shape}"
+                )
+            if np.isnan(losses).any():
+                first = layers[np.isnan(losses)][0].tolist()
+                raise SolverError(f"{self.name}: the loss of the assignment {first} is nan")
+            if not self.has_costs:
+                return losses[:, None]
+            used = grouped.costs[:, groups, choices].sum(axis=2).T  # [P, R]
+            return np.column_stack([losses, used + grouped.couplings.cost(choices)[:, 1:]])
+
+        return evaluate
+
+    def _best(self, trials: Trials, exact: Solution) -> Solution:
+        grouped, losses = self.problem.grouped, trials.values[:, 0]
+        is_predicted = self.objective is None
+        found: tuple[float, Choice] | None = None
+        for row in np.argsort(losses, kind="stable"):
+            if found is not None and losses[row] > found[0] + _TIE * abs(found[0]):
+                break
+            choice = grouped.expand(trials.choices[row])
+            # What another process wrote into the study is checked like the rest.
+            if not self.problem.is_feasible(choice):
+                continue
+            loss = self.problem.loss_of(choice) if is_predicted else float(losses[row])
+            found = (loss, choice) if found is None or loss < found[0] else found
+        if found is None:
+            return Solution(Status.UNKNOWN, None, float("nan"), None, self.name, 0.0)
+        loss, choice = found
+        # The additive bound says nothing of a loss that is not additive.
+        is_additive = is_predicted and self.problem.interactions is None
+        bound = min(exact.bound, loss) if is_additive and exact.bound is not None else None
+        status = Status.OPTIMAL if bound == loss else Status.FEASIBLE
+        return Solution(status, choice, loss, bound, self.name, 0.0)
+
+
+def predicted(problem: Problem) -> Objective:
+    """The problem's own loss of a batch, up to the order of its sums."""
+    table, interactions = problem.loss.values, problem.interactions
+    every, row_of = np.arange(len(table)), {name: i for i, name in enumerate(problem.loss.layers)}
+
+    def losses(choices: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+        additive = table[every, choices].sum(axis=1) + problem.loss.constant
+        for pair in problem.loss.pairs:
+            first, second = choices[:, row_of[pair.first]], choices[:, row_of[pair.second]]
+            additive += pair.values[first, second]
+        if interactions is None:
+            return np.asarray(additive)
+        sums = np.zeros((len(interactions.factor), len(choices)))  # [S, P]
+        for layer, columns in enumerate(choices.T):
+            sums += interactions.factor[:, layer, columns]
+        together = 0.5 * (sums**2).mean(axis=0)
+        alone = interactions.alone[every, choices].sum(axis=1)
+        return np.asarray(additive + (1 - interactions.shrinkage) * (together - alone))
+
+    return losses

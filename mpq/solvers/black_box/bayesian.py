@@ -1,0 +1,142 @@
+"""Bayesian solver: optuna's TPE for losses that take long to measure."""
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar, Self, final
+
+import numpy as np
+
+from mpq.errors import InputError
+from mpq.problem.problem import Problem
+from mpq.problem.solution import Solution
+from mpq.solvers.black_box._base import MeasuringSolver, Objective, Run
+from mpq.solvers.black_box.population import Choices, Space
+from mpq.solvers.black_box.study import Trials, quiet
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@final
+@dataclass(frozen=True)
+class Bayesian(MeasuringSolver):
+    """Asks optuna's tree-structured Parzen estimator what to measure next; proves nothing itself.
+
+    TPE (Bergstra et al. 2011; multivariate as in Falkner et al. 2018, arXiv:1807.01774) with a
+    constant liar within a batch. Departs from it by the solved assignments in the first batch, and
+    by repairing suggestions that break a budget: costs are known before anything is measured.
+
+    The sampler works in memory, with a parameter for each group; the storage takes whole
+    assignments, as ``Evolutionary`` writes them, so that the three solvers of measured losses may
+    go on where one of them ended.
+
+    Args:
+        num_trials: Evaluations in all, seeds and those that the storage holds included.
+        batch_size: Suggestions evaluated at once.
+        seed: Of every random draw.
+        is_seeded: Whether the search begins at the solved assignments, or at random.
+        is_measured: As for ``Evolutionary``.
+        storage: As for ``Evolutionary``.
+        study: As for ``Evolutionary``.
+        starts: Further assignments to begin at, ``[L]`` columns each.
+        objective: Losses of a batch; ``None``: the problem's own.
+    """
+
+    name: ClassVar[str] = "bayesian"
+    summary: ClassVar[str] = "TPE (optuna), for measured losses that take long; no proof"
+
+    num_trials: int = 200
+    batch_size: int = 10
+    seed: int = 0
+    is_seeded: bool = True
+    is_measured: bool = False
+    storage: str = ""
+    study: str = "mpq"
+    starts: tuple[tuple[int, ...], ...] = ()
+    objective: Objective | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if min(self.num_trials, self.batch_size) < 1 or self.seed < 0:
+            raise InputError(
+                "bayesian needs num_trials >= 1, batch_size >= 1 and seed >= 0; got "
+                f"{self.num_trials}, {self.batch_size} and {self.seed}"
+            )
+
+    def measuring(self, objective: Objective) -> Self:
+        """See ``MeasuringSolver.measuring``."""
+        return replace(self, objective=objective)
+
+    def solve(self, problem: Problem) -> Solution:
+        """See ``Solver.solve``; infeasible problems are recognised exactly.
+
+        Raises:
+            InputError: If the loss is to be measured and there is no objective that measures it,
+                or the storage cannot be used.
+            MismatchError: If the study belongs to another problem.
+            SolverError: If the storage fails on the way, or a loss is ``nan``.
+        """
+        run = Run(
+            self.name, problem, self.is_measured, self.objective, self.seed, self.num_trials,
+            self.batch_size, self.is_seeded, self.starts, self.storage, self.study,
+            num_seeds=self.batch_size,
+        )  # fmt: skip
+        return run.solve(_Suggestions)
+
+
+@final
+class _Suggestions:
+    """What TPE suggests after the trials so far.
+
+    Args:
+        space: Of the problem.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._space = space
+        self._told = 0
+        self._study: optuna.Study | None = None
+
+    def __call__(self, trials: Trials, rng: np.random.Generator, count: int) -> Choices:
+        """See ``Propose``; random assignments until there is one trial."""
+        with quiet():
+            asked = self._asked(trials, int(rng.integers(2**32)), count, rng)
+        fixed = self._space.repaired(asked, rng)
+        suggested = fixed[self._space.within(fixed)]
+        # Where TPE suggests what is known already, neighbours of that and random ones step in.
+        near = self._space.children(suggested, count, rng) if len(suggested) else suggested
+        return np.concatenate([suggested, near, self._space.random(2 * count, rng)])
+
+    def _asked(self, trials: Trials, seed: int, count: int, rng: np.random.Generator) -> Choices:
+        """``[count, G]`` as the sampler wants them, budgets aside."""
+        import optuna
+
+        study = self._filled(trials)
+        # A new sampler for each batch: what it draws depends on the trials and the seed alone.
+        study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=1)
+        asked = [study.ask() for _ in range(count)]
+        choices = self._space.drawn(count, rng)
+        for row, trial in enumerate(asked):
+            for group, column in trial.relative_params.items():
+                choices[row, int(group)] = column
+        for trial in asked:
+            # A failed trial is as good as deleted: it is the repaired one that is evaluated.
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        return choices
+
+    def _filled(self, trials: Trials) -> "optuna.Study":
+        """The study in memory, with all trials."""
+        import optuna
+
+        if self._study is None or self._told > len(trials):
+            self._study, self._told = optuna.create_study(direction="minimize"), 0
+        spaces: dict[str, optuna.distributions.BaseDistribution] = {
+            str(group): optuna.distributions.CategoricalDistribution(np.flatnonzero(row).tolist())
+            for group, row in enumerate(self._space.problem.grouped.allowed)
+        }
+        for choice, values in zip(
+            trials.choices[self._told :].tolist(), trials.values[self._told :].tolist(), strict=True
+        ):
+            params = {str(group): column for group, column in enumerate(choice)}
+            trial = optuna.create_trial(value=values[0], params=params, distributions=spaces)
+            self._study.add_trial(trial)
+        self._told = len(trials)
+        return self._study

@@ -1,0 +1,291 @@
+"""Trials as arrays, and as an optuna study that several processes may share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Self, final
+
+import numpy as np
+
+from mpq.errors import (
+    FileFormatError,
+    InputError,
+    MismatchError,
+    MissingDependencyError,
+    SolverError,
+)
+from mpq.problem.problem import Problem
+from mpq.solvers.black_box.population import Array, Choices, Space
+
+if TYPE_CHECKING:
+    import optuna
+
+_CHOICE = "mpq:choice"
+_PROBLEM = "mpq:problem"
+_SAME_LOSS = 1e-3
+"""Relative difference of losses that two machines may have estimated from the same data."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """What was evaluated.
+
+    Args:
+        choices: ``[T, G]``.
+        values: ``[T, K]``: the loss, then, if they are objectives, what every budget counts.
+        numbers: Of every choice, as bytes, the number of the first trial that had it.
+    """
+
+    choices: Choices
+    values: Array
+    numbers: dict[bytes, int]
+
+    def __len__(self) -> int:
+        return len(self.choices)
+
+    def unknown(self, choices: Choices) -> Choices:
+        """Those of ``choices [P, G]`` that none of these trials had, each once."""
+        rows = {choice.tobytes(): row for row, choice in enumerate(choices[::-1])}
+        end = len(choices) - 1
+        new = [
+            end - row for key, row in rows.items() if self.numbers.get(key, len(self)) >= len(self)
+        ]
+        return choices[sorted(new)]
+
+
+@final
+class TrialLog:
+    """Trials in the order in which they were written; grows.
+
+    Args:
+        num_groups: ``G``.
+        num_values: ``K``.
+    """
+
+    def __init__(self, num_groups: int, num_values: int) -> None:
+        self._choices = np.empty((64, num_groups), dtype=np.intp)
+        self._values = np.empty((64, num_values))
+        self._numbers: dict[bytes, int] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def first(self, count: int) -> Trials:
+        """The oldest trials."""
+        return Trials(self._choices[:count], self._values[:count], self._numbers)
+
+    def all(self) -> Trials:
+        """Every trial."""
+        return self.first(self._count)
+
+    def append(self, choices: Choices, values: Array) -> None:
+        """Adds trials ``[P, G]`` with their values ``[P, K]``."""
+        end = self._count + len(choices)
+        while end > len(self._choices):
+            self._choices = np.concatenate([self._choices, np.empty_like(self._choices)])
+            self._values = np.concatenate([self._values, np.empty_like(self._values)])
+        self._choices[self._count : end] = choices
+        self._values[self._count : end] = values
+        for number, choice in enumerate(self._choices[self._count : end], start=self._count):
+            self._numbers.setdefault(choice.tobytes(), number)
+        self._count = end
+
+
+@final
+class Store:
+    """Where trials are kept: in memory, or in an optuna study.
+
+    A trial is written once it is finished, by one ``add_trial`` with the whole assignment as one
+    attribute: with a parameter for each layer, storages take far longer.
+
+    Args:
+        space: Of the problem.
+        storage: As the user wrote it.
+        study: ``None``: in memory, without optuna.
+    """
+
+    def __init__(self, space: Space, storage: str, study: "optuna.Study | None") -> None:
+        self._space = space
+        self._storage = storage
+        self._study = study
+        self._seen = 0
+
+    @classmethod
+    def open(
+        cls, storage: str, name: str, space: Space, num_values: int, is_measured: bool
+    ) -> Self:
+        """Creates the study, or finds it again.
+
+        Args:
+            storage: A path or a database URL; empty: in memory.
+            name: The study's.
+            space: Of the problem.
+            num_values: ``K`` objectives.
+            is_measured: Whether the first is measured, not predicted.
+
+        Raises:
+            InputError: If the storage cannot be opened, or is no journal.
+            MismatchError: If the study is of another problem.
+            MissingDependencyError: If the database's driver is not installed.
+        """
+        if not storage:
+            return cls(space, storage, None)
+        with quiet(), _reported(storage, InputError):
+            study = _opened(storage, name, num_values)
+            _check(study, name, space.problem, num_values, is_measured)
+        return cls(space, storage, study)
+
+    def read(self, log: TrialLog) -> None:
+        """Appends what this or another process has written since the last call.
+
+        Raises:
+            SolverError: If the storage cannot be read any more.
+        """
+        if self._study is None:
+            return
+        with _reported(self._storage, SolverError):
+            trials = self._study.get_trials(deepcopy=False)
+            new = [t for t in trials[self._seen :] if t.values and _CHOICE in t.user_attrs]
+            choices = self._parsed([trial.user_attrs[_CHOICE] for trial in new])
+        self._seen = len(trials)
+        if new:
+            log.append(choices, np.array([trial.values for trial in new]))
+
+    def _parsed(self, texts: list[str]) -> Choices:
+        """``[P, G]``; what somebody else wrote is not taken on trust."""
+        layers = np.array([text.split(",") for text in texts], dtype=np.intp)
+        layers = layers.reshape(len(texts), len(self._space.group_of))
+        choices = self._space.groups(layers)
+        allowed = self._space.problem.grouped.allowed[np.arange(self._space.num_groups), choices]
+        if not allowed.all() or (choices < 0).any():
+            raise ValueError("a trial has a precision that is not allowed")
+        return choices
+
+    def write(self, log: TrialLog, choices: Choices, values: Array) -> None:
+        """Keeps finished trials ``[P, G]`` with values ``[P, K]``, and appends them.
+
+        Raises:
+            SolverError: If the storage cannot be written any more.
+        """
+        if self._study is None:
+            log.append(choices, values)
+            return
+        from optuna.trial import create_trial
+
+        layers = self._space.layers(choices)
+        with _reported(self._storage, SolverError):
+            for columns, row in zip(layers.tolist(), values.tolist(), strict=True):
+                text = ",".join(map(str, columns))
+                self._study.add_trial(create_trial(values=row, user_attrs={_CHOICE: text}))
+        self.read(log)
+
+
+def _opened(storage: str, name: str, num_values: int) -> "optuna.Study":
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    scheme, colon, rest = storage.partition(":")
+    is_url = bool(colon) and len(scheme) > 1  # one letter is a drive
+    if is_url and (scheme.startswith("redis") or not rest.startswith("//")):
+        raise InputError(
+            f"storage {storage!r}: expected a path such as search.log, or a database URL such as "
+            "sqlite:///search.db"
+        )
+    kept = storage if is_url else JournalStorage(JournalFileBackend(storage))
+    return optuna.create_study(
+        storage=kept, study_name=name, directions=["minimize"] * num_values, load_if_exists=True
+    )
+
+
+def _check(
+    study: "optuna.Study", name: str, problem: Problem, num_values: int, is_measured: bool
+) -> None:
+    """Claims a new study for the problem; refuses one of another."""
+    digest, losses = _digest(problem, is_measured), _loss_by_layer(problem)
+    if not study.user_attrs and not study.get_trials(deepcopy=False):
+        # In one piece: another process must not see half of it.
+        study.set_user_attr(_PROBLEM, {"digest": digest, "losses": losses})
+    held = study.user_attrs.get(_PROBLEM, {})  # another process may have been first
+    wrong = ""
+    if held.get("digest") != digest:
+        wrong = "other layers, precisions, budgets, limits, or kind of loss"
+    elif not np.allclose(held["losses"], losses, rtol=_SAME_LOSS, atol=0):
+        wrong = "another predicted loss: another network, other data or another estimator"
+    elif len(study.directions) != num_values:
+        wrong = f"{len(study.directions)} objectives instead of {num_values}"
+    if wrong:
+        raise MismatchError(
+            f"the study {name!r} belongs to another problem ({wrong}); give this one a study of "
+            "its own: another study name or another storage"
+        )
+
+
+def _digest(problem: Problem, is_measured: bool) -> str:
+    """Of everything that is the same on every machine, to the last bit."""
+    grouped = problem.grouped
+    words = [*problem.loss.layers, *map(str, problem.loss.precisions), str(is_measured)]
+    words += [f"{b.table.name} {b.table.unit}" for b in problem.budgets]
+    words.append(str(grouped.members))
+    found = sha256("\n".join(words).encode())
+    couplings = grouped.couplings
+    pairs = (couplings.first, couplings.second, couplings.values) if len(couplings) else ()
+    for array in (grouped.costs, grouped.limits, grouped.allowed, *pairs):
+        found.update(array.tobytes())
+    if not is_measured and problem.interactions is not None:
+        found.update(problem.interactions.factor.tobytes())
+        found.update(repr(problem.interactions.shrinkage).encode())
+    return found.hexdigest()
+
+
+def _loss_by_layer(problem: Problem) -> list[float]:
+    """Size of every group's predicted losses; estimates differ in their last digits by machine."""
+    grouped = problem.grouped
+    return [float(x) for x in np.where(grouped.allowed, np.abs(grouped.loss), 0.0).sum(axis=1)]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna says nothing below a warning; afterwards it is as it was."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(before, optuna.logging.WARNING))
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+@contextmanager
+def _reported(storage: str, kind: type[InputError] | type[SolverError]) -> Iterator[None]:
+    """What optuna, SQLAlchemy and the file system raise, in the user's words."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except InputError:
+        raise
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"storage {storage!r}: the database's driver is not installed ({error})"
+        ) from error
+    except (SQLAlchemyError, StorageInternalError, OSError, RuntimeError) as error:
+        raise kind(
+            f"storage {storage!r} cannot be used: {_first_line(error)}; give a path such as "
+            "search.log, or a database URL such as sqlite:///search.db"
+        ) from error
+    # A journal of other lines than optuna's ends in one of these, whichever line comes first.
+    except (ValueError, LookupError, TypeError, AssertionError, AttributeError) as error:
+        raise FileFormatError(
+            f"storage {storage!r} is no journal of optuna's, or is damaged "
+            f"({_first_line(error)}); give another path"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

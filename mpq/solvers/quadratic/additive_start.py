@@ -1,0 +1,33 @@
+"""What the solvers of interactions share: the additive answer, from which each of them begins."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from threadpoolctl import threadpool_limits
+
+from mpq.problem.problem import Problem
+from mpq.problem.solution import Solution
+from mpq.solvers.additive.default import solve_additive
+
+
+def from_additive(
+    problem: Problem, name: str, search: Callable[[Problem, Solution], Solution]
+) -> Solution:
+    """The additive answer where there is no more to say, else what a search makes of it.
+
+    Linear algebra runs on one thread: with a few hundred rows, threads only wait for each other.
+
+    Args:
+        problem: With interactions, or without.
+        name: Of the solver.
+        search: Takes the problem, with interactions that are not shrunk away, and the additive
+            solution, which has an assignment.
+    """
+    start = time.perf_counter()
+    with threadpool_limits(1, user_api="blas"):
+        exact, interactions = solve_additive(problem), problem.interactions
+        if exact.choice is None or interactions is None or interactions.shrinkage == 1:
+            return replace(exact, solver=f"{name} ({exact.solver})")
+        found = search(problem, exact)
+    return replace(found, seconds=time.perf_counter() - start)

@@ -1,0 +1,132 @@
+"""What is proved of a problem with interactions, given an assignment that is known."""
+
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import final
+
+import numpy as np
+
+from mpq.problem.problem import Problem
+from mpq.solvers.quadratic.doubly_nonnegative import Tightened, tightened, without_iteration
+from mpq.solvers.quadratic.moves import Quadratic
+from mpq.solvers.quadratic.subproblem import Subproblem
+
+MAX_MOVES = 1500
+"""Above, a single iteration of the relaxation takes seconds and gigabytes."""
+MAX_ENUMERATED = 20_000
+"""Assignments that are rather tried than bounded."""
+_ROUNDING = 1e-9
+"""Relative difference at which two losses are equal."""
+_ROUND = 50
+"""Iterations between two looks at what can be ruled out."""
+_PATIENCE = 2
+"""Rounds in which little changes before a subproblem is given up."""
+
+
+@final
+@dataclass(frozen=True)
+class Scale:
+    """The unit in which subproblems are solved.
+
+    Args:
+        unit: In the loss table's unit: what the simple bound leaves open.
+        gap: Of the loss of the known assignment, that need not be closed.
+    """
+
+    unit: float
+    gap: float = 0.0
+
+    @classmethod
+    def of(cls, loss: float, simple: float, gap: float = 0.0) -> "Scale":
+        """From a known loss and the simple bound."""
+        unit = max(loss - simple, _ROUNDING * abs(loss))
+        # A loss of 0 with a bound of 0 leaves nothing open in whatever unit.
+        return cls(unit if unit > 0 else 1.0, gap)
+
+    def cutoff(self, loss: float) -> float:
+        """In units: what an assignment must lose less than to matter."""
+        rounding = _ROUNDING * max(abs(loss), self.unit)
+        return (loss - max(self.gap * abs(loss), rounding)) / self.unit
+
+
+def simple_bound(problem: Problem, quadratic: Quadratic, additive: float | None) -> float:
+    r"""No assignment loses less, because the quadratic term is never below 0.
+
+    The share :math:`\lambda` of the bound of the additive problem, and what a table that is not
+    that of the interactions' diagonal adds at least.
+    """
+    assert problem.interactions is not None
+    share = problem.interactions.shrinkage
+    floor = float(np.minimum.reduceat(quadratic.linear, quadratic.starts).sum())
+    if additive is None:
+        return floor
+    loss = problem.grouped.loss[quadratic.group, quadratic.column]
+    beside = np.minimum.reduceat(quadratic.linear - share * loss, quadratic.starts)
+    return max(floor, share * additive + float(beside.sum()))
+
+
+def opened(quadratic: Quadratic, scale: Scale, cutoff: float) -> Tightened:
+    """The whole problem, without what is too bad alone."""
+    whole = Subproblem.of(quadratic, scale.unit)
+    none = np.zeros(len(whole.group), dtype=np.bool_)
+    problem = whole.ruled_out(none, np.zeros_like(whole.forbidden))
+    if problem is None:
+        return Tightened(None, cutoff, np.empty(0))
+    if not len(problem.group):
+        return Tightened(problem, problem.constant, np.empty(0))
+    return without_iteration(problem, cutoff)
+
+
+def pursued(
+    node: Tightened, cutoff: float, work: float = math.inf, deadline: float = math.inf
+) -> Tightened:
+    """Rounds of tightening, until little changes or little is left.
+
+    Args:
+        node: Where to begin.
+        cutoff: In units.
+        work: Iterations times the cubed number of cells.
+        deadline: Of ``time.perf_counter``.
+    """
+    idle = 0
+    while node.problem is not None and node.problem.num_assignments > MAX_ENUMERATED:
+        size = len(node.problem.group)
+        work -= _ROUND * size**3
+        if work < 0 or idle == _PATIENCE or time.perf_counter() > deadline:
+            break
+        found = tightened(node.problem, cutoff, _ROUND, deadline)
+        is_closer = cutoff - found.bound < 0.9 * (cutoff - node.bound)
+        is_smaller = found.problem is not None and len(found.problem.group) < 0.95 * size
+        idle = 0 if is_closer or is_smaller else idle + 1
+        # What held for more assignments holds for fewer.
+        node = replace(found, bound=max(found.bound, node.bound))
+    return node
+
+
+def lower_bound(
+    problem: Problem, quadratic: Quadratic, loss: float, additive: float | None, work: float
+) -> float:
+    """No assignment loses less; the given loss itself if that is proved.
+
+    Args:
+        problem: With interactions.
+        quadratic: Of the problem.
+        loss: Of a known assignment.
+        additive: Bound of the problem without interactions, or ``None``.
+        work: See ``pursued``.
+    """
+    simple = simple_bound(problem, quadratic, additive)
+    scale = Scale.of(loss, simple)
+    cutoff = scale.cutoff(loss)
+    if simple >= cutoff * scale.unit:
+        return loss
+    if len(quadratic.group) > MAX_MOVES:
+        return simple
+    node = pursued(opened(quadratic, scale, cutoff), cutoff, work)
+    bound = node.bound
+    if node.problem is not None and node.problem.num_assignments <= MAX_ENUMERATED:
+        bound = float(node.problem.enumerated()[0].min())
+    if node.problem is None or bound >= cutoff:
+        return loss
+    return max(simple, bound * scale.unit)

@@ -1,0 +1,282 @@
+"""Local search for losses with interactions: exchanges of one or two precisions at a time."""
+
+import math
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, final
+
+import numpy as np
+
+from mpq._support.progress import track
+from mpq.errors import InputError
+from mpq.problem.problem import Choice, Problem
+from mpq.problem.solution import Solution, Status
+from mpq.solvers._base import Solver
+from mpq.solvers.quadratic.additive_start import from_additive
+from mpq.solvers.quadratic.bound import lower_bound
+from mpq.solvers.quadratic.moves import Array, Indices, Quadratic
+
+_MAX_PAIRED = 600
+"""Moves (groups times precisions) among which all pairs are tried at once."""
+_NUM_SHAKEN = (3, 13)
+"""Random changes before each descent: at least, and fewer than."""
+_ACCEPTED = 0.02
+"""By how much a descent may at first end worse than the last, and still be gone on from."""
+_WORK = 1.2e9
+"""On the bound: iterations times the cubed number of moves, which takes about a second."""
+
+
+@final
+@dataclass(frozen=True)
+class LocalSearch(Solver):
+    r"""Improves the exact additive answer where errors of different layers add up or cancel.
+
+    The loss is a convex quadratic of the one-hot choice ``x``,
+
+    .. math:: D(x) = s^T x + \tfrac12 (1 - \lambda) \, (x^T G x - \mathrm{diag}(G)^T x),
+        \quad G = R^T R / S
+
+    so that with :math:`h = G x` the change of any single move, and of any pair of moves, is a few
+    additions. The best move, or else the best pair, within the budgets is taken until none lowers
+    the loss; then random layers are changed and the descent begins anew (iterated local search,
+    Lourenco et al. 2003, doi:10.1007/0-306-48056-5_11), from the last answer unless that was worse
+    by more than a share of the loss, which falls to 0. Of more than 600 moves, pairs
+    are sought among those of random groups at a time. A loss without interactions is already
+    solved. The bound is the better of two relaxations: that of the additive problem, and for up to
+    some 300 moves about a second of the one that ``branch-and-bound`` solves to the end.
+
+    Args:
+        num_restarts: Descents after the first.
+        seed: Of the random changes.
+    """
+
+    name: ClassVar[str] = "local-search"
+    summary: ClassVar[str] = "exchanges from the additive optimum, for interactions; with a bound"
+
+    num_restarts: int = 400
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_restarts < 0 or self.seed < 0:
+            raise InputError(
+                f"local-search needs num_restarts >= 0 and seed >= 0; got {self.num_restarts} and "
+                f"{self.seed}"
+            )
+
+    def solve(self, problem: Problem) -> Solution:
+        """See ``Solver.solve``; infeasible problems are recognised exactly."""
+        return from_additive(problem, self.name, self._search)
+
+    def _search(self, problem: Problem, exact: Solution) -> Solution:
+        assert exact.choice is not None
+        quadratic = Quadratic.of(problem)
+        layers = improved(problem, quadratic, exact.choice, self.num_restarts, self.seed)
+        loss = problem.loss_of(layers)
+        bound = lower_bound(problem, quadratic, loss, exact.bound, _WORK)
+        status = Status.OPTIMAL if bound == loss else Status.FEASIBLE
+        return Solution(status, layers, loss, bound, self.name, 0.0)
+
+
+def improved(
+    problem: Problem,
+    quadratic: Quadratic,
+    layers: Choice,
+    num_restarts: int,
+    seed: int,
+    deadline: float = math.inf,
+) -> Choice:
+    """An assignment ``[L]`` within the budgets that loses no more than the given one.
+
+    Args:
+        problem: With interactions.
+        quadratic: Of the problem.
+        layers: ``[L]`` within the budgets.
+        num_restarts: Descents after the first.
+        seed: Of the random changes.
+        deadline: Of ``time.perf_counter``, after which no descent begins.
+    """
+    grouped, search = problem.grouped, _Search(quadratic, np.random.default_rng(seed))
+    best = current = search.settled(layers[[rows[0] for rows in grouped.members]])
+    least = now = quadratic.loss(best)
+    for done in track(range(num_restarts), "local search"):
+        if time.perf_counter() > deadline:
+            break
+        found = search.restarted(current)
+        loss = quadratic.loss(found)
+        if loss < now + _ACCEPTED * (1 - (done + 1) / num_restarts) * abs(least):
+            current, now = found, loss
+        if loss < least:
+            best, least = found, loss
+    # Sums in another order may break a limit by a hair: the problem's own arithmetic decides.
+    tried = (grouped.expand(best), layers)
+    return min(filter(problem.is_feasible, tried), key=problem.loss_of)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """What pairs of moves of some groups change beside the two alone.
+
+    Args:
+        quadratic: The problem.
+        some: ``[K]`` moves.
+        gram: ``[K, K]``.
+        same: ``[K, K]`` ``inf`` for two moves of one group, else 0.
+        joint: ``[K, K]`` the change; written over.
+        old: ``[K]`` moves replaced for which ``joint`` holds; written over.
+    """
+
+    quadratic: Quadratic
+    some: Indices
+    gram: Array
+    same: Array
+    joint: Array
+    old: Indices
+
+    @classmethod
+    def of(cls, quadratic: Quadratic, groups: Indices) -> "_Pairs":
+        """Of all moves of some groups."""
+        some = np.flatnonzero(np.isin(quadratic.group, groups))
+        is_all = len(some) == len(quadratic.group)
+        gram = quadratic.gram if is_all else quadratic.rows[some] @ quadratic.rows[some].T
+        group = quadratic.group[some]
+        is_same = np.equal(group[:, None], group[None, :])
+        same = np.where(is_same, np.inf, 0.0)
+        joint, none = np.empty_like(gram), np.full(len(some), -1)
+        return cls(quadratic, some, gram, same, joint, none)
+
+    def best(self, single: Array, extra: Array, room: Array, old: Indices, least: float) -> Indices:
+        """Two groups at once, within the budgets: what one gives the other may take.
+
+        Args:
+            single: ``[M]`` changes of the loss.
+            extra: ``[R, M]`` changes of the costs.
+            room: ``[R]`` what is free.
+            old: ``[M]`` the move that each replaces.
+            least: A change above is none.
+        """
+        some = self.some
+        self._update(old[some])
+        both = self.joint + single[some]
+        both += single[some, None]
+        first, second = np.divmod(np.flatnonzero(both < least), len(some))
+        amounts = extra[:, some]
+        amounts = amounts[:, first] + amounts[:, second]
+        amounts += self.quadratic.beside(some[first], some[second], old)
+        fits = np.all(amounts <= room[:, None], axis=0)
+        first, second = first[fits], second[fits]
+        if not len(first):
+            return first
+        best = int(np.argmin(both[first, second]))
+        return some[[first[best], second[best]]]
+
+    def _update(self, old: Indices) -> None:
+        """Only pairs with a group whose move has changed."""
+        changed = np.flatnonzero(old != self.old)
+        if not len(changed):
+            return
+        self.old[:] = old
+        before = np.searchsorted(self.some, old)
+        rows = self.gram[changed] - self.gram[before[changed]]
+        rows = rows - rows[:, before] + self.same[changed]
+        self.joint[changed] = rows
+        self.joint[:, changed] = rows.T
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """Descents over the moves of a problem.
+
+    Args:
+        quadratic: The problem.
+        rng: Of random changes.
+    """
+
+    quadratic: Quadratic
+    rng: np.random.Generator
+
+    def settled(self, choice: Choice) -> Choice:
+        """Descends until no pair helps; with many moves, until no pair within a random share."""
+        while True:
+            before = choice
+            shares = self._shares(np.array([], dtype=np.intp))
+            for groups in shares:
+                choice = self._descended(choice, self._pairs(groups))
+            if len(shares) == 1 or (choice == before).all():
+                return choice
+
+    def restarted(self, choice: Choice) -> Choice:
+        """A descent from a few random changes."""
+        shaken = self._shaken(choice)
+        groups = self._shares(np.flatnonzero(shaken != choice))[0]
+        return self._descended(shaken, self._pairs(groups))
+
+    @cached_property
+    def _every(self) -> _Pairs:
+        return _Pairs.of(self.quadratic, np.arange(len(self.quadratic.index)))
+
+    def _pairs(self, groups: Indices) -> _Pairs:
+        is_all = len(groups) == len(self.quadratic.index)
+        return self._every if is_all else _Pairs.of(self.quadratic, groups)
+
+    def _shares(self, first: Indices) -> list[Indices]:
+        """All groups, in random shares of few enough moves; some groups are in the first."""
+        count = len(self.quadratic.index)
+        size = max(2, int(_MAX_PAIRED * count / len(self.quadratic.group)))
+        if size >= count:
+            return [np.arange(count)]
+        order = np.concatenate([first, np.setdiff1d(self.rng.permutation(count), first)])
+        order[len(first) :] = self.rng.permutation(order[len(first) :])
+        return np.array_split(order, -(-count // size))
+
+    def _shaken(self, choice: Choice) -> Choice:
+        """The choice with a few groups changed at random, within the budgets."""
+        quadratic, choice = self.quadratic, choice.copy()
+        for _ in range(min(int(self.rng.integers(*_NUM_SHAKEN)), len(choice))):
+            extra, room = self._extra(quadratic.moves(choice))
+            move = self.rng.choice(np.flatnonzero((extra <= room[:, None]).all(axis=0)))
+            choice[quadratic.group[move]] = quadratic.column[move]
+        return choice
+
+    def _descended(self, choice: Choice, pairs: _Pairs) -> Choice:
+        """The best single move, or else the best pair, again and again, until none helps."""
+        quadratic, choice = self.quadratic, choice.copy()
+        # Not that of the loss, which may be 0: rounding errors would go round in circles.
+        least = -1e-12 * float(quadratic.own.max() + np.abs(quadratic.linear).max())
+        while True:
+            held = quadratic.moves(choice)
+            single, (extra, room) = self._changes(held), self._extra(held)
+            moves = _best_single(single, extra, room, least)
+            if not len(moves):
+                moves = pairs.best(single, extra, room, held[quadratic.group], least)
+            if not len(moves):
+                return choice
+            choice[quadratic.group[moves]] = quadratic.column[moves]
+
+    def _changes(self, held: Indices) -> Array:
+        """``[M]`` of the loss by each move alone."""
+        quadratic = self.quadratic
+        old = held[quadratic.group]  # [M] what each move replaces
+        slope = quadratic.rows @ quadratic.rows[held].sum(axis=0) + quadratic.linear
+        exchanged = quadratic.within[np.arange(len(old)), quadratic.column[old]]
+        own = 0.5 * quadratic.own
+        return np.asarray(slope - slope[old] + own + own[old] - exchanged)
+
+    def _extra(self, held: Indices) -> tuple[Array, Array]:
+        """What each move costs beside the one it replaces ``[R, M]``, and what is free ``[R]``."""
+        costs, old = self.quadratic.costs, held[self.quadratic.group]
+        used = costs[:, held].sum(axis=1)
+        if len(self.quadratic.couplings):
+            near = self.quadratic.joint[:, :, held].sum(axis=2)  # [R, M]
+            used = used + 0.5 * near[:, held].sum(axis=1)
+            costs = costs + near
+        return costs - costs[:, old], self.quadratic.limits - used
+
+
+def _best_single(single: Array, extra: Array, room: Array, least: float) -> Indices:
+    """The move within the budgets that lowers the loss most, if one does."""
+    better = np.flatnonzero(single < least)
+    better = better[np.all(extra[:, better] <= room[:, None], axis=0)]
+    return better[np.argsort(single[better], kind="stable")[:1]]

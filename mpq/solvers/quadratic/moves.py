@@ -1,0 +1,127 @@
+"""A problem with interactions as matrices over moves."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq.problem.budget import ROUNDING
+from mpq.problem.couplings import Couplings
+from mpq.problem.problem import Choice, Problem
+
+Array = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Quadratic:
+    r"""The loss and the budgets over ``M`` moves, a move being a group at an allowed precision.
+
+    .. math:: D(x) = c^T x + \tfrac12 \lVert F^T x \rVert^2
+
+    with one move of every group in ``x``: equal to the problem's loss up to rounding.
+
+    Args:
+        rows: ``F [M, S]``, so that ``F F'`` is the Gram matrix times the share of the interactions.
+        linear: ``c [M]`` additive loss, less what the quadratic form counts of single groups.
+        costs: ``[R, M]``.
+        limits: ``[R]``, with the slack that ``Budget.is_met`` gives.
+        group: ``[M]`` of each move, ascending.
+        column: ``[M]`` of each move.
+        index: ``[G, B]`` the move of each cell, -1 where it is not allowed.
+        couplings: What pairs of groups cost besides ``costs``; nothing in the loss.
+    """
+
+    rows: Array
+    linear: Array
+    costs: Array
+    limits: Array
+    group: Indices
+    column: Indices
+    index: Indices
+    couplings: Couplings
+
+    @classmethod
+    def of(cls, problem: Problem) -> "Quadratic":
+        """From a problem with interactions."""
+        grouped, found = problem.grouped, problem.interactions
+        assert found is not None
+        group, column = np.nonzero(grouped.allowed)
+        share = 1 - found.shrinkage
+        moves = found.factor.transpose(1, 2, 0)  # [L, B, S]
+        rows = np.empty((len(group), len(found.factor)))  # [M, S]
+        alone = np.empty(len(group))
+        for one, members in enumerate(map(list, grouped.members)):
+            cells = group == one
+            rows[cells] = moves[members].sum(axis=0, dtype=np.float64)[column[cells]]
+            alone[cells] = found.alone[members].sum(axis=0)[column[cells]]
+        rows *= np.sqrt(share / len(found.factor))
+        linear = grouped.loss[group, column] - share * alone
+        limits = grouped.limits * (1 + ROUNDING * np.sign(grouped.limits))
+        index = np.full(grouped.allowed.shape, -1, dtype=np.intp)
+        index[group, column] = np.arange(len(group))
+        costs = grouped.costs[:, group, column]
+        return cls(rows, linear, costs, limits, group, column, index, grouped.couplings)
+
+    @cached_property
+    def joint(self) -> Array:
+        """``[R, M, M]`` what pairs of moves cost beside the two alone."""
+        every = self.couplings.dense(len(self.index))[1:]  # [R, G, B, G, B]
+        moves = every[:, self.group, self.column]  # [R, M, G, B]
+        return np.asarray(moves[:, :, self.group, self.column])
+
+    def beside(self, first: Indices, second: Indices, old: Indices) -> Array:
+        """``[R, P]`` what changing to two moves at once costs beside the changes to each.
+
+        Args:
+            first: ``[P]`` moves.
+            second: ``[P]`` of other groups.
+            old: ``[M]`` the move that each replaces.
+        """
+        if not len(self.couplings):
+            return np.zeros((len(self.costs), 1))
+        joint, before, other = self.joint, old[first], old[second]
+        change = joint[:, first, second] - joint[:, before, second]
+        return np.asarray(change - joint[:, first, other] + joint[:, before, other])
+
+    @cached_property
+    def starts(self) -> Indices:
+        """``[G]`` first move of each group, for ``reduceat``."""
+        return first_of_each(self.group)
+
+    @cached_property
+    def gram(self) -> Array:
+        """``[M, M]``."""
+        return np.asarray(self.rows @ self.rows.T)
+
+    @cached_property
+    def own(self) -> Array:
+        """``[M]`` the diagonal of ``gram``."""
+        return np.asarray(np.einsum("ms,ms->m", self.rows, self.rows))
+
+    @cached_property
+    def within(self) -> Array:
+        """``[M, B]`` entries of ``gram`` with the moves of the same group."""
+        products = np.zeros((len(self.group), self.index.shape[1]))
+        for column in range(self.index.shape[1]):
+            other = self.index[self.group, column]
+            products[:, column] = np.einsum("ms,ms->m", self.rows, self.rows[other])
+        return products
+
+    def moves(self, choice: Choice) -> Indices:
+        """``[G]`` moves that make up a choice ``[G]``."""
+        return self.index[np.arange(len(choice)), choice]
+
+    def loss(self, choice: Choice) -> float:
+        """Of a choice ``[G]``, in the loss table's unit."""
+        held = self.moves(choice)
+        together = self.rows[held].sum(axis=0)
+        return float(0.5 * (together @ together) + self.linear[held].sum())
+
+
+def first_of_each(group: Indices) -> Indices:
+    """``[G]`` positions at which an ascending ``group [M]``, from 0, begins anew."""
+    return np.flatnonzero(np.diff(group, prepend=-1))

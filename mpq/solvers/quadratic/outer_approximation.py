@@ -1,0 +1,224 @@
+"""Exact solver for losses with interactions: integer programs with ever more linear cuts."""
+
+import math
+import time
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, final
+
+import numpy as np
+import numpy.typing as npt
+import pulp
+from scipy.optimize import linprog
+
+from mpq.problem.problem import Choice, Problem
+from mpq.problem.solution import Solution, Status
+from mpq.solvers._base import Solver
+from mpq.solvers.additive.answers import check_effort
+from mpq.solvers.additive.pair_variables import linked
+from mpq.solvers.additive.pulp_backend import chosen_backend, run
+from mpq.solvers.quadratic.additive_start import from_additive
+from mpq.solvers.quadratic.bound import simple_bound
+from mpq.solvers.quadratic.local_search import improved
+from mpq.solvers.quadratic.moves import Array, Quadratic
+
+_ROOT_ROUNDS = 60
+_CLOSE = 1e-3
+"""Of the loss: where the cuts of the relaxation are called enough."""
+_SAFE = 1e-7
+"""Of the loss: what a bound may owe to the tolerances of the integer program."""
+_RESTARTS = 50
+_LARGEST = 1e9
+
+
+@final
+@dataclass(frozen=True)
+class OuterApproximation(Solver):
+    r"""Replaces the convex loss by linear functions below it, more of them every round.
+
+    With the eigenvectors of the Gram matrix the loss is :math:`c^T x + \sum_k z_k`,
+    :math:`z_k = y_k^2 / 2`, :math:`y = V^T x`. A tangent of each square,
+
+    .. math:: z_k \ge \hat y_k y_k - \hat y_k^2 / 2,
+
+    is a cut: first at the solutions of the linear relaxation, until that has the bound of the
+    convex one; then at the assignment that each integer program finds (Duran and Grossmann 1986,
+    doi:10.1007/BF02592064). An integer program proves a bound, its assignment has a loss, and the
+    search ends where the two meet. Departs from the paper by cutting every square apart (Hijazi,
+    Bonami and Ouorou 2014, doi:10.1287/ijoc.2013.0570) and by beginning at the local search's
+    answer. Costs of pairs of layers are rows of the integer programs alone, as in ``ilp``; the
+    relaxation goes without. ``branch-and-bound`` has a tighter relaxation and is quicker
+    (``benchmarks/interactions.json``); this one shares no bound with it.
+
+    Args:
+        gap: Where to stop: the distance from the bound, as a share of the loss.
+        time_limit_s: Wall time in seconds of the search.
+        backend: As for ``ilp``.
+
+    Raises:
+        InputError: If an option makes no sense.
+    """
+
+    name: ClassVar[str] = "outer-approximation"
+    summary: ClassVar[str] = "interactions by integer programs with linear cuts, for tens of layers"
+
+    gap: float = 1e-3
+    time_limit_s: float = 60.0
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_effort(self.name, self.gap, self.time_limit_s)
+
+    def solve(self, problem: Problem) -> Solution:
+        """See ``Solver.solve``; infeasible problems are recognised exactly.
+
+        Raises:
+            MissingDependencyError: If the backend is not installed.
+            SolverError: If the backend fails.
+        """
+        return from_additive(problem, self.name, self._search)
+
+    def _search(self, problem: Problem, exact: Solution) -> Solution:
+        assert exact.choice is not None
+        deadline = time.perf_counter() + self.time_limit_s
+        quadratic = Quadratic.of(problem)
+        best = improved(problem, quadratic, exact.choice, _RESTARTS, 0, deadline)
+        program = _Program.of(quadratic, problem.loss_of(best))
+        bound = max(simple_bound(problem, quadratic, exact.bound), program.relaxed)
+        loss = problem.loss_of(best)
+        while loss - bound > self.gap * abs(loss) and time.perf_counter() < deadline:
+            moves, proved = program.solved(
+                chosen_backend(self.backend), deadline - time.perf_counter(), self.gap
+            )
+            bound = max(bound, proved)
+            found = problem.grouped.expand(quadratic.column[moves]) if len(moves) else best
+            if problem.is_feasible(found):
+                best = min(best, found, key=problem.loss_of)
+            loss = problem.loss_of(best)
+            if not program.cut(moves):
+                break
+        bound = min(bound, loss)
+        return Solution(self._status(loss, bound, deadline), best, loss, bound, self.name, 0.0)
+
+    def _status(self, loss: float, bound: float, deadline: float) -> Status:
+        if loss - bound <= _SAFE * abs(loss):
+            return Status.OPTIMAL
+        is_out_of_time = loss - bound > self.gap * abs(loss) and time.perf_counter() >= deadline
+        return Status.TIME_LIMIT if is_out_of_time else Status.FEASIBLE
+
+
+@final
+class _Program:
+    """A PuLP model that grows by cuts; losses in units of a known one.
+
+    Args:
+        quadratic: The problem.
+        unit: In the loss table's unit.
+    """
+
+    def __init__(self, quadratic: Quadratic, unit: float) -> None:
+        self.unit = abs(unit) or 1.0
+        self._group = quadratic.group
+        values, vectors = np.linalg.eigh(quadratic.gram / self.unit)
+        kept = values > 0
+        self._rows: Array = vectors[:, kept] * np.sqrt(values[kept])  # [M, K], y = x' rows
+        self._linear = quadratic.linear / self.unit
+        floors = np.minimum.reduceat(quadratic.costs, quadratic.starts, axis=1)  # [R, G]
+        free = quadratic.limits - floors.sum(axis=1)
+        extra = quadratic.costs - floors[:, quadratic.group]
+        # A cell beyond the limit is ruled out and need not be as large as it is.
+        unit_of = np.where(free > 0, free, 1.0)[:, None]
+        self._costs = np.where(extra > free[:, None], 2.0, extra / unit_of)  # [R, M], at most 1
+        self._index = quadratic.index
+        loss, joint = np.split(quadratic.couplings.values, [1], axis=1)
+        joint = np.where(joint > free[:, None, None], 2.0, joint / unit_of[:, :, None])
+        joint = np.concatenate([loss, joint], axis=1)
+        self._couplings = replace(quadratic.couplings, values=joint)
+        self._tangents: list[tuple[Array, Array]] = []  # [C, M + K] times (x, z) <= [C]
+        self._seen: set[bytes] = set()
+        self.relaxed = -math.inf  # bound of the relaxation, in the loss table's unit
+
+    @classmethod
+    def of(cls, quadratic: Quadratic, unit: float) -> "_Program":
+        """With the cuts of the relaxation."""
+        program = cls(quadratic, unit)
+        program._relax()
+        return program
+
+    def _relax(self) -> None:
+        """Cuts at the relaxation's solutions, until it has the bound of the convex one."""
+        num_moves, rank = self._rows.shape
+        one = (self._group == np.arange(self._group[-1] + 1)[:, None]).astype(np.float64)
+        budgets = np.hstack([self._costs, np.zeros((len(self._costs), rank))])
+        for _ in range(_ROOT_ROUNDS):
+            tangents = [left for left, _ in self._tangents]
+            found = linprog(
+                np.r_[self._linear, np.ones(rank)],
+                A_ub=np.vstack([budgets, *tangents]),
+                b_ub=np.concatenate(
+                    [np.ones(len(budgets)), *(right for _, right in self._tangents)]
+                ),
+                A_eq=np.hstack([one, np.zeros((len(one), rank))]),
+                b_eq=np.ones(len(one)),
+                bounds=[(0, 1)] * num_moves + [(0, None)] * rank,
+            )
+            if found.x is None:  # for the integer programs to say
+                return
+            self.relaxed = (found.fun - _SAFE) * self.unit
+            point = found.x[:num_moves] @ self._rows
+            missing = 0.5 * point**2 - found.x[num_moves:]
+            if missing.sum() <= _CLOSE:
+                return
+            self._add(point, missing > 0.1 * _CLOSE / rank)
+
+    def _add(self, point: Array, which: npt.NDArray[np.bool_]) -> None:
+        """Tangents of some squares at ``point [K]``."""
+        left = np.hstack([(self._rows * point).T, -np.eye(len(point))])
+        # HiGHS leaves out a row with a larger number; without a cut the bound still holds.
+        which = which & (np.abs(left).max(axis=1) < _LARGEST)
+        self._tangents.append((left[which], 0.5 * point[which] ** 2))
+
+    def cut(self, moves: Choice) -> bool:
+        """Tangents at an assignment, unless it had them before."""
+        if not len(moves) or moves.tobytes() in self._seen:
+            return False
+        self._seen.add(moves.tobytes())
+        point = self._rows[moves].sum(axis=0)
+        self._add(point, np.ones(len(point), dtype=np.bool_))
+        return True
+
+    def solved(self, backend: str, seconds: float, gap: float) -> tuple[Choice, float]:
+        """``[G]`` moves of the integer program, none if it found none, and a bound of the loss."""
+        model, x = self._model()
+        proved = run(model, backend, max(seconds, 1e-3), relative_gap=gap / 2)
+        bound = -math.inf if proved is None else (proved - _SAFE) * self.unit
+        if any(variable.varValue is None for variable in x):
+            return np.empty(0, dtype=np.intp), bound
+        taken = np.flatnonzero([variable.varValue > 0.5 for variable in x])
+        is_choice = np.array_equal(self._group[taken], np.arange(self._group[-1] + 1))
+        return (taken if is_choice else taken[:0]), bound
+
+    def _model(self) -> tuple[Any, list[Any]]:
+        num_moves, rank = self._rows.shape
+        model = pulp.LpProblem("outer_approximation", pulp.LpMinimize)
+        x = [model.add_variable(f"x_{i}", 0, 1, "Integer") for i in range(num_moves)]
+        z = [model.add_variable(f"z_{i}", 0) for i in range(rank)]
+        every = [*x, *z]
+        model += _sum(every, np.r_[self._linear, np.ones(rank)])
+        for group in range(int(self._group[-1]) + 1):
+            moves = np.flatnonzero(self._group == group)
+            model += _sum([x[i] for i in moves], np.ones(len(moves))) == 1
+        cells = {tuple(cell): x[self._index[*cell]] for cell in np.argwhere(self._index >= 0)}
+        links = linked(model, self._couplings, self._index >= 0, cells)
+        products = [link.variable for link in links]
+        for row, costs in enumerate(self._costs, start=1):
+            joint = np.array([link.costs[row] for link in links])
+            model += _sum([*x, *products], np.r_[costs, joint]) <= 1.0
+        for left, right in self._tangents:
+            for row, limit in zip(left, right.tolist(), strict=True):
+                model += _sum(every, row) <= limit
+        return model, x
+
+
+def _sum(variables: list[Any], numbers: Array) -> Any:
+    used = np.flatnonzero(numbers)
+    return pulp.LpAffineExpression([(variables[i], float(numbers[i])) for i in used.tolist()])

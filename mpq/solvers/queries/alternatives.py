@@ -1,0 +1,46 @@
+"""Several good assignments instead of one: to be tried on what really counts."""
+
+from mpq._support.progress import track
+from mpq.errors import InputError
+from mpq.problem.problem import Problem
+from mpq.problem.solution import Solution
+from mpq.solvers import Solver
+
+
+def alternatives(
+    problem: Problem, solver: Solver, count: int, min_differing_layers: int = 1
+) -> tuple[Solution, ...]:
+    """The best assignments, each unlike all before it.
+
+    A predicted loss is a prediction; MixDQ (Zhao et al. 2024, arXiv:2405.17873) tries several of
+    the best configurations on the real metric. "Differs in at least d layers" is a linear budget,
+    so that an exact solver proves every one of them: with ``min_differing_layers=1`` these are
+    the ``count`` best.
+
+    Args:
+        problem: Its budgets, ties and fixed layers hold for all.
+        solver: Solves for each.
+        count: At most so many.
+        min_differing_layers: In how many layers any two of them differ at least.
+
+    Returns:
+        By rising loss; fewer than ``count`` where there are no more. The first one may be
+        infeasible, and is then the only one.
+
+    Raises:
+        InputError: If a number is below 1.
+    """
+    if count < 1 or min_differing_layers < 1:
+        raise InputError(
+            "alternatives need a count and a number of differing layers of at least 1; got "
+            f"{count} and {min_differing_layers}"
+        )
+    found: list[Solution] = []
+    for _ in track(range(count), "alternatives"):
+        solution = solver.solve(problem)
+        if solution.choice is None:
+            found = found or [solution]
+            break
+        found.append(solution)
+        problem = problem.differing(solution.choice, min_differing_layers)
+    return tuple(sorted(found, key=lambda solution: solution.loss))

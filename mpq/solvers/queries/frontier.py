@@ -1,0 +1,177 @@
+"""The Pareto frontier: least loss for every amount of one resource, other budgets held."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mpq._support.progress import track
+from mpq.errors import InfeasibleError, InputError, SolverError
+from mpq.problem.budget import Budget, total
+from mpq.problem.cost_table import CostTable
+from mpq.problem.problem import Choice, Problem
+from mpq.problem.solution import Solution, Status
+from mpq.solvers import DynamicProgramming, Solver
+from mpq.solvers.additive.default import additive_solver
+from mpq.solvers.additive.hull import Hull
+
+if TYPE_CHECKING:
+    pass
+
+_SAME_RATE = 1e-12
+"""Relative difference of two prices, or of two sums, that is only rounding."""
+
+
+def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> list[int]:
+    """Indices of the points that no other point beats in both, by rising cost.
+
+    >>> pareto_front([1.0, 2.0, 3.0, 2.5], [9.0, 5.0, 5.0, 4.0])
+    [0, 1, 3]
+    """
+    order = sorted(range(len(costs)), key=lambda i: (costs[i], losses[i]))
+    front: list[int] = []
+    for index in order:
+        if not front or losses[index] < losses[front[-1]]:
+            front.append(index)
+    return front
+
+
+def solve_frontier(
+    problem: Problem, table: CostTable, solver: Solver, num_points: int
+) -> tuple[list[Choice], list[Status]]:
+    """Solves for limits that are evenly spaced from the least reachable cost to the most useful.
+
+    Args:
+        problem: Its other budgets are held; one on the same resource is replaced.
+        table: ``[L, B]`` of the resource.
+        solver: Solves every point.
+        num_points: Limits to solve for; equal answers are dropped.
+
+    Returns:
+        The choices on the front by rising cost, and how the solver ended for each.
+
+    Raises:
+        InputError: If fewer than two points are asked for.
+        InfeasibleError: If the other budgets cannot be met.
+        SolverError: If the solver finds nothing.
+    """
+    if num_points < 2:
+        raise InputError(f"a frontier has at least 2 points; got {num_points}")
+    held = tuple(b for b in problem.budgets if b.table.name != table.name)
+    free = replace(problem, budgets=held)
+    best = _found(solver.solve(free.available(table)))
+    if problem.interactions is None:  # of all that lose as little, what costs least
+        swapped = free.least(table, problem.loss_of(best[0]))
+        best = _found(additive_solver(swapped).solve(swapped))
+    cheapest = _found(solver.solve(free.cheapest(table)))
+    limits = np.linspace(total(table, cheapest[0]), total(table, best[0]), num_points)
+    solved = [cheapest, best]
+    if isinstance(solver, DynamicProgramming):
+        *inner, _ = limits.tolist()
+        swept = solver.sweep(replace(free, budgets=(*held, Budget(table, inner[-1]))), inner)
+        return _front(problem, table, [*solved, *((c, Status.FEASIBLE) for c in swept)])
+    for limit in track(limits.tolist(), f"frontier over {table.name}"):
+        solution = solver.solve(replace(free, budgets=(*held, Budget(table, limit))))
+        if solution.choice is not None:
+            solved.append((solution.choice, solution.status))
+    return _front(problem, table, solved)
+
+
+def _front(
+    problem: Problem, table: CostTable, solved: list[tuple[Choice, Status]]
+) -> tuple[list[Choice], list[Status]]:
+    points = [_point(problem, table, choice) for choice, _ in solved]
+    front = pareto_front([cost for cost, _ in points], [loss for _, loss in points])
+    return [solved[i][0] for i in front], [solved[i][1] for i in front]
+
+
+def solve_hull(
+    problem: Problem, table: CostTable, solver: Solver
+) -> tuple[list[Choice], list[Status]]:
+    """All corners of the frontier's lower convex hull, other budgets held.
+
+    Without other budgets every corner is the one before with one layer changed: the layer of the
+    largest gain per cost (Everett 1963, doi:10.1287/opre.11.3.399), so that all of them take one
+    sort. With other budgets each corner is a problem of its own, ``loss + price * cost``: between
+    two corners, the one farthest below their line (Aneja and Nair 1979, doi:10.1287/mnsc.25.1.73).
+
+    Args:
+        problem: Without interactions; a budget on the same resource is left out.
+        table: ``[L, B]`` of the resource.
+        solver: Exact; solves where other budgets hold.
+
+    Returns:
+        The choices by rising cost, and how the solver ended for each.
+
+    Raises:
+        InputError: If there are interactions, or the resource has costs of pairs of layers: their
+            frontier has no such hull.
+        InfeasibleError: If the other budgets cannot be met.
+        SolverError: If the solver finds nothing.
+    """
+    if problem.interactions is not None:
+        raise InputError("the convex hull is that of an additive loss: use problem.additive()")
+    if table.pairs:
+        raise InputError(
+            f"the convex hull is that of what single layers cost, and {table.name} has costs of "
+            "pairs of layers: ask for points at evenly spaced limits instead"
+        )
+    held = tuple(b for b in problem.budgets if b.table.name != table.name)
+    free = replace(problem, budgets=held).available(table)
+    if held:
+        return _between(free, table, solver)
+    grouped = replace(free, budgets=(Budget(table, free.budgets[-1].limit),)).grouped
+    hull = Hull.of(grouped.loss, grouped.costs[0], grouped.allowed)
+    choice, corners = hull.start, [grouped.expand(hull.start)]
+    rates = hull.gain / hull.cost
+    for step, (row, column) in enumerate(zip(hull.row.tolist(), hull.column.tolist(), strict=True)):
+        choice = choice.copy()
+        choice[row] = column
+        if step + 1 == len(rates) or rates[step + 1] < rates[step] * (1 - _SAME_RATE):
+            corners.append(grouped.expand(choice))
+    return corners, [Status.OPTIMAL] * len(corners)
+
+
+def _between(
+    problem: Problem, table: CostTable, solver: Solver
+) -> tuple[list[Choice], list[Status]]:
+    cheapest, last = _found(solver.solve(problem.cheapest(table))), _found(solver.solve(problem))
+    # Of all that cost as little, what loses least.
+    held = tuple(b for b in problem.budgets if b.table.name != table.name)
+    least = Budget(table, total(table, cheapest[0]))
+    first = _found(solver.solve(replace(problem, budgets=(*held, least))))
+    corners = {_point(problem, table, end[0]): end for end in (first, last)}
+    pairs = [tuple(sorted(corners))]
+    while pairs:
+        pair = pairs.pop()
+        if len(pair) < 2 or pair[0][0] == pair[1][0]:
+            continue
+        (left_cost, left_loss), (right_cost, right_loss) = pair
+        price = (left_loss - right_loss) / (right_cost - left_cost)
+        if not price > 0:
+            continue
+        found = _found(solver.solve(_priced(problem, table, price)))
+        point = _point(problem, table, found[0])
+        line = left_loss + price * left_cost
+        if point[1] + price * point[0] < line - _SAME_RATE * abs(line):
+            corners[point] = found
+            pairs += [(pair[0], point), (point, pair[1])]
+    return _front(problem, table, [corners[point] for point in sorted(corners)])
+
+
+def _point(problem: Problem, table: CostTable, choice: Choice) -> tuple[float, float]:
+    return total(table, choice), problem.loss_of(choice)
+
+
+def _priced(problem: Problem, table: CostTable, price: float) -> Problem:
+    values = problem.loss.values + price * np.nan_to_num(table.values)
+    return replace(problem, loss=replace(problem.loss, values=values))
+
+
+def _found(solution: Solution) -> tuple[Choice, Status]:
+    if solution.status is Status.INFEASIBLE:
+        raise InfeasibleError(f"no assignment meets the other budgets: {solution.reasons}")
+    if solution.choice is None:
+        raise SolverError(f"{solution.solver}: {solution.status.value}")
+    return solution.choice, solution.status

@@ -1,0 +1,160 @@
+"""The other way round: least cost in a resource, with a limit on what is lost."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import final
+
+from mpq.errors import InfeasibleError, SolverError
+from mpq.problem.budget import ROUNDING, Budget, total
+from mpq.problem.cost_table import CostTable
+from mpq.problem.problem import Choice, Problem
+from mpq.problem.solution import Solution, Status
+from mpq.solvers import Solver
+from mpq.solvers.additive.default import additive_solver
+from mpq.solvers.queries.frontier import solve_frontier
+
+_MAX_HALVINGS = 20
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LeastCost:
+    """The cheapest assignment whose loss is acceptable.
+
+    Args:
+        problem: With the cost that was found as one more budget.
+        solution: Of that problem.
+        cost: What the assignment uses of the resource, in its unit: at most the budget.
+        bound: No acceptable assignment uses less, as far as is proved; ``None``: nothing is.
+        num_tried: Assignments that were solved for, or measured.
+    """
+
+    problem: Problem
+    solution: Solution
+    cost: float
+    bound: float | None
+    num_tried: int
+
+
+def least_cost(problem: Problem, table: CostTable, solver: Solver, max_loss: float) -> LeastCost:
+    """The least cost in a resource at which the predicted loss is within a limit.
+
+    Exact where the loss is additive: cost and loss change places. With interactions the cost's
+    limit is halved and doubled until the cheapest is found; nothing is then proved.
+
+    Args:
+        problem: Its budgets hold; one on the same resource too.
+        table: ``[L, B]`` of the resource.
+        solver: Finds the least loss for a cost.
+        max_loss: In the loss table's unit.
+
+    Raises:
+        InfeasibleError: If no assignment loses so little: what the least loss is.
+        SolverError: If the solver finds nothing.
+    """
+    if problem.interactions is not None:
+        return _halved(problem, table, solver, max_loss)
+    swapped = problem.least(table, max_loss)
+    cheapest = additive_solver(swapped).solve(swapped)
+    if cheapest.choice is None:
+        raise _out_of_reach(problem, table, solver, max_loss)
+    limited = _limited(problem, table, total(table, cheapest.choice))
+    found = solver.solve(limited)
+    if found.choice is None or found.loss > max_loss * (1 + ROUNDING):
+        # A solver that is not exact may miss what is known already.
+        loss = problem.loss_of(cheapest.choice)
+        found = replace(found, status=Status.FEASIBLE, choice=cheapest.choice, loss=loss)
+    assert found.choice is not None
+    return LeastCost(limited, found, total(table, found.choice), cheapest.bound, 1)
+
+
+def least_cost_measured(
+    problem: Problem,
+    table: CostTable,
+    solver: Solver,
+    is_acceptable: Callable[[Choice], bool],
+    num_points: int,
+) -> LeastCost:
+    """The least cost at which a measured criterion still holds: bisection over the frontier.
+
+    As Schaefer et al. (2023, arXiv:2306.04879) bisect a list of layers until the accuracy is
+    acceptable; here every step is the proved best assignment of its cost. Bisection takes for
+    granted that what costs more is no worse; what is returned was measured and is acceptable.
+
+    Args:
+        problem: Its other budgets hold.
+        table: ``[L, B]`` of the resource.
+        solver: Of the frontier's points.
+        is_acceptable: Measures a choice ``[L]``; called about ``log2(num_points)`` times.
+        num_points: Of the frontier.
+
+    Raises:
+        InfeasibleError: If the assignment that loses least is not acceptable.
+    """
+    choices, statuses = solve_frontier(problem, table, solver, num_points)
+    low, high, tried = 0, len(choices) - 1, 1
+    if not is_acceptable(choices[high]):
+        raise InfeasibleError(
+            "not even the assignment of least predicted loss is acceptable "
+            f"({problem.loss_of(choices[high]):.4g} {problem.loss.unit}); allow more precise "
+            "candidates, or a larger drop"
+        )
+    while low < high:
+        middle = (low + high) // 2
+        tried += 1
+        if is_acceptable(choices[middle]):
+            high = middle
+        else:
+            low = middle + 1
+    choice = choices[high]
+    cost, loss = total(table, choice), problem.loss_of(choice)
+    is_proved = statuses[high] is Status.OPTIMAL
+    solution = Solution(
+        statuses[high], choice, loss, loss if is_proved else None, f"{solver.name}, bisected", 0.0
+    )
+    return LeastCost(_limited(problem, table, cost), solution, cost, None, tried)
+
+
+def _limited(problem: Problem, table: CostTable, cost: float) -> Problem:
+    """With a budget of exactly that cost in place of any other on the resource."""
+    others = tuple(b for b in problem.budgets if b.table.name != table.name)
+    return replace(problem, budgets=(*others, Budget(table, cost)))
+
+
+def _halved(problem: Problem, table: CostTable, solver: Solver, max_loss: float) -> LeastCost:
+    best = solver.solve(problem.available(table))
+    if best.choice is None or best.loss > max_loss:
+        raise _out_of_reach(problem, table, solver, max_loss)
+    swapped = problem.cheapest(table)
+    cheapest = additive_solver(swapped).solve(swapped).choice
+    if cheapest is None:
+        raise SolverError(f"{solver.name} found what the exact solver calls infeasible")
+    low, tried = total(table, cheapest), 1
+    high = total(table, best.choice)
+    for _ in range(_MAX_HALVINGS):
+        if high - low <= ROUNDING * abs(high):
+            break
+        middle = 0.5 * (low + high)
+        found = solver.solve(_limited(problem, table, middle))
+        tried += 1
+        if found.choice is not None and found.loss <= max_loss:
+            best, high = found, total(table, found.choice)
+        else:
+            low = middle
+    limited = _limited(problem, table, high)
+    return LeastCost(limited, best, high, None, tried)
+
+
+def _out_of_reach(
+    problem: Problem, table: CostTable, solver: Solver, max_loss: float
+) -> InfeasibleError | SolverError:
+    best = solver.solve(problem.available(table))
+    unit = problem.loss.unit
+    if best.status is Status.INFEASIBLE:
+        return InfeasibleError(f"no assignment meets the budgets: {best.reasons}")
+    if best.choice is None:
+        return SolverError(f"{best.solver}: {best.status.value}")
+    return InfeasibleError(
+        f"no assignment within the budgets loses at most {max_loss:.6g} {unit}: the least that was "
+        f"found is {best.loss:.6g} {unit}, {best.loss - max_loss:.6g} {unit} too much"
+    )

@@ -1,0 +1,112 @@
+"""What a quantized network really does on held-out examples."""
+
+from collections.abc import Iterator
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from mpq.backends import apply
+from mpq.errors import DataError
+from mpq.network.examples import IGNORED_TARGET, Batch, Calibration
+from mpq.network.metric import KL, KLDivergence, OutputMetric
+from mpq.network.modules import device_of
+from mpq.network.outputs import position_weights
+from mpq.network.targets import class_targets, cross_entropy
+from mpq.problem.assignment import Assignment
+from mpq.report.measurement import Measurement
+
+
+@final
+class Reference:
+    """The original network's answers, which others are compared with.
+
+    Outputs of all examples are kept in memory.
+
+    Args:
+        module: The network as it came.
+        data: The examples.
+        metric: How outputs are compared.
+    """
+
+    def __init__(self, module: nn.Module, data: Calibration, metric: OutputMetric = KL) -> None:
+        self._data = data
+        self._metric = metric
+        with torch.no_grad():
+            self._outputs = [outputs for _, outputs in self._run(module)]
+
+    def compare(self, module: nn.Module) -> Measurement:
+        """Runs another network on the same examples.
+
+        Raises:
+            ModelError: If its output is not finite.
+            DataError: If the data gives other batches than before.
+        """
+        divergence, hits, nll = 0.0, 0, 0.0
+        examples = targets = 0
+        with torch.no_grad():
+            for index, (batch, outputs) in enumerate(self._run(module)):
+                apart = self._metric.divergence(self._same_shape(index, outputs), outputs)
+                divergence += float((apart * position_weights(batch, outputs)).sum())
+                examples += batch.size
+                counted, correct, loss = self._against_targets(batch, outputs)
+                targets, hits, nll = targets + counted, hits + correct, nll + loss
+        return Measurement(
+            divergence=divergence / examples,
+            accuracy=hits / targets if targets else None,
+            cross_entropy_nats=nll / targets if targets else None,
+            num_examples=examples,
+            metric=self._metric,
+        )
+
+    def _run(self, module: nn.Module) -> Iterator[tuple[Batch, Tensor]]:
+        """Every batch on the module's device, with its outputs ``[N, P, C]``."""
+        device = device_of(module)
+        for batch in self._data:
+            placed = batch.to(device)
+            yield placed, self._metric.positions(module(*placed.args, **placed.kwargs))
+
+    def _against_targets(self, batch: Batch, outputs: Tensor) -> tuple[int, int, float]:
+        """Only classes have an accuracy."""
+        is_classifier = isinstance(self._metric, KLDivergence)
+        return _against_targets(batch, outputs) if is_classifier else (0, 0, 0.0)
+
+    def _same_shape(self, index: int, outputs: Tensor) -> Tensor:
+        if index >= len(self._outputs) or self._outputs[index].shape != outputs.shape:
+            raise DataError(
+                "the data gave other batches than at first; the function must yield the same "
+                "examples every time it is called"
+            )
+        return self._outputs[index]
+
+
+def evaluate(
+    model: nn.Module, assignment: Assignment, data: Any, metric: OutputMetric = KL
+) -> dict[str, Measurement]:
+    """The original network and the one in the assigned formats, on the same examples.
+
+    Args:
+        model: The network that the assignment was found for, in evaluation mode.
+        assignment: What to apply; see ``mpq.apply``.
+        data: Held-out examples; see ``Calibration``.
+        metric: How outputs are compared.
+
+    Returns:
+        ``original`` and ``quantized``.
+
+    Raises:
+        MismatchError: If the assignment belongs to another network.
+    """
+    quantized = apply(model, assignment)
+    reference = Reference(model, Calibration.of(data), metric)
+    return {"original": reference.compare(model), "quantized": reference.compare(quantized)}
+
+
+def _against_targets(batch: Batch, logits: Tensor) -> tuple[int, int, float]:
+    """Targets counted, hits among them, summed negative log-likelihood in nats."""
+    if batch.targets is None:
+        return 0, 0, 0.0
+    targets = class_targets(batch, logits, "accuracy")
+    counted = targets != IGNORED_TARGET
+    hits = (logits.argmax(dim=-1) == targets) & counted
+    return int(counted.sum()), int(hits.sum()), float(cross_entropy(targets, logits).sum())

@@ -1,0 +1,53 @@
+"""Where assignments are really tried."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq.network.network import Network
+from mpq.problem.problem import Choice
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer, quantized
+from mpq.report.measurement import Measurement
+from mpq.workflows.evaluate import Reference
+
+Losses = npt.NDArray[np.float64]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Testbed:
+    """One network, and the original's answers to compare with.
+
+    Args:
+        network: The network.
+        quantizer: As the estimator had it.
+        reference: The original's answers on held-out examples.
+    """
+
+    network: Network
+    quantizer: Quantizer
+    reference: Reference
+
+    def measure(self, precisions: Mapping[str, Precision]) -> Measurement:
+        """The network with these layers in these precisions, against the original."""
+        with quantized(self.network, precisions, self.quantizer):
+            return self.reference.compare(self.network.module)
+
+    def losses_of(self, choices: Sequence[Precision]) -> Callable[[Choice], Losses]:
+        """Measured divergences ``[P]`` as a function of assignments ``[P, L]`` of precisions."""
+        names = [layer.name for layer in self.network.layers]
+
+        def losses(assignments: Choice) -> Losses:
+            rows = ([choices[column] for column in row] for row in assignments.tolist())
+            named = (dict(zip(names, row, strict=True)) for row in rows)
+            return np.array([self.measure(precisions).divergence for precisions in named])
+
+        return losses
+
+    def uniform(self, precision: Precision) -> dict[str, Precision]:
+        """Every layer at one precision."""
+        return {layer.name: precision for layer in self.network.layers}

@@ -1,0 +1,72 @@
+"""Random assignments near a budget: what predictions are compared on."""
+
+import numpy as np
+import numpy.typing as npt
+
+from mpq.errors import InputError
+from mpq.problem.budget import binding
+from mpq.problem.problem import Choice, Problem
+
+_MAX_STEPS = 10_000
+
+
+def random_choices(problem: Problem, count: int, seed: int, near: float = 0.97) -> list[Choice]:
+    """Random assignments that use nearly all of the first budget and keep the others.
+
+    Each starts from precisions drawn evenly for every group of tied layers, and is repaired:
+    random groups take their next cheaper or dearer precision until the budget is met.
+
+    Args:
+        problem: With at least one budget.
+        count: How many; each is drawn on its own, so that two can be equal.
+        seed: Of the draws.
+        near: Least share of the first budget that is used.
+
+    Returns:
+        ``count`` times ``[L]``.
+
+    Raises:
+        InputError: If no such assignment is found.
+    """
+    rng = np.random.default_rng(seed)
+    grouped = problem.grouped
+    costs_of_first = sum(
+        costs
+        for costs, budget in zip(grouped.costs, problem.budgets, strict=True)
+        if budget.resource == problem.budgets[0].resource
+    )
+    orders = [
+        [column for column in np.argsort(costs).tolist() if row[column]]
+        for costs, row in zip(costs_of_first, grouped.allowed, strict=True)
+    ]
+    found = []
+    for _ in range(count):
+        choice = _repaired(problem, orders, near, rng)
+        if choice is None:
+            name, limit = problem.budgets[0].resource, problem.budgets[0].limit
+            raise InputError(
+                f"found no random assignment that uses {near:.0%} to 100 % of {name} = {limit:.6g} "
+                f"within {_MAX_STEPS} steps; choose a limit between those of uniform precisions"
+            )
+        found.append(choice)
+    return found
+
+
+def _repaired(
+    problem: Problem, orders: list[list[int]], near: float, rng: np.random.Generator
+) -> Choice | None:
+    grouped, budget = problem.grouped, problem.budgets[0]
+    ranks = np.array([rng.integers(len(order)) for order in orders])
+    for _ in range(_MAX_STEPS):
+        choice = grouped.expand(_columns(orders, ranks))
+        used = binding(problem.budgets, choice)[0].used(choice)
+        if problem.is_feasible(choice) and used >= near * budget.limit:
+            return choice
+        group = int(rng.integers(len(orders)))
+        step = 1 if used < near * budget.limit else -1
+        ranks[group] = np.clip(ranks[group] + step, 0, len(orders[group]) - 1)
+    return None
+
+
+def _columns(orders: list[list[int]], ranks: npt.NDArray[np.intp]) -> Choice:
+    return np.array([order[rank] for order, rank in zip(orders, ranks, strict=True)], dtype=np.intp)

@@ -1,0 +1,100 @@
+"""Solving again from where the solver got to: re-linearised estimates."""
+
+from dataclasses import dataclass, replace
+from typing import final
+
+from mpq._support.progress import track
+from mpq.errors import InputError
+from mpq.network.examples import Calibration
+from mpq.problem.problem import Problem
+from mpq.problem.solution import Solution, Status
+from mpq.sensitivity import RefinableEstimator, SensitivityEstimator
+from mpq.solvers import Solver
+from mpq.workflows.evaluator import Testbed
+
+
+@final
+@dataclass(frozen=True)
+class Refinement:
+    """One round.
+
+    Args:
+        predicted_loss: Of the new assignment, by the estimate at the one before.
+        measured_loss: On the calibration examples.
+        is_kept: Whether that was less than before.
+    """
+
+    predicted_loss: float
+    measured_loss: float
+    is_kept: bool
+
+
+def refine(
+    estimator: SensitivityEstimator,
+    solver: Solver,
+    problem: Problem,
+    solution: Solution,
+    tuning: Testbed,
+    data: Calibration,
+    rounds: int,
+) -> tuple[Solution, tuple[Refinement, ...]]:
+    """Estimates at the incumbent and solves, while the measured loss falls.
+
+    Beyond second order, at very few bits, the network that matters is the quantized one. The
+    problem stays as it is: the refined solution has its loss and its bound.
+
+    Args:
+        estimator: One that can estimate at an incumbent.
+        solver: Of the problem and of every round's.
+        problem: As it was solved.
+        solution: The first incumbent.
+        tuning: Where assignments are measured: the calibration examples.
+        data: The calibration examples.
+        rounds: At most so many.
+
+    Raises:
+        InputError: If the estimator cannot estimate at an incumbent.
+    """
+    refinable = refinable_estimator(estimator, rounds)
+    choices = problem.loss.precisions
+    kept, rows = solution, list[Refinement]()
+    least = tuning.measure(solution.precisions(problem)).divergence
+    for _ in track(range(rounds), "refinements"):
+        found = refinable.estimate_at(
+            tuning.network, data, tuning.quantizer, choices, kept.precisions(problem)
+        )
+        interactions = found.interactions if problem.interactions is not None else None
+        near = replace(problem, loss=found.table, interactions=interactions)
+        new = solver.solve(near)
+        if new.choice is None:
+            break
+        measured = tuning.measure(new.precisions(near)).divergence
+        rows.append(Refinement(new.loss, measured, measured < least))
+        if measured >= least:
+            break
+        least, kept = measured, _under(problem, solution, new)
+    return kept, tuple(rows)
+
+
+def _under(problem: Problem, first: Solution, refined: Solution) -> Solution:
+    """A solution of a refined problem as one of the problem itself."""
+    assert refined.choice is not None
+    loss = problem.loss_of(refined.choice)
+    bound = None if first.bound is None else min(first.bound, loss)
+    solver = f"{refined.solver}, refined"
+    return replace(
+        first, status=Status.FEASIBLE, choice=refined.choice, loss=loss, bound=bound, solver=solver
+    )
+
+
+def refinable_estimator(estimator: SensitivityEstimator, rounds: int) -> RefinableEstimator:
+    """The estimator, if it can look again so often.
+
+    Raises:
+        InputError: If it cannot estimate at an incumbent, or the number is below 1.
+    """
+    if rounds < 1:
+        raise InputError(f"refine is a number of rounds, at least 0; got {rounds}")
+    if not isinstance(estimator, RefinableEstimator):
+        raise InputError(f"{estimator.name} cannot be refined; the estimator 'sketch' can")
+    return estimator

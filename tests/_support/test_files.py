@@ -1,0 +1,119 @@
+"""Writing results: whole files or none, whatever happens in between."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mpq._support.files import prepare_folder, write_files
+from mpq.errors import OutputError
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Everything in a folder, hidden files and folders too."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"(folder)"
+        for path in folder.rglob("*")
+    }
+
+
+def failing_at(
+    name: str, error: BaseException, real: Callable[[Path, bytes], int]
+) -> Callable[[Path, bytes], int]:
+    """``Path.write_bytes`` that writes half of the named file and then fails."""
+
+    def write_bytes(path: Path, content: bytes) -> int:
+        if path.name != name:
+            return real(path, content)
+        real(path, content[: len(content) // 2])
+        raise error
+
+    return write_bytes
+
+
+def test_all_files_are_written(tmp_path: Path) -> None:
+    """Every file is there with its content, and nothing else; folders are made as needed."""
+    folder = tmp_path / "runs" / "first"
+
+    paths = write_files(folder, {"a.txt": b"one", "b.bin": b"\x00\x01"})
+
+    assert paths == [folder / "a.txt", folder / "b.bin"]
+    assert contents(folder) == {"a.txt": b"one", "b.bin": b"\x00\x01"}
+
+
+def test_old_files_are_replaced_and_others_stay(tmp_path: Path) -> None:
+    """A second run overwrites its own files and leaves the user's alone."""
+    (tmp_path / "notes.md").write_bytes(b"mine")
+    write_files(tmp_path, {"a.txt": b"old"})
+
+    write_files(tmp_path, {"a.txt": b"new"})
+
+    assert contents(tmp_path) == {"a.txt": b"new", "notes.md": b"mine"}
+
+
+@pytest.mark.parametrize("name", ["a.txt", "b.txt"])
+def test_a_full_disk_leaves_the_old_files(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the first or the last file cannot be written, no file changes and nothing stays behind."""
+    write_files(tmp_path, {"a.txt": b"old a", "b.txt": b"old b"})
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(Path, "write_bytes", failing_at(name, full, Path.write_bytes))
+
+    with pytest.raises(OutputError, match=r"cannot write to the folder .*No space left on device"):
+        write_files(tmp_path, {"a.txt": b"new a", "b.txt": b"new b"})
+
+    assert contents(tmp_path) == {"a.txt": b"old a", "b.txt": b"old b"}
+
+
+def test_ctrl_c_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt within the second file leaves neither half a file nor a temp folder."""
+    write_files(tmp_path, {"a.txt": b"old a"})
+    failing = failing_at("b.txt", KeyboardInterrupt(), Path.write_bytes)
+    monkeypatch.setattr(Path, "write_bytes", failing)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_files(tmp_path, {"a.txt": b"new a", "b.txt": b"new b"})
+
+    assert contents(tmp_path) == {"a.txt": b"old a"}
+
+
+def test_a_folder_in_the_place_of_a_file(tmp_path: Path) -> None:
+    """A file cannot replace a folder: an error of ours, and the folder is still there."""
+    (tmp_path / "a.txt").mkdir()
+
+    with pytest.raises(OutputError, match="a folder is there"):
+        write_files(tmp_path, {"a.txt": b"new"})
+
+    assert contents(tmp_path) == {"a.txt": b"(folder)"}
+
+
+def test_a_folder_in_the_place_of_the_last_file(tmp_path: Path) -> None:
+    """None of the files is replaced where one of them cannot be."""
+    write_files(tmp_path, {"a.txt": b"old a"})
+    (tmp_path / "b.txt").mkdir()
+
+    with pytest.raises(OutputError, match=r"b\.txt: a folder is there"):
+        write_files(tmp_path, {"a.txt": b"new a", "b.txt": b"new b"})
+
+    assert contents(tmp_path) == {"a.txt": b"old a", "b.txt": b"(folder)"}
+
+
+@pytest.mark.parametrize("below", [".", "deeper/still"])
+def test_a_file_is_no_folder(below: str, tmp_path: Path) -> None:
+    """A path at or below a regular file cannot be a folder, and the error names it."""
+    file = tmp_path / "file"
+    file.write_bytes(b"mine")
+
+    with pytest.raises(OutputError, match=r"cannot write to the folder .*/file"):
+        prepare_folder(file / below)
+
+    assert contents(tmp_path) == {"file": b"mine"}
+
+
+def test_preparing_leaves_the_folder_empty(tmp_path: Path) -> None:
+    """The trial that the folder can be written to leaves no file."""
+    folder = prepare_folder(tmp_path / "runs")
+
+    assert folder.is_dir()
+    assert contents(folder) == {}

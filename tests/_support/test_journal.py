@@ -1,0 +1,194 @@
+"""Files of rows: what is written can be read, whatever happened in between."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mpq._support.journal import Journal
+from mpq.errors import FileFormatError, InputError, OutputError
+from mpq.network.examples import Calibration
+from mpq.network.network import Network
+from mpq.quantization.fingerprint import checksum, measurement_key
+from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer
+
+KEY = {"weights": "abc", "data": "def"}
+ROWS = {"batch 0, layer é": [0.1, 1e-300, None], "b": {"x": [[1]]}, "c": "line\nbreak\u2028\r"}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A file that is not there yet."""
+    return tmp_path / "journal.jsonl"
+
+
+@pytest.fixture
+def written(path: Path) -> Path:
+    """A journal with the rows above."""
+    journal = Journal(path, KEY)
+    for name, row in ROWS.items():
+        journal.add(name, row)
+    return path
+
+
+def rows(journal: Journal) -> dict[str, object]:
+    """Those of the names above that it has."""
+    return {name: journal[name] for name in ROWS if name in journal}
+
+
+def test_rows_are_read_back(written: Path) -> None:
+    """Exactly, by another journal on the same file."""
+    found = Journal(written, KEY)
+
+    assert rows(found) == ROWS
+    assert len(found) == len(ROWS)
+    assert "d" not in found
+
+
+def test_row_is_in_the_file_when_add_returns(path: Path) -> None:
+    """A process that is killed afterwards loses nothing."""
+    journal = Journal(path, KEY)
+
+    journal.add("a", 1)
+
+    header, line = path.read_text().splitlines()
+    assert json.loads(header) == {"mpq_journal": 1, "key": KEY}
+    assert json.loads(line) == {"name": "a", "row": 1}
+
+
+def test_file_cut_at_any_byte_can_be_gone_on_with(written: Path) -> None:
+    """Whole lines are kept, the rest is dropped, and what is missing can be added again."""
+    whole = written.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    ends = [len(b"".join(lines[: i + 1])) for i in range(len(lines))]
+
+    for cut in range(len(whole) + 1):
+        written.write_bytes(whole[:cut])
+        journal = Journal(written, KEY)
+        expected = dict(list(ROWS.items())[: sum(end <= cut for end in ends[1:])])
+        assert rows(journal) == expected
+        for name, row in ROWS.items():
+            if name not in journal:
+                journal.add(name, row)
+        assert written.read_bytes() == whole
+
+
+def test_last_line_of_garbage_is_dropped(written: Path) -> None:
+    """A file system may have filled it up."""
+    whole = written.read_bytes()
+    written.write_bytes(whole + b"\0\0\0\n")
+
+    journal = Journal(written, KEY)
+
+    assert rows(journal) == ROWS
+    assert written.read_bytes() == whole
+
+
+def test_damage_in_the_middle_is_an_error(written: Path) -> None:
+    """With the line."""
+    lines = written.read_bytes().splitlines(keepends=True)
+    written.write_bytes(b"".join([lines[0], b'{"name": \n', *lines[2:]]))
+
+    with pytest.raises(FileFormatError, match="journal.jsonl is damaged in line 2"):
+        Journal(written, KEY)
+
+
+def test_other_key_is_refused(written: Path) -> None:
+    """With what is different and what to do; the file stays as it is."""
+    before = written.read_bytes()
+
+    with pytest.raises(
+        InputError,
+        match=r"journal.jsonl is of another measurement \(other data, seed\); delete it",
+    ):
+        Journal(written, {"weights": "abc", "data": "xyz", "seed": "0"})
+
+    assert written.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"hello", b"hello\n", b"[1]\n", b'{"a": 1}\n', b"\xff\n"])
+def test_other_file_is_refused(path: Path, content: bytes) -> None:
+    """And not touched."""
+    path.write_bytes(content)
+
+    with pytest.raises(FileFormatError, match="is not a journal of mpq; give the path of a new"):
+        Journal(path, KEY)
+
+    assert path.read_bytes() == content
+
+
+def test_other_schema_is_refused(path: Path) -> None:
+    """With both versions."""
+    path.write_text(json.dumps({"mpq_journal": 2, "key": KEY}) + "\n")
+
+    with pytest.raises(FileFormatError, match="schema version 2; this mpq reads version 1"):
+        Journal(path, KEY)
+
+
+def test_folder_that_is_not_there_is_an_output_error(tmp_path: Path) -> None:
+    """Before anything is measured."""
+    with pytest.raises(OutputError, match=r"cannot write the journal .*: No such file"):
+        Journal(tmp_path / "missing" / "journal.jsonl", KEY)
+
+
+def test_folder_in_place_of_a_file_is_an_output_error(tmp_path: Path) -> None:
+    """It can be neither read nor written."""
+    with pytest.raises(OutputError, match="cannot read the journal"):
+        Journal(tmp_path, KEY)
+
+
+def measured_key(
+    scale: float = 1.0, target: int = 0, precision: str = "w4a8", shift: float = 0.0
+) -> dict[str, str]:
+    """Of a layer on four examples."""
+    torch.manual_seed(0)
+    model, x = nn.Linear(3, 2).eval(), torch.randn(4, 3)
+    with torch.no_grad():
+        model.weight *= scale
+    data = Calibration([(x + shift, torch.full((4,), target))])
+    network, choices = Network.of(model, data), (Precision.parse(precision),)
+    quantizer = Quantizer(ActivationRanges.calibrate(network, data, choices))
+    return measurement_key(network, data, quantizer, choices)
+
+
+def test_key_is_the_same_for_the_same_measurement() -> None:
+    """Made twice, from copies."""
+    assert measured_key() == measured_key()
+
+
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [
+        ({"scale": 2.0}, {"weights"}),
+        ({"target": 1}, {"data"}),
+        ({"precision": "w4a4"}, {"precisions", "activation_ranges"}),
+        ({"shift": 1.0}, {"data", "activation_ranges"}),
+    ],
+)
+def test_key_says_what_is_different(options: dict[str, float], changed: set[str]) -> None:
+    """Weights, data, precisions, calibrated ranges."""
+    before, after = measured_key(), measured_key(**options)  # type: ignore[arg-type]
+
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_checksum_tells_numbers_shapes_and_types_apart() -> None:
+    """Also those that have the same bytes."""
+    tensors = [
+        torch.zeros(4),
+        torch.zeros(2, 2),
+        torch.zeros(4, dtype=torch.int32),
+        torch.tensor([0.0, 0, 0, 1]),
+        torch.zeros(4, dtype=torch.bfloat16),
+        torch.tensor(0.0),
+        torch.zeros(0),
+    ]
+
+    found = {checksum([tensor]) for tensor in tensors}
+
+    assert len(found) == len(tensors)
+    assert checksum([torch.zeros(2, 3).T]) == checksum([torch.zeros(3, 2)])

@@ -1,0 +1,274 @@
+"""The JSON that users take away: round trip, schema, and files that are no assignment."""
+
+import copy
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mpq
+from mpq.errors import FileFormatError
+from mpq.problem.assignment import AssignedLayer, Assignment, Record, UsedBudget
+from mpq.quantization.precision import Precision
+from mpq.quantization.ranges import ActivationRange
+
+SPELLINGS = (
+    *(f"w{bits}a{inputs}" for bits in range(2, 9) for inputs in (4, 8, 16, 32)),
+    *("w4t", "w4z", "w4tz", "w4g128", "w4zg32a16", "w8a8s", "w8a8d", "w8a8sd"),
+    *("fp8", "fp8_e5m2", "fp4", "bf16", "fp16", "fp32", "wfp8afp8d", "wfp4a8", "wbf16a8"),
+)
+
+
+def assignment(precision: str = "w4a8", **changes: Any) -> Assignment:
+    """Two layers at one precision."""
+    chosen = Precision.parse(precision)
+    layers = (
+        AssignedLayer("conv", "conv2d", (8, 3, 3, 3), chosen, ActivationRange(-1.5, 2.25)),
+        AssignedLayer("fc", "linear", (10, 8), chosen),
+    )
+    return Assignment(layers, **changes)
+
+
+def changed(*steps: str | int, to: Any) -> str:
+    """The JSON of an assignment with one entry changed."""
+    data = json.loads(assignment().to_json())
+    inner = data
+    for step in steps[:-1]:
+        inner = inner[step]
+    inner[steps[-1]] = to
+    return json.dumps(data)
+
+
+def without(*steps: str | int) -> str:
+    """The JSON of an assignment with one entry left out."""
+    data = json.loads(assignment().to_json())
+    inner = data
+    for step in steps[:-1]:
+        inner = inner[step]
+    del inner[steps[-1]]
+    return json.dumps(data)
+
+
+def schema(root: Path) -> Any:
+    """The committed schema, read as a file."""
+    return json.loads((root / "mpq/problem/assignment.schema.json").read_text(encoding="utf-8"))
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+ranges = st.none() | st.builds(ActivationRange, finite, finite)
+layers = st.builds(
+    AssignedLayer,
+    name=st.text(min_size=1),
+    kind=st.sampled_from(["linear", "conv2d", "embedding"]),
+    weight_shape=st.lists(st.integers(1, 4096), min_size=1, max_size=5).map(tuple),
+    precision=st.sampled_from(SPELLINGS).map(Precision.parse),
+    activation_range=ranges,
+)
+budgets = st.builds(UsedBudget, st.text(), st.sampled_from(["seconds", "bytes"]), finite, finite)
+records = st.builds(
+    Record,
+    device=st.none() | st.text(),
+    batch_size=st.integers(1, 512),
+    budgets=st.lists(budgets, max_size=3).map(tuple),
+    predicted_loss=st.none() | finite,
+    measured_accuracy=st.none() | finite,
+    seed=st.none() | st.integers(),
+)
+assignments = st.builds(
+    Assignment,
+    layers=st.lists(layers, min_size=1, max_size=4).map(tuple),
+    ties=st.lists(st.lists(st.text(), min_size=2, max_size=3).map(tuple), max_size=2).map(tuple),
+    folded=st.dictionaries(st.text(), st.text(), max_size=2),
+    weight_range=st.sampled_from(["minmax", "percentile", "mse"]),
+    record=records,
+)
+
+
+@given(written=assignments)
+def test_json_round_trip(written: Assignment) -> None:
+    """What is read back equals what was written, in every format."""
+    read = Assignment.from_json(written.to_json())
+
+    assert read == written
+
+
+@given(written=assignments)
+def test_what_is_written_fits_the_committed_schema(written: Assignment, root: Path) -> None:
+    """Other programs can rely on the schema: it is checked here without mpq's own reader."""
+    data = json.loads(written.to_json())
+
+    jsonschema.Draft202012Validator(schema(root)).validate(data)
+
+
+def test_the_assignment_of_a_search_round_trips(result: mpq.SearchResult, root: Path) -> None:
+    """A real one, with ranges, folded norms and a full record, fits the schema and is read back."""
+    text = result.assignment.to_json()
+
+    read = Assignment.from_json(text)
+    jsonschema.Draft202012Validator(schema(root)).validate(json.loads(text))
+
+    assert read == result.assignment
+    assert read.to_json() == text
+
+
+def test_the_json_states_the_formats_in_full() -> None:
+    """A reader that does not know our spelling finds bits, scheme, granularity and group."""
+    data = json.loads(assignment("w4g128a8d").to_json())
+
+    assert data["layers"][1] == {
+        "name": "fc",
+        "kind": "linear",
+        "weight_shape": [10, 8],
+        "precision": "w4g128a8d",
+        "weight": {
+            "number": "int4",
+            "bits": 4,
+            "scheme": "symmetric",
+            "granularity": "per_group",
+            "group_size": 128,
+        },
+        "activation": {
+            "number": "int8",
+            "bits": 8,
+            "scheme": "affine",
+            "granularity": "per_token",
+            "group_size": None,
+            "range": None,
+        },
+    }
+
+
+def test_the_fingerprint_is_a_plain_digest_of_names_kinds_and_shapes() -> None:
+    """Anybody can recompute it; precisions are no part of it."""
+    expected = hashlib.sha256(b"conv conv2d 8x3x3x3\nfc linear 10x8").hexdigest()
+
+    found = {assignment("w4a8").fingerprint, assignment("w8a8").fingerprint}
+
+    assert found == {expected}
+
+
+def test_the_record_of_a_search_says_how_it_came_about(result: mpq.SearchResult) -> None:
+    """Device, budgets with limit and use, losses, solver, proof, seed and versions are there."""
+    record = json.loads(result.assignment.to_json())["record"]
+
+    assert {key for key, value in record.items() if value is None} == {"phase", "tokens"}
+    assert record["device"] == "cortex-m7"
+    assert record["estimator"] == "sketch"
+    assert record["solver_status"] == "optimal"  # with interactions, and proved
+    assert [budget["resource"] for budget in record["budgets"]] == ["weight_bytes", "latency"]
+    assert all(budget["used"] <= budget["limit"] for budget in record["budgets"])
+    assert record["num_held_out"] == 500
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON: "),
+        ("", "not JSON: "),
+        ("[1, 2]", "at the top level: [1, 2] is not of type 'object'"),
+        ("null", "at the top level: None is not of type 'object'"),
+        ("{}", "is a required property"),
+        (changed("schema_version", to=2), "schema version 2; this mpq reads version 1: update mpq"),
+        (changed("schema_version", to="1"), "at schema_version: "),
+        (changed("schema_version", to=0), "at schema_version: "),
+        (without("record"), "'record' is a required property"),
+        (changed("layers", to=[]), "at layers: "),
+        (changed("layers", 1, "name", to=3), "at layers/1/name: 3 is not of type 'string'"),
+        (changed("layers", 0, "weight_shape", to="8x3"), "at layers/0/weight_shape: '8x3' is not"),
+        (changed("layers", 0, "weight_shape", 1, to=0), "at layers/0/weight_shape/1: 0 is less"),
+        (changed("layers", 1, "weight", "number", to="int9"), "at layers/1/weight/number: 'int9'"),
+        (without("layers", 1, "weight", "scheme"), "at layers/1/weight: 'scheme' is a required"),
+        (without("layers", 0, "activation", "range"), "at layers/0/activation: 'range' is a requ"),
+        (changed("layers", 0, "activation", "range", to=[1]), "at layers/0/activation/range: "),
+        (changed("weight_range", to="best"), "at weight_range: 'best' is not one of"),
+        (changed("surprise", to=1), "'surprise' was unexpected"),
+        (changed("record", "batch_size", to=0), "at record/batch_size: 0 is less"),
+        (
+            changed("fingerprint", to="0" * 64),
+            "the layers do not have the fingerprint that the file states",
+        ),
+        (
+            changed("layers", 1, "weight_shape", to=[10, 9]),
+            "the layers do not have the fingerprint that the file states",
+        ),
+        (
+            changed("layers", 1, "weight", "bits", to=5),
+            "layer 'fc': its formats are not those of its precision w4a8",
+        ),
+        (
+            changed("layers", 0, "precision", to="w8a8"),
+            "layer 'conv': its formats are not those of its precision w8a8",
+        ),
+        (
+            changed("layers", 0, "activation", "scheme", to="symmetric"),
+            "layer 'conv': its formats are not those of its precision w4a8",
+        ),
+    ],
+)
+def test_text_that_is_no_assignment_is_refused(text: str, message: str) -> None:
+    """The error says where the text departs from an assignment, and how."""
+    with pytest.raises(FileFormatError, match=re.escape(message)):
+        Assignment.from_json(text)
+
+
+def test_a_misspelled_precision_is_refused() -> None:
+    """A precision that cannot be parsed is named, and the message says how one is written."""
+    text = changed("layers", 0, "precision", to="w9a8")
+
+    with pytest.raises(FileFormatError, match="'w9a8' is not a precision: write w<bits>a<bits>"):
+        Assignment.from_json(text)
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    """``load`` reads what ``to_json`` wrote."""
+    path = tmp_path / "assignment.json"
+    path.write_text(assignment().to_json(), encoding="utf-8")
+
+    read = Assignment.load(path)
+
+    assert read == assignment()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"cannot read .*a\.json: .*No such file"),
+        (b"\x89PNG\r\n", r"cannot read .*a\.json"),
+        (b"weights", r"a\.json: not JSON"),
+        (b'{"schema_version": 7}', r"a\.json: assignment of schema version 7"),
+        (
+            changed("layers", 0, "precision", to="w9a8").encode(),
+            r"a\.json: layer 'conv': 'w9a8' is not a prec",
+        ),
+    ],
+    ids=["missing", "binary", "text", "future", "precision"],
+)
+def test_a_file_that_is_no_assignment_is_named(
+    content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    """Whatever is wrong, the error names the file."""
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+
+    with pytest.raises(mpq.InputError, match=message):
+        Assignment.load(path)
+
+
+def test_a_folder_is_no_assignment(tmp_path: Path) -> None:
+    """A folder in the place of the file is one clear error."""
+    with pytest.raises(FileFormatError, match="cannot read .*Is a directory"):
+        Assignment.load(tmp_path)
+
+
+def test_precisions_by_name() -> None:
+    """The mapping that most code wants."""
+    found = copy.copy(assignment("w3a8")).precisions
+
+    assert found == {"conv": Precision.parse("w3a8"), "fc": Precision.parse("w3a8")}

@@ -1,0 +1,256 @@
+"""Limits are read in every unit, and what makes no sense is refused."""
+
+from fractions import Fraction
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpq.errors import InputError, LimitError, PrecisionError, UnknownNameError
+from mpq.problem.budget import Budget, total
+from mpq.problem.cost_table import CostTable
+from mpq.problem.limits import Limit, parse_limits, uniform_cost
+from mpq.quantization.precision import Precision
+
+W4, W8 = map(Precision.parse, ("w4a8", "w8a8"))
+NAN = float("nan")
+
+
+def table(
+    unit: str = "seconds", rows: tuple[tuple[float, float], ...] = ((1, 2), (3, 4))
+) -> CostTable:
+    """Two layers ``conv`` and ``fc`` at w4a8 and w8a8."""
+    return CostTable("cost", unit, ("conv", "fc"), (W4, W8), np.array(rows, dtype=np.float64))
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "amount"),
+    [
+        ("cost=2s", "seconds", Fraction(2)),
+        ("cost=2.5ms", "seconds", Fraction(25, 10**4)),
+        ("cost=30us", "seconds", Fraction(3, 10**5)),
+        ("cost=30µs", "seconds", Fraction(3, 10**5)),
+        ("cost=7ns", "seconds", Fraction(7, 10**9)),
+        ("cost=12B", "bytes", Fraction(12)),
+        ("cost=1.5KB", "bytes", Fraction(1500)),
+        ("cost=2MB", "bytes", Fraction(2_000_000)),
+        ("cost=3GB", "bytes", Fraction(3 * 10**9)),
+        ("cost=300KiB", "bytes", Fraction(307_200)),
+        ("cost=2MiB", "bytes", Fraction(2_097_152)),
+        ("cost=1GiB", "bytes", Fraction(1_073_741_824)),
+        ("cost=1J", "joules", Fraction(1)),
+        ("cost=5mJ", "joules", Fraction(5, 10**3)),
+        ("cost=5uJ", "joules", Fraction(5, 10**6)),
+        ("cost=5µJ", "joules", Fraction(5, 10**6)),
+        ("cost=5nJ", "joules", Fraction(5, 10**9)),
+        ("cost=5pJ", "joules", Fraction(5, 10**12)),
+        ("cost=1200", "bitops", Fraction(1200)),
+        ("cost=2K", "bitops", Fraction(2000)),
+        ("cost=2M", "bitops", Fraction(2 * 10**6)),
+        ("cost=1.5G", "bitops", Fraction(15 * 10**8)),
+        ("cost=2T", "bitops", Fraction(2 * 10**12)),
+        ("cost=4.5", "bits", Fraction(9, 2)),
+        ("cost=4.5bits", "bits", Fraction(9, 2)),
+        ("cost=1bit", "bits", Fraction(1)),
+        ("  cost =  .5 ms ", "seconds", Fraction(5, 10**4)),
+        ("cost=1e-3s", "seconds", Fraction(1, 1000)),
+        ("cost=1E+3", "bitops", Fraction(1000)),
+        ("cost=2.e2KB", "bytes", Fraction(200_000)),
+    ],
+)
+def test_absolute_limits_are_converted_to_the_tables_unit(
+    text: str, unit: str, amount: Fraction
+) -> None:
+    """Every unit that a limit may have, in decimal and binary multiples."""
+    limit = Limit.parse(text)
+
+    assert limit.resource == "cost"
+    assert limit.reference is None
+    assert limit.resolve(table(unit)) == pytest.approx(float(amount), rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cost=0.5x:w8a8", 3.0),
+        ("cost=0.5x w8a8", 3.0),
+        ("cost = 0.5 x: w8a8", 3.0),
+        ("cost=1x:w4a8", 4.0),
+        ("cost=2X:W4A8", 8.0),
+        ("cost=0.5x:int8", 3.0),
+        ("cost=1e-1x:w8a8", 0.6),
+    ],
+)
+def test_relative_limits_are_a_share_of_a_uniform_precision(text: str, expected: float) -> None:
+    """The reference is the sum of its column: 4 at w4a8 and 6 at w8a8, in any unit."""
+    limit = Limit.parse(text)
+
+    for unit in ("seconds", "bytes", "joules", "nats", "relative"):
+        assert limit.resolve(table(unit)) == pytest.approx(expected, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "cost", "cost=", "=2ms", "cost=ms", "cost=-2ms", "cost=two ms", "cost=2 ms 3"),
+        *("cost=2ms!", "cost=nan", "cost=inf", "cost=0.5x:", "cost=x:w8a8"),
+        *("cost==2ms", "cost=2,5ms", "cost<2ms", "cost=1.2.3s", "cost=0.5:w8a8", "cost=-1x:w8a8"),
+    ],
+)
+def test_misspelled_limits_are_refused_with_examples(text: str) -> None:
+    """The message repeats the text and shows every form."""
+    with pytest.raises(
+        LimitError, match=r"is not a limit: write resource=amount, such as"
+    ) as error:
+        Limit.parse(text)
+
+    assert repr(text) in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["cost=0ms", "cost=0", "cost=0.0KiB", "cost=0x:w8a8"])
+def test_a_limit_is_positive(text: str) -> None:
+    """Nothing runs in no time; a zero is a slip of the pen."""
+    with pytest.raises(LimitError):
+        Limit.parse(text)
+
+
+def test_a_misspelled_reference_is_refused() -> None:
+    """What follows ``x:`` is a precision."""
+    with pytest.raises(PrecisionError, match="'w9' is not a precision"):
+        Limit.parse("cost=0.5x:w9")
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "message"),
+    [
+        ("cost=2ms", "bytes", "cost: unit 'ms' does not measure bytes; use one of B, KB, MB"),
+        ("cost=2KiB", "seconds", "unit 'KiB' does not measure seconds; use one of s, ms, us"),
+        ("cost=2", "seconds", "cost: the limit 2 has no unit; use one of s, ms"),
+        ("cost=2mj", "joules", "unit 'mj' does not measure joules; use one of J, mJ"),
+        ("cost=2J", "bitops", r"unit 'J' does not measure bitops; use one of \(none\), K, M"),
+        ("cost=2e", "bits", r"unit 'e' does not measure bits; use one of \(none\), bit, bits"),
+        ("cost=2MS", "seconds", "unit 'MS' does not measure seconds"),
+        ("cost=0.5x", "seconds", "say relative to which precision, such as 0.5x:w8a8"),
+    ],
+)
+def test_a_unit_of_something_else_is_refused(text: str, unit: str, message: str) -> None:
+    """The message has the resource and the units that fit; units are case sensitive."""
+    with pytest.raises(LimitError, match=message):
+        Limit.parse(text).resolve(table(unit))
+
+
+@pytest.mark.parametrize("unit", ["nats", "relative"])
+def test_a_unit_without_absolute_amounts_says_so(unit: str) -> None:
+    """The list of units that fit is empty there: the message says what to write instead."""
+    with pytest.raises(LimitError, match="has no unit; write the limit relative"):
+        Limit.parse("cost=2").resolve(table(unit))
+
+
+def test_a_limit_relative_to_what_the_device_lacks_is_refused() -> None:
+    """A sum over layers that cannot run there means nothing; the first such layer is named."""
+    lacking = table("seconds", ((1, NAN), (3, NAN)))
+
+    with pytest.raises(LimitError, match=r"layer 'conv' cannot run at w8a8.*choose another"):
+        Limit.parse("cost=0.5x:w8a8").resolve(lacking)
+    assert Limit.parse("cost=0.5x:w4a8").resolve(lacking) == 2.0
+
+
+def test_a_limit_relative_to_an_unknown_precision_is_refused() -> None:
+    """The message lists the precisions that there are."""
+    with pytest.raises(UnknownNameError, match=r"no precision 'bf16' \(there are: w4a8, w8a8\)"):
+        Limit.parse("cost=0.5x:bf16").resolve(table())
+
+
+def test_several_limits_are_read_in_their_order() -> None:
+    """Each resource may have one."""
+    limits = parse_limits(["latency=2ms", "weight_bytes=300KiB", "energy=0.5x:w8a8"])
+
+    assert [limit.resource for limit in limits] == ["latency", "weight_bytes", "energy"]
+    assert limits[2].reference == W8
+    assert parse_limits([]) == ()
+
+
+@pytest.mark.parametrize("second", ["latency=3ms", " latency = 0.5x:w8a8"])
+def test_two_limits_on_one_resource_are_refused(second: str) -> None:
+    """Also if the two are written differently."""
+    with pytest.raises(LimitError, match="latency has 2 limits; give one"):
+        parse_limits(["latency=2ms", "energy=1J", second])
+
+
+@pytest.mark.parametrize("limit", [np.inf, -np.inf, np.nan])
+def test_an_infinite_budget_is_refused(limit: float) -> None:
+    """No limit at all is written by leaving the budget out."""
+    with pytest.raises(LimitError, match=r"cost: the limit must be finite, got -?(inf|nan)"):
+        Budget(table(), limit)
+
+
+def test_an_amount_too_large_for_a_float_is_refused() -> None:
+    """It reads as infinite, and the budget says so."""
+    limit = Limit.parse("cost=1e999s").resolve(table())
+
+    with pytest.raises(LimitError, match="the limit must be finite, got inf"):
+        Budget(table(), limit)
+
+
+@given(
+    cells=st.lists(st.floats(-1e9, 1e9), min_size=1, max_size=30),
+    random=st.randoms(use_true_random=False),
+)
+def test_sums_are_correctly_rounded_in_any_order(cells: list[float], random: Random) -> None:
+    """The sum is the float nearest to the exact one, whatever the order of the layers."""
+    exact = sum(map(Fraction, cells), Fraction(0))
+    other = random.sample(cells, len(cells))
+    layers = tuple(f"layer{i}" for i in range(len(cells)))
+    column = CostTable("cost", "seconds", layers, (W4,), np.array(cells)[:, None])
+    shuffled = CostTable("cost", "seconds", layers, (W4,), np.array(other)[:, None])
+    choice = np.zeros(len(cells), dtype=np.intp)
+
+    assert total(column, choice) == total(shuffled, choice) == float(exact)
+    assert uniform_cost(column, W4) == float(exact)
+    assert Budget(column, 1.0).used(choice) == float(exact)
+
+
+def test_a_budget_adds_the_chosen_cells() -> None:
+    """One column per layer."""
+    budget = Budget(table(), 5.0)
+
+    assert [budget.used(np.array(choice)) for choice in ([0, 0], [1, 0], [0, 1], [1, 1])] == [
+        4.0,
+        5.0,
+        5.0,
+        6.0,
+    ]
+    assert [budget.is_met(np.array(choice)) for choice in ([0, 0], [1, 0], [1, 1])] == [
+        True,
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e12])
+def test_a_limit_holds_up_to_rounding_only(scale: float) -> None:
+    """1e-13 above a limit is rounding, 1e-11 above is too much, whatever the unit."""
+    choice = np.array([1, 1])  # uses 6
+    scaled = table("seconds", ((1 * scale, 2 * scale), (3 * scale, 4 * scale)))
+
+    assert Budget(scaled, 6 * scale).is_met(choice)
+    assert Budget(scaled, 6 * scale * (1 - 1e-13)).is_met(choice)
+    assert not Budget(scaled, 6 * scale * (1 - 1e-11)).is_met(choice)
+
+
+def test_a_cell_that_cannot_run_meets_no_limit() -> None:
+    """A sum with nan is nan, and nan is within nothing."""
+    budget = Budget(table("seconds", ((1, NAN), (3, 4))), 100.0)
+
+    assert budget.is_met(np.array([0, 1]))
+    assert not budget.is_met(np.array([1, 1]))
+
+
+def test_limit_errors_are_input_errors() -> None:
+    """One ``except`` catches whatever the user wrote wrong."""
+    with pytest.raises(InputError):
+        Limit.parse("nonsense")
+    with pytest.raises(ValueError, match="is not a limit"):
+        Limit.parse("nonsense")

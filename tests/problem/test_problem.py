@@ -1,0 +1,367 @@
+"""A problem adds tied layers up, and refuses what contradicts itself."""
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpq.errors import FileFormatError, InputError, UnknownNameError
+from mpq.problem.budget import Budget
+from mpq.problem.cost_table import CostTable
+from mpq.problem.interactions import Interactions
+from mpq.problem.problem import Problem
+from mpq.quantization.precision import Precision
+
+LAYERS = ("a", "b", "c", "d")
+W2, W4, W8 = PRECISIONS = tuple(map(Precision.parse, ("w2a8", "w4a8", "w8a8")))
+NAN = float("nan")
+LOSS = np.array([[9, 4, 1], [8, 3, 0], [7, 5, 2], [6, 6, 6]], dtype=np.float64)
+BYTES = np.array([[1, 2, 4], [2, 4, 8], [3, 6, 12], [4, 8, 16]], dtype=np.float64)
+TIME = np.array([[1, 1, 2], [1, 1, 2], [1, NAN, 2], [NAN, 1, 2]], dtype=np.float64)
+
+
+def table(name: str, unit: str, values: npt.ArrayLike) -> CostTable:
+    """A table of the four layers at the three precisions."""
+    return CostTable(name, unit, LAYERS, PRECISIONS, np.array(values, dtype=np.float64))
+
+
+def problem(
+    limits: tuple[float, float] = (30.0, 7.0),
+    ties: tuple[tuple[str, ...], ...] = (),
+    fixed: Mapping[str, Precision] | None = None,
+    candidates: Mapping[str, Sequence[Precision]] | None = None,
+    interactions: Interactions | None = None,
+) -> Problem:
+    """Four layers, a budget of bytes and one of seconds; ``c`` lacks w4a8 and ``d`` w2a8."""
+    budgets = (
+        Budget(table("size", "bytes", BYTES), limits[0]),
+        Budget(table("latency", "seconds", TIME), limits[1]),
+    )
+    loss = table("sketch", "nats", LOSS)
+    return Problem(loss, budgets, ties, fixed or {}, candidates or {}, interactions)
+
+
+def choices() -> list[tuple[int, ...]]:
+    """Every column per layer."""
+    return list(product(range(3), repeat=4))
+
+
+def test_without_ties_every_layer_is_a_group() -> None:
+    """Grouped numbers are then the tables themselves; nan becomes 0 and is not allowed."""
+    grouped = problem().grouped
+
+    assert grouped.members == ((0,), (1,), (2,), (3,))
+    np.testing.assert_array_equal(grouped.loss, LOSS)
+    np.testing.assert_array_equal(grouped.costs[0][~np.isnan(TIME)], BYTES[~np.isnan(TIME)])
+    np.testing.assert_array_equal(grouped.costs[1], np.nan_to_num(TIME))
+    np.testing.assert_array_equal(grouped.allowed, ~np.isnan(TIME))
+    np.testing.assert_array_equal(grouped.limits, [30.0, 7.0])
+
+
+def test_tied_layers_are_added_up() -> None:
+    """A group's row is the sum of its members' rows, in the order of first members."""
+    grouped = problem(ties=(("d", "b"),)).grouped
+
+    assert grouped.members == ((0,), (1, 3), (2,))
+    np.testing.assert_array_equal(grouped.loss, [[9, 4, 1], [14, 9, 6], [7, 5, 2]])
+    np.testing.assert_array_equal(grouped.costs[0], [[1, 2, 4], [0, 12, 24], [3, 0, 12]])
+    np.testing.assert_array_equal(grouped.costs[1], [[1, 1, 2], [0, 2, 4], [1, 0, 2]])
+    np.testing.assert_array_equal(grouped.expand(np.array([0, 1, 2])), [0, 1, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("ties", "merged"),
+    [
+        ((("a", "b"), ("b", "c")), (("a", "b", "c"),)),
+        ((("d", "c"), ("b", "a")), (("a", "b"), ("c", "d"))),
+        ((("a", "b"), ("c", "d"), ("d", "a")), (("a", "b", "c", "d"),)),
+        ((("a",), ("b", "b")), ()),
+    ],
+)
+def test_overlapping_ties_become_one(
+    ties: tuple[tuple[str, ...], ...], merged: tuple[tuple[str, ...], ...]
+) -> None:
+    """Ties are merged when the problem is made."""
+    assert problem(ties=ties).ties == merged
+
+
+@given(
+    ties=st.lists(st.lists(st.sampled_from(LAYERS), min_size=2, max_size=2).map(tuple), max_size=2),
+    limits=st.tuples(st.integers(5, 45), st.integers(3, 9)),
+    only=st.lists(st.sampled_from(PRECISIONS), min_size=1, max_size=3),
+)
+def test_feasible_means_what_the_tables_say(
+    ties: list[tuple[str, ...]], limits: tuple[int, int], only: list[Precision]
+) -> None:
+    """Ties, candidates, missing precisions and both budgets, checked one assignment at a time."""
+    try:
+        asked = problem(limits=limits, ties=tuple(ties), candidates={"a": only})
+    except InputError:
+        return
+
+    for choice in choices():
+        runs = not any(np.isnan(TIME[row, column]) for row, column in enumerate(choice))
+        agree = all(choice[LAYERS.index(x)] == choice[LAYERS.index(y)] for x, y in ties)
+        allowed = runs and agree and PRECISIONS[choice[0]] in only
+        size, seconds = (sum(t[r, c] for r, c in enumerate(choice)) for t in (BYTES, TIME))
+        feasible = allowed and size <= limits[0] and seconds <= limits[1]
+        assert asked.is_allowed(np.array(choice)) == allowed
+        assert asked.is_feasible(np.array(choice)) == feasible
+
+
+def test_loss_is_the_sum_over_layers() -> None:
+    """Without interactions."""
+    asked = problem()
+
+    for choice in choices():
+        expected = sum(LOSS[row, column] for row, column in enumerate(choice))
+        assert asked.loss_of(np.array(choice)) == expected
+
+
+def test_loss_with_interactions_has_the_products_of_layers() -> None:
+    """Beside the sum of the table, which is all that the additive problem has."""
+    factor = np.ones((1, 4, 3), dtype=np.float32)
+    asked = problem(interactions=Interactions(factor))
+    choice = np.array([0, 0, 0, 1])
+
+    assert asked.loss_of(choice) == 9 + 8 + 7 + 6 + 4 * 3 / 2
+    assert asked.additive().loss_of(choice) == 9 + 8 + 7 + 6
+    assert asked.additive().interactions is None
+
+
+def test_shrunk_interactions_count_in_part() -> None:
+    """Three quarters of six products."""
+    asked = problem(interactions=Interactions(np.ones((1, 4, 3)), shrinkage=0.25))
+
+    assert asked.loss_of(np.array([0, 0, 0, 1])) == 9 + 8 + 7 + 6 + 0.75 * 6
+
+
+def test_fixed_layers_have_one_choice() -> None:
+    """Other layers keep theirs; what is fixed binds its whole tie, and overrides candidates."""
+    asked = problem(ties=(("a", "b"),), fixed={"a": W8}, candidates={"a": (W2,)})
+
+    np.testing.assert_array_equal(asked.grouped.allowed[0], [False, False, True])
+    np.testing.assert_array_equal(asked.grouped.allowed[1:], ~np.isnan(TIME[2:]))
+
+
+def test_candidates_restrict_their_layer() -> None:
+    """In any order; layers without an entry may take all."""
+    asked = problem(candidates={"a": [W8, W2], "b": (W4,)})
+
+    np.testing.assert_array_equal(asked.allowed[0], [True, False, True])
+    np.testing.assert_array_equal(asked.allowed[1], [False, True, False])
+    np.testing.assert_array_equal(asked.allowed[2:], ~np.isnan(TIME[2:]))
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"fixed": {"c": W4}}, "'c'"),  # the device lacks it
+        ({"ties": (("a", "b"),), "fixed": {"a": W4, "b": W8}}, "'a', 'b'"),
+        ({"ties": (("a", "b"),), "candidates": {"a": [W4], "b": [W8]}}, "'a', 'b'"),
+        ({"ties": (("c", "d"),), "candidates": {"c": [W2, W4]}}, "'c', 'd'"),
+        ({"ties": (("a", "c"),), "fixed": {"a": W4}}, "'a', 'c'"),
+        ({"candidates": {"b": []}}, "'b'"),
+    ],
+)
+def test_contradictions_are_refused(options: dict[str, Any], names: str) -> None:
+    """A group without a choice is named, with every reason that there may be."""
+    with pytest.raises(InputError, match=f"no precision is left for {names} among w2a8, w4a8, w8"):
+        problem(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"ties": (("a", "x"),)}, {"fixed": {"x": W4}}, {"candidates": {"x": [W4]}}],
+)
+def test_unknown_layers_are_refused(options: dict[str, Any]) -> None:
+    """Wherever a layer is named."""
+    with pytest.raises(UnknownNameError, match=r"no layer 'x' \(there are: a, b, c, d\)"):
+        problem(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"fixed": {"a": Precision.parse("bf16")}}, {"candidates": {"a": [Precision.parse("bf16")]}}],
+)
+def test_a_precision_that_the_tables_lack_is_refused(options: dict[str, Any]) -> None:
+    """The message lists those that there are."""
+    with pytest.raises(UnknownNameError, match=r"no precision 'bf16' \(there are: w2a8, w4a8, w8a"):
+        problem(**options)
+
+
+def test_the_loss_has_no_empty_cell() -> None:
+    """A solver needs a loss for every choice."""
+    with pytest.raises(InputError, match="sketch: layer 'a' at w4a8 costs nan"):
+        Problem(table("sketch", "nats", [[1.0, NAN, 1.0], *LOSS[1:].tolist()]))
+
+
+def test_tables_fit_together() -> None:
+    """Layers and precisions are the same everywhere, in the same order."""
+    loss = table("sketch", "nats", LOSS)
+    flipped = CostTable("size", "bytes", LAYERS[::-1], PRECISIONS, BYTES)
+    narrow = table("size", "bytes", BYTES).select([W2, W4])
+
+    for other in (flipped, narrow):
+        with pytest.raises(InputError, match="size has other layers or precisions than the loss"):
+            Problem(loss, (Budget(other, 1.0),))
+
+
+def test_one_resource_has_one_budget() -> None:
+    """Two limits on it would be a slip."""
+    size = table("size", "bytes", BYTES)
+
+    with pytest.raises(InputError, match="a resource has two budgets"):
+        Problem(table("sketch", "nats", LOSS), (Budget(size, 30.0), Budget(size, 20.0)))
+
+
+def test_interactions_fit_the_loss() -> None:
+    """Layers and precisions of the factor are those of the table."""
+    with pytest.raises(InputError, match=r"interactions are .*4, 2.*, the loss is \(4, 3\)"):
+        problem(interactions=Interactions(np.ones((5, 4, 2), dtype=np.float32)))
+
+
+def test_a_problem_has_a_layer() -> None:
+    """Nothing to decide is an error and no empty answer."""
+    empty = CostTable("sketch", "nats", (), PRECISIONS, np.zeros((0, 3)))
+
+    with pytest.raises(InputError, match="there is no layer to assign a precision to"):
+        Problem(empty)
+
+
+@given(
+    ties=st.sampled_from([(), (("a", "b"),), (("a", "b"), ("c", "d"))]),
+    fixed=st.sampled_from([{}, {"a": W8}, {"a": W4, "b": W4}]),
+    candidates=st.sampled_from([{}, {"c": (W8,)}, {"c": (W2, W8), "d": (W8, W4)}]),
+    limits=st.tuples(st.floats(0, 1e300), st.floats(1e-300, 1)),
+)
+def test_json_round_trip_keeps_the_problem(
+    ties: tuple[tuple[str, ...], ...],
+    fixed: dict[str, Precision],
+    candidates: dict[str, tuple[Precision, ...]],
+    limits: tuple[float, float],
+) -> None:
+    """Tables, limits bit by bit, ties, fixed layers and candidates; the text stays the same."""
+    asked = problem(limits=limits, ties=ties, fixed=fixed, candidates=candidates)
+
+    again = Problem.from_json(asked.to_json())
+
+    assert again.to_json() == asked.to_json()
+    assert (again.ties, again.fixed, again.candidates) == (asked.ties, fixed, candidates)
+    assert [budget.limit for budget in again.budgets] == list(limits)
+    np.testing.assert_array_equal(again.grouped.costs, asked.grouped.costs)
+    np.testing.assert_array_equal(again.grouped.loss, asked.grouped.loss)
+    np.testing.assert_array_equal(again.allowed, asked.allowed)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "7", "{}", '{"schema_version": 1}'])
+def test_text_that_is_no_problem_is_refused(text: str) -> None:
+    """Truncated or foreign JSON is a ``FileFormatError``."""
+    with pytest.raises(FileFormatError, match="not a problem"):
+        Problem.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("budgets", 7),
+        ("budgets", [{"table": {}}]),
+        ("budgets", [{"limit": "much", "table": table("size", "bytes", BYTES).to_dict()}]),
+        ("ties", 7),
+        ("fixed", ["a"]),
+        ("candidates", {"a": 7}),
+        ("loss", 7),
+    ],
+)
+def test_json_with_a_wrong_key_is_no_problem(key: str, value: object) -> None:
+    """A key of another kind is a ``FileFormatError``, whatever Python would raise."""
+    data = json.loads(problem().to_json()) | {key: value}
+
+    with pytest.raises(FileFormatError, match="not a"):
+        Problem.from_json(json.dumps(data))
+
+
+def test_a_future_schema_version_asks_to_update() -> None:
+    """Files of a later mpq are told apart from garbage."""
+    data = json.loads(problem().to_json()) | {"schema_version": 2}
+
+    with pytest.raises(FileFormatError, match="problem of schema version 2; this mpq reads versi"):
+        Problem.from_json(json.dumps(data))
+
+
+def test_json_keeps_the_rules_of_the_problem() -> None:
+    """Reading a file checks as much as building a problem."""
+    data = json.loads(problem().to_json())
+
+    with pytest.raises(InputError, match="no layer 'x'"):
+        Problem.from_json(json.dumps(data | {"fixed": {"x": "w8a8"}}))
+    with pytest.raises(InputError, match="no precision is left for 'c'"):
+        Problem.from_json(json.dumps(data | {"fixed": {"c": "w4a8"}}))
+
+
+def test_json_keeps_the_interactions() -> None:
+    """Bit for bit, so that the same problem is solved again elsewhere."""
+    factor = np.random.default_rng(0).standard_normal((5, 4, 3)).astype(np.float32)
+    asked = problem(interactions=Interactions(factor, 0.25))
+
+    again = Problem.from_json(asked.to_json())
+
+    assert again.interactions is not None
+    assert again.interactions.shrinkage == 0.25
+    np.testing.assert_array_equal(again.interactions.factor, factor)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"shape": [5, 4, 2]}, {"factor_float32_base64": "!"}, {"shrinkage": "x"}, {"shape": None}],
+)
+def test_json_with_broken_interactions_is_no_problem(change: dict[str, object]) -> None:
+    """The message says what is broken."""
+    data = json.loads(problem(interactions=Interactions(np.ones((5, 4, 3)))).to_json())
+    data["interactions"] |= change
+
+    with pytest.raises(FileFormatError, match="interactions"):
+        Problem.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize("distance", range(1, 5))
+def test_differing_leaves_out_what_is_near(distance: int) -> None:
+    """By the number of layers that have another precision; twice for two assignments."""
+    first, second = np.array([0, 1, 2, 1]), np.array([2, 1, 0, 1])
+    asked = problem(limits=(100.0, 100.0))
+
+    apart = asked.differing(first, distance).differing(second, distance)
+
+    for choice in map(np.array, choices()):
+        is_far = all((choice != other).sum() >= distance for other in (first, second))
+        assert apart.is_feasible(choice) == (is_far and asked.is_feasible(choice))
+
+
+def test_least_swaps_cost_and_loss() -> None:
+    """The loss becomes a budget; the other budgets and empty cells stay."""
+    asked = problem(limits=(20.0, 6.0))
+    swapped = asked.least(table("energy", "joules", BYTES * 2), max_loss=12.0)
+
+    for choice in map(np.array, choices()):
+        expected = asked.is_feasible(choice) and asked.loss_of(choice) <= 12.0
+        assert swapped.is_feasible(choice) == expected
+        assert swapped.loss_of(choice) == 2 * BYTES[range(4), choice].sum()
+    with pytest.raises(InputError, match="a loss with interactions is no budget"):
+        problem(interactions=Interactions(np.ones((2, 4, 3)))).least(asked.loss, 1.0)
+
+
+def test_within_replaces_limits() -> None:
+    """Those that are named; the others stay, and a resource without a budget is an error."""
+    asked = problem(limits=(20.0, 6.0))
+
+    limits = {b.table.name: b.limit for b in asked.within(["size=12B"]).budgets}
+
+    assert limits == {"size": 12.0, "latency": 6.0}
+    with pytest.raises(UnknownNameError, match="no resource 'energy'"):
+        asked.within(["energy=1mJ"])

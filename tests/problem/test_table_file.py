@@ -1,0 +1,201 @@
+"""Tables that somebody else made, and ``mpq solve``: without torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from mpq.cli.__main__ import app
+from mpq.errors import FileFormatError, LimitError, MpqError, UnknownNameError
+from mpq.problem.problem import Problem
+from mpq.quantization.precision import Precision
+from mpq.solvers import Lagrangian
+
+TABLE = """layer,precision,loss_nats,weight_bytes,latency_seconds,tie
+a,w4a8,0.5,100,1e-3,x
+a,w8a8,0.1,200,2e-3,x
+b,w8a8,0.05,200,2e-3,x
+b,w4a8,0.3,100,1e-3,x
+c,w4a8,0.2,50,1e-3,
+c,w8a8,0.01,100,,
+d,w8a8,0.0,10,1e-3,
+"""
+
+
+def test_rows_become_tables() -> None:
+    """In any order; an empty cell cannot run, a missing row is no candidate, ties are named."""
+    problem = Problem.from_csv(TABLE, ["weight_bytes=350B", "latency=6ms"])
+
+    assert problem.loss.layers == ("a", "b", "c", "d")
+    assert problem.loss.unit == "nats"
+    np.testing.assert_array_equal(problem.loss.values[1], [0.3, 0.05])
+    assert [(b.table.name, b.table.unit, b.limit) for b in problem.budgets] == [
+        ("weight_bytes", "bytes", 350.0),
+        ("latency", "seconds", 6e-3),
+    ]
+    assert problem.ties == (("a", "b"),)
+    w4, w8 = map(Precision.parse, ("w4a8", "w8a8"))
+    assert dict(problem.candidates) == {"c": (w4,), "d": (w8,)}
+
+
+def test_a_table_is_solved() -> None:
+    """What cannot run is not chosen, also where its resource has no limit."""
+    problem = Problem.from_csv(TABLE, ["weight_bytes=500B"])
+
+    solution = Lagrangian().solve(problem)
+
+    bits = {name: str(p) for name, p in solution.precisions(problem).items()}
+    assert bits == {"a": "w8a8", "b": "w8a8", "c": "w4a8", "d": "w8a8"}
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("", FileFormatError, "the first columns are layer,precision"),
+        ("a,b\n1,2\n", FileFormatError, "the first columns are layer,precision"),
+        ("layer,precision,loss_nats\n", FileFormatError, "rows follow"),
+        ("layer,precision,loss_nats\na,w4a8\n", FileFormatError, "line 2 has 2 cells, not 3"),
+        ("layer,precision,loss_nats\na,w4a8,1\na,w4a8,2\n", FileFormatError, "line 3: 'a' at w4a8"),
+        ("layer,precision,loss_nats\na,w4a8,much\n", FileFormatError, "loss_nats: 'a' at w4a8"),
+        ("layer,precision,weight_bytes\na,w4a8,1\n", FileFormatError, "there are 0 of them"),
+        (
+            "layer,precision,loss\na,w4a8,1\n",
+            UnknownNameError,
+            "no unit at the end of column 'loss'",
+        ),
+        ("layer,precision,loss_nats\na,4,1\n", MpqError, "4"),
+        ("layer,precision,loss_nats\na,w4a8,\n", MpqError, "every cost must be finite"),
+    ],
+)
+def test_what_is_no_such_table_is_refused(text: str, error: type[MpqError], message: str) -> None:
+    """The message says where."""
+    with pytest.raises(error, match=message):
+        Problem.from_csv(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\ufeff" + TABLE, TABLE + "\n\n", TABLE.replace("\n", "\r\n"), TABLE.replace(",", ", ", 3)],
+)
+def test_what_spreadsheets_write_is_read(text: str) -> None:
+    """A byte order mark, blank lines, Windows line ends, blanks in the heading."""
+    assert Problem.from_csv(text).to_json() == Problem.from_csv(TABLE).to_json()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("latency_seconds", "weight_bytes"), "column 'weight_bytes' comes twice"),
+        (("loss_nats", "latency_nats"), "two columns have one name"),
+        (("a,w8a8,0.1,200,2e-3,x", "a,w8a8,0.1,200,2e-3,y"), "'a' has two ties, 'x' and 'y'"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(change: tuple[str, str], message: str) -> None:
+    """Nothing is dropped in silence."""
+    with pytest.raises(FileFormatError, match=message):
+        Problem.from_csv(TABLE.replace(*change))
+
+
+def test_limits_are_on_columns() -> None:
+    """Those that there are, in their units."""
+    with pytest.raises(UnknownNameError, match=r"no resource 'energy' .*latency, weight_bytes"):
+        Problem.from_csv(TABLE, ["energy=1mJ"])
+    with pytest.raises(LimitError, match="does not measure bytes"):
+        Problem.from_csv(TABLE, ["weight_bytes=1ms"])
+
+
+def solved(*arguments: str) -> Any:
+    """What ``mpq solve`` prints."""
+    ran = CliRunner().invoke(app, ["solve", *arguments])
+    assert ran.exit_code == 0, ran.output
+    return json.loads(ran.stdout)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> str:
+    """The table as a file."""
+    (tmp_path / "table.csv").write_text(TABLE)
+    return str(tmp_path / "table.csv")
+
+
+def test_the_command_line_solves_a_table(table: str, tmp_path: Path) -> None:
+    """JSON with precisions and proof; a problem as JSON gives the same, and takes other limits."""
+    (found,) = solved(table, "--limit", "weight_bytes=500B")
+
+    problem = Problem.from_csv(TABLE, ["weight_bytes=500B"])
+    (tmp_path / "problem.json").write_text(problem.to_json())
+    (again,) = solved(str(tmp_path / "problem.json"))
+    (less,) = solved(str(tmp_path / "problem.json"), "--limit", "weight_bytes=400B")
+    assert found["status"] == "optimal"
+    assert found["predicted_loss_nats"] == pytest.approx(0.35)
+    assert found["bound_nats"] == pytest.approx(0.35)
+    assert found["budgets"][0]["used"] == 460.0
+    assert {**again, "seconds": 0} == {**found, "seconds": 0}
+    assert less["budgets"][0] == {
+        "resource": "weight_bytes",
+        "unit": "bytes",
+        "limit": 400.0,
+        "used": 260.0,
+    }
+
+
+def test_the_command_line_minimizes_and_finds_alternatives(table: str) -> None:
+    """Least latency for a loss; several assignments by rising loss."""
+    (fast,) = solved(table, "--minimize", "latency", "--max-loss", "1.0")
+    several = solved(table, "--limit", "weight_bytes=500B", "--alternatives", "2")
+
+    assert fast["budgets"][-1]["used"] == pytest.approx(4e-3)
+    assert "least latency: 0.004 seconds, proved" in fast["why"]
+    assert [round(row["predicted_loss_nats"], 6) for row in several] == [0.35, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--minimize", "latency"], "minimize and max_loss go together"),
+        (["--max-loss", "1"], "minimize and max_loss go together"),
+        (["--minimize", "energy", "--max-loss", "1"], "no resource 'energy'"),
+        (["--limit", "weight_bytes=10B"], "smallest reachable 260"),
+        (["--alternatives", "0"], "at least 1; got 0"),
+        (["--solver", "simplex"], "no solver 'simplex'"),
+    ],
+)
+def test_what_goes_wrong_is_one_line(table: str, arguments: list[str], message: str) -> None:
+    """On standard error, with exit code 2."""
+    ran = CliRunner().invoke(app, ["solve", table, *arguments])
+
+    assert ran.exit_code == 2
+    assert message in ran.stderr
+    assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("no.csv", "cannot read"), ("t.txt", "neither .json")]
+)
+def test_a_file_that_is_no_problem(tmp_path: Path, name: str, message: str) -> None:
+    """Not there, or of another kind."""
+    (tmp_path / "t.txt").write_text("x")
+
+    ran = CliRunner().invoke(app, ["solve", str(tmp_path / name)])
+
+    assert ran.exit_code == 2
+    assert message in ran.stderr
+
+
+def test_solving_a_table_does_not_load_torch(table: str) -> None:
+    """A fresh interpreter solves without it."""
+    code = (
+        "import sys; from mpq.cli.__main__ import app\n"
+        f"try: app(['solve', {table!r}, '--limit', 'weight_bytes=500B'])\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert '"optimal"' in ran.stdout

@@ -1,0 +1,224 @@
+"""The published baselines: honest answers, and what they are known to miss."""
+
+from collections.abc import Callable
+from itertools import product
+from math import fsum
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpq.errors import InputError, UnknownNameError
+from mpq.problem.interactions import Interactions
+from mpq.problem.problem import Problem
+from mpq.problem.solution import Status
+from mpq.solvers import Bisection, DynamicProgramming, Greedy, Lagrangian, Solver, WaterFilling
+
+Make = Callable[..., Problem]
+BASELINES: list[Solver] = [Greedy(), Greedy("down"), WaterFilling(), Bisection()]
+ONE_BUDGET: list[Solver] = [WaterFilling(), DynamicProgramming(), DynamicProgramming(grid=23)]
+
+
+def name_of(solver: Solver) -> str:
+    """How pytest calls a solver."""
+    return "-".join([solver.name, *map(str, vars(solver).values())])
+
+
+ALL = [*BASELINES, *ONE_BUDGET[1:]]
+
+
+@pytest.mark.parametrize("solver", ALL, ids=name_of)
+@given(data=st.data())
+def test_answers_are_feasible_and_bounds_hold(
+    solver: Solver, make_problem: Make, data: st.DataObject
+) -> None:
+    """Against every assignment: feasible, the bound below the best, optimal where it says so."""
+    layers, precisions = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
+    most = 1 if solver in ONE_BUDGET else 3
+    resources = data.draw(st.integers(0, most))
+    cell = data.draw(st.sampled_from([st.integers(0, 3), st.integers(-50, 50), st.floats(0, 1e6)]))
+    table = st.lists(
+        st.lists(cell, min_size=precisions, max_size=precisions), min_size=layers, max_size=layers
+    )
+    loss = np.array(data.draw(table), dtype=np.float64)
+    costs = [np.abs(np.array(data.draw(table), dtype=np.float64)) for _ in range(resources)]
+    choices = list(product(range(precisions), repeat=layers))
+    limits = [
+        fsum(cost[range(layers), data.draw(st.sampled_from(choices))])
+        * data.draw(st.sampled_from([1.0, 1.0, 0.9, 1.1]))
+        for cost in costs
+    ]
+    problem = make_problem(loss, costs, limits)
+    feasible = [c for c in map(np.array, choices) if problem.is_feasible(c)]
+
+    found = solver.solve(problem)
+
+    if not feasible:
+        assert found.status is Status.INFEASIBLE
+        assert len(found.shortfalls) == resources
+        return
+    best, scale = min(map(problem.loss_of, feasible)), np.abs(loss).sum()
+    if found.choice is None:
+        assert (found.status, resources > 1) == (Status.UNKNOWN, True)
+        return
+    assert problem.is_feasible(found.choice)
+    assert found.loss == problem.loss_of(found.choice)
+    assert found.bound is not None
+    assert found.bound <= best + 1e-9 * scale
+    if found.status is Status.OPTIMAL:
+        assert found.loss == pytest.approx(best, rel=1e-9, abs=1e-9 * scale)
+    else:
+        assert found.status is Status.FEASIBLE
+
+
+@pytest.mark.parametrize("solver", ALL, ids=name_of)
+def test_units_change_no_assignment(solver: Solver, make_problem: Make) -> None:
+    """Nats or millionths, seconds or nanoseconds."""
+    rng = np.random.default_rng(0)
+    loss = -np.sort(-rng.random((8, 4)), axis=1)
+    cost = np.sort(rng.random((1, 8, 4)) + 0.1, axis=2)
+
+    once = solver.solve(make_problem(loss, cost, [4.0]))
+    again = solver.solve(make_problem(loss * 1e-6, cost * 1e9, [4.0e9]))
+
+    np.testing.assert_array_equal(once.choice, again.choice)
+
+
+@pytest.mark.parametrize("solver", ALL, ids=name_of)
+def test_interactions_are_refused(solver: Solver, make_problem: Make) -> None:
+    """The message says what to use."""
+    problem = make_problem(np.ones((2, 2)), interactions=Interactions(np.ones((3, 2, 2))))
+
+    with pytest.raises(InputError, match="has interactions: use the solver"):
+        solver.solve(problem)
+
+
+@pytest.mark.parametrize("solver", ONE_BUDGET, ids=name_of)
+def test_two_budgets_that_can_bind_are_refused(solver: Solver, make_problem: Make) -> None:
+    """One that every assignment meets does not count."""
+    cost = np.array([[1.0, 2.0], [1.0, 2.0]])
+    loss = [[1.0, 0.0], [3.0, 0.0]]
+
+    loose = solver.solve(make_problem(loss, [cost, cost], [3.0, 100.0]))
+
+    assert loose.choice is not None
+    with pytest.raises(
+        InputError, match=r"takes one budget, and 2 can bind here: use .*lagrangian"
+    ):
+        solver.solve(make_problem(loss, [cost, cost], [3.0, 3.5]))
+
+
+@pytest.mark.parametrize("solver", BASELINES[:3], ids=name_of)
+@pytest.mark.parametrize("seed", range(3))
+def test_with_many_layers_they_come_close(solver: Solver, make_problem: Make, seed: int) -> None:
+    """Losses that fall by four with every bit, as the closed form takes for granted."""
+    rng = np.random.default_rng(seed)
+    size = rng.lognormal(0, 1, (300, 1))
+    loss = rng.lognormal(0, 1.5, (300, 1)) * 4.0 ** -np.arange(2, 9)
+    cost = size * np.arange(2, 9)
+    problem = make_problem(loss, [cost], [4.6 * size.sum()])
+
+    found, best = solver.solve(problem), Lagrangian().solve(problem)
+
+    assert best.loss <= found.loss
+    assert found.loss <= best.loss * (1.2 if isinstance(solver, WaterFilling) else 1.05)
+
+
+def test_bisection_lowers_the_least_sensitive_layers(make_problem: Make) -> None:
+    """In that order whatever they cost, so that it misses what saves most."""
+    loss = [[3.0, 0.0], [2.0, 0.0], [1.0, 0.0]]
+    cost = [[1.0, 10.0], [1.0, 3.0], [1.0, 2.0]]
+
+    found = Bisection().solve(make_problem(loss, [cost], [12.0]))
+
+    assert found.choice is not None
+    assert found.choice.tolist() == [1, 0, 0]
+    assert (found.loss, found.status) == (3.0, Status.FEASIBLE)
+
+
+def test_greedy_from_both_sides(make_problem: Make) -> None:
+    """Up leaves what does not fit and goes on; down stops as soon as the budget holds."""
+    loss = [[4.0, 0.0], [3.0, 0.0], [1.0, 0.0]]
+    cost = [[0.0, 4.0], [0.0, 4.0], [0.0, 2.0]]
+    problem = make_problem(loss, [cost], [6.0])
+
+    up, down = Greedy("up").solve(problem).choice, Greedy("down").solve(problem).choice
+
+    assert up is not None
+    assert down is not None
+    assert up.tolist() == [1, 0, 1]
+    assert down.tolist() == [1, 0, 0]
+
+
+def test_greedy_knows_two_directions() -> None:
+    """The message lists them."""
+    with pytest.raises(UnknownNameError, match=r"no direction of greedy 'left' .*down, up"):
+        Greedy("left")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("unit", [1.0, 8.0, 1e-3])
+def test_whole_costs_are_exact(make_problem: Make, unit: float) -> None:
+    """Bytes, multiples of eight, or thousandths: any common unit is found."""
+    rng = np.random.default_rng(1)
+    cost = rng.integers(1, 40, (1, 12, 4)) * unit
+    cost[0, 0, 0] = unit
+    problem = make_problem(rng.random((12, 4)), cost, [150 * unit])
+
+    found = DynamicProgramming().solve(problem)
+
+    assert found.status is Status.OPTIMAL
+    assert found.loss == pytest.approx(Lagrangian().solve(problem).loss, rel=1e-12)
+
+
+@pytest.mark.parametrize("grid", [50, 500, 5000])
+def test_rounded_costs_have_a_bound(make_problem: Make, grid: int) -> None:
+    """The finer the grid, the closer answer and bound; the exact optimum is between them."""
+    rng = np.random.default_rng(2)
+    cost, loss = rng.random((1, 30, 4)), -np.sort(-rng.random((30, 4)), axis=1)
+    problem = make_problem(loss, cost, [12.0])
+    best = Lagrangian().solve(problem).loss
+
+    found = DynamicProgramming(grid=grid).solve(problem)
+
+    assert found.bound is not None
+    assert found.bound <= best <= found.loss
+    assert found.loss - found.bound <= 60 * 30 / grid
+
+
+def test_a_table_that_would_not_fit_is_refused(make_problem: Make) -> None:
+    """Before the memory is taken."""
+    rng = np.random.default_rng(0)
+    problem = make_problem(rng.random((2000, 2)), [rng.random((2000, 2))], [1000.0])
+
+    with pytest.raises(InputError, match="2000 layers times 1000001 amounts are more than"):
+        DynamicProgramming(grid=1_000_000).solve(problem)
+
+
+def test_a_grid_has_units() -> None:
+    """The message has the number."""
+    with pytest.raises(InputError, match="needs a grid of at least 1; got 0"):
+        DynamicProgramming(grid=0)
+
+
+@pytest.mark.parametrize("unit", [1 - 5e-7, 1 + 5e-7, 1e-12, 3e-9])
+def test_costs_that_are_nearly_whole_are_no_others(make_problem: Make, unit: float) -> None:
+    """Two of three layers fit exactly; rounding the unit to 1 or to 0 would say otherwise."""
+    cost = [[0.0, unit]] * 3
+
+    found = DynamicProgramming().solve(make_problem([[1.0, 0.0]] * 3, [cost], [2 * unit]))
+
+    assert (found.loss, found.bound, found.status) == (1.0, 1.0, Status.OPTIMAL)
+
+
+def test_whole_and_tiny_costs_are_not_called_exact(make_problem: Make) -> None:
+    """One byte beside a millionth of one: nothing is free."""
+    cost = [[0.0, 1.0], [0.0, 5e-7]]
+    problem = make_problem([[1.0, 0.0], [1.0, 0.0]], [cost], [1.0])
+
+    found = DynamicProgramming(grid=100).solve(problem)
+
+    assert found.choice is not None
+    assert problem.is_feasible(found.choice)
+    assert found.bound is not None
+    assert found.bound <= 1.0 <= found.loss

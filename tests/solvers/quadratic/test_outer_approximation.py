@@ -1,0 +1,122 @@
+"""Integer programs with cuts, against exhaustive search and the other exact solver."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import mpq
+from mpq.errors import InputError
+from mpq.problem.solution import Status
+from mpq.solvers import BranchAndBound, OuterApproximation
+from tests.solvers.quadratic.test_local_search import KINDS, of_kind, random_case
+
+
+@pytest.mark.parametrize("backend", ["HiGHS", "CBC"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_answer_is_within_the_gap_of_the_best(kind: str, backend: str) -> None:
+    """Of 1,024 assignments; the bound is below the best, the answer close above it."""
+    for seed in range(3):
+        case = of_kind(random_case(seed, num_layers=6 if kind == "tied" else 5), kind)
+        best = case.losses().min()
+
+        found = OuterApproximation(gap=1e-3, backend=backend).solve(case.problem())
+
+        assert found.choice is not None
+        assert case.problem().is_feasible(found.choice)
+        assert found.bound is not None
+        assert found.bound <= best + 1e-6 * abs(best)
+        assert found.loss <= best + 1.1e-3 * abs(best)
+        assert found.status in (Status.OPTIMAL, Status.FEASIBLE)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_two_exact_solvers_agree(seed: int) -> None:
+    """Eight layers, two budgets: the relaxations share nothing but the problem."""
+    problem = replace(random_case(seed, num_layers=8, num_rows=40), shrinkage=0.3).problem()
+
+    found = OuterApproximation(gap=1e-4).solve(problem)
+
+    expected = BranchAndBound().solve(problem)
+    assert expected.status is Status.OPTIMAL
+    assert found.bound is not None
+    assert found.bound <= expected.loss * (1 + 1e-9)
+    assert found.loss == pytest.approx(expected.loss, rel=1.1e-4)
+
+
+def test_out_of_time_the_bound_still_holds() -> None:
+    """The status says so, and the answer is the local search's or better."""
+    problem = random_case(0, num_layers=20).problem()
+
+    found = OuterApproximation(gap=0.0, time_limit_s=0.3).solve(problem)
+
+    assert found.status is Status.TIME_LIMIT
+    assert found.bound is not None
+    assert found.bound <= BranchAndBound(time_limit_s=5).solve(problem).loss
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 1.0])
+def test_what_is_additive_is_left_to_the_exact_solver(shrinkage: float) -> None:
+    """No interactions, or none that are left."""
+    problem = replace(random_case(0), shrinkage=shrinkage).problem()
+    problem = problem if shrinkage else problem.additive()
+
+    found = OuterApproximation().solve(problem)
+
+    assert found.solver == "outer-approximation (lagrangian)"
+    assert found.status is Status.OPTIMAL
+
+
+def test_an_infeasible_problem_is_recognised() -> None:
+    """With the shortfalls."""
+    case = random_case(0)
+    limits = (float(case.costs[0].min(axis=1).sum()) - 1, case.limits[1])
+
+    found = OuterApproximation().solve(replace(case, limits=limits).problem())
+
+    assert found.status is Status.INFEASIBLE
+    assert [s.resource for s in found.shortfalls] == ["r0", "r1"]
+
+
+def test_errors_that_cancel_lose_nothing() -> None:
+    """A loss of 0 is proved as well."""
+    factor = np.array([[[2.0, 1.0, 2.0], [-2.0, 1.0, 3.0]]])
+    case = replace(random_case(0, 2), factor=factor, loss=0.5 * factor[0] ** 2, costs=(), limits=())
+
+    found = OuterApproximation(gap=0.0).solve(case.problem())
+
+    assert found.loss == 0.0
+    assert found.bound == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("options", ["gap=1", "gap=-1", "time_limit_s=0", "time_limit_s=nan"])
+def test_options_that_make_no_sense_are_refused(options: str) -> None:
+    """As for the other exact solvers."""
+    with pytest.raises(InputError, match="outer-approximation: "):
+        mpq.SOLVERS.build(f"outer-approximation:{options}")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_costs_and_losses_of_any_size_are_taken(seed: int) -> None:
+    """Over 18 decades, a cell alone far beyond a limit: no row of the program is lost."""
+    case = random_case(seed, num_layers=4)
+    rng = np.random.default_rng(seed)
+    spread = 10.0 ** rng.integers(-9, 9, case.loss.shape)
+    costs = (case.costs[0] * spread, case.costs[1])
+    limits = (float(costs[0].min(axis=1).sum()) * 1.5, case.limits[1])
+    factor = case.factor * 10.0 ** rng.integers(-4, 5, (1, *case.loss.shape))
+    wide = replace(
+        case, factor=factor, loss=0.5 * (factor**2).mean(axis=0), costs=costs, limits=limits
+    )
+    best = wide.losses().min()
+
+    found = OuterApproximation(time_limit_s=5.0).solve(wide.problem())
+
+    if not np.isfinite(best):
+        assert found.status is Status.INFEASIBLE
+        return
+    assert found.choice is not None
+    assert wide.problem().is_feasible(found.choice)
+    assert found.bound is not None
+    assert found.bound <= best * (1 + 1e-5)
+    assert found.loss >= best * (1 - 1e-5)

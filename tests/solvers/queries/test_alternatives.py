@@ -1,0 +1,228 @@
+"""The best assignments that differ, and least cost for a loss, against exhaustive search."""
+
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from mpq.errors import InfeasibleError, InputError
+from mpq.problem.cost_table import CostTable
+from mpq.problem.interactions import Interactions
+from mpq.problem.problem import Problem
+from mpq.problem.solution import Status
+from mpq.solvers import (
+    Auto,
+    Bisection,
+    Greedy,
+    IntegerLinearProgram,
+    Lagrangian,
+    LocalSearch,
+    Solver,
+    WaterFilling,
+)
+from mpq.solvers.queries.alternatives import alternatives
+from mpq.solvers.queries.least_cost import least_cost, least_cost_measured
+
+Make = Callable[..., Problem]
+Choice = npt.NDArray[np.intp]
+
+
+def random_problem(make_problem: Make, seed: int, **rules: object) -> Problem:
+    """Six layers at three precisions, two budgets that bind."""
+    rng = np.random.default_rng(seed)
+    loss = -np.sort(-rng.random((6, 3)), axis=1)
+    costs = np.sort(rng.random((2, 6, 3)), axis=2)
+    return make_problem(loss, costs, costs.mean(axis=2).sum(axis=1), **rules)
+
+
+def feasible(problem: Problem) -> list[Choice]:
+    """Every assignment within the budgets, by rising loss."""
+    found = filter(problem.is_feasible, map(np.array, product(range(3), repeat=6)))
+    return sorted(found, key=problem.loss_of)
+
+
+@pytest.mark.parametrize("solver", [Lagrangian(), IntegerLinearProgram()])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_assignments_are_found_in_order(
+    make_problem: Make, solver: Solver, seed: int
+) -> None:
+    """The five best of all, each proved."""
+    problem = random_problem(make_problem, seed)
+
+    found = alternatives(problem, solver, 5)
+
+    assert [s.status for s in found] == [Status.OPTIMAL] * 5
+    expected = [problem.loss_of(choice) for choice in feasible(problem)[:5]]
+    assert [s.loss for s in found] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("distance", [2, 3])
+def test_alternatives_differ_in_so_many_layers(make_problem: Make, distance: int) -> None:
+    """Each is the best of those that are far enough from all before it."""
+    problem = random_problem(make_problem, 1)
+
+    found = alternatives(problem, Lagrangian(), 4, distance)
+
+    kept: list[Choice] = []
+    for solution in found:
+        far = (
+            c for c in feasible(problem) if all((c != other).sum() >= distance for other in kept)
+        )
+        assert solution.loss == pytest.approx(problem.loss_of(next(far)))
+        assert solution.choice is not None
+        kept.append(solution.choice)
+
+
+def test_there_are_no_more_than_there_are(make_problem: Make) -> None:
+    """Two layers with one choice each leave one assignment."""
+    found = alternatives(make_problem([[1.0], [2.0]]), Lagrangian(), 3)
+
+    assert [s.loss for s in found] == [3.0]
+
+
+def test_the_first_may_be_infeasible(make_problem: Make) -> None:
+    """Then it says why, and is the only one."""
+    (only,) = alternatives(make_problem([[1.0, 2.0]], [[[3.0, 4.0]]], [1.0]), Lagrangian(), 3)
+
+    assert only.status is Status.INFEASIBLE
+    assert only.shortfalls[0].smallest == 3.0
+
+
+@pytest.mark.parametrize(("count", "distance"), [(0, 1), (3, 0)])
+def test_numbers_of_alternatives_are_positive(
+    make_problem: Make, count: int, distance: int
+) -> None:
+    """The message has both."""
+    with pytest.raises(InputError, match=f"at least 1; got {count} and {distance}"):
+        alternatives(make_problem([[1.0, 2.0]]), Lagrangian(), count, distance)
+
+
+def resource(problem: Problem, seed: int) -> CostTable:
+    """A cost that no budget is on."""
+    values = np.sort(np.random.default_rng(seed + 99).random((6, 3)), axis=1)
+    return CostTable("energy", "joules", problem.loss.layers, problem.loss.precisions, values)
+
+
+def used(table: CostTable, choice: Choice) -> float:
+    """Sum of one cell per layer."""
+    return float(table.values[range(6), choice].sum())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_least_cost_is_the_least_of_all(make_problem: Make, seed: int) -> None:
+    """Within the budgets and the loss; and of those that cost as little, what loses least."""
+    problem = random_problem(make_problem, seed)
+    table = resource(problem, seed)
+    limit = problem.loss_of(feasible(problem)[0]) * 1.5
+    good = [c for c in feasible(problem) if problem.loss_of(c) <= limit]
+
+    found = least_cost(problem, table, Lagrangian(), limit)
+
+    assert found.cost == pytest.approx(min(used(table, c) for c in good))
+    assert found.bound == pytest.approx(found.cost)
+    assert found.solution.choice is not None
+    assert found.problem.is_feasible(found.solution.choice)
+    assert found.solution.loss <= limit
+    assert found.problem.budgets[-1].limit == found.cost
+
+
+@pytest.mark.parametrize("solver", [Bisection(), Greedy(), WaterFilling()])
+def test_a_baseline_never_loses_more_than_was_allowed(make_problem: Make, solver: Solver) -> None:
+    """What is known to be within the limit is kept where the rule finds something worse."""
+    for seed in range(5):
+        problem = Problem(random_problem(make_problem, seed).loss)
+        limit = problem.loss_of(feasible(problem)[0]) * 1.7
+
+        found = least_cost(problem, resource(problem, seed), solver, limit)
+
+        assert found.solution.choice is not None
+        assert found.solution.loss <= limit
+        assert found.cost <= found.problem.budgets[-1].limit
+        assert found.problem.is_feasible(found.solution.choice)
+
+
+def test_auto_proves_alternatives_of_many_layers(make_problem: Make) -> None:
+    """Distances are no budgets that a proof is given up for; the order is that of the losses."""
+    rng = np.random.default_rng(0)
+    loss = -np.sort(-rng.random((120, 8)), axis=1)
+    cost = np.sort(rng.random((1, 120, 8)), axis=2)
+    problem = make_problem(loss, cost, [50.0])
+
+    found = alternatives(problem, Auto(), 3)
+
+    assert [s.status for s in found] == [Status.OPTIMAL] * 3
+    assert [s.loss for s in found] == sorted(s.loss for s in found)
+    exact = alternatives(problem, IntegerLinearProgram(), 3)
+    assert [s.loss for s in found] == pytest.approx([s.loss for s in exact], rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_least_cost_with_interactions_is_bisected(make_problem: Make, seed: int) -> None:
+    """Nothing is proved, and what is found is no dearer than the best assignment by a tenth."""
+    rng = np.random.default_rng(seed)
+    factor = rng.standard_normal((20, 6, 3)) * [4, 2, 1]
+    additive = random_problem(make_problem, seed)
+    loss = CostTable(
+        "loss",
+        "nats",
+        additive.loss.layers,
+        additive.loss.precisions,
+        0.5 * (factor**2).mean(axis=0),
+    )
+    problem = Problem(loss, additive.budgets, interactions=Interactions(factor))
+    table = resource(problem, seed)
+    limit = problem.loss_of(feasible(problem)[0]) * 1.5
+    good = [c for c in feasible(problem) if problem.loss_of(c) <= limit]
+
+    found = least_cost(problem, table, LocalSearch(), limit)
+
+    assert found.bound is None
+    assert found.solution.loss <= limit
+    assert found.cost <= 1.1 * min(used(table, c) for c in good)
+
+
+def test_a_loss_out_of_reach_says_how_far(make_problem: Make) -> None:
+    """With the least loss there is."""
+    problem = random_problem(make_problem, 0)
+
+    with pytest.raises(InfeasibleError, match=r"loses at most 1e-06 nats: the least .* too much"):
+        least_cost(problem, resource(problem, 0), Lagrangian(), 1e-6)
+
+
+def test_budgets_out_of_reach_are_named(make_problem: Make) -> None:
+    """As everywhere else."""
+    problem = make_problem(np.ones((6, 3)), [np.ones((6, 3))], [5.0])
+
+    with pytest.raises(InfeasibleError, match="r0: limit 5 bytes, smallest reachable 6"):
+        least_cost(problem, resource(problem, 0), Lagrangian(), 1.0)
+
+
+@pytest.mark.parametrize("factor", [1.05, 1.3, 2.0])
+def test_a_measured_criterion_is_bisected(make_problem: Make, factor: float) -> None:
+    """The cheapest point of the frontier that is acceptable, with few measurements."""
+    problem = Problem(random_problem(make_problem, 2).loss)
+    table = resource(problem, 2)
+    limit = factor * problem.loss_of(feasible(problem)[0])
+    measured: list[float] = []
+
+    def is_acceptable(choice: Choice) -> bool:
+        measured.append(used(table, choice))
+        return problem.loss_of(choice) * 1.01 <= limit
+
+    found = least_cost_measured(problem, table, Lagrangian(), is_acceptable, 200)
+
+    best = [c for c in feasible(problem) if problem.loss_of(c) * 1.01 <= limit]
+    assert found.solution.choice is not None
+    assert found.cost == pytest.approx(min(used(table, c) for c in best), rel=0.02)
+    assert found.num_tried == len(measured) <= 9
+    assert problem.loss_of(found.solution.choice) * 1.01 <= limit
+
+
+def test_a_criterion_that_nothing_meets_is_an_error(make_problem: Make) -> None:
+    """Said of the assignment that loses least."""
+    problem = random_problem(make_problem, 0)
+
+    with pytest.raises(InfeasibleError, match="not even the assignment of least predicted loss"):
+        least_cost_measured(problem, resource(problem, 0), Lagrangian(), lambda choice: False, 8)

@@ -1,0 +1,189 @@
+"""Least cost for what may be lost, on the demo network, through Python and the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import mpq
+from mpq import demo
+from mpq.cli.__main__ import app
+from mpq.errors import InfeasibleError, InputError
+from mpq.problem.solution import Status
+
+QUICK: dict[str, Any] = {
+    "sensitivity": "weight-error",
+    "precisions": ["w2a8", "w4a8", "w8a8"],
+}
+
+
+def search(**options: Any) -> mpq.SearchResult:
+    """A quick search on the demo network."""
+    return mpq.search(
+        demo.make_net(),
+        demo.calibration,
+        held_out=demo.held_out,
+        **QUICK,
+        **options,
+    )
+
+
+def test_least_bytes_for_a_predicted_loss() -> None:
+    """Proved, within the limits, and what loses least at that cost."""
+    free = search(limits=["weight_bytes=1x:w8a8"])
+    limit = free.solution.loss * 5
+
+    found = search(minimize="weight_bytes", max_loss=limit)
+
+    assert found.solution.status is Status.OPTIMAL
+    assert found.solution.loss <= limit
+    assert "proved at least" in found.solution.why
+    (budget,) = found.problem.budgets
+    assert found.solution.choice is not None
+    assert budget.used(found.solution.choice) == pytest.approx(budget.limit)
+    less = search(limits=[f"weight_bytes={budget.limit - 1}B"])
+    assert less.solution.loss > limit
+
+
+@pytest.mark.parametrize("criterion", ["max_measured_loss", "max_accuracy_drop"])
+def test_least_bytes_for_a_measured_loss(criterion: str) -> None:
+    """What is returned was measured on the held-out examples, and is acceptable."""
+    found = search(minimize="weight_bytes", **{criterion: 0.03})
+
+    original, result = found.comparison("original").measured, found.measured
+    assert original.accuracy is not None
+    assert result.accuracy is not None
+    if criterion == "max_measured_loss":
+        assert result.divergence <= 0.03
+    else:
+        assert result.accuracy >= original.accuracy - 0.03
+    w8 = found.comparison("w8a8")
+    assert found.comparison("result").costs["weight_bytes"] < w8.costs["weight_bytes"]
+    assert "points of the frontier were measured" in found.solution.why
+
+
+def test_limits_hold_as_well() -> None:
+    """Least latency within a limit of bytes."""
+    found = search(
+        minimize="latency", max_loss=1.0, limits=["weight_bytes=45KiB"], device="cortex-m7"
+    )
+
+    assert found.solution.choice is not None
+    assert [b.table.name for b in found.problem.budgets] == ["weight_bytes", "latency"]
+    assert found.problem.is_feasible(found.solution.choice)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"minimize": "weight_bytes"}, "one criterion of at least 0.* got none"),
+        ({"minimize": "weight_bytes", "max_loss": 1.0, "max_accuracy_drop": 0.1}, "one criterion"),
+        ({"minimize": "weight_bytes", "max_loss": -1.0}, "one criterion of at least 0"),
+        ({"minimize": "weight_bytes", "max_loss": float("nan")}, "one criterion of at least 0"),
+        ({"max_loss": 1.0, "limits": ["weight_bytes=40KiB"]}, "needs minimize"),
+        ({"minimize": "weight_bytes", "max_loss": 1.0, "refine": 1}, "does not go with minimize"),
+        ({"minimize": "speed", "max_loss": 1.0}, "no resource 'speed'"),
+    ],
+)
+def test_demands_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+    """Refused before anything is estimated, or with the name that is wrong."""
+    with pytest.raises(InputError, match=message):
+        search(**options)
+
+
+def test_what_cannot_be_minimized_is_refused_before_the_estimate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The estimate takes longest: nobody waits for it to learn that a maximum is no sum."""
+
+    def never(*_: Any) -> None:
+        raise AssertionError("estimated")
+
+    monkeypatch.setattr("mpq.workflows.search.estimated", never)
+
+    with pytest.raises(InputError, match="peak_ram .* can be limited, but not minimized"):
+        search(minimize="peak_ram", max_loss=1.0)
+
+
+def test_accuracy_needs_targets() -> None:
+    """Held-out examples without them have no accuracy."""
+    batches = [batch[0] for batch in demo.held_out()]
+
+    with pytest.raises(InputError, match="needs held-out examples with targets"):
+        mpq.search(
+            demo.make_net(), demo.calibration, held_out=batches, **QUICK,
+            minimize="weight_bytes", max_accuracy_drop=0.1,
+        )  # fmt: skip
+
+
+def test_a_loss_that_is_out_of_reach() -> None:
+    """Says what the least is."""
+    with pytest.raises(InfeasibleError, match="too much"):
+        search(minimize="weight_bytes", max_loss=1e-9)
+
+
+def test_the_command_line_minimizes(tmp_path: Path) -> None:
+    """With alternatives, a hull, and the hypervolume beside the points."""
+    arguments = [
+        "search", "--output", str(tmp_path), "--minimize", "weight_bytes",
+        "--max-accuracy-drop", "0.02", "--sensitivity", "weight-error",
+        "--precisions", "w2a8,w4a8,w8a8", "--hull", "--alternatives", "3", "--differing", "2",
+    ]  # fmt: skip
+
+    ran = CliRunner().invoke(app, arguments)
+
+    assert ran.exit_code == 0, ran.output
+    assert "least weight_bytes" in ran.stdout
+    alternatives = pd.read_csv(tmp_path / "alternatives.csv")
+    assert list(alternatives["point"]) == ["alternative 1", "alternative 2", "alternative 3"]
+    assert alternatives["measured_kl_nats"].notna().all()
+    rows = [set(text.split()) for text in alternatives["precisions"]]
+    assert all(len(a - b) >= 2 for a in rows for b in rows if a is not b)
+    frontier = json.loads((tmp_path / "frontier.json").read_text())
+    assert 0.5 < frontier["hypervolume_share"] < 1
+    assert len(frontier["points"]) > 10
+
+
+def test_a_hull_with_interactions_has_the_corners_that_pay(result: mpq.SearchResult) -> None:
+    """Corners of the additive hull, by their loss with interactions."""
+    found = result.frontier("weight_bytes", hull=True)
+
+    costs, losses = [p.cost for p in found.points], [p.loss for p in found.points]
+    assert result.problem.interactions is not None
+    assert len(costs) > 5
+    assert costs == sorted(set(costs))
+    assert losses == sorted(set(losses), reverse=True)
+
+
+def test_one_measured_search_finds_a_whole_frontier(tmp_path: Path) -> None:
+    """Loss and bytes at once: every point was measured on the calibration examples, and kept."""
+    storage = tmp_path / "search.log"
+    solver = (
+        "evolutionary:is_measured=true,objectives=loss+costs,num_trials=60,population_size=20,"
+        f"storage={storage}"
+    )
+
+    found = search(limits=["weight_bytes=50KiB"], solver=solver)
+    size = storage.stat().st_size
+    frontier = found.frontier("weight_bytes")
+
+    assert storage.stat().st_size < 1.05 * size, "no trial was measured again"
+    assert frontier.loss_name == "calibration_loss"
+    losses, costs = [p.loss for p in frontier.points], [p.cost for p in frontier.points]
+    assert len(costs) > 3
+    assert costs == sorted(set(costs))
+    assert losses == sorted(set(losses), reverse=True)
+    assert max(costs) <= 50 * 1024
+    assert losses[-1] == pytest.approx(found.solution.loss)
+
+
+def test_a_measured_frontier_needs_a_storage() -> None:
+    """Before anything is measured."""
+    with pytest.raises(InputError, match="needs storage=search.log, or a database URL"):
+        search(
+            limits=["weight_bytes=50KiB"],
+            solver="evolutionary:is_measured=true,objectives=loss+costs",
+        )

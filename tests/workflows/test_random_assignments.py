@@ -1,0 +1,68 @@
+"""Random assignments near a budget."""
+
+import numpy as np
+import pytest
+
+from mpq.errors import InputError
+from mpq.problem.budget import Budget
+from mpq.problem.cost_table import CostTable
+from mpq.problem.problem import Problem
+from mpq.quantization.precision import Precision
+from mpq.workflows.random_assignments import random_choices
+
+CHOICES = tuple(map(Precision.parse, ("w2", "w4", "w8")))
+NAMES = tuple("abcdefgh")
+
+
+def problem(limit: float, **options: object) -> Problem:
+    """Eight layers of 10 to 17 weights, bytes as cost."""
+    sizes = np.arange(10.0, 18.0)[:, None] * np.array([2.0, 4.0, 8.0]) / 8
+    loss = CostTable("loss", "nats", NAMES, CHOICES, np.zeros((8, 3)))
+    budget = Budget(CostTable("weight_bytes", "bytes", NAMES, CHOICES, sizes), limit)
+    return Problem(loss, (budget,), **options)  # type: ignore[arg-type]
+
+
+def test_budget_is_nearly_used_up() -> None:
+    """Between 97 % and 100 %, every one of them."""
+    asked = problem(54.0)
+
+    found = random_choices(asked, 50, seed=0)
+
+    used = [asked.budgets[0].used(choice) for choice in found]
+    assert all(0.97 * 54 <= amount <= 54 for amount in used)
+    assert len({tuple(choice.tolist()) for choice in found}) > 25
+
+
+def test_ties_fixed_layers_and_candidates_hold() -> None:
+    """What a solver may not do, chance may not either."""
+    asked = problem(
+        54.0, ties=(("a", "b"),), fixed={"c": CHOICES[2]}, candidates={"d": CHOICES[:2]}
+    )
+
+    for choice in random_choices(asked, 20, seed=0):
+        assert asked.is_feasible(choice)
+        assert choice[0] == choice[1]
+        assert choice[2] == 2
+        assert choice[3] < 2
+
+
+def test_every_precision_occurs_everywhere() -> None:
+    """No layer is stuck at one precision by the repair."""
+    found = np.array(random_choices(problem(54.0), 200, seed=0))
+
+    for layer in range(8):
+        assert set(found[:, layer]) == {0, 1, 2}
+
+
+def test_same_seed_same_choices() -> None:
+    """And another seed draws others."""
+    first, again, other = (random_choices(problem(54.0), 5, seed=s) for s in (1, 1, 2))
+
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_limit_that_nothing_uses_up() -> None:
+    """More than everything at 8 bits: there is nothing near."""
+    with pytest.raises(InputError, match="97% to 100 % of weight_bytes = 1000"):
+        random_choices(problem(1000.0), 1, seed=0)

@@ -37,8 +37,8 @@ class BranchAndBound(Solver):
     The doubly nonnegative relaxation (``mpq.solvers.quadratic.doubly_nonnegative``) of the
     quadratic problem comes close to the optimum and rules out precisions with which nothing is
     better than the answer of the local search; what is left is relaxed again, tried in full where
-    it is small, and else split by the precision of the group that is least decided, the most promising part first
-    (branch and bound, Land and Doig 1960, doi:10.2307/1910129).
+    it is small, and else split by the precision of the group that is least decided, the most
+    promising part first (branch and bound, Land and Doig 1960, doi:10.2307/1910129).
 
     The convex relaxation, at which ``outer-approximation`` begins, ignores both that products of
     choices are not negative and that a budget holds for each of them; with both, no integer

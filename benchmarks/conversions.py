@@ -63,10 +63,10 @@ def measured(seed: int, layers: int, size: int, kind: str, budgets: int) -> dict
     found = IntegerLinearProgram("HiGHS", TIME_LIMIT_S).solve(problem)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     plain = Lagrangian(time_limit_s=TIME_LIMIT_S).solve(without_pairs(problem))
-    assert found.choice is not None
-    assert plain.choice is not None
+    assert found.columns is not None
+    assert plain.columns is not None
     budget = problem.budgets[0]
-    changes = int((np.diff(kinds(size)[found.choice]) != 0).sum())
+    changes = int((np.diff(kinds(size)[found.columns]) != 0).sum())
     return {
         "seed": seed,
         "status": found.status.name.lower(),
@@ -74,8 +74,8 @@ def measured(seed: int, layers: int, size: int, kind: str, budgets: int) -> dict
         "wall_seconds": round(wall, 2),
         "gap": found.gap,
         "changes_of_kind": changes,
-        "used_share_of_limit": budget.used(found.choice) / budget.limit,
-        "used_share_without_pairs": budget.used(plain.choice) / budget.limit,
+        "used_share_of_limit": budget.used(found.columns) / budget.limit,
+        "used_share_without_pairs": budget.used(plain.columns) / budget.limit,
         "loss_over_that_without_pairs": found.loss / plain.loss,
     }
 

@@ -42,7 +42,7 @@ from mpq.problem.limits import uniform_cost
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.quantizer import Quantizer
 from mpq.workflows.evaluate import Reference
-from mpq.workflows.evaluator import Testbed
+from mpq.workflows.evaluator import Evaluator
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CHOICES = tuple(Precision.parse(f"w{bits}") for bits in (2, 3, 4, 5, 6, 8))
@@ -112,7 +112,7 @@ def run(case: Case, sensitivity: str) -> dict[str, Any]:
     network = Network.of(model, real)
     quantizer = Quantizer(ActivationRanges.calibrate(network, real, CHOICES))
     held_out = Calibration(load_callable(f"{file}:held_out"))
-    testbed = Testbed(network, quantizer, Reference(model, held_out))
+    evaluator = Evaluator(network, quantizer, Reference(model, held_out))
 
     def tables(data: Calibration) -> list[CostTable]:
         estimators = (ESTIMATORS.build(sensitivity, seed) for seed in SEEDS)
@@ -130,11 +130,11 @@ def run(case: Case, sensitivity: str) -> dict[str, Any]:
             "spearman_of_layers": statistics.fmean(
                 spearman(t.values[:, b], truth[:, b]) for t in found for b in range(len(CHOICES))
             ),
-            **{f"kl_nats_w{bits}": solved(testbed, found, bits) for bits in BUDGET_BITS},
+            **{f"kl_nats_w{bits}": solved(evaluator, found, bits) for bits in BUDGET_BITS},
         }
         print(label, rows[label], file=sys.stderr)
     uniform = {
-        f"kl_nats_w{bits}": testbed.measure(testbed.uniform(CHOICES[bits - 2])).divergence
+        f"kl_nats_w{bits}": evaluator.measure(evaluator.uniform(CHOICES[bits - 2])).divergence
         for bits in BUDGET_BITS
     }
     return {"uniform": uniform, **rows}
@@ -169,15 +169,15 @@ def spearman(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) ->
     return float(ranks[0].corr(ranks[1]))
 
 
-def solved(testbed: Testbed, tables: list[CostTable], bits: int) -> float:
+def solved(evaluator: Evaluator, tables: list[CostTable], bits: int) -> float:
     """Geometric mean over tables of the measured KL of the best assignment in a budget."""
-    weight_bytes = Pricing(testbed.network.layers).table("weight_bytes", CHOICES)
+    weight_bytes = Pricing(evaluator.network.layers).table("weight_bytes", CHOICES)
     budget = Budget(weight_bytes, uniform_cost(weight_bytes, Precision.parse(f"w{bits}")))
     measured = []
     for table in tables:
         problem = Problem(table, (budget,))
         precisions = SOLVERS.build("ilp").solve(problem).precisions(problem)
-        measured.append(testbed.measure(precisions).divergence)
+        measured.append(evaluator.measure(precisions).divergence)
     return statistics.geometric_mean(measured)
 
 

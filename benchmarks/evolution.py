@@ -77,7 +77,7 @@ def problem_of(seed: int) -> Problem:
 
 def sum_of(problem: Problem) -> Objective:
     table, every = problem.loss.values, np.arange(NUM_LAYERS)
-    return lambda choices: np.asarray(table[every, choices].sum(axis=1))
+    return lambda candidates: np.asarray(table[every, candidates].sum(axis=1))
 
 
 def paired(problem: Problem, seed: int) -> Objective:
@@ -86,8 +86,8 @@ def paired(problem: Problem, seed: int) -> Objective:
     table *= rng.lognormal(0, 0.3, table.shape)
     mixing = 0.6 * rng.standard_normal((40, NUM_LAYERS)) + 0.3 * rng.standard_normal((40, 1))
 
-    def loss(choices: npt.NDArray[np.intp]) -> Floats:
-        alone = table[np.arange(NUM_LAYERS), choices]
+    def loss(candidates: npt.NDArray[np.intp]) -> Floats:
+        alone = table[np.arange(NUM_LAYERS), candidates]
         together = ((np.sqrt(2 * alone) @ mixing.T) ** 2).mean(axis=1)
         return np.asarray(30 * np.log1p((0.7 * alone.sum(axis=1) + 0.25 * together) / 30))
 
@@ -98,12 +98,12 @@ def ruled(problem: Problem, seed: int) -> Objective:
     rng = np.random.default_rng([seed, 2])
     table = problem.loss.values * rng.lognormal(0, 0.3, problem.loss.values.shape)
 
-    def loss(choices: npt.NDArray[np.intp]) -> Floats:
-        steps = np.abs(np.diff(choices, axis=1))
-        lowest_together = ((choices[:, 1:] == 0) & (choices[:, :-1] == 0)).sum(axis=1)
+    def loss(candidates: npt.NDArray[np.intp]) -> Floats:
+        steps = np.abs(np.diff(candidates, axis=1))
+        lowest_together = ((candidates[:, 1:] == 0) & (candidates[:, :-1] == 0)).sum(axis=1)
         factor = 1 + 0.01 * (steps == 3).sum(axis=1) + 0.03 * lowest_together
-        factor += 0.2 * (choices[:, 0] < 2)
-        return np.asarray(table[np.arange(NUM_LAYERS), choices].sum(axis=1) * factor)
+        factor += 0.2 * (candidates[:, 0] < 2)
+        return np.asarray(table[np.arange(NUM_LAYERS), candidates].sum(axis=1) * factor)
 
     return loss
 
@@ -113,10 +113,10 @@ def trace(solver: Solver, problem: Problem, objective: Objective) -> tuple[Float
     losses: list[float] = []
     busy = 0.0
 
-    def recorded(choices: npt.NDArray[np.intp]) -> Floats:
+    def recorded(candidates: npt.NDArray[np.intp]) -> Floats:
         nonlocal busy
         start = time.perf_counter()
-        values = objective(choices)
+        values = objective(candidates)
         losses.extend(values.tolist())
         busy += time.perf_counter() - start
         return values
@@ -192,10 +192,10 @@ def optuna_nsga2(num_trials: int = NUM_EARLY) -> dict[str, Any]:
     (budget,) = problem.budgets
 
     def evaluate(trial: optuna.Trial) -> float:
-        columns = [trial.suggest_categorical(f"g{i}", range(4)) for i in range(NUM_LAYERS)]
-        choice = np.array(columns, dtype=np.intp)
-        trial.set_constraint("bytes", budget.used(choice) / budget.limit - 1)
-        return problem.loss_of(choice)
+        drawn = [trial.suggest_categorical(f"g{i}", range(4)) for i in range(NUM_LAYERS)]
+        candidate = np.array(drawn, dtype=np.intp)
+        trial.set_constraint("bytes", budget.used(candidate) / budget.limit - 1)
+        return problem.loss_of(candidate)
 
     study = optuna.create_study(sampler=optuna.samplers.NSGAIISampler(seed=0))
     start = time.perf_counter()
@@ -236,7 +236,7 @@ def other(truth: Callable[[Problem, int], Objective], seed: int) -> dict[str, An
     traces = {solver.name: trace(solver, problem, loss)[0] for solver in solvers}
     long = trace(Evolutionary(num_trials=10000, seed=1), problem, loss)[0]
     least = min(float(best[-1]) for best in (long, *traces.values()))
-    exact = IntegerLinearProgram().solve(problem).choice
+    exact = IntegerLinearProgram().solve(problem).columns
     assert exact is not None
     answer = float(loss(exact[None])[0])
     found: dict[str, Any] = {

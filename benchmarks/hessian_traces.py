@@ -78,7 +78,7 @@ def main() -> None:
 
 def _exact(network: Network, data: Calibration) -> Any:
     """``[N, L]`` traces of every image, by plain autograd."""
-    weights = [weight_of(network.site(layer.name)) for layer in network.layers]
+    weights = [weight_of(network.layer_module(layer.name)) for layer in network.layers]
     rows = []
     for weight in weights:
         weight.requires_grad_(True)
@@ -143,7 +143,7 @@ def _cost(network: Network, data: Calibration) -> dict[str, Any]:
 
 
 def _training_step(network: Network, batches: list[Any]) -> None:
-    weights = [weight_of(network.site(layer.name)) for layer in network.layers]
+    weights = [weight_of(network.layer_module(layer.name)) for layer in network.layers]
     for weight in weights:
         weight.requires_grad_(True)
     for batch in batches:

@@ -66,9 +66,9 @@ def real(network: str) -> dict[str, Any]:
         held_out=load_callable(f"{spec}:held_out"),
     )
     estimate = ESTIMATORS.build("sketch", 0).estimate(
-        prepared.network, prepared.tuning, prepared.quantizer, prepared.choices
+        prepared.network, prepared.tuning, prepared.quantizer, prepared.candidates
     )
-    table = prepared.pricing.table("weight_bytes", prepared.choices)
+    table = prepared.pricing.table("weight_bytes", prepared.candidates)
     uniform = table.values.sum(axis=0)
     found: dict[str, Any] = {"layers": len(table.layers), "precisions": len(PRECISIONS)}
     for name, columns in BITS.items():
@@ -88,7 +88,7 @@ def real(network: str) -> dict[str, Any]:
 def solved(problem: Problem, with_outer_approximation: bool) -> dict[str, Any]:
     """By the exact solvers and by the local search, beside the additive optimum."""
     exact, near = BranchAndBound().solve(problem), LocalSearch().solve(problem)
-    additive = Lagrangian().solve(problem.additive()).choice
+    additive = Lagrangian().solve(problem.additive()).columns
     assert additive is not None
     other = {"outer_approximation": OuterApproximation()} if with_outer_approximation else {}
     return {
@@ -105,7 +105,7 @@ def against_best_known(seed: int) -> dict[str, Any]:
     exact, near = BranchAndBound().solve(problem), LocalSearch().solve(problem)
     longer = [LocalSearch(num_restarts=2000, seed=other).solve(problem).loss for other in (1, 2, 3)]
     best = min(exact.loss, near.loss, *longer)
-    additive = Lagrangian().solve(problem.additive()).choice
+    additive = Lagrangian().solve(problem.additive()).columns
     assert additive is not None
     return {
         "best_known": best,

@@ -91,12 +91,12 @@ def measure(case: str, folder: Path) -> dict[str, Any]:
     subject = Subject.of(
         network, Calibration.of(calibration), known.latency.precisions, known.batch_size
     )
-    choices = random_assignments(known.latency, network.ties, UNSEEN, seed=1)
+    candidates = random_assignments(known.latency, network.ties, UNSEEN, seed=1)
     built = RUNTIMES.build(runtime)
     rows: dict[str, Any] = {}
     with pinned(built.num_threads):
         unseen = time_whole(
-            subject, built, known.latency.precisions, choices, Timer(max_interval=MAX_INTERVAL),
+            subject, built, known.latency.precisions, candidates, Timer(max_interval=MAX_INTERVAL),
             rows, rows.__setitem__,
         )  # fmt: skip
     return report(known, network, unseen)
@@ -105,7 +105,7 @@ def measure(case: str, folder: Path) -> dict[str, Any]:
 def report(known: NetworkProfile, network: Network, unseen: WholeTimes) -> dict[str, Any]:
     """How well each predictor does."""
     truth = unseen.seconds
-    predictions = predictors(known, network, unseen.choices)
+    predictions = predictors(known, network, unseen.candidates)
     seconds = np.array([n["median_s"] for n in known.record["networks"]])
     return {
         "machine": dict(known.machine),
@@ -129,7 +129,7 @@ def report(known: NetworkProfile, network: Network, unseen: WholeTimes) -> dict[
 
 
 def predictors(
-    known: NetworkProfile, network: Network, choices: npt.NDArray[np.intp]
+    known: NetworkProfile, network: Network, candidates: npt.NDArray[np.intp]
 ) -> dict[str, Array]:
     """``[M]`` seconds by each."""
     table = known.cost("latency", network.layers, known.latency.precisions, Workload())
@@ -137,19 +137,19 @@ def predictors(
     rows = np.arange(len(network.layers))
     seen = seen_choices(known)
     seconds = np.array([n["median_s"] for n in known.record["networks"]])
-    plain = np.array([alone[rows, row].sum() for row in choices])
+    plain = np.array([alone[rows, row].sum() for row in candidates])
     ends = uniform(known)
     sums = {
         str(p): float(alone[:, column].sum()) for column, p in enumerate(known.latency.precisions)
     }
     line = np.polyfit([sums[p] for p in ends], list(ends.values()), 1)
     found = {
-        "corrected": predicted(table, choices),
-        "layers_and_pairs": plain + np.array([between(known, network, row) for row in choices]),
+        "corrected": predicted(table, candidates),
+        "layers_and_pairs": plain + np.array([between(known, network, row) for row in candidates]),
         "layers": plain,
         "layers_rescaled": np.polyval(line, plain),
     }
-    shares, shares_seen = mac_shares(known, network, choices), mac_shares(known, network, seen)
+    shares, shares_seen = mac_shares(known, network, candidates), mac_shares(known, network, seen)
     if len(ends) == len(known.latency.precisions):
         found["control"] = shares @ np.array(list(ends.values()))
     weighted = np.linalg.lstsq(shares_seen / seconds[:, None], np.ones(len(seconds)), rcond=None)
@@ -167,7 +167,7 @@ def layers_alone(known: NetworkProfile) -> Array:
     return found
 
 
-def between(known: NetworkProfile, network: Network, choice: npt.NDArray[np.intp]) -> float:
+def between(known: NetworkProfile, network: Network, candidate: npt.NDArray[np.intp]) -> float:
     """Seconds that pairs of layers were measured to take beyond what both take alone."""
     alone, idle = layers_alone(known), known.record["idle"]["median_s"]
     place = {layer.name: row for row, layer in enumerate(network.layers)}
@@ -176,12 +176,12 @@ def between(known: NetworkProfile, network: Network, choice: npt.NDArray[np.intp
     total = 0.0
     for pair in known.record["neighbours"]:
         rows = [place[name] for name in pair["layers"]]
-        columns = [spelled.index(p) for p in pair["precisions"]]
+        measured_at = [spelled.index(p) for p in pair["precisions"]]
         if all(
-            kernels[choice[row]] == kernels[column]
-            for row, column in zip(rows, columns, strict=True)
+            kernels[candidate[row]] == kernels[column]
+            for row, column in zip(rows, measured_at, strict=True)
         ):
-            total += pair["median_s"] - idle - sum(alone[rows, columns])
+            total += pair["median_s"] - idle - sum(alone[rows, measured_at])
     return total
 
 
@@ -210,11 +210,11 @@ def uniform(known: NetworkProfile) -> dict[str, float]:
     }
 
 
-def mac_shares(known: NetworkProfile, network: Network, choices: npt.NDArray[np.intp]) -> Array:
+def mac_shares(known: NetworkProfile, network: Network, candidates: npt.NDArray[np.intp]) -> Array:
     """``[M, B]`` share of the multiplications at every precision."""
     macs = np.array([layer.macs for layer in network.layers], dtype=np.float64)
     columns = range(len(known.latency.precisions))
-    return np.array([[macs[row == column].sum() for column in columns] for row in choices]) / (
+    return np.array([[macs[row == column].sum() for column in columns] for row in candidates]) / (
         macs.sum()
     )
 

@@ -27,13 +27,13 @@ from mpq.hardware_profiles import Pricing
 from mpq.problem.budget import Budget, total
 from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import uniform_cost
-from mpq.problem.problem import Choice
+from mpq.problem.problem import Columns
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import ORIGINAL
 from mpq.quantization.quantizer import Quantizer
 from mpq.report.measurement import Measurement
 from mpq.workflows.evaluate import Reference
-from mpq.workflows.evaluator import Testbed
+from mpq.workflows.evaluator import Evaluator
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "resnet20_cifar10.py"
 CHOICES = tuple(Precision.parse(f"w{bits}") for bits in (2, 3, 4, 5, 6, 8))
@@ -65,23 +65,23 @@ def run(model: torch.nn.Module, sensitivity: str, solver: str) -> dict[str, Any]
     found = ESTIMATORS.build(sensitivity).estimate(network, data, quantizer, CHOICES)
     estimate_s = time.perf_counter() - start
 
-    testbed = Testbed(network, quantizer, Reference(model, held_out))
+    evaluator = Evaluator(network, quantizer, Reference(model, held_out))
     table = Pricing(network.layers).table("weight_bytes", CHOICES)
-    uniform = {str(p): _row(testbed.measure(testbed.uniform(p))) for p in CHOICES}
+    uniform = {str(p): _row(evaluator.measure(evaluator.uniform(p))) for p in CHOICES}
     budgets, solve_s = [], 0.0
     for bits in BUDGET_BITS:
         limit = uniform_cost(table, Precision.parse(f"w{bits}"))
         problem = Problem(found.table, (Budget(table, limit),), interactions=found.interactions)
         solution = SOLVERS.build(solver).solve(problem)
         solve_s += solution.seconds
-        assert solution.choice is not None
-        result = testbed.measure(solution.precisions(problem))
-        random = [_measure(testbed, c) for c in _random_choices(table, limit, seed=bits)]
+        assert solution.columns is not None
+        result = evaluator.measure(solution.precisions(problem))
+        random = [_measure(evaluator, c) for c in _random_choices(table, limit, seed=bits)]
         best = min(random, key=lambda measured: measured.divergence)
         budgets.append(
             {
                 "limit_bytes": limit,
-                "used_bytes": total(table, solution.choice),
+                "used_bytes": total(table, solution.columns),
                 "predicted_nats": solution.loss,
                 "status": solution.status.name.lower(),
                 "result": _row(result),
@@ -99,7 +99,7 @@ def run(model: torch.nn.Module, sensitivity: str, solver: str) -> dict[str, Any]
         "sensitivity": sensitivity,
         "solver": solver,
         "calibration_images": data.num_examples,
-        "original": _row(testbed.measure(testbed.uniform(ORIGINAL))),
+        "original": _row(evaluator.measure(evaluator.uniform(ORIGINAL))),
         "uniform": uniform,
         "budgets": budgets,
         "forward_seconds": forward_s,
@@ -120,25 +120,25 @@ def _row(measured: Measurement) -> dict[str, Any]:
     return {"kl_nats": measured.divergence, "accuracy": measured.accuracy}
 
 
-def _measure(testbed: Testbed, choice: Choice) -> Measurement:
-    names = [layer.name for layer in testbed.network.layers]
-    return testbed.measure(dict(zip(names, (CHOICES[c] for c in choice), strict=True)))
+def _measure(evaluator: Evaluator, candidate: Columns) -> Measurement:
+    names = [layer.name for layer in evaluator.network.layers]
+    return evaluator.measure(dict(zip(names, (CHOICES[c] for c in candidate), strict=True)))
 
 
-def _random_choices(table: CostTable, limit: float, seed: int) -> list[Choice]:
+def _random_choices(table: CostTable, limit: float, seed: int) -> list[Columns]:
     """Random assignments that use 97 % to 100 % of the limit: random ones, repaired at random."""
     rng = np.random.default_rng(seed)
-    found: list[Choice] = []
+    found: list[Columns] = []
     while len(found) < NUM_RANDOM:
-        choice = rng.integers(len(CHOICES), size=len(table.layers))
+        candidate = rng.integers(len(CHOICES), size=len(table.layers))
         for _ in range(10_000):
-            used = total(table, choice)
+            used = total(table, candidate)
             if 0.97 * limit <= used <= limit:
-                found.append(choice)
+                found.append(candidate)
                 break
-            layer = rng.integers(len(choice))
+            layer = rng.integers(len(candidate))
             step = -1 if used > limit else 1
-            choice[layer] = np.clip(choice[layer] + step, 0, len(CHOICES) - 1)
+            candidate[layer] = np.clip(candidate[layer] + step, 0, len(CHOICES) - 1)
     return found
 
 

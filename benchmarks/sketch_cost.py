@@ -74,10 +74,10 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def _sketch(
-    network: Network, data: Calibration, choices: tuple[Precision, ...]
+    network: Network, data: Calibration, candidates: tuple[Precision, ...]
 ) -> Callable[[], object]:
-    quantizer = Quantizer(ActivationRanges.calibrate(network, data, choices))
-    return lambda: ESTIMATORS.build("sketch").estimate(network, data, quantizer, choices)
+    quantizer = Quantizer(ActivationRanges.calibrate(network, data, candidates))
+    return lambda: ESTIMATORS.build("sketch").estimate(network, data, quantizer, candidates)
 
 
 def _both(network: Network, data: Calibration) -> None:

@@ -127,12 +127,14 @@ def several_budgets(layers: int, precisions: int, budgets: int, gap: float) -> d
 def frontiers(layers: int, precisions: int) -> dict[str, Any]:
     problem = make(layers, precisions, 1, 0)
     table = problem.budgets[0].table
-    (choices, statuses), seconds = timed(lambda: solve_frontier(problem, table, Lagrangian(), 100))
+    (candidates, statuses), seconds = timed(
+        lambda: solve_frontier(problem, table, Lagrangian(), 100)
+    )
     (corners, _), hull_seconds = timed(lambda: solve_hull(problem, table, Lagrangian()))
     return {
         "layers": layers,
         "precisions": precisions,
-        "points": len(choices),
+        "points": len(candidates),
         "statuses": sorted({status.name.lower() for status in statuses}),
         **seconds,
         "hull": {"corners": len(corners), **hull_seconds},

@@ -66,7 +66,7 @@ def correlation(
     """Of one sketch."""
     estimator = OutputSketch(temperature=temperature, seed=seed)
     found = estimator.estimate(
-        prepared.network, prepared.tuning, prepared.quantizer, prepared.choices
+        prepared.network, prepared.tuning, prepared.quantizer, prepared.candidates
     )
     assert found.interactions is not None
     predicted, measured = [], []

@@ -50,7 +50,7 @@ def apply(model: nn.Module, assignment: Assignment) -> nn.Module:
 def _check(module: nn.Module, assignment: Assignment) -> None:
     """Every assigned layer is there, with its kind and shape, and so are the folded norms."""
     modules = dict(module.named_modules(remove_duplicate=False))
-    found = {name: _signature(name, site) for name, site in modules.items()}
+    found = {name: _signature(name, layer_module) for name, layer_module in modules.items()}
     problems = []
     for layer in assignment.layers:
         here = found.get(layer.name)
@@ -70,6 +70,6 @@ def _check(module: nn.Module, assignment: Assignment) -> None:
         )
 
 
-def _signature(name: str, site: nn.Module) -> str | None:
-    kind = kind_of(site)
-    return None if kind is None else signature(name, kind, tuple(weight_of(site).shape))
+def _signature(name: str, layer_module: nn.Module) -> str | None:
+    kind = kind_of(layer_module)
+    return None if kind is None else signature(name, kind, tuple(weight_of(layer_module).shape))

@@ -51,14 +51,14 @@ def print_result(result: "SearchResult", console: Console) -> None:
     console.print(
         f"{result.loss_name}: {solution.loss:.4g} {result.problem.loss.unit}{_proof(solution)}"
     )
-    assert solution.choice is not None
+    assert solution.columns is not None
     for number, round_ in enumerate(result.origin.refinements, start=1):
         console.print(
             f"refinement {number}: measured loss {round_.measured_loss:.4g} on calibration "
             f"examples, {'kept' if round_.is_kept else 'not better, dropped'}"
         )
-    for budget in binding(result.problem.budgets, solution.choice):
-        used, unit = budget.used(solution.choice), budget.table.unit
+    for budget in binding(result.problem.budgets, solution.columns):
+        used, unit = budget.used(solution.columns), budget.table.unit
         console.print(
             f"{budget.resource}: {amount(used, unit)} of {amount(budget.limit, unit)} "
             f"({used / budget.limit:.1%})"
@@ -66,13 +66,13 @@ def print_result(result: "SearchResult", console: Console) -> None:
     for table in result.shown_tables:
         beside = {
             "besides its layers": table.constant,
-            "between layers": total_between(table, solution.choice),
+            "between layers": total_between(table, solution.columns),
         }
         parts = [f"{where}: {amount(x, table.unit)}" for where, x in beside.items() if x]
         if parts:
             console.print(f"{table.name} {'; '.join(parts)}")
     for table in result.half_widths:
-        widths = table.values[np.arange(len(solution.choice)), solution.choice]
+        widths = table.values[np.arange(len(solution.columns)), solution.columns]
         known = amount(sqrt(np.nansum(widths**2)), table.unit)
         console.print(
             f"{table.name} of its layers is known to {known} (95 %, if layers err independently)"
@@ -80,7 +80,7 @@ def print_result(result: "SearchResult", console: Console) -> None:
     profile = result.pricing.profile
     if profile is not None:
         console.print(f"device {profile.name}: {' and '.join(profile.resources)} {profile.basis}")
-    uncalled = result.testbed.network.uncalled
+    uncalled = result.evaluator.network.uncalled
     if uncalled:
         console.print(f"never called by the data, left as they are: {', '.join(uncalled)}")
 

@@ -52,7 +52,9 @@ LINEAR_RESOURCES: Final[dict[str, tuple[str, Formula]]] = {
 """Name to unit and formula."""
 
 
-def linear_cost(resource: str, layers: Sequence[Layer], choices: Sequence[Precision]) -> CostTable:
+def linear_cost(
+    resource: str, layers: Sequence[Layer], candidates: Sequence[Precision]
+) -> CostTable:
     """``[L, B]`` of a resource that needs no device.
 
     Raises:
@@ -61,6 +63,6 @@ def linear_cost(resource: str, layers: Sequence[Layer], choices: Sequence[Precis
     if resource not in LINEAR_RESOURCES:
         raise UnknownNameError("resource without a device", resource, LINEAR_RESOURCES)
     unit, formula = LINEAR_RESOURCES[resource]
-    rows = [[formula(layer, choice, layers) for choice in choices] for layer in layers]
+    rows = [[formula(layer, candidate, layers) for candidate in candidates] for layer in layers]
     names = tuple(layer.name for layer in layers)
-    return CostTable(resource, unit, names, tuple(choices), np.array(rows, dtype=np.float64))
+    return CostTable(resource, unit, names, tuple(candidates), np.array(rows, dtype=np.float64))

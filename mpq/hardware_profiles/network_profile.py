@@ -132,7 +132,7 @@ class NetworkProfile:
         self,
         resource: str,
         layers: Sequence[Layer],
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
         workload: Workload,
     ) -> CostTable:
         """``[L, B]`` seconds of one batch; ``nan`` where a layer was not measured.
@@ -149,19 +149,19 @@ class NetworkProfile:
             raise UnknownNameError("resource", resource, self.resources)
         self._check(layers, workload)
         kept = [layer.name for layer in layers]
-        return _chosen(self._without_others(kept), kept, choices)
+        return _chosen(self._without_others(kept), kept, candidates)
 
     def uncertainty(
         self,
         resource: str,
         layers: Sequence[Layer],
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
         workload: Workload,
     ) -> CostTable:
         """``[L, B]`` half of the 95 % interval of a layer alone, in seconds."""
-        table = self.cost(resource, layers, choices, workload)
+        table = self.cost(resource, layers, candidates, workload)
         widths = replace(self.half_width, constant=0.0, pairs=())
-        return _chosen(widths, list(table.layers), choices)
+        return _chosen(widths, list(table.layers), candidates)
 
     def numbers(self) -> Mapping[str, Sourced]:
         """Uniform networks' seconds, the constant, and the correction's error."""
@@ -221,11 +221,11 @@ class NetworkProfile:
         return replace(table, values=values, constant=constant, pairs=tuple(pairs))
 
 
-def _chosen(table: CostTable, layers: Sequence[str], choices: Sequence[Precision]) -> CostTable:
+def _chosen(table: CostTable, layers: Sequence[str], candidates: Sequence[Precision]) -> CostTable:
     """Rows and columns in the order asked for; ``nan`` for precisions that the table lacks."""
     rows = [table.layers.index(name) for name in layers]
-    columns = [table.precisions.index(p) if p in table.precisions else None for p in choices]
-    values = np.full((len(layers), len(choices)), nan)
+    columns = [table.precisions.index(p) if p in table.precisions else None for p in candidates]
+    values = np.full((len(layers), len(candidates)), nan)
     for place, column in enumerate(columns):
         if column is not None:
             values[:, place] = table.values[rows, column]
@@ -233,7 +233,7 @@ def _chosen(table: CostTable, layers: Sequence[str], choices: Sequence[Precision
         PairCost(pair.first, pair.second, _square(pair.values, columns)) for pair in table.pairs
     )
     return CostTable(
-        table.name, table.unit, tuple(layers), tuple(choices), values, table.constant, pairs
+        table.name, table.unit, tuple(layers), tuple(candidates), values, table.constant, pairs
     )
 
 

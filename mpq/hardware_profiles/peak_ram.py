@@ -37,7 +37,7 @@ _ORIGINAL_BYTES = 4
 
 def flash_table(
     layers: Sequence[Layer],
-    choices: Sequence[Precision],
+    candidates: Sequence[Precision],
     num_unquantized: int,
     code_bytes: float = 0.0,
 ) -> CostTable:
@@ -45,16 +45,18 @@ def flash_table(
 
     Args:
         layers: ``L`` layers.
-        choices: ``B`` precisions.
+        candidates: ``B`` precisions.
         num_unquantized: Parameters and statistics that stay as they are (biases, norms, layers left
             out), at 4 bytes each.
         code_bytes: Of the runtime.
     """
-    rows = [[weight_bytes(layer, choice, layers) for choice in choices] for layer in layers]
-    values = np.array(rows, dtype=np.float64).reshape(len(layers), len(choices))
+    rows = [
+        [weight_bytes(layer, candidate, layers) for candidate in candidates] for layer in layers
+    ]
+    values = np.array(rows, dtype=np.float64).reshape(len(layers), len(candidates))
     names = tuple(layer.name for layer in layers)
     constant = _ORIGINAL_BYTES * num_unquantized + code_bytes
-    return CostTable(FLASH, "bytes", names, tuple(choices), values, constant)
+    return CostTable(FLASH, "bytes", names, tuple(candidates), values, constant)
 
 
 def peak_ram_bytes(
@@ -80,7 +82,7 @@ def peak_ram_bytes(
 def peak_ram_tables(
     lifetimes: Lifetimes,
     layers: Sequence[Layer],
-    choices: Sequence[Precision],
+    candidates: Sequence[Precision],
     batch_size: int = 1,
     ties: Sequence[Sequence[str]] = (),
 ) -> tuple[CostTable, ...]:
@@ -89,7 +91,7 @@ def peak_ram_tables(
     Args:
         lifetimes: Of the network.
         layers: ``L`` layers.
-        choices: ``B`` precisions.
+        candidates: ``B`` precisions.
         batch_size: Examples at once.
         ties: Layers that share a precision: the first one stands for all.
 
@@ -102,7 +104,7 @@ def peak_ram_tables(
         widest = _widest(step, lifetimes.alive(position), layers, first)
         for number, chosen in enumerate(widest, start=1):
             name = f"{PEAK_RAM}@{step}" + (f" (reader {number})" if len(widest) > 1 else "")
-            tables.append(_table(name, chosen, layers, choices, batch_size))
+            tables.append(_table(name, chosen, layers, candidates, batch_size))
     return tuple(tables)
 
 
@@ -170,19 +172,19 @@ def _table(
     name: str,
     held: Sequence[tuple[Buffer, str | None]],
     layers: Sequence[Layer],
-    choices: Sequence[Precision],
+    candidates: Sequence[Precision],
     batch_size: int,
 ) -> CostTable:
     row_of = {layer.name: row for row, layer in enumerate(layers)}
-    values, constant = np.zeros((len(layers), len(choices))), 0
+    values, constant = np.zeros((len(layers), len(candidates))), 0
     for buffer, layer in held:
         if layer is None:
             bits = buffer.bits if not buffer.held_for else _bits(ORIGINAL)
             constant += _bytes(buffer, bits, batch_size)
         else:
-            values[row_of[layer]] += [_bytes(buffer, _bits(p), batch_size) for p in choices]
+            values[row_of[layer]] += [_bytes(buffer, _bits(p), batch_size) for p in candidates]
     names = tuple(layer.name for layer in layers)
-    return CostTable(name, "bytes", names, tuple(choices), values, constant)
+    return CostTable(name, "bytes", names, tuple(candidates), values, constant)
 
 
 def _bits(precision: Precision) -> int:

@@ -72,13 +72,13 @@ class Pricing:
         return (*on_device, *LINEAR_RESOURCES, FLASH, *((PEAK_RAM,) if self.lifetimes else ()))
 
     def tables(
-        self, resource: str, choices: Sequence[Precision], ties: Sequence[Sequence[str]] = ()
+        self, resource: str, candidates: Sequence[Precision], ties: Sequence[Sequence[str]] = ()
     ) -> tuple[CostTable, ...]:
         """``[L, B]`` each: of ``peak_ram`` one for every step, of any other resource one.
 
         Args:
             resource: The resource.
-            choices: ``B`` precisions.
+            candidates: ``B`` precisions.
             ties: Layers that share a precision.
 
         Raises:
@@ -86,9 +86,9 @@ class Pricing:
             UnknownNameError: If there is no such resource.
         """
         if resource != PEAK_RAM:
-            return (self.table(resource, choices),)
+            return (self.table(resource, candidates),)
         lifetimes, batch_size = self._lifetimes, self.workload.batch_size
-        steps = peak_ram_tables(lifetimes, self.layers, choices, batch_size, ties)
+        steps = peak_ram_tables(lifetimes, self.layers, candidates, batch_size, ties)
         return tuple(map(self._runnable, steps))
 
     @property
@@ -102,7 +102,7 @@ class Pricing:
             )
         return self.lifetimes
 
-    def table(self, resource: str, choices: Sequence[Precision]) -> CostTable:
+    def table(self, resource: str, candidates: Sequence[Precision]) -> CostTable:
         """``[L, B]`` cost of a resource; ``nan`` where the device cannot run a layer.
 
         Raises:
@@ -111,31 +111,33 @@ class Pricing:
         """
         check_sum(resource, self.profile is not None)
         if resource == FLASH:
-            return self._runnable(self._flash(choices))
+            return self._runnable(self._flash(candidates))
         if resource in LINEAR_RESOURCES:
-            return self._runnable(linear_cost(resource, self._layers, choices))
+            return self._runnable(linear_cost(resource, self._layers, candidates))
         assert self.profile is not None
-        return self.profile.cost(resource, self.layers, choices, self.workload)
+        return self.profile.cost(resource, self.layers, candidates, self.workload)
 
-    def uncertainty(self, resource: str, choices: Sequence[Precision]) -> CostTable | None:
+    def uncertainty(self, resource: str, candidates: Sequence[Precision]) -> CostTable | None:
         """``[L, B]`` half widths of 95 % intervals, ``nan``: unknown; ``None`` if all are."""
         if self.profile is None or resource not in self.profile.resources:
             return None
-        found = self.profile.uncertainty(resource, self.layers, choices, self.workload)
+        found = self.profile.uncertainty(resource, self.layers, candidates, self.workload)
         return None if np.isnan(found.values).all() else found
 
-    def _flash(self, choices: Sequence[Precision]) -> CostTable:
+    def _flash(self, candidates: Sequence[Precision]) -> CostTable:
         """Bytes of weights; the device's code in the constant, where its size is known."""
         numbers = self.profile.numbers() if self.profile else {}
         code_bytes = numbers["code_bytes"].value if "code_bytes" in numbers else 0.0
-        return flash_table(self._layers, choices, self.num_unquantized, code_bytes)
+        return flash_table(self._layers, candidates, self.num_unquantized, code_bytes)
 
     def _runnable(self, table: CostTable) -> CostTable:
         """With ``nan`` where the device cannot run a layer."""
         if self.profile is None:
             return table
         can_run = self.profile.can_run
-        able = [[can_run(layer, choice) for choice in table.precisions] for layer in self._layers]
+        able = [
+            [can_run(layer, candidate) for candidate in table.precisions] for layer in self._layers
+        ]
         return replace(table, values=np.where(able, table.values, np.nan))
 
     def amount(self, resource: str, precisions: Mapping[str, Precision]) -> float:
@@ -145,14 +147,14 @@ class Pricing:
         """
         if resource == PEAK_RAM:
             return peak_ram_bytes(self._lifetimes, precisions, self.workload.batch_size)[0]
-        choices = tuple(dict.fromkeys(precisions.values()))
+        candidates = tuple(dict.fromkeys(precisions.values()))
         if resource == FLASH:
-            table = self._flash(choices)
+            table = self._flash(candidates)
         elif resource in LINEAR_RESOURCES:
-            table = linear_cost(resource, self._layers, choices)
+            table = linear_cost(resource, self._layers, candidates)
         else:
-            table = self.table(resource, choices)
-        columns = [choices.index(precisions[layer.name]) for layer in self.layers]
+            table = self.table(resource, candidates)
+        columns = [candidates.index(precisions[layer.name]) for layer in self.layers]
         return total(table, np.array(columns, dtype=np.intp))
 
 

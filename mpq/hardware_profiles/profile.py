@@ -55,7 +55,7 @@ class Profile(Protocol):
         self,
         resource: str,
         layers: Sequence[Layer],
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
         workload: Workload,
     ) -> CostTable:
         """``[L, B]`` seconds or joules of one batch; ``nan`` where it cannot run a layer.
@@ -69,7 +69,7 @@ class Profile(Protocol):
         self,
         resource: str,
         layers: Sequence[Layer],
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
         workload: Workload,
     ) -> CostTable:
         """``[L, B]`` half width of the 95 % interval, in the cost's unit; ``nan``: unknown."""

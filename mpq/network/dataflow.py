@@ -75,9 +75,9 @@ def _run(module: nn.Module, batch: Batch, names: Sequence[str]) -> "_Recorder":
     recorder = _Recorder(batch)
     handles = []
     for name in names:
-        site = module.get_submodule(name)
-        handles.append(site.register_forward_pre_hook(recorder.entering))
-        handles.append(site.register_forward_hook(recorder.leaving(name)))
+        layer_module = module.get_submodule(name)
+        handles.append(layer_module.register_forward_pre_hook(recorder.entering))
+        handles.append(layer_module.register_forward_hook(recorder.leaving(name)))
     try:
         with torch.no_grad(), recorder:
             output = module(*batch.args, **batch.kwargs)

@@ -58,9 +58,9 @@ def device_of(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
-def weight_of(site: nn.Module) -> nn.Parameter:
+def weight_of(layer_module: nn.Module) -> nn.Parameter:
     """The weight of a layer's module."""
-    weight = site.weight
+    weight = layer_module.weight
     assert isinstance(weight, nn.Parameter)
     return weight
 

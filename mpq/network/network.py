@@ -98,18 +98,18 @@ class Network:
 
         What a module computes from its configuration (not persistent) is not counted.
         """
-        weights = {id(weight_of(self.site(layer.name))) for layer in self.layers}
+        weights = {id(weight_of(self.layer_module(layer.name))) for layer in self.layers}
         stored = self.module.state_dict(keep_vars=True).values()
         others = {id(t): t for t in stored if isinstance(t, Tensor) and id(t) not in weights}
         return sum(t.numel() for t in others.values() if t.is_floating_point())
 
-    def site(self, name: str) -> nn.Module:
+    def layer_module(self, name: str) -> nn.Module:
         """The module of a layer."""
         return self.module.get_submodule(name)
 
     def weight(self, name: str) -> Tensor:
         """The weight of a layer, detached."""
-        return weight_of(self.site(name)).detach()
+        return weight_of(self.layer_module(name)).detach()
 
     def outputs(self, batch: Batch) -> Tensor:
         """``[N, P, C]`` for a batch that is on the network's device."""

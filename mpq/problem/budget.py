@@ -40,13 +40,13 @@ class Budget:
         """What is limited: of ``peak_ram@conv1``, one step of a maximum, ``peak_ram``."""
         return resource_of(self.table)
 
-    def used(self, choice: npt.NDArray[np.intp]) -> float:
-        """What an assignment uses, in the table's unit; ``choice [L]`` is a column per layer."""
-        return total(self.table, choice)
+    def used(self, columns: npt.NDArray[np.intp]) -> float:
+        """What an assignment uses, in the table's unit; ``columns [L]`` is a column per layer."""
+        return total(self.table, columns)
 
-    def is_met(self, choice: npt.NDArray[np.intp]) -> bool:
+    def is_met(self, columns: npt.NDArray[np.intp]) -> bool:
         """Whether the assignment stays within the limit, up to ``ROUNDING``."""
-        return self.used(choice) <= self.limit + ROUNDING * abs(self.limit)
+        return self.used(columns) <= self.limit + ROUNDING * abs(self.limit)
 
 
 def resource_of(table: CostTable) -> str:
@@ -54,7 +54,7 @@ def resource_of(table: CostTable) -> str:
     return table.name.partition("@")[0]
 
 
-def binding(budgets: Iterable[Budget], choice: npt.NDArray[np.intp]) -> tuple[Budget, ...]:
+def binding(budgets: Iterable[Budget], columns: npt.NDArray[np.intp]) -> tuple[Budget, ...]:
     """Of every resource the budget that an assignment uses most of, in the order of the budgets.
 
     A resource has several where it is a maximum, and each of them the limit of the maximum.
@@ -62,28 +62,28 @@ def binding(budgets: Iterable[Budget], choice: npt.NDArray[np.intp]) -> tuple[Bu
     most: dict[str, Budget] = {}
     for budget in budgets:
         held = most.setdefault(budget.resource, budget)
-        if budget.used(choice) > held.used(choice):
+        if budget.used(columns) > held.used(columns):
             most[budget.resource] = budget
     return tuple(most.values())
 
 
-def total(table: CostTable, choice: npt.NDArray[np.intp]) -> float:
-    """What an assignment costs, ``choice [L]`` the column of every layer, in the table's unit.
+def total(table: CostTable, columns: npt.NDArray[np.intp]) -> float:
+    """What an assignment costs, ``columns [L]`` the column of every layer, in the table's unit.
 
     The correctly rounded sum of the constant, a cell per layer and a cell per pair of layers: the
     same in any order.
     """
-    cells = table.values[np.arange(len(choice)), choice].tolist()
-    return fsum([table.constant, *cells, *_between(table, choice)])
+    cells = table.values[np.arange(len(columns)), columns].tolist()
+    return fsum([table.constant, *cells, *_between(table, columns)])
 
 
-def total_between(table: CostTable, choice: npt.NDArray[np.intp]) -> float:
+def total_between(table: CostTable, columns: npt.NDArray[np.intp]) -> float:
     """Of what an assignment costs, the part between layers: its cells of the pairs."""
-    return fsum(_between(table, choice))
+    return fsum(_between(table, columns))
 
 
-def _between(table: CostTable, choice: npt.NDArray[np.intp]) -> list[float]:
+def _between(table: CostTable, columns: npt.NDArray[np.intp]) -> list[float]:
     if not table.pairs:
         return []
-    column_of = dict(zip(table.layers, choice.tolist(), strict=True))
+    column_of = dict(zip(table.layers, columns.tolist(), strict=True))
     return [pair.values[column_of[pair.first], column_of[pair.second]] for pair in table.pairs]

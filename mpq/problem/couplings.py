@@ -101,9 +101,9 @@ class Couplings:
         """``[K]`` both groups of every coupling."""
         return list(zip(self.first.tolist(), self.second.tolist(), strict=True))
 
-    def cost(self, choices: Indices) -> Array:
+    def cost(self, assignments: Indices) -> Array:
         """``[P, 1 + R]`` what assignments ``[P, G]`` cost in the loss and in every budget."""
-        columns = choices[:, self.first], choices[:, self.second]  # [P, K]
+        columns = assignments[:, self.first], assignments[:, self.second]  # [P, K]
         return np.asarray(self.values[np.arange(len(self)), :, *columns].sum(axis=1))
 
     def dense(self, num_groups: int) -> Array:

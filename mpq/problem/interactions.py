@@ -51,10 +51,10 @@ class Interactions:
         squares = np.einsum("slb,slb->lb", self.factor, self.factor, dtype=np.float64)
         return np.asarray(0.5 * squares / len(self.factor))
 
-    def together(self, choice: npt.NDArray[np.intp]) -> float:
-        """The quadratic loss of an assignment, ``choice [L]`` the column of every layer."""
+    def together(self, columns: npt.NDArray[np.intp]) -> float:
+        """The quadratic loss of an assignment, ``columns [L]`` the column of every layer."""
         layers = np.arange(self.factor.shape[1])
-        rows = self.factor[:, layers, choice].sum(axis=1, dtype=np.float64)  # [S]
+        rows = self.factor[:, layers, columns].sum(axis=1, dtype=np.float64)  # [S]
         return float(0.5 * np.mean(rows**2))
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,10 +82,10 @@ class Interactions:
         except (KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"not interactions: {error!r}") from error
 
-    def excess(self, choice: npt.NDArray[np.intp]) -> float:
+    def excess(self, columns: npt.NDArray[np.intp]) -> float:
         """What an assignment loses beside its additive loss; negative where errors cancel."""
-        alone = float(self.alone[np.arange(len(choice)), choice].sum())
-        return (1 - self.shrinkage) * (self.together(choice) - alone)
+        alone = float(self.alone[np.arange(len(columns)), columns].sum())
+        return (1 - self.shrinkage) * (self.together(columns) - alone)
 
 
 def _frozen(values: npt.ArrayLike) -> npt.NDArray[np.float32]:

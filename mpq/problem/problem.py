@@ -19,7 +19,7 @@ from mpq.problem.limits import parse_limits
 from mpq.problem.table_file import LongTable
 from mpq.quantization.precision import Precision
 
-Choice = npt.NDArray[np.intp]
+Columns = npt.NDArray[np.intp]
 """``[L]`` (or ``[G]``, for groups of tied layers) column of every layer's precision."""
 
 SCHEMA_VERSION = 1
@@ -55,12 +55,12 @@ class Grouped:
         loss, costs = self.loss + alone[0], np.where(allowed, self.costs + alone[1:], 0.0)
         return replace(self, loss=loss, costs=costs, allowed=allowed, couplings=couplings)
 
-    def expand(self, choice: Choice) -> Choice:
+    def expand(self, columns: Columns) -> Columns:
         """A choice per layer ``[L]`` from one per group ``[G]``."""
-        return np.asarray(choice[self.group_of])
+        return np.asarray(columns[self.group_of])
 
     @cached_property
-    def group_of(self) -> Choice:
+    def group_of(self) -> Columns:
         """``[L]`` the group of every layer."""
         groups = np.empty(sum(map(len, self.members)), dtype=np.intp)
         sizes = [len(rows) for rows in self.members]
@@ -103,7 +103,7 @@ class Problem:
         for name in sorted(named - known):
             raise UnknownNameError("layer", name, known)
         object.__setattr__(self, "ties", merge_ties(self.ties, self.loss.layers))
-        self._check_choices()
+        self._check_allowed()
 
     def _check_tables(self) -> None:
         for table in (budget.table for budget in self.budgets):
@@ -123,7 +123,7 @@ class Problem:
             if tuple(shape) != self.loss.values.shape:
                 raise InputError(f"interactions are {shape}, the loss is {self.loss.values.shape}")
 
-    def _check_choices(self) -> None:
+    def _check_allowed(self) -> None:
         allowed = self.grouped.allowed
         if not allowed.any(axis=1).all():
             group = int(np.flatnonzero(~allowed.any(axis=1))[0])
@@ -141,9 +141,9 @@ class Problem:
         for budget in self.budgets:
             allowed &= ~np.isnan(budget.table.values)
         row_of = {name: row for row, name in enumerate(self.loss.layers)}
-        choices = {**self.candidates, **{name: (only,) for name, only in self.fixed.items()}}
+        assignments = {**self.candidates, **{name: (only,) for name, only in self.fixed.items()}}
         masks: dict[tuple[Precision, ...], npt.NDArray[np.bool_]] = {}
-        for name, precisions in choices.items():
+        for name, precisions in assignments.items():
             key = tuple(precisions)
             if key not in masks:  # most layers have the same candidates
                 masks[key] = np.zeros(len(self.loss.precisions), dtype=np.bool_)
@@ -172,23 +172,23 @@ class Problem:
         # A group without a choice is refused elsewhere.
         return every.among(allowed) if allowed.any(axis=1).all() else every
 
-    def loss_of(self, choice: Choice) -> float:
-        """Predicted loss of an assignment ``choice [L]``, in the loss table's unit."""
-        additive = total(self.loss, choice)
+    def loss_of(self, columns: Columns) -> float:
+        """Predicted loss of an assignment ``columns [L]``, in the loss table's unit."""
+        additive = total(self.loss, columns)
         if self.interactions is None:
             return additive
-        return additive + self.interactions.excess(choice)
+        return additive + self.interactions.excess(columns)
 
-    def is_allowed(self, choice: Choice) -> bool:
+    def is_allowed(self, columns: Columns) -> bool:
         """Whether every layer may take its precision, and ties hold; budgets aside."""
-        if not self.allowed[np.arange(len(choice)), choice].all():
+        if not self.allowed[np.arange(len(columns)), columns].all():
             return False
         tied = (list(rows) for rows in self.grouped.members if len(rows) > 1)
-        return all(len(set(choice[rows])) == 1 for rows in tied)
+        return all(len(set(columns[rows])) == 1 for rows in tied)
 
-    def is_feasible(self, choice: Choice) -> bool:
+    def is_feasible(self, columns: Columns) -> bool:
         """Whether an assignment is allowed and meets every budget."""
-        return self.is_allowed(choice) and all(b.is_met(choice) for b in self.budgets)
+        return self.is_allowed(columns) and all(b.is_met(columns) for b in self.budgets)
 
     def within(self, limits: Sequence[str]) -> "Problem":
         """The same problem with other limits on resources that it has budgets for.
@@ -249,19 +249,19 @@ class Problem:
         cheapest = self.cheapest(table)
         return replace(cheapest, budgets=(*cheapest.budgets, Budget(self.loss, max_loss)))
 
-    def differing(self, choice: Choice, num_layers: int) -> "Problem":
+    def differing(self, columns: Columns, num_layers: int) -> "Problem":
         """The same problem without the assignments that are nearly a given one.
 
         Args:
-            choice: ``[L]``.
+            columns: ``[L]``.
             num_layers: In how many layers an assignment differs from it at least.
         """
         same = np.zeros(self.loss.values.shape)
-        same[np.arange(len(choice)), choice] = 1.0
+        same[np.arange(len(columns)), columns] = 1.0
         names = [budget.table.name for budget in self.budgets]
         name = f"same_as_{sum(name.startswith('same_as_') for name in names)}"
         table = CostTable(name, "layers", self.loss.layers, self.loss.precisions, same)
-        return replace(self, budgets=(*self.budgets, Budget(table, len(choice) - num_layers)))
+        return replace(self, budgets=(*self.budgets, Budget(table, len(columns) - num_layers)))
 
     def to_json(self) -> str:
         """Everything, so that a problem can be solved again elsewhere.

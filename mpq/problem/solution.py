@@ -5,7 +5,7 @@ from enum import Enum
 from typing import Any, final
 
 from mpq.problem.budget import ROUNDING, binding
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 from mpq.quantization.precision import Precision
 
 
@@ -61,7 +61,7 @@ class Solution:
 
     Args:
         status: How the solver ended.
-        choice: ``[L]`` column per layer, or ``None`` if there is none.
+        columns: ``[L]`` column per layer, or ``None`` if there is none.
         loss: Its predicted loss by the problem's own arithmetic; ``nan`` without a choice.
         bound: No allowed assignment has a smaller predicted loss than this; ``None``: not proved.
         solver: Name of the solver, with its backend.
@@ -73,7 +73,7 @@ class Solution:
     """
 
     status: Status
-    choice: Choice | None
+    columns: Columns | None
     loss: float
     bound: float | None
     solver: str
@@ -85,7 +85,7 @@ class Solution:
     @property
     def gap(self) -> float | None:
         """``(loss - bound) / |loss|``, at least 0; ``None`` where nothing is proved."""
-        if self.bound is None or self.choice is None:
+        if self.bound is None or self.columns is None:
             return None
         rise = max(self.loss - self.bound, 0.0)
         return rise / abs(self.loss) if self.loss else rise
@@ -100,18 +100,18 @@ class Solution:
 
     def precisions(self, problem: Problem) -> dict[str, Precision]:
         """Layer name to precision, in the problem's order; a solution without a choice has none."""
-        if self.choice is None:
+        if self.columns is None:
             return {}
         table = problem.loss
         return {
             name: table.precisions[column]
-            for name, column in zip(table.layers, self.choice.tolist(), strict=True)
+            for name, column in zip(table.layers, self.columns.tolist(), strict=True)
         }
 
 
 def record(problem: Problem, solution: Solution) -> dict[str, Any]:
     """JSON-ready: the assignment with its loss, bound, budgets, and how it was found."""
-    assert solution.choice is not None
+    assert solution.columns is not None
     return {
         "status": solution.status.name.lower(),
         "solver": solution.solver,
@@ -125,9 +125,9 @@ def record(problem: Problem, solution: Solution) -> dict[str, Any]:
                 "resource": budget.resource,
                 "unit": budget.table.unit,
                 "limit": budget.limit,
-                "used": budget.used(solution.choice),
+                "used": budget.used(solution.columns),
             }
-            for budget in binding(problem.budgets, solution.choice)
+            for budget in binding(problem.budgets, solution.columns)
         ],
         "precisions": {n: str(p) for n, p in solution.precisions(problem).items()},
     }

@@ -14,7 +14,7 @@ from mpq.quantization.quantizer import Quantizer
 
 
 def measurement_key(
-    network: Network, data: Calibration, quantizer: Quantizer, choices: Sequence[Precision]
+    network: Network, data: Calibration, quantizer: Quantizer, candidates: Sequence[Precision]
 ) -> dict[str, str]:
     """What determines anything that is measured of a network: the part of a key that is common.
 
@@ -30,7 +30,7 @@ def measurement_key(
         "weights": checksum(_tensors(network.module.state_dict().values())),
         "metric": repr(network.metric),
         "data": checksum(_tensors(examples)),
-        "precisions": ", ".join(map(str, choices)),
+        "precisions": ", ".join(map(str, candidates)),
         "weight_range": quantizer.weight_range,
         "activation_ranges": hashlib.sha256(repr(ranges).encode()).hexdigest(),
     }

@@ -42,7 +42,7 @@ class ActivationRanges:
         cls,
         network: Network,
         data: Calibration,
-        choices: Iterable[Precision],
+        candidates: Iterable[Precision],
         method: RangeMethod = "mse",
     ) -> Self:
         """Ranges of every layer for the static formats among the choices, in one forward pass.
@@ -50,10 +50,10 @@ class ActivationRanges:
         Args:
             network: Whose layers' inputs are observed.
             data: What is run through it.
-            choices: Precisions that may be used.
+            candidates: Precisions that may be used.
             method: How a range is chosen from the observed numbers.
         """
-        formats = dict.fromkeys(c.activation for c in choices if needs_range(c.activation))
+        formats = dict.fromkeys(c.activation for c in candidates if needs_range(c.activation))
         samples = observe_inputs(network, data, method) if formats else {}
         known: dict[tuple[str, TensorFormat], ActivationRange] = {}
         for name, sample in samples.items():
@@ -109,8 +109,8 @@ def observe_inputs(network: Network, data: Calibration, method: RangeMethod) -> 
                 drawn = torch.randint(x.numel(), (SAMPLES_PER_BATCH,), generator=generator)
                 samples[name].append(x[drawn.to(x.device)].float())
 
-    sites = ((name, network.site(name)) for name in samples)
-    handles = [m.register_forward_pre_hook(partial(observe, name)) for name, m in sites]
+    layer_modules = ((name, network.layer_module(name)) for name in samples)
+    handles = [m.register_forward_pre_hook(partial(observe, name)) for name, m in layer_modules]
     with hooks(handles), torch.no_grad():
         for batch in track(network.batches(data), "activation ranges", data.num_batches):
             network.outputs(batch)

@@ -42,7 +42,7 @@ class Quantizer:
     def weight(
         self,
         name: str,
-        site: nn.Module,
+        layer_module: nn.Module,
         tensor_format: TensorFormat,
         original: Tensor | None = None,
     ) -> Tensor:
@@ -51,29 +51,29 @@ class Quantizer:
         ``original`` is the weight where the site holds another one, as within ``quantized``.
         The search for its range is done once per layer and format; the scales are kept.
         """
-        weight = (weight_of(site) if original is None else original).detach()
+        weight = (weight_of(layer_module) if original is None else original).detach()
         if tensor_format.is_exact:
             return weight
-        layout = layout_of(site)
+        layout = layout_of(layer_module)
         rows = layout.to_rows(weight)
         rounded = quantize_rows(rows, tensor_format, self._grid(name, rows, tensor_format))
         return layout.from_rows(rounded, tuple(weight.shape))
 
     def codes(
-        self, name: str, site: nn.Module, tensor_format: TensorFormat
+        self, name: str, layer_module: nn.Module, tensor_format: TensorFormat
     ) -> tuple[Tensor, Tensor]:
         """The integers that a weight is stored as, one row per scale, and the ``[R]`` scales.
 
         Args:
             name: The layer.
-            site: Its module.
+            layer_module: Its module.
             tensor_format: A symmetric integer format.
 
         Returns:
             ``[R, K]`` float32 codes (``R`` channels, or groups, the last one of a channel filled
             up with zeros), and ``[R]`` float32; both on the CPU.
         """
-        rows = layout_of(site).to_rows(weight_of(site).detach())
+        rows = layout_of(layer_module).to_rows(weight_of(layer_module).detach())
         grid = self._grid(name, rows, tensor_format)
         assert grid is not None
         return grid.codes(sharing_scale(rows, tensor_format)).cpu(), grid.scale.cpu()
@@ -85,12 +85,12 @@ class Quantizer:
         return self._grids.get(key)
 
     def activation(
-        self, name: str, site: nn.Module, x: Tensor, tensor_format: TensorFormat
+        self, name: str, layer_module: nn.Module, x: Tensor, tensor_format: TensorFormat
     ) -> Tensor:
         """The layer's input after storing it in a format; integers (token ids) stay."""
         if tensor_format.is_exact or not x.is_floating_point():
             return x
-        token_axes = 1 if kind_of(site) == "linear" else x.ndim - 1
+        token_axes = 1 if kind_of(layer_module) == "linear" else x.ndim - 1
         calibrated = self.ranges.of(name, tensor_format)
         return quantize_activation(x, tensor_format, calibrated, token_axes)
 
@@ -105,13 +105,13 @@ def install(
     """
     handles = []
     for name, precision in precisions.items():
-        site = module.get_submodule(name)
+        layer_module = module.get_submodule(name)
         if not precision.weight.is_exact:
-            weight = quantizer.weight(name, site, precision.weight)
-            site.weight = nn.Parameter(weight, requires_grad=False)
+            weight = quantizer.weight(name, layer_module, precision.weight)
+            layer_module.weight = nn.Parameter(weight, requires_grad=False)
         if not precision.activation.is_exact:
             hook = QuantizeInput(name, quantizer, precision.activation)
-            handles.append(site.register_forward_pre_hook(hook))
+            handles.append(layer_module.register_forward_pre_hook(hook))
     return handles
 
 
@@ -124,10 +124,10 @@ class QuantizeInput:
     quantizer: Quantizer
     tensor_format: TensorFormat
 
-    def __call__(self, site: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def __call__(self, layer_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The layer's arguments, the first one quantized; gradients pass straight through."""
         x = args[0]
-        rounded = self.quantizer.activation(self.name, site, x, self.tensor_format)
+        rounded = self.quantizer.activation(self.name, layer_module, x, self.tensor_format)
         if torch.is_grad_enabled() and x.is_floating_point() and x.requires_grad:
             rounded = _StraightThrough.apply(x, rounded)  # type: ignore[no-untyped-call]
         return (rounded, *args[1:])
@@ -150,8 +150,8 @@ def quantized(
     network: Network, precisions: Mapping[str, Precision], quantizer: Quantizer
 ) -> Iterator[None]:
     """Within this block the network computes in these precisions; afterwards as before."""
-    sites = {name: network.site(name) for name in precisions}
-    originals = {name: weight_of(site) for name, site in sites.items()}
+    layer_modules = {name: network.layer_module(name) for name in precisions}
+    originals = {name: weight_of(layer_module) for name, layer_module in layer_modules.items()}
     handles: list[RemovableHandle] = []
     try:
         handles = install(network.module, precisions, quantizer)
@@ -159,5 +159,5 @@ def quantized(
     finally:
         for handle in handles:
             handle.remove()
-        for name, site in sites.items():
-            site.weight = originals[name]
+        for name, layer_module in layer_modules.items():
+            layer_module.weight = originals[name]

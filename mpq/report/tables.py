@@ -21,7 +21,7 @@ def layer_table(
     layers: Sequence[Layer],
     precisions: Mapping[str, Precision],
     tables: Sequence[CostTable],
-    choice: npt.NDArray[np.intp],
+    columns: npt.NDArray[np.intp],
     half_widths: Sequence[CostTable] = (),
 ) -> pd.DataFrame:
     """One row per layer, with each table's cell and its share of what the network costs.
@@ -33,10 +33,10 @@ def layer_table(
         layers: ``L`` layers.
         precisions: Layer name to precision.
         tables: ``[L, B]`` each: the loss, then resources.
-        choice: ``[L]`` columns that were chosen.
+        columns: ``[L]`` columns that were chosen.
         half_widths: ``[L, B]`` each: of 95 % intervals, where a resource has them.
     """
-    rows = np.arange(len(choice))
+    rows = np.arange(len(columns))
     frame = pd.DataFrame(
         {
             "layer": [layer.name for layer in layers],
@@ -47,14 +47,14 @@ def layer_table(
         }
     )
     for position, table in enumerate(tables):
-        cells = table.values[rows, choice]
+        cells = table.values[rows, columns]
         name = f"predicted_loss_{table.unit}" if position == 0 else table.column
         frame[name] = cells
         share = "predicted_loss" if position == 0 else table.name
-        whole = total(table, choice)
+        whole = total(table, columns)
         frame[f"{share}_share"] = cells / whole if whole else np.zeros(len(cells))
     for table in half_widths:
-        frame[f"{table.name}_half_width_{table.unit}"] = table.values[rows, choice]
+        frame[f"{table.name}_half_width_{table.unit}"] = table.values[rows, columns]
     return frame
 
 

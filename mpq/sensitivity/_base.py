@@ -49,7 +49,7 @@ class SensitivityEstimator(ABC):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """The loss of every layer at every choice.
 
@@ -57,7 +57,7 @@ class SensitivityEstimator(ABC):
             network: ``L`` layers.
             data: Calibration examples; targets are not used.
             quantizer: How weights and inputs are put into a format.
-            choices: ``B`` precisions.
+            candidates: ``B`` precisions.
 
         Returns:
             ``[L, B]`` in the unit of the network's metric (nats of KL divergence) per example,
@@ -77,7 +77,7 @@ class RefinableEstimator(SensitivityEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
         incumbent: Mapping[str, Precision],
     ) -> Sensitivity:
         """The loss of every layer at every choice, near an assignment.
@@ -86,7 +86,7 @@ class RefinableEstimator(SensitivityEstimator):
             network: ``L`` layers.
             data: Calibration examples.
             quantizer: How weights and inputs are put into a format.
-            choices: ``B`` precisions.
+            candidates: ``B`` precisions.
             incumbent: Layer name to precision; layers that are missing are not quantized.
 
         Returns:
@@ -97,7 +97,7 @@ class RefinableEstimator(SensitivityEstimator):
 
 def loss_table(
     network: Network,
-    choices: Sequence[Precision],
+    candidates: Sequence[Precision],
     values: npt.NDArray[np.floating],
     name: str,
     unit: str | None = None,
@@ -108,16 +108,16 @@ def loss_table(
         ModelError: If a value is not finite.
     """
     if not np.isfinite(values).all():
-        layer, choice = (int(i[0]) for i in np.nonzero(~np.isfinite(values)))
+        layer, candidate = (int(i[0]) for i in np.nonzero(~np.isfinite(values)))
         raise ModelError(
-            f"{name}: layer {network.layers[layer].name!r} at {choices[choice]} costs "
-            f"{values[layer, choice]}; gradients or outputs of the network overflow there"
+            f"{name}: layer {network.layers[layer].name!r} at {candidates[candidate]} costs "
+            f"{values[layer, candidate]}; gradients or outputs of the network overflow there"
         )
     names = tuple(layer.name for layer in network.layers)
     return CostTable(
         name,
         unit or network.metric.unit,
         names,
-        tuple(choices),
+        tuple(candidates),
         np.asarray(values, dtype=np.float64),
     )

@@ -66,15 +66,15 @@ class HistogramKL(SensitivityEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""
 
         def moved(original: Tensor, rounded: Tensor) -> float:
             return divergence(original, rounded, self.smoothing)
 
-        values = _compared(network, data, quantizer, choices, self.num_bins, moved)
-        return Sensitivity(loss_table(network, choices, values, self.name, "relative"))
+        values = _compared(network, data, quantizer, candidates, self.num_bins, moved)
+        return Sensitivity(loss_table(network, candidates, values, self.name, "relative"))
 
 
 @final
@@ -120,14 +120,14 @@ class ActivationEntropy(SensitivityEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""
         if self.loss:
-            values = _compared(network, data, quantizer, choices, self.num_bins, _lost)
-            return Sensitivity(loss_table(network, choices, values, self.name, "relative"))
+            values = _compared(network, data, quantizer, candidates, self.num_bins, _lost)
+            return Sensitivity(loss_table(network, candidates, values, self.name, "relative"))
         importance = output_entropies(network, data, self.num_bins)
-        return Sensitivity(importance_table(network, quantizer, choices, importance, self.name))
+        return Sensitivity(importance_table(network, quantizer, candidates, importance, self.name))
 
 
 def _check_bins(name: str, num_bins: int) -> None:
@@ -158,23 +158,25 @@ def _compared(
     network: Network,
     data: Calibration,
     quantizer: Quantizer,
-    choices: Sequence[Precision],
+    candidates: Sequence[Precision],
     num_bins: int,
     compare: Callable[[Tensor, Tensor], float],
 ) -> Any:
     """``[L, B]``: histograms of weight and input against those of the rounded ones."""
-    inputs = tuple(dict.fromkeys((ORIGINAL.activation, *(c.activation for c in choices))))
-    weights = tuple(dict.fromkeys((ORIGINAL.weight, *(c.weight for c in choices))))
+    inputs = tuple(dict.fromkeys((ORIGINAL.activation, *(c.activation for c in candidates))))
+    weights = tuple(dict.fromkeys((ORIGINAL.weight, *(c.weight for c in candidates))))
     bins = layer_bins(network, data, lambda x, _: x, num_bins)
     is_input_rounded = len(inputs) > 1
     of_inputs = input_histograms(network, data, quantizer, inputs, bins) if is_input_rounded else {}
     of_weights = weight_histograms(network, quantizer, weights, num_bins)
-    values = np.zeros((len(network.layers), len(choices)))
+    values = np.zeros((len(network.layers), len(candidates)))
     for row, layer in enumerate(network.layers):
-        for column, choice in enumerate(choices):
+        for column, candidate in enumerate(candidates):
             held = of_weights[layer.name]
-            values[row, column] = compare(held[ORIGINAL.weight], held[choice.weight])
+            values[row, column] = compare(held[ORIGINAL.weight], held[candidate.weight])
             if layer.name in of_inputs:
                 held = of_inputs[layer.name]
-                values[row, column] += compare(held[ORIGINAL.activation], held[choice.activation])
+                values[row, column] += compare(
+                    held[ORIGINAL.activation], held[candidate.activation]
+                )
     return values

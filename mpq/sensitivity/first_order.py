@@ -69,7 +69,7 @@ class FirstOrder(SensitivityEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``.
 
@@ -77,8 +77,8 @@ class FirstOrder(SensitivityEstimator):
             DataError: If targets are wanted and there are none.
         """
         generator = torch.Generator().manual_seed(self.seed)
-        found = _Products(network, quantizer, choices, self.elementwise)
-        total, examples = np.zeros((len(network.layers), len(choices))), 0
+        found = _Products(network, quantizer, candidates, self.elementwise)
+        total, examples = np.zeros((len(network.layers), len(candidates))), 0
         for batch in track(network.batches(data), "first order", data.num_batches):
             found.start(batch)
             probe = loss_gradient(network, batch, self.labels, generator)
@@ -86,7 +86,7 @@ class FirstOrder(SensitivityEstimator):
             total += found.finish()
             examples += batch.size
         unit = "nats" if isinstance(network.metric, KLDivergence) else "relative"
-        return Sensitivity(loss_table(network, choices, total / examples, self.name, unit))
+        return Sensitivity(loss_table(network, candidates, total / examples, self.name, unit))
 
 
 class _Products:
@@ -96,16 +96,20 @@ class _Products:
         self,
         network: Network,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
         elementwise: bool,
     ) -> None:
         self.network = network
         self.quantizer = quantizer
         self.elementwise = elementwise
-        self.weight_formats = tuple(dict.fromkeys(choice.weight for choice in choices))
-        self.input_formats = tuple(dict.fromkeys(choice.activation for choice in choices))
-        self.weight_column = [self.weight_formats.index(choice.weight) for choice in choices]
-        self.input_column = [self.input_formats.index(choice.activation) for choice in choices]
+        self.weight_formats = tuple(dict.fromkeys(candidate.weight for candidate in candidates))
+        self.input_formats = tuple(dict.fromkeys(candidate.activation for candidate in candidates))
+        self.weight_column = [
+            self.weight_formats.index(candidate.weight) for candidate in candidates
+        ]
+        self.input_column = [
+            self.input_formats.index(candidate.activation) for candidate in candidates
+        ]
         self.gradients = ExampleGradients(self._read_weight)
         self.errors: tuple[str, Tensor] | None = None  # of the layer read last
         self.by_weight: dict[str, Tensor] = {}  # layer to [N, weight formats]
@@ -136,7 +140,7 @@ class _Products:
         """See ``GradientReader``."""
         for column, tensor_format in enumerate(self.input_formats):
             if not tensor_format.is_exact:
-                rounded = self.quantizer.activation(tap.name, tap.site, x, tensor_format)
+                rounded = self.quantizer.activation(tap.name, tap.layer_module, x, tensor_format)
                 product = (rounded.float() - x.float()) * g.float()
                 product = product.abs() if self.elementwise else product
                 self.by_input[tap.name][:, column] += _sums(tap, product).cpu()
@@ -153,9 +157,11 @@ class _Products:
         """``[D, weight formats]``: what each format does to the weight; one layer's are kept."""
         if self.errors is not None and self.errors[0] == name:
             return self.errors[1]
-        weight, site = self.network.weight(name), self.network.site(name)
+        weight, layer_module = self.network.weight(name), self.network.layer_module(name)
         errors = [
-            (self.quantizer.weight(name, site, tensor_format).float() - weight.float()).flatten()
+            (
+                self.quantizer.weight(name, layer_module, tensor_format).float() - weight.float()
+            ).flatten()
             for tensor_format in self.weight_formats
         ]
         stacked = torch.stack([e.abs() if self.elementwise else e for e in errors], dim=1)

@@ -62,7 +62,7 @@ class DiagonalFisher(SensitivityEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``.
 
@@ -70,26 +70,26 @@ class DiagonalFisher(SensitivityEstimator):
             DataError: If targets are wanted and there are none.
         """
         generator = torch.Generator().manual_seed(self.seed)
-        found, examples = _Fisher(network, quantizer, choices), 0
+        found, examples = _Fisher(network, quantizer, candidates), 0
         for batch in track(network.batches(data), "Fisher information", data.num_batches):
             probe = fisher_gradient(network, batch, self.labels, generator)
             read_gradients(network, batch, found, probe)
             found.gradients.flush()
             examples += batch.size
         values = 0.5 * (found.of_weights() + found.of_inputs()) / examples
-        return Sensitivity(loss_table(network, choices, values, self.name))
+        return Sensitivity(loss_table(network, candidates, values, self.name))
 
 
 class _Fisher:
     """Sums over examples, while backward passes run."""
 
     def __init__(
-        self, network: Network, quantizer: Quantizer, choices: Sequence[Precision]
+        self, network: Network, quantizer: Quantizer, candidates: Sequence[Precision]
     ) -> None:
         self.network = network
         self.quantizer = quantizer
-        self.choices = choices
-        self.formats = tuple(dict.fromkeys(choice.activation for choice in choices))
+        self.candidates = candidates
+        self.formats = tuple(dict.fromkeys(candidate.activation for candidate in candidates))
         self.gradients = ExampleGradients(self._square)
         self.diagonal: dict[str, Tensor] = {}  # layer to [D]
         self.inputs = {layer.name: np.zeros(len(self.formats)) for layer in network.layers}
@@ -103,7 +103,7 @@ class _Fisher:
         """See ``GradientReader``."""
         for column, tensor_format in enumerate(self.formats):
             if not tensor_format.is_exact:
-                rounded = self.quantizer.activation(tap.name, tap.site, x, tensor_format)
+                rounded = self.quantizer.activation(tap.name, tap.layer_module, x, tensor_format)
                 product = (rounded.float() - x.float()) * g.float()
                 self.inputs[tap.name][column] += float(product.square().sum(dtype=torch.float64))
 
@@ -119,14 +119,17 @@ class _Fisher:
 
     def of_weights(self) -> Any:
         """``[L, B]`` sums of squared errors times squared gradients."""
-        values = np.zeros((len(self.network.layers), len(self.choices)))
+        values = np.zeros((len(self.network.layers), len(self.candidates)))
         for row, layer in enumerate(self.network.layers):
             if layer.name not in self.diagonal:  # the output does not depend on it
                 continue
-            weight, site = self.network.weight(layer.name), self.network.site(layer.name)
+            weight, layer_module = (
+                self.network.weight(layer.name),
+                self.network.layer_module(layer.name),
+            )
             diagonal = self.diagonal[layer.name].double()
-            for column, choice in enumerate(self.choices):
-                rounded = self.quantizer.weight(layer.name, site, choice.weight)
+            for column, candidate in enumerate(self.candidates):
+                rounded = self.quantizer.weight(layer.name, layer_module, candidate.weight)
                 error = (rounded.double() - weight.double()).square().flatten()
                 values[row, column] = float(diagonal @ error)
         return values
@@ -134,4 +137,4 @@ class _Fisher:
     def of_inputs(self) -> Any:
         """``[L, B]``, likewise."""
         sums = np.stack([self.inputs[layer.name] for layer in self.network.layers])
-        return sums[:, [self.formats.index(choice.activation) for choice in self.choices]]
+        return sums[:, [self.formats.index(candidate.activation) for candidate in self.candidates]]

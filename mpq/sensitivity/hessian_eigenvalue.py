@@ -89,7 +89,7 @@ class HessianEigenvalue(SensitivityEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``.
 
@@ -99,15 +99,17 @@ class HessianEigenvalue(SensitivityEstimator):
             InputError: If ``pyhessian`` is to price inputs.
             MissingDependencyError: If ``pyhessian`` is not installed.
         """
-        weights = tuple(dict.fromkeys(choice.weight for choice in choices))
-        inputs = tuple(dict.fromkeys(choice.activation for choice in choices))
+        weights = tuple(dict.fromkeys(candidate.weight for candidate in candidates))
+        inputs = tuple(dict.fromkeys(candidate.activation for candidate in candidates))
         errors = weight_errors(network, quantizer, weights)  # [L, weight formats]
         values = abs(self._of_weights(network, data, inputs))[:, None] * errors
-        values = values[:, [weights.index(choice.weight) for choice in choices]]
+        values = values[:, [weights.index(candidate.weight) for candidate in candidates]]
         if any(not tensor_format.is_exact for tensor_format in inputs):
             bounds = input_bounds(network, data, quantizer, inputs, self)
-            values = values + bounds[:, [inputs.index(choice.activation) for choice in choices]]
-        return Sensitivity(loss_table(network, choices, 0.5 * values, self.name))
+            values = (
+                values + bounds[:, [inputs.index(candidate.activation) for candidate in candidates]]
+            )
+        return Sensitivity(loss_table(network, candidates, 0.5 * values, self.name))
 
     def _of_weights(
         self, network: Network, data: Calibration, inputs: Sequence[TensorFormat]
@@ -275,8 +277,8 @@ class _InputBlock:
         """``[U]`` squared errors of a format."""
         if not self.calls:
             return torch.zeros(1, dtype=torch.float64)
-        name, site = self.layer.name, network.site(self.layer.name)
+        name, layer_module = self.layer.name, network.layer_module(self.layer.name)
         inputs = [call.tensor.detach() for call in self.calls]
-        changes = [quantizer.activation(name, site, x, tensor_format) - x for x in inputs]
+        changes = [quantizer.activation(name, layer_module, x, tensor_format) - x for x in inputs]
         doubled = [change.double() for change in changes]
         return self._dot(doubled, doubled)

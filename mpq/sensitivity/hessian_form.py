@@ -62,7 +62,7 @@ class HessianForm(SensitivityEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``.
 
@@ -70,44 +70,44 @@ class HessianForm(SensitivityEstimator):
             ModelError: If the network's output depends on no layer.
             DataError: If the cross-entropy is asked for and there are no targets.
         """
-        forms = quadratic_forms(network, data, quantizer, choices, objective(network, self.loss))
-        return Sensitivity(loss_table(network, choices, 0.5 * forms.clip(min=0), self.name))
+        forms = quadratic_forms(network, data, quantizer, candidates, objective(network, self.loss))
+        return Sensitivity(loss_table(network, candidates, 0.5 * forms.clip(min=0), self.name))
 
 
 def quadratic_forms(
     network: Network,
     data: Calibration,
     quantizer: Quantizer,
-    choices: Sequence[Precision],
+    candidates: Sequence[Precision],
     loss: Objective,
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     r"""``[L, B]`` of :math:`\mathrm{mean}_n \Delta^T H \Delta`, as found: may be negative."""
-    with_inputs = any(not choice.activation.is_exact for choice in choices)
-    total = np.zeros((len(network.layers), len(choices)))
+    with_inputs = any(not candidate.activation.is_exact for candidate in candidates)
+    total = np.zeros((len(network.layers), len(candidates)))
     examples = 0
     for batch in track(network.batches(data), "Hessian forms", data.num_batches):
         with second_order(network, batch, loss, with_inputs) as found:
             for row, layer in enumerate(network.layers):
-                for column, choice in enumerate(choices):
-                    if choice != ORIGINAL:
-                        changes = _changes(network, layer.name, quantizer, choice, found)
+                for column, candidate in enumerate(candidates):
+                    if candidate != ORIGINAL:
+                        changes = _changes(network, layer.name, quantizer, candidate, found)
                         total[row, column] += _form(list(changes))
         examples += batch.size
     return total / examples
 
 
 def _changes(
-    network: Network, name: str, quantizer: Quantizer, choice: Precision, found: SecondOrder
+    network: Network, name: str, quantizer: Quantizer, candidate: Precision, found: SecondOrder
 ) -> Iterator[tuple[Variable, Tensor]]:
     """What a precision changes of one layer in one batch."""
-    site = network.site(name)
-    if name in found.weights and not choice.weight.is_exact:
-        rounded = quantizer.weight(name, site, choice.weight)
+    layer_module = network.layer_module(name)
+    if name in found.weights and not candidate.weight.is_exact:
+        rounded = quantizer.weight(name, layer_module, candidate.weight)
         yield found.weights[name], rounded - network.weight(name)
-    if not choice.activation.is_exact:
+    if not candidate.activation.is_exact:
         for call in found.inputs[name]:
             x = call.tensor.detach()
-            yield call, quantizer.activation(name, site, x, choice.activation) - x
+            yield call, quantizer.activation(name, layer_module, x, candidate.activation) - x
 
 
 def _form(changes: list[tuple[Variable, Tensor]]) -> float:

@@ -91,7 +91,7 @@ class HessianTrace(SensitivityEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``.
 
@@ -101,9 +101,9 @@ class HessianTrace(SensitivityEstimator):
             InputError: If ``pyhessian`` is to price inputs.
             MissingDependencyError: If ``pyhessian`` is not installed.
         """
-        with_inputs = any(not choice.activation.is_exact for choice in choices)
+        with_inputs = any(not candidate.activation.is_exact for candidate in candidates)
         traces = block_traces(network, data, self, with_inputs)
-        of_weight, of_input = _errors(network, data, quantizer, choices)
+        of_weight, of_input = _errors(network, data, quantizer, candidates)
         sizes = np.array([layer.num_weights for layer in network.layers])
         weight = 0.5 * of_weight / sizes[:, None]  # [L, B], per unit of trace
         values = (
@@ -114,22 +114,22 @@ class HessianTrace(SensitivityEstimator):
         error = traces.weight_error[:, None] * weight + traces.input_error[:, None] * 0.5 * of_input
         is_known = bool(np.isfinite(traces.weight_error + traces.input_error).all())
         return Sensitivity(
-            loss_table(network, choices, values, self.name),
-            standard_error=loss_table(network, choices, error, self.name) if is_known else None,
+            loss_table(network, candidates, values, self.name),
+            standard_error=loss_table(network, candidates, error, self.name) if is_known else None,
         )
 
 
 def _errors(
-    network: Network, data: Calibration, quantizer: Quantizer, choices: Sequence[Precision]
+    network: Network, data: Calibration, quantizer: Quantizer, candidates: Sequence[Precision]
 ) -> tuple[Array, Array]:
     """Squared errors of weights, and of inputs per example, ``[L, B]`` each."""
-    weights = tuple(dict.fromkeys(choice.weight for choice in choices))
-    inputs = tuple(dict.fromkeys(choice.activation for choice in choices))
+    weights = tuple(dict.fromkeys(candidate.weight for candidate in candidates))
+    inputs = tuple(dict.fromkeys(candidate.activation for candidate in candidates))
     of_weight = weight_errors(network, quantizer, weights)
     of_input = input_errors(network, data, quantizer, inputs)
     return (
-        of_weight[:, [weights.index(choice.weight) for choice in choices]],
-        of_input[:, [inputs.index(choice.activation) for choice in choices]],
+        of_weight[:, [weights.index(candidate.weight) for candidate in candidates]],
+        of_input[:, [inputs.index(candidate.activation) for candidate in candidates]],
     )
 
 

@@ -16,7 +16,7 @@ from mpq.sensitivity.weight_error import relative_errors
 def importance_table(
     network: Network,
     quantizer: Quantizer,
-    choices: Sequence[Precision],
+    candidates: Sequence[Precision],
     importance: Sequence[float] | npt.NDArray[np.float64],
     name: str,
 ) -> CostTable:
@@ -32,7 +32,7 @@ def importance_table(
     Args:
         network: ``L`` layers.
         quantizer: How weights are put into a format.
-        choices: ``B`` precisions.
+        candidates: ``B`` precisions.
         importance: ``[L]``, at least 0.
         name: Of the estimator.
 
@@ -44,5 +44,5 @@ def importance_table(
     """
     column = np.asarray(importance, dtype=np.float64)[:, None]
     with np.errstate(invalid="ignore"):  # an infinite importance is refused by the table
-        values = column * relative_errors(network, quantizer, choices)
-    return loss_table(network, choices, values, name, "relative")
+        values = column * relative_errors(network, quantizer, candidates)
+    return loss_table(network, candidates, values, name, "relative")

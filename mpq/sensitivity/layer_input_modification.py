@@ -45,11 +45,11 @@ class LayerInputModification(SensitivityEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""
         importance = layer_input_modifications(network, data)
-        return Sensitivity(importance_table(network, quantizer, choices, importance, self.name))
+        return Sensitivity(importance_table(network, quantizer, candidates, importance, self.name))
 
 
 def layer_input_modifications(network: Network, data: Calibration) -> list[float]:

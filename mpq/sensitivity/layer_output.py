@@ -54,34 +54,36 @@ class LayerOutput(SensitivityEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""
-        found = _Errors(network, quantizer, choices)
+        found = _Errors(network, quantizer, candidates)
         examples = read_layers(network, data, found.read, "layer outputs")
         errors = np.stack(list(found.errors.values()))  # [L, B]
         powers = np.array(list(found.powers.values()))[:, None]
         values = _ratio(errors, powers) if self.relative else errors / examples
         unit = "relative" if self.relative else "squared_output"
-        return Sensitivity(loss_table(network, choices, values, self.name, unit))
+        return Sensitivity(loss_table(network, candidates, values, self.name, unit))
 
 
 class _Errors:
     """Sums over examples of squared changes and of squared outputs."""
 
     def __init__(
-        self, network: Network, quantizer: Quantizer, choices: Sequence[Precision]
+        self, network: Network, quantizer: Quantizer, candidates: Sequence[Precision]
     ) -> None:
         self.quantizer = quantizer
-        self.choices = choices
-        self.errors = {layer.name: np.zeros(len(choices)) for layer in network.layers}
+        self.candidates = candidates
+        self.errors = {layer.name: np.zeros(len(candidates)) for layer in network.layers}
         self.powers = {layer.name: 0.0 for layer in network.layers}
 
     def read(self, tap: Tap, x: Tensor, _: Tensor) -> None:
         """See ``LayerReader``."""
-        original = response(tap.site, x)
+        original = response(tap.layer_module, x)
         self.powers[tap.name] += _squared_norm(original)
-        changes = response_changes(self.quantizer, tap.name, tap.site, x, original, self.choices)
+        changes = response_changes(
+            self.quantizer, tap.name, tap.layer_module, x, original, self.candidates
+        )
         for column, change in changes:
             self.errors[tap.name][column] += _squared_norm(change)
 

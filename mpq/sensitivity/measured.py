@@ -110,7 +110,7 @@ class Measured(SensitivityEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``; targets are used by ``loss``.
 
@@ -124,10 +124,10 @@ class Measured(SensitivityEstimator):
                 f"score=loss needs class probabilities, and the metric is {network.metric.name!r}; "
                 "use score=divergence"
             )
-        run = _Run(self, network, choices, self._open(network, data, quantizer, choices))
+        run = _Run(self, network, candidates, self._open(network, data, quantizer, candidates))
         total = data.num_batches and data.num_batches * len(network.layers)
         with reusing(network) as reuse:
-            tried = [choice for choice in choices if choice != ORIGINAL]
+            tried = [candidate for candidate in candidates if candidate != ORIGINAL]
             tiling = Tiling(network, quantizer, reuse, tried, self.batched)
             layers = (done for batch in network.batches(data) for done in run.batch(tiling, batch))
             for _ in track(layers, "measured, layer by layer", total):
@@ -139,14 +139,14 @@ class Measured(SensitivityEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Journal | None:
         if not self.journal:
             return None
         names = ["score", "interactions", "tolerance", "batched"]
         names += ["num_probes", "seed"] if self.interactions else []
         options = {name: str(getattr(self, name)) for name in names}
-        common = measurement_key(network, data, quantizer, choices)
+        common = measurement_key(network, data, quantizer, candidates)
         return Journal(self.journal, {"estimator": self.name, **options, **common})
 
 
@@ -157,17 +157,19 @@ class _Run:
         self,
         estimator: Measured,
         network: Network,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
         journal: Journal | None,
     ) -> None:
         self.estimator = estimator
         self.network = network
-        self.choices = tuple(choices)
+        self.candidates = tuple(candidates)
         self.journal = journal
-        self.tried = [column for column, choice in enumerate(choices) if choice != ORIGINAL]
+        self.tried = [
+            column for column, candidate in enumerate(candidates) if candidate != ORIGINAL
+        ]
         self.index = {layer.name: row for row, layer in enumerate(network.layers)}
-        self.sums = _Sums(len(self.index), len(choices))
-        self.factor = FactorRows(len(self.index), len(choices))
+        self.sums = _Sums(len(self.index), len(candidates))
+        self.factor = FactorRows(len(self.index), len(candidates))
         self.seeds = torch.Generator().manual_seed(estimator.seed)
         self.num_batches = 0
 
@@ -199,7 +201,7 @@ class _Run:
     def _measure(self, scale: "_Scale", layer: str, columns: Sequence[int]) -> Row:
         row: Row = {"columns": columns, "count": 0, "total": [], "square": [], "factor": []}
         score, metric = SCORES[self.estimator.score], self.network.metric
-        for cell in scale.cells(layer, [self.choices[column] for column in columns]):
+        for cell in scale.cells(layer, [self.candidates[column] for column in columns]):
             scores = score(metric, scale.batch, cell.original, cell.changed)  # [M]
             row["count"] = len(scores)
             row["total"].append(float(scores.sum()))
@@ -223,11 +225,13 @@ class _Run:
         if not self.sums.count[:, self.tried].all():
             raise DataError("score=loss: no target of the data is counted")
         values = np.maximum(self.sums.mean, 0.0)
-        table = loss_table(self.network, self.choices, values, name, unit)
+        table = loss_table(self.network, self.candidates, values, name, unit)
         error = None
         if (self.sums.count[:, self.tried] > 1).all():
             values = self.sums.standard_error
-            error = loss_table(self.network, self.choices, values, f"{name}_standard_error", unit)
+            error = loss_table(
+                self.network, self.candidates, values, f"{name}_standard_error", unit
+            )
         if not self.estimator.interactions:
             return Sensitivity(table, None, error)
         return Sensitivity(table, self.factor.interactions(self.estimator.shrinkage), error)

@@ -61,13 +61,13 @@ class Orthogonality(SensitivityEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""
         orm = orthogonality_matrix(network, data, self.centered)
         gamma = orm.sum(axis=1) - orm.diagonal()
         importance = np.exp(-self.beta * gamma)
-        return Sensitivity(importance_table(network, quantizer, choices, importance, self.name))
+        return Sensitivity(importance_table(network, quantizer, candidates, importance, self.name))
 
 
 def orthogonality_matrix(network: Network, data: Calibration, centered: bool = False) -> Any:

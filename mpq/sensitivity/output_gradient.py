@@ -61,7 +61,7 @@ class OutputGradient(SensitivityEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``.
 
@@ -69,13 +69,13 @@ class OutputGradient(SensitivityEstimator):
             DataError: If targets are wanted and there are none.
         """
         generator = torch.Generator().manual_seed(self.seed)
-        found, examples = _Scores(network, quantizer, choices), 0
+        found, examples = _Scores(network, quantizer, candidates), 0
         for batch in track(network.batches(data), "output gradient", data.num_batches):
             probe = fisher_gradient(network, batch, self.labels, generator)
             read_gradients(network, batch, found, probe)
             examples += batch.size
         values = 0.5 * np.stack(list(found.sums.values())) / examples  # [L, B]
-        return Sensitivity(loss_table(network, choices, values, self.name))
+        return Sensitivity(loss_table(network, candidates, values, self.name))
 
 
 class _Scores:
@@ -84,19 +84,21 @@ class _Scores:
     reads_inputs = False
 
     def __init__(
-        self, network: Network, quantizer: Quantizer, choices: Sequence[Precision]
+        self, network: Network, quantizer: Quantizer, candidates: Sequence[Precision]
     ) -> None:
         self.quantizer = quantizer
-        self.choices = choices
-        self.sums = {layer.name: np.zeros(len(choices)) for layer in network.layers}
+        self.candidates = candidates
+        self.sums = {layer.name: np.zeros(len(candidates)) for layer in network.layers}
 
     def read_input(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``; not called."""
 
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
-        original = response(tap.site, x)
-        changes = response_changes(self.quantizer, tap.name, tap.site, x, original, self.choices)
+        original = response(tap.layer_module, x)
+        changes = response_changes(
+            self.quantizer, tap.name, tap.layer_module, x, original, self.candidates
+        )
         for column, change in changes:
             product = change * g
             self.sums[tap.name][column] += float(product.square().sum(dtype=torch.float64))

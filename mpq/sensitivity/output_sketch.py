@@ -104,25 +104,25 @@ class OutputSketch(RefinableEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""
-        return self.estimate_at(network, data, quantizer, choices, {})
+        return self.estimate_at(network, data, quantizer, candidates, {})
 
     def estimate_at(
         self,
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
         incumbent: Mapping[str, Precision],
     ) -> Sensitivity:
         """See ``RefinableEstimator.estimate_at``."""
         probes = _Probes(network.metric, self.temperature, self.seed)
-        rows = FactorRows(len(network.layers), len(choices))
+        rows = FactorRows(len(network.layers), len(candidates))
         group = _GROUP if data.num_examples >= _GROUP * _MIN_ROWS else 1
-        sketch = _Sketch(network, quantizer, choices, incumbent)
-        slopes = _Slopes(network.metric, self.temperature, (len(network.layers), len(choices)))
+        sketch = _Sketch(network, quantizer, candidates, incumbent)
+        slopes = _Slopes(network.metric, self.temperature, (len(network.layers), len(candidates)))
         for batch in track(network.batches(data), "output sketch", data.num_batches):
             original = _original(network, batch) if incumbent else None
             for _ in range(self.num_probes):
@@ -133,7 +133,7 @@ class OutputSketch(RefinableEstimator):
                 slopes.values += sketch.rows(batch, slope, batch.size)[0]
         rows.scale = probes.scale
         values = rows.table + slopes.table(probes.scale) / data.num_examples
-        table = loss_table(network, choices, values, self.name)
+        table = loss_table(network, candidates, values, self.name)
         found = rows.interactions(self.shrinkage) if self.interactions else None
         return Sensitivity(table, found)
 
@@ -204,25 +204,29 @@ class _Sketch:
         self,
         network: Network,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
         incumbent: Mapping[str, Precision],
     ) -> None:
         self.group = 1
         self.network = network
         self.quantizer = quantizer
         self.incumbent = incumbent
-        self.weight_formats = tuple(dict.fromkeys(choice.weight for choice in choices))
-        self.input_formats = tuple(dict.fromkeys(choice.activation for choice in choices))
-        self.weight_column = [self.weight_formats.index(choice.weight) for choice in choices]
-        self.input_column = [self.input_formats.index(choice.activation) for choice in choices]
+        self.weight_formats = tuple(dict.fromkeys(candidate.weight for candidate in candidates))
+        self.input_formats = tuple(dict.fromkeys(candidate.activation for candidate in candidates))
+        self.weight_column = [
+            self.weight_formats.index(candidate.weight) for candidate in candidates
+        ]
+        self.input_column = [
+            self.input_formats.index(candidate.activation) for candidate in candidates
+        ]
         self.weights = {layer.name: network.weight(layer.name) for layer in network.layers}
         self.by_weight: dict[str, Tensor] = {}  # layer to [N, weight formats]
         self.by_input: dict[str, Tensor] = {}  # layer to [N, input formats]
 
     def _weight_changes(self, name: str) -> Tensor:
         """``[D, weight formats]``: what each format does to the incumbent's weight."""
-        site = self.network.site(name)
-        rounded = partial(self.quantizer.weight, name, site, original=self.weights[name])
+        layer_module = self.network.layer_module(name)
+        rounded = partial(self.quantizer.weight, name, layer_module, original=self.weights[name])
         held = rounded(self._held(name).weight)
         changes = [rounded(tensor_format) - held for tensor_format in self.weight_formats]
         return torch.stack([change.flatten().float() for change in changes], dim=1)
@@ -286,8 +290,10 @@ class _Sketch:
         return torch.cat(found).cpu()
 
     def _input_change(self, tap: Tap, x: Tensor, tensor_format: TensorFormat) -> Tensor:
-        held = self.quantizer.activation(tap.name, tap.site, x, self._held(tap.name).activation)
-        return self.quantizer.activation(tap.name, tap.site, x, tensor_format) - held
+        held = self.quantizer.activation(
+            tap.name, tap.layer_module, x, self._held(tap.name).activation
+        )
+        return self.quantizer.activation(tap.name, tap.layer_module, x, tensor_format) - held
 
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
@@ -302,8 +308,8 @@ class _Sketch:
             found += self._weight_shares(tap, x[None], g[None], changes) / sqrt(len(found))
             return
         changes = self._weight_changes(tap.name)
-        met = inputs[0].numel() * prod(weight_of(tap.site).shape[2:])
-        size = max(1, met, weight_of(tap.site).numel() // self.group)
+        met = inputs[0].numel() * prod(weight_of(tap.layer_module).shape[2:])
+        size = max(1, met, weight_of(tap.layer_module).numel() // self.group)
         step = max(1, _WORK_ELEMENTS // size // self.group)
         for start in range(0, len(found), step):
             part = slice(start * self.group, (start + step) * self.group)
@@ -313,5 +319,5 @@ class _Sketch:
 
     def _weight_shares(self, tap: Tap, x: Tensor, g: Tensor, changes: Tensor) -> Tensor:
         """``[S, weight formats]`` for the inputs and output gradients of some examples."""
-        gradients = summed_weight_gradients(tap.site, x, g.float(), self.group)  # [S, D]
+        gradients = summed_weight_gradients(tap.layer_module, x, g.float(), self.group)  # [S, D]
         return (gradients @ changes).cpu()

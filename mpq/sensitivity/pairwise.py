@@ -79,7 +79,7 @@ class Pairwise(SensitivityEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``.
 
@@ -87,18 +87,18 @@ class Pairwise(SensitivityEstimator):
             InputError: If it takes more than ``max_passes``, or the journal is of another
                 measurement.
         """
-        self._check(len(network.layers), sum(choice != ORIGINAL for choice in choices))
-        alone = Measured(batched=self.batched).estimate(network, data, quantizer, choices)
-        journal = self._open(network, data, quantizer, choices)
-        pairs = _Pairs(network, quantizer, choices, journal)
+        self._check(len(network.layers), sum(candidate != ORIGINAL for candidate in candidates))
+        alone = Measured(batched=self.batched).estimate(network, data, quantizer, candidates)
+        journal = self._open(network, data, quantizer, candidates)
+        pairs = _Pairs(network, quantizer, candidates, journal)
         with reusing(network) as reuse:
-            tried = [choice for choice in choices if choice != ORIGINAL]
+            tried = [candidate for candidate in candidates if candidate != ORIGINAL]
             tiling = Tiling(network, quantizer, reuse, tried, self.batched)
             layers = (done for batch in network.batches(data) for done in pairs.add(tiling, batch))
             for _ in track(layers, "pairs of layers"):
                 pass
         factor = gram_factor(alone.table.values, pairs.mean).astype(np.float32)
-        table = loss_table(network, choices, alone.table.values, self.name)
+        table = loss_table(network, candidates, alone.table.values, self.name)
         return Sensitivity(table, Interactions(factor), alone.standard_error)
 
     def _check(self, num_layers: int, num_choices: int) -> None:
@@ -116,11 +116,11 @@ class Pairwise(SensitivityEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Journal | None:
         if not self.journal:
             return None
-        common = measurement_key(network, data, quantizer, choices)
+        common = measurement_key(network, data, quantizer, candidates)
         key = {"estimator": self.name, "batched": str(self.batched), **common}
         return Journal(self.journal, key)
 
@@ -132,16 +132,18 @@ class _Pairs:
         self,
         network: Network,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
         journal: Journal | None,
     ) -> None:
         self.network = network
         self.quantizer = quantizer
-        self.choices = choices
+        self.candidates = candidates
         self.journal = journal
-        self.tried = [column for column, choice in enumerate(choices) if choice != ORIGINAL]
+        self.tried = [
+            column for column, candidate in enumerate(candidates) if candidate != ORIGINAL
+        ]
         self.names = [layer.name for layer in network.layers]
-        shape = (len(self.names), len(choices)) * 2
+        shape = (len(self.names), len(candidates)) * 2
         self.total = np.zeros(shape)  # [L, B, L, B], the earlier layer first
         self.examples = self.num_batches = 0
 
@@ -152,8 +154,8 @@ class _Pairs:
             for place, first in reversed(list(enumerate(self.names))):
                 later = [name for name in self.names[place + 1 :] if name in tile.axes]
                 for column in self.tried if later else ():
-                    choice = self.choices[column]
-                    found = self._known(base, first, choice, later)
+                    candidate = self.candidates[column]
+                    found = self._known(base, first, candidate, later)
                     for second in later:
                         at = (place, column, self.names.index(second), self.tried)
                         self.total[at] += found[second]
@@ -161,23 +163,25 @@ class _Pairs:
         self.examples += batch.size
         self.num_batches += 1
 
-    def _known(self, base: "_Base", first: str, choice: Precision, later: Sequence[str]) -> Row:
+    def _known(self, base: "_Base", first: str, candidate: Precision, later: Sequence[str]) -> Row:
         """Summed divergences of one cell and every cell of later layers."""
         at_once = base.tile.copies
-        name = f"batch {self.num_batches}, layer {first} at {choice}, {at_once} at once"
+        name = f"batch {self.num_batches}, layer {first} at {candidate}, {at_once} at once"
         if self.journal is not None and name in self.journal:
             row: Row = self.journal[name]
             return row
-        found = self._measure(base, first, choice, later)
+        found = self._measure(base, first, candidate, later)
         if self.journal is not None:
             self.journal.add(name, found)
         return found
 
-    def _measure(self, base: "_Base", first: str, choice: Precision, later: Sequence[str]) -> Row:
+    def _measure(
+        self, base: "_Base", first: str, candidate: Precision, later: Sequence[str]
+    ) -> Row:
         tile, original = base.tile, base.recording.outputs
-        precisions = [self.choices[column] for column in self.tried]
+        precisions = [self.candidates[column] for column in self.tried]
         found = {}
-        with quantized(self.network, {first: choice}, self.quantizer):
+        with quantized(self.network, {first: candidate}, self.quantizer):
             recording = tile.reuse.record(tile.batch, base.recording, first)
             for second in reversed(later):
                 cells = tile.cells(recording, original, second, precisions)

@@ -70,7 +70,7 @@ class Relevance(SensitivityEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``; the unit is ``relative``."""
         contributions = _Contributions(network)
@@ -79,7 +79,7 @@ class Relevance(SensitivityEstimator):
             with propagating(network.module, self.epsilon) if is_lrp else nullcontext():
                 explain(network, batch, contributions)
         shares = contributions.shares()
-        return Sensitivity(importance_table(network, quantizer, choices, shares, self.name))
+        return Sensitivity(importance_table(network, quantizer, candidates, shares, self.name))
 
 
 def explain(network: Network, batch: Batch, reader: GradientReader) -> None:
@@ -115,7 +115,9 @@ class _Contributions:
         """An embedding reads ids, which have no relevance; its output has."""
         if tap.layer.kind == "embedding":
             with torch.no_grad():
-                self.read_input(tap, tap.site.forward(x), g)  # not a call: hooks would see it
+                self.read_input(
+                    tap, tap.layer_module.forward(x), g
+                )  # not a call: hooks would see it
 
     def shares(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """``[L]``, adding up to 1; zeros if nothing is relevant."""

@@ -44,25 +44,29 @@ class WeightError(SensitivityEstimator):
         network: Network,
         data: Calibration,  # noqa: ARG002
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``; ``data`` are not read."""
-        values = relative_errors(network, quantizer, choices)
-        return Sensitivity(loss_table(network, choices, values, self.name, "relative"))
+        values = relative_errors(network, quantizer, candidates)
+        return Sensitivity(loss_table(network, candidates, values, self.name, "relative"))
 
 
 def relative_errors(
-    network: Network, quantizer: Quantizer, choices: Sequence[Precision]
+    network: Network, quantizer: Quantizer, candidates: Sequence[Precision]
 ) -> npt.NDArray[np.float64]:
     """``[L, B]`` relative squared errors of weight plus input, the input standard normal."""
-    of_input = {choice.activation: normal_error(choice.activation) for choice in choices}
-    values = np.zeros((len(network.layers), len(choices)))
+    of_input = {
+        candidate.activation: normal_error(candidate.activation) for candidate in candidates
+    }
+    values = np.zeros((len(network.layers), len(candidates)))
     for row, layer in enumerate(network.layers):
-        weight, site = network.weight(layer.name), network.site(layer.name)
-        for column, choice in enumerate(choices):
-            error = relative_error(weight, quantizer.weight(layer.name, site, choice.weight))
+        weight, layer_module = network.weight(layer.name), network.layer_module(layer.name)
+        for column, candidate in enumerate(candidates):
+            error = relative_error(
+                weight, quantizer.weight(layer.name, layer_module, candidate.weight)
+            )
             reads_numbers = layer.kind != "embedding"
-            values[row, column] = error + reads_numbers * of_input[choice.activation]
+            values[row, column] = error + reads_numbers * of_input[candidate.activation]
     return values
 
 

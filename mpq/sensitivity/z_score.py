@@ -36,12 +36,12 @@ class ZScore(SensitivityEstimator):
         network: Network,
         data: Calibration,  # noqa: ARG002
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``; ``data`` are not read."""
         weights = (network.weight(layer.name) for layer in network.layers)
         importance = [1.0 - outlying_share(weight) for weight in weights]
-        return Sensitivity(importance_table(network, quantizer, choices, importance, self.name))
+        return Sensitivity(importance_table(network, quantizer, candidates, importance, self.name))
 
 
 def outlying_share(weight: Tensor) -> float:

@@ -83,7 +83,7 @@ class ZeroCost(SensitivityEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``.
 
@@ -92,7 +92,7 @@ class ZeroCost(SensitivityEstimator):
             InputError: If ``grasp`` is wanted of a network without classes.
         """
         importance = PROXIES[self.proxy](_Examples(network, data, self.labels, self.seed))
-        return Sensitivity(importance_table(network, quantizer, choices, importance, self.name))
+        return Sensitivity(importance_table(network, quantizer, candidates, importance, self.name))
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class _Examples:
         """``[L]`` gradients with respect to the layers' weights, in float32; 0 where unused."""
         found = torch.autograd.grad(
             of,
-            [weight_of(site) for site in self._sites()],
+            [weight_of(layer_module) for layer_module in self._sites()],
             probe,
             create_graph=create_graph,
             materialize_grads=True,
@@ -174,12 +174,12 @@ class _Examples:
         return [gradient.float() for gradient in found]
 
     def _sites(self) -> list[nn.Module]:
-        return [self.network.site(layer.name) for layer in self.network.layers]
+        return [self.network.layer_module(layer.name) for layer in self.network.layers]
 
 
 @contextmanager
-def _differentiable(sites: Sequence[nn.Module]) -> Iterator[None]:
-    weights = [weight_of(site) for site in sites]
+def _differentiable(layer_modules: Sequence[nn.Module]) -> Iterator[None]:
+    weights = [weight_of(layer_module) for layer_module in layer_modules]
     try:
         for weight in weights:
             weight.requires_grad_(True)
@@ -236,11 +236,11 @@ class _ChannelSaliency:
 
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
-        product = response(tap.site, x) * g
+        product = response(tap.layer_module, x) * g
         split = tap.by_example(product)
         # One row for the batch: squares of independent examples add up in the mean.
         rows = product[None] if split is None else split
-        places = weight_of(tap.site).ndim - 2  # axes that a convolution slides along
+        places = weight_of(tap.layer_module).ndim - 2  # axes that a convolution slides along
         channels = rows.movedim(-1 - places, 1).reshape(len(rows), rows.shape[-1 - places], -1)
         self.sums[tap.name] += float(channels.sum(dim=2).double().square().sum())
 
@@ -252,7 +252,7 @@ def _synflow(examples: _Examples) -> list[float]:
     parameters: dict[int, Tensor] = {
         id(p): p.detach().abs().double() for p in network.module.parameters()
     }
-    wanted = [parameters[id(weight_of(network.site(x.name)))] for x in network.layers]
+    wanted = [parameters[id(weight_of(network.layer_module(x.name)))] for x in network.layers]
     for weight in wanted:
         weight.requires_grad_(True)
     state = {

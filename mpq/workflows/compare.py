@@ -18,7 +18,7 @@ from mpq.errors import InputError, MpqError
 from mpq.hardware_profiles import Phase, Profile
 from mpq.network.metric import OutputMetric
 from mpq.problem.limits import Limit
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 from mpq.quantization.fingerprint import measurement_key
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import RangeMethod
@@ -27,7 +27,7 @@ from mpq.sensitivity import ESTIMATORS, RefinableEstimator, SensitivityEstimator
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.peak_memory import peak_memory_bytes
-from mpq.workflows.random_assignments import random_choices
+from mpq.workflows.random_assignments import random_assignments
 from mpq.workflows.refine import refine as refine_solution
 from mpq.workflows.search import estimated
 from mpq.workflows.setup import Prepared
@@ -145,7 +145,7 @@ def _journal(prepared: Prepared, folder: Path | str | None) -> Journal | None:
     if folder is None:
         return None
     tuning, testing = (
-        measurement_key(prepared.network, data, prepared.quantizer, prepared.choices)
+        measurement_key(prepared.network, data, prepared.quantizer, prepared.candidates)
         for data in (prepared.tuning, prepared.testing)
     )
     key = {**tuning, "held_out": testing["data"]}
@@ -171,22 +171,22 @@ class _Comparison:
     def trials(self, num_random: int) -> Iterable[Trial]:
         """Random assignments near every limit."""
         drawn = [
-            (text, choice)
+            (text, columns)
             for text, question in self.questions.items()
-            for choice in random_choices(question, num_random, self.seed)
+            for columns in random_assignments(question, num_random, self.seed)
         ]
-        for text, choice in track(drawn, "random assignments"):
-            row = self._row(choice)
-            yield Trial(text, tuple(choice.tolist()), row["divergence"], row["accuracy"])
+        for text, columns in track(drawn, "random assignments"):
+            row = self._row(columns)
+            yield Trial(text, tuple(columns.tolist()), row["divergence"], row["accuracy"])
 
-    def _row(self, choice: Choice) -> dict[str, Any]:
+    def _row(self, columns: Columns) -> dict[str, Any]:
         """What an assignment loses on the held-out examples."""
-        name = f"columns {' '.join(map(str, choice.tolist()))}"
-        return self._remembered(name, lambda: self._measured(choice))
+        name = f"columns {' '.join(map(str, columns.tolist()))}"
+        return self._remembered(name, lambda: self._measured(columns))
 
-    def _measured(self, choice: Choice) -> dict[str, Any]:
+    def _measured(self, columns: Columns) -> dict[str, Any]:
         names = [layer.name for layer in self.prepared.network.layers]
-        precisions = (self.prepared.choices[column] for column in choice.tolist())
+        precisions = (self.prepared.candidates[column] for column in columns.tolist())
         measured = self.prepared.on_held_out.measure(dict(zip(names, precisions, strict=True)))
         return {"divergence": measured.divergence, "accuracy": measured.accuracy}
 
@@ -213,8 +213,10 @@ class _Comparison:
         """Rounds every weight once: the search for its range is kept, and no estimator's work."""
         network, quantizer = self.prepared.network, self.prepared.quantizer
         for layer in network.layers:
-            for tensor_format in dict.fromkeys(choice.weight for choice in self.prepared.choices):
-                quantizer.weight(layer.name, network.site(layer.name), tensor_format)
+            for tensor_format in dict.fromkeys(
+                columns.weight for columns in self.prepared.candidates
+            ):
+                quantizer.weight(layer.name, network.layer_module(layer.name), tensor_format)
 
     def clock(self) -> float:
         """Seconds: of the processor where it does the work, else of the wall."""
@@ -279,5 +281,5 @@ class _Comparison:
                 estimator, solver, problem, solution,
                 self.prepared.on_calibration, self.prepared.tuning, self.refine,
             )  # fmt: skip
-        assert solution.choice is not None
-        return {"limit": limit, "predicted": solution.loss, **self._row(solution.choice)}
+        assert solution.columns is not None
+        return {"limit": limit, "predicted": solution.loss, **self._row(solution.columns)}

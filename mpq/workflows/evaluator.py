@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq.network.network import Network
-from mpq.problem.problem import Choice
+from mpq.problem.problem import Columns
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer, quantized
 from mpq.report.measurement import Measurement
@@ -19,7 +19,7 @@ Losses = npt.NDArray[np.float64]
 
 @final
 @dataclass(frozen=True, eq=False)
-class Testbed:
+class Evaluator:
     """One network, and the original's answers to compare with.
 
     Args:
@@ -37,12 +37,12 @@ class Testbed:
         with quantized(self.network, precisions, self.quantizer):
             return self.reference.compare(self.network.module)
 
-    def losses_of(self, choices: Sequence[Precision]) -> Callable[[Choice], Losses]:
+    def losses_of(self, candidates: Sequence[Precision]) -> Callable[[Columns], Losses]:
         """Measured divergences ``[P]`` as a function of assignments ``[P, L]`` of precisions."""
         names = [layer.name for layer in self.network.layers]
 
-        def losses(assignments: Choice) -> Losses:
-            rows = ([choices[column] for column in row] for row in assignments.tolist())
+        def losses(assignments: Columns) -> Losses:
+            rows = ([candidates[column] for column in row] for row in assignments.tolist())
             named = (dict(zip(names, row, strict=True)) for row in rows)
             return np.array([self.measure(precisions).divergence for precisions in named])
 

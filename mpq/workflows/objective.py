@@ -7,13 +7,13 @@ from typing import Self, final
 
 from mpq.errors import InputError
 from mpq.problem.cost_table import CostTable
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 from mpq.problem.solution import Solution
 from mpq.quantization.precision import ORIGINAL
 from mpq.solvers import Solver
 from mpq.solvers.queries.least_cost import least_cost_measured
 from mpq.solvers.queries.solve import cheapest
-from mpq.workflows.evaluator import Testbed
+from mpq.workflows.evaluator import Evaluator
 
 FRONTIER_POINTS = 64
 """Points of the frontier that a measured criterion is bisected over: six or seven measurements."""
@@ -21,7 +21,7 @@ FRONTIER_POINTS = 64
 
 @final
 @dataclass(frozen=True)
-class Demand:
+class Objective:
     """A resource to minimise, and one criterion of what may be lost.
 
     Args:
@@ -71,7 +71,7 @@ class Demand:
         return None
 
     def solve(
-        self, problem: Problem, table: CostTable, solver: Solver, testbed: Testbed
+        self, problem: Problem, table: CostTable, solver: Solver, evaluator: Evaluator
     ) -> tuple[Problem, Solution]:
         """The problem with the least cost as one more budget, and its solution.
 
@@ -79,7 +79,7 @@ class Demand:
             problem: With its loss.
             table: ``[L, B]`` of the resource.
             solver: Of the problem.
-            testbed: Held-out examples.
+            evaluator: Held-out examples.
 
         Raises:
             InputError: If accuracy cannot be measured.
@@ -88,25 +88,25 @@ class Demand:
         """
         if self.max_loss is not None:
             return cheapest(problem, table, solver, self.max_loss)
-        is_acceptable = self._criterion(problem, testbed)
+        is_acceptable = self._criterion(problem, evaluator)
         found = least_cost_measured(problem, table, solver, is_acceptable, FRONTIER_POINTS)
         why = f"least {table.name}: {found.num_tried} points of the frontier were measured"
         return found.problem, replace(found.solution, why=why)
 
-    def _criterion(self, problem: Problem, testbed: Testbed) -> Callable[[Choice], bool]:
+    def _criterion(self, problem: Problem, evaluator: Evaluator) -> Callable[[Columns], bool]:
         precisions, names = problem.loss.precisions, problem.loss.layers
 
-        def measured(choice: Choice) -> tuple[float, float | None]:
-            found = testbed.measure(
-                {n: precisions[column] for n, column in zip(names, choice.tolist(), strict=True)}
+        def measured(columns: Columns) -> tuple[float, float | None]:
+            found = evaluator.measure(
+                {n: precisions[column] for n, column in zip(names, columns.tolist(), strict=True)}
             )
             return found.divergence, found.accuracy
 
         if self.max_measured_loss is not None:
             limit = self.max_measured_loss
-            return lambda choice: measured(choice)[0] <= limit
-        original = testbed.measure(testbed.uniform(ORIGINAL)).accuracy
+            return lambda columns: measured(columns)[0] <= limit
+        original = evaluator.measure(evaluator.uniform(ORIGINAL)).accuracy
         if original is None or self.max_accuracy_drop is None:
             raise InputError("max_accuracy_drop needs held-out examples with targets")
         least = original - self.max_accuracy_drop
-        return lambda choice: (measured(choice)[1] or 0.0) >= least
+        return lambda columns: (measured(columns)[1] or 0.0) >= least

@@ -5,12 +5,14 @@ import numpy.typing as npt
 
 from mpq.errors import InputError
 from mpq.problem.budget import binding
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 
 _MAX_STEPS = 10_000
 
 
-def random_choices(problem: Problem, count: int, seed: int, near: float = 0.97) -> list[Choice]:
+def random_assignments(
+    problem: Problem, count: int, seed: int, near: float = 0.97
+) -> list[Columns]:
     """Random assignments that use nearly all of the first budget and keep the others.
 
     Each starts from precisions drawn evenly for every group of tied layers, and is repaired:
@@ -41,32 +43,32 @@ def random_choices(problem: Problem, count: int, seed: int, near: float = 0.97) 
     ]
     found = []
     for _ in range(count):
-        choice = _repaired(problem, orders, near, rng)
-        if choice is None:
+        columns = _repaired(problem, orders, near, rng)
+        if columns is None:
             name, limit = problem.budgets[0].resource, problem.budgets[0].limit
             raise InputError(
                 f"found no random assignment that uses {near:.0%} to 100 % of {name} = {limit:.6g} "
                 f"within {_MAX_STEPS} steps; choose a limit between those of uniform precisions"
             )
-        found.append(choice)
+        found.append(columns)
     return found
 
 
 def _repaired(
     problem: Problem, orders: list[list[int]], near: float, rng: np.random.Generator
-) -> Choice | None:
+) -> Columns | None:
     grouped, budget = problem.grouped, problem.budgets[0]
     ranks = np.array([rng.integers(len(order)) for order in orders])
     for _ in range(_MAX_STEPS):
-        choice = grouped.expand(_columns(orders, ranks))
-        used = binding(problem.budgets, choice)[0].used(choice)
-        if problem.is_feasible(choice) and used >= near * budget.limit:
-            return choice
+        columns = grouped.expand(_columns(orders, ranks))
+        used = binding(problem.budgets, columns)[0].used(columns)
+        if problem.is_feasible(columns) and used >= near * budget.limit:
+            return columns
         group = int(rng.integers(len(orders)))
         step = 1 if used < near * budget.limit else -1
         ranks[group] = np.clip(ranks[group] + step, 0, len(orders[group]) - 1)
     return None
 
 
-def _columns(orders: list[list[int]], ranks: npt.NDArray[np.intp]) -> Choice:
+def _columns(orders: list[list[int]], ranks: npt.NDArray[np.intp]) -> Columns:
     return np.array([order[rank] for order, rank in zip(orders, ranks, strict=True)], dtype=np.intp)

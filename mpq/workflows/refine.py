@@ -10,7 +10,7 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.sensitivity import RefinableEstimator, SensitivityEstimator
 from mpq.solvers import Solver
-from mpq.workflows.evaluator import Testbed
+from mpq.workflows.evaluator import Evaluator
 
 
 @final
@@ -34,7 +34,7 @@ def refine(
     solver: Solver,
     problem: Problem,
     solution: Solution,
-    tuning: Testbed,
+    tuning: Evaluator,
     data: Calibration,
     rounds: int,
 ) -> tuple[Solution, tuple[Refinement, ...]]:
@@ -56,17 +56,17 @@ def refine(
         InputError: If the estimator cannot estimate at an incumbent.
     """
     refinable = refinable_estimator(estimator, rounds)
-    choices = problem.loss.precisions
+    candidates = problem.loss.precisions
     kept, rows = solution, list[Refinement]()
     least = tuning.measure(solution.precisions(problem)).divergence
     for _ in track(range(rounds), "refinements"):
         found = refinable.estimate_at(
-            tuning.network, data, tuning.quantizer, choices, kept.precisions(problem)
+            tuning.network, data, tuning.quantizer, candidates, kept.precisions(problem)
         )
         interactions = found.interactions if problem.interactions is not None else None
         near = replace(problem, loss=found.table, interactions=interactions)
         new = solver.solve(near)
-        if new.choice is None:
+        if new.columns is None:
             break
         measured = tuning.measure(new.precisions(near)).divergence
         rows.append(Refinement(new.loss, measured, measured < least))
@@ -78,12 +78,17 @@ def refine(
 
 def _under(problem: Problem, first: Solution, refined: Solution) -> Solution:
     """A solution of a refined problem as one of the problem itself."""
-    assert refined.choice is not None
-    loss = problem.loss_of(refined.choice)
+    assert refined.columns is not None
+    loss = problem.loss_of(refined.columns)
     bound = None if first.bound is None else min(first.bound, loss)
     solver = f"{refined.solver}, refined"
     return replace(
-        first, status=Status.FEASIBLE, choice=refined.choice, loss=loss, bound=bound, solver=solver
+        first,
+        status=Status.FEASIBLE,
+        columns=refined.columns,
+        loss=loss,
+        bound=bound,
+        solver=solver,
     )
 
 

@@ -19,7 +19,7 @@ from mpq.hardware_profiles import PEAK_RAM, Pricing
 from mpq.problem.assignment import AssignedLayer, Assignment, Record, UsedBudget
 from mpq.problem.budget import binding, total
 from mpq.problem.cost_table import CostTable
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 from mpq.problem.solution import Solution, Status
 from mpq.quantization.observer import needs_range
 from mpq.quantization.precision import ORIGINAL, Precision
@@ -30,7 +30,7 @@ from mpq.solvers import Auto, Evolutionary, MeasuringSolver, Solver
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.alternatives import alternatives
 from mpq.solvers.queries.frontier import pareto_front, solve_frontier, solve_hull
-from mpq.workflows.evaluator import Testbed
+from mpq.workflows.evaluator import Evaluator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,7 @@ class SearchResult:
         solution: How it ended and what was proved.
         solver: That solved it; used again for frontiers.
         pricing: Costs of the layers.
-        testbed: Where assignments are tried.
+        evaluator: Where assignments are tried.
         origin: What made it.
         comparisons: The original, the result, and every uniform precision among the choices.
     """
@@ -75,7 +75,7 @@ class SearchResult:
     solution: Solution
     solver: Solver
     pricing: Pricing
-    testbed: Testbed
+    evaluator: Evaluator
     origin: Origin
     comparisons: tuple[Compared, ...] = ()
 
@@ -86,16 +86,16 @@ class SearchResult:
         solution: Solution,
         solver: Solver,
         pricing: Pricing,
-        testbed: Testbed,
+        evaluator: Evaluator,
         origin: Origin,
     ) -> Self:
         """The result, with original, solution and uniform precisions tried on the testbed."""
-        unmeasured = cls(problem, solution, solver, pricing, testbed, origin)
+        unmeasured = cls(problem, solution, solver, pricing, evaluator, origin)
         chosen = solution.precisions(problem)
         tried: list[tuple[str, dict[str, Precision]]] = [
-            ("original", testbed.uniform(ORIGINAL)),
+            ("original", evaluator.uniform(ORIGINAL)),
             ("result", chosen),
-            *((str(p), testbed.uniform(p)) for p in problem.loss.precisions if p != ORIGINAL),
+            *((str(p), evaluator.uniform(p)) for p in problem.loss.precisions if p != ORIGINAL),
         ]
         comparisons = tuple(
             unmeasured._compare(label, precisions)
@@ -104,14 +104,14 @@ class SearchResult:
         return replace(unmeasured, comparisons=comparisons)
 
     def _compare(self, label: str, precisions: dict[str, Precision]) -> Compared:
-        predicted = 0.0 if label == "original" else self.problem.loss_of(self._choice(precisions))
+        predicted = 0.0 if label == "original" else self.problem.loss_of(self._columns(precisions))
         costs = {
             self._column(resource): self.pricing.amount(resource, precisions)
             for resource in self._shown_resources
         }
-        return Compared(label, predicted, self.testbed.measure(precisions), costs)
+        return Compared(label, predicted, self.evaluator.measure(precisions), costs)
 
-    def _choice(self, precisions: Mapping[str, Precision]) -> Choice:
+    def _columns(self, precisions: Mapping[str, Precision]) -> Columns:
         table = self.problem.loss
         return np.array([table.index_of(precisions[n]) for n in table.layers], dtype=np.intp)
 
@@ -169,23 +169,23 @@ class SearchResult:
             self._assigned(name, precision)
             for name, precision in self.solution.precisions(self.problem).items()
         )
-        network = self.testbed.network
-        weight_range = self.testbed.quantizer.weight_range
+        network = self.evaluator.network
+        weight_range = self.evaluator.quantizer.weight_range
         return Assignment(layers, self.problem.ties, network.folded, weight_range, self._record())
 
     def _assigned(self, name: str, precision: Precision) -> AssignedLayer:
-        layer = next(layer for layer in self.testbed.network.layers if layer.name == name)
+        layer = next(layer for layer in self.evaluator.network.layers if layer.name == name)
         reads_numbers = layer.kind != "embedding"
         activation = precision.activation
-        known = self.testbed.quantizer.ranges
+        known = self.evaluator.quantizer.ranges
         calibrated = None
         if reads_numbers and needs_range(activation):
             calibrated = known.of(name, activation)
         return AssignedLayer(name, layer.kind, layer.weight_shape, precision, calibrated)
 
     def _record(self) -> Record:
-        choice = self.solution.choice
-        assert choice is not None
+        columns = self.solution.columns
+        assert columns is not None
         measured = self.measured
         return Record(
             device=self.origin.device,
@@ -193,11 +193,11 @@ class SearchResult:
             phase=self.pricing.workload.phase,
             tokens=self.pricing.workload.tokens,
             budgets=tuple(
-                UsedBudget(b.resource, b.table.unit, b.limit, b.used(choice))
-                for b in binding(self.problem.budgets, choice)
+                UsedBudget(b.resource, b.table.unit, b.limit, b.used(columns))
+                for b in binding(self.problem.budgets, columns)
             ),
             estimator=self.origin.estimator,
-            predicted_loss=self.problem.loss_of(choice),
+            predicted_loss=self.problem.loss_of(columns),
             loss_unit=self.problem.loss.unit,
             measured_loss=measured.divergence,
             measured_unit=measured.metric.unit,
@@ -243,37 +243,37 @@ class SearchResult:
         if isinstance(self.solver, Evolutionary) and self.solver.objectives != "loss":
             return self._measured_front(self.solver, table, measure)
         if hull:
-            choices, statuses = self._hull(table)
+            candidates, statuses = self._hull(table)
         else:
             solver = self._repeatable_solver
-            choices, statuses = solve_frontier(self.problem, table, solver, num_points)
-        pairs = list(zip(choices, statuses, strict=True))
+            candidates, statuses = solve_frontier(self.problem, table, solver, num_points)
+        pairs = list(zip(candidates, statuses, strict=True))
         points = [
-            self._point("frontier", table, choice, status, measure)
-            for choice, status in track(pairs, "frontier points")
+            self._point("frontier", table, columns, status, measure)
+            for columns, status in track(pairs, "frontier points")
         ]
         others = tuple(
             self._beside(table, row) for row in self.comparisons if row.label != "original"
         )
         return Frontier(table.name, table.unit, self.problem.loss.unit, tuple(points), others)
 
-    def _hull(self, table: CostTable) -> tuple[list[Choice], list[Status]]:
+    def _hull(self, table: CostTable) -> tuple[list[Columns], list[Status]]:
         additive = self.problem.additive()
-        choices, statuses = solve_hull(additive, table, additive_solver(additive))
+        candidates, statuses = solve_hull(additive, table, additive_solver(additive))
         if self.problem.interactions is None:
-            return choices, statuses
-        costs = [total(table, choice) for choice in choices]
-        front = pareto_front(costs, [self.problem.loss_of(choice) for choice in choices])
-        return [choices[i] for i in front], [Status.FEASIBLE] * len(front)
+            return candidates, statuses
+        costs = [total(table, columns) for columns in candidates]
+        front = pareto_front(costs, [self.problem.loss_of(columns) for columns in candidates])
+        return [candidates[i] for i in front], [Status.FEASIBLE] * len(front)
 
     def _measured_front(self, solver: Evolutionary, table: CostTable, measure: bool) -> Frontier:
         """Of all trials of the search that those within the budgets do not better."""
-        found = [(choice, float(values[0])) for choice, values in solver.front(self.problem)]
-        costs = [total(table, choice) for choice, _ in found]
+        found = [(columns, float(values[0])) for columns, values in solver.front(self.problem)]
+        costs = [total(table, columns) for columns, _ in found]
         chosen = [found[i] for i in pareto_front(costs, [loss for _, loss in found])]
         points = tuple(
-            replace(self._point("frontier", table, choice, Status.FEASIBLE, measure), loss=loss)
-            for choice, loss in track(chosen, "frontier points")
+            replace(self._point("frontier", table, columns, Status.FEASIBLE, measure), loss=loss)
+            for columns, loss in track(chosen, "frontier points")
         )
         name = "calibration_loss" if solver.is_measured else "predicted_loss"
         return Frontier(table.name, table.unit, self.problem.loss.unit, points, (), name)
@@ -297,9 +297,9 @@ class SearchResult:
         table = self.cost_table(self._first_resource)
         found = alternatives(self.problem, self._repeatable_solver, count, min_differing_layers)
         points = [
-            self._point(f"alternative {rank}", table, s.choice, s.status, measure)
+            self._point(f"alternative {rank}", table, s.columns, s.status, measure)
             for rank, s in enumerate(track(found, "measuring alternatives"), start=1)
-            if s.choice is not None
+            if s.columns is not None
         ]
         return Frontier(table.name, table.unit, self.problem.loss.unit, tuple(points))
 
@@ -315,29 +315,29 @@ class SearchResult:
         return Auto(seed=self.origin.seed) if is_measuring else self.solver
 
     def _point(
-        self, label: str, table: CostTable, choice: Choice, status: Status, measure: bool
+        self, label: str, table: CostTable, columns: Columns, status: Status, measure: bool
     ) -> FrontierPoint:
-        precisions = self._precisions(choice)
-        measured = self.testbed.measure(precisions) if measure else None
-        cost, loss = total(table, choice), self.problem.loss_of(choice)
+        precisions = self._precisions(columns)
+        measured = self.evaluator.measure(precisions) if measure else None
+        cost, loss = total(table, columns), self.problem.loss_of(columns)
         return FrontierPoint(label, cost, loss, precisions, status, measured)
 
-    def _precisions(self, choice: Choice) -> dict[str, Precision]:
-        return replace(self.solution, choice=choice).precisions(self.problem)
+    def _precisions(self, columns: Columns) -> dict[str, Precision]:
+        return replace(self.solution, columns=columns).precisions(self.problem)
 
     def _beside(self, table: CostTable, row: Compared) -> FrontierPoint:
         is_result = row.label == "result"
         precisions = (
             self.solution.precisions(self.problem)
             if is_result
-            else self.testbed.uniform(Precision.parse(row.label))
+            else self.evaluator.uniform(Precision.parse(row.label))
         )
-        choice = self._choice(precisions)
-        loss = self.problem.loss_of(choice)
+        columns = self._columns(precisions)
+        loss = self.problem.loss_of(columns)
         status = self.solution.status if is_result else None
-        cost = total(table, choice)
+        cost = total(table, columns)
         held = (b for b in self.problem.budgets if b.table.name != table.name)
-        meets = all(budget.is_met(choice) for budget in held)
+        meets = all(budget.is_met(columns) for budget in held)
         return FrontierPoint(row.label, cost, loss, precisions, status, row.measured, meets)
 
     def layer_table(self) -> "pd.DataFrame":
@@ -345,7 +345,7 @@ class SearchResult:
 
         Where a device was measured, with half widths of the 95 % intervals.
         """
-        chosen = self.solution.choice
+        chosen = self.solution.columns
         assert chosen is not None
         tables = [self.problem.loss, *self.shown_tables]
         return layer_table(
@@ -356,8 +356,8 @@ class SearchResult:
     @property
     def half_widths(self) -> tuple[CostTable, ...]:
         """``[L, B]`` each: of the 95 % intervals of the resources shown, where they are known."""
-        choices = self.problem.loss.precisions
-        found = (self.pricing.uncertainty(table.name, choices) for table in self.shown_tables)
+        candidates = self.problem.loss.precisions
+        found = (self.pricing.uncertainty(table.name, candidates) for table in self.shown_tables)
         return tuple(table for table in found if table is not None)
 
     def comparison_table(self) -> "pd.DataFrame":

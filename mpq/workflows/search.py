@@ -17,7 +17,7 @@ from mpq.quantization.ranges import RangeMethod
 from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
 from mpq.solvers import SOLVERS, Evolutionary, MeasuringSolver, Solver
 from mpq.solvers.queries.solve import solve
-from mpq.workflows.objective import Demand
+from mpq.workflows.objective import Objective
 from mpq.workflows.refine import Refinement, refinable_estimator
 from mpq.workflows.refine import refine as refine_solution
 from mpq.workflows.result import Origin, SearchResult
@@ -108,17 +108,17 @@ def search(
     estimator = ESTIMATORS.build(sensitivity, seed) if isinstance(sensitivity, str) else sensitivity
     chosen_solver = SOLVERS.build(solver, seed) if isinstance(solver, str) else solver
     parsed = parse_limits(limits)
-    demand = Demand.of(minimize, max_loss, max_measured_loss, max_accuracy_drop)
-    if not parsed and demand is None:
+    objective = Objective.of(minimize, max_loss, max_measured_loss, max_accuracy_drop)
+    if not parsed and objective is None:
         raise InputError(
             "give at least one limit, such as latency=0.6x:w8a8 or weight_bytes=300KiB"
         )
     is_measured = isinstance(chosen_solver, MeasuringSolver) and chosen_solver.is_measured
     if is_measured and isinstance(chosen_solver, Evolutionary):
         chosen_solver.require_storage()
-    if demand is not None and is_measured:
+    if objective is not None and is_measured:
         raise InputError("minimize needs a predicted loss; is_measured=true searches without one")
-    if demand is not None and refine:
+    if objective is not None and refine:
         raise InputError("refine lowers the loss at given limits; it does not go with minimize")
     if refine:
         refinable_estimator(estimator, refine)
@@ -133,15 +133,17 @@ def search(
         )  # fmt: skip
         # what cannot be met or minimized is refused before the estimate, which takes longest
         question = prepared.question(parsed)
-        table = prepared.pricing.table(demand.resource, prepared.choices) if demand else None
+        table = (
+            prepared.pricing.table(objective.resource, prepared.candidates) if objective else None
+        )
         problem = estimated(prepared, question, estimator, chosen_solver)
         if isinstance(chosen_solver, MeasuringSolver) and chosen_solver.is_measured:
-            losses = prepared.on_calibration.losses_of(prepared.choices)
+            losses = prepared.on_calibration.losses_of(prepared.candidates)
             chosen_solver = chosen_solver.measuring(losses)
-        if demand is None or table is None:
+        if objective is None or table is None:
             solution = solve(chosen_solver, problem)
         else:
-            problem, solution = demand.solve(problem, table, chosen_solver, prepared.on_held_out)
+            problem, solution = objective.solve(problem, table, chosen_solver, prepared.on_held_out)
         rounds: tuple[Refinement, ...] = ()
         if refine:
             solution, rounds = refine_solution(
@@ -160,7 +162,7 @@ def estimated(
 ) -> Problem:
     """The problem with its loss, as far as the solver can take it."""
     found = estimator.estimate(
-        prepared.network, prepared.tuning, prepared.quantizer, prepared.choices
+        prepared.network, prepared.tuning, prepared.quantizer, prepared.candidates
     )
     interactions = found.interactions if solver.takes_interactions else None
     return replace(question, loss=found.table, interactions=interactions)

@@ -26,7 +26,7 @@ from mpq.quantization.ranges import RANGE_METHODS, RangeMethod
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.evaluate import Reference
-from mpq.workflows.evaluator import Testbed
+from mpq.workflows.evaluator import Evaluator
 
 DEFAULT_PRECISIONS = ("w2a8", "w3a8", "w4a4", "w4a8", "w5a8", "w6a8", "w8a8")
 """Candidates where neither they nor measurements of the device are given; those that the device
@@ -46,7 +46,7 @@ class Prepared:
         tuning: Calibration examples.
         testing: Held-out examples.
         pricing: Costs of the layers.
-        choices: ``B`` precisions: the common candidates and those of single layers.
+        candidates: ``B`` precisions: the common candidates and those of single layers.
         common: Candidates of a layer that has none of its own.
         fixed: Layers whose precision is given.
         allowed: Layers with candidates of their own.
@@ -60,7 +60,7 @@ class Prepared:
     tuning: Calibration
     testing: Calibration
     pricing: Pricing
-    choices: tuple[Precision, ...]
+    candidates: tuple[Precision, ...]
     common: tuple[Precision, ...]
     fixed: Mapping[str, Precision]
     allowed: Mapping[str, tuple[Precision, ...]]
@@ -117,23 +117,23 @@ class Prepared:
     def quantizer(self) -> Quantizer:
         """With calibrated ranges; takes a forward pass where an activation's range is static."""
         ranges = ActivationRanges.calibrate(
-            self.network, self.tuning, self.choices, self.activation_range
+            self.network, self.tuning, self.candidates, self.activation_range
         )
         return Quantizer(ranges, self.weight_range)
 
     @cached_property
-    def on_calibration(self) -> Testbed:
+    def on_calibration(self) -> Evaluator:
         """Measures on the calibration examples."""
         return self._testbed(self.tuning)
 
     @cached_property
-    def on_held_out(self) -> Testbed:
+    def on_held_out(self) -> Evaluator:
         """Measures on the held-out examples."""
         return self._testbed(self.testing)
 
-    def _testbed(self, data: Calibration) -> Testbed:
+    def _testbed(self, data: Calibration) -> Evaluator:
         reference = Reference(self.model, data, self.network.metric)
-        return Testbed(self.network, self.quantizer, reference)
+        return Evaluator(self.network, self.quantizer, reference)
 
     def question(self, limits: Sequence[Limit]) -> Problem:
         """The problem before its loss is known; what cannot be met is refused before the estimate.
@@ -142,13 +142,13 @@ class Prepared:
             InfeasibleError: If no assignment meets the limits.
         """
         names = tuple(layer.name for layer in self.network.layers)
-        unknown = np.zeros((len(names), len(self.choices)))
+        unknown = np.zeros((len(names), len(self.candidates)))
         question = Problem(
-            CostTable("unknown", "nats", names, self.choices, unknown),
+            CostTable("unknown", "nats", names, self.candidates, unknown),
             tuple(
                 budget
                 for limit in limits
-                for budget in _budgets(self.pricing, limit, self.choices, self.ties)
+                for budget in _budgets(self.pricing, limit, self.candidates, self.ties)
             ),
             self.ties,
             self.fixed,
@@ -233,7 +233,7 @@ def _launch_hint(pricing: Pricing, question: Problem) -> str:
 def _budgets(
     pricing: Pricing,
     limit: Limit,
-    choices: Sequence[Precision],
+    candidates: Sequence[Precision],
     ties: Sequence[Sequence[str]],
 ) -> list[Budget]:
     """Budgets over the choices; their limit may refer to a precision that is no choice.
@@ -241,8 +241,8 @@ def _budgets(
     One, or one for every step of a resource that is a maximum over steps.
     """
     reference = () if limit.reference is None else (limit.reference,)
-    wide = pricing.tables(limit.resource, tuple(dict.fromkeys((*choices, *reference))), ties)
+    wide = pricing.tables(limit.resource, tuple(dict.fromkeys((*candidates, *reference))), ties)
     amount = limit.resolve(*wide)
-    tables = [table.select(choices) for table in wide]
+    tables = [table.select(candidates) for table in wide]
     kept = undominated(tables, ties) if len(tables) > 1 else tables
     return [Budget(table, amount) for table in kept]

@@ -150,9 +150,9 @@ def measured_key(
     with torch.no_grad():
         model.weight *= scale
     data = Calibration([(x + shift, torch.full((4,), target))])
-    network, choices = Network.of(model, data), (Precision.parse(precision),)
-    quantizer = Quantizer(ActivationRanges.calibrate(network, data, choices))
-    return measurement_key(network, data, quantizer, choices)
+    network, candidates = Network.of(model, data), (Precision.parse(precision),)
+    quantizer = Quantizer(ActivationRanges.calibrate(network, data, candidates))
+    return measurement_key(network, data, quantizer, candidates)
 
 
 def test_key_is_the_same_for_the_same_measurement() -> None:

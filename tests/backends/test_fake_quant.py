@@ -66,18 +66,18 @@ class Searched:
         examples = Calibration.of(data)
         self.network = Network.of(model, examples, fold=fold)
         count = len(self.network.layers)
-        choices = [Precision.parse(texts[i % len(texts)]) for i in range(count)]
-        ranges = ActivationRanges.calibrate(self.network, examples, choices)
+        candidates = [Precision.parse(texts[i % len(texts)]) for i in range(count)]
+        ranges = ActivationRanges.calibrate(self.network, examples, candidates)
         self.quantizer = Quantizer(ranges)
         layers = tuple(
             AssignedLayer(
                 layer.name,
                 layer.kind,
                 layer.weight_shape,
-                choice,
-                ranges.of(layer.name, choice.activation) if layer.kind != "embedding" else None,
+                candidate,
+                ranges.of(layer.name, candidate.activation) if layer.kind != "embedding" else None,
             )
-            for layer, choice in zip(self.network.layers, choices, strict=True)
+            for layer, candidate in zip(self.network.layers, candidates, strict=True)
         )
         self.assignment = Assignment(layers, self.network.ties, self.network.folded)
 
@@ -344,13 +344,13 @@ def test_ranges_see_every_column() -> None:
     """Where the spread depends on the column, the range serves as well as that of all numbers."""
     x = torch.randn(16, 64, 512) * torch.linspace(0.1, 3, 512)
     model = nn.Sequential(nn.Flatten(0, 1), nn.Linear(512, 3)).eval()
-    network, choice = Network.of(model, [x]), Precision.parse("w8a4")
+    network, candidate = Network.of(model, [x]), Precision.parse("w8a4")
 
-    found = ActivationRanges.calibrate(network, Calibration([x]), [choice])
+    found = ActivationRanges.calibrate(network, Calibration([x]), [candidate])
 
-    rows, number = x.reshape(1, -1), choice.activation.number
+    rows, number = x.reshape(1, -1), candidate.activation.number
     low, high = row_range(rows, number, False, "mse")
-    calibrated = found.of("1", choice.activation)
+    calibrated = found.of("1", candidate.activation)
     assert calibrated is not None
     ends = torch.tensor([calibrated.low]), torch.tensor([calibrated.high])
     best = (make_grid(number, False, low, high).round(rows) - rows).square().sum()

@@ -147,13 +147,13 @@ def test_the_problem_can_be_solved_again(run: tuple[Path, Result]) -> None:
     folder, _ = run
     problem = mpq.Problem.from_json((folder / "problem.json").read_text(encoding="utf-8"))
     chosen = mpq.Assignment.load(folder / "assignment.json").precisions
-    choice = np.array([problem.loss.index_of(chosen[name]) for name in problem.loss.layers])
+    columns = np.array([problem.loss.index_of(chosen[name]) for name in problem.loss.layers])
 
     solution = mpq.SOLVERS.build("auto").solve(problem)
 
-    assert problem.is_feasible(choice)
+    assert problem.is_feasible(columns)
     assert problem.interactions is not None
-    np.testing.assert_array_equal(solution.choice, choice)
+    np.testing.assert_array_equal(solution.columns, columns)
 
 
 def test_evaluate_prints_what_the_search_measured(run: tuple[Path, Result]) -> None:

@@ -47,13 +47,13 @@ class Board:
         self,
         resource: str,
         layers: Sequence[Layer],
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
         _: Workload,
     ) -> CostTable:
         """One second each."""
         names = tuple(layer.name for layer in layers)
-        ones = np.ones((len(names), len(choices)))
-        return CostTable(resource, "seconds", names, tuple(choices), ones)
+        ones = np.ones((len(names), len(candidates)))
+        return CostTable(resource, "seconds", names, tuple(candidates), ones)
 
     uncertainty = cost
 

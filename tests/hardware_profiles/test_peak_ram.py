@@ -134,10 +134,10 @@ def every_assignment(
     graph: Graph, batch_size: int = 1
 ) -> list[tuple[np.typing.NDArray[np.intp], int]]:
     """Every choice per layer, with the peak of the simulation."""
-    choices = (np.array(c, dtype=np.intp) for c in product(range(3), repeat=len(NAMES)))
+    candidates = (np.array(c, dtype=np.intp) for c in product(range(3), repeat=len(NAMES)))
     return [
         (c, simulated_peak(graph, {n: BITS[i] for n, i in zip(NAMES, c, strict=True)}, batch_size))
-        for c in choices
+        for c in candidates
     ]
 
 
@@ -149,14 +149,14 @@ def test_peak_equals_the_simulation(graph: Graph, batch_size: int) -> None:
     tables = peak_ram_tables(lifetimes, LAYERS, CHOICES, batch_size)
     kept = undominated(tables)
 
-    for choice, expected in every_assignment(graph, batch_size):
-        precisions = {n: CHOICES[i] for n, i in zip(NAMES, choice, strict=True)}
+    for candidate, expected in every_assignment(graph, batch_size):
+        precisions = {n: CHOICES[i] for n, i in zip(NAMES, candidate, strict=True)}
         peak, step = peak_ram_bytes(lifetimes, precisions, batch_size)
 
         assert peak == expected
         assert step in lifetimes.steps
-        assert max(total(table, choice) for table in tables) == expected
-        assert max(total(table, choice) for table in kept) == expected
+        assert max(total(table, candidate) for table in tables) == expected
+        assert max(total(table, candidate) for table in kept) == expected
 
 
 @given(graph=graphs())
@@ -166,8 +166,8 @@ def test_kept_tables_are_all_needed(graph: Graph) -> None:
 
     kept = undominated(tables)
 
-    choices = [choice for choice, _ in every_assignment(graph)]
-    costs = {t.name: np.array([total(t, choice) for choice in choices]) for t in tables}
+    candidates = [candidate for candidate, _ in every_assignment(graph)]
+    costs = {t.name: np.array([total(t, candidate) for candidate in candidates]) for t in tables}
     for one, other in product(kept, repeat=2):
         assert one is other or (costs[one.name] > costs[other.name]).any()
     for table in tables:
@@ -188,9 +188,9 @@ def test_solvers_reach_the_least_peak_and_no_less(graph: Graph) -> None:
     problem, found = solved(min(peaks))
     refused = solved(min(peaks) - 1)[1]
 
-    assert found.choice is not None
-    assert problem.is_feasible(found.choice)
-    (used,) = (b.used(found.choice) for b in binding(problem.budgets, found.choice))
+    assert found.columns is not None
+    assert problem.is_feasible(found.columns)
+    (used,) = (b.used(found.columns) for b in binding(problem.budgets, found.columns))
     assert used == min(peaks)
     assert refused.status is Status.INFEASIBLE
     (shortfall,) = refused.shortfalls
@@ -208,8 +208,8 @@ def test_ties_need_one_table_per_step(graph: Graph) -> None:
     assert [table.name for table in tables] == [f"peak_ram@{s}" for s in graph.lifetimes.steps]
     for column, bits in enumerate(BITS):
         expected = simulated_peak(graph, dict.fromkeys(NAMES, bits))
-        choice = np.full(3, column, dtype=np.intp)
-        assert max(total(table, choice) for table in undominated(tables, (NAMES,))) == expected
+        candidate = np.full(3, column, dtype=np.intp)
+        assert max(total(table, candidate) for table in undominated(tables, (NAMES,))) == expected
 
 
 def test_a_chain_by_hand() -> None:
@@ -373,6 +373,6 @@ def test_a_problem_takes_one_limit_for_all_steps() -> None:
 
     assert [budget.limit for budget in relative.budgets] == [7.0] * len(kept)
     assert [budget.limit for budget in absolute.budgets] == [6.0] * len(kept)
-    assert Lagrangian().solve(absolute).choice is not None
+    assert Lagrangian().solve(absolute).columns is not None
     with pytest.raises(LimitError, match="unit 'ms' does not measure bytes"):
         problem.within(["peak_ram=6ms"])

@@ -194,11 +194,11 @@ def test_every_number_of_a_device_is_one(name: str) -> None:
 def test_a_device_prices_what_it_can_run(name: str, layer: Layer) -> None:
     """At every default precision a device gives a positive number, or nan where it cannot run."""
     profile = load_device(name)
-    choices = [Precision.parse(text) for text in DEFAULT_PRECISIONS]
+    candidates = [Precision.parse(text) for text in DEFAULT_PRECISIONS]
 
     for resource in profile.resources:
-        found = profile.cost(resource, (layer,), choices, Workload()).values[0]
-        able = [profile.can_run(layer, choice) for choice in choices]
+        found = profile.cost(resource, (layer,), candidates, Workload()).values[0]
+        able = [profile.can_run(layer, candidate) for candidate in candidates]
 
         assert np.isnan(found).tolist() == [not can for can in able]
         assert (found[able] > 0).all()
@@ -209,12 +209,12 @@ def test_a_device_prices_what_it_can_run(name: str, layer: Layer) -> None:
 def test_more_work_costs_no_less(name: str, resource: str) -> None:
     """Neither latency nor energy falls when examples, or tokens of an example, are added."""
     profile = load_device(name)
-    choices = [c for c in map(Precision.parse, DEFAULT_PRECISIONS) if profile.can_run(TOKENS, c)]
+    candidates = [c for c in map(Precision.parse, DEFAULT_PRECISIONS) if profile.can_run(TOKENS, c)]
     batches = [Workload(size) for size in (1, 2, 16, 256)]
     prompts = [Workload(1, "decode"), *(Workload(1, "prefill", n) for n in (1, 2, 64, 4096))]
 
     for workloads in (batches, prompts):
-        costs = [profile.cost(resource, (TOKENS,), choices, w).values for w in workloads]
+        costs = [profile.cost(resource, (TOKENS,), candidates, w).values for w in workloads]
 
         assert all((np.diff(np.stack(costs), axis=0) >= 0).ravel())
     assert (costs[0] == costs[1]).all(), "decoding a token is a prompt of one"
@@ -475,12 +475,12 @@ def test_weight_bytes_are_whole() -> None:
 def test_a_shared_parameter_is_stored_once() -> None:
     """The layer that reuses a weight stores nothing, yet computes like any other."""
     again = Layer("head", "linear", (10, 64), 10, (64,), (10,), 64, 10, 640, weight_of="fc")
-    choice = [Precision.parse("w4a8")]
+    candidate = [Precision.parse("w4a8")]
     pricing = Pricing((LINEAR, again))
 
-    stored = pricing.table("weight_bytes", choice).values[:, 0]
-    computed = pricing.table("bit_operations", choice).values[:, 0]
-    bits = pricing.table("effective_bits", choice).values[:, 0]
+    stored = pricing.table("weight_bytes", candidate).values[:, 0]
+    computed = pricing.table("bit_operations", candidate).values[:, 0]
+    bits = pricing.table("effective_bits", candidate).values[:, 0]
 
     assert stored.tolist() == [360, 0]
     assert computed.tolist() == [640 * 4 * 8] * 2

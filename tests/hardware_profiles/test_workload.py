@@ -129,11 +129,11 @@ def test_a_phase_needs_a_layer_that_reads_tokens(workload: Workload) -> None:
 
 def test_what_needs_no_device_is_priced_at_the_same_tokens() -> None:
     """Activations and bit operations of one example grow with its tokens; weights do not."""
-    layers, choice = (linear("fc", (4,), 6, 10), HEAD), [Precision.parse("w4a8")]
+    layers, candidate = (linear("fc", (4,), 6, 10), HEAD), [Precision.parse("w4a8")]
     traced, long = (Pricing(layers, None, w) for w in (Workload(), Workload(9, "prefill", 12)))
 
     ratio = {
-        resource: long.table(resource, choice).values / traced.table(resource, choice).values
+        resource: long.table(resource, candidate).values / traced.table(resource, candidate).values
         for resource in LINEAR_RESOURCES
     }
 
@@ -141,19 +141,19 @@ def test_what_needs_no_device_is_priced_at_the_same_tokens() -> None:
     assert ratio["bit_operations"][:, 0].tolist() == [3, 1]
     assert (ratio["weight_bytes"] == 1).all()
     assert (ratio["effective_bits"] == 1).all()
-    assert long.amount("bit_operations", {"fc": choice[0], "head": choice[0]}) == (
+    assert long.amount("bit_operations", {"fc": candidate[0], "head": candidate[0]}) == (
         12 * 60 * 32 + 640 * 32
     )
 
 
 def test_a_prompt_costs_what_as_many_traced_tokens_cost() -> None:
     """Pricing for N tokens is pricing layers that were traced with N tokens."""
-    profile, choices = load_device("nvidia-a100"), [Precision.parse("w4a16")]
+    profile, candidates = load_device("nvidia-a100"), [Precision.parse("w4a16")]
     short, long = ([linear("a", (n,), 64, 96), embedding((n,), 50, 64)] for n in (7, 512))
 
     for resource in profile.resources:
-        found = profile.cost(resource, short, choices, Workload(3, "prefill", 512))
-        expected = profile.cost(resource, long, choices, Workload(3))
+        found = profile.cost(resource, short, candidates, Workload(3, "prefill", 512))
+        expected = profile.cost(resource, long, candidates, Workload(3))
 
         assert found.values == pytest.approx(expected.values, rel=1e-15)
 
@@ -178,8 +178,8 @@ def optimum(workload: Workload, factor: float) -> list[str]:
 
     solution = Lagrangian().solve(Problem(table, (Budget(latency, limit),)))
 
-    assert solution.choice is not None
-    return [str(FORMATS[column]) for column in solution.choice]
+    assert solution.columns is not None
+    return [str(FORMATS[column]) for column in solution.columns]
 
 
 def test_decode_and_prefill_have_different_optima() -> None:
@@ -209,7 +209,7 @@ def test_the_order_of_formats_turns_with_the_phase(workload: Workload, order: li
     """Decoding thousands of sequences at once is bound by arithmetic again."""
     latency = Pricing(DECODER, load_device("nvidia-a100"), workload).table("latency", FORMATS)
 
-    seconds = {str(choice): uniform_cost(latency, choice) for choice in FORMATS}
+    seconds = {str(candidate): uniform_cost(latency, candidate) for candidate in FORMATS}
 
     assert sorted(order, key=seconds.__getitem__) == order
 

@@ -75,7 +75,7 @@ def test_folded_network_says_the_same(
     network = Network.of(model, [x])
 
     assert dict(network.folded) == {"conv": "norm"}
-    assert isinstance(network.site("norm"), nn.Identity)
+    assert isinstance(network.layer_module("norm"), nn.Identity)
     with torch.no_grad():
         torch.testing.assert_close(network.module(x), model(x), atol=1e-5, rtol=1e-5)
 
@@ -108,7 +108,7 @@ def test_nothing_is_folded_on_request() -> None:
     network = Network.of(model, [torch.randn(2, 3, 5, 5)], fold=False)
 
     assert dict(network.folded) == {}
-    assert isinstance(network.site("norm"), nn.BatchNorm2d)
+    assert isinstance(network.layer_module("norm"), nn.BatchNorm2d)
 
 
 def read_elsewhere(m: Any, x: Tensor) -> Tensor:

@@ -266,8 +266,8 @@ def test_the_example_networks(
     lifetimes, layers = network.lifetimes, network.layers
     assert lifetimes is not None
     assert [layer.name for layer in layers if not layer.fed_by] == [layers[0].name]
-    choices = [INT8, Precision.parse("w4a4")]
-    tables = peak_ram_tables(lifetimes, layers, choices, ties=network.ties)
+    candidates = [INT8, Precision.parse("w4a4")]
+    tables = peak_ram_tables(lifetimes, layers, candidates, ties=network.ties)
     assert 1 <= len(undominated(tables, network.ties)) <= 10
     precisions = dict.fromkeys((layer.name for layer in layers), INT8)
     original, _ = peak_ram_bytes(lifetimes, {})
@@ -303,7 +303,7 @@ def test_a_search_with_a_limit_on_peak_ram() -> None:
     )
 
     precisions = result.solution.precisions(result.problem)
-    lifetimes = result.testbed.network.lifetimes
+    lifetimes = result.evaluator.network.lifetimes
     assert lifetimes is not None
     peak, _ = peak_ram_bytes(lifetimes, precisions)
     assert peak <= 3 * 1024 < peak_ram_bytes(lifetimes, dict.fromkeys(precisions, INT8))[0]

@@ -205,24 +205,24 @@ def test_sums_are_correctly_rounded_in_any_order(cells: list[float], random: Ran
     layers = tuple(f"layer{i}" for i in range(len(cells)))
     column = CostTable("cost", "seconds", layers, (W4,), np.array(cells)[:, None])
     shuffled = CostTable("cost", "seconds", layers, (W4,), np.array(other)[:, None])
-    choice = np.zeros(len(cells), dtype=np.intp)
+    columns = np.zeros(len(cells), dtype=np.intp)
 
-    assert total(column, choice) == total(shuffled, choice) == float(exact)
+    assert total(column, columns) == total(shuffled, columns) == float(exact)
     assert uniform_cost(column, W4) == float(exact)
-    assert Budget(column, 1.0).used(choice) == float(exact)
+    assert Budget(column, 1.0).used(columns) == float(exact)
 
 
 def test_a_budget_adds_the_chosen_cells() -> None:
     """One column per layer."""
     budget = Budget(table(), 5.0)
 
-    assert [budget.used(np.array(choice)) for choice in ([0, 0], [1, 0], [0, 1], [1, 1])] == [
+    assert [budget.used(np.array(columns)) for columns in ([0, 0], [1, 0], [0, 1], [1, 1])] == [
         4.0,
         5.0,
         5.0,
         6.0,
     ]
-    assert [budget.is_met(np.array(choice)) for choice in ([0, 0], [1, 0], [1, 1])] == [
+    assert [budget.is_met(np.array(columns)) for columns in ([0, 0], [1, 0], [1, 1])] == [
         True,
         True,
         False,
@@ -232,12 +232,12 @@ def test_a_budget_adds_the_chosen_cells() -> None:
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e12])
 def test_a_limit_holds_up_to_rounding_only(scale: float) -> None:
     """1e-13 above a limit is rounding, 1e-11 above is too much, whatever the unit."""
-    choice = np.array([1, 1])  # uses 6
+    columns = np.array([1, 1])  # uses 6
     scaled = table("seconds", ((1 * scale, 2 * scale), (3 * scale, 4 * scale)))
 
-    assert Budget(scaled, 6 * scale).is_met(choice)
-    assert Budget(scaled, 6 * scale * (1 - 1e-13)).is_met(choice)
-    assert not Budget(scaled, 6 * scale * (1 - 1e-11)).is_met(choice)
+    assert Budget(scaled, 6 * scale).is_met(columns)
+    assert Budget(scaled, 6 * scale * (1 - 1e-13)).is_met(columns)
+    assert not Budget(scaled, 6 * scale * (1 - 1e-11)).is_met(columns)
 
 
 def test_a_cell_that_cannot_run_meets_no_limit() -> None:

@@ -25,10 +25,10 @@ def test_loss_is_half_the_quadratic_form_of_the_gram_matrix(seed: int) -> None:
     gram = flat.T @ flat / len(factor)
     interactions = Interactions(factor.astype(np.float32))
 
-    for choice in product(range(4), repeat=3):
-        one_hot = np.eye(4)[list(choice)].ravel()
+    for columns in product(range(4), repeat=3):
+        one_hot = np.eye(4)[list(columns)].ravel()
         expected = 0.5 * one_hot @ gram @ one_hot
-        assert interactions.together(np.array(choice)) == pytest.approx(expected, rel=1e-12)
+        assert interactions.together(np.array(columns)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_errors_of_two_layers_may_cancel_or_add_up() -> None:
@@ -37,7 +37,7 @@ def test_errors_of_two_layers_may_cancel_or_add_up() -> None:
     interactions = Interactions(factor)
 
     losses = [
-        interactions.together(np.array(choice)) for choice in ([0, 0], [0, 1], [1, 0], [1, 1])
+        interactions.together(np.array(columns)) for columns in ([0, 0], [0, 1], [1, 0], [1, 1])
     ]
 
     assert losses == [2.0, 0.0, 0.0, 2.0]
@@ -50,9 +50,9 @@ def test_independent_layers_add_up() -> None:
     additive = 0.5 * np.array([[1, 4], [9, 16], [25, 36]]) / 3  # [L, B]
     interactions = Interactions(factor)
 
-    for choice in product(range(2), repeat=3):
-        expected = additive[range(3), choice].sum()
-        assert interactions.together(np.array(choice)) == pytest.approx(expected, rel=1e-12)
+    for columns in product(range(2), repeat=3):
+        expected = additive[range(3), columns].sum()
+        assert interactions.together(np.array(columns)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_many_layers_are_added_in_double_precision() -> None:
@@ -104,10 +104,10 @@ def test_what_pairs_lose_is_shrunk(share: float) -> None:
     """Products of different layers alone, in proportion."""
     factor = factor_of(0)
 
-    for choice in product(range(4), repeat=3):
-        rows = factor[:, range(3), choice]
+    for columns in product(range(4), repeat=3):
+        rows = factor[:, range(3), columns]
         pairs = sum((rows[:, i] * rows[:, j]).mean() for i, j in combinations(range(3), 2))
-        found = Interactions(factor, share).excess(np.array(choice))
+        found = Interactions(factor, share).excess(np.array(columns))
         assert found == pytest.approx((1 - share) * pairs, rel=1e-5, abs=1e-6)
 
 

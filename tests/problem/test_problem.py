@@ -47,7 +47,7 @@ def problem(
     return Problem(loss, budgets, ties, fixed or {}, candidates or {}, interactions)
 
 
-def choices() -> list[tuple[int, ...]]:
+def assignments() -> list[tuple[int, ...]]:
     """Every column per layer."""
     return list(product(range(3), repeat=4))
 
@@ -105,33 +105,33 @@ def test_feasible_means_what_the_tables_say(
     except InputError:
         return
 
-    for choice in choices():
-        runs = not any(np.isnan(TIME[row, column]) for row, column in enumerate(choice))
-        agree = all(choice[LAYERS.index(x)] == choice[LAYERS.index(y)] for x, y in ties)
-        allowed = runs and agree and PRECISIONS[choice[0]] in only
-        size, seconds = (sum(t[r, c] for r, c in enumerate(choice)) for t in (BYTES, TIME))
+    for columns in assignments():
+        runs = not any(np.isnan(TIME[row, column]) for row, column in enumerate(columns))
+        agree = all(columns[LAYERS.index(x)] == columns[LAYERS.index(y)] for x, y in ties)
+        allowed = runs and agree and PRECISIONS[columns[0]] in only
+        size, seconds = (sum(t[r, c] for r, c in enumerate(columns)) for t in (BYTES, TIME))
         feasible = allowed and size <= limits[0] and seconds <= limits[1]
-        assert asked.is_allowed(np.array(choice)) == allowed
-        assert asked.is_feasible(np.array(choice)) == feasible
+        assert asked.is_allowed(np.array(columns)) == allowed
+        assert asked.is_feasible(np.array(columns)) == feasible
 
 
 def test_loss_is_the_sum_over_layers() -> None:
     """Without interactions."""
     asked = problem()
 
-    for choice in choices():
-        expected = sum(LOSS[row, column] for row, column in enumerate(choice))
-        assert asked.loss_of(np.array(choice)) == expected
+    for columns in assignments():
+        expected = sum(LOSS[row, column] for row, column in enumerate(columns))
+        assert asked.loss_of(np.array(columns)) == expected
 
 
 def test_loss_with_interactions_has_the_products_of_layers() -> None:
     """Beside the sum of the table, which is all that the additive problem has."""
     factor = np.ones((1, 4, 3), dtype=np.float32)
     asked = problem(interactions=Interactions(factor))
-    choice = np.array([0, 0, 0, 1])
+    columns = np.array([0, 0, 0, 1])
 
-    assert asked.loss_of(choice) == 9 + 8 + 7 + 6 + 4 * 3 / 2
-    assert asked.additive().loss_of(choice) == 9 + 8 + 7 + 6
+    assert asked.loss_of(columns) == 9 + 8 + 7 + 6 + 4 * 3 / 2
+    assert asked.additive().loss_of(columns) == 9 + 8 + 7 + 6
     assert asked.additive().interactions is None
 
 
@@ -338,9 +338,9 @@ def test_differing_leaves_out_what_is_near(distance: int) -> None:
 
     apart = asked.differing(first, distance).differing(second, distance)
 
-    for choice in map(np.array, choices()):
-        is_far = all((choice != other).sum() >= distance for other in (first, second))
-        assert apart.is_feasible(choice) == (is_far and asked.is_feasible(choice))
+    for columns in map(np.array, assignments()):
+        is_far = all((columns != other).sum() >= distance for other in (first, second))
+        assert apart.is_feasible(columns) == (is_far and asked.is_feasible(columns))
 
 
 def test_least_swaps_cost_and_loss() -> None:
@@ -348,10 +348,10 @@ def test_least_swaps_cost_and_loss() -> None:
     asked = problem(limits=(20.0, 6.0))
     swapped = asked.least(table("energy", "joules", BYTES * 2), max_loss=12.0)
 
-    for choice in map(np.array, choices()):
-        expected = asked.is_feasible(choice) and asked.loss_of(choice) <= 12.0
-        assert swapped.is_feasible(choice) == expected
-        assert swapped.loss_of(choice) == 2 * BYTES[range(4), choice].sum()
+    for columns in map(np.array, assignments()):
+        expected = asked.is_feasible(columns) and asked.loss_of(columns) <= 12.0
+        assert swapped.is_feasible(columns) == expected
+        assert swapped.loss_of(columns) == 2 * BYTES[range(4), columns].sum()
     with pytest.raises(InputError, match="a loss with interactions is no budget"):
         problem(interactions=Interactions(np.ones((2, 4, 3)))).least(asked.loss, 1.0)
 

@@ -116,5 +116,5 @@ def test_the_terminal_says_what_is_besides_the_layers() -> None:
     constant = found.cost_table("flash").constant
     lines = text_of(console)
     assert f"flash besides its layers: {constant / 1024:.4g} KiB" in lines
-    assert constant == 22528 + 4 * found.testbed.network.num_unquantized
+    assert constant == 22528 + 4 * found.evaluator.network.num_unquantized
     assert not any("latency besides" in line or "between layers" in line for line in lines)

@@ -44,13 +44,13 @@ class Tool:
     def weights(self, name: str) -> tuple[Tensor, Tensor]:
         """A layer's weight, and as ``w3`` holds it."""
         weight = self.network.weight(name)
-        site = self.network.site(name)
-        return weight, self.quantizer.weight(name, site, CHOICES[0].weight)
+        layer_module = self.network.layer_module(name)
+        return weight, self.quantizer.weight(name, layer_module, CHOICES[0].weight)
 
     def inputs(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's input, and as ``a4d`` holds it."""
-        site = self.network.site(name)
-        return x, self.quantizer.activation(name, site, x, CHOICES[1].activation)
+        layer_module = self.network.layer_module(name)
+        return x, self.quantizer.activation(name, layer_module, x, CHOICES[1].activation)
 
 
 class Net(nn.Module):

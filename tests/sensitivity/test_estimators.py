@@ -165,13 +165,13 @@ class Setting:
     network: Network
     data: Calibration
     quantizer: Quantizer
-    choices: Sequence[Precision]
+    candidates: Sequence[Precision]
     once: "dict[str, Watched]" = field(default_factory=dict)
 
     def estimate(self, name: str, seed: int = 0) -> Sensitivity:
         """What an estimator finds."""
         estimator = build(name, seed)
-        return estimator.estimate(self.network, self.data, self.quantizer, self.choices)
+        return estimator.estimate(self.network, self.data, self.quantizer, self.candidates)
 
     def table(self, name: str, seed: int = 0) -> npt.NDArray[np.float64]:
         """``[L, B]`` of an estimator."""
@@ -190,14 +190,14 @@ class Setting:
 def prepare(
     model: nn.Module,
     data: list[Any],
-    choices: Sequence[Precision] = CHOICES,
+    candidates: Sequence[Precision] = CHOICES,
     metric: OutputMetric = KL,
 ) -> Setting:
     """Everything that an estimator takes."""
     examples = Calibration.of(data)
     network = Network.of(model.eval(), examples, metric=metric)
-    ranges = ActivationRanges.calibrate(network, examples, choices)
-    return Setting(model, network, examples, Quantizer(ranges), choices)
+    ranges = ActivationRanges.calibrate(network, examples, candidates)
+    return Setting(model, network, examples, Quantizer(ranges), candidates)
 
 
 def make(name: str) -> Setting:
@@ -359,8 +359,8 @@ def test_network_and_model_are_left_as_found(setting: Setting, name: str) -> Non
 def test_network_is_left_as_found_after_a_failure(name: str) -> None:
     """An exception in the middle leaves no hook and no quantized weight."""
     torch.manual_seed(0)
-    choices = tuple(map(Precision.parse, ("w2", "w4a8d")))
-    setting = prepare(nn.Sequential(nn.Linear(4, 3)), [torch.randn(2, 4)], choices)
+    candidates = tuple(map(Precision.parse, ("w2", "w4a8d")))
+    setting = prepare(nn.Sequential(nn.Linear(4, 3)), [torch.randn(2, 4)], candidates)
     setting.data = Calibration([torch.randn(2, 4), torch.randn(2, 5)])
     before = Snapshot.of(setting.network.module, setting.model)
 
@@ -458,8 +458,8 @@ def test_layer_whose_output_is_not_used_costs_nothing(name: str) -> None:
             return out
 
     torch.manual_seed(0)
-    choices = tuple(map(Precision.parse, ("w2", "w4a4")))
-    setting = prepare(Unused(), [torch.randn(5, 4)], choices)
+    candidates = tuple(map(Precision.parse, ("w2", "w4a4")))
+    setting = prepare(Unused(), [torch.randn(5, 4)], candidates)
 
     found = setting.table(name)
 
@@ -482,9 +482,9 @@ def test_embedding_of_single_ids(name: str) -> None:
             return out
 
     torch.manual_seed(0)
-    choices = tuple(map(Precision.parse, ("w2", "w4a8")))
+    candidates = tuple(map(Precision.parse, ("w2", "w4a8")))
 
-    found = prepare(Table(), [torch.randint(0, 7, (6,))], choices).table(name)
+    found = prepare(Table(), [torch.randint(0, 7, (6,))], candidates).table(name)
 
     assert (found > 0).all()
 

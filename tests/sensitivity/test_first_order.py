@@ -60,18 +60,20 @@ class Recorder(nn.Module):
 
 
 def example_change(
-    model: Recorder, tool: Tool, name: str, choice: Precision, elementwise: bool, loss: Tensor
+    model: Recorder, tool: Tool, name: str, candidate: Precision, elementwise: bool, loss: Tensor
 ) -> float:
     """Of one example, whose forward pass has just been recorded."""
-    site = model.get_submodule(name)
+    layer_module = model.get_submodule(name)
     weight = model.get_parameter(f"{name}.weight")
-    rounded = tool.quantizer.weight(name, site, choice.weight)
+    rounded = tool.quantizer.weight(name, layer_module, candidate.weight)
     (g,) = torch.autograd.grad(loss, weight, retain_graph=True)
     products = [g * (rounded - weight.detach())]
     for read, x in model.read:
         if read == name:
             (g,) = torch.autograd.grad(loss, x, retain_graph=True)
-            rounded = tool.quantizer.activation(name, site, x.detach(), choice.activation)
+            rounded = tool.quantizer.activation(
+                name, layer_module, x.detach(), candidate.activation
+            )
             products.append(g * (rounded - x.detach()))
     if elementwise:
         return float(sum(product.abs().sum() for product in products))
@@ -87,11 +89,11 @@ def test_changes_are_those_of_a_loop_over_examples(elementwise: bool) -> None:
     found = tool.losses(FirstOrder("targets", elementwise))
 
     for name in ("fc", "head"):
-        for column, choice in enumerate(CHOICES):
+        for column, candidate in enumerate(CHOICES):
             changes = []
             for one, target in zip(x.split(1), targets.split(1), strict=True):
                 loss = F.cross_entropy(model(one), target)
-                changes.append(example_change(model, tool, name, choice, elementwise, loss))
+                changes.append(example_change(model, tool, name, candidate, elementwise, loss))
             assert found[name][column] == pytest.approx(sum(changes) / 5, rel=1e-4, abs=1e-9)
 
 
@@ -108,13 +110,13 @@ def test_products_do_not_cancel() -> None:
 def test_change_predicts_the_loss() -> None:
     """For a fine format, the summed change of one example is what its cross-entropy rises by."""
     model, x, target = nn.Linear(4, 3).eval(), torch.randn(1, 4), torch.tensor([1])
-    data, choice = Calibration([(x, target)]), Precision.parse("w8")
+    data, candidate = Calibration([(x, target)]), Precision.parse("w8")
     network, quantizer = Network.of(model, data), Quantizer(ActivationRanges({}))
     estimator = FirstOrder("targets", elementwise=False)
 
-    found = estimator.estimate(network, data, quantizer, (choice,)).table.values[0, 0]
+    found = estimator.estimate(network, data, quantizer, (candidate,)).table.values[0, 0]
 
-    weight = quantizer.weight("", model, choice.weight)
+    weight = quantizer.weight("", model, candidate.weight)
     change = F.cross_entropy(F.linear(x, weight, model.bias), target) - F.cross_entropy(
         model(x), target
     )

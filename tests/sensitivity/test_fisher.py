@@ -30,28 +30,30 @@ def _seed() -> None:
 class Tool:
     """A network, its data, its quantizer."""
 
-    def __init__(self, model: nn.Module, data: Sequence[Any], *choices: Precision) -> None:
+    def __init__(self, model: nn.Module, data: Sequence[Any], *candidates: Precision) -> None:
         self.data = Calibration(data)
         self.network = Network.of(model.eval(), self.data)
-        self.choices = choices
-        self.quantizer = Quantizer(ActivationRanges.calibrate(self.network, self.data, choices))
+        self.candidates = candidates
+        self.quantizer = Quantizer(ActivationRanges.calibrate(self.network, self.data, candidates))
 
     def losses(self, labels: str = "targets", seed: int = 0) -> dict[str, list[float]]:
         """Layer name to its losses."""
         estimator = DiagonalFisher(labels, seed)
-        found = estimator.estimate(self.network, self.data, self.quantizer, self.choices)
+        found = estimator.estimate(self.network, self.data, self.quantizer, self.candidates)
         assert (found.table.name, found.table.unit) == ("fisher", "nats")
         return dict(zip(found.table.layers, found.table.values.tolist(), strict=True))
 
     def weight_error(self, name: str) -> Tensor:
         """Of ``WEIGHT``."""
         weight = self.network.weight(name)
-        rounded = self.quantizer.weight(name, self.network.site(name), WEIGHT.weight)
+        rounded = self.quantizer.weight(name, self.network.layer_module(name), WEIGHT.weight)
         return (rounded - weight).double()
 
     def input_error(self, name: str, x: Tensor) -> Tensor:
         """Of ``INPUT``."""
-        rounded = self.quantizer.activation(name, self.network.site(name), x, INPUT.activation)
+        rounded = self.quantizer.activation(
+            name, self.network.layer_module(name), x, INPUT.activation
+        )
         return (rounded - x).double()
 
 

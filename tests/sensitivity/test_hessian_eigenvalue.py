@@ -33,28 +33,28 @@ def _seed() -> None:
 class Tool:
     """A network, its data, its quantizer."""
 
-    def __init__(self, model: nn.Module, data: list[Any], *choices: Precision) -> None:
+    def __init__(self, model: nn.Module, data: list[Any], *candidates: Precision) -> None:
         self.data = Calibration(data)
         self.network = Network.of(model.eval(), self.data)
-        self.choices = choices
-        ranges = ActivationRanges.calibrate(self.network, self.data, choices)
+        self.candidates = candidates
+        ranges = ActivationRanges.calibrate(self.network, self.data, candidates)
         self.quantizer = Quantizer(ranges)
 
     def table(self, estimator: SensitivityEstimator) -> dict[str, npt.NDArray[np.float64]]:
         """Layer name to its losses."""
-        found = estimator.estimate(self.network, self.data, self.quantizer, self.choices).table
+        found = estimator.estimate(self.network, self.data, self.quantizer, self.candidates).table
         return dict(zip(found.layers, found.values, strict=True))
 
-    def weight_error(self, name: str, choice: Precision) -> float:
+    def weight_error(self, name: str, candidate: Precision) -> float:
         """Squared."""
         weight = self.network.weight(name)
-        rounded = self.quantizer.weight(name, self.network.site(name), choice.weight)
+        rounded = self.quantizer.weight(name, self.network.layer_module(name), candidate.weight)
         return float((rounded - weight).double().square().sum())
 
-    def input_errors(self, name: str, x: Tensor, choice: Precision) -> Tensor:
+    def input_errors(self, name: str, x: Tensor, candidate: Precision) -> Tensor:
         """Squared, for every example."""
-        site = self.network.site(name)
-        rounded = self.quantizer.activation(name, site, x, choice.activation)
+        layer_module = self.network.layer_module(name)
+        rounded = self.quantizer.activation(name, layer_module, x, candidate.activation)
         return (rounded - x).double().square().flatten(1).sum(dim=1)
 
 
@@ -127,7 +127,7 @@ def test_weights_cost_half_the_eigenvalue_times_the_squared_error(loss: str, bac
     found = tool.table(HessianEigenvalue(loss=loss, backend=backend, **PRECISE))
 
     for name, value in dense_eigenvalues(model, data, loss).items():
-        errors = [tool.weight_error(name, choice) for choice in (WEIGHT_2, WEIGHT_4)]
+        errors = [tool.weight_error(name, candidate) for candidate in (WEIGHT_2, WEIGHT_4)]
         expected = [0.5 * abs(value) * error for error in errors]
         np.testing.assert_allclose(found[name], expected, rtol=5e-3)
 
@@ -254,10 +254,10 @@ def test_an_input_that_examples_share_is_one_block() -> None:
 
 def test_no_rounding_changes_the_loss_by_more() -> None:
     """The quadratic form of weights alone, and of inputs alone, stays below."""
-    choices = tuple(map(Precision.parse, ("w2", "w3", "w6", "w32a3d", "w32a8d")))
+    candidates = tuple(map(Precision.parse, ("w2", "w3", "w6", "w32a3d", "w32a8d")))
     x = torch.randn(9, 4)
     model = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 5))
-    tool = Tool(model, [x[:4], x[4:]], *choices)
+    tool = Tool(model, [x[:4], x[4:]], *candidates)
 
     bounds, forms = tool.table(HessianEigenvalue(**PRECISE)), tool.table(HessianForm())
 

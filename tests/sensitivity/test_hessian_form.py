@@ -32,25 +32,25 @@ class Tool:
     """A network, its data, its quantizer."""
 
     def __init__(
-        self, model: nn.Module, data: list[Any], choices: tuple[Precision, ...] = CHOICES
+        self, model: nn.Module, data: list[Any], candidates: tuple[Precision, ...] = CHOICES
     ) -> None:
         self.data = Calibration(data)
         self.network = Network.of(model.eval(), self.data)
-        self.choices = choices
-        ranges = ActivationRanges.calibrate(self.network, self.data, choices)
+        self.candidates = candidates
+        ranges = ActivationRanges.calibrate(self.network, self.data, candidates)
         self.quantizer = Quantizer(ranges)
 
     def table(self, estimator: SensitivityEstimator) -> npt.NDArray[np.float64]:
         """``[L, B]``."""
         return estimator.estimate(
-            self.network, self.data, self.quantizer, self.choices
+            self.network, self.data, self.quantizer, self.candidates
         ).table.values
 
-    def changes(self, name: str, x: Tensor, choice: Precision) -> Tensor:
+    def changes(self, name: str, x: Tensor, candidate: Precision) -> Tensor:
         """What a precision changes of the weight and, for every example, of the input, flat."""
-        site, weight = self.network.site(name), self.network.weight(name)
-        of_weight = self.quantizer.weight(name, site, choice.weight) - weight
-        of_input = self.quantizer.activation(name, site, x, choice.activation) - x
+        layer_module, weight = self.network.layer_module(name), self.network.weight(name)
+        of_weight = self.quantizer.weight(name, layer_module, candidate.weight) - weight
+        of_input = self.quantizer.activation(name, layer_module, x, candidate.activation) - x
         return torch.cat([of_weight.flatten(), of_input.flatten()]).double()
 
 
@@ -113,7 +113,7 @@ def test_every_cell_is_the_dense_form(kind: str) -> None:
     read = {0: x, 2: model[:2](x).detach()}
     for row, (index, inputs) in enumerate(read.items()):
         loss = loss_after(model, index, x, None if kind == "divergence" else y)
-        changes = [tool.changes(str(index), inputs, choice) for choice in CHOICES]
+        changes = [tool.changes(str(index), inputs, candidate) for candidate in CHOICES]
         expected = [dense_form(loss, change) / 6 for change in changes]
         np.testing.assert_allclose(found[row], expected, rtol=1e-4, atol=1e-9)
 
@@ -129,16 +129,16 @@ def test_joint_changes_are_more_than_the_sum_of_their_parts() -> None:
 
 def test_small_changes_cost_the_divergence() -> None:
     """At 8 bits nothing but the second order is left."""
-    choices = tuple(map(Precision.parse, ("w4", "w8", "w32a8d", "w8a8d")))
+    candidates = tuple(map(Precision.parse, ("w4", "w8", "w32a8d", "w8a8d")))
     model, x = two_layers().double(), torch.randn(40, 4, dtype=torch.float64)
-    tool = Tool(model, [x], choices)
+    tool = Tool(model, [x], candidates)
 
     found = tool.table(HessianForm())
 
     read = {0: x, 2: model[:2](x).detach()}
     for row, (index, inputs) in enumerate(read.items()):
         loss = loss_after(model, index, x, None)
-        measured = [float(loss(tool.changes(str(index), inputs, c))) / 40 for c in choices]
+        measured = [float(loss(tool.changes(str(index), inputs, c))) / 40 for c in candidates]
         np.testing.assert_allclose(found[row, 1:], measured[1:], rtol=0.02)
         assert found[row, 0] == pytest.approx(measured[0], rel=0.3)
 
@@ -165,11 +165,15 @@ def test_a_negative_form_costs_nothing() -> None:
             h = self.fc(x) ** 2
             return torch.cat([h, torch.zeros_like(h)], dim=1)
 
-    choices = (Precision.parse("bf16"),)
-    tool = Tool(Squared(), [(torch.ones(2, 1), torch.zeros(2, dtype=torch.long))], choices)
+    candidates = (Precision.parse("bf16"),)
+    tool = Tool(Squared(), [(torch.ones(2, 1), torch.zeros(2, dtype=torch.long))], candidates)
 
     raw = quadratic_forms(
-        tool.network, tool.data, tool.quantizer, choices, objective(tool.network, "cross-entropy")
+        tool.network,
+        tool.data,
+        tool.quantizer,
+        candidates,
+        objective(tool.network, "cross-entropy"),
     )
 
     assert raw[0, 0] < 0
@@ -190,13 +194,13 @@ def test_a_shared_parameter_is_changed_in_all_its_uses() -> None:
             return out
 
     model, x = Shared(), torch.randn(6, 4)
-    choices = (Precision.parse("w2"),)
-    tool = Tool(model, [x], choices)
+    candidates = (Precision.parse("w2"),)
+    tool = Tool(model, [x], candidates)
 
     found = tool.table(HessianForm())
 
     weight = model.first.weight.detach().double()
-    change = tool.changes("first", x, choices[0])[: weight.numel()]
+    change = tool.changes("first", x, candidates[0])[: weight.numel()]
 
     def logits(d: Tensor) -> Tensor:
         w = weight + d.reshape(4, 4)

@@ -40,18 +40,18 @@ class Tool:
     """A network, its data, its quantizer."""
 
     def __init__(
-        self, model: nn.Module, data: list[Any], *choices: Precision, metric: OutputMetric = KL
+        self, model: nn.Module, data: list[Any], *candidates: Precision, metric: OutputMetric = KL
     ) -> None:
         self.data = Calibration(data)
         self.network = Network.of(model.eval(), self.data, metric=metric)
-        self.choices = choices
-        ranges = ActivationRanges.calibrate(self.network, self.data, choices)
+        self.candidates = candidates
+        ranges = ActivationRanges.calibrate(self.network, self.data, candidates)
         self.quantizer = Quantizer(ranges)
 
     def estimate(self, **options: Any) -> Sensitivity:
         """What the estimator finds."""
         estimator = HessianTrace(**options)
-        return estimator.estimate(self.network, self.data, self.quantizer, self.choices)
+        return estimator.estimate(self.network, self.data, self.quantizer, self.candidates)
 
     def losses(self, num_probes: int, seed: int = 0, **options: Any) -> dict[str, list[float]]:
         """Layer name to its losses."""
@@ -64,10 +64,10 @@ class Tool:
         """As they were found."""
         return block_traces(self.network, self.data, HessianTrace(**options), with_inputs)
 
-    def squared_error(self, name: str, choice: Precision) -> float:
+    def squared_error(self, name: str, candidate: Precision) -> float:
         """Of a weight."""
         weight = self.network.weight(name)
-        rounded = self.quantizer.weight(name, self.network.site(name), choice.weight)
+        rounded = self.quantizer.weight(name, self.network.layer_module(name), candidate.weight)
         return float((rounded - weight).double().square().sum())
 
 
@@ -177,7 +177,9 @@ def test_input_traces_are_the_dense_ones() -> None:
     for name, (rest, read) in parts.items():
         exact = Double(rest)
         trace = sum(dense_trace(exact, one[None]) for one in read) / 6
-        rounded = tool.quantizer.activation(name, tool.network.site(name), read, INPUT_4.activation)
+        rounded = tool.quantizer.activation(
+            name, tool.network.layer_module(name), read, INPUT_4.activation
+        )
         error = float((rounded - read).double().square().sum()) / 6
         expected = 0.5 * trace / read.shape[1] * error
         assert found[name] == pytest.approx([expected], rel=1e-4)

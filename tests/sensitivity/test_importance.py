@@ -31,8 +31,10 @@ def test_cells_are_importance_times_relative_error() -> None:
 
     for row, (name, importance) in enumerate((("0", 2.0), ("1", 0.5))):
         weight = net.weight(name).double().numpy()
-        for column, choice in enumerate(CHOICES):
-            rounded = quantizer.weight(name, net.site(name), choice.weight).double().numpy()
+        for column, candidate in enumerate(CHOICES):
+            rounded = (
+                quantizer.weight(name, net.layer_module(name), candidate.weight).double().numpy()
+            )
             error = ((rounded - weight) ** 2).sum() / (weight**2).sum()
             assert found.values[row, column] == pytest.approx(importance * error, rel=1e-6)
     assert (found.name, found.unit) == ("mine", "relative")

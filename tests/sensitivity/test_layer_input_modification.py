@@ -141,11 +141,11 @@ def test_table_is_importance_times_rounding_error() -> None:
     """In the unit ``relative``."""
     model, data = Stack().eval(), Calibration([torch.randint(0, 7, (5, 6))])
     network, quantizer = Network.of(model, data), Quantizer(ActivationRanges({}))
-    choices = tuple(map(Precision.parse, ("w2", "w4a8d")))
+    candidates = tuple(map(Precision.parse, ("w2", "w4a8d")))
 
-    found = LayerInputModification().estimate(network, data, quantizer, choices).table
+    found = LayerInputModification().estimate(network, data, quantizer, candidates).table
 
-    errors = WeightError().estimate(network, data, quantizer, choices).table.values
+    errors = WeightError().estimate(network, data, quantizer, candidates).table.values
     importance = np.array(layer_input_modifications(network, data))[:, None]
     np.testing.assert_allclose(found.values, importance * errors)
     assert (found.name, found.unit) == ("layer-input-modification", "relative")

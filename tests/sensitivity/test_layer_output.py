@@ -28,16 +28,16 @@ def _seed() -> None:
 class Tool:
     """A network, its data, its quantizer."""
 
-    def __init__(self, model: nn.Module, data: Sequence[Any], *choices: Precision) -> None:
+    def __init__(self, model: nn.Module, data: Sequence[Any], *candidates: Precision) -> None:
         self.data = Calibration(data)
         self.network = Network.of(model.eval(), self.data)
-        self.choices = choices
-        self.quantizer = Quantizer(ActivationRanges.calibrate(self.network, self.data, choices))
+        self.candidates = candidates
+        self.quantizer = Quantizer(ActivationRanges.calibrate(self.network, self.data, candidates))
 
     def losses(self, relative: bool = True) -> dict[str, list[float]]:
         """Layer name to its losses."""
         found = LayerOutput(relative).estimate(
-            self.network, self.data, self.quantizer, self.choices
+            self.network, self.data, self.quantizer, self.candidates
         )
         assert found.table.name == "layer-output"
         assert found.table.unit == ("relative" if relative else "squared_output")
@@ -46,7 +46,7 @@ class Tool:
     def weight_error(self, name: str) -> Tensor:
         """Of ``WEIGHT``."""
         weight = self.network.weight(name)
-        rounded = self.quantizer.weight(name, self.network.site(name), WEIGHT.weight)
+        rounded = self.quantizer.weight(name, self.network.layer_module(name), WEIGHT.weight)
         return (rounded - weight).double()
 
 

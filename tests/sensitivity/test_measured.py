@@ -72,13 +72,13 @@ def estimate(
     estimator: Measured,
     model: nn.Module,
     data: Any,
-    *choices: Precision,
+    *candidates: Precision,
     metric: OutputMetric = KL,
 ) -> Sensitivity:
     """Without calibrated ranges, weights rounded over their full range."""
     network = Network.of(model, data, metric=metric)
     quantizer = Quantizer(ActivationRanges({}), weight_range="minmax")
-    return estimator.estimate(network, Calibration.of(data), quantizer, choices or CHOICES)
+    return estimator.estimate(network, Calibration.of(data), quantizer, candidates or CHOICES)
 
 
 @pytest.mark.parametrize("shape", [(11, 5), (11, 4, 5)])
@@ -125,9 +125,9 @@ def test_masked_positions_do_not_count() -> None:
 def test_one_layer_alone_is_what_is_measured() -> None:
     """A network of one layer: the table is the whole network's divergence at each precision."""
     model, x = nn.Linear(5, 3).eval(), torch.randn(8, 5)
-    choices = tuple(Precision.parse(f"w{bits}") for bits in range(2, 9))
+    candidates = tuple(Precision.parse(f"w{bits}") for bits in range(2, 9))
 
-    found = estimate(Measured(), model, [x], *choices)
+    found = estimate(Measured(), model, [x], *candidates)
 
     expected = [
         divergence(model(x), nn.functional.linear(x, round_to(model.weight, bits), model.bias))
@@ -150,17 +150,17 @@ def test_numbers_are_those_of_whole_passes() -> None:
             out: Tensor = self.head((self.relu(self.mid(x)) + x).mean(dim=(2, 3)))
             return out
 
-    choices = tuple(map(Precision.parse, ("w2", "w4a8", "w8a8")))
+    candidates = tuple(map(Precision.parse, ("w2", "w4a8", "w8a8")))
     data = Calibration([torch.randn(n, 1, 6, 6) for n in (4, 3)])
     network = Network.of(Small().eval(), data)
-    quantizer = Quantizer(ActivationRanges.calibrate(network, data, choices))
+    quantizer = Quantizer(ActivationRanges.calibrate(network, data, candidates))
 
-    found = Measured().estimate(network, data, quantizer, choices).table.values
+    found = Measured().estimate(network, data, quantizer, candidates).table.values
 
     reference = Reference(network.module, data)
     for row, layer in enumerate(network.layers):
-        for column, choice in enumerate(choices):
-            with quantized(network, {layer.name: choice}, quantizer):
+        for column, candidate in enumerate(candidates):
+            with quantized(network, {layer.name: candidate}, quantizer):
                 expected = reference.compare(network.module).divergence
             assert found[row, column] == pytest.approx(expected, rel=1e-12)
 
@@ -344,13 +344,13 @@ def test_layer_that_a_batch_does_not_call_costs_nothing_there() -> None:
 
     model, x = Experts().eval(), torch.randn(40, 5)
     x[0, 0], x[20, 0] = 1, -1
-    choice = CHOICES[0]
+    candidate = CHOICES[0]
     network = Network.of(model, [x[:20], x[20:]])
     both = Network(network.module, (*network.layers, *Network.of(model, [x[20:]]).layers), ())
     quantizer = Quantizer(ActivationRanges({}), weight_range="minmax")
 
     found = Measured(tolerance=0.9).estimate(
-        both, Calibration([x[:20], x[20:]]), quantizer, (choice,)
+        both, Calibration([x[:20], x[20:]]), quantizer, (candidate,)
     )
 
     expected = (

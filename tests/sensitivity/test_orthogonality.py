@@ -105,14 +105,14 @@ def test_layers_that_say_the_same_are_not_orthogonal_and_others_are() -> None:
 def test_importance_falls_with_what_a_layer_shares(beta: float) -> None:
     """``exp(-beta gamma)`` times the relative rounding error."""
     model, x = Net().eval(), torch.randn(9, 1, 4, 4)
-    data, choices = Calibration([x]), tuple(map(Precision.parse, ("w2", "w4")))
+    data, candidates = Calibration([x]), tuple(map(Precision.parse, ("w2", "w4")))
     network, quantizer = Network.of(model, data), Quantizer(ActivationRanges({}))
 
-    found = Orthogonality(beta).estimate(network, data, quantizer, choices).table
+    found = Orthogonality(beta).estimate(network, data, quantizer, candidates).table
 
     features = model.outputs(x)
     gamma = [sum(metric(a, b) for b in features) - 1 for a in features]
-    errors = WeightError().estimate(network, data, quantizer, choices).table.values
+    errors = WeightError().estimate(network, data, quantizer, candidates).table.values
     np.testing.assert_allclose(
         found.values, np.exp(-beta * np.array(gamma))[:, None] * errors, 1e-4
     )

@@ -38,11 +38,11 @@ class Tool:
         assert (found.table.name, found.table.unit) == ("output-gradient", "nats")
         return dict(zip(found.table.layers, found.table.values.tolist(), strict=True))
 
-    def rounded(self, name: str, x: Tensor, choice: Precision) -> tuple[Tensor, Tensor]:
+    def rounded(self, name: str, x: Tensor, candidate: Precision) -> tuple[Tensor, Tensor]:
         """Weight and input of a layer in a format."""
-        site = self.network.site(name)
-        weight = self.quantizer.weight(name, site, choice.weight)
-        return weight, self.quantizer.activation(name, site, x, choice.activation)
+        layer_module = self.network.layer_module(name)
+        weight = self.quantizer.weight(name, layer_module, candidate.weight)
+        return weight, self.quantizer.activation(name, layer_module, x, candidate.activation)
 
 
 class Net(nn.Module):
@@ -77,16 +77,16 @@ def test_scores_are_those_of_a_loop_over_examples() -> None:
 
     found = tool.losses()
 
-    for column, choice in enumerate(CHOICES):
+    for column, candidate in enumerate(CHOICES):
         conv, head = 0.0, 0.0
         for one, target in zip(x.split(1), targets.split(1), strict=True):
-            weight, rounded = tool.rounded("conv", one, choice)
+            weight, rounded = tool.rounded("conv", one, candidate)
             y = model.conv(one)
             y_q = F.conv2d(rounded, weight, model.conv.bias, padding=1, groups=2)
             g = output_gradient(lambda v: model.head(model.after_conv(v)), y, target)
             conv += float((g * (y_q - y).detach()).square().sum())
             read = model.after_conv(y).detach()
-            weight, rounded = tool.rounded("head", read, choice)
+            weight, rounded = tool.rounded("head", read, candidate)
             y, y_q = model.head(read), F.linear(rounded, weight, model.head.bias)
             g = output_gradient(model.after_head, y, target)
             head += float((g * (y_q - y).detach()).square().sum())
@@ -129,8 +129,8 @@ def test_sampled_labels_give_the_mean_over_classes() -> None:
     found = tool.losses("sampled")[""]
 
     p = model(x).detach().softmax(dim=-1)
-    for column, choice in enumerate(CHOICES):
-        weight, rounded = tool.rounded("", x, choice)
+    for column, candidate in enumerate(CHOICES):
+        weight, rounded = tool.rounded("", x, candidate)
         change = (F.linear(rounded, weight, model.bias) - model(x)).detach()
         expected = 0.5 * float((p * (1 - p) * change.square()).sum()) / 2
         assert found[column] == pytest.approx(expected, rel=0.1)
@@ -140,9 +140,9 @@ def test_half_precision_does_not_blur_the_change() -> None:
     """In bfloat16, outputs are compared in float32: w16 in bfloat16 numbers costs nothing."""
     model = nn.Linear(64, 3).to(torch.bfloat16).eval()
     data = Calibration([torch.randn(5, 64, dtype=torch.bfloat16)])
-    network, choices = Network.of(model, data), (Precision.parse("wbf16"), Precision.parse("w8"))
+    network, candidates = Network.of(model, data), (Precision.parse("wbf16"), Precision.parse("w8"))
 
-    found = OutputGradient().estimate(network, data, Quantizer(ActivationRanges({})), choices)
+    found = OutputGradient().estimate(network, data, Quantizer(ActivationRanges({})), candidates)
 
     assert found.table.values[0, 0] == 0
     assert found.table.values[0, 1] > 0

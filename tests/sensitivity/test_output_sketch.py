@@ -43,25 +43,25 @@ class Tool:
         self,
         model: nn.Module,
         data: Any,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
         metric: OutputMetric = KL,
     ) -> None:
         self.data = Calibration.of(data)
-        self.choices = choices
+        self.candidates = candidates
         self.network = Network.of(model.eval(), self.data, metric=metric)
-        ranges = ActivationRanges.calibrate(self.network, self.data, choices)
+        ranges = ActivationRanges.calibrate(self.network, self.data, candidates)
         self.quantizer = Quantizer(ranges)
 
     def table(self, **options: Any) -> Array:
         """``[L, B]`` of the sketch."""
         estimator = OutputSketch(**{"temperature": 1.0, "interactions": False, **options})
-        found = estimator.estimate(self.network, self.data, self.quantizer, self.choices)
+        found = estimator.estimate(self.network, self.data, self.quantizer, self.candidates)
         return found.table.values
 
     def factor(self, **options: Any) -> Interactions:
         """The interactions of the sketch."""
         estimator = OutputSketch(temperature=1.0, shrinkage=0.0, **options)
-        found = estimator.estimate(self.network, self.data, self.quantizer, self.choices)
+        found = estimator.estimate(self.network, self.data, self.quantizer, self.candidates)
         assert found.interactions is not None
         return found.interactions
 
@@ -69,10 +69,10 @@ class Tool:
         """Mean table over seeds."""
         return np.asarray(np.mean([self.table(seed=s, **options) for s in range(seeds)], axis=0))
 
-    def weight_change(self, name: str, choice: Precision) -> Tensor:
+    def weight_change(self, name: str, candidate: Precision) -> Tensor:
         """What a precision does to a weight."""
-        site = self.network.site(name)
-        weight = self.quantizer.weight(name, site, choice.weight)
+        layer_module = self.network.layer_module(name)
+        weight = self.quantizer.weight(name, layer_module, candidate.weight)
         return weight - self.network.weight(name)
 
 
@@ -127,15 +127,17 @@ def curvature(metric: OutputMetric, output: Tensor) -> Tensor:
 
 def test_all_sign_vectors_give_the_quadratic_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     """One linear layer, three classes: the mean over eight probes is the closed form."""
-    x, choices = torch.randn(7, 5), parse("w2", "w4", "fp32", "w8a4")
+    x, candidates = torch.randn(7, 5), parse("w2", "w4", "fp32", "w8a4")
     model = nn.Linear(5, 3)
-    tool = Tool(model, [x], choices)
+    tool = Tool(model, [x], candidates)
 
     found = tool.table(num_probes=all_signs(monkeypatch, 3))
 
-    for column, choice in enumerate(choices):
-        rounded = tool.quantizer.activation("", tool.network.site(""), x, choice.activation)
-        change = x @ tool.weight_change("", choice).T
+    for column, candidate in enumerate(candidates):
+        rounded = tool.quantizer.activation(
+            "", tool.network.layer_module(""), x, candidate.activation
+        )
+        change = x @ tool.weight_change("", candidate).T
         change = change + (rounded - x) @ model.weight.detach().T
         expected = half_quadratic(model(x).detach(), change)
         assert found[0, column] == pytest.approx(expected, rel=1e-4, abs=1e-9)
@@ -143,14 +145,14 @@ def test_all_sign_vectors_give_the_quadratic_exactly(monkeypatch: pytest.MonkeyP
 
 def test_mean_over_seeds_is_the_quadratic() -> None:
     """With the real probe: unbiased, so that many seeds agree with the closed form."""
-    x, choices = torch.randn(60, 5), parse("w2", "w3")
+    x, candidates = torch.randn(60, 5), parse("w2", "w3")
     model = nn.Linear(5, 3)
-    tool = Tool(model, [x], choices)
+    tool = Tool(model, [x], candidates)
 
     found = tool.mean_table(100)
 
-    for column, choice in enumerate(choices):
-        change = x @ tool.weight_change("", choice).T
+    for column, candidate in enumerate(candidates):
+        change = x @ tool.weight_change("", candidate).T
         expected = half_quadratic(model(x).detach(), change)
         assert found[0, column] == pytest.approx(expected, rel=0.05)
 
@@ -179,18 +181,18 @@ def dense_change(model: nn.Module, name: str, change: Tensor, x: Tensor) -> Tens
 
 def test_interactions_give_the_dense_quadratic_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Changes of both layers are added before they are squared."""
-    x, choices, model = torch.randn(7, 5), parse("w2", "w3", "w4"), two_layers()
-    tool = Tool(model, [x], choices)
+    x, candidates, model = torch.randn(7, 5), parse("w2", "w3", "w4"), two_layers()
+    tool = Tool(model, [x], candidates)
 
     interactions = tool.factor(num_probes=all_signs(monkeypatch, 3))
 
-    for choice in itertools.product(range(3), repeat=2):
+    for candidate in itertools.product(range(3), repeat=2):
         change = torch.zeros(7, 3)
-        for name, column in zip(("0", "2"), choice, strict=True):
-            own = tool.weight_change(name, choices[column])
+        for name, column in zip(("0", "2"), candidate, strict=True):
+            own = tool.weight_change(name, candidates[column])
             change = change + dense_change(model, name, own, x)
         expected = half_quadratic(model(x).detach(), change)
-        assert interactions.together(np.array(choice)) == pytest.approx(expected, rel=1e-4)
+        assert interactions.together(np.array(candidate)) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(("rows_kept", "num_rows"), [(4096, 2 * 11), (0, 2 * 2)])
@@ -218,16 +220,16 @@ def test_softened_probes_keep_the_scale_of_the_plain_ones(
     monkeypatch: pytest.MonkeyPatch, temperature: float
 ) -> None:
     """The curvature is that of the softened probabilities, its trace that of the plain ones."""
-    x, choices, model = torch.randn(9, 5), parse("w2", "w4"), nn.Linear(5, 3)
-    tool = Tool(model, [x], choices)
+    x, candidates, model = torch.randn(9, 5), parse("w2", "w4"), nn.Linear(5, 3)
+    tool = Tool(model, [x], candidates)
     every_sign(monkeypatch, 3)
 
     found = tool.table(num_probes=8, temperature=temperature)
 
     logits = model(x).detach()
     plain, softened = (torch.einsum("ncc->", fisher(logits / t)) for t in (1.0, temperature))
-    for column, choice in enumerate(choices):
-        change = x @ tool.weight_change("", choice).T
+    for column, candidate in enumerate(candidates):
+        change = x @ tool.weight_change("", candidate).T
         expected = half_quadratic(logits / temperature, change) * float(plain / softened)
         assert found[0, column] == pytest.approx(expected, rel=1e-4)
 
@@ -237,15 +239,15 @@ def test_every_metric_has_its_own_curvature(
     monkeypatch: pytest.MonkeyPatch, metric: OutputMetric
 ) -> None:
     """Half the quadratic form of the divergence's Hessian, by autograd, in the metric's unit."""
-    x, choices, model = torch.randn(4, 2, 5), parse("w2", "w4"), nn.Linear(5, 3)
-    tool = Tool(model, [x], choices, metric)
+    x, candidates, model = torch.randn(4, 2, 5), parse("w2", "w4"), nn.Linear(5, 3)
+    tool = Tool(model, [x], candidates, metric)
     every_sign(monkeypatch, 2 * 3)
 
     found = tool.table(num_probes=64)
 
     hessians = [curvature(metric, f) for f in model(x).detach().double().flatten(0, 1)]
-    for column, choice in enumerate(choices):
-        change = (x @ tool.weight_change("", choice).T).double().flatten(0, 1)
+    for column, candidate in enumerate(candidates):
+        change = (x @ tool.weight_change("", candidate).T).double().flatten(0, 1)
         lost = [d @ hessian @ d / 2 for hessian, d in zip(hessians, change, strict=True)]
         assert found[0, column] == pytest.approx(np.mean(lost), rel=1e-4)
 
@@ -288,13 +290,13 @@ def test_rows_of_groups_are_the_sums_of_rows(monkeypatch: pytest.MonkeyPatch, na
 def test_groups_are_unbiased(monkeypatch: pytest.MonkeyPatch) -> None:
     """Errors of examples in one group cancel in the mean over signs."""
     monkeypatch.setattr(module_under_test, "_MIN_ROWS", 2)
-    x, choices, model = torch.randn(61, 5), parse("w2", "w4"), nn.Linear(5, 3)
-    tool = Tool(model, [x], choices)
+    x, candidates, model = torch.randn(61, 5), parse("w2", "w4"), nn.Linear(5, 3)
+    tool = Tool(model, [x], candidates)
 
     found = tool.mean_table(200)
 
-    for column, choice in enumerate(choices):
-        change = x @ tool.weight_change("", choice).T
+    for column, candidate in enumerate(candidates):
+        change = x @ tool.weight_change("", candidate).T
         expected = half_quadratic(model(x).detach(), change)
         assert found[0, column] == pytest.approx(expected, rel=0.1)
 
@@ -320,7 +322,7 @@ def test_no_interactions_where_not_wanted() -> None:
     tool = Tool(two_layers(), [torch.randn(7, 5)], parse("w2"))
 
     estimator = OutputSketch(interactions=False)
-    found = estimator.estimate(tool.network, tool.data, tool.quantizer, tool.choices)
+    found = estimator.estimate(tool.network, tool.data, tool.quantizer, tool.candidates)
 
     assert found.interactions is None
     assert (found.table.name, found.table.unit) == ("sketch", "nats")
@@ -328,16 +330,16 @@ def test_no_interactions_where_not_wanted() -> None:
 
 def test_prediction_is_close_to_the_measured_divergence() -> None:
     """For small errors the second order is all there is."""
-    x, choices = torch.randn(200, 5), parse("w8", "w8a8", "w6")
-    tool = Tool(two_layers(), [x], choices)
+    x, candidates = torch.randn(200, 5), parse("w8", "w8a8", "w6")
+    tool = Tool(two_layers(), [x], candidates)
     with torch.no_grad():
         reference = tool.network.module(x).double().log_softmax(dim=-1)
 
     found = tool.mean_table(20, num_probes=4)
 
     for row, layer in enumerate(tool.network.layers):
-        for column, choice in enumerate(choices):
-            alone = {layer.name: choice}
+        for column, candidate in enumerate(candidates):
+            alone = {layer.name: candidate}
             with quantized(tool.network, alone, tool.quantizer), torch.no_grad():
                 log_q = tool.network.module(x).double().log_softmax(dim=-1)
             kl = float((reference.exp() * (reference - log_q)).sum(dim=-1).mean())
@@ -372,18 +374,19 @@ def test_layer_that_is_called_twice_gets_both_contributions(
     monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     """The first-order change of a recurrent layer is that of both calls."""
-    x, (choice,) = torch.randn(7, 4), parse(text)
+    x, (candidate,) = torch.randn(7, 4), parse(text)
     layers = {"fc": nn.Linear(4, 4), "head": nn.Linear(4, 3)}
     model = Function(lambda m, x: m.head(m.fc(m.fc(x).tanh())), **layers)
-    tool = Tool(model, [x], [choice])
+    tool = Tool(model, [x], [candidate])
 
     found = tool.table(num_probes=all_signs(monkeypatch, 3))[0, 0]
 
-    site, fc, head = tool.network.site("fc"), layers["fc"], layers["head"]
-    change = dense_change(model, "fc", tool.weight_change("fc", choice), x)
+    layer_module, fc, head = tool.network.layer_module("fc"), layers["fc"], layers["head"]
+    change = dense_change(model, "fc", tool.weight_change("fc", candidate), x)
     hidden = fc(x).tanh().detach()
     d_input, d_hidden = (
-        tool.quantizer.activation("fc", site, v, choice.activation) - v for v in (x, hidden)
+        tool.quantizer.activation("fc", layer_module, v, candidate.activation) - v
+        for v in (x, hidden)
     )
     change = change + along(model, x, d_input)
     change = change + along(lambda h: head(fc(h)), hidden, d_hidden)
@@ -392,26 +395,26 @@ def test_layer_that_is_called_twice_gets_both_contributions(
 
 def test_tied_weights_are_priced_by_their_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounding a shared weight changes both layers: with interactions, both changes add up."""
-    x, choices = torch.randn(7, 4), parse("w2")
+    x, candidates = torch.randn(7, 4), parse("w2")
     layers = {"a": nn.Linear(4, 4), "b": nn.Linear(4, 4), "head": nn.Linear(4, 3)}
     layers["b"].weight = layers["a"].weight
     model = Function(lambda m, x: m.head(m.b(m.a(x).tanh())), **layers)
-    tool = Tool(model, [x], choices)
+    tool = Tool(model, [x], candidates)
 
     interactions = tool.factor(num_probes=all_signs(monkeypatch, 3))
 
-    shared = tool.weight_change("a", choices[0])
+    shared = tool.weight_change("a", candidates[0])
     change = dense_change(model, "a", shared, x)  # functional_call changes tied weights together
-    head = dense_change(model, "head", tool.weight_change("head", choices[0]), x)
+    head = dense_change(model, "head", tool.weight_change("head", candidates[0]), x)
     expected = half_quadratic(model(x).detach(), change + head)
     assert interactions.together(np.zeros(3, dtype=np.intp)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_positions_of_a_sequence_are_averaged() -> None:
     """A sequence of four independent positions costs what they cost as examples."""
-    x, choices, model = torch.randn(40, 4, 5), parse("w2", "w3"), nn.Linear(5, 3)
-    sequence = Tool(model, [x], choices)
-    examples = Tool(model, [x.reshape(160, 5)], choices)
+    x, candidates, model = torch.randn(40, 4, 5), parse("w2", "w3"), nn.Linear(5, 3)
+    sequence = Tool(model, [x], candidates)
+    examples = Tool(model, [x.reshape(160, 5)], candidates)
 
     found, expected = sequence.mean_table(60), examples.mean_table(60)
 
@@ -444,7 +447,7 @@ def test_hidden_positions_cost_nothing() -> None:
 
 def test_sequence_first_equals_batch_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which axis is the batch inside the network does not matter."""
-    choices = parse("w2", "w4a8d")
+    candidates = parse("w2", "w4a8d")
     first, second = nn.Linear(5, 6), nn.Linear(6, 3)
 
     def straight(m: Any, x: Tensor) -> Tensor:
@@ -457,14 +460,14 @@ def test_sequence_first_equals_batch_first(monkeypatch: pytest.MonkeyPatch) -> N
     x = torch.randn(4, 6, 5)
     models = [Function(f, a=first, b=second) for f in (straight, turned)]
 
-    expected, found = (Tool(model, [x], choices).table(num_probes=8) for model in models)
+    expected, found = (Tool(model, [x], candidates).table(num_probes=8) for model in models)
 
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_flattened_tokens_equal_a_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that works on ``[N T, C]`` inside costs the same, also where ``C`` equals ``N``."""
-    choices = parse("w2", "w4a8d")
+    candidates = parse("w2", "w4a8d")
     layers = {"a": nn.Linear(5, 4), "b": nn.Linear(4, 3)}
 
     def straight(m: Any, x: Tensor) -> Tensor:
@@ -478,15 +481,15 @@ def test_flattened_tokens_equal_a_sequence(monkeypatch: pytest.MonkeyPatch) -> N
     x = torch.randn(4, 6, 5)
     models = [Function(f, **layers) for f in (straight, flat)]
 
-    expected, found = (Tool(model, [x], choices).table(num_probes=8) for model in models)
+    expected, found = (Tool(model, [x], candidates).table(num_probes=8) for model in models)
 
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_weights_and_inputs_add_up_before_they_are_squared() -> None:
     """``R`` of ``w4a8`` is that of ``w4`` plus that of ``a8``."""
-    choices = parse("w2", "w32a4", "w2a4")
-    tool = Tool(two_layers(), [torch.randn(7, 5)], choices)
+    candidates = parse("w2", "w32a4", "w2a4")
+    tool = Tool(two_layers(), [torch.randn(7, 5)], candidates)
 
     factor = tool.factor().factor
 
@@ -507,12 +510,12 @@ def test_more_probes_vary_less() -> None:
 
 def test_batches_do_not_change_the_expectation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Uneven batches are weighted by their examples."""
-    x, choices = torch.randn(10, 5), parse("w2", "w4")
+    x, candidates = torch.randn(10, 5), parse("w2", "w4")
     model = two_layers()
     probes = all_signs(monkeypatch, 3)
 
-    whole = Tool(model, [x], choices).table(num_probes=probes)
-    parts = Tool(model, [x[:3], x[3:4], x[4:]], choices).table(num_probes=probes)
+    whole = Tool(model, [x], candidates).table(num_probes=probes)
+    parts = Tool(model, [x[:3], x[3:4], x[4:]], candidates).table(num_probes=probes)
 
     np.testing.assert_allclose(parts, whole, rtol=1e-4)
 
@@ -547,13 +550,13 @@ def test_input_changed_in_place_is_an_error() -> None:
 def test_output_changed_in_place_is_fine() -> None:
     """An in-place ReLU after a layer is what most networks have."""
     layers = {"a": nn.Linear(5, 4), "b": nn.Linear(4, 3)}
-    x, choices = torch.randn(7, 5), parse("w2", "w4a8")
+    x, candidates = torch.randn(7, 5), parse("w2", "w4a8")
     models = (
         Function(lambda m, x: m.b(torch.relu(m.a(x))), **layers),
         Function(lambda m, x: m.b(torch.relu_(m.a(x))), **layers),
     )
 
-    expected, found = (Tool(model, [x], choices).table() for model in models)
+    expected, found = (Tool(model, [x], candidates).table() for model in models)
 
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
@@ -605,10 +608,10 @@ class Positions(nn.Module):
 
 def sketched(model: nn.Module, data: list[Tensor], num_probes: int = 1) -> Any:
     """The additive table ``[L, 1]`` at 3 bits."""
-    choices = [Precision.parse("w3")]
+    candidates = [Precision.parse("w3")]
     network = Network.of(model, data)
     quantizer, estimator = Quantizer(ActivationRanges({})), OutputSketch(num_probes=num_probes)
-    return estimator.estimate(network, Calibration(data), quantizer, choices).table
+    return estimator.estimate(network, Calibration(data), quantizer, candidates).table
 
 
 def test_one_row_of_positions_counts_for_every_example() -> None:

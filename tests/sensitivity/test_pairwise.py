@@ -51,15 +51,17 @@ class Setting:
         self.reference = Reference(self.network.module, self.data, metric)
 
     def estimate(
-        self, estimator: Pairwise | Measured, choices: tuple[Precision, ...] = CHOICES
+        self, estimator: Pairwise | Measured, candidates: tuple[Precision, ...] = CHOICES
     ) -> Sensitivity:
         """Of every layer at every choice."""
-        return estimator.estimate(self.network, self.data, self.quantizer, choices)
+        return estimator.estimate(self.network, self.data, self.quantizer, candidates)
 
-    def measure(self, choice: tuple[int, ...], choices: tuple[Precision, ...] = CHOICES) -> float:
+    def measure(
+        self, candidate: tuple[int, ...], candidates: tuple[Precision, ...] = CHOICES
+    ) -> float:
         """Of an assignment."""
         names = [layer.name for layer in self.network.layers]
-        precisions = {n: choices[c] for n, c in zip(names, choice, strict=True)}
+        precisions = {n: candidates[c] for n, c in zip(names, candidate, strict=True)}
         with quantized(self.network, precisions, self.quantizer):
             return self.reference.compare(self.network.module).divergence
 
@@ -73,24 +75,26 @@ def test_quadratic_network_is_priced_exactly(batched: bool) -> None:
     found = setting.estimate(Pairwise(batched=batched))
 
     assert found.interactions is not None
-    for choice in itertools.product(range(len(CHOICES)), repeat=4):
-        expected = setting.measure(choice)
-        assert found.interactions.together(np.array(choice)) == pytest.approx(expected, rel=1e-4)
+    for candidate in itertools.product(range(len(CHOICES)), repeat=4):
+        expected = setting.measure(candidate)
+        assert found.interactions.together(np.array(candidate)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_pairs_of_a_network_of_three_layers_are_those_of_brute_force() -> None:
     """Any two layers cost what both do together, as far as their changes are small."""
     model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3))
     setting = Setting(model, [torch.randn(20, 5), torch.randn(7, 5)])
-    choices = tuple(map(Precision.parse, ("w4", "fp32", "w6", "w7a8d")))
+    candidates = tuple(map(Precision.parse, ("w4", "fp32", "w6", "w7a8d")))
 
-    found = setting.estimate(Pairwise(), choices)
+    found = setting.estimate(Pairwise(), candidates)
 
     assert found.interactions is not None
-    for choice in itertools.product(range(4), repeat=3):
-        if choice.count(1) == 1:
-            expected = setting.measure(choice, choices)
-            assert found.interactions.together(np.array(choice)) == pytest.approx(expected, rel=0.1)
+    for candidate in itertools.product(range(4), repeat=3):
+        if candidate.count(1) == 1:
+            expected = setting.measure(candidate, candidates)
+            assert found.interactions.together(np.array(candidate)) == pytest.approx(
+                expected, rel=0.1
+            )
 
 
 def test_table_is_what_is_measured_of_one_layer() -> None:
@@ -108,9 +112,9 @@ def test_table_is_what_is_measured_of_one_layer() -> None:
     np.testing.assert_array_equal(found.standard_error.values, expected.standard_error.values)
     assert found.interactions is not None
     for row, column in itertools.product(range(2), range(4)):
-        choice = np.ones(2, dtype=np.intp)
-        choice[row] = column
-        loss = found.interactions.together(choice)
+        candidate = np.ones(2, dtype=np.intp)
+        candidate[row] = column
+        loss = found.interactions.together(candidate)
         assert loss == pytest.approx(found.table.values[row, column], rel=1e-5)
 
 
@@ -132,9 +136,9 @@ def test_factor_is_found_where_there_is_one(shape: tuple[int, int, int]) -> None
 
     layers = np.arange(shape[1])
     for _ in range(50):
-        choice = rng.integers(shape[2], size=shape[1])
-        expected = 0.5 * np.mean(factor[:, layers, choice].sum(axis=1) ** 2)
-        loss = 0.5 * np.mean(found[:, layers, choice].sum(axis=1) ** 2)
+        candidate = rng.integers(shape[2], size=shape[1])
+        expected = 0.5 * np.mean(factor[:, layers, candidate].sum(axis=1) ** 2)
+        loss = 0.5 * np.mean(found[:, layers, candidate].sum(axis=1) ** 2)
         assert loss == pytest.approx(expected, rel=1e-4)
     assert (found[:, 0, 0] == 0).all()
 

@@ -43,8 +43,8 @@ class Record:
 
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """Only embeddings."""
-        if isinstance(tap.site, nn.Embedding):
-            self.of[tap.name] = F.embedding(x, tap.site.weight) * g
+        if isinstance(tap.layer_module, nn.Embedding):
+            self.of[tap.name] = F.embedding(x, tap.layer_module.weight) * g
 
 
 def relevances(
@@ -69,7 +69,7 @@ def contributions(model: nn.Module, batches: list[Any], **options: Any) -> dict[
     shares = {}
     for name, value in zip(table.layers, table.values[:, 0], strict=True):
         weight = network.weight(name).double()
-        rounded = quantizer.weight(name, network.site(name), CHOICES[0].weight).double()
+        rounded = quantizer.weight(name, network.layer_module(name), CHOICES[0].weight).double()
         shares[name] = float(value / ((rounded - weight).square().sum() / weight.square().sum()))
     return shares
 

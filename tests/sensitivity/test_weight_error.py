@@ -44,15 +44,15 @@ def test_loss_is_the_relative_error() -> None:
     """Of the weight, plus that of a normal input, which an embedding does not read."""
     model = Words().eval()
     data = Calibration([torch.randint(0, 9, (2, 3))])
-    choices = tuple(map(Precision.parse, ("w2", "w4", "w4a8d", "fp32")))
+    candidates = tuple(map(Precision.parse, ("w2", "w4", "w4a8d", "fp32")))
     quantizer = Quantizer(ActivationRanges({}), weight_range="minmax")
 
-    table = WeightError().estimate(Network.of(model, data), data, quantizer, choices).table
+    table = WeightError().estimate(Network.of(model, data), data, quantizer, candidates).table
 
     assert (table.name, table.unit) == ("weight-error", "relative")
     for row, weight in enumerate((model.table.weight, model.fc.weight)):
         two, four = relative(weight, 2), relative(weight, 4)
-        of_input = row * normal_error(choices[2].activation)
+        of_input = row * normal_error(candidates[2].activation)
         assert table.values[row] == pytest.approx([two, four, four + of_input, 0], rel=1e-4)
 
 
@@ -60,13 +60,13 @@ def test_data_are_not_read() -> None:
     """No data, no forward pass: a source that fails does not matter."""
     model = nn.Linear(4, 3).eval()
     network = Network.of(model, [torch.randn(2, 4)])
-    choices = (Precision.parse("w2a8"),)
+    candidates = (Precision.parse("w2a8"),)
 
     def fail() -> list[torch.Tensor]:
         raise AssertionError("read")
 
     found = WeightError().estimate(
-        network, Calibration(fail), Quantizer(ActivationRanges({})), choices
+        network, Calibration(fail), Quantizer(ActivationRanges({})), candidates
     )
 
     assert found.table.values[0, 0] > 0

@@ -43,12 +43,12 @@ def test_table_is_importance_times_rounding_error() -> None:
     """Layers with more outlying weights cost less of their error."""
     model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3)).eval()
     data = Calibration([torch.randn(2, 4)])
-    choices = tuple(map(Precision.parse, ("w2", "w4a8d", "fp32")))
+    candidates = tuple(map(Precision.parse, ("w2", "w4a8d", "fp32")))
     network, quantizer = Network.of(model, data), Quantizer(ActivationRanges({}))
 
-    found = ZScore().estimate(network, data, quantizer, choices).table
+    found = ZScore().estimate(network, data, quantizer, candidates).table
 
-    errors = WeightError().estimate(network, data, quantizer, choices).table.values
+    errors = WeightError().estimate(network, data, quantizer, candidates).table.values
     for row in range(2):
         w = network.weight(str(row)).double().numpy()
         importance = 1 - np.mean((w - w.mean()) / w.std() > 1)

@@ -62,7 +62,7 @@ QUICK: list[Solver] = [
 ]
 EVERY = EXACT + QUICK
 Floats = npt.NDArray[np.float64]
-Choice = tuple[int, ...]
+Columns = tuple[int, ...]
 
 
 def name_of(solver: Solver) -> str:
@@ -103,37 +103,37 @@ class Case:
             interactions,
         )
 
-    def allowed(self) -> list[Choice]:
+    def allowed(self) -> list[Columns]:
         """Every assignment that keeps ties, fixed layers, candidates and empty cells."""
         layers, precisions = self.loss.shape
         return [
-            choice
-            for choice in product(range(precisions), repeat=layers)
-            if all(choice[i] == column for i, column in self.fixed.items())
-            and all(choice[i] in columns for i, columns in self.candidates.items())
-            and all(len({choice[i] for i in tie}) == 1 for tie in self.ties)
-            and not any(np.isnan(cost[i, c]) for cost in self.costs for i, c in enumerate(choice))
+            columns
+            for columns in product(range(precisions), repeat=layers)
+            if all(columns[i] == column for i, column in self.fixed.items())
+            and all(columns[i] in options for i, options in self.candidates.items())
+            and all(len({columns[i] for i in tie}) == 1 for tie in self.ties)
+            and not any(np.isnan(cost[i, c]) for cost in self.costs for i, c in enumerate(columns))
         ]
 
-    def meets(self, choice: Choice, row: int) -> bool:
+    def meets(self, columns: Columns, row: int) -> bool:
         """Whether a budget holds, in exact arithmetic with the slack of 1e-12 that mpq states."""
-        used = sum((Fraction(self.costs[row][i, c]) for i, c in enumerate(choice)), Fraction(0))
+        used = sum((Fraction(self.costs[row][i, c]) for i, c in enumerate(columns)), Fraction(0))
         limit = Fraction(self.limits[row])
         return used <= limit + abs(limit) * Fraction(1e-12)
 
-    def feasible(self) -> list[Choice]:
+    def feasible(self) -> list[Columns]:
         """Every assignment that keeps everything."""
         rows = range(len(self.costs))
-        return [choice for choice in self.allowed() if all(self.meets(choice, r) for r in rows)]
+        return [columns for columns in self.allowed() if all(self.meets(columns, r) for r in rows)]
 
     def best_loss(self) -> float | None:
         """Least loss of all, or ``None``."""
-        return min((sum_of(self.loss, choice) for choice in self.feasible()), default=None)
+        return min((sum_of(self.loss, columns) for columns in self.feasible()), default=None)
 
 
-def sum_of(table: Floats, choice: Choice) -> float:
+def sum_of(table: Floats, columns: Columns) -> float:
     """Sum of one cell per layer."""
-    return fsum(table[i, c] for i, c in enumerate(choice))
+    return fsum(table[i, c] for i, c in enumerate(columns))
 
 
 SPREAD = st.builds(lambda digit, power: digit * 10.0**power, st.integers(1, 99), st.integers(-7, 5))
@@ -156,7 +156,7 @@ COSTS = {
 
 
 @st.composite
-def arrays(draw: st.DrawFn, cells: dict[str, st.SearchStrategy[float]], shape: Choice) -> Floats:
+def arrays(draw: st.DrawFn, cells: dict[str, st.SearchStrategy[float]], shape: Columns) -> Floats:
     """A table whose cells are all of one kind."""
     kind = draw(st.sampled_from(sorted(cells)))
     size = int(np.prod(shape))
@@ -164,9 +164,9 @@ def arrays(draw: st.DrawFn, cells: dict[str, st.SearchStrategy[float]], shape: C
 
 
 @st.composite
-def limits(draw: st.DrawFn, cost: Floats, reachable: list[Choice]) -> float:
+def limits(draw: st.DrawFn, cost: Floats, reachable: list[Columns]) -> float:
     """At a reachable cost, a hair below the smallest one, far below it, or anywhere."""
-    sums = sorted(sum_of(cost, choice) for choice in reachable)
+    sums = sorted(sum_of(cost, columns) for columns in reachable)
     return draw(
         st.one_of(
             st.sampled_from(sums),
@@ -206,14 +206,14 @@ def random_case(seed: int, layers: int = 4, precisions: int = 3, resources: int 
 
 def check(case: Case, solution: Solution) -> None:
     """What holds of every answer: it is one of those that the reference calls feasible."""
-    if solution.choice is None:
+    if solution.columns is None:
         assert solution.status in (Status.INFEASIBLE, Status.UNKNOWN)
         assert np.isnan(solution.loss)
         return
     assert solution.status in (Status.OPTIMAL, Status.FEASIBLE, Status.TIME_LIMIT)
-    choice = tuple(solution.choice.tolist())
-    assert choice in case.feasible()
-    assert solution.loss == sum_of(case.loss, choice)
+    columns = tuple(solution.columns.tolist())
+    assert columns in case.feasible()
+    assert solution.loss == sum_of(case.loss, columns)
     assert solution.bound is None or solution.bound <= solution.loss
     assert solution.gap is None or solution.gap >= 0
 
@@ -280,8 +280,8 @@ def test_a_limit_at_the_smallest_cost_can_be_met(solver: Solver, scale: float) -
     solution = solver.solve(case.problem())
 
     assert solution.status is Status.OPTIMAL
-    assert solution.choice is not None
-    assert solution.choice.tolist() == [0, 0, 0, 0]
+    assert solution.columns is not None
+    assert solution.columns.tolist() == [0, 0, 0, 0]
 
 
 def least_loss(loss: Floats, cost: npt.NDArray[np.int64], limit: int) -> float:
@@ -309,8 +309,8 @@ def test_backends_agree_with_dynamic_programming_on_tiny_numbers(seed: int) -> N
 
     assert [solution.status for solution in found] == [Status.OPTIMAL] * len(EXACT)
     for solution in found:
-        assert solution.choice is not None
-        assert units[range(54), solution.choice].sum() <= limit
+        assert solution.columns is not None
+        assert units[range(54), solution.columns].sum() <= limit
         assert solution.loss == pytest.approx(expected, rel=1e-9)
         assert solution.bound == pytest.approx(expected, rel=1e-9)
 
@@ -324,7 +324,7 @@ def test_three_times_the_loss_changes_no_assignment(solver: Solver, seed: int) -
     once = solver.solve(case.problem())
     thrice = solver.solve(replace(case, loss=3 * case.loss).problem())
 
-    np.testing.assert_array_equal(thrice.choice, once.choice)
+    np.testing.assert_array_equal(thrice.columns, once.columns)
     assert thrice.loss == pytest.approx(3 * once.loss)
 
 
@@ -339,7 +339,7 @@ def test_a_constant_in_one_row_changes_no_assignment(solver: Solver, constant: f
     before = solver.solve(case.problem())
     after = solver.solve(replace(case, loss=raised).problem())
 
-    np.testing.assert_array_equal(after.choice, before.choice)
+    np.testing.assert_array_equal(after.columns, before.columns)
     assert after.loss == pytest.approx(before.loss + constant)
 
 
@@ -355,7 +355,7 @@ def test_seconds_or_nanoseconds_give_the_same_assignment(solver: Solver, factor:
     )
 
     np.testing.assert_array_equal(
-        solver.solve(changed.problem()).choice, solver.solve(case.problem()).choice
+        solver.solve(changed.problem()).columns, solver.solve(case.problem()).columns
     )
 
 
@@ -395,8 +395,8 @@ def test_the_same_answer_twice_and_in_another_process() -> None:
     texts = ["ilp:backend=HiGHS", "ilp:backend=CBC", "evolutionary:num_trials=60"]
     solvers = [mpq.SOLVERS.build(text) for text in texts]
 
-    first = [solver.solve(problem).choice for solver in solvers]
-    second = [solver.solve(problem).choice for solver in solvers]
+    first = [solver.solve(problem).columns for solver in solvers]
+    second = [solver.solve(problem).columns for solver in solvers]
     ran = subprocess.run(
         [sys.executable, "-c", IN_ANOTHER_PROCESS, *texts],
         input=problem.to_json(),
@@ -406,7 +406,7 @@ def test_the_same_answer_twice_and_in_another_process() -> None:
         env=os.environ | {"PYTHONHASHSEED": "123"},
     )
 
-    assert all(choice is not None for choice in first)
+    assert all(columns is not None for columns in first)
     np.testing.assert_array_equal(first, second)
     assert ran.stdout.split("\n")[:-1] == [str(c.tolist()) for c in first if c is not None]
 
@@ -426,14 +426,14 @@ def test_shortfalls_are_the_smallest_reachable_costs(
     solution = solver.solve(short.problem())
 
     assert solution.status is Status.INFEASIBLE
-    assert solution.choice is None
+    assert solution.columns is None
     assert [s.resource for s in solution.shortfalls] == [f"r{i}" for i in range(len(case.costs))]
     for row, shortfall in enumerate(solution.shortfalls):
         others = [r for r in range(len(case.costs)) if r != row]
         within = [
-            sum_of(case.costs[row], choice)
-            for choice in case.allowed()
-            if all(short.meets(choice, other) for other in others)
+            sum_of(case.costs[row], columns)
+            for columns in case.allowed()
+            if all(short.meets(columns, other) for other in others)
         ]
         assert shortfall.limit == short.limits[row]
         assert shortfall.smallest == pytest.approx(smallest[row])
@@ -460,7 +460,7 @@ def test_the_conflict_is_irreducible(solver: Solver, case: Case, shares: list[fl
     rows = [int(name[1:]) for name in solution.conflict]
 
     def can_be_met(held: list[int]) -> bool:
-        return any(all(tight.meets(choice, row) for row in held) for choice in tight.allowed())
+        return any(all(tight.meets(columns, row) for row in held) for columns in tight.allowed())
 
     assert not can_be_met(rows)
     assert all(can_be_met([row for row in rows if row != left_out]) for left_out in rows)
@@ -492,12 +492,12 @@ def test_out_of_time_is_never_called_optimal(backend: str, seconds: float) -> No
 
     solution = IntegerLinearProgram(backend, time_limit_s=seconds).solve(problem)
 
-    if solution.choice is None:
+    if solution.columns is None:
         assert solution.status is Status.UNKNOWN
         return
-    used = [fsum(cost[range(400), solution.choice]) for cost in case.costs]
+    used = [fsum(cost[range(400), solution.columns]) for cost in case.costs]
     assert all(u <= limit * (1 + 1e-12) for u, limit in zip(used, case.limits, strict=True))
-    assert solution.loss == fsum(case.loss[range(400), solution.choice])
+    assert solution.loss == fsum(case.loss[range(400), solution.columns])
     assert solution.bound is None or solution.bound <= solution.loss
     if solution.status is Status.OPTIMAL:
         assert solution.bound == pytest.approx(solution.loss, rel=1e-9)
@@ -554,8 +554,8 @@ def test_auto_says_why_it_takes_which(
     assert exact.why == "auto took lagrangian: the loss is a sum over layers"
     assert found.why == f"auto took {solver}: {why}"
     assert found.solver.startswith(solver)
-    assert found.choice is not None
-    assert problem.is_feasible(found.choice)
+    assert found.columns is not None
+    assert problem.is_feasible(found.columns)
 
 
 def test_auto_stops_early_only_where_it_must() -> None:
@@ -591,15 +591,15 @@ def test_with_interactions_evolution_is_no_worse_than_the_additive_choice(seed: 
     case = replace(random_case(seed, layers=10), loss=additive)
     problem = case.problem(Interactions(factor))
     start = IntegerLinearProgram().solve(problem.additive())
-    assert start.choice is not None
+    assert start.columns is not None
 
     solution = Evolutionary(num_trials=100, population_size=20).solve(problem)
 
-    assert solution.choice is not None
-    chosen = factor[:, range(10), solution.choice].astype(np.float64).sum(axis=1)
+    assert solution.columns is not None
+    chosen = factor[:, range(10), solution.columns].astype(np.float64).sum(axis=1)
     assert solution.loss == pytest.approx(0.5 * (chosen**2).mean())
-    assert solution.loss <= problem.loss_of(start.choice)
-    assert problem.is_feasible(solution.choice)
+    assert solution.loss <= problem.loss_of(start.columns)
+    assert problem.is_feasible(solution.columns)
     assert (solution.status, solution.bound) == (Status.FEASIBLE, None)
 
 
@@ -611,30 +611,30 @@ def test_evolution_finds_what_cancels() -> None:
 
     solution = Evolutionary(num_trials=60, population_size=10).solve(problem)
 
-    assert solution.choice is not None
-    assert solution.choice.tolist() == [0, 0]
+    assert solution.columns is not None
+    assert solution.columns.tolist() == [0, 0]
     assert solution.loss == 0.0
 
 
 def test_evolution_minimises_a_measured_loss() -> None:
     """A loss that is neither a sum nor a quadratic form; every call gets a whole assignment."""
     case = replace(random_case(1), ties=((0, 2),))
-    seen: list[Choice] = []
+    seen: list[Columns] = []
 
-    def measured(choices: npt.NDArray[np.intp]) -> Floats:
-        seen.extend(map(tuple, choices.tolist()))
-        return np.asarray(np.abs(choices.sum(axis=1) - 3) + 0.1 * choices[:, 3])
+    def measured(assignments: npt.NDArray[np.intp]) -> Floats:
+        seen.extend(map(tuple, assignments.tolist()))
+        return np.asarray(np.abs(assignments.sum(axis=1) - 3) + 0.1 * assignments[:, 3])
 
     solution = Evolutionary(num_trials=150, population_size=20, objective=measured).solve(
         case.problem()
     )
 
     expected = min(abs(sum(c) - 3) + 0.1 * c[3] for c in case.feasible())
-    assert solution.choice is not None
-    assert tuple(solution.choice.tolist()) in case.feasible()
+    assert solution.columns is not None
+    assert tuple(solution.columns.tolist()) in case.feasible()
     assert solution.loss == pytest.approx(expected)
     assert (solution.status, solution.bound) == (Status.FEASIBLE, None)
-    assert all(choice[0] == choice[2] for choice in seen)
+    assert all(columns[0] == columns[2] for columns in seen)
 
 
 def test_evolution_without_the_exact_seed_still_answers_honestly() -> None:
@@ -646,7 +646,7 @@ def test_evolution_without_the_exact_seed_still_answers_honestly() -> None:
     solution = solver.solve(case.problem())
 
     check(case, solution)
-    if solution.choice is not None:
+    if solution.columns is not None:
         assert solution.loss >= best.loss
         assert (solution.status is Status.OPTIMAL) == (solution.loss == best.loss)
 

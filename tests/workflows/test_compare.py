@@ -64,10 +64,10 @@ def test_trials_are_measured_on_held_out_examples(found: EstimatorComparison) ->
     """Each divergence is that of the network put into those precisions by hand."""
     reference = Reference(network(), mpq.Calibration(examples(1)))
     names = ("0", "2", "4")
-    choices = [Precision.parse(text) for text in ("w2", "w3", "w4", "w6", "w8")]
+    candidates = [Precision.parse(text) for text in ("w2", "w3", "w4", "w6", "w8")]
 
     for trial in found.trials[:3]:
-        chosen = {n: choices[c] for n, c in zip(names, trial.columns, strict=True)}
+        chosen = {n: candidates[c] for n, c in zip(names, trial.columns, strict=True)}
         result = mpq.search(
             network(),
             examples(0),
@@ -208,9 +208,9 @@ def test_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     measured: list[Any] = []
     original = _Comparison._measured
 
-    def row(self: Any, choice: Any) -> dict[str, Any]:
-        measured.append(choice)
-        return original(self, choice)
+    def row(self: Any, columns: Any) -> dict[str, Any]:
+        measured.append(columns)
+        return original(self, columns)
 
     monkeypatch.setattr("mpq.workflows.compare._Comparison._measured", row)
 

@@ -42,8 +42,8 @@ def test_least_bytes_for_a_predicted_loss() -> None:
     assert found.solution.loss <= limit
     assert "proved at least" in found.solution.why
     (budget,) = found.problem.budgets
-    assert found.solution.choice is not None
-    assert budget.used(found.solution.choice) == pytest.approx(budget.limit)
+    assert found.solution.columns is not None
+    assert budget.used(found.solution.columns) == pytest.approx(budget.limit)
     less = search(limits=[f"weight_bytes={budget.limit - 1}B"])
     assert less.solution.loss > limit
 
@@ -71,9 +71,9 @@ def test_limits_hold_as_well() -> None:
         minimize="latency", max_loss=1.0, limits=["weight_bytes=45KiB"], device="cortex-m7"
     )
 
-    assert found.solution.choice is not None
+    assert found.solution.columns is not None
     assert [b.table.name for b in found.problem.budgets] == ["weight_bytes", "latency"]
-    assert found.problem.is_feasible(found.solution.choice)
+    assert found.problem.is_feasible(found.solution.columns)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from mpq.problem.budget import Budget
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
-from mpq.workflows.random_assignments import random_choices
+from mpq.workflows.random_assignments import random_assignments
 
 CHOICES = tuple(map(Precision.parse, ("w2", "w4", "w8")))
 NAMES = tuple("abcdefgh")
@@ -26,11 +26,11 @@ def test_budget_is_nearly_used_up() -> None:
     """Between 97 % and 100 %, every one of them."""
     asked = problem(54.0)
 
-    found = random_choices(asked, 50, seed=0)
+    found = random_assignments(asked, 50, seed=0)
 
-    used = [asked.budgets[0].used(choice) for choice in found]
+    used = [asked.budgets[0].used(columns) for columns in found]
     assert all(0.97 * 54 <= amount <= 54 for amount in used)
-    assert len({tuple(choice.tolist()) for choice in found}) > 25
+    assert len({tuple(columns.tolist()) for columns in found}) > 25
 
 
 def test_ties_fixed_layers_and_candidates_hold() -> None:
@@ -39,16 +39,16 @@ def test_ties_fixed_layers_and_candidates_hold() -> None:
         54.0, ties=(("a", "b"),), fixed={"c": CHOICES[2]}, candidates={"d": CHOICES[:2]}
     )
 
-    for choice in random_choices(asked, 20, seed=0):
-        assert asked.is_feasible(choice)
-        assert choice[0] == choice[1]
-        assert choice[2] == 2
-        assert choice[3] < 2
+    for columns in random_assignments(asked, 20, seed=0):
+        assert asked.is_feasible(columns)
+        assert columns[0] == columns[1]
+        assert columns[2] == 2
+        assert columns[3] < 2
 
 
 def test_every_precision_occurs_everywhere() -> None:
     """No layer is stuck at one precision by the repair."""
-    found = np.array(random_choices(problem(54.0), 200, seed=0))
+    found = np.array(random_assignments(problem(54.0), 200, seed=0))
 
     for layer in range(8):
         assert set(found[:, layer]) == {0, 1, 2}
@@ -56,7 +56,7 @@ def test_every_precision_occurs_everywhere() -> None:
 
 def test_same_seed_same_choices() -> None:
     """And another seed draws others."""
-    first, again, other = (random_choices(problem(54.0), 5, seed=s) for s in (1, 1, 2))
+    first, again, other = (random_assignments(problem(54.0), 5, seed=s) for s in (1, 1, 2))
 
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -65,4 +65,4 @@ def test_same_seed_same_choices() -> None:
 def test_limit_that_nothing_uses_up() -> None:
     """More than everything at 8 bits: there is nothing near."""
     with pytest.raises(InputError, match="97% to 100 % of weight_bytes = 1000"):
-        random_choices(problem(1000.0), 1, seed=0)
+        random_assignments(problem(1000.0), 1, seed=0)

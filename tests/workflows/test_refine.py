@@ -28,11 +28,11 @@ from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import OutputSketch, RefinableEstimator, Sensitivity
 from mpq.solvers import IntegerLinearProgram, LocalSearch, Solver
-from mpq.workflows import evaluator as testbed
+from mpq.workflows import evaluator as evaluator
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.refine import refine
 
-Choice = tuple[int, ...]
+Columns = tuple[int, ...]
 
 
 @pytest.fixture(autouse=True)
@@ -64,46 +64,46 @@ class Setting:
         self,
         model: nn.Module,
         data: list[Any],
-        choices: Sequence[Precision],
-        incumbent: Choice,
+        candidates: Sequence[Precision],
+        incumbent: Columns,
         compared: OutputMetric = KL,
     ) -> None:
-        self.data, self.choices, self.incumbent = Calibration(data), choices, incumbent
+        self.data, self.candidates, self.incumbent = Calibration(data), candidates, incumbent
         self.network = Network.of(model.eval(), data, metric=compared)
-        ranges = ActivationRanges.calibrate(self.network, self.data, choices)
+        ranges = ActivationRanges.calibrate(self.network, self.data, candidates)
         reference = Reference(self.network.module, self.data, compared)
-        self.testbed = testbed.Testbed(self.network, Quantizer(ranges), reference)
+        self.evaluator = evaluator.Evaluator(self.network, Quantizer(ranges), reference)
 
-    def precisions(self, choice: Choice) -> dict[str, Precision]:
+    def precisions(self, columns: Columns) -> dict[str, Precision]:
         """Layer name to precision."""
         names = (layer.name for layer in self.network.layers)
-        return {n: self.choices[c] for n, c in zip(names, choice, strict=True)}
+        return {n: self.candidates[c] for n, c in zip(names, columns, strict=True)}
 
-    def estimate_at(self, estimator: RefinableEstimator, incumbent: Choice) -> Sensitivity:
+    def estimate_at(self, estimator: RefinableEstimator, incumbent: Columns) -> Sensitivity:
         """The estimate there."""
-        quantizer, near = self.testbed.quantizer, self.precisions(incumbent)
-        return estimator.estimate_at(self.network, self.data, quantizer, self.choices, near)
+        quantizer, near = self.evaluator.quantizer, self.precisions(incumbent)
+        return estimator.estimate_at(self.network, self.data, quantizer, self.candidates, near)
 
     def sketch(self, num_probes: int) -> Sensitivity:
         """At the incumbent, without shrinkage."""
         estimator = OutputSketch(num_probes=num_probes, shrinkage=0.0)
         return self.estimate_at(estimator, self.incumbent)
 
-    def measured(self, choice: Choice) -> float:
+    def measured(self, columns: Columns) -> float:
         """The divergence that an assignment has."""
-        return self.testbed.measure(self.precisions(choice)).divergence
+        return self.evaluator.measure(self.precisions(columns)).divergence
 
-    def every(self) -> list[Choice]:
+    def every(self) -> list[Columns]:
         """All assignments."""
-        columns = range(len(self.choices))
+        columns = range(len(self.candidates))
         return list(itertools.product(columns, repeat=len(self.network.layers)))
 
 
-def predicted(found: Sensitivity, choice: Choice) -> float:
+def predicted(found: Sensitivity, columns: Columns) -> float:
     """The loss of an assignment, with interactions."""
     assert found.interactions is not None
-    additive = found.table.values[range(len(choice)), choice].sum()
-    return float(additive + found.interactions.excess(np.array(choice)))
+    additive = found.table.values[range(len(columns)), columns].sum()
+    return float(additive + found.interactions.excess(np.array(columns)))
 
 
 WEIGHTS = parse("w2", "w3", "w8", "fp32")
@@ -121,8 +121,8 @@ which gives their product, too."""
 
 def linear(name: str) -> Setting:
     """A network and choices between which its outputs are linear."""
-    choices, incumbent = EXACT[name]
-    return Setting(Sum(), [torch.randn(7, 4)], choices, incumbent, SquaredError())
+    candidates, incumbent = EXACT[name]
+    return Setting(Sum(), [torch.randn(7, 4)], candidates, incumbent, SquaredError())
 
 
 def every_sign(monkeypatch: pytest.MonkeyPatch, channels: int) -> int:
@@ -145,9 +145,9 @@ def test_where_outputs_are_linear_the_estimate_is_the_divergence(
 
     found = setting.sketch(every_sign(monkeypatch, 3))
 
-    for choice in setting.every():
-        expected = setting.measured(choice)
-        assert predicted(found, choice) == pytest.approx(expected, rel=1e-4, abs=1e-8)
+    for columns in setting.every():
+        expected = setting.measured(columns)
+        assert predicted(found, columns) == pytest.approx(expected, rel=1e-4, abs=1e-8)
 
 
 @pytest.mark.parametrize("name", ["weights", "inputs-at-rounded-weights"])
@@ -157,28 +157,28 @@ def test_drawn_signs_are_right_on_average(name: str) -> None:
 
     found = setting.sketch(num_probes=300)
 
-    for choice in setting.every()[::5]:
-        expected = setting.measured(choice)
-        assert predicted(found, choice) == pytest.approx(expected, rel=0.15, abs=1e-8)
+    for columns in setting.every()[::5]:
+        expected = setting.measured(columns)
+        assert predicted(found, columns) == pytest.approx(expected, rel=0.15, abs=1e-8)
 
 
 def residuals(setting: Setting, x: Tensor) -> tuple[Tensor, dict[tuple[int, int], Tensor]]:
     """What the incumbent changes of the outputs ``[N, C]``, and what each cell does beyond it."""
-    quantizer = setting.testbed.quantizer
+    quantizer = setting.evaluator.quantizer
     held = list(setting.precisions(setting.incumbent).items())
 
-    def output(layer: int, choice: Precision) -> Tensor:
+    def output(layer: int, columns: Precision) -> Tensor:
         name = held[layer][0]
-        site = setting.network.site(name)
-        rounded = quantizer.activation(name, site, x, choice.activation)
-        return (rounded @ quantizer.weight(name, site, choice.weight).T).double()
+        layer_module = setting.network.layer_module(name)
+        rounded = quantizer.activation(name, layer_module, x, columns.activation)
+        return (rounded @ quantizer.weight(name, layer_module, columns.weight).T).double()
 
     at = [output(layer, precision) for layer, (_, precision) in enumerate(held)]
     original = [x.double() @ setting.network.weight(name).T.double() for name, _ in held]
     cells = {
-        (layer, column): output(layer, choice) - at[layer]
-        for layer, column in itertools.product(range(len(held)), range(len(setting.choices)))
-        for choice in [setting.choices[column]]
+        (layer, column): output(layer, columns) - at[layer]
+        for layer, column in itertools.product(range(len(held)), range(len(setting.candidates)))
+        for columns in [setting.candidates[column]]
     }
     return torch.stack(at).sum(dim=0) - torch.stack(original).sum(dim=0), cells
 
@@ -189,8 +189,8 @@ def test_table_adds_up_to_the_first_order_around_the_incumbent(
 ) -> None:
     """The incumbent's loss, and what each change does to it on its own; products are left out."""
     x = torch.randn(7, 4)
-    choices, incumbent = EXACT[name]
-    setting = Setting(Sum(), [x], choices, incumbent, SquaredError())
+    candidates, incumbent = EXACT[name]
+    setting = Setting(Sum(), [x], candidates, incumbent, SquaredError())
     estimator = OutputSketch(num_probes=every_sign(monkeypatch, 3), interactions=False)
 
     found = setting.estimate_at(estimator, incumbent)
@@ -198,20 +198,20 @@ def test_table_adds_up_to_the_first_order_around_the_incumbent(
     assert found.interactions is None
     assert found.table.unit == "squared_output"
     residual, cells = residuals(setting, x)
-    for choice in setting.every():
+    for columns in setting.every():
         expected = residual.square().sum() / 2
-        for cell in enumerate(choice):
+        for cell in enumerate(columns):
             expected += (cells[cell] * residual).sum() + cells[cell].square().sum() / 2
-        predicted = found.table.values[range(3), choice].sum()
+        predicted = found.table.values[range(3), columns].sum()
         assert predicted == pytest.approx(float(expected) / 7, rel=1e-4, abs=1e-7)
 
 
 def test_where_nothing_is_rounded_it_is_the_estimate() -> None:
     """An incumbent of original precisions, or none at all."""
     setting = Setting(Sum(torch.tanh), [torch.randn(9, 4)], parse("w2a4d", "w4", "fp32"), (2, 2, 2))
-    network, data, quantizer = setting.network, setting.data, setting.testbed.quantizer
+    network, data, quantizer = setting.network, setting.data, setting.evaluator.quantizer
 
-    expected = OutputSketch().estimate(network, data, quantizer, setting.choices)
+    expected = OutputSketch().estimate(network, data, quantizer, setting.candidates)
     found = setting.estimate_at(OutputSketch(), (2, 2, 2))
 
     assert found.interactions is not None
@@ -222,23 +222,23 @@ def test_where_nothing_is_rounded_it_is_the_estimate() -> None:
 
 @pytest.mark.parametrize("incumbent", [(0, 0, 2), (2, 0, 0)])
 def test_near_the_incumbent_it_predicts_what_the_original_cannot(
-    monkeypatch: pytest.MonkeyPatch, incumbent: Choice
+    monkeypatch: pytest.MonkeyPatch, incumbent: Columns
 ) -> None:
     """A curved network, two layers at 2 bits, where a third one is changed a little."""
     torch.manual_seed(2)
     layers = (nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 4))
-    model, choices = nn.Sequential(*layers), parse("w2", "w5", "w6", "w8")
+    model, candidates = nn.Sequential(*layers), parse("w2", "w5", "w6", "w8")
     for parameter in model.parameters():
         parameter.data *= 3
-    setting = Setting(model, [torch.randn(100, 6)], choices, incumbent, SquaredError())
+    setting = Setting(model, [torch.randn(100, 6)], candidates, incumbent, SquaredError())
     estimator = OutputSketch(num_probes=every_sign(monkeypatch, 4), shrinkage=0.0)
-    network, data, quantizer = setting.network, setting.data, setting.testbed.quantizer
+    network, data, quantizer = setting.network, setting.data, setting.evaluator.quantizer
 
     near = setting.estimate_at(estimator, incumbent)
-    plain = estimator.estimate(network, data, quantizer, choices)
+    plain = estimator.estimate(network, data, quantizer, candidates)
 
     neighbours = [tuple(column if c == 2 else c for c in incumbent) for column in (1, 2, 3)]
-    measured = [setting.measured(choice) for choice in neighbours]
+    measured = [setting.measured(columns) for columns in neighbours]
     found, other = ([predicted(s, c) for c in neighbours] for s in (near, plain))
     assert found == pytest.approx(measured, rel=3e-3)
     assert other != pytest.approx(measured, rel=3e-2)
@@ -276,42 +276,42 @@ class Told(RefinableEstimator):
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See the base."""
-        return self.estimate_at(network, data, quantizer, choices, {})
+        return self.estimate_at(network, data, quantizer, candidates, {})
 
     def estimate_at(
         self,
         network: Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
         incumbent: Mapping[str, Precision],
     ) -> Sensitivity:
         """See the base."""
         values = self.tables[len(self.seen)]
         self.seen.append({name: str(precision) for name, precision in incumbent.items()})
         names = tuple(layer.name for layer in network.layers)
-        return Sensitivity(mpq.CostTable("told", "nats", names, tuple(choices), values))
+        return Sensitivity(mpq.CostTable("told", "nats", names, tuple(candidates), values))
 
 
-def wanting(choice: Choice) -> npt.NDArray[np.float64]:
+def wanting(columns: Columns) -> npt.NDArray[np.float64]:
     """A table ``[3, 3]`` whose best assignment is the given one."""
-    return 1.0 - np.eye(3)[list(choice)]
+    return 1.0 - np.eye(3)[list(columns)]
 
 
 def refined(
-    tables: Sequence[Choice], rounds: int, solver: Solver | None = None
+    tables: Sequence[Columns], rounds: int, solver: Solver | None = None
 ) -> tuple[Setting, Told, Problem, Solution, Any]:
     """Refines from all layers at 2 bits, by tables that want the given assignments."""
     setting = Setting(Sum(torch.tanh), [torch.randn(40, 4)], parse("w2", "w3", "w8"), (0, 0, 0))
-    told = Told([wanting(choice) for choice in ((0, 0, 0), *tables)])
-    quantizer, exact = setting.testbed.quantizer, IntegerLinearProgram()
-    first = told.estimate(setting.network, setting.data, quantizer, setting.choices)
+    told = Told([wanting(columns) for columns in ((0, 0, 0), *tables)])
+    quantizer, exact = setting.evaluator.quantizer, IntegerLinearProgram()
+    first = told.estimate(setting.network, setting.data, quantizer, setting.candidates)
     problem, asked = Problem(first.table), solver or exact
     start = exact.solve(problem)
-    found, rows = refine(told, asked, problem, start, setting.testbed, setting.data, rounds)
+    found, rows = refine(told, asked, problem, start, setting.evaluator, setting.data, rounds)
     return setting, told, problem, found, rows
 
 
@@ -319,14 +319,14 @@ def test_an_assignment_is_kept_where_it_loses_less() -> None:
     """Every round looks from the best assignment so far; the numbers are those measured."""
     setting, told, problem, found, rows = refined([(1, 1, 1), (2, 2, 2)], rounds=2)
 
-    assert found.choice is not None
-    assert found.choice.tolist() == [2, 2, 2]
+    assert found.columns is not None
+    assert found.columns.tolist() == [2, 2, 2]
     assert [set(seen.values()) for seen in told.seen] == [set(), {"w2a32"}, {"w3a32"}]
     assert [row.is_kept for row in rows] == [True, True]
     measured = [row.measured_loss for row in rows]
     assert measured == [setting.measured((1, 1, 1)), setting.measured((2, 2, 2))]
     assert [row.predicted_loss for row in rows] == [0.0, 0.0]
-    assert (found.loss, found.status) == (problem.loss_of(found.choice), Status.FEASIBLE)
+    assert (found.loss, found.status) == (problem.loss_of(found.columns), Status.FEASIBLE)
     assert found.solver == "ilp (HiGHS), refined"
     assert found.bound == 0.0
 
@@ -335,8 +335,8 @@ def test_an_assignment_that_loses_more_is_dropped_and_ends_it() -> None:
     """The measured loss never rises, and no further round is spent."""
     _, told, _, found, rows = refined([(1, 1, 1), (0, 0, 1), (2, 2, 2)], rounds=3)
 
-    assert found.choice is not None
-    assert found.choice.tolist() == [1, 1, 1]
+    assert found.columns is not None
+    assert found.columns.tolist() == [1, 1, 1]
     assert [row.is_kept for row in rows] == [True, False]
     assert len(told.seen) == 3
 
@@ -365,8 +365,8 @@ def test_a_solver_that_runs_out_of_time_ends_it() -> None:
     """The assignment that there is stays; nothing is not mistaken for no loss."""
     _, _, _, found, rows = refined([(2, 2, 2)], rounds=1, solver=OutOfTime())
 
-    assert found.choice is not None
-    assert found.choice.tolist() == [0, 0, 0]
+    assert found.columns is not None
+    assert found.columns.tolist() == [0, 0, 0]
     assert rows == ()
 
 
@@ -390,7 +390,7 @@ def test_refinement_lowers_the_measured_loss(solver: str, seed: int) -> None:
 
     rounds = found.origin.refinements
     kept = [row.measured_loss for row in rounds if row.is_kept]
-    chosen = found.solution.choice
+    chosen = found.solution.columns
     assert chosen is not None
     assert plain.origin.refinements == ()
     assert 1 <= len(rounds) <= 4

@@ -107,7 +107,7 @@ class Untouched(SensitivityEstimator):
         network: mpq.Network,
         data: Calibration,
         quantizer: Quantizer,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
     ) -> Sensitivity:
         """See the base."""
         raise AssertionError("the search began")
@@ -175,7 +175,7 @@ def test_an_additive_result_is_proved() -> None:
 
 def test_no_single_change_is_better(result: mpq.SearchResult) -> None:
     """No layer can take another precision that loses less while both limits hold."""
-    problem, chosen = result.problem, result.solution.choice
+    problem, chosen = result.problem, result.solution.columns
     assert chosen is not None
 
     better = []
@@ -444,8 +444,8 @@ def test_every_estimator_end_to_end(sensitivity: str) -> None:
     """Each gives a feasible answer that is far closer to the original than chance."""
     found = quick(sensitivity=sensitivity, include=["blocks.[23].*", "head"])
 
-    assert found.solution.choice is not None
-    assert found.problem.is_feasible(found.solution.choice)
+    assert found.solution.columns is not None
+    assert found.problem.is_feasible(found.solution.columns)
     assert found.solution.status is mpq.Status.OPTIMAL
     assert found.assignment.record.estimator == sensitivity.partition(":")[0]
     assert found.measured.divergence < 0.1
@@ -468,12 +468,12 @@ def test_interactions_with_the_evolutionary_solver() -> None:
 
     layers = json.loads(found.assignment.to_json())["layers"]
     assert found.problem.interactions is not None
-    assert additive.choice is not None
+    assert additive.columns is not None
 
     assert packed_bytes(layers) <= found.problem.budgets[0].limit
     assert found.solution.status is mpq.Status.FEASIBLE
     assert found.solution.bound is None
-    assert found.solution.loss <= found.problem.loss_of(additive.choice) + 1e-12
+    assert found.solution.loss <= found.problem.loss_of(additive.columns) + 1e-12
 
 
 def test_the_integer_program_takes_the_additive_table() -> None:

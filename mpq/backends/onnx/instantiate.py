@@ -132,12 +132,18 @@ class _Filling:
         self.writer.nodes.append(node)
 
     def place(self, place: Place, x: str) -> None:
-        site = self.skeleton.network.site(place.layer)
+        layer_module = self.skeleton.network.layer_module(place.layer)
         codes = self.input_codes(place) if self.is_integer(place) else None
         if codes is not None:
             x = self.round(x, codes)
         call = LayerCall(
-            place.layer, site, self.precisions[place.layer], self.quantizer, x, place.y, codes
+            place.layer,
+            layer_module,
+            self.precisions[place.layer],
+            self.quantizer,
+            x,
+            place.y,
+            codes,
         )
         call.write(self.writer)
 
@@ -151,14 +157,14 @@ class _Filling:
         return self.rounded[x, codes]
 
     def kernel(self, place: Place) -> Kernel | None:
-        kind = kind_of(self.skeleton.network.site(place.layer))
+        kind = kind_of(self.skeleton.network.layer_module(place.layer))
         return None if kind is None else kernel_of(kind, self.precisions[place.layer])
 
     def is_integer(self, place: Place) -> bool:
         return self.kernel(place) is Kernel.QDQ
 
     def needs_integer_output(self, place: Place) -> bool:
-        kind = kind_of(self.skeleton.network.site(place.layer))
+        kind = kind_of(self.skeleton.network.layer_module(place.layer))
         return kind is not None and rounds_output(kind, self.precisions[place.layer])
 
     def input_codes(self, place: Place) -> Codes:

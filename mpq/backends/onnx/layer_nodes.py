@@ -29,7 +29,7 @@ class LayerCall:
 
     Args:
         name: The layer.
-        site: Its module.
+        layer_module: Its module.
         precision: What it is stored and computed in.
         quantizer: Knows the weight's scales.
         x: Name of its input: float, but for a ``QDQ`` kernel already rounded to ``codes``.
@@ -38,7 +38,7 @@ class LayerCall:
     """
 
     name: str
-    site: nn.Module
+    layer_module: nn.Module
     precision: Precision
     quantizer: Quantizer
     x: str
@@ -68,26 +68,26 @@ class LayerCall:
     @property
     def kind(self) -> str | None:
         """As in ``Layer``."""
-        return kind_of(self.site)
+        return kind_of(self.layer_module)
 
     @property
     def _bias(self) -> Tensor | None:
-        bias = getattr(self.site, "bias", None)
+        bias = getattr(self.layer_module, "bias", None)
         return None if bias is None else bias.detach().float().cpu()
 
     def _write_float(self, writer: Writer) -> None:
-        weight = weight_of(self.site).detach().float()
-        if isinstance(self.site, nn.Embedding):
+        weight = weight_of(self.layer_module).detach().float()
+        if isinstance(self.layer_module, nn.Embedding):
             writer.node("Gather", [writer.constant("weight", weight), self.x], self.output)
             return
         bias = None if self._bias is None else writer.constant("bias", self._bias)
         if self.kind == "linear":
-            rows = layout_of(self.site).to_rows(weight)
+            rows = layout_of(self.layer_module).to_rows(weight)
             _write_sum(writer, [self.x, writer.constant("weight", rows.t())], bias, self.output)
             return
-        operator = "ConvTranspose" if isinstance(self.site, _TRANSPOSED) else "Conv"
+        operator = "ConvTranspose" if isinstance(self.layer_module, _TRANSPOSED) else "Conv"
         inputs = [self.x, writer.constant("weight", weight), *([bias] if bias else [])]
-        writer.node(operator, inputs, self.output, _convolution(self.name, self.site))
+        writer.node(operator, inputs, self.output, _convolution(self.name, self.layer_module))
 
     def _write_integers(self, writer: Writer) -> None:
         assert self.codes is not None
@@ -101,14 +101,16 @@ class LayerCall:
             weight = writer.dequantize_rows(rows.t(), scale, 1)
             _write_sum(writer, [self.x, weight], bias, self.output)
             return
-        weight = writer.dequantize_rows(rows.reshape(weight_of(self.site).shape), scale, 0)
+        weight = writer.dequantize_rows(rows.reshape(weight_of(self.layer_module).shape), scale, 0)
         inputs = [self.x, weight, *([bias] if bias else [])]
-        writer.node("Conv", inputs, self.output, _convolution(self.name, self.site))
+        writer.node("Conv", inputs, self.output, _convolution(self.name, self.layer_module))
 
     def _integer_rows(self, input_scale: float) -> tuple[Tensor, Tensor]:
         """``[O, K]`` int8 and ``[O]`` scales, large enough for the bias to fit into 32 bits."""
         codes, scale = self._stored()
-        rows = codes.reshape(layout_of(self.site).to_rows(weight_of(self.site)).shape)
+        rows = codes.reshape(
+            layout_of(self.layer_module).to_rows(weight_of(self.layer_module)).shape
+        )
         scale = scale.expand(len(rows)).clone()
         if self._bias is not None:
             wide = torch.maximum(scale, self._bias.abs() / (input_scale * _INT32_HEADROOM))
@@ -118,12 +120,14 @@ class LayerCall:
         return rows.to(torch.int8), scale
 
     def _stored(self) -> tuple[Tensor, Tensor]:
-        return self.quantizer.codes(self.name, self.site, self.precision.weight)
+        return self.quantizer.codes(self.name, self.layer_module, self.precision.weight)
 
     def _write_nbits(self, writer: Writer) -> None:
         bits, size = self.precision.weight.number.bits, self.precision.weight.group_size
         assert size is not None
-        num_outputs, num_inputs = layout_of(self.site).to_rows(weight_of(self.site)).shape
+        num_outputs, num_inputs = (
+            layout_of(self.layer_module).to_rows(weight_of(self.layer_module)).shape
+        )
         codes, scale = self._stored()
         blocks = codes.reshape(num_outputs, -1, size).to(torch.int32) + 2 ** (bits - 1)
         inputs = [
@@ -146,7 +150,7 @@ class LayerCall:
 
     def _write_lookup(self, writer: Writer) -> None:
         codes, scale = self._stored()
-        rows = codes.reshape(weight_of(self.site).shape).to(torch.int8)
+        rows = codes.reshape(weight_of(self.layer_module).shape).to(torch.int8)
         integers = writer.node("Gather", [writer.constant("codes", rows), self.x])
         scales = scale.expand(len(rows)).reshape(-1, 1).float()
         steps = writer.node("Gather", [writer.constant("scale", scales), self.x])
@@ -169,29 +173,30 @@ def _packed(blocks: Tensor, bits: int) -> Tensor:
     return (shaped << shifts).sum(-1).to(torch.uint8)
 
 
-def _convolution(name: str, site: nn.Module) -> dict[str, Any]:
-    assert isinstance(site, _CONVOLUTION + _TRANSPOSED)
-    if site.padding_mode != "zeros":
+def _convolution(name: str, layer_module: nn.Module) -> dict[str, Any]:
+    assert isinstance(layer_module, _CONVOLUTION + _TRANSPOSED)
+    if layer_module.padding_mode != "zeros":
         raise ModelError(
-            f"layer {name!r} pads with {site.padding_mode!r}; ONNX convolutions pad with zeros"
+            f"layer {name!r} pads with {layer_module.padding_mode!r}; "
+            "ONNX convolutions pad with zeros"
         )
     attributes: dict[str, Any] = {
-        "strides": list(site.stride),
-        "dilations": list(site.dilation),
-        "group": site.groups,
-        "kernel_shape": list(site.kernel_size),
+        "strides": list(layer_module.stride),
+        "dilations": list(layer_module.dilation),
+        "group": layer_module.groups,
+        "kernel_shape": list(layer_module.kernel_size),
     }
-    if isinstance(site, _TRANSPOSED):
-        attributes["output_padding"] = list(site.output_padding)
-    return attributes | {"pads": _pads(site)}
+    if isinstance(layer_module, _TRANSPOSED):
+        attributes["output_padding"] = list(layer_module.output_padding)
+    return attributes | {"pads": _pads(layer_module)}
 
 
-def _pads(site: nn.Module) -> list[int]:
+def _pads(layer_module: nn.Module) -> list[int]:
     """Padding before, then after, every axis."""
-    assert isinstance(site, _CONVOLUTION + _TRANSPOSED)
-    if site.padding == "valid":
-        return [0] * (2 * len(site.kernel_size))
-    if site.padding == "same":
-        reach = np.array(site.dilation) * (np.array(site.kernel_size) - 1)
+    assert isinstance(layer_module, _CONVOLUTION + _TRANSPOSED)
+    if layer_module.padding == "valid":
+        return [0] * (2 * len(layer_module.kernel_size))
+    if layer_module.padding == "same":
+        reach = np.array(layer_module.dilation) * (np.array(layer_module.kernel_size) - 1)
         return [*(reach // 2).tolist(), *(reach - reach // 2).tolist()]
-    return [int(p) for p in site.padding] * 2
+    return [int(p) for p in layer_module.padding] * 2

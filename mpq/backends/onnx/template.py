@@ -129,11 +129,11 @@ class _Scored(nn.Module):
 class _Place(nn.Module):
     """Stands for a layer while the network is exported; its parameters may be read elsewhere."""
 
-    def __init__(self, name: str, shapes: Mapping[Shape, Shape], site: nn.Module) -> None:
+    def __init__(self, name: str, shapes: Mapping[Shape, Shape], layer_module: nn.Module) -> None:
         super().__init__()
         self.name = name
         self.shapes = shapes
-        self.weight, self.bias = site.weight, getattr(site, "bias", None)
+        self.weight, self.bias = layer_module.weight, getattr(layer_module, "bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
         """An open place of the graph."""
@@ -178,8 +178,8 @@ def _opened(network: Network, shapes: Mapping[str, Mapping[Shape, Shape]]) -> nn
         id(module.get_submodule(name)): _Place(name, shapes[name], module.get_submodule(name))
         for name in shapes
     }
-    for path, site in list(module.named_modules(remove_duplicate=False)):
-        place = places.get(id(site))
+    for path, layer_module in list(module.named_modules(remove_duplicate=False)):
+        place = places.get(id(layer_module))
         if place is not None and not path:
             return place
         if place is not None:
@@ -216,8 +216,11 @@ def _observe(
         inputs[name] = (*inputs.get(name, ()), args[0].detach().clone())
         shapes[name][tuple(args[0].shape)] = tuple(output.shape)
 
-    sites = ((name, network.site(name)) for name in shapes)
-    with hooks([m.register_forward_hook(partial(see, n)) for n, m in sites]), torch.no_grad():
+    layer_modules = ((name, network.layer_module(name)) for name in shapes)
+    with (
+        hooks([m.register_forward_hook(partial(see, n)) for n, m in layer_modules]),
+        torch.no_grad(),
+    ):
         network.outputs(batch)
     return inputs, shapes
 
@@ -229,8 +232,11 @@ def _output_ranges(network: Network, data: Calibration) -> dict[str, tuple[float
         low, high = output.aminmax()
         ends[name].append(np.array([float(low), float(high)]))
 
-    sites = ((name, network.site(name)) for name in ends)
-    with hooks([m.register_forward_hook(partial(see, n)) for n, m in sites]), torch.no_grad():
+    layer_modules = ((name, network.layer_module(name)) for name in ends)
+    with (
+        hooks([m.register_forward_hook(partial(see, n)) for n, m in layer_modules]),
+        torch.no_grad(),
+    ):
         for batch in network.batches(data):
             network.outputs(batch)
     return {

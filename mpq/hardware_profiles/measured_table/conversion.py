@@ -60,7 +60,7 @@ class Conversion:
 def conversion_pairs(
     conversions: Mapping[tuple[str, str], Conversion],
     layers: Sequence[Layer],
-    choices: Sequence[Precision],
+    candidates: Sequence[Precision],
     batch_size: int,
     can_run: Callable[[Layer, Precision], bool],
 ) -> tuple[PairCost, ...]:
@@ -75,7 +75,7 @@ def conversion_pairs(
     Args:
         conversions: By both formats.
         layers: In the order in which they run.
-        choices: ``B`` precisions.
+        candidates: ``B`` precisions.
         batch_size: Examples at once.
         can_run: Whether the device runs a layer at a precision.
 
@@ -88,7 +88,7 @@ def conversion_pairs(
         feeders = [place[name] for name in layer.fed_by if name in place and name != layer.name]
         if feeders and layer.input_of is None:
             last = layers[max(feeders)]
-            pairs.append(_pair(conversions, last, layer, choices, batch_size, can_run))
+            pairs.append(_pair(conversions, last, layer, candidates, batch_size, can_run))
     return tuple(pairs)
 
 
@@ -96,13 +96,13 @@ def _pair(
     conversions: Mapping[tuple[str, str], Conversion],
     first: Layer,
     second: Layer,
-    choices: Sequence[Precision],
+    candidates: Sequence[Precision],
     batch_size: int,
     can_run: Callable[[Layer, Precision], bool],
 ) -> PairCost:
-    values = np.zeros((len(choices), len(choices)))
-    for row, before in enumerate(choices):
-        for column, after in enumerate(choices):
+    values = np.zeros((len(candidates), len(candidates)))
+    for row, before in enumerate(candidates):
+        for column, after in enumerate(candidates):
             formats = before.activation.number.name, after.activation.number.name
             if formats[0] == formats[1] or not (can_run(first, before) and can_run(second, after)):
                 continue

@@ -140,7 +140,7 @@ class MeasuredTable:
         self,
         resource: str,
         layers: Sequence[Layer],
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
         workload: Workload,
     ) -> CostTable:
         """``[L, B]`` seconds or joules of one batch; ``nan`` where it cannot run a layer.
@@ -152,20 +152,20 @@ class MeasuredTable:
             InputError: If a layer that it could run was not measured and cannot be interpolated,
                 or a conversion is missing.
         """
-        table = self._table(resource, layers, choices, workload, column=0)
+        table = self._table(resource, layers, candidates, workload, column=0)
         table = replace(table, constant=sum(part.value(resource) for part in self.fixed_parts))
         if resource != "latency" or not self.conversions:
             return table
         known = {conversion.key: conversion for conversion in self.conversions}
         sized = [workload.of(layer) for layer in layers]
-        pairs = conversion_pairs(known, sized, choices, workload.batch_size, self.can_run)
+        pairs = conversion_pairs(known, sized, candidates, workload.batch_size, self.can_run)
         return replace(table, pairs=pairs)
 
     def uncertainty(
         self,
         resource: str,
         layers: Sequence[Layer],
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
         workload: Workload,
     ) -> CostTable:
         """``[L, B]`` half width of the 95 % interval, in the cost's unit; ``nan``: unknown.
@@ -176,28 +176,28 @@ class MeasuredTable:
         Raises:
             InputError: As ``cost`` does.
         """
-        return self._table(resource, layers, choices, workload, column=1)
+        return self._table(resource, layers, candidates, workload, column=1)
 
     def _table(
         self,
         resource: str,
         layers: Sequence[Layer],
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
         workload: Workload,
         column: int,
     ) -> CostTable:
         """Costs (column 0) or their half widths (column 1)."""
         if resource not in self.resources:
             raise UnknownNameError(f"resource of {self.name}", resource, self.resources)
-        values = np.full((len(layers), len(choices)), nan)
+        values = np.full((len(layers), len(candidates)), nan)
         for row, layer in enumerate(layers):
-            priced = self._priced(resource, workload.of(layer), choices, workload.batch_size)
+            priced = self._priced(resource, workload.of(layer), candidates, workload.batch_size)
             values[row] = priced[:, column]
         names = tuple(layer.name for layer in layers)
-        return CostTable(resource, _UNITS[resource], names, tuple(choices), values)
+        return CostTable(resource, _UNITS[resource], names, tuple(candidates), values)
 
     def _priced(
-        self, resource: str, layer: Layer, choices: Sequence[Precision], batch_size: int
+        self, resource: str, layer: Layer, candidates: Sequence[Precision], batch_size: int
     ) -> npt.NDArray[np.float64]:
         """``[B, 2]`` cost of a layer's calls and its half width."""
         shape = Shape.of(layer)
@@ -208,25 +208,27 @@ class MeasuredTable:
                 f"measured (there are: {', '.join(families)}); measure it, or leave the layer out "
                 "(exclude)"
             )
-        prices = np.full((len(choices), 2), nan)
-        for row, choice in enumerate(choices):
-            key = (shape, batch_size, choice)
+        prices = np.full((len(candidates), 2), nan)
+        for row, candidate in enumerate(candidates):
+            key = (shape, batch_size, candidate)
             if key in self._by_key:
                 entry = self._by_key[key]
                 prices[row] = entry.value(resource), entry.half_width(resource)
-            elif self._can_run(shape, choice):
+            elif self._can_run(shape, candidate):
                 prices[row] = self._interpolated(resource, layer.name, key)
         return layer.calls * prices
 
     def _interpolated(self, resource: str, name: str, key: Key) -> tuple[float, float]:
-        shape, batch_size, choice = key
-        where = f"{self.name}: layer {name!r} ({shape}) at {choice} was not measured at batch size"
+        shape, batch_size, candidate = key
+        where = (
+            f"{self.name}: layer {name!r} ({shape}) at {candidate} was not measured at batch size"
+        )
         where = f"{where} {batch_size}, and"
-        family = self._families.get((shape.family, choice, batch_size, resource))
+        family = self._families.get((shape.family, candidate, batch_size, resource))
         if family is None:
-            sizes = sorted({e.batch_size for e in self.entries if e.precision == choice})
+            sizes = sorted({e.batch_size for e in self.entries if e.precision == candidate})
             raise InputError(
-                f"{where} neither was any {shape.family}; batch sizes measured at {choice}: "
+                f"{where} neither was any {shape.family}; batch sizes measured at {candidate}: "
                 f"{', '.join(map(str, sizes))}"
             )
         if len(family.entries) < MIN_ENTRIES:
@@ -253,8 +255,8 @@ class MeasuredTable:
                     number = Sourced(entry.value(resource), entry.source or self.source)
                     found[f"{entry}: {resource}_{_UNITS[resource]}"] = number
         else:
-            for choice in self.precisions:
-                found |= self._summary(choice)
+            for candidate in self.precisions:
+                found |= self._summary(candidate)
         for part in self.fixed_parts:
             found[f"{part.name}.latency_seconds"] = Sourced(part.latency_seconds, part.source)
         for c in self.conversions:
@@ -263,14 +265,14 @@ class MeasuredTable:
             found[f"{name}.seconds_per_element"] = Sourced(c.seconds_per_element, c.source)
         return found
 
-    def _summary(self, choice: Precision) -> dict[str, Sourced]:
-        mine = [entry for entry in self.entries if entry.precision == choice]
-        found = {f"{choice}.entries": Sourced(len(mine), self.source)}
+    def _summary(self, candidate: Precision) -> dict[str, Sourced]:
+        mine = [entry for entry in self.entries if entry.precision == candidate]
+        found = {f"{candidate}.entries": Sourced(len(mine), self.source)}
         for resource in self.resources:
             values = [entry.value(resource) for entry in mine]
             unit = _UNITS[resource]
-            found[f"{choice}.least_{resource}_{unit}"] = Sourced(min(values), self.source)
-            found[f"{choice}.largest_{resource}_{unit}"] = Sourced(max(values), self.source)
+            found[f"{candidate}.least_{resource}_{unit}"] = Sourced(min(values), self.source)
+            found[f"{candidate}.largest_{resource}_{unit}"] = Sourced(max(values), self.source)
         return found
 
     def to_dict(self) -> dict[str, Any]:

@@ -35,11 +35,11 @@ class Subject:
         cls,
         network: Network,
         data: Calibration,
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
         batch_size: int,
     ) -> Self:
         """Calibrates ranges and exports the network once."""
-        ranges = ActivationRanges.calibrate(network, data, choices)
+        ranges = ActivationRanges.calibrate(network, data, candidates)
         skeleton = Skeleton.of(network, data, batch_size)
         return cls(network, skeleton, Quantizer(ranges), batch_size)
 

@@ -60,8 +60,8 @@ class Correction:
         seconds = measured.seconds
         if not len(seconds):
             return cls.none(parts)
-        common = np.array([[1.0, *parts.by_kernel(row)] for row in measured.choices])
-        features = np.hstack([common, np.array([parts.cells(row) for row in measured.choices])])
+        common = np.array([[1.0, *parts.by_kernel(row)] for row in measured.candidates])
+        features = np.hstack([common, np.array([parts.cells(row) for row in measured.candidates])])
         num_common = common.shape[1]
         mean = np.zeros(features.shape[1])
         mean[0], mean[1:num_common] = parts.between_s, 1.0
@@ -122,6 +122,6 @@ class Agreement:
         return cls(ranks, float(np.median(errors)), float(errors.max()), len(errors))
 
 
-def predicted(table: CostTable, choices: npt.NDArray[np.intp]) -> Array:
+def predicted(table: CostTable, candidates: npt.NDArray[np.intp]) -> Array:
     """``[M]`` seconds of ``[M, L]`` assignments."""
-    return np.array([total(table, row) for row in choices])
+    return np.array([total(table, row) for row in candidates])

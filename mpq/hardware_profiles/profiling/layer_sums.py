@@ -11,7 +11,7 @@ from mpq.hardware_profiles.profiling._base import Runtime
 from mpq.hardware_profiles.profiling.compiled_network import Subject
 from mpq.hardware_profiles.profiling.layer_times import Cell, LayerTimes
 from mpq.problem.cost_table import CostTable, PairCost
-from mpq.problem.problem import Choice
+from mpq.problem.problem import Columns
 from mpq.quantization.precision import Precision
 
 Array = npt.NDArray[np.float64]
@@ -76,22 +76,22 @@ class Parts:
             self.pairs,
         )
 
-    def cells(self, choice: Choice) -> Array:
+    def cells(self, candidate: Columns) -> Array:
         """``[L * B]`` seconds of each layer alone where it is chosen, else 0."""
         found = np.zeros_like(self.alone)
-        rows = np.arange(len(choice))
-        found[rows, choice] = self.alone[rows, choice]
+        rows = np.arange(len(candidate))
+        found[rows, candidate] = self.alone[rows, candidate]
         return found.reshape(-1)
 
-    def by_kernel(self, choice: Choice) -> Array:
+    def by_kernel(self, candidate: Columns) -> Array:
         """``[K + 1]`` seconds in every kernel, then what pairs add."""
-        rows = np.arange(len(choice))
+        rows = np.arange(len(candidate))
         sums = np.bincount(
-            self.kernel[rows, choice], self.alone[rows, choice], minlength=len(self.kernels)
+            self.kernel[rows, candidate], self.alone[rows, candidate], minlength=len(self.kernels)
         )
         place = {name: row for row, name in enumerate(self.layers)}
         between = sum(
-            float(pair.values[choice[place[pair.first]], choice[place[pair.second]]])
+            float(pair.values[candidate[place[pair.first]], candidate[place[pair.second]]])
             for pair in self.pairs
         )
         return np.append(sums, between)

@@ -71,7 +71,7 @@ class LayerTimes:
 def time_layers(
     subject: Subject,
     runtime: Runtime,
-    choices: Sequence[Precision],
+    candidates: Sequence[Precision],
     between: Sequence[Stretch],
     timer: Timer,
     kept: Rounds,
@@ -82,7 +82,8 @@ def time_layers(
     Args:
         subject: The network.
         runtime: What runs it.
-        choices: Precisions; where the runtime has no kernel, or one that computes something else,
+        candidates: Precisions; where the runtime has no kernel, or one that computes something
+            else,
             the layer is left out.
         between: Two layers each that are timed together too, for all kernels that both have.
         timer: How long and how surely.
@@ -96,7 +97,7 @@ def time_layers(
     runs: dict[str, Callable[[], object]] = {IDLE: runtime.idle().run}
     wrong: dict[Cell, float] = {}
     cells: list[Cell] = []
-    for precision in track(choices, "compiling"):
+    for precision in track(candidates, "compiling"):
         for layer in subject.layers:
             if not runtime.can_run(layer.kind, precision):
                 continue
@@ -114,7 +115,7 @@ def time_layers(
         for both in _by_kernel(subject, runtime, cells, stretch.layers):
             pairs.append(both)
             runs[_named(*both)] = runtime.stretch(subject, stretch, dict(both)).run
-    columns = [[_named(cell) for cell in cells if cell[1] == precision] for precision in choices]
+    columns = [[_named(cell) for cell in cells if cell[1] == precision] for precision in candidates]
     columns += [[IDLE], [_named(*pair) for pair in pairs]]
     found = timer.measure(runs, columns, kept, keep, "layers")
     return LayerTimes(
@@ -137,7 +138,7 @@ def error_of(subject: Subject, runtime: Runtime, name: str, precision: Precision
     alone = Stretch.alone(skeleton, name, has_samples=True)
     found = runtime.stretch(subject, alone, {name: precision}).outputs(*alone.examples)
     with quantized(network, {name: precision}, subject.quantizer), torch.no_grad():
-        expected = network.site(name)(skeleton.samples[name][0]).cpu().numpy()
+        expected = network.layer_module(name)(skeleton.samples[name][0]).cpu().numpy()
     kind = next(layer.kind for layer in subject.layers if layer.name == name)
     spread, step = float(expected.std()) or 1.0, 0.0
     if rounds_output(kind, precision):

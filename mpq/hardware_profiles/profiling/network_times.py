@@ -14,7 +14,7 @@ from mpq.hardware_profiles.profiling.compiled_network import Subject
 from mpq.hardware_profiles.profiling.interval import Interval
 from mpq.hardware_profiles.profiling.timer import Rounds, Timer
 from mpq.problem.cost_table import CostTable
-from mpq.problem.problem import Choice
+from mpq.problem.problem import Columns
 from mpq.quantization.precision import Precision
 
 Array = npt.NDArray[np.float64]
@@ -26,11 +26,11 @@ class WholeTimes:
     """Whole networks that were timed.
 
     Args:
-        choices: ``[M, L]`` columns of the precisions.
+        candidates: ``[M, L]`` columns of the precisions.
         intervals: ``[M]`` seconds.
     """
 
-    choices: Choice
+    candidates: Columns
     intervals: tuple[Interval, ...]
 
     @property
@@ -41,7 +41,7 @@ class WholeTimes:
 
 def random_assignments(
     table: CostTable, ties: Sequence[Sequence[str]], count: int, seed: int
-) -> Choice:
+) -> Columns:
     """``[M, L]`` assignments with different shares of the precisions, tied layers alike.
 
     Each has shares of its own, drawn evenly from all that there are, and every layer draws by them
@@ -74,7 +74,7 @@ def random_assignments(
     return found
 
 
-def uniform_assignments(table: CostTable) -> Choice:
+def uniform_assignments(table: CostTable) -> Columns:
     """``[U, L]`` of the precisions that every layer was measured at."""
     able = ~np.isnan(table.values).any(axis=0)
     return np.repeat(np.flatnonzero(able)[:, None], len(table.layers), axis=1)
@@ -84,7 +84,7 @@ def time_whole(
     subject: Subject,
     runtime: Runtime,
     precisions: Sequence[Precision],
-    choices: Choice,
+    candidates: Columns,
     timer: Timer,
     kept: Rounds,
     keep: Callable[[str, Any], None],
@@ -96,11 +96,11 @@ def time_whole(
         MeasurementError: If the machine is too noisy, or a clock runs backwards.
     """
     programs: dict[str, Callable[[], object]] = {}
-    for number, row in enumerate(track(choices.tolist(), "compiling networks")):
+    for number, row in enumerate(track(candidates.tolist(), "compiling networks")):
         assigned = _named(subject, precisions, row)
         programs[f"network {number}"] = runtime.network(subject, assigned).run
     found = timer.measure(programs, [[name] for name in programs], kept, keep, label)
-    return WholeTimes(choices, tuple(found[name] for name in programs))
+    return WholeTimes(candidates, tuple(found[name] for name in programs))
 
 
 def _named(

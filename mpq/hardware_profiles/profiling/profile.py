@@ -118,7 +118,7 @@ def profile(
     require_onnx()
     chosen.idle()  # a runtime that is not installed says so at once
     given = chosen.default_precisions if precisions is None else precisions
-    choices = tuple(dict.fromkeys(_precision(p) for p in given))
+    candidates = tuple(dict.fromkeys(_precision(p) for p in given))
     data = Calibration.of(calibration)
     with showing_progress(progress), pinned(chosen.num_threads):
         network = Network.of(model, data, include, exclude, fold)
@@ -126,9 +126,9 @@ def profile(
             raise ModelError(
                 f"profiles are measured on the processor; the model is on {network.device}"
             )
-        runnable = [p for p in choices if any(chosen.can_run(x.kind, p) for x in network.layers)]
+        runnable = [p for p in candidates if any(chosen.can_run(x.kind, p) for x in network.layers)]
         if not runnable:
-            raise InputError(f"{chosen.name} runs no layer at {', '.join(map(str, choices))}")
+            raise InputError(f"{chosen.name} runs no layer at {', '.join(map(str, candidates))}")
         subject = Subject.of(network, data, runnable, batch_size)
         kept = _Kept({}, _journal(journal, subject, data, chosen, timer, runnable, seed))
         between = Stretch.between(subject.skeleton) if chosen.runs_pairs else ()
@@ -148,12 +148,12 @@ def _journal(
     data: Calibration,
     runtime: Runtime,
     timer: Timer,
-    choices: Sequence[Precision],
+    candidates: Sequence[Precision],
     seed: int,
 ) -> Journal | None:
     if path is None:
         return None
-    key = measurement_key(subject.network, data, subject.quantizer, choices) | {
+    key = measurement_key(subject.network, data, subject.quantizer, candidates) | {
         "runtime": repr(runtime),
         "batch_size": str(subject.batch_size),
         "clock": timer.clock,
@@ -177,9 +177,9 @@ def _whole(
         return None
     table = parts.table()
     mixed = random_assignments(table, subject.network.ties, count, seed)
-    choices = np.vstack([mixed, uniform_assignments(table)])
+    candidates = np.vstack([mixed, uniform_assignments(table)])
     return time_whole(
-        subject, runtime, parts.precisions, choices, timer, kept, kept.keep, f"{count} networks"
+        subject, runtime, parts.precisions, candidates, timer, kept, kept.keep, f"{count} networks"
     )
 
 
@@ -250,20 +250,20 @@ def _networks(subject: Subject, parts: Parts, measured: WholeTimes) -> list[dict
             },
             **asdict(interval),
         }
-        for row, interval in zip(measured.choices.tolist(), measured.intervals, strict=True)
+        for row, interval in zip(measured.candidates.tolist(), measured.intervals, strict=True)
     ]
 
 
 def _agreement(parts: Parts, measured: WholeTimes) -> dict[str, Any]:
     """The plain sum and the correction, on networks that the correction has not seen."""
-    held = max(int(len(measured.choices) * VALIDATION_SHARE), 1)
-    seen = WholeTimes(measured.choices[held:], measured.intervals[held:])
+    held = max(int(len(measured.candidates) * VALIDATION_SHARE), 1)
+    seen = WholeTimes(measured.candidates[held:], measured.intervals[held:])
     fitted = Correction.fit(parts, seen).apply(parts)
     models: Mapping[str, Callable[[], Any]] = {
         "sum_of_layers": parts.table, "corrected": lambda: fitted,
     }  # fmt: skip
-    truth, choices = measured.seconds[:held], measured.choices[:held]
+    truth, candidates = measured.seconds[:held], measured.candidates[:held]
     return {
-        label: asdict(Agreement.of(predicted(table(), choices), truth))
+        label: asdict(Agreement.of(predicted(table(), candidates), truth))
         for label, table in models.items()
     }

@@ -57,7 +57,7 @@ class TorchAo:
     ) -> Program:
         """One layer alone, all its calls."""
         (name,) = stretch.layers
-        holder = nn.Sequential(copy.deepcopy(subject.network.site(name)))
+        holder = nn.Sequential(copy.deepcopy(subject.network.layer_module(name)))
         _quantize(subject, holder, {name: precisions[name]}, {name: "0"})
         examples = [torch.from_numpy(x) for x in stretch.examples]
         return self._program(holder, lambda: [holder(x) for x in examples])
@@ -107,10 +107,12 @@ def _quantize(
     for name, precision in precisions.items():
         if precision == ORIGINAL:
             continue
-        site = module.get_submodule(places[name])
-        rounded = subject.quantizer.weight(name, subject.network.site(name), precision.weight)
+        layer_module = module.get_submodule(places[name])
+        rounded = subject.quantizer.weight(
+            name, subject.network.layer_module(name), precision.weight
+        )
         with torch.no_grad():
-            weight_of(site).copy_(rounded)
+            weight_of(layer_module).copy_(rounded)
         chosen = configurations[_KERNELS[precision]]()
         quantization.quantize_(module, chosen, filter_fn=_is_at(places[name]))
 

@@ -138,7 +138,7 @@ class Roofline:
         self,
         resource: str,
         layers: Sequence[Layer],
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
         workload: Workload,
     ) -> CostTable:
         """``[L, B]`` seconds or joules of one batch; ``nan`` where it cannot run a layer.
@@ -148,20 +148,20 @@ class Roofline:
         """
         if resource not in _UNITS:
             raise UnknownNameError("resource", resource, _UNITS)
-        rows = [[self._price(resource, x, p, workload) for p in choices] for x in layers]
-        values = np.array(rows, dtype=np.float64).reshape(len(layers), len(choices))
+        rows = [[self._price(resource, x, p, workload) for p in candidates] for x in layers]
+        values = np.array(rows, dtype=np.float64).reshape(len(layers), len(candidates))
         names = tuple(layer.name for layer in layers)
-        return CostTable(resource, _UNITS[resource], names, tuple(choices), values)
+        return CostTable(resource, _UNITS[resource], names, tuple(candidates), values)
 
     def uncertainty(
         self,
         resource: str,
         layers: Sequence[Layer],
-        choices: Sequence[Precision],
+        candidates: Sequence[Precision],
         workload: Workload,
     ) -> CostTable:
         """Unknown, all ``nan``: a datasheet does not say."""
-        table = self.cost(resource, layers, choices, workload)
+        table = self.cost(resource, layers, candidates, workload)
         return replace(table, values=np.full_like(table.values, nan))
 
     def _price(

@@ -206,7 +206,9 @@ class _SquaredNorms:
 
         layers = self._network.layers
         handles = [
-            self._network.site(x.name).register_forward_hook(partial(count, x.weight_of or x.name))
+            self._network.layer_module(x.name).register_forward_hook(
+                partial(count, x.weight_of or x.name)
+            )
             for x in layers
         ]
         with hooks(handles):
@@ -263,16 +265,24 @@ def _first(value: Tensor, num_examples: int) -> Tensor:
 def _norms_of_sum(used: list[tuple[Tap, Tensor, Tensor]], examples: Tensor) -> Tensor:
     """``[N]`` squared norms of a parameter's gradient, summed over its uses, for some examples."""
     tap = used[0][0]
-    parts = [(t.site, t.by_example(x), t.by_example(_at_least_float(g))) for t, x, g in used]
-    split = [(site, x, g) for site, x, g in parts if x is not None and g is not None]
+    parts = [
+        (t.layer_module, t.by_example(x), t.by_example(_at_least_float(g))) for t, x, g in used
+    ]
+    split = [
+        (layer_module, x, g) for layer_module, x, g in parts if x is not None and g is not None
+    ]
     if len(split) < len(parts):
-        whole = [weight_gradients(t.site, x[None], _at_least_float(g)[None]) for t, x, g in used]
+        whole = [
+            weight_gradients(t.layer_module, x[None], _at_least_float(g)[None]) for t, x, g in used
+        ]
         return _first(_sum(whole).double().square().sum(), tap.num_examples)
     found = torch.zeros(tap.num_examples, dtype=torch.float64)
-    step = max(1, _WORK_ELEMENTS // max(_spread(site, x) for site, x, _ in split))
+    step = max(1, _WORK_ELEMENTS // max(_spread(layer_module, x) for layer_module, x, _ in split))
     for start in range(0, len(examples), step):
         some = examples[start : start + step]
-        norms = _squared_norms([(site, _rows(x, some), _rows(g, some)) for site, x, g in split])
+        norms = _squared_norms(
+            [(layer_module, _rows(x, some), _rows(g, some)) for layer_module, x, g in split]
+        )
         found[some] = norms.double().cpu()
     return found
 
@@ -294,19 +304,19 @@ def _squared_norms(calls: list[tuple[nn.Module, Tensor, Tensor]]) -> Tensor:
     return norms
 
 
-def _has_few_positions(site: nn.Module, x: Tensor, g: Tensor) -> bool:
+def _has_few_positions(layer_module: nn.Module, x: Tensor, g: Tensor) -> bool:
     """Whether products between positions are fewer than weights."""
-    if kind_of(site) not in ("linear", "embedding"):
+    if kind_of(layer_module) not in ("linear", "embedding"):
         return False
     positions = g[0].numel() // g.shape[-1]
-    inner = positions * (g.shape[-1] + (x.shape[-1] if kind_of(site) == "linear" else 1))
-    return inner <= weight_of(site).numel()
+    inner = positions * (g.shape[-1] + (x.shape[-1] if kind_of(layer_module) == "linear" else 1))
+    return inner <= weight_of(layer_module).numel()
 
 
-def _gram_norms(site: nn.Module, x: Tensor, g: Tensor) -> Tensor:
+def _gram_norms(layer_module: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     r""":math:`\lVert \sum_t g_t x_t^T \rVert^2 = \sum_{ts} (g_t \cdot g_s)(x_t \cdot x_s)`."""
     g = g.reshape(len(g), -1, g.shape[-1])  # [N, T, O]
-    if kind_of(site) == "embedding":
+    if kind_of(layer_module) == "embedding":
         ids = x.reshape(len(x), -1)
         met = (ids[:, :, None] == ids[:, None, :]).to(g.dtype)  # [N, T, T]
     else:
@@ -315,9 +325,9 @@ def _gram_norms(site: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     return (met * (g @ g.transpose(1, 2))).sum(dim=(1, 2)).clamp_min(0.0)
 
 
-def _spread(site: nn.Module, x: Tensor) -> int:
+def _spread(layer_module: nn.Module, x: Tensor) -> int:
     """Numbers that one example's gradient takes while it is computed."""
-    weight = weight_of(site)
+    weight = weight_of(layer_module)
     return max(weight.numel(), x[0].numel() * prod(weight.shape[2:]), 1)
 
 

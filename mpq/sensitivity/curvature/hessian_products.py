@@ -127,7 +127,7 @@ def second_order(
     """
     read: dict[str, list[Tensor]] = {layer.name: [] for layer in network.layers}
     handles = [
-        network.site(name).register_forward_pre_hook(_keep(kept))
+        network.layer_module(name).register_forward_pre_hook(_keep(kept))
         for name, kept in read.items()
         if with_inputs
     ]
@@ -185,14 +185,14 @@ def own_weights(
     """
     users = {layer.name: layer.weight_of or layer.name for layer in network.layers}
     users = {name: owner for name, owner in users.items() if owners is None or owner in owners}
-    originals = {name: weight_of(network.site(name)) for name in users}
+    originals = {name: weight_of(network.layer_module(name)) for name in users}
     fresh = {
         owner: nn.Parameter(originals[owner].detach()) for owner in users if users[owner] == owner
     }
     try:
         for name, owner in users.items():
-            network.site(name).weight = fresh[owner]
+            network.layer_module(name).weight = fresh[owner]
         yield fresh
     finally:
         for name, weight in originals.items():
-            network.site(name).weight = weight
+            network.layer_module(name).weight = weight

@@ -24,12 +24,12 @@ class Tap:
 
     Args:
         layer: The layer.
-        site: Its module.
+        layer_module: Its module.
         num_examples: ``N``.
     """
 
     layer: Layer
-    site: nn.Module
+    layer_module: nn.Module
     num_examples: int
 
     @property
@@ -99,12 +99,12 @@ def tapped(network: Network, num_examples: int, reader: GradientReader) -> Itera
     """Within this block a backward pass through the network is read."""
     handles = []
     for layer in network.layers:
-        site = network.site(layer.name)
-        tap = Tap(layer, site, num_examples)
+        layer_module = network.layer_module(layer.name)
+        tap = Tap(layer, layer_module, num_examples)
         handles += [
             # Before the hooks of a quantized network: what is read is the input as it came.
-            site.register_forward_pre_hook(partial(_before, reader, tap), prepend=True),
-            site.register_forward_hook(partial(_after, reader, tap)),
+            layer_module.register_forward_pre_hook(partial(_before, reader, tap), prepend=True),
+            layer_module.register_forward_hook(partial(_after, reader, tap)),
         ]
     with hooks(handles):
         yield

@@ -61,15 +61,15 @@ def _steps(tap: Tap, x: Tensor, g: Tensor) -> Iterator[tuple[slice, Tensor]]:
     count, g = tap.num_examples, g.float()
     inputs, outputs = tap.by_example(x), tap.by_example(g)
     if inputs is None or outputs is None:
-        yield slice(0, count), weight_gradients(tap.site, x[None], g[None]) / sqrt(count)
+        yield slice(0, count), weight_gradients(tap.layer_module, x[None], g[None]) / sqrt(count)
         return
-    step = max(1, _WORK_ELEMENTS // _elements(tap.site, inputs[0]))
+    step = max(1, _WORK_ELEMENTS // _elements(tap.layer_module, inputs[0]))
     for start in range(0, count, step):
         examples = slice(start, min(start + step, count))
-        yield examples, weight_gradients(tap.site, inputs[examples], outputs[examples])
+        yield examples, weight_gradients(tap.layer_module, inputs[examples], outputs[examples])
 
 
-def _elements(site: nn.Module, x: Tensor) -> int:
+def _elements(layer_module: nn.Module, x: Tensor) -> int:
     """What one example's gradient spreads out."""
-    weight = weight_of(site)
+    weight = weight_of(layer_module)
     return max(x.numel() * prod(weight.shape[2:]), weight.numel())

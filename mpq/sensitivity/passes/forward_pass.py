@@ -45,8 +45,8 @@ def read_batch(network: Network, batch: Batch, reader: LayerReader) -> None:
     Raises:
         ModelError: If the output is not finite.
     """
-    taps = [Tap(layer, network.site(layer.name), batch.size) for layer in network.layers]
-    handles = [tap.site.register_forward_hook(partial(_read, reader, tap)) for tap in taps]
+    taps = [Tap(layer, network.layer_module(layer.name), batch.size) for layer in network.layers]
+    handles = [tap.layer_module.register_forward_hook(partial(_read, reader, tap)) for tap in taps]
     with hooks(handles), torch.no_grad():
         network.outputs(batch)
 

@@ -109,7 +109,7 @@ def input_histograms(
     def read(tap: Tap, x: Tensor, _: Tensor) -> None:
         if tap.name in found and x.is_floating_point():
             for tensor_format in formats:
-                rounded = quantizer.activation(tap.name, tap.site, x, tensor_format)
+                rounded = quantizer.activation(tap.name, tap.layer_module, x, tensor_format)
                 counts = bins[tap.name].histogram(rounded)
                 held = found[tap.name].get(tensor_format)
                 found[tap.name][tensor_format] = counts if held is None else held + counts
@@ -124,10 +124,10 @@ def weight_histograms(
     """Every layer's weight in every format, over the range of the original."""
     found = {}
     for layer in network.layers:
-        weight, site = network.weight(layer.name), network.site(layer.name)
+        weight, layer_module = network.weight(layer.name), network.layer_module(layer.name)
         bins = bins_of(float(weight.min()), float(weight.max()), num_bins)
         found[layer.name] = {
-            tensor_format: bins.histogram(quantizer.weight(layer.name, site, tensor_format))
+            tensor_format: bins.histogram(quantizer.weight(layer.name, layer_module, tensor_format))
             for tensor_format in formats
         }
     return found

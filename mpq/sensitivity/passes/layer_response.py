@@ -10,22 +10,22 @@ from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 
 
-def response(site: nn.Module, x: Tensor, weight: Tensor | None = None) -> Tensor:
+def response(layer_module: nn.Module, x: Tensor, weight: Tensor | None = None) -> Tensor:
     """The output of a layer's own ``forward``, without gradients and without its hooks.
 
     Args:
-        site: The layer's module; left as it is.
+        layer_module: The layer's module; left as it is.
         x: Input, as it is called with.
         weight: Takes the place of its weight, of the same shape.
 
     Returns:
         At least in float32: the difference of two responses would drown in bfloat16.
     """
-    own = {f"site.{name}": _wide(p) for name, p in site.named_parameters(recurse=False)}
+    own = {f"site.{name}": _wide(p) for name, p in layer_module.named_parameters(recurse=False)}
     if weight is not None:
         own["site.weight"] = _wide(weight)
     with torch.no_grad():
-        found = torch.func.functional_call(_Bare(site), own, (_wide(x),))
+        found = torch.func.functional_call(_Bare(layer_module), own, (_wide(x),))
     assert isinstance(found, Tensor)
     return found
 
@@ -33,40 +33,40 @@ def response(site: nn.Module, x: Tensor, weight: Tensor | None = None) -> Tensor
 def response_changes(
     quantizer: Quantizer,
     name: str,
-    site: nn.Module,
+    layer_module: nn.Module,
     x: Tensor,
     original: Tensor,
-    choices: Sequence[Precision],
+    candidates: Sequence[Precision],
 ) -> Iterator[tuple[int, Tensor]]:
     """What each choice changes in the layer's output, one at a time.
 
     Args:
         quantizer: How weight and input are put into a format.
         name: Of the layer.
-        site: Its module.
+        layer_module: Its module.
         x: Its input.
         original: Its ``response`` to it.
-        choices: ``B``; those that leave weight and input as they are, are left out.
+        candidates: ``B``; those that leave weight and input as they are, are left out.
 
     Yields:
         Index of the choice, and the change, of the output's shape.
     """
-    for column, choice in enumerate(choices):
-        if not (choice.weight.is_exact and choice.activation.is_exact):
-            rounded = quantizer.activation(name, site, x, choice.activation)
-            weight = quantizer.weight(name, site, choice.weight)
-            yield column, response(site, rounded, weight) - original
+    for column, candidate in enumerate(candidates):
+        if not (candidate.weight.is_exact and candidate.activation.is_exact):
+            rounded = quantizer.activation(name, layer_module, x, candidate.activation)
+            weight = quantizer.weight(name, layer_module, candidate.weight)
+            yield column, response(layer_module, rounded, weight) - original
 
 
 class _Bare(nn.Module):
     """Calls a layer's ``forward`` itself, so that no hook on the layer is called."""
 
-    def __init__(self, site: nn.Module) -> None:
+    def __init__(self, layer_module: nn.Module) -> None:
         super().__init__()
-        self.site = site
+        self.layer_module = layer_module
 
     def forward(self, x: Tensor) -> Any:
-        return self.site.forward(x)
+        return self.layer_module.forward(x)
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -13,31 +13,31 @@ from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import is_hugging_face_conv1d
 
 
-def weight_gradients(site: nn.Module, x: Tensor, g: Tensor) -> Tensor:
+def weight_gradients(layer_module: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     """Gradient of one call, per example.
 
     Args:
-        site: The layer's module.
+        layer_module: The layer's module.
         x: Its input, ``[N, ...]``; numbers are taken to the gradient's dtype.
         g: Gradient of its output, ``[N, ...]``.
 
     Returns:
         ``[N, D]``, ``D`` weights in the weight's own layout, flattened.
     """
-    kind = kind_of(site)
+    kind = kind_of(layer_module)
     if kind == "embedding":
-        return _embedding(x, g, _weight_shape(site))
+        return _embedding(x, g, _weight_shape(layer_module))
     x = x.to(g.dtype)
     if kind == "linear":
-        return _linear(x, g, is_hugging_face_conv1d(site))
-    return _convolution(site, x, g)
+        return _linear(x, g, is_hugging_face_conv1d(layer_module))
+    return _convolution(layer_module, x, g)
 
 
-def summed_weight_gradients(site: nn.Module, x: Tensor, g: Tensor, group: int) -> Tensor:
+def summed_weight_gradients(layer_module: nn.Module, x: Tensor, g: Tensor, group: int) -> Tensor:
     """Gradient of one call, summed over groups of examples: less work where that is enough.
 
     Args:
-        site: The layer's module.
+        layer_module: The layer's module.
         x: Its input, ``[N, ...]``.
         g: Gradient of its output, ``[N, ...]``.
         group: Consecutive examples in a group; the last one may be smaller.
@@ -46,16 +46,16 @@ def summed_weight_gradients(site: nn.Module, x: Tensor, g: Tensor, group: int) -
         ``[ceil(N / group), D]``; see ``weight_gradients``.
     """
     if group == 1:
-        return weight_gradients(site, x, g)
-    kind = kind_of(site)
+        return weight_gradients(layer_module, x, g)
+    kind = kind_of(layer_module)
     assert kind is not None
     if kind.startswith("conv"):
         groups = zip(x.split(group), g.split(group), strict=True)
-        return torch.stack([_shared_gradient(site, *part) for part in groups])
+        return torch.stack([_shared_gradient(layer_module, *part) for part in groups])
     whole = len(x) // group * group
     parts = [(x[:whole].unflatten(0, (-1, group)), g[:whole].unflatten(0, (-1, group)))]
     parts += [(x[None, whole:], g[None, whole:])] if whole < len(x) else []
-    return torch.cat([weight_gradients(site, *part) for part in parts if len(part[0])])
+    return torch.cat([weight_gradients(layer_module, *part) for part in parts if len(part[0])])
 
 
 def by_example(tensor: Tensor, num_examples: int, batch_axis: int) -> Tensor | None:
@@ -79,9 +79,9 @@ def by_example(tensor: Tensor, num_examples: int, batch_axis: int) -> Tensor | N
     return None
 
 
-def _weight_shape(site: nn.Module) -> torch.Size:
-    assert isinstance(site.weight, Tensor)
-    return site.weight.shape
+def _weight_shape(layer_module: nn.Module) -> torch.Size:
+    assert isinstance(layer_module.weight, Tensor)
+    return layer_module.weight.shape
 
 
 def _linear(x: Tensor, g: Tensor, is_transposed: bool) -> Tensor:
@@ -111,30 +111,30 @@ class _Geometry:
     output_padding: tuple[int, ...]
 
     @classmethod
-    def of(cls, site: Any) -> Self:
+    def of(cls, layer_module: Any) -> Self:
         """Of a ``ConvNd`` or ``ConvTransposeNd``; torch types none of these attributes."""
-        kernel, dilation = tuple(site.kernel_size), tuple(site.dilation)
-        if site.padding == "same":
+        kernel, dilation = tuple(layer_module.kernel_size), tuple(layer_module.dilation)
+        if layer_module.padding == "same":
             both = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
             padding = [(b // 2, b - b // 2) for b in both]
         else:
-            one = (0,) * len(kernel) if site.padding == "valid" else site.padding
+            one = (0,) * len(kernel) if layer_module.padding == "valid" else layer_module.padding
             padding = [(p, p) for p in one]
-        is_transposed = bool(site.transposed)
-        mode = "constant" if site.padding_mode == "zeros" else site.padding_mode
-        stride = tuple(site.stride)
-        output_padding = tuple(site.output_padding)
+        is_transposed = bool(layer_module.transposed)
+        mode = "constant" if layer_module.padding_mode == "zeros" else layer_module.padding_mode
+        stride = tuple(layer_module.stride)
+        output_padding = tuple(layer_module.output_padding)
         return cls(
-            kernel, stride, dilation, tuple(padding), site.groups, mode, is_transposed,
+            kernel, stride, dilation, tuple(padding), layer_module.groups, mode, is_transposed,
             output_padding,
         )  # fmt: skip
 
 
-def _convolution(site: nn.Module, x: Tensor, g: Tensor) -> Tensor:
+def _convolution(layer_module: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     """Correlates what is slid over with what is not; a transposed layer swaps the two."""
-    geometry = _Geometry.of(site)
+    geometry = _Geometry.of(layer_module)
     if x.ndim == len(geometry.kernel) + 3:  # several images per example
-        flat = _convolution(site, x.flatten(0, 1), g.flatten(0, 1))
+        flat = _convolution(layer_module, x.flatten(0, 1), g.flatten(0, 1))
         return flat.reshape(*x.shape[:2], -1).sum(dim=1)
     slid, fixed = (g, x) if geometry.is_transposed else (x, g)
     sides = [side for pair in reversed(geometry.padding) for side in pair]
@@ -148,9 +148,9 @@ def _convolution(site: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     return (columns @ rows.transpose(2, 3)).transpose(2, 3).flatten(1)
 
 
-def _shared_gradient(site: nn.Module, x: Tensor, g: Tensor) -> Tensor:
+def _shared_gradient(layer_module: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     """``[D]`` of a convolution, for all examples together: torch's own kernel."""
-    geometry = _Geometry.of(site)
+    geometry = _Geometry.of(layer_module)
     if x.ndim == len(geometry.kernel) + 3:  # several images per example
         x, g = x.flatten(0, 1), g.flatten(0, 1)
     padding = [left for left, _ in geometry.padding]
@@ -158,7 +158,7 @@ def _shared_gradient(site: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     if not is_plain:
         sides = [side for pair in reversed(geometry.padding) for side in pair]
         x, padding = F.pad(x, sides, mode=geometry.padding_mode), [0] * len(padding)
-    weight = g.new_empty(_weight_shape(site))  # only its shape is read
+    weight = g.new_empty(_weight_shape(layer_module))  # only its shape is read
     _, gradient, _ = torch.ops.aten.convolution_backward(
         g, x.to(g.dtype), weight, None, geometry.stride, padding, geometry.dilation,
         geometry.is_transposed, geometry.output_padding, geometry.groups, [False, True, False],

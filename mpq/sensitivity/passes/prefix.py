@@ -69,9 +69,9 @@ class Recording:
             first.setdefault(call.module, number)
         object.__setattr__(self, "_first", first)
 
-    def first_call(self, site: nn.Module) -> int | None:
+    def first_call(self, layer_module: nn.Module) -> int | None:
         """Number of a module's first call; ``None`` if it is not called."""
-        return self._first.get(site)
+        return self._first.get(layer_module)
 
 
 @final
@@ -121,12 +121,12 @@ class PrefixReuse:
 
     def outputs(self, recording: Recording, layer: str) -> Tensor:
         """Outputs ``[N, P, C]`` of the network as it is now, if only ``layer`` was changed."""
-        if recording.first_call(self._network.site(layer)) is None:
+        if recording.first_call(self._network.layer_module(layer)) is None:
             return recording.outputs
         return self._run(recording.batch, self._after(recording, layer))
 
     def _after(self, recording: Recording, layer: str) -> "_Pass":
-        first = recording.first_call(self._network.site(layer))
+        first = recording.first_call(self._network.layer_module(layer))
         return _Pass(recording.calls, len(recording.calls) if first is None else first)
 
     def _recorded(self, batch: Batch, base: Recording | None, layer: str | None) -> Recording:

@@ -23,9 +23,9 @@ def weight_errors(
     """Squared error of every layer's weight in every format, ``[L, formats]``."""
     found = np.zeros((len(network.layers), len(formats)))
     for row, layer in enumerate(track(network.layers, "rounded weights")):
-        weight, site = network.weight(layer.name), network.site(layer.name)
+        weight, layer_module = network.weight(layer.name), network.layer_module(layer.name)
         for column, tensor_format in enumerate(formats):
-            change = quantizer.weight(layer.name, site, tensor_format) - weight
+            change = quantizer.weight(layer.name, layer_module, tensor_format) - weight
             found[row, column] = float(change.double().square().sum())
     return found
 
@@ -42,14 +42,14 @@ def input_errors(
     if not rounding:
         return found
 
-    def add(row: int, name: str, site: nn.Module, args: tuple[Any, ...]) -> None:
+    def add(row: int, name: str, layer_module: nn.Module, args: tuple[Any, ...]) -> None:
         for column, tensor_format in rounding:
-            change = quantizer.activation(name, site, args[0], tensor_format) - args[0]
+            change = quantizer.activation(name, layer_module, args[0], tensor_format) - args[0]
             found[row, column] += float(change.double().square().sum())
 
     layers = enumerate(network.layers)
     handles = [
-        network.site(layer.name).register_forward_pre_hook(partial(add, row, layer.name))
+        network.layer_module(layer.name).register_forward_pre_hook(partial(add, row, layer.name))
         for row, layer in layers
     ]
     examples = 0

@@ -146,13 +146,13 @@ def precision_per_copy(
     network: Network, quantizer: Quantizer, layer: str, precisions: Sequence[Precision], axis: int
 ) -> Iterator[None]:
     """Within this block a layer computes equal parts of its input, each in its own precision."""
-    site = network.site(layer)
-    forward = site.forward
+    layer_module = network.layer_module(layer)
+    forward = layer_module.forward
 
     def by_copy(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         outputs = []
         for part, precision in zip(x.chunk(len(precisions), axis), precisions, strict=True):
-            rounded = quantizer.activation(layer, site, part, precision.activation)
+            rounded = quantizer.activation(layer, layer_module, part, precision.activation)
             weight_only = replace(precision, activation=ORIGINAL.activation)
             with quantized(network, {layer: weight_only}, quantizer):
                 outputs.append(forward(rounded, *args, **kwargs))
@@ -162,7 +162,7 @@ def precision_per_copy(
         with quantized(network, {layer: precisions[0]}, quantizer):
             yield
     else:
-        with forward_replaced({site: by_copy}):
+        with forward_replaced({layer_module: by_copy}):
             yield
 
 
@@ -196,7 +196,7 @@ def _inputs(network: Network, batch: Batch) -> dict[str, list[Tensor]]:
     def keep(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
         found[name].append(args[0])
 
-    with hooks(network.site(n).register_forward_pre_hook(partial(keep, n)) for n in found):
+    with hooks(network.layer_module(n).register_forward_pre_hook(partial(keep, n)) for n in found):
         network.outputs(batch)
     return found
 

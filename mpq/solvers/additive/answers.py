@@ -20,17 +20,17 @@ def solution_of(problem: Problem, answer: Answer, solver: str, seconds: float) -
     Raises:
         SolverError: If what was proved contradicts what was found.
     """
-    if answer.choice is None:
+    if answer.columns is None:
         return Solution(answer.status, None, float("nan"), answer.bound, solver, seconds)
-    choice = problem.grouped.expand(answer.choice)
-    loss, bound = problem.loss_of(choice), answer.bound
+    columns = problem.grouped.expand(answer.columns)
+    loss, bound = problem.loss_of(columns), answer.bound
     if bound is not None and bound > loss:
         # Proved in scaled floating point, where its last digits are not ours.
         scale = np.abs(problem.loss.values).sum()
         if bound > loss + _ROUNDING * scale:
             raise SolverError(f"{solver} proved {bound}, above the loss {loss} that it found")
         bound = loss
-    return Solution(answer.status, choice, loss, bound, solver, seconds)
+    return Solution(answer.status, columns, loss, bound, solver, seconds)
 
 
 def require_one_budget(reduced: Reduced, solver: str) -> None:

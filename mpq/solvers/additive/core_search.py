@@ -6,7 +6,7 @@ from typing import Any, Self, final
 import numpy as np
 import numpy.typing as npt
 
-from mpq.problem.problem import Choice
+from mpq.problem.problem import Columns
 from mpq.solvers.additive.hull import Hull
 from mpq.solvers.additive.multipliers import Dual
 from mpq.solvers.additive.presolve import Array, Reduced
@@ -58,7 +58,7 @@ class _States:
         return self.kept(order[np.r_[True, loss[1:] < least[:-1]]])
 
 
-def closed(problem: Reduced, dual: Dual, within: Choice, max_states: int) -> tuple[Choice, float]:
+def closed(problem: Reduced, dual: Dual, within: Columns, max_states: int) -> tuple[Columns, float]:
     r"""The best choice within one budget, and a bound that proves it.
 
     With :math:`\bar s` the reduced costs, a choice loses :math:`L(\mu) + \sum_g \bar s_{g z_g}` and
@@ -80,7 +80,7 @@ def closed(problem: Reduced, dual: Dual, within: Choice, max_states: int) -> tup
         The best choice found ``[G]``, and a lower bound of the rise.
     """
     multiplier, room = float(dual.multipliers[0]), 1 - float(dual.used[0])
-    cost = problem.excess[0] - problem.excess[0][np.arange(len(within)), dual.choice][:, None]
+    cost = problem.excess[0] - problem.excess[0][np.arange(len(within)), dual.columns][:, None]
     best, least = within, problem.loss(within) - dual.bound  # above the relaxation's bound
     exact = _ROUNDING * (abs(dual.bound) + multiplier + least)
     rows = _open_rows(dual, least)
@@ -94,7 +94,7 @@ def closed(problem: Reduced, dual: Dual, within: Choice, max_states: int) -> tup
         left = room - longer.cost
         above = np.where(left >= 0, longer.reduced + multiplier * left, np.inf)
         if above.min() < least - exact:
-            best = _traced([*trail, longer], rows, dual.choice, int(above.argmin()))
+            best = _traced([*trail, longer], rows, dual.columns, int(above.argmin()))
             least = problem.loss(best) - dual.bound
         floor = longer.reduced + rest.after(position, left)
         trail.append(longer.kept(floor < least - exact))
@@ -119,9 +119,11 @@ def _open_rows(dual: Dual, gap: float) -> npt.NDArray[np.intp]:
     return np.asarray(order[second[order] < gap])
 
 
-def _traced(trail: list[_States], rows: npt.NDArray[np.intp], choice: Choice, state: int) -> Choice:
+def _traced(
+    trail: list[_States], rows: npt.NDArray[np.intp], columns: Columns, state: int
+) -> Columns:
     """The choice that a state of the last row stands for, completed by the relaxation's."""
-    found = choice.copy()
+    found = columns.copy()
     for depth in range(len(trail) - 1, 0, -1):
         found[rows[depth - 1]] = trail[depth].column[state]
         state = int(trail[depth].parent[state])

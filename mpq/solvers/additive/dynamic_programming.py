@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mpq.errors import InputError
 from mpq.problem.budget import ROUNDING
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.answers import (
@@ -79,13 +79,13 @@ class DynamicProgramming(Solver):
             return explained(problem, nothing, Lagrangian().solve)
         require_one_budget(reduced, self.name)
         answer = self._answer(reduced)
-        if answer.choice is not None and not problem.is_feasible(
-            problem.grouped.expand(answer.choice)
+        if answer.columns is not None and not problem.is_feasible(
+            problem.grouped.expand(answer.columns)
         ):  # rounding alone: one unit less is then within the budget
             answer = self._answer(reduced, retreat=1)
         return solution_of(problem, answer, self.name, time.perf_counter() - start)
 
-    def sweep(self, problem: Problem, limits: Sequence[float]) -> list[Choice]:
+    def sweep(self, problem: Problem, limits: Sequence[float]) -> list[Columns]:
         """The answers for many limits from one table, as ZeroQ's frontier.
 
         Args:
@@ -108,21 +108,23 @@ class DynamicProgramming(Solver):
         table = _Table.of(reduced, np.ceil(grid.units), grid.capacity, keeps_choices=True)
         kept_back = (problem.budgets[-1].limit - np.array(limits)) / reduced.free[0]
         left = np.floor(grid.room * (1 + ROUNDING) - kept_back * grid.room)
-        return [problem.grouped.expand(table.choice(max(int(w), 0))) for w in left.tolist()]
+        return [problem.grouped.expand(table.columns(max(int(w), 0))) for w in left.tolist()]
 
     def _answer(self, reduced: Reduced, retreat: int = 0) -> Answer:
         if not len(reduced.excess):
-            choice = reduced.unlimited
-            return Answer(Status.OPTIMAL, choice, reduced.offset + reduced.loss(choice))
+            columns = reduced.unlimited
+            return Answer(Status.OPTIMAL, columns, reduced.offset + reduced.loss(columns))
         grid = _Grid.of(reduced, self.grid)
         above = _Table.of(reduced, np.ceil(grid.units), grid.capacity, keeps_choices=True)
-        choice = above.choice(grid.capacity - retreat)
+        columns = above.columns(grid.capacity - retreat)
         if grid.is_exact and not retreat:
-            return Answer(Status.OPTIMAL, choice, reduced.offset + reduced.loss(choice))
+            return Answer(Status.OPTIMAL, columns, reduced.offset + reduced.loss(columns))
         below = _Table.of(reduced, np.floor(grid.units), grid.capacity, keeps_choices=False)
-        rise = min(float(below.least[grid.capacity]), reduced.loss(choice))
-        is_best = rise == reduced.loss(choice)
-        return Answer(Status.OPTIMAL if is_best else Status.FEASIBLE, choice, reduced.offset + rise)
+        rise = min(float(below.least[grid.capacity]), reduced.loss(columns))
+        is_best = rise == reduced.loss(columns)
+        return Answer(
+            Status.OPTIMAL if is_best else Status.FEASIBLE, columns, reduced.offset + rise
+        )
 
 
 @final
@@ -176,7 +178,7 @@ class _Table:
         column: ``[G, W + 1]`` what the row takes then; empty where it is not kept.
     """
 
-    units: Choice
+    units: Columns
     least: Array
     column: npt.NDArray[np.int8]
 
@@ -205,7 +207,7 @@ class _Table:
                 column[row] = taken
         return cls(whole, least, column)
 
-    def choice(self, amount: int) -> Choice:
+    def columns(self, amount: int) -> Columns:
         """``[G]`` of what uses at most that amount."""
         found = np.empty(len(self.units), dtype=np.intp)
         for row in range(len(found) - 1, -1, -1):

@@ -35,8 +35,8 @@ def _shortfalls(problem: Problem, solve: Exact) -> tuple[Shortfall, ...]:
         if table.pairs:
             least = _least(problem, budget, least, solve)
         others = tuple(b for b in problem.budgets if b.resource != budget.resource)
-        choice = solve(replace(problem, budgets=others).cheapest(table)).choice
-        within = None if choice is None else budget.used(choice)
+        columns = solve(replace(problem, budgets=others).cheapest(table)).columns
+        within = None if columns is None else budget.used(columns)
         row = Shortfall(table.name, table.unit, budget.limit, least, within)
         # Of a maximum over several tables, the one that reaches least far down.
         rows[budget.resource] = max(rows.get(budget.resource, row), row, key=_reach)
@@ -60,8 +60,8 @@ def _least(problem: Problem, budget: Budget, floor: float, solve: Exact) -> floa
     for other in problem.budgets:
         free = free.available(other.table)
     found = solve(free)
-    if found.choice is not None and found.status is Status.OPTIMAL:
-        return budget.used(found.choice)
+    if found.columns is not None and found.status is Status.OPTIMAL:
+        return budget.used(found.columns)
     return max(floor, floor if found.bound is None else found.bound)
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar, final
 
 import numpy as np
 
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.answers import (
@@ -107,7 +107,7 @@ class Lagrangian(Solver):
         if dual.proves_infeasible(reduced):
             return Answer(Status.INFEASIBLE, None, None)
         bound = reduced.offset + dual.bound
-        if within is dual.choice and not dual.multipliers.any():
+        if within is dual.columns and not dual.multipliers.any():
             found, is_exact = within, True
         elif len(dual.multipliers) == 1 and within is not None:
             found, rise = closed(reduced, dual, within, _MAX_STATES)
@@ -120,13 +120,13 @@ class Lagrangian(Solver):
         return Answer(Status.OPTIMAL, found, bound)
 
     def _branch(
-        self, problem: Problem, reduced: Reduced, dual: Dual, within: Choice | None
+        self, problem: Problem, reduced: Reduced, dual: Dual, within: Columns | None
     ) -> Answer:
         """Branch and bound: first among few cells, then among all that may be better."""
         effort = Effort(chosen_backend(self.backend), self.time_limit_s)
         few = dual.cells_within(_CORE_CELLS)
         first = solve_cells(problem, few, replace(effort, relative_gap=_CORE_GAP))
-        known = [c for c in (first.choice, within) if c is not None and self._fits(problem, c)]
+        known = [c for c in (first.columns, within) if c is not None and self._fits(problem, c)]
         bound = reduced.offset + dual.bound
         if not known:
             return solve_cells(problem, problem.grouped.allowed, effort)
@@ -138,12 +138,12 @@ class Lagrangian(Solver):
         open_cells = dual.reduced_cost <= least * (1 + _ROUNDING)
         open_cells[np.arange(len(best)), best] = True
         last = solve_cells(problem, open_cells, replace(effort, absolute_gap=allowed), best)
-        if last.choice is None:  # stopped before it had read the first choice
+        if last.columns is None:  # stopped before it had read the first choice
             return Answer(Status.TIME_LIMIT, best, bound)
         # No choice outside of the open cells is better than the best one known.
         proved = bound if last.bound is None else max(bound, last.bound)
-        return Answer(last.status, last.choice, proved)
+        return Answer(last.status, last.columns, proved)
 
     @staticmethod
-    def _fits(problem: Problem, choice: Choice) -> bool:
-        return problem.is_feasible(problem.grouped.expand(choice))
+    def _fits(problem: Problem, columns: Columns) -> bool:
+        return problem.is_feasible(problem.grouped.expand(columns))

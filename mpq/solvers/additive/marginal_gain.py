@@ -1,6 +1,6 @@
 """What the next more expensive precision of a layer gains per cost."""
 
-from mpq.problem.problem import Choice
+from mpq.problem.problem import Columns
 from mpq.solvers.additive.hull import Hull
 from mpq.solvers.additive.presolve import Reduced
 
@@ -9,12 +9,12 @@ def _hull(reduced: Reduced) -> Hull:
     return Hull.of(reduced.rise, reduced.excess.sum(axis=0), reduced.usable)
 
 
-def raised(reduced: Reduced) -> Choice:
+def raised(reduced: Reduced) -> Columns:
     """``[G]`` from the cheapest cells on, the steps that still fit by falling gain per cost."""
     hull = _hull(reduced)
-    choice, used = hull.start.copy(), reduced.used(hull.start)
+    columns, used = hull.start.copy(), reduced.used(hull.start)
     for row, column in zip(hull.row.tolist(), hull.column.tolist(), strict=True):
-        after = used + reduced.excess[:, row, column] - reduced.excess[:, row, choice[row]]
+        after = used + reduced.excess[:, row, column] - reduced.excess[:, row, columns[row]]
         if (after <= 1).all():
-            choice[row], used = column, after
-    return choice
+            columns[row], used = column, after
+    return columns

@@ -6,7 +6,7 @@ from typing import Any, final
 import numpy as np
 import pulp
 
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 from mpq.problem.solution import Status
 from mpq.solvers.additive.pair_variables import Link, linked
 from mpq.solvers.additive.presolve import Cells, Reduced
@@ -47,17 +47,17 @@ class Answer:
 
     Args:
         status: How it ended; the choice is within the budgets by the problem's own arithmetic.
-        choice: ``[G]``, or ``None``.
+        columns: ``[G]``, or ``None``.
         bound: Proved lower bound of the loss, or ``None``.
     """
 
     status: Status
-    choice: Choice | None
+    columns: Columns | None
     bound: float | None
 
 
 def solve_cells(
-    problem: Problem, cells: Cells, effort: Effort, start: Choice | None = None
+    problem: Problem, cells: Cells, effort: Effort, start: Columns | None = None
 ) -> Answer:
     """The best choice among some cells.
 
@@ -76,20 +76,20 @@ def solve_cells(
     reduced = Reduced.of(problem.grouped, cells)
     if reduced.overrun:
         return Answer(Status.INFEASIBLE, None, None)
-    excluded: list[Choice] = []
+    excluded: list[Columns] = []
     answer = first = _solved(_Program.of(reduced, excluded), effort, start)
-    while answer.choice is not None:
-        if problem.is_feasible(problem.grouped.expand(answer.choice)):
+    while answer.columns is not None:
+        if problem.is_feasible(problem.grouped.expand(answer.columns)):
             return answer
         if len(excluded) == _MAX_CUTS:
             break
-        excluded.append(answer.choice)
+        excluded.append(answer.columns)
         answer = _solved(_Program.of(reduced, excluded), effort, None)
-    if answer.choice is None:
+    if answer.columns is None:
         return answer
     inside = _solved(_Program.of(reduced, [], _MARGIN), effort, None)
-    if inside.choice is not None and problem.is_feasible(problem.grouped.expand(inside.choice)):
-        return Answer(Status.FEASIBLE, inside.choice, first.bound)
+    if inside.columns is not None and problem.is_feasible(problem.grouped.expand(inside.columns)):
+        return Answer(Status.FEASIBLE, inside.columns, first.bound)
     return Answer(Status.UNKNOWN, None, first.bound)
 
 
@@ -110,12 +110,12 @@ class _Program:
     model: Any
     variables: dict[tuple[int, int], Any]
     links: list[Link]
-    kept: Choice
+    kept: Columns
     factor: float
     offset: float
 
     @classmethod
-    def of(cls, reduced: Reduced, excluded: list[Choice], margin: float = 0.0) -> "_Program":
+    def of(cls, reduced: Reduced, excluded: list[Columns], margin: float = 0.0) -> "_Program":
         """The model; ``excluded [G]`` are not wanted, ``margin`` is the retreat from limits."""
         is_open = reduced.usable.sum(axis=1) > 1
         kept = reduced.usable.argmax(axis=1)
@@ -134,15 +134,15 @@ class _Program:
         terms = [(x[cell], reduced.rise[cell] * factor) for cell in cells]
         model += _sum(terms + _costs(links, 0, factor))
         for group in np.flatnonzero(is_open).tolist():
-            columns = np.flatnonzero(reduced.usable[group]).tolist()
-            model += _sum([(x[group, column], 1.0) for column in columns]) == 1
+            open_columns = np.flatnonzero(reduced.usable[group]).tolist()
+            model += _sum([(x[group, column], 1.0) for column in open_columns]) == 1
         for row, excess in enumerate(reduced.excess, start=1):
             terms = [(x[cell], excess[cell]) for cell in cells if excess[cell] > 0]
             terms += _costs(links, row)
             if terms:
                 model += _sum(terms) <= 1.0 - margin - float(excess[single].sum())
-        for choice in excluded:
-            same = [(x[cell], 1.0) for cell in enumerate(choice.tolist()) if cell in x]
+        for columns in excluded:
+            same = [(x[cell], 1.0) for cell in enumerate(columns.tolist()) if cell in x]
             model += _sum(same) <= len(same) - 1
         return cls(
             model, x, links, kept, factor, reduced.offset + float(reduced.rise[single].sum())
@@ -157,7 +157,7 @@ def _sum(terms: list[tuple[Any, float]]) -> Any:
     return pulp.LpAffineExpression([(variable, float(number)) for variable, number in terms])
 
 
-def _solved(program: _Program, effort: Effort, start: Choice | None) -> Answer:
+def _solved(program: _Program, effort: Effort, start: Columns | None) -> Answer:
     if not program.variables:
         return Answer(Status.OPTIMAL, program.kept, program.offset)
     if start is not None:
@@ -174,24 +174,24 @@ def _solved(program: _Program, effort: Effort, start: Choice | None) -> Answer:
     bound = None if bound is None else bound / program.factor + program.offset
     # `status` is "Optimal" even at a time limit; `sol_status` tells the two apart.
     is_finished = program.model.sol_status == pulp.LpSolutionOptimal
-    choice = _choice(program)
-    if choice is None:
+    columns = _columns(program)
+    if columns is None:
         return Answer(Status.UNKNOWN, None, bound)
     if not is_finished:
-        return Answer(Status.TIME_LIMIT, choice, bound)
+        return Answer(Status.TIME_LIMIT, columns, bound)
     is_exact = not (effort.relative_gap or effort.absolute_gap)
-    return Answer(Status.OPTIMAL if is_exact else Status.FEASIBLE, choice, bound)
+    return Answer(Status.OPTIMAL if is_exact else Status.FEASIBLE, columns, bound)
 
 
-def _choice(program: _Program) -> Choice | None:
+def _columns(program: _Program) -> Columns | None:
     """``[G]``, unless the backend stopped before a first solution."""
-    choice = program.kept.copy()
+    columns = program.kept.copy()
     taken: dict[int, float] = {}
     for (group, column), variable in program.variables.items():
         if variable.varValue is None:
             return None
         if variable.varValue > taken.get(group, 0.5):
             taken[group] = variable.varValue
-            choice[group] = column
+            columns[group] = column
     rows = {group for group, _ in program.variables}
-    return choice if len(taken) == len(rows) else None
+    return columns if len(taken) == len(rows) else None

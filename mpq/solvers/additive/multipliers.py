@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
-from mpq.problem.problem import Choice
+from mpq.problem.problem import Columns
 from mpq.solvers.additive.presolve import Array, Cells, Reduced
 
 _MAX_SECANTS = 500
@@ -36,14 +36,14 @@ class Dual:
         bound: ``L``.
         reduced_cost: ``[G, B]``, at least 0: what a cell adds to the bound if it is forced;
             infinite where it is not usable.
-        choice: ``[G]`` cells whose reduced cost is 0.
+        columns: ``[G]`` cells whose reduced cost is 0.
         used: ``[R]`` shares of the budgets that they use.
     """
 
     multipliers: Array
     bound: float
     reduced_cost: Array
-    choice: Choice
+    columns: Columns
     used: Array
 
     @classmethod
@@ -51,10 +51,10 @@ class Dual:
         """The relaxation at some multipliers."""
         priced = problem.rise + np.tensordot(multipliers, problem.excess, axes=1)
         priced = np.where(problem.usable, priced, np.inf)
-        choice = priced.argmin(axis=1)
-        least = priced[np.arange(len(choice)), choice]
+        columns = priced.argmin(axis=1)
+        least = priced[np.arange(len(columns)), columns]
         bound = float(least.sum() - multipliers.sum())
-        return cls(multipliers, bound, priced - least[:, None], choice, problem.used(choice))
+        return cls(multipliers, bound, priced - least[:, None], columns, problem.used(columns))
 
     def proves_infeasible(self, problem: Reduced) -> bool:
         """Whether the bound is above every loss, so that no choice can be within the budgets."""
@@ -64,13 +64,13 @@ class Dual:
     def cells_within(self, count: int) -> Cells:
         """``[G, B]`` the cells of least reduced cost, so many beside one for each row."""
         rest = self.reduced_cost.copy()
-        rest[np.arange(len(rest)), self.choice] = -1.0
+        rest[np.arange(len(rest)), self.columns] = -1.0
         flat = np.sort(rest, axis=None)
         finite = int(np.isfinite(flat).sum())
         return np.asarray(rest <= flat[min(len(rest) + count, finite) - 1])
 
 
-def maximised(problem: Reduced) -> tuple[Dual, Choice | None]:
+def maximised(problem: Reduced) -> tuple[Dual, Columns | None]:
     """The relaxation where its bound is largest.
 
     The bound is concave and piecewise linear in as many dimensions as there are budgets; an
@@ -82,15 +82,15 @@ def maximised(problem: Reduced) -> tuple[Dual, Choice | None]:
     """
     start = Dual.at(problem, np.zeros(len(problem.excess)))
     if (start.used <= 1).all():
-        return start, start.choice
+        return start, start.columns
     return _secants(problem, start) if len(start.used) == 1 else _several(problem, start)
 
 
-def _secants(problem: Reduced, over: Dual) -> tuple[Dual, Choice]:
+def _secants(problem: Reduced, over: Dual) -> tuple[Dual, Columns]:
     """One budget: where the lines of a choice above it and of one within it meet, look again."""
     within = np.where(problem.excess[0] == 0, problem.rise, np.inf)
     within = np.where(problem.usable, within, np.inf).argmin(axis=1)
-    above, found = over.choice, over
+    above, found = over.columns, over
     for _ in range(_MAX_SECANTS):
         gained = problem.loss(within) - problem.loss(above)
         released = problem.used(above)[0] - problem.used(within)[0]
@@ -100,13 +100,13 @@ def _secants(problem: Reduced, over: Dual) -> tuple[Dual, Choice]:
         if expected - found.bound <= _CLOSE * problem.worst:
             break
         if found.used[0] <= 1:
-            within = found.choice
+            within = found.columns
         else:
-            above = found.choice
+            above = found.columns
     return found, within
 
 
-def _several(problem: Reduced, start: Dual) -> tuple[Dual, Choice | None]:
+def _several(problem: Reduced, start: Dual) -> tuple[Dual, Columns | None]:
     """Several budgets: cutting planes come near, linear programs over few cells finish.
 
     Cells that a program's multipliers would rather have are added to the next one until there are
@@ -117,7 +117,7 @@ def _several(problem: Reduced, start: Dual) -> tuple[Dual, Choice | None]:
         return best, within
     near = best.cells_within(_PROGRAM_CELLS)
     for _ in range(_MAX_PROGRAMS):
-        multipliers = _program(problem, near, best.choice)
+        multipliers = _program(problem, near, best.columns)
         if multipliers is None:  # no choice among so few cells: the planes' bound holds
             break
         found = Dual.at(problem, multipliers)
@@ -130,20 +130,20 @@ def _several(problem: Reduced, start: Dual) -> tuple[Dual, Choice | None]:
     return best, within
 
 
-def _cutting_planes(problem: Reduced, start: Dual) -> tuple[Dual, Choice | None]:
+def _cutting_planes(problem: Reduced, start: Dual) -> tuple[Dual, Columns | None]:
     """Every choice that was met is a plane above the bound (Kelley 1960, doi:10.1137/0108053).
 
     The multipliers stay in a box until no larger bound is found at its border.
     """
-    planes = [(problem.loss(start.choice), start.used - 1)]
+    planes = [(problem.loss(start.columns), start.used - 1)]
     best, within, box = start, None, problem.worst or 1.0
     for _ in range(_MAX_PLANES):
         estimate, multipliers = _highest(planes, box)
         found = Dual.at(problem, multipliers)
         best = max(best, found, key=lambda dual: dual.bound)
-        loss = problem.loss(found.choice)
+        loss = problem.loss(found.columns)
         if (found.used <= 1).all() and (within is None or loss < problem.loss(within)):
-            within = found.choice
+            within = found.columns
         if best.proves_infeasible(problem):
             break
         planes.append((loss, found.used - 1))
@@ -168,13 +168,13 @@ def _highest(planes: list[tuple[float, Array]], box: float) -> tuple[float, Arra
     return float(found.x[0]), np.asarray(found.x[1:])
 
 
-def _program(problem: Reduced, near: Cells, choice: Choice) -> Array | None:
+def _program(problem: Reduced, near: Cells, columns: Columns) -> Array | None:
     """Multipliers of the linear program over some cells; rows with one cell keep it."""
     near = near.copy()
-    near[np.arange(len(near)), choice] = True
+    near[np.arange(len(near)), columns] = True
     is_open = near.sum(axis=1) > 1
     group, column = np.nonzero(near & is_open[:, None])
-    kept = problem.excess[:, ~is_open, choice[~is_open]].sum(axis=1)
+    kept = problem.excess[:, ~is_open, columns[~is_open]].sum(axis=1)
     position = np.cumsum(is_open) - 1
     one = csr_array((np.ones(len(group)), (position[group], np.arange(len(group)))))
     unit = problem.worst or 1.0

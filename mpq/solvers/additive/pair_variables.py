@@ -8,7 +8,7 @@ import numpy as np
 import pulp
 
 from mpq.problem.couplings import Array, Couplings
-from mpq.problem.problem import Choice
+from mpq.problem.problem import Columns
 from mpq.solvers.additive.presolve import Cells
 
 
@@ -29,10 +29,10 @@ class Link:
     columns: tuple[list[int], list[int]]
     costs: Array
 
-    def value(self, choice: Choice) -> float:
-        """What the variable is for ``choice [G]``."""
+    def value(self, columns: Columns) -> float:
+        """What the variable is for ``columns [G]``."""
         taken = zip(self.groups, self.columns, strict=True)
-        return float(all(choice[group] in columns for group, columns in taken))
+        return float(all(columns[group] in either for group, either in taken))
 
 
 def linked(
@@ -74,7 +74,7 @@ def linked(
     return found
 
 
-def _alike(block: Array, columns: Choice) -> list[list[int]]:
+def _alike(block: Array, columns: Columns) -> list[list[int]]:
     """Columns of the middle axis in sets with the same costs, by the smallest of each."""
     sets: dict[bytes, list[int]] = {}
     for costs, column in zip(block.swapaxes(0, 1), columns.tolist(), strict=True):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mpq.problem.budget import ROUNDING
 from mpq.problem.couplings import Couplings
-from mpq.problem.problem import Choice, Grouped
+from mpq.problem.problem import Columns, Grouped
 
 Array = npt.NDArray[np.float64]
 Cells = npt.NDArray[np.bool_]
@@ -88,15 +88,15 @@ class Reduced:
         excess = (excess / unit)[binds]
         return cls(rise, excess, usable, free[binds], offset, is_overrun, couplings)
 
-    def loss(self, choice: Choice) -> float:
-        """Sum of rises of ``choice [G]``."""
-        rises = self.rise[np.arange(len(choice)), choice].tolist()
-        return math.fsum([*rises, float(self.couplings.cost(choice[None])[0, 0])])
+    def loss(self, columns: Columns) -> float:
+        """Sum of rises of ``columns [G]``."""
+        rises = self.rise[np.arange(len(columns)), columns].tolist()
+        return math.fsum([*rises, float(self.couplings.cost(columns[None])[0, 0])])
 
-    def used(self, choice: Choice) -> Array:
-        """``[R]`` shares of the budgets that ``choice [G]`` uses."""
-        alone = self.excess[:, np.arange(len(choice)), choice].sum(axis=1)
-        return np.asarray(alone + self.couplings.cost(choice[None])[0, 1:])
+    def used(self, columns: Columns) -> Array:
+        """``[R]`` shares of the budgets that ``columns [G]`` uses."""
+        alone = self.excess[:, np.arange(len(columns)), columns].sum(axis=1)
+        return np.asarray(alone + self.couplings.cost(columns[None])[0, 1:])
 
     @property
     def at_worst(self) -> Self:
@@ -119,7 +119,7 @@ class Reduced:
         return float(self.rise.max(axis=1).sum())
 
     @cached_property
-    def unlimited(self) -> Choice:
+    def unlimited(self) -> Columns:
         """``[G]`` the cells that lose least, whatever they cost."""
         return np.asarray(np.where(self.usable, self.rise, np.inf).argmin(axis=1))
 

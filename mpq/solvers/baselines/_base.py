@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mpq.problem.budget import ROUNDING
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers.additive.answers import require_additive, require_no_pairs, solution_of
 from mpq.solvers.additive.lagrangian import Lagrangian
@@ -13,7 +13,7 @@ from mpq.solvers.additive.milp import Answer
 from mpq.solvers.additive.multipliers import maximised
 from mpq.solvers.additive.presolve import Reduced
 
-Rule = Callable[[Reduced], Choice]
+Rule = Callable[[Reduced], Columns]
 """``[G]`` of a reduced problem in which every row has a usable cell."""
 
 
@@ -32,15 +32,15 @@ def solved_by(rule: Rule, problem: Problem, name: str) -> Solution:
     require_additive(problem, name)
     require_no_pairs(problem, name)
     reduced = Reduced.of(problem.grouped)
-    choice = None if reduced.overrun else rule(reduced)
-    if choice is None or not problem.is_feasible(problem.grouped.expand(choice)):
+    columns = None if reduced.overrun else rule(reduced)
+    if columns is None or not problem.is_feasible(problem.grouped.expand(columns)):
         exact = Lagrangian().solve(problem)
         if exact.status is Status.INFEASIBLE:
             return replace(exact, solver=name)
         seconds = time.perf_counter() - start
         return Solution(Status.UNKNOWN, None, float("nan"), exact.bound, name, seconds)
     dual, _ = maximised(reduced)
-    is_best = reduced.loss(choice) <= dual.bound + ROUNDING * reduced.worst
+    is_best = reduced.loss(columns) <= dual.bound + ROUNDING * reduced.worst
     status = Status.OPTIMAL if is_best else Status.FEASIBLE
-    answer = Answer(status, choice, reduced.offset + dual.bound)
+    answer = Answer(status, columns, reduced.offset + dual.bound)
     return solution_of(problem, answer, name, time.perf_counter() - start)

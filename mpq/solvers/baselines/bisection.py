@@ -5,7 +5,7 @@ from typing import ClassVar, final
 
 import numpy as np
 
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 from mpq.problem.solution import Solution
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.presolve import Reduced
@@ -40,24 +40,24 @@ class Bisection(Solver):
         return solved_by(_bisected, problem, self.name)
 
 
-def _bisected(reduced: Reduced) -> Choice:
+def _bisected(reduced: Reduced) -> Columns:
     cost = np.where(reduced.usable, reduced.excess.sum(axis=0), np.inf)
     num_usable = reduced.usable.sum(axis=1)
     by_cost = np.argsort(cost, axis=1, kind="stable")  # [G, B], usable cells first
     rows = np.arange(len(cost))
     least_sensitive = np.argsort(reduced.rise[rows, by_cost[:, 0]], kind="stable")
 
-    def at_level(level: int) -> Choice:
+    def at_level(level: int) -> Columns:
         return np.asarray(by_cost[rows, np.maximum(num_usable - 1 - level, 0)])
 
     levels = range(cost.shape[1])
     level = next((n for n in levels if (reduced.used(at_level(n)) <= 1).all()), levels[-1])
     before, after = at_level(max(level - 1, 0)), at_level(level)
 
-    def lowered(count: int) -> Choice:
-        choice = before.copy()
-        choice[least_sensitive[:count]] = after[least_sensitive[:count]]
-        return choice
+    def lowered(count: int) -> Columns:
+        columns = before.copy()
+        columns[least_sensitive[:count]] = after[least_sensitive[:count]]
+        return columns
 
     few, many = 0, len(rows)
     while few < many:

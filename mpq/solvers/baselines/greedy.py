@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, final
 import numpy as np
 
 from mpq.errors import UnknownNameError
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 from mpq.problem.solution import Solution
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.marginal_gain import _hull, raised
@@ -56,17 +56,17 @@ class Greedy(Solver):
         return solved_by(raised if self.direction == "up" else _lowered, problem, self.name)
 
 
-def _lowered(reduced: Reduced) -> Choice:
+def _lowered(reduced: Reduced) -> Columns:
     hull = _hull(reduced)
-    choice = hull.start.copy()
+    columns = hull.start.copy()
     below = np.empty(len(hull.row), dtype=np.intp)  # where each step comes from
     for step, (row, column) in enumerate(zip(hull.row.tolist(), hull.column.tolist(), strict=True)):
-        below[step], choice[row] = choice[row], column
-    used = reduced.used(choice)
+        below[step], columns[row] = columns[row], column
+    used = reduced.used(columns)
     for step in range(len(below) - 1, -1, -1):
         if (used <= 1).all():
             break
         row = hull.row[step]
-        used = used + reduced.excess[:, row, below[step]] - reduced.excess[:, row, choice[row]]
-        choice[row] = below[step]
-    return choice
+        used = used + reduced.excess[:, row, below[step]] - reduced.excess[:, row, columns[row]]
+        columns[row] = below[step]
+    return columns

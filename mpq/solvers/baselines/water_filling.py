@@ -5,7 +5,7 @@ from typing import ClassVar, final
 
 import numpy as np
 
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 from mpq.problem.solution import Solution
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.answers import require_one_budget
@@ -49,7 +49,7 @@ class WaterFilling(Solver):
         return solved_by(_filled, problem, self.name)
 
 
-def _filled(reduced: Reduced) -> Choice:
+def _filled(reduced: Reduced) -> Columns:
     require_one_budget(reduced, WaterFilling.name)
     if not len(reduced.excess):
         return reduced.unlimited
@@ -62,7 +62,7 @@ def _filled(reduced: Reduced) -> Choice:
     on_hull = np.zeros(cost.shape, dtype=np.bool_)
     on_hull[np.arange(len(cost)), hull.start] = on_hull[hull.row, hull.column] = True
 
-    def rounded(slope: float) -> Choice:
+    def rounded(slope: float) -> Columns:
         amount = np.clip((level - slope) / decay, least, most)
         distance = np.where(on_hull, np.abs(cost - amount[:, None]), np.inf)
         return np.asarray(distance.argmin(axis=1))

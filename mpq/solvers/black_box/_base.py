@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from mpq._support.progress import track
 from mpq.errors import InputError, SolverError
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.default import solve_additive
 from mpq.solvers.black_box import seeds
-from mpq.solvers.black_box.population import Array, Choices, Space, nondominated
+from mpq.solvers.black_box.population import Array, Assignments, Space, nondominated
 from mpq.solvers.black_box.study import Store, TrialLog, Trials
 
 Objective = Callable[[npt.NDArray[np.intp]], npt.NDArray[np.float64]]
@@ -50,7 +50,7 @@ class MeasuringSolver(Solver):
 class Propose(Protocol):
     """How a search goes on after some trials."""
 
-    def __call__(self, trials: Trials, rng: np.random.Generator, count: int) -> Choices:
+    def __call__(self, trials: Trials, rng: np.random.Generator, count: int) -> Assignments:
         """``count`` or more assignments ``[P, G]`` within the budgets, the most promising first."""
         ...
 
@@ -102,23 +102,23 @@ class Run:
         """The best trial; an infeasible problem is recognised exactly."""
         start = time.perf_counter()
         exact = solve_additive(self.problem)
-        if exact.choice is None:
+        if exact.columns is None:
             return replace(exact, solver=self.name)
-        best = self._best(self._trials(propose, exact.choice), exact)
+        best = self._best(self._trials(propose, exact.columns), exact)
         return replace(best, seconds=time.perf_counter() - start)
 
-    def front(self, propose: Callable[[Space], Propose]) -> list[tuple[Choice, Array]]:
+    def front(self, propose: Callable[[Space], Propose]) -> list[tuple[Columns, Array]]:
         """Choice ``[L]`` and values ``[K]`` of the trials that none other betters."""
         exact = solve_additive(self.problem)
-        if exact.choice is None:
+        if exact.columns is None:
             return []
-        trials = self._trials(propose, exact.choice)
+        trials = self._trials(propose, exact.columns)
         first = np.flatnonzero(nondominated(trials.values))
         first = first[np.lexsort(trials.values[first].T[::-1])]
-        layers = Space.of(self.problem).layers(trials.choices[first])
+        layers = Space.of(self.problem).layers(trials.assignments[first])
         return list(zip(layers, trials.values[first], strict=True))
 
-    def _trials(self, propose: Callable[[Space], Propose], exact: Choice) -> Trials:
+    def _trials(self, propose: Callable[[Space], Propose], exact: Columns) -> Trials:
         space = Space.of(self.problem, is_informed=self.is_seeded or bool(self.starts))
         num_values = 1 + (len(self.problem.budgets) if self.has_costs else 0)
         is_measured = self.objective is not None
@@ -130,7 +130,7 @@ class Run:
             pass
         return log.all()
 
-    def _begin(self, space: Space, exact: Choice) -> Choices:
+    def _begin(self, space: Space, exact: Columns) -> Assignments:
         """``[P, G]`` the assignments to begin at."""
         given = seeds.given(space, self.starts, self.name)
         if not self.is_seeded:
@@ -145,7 +145,7 @@ class Run:
         return np.concatenate([solved[:1], given, solved[1:]])
 
     def _batches(
-        self, space: Space, log: TrialLog, store: Store, begin: Choices, propose: Propose
+        self, space: Space, log: TrialLog, store: Store, begin: Assignments, propose: Propose
     ) -> Iterator[int]:
         """Evaluates batch after batch; one item for every trial."""
         evaluate = self._evaluation(space)
@@ -158,7 +158,7 @@ class Run:
             store.write(log, batch, evaluate(batch))
             yield from range(len(batch))
 
-    def _next(self, log: TrialLog, begin: Choices, propose: Propose) -> Choices:
+    def _next(self, log: TrialLog, begin: Assignments, propose: Propose) -> Assignments:
         """``[P, G]`` assignments that nobody has tried.
 
         They depend on the seed and on whole batches of earlier trials only, so that a search that
@@ -177,51 +177,51 @@ class Run:
                 return fresh
         return begin[:0]
 
-    def _evaluation(self, space: Space) -> Callable[[Choices], Array]:
+    def _evaluation(self, space: Space) -> Callable[[Assignments], Array]:
         """Values ``[P, K]`` of choices ``[P, G]``: the loss, then what each budget counts."""
         objective = predicted(self.problem) if self.objective is None else self.objective
         grouped = self.problem.grouped
         groups = np.arange(space.num_groups)
 
-        def evaluate(choices: Choices) -> Array:
-            layers = space.layers(choices)
+        def evaluate(assignments: Assignments) -> Array:
+            layers = space.layers(assignments)
             losses = np.asarray(objective(layers.copy()), dtype=np.float64)
-            if losses.shape != (len(choices),):
+            if losses.shape != (len(assignments),):
                 raise InputError(
-                    f"{self.name}: an objective returns one loss for each of the {len(choices)} "
-                    f"assignments of a batch; got the shape {losses.shape}"
+                    f"{self.name}: an objective returns one loss for each of the "
+                    f"{len(assignments)} assignments of a batch; got the shape {losses.shape}"
                 )
             if np.isnan(losses).any():
                 first = layers[np.isnan(losses)][0].tolist()
                 raise SolverError(f"{self.name}: the loss of the assignment {first} is nan")
             if not self.has_costs:
                 return losses[:, None]
-            used = grouped.costs[:, groups, choices].sum(axis=2).T  # [P, R]
-            return np.column_stack([losses, used + grouped.couplings.cost(choices)[:, 1:]])
+            used = grouped.costs[:, groups, assignments].sum(axis=2).T  # [P, R]
+            return np.column_stack([losses, used + grouped.couplings.cost(assignments)[:, 1:]])
 
         return evaluate
 
     def _best(self, trials: Trials, exact: Solution) -> Solution:
         grouped, losses = self.problem.grouped, trials.values[:, 0]
         is_predicted = self.objective is None
-        found: tuple[float, Choice] | None = None
+        found: tuple[float, Columns] | None = None
         for row in np.argsort(losses, kind="stable"):
             if found is not None and losses[row] > found[0] + _TIE * abs(found[0]):
                 break
-            choice = grouped.expand(trials.choices[row])
+            columns = grouped.expand(trials.assignments[row])
             # What another process wrote into the study is checked like the rest.
-            if not self.problem.is_feasible(choice):
+            if not self.problem.is_feasible(columns):
                 continue
-            loss = self.problem.loss_of(choice) if is_predicted else float(losses[row])
-            found = (loss, choice) if found is None or loss < found[0] else found
+            loss = self.problem.loss_of(columns) if is_predicted else float(losses[row])
+            found = (loss, columns) if found is None or loss < found[0] else found
         if found is None:
             return Solution(Status.UNKNOWN, None, float("nan"), None, self.name, 0.0)
-        loss, choice = found
+        loss, columns = found
         # The additive bound says nothing of a loss that is not additive.
         is_additive = is_predicted and self.problem.interactions is None
         bound = min(exact.bound, loss) if is_additive and exact.bound is not None else None
         status = Status.OPTIMAL if bound == loss else Status.FEASIBLE
-        return Solution(status, choice, loss, bound, self.name, 0.0)
+        return Solution(status, columns, loss, bound, self.name, 0.0)
 
 
 def predicted(problem: Problem) -> Objective:
@@ -229,18 +229,18 @@ def predicted(problem: Problem) -> Objective:
     table, interactions = problem.loss.values, problem.interactions
     every, row_of = np.arange(len(table)), {name: i for i, name in enumerate(problem.loss.layers)}
 
-    def losses(choices: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
-        additive = table[every, choices].sum(axis=1) + problem.loss.constant
+    def losses(assignments: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+        additive = table[every, assignments].sum(axis=1) + problem.loss.constant
         for pair in problem.loss.pairs:
-            first, second = choices[:, row_of[pair.first]], choices[:, row_of[pair.second]]
+            first, second = assignments[:, row_of[pair.first]], assignments[:, row_of[pair.second]]
             additive += pair.values[first, second]
         if interactions is None:
             return np.asarray(additive)
-        sums = np.zeros((len(interactions.factor), len(choices)))  # [S, P]
-        for layer, columns in enumerate(choices.T):
+        sums = np.zeros((len(interactions.factor), len(assignments)))  # [S, P]
+        for layer, columns in enumerate(assignments.T):
             sums += interactions.factor[:, layer, columns]
         together = 0.5 * (sums**2).mean(axis=0)
-        alone = interactions.alone[every, choices].sum(axis=1)
+        alone = interactions.alone[every, assignments].sum(axis=1)
         return np.asarray(additive + (1 - interactions.shrinkage) * (together - alone))
 
     return losses

@@ -9,7 +9,7 @@ from mpq.errors import InputError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers.black_box._base import MeasuringSolver, Objective, Run
-from mpq.solvers.black_box.population import Choices, Space
+from mpq.solvers.black_box.population import Assignments, Space
 from mpq.solvers.black_box.study import Trials, quiet
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class _Suggestions:
         self._told = 0
         self._study: optuna.Study | None = None
 
-    def __call__(self, trials: Trials, rng: np.random.Generator, count: int) -> Choices:
+    def __call__(self, trials: Trials, rng: np.random.Generator, count: int) -> Assignments:
         """See ``Propose``; random assignments until there is one trial."""
         with quiet():
             asked = self._asked(trials, int(rng.integers(2**32)), count, rng)
@@ -105,7 +105,9 @@ class _Suggestions:
         near = self._space.children(suggested, count, rng) if len(suggested) else suggested
         return np.concatenate([suggested, near, self._space.random(2 * count, rng)])
 
-    def _asked(self, trials: Trials, seed: int, count: int, rng: np.random.Generator) -> Choices:
+    def _asked(
+        self, trials: Trials, seed: int, count: int, rng: np.random.Generator
+    ) -> Assignments:
         """``[count, G]`` as the sampler wants them, budgets aside."""
         import optuna
 
@@ -113,14 +115,14 @@ class _Suggestions:
         # A new sampler for each batch: what it draws depends on the trials and the seed alone.
         study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=1)
         asked = [study.ask() for _ in range(count)]
-        choices = self._space.drawn(count, rng)
+        assignments = self._space.drawn(count, rng)
         for row, trial in enumerate(asked):
             for group, column in trial.relative_params.items():
-                choices[row, int(group)] = column
+                assignments[row, int(group)] = column
         for trial in asked:
             # A failed trial is as good as deleted: it is the repaired one that is evaluated.
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        return choices
+        return assignments
 
     def _filled(self, trials: Trials) -> "optuna.Study":
         """The study in memory, with all trials."""
@@ -132,10 +134,12 @@ class _Suggestions:
             str(group): optuna.distributions.CategoricalDistribution(np.flatnonzero(row).tolist())
             for group, row in enumerate(self._space.problem.grouped.allowed)
         }
-        for choice, values in zip(
-            trials.choices[self._told :].tolist(), trials.values[self._told :].tolist(), strict=True
+        for columns, values in zip(
+            trials.assignments[self._told :].tolist(),
+            trials.values[self._told :].tolist(),
+            strict=True,
         ):
-            params = {str(group): column for group, column in enumerate(choice)}
+            params = {str(group): column for group, column in enumerate(columns)}
             trial = optuna.create_trial(value=values[0], params=params, distributions=spaces)
             self._study.add_trial(trial)
         self._told = len(trials)

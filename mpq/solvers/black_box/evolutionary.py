@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq.errors import InputError, UnknownNameError
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 from mpq.problem.solution import Solution
 from mpq.solvers.black_box._base import MeasuringSolver, Objective, Run
-from mpq.solvers.black_box.population import Array, Choices, Space, survivors
+from mpq.solvers.black_box.population import Array, Assignments, Space, survivors
 from mpq.solvers.black_box.study import Trials
 
 OBJECTIVES = ("loss", "loss+costs")
@@ -108,7 +108,7 @@ class Evolutionary(MeasuringSolver):
                 "is read from the trials that it keeps"
             )
 
-    def front(self, problem: Problem) -> list[tuple[Choice, Array]]:
+    def front(self, problem: Problem) -> list[tuple[Columns, Array]]:
         """Assignments within the budgets that no other trial betters in loss and costs.
 
         Returns:
@@ -152,9 +152,9 @@ class _Generations:
         self._alive = np.empty(0, dtype=np.intp)
         self._selected = 0
 
-    def __call__(self, trials: Trials, rng: np.random.Generator, count: int) -> Choices:
+    def __call__(self, trials: Trials, rng: np.random.Generator, count: int) -> Assignments:
         """See ``Propose``; random assignments until there is a population."""
-        parents = trials.choices[self._population(trials)]
+        parents = trials.assignments[self._population(trials)]
         found = parents[:0]
         for attempt in range(_ATTEMPTS):
             # The last attempt finds what is left where nearly everything was tried.

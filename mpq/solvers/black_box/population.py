@@ -11,7 +11,7 @@ from mpq.problem.budget import ROUNDING
 from mpq.problem.couplings import Couplings
 from mpq.problem.problem import Problem
 
-Choices = npt.NDArray[np.intp]
+Assignments = npt.NDArray[np.intp]
 """``[P, G]`` column of every group of tied layers, for ``P`` assignments."""
 Array = npt.NDArray[np.float64]
 
@@ -66,18 +66,18 @@ class Space:
         """``G``."""
         return len(self.problem.grouped.members)
 
-    def layers(self, choices: Choices) -> Choices:
+    def layers(self, assignments: Assignments) -> Assignments:
         """``[P, L]`` a column per layer, from one per group."""
-        return choices[:, self.group_of]
+        return assignments[:, self.group_of]
 
-    def groups(self, layers: Choices) -> Choices:
+    def groups(self, layers: Assignments) -> Assignments:
         """``[P, G]``, inverse of ``layers`` where ties hold."""
         return layers[:, [rows[0] for rows in self.problem.grouped.members]]
 
-    def used(self, choices: Choices) -> Array:
+    def used(self, assignments: Assignments) -> Array:
         """``[P, R]`` of every resource, in the units of ``limits``."""
-        alone = self.costs[:, np.arange(self.num_groups), choices].sum(axis=2).T
-        return np.asarray(alone + self.couplings.cost(choices)[:, 1:])
+        alone = self.costs[:, np.arange(self.num_groups), assignments].sum(axis=2).T
+        return np.asarray(alone + self.couplings.cost(assignments)[:, 1:])
 
     @cached_property
     def _joint(self) -> Array:
@@ -88,27 +88,27 @@ class Space:
         slack = ROUNDING * np.abs(self.limits)
         return np.where(used > self.limits + slack, used - self.limits, 0.0)
 
-    def within(self, choices: Choices) -> npt.NDArray[np.bool_]:
+    def within(self, assignments: Assignments) -> npt.NDArray[np.bool_]:
         """``[P]`` whether every budget holds, as ``Problem.is_feasible`` counts."""
-        room = (self.limits - self.used(choices)).min(axis=1, initial=np.inf)  # [P]
+        room = (self.limits - self.used(assignments)).min(axis=1, initial=np.inf)  # [P]
         holds = room > 0
         # Sums in another order differ in their last digits: the problem's own are what counts.
         for row in np.flatnonzero(np.abs(room) <= _HAIR):
-            holds[row] = self.problem.is_feasible(self.problem.grouped.expand(choices[row]))
+            holds[row] = self.problem.is_feasible(self.problem.grouped.expand(assignments[row]))
         return np.asarray(holds)
 
-    def drawn(self, count: int, rng: np.random.Generator) -> Choices:
+    def drawn(self, count: int, rng: np.random.Generator) -> Assignments:
         """``[count, G]`` columns drawn uniformly among the allowed ones; budgets aside."""
         allowed = self.problem.grouped.allowed
         keys = np.where(allowed, rng.random((count, *allowed.shape)), -1.0)
         return np.asarray(keys.argmax(axis=2))
 
-    def random(self, count: int, rng: np.random.Generator) -> Choices:
+    def random(self, count: int, rng: np.random.Generator) -> Assignments:
         """``[P, G]`` at most ``count`` random assignments within the budgets."""
-        choices = self.repaired(self.drawn(count, rng), rng)
-        return choices[self.within(choices)]
+        assignments = self.repaired(self.drawn(count, rng), rng)
+        return assignments[self.within(assignments)]
 
-    def repaired(self, choices: Choices, rng: np.random.Generator) -> Choices:
+    def repaired(self, assignments: Assignments, rng: np.random.Generator) -> Assignments:
         """The same within the budgets, where changing single groups leads there.
 
         One after the other, every group of an assignment that breaks a budget takes the dearest of
@@ -116,26 +116,26 @@ class Space:
         assignments it leans towards groups that are predicted to lose little for what they save,
         as the repair of Chu and Beasley does (1998, Journal of Heuristics 4:63).
         """
-        choices = choices.copy()
+        assignments = assignments.copy()
         num_columns = self.costs.shape[2]
-        late = np.flatnonzero(~self.within(choices))
-        order = self._order(choices[late], rng)
+        late = np.flatnonzero(~self.within(assignments))
+        order = self._order(assignments[late], rng)
         for step in range(num_columns * self.num_groups):
             if not len(late):
                 break
             group = order[:, step % self.num_groups]
-            choices[late, group] = self._lighter(choices[late], group)
-            still = ~self.within(choices[late])
+            assignments[late, group] = self._lighter(assignments[late], group)
+            still = ~self.within(assignments[late])
             late, order = late[still], order[still]
-        return choices
+        return assignments
 
-    def _order(self, choices: Choices, rng: np.random.Generator) -> Choices:
+    def _order(self, assignments: Assignments, rng: np.random.Generator) -> Assignments:
         """``[P, G]`` groups in the order in which each assignment is repaired."""
-        regret = self._regret[np.arange(self.num_groups), choices]
+        regret = self._regret[np.arange(self.num_groups), assignments]
         # Equal ones in random order.
-        rank = np.lexsort((rng.random(choices.shape), regret), axis=1).argsort(axis=1)
-        is_informed = self.is_informed & (rng.random((len(choices), 1)) < _INFORMED)
-        noise = rng.standard_normal(choices.shape) * self.num_groups
+        rank = np.lexsort((rng.random(assignments.shape), regret), axis=1).argsort(axis=1)
+        is_informed = self.is_informed & (rng.random((len(assignments), 1)) < _INFORMED)
+        noise = rng.standard_normal(assignments.shape) * self.num_groups
         return np.asarray(np.where(is_informed, rank + _BLUR * noise, noise).argsort(axis=1))
 
     @cached_property
@@ -154,28 +154,30 @@ class Space:
         return regret
 
     @cached_property
-    def _by_cost(self) -> Choices:
+    def _by_cost(self) -> Assignments:
         """``[G, B]`` columns by rising cost, those that are not allowed last."""
         cost = np.where(self.problem.grouped.allowed, self.costs.sum(axis=0), np.inf)
         return np.asarray(cost.argsort(axis=1, kind="stable"))
 
-    def _lighter(self, choices: Choices, group: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    def _lighter(
+        self, assignments: Assignments, group: npt.NDArray[np.intp]
+    ) -> npt.NDArray[np.intp]:
         """``[P]`` the next column of one group each that breaks the budgets less, or the same."""
-        rows = np.arange(len(choices))
-        held = choices[rows, group]
+        rows = np.arange(len(assignments))
+        held = assignments[rows, group]
         costs = self.costs[:, group]  # [R, P, B]
         if len(self.couplings):
             every = np.arange(self.num_groups)
-            near = self._joint[:, group[:, None], :, every, choices]  # [P, G, R, B]
+            near = self._joint[:, group[:, None], :, every, assignments]  # [P, G, R, B]
             costs = costs + near.sum(axis=1).swapaxes(0, 1)
         change = costs - costs[:, rows, held][:, :, None]
-        used = self.used(choices).T[:, :, None] + change
+        used = self.used(assignments).T[:, :, None] + change
         over = self._over(used.transpose(1, 2, 0)).sum(axis=2)  # [P, B]
         lighter = (over < over[rows, held][:, None]) & self.problem.grouped.allowed[group]
         dearest = np.where(lighter, change.sum(axis=0), -np.inf).argmax(axis=1)
         return np.where(lighter.any(axis=1), dearest, held)
 
-    def children(self, parents: Choices, count: int, rng: np.random.Generator) -> Choices:
+    def children(self, parents: Assignments, count: int, rng: np.random.Generator) -> Assignments:
         """``[P, G]`` crossed, mutated and repaired; those that stay outside are left out.
 
         A mutated group takes the next column up or down in cost, or any. What the repair then
@@ -200,12 +202,14 @@ class Space:
         children = self.repaired(np.where(mutated, changed, children), rng)
         return children[self.within(children)]
 
-    def _stepped(self, choices: Choices, rng: np.random.Generator) -> Choices:
+    def _stepped(self, assignments: Assignments, rng: np.random.Generator) -> Assignments:
         """Every group one column up or down in cost."""
         allowed = self.problem.grouped.allowed
         groups = np.arange(self.num_groups)
         order = self._by_cost
-        rank = order.argsort(axis=1)[groups, choices] + rng.choice([-1, 1], size=choices.shape)
+        rank = order.argsort(axis=1)[groups, assignments] + rng.choice(
+            [-1, 1], size=assignments.shape
+        )
         stepped = np.clip(rank, 0, allowed.sum(axis=1) - 1)
         return np.asarray(order[groups, stepped])
 

@@ -6,13 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq.errors import InputError
-from mpq.problem.problem import Choice, Problem
-from mpq.solvers.black_box.population import Choices, Space
+from mpq.problem.problem import Columns, Problem
+from mpq.solvers.black_box.population import Assignments, Space
 
 _NUM_MULTIPLIERS = 64
 
 
-def solved(space: Space, exact: Choice, rng: np.random.Generator) -> Choices:
+def solved(space: Space, exact: Columns, rng: np.random.Generator) -> Assignments:
     """``[P, G]`` the exact additive answer, the convex hull, and the uniform precisions.
 
     Those that break a budget are repaired, or left out where that fails.
@@ -27,7 +27,7 @@ def solved(space: Space, exact: Choice, rng: np.random.Generator) -> Choices:
     return distinct(np.concatenate([first, others[space.within(others)]]))
 
 
-def hull(problem: Problem) -> Choices:
+def hull(problem: Problem) -> Assignments:
     r"""``[P, G]`` answers of the relaxed problem, from the least loss to the least cost.
 
     .. math:: z_g(\mu) = \arg\min_b \; s_{gb} + \mu \sum_r c^r_{gb} / C^r
@@ -61,13 +61,13 @@ def _multipliers(
     return np.geomspace(slopes.min() / 2, slopes.max() * 2, _NUM_MULTIPLIERS)
 
 
-def uniform(space: Space) -> Choices:
+def uniform(space: Space) -> Assignments:
     """``[P, G]`` one precision for all groups, wherever all may take it."""
     columns = np.flatnonzero(space.problem.grouped.allowed.all(axis=0))
     return np.repeat(columns[:, None], space.num_groups, axis=1)
 
 
-def given(space: Space, starts: Sequence[Sequence[int]], name: str) -> Choices:
+def given(space: Space, starts: Sequence[Sequence[int]], name: str) -> Assignments:
     """``[P, G]`` from assignments ``[L]`` that the user gave; those that break a budget left out.
 
     Raises:
@@ -77,18 +77,18 @@ def given(space: Space, starts: Sequence[Sequence[int]], name: str) -> Choices:
     num_layers, num_precisions = problem.loss.values.shape
     found = np.empty((len(starts), space.num_groups), dtype=np.intp)
     for row, start in enumerate(starts):
-        choice = np.array(start, dtype=np.intp)
-        is_choice = choice.shape == (num_layers,) and 0 <= choice.min() <= choice.max()
-        if not is_choice or choice.max() >= num_precisions or not problem.is_allowed(choice):
+        columns = np.array(start, dtype=np.intp)
+        is_choice = columns.shape == (num_layers,) and 0 <= columns.min() <= columns.max()
+        if not is_choice or columns.max() >= num_precisions or not problem.is_allowed(columns):
             raise InputError(
                 f"{name}: a start has one column from 0 to {num_precisions - 1} for each of the "
                 f"{num_layers} layers, allowed there and the same for tied layers; got {start}"
             )
-        found[row] = space.groups(choice[None])[0]
+        found[row] = space.groups(columns[None])[0]
     return found[space.within(found)]
 
 
-def distinct(choices: Choices) -> Choices:
+def distinct(assignments: Assignments) -> Assignments:
     """The same rows, each once, in the order in which they come first."""
-    _, first = np.unique(choices, axis=0, return_index=True)
-    return choices[np.sort(first)]
+    _, first = np.unique(assignments, axis=0, return_index=True)
+    return assignments[np.sort(first)]

@@ -16,12 +16,12 @@ from mpq.errors import (
     SolverError,
 )
 from mpq.problem.problem import Problem
-from mpq.solvers.black_box.population import Array, Choices, Space
+from mpq.solvers.black_box.population import Array, Assignments, Space
 
 if TYPE_CHECKING:
     import optuna
 
-_CHOICE = "mpq:choice"
+_COLUMNS = "mpq:choice"
 _PROBLEM = "mpq:problem"
 _SAME_LOSS = 1e-3
 """Relative difference of losses that two machines may have estimated from the same data."""
@@ -33,26 +33,26 @@ class Trials:
     """What was evaluated.
 
     Args:
-        choices: ``[T, G]``.
+        assignments: ``[T, G]``.
         values: ``[T, K]``: the loss, then, if they are objectives, what every budget counts.
         numbers: Of every choice, as bytes, the number of the first trial that had it.
     """
 
-    choices: Choices
+    assignments: Assignments
     values: Array
     numbers: dict[bytes, int]
 
     def __len__(self) -> int:
-        return len(self.choices)
+        return len(self.assignments)
 
-    def unknown(self, choices: Choices) -> Choices:
-        """Those of ``choices [P, G]`` that none of these trials had, each once."""
-        rows = {choice.tobytes(): row for row, choice in enumerate(choices[::-1])}
-        end = len(choices) - 1
+    def unknown(self, assignments: Assignments) -> Assignments:
+        """Those of ``assignments [P, G]`` that none of these trials had, each once."""
+        rows = {columns.tobytes(): row for row, columns in enumerate(assignments[::-1])}
+        end = len(assignments) - 1
         new = [
             end - row for key, row in rows.items() if self.numbers.get(key, len(self)) >= len(self)
         ]
-        return choices[sorted(new)]
+        return assignments[sorted(new)]
 
 
 @final
@@ -65,7 +65,7 @@ class TrialLog:
     """
 
     def __init__(self, num_groups: int, num_values: int) -> None:
-        self._choices = np.empty((64, num_groups), dtype=np.intp)
+        self._assignments = np.empty((64, num_groups), dtype=np.intp)
         self._values = np.empty((64, num_values))
         self._numbers: dict[bytes, int] = {}
         self._count = 0
@@ -75,22 +75,24 @@ class TrialLog:
 
     def first(self, count: int) -> Trials:
         """The oldest trials."""
-        return Trials(self._choices[:count], self._values[:count], self._numbers)
+        return Trials(self._assignments[:count], self._values[:count], self._numbers)
 
     def all(self) -> Trials:
         """Every trial."""
         return self.first(self._count)
 
-    def append(self, choices: Choices, values: Array) -> None:
+    def append(self, assignments: Assignments, values: Array) -> None:
         """Adds trials ``[P, G]`` with their values ``[P, K]``."""
-        end = self._count + len(choices)
-        while end > len(self._choices):
-            self._choices = np.concatenate([self._choices, np.empty_like(self._choices)])
+        end = self._count + len(assignments)
+        while end > len(self._assignments):
+            self._assignments = np.concatenate(
+                [self._assignments, np.empty_like(self._assignments)]
+            )
             self._values = np.concatenate([self._values, np.empty_like(self._values)])
-        self._choices[self._count : end] = choices
+        self._assignments[self._count : end] = assignments
         self._values[self._count : end] = values
-        for number, choice in enumerate(self._choices[self._count : end], start=self._count):
-            self._numbers.setdefault(choice.tobytes(), number)
+        for number, columns in enumerate(self._assignments[self._count : end], start=self._count):
+            self._numbers.setdefault(columns.tobytes(), number)
         self._count = end
 
 
@@ -148,38 +150,40 @@ class Store:
             return
         with _reported(self._storage, SolverError):
             trials = self._study.get_trials(deepcopy=False)
-            new = [t for t in trials[self._seen :] if t.values and _CHOICE in t.user_attrs]
-            choices = self._parsed([trial.user_attrs[_CHOICE] for trial in new])
+            new = [t for t in trials[self._seen :] if t.values and _COLUMNS in t.user_attrs]
+            assignments = self._parsed([trial.user_attrs[_COLUMNS] for trial in new])
         self._seen = len(trials)
         if new:
-            log.append(choices, np.array([trial.values for trial in new]))
+            log.append(assignments, np.array([trial.values for trial in new]))
 
-    def _parsed(self, texts: list[str]) -> Choices:
+    def _parsed(self, texts: list[str]) -> Assignments:
         """``[P, G]``; what somebody else wrote is not taken on trust."""
         layers = np.array([text.split(",") for text in texts], dtype=np.intp)
         layers = layers.reshape(len(texts), len(self._space.group_of))
-        choices = self._space.groups(layers)
-        allowed = self._space.problem.grouped.allowed[np.arange(self._space.num_groups), choices]
-        if not allowed.all() or (choices < 0).any():
+        assignments = self._space.groups(layers)
+        allowed = self._space.problem.grouped.allowed[
+            np.arange(self._space.num_groups), assignments
+        ]
+        if not allowed.all() or (assignments < 0).any():
             raise ValueError("a trial has a precision that is not allowed")
-        return choices
+        return assignments
 
-    def write(self, log: TrialLog, choices: Choices, values: Array) -> None:
+    def write(self, log: TrialLog, assignments: Assignments, values: Array) -> None:
         """Keeps finished trials ``[P, G]`` with values ``[P, K]``, and appends them.
 
         Raises:
             SolverError: If the storage cannot be written any more.
         """
         if self._study is None:
-            log.append(choices, values)
+            log.append(assignments, values)
             return
         from optuna.trial import create_trial
 
-        layers = self._space.layers(choices)
+        layers = self._space.layers(assignments)
         with _reported(self._storage, SolverError):
             for columns, row in zip(layers.tolist(), values.tolist(), strict=True):
                 text = ",".join(map(str, columns))
-                self._study.add_trial(create_trial(values=row, user_attrs={_CHOICE: text}))
+                self._study.add_trial(create_trial(values=row, user_attrs={_COLUMNS: text}))
         self.read(log)
 
 

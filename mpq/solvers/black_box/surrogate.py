@@ -12,7 +12,7 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers.additive.default import solve_additive
 from mpq.solvers.black_box._base import MeasuringSolver, Objective, Run, predicted
-from mpq.solvers.black_box.population import Array, Choices, Space
+from mpq.solvers.black_box.population import Array, Assignments, Space
 from mpq.solvers.black_box.study import Trials
 
 Shape = tuple[float, float, float, float]
@@ -126,18 +126,18 @@ class _Candidates:
         """For a problem."""
         return cls(space, _Prior.of(space))
 
-    def __call__(self, trials: Trials, rng: np.random.Generator, count: int) -> Choices:
+    def __call__(self, trials: Trials, rng: np.random.Generator, count: int) -> Assignments:
         """See ``Propose``; random assignments until there are two finite trials."""
         finite = np.isfinite(trials.values[:, 0])
         if finite.sum() < 2:
             return self.space.random(2 * count, rng)
-        choices, losses = trials.choices[finite], trials.values[finite, 0]
-        belief = _Belief.of(self.prior, choices, losses)
-        best = choices[np.argsort(losses, kind="stable")[:_PARENTS]]
+        assignments, losses = trials.assignments[finite], trials.values[finite, 0]
+        belief = _Belief.of(self.prior, assignments, losses)
+        best = assignments[np.argsort(losses, kind="stable")[:_PARENTS]]
         pool = trials.unknown(self._bred(belief, best, rng))
         return _diverse(belief, pool, count)
 
-    def _bred(self, belief: "_Belief", best: Choices, rng: np.random.Generator) -> Choices:
+    def _bred(self, belief: "_Belief", best: Assignments, rng: np.random.Generator) -> Assignments:
         """``[P, G]`` candidates: generations of children by belief, and the exact optimum."""
         optimum = self._optimum(belief, best[:1])
         parents = np.concatenate([optimum, best])
@@ -148,11 +148,11 @@ class _Candidates:
             parents = np.unique(np.concatenate([parents, children]), axis=0)
             # Alternately what is believed and what may be hoped for.
             hope = _CAUTION * (generation % 2)
-            mean, deviation = belief.of_choices(parents)
+            mean, deviation = belief.of_assignments(parents)
             parents = parents[np.argsort(mean - hope * deviation, kind="stable")[:_PARENTS]]
         return np.concatenate([*pool, self.space.random(_CHILDREN, rng)])
 
-    def _optimum(self, belief: "_Belief", start: Choices) -> Choices:
+    def _optimum(self, belief: "_Belief", start: Assignments) -> Assignments:
         """``[1, G]`` exact optimum of the corrected sum, interactions as they are at ``start``."""
         problem = self.space.problem
         values = np.zeros_like(problem.loss.values)
@@ -162,7 +162,7 @@ class _Candidates:
         loss = replace(problem.loss, values=values)
         found = solve_additive(replace(problem, loss=loss, interactions=None))
         # The same budgets as those of the problem, which was found feasible before.
-        return start if found.choice is None else self.space.groups(found.choice[None])
+        return start if found.columns is None else self.space.groups(found.columns[None])
 
 
 @final
@@ -190,20 +190,20 @@ class _Prior:
         # A cell that is predicted to lose nothing may still be wrong.
         return cls(space, predicted(space.problem), np.maximum(rise, floor or 1.0))
 
-    def loss(self, choices: Choices) -> Array:
+    def loss(self, assignments: Assignments) -> Array:
         """``[P]`` as predicted."""
-        return self.predict(self.space.layers(choices))
+        return self.predict(self.space.layers(assignments))
 
-    def features(self, choices: Choices) -> "_Features":
+    def features(self, assignments: Assignments) -> "_Features":
         """What the covariance is computed from."""
         groups = np.arange(self.space.num_groups)
-        own = self.rise[groups, choices]  # [P, G]
+        own = self.rise[groups, assignments]  # [P, G]
         size = own.sum(axis=1)
-        one_hot = np.zeros((len(choices), *self.rise.shape))
-        one_hot[np.arange(len(choices))[:, None], groups, choices] = 1.0
-        flat = one_hot.reshape(len(choices), -1)
+        one_hot = np.zeros((len(assignments), *self.rise.shape))
+        one_hot[np.arange(len(assignments))[:, None], groups, assignments] = 1.0
+        flat = one_hot.reshape(len(assignments), -1)
         share = own / size[:, None]
-        cells = (one_hot * share[:, :, None]).reshape(len(choices), -1)
+        cells = (one_hot * share[:, :, None]).reshape(len(assignments), -1)
         return _Features(size, share, flat, cells)
 
 
@@ -262,10 +262,10 @@ class _Belief:
     weights: Array
 
     @classmethod
-    def of(cls, prior: _Prior, choices: Choices, losses: Array) -> Self:
-        """After measuring ``losses [T]`` of ``choices [T, G]``."""
-        known = prior.features(choices)
-        guess = prior.loss(choices)
+    def of(cls, prior: _Prior, assignments: Assignments, losses: Array) -> Self:
+        """After measuring ``losses [T]`` of ``assignments [T, G]``."""
+        known = prior.features(assignments)
+        guess = prior.loss(assignments)
         offset, scale = _line(guess, losses, known.size)
         relative = (losses - offset - scale * guess) / (scale * known.size)
         fits = []
@@ -278,28 +278,34 @@ class _Belief:
         _, shape, factor, weights = max(fits, key=lambda fit: fit[0])
         return cls(prior, known, shape, offset, scale, factor, weights)
 
-    def slopes(self, start: Choices) -> Array:
+    def slopes(self, start: Assignments) -> Array:
         """``[G, B]`` expected change of the loss when one group of ``start [1, G]`` changes."""
         num_groups, num_columns = self.prior.rise.shape
         every = np.arange(num_groups * num_columns)
         changed = np.repeat(start, len(every), axis=0)
         changed[every, every // num_columns] = every % num_columns
-        mean, _ = self.of_choices(np.concatenate([start, changed]))
+        mean, _ = self.of_assignments(np.concatenate([start, changed]))
         return np.asarray((mean[1:] - mean[0]).reshape(num_groups, num_columns))
 
-    def of_choices(self, choices: Choices) -> tuple[Array, Array]:
-        """Mean and standard deviation ``[P]`` of the loss of ``choices [P, G]``."""
-        mean, covariance = self._joint(self.prior.features(choices), choices, is_joint=False)
+    def of_assignments(self, assignments: Assignments) -> tuple[Array, Array]:
+        """Mean and standard deviation ``[P]`` of the loss of ``assignments [P, G]``."""
+        mean, covariance = self._joint(
+            self.prior.features(assignments), assignments, is_joint=False
+        )
         return mean, np.sqrt(covariance)
 
-    def joint(self, choices: Choices) -> tuple[Array, Array]:
+    def joint(self, assignments: Assignments) -> tuple[Array, Array]:
         """Mean ``[P]`` and covariance ``[P, P]``."""
-        return self._joint(self.prior.features(choices), choices, is_joint=True)
+        return self._joint(self.prior.features(assignments), assignments, is_joint=True)
 
-    def _joint(self, features: _Features, choices: Choices, is_joint: bool) -> tuple[Array, Array]:
+    def _joint(
+        self, features: _Features, assignments: Assignments, is_joint: bool
+    ) -> tuple[Array, Array]:
         unit = self.scale * features.size  # [P]
         cross = features.covariance(self.known, self.shape)  # [P, T]
-        mean = self.offset + self.scale * self.prior.loss(choices) + unit * (cross @ self.weights)
+        mean = (
+            self.offset + self.scale * self.prior.loss(assignments) + unit * (cross @ self.weights)
+        )
         half = solve_triangular(self.factor, cross.T, trans="T")  # [T, P]
         if is_joint:
             spread = features.covariance(features, self.shape) - half.T @ half
@@ -321,11 +327,11 @@ def _line(guess: Array, losses: Array, size: Array) -> tuple[float, float]:
     return float(np.average(losses - guess, weights=size**-2.0)), 1.0
 
 
-def _diverse(belief: _Belief, pool: Choices, count: int) -> Choices:
+def _diverse(belief: _Belief, pool: Assignments, count: int) -> Assignments:
     """``[count, G]`` of the pool: from what is believed to be best to what may be hoped for."""
     if not len(pool):
         return pool
-    mean, deviation = belief.of_choices(pool)
+    mean, deviation = belief.of_assignments(pool)
     hope = np.minimum(mean.argsort().argsort(), (mean - _CAUTION * deviation).argsort().argsort())
     pool = pool[np.argsort(hope, kind="stable")[:_SHORTLIST]]
     mean, covariance = belief.joint(pool)

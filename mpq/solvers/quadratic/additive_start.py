@@ -27,7 +27,7 @@ def from_additive(
     start = time.perf_counter()
     with threadpool_limits(1, user_api="blas"):
         exact, interactions = solve_additive(problem), problem.interactions
-        if exact.choice is None or interactions is None or interactions.shrinkage == 1:
+        if exact.columns is None or interactions is None or interactions.shrinkage == 1:
             return replace(exact, solver=f"{name} ({exact.solver})")
         found = search(problem, exact)
     return replace(found, seconds=time.perf_counter() - start)

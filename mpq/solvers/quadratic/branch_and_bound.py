@@ -10,7 +10,7 @@ from typing import ClassVar, final
 import numpy as np
 
 from mpq.errors import InputError
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.answers import check_effort
@@ -80,11 +80,11 @@ class BranchAndBound(Solver):
         return from_additive(problem, self.name, self._search)
 
     def _search(self, problem: Problem, exact: Solution) -> Solution:
-        assert exact.choice is not None
+        assert exact.columns is not None
         limit = math.inf if self.time_limit_s is None else self.time_limit_s
         deadline = time.perf_counter() + limit
         quadratic = Quadratic.of(problem)
-        first = improved(problem, quadratic, exact.choice, self.num_restarts, self.seed, deadline)
+        first = improved(problem, quadratic, exact.columns, self.num_restarts, self.seed, deadline)
         simple = simple_bound(problem, quadratic, exact.bound)
         scale = Scale.of(problem.loss_of(first), simple, self.gap)
         found = _Found(first, problem.loss_of(first), simple / scale.unit, is_finished=False)
@@ -111,7 +111,7 @@ class _Found:
         is_finished: Whether nothing below the cutoff is left.
     """
 
-    layers: Choice
+    layers: Columns
     loss: float
     bound: float
     is_finished: bool
@@ -185,9 +185,9 @@ def _tried(problem: Problem, quadratic: Quadratic, part: Subproblem, found: _Fou
     """The best of all assignments of a part, if it is better than what is known."""
     losses, moves = part.enumerated()
     for row in np.argsort(losses, kind="stable"):
-        choice = np.empty(len(quadratic.index), dtype=np.intp)
-        choice[quadratic.group[moves[row]]] = quadratic.column[moves[row]]
-        layers = problem.grouped.expand(choice)
+        columns = np.empty(len(quadratic.index), dtype=np.intp)
+        columns[quadratic.group[moves[row]]] = quadratic.column[moves[row]]
+        layers = problem.grouped.expand(columns)
         loss = problem.loss_of(layers)
         if not np.isfinite(losses[row]) or loss >= found.loss:
             return found

@@ -10,7 +10,7 @@ import numpy as np
 
 from mpq._support.progress import track
 from mpq.errors import InputError
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Solver
 from mpq.solvers.quadratic.additive_start import from_additive
@@ -69,9 +69,9 @@ class LocalSearch(Solver):
         return from_additive(problem, self.name, self._search)
 
     def _search(self, problem: Problem, exact: Solution) -> Solution:
-        assert exact.choice is not None
+        assert exact.columns is not None
         quadratic = Quadratic.of(problem)
-        layers = improved(problem, quadratic, exact.choice, self.num_restarts, self.seed)
+        layers = improved(problem, quadratic, exact.columns, self.num_restarts, self.seed)
         loss = problem.loss_of(layers)
         bound = lower_bound(problem, quadratic, loss, exact.bound, _WORK)
         status = Status.OPTIMAL if bound == loss else Status.FEASIBLE
@@ -81,11 +81,11 @@ class LocalSearch(Solver):
 def improved(
     problem: Problem,
     quadratic: Quadratic,
-    layers: Choice,
+    layers: Columns,
     num_restarts: int,
     seed: int,
     deadline: float = math.inf,
-) -> Choice:
+) -> Columns:
     """An assignment ``[L]`` within the budgets that loses no more than the given one.
 
     Args:
@@ -197,20 +197,20 @@ class _Search:
     quadratic: Quadratic
     rng: np.random.Generator
 
-    def settled(self, choice: Choice) -> Choice:
+    def settled(self, columns: Columns) -> Columns:
         """Descends until no pair helps; with many moves, until no pair within a random share."""
         while True:
-            before = choice
+            before = columns
             shares = self._shares(np.array([], dtype=np.intp))
             for groups in shares:
-                choice = self._descended(choice, self._pairs(groups))
-            if len(shares) == 1 or (choice == before).all():
-                return choice
+                columns = self._descended(columns, self._pairs(groups))
+            if len(shares) == 1 or (columns == before).all():
+                return columns
 
-    def restarted(self, choice: Choice) -> Choice:
+    def restarted(self, columns: Columns) -> Columns:
         """A descent from a few random changes."""
-        shaken = self._shaken(choice)
-        groups = self._shares(np.flatnonzero(shaken != choice))[0]
+        shaken = self._shaken(columns)
+        groups = self._shares(np.flatnonzero(shaken != columns))[0]
         return self._descended(shaken, self._pairs(groups))
 
     @cached_property
@@ -231,29 +231,29 @@ class _Search:
         order[len(first) :] = self.rng.permutation(order[len(first) :])
         return np.array_split(order, -(-count // size))
 
-    def _shaken(self, choice: Choice) -> Choice:
+    def _shaken(self, columns: Columns) -> Columns:
         """The choice with a few groups changed at random, within the budgets."""
-        quadratic, choice = self.quadratic, choice.copy()
-        for _ in range(min(int(self.rng.integers(*_NUM_SHAKEN)), len(choice))):
-            extra, room = self._extra(quadratic.moves(choice))
+        quadratic, columns = self.quadratic, columns.copy()
+        for _ in range(min(int(self.rng.integers(*_NUM_SHAKEN)), len(columns))):
+            extra, room = self._extra(quadratic.moves(columns))
             move = self.rng.choice(np.flatnonzero((extra <= room[:, None]).all(axis=0)))
-            choice[quadratic.group[move]] = quadratic.column[move]
-        return choice
+            columns[quadratic.group[move]] = quadratic.column[move]
+        return columns
 
-    def _descended(self, choice: Choice, pairs: _Pairs) -> Choice:
+    def _descended(self, columns: Columns, pairs: _Pairs) -> Columns:
         """The best single move, or else the best pair, again and again, until none helps."""
-        quadratic, choice = self.quadratic, choice.copy()
+        quadratic, columns = self.quadratic, columns.copy()
         # Not that of the loss, which may be 0: rounding errors would go round in circles.
         least = -1e-12 * float(quadratic.own.max() + np.abs(quadratic.linear).max())
         while True:
-            held = quadratic.moves(choice)
+            held = quadratic.moves(columns)
             single, (extra, room) = self._changes(held), self._extra(held)
             moves = _best_single(single, extra, room, least)
             if not len(moves):
                 moves = pairs.best(single, extra, room, held[quadratic.group], least)
             if not len(moves):
-                return choice
-            choice[quadratic.group[moves]] = quadratic.column[moves]
+                return columns
+            columns[quadratic.group[moves]] = quadratic.column[moves]
 
     def _changes(self, held: Indices) -> Array:
         """``[M]`` of the loss by each move alone."""

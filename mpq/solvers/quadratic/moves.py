@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from mpq.problem.budget import ROUNDING
 from mpq.problem.couplings import Couplings
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -111,13 +111,13 @@ class Quadratic:
             products[:, column] = np.einsum("ms,ms->m", self.rows, self.rows[other])
         return products
 
-    def moves(self, choice: Choice) -> Indices:
+    def moves(self, columns: Columns) -> Indices:
         """``[G]`` moves that make up a choice ``[G]``."""
-        return self.index[np.arange(len(choice)), choice]
+        return self.index[np.arange(len(columns)), columns]
 
-    def loss(self, choice: Choice) -> float:
+    def loss(self, columns: Columns) -> float:
         """Of a choice ``[G]``, in the loss table's unit."""
-        held = self.moves(choice)
+        held = self.moves(columns)
         together = self.rows[held].sum(axis=0)
         return float(0.5 * (together @ together) + self.linear[held].sum())
 

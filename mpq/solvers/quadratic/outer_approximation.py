@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pulp
 from scipy.optimize import linprog
 
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.answers import check_effort
@@ -78,10 +78,10 @@ class OuterApproximation(Solver):
         return from_additive(problem, self.name, self._search)
 
     def _search(self, problem: Problem, exact: Solution) -> Solution:
-        assert exact.choice is not None
+        assert exact.columns is not None
         deadline = time.perf_counter() + self.time_limit_s
         quadratic = Quadratic.of(problem)
-        best = improved(problem, quadratic, exact.choice, _RESTARTS, 0, deadline)
+        best = improved(problem, quadratic, exact.columns, _RESTARTS, 0, deadline)
         program = _Program.of(quadratic, problem.loss_of(best))
         bound = max(simple_bound(problem, quadratic, exact.bound), program.relaxed)
         loss = problem.loss_of(best)
@@ -177,7 +177,7 @@ class _Program:
         which = which & (np.abs(left).max(axis=1) < _LARGEST)
         self._tangents.append((left[which], 0.5 * point[which] ** 2))
 
-    def cut(self, moves: Choice) -> bool:
+    def cut(self, moves: Columns) -> bool:
         """Tangents at an assignment, unless it had them before."""
         if not len(moves) or moves.tobytes() in self._seen:
             return False
@@ -186,7 +186,7 @@ class _Program:
         self._add(point, np.ones(len(point), dtype=np.bool_))
         return True
 
-    def solved(self, backend: str, seconds: float, gap: float) -> tuple[Choice, float]:
+    def solved(self, backend: str, seconds: float, gap: float) -> tuple[Columns, float]:
         """``[G]`` moves of the integer program, none if it found none, and a bound of the loss."""
         model, x = self._model()
         proved = run(model, backend, max(seconds, 1e-3), relative_gap=gap / 2)

@@ -38,9 +38,9 @@ def alternatives(
     found: list[Solution] = []
     for _ in track(range(count), "alternatives"):
         solution = solver.solve(problem)
-        if solution.choice is None:
+        if solution.columns is None:
             found = found or [solution]
             break
         found.append(solution)
-        problem = problem.differing(solution.choice, min_differing_layers)
+        problem = problem.differing(solution.columns, min_differing_layers)
     return tuple(sorted(found, key=lambda solution: solution.loss))

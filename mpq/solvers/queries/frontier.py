@@ -10,7 +10,7 @@ from mpq._support.progress import track
 from mpq.errors import InfeasibleError, InputError, SolverError
 from mpq.problem.budget import Budget, total
 from mpq.problem.cost_table import CostTable
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers import DynamicProgramming, Solver
 from mpq.solvers.additive.default import additive_solver
@@ -39,7 +39,7 @@ def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> list[int]:
 
 def solve_frontier(
     problem: Problem, table: CostTable, solver: Solver, num_points: int
-) -> tuple[list[Choice], list[Status]]:
+) -> tuple[list[Columns], list[Status]]:
     """Solves for limits that are evenly spaced from the least reachable cost to the most useful.
 
     Args:
@@ -73,22 +73,22 @@ def solve_frontier(
         return _front(problem, table, [*solved, *((c, Status.FEASIBLE) for c in swept)])
     for limit in track(limits.tolist(), f"frontier over {table.name}"):
         solution = solver.solve(replace(free, budgets=(*held, Budget(table, limit))))
-        if solution.choice is not None:
-            solved.append((solution.choice, solution.status))
+        if solution.columns is not None:
+            solved.append((solution.columns, solution.status))
     return _front(problem, table, solved)
 
 
 def _front(
-    problem: Problem, table: CostTable, solved: list[tuple[Choice, Status]]
-) -> tuple[list[Choice], list[Status]]:
-    points = [_point(problem, table, choice) for choice, _ in solved]
+    problem: Problem, table: CostTable, solved: list[tuple[Columns, Status]]
+) -> tuple[list[Columns], list[Status]]:
+    points = [_point(problem, table, columns) for columns, _ in solved]
     front = pareto_front([cost for cost, _ in points], [loss for _, loss in points])
     return [solved[i][0] for i in front], [solved[i][1] for i in front]
 
 
 def solve_hull(
     problem: Problem, table: CostTable, solver: Solver
-) -> tuple[list[Choice], list[Status]]:
+) -> tuple[list[Columns], list[Status]]:
     """All corners of the frontier's lower convex hull, other budgets held.
 
     Without other budgets every corner is the one before with one layer changed: the layer of the
@@ -123,19 +123,19 @@ def solve_hull(
         return _between(free, table, solver)
     grouped = replace(free, budgets=(Budget(table, free.budgets[-1].limit),)).grouped
     hull = Hull.of(grouped.loss, grouped.costs[0], grouped.allowed)
-    choice, corners = hull.start, [grouped.expand(hull.start)]
+    columns, corners = hull.start, [grouped.expand(hull.start)]
     rates = hull.gain / hull.cost
     for step, (row, column) in enumerate(zip(hull.row.tolist(), hull.column.tolist(), strict=True)):
-        choice = choice.copy()
-        choice[row] = column
+        columns = columns.copy()
+        columns[row] = column
         if step + 1 == len(rates) or rates[step + 1] < rates[step] * (1 - _SAME_RATE):
-            corners.append(grouped.expand(choice))
+            corners.append(grouped.expand(columns))
     return corners, [Status.OPTIMAL] * len(corners)
 
 
 def _between(
     problem: Problem, table: CostTable, solver: Solver
-) -> tuple[list[Choice], list[Status]]:
+) -> tuple[list[Columns], list[Status]]:
     cheapest, last = _found(solver.solve(problem.cheapest(table))), _found(solver.solve(problem))
     # Of all that cost as little, what loses least.
     held = tuple(b for b in problem.budgets if b.table.name != table.name)
@@ -160,8 +160,8 @@ def _between(
     return _front(problem, table, [corners[point] for point in sorted(corners)])
 
 
-def _point(problem: Problem, table: CostTable, choice: Choice) -> tuple[float, float]:
-    return total(table, choice), problem.loss_of(choice)
+def _point(problem: Problem, table: CostTable, columns: Columns) -> tuple[float, float]:
+    return total(table, columns), problem.loss_of(columns)
 
 
 def _priced(problem: Problem, table: CostTable, price: float) -> Problem:
@@ -169,9 +169,9 @@ def _priced(problem: Problem, table: CostTable, price: float) -> Problem:
     return replace(problem, loss=replace(problem.loss, values=values))
 
 
-def _found(solution: Solution) -> tuple[Choice, Status]:
+def _found(solution: Solution) -> tuple[Columns, Status]:
     if solution.status is Status.INFEASIBLE:
         raise InfeasibleError(f"no assignment meets the other budgets: {solution.reasons}")
-    if solution.choice is None:
+    if solution.columns is None:
         raise SolverError(f"{solution.solver}: {solution.status.value}")
-    return solution.choice, solution.status
+    return solution.columns, solution.status

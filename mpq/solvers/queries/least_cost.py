@@ -7,7 +7,7 @@ from typing import final
 from mpq.errors import InfeasibleError, SolverError
 from mpq.problem.budget import ROUNDING, Budget, total
 from mpq.problem.cost_table import CostTable
-from mpq.problem.problem import Choice, Problem
+from mpq.problem.problem import Columns, Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers import Solver
 from mpq.solvers.additive.default import additive_solver
@@ -56,23 +56,23 @@ def least_cost(problem: Problem, table: CostTable, solver: Solver, max_loss: flo
         return _halved(problem, table, solver, max_loss)
     swapped = problem.least(table, max_loss)
     cheapest = additive_solver(swapped).solve(swapped)
-    if cheapest.choice is None:
+    if cheapest.columns is None:
         raise _out_of_reach(problem, table, solver, max_loss)
-    limited = _limited(problem, table, total(table, cheapest.choice))
+    limited = _limited(problem, table, total(table, cheapest.columns))
     found = solver.solve(limited)
-    if found.choice is None or found.loss > max_loss * (1 + ROUNDING):
+    if found.columns is None or found.loss > max_loss * (1 + ROUNDING):
         # A solver that is not exact may miss what is known already.
-        loss = problem.loss_of(cheapest.choice)
-        found = replace(found, status=Status.FEASIBLE, choice=cheapest.choice, loss=loss)
-    assert found.choice is not None
-    return LeastCost(limited, found, total(table, found.choice), cheapest.bound, 1)
+        loss = problem.loss_of(cheapest.columns)
+        found = replace(found, status=Status.FEASIBLE, columns=cheapest.columns, loss=loss)
+    assert found.columns is not None
+    return LeastCost(limited, found, total(table, found.columns), cheapest.bound, 1)
 
 
 def least_cost_measured(
     problem: Problem,
     table: CostTable,
     solver: Solver,
-    is_acceptable: Callable[[Choice], bool],
+    is_acceptable: Callable[[Columns], bool],
     num_points: int,
 ) -> LeastCost:
     """The least cost at which a measured criterion still holds: bisection over the frontier.
@@ -91,26 +91,26 @@ def least_cost_measured(
     Raises:
         InfeasibleError: If the assignment that loses least is not acceptable.
     """
-    choices, statuses = solve_frontier(problem, table, solver, num_points)
-    low, high, tried = 0, len(choices) - 1, 1
-    if not is_acceptable(choices[high]):
+    assignments, statuses = solve_frontier(problem, table, solver, num_points)
+    low, high, tried = 0, len(assignments) - 1, 1
+    if not is_acceptable(assignments[high]):
         raise InfeasibleError(
             "not even the assignment of least predicted loss is acceptable "
-            f"({problem.loss_of(choices[high]):.4g} {problem.loss.unit}); allow more precise "
+            f"({problem.loss_of(assignments[high]):.4g} {problem.loss.unit}); allow more precise "
             "candidates, or a larger drop"
         )
     while low < high:
         middle = (low + high) // 2
         tried += 1
-        if is_acceptable(choices[middle]):
+        if is_acceptable(assignments[middle]):
             high = middle
         else:
             low = middle + 1
-    choice = choices[high]
-    cost, loss = total(table, choice), problem.loss_of(choice)
+    columns = assignments[high]
+    cost, loss = total(table, columns), problem.loss_of(columns)
     is_proved = statuses[high] is Status.OPTIMAL
     solution = Solution(
-        statuses[high], choice, loss, loss if is_proved else None, f"{solver.name}, bisected", 0.0
+        statuses[high], columns, loss, loss if is_proved else None, f"{solver.name}, bisected", 0.0
     )
     return LeastCost(_limited(problem, table, cost), solution, cost, None, tried)
 
@@ -123,22 +123,22 @@ def _limited(problem: Problem, table: CostTable, cost: float) -> Problem:
 
 def _halved(problem: Problem, table: CostTable, solver: Solver, max_loss: float) -> LeastCost:
     best = solver.solve(problem.available(table))
-    if best.choice is None or best.loss > max_loss:
+    if best.columns is None or best.loss > max_loss:
         raise _out_of_reach(problem, table, solver, max_loss)
     swapped = problem.cheapest(table)
-    cheapest = additive_solver(swapped).solve(swapped).choice
+    cheapest = additive_solver(swapped).solve(swapped).columns
     if cheapest is None:
         raise SolverError(f"{solver.name} found what the exact solver calls infeasible")
     low, tried = total(table, cheapest), 1
-    high = total(table, best.choice)
+    high = total(table, best.columns)
     for _ in range(_MAX_HALVINGS):
         if high - low <= ROUNDING * abs(high):
             break
         middle = 0.5 * (low + high)
         found = solver.solve(_limited(problem, table, middle))
         tried += 1
-        if found.choice is not None and found.loss <= max_loss:
-            best, high = found, total(table, found.choice)
+        if found.columns is not None and found.loss <= max_loss:
+            best, high = found, total(table, found.columns)
         else:
             low = middle
     limited = _limited(problem, table, high)
@@ -152,7 +152,7 @@ def _out_of_reach(
     unit = problem.loss.unit
     if best.status is Status.INFEASIBLE:
         return InfeasibleError(f"no assignment meets the budgets: {best.reasons}")
-    if best.choice is None:
+    if best.columns is None:
         return SolverError(f"{best.solver}: {best.status.value}")
     return InfeasibleError(
         f"no assignment within the budgets loses at most {max_loss:.6g} {unit}: the least that was "

@@ -27,7 +27,7 @@ def solve(solver: Solver, problem: Problem) -> Solution:
     solution = solver.solve(problem)
     if solution.status is Status.INFEASIBLE:
         raise InfeasibleError(f"{solution.status.value}. {solution.reasons}")
-    if solution.choice is None:
+    if solution.columns is None:
         raise SolverError(f"{solution.solver}: {solution.status.value}")
     return solution
 
@@ -86,7 +86,7 @@ def cheapest(
         SolverError: If the solver found none.
     """
     found = least_cost(problem, resource, solver, max_loss)
-    if found.solution.choice is None:
+    if found.solution.columns is None:
         raise SolverError(f"{found.solution.solver}: {found.solution.status.value}")
     proof = "nothing proved" if found.bound is None else f"proved at least {found.bound:.6g}"
     why = f"least {resource.name}: {found.cost:.6g} {resource.unit}, {proof}"

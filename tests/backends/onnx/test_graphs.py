@@ -104,7 +104,7 @@ class Bench:
         """What the layer should compute."""
         x = torch.from_numpy(self.example(name))
         with quantized(self.network, {name: precision}, self.quantizer), torch.no_grad():
-            found: Array = self.network.site(name)(x).numpy()
+            found: Array = self.network.layer_module(name)(x).numpy()
         return found
 
 
@@ -164,14 +164,14 @@ def test_float_layer_is_the_layer(bench: Bench, name: str, run: Runner) -> None:
 
 def bias_step(bench: Bench, name: str, precision: Precision) -> float:
     """Half of the largest step that a bias of int32 is rounded to; 0 without a bias."""
-    site = bench.network.site(name)
-    _, scale = bench.quantizer.codes(name, site, precision.weight)
+    layer_module = bench.network.layer_module(name)
+    _, scale = bench.quantizer.codes(name, layer_module, precision.weight)
     calibrated = bench.quantizer.ranges.of(name, precision.activation)
     assert calibrated is not None
     # An unsigned range has 255 steps; a symmetric one has 127 on either side.
     ends = max(-calibrated.low / 128, calibrated.high / 127), calibrated.high - calibrated.low
     step = ends[0] if precision.activation.symmetric else ends[1] / 255
-    return 0.0 if site.bias is None else 0.5 * step * float(scale.max())
+    return 0.0 if layer_module.bias is None else 0.5 * step * float(scale.max())
 
 
 @pytest.mark.parametrize("spelling", INTEGER)
@@ -266,8 +266,8 @@ def test_packed_weights_unpack_to_the_simulated_ones(bench: Bench, spelling: str
     codes = np.stack(places, axis=-1).reshape(12, -1, size).astype(np.float64)
     weight = (codes - 2 ** (bits - 1)) * scales.reshape(12, -1, 1)
 
-    site = bench.network.site("tokens")
-    expected = bench.quantizer.weight("tokens", site, precision.weight).numpy()
+    layer_module = bench.network.layer_module("tokens")
+    expected = bench.quantizer.weight("tokens", layer_module, precision.weight).numpy()
     np.testing.assert_allclose(weight.reshape(12, -1)[:, :40], expected, rtol=1e-6)
 
 
@@ -276,12 +276,12 @@ def test_packed_weights_unpack_to_the_simulated_ones(bench: Bench, spelling: str
 def test_inputs_that_are_rounded_while_running(bench: Bench, name: str, spelling: str) -> None:
     """Rounding by group or by token is half a step of 127 of the largest input, per product."""
     precision = Precision.parse(spelling)
-    site = bench.network.site(name)
+    layer_module = bench.network.layer_module(name)
     x = torch.from_numpy(bench.example(name))
 
     found = by_onnxruntime(bench.graph(name, precision), x.numpy())
 
-    weight = bench.quantizer.weight(name, site, precision.weight)
+    weight = bench.quantizer.weight(name, layer_module, precision.weight)
     rows = weight.t() if name == "transposed" else weight  # [O, K]
     step = float(x.abs().max()) / 127
     allowed = step * float(rows.abs().sum(dim=1).max())  # half for each of the two roundings

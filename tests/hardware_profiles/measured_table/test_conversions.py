@@ -65,9 +65,11 @@ def test_the_frontier_of_a_resource_with_pairs(has_other: bool) -> None:
     table = cost.table("energy", "joules")
     expected = front_of(case, cost)
 
-    choices, statuses = solve_frontier(case.problem(), table, Auto(), 12)
+    candidates, statuses = solve_frontier(case.problem(), table, Auto(), 12)
 
-    found = [(total(table, choice), float(case.loss.of(tuple(choice)))) for choice in choices]
+    found = [
+        (total(table, candidate), float(case.loss.of(tuple(candidate)))) for candidate in candidates
+    ]
     assert [found[0], found[-1]] == [pytest.approx(expected[0]), pytest.approx(expected[-1])]
     assert set(statuses) == {Status.OPTIMAL}
     for cost_used, loss in found:
@@ -91,9 +93,11 @@ def test_the_hull_of_another_resource_holds_budgets_with_pairs(seed: int) -> Non
     table = cost.table("energy", "joules")
     expected = front_of(case, cost)
 
-    choices, _ = solve_hull(case.problem(), table, Auto())
+    candidates, _ = solve_hull(case.problem(), table, Auto())
 
-    found = [(total(table, choice), float(case.loss.of(tuple(choice)))) for choice in choices]
+    found = [
+        (total(table, candidate), float(case.loss.of(tuple(candidate)))) for candidate in candidates
+    ]
     assert [found[0], found[-1]] == [pytest.approx(expected[0]), pytest.approx(expected[-1])]
     for point in found:
         assert any(point == pytest.approx(other) for other in expected)
@@ -104,7 +108,7 @@ def test_the_least_cost_counts_constant_and_pairs(share: float) -> None:
     """The cheapest of all assignments that lose so little; its bound says so."""
     case = conversions(3)
     free = replace(case, costs=(), limits=())
-    losses = sorted(float(case.loss.of(choice)) for choice in free.allowed())
+    losses = sorted(float(case.loss.of(candidate)) for candidate in free.allowed())
     max_loss = losses[0] + share * (losses[-1] - losses[0])
     expected = min(
         float(case.costs[0].of(c)) for c in free.allowed() if float(case.loss.of(c)) <= max_loss
@@ -123,7 +127,7 @@ def test_the_least_cost_with_interactions() -> None:
     free = replace(case, costs=(), limits=())
     problem = interacting(4, free)
     table = case.costs[0].table("latency", "seconds")
-    losses = {choice: problem.loss_of(np.array(choice)) for choice in free.allowed()}
+    losses = {candidate: problem.loss_of(np.array(candidate)) for candidate in free.allowed()}
     max_loss = float(np.quantile(list(losses.values()), 0.4))
     expected = min(float(case.costs[0].of(c)) for c, loss in losses.items() if loss <= max_loss)
 
@@ -135,7 +139,7 @@ def test_the_least_cost_with_interactions() -> None:
 def test_alternatives_within_a_budget_with_pairs() -> None:
     """The five best of all."""
     case = conversions(6)
-    expected = sorted(float(case.loss.of(choice)) for choice in case.feasible())[:5]
+    expected = sorted(float(case.loss.of(candidate)) for candidate in case.feasible())[:5]
 
     found = alternatives(case.problem(), Auto(), 5)
 
@@ -154,7 +158,7 @@ def test_a_problem_is_read_and_solved_again(tmp_path: Path) -> None:
 
     assert again.to_json() == problem.to_json()
     assert tables["r0"].constant == 0.5
-    np.testing.assert_array_equal(Auto().solve(again).choice, Auto().solve(problem).choice)
+    np.testing.assert_array_equal(Auto().solve(again).columns, Auto().solve(problem).columns)
     assert narrow.budgets[0].limit == 0.9 * fsum([0.5, *case.costs[0].values[:, 0]])
     assert Auto().solve(narrow).status is Status.INFEASIBLE
 
@@ -184,7 +188,7 @@ def test_a_loss_with_interactions_has_no_pairs() -> None:
 def test_no_assignment_is_an_error_with_the_least_latency() -> None:
     """In the user's unit, conversions and constant counted."""
     case = replace(conversions(0), limits=(0.6,))
-    least = min(float(case.costs[0].of(choice)) for choice in case.allowed())
+    least = min(float(case.costs[0].of(candidate)) for candidate in case.allowed())
 
     with pytest.raises(InfeasibleError, match=f"smallest reachable {least:.6g}"):
         solve_frontier(case.problem(), Cost(np.ones((4, 3))).table("size", "bytes"), Auto(), 3)

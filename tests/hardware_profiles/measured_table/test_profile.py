@@ -62,14 +62,14 @@ def table(*entries: Entry, **more: Any) -> MeasuredTable:
     return MeasuredTable(*about, entries or (entry(),), **more)
 
 
-def seconds(found: MeasuredTable, layer: Layer, choice: Precision, batch_size: int = 1) -> float:
+def seconds(found: MeasuredTable, layer: Layer, candidate: Precision, batch_size: int = 1) -> float:
     """Latency of a single layer."""
-    return float(found.cost("latency", (layer,), (choice,), Workload(batch_size)).values[0, 0])
+    return float(found.cost("latency", (layer,), (candidate,), Workload(batch_size)).values[0, 0])
 
 
-def half_width(found: MeasuredTable, layer: Layer, choice: Precision) -> float:
+def half_width(found: MeasuredTable, layer: Layer, candidate: Precision) -> float:
     """Uncertainty of a single layer's latency."""
-    return float(found.uncertainty("latency", (layer,), (choice,), Workload()).values[0, 0])
+    return float(found.uncertainty("latency", (layer,), (candidate,), Workload()).values[0, 0])
 
 
 SIZES = tuple(itertools.product((8, 16, 64), (8, 32), (1, 5)))  # features, outputs, tokens
@@ -159,7 +159,7 @@ def test_a_measured_shape_runs_only_at_the_precisions_it_was_measured_at() -> No
     assert not found.can_run(measured, W8)
     assert found.can_run(other, W8), "of a shape that was never measured the family decides"
     assert not found.can_run(other, W4)
-    assert [found.runs_somewhere(choice) for choice in (FP32, W8, W4)] == [True, True, False]
+    assert [found.runs_somewhere(candidate) for candidate in (FP32, W8, W4)] == [True, True, False]
 
 
 @given(
@@ -338,13 +338,13 @@ def test_neighbours_in_other_formats_cost_a_conversion(batch_size: int) -> None:
     edges = [(0, 1), (2, 3)]
     to_int8, to_fp32 = 1e-6 + 1e-9 * 8 * batch_size, 2e-6 + 3e-9 * 8 * batch_size
     by_hand = {(0, 1): to_int8, (1, 0): to_fp32}
-    for choice in itertools.product((0, 1), repeat=4):
-        expected = 4.0 + sum(by_hand.get((choice[i], choice[j]), 0.0) for i, j in edges)
-        assert total(priced, np.array(choice)) == pytest.approx(expected, rel=1e-12)
+    for candidate in itertools.product((0, 1), repeat=4):
+        expected = 4.0 + sum(by_hand.get((candidate[i], candidate[j]), 0.0) for i, j in edges)
+        assert total(priced, np.array(candidate)) == pytest.approx(expected, rel=1e-12)
 
 
 @given(st.lists(st.sampled_from((0, 1)), min_size=9, max_size=9))
-def test_a_residual_stream_is_converted_once_per_reader(choice: list[int]) -> None:
+def test_a_residual_stream_is_converted_once_per_reader(candidate: list[int]) -> None:
     """Four blocks of two layers: however many layers wrote the stream, it is one tensor."""
     layers, writers = [linear("stem", 16, 8)], ["stem"]
     for block in range(4):
@@ -355,10 +355,10 @@ def test_a_residual_stream_is_converted_once_per_reader(choice: list[int]) -> No
     priced = chain_table(conversions=(BASE, BACK)).cost("latency", layers, CHOICES, Workload())
 
     to_int8, to_fp32 = 1e-6 + 1e-9 * 8, 2e-6 + 3e-9 * 8
-    changes = list(itertools.pairwise(choice))  # every layer reads what the one before it wrote
+    changes = list(itertools.pairwise(candidate))  # every layer reads what the one before it wrote
     by_hand = changes.count((0, 1)) * to_int8 + changes.count((1, 0)) * to_fp32
     assert len(priced.pairs) == 8
-    assert total(priced, np.array(choice)) == pytest.approx(9.0 + by_hand, rel=1e-12)
+    assert total(priced, np.array(candidate)) == pytest.approx(9.0 + by_hand, rel=1e-12)
 
 
 def test_formats_of_equal_numbers_need_no_conversion() -> None:

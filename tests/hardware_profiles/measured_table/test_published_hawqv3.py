@@ -71,6 +71,6 @@ def test_the_published_bit_widths_are_found(
     solution = solver.solve(problem)
 
     assert solution.status is Status.OPTIMAL
-    assert solution.choice is not None
-    bits = [(4, 8)[choice] for choice in solution.choice.tolist()]
+    assert solution.columns is not None
+    bits = [(4, 8)[candidate] for candidate in solution.columns.tolist()]
     assert bits == published["published_weight_bits"][f"{resource}_{fraction}"]

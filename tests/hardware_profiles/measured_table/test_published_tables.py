@@ -180,9 +180,9 @@ def test_haq_cycles_become_seconds_by_the_clock(tmp_path: Path, folder: Path) ->
     net = nn.Sequential(nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False))
     cycles = [
         float(row["latency"])
-        for choice in slow.precisions
+        for candidate in slow.precisions
         for row in rows
-        if row["inferred_name"] == "conv0" and f"w{row['w_bits']}a{row['a_bits']}" == str(choice)
+        if row["inferred_name"] == "conv0" and f"w{row['w_bits']}a{row['a_bits']}" == str(candidate)
     ]
     example = torch.zeros(1, 3, 224, 224)
     assert latency(net, example, slow, 16)[0].tolist() == pytest.approx([c / 1e8 for c in cycles])

@@ -61,10 +61,10 @@ class Machine:
         deviations = rng.normal(0, 0.03, found.alone.shape)
         return cls(found, 9e-4, np.array([0.9, 1.25, 1.4, 0.7]), deviations)
 
-    def seconds(self, choices: npt.NDArray[np.intp]) -> Array:
+    def seconds(self, candidates: npt.NDArray[np.intp]) -> Array:
         """Written out layer by layer."""
         found = []
-        for row in choices:
+        for row in candidates:
             time = self.overhead_s
             for layer, column in enumerate(row):
                 factor = self.factors[self.parts.kernel[layer, column]]
@@ -76,11 +76,11 @@ class Machine:
         return np.array(found)
 
     def measure(self, count: int, seed: int, noise: float = 0.005) -> WholeTimes:
-        choices = random_assignments(self.parts.table(), (), count, seed)
-        seconds = self.seconds(choices)
+        candidates = random_assignments(self.parts.table(), (), count, seed)
+        seconds = self.seconds(candidates)
         seconds = seconds * np.random.default_rng(seed).normal(1, noise, count)
         intervals = (Interval(x, 0.99 * x, 1.01 * x, x, 0.0, 60) for x in seconds)
-        return WholeTimes(choices, tuple(intervals))
+        return WholeTimes(candidates, tuple(intervals))
 
 
 def test_correction_predicts_networks_that_it_has_not_seen() -> None:
@@ -106,7 +106,7 @@ def test_correction_equals_the_dense_posterior_mean() -> None:
     seconds = measured.seconds
     columns = 1 + 3 + 1 + 5 * 4
     design = np.zeros((7, columns))
-    for network, row in enumerate(measured.choices):
+    for network, row in enumerate(measured.candidates):
         design[network, 0] = 1
         for layer, column in enumerate(row):
             design[network, 1 + known.kernel[layer, column]] += known.alone[layer, column]
@@ -148,12 +148,12 @@ def test_corrected_table_says_what_the_correction_means() -> None:
     """Its total is the formula, for any assignment, and no layer takes less than nothing."""
     machine = Machine.of(parts())
     exact = Correction(machine.overhead_s, machine.factors, machine.deviations)
-    choices = random_assignments(machine.parts.table(), (), 20, 5)
+    candidates = random_assignments(machine.parts.table(), (), 20, 5)
 
     table = exact.apply(machine.parts)
     negative = replace(exact, deviations=exact.deviations - 2).apply(machine.parts)
 
-    np.testing.assert_allclose(predicted(table, choices), machine.seconds(choices))
+    np.testing.assert_allclose(predicted(table, candidates), machine.seconds(candidates))
     assert (table.unit, table.precisions) == ("seconds", PRECISIONS)
     assert (negative.values == 0).all()
     assert exact.to_dict(machine.parts) == pytest.approx(
@@ -167,9 +167,9 @@ def test_corrected_table_says_what_the_correction_means() -> None:
 def test_parts_of_an_assignment_are_the_sums_by_hand() -> None:
     """Three layers: float, int8, packed."""
     known = parts(3)
-    choice = np.array([0, 2, 3])
+    candidate = np.array([0, 2, 3])
 
-    cells, by_kernel = known.cells(choice).reshape(3, 4), known.by_kernel(choice)
+    cells, by_kernel = known.cells(candidate).reshape(3, 4), known.by_kernel(candidate)
 
     taken = known.alone[0, 0], known.alone[1, 2], known.alone[2, 3]
     assert by_kernel.tolist() == pytest.approx([*taken, 2e-5 + 0.0])

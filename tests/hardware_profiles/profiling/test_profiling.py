@@ -132,7 +132,7 @@ class Pretender:
 
         def outputs(x: Any) -> Any:
             with quantized(subject.network, precisions, subject.quantizer), torch.no_grad():
-                found = subject.network.site(name)(torch.from_numpy(x)).numpy()
+                found = subject.network.layer_module(name)(torch.from_numpy(x)).numpy()
             return found + (self.shift if is_wrong else 0.0)
 
         return Program(self._run, outputs)

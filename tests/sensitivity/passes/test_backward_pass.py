@@ -202,7 +202,7 @@ def test_rounding_within_no_grad_is_the_same() -> None:
             plain = network.module(x)
 
     rounded = quantize_activation(x, W4A2D.activation, None, 1)
-    weight = quantizer.weight("", network.site(""), W4A2D.weight)
+    weight = quantizer.weight("", network.layer_module(""), W4A2D.weight)
     torch.testing.assert_close(plain, rounded @ weight.T + model.bias.detach())
     assert torch.equal(tracked.detach(), plain)
     torch.testing.assert_close(leaf.grad, weight.sum(dim=0).expand(7, 5))

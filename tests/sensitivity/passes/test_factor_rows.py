@@ -26,10 +26,10 @@ def gathered(rows: Array, step: int = 50) -> FactorRows:
     return found
 
 
-def choices(num_layers: int, num_precisions: int) -> list[npt.NDArray[np.intp]]:
+def candidates(num_layers: int, num_precisions: int) -> list[npt.NDArray[np.intp]]:
     """Every column per layer."""
     every = product(range(num_precisions), repeat=num_layers)
-    return [np.array(choice, dtype=np.intp) for choice in every]
+    return [np.array(candidate, dtype=np.intp) for candidate in every]
 
 
 @pytest.mark.parametrize("rows_kept", [0, 4096])
@@ -43,9 +43,9 @@ def test_loss_is_that_of_all_rows(
 
     interactions = gathered(rows).interactions(shrinkage=0.0)
 
-    for choice in choices(3, 2):
-        sums = rows[:, range(3), choice].sum(axis=1)
-        assert interactions.together(choice) == pytest.approx(0.5 * (sums**2).mean(), rel=1e-5)
+    for candidate in candidates(3, 2):
+        sums = rows[:, range(3), candidate].sum(axis=1)
+        assert interactions.together(candidate) == pytest.approx(0.5 * (sums**2).mean(), rel=1e-5)
 
 
 def test_no_more_rows_are_kept_than_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,8 +123,8 @@ def test_scale_multiplies_table_and_loss_and_leaves_the_shrinkage() -> None:
     np.testing.assert_allclose(scaled.table, 3 * plain.table)
     assert scaled.shrinkage() == plain.shrinkage()
     before, after = plain.interactions(0.0), scaled.interactions(0.0)
-    for choice in choices(3, 2):
-        assert after.together(choice) == pytest.approx(3 * before.together(choice), rel=1e-5)
+    for candidate in candidates(3, 2):
+        assert after.together(candidate) == pytest.approx(3 * before.together(candidate), rel=1e-5)
 
 
 def shrinkage_by_hand(rows: Array) -> float:

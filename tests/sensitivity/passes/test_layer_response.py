@@ -18,11 +18,11 @@ def _seed() -> None:
 
 def test_weight_takes_the_place_of_the_layers_own() -> None:
     """The bias stays."""
-    site, x, weight = nn.Linear(4, 3), torch.randn(2, 4), torch.randn(3, 4)
+    layer_module, x, weight = nn.Linear(4, 3), torch.randn(2, 4), torch.randn(3, 4)
 
-    found = response(site, x, weight)
+    found = response(layer_module, x, weight)
 
-    torch.testing.assert_close(found, F.linear(x, weight, site.bias))
+    torch.testing.assert_close(found, F.linear(x, weight, layer_module.bias))
 
 
 @pytest.mark.parametrize(
@@ -33,38 +33,42 @@ def test_weight_takes_the_place_of_the_layers_own() -> None:
         (nn.Conv1d(4, 4, 3, groups=4, bias=False), (2, 4, 9)),
     ],
 )
-def test_convolutions_respond_as_they_are_called(site: nn.Module, x: tuple[int, ...]) -> None:
+def test_convolutions_respond_as_they_are_called(
+    layer_module: nn.Module, x: tuple[int, ...]
+) -> None:
     """Padding, groups and stride are the module's."""
     read = torch.randn(x)
 
-    found = response(site, read)
+    found = response(layer_module, read)
 
-    torch.testing.assert_close(found, site(read).detach())
+    torch.testing.assert_close(found, layer_module(read).detach())
 
 
 def test_hooks_are_not_called_and_nothing_is_left_behind() -> None:
     """Parameters are the same objects, no gradient is recorded."""
-    site, x = nn.Linear(4, 3), torch.randn(2, 4)
+    layer_module, x = nn.Linear(4, 3), torch.randn(2, 4)
     calls: list[int] = []
-    site.register_forward_hook(lambda *_: calls.append(1))
-    before = dict(site.named_parameters())
+    layer_module.register_forward_hook(lambda *_: calls.append(1))
+    before = dict(layer_module.named_parameters())
 
-    found = response(site, x, torch.randn(3, 4))
+    found = response(layer_module, x, torch.randn(3, 4))
 
     assert not calls
     assert not found.requires_grad
-    assert {n: id(p) for n, p in site.named_parameters()} == {n: id(p) for n, p in before.items()}
+    assert {n: id(p) for n, p in layer_module.named_parameters()} == {
+        n: id(p) for n, p in before.items()
+    }
 
 
 def test_a_failure_leaves_the_layer_as_it_was() -> None:
     """An input that does not fit raises; the weight is the layer's own afterwards."""
-    site = nn.Linear(4, 3)
-    weight = site.weight
+    layer_module = nn.Linear(4, 3)
+    weight = layer_module.weight
 
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        response(site, torch.randn(2, 5), torch.randn(3, 4))
+        response(layer_module, torch.randn(2, 5), torch.randn(3, 4))
 
-    assert site.weight is weight
+    assert layer_module.weight is weight
 
 
 def test_half_precision_is_widened() -> None:
@@ -80,15 +84,17 @@ def test_half_precision_is_widened() -> None:
 
 def test_changes_are_those_of_weight_and_input_together() -> None:
     """One per choice that changes something."""
-    site, x = nn.Linear(4, 3), torch.randn(2, 4)
+    layer_module, x = nn.Linear(4, 3), torch.randn(2, 4)
     quantizer = Quantizer(ActivationRanges({}))
-    choices = tuple(map(Precision.parse, ("fp32", "w3a4d", "w3")))
+    candidates = tuple(map(Precision.parse, ("fp32", "w3a4d", "w3")))
 
-    found = dict(response_changes(quantizer, "fc", site, x, response(site, x), choices))
+    found = dict(
+        response_changes(quantizer, "fc", layer_module, x, response(layer_module, x), candidates)
+    )
 
     assert list(found) == [1, 2]
     for column, change in found.items():
-        weight = quantizer.weight("fc", site, choices[column].weight)
-        rounded = quantizer.activation("fc", site, x, choices[column].activation)
-        expected: Tensor = (F.linear(rounded, weight) - F.linear(x, site.weight)).detach()
+        weight = quantizer.weight("fc", layer_module, candidates[column].weight)
+        rounded = quantizer.activation("fc", layer_module, x, candidates[column].activation)
+        expected: Tensor = (F.linear(rounded, weight) - F.linear(x, layer_module.weight)).detach()
         torch.testing.assert_close(change, expected, rtol=1e-4, atol=1e-6)

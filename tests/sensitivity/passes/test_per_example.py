@@ -14,12 +14,12 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def one_at_a_time(site: Any, x: Tensor, g: Tensor) -> Tensor:
+def one_at_a_time(layer_module: Any, x: Tensor, g: Tensor) -> Tensor:
     """``[N, D]`` by running autograd for each example alone."""
     rows = []
     for one, grad in zip(x, g, strict=True):
-        output = site(one[None])
-        (found,) = torch.autograd.grad(output, site.weight, grad[None])
+        output = layer_module(one[None])
+        (found,) = torch.autograd.grad(output, layer_module.weight, grad[None])
         rows.append(found.flatten())
     return torch.stack(rows)
 
@@ -31,15 +31,15 @@ def split(tensor: Tensor, batch_axis: int) -> Tensor:
     return found
 
 
-def assert_same(site: Any, x: Tensor) -> None:
+def assert_same(layer_module: Any, x: Tensor) -> None:
     """The gradients of a random direction agree, for every example."""
-    site = site.double()
-    g = torch.randn(site(x).shape, dtype=torch.float64)
+    layer_module = layer_module.double()
+    g = torch.randn(layer_module(x).shape, dtype=torch.float64)
 
-    found = weight_gradients(site, x, g)
+    found = weight_gradients(layer_module, x, g)
 
-    assert found.shape == (len(x), site.weight.numel())
-    torch.testing.assert_close(found, one_at_a_time(site, x, g))
+    assert found.shape == (len(x), layer_module.weight.numel())
+    torch.testing.assert_close(found, one_at_a_time(layer_module, x, g))
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 5), (2, 3, 5), (1, 5)])
@@ -94,66 +94,66 @@ CONVOLUTIONS: list[tuple[nn.Module, tuple[int, ...]]] = [
 
 @pytest.mark.parametrize(("site", "shape"), CONVOLUTIONS, ids=str)
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-def test_convolution(site: nn.Module, shape: tuple[int, ...]) -> None:
+def test_convolution(layer_module: nn.Module, shape: tuple[int, ...]) -> None:
     """Stride, padding of every kind, dilation, groups, transposed or not."""
-    assert_same(site, torch.randn(5, *shape, dtype=torch.float64))
+    assert_same(layer_module, torch.randn(5, *shape, dtype=torch.float64))
 
 
 def test_channels_last_memory() -> None:
     """The order in memory is not the order of the axes."""
-    site = nn.Conv2d(3, 4, 3, padding=1)
-    site.weight.data = site.weight.data.to(memory_format=torch.channels_last)
+    layer_module = nn.Conv2d(3, 4, 3, padding=1)
+    layer_module.weight.data = layer_module.weight.data.to(memory_format=torch.channels_last)
     x = torch.randn(5, 3, 6, 6, dtype=torch.float64)
 
-    assert_same(site, x.to(memory_format=torch.channels_last))
+    assert_same(layer_module, x.to(memory_format=torch.channels_last))
 
 
 def test_gradient_that_is_expanded() -> None:
     """A gradient of a mean has no memory of its own for each position."""
-    site = nn.Conv2d(3, 4, 3).double()
+    layer_module = nn.Conv2d(3, 4, 3).double()
     x = torch.randn(5, 3, 6, 6, dtype=torch.float64)
     g = torch.randn(5, 4, 1, 1, dtype=torch.float64).expand(5, 4, 4, 4)
 
-    found = weight_gradients(site, x, g)
+    found = weight_gradients(layer_module, x, g)
 
-    torch.testing.assert_close(found, one_at_a_time(site, x, g))
+    torch.testing.assert_close(found, one_at_a_time(layer_module, x, g))
 
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_sum_over_examples_is_the_ordinary_gradient(batch: int) -> None:
     """As a relation: the rows add up to what ``backward`` gives."""
-    site = nn.Conv2d(3, 4, 3, padding=1).double()
+    layer_module = nn.Conv2d(3, 4, 3, padding=1).double()
     x = torch.randn(batch, 3, 5, 5, dtype=torch.float64)
-    output = site(x)
+    output = layer_module(x)
     g = torch.randn_like(output)
     output.backward(g)
 
-    found = weight_gradients(site, x, g)
+    found = weight_gradients(layer_module, x, g)
 
-    assert site.weight.grad is not None
-    torch.testing.assert_close(found.sum(dim=0), site.weight.grad.flatten())
+    assert layer_module.weight.grad is not None
+    torch.testing.assert_close(found.sum(dim=0), layer_module.weight.grad.flatten())
 
 
 def test_sequence_first() -> None:
     """``[T, N, C]`` is split along its second axis."""
-    site = nn.Linear(5, 4).double()
+    layer_module = nn.Linear(5, 4).double()
     x = torch.randn(7, 3, 5, dtype=torch.float64)
     g = torch.randn(7, 3, 4, dtype=torch.float64)
 
-    found = weight_gradients(site, split(x, 1), split(g, 1))
+    found = weight_gradients(layer_module, split(x, 1), split(g, 1))
 
-    expected = one_at_a_time(site, x.transpose(0, 1), g.transpose(0, 1))
+    expected = one_at_a_time(layer_module, x.transpose(0, 1), g.transpose(0, 1))
     torch.testing.assert_close(found, expected)
 
 
 def test_embedding_sequence_first() -> None:
     """Ids ``[T, N]`` are split along their second axis."""
-    site = nn.Embedding(9, 4).double()
+    layer_module = nn.Embedding(9, 4).double()
     ids, g = torch.randint(0, 9, (7, 3)), torch.randn(7, 3, 4, dtype=torch.float64)
 
-    found = weight_gradients(site, split(ids, 1), split(g, 1))
+    found = weight_gradients(layer_module, split(ids, 1), split(g, 1))
 
-    torch.testing.assert_close(found, one_at_a_time(site, ids.T, g.transpose(0, 1)))
+    torch.testing.assert_close(found, one_at_a_time(layer_module, ids.T, g.transpose(0, 1)))
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(5, 4), (3, 4), (5, 3), (3, 3)])
@@ -162,25 +162,25 @@ def test_flattened_examples(inputs: int, outputs: int) -> None:
 
     Three channels and three examples must not be taken for a sequence.
     """
-    site = nn.Linear(inputs, outputs).double()
+    layer_module = nn.Linear(inputs, outputs).double()
     x = torch.randn(3 * 7, inputs, dtype=torch.float64)
     g = torch.randn(3 * 7, outputs, dtype=torch.float64)
 
-    found = weight_gradients(site, split(x, 0), split(g, 0))
+    found = weight_gradients(layer_module, split(x, 0), split(g, 0))
 
-    expected = one_at_a_time(site, x.reshape(3, 7, inputs), g.reshape(3, 7, outputs))
+    expected = one_at_a_time(layer_module, x.reshape(3, 7, inputs), g.reshape(3, 7, outputs))
     torch.testing.assert_close(found, expected)
 
 
 def test_windows_of_images() -> None:
     """Windows that became examples, as in Swin, belong to the image they were cut from."""
-    site = nn.Conv2d(4, 2, 3).double()
+    layer_module = nn.Conv2d(4, 2, 3).double()
     x = torch.randn(3 * 2, 4, 5, 5, dtype=torch.float64)
     g = torch.randn(3 * 2, 2, 3, 3, dtype=torch.float64)
 
-    found = weight_gradients(site, split(x, 0), split(g, 0))
+    found = weight_gradients(layer_module, split(x, 0), split(g, 0))
 
-    expected = one_at_a_time(site, x, g).reshape(3, 2, -1).sum(dim=1)
+    expected = one_at_a_time(layer_module, x, g).reshape(3, 2, -1).sum(dim=1)
     torch.testing.assert_close(found.reshape(3, -1), expected)
 
 

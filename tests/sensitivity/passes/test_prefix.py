@@ -330,25 +330,27 @@ def test_recording_of_a_changed_network_resumes_from_the_original(setting: Setti
 def calls_of(setting: Setting, name: str) -> list[str]:
     """Which layers compute while the network resumes from a layer."""
     computed: list[str] = []
-    sites = {id(setting.network.site(n)): n for n in setting.names}
+    layer_modules = {id(setting.network.layer_module(n)): n for n in setting.names}
 
-    def spy(site: nn.Module) -> Callable[..., Any]:
-        forward = site.forward
+    def spy(layer_module: nn.Module) -> Callable[..., Any]:
+        forward = layer_module.forward
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            computed.append(sites[id(site)])
+            computed.append(layer_modules[id(layer_module)])
             return forward(*args, **kwargs)
 
         return run
 
     for layer in setting.names:
-        vars(setting.network.site(layer))["forward"] = spy(setting.network.site(layer))
+        vars(setting.network.layer_module(layer))["forward"] = spy(
+            setting.network.layer_module(layer)
+        )
     with reusing(setting.network) as reuse:
         recording = reuse.record(setting.batch)
         computed.clear()
         setting.resumed(reuse, recording, name)
     for layer in setting.names:
-        del vars(setting.network.site(layer))["forward"]
+        del vars(setting.network.layer_module(layer))["forward"]
     return computed
 
 
@@ -394,8 +396,8 @@ def test_layer_that_is_not_called_changes_nothing() -> None:
 def test_network_is_left_as_found() -> None:
     """No function stays replaced, also after an exception; what was replaced before comes back."""
     setting = Setting(make_hooked(), vectors())
-    own = setting.network.site("1").forward
-    vars(setting.network.site("1"))["forward"] = own
+    own = setting.network.layer_module("1").forward
+    vars(setting.network.layer_module("1"))["forward"] = own
     before = [dict(vars(module)) for module in setting.network.module.modules()]
 
     with pytest.raises(RuntimeError, match="shapes"), reusing(setting.network) as reuse:
@@ -414,7 +416,7 @@ def test_failed_pass_leaves_a_usable_network() -> None:
 
     with reusing(setting.network) as reuse:
         recording = reuse.record(setting.batch)
-        handle = setting.network.site("2").register_forward_hook(fail)
+        handle = setting.network.layer_module("2").register_forward_hook(fail)
         with pytest.raises(KeyError, match="stop"), hooks([handle]):
             reuse.outputs(recording, "1")
         found = setting.whole()

@@ -168,9 +168,9 @@ def test_cells_are_what_whole_passes_give(
         original = network.outputs(batch)
     expected = {}
     for layer in network.layers:
-        for choice in CHOICES:
-            with torch.no_grad(), quantized(network, {layer.name: choice}, quantizer):
-                expected[layer.name, choice] = network.outputs(batch)
+        for candidate in CHOICES:
+            with torch.no_grad(), quantized(network, {layer.name: candidate}, quantizer):
+                expected[layer.name, candidate] = network.outputs(batch)
 
     found = {}
     with reusing(network) as reuse:

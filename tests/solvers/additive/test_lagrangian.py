@@ -74,10 +74,10 @@ def test_twenty_thousand_layers_are_proved(make_problem: Make) -> None:
 
     found = Lagrangian().solve(problem)
 
-    assert found.choice is not None
+    assert found.columns is not None
     assert found.status is Status.OPTIMAL
-    assert problem.is_feasible(found.choice)
-    assert found.loss == fsum(problem.loss.values[range(20_000), found.choice])
+    assert problem.is_feasible(found.columns)
+    assert found.loss == fsum(problem.loss.values[range(20_000), found.columns])
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -44,7 +44,7 @@ SEARCHES: list[Solver] = [
 ]
 EVERY: list[Solver] = [part() for part in mpq.SOLVERS]
 Floats = npt.NDArray[np.float64]
-Choice = tuple[int, ...]
+Columns = tuple[int, ...]
 
 
 def name_of(solver: Solver) -> str:
@@ -66,10 +66,10 @@ class Cost:
     constant: float = 0.0
     pairs: tuple[tuple[int, int, Floats], ...] = ()
 
-    def of(self, choice: Choice) -> Fraction:
+    def of(self, columns: Columns) -> Fraction:
         """What an assignment costs, exactly."""
-        cells = [Fraction(float(self.values[row, c])) for row, c in enumerate(choice)]
-        pairs = [Fraction(float(v[choice[i], choice[j]])) for i, j, v in self.pairs]
+        cells = [Fraction(float(self.values[row, c])) for row, c in enumerate(columns)]
+        pairs = [Fraction(float(v[columns[i], columns[j]])) for i, j, v in self.pairs]
         return sum([*cells, *pairs], Fraction(self.constant))
 
     def table(self, name: str, unit: str) -> CostTable:
@@ -87,9 +87,9 @@ class Case:
     loss: Cost
     costs: tuple[Cost, ...]
     limits: tuple[float, ...]
-    ties: tuple[Choice, ...] = ()
+    ties: tuple[Columns, ...] = ()
     fixed: Mapping[int, int] = field(default_factory=dict)
-    candidates: Mapping[int, Choice] = field(default_factory=dict)
+    candidates: Mapping[int, Columns] = field(default_factory=dict)
 
     def problem(self, interactions: Interactions | None = None) -> Problem:
         """The same for mpq."""
@@ -103,37 +103,37 @@ class Case:
             interactions,
         )
 
-    def allowed(self) -> list[Choice]:
+    def allowed(self) -> list[Columns]:
         """Every assignment that keeps ties, fixed layers, candidates and empty cells."""
         layers, precisions = self.loss.values.shape
         return [
-            choice
-            for choice in product(range(precisions), repeat=layers)
-            if all(choice[i] == column for i, column in self.fixed.items())
-            and all(choice[i] in columns for i, columns in self.candidates.items())
-            and all(len({choice[i] for i in tie}) == 1 for tie in self.ties)
-            and not any(np.isnan(c.values[i, z]) for c in self.costs for i, z in enumerate(choice))
+            columns
+            for columns in product(range(precisions), repeat=layers)
+            if all(columns[i] == column for i, column in self.fixed.items())
+            and all(columns[i] in options for i, options in self.candidates.items())
+            and all(len({columns[i] for i in tie}) == 1 for tie in self.ties)
+            and not any(np.isnan(c.values[i, z]) for c in self.costs for i, z in enumerate(columns))
         ]
 
-    def meets(self, choice: Choice, row: int) -> bool:
+    def meets(self, columns: Columns, row: int) -> bool:
         """Whether a budget holds, in exact arithmetic with the slack of 1e-12 that mpq states."""
         limit = Fraction(self.limits[row])
-        return self.costs[row].of(choice) <= limit + abs(limit) * Fraction(1e-12)
+        return self.costs[row].of(columns) <= limit + abs(limit) * Fraction(1e-12)
 
-    def feasible(self) -> list[Choice]:
+    def feasible(self) -> list[Columns]:
         """Every assignment that keeps everything."""
         rows = range(len(self.costs))
-        return [choice for choice in self.allowed() if all(self.meets(choice, r) for r in rows)]
+        return [columns for columns in self.allowed() if all(self.meets(columns, r) for r in rows)]
 
 
 def check(case: Case, found: Solution, problem: Problem) -> None:
     """What holds of every answer: it is one of those that the reference calls feasible."""
     feasible = case.feasible()
     assert (found.status is Status.INFEASIBLE) == (not feasible)
-    if found.choice is None:
+    if found.columns is None:
         return
-    assert tuple(found.choice.tolist()) in feasible
-    assert found.loss == problem.loss_of(found.choice)
+    assert tuple(found.columns.tolist()) in feasible
+    assert found.loss == problem.loss_of(found.columns)
     assert found.bound is None or found.bound <= found.loss
 
 
@@ -147,7 +147,7 @@ NUMBERS = {
 
 
 @st.composite
-def arrays(draw: st.DrawFn, kind: str, shape: Choice) -> Floats:
+def arrays(draw: st.DrawFn, kind: str, shape: Columns) -> Floats:
     """Numbers of one kind."""
     size = int(np.prod(shape))
     return np.array(draw(st.lists(NUMBERS[kind], min_size=size, max_size=size))).reshape(shape)
@@ -193,7 +193,7 @@ def cases(draw: st.DrawFn, has_loss_pairs: bool = False) -> Case:
     whole = Case(loss, costs, (), ties, fixed, candidates)
     limits = []
     for cost in costs:
-        sums = sorted(float(cost.of(choice)) for choice in whole.allowed())
+        sums = sorted(float(cost.of(columns)) for columns in whole.allowed())
         share = draw(st.floats(0, 1))
         least = sums[0] - 1e-9 * abs(sums[0]) if sums[0] else -1e-9
         middle = sums[0] + share * (sums[-1] - sums[0])
@@ -228,21 +228,21 @@ def test_the_total_is_constant_cells_and_pairs(case: Case) -> None:
     problem = case.problem()
     grouped, feasible = problem.grouped, case.feasible()
 
-    for choice in case.allowed()[::11]:
-        columns = np.array(choice)
+    for picked in case.allowed()[::11]:
+        columns = np.array(picked)
         groups = columns[[rows[0] for rows in grouped.members]]
         joint = grouped.couplings.cost(groups[None])[0]
         cells = np.arange(len(groups)), groups
         for row, cost in enumerate(case.costs):
-            expected = float(cost.of(choice))
+            expected = float(cost.of(picked))
             used = problem.budgets[row].used(columns)
             size = np.nanmax(np.abs(cost.values)) * 20 + 1e-300
             assert used == expected
             assert grouped.costs[row][cells].sum() + joint[1 + row] == pytest.approx(
                 expected, abs=1e-12 * size
             )
-        assert problem.loss_of(columns) == float(case.loss.of(choice))
-        assert problem.is_feasible(columns) == (choice in feasible)
+        assert problem.loss_of(columns) == float(case.loss.of(picked))
+        assert problem.is_feasible(columns) == (picked in feasible)
     assert (grouped.couplings.values >= 0).all()
 
 
@@ -281,7 +281,7 @@ def test_interactions_beside_pairs_equal_exhaustive_search(
     def compare(case: Case, seed: int) -> None:
         case = replace(case, loss=Cost(np.ones_like(case.loss.values)))
         problem = interacting(seed, case, shrinkage)
-        losses = [problem.loss_of(np.array(choice)) for choice in case.feasible()]
+        losses = [problem.loss_of(np.array(columns)) for columns in case.feasible()]
 
         found = solver.solve(problem)
 
@@ -315,7 +315,7 @@ def test_the_local_search_exchanges_neighbours_within_the_budget(seed: int) -> N
     """Its moves count conversions: from the additive answer it comes within 2 % of the best."""
     case = conversions(seed, num_layers=7)
     problem = interacting(seed, case)
-    best = min(problem.loss_of(np.array(choice)) for choice in case.feasible())
+    best = min(problem.loss_of(np.array(columns)) for columns in case.feasible())
 
     found = LocalSearch(num_restarts=60).solve(problem)
 
@@ -345,7 +345,7 @@ def test_pairs_of_tied_or_fixed_layers_suit_every_solver() -> None:
     """They are sums over layers after all: with ties, with one side given."""
     case = conversions(1, num_layers=3)
     tied = replace(case, ties=((0, 1),), fixed={2: 0})
-    expected = min(float(case.loss.of(choice)) for choice in tied.feasible())
+    expected = min(float(case.loss.of(columns)) for columns in tied.feasible())
 
     found = mpq.SOLVERS.build("lagrangian").solve(tied.problem())
 
@@ -375,13 +375,13 @@ def test_conversions_change_the_answer() -> None:
     case = conversions(5, num_layers=8)
     without = replace(case, costs=(replace(case.costs[0], pairs=()),))
     plain = IntegerLinearProgram().solve(without.problem())
-    assert plain.choice is not None
+    assert plain.columns is not None
 
     found = IntegerLinearProgram().solve(case.problem())
 
-    assert found.choice is not None
-    assert not case.meets(tuple(plain.choice.tolist()), 0)
-    assert case.meets(tuple(found.choice.tolist()), 0)
+    assert found.columns is not None
+    assert not case.meets(tuple(plain.columns.tolist()), 0)
+    assert case.meets(tuple(found.columns.tolist()), 0)
 
 
 def best_of_a_chain(loss: Floats, cost: npt.NDArray[np.int64], joint: Any, limit: int) -> float:
@@ -444,7 +444,7 @@ def test_the_same_problem_has_the_same_answer() -> None:
     other = replace(case, costs=(replace(case.costs[0], pairs=turned),))
 
     first, second, third = (
-        IntegerLinearProgram().solve(c.problem()).choice for c in (case, case, other)
+        IntegerLinearProgram().solve(c.problem()).columns for c in (case, case, other)
     )
 
     np.testing.assert_array_equal(first, second)
@@ -462,8 +462,8 @@ def test_out_of_time_is_never_called_optimal() -> None:
     found = IntegerLinearProgram(time_limit_s=0.5).solve(problem)
 
     assert found.status is not Status.INFEASIBLE
-    if found.choice is not None:
-        assert problem.is_feasible(found.choice)
+    if found.columns is not None:
+        assert problem.is_feasible(found.columns)
         assert found.bound is None or found.bound <= found.loss
         assert found.status is not Status.OPTIMAL or found.bound == pytest.approx(found.loss)
 

@@ -43,14 +43,14 @@ def test_answers_are_feasible_and_bounds_hold(
     )
     loss = np.array(data.draw(table), dtype=np.float64)
     costs = [np.abs(np.array(data.draw(table), dtype=np.float64)) for _ in range(resources)]
-    choices = list(product(range(precisions), repeat=layers))
+    assignments = list(product(range(precisions), repeat=layers))
     limits = [
-        fsum(cost[range(layers), data.draw(st.sampled_from(choices))])
+        fsum(cost[range(layers), data.draw(st.sampled_from(assignments))])
         * data.draw(st.sampled_from([1.0, 1.0, 0.9, 1.1]))
         for cost in costs
     ]
     problem = make_problem(loss, costs, limits)
-    feasible = [c for c in map(np.array, choices) if problem.is_feasible(c)]
+    feasible = [c for c in map(np.array, assignments) if problem.is_feasible(c)]
 
     found = solver.solve(problem)
 
@@ -59,11 +59,11 @@ def test_answers_are_feasible_and_bounds_hold(
         assert len(found.shortfalls) == resources
         return
     best, scale = min(map(problem.loss_of, feasible)), np.abs(loss).sum()
-    if found.choice is None:
+    if found.columns is None:
         assert (found.status, resources > 1) == (Status.UNKNOWN, True)
         return
-    assert problem.is_feasible(found.choice)
-    assert found.loss == problem.loss_of(found.choice)
+    assert problem.is_feasible(found.columns)
+    assert found.loss == problem.loss_of(found.columns)
     assert found.bound is not None
     assert found.bound <= best + 1e-9 * scale
     if found.status is Status.OPTIMAL:
@@ -82,7 +82,7 @@ def test_units_change_no_assignment(solver: Solver, make_problem: Make) -> None:
     once = solver.solve(make_problem(loss, cost, [4.0]))
     again = solver.solve(make_problem(loss * 1e-6, cost * 1e9, [4.0e9]))
 
-    np.testing.assert_array_equal(once.choice, again.choice)
+    np.testing.assert_array_equal(once.columns, again.columns)
 
 
 @pytest.mark.parametrize("solver", ALL, ids=name_of)
@@ -102,7 +102,7 @@ def test_two_budgets_that_can_bind_are_refused(solver: Solver, make_problem: Mak
 
     loose = solver.solve(make_problem(loss, [cost, cost], [3.0, 100.0]))
 
-    assert loose.choice is not None
+    assert loose.columns is not None
     with pytest.raises(
         InputError, match=r"takes one budget, and 2 can bind here: use .*lagrangian"
     ):
@@ -132,8 +132,8 @@ def test_bisection_lowers_the_least_sensitive_layers(make_problem: Make) -> None
 
     found = Bisection().solve(make_problem(loss, [cost], [12.0]))
 
-    assert found.choice is not None
-    assert found.choice.tolist() == [1, 0, 0]
+    assert found.columns is not None
+    assert found.columns.tolist() == [1, 0, 0]
     assert (found.loss, found.status) == (3.0, Status.FEASIBLE)
 
 
@@ -143,7 +143,7 @@ def test_greedy_from_both_sides(make_problem: Make) -> None:
     cost = [[0.0, 4.0], [0.0, 4.0], [0.0, 2.0]]
     problem = make_problem(loss, [cost], [6.0])
 
-    up, down = Greedy("up").solve(problem).choice, Greedy("down").solve(problem).choice
+    up, down = Greedy("up").solve(problem).columns, Greedy("down").solve(problem).columns
 
     assert up is not None
     assert down is not None
@@ -218,7 +218,7 @@ def test_whole_and_tiny_costs_are_not_called_exact(make_problem: Make) -> None:
 
     found = DynamicProgramming(grid=100).solve(problem)
 
-    assert found.choice is not None
-    assert problem.is_feasible(found.choice)
+    assert found.columns is not None
+    assert problem.is_feasible(found.columns)
     assert found.bound is not None
     assert found.bound <= 1.0 <= found.loss

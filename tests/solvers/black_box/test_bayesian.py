@@ -16,7 +16,7 @@ from mpq.quantization.precision import Precision
 from mpq.solvers.black_box.bayesian import Bayesian
 
 PRECISIONS = tuple(map(Precision.parse, ("w2a8", "w4a8", "w6a8", "w8a8")))
-Choices = npt.NDArray[np.intp]
+Assignments = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 TARGET = np.array([1, 3, 0, 2, 2, 1, 3, 0, 1, 2])
 
@@ -29,9 +29,9 @@ def problem() -> Problem:
     return Problem(loss, (Budget(cost, 60.0),), fixed={"layer2": PRECISIONS[0]})
 
 
-def distance(choices: Choices) -> Floats:
+def distance(assignments: Assignments) -> Floats:
     """To a target, in columns: with structure that a density can find."""
-    return np.asarray(np.abs(choices - TARGET).sum(axis=1, dtype=np.float64))
+    return np.asarray(np.abs(assignments - TARGET).sum(axis=1, dtype=np.float64))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -39,9 +39,9 @@ def test_it_learns_where_losses_are_low(seed: int) -> None:
     """Among its last trials are far better ones than among as many at random."""
     seen: list[float] = []
 
-    def measured(choices: Choices) -> Floats:
-        seen.extend(distance(choices).tolist())
-        return distance(choices)
+    def measured(assignments: Assignments) -> Floats:
+        seen.extend(distance(assignments).tolist())
+        return distance(assignments)
 
     Bayesian(num_trials=150, seed=seed, is_seeded=False, objective=measured).solve(problem())
 
@@ -64,8 +64,8 @@ def test_the_sampler_works_in_memory(tmp_path: Path) -> None:
     assert len(study.trials) == 35
     assert study.best_value == solution.loss
     best = study.best_trial.user_attrs["mpq:choice"]
-    assert solution.choice is not None
-    assert best == ",".join(map(str, solution.choice.tolist()))
+    assert solution.columns is not None
+    assert best == ",".join(map(str, solution.columns.tolist()))
 
 
 def test_a_solver_of_that_name_has_these_options() -> None:
@@ -83,6 +83,6 @@ def test_layers_with_one_precision_left_are_no_parameters() -> None:
 
     solution = Bayesian(num_trials=20, objective=distance).solve(replace(problem(), fixed=fixed))
 
-    assert solution.choice is not None
-    assert solution.choice.tolist() == [0] * 10
+    assert solution.columns is not None
+    assert solution.columns.tolist() == [0] * 10
     assert solution.loss == TARGET.sum()

@@ -19,7 +19,7 @@ from mpq.solvers.black_box.evolutionary import Evolutionary
 from mpq.solvers.black_box.population import Space
 
 PRECISIONS = tuple(map(Precision.parse, ("w2a8", "w4a8", "w6a8", "w8a8")))
-Choices = npt.NDArray[np.intp]
+Assignments = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 
 
@@ -40,10 +40,10 @@ def random_problem(seed: int, layers: int, precisions: int = 4, resources: int =
     return Problem(CostTable("loss", "nats", names, chosen, loss), tuple(budgets))
 
 
-def rugged(choices: Choices) -> Floats:
+def rugged(assignments: Assignments) -> Floats:
     """A loss that is neither a sum nor a quadratic form."""
-    weights = np.arange(1, choices.shape[1] + 1) ** 2
-    return np.asarray(2 + np.sin(choices @ weights) - 0.3 * choices.mean(axis=1))
+    weights = np.arange(1, assignments.shape[1] + 1) ** 2
+    return np.asarray(2 + np.sin(assignments @ weights) - 0.3 * assignments.mean(axis=1))
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -57,7 +57,7 @@ def test_the_hull_leads_to_the_known_optimum(seed: int) -> None:
 
     solution = Evolutionary(num_trials=2000, is_seeded=False, starts=starts).solve(problem)
 
-    assert min(problem.loss_of(choice) for choice in hull) > best * 1.01
+    assert min(problem.loss_of(columns) for columns in hull) > best * 1.01
     assert best * (1 - 1e-9) <= solution.loss <= best * 1.01
 
 
@@ -75,7 +75,7 @@ def brute_force(problem: Problem) -> Floats:
     """``[F, K]`` the front of the measured loss and every cost, by rising loss."""
     layers, precisions = problem.loss.values.shape
     every = np.array(list(product(range(precisions), repeat=layers)), dtype=np.intp)
-    feasible = np.array([choice for choice in every if problem.is_feasible(choice)])
+    feasible = np.array([columns for columns in every if problem.is_feasible(columns)])
     costs = [b.table.values[np.arange(layers), feasible].sum(axis=1) for b in problem.budgets]
     values = np.column_stack([rugged(feasible), *costs])
     is_front = [
@@ -96,10 +96,10 @@ def test_a_front_of_a_small_problem_is_complete(resources: int, seed: int) -> No
 
     found = np.array([values for _, values in front])
     np.testing.assert_allclose(found, brute_force(problem), rtol=1e-12)
-    for choice, values in front:
-        assert problem.is_feasible(choice)
-        assert values[0] == rugged(choice[None])[0]
-        np.testing.assert_allclose(values[1:], [b.used(choice) for b in problem.budgets])
+    for columns, values in front:
+        assert problem.is_feasible(columns)
+        assert values[0] == rugged(columns[None])[0]
+        np.testing.assert_allclose(values[1:], [b.used(columns) for b in problem.budgets])
 
 
 def test_a_front_of_a_large_problem_is_near_the_true_one() -> None:
@@ -131,14 +131,14 @@ def test_a_front_comes_from_the_trials_of_the_solution(tmp_path: Path) -> None:
     )
     solution = solver.solve(problem)
 
-    def never(choices: Choices) -> Floats:
+    def never(assignments: Assignments) -> Floats:
         raise AssertionError("evaluated again")
 
     front = solver.measuring(never).front(problem)
 
-    choice, values = front[0]
+    columns, values = front[0]
     assert values[0] == solution.loss
-    assert rugged(choice[None])[0] == solution.loss
+    assert rugged(columns[None])[0] == solution.loss
 
 
 def test_an_infeasible_problem_has_no_front() -> None:

@@ -34,7 +34,7 @@ from mpq.solvers.black_box.surrogate import Surrogate
 
 PRECISIONS = tuple(map(Precision.parse, ("w2a8", "w4a8", "w6a8", "w8a8")))
 Floats = npt.NDArray[np.float64]
-Choices = npt.NDArray[np.intp]
+Assignments = npt.NDArray[np.intp]
 
 Solvers = Evolutionary | Bayesian | Surrogate
 EVERY: list[Solvers] = [
@@ -72,7 +72,7 @@ class Case:
             interactions=interactions,
         )
 
-    def feasible(self) -> Choices:
+    def feasible(self) -> Assignments:
         """``[A, L]`` every assignment within the limit that keeps ties and fixed layers."""
         layers, precisions = self.loss.shape
         every = np.array(list(product(range(precisions), repeat=layers)), dtype=np.intp)
@@ -93,22 +93,22 @@ def random_case(seed: int, layers: int = 4, precisions: int = 3, share: float = 
     return Case(loss, cost, float(np.floor(low + share * (high - low))))
 
 
-def rugged(choices: Choices) -> Floats:
+def rugged(assignments: Assignments) -> Floats:
     """A loss that is neither a sum nor a quadratic form."""
-    weights = np.arange(1, choices.shape[1] + 1) ** 2  # integers: the same in any batch
-    return np.asarray(2 + np.sin(choices @ weights) + 0.05 * choices.max(axis=1))
+    weights = np.arange(1, assignments.shape[1] + 1) ** 2  # integers: the same in any batch
+    return np.asarray(2 + np.sin(assignments @ weights) + 0.05 * assignments.max(axis=1))
 
 
 class Recorder:
     """An objective that remembers what it was asked."""
 
-    def __init__(self, objective: Callable[[Choices], Floats] = rugged) -> None:
-        self.batches: list[Choices] = []
+    def __init__(self, objective: Callable[[Assignments], Floats] = rugged) -> None:
+        self.batches: list[Assignments] = []
         self._objective = objective
 
-    def __call__(self, choices: Choices) -> Floats:
-        self.batches.append(choices.copy())
-        return self._objective(choices)
+    def __call__(self, assignments: Assignments) -> Floats:
+        self.batches.append(assignments.copy())
+        return self._objective(assignments)
 
     def rows(self) -> list[tuple[int, ...]]:
         """Every assignment, in the order of the questions."""
@@ -141,9 +141,9 @@ def test_small_problems_are_searched_to_the_end(solver: Solvers, seed: int) -> N
     solution = replace(solver, num_trials=300).measuring(objective).solve(case.problem())
 
     losses = rugged(case.feasible())
-    assert solution.choice is not None
+    assert solution.columns is not None
     assert solution.loss == losses.min()
-    assert solution.loss == rugged(solution.choice[None])[0]
+    assert solution.loss == rugged(solution.columns[None])[0]
     assert (solution.status, solution.bound) == (Status.FEASIBLE, None)
     assert len(objective.rows()) <= len(losses)
 
@@ -169,11 +169,11 @@ def test_predicted_losses_of_a_batch() -> None:
     factor = np.random.default_rng(1).standard_normal((9, 4, 3))
     for interactions in (None, Interactions(factor, 0.2)):
         problem = random_case(1).problem(interactions)
-        choices = random_case(1).feasible()
+        assignments = random_case(1).feasible()
 
-        losses = predicted(problem)(choices)
+        losses = predicted(problem)(assignments)
 
-        expected = [problem.loss_of(choice) for choice in choices]
+        expected = [problem.loss_of(columns) for columns in assignments]
         np.testing.assert_allclose(losses, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -211,7 +211,7 @@ def test_a_search_goes_on_where_it_ended(solver: Solvers, kind: str, tmp_path: P
     assert first.rows() + second.rows() == whole.rows()
     for solution in (resumed, again):
         assert solution.loss == expected.loss
-        np.testing.assert_array_equal(solution.choice, expected.choice)
+        np.testing.assert_array_equal(solution.columns, expected.columns)
 
 
 @pytest.mark.parametrize("solver", EVERY, ids=name_of)
@@ -221,10 +221,10 @@ def test_a_failure_loses_one_batch_only(solver: Solvers, tmp_path: Path) -> None
     stored = replace(solver, storage=str(tmp_path / "run.log"))
     recorder = Recorder()
 
-    def failing(choices: Choices) -> Floats:
+    def failing(assignments: Assignments) -> Floats:
         if len(recorder.batches) == 2:
             raise KeyboardInterrupt
-        return recorder(choices)
+        return recorder(assignments)
 
     with pytest.raises(KeyboardInterrupt):
         stored.measuring(failing).solve(problem)
@@ -424,9 +424,9 @@ def test_a_storage_that_fails_on_the_way(tmp_path: Path) -> None:
     """Trials that cannot be written are an error of the solver, not of what was given."""
     storage = f"sqlite:///{tmp_path}/run.db"
 
-    def dropping(choices: Choices) -> Floats:
+    def dropping(assignments: Assignments) -> Floats:
         (tmp_path / "run.db").write_bytes(b"overwritten" * 1000)
-        return rugged(choices)
+        return rugged(assignments)
 
     with pytest.raises(SolverError, match="storage 'sqlite.*cannot be used"):
         replace(EVERY[0], storage=storage).measuring(dropping).solve(random_case(0).problem())
@@ -440,10 +440,12 @@ def test_losses_that_are_no_losses(solver: Solvers) -> None:
     with pytest.raises(
         InputError, match=rf"{solver.name}: an objective returns one loss .* \(1,\)"
     ):
-        solver.measuring(lambda choices: np.ones(1)).solve(problem)
+        solver.measuring(lambda assignments: np.ones(1)).solve(problem)
     with pytest.raises(SolverError, match=rf"{solver.name}: the loss of the assignment \[.*nan"):
-        solver.measuring(lambda choices: rugged(choices) + np.nan).solve(problem)
-    mostly = solver.measuring(lambda choices: np.where(choices[:, 0], np.inf, rugged(choices)))
+        solver.measuring(lambda assignments: rugged(assignments) + np.nan).solve(problem)
+    mostly = solver.measuring(
+        lambda assignments: np.where(assignments[:, 0], np.inf, rugged(assignments))
+    )
     assert np.isfinite(mostly.solve(problem).loss)
 
 

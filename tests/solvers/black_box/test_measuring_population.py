@@ -49,8 +49,8 @@ def test_every_individual_is_within_the_budgets(resources: int, seed: int) -> No
     children = space.children(parents, 100, rng)
 
     assert min(len(parents), len(children) / 3) > 20
-    for choice in np.concatenate([parents, children]):
-        assert problem.is_feasible(problem.grouped.expand(choice))
+    for columns in np.concatenate([parents, children]):
+        assert problem.is_feasible(problem.grouped.expand(columns))
     assert len(np.unique(children, axis=0)) > 50
 
 
@@ -58,30 +58,30 @@ def test_every_individual_is_within_the_budgets(resources: int, seed: int) -> No
 def test_within_is_what_the_problem_calls_feasible(seed: int) -> None:
     """For random assignments, and for limits that are met to the last digit."""
     space = Space.of(random_problem(seed))
-    choices = space.drawn(300, np.random.default_rng(seed))
-    at_limit = space.layers(choices)[0]
+    assignments = space.drawn(300, np.random.default_rng(seed))
+    at_limit = space.layers(assignments)[0]
     budgets = tuple(Budget(b.table, b.used(at_limit)) for b in space.problem.budgets)
     tight = Space.of(Problem(space.problem.loss, budgets, space.problem.ties))
 
     for each in (space, tight):
-        expected = [each.problem.is_feasible(choice) for choice in each.layers(choices)]
-        np.testing.assert_array_equal(each.within(choices), expected)
-    assert tight.within(choices)[0]
+        expected = [each.problem.is_feasible(columns) for columns in each.layers(assignments)]
+        np.testing.assert_array_equal(each.within(assignments), expected)
+    assert tight.within(assignments)[0]
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_repair_leaves_alone_what_holds(seed: int) -> None:
     """And takes from the rest no more than single steps down."""
     space, rng = Space.of(random_problem(seed)), np.random.default_rng(seed)
-    choices = space.drawn(200, rng)
+    assignments = space.drawn(200, rng)
 
-    repaired = space.repaired(choices, rng)
+    repaired = space.repaired(assignments, rng)
 
-    held = space.within(choices)
+    held = space.within(assignments)
     assert 0 < held.sum() < 200
-    np.testing.assert_array_equal(repaired[held], choices[held])
+    np.testing.assert_array_equal(repaired[held], assignments[held])
     assert space.within(repaired).mean() > 0.9
-    assert (space.used(repaired) <= space.used(choices) + 1e-12).any(axis=1).all()
+    assert (space.used(repaired) <= space.used(assignments) + 1e-12).any(axis=1).all()
 
 
 def dominates(one: Floats, other: Floats) -> bool:
@@ -151,7 +151,7 @@ def test_the_hull_holds_what_every_multiplier_finds(seed: int) -> None:
 def test_seeds_begin_with_the_exact_answer(seed: int) -> None:
     """The rest is distinct and within the budgets, the uniform precisions among them."""
     problem = random_problem(seed)
-    exact = IntegerLinearProgram().solve(problem).choice
+    exact = IntegerLinearProgram().solve(problem).columns
     assert exact is not None
     space = Space.of(problem)
 

@@ -16,7 +16,7 @@ from mpq.solvers.black_box.population import Space
 from mpq.solvers.black_box.surrogate import Surrogate
 
 PRECISIONS = tuple(map(Precision.parse, ("w2a8", "w4a8", "w6a8", "w8a8")))
-Choices = npt.NDArray[np.intp]
+Assignments = npt.NDArray[np.intp]
 Floats = npt.NDArray[np.float64]
 
 
@@ -43,8 +43,8 @@ class Truth:
         self._mixing = rng.standard_normal((40, len(table)))
         self.best: list[float] = []
 
-    def __call__(self, choices: Choices) -> Floats:
-        alone = self._table[np.arange(len(self._table)), choices]  # [P, L]
+    def __call__(self, assignments: Assignments) -> Floats:
+        alone = self._table[np.arange(len(self._table)), assignments]  # [P, L]
         together = ((np.sqrt(alone) @ self._mixing.T) ** 2).mean(axis=1)
         losses = np.sqrt(1 + 0.5 * (alone.sum(axis=1) + together)) - 1
         for loss in losses.tolist():
@@ -78,14 +78,14 @@ def test_near_the_best_that_is_known() -> None:
     assert solution.loss <= known.best[-1] * 1.03
 
 
-def weight_space(rise: Floats, choices: Choices, cell: float, pair: float) -> Floats:
+def weight_space(rise: Floats, assignments: Assignments, cell: float, pair: float) -> Floats:
     """``[P, F]`` one column for each unknown of the model, times its standard deviation."""
     layers = len(rise)
     rows = []
-    for choice in choices:
-        own = rise[np.arange(layers), choice]
+    for columns in assignments:
+        own = rise[np.arange(layers), columns]
         cells = np.zeros(rise.shape)
-        cells[np.arange(layers), choice] = own
+        cells[np.arange(layers), columns] = own
         pairs = [np.sqrt(own[g] * own[h]) for g, h in combinations(range(layers), 2)]
         linear = np.concatenate([[own.sum()], own, cells.ravel()])
         rows.append(np.concatenate([cell * linear, pair * np.array(pairs)]))
@@ -104,14 +104,17 @@ def test_the_belief_is_bayesian_linear_regression(monkeypatch: pytest.MonkeyPatc
     prior = module_under_test._Prior.of(Space.of(problem))
 
     belief = module_under_test._Belief.of(prior, known, losses)
-    mean, deviation = belief.of_choices(asked)
+    mean, deviation = belief.of_assignments(asked)
     _, covariance = belief.joint(asked)
 
     rise, scale = prior.rise, 1.5
     predicted = [
-        np.array([problem.loss_of(choice) for choice in choices]) for choices in (known, asked)
+        np.array([problem.loss_of(columns) for columns in assignments])
+        for assignments in (known, asked)
     ]
-    old, new = (scale * weight_space(rise, choices, cell, pair) for choices in (known, asked))
+    old, new = (
+        scale * weight_space(rise, assignments, cell, pair) for assignments in (known, asked)
+    )
     sizes = rise[np.arange(5), known].sum(axis=1)
     weight = 1 / (noise * scale * sizes) ** 2
     precision = np.eye(old.shape[1]) + old.T @ (weight[:, None] * old)
@@ -138,8 +141,8 @@ def test_losses_that_contradict_the_prediction() -> None:
     """Where fewer bits are measured to be better, that is found in the end."""
     problem = random_problem(0, layers=8)
 
-    def upside_down(choices: Choices) -> Floats:
-        return np.asarray(1 + choices.sum(axis=1, dtype=np.float64))
+    def upside_down(assignments: Assignments) -> Floats:
+        return np.asarray(1 + assignments.sum(axis=1, dtype=np.float64))
 
     solution = Surrogate(num_trials=60, objective=upside_down).solve(problem)
 

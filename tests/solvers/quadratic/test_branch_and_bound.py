@@ -31,9 +31,9 @@ def require_optimum(case: Case, solver: BranchAndBound) -> None:
     solution = solver.solve(problem)
 
     scale = max(abs(best), 1e-6 * np.abs(case.loss).max())
-    assert solution.choice is not None
-    assert problem.is_feasible(solution.choice)
-    assert solution.loss == problem.loss_of(solution.choice)
+    assert solution.columns is not None
+    assert problem.is_feasible(solution.columns)
+    assert solution.loss == problem.loss_of(solution.columns)
     assert solution.loss == pytest.approx(best, abs=1e-6 * scale)
     assert solution.status is Status.OPTIMAL
     assert solution.bound is not None
@@ -120,8 +120,8 @@ def test_at_the_time_limit_the_status_is_honest() -> None:
     solution = BranchAndBound(time_limit_s=0.05).solve(problem)
 
     assert solution.status is Status.TIME_LIMIT
-    assert solution.choice is not None
-    assert problem.is_feasible(solution.choice)
+    assert solution.columns is not None
+    assert problem.is_feasible(solution.columns)
     proved = BranchAndBound(gap=0.1).solve(problem)
     assert proved.bound is not None
     assert solution.bound is not None
@@ -161,7 +161,7 @@ def test_an_infeasible_problem_is_recognised() -> None:
 
     solution = BranchAndBound().solve(short.problem())
 
-    assert (solution.status, solution.choice) == (Status.INFEASIBLE, None)
+    assert (solution.status, solution.columns) == (Status.INFEASIBLE, None)
     assert [s.resource for s in solution.shortfalls] == ["r0", "r1"]
 
 
@@ -187,7 +187,7 @@ def test_the_same_answer_twice() -> None:
     second = BranchAndBound().solve(problem)
 
     assert (first.loss, first.bound, first.status) == (second.loss, second.bound, second.status)
-    np.testing.assert_array_equal(first.choice, second.choice)
+    np.testing.assert_array_equal(first.columns, second.columns)
     np.testing.assert_array_equal(np.random.random(3), expected)
 
 

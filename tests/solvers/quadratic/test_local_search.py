@@ -124,14 +124,14 @@ def test_an_answer_is_feasible_and_no_worse_than_the_additive_one(kind: str, see
     case = of_kind(random_case(seed, num_layers=20), kind)
     problem = case.problem()
     start = IntegerLinearProgram().solve(problem.additive())
-    assert start.choice is not None
+    assert start.columns is not None
 
     solution = LocalSearch(num_restarts=20).solve(problem)
 
-    assert solution.choice is not None
-    assert problem.is_feasible(solution.choice)
-    assert solution.loss == problem.loss_of(solution.choice)
-    assert solution.loss < problem.loss_of(start.choice)
+    assert solution.columns is not None
+    assert problem.is_feasible(solution.columns)
+    assert solution.loss == problem.loss_of(solution.columns)
+    assert solution.loss < problem.loss_of(start.columns)
     assert solution.solver == "local-search"
     assert solution.gap is not None
     assert (solution.status is Status.OPTIMAL) == (solution.gap == 0)
@@ -143,7 +143,7 @@ def test_no_exchange_of_two_layers_is_better() -> None:
 
     solution = LocalSearch(num_restarts=0).solve(problem)
 
-    chosen = solution.choice
+    chosen = solution.columns
     assert chosen is not None
     for one, other in product(product(range(8), range(4)), repeat=2):
         changed = chosen.copy()
@@ -159,8 +159,8 @@ def test_what_cancels_is_found_and_proved() -> None:
 
     solution = LocalSearch().solve(problem)
 
-    assert solution.choice is not None
-    assert solution.choice.tolist() == [0, 0]
+    assert solution.columns is not None
+    assert solution.columns.tolist() == [0, 0]
     assert (solution.loss, solution.bound, solution.status) == (0.0, 0.0, Status.OPTIMAL)
 
 
@@ -201,7 +201,7 @@ def test_an_infeasible_problem_is_recognised() -> None:
     solution = LocalSearch().solve(short.problem())
 
     assert solution.status is Status.INFEASIBLE
-    assert solution.choice is None
+    assert solution.columns is None
     assert [s.resource for s in solution.shortfalls] == ["r0", "r1"]
 
 
@@ -214,8 +214,8 @@ def test_a_limit_at_the_smallest_cost_can_be_met(scale: float) -> None:
 
     solution = LocalSearch().solve(replace(case, costs=(cost,), limits=(limit,)).problem())
 
-    assert solution.choice is not None
-    assert solution.choice.tolist() == [0] * 5
+    assert solution.columns is not None
+    assert solution.columns.tolist() == [0] * 5
 
 
 def test_rounding_errors_do_not_go_round_in_circles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +244,7 @@ def test_rounding_errors_do_not_go_round_in_circles(monkeypatch: pytest.MonkeyPa
             Case(factor, loss, (cost,), (limit,)).problem()
         )
 
-        assert solution.choice is not None
+        assert solution.columns is not None
 
 
 def test_where_there_are_too_many_pairs_a_share_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,29 +252,29 @@ def test_where_there_are_too_many_pairs_a_share_is_tried(monkeypatch: pytest.Mon
     problem = random_case(1, num_layers=20).problem()
     every = LocalSearch(num_restarts=20).solve(problem)
     start = IntegerLinearProgram().solve(problem.additive())
-    assert start.choice is not None
+    assert start.columns is not None
 
     monkeypatch.setattr(module_under_test, "_MAX_PAIRED", 20)
     some = LocalSearch(num_restarts=60).solve(problem)
 
-    assert some.choice is not None
-    assert problem.is_feasible(some.choice)
+    assert some.columns is not None
+    assert problem.is_feasible(some.columns)
     assert some.loss < 1.1 * every.loss
-    assert some.loss < problem.loss_of(start.choice)
+    assert some.loss < problem.loss_of(start.columns)
 
 
 def test_hundreds_of_layers_are_searched_without_a_matrix_of_all_moves() -> None:
     """Nothing of the size of all pairs of 2,400 moves is kept: 46 MB."""
     problem = random_case(0, num_layers=600, num_rows=6).problem()
     start = IntegerLinearProgram().solve(problem.additive())
-    assert start.choice is not None
+    assert start.columns is not None
     tracemalloc.start()
 
     solution = LocalSearch(num_restarts=1).solve(problem)
 
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert solution.loss < problem.loss_of(start.choice)
+    assert solution.loss < problem.loss_of(start.columns)
     assert peak < 40e6
 
 
@@ -303,7 +303,7 @@ def test_the_same_seed_gives_the_same_answer() -> None:
     second = LocalSearch(20, seed=4).solve(problem)
 
     assert (first.loss, first.bound) == (second.loss, second.bound)
-    np.testing.assert_array_equal(first.choice, second.choice)
+    np.testing.assert_array_equal(first.columns, second.columns)
     np.testing.assert_array_equal(np.random.random(3), expected)
 
 
@@ -315,7 +315,7 @@ def test_the_unit_of_the_loss_changes_no_assignment() -> None:
     smaller = replace(case, factor=case.factor * 2.0**-10, loss=case.loss * 2.0**-20)
     found = LocalSearch().solve(smaller.problem())
 
-    np.testing.assert_array_equal(found.choice, once.choice)
+    np.testing.assert_array_equal(found.columns, once.columns)
     assert found.loss == pytest.approx(once.loss * 2.0**-20)
 
 

@@ -47,9 +47,9 @@ def test_the_matrices_give_the_loss_of_the_problem(kind: str) -> None:
     quadratic, rng = Quadratic.of(problem), np.random.default_rng(0)
 
     for _ in range(50):
-        choice = np.array([rng.choice(np.flatnonzero(row)) for row in problem.grouped.allowed])
-        layers = problem.grouped.expand(choice)
-        assert quadratic.loss(choice) == pytest.approx(problem.loss_of(layers), rel=1e-12)
+        columns = np.array([rng.choice(np.flatnonzero(row)) for row in problem.grouped.allowed])
+        layers = problem.grouped.expand(columns)
+        assert quadratic.loss(columns) == pytest.approx(problem.loss_of(layers), rel=1e-12)
 
 
 def test_products_within_a_group_are_those_of_the_gram_matrix() -> None:
@@ -79,10 +79,10 @@ def test_a_part_loses_what_the_whole_loses(kind: str) -> None:
     assert len(part.group) < len(whole.group)
     losses, moves = part.enumerated()
     for loss, taken in zip(losses, moves, strict=True):
-        choice = np.empty(len(quadratic.index), dtype=np.intp)
-        choice[quadratic.group[taken]] = quadratic.column[taken]
+        columns = np.empty(len(quadratic.index), dtype=np.intp)
+        columns[quadratic.group[taken]] = quadratic.column[taken]
         fits = (quadratic.costs[:, taken].sum(axis=1) <= quadratic.limits).all()
-        assert loss == (pytest.approx(quadratic.loss(choice)) if fits else np.inf)
+        assert loss == (pytest.approx(quadratic.loss(columns)) if fits else np.inf)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,8 +22,8 @@ def test_the_answer_is_within_the_gap_of_the_best(kind: str, backend: str) -> No
 
         found = OuterApproximation(gap=1e-3, backend=backend).solve(case.problem())
 
-        assert found.choice is not None
-        assert case.problem().is_feasible(found.choice)
+        assert found.columns is not None
+        assert case.problem().is_feasible(found.columns)
         assert found.bound is not None
         assert found.bound <= best + 1e-6 * abs(best)
         assert found.loss <= best + 1.1e-3 * abs(best)
@@ -115,8 +115,8 @@ def test_costs_and_losses_of_any_size_are_taken(seed: int) -> None:
     if not np.isfinite(best):
         assert found.status is Status.INFEASIBLE
         return
-    assert found.choice is not None
-    assert wide.problem().is_feasible(found.choice)
+    assert found.columns is not None
+    assert wide.problem().is_feasible(found.columns)
     assert found.bound is not None
     assert found.bound <= best * (1 + 1e-5)
     assert found.loss >= best * (1 - 1e-5)

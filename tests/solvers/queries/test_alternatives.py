@@ -26,7 +26,7 @@ from mpq.solvers.queries.alternatives import alternatives
 from mpq.solvers.queries.least_cost import least_cost, least_cost_measured
 
 Make = Callable[..., Problem]
-Choice = npt.NDArray[np.intp]
+Columns = npt.NDArray[np.intp]
 
 
 def random_problem(make_problem: Make, seed: int, **rules: object) -> Problem:
@@ -37,7 +37,7 @@ def random_problem(make_problem: Make, seed: int, **rules: object) -> Problem:
     return make_problem(loss, costs, costs.mean(axis=2).sum(axis=1), **rules)
 
 
-def feasible(problem: Problem) -> list[Choice]:
+def feasible(problem: Problem) -> list[Columns]:
     """Every assignment within the budgets, by rising loss."""
     found = filter(problem.is_feasible, map(np.array, product(range(3), repeat=6)))
     return sorted(found, key=problem.loss_of)
@@ -54,7 +54,7 @@ def test_the_best_assignments_are_found_in_order(
     found = alternatives(problem, solver, 5)
 
     assert [s.status for s in found] == [Status.OPTIMAL] * 5
-    expected = [problem.loss_of(choice) for choice in feasible(problem)[:5]]
+    expected = [problem.loss_of(columns) for columns in feasible(problem)[:5]]
     assert [s.loss for s in found] == pytest.approx(expected)
 
 
@@ -65,14 +65,14 @@ def test_alternatives_differ_in_so_many_layers(make_problem: Make, distance: int
 
     found = alternatives(problem, Lagrangian(), 4, distance)
 
-    kept: list[Choice] = []
+    kept: list[Columns] = []
     for solution in found:
         far = (
             c for c in feasible(problem) if all((c != other).sum() >= distance for other in kept)
         )
         assert solution.loss == pytest.approx(problem.loss_of(next(far)))
-        assert solution.choice is not None
-        kept.append(solution.choice)
+        assert solution.columns is not None
+        kept.append(solution.columns)
 
 
 def test_there_are_no_more_than_there_are(make_problem: Make) -> None:
@@ -105,9 +105,9 @@ def resource(problem: Problem, seed: int) -> CostTable:
     return CostTable("energy", "joules", problem.loss.layers, problem.loss.precisions, values)
 
 
-def used(table: CostTable, choice: Choice) -> float:
+def used(table: CostTable, columns: Columns) -> float:
     """Sum of one cell per layer."""
-    return float(table.values[range(6), choice].sum())
+    return float(table.values[range(6), columns].sum())
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -122,8 +122,8 @@ def test_least_cost_is_the_least_of_all(make_problem: Make, seed: int) -> None:
 
     assert found.cost == pytest.approx(min(used(table, c) for c in good))
     assert found.bound == pytest.approx(found.cost)
-    assert found.solution.choice is not None
-    assert found.problem.is_feasible(found.solution.choice)
+    assert found.solution.columns is not None
+    assert found.problem.is_feasible(found.solution.columns)
     assert found.solution.loss <= limit
     assert found.problem.budgets[-1].limit == found.cost
 
@@ -137,10 +137,10 @@ def test_a_baseline_never_loses_more_than_was_allowed(make_problem: Make, solver
 
         found = least_cost(problem, resource(problem, seed), solver, limit)
 
-        assert found.solution.choice is not None
+        assert found.solution.columns is not None
         assert found.solution.loss <= limit
         assert found.cost <= found.problem.budgets[-1].limit
-        assert found.problem.is_feasible(found.solution.choice)
+        assert found.problem.is_feasible(found.solution.columns)
 
 
 def test_auto_proves_alternatives_of_many_layers(make_problem: Make) -> None:
@@ -207,17 +207,17 @@ def test_a_measured_criterion_is_bisected(make_problem: Make, factor: float) -> 
     limit = factor * problem.loss_of(feasible(problem)[0])
     measured: list[float] = []
 
-    def is_acceptable(choice: Choice) -> bool:
-        measured.append(used(table, choice))
-        return problem.loss_of(choice) * 1.01 <= limit
+    def is_acceptable(columns: Columns) -> bool:
+        measured.append(used(table, columns))
+        return problem.loss_of(columns) * 1.01 <= limit
 
     found = least_cost_measured(problem, table, Lagrangian(), is_acceptable, 200)
 
     best = [c for c in feasible(problem) if problem.loss_of(c) * 1.01 <= limit]
-    assert found.solution.choice is not None
+    assert found.solution.columns is not None
     assert found.cost == pytest.approx(min(used(table, c) for c in best), rel=0.02)
     assert found.num_tried == len(measured) <= 9
-    assert problem.loss_of(found.solution.choice) * 1.01 <= limit
+    assert problem.loss_of(found.solution.columns) * 1.01 <= limit
 
 
 def test_a_criterion_that_nothing_meets_is_an_error(make_problem: Make) -> None:
@@ -225,4 +225,4 @@ def test_a_criterion_that_nothing_meets_is_an_error(make_problem: Make) -> None:
     problem = random_problem(make_problem, 0)
 
     with pytest.raises(InfeasibleError, match="not even the assignment of least predicted loss"):
-        least_cost_measured(problem, resource(problem, 0), Lagrangian(), lambda choice: False, 8)
+        least_cost_measured(problem, resource(problem, 0), Lagrangian(), lambda columns: False, 8)

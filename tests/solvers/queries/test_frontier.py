@@ -47,8 +47,8 @@ def front_of(
     """Every Pareto-optimal (cost, loss) within the other limit: each against all, by hand."""
     rows = [np.array(t, dtype=np.float64) for t in (cost, loss, other)]
     sums = [
-        tuple(float(sum(t[row, c] for row, c in enumerate(choice))) for t in rows)
-        for choice in product(range(3), repeat=len(rows[0]))
+        tuple(float(sum(t[row, c] for row, c in enumerate(columns))) for t in rows)
+        for columns in product(range(3), repeat=len(rows[0]))
     ]
     points = [(x, y) for x, y, z in sums if z <= limit and not np.isnan(x)]
     beaten = {
@@ -76,9 +76,9 @@ def test_many_limits_find_the_whole_frontier() -> None:
     expected = front_of(LOSS, SIZE, TIME, 9.0)
     num_points = int(expected[-1][0] - expected[0][0]) + 1
 
-    choices, statuses = solve_frontier(problem, size, ILP, num_points)
+    assignments, statuses = solve_frontier(problem, size, ILP, num_points)
 
-    found = [(Budget(size, 1.0).used(choice), problem.loss_of(choice)) for choice in choices]
+    found = [(Budget(size, 1.0).used(columns), problem.loss_of(columns)) for columns in assignments]
     assert [cost for cost, _ in found] == [cost for cost, _ in expected]
     assert [loss for _, loss in found] == pytest.approx([loss for _, loss in expected])
     assert statuses == [Status.OPTIMAL] * len(expected)
@@ -94,17 +94,17 @@ def test_every_point_is_pareto_optimal(seed: int, num_points: int) -> None:
     cost_table = table("latency", "seconds", cost)
     expected = dict(front_of(loss, cost, other, 2.0))
 
-    choices, _ = solve_frontier(problem, cost_table, ILP, num_points)
+    assignments, _ = solve_frontier(problem, cost_table, ILP, num_points)
 
-    costs = [Budget(cost_table, 1.0).used(choice) for choice in choices]
-    losses = [problem.loss_of(choice) for choice in choices]
+    costs = [Budget(cost_table, 1.0).used(columns) for columns in assignments]
+    losses = [problem.loss_of(columns) for columns in assignments]
     near = [min(expected, key=lambda c: abs(c - used)) for used in costs]
     assert costs == pytest.approx(near)
     assert losses == pytest.approx([expected[used] for used in near])
     assert (near[0], near[-1]) == (min(expected), max(expected))
     assert costs == sorted(set(costs))
     assert losses == sorted(set(losses), reverse=True)
-    assert all(problem.is_feasible(choice) for choice in choices)
+    assert all(problem.is_feasible(columns) for columns in assignments)
 
 
 @pytest.mark.parametrize("num_points", [2, 3, 20])
@@ -115,9 +115,9 @@ def test_precisions_that_lose_the_same_are_taken_where_they_are_cheap(num_points
     problem = Problem(table("sketch", "nats", loss))
     expected = front_of(loss, cost.values, np.zeros((3, 3)), 1.0)
 
-    choices, _ = solve_frontier(problem, cost, ILP, num_points)
+    assignments, _ = solve_frontier(problem, cost, ILP, num_points)
 
-    found = [(Budget(cost, 1.0).used(choice), problem.loss_of(choice)) for choice in choices]
+    found = [(Budget(cost, 1.0).used(columns), problem.loss_of(columns)) for columns in assignments]
     assert (found[0], found[-1]) == (expected[0], expected[-1])
     assert set(found) <= set(expected)
 
@@ -139,9 +139,9 @@ def test_precisions_that_the_device_lacks_are_left_out() -> None:
     cost[0, 2] = cost[1, 0] = np.nan
     problem = Problem(table("sketch", "nats", LOSS))
 
-    choices, _ = solve_frontier(problem, table("size", "bytes", cost), ILP, 60)
+    assignments, _ = solve_frontier(problem, table("size", "bytes", cost), ILP, 60)
 
-    found = [sum(LOSS[row, c] for row, c in enumerate(choice)) for choice in choices]
+    found = [sum(LOSS[row, c] for row, c in enumerate(columns)) for columns in assignments]
     expected = front_of(LOSS, cost, np.zeros((4, 3)), 1.0)
     assert found == pytest.approx([loss for _, loss in expected])
 
@@ -151,10 +151,10 @@ def test_ties_and_fixed_layers_hold_on_the_frontier() -> None:
     loss = table("sketch", "nats", LOSS)
     problem = Problem(loss, ties=(("l0", "l2"),), fixed={"l3": PRECISIONS[1]})
 
-    choices, _ = solve_frontier(problem, table("size", "bytes", SIZE), ILP, 20)
+    assignments, _ = solve_frontier(problem, table("size", "bytes", SIZE), ILP, 20)
 
-    assert len(choices) > 2
-    assert all(choice[0] == choice[2] and choice[3] == 1 for choice in choices)
+    assert len(assignments) > 2
+    assert all(columns[0] == columns[2] and columns[3] == 1 for columns in assignments)
 
 
 def test_with_interactions_the_loss_of_the_points_is_theirs() -> None:
@@ -163,11 +163,11 @@ def test_with_interactions_the_loss_of_the_points_is_theirs() -> None:
     loss = table("sketch", "nats", 0.5 * (factor.astype(np.float64) ** 2).mean(axis=0))
     problem = Problem(loss, interactions=Interactions(factor))
 
-    choices, _ = solve_frontier(
+    assignments, _ = solve_frontier(
         problem, table("size", "bytes", SIZE), Evolutionary(num_trials=60, population_size=20), 4
     )
 
-    losses = [problem.loss_of(choice) for choice in choices]
+    losses = [problem.loss_of(columns) for columns in assignments]
     assert losses == sorted(set(losses), reverse=True)
 
 
@@ -180,15 +180,15 @@ def test_with_interactions_every_point_pays(seed: int, share: float) -> None:
     time, size = table("time", "seconds", TIME), table("size", "bytes", SIZE)
     problem = Problem(loss, (Budget(time, 9.0),), interactions=Interactions(factor, share))
 
-    choices, statuses = solve_frontier(problem, size, LocalSearch(), 12)
+    assignments, statuses = solve_frontier(problem, size, LocalSearch(), 12)
 
-    losses = [problem.loss_of(choice) for choice in choices]
-    costs = [Budget(size, 1.0).used(choice) for choice in choices]
+    losses = [problem.loss_of(columns) for columns in assignments]
+    costs = [Budget(size, 1.0).used(columns) for columns in assignments]
     feasible = [c for c in map(np.array, product(range(3), repeat=4)) if problem.is_feasible(c)]
-    assert len(choices) > 2
+    assert len(assignments) > 2
     assert losses == sorted(set(losses), reverse=True)
     assert costs == sorted(set(costs))
-    assert all(problem.is_feasible(choice) for choice in choices)
+    assert all(problem.is_feasible(columns) for columns in assignments)
     assert losses[-1] >= min(map(problem.loss_of, feasible))
     assert set(statuses) <= {Status.FEASIBLE, Status.OPTIMAL}
 
@@ -198,9 +198,9 @@ def test_one_choice_is_a_frontier_of_one_point() -> None:
     only = {f"l{row}": PRECISIONS[1] for row in range(4)}
     problem = Problem(table("sketch", "nats", LOSS), fixed=only)
 
-    choices, statuses = solve_frontier(problem, table("size", "bytes", SIZE), ILP, 5)
+    assignments, statuses = solve_frontier(problem, table("size", "bytes", SIZE), ILP, 5)
 
-    assert [choice.tolist() for choice in choices] == [[1, 1, 1, 1]]
+    assert [columns.tolist() for columns in assignments] == [[1, 1, 1, 1]]
     assert statuses == [Status.OPTIMAL]
 
 
@@ -270,9 +270,11 @@ def test_the_hull_is_every_corner_of_the_frontier(seed: int, is_limited: bool, m
     ]
     size = table("size", "seconds", cost)
 
-    choices, statuses = solve_hull(Problem(table("s", "nats", loss), budgets), size, Lagrangian())
+    assignments, statuses = solve_hull(
+        Problem(table("s", "nats", loss), budgets), size, Lagrangian()
+    )
 
-    found = [(total(size, c), float(loss[range(4), c].sum())) for c in choices]
+    found = [(total(size, c), float(loss[range(4), c].sum())) for c in assignments]
     assert found == corners
     assert set(statuses) == {Status.OPTIMAL}
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, final
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast, final, get_type_hints
 
 from mpq.errors import InputError, UnknownNameError
 
@@ -21,31 +23,54 @@ Part = TypeVar("Part", bound=Named)
 class Registry(Generic[Part]):
     """The classes of one kind of part, each a dataclass whose fields are its options.
 
+    Parts of other packages are found by their entry points, and imported when they are first
+    asked for.
+
     Args:
         kind: Such as ``solver``, for messages.
-        parts: The classes.
+        parts: The classes that come with mpq.
+        group: Of the entry points by which other packages add parts, such as ``mpq.solvers``.
     """
 
-    def __init__(self, kind: str, parts: tuple[type[Part], ...]) -> None:
+    def __init__(self, kind: str, parts: tuple[type[Part], ...], group: str) -> None:
         self.kind = kind
-        self._parts = {str(part.name): part for part in parts}
+        self.group = group
+        self._own = {str(part.name): part for part in parts}
 
     def __iter__(self) -> Iterator[type[Part]]:
-        return iter(self._parts.values())
+        return map(self.get, self.names())
+
+    @cached_property
+    def _plugins(self) -> dict[str, EntryPoint]:
+        found = {point.name: point for point in entry_points(group=self.group)}
+        taken = sorted(found.keys() & self._own.keys())
+        if taken:
+            raise InputError(
+                f"the package {_package(found[taken[0]])} adds a {self.kind} {taken[0]!r}, but mpq "
+                "has one of that name; it must be renamed or uninstalled"
+            )
+        return found
 
     def names(self) -> tuple[str, ...]:
-        """Names, in the order of registration."""
-        return tuple(self._parts)
+        """Names, in the order of registration; those of other packages last.
+
+        Raises:
+            InputError: If another package uses a name of mpq's.
+        """
+        return (*self._own, *self._plugins)
 
     def get(self, name: str) -> type[Part]:
         """The class of that name.
 
         Raises:
             UnknownNameError: If there is none.
+            InputError: If it is another package's and cannot be used.
         """
-        if name not in self._parts:
-            raise UnknownNameError(self.kind, name, self._parts)
-        return self._parts[name]
+        if name in self._own:
+            return self._own[name]
+        if name not in self._plugins:
+            raise UnknownNameError(self.kind, name, self.names())
+        return cast(type[Part], _loaded(self._plugins[name], self.kind))
 
     def build(self, text: str, seed: int | None = None) -> Part:
         """An instance from ``name`` or ``name:option=value,option=value``.
@@ -74,11 +99,35 @@ class Registry(Generic[Part]):
         assert dataclasses.is_dataclass(part)
         fields = dataclasses.fields(part)
         simple = (bool, int, float, str)
+        types = get_type_hints(part)
         return {
             f.name: f.default
             for f in fields
-            if isinstance(f.default, simple) or "float | None" in str(f.type)
+            if isinstance(f.default, simple) or types[f.name] == float | None
         }
+
+
+def _loaded(point: EntryPoint, kind: str) -> Any:
+    """The class that an entry point names, checked as far as every kind of part has in common."""
+    try:
+        part = point.load()
+    except (ImportError, AttributeError) as error:
+        raise InputError(
+            f"the {kind} {point.name!r} of the package {_package(point)} cannot be imported: "
+            f"{error}; mend or uninstall that package"
+        ) from error
+    if not (isinstance(part, type) and dataclasses.is_dataclass(part)):
+        raise InputError(f"{point.value} is no dataclass; a {kind} is one, with options as fields")
+    if getattr(part, "name", None) != point.name or not getattr(part, "summary", None):
+        raise InputError(
+            f"{point.value} needs a class variable name = {point.name!r}, as its entry point is "
+            "called, and a summary"
+        )
+    return part
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.module
 
 
 def _convert(option: str, text: str, default: Any) -> Any:

@@ -100,7 +100,7 @@ def solve(
     """Solve a table that somebody else made, or a search's problem.json again; JSON. No torch."""
     import json
 
-    from mpq.cli.loading import load_problem
+    from mpq.cli.problem_file import load_problem
     from mpq.problem.solution import record
     from mpq.solvers import SOLVERS
     from mpq.solvers.queries.solve import answers

@@ -3,7 +3,7 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,9 +12,6 @@ from torch import Tensor, nn
 
 from mpq.errors import FileFormatError, InputError, ModelError
 from mpq.network.synthetic import DATA_SOURCES
-from mpq.problem.cost_table import CostTable
-from mpq.problem.problem import Problem
-from mpq.problem.table_file import LongTable
 
 
 def load_callable(spec: str) -> Callable[..., Any]:
@@ -165,32 +162,3 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     if not is_state:
         raise FileFormatError(f"{path} holds a {type(state).__name__}, not a state dict of tensors")
     return dict(state)
-
-
-def load_problem(path: Path, limits: Sequence[str] = ()) -> tuple[Problem, dict[str, CostTable]]:
-    """Reads ``problem.json`` of a search, or a CSV of ``Problem.from_csv``.
-
-    Args:
-        path: Ends in ``.json`` or ``.csv``.
-        limits: In place of the file's; a CSV has none of its own.
-
-    Returns:
-        The problem, and the tables of all resources that the file knows.
-
-    Raises:
-        FileFormatError: If the file cannot be read or is neither.
-        LimitError: If a limit is misspelled or has the wrong unit.
-        UnknownNameError: If a limit is on a resource that the file does not have.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"cannot read {path}: {error}") from error
-    if path.suffix == ".csv":
-        table = LongTable.from_csv(text)
-        return Problem.from_table(table, limits), table.resources
-    if path.suffix == ".json":
-        found = Problem.from_json(text).within(limits)
-        sums = (b.table for b in found.budgets if b.resource == b.table.name)
-        return found, {table.name: table for table in sums}
-    raise FileFormatError(f"{path} is neither .json (a problem) nor .csv (a table of layers)")

@@ -165,7 +165,9 @@ def _direction(values: Tensor) -> Tensor:
     return torch.where(is_zero, 0.0, safe / torch.linalg.vector_norm(safe, dim=-1, keepdim=True))
 
 
-METRICS: Registry[OutputMetric] = Registry("metric", (KLDivergence, SquaredError, CosineDistance))
+METRICS: Registry[OutputMetric] = Registry(
+    "metric", (KLDivergence, SquaredError, CosineDistance), group="mpq.metrics"
+)
 """Every metric, by the name that ``--metric`` takes."""
 
 KL = KLDivergence()

@@ -42,6 +42,7 @@ ESTIMATORS: Registry[SensitivityEstimator] = Registry(
         ZeroCost,
         WeightError,
     ),
+    group="mpq.estimators",
 )
 """Every estimator, by the name that ``--sensitivity`` takes."""
 

@@ -34,6 +34,7 @@ SOLVERS: Registry[Solver] = Registry(
         WaterFilling,
         Bisection,
     ),
+    group="mpq.solvers",
 )
 """Every solver, by the name that ``--solver`` takes."""
 

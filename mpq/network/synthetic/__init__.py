@@ -15,6 +15,7 @@ DATA_SOURCES: Registry[DataSource] = Registry(
         SelfGeneratedText,
         RandomTokens,
     ),
+    group="mpq.data_sources",
 )
 """Every source of examples, by its name."""
 

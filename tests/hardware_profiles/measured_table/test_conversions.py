@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpq.cli.loading import load_problem
+from mpq.cli.problem_file import load_problem
 from mpq.errors import InfeasibleError, InputError
 from mpq.problem.budget import total
 from mpq.problem.limits import Limit, uniform_cost

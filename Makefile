@@ -1,19 +1,42 @@
-# What CI runs: `make check`. Needs `pip install -e '.[test,cbc,pyhessian,onnx,openvino,torchao]'`.
+# Needs `pip install -e '.[test,cbc,pyhessian,onnx,openvino,torchao]'`; `make docs` needs `.[docs]`.
+# The sentences after ## are what `make` prints.
 PYTHON ?= python
 
-.PHONY: check lint types test bench
+.DEFAULT_GOAL := help
+.PHONY: help check lint types test test-fast format coverage docs bench clean
 
-check: lint types test
+help:  ## Say what can be made.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-lint:
+check: lint types test  ## Do what CI does: lint, types, test.
+
+lint:  ## Look for mistakes and for files that are not formatted.
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 
-types:
+types:  ## Check the types of everything, strictly.
 	$(PYTHON) -m mypy
 
-test:
+test:  ## Run all tests, doctests and notebooks (minutes).
 	$(PYTHON) -m pytest -n 2
 
-bench:
+test-fast:  ## Run what is quick enough before every commit.
+	$(PYTHON) -m pytest -n 2 -m "not slow"
+
+format:  ## Rewrite the files as `make lint` wants them.
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+coverage:  ## Run all tests and list the lines that none of them reaches.
+	$(PYTHON) -m pytest -n 2 --cov --cov-report=term-missing:skip-covered
+
+docs:  ## Build the documentation into site/; a broken link is an error.
+	$(PYTHON) -m mkdocs build --strict
+
+bench:  ## Measure the search on ResNet-20 against uniform precisions and random search.
 	$(PYTHON) benchmarks/resnet20_weights_only.py
+
+clean:  ## Remove what tests, tools and builds have left in the clone.
+	rm -rf build dist site .coverage .coverage.* coverage.xml htmlcov
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -11,70 +11,28 @@ module; the hooks are those of PEP 517 and PEP 660.
 import configparser
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from setuptools import build_meta
 
-Settings = dict[str, str | list[str] | None] | None
+P = ParamSpec("P")
+T = TypeVar("T")
 _EXTRA = "DIST_EXTRA_CONFIG"
 
 
-def get_requires_for_build_wheel(config_settings: Settings = None) -> list[str]:
-    """Return what else must be installed to build a wheel: nothing beyond pyproject.toml."""
-    with _working_folders_elsewhere():
-        return build_meta.get_requires_for_build_wheel(config_settings)
+def _elsewhere(hook: Callable[P, T]) -> Callable[P, T]:
+    """The same hook, which leaves nothing in the source tree."""
 
+    @wraps(hook)
+    def run(*arguments: P.args, **options: P.kwargs) -> T:
+        with _working_folders_elsewhere():
+            return hook(*arguments, **options)
 
-def get_requires_for_build_editable(config_settings: Settings = None) -> list[str]:
-    """Return what else must be installed for ``pip install -e .``."""
-    with _working_folders_elsewhere():
-        return build_meta.get_requires_for_build_editable(config_settings)
-
-
-def get_requires_for_build_sdist(config_settings: Settings = None) -> list[str]:
-    """Return what else must be installed to build a source distribution."""
-    with _working_folders_elsewhere():
-        return build_meta.get_requires_for_build_sdist(config_settings)
-
-
-def prepare_metadata_for_build_wheel(
-    metadata_directory: str, config_settings: Settings = None
-) -> str:
-    """Write the metadata of the wheel; return the name of its folder."""
-    with _working_folders_elsewhere():
-        return build_meta.prepare_metadata_for_build_wheel(metadata_directory, config_settings)
-
-
-def prepare_metadata_for_build_editable(
-    metadata_directory: str, config_settings: Settings = None
-) -> str:
-    """Write the metadata of the editable wheel; return the name of its folder."""
-    with _working_folders_elsewhere():
-        return build_meta.prepare_metadata_for_build_editable(metadata_directory, config_settings)
-
-
-def build_wheel(
-    wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None
-) -> str:
-    """Build the wheel; return its file name."""
-    with _working_folders_elsewhere():
-        return build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)
-
-
-def build_editable(
-    wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None
-) -> str:
-    """Build a wheel that points into this clone; return its file name."""
-    with _working_folders_elsewhere():
-        return build_meta.build_editable(wheel_directory, config_settings, metadata_directory)
-
-
-def build_sdist(sdist_directory: str, config_settings: Settings = None) -> str:
-    """Build the source distribution; return its file name."""
-    with _working_folders_elsewhere():
-        return build_meta.build_sdist(sdist_directory, config_settings)
+    return run
 
 
 @contextmanager
@@ -106,3 +64,13 @@ def _extra_config(folder: Path, before: str | None) -> Path:
     with path.open("w", encoding="utf-8") as file:
         config.write(file)
     return path
+
+
+get_requires_for_build_wheel = _elsewhere(build_meta.get_requires_for_build_wheel)
+get_requires_for_build_editable = _elsewhere(build_meta.get_requires_for_build_editable)
+get_requires_for_build_sdist = _elsewhere(build_meta.get_requires_for_build_sdist)
+prepare_metadata_for_build_wheel = _elsewhere(build_meta.prepare_metadata_for_build_wheel)
+prepare_metadata_for_build_editable = _elsewhere(build_meta.prepare_metadata_for_build_editable)
+build_wheel = _elsewhere(build_meta.build_wheel)
+build_editable = _elsewhere(build_meta.build_editable)
+build_sdist = _elsewhere(build_meta.build_sdist)

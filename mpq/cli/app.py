@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import typer
 
+from mpq._support.streams import answer_stream, answers_only
+
 app = typer.Typer(
     name="mpq",
     help="Mixed-precision quantization search: a bit width per layer for a budget on a device.",
@@ -27,7 +29,8 @@ def reporting_errors(command: Command) -> Command:
         from mpq.errors import MpqError
 
         try:
-            command(*args, debug=debug, **kwargs)
+            with answers_only():
+                command(*args, debug=debug, **kwargs)
         except KeyboardInterrupt:
             if debug:
                 raise
@@ -49,6 +52,11 @@ def reporting_errors(command: Command) -> Command:
 def _fail(message: str, code: int) -> None:
     typer.echo(f"error: {' '.join(message.split())}", err=True)
     raise typer.Exit(code)
+
+
+def print_answer(text: str) -> None:
+    """Writes a line to standard output."""
+    answer_stream().write(f"{text}\n")
 
 
 def print_files(files: list[Path]) -> None:

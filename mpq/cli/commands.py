@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mpq.cli.app import app, print_files, reporting_errors
+from mpq.cli.app import app, print_answer, print_files, reporting_errors
 from mpq.cli.options import (
     DEMO,
     DEMO_DATA,
@@ -108,7 +108,7 @@ def solve(
     problem, resources = load_problem(table, limit or ())
     built = SOLVERS.build(solver, seed)
     found = answers(problem, resources, built, minimize, max_loss, alternatives, differing)
-    typer.echo(json.dumps([record(asked, solution) for asked, solution in found], indent=1))
+    print_answer(json.dumps([record(asked, solution) for asked, solution in found], indent=1))
 
 
 @app.command()
@@ -155,7 +155,7 @@ def evaluate(
         raise InputError("--model needs --data: a function that yields held-out batches")
     examples = load_callable(data or DEMO_HELD_OUT)
     measured = run(load_model(model, weights), found, examples, METRICS.build(metric))
-    typer.echo(json.dumps({name: m.to_dict() for name, m in measured.items()}, indent=1))
+    print_answer(json.dumps({name: m.to_dict() for name, m in measured.items()}, indent=1))
 
 
 @app.command()
@@ -182,7 +182,7 @@ def apply(
     tensors = {name: t.detach().clone().contiguous() for name, t in quantized.state_dict().items()}
     content = save(tensors, {"mpq_fingerprint": found.fingerprint})
     (file,) = write_files(output.parent, {output.name: content})
-    typer.echo(f"wrote {file}")
+    print_answer(f"wrote {file}")
 
 
 @app.command()
@@ -202,10 +202,10 @@ def export(
 
     text = render(Assignment.load(assignment), style)
     if output is None:
-        typer.echo(text, nl=False)
+        print_answer(text.removesuffix("\n"))
         return
     (file,) = write_files(output.parent, {output.name: text.encode()})
-    typer.echo(f"wrote {file}")
+    print_answer(f"wrote {file}")
 
 
 @app.command()
@@ -231,8 +231,8 @@ def export_onnx(
     loaded = load_model(model, weights)
     examples = load_data(data or DEMO_DATA, loaded, 0)
     made = run(loaded, found, examples, output, batch_size)
-    typer.echo(f"wrote {made.path}")
-    typer.echo(f"ONNX Runtime here against the simulation: {made.judged}")
+    print_answer(f"wrote {made.path}")
+    print_answer(f"ONNX Runtime here against the simulation: {made.judged}")
 
 
 @app.command()

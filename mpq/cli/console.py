@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from mpq._support.streams import answer_stream
 from mpq.problem.budget import binding, total_between
 
 if TYPE_CHECKING:
@@ -152,8 +153,8 @@ def _layer_columns(name: str) -> bool:
 
 def new_console() -> Console:
     """Standard output; wide enough for a table where it is no terminal."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)
+    console = Console(file=answer_stream())
+    return console if console.is_terminal else Console(file=answer_stream(), width=140)
 
 
 def new_table(title: str | None = None) -> Table:

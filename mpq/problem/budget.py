@@ -12,7 +12,12 @@ from mpq.errors import LimitError
 from mpq.problem.cost_table import CostTable
 
 ROUNDING = 1e-12
-"""Relative slack of every comparison with a limit: what adding up in another order may change."""
+"""Relative slack of every comparison with a limit: what adding up in another order may change.
+
+A limit within the rounding of its own sum is met: what an assignment uses is the correctly rounded
+sum ``math.fsum`` of its cells, and it is within the budget if that is at most
+``limit + ROUNDING * abs(limit)``, both operations in float64. Every solver decides by this rule
+(``Budget.is_met``), also whether a problem is infeasible; none has a tolerance of its own."""
 
 
 @final

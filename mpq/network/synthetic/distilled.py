@@ -20,6 +20,11 @@ from mpq.network.synthetic._base import (
     parse_shape,
 )
 
+_STALLED = 0.02
+"""A batch that keeps more than this share of the noise's distance is begun anew: where it ends well
+it keeps less than 1e-5, in a local minimum about a tenth."""
+_MAX_RESTARTS = 2
+"""A network whose statistics no batch can have would otherwise be tried for ever."""
 _EPSILON = 1e-6
 """Added to variances, as in the published code: a root has no gradient at 0."""
 
@@ -34,7 +39,8 @@ class DistilledInputs(DataSource):
 
     for the mean and standard deviation per channel of a batch before the ``i``-th BatchNorm, and
     those that it remembers; ``i = 0`` is the input itself, with mean 0 and deviation 1. From
-    standard normal numbers, by Adam, whose rate falls tenfold when the sum stops falling.
+    standard normal numbers, by Adam, whose rate falls tenfold when the sum stops falling. A batch
+    that stays in a local minimum is begun anew, at most twice, and the best is kept.
 
     Reference: Cai et al. (2020), ZeroQ, arXiv:2001.00281, section 3.1, whose formula, optimiser,
     rate and number of steps these are. The published code takes the statistics of every image
@@ -82,8 +88,27 @@ class DistilledInputs(DataSource):
         sizes = list(batch_sizes(self.num_examples, self.batch_size))
         starts = [torch.randn(size, *shape, generator=generator) for size in sizes]
         return Calibration(
-            [self._distil(statistics, start) for start in track(starts, "distilling")]
+            [
+                self._best(statistics, start, generator).to("cpu", statistics.dtype)
+                for start in track(starts, "distilling")
+            ]
         )
+
+    def _best(
+        self, statistics: "RememberedStatistics", start: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """The batch that comes closest, begun anew while it stalls far from the statistics."""
+        with torch.no_grad():
+            before = float(statistics.distance(start.to(device_of(statistics.module))))
+        found: list[tuple[float, Tensor]] = []
+        for _ in range(1 + _MAX_RESTARTS):
+            x = self._distil(statistics, start)
+            with torch.no_grad():
+                found.append((float(statistics.distance(x)), x))
+            if found[-1][0] <= _STALLED * before:
+                break
+            start = torch.randn(start.shape, generator=generator)
+        return min(found, key=lambda pair: pair[0])[1]
 
     def _distil(self, statistics: "RememberedStatistics", start: Tensor) -> Tensor:
         x = start.to(device_of(statistics.module)).requires_grad_()
@@ -95,7 +120,7 @@ class DistilledInputs(DataSource):
             (x.grad,) = torch.autograd.grad(loss, x)
             optimizer.step()
             schedule.step(float(loss.detach()))
-        return x.detach().to("cpu", statistics.dtype)
+        return x.detach()
 
 
 @final

@@ -105,6 +105,7 @@ class _Program:
         kept: ``[G]`` the only cell of a row that is not in the model.
         factor: From losses to the model's objective.
         offset: Loss where the model's objective is 0.
+        is_excluded: Whether ``kept`` alone, without any variable, is not wanted.
     """
 
     model: Any
@@ -113,6 +114,7 @@ class _Program:
     kept: Columns
     factor: float
     offset: float
+    is_excluded: bool
 
     @classmethod
     def of(cls, reduced: Reduced, excluded: list[Columns], margin: float = 0.0) -> "_Program":
@@ -144,9 +146,9 @@ class _Program:
         for columns in excluded:
             same = [(x[cell], 1.0) for cell in enumerate(columns.tolist()) if cell in x]
             model += _sum(same) <= len(same) - 1
-        return cls(
-            model, x, links, kept, factor, reduced.offset + float(reduced.rise[single].sum())
-        )
+        offset = reduced.offset + float(reduced.rise[single].sum())
+        is_excluded = not x and any(np.array_equal(kept, columns) for columns in excluded)
+        return cls(model, x, links, kept, factor, offset, is_excluded)
 
 
 def _costs(links: list[Link], row: int, factor: float = 1.0) -> list[tuple[Any, float]]:
@@ -159,6 +161,9 @@ def _sum(terms: list[tuple[Any, float]]) -> Any:
 
 def _solved(program: _Program, effort: Effort, start: Columns | None) -> Answer:
     if not program.variables:
+        # Nothing is left to choose, and so no variable that a cut could be written on.
+        if program.is_excluded:
+            return Answer(Status.INFEASIBLE, None, None)
         return Answer(Status.OPTIMAL, program.kept, program.offset)
     if start is not None:
         for (group, column), variable in program.variables.items():

@@ -31,7 +31,8 @@ class Reduced:
 
     Args:
         rise: ``[G, B]`` loss above the row's smallest, at least 0; 0 where not usable.
-        excess: ``[R, G, B]`` cost above the row's smallest, in units of what is free.
+        excess: ``[R, G, B]`` cost above the row's smallest, in units of what is free; 0 where not
+            usable.
         usable: ``[G, B]`` False where a cell is not allowed, alone overruns a budget, or costs and
             loses at least as much as another of its row.
         free: ``[R]`` the unit of each budget, in the user's.
@@ -61,9 +62,9 @@ class Reduced:
         while True:
             floors = np.where(usable, grouped.costs, np.inf).min(axis=2)  # [R, G]
             excess = np.where(usable, grouped.costs - floors[:, :, None], 0.0)
-            # What is free is compared as `Budget.is_met` compares it.
-            free = grouped.limits - [math.fsum(row) for row in floors.tolist()]
-            free += ROUNDING * np.abs(grouped.limits)
+            # In the order of `Budget.is_met`, so that the sign of what is free is its answer.
+            allowance = grouped.limits + ROUNDING * np.abs(grouped.limits)
+            free = allowance - [math.fsum(row) for row in floors.tolist()]
             overruns = usable & (excess > free[:, None, None]).any(axis=0)
             is_overrun = bool((free < 0).any()) or bool((usable == overruns).all(axis=1).any())
             if is_overrun or not overruns.any():
@@ -85,7 +86,8 @@ class Reduced:
         joint = np.where(joint > free[:, None, None], _BEYOND, joint / unit)[:, binds]
         values = np.concatenate([grouped.couplings.values[:, :1], joint], axis=1)
         couplings = replace(grouped.couplings, values=values)
-        excess = (excess / unit)[binds]
+        # A cell beyond the limit is ruled out; in units of a denormal limit it would overflow.
+        excess = (np.where(usable, excess, 0.0) / unit)[binds]
         return cls(rise, excess, usable, free[binds], offset, is_overrun, couplings)
 
     def loss(self, columns: Columns) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pulp
 
+from mpq._support.streams import stdout_silenced
 from mpq.errors import MissingDependencyError, SolverError, UnknownNameError
 
 BACKENDS = ("HiGHS", "CBC")
@@ -75,7 +76,8 @@ def run(
     """
     solver = _solver(backend, time_limit_s, (relative_gap, absolute_gap), warm_start)
     try:
-        model.solve(solver)
+        with stdout_silenced():
+            model.solve(solver)
     except pulp.PulpSolverError as error:
         raise SolverError(f"{backend} failed: {error}") from error
     except IndexError as error:  # PuLP reads as many rows as it gave

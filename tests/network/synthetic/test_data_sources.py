@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -201,7 +202,7 @@ def test_distance_is_that_of_the_paper() -> None:
 
 
 def test_distilled_inputs_have_the_remembered_statistics() -> None:
-    """Those of stripes are matched: a fiftieth of what noise leaves."""
+    """Those of stripes are matched: in the median over seeds to a thousandth of the noise's."""
     model, source = Normed(), "shape=2x8x8,num_examples=64,batch_size=64"
     for norm in (model.first, model.second):
         norm.momentum = 1.0
@@ -209,10 +210,14 @@ def test_distilled_inputs_have_the_remembered_statistics() -> None:
     model.train()(stripes)
     model.eval()
 
-    (distilled,) = tensors(DATA_SOURCES.build(f"batch-norm:{source}").calibration(model))
+    kept = []
+    for seed in range(5):
+        (distilled,) = tensors(DATA_SOURCES.build(f"batch-norm:{source}", seed).calibration(model))
+        (noise,) = tensors(DATA_SOURCES.build(f"noise:{source}", seed).calibration(model))
+        kept.append(distance_by_hand(model, distilled) / distance_by_hand(model, noise))
 
-    (noise,) = tensors(DATA_SOURCES.build(f"noise:{source}").calibration(model))
-    assert distance_by_hand(model, distilled) < 0.02 * distance_by_hand(model, noise)
+    assert median(kept) < 1e-3
+    assert max(kept) < 0.02, "the start that stalls is begun anew"
 
 
 def test_distilled_inputs_have_the_dtype_of_the_weights() -> None:

@@ -1,0 +1,115 @@
+"""Standard output holds our answer and nothing else, through a real pipe."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mpq._support.streams import stdout_silenced
+
+USER = """
+import os
+import torch
+
+print("NOISE of python")
+os.write(1, b"NOISE of a library\\n")
+
+
+def net():
+    torch.manual_seed(0)
+    print("NOISE while made")
+    return torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).eval()
+
+
+def data():
+    os.write(1, b"NOISE of data\\n")
+    generator = torch.Generator().manual_seed(0)
+    yield torch.randn(16, 6, generator=generator)
+"""
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, its outputs through pipes."""
+    return subprocess.run(
+        [sys.executable, "-m", "mpq.cli", *words],
+        capture_output=True, text=True, check=True, cwd=folder,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a user's file that prints in every way."""
+    (tmp_path / "user.py").write_text(USER)
+    return tmp_path
+
+
+@pytest.mark.parametrize("verb", ["search", "frontier"])
+def test_noise_of_the_users_code_is_not_in_the_answer(folder: Path, verb: str) -> None:
+    """What the model's file prints goes to standard error, also past Python."""
+    ran = run(
+        folder, verb, "--model", "user.py:net", "--data", "user.py:data", "--limit",
+        "weight_bytes=0.9x:w8a8", "--precisions", "w4a8,w8a8", "--solver", "ilp",
+    )  # fmt: skip
+
+    assert "NOISE" not in ran.stdout
+    assert "HiGHS is copyright" not in ran.stdout
+    assert "NOISE of a library" in ran.stderr
+    assert "weight_bytes" in ran.stdout
+
+
+def test_solving_prints_json_alone(folder: Path) -> None:
+    """``mpq solve ... > out.json`` can be read again."""
+    (folder / "table.csv").write_text(
+        "layer,precision,loss_nats,weight_bytes\n"
+        "a,w4a8,0.5,4\na,w8a8,0.1,8\nb,w4a8,0.3,4\nb,w8a8,0.2,8\n"
+    )
+
+    ran = run(folder, "solve", "table.csv", "--limit", "weight_bytes=12B", "--solver", "ilp")
+
+    assert json.loads(ran.stdout)[0]["precisions"] == {"a": "w8a8", "b": "w4a8"}
+
+
+def test_a_library_that_prints_reaches_no_users_stdout() -> None:
+    """In Python too: what C code leaves in its buffer goes the same way."""
+    code = (
+        "import ctypes, os\n"
+        "from mpq._support.streams import stdout_silenced\n"
+        "print('before')\n"
+        "with stdout_silenced():\n"
+        "    os.write(1, b'NOISE')\n"
+        "    ctypes.CDLL(None).puts(b'NOISE in a buffer')\n"
+        "print('after')\n"
+    )
+
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert ran.stdout == "before\nafter\n"
+    assert "NOISE in a buffer" in ran.stderr
+
+
+def test_a_closed_standard_output_is_left_closed() -> None:
+    """A service without standard output solves as well."""
+    code = (
+        "import os\nos.close(1)\n"
+        "from mpq._support.streams import stdout_silenced\n"
+        "with stdout_silenced():\n    pass\n"
+        "os.write(2, b'done')\n"
+    )
+
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert "done" in ran.stderr
+
+
+def test_the_descriptor_is_given_back_after_an_error() -> None:
+    """Whatever happens within."""
+    before = os.fstat(1)
+
+    with pytest.raises(RuntimeError, match="within"), stdout_silenced():
+        raise RuntimeError("within")
+
+    assert os.path.sameopenfile(1, 1)
+    assert os.fstat(1) == before

@@ -1,0 +1,64 @@
+"""What a limit within the rounding of its own sum means: the same for every exact solver."""
+
+from math import fsum, inf, nextafter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpq.problem.budget import ROUNDING, Budget
+from mpq.problem.cost_table import CostTable
+from mpq.problem.problem import Problem
+from mpq.problem.solution import Status
+from mpq.quantization.precision import Precision
+from mpq.solvers import SOLVERS
+from mpq.solvers.additive.milp import Effort, solve_cells
+
+EXACT = ("lagrangian", "ilp:backend=HiGHS", "ilp:backend=CBC", "dynamic-programming")
+PRECISIONS = (Precision.parse("w4a8"), Precision.parse("w8a8"))
+
+
+def fixed_problem(costs: list[float], limit: float) -> Problem:
+    """Layers without any choice, so that all depends on whether their sum is within the limit."""
+    layers = tuple(f"l{i}" for i in range(len(costs)))
+    table = CostTable("r", "bytes", layers, PRECISIONS, np.array([[c, 2 * c] for c in costs]))
+    loss = CostTable("loss", "nats", layers, PRECISIONS, np.ones((len(costs), 2)))
+    return Problem(loss, (Budget(table, limit),), fixed=dict.fromkeys(layers, PRECISIONS[0]))
+
+
+def limits_around(edge: float) -> list[float]:
+    """An edge, its neighbours in float64, and both sides at a distance."""
+    near = [nextafter(edge, -inf), edge, nextafter(edge, inf)]
+    return [*near, edge * (1 - ROUNDING / 2), edge * (1 - 3 * ROUNDING), edge * (1 + 3 * ROUNDING)]
+
+
+@settings(max_examples=8)
+@given(costs=st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=5))
+@pytest.mark.parametrize("solver", EXACT)
+def test_a_limit_at_the_sum_is_met_up_to_its_rounding(solver: str, costs: list[float]) -> None:
+    """At the sum, a last digit off, and at the end of the slack: by one rule, stated once."""
+    total = fsum(costs)
+    for limit in limits_around(total) + limits_around(total / (1 + ROUNDING)):
+        is_met = total <= limit + ROUNDING * abs(limit)
+
+        found = SOLVERS.build(solver).solve(fixed_problem(costs, limit))
+
+        assert found.status is (Status.OPTIMAL if is_met else Status.INFEASIBLE)
+
+
+def test_the_only_assignment_is_infeasible_once_it_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A program without variables has none to write a cut on: it must say so, not ``UNKNOWN``.
+
+    What presolve does not see is played here by a problem that calls its last assignment
+    infeasible.
+    """
+    problem = fixed_problem([1.0, 2.0], 4.0)
+    monkeypatch.setattr(Problem, "is_feasible", lambda *_: False)
+
+    found = solve_cells(problem, problem.grouped.allowed, Effort("HiGHS"))
+
+    assert found.status is Status.INFEASIBLE
+    assert found.columns is None

@@ -3,7 +3,7 @@
 PYTHON ?= python
 
 .DEFAULT_GOAL := help
-.PHONY: help check lint types test test-fast format coverage docs bench clean
+.PHONY: help check lint types test test-fast newest format coverage docs bench clean
 
 help:  ## Say what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ test:  ## Run all tests, doctests and notebooks (minutes).
 
 test-fast:  ## Run what is quick enough before every commit.
 	$(PYTHON) -m pytest -n 2 -m "not slow"
+
+newest:  ## Do what CI does with the newest dependencies instead of the tested ones.
+	MPQ_CONSTRAINTS= bash .ci/run
 
 format:  ## Rewrite the files as `make lint` wants them.
 	$(PYTHON) -m ruff check --fix .

@@ -18,7 +18,7 @@ from mpq import demo
 # Hypothesis draws constants that it reads in all local modules loaded so far: what a test is given
 # would depend on which other tests were collected.
 assert hasattr(providers, "is_local_module_file"), "hypothesis reads local constants another way"
-providers.is_local_module_file = lambda _: False  # type: ignore[attr-defined]
+providers.is_local_module_file = lambda _: False
 settings.register_profile("mpq", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("mpq")
 torch.set_num_threads(1)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 yaml = pytest.importorskip("yaml")
 
@@ -121,3 +123,24 @@ def test_an_extra_that_does_not_exist(root: Path) -> None:
     assert run.returncode == 1
     assert "expected extras of setup.cfg" in run.stderr
     assert "got onx" in run.stderr
+
+
+def test_the_tested_versions_are_those_that_setup_asks_for(
+    root: Path, settings: configparser.ConfigParser
+) -> None:
+    """Every requirement is in the constraints file, once, at a version within its bounds."""
+    lines = (root / "requirements" / "tested.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    texts = [settings["options"]["install_requires"], *settings["options.extras_require"].values()]
+    asked = [
+        Requirement(line)
+        for text in texts
+        for line in text.splitlines()
+        if line and not line.startswith(("#", "pre-commit", "pytest-cov"))
+    ]
+
+    wrong = [
+        r for r in asked if not r.specifier.contains(pinned.get(canonicalize_name(r.name), "0"))
+    ]
+
+    assert wrong == []

@@ -21,9 +21,11 @@ def response(layer_module: nn.Module, x: Tensor, weight: Tensor | None = None) -
     Returns:
         At least in float32: the difference of two responses would drown in bfloat16.
     """
-    own = {f"site.{name}": _wide(p) for name, p in layer_module.named_parameters(recurse=False)}
+    # Named as `_Bare` holds them: `functional_call` finds parameters by their path.
+    parameters = layer_module.named_parameters(recurse=False)
+    own = {f"layer_module.{name}": _wide(p) for name, p in parameters}
     if weight is not None:
-        own["site.weight"] = _wide(weight)
+        own["layer_module.weight"] = _wide(weight)
     with torch.no_grad():
         found = torch.func.functional_call(_Bare(layer_module), own, (_wide(x),))
     assert isinstance(found, Tensor)

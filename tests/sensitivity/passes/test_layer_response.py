@@ -26,7 +26,7 @@ def test_weight_takes_the_place_of_the_layers_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("site", "x"),
+    ("layer_module", "x"),
     [
         (nn.Conv2d(4, 6, 3, padding="same", padding_mode="circular", groups=2), (2, 4, 5, 5)),
         (nn.ConvTranspose2d(4, 6, 3, stride=2, output_padding=1), (2, 4, 5, 5)),

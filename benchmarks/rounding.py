@@ -14,8 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mpq.quantization.precision import NUMBER_FORMATS
-from mpq.quantization.rounding import Grid
+from mpq.quantization.formats import NUMBER_FORMATS
+from mpq.quantization.grid import Grid
 
 REPEATS = 15
 

@@ -1,7 +1,7 @@
-"""Parts by name, with options: what ``--sensitivity`` and ``--solver`` take."""
+"""Parts by name: what ``--sensitivity``, ``--solver`` and ``--precisions`` take."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast, final, get_type_hints
@@ -16,7 +16,64 @@ class Named(Protocol):
     summary: ClassVar[str]
 
 
+class NamedValue(Protocol):
+    """A value that says what it is called."""
+
+    @property
+    def name(self) -> str:
+        """The name that it is looked up by."""
+
+
 Part = TypeVar("Part", bound=Named)
+Value = TypeVar("Value", bound=NamedValue)
+
+
+@final
+class PlugIns:
+    """What other packages add to one kind of part, by the entry points of a group.
+
+    Args:
+        kind: Such as ``solver``, for messages.
+        group: Of the entry points, such as ``mpq.solvers``.
+        taken: Names of mpq's own parts, which others may not use.
+    """
+
+    def __init__(self, kind: str, group: str, taken: Collection[str]) -> None:
+        self.kind = kind
+        self.group = group
+        self._taken = taken
+
+    @cached_property
+    def points(self) -> dict[str, EntryPoint]:
+        """Entry points by name, found without importing what they name.
+
+        Raises:
+            InputError: If another package uses a name of mpq's.
+        """
+        # Looked for once per process: reading every installed package's metadata takes 10 ms.
+        found = {point.name: point for point in entry_points(group=self.group)}
+        taken = sorted(found.keys() & set(self._taken))
+        if taken:
+            raise InputError(
+                f"the package {_package(found[taken[0]])} adds a {self.kind} {taken[0]!r}, but mpq "
+                "has one of that name; it must be renamed or uninstalled"
+            )
+        return found
+
+    def load(self, name: str) -> Any:
+        """What the entry point names; the module that it is in is imported now.
+
+        Raises:
+            InputError: If it cannot be imported.
+        """
+        point = self.points[name]
+        try:
+            return point.load()
+        except (ImportError, AttributeError) as error:
+            raise InputError(
+                f"the {self.kind} {name!r} of the package {_package(point)} cannot be imported: "
+                f"{error}; mend or uninstall that package"
+            ) from error
 
 
 @final
@@ -36,20 +93,10 @@ class Registry(Generic[Part]):
         self.kind = kind
         self.group = group
         self._own = {str(part.name): part for part in parts}
+        self._plugins = PlugIns(kind, group, self._own)
 
     def __iter__(self) -> Iterator[type[Part]]:
         return map(self.get, self.names())
-
-    @cached_property
-    def _plugins(self) -> dict[str, EntryPoint]:
-        found = {point.name: point for point in entry_points(group=self.group)}
-        taken = sorted(found.keys() & self._own.keys())
-        if taken:
-            raise InputError(
-                f"the package {_package(found[taken[0]])} adds a {self.kind} {taken[0]!r}, but mpq "
-                "has one of that name; it must be renamed or uninstalled"
-            )
-        return found
 
     def names(self) -> tuple[str, ...]:
         """Names, in the order of registration; those of other packages last.
@@ -57,7 +104,7 @@ class Registry(Generic[Part]):
         Raises:
             InputError: If another package uses a name of mpq's.
         """
-        return (*self._own, *self._plugins)
+        return (*self._own, *self._plugins.points)
 
     def get(self, name: str) -> type[Part]:
         """The class of that name.
@@ -68,9 +115,11 @@ class Registry(Generic[Part]):
         """
         if name in self._own:
             return self._own[name]
-        if name not in self._plugins:
+        if name not in self._plugins.points:
             raise UnknownNameError(self.kind, name, self.names())
-        return cast(type[Part], _loaded(self._plugins[name], self.kind))
+        part = self._plugins.load(name)
+        _check_part(part, self._plugins.points[name], self.kind)
+        return cast(type[Part], part)
 
     def build(self, text: str, seed: int | None = None) -> Part:
         """An instance from ``name`` or ``name:option=value,option=value``.
@@ -107,15 +156,50 @@ class Registry(Generic[Part]):
         }
 
 
-def _loaded(point: EntryPoint, kind: str) -> Any:
-    """The class that an entry point names, checked as far as every kind of part has in common."""
-    try:
-        part = point.load()
-    except (ImportError, AttributeError) as error:
-        raise InputError(
-            f"the {kind} {point.name!r} of the package {_package(point)} cannot be imported: "
-            f"{error}; mend or uninstall that package"
-        ) from error
+@final
+class ValueRegistry(Mapping[str, Value], Generic[Value]):
+    """The values of one class by name: mpq's own, then those of other packages.
+
+    Names are known without importing a package; its value is loaded when it is first asked for.
+
+    Args:
+        kind: Such as ``number format``, for messages.
+        own: The values that come with mpq.
+        group: Of the entry points by which other packages add values, such as ``mpq.formats``.
+        reserved: Further names that other packages may not use.
+    """
+
+    def __init__(
+        self, kind: str, own: tuple[Value, ...], group: str, reserved: Iterable[str] = ()
+    ) -> None:
+        self.kind = kind
+        self.group = group
+        self.own = own
+        self._values = {value.name: value for value in own}
+        self._plugins = PlugIns(kind, group, (*self._values, *reserved))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((*(value.name for value in self.own), *self._plugins.points))
+
+    def __len__(self) -> int:
+        return len(self.own) + len(self._plugins.points)
+
+    def __getitem__(self, name: str) -> Value:
+        """The value of that name; ``KeyError`` where nobody has it.
+
+        Raises:
+            InputError: If it is another package's and cannot be used.
+        """
+        if name not in self._values:
+            point = self._plugins.points[name]
+            value = self._plugins.load(name)
+            _check_value(value, point, self.kind, type(self.own[0]))
+            self._values[name] = value
+        return self._values[name]
+
+
+def _check_part(part: Any, point: EntryPoint, kind: str) -> None:
+    """Refuses what lacks what every kind of part has in common."""
     if not (isinstance(part, type) and dataclasses.is_dataclass(part)):
         raise InputError(f"{point.value} is no dataclass; a {kind} is one, with options as fields")
     if getattr(part, "name", None) != point.name or not getattr(part, "summary", None):
@@ -123,7 +207,19 @@ def _loaded(point: EntryPoint, kind: str) -> Any:
             f"{point.value} needs a class variable name = {point.name!r}, as its entry point is "
             "called, and a summary"
         )
-    return part
+
+
+def _check_value(value: Any, point: EntryPoint, kind: str, expected: type[NamedValue]) -> None:
+    """Refuses what is of another class, or called otherwise than its entry point."""
+    if not isinstance(value, expected):
+        raise InputError(
+            f"{point.value} is of type {type(value).__name__}; a {kind} is a {expected.__name__}"
+        )
+    if value.name != point.name:
+        raise InputError(
+            f"{point.value} is called {value.name!r} and its entry point {point.name!r}; a {kind} "
+            "has one name"
+        )
 
 
 def _package(point: EntryPoint) -> str:

@@ -1,10 +1,29 @@
 """JSON Schemas of the files that mpq reads and writes, and checking against them."""
 
+import json
+from collections.abc import Iterable
+from importlib import resources
 from typing import Any
 
 import jsonschema
 
 from mpq.errors import FileFormatError
+
+
+def read_schema(package: str, file: str, **names: Iterable[str]) -> Any:
+    """A schema that lies in a package, with what it leaves to lists of names filled in.
+
+    Args:
+        package: Such as ``mpq.problem``.
+        file: Of the schema.
+        names: What a string of the definition (``$defs``) that is called so may be. A list that
+            other packages add to cannot stand in a file.
+    """
+    schema = json.loads(resources.files(package).joinpath(file).read_text(encoding="utf-8"))
+    for definition, known in names.items():
+        if definition in schema.get("$defs", {}):
+            schema["$defs"][definition] = {"enum": list(known)}
+    return schema
 
 
 def validate(data: Any, schema: Any, what: str) -> None:

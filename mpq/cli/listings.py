@@ -1,4 +1,4 @@
-"""Commands that list what there is: devices, estimators, solvers, runtimes, sources."""
+"""Commands that list what there is: devices, estimators, solvers, formats and the like."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -114,3 +114,28 @@ def _print_parts(registry: Any) -> None:
         options = (f"{name}={value}" for name, value in registry.options(part).items())
         table.add_row(part.name, part.summary, ",".join(options))
     new_console().print(table)
+
+
+@app.command()
+@reporting_errors
+def formats(debug: Debug = False) -> None:
+    """List the number formats, and how each is written in a precision."""
+    from mpq.cli.console import new_console, new_table
+    from mpq.quantization.formats import NUMBER_FORMATS
+
+    table = new_table()
+    for heading in (NUMBER_FORMATS.kind, "written", "bits", "what it is"):
+        table.add_column(heading, overflow="fold")
+    for number in NUMBER_FORMATS.values():
+        written = ", ".join(f"w{text}" for text in number.spellings)
+        table.add_row(number.name, written, str(number.bits), number.summary)
+    new_console().print(table)
+
+
+@app.command()
+@reporting_errors
+def ranges(debug: Debug = False) -> None:
+    """List the methods that choose the range of a weight or an activation, and their options."""
+    from mpq.quantization.ranges import RANGE_METHODS
+
+    _print_parts(RANGE_METHODS)

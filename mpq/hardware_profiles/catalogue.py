@@ -12,6 +12,7 @@ from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.hardware_profiles.measured_table.profile import MeasuredTable
 from mpq.hardware_profiles.network_profile import NetworkProfile
 from mpq.hardware_profiles.profile import Profile
+from mpq.hardware_profiles.roofline.compute import device_formats
 from mpq.hardware_profiles.roofline.profile import Roofline
 
 SCHEMA_VERSION = 1
@@ -93,5 +94,8 @@ def device_name(path: Path) -> str:
 
 @cache
 def _schema(model: str) -> Any:
-    file = resources.files("mpq.hardware_profiles").joinpath(f"{model}.schema.json")
-    return json.loads(file.read_text(encoding="utf-8"))
+    from mpq._support.schema import read_schema
+
+    return read_schema(
+        "mpq.hardware_profiles", f"{model}.schema.json", number_format=device_formats()
+    )

@@ -4,15 +4,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, Self, final
 
-from mpq._support.schema import validate
-from mpq.errors import FileFormatError, PrecisionError
+from mpq._support.schema import read_schema, validate
+from mpq.errors import FileFormatError, InputError, PrecisionError
 from mpq.network.layer import fingerprint, signature
+from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.precision import Precision, TensorFormat
-from mpq.quantization.ranges import ActivationRange, RangeMethod
+from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
 
 SCHEMA_VERSION = 1
 
@@ -110,14 +110,14 @@ class Assignment:
         layers: ``[L]`` in the network's order.
         ties: Layers that share a precision.
         folded: Convolution to the BatchNorm that is folded into it before quantizing.
-        weight_range: How the weights' ranges are chosen.
+        weight_range: How the weights' ranges are chosen, as ``RANGE_METHODS`` takes it.
         record: Where it comes from.
     """
 
     layers: tuple[AssignedLayer, ...]
     ties: tuple[tuple[str, ...], ...] = ()
     folded: Mapping[str, str] = field(default_factory=dict)
-    weight_range: RangeMethod = "mse"
+    weight_range: str = "mse"
     record: Record = field(default_factory=Record)
 
     @property
@@ -163,6 +163,7 @@ class Assignment:
                 f"{SCHEMA_VERSION}: update mpq"
             )
         validate(data, _schema(), "assignment")
+        _check_range_method(data["weight_range"])
         record = data["record"]
         budgets = tuple(UsedBudget(**budget) for budget in record["budgets"])
         assignment = cls(
@@ -230,7 +231,14 @@ def _layer_from_dict(data: Any) -> AssignedLayer:
     return AssignedLayer(data["name"], data["kind"], shape, precision, calibrated)
 
 
+def _check_range_method(text: str) -> None:
+    """Refuses a method that does not exist now, and not when the weights are rounded."""
+    try:
+        RANGE_METHODS.build(text)
+    except InputError as error:
+        raise FileFormatError(f"not a valid assignment: at weight_range: {error}") from error
+
+
 @cache
 def _schema() -> Any:
-    file = resources.files("mpq.problem").joinpath("assignment.schema.json")
-    return json.loads(file.read_text(encoding="utf-8"))
+    return read_schema("mpq.problem", "assignment.schema.json", number_format=NUMBER_FORMATS)

@@ -14,8 +14,7 @@ from mpq.network.examples import Calibration
 from mpq.network.modules import hooks
 from mpq.network.network import Network
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
-from mpq.quantization.ranges import ActivationRange, RangeMethod
-from mpq.quantization.rounding import row_range
+from mpq.quantization.ranges import RANGE_METHODS, ActivationRange, RangeMethod
 
 SAMPLES_PER_BATCH = 65536
 """Numbers of each layer's input that are kept from every batch, drawn at random, for ranges."""
@@ -43,7 +42,7 @@ class ActivationRanges:
         network: Network,
         data: Calibration,
         candidates: Iterable[Precision],
-        method: RangeMethod = "mse",
+        method: str = "mse",
     ) -> Self:
         """Ranges of every layer for the static formats among the choices, in one forward pass.
 
@@ -51,15 +50,19 @@ class ActivationRanges:
             network: Whose layers' inputs are observed.
             data: What is run through it.
             candidates: Precisions that may be used.
-            method: How a range is chosen from the observed numbers.
+            method: How a range is chosen from the observed numbers, as ``RANGE_METHODS`` takes it.
+
+        Raises:
+            UnknownNameError: If there is no such method.
         """
+        chosen = RANGE_METHODS.build(method)
         formats = dict.fromkeys(c.activation for c in candidates if needs_range(c.activation))
-        samples = observe_inputs(network, data, method) if formats else {}
+        samples = observe_inputs(network, data, chosen) if formats else {}
         known: dict[tuple[str, TensorFormat], ActivationRange] = {}
         for name, sample in samples.items():
             for tensor_format in formats:
                 number, symmetric = tensor_format.number, tensor_format.symmetric
-                low, high = row_range(sample[None], number, symmetric, method)
+                low, high = chosen.ends(sample[None], number, symmetric)
                 known[name, tensor_format] = ActivationRange(float(low), float(high))
         return cls(known)
 
@@ -81,7 +84,7 @@ class ActivationRanges:
 
 
 def observe_inputs(network: Network, data: Calibration, method: RangeMethod) -> dict[str, Tensor]:
-    """What a range is chosen from: extremes for ``minmax``, else a random sample of each batch.
+    """What a range is chosen from: extremes where they suffice, else a random sample of each batch.
 
     Evenly spaced numbers would not do: the spacing hits the same column or channel every time.
 
@@ -101,7 +104,7 @@ def observe_inputs(network: Network, data: Calibration, method: RangeMethod) -> 
     def observe(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
         x = args[0].detach().flatten()
         if x.is_floating_point() and x.numel():
-            if method == "minmax":
+            if method.reads_extremes_only:
                 samples[name].append(torch.stack(x.aminmax()).float())
             elif x.numel() <= SAMPLES_PER_BATCH:
                 samples[name].append(x.float())

@@ -1,11 +1,10 @@
-"""Number formats as values: how a weight and an activation are stored.
+"""Precisions as values: how a weight and an activation are stored.
 
 Spelling, for example ``w4g128a8``:
 
 ===========  =======================================================================
-``w4``       weight: ``2`` to ``8`` is an integer format, ``16`` is fp16, ``32`` is fp32, or a
-             name: ``fp8_e4m3`` (short ``fp8``), ``fp8_e5m2``, ``fp4_e2m1`` (short ``fp4``),
-             ``bf16``
+``w4``       weight: a number format as ``mpq.quantization.formats`` spells it: ``2`` to ``8``
+             is an integer format, ``16`` is fp16, ``32`` is fp32, or a name such as ``fp8``
 ``t``        one scale for the whole weight tensor (default: one per output channel)
 ``z``        affine, with a zero point (default for weights: symmetric)
 ``g128``     one scale for every 128 consecutive weights of an output channel
@@ -21,57 +20,16 @@ A name alone stands for both: ``fp8``, ``bf16``, ``fp32``, ``int8`` (which is ``
 import re
 from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Self, final
 
 from mpq.errors import PrecisionError
+from mpq.quantization.formats import NUMBER_FORMATS, NumberFormat, spelled_format, spellings
 
 SCALE_BITS = 32
 """Bits of one scale, where a tensor or a channel has one."""
 GROUP_SCALE_BITS = 16
 """Bits of one scale, where a group of weights has one (fp16, as GPTQ and AWQ store it)."""
-
-
-@final
-@dataclass(frozen=True)
-class NumberFormat:
-    """How one number is stored.
-
-    Args:
-        name: Such as ``int4`` or ``fp8_e4m3``.
-        bits: Bits per number, without scales.
-        is_float: Whether it has an exponent.
-        max_value: Largest magnitude of a floating-point format; unused for integers.
-    """
-
-    name: str
-    bits: int
-    is_float: bool = False
-    max_value: float = 0.0
-
-    @property
-    def needs_scale(self) -> bool:
-        """Whether values must be scaled into its range: true of everything below 16 bits."""
-        return self.bits < 16
-
-
-NUMBER_FORMATS = {
-    number.name: number
-    for number in (
-        *(NumberFormat(f"int{bits}", bits) for bits in range(2, 9)),
-        NumberFormat("fp4_e2m1", 4, True, 6.0),
-        NumberFormat("fp8_e4m3", 8, True, 448.0),
-        NumberFormat("fp8_e5m2", 8, True, 57344.0),
-        NumberFormat("bf16", 16, True, 3.3895e38),
-        NumberFormat("fp16", 16, True, 65504.0),
-        NumberFormat("fp32", 32, True, 3.4028e38),
-    )
-}
-"""Every number format, by name."""
-
-_SHORT = {"fp8": "fp8_e4m3", "fp4": "fp4_e2m1", "16": "fp16", "32": "fp32"}
-_SHORT |= {str(bits): f"int{bits}" for bits in range(2, 9)}
-_LONG_TO_DIGITS = {"fp16": "16", "fp32": "32"} | {f"int{bits}": str(bits) for bits in range(2, 9)}
 
 
 class Granularity(Enum):
@@ -142,15 +100,23 @@ class TensorFormat:
         return num_elements * self.number.bits + scales * per_scale
 
 
-_NUMBER = r"fp8_e4m3|fp8_e5m2|fp8|fp4_e2m1|fp4|bf16|fp16|fp32|int[2-8]|16|32|[2-8]"
-_SPELLING = re.compile(
-    rf"w(?P<weight>{_NUMBER})(?P<tensor>t?)(?P<zero>z?)(?:g(?P<group>\d+))?"
-    rf"(?:a(?P<activation>{_NUMBER})(?P<symmetric>s?)(?P<dynamic>d?))?"
-)
-_HELP = (
-    "write w<bits>a<bits> such as w4a8 (2 to 8, 16 or 32 bits), w4g128a16 for groups of 128, "
-    "w8a8d for dynamic activations, or one of int2 to int8, fp4, fp8, fp8_e5m2, bf16, fp16, fp32"
-)
+@cache
+def _pattern() -> re.Pattern[str]:
+    # The longest first: fp8_e5m2 is not fp8 and a rest.
+    number = "|".join(sorted(map(re.escape, spellings()), key=len, reverse=True))
+    return re.compile(
+        rf"w(?P<weight>{number})(?P<tensor>t?)(?P<zero>z?)(?:g(?P<group>\d+))?"
+        rf"(?:a(?P<activation>{number})(?P<symmetric>s?)(?P<dynamic>d?))?"
+    )
+
+
+def _help() -> str:
+    bits = [text for text in spellings() if text.isdigit()]
+    names = [text for text in spellings() if not text.isdigit()]
+    return (
+        f"write w<bits>a<bits> such as w4a8 ({', '.join(bits[:-1])} or {bits[-1]} bits), w4g128a16 "
+        f"for groups of 128, w8a8d for dynamic activations, or one of {', '.join(names)}"
+    )
 
 
 @final
@@ -175,18 +141,17 @@ class Precision:
             PrecisionError: If the text is not a precision.
         """
         spelling = text.strip().lower()
-        name = _SHORT.get(spelling, spelling)
-        if name in NUMBER_FORMATS and not spelling.isdigit():
-            spelling = f"w{name}a{name}"
-        match = _SPELLING.fullmatch(spelling)
+        if spelling in spellings() and not spelling.isdigit():
+            spelling = f"w{spelling}a{spelling}"
+        match = _pattern().fullmatch(spelling)
         if match is None:
-            raise PrecisionError(f"{text!r} is not a precision: {_HELP}")
+            raise PrecisionError(f"{text!r} is not a precision: {_help()}")
         return cls(_weight_format(match), _activation_format(match))
 
     @cached_property
     def _spelling(self) -> str:
         number = self.weight.number
-        if self == Precision.parse(f"w{number.name}a{number.name}") and number.is_float:
+        if number.is_float and self == Precision.parse(number.name):
             return number.name
         return _spell_weight(self.weight) + _spell_activation(self.activation)
 
@@ -197,12 +162,8 @@ class Precision:
         return f"Precision({self._spelling!r})"
 
 
-def _number(token: str) -> NumberFormat:
-    return NUMBER_FORMATS[_SHORT.get(token, token)]
-
-
 def _weight_format(match: re.Match[str]) -> TensorFormat:
-    number, group = _number(match["weight"]), match["group"]
+    number, group = spelled_format(match["weight"]), match["group"]
     if match["tensor"] and group:
         raise PrecisionError(f"{match[0]!r}: 't' (one scale) and 'g{group}' exclude each other")
     if not number.needs_scale:
@@ -216,7 +177,7 @@ def _weight_format(match: re.Match[str]) -> TensorFormat:
 
 
 def _activation_format(match: re.Match[str]) -> TensorFormat:
-    number = _number(match["activation"] or "fp32")
+    number = spelled_format(match["activation"] or "fp32")
     if not number.needs_scale:
         _refuse_flags(match, number, "symmetric", "dynamic")
         return TensorFormat(number, Granularity.NONE)
@@ -231,8 +192,7 @@ def _refuse_flags(match: re.Match[str], number: NumberFormat, *flags: str) -> No
 
 
 def _spell_weight(weight: TensorFormat) -> str:
-    number = weight.number.name
-    text = "w" + _LONG_TO_DIGITS.get(number, number)
+    text = "w" + weight.number.spellings[0]
     text += "t" if weight.granularity is Granularity.TENSOR else ""
     text += "" if weight.symmetric else "z"
     return text + (f"g{weight.group_size}" if weight.group_size else "")
@@ -240,10 +200,11 @@ def _spell_weight(weight: TensorFormat) -> str:
 
 def _spell_activation(activation: TensorFormat) -> str:
     number = activation.number
-    text = "a" + _LONG_TO_DIGITS.get(number.name, number.name)
+    text = "a" + number.spellings[0]
     text += "s" if activation.symmetric and not number.is_float else ""
     return text + ("d" if activation.granularity is Granularity.TOKEN else "")
 
 
-ORIGINAL = Precision.parse("fp32")
+_FP32 = TensorFormat(NUMBER_FORMATS["fp32"], Granularity.NONE)
+ORIGINAL = Precision(_FP32, _FP32)  # not parsed: other packages are not looked for on import
 """The network as it came: fp32 stands for the original numbers, whatever their type."""

@@ -13,11 +13,11 @@ from mpq.network.modules import weight_of
 from mpq.network.network import Network
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import layout_of
+from mpq.quantization.grid import Grid
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision, TensorFormat
-from mpq.quantization.ranges import RangeMethod
+from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import (
-    Grid,
     quantize_activation,
     quantize_rows,
     sharing_scale,
@@ -32,11 +32,11 @@ class Quantizer:
 
     Args:
         ranges: Of static activation formats.
-        weight_range: How a weight's range is chosen.
+        weight_range: How a weight's range is chosen, as ``RANGE_METHODS`` takes it.
     """
 
     ranges: ActivationRanges
-    weight_range: RangeMethod = "mse"
+    weight_range: str = "mse"
     _grids: dict[tuple[str, TensorFormat], Grid] = field(default_factory=dict, repr=False)
 
     def weight(
@@ -81,7 +81,8 @@ class Quantizer:
     def _grid(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> Grid | None:
         key = (name, tensor_format)
         if tensor_format.number.needs_scale and key not in self._grids:
-            self._grids[key] = weight_grid(rows, tensor_format, self.weight_range)
+            method = RANGE_METHODS.build(self.weight_range)
+            self._grids[key] = weight_grid(rows, tensor_format, method)
         return self._grids.get(key)
 
     def activation(

@@ -1,12 +1,19 @@
-"""Ranges of numbers, and the rules that choose them."""
+"""Ranges of numbers, and the methods that choose them: the door that a new one comes in by.
 
+torch is imported only where tensors come: an assignment names its range method, and its file is
+read without torch.
+"""
+
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import TYPE_CHECKING, ClassVar, final
 
-RangeMethod = Literal["minmax", "percentile", "mse"]
-"""How a range is chosen: everything fits; all but the tails; least squared error."""
+from mpq._support.registry import Registry
+from mpq.errors import InputError
+from mpq.quantization.formats import NumberFormat
 
-RANGE_METHODS: tuple[RangeMethod, ...] = ("minmax", "percentile", "mse")
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @final
@@ -21,3 +28,126 @@ class ActivationRange:
 
     low: float
     high: float
+
+
+class RangeMethod(ABC):
+    """Chooses the range that a format's grid covers; numbers beyond it saturate.
+
+    Weights and calibrated activations go through the same method: a row of a weight is whatever
+    shares a scale, an activation is one row of what was observed of it.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    reads_extremes_only: ClassVar[bool] = False
+    """Whether the smallest and largest number of a row suffice; then only these are observed."""
+
+    @abstractmethod
+    def ends(
+        self, rows: "Tensor", number: NumberFormat, symmetric: bool
+    ) -> tuple["Tensor", "Tensor"]:
+        """Range of each row for a format.
+
+        Args:
+            rows: ``[O, K]``, floating point.
+            number: A format that needs a scale.
+            symmetric: Whether zero is the middle.
+
+        Returns:
+            ``[O]`` low and ``[O]`` high, float32.
+        """
+
+
+@final
+@dataclass(frozen=True)
+class MinMax(RangeMethod):
+    """Everything fits."""
+
+    name: ClassVar[str] = "minmax"
+    summary: ClassVar[str] = "from the smallest to the largest number: nothing saturates"
+    reads_extremes_only: ClassVar[bool] = True
+
+    def ends(
+        self,
+        rows: "Tensor",
+        number: NumberFormat,  # noqa: ARG002
+        symmetric: bool,  # noqa: ARG002
+    ) -> tuple["Tensor", "Tensor"]:
+        """See ``RangeMethod.ends``; the same for every format."""
+        rows = rows.float()
+        return rows.amin(dim=1), rows.amax(dim=1)
+
+
+@final
+@dataclass(frozen=True)
+class Percentile(RangeMethod):
+    """All but the tails, half of them at each end.
+
+    Args:
+        share: Of the numbers that the range covers.
+    """
+
+    name: ClassVar[str] = "percentile"
+    summary: ClassVar[str] = "all but the tails, half of them at each end"
+
+    share: float = 0.999
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise InputError(f"percentile covers a share above 0 and at most 1; got {self.share}")
+
+    def ends(
+        self,
+        rows: "Tensor",
+        number: NumberFormat,  # noqa: ARG002
+        symmetric: bool,  # noqa: ARG002
+    ) -> tuple["Tensor", "Tensor"]:
+        """See ``RangeMethod.ends``; the same for every format."""
+        rows, length = rows.float(), rows.shape[1]
+        # torch.quantile refuses more than 2**24 numbers; order statistics do as well.
+        tail = round((1 - self.share) / 2 * (length - 1)) + 1
+        return rows.kthvalue(tail).values, rows.kthvalue(length + 1 - tail).values
+
+
+@final
+@dataclass(frozen=True)
+class LeastSquares(RangeMethod):
+    """The range with the least squared error, among shrunken copies of the full one.
+
+    Args:
+        num_shrinks: Ranges that are tried, from the full one down to a fifth of it, in equal steps.
+    """
+
+    name: ClassVar[str] = "mse"
+    summary: ClassVar[str] = "least squared error among shrunken ranges (default)"
+
+    num_shrinks: int = 40
+
+    def __post_init__(self) -> None:
+        if self.num_shrinks < 1:
+            raise InputError(f"mse tries at least 1 range; got {self.num_shrinks}")
+
+    def ends(
+        self, rows: "Tensor", number: NumberFormat, symmetric: bool
+    ) -> tuple["Tensor", "Tensor"]:
+        """See ``RangeMethod.ends``."""
+        import torch
+
+        from mpq.quantization.grid import make_grid
+
+        rows = rows.float()
+        low, high = rows.amin(dim=1), rows.amax(dim=1)
+        best, shrink = torch.full_like(low, torch.inf), torch.ones_like(low)
+        for factor in torch.linspace(1.0, 0.2, self.num_shrinks).tolist():
+            grid = make_grid(number, symmetric, low * factor, high * factor)
+            error = (grid.round(rows) - rows).square().sum(dim=1)  # [O]
+            better = error < best  # the widest of equals, as it was tried first
+            best = torch.where(better, error, best)
+            shrink = torch.where(better, factor, shrink)
+        return low * shrink, high * shrink
+
+
+RANGE_METHODS: Registry[RangeMethod] = Registry(
+    "range method", (MinMax, Percentile, LeastSquares), group="mpq.ranges"
+)
+"""Every range method, by the name that ``--weight-range`` and ``--activation-range`` take."""

@@ -14,8 +14,8 @@ from mpq.network.network import Network
 from mpq.quantization.observer import needs_range
 from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.quantizer import Quantizer
-from mpq.quantization.ranges import ActivationRange
-from mpq.quantization.rounding import quantize_activation, row_range
+from mpq.quantization.ranges import ActivationRange, LeastSquares
+from mpq.quantization.rounding import quantize_activation
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
 
 _NORMAL_SAMPLE = 16384
@@ -83,6 +83,6 @@ def normal_error(tensor_format: TensorFormat) -> float:
     x = torch.special.ndtri(quantiles).float()[None]
     calibrated = None
     if needs_range(tensor_format):
-        low, high = row_range(x, tensor_format.number, tensor_format.symmetric, "mse")
+        low, high = LeastSquares().ends(x, tensor_format.number, tensor_format.symmetric)
         calibrated = ActivationRange(float(low), float(high))
     return relative_error(x, quantize_activation(x, tensor_format, calibrated, token_axes=1))

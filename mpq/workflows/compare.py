@@ -21,7 +21,6 @@ from mpq.problem.limits import Limit
 from mpq.problem.problem import Columns, Problem
 from mpq.quantization.fingerprint import measurement_key
 from mpq.quantization.precision import Precision
-from mpq.quantization.ranges import RangeMethod
 from mpq.report.estimators import EstimatorComparison, Score, Solved, Trial
 from mpq.sensitivity import ESTIMATORS, RefinableEstimator, SensitivityEstimator
 from mpq.solvers import SOLVERS
@@ -74,8 +73,8 @@ def compare(
     batch_size: int = 1,
     phase: Phase | None = None,
     tokens: int | None = None,
-    weight_range: RangeMethod = "mse",
-    activation_range: RangeMethod = "mse",
+    weight_range: str = "mse",
+    activation_range: str = "mse",
 ) -> EstimatorComparison:
     """Measures which estimators predict this network's loss, on held-out examples.
 

@@ -13,7 +13,6 @@ from mpq.network.metric import OutputMetric
 from mpq.problem.limits import parse_limits
 from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
-from mpq.quantization.ranges import RangeMethod
 from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
 from mpq.solvers import SOLVERS, Evolutionary, MeasuringSolver, Solver
 from mpq.solvers.queries.solve import solve
@@ -50,8 +49,8 @@ def search(
     batch_size: int = 1,
     phase: Phase | None = None,
     tokens: int | None = None,
-    weight_range: RangeMethod = "mse",
-    activation_range: RangeMethod = "mse",
+    weight_range: str = "mse",
+    activation_range: str = "mse",
     seed: int = 0,
     progress: bool = False,
 ) -> SearchResult:

@@ -8,7 +8,7 @@ from typing import Any, Self, final
 import numpy as np
 from torch import nn
 
-from mpq.errors import InfeasibleError, InputError, UnknownNameError
+from mpq.errors import InfeasibleError, InputError
 from mpq.hardware_profiles import Phase, Pricing, Profile, Roofline, Workload, load_device
 from mpq.hardware_profiles.peak_ram import undominated
 from mpq.network.examples import Calibration
@@ -22,7 +22,7 @@ from mpq.problem.problem import Problem
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
-from mpq.quantization.ranges import RANGE_METHODS, RangeMethod
+from mpq.quantization.ranges import RANGE_METHODS
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.evaluate import Reference
@@ -65,8 +65,8 @@ class Prepared:
     fixed: Mapping[str, Precision]
     allowed: Mapping[str, tuple[Precision, ...]]
     ties: tuple[tuple[str, ...], ...]
-    weight_range: RangeMethod
-    activation_range: RangeMethod
+    weight_range: str
+    activation_range: str
 
     @classmethod
     def of(
@@ -88,13 +88,14 @@ class Prepared:
         batch_size: int = 1,
         phase: Phase | None = None,
         tokens: int | None = None,
-        weight_range: RangeMethod = "mse",
-        activation_range: RangeMethod = "mse",
+        weight_range: str = "mse",
+        activation_range: str = "mse",
     ) -> Self:
         """See ``mpq.search``."""
         profile = load_device(device) if isinstance(device, str) else device
         chosen_metric = METRICS.build(metric) if isinstance(metric, str) else metric
-        _check_ranges(weight_range, activation_range)
+        for method in (weight_range, activation_range):
+            RANGE_METHODS.build(method)  # refused now, and not after a pass over the data
         data = Calibration.of(calibration)
         tuning, testing = data.split(HELD_OUT_SHARE) if held_out is None else (data, held_out)
         network = Network.of(model, tuning, include, exclude, fold, chosen_metric)
@@ -159,12 +160,6 @@ class Prepared:
         except InfeasibleError as error:
             raise InfeasibleError(f"{error}{_launch_hint(self.pricing, question)}") from error
         return question
-
-
-def _check_ranges(*methods: str) -> None:
-    for method in methods:
-        if method not in RANGE_METHODS:
-            raise UnknownNameError("range method", method, RANGE_METHODS)
 
 
 def _precision(value: str | Precision) -> Precision:

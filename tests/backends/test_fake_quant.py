@@ -14,10 +14,11 @@ from mpq.errors import MismatchError, ModelError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.problem.assignment import AssignedLayer, Assignment
+from mpq.quantization.grid import make_grid
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer, quantized
-from mpq.quantization.rounding import make_grid, row_range
+from mpq.quantization.ranges import RANGE_METHODS
 
 EMPTY = Assignment(())
 MIXED = ("w4a8", "w2", "w8a8d", "fp8", "bf16", "w4g4a4s", "fp32", "w3tz", "fp4")
@@ -349,7 +350,7 @@ def test_ranges_see_every_column() -> None:
     found = ActivationRanges.calibrate(network, Calibration([x]), [candidate])
 
     rows, number = x.reshape(1, -1), candidate.activation.number
-    low, high = row_range(rows, number, False, "mse")
+    low, high = RANGE_METHODS.build("mse").ends(rows, number, False)
     calibrated = found.of("1", candidate.activation)
     assert calibrated is not None
     ends = torch.tensor([calibrated.low]), torch.tensor([calibrated.high])

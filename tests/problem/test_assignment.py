@@ -186,7 +186,7 @@ def test_the_record_of_a_search_says_how_it_came_about(result: mpq.SearchResult)
         (without("layers", 1, "weight", "scheme"), "at layers/1/weight: 'scheme' is a required"),
         (without("layers", 0, "activation", "range"), "at layers/0/activation: 'range' is a requ"),
         (changed("layers", 0, "activation", "range", to=[1]), "at layers/0/activation/range: "),
-        (changed("weight_range", to="best"), "at weight_range: 'best' is not one of"),
+        (changed("weight_range", to="best"), "at weight_range: no range method 'best'"),
         (changed("surprise", to=1), "'surprise' was unexpected"),
         (changed("record", "batch_size", to=0), "at record/batch_size: 0 is less"),
         (

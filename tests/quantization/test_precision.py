@@ -7,13 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpq.errors import PrecisionError
-from mpq.quantization.precision import (
-    NUMBER_FORMATS,
-    ORIGINAL,
-    Granularity,
-    Precision,
-    TensorFormat,
-)
+from mpq.quantization.formats import NUMBER_FORMATS
+from mpq.quantization.precision import ORIGINAL, Granularity, Precision, TensorFormat
 
 TOKENS = (
     {str(bits): f"int{bits}" for bits in range(2, 9)}

@@ -1,7 +1,7 @@
 """Rounding: codes, scales, ranges and layouts, against numpy and enumeration."""
 
 import itertools
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,19 +13,18 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 
 from mpq.network.weight_layout import ChannelLast, Transposed, layout_of
-from mpq.quantization.precision import NUMBER_FORMATS, Granularity, Precision, TensorFormat
-from mpq.quantization.ranges import ActivationRange, RangeMethod
+from mpq.quantization.formats import NUMBER_FORMATS
+from mpq.quantization.grid import Grid, integer_range, make_grid
+from mpq.quantization.precision import Granularity, Precision, TensorFormat
+from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
 from mpq.quantization.rounding import (
-    integer_range,
-    make_grid,
     quantize_activation,
     quantize_rows,
-    row_range,
     weight_grid,
 )
 
 Array = npt.NDArray[np.float64]
-METHODS: tuple[RangeMethod, ...] = get_args(RangeMethod)
+METHODS = RANGE_METHODS.names()
 SCALED = ["w2", "w3", "w4", "w8", "w4t", "w4z", "w8z", "w4tz", "w4g3", "w4zg3", "fp8", "fp4"]
 
 
@@ -44,10 +43,15 @@ def activation_format(text: str) -> TensorFormat:
     return Precision.parse(text).activation
 
 
-def quantize(rows: Tensor, text: str, method: RangeMethod = "minmax") -> Tensor:
+def grid_of(rows: Tensor, tensor_format: TensorFormat, method: str) -> Grid:
+    """The grid of a weight, its range by a method's name."""
+    return weight_grid(rows, tensor_format, RANGE_METHODS.build(method))
+
+
+def quantize(rows: Tensor, text: str, method: str = "minmax") -> Tensor:
     """A weight in a format."""
     tensor_format = weight_format(text)
-    return quantize_rows(rows, tensor_format, weight_grid(rows, tensor_format, method))
+    return quantize_rows(rows, tensor_format, grid_of(rows, tensor_format, method))
 
 
 def values_of(exponent_bits: int, mantissa_bits: int, bias: int, largest: float) -> Array:
@@ -226,7 +230,7 @@ def test_dtype_and_shape_are_kept(text: str, dtype: torch.dtype) -> None:
     """The model's own dtype comes out."""
     rows = torch.randn(4, 10).to(dtype)
     tensor_format = weight_format(text)
-    grid = weight_grid(rows, tensor_format, "mse") if tensor_format.number.needs_scale else None
+    grid = grid_of(rows, tensor_format, "mse") if tensor_format.number.needs_scale else None
 
     found = quantize_rows(rows, tensor_format, grid)
 
@@ -240,7 +244,7 @@ def test_dtype_and_shape_are_kept(text: str, dtype: torch.dtype) -> None:
 def test_rounding_twice_is_rounding_once(text: str, rows: Tensor) -> None:
     """What lies on the grid stays there."""
     tensor_format = weight_format(text)
-    grid = weight_grid(rows, tensor_format, "mse")
+    grid = grid_of(rows, tensor_format, "mse")
 
     once = quantize_rows(rows, tensor_format, grid)
     twice = quantize_rows(once, tensor_format, grid)
@@ -255,7 +259,7 @@ def test_rounding_twice_is_rounding_once(text: str, rows: Tensor) -> None:
     scales=hnp.arrays(np.float32, (3, 1), elements=st.floats(2.0**-10, 64.0, width=16)),
 )
 def test_weights_on_the_grid_come_back(
-    method: RangeMethod, codes: npt.NDArray[np.int64], scales: npt.NDArray[np.float32]
+    method: str, codes: npt.NDArray[np.int64], scales: npt.NDArray[np.float32]
 ) -> None:
     """Weights that are codes times scales, the largest code among them, cost nothing."""
     codes[:, 0] = -8
@@ -295,7 +299,7 @@ def test_percentile_range_leaves_out_the_tails() -> None:
     """99.9 % of the numbers lie between the ends, which numpy finds as well."""
     rows = torch.randn(2, 5000)
 
-    low, high = row_range(rows, NUMBER_FORMATS["int8"], True, "percentile")
+    low, high = RANGE_METHODS.build("percentile").ends(rows, NUMBER_FORMATS["int8"], True)
 
     ends = [0.0005, 0.9995]
     expected = np.quantile(rows.double().numpy(), ends, axis=1, method="nearest")
@@ -308,7 +312,7 @@ def test_percentile_range_leaves_out_the_tails() -> None:
 def test_error_is_at_most_half_a_step(text: str, rows: Tensor) -> None:
     """With the full range nothing is clipped, so that only rounding is left."""
     tensor_format = weight_format(text)
-    grid = weight_grid(rows, tensor_format, "minmax")
+    grid = grid_of(rows, tensor_format, "minmax")
 
     error = (quantize_rows(rows, tensor_format, grid) - rows).abs()
 
@@ -330,7 +334,7 @@ def test_scaling_the_weight_scales_the_result(rows: Tensor, power: int) -> None:
 
 @pytest.mark.parametrize("text", SCALED)
 @pytest.mark.parametrize("method", METHODS)
-def test_rows_of_zeros_stay_zero(text: str, method: RangeMethod) -> None:
+def test_rows_of_zeros_stay_zero(text: str, method: str) -> None:
     """A pruned channel has no scale to speak of, and still comes back; so does its neighbour."""
     rows = torch.zeros(3, 8)
     rows[1] = torch.linspace(-1, 1, 8)

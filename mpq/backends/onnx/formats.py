@@ -2,6 +2,7 @@
 
 from enum import Enum
 
+from mpq.quantization.formats import NumberFormat
 from mpq.quantization.precision import Granularity, Precision
 
 LINEAR = "linear"
@@ -9,6 +10,7 @@ CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 EMBEDDING = "embedding"
 _GROUPED_BITS = (2, 4, 8)
 _MIN_GROUP = 16
+_CODES = "INT8"  # the element type that weights are written in
 
 
 class Kernel(Enum):
@@ -39,7 +41,7 @@ def kernel_of(kind: str, precision: Precision) -> Kernel | None:
     weight, activation = precision.weight, precision.activation
     if weight.is_exact and activation.is_exact:
         return Kernel.FLOAT
-    if weight.number.is_float or not weight.symmetric:
+    if not _is_stored_in_bytes(weight.number) or not weight.symmetric:
         return None
     if weight.granularity is Granularity.GROUP:
         return Kernel.NBITS if kind == LINEAR and _runs_in_groups(precision) else None
@@ -54,6 +56,11 @@ def kernel_of(kind: str, precision: Precision) -> Kernel | None:
 def rounds_output(kind: str, precision: Precision) -> bool:
     """Whether the kernel leaves integers, so that its output is rounded to 8 bits too."""
     return kind in CONVOLUTIONS and kernel_of(kind, precision) is Kernel.QDQ
+
+
+def _is_stored_in_bytes(number: NumberFormat) -> bool:
+    # The second half is for formats of other packages, which may claim what does not fit.
+    return number.onnx_type == _CODES and number.bits <= 8
 
 
 def _runs_in_groups(precision: Precision) -> bool:

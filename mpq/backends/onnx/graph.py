@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mpq.quantization.rounding import Grid
+from mpq.quantization.grid import Grid
 
 if TYPE_CHECKING:
     import onnx

@@ -14,9 +14,11 @@ from mpq.backends.onnx.layer_nodes import LayerCall
 from mpq.backends.onnx.template import PLACE, Skeleton
 from mpq.errors import ModelError
 from mpq.network.tracing import kind_of
-from mpq.quantization.precision import NUMBER_FORMATS, Precision
+from mpq.quantization.formats import NUMBER_FORMATS
+from mpq.quantization.grid import make_grid
+from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
-from mpq.quantization.rounding import make_grid, static_grid
+from mpq.quantization.rounding import static_grid
 
 if TYPE_CHECKING:
     import onnx

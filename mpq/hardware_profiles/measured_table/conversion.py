@@ -10,7 +10,8 @@ import numpy as np
 from mpq.errors import InputError, UnknownNameError
 from mpq.network.layer import Layer
 from mpq.problem.cost_table import PairCost
-from mpq.quantization.precision import NUMBER_FORMATS, Precision
+from mpq.quantization.formats import NUMBER_FORMATS
+from mpq.quantization.precision import Precision
 
 
 @final

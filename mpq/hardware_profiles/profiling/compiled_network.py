@@ -37,11 +37,22 @@ class Subject:
         data: Calibration,
         candidates: Sequence[Precision],
         batch_size: int,
+        weight_range: str = "mse",
+        activation_range: str = "mse",
     ) -> Self:
-        """Calibrates ranges and exports the network once."""
-        ranges = ActivationRanges.calibrate(network, data, candidates)
+        """Calibrates ranges and exports the network once.
+
+        Args:
+            network: The network.
+            data: Calibration examples; the first ones are what is run.
+            candidates: Precisions that are measured.
+            batch_size: Examples of one run.
+            weight_range: How weights' ranges are chosen, as ``RANGE_METHODS`` takes it.
+            activation_range: How activations' ranges are chosen.
+        """
+        ranges = ActivationRanges.calibrate(network, data, candidates, activation_range)
         skeleton = Skeleton.of(network, data, batch_size)
-        return cls(network, skeleton, Quantizer(ranges), batch_size)
+        return cls(network, skeleton, Quantizer(ranges, weight_range), batch_size)
 
     @property
     def layers(self) -> tuple[Layer, ...]:

@@ -6,10 +6,13 @@ from typing import Any, Final, Self, final
 
 from mpq.errors import FileFormatError
 from mpq.hardware_profiles.sourced import Sourced
-from mpq.quantization.precision import NUMBER_FORMATS, Precision
+from mpq.quantization.formats import NUMBER_FORMATS
+from mpq.quantization.precision import Precision
 
 PEAK: Final = Sourced(1.0, "none given: the rate is taken as it is stated")
 """The utilisation where a profile says nothing."""
+_NO_PRECISION_YET: Final = {"int16": 16}
+"""Bits of formats that devices state and run, though no precision of ours has them."""
 
 
 @final
@@ -173,10 +176,14 @@ class Runs:
                 _check_step(name, arithmetic, f"{device}: {self.compute}")
 
 
+def device_formats() -> tuple[str, ...]:
+    """Number formats that a device may state."""
+    return (*NUMBER_FORMATS, *_NO_PRECISION_YET)
+
+
 def _check_step(name: str, arithmetic: BitRate, where: str) -> None:
-    # int16 may stand in a profile, though no precision of ours has it yet
     known = NUMBER_FORMATS.get(name)
-    bits = known.bits if known else int(name.removeprefix("int"))
+    bits = known.bits if known else _NO_PRECISION_YET[name]
     if known is not None and known.is_float:
         raise FileFormatError(f"{where} counts bit operations, which are of integers; got {name}")
     if bits > arithmetic.bit_steps[-1]:

@@ -1,0 +1,178 @@
+"""Number formats, in one table: the door that a new one comes in by.
+
+The spellings that ``Precision.parse`` reads, the names that files may state, the rounding, the
+element type in ONNX and ``mpq formats`` all follow from ``NUMBER_FORMATS``. No torch here: a
+problem's file names its formats and is read without it.
+"""
+
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, final
+
+from mpq._support.registry import ValueRegistry
+from mpq.errors import InputError
+
+_SPELLING = re.compile(r"[a-z0-9_]+")
+
+
+def _described(default: Any) -> Any:
+    # Journals of measurements hold a format's repr, and tables are keyed by formats: a format is
+    # known by its first four fields, as before the others came.
+    return field(default=default, repr=False, compare=False)
+
+
+@final
+@dataclass(frozen=True)
+class NumberFormat:
+    """How one number is stored and rounded.
+
+    Integers have evenly spaced levels: every code of ``bits`` bits, signed around 0, or from 0 with
+    a zero point. Floating-point numbers have a sign, an exponent of bias ``2**(E - 1) - 1`` with
+    subnormals, a mantissa, and saturate at ``max_value``. Below 16 bits values are scaled first.
+
+    Args:
+        name: Such as ``int4`` or ``fp8_e4m3``: lower-case letters, digits, underscores.
+        bits: Bits per number, without scales.
+        is_float: Whether it has an exponent.
+        max_value: Largest magnitude of a floating-point format, which its bits do not tell: some
+            spend codes on infinity, some do not. Unused for integers.
+        exponent_bits: ``E`` of a floating-point format.
+        mantissa_bits: Of a floating-point format.
+        spelled: How it is written after ``w`` and ``a``: the first is what mpq writes, all are
+            read. Unset: its name.
+        torch_dtype: Name of the torch dtype with the same numbers, whose cast rounds to them.
+            Unset: rounded by exponent and mantissa.
+        onnx_type: Element type that exports hold its codes or numbers in. Unset: no export has it.
+        summary: A sentence for ``mpq formats``.
+
+    Raises:
+        InputError: If the fields contradict each other.
+    """
+
+    name: str
+    bits: int
+    is_float: bool = False
+    max_value: float = 0.0
+    exponent_bits: int = _described(0)
+    mantissa_bits: int = _described(0)
+    spelled: tuple[str, ...] = _described(())
+    torch_dtype: str | None = _described(None)
+    onnx_type: str | None = _described(None)
+    summary: str = _described("")
+
+    def __post_init__(self) -> None:
+        if not all(_SPELLING.fullmatch(text) for text in (self.name, *self.spellings)):
+            raise InputError(
+                f"number format {self.name!r}: names are lower-case letters, digits and "
+                f"underscores; got {', '.join(self.spellings)}"
+            )
+        if self.is_float:
+            self._check_float()
+        elif not 2 <= self.bits <= 15:
+            # One bit has no code above 0; from 16 bits on nothing is scaled, which integers need.
+            raise InputError(f"number format {self.name}: integers have 2 to 15 bits")
+
+    def _check_float(self) -> None:
+        if self.bits != 1 + self.exponent_bits + self.mantissa_bits or self.exponent_bits < 1:
+            raise InputError(
+                f"number format {self.name}: a sign, {self.exponent_bits} exponent and "
+                f"{self.mantissa_bits} mantissa bits are not {self.bits} bits"
+            )
+        if self.max_value <= 0:
+            raise InputError(f"number format {self.name}: max_value is positive")
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """Every way of writing it, the one that mpq writes first."""
+        return self.spelled or (self.name,)
+
+    @property
+    def needs_scale(self) -> bool:
+        """Whether values must be scaled into its range: true of everything below 16 bits."""
+        return self.bits < 16
+
+    @property
+    def min_exponent(self) -> int:
+        """Of the smallest normal number of a floating-point format; subnormals share it.
+
+        >>> NUMBER_FORMATS["fp8_e4m3"].min_exponent
+        -6
+        """
+        return int(2 - 2 ** (self.exponent_bits - 1))
+
+
+def _integer(bits: int) -> NumberFormat:
+    # Exports store every integer format in 8 bits: fewer make ONNX runtimes no faster.
+    return NumberFormat(
+        f"int{bits}",
+        bits,
+        spelled=(str(bits), f"int{bits}"),
+        onnx_type="INT8",
+        summary=f"integers of {bits} bits, {2**bits} levels",
+    )
+
+
+_OWN = (
+    *map(_integer, range(2, 9)),
+    NumberFormat(
+        "fp4_e2m1", 4, True, 6.0, 2, 1, ("fp4_e2m1", "fp4"),
+        summary="0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives (OCP MX)",
+    ),
+    NumberFormat(
+        "fp8_e4m3", 8, True, 448.0, 4, 3, ("fp8_e4m3", "fp8"), "float8_e4m3fn",
+        summary="floating point of 8 bits with more digits than range (OCP OFP8)",
+    ),
+    NumberFormat(
+        "fp8_e5m2", 8, True, 57344.0, 5, 2, (), "float8_e5m2",
+        summary="floating point of 8 bits with more range than digits (OCP OFP8)",
+    ),
+    NumberFormat(
+        "bf16", 16, True, 3.3895e38, 8, 7, (), "bfloat16",
+        summary="the upper half of a float32",
+    ),
+    NumberFormat(
+        "fp16", 16, True, 65504.0, 5, 10, ("16", "fp16"), "float16",
+        summary="half precision (IEEE 754 binary16)",
+    ),
+    NumberFormat(
+        "fp32", 32, True, 3.4028e38, 8, 23, ("32", "fp32"), "float32", "FLOAT",
+        summary="the original numbers, whatever their type",
+    ),
+)  # fmt: skip
+
+NUMBER_FORMATS: ValueRegistry[NumberFormat] = ValueRegistry(
+    "number format",
+    _OWN,
+    group="mpq.formats",
+    reserved={text for number in _OWN for text in number.spellings},
+)
+"""Every number format, by name; other packages add theirs by the entry points ``mpq.formats``."""
+
+
+@cache
+def spellings() -> dict[str, str]:
+    """Everything that may stand after ``w`` and ``a``, to the name of the format.
+
+    Formats of other packages are written by their name, so that none is imported to read others.
+    """
+    own = {text: number.name for number in NUMBER_FORMATS.own for text in number.spellings}
+    return {name: name for name in NUMBER_FORMATS} | own
+
+
+def spelled_format(text: str) -> NumberFormat:
+    """The number format that is written so.
+
+    Args:
+        text: One of ``spellings()``.
+
+    Raises:
+        InputError: If it is another package's and cannot be used.
+    """
+    number = NUMBER_FORMATS[spellings()[text]]
+    if spellings().get(number.spellings[0]) != number.name:  # or it would not read back
+        raise InputError(
+            f"the number format {number.name!r} of another package is written "
+            f"{number.spellings[0]!r}; only its name is read: leave `spelled` out"
+        )
+    return number

@@ -1,0 +1,149 @@
+"""Parts of another package are used by their names on the command line, a test for every recipe."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import mpq
+from mpq import demo
+from mpq.errors import FileFormatError
+from mpq.problem.assignment import Assignment
+from tests.plugins.toy_site import ToySite
+
+FEW = ("--data", "few:calibration", "--eval-data", "few:calibration", "--points", "2")
+FAST = ("--weight-range", "minmax", "--activation-range", "minmax")
+NEEDS_NO_DATA = ("--sensitivity", "weight-error")
+
+
+def assignment_of(folder: Path) -> Any:
+    """The JSON that a search wrote."""
+    return json.loads((folder / "assignment.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def with_format(toys: ToySite) -> Path:
+    """A search between the toy format and int8, its ranges chosen by the toy method."""
+    toys.mpq(
+        "search", *FEW, *NEEDS_NO_DATA, "--precisions", "wfp6_toya8,w8a8", "--limit",
+        "weight_bytes=0.85x:w8a8", "--weight-range", "toy-share:share=0.75", "--activation-range",
+        "toy-share", "--output", "formats",
+    )  # fmt: skip
+    return toys.folder / "formats"
+
+
+@pytest.fixture(scope="module")
+def with_parts(toys: ToySite) -> Path:
+    """A search with the toy estimator, solver, metric and data source, on the toy device."""
+    toys.mpq(
+        "search", *FAST, "--data", "toy-source:num_examples=12", "--precisions", "w4a8,w8a8",
+        "--limit", "weight_bytes=0.7x:w8a8", "--points", "2", "--sensitivity",
+        "toy-estimator:scale=16", "--solver", "toy-solver", "--metric", "toy-metric",
+        "--device", "mpq_toys/device.json", "--output", "parts",
+    )  # fmt: skip
+    return toys.folder / "parts"
+
+
+def test_a_number_format(with_format: Path) -> None:
+    """Its bits are in the file, and the bytes are those of six bits and a scale per channel."""
+    found = assignment_of(with_format)
+
+    layers = found["layers"]
+    bits = {layer["weight"]["number"]: layer["weight"]["bits"] for layer in layers}
+    (budget,) = found["record"]["budgets"]
+    assert bits == {"fp6_toy": 6, "int8": 8}
+    assert budget["used"] == sum(
+        np.prod(layer["weight_shape"]) * layer["weight"]["bits"] / 8 + 4 * layer["weight_shape"][0]
+        for layer in layers
+    )
+
+
+def test_an_assignment_in_it_is_read_and_written_alike(toys: ToySite, with_format: Path) -> None:
+    """The file comes back as it was."""
+    program = (
+        "from pathlib import Path; from mpq.problem.assignment import Assignment; "
+        f"path = Path({str(with_format / 'assignment.json')!r}); "
+        "print(Assignment.load(path).to_json() == path.read_text())"
+    )
+
+    assert toys.python("-c", program).stdout == "True\n"
+
+
+def test_it_is_refused_where_the_package_is_missing(with_format: Path) -> None:
+    """This process has no toys."""
+    with pytest.raises(FileFormatError, match="at layers/[0-9]+/weight/number: 'fp6_toy'"):
+        Assignment.load(with_format / "assignment.json")
+
+
+def test_a_device_refuses_a_format_that_it_does_not_know(toys: ToySite) -> None:
+    """By name, before anything is measured."""
+    message = toys.refused(
+        "search", *FEW, "--device", "cortex-m7", "--precisions", "wfp6_toya8,w8a8"
+    )
+
+    assert "cortex-m7 runs no layer at wfp6_toya8" in message
+
+
+def test_a_range_method(with_format: Path) -> None:
+    """The first layer's range is half of what the images reach; the weights' method is kept."""
+    found = assignment_of(with_format)
+
+    images = next(demo.calibration())[0][:16]
+    ends = [float(images.min()) / 2, float(images.max()) / 2]
+    assert found["weight_range"] == "toy-share:share=0.75"
+    assert found["layers"][0]["activation"]["range"] == pytest.approx(ends)
+
+
+def test_an_estimator(with_parts: Path) -> None:
+    """The predicted loss is its formula at the bits that were chosen."""
+    found = assignment_of(with_parts)
+
+    expected = sum(16 / 4 ** layer["weight"]["bits"] for layer in found["layers"])
+    assert found["record"]["estimator"] == "toy-estimator"
+    assert found["record"]["predicted_loss"] == pytest.approx(expected)
+
+
+def test_a_solver(with_parts: Path) -> None:
+    """The record names it."""
+    assert assignment_of(with_parts)["record"]["solver"] == "toy-solver"
+
+
+def test_a_metric(with_parts: Path) -> None:
+    """What is measured is a thousand times half the squared error, on the last three images."""
+    record = assignment_of(with_parts)["record"]
+
+    chosen = Assignment.load(with_parts / "assignment.json")
+    grey = torch.linspace(0, 1, 12)[9:].reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+    with torch.no_grad():
+        off = mpq.apply(demo.make_net(), chosen)(grey) - demo.make_net()(grey)
+    expected = 500 * float(off.square().sum(dim=1).mean())
+    assert record["measured_unit"] == record["loss_unit"] == "squared_output"
+    assert record["measured_loss"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_data_source(with_parts: Path) -> None:
+    """A quarter of the twelve images is held out."""
+    assert assignment_of(with_parts)["record"]["num_held_out"] == 3
+
+
+def test_a_device(with_parts: Path) -> None:
+    """A file's path is a device's name."""
+    assert assignment_of(with_parts)["record"]["device"] == "toy-device"
+
+
+def test_they_are_listed(toys: ToySite) -> None:
+    """Beside mpq's own, by the commands that list what there is."""
+    commands = ("formats", "ranges", "estimators", "solvers", "sources")
+    program = (
+        "from mpq.cli.__main__ import app; "
+        f"[app([command], standalone_mode=False) for command in {commands}]"
+    )
+
+    lines = toys.python("-c", program).stdout.split("\n")
+
+    first = {line.split()[0] for line in lines if line.strip()}
+    assert {"fp6_toy", "toy-share", "toy-estimator", "toy-solver", "toy-source"} <= first
+    assert {"int8", "mse", "sketch", "ilp", "noise"} <= first

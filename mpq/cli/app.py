@@ -1,8 +1,7 @@
-"""The command line's frame: the application, errors as one line, the files that were written."""
+"""The command line's frame: the application, and errors as one line."""
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
@@ -49,12 +48,3 @@ def reporting_errors(command: Command) -> Command:
 def _fail(message: str, code: int) -> None:
     typer.echo(f"error: {' '.join(message.split())}", err=True)
     raise typer.Exit(code)
-
-
-def print_files(files: list[Path]) -> None:
-    """One line for each."""
-    from mpq.cli.console import new_console
-
-    console = new_console()
-    for file in files:
-        console.print(f"wrote {file}", highlight=False)

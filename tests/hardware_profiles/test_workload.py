@@ -17,7 +17,7 @@ import mpq
 from mpq.cli.__main__ import app
 from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.hardware_profiles import LINEAR_RESOURCES, Phase, Pricing, Workload, load_device
-from mpq.hardware_profiles.workload import tokens_of
+from mpq.network.workload import tokens_of
 from mpq.network.layer import Layer
 from mpq.problem.assignment import Assignment
 from mpq.problem.budget import Budget

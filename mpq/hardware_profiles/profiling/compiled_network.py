@@ -11,6 +11,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
+from mpq.quantization.ranges import Ranges
 
 
 @final
@@ -37,11 +38,12 @@ class Subject:
         data: Calibration,
         candidates: Sequence[Precision],
         batch_size: int,
+        ranges: Ranges,
     ) -> Self:
         """Calibrates ranges and exports the network once."""
-        ranges = ActivationRanges.calibrate(network, data, candidates)
+        found = ActivationRanges.calibrate(network, data, candidates, ranges.activation)
         skeleton = Skeleton.of(network, data, batch_size)
-        return cls(network, skeleton, Quantizer(ranges), batch_size)
+        return cls(network, skeleton, Quantizer(found, ranges.weight), batch_size)
 
     @property
     def layers(self) -> tuple[Layer, ...]:

@@ -4,7 +4,7 @@
     result = mpq.search(task, {"weight_bytes": "300KiB", "latency": 2.5e-3})
 
 Names are loaded when first used, so that importing the package is quick. What only plug-ins need
-(base classes, layers, budgets) is in the sub-packages.
+(base classes, layers, budgets) is in the sub-packages, and every error in ``mpq.errors``.
 """
 
 from importlib import import_module
@@ -12,20 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mpq.backends import apply as apply
-    from mpq.errors import DataError as DataError
-    from mpq.errors import FileFormatError as FileFormatError
     from mpq.errors import InfeasibleError as InfeasibleError
     from mpq.errors import InputError as InputError
-    from mpq.errors import LimitError as LimitError
-    from mpq.errors import MeasurementError as MeasurementError
-    from mpq.errors import MismatchError as MismatchError
-    from mpq.errors import MissingDependencyError as MissingDependencyError
-    from mpq.errors import ModelError as ModelError
     from mpq.errors import MpqError as MpqError
-    from mpq.errors import OutputError as OutputError
-    from mpq.errors import PrecisionError as PrecisionError
     from mpq.errors import SolverError as SolverError
-    from mpq.errors import UnknownNameError as UnknownNameError
     from mpq.hardware_profiles import Profile as Profile
     from mpq.hardware_profiles import device_names as device_names
     from mpq.hardware_profiles import load_device as load_device
@@ -42,9 +32,7 @@ if TYPE_CHECKING:
     from mpq.problem.solution import Solution as Solution
     from mpq.quantization.precision import Precision as Precision
     from mpq.quantization.ranges import Ranges as Ranges
-    from mpq.report.estimators import EstimatorComparison as EstimatorComparison
     from mpq.report.frontier import Frontier as Frontier
-    from mpq.report.measurement import Measurement as Measurement
     from mpq.sensitivity import ESTIMATORS as ESTIMATORS
     from mpq.solvers import SOLVERS as SOLVERS
     from mpq.workflows.compare import compare as compare
@@ -58,22 +46,7 @@ if TYPE_CHECKING:
     from mpq.workflows.task import Task as Task
 
 _MODULES: dict[str, tuple[str, ...]] = {
-    "errors": (
-        "DataError",
-        "FileFormatError",
-        "InfeasibleError",
-        "InputError",
-        "LimitError",
-        "MeasurementError",
-        "MismatchError",
-        "MissingDependencyError",
-        "ModelError",
-        "MpqError",
-        "OutputError",
-        "PrecisionError",
-        "SolverError",
-        "UnknownNameError",
-    ),
+    "errors": ("InfeasibleError", "InputError", "MpqError", "SolverError"),
     "network.examples": ("Calibration",),
     "network.network": ("find_layers",),
     "network.metric": ("METRICS",),
@@ -89,9 +62,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "sensitivity": ("ESTIMATORS",),
     "solvers": ("SOLVERS",),
     "backends": ("apply",),
-    "report.estimators": ("EstimatorComparison",),
     "report.frontier": ("Frontier",),
-    "report.measurement": ("Measurement",),
     "hardware_profiles": ("Profile", "device_names", "load_device"),
     "hardware_profiles.profiling": ("RUNTIMES",),
     "workflows.task": ("Rules", "Task"),

@@ -295,11 +295,9 @@ def few_digits() -> list[Tensor]:
 
 def test_a_search_with_a_limit_on_peak_ram() -> None:
     """Met, reported as one resource, and used by the very network that is returned."""
+    task = mpq.Task(demo.make_net(), few_digits())
     result = mpq.search(
-        demo.make_net(),
-        few_digits(),
-        limits=["peak_ram=3KiB", "weight_bytes=40KiB"],
-        sensitivity="weight-error",
+        task, {"peak_ram": "3KiB", "weight_bytes": "40KiB"}, sensitivity="weight-error"
     )
 
     precisions = result.solution.precisions(result.problem)
@@ -324,7 +322,7 @@ def test_a_peak_that_cannot_be_reached() -> None:
         match=r"peak_ram \(at blocks.2.depthwise.conv\): limit 1433.6 bytes, smallest reachable "
         r"1792: 358.4 bytes too much",
     ):
-        mpq.search(demo.make_net(), few_digits(), limits=["peak_ram=0.4x:w8a8"])
+        mpq.search(mpq.Task(demo.make_net(), few_digits()), ["peak_ram=0.4x:w8a8"])
 
 
 def test_the_command_line(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from mpq.errors import InfeasibleError, InputError
 from mpq.hardware_profiles.peak_ram import peak_ram_bytes, peak_ram_tables, undominated
 from mpq.network.dataflow import Dataflow
 from mpq.network.examples import Batch
+from mpq.network.layer import Layer
 from mpq.network.liveness import Lifetimes
 from mpq.network.network import Network
 from mpq.network.tracing import trace
@@ -51,7 +52,7 @@ def flow(model: nn.Module, x: Tensor) -> Dataflow:
     """Traced on its own, with any output."""
     names = [name for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     shapes = dict.fromkeys(names, ((1,), 1, (1,), (1,), 1, 1, 1))
-    layers = [mpq.Layer(name, "linear", *shape) for name, shape in shapes.items()]
+    layers = [Layer(name, "linear", *shape) for name, shape in shapes.items()]
     return Dataflow.of(model.eval(), Batch.of(x), layers)
 
 

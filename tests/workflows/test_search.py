@@ -19,6 +19,8 @@ import mpq
 from mpq import Calibration, demo
 from mpq.cli.loading import load_callable, load_model
 from mpq.errors import LimitError, UnknownNameError
+from mpq.network.network import Network
+from mpq.problem.solution import Status
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import Sensitivity, SensitivityEstimator
@@ -110,7 +112,7 @@ class Untouched(SensitivityEstimator):
 
     def estimate(
         self,
-        network: mpq.Network,
+        network: Network,
         data: Calibration,
         quantizer: Quantizer,
         candidates: Sequence[Precision],
@@ -163,7 +165,7 @@ def test_the_result_has_a_bound(result: mpq.SearchResult) -> None:
 
     other = mpq.SOLVERS.build("outer-approximation:gap=0.01").solve(problem)
 
-    assert solution.status is mpq.Status.OPTIMAL
+    assert solution.status is Status.OPTIMAL
     assert (solution.bound, solution.gap) == (solution.loss, 0.0)
     assert other.bound is not None
     assert other.bound <= solution.loss <= other.loss
@@ -174,7 +176,7 @@ def test_an_additive_result_is_proved() -> None:
     """The integer program takes the sum over layers: optimal, bound equal to the loss, no gap."""
     solution = quick(solver="ilp").solution
 
-    assert solution.status is mpq.Status.OPTIMAL
+    assert solution.status is Status.OPTIMAL
     assert solution.gap == pytest.approx(0, abs=1e-6)
     assert solution.bound == pytest.approx(solution.loss, rel=1e-6)
 
@@ -452,7 +454,7 @@ def test_every_estimator_end_to_end(sensitivity: str) -> None:
 
     assert found.solution.columns is not None
     assert found.problem.is_feasible(found.solution.columns)
-    assert found.solution.status is mpq.Status.OPTIMAL
+    assert found.solution.status is Status.OPTIMAL
     assert found.assignment.record.estimator == sensitivity.partition(":")[0]
     assert found.measured.divergence < 0.1
 
@@ -477,7 +479,7 @@ def test_interactions_with_the_evolutionary_solver() -> None:
     assert additive.columns is not None
 
     assert packed_bytes(layers) <= found.problem.budgets[0].limit
-    assert found.solution.status is mpq.Status.FEASIBLE
+    assert found.solution.status is Status.FEASIBLE
     assert found.solution.bound is None
     assert found.solution.loss <= found.problem.loss_of(additive.columns) + 1e-12
 

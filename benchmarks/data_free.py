@@ -30,10 +30,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mpq import ESTIMATORS, SOLVERS, Calibration, Network, Precision, Problem
+from mpq import ESTIMATORS, SOLVERS, Calibration, Precision, Problem
 from mpq.cli.loading import load_callable, load_model, load_object
 from mpq.hardware_profiles import Pricing
 from mpq.network.modules import share_parameters
+from mpq.network.network import Network
 from mpq.network.synthetic import DATA_SOURCES
 from mpq.network.synthetic.distilled import RememberedStatistics
 from mpq.problem.budget import Budget

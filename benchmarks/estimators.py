@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 import mpq
-from mpq import Calibration, EstimatorComparison
+from mpq import Calibration
 from mpq.cli.loading import load_callable, load_model, load_object
-from mpq.report.estimators import Agreement
+from mpq.report.estimators import Agreement, EstimatorComparison
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = {
@@ -91,14 +91,17 @@ def run(network: str, candidates: str) -> dict[str, Any]:
     spec = ROOT / "examples" / f"{example}.py"
     precisions, limits = CANDIDATES[candidates]
     folder = ROOT / "benchmarks" / "estimators" / f"{network}-{candidates}"
-    comparison = mpq.compare(
+    task = mpq.Task(
         load_model(f"{spec}:make_net", load_object(f"{spec}:DATA") / weights),
         load_callable(f"{spec}:calibration"),
-        limits=limits,
-        precisions=precisions,
+        Calibration(load_callable(f"{spec}:held_out"), stop=HELD_OUT_EXAMPLES),
+        candidates=precisions,
+    )
+    comparison = mpq.compare(
+        task,
+        limits,
         estimators=(*OURS, *(PUBLISHED if candidates == "weights" else OF_PAIRS)),
         num_random=NUM_RANDOM[network] if candidates == "weights" else NUM_RANDOM_PAIRS,
-        held_out=Calibration(load_callable(f"{spec}:held_out"), stop=HELD_OUT_EXAMPLES),
         folder=folder,
     )
     comparison.save(folder)

@@ -28,9 +28,10 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from mpq import Calibration, Network
+from mpq import Calibration
 from mpq.cli.loading import load_callable, load_model, load_object
 from mpq.network.modules import weight_of
+from mpq.network.network import Network
 from mpq.sensitivity import HessianTrace
 from mpq.sensitivity.curvature.block_traces import Traces
 from mpq.sensitivity.hessian_trace import block_traces

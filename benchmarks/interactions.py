@@ -33,6 +33,7 @@ from mpq.quantization.precision import Precision
 from mpq.sensitivity import ESTIMATORS
 from mpq.solvers import BranchAndBound, Lagrangian, LocalSearch, OuterApproximation
 from mpq.workflows.setup import Prepared
+from mpq.workflows.task import Task
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = {
@@ -59,14 +60,15 @@ def real(network: str) -> dict[str, Any]:
     example, weights = NETWORKS[network]
     spec = ROOT / "examples" / f"{example}.py"
     model = load_model(f"{spec}:make_net", load_object(f"{spec}:DATA") / weights)
-    prepared = Prepared.of(
+    task = Task(
         model,
         load_callable(f"{spec}:calibration"),
-        precisions=list(PRECISIONS),
-        held_out=load_callable(f"{spec}:held_out"),
+        load_callable(f"{spec}:held_out"),
+        candidates=list(PRECISIONS),
     )
+    prepared = Prepared.of(task)
     estimate = ESTIMATORS.build("sketch", 0).estimate(
-        prepared.network, prepared.tuning, prepared.quantizer, prepared.candidates
+        prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates
     )
     table = prepared.pricing.table("weight_bytes", prepared.candidates)
     uniform = table.values.sum(axis=0)

@@ -39,13 +39,16 @@ import torch
 
 from mpq.cli.loading import load_callable, load_model
 from mpq.hardware_profiles import NetworkProfile, Workload
-from mpq.hardware_profiles.profiling import RUNTIMES, Agreement, Timer, profile
+from mpq.hardware_profiles.profiling import RUNTIMES, Agreement, Timer
 from mpq.hardware_profiles.profiling.compiled_network import Subject
 from mpq.hardware_profiles.profiling.correction import predicted
 from mpq.hardware_profiles.profiling.network_times import WholeTimes, random_assignments, time_whole
 from mpq.hardware_profiles.profiling.timer import pinned
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
+from mpq.workflows.defaults import ROUNDS
+from mpq.workflows.profile import profile
+from mpq.workflows.task import Task
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("MPQ_DATA") or ROOT.parent / "shared" / "data")
@@ -83,20 +86,22 @@ def measure(case: str, folder: Path) -> dict[str, Any]:
     spec = ROOT / "examples" / f"{example}.py"
     model = load_model(f"{spec}:make_net", weights or pyramid(folder))
     calibration = load_callable(f"{spec}:calibration")
-    known = profile(
-        model, calibration, runtime=runtime, precisions=precisions, whole=SEEN,
-        max_interval=MAX_INTERVAL,
-    )  # fmt: skip
+    task = Task(model, calibration, candidates=precisions)
+    known = profile(task, runtime, num_networks=SEEN, max_interval=MAX_INTERVAL)
     network = Network.of(model, Calibration.of(calibration))
     subject = Subject.of(
-        network, Calibration.of(calibration), known.latency.precisions, known.batch_size
+        network,
+        Calibration.of(calibration),
+        known.latency.precisions,
+        known.batch_size,
+        task.ranges,
     )
     candidates = random_assignments(known.latency, network.ties, UNSEEN, seed=1)
     built = RUNTIMES.build(runtime)
     rows: dict[str, Any] = {}
     with pinned(built.num_threads):
         unseen = time_whole(
-            subject, built, known.latency.precisions, candidates, Timer(max_interval=MAX_INTERVAL),
+            subject, built, known.latency.precisions, candidates, Timer(ROUNDS, MAX_INTERVAL),
             rows, rows.__setitem__,
         )  # fmt: skip
     return report(known, network, unseen)

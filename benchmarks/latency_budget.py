@@ -29,10 +29,12 @@ from scipy.special import log_softmax
 import mpq
 from mpq.cli.loading import load_callable, load_model
 from mpq.hardware_profiles import NetworkProfile
-from mpq.hardware_profiles.profiling import RUNTIMES, Timer, profile
+from mpq.hardware_profiles.profiling import RUNTIMES, Timer
 from mpq.hardware_profiles.profiling.compiled_network import Subject
 from mpq.hardware_profiles.profiling.timer import pinned
+from mpq.network.network import Network
 from mpq.quantization.precision import Precision
+from mpq.workflows.defaults import MAX_INTERVAL, ROUNDS
 
 ROOT = Path(__file__).parents[1]
 PRECISIONS = ("fp32", "w7a8", "w2g32a8d", "w4g32a8d", "w8g32a8d")
@@ -58,14 +60,9 @@ def run(weights: Path) -> dict[str, Any]:
     spec = f"{ROOT / 'examples' / 'pyramid_mnist.py'}"
     model = load_model(f"{spec}:make_net", weights)
     calibration, held_out = (load_callable(f"{spec}:{n}") for n in ("calibration", "held_out"))
-    known = profile(model, calibration, precisions=PRECISIONS)
-    results = {
-        ", ".join(limits): mpq.search(
-            model, calibration, held_out=held_out, device=known, precisions=PRECISIONS,
-            limits=limits,
-        )
-        for limits in LIMITS
-    }  # fmt: skip
+    known = mpq.profile(mpq.Task(model, calibration, candidates=PRECISIONS))
+    task = mpq.Task(model, calibration, held_out, known, PRECISIONS)
+    results = {", ".join(limits): mpq.search(task, limits) for limits in LIMITS}
     assigned: dict[str, Mapping[str, Precision]] = {
         label: result.assignment.precisions for label, result in results.items()
     }
@@ -121,14 +118,14 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """Every network, run by ONNX Runtime one image at a time."""
     data = mpq.Calibration.of(calibration)
-    subject = Subject.of(mpq.Network.of(model, data), data, known.latency.precisions, 1)
+    subject = Subject.of(Network.of(model, data), data, known.latency.precisions, 1, mpq.Ranges())
     runtime = RUNTIMES.build("onnxruntime")
     programs = {
         label: runtime.network(subject, precisions) for label, precisions in assigned.items()
     }
     rows: dict[str, Any] = {}
     with pinned(1):
-        times = Timer().measure(
+        times = Timer(ROUNDS, MAX_INTERVAL).measure(
             {label: program.run for label, program in programs.items()},
             [[label] for label in programs], rows, rows.__setitem__, "networks",
         )  # fmt: skip

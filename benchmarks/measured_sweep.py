@@ -26,8 +26,9 @@ import numpy.typing as npt
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mpq import Calibration, Network, Precision
+from mpq import Calibration, Precision
 from mpq.cli.loading import load_callable, load_model, load_object
+from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.quantizer import Quantizer, quantized
 from mpq.sensitivity import Measured

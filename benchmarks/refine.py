@@ -26,6 +26,7 @@ from mpq.solvers.queries.solve import solve
 from mpq.workflows.refine import refine
 from mpq.workflows.search import estimated
 from mpq.workflows.setup import Prepared
+from mpq.workflows.task import Task
 
 ROUNDS = 3
 
@@ -55,20 +56,22 @@ def measure(name: str) -> dict[str, Any]:
     example, weights = NETWORKS[name]
     spec = ROOT / "examples" / f"{example}.py"
     precisions, limits = CANDIDATES["weights"]
-    prepared = Prepared.of(
+    task = Task(
         load_model(f"{spec}:make_net", load_object(f"{spec}:DATA") / weights),
         load_callable(f"{spec}:calibration"),
-        precisions=precisions,
-        held_out=Calibration(load_callable(f"{spec}:held_out"), stop=HELD_OUT_EXAMPLES),
+        Calibration(load_callable(f"{spec}:held_out"), stop=HELD_OUT_EXAMPLES),
+        candidates=precisions,
     )
+    prepared = Prepared.of(task)
     estimator, solver = ESTIMATORS.build("sketch"), SOLVERS.build("auto")
     rows = {}
     published = best_published(name)
     for limit in limits:
-        problem = estimated(prepared, prepared.question([Limit.parse(limit)]), estimator, solver)
+        constraints = prepared.constraints([Limit.parse(limit)])
+        problem = estimated(prepared, constraints, estimator, solver)
         first = solve(solver, problem)
         last, rounds = refine(
-            estimator, solver, problem, first, prepared.on_calibration, prepared.tuning, ROUNDS
+            estimator, solver, problem, first, prepared.on_calibration, prepared.calibration, ROUNDS
         )
         before, after = (
             prepared.on_held_out.measure(solution.precisions(problem)).divergence

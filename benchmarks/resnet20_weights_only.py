@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mpq import ESTIMATORS, SOLVERS, Calibration, Network, Precision, Problem
+from mpq import ESTIMATORS, SOLVERS, Calibration, Precision, Problem
 from mpq.cli.loading import load_callable, load_model, load_object
 from mpq.hardware_profiles import Pricing
+from mpq.network.network import Network
 from mpq.problem.budget import Budget, total
 from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import uniform_cost

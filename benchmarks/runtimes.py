@@ -21,7 +21,9 @@ import numpy as np
 import torch
 
 from mpq.cli.loading import load_callable, load_model
-from mpq.hardware_profiles.profiling import RUNTIMES, profile
+from mpq.hardware_profiles.profiling import RUNTIMES
+from mpq.workflows.profile import profile
+from mpq.workflows.task import Task
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("MPQ_DATA") or ROOT.parent / "shared" / "data")
@@ -49,10 +51,8 @@ def measure(example: str, weights: Path, runtime: str) -> dict[str, Any]:
     """Milliseconds by precision, and layers that a runtime computes wrongly."""
     spec = ROOT / "examples" / f"{example}.py"
     model = load_model(f"{spec}:make_net", weights)
-    known = profile(
-        model, load_callable(f"{spec}:calibration"), runtime=runtime, whole=1, rounds=30,
-        max_interval=0.5,
-    )  # fmt: skip
+    task = Task(model, load_callable(f"{spec}:calibration"))
+    known = profile(task, runtime, num_networks=1, rounds=30, max_interval=0.5)
     uniform = {
         next(iter(spelled)): n["median_s"] * 1e3
         for n in known.record["networks"]

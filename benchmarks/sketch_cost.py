@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from estimators import NETWORKS, ROOT
 
-from mpq import ESTIMATORS, Calibration, Network, Precision
+from mpq import ESTIMATORS, Calibration, Precision
 from mpq.cli.loading import load_callable, load_model, load_object
+from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.quantizer import Quantizer
 from mpq.workflows.peak_memory import peak_memory_bytes

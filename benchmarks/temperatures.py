@@ -18,9 +18,9 @@ import torch
 from estimators import CANDIDATES, HELD_OUT_EXAMPLES, MAIN_LIMITS, NETWORKS, NUM_RANDOM, ROOT
 
 import mpq
-from mpq import Calibration, EstimatorComparison
+from mpq import Calibration
 from mpq.cli.loading import load_callable, load_model, load_object
-from mpq.report.estimators import Agreement
+from mpq.report.estimators import Agreement, EstimatorComparison
 from mpq.sensitivity import OutputSketch
 from mpq.workflows.setup import Prepared
 
@@ -40,17 +40,17 @@ def measure(name: str) -> dict[str, Any]:
     example, weights = NETWORKS[name]
     spec = ROOT / "examples" / f"{example}.py"
     precisions, limits = CANDIDATES["weights"]
-    given: dict[str, Any] = {
-        "model": load_model(f"{spec}:make_net", load_object(f"{spec}:DATA") / weights),
-        "calibration": load_callable(f"{spec}:calibration"),
-        "precisions": precisions,
-        "held_out": Calibration(load_callable(f"{spec}:held_out"), stop=HELD_OUT_EXAMPLES),
-    }
+    task = mpq.Task(
+        load_model(f"{spec}:make_net", load_object(f"{spec}:DATA") / weights),
+        load_callable(f"{spec}:calibration"),
+        Calibration(load_callable(f"{spec}:held_out"), stop=HELD_OUT_EXAMPLES),
+        candidates=precisions,
+    )
     comparison = mpq.compare(
-        **given, limits=limits, estimators=["weight-error"], num_random=NUM_RANDOM[name],
+        task, limits, estimators=["weight-error"], num_random=NUM_RANDOM[name],
         folder=ROOT / "benchmarks" / "estimators" / f"{name}-weights",
     )  # fmt: skip
-    prepared = Prepared.of(**given)
+    prepared = Prepared.of(task)
     rows: dict[str, Any] = {}
     for temperature in TEMPERATURES:
         found = [correlation(prepared, comparison, temperature, seed) for seed in SEEDS]
@@ -66,7 +66,7 @@ def correlation(
     """Of one sketch."""
     estimator = OutputSketch(temperature=temperature, seed=seed)
     found = estimator.estimate(
-        prepared.network, prepared.tuning, prepared.quantizer, prepared.candidates
+        prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates
     )
     assert found.interactions is not None
     predicted, measured = [], []

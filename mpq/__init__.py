@@ -1,102 +1,82 @@
 """Mixed-precision quantization search: a bit width for every layer, within a device's budget.
 
-    result = mpq.search(model, calibration, limits=["weight_bytes=300KiB"])
+    task = mpq.Task(model, calibration, device="cortex-m7")
+    result = mpq.search(task, {"weight_bytes": "300KiB", "latency": 2.5e-3})
 
-Names are loaded when first used, so that importing the package is quick.
+Names are loaded when first used, so that importing the package is quick. What only plug-ins need
+(base classes, layers, budgets) is in the sub-packages, and every error in ``mpq.errors``.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mpq.backends import apply
-    from mpq.errors import InfeasibleError, InputError, MpqError
-    from mpq.hardware_profiles import Profile, device_names, load_device
-    from mpq.network.examples import Batch, Calibration
-    from mpq.network.layer import Layer
-    from mpq.network.network import Network, find_layers
-    from mpq.problem.assignment import Assignment
-    from mpq.problem.budget import Budget
-    from mpq.problem.cost_table import CostTable
-    from mpq.problem.interactions import Interactions
-    from mpq.problem.problem import Problem
-    from mpq.problem.solution import Solution, Status
-    from mpq.quantization.precision import Precision
-    from mpq.report.estimators import EstimatorComparison
-    from mpq.report.frontier import Frontier, FrontierPoint
-    from mpq.report.measurement import Measurement
-    from mpq.sensitivity import ESTIMATORS
-    from mpq.solvers import SOLVERS
-    from mpq.workflows.compare import compare
-    from mpq.workflows.evaluate import evaluate
-    from mpq.workflows.result import SearchResult
-    from mpq.workflows.search import search
+    from mpq.backends import apply as apply
+    from mpq.errors import InfeasibleError as InfeasibleError
+    from mpq.errors import InputError as InputError
+    from mpq.errors import MpqError as MpqError
+    from mpq.errors import SolverError as SolverError
+    from mpq.hardware_profiles import Profile as Profile
+    from mpq.hardware_profiles import device_names as device_names
+    from mpq.hardware_profiles import load_device as load_device
+    from mpq.hardware_profiles.profiling import RUNTIMES as RUNTIMES
+    from mpq.network.examples import Calibration as Calibration
+    from mpq.network.metric import METRICS as METRICS
+    from mpq.network.network import find_layers as find_layers
+    from mpq.network.synthetic import DATA_SOURCES as DATA_SOURCES
+    from mpq.network.workload import Workload as Workload
+    from mpq.problem.assignment import Assignment as Assignment
+    from mpq.problem.cost_table import CostTable as CostTable
+    from mpq.problem.limits import Limit as Limit
+    from mpq.problem.problem import Problem as Problem
+    from mpq.problem.solution import Solution as Solution
+    from mpq.quantization.precision import Precision as Precision
+    from mpq.quantization.ranges import Ranges as Ranges
+    from mpq.report.frontier import Frontier as Frontier
+    from mpq.sensitivity import ESTIMATORS as ESTIMATORS
+    from mpq.solvers import SOLVERS as SOLVERS
+    from mpq.workflows.compare import compare as compare
+    from mpq.workflows.evaluate import evaluate as evaluate
+    from mpq.workflows.frontier import frontier as frontier
+    from mpq.workflows.objective import Objective as Objective
+    from mpq.workflows.profile import profile as profile
+    from mpq.workflows.result import SearchResult as SearchResult
+    from mpq.workflows.search import search as search
+    from mpq.workflows.task import Rules as Rules
+    from mpq.workflows.task import Task as Task
 
-_HOME = {
-    "Assignment": "problem.assignment",
-    "apply": "backends",
-    "Budget": "problem.budget",
-    "Batch": "network.examples",
-    "Calibration": "network.examples",
-    "EstimatorComparison": "report.estimators",
-    "compare": "workflows.compare",
-    "CostTable": "problem.cost_table",
-    "InfeasibleError": "errors",
-    "InputError": "errors",
-    "MpqError": "errors",
-    "Measurement": "report.measurement",
-    "evaluate": "workflows.evaluate",
-    "Frontier": "report.frontier",
-    "FrontierPoint": "report.frontier",
-    "Profile": "hardware_profiles",
-    "device_names": "hardware_profiles",
-    "load_device": "hardware_profiles",
-    "Interactions": "problem.interactions",
-    "Layer": "network.layer",
-    "Network": "network.network",
-    "find_layers": "network.network",
-    "Precision": "quantization.precision",
-    "Problem": "problem.problem",
-    "SearchResult": "workflows.result",
-    "search": "workflows.search",
-    "ESTIMATORS": "sensitivity",
-    "Solution": "problem.solution",
-    "Status": "problem.solution",
-    "SOLVERS": "solvers",
+_MODULES: dict[str, tuple[str, ...]] = {
+    "errors": ("InfeasibleError", "InputError", "MpqError", "SolverError"),
+    "network.examples": ("Calibration",),
+    "network.network": ("find_layers",),
+    "network.metric": ("METRICS",),
+    "network.synthetic": ("DATA_SOURCES",),
+    "network.workload": ("Workload",),
+    "quantization.precision": ("Precision",),
+    "quantization.ranges": ("Ranges",),
+    "problem.assignment": ("Assignment",),
+    "problem.cost_table": ("CostTable",),
+    "problem.limits": ("Limit",),
+    "problem.problem": ("Problem",),
+    "problem.solution": ("Solution",),
+    "sensitivity": ("ESTIMATORS",),
+    "solvers": ("SOLVERS",),
+    "backends": ("apply",),
+    "report.frontier": ("Frontier",),
+    "hardware_profiles": ("Profile", "device_names", "load_device"),
+    "hardware_profiles.profiling": ("RUNTIMES",),
+    "workflows.task": ("Rules", "Task"),
+    "workflows.objective": ("Objective",),
+    "workflows.result": ("SearchResult",),
+    "workflows.search": ("search",),
+    "workflows.frontier": ("frontier",),
+    "workflows.compare": ("compare",),
+    "workflows.evaluate": ("evaluate",),
+    "workflows.profile": ("profile",),
 }
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [
-    "ESTIMATORS",
-    "SOLVERS",
-    "Assignment",
-    "Batch",
-    "Budget",
-    "Calibration",
-    "CostTable",
-    "EstimatorComparison",
-    "Frontier",
-    "FrontierPoint",
-    "InfeasibleError",
-    "InputError",
-    "Interactions",
-    "Layer",
-    "Measurement",
-    "MpqError",
-    "Network",
-    "Precision",
-    "Problem",
-    "Profile",
-    "SearchResult",
-    "Solution",
-    "Status",
-    "apply",
-    "compare",
-    "device_names",
-    "evaluate",
-    "find_layers",
-    "load_device",
-    "search",
-]
+__all__ = [*sorted(_HOME)]
 
 
 def __dir__() -> list[str]:

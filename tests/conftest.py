@@ -14,6 +14,7 @@ from hypothesis.internal.conjecture import providers
 
 import mpq
 from mpq import demo
+from mpq.problem.budget import Budget
 
 # Hypothesis draws constants that it reads in all local modules loaded so far: what a test is given
 # would depend on which other tests were collected.
@@ -61,7 +62,7 @@ def make_problem() -> MakeProblem:
         layers = tuple(f"l{i}" for i in range(len(values)))
         precisions = PRECISIONS[: values.shape[1]]
         budgets = tuple(
-            mpq.Budget(mpq.CostTable(f"r{i}", "bytes", layers, precisions, cost), float(limit))
+            Budget(mpq.CostTable(f"r{i}", "bytes", layers, precisions, cost), float(limit))
             for i, (cost, limit) in enumerate(zip(costs, limits, strict=True))
         )
         table = mpq.CostTable("loss", "nats", layers, precisions, values)
@@ -73,10 +74,5 @@ def make_problem() -> MakeProblem:
 @pytest.fixture(scope="session")
 def result() -> mpq.SearchResult:
     """A search on the demo network, shared by the tests that only look at it."""
-    return mpq.search(
-        demo.make_net(),
-        demo.calibration,
-        device="cortex-m7",
-        limits=["weight_bytes=40KiB", "latency=4.5ms"],
-        held_out=demo.held_out,
-    )
+    task = mpq.Task(demo.make_net(), demo.calibration, held_out=demo.held_out, device="cortex-m7")
+    return mpq.search(task, ["weight_bytes=40KiB", "latency=4.5ms"])

@@ -1,13 +1,12 @@
-"""The command line's frame: the application, errors as one line, the files that were written."""
+"""The command line's frame: the application, and errors as one line."""
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
 
-from mpq._support.streams import answer_stream, answers_only
+from mpq._support.streams import answers_only
 
 app = typer.Typer(
     name="mpq",
@@ -52,17 +51,3 @@ def reporting_errors(command: Command) -> Command:
 def _fail(message: str, code: int) -> None:
     typer.echo(f"error: {' '.join(message.split())}", err=True)
     raise typer.Exit(code)
-
-
-def print_answer(text: str) -> None:
-    """Writes a line to standard output."""
-    answer_stream().write(f"{text}\n")
-
-
-def print_files(files: list[Path]) -> None:
-    """One line for each."""
-    from mpq.cli.console import new_console
-
-    console = new_console()
-    for file in files:
-        console.print(f"wrote {file}", highlight=False)

@@ -1,19 +1,16 @@
 """Commands that work on a network, a table or an assignment."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mpq.cli.app import app, print_answer, print_files, reporting_errors
+from mpq.cli.app import app, reporting_errors
 from mpq.cli.options import (
-    DEMO,
-    DEMO_DATA,
-    DEMO_HELD_OUT,
     Alternatives,
     AssignmentFile,
     BatchSize,
-    CompareOptions,
     Data,
     Debug,
     Differing,
@@ -22,84 +19,90 @@ from mpq.cli.options import (
     Metric,
     Minimize,
     Model,
-    ProfileOptions,
-    SearchOptions,
     Seed,
     SolverName,
     TableFile,
     Weights,
-    taking,
 )
+from mpq.cli.requests import (
+    DEMO,
+    DEMO_DATA,
+    DEMO_HELD_OUT,
+    AlternativeOptions,
+    CompareOptions,
+    ProfileOptions,
+    SearchOptions,
+)
+from mpq.cli.taking import taking
+from mpq.cli.talk import TalkOptions, write
+from mpq.network.workload import Workload
+from mpq.workflows.defaults import SOLVER
+from mpq.workflows.task import METRIC, Task
 
 
 @app.command()
 @reporting_errors
-@taking(SearchOptions)
-def search(options: SearchOptions, debug: Debug = False) -> None:
+@taking
+def search(options: SearchOptions, talk: TalkOptions) -> None:
     """Find the best bit width for every layer within limits, on the built-in demo or your model."""
     from mpq._support.files import prepare_folder, write_files
-    from mpq._support.progress import showing_progress
-    from mpq.cli.console import new_console, print_frontier, print_result
+    from mpq.cli.console import print_frontier, print_result
     from mpq.report import frontier_table
 
     prepare_folder(options.output)
-    console = new_console()
-    with showing_progress():
+    others = options.others
+    with talk.progress():
         result = options.run()
-        frontier = options.frontier(result)
-        files = result.save(options.output, frontier)
-        if options.alternatives:
-            found = result.alternatives(options.alternatives, options.differing)
+        files = result.save(options.output, options.frontier(result))
+        if others.alternatives:
+            found = result.alternatives(others.alternatives, others.differing)
             table = frontier_table(found).to_csv(index=False)
             files += write_files(options.output, {"alternatives.csv": table.encode()})
-    print_result(result, console)
-    if options.alternatives:
-        print_frontier(found, console, "Alternatives")
-    print_files(files)
+    talk.answer(result.assignment.to_json(), lambda console: print_result(result, console))
+    if others.alternatives and not talk.as_json:
+        talk.answer("", lambda console: print_frontier(found, console, "Alternatives"))
+    talk.wrote(files)
 
 
 @app.command()
 @reporting_errors
-@taking(SearchOptions)
-def frontier(options: SearchOptions, debug: Debug = False) -> None:
+@taking
+def frontier(options: SearchOptions, talk: TalkOptions) -> None:
     """Least loss for every amount of one resource: frontier.csv, .json and .png only."""
     from mpq._support.files import prepare_folder, write_files
-    from mpq._support.progress import showing_progress
-    from mpq.cli.console import new_console, print_frontier
-    from mpq.report import frontier_table, png
+    from mpq.cli.console import print_frontier
+    from mpq.report import draw_frontier, frontier_table, png
 
     prepare_folder(options.output)
-    console = new_console()
-    with showing_progress():
-        result = options.run()
-        found = options.frontier(result)
+    with talk.progress():
+        found = options.run_frontier()
         table = frontier_table(found).to_csv(index=False)
         contents = {
             "frontier.csv": table.encode(),
             "frontier.json": found.to_json().encode(),
-            "frontier.png": png(result.plot("frontier", found)),
+            "frontier.png": png(draw_frontier(found)),
         }
         files = write_files(options.output, contents)
-    print_frontier(found, console)
-    print_files(files)
+    talk.answer(found.to_json(), lambda console: print_frontier(found, console))
+    talk.wrote(files)
 
 
 @app.command()
 @reporting_errors
+@taking
 def solve(
     table: TableFile,
     limit: Limits = None,
-    solver: SolverName = "auto",
+    solver: SolverName = SOLVER,
     minimize: Minimize = None,
     max_loss: MaxPredicted = None,
     alternatives: Alternatives = 1,
-    differing: Differing = 1,
-    seed: Seed = 0,
-    debug: Debug = False,
+    differing: Differing = AlternativeOptions.differing,
+    seed: Seed = Task.seed,
+    *,
+    talk: TalkOptions,
 ) -> None:
     """Solve a table that somebody else made, or a search's problem.json again; JSON. No torch."""
-    import json
-
     from mpq.cli.problem_file import load_problem
     from mpq.problem.solution import record
     from mpq.solvers import SOLVERS
@@ -108,29 +111,29 @@ def solve(
     problem, resources = load_problem(table, limit or ())
     built = SOLVERS.build(solver, seed)
     found = answers(problem, resources, built, minimize, max_loss, alternatives, differing)
-    print_answer(json.dumps([record(asked, solution) for asked, solution in found], indent=1))
+    write(json.dumps([record(asked, solution) for asked, solution in found], indent=1))
 
 
 @app.command()
 @reporting_errors
-@taking(CompareOptions)
-def compare(options: CompareOptions, debug: Debug = False) -> None:
+@taking
+def compare(options: CompareOptions, talk: TalkOptions) -> None:
     """Measure which sensitivity estimator predicts your network: random assignments, held out."""
     from mpq._support.files import prepare_folder
-    from mpq._support.progress import showing_progress
-    from mpq.cli.console import new_console, print_comparison
+    from mpq.cli.console import print_comparison
 
     prepare_folder(options.output)
-    console = new_console()
-    with showing_progress():
+    with talk.progress():
         found = options.run()
         files = found.save(options.output)
-    print_comparison(found, console)
-    print_files(files)
+    rows = found.table().to_json(orient="records", indent=1)
+    talk.answer(rows, lambda console: print_comparison(found, console))
+    talk.wrote(files)
 
 
 @app.command()
 @reporting_errors
+@taking
 def evaluate(
     assignment: AssignmentFile,
     model: Model = DEMO,
@@ -138,15 +141,13 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Function that yields held-out batches; named as --model.")
     ] = None,
-    metric: Metric = "kl",
-    debug: Debug = False,
+    metric: Metric = METRIC,
+    *,
+    talk: TalkOptions,
 ) -> None:
     """Measure an assignment on held-out examples: KL divergence, accuracy, cross entropy; JSON."""
-    import json
-
     from mpq.cli.loading import load_callable, load_model
     from mpq.errors import InputError
-    from mpq.network.metric import METRICS
     from mpq.problem.assignment import Assignment
     from mpq.workflows.evaluate import evaluate as run
 
@@ -154,12 +155,13 @@ def evaluate(
     if data is None and model != DEMO:
         raise InputError("--model needs --data: a function that yields held-out batches")
     examples = load_callable(data or DEMO_HELD_OUT)
-    measured = run(load_model(model, weights), found, examples, METRICS.build(metric))
-    print_answer(json.dumps({name: m.to_dict() for name, m in measured.items()}, indent=1))
+    measured = run(load_model(model, weights), found, examples, metric)
+    write(json.dumps({name: m.to_dict() for name, m in measured.items()}, indent=1))
 
 
 @app.command()
 @reporting_errors
+@taking
 def apply(
     assignment: AssignmentFile,
     model: Model = DEMO,
@@ -167,7 +169,8 @@ def apply(
     output: Annotated[Path, typer.Option(help="Where the rounded weights go.")] = Path(
         "quantized.safetensors"
     ),
-    debug: Debug = False,
+    *,
+    talk: TalkOptions,
 ) -> None:
     """Write the network's weights as they are in the assigned formats (BatchNorm folded)."""
     from safetensors.torch import save
@@ -181,8 +184,8 @@ def apply(
     quantized = run(load_model(model, weights), found)
     tensors = {name: t.detach().clone().contiguous() for name, t in quantized.state_dict().items()}
     content = save(tensors, {"mpq_fingerprint": found.fingerprint})
-    (file,) = write_files(output.parent, {output.name: content})
-    print_answer(f"wrote {file}")
+    files = write_files(output.parent, {output.name: content})
+    talk.answer({"files": [str(file) for file in files]}, lambda _: talk.wrote(files))
 
 
 @app.command()
@@ -202,10 +205,10 @@ def export(
 
     text = render(Assignment.load(assignment), style)
     if output is None:
-        print_answer(text.removesuffix("\n"))
+        write(text.removesuffix("\n"))
         return
     (file,) = write_files(output.parent, {output.name: text.encode()})
-    print_answer(f"wrote {file}")
+    write(f"wrote {file}")
 
 
 @app.command()
@@ -215,7 +218,7 @@ def export_onnx(
     model: Model = DEMO,
     weights: Weights = None,
     data: Data = None,
-    batch_size: BatchSize = 1,
+    batch_size: BatchSize = Workload.batch_size,
     output: Annotated[Path, typer.Option(help="The file.")] = Path("quantized.onnx"),
     debug: Debug = False,
 ) -> None:
@@ -229,23 +232,24 @@ def export_onnx(
     if data is None and model != DEMO:
         raise InputError("--model needs --data: a function that yields calibration batches")
     loaded = load_model(model, weights)
-    examples = load_data(data or DEMO_DATA, loaded, 0)
+    examples = load_data(data or DEMO_DATA, loaded, Task.seed)
     made = run(loaded, found, examples, output, batch_size)
-    print_answer(f"wrote {made.path}")
-    print_answer(f"ONNX Runtime here against the simulation: {made.judged}")
+    write(f"wrote {made.path}")
+    write(f"ONNX Runtime here against the simulation: {made.judged}")
 
 
 @app.command()
 @reporting_errors
-@taking(ProfileOptions)
-def profile(options: ProfileOptions, debug: Debug = False) -> None:
+@taking
+def profile(options: ProfileOptions, talk: TalkOptions) -> None:
     """Measure your network on this machine, layer by layer and as a whole: a device for search."""
     from mpq._support.files import prepare_folder, write_files
-    from mpq.cli.console import new_console, print_profile
+    from mpq.cli.console import print_profile
 
     prepare_folder(options.output.parent)
-    found = options.run()
+    with talk.progress():
+        found = options.run()
     files = write_files(options.output.parent, {options.output.name: found.to_json().encode()})
     options.journal.unlink(missing_ok=True)
-    print_profile(found, new_console())
-    print_files(files)
+    talk.answer(found.to_json(), lambda console: print_profile(found, console))
+    talk.wrote(files)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -28,6 +29,34 @@ def devices_table(profiles: Iterable[Profile]) -> Table:
             _memory(numbers),
         )
     return table
+
+
+def print_device(profile: Profile, console: Console) -> None:
+    """What a device is, every number with its source, and what it runs."""
+    console.print(
+        f"{profile.name}: {profile.title}\n\nCosts are {profile.basis}. {profile.notes}\n",
+        markup=False,
+        highlight=False,
+    )
+    console.print(numbers_table(profile))
+    console.print(formats_table(profile))
+
+
+def device_json(profile: Profile) -> dict[str, object]:
+    """What the table of devices says of one."""
+    return {
+        "name": profile.name,
+        "title": profile.title,
+        "model": type(profile).__name__,
+        "basis": profile.basis,
+        "formats": list(profile.formats),
+    }
+
+
+def numbers_json(profile: Profile) -> dict[str, dict[str, object]]:
+    """Every number of a device with its source; the unit is in its name."""
+    numbers = profile.numbers().items()
+    return {name: {"value": number.value, "source": number.source} for name, number in numbers}
 
 
 def is_assumed(number: Sourced) -> bool:

@@ -1,44 +1,46 @@
 """Commands that list what there is: devices, estimators, solvers, formats and the like."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpq.cli.app import app, print_files, reporting_errors
-from mpq.cli.options import Debug
+from mpq.cli.app import app, reporting_errors
+from mpq.cli.taking import taking
+from mpq.cli.talk import TalkOptions
+
+if TYPE_CHECKING:
+    from mpq._support.registry import Registry
 
 
 @app.command()
 @reporting_errors
+@taking
 def devices(
     show: Annotated[
         str | None,
         typer.Option(help="A device, or path/to/profile.json: every number and its source."),
     ] = None,
-    debug: Debug = False,
+    *,
+    talk: TalkOptions,
 ) -> None:
     """List the devices that ship with mpq, or show one of them, or your own profile."""
-    from mpq.cli.console import new_console
-    from mpq.cli.devices import devices_table, formats_table, numbers_table
+    from mpq.cli.devices import device_json, devices_table, numbers_json, print_device
     from mpq.hardware_profiles import device_names, load_device
 
-    console = new_console()
     if show is None:
-        console.print(devices_table(map(load_device, device_names())))
+        found = [load_device(name) for name in device_names()]
+        rows = [device_json(profile) for profile in found]
+        talk.answer(rows, lambda console: console.print(devices_table(found)))
         return
     profile = load_device(show)
-    console.print(
-        f"{profile.name}: {profile.title}\n\nCosts are {profile.basis}. {profile.notes}\n",
-        markup=False,
-        highlight=False,
-    )
-    console.print(numbers_table(profile))
-    console.print(formats_table(profile))
+    answer = {**device_json(profile), "notes": profile.notes, "numbers": numbers_json(profile)}
+    talk.answer(answer, lambda console: print_device(profile, console))
 
 
 @app.command()
 @reporting_errors
+@taking
 def import_table(
     converter: Annotated[
         str, typer.Argument(help="Layout: csv, hawqv3-t4, apq-bitfusion or haq-cycles.")
@@ -56,7 +58,8 @@ def import_table(
     allow_extrapolation: Annotated[
         bool, typer.Option("--allow-extrapolation", help="Price shapes outside the range too.")
     ] = False,
-    debug: Debug = False,
+    *,
+    talk: TalkOptions,
 ) -> None:
     """Make a profile of measurements, such as published ones."""
     from mpq._support.files import write_files
@@ -65,77 +68,94 @@ def import_table(
 
     name = device_name(output)
     table = run(converter, file, name, clock_hz, head_tail, allow_extrapolation)
-    print_files(write_files(output.parent, {output.name: table.to_json().encode()}))
+    files = write_files(output.parent, {output.name: table.to_json().encode()})
+    talk.answer(table.to_json(), lambda _: talk.wrote(files))
 
 
 @app.command()
 @reporting_errors
-def estimators(debug: Debug = False) -> None:
+@taking
+def estimators(talk: TalkOptions) -> None:
     """List the sensitivity estimators and their options."""
     from mpq.sensitivity import ESTIMATORS
 
-    _print_parts(ESTIMATORS)
+    _print_parts(ESTIMATORS, talk)
 
 
 @app.command()
 @reporting_errors
-def solvers(debug: Debug = False) -> None:
+@taking
+def solvers(talk: TalkOptions) -> None:
     """List the solvers and their options."""
     from mpq.solvers import SOLVERS
 
-    _print_parts(SOLVERS)
+    _print_parts(SOLVERS, talk)
 
 
 @app.command()
 @reporting_errors
-def runtimes(debug: Debug = False) -> None:
+@taking
+def runtimes(talk: TalkOptions) -> None:
     """List the runtimes that `mpq profile` can measure, and their options."""
     from mpq.hardware_profiles.profiling import RUNTIMES
 
-    _print_parts(RUNTIMES)
+    _print_parts(RUNTIMES, talk)
 
 
 @app.command()
 @reporting_errors
-def sources(debug: Debug = False) -> None:
+@taking
+def sources(talk: TalkOptions) -> None:
     """List the sources of calibration examples that need no data, and their options."""
     from mpq.network.synthetic import DATA_SOURCES
 
-    _print_parts(DATA_SOURCES)
+    _print_parts(DATA_SOURCES, talk)
 
 
-def _print_parts(registry: Any) -> None:
-    from mpq.cli.console import new_console, new_table
+def _print_parts(registry: "Registry[Any]", talk: TalkOptions) -> None:
+    from mpq.cli.console import new_table
 
+    rows = [(part.name, part.summary, registry.options(part)) for part in registry]
     table = new_table()
     for heading in (registry.kind, "what it does", "options"):
         table.add_column(heading, overflow="fold")
-    for part in registry:
-        options = (f"{name}={value}" for name, value in registry.options(part).items())
-        table.add_row(part.name, part.summary, ",".join(options))
-    new_console().print(table)
+    for name, summary, options in rows:
+        table.add_row(name, summary, ",".join(f"{key}={value}" for key, value in options.items()))
+    answer = [{"name": name, "summary": text, "options": known} for name, text, known in rows]
+    talk.answer(answer, lambda console: console.print(table))
 
 
 @app.command()
 @reporting_errors
-def formats(debug: Debug = False) -> None:
+@taking
+def formats(talk: TalkOptions) -> None:
     """List the number formats, and how each is written in a precision."""
-    from mpq.cli.console import new_console, new_table
+    from mpq.cli.console import new_table
     from mpq.quantization.formats import NUMBER_FORMATS
 
     table = new_table()
     for heading in (NUMBER_FORMATS.kind, "written", "bits", "what it is"):
         table.add_column(heading, overflow="fold")
+    answer = []
     for number in NUMBER_FORMATS.values():
-        written = ", ".join(f"w{text}" for text in number.spellings)
-        table.add_row(number.name, written, str(number.bits), number.summary)
-    new_console().print(table)
+        written = [f"w{text}" for text in number.spellings]
+        table.add_row(number.name, ", ".join(written), str(number.bits), number.summary)
+        answer.append(
+            {
+                "name": number.name,
+                "written": written,
+                "bits": number.bits,
+                "summary": number.summary,
+            }
+        )
+    talk.answer(answer, lambda console: console.print(table))
 
 
 @app.command()
 @reporting_errors
-def ranges(debug: Debug = False) -> None:
+@taking
+def ranges(talk: TalkOptions) -> None:
     """List the methods that choose the range of a weight or an activation, and their options."""
     from mpq.quantization.ranges import RANGE_METHODS
 
-    _print_parts(RANGE_METHODS)
+    _print_parts(RANGE_METHODS, talk)

@@ -1,26 +1,9 @@
-"""Options of the command line, and the calls that they describe."""
+"""The words of the command line: every option with its type and help, none with a default."""
 
-import functools
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from mpq.hardware_profiles import NetworkProfile
-    from mpq.report.estimators import EstimatorComparison
-    from mpq.report.frontier import Frontier
-    from mpq.workflows.result import SearchResult
-
-DEMO = "mpq.demo:make_net"
-DEMO_DATA = "mpq.demo:calibration"
-DEMO_HELD_OUT = "mpq.demo:held_out"
-DEMO_DEVICE = "cortex-m7"
-DEMO_COMPARED_LIMITS = ["effective_bits=4", "effective_bits=5", "effective_bits=6"]
-DEMO_LIMITS = ["weight_bytes=40KiB", "latency=4.5ms"]
 
 Model = Annotated[
     str,
@@ -91,6 +74,10 @@ WeightRange = Annotated[str, typer.Option(help="minmax, percentile or mse.")]
 ActivationRange = Annotated[str, typer.Option(help="minmax, percentile or mse.")]
 Seed = Annotated[int, typer.Option(help="Of estimator and solver.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print the answer, and nothing else.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the answer as JSON on standard output.")
+]
 AssignmentFile = Annotated[Path, typer.Argument(help="assignment.json of a search.")]
 Resource = Annotated[
     str | None, typer.Option(help="Frontier over this resource. Default: of the first limit.")
@@ -136,7 +123,6 @@ Measure = Annotated[
     bool, typer.Option("--measure", help="Try every frontier point on held-out data.")
 ]
 
-
 RuntimeName = Annotated[
     str,
     typer.Option("--runtime", help="Runtime with options: onnxruntime:num_threads=2."),
@@ -155,241 +141,3 @@ Clock = Annotated[
 ProfileFile = Annotated[
     Path, typer.Option("--output", help="The profile; beside it PATH.journal until it is finished.")
 ]
-
-
-@dataclass(frozen=True)
-class NetworkOptions:
-    """A network, its data, and what its layers may become."""
-
-    model: Model = DEMO
-    weights: Weights = None
-    data: Data = None
-    eval_data: EvalData = None
-    device: Device = None
-    limit: Limits = None
-    precisions: Precisions = None
-    include: Include = None
-    exclude: Exclude = None
-    fix: Fix = None
-    allow: Allow = None
-    tie: Tie = None
-    find_ties: FindTies = True
-    fold: Fold = True
-    metric: Metric = "kl"
-    batch_size: BatchSize = 1
-    phase: Phase = None
-    tokens: Tokens = None
-    weight_range: WeightRange = "mse"
-    activation_range: ActivationRange = "mse"
-    seed: Seed = 0
-
-    @property
-    def is_demo(self) -> bool:
-        """Whether the built-in network is meant."""
-        return self.model == DEMO
-
-    def loaded(self) -> dict[str, Any]:
-        """Arguments that ``mpq.search`` and ``mpq.compare`` share, with everything loaded."""
-        from mpq.cli.loading import load_data, load_model
-        from mpq.errors import InputError
-
-        if not self.is_demo and self.data is None:
-            raise InputError("--model needs --data: a function that yields calibration batches")
-        is_default = self.is_demo and self.data is None
-        held_out = self.eval_data or (DEMO_HELD_OUT if is_default else None)
-        model = load_model(self.model, self.weights)
-        return {
-            "model": model,
-            "calibration": load_data(self.data or DEMO_DATA, model, self.seed),
-            "held_out": None if held_out is None else load_data(held_out, model, self.seed),
-            "device": self.device,
-            "precisions": self.precisions.split(",") if self.precisions else None,
-            "include": self.include or (),
-            "exclude": self.exclude or (),
-            "fix": dict(_pairs("--fix", self.fix)),
-            "allow": {glob: ps.split(",") for glob, ps in _pairs("--allow", self.allow)},
-            "tie": self.tie or (),
-            "find_ties": self.find_ties,
-            "fold": self.fold,
-            "metric": self.metric,
-            "batch_size": self.batch_size,
-            "phase": self.phase,
-            "tokens": self.tokens,
-            "weight_range": self.weight_range,
-            "activation_range": self.activation_range,
-            "seed": self.seed,
-        }
-
-
-@dataclass(frozen=True)
-class SearchOptions(NetworkOptions):
-    """How the search is done, and which frontier is drawn."""
-
-    sensitivity: Sensitivity = "sketch"
-    solver: SolverName = "auto"
-    refine: Refine = 0
-    minimize: Minimize = None
-    max_loss: MaxPredicted = None
-    max_measured_loss: MaxMeasured = None
-    max_accuracy_drop: MaxDrop = None
-    output: Output = Path("mpq-run")
-    resource: Resource = None
-    points: Points = 20
-    hull: Hull = False
-    measure: Measure = False
-    alternatives: Alternatives = 0
-    differing: Differing = 1
-
-    def run(self) -> "SearchResult":
-        """Runs the search."""
-        from mpq.errors import InputError
-        from mpq.hardware_profiles import check_sum
-        from mpq.workflows.search import search
-
-        if self.points < 2:
-            raise InputError(f"a frontier has at least 2 points; got {self.points}")
-        if self.alternatives < 0 or self.differing < 1:
-            raise InputError(
-                "alternatives is at least 0 and differing at least 1; got "
-                f"{self.alternatives} and {self.differing}"
-            )
-        device, limits = self.device, self.limit or []
-        if self.is_demo and not limits:
-            device, limits = device or DEMO_DEVICE, [] if self.minimize else DEMO_LIMITS
-        for resource in filter(None, (self.resource, self.minimize)):
-            check_sum(resource, device is not None)
-        arguments = {**self.loaded(), "device": device, "limits": limits}
-        return search(
-            **arguments,
-            sensitivity=self.sensitivity,
-            solver=self.solver,
-            refine=self.refine,
-            minimize=self.minimize,
-            max_loss=self.max_loss,
-            max_measured_loss=self.max_measured_loss,
-            max_accuracy_drop=self.max_accuracy_drop,
-        )
-
-    def frontier(self, result: "SearchResult") -> "Frontier":
-        """The frontier that the options ask for."""
-        return result.frontier(self.resource, self.points, self.measure, self.hull)
-
-
-@dataclass(frozen=True)
-class CompareOptions(NetworkOptions):
-    """Which estimators are compared, and on what."""
-
-    estimators: Estimators = None
-    solver: SolverName = "auto"
-    random: RandomAssignments = 100
-    max_loss: MaxLoss = 0.5
-    refine: Refine = 0
-    output: Output = Path("mpq-compare")
-
-    def run(self) -> "EstimatorComparison":
-        """Runs the comparison."""
-        from mpq.workflows.compare import DEFAULT_ESTIMATORS, compare
-
-        limits = self.limit or (DEMO_COMPARED_LIMITS if self.is_demo else ())
-        return compare(
-            **self.loaded(),
-            limits=limits,
-            estimators=self.estimators or DEFAULT_ESTIMATORS,
-            solver=self.solver,
-            num_random=self.random,
-            max_loss=self.max_loss,
-            refine=self.refine,
-            folder=self.output,
-        )
-
-
-@dataclass(frozen=True)
-class ProfileOptions:
-    """Which network is measured on this machine, and how."""
-
-    model: Model = DEMO
-    weights: Weights = None
-    data: Data = None
-    runtime: RuntimeName = "onnxruntime"
-    precisions: Precisions = None
-    batch_size: BatchSize = 1
-    whole: Whole = 24
-    rounds: Rounds = 60
-    max_interval: MaxInterval = 0.1
-    clock: Clock = None
-    include: Include = None
-    exclude: Exclude = None
-    fold: Fold = True
-    seed: Seed = 0
-    output: ProfileFile = Path("profile.json")
-
-    def run(self) -> "NetworkProfile":
-        """Measures; finished rounds are kept beside the output, and gone on with after a crash."""
-        from mpq.cli.loading import load_data, load_model
-        from mpq.errors import InputError
-        from mpq.hardware_profiles.profiling import profile
-
-        if self.model != DEMO and self.data is None:
-            raise InputError("--model needs --data: a function that yields calibration batches")
-        model = load_model(self.model, self.weights)
-        return profile(
-            model,
-            load_data(self.data or DEMO_DATA, model, self.seed),
-            runtime=self.runtime,
-            precisions=self.precisions.split(",") if self.precisions else None,
-            batch_size=self.batch_size,
-            whole=self.whole,
-            rounds=self.rounds,
-            max_interval=self.max_interval,
-            clock=self.clock,
-            include=self.include or (),
-            exclude=self.exclude or (),
-            fold=self.fold,
-            journal=self.journal,
-            name=self.output.stem,
-            seed=self.seed,
-            progress=True,
-        )
-
-    @property
-    def journal(self) -> Path:
-        """Where finished rounds are."""
-        return self.output.with_name(f"{self.output.name}.journal")
-
-
-def taking(options: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command whose first parameter gathers the options that a dataclass declares."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(command)
-        def run(**values: Any) -> None:
-            names = [field.name for field in fields(options)]
-            command(options(**{name: values.pop(name) for name in names}), **values)
-
-        hints = get_type_hints(options, include_extras=True)
-        declared = [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=field.default,
-                annotation=hints[field.name],
-            )
-            for field in fields(options)
-        ]
-        _, *own = inspect.signature(command, eval_str=True).parameters.values()
-        parameters = [*declared, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        return run
-
-    return decorate
-
-
-def _pairs(option: str, items: list[str] | None) -> list[tuple[str, str]]:
-    from mpq.errors import InputError
-
-    pairs = [item.partition("=") for item in items or ()]
-    for item, (glob, _, value) in zip(items or (), pairs, strict=True):
-        if not glob or not value:
-            raise InputError(f"{option} {item!r}: write GLOB=PRECISION, such as 'head=w8a8'")
-    return [(glob.strip(), value.strip()) for glob, _, value in pairs]

@@ -12,7 +12,7 @@ from mpq.hardware_profiles.peak_ram import PEAK_RAM
 from mpq.hardware_profiles.pricing import RESOURCES, Pricing, check_sum
 from mpq.hardware_profiles.profile import Profile
 from mpq.hardware_profiles.roofline.profile import Roofline
-from mpq.hardware_profiles.workload import PHASES, Phase, Workload
+from mpq.network.workload import PHASES, Phase, Workload
 
 __all__ = [
     "LINEAR_RESOURCES",

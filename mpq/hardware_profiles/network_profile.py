@@ -10,8 +10,8 @@ import numpy as np
 
 from mpq.errors import FileFormatError, InputError, MismatchError, UnknownNameError
 from mpq.hardware_profiles.sourced import Sourced
-from mpq.hardware_profiles.workload import Workload
 from mpq.network.layer import Layer
+from mpq.network.workload import Workload
 from mpq.problem.cost_table import CostTable, PairCost
 from mpq.quantization.precision import ORIGINAL, Precision
 

@@ -16,9 +16,9 @@ from mpq.hardware_profiles.peak_ram import (
     peak_ram_tables,
 )
 from mpq.hardware_profiles.profile import Profile
-from mpq.hardware_profiles.workload import Workload, tokens_of
 from mpq.network.layer import Layer
 from mpq.network.liveness import Lifetimes
+from mpq.network.workload import Workload, tokens_of
 from mpq.problem.budget import total
 from mpq.problem.cost_table import CostTable
 from mpq.quantization.precision import Precision

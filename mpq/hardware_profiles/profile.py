@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from mpq.hardware_profiles.sourced import Sourced
-from mpq.hardware_profiles.workload import Workload
 from mpq.network.layer import Layer
+from mpq.network.workload import Workload
 from mpq.problem.cost_table import CostTable
 from mpq.quantization.precision import Precision
 

@@ -3,10 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from math import prod
-
-from mpq.errors import UnknownNameError
 
 
 @dataclass(frozen=True)
@@ -76,21 +73,6 @@ def signature(name: str, kind: str, weight_shape: Sequence[int]) -> str:
 def fingerprint(signatures: Iterable[str]) -> str:
     """SHA-256 over the layers' signatures, in order: tells networks apart, not their weights."""
     return hashlib.sha256("\n".join(signatures).encode()).hexdigest()
-
-
-def matching(names: Sequence[str], glob: str, option: str) -> tuple[str, ...]:
-    """The names that a shell-style glob matches.
-
-    Raises:
-        UnknownNameError: If the glob matches nothing.
-
-    >>> matching(["layer1.conv", "layer2.conv", "fc"], "layer*", "--tie")
-    ('layer1.conv', 'layer2.conv')
-    """
-    found = tuple(name for name in names if fnmatchcase(name, glob))
-    if not found:
-        raise UnknownNameError(f"layer for {option}", glob, names)
-    return found
 
 
 def with_owners(layers: Sequence[Layer]) -> tuple[Layer, ...]:

@@ -12,10 +12,11 @@ from mpq.network.attention import open_attention
 from mpq.network.batch_norm import fold_batch_norm
 from mpq.network.dataflow import Dataflow, with_sources
 from mpq.network.examples import Batch, Calibration
-from mpq.network.layer import Layer, fingerprint, matching, ties_of, with_owners
+from mpq.network.layer import Layer, fingerprint, ties_of, with_owners
 from mpq.network.liveness import Lifetimes
 from mpq.network.metric import KL, OutputMetric
 from mpq.network.modules import check_model, device_of, share_parameters, weight_of
+from mpq.network.patterns import Pattern, matching
 from mpq.network.tracing import Trace, trace
 
 
@@ -48,8 +49,8 @@ class Network:
         cls,
         model: nn.Module,
         data: Any,
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
+        include: Sequence[Pattern] = (),
+        exclude: Sequence[Pattern] = (),
         fold: bool = True,
         metric: OutputMetric = KL,
     ) -> Self:
@@ -60,15 +61,15 @@ class Network:
         Args:
             model: In evaluation mode.
             data: See ``Calibration``.
-            include: Globs; only matching layers. Empty: all.
-            exclude: Globs; without matching layers.
+            include: Globs or predicates; only matching layers. Empty: all.
+            exclude: Globs or predicates; without matching layers.
             fold: Whether BatchNorm is folded into the convolution that feeds it.
             metric: How outputs are compared.
 
         Raises:
             ModelError: If the model is in training mode, has weights that are not finite, no layer
                 that is called, or an output that the metric cannot read.
-            UnknownNameError: If a glob matches nothing.
+            UnknownNameError: If a glob or a predicate matches nothing.
         """
         check_model(model)
         module = open_attention(share_parameters(model))
@@ -78,7 +79,7 @@ class Network:
         if folded:
             _fold(module, folded, batch, metric)
         dataflow = Dataflow.of(module, batch, found.layers)
-        layers = with_sources(_select(found, include, exclude), dataflow)
+        layers = with_sources(_select(module, found, include, exclude), dataflow)
         ties, lifetimes = ties_of(layers), dataflow.lifetimes
         return cls(module, layers, ties, folded, found.uncalled, metric, lifetimes)
 
@@ -106,6 +107,15 @@ class Network:
     def layer_module(self, name: str) -> nn.Module:
         """The module of a layer."""
         return self.module.get_submodule(name)
+
+    def matching(self, pattern: Pattern, option: str) -> tuple[str, ...]:
+        """Names of the layers that a glob or a predicate matches.
+
+        Raises:
+            UnknownNameError: If it matches nothing.
+        """
+        modules = {layer.name: self.layer_module(layer.name) for layer in self.layers}
+        return matching(modules, pattern, option)
 
     def weight(self, name: str) -> Tensor:
         """The weight of a layer, detached."""
@@ -148,13 +158,15 @@ def _fold(module: nn.Module, folded: Mapping[str, str], batch: Batch, metric: Ou
         )
 
 
-def _select(found: Trace, include: Sequence[str], exclude: Sequence[str]) -> tuple[Layer, ...]:
-    names = [layer.name for layer in found.layers]
-    kept = set(names if not include else ())
-    for glob in include:
-        kept.update(matching(names, glob, "--include"))
-    for glob in exclude:
-        kept.difference_update(matching(names, glob, "--exclude"))
+def _select(
+    module: nn.Module, found: Trace, include: Sequence[Pattern], exclude: Sequence[Pattern]
+) -> tuple[Layer, ...]:
+    modules = {layer.name: module.get_submodule(layer.name) for layer in found.layers}
+    kept = set(modules if not include else ())
+    for pattern in include:
+        kept.update(matching(modules, pattern, "--include"))
+    for pattern in exclude:
+        kept.difference_update(matching(modules, pattern, "--exclude"))
     if not kept:
         where = f" ({len(found.uncalled)} are never called on this data)" if found.uncalled else ""
         raise ModelError(f"the model has no quantizable layer{where}, or all are excluded")

@@ -1,9 +1,10 @@
 """Limits as users write them, and what they come to in a table's unit."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Self, final
+from math import inf
+from typing import Self, TypeAlias, final
 
 import numpy as np
 
@@ -37,9 +38,13 @@ class Limit:
 
     Args:
         resource: Name of the resource, such as ``latency``.
-        number: Absolute amount in the unit that was written, or the factor.
-        unit: As written; empty for a relative limit.
+        number: Absolute amount in the unit, or the factor.
+        unit: As written; empty for a relative limit. ``None``: that of the resource's table
+            (seconds, bytes, joules, bits, bitops).
         reference: The uniform precision that a relative limit refers to.
+
+    Raises:
+        LimitError: If the number is not positive.
 
     >>> Limit.parse("latency=0.6x:w8a8").reference
     Precision('w8a8')
@@ -49,8 +54,16 @@ class Limit:
 
     resource: str
     number: float
-    unit: str = ""
+    unit: str | None = None
     reference: Precision | None = None
+
+    def __post_init__(self) -> None:
+        if not self.number > 0:
+            raise LimitError(f"{self.resource}={self.number:g}: a limit is positive")
+
+    def __str__(self) -> str:
+        relative = "" if self.reference is None else f"x:{self.reference}"
+        return f"{self.resource}={self.number:.15g}{self.unit or relative}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -90,6 +103,8 @@ class Limit:
         if self.reference is not None:
             costs = [uniform_cost(each, self.reference) for each in (table, *steps)]
             return self.number * max(costs)
+        if self.unit is None:
+            return self.number
         scales = _SCALES.get(table.unit, {})
         if self.unit not in scales:
             raise LimitError(
@@ -122,15 +137,68 @@ def uniform_cost(table: CostTable, precision: Precision) -> float:
     return total(table, np.full(len(table.layers), index, dtype=np.intp))
 
 
-def parse_limits(limits: Sequence[str]) -> tuple[Limit, ...]:
+Limits: TypeAlias = Mapping[str, float | str | Limit] | Iterable[str | Limit]
+"""Limits as Python code gives them.
+
+A mapping of resource to amount: a number in the table's own unit (seconds, bytes, joules, bits,
+bitops), or text such as ``"2.5ms"`` and ``"0.6x:w8a8"``; or a sequence of ``Limit`` and of texts
+such as ``"latency=2.5ms"``.
+"""
+
+
+def parse_limits(limits: Limits) -> tuple[Limit, ...]:
     """Reads several limits, each resource at most once.
 
     Raises:
         LimitError: If a limit is misspelled, or a resource has two.
     """
-    parsed = tuple(Limit.parse(text) for text in limits)
+    parsed = read_limits(limits)
     names = [limit.resource for limit in parsed]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise LimitError(f"{twice[0]} has {names.count(twice[0])} limits; give one")
     return parsed
+
+
+def read_limits(limits: Limits) -> tuple[Limit, ...]:
+    """Reads several limits; a resource may have more than one.
+
+    Raises:
+        LimitError: If a limit is misspelled.
+
+    >>> read_limits({"latency": 2.5e-3, "weight_bytes": "0.6x:w8a8"})[0].number
+    0.0025
+    """
+    if isinstance(limits, str):
+        raise LimitError(
+            f"limits are several: write [{limits!r}], or a mapping such as "
+            '{"latency": 2.5e-3, "weight_bytes": "300KiB"}'
+        )
+    if isinstance(limits, Mapping):
+        return tuple(_amount(resource, amount) for resource, amount in limits.items())
+    return tuple(_limit(limit) for limit in limits)
+
+
+def _limit(given: str | Limit) -> Limit:
+    if isinstance(given, Limit):
+        return given
+    if isinstance(given, str):
+        return Limit.parse(given)
+    raise LimitError(f"{given!r} is not a limit: write 'latency=2.5ms' or a Limit")
+
+
+def _amount(resource: str, amount: float | str | Limit) -> Limit:
+    """One entry of a mapping."""
+    if isinstance(amount, Limit):
+        if amount.resource != resource:
+            raise LimitError(f"limits[{resource!r}] is a limit on {amount.resource!r}")
+        return amount
+    if isinstance(amount, str):
+        return Limit.parse(f"{resource}={amount}")
+    # True is an int in Python, but no amount; nan and inf bound nothing
+    if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 < amount < inf:
+        raise LimitError(
+            f"limits[{resource!r}] is {amount!r}; expected a positive number in the resource's own "
+            "unit (seconds, bytes, joules, bits), or text such as '2.5ms' or '0.6x:w8a8'"
+        )
+    return Limit(resource, float(amount))

@@ -151,3 +151,24 @@ RANGE_METHODS: Registry[RangeMethod] = Registry(
     "range method", (MinMax, Percentile, LeastSquares), group="mpq.ranges"
 )
 """Every range method, by the name that ``--weight-range`` and ``--activation-range`` take."""
+
+
+@final
+@dataclass(frozen=True)
+class Ranges:
+    """How the ranges of integer formats are chosen.
+
+    Args:
+        weight: Rule for a weight's range, one of ``RANGE_METHODS``.
+        activation: Rule for the range of a layer's input over the calibration examples.
+
+    Raises:
+        InputError: If there is no such rule, or its options do not fit.
+    """
+
+    weight: str = "mse"
+    activation: str = "mse"
+
+    def __post_init__(self) -> None:
+        for method in (self.weight, self.activation):
+            RANGE_METHODS.build(method)  # refused now, and not after a pass over the data

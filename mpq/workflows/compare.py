@@ -15,119 +15,67 @@ from mpq._support.files import prepare_folder
 from mpq._support.journal import Journal
 from mpq._support.progress import showing_progress, track
 from mpq.errors import InputError, MpqError
-from mpq.hardware_profiles import Phase, Profile
-from mpq.network.metric import OutputMetric
-from mpq.problem.limits import Limit
+from mpq.problem.limits import Limits, read_limits
 from mpq.problem.problem import Columns, Problem
 from mpq.quantization.fingerprint import measurement_key
-from mpq.quantization.precision import Precision
 from mpq.report.estimators import EstimatorComparison, Score, Solved, Trial
 from mpq.sensitivity import ESTIMATORS, RefinableEstimator, SensitivityEstimator
 from mpq.solvers import SOLVERS
 from mpq.solvers.queries.solve import solve
+from mpq.workflows.defaults import ESTIMATORS_COMPARED, MAX_COMPARED_LOSS, NUM_RANDOM, SOLVER
 from mpq.workflows.peak_memory import peak_memory_bytes
 from mpq.workflows.random_assignments import random_assignments
 from mpq.workflows.refine import refine as refine_solution
 from mpq.workflows.search import estimated
 from mpq.workflows.setup import Prepared
+from mpq.workflows.task import Task
 
-DEFAULT_ESTIMATORS = (
-    "sketch",
-    "sketch:interactions=false",
-    "hessian-trace",
-    "fisher",
-    "output-gradient",
-    "measured",
-    "layer-output",
-    "weight-error",
-)
-"""What is compared where nothing is named."""
 JOURNAL = "measured.jsonl"
+# the median of three forgives one pass that something else disturbed
 _TIMINGS = 3
 
 
 def compare(
-    model: torch.nn.Module,
-    calibration: Any,
+    task: Task,
+    limits: Limits,
     *,
-    limits: Sequence[str],
-    estimators: Sequence[str] = DEFAULT_ESTIMATORS,
-    solver: str = "auto",
-    num_random: int = 100,
-    max_loss: float = 0.5,
+    estimators: Sequence[str] = ESTIMATORS_COMPARED,
+    solver: str = SOLVER,
     refine: int = 0,
+    num_random: int = NUM_RANDOM,
+    max_loss: float = MAX_COMPARED_LOSS,
     folder: Path | str | None = None,
-    seed: int = 0,
     progress: bool = False,
-    device: str | Profile | None = None,
-    precisions: Sequence[str | Precision] | None = None,
-    held_out: Any = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    fix: Mapping[str, str | Precision] | None = None,
-    allow: Mapping[str, Sequence[str | Precision]] | None = None,
-    tie: Sequence[str] = (),
-    find_ties: bool = True,
-    fold: bool = True,
-    metric: str | OutputMetric = "kl",
-    batch_size: int = 1,
-    phase: Phase | None = None,
-    tokens: int | None = None,
-    weight_range: str = "mse",
-    activation_range: str = "mse",
 ) -> EstimatorComparison:
     """Measures which estimators predict this network's loss, on held-out examples.
 
     Args:
-        model: In evaluation mode.
-        calibration: Examples that estimators see; see ``Calibration``.
+        task: The network, its data, and what its layers may become; as in ``mpq.search``.
         limits: Each a budget of its own, near which random assignments are drawn and within which
-            every estimator's optimum is measured: ``effective_bits=4``, ``latency=0.6x:w8a8``.
+            every estimator's optimum is measured: ``effective_bits=4``, ``latency=0.6x:w8a8``; a
+            mapping, or a sequence that may have several of one resource.
         estimators: Names with options, such as ``hessian-trace:num_probes=8``.
-        solver: Of the optima.
-        num_random: Random assignments near each limit.
-        max_loss: Assignments that lose more are not correlated, in the metric's unit.
+        solver: Finds every estimator's optimum.
         refine: Rounds of refinement of an optimum, for estimators that can; predictions for random
             assignments stay those of the first estimate.
-        folder: Where measurements land as they are made, so that a killed run goes on.
-        seed: Of random assignments, estimators and solver.
+        num_random: Random assignments near each limit.
+        max_loss: Assignments that lose more are not correlated, in the metric's unit.
+        folder: Where measurements land as they are made, so that an interrupted run resumes.
         progress: Whether bars are shown on standard error.
-        device: This and what follows: as in ``mpq.search``.
-        precisions: Candidates.
-        held_out: Examples to measure on; default: the last quarter of the calibration examples.
-        include: Globs of layer names.
-        exclude: Globs of layer names.
-        fix: Precisions of layers that are not chosen.
-        allow: Candidates of single layers.
-        tie: Globs of layers that share a precision.
-        find_ties: Whether layers that read the same tensor share one.
-        fold: Whether BatchNorm is folded first.
-        metric: How outputs are compared.
-        batch_size: At which latency and energy are priced.
-        phase: For which resources are priced: ``prefill`` or ``decode``.
-        tokens: Of the prompt.
-        weight_range: How weights' ranges are chosen.
-        activation_range: How activations' ranges are chosen.
 
     Raises:
         InputError: If something given cannot be used, or the folder holds another comparison.
         InfeasibleError: If a limit cannot be met.
     """
     for text in estimators:
-        ESTIMATORS.build(text, seed)
-    parsed = [(text, Limit.parse(text)) for text in dict.fromkeys(limits)]
+        ESTIMATORS.build(text, task.seed)
+    parsed = {str(limit): limit for limit in read_limits(limits)}
     if not parsed or num_random < 3 or refine < 0:
         raise InputError("give at least one limit, num_random >= 3 and refine >= 0")
     with showing_progress(progress):
-        prepared = Prepared.of(
-            model, calibration, device=device, precisions=precisions, held_out=held_out,
-            include=include, exclude=exclude, fix=fix, allow=allow, tie=tie, find_ties=find_ties,
-            fold=fold, metric=metric, batch_size=batch_size, phase=phase, tokens=tokens,
-            weight_range=weight_range, activation_range=activation_range,
-        )  # fmt: skip
-        questions = {text: prepared.question([limit]) for text, limit in parsed}
-        journal = _journal(prepared, folder)
-        run = _Comparison(prepared, questions, solver, refine, seed, journal)
+        prepared = Prepared.of(task)
+        constraints = {text: prepared.constraints([limit]) for text, limit in parsed.items()}
+        run = _Comparison(prepared, constraints, solver, refine, _journal(prepared, folder))
         trials = tuple(run.trials(num_random))
         run.search_weight_ranges()
         forward_seconds = run.forward_seconds()
@@ -136,18 +84,18 @@ def compare(
         )
         return EstimatorComparison(
             trials, scores, prepared.network.metric.unit, max_loss, forward_seconds,
-            prepared.tuning.num_examples, prepared.testing.num_examples,
+            prepared.calibration.num_examples, prepared.held_out.num_examples,
         )  # fmt: skip
 
 
 def _journal(prepared: Prepared, folder: Path | str | None) -> Journal | None:
     if folder is None:
         return None
-    tuning, testing = (
+    calibration, held_out = (
         measurement_key(prepared.network, data, prepared.quantizer, prepared.candidates)
-        for data in (prepared.tuning, prepared.testing)
+        for data in (prepared.calibration, prepared.held_out)
     )
-    key = {**tuning, "held_out": testing["data"]}
+    key = {**calibration, "held_out": held_out["data"]}
     return Journal(prepare_folder(Path(folder)) / JOURNAL, key)
 
 
@@ -161,18 +109,22 @@ class _Comparison:
     """Measures, and remembers what was measured."""
 
     prepared: Prepared
-    questions: Mapping[str, Problem]
+    constraints: Mapping[str, Problem]
     solver: str
     refine: int
-    seed: int
     journal: Journal | None
+
+    @property
+    def seed(self) -> int:
+        """Seed of random assignments, estimators and solver."""
+        return self.prepared.task.seed
 
     def trials(self, num_random: int) -> Iterable[Trial]:
         """Random assignments near every limit."""
         drawn = [
             (text, columns)
-            for text, question in self.questions.items()
-            for columns in random_assignments(question, num_random, self.seed)
+            for text, asked in self.constraints.items()
+            for columns in random_assignments(asked, num_random, self.seed)
         ]
         for text, columns in track(drawn, "random assignments"):
             row = self._row(columns)
@@ -203,7 +155,7 @@ class _Comparison:
         for _ in range(_TIMINGS):
             start = self.clock()
             with torch.no_grad():
-                for batch in network.batches(self.prepared.tuning):
+                for batch in network.batches(self.prepared.calibration):
                     network.outputs(batch)
             times.append(self.clock() - start)
         return median(times)
@@ -230,10 +182,10 @@ class _Comparison:
             ESTIMATORS.build(text, self.seed), SOLVERS.build(self.solver, self.seed), self.refine,
             [trial.columns for trial in trials],
             [
-                (limit, question.allowed.tolist(), question.ties, budget.limit,
+                (limit, asked.allowed.tolist(), asked.ties, budget.limit,
                  budget.table.to_dict())
-                for limit, question in self.questions.items()
-                for budget in question.budgets
+                for limit, asked in self.constraints.items()
+                for budget in asked.budgets
             ],
         )  # fmt: skip
         row = self._remembered(
@@ -246,7 +198,7 @@ class _Comparison:
         self, text: str, trials: Sequence[Trial], forward_seconds: float
     ) -> dict[str, Any]:
         estimator, solver = ESTIMATORS.build(text, self.seed), SOLVERS.build(self.solver, self.seed)
-        first = next(iter(self.questions.values()))
+        first = next(iter(self.constraints.values()))
         start, clock_start = time.perf_counter(), self.clock()
         try:
             problem, memory = peak_memory_bytes(
@@ -262,8 +214,8 @@ class _Comparison:
             "predicted": [loss_of(np.array(trial.columns, dtype=np.intp)) for trial in trials],
             "unit": problem.loss.unit,
             "solved": [
-                self._solved(limit, replace(problem, budgets=question.budgets), estimator)
-                for limit, question in self.questions.items()
+                self._solved(limit, replace(problem, budgets=asked.budgets), estimator)
+                for limit, asked in self.constraints.items()
             ],
             "seconds": seconds,
             "forward_passes": clock_seconds / forward_seconds,
@@ -278,7 +230,7 @@ class _Comparison:
         if self.refine and isinstance(estimator, RefinableEstimator):
             solution, _ = refine_solution(
                 estimator, solver, problem, solution,
-                self.prepared.on_calibration, self.prepared.tuning, self.refine,
+                self.prepared.on_calibration, self.prepared.calibration, self.refine,
             )  # fmt: skip
         assert solution.columns is not None
         return {"limit": limit, "predicted": solution.loss, **self._row(solution.columns)}

@@ -1,6 +1,7 @@
 """What a quantized network really does on held-out examples."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from mpq.backends import apply
 from mpq.errors import DataError
 from mpq.network.examples import IGNORED_TARGET, Batch, Calibration
-from mpq.network.metric import KL, KLDivergence, OutputMetric
+from mpq.network.metric import KL, METRICS, KLDivergence, OutputMetric
 from mpq.network.modules import device_of
 from mpq.network.outputs import position_weights
 from mpq.network.targets import class_targets, cross_entropy
@@ -24,7 +25,7 @@ class Reference:
     Outputs of all examples are kept in memory.
 
     Args:
-        module: The network as it came.
+        module: The full-precision network, as the user gave it.
         data: The examples.
         metric: How outputs are compared.
     """
@@ -32,8 +33,13 @@ class Reference:
     def __init__(self, module: nn.Module, data: Calibration, metric: OutputMetric = KL) -> None:
         self._data = data
         self._metric = metric
+        sums, self._outputs = _Sums(), list[Tensor]()
         with torch.no_grad():
-            self._outputs = [outputs for _, outputs in self._run(module)]
+            for batch, outputs in self._run(module):
+                self._outputs.append(outputs)
+                sums.add(batch, self._targets(batch, outputs))
+        self.original: Measurement = sums.measurement(metric)
+        """The original itself: nothing apart from its own answers, by definition."""
 
     def compare(self, module: nn.Module) -> Measurement:
         """Runs another network on the same examples.
@@ -42,22 +48,13 @@ class Reference:
             ModelError: If its output is not finite.
             DataError: If the data gives other batches than before.
         """
-        divergence, hits, nll = 0.0, 0, 0.0
-        examples = targets = 0
+        sums = _Sums()
         with torch.no_grad():
             for index, (batch, outputs) in enumerate(self._run(module)):
                 apart = self._metric.divergence(self._same_shape(index, outputs), outputs)
-                divergence += float((apart * position_weights(batch, outputs)).sum())
-                examples += batch.size
-                counted, correct, loss = self._against_targets(batch, outputs)
-                targets, hits, nll = targets + counted, hits + correct, nll + loss
-        return Measurement(
-            divergence=divergence / examples,
-            accuracy=hits / targets if targets else None,
-            cross_entropy_nats=nll / targets if targets else None,
-            num_examples=examples,
-            metric=self._metric,
-        )
+                divergence = float((apart * position_weights(batch, outputs)).sum())
+                sums.add(batch, self._targets(batch, outputs), divergence)
+        return sums.measurement(self._metric)
 
     def _run(self, module: nn.Module) -> Iterator[tuple[Batch, Tensor]]:
         """Every batch on the module's device, with its outputs ``[N, P, C]``."""
@@ -66,7 +63,7 @@ class Reference:
             placed = batch.to(device)
             yield placed, self._metric.positions(module(*placed.args, **placed.kwargs))
 
-    def _against_targets(self, batch: Batch, outputs: Tensor) -> tuple[int, int, float]:
+    def _targets(self, batch: Batch, outputs: Tensor) -> tuple[int, int, float]:
         """Only classes have an accuracy."""
         is_classifier = isinstance(self._metric, KLDivergence)
         return _against_targets(batch, outputs) if is_classifier else (0, 0, 0.0)
@@ -80,8 +77,38 @@ class Reference:
         return self._outputs[index]
 
 
+@dataclass
+class _Sums:
+    """Sums over the batches so far."""
+
+    divergence: float = 0.0
+    examples: int = 0
+    targets: int = 0
+    hits: int = 0
+    cross_entropy: float = 0.0
+
+    def add(
+        self, batch: Batch, against_targets: tuple[int, int, float], divergence: float = 0.0
+    ) -> None:
+        counted, hits, cross_entropy = against_targets
+        self.divergence += divergence
+        self.examples += batch.size
+        self.targets += counted
+        self.hits += hits
+        self.cross_entropy += cross_entropy
+
+    def measurement(self, metric: OutputMetric) -> Measurement:
+        return Measurement(
+            divergence=self.divergence / self.examples,
+            accuracy=self.hits / self.targets if self.targets else None,
+            cross_entropy_nats=self.cross_entropy / self.targets if self.targets else None,
+            num_examples=self.examples,
+            metric=metric,
+        )
+
+
 def evaluate(
-    model: nn.Module, assignment: Assignment, data: Any, metric: OutputMetric = KL
+    model: nn.Module, assignment: Assignment, data: Any, metric: str | OutputMetric = KL
 ) -> dict[str, Measurement]:
     """The original network and the one in the assigned formats, on the same examples.
 
@@ -89,7 +116,7 @@ def evaluate(
         model: The network that the assignment was found for, in evaluation mode.
         assignment: What to apply; see ``mpq.apply``.
         data: Held-out examples; see ``Calibration``.
-        metric: How outputs are compared.
+        metric: How outputs are compared: a name of ``mpq.network.metric.METRICS``, or a metric.
 
     Returns:
         ``original`` and ``quantized``.
@@ -98,8 +125,9 @@ def evaluate(
         MismatchError: If the assignment belongs to another network.
     """
     quantized = apply(model, assignment)
-    reference = Reference(model, Calibration.of(data), metric)
-    return {"original": reference.compare(model), "quantized": reference.compare(quantized)}
+    chosen = METRICS.build(metric) if isinstance(metric, str) else metric
+    reference = Reference(model, Calibration.of(data), chosen)
+    return {"original": reference.original, "quantized": reference.compare(quantized)}
 
 
 def _against_targets(batch: Batch, logits: Tensor) -> tuple[int, int, float]:

@@ -34,8 +34,8 @@ def refine(
     solver: Solver,
     problem: Problem,
     solution: Solution,
-    tuning: Evaluator,
-    data: Calibration,
+    evaluator: Evaluator,
+    calibration: Calibration,
     rounds: int,
 ) -> tuple[Solution, tuple[Refinement, ...]]:
     """Estimates at the incumbent and solves, while the measured loss falls.
@@ -45,11 +45,11 @@ def refine(
 
     Args:
         estimator: One that can estimate at an incumbent.
-        solver: Of the problem and of every round's.
+        solver: Solver of the problem, and of every round's.
         problem: As it was solved.
         solution: The first incumbent.
-        tuning: Where assignments are measured: the calibration examples.
-        data: The calibration examples.
+        evaluator: Measures assignments on the calibration examples.
+        calibration: Examples that the estimator sees.
         rounds: At most so many.
 
     Raises:
@@ -58,17 +58,21 @@ def refine(
     refinable = refinable_estimator(estimator, rounds)
     candidates = problem.loss.precisions
     kept, rows = solution, list[Refinement]()
-    least = tuning.measure(solution.precisions(problem)).divergence
+    least = evaluator.measure(solution.precisions(problem)).divergence
     for _ in track(range(rounds), "refinements"):
         found = refinable.estimate_at(
-            tuning.network, data, tuning.quantizer, candidates, kept.precisions(problem)
+            evaluator.network,
+            calibration,
+            evaluator.quantizer,
+            candidates,
+            kept.precisions(problem),
         )
         interactions = found.interactions if problem.interactions is not None else None
         near = replace(problem, loss=found.table, interactions=interactions)
         new = solver.solve(near)
         if new.columns is None:
             break
-        measured = tuning.measure(new.precisions(near)).divergence
+        measured = evaluator.measure(new.precisions(near)).divergence
         rows.append(Refinement(new.loss, measured, measured < least))
         if measured >= least:
             break

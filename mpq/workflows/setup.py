@@ -1,20 +1,19 @@
-"""A network, its data, candidates and prices: what every question about it has in common."""
+"""A task made ready: own copy of the network, split data, candidates and prices."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self, final
+from typing import Self, TypeVar, final
 
 import numpy as np
-from torch import nn
 
-from mpq.errors import InfeasibleError, InputError
-from mpq.hardware_profiles import Phase, Pricing, Profile, Roofline, Workload, load_device
+from mpq.errors import InfeasibleError
+from mpq.hardware_profiles import Pricing, Roofline
 from mpq.hardware_profiles.peak_ram import undominated
 from mpq.network.examples import Calibration
-from mpq.network.layer import matching, merge_ties
-from mpq.network.metric import METRICS, OutputMetric
+from mpq.network.layer import merge_ties
 from mpq.network.network import Network
+from mpq.network.patterns import Pattern
 from mpq.problem.budget import Budget
 from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import Limit
@@ -22,15 +21,13 @@ from mpq.problem.problem import Problem
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
-from mpq.quantization.ranges import RANGE_METHODS
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
+from mpq.workflows.task import Rules, Task
 
-DEFAULT_PRECISIONS = ("w2a8", "w3a8", "w4a4", "w4a8", "w5a8", "w6a8", "w8a8")
-"""Candidates where neither they nor measurements of the device are given; those that the device
-cannot run are left out."""
+Value = TypeVar("Value")
 HELD_OUT_SHARE = 0.25
 """Share of the calibration examples that is held out where no held-out data is given."""
 
@@ -38,105 +35,74 @@ HELD_OUT_SHARE = 0.25
 @final
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """All but the estimate; arguments of ``of`` are those of ``mpq.search``.
+    """All that a task's questions have in common, but the estimate.
 
     Args:
-        model: The user's.
-        network: Own copy, with its layers.
-        tuning: Calibration examples.
-        testing: Held-out examples.
+        task: What was asked; its model stays as it is.
+        network: Own copy of the model, with its layers.
+        calibration: Examples that estimators see.
+        held_out: Examples that assignments are measured on.
         pricing: Costs of the layers.
         candidates: ``B`` precisions: the common candidates and those of single layers.
-        common: Candidates of a layer that has none of its own.
         fixed: Layers whose precision is given.
         allowed: Layers with candidates of their own.
         ties: Layers that share a precision.
-        weight_range: How weights' ranges are chosen.
-        activation_range: How activations' ranges are chosen.
     """
 
-    model: nn.Module
+    task: Task
     network: Network
-    tuning: Calibration
-    testing: Calibration
+    calibration: Calibration
+    held_out: Calibration
     pricing: Pricing
     candidates: tuple[Precision, ...]
-    common: tuple[Precision, ...]
-    fixed: Mapping[str, Precision]
-    allowed: Mapping[str, tuple[Precision, ...]]
+    fixed: dict[str, Precision]
+    allowed: dict[str, tuple[Precision, ...]]
     ties: tuple[tuple[str, ...], ...]
-    weight_range: str
-    activation_range: str
 
     @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        calibration: Any,
-        *,
-        device: str | Profile | None = None,
-        precisions: Sequence[str | Precision] | None = None,
-        held_out: Any = None,
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
-        fix: Mapping[str, str | Precision] | None = None,
-        allow: Mapping[str, Sequence[str | Precision]] | None = None,
-        tie: Sequence[str] = (),
-        find_ties: bool = True,
-        fold: bool = True,
-        metric: str | OutputMetric = "kl",
-        batch_size: int = 1,
-        phase: Phase | None = None,
-        tokens: int | None = None,
-        weight_range: str = "mse",
-        activation_range: str = "mse",
-    ) -> Self:
-        """See ``mpq.search``."""
-        profile = load_device(device) if isinstance(device, str) else device
-        chosen_metric = METRICS.build(metric) if isinstance(metric, str) else metric
-        for method in (weight_range, activation_range):
-            RANGE_METHODS.build(method)  # refused now, and not after a pass over the data
-        data = Calibration.of(calibration)
-        tuning, testing = data.split(HELD_OUT_SHARE) if held_out is None else (data, held_out)
-        network = Network.of(model, tuning, include, exclude, fold, chosen_metric)
-        fixed, allowed = _by_layer(network, fix or {}, allow or {})
-        common = candidates(precisions, profile)
-        own = (p for ps in (tuple(fixed.values()), *allowed.values()) for p in ps)
-        ties = [*(network.ties if find_ties else ()), *_tied(network, tie)]
-        names = tuple(layer.name for layer in network.layers)
-        return cls(
-            model, network, tuning, Calibration.of(testing),
-            Pricing(
-                network.layers, profile, Workload(batch_size, phase, tokens),
-                network.lifetimes, network.num_unquantized,
-            ),
-            tuple(dict.fromkeys((*common, *own))),
-            common, fixed, allowed, merge_ties(ties, names), weight_range, activation_range,
-        )  # fmt: skip
+    def of(cls, task: Task) -> Self:
+        """Finds the layers, and resolves the task's rules to their names.
+
+        Raises:
+            InputError: If the task does not fit the network; its subclasses say what.
+        """
+        rules, (calibration, held_out) = task.rules, _split(task)
+        network = Network.of(
+            task.model, calibration, rules.include, rules.exclude, rules.fold, task.output_metric
+        )
+        fixed = _by_layer(network, rules.fixed, "--fix")
+        allowed = _by_layer(network, rules.allowed, "--allow")
+        own = (p for precisions in (tuple(fixed.values()), *allowed.values()) for p in precisions)
+        pricing = Pricing(
+            network.layers, task.profile, task.workload, network.lifetimes, network.num_unquantized
+        )
+        candidates = tuple(dict.fromkeys((*task.precisions, *own)))
+        ties = _ties(network, rules)
+        return cls(task, network, calibration, held_out, pricing, candidates, fixed, allowed, ties)
 
     @cached_property
     def quantizer(self) -> Quantizer:
         """With calibrated ranges; takes a forward pass where an activation's range is static."""
         ranges = ActivationRanges.calibrate(
-            self.network, self.tuning, self.candidates, self.activation_range
+            self.network, self.calibration, self.candidates, self.task.ranges.activation
         )
-        return Quantizer(ranges, self.weight_range)
+        return Quantizer(ranges, self.task.ranges.weight)
 
     @cached_property
     def on_calibration(self) -> Evaluator:
         """Measures on the calibration examples."""
-        return self._testbed(self.tuning)
+        return self._evaluator(self.calibration)
 
     @cached_property
     def on_held_out(self) -> Evaluator:
         """Measures on the held-out examples."""
-        return self._testbed(self.testing)
+        return self._evaluator(self.held_out)
 
-    def _testbed(self, data: Calibration) -> Evaluator:
-        reference = Reference(self.model, data, self.network.metric)
+    def _evaluator(self, data: Calibration) -> Evaluator:
+        reference = Reference(self.task.model, data, self.network.metric)
         return Evaluator(self.network, self.quantizer, reference)
 
-    def question(self, limits: Sequence[Limit]) -> Problem:
+    def constraints(self, limits: Sequence[Limit]) -> Problem:
         """The problem before its loss is known; what cannot be met is refused before the estimate.
 
         Raises:
@@ -144,7 +110,7 @@ class Prepared:
         """
         names = tuple(layer.name for layer in self.network.layers)
         unknown = np.zeros((len(names), len(self.candidates)))
-        question = Problem(
+        constraints = Problem(
             CostTable("unknown", "nats", names, self.candidates, unknown),
             tuple(
                 budget
@@ -153,70 +119,45 @@ class Prepared:
             ),
             self.ties,
             self.fixed,
-            {**dict.fromkeys(names, self.common), **self.allowed},
+            {**dict.fromkeys(names, self.task.precisions), **self.allowed},
         )
         try:
-            solve(additive_solver(question), question)
+            solve(additive_solver(constraints), constraints)
         except InfeasibleError as error:
-            raise InfeasibleError(f"{error}{_launch_hint(self.pricing, question)}") from error
-        return question
+            raise InfeasibleError(f"{error}{_launch_hint(self.pricing, constraints)}") from error
+        return constraints
 
 
-def _precision(value: str | Precision) -> Precision:
-    return value if isinstance(value, Precision) else Precision.parse(value)
-
-
-def candidates(
-    precisions: Sequence[str | Precision] | None, profile: Profile | None
-) -> tuple[Precision, ...]:
-    """The candidates of every layer that has none of its own.
-
-    Where none are given: what the profile was measured at, else ``DEFAULT_PRECISIONS``.
-
-    Raises:
-        InputError: If the device can run none of the given ones.
-    """
-    default = (profile.precisions if profile else None) or DEFAULT_PRECISIONS
-    given = dict.fromkeys(map(_precision, default if precisions is None else precisions))
-    runnable = tuple(p for p in given if profile is None or profile.runs_somewhere(p))
-    if profile is not None and (not runnable or (precisions and len(runnable) < len(given))):
-        unable = [str(p) for p in given if p not in runnable]
-        raise InputError(f"{profile.name} runs no layer at {', '.join(unable)}")
-    return runnable
-
-
-def _tied(network: Network, globs: Sequence[str]) -> list[tuple[str, ...]]:
-    names = [layer.name for layer in network.layers]
-    return [matching(names, glob, "--tie") for glob in globs]
+def _split(task: Task) -> tuple[Calibration, Calibration]:
+    """Calibration and held-out examples."""
+    data = Calibration.of(task.calibration)
+    if task.held_out is None:
+        return data.split(HELD_OUT_SHARE)
+    return data, Calibration.of(task.held_out)
 
 
 def _by_layer(
-    network: Network,
-    fix: Mapping[str, str | Precision],
-    allow: Mapping[str, Sequence[str | Precision]],
-) -> tuple[dict[str, Precision], dict[str, tuple[Precision, ...]]]:
-    """Globs resolved to layer names; a later glob overrides an earlier one."""
-    names = [layer.name for layer in network.layers]
-    fixed = {
-        name: _precision(precision)
-        for glob, precision in fix.items()
-        for name in matching(names, glob, "--fix")
-    }
-    allowed = {
-        name: tuple(map(_precision, precisions))
-        for glob, precisions in allow.items()
-        for name in matching(names, glob, "--allow")
-    }
-    return fixed, allowed
+    network: Network, pairs: Sequence[tuple[Pattern, Value]], option: str
+) -> dict[str, Value]:
+    """Patterns resolved to layer names; a later one overrides an earlier one."""
+    return {name: value for pattern, value in pairs for name in network.matching(pattern, option)}
 
 
-def _launch_hint(pricing: Pricing, question: Problem) -> str:
+def _ties(network: Network, rules: Rules) -> tuple[tuple[str, ...], ...]:
+    """Ties that the network has and those that were asked for, merged where they overlap."""
+    found = network.ties if rules.find_ties else ()
+    asked = (network.matching(pattern, "--tie") for pattern in rules.tie)
+    return merge_ties([*found, *asked], [layer.name for layer in network.layers])
+
+
+def _launch_hint(pricing: Pricing, constraints: Problem) -> str:
     """Says so where no precision helps because starting the layers takes most of a latency."""
-    limits = {budget.table.name: budget.limit for budget in question.budgets}
+    limits = {budget.table.name: budget.limit for budget in constraints.budgets}
     if not isinstance(pricing.profile, Roofline) or "latency" not in limits:
         return ""
     calls = sum(layer.calls for layer in pricing.layers)
     launches_s = calls * pricing.profile.launch_overhead_s.value
+    # below half of the limit, a larger batch would not be what helps most
     if launches_s < 0.5 * limits["latency"]:
         return ""
     return (
@@ -231,7 +172,7 @@ def _budgets(
     candidates: Sequence[Precision],
     ties: Sequence[Sequence[str]],
 ) -> list[Budget]:
-    """Budgets over the choices; their limit may refer to a precision that is no choice.
+    """Budgets over the candidates; their limit may refer to a precision that is none.
 
     One, or one for every step of a resource that is a maximum over steps.
     """

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mpq
-from mpq import Budget, CostTable, Layer, Precision, Problem
+from mpq import CostTable, Precision, Problem
 from mpq.errors import InputError, LimitError
 from mpq.hardware_profiles import Pricing, Workload, load_device
 from mpq.hardware_profiles.peak_ram import flash_table, peak_ram_bytes, peak_ram_tables, undominated
+from mpq.network.layer import Layer
 from mpq.network.liveness import Lifetimes, Step, Value
-from mpq.problem.budget import binding, total
+from mpq.problem.budget import Budget, binding, total
 from mpq.problem.solution import Status
 from mpq.solvers import IntegerLinearProgram, Lagrangian
 

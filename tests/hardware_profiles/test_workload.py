@@ -17,8 +17,8 @@ import mpq
 from mpq.cli.__main__ import app
 from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.hardware_profiles import LINEAR_RESOURCES, Phase, Pricing, Workload, load_device
-from mpq.hardware_profiles.workload import tokens_of
 from mpq.network.layer import Layer
+from mpq.network.workload import tokens_of
 from mpq.problem.assignment import Assignment
 from mpq.problem.budget import Budget
 from mpq.problem.cost_table import CostTable
@@ -242,8 +242,11 @@ def test_a_search_for_a_phase_is_on_record() -> None:
     """The assignment says what it was priced for, and its costs are those of that phase."""
     found = {
         phase: mpq.search(
-            Tiny().eval(), IDS, limits=["latency=1x:w8a8"], device="nvidia-t4",
-            sensitivity="weight-error", precisions=["w4a8", "w8a8"], phase=phase, tokens=tokens,
+            mpq.Task(
+                Tiny().eval(), IDS, device="nvidia-t4", candidates=["w4a8", "w8a8"],
+                workload=mpq.Workload(phase=phase, tokens=tokens),
+            ),
+            ["latency=1x:w8a8"], sensitivity="weight-error",
         )
         for phase, tokens in PRICED_FOR
     }  # fmt: skip
@@ -259,10 +262,8 @@ def test_a_search_for_a_phase_is_on_record() -> None:
 
 def test_an_assignment_of_before_there_were_phases_is_read() -> None:
     """Files without the two keys mean examples as they were traced."""
-    result = mpq.search(
-        Tiny().eval(), IDS, limits=["effective_bits=9"], sensitivity="weight-error",
-        precisions=["w4a8"],
-    )  # fmt: skip
+    task = mpq.Task(Tiny().eval(), IDS, candidates=["w4a8"])
+    result = mpq.search(task, {"effective_bits": 9}, sensitivity="weight-error")
     data = json.loads(result.assignment.to_json())
     del data["record"]["phase"], data["record"]["tokens"]
 

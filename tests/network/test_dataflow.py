@@ -20,6 +20,7 @@ from mpq.errors import InfeasibleError, InputError
 from mpq.hardware_profiles.peak_ram import peak_ram_bytes, peak_ram_tables, undominated
 from mpq.network.dataflow import Dataflow
 from mpq.network.examples import Batch
+from mpq.network.layer import Layer
 from mpq.network.liveness import Lifetimes
 from mpq.network.network import Network
 from mpq.network.tracing import trace
@@ -51,7 +52,7 @@ def flow(model: nn.Module, x: Tensor) -> Dataflow:
     """Traced on its own, with any output."""
     names = [name for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     shapes = dict.fromkeys(names, ((1,), 1, (1,), (1,), 1, 1, 1))
-    layers = [mpq.Layer(name, "linear", *shape) for name, shape in shapes.items()]
+    layers = [Layer(name, "linear", *shape) for name, shape in shapes.items()]
     return Dataflow.of(model.eval(), Batch.of(x), layers)
 
 
@@ -295,11 +296,9 @@ def few_digits() -> list[Tensor]:
 
 def test_a_search_with_a_limit_on_peak_ram() -> None:
     """Met, reported as one resource, and used by the very network that is returned."""
+    task = mpq.Task(demo.make_net(), few_digits())
     result = mpq.search(
-        demo.make_net(),
-        few_digits(),
-        limits=["peak_ram=3KiB", "weight_bytes=40KiB"],
-        sensitivity="weight-error",
+        task, {"peak_ram": "3KiB", "weight_bytes": "40KiB"}, sensitivity="weight-error"
     )
 
     precisions = result.solution.precisions(result.problem)
@@ -324,7 +323,7 @@ def test_a_peak_that_cannot_be_reached() -> None:
         match=r"peak_ram \(at blocks.2.depthwise.conv\): limit 1433.6 bytes, smallest reachable "
         r"1792: 358.4 bytes too much",
     ):
-        mpq.search(demo.make_net(), few_digits(), limits=["peak_ram=0.4x:w8a8"])
+        mpq.search(mpq.Task(demo.make_net(), few_digits()), ["peak_ram=0.4x:w8a8"])
 
 
 def test_the_command_line(tmp_path: Path) -> None:

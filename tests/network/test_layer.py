@@ -2,15 +2,12 @@
 
 import hashlib
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpq.errors import UnknownNameError
 from mpq.network.layer import (
     Layer,
     fingerprint,
-    matching,
     merge_ties,
     signature,
     ties_of,
@@ -88,36 +85,6 @@ def test_layers_without_links_have_no_ties() -> None:
     """Independent layers choose alone; so does a layer whose partner is not quantized."""
     assert ties_of([linear("a"), linear("b", input_of="skipped")]) == ()
     assert ties_of([]) == ()
-
-
-@pytest.mark.parametrize(
-    ("glob", "expected"),
-    [
-        ("fc", ("fc",)),
-        ("block.*.conv1", ("block.0.conv1", "block.1.conv1")),
-        ("block.[1]*", ("block.1.conv1", "block.1.conv2")),
-        ("*conv?", ("block.0.conv1", "block.1.conv1", "block.1.conv2")),
-        ("*", ("block.0.conv1", "block.1.conv1", "block.1.conv2", "fc")),
-    ],
-)
-def test_globs_match_whole_names_in_their_order(glob: str, expected: tuple[str, ...]) -> None:
-    """Stars, question marks and brackets work as in a shell; dots are ordinary characters."""
-    names = ["block.0.conv1", "block.1.conv1", "block.1.conv2", "fc"]
-
-    assert matching(names, glob, "--fix") == expected
-
-
-@pytest.mark.parametrize("glob", ["FC", "f", "conv1", ""])
-def test_a_glob_that_matches_nothing_is_refused(glob: str) -> None:
-    """The message names the option and the layers that there are; case matters."""
-    with pytest.raises(UnknownNameError, match=r"no layer for --fix .*there are: block\.conv1, fc"):
-        matching(["block.conv1", "fc"], glob, "--fix")
-
-
-def test_a_misspelled_layer_gets_a_hint() -> None:
-    """The nearest name is offered."""
-    with pytest.raises(UnknownNameError, match=r"did you mean 'layer1\.conv'\?"):
-        matching(["layer1.conv", "fc"], "layer1.cnov", "--tie")
 
 
 def test_signature_and_counts_follow_from_the_shape() -> None:

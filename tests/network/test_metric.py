@@ -255,14 +255,9 @@ def measurements(seed: int, count: int = 96) -> Tensor:
 
 def search(model: nn.Module, compared: str, data: Any, held_out: Any) -> mpq.SearchResult:
     """Seven tenths of the bytes that 8 bits take."""
-    return mpq.search(
-        model,
-        data,
-        limits=["weight_bytes=0.7x:w8"],
-        precisions=["w2", "w4", "w6", "w8a8"],
-        held_out=held_out,
-        metric=compared,
-    )
+    candidates = ["w2", "w4", "w6", "w8a8"]
+    task = mpq.Task(model, data, held_out, candidates=candidates, metric=compared)
+    return mpq.search(task, ["weight_bytes=0.7x:w8"])
 
 
 def test_a_regression_network_end_to_end() -> None:

@@ -41,16 +41,13 @@ def test_a_class_that_the_network_has_not_is_refused(reader: str, wrong: int) ->
     targets = torch.tensor([0, 1, 2, wrong, 0, 1, 2, 0])
     fine = [(x, targets.clamp(0, 2))]
 
+    calibrated = mpq.Task(model, [(x, targets)], held_out=fine, candidates=["w4", "w8"])
+    held_out = mpq.Task(model, fine, held_out=[(x, targets)], candidates=["w4", "w8"])
+
     with pytest.raises(DataError, match=f"target {wrong}, but the network has 3 classes, 0 to 2"):
-        mpq.search(
-            model, [(x, targets)], limits=["weight_bytes=1x:w8"], precisions=["w4", "w8"],
-            held_out=fine, sensitivity=reader,
-        )  # fmt: skip
+        mpq.search(calibrated, ["weight_bytes=1x:w8"], sensitivity=reader)
     with pytest.raises(DataError, match=f"target {wrong}, but the network has 3 classes, 0 to 2"):
-        mpq.search(
-            model, fine, limits=["weight_bytes=1x:w8"], precisions=["w4", "w8"],
-            held_out=[(x, targets)],
-        )  # fmt: skip
+        mpq.search(held_out, ["weight_bytes=1x:w8"])
 
 
 def test_targets_go_to_where_the_outputs_are() -> None:

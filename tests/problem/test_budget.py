@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,6 +162,47 @@ def test_a_limit_relative_to_an_unknown_precision_is_refused() -> None:
     """The message lists the precisions that there are."""
     with pytest.raises(UnknownNameError, match=r"no precision 'bf16' \(there are: w4a8, w8a8\)"):
         Limit.parse("cost=0.5x:bf16").resolve(table())
+
+
+def test_limits_are_a_mapping_too() -> None:
+    """A number is in the table's own unit; text is what follows the equals sign; or a limit."""
+    limits = parse_limits(
+        {"latency": 2.5e-3, "weight_bytes": "0.5x:w8a8", "energy": Limit("energy", 3, "mJ")}
+    )
+
+    assert [limit.resource for limit in limits] == ["latency", "weight_bytes", "energy"]
+    assert [str(limit) for limit in limits] == [
+        "latency=0.0025", "weight_bytes=0.5x:w8a8", "energy=3mJ"
+    ]  # fmt: skip
+    assert limits[0].resolve(table("seconds")) == 2.5e-3
+    assert limits[1].resolve(table("bytes")) == 3.0
+    assert limits[2].resolve(table("joules")) == pytest.approx(3e-3)
+
+
+def test_limits_and_texts_may_be_mixed() -> None:
+    """A sequence holds either."""
+    limits = parse_limits([Limit("latency", 0.5), "energy=1J"])
+
+    assert [str(limit) for limit in limits] == ["latency=0.5", "energy=1J"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ("latency=2ms", r"limits are several: write \['latency=2ms'\], or a mapping"),
+        ({"latency": True}, r"limits\['latency'\] is True; expected a positive number"),
+        ({"latency": 0}, "is 0; expected a positive number"),
+        ({"latency": NAN}, "is nan; expected a positive number"),
+        ({"latency": None}, "is None; expected a positive number in the resource's own unit"),
+        ({"latency": "2 ms fast"}, "'latency=2 ms fast' is not a limit"),
+        ({"latency": Limit("energy", 1)}, r"limits\['latency'\] is a limit on 'energy'"),
+        ([2.5], "2.5 is not a limit: write 'latency=2.5ms' or a Limit"),
+    ],
+)
+def test_limits_of_another_form_are_refused(limits: Any, message: str) -> None:
+    """The message says what was given, and what is expected."""
+    with pytest.raises(LimitError, match=message):
+        parse_limits(limits)
 
 
 def test_several_limits_are_read_in_their_order() -> None:

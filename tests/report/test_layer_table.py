@@ -47,10 +47,9 @@ def test_a_search_on_a_table_with_conversions() -> None:
     """Candidates are what was measured; the limit holds with conversions, which are shown."""
     batches = [next(iter(demo.calibration()))[0][:32]]
     layers = mpq.find_layers(demo.make_net(), batches)
-    found = mpq.search(
-        demo.make_net(), batches, device=measured(layers), limits=["latency=0.7x:fp32"],
-        fix={layers[1].name: "fp32"}, sensitivity="weight-error",
-    )  # fmt: skip
+    rules = mpq.Rules(fix={layers[1].name: "fp32"})
+    task = mpq.Task(demo.make_net(), batches, device=measured(layers), rules=rules)
+    found = mpq.search(task, {"latency": "0.7x:fp32"}, sensitivity="weight-error")
     console = Console(file=StringIO(), width=140)
 
     print_result(found, console)
@@ -105,10 +104,8 @@ def text_of(console: Console) -> list[str]:
 def test_the_terminal_says_what_is_besides_the_layers() -> None:
     """Of a device's flash the code and the biases, and nothing of bytes of weights alone."""
     batches = [next(iter(demo.calibration()))[0][:32]]
-    found = mpq.search(
-        demo.make_net(), batches, device="cortex-m7", limits=["flash=90KiB"],
-        sensitivity="weight-error",
-    )  # fmt: skip
+    task = mpq.Task(demo.make_net(), batches, device="cortex-m7")
+    found = mpq.search(task, ["flash=90KiB"], sensitivity="weight-error")
     console = Console(file=StringIO(), width=140)
 
     print_result(found, console)

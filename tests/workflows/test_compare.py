@@ -18,6 +18,7 @@ from mpq.quantization.precision import Precision
 from mpq.report.estimators import Agreement, EstimatorComparison
 from mpq.workflows.compare import _Comparison
 from mpq.workflows.evaluate import Reference
+from tests.tasks import task_of
 
 LIMITS = ["weight_bytes=0.9x:w4", "weight_bytes=1x:w6"]
 
@@ -47,11 +48,12 @@ def compare(**options: Any) -> EstimatorComparison:
     arguments: dict[str, Any] = {
         "limits": LIMITS,
         "estimators": ("sketch", "measured", "weight-error"),
-        "precisions": ["w2", "w3", "w4", "w6", "w8"],
+        "candidates": ["w2", "w3", "w4", "w6", "w8"],
         "num_random": 8,
         "held_out": examples(1),
     }
-    return mpq.compare(network(), examples(0), **{**arguments, **options})
+    task, own = task_of(network(), examples(0), {**arguments, **options})
+    return mpq.compare(task, **own)
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +70,11 @@ def test_trials_are_measured_on_held_out_examples(found: EstimatorComparison) ->
 
     for trial in found.trials[:3]:
         chosen = {n: candidates[c] for n, c in zip(names, trial.columns, strict=True)}
-        result = mpq.search(
-            network(),
-            examples(0),
-            limits=["weight_bytes=1x:w8"],
-            precisions=["w2", "w3", "w4", "w6", "w8"],
-            fix=chosen,
-            sensitivity="weight-error",
-            held_out=examples(1),
-        )
+        task = mpq.Task(
+            network(), examples(0), examples(1),
+            candidates=["w2", "w3", "w4", "w6", "w8"], rules=mpq.Rules(fix=chosen),
+        )  # fmt: skip
+        result = mpq.search(task, ["weight_bytes=1x:w8"], sensitivity="weight-error")
         measured = reference.compare(result.apply(network()))
         assert trial.divergence == pytest.approx(measured.divergence, rel=1e-6)
         assert trial.accuracy == measured.accuracy
@@ -145,8 +143,8 @@ def test_an_estimator_that_cannot_is_a_row_that_says_so() -> None:
     no_targets = [x for x, _ in examples(0)]
 
     found = mpq.compare(
-        network(), no_targets, limits=LIMITS[1:], num_random=3, precisions=["w4", "w8", "w2"],
-        estimators=["weight-error", "fisher:labels=targets"],
+        mpq.Task(network(), no_targets, candidates=["w4", "w8", "w2"]), LIMITS[1:],
+        estimators=["weight-error", "fisher:labels=targets"], num_random=3,
     )  # fmt: skip
 
     error = found.scores[1].error

@@ -14,21 +14,18 @@ from mpq.cli.__main__ import app
 from mpq.errors import InfeasibleError, InputError
 from mpq.problem.solution import Status
 
-QUICK: dict[str, Any] = {
-    "sensitivity": "weight-error",
-    "precisions": ["w2a8", "w4a8", "w8a8"],
-}
 
-
-def search(**options: Any) -> mpq.SearchResult:
+def search(
+    objective: mpq.Objective | None = None,
+    device: str | None = None,
+    held_out: Any = demo.held_out,
+    **options: Any,
+) -> mpq.SearchResult:
     """A quick search on the demo network."""
-    return mpq.search(
-        demo.make_net(),
-        demo.calibration,
-        held_out=demo.held_out,
-        **QUICK,
-        **options,
+    task = mpq.Task(
+        demo.make_net(), demo.calibration, held_out, device, candidates=["w2a8", "w4a8", "w8a8"]
     )
+    return mpq.search(task, objective=objective, sensitivity="weight-error", **options)
 
 
 def test_least_bytes_for_a_predicted_loss() -> None:
@@ -36,7 +33,7 @@ def test_least_bytes_for_a_predicted_loss() -> None:
     free = search(limits=["weight_bytes=1x:w8a8"])
     limit = free.solution.loss * 5
 
-    found = search(minimize="weight_bytes", max_loss=limit)
+    found = search(mpq.Objective("weight_bytes", max_loss=limit))
 
     assert found.solution.status is Status.OPTIMAL
     assert found.solution.loss <= limit
@@ -44,14 +41,14 @@ def test_least_bytes_for_a_predicted_loss() -> None:
     (budget,) = found.problem.budgets
     assert found.solution.columns is not None
     assert budget.used(found.solution.columns) == pytest.approx(budget.limit)
-    less = search(limits=[f"weight_bytes={budget.limit - 1}B"])
+    less = search(limits={"weight_bytes": budget.limit - 1})
     assert less.solution.loss > limit
 
 
 @pytest.mark.parametrize("criterion", ["max_measured_loss", "max_accuracy_drop"])
 def test_least_bytes_for_a_measured_loss(criterion: str) -> None:
     """What is returned was measured on the held-out examples, and is acceptable."""
-    found = search(minimize="weight_bytes", **{criterion: 0.03})
+    found = search(mpq.Objective("weight_bytes", **{criterion: 0.03}))
 
     original, result = found.comparison("original").measured, found.measured
     assert original.accuracy is not None
@@ -67,9 +64,8 @@ def test_least_bytes_for_a_measured_loss(criterion: str) -> None:
 
 def test_limits_hold_as_well() -> None:
     """Least latency within a limit of bytes."""
-    found = search(
-        minimize="latency", max_loss=1.0, limits=["weight_bytes=45KiB"], device="cortex-m7"
-    )
+    objective = mpq.Objective("latency", max_loss=1.0)
+    found = search(objective, limits=["weight_bytes=45KiB"], device="cortex-m7")
 
     assert found.solution.columns is not None
     assert [b.table.name for b in found.problem.budgets] == ["weight_bytes", "latency"]
@@ -79,19 +75,37 @@ def test_limits_hold_as_well() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"minimize": "weight_bytes"}, "one criterion of at least 0.* got none"),
-        ({"minimize": "weight_bytes", "max_loss": 1.0, "max_accuracy_drop": 0.1}, "one criterion"),
-        ({"minimize": "weight_bytes", "max_loss": -1.0}, "one criterion of at least 0"),
-        ({"minimize": "weight_bytes", "max_loss": float("nan")}, "one criterion of at least 0"),
-        ({"max_loss": 1.0, "limits": ["weight_bytes=40KiB"]}, "needs minimize"),
-        ({"minimize": "weight_bytes", "max_loss": 1.0, "refine": 1}, "does not go with minimize"),
-        ({"minimize": "speed", "max_loss": 1.0}, "no resource 'speed'"),
+        ({}, "one criterion of at least 0.* got none"),
+        ({"max_loss": 1.0, "max_accuracy_drop": 0.1}, "one criterion"),
+        ({"max_loss": -1.0}, "one criterion of at least 0"),
+        ({"max_loss": float("nan")}, "one criterion of at least 0"),
     ],
 )
-def test_demands_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+def test_criteria_that_make_no_sense(options: dict[str, float], message: str) -> None:
+    """One of what may be lost, and a number."""
+    with pytest.raises(InputError, match=message):
+        mpq.Objective("weight_bytes", **options)
+
+
+def test_a_criterion_needs_a_resource() -> None:
+    """What may be lost says nothing of what is to be made small."""
+    with pytest.raises(InputError, match="needs minimize"):
+        mpq.Objective.of(None, 1.0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("resource", "options", "message"),
+    [
+        ("weight_bytes", {"refine": 1}, "does not go with minimize"),
+        ("speed", {}, "no resource 'speed'"),
+    ],
+)
+def test_objectives_that_make_no_sense(
+    resource: str, options: dict[str, Any], message: str
+) -> None:
     """Refused before anything is estimated, or with the name that is wrong."""
     with pytest.raises(InputError, match=message):
-        search(**options)
+        search(mpq.Objective(resource, max_loss=1.0), **options)
 
 
 def test_what_cannot_be_minimized_is_refused_before_the_estimate(
@@ -105,7 +119,7 @@ def test_what_cannot_be_minimized_is_refused_before_the_estimate(
     monkeypatch.setattr("mpq.workflows.search.estimated", never)
 
     with pytest.raises(InputError, match="peak_ram .* can be limited, but not minimized"):
-        search(minimize="peak_ram", max_loss=1.0)
+        search(mpq.Objective("peak_ram", max_loss=1.0))
 
 
 def test_accuracy_needs_targets() -> None:
@@ -113,16 +127,13 @@ def test_accuracy_needs_targets() -> None:
     batches = [batch[0] for batch in demo.held_out()]
 
     with pytest.raises(InputError, match="needs held-out examples with targets"):
-        mpq.search(
-            demo.make_net(), demo.calibration, held_out=batches, **QUICK,
-            minimize="weight_bytes", max_accuracy_drop=0.1,
-        )  # fmt: skip
+        search(mpq.Objective("weight_bytes", max_accuracy_drop=0.1), held_out=batches)
 
 
 def test_a_loss_that_is_out_of_reach() -> None:
     """Says what the least is."""
     with pytest.raises(InfeasibleError, match="too much"):
-        search(minimize="weight_bytes", max_loss=1e-9)
+        search(mpq.Objective("weight_bytes", max_loss=1e-9))
 
 
 def test_the_command_line_minimizes(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from mpq.solvers import IntegerLinearProgram, LocalSearch, Solver
 from mpq.workflows import evaluator as evaluator
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.refine import refine
+from tests.tasks import task_of
 
 Columns = tuple[int, ...]
 
@@ -374,13 +375,13 @@ def quick(**changes: Any) -> mpq.SearchResult:
     """A search on the demo at few bits."""
     options: dict[str, Any] = {
         "limits": ["bit_operations=1.5x:w2a4"],
-        "precisions": ["w2a4", "w2a8", "w3a4", "w4a4", "w4a8"],
+        "candidates": ["w2a4", "w2a8", "w3a4", "w4a4", "w4a8"],
         "held_out": Calibration(demo.held_out, stop=32),
-        "weight_range": "minmax",
-        "activation_range": "minmax",
+        "ranges": mpq.Ranges("minmax", "minmax"),
     }
     examples = Calibration(demo.calibration, stop=64)
-    return mpq.search(demo.make_net(), examples, **{**options, **changes})
+    task, own = task_of(demo.make_net(), examples, {**options, **changes})
+    return mpq.search(task, **own)
 
 
 @pytest.mark.parametrize(("solver", "seed"), [("auto", 0), *(("ilp", seed) for seed in range(5))])

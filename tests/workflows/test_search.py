@@ -19,16 +19,18 @@ import mpq
 from mpq import Calibration, demo
 from mpq.cli.loading import load_callable, load_model
 from mpq.errors import LimitError, UnknownNameError
+from mpq.network.network import Network
+from mpq.problem.solution import Status
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import Sensitivity, SensitivityEstimator
+from tests.tasks import task_of
 
 QUICK: dict[str, Any] = {
     "limits": ["weight_bytes=0.75x:w8a8"],
-    "precisions": ["w4a8", "w8a8"],
+    "candidates": ["w4a8", "w8a8"],
     "held_out": Calibration(demo.held_out, stop=32),
-    "weight_range": "minmax",
-    "activation_range": "minmax",
+    "ranges": mpq.Ranges("minmax", "minmax"),
 }
 QUICK_ESTIMATORS = (
     "sketch:num_probes=2",
@@ -53,9 +55,15 @@ QUICK_ESTIMATORS = (
 EXAMPLES = Calibration(demo.calibration, stop=64)
 
 
+def search(model: nn.Module, calibration: Any, **options: Any) -> mpq.SearchResult:
+    """A search whose options are those of the task and its own."""
+    task, own = task_of(model, calibration, options)
+    return mpq.search(task, **own)
+
+
 def quick(**changes: Any) -> mpq.SearchResult:
     """A search on the demo that takes a fraction of a second."""
-    return mpq.search(demo.make_net(), EXAMPLES, **{**QUICK, **changes})
+    return search(demo.make_net(), EXAMPLES, **{**QUICK, **changes})
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -104,7 +112,7 @@ class Untouched(SensitivityEstimator):
 
     def estimate(
         self,
-        network: mpq.Network,
+        network: Network,
         data: Calibration,
         quantizer: Quantizer,
         candidates: Sequence[Precision],
@@ -157,7 +165,7 @@ def test_the_result_has_a_bound(result: mpq.SearchResult) -> None:
 
     other = mpq.SOLVERS.build("outer-approximation:gap=0.01").solve(problem)
 
-    assert solution.status is mpq.Status.OPTIMAL
+    assert solution.status is Status.OPTIMAL
     assert (solution.bound, solution.gap) == (solution.loss, 0.0)
     assert other.bound is not None
     assert other.bound <= solution.loss <= other.loss
@@ -168,7 +176,7 @@ def test_an_additive_result_is_proved() -> None:
     """The integer program takes the sum over layers: optimal, bound equal to the loss, no gap."""
     solution = quick(solver="ilp").solution
 
-    assert solution.status is mpq.Status.OPTIMAL
+    assert solution.status is Status.OPTIMAL
     assert solution.gap == pytest.approx(0, abs=1e-6)
     assert solution.bound == pytest.approx(solution.loss, rel=1e-6)
 
@@ -210,11 +218,11 @@ def test_an_unknown_row_of_the_comparison(result: mpq.SearchResult) -> None:
 
 def test_a_better_network_than_uniform_at_the_same_size() -> None:
     """The search is worth it: in the bytes of w4a8 everywhere, less than half of its divergence."""
-    found = mpq.search(
+    found = search(
         demo.make_net(),
         Calibration(demo.calibration, stop=128),
         limits=["weight_bytes=1x:w4a8"],
-        precisions=["w2a8", "w3a8", "w4a8", "w5a8", "w6a8"],
+        candidates=["w2a8", "w3a8", "w4a8", "w5a8", "w6a8"],
         held_out=demo.held_out,
     )
 
@@ -304,7 +312,7 @@ def test_examples_are_held_out_where_none_are_given() -> None:
     model = demo.make_net()
 
     split = quick(held_out=None)
-    apart = mpq.search(model, [images[:48]], **{**QUICK, "held_out": [images[48:]]})
+    apart = search(model, [images[:48]], **{**QUICK, "held_out": [images[48:]]})
 
     assert split.measured.num_examples == 16
     assert split.measured.divergence == pytest.approx(
@@ -317,7 +325,7 @@ def test_examples_are_held_out_where_none_are_given() -> None:
 def test_one_example_cannot_be_split() -> None:
     """With a single example there is nothing to hold out, and the error says what to give."""
     with pytest.raises(mpq.InputError, match="1 example cannot be split; give more, or held-out"):
-        mpq.search(demo.make_net(), Calibration(demo.calibration, stop=1), limits=["latency=1ms"])
+        search(demo.make_net(), Calibration(demo.calibration, stop=1), limits=["latency=1ms"])
 
 
 def test_fixed_layers() -> None:
@@ -413,7 +421,7 @@ def test_default_precisions_are_those_of_the_device(
     device: str | None, expected: list[str]
 ) -> None:
     """Without a wish, the candidates are the usual ones that the device runs."""
-    found = quick(precisions=None, device=device, sensitivity="weight-error", include=["head"])
+    found = quick(candidates=None, device=device, sensitivity="weight-error", include=["head"])
 
     assert [str(p) for p in found.problem.loss.precisions] == expected
 
@@ -421,7 +429,7 @@ def test_default_precisions_are_those_of_the_device(
 def test_a_precision_that_the_device_lacks() -> None:
     """A wish that the device cannot fulfil is refused by name, not dropped."""
     with pytest.raises(mpq.InputError, match="nvidia-h100 runs no layer at w4a4"):
-        quick(device="nvidia-h100", precisions=["w4a4", "w8a8"])
+        quick(device="nvidia-h100", candidates=["w4a4", "w8a8"])
 
 
 def test_precisions_can_be_objects() -> None:
@@ -431,7 +439,7 @@ def test_precisions_can_be_objects() -> None:
     by_name = quick(device="edge-npu", sensitivity="weight-error")
     by_object = quick(
         device=mpq.load_device("edge-npu"),
-        precisions=objects,
+        candidates=objects,
         sensitivity=mpq.ESTIMATORS.build("weight-error"),
         solver=mpq.SOLVERS.build("auto"),
     )
@@ -446,7 +454,7 @@ def test_every_estimator_end_to_end(sensitivity: str) -> None:
 
     assert found.solution.columns is not None
     assert found.problem.is_feasible(found.solution.columns)
-    assert found.solution.status is mpq.Status.OPTIMAL
+    assert found.solution.status is Status.OPTIMAL
     assert found.assignment.record.estimator == sensitivity.partition(":")[0]
     assert found.measured.divergence < 0.1
 
@@ -471,7 +479,7 @@ def test_interactions_with_the_evolutionary_solver() -> None:
     assert additive.columns is not None
 
     assert packed_bytes(layers) <= found.problem.budgets[0].limit
-    assert found.solution.status is mpq.Status.FEASIBLE
+    assert found.solution.status is Status.FEASIBLE
     assert found.solution.bound is None
     assert found.solution.loss <= found.problem.loss_of(additive.columns) + 1e-12
 
@@ -504,7 +512,7 @@ def test_the_model_is_left_as_found() -> None:
     torch.manual_seed(5)
     state = torch.get_rng_state()
 
-    mpq.search(model, EXAMPLES, **QUICK)
+    search(model, EXAMPLES, **QUICK)
 
     assert all(torch.equal(tensor, before[n]) for n, tensor in model.state_dict().items())
     assert all(kept[name] is parameter for name, parameter in model.named_parameters())
@@ -521,10 +529,11 @@ def test_the_same_seed_gives_the_same_file_in_another_process() -> None:
     code = (
         "import torch, mpq; from mpq import Calibration, demo;"
         f"torch.set_num_threads({torch.get_num_threads()});"
-        "r = mpq.search(demo.make_net(), Calibration(demo.calibration, stop=64),"
-        "limits=['weight_bytes=0.75x:w8a8'], precisions=['w4a8', 'w8a8'],"
-        "held_out=Calibration(demo.held_out, stop=32), weight_range='minmax',"
-        "activation_range='minmax', seed=3); print(r.assignment.to_json(), end='')"
+        "task = mpq.Task(demo.make_net(), Calibration(demo.calibration, stop=64),"
+        "Calibration(demo.held_out, stop=32), candidates=['w4a8', 'w8a8'],"
+        "ranges=mpq.Ranges('minmax', 'minmax'), seed=3);"
+        "r = mpq.search(task, ['weight_bytes=0.75x:w8a8']);"
+        "print(r.assignment.to_json(), end='')"
     )
 
     there = subprocess.run(
@@ -662,7 +671,7 @@ def test_an_error_in_the_users_model_reaches_the_caller() -> None:
             raise RuntimeError("shapes")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        mpq.search(Broken().eval(), EXAMPLES, **QUICK)
+        search(Broken().eval(), EXAMPLES, **QUICK)
 
 
 @pytest.mark.parametrize(
@@ -688,14 +697,13 @@ def test_a_published_network(
     model = load_model(f"{spec}:make_net", data_dir / weights)
     data, held_out = (load_callable(f"{spec}:{name}") for name in ("calibration", "held_out"))
 
-    found = mpq.search(
+    found = search(
         model,
         Calibration(data, stop=examples),
         limits=["weight_bytes=0.7x:w8", "bit_operations=0.6x:w8"],
-        precisions=["w4", "w8", "w4a8", "w8a8"],
+        candidates=["w4", "w8", "w4a8", "w8a8"],
         held_out=Calibration(held_out, stop=2 * examples),
-        weight_range="minmax",
-        activation_range="minmax",
+        ranges=mpq.Ranges("minmax", "minmax"),
     )
 
     table = found.layer_table()

@@ -18,8 +18,8 @@ from mpq.hardware_profiles.measured_table.interpolation import MIN_ENTRIES, Fami
 from mpq.hardware_profiles.measured_table.overhead import FixedPart
 from mpq.hardware_profiles.measured_table.shape import Shape
 from mpq.hardware_profiles.sourced import Sourced
-from mpq.hardware_profiles.workload import Workload
 from mpq.network.layer import Layer
+from mpq.network.workload import Workload
 from mpq.problem.cost_table import CostTable
 from mpq.quantization.precision import Precision
 

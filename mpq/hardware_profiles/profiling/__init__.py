@@ -2,8 +2,8 @@
 
 from mpq.hardware_profiles.profiling._base import Program, Runtime
 from mpq.hardware_profiles.profiling.correction import Agreement, Correction
-from mpq.hardware_profiles.profiling.profile import profile
+from mpq.hardware_profiles.profiling.profile import Profiling
 from mpq.hardware_profiles.profiling.runtimes import RUNTIMES
 from mpq.hardware_profiles.profiling.timer import Timer
 
-__all__ = ["RUNTIMES", "Agreement", "Correction", "Program", "Runtime", "Timer", "profile"]
+__all__ = ["RUNTIMES", "Agreement", "Correction", "Profiling", "Program", "Runtime", "Timer"]

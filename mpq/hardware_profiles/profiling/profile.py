@@ -1,4 +1,4 @@
-"""The job of ``mpq profile``, told once: model + data + runtime -> a profile of this machine."""
+"""The job of ``mpq profile``, told once: network + data + runtime -> a profile of this machine."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
-from torch import nn
 
 from mpq._support.journal import Journal
-from mpq._support.progress import showing_progress
 from mpq.backends.onnx import Stretch, check_batch_size, require_onnx
 from mpq.errors import InputError, ModelError
 from mpq.hardware_profiles import NetworkProfile
@@ -25,12 +23,12 @@ from mpq.hardware_profiles.profiling.network_times import (
     time_whole,
     uniform_assignments,
 )
-from mpq.hardware_profiles.profiling.runtimes import RUNTIMES
 from mpq.hardware_profiles.profiling.timer import Timer, pinned
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.quantization.fingerprint import measurement_key
 from mpq.quantization.precision import Precision
+from mpq.quantization.ranges import Ranges
 
 NOTES = (
     "Medians of processor or wall time on one machine, for the batch and shapes of the example "
@@ -62,125 +60,107 @@ class _Kept:
             self.journal.add(name, row)
 
 
-def profile(
-    model: nn.Module,
-    calibration: Any,
-    *,
-    runtime: str | Runtime = "onnxruntime",
-    precisions: Sequence[str | Precision] | None = None,
-    batch_size: int = 1,
-    whole: int = 24,
-    rounds: int = 60,
-    max_interval: float = 0.1,
-    clock: str | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    fold: bool = True,
-    journal: Path | None = None,
-    name: str = "this-machine",
-    seed: int = 0,
-    progress: bool = False,
-) -> NetworkProfile:
-    """Measures a network on this machine: every layer at every precision, then whole networks.
-
-    The model is left as found.
+@final
+@dataclass(frozen=True)
+class Profiling:
+    """How a network is measured on this machine.
 
     Args:
-        model: In evaluation mode, float32, on the processor.
-        calibration: As for ``search``: ranges, and the example inputs.
-        runtime: A name of ``RUNTIMES`` with options, such as ``onnxruntime:num_threads=2``.
-        precisions: Default: the runtime's.
+        runtime: Runs the layers and whole networks.
+        timer: How often everything is run, and which interval is accepted.
+        num_networks: Networks at random mixed precisions, beside the uniform ones, that the sum of
+            the layers is corrected with; 0: sums are left as they are.
         batch_size: Examples of one run.
-        whole: Networks at random mixed precisions, beside the uniform ones, that the sum of the
-            layers is corrected with; 0: no whole network is run, and sums are left as they are.
-        rounds: How often everything is run.
-        max_interval: Half width of a 95 % interval that is accepted, relative to the median.
-        clock: ``cpu`` or ``wall``; default: ``cpu`` where the runtime has one thread.
-        include: Globs; only matching layers.
-        exclude: Globs of layers that stay as they are.
-        fold: Whether BatchNorm is folded, as in ``search``.
-        journal: A file that finished rounds are kept in: after a crash it is gone on with.
-        name: Of the profile.
+        ranges: How ranges of weights and activations are chosen: as in the search to come, so that
+            what is checked here against the simulation is what a search assigns.
+        journal: A file that finished rounds are kept in: an interrupted run resumes from it.
         seed: Of the mixed precisions.
-        progress: Whether bars are shown on standard error.
 
     Raises:
-        InputError: If something given cannot be used.
-        ModelError: If torch cannot export the network, or a layer runs at no precision.
+        InputError: If a number is too small, or the runtime's options do not fit.
         MissingDependencyError: If the runtime is not installed.
-        MeasurementError: If the machine is too noisy, or a clock runs backwards.
     """
-    check_batch_size(batch_size)
-    if whole < 0:
-        raise InputError(f"the number of whole networks is at least 0; got {whole}")
-    chosen = RUNTIMES.build(runtime) if isinstance(runtime, str) else runtime
-    timer = Timer(rounds, max_interval, clock or ("cpu" if chosen.num_threads == 1 else "wall"))
-    require_onnx()
-    chosen.idle()  # a runtime that is not installed says so at once
-    given = chosen.default_precisions if precisions is None else precisions
-    candidates = tuple(dict.fromkeys(_precision(p) for p in given))
-    data = Calibration.of(calibration)
-    with showing_progress(progress), pinned(chosen.num_threads):
-        network = Network.of(model, data, include, exclude, fold)
+
+    runtime: Runtime
+    timer: Timer
+    num_networks: int
+    batch_size: int
+    ranges: Ranges
+    journal: Path | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.batch_size)
+        if self.num_networks < 0:
+            raise InputError(f"the number of whole networks is at least 0; got {self.num_networks}")
+        require_onnx()
+        self.runtime.idle()  # a runtime that is not installed says so at once
+
+    def run(
+        self, name: str, network: Network, data: Calibration, candidates: Sequence[Precision]
+    ) -> NetworkProfile:
+        """Measures every layer at every precision, then whole networks.
+
+        Args:
+            name: Name of the profile.
+            network: On the processor.
+            data: Calibration examples: ranges, and the example inputs.
+            candidates: ``[B]``; those that the runtime runs in no layer are left out.
+
+        Raises:
+            InputError: If the runtime runs none of the candidates.
+            ModelError: If torch cannot export the network, or a layer runs at no precision.
+            MeasurementError: If the machine is too noisy, or a clock runs backwards.
+        """
         if network.device.type != "cpu":
             raise ModelError(
                 f"profiles are measured on the processor; the model is on {network.device}"
             )
-        runnable = [p for p in candidates if any(chosen.can_run(x.kind, p) for x in network.layers)]
+        with pinned(self.runtime.num_threads):
+            runnable = self._runnable(network, candidates)
+            subject = Subject.of(network, data, runnable, self.batch_size, self.ranges)
+            kept = _Kept({}, self._journal(subject, data, runnable))
+            between = Stretch.between(subject.skeleton) if self.runtime.runs_pairs else ()
+            times = time_layers(
+                subject, self.runtime, runnable, between, self.timer, kept, kept.keep
+            )
+            parts = Parts.of(subject, self.runtime, runnable, times)
+            measured = self._whole(subject, parts, kept)
+        return _profile(name, subject, self.runtime, self.timer, parts, times, measured)
+
+    def _runnable(self, network: Network, candidates: Sequence[Precision]) -> list[Precision]:
+        kinds = [layer.kind for layer in network.layers]
+        runnable = [p for p in candidates if any(self.runtime.can_run(kind, p) for kind in kinds)]
         if not runnable:
-            raise InputError(f"{chosen.name} runs no layer at {', '.join(map(str, candidates))}")
-        subject = Subject.of(network, data, runnable, batch_size)
-        kept = _Kept({}, _journal(journal, subject, data, chosen, timer, runnable, seed))
-        between = Stretch.between(subject.skeleton) if chosen.runs_pairs else ()
-        times = time_layers(subject, chosen, runnable, between, timer, kept, kept.keep)
-        parts = Parts.of(subject, chosen, runnable, times)
-        measured = _whole(subject, chosen, parts, timer, kept, whole, seed)
-    return _profile(name, subject, chosen, timer, parts, times, measured)
+            names = ", ".join(map(str, candidates))
+            raise InputError(f"{self.runtime.name} runs no layer at {names}")
+        return runnable
 
+    def _journal(
+        self, subject: Subject, data: Calibration, candidates: Sequence[Precision]
+    ) -> Journal | None:
+        if self.journal is None:
+            return None
+        key = measurement_key(subject.network, data, subject.quantizer, candidates) | {
+            "runtime": repr(self.runtime),
+            "batch_size": str(subject.batch_size),
+            "clock": self.timer.clock,
+            "seed": str(self.seed),
+            "machine": repr(describe_machine((self.runtime.package,))),
+        }
+        return Journal(self.journal, key)
 
-def _precision(value: str | Precision) -> Precision:
-    return value if isinstance(value, Precision) else Precision.parse(value)
-
-
-def _journal(
-    path: Path | None,
-    subject: Subject,
-    data: Calibration,
-    runtime: Runtime,
-    timer: Timer,
-    candidates: Sequence[Precision],
-    seed: int,
-) -> Journal | None:
-    if path is None:
-        return None
-    key = measurement_key(subject.network, data, subject.quantizer, candidates) | {
-        "runtime": repr(runtime),
-        "batch_size": str(subject.batch_size),
-        "clock": timer.clock,
-        "seed": str(seed),
-        "machine": repr(describe_machine((runtime.package,))),
-    }
-    return Journal(path, key)
-
-
-def _whole(
-    subject: Subject,
-    runtime: Runtime,
-    parts: Parts,
-    timer: Timer,
-    kept: _Kept,
-    count: int,
-    seed: int,
-) -> WholeTimes | None:
-    """Mixed networks first, then the uniform ones."""
-    if not count:
-        return None
-    table = parts.table()
-    mixed = random_assignments(table, subject.network.ties, count, seed)
-    candidates = np.vstack([mixed, uniform_assignments(table)])
-    return time_whole(
-        subject, runtime, parts.precisions, candidates, timer, kept, kept.keep, f"{count} networks"
-    )
+    def _whole(self, subject: Subject, parts: Parts, kept: _Kept) -> WholeTimes | None:
+        """Mixed networks first, then the uniform ones."""
+        if not self.num_networks:
+            return None
+        table = parts.table()
+        mixed = random_assignments(table, subject.network.ties, self.num_networks, self.seed)
+        assignments = np.vstack([mixed, uniform_assignments(table)])
+        return time_whole(
+            subject, self.runtime, parts.precisions, assignments, self.timer, kept, kept.keep,
+            f"{self.num_networks} networks",
+        )  # fmt: skip
 
 
 def _profile(

@@ -47,8 +47,8 @@ class Timer:
         InputError: If there are fewer than 10 rounds, or the clock is unknown.
     """
 
-    rounds: int = 60
-    max_interval: float = 0.1
+    rounds: int
+    max_interval: float
     clock: str = "cpu"
     resolution_s: float = 2e-6
     cpu_ns: Callable[[], int] = time.process_time_ns

@@ -11,8 +11,8 @@ from mpq.errors import FileFormatError, UnknownNameError
 from mpq.hardware_profiles.roofline.compute import PEAK, Compute, Runs, compute_from_dict
 from mpq.hardware_profiles.roofline.formulas import energy_joules, latency_seconds
 from mpq.hardware_profiles.sourced import Sourced
-from mpq.hardware_profiles.workload import Workload
 from mpq.network.layer import Layer
+from mpq.network.workload import Workload
 from mpq.problem.cost_table import CostTable
 from mpq.quantization.precision import Precision
 

@@ -12,13 +12,16 @@ pytest.importorskip("onnxruntime", reason="mpq[onnx]")
 
 from mpq.backends.onnx import OnnxExport, Stretch, export_onnx, open_session
 from mpq.errors import InputError
-from mpq.hardware_profiles.profiling import profile
 from mpq.hardware_profiles.profiling.compiled_network import Subject
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
+from mpq.network.workload import Workload
 from mpq.problem.assignment import Assignment
 from mpq.quantization.precision import Precision
+from mpq.quantization.ranges import Ranges
+from mpq.workflows.profile import profile
 from mpq.workflows.search import search
+from mpq.workflows.task import Task
 
 
 class Twice(nn.Module):
@@ -63,7 +66,7 @@ def subject(make: Callable[[], nn.Module], data: list[Tensor]) -> Subject:
     torch.manual_seed(0)
     calibration = Calibration.of(data)
     network = Network.of(make().eval(), calibration)
-    return Subject.of(network, calibration, [Precision.parse("w7a8")], 1)
+    return Subject.of(network, calibration, [Precision.parse("w7a8")], 1, Ranges())
 
 
 def test_all_calls_of_a_layer_are_one_piece() -> None:
@@ -97,9 +100,8 @@ def test_layers_that_are_called_twice_are_profiled(
     """Whatever the shapes of their calls."""
     torch.manual_seed(0)
 
-    found = profile(
-        make().eval(), [data], precisions=["fp32", "w7a8"], rounds=10, whole=3, max_interval=100.0
-    )
+    task = Task(make().eval(), [data], candidates=["fp32", "w7a8"])
+    found = profile(task, rounds=10, num_networks=3, max_interval=100.0)
 
     assert found.latency.values.shape[1] == 2
     assert (found.latency.values >= 0).all()
@@ -111,7 +113,7 @@ def exported(
     """Uniformly, through the public functions."""
     torch.manual_seed(0)
     model = make().eval()
-    found = search(model, [data], limits=["effective_bits=32"], precisions=[precision])
+    found = search(Task(model, [data], candidates=[precision]), {"effective_bits": 32})
     return export_onnx(model, found.assignment, [data], path), found.assignment
 
 
@@ -144,7 +146,7 @@ def test_a_batch_has_an_example(batch_size: int, tmp_path: Path) -> None:
     model, data = Merged().eval(), [torch.randn(4, 8)]
 
     with pytest.raises(InputError, match=f"batch size is at least 1; got {batch_size}"):
-        profile(model, data, batch_size=batch_size, journal=tmp_path / "journal")
+        profile(Task(model, data, workload=Workload(batch_size)), journal=tmp_path / "journal")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -157,7 +159,7 @@ def test_hugging_face_decoders_are_exported(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = transformers.GPT2LMHeadModel(configuration).eval()
     data = [{"input_ids": torch.randint(40, (4, 6))}]
-    found = search(model, data, limits=["effective_bits=32"], precisions=["w7a8"])
+    found = search(Task(model, data, candidates=["w7a8"]), {"effective_bits": 32})
 
     made = export_onnx(model, found.assignment, data, tmp_path / "net.onnx")
 

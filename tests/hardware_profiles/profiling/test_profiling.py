@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from mpq.backends.onnx import Skeleton, Stretch
 from mpq.cli.__main__ import app
 from mpq.errors import InputError, MissingDependencyError, ModelError
-from mpq.hardware_profiles.profiling import RUNTIMES, Program, profile
+from mpq.hardware_profiles.profiling import RUNTIMES, Program
 from mpq.hardware_profiles.profiling._base import Runtime
 from mpq.hardware_profiles.profiling.compiled_network import Subject
 from mpq.hardware_profiles.profiling.timer import WARM_UP
@@ -25,6 +25,10 @@ from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import quantized
+from mpq.quantization.ranges import Ranges
+from mpq.workflows.profile import profile
+from mpq.workflows.task import Task
+from tests.tasks import task_of
 
 pytest.importorskip("onnx", reason="graphs are written with mpq[onnx]")
 pytest.importorskip("onnxscript", reason="torch exports with mpq[onnx]")
@@ -151,8 +155,9 @@ class Pretender:
 
 def measured(runtime: str | Runtime = "onnxruntime", **options: Any) -> Any:
     """The chain's profile; few rounds, any noise accepted."""
-    arguments = {"precisions": None, "whole": 4, **QUICK, **options}
-    return profile(chain(), ids(), runtime=runtime, **arguments)
+    arguments = {"num_networks": 4, **QUICK, **options}
+    task, own = task_of(chain(), ids(), arguments)
+    return profile(task, runtime, **own)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +178,7 @@ def test_real_runtime_measures_a_network(
     state = copy.deepcopy(model.state_dict())
     chosen = RUNTIMES.build(runtime)
 
-    found = profile(model, data, runtime=runtime, precisions=precisions, whole=4, **QUICK)
+    found = profile(Task(model, data, candidates=precisions), runtime, num_networks=4, **QUICK)
 
     layers = Network.of(make(), data).layers
     assert found.signatures == tuple(layer.signature for layer in layers)
@@ -218,7 +223,7 @@ def test_inputs_by_name_may_come_in_any_order(runtime: str) -> None:
         {"y": torch.randn(2, 4), "scaled": True, "x": torch.randn(2, 4)},
     )
     data, floats = Calibration([example]), Precision.parse("fp32")
-    subject = Subject.of(Network.of(model, data), data, [floats], 2)
+    subject = Subject.of(Network.of(model, data), data, [floats], 2, Ranges())
 
     program = RUNTIMES.build(runtime).network(subject, {"first": floats, "second": floats})
 
@@ -229,7 +234,7 @@ def test_inputs_by_name_may_come_in_any_order(runtime: str) -> None:
 
 def test_sum_of_layers_is_what_was_measured() -> None:
     """Without whole networks: medians less the idle run, and what neighbours add."""
-    found = measured(Pretender(), whole=0)
+    found = measured(Pretender(), num_networks=0)
 
     idle = found.record["idle"]["median_s"]
     alone = {(row["layer"], row["precision"]): row["median_s"] for row in found.record["layers"]}
@@ -248,7 +253,7 @@ def test_sum_of_layers_is_what_was_measured() -> None:
 
 def test_one_precision_has_no_ranks() -> None:
     """All networks are the same one; the profile is JSON all the same."""
-    found = measured(Pretender(), precisions=["fp32"], whole=3)
+    found = measured(Pretender(), candidates=["fp32"], num_networks=3)
 
     assert found.record["agreement"]["corrected"]["spearman"] == 0
     json.loads(found.to_json(), parse_constant=pytest.fail)
@@ -278,18 +283,18 @@ def test_kernel_that_computes_no_numbers_is_left_out() -> None:
 def test_layer_that_runs_nowhere_is_refused() -> None:
     """Its only precision is computed wrongly."""
     with pytest.raises(ModelError, match="'up linear .* at none .*wrongly at w7a8; add fp32"):
-        measured(Pretender(shift=3.0), precisions=["w7a8"])
+        measured(Pretender(shift=3.0), candidates=["w7a8"])
 
 
 def test_killed_measurement_goes_on_where_it_was(tmp_path: Path) -> None:
     """Finished rounds are not run again, and the file is the same measurement."""
     path, programs = tmp_path / "journal", 3 * 2 + 2 * 4
     with pytest.raises(KeyboardInterrupt):
-        measured(Pretender(stop_after=programs * (WARM_UP + 6) + 2), journal=path, whole=0)
+        measured(Pretender(stop_after=programs * (WARM_UP + 6) + 2), journal=path, num_networks=0)
     lines = path.read_text().splitlines()
     again = Pretender()
 
-    found = measured(again, journal=path, whole=0)
+    found = measured(again, journal=path, num_networks=0)
 
     assert len(lines) == 1 + 6
     assert len(again.runs) == programs * (WARM_UP + 4)
@@ -304,7 +309,7 @@ def test_killed_measurement_goes_on_where_it_was(tmp_path: Path) -> None:
     ("options", "what"),
     [
         ({"runtime": Pretender(shift=0.001)}, "runtime"),
-        ({"precisions": ["fp32"]}, "precisions"),
+        ({"candidates": ["fp32"]}, "precisions"),
         ({"seed": 1}, "seed"),
         ({"clock": "wall"}, "clock"),
     ],
@@ -314,10 +319,10 @@ def test_journal_of_another_measurement_is_refused(
 ) -> None:
     """Times of one are not mixed with those of another."""
     path = tmp_path / "journal"
-    measured(Pretender(), journal=path, whole=0)
+    measured(Pretender(), journal=path, num_networks=0)
 
     with pytest.raises(InputError, match=rf"another measurement \(other .*{what}"):
-        measured(**{"runtime": Pretender(), "journal": path, "whole": 0, **options})
+        measured(**{"runtime": Pretender(), "journal": path, "num_networks": 0, **options})
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torchao"])
@@ -336,20 +341,20 @@ def test_runtime_that_is_not_installed_is_named(
 
     extra = "onnx" if runtime == "onnxruntime" else runtime
     with pytest.raises(MissingDependencyError, match=rf"pip install 'mpq\[{extra}\]'"):
-        measured(runtime, precisions=["fp32", "w8a32"])
+        measured(runtime, candidates=["fp32", "w8a32"])
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"whole": -1}, "whole networks is at least 0; got -1"),
+        ({"num_networks": -1}, "whole networks is at least 0; got -1"),
         ({"rounds": 3}, "at least 10 rounds .* got 3"),
         ({"clock": "sun"}, "one of cpu, wall"),
         ({"runtime": "tensorrt"}, "no runtime 'tensorrt'"),
         ({"runtime": "onnxruntime:num_threads=0"}, "num_threads >= 1"),
         ({"runtime": "openvino:inference_precision=f16"}, "f32 or bf16"),
-        ({"precisions": ["fp8"]}, "onnxruntime runs no layer at fp8"),
-        ({"precisions": []}, "onnxruntime runs no layer at"),
+        ({"candidates": ["fp8"]}, "onnxruntime runs no layer at fp8"),
+        ({"candidates": []}, "candidates is empty"),
         ({"exclude": ["nothing*"]}, "no layer for --exclude 'nothing"),
     ],
 )
@@ -362,7 +367,7 @@ def test_impossible_question_is_refused(options: dict[str, Any], message: str) -
 def test_model_without_numbers_is_refused() -> None:
     """On ``meta`` there is nothing to run."""
     with pytest.raises(ModelError, match="no values yet; load the weights first"):
-        profile(chain().to("meta"), ids(), runtime=Pretender(), **QUICK)
+        profile(Task(chain().to("meta"), ids()), Pretender(), **QUICK)
 
 
 def test_model_on_another_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

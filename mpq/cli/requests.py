@@ -1,0 +1,396 @@
+"""What a command was asked for: groups of options, and the calls that they describe.
+
+Defaults are those of the dataclasses of ``mpq.workflows``, by reference: none is written again.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mpq.cli import options as o
+from mpq.network.workload import Workload
+from mpq.quantization.ranges import Ranges
+from mpq.workflows import defaults
+from mpq.workflows.objective import Objective
+from mpq.workflows.task import METRIC, Rules, Task
+
+if TYPE_CHECKING:
+    from mpq.hardware_profiles import NetworkProfile
+    from mpq.report.estimators import EstimatorComparison
+    from mpq.report.frontier import Frontier
+    from mpq.workflows.result import SearchResult
+
+DEMO = "mpq.demo:make_net"
+DEMO_DATA = "mpq.demo:calibration"
+DEMO_HELD_OUT = "mpq.demo:held_out"
+DEMO_DEVICE = "cortex-m7"
+DEMO_COMPARED_LIMITS = ["effective_bits=4", "effective_bits=5", "effective_bits=6"]
+DEMO_LIMITS = ["weight_bytes=40KiB", "latency=4.5ms"]
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """A network and its calibration examples, by the names of functions."""
+
+    model: o.Model = DEMO
+    weights: o.Weights = None
+    data: o.Data = None
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the built-in network is meant."""
+        return self.model == DEMO
+
+    @property
+    def is_all_demo(self) -> bool:
+        """Whether the built-in network and its examples are meant."""
+        return self.is_demo and self.data is None
+
+    @property
+    def data_spec(self) -> str:
+        """Names the calibration examples.
+
+        Raises:
+            InputError: If there are none for a network that is not the built-in one.
+        """
+        from mpq.errors import InputError
+
+        if self.data is None and not self.is_demo:
+            raise InputError("--model needs --data: a function that yields calibration batches")
+        return self.data or DEMO_DATA
+
+
+@dataclass(frozen=True)
+class PatternOptions:
+    """Which layers are quantized."""
+
+    include: o.Include = None
+    exclude: o.Exclude = None
+
+
+@dataclass(frozen=True)
+class RuleOptions:
+    """What the solver may not choose freely."""
+
+    patterns: PatternOptions = PatternOptions()
+    fix: o.Fix = None
+    allow: o.Allow = None
+    tie: o.Tie = None
+    find_ties: o.FindTies = Rules.find_ties
+    fold: o.Fold = Rules.fold
+
+    def rules(self) -> Rules:
+        """The rules that the options describe."""
+        return Rules(
+            include=self.patterns.include or (),
+            exclude=self.patterns.exclude or (),
+            fix=_pairs("--fix", self.fix),
+            allow=[(glob, value.split(",")) for glob, value in _pairs("--allow", self.allow)],
+            tie=self.tie or (),
+            find_ties=self.find_ties,
+            fold=self.fold,
+        )
+
+
+@dataclass(frozen=True)
+class WorkloadOptions:
+    """What is run at once."""
+
+    batch_size: o.BatchSize = Workload.batch_size
+    phase: o.Phase = Workload.phase
+    tokens: o.Tokens = Workload.tokens
+
+    def workload(self) -> Workload:
+        """The workload that the options describe."""
+        return Workload(self.batch_size, self.phase, self.tokens)
+
+
+@dataclass(frozen=True)
+class RangeOptions:
+    """How ranges are chosen."""
+
+    weight_range: o.WeightRange = Ranges.weight
+    activation_range: o.ActivationRange = Ranges.activation
+
+    def ranges(self) -> Ranges:
+        """The ranges that the options describe; ``Ranges`` refuses a name that is no rule."""
+        return Ranges(self.weight_range, self.activation_range)
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """A network, its data, and what its layers may become."""
+
+    source: SourceOptions = SourceOptions()
+    eval_data: o.EvalData = Task.held_out
+    device: o.Device = None
+    limit: o.Limits = None
+    precisions: o.Precisions = None
+    rules: RuleOptions = RuleOptions()
+    metric: o.Metric = METRIC
+    workload: WorkloadOptions = WorkloadOptions()
+    ranges: RangeOptions = RangeOptions()
+    seed: o.Seed = Task.seed
+
+    def task(self, device: str | None) -> Task:
+        """The task, with network and data loaded.
+
+        Args:
+            device: The device, or the built-in network's.
+        """
+        from mpq.cli.loading import load_data, load_model
+
+        source = self.source
+        spec = source.data_spec
+        held_out = self.eval_data or (DEMO_HELD_OUT if source.is_all_demo else None)
+        model = load_model(source.model, source.weights)
+        return Task(
+            model,
+            load_data(spec, model, self.seed),
+            held_out=None if held_out is None else load_data(held_out, model, self.seed),
+            device=device,
+            candidates=_listed(self.precisions),
+            rules=self.rules.rules(),
+            workload=self.workload.workload(),
+            metric=self.metric,
+            ranges=self.ranges.ranges(),
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class ObjectiveOptions:
+    """What is made small instead of the loss."""
+
+    minimize: o.Minimize = None
+    max_loss: o.MaxPredicted = Objective.max_loss
+    max_measured_loss: o.MaxMeasured = Objective.max_measured_loss
+    max_accuracy_drop: o.MaxDrop = Objective.max_accuracy_drop
+
+    def objective(self) -> Objective | None:
+        """The objective, if there is one."""
+        return Objective.of(
+            self.minimize, self.max_loss, self.max_measured_loss, self.max_accuracy_drop
+        )
+
+
+@dataclass(frozen=True)
+class FrontierOptions:
+    """Which frontier is drawn."""
+
+    resource: o.Resource = None
+    points: o.Points = defaults.NUM_POINTS
+    hull: o.Hull = False
+    measure: o.Measure = False
+
+    def check(self) -> None:
+        """Refuses a frontier of one point before anything is measured.
+
+        Raises:
+            InputError: If it is one.
+        """
+        from mpq.errors import InputError
+
+        if self.points < 2:
+            raise InputError(f"a frontier has at least 2 points; got {self.points}")
+
+
+@dataclass(frozen=True)
+class AlternativeOptions:
+    """Which other assignments are measured."""
+
+    alternatives: o.Alternatives = 0
+    differing: o.Differing = 1
+
+    def check(self) -> None:
+        """Refuses numbers that mean nothing, before anything is measured.
+
+        Raises:
+            InputError: If one is too small.
+        """
+        from mpq.errors import InputError
+
+        if self.alternatives < 0 or self.differing < 1:
+            raise InputError(
+                "alternatives is at least 0 and differing at least 1; got "
+                f"{self.alternatives} and {self.differing}"
+            )
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How the search is done, and which frontier is drawn."""
+
+    asked: TaskOptions = TaskOptions()
+    sensitivity: o.Sensitivity = defaults.ESTIMATOR
+    solver: o.SolverName = defaults.SOLVER
+    refine: o.Refine = 0
+    objective: ObjectiveOptions = ObjectiveOptions()
+    output: o.Output = Path("mpq-run")
+    curve: FrontierOptions = FrontierOptions()
+    others: AlternativeOptions = AlternativeOptions()
+
+    def run(self) -> "SearchResult":
+        """Runs the search."""
+        from mpq.workflows.search import search
+
+        device, limits = self._checked()
+        return search(
+            self.asked.task(device),
+            limits,
+            objective=self.objective.objective(),
+            sensitivity=self.sensitivity,
+            solver=self.solver,
+            refine=self.refine,
+        )
+
+    def _checked(self) -> tuple[str | None, list[str]]:
+        """Device and limits, after a look at the options that need neither network nor data."""
+        from mpq.hardware_profiles import check_sum
+
+        self.curve.check()
+        self.others.check()
+        device, limits = self._device_and_limits()
+        for resource in filter(None, (self.curve.resource, self.objective.minimize)):
+            check_sum(resource, device is not None)
+        return device, limits
+
+    def _device_and_limits(self) -> tuple[str | None, list[str]]:
+        """As given; the built-in network comes with both."""
+        device, limits = self.asked.device, self.asked.limit or []
+        if not self.asked.source.is_demo or limits:
+            return device, limits
+        return device or DEMO_DEVICE, [] if self.objective.minimize else DEMO_LIMITS
+
+    def frontier(self, result: "SearchResult") -> "Frontier":
+        """The frontier that is drawn beside a result."""
+        curve = self.curve
+        return result.frontier(curve.resource, curve.points, curve.measure, curve.hull)
+
+    def run_frontier(self) -> "Frontier":
+        """Finds the frontier alone."""
+        from mpq.errors import InputError
+        from mpq.workflows.frontier import frontier
+
+        curve, (device, limits) = self.curve, self._checked()
+        if self.refine or self.objective.objective() is not None:
+            raise InputError(
+                "a frontier has the least loss at every amount of --resource: it takes neither "
+                "--minimize nor --refine, which are for one assignment (mpq search)"
+            )
+        return frontier(
+            self.asked.task(device),
+            curve.resource,
+            limits,
+            num_points=curve.points,
+            measure=curve.measure,
+            hull=curve.hull,
+            sensitivity=self.sensitivity,
+            solver=self.solver,
+        )
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Which estimators are compared, and on what."""
+
+    asked: TaskOptions = TaskOptions()
+    estimators: o.Estimators = None
+    solver: o.SolverName = defaults.SOLVER
+    random: o.RandomAssignments = defaults.NUM_RANDOM
+    max_loss: o.MaxLoss = defaults.MAX_COMPARED_LOSS
+    refine: o.Refine = 0
+    output: o.Output = Path("mpq-compare")
+
+    def run(self) -> "EstimatorComparison":
+        """Runs the comparison."""
+        from mpq.workflows.compare import compare
+
+        limits = self.asked.limit or (DEMO_COMPARED_LIMITS if self.asked.source.is_demo else ())
+        return compare(
+            self.asked.task(self.asked.device),
+            limits,
+            estimators=self.estimators or defaults.ESTIMATORS_COMPARED,
+            solver=self.solver,
+            num_random=self.random,
+            max_loss=self.max_loss,
+            refine=self.refine,
+            folder=self.output,
+        )
+
+
+@dataclass(frozen=True)
+class TimingOptions:
+    """How often what is run on this machine."""
+
+    whole: o.Whole = defaults.NUM_NETWORKS
+    rounds: o.Rounds = defaults.ROUNDS
+    max_interval: o.MaxInterval = defaults.MAX_INTERVAL
+    clock: o.Clock = None
+
+
+@dataclass(frozen=True)
+class ProfileOptions:
+    """Which network is measured on this machine, and how."""
+
+    source: SourceOptions = SourceOptions()
+    runtime: o.RuntimeName = defaults.RUNTIME
+    precisions: o.Precisions = None
+    batch_size: o.BatchSize = Workload.batch_size
+    timing: TimingOptions = TimingOptions()
+    patterns: PatternOptions = PatternOptions()
+    fold: o.Fold = Rules.fold
+    ranges: RangeOptions = RangeOptions()
+    seed: o.Seed = Task.seed
+    output: o.ProfileFile = Path("profile.json")
+
+    def task(self) -> Task:
+        """The task, with network and data loaded."""
+        from mpq.cli.loading import load_data, load_model
+
+        spec, patterns = self.source.data_spec, self.patterns
+        model = load_model(self.source.model, self.source.weights)
+        return Task(
+            model,
+            load_data(spec, model, self.seed),
+            candidates=_listed(self.precisions),
+            rules=Rules(patterns.include or (), patterns.exclude or (), fold=self.fold),
+            workload=Workload(self.batch_size),
+            ranges=self.ranges.ranges(),
+            seed=self.seed,
+        )
+
+    def run(self) -> "NetworkProfile":
+        """Measures; finished rounds are kept beside the output, so that a crash costs little."""
+        from mpq.workflows.profile import profile
+
+        timing = self.timing
+        return profile(
+            self.task(),
+            self.runtime,
+            num_networks=timing.whole,
+            rounds=timing.rounds,
+            max_interval=timing.max_interval,
+            clock=timing.clock,
+            journal=self.journal,
+            name=self.output.stem,
+        )
+
+    @property
+    def journal(self) -> Path:
+        """Where finished rounds are."""
+        return self.output.with_name(f"{self.output.name}.journal")
+
+
+def _listed(precisions: str | None) -> list[str] | None:
+    return precisions.split(",") if precisions else None
+
+
+def _pairs(option: str, items: list[str] | None) -> list[tuple[str, str]]:
+    from mpq.errors import InputError
+
+    pairs = [item.partition("=") for item in items or ()]
+    for item, (glob, _, value) in zip(items or (), pairs, strict=True):
+        if not glob or not value:
+            raise InputError(f"{option} {item!r}: write GLOB=PRECISION, such as 'head=w8a8'")
+    return [(glob.strip(), value.strip()) for glob, _, value in pairs]

@@ -1,0 +1,57 @@
+"""Which layers a user means: shell-style globs over names, and predicates over modules."""
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, TypeAlias
+
+from mpq.errors import InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Pattern: TypeAlias = "str | Callable[[str, nn.Module], bool]"
+"""A glob such as ``blocks.*.conv``, or a function of a layer's name and module."""
+
+
+def check_pattern(pattern: object, rule: str) -> None:
+    """Refuses what is neither a glob nor a predicate.
+
+    Args:
+        pattern: What was given.
+        rule: Where it was given, such as ``exclude``; for the message.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    if not isinstance(pattern, str) and not callable(pattern):
+        raise InputError(
+            f"{rule}: a layer is named by a glob such as 'head*' or a predicate (name, module) -> "
+            f"bool; got {pattern!r}"
+        )
+
+
+def matching(modules: "Mapping[str, nn.Module]", pattern: Pattern, option: str) -> tuple[str, ...]:
+    """The names of the layers that a glob matches, or for which a predicate is true.
+
+    Args:
+        modules: Layer name to module, of all layers that there are.
+        pattern: A glob, or a predicate of name and module.
+        option: Where the pattern was given, such as ``--tie``; for the message.
+
+    Raises:
+        UnknownNameError: If there is no such layer; a rule for nothing is a misspelled one.
+
+    >>> matching(dict.fromkeys(["layer1.conv", "layer2.conv", "fc"]), "layer*", "--tie")
+    ('layer1.conv', 'layer2.conv')
+    """
+    if isinstance(pattern, str):
+        # fnmatch folds case on some systems, but names of modules have a case everywhere
+        found = tuple(name for name in modules if fnmatchcase(name, pattern))
+        what, written = f"layer for {option}", pattern
+    else:
+        found = tuple(name for name, module in modules.items() if pattern(name, module))
+        what = f"layer for {option} by the predicate"
+        written = getattr(pattern, "__name__", repr(pattern))
+    if not found:
+        raise UnknownNameError(what, written, modules)
+    return found

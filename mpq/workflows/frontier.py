@@ -1,0 +1,50 @@
+"""The least loss for every amount of one resource."""
+
+from mpq._support.progress import showing_progress
+from mpq.problem.limits import Limits, parse_limits
+from mpq.report.frontier import Frontier
+from mpq.sensitivity import SensitivityEstimator
+from mpq.solvers import Solver
+from mpq.workflows.defaults import ESTIMATOR, NUM_POINTS, SOLVER
+from mpq.workflows.method import Method
+from mpq.workflows.search import searched
+from mpq.workflows.task import Task
+
+
+def frontier(
+    task: Task,
+    resource: str | None = None,
+    limits: Limits = (),
+    *,
+    num_points: int = NUM_POINTS,
+    measure: bool = False,
+    hull: bool = False,
+    sensitivity: str | SensitivityEstimator = ESTIMATOR,
+    solver: str | Solver = SOLVER,
+    progress: bool = False,
+) -> Frontier:
+    """Finds what every amount of a resource buys: the least predicted loss, limits held.
+
+    Args:
+        task: The network, its data, and what its layers may become; as in ``mpq.search``.
+        resource: Any that is a sum over layers; default: that of the first such limit, or bytes of
+            weights.
+        limits: Budgets that every point meets, and that of the resource itself; as in
+            ``mpq.search``. There may be none.
+        num_points: How many amounts are solved for; equal answers are one point.
+        measure: Whether every point is tried on the held-out examples.
+        hull: Whether it is the complete lower convex hull of the additive frontier instead of
+            evenly spaced amounts.
+        sensitivity: A name of ``mpq.ESTIMATORS`` with options, or an estimator.
+        solver: A name of ``mpq.SOLVERS`` with options, or a solver.
+        progress: Whether bars are shown on standard error.
+
+    Raises:
+        InputError: If something given cannot be used; its subclasses say what.
+        InfeasibleError: If no assignment meets the limits.
+        SolverError: If the solver fails or finds nothing.
+    """
+    method = Method.of(sensitivity, solver, task.seed)
+    with showing_progress(progress):
+        found = searched(task, parse_limits(limits), method)
+        return found.frontier(resource, num_points, measure, hull)

@@ -1,0 +1,106 @@
+"""How one search is done: estimator, solver, objective, refinement, checked against each other."""
+
+from dataclasses import dataclass, replace
+from typing import Self, final
+
+from mpq.errors import InputError
+from mpq.problem.cost_table import CostTable
+from mpq.problem.problem import Problem
+from mpq.problem.solution import Solution
+from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
+from mpq.solvers import SOLVERS, Evolutionary, MeasuringSolver, Solver
+from mpq.solvers.queries.solve import solve
+from mpq.workflows.minimize import minimize
+from mpq.workflows.objective import Objective
+from mpq.workflows.refine import Refinement, refinable_estimator
+from mpq.workflows.refine import refine as refine_solution
+from mpq.workflows.setup import Prepared
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Method:
+    """Estimator and solver of one search, and what is asked of them.
+
+    Args:
+        estimator: Estimates the loss.
+        solver: Solves the problem.
+        objective: The resource to minimise, or ``None``.
+        rounds: Rounds of refinement.
+
+    Raises:
+        InputError: If they do not go together.
+    """
+
+    estimator: SensitivityEstimator
+    solver: Solver
+    objective: Objective | None = None
+    rounds: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        sensitivity: str | SensitivityEstimator,
+        solver: str | Solver,
+        seed: int,
+        objective: Objective | None = None,
+        rounds: int = 0,
+    ) -> Self:
+        """Builds what is given by name."""
+        estimator = (
+            ESTIMATORS.build(sensitivity, seed) if isinstance(sensitivity, str) else sensitivity
+        )
+        built = SOLVERS.build(solver, seed) if isinstance(solver, str) else solver
+        return cls(estimator, built, objective, rounds)
+
+    def __post_init__(self) -> None:
+        if self._is_measured and isinstance(self.solver, Evolutionary):
+            self.solver.require_storage()
+        if self.objective is not None and self._is_measured:
+            raise InputError(
+                "minimize needs a predicted loss; is_measured=true searches without one"
+            )
+        if self.objective is not None and self.rounds:
+            raise InputError("refine lowers the loss at given limits; it does not go with minimize")
+        if self.rounds:
+            refinable_estimator(self.estimator, self.rounds)
+            if self._is_measured:
+                raise InputError(
+                    "refine needs a predicted loss; is_measured=true searches without one"
+                )
+
+    @property
+    def _is_measured(self) -> bool:
+        return isinstance(self.solver, MeasuringSolver) and self.solver.is_measured
+
+    def minimized(self, prepared: Prepared) -> CostTable | None:
+        """``[L, B]`` of the objective's resource."""
+        if self.objective is None:
+            return None
+        return prepared.pricing.table(self.objective.resource, prepared.candidates)
+
+    def measuring(self, prepared: Prepared) -> "Method":
+        """The method with a solver that measures, if it is one that can."""
+        if not (isinstance(self.solver, MeasuringSolver) and self.solver.is_measured):
+            return self
+        losses = prepared.on_calibration.losses_of(prepared.candidates)
+        return replace(self, solver=self.solver.measuring(losses))
+
+    def solve(
+        self, problem: Problem, table: CostTable | None, prepared: Prepared
+    ) -> tuple[Problem, Solution]:
+        """The problem that was solved in the end, and its solution."""
+        if self.objective is None or table is None:
+            return problem, solve(self.solver, problem)
+        return minimize(self.objective, problem, table, self.solver, prepared.on_held_out)
+
+    def refined(
+        self, problem: Problem, solution: Solution, prepared: Prepared
+    ) -> tuple[Solution, tuple[Refinement, ...]]:
+        """The solution after the rounds of refinement, and what each of them gave."""
+        if not self.rounds:
+            return solution, ()
+        return refine_solution(
+            self.estimator, self.solver, problem, solution,
+            prepared.on_calibration, prepared.calibration, self.rounds,
+        )  # fmt: skip

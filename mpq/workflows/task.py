@@ -1,0 +1,187 @@
+"""What every verb is asked about: a network, its data, and what its layers may become.
+
+Defaults stand here and nowhere else. Loads no torch: the command line's options are made of it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
+
+from mpq.errors import InputError
+from mpq.network.patterns import Pattern, check_pattern
+from mpq.network.workload import Workload
+from mpq.quantization.precision import Precision
+from mpq.quantization.ranges import Ranges
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mpq.hardware_profiles import Profile
+    from mpq.network.metric import OutputMetric
+
+DEFAULT_CANDIDATES = ("w2a8", "w3a8", "w4a4", "w4a8", "w5a8", "w6a8", "w8a8")
+"""Candidates where neither they nor measurements of the device are given; those that the device
+cannot run are left out."""
+
+METRIC: Final = "kl"
+"""How outputs are compared; its type is a word, while the field also takes a metric."""
+
+Value = TypeVar("Value")
+Spelled: TypeAlias = str | Precision
+"""A precision, or how it is written."""
+Pairs: TypeAlias = Mapping[str, Value] | Mapping[Pattern, Value] | Sequence[tuple[Pattern, Value]]
+"""Something for every layer that a pattern matches; a later pattern overrides an earlier one."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Rules:
+    """Which layers are quantized, and what the solver may not choose freely.
+
+    A layer is named by a glob (``"blocks.*"``) or by a predicate ``(name, module) -> bool``, which
+    is given the module of mpq's own copy: it has the model's parameters, BatchNorm is folded.
+
+    Args:
+        include: Only layers that one of these matches are quantized. Empty: all.
+        exclude: Layers that stay as they are and are in no budget.
+        fix: Pattern to the precision of all layers that it matches: a mapping or pairs.
+        allow: Pattern to the candidates of all layers that it matches: a mapping or pairs.
+        tie: All layers that one of these matches share a precision.
+        find_ties: Whether layers that read one tensor share a precision.
+        fold: Whether BatchNorm is folded into the convolution before it.
+
+    Raises:
+        InputError: If a pattern is neither a glob nor a predicate.
+        PrecisionError: If a precision is misspelled.
+    """
+
+    include: Sequence[Pattern] = ()
+    exclude: Sequence[Pattern] = ()
+    fix: Pairs[Spelled] = ()
+    allow: Pairs[Sequence[Spelled]] = ()
+    tie: Sequence[Pattern] = ()
+    find_ties: bool = True
+    fold: bool = True
+
+    def __post_init__(self) -> None:
+        several = {"include": self.include, "exclude": self.exclude, "tie": self.tie}
+        for rule, patterns in several.items():
+            if isinstance(patterns, str) or not isinstance(patterns, Sequence):
+                raise InputError(
+                    f"{rule} takes a list of globs or predicates; got {patterns!r}: write "
+                    f"{rule}=[{patterns!r}]"
+                )
+            for pattern in patterns:
+                check_pattern(pattern, rule)
+        for rule, pairs in (("fix", self.fixed), ("allow", self.allowed)):
+            for pattern, _ in pairs:
+                check_pattern(pattern, rule)
+
+    @cached_property
+    def fixed(self) -> tuple[tuple[Pattern, Precision], ...]:
+        """Pairs of ``fix``, read."""
+        return tuple((pattern, _precision(value)) for pattern, value in _pairs("fix", self.fix))
+
+    @cached_property
+    def allowed(self) -> tuple[tuple[Pattern, tuple[Precision, ...]], ...]:
+        """Pairs of ``allow``, read."""
+        pairs = _pairs("allow", self.allow)
+        return tuple((pattern, _precisions("allow", values)) for pattern, values in pairs)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A network with its data, and what its layers may become: what every verb is asked about.
+
+    Args:
+        model: In evaluation mode, on any device. It is left as found: weights, gradients, mode,
+            hooks, requires_grad, random state.
+        calibration: A function or a list that yields batches; see ``Calibration``.
+        held_out: Examples to measure on, as ``calibration``; default: the last quarter of the
+            calibration examples, which are then not used to calibrate.
+        device: A name of ``mpq.device_names()``, a path to a profile's JSON, or a profile; latency
+            and energy need one.
+        candidates: Precisions that a layer may take; default: what the device was measured at; of
+            an estimated one, those of ``DEFAULT_CANDIDATES`` that it can run.
+        rules: Which layers are quantized, and which precisions are given.
+        workload: Examples and tokens at once, for latency and energy.
+        metric: How outputs are compared: a name of ``mpq.network.metric.METRICS``, or a metric.
+        ranges: How ranges of weights and activations are chosen.
+        seed: Of whatever draws: data sources, estimators, solvers.
+
+    Raises:
+        InputError: If something given cannot be used; its subclasses say what.
+    """
+
+    model: "nn.Module"
+    calibration: Any
+    held_out: Any = None
+    device: "str | Profile | None" = None
+    candidates: Sequence[Spelled] | None = None
+    rules: Rules = field(default_factory=Rules)
+    workload: Workload = field(default_factory=Workload)
+    metric: "str | OutputMetric" = METRIC
+    ranges: Ranges = field(default_factory=Ranges)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        # read at once, so that a misspelled name is refused here and not minutes later
+        _, precisions = self.output_metric, self.precisions
+        if not precisions:
+            raise InputError("candidates is empty; name precisions such as w8a8, or leave it out")
+
+    @cached_property
+    def profile(self) -> "Profile | None":
+        """The device, loaded."""
+        from mpq.hardware_profiles import load_device
+
+        return load_device(self.device) if isinstance(self.device, str) else self.device
+
+    @cached_property
+    def output_metric(self) -> "OutputMetric":
+        """The metric, built."""
+        from mpq.network.metric import METRICS
+
+        return METRICS.build(self.metric) if isinstance(self.metric, str) else self.metric
+
+    @cached_property
+    def given_precisions(self) -> tuple[Precision, ...] | None:
+        """``candidates``, read, without what is there twice."""
+        return None if self.candidates is None else _precisions("candidates", self.candidates)
+
+    @cached_property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Candidates of every layer that has none of its own, in the order given.
+
+        Raises:
+            InputError: If the device can run one of the given ones in no layer.
+        """
+        profile, given = self.profile, self.given_precisions
+        default = (profile.precisions if profile else None) or DEFAULT_CANDIDATES
+        wanted = _precisions("candidates", default) if given is None else given
+        runnable = tuple(p for p in wanted if profile is None or profile.runs_somewhere(p))
+        # of the default ones a device runs some; what a user names, it must run
+        if profile is not None and (not runnable or (given and len(runnable) < len(wanted))):
+            unable = [str(p) for p in wanted if p not in runnable]
+            raise InputError(f"{profile.name} runs no layer at {', '.join(unable)}")
+        return runnable
+
+
+def _precision(value: Spelled) -> Precision:
+    return value if isinstance(value, Precision) else Precision.parse(value)
+
+
+def _precisions(name: str, values: Iterable[Spelled]) -> tuple[Precision, ...]:
+    if isinstance(values, str):
+        raise InputError(f"{name} takes a list of precisions; got {values!r}: write [{values!r}]")
+    return tuple(dict.fromkeys(map(_precision, values)))
+
+
+def _pairs(rule: str, given: Pairs[Value]) -> list[tuple[Pattern, Value]]:
+    """Items of a mapping, or pairs as they are."""
+    pairs = list(given.items() if isinstance(given, Mapping) else given)
+    if any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in pairs):
+        raise InputError(f"{rule} maps globs or predicates to precisions; got {given!r}")
+    return pairs

@@ -1,0 +1,87 @@
+"""Which layers a user means: globs over names, predicates over modules."""
+
+from collections.abc import Iterable
+
+import pytest
+import torch
+from torch import nn
+
+from mpq.errors import InputError, UnknownNameError
+from mpq.network.network import Network
+from mpq.network.patterns import check_pattern, matching
+
+
+def modules(names: Iterable[str]) -> dict[str, nn.Module]:
+    """Layers of which only the names matter."""
+    return {name: nn.Identity() for name in names}
+
+
+@pytest.mark.parametrize(
+    ("glob", "expected"),
+    [
+        ("fc", ("fc",)),
+        ("block.*.conv1", ("block.0.conv1", "block.1.conv1")),
+        ("block.[1]*", ("block.1.conv1", "block.1.conv2")),
+        ("*conv?", ("block.0.conv1", "block.1.conv1", "block.1.conv2")),
+        ("*", ("block.0.conv1", "block.1.conv1", "block.1.conv2", "fc")),
+    ],
+)
+def test_globs_match_whole_names_in_their_order(glob: str, expected: tuple[str, ...]) -> None:
+    """Stars, question marks and brackets work as in a shell; dots are ordinary characters."""
+    names = ["block.0.conv1", "block.1.conv1", "block.1.conv2", "fc"]
+
+    assert matching(modules(names), glob, "--fix") == expected
+
+
+@pytest.mark.parametrize("glob", ["FC", "f", "conv1", ""])
+def test_a_glob_that_matches_nothing_is_refused(glob: str) -> None:
+    """The message names the option and the layers that there are; case matters."""
+    with pytest.raises(UnknownNameError, match=r"no layer for --fix .*there are: block\.conv1, fc"):
+        matching(modules(["block.conv1", "fc"]), glob, "--fix")
+
+
+def test_a_misspelled_layer_gets_a_hint() -> None:
+    """The nearest name is offered."""
+    with pytest.raises(UnknownNameError, match=r"did you mean 'layer1\.conv'\?"):
+        matching(modules(["layer1.conv", "fc"]), "layer1.cnov", "--tie")
+
+
+def test_a_predicate_sees_name_and_module() -> None:
+    """What a name does not tell, such as a layer's width, the module does."""
+    layers: dict[str, nn.Module] = {
+        "wide": nn.Linear(2, 64), "narrow": nn.Linear(2, 4), "also": nn.Linear(4, 64)
+    }  # fmt: skip
+
+    found = matching(layers, lambda name, m: bool(m.out_features == 64) and name != "also", "--fix")
+
+    assert found == ("wide",)
+
+
+def test_a_predicate_that_matches_nothing_is_refused() -> None:
+    """As a glob is; it is called by its name, and the layers that there are are named."""
+
+    def is_huge(name: str, module: nn.Module) -> bool:
+        return False
+
+    with pytest.raises(
+        UnknownNameError, match=r"no layer for --tie by the predicate 'is_huge' .*are: a, b"
+    ):
+        matching(modules("ab"), is_huge, "--tie")
+
+
+@pytest.mark.parametrize("pattern", [3, None, ["head"]])
+def test_a_pattern_is_a_glob_or_a_predicate(pattern: object) -> None:
+    """Anything else is refused with both forms."""
+    with pytest.raises(InputError, match=r"exclude: a layer is named by a glob such"):
+        check_pattern(pattern, "exclude")
+
+
+def test_layers_are_left_out_by_a_predicate() -> None:
+    """Of a network, before its layers are counted."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)).eval()
+
+    network = Network.of(
+        model, [torch.randn(2, 4)], exclude=[lambda _, module: bool(module.out_features == 3)]
+    )
+
+    assert [layer.name for layer in network.layers] == ["0"]

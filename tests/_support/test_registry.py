@@ -1,0 +1,135 @@
+"""Parts and values of other packages, by entry points: found, checked, refused."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from mpq._support.registry import Registry, ValueRegistry
+from mpq.errors import InputError, UnknownNameError
+from mpq.quantization.formats import NUMBER_FORMATS, NumberFormat
+from mpq.quantization.ranges import MinMax, RangeMethod
+
+MODULE = """
+from dataclasses import dataclass
+from typing import ClassVar
+from mpq.quantization.formats import NumberFormat
+
+@dataclass(frozen=True)
+class Part:
+    name: ClassVar[str] = "part"
+    summary: ClassVar[str] = "a part"
+    size: int = 3
+
+class Bare:
+    name = "bare"
+
+VALUE = NumberFormat("value", 5)
+"""
+OWN = (NumberFormat("own", 4),)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder on the path, with a package in it."""
+    (tmp_path / "some_parts.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "some_parts", raising=False)
+    return tmp_path
+
+
+def declare(site: Path, *lines: str) -> None:
+    """Installs the package with entry points of the group ``mpq.tests``."""
+    about = site / "some_parts-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: some-parts\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("\n".join(("[mpq.tests]", *lines)) + "\n")
+
+
+def parts() -> Registry[RangeMethod]:
+    """A registry of parts, which looks at the path anew."""
+    return Registry("toy", (MinMax,), group="mpq.tests")
+
+
+def values() -> ValueRegistry[NumberFormat]:
+    """A registry of values, which looks at the path anew."""
+    return ValueRegistry("toy", OWN, group="mpq.tests", reserved=("4",))
+
+
+def test_a_part_is_built_with_options(site: Path) -> None:
+    """By the name of its entry point, after mpq's own."""
+    declare(site, "part = some_parts:Part")
+
+    registry = parts()
+
+    assert registry.names() == ("minmax", "part")
+    assert repr(registry.build("part:size=5")) == "Part(size=5)"
+
+
+def test_a_value_is_loaded_when_it_is_asked_for(site: Path) -> None:
+    """Names are known before; afterwards it is one value."""
+    declare(site, "value = some_parts:VALUE")
+    registry = values()
+
+    assert list(registry) == ["own", "value"]
+    assert len(registry) == 2
+    assert "some_parts" not in sys.modules
+    assert registry["value"] is registry["value"]
+    assert registry["value"] == NumberFormat("value", 5)
+
+
+def test_a_name_that_nobody_has() -> None:
+    """A registry of parts says which there are; one of values is a mapping like any other."""
+    with pytest.raises(UnknownNameError, match="no toy 'part' .there are: minmax"):
+        parts().get("part")
+    assert values().get("value") is None
+    assert "value" not in values()
+    with pytest.raises(KeyError, match="value"):
+        values()["value"]
+
+
+@pytest.mark.parametrize("name", ["own", "4"])
+def test_a_name_of_ours_is_refused(site: Path, name: str) -> None:
+    """Otherwise it would hang on the order of installing which one is meant."""
+    declare(site, f"{name} = some_parts:VALUE")
+
+    with pytest.raises(InputError, match=f"the package some-parts adds a toy '{name}', but mpq"):
+        list(values())
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("gone = some_parts:Gone", "the toy 'gone' of the package some-parts cannot be imported"),
+        ("gone = no_such_module:Part", "'gone' of the package some-parts cannot be imported"),
+        ("bare = some_parts:Bare", "some_parts:Bare is no dataclass; a toy is one"),
+        ("other = some_parts:Part", "needs a class variable name = 'other'"),
+    ],
+)
+def test_a_part_that_cannot_be_used(site: Path, line: str, message: str) -> None:
+    """Says whose it is and what is wrong."""
+    declare(site, line)
+
+    with pytest.raises(InputError, match=message):
+        parts().get(line.split()[0])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("gone = some_parts:Gone", "the toy 'gone' of the package some-parts cannot be imported"),
+        ("part = some_parts:Part", "some_parts:Part is of type type; a toy is a NumberFormat"),
+        ("other = some_parts:VALUE", "is called 'value' and its entry point 'other'"),
+    ],
+)
+def test_a_value_that_cannot_be_used(site: Path, line: str, message: str) -> None:
+    """Says what was expected and what came."""
+    declare(site, line)
+
+    with pytest.raises(InputError, match=message):
+        values()[line.split()[0]]
+
+
+def test_our_own_formats_come_first() -> None:
+    """The order of the table is the order of the list."""
+    assert list(NUMBER_FORMATS)[:7] == [f"int{bits}" for bits in range(2, 9)]

@@ -1,0 +1,216 @@
+"""What every number format of the table promises, and formats that other packages may add."""
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+from mpq.backends.onnx.formats import kernel_of
+from mpq.errors import InputError
+from mpq.problem.assignment import AssignedLayer, Assignment
+from mpq.quantization import formats
+from mpq.quantization.formats import NUMBER_FORMATS, NumberFormat
+from mpq.quantization.grid import Grid, integer_range, round_float
+from mpq.quantization.precision import Granularity, Precision, TensorFormat
+from mpq.quantization.ranges import ActivationRange
+
+TABLE = tuple(NUMBER_FORMATS.values())
+OTHERS = (
+    NumberFormat("fp6_e3m2", 6, True, 28.0, 3, 2),
+    NumberFormat("fp5_e2m2", 5, True, 7.0, 2, 2),
+    NumberFormat("int12", 12),
+)
+EVERY = (*TABLE, *OTHERS)
+SCALED = tuple(number for number in EVERY if number.needs_scale)
+CAST = tuple(number for number in EVERY if number.torch_dtype is not None)
+SCHEMES = [
+    pytest.param(number, symmetric, id=f"{number.name}-{'symmetric' if symmetric else 'affine'}")
+    for number in SCALED
+    for symmetric in (True, False)
+    if symmetric or not number.is_float
+]
+"""Formats with a scale, and with a zero point where they may have one."""
+BY_NAME: dict[str, Any] = {"ids": lambda number: number.name}
+
+
+def rounded(x: Tensor, number: NumberFormat, symmetric: bool = True) -> Tensor:
+    """Numbers in a format, with a scale of 1."""
+    if not number.needs_scale:
+        return round_float(x, number)
+    one, zero = torch.ones(1), torch.zeros(1, dtype=torch.int32)
+    return Grid(number, one, zero, symmetric).round(x[None])[0]
+
+
+def values_of(number: NumberFormat, symmetric: bool = True) -> npt.NDArray[np.float64]:
+    """Every number of a format, ascending, from the definition of its codes."""
+    if not number.is_float:
+        low = -(2 ** (number.bits - 1)) if symmetric else 0
+        return np.arange(low, low + 2**number.bits, dtype=np.float64)
+    bias = 2 ** (number.exponent_bits - 1) - 1
+    steps = 2**number.mantissa_bits
+    positive = {m / steps * 2.0 ** (1 - bias) for m in range(steps)} | {
+        (1 + m / steps) * 2.0 ** (e - bias)
+        for e, m in itertools.product(range(1, 2**number.exponent_bits), range(steps))
+    }
+    kept = {value for value in positive if value <= number.max_value}
+    return np.array(sorted(kept | {-value for value in kept}))
+
+
+def some_numbers(number: NumberFormat) -> Tensor:
+    """All over the format's range and a little beyond, with exact halves between codes."""
+    top = min(number.max_value, 1e38) if number.is_float else 2.0 ** (number.bits - 1)
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.randn(2000, generator=generator) * top / 2
+    small = spread * 2.0 ** -torch.arange(2000).remainder(30)
+    return torch.cat([spread, small, torch.arange(-16, 16) / 2])
+
+
+@pytest.mark.parametrize("number", EVERY, **BY_NAME)
+def test_rounding_twice_is_rounding_once(number: NumberFormat) -> None:
+    """What a format holds, it keeps."""
+    once = rounded(some_numbers(number), number)
+
+    assert torch.equal(rounded(once, number), once)
+
+
+@pytest.mark.parametrize("number", EVERY, **BY_NAME)
+def test_rounding_is_odd(number: NumberFormat) -> None:
+    """A negative number becomes the negative; integers have one code more below zero."""
+    x = some_numbers(number)
+    if not number.is_float:
+        x = x[x.abs() < 2 ** (number.bits - 1) - 1]
+
+    assert torch.equal(rounded(-x, number), -rounded(x, number))
+
+
+@pytest.mark.parametrize(("number", "symmetric"), SCHEMES)
+def test_all_codes_are_reached_and_no_other_numbers(number: NumberFormat, symmetric: bool) -> None:
+    """Every number of the definition is a fixed point, and everything else goes to one of them."""
+    values = values_of(number, symmetric)
+    between = np.linspace(values[0] * 1.5 - 1, values[-1] * 1.5 + 1, 20_001)
+    x = torch.from_numpy(np.concatenate([values, between])).float()
+
+    found = rounded(x, number, symmetric).double().numpy()
+
+    np.testing.assert_array_equal(found[: len(values)], values)
+    assert set(found.tolist()) == set(values.tolist())
+    distance = np.abs(between[:, None] - values[None]).min(axis=1)
+    np.testing.assert_allclose(np.abs(found[len(values) :] - between), distance, atol=1e-4)
+
+
+@pytest.mark.parametrize("number", CAST, **BY_NAME)
+def test_exponent_and_mantissa_are_those_of_the_torch_dtype(number: NumberFormat) -> None:
+    """Rounding by the table's bits gives what the cast gives."""
+    x = some_numbers(number)
+
+    by_bits = rounded(x, replace(number, torch_dtype=None))
+
+    assert torch.equal(by_bits, rounded(x, number))
+
+
+@pytest.mark.parametrize("number", TABLE, **BY_NAME)
+def test_every_spelling_reads_back(number: NumberFormat) -> None:
+    """After ``w``, after ``a``, and the name alone for both."""
+    for text in (*number.spellings, number.name):
+        precision = Precision.parse(f"w{text}a{text}")
+        assert precision.weight.number == precision.activation.number == number
+        assert str(Precision.parse(f"w{text}")).startswith(
+            number.name if number.name == "fp32" else f"w{number.spellings[0]}a"
+        )
+    assert Precision.parse(number.name) == Precision.parse(f"w{number.name}a{number.name}")
+
+
+@pytest.mark.parametrize("number", TABLE, **BY_NAME)
+def test_stored_bits(number: NumberFormat) -> None:
+    """The format's bits for every number, 32 for the scale of every channel."""
+    weight = Precision.parse(f"w{number.name}").weight
+
+    assert weight.stored_bits(1000, 10) == 1000 * number.bits + 320 * (number.bits < 16)
+
+
+@pytest.mark.parametrize("number", TABLE, **BY_NAME)
+def test_json_round_trip(number: NumberFormat) -> None:
+    """A file may state every format of the table."""
+    precision = Precision.parse(number.name)
+    layer = AssignedLayer("fc", "linear", (3, 4), precision, ActivationRange(-1.0, 2.0))
+    written = Assignment((layer,))
+
+    assert Assignment.from_json(written.to_json()) == written
+
+
+@pytest.mark.parametrize("number", TABLE, **BY_NAME)
+def test_names_of_types_exist(number: NumberFormat) -> None:
+    """In torch and in ONNX, with as many bits as the format or more; and there is a sentence."""
+    onnx = pytest.importorskip("onnx")
+
+    if number.torch_dtype is not None:
+        assert getattr(torch, number.torch_dtype).itemsize * 8 == number.bits
+    if number.onnx_type is not None:
+        code = onnx.TensorProto.DataType.Value(number.onnx_type)
+        size = onnx.helper.tensor_dtype_to_np_dtype(code).itemsize
+        assert size * 8 >= number.bits
+    assert number.summary
+
+
+@pytest.mark.parametrize("number", OTHERS, **BY_NAME)
+@pytest.mark.parametrize("kind", ["linear", "conv2d", "embedding"])
+def test_onnx_refuses_a_format_that_it_does_not_know(number: NumberFormat, kind: str) -> None:
+    """Also one of more than eight bits that claims to fit into eight."""
+    for claimed in (number, replace(number, onnx_type="INT8" if number.bits > 8 else None)):
+        weight = TensorFormat(claimed, Granularity.CHANNEL)
+        precision = Precision(weight, Precision.parse("w8a8").activation)
+
+        assert kernel_of(kind, precision) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": "Toy", "bits": 4}, "names are lower-case letters, digits and underscores"),
+        ({"name": "", "bits": 4}, "names are lower-case"),
+        ({"name": "toy", "bits": 4, "spelled": ("t-y",)}, "names are lower-case"),
+        ({"name": "toy", "bits": 1}, "integers have 2 to 15 bits"),
+        ({"name": "toy", "bits": 16}, "integers have 2 to 15 bits"),
+        (
+            {"name": "toy", "bits": 6, "is_float": True, "max_value": 28.0, "exponent_bits": 3},
+            "a sign, 3 exponent and 0 mantissa bits are not 6 bits",
+        ),
+        (
+            {
+                "name": "toy",
+                "bits": 6,
+                "is_float": True,
+                "exponent_bits": 3,
+                "mantissa_bits": 2,
+            },
+            "max_value is positive",
+        ),
+    ],
+)
+def test_a_format_that_contradicts_itself_is_refused(fields: Any, message: str) -> None:
+    """The error names the format and what is wrong."""
+    with pytest.raises(InputError, match=message):
+        NumberFormat(**fields)
+
+
+def test_a_format_of_others_is_written_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spellings are known before a package is imported, so that further ones would not be read."""
+    toy = NumberFormat("toy", 5, spelled=("t5", "toy"))
+    monkeypatch.setattr(formats, "NUMBER_FORMATS", {"toy": toy})
+    monkeypatch.setattr(formats, "spellings", lambda: {"toy": "toy"})
+
+    with pytest.raises(InputError, match="'toy' of another package is written 't5'; only its name"):
+        formats.spelled_format("toy")
+
+
+def test_integer_ranges_are_the_codes() -> None:
+    """Smallest and largest code of the definition."""
+    for number in SCALED:
+        if not number.is_float:
+            ends = values_of(number)[[0, -1]].tolist()
+            assert list(integer_range(number, symmetric=True)) == ends

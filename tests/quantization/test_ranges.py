@@ -1,0 +1,116 @@
+"""What every range method promises, and its options."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mpq.errors import InputError, UnknownNameError
+from mpq.network.examples import Calibration
+from mpq.network.network import Network
+from mpq.quantization.formats import NUMBER_FORMATS
+from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.precision import Precision
+from mpq.quantization.ranges import RANGE_METHODS, LeastSquares, MinMax, Percentile
+
+METHODS = RANGE_METHODS.names()
+NUMBER = NUMBER_FORMATS["int4"]
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_ends_lie_within_the_numbers(name: str, symmetric: bool) -> None:
+    """Of every row, in order, float32 whatever comes."""
+    rows = torch.randn(5, 3000).double()
+
+    low, high = RANGE_METHODS.build(name).ends(rows, NUMBER, symmetric)
+
+    assert low.dtype == high.dtype == torch.float32
+    assert low.shape == high.shape == (5,)
+    assert bool(((low >= rows.amin(1).float()) & (high <= rows.amax(1).float())).all())
+    assert bool((low < high).all())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_numbers_of_twice_the_size_have_twice_the_range(name: str) -> None:
+    """A power of two changes no digit."""
+    rows, method = torch.randn(3, 500), RANGE_METHODS.build(name)
+
+    ends, doubled = method.ends(rows, NUMBER, True), method.ends(2 * rows, NUMBER, True)
+
+    assert all(torch.equal(2 * end, other) for end, other in zip(ends, doubled, strict=True))
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if RANGE_METHODS.get(n).reads_extremes_only])
+def test_extremes_suffice_where_a_method_says_so(name: str) -> None:
+    """The smallest and largest number give the range of all."""
+    rows, method = torch.randn(3, 500), RANGE_METHODS.build(name)
+
+    extremes = torch.stack([rows.amin(1), rows.amax(1)], dim=1)
+
+    ends, found = method.ends(rows, NUMBER, True), method.ends(extremes, NUMBER, True)
+    assert all(torch.equal(end, other) for end, other in zip(ends, found, strict=True))
+
+
+def test_options_are_written_after_the_name() -> None:
+    """As of every part."""
+    assert RANGE_METHODS.build("percentile:share=0.9") == Percentile(0.9)
+    assert RANGE_METHODS.build("mse:num_shrinks=10") == LeastSquares(10)
+    assert RANGE_METHODS.build("minmax") == MinMax()
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_the_share_of_a_percentile(share: float) -> None:
+    """So many of the numbers lie between the ends."""
+    rows = torch.rand(1, 20_001)
+
+    low, high = Percentile(share).ends(rows, NUMBER, True)
+
+    inside = float(((rows >= low) & (rows <= high)).double().mean())
+    assert inside == pytest.approx(share, abs=1e-3)
+
+
+def test_one_shrink_is_the_full_range() -> None:
+    """Then ``mse`` has nothing to choose from."""
+    rows = torch.randn(4, 300)
+
+    least, full = (m.ends(rows, NUMBER, True) for m in (LeastSquares(1), MinMax()))
+
+    assert all(torch.equal(a, b) for a, b in zip(least, full, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("percentile:share=0", "above 0 and at most 1; got 0.0"),
+        ("percentile:share=99.9", "above 0 and at most 1; got 99.9"),
+        ("mse:num_shrinks=0", "at least 1 range; got 0"),
+        ("best", "no range method 'best'"),
+        ("minmax:share=1", "no option of minmax 'share'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(text: str, message: str) -> None:
+    """By a message with what was given."""
+    with pytest.raises((InputError, UnknownNameError), match=message):
+        RANGE_METHODS.build(text)
+
+
+@pytest.mark.parametrize("text", [*METHODS, "percentile:share=0.5"])
+def test_calibration_takes_a_method_by_name(text: str) -> None:
+    """The layer's range is what the method makes of everything that the layer reads."""
+    batches = [torch.randn(16, 6) for _ in range(3)]
+    network = Network.of(nn.Sequential(nn.Linear(6, 2)).eval(), Calibration(batches))
+    precision = Precision.parse("w8a8")
+
+    found = ActivationRanges.calibrate(network, Calibration(batches), [precision], text)
+
+    known = found.of("0", precision.activation)
+    assert known is not None
+    rows = torch.cat(batches).reshape(1, -1)
+    low, high = RANGE_METHODS.build(text).ends(rows, precision.activation.number, False)
+    np.testing.assert_array_equal([known.low, known.high], [float(low), float(high)])

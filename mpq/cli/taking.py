@@ -35,7 +35,8 @@ def gathered(options: type[Options], values: Mapping[str, Any]) -> Options:
 
 
 def _value(kind: Any, name: str, values: Mapping[str, Any]) -> Any:
-    return gathered(kind, values) if is_dataclass(kind) else values[name]
+    is_group = isinstance(kind, type) and is_dataclass(kind)
+    return gathered(kind, values) if is_group else values[name]
 
 
 def _opened(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:

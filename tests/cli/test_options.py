@@ -79,7 +79,7 @@ def test_defaults_are_those_of_the_library(command: str, noun: Any) -> None:
     [
         kind
         for kind in vars(requests).values()
-        if is_dataclass(kind) and kind.__module__ == requests.__name__  # type: ignore[union-attr]
+        if is_dataclass(kind) and kind.__module__ == requests.__name__
     ],
     ids=lambda kind: kind.__name__,
 )

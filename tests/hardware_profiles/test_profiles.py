@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
 
 from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.hardware_profiles import (
@@ -27,7 +28,7 @@ from mpq.hardware_profiles import (
 from mpq.network.layer import Layer
 from mpq.problem.cost_table import CostTable
 from mpq.quantization.precision import Precision
-from mpq.workflows.setup import DEFAULT_PRECISIONS, candidates
+from mpq.workflows.task import DEFAULT_CANDIDATES, Task
 
 DEVICES = (
     "bismo-pynq-z1",
@@ -194,7 +195,7 @@ def test_every_number_of_a_device_is_one(name: str) -> None:
 def test_a_device_prices_what_it_can_run(name: str, layer: Layer) -> None:
     """At every default precision a device gives a positive number, or nan where it cannot run."""
     profile = load_device(name)
-    candidates = [Precision.parse(text) for text in DEFAULT_PRECISIONS]
+    candidates = [Precision.parse(text) for text in DEFAULT_CANDIDATES]
 
     for resource in profile.resources:
         found = profile.cost(resource, (layer,), candidates, Workload()).values[0]
@@ -209,7 +210,7 @@ def test_a_device_prices_what_it_can_run(name: str, layer: Layer) -> None:
 def test_more_work_costs_no_less(name: str, resource: str) -> None:
     """Neither latency nor energy falls when examples, or tokens of an example, are added."""
     profile = load_device(name)
-    candidates = [c for c in map(Precision.parse, DEFAULT_PRECISIONS) if profile.can_run(TOKENS, c)]
+    candidates = [c for c in map(Precision.parse, DEFAULT_CANDIDATES) if profile.can_run(TOKENS, c)]
     batches = [Workload(size) for size in (1, 2, 16, 256)]
     prompts = [Workload(1, "decode"), *(Workload(1, "prefill", n) for n in (1, 2, 64, 4096))]
 
@@ -342,15 +343,13 @@ def test_default_candidates_are_what_was_measured() -> None:
     seconds = CostTable("latency", "seconds", ("fc",), measured, np.ones((1, 3)))
     network = NetworkProfile("toy", "Toy", "", ("fc linear 8x16",), 1, seconds, seconds, {}, {})
 
-    assert candidates(None, table) == candidates(None, network) == measured
-    assert candidates(["w8a8d"], table) == measured[1:2]
-    assert list(map(str, candidates(None, load_device("cortex-m7")))) == [
-        "w2a8",
-        "w4a4",
-        "w4a8",
-        "w8a8",
-    ]
-    assert candidates(None, None) == tuple(map(Precision.parse, DEFAULT_PRECISIONS))
+    def candidates(device: Any, given: list[str] | None = None) -> tuple[Precision, ...]:
+        return Task(nn.Identity(), [], device=device, candidates=given).precisions
+
+    assert candidates(table) == candidates(network) == measured
+    assert candidates(table, ["w8a8d"]) == measured[1:2]
+    assert list(map(str, candidates("cortex-m7"))) == ["w2a8", "w4a4", "w4a8", "w8a8"]
+    assert candidates(None) == tuple(map(Precision.parse, DEFAULT_CANDIDATES))
 
 
 def test_memories_are_numbers_too() -> None:

@@ -81,7 +81,7 @@ def test_the_original_is_nothing_apart_from_itself() -> None:
     """Exactly 0, whatever folding BatchNorm rounds; and the same where nothing is quantized."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5))
-    model[1].running_mean.normal_()
+    model.get_buffer("1.running_mean").normal_()
     task = mpq.Task(model.eval(), [torch.randn(16, 1, 8, 8)], candidates=["w8a8", "fp32"])
 
     found = mpq.search(task, {"effective_bits": 32}, sensitivity="weight-error")

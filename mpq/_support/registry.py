@@ -3,10 +3,22 @@
 import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast, final, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Protocol,
+    TypeVar,
+    cast,
+    final,
+    get_type_hints,
+)
 
 from mpq.errors import InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 
 class Named(Protocol):
@@ -44,13 +56,15 @@ class PlugIns:
         self._taken = taken
 
     @cached_property
-    def points(self) -> dict[str, EntryPoint]:
+    def points(self) -> dict[str, "EntryPoint"]:
         """Entry points by name, found without importing what they name.
 
         Raises:
             InputError: If another package uses a name of mpq's.
         """
         # Looked for once per process: reading every installed package's metadata takes 10 ms.
+        from importlib.metadata import entry_points  # not for `mpq --help`
+
         found = {point.name: point for point in entry_points(group=self.group)}
         taken = sorted(found.keys() & set(self._taken))
         if taken:
@@ -198,7 +212,7 @@ class ValueRegistry(Mapping[str, Value], Generic[Value]):
         return self._values[name]
 
 
-def _check_part(part: Any, point: EntryPoint, kind: str) -> None:
+def _check_part(part: Any, point: "EntryPoint", kind: str) -> None:
     """Refuses what lacks what every kind of part has in common."""
     if not (isinstance(part, type) and dataclasses.is_dataclass(part)):
         raise InputError(f"{point.value} is no dataclass; a {kind} is one, with options as fields")
@@ -209,7 +223,7 @@ def _check_part(part: Any, point: EntryPoint, kind: str) -> None:
         )
 
 
-def _check_value(value: Any, point: EntryPoint, kind: str, expected: type[NamedValue]) -> None:
+def _check_value(value: Any, point: "EntryPoint", kind: str, expected: type[NamedValue]) -> None:
     """Refuses what is of another class, or called otherwise than its entry point."""
     if not isinstance(value, expected):
         raise InputError(
@@ -222,7 +236,7 @@ def _check_value(value: Any, point: EntryPoint, kind: str, expected: type[NamedV
         )
 
 
-def _package(point: EntryPoint) -> str:
+def _package(point: "EntryPoint") -> str:
     return point.dist.name if point.dist is not None else point.module
 
 

@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 Options = TypeVar("Options")
 
@@ -35,7 +35,8 @@ def gathered(options: type[Options], values: Mapping[str, Any]) -> Options:
 
 
 def _value(kind: Any, name: str, values: Mapping[str, Any]) -> Any:
-    return gathered(cast(type[Any], kind), values) if is_dataclass(kind) else values[name]
+    is_group = isinstance(kind, type) and is_dataclass(kind)
+    return gathered(kind, values) if is_group else values[name]
 
 
 def _opened(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mpq.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from torch import nn
 
-Pattern: TypeAlias = "str | Callable[[str, nn.Module], bool]"
-"""A glob such as ``blocks.*.conv``, or a function of a layer's name and module."""
+Pattern: TypeAlias = str | Callable[[str, Any], bool]
+"""A glob such as ``blocks.*.conv``, or a function of a layer's name and ``nn.Module``.
+
+The module is ``Any``, as attributes of an ``nn.Module`` have no type that a predicate could use.
+"""
 
 
 def check_pattern(pattern: object, rule: str) -> None:

@@ -152,7 +152,7 @@ def parse_limits(limits: Limits) -> tuple[Limit, ...]:
     Raises:
         LimitError: If a limit is misspelled, or a resource has two.
     """
-    parsed = read_limits(limits)
+    parsed = tuple(limit for _, limit in written_limits(limits))
     names = [limit.resource for limit in parsed]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -160,45 +160,45 @@ def parse_limits(limits: Limits) -> tuple[Limit, ...]:
     return parsed
 
 
-def read_limits(limits: Limits) -> tuple[Limit, ...]:
-    """Reads several limits; a resource may have more than one.
+def written_limits(limits: Limits) -> list[tuple[str, Limit]]:
+    """Reads several limits, each with how it was written; a resource may have more than one.
 
     Raises:
         LimitError: If a limit is misspelled.
 
-    >>> read_limits({"latency": 2.5e-3, "weight_bytes": "0.6x:w8a8"})[0].number
-    0.0025
+    >>> [text for text, _ in written_limits({"latency": 2.5e-3, "weight_bytes": "0.6x:w8"})]
+    ['latency=0.0025', 'weight_bytes=0.6x:w8']
     """
     if isinstance(limits, str):
         raise LimitError(
             f"limits are several: write [{limits!r}], or a mapping such as "
             '{"latency": 2.5e-3, "weight_bytes": "300KiB"}'
         )
-    if isinstance(limits, Mapping):
-        return tuple(_amount(resource, amount) for resource, amount in limits.items())
-    return tuple(_limit(limit) for limit in limits)
+    if not isinstance(limits, Mapping):
+        return [_limit(limit) for limit in limits]
+    return [_amount(resource, amount) for resource, amount in limits.items()]
 
 
-def _limit(given: str | Limit) -> Limit:
+def _limit(given: str | Limit) -> tuple[str, Limit]:
     if isinstance(given, Limit):
-        return given
+        return str(given), given
     if isinstance(given, str):
-        return Limit.parse(given)
+        return given, Limit.parse(given)
     raise LimitError(f"{given!r} is not a limit: write 'latency=2.5ms' or a Limit")
 
 
-def _amount(resource: str, amount: float | str | Limit) -> Limit:
+def _amount(resource: str, amount: float | str | Limit) -> tuple[str, Limit]:
     """One entry of a mapping."""
+    if isinstance(amount, str):
+        return _limit(f"{resource}={amount}")
     if isinstance(amount, Limit):
         if amount.resource != resource:
             raise LimitError(f"limits[{resource!r}] is a limit on {amount.resource!r}")
-        return amount
-    if isinstance(amount, str):
-        return Limit.parse(f"{resource}={amount}")
+        return _limit(amount)
     # True is an int in Python, but no amount; nan and inf bound nothing
     if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 < amount < inf:
         raise LimitError(
             f"limits[{resource!r}] is {amount!r}; expected a positive number in the resource's own "
             "unit (seconds, bytes, joules, bits), or text such as '2.5ms' or '0.6x:w8a8'"
         )
-    return Limit(resource, float(amount))
+    return _limit(Limit(resource, float(amount)))

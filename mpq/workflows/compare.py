@@ -15,7 +15,7 @@ from mpq._support.files import prepare_folder
 from mpq._support.journal import Journal
 from mpq._support.progress import showing_progress, track
 from mpq.errors import InputError, MpqError
-from mpq.problem.limits import Limits, read_limits
+from mpq.problem.limits import Limits, written_limits
 from mpq.problem.problem import Columns, Problem
 from mpq.quantization.fingerprint import measurement_key
 from mpq.report.estimators import EstimatorComparison, Score, Solved, Trial
@@ -69,7 +69,7 @@ def compare(
     """
     for text in estimators:
         ESTIMATORS.build(text, task.seed)
-    parsed = {str(limit): limit for limit in read_limits(limits)}
+    parsed = dict(written_limits(limits))
     if not parsed or num_random < 3 or refine < 0:
         raise InputError("give at least one limit, num_random >= 3 and refine >= 0")
     with showing_progress(progress):

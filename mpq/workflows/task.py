@@ -30,8 +30,11 @@ METRIC: Final = "kl"
 Value = TypeVar("Value")
 Spelled: TypeAlias = str | Precision
 """A precision, or how it is written."""
-Pairs: TypeAlias = Mapping[str, Value] | Mapping[Pattern, Value] | Sequence[tuple[Pattern, Value]]
-"""Something for every layer that a pattern matches; a later pattern overrides an earlier one."""
+Pairs: TypeAlias = Mapping[Any, Value] | Sequence[tuple[Pattern, Value]]
+"""Something for every layer that a pattern matches; a later pattern overrides an earlier one.
+
+Keys are patterns; to a type checker a ``dict[str, ...]`` would be no mapping of them.
+"""
 
 
 @final

@@ -3,9 +3,9 @@
 import csv
 import json
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -424,19 +424,25 @@ def test_every_command_has_help(command: str) -> None:
     assert command in main
 
 
+def processor_seconds_of_children() -> float:
+    """Of all processes that ended so far: the same on a busy machine."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_answers_at_once() -> None:
-    """``mpq --help`` in under half a second (best of five), without importing torch."""
+    """``mpq --help`` in half a second of a processor (best of five), without importing torch."""
     code = (
         "import sys; sys.argv = ['mpq', '--help']; from mpq.cli.__main__ import app; "
         "app(standalone_mode=False); print([m for m in ('torch', 'numpy') if m in sys.modules])"
     )
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = processor_seconds_of_children()
         found = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         )
-        times.append(time.perf_counter() - start)
+        times.append(processor_seconds_of_children() - start)
 
     assert found.stdout.splitlines()[-1] == "[]"
     assert "search" in found.stdout

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from torch import nn
 
 from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.hardware_profiles import (
@@ -334,11 +334,6 @@ def test_utilisation_slows_arithmetic_and_memory() -> None:
     assert price(slow_arithmetic, "energy", CONV, "w8a8") == price(toy(), "energy", CONV, "w8a8")
 
 
-def candidates(given: list[str] | None, device: Profile | None) -> tuple[Precision, ...]:
-    """What a task's layers may become."""
-    return Task(torch.nn.Identity(), [], device=device, candidates=given).precisions
-
-
 def test_default_candidates_are_what_was_measured() -> None:
     """Of an estimated device those of mpq that it runs; asked-for ones are taken as they are."""
     measured = tuple(map(Precision.parse, ("fp32", "w8a8d", "w4g32a32")))
@@ -348,15 +343,13 @@ def test_default_candidates_are_what_was_measured() -> None:
     seconds = CostTable("latency", "seconds", ("fc",), measured, np.ones((1, 3)))
     network = NetworkProfile("toy", "Toy", "", ("fc linear 8x16",), 1, seconds, seconds, {}, {})
 
-    assert candidates(None, table) == candidates(None, network) == measured
-    assert candidates(["w8a8d"], table) == measured[1:2]
-    assert list(map(str, candidates(None, load_device("cortex-m7")))) == [
-        "w2a8",
-        "w4a4",
-        "w4a8",
-        "w8a8",
-    ]
-    assert candidates(None, None) == tuple(map(Precision.parse, DEFAULT_CANDIDATES))
+    def candidates(device: Any, given: list[str] | None = None) -> tuple[Precision, ...]:
+        return Task(nn.Identity(), [], device=device, candidates=given).precisions
+
+    assert candidates(table) == candidates(network) == measured
+    assert candidates(table, ["w8a8d"]) == measured[1:2]
+    assert list(map(str, candidates("cortex-m7"))) == ["w2a8", "w4a4", "w4a8", "w8a8"]
+    assert candidates(None) == tuple(map(Precision.parse, DEFAULT_CANDIDATES))
 
 
 def test_memories_are_numbers_too() -> None:

@@ -634,7 +634,6 @@ def test_infeasible_with_one_budget_speaks_of_no_other() -> None:
         ),
         ({"tie": ["layer*"]}, UnknownNameError, r"no layer for --tie 'layer\*'"),
         ({"exclude": ["*"]}, mpq.InputError, "no quantizable layer, or all are excluded"),
-        ({"weight_range": "best"}, UnknownNameError, "no range method 'best'.*minmax"),
         ({"batch_size": 0, "device": "cortex-m7"}, mpq.InputError, "batch size is at least 1"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",

@@ -14,7 +14,7 @@ from mpq.problem.limits import parse_limits
 from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import RangeMethod
-from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
+from mpq.sensitivity import ESTIMATORS, Estimation, SensitivityEstimator
 from mpq.solvers import SOLVERS, Evolutionary, MeasuringSolver, Solver
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.objective import Objective
@@ -162,7 +162,7 @@ def estimated(
 ) -> Problem:
     """The problem with its loss, as far as the solver can take it."""
     found = estimator.estimate(
-        prepared.network, prepared.tuning, prepared.quantizer, prepared.candidates
+        Estimation(prepared.network, prepared.tuning, prepared.quantizer, prepared.candidates)
     )
     interactions = found.interactions if solver.takes_interactions else None
     return replace(question, loss=found.table, interactions=interactions)

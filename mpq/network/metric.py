@@ -9,16 +9,29 @@ from torch import Tensor
 
 from mpq._support.registry import Registry
 from mpq.errors import InputError
-from mpq.network.divergence import fisher_probe, kl_divergence, random_signs
+from mpq.network.divergence import (
+    fisher_probe,
+    kl_divergence,
+    label_probe,
+    random_signs,
+)
 from mpq.network.outputs import position_logits, position_values
 
 
 class OutputMetric(ABC):
-    """A distance between outputs, and the random directions whose mean is its curvature."""
+    """A distance between outputs, and the random directions whose mean is its curvature.
+
+    A metric of another package is one class: a frozen dataclass that implements the four abstract
+    methods, under an entry point of the group ``mpq.metrics``. What only classes have (logits,
+    labels, accuracy) has defaults for outputs that are none.
+    """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     unit: ClassVar[str]
+    """What one of it is, such as ``nats``; any word of lower-case letters, digits and ``_``."""
+    is_classification: ClassVar[bool] = False
+    """Whether outputs are scores of classes, so that targets and accuracy mean something."""
 
     @abstractmethod
     def positions(self, output: Any) -> Tensor:
@@ -49,6 +62,33 @@ class OutputMetric(ABC):
             ``[N, P, C]``, detached, times the square root of the position's weight.
         """
 
+    def logits(self, outputs: Tensor) -> Tensor:
+        """Logits ``[N, P, C]`` of the classes, from outputs ``[N, P, C]``.
+
+        Raises:
+            InputError: If the metric knows no classes.
+        """
+        if not self.is_classification:
+            raise InputError(f"labels are classes; the metric {self.name!r} has none")
+        return outputs
+
+    def label_gradient(
+        self, outputs: Tensor, weights: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """Gradient of a drawn label's likelihood; a ``probe`` where there are no such labels.
+
+        Like ``probe``, also in its arguments, it has the curvature as its second moment. It is
+        another random variable, though: that of the Fisher information's definition.
+        """
+        return self.probe(outputs, weights, generator)
+
+    def fisher_probabilities(self, outputs: Tensor) -> Tensor | None:  # noqa: ARG002
+        """``p [N, P, C]``, float64, if the curvature is ``diag(p) - p p^T``, else ``None``.
+
+        For such a curvature there are directions with less noise than random signs.
+        """
+        return None
+
 
 @final
 @dataclass(frozen=True)
@@ -67,6 +107,7 @@ class KLDivergence(OutputMetric):
     name: ClassVar[str] = "kl"
     summary: ClassVar[str] = "KL divergence of the softmax, per position (default)"
     unit: ClassVar[str] = "nats"
+    is_classification: ClassVar[bool] = True
 
     temperature: float = 1.0
 
@@ -89,7 +130,21 @@ class KLDivergence(OutputMetric):
 
     def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
         """See ``mpq.network.divergence.fisher_probe``."""
-        return fisher_probe(outputs / self.temperature, weights, generator)
+        return fisher_probe(self.logits(outputs), weights, generator)
+
+    def logits(self, outputs: Tensor) -> Tensor:
+        """Over the temperature: those of the softened softmax."""
+        return outputs / self.temperature
+
+    def label_gradient(
+        self, outputs: Tensor, weights: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """See ``mpq.network.divergence.label_probe``."""
+        return label_probe(self.logits(outputs), weights, None, generator)
+
+    def fisher_probabilities(self, outputs: Tensor) -> Tensor:
+        """The softmax: ``T^2`` of the divergence and ``1 / T^2`` of its curvature cancel."""
+        return self.logits(outputs).double().softmax(dim=-1)
 
 
 @final
@@ -113,11 +168,11 @@ class SquaredError(OutputMetric):
         return 0.5 * (outputs.double() - reference.double()).square().sum(dim=-1)
 
     def softened(self, temperature: float) -> "SquaredError":  # noqa: ARG002
-        """Itself."""
+        """The same metric: there are no probabilities to soften."""
         return self
 
     def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
-        """Random signs."""
+        """Random signs, whose mean outer product is the identity."""
         signs = random_signs(outputs, generator)
         return (signs * weights.sqrt().unsqueeze(-1)).to(outputs.dtype)
 
@@ -145,7 +200,7 @@ class CosineDistance(OutputMetric):
         return 0.5 * apart.square().sum(dim=-1)
 
     def softened(self, temperature: float) -> "CosineDistance":  # noqa: ARG002
-        """Itself."""
+        """The same metric: there are no probabilities to soften."""
         return self
 
     def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from io import StringIO
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Self, final
@@ -81,14 +83,35 @@ class PairCost:
             raise FileFormatError(f"not a pair cost: {error!r}") from error
 
 
-UNITS = (
-    "nats", "squared_output", "cosine_distance",
-    "seconds", "bytes", "joules", "bitops", "bits",
-    "relative", "layers",
-)  # fmt: skip
-"""Units that a table may have: those of losses, of resources, and of what only ranks layers."""
+RESOURCE_UNITS = ("seconds", "bytes", "joules", "bitops", "bits")
+UNITS = ("nats", "squared_output", "cosine_distance", *RESOURCE_UNITS, "relative", "layers")
+"""Units that mpq knows: those of losses, of resources, and of what only ranks layers."""
+
+_UNIT = re.compile(r"[a-z][a-z0-9_]*")
+_SCALED = re.compile(r"[pnumkgt]?(s|i?b|j)")
+"""``ms``, ``kib``, ``mj``: how resources are often given. Tables hold the whole unit."""
+_NEAR = 0.8
+"""A word as like as this to a resource's unit is a misspelling of it (``second``, ``byte``)."""
 
 SCHEMA_VERSION = 1
+
+
+def _check_unit(unit: str) -> None:
+    """Lets a metric's own unit pass, and not what is meant to be a resource's.
+
+    A wrong unit of a resource would be compared with limits in the right one; losses are compared
+    with each other only.
+
+    Raises:
+        UnknownNameError: If it is neither.
+    """
+    if unit in UNITS:
+        return
+    is_meant = bool(_SCALED.fullmatch(unit)) or bool(
+        get_close_matches(unit, RESOURCE_UNITS, 1, _NEAR)
+    )
+    if is_meant or not _UNIT.fullmatch(unit):
+        raise UnknownNameError("unit", unit, UNITS)
 
 
 @final
@@ -100,7 +123,8 @@ class CostTable:
 
     Args:
         name: What is counted, such as ``latency`` or ``sketch``.
-        unit: What one unit of ``values`` means: one of ``UNITS``.
+        unit: What one unit of ``values`` means: one of ``UNITS``, or a word that a metric of
+            another package declares for its losses. It need not be installed to read its tables.
         layers: ``[L]`` names.
         precisions: ``[B]`` choices.
         values: ``[L, B]``. ``nan`` means that the layer cannot run at that precision; infinite
@@ -122,8 +146,7 @@ class CostTable:
     pairs: tuple[PairCost, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise UnknownNameError("unit", self.unit, UNITS)
+        _check_unit(self.unit)
         for what, names in (("layer", self.layers), ("precision", self.precisions)):
             if len(set(names)) != len(names):
                 raise InputError(

@@ -1,8 +1,12 @@
-"""Model + data -> loss of every layer at every precision."""
+"""In: a network, examples, candidates (``Estimation``). Out: the loss of every layer at each.
+
+Every estimator is one file here; what several of them compute lies in ``passes`` and ``curvature``.
+"""
 
 from mpq._support.registry import Registry
 from mpq.sensitivity._base import RefinableEstimator, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.entropy import ActivationEntropy, HistogramKL
+from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.first_order import FirstOrder
 from mpq.sensitivity.fisher import DiagonalFisher
 from mpq.sensitivity.hessian_eigenvalue import HessianEigenvalue
@@ -50,6 +54,7 @@ __all__ = [
     "ESTIMATORS",
     "ActivationEntropy",
     "DiagonalFisher",
+    "Estimation",
     "FirstOrder",
     "HessianEigenvalue",
     "HessianForm",

@@ -1,20 +1,14 @@
 """The interface of every sensitivity estimator."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-import numpy as np
-import numpy.typing as npt
-
-from mpq.errors import ModelError
-from mpq.network.examples import Calibration
-from mpq.network.network import Network
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
 from mpq.quantization.precision import Precision
-from mpq.quantization.quantizer import Quantizer
+from mpq.sensitivity.estimation import Estimation
 
 
 @final
@@ -44,20 +38,11 @@ class SensitivityEstimator(ABC):
     summary: ClassVar[str]
 
     @abstractmethod
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
-        """The loss of every layer at every choice.
+    def estimate(self, on: Estimation) -> Sensitivity:
+        """The loss of every layer at every candidate.
 
         Args:
-            network: ``L`` layers.
-            data: Calibration examples; targets are not used.
-            quantizer: How weights and inputs are put into a format.
-            candidates: ``B`` precisions.
+            on: Network, calibration examples, quantizer and candidates.
 
         Returns:
             ``[L, B]`` in the unit of the network's metric (nats of KL divergence) per example,
@@ -72,52 +57,14 @@ class RefinableEstimator(SensitivityEstimator):
     """An estimator that can look again from where a solver got to."""
 
     @abstractmethod
-    def estimate_at(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-        incumbent: Mapping[str, Precision],
-    ) -> Sensitivity:
-        """The loss of every layer at every choice, near an assignment.
+    def estimate_at(self, on: Estimation, incumbent: Mapping[str, Precision]) -> Sensitivity:
+        """The loss of every layer at every candidate, near an assignment.
 
         Args:
-            network: ``L`` layers.
-            data: Calibration examples.
-            quantizer: How weights and inputs are put into a format.
-            candidates: ``B`` precisions.
+            on: Network, calibration examples, quantizer and candidates.
             incumbent: Layer name to precision; layers that are missing are not quantized.
 
         Returns:
             A table and interactions whose loss of the incumbent is the loss it has to second order
             in the change of the outputs; cells of the table may be negative.
         """
-
-
-def loss_table(
-    network: Network,
-    candidates: Sequence[Precision],
-    values: npt.NDArray[np.floating],
-    name: str,
-    unit: str | None = None,
-) -> CostTable:
-    """The estimate as a table, in the unit of the network's metric unless it has another one.
-
-    Raises:
-        ModelError: If a value is not finite.
-    """
-    if not np.isfinite(values).all():
-        layer, candidate = (int(i[0]) for i in np.nonzero(~np.isfinite(values)))
-        raise ModelError(
-            f"{name}: layer {network.layers[layer].name!r} at {candidates[candidate]} costs "
-            f"{values[layer, candidate]}; gradients or outputs of the network overflow there"
-        )
-    names = tuple(layer.name for layer in network.layers)
-    return CostTable(
-        name,
-        unit or network.metric.unit,
-        names,
-        tuple(candidates),
-        np.asarray(values, dtype=np.float64),
-    )

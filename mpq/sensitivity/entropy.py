@@ -1,18 +1,16 @@
 """Entropy of a layer's numbers, and how far rounding moves their distribution."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import numpy as np
 from torch import Tensor
 
 from mpq.errors import InputError
-from mpq.network.examples import Calibration
-from mpq.network.network import Network
-from mpq.quantization.precision import ORIGINAL, Precision
-from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
+from mpq.quantization.precision import ORIGINAL
+from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity.estimation import Array, Estimation
 from mpq.sensitivity.importance import importance_table
 from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.forward_pass import read_layers
@@ -61,20 +59,14 @@ class HistogramKL(SensitivityEstimator):
         if not 0 < self.smoothing < 1:
             raise InputError(f"{self.name} needs 0 < smoothing < 1; got {self.smoothing}")
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""
 
         def moved(original: Tensor, rounded: Tensor) -> float:
             return divergence(original, rounded, self.smoothing)
 
-        values = _compared(network, data, quantizer, candidates, self.num_bins, moved)
-        return Sensitivity(loss_table(network, candidates, values, self.name, "relative"))
+        values = _compared(on, self.num_bins, moved)
+        return Sensitivity(on.table(values, self.name, "relative"))
 
 
 @final
@@ -115,19 +107,12 @@ class ActivationEntropy(SensitivityEstimator):
     def __post_init__(self) -> None:
         _check_bins(self.name, self.num_bins)
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""
         if self.loss:
-            values = _compared(network, data, quantizer, candidates, self.num_bins, _lost)
-            return Sensitivity(loss_table(network, candidates, values, self.name, "relative"))
-        importance = output_entropies(network, data, self.num_bins)
-        return Sensitivity(importance_table(network, quantizer, candidates, importance, self.name))
+            values = _compared(on, self.num_bins, _lost)
+            return Sensitivity(on.table(values, self.name, "relative"))
+        return Sensitivity(importance_table(on, output_entropies(on, self.num_bins), self.name))
 
 
 def _check_bins(name: str, num_bins: int) -> None:
@@ -135,9 +120,9 @@ def _check_bins(name: str, num_bins: int) -> None:
         raise InputError(f"{name} needs num_bins >= 2; got {num_bins}")
 
 
-def output_entropies(network: Network, data: Calibration, num_bins: int) -> list[float]:
+def output_entropies(on: Estimation, num_bins: int) -> list[float]:
     """``[L]`` entropy in nats of every layer's output; two forward passes."""
-    bins = layer_bins(network, data, lambda _, y: y, num_bins)
+    bins = layer_bins(on, lambda _, y: y, num_bins)
     found: dict[str, Tensor] = {}
 
     def read(tap: Tap, _: Tensor, y: Tensor) -> None:
@@ -145,37 +130,31 @@ def output_entropies(network: Network, data: Calibration, num_bins: int) -> list
             counts = bins[tap.name].histogram(y)
             found[tap.name] = counts + found.get(tap.name, 0)
 
-    read_layers(network, data, read, "histograms")
-    names = [layer.name for layer in network.layers]
-    return [entropy(found[name]) if name in found else 0.0 for name in names]
+    read_layers(on, read, "histograms")
+    return [entropy(found[name]) if name in found else 0.0 for name in on.names]
 
 
 def _lost(original: Tensor, rounded: Tensor) -> float:
+    """Entropy that rounding takes away; what it seems to add is not to be bought."""
     return max(entropy(original) - entropy(rounded), 0.0)
 
 
-def _compared(
-    network: Network,
-    data: Calibration,
-    quantizer: Quantizer,
-    candidates: Sequence[Precision],
-    num_bins: int,
-    compare: Callable[[Tensor, Tensor], float],
-) -> Any:
+def _compared(on: Estimation, num_bins: int, compare: Callable[[Tensor, Tensor], float]) -> Array:
     """``[L, B]``: histograms of weight and input against those of the rounded ones."""
-    inputs = tuple(dict.fromkeys((ORIGINAL.activation, *(c.activation for c in candidates))))
-    weights = tuple(dict.fromkeys((ORIGINAL.weight, *(c.weight for c in candidates))))
-    bins = layer_bins(network, data, lambda x, _: x, num_bins)
-    is_input_rounded = len(inputs) > 1
-    of_inputs = input_histograms(network, data, quantizer, inputs, bins) if is_input_rounded else {}
-    of_weights = weight_histograms(network, quantizer, weights, num_bins)
-    values = np.zeros((len(network.layers), len(candidates)))
-    for row, layer in enumerate(network.layers):
-        for column, candidate in enumerate(candidates):
-            held = of_weights[layer.name]
+    inputs = tuple(dict.fromkeys((ORIGINAL.activation, *on.inputs.formats)))
+    weights = tuple(dict.fromkeys((ORIGINAL.weight, *on.weights.formats)))
+    bins = layer_bins(on, lambda x, _: x, num_bins)
+    # A pass over the data for nothing, where no candidate rounds what layers read.
+    of_inputs = input_histograms(on, inputs, bins) if len(inputs) > 1 else {}
+    of_weights = weight_histograms(on, weights, num_bins)
+    values = np.zeros(on.shape)
+    for row, name in enumerate(on.names):
+        held = of_weights[name]
+        for column, candidate in enumerate(on.candidates):
             values[row, column] = compare(held[ORIGINAL.weight], held[candidate.weight])
-            if layer.name in of_inputs:
-                held = of_inputs[layer.name]
+        if name in of_inputs:
+            held = of_inputs[name]
+            for column, candidate in enumerate(on.candidates):
                 values[row, column] += compare(
                     held[ORIGINAL.activation], held[candidate.activation]
                 )

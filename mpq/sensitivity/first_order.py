@@ -1,24 +1,18 @@
 """First order: how far rounding moves along each example's gradient."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mpq._support.progress import track
-from mpq.network.examples import Batch, Calibration
-from mpq.network.metric import KLDivergence
-from mpq.network.network import Network
-from mpq.quantization.precision import Precision
-from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
-from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
+from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity.estimation import Array, Estimation, Formats
+from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.example_gradients import ExampleGradients
-from mpq.sensitivity.passes.labels import check_labels, loss_gradient
+from mpq.sensitivity.passes.labels import check_labels, labelled_passes, loss_gradient
 
 
 @final
@@ -64,86 +58,61 @@ class FirstOrder(SensitivityEstimator):
     def __post_init__(self) -> None:
         check_labels(self.labels)
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``.
 
         Raises:
             DataError: If targets are wanted and there are none.
         """
-        generator = torch.Generator().manual_seed(self.seed)
-        found = _Products(network, quantizer, candidates, self.elementwise)
-        total, examples = np.zeros((len(network.layers), len(candidates))), 0
-        for batch in track(network.batches(data), "first order", data.num_batches):
-            found.start(batch)
-            probe = loss_gradient(network, batch, self.labels, generator)
-            read_gradients(network, batch, found, probe)
+        found, total, examples = _Products(on, self.elementwise), np.zeros(on.shape), 0
+        for batch in labelled_passes(on, found, loss_gradient, self.labels, self.seed):
             total += found.finish()
             examples += batch.size
-        unit = "nats" if isinstance(network.metric, KLDivergence) else "relative"
-        return Sensitivity(loss_table(network, candidates, total / examples, self.name, unit))
+        unit = "nats" if on.network.metric.is_classification else "relative"
+        return Sensitivity(on.table(total / examples, self.name, unit))
 
 
 class _Products:
     """Products of gradients and errors of one batch, while its backward pass runs."""
 
-    def __init__(
-        self,
-        network: Network,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-        elementwise: bool,
-    ) -> None:
-        self.network = network
-        self.quantizer = quantizer
+    def __init__(self, on: Estimation, elementwise: bool) -> None:
+        self.on = on
         self.elementwise = elementwise
-        self.weight_formats = tuple(dict.fromkeys(candidate.weight for candidate in candidates))
-        self.input_formats = tuple(dict.fromkeys(candidate.activation for candidate in candidates))
-        self.weight_column = [
-            self.weight_formats.index(candidate.weight) for candidate in candidates
-        ]
-        self.input_column = [
-            self.input_formats.index(candidate.activation) for candidate in candidates
-        ]
         self.gradients = ExampleGradients(self._read_weight)
         self.errors: tuple[str, Tensor] | None = None  # of the layer read last
-        self.by_weight: dict[str, Tensor] = {}  # layer to [N, weight formats]
-        self.by_input: dict[str, Tensor] = {}  # layer to [N, input formats]
+        self.by_weight: dict[str, Tensor] = {}  # layer to [N, weight formats], of one batch
+        self.by_input: dict[str, Tensor] = {}  # layer to [N, input formats], of one batch
 
-    def start(self, batch: Batch) -> None:
-        """Nothing is known of this batch yet."""
-        for layer in self.network.layers:
-            self.by_weight[layer.name] = torch.zeros(batch.size, len(self.weight_formats))
-            self.by_input[layer.name] = torch.zeros(batch.size, len(self.input_formats))
-
-    def finish(self) -> Any:
-        """``[L, B]`` absolute changes, summed over the batch."""
+    def finish(self) -> Array:
+        """``[L, B]`` absolute changes, summed over the batch that is over."""
         self.gradients.flush()
-        changes = [
-            self.by_weight[layer.name][:, self.weight_column]
-            + self.by_input[layer.name][:, self.input_column]
-            for layer in self.network.layers
-        ]
+        changes = [self._change(name) for name in self.on.names]
+        self.by_weight.clear()
+        self.by_input.clear()
         return np.stack([change.double().abs().sum(dim=0).numpy() for change in changes])
+
+    def _change(self, name: str) -> Tensor:
+        """``[N, B]``, or one row of zeros for a layer that the output does not depend on."""
+        both = (self.on.weights, self.by_weight), (self.on.inputs, self.by_input)
+        of_weight, of_input = (
+            formats.by_candidate(sums.get(name, torch.zeros(1, len(formats.formats))))
+            for formats, sums in both
+        )
+        return of_weight + of_input
 
     @property
     def reads_inputs(self) -> bool:
         """Where an activation is rounded."""
-        return any(not tensor_format.is_exact for tensor_format in self.input_formats)
+        return self.on.inputs.is_rounding
 
     def read_input(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
-        for column, tensor_format in enumerate(self.input_formats):
-            if not tensor_format.is_exact:
-                rounded = self.quantizer.activation(tap.name, tap.layer_module, x, tensor_format)
-                product = (rounded.float() - x.float()) * g.float()
-                product = product.abs() if self.elementwise else product
-                self.by_input[tap.name][:, column] += _sums(tap, product).cpu()
+        found = _held(self.by_input, tap, self.on.inputs)
+        for column, tensor_format in self.on.inputs.rounding:
+            rounded = self.on.rounded_input(tap.name, x, tensor_format)
+            product = (rounded.float() - x.float()) * g.float()
+            product = product.abs() if self.elementwise else product
+            found[:, column] += _sums(tap, product).cpu()
 
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
@@ -151,22 +120,26 @@ class _Products:
 
     def _read_weight(self, tap: Tap, examples: slice, gradients: Tensor) -> None:
         gradients = gradients.abs() if self.elementwise else gradients
-        self.by_weight[tap.name][examples] += (gradients @ self._weight_errors(tap.name)).cpu()
+        found = _held(self.by_weight, tap, self.on.weights)
+        found[examples] += (gradients @ self._weight_errors(tap.name)).cpu()
 
     def _weight_errors(self, name: str) -> Tensor:
         """``[D, weight formats]``: what each format does to the weight; one layer's are kept."""
         if self.errors is not None and self.errors[0] == name:
             return self.errors[1]
-        weight, layer_module = self.network.weight(name), self.network.layer_module(name)
+        weight = self.on.network.weight(name).float()
         errors = [
-            (
-                self.quantizer.weight(name, layer_module, tensor_format).float() - weight.float()
-            ).flatten()
-            for tensor_format in self.weight_formats
+            (self.on.rounded_weight(name, f).float() - weight).flatten()
+            for f in self.on.weights.formats
         ]
         stacked = torch.stack([e.abs() if self.elementwise else e for e in errors], dim=1)
         self.errors = (name, stacked)
         return stacked
+
+
+def _held(sums: dict[str, Tensor], tap: Tap, formats: Formats) -> Tensor:
+    """A layer's sums ``[N, F]``, zeros at first."""
+    return sums.setdefault(tap.name, torch.zeros(tap.num_examples, len(formats.formats)))
 
 
 def _sums(tap: Tap, product: Tensor) -> Tensor:

@@ -1,22 +1,17 @@
 """Diagonal Fisher information: squared gradients as the curvature of every single number."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mpq._support.progress import track
-from mpq.network.examples import Calibration
-from mpq.network.network import Network
-from mpq.quantization.precision import Precision
-from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
-from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
+from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity.estimation import Array, Estimation
+from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.example_gradients import ExampleGradients
-from mpq.sensitivity.passes.labels import check_labels, fisher_gradient
+from mpq.sensitivity.passes.labels import check_labels, fisher_gradient, labelled_passes
 
 
 @final
@@ -57,55 +52,40 @@ class DiagonalFisher(SensitivityEstimator):
     def __post_init__(self) -> None:
         check_labels(self.labels)
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``.
 
         Raises:
             DataError: If targets are wanted and there are none.
         """
-        generator = torch.Generator().manual_seed(self.seed)
-        found, examples = _Fisher(network, quantizer, candidates), 0
-        for batch in track(network.batches(data), "Fisher information", data.num_batches):
-            probe = fisher_gradient(network, batch, self.labels, generator)
-            read_gradients(network, batch, found, probe)
+        found, examples = _Fisher(on), 0
+        for batch in labelled_passes(on, found, fisher_gradient, self.labels, self.seed):
             found.gradients.flush()
             examples += batch.size
         values = 0.5 * (found.of_weights() + found.of_inputs()) / examples
-        return Sensitivity(loss_table(network, candidates, values, self.name))
+        return Sensitivity(on.table(values, self.name))
 
 
 class _Fisher:
     """Sums over examples, while backward passes run."""
 
-    def __init__(
-        self, network: Network, quantizer: Quantizer, candidates: Sequence[Precision]
-    ) -> None:
-        self.network = network
-        self.quantizer = quantizer
-        self.candidates = candidates
-        self.formats = tuple(dict.fromkeys(candidate.activation for candidate in candidates))
+    def __init__(self, on: Estimation) -> None:
+        self.on = on
         self.gradients = ExampleGradients(self._square)
         self.diagonal: dict[str, Tensor] = {}  # layer to [D]
-        self.inputs = {layer.name: np.zeros(len(self.formats)) for layer in network.layers}
+        self.inputs = {name: np.zeros(len(on.inputs.formats)) for name in on.names}
 
     @property
     def reads_inputs(self) -> bool:
         """Where an activation is rounded."""
-        return any(not tensor_format.is_exact for tensor_format in self.formats)
+        return self.on.inputs.is_rounding
 
     def read_input(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
-        for column, tensor_format in enumerate(self.formats):
-            if not tensor_format.is_exact:
-                rounded = self.quantizer.activation(tap.name, tap.layer_module, x, tensor_format)
-                product = (rounded.float() - x.float()) * g.float()
-                self.inputs[tap.name][column] += float(product.square().sum(dtype=torch.float64))
+        for column, tensor_format in self.on.inputs.rounding:
+            rounded = self.on.rounded_input(tap.name, x, tensor_format)
+            product = (rounded.float() - x.float()) * g.float()
+            self.inputs[tap.name][column] += float(product.square().sum(dtype=torch.float64))
 
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
@@ -117,24 +97,19 @@ class _Fisher:
         held = self.diagonal.get(tap.name)
         self.diagonal[tap.name] = squares if held is None else held.add_(squares)
 
-    def of_weights(self) -> Any:
+    def of_weights(self) -> Array:
         """``[L, B]`` sums of squared errors times squared gradients."""
-        values = np.zeros((len(self.network.layers), len(self.candidates)))
-        for row, layer in enumerate(self.network.layers):
-            if layer.name not in self.diagonal:  # the output does not depend on it
+        on = self.on
+        values = np.zeros((len(on.names), len(on.weights.formats)))
+        for row, name in enumerate(on.names):
+            if name not in self.diagonal:  # the output does not depend on it
                 continue
-            weight, layer_module = (
-                self.network.weight(layer.name),
-                self.network.layer_module(layer.name),
-            )
-            diagonal = self.diagonal[layer.name].double()
-            for column, candidate in enumerate(self.candidates):
-                rounded = self.quantizer.weight(layer.name, layer_module, candidate.weight)
-                error = (rounded.double() - weight.double()).square().flatten()
-                values[row, column] = float(diagonal @ error)
-        return values
+            weight, diagonal = on.network.weight(name).double(), self.diagonal[name].double()
+            for column, tensor_format in enumerate(on.weights.formats):
+                error = on.rounded_weight(name, tensor_format).double() - weight
+                values[row, column] = float(diagonal @ error.square().flatten())
+        return on.weights.by_candidate(values)
 
-    def of_inputs(self) -> Any:
-        """``[L, B]``, likewise."""
-        sums = np.stack([self.inputs[layer.name] for layer in self.network.layers])
-        return sums[:, [self.formats.index(candidate.activation) for candidate in self.candidates]]
+    def of_inputs(self) -> Array:
+        """``[L, B]`` sums of squared products of error and gradient of the inputs."""
+        return self.on.inputs.by_candidate(np.stack(list(self.inputs.values())))

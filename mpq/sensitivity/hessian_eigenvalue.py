@@ -11,13 +11,9 @@ from torch import Tensor
 from mpq._support.progress import track
 from mpq.errors import InputError
 from mpq.network.divergence import random_signs
-from mpq.network.examples import Calibration
 from mpq.network.layer import Layer
-from mpq.network.network import Network
-from mpq.quantization.precision import Precision, TensorFormat
-from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
-from mpq.sensitivity.curvature.block_traces import Array
+from mpq.quantization.precision import TensorFormat
+from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.curvature.hessian_products import (
     LOSSES,
     Objective,
@@ -32,6 +28,7 @@ from mpq.sensitivity.curvature.pyhessian_backend import (
     pyhessian_eigenvalues,
     refuse_inputs,
 )
+from mpq.sensitivity.estimation import Array, Estimation
 from mpq.sensitivity.passes.per_example import by_example
 from mpq.sensitivity.passes.rounding_errors import weight_errors
 
@@ -84,13 +81,7 @@ class HessianEigenvalue(SensitivityEstimator):
         check_option("loss", self.loss, LOSSES)
         check_option("backend", self.backend, BACKENDS)
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``.
 
         Raises:
@@ -99,51 +90,41 @@ class HessianEigenvalue(SensitivityEstimator):
             InputError: If ``pyhessian`` is to price inputs.
             MissingDependencyError: If ``pyhessian`` is not installed.
         """
-        weights = tuple(dict.fromkeys(candidate.weight for candidate in candidates))
-        inputs = tuple(dict.fromkeys(candidate.activation for candidate in candidates))
-        errors = weight_errors(network, quantizer, weights)  # [L, weight formats]
-        values = abs(self._of_weights(network, data, inputs))[:, None] * errors
-        values = values[:, [weights.index(candidate.weight) for candidate in candidates]]
-        if any(not tensor_format.is_exact for tensor_format in inputs):
-            bounds = input_bounds(network, data, quantizer, inputs, self)
-            values = (
-                values + bounds[:, [inputs.index(candidate.activation) for candidate in candidates]]
-            )
-        return Sensitivity(loss_table(network, candidates, 0.5 * values, self.name))
+        values = abs(self._of_weights(on))[:, None] * weight_errors(on)
+        if on.inputs.is_rounding:
+            values = values + input_bounds(on, self)
+        return Sensitivity(on.table(0.5 * values, self.name))
 
-    def _of_weights(
-        self, network: Network, data: Calibration, inputs: Sequence[TensorFormat]
-    ) -> Array:
+    def _of_weights(self, on: Estimation) -> Array:
         if self.backend == "mpq":
-            return weight_eigenvalues(network, data, self)
-        refuse_inputs(any(not tensor_format.is_exact for tensor_format in inputs))
+            return weight_eigenvalues(on, self)
+        refuse_inputs(on.inputs.is_rounding)
         return pyhessian_eigenvalues(
-            network, data, objective(network, self.loss), self.max_iterations, self.tolerance,
+            on, objective(on.network, self.loss), self.max_iterations, self.tolerance,
             torch.Generator().manual_seed(self.seed),
         )  # fmt: skip
 
 
-def weight_eigenvalues(network: Network, data: Calibration, how: HessianEigenvalue) -> Array:
+def weight_eigenvalues(on: Estimation, how: HessianEigenvalue) -> Array:
     """``[L]`` eigenvalues of largest magnitude of the weights' blocks, by power iteration.
 
     Each iteration is one pass over the data, for all layers that still change. A layer that the
     loss does not depend on, or that uses another's parameter, has 0.
 
     Args:
-        network: ``L`` layers.
-        data: Examples.
+        on: ``L`` layers and the examples.
         how: Loss, number of iterations, tolerance and seed.
     """
     generator = torch.Generator().manual_seed(how.seed)
-    loss = objective(network, how.loss)
+    loss = objective(on.network, how.loss)
     found: dict[str, float] = {}
     vectors = {
-        layer.name: _unit(random_signs(network.weight(layer.name), generator))
-        for layer in network.layers
+        layer.name: _unit(random_signs(on.network.weight(layer.name), generator))
+        for layer in on.network.layers
         if layer.weight_of is None
     }
     for _ in track(range(how.max_iterations), "power iteration"):
-        products = _mean_products(network, data, loss, vectors)
+        products = _mean_products(on, loss, vectors)
         for name, h in products.items():
             before, found[name] = found.get(name), float((vectors[name] * h).sum())
             if _is_settled(before, found[name], how.tolerance):
@@ -152,7 +133,7 @@ def weight_eigenvalues(network: Network, data: Calibration, how: HessianEigenval
                 vectors[name] = _unit(h)
         if not vectors:
             break
-    return np.array([found.get(layer.name, 0.0) for layer in network.layers])
+    return np.array([found.get(name, 0.0) for name in on.names])
 
 
 def _is_settled(before: float | None, value: float, tolerance: float) -> bool:
@@ -167,13 +148,13 @@ def _unit(v: Tensor) -> Tensor:
 
 
 def _mean_products(
-    network: Network, data: Calibration, loss: Objective, vectors: dict[str, Tensor]
+    on: Estimation, loss: Objective, vectors: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Each layer's own block times its vector, per example."""
     sums = {name: torch.zeros_like(v) for name, v in vectors.items()}
     examples = 0
-    for batch in network.batches(data):
-        with second_order(network, batch, loss, with_inputs=False) as found:
+    for batch in on.network.batches(on.data):
+        with second_order(on.network, batch, loss, with_inputs=False) as found:
             for name in sums:
                 if name in found.weights:
                     (h,) = product([found.weights[name]], [vectors[name]])
@@ -182,40 +163,29 @@ def _mean_products(
     return {name: total / examples for name, total in sums.items()}
 
 
-def input_bounds(
-    network: Network,
-    data: Calibration,
-    quantizer: Quantizer,
-    formats: Sequence[TensorFormat],
-    how: HessianEigenvalue,
-) -> Array:
-    r"""``[L, formats]`` of :math:`\mathrm{mean}_n |\lambda_n| \lVert Q(x_n) - x_n \rVert^2`.
+def input_bounds(on: Estimation, how: HessianEigenvalue) -> Array:
+    r"""``[L, B]`` of :math:`\mathrm{mean}_n |\lambda_n| \lVert Q(x_n) - x_n \rVert^2`.
 
     A layer that is called several times has one block for all that it reads. Where examples share
     an input, its eigenvalue is that of the whole batch's loss.
 
     Args:
-        network: ``L`` layers.
-        data: Examples.
-        quantizer: How inputs are put into a format.
-        formats: Of the inputs.
+        on: ``L`` layers and the examples.
         how: Loss, number of iterations, tolerance and seed.
     """
     generator = torch.Generator().manual_seed(how.seed)
-    loss = objective(network, how.loss)
-    total = np.zeros((len(network.layers), len(formats)))
-    examples = 0
-    for batch in track(network.batches(data), "power iteration on inputs", data.num_batches):
-        with second_order(network, batch, loss, with_inputs=True) as found:
-            for row, layer in enumerate(network.layers):
+    loss = objective(on.network, how.loss)
+    total, examples = np.zeros((len(on.names), len(on.inputs.formats))), 0
+    for batch in on.batches("power iteration on inputs"):
+        with second_order(on.network, batch, loss, with_inputs=True) as found:
+            for row, layer in enumerate(on.network.layers):
                 block = _InputBlock(layer, found.inputs[layer.name], batch.size)
                 eigenvalues = block.eigenvalues(how, generator).abs()
-                for column, tensor_format in enumerate(formats):
-                    if not tensor_format.is_exact:
-                        errors = block.errors(network, quantizer, tensor_format)
-                        total[row, column] += float((eigenvalues * errors).sum())
+                for column, tensor_format in on.inputs.rounding:
+                    errors = block.errors(on, tensor_format)
+                    total[row, column] += float((eigenvalues * errors).sum())
         examples += batch.size
-    return total / examples
+    return on.inputs.by_candidate(total / examples)
 
 
 class _InputBlock:
@@ -273,12 +243,11 @@ class _InputBlock:
         assert found is not None
         return found
 
-    def errors(self, network: Network, quantizer: Quantizer, tensor_format: TensorFormat) -> Tensor:
+    def errors(self, on: Estimation, tensor_format: TensorFormat) -> Tensor:
         """``[U]`` squared errors of a format."""
         if not self.calls:
             return torch.zeros(1, dtype=torch.float64)
-        name, layer_module = self.layer.name, network.layer_module(self.layer.name)
         inputs = [call.tensor.detach() for call in self.calls]
-        changes = [quantizer.activation(name, layer_module, x, tensor_format) - x for x in inputs]
+        changes = [on.rounded_input(self.layer.name, x, tensor_format) - x for x in inputs]
         doubled = [change.double() for change in changes]
         return self._dot(doubled, doubled)

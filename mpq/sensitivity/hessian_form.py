@@ -1,18 +1,14 @@
 """Hessian form: the second-order change of the loss, for every layer and precision."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 import numpy as np
 from torch import Tensor
 
-from mpq._support.progress import track
-from mpq.network.examples import Calibration
-from mpq.network.network import Network
-from mpq.quantization.precision import ORIGINAL, Precision
-from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
+from mpq.quantization.precision import Precision
+from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.curvature.hessian_products import (
     LOSSES,
     Objective,
@@ -23,6 +19,7 @@ from mpq.sensitivity.curvature.hessian_products import (
     product,
     second_order,
 )
+from mpq.sensitivity.estimation import Array, Estimation
 
 
 @final
@@ -57,57 +54,41 @@ class HessianForm(SensitivityEstimator):
     def __post_init__(self) -> None:
         check_option("loss", self.loss, LOSSES)
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``.
 
         Raises:
             ModelError: If the network's output depends on no layer.
             DataError: If the cross-entropy is asked for and there are no targets.
         """
-        forms = quadratic_forms(network, data, quantizer, candidates, objective(network, self.loss))
-        return Sensitivity(loss_table(network, candidates, 0.5 * forms.clip(min=0), self.name))
+        forms = quadratic_forms(on, objective(on.network, self.loss))
+        return Sensitivity(on.table(0.5 * forms.clip(min=0), self.name))
 
 
-def quadratic_forms(
-    network: Network,
-    data: Calibration,
-    quantizer: Quantizer,
-    candidates: Sequence[Precision],
-    loss: Objective,
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def quadratic_forms(on: Estimation, loss: Objective) -> Array:
     r"""``[L, B]`` of :math:`\mathrm{mean}_n \Delta^T H \Delta`, as found: may be negative."""
-    with_inputs = any(not candidate.activation.is_exact for candidate in candidates)
-    total = np.zeros((len(network.layers), len(candidates)))
-    examples = 0
-    for batch in track(network.batches(data), "Hessian forms", data.num_batches):
-        with second_order(network, batch, loss, with_inputs) as found:
-            for row, layer in enumerate(network.layers):
-                for column, candidate in enumerate(candidates):
-                    if candidate != ORIGINAL:
-                        changes = _changes(network, layer.name, quantizer, candidate, found)
-                        total[row, column] += _form(list(changes))
+    total, examples = np.zeros(on.shape), 0
+    for batch in on.batches("Hessian forms"):
+        with second_order(on.network, batch, loss, on.inputs.is_rounding) as found:
+            for row, name in enumerate(on.names):
+                for column in on.tried:
+                    changes = _changes(on, name, on.candidates[column], found)
+                    total[row, column] += _form(list(changes))
         examples += batch.size
     return total / examples
 
 
 def _changes(
-    network: Network, name: str, quantizer: Quantizer, candidate: Precision, found: SecondOrder
+    on: Estimation, name: str, candidate: Precision, found: SecondOrder
 ) -> Iterator[tuple[Variable, Tensor]]:
     """What a precision changes of one layer in one batch."""
-    layer_module = network.layer_module(name)
     if name in found.weights and not candidate.weight.is_exact:
-        rounded = quantizer.weight(name, layer_module, candidate.weight)
-        yield found.weights[name], rounded - network.weight(name)
+        rounded = on.rounded_weight(name, candidate.weight)
+        yield found.weights[name], rounded - on.network.weight(name)
     if not candidate.activation.is_exact:
         for call in found.inputs[name]:
             x = call.tensor.detach()
-            yield call, quantizer.activation(name, layer_module, x, candidate.activation) - x
+            yield call, on.rounded_input(name, x, candidate.activation) - x
 
 
 def _form(changes: list[tuple[Variable, Tensor]]) -> float:

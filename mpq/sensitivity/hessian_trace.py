@@ -1,6 +1,5 @@
 """Hessian trace: mean curvature of a layer times the squared error of rounding."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -8,19 +7,17 @@ import numpy as np
 import torch
 
 from mpq.errors import InputError
-from mpq.network.examples import Calibration
-from mpq.network.network import Network
-from mpq.quantization.precision import Precision
-from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
-from mpq.sensitivity.curvature.block_traces import Array, Traces, hutchinson_traces, until_within
+from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity.curvature.block_traces import Traces, hutchinson_traces, until_within
 from mpq.sensitivity.curvature.gauss_newton import gauss_newton_traces
 from mpq.sensitivity.curvature.hessian_products import LOSSES, check_option, objective
 from mpq.sensitivity.curvature.pyhessian_backend import BACKENDS, pyhessian_traces, refuse_inputs
+from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.rounding_errors import input_errors, weight_errors
 
 _MATRICES = ("gauss-newton", "hessian")
 _FEW, _MANY = 2, 64
+"""Probes by default: of gradient norms, which have hardly any noise, and of Hutchinson's."""
 
 
 @final
@@ -86,13 +83,7 @@ class HessianTrace(SensitivityEstimator):
         if self.backend == "pyhessian" and self.matrix != "hessian":
             raise InputError("backend='pyhessian' knows the Hessian only; add matrix='hessian'")
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``.
 
         Raises:
@@ -101,11 +92,10 @@ class HessianTrace(SensitivityEstimator):
             InputError: If ``pyhessian`` is to price inputs.
             MissingDependencyError: If ``pyhessian`` is not installed.
         """
-        with_inputs = any(not candidate.activation.is_exact for candidate in candidates)
-        traces = block_traces(network, data, self, with_inputs)
-        of_weight, of_input = _errors(network, data, quantizer, candidates)
-        sizes = np.array([layer.num_weights for layer in network.layers])
-        weight = 0.5 * of_weight / sizes[:, None]  # [L, B], per unit of trace
+        traces = block_traces(on, self, on.inputs.is_rounding)
+        sizes = np.array([layer.num_weights for layer in on.network.layers])
+        weight = 0.5 * weight_errors(on) / sizes[:, None]  # [L, B], per unit of trace
+        of_input = input_errors(on)  # [L, B]
         values = (
             traces.weight.clip(min=0)[:, None] * weight
             + traces.input.clip(min=0)[:, None] * 0.5 * of_input
@@ -114,33 +104,17 @@ class HessianTrace(SensitivityEstimator):
         error = traces.weight_error[:, None] * weight + traces.input_error[:, None] * 0.5 * of_input
         is_known = bool(np.isfinite(traces.weight_error + traces.input_error).all())
         return Sensitivity(
-            loss_table(network, candidates, values, self.name),
-            standard_error=loss_table(network, candidates, error, self.name) if is_known else None,
+            on.table(values, self.name),
+            standard_error=on.table(error, self.name) if is_known else None,
         )
 
 
-def _errors(
-    network: Network, data: Calibration, quantizer: Quantizer, candidates: Sequence[Precision]
-) -> tuple[Array, Array]:
-    """Squared errors of weights, and of inputs per example, ``[L, B]`` each."""
-    weights = tuple(dict.fromkeys(candidate.weight for candidate in candidates))
-    inputs = tuple(dict.fromkeys(candidate.activation for candidate in candidates))
-    of_weight = weight_errors(network, quantizer, weights)
-    of_input = input_errors(network, data, quantizer, inputs)
-    return (
-        of_weight[:, [weights.index(candidate.weight) for candidate in candidates]],
-        of_input[:, [inputs.index(candidate.activation) for candidate in candidates]],
-    )
-
-
-def block_traces(
-    network: Network, data: Calibration, how: HessianTrace, with_inputs: bool = False
-) -> Traces:
+def block_traces(on: Estimation, how: HessianTrace, with_inputs: bool = False) -> Traces:
     """The traces of every layer's blocks, as they were found: Hutchinson's may be negative.
 
     Args:
-        network: ``L`` layers.
-        data: Examples, with targets if the Hessian of their cross-entropy is asked for.
+        on: ``L`` layers and the examples, with targets if the Hessian of their cross-entropy is
+            asked for.
         how: Matrix, loss, backend, probes, tolerance and seed.
         with_inputs: Whether traces of inputs are found, too.
     """
@@ -154,10 +128,10 @@ def block_traces(
 
     def draw(num_probes: int) -> Traces:
         if not is_hessian:
-            return gauss_newton_traces(network, data, num_probes, generator, with_inputs)
-        loss = objective(network, how.loss)
+            return gauss_newton_traces(on, num_probes, generator, with_inputs)
+        loss = objective(on.network, how.loss)
         if how.backend == "pyhessian":
-            return pyhessian_traces(network, data, loss, num_probes, generator)
-        return hutchinson_traces(network, data, loss, num_probes, generator, with_inputs)
+            return pyhessian_traces(on, loss, num_probes, generator)
+        return hutchinson_traces(on, loss, num_probes, generator, with_inputs)
 
     return until_within(draw, how.num_probes or default, how.tolerance, first)

@@ -3,23 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from mpq.network.network import Network
 from mpq.problem.cost_table import CostTable
-from mpq.quantization.precision import Precision
-from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity._base import loss_table
+from mpq.sensitivity.estimation import Array, Estimation
 from mpq.sensitivity.weight_error import relative_errors
 
 
-def importance_table(
-    network: Network,
-    quantizer: Quantizer,
-    candidates: Sequence[Precision],
-    importance: Sequence[float] | npt.NDArray[np.float64],
-    name: str,
-) -> CostTable:
+def importance_table(on: Estimation, importance: Sequence[float] | Array, name: str) -> CostTable:
     r"""Importance times the relative squared error of rounding.
 
     .. math:: s_{\ell b} = \iota_\ell \Bigl( \frac{\lVert Q_b(W_\ell) - W_\ell \rVert^2}{\lVert
@@ -30,11 +20,9 @@ def importance_table(
     ``WeightError`` has it, so that any format can be priced and any solver can read the table.
 
     Args:
-        network: ``L`` layers.
-        quantizer: How weights are put into a format.
-        candidates: ``B`` precisions.
+        on: ``L`` layers and ``B`` candidates; no example is read.
         importance: ``[L]``, at least 0.
-        name: Of the estimator.
+        name: Of the estimator, which the table has, too.
 
     Returns:
         ``[L, B]`` in the unit ``relative``.
@@ -44,5 +32,5 @@ def importance_table(
     """
     column = np.asarray(importance, dtype=np.float64)[:, None]
     with np.errstate(invalid="ignore"):  # an infinite importance is refused by the table
-        values = column * relative_errors(network, quantizer, candidates)
-    return loss_table(network, candidates, values, name, "relative")
+        values = column * relative_errors(on)
+    return on.table(values, name, "relative")

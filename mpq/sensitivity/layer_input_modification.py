@@ -1,6 +1,6 @@
 """Layer input modification: blocks that turn what they are given count as important."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
@@ -8,13 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mpq._support.progress import track
-from mpq.network.examples import Calibration
 from mpq.network.modules import hooks
-from mpq.network.network import Network
-from mpq.quantization.precision import Precision
-from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.importance import importance_table
 
 
@@ -40,21 +36,14 @@ class LayerInputModification(SensitivityEstimator):
     name: ClassVar[str] = "layer-input-modification"
     summary: ClassVar[str] = "rounding error x (1 - cosine of a block's input and output), LIM"
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""
-        importance = layer_input_modifications(network, data)
-        return Sensitivity(importance_table(network, quantizer, candidates, importance, self.name))
+        return Sensitivity(importance_table(on, layer_input_modifications(on), self.name))
 
 
-def layer_input_modifications(network: Network, data: Calibration) -> list[float]:
+def layer_input_modifications(on: Estimation) -> list[float]:
     """``[L]`` one minus the mean cosine of each layer's block; 1 where there is none."""
-    paths = {layer.name: _path(layer.name) for layer in network.layers}
+    network, paths = on.network, {name: _path(name) for name in on.names}
     names = dict.fromkeys(name for path in paths.values() for name in path)
     blocks = {name: _Block() for name in names}
     handles = []
@@ -63,7 +52,7 @@ def layer_input_modifications(network: Network, data: Calibration) -> list[float
         handles.append(module.register_forward_pre_hook(block.enter, with_kwargs=True))
         handles.append(module.register_forward_hook(block.leave))
     with hooks(handles), torch.no_grad():
-        for batch in track(network.batches(data), "layer inputs", data.num_batches):
+        for batch in on.batches("layer inputs"):
             network.outputs(batch)
     outermost = (
         next((blocks[name] for name in path if blocks[name].positions), None)

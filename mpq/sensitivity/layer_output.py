@@ -1,6 +1,5 @@
 """Layer output error: how far a format moves a layer's own output."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -8,11 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpq.network.examples import Calibration
-from mpq.network.network import Network
-from mpq.quantization.precision import Precision
-from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
+from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.forward_pass import read_layers
 from mpq.sensitivity.passes.layer_response import response, response_changes
@@ -38,7 +34,7 @@ class LayerOutput(SensitivityEstimator):
     division makes layers comparable and is not in the papers; without it (``relative=false``, in
     squared units of each layer's output) errors are theirs.
 
-    Takes one forward pass, and every layer alone once per choice.
+    Takes one forward pass, and every layer alone once per candidate.
 
     Args:
         relative: Whether errors are divided by the output's squared norm.
@@ -49,42 +45,30 @@ class LayerOutput(SensitivityEstimator):
 
     relative: bool = True
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""
-        found = _Errors(network, quantizer, candidates)
-        examples = read_layers(network, data, found.read, "layer outputs")
+        found = _Errors(on)
+        examples = read_layers(on, found.read, "layer outputs")
         errors = np.stack(list(found.errors.values()))  # [L, B]
         powers = np.array(list(found.powers.values()))[:, None]
         values = _ratio(errors, powers) if self.relative else errors / examples
         unit = "relative" if self.relative else "squared_output"
-        return Sensitivity(loss_table(network, candidates, values, self.name, unit))
+        return Sensitivity(on.table(values, self.name, unit))
 
 
 class _Errors:
     """Sums over examples of squared changes and of squared outputs."""
 
-    def __init__(
-        self, network: Network, quantizer: Quantizer, candidates: Sequence[Precision]
-    ) -> None:
-        self.quantizer = quantizer
-        self.candidates = candidates
-        self.errors = {layer.name: np.zeros(len(candidates)) for layer in network.layers}
-        self.powers = {layer.name: 0.0 for layer in network.layers}
+    def __init__(self, on: Estimation) -> None:
+        self.on = on
+        self.errors = {name: np.zeros(len(on.candidates)) for name in on.names}
+        self.powers = dict.fromkeys(on.names, 0.0)
 
     def read(self, tap: Tap, x: Tensor, _: Tensor) -> None:
         """See ``LayerReader``."""
         original = response(tap.layer_module, x)
         self.powers[tap.name] += _squared_norm(original)
-        changes = response_changes(
-            self.quantizer, tap.name, tap.layer_module, x, original, self.candidates
-        )
-        for column, change in changes:
+        for column, change in response_changes(self.on, tap.name, x, original):
             self.errors[tap.name][column] += _squared_norm(change)
 
 

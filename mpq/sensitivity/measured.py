@@ -10,22 +10,18 @@ import torch
 from torch import Tensor
 
 from mpq._support.journal import Journal
-from mpq._support.progress import track
 from mpq.errors import DataError, InputError, UnknownNameError
-from mpq.network.examples import Batch, Calibration
-from mpq.network.metric import CosineDistance, KLDivergence, OutputMetric
-from mpq.network.network import Network
+from mpq.network.examples import Batch
+from mpq.network.metric import CosineDistance, OutputMetric
 from mpq.network.outputs import position_weights
 from mpq.network.targets import class_targets, cross_entropy, target_weights
-from mpq.quantization.fingerprint import measurement_key
-from mpq.quantization.precision import ORIGINAL, Precision
-from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
+from mpq.quantization.precision import Precision
+from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity.estimation import Array, Estimation
 from mpq.sensitivity.passes.factor_rows import FactorRows
-from mpq.sensitivity.passes.prefix import Recording, reusing
-from mpq.sensitivity.passes.tiles import Cell, Tile, Tiling
+from mpq.sensitivity.passes.prefix import Recording
+from mpq.sensitivity.passes.tiles import Cell, Tile, Tiling, measure_layers
 
-Array = npt.NDArray[np.float64]
 Row = dict[str, Any]
 
 _FEWEST = 16
@@ -105,13 +101,7 @@ class Measured(SensitivityEstimator):
                 "with score=divergence and tolerance=0"
             )
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``; targets are used by ``loss``.
 
         Raises:
@@ -119,57 +109,33 @@ class Measured(SensitivityEstimator):
             InputError: If ``loss`` is asked of a network without probabilities, or the journal is
                 of another measurement.
         """
-        if self.score == "loss" and not isinstance(network.metric, KLDivergence):
+        metric = on.network.metric
+        if self.score == "loss" and not metric.is_classification:
             raise InputError(
-                f"score=loss needs class probabilities, and the metric is {network.metric.name!r}; "
+                f"score=loss needs class probabilities, and the metric is {metric.name!r}; "
                 "use score=divergence"
             )
-        run = _Run(self, network, candidates, self._open(network, data, quantizer, candidates))
-        total = data.num_batches and data.num_batches * len(network.layers)
-        with reusing(network) as reuse:
-            tried = [candidate for candidate in candidates if candidate != ORIGINAL]
-            tiling = Tiling(network, quantizer, reuse, tried, self.batched)
-            layers = (done for batch in network.batches(data) for done in run.batch(tiling, batch))
-            for _ in track(layers, "measured, layer by layer", total):
-                pass
+        run = _Run(self, on, on.journal(self.journal, self._key()))
+        measure_layers(on, self.batched, run.batch, "measured, layer by layer")
         return run.sensitivity()
 
-    def _open(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Journal | None:
-        if not self.journal:
-            return None
+    def _key(self) -> dict[str, str]:
+        """The options that measurements depend on; those of probes only where there are some."""
         names = ["score", "interactions", "tolerance", "batched"]
         names += ["num_probes", "seed"] if self.interactions else []
-        options = {name: str(getattr(self, name)) for name in names}
-        common = measurement_key(network, data, quantizer, candidates)
-        return Journal(self.journal, {"estimator": self.name, **options, **common})
+        return {"estimator": self.name, **{name: str(getattr(self, name)) for name in names}}
 
 
 class _Run:
     """One estimate: what is measured so far."""
 
-    def __init__(
-        self,
-        estimator: Measured,
-        network: Network,
-        candidates: Sequence[Precision],
-        journal: Journal | None,
-    ) -> None:
+    def __init__(self, estimator: Measured, on: Estimation, journal: Journal | None) -> None:
         self.estimator = estimator
-        self.network = network
-        self.candidates = tuple(candidates)
+        self.on = on
         self.journal = journal
-        self.tried = [
-            column for column, candidate in enumerate(candidates) if candidate != ORIGINAL
-        ]
-        self.index = {layer.name: row for row, layer in enumerate(network.layers)}
-        self.sums = _Sums(len(self.index), len(candidates))
-        self.factor = FactorRows(len(self.index), len(candidates))
+        self.index = {name: row for row, name in enumerate(on.names)}
+        self.sums = _Sums(on.shape)
+        self.factor = FactorRows(*on.shape)
         self.seeds = torch.Generator().manual_seed(estimator.seed)
         self.num_batches = 0
 
@@ -182,7 +148,7 @@ class _Run:
         for tile in tiling.tiles(batch):
             scale: _Scale | None = None
             for layer in reversed(tile.axes):
-                columns = [c for c in self.tried if not is_settled[self.index[layer], c]]
+                columns = [c for c in self.on.tried if not is_settled[self.index[layer], c]]
                 name = f"batch {self.num_batches}, layer {layer}"
                 if self.journal is not None and name in self.journal:
                     rows[layer] = self.journal[name]
@@ -200,8 +166,8 @@ class _Run:
 
     def _measure(self, scale: "_Scale", layer: str, columns: Sequence[int]) -> Row:
         row: Row = {"columns": columns, "count": 0, "total": [], "square": [], "factor": []}
-        score, metric = SCORES[self.estimator.score], self.network.metric
-        for cell in scale.cells(layer, [self.candidates[column] for column in columns]):
+        score, metric = SCORES[self.estimator.score], self.on.network.metric
+        for cell in scale.cells(layer, [self.on.candidates[column] for column in columns]):
             scores = score(metric, scale.batch, cell.original, cell.changed)  # [M]
             row["count"] = len(scores)
             row["total"].append(float(scores.sum()))
@@ -221,17 +187,13 @@ class _Run:
 
     def sensitivity(self) -> Sensitivity:
         """What was found."""
-        name, unit = self.estimator.name, UNITS.get(self.estimator.score)
-        if not self.sums.count[:, self.tried].all():
+        name, unit = self.estimator.name, UNITS.get(self.estimator.score, "")
+        count = self.sums.count[:, list(self.on.tried)]
+        if not count.all():
             raise DataError("score=loss: no target of the data is counted")
-        values = np.maximum(self.sums.mean, 0.0)
-        table = loss_table(self.network, self.candidates, values, name, unit)
-        error = None
-        if (self.sums.count[:, self.tried] > 1).all():
-            values = self.sums.standard_error
-            error = loss_table(
-                self.network, self.candidates, values, f"{name}_standard_error", unit
-            )
+        table, error = self.on.table(np.maximum(self.sums.mean, 0.0), name, unit), None
+        if (count > 1).all():
+            error = self.on.table(self.sums.standard_error, f"{name}_standard_error", unit)
         if not self.estimator.interactions:
             return Sensitivity(table, None, error)
         return Sensitivity(table, self.factor.interactions(self.estimator.shrinkage), error)
@@ -252,7 +214,7 @@ class _Scale:
         outputs = recording.outputs.chunk(tile.copies)[0]
         weights = position_weights(batch, outputs)
         generator = torch.Generator().manual_seed(seed)
-        probe = tile.network.metric.probe
+        probe = tile.on.network.metric.probe
         drawn = [probe(outputs, weights, generator).double() for _ in range(num_probes)]
         probes = torch.stack(drawn) if drawn else outputs.new_zeros(0, *outputs.shape)
         return cls(tile, batch, recording, probes)
@@ -269,10 +231,8 @@ class _Scale:
 class _Sums:
     """Sums over examples, for every cell."""
 
-    def __init__(self, num_layers: int, num_choices: int) -> None:
-        self.count = np.zeros((num_layers, num_choices))
-        self.total = np.zeros((num_layers, num_choices))
-        self.square = np.zeros((num_layers, num_choices))
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self.count, self.total, self.square = np.zeros((3, *shape))
 
     def add(self, layer: int, row: Row) -> None:
         self.count[layer, row["columns"]] += row["count"]

@@ -1,6 +1,5 @@
 """Orthogonality: layers whose outputs tell examples apart like no other layer's are important."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -8,13 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpq._support.progress import track
 from mpq.errors import InputError
-from mpq.network.examples import Batch, Calibration
+from mpq.network.examples import Batch
 from mpq.network.network import Network
-from mpq.quantization.precision import Precision
-from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.importance import importance_table
 from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.forward_pass import read_batch
@@ -56,25 +53,19 @@ class Orthogonality(SensitivityEstimator):
         if not 0 <= self.beta < float("inf"):
             raise InputError(f"orthogonality needs beta >= 0; got {self.beta}")
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""
-        orm = orthogonality_matrix(network, data, self.centered)
+        orm = orthogonality_matrix(on, self.centered)
         gamma = orm.sum(axis=1) - orm.diagonal()
         importance = np.exp(-self.beta * gamma)
-        return Sensitivity(importance_table(network, quantizer, candidates, importance, self.name))
+        return Sensitivity(importance_table(on, importance, self.name))
 
 
-def orthogonality_matrix(network: Network, data: Calibration, centered: bool = False) -> Any:
+def orthogonality_matrix(on: Estimation, centered: bool = False) -> Any:
     """``ORM [L, L]``, from 0 (orthogonal) to 1; 0 where an output is 0."""
-    products = np.zeros((len(network.layers), len(network.layers)))
-    for batch in track(network.batches(data), "orthogonality", data.num_batches):
-        grams = _grams(network, batch, centered).flatten(1)  # [L, N * N]
+    products = np.zeros((len(on.names), len(on.names)))
+    for batch in on.batches("orthogonality"):
+        grams = _grams(on.network, batch, centered).flatten(1)  # [L, N * N]
         products += (grams @ grams.T).numpy()
     norms = np.sqrt(products.diagonal())
     scale = np.outer(norms, norms)

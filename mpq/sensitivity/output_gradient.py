@@ -1,6 +1,5 @@
 """Output gradient: the change of a layer's output, weighted with its squared gradient."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -8,14 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpq._support.progress import track
-from mpq.network.examples import Calibration
-from mpq.network.network import Network
-from mpq.quantization.precision import Precision
-from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
-from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
-from mpq.sensitivity.passes.labels import check_labels, fisher_gradient
+from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity.estimation import Estimation
+from mpq.sensitivity.passes.backward_pass import Tap
+from mpq.sensitivity.passes.labels import check_labels, fisher_gradient, labelled_passes
 from mpq.sensitivity.passes.layer_response import response, response_changes
 
 
@@ -37,7 +32,7 @@ class OutputGradient(SensitivityEstimator):
     data's labels, and does not let a wider format cost more than a narrower one. Here gradients
     are each example's, and labels by default drawn from the network. A bias cancels.
 
-    Takes one forward and one backward pass, and every layer alone once per choice.
+    Takes one forward and one backward pass, and every layer alone once per candidate.
 
     Args:
         labels: ``sampled`` or ``targets``; see ``fisher_gradient``.
@@ -56,26 +51,17 @@ class OutputGradient(SensitivityEstimator):
     def __post_init__(self) -> None:
         check_labels(self.labels)
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``.
 
         Raises:
             DataError: If targets are wanted and there are none.
         """
-        generator = torch.Generator().manual_seed(self.seed)
-        found, examples = _Scores(network, quantizer, candidates), 0
-        for batch in track(network.batches(data), "output gradient", data.num_batches):
-            probe = fisher_gradient(network, batch, self.labels, generator)
-            read_gradients(network, batch, found, probe)
-            examples += batch.size
+        found = _Scores(on)
+        passes = labelled_passes(on, found, fisher_gradient, self.labels, self.seed)
+        examples = sum(batch.size for batch in passes)
         values = 0.5 * np.stack(list(found.sums.values())) / examples  # [L, B]
-        return Sensitivity(loss_table(network, candidates, values, self.name))
+        return Sensitivity(on.table(values, self.name))
 
 
 class _Scores:
@@ -83,12 +69,9 @@ class _Scores:
 
     reads_inputs = False
 
-    def __init__(
-        self, network: Network, quantizer: Quantizer, candidates: Sequence[Precision]
-    ) -> None:
-        self.quantizer = quantizer
-        self.candidates = candidates
-        self.sums = {layer.name: np.zeros(len(candidates)) for layer in network.layers}
+    def __init__(self, on: Estimation) -> None:
+        self.on = on
+        self.sums = {name: np.zeros(len(on.candidates)) for name in on.names}
 
     def read_input(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``; not called."""
@@ -96,9 +79,6 @@ class _Scores:
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
         original = response(tap.layer_module, x)
-        changes = response_changes(
-            self.quantizer, tap.name, tap.layer_module, x, original, self.candidates
-        )
-        for column, change in changes:
+        for column, change in response_changes(self.on, tap.name, x, original):
             product = change * g
             self.sums[tap.name][column] += float(product.square().sum(dtype=torch.float64))

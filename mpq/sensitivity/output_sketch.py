@@ -1,31 +1,28 @@
 """Output sketch: one backward pass that prices every layer at every precision, together."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import ceil, prod, sqrt
 from typing import ClassVar, final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mpq._support.progress import track
 from mpq.errors import InputError
-from mpq.network.examples import Batch, Calibration
+from mpq.network.examples import Batch
 from mpq.network.metric import OutputMetric
 from mpq.network.modules import weight_of
 from mpq.network.network import Network
 from mpq.network.outputs import position_weights
 from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat
-from mpq.quantization.quantizer import Quantizer, quantized
-from mpq.sensitivity._base import RefinableEstimator, Sensitivity, loss_table
+from mpq.quantization.quantizer import quantized
+from mpq.sensitivity._base import RefinableEstimator, Sensitivity
+from mpq.sensitivity.estimation import Array, Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
 from mpq.sensitivity.passes.factor_rows import FactorRows
 from mpq.sensitivity.passes.per_example import summed_weight_gradients
-
-Array = npt.NDArray[np.float64]
 
 _WORK_ELEMENTS = 2**22
 """Numbers (16 MiB in float32) that one step over examples may spread out: per-example gradients,
@@ -99,32 +96,19 @@ class OutputSketch(RefinableEstimator):
         if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
             raise InputError(f"sketch needs a shrinkage from 0 to 1; got {self.shrinkage}")
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""
-        return self.estimate_at(network, data, quantizer, candidates, {})
+        return self.estimate_at(on, {})
 
-    def estimate_at(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-        incumbent: Mapping[str, Precision],
-    ) -> Sensitivity:
+    def estimate_at(self, on: Estimation, incumbent: Mapping[str, Precision]) -> Sensitivity:
         """See ``RefinableEstimator.estimate_at``."""
-        probes = _Probes(network.metric, self.temperature, self.seed)
-        rows = FactorRows(len(network.layers), len(candidates))
-        group = _GROUP if data.num_examples >= _GROUP * _MIN_ROWS else 1
-        sketch = _Sketch(network, quantizer, candidates, incumbent)
-        slopes = _Slopes(network.metric, self.temperature, (len(network.layers), len(candidates)))
-        for batch in track(network.batches(data), "output sketch", data.num_batches):
-            original = _original(network, batch) if incumbent else None
+        metric, num_examples = on.network.metric, on.data.num_examples
+        probes = _Probes(metric, self.temperature, self.seed)
+        slopes = _Slopes(metric, self.temperature, on.shape)
+        rows, sketch = FactorRows(*on.shape), _Sketch(on, incumbent)
+        group = _GROUP if num_examples >= _GROUP * _MIN_ROWS else 1
+        for batch in on.batches("output sketch"):
+            original = _original(on.network, batch) if incumbent else None
             for _ in range(self.num_probes):
                 probe = partial(probes.draw, batch, original)
                 rows.add(sketch.rows(batch, probe, group), batch.size)
@@ -132,8 +116,7 @@ class OutputSketch(RefinableEstimator):
                 slope = partial(slopes.draw, batch, original)
                 slopes.values += sketch.rows(batch, slope, batch.size)[0]
         rows.scale = probes.scale
-        values = rows.table + slopes.table(probes.scale) / data.num_examples
-        table = loss_table(network, candidates, values, self.name)
+        table = on.table(rows.table + slopes.table(probes.scale) / num_examples, self.name)
         found = rows.interactions(self.shrinkage) if self.interactions else None
         return Sensitivity(table, found)
 
@@ -200,35 +183,21 @@ def _original(network: Network, batch: Batch) -> Tensor:
 class _Sketch:
     """Collects ``R`` while a backward pass runs."""
 
-    def __init__(
-        self,
-        network: Network,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-        incumbent: Mapping[str, Precision],
-    ) -> None:
-        self.group = 1
-        self.network = network
-        self.quantizer = quantizer
+    def __init__(self, on: Estimation, incumbent: Mapping[str, Precision]) -> None:
+        self.on = on
         self.incumbent = incumbent
-        self.weight_formats = tuple(dict.fromkeys(candidate.weight for candidate in candidates))
-        self.input_formats = tuple(dict.fromkeys(candidate.activation for candidate in candidates))
-        self.weight_column = [
-            self.weight_formats.index(candidate.weight) for candidate in candidates
-        ]
-        self.input_column = [
-            self.input_formats.index(candidate.activation) for candidate in candidates
-        ]
-        self.weights = {layer.name: network.weight(layer.name) for layer in network.layers}
+        self.group = 1
+        # Within ``quantized`` a layer holds another weight; changes are those of the original.
+        self.weights = {name: on.network.weight(name) for name in on.names}
         self.by_weight: dict[str, Tensor] = {}  # layer to [N, weight formats]
         self.by_input: dict[str, Tensor] = {}  # layer to [N, input formats]
 
     def _weight_changes(self, name: str) -> Tensor:
         """``[D, weight formats]``: what each format does to the incumbent's weight."""
-        layer_module = self.network.layer_module(name)
-        rounded = partial(self.quantizer.weight, name, layer_module, original=self.weights[name])
+        layer_module = self.on.network.layer_module(name)
+        rounded = partial(self.on.quantizer.weight, name, layer_module, original=self.weights[name])
         held = rounded(self._held(name).weight)
-        changes = [rounded(tensor_format) - held for tensor_format in self.weight_formats]
+        changes = [rounded(tensor_format) - held for tensor_format in self.on.weights.formats]
         return torch.stack([change.flatten().float() for change in changes], dim=1)
 
     def _held(self, name: str) -> Precision:
@@ -237,16 +206,16 @@ class _Sketch:
     def rows(self, batch: Batch, probe: Callable[[Tensor], Tensor], group: int) -> Array:
         """``[S, L, B]`` of one batch and one probe; a row ``S`` is a group of examples."""
         self.group = group
-        count = ceil(batch.size / group)
-        for layer in self.network.layers:
-            self.by_weight[layer.name] = torch.zeros(count, len(self.weight_formats))
-            self.by_input[layer.name] = torch.zeros(batch.size, len(self.input_formats))
-        with quantized(self.network, self.incumbent, self.quantizer):
-            read_gradients(self.network, batch, self, probe)
+        on, count = self.on, ceil(batch.size / group)
+        for name in on.names:
+            self.by_weight[name] = torch.zeros(count, len(on.weights.formats))
+            self.by_input[name] = torch.zeros(batch.size, len(on.inputs.formats))
+        with quantized(on.network, self.incumbent, on.quantizer):
+            read_gradients(on.network, batch, self, probe)
         rows = [
-            self.by_weight[layer.name][:, self.weight_column]
-            + self._grouped(self.by_input[layer.name])[:, self.input_column]
-            for layer in self.network.layers
+            on.weights.by_candidate(self.by_weight[name])
+            + on.inputs.by_candidate(self._grouped(self.by_input[name]))
+            for name in on.names
         ]
         return torch.stack(rows, dim=1).double().numpy()
 
@@ -260,14 +229,14 @@ class _Sketch:
     def reads_inputs(self) -> bool:
         """Where an activation is rounded."""
         held = (precision.activation for precision in self.incumbent.values())
-        return any(not f.is_exact for f in (*self.input_formats, *held))
+        return self.on.inputs.is_rounding or any(not f.is_exact for f in held)
 
     def read_input(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
         if not x.numel():
             return  # an expert that is sent nothing
         found = self.by_input[tap.name]
-        for column, tensor_format in enumerate(self.input_formats):
+        for column, tensor_format in enumerate(self.on.inputs.formats):
             if tensor_format != self._held(tap.name).activation:
                 found[:, column] += self._input_share(tap, x, g, tensor_format)
 
@@ -290,10 +259,8 @@ class _Sketch:
         return torch.cat(found).cpu()
 
     def _input_change(self, tap: Tap, x: Tensor, tensor_format: TensorFormat) -> Tensor:
-        held = self.quantizer.activation(
-            tap.name, tap.layer_module, x, self._held(tap.name).activation
-        )
-        return self.quantizer.activation(tap.name, tap.layer_module, x, tensor_format) - held
+        held = self.on.rounded_input(tap.name, x, self._held(tap.name).activation)
+        return self.on.rounded_input(tap.name, x, tensor_format) - held
 
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""

@@ -9,21 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq._support.journal import Journal
-from mpq._support.progress import track
 from mpq.errors import InputError
-from mpq.network.examples import Batch, Calibration
-from mpq.network.network import Network
+from mpq.network.examples import Batch
 from mpq.network.outputs import position_weights
 from mpq.problem.interactions import Interactions
-from mpq.quantization.fingerprint import measurement_key
-from mpq.quantization.precision import ORIGINAL, Precision
-from mpq.quantization.quantizer import Quantizer, quantized
-from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import quantized
+from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity.estimation import Array, Estimation
 from mpq.sensitivity.measured import Measured
-from mpq.sensitivity.passes.prefix import Recording, reusing
-from mpq.sensitivity.passes.tiles import Cell, Tile, Tiling
+from mpq.sensitivity.passes.prefix import Recording
+from mpq.sensitivity.passes.tiles import Cell, Tile, Tiling, measure_layers
 
-Array = npt.NDArray[np.float64]
 Row = dict[str, list[float]]
 
 _MAX_ROUNDS, _SETTLED = 1000, 1e-9
@@ -74,90 +71,52 @@ class Pairwise(SensitivityEstimator):
     batched: bool = False
     journal: str = ""
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``.
 
         Raises:
             InputError: If it takes more than ``max_passes``, or the journal is of another
                 measurement.
         """
-        self._check(len(network.layers), sum(candidate != ORIGINAL for candidate in candidates))
-        alone = Measured(batched=self.batched).estimate(network, data, quantizer, candidates)
-        journal = self._open(network, data, quantizer, candidates)
-        pairs = _Pairs(network, quantizer, candidates, journal)
-        with reusing(network) as reuse:
-            tried = [candidate for candidate in candidates if candidate != ORIGINAL]
-            tiling = Tiling(network, quantizer, reuse, tried, self.batched)
-            layers = (done for batch in network.batches(data) for done in pairs.add(tiling, batch))
-            for _ in track(layers, "pairs of layers"):
-                pass
+        self._check(len(on.names), len(on.tried))
+        alone = Measured(batched=self.batched).estimate(on)
+        key = {"estimator": self.name, "batched": str(self.batched)}
+        pairs = _Pairs(on, on.journal(self.journal, key))
+        measure_layers(on, self.batched, pairs.add, "pairs of layers")
         factor = gram_factor(alone.table.values, pairs.mean).astype(np.float32)
-        table = loss_table(network, candidates, alone.table.values, self.name)
+        table = on.table(alone.table.values, self.name)
         return Sensitivity(table, Interactions(factor), alone.standard_error)
 
-    def _check(self, num_layers: int, num_choices: int) -> None:
-        cells = num_layers * num_choices
-        passes = cells + num_layers * (num_layers - 1) // 2 * num_choices**2
+    def _check(self, num_layers: int, num_precisions: int) -> None:
+        cells = num_layers * num_precisions
+        passes = cells + num_layers * (num_layers - 1) // 2 * num_precisions**2
         if passes > self.max_passes:
             raise InputError(
                 f"pairwise takes {passes} forward passes over the data ({num_layers} layers, "
-                f"{num_choices} precisions), more than max_passes={self.max_passes}; raise it, or "
-                "give fewer layers or precisions"
+                f"{num_precisions} precisions), more than max_passes={self.max_passes}; raise it, "
+                "or give fewer layers or precisions"
             )
-
-    def _open(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Journal | None:
-        if not self.journal:
-            return None
-        common = measurement_key(network, data, quantizer, candidates)
-        key = {"estimator": self.name, "batched": str(self.batched), **common}
-        return Journal(self.journal, key)
 
 
 class _Pairs:
     """Sums over examples of the divergence of two layers."""
 
-    def __init__(
-        self,
-        network: Network,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-        journal: Journal | None,
-    ) -> None:
-        self.network = network
-        self.quantizer = quantizer
-        self.candidates = candidates
+    def __init__(self, on: Estimation, journal: Journal | None) -> None:
+        self.on = on
         self.journal = journal
-        self.tried = [
-            column for column, candidate in enumerate(candidates) if candidate != ORIGINAL
-        ]
-        self.names = [layer.name for layer in network.layers]
-        shape = (len(self.names), len(candidates)) * 2
-        self.total = np.zeros(shape)  # [L, B, L, B], the earlier layer first
+        self.total = np.zeros(on.shape * 2)  # [L, B, L, B], the earlier layer first
         self.examples = self.num_batches = 0
 
     def add(self, tiling: Tiling, batch: Batch) -> Iterator[str]:
         """Measures all pairs on a batch; yields the names of earlier layers as they are done."""
         for tile in tiling.tiles(batch):
             base = _Base(tile, batch)
-            for place, first in reversed(list(enumerate(self.names))):
-                later = [name for name in self.names[place + 1 :] if name in tile.axes]
-                for column in self.tried if later else ():
-                    candidate = self.candidates[column]
-                    found = self._known(base, first, candidate, later)
+            for place, first in reversed(list(enumerate(self.on.names))):
+                later = [name for name in self.on.names[place + 1 :] if name in tile.axes]
+                for column in self.on.tried if later else ():
+                    found = self._known(base, first, self.on.candidates[column], later)
                     for second in later:
-                        at = (place, column, self.names.index(second), self.tried)
+                        at = (place, column, self.on.names.index(second), list(self.on.tried))
                         self.total[at] += found[second]
                 yield first
         self.examples += batch.size
@@ -179,9 +138,9 @@ class _Pairs:
         self, base: "_Base", first: str, candidate: Precision, later: Sequence[str]
     ) -> Row:
         tile, original = base.tile, base.recording.outputs
-        precisions = [self.candidates[column] for column in self.tried]
+        precisions = [self.on.candidates[column] for column in self.on.tried]
         found = {}
-        with quantized(self.network, {first: candidate}, self.quantizer):
+        with quantized(self.on.network, {first: candidate}, self.on.quantizer):
             recording = tile.reuse.record(tile.batch, base.recording, first)
             for second in reversed(later):
                 cells = tile.cells(recording, original, second, precisions)
@@ -215,7 +174,7 @@ class _Base:
 
     def divergence(self, cell: Cell) -> float:
         """Summed over examples."""
-        apart = self.tile.network.metric.divergence(cell.original, cell.changed)
+        apart = self.tile.on.network.metric.divergence(cell.original, cell.changed)
         return float((apart * position_weights(self.batch, cell.changed)).sum())
 
 
@@ -229,8 +188,8 @@ def gram_factor(alone: Array, pairs: Array) -> Array:
     Returns:
         ``[S, L, B]`` with :math:`\tfrac{1}{2S} \sum_s R_s^2` the divergence of one layer, exactly.
     """
-    num_layers, num_choices = alone.shape
-    same_layer = np.kron(np.eye(num_layers, dtype=bool), np.ones((num_choices,) * 2, dtype=bool))
+    num_layers, num_precisions = alone.shape
+    same_layer = np.kron(np.eye(num_layers, dtype=bool), np.ones((num_precisions,) * 2, dtype=bool))
     scale = np.sqrt(2 * alone).ravel()  # [L B]
     cross = pairs - alone[:, :, None, None] - alone  # of the earlier with the later layer
     earlier = np.arange(num_layers)[:, None] < np.arange(num_layers)
@@ -243,7 +202,7 @@ def gram_factor(alone: Array, pairs: Array) -> Array:
     rows = (vectors * np.sqrt(values)).T  # [S, L B]
     lengths = np.linalg.norm(rows, axis=0)
     rows *= scale / np.where(lengths > 0, lengths, 1.0) * np.sqrt(len(rows))
-    return rows.reshape(-1, num_layers, num_choices)
+    return rows.reshape(-1, num_layers, num_precisions)
 
 
 def nearest_semidefinite(matrix: Array, is_known: npt.NDArray[np.bool_]) -> tuple[Array, Array]:

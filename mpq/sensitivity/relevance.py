@@ -9,15 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpq._support.progress import track
 from mpq.errors import InputError
-from mpq.network.examples import Batch, Calibration
-from mpq.network.metric import KLDivergence
+from mpq.network.examples import Batch
 from mpq.network.network import Network
 from mpq.network.outputs import position_weights
-from mpq.quantization.precision import Precision
-from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.importance import importance_table
 from mpq.sensitivity.passes.backward_pass import GradientReader, Tap, read_gradients
 from mpq.sensitivity.passes.relevance_rules import propagating
@@ -65,21 +62,14 @@ class Relevance(SensitivityEstimator):
         if not 0 < self.epsilon < float("inf"):
             raise InputError(f"relevance needs epsilon above 0; got {self.epsilon}")
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``; the unit is ``relative``."""
-        contributions = _Contributions(network)
+        contributions = _Contributions(on.names)
         is_lrp = self.rule == "lrp"
-        for batch in track(network.batches(data), "relevance", data.num_batches):
-            with propagating(network.module, self.epsilon) if is_lrp else nullcontext():
-                explain(network, batch, contributions)
-        shares = contributions.shares()
-        return Sensitivity(importance_table(network, quantizer, candidates, shares, self.name))
+        for batch in on.batches("relevance"):
+            with propagating(on.network.module, self.epsilon) if is_lrp else nullcontext():
+                explain(on.network, batch, contributions)
+        return Sensitivity(importance_table(on, contributions.shares(), self.name))
 
 
 def explain(network: Network, batch: Batch, reader: GradientReader) -> None:
@@ -94,7 +84,7 @@ def explain(network: Network, batch: Batch, reader: GradientReader) -> None:
 
 def answer(network: Network, outputs: Tensor) -> Tensor:
     """``[N, P, C]``: the gradient of each position's largest logit, or of the output's length."""
-    if isinstance(network.metric, KLDivergence):
+    if network.metric.is_classification:
         return torch.zeros_like(outputs).scatter_(-1, outputs.argmax(-1, keepdim=True), 1.0)
     return torch.nn.functional.normalize(outputs, dim=-1)
 
@@ -104,8 +94,8 @@ class _Contributions:
 
     reads_inputs = True
 
-    def __init__(self, network: Network) -> None:
-        self._sums = {layer.name: 0.0 for layer in network.layers}
+    def __init__(self, names: Sequence[str]) -> None:
+        self._sums = dict.fromkeys(names, 0.0)
 
     def read_input(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
@@ -115,9 +105,8 @@ class _Contributions:
         """An embedding reads ids, which have no relevance; its output has."""
         if tap.layer.kind == "embedding":
             with torch.no_grad():
-                self.read_input(
-                    tap, tap.layer_module.forward(x), g
-                )  # not a call: hooks would see it
+                output = tap.layer_module.forward(x)  # not a call: hooks would see it
+                self.read_input(tap, output, g)
 
     def shares(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """``[L]``, adding up to 1; zeros if nothing is relevant."""

@@ -1,24 +1,21 @@
 """Weight error: how much rounding changes a layer's numbers, without any data."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mpq.network.examples import Calibration
-from mpq.network.network import Network
 from mpq.quantization.observer import needs_range
-from mpq.quantization.precision import Precision, TensorFormat
-from mpq.quantization.quantizer import Quantizer
+from mpq.quantization.precision import TensorFormat
 from mpq.quantization.ranges import ActivationRange, LeastSquares
 from mpq.quantization.rounding import quantize_activation
-from mpq.sensitivity._base import Sensitivity, SensitivityEstimator, loss_table
+from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity.estimation import Array, Estimation
 
 _NORMAL_SAMPLE = 16384
+"""Quantiles that stand for the normal distribution; four times as many change no digit shown."""
 
 
 @final
@@ -39,35 +36,22 @@ class WeightError(SensitivityEstimator):
     name: ClassVar[str] = "weight-error"
     summary: ClassVar[str] = "relative squared error of the numbers, no data needed"
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,  # noqa: ARG002
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
-        """See ``SensitivityEstimator.estimate``; ``data`` are not read."""
-        values = relative_errors(network, quantizer, candidates)
-        return Sensitivity(loss_table(network, candidates, values, self.name, "relative"))
+    def estimate(self, on: Estimation) -> Sensitivity:
+        """See ``SensitivityEstimator.estimate``; no example is read."""
+        return Sensitivity(on.table(relative_errors(on), self.name, "relative"))
 
 
-def relative_errors(
-    network: Network, quantizer: Quantizer, candidates: Sequence[Precision]
-) -> npt.NDArray[np.float64]:
+def relative_errors(on: Estimation) -> Array:
     """``[L, B]`` relative squared errors of weight plus input, the input standard normal."""
-    of_input = {
-        candidate.activation: normal_error(candidate.activation) for candidate in candidates
-    }
-    values = np.zeros((len(network.layers), len(candidates)))
-    for row, layer in enumerate(network.layers):
-        weight, layer_module = network.weight(layer.name), network.layer_module(layer.name)
-        for column, candidate in enumerate(candidates):
-            error = relative_error(
-                weight, quantizer.weight(layer.name, layer_module, candidate.weight)
-            )
-            reads_numbers = layer.kind != "embedding"
-            values[row, column] = error + reads_numbers * of_input[candidate.activation]
-    return values
+    of_input = on.inputs.by_candidate(np.array([normal_error(f) for f in on.inputs.formats]))
+    of_weight = np.array([[_error(on, name, f) for f in on.weights.formats] for name in on.names])
+    # An embedding reads ids, which no format changes.
+    reads_numbers = np.array([layer.kind != "embedding" for layer in on.network.layers])
+    return on.weights.by_candidate(of_weight) + reads_numbers[:, None] * of_input
+
+
+def _error(on: Estimation, name: str, tensor_format: TensorFormat) -> float:
+    return relative_error(on.network.weight(name), on.rounded_weight(name, tensor_format))
 
 
 def relative_error(original: Tensor, rounded: Tensor) -> float:

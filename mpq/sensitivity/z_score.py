@@ -1,16 +1,12 @@
 """Z-score distribution: layers with few outlying weights count as important."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 from torch import Tensor
 
-from mpq.network.examples import Calibration
-from mpq.network.network import Network
-from mpq.quantization.precision import Precision
-from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.importance import importance_table
 
 
@@ -31,17 +27,10 @@ class ZScore(SensitivityEstimator):
     name: ClassVar[str] = "z-score"
     summary: ClassVar[str] = "rounding error x share of weights with z-score below 1, no data"
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,  # noqa: ARG002
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
-        """See ``SensitivityEstimator.estimate``; ``data`` are not read."""
-        weights = (network.weight(layer.name) for layer in network.layers)
-        importance = [1.0 - outlying_share(weight) for weight in weights]
-        return Sensitivity(importance_table(network, quantizer, candidates, importance, self.name))
+    def estimate(self, on: Estimation) -> Sensitivity:
+        """See ``SensitivityEstimator.estimate``; no example is read."""
+        importance = [1.0 - outlying_share(on.network.weight(name)) for name in on.names]
+        return Sensitivity(importance_table(on, importance, self.name))
 
 
 def outlying_share(weight: Tensor) -> float:

@@ -9,18 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mpq._support.progress import track
 from mpq.errors import ModelError, UnknownNameError
-from mpq.network.examples import Batch, Calibration
+from mpq.network.examples import Batch
 from mpq.network.modules import weight_of
 from mpq.network.network import Network
 from mpq.network.targets import cross_entropy
-from mpq.quantization.precision import Precision
-from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.importance import importance_table
-from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
-from mpq.sensitivity.passes.labels import check_labels, class_labels, loss_gradient, softened
+from mpq.sensitivity.passes.backward_pass import Tap
+from mpq.sensitivity.passes.labels import (
+    check_labels,
+    class_labels,
+    labelled_passes,
+    loss_gradient,
+)
 from mpq.sensitivity.passes.layer_response import response
 
 
@@ -78,42 +81,39 @@ class ZeroCost(SensitivityEstimator):
         if self.proxy not in PROXIES:
             raise UnknownNameError("proxy", self.proxy, PROXIES)
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``.
 
         Raises:
             DataError: If targets are wanted and there are none.
             InputError: If ``grasp`` is wanted of a network without classes.
         """
-        importance = PROXIES[self.proxy](_Examples(network, data, self.labels, self.seed))
-        return Sensitivity(importance_table(network, quantizer, candidates, importance, self.name))
+        importance = PROXIES[self.proxy](_Examples(on, self.labels, self.seed))
+        return Sensitivity(importance_table(on, importance, self.name))
 
 
 @dataclass(frozen=True)
 class _Examples:
     """A network, and the labelled examples that gradients are taken for."""
 
-    network: Network
-    data: Calibration
+    on: Estimation
     labels: str
     seed: int
+
+    @property
+    def network(self) -> Network:
+        """The network that is estimated on."""
+        return self.on.network
 
     def batches(self) -> Iterator[tuple[Batch, torch.Generator]]:
         """Batches on the network's device, with the generator of their labels."""
         generator = torch.Generator().manual_seed(self.seed)
-        batches = self.network.batches(self.data)
-        for batch in track(batches, "zero-cost proxy", self.data.num_batches):
+        for batch in self.on.batches("zero-cost proxy"):
             yield batch, generator
 
     def weights(self) -> Iterator[Tensor]:
         """``[L]`` in float32."""
-        return (self.network.weight(layer.name).float() for layer in self.network.layers)
+        return (self.network.weight(name).float() for name in self.on.names)
 
     def gradients(self) -> list[Tensor]:
         """``[L]`` gradients of the mean loss, in float32."""
@@ -132,7 +132,7 @@ class _Examples:
     def _mean(self, of: Callable[[Batch, torch.Generator], list[Tensor]]) -> list[Tensor]:
         """Sums of each batch added up, over the number of examples."""
         sums, examples = [torch.zeros_like(weight) for weight in self.weights()], 0
-        with _differentiable(self._sites()), torch.enable_grad():
+        with _differentiable(self._layer_modules()), torch.enable_grad():
             for batch, generator in self.batches():
                 for held, new in zip(sums, of(batch, generator), strict=True):
                     held += new
@@ -149,7 +149,7 @@ class _Examples:
     ) -> list[Tensor]:
         outputs = self._outputs(batch)
         classes, weights = class_labels(self.network, batch, outputs, self.labels, generator)
-        nats = cross_entropy(classes, softened(self.network, outputs))
+        nats = cross_entropy(classes, self.network.metric.logits(outputs))
         gradients = self._grad((nats * weights).sum(), None, create_graph=True)
         pairs = zip(gradients, vectors, strict=True)
         along = sum((gradient * vector).sum().to(outputs.device) for gradient, vector in pairs)
@@ -166,15 +166,15 @@ class _Examples:
         """``[L]`` gradients with respect to the layers' weights, in float32; 0 where unused."""
         found = torch.autograd.grad(
             of,
-            [weight_of(layer_module) for layer_module in self._sites()],
+            [weight_of(layer_module) for layer_module in self._layer_modules()],
             probe,
             create_graph=create_graph,
             materialize_grads=True,
         )
         return [gradient.float() for gradient in found]
 
-    def _sites(self) -> list[nn.Module]:
-        return [self.network.layer_module(layer.name) for layer in self.network.layers]
+    def _layer_modules(self) -> list[nn.Module]:
+        return [self.network.layer_module(name) for name in self.on.names]
 
 
 @contextmanager
@@ -214,12 +214,9 @@ def _grasp(examples: _Examples) -> list[float]:
 
 
 def _fisher(examples: _Examples) -> list[float]:
-    found = _ChannelSaliency(examples.network)
-    count = 0
-    for batch, generator in examples.batches():
-        probe = loss_gradient(examples.network, batch, examples.labels, generator)
-        read_gradients(examples.network, batch, found, probe)
-        count += batch.size
+    found = _ChannelSaliency(examples.on.names)
+    passes = labelled_passes(examples.on, found, loss_gradient, examples.labels, examples.seed)
+    count = sum(batch.size for batch in passes)
     return [0.5 * total / count for total in found.sums.values()]
 
 
@@ -228,8 +225,8 @@ class _ChannelSaliency:
 
     reads_inputs = False
 
-    def __init__(self, network: Network) -> None:
-        self.sums = {layer.name: 0.0 for layer in network.layers}
+    def __init__(self, names: Sequence[str]) -> None:
+        self.sums = dict.fromkeys(names, 0.0)
 
     def read_input(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``; not called."""
@@ -246,7 +243,8 @@ class _ChannelSaliency:
 
 
 def _synflow(examples: _Examples) -> list[float]:
-    network, batch = examples.network, examples.data.first().to(examples.network.device)
+    network = examples.network
+    batch = examples.on.data.first().to(network.device)
     ones = batch.map(lambda t: torch.ones_like(t).double() if t.is_floating_point() else t)
     # Products of absolute values over many layers overflow in float32.
     parameters: dict[int, Tensor] = {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mpq.backends import apply
 from mpq.errors import DataError
 from mpq.network.examples import IGNORED_TARGET, Batch, Calibration
-from mpq.network.metric import KL, METRICS, KLDivergence, OutputMetric
+from mpq.network.metric import KL, METRICS, OutputMetric
 from mpq.network.modules import device_of
 from mpq.network.outputs import position_weights
 from mpq.network.targets import class_targets, cross_entropy
@@ -65,8 +65,8 @@ class Reference:
 
     def _targets(self, batch: Batch, outputs: Tensor) -> tuple[int, int, float]:
         """Only classes have an accuracy."""
-        is_classifier = isinstance(self._metric, KLDivergence)
-        return _against_targets(batch, outputs) if is_classifier else (0, 0, 0.0)
+        has_classes = self._metric.is_classification
+        return _against_targets(batch, outputs) if has_classes else (0, 0, 0.0)
 
     def _same_shape(self, index: int, outputs: Tensor) -> Tensor:
         if index >= len(self._outputs) or self._outputs[index].shape != outputs.shape:

@@ -8,7 +8,7 @@ from mpq.errors import InputError
 from mpq.network.examples import Calibration
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
-from mpq.sensitivity import RefinableEstimator, SensitivityEstimator
+from mpq.sensitivity import Estimation, RefinableEstimator, SensitivityEstimator
 from mpq.solvers import Solver
 from mpq.workflows.evaluator import Evaluator
 
@@ -56,17 +56,11 @@ def refine(
         InputError: If the estimator cannot estimate at an incumbent.
     """
     refinable = refinable_estimator(estimator, rounds)
-    candidates = problem.loss.precisions
+    on = Estimation(evaluator.network, calibration, evaluator.quantizer, problem.loss.precisions)
     kept, rows = solution, list[Refinement]()
     least = evaluator.measure(solution.precisions(problem)).divergence
     for _ in track(range(rounds), "refinements"):
-        found = refinable.estimate_at(
-            evaluator.network,
-            calibration,
-            evaluator.quantizer,
-            candidates,
-            kept.precisions(problem),
-        )
+        found = refinable.estimate_at(on, kept.precisions(problem))
         interactions = found.interactions if problem.interactions is not None else None
         near = replace(problem, loss=found.table, interactions=interactions)
         new = solver.solve(near)

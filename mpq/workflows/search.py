@@ -7,7 +7,7 @@ from mpq._support.progress import showing_progress
 from mpq.errors import InputError
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
-from mpq.sensitivity import SensitivityEstimator
+from mpq.sensitivity import Estimation, SensitivityEstimator
 from mpq.solvers import Solver
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.method import Method
@@ -82,7 +82,7 @@ def estimated(
 ) -> Problem:
     """The problem with its loss, as far as the solver can take it."""
     found = estimator.estimate(
-        prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates
+        Estimation(prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates)
     )
     interactions = found.interactions if solver.takes_interactions else None
     return replace(constraints, loss=found.table, interactions=interactions)

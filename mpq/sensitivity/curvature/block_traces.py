@@ -5,14 +5,10 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mpq._support.progress import track
 from mpq.network.divergence import random_signs
-from mpq.network.examples import Calibration
-from mpq.network.network import Network
 from mpq.sensitivity.curvature.hessian_products import (
     Objective,
     SecondOrder,
@@ -20,8 +16,7 @@ from mpq.sensitivity.curvature.hessian_products import (
     product,
     second_order,
 )
-
-Array = npt.NDArray[np.float64]
+from mpq.sensitivity.estimation import Array, Estimation
 
 
 @final
@@ -105,8 +100,7 @@ class TraceSums:
 
 
 def hutchinson_traces(
-    network: Network,
-    data: Calibration,
+    on: Estimation,
     loss: Objective,
     num_probes: int,
     generator: torch.Generator,
@@ -124,8 +118,7 @@ def hutchinson_traces(
     References: Hutchinson (1990), doi:10.1080/03610919008812866.
 
     Args:
-        network: ``L`` layers.
-        data: Examples.
+        on: ``L`` layers and the examples.
         loss: Whose Hessian; see ``objective``.
         num_probes: ``K`` products for weights, and as many for inputs.
         generator: Of the signs.
@@ -133,19 +126,15 @@ def hutchinson_traces(
     """
     seeds = torch.randint(2**62, (2,), generator=generator)
     of_weights, of_inputs = (torch.Generator().manual_seed(int(seed)) for seed in seeds)
-    sums = TraceSums(len(network.layers))
-    for batch in track(network.batches(data), "Hutchinson traces", data.num_batches):
-        with second_order(network, batch, loss, with_inputs) as found:
-            draws = [
-                torch.stack(
-                    [
-                        _weight_draw(network, found, of_weights),
-                        _input_draw(network, found, of_inputs, batch.size),
-                    ]
-                )
-                for _ in range(num_probes)
-            ]
-        drawn = torch.stack(draws)  # [K, 2, L]
+    sums = TraceSums(len(on.names))
+
+    def draw(found: SecondOrder, size: int) -> Tensor:
+        weight = _weight_draw(on.names, found, of_weights)
+        return torch.stack([weight, _input_draw(on.names, found, of_inputs, size)])  # [2, L]
+
+    for batch in on.batches("Hutchinson traces"):
+        with second_order(on.network, batch, loss, with_inputs) as found:
+            drawn = torch.stack([draw(found, batch.size) for _ in range(num_probes)])  # [K, 2, L]
         sums.add(drawn.mean(dim=0), variance_of_mean(drawn), batch.size)
     return sums.traces(num_probes)
 
@@ -158,22 +147,20 @@ def variance_of_mean(draws: Tensor) -> Tensor:
     return draws.var(dim=0) / count
 
 
-def _weight_draw(network: Network, found: SecondOrder, generator: torch.Generator) -> Tensor:
-    """``[L]`` float64."""
+def _weight_draw(names: Sequence[str], found: SecondOrder, generator: torch.Generator) -> Tensor:
+    """``[L]`` float64; 0 for a layer that the loss does not depend on."""
     drawn = dict(zip(found.weights, _draw(list(found.weights.values()), generator), strict=True))
-    return torch.stack(
-        [drawn.get(layer.name, torch.zeros(())).double() for layer in network.layers]
-    )
+    return torch.stack([drawn.get(name, torch.zeros(())).double() for name in names])
 
 
 def _input_draw(
-    network: Network, found: SecondOrder, generator: torch.Generator, batch_size: int
+    names: Sequence[str], found: SecondOrder, generator: torch.Generator, batch_size: int
 ) -> Tensor:
     """``[L]`` float64, each over the numbers that one example's input has."""
     drawn = iter(_draw([x for calls in found.inputs.values() for x in calls], generator))
     values = []
-    for layer in network.layers:
-        calls = found.inputs[layer.name]
+    for name in names:
+        calls = found.inputs[name]
         elements = sum(x.tensor.numel() for x in calls) / batch_size
         total = sum(float(next(drawn)) for _ in calls)
         values.append(total / elements if calls else 0.0)

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpq._support.progress import track
 from mpq.errors import ModelError
 from mpq.network.divergence import random_signs
-from mpq.network.examples import Batch, Calibration
-from mpq.network.metric import KLDivergence, OutputMetric
+from mpq.network.examples import Batch
+from mpq.network.metric import OutputMetric
 from mpq.network.modules import hooks, weight_of
 from mpq.network.network import Network
 from mpq.network.outputs import position_weights
 from mpq.network.tracing import kind_of
 from mpq.sensitivity.curvature.block_traces import Traces, TraceSums, variance_of_mean
+from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, tapped
 from mpq.sensitivity.passes.per_example import weight_gradients
 
@@ -33,11 +33,7 @@ _WORK_ELEMENTS = 2**22
 
 
 def gauss_newton_traces(
-    network: Network,
-    data: Calibration,
-    num_probes: int,
-    generator: torch.Generator,
-    with_inputs: bool = False,
+    on: Estimation, num_probes: int, generator: torch.Generator, with_inputs: bool = False
 ) -> Traces:
     r"""Traces of ``G``, the Hessian of the metric's divergence at the original network.
 
@@ -53,8 +49,7 @@ def gauss_newton_traces(
     :math:`E \lVert g \rVert^4`, which then gives the standard error: it errs upwards.
 
     Args:
-        network: ``L`` layers.
-        data: Examples; targets are not used.
+        on: ``L`` layers and the examples; targets are not used.
         num_probes: ``K`` backward passes per batch.
         generator: Of the signs.
         with_inputs: Whether traces of inputs are found, too; otherwise they are 0.
@@ -62,9 +57,9 @@ def gauss_newton_traces(
     Raises:
         ModelError: If the output depends on no layer.
     """
-    sums = TraceSums(len(network.layers))
-    for batch in track(network.batches(data), "Gauss-Newton traces", data.num_batches):
-        fixed, drawn = _norms(network, batch, num_probes, generator, with_inputs)
+    sums = TraceSums(len(on.names))
+    for batch in on.batches("Gauss-Newton traces"):
+        fixed, drawn = _norms(on.network, batch, num_probes, generator, with_inputs)
         mean = fixed.sum(dim=0) + drawn.mean(dim=0)  # [2, L, N]
         is_known = len(drawn) >= _ENOUGH_DRAWS
         variance = variance_of_mean(drawn) if is_known else _bound(drawn)
@@ -112,10 +107,10 @@ def directions(
     Returns:
         Fixed and random ones, each ``[N, P, C]``; at least one is random.
     """
-    if not isinstance(metric, KLDivergence) or outputs.shape[1] > 1:
+    p = metric.fisher_probabilities(outputs)
+    if p is None or outputs.shape[1] > 1:
         return [], [metric.probe(outputs, weights, generator) for _ in range(num_probes)]
     fixed = num_probes - 1
-    p = (outputs / metric.temperature).double().softmax(dim=-1)
     columns, rest = _contrasts(p, max(fixed, _NUM_CONTRASTS))
     u = _remainder(rest, random_signs(rest, generator))
     for column in columns[fixed:]:

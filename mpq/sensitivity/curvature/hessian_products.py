@@ -11,7 +11,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mpq.errors import InputError, ModelError
 from mpq.network.examples import Batch
-from mpq.network.metric import KLDivergence
 from mpq.network.modules import hooks, weight_of
 from mpq.network.network import Network
 from mpq.network.outputs import position_weights
@@ -40,7 +39,7 @@ def objective(network: Network, loss: str) -> Objective:
         return lambda batch, outputs: (
             network.metric.divergence(outputs.detach(), outputs) * position_weights(batch, outputs)
         ).sum()
-    if not isinstance(network.metric, KLDivergence):
+    if not network.metric.is_classification:
         raise InputError(
             f"loss='cross-entropy' needs logits, which metric={network.metric.name!r} says the "
             "outputs are not; use loss='divergence'"

@@ -14,10 +14,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mpq._support.progress import track
 from mpq.errors import InputError, MissingDependencyError, ModelError
-from mpq.network.examples import Batch, Calibration
+from mpq.network.examples import Batch
 from mpq.network.network import Network
-from mpq.sensitivity.curvature.block_traces import Array, Traces
+from mpq.sensitivity.curvature.block_traces import Traces
 from mpq.sensitivity.curvature.hessian_products import Objective, own_weights, second_order
+from mpq.sensitivity.estimation import Array, Estimation
 
 BACKENDS = ("mpq", "pyhessian")
 
@@ -36,8 +37,7 @@ def refuse_inputs(with_inputs: bool) -> None:
 
 
 def pyhessian_traces(
-    network: Network,
-    data: Calibration,
+    on: Estimation,
     loss: Objective,
     num_probes: int,
     generator: torch.Generator,
@@ -48,8 +48,7 @@ def pyhessian_traces(
     the loss does not depend on, at which PyHessian fails, has a trace of 0.
 
     Args:
-        network: In float32, on the CPU or the current CUDA device.
-        data: Examples.
+        on: A network in float32, on the CPU or the current CUDA device, and the examples.
         loss: Whose Hessian; see ``objective``.
         num_probes: ``K`` products for each layer.
         generator: Gives PyHessian's seed.
@@ -64,7 +63,7 @@ def pyhessian_traces(
         drawn: list[float] = hessian.trace(maxIter=num_probes, tol=float("-inf"))
         return drawn
 
-    drawn = _every_layer(network, data, loss, generator, trace, num_probes)  # [L, K]
+    drawn = _every_layer(on, loss, generator, trace, num_probes)  # [L, K]
     unknown = np.full(len(drawn), float("nan"))
     error = drawn.std(axis=1, ddof=1) / num_probes**0.5 if num_probes > 1 else unknown
     nothing = np.zeros(len(drawn))
@@ -72,8 +71,7 @@ def pyhessian_traces(
 
 
 def pyhessian_eigenvalues(
-    network: Network,
-    data: Calibration,
+    on: Estimation,
     loss: Objective,
     max_iterations: int,
     tolerance: float,
@@ -82,8 +80,7 @@ def pyhessian_eigenvalues(
     """``[L]`` eigenvalues of largest magnitude of the weights' blocks, by power iteration.
 
     Args:
-        network: See ``pyhessian_traces``, also for errors.
-        data: Examples.
+        on: See ``pyhessian_traces``, also for errors.
         loss: Whose Hessian; see ``objective``.
         max_iterations: At most so many products for each layer.
         tolerance: Relative change of the eigenvalue at which the iteration ends.
@@ -95,12 +92,11 @@ def pyhessian_eigenvalues(
         values, _ = hessian.eigenvalues(maxIter=max_iterations, tol=tolerance, top_n=1)
         return values
 
-    return _every_layer(network, data, loss, generator, top, 1)[:, 0]
+    return _every_layer(on, loss, generator, top, 1)[:, 0]
 
 
 def _every_layer(
-    network: Network,
-    data: Calibration,
+    on: Estimation,
     loss: Objective,
     generator: torch.Generator,
     measure: Callable[[Any], list[float]],
@@ -111,21 +107,21 @@ def _every_layer(
     A batch in which a layer is not used has a Hessian of 0 there, and PyHessian cannot take it.
     """
     pyhessian = _import()
-    _check(network)
-    reached, sizes = _reached(network, data, loss)
-    found = np.zeros((len(network.layers), count))
+    _check(on.network)
+    reached, sizes = _reached(on, loss)
+    found = np.zeros((len(on.names), count))
     seed = int(torch.randint(2**62, (1,), generator=generator))
     with _seeded(seed), _as_pyhessian_needs(), torch.enable_grad():
-        for row, layer in enumerate(track(network.layers, "PyHessian")):
-            used = [layer.name in names for names in reached]
+        for row, name in enumerate(track(on.names, "PyHessian")):
+            used = [name in names for names in reached]
             share = sum(n for n, is_used in zip(sizes, used, strict=True) if is_used) / sum(sizes)
             if share > 0:
-                with own_weights(network, [layer.name]) as weights:
+                with own_weights(on.network, [name]) as weights:
                     hessian = pyhessian.hessian(
-                        _OneWeight(network, weights[layer.name]),
+                        _OneWeight(on.network, weights[name]),
                         lambda outputs, item: loss(item.batch, outputs) / item.batch.size,
-                        dataloader=_Batches(network, data, used),
-                        cuda=network.device.type == "cuda",
+                        dataloader=_Batches(on, used),
+                        cuda=on.network.device.type == "cuda",
                     )
                     found[row] = share * np.array(measure(hessian))
     return found
@@ -149,13 +145,11 @@ def _check(network: Network) -> None:
         )
 
 
-def _reached(
-    network: Network, data: Calibration, loss: Objective
-) -> tuple[list[frozenset[str]], list[int]]:
+def _reached(on: Estimation, loss: Objective) -> tuple[list[frozenset[str]], list[int]]:
     """Of every batch, the layers whose weight the loss depends on, and the number of examples."""
     reached, sizes = [], []
-    for batch in network.batches(data):
-        with second_order(network, batch, loss, with_inputs=False) as found:
+    for batch in on.network.batches(on.data):
+        with second_order(on.network, batch, loss, with_inputs=False) as found:
             reached.append(frozenset(found.weights))
         sizes.append(batch.size)
     return reached, sizes
@@ -212,11 +206,11 @@ class _Item:
 class _Batches:
     """The batches that a layer is used in, as pairs of inputs and targets."""
 
-    network: Network
-    data: Calibration
+    on: Estimation
     used: list[bool]
 
     def __iter__(self) -> Iterator[tuple[_Item, _Item]]:
-        for batch, is_used in zip(self.network.batches(self.data), self.used, strict=True):
+        batches = self.on.network.batches(self.on.data)
+        for batch, is_used in zip(batches, self.used, strict=True):
             if is_used:
                 yield _Item(batch), _Item(batch)

@@ -24,12 +24,12 @@ class FactorRows:
 
     Args:
         num_layers: ``L``.
-        num_choices: ``B``.
+        num_precisions: ``B``.
     """
 
-    def __init__(self, num_layers: int, num_choices: int) -> None:
-        self._shape = (num_layers, num_choices)
-        self._rows = np.zeros((0, num_layers * num_choices))
+    def __init__(self, num_layers: int, num_precisions: int) -> None:
+        self._shape = (num_layers, num_precisions)
+        self._rows = np.zeros((0, num_layers * num_precisions))
         self._count = 0
         self._examples = 0
         self._products = 0.0

@@ -7,22 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpq._support.progress import track
-from mpq.network.examples import Batch, Calibration
+from mpq.network.examples import Batch
 from mpq.network.modules import hooks
 from mpq.network.network import Network
+from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap
 
 LayerReader = Callable[[Tap, Tensor, Tensor], None]
 """Takes a layer, its input and its output, once per call; they must not be changed."""
 
 
-def read_layers(network: Network, data: Calibration, reader: LayerReader, purpose: str) -> int:
+def read_layers(on: Estimation, reader: LayerReader, purpose: str) -> int:
     """Runs every batch once.
 
     Args:
-        network: Whose layers are read.
-        data: What is run through it.
+        on: The network whose layers are read, and the examples that are run through it.
         reader: Is called at every layer.
         purpose: For the progress bar.
 
@@ -33,8 +32,8 @@ def read_layers(network: Network, data: Calibration, reader: LayerReader, purpos
         ModelError: If the output is not finite.
     """
     examples = 0
-    for batch in track(network.batches(data), purpose, data.num_batches):
-        read_batch(network, batch, reader)
+    for batch in on.batches(purpose):
+        read_batch(on.network, batch, reader)
         examples += batch.size
     return examples
 

@@ -7,10 +7,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from mpq.network.examples import Calibration
-from mpq.network.network import Network
 from mpq.quantization.precision import TensorFormat
-from mpq.quantization.quantizer import Quantizer
+from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.forward_pass import read_layers
 
@@ -71,9 +69,7 @@ Reading = Callable[[Tensor, Tensor], Tensor]
 """Which tensor of a layer is looked at, from its input and its output."""
 
 
-def layer_bins(
-    network: Network, data: Calibration, reading: Reading, num_bins: int
-) -> dict[str, Bins]:
+def layer_bins(on: Estimation, reading: Reading, num_bins: int) -> dict[str, Bins]:
     """Bins over the range of all that a layer reads or writes, in one forward pass.
 
     Returns:
@@ -88,7 +84,7 @@ def layer_bins(
             held = spans.get(tap.name, (low, high))
             spans[tap.name] = (min(low, held[0]), max(high, held[1]))
 
-    read_layers(network, data, read, "ranges")
+    read_layers(on, read, "ranges")
     return {name: bins_of(*span, num_bins) for name, span in spans.items()}
 
 
@@ -97,11 +93,7 @@ Histograms = dict[TensorFormat, Tensor]
 
 
 def input_histograms(
-    network: Network,
-    data: Calibration,
-    quantizer: Quantizer,
-    formats: Sequence[TensorFormat],
-    bins: Mapping[str, Bins],
+    on: Estimation, formats: Sequence[TensorFormat], bins: Mapping[str, Bins]
 ) -> dict[str, Histograms]:
     """Every layer's input in every format, in one forward pass."""
     found: dict[str, Histograms] = {name: {} for name in bins}
@@ -109,25 +101,22 @@ def input_histograms(
     def read(tap: Tap, x: Tensor, _: Tensor) -> None:
         if tap.name in found and x.is_floating_point():
             for tensor_format in formats:
-                rounded = quantizer.activation(tap.name, tap.layer_module, x, tensor_format)
+                rounded = on.rounded_input(tap.name, x, tensor_format)
                 counts = bins[tap.name].histogram(rounded)
                 held = found[tap.name].get(tensor_format)
                 found[tap.name][tensor_format] = counts if held is None else held + counts
 
-    read_layers(network, data, read, "histograms")
+    read_layers(on, read, "histograms")
     return found
 
 
 def weight_histograms(
-    network: Network, quantizer: Quantizer, formats: Sequence[TensorFormat], num_bins: int
+    on: Estimation, formats: Sequence[TensorFormat], num_bins: int
 ) -> dict[str, Histograms]:
     """Every layer's weight in every format, over the range of the original."""
     found = {}
-    for layer in network.layers:
-        weight, layer_module = network.weight(layer.name), network.layer_module(layer.name)
+    for name in on.names:
+        weight = on.network.weight(name)
         bins = bins_of(float(weight.min()), float(weight.max()), num_bins)
-        found[layer.name] = {
-            tensor_format: bins.histogram(quantizer.weight(layer.name, layer_module, tensor_format))
-            for tensor_format in formats
-        }
+        found[name] = {f: bins.histogram(on.rounded_weight(name, f)) for f in formats}
     return found

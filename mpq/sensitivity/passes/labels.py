@@ -1,16 +1,18 @@
 """Whose labels a gradient of the cross-entropy is taken for: drawn ones, or the data's."""
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor
 
-from mpq.errors import InputError, UnknownNameError
+from mpq.errors import UnknownNameError
 from mpq.network.divergence import label_probe
 from mpq.network.examples import Batch
-from mpq.network.metric import KLDivergence
 from mpq.network.network import Network
 from mpq.network.outputs import position_weights
 from mpq.network.targets import class_targets, target_weights
-from mpq.sensitivity.passes.backward_pass import ProbeOf
+from mpq.sensitivity.estimation import Estimation
+from mpq.sensitivity.passes.backward_pass import GradientReader, ProbeOf, read_gradients
 
 LABELS = ("sampled", "targets")
 """``sampled``: drawn from the network's own distribution; ``targets``: those of the data."""
@@ -38,7 +40,8 @@ def fisher_gradient(
 
     def probe(outputs: Tensor) -> Tensor:
         if labels == "sampled":
-            return _sampled(network, batch, outputs, generator)
+            weights = position_weights(batch, outputs)
+            return network.metric.label_gradient(outputs, weights, generator)
         return _of_mean_loss(network, batch, outputs, labels, generator)
 
     return probe
@@ -54,7 +57,7 @@ def loss_gradient(
     """
 
     def probe(outputs: Tensor) -> Tensor:
-        if labels == "sampled" and not isinstance(network.metric, KLDivergence):
+        if labels == "sampled" and not network.metric.is_classification:
             u = network.metric.probe(outputs, position_weights(batch, outputs), generator)
             return u * position_weights(batch, outputs).sqrt().unsqueeze(-1).to(u.dtype)
         return _of_mean_loss(network, batch, outputs, labels, generator)
@@ -62,18 +65,41 @@ def loss_gradient(
     return probe
 
 
-def _sampled(network: Network, batch: Batch, outputs: Tensor, generator: torch.Generator) -> Tensor:
-    weights, metric = position_weights(batch, outputs), network.metric
-    if isinstance(metric, KLDivergence):
-        return label_probe(outputs / metric.temperature, weights, None, generator)
-    return metric.probe(outputs, weights, generator)
+Gradient = Callable[[Network, Batch, str, torch.Generator], ProbeOf]
+"""``fisher_gradient`` or ``loss_gradient``."""
+
+
+def labelled_passes(
+    on: Estimation, reader: GradientReader, gradient: Gradient, labels: str, seed: int
+) -> Iterator[Batch]:
+    """Reads one backward pass over every batch.
+
+    Args:
+        on: The network and the examples.
+        reader: Is called at every layer.
+        gradient: What the backward pass starts with.
+        labels: One of ``LABELS``.
+        seed: Of drawn labels.
+
+    Yields:
+        Every batch, when its pass is over.
+
+    Raises:
+        InputError: If targets are wanted and the network's outputs are no classes.
+        DataError: If targets are wanted and there are none, or none that fit.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for batch in on.batches("gradients"):
+        probe = gradient(on.network, batch, labels, generator)
+        read_gradients(on.network, batch, reader, probe)
+        yield batch
 
 
 def _of_mean_loss(
     network: Network, batch: Batch, outputs: Tensor, labels: str, generator: torch.Generator
 ) -> Tensor:
     classes, weights = class_labels(network, batch, outputs, labels, generator)
-    return label_probe(softened(network, outputs), weights, classes, generator)
+    return label_probe(network.metric.logits(outputs), weights, classes, generator)
 
 
 def class_labels(
@@ -85,7 +111,7 @@ def class_labels(
         InputError: If the network's outputs are no classes.
         DataError: If targets are wanted and there are none, or none that fit.
     """
-    logits = softened(network, outputs)
+    logits = network.metric.logits(outputs)
     if labels == "targets":
         targets = class_targets(batch, logits, "labels=targets, unlike labels=sampled,")
         return targets, target_weights(targets)
@@ -93,14 +119,3 @@ def class_labels(
     # On the CPU: a device's own generator would draw other labels.
     drawn = torch.multinomial(p.flatten(0, 1).cpu(), 1, generator=generator)
     return drawn.reshape(p.shape[:2]).to(p.device), position_weights(batch, outputs)
-
-
-def softened(network: Network, outputs: Tensor) -> Tensor:
-    """Logits over the temperature of the network's metric.
-
-    Raises:
-        InputError: If the network's outputs are no classes.
-    """
-    if not isinstance(network.metric, KLDivergence):
-        raise InputError(f"labels are classes; the metric {network.metric.name!r} has none")
-    return outputs / network.metric.temperature

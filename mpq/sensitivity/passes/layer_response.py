@@ -1,13 +1,12 @@
 """A layer computed again, alone: what a format changes in its output."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mpq.quantization.precision import Precision
-from mpq.quantization.quantizer import Quantizer
+from mpq.sensitivity.estimation import Estimation
 
 
 def response(layer_module: nn.Module, x: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -33,31 +32,24 @@ def response(layer_module: nn.Module, x: Tensor, weight: Tensor | None = None) -
 
 
 def response_changes(
-    quantizer: Quantizer,
-    name: str,
-    layer_module: nn.Module,
-    x: Tensor,
-    original: Tensor,
-    candidates: Sequence[Precision],
+    on: Estimation, name: str, x: Tensor, original: Tensor
 ) -> Iterator[tuple[int, Tensor]]:
-    """What each choice changes in the layer's output, one at a time.
+    """What each candidate changes in the layer's output, one at a time.
 
     Args:
-        quantizer: How weight and input are put into a format.
+        on: Its candidates; those that leave weight and input as they are, are left out.
         name: Of the layer.
-        layer_module: Its module.
-        x: Its input.
-        original: Its ``response`` to it.
-        candidates: ``B``; those that leave weight and input as they are, are left out.
+        x: What the layer reads.
+        original: The layer's ``response`` to ``x``.
 
     Yields:
-        Index of the choice, and the change, of the output's shape.
+        Column of the candidate, and the change, of the output's shape.
     """
-    for column, candidate in enumerate(candidates):
+    for column, candidate in enumerate(on.candidates):
         if not (candidate.weight.is_exact and candidate.activation.is_exact):
-            rounded = quantizer.activation(name, layer_module, x, candidate.activation)
-            weight = quantizer.weight(name, layer_module, candidate.weight)
-            yield column, response(layer_module, rounded, weight) - original
+            rounded = on.rounded_input(name, x, candidate.activation)
+            weight = on.rounded_weight(name, candidate.weight)
+            yield column, response(on.network.layer_module(name), rounded, weight) - original
 
 
 class _Bare(nn.Module):

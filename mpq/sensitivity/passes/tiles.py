@@ -1,6 +1,6 @@
 """Several copies of a batch at once, so that one pass can try a layer in several precisions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,12 +10,19 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from mpq._support.progress import track
 from mpq.network.examples import Batch
 from mpq.network.modules import hooks
 from mpq.network.network import Network
 from mpq.quantization.precision import ORIGINAL, Precision
-from mpq.quantization.quantizer import Quantizer, quantized
-from mpq.sensitivity.passes.prefix import PrefixReuse, Recording, forward_replaced
+from mpq.quantization.quantizer import quantized
+from mpq.sensitivity.estimation import Estimation
+from mpq.sensitivity.passes.prefix import (
+    PrefixReuse,
+    Recording,
+    forward_replaced,
+    reusing,
+)
 
 _TILE_ELEMENTS = 2**23
 """Numbers that the layers may write in one pass over all copies. On a CPU core, six copies at once
@@ -46,16 +53,14 @@ class Tile:
     """Copies of a batch, and the layers that take one precision per copy.
 
     Args:
-        network: The network.
-        quantizer: How weights and inputs are put into a format.
-        reuse: Of the same network.
+        on: The network, and how it is quantized.
+        reuse: Passes of the same network.
         batch: All copies, one behind the other.
         copies: How many; 1: the batch as it is.
         axes: Layer name to the axis of its input along which the copies lie.
     """
 
-    network: Network
-    quantizer: Quantizer
+    on: Estimation
     reuse: PrefixReuse
     batch: Batch
     copies: int
@@ -75,7 +80,7 @@ class Tile:
         for start in range(0, len(precisions), self.copies):
             group = precisions[start : start + self.copies]
             filled = (*group, *(ORIGINAL,) * (self.copies - len(group)))
-            with precision_per_copy(self.network, self.quantizer, layer, filled, self.axes[layer]):
+            with precision_per_copy(self.on, layer, filled, self.axes[layer]):
                 changed = self.reuse.outputs(recording, layer)
             parts = zip(original.chunk(self.copies), changed.chunk(self.copies), strict=True)
             for precision, (before, after) in zip(group, parts, strict=False):
@@ -92,45 +97,57 @@ class Tiling:
     layer that all examples share, and for none in a network that mixes examples.
 
     Args:
-        network: The network.
-        quantizer: How weights and inputs are put into a format.
-        reuse: Of the same network.
-        precisions: That layers will be tried in.
+        on: The network, how it is quantized, and the candidates that layers will be tried in.
+        reuse: Passes of the same network.
         batched: Whether to have several copies.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        quantizer: Quantizer,
-        reuse: PrefixReuse,
-        precisions: Sequence[Precision],
-        batched: bool,
-    ) -> None:
-        self._network = network
-        self._quantizer = quantizer
+    def __init__(self, on: Estimation, reuse: PrefixReuse, batched: bool) -> None:
+        self._on = on
         self._reuse = reuse
-        self._precisions = tuple(precisions)
+        self._precisions = [on.candidates[column] for column in on.tried]
         self._axes: dict[str, int] | None = None if batched else {}
 
     def tiles(self, batch: Batch) -> list[Tile]:
         """At most two, each with at least one layer; together they have every layer once."""
         copies = 1 if self._axes == {} else self._copies(batch)
         if copies > 1 and self._axes is None:
-            self._axes = tileable(self._network, self._quantizer, batch, self._precisions[:copies])
+            self._axes = tileable(self._on, batch, self._precisions[:copies])
         axes = self._axes if copies > 1 and self._axes else {}
-        alone = {x.name: 0 for x in self._network.layers if x.name not in axes}
+        alone = {x.name: 0 for x in self._on.network.layers if x.name not in axes}
         tiles = [self._tile(batch, 1, alone)] if alone else []
         return [*tiles, self._tile(copied(batch, copies), copies, axes)] if axes else tiles
 
     def _tile(self, batch: Batch, copies: int, axes: dict[str, int]) -> Tile:
-        return Tile(self._network, self._quantizer, self._reuse, batch, copies, axes)
+        return Tile(self._on, self._reuse, batch, copies, axes)
 
     def _copies(self, batch: Batch) -> int:
         """Precisions in as few passes as possible, the passes evenly filled."""
-        elements = batch.size * sum(layer.output_elements for layer in self._network.layers)
+        elements = batch.size * sum(layer.output_elements for layer in self._on.network.layers)
         most = min(len(self._precisions), max(1, _TILE_ELEMENTS // elements))
         return ceil(len(self._precisions) / ceil(len(self._precisions) / most)) if most else 1
+
+
+def measure_layers(
+    on: Estimation,
+    batched: bool,
+    measure: Callable[[Tiling, Batch], Iterator[str]],
+    purpose: str,
+) -> None:
+    """Hands every batch to a measurement, and shows how many layers are done.
+
+    Args:
+        on: What is measured.
+        batched: See ``Tiling``.
+        measure: Yields a layer's name each time that one is done with a batch.
+        purpose: For the progress bar.
+    """
+    batches = on.data.num_batches
+    with reusing(on.network) as reuse:
+        tiling = Tiling(on, reuse, batched)
+        layers = (name for batch in on.network.batches(on.data) for name in measure(tiling, batch))
+        for _ in track(layers, purpose, batches and batches * len(on.names)):
+            pass
 
 
 def copied(batch: Batch, copies: int) -> Batch:
@@ -143,46 +160,43 @@ def copied(batch: Batch, copies: int) -> Batch:
 
 @contextmanager
 def precision_per_copy(
-    network: Network, quantizer: Quantizer, layer: str, precisions: Sequence[Precision], axis: int
+    on: Estimation, layer: str, precisions: Sequence[Precision], axis: int
 ) -> Iterator[None]:
     """Within this block a layer computes equal parts of its input, each in its own precision."""
-    layer_module = network.layer_module(layer)
+    layer_module = on.network.layer_module(layer)
     forward = layer_module.forward
 
     def by_copy(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         outputs = []
         for part, precision in zip(x.chunk(len(precisions), axis), precisions, strict=True):
-            rounded = quantizer.activation(layer, layer_module, part, precision.activation)
+            rounded = on.rounded_input(layer, part, precision.activation)
             weight_only = replace(precision, activation=ORIGINAL.activation)
-            with quantized(network, {layer: weight_only}, quantizer):
+            with quantized(on.network, {layer: weight_only}, on.quantizer):
                 outputs.append(forward(rounded, *args, **kwargs))
         return torch.cat(outputs, axis)
 
     if len(precisions) == 1:
-        with quantized(network, {layer: precisions[0]}, quantizer):
+        with quantized(on.network, {layer: precisions[0]}, on.quantizer):
             yield
     else:
         with forward_replaced({layer_module: by_copy}):
             yield
 
 
-def tileable(
-    network: Network, quantizer: Quantizer, batch: Batch, precisions: Sequence[Precision]
-) -> dict[str, int]:
+def tileable(on: Estimation, batch: Batch, precisions: Sequence[Precision]) -> dict[str, int]:
     """Layers that several precisions can be tried in at once, and the axis of the copies.
 
     Args:
-        network: The network.
-        quantizer: How weights and inputs are put into a format.
+        on: The network, and how it is quantized.
         batch: On the network's device.
         precisions: One per copy; a layer is tried in them, at once and one by one.
     """
-    tile = copied(batch, len(precisions))
+    tile, network = copied(batch, len(precisions)), on.network
     with torch.no_grad():
         inputs = _inputs(network, batch)
         try:
             axes = _axes(network, inputs, _inputs(network, tile), batch.size, len(precisions))
-            if axes and _gives_the_same(network, quantizer, batch, tile, precisions, axes):
+            if axes and _gives_the_same(on, batch, tile, precisions, axes):
                 return axes
         except (RuntimeError, ValueError, IndexError):
             pass  # the network takes batches of one size only
@@ -235,8 +249,7 @@ def _is_close(expected: Tensor, found: Tensor) -> bool:
 
 
 def _gives_the_same(
-    network: Network,
-    quantizer: Quantizer,
+    on: Estimation,
     batch: Batch,
     tile: Batch,
     precisions: Sequence[Precision],
@@ -246,9 +259,9 @@ def _gives_the_same(
     for layer, axis in axes.items():
         one_by_one = []
         for precision in precisions:
-            with quantized(network, {layer: precision}, quantizer):
-                one_by_one.append(network.outputs(batch))
+            with quantized(on.network, {layer: precision}, on.quantizer):
+                one_by_one.append(on.network.outputs(batch))
         if any(not torch.equal(outputs, one_by_one[0]) for outputs in one_by_one):
-            with precision_per_copy(network, quantizer, layer, precisions, axis):
-                return _is_close(torch.cat(one_by_one), network.outputs(tile))
+            with precision_per_copy(on, layer, precisions, axis):
+                return _is_close(torch.cat(one_by_one), on.network.outputs(tile))
     return False

@@ -92,7 +92,7 @@ CONVOLUTIONS: list[tuple[nn.Module, tuple[int, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("site", "shape"), CONVOLUTIONS, ids=str)
+@pytest.mark.parametrize(("layer_module", "shape"), CONVOLUTIONS, ids=str)
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_convolution(layer_module: nn.Module, shape: tuple[int, ...]) -> None:
     """Stride, padding of every kind, dilation, groups, transposed or not."""

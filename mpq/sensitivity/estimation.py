@@ -1,0 +1,150 @@
+"""What an estimator looks at: a network, examples, a way of rounding, and the candidates."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self, TypeVar, final
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from mpq._support.journal import Journal
+from mpq._support.progress import track
+from mpq.errors import ModelError
+from mpq.network.examples import Batch, Calibration
+from mpq.network.network import Network
+from mpq.problem.cost_table import CostTable
+from mpq.quantization.fingerprint import measurement_key
+from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat
+from mpq.quantization.quantizer import Quantizer
+
+Array = npt.NDArray[np.float64]
+Numbers = TypeVar("Numbers", Array, Tensor)
+
+
+@final
+@dataclass(frozen=True)
+class Formats:
+    """The formats that one kind of tensor, weights or inputs, takes among the candidates.
+
+    Several candidates share a format (``w4a8`` and ``w4a16`` round weights alike), so that
+    estimators work once per format and hand the numbers on to every candidate that has it.
+
+    Args:
+        formats: ``[F]``, each once.
+        columns: ``[B]`` index of every candidate's format.
+    """
+
+    formats: tuple[TensorFormat, ...]
+    columns: tuple[int, ...]
+
+    @classmethod
+    def of(cls, by_candidate: Sequence[TensorFormat]) -> Self:
+        """From the format of each of ``B`` candidates."""
+        formats = tuple(dict.fromkeys(by_candidate))
+        return cls(formats, tuple(map(formats.index, by_candidate)))
+
+    @property
+    def rounding(self) -> tuple[tuple[int, TensorFormat], ...]:
+        """The formats that change numbers, each with its index."""
+        return tuple((i, f) for i, f in enumerate(self.formats) if not f.is_exact)
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether any format changes numbers."""
+        return bool(self.rounding)
+
+    def by_candidate(self, values: Numbers) -> Numbers:
+        """``[..., B]`` from ``[..., F]``: every candidate gets the number of its format."""
+        return values[..., list(self.columns)]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Estimation:
+    """A question to an estimator: what does each of ``B`` candidates cost each of ``L`` layers?
+
+    Args:
+        network: ``L`` layers.
+        data: Calibration examples; targets are read only where an estimator says so.
+        quantizer: How weights and inputs are quantized.
+        candidates: ``B`` precisions.
+    """
+
+    network: Network
+    data: Calibration
+    quantizer: Quantizer
+    candidates: tuple[Precision, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(L, B)``."""
+        return len(self.network.layers), len(self.candidates)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """``[L]`` names of the layers."""
+        return tuple(layer.name for layer in self.network.layers)
+
+    @cached_property
+    def weights(self) -> Formats:
+        """The formats of weights."""
+        return Formats.of([candidate.weight for candidate in self.candidates])
+
+    @cached_property
+    def inputs(self) -> Formats:
+        """The formats of inputs."""
+        return Formats.of([candidate.activation for candidate in self.candidates])
+
+    @property
+    def tried(self) -> tuple[int, ...]:
+        """Columns of the candidates that change anything; the original precision costs 0."""
+        return tuple(i for i, candidate in enumerate(self.candidates) if candidate != ORIGINAL)
+
+    def batches(self, purpose: str) -> Iterator[Batch]:
+        """Batches on the network's device, with a progress bar that says what they are for."""
+        return track(self.network.batches(self.data), purpose, self.data.num_batches)
+
+    def rounded_weight(self, name: str, tensor_format: TensorFormat) -> Tensor:
+        """A layer's weight as a format holds it."""
+        return self.quantizer.weight(name, self.network.layer_module(name), tensor_format)
+
+    def rounded_input(self, name: str, x: Tensor, tensor_format: TensorFormat) -> Tensor:
+        """What a layer reads, as a format holds it."""
+        return self.quantizer.activation(name, self.network.layer_module(name), x, tensor_format)
+
+    def table(self, values: npt.NDArray[np.floating], name: str, unit: str = "") -> CostTable:
+        """The estimate as a table.
+
+        Args:
+            values: ``[L, B]``.
+            name: Of the estimator.
+            unit: Of the values; empty: that of the network's metric.
+
+        Raises:
+            ModelError: If a value is not finite.
+        """
+        if not np.isfinite(values).all():
+            layer, column = (int(i[0]) for i in np.nonzero(~np.isfinite(values)))
+            raise ModelError(
+                f"{name}: layer {self.names[layer]!r} at {self.candidates[column]} costs "
+                f"{values[layer, column]}; gradients or outputs of the network overflow there"
+            )
+        unit = unit or self.network.metric.unit
+        return CostTable(name, unit, self.names, self.candidates, np.asarray(values, np.float64))
+
+    def journal(self, path: str, options: dict[str, str]) -> Journal | None:
+        """The file in which measurements are kept, so that the same question resumes there.
+
+        Args:
+            path: Empty: no journal.
+            options: What else the measurements depend on: the estimator's name and options.
+
+        Raises:
+            InputError: If the file is of another measurement.
+        """
+        if not path:
+            return None
+        key = measurement_key(self.network, self.data, self.quantizer, self.candidates)
+        return Journal(path, {**options, **key})

@@ -28,7 +28,7 @@ from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.quantization.fingerprint import measurement_key
 from mpq.quantization.precision import Precision
-from mpq.quantization.ranges import Ranges
+from mpq.quantization.ranges import RangeMethod
 
 NOTES = (
     "Medians of processor or wall time on one machine, for the batch and shapes of the example "
@@ -71,8 +71,9 @@ class Profiling:
         num_networks: Networks at random mixed precisions, beside the uniform ones, that the sum of
             the layers is corrected with; 0: sums are left as they are.
         batch_size: Examples of one run.
-        ranges: How ranges of weights and activations are chosen: as in the search to come, so that
-            what is checked here against the simulation is what a search assigns.
+        weight_range: How weights' ranges are chosen: as in the search to come, so that what is
+            compared with the simulation here is what a search assigns.
+        activation_range: How activations' ranges are chosen.
         journal: A file that finished rounds are kept in: an interrupted run resumes from it.
         seed: Of the mixed precisions.
 
@@ -85,7 +86,8 @@ class Profiling:
     timer: Timer
     num_networks: int
     batch_size: int
-    ranges: Ranges
+    weight_range: RangeMethod
+    activation_range: RangeMethod
     journal: Path | None
     seed: int
 
@@ -118,7 +120,9 @@ class Profiling:
             )
         with pinned(self.runtime.num_threads):
             runnable = self._runnable(network, candidates)
-            subject = Subject.of(network, data, runnable, self.batch_size, self.ranges)
+            subject = Subject.of(
+                network, data, runnable, self.batch_size, self.weight_range, self.activation_range
+            )
             kept = _Kept({}, self._journal(subject, data, runnable))
             between = Stretch.between(subject.skeleton) if self.runtime.runs_pairs else ()
             times = time_layers(

@@ -465,12 +465,16 @@ def test_a_search_as_json_is_its_assignment(tmp_path: Path) -> None:
 
 
 def test_a_frontier_as_json(tmp_path: Path) -> None:
-    """The same text as the file; without limits over bytes of weights."""
+    """The same text as the file; a network of one's own needs no limit."""
+    file = tmp_path / "net.py"
+    file.write_text(USER_FILE)
+
     found = call(
-        "frontier", *FAST, "--points", "3", "--output", tmp_path, "--json", "--quiet",
-        "--model", "mpq.demo:make_net", "--precisions", "w4a8,w8a8",
+        "frontier", "--model", f"{file}:make_net", "--data", f"{file}:calibration", *FAST,
+        "--points", "3", "--output", tmp_path, "--json", "--quiet",
     )  # fmt: skip
 
+    assert json.loads(found.stdout)["resource"] == "weight_bytes"
     assert json.loads(found.stdout) == json.loads((tmp_path / "frontier.json").read_text())
     assert found.stderr == ""
 

@@ -94,6 +94,7 @@ def measure(case: str, folder: Path) -> dict[str, Any]:
         Calibration.of(calibration),
         known.latency.precisions,
         known.batch_size,
+        task.ranges,
     )
     candidates = random_assignments(known.latency, network.ties, UNSEEN, seed=1)
     built = RUNTIMES.build(runtime)

@@ -118,7 +118,7 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """Every network, run by ONNX Runtime one image at a time."""
     data = mpq.Calibration.of(calibration)
-    subject = Subject.of(Network.of(model, data), data, known.latency.precisions, 1)
+    subject = Subject.of(Network.of(model, data), data, known.latency.precisions, 1, mpq.Ranges())
     runtime = RUNTIMES.build("onnxruntime")
     programs = {
         label: runtime.network(subject, precisions) for label, precisions in assigned.items()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mpq.problem.problem import Problem as Problem
     from mpq.problem.solution import Solution as Solution
     from mpq.quantization.precision import Precision as Precision
+    from mpq.quantization.ranges import Ranges as Ranges
     from mpq.report.frontier import Frontier as Frontier
     from mpq.sensitivity import ESTIMATORS as ESTIMATORS
     from mpq.solvers import SOLVERS as SOLVERS
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from mpq.workflows.profile import profile as profile
     from mpq.workflows.result import SearchResult as SearchResult
     from mpq.workflows.search import search as search
-    from mpq.workflows.task import Ranges as Ranges
     from mpq.workflows.task import Rules as Rules
     from mpq.workflows.task import Task as Task
 
@@ -53,6 +53,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "network.synthetic": ("DATA_SOURCES",),
     "network.workload": ("Workload",),
     "quantization.precision": ("Precision",),
+    "quantization.ranges": ("Ranges",),
     "problem.assignment": ("Assignment",),
     "problem.cost_table": ("CostTable",),
     "problem.limits": ("Limit",),
@@ -64,7 +65,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "report.frontier": ("Frontier",),
     "hardware_profiles": ("Profile", "device_names", "load_device"),
     "hardware_profiles.profiling": ("RUNTIMES",),
-    "workflows.task": ("Ranges", "Rules", "Task"),
+    "workflows.task": ("Rules", "Task"),
     "workflows.objective": ("Objective",),
     "workflows.result": ("SearchResult",),
     "workflows.search": ("search",),

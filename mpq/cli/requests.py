@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, cast
 
 from mpq.cli import options as o
 from mpq.network.workload import Workload
-from mpq.quantization.ranges import RangeMethod
+from mpq.quantization.ranges import RangeMethod, Ranges
 from mpq.workflows import defaults
 from mpq.workflows.objective import Objective
-from mpq.workflows.task import METRIC, Ranges, Rules, Task
+from mpq.workflows.task import METRIC, Rules, Task
 
 if TYPE_CHECKING:
     from mpq.hardware_profiles import NetworkProfile

@@ -55,11 +55,8 @@ def profile(
     chosen = RUNTIMES.build(runtime) if isinstance(runtime, str) else runtime
     # processor time leaves out other processes, but adds up the threads of one program
     timer = Timer(rounds, max_interval, clock or ("cpu" if chosen.num_threads == 1 else "wall"))
-    ranges = task.ranges
-    run = Profiling(
-        chosen, timer, num_networks, task.workload.batch_size,
-        ranges.weight, ranges.activation, journal, task.seed,
-    )  # fmt: skip
+    batch_size = task.workload.batch_size
+    run = Profiling(chosen, timer, num_networks, batch_size, task.ranges, journal, task.seed)
     given, rules, data = task.given_precisions, task.rules, Calibration.of(task.calibration)
     with showing_progress(progress):
         network = Network.of(

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
 
-from mpq.errors import InputError, UnknownNameError
+from mpq.errors import InputError
 from mpq.network.patterns import Pattern, check_pattern
 from mpq.network.workload import Workload
 from mpq.quantization.precision import Precision
-from mpq.quantization.ranges import RANGE_METHODS, RangeMethod
+from mpq.quantization.ranges import Ranges
 
 if TYPE_CHECKING:
     from torch import nn
@@ -91,28 +91,6 @@ class Rules:
         """Pairs of ``allow``, read."""
         pairs = _pairs("allow", self.allow)
         return tuple((pattern, _precisions("allow", values)) for pattern, values in pairs)
-
-
-@final
-@dataclass(frozen=True)
-class Ranges:
-    """How the ranges of integer formats are chosen.
-
-    Args:
-        weight: Method for a weight's range, one of ``RANGE_METHODS``.
-        activation: Method for the range of a layer's input over the calibration examples.
-
-    Raises:
-        UnknownNameError: If there is no such method.
-    """
-
-    weight: RangeMethod = "mse"
-    activation: RangeMethod = "mse"
-
-    def __post_init__(self) -> None:
-        for method in (self.weight, self.activation):
-            if method not in RANGE_METHODS:
-                raise UnknownNameError("range method", method, RANGE_METHODS)
 
 
 @final

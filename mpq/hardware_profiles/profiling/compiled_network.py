@@ -11,7 +11,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
-from mpq.quantization.ranges import RangeMethod
+from mpq.quantization.ranges import Ranges
 
 
 @final
@@ -38,22 +38,12 @@ class Subject:
         data: Calibration,
         candidates: Sequence[Precision],
         batch_size: int,
-        weight_range: RangeMethod = "mse",
-        activation_range: RangeMethod = "mse",
+        ranges: Ranges,
     ) -> Self:
-        """Calibrates ranges and exports the network once.
-
-        Args:
-            network: The network.
-            data: Calibration examples; the first ones are what is run.
-            candidates: Precisions that are measured.
-            batch_size: Examples of one run.
-            weight_range: How weights' ranges are chosen, as ``RANGE_METHODS`` takes it.
-            activation_range: How activations' ranges are chosen.
-        """
-        ranges = ActivationRanges.calibrate(network, data, candidates, activation_range)
+        """Calibrates ranges and exports the network once."""
+        found = ActivationRanges.calibrate(network, data, candidates, ranges.activation)
         skeleton = Skeleton.of(network, data, batch_size)
-        return cls(network, skeleton, Quantizer(ranges, weight_range), batch_size)
+        return cls(network, skeleton, Quantizer(found, ranges.weight), batch_size)
 
     @property
     def layers(self) -> tuple[Layer, ...]:

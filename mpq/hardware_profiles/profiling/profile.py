@@ -28,7 +28,7 @@ from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.quantization.fingerprint import measurement_key
 from mpq.quantization.precision import Precision
-from mpq.quantization.ranges import RangeMethod
+from mpq.quantization.ranges import Ranges
 
 NOTES = (
     "Medians of processor or wall time on one machine, for the batch and shapes of the example "
@@ -71,9 +71,8 @@ class Profiling:
         num_networks: Networks at random mixed precisions, beside the uniform ones, that the sum of
             the layers is corrected with; 0: sums are left as they are.
         batch_size: Examples of one run.
-        weight_range: How weights' ranges are chosen: as in the search to come, so that what is
-            compared with the simulation here is what a search assigns.
-        activation_range: How activations' ranges are chosen.
+        ranges: How ranges of weights and activations are chosen: as in the search to come, so that
+            what is checked here against the simulation is what a search assigns.
         journal: A file that finished rounds are kept in: an interrupted run resumes from it.
         seed: Of the mixed precisions.
 
@@ -86,8 +85,7 @@ class Profiling:
     timer: Timer
     num_networks: int
     batch_size: int
-    weight_range: RangeMethod
-    activation_range: RangeMethod
+    ranges: Ranges
     journal: Path | None
     seed: int
 
@@ -120,9 +118,7 @@ class Profiling:
             )
         with pinned(self.runtime.num_threads):
             runnable = self._runnable(network, candidates)
-            subject = Subject.of(
-                network, data, runnable, self.batch_size, self.weight_range, self.activation_range
-            )
+            subject = Subject.of(network, data, runnable, self.batch_size, self.ranges)
             kept = _Kept({}, self._journal(subject, data, runnable))
             between = Stretch.between(subject.skeleton) if self.runtime.runs_pairs else ()
             times = time_layers(

@@ -18,6 +18,7 @@ from mpq.network.network import Network
 from mpq.network.workload import Workload
 from mpq.problem.assignment import Assignment
 from mpq.quantization.precision import Precision
+from mpq.quantization.ranges import Ranges
 from mpq.workflows.profile import profile
 from mpq.workflows.search import search
 from mpq.workflows.task import Task
@@ -65,7 +66,7 @@ def subject(make: Callable[[], nn.Module], data: list[Tensor]) -> Subject:
     torch.manual_seed(0)
     calibration = Calibration.of(data)
     network = Network.of(make().eval(), calibration)
-    return Subject.of(network, calibration, [Precision.parse("w7a8")], 1)
+    return Subject.of(network, calibration, [Precision.parse("w7a8")], 1, Ranges())
 
 
 def test_all_calls_of_a_layer_are_one_piece() -> None:

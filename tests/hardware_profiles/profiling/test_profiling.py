@@ -25,6 +25,7 @@ from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import quantized
+from mpq.quantization.ranges import Ranges
 from mpq.workflows.profile import profile
 from mpq.workflows.task import Task
 from tests.tasks import task_of
@@ -222,7 +223,7 @@ def test_inputs_by_name_may_come_in_any_order(runtime: str) -> None:
         {"y": torch.randn(2, 4), "scaled": True, "x": torch.randn(2, 4)},
     )
     data, floats = Calibration([example]), Precision.parse("fp32")
-    subject = Subject.of(Network.of(model, data), data, [floats], 2)
+    subject = Subject.of(Network.of(model, data), data, [floats], 2, Ranges())
 
     program = RUNTIMES.build(runtime).network(subject, {"first": floats, "second": floats})
 

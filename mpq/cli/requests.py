@@ -1,6 +1,7 @@
 """What a command was asked for: groups of options, and the calls that they describe.
 
 Defaults are those of the dataclasses of ``mpq.workflows``, by reference: none is written again.
+Nobody compares requests (``eq=False``), and methods that are not made need no time at every start.
 """
 
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ DEMO_COMPARED_LIMITS = ["effective_bits=4", "effective_bits=5", "effective_bits=
 DEMO_LIMITS = ["weight_bytes=40KiB", "latency=4.5ms"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SourceOptions:
     """A network and its calibration examples, by the names of functions."""
 
@@ -60,7 +61,7 @@ class SourceOptions:
         return self.data or DEMO_DATA
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PatternOptions:
     """Which layers are quantized."""
 
@@ -68,7 +69,7 @@ class PatternOptions:
     exclude: o.Exclude = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RuleOptions:
     """What the solver may not choose freely."""
 
@@ -92,7 +93,7 @@ class RuleOptions:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WorkloadOptions:
     """What is run at once."""
 
@@ -105,7 +106,7 @@ class WorkloadOptions:
         return Workload(self.batch_size, self.phase, self.tokens)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RangeOptions:
     """How ranges are chosen."""
 
@@ -117,7 +118,7 @@ class RangeOptions:
         return Ranges(self.weight_range, self.activation_range)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TaskOptions:
     """A network, its data, and what its layers may become."""
 
@@ -158,7 +159,7 @@ class TaskOptions:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ObjectiveOptions:
     """What is made small instead of the loss."""
 
@@ -174,7 +175,7 @@ class ObjectiveOptions:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FrontierOptions:
     """Which frontier is drawn."""
 
@@ -195,7 +196,7 @@ class FrontierOptions:
             raise InputError(f"a frontier has at least 2 points; got {self.points}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AlternativeOptions:
     """Which other assignments are measured."""
 
@@ -217,7 +218,7 @@ class AlternativeOptions:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SearchOptions:
     """How the search is done, and which frontier is drawn."""
 
@@ -290,7 +291,7 @@ class SearchOptions:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CompareOptions:
     """Which estimators are compared, and on what."""
 
@@ -319,7 +320,7 @@ class CompareOptions:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TimingOptions:
     """How often what is run on this machine."""
 
@@ -329,7 +330,7 @@ class TimingOptions:
     clock: o.Clock = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ProfileOptions:
     """Which network is measured on this machine, and how."""
 

@@ -447,3 +447,76 @@ def test_help_answers_at_once() -> None:
     assert found.stdout.splitlines()[-1] == "[]"
     assert "search" in found.stdout
     assert min(times) < 0.5
+
+
+def test_quiet_prints_the_answer_only(tmp_path: Path) -> None:
+    """No bars, no list of files; the tables are the same, and the files are written."""
+    arguments = ("search", *FAST, *LIMIT, "--points", "2", "--output", tmp_path)
+    loud, quiet = call(*arguments), call(*arguments, "--quiet")
+
+    assert quiet.stderr == ""
+    assert "wrote" in loud.stdout
+    assert quiet.stdout == "".join(
+        line for line in loud.stdout.splitlines(keepends=True) if not line.startswith("wrote ")
+    )
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+
+
+def test_a_search_as_json_is_its_assignment(tmp_path: Path) -> None:
+    """The same text as the file, so that it can be piped; bars stay on standard error."""
+    found = call("search", *FAST, *LIMIT, "--points", "2", "--output", tmp_path, "--json")
+
+    assert found.stdout.strip() == (tmp_path / "assignment.json").read_text().strip()
+    assert "measuring" in found.stderr
+
+
+def test_a_frontier_as_json(tmp_path: Path) -> None:
+    """The same text as the file; a network of one's own needs no limit."""
+    file = tmp_path / "net.py"
+    file.write_text(USER_FILE)
+
+    found = call(
+        "frontier", "--model", f"{file}:make_net", "--data", f"{file}:calibration", *FAST,
+        "--points", "3", "--output", tmp_path, "--json", "--quiet",
+    )  # fmt: skip
+
+    assert json.loads(found.stdout)["resource"] == "weight_bytes"
+    assert json.loads(found.stdout) == json.loads((tmp_path / "frontier.json").read_text())
+    assert found.stderr == ""
+
+
+def test_a_frontier_is_not_one_assignment(tmp_path: Path) -> None:
+    """What makes sense of one assignment only is refused before any work."""
+    for words in (("--refine", "1"), ("--minimize", "weight_bytes", "--max-loss", "1")):
+        ran = CliRunner().invoke(app, ["frontier", *words, "--output", str(tmp_path)])
+
+        assert ran.exit_code == 2
+        assert "it takes neither --minimize nor --refine" in ran.stderr
+
+
+@pytest.mark.parametrize("command", ["estimators", "solvers", "runtimes", "sources", "devices"])
+def test_lists_as_json(command: str) -> None:
+    """Every name that the table has, with what it is."""
+    rows, table = json.loads(call(command, "--json").stdout), call(command).stdout
+
+    assert len(rows) > 2
+    assert all(row["name"][:8] in table for row in rows)
+
+
+def test_one_device_as_json() -> None:
+    """Every number with its source."""
+    found = json.loads(call("devices", "--show", "cortex-m7", "--json").stdout)
+
+    assert found["name"] == "cortex-m7"
+    assert all(number["source"] for number in found["numbers"].values())
+
+
+def test_applied_weights_as_json(run: tuple[Path, Result], tmp_path: Path) -> None:
+    """The answer is the file."""
+    folder, _ = run
+    file = tmp_path / "net.safetensors"
+
+    found = call("apply", folder / "assignment.json", "--output", file, "--json")
+
+    assert json.loads(found.stdout) == {"files": [str(file)]}
+    assert file.is_file()

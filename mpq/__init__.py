@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from mpq.solvers import SOLVERS
     from mpq.workflows.compare import compare
     from mpq.workflows.evaluate import evaluate
+    from mpq.workflows.load import load
     from mpq.workflows.result import SearchResult
     from mpq.workflows.search import search
+    from mpq.workflows.session import Session
 
 _HOME = {
     "Assignment": "problem.assignment",
@@ -59,6 +61,8 @@ _HOME = {
     "Problem": "problem.problem",
     "SearchResult": "workflows.result",
     "search": "workflows.search",
+    "Session": "workflows.session",
+    "load": "workflows.load",
     "ESTIMATORS": "sensitivity",
     "Solution": "problem.solution",
     "Status": "problem.solution",
@@ -87,6 +91,7 @@ __all__ = [
     "Problem",
     "Profile",
     "SearchResult",
+    "Session",
     "Solution",
     "Status",
     "apply",
@@ -94,6 +99,7 @@ __all__ = [
     "device_names",
     "evaluate",
     "find_layers",
+    "load",
     "load_device",
     "search",
 ]

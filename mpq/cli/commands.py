@@ -37,10 +37,10 @@ from mpq.cli.options import (
 @taking(SearchOptions)
 def search(options: SearchOptions, debug: Debug = False) -> None:
     """Find the best bit width for every layer within limits, on the built-in demo or your model."""
-    from mpq._support.files import prepare_folder, write_files
+    from mpq._support.files import prepare_folder
     from mpq._support.progress import showing_progress
     from mpq.cli.console import new_console, print_frontier, print_result
-    from mpq.report import frontier_table
+    from mpq.report.save import save_alternatives
 
     prepare_folder(options.output)
     console = new_console()
@@ -49,9 +49,10 @@ def search(options: SearchOptions, debug: Debug = False) -> None:
         frontier = options.frontier(result)
         files = result.save(options.output, frontier)
         if options.alternatives:
-            found = result.alternatives(options.alternatives, options.differing)
-            table = frontier_table(found).to_csv(index=False)
-            files += write_files(options.output, {"alternatives.csv": table.encode()})
+            found = options.session().measured(
+                result.alternatives(options.alternatives, options.differing)
+            )
+            files += save_alternatives(found, options.output, result.run_id)
     print_result(result, console)
     if options.alternatives:
         print_frontier(found, console, "Alternatives")
@@ -63,23 +64,17 @@ def search(options: SearchOptions, debug: Debug = False) -> None:
 @taking(SearchOptions)
 def frontier(options: SearchOptions, debug: Debug = False) -> None:
     """Least loss for every amount of one resource: frontier.csv, .json and .png only."""
-    from mpq._support.files import prepare_folder, write_files
+    from mpq._support.files import prepare_folder
     from mpq._support.progress import showing_progress
     from mpq.cli.console import new_console, print_frontier
-    from mpq.report import frontier_table, png
+    from mpq.report.save import save_frontier
 
     prepare_folder(options.output)
     console = new_console()
     with showing_progress():
         result = options.run()
         found = options.frontier(result)
-        table = frontier_table(found).to_csv(index=False)
-        contents = {
-            "frontier.csv": table.encode(),
-            "frontier.json": found.to_json().encode(),
-            "frontier.png": png(result.plot("frontier", found)),
-        }
-        files = write_files(options.output, contents)
+        files = save_frontier(found, options.output)
     print_frontier(found, console)
     print_files(files)
 

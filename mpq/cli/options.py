@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mpq.report.estimators import EstimatorComparison
     from mpq.report.frontier import Frontier
     from mpq.workflows.result import SearchResult
+    from mpq.workflows.session import Session
 
 DEMO = "mpq.demo:make_net"
 DEMO_DATA = "mpq.demo:calibration"
@@ -253,9 +254,7 @@ class SearchOptions(NetworkOptions):
                 "alternatives is at least 0 and differing at least 1; got "
                 f"{self.alternatives} and {self.differing}"
             )
-        device, limits = self.device, self.limit or []
-        if self.is_demo and not limits:
-            device, limits = device or DEMO_DEVICE, [] if self.minimize else DEMO_LIMITS
+        device, limits = self._asked
         for resource in filter(None, (self.resource, self.minimize)):
             check_sum(resource, device is not None)
         arguments = {**self.loaded(), "device": device, "limits": limits}
@@ -272,7 +271,24 @@ class SearchOptions(NetworkOptions):
 
     def frontier(self, result: "SearchResult") -> "Frontier":
         """The frontier that the options ask for."""
-        return result.frontier(self.resource, self.points, self.measure, self.hull)
+        found = result.frontier(self.resource, self.points, self.hull)
+        return self.session().measured(found) if self.measure else found
+
+    def session(self) -> "Session":
+        """Where what the result predicts is measured."""
+        from mpq.workflows.session import Session
+
+        arguments = {**self.loaded(), "device": self._asked[0]}
+        del arguments["seed"]
+        return Session.of(**arguments)
+
+    @property
+    def _asked(self) -> tuple[str | None, Sequence[str]]:
+        """Device and limits; those of the demo where none are given."""
+        device, limits = self.device, self.limit or []
+        if self.is_demo and not limits:
+            return device or DEMO_DEVICE, [] if self.minimize else DEMO_LIMITS
+        return device, limits
 
 
 @dataclass(frozen=True)

@@ -94,12 +94,8 @@ class Objective:
         return found.problem, replace(found.solution, why=why)
 
     def _criterion(self, problem: Problem, evaluator: Evaluator) -> Callable[[Columns], bool]:
-        precisions, names = problem.loss.precisions, problem.loss.layers
-
         def measured(columns: Columns) -> tuple[float, float | None]:
-            found = evaluator.measure(
-                {n: precisions[column] for n, column in zip(names, columns.tolist(), strict=True)}
-            )
+            found = evaluator.measure(problem.precisions_of(columns))
             return found.divergence, found.accuracy
 
         if self.max_measured_loss is not None:

@@ -20,7 +20,8 @@ from mpq.solvers.queries.solve import solve
 from mpq.workflows.objective import Objective
 from mpq.workflows.refine import Refinement, refinable_estimator
 from mpq.workflows.refine import refine as refine_solution
-from mpq.workflows.result import Origin, SearchResult
+from mpq.workflows.result import SearchResult
+from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
 
 
@@ -150,10 +151,8 @@ def search(
                 estimator, chosen_solver, problem, solution,
                 prepared.on_calibration, prepared.tuning, refine,
             )  # fmt: skip
-        profile = prepared.pricing.profile
-        origin = Origin(estimator.name, profile.name if profile else None, seed, rounds)
-        return SearchResult.measure(
-            problem, solution, chosen_solver, prepared.pricing, prepared.on_held_out, origin
+        return Session(prepared).record(
+            problem, solution, chosen_solver, estimator.name, seed, rounds
         )
 
 

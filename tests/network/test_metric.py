@@ -274,7 +274,7 @@ def test_a_regression_network_end_to_end() -> None:
 
     with torch.no_grad():
         by_hand = F.mse_loss(found.apply(model)(unseen), model(unseen), reduction="sum") / 2 / 96
-    record = found.assignment.record
+    record = found.assignment.metadata
     assert found.measured.divergence == pytest.approx(float(by_hand), rel=1e-5)
     assert found.measured.accuracy is None
     assert (found.problem.loss.unit, record.loss_unit) == ("squared_output", "squared_output")

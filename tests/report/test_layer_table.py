@@ -58,7 +58,7 @@ def test_a_search_on_a_table_with_conversions() -> None:
 
     chosen = list(found.solution.precisions(found.problem).values())
     in_layers = sum(1e-3 if str(p) == "w8a8" else 2e-3 for p in chosen)
-    (budget,) = found.assignment.record.budgets
+    (budget,) = found.assignment.metadata.budgets
     between = budget.used - in_layers
     assert set(map(str, found.problem.loss.precisions)) == {"fp32", "w8a8"}
     assert len(set(chosen)) == 2

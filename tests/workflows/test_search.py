@@ -118,7 +118,7 @@ def test_limits_hold_by_the_files(result: mpq.SearchResult, tmp_path: Path) -> N
     result.save(tmp_path, result.frontier(num_points=2))
     rows = rows_of(tmp_path / "table.csv")
     data = json.loads((tmp_path / "assignment.json").read_text())
-    limits = {budget["resource"]: budget["limit"] for budget in data["record"]["budgets"]}
+    limits = {budget["resource"]: budget["limit"] for budget in data["metadata"]["budgets"]}
     layers = data["layers"]
 
     size = sum(float(row["weight_bytes"]) for row in rows)
@@ -447,7 +447,7 @@ def test_every_estimator_end_to_end(sensitivity: str) -> None:
     assert found.solution.columns is not None
     assert found.problem.is_feasible(found.solution.columns)
     assert found.solution.status is mpq.Status.OPTIMAL
-    assert found.assignment.record.estimator == sensitivity.partition(":")[0]
+    assert found.assignment.metadata.estimator == sensitivity.partition(":")[0]
     assert found.measured.divergence < 0.1
 
 
@@ -539,7 +539,7 @@ def test_another_seed_draws_other_signs() -> None:
     """The seed reaches the estimator and the record."""
     first, second = quick(seed=0, include=["head"]), quick(seed=1, include=["head"])
 
-    assert (first.assignment.record.seed, second.assignment.record.seed) == (0, 1)
+    assert (first.assignment.metadata.seed, second.assignment.metadata.seed) == (0, 1)
     assert first.solution.loss != second.solution.loss
 
 

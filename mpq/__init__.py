@@ -18,12 +18,11 @@ if TYPE_CHECKING:
     from mpq.problem.assignment import Assignment
     from mpq.problem.budget import Budget
     from mpq.problem.cost_table import CostTable
-    from mpq.problem.interactions import Interactions
     from mpq.problem.problem import Problem
     from mpq.problem.solution import Solution, Status
     from mpq.quantization.precision import Precision
     from mpq.report.estimators import EstimatorComparison
-    from mpq.report.frontier import Frontier, FrontierPoint
+    from mpq.report.frontier import Frontier
     from mpq.report.measurement import Measurement
     from mpq.sensitivity import ESTIMATORS
     from mpq.solvers import SOLVERS
@@ -49,11 +48,9 @@ _HOME = {
     "Measurement": "report.measurement",
     "evaluate": "workflows.evaluate",
     "Frontier": "report.frontier",
-    "FrontierPoint": "report.frontier",
     "Profile": "hardware_profiles",
     "device_names": "hardware_profiles",
     "load_device": "hardware_profiles",
-    "Interactions": "problem.interactions",
     "Layer": "network.layer",
     "Network": "network.network",
     "find_layers": "network.network",
@@ -79,10 +76,8 @@ __all__ = [
     "CostTable",
     "EstimatorComparison",
     "Frontier",
-    "FrontierPoint",
     "InfeasibleError",
     "InputError",
-    "Interactions",
     "Layer",
     "Measurement",
     "MpqError",

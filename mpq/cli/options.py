@@ -250,24 +250,17 @@ class SearchOptions(NetworkOptions):
         if self.points < 2:
             raise InputError(f"a frontier has at least 2 points; got {self.points}")
         if self.alternatives < 0 or self.differing < 1:
-            raise InputError(
-                "alternatives is at least 0 and differing at least 1; got "
-                f"{self.alternatives} and {self.differing}"
-            )
+            given = f"got {self.alternatives} and {self.differing}"
+            raise InputError(f"alternatives is at least 0 and differing at least 1; {given}")
         device, limits = self._asked
         for resource in filter(None, (self.resource, self.minimize)):
             check_sum(resource, device is not None)
-        arguments = {**self.loaded(), "device": device, "limits": limits}
         return search(
-            **arguments,
-            sensitivity=self.sensitivity,
-            solver=self.solver,
-            refine=self.refine,
-            minimize=self.minimize,
-            max_loss=self.max_loss,
-            max_measured_loss=self.max_measured_loss,
-            max_accuracy_drop=self.max_accuracy_drop,
-        )
+            **{**self.loaded(), "device": device, "limits": limits},
+            sensitivity=self.sensitivity, solver=self.solver,
+            refine=self.refine, minimize=self.minimize, max_loss=self.max_loss,
+            max_measured_loss=self.max_measured_loss, max_accuracy_drop=self.max_accuracy_drop,
+        )  # fmt: skip
 
     def frontier(self, result: "SearchResult") -> "Frontier":
         """The frontier that the options ask for."""
@@ -275,20 +268,16 @@ class SearchOptions(NetworkOptions):
         return self.session().measured(found) if self.measure else found
 
     def session(self) -> "Session":
-        """Where what the result predicts is measured."""
-        from mpq.workflows.session import Session
+        """Measures what the result predicts."""
+        from mpq.cli.loading import open_session
 
-        arguments = {**self.loaded(), "device": self._asked[0]}
-        del arguments["seed"]
-        return Session.of(**arguments)
+        return open_session(**self.loaded() | {"device": self._asked[0]})
 
     @property
     def _asked(self) -> tuple[str | None, Sequence[str]]:
         """Device and limits; those of the demo where none are given."""
-        device, limits = self.device, self.limit or []
-        if self.is_demo and not limits:
-            return device or DEMO_DEVICE, [] if self.minimize else DEMO_LIMITS
-        return device, limits
+        demo = (self.device or DEMO_DEVICE, [] if self.minimize else DEMO_LIMITS)
+        return demo if self.is_demo and not self.limit else (self.device, self.limit or [])
 
 
 @dataclass(frozen=True)

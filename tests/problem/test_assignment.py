@@ -86,7 +86,7 @@ assignments = st.builds(
     ties=st.lists(st.lists(st.text(), min_size=2, max_size=3).map(tuple), max_size=2).map(tuple),
     folded=st.dictionaries(st.text(), st.text(), max_size=2),
     weight_range=st.sampled_from(["minmax", "percentile", "mse"]),
-    record=records,
+    metadata=records,
 )
 
 

@@ -77,7 +77,7 @@ def test_trials_are_measured_on_held_out_examples(found: EstimatorComparison) ->
             sensitivity="weight-error",
             held_out=examples(1),
         )
-        measured = reference.compare(result.apply(network()))
+        measured = reference.compare(mpq.apply(network(), result.assignment))
         assert trial.divergence == pytest.approx(measured.divergence, rel=1e-6)
         assert trial.accuracy == measured.accuracy
 

@@ -19,15 +19,15 @@ EXAMPLES = Calibration(demo.calibration, stop=32)
 HELD_OUT = Calibration(demo.held_out, stop=32)
 CASES: dict[str, dict[str, Any]] = {
     "interactions": {"limits": ["weight_bytes=0.75x:w8a8"]},
-    "latency on a device": {"limits": ["latency=0.8x:w8a8"], "device": "cortex-m7"},
+    "latency on a device": {"limits": ["latency=1x:w8a8"], "device": "cortex-m7"},
     "pairwise costs": {"limits": ["weight_bytes=0.75x:w8a8"], "device": "nvidia-t4"},
-    "peak ram": {"limits": ["peak_ram=0.9x:w8a8"], "sensitivity": "weight-error"},
+    "peak ram": {"limits": ["peak_ram=1x:w8a8"], "sensitivity": "weight-error"},
     "ties and fixed": {
-        "limits": ["weight_bytes=0.8x:w8a8"],
-        "tie": ["blocks.*pointwise*"],
+        "limits": ["weight_bytes=0.9x:w8a8"],
+        "tie": ["blocks.*.expand.conv"],
         "fix": {"head": "w6a8"},
-        "allow": {"stem*": ["w8a8"]},
-        "solver": "ilp:time_limit=20",
+        "allow": {"stem.conv": ["w8a8"]},
+        "solver": "ilp:time_limit_s=20",
     },
     "another metric": {"limits": ["weight_bytes=0.75x:w8a8"], "metric": "kl:temperature=2"},
     "a population": {

@@ -22,6 +22,7 @@ from mpq.errors import LimitError, UnknownNameError
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import Sensitivity, SensitivityEstimator
+from mpq.workflows.session import Session
 
 QUICK: dict[str, Any] = {
     "limits": ["weight_bytes=0.75x:w8a8"],
@@ -197,7 +198,7 @@ def test_the_comparison_has_original_result_and_uniform(result: mpq.SearchResult
     assert labels == ["original", "result", "w2a8", "w4a4", "w4a8", "w8a8"]
     assert original.measured.divergence < 1e-9
     assert original.measured.accuracy == pytest.approx(0.992)
-    assert original.costs["weight_bytes"] == 4 * sum(x.num_weights for x in result.pricing.layers)
+    assert original.costs["weight_bytes"] == 4 * sum(x.num_weights for x in result.layers)
     assert all(row.measured.num_examples == 500 for row in result.comparisons)
     assert result.measured == result.comparison("result").measured
 
@@ -228,7 +229,7 @@ def test_apply_is_what_was_measured(result: mpq.SearchResult) -> None:
     """The applied network has the KL that the search reports, by torch's own divergence."""
     model, images = demo.make_net(), all_held_out()
 
-    by_hand = kl_by_hand(model, result.apply(model), images)
+    by_hand = kl_by_hand(model, mpq.apply(model, result.assignment), images)
 
     assert by_hand == pytest.approx(result.measured.divergence, rel=1e-4)
 
@@ -277,7 +278,10 @@ def test_the_frontier_passes_the_result(result: mpq.SearchResult) -> None:
 
 def test_the_frontier_can_be_measured(result: mpq.SearchResult) -> None:
     """Measured losses beside the predicted: the last point is the best and measured as such."""
-    frontier = result.frontier("weight_bytes", num_points=2, measure=True)
+    session = Session.of(
+        demo.make_net(), demo.calibration, device="cortex-m7", held_out=demo.held_out
+    )
+    frontier = session.measured(result.frontier("weight_bytes", num_points=2))
 
     measured = [point.measured for point in frontier.points]
 
@@ -308,7 +312,7 @@ def test_examples_are_held_out_where_none_are_given() -> None:
 
     assert split.measured.num_examples == 16
     assert split.measured.divergence == pytest.approx(
-        kl_by_hand(model, split.apply(model), images[48:]), rel=1e-4
+        kl_by_hand(model, mpq.apply(model, split.assignment), images[48:]), rel=1e-4
     )
     assert split.assignment.precisions == apart.assignment.precisions
     assert split.solution.loss == pytest.approx(apart.solution.loss, rel=1e-5)
@@ -373,7 +377,7 @@ def test_excluded_layers_stay_as_they_are() -> None:
     model = demo.make_net()
 
     found = quick(exclude=["head", "stem.*"])
-    head = found.apply(model).get_submodule("head")
+    head = mpq.apply(model, found.assignment).get_submodule("head")
 
     assert not {"head", "stem.conv"} & set(found.assignment.precisions)
     assert len(found.assignment.layers) == 16
@@ -702,9 +706,9 @@ def test_a_published_network(
     whole = found.cost_table("weight_bytes").to_pandas()["w8a32"].sum()
     operations = sum(
         layer.macs * p.weight.number.bits * p.activation.number.bits
-        for layer, p in zip(found.pricing.layers, found.assignment.precisions.values(), strict=True)
+        for layer, p in zip(found.layers, found.assignment.precisions.values(), strict=True)
     )
-    macs = sum(layer.macs for layer in found.pricing.layers)
+    macs = sum(layer.macs for layer in found.layers)
     assert len(table) == num_layers
     assert table["weight_bytes"].sum() <= 0.7 * whole
     assert operations <= 0.6 * macs * 8 * 32

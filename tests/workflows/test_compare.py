@@ -15,7 +15,7 @@ import mpq
 from mpq import demo
 from mpq.errors import InputError
 from mpq.quantization.precision import Precision
-from mpq.report.estimators import Agreement, EstimatorComparison
+from mpq.report.estimators import EstimatorComparison, RankAgreement
 from mpq.workflows.compare import _Comparison
 from mpq.workflows.evaluate import Reference
 
@@ -108,7 +108,7 @@ def test_correlations_are_scipys_over_the_trials_below_max_loss(found: Estimator
 
 def test_a_perfect_prediction_has_correlation_one() -> None:
     """And a wrong scale shows in the ratio only."""
-    agreement = Agreement.of([2.0, 4.0, 8.0], [1.0, 2.0, 4.0])
+    agreement = RankAgreement.of([2.0, 4.0, 8.0], [1.0, 2.0, 4.0])
 
     assert (agreement.spearman, agreement.kendall, agreement.ratio) == (1.0, 1.0, 2.0)
 
@@ -116,7 +116,7 @@ def test_a_perfect_prediction_has_correlation_one() -> None:
 @pytest.mark.parametrize("rows", [[], [1.0], [1.0, 1.0, 1.0]])
 def test_no_correlation_where_there_is_nothing_to_rank(rows: list[float]) -> None:
     """Fewer than three, or all equal: nan, not an error and not 1."""
-    agreement = Agreement.of(rows, rows)
+    agreement = RankAgreement.of(rows, rows)
 
     assert np.isnan(agreement.spearman)
 

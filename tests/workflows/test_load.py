@@ -67,7 +67,7 @@ def plain(value: Any) -> Any:
     return repr(value)
 
 
-@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
+@pytest.fixture(scope="module", params=CASES.values(), ids=list(CASES))
 def saved(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[mpq.SearchResult, Path]:

@@ -97,7 +97,7 @@ class Correction:
 
 @final
 @dataclass(frozen=True)
-class Agreement:
+class TimeErrors:
     """Predicted against measured seconds.
 
     Args:

@@ -1,21 +1,22 @@
 """The job of ``mpq profile``, told once: model + data + runtime -> a profile of this machine."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from mpq._support.journal import Journal
 from mpq._support.progress import showing_progress
+from mpq._support.rows import Memory, Rows
 from mpq.backends.onnx import Stretch, check_batch_size, require_onnx
 from mpq.errors import InputError, ModelError
 from mpq.hardware_profiles import NetworkProfile
 from mpq.hardware_profiles.profiling._base import Runtime
 from mpq.hardware_profiles.profiling.compiled_network import Subject
-from mpq.hardware_profiles.profiling.correction import Agreement, Correction, predicted
+from mpq.hardware_profiles.profiling.correction import Correction, TimeErrors, predicted
 from mpq.hardware_profiles.profiling.layer_sums import Parts
 from mpq.hardware_profiles.profiling.layer_times import LayerTimes, time_layers
 from mpq.hardware_profiles.profiling.machine import describe_machine
@@ -39,27 +40,6 @@ NOTES = (
 )
 VALIDATION_SHARE = 1 / 3
 """Share of the mixed networks that the correction is tried on before it is fitted to all."""
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class _Kept:
-    """Rounds that are on disk, or only in memory."""
-
-    rows: dict[str, Any]
-    journal: Journal | None
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.rows or (self.journal is not None and name in self.journal)
-
-    def __getitem__(self, name: str) -> Any:
-        return self.rows[name] if name in self.rows or self.journal is None else self.journal[name]
-
-    def keep(self, name: str, row: Any) -> None:
-        if self.journal is None:
-            self.rows[name] = row
-        else:
-            self.journal.add(name, row)
 
 
 def profile(
@@ -130,11 +110,11 @@ def profile(
         if not runnable:
             raise InputError(f"{chosen.name} runs no layer at {', '.join(map(str, candidates))}")
         subject = Subject.of(network, data, runnable, batch_size)
-        kept = _Kept({}, _journal(journal, subject, data, chosen, timer, runnable, seed))
+        rows = _rows(journal, subject, data, chosen, timer, runnable, seed)
         between = Stretch.between(subject.skeleton) if chosen.runs_pairs else ()
-        times = time_layers(subject, chosen, runnable, between, timer, kept, kept.keep)
+        times = time_layers(subject, chosen, runnable, between, timer, rows)
         parts = Parts.of(subject, chosen, runnable, times)
-        measured = _whole(subject, chosen, parts, timer, kept, whole, seed)
+        measured = _whole(subject, chosen, parts, timer, rows, whole, seed)
     return _profile(name, subject, chosen, timer, parts, times, measured)
 
 
@@ -142,7 +122,7 @@ def _precision(value: str | Precision) -> Precision:
     return value if isinstance(value, Precision) else Precision.parse(value)
 
 
-def _journal(
+def _rows(
     path: Path | None,
     subject: Subject,
     data: Calibration,
@@ -150,9 +130,9 @@ def _journal(
     timer: Timer,
     candidates: Sequence[Precision],
     seed: int,
-) -> Journal | None:
+) -> Rows:
     if path is None:
-        return None
+        return Memory()
     key = measurement_key(subject.network, data, subject.quantizer, candidates) | {
         "runtime": repr(runtime),
         "batch_size": str(subject.batch_size),
@@ -168,7 +148,7 @@ def _whole(
     runtime: Runtime,
     parts: Parts,
     timer: Timer,
-    kept: _Kept,
+    rows: Rows,
     count: int,
     seed: int,
 ) -> WholeTimes | None:
@@ -179,7 +159,7 @@ def _whole(
     mixed = random_assignments(table, subject.network.ties, count, seed)
     candidates = np.vstack([mixed, uniform_assignments(table)])
     return time_whole(
-        subject, runtime, parts.precisions, candidates, timer, kept, kept.keep, f"{count} networks"
+        subject, runtime, parts.precisions, candidates, timer, rows, f"{count} networks"
     )
 
 
@@ -264,6 +244,6 @@ def _agreement(parts: Parts, measured: WholeTimes) -> dict[str, Any]:
     }  # fmt: skip
     truth, candidates = measured.seconds[:held], measured.candidates[:held]
     return {
-        label: asdict(Agreement.of(predicted(table(), candidates), truth))
+        label: asdict(TimeErrors.of(predicted(table(), candidates), truth))
         for label, table in models.items()
     }

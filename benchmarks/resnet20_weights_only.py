@@ -25,7 +25,7 @@ from mpq import ESTIMATORS, SOLVERS, Calibration, Precision, Problem
 from mpq.cli.loading import load_callable, load_model, load_object
 from mpq.hardware_profiles import Pricing
 from mpq.network.network import Network
-from mpq.problem.budget import Budget, total
+from mpq.problem.budget import Budget
 from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import uniform_cost
 from mpq.problem.problem import Columns
@@ -82,7 +82,7 @@ def run(model: torch.nn.Module, sensitivity: str, solver: str) -> dict[str, Any]
         budgets.append(
             {
                 "limit_bytes": limit,
-                "used_bytes": total(table, solution.columns),
+                "used_bytes": table.total(solution.columns),
                 "predicted_nats": solution.loss,
                 "status": solution.status.name.lower(),
                 "result": _row(result),
@@ -133,7 +133,7 @@ def _random_choices(table: CostTable, limit: float, seed: int) -> list[Columns]:
     while len(found) < NUM_RANDOM:
         candidate = rng.integers(len(CHOICES), size=len(table.layers))
         for _ in range(10_000):
-            used = total(table, candidate)
+            used = table.total(candidate)
             if 0.97 * limit <= used <= limit:
                 found.append(candidate)
                 break

@@ -38,10 +38,12 @@ if TYPE_CHECKING:
     from mpq.workflows.compare import compare as compare
     from mpq.workflows.evaluate import evaluate as evaluate
     from mpq.workflows.frontier import frontier as frontier
+    from mpq.workflows.load import load as load
     from mpq.workflows.objective import Objective as Objective
     from mpq.workflows.profile import profile as profile
     from mpq.workflows.result import SearchResult as SearchResult
     from mpq.workflows.search import search as search
+    from mpq.workflows.session import Session as Session
     from mpq.workflows.task import Rules as Rules
     from mpq.workflows.task import Task as Task
 
@@ -68,6 +70,8 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "workflows.task": ("Rules", "Task"),
     "workflows.objective": ("Objective",),
     "workflows.result": ("SearchResult",),
+    "workflows.session": ("Session",),
+    "workflows.load": ("load",),
     "workflows.search": ("search",),
     "workflows.frontier": ("frontier",),
     "workflows.compare": ("compare",),

@@ -157,6 +157,16 @@ class Registry(Generic[Part]):
             values[option] = _convert(f"{name}:{option}", value, options[option])
         return part(**values)
 
+    def spell(self, part: Part) -> str:
+        """The text that ``build`` makes a part from: its name, and options that are not default.
+
+        Options that no text can say (assignments to begin at, functions) are left out.
+        """
+        default = self.options(type(part))
+        values = {option: getattr(part, option) for option in default}
+        written = [f"{o}={_text(v)}" for o, v in values.items() if v != default[o]]
+        return part.name + (f":{','.join(written)}" if written else "")
+
     def options(self, part: type[Part]) -> dict[str, Any]:
         """Option names and defaults that can be written as text."""
         assert dataclasses.is_dataclass(part)
@@ -238,6 +248,10 @@ def _check_value(value: Any, point: "EntryPoint", kind: str, expected: type[Name
 
 def _package(point: "EntryPoint") -> str:
     return point.dist.name if point.dist is not None else point.module
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _convert(option: str, text: str, default: Any) -> Any:

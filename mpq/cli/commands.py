@@ -45,21 +45,20 @@ from mpq.workflows.task import METRIC, Task
 @taking
 def search(options: SearchOptions, talk: TalkOptions) -> None:
     """Find the best bit width for every layer within limits, on the built-in demo or your model."""
-    from mpq._support.files import prepare_folder, write_files
+    from mpq._support.files import prepare_folder
     from mpq.cli.console import print_frontier, print_result
-    from mpq.report import frontier_table
+    from mpq.report.save import save_alternatives
 
     prepare_folder(options.output)
-    others = options.others
+    has_others = options.others.alternatives > 0
     with talk.progress():
         result = options.run()
         files = result.save(options.output, options.frontier(result))
-        if others.alternatives:
-            found = result.alternatives(others.alternatives, others.differing)
-            table = frontier_table(found).to_csv(index=False)
-            files += write_files(options.output, {"alternatives.csv": table.encode()})
+        if has_others:
+            found = options.alternatives(result)
+            files += save_alternatives(found, options.output, result.run_id)
     talk.answer(result.assignment.to_json(), lambda console: print_result(result, console))
-    if others.alternatives and not talk.as_json:
+    if has_others and not talk.as_json:
         talk.answer("", lambda console: print_frontier(found, console, "Alternatives"))
     talk.wrote(files)
 
@@ -69,20 +68,14 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
 @taking
 def frontier(options: SearchOptions, talk: TalkOptions) -> None:
     """Least loss for every amount of one resource: frontier.csv, .json and .png only."""
-    from mpq._support.files import prepare_folder, write_files
+    from mpq._support.files import prepare_folder
     from mpq.cli.console import print_frontier
-    from mpq.report import draw_frontier, frontier_table, png
+    from mpq.report.save import save_frontier
 
     prepare_folder(options.output)
     with talk.progress():
         found = options.run_frontier()
-        table = frontier_table(found).to_csv(index=False)
-        contents = {
-            "frontier.csv": table.encode(),
-            "frontier.json": found.to_json().encode(),
-            "frontier.png": png(draw_frontier(found)),
-        }
-        files = write_files(options.output, contents)
+        files = save_frontier(found, options.output)
     talk.answer(found.to_json(), lambda console: print_frontier(found, console))
     talk.wrote(files)
 

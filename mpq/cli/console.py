@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mpq._support.streams import answer_stream
-from mpq.problem.budget import binding, total_between
+from mpq.problem.budget import binding
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,7 @@ def print_result(result: "SearchResult", console: Console) -> None:
         f"{result.loss_name}: {solution.loss:.4g} {result.problem.loss.unit}{_proof(solution)}"
     )
     assert solution.columns is not None
-    for number, round_ in enumerate(result.origin.refinements, start=1):
+    for number, round_ in enumerate(result.provenance.refinements, start=1):
         console.print(
             f"refinement {number}: measured loss {round_.measured_loss:.4g} on calibration "
             f"examples, {'kept' if round_.is_kept else 'not better, dropped'}"
@@ -67,7 +67,7 @@ def print_result(result: "SearchResult", console: Console) -> None:
     for table in result.shown_tables:
         beside = {
             "besides its layers": table.constant,
-            "between layers": total_between(table, solution.columns),
+            "between layers": table.total_between(solution.columns),
         }
         parts = [f"{where}: {amount(x, table.unit)}" for where, x in beside.items() if x]
         if parts:
@@ -78,10 +78,10 @@ def print_result(result: "SearchResult", console: Console) -> None:
         console.print(
             f"{table.name} of its layers is known to {known} (95 %, if layers err independently)"
         )
-    profile = result.pricing.profile
-    if profile is not None:
-        console.print(f"device {profile.name}: {' and '.join(profile.resources)} {profile.basis}")
-    uncalled = result.evaluator.network.uncalled
+    device = result.provenance.device
+    if device is not None:
+        console.print(f"device {device.name}: {' and '.join(device.resources)} {device.basis}")
+    uncalled = result.provenance.uncalled
     if uncalled:
         console.print(f"never called by the data, left as they are: {', '.join(uncalled)}")
 

@@ -5,13 +5,16 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from mpq.errors import FileFormatError, InputError, ModelError
 from mpq.network.synthetic import DATA_SOURCES
+
+if TYPE_CHECKING:
+    from mpq.workflows.session import Session
 
 
 def load_callable(spec: str) -> Callable[..., Any]:
@@ -162,3 +165,10 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     if not is_state:
         raise FileFormatError(f"{path} holds a {type(state).__name__}, not a state dict of tensors")
     return dict(state)
+
+
+def open_session(seed: int, **arguments: Any) -> "Session":
+    """Where assignments are measured; of a search's arguments the seed says nothing about it."""
+    from mpq.workflows.session import Session
+
+    return Session.of(**arguments)

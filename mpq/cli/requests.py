@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mpq.report.estimators import EstimatorComparison
     from mpq.report.frontier import Frontier
     from mpq.workflows.result import SearchResult
+    from mpq.workflows.session import Session
 
 DEMO = "mpq.demo:make_net"
 DEMO_DATA = "mpq.demo:calibration"
@@ -266,7 +267,19 @@ class SearchOptions:
     def frontier(self, result: "SearchResult") -> "Frontier":
         """The frontier that is drawn beside a result."""
         curve = self.curve
-        return result.frontier(curve.resource, curve.points, curve.measure, curve.hull)
+        found = result.frontier(curve.resource, curve.points, curve.hull)
+        return self.session().measured(found) if curve.measure else found
+
+    def alternatives(self, result: "SearchResult") -> "Frontier":
+        """The best other assignments, measured."""
+        others = self.others
+        return self.session().measured(result.alternatives(others.alternatives, others.differing))
+
+    def session(self) -> "Session":
+        """Measures what a result predicts."""
+        from mpq.workflows.session import Session
+
+        return Session.of(self.asked.task(self._device_and_limits()[0]))
 
     def run_frontier(self) -> "Frontier":
         """Finds the frontier alone."""

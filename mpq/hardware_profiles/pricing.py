@@ -19,7 +19,6 @@ from mpq.hardware_profiles.profile import Profile
 from mpq.network.layer import Layer
 from mpq.network.liveness import Lifetimes
 from mpq.network.workload import Workload, tokens_of
-from mpq.problem.budget import total
 from mpq.problem.cost_table import CostTable
 from mpq.quantization.precision import Precision
 
@@ -155,7 +154,7 @@ class Pricing:
         else:
             table = self.table(resource, candidates)
         columns = [candidates.index(precisions[layer.name]) for layer in self.layers]
-        return total(table, np.array(columns, dtype=np.intp))
+        return table.total(np.array(columns, dtype=np.intp))
 
 
 def check_resource(resource: str, has_device: bool) -> None:

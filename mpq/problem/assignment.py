@@ -14,7 +14,7 @@ from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @final
@@ -55,7 +55,7 @@ class UsedBudget:
 
 @final
 @dataclass(frozen=True)
-class Record:
+class Metadata:
     """How an assignment came about; everything may be unknown.
 
     Args:
@@ -111,14 +111,14 @@ class Assignment:
         ties: Layers that share a precision.
         folded: Convolution to the BatchNorm that is folded into it before quantizing.
         weight_range: How the weights' ranges are chosen, as ``RANGE_METHODS`` takes it.
-        record: Where it comes from.
+        metadata: Where it comes from.
     """
 
     layers: tuple[AssignedLayer, ...]
     ties: tuple[tuple[str, ...], ...] = ()
     folded: Mapping[str, str] = field(default_factory=dict)
     weight_range: str = "mse"
-    record: Record = field(default_factory=Record)
+    metadata: Metadata = field(default_factory=Metadata)
 
     @property
     def precisions(self) -> dict[str, Precision]:
@@ -140,7 +140,7 @@ class Assignment:
             "folded_batch_norm": dict(self.folded),
             "ties": [list(tie) for tie in self.ties],
             "layers": layers,
-            "record": asdict(self.record),
+            "metadata": asdict(self.metadata),
         }
         return json.dumps(data, indent=1) + "\n"
 
@@ -162,16 +162,18 @@ class Assignment:
                 f"assignment of schema version {version}; this mpq reads version "
                 f"{SCHEMA_VERSION}: update mpq"
             )
+        if version == 1 and "record" in data:  # its name before version 2
+            data["metadata"] = data.pop("record")
         validate(data, _schema(), "assignment")
         _check_range_method(data["weight_range"])
-        record = data["record"]
-        budgets = tuple(UsedBudget(**budget) for budget in record["budgets"])
+        known = data["metadata"]
+        budgets = tuple(UsedBudget(**budget) for budget in known["budgets"])
         assignment = cls(
             tuple(_layer_from_dict(layer) for layer in data["layers"]),
             tuple(tuple(tie) for tie in data["ties"]),
             data["folded_batch_norm"],
             data["weight_range"],
-            Record(**{**record, "budgets": budgets}),
+            Metadata(**{**known, "budgets": budgets}),
         )
         if assignment.fingerprint != data["fingerprint"]:
             raise FileFormatError("the layers do not have the fingerprint that the file states")

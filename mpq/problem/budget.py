@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import fsum, isfinite
+from math import isfinite
 from typing import final
 
 import numpy as np
@@ -47,7 +47,7 @@ class Budget:
 
     def used(self, columns: npt.NDArray[np.intp]) -> float:
         """What an assignment uses, in the table's unit; ``columns [L]`` is a column per layer."""
-        return total(self.table, columns)
+        return self.table.total(columns)
 
     def is_met(self, columns: npt.NDArray[np.intp]) -> bool:
         """Whether the assignment stays within the limit, up to ``ROUNDING``."""
@@ -70,25 +70,3 @@ def binding(budgets: Iterable[Budget], columns: npt.NDArray[np.intp]) -> tuple[B
         if budget.used(columns) > held.used(columns):
             most[budget.resource] = budget
     return tuple(most.values())
-
-
-def total(table: CostTable, columns: npt.NDArray[np.intp]) -> float:
-    """What an assignment costs, ``columns [L]`` the column of every layer, in the table's unit.
-
-    The correctly rounded sum of the constant, a cell per layer and a cell per pair of layers: the
-    same in any order.
-    """
-    cells = table.values[np.arange(len(columns)), columns].tolist()
-    return fsum([table.constant, *cells, *_between(table, columns)])
-
-
-def total_between(table: CostTable, columns: npt.NDArray[np.intp]) -> float:
-    """Of what an assignment costs, the part between layers: its cells of the pairs."""
-    return fsum(_between(table, columns))
-
-
-def _between(table: CostTable, columns: npt.NDArray[np.intp]) -> list[float]:
-    if not table.pairs:
-        return []
-    column_of = dict(zip(table.layers, columns.tolist(), strict=True))
-    return [pair.values[column_of[pair.first], column_of[pair.second]] for pair in table.pairs]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from io import StringIO
-from math import isfinite
+from math import fsum, isfinite
 from typing import TYPE_CHECKING, Any, Self, final
 
 import numpy as np
@@ -193,6 +193,25 @@ class CostTable:
     def column(self) -> str:
         """Name with unit, for columns and keys: ``latency_seconds``, ``weight_bytes``."""
         return self.name if self.name.endswith(self.unit) else f"{self.name}_{self.unit}"
+
+    def total(self, columns: npt.NDArray[np.intp]) -> float:
+        """What an assignment costs, in the table's unit; ``columns [L]`` is a column per layer.
+
+        The correctly rounded sum of the constant, a cell per layer and a cell per pair of layers:
+        the same in any order.
+        """
+        cells = self.values[np.arange(len(columns)), columns].tolist()
+        return fsum([self.constant, *cells, *self._between(columns)])
+
+    def total_between(self, columns: npt.NDArray[np.intp]) -> float:
+        """Of what an assignment costs, the part between layers: its cells of the pairs."""
+        return fsum(self._between(columns))
+
+    def _between(self, columns: npt.NDArray[np.intp]) -> list[float]:
+        if not self.pairs:
+            return []
+        column_of = dict(zip(self.layers, columns.tolist(), strict=True))
+        return [pair.values[column_of[pair.first], column_of[pair.second]] for pair in self.pairs]
 
     def index_of(self, precision: Precision) -> int:
         """Column of a precision.

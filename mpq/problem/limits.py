@@ -9,7 +9,6 @@ from typing import Self, TypeAlias, final
 import numpy as np
 
 from mpq.errors import LimitError
-from mpq.problem.budget import total
 from mpq.problem.cost_table import CostTable
 from mpq.quantization.precision import Precision
 
@@ -134,7 +133,7 @@ def uniform_cost(table: CostTable, precision: Precision) -> float:
             f"{table.name}: layer {layer!r} cannot run at {precision}, so that a limit cannot be "
             "relative to it; choose another reference or give an absolute limit"
         )
-    return total(table, np.full(len(table.layers), index, dtype=np.intp))
+    return table.total(np.full(len(table.layers), index, dtype=np.intp))
 
 
 Limits: TypeAlias = Mapping[str, float | str | Limit] | Iterable[str | Limit]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.network.layer import merge_ties
-from mpq.problem.budget import Budget, total
+from mpq.problem.budget import Budget
 from mpq.problem.cost_table import CostTable
 from mpq.problem.couplings import Couplings
 from mpq.problem.interactions import Interactions
@@ -174,10 +174,25 @@ class Problem:
 
     def loss_of(self, columns: Columns) -> float:
         """Predicted loss of an assignment ``columns [L]``, in the loss table's unit."""
-        additive = total(self.loss, columns)
+        additive = self.loss.total(columns)
         if self.interactions is None:
             return additive
         return additive + self.interactions.excess(columns)
+
+    def precisions_of(self, columns: Columns) -> dict[str, Precision]:
+        """Layer name to precision of an assignment ``columns [L]``, in the problem's order."""
+        precisions = self.loss.precisions
+        pairs = zip(self.loss.layers, columns.tolist(), strict=True)
+        return {name: precisions[column] for name, column in pairs}
+
+    def columns_of(self, precisions: Mapping[str, Precision]) -> Columns:
+        """``[L]`` columns of a precision by layer name; inverse of ``precisions_of``.
+
+        Raises:
+            UnknownNameError: If a precision is none of the problem's.
+        """
+        indices = [self.loss.index_of(precisions[name]) for name in self.loss.layers]
+        return np.array(indices, dtype=np.intp)
 
     def is_allowed(self, columns: Columns) -> bool:
         """Whether every layer may take its precision, and ties hold; budgets aside."""
@@ -210,6 +225,20 @@ class Problem:
             amounts[limit.resource] = limit.resolve(*tables[limit.resource])
         budgets = (Budget(b.table, amounts.get(b.resource, b.limit)) for b in self.budgets)
         return replace(self, budgets=tuple(budgets))
+
+    def without(self, resource: str) -> "Problem":
+        """The same problem without a limit on a resource; it may have had none."""
+        held = tuple(budget for budget in self.budgets if budget.resource != resource)
+        return replace(self, budgets=held)
+
+    def limited(self, table: CostTable, limit: float) -> "Problem":
+        """The same problem with this limit on a resource, in place of any that it had.
+
+        Args:
+            table: ``[L, B]`` of the resource.
+            limit: Largest total, in the table's unit.
+        """
+        return replace(self, budgets=(*self.without(table.name).budgets, Budget(table, limit)))
 
     def additive(self) -> "Problem":
         """The same problem without interactions."""

@@ -100,13 +100,7 @@ class Solution:
 
     def precisions(self, problem: Problem) -> dict[str, Precision]:
         """Layer name to precision, in the problem's order; a solution without a choice has none."""
-        if self.columns is None:
-            return {}
-        table = problem.loss
-        return {
-            name: table.precisions[column]
-            for name, column in zip(table.layers, self.columns.tolist(), strict=True)
-        }
+        return {} if self.columns is None else problem.precisions_of(self.columns)
 
 
 def record(problem: Problem, solution: Solution) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Score:
 
 @final
 @dataclass(frozen=True)
-class Agreement:
+class RankAgreement:
     """Predicted against measured losses.
 
     Args:
@@ -136,16 +136,16 @@ class EstimatorComparison:
         """The limits, in order."""
         return tuple(dict.fromkeys(trial.limit for trial in self.trials))
 
-    def agreement(self, score: Score, limit: str | None = None) -> Agreement:
+    def agreement(self, score: Score, limit: str | None = None) -> RankAgreement:
         """Over trials below ``max_loss``, near one limit or near any."""
         if not score.predicted:
-            return Agreement(float("nan"), float("nan"), float("nan"), 0)
+            return RankAgreement(float("nan"), float("nan"), float("nan"), 0)
         pairs = [
             (predicted, trial.divergence)
             for predicted, trial in zip(score.predicted, self.trials, strict=True)
             if trial.divergence <= self.max_loss and limit in (None, trial.limit)
         ]
-        return Agreement.of([p for p, _ in pairs], [m for _, m in pairs])
+        return RankAgreement.of([p for p, _ in pairs], [m for _, m in pairs])
 
     def table(self) -> "pd.DataFrame":
         """One row per estimator: correlations, ratio, what its optima lose, cost."""

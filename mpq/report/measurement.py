@@ -43,7 +43,7 @@ class Measurement:
 
 @final
 @dataclass(frozen=True)
-class Compared:
+class ComparisonRow:
     """One row of a comparison: the original, the result, or a uniform precision.
 
     Args:

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 _SYMBOLS = {"seconds": "s", "bytes": "B", "joules": "J", "bitops": "", "bits": "bit"}
 
 
-def png(figure: Figure) -> bytes:
-    """The picture as PNG."""
+def png(figure: Figure, run_id: str = "") -> bytes:
+    """The picture as PNG, with the mark of the run that it belongs to, if there is one."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
+    metadata = {"Source": run_id} if run_id else None
+    figure.savefig(buffer, format="png", dpi=150, metadata=metadata)
     return buffer.getvalue()
 
 

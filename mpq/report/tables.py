@@ -8,13 +8,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from mpq.network.layer import Layer
-from mpq.problem.budget import total
 from mpq.problem.cost_table import CostTable
 from mpq.quantization.precision import Precision
 
 if TYPE_CHECKING:
     from mpq.report.frontier import Frontier
-    from mpq.report.measurement import Compared, Measurement
+    from mpq.report.measurement import ComparisonRow, Measurement
 
 
 def layer_table(
@@ -51,7 +50,7 @@ def layer_table(
         name = f"predicted_loss_{table.unit}" if position == 0 else table.column
         frame[name] = cells
         share = "predicted_loss" if position == 0 else table.name
-        whole = total(table, columns)
+        whole = table.total(columns)
         frame[f"{share}_share"] = cells / whole if whole else np.zeros(len(cells))
     for table in half_widths:
         frame[f"{table.name}_half_width_{table.unit}"] = table.values[rows, columns]
@@ -64,7 +63,7 @@ def _kind(layer: Layer) -> str:
     return f"{layer.kind}/{layer.groups}"
 
 
-def comparison_table(rows: "Sequence[Compared]", loss_unit: str) -> pd.DataFrame:
+def comparison_table(rows: "Sequence[ComparisonRow]", loss_unit: str) -> pd.DataFrame:
     """One row per network, predicted and measured."""
     return pd.DataFrame(
         [

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -14,6 +14,7 @@ import torch
 from mpq._support.files import prepare_folder
 from mpq._support.journal import Journal
 from mpq._support.progress import showing_progress, track
+from mpq._support.rows import Memory, Rows, remember
 from mpq.errors import InputError, MpqError
 from mpq.problem.limits import Limits, written_limits
 from mpq.problem.problem import Columns, Problem
@@ -27,6 +28,7 @@ from mpq.workflows.peak_memory import peak_memory_bytes
 from mpq.workflows.random_assignments import random_assignments
 from mpq.workflows.refine import refine as refine_solution
 from mpq.workflows.search import estimated
+from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task
 
@@ -75,7 +77,7 @@ def compare(
     with showing_progress(progress):
         prepared = Prepared.of(task)
         constraints = {text: prepared.constraints([limit]) for text, limit in parsed.items()}
-        run = _Comparison(prepared, constraints, solver, refine, _journal(prepared, folder))
+        run = _Comparison(prepared, constraints, solver, refine, _rows(prepared, folder))
         trials = tuple(run.trials(num_random))
         run.search_weight_ranges()
         forward_seconds = run.forward_seconds()
@@ -88,9 +90,9 @@ def compare(
         )  # fmt: skip
 
 
-def _journal(prepared: Prepared, folder: Path | str | None) -> Journal | None:
+def _rows(prepared: Prepared, folder: Path | str | None) -> Rows:
     if folder is None:
-        return None
+        return Memory()
     calibration, held_out = (
         measurement_key(prepared.network, data, prepared.quantizer, prepared.candidates)
         for data in (prepared.calibration, prepared.held_out)
@@ -112,7 +114,7 @@ class _Comparison:
     constraints: Mapping[str, Problem]
     solver: str
     refine: int
-    journal: Journal | None
+    rows: Rows
 
     @property
     def seed(self) -> int:
@@ -133,21 +135,12 @@ class _Comparison:
     def _row(self, columns: Columns) -> dict[str, Any]:
         """What an assignment loses on the held-out examples."""
         name = f"columns {' '.join(map(str, columns.tolist()))}"
-        return self._remembered(name, lambda: self._measured(columns))
+        row: dict[str, Any] = remember(self.rows, name, lambda: self._measured(columns))
+        return row
 
     def _measured(self, columns: Columns) -> dict[str, Any]:
-        names = [layer.name for layer in self.prepared.network.layers]
-        precisions = (self.prepared.candidates[column] for column in columns.tolist())
-        measured = self.prepared.on_held_out.measure(dict(zip(names, precisions, strict=True)))
+        measured = Session(self.prepared).measure(columns)
         return {"divergence": measured.divergence, "accuracy": measured.accuracy}
-
-    def _remembered(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        if self.journal is None:
-            return make()
-        if name not in self.journal:
-            self.journal.add(name, make())
-        found: dict[str, Any] = self.journal[name]
-        return found
 
     def forward_seconds(self) -> float:
         """Median time of a forward pass over the calibration examples, by ``clock``."""
@@ -188,8 +181,10 @@ class _Comparison:
                 for budget in asked.budgets
             ],
         )  # fmt: skip
-        row = self._remembered(
-            f"estimator {text}, {asked}", lambda: self._estimate(text, trials, forward_seconds)
+        row = remember(
+            self.rows,
+            f"estimator {text}, {asked}",
+            lambda: self._estimate(text, trials, forward_seconds),
         )
         solved = tuple(Solved(**one) for one in row.get("solved", ()))
         return Score(**{**row, "solved": solved, "predicted": tuple(row.get("predicted", ()))})

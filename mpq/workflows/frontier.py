@@ -46,5 +46,6 @@ def frontier(
     """
     method = Method.of(sensitivity, solver, task.seed)
     with showing_progress(progress):
-        found = searched(task, parse_limits(limits), method)
-        return found.frontier(resource, num_points, measure, hull)
+        result, session = searched(task, parse_limits(limits), method)
+        found = result.frontier(resource, num_points, hull)
+        return session.measured(found) if measure else found

@@ -12,7 +12,8 @@ from mpq.solvers import Solver
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.method import Method
 from mpq.workflows.objective import Objective
-from mpq.workflows.result import Origin, SearchResult
+from mpq.workflows.result import SearchResult
+from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task
 
@@ -57,11 +58,11 @@ def search(
         )
     method = Method.of(sensitivity, solver, task.seed, objective, refine)
     with showing_progress(progress):
-        return searched(task, parsed, method)
+        return searched(task, parsed, method)[0]
 
 
-def searched(task: Task, limits: Sequence[Limit], method: Method) -> SearchResult:
-    """The search itself; without limits or an objective the least loss of all."""
+def searched(task: Task, limits: Sequence[Limit], method: Method) -> tuple[SearchResult, Session]:
+    """The search itself, and what is live of it; without limits or an objective the least loss."""
     prepared = Prepared.of(task)
     # what cannot be met or minimized is refused before the estimate, which takes longest
     constraints = prepared.constraints(limits)
@@ -70,11 +71,9 @@ def searched(task: Task, limits: Sequence[Limit], method: Method) -> SearchResul
     method = method.measuring(prepared)
     problem, solution = method.solve(problem, table, prepared)
     solution, rounds = method.refined(problem, solution, prepared)
-    device = task.profile.name if task.profile else None
-    origin = Origin(method.estimator.name, device, task.seed, rounds)
-    return SearchResult.measure(
-        problem, solution, method.solver, prepared.pricing, prepared.on_held_out, origin
-    )
+    session = Session(prepared)
+    estimator = method.estimator.name
+    return session.record(problem, solution, method.solver, estimator, rounds), session
 
 
 def estimated(

@@ -139,7 +139,7 @@ def test_the_additive_problem_can_be_solved_again(tmp_path: Path) -> None:
     assignment = mpq.Assignment.load(tmp_path / "assignment.json")
     assert "ilp (HiGHS): optimal" in stdout
     assert solution.precisions(problem) == assignment.precisions
-    assert solution.loss == pytest.approx(assignment.record.predicted_loss)
+    assert solution.loss == pytest.approx(assignment.metadata.predicted_loss)
 
 
 def test_the_problem_can_be_solved_again(run: tuple[Path, Result]) -> None:
@@ -284,7 +284,7 @@ def test_wishes_reach_the_search(tmp_path: Path) -> None:
     assert {p for name, p in chosen.items() if "depthwise" in name} <= {"w8a8", "w5a8"}
     assert data["ties"] == [["blocks.0.first.conv", "blocks.0.second.conv"]]
     assert data["folded_batch_norm"] == {}
-    assert data["record"]["seed"] == 7
+    assert data["metadata"]["seed"] == 7
 
 
 @pytest.mark.parametrize("style", ["file", "module"])
@@ -312,9 +312,9 @@ def test_the_command_of_the_readme(
     )
 
     data = json.loads((tmp_path / "runs/t4/assignment.json").read_text())
-    latency, size = data["record"]["budgets"]
+    latency, size = data["metadata"]["budgets"]
     assert [layer["name"] for layer in data["layers"]] == ["0", "3", "5"]
-    assert data["record"]["device"] == "nvidia-t4"
+    assert data["metadata"]["device"] == "nvidia-t4"
     assert latency["used"] <= latency["limit"]
     assert size["used"] <= size["limit"] == 14 * 1024
     assert {path.name for path in (tmp_path / "runs/t4").iterdir()} == FILES
@@ -338,7 +338,7 @@ def test_a_metric_of_ones_own(tmp_path: Path) -> None:
         *("--precisions", "w2,w4,w8", "--points", "2", "--measure", "--output", tmp_path / "run"),
     ).stdout
 
-    record = json.loads((tmp_path / "run" / "assignment.json").read_text())["record"]
+    record = json.loads((tmp_path / "run" / "assignment.json").read_text())["metadata"]
     networks, points = (rows_of(tmp_path / "run" / f"{n}.csv") for n in ("comparison", "frontier"))
     measured = float(networks[1]["measured_squared_error_squared_output"])
     assert "squared_output, proved bound" in shown
@@ -390,7 +390,7 @@ def test_a_device_of_ones_own(tmp_path: Path, root: Path) -> None:
     shown = call("devices", "--show", path).stdout
     call("search", *LIMIT, *FAST, "--points", "2", "--device", path, "--output", tmp_path / "run")
 
-    record = json.loads((tmp_path / "run" / "assignment.json").read_text())["record"]
+    record = json.loads((tmp_path / "run" / "assignment.json").read_text())["metadata"]
     assert "My board" in shown
     assert record["device"] == "my-board"
 

@@ -331,14 +331,14 @@ def test_search_keeps_a_measured_limit(demo_profile: tuple[Path, str], tmp_path:
 
     assert result.exit_code == 0, result.stderr
     assignment = Assignment.load(tmp_path / "assignment.json")
-    (budget,) = assignment.record.budgets
+    (budget,) = assignment.metadata.budgets
     used = seconds(table, assignment.precisions)
     assert table.pairs
     assert used == pytest.approx(budget.used, rel=1e-9)
     assert used <= limit * (1 + 1e-6)
-    assert assignment.record.solver_status == "optimal"
-    assert assignment.record.device == "here"
-    assert str(assignment.record.solver).startswith(("ilp", "outer-approximation"))
+    assert assignment.metadata.solver_status == "optimal"
+    assert assignment.metadata.device == "here"
+    assert str(assignment.metadata.solver).startswith(("ilp", "outer-approximation"))
 
 
 def seconds(table: CostTable, precisions: Any) -> float:

@@ -15,7 +15,7 @@ from mpq.hardware_profiles import Pricing, Workload, load_device
 from mpq.hardware_profiles.peak_ram import flash_table, peak_ram_bytes, peak_ram_tables, undominated
 from mpq.network.layer import Layer
 from mpq.network.liveness import Lifetimes, Step, Value
-from mpq.problem.budget import Budget, binding, total
+from mpq.problem.budget import Budget, binding
 from mpq.problem.solution import Status
 from mpq.solvers import IntegerLinearProgram, Lagrangian
 
@@ -156,8 +156,8 @@ def test_peak_equals_the_simulation(graph: Graph, batch_size: int) -> None:
 
         assert peak == expected
         assert step in lifetimes.steps
-        assert max(total(table, candidate) for table in tables) == expected
-        assert max(total(table, candidate) for table in kept) == expected
+        assert max(table.total(candidate) for table in tables) == expected
+        assert max(table.total(candidate) for table in kept) == expected
 
 
 @given(graph=graphs())
@@ -168,7 +168,7 @@ def test_kept_tables_are_all_needed(graph: Graph) -> None:
     kept = undominated(tables)
 
     candidates = [candidate for candidate, _ in every_assignment(graph)]
-    costs = {t.name: np.array([total(t, candidate) for candidate in candidates]) for t in tables}
+    costs = {t.name: np.array([t.total(candidate) for candidate in candidates]) for t in tables}
     for one, other in product(kept, repeat=2):
         assert one is other or (costs[one.name] > costs[other.name]).any()
     for table in tables:
@@ -210,7 +210,7 @@ def test_ties_need_one_table_per_step(graph: Graph) -> None:
     for column, bits in enumerate(BITS):
         expected = simulated_peak(graph, dict.fromkeys(NAMES, bits))
         candidate = np.full(3, column, dtype=np.intp)
-        assert max(total(table, candidate) for table in undominated(tables, (NAMES,))) == expected
+        assert max(table.total(candidate) for table in undominated(tables, (NAMES,))) == expected
 
 
 def test_a_chain_by_hand() -> None:
@@ -273,7 +273,7 @@ def test_a_branch_that_is_read_by_unlike_layers_by_hand() -> None:
     tables = peak_ram_tables(lifetimes, LAYERS, CHOICES)
 
     # The outputs reach no layer: they are held in the formats of those that made them.
-    assert [total(table, mixed) for table in tables] == [51, 101, 53, 103]
+    assert [table.total(mixed) for table in tables] == [51, 101, 53, 103]
     assert [table.name for table in tables][2:] == [
         "peak_ram@b (reader 1)",
         "peak_ram@b (reader 2)",
@@ -318,7 +318,7 @@ def test_flash_counts_weights_scales_and_what_is_not_quantized() -> None:
     """15 weights in 4 bits, 5 scales of 32 bits, and 7 parameters of 4 bytes."""
     table = flash_table(LAYERS[:1], CHOICES[1:2], num_unquantized=7)
 
-    assert total(table, np.zeros(1, dtype=np.intp)) == 8 + 5 * 4 + 7 * 4
+    assert table.total(np.zeros(1, dtype=np.intp)) == 8 + 5 * 4 + 7 * 4
     assert table.column == "flash_bytes"
 
 

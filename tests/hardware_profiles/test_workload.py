@@ -251,9 +251,9 @@ def test_a_search_for_a_phase_is_on_record() -> None:
         for phase, tokens in PRICED_FOR
     }  # fmt: skip
 
-    records = {phase: result.assignment.record for phase, result in found.items()}
+    records = {phase: result.assignment.metadata for phase, result in found.items()}
     limits = [record.budgets[0].limit for record in records.values()]
-    kept = Assignment.from_json(found["prefill"].assignment.to_json()).record
+    kept = Assignment.from_json(found["prefill"].assignment.to_json()).metadata
 
     assert tuple((r.phase, r.tokens) for r in records.values()) == PRICED_FOR
     assert limits[1] < limits[0] < limits[2]
@@ -265,12 +265,12 @@ def test_an_assignment_of_before_there_were_phases_is_read() -> None:
     task = mpq.Task(Tiny().eval(), IDS, candidates=["w4a8"])
     result = mpq.search(task, {"effective_bits": 9}, sensitivity="weight-error")
     data = json.loads(result.assignment.to_json())
-    del data["record"]["phase"], data["record"]["tokens"]
+    del data["metadata"]["phase"], data["metadata"]["tokens"]
 
-    record = Assignment.from_json(json.dumps(data)).record
+    record = Assignment.from_json(json.dumps(data)).metadata
 
     assert (record.phase, record.tokens) == (None, None)
-    data["record"]["phase"] = "training"
+    data["metadata"]["phase"] = "training"
     with pytest.raises(FileFormatError, match="record/phase: 'training' is not one of"):
         Assignment.from_json(json.dumps(data))
 

@@ -302,11 +302,11 @@ def test_a_search_with_a_limit_on_peak_ram() -> None:
     )
 
     precisions = result.solution.precisions(result.problem)
-    lifetimes = result.evaluator.network.lifetimes
+    lifetimes = Network.of(demo.make_net(), few_digits()).lifetimes
     assert lifetimes is not None
     peak, _ = peak_ram_bytes(lifetimes, precisions)
     assert peak <= 3 * 1024 < peak_ram_bytes(lifetimes, dict.fromkeys(precisions, INT8))[0]
-    used = {b.resource: b.used for b in result.assignment.record.budgets}
+    used = {b.resource: b.used for b in result.assignment.metadata.budgets}
     assert used["peak_ram"] == peak
     assert set(used) == {"peak_ram", "weight_bytes"}
     assert result.comparison("result").costs["peak_ram_bytes"] == peak
@@ -335,7 +335,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["search", *options, "--output", str(tmp_path)])
 
     assert done.exit_code == 0, done.output
-    record = json.loads((tmp_path / "assignment.json").read_text())["record"]
+    record = json.loads((tmp_path / "assignment.json").read_text())["metadata"]
     peak = next(b for b in record["budgets"] if b["resource"] == "peak_ram")
     assert peak["used"] <= peak["limit"] == pytest.approx(0.8 * 3584)
     assert "peak_ram: " in done.output

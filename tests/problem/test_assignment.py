@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import mpq
 from mpq.errors import FileFormatError
-from mpq.problem.assignment import AssignedLayer, Assignment, Record, UsedBudget
+from mpq.problem.assignment import AssignedLayer, Assignment, Metadata, UsedBudget
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import ActivationRange
 
@@ -72,7 +72,7 @@ layers = st.builds(
 )
 budgets = st.builds(UsedBudget, st.text(), st.sampled_from(["seconds", "bytes"]), finite, finite)
 records = st.builds(
-    Record,
+    Metadata,
     device=st.none() | st.text(),
     batch_size=st.integers(1, 512),
     budgets=st.lists(budgets, max_size=3).map(tuple),
@@ -86,7 +86,7 @@ assignments = st.builds(
     ties=st.lists(st.lists(st.text(), min_size=2, max_size=3).map(tuple), max_size=2).map(tuple),
     folded=st.dictionaries(st.text(), st.text(), max_size=2),
     weight_range=st.sampled_from(["minmax", "percentile", "mse"]),
-    record=records,
+    metadata=records,
 )
 
 
@@ -155,7 +155,7 @@ def test_the_fingerprint_is_a_plain_digest_of_names_kinds_and_shapes() -> None:
 
 def test_the_record_of_a_search_says_how_it_came_about(result: mpq.SearchResult) -> None:
     """Device, budgets with limit and use, losses, solver, proof, seed and versions are there."""
-    record = json.loads(result.assignment.to_json())["record"]
+    record = json.loads(result.assignment.to_json())["metadata"]
 
     assert {key for key, value in record.items() if value is None} == {"phase", "tokens"}
     assert record["device"] == "cortex-m7"
@@ -174,10 +174,10 @@ def test_the_record_of_a_search_says_how_it_came_about(result: mpq.SearchResult)
         ("[1, 2]", "at the top level: [1, 2] is not of type 'object'"),
         ("null", "at the top level: None is not of type 'object'"),
         ("{}", "is a required property"),
-        (changed("schema_version", to=2), "schema version 2; this mpq reads version 1: update mpq"),
+        (changed("schema_version", to=3), "schema version 3; this mpq reads version 2: update mpq"),
         (changed("schema_version", to="1"), "at schema_version: "),
         (changed("schema_version", to=0), "at schema_version: "),
-        (without("record"), "'record' is a required property"),
+        (without("metadata"), "'metadata' is a required property"),
         (changed("layers", to=[]), "at layers: "),
         (changed("layers", 1, "name", to=3), "at layers/1/name: 3 is not of type 'string'"),
         (changed("layers", 0, "weight_shape", to="8x3"), "at layers/0/weight_shape: '8x3' is not"),
@@ -188,7 +188,7 @@ def test_the_record_of_a_search_says_how_it_came_about(result: mpq.SearchResult)
         (changed("layers", 0, "activation", "range", to=[1]), "at layers/0/activation/range: "),
         (changed("weight_range", to="best"), "at weight_range: no range method 'best'"),
         (changed("surprise", to=1), "'surprise' was unexpected"),
-        (changed("record", "batch_size", to=0), "at record/batch_size: 0 is less"),
+        (changed("metadata", "batch_size", to=0), "at metadata/batch_size: 0 is less"),
         (
             changed("fingerprint", to="0" * 64),
             "the layers do not have the fingerprint that the file states",

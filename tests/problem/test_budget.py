@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpq.errors import InputError, LimitError, PrecisionError, UnknownNameError
-from mpq.problem.budget import Budget, total
+from mpq.problem.budget import Budget
 from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import Limit, parse_limits, uniform_cost
 from mpq.quantization.precision import Precision
@@ -249,7 +249,7 @@ def test_sums_are_correctly_rounded_in_any_order(cells: list[float], random: Ran
     shuffled = CostTable("cost", "seconds", layers, (W4,), np.array(other)[:, None])
     columns = np.zeros(len(cells), dtype=np.intp)
 
-    assert total(column, columns) == total(shuffled, columns) == float(exact)
+    assert column.total(columns) == shuffled.total(columns) == float(exact)
     assert uniform_cost(column, W4) == float(exact)
     assert Budget(column, 1.0).used(columns) == float(exact)
 

@@ -14,6 +14,7 @@ from mpq.network.layer import Layer
 from mpq.problem.cost_table import CostTable, PairCost
 from mpq.quantization.precision import Precision
 from mpq.report import layer_table
+from mpq.workflows.session import Session
 
 CHOICES = tuple(map(Precision.parse, ("w4a8", "fp32")))
 LAYERS = tuple(Layer(n, "linear", (2, 2), 2, (2,), (2,), 2, 2, 4) for n in ("a", "b"))
@@ -57,7 +58,7 @@ def test_a_search_on_a_table_with_conversions() -> None:
 
     chosen = list(found.solution.precisions(found.problem).values())
     in_layers = sum(1e-3 if str(p) == "w8a8" else 2e-3 for p in chosen)
-    (budget,) = found.assignment.record.budgets
+    (budget,) = found.assignment.metadata.budgets
     between = budget.used - in_layers
     assert set(map(str, found.problem.loss.precisions)) == {"fp32", "w8a8"}
     assert len(set(chosen)) == 2
@@ -113,5 +114,5 @@ def test_the_terminal_says_what_is_besides_the_layers() -> None:
     constant = found.cost_table("flash").constant
     lines = text_of(console)
     assert f"flash besides its layers: {constant / 1024:.4g} KiB" in lines
-    assert constant == 22528 + 4 * found.evaluator.network.num_unquantized
+    assert constant == 22528 + 4 * Session.of(task).network.num_unquantized
     assert not any("latency besides" in line or "between layers" in line for line in lines)

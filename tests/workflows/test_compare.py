@@ -15,7 +15,7 @@ import mpq
 from mpq import demo
 from mpq.errors import InputError
 from mpq.quantization.precision import Precision
-from mpq.report.estimators import Agreement, EstimatorComparison
+from mpq.report.estimators import EstimatorComparison, RankAgreement
 from mpq.workflows.compare import _Comparison
 from mpq.workflows.evaluate import Reference
 from tests.tasks import task_of
@@ -75,7 +75,7 @@ def test_trials_are_measured_on_held_out_examples(found: EstimatorComparison) ->
             candidates=["w2", "w3", "w4", "w6", "w8"], rules=mpq.Rules(fix=chosen),
         )  # fmt: skip
         result = mpq.search(task, ["weight_bytes=1x:w8"], sensitivity="weight-error")
-        measured = reference.compare(result.apply(network()))
+        measured = reference.compare(mpq.apply(network(), result.assignment))
         assert trial.divergence == pytest.approx(measured.divergence, rel=1e-6)
         assert trial.accuracy == measured.accuracy
 
@@ -106,7 +106,7 @@ def test_correlations_are_scipys_over_the_trials_below_max_loss(found: Estimator
 
 def test_a_perfect_prediction_has_correlation_one() -> None:
     """And a wrong scale shows in the ratio only."""
-    agreement = Agreement.of([2.0, 4.0, 8.0], [1.0, 2.0, 4.0])
+    agreement = RankAgreement.of([2.0, 4.0, 8.0], [1.0, 2.0, 4.0])
 
     assert (agreement.spearman, agreement.kendall, agreement.ratio) == (1.0, 1.0, 2.0)
 
@@ -114,7 +114,7 @@ def test_a_perfect_prediction_has_correlation_one() -> None:
 @pytest.mark.parametrize("rows", [[], [1.0], [1.0, 1.0, 1.0]])
 def test_no_correlation_where_there_is_nothing_to_rank(rows: list[float]) -> None:
     """Fewer than three, or all equal: nan, not an error and not 1."""
-    agreement = Agreement.of(rows, rows)
+    agreement = RankAgreement.of(rows, rows)
 
     assert np.isnan(agreement.spearman)
 

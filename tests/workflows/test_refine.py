@@ -409,7 +409,7 @@ def test_refinement_lowers_the_measured_loss(solver: str, seed: int) -> None:
     assert found.solution.bound is not None
     assert found.solution.bound <= plain.solution.loss
     assert found.solution.status is Status.FEASIBLE
-    assert str(found.assignment.record.solver).endswith(", refined")
+    assert str(found.assignment.metadata.solver).endswith(", refined")
 
 
 def test_refinement_by_local_search_may_have_no_rounds() -> None:
@@ -446,7 +446,7 @@ def test_refinement_on_the_command_line(tmp_path: Path) -> None:
 
     assert done.exit_code == 0, done.output
     assert re.search(r"refinement 1: measured loss 0\.\d+ on calibration ex.*, kept", done.stdout)
-    record = json.loads((tmp_path / "assignment.json").read_text())["record"]
+    record = json.loads((tmp_path / "assignment.json").read_text())["metadata"]
     assert record["solver"] == "branch-and-bound, refined"
     assert record["solver_status"] == "feasible"
 

@@ -24,6 +24,7 @@ from mpq.problem.solution import Status
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import Sensitivity, SensitivityEstimator
+from mpq.workflows.session import Session
 from tests.tasks import task_of
 
 QUICK: dict[str, Any] = {
@@ -126,7 +127,7 @@ def test_limits_hold_by_the_files(result: mpq.SearchResult, tmp_path: Path) -> N
     result.save(tmp_path, result.frontier(num_points=2))
     rows = rows_of(tmp_path / "table.csv")
     data = json.loads((tmp_path / "assignment.json").read_text())
-    limits = {budget["resource"]: budget["limit"] for budget in data["record"]["budgets"]}
+    limits = {budget["resource"]: budget["limit"] for budget in data["metadata"]["budgets"]}
     layers = data["layers"]
 
     size = sum(float(row["weight_bytes"]) for row in rows)
@@ -205,7 +206,7 @@ def test_the_comparison_has_original_result_and_uniform(result: mpq.SearchResult
     assert labels == ["original", "result", "w2a8", "w4a4", "w4a8", "w8a8"]
     assert original.measured.divergence < 1e-9
     assert original.measured.accuracy == pytest.approx(0.992)
-    assert original.costs["weight_bytes"] == 4 * sum(x.num_weights for x in result.pricing.layers)
+    assert original.costs["weight_bytes"] == 4 * sum(x.num_weights for x in result.layers)
     assert all(row.measured.num_examples == 500 for row in result.comparisons)
     assert result.measured == result.comparison("result").measured
 
@@ -236,7 +237,7 @@ def test_apply_is_what_was_measured(result: mpq.SearchResult) -> None:
     """The applied network has the KL that the search reports, by torch's own divergence."""
     model, images = demo.make_net(), all_held_out()
 
-    by_hand = kl_by_hand(model, result.apply(model), images)
+    by_hand = kl_by_hand(model, mpq.apply(model, result.assignment), images)
 
     assert by_hand == pytest.approx(result.measured.divergence, rel=1e-4)
 
@@ -285,7 +286,9 @@ def test_the_frontier_passes_the_result(result: mpq.SearchResult) -> None:
 
 def test_the_frontier_can_be_measured(result: mpq.SearchResult) -> None:
     """Measured losses beside the predicted: the last point is the best and measured as such."""
-    frontier = result.frontier("weight_bytes", num_points=2, measure=True)
+    task = mpq.Task(demo.make_net(), demo.calibration, demo.held_out, "cortex-m7")
+    session = Session.of(task)
+    frontier = session.measured(result.frontier("weight_bytes", num_points=2))
 
     measured = [point.measured for point in frontier.points]
 
@@ -316,7 +319,7 @@ def test_examples_are_held_out_where_none_are_given() -> None:
 
     assert split.measured.num_examples == 16
     assert split.measured.divergence == pytest.approx(
-        kl_by_hand(model, split.apply(model), images[48:]), rel=1e-4
+        kl_by_hand(model, mpq.apply(model, split.assignment), images[48:]), rel=1e-4
     )
     assert split.assignment.precisions == apart.assignment.precisions
     assert split.solution.loss == pytest.approx(apart.solution.loss, rel=1e-5)
@@ -381,7 +384,7 @@ def test_excluded_layers_stay_as_they_are() -> None:
     model = demo.make_net()
 
     found = quick(exclude=["head", "stem.*"])
-    head = found.apply(model).get_submodule("head")
+    head = mpq.apply(model, found.assignment).get_submodule("head")
 
     assert not {"head", "stem.conv"} & set(found.assignment.precisions)
     assert len(found.assignment.layers) == 16
@@ -455,7 +458,7 @@ def test_every_estimator_end_to_end(sensitivity: str) -> None:
     assert found.solution.columns is not None
     assert found.problem.is_feasible(found.solution.columns)
     assert found.solution.status is Status.OPTIMAL
-    assert found.assignment.record.estimator == sensitivity.partition(":")[0]
+    assert found.assignment.metadata.estimator == sensitivity.partition(":")[0]
     assert found.measured.divergence < 0.1
 
 
@@ -548,7 +551,7 @@ def test_another_seed_draws_other_signs() -> None:
     """The seed reaches the estimator and the record."""
     first, second = quick(seed=0, include=["head"]), quick(seed=1, include=["head"])
 
-    assert (first.assignment.record.seed, second.assignment.record.seed) == (0, 1)
+    assert (first.assignment.metadata.seed, second.assignment.metadata.seed) == (0, 1)
     assert first.solution.loss != second.solution.loss
 
 
@@ -709,9 +712,9 @@ def test_a_published_network(
     whole = found.cost_table("weight_bytes").to_pandas()["w8a32"].sum()
     operations = sum(
         layer.macs * p.weight.number.bits * p.activation.number.bits
-        for layer, p in zip(found.pricing.layers, found.assignment.precisions.values(), strict=True)
+        for layer, p in zip(found.layers, found.assignment.precisions.values(), strict=True)
     )
-    macs = sum(layer.macs for layer in found.pricing.layers)
+    macs = sum(layer.macs for layer in found.layers)
     assert len(table) == num_layers
     assert table["weight_bytes"].sum() <= 0.7 * whole
     assert operations <= 0.6 * macs * 8 * 32

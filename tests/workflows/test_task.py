@@ -86,7 +86,7 @@ def test_the_original_is_nothing_apart_from_itself() -> None:
 
     found = mpq.search(task, {"effective_bits": 32}, sensitivity="weight-error")
 
-    assert found.evaluator.network.folded
+    assert found.assignment.folded
     assert found.comparison("original").measured.divergence == 0.0
     assert set(map(str, found.assignment.precisions.values())) == {"fp32"}
     assert found.measured.divergence == 0.0

@@ -9,7 +9,6 @@ from scipy import stats
 
 from mpq.hardware_profiles.profiling.layer_sums import Parts
 from mpq.hardware_profiles.profiling.network_times import WholeTimes
-from mpq.problem.budget import total
 from mpq.problem.cost_table import CostTable, PairCost
 
 Array = npt.NDArray[np.float64]
@@ -98,7 +97,7 @@ class Correction:
 
 @final
 @dataclass(frozen=True)
-class Agreement:
+class TimeErrors:
     """Predicted against measured seconds.
 
     Args:
@@ -124,4 +123,4 @@ class Agreement:
 
 def predicted(table: CostTable, candidates: npt.NDArray[np.intp]) -> Array:
     """``[M]`` seconds of ``[M, L]`` assignments."""
-    return np.array([total(table, row) for row in candidates])
+    return np.array([table.total(row) for row in candidates])

@@ -4,18 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import nan
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
 import torch
 
 from mpq._support.progress import track
+from mpq._support.rows import Rows
 from mpq.backends.onnx import Stretch, rounds_output
 from mpq.errors import ModelError
 from mpq.hardware_profiles.profiling._base import Runtime
 from mpq.hardware_profiles.profiling.compiled_network import Subject
 from mpq.hardware_profiles.profiling.interval import Interval
-from mpq.hardware_profiles.profiling.timer import Rounds, Timer
+from mpq.hardware_profiles.profiling.timer import Timer
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import quantized
 
@@ -74,8 +75,7 @@ def time_layers(
     candidates: Sequence[Precision],
     between: Sequence[Stretch],
     timer: Timer,
-    kept: Rounds,
-    keep: Callable[[str, Any], None],
+    rows: Rows,
 ) -> LayerTimes:
     """Times every layer at every precision, in rounds that run through the network in order.
 
@@ -87,8 +87,7 @@ def time_layers(
             the layer is left out.
         between: Two layers each that are timed together too, for all kernels that both have.
         timer: How long and how surely.
-        kept: Rounds that were finished earlier.
-        keep: Keeps a round.
+        rows: Finished rounds, also those of an earlier run.
 
     Raises:
         ModelError: If a layer runs at no precision.
@@ -117,7 +116,7 @@ def time_layers(
             runs[_named(*both)] = runtime.stretch(subject, stretch, dict(both)).run
     columns = [[_named(cell) for cell in cells if cell[1] == precision] for precision in candidates]
     columns += [[IDLE], [_named(*pair) for pair in pairs]]
-    found = timer.measure(runs, columns, kept, keep, "layers")
+    found = timer.measure(runs, columns, rows, "layers")
     return LayerTimes(
         {cell: found[_named(cell)] for cell in cells},
         {pair: found[_named(*pair)] for pair in pairs},

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
 
 from mpq._support.progress import track
+from mpq._support.rows import Rows
 from mpq.errors import ModelError
 from mpq.hardware_profiles.profiling._base import Runtime
 from mpq.hardware_profiles.profiling.compiled_network import Subject
 from mpq.hardware_profiles.profiling.interval import Interval
-from mpq.hardware_profiles.profiling.timer import Rounds, Timer
+from mpq.hardware_profiles.profiling.timer import Timer
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Columns
 from mpq.quantization.precision import Precision
@@ -86,8 +87,7 @@ def time_whole(
     precisions: Sequence[Precision],
     candidates: Columns,
     timer: Timer,
-    kept: Rounds,
-    keep: Callable[[str, Any], None],
+    rows: Rows,
     label: str = "networks",
 ) -> WholeTimes:
     """Times ``[M, L]`` assignments, in turns.
@@ -99,7 +99,7 @@ def time_whole(
     for number, row in enumerate(track(candidates.tolist(), "compiling networks")):
         assigned = _named(subject, precisions, row)
         programs[f"network {number}"] = runtime.network(subject, assigned).run
-    found = timer.measure(programs, [[name] for name in programs], kept, keep, label)
+    found = timer.measure(programs, [[name] for name in programs], rows, label)
     return WholeTimes(candidates, tuple(found[name] for name in programs))
 
 

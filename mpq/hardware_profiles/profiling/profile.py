@@ -8,12 +8,13 @@ from typing import Any, final
 import numpy as np
 
 from mpq._support.journal import Journal
+from mpq._support.rows import Memory, Rows
 from mpq.backends.onnx import Stretch, check_batch_size, require_onnx
 from mpq.errors import InputError, ModelError
 from mpq.hardware_profiles import NetworkProfile
 from mpq.hardware_profiles.profiling._base import Runtime
 from mpq.hardware_profiles.profiling.compiled_network import Subject
-from mpq.hardware_profiles.profiling.correction import Agreement, Correction, predicted
+from mpq.hardware_profiles.profiling.correction import Correction, TimeErrors, predicted
 from mpq.hardware_profiles.profiling.layer_sums import Parts
 from mpq.hardware_profiles.profiling.layer_times import LayerTimes, time_layers
 from mpq.hardware_profiles.profiling.machine import describe_machine
@@ -37,27 +38,6 @@ NOTES = (
 )
 VALIDATION_SHARE = 1 / 3
 """Share of the mixed networks that the correction is tried on before it is fitted to all."""
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class _Kept:
-    """Rounds that are on disk, or only in memory."""
-
-    rows: dict[str, Any]
-    journal: Journal | None
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.rows or (self.journal is not None and name in self.journal)
-
-    def __getitem__(self, name: str) -> Any:
-        return self.rows[name] if name in self.rows or self.journal is None else self.journal[name]
-
-    def keep(self, name: str, row: Any) -> None:
-        if self.journal is None:
-            self.rows[name] = row
-        else:
-            self.journal.add(name, row)
 
 
 @final
@@ -119,13 +99,11 @@ class Profiling:
         with pinned(self.runtime.num_threads):
             runnable = self._runnable(network, candidates)
             subject = Subject.of(network, data, runnable, self.batch_size, self.ranges)
-            kept = _Kept({}, self._journal(subject, data, runnable))
+            rows = self._rows(subject, data, runnable)
             between = Stretch.between(subject.skeleton) if self.runtime.runs_pairs else ()
-            times = time_layers(
-                subject, self.runtime, runnable, between, self.timer, kept, kept.keep
-            )
+            times = time_layers(subject, self.runtime, runnable, between, self.timer, rows)
             parts = Parts.of(subject, self.runtime, runnable, times)
-            measured = self._whole(subject, parts, kept)
+            measured = self._whole(subject, parts, rows)
         return _profile(name, subject, self.runtime, self.timer, parts, times, measured)
 
     def _runnable(self, network: Network, candidates: Sequence[Precision]) -> list[Precision]:
@@ -136,11 +114,9 @@ class Profiling:
             raise InputError(f"{self.runtime.name} runs no layer at {names}")
         return runnable
 
-    def _journal(
-        self, subject: Subject, data: Calibration, candidates: Sequence[Precision]
-    ) -> Journal | None:
+    def _rows(self, subject: Subject, data: Calibration, candidates: Sequence[Precision]) -> Rows:
         if self.journal is None:
-            return None
+            return Memory()
         key = measurement_key(subject.network, data, subject.quantizer, candidates) | {
             "runtime": repr(self.runtime),
             "batch_size": str(subject.batch_size),
@@ -150,7 +126,7 @@ class Profiling:
         }
         return Journal(self.journal, key)
 
-    def _whole(self, subject: Subject, parts: Parts, kept: _Kept) -> WholeTimes | None:
+    def _whole(self, subject: Subject, parts: Parts, rows: Rows) -> WholeTimes | None:
         """Mixed networks first, then the uniform ones."""
         if not self.num_networks:
             return None
@@ -158,7 +134,7 @@ class Profiling:
         mixed = random_assignments(table, subject.network.ties, self.num_networks, self.seed)
         assignments = np.vstack([mixed, uniform_assignments(table)])
         return time_whole(
-            subject, self.runtime, parts.precisions, assignments, self.timer, kept, kept.keep,
+            subject, self.runtime, parts.precisions, assignments, self.timer, rows,
             f"{self.num_networks} networks",
         )  # fmt: skip
 
@@ -244,6 +220,6 @@ def _agreement(parts: Parts, measured: WholeTimes) -> dict[str, Any]:
     }  # fmt: skip
     truth, candidates = measured.seconds[:held], measured.candidates[:held]
     return {
-        label: asdict(Agreement.of(predicted(table(), candidates), truth))
+        label: asdict(TimeErrors.of(predicted(table(), candidates), truth))
         for label, table in models.items()
     }

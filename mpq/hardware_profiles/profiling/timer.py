@@ -5,27 +5,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from random import Random
-from typing import Any, Protocol, final
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
 
 from mpq._support.progress import track
+from mpq._support.rows import Rows, remember
 from mpq.errors import InputError, MeasurementError
 from mpq.hardware_profiles.profiling.interval import Interval, median_interval
 
 WARM_UP = 3
 CLOCKS = ("cpu", "wall")
-
-
-class Rounds(Protocol):
-    """Where finished rounds are kept: a ``Journal``, or a dictionary."""
-
-    def __contains__(self, name: str) -> bool: ...
-
-    def __getitem__(self, name: str) -> Any: ...
 
 
 @final
@@ -67,8 +61,7 @@ class Timer:
         self,
         programs: Mapping[str, Callable[[], object]],
         groups: Sequence[Sequence[str]],
-        kept: Rounds,
-        keep: Callable[[str, Any], None],
+        rows: Rows,
         label: str,
     ) -> dict[str, Interval]:
         """Median seconds of every program, with its interval.
@@ -79,8 +72,7 @@ class Timer:
         Args:
             programs: What is run, by name.
             groups: Names; every program is in one group at least.
-            kept: Rounds that an earlier run has finished already, by name.
-            keep: Keeps a finished round.
+            rows: Finished rounds, also those of an earlier run, by name.
             label: Names of rounds begin with it.
 
         Raises:
@@ -93,9 +85,8 @@ class Timer:
         samples: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
         for number in track(range(self.rounds), f"timing {label}"):
             name = f"{label}, round {number}"
-            if name not in kept:
-                keep(name, self._round(programs, groups, number))
-            for program, pair in kept[name].items():
+            row = remember(rows, name, partial(self._round, programs, groups, number))
+            for program, pair in row.items():
                 samples[program].append((float(pair[0]), float(pair[1])))
         found = {name: self._summary(np.array(pairs)) for name, pairs in samples.items()}
         self._check(found)

@@ -8,7 +8,7 @@ import numpy as np
 
 from mpq._support.progress import track
 from mpq.errors import InfeasibleError, InputError, SolverError
-from mpq.problem.budget import Budget, total
+from mpq.problem.budget import Budget
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Columns, Problem
 from mpq.problem.solution import Solution, Status
@@ -58,21 +58,20 @@ def solve_frontier(
     """
     if num_points < 2:
         raise InputError(f"a frontier has at least 2 points; got {num_points}")
-    held = tuple(b for b in problem.budgets if b.table.name != table.name)
-    free = replace(problem, budgets=held)
+    free = problem.without(table.name)
     best = _found(solver.solve(free.available(table)))
     if problem.interactions is None:  # of all that lose as little, what costs least
         swapped = free.least(table, problem.loss_of(best[0]))
         best = _found(additive_solver(swapped).solve(swapped))
     cheapest = _found(solver.solve(free.cheapest(table)))
-    limits = np.linspace(total(table, cheapest[0]), total(table, best[0]), num_points)
+    limits = np.linspace(table.total(cheapest[0]), table.total(best[0]), num_points)
     solved = [cheapest, best]
     if isinstance(solver, DynamicProgramming):
         *inner, _ = limits.tolist()
-        swept = solver.sweep(replace(free, budgets=(*held, Budget(table, inner[-1]))), inner)
+        swept = solver.sweep(free.limited(table, inner[-1]), inner)
         return _front(problem, table, [*solved, *((c, Status.FEASIBLE) for c in swept)])
     for limit in track(limits.tolist(), f"frontier over {table.name}"):
-        solution = solver.solve(replace(free, budgets=(*held, Budget(table, limit))))
+        solution = solver.solve(free.limited(table, limit))
         if solution.columns is not None:
             solved.append((solution.columns, solution.status))
     return _front(problem, table, solved)
@@ -117,9 +116,9 @@ def solve_hull(
             f"the convex hull is that of what single layers cost, and {table.name} has costs of "
             "pairs of layers: ask for points at evenly spaced limits instead"
         )
-    held = tuple(b for b in problem.budgets if b.table.name != table.name)
-    free = replace(problem, budgets=held).available(table)
-    if held:
+    others = problem.without(table.name)
+    free = others.available(table)
+    if others.budgets:
         return _between(free, table, solver)
     grouped = replace(free, budgets=(Budget(table, free.budgets[-1].limit),)).grouped
     hull = Hull.of(grouped.loss, grouped.costs[0], grouped.allowed)
@@ -138,9 +137,7 @@ def _between(
 ) -> tuple[list[Columns], list[Status]]:
     cheapest, last = _found(solver.solve(problem.cheapest(table))), _found(solver.solve(problem))
     # Of all that cost as little, what loses least.
-    held = tuple(b for b in problem.budgets if b.table.name != table.name)
-    least = Budget(table, total(table, cheapest[0]))
-    first = _found(solver.solve(replace(problem, budgets=(*held, least))))
+    first = _found(solver.solve(problem.limited(table, table.total(cheapest[0]))))
     corners = {_point(problem, table, end[0]): end for end in (first, last)}
     pairs = [tuple(sorted(corners))]
     while pairs:
@@ -161,7 +158,7 @@ def _between(
 
 
 def _point(problem: Problem, table: CostTable, columns: Columns) -> tuple[float, float]:
-    return total(table, columns), problem.loss_of(columns)
+    return table.total(columns), problem.loss_of(columns)
 
 
 def _priced(problem: Problem, table: CostTable, price: float) -> Problem:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from mpq.errors import InfeasibleError, SolverError
-from mpq.problem.budget import ROUNDING, Budget, total
+from mpq.problem.budget import ROUNDING
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Columns, Problem
 from mpq.problem.solution import Solution, Status
@@ -58,14 +58,14 @@ def least_cost(problem: Problem, table: CostTable, solver: Solver, max_loss: flo
     cheapest = additive_solver(swapped).solve(swapped)
     if cheapest.columns is None:
         raise _out_of_reach(problem, table, solver, max_loss)
-    limited = _limited(problem, table, total(table, cheapest.columns))
+    limited = problem.limited(table, table.total(cheapest.columns))
     found = solver.solve(limited)
     if found.columns is None or found.loss > max_loss * (1 + ROUNDING):
         # A solver that is not exact may miss what is known already.
         loss = problem.loss_of(cheapest.columns)
         found = replace(found, status=Status.FEASIBLE, columns=cheapest.columns, loss=loss)
     assert found.columns is not None
-    return LeastCost(limited, found, total(table, found.columns), cheapest.bound, 1)
+    return LeastCost(limited, found, table.total(found.columns), cheapest.bound, 1)
 
 
 def least_cost_measured(
@@ -107,18 +107,12 @@ def least_cost_measured(
         else:
             low = middle + 1
     columns = assignments[high]
-    cost, loss = total(table, columns), problem.loss_of(columns)
+    cost, loss = table.total(columns), problem.loss_of(columns)
     is_proved = statuses[high] is Status.OPTIMAL
     solution = Solution(
         statuses[high], columns, loss, loss if is_proved else None, f"{solver.name}, bisected", 0.0
     )
-    return LeastCost(_limited(problem, table, cost), solution, cost, None, tried)
-
-
-def _limited(problem: Problem, table: CostTable, cost: float) -> Problem:
-    """With a budget of exactly that cost in place of any other on the resource."""
-    others = tuple(b for b in problem.budgets if b.table.name != table.name)
-    return replace(problem, budgets=(*others, Budget(table, cost)))
+    return LeastCost(problem.limited(table, cost), solution, cost, None, tried)
 
 
 def _halved(problem: Problem, table: CostTable, solver: Solver, max_loss: float) -> LeastCost:
@@ -129,19 +123,19 @@ def _halved(problem: Problem, table: CostTable, solver: Solver, max_loss: float)
     cheapest = additive_solver(swapped).solve(swapped).columns
     if cheapest is None:
         raise SolverError(f"{solver.name} found what the exact solver calls infeasible")
-    low, tried = total(table, cheapest), 1
-    high = total(table, best.columns)
+    low, tried = table.total(cheapest), 1
+    high = table.total(best.columns)
     for _ in range(_MAX_HALVINGS):
         if high - low <= ROUNDING * abs(high):
             break
         middle = 0.5 * (low + high)
-        found = solver.solve(_limited(problem, table, middle))
+        found = solver.solve(problem.limited(table, middle))
         tried += 1
         if found.columns is not None and found.loss <= max_loss:
-            best, high = found, total(table, found.columns)
+            best, high = found, table.total(found.columns)
         else:
             low = middle
-    limited = _limited(problem, table, high)
+    limited = problem.limited(table, high)
     return LeastCost(limited, best, high, None, tried)
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from mpq.cli.problem_file import load_problem
 from mpq.errors import InfeasibleError, InputError
-from mpq.problem.budget import total
 from mpq.problem.limits import Limit, uniform_cost
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Status
@@ -68,7 +67,7 @@ def test_the_frontier_of_a_resource_with_pairs(has_other: bool) -> None:
     candidates, statuses = solve_frontier(case.problem(), table, Auto(), 12)
 
     found = [
-        (total(table, candidate), float(case.loss.of(tuple(candidate)))) for candidate in candidates
+        (table.total(candidate), float(case.loss.of(tuple(candidate)))) for candidate in candidates
     ]
     assert [found[0], found[-1]] == [pytest.approx(expected[0]), pytest.approx(expected[-1])]
     assert set(statuses) == {Status.OPTIMAL}
@@ -96,7 +95,7 @@ def test_the_hull_of_another_resource_holds_budgets_with_pairs(seed: int) -> Non
     candidates, _ = solve_hull(case.problem(), table, Auto())
 
     found = [
-        (total(table, candidate), float(case.loss.of(tuple(candidate)))) for candidate in candidates
+        (table.total(candidate), float(case.loss.of(tuple(candidate)))) for candidate in candidates
     ]
     assert [found[0], found[-1]] == [pytest.approx(expected[0]), pytest.approx(expected[-1])]
     for point in found:

@@ -25,7 +25,6 @@ from mpq.hardware_profiles import (
     Workload,
 )
 from mpq.network.layer import Layer
-from mpq.problem.budget import total
 from mpq.quantization.precision import Precision
 
 FP32, W8, W4 = map(Precision.parse, ("fp32", "w8a8", "w4g32a32"))
@@ -340,7 +339,7 @@ def test_neighbours_in_other_formats_cost_a_conversion(batch_size: int) -> None:
     by_hand = {(0, 1): to_int8, (1, 0): to_fp32}
     for candidate in itertools.product((0, 1), repeat=4):
         expected = 4.0 + sum(by_hand.get((candidate[i], candidate[j]), 0.0) for i, j in edges)
-        assert total(priced, np.array(candidate)) == pytest.approx(expected, rel=1e-12)
+        assert priced.total(np.array(candidate)) == pytest.approx(expected, rel=1e-12)
 
 
 @given(st.lists(st.sampled_from((0, 1)), min_size=9, max_size=9))
@@ -358,7 +357,7 @@ def test_a_residual_stream_is_converted_once_per_reader(candidate: list[int]) ->
     changes = list(itertools.pairwise(candidate))  # every layer reads what the one before it wrote
     by_hand = changes.count((0, 1)) * to_int8 + changes.count((1, 0)) * to_fp32
     assert len(priced.pairs) == 8
-    assert total(priced, np.array(candidate)) == pytest.approx(9.0 + by_hand, rel=1e-12)
+    assert priced.total(np.array(candidate)) == pytest.approx(9.0 + by_hand, rel=1e-12)
 
 
 def test_formats_of_equal_numbers_need_no_conversion() -> None:

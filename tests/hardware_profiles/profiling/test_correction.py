@@ -13,8 +13,8 @@ from mpq.hardware_profiles.profiling.correction import (
     LAYER_SPREAD,
     NOISE,
     OVERHEAD_SPREAD,
-    Agreement,
     Correction,
+    TimeErrors,
     predicted,
 )
 from mpq.hardware_profiles.profiling.interval import Interval
@@ -92,8 +92,8 @@ def test_correction_predicts_networks_that_it_has_not_seen() -> None:
 
     table = Correction.fit(machine.parts, measured).apply(machine.parts)
 
-    plain = Agreement.of(predicted(machine.parts.table(), unseen), truth)
-    found = Agreement.of(predicted(table, unseen), truth)
+    plain = TimeErrors.of(predicted(machine.parts.table(), unseen), truth)
+    found = TimeErrors.of(predicted(table, unseen), truth)
     assert found.median_absolute_error < 0.02 < 0.1 < plain.median_absolute_error
     assert found.spearman > max(0.99, plain.spearman)
     assert found.num_networks == 200
@@ -222,8 +222,8 @@ def test_agreement_is_rank_correlation_and_errors() -> None:
     """By hand; where everything is predicted alike there are no ranks."""
     measured = np.array([1.0, 2.0, 3.0, 4.0])
 
-    found = Agreement.of(np.array([1.1, 3.0, 2.7, 4.0]), measured)
-    alike = Agreement.of(np.full(4, 2.0), measured)
+    found = TimeErrors.of(np.array([1.1, 3.0, 2.7, 4.0]), measured)
+    alike = TimeErrors.of(np.full(4, 2.0), measured)
 
     assert found.spearman == pytest.approx(1 - 6 * 2 / (4 * 15))  # two neighbours change places
     assert found.median_absolute_error == pytest.approx(0.1)

@@ -1,7 +1,7 @@
 """Timing programs in turns, with clocks that the test moves."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class Kept(dict[str, Any]):
         super().__init__()
         self.new: list[str] = []
 
-    def keep(self, name: str, row: Any) -> None:
+    def add(self, name: str, row: Any) -> None:
         self[name] = row
         self.new.append(name)
 
@@ -105,8 +105,8 @@ def test_measures_the_chosen_clock(clocks: Clocks) -> None:
     """Medians of processor or wall time; the wall clock's is there in both."""
     runs = {"a": clocks.program("a", 300, wall_us=100)}
 
-    by_cpu = clocks.timer().measure(runs, [["a"]], kept := Kept(), kept.keep, "x")["a"]
-    by_wall = clocks.timer(clock="wall").measure(runs, [["a"]], kept := Kept(), kept.keep, "x")["a"]
+    by_cpu = clocks.timer().measure(runs, [["a"]], Kept(), "x")["a"]
+    by_wall = clocks.timer(clock="wall").measure(runs, [["a"]], Kept(), "x")["a"]
 
     assert (by_cpu.median_s, by_cpu.wall_s) == pytest.approx((300e-6, 400e-6))
     assert (by_wall.median_s, by_wall.wall_s) == pytest.approx((400e-6, 400e-6))
@@ -116,7 +116,7 @@ def test_warm_up_is_not_counted(clocks: Clocks) -> None:
     """Every program runs before the first round, and once in each."""
     runs = {name: clocks.program(name, iter(range(100, 110))) for name in "ab"}
 
-    found = clocks.timer(max_interval=1).measure(runs, [["a"], ["b"]], k := Kept(), k.keep, "x")
+    found = clocks.timer(max_interval=1).measure(runs, [["a"], ["b"]], Kept(), "x")
 
     assert clocks.runs[: 2 * WARM_UP] == ["a"] * WARM_UP + ["b"] * WARM_UP
     assert clocks.runs.count("a") == clocks.runs.count("b") == WARM_UP + 10
@@ -128,7 +128,7 @@ def test_groups_run_in_their_order_and_come_in_another(clocks: Clocks) -> None:
     groups = [["a", "b", "c"], ["d", "e"], ["f"]]
     runs = {name: clocks.program(name, 10) for group in groups for name in group}
 
-    clocks.timer(20).measure(runs, groups, kept := Kept(), kept.keep, "x")
+    clocks.timer(20).measure(runs, groups, Kept(), "x")
 
     timed = clocks.runs[len(runs) * WARM_UP :]
     rounds = ["".join(timed[i : i + 6]) for i in range(0, len(timed), 6)]
@@ -142,7 +142,7 @@ def test_clock_that_goes_backwards_is_refused(clocks: Clocks, cpu_us: int, wall_
     runs = {"layer at w8a8": clocks.program("layer", cpu_us, wall_us)}
 
     with pytest.raises(MeasurementError, match="layer at w8a8: a clock went backwards"):
-        clocks.timer().measure(runs, [[*runs]], kept := Kept(), kept.keep, "x")
+        clocks.timer().measure(runs, [[*runs]], kept := Kept(), "x")
     assert not kept
 
 
@@ -155,7 +155,7 @@ def test_noise_is_refused_by_the_worst_program(clocks: Clocks) -> None:
     }
 
     with pytest.raises(MeasurementError, match="2 of 3 .* 10.0%; the worst, noisier, .* 50.0%"):
-        clocks.timer().measure(runs, [[*runs]], kept := Kept(), kept.keep, "x")
+        clocks.timer().measure(runs, [[*runs]], kept := Kept(), "x")
     assert len(kept) == 10
 
 
@@ -164,11 +164,11 @@ def test_what_is_below_the_resolution_is_accepted(clocks: Clocks) -> None:
     short = {"short": clocks.program("short", iter([1, 2] * 5))}
     long = {"long": clocks.program("long", iter([1, 7] * 5))}
 
-    found = clocks.timer().measure(short, [["short"]], kept := Kept(), kept.keep, "x")
+    found = clocks.timer().measure(short, [["short"]], Kept(), "x")
 
     assert found["short"].median_s == pytest.approx(1.5e-6)
     with pytest.raises(MeasurementError, match="long"):
-        clocks.timer().measure(long, [["long"]], kept := Kept(), kept.keep, "x")
+        clocks.timer().measure(long, [["long"]], Kept(), "x")
 
 
 def test_clock_that_mostly_stands_still_is_noise(clocks: Clocks) -> None:
@@ -176,7 +176,7 @@ def test_clock_that_mostly_stands_still_is_noise(clocks: Clocks) -> None:
     runs = {"coarse": clocks.program("coarse", iter([0] * 6 + [16000] * 4))}
 
     with pytest.raises(MeasurementError, match="coarse"):
-        clocks.timer().measure(runs, [["coarse"]], kept := Kept(), kept.keep, "x")
+        clocks.timer().measure(runs, [["coarse"]], Kept(), "x")
 
 
 def test_a_machine_that_slows_down_is_refused(clocks: Clocks) -> None:
@@ -186,22 +186,27 @@ def test_a_machine_that_slows_down_is_refused(clocks: Clocks) -> None:
 
     with pytest.raises(MeasurementError, match=r"the second half took \+100.0% more"):
         clocks.timer(rounds=79, max_interval=0.9).measure(
-            {"slow": clocks.program("slow", times)}, [["slow"]], kept, kept.keep, "x"
+            {"slow": clocks.program("slow", times)}, [["slow"]], kept, "x"
         )
 
 
-def interrupted_after(count: int, keep: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
-    """Keeps so many rounds, then is stopped by the keyboard."""
-    left = count
+class Interrupted:
+    """A journal that is stopped by the keyboard after so many rounds."""
 
-    def keep_some(name: str, row: Any) -> None:
-        nonlocal left
-        if not left:
+    def __init__(self, journal: Journal, count: int) -> None:
+        self._journal, self._left = journal, count
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._journal
+
+    def __getitem__(self, name: str) -> Any:
+        return self._journal[name]
+
+    def add(self, name: str, row: Any) -> None:
+        if not self._left:
             raise KeyboardInterrupt
-        keep(name, row)
-        left -= 1
-
-    return keep_some
+        self._journal.add(name, row)
+        self._left -= 1
 
 
 def test_finished_rounds_are_not_run_again(clocks: Clocks, tmp_path: Path) -> None:
@@ -210,14 +215,12 @@ def test_finished_rounds_are_not_run_again(clocks: Clocks, tmp_path: Path) -> No
     journal = Journal(path, key)
     runs = {"a": clocks.program("a", iter(range(100, 110)))}
     with pytest.raises(KeyboardInterrupt):
-        clocks.timer(max_interval=1).measure(
-            runs, [["a"]], journal, interrupted_after(4, journal.add), "x"
-        )
+        clocks.timer(max_interval=1).measure(runs, [["a"]], Interrupted(journal, 4), "x")
     clocks.runs.clear()
     again = {"a": clocks.program("a", iter(range(104, 110)))}
     journal = Journal(path, key)
 
-    found = clocks.timer(max_interval=1).measure(again, [["a"]], journal, journal.add, "x")
+    found = clocks.timer(max_interval=1).measure(again, [["a"]], journal, "x")
 
     assert len(clocks.runs) == WARM_UP + 6
     assert found["a"].median_s == pytest.approx(104.5e-6)
@@ -227,11 +230,11 @@ def test_finished_rounds_are_not_run_again(clocks: Clocks, tmp_path: Path) -> No
 def test_more_rounds_go_on_with_the_first(clocks: Clocks) -> None:
     """A measurement that was too noisy is continued, not repeated; another label is another."""
     runs = {"a": clocks.program("a", 50)}
-    clocks.timer(10).measure(runs, [["a"]], kept := Kept(), kept.keep, "layers")
+    clocks.timer(10).measure(runs, [["a"]], kept := Kept(), "layers")
     kept.new.clear()
 
-    clocks.timer(15).measure(runs, [["a"]], kept, kept.keep, "layers")
-    clocks.timer(10).measure(runs, [["a"]], kept, kept.keep, "networks")
+    clocks.timer(15).measure(runs, [["a"]], kept, "layers")
+    clocks.timer(10).measure(runs, [["a"]], kept, "networks")
 
     assert kept.new[:5] == [f"layers, round {i}" for i in range(10, 15)]
     assert kept.new[5:] == [f"networks, round {i}" for i in range(10)]
@@ -249,7 +252,7 @@ def test_more_rounds_go_on_with_the_first(clocks: Clocks) -> None:
 def test_impossible_timer_is_refused(options: dict[str, Any], message: str) -> None:
     """Before anything is run."""
     with pytest.raises(InputError, match=message):
-        Timer(**{"rounds": 10, "max_interval": 0.1, **options})
+        Timer(**options)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin")

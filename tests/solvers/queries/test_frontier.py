@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpq.errors import InfeasibleError, InputError, SolverError
-from mpq.problem.budget import Budget, total
+from mpq.problem.budget import Budget
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
@@ -274,7 +274,7 @@ def test_the_hull_is_every_corner_of_the_frontier(seed: int, is_limited: bool, m
         Problem(table("s", "nats", loss), budgets), size, Lagrangian()
     )
 
-    found = [(total(size, c), float(loss[range(4), c].sum())) for c in assignments]
+    found = [(size.total(c), float(loss[range(4), c].sum())) for c in assignments]
     assert found == corners
     assert set(statuses) == {Status.OPTIMAL}
 
@@ -296,7 +296,7 @@ def test_dynamic_programming_sweeps_the_frontier_at_once(num_points: int) -> Non
     swept, _ = solve_frontier(problem, size, DynamicProgramming(), num_points)
 
     expected, _ = solve_frontier(problem, size, Lagrangian(), num_points)
-    assert [total(size, c) for c in swept] == [total(size, c) for c in expected]
+    assert [size.total(c) for c in swept] == [size.total(c) for c in expected]
     assert [problem.loss_of(c) for c in swept] == pytest.approx(
         [problem.loss_of(c) for c in expected]
     )

@@ -1,0 +1,161 @@
+"""The files of a search, read again: ``mpq.load``, in another process and without the model."""
+
+import json
+import re
+from collections.abc import Mapping
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mpq.errors import FileFormatError, InputError
+from mpq.network.layer import Layer
+from mpq.network.metric import METRICS
+from mpq.problem.assignment import Assignment
+from mpq.problem.cost_table import CostTable
+from mpq.problem.problem import Problem
+from mpq.problem.solution import Solution, Status
+from mpq.report.measurement import ComparisonRow, Measurement
+from mpq.workflows.provenance import Provenance, UsedDevice
+from mpq.workflows.refine import Refinement
+from mpq.workflows.result import SCHEMA_VERSION, SearchResult
+
+_SUFFIXES = (".json", ".csv", ".png")
+_RUN = re.compile(rb"mpq-run-[0-9a-f]{16}")
+
+
+def load(folder: Path | str) -> SearchResult:
+    """The result that ``SearchResult.save`` or ``mpq search`` wrote, equal in every number.
+
+    A folder of mpq 0.1 has the problem and the assignment, and no more is known of it: the result
+    has no layers, no comparisons, and costs only of what had a limit.
+
+    Args:
+        folder: With assignment.json, problem.json and result.json.
+
+    Raises:
+        FileFormatError: If a file is missing, is no such file, or the folder holds the files of
+            two runs.
+    """
+    folder = Path(folder)
+    _check_one_run(folder)
+    assignment = Assignment.load(folder / "assignment.json")
+    problem = _read(folder / "problem.json", Problem.from_json)
+    if not (folder / "result.json").exists():
+        if '"run_id"' in (folder / "assignment.json").read_text(encoding="utf-8"):
+            raise FileFormatError(f"{folder / 'result.json'} is missing: copy the whole folder")
+        return _of_version_1(problem, assignment)
+    data = _read(folder / "result.json", _parsed)
+    try:
+        return _from_dict(data, problem, assignment)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileFormatError(f"{folder / 'result.json'}: not a result: {error!r}") from error
+
+
+def _check_one_run(folder: Path) -> None:
+    """Refuses a folder with files of two runs; what has no mark is no file of a run."""
+    runs: dict[bytes, str] = {}
+    for file in sorted(folder.glob("*.*")):
+        if file.suffix in _SUFFIXES and file.is_file():
+            for mark in _RUN.findall(file.read_bytes()):
+                runs.setdefault(mark, file.name)
+    if len(runs) > 1:
+        names = " and ".join(list(runs.values())[:2])
+        raise FileFormatError(
+            f"{folder} holds files of {len(runs)} runs ({names} are not of one): search again into "
+            "a new folder, or remove what does not belong there"
+        )
+
+
+def _read(path: Path, parse: Any) -> Any:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileFormatError(f"cannot read {path}: {error}") from error
+    except InputError as error:
+        raise FileFormatError(f"{path}: {error}") from error
+
+
+def _parsed(text: str) -> Any:
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise FileFormatError(f"not JSON: {error}") from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION:
+        raise FileFormatError(
+            f"result of schema version {version}; this mpq reads version {SCHEMA_VERSION}: "
+            "update mpq"
+        )
+    return data
+
+
+def _number(value: float | None) -> float:
+    return nan if value is None else float(value)
+
+
+def _from_dict(data: Mapping[str, Any], problem: Problem, assignment: Assignment) -> SearchResult:
+    return SearchResult(
+        problem,
+        _solution_from_dict(data["solution"]),
+        assignment,
+        tuple(Layer(**_with_tuples(layer)) for layer in data["layers"]),
+        tuple(map(CostTable.from_dict, data["tables"])),
+        tuple(map(CostTable.from_dict, data["half_widths"])),
+        tuple(map(_row_from_dict, data["comparisons"])),
+        _provenance_from_dict(data["provenance"]),
+        tuple((np.array(x["columns"], dtype=np.intp), float(x["loss"])) for x in data["trials"]),
+    )
+
+
+def _with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has lists where our records have tuples."""
+    return {key: tuple(x) if isinstance(x, list) else x for key, x in data.items()}
+
+
+def _solution_from_dict(data: Mapping[str, Any]) -> Solution:
+    return Solution(
+        Status[data["status"].upper()],
+        np.array(data["columns"], dtype=np.intp),
+        float(data["loss"]),
+        data["bound"],
+        data["solver"],
+        _number(data["seconds"]),
+        why=data["why"],
+    )
+
+
+def _row_from_dict(data: Mapping[str, Any]) -> ComparisonRow:
+    measured = dict(data["measured"])
+    metric = METRICS.build(measured.pop("metric"))
+    costs = {column: _number(cost) for column, cost in data["costs"].items()}
+    found = Measurement(**measured, metric=metric)
+    return ComparisonRow(data["label"], data["predicted_loss"], found, costs)
+
+
+def _provenance_from_dict(data: Mapping[str, Any]) -> Provenance:
+    device = data["device"]
+    rounds = tuple(Refinement(**found) for found in data["refinements"])
+    used = None if device is None else UsedDevice(**_with_tuples(device))
+    return Provenance(**{**_with_tuples(data), "refinements": rounds, "device": used})
+
+
+def _of_version_1(problem: Problem, assignment: Assignment) -> SearchResult:
+    """As far as a folder of mpq 0.1 holds it."""
+    known = assignment.metadata
+    columns = problem.columns_of(assignment.precisions)
+    status = Status[(known.solver_status or "feasible").upper()]
+    solver = known.solver or "unknown"
+    solution = Solution(status, columns, problem.loss_of(columns), known.bound, solver, nan)
+    provenance = Provenance(
+        estimator=known.estimator or "unknown",
+        solver="auto",
+        seed=known.seed or 0,
+        device=None if known.device is None else UsedDevice(known.device),
+        mpq_version=known.mpq_version or "",
+        torch_version=known.torch_version or "",
+    )
+    # a step of a maximum is no resource by itself
+    tables = tuple(b.table for b in problem.budgets if b.table.name == b.resource)
+    return SearchResult(problem, solution, assignment, (), tables, (), (), provenance)

@@ -1,0 +1,98 @@
+"""Assignments that a solver finds, as points of a frontier: predicted, nothing is measured here."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from mpq.problem.cost_table import CostTable
+from mpq.problem.problem import Columns, Problem
+from mpq.problem.solution import Solution, Status
+from mpq.quantization.precision import Precision
+from mpq.report.frontier import FrontierPoint
+from mpq.report.measurement import ComparisonRow
+from mpq.solvers import Auto, MeasuringSolver, Solver
+from mpq.solvers.additive.default import additive_solver
+from mpq.solvers.queries.alternatives import alternatives
+from mpq.solvers.queries.frontier import pareto_front, solve_frontier, solve_hull
+
+FRONTIER: Final = "frontier"
+"""Label of the points that are on the frontier."""
+
+
+def repeatable(solver: Solver, seed: int) -> Solver:
+    """A solver that can be asked many times, and without a network: a measured search cannot."""
+    return Auto(seed=seed) if isinstance(solver, MeasuringSolver) else solver
+
+
+def frontier_points(
+    problem: Problem, table: CostTable, solver: Solver, num_points: int, hull: bool
+) -> tuple[FrontierPoint, ...]:
+    """The least loss at evenly spaced amounts of a resource, or the corners of the hull."""
+    if hull:
+        found, statuses = _hull(problem, table)
+    else:
+        found, statuses = solve_frontier(problem, table, solver, num_points)
+    return tuple(
+        _point(FRONTIER, problem, table, columns, status)
+        for columns, status in zip(found, statuses, strict=True)
+    )
+
+
+def _hull(problem: Problem, table: CostTable) -> tuple[list[Columns], list[Status]]:
+    """The additive hull; of its corners those that pay with interactions too, if there are any."""
+    additive = problem.additive()
+    corners, statuses = solve_hull(additive, table, additive_solver(additive))
+    if problem.interactions is None:
+        return corners, statuses
+    costs = [table.total(columns) for columns in corners]
+    front = pareto_front(costs, [problem.loss_of(columns) for columns in corners])
+    return [corners[i] for i in front], [Status.FEASIBLE] * len(front)
+
+
+def found_points(
+    problem: Problem, table: CostTable, trials: Sequence[tuple[Columns, float]]
+) -> tuple[FrontierPoint, ...]:
+    """Of trials, columns ``[L]`` with their losses, those that no other one betters."""
+    costs = [table.total(columns) for columns, _ in trials]
+    chosen = [trials[i] for i in pareto_front(costs, [loss for _, loss in trials])]
+    return tuple(
+        replace(_point(FRONTIER, problem, table, columns, Status.FEASIBLE), loss=loss)
+        for columns, loss in chosen
+    )
+
+
+def alternative_points(
+    problem: Problem, table: CostTable, solver: Solver, count: int, min_differing_layers: int
+) -> tuple[FrontierPoint, ...]:
+    """The best assignments that differ from each other, by rank."""
+    found = alternatives(problem, solver, count, min_differing_layers)
+    return tuple(
+        _point(f"alternative {rank}", problem, table, solution.columns, solution.status)
+        for rank, solution in enumerate(found, start=1)
+        if solution.columns is not None
+    )
+
+
+def row_point(
+    problem: Problem, solution: Solution, table: CostTable, row: ComparisonRow
+) -> FrontierPoint:
+    """The result, or a uniform precision, as it lies beside the frontier over a resource."""
+    if row.label == "result":
+        assert solution.columns is not None
+        columns, status = solution.columns, solution.status
+    else:
+        uniform = dict.fromkeys(problem.loss.layers, Precision.parse(row.label))
+        columns, status = problem.columns_of(uniform), None
+    others = problem.without(table.name).budgets
+    return replace(
+        _point(row.label, problem, table, columns, status),
+        measured=row.measured,
+        meets_others=all(budget.is_met(columns) for budget in others),
+    )
+
+
+def _point(
+    label: str, problem: Problem, table: CostTable, columns: Columns, status: Status | None
+) -> FrontierPoint:
+    cost, loss = table.total(columns), problem.loss_of(columns)
+    return FrontierPoint(label, cost, loss, problem.precisions_of(columns), status)

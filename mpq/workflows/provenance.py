@@ -1,0 +1,50 @@
+"""What made a result: names, versions, and how the search went."""
+
+from dataclasses import dataclass
+from typing import final
+
+from mpq.workflows.refine import Refinement
+
+
+@final
+@dataclass(frozen=True)
+class UsedDevice:
+    """The hardware profile of a search, as far as its result speaks of it.
+
+    Args:
+        name: Name of the profile.
+        resources: What it prices, such as ``latency``.
+        basis: Whether these numbers are measured or estimated, in words.
+    """
+
+    name: str
+    resources: tuple[str, ...] = ()
+    basis: str = ""
+
+
+@final
+@dataclass(frozen=True)
+class Provenance:
+    """Who made a result, with what.
+
+    Args:
+        estimator: Name of the sensitivity estimator.
+        solver: As it is spelled for ``SOLVERS.build``; a solver that is not registered by its name.
+        seed: Seed of estimator and solver.
+        device: The hardware profile; ``None`` without one.
+        is_loss_measured: Whether the solver measured losses instead of predicting them.
+        refinements: Rounds in which the estimate was made anew at the incumbent.
+        uncalled: Layers that no example reached: they are left as they are.
+        mpq_version: Version of this package.
+        torch_version: Version of torch.
+    """
+
+    estimator: str
+    solver: str
+    seed: int
+    device: UsedDevice | None = None
+    is_loss_measured: bool = False
+    refinements: tuple[Refinement, ...] = ()
+    uncalled: tuple[str, ...] = ()
+    mpq_version: str = ""
+    torch_version: str = ""

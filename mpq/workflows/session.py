@@ -1,0 +1,221 @@
+"""What is live of a search: the network, its quantizer, the original's answers."""
+
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Self, final
+
+import torch
+
+from mpq._support.progress import track
+from mpq.hardware_profiles import PEAK_RAM
+from mpq.network.network import Network
+from mpq.problem.assignment import AssignedLayer, Assignment, Metadata, UsedBudget
+from mpq.problem.budget import binding
+from mpq.problem.cost_table import CostTable
+from mpq.problem.problem import Columns, Problem
+from mpq.problem.solution import Solution
+from mpq.quantization.observer import needs_range
+from mpq.quantization.precision import ORIGINAL, Precision
+from mpq.report.frontier import Frontier, FrontierPoint
+from mpq.report.measurement import ComparisonRow, Measurement
+from mpq.solvers import SOLVERS, Evolutionary, MeasuringSolver, Solver
+from mpq.workflows.provenance import Provenance, UsedDevice
+from mpq.workflows.refine import Refinement
+from mpq.workflows.result import SearchResult
+from mpq.workflows.setup import Prepared
+from mpq.workflows.task import Task
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Session:
+    """Measures assignments of one network on its held-out examples.
+
+    A ``SearchResult`` is a record without a network. To measure what it predicts, make a session
+    of the same network and data; no estimate is made again::
+
+        result = mpq.search(task, ["weight_bytes=300KiB"])
+        session = mpq.Session.of(task)
+        frontier = session.measured(result.frontier("weight_bytes"))
+
+    Args:
+        prepared: The network, its data, candidates and costs.
+    """
+
+    prepared: Prepared
+
+    @classmethod
+    def of(cls, task: Task) -> Self:
+        """A session of a task's network and data.
+
+        Raises:
+            InputError: If something given cannot be used.
+        """
+        return cls(Prepared.of(task))
+
+    @property
+    def network(self) -> Network:
+        """The session's own copy of the network."""
+        return self.prepared.network
+
+    def measure(self, columns: Columns) -> Measurement:
+        """An assignment on the held-out examples; ``columns [L]`` of the session's candidates."""
+        names = (layer.name for layer in self.network.layers)
+        chosen = (self.prepared.candidates[column] for column in columns.tolist())
+        return self.prepared.on_held_out.measure(dict(zip(names, chosen, strict=True)))
+
+    def measured(self, frontier: Frontier) -> Frontier:
+        """The same frontier, or alternatives, with all of its points measured."""
+        points = tuple(map(self._measured, track(frontier.points, "measuring points")))
+        return replace(frontier, points=points, others=tuple(map(self._measured, frontier.others)))
+
+    def _measured(self, point: FrontierPoint) -> FrontierPoint:
+        if point.measured is not None:
+            return point
+        return replace(point, measured=self.prepared.on_held_out.measure(point.precisions))
+
+    def record(
+        self,
+        problem: Problem,
+        solution: Solution,
+        solver: Solver,
+        estimator: str,
+        refinements: tuple[Refinement, ...] = (),
+    ) -> SearchResult:
+        """What a search found, with original, solution and uniform precisions measured.
+
+        Args:
+            problem: The problem that was solved.
+            solution: Its solution.
+            solver: The solver, which may have found a frontier on the way.
+            estimator: Name of the estimator.
+            refinements: Rounds of refinement.
+        """
+        provenance = self._provenance(solver, estimator, refinements)
+        pricing, precisions = self.prepared.pricing, problem.loss.precisions
+        sums = [name for name in pricing.resources if name != PEAK_RAM]
+        shown = [name for name in self._shown(problem) if name != PEAK_RAM]
+        widths = (pricing.uncertainty(name, precisions) for name in shown)
+        rows = self._comparisons(problem, solution)
+        return SearchResult(
+            problem,
+            solution,
+            self._assignment(problem, solution, rows["result"].measured, provenance),
+            pricing.layers,
+            tuple(pricing.table(name, precisions) for name in sums),
+            tuple(table for table in widths if table is not None),
+            tuple(rows.values()),
+            provenance,
+            _trials(solver, problem),
+        )
+
+    def _provenance(
+        self, solver: Solver, estimator: str, refinements: tuple[Refinement, ...]
+    ) -> Provenance:
+        profile = self.prepared.pricing.profile
+        return Provenance(
+            estimator=estimator,
+            solver=SOLVERS.spell(solver),
+            seed=self.prepared.task.seed,
+            device=None
+            if profile is None
+            else UsedDevice(profile.name, tuple(profile.resources), profile.basis),
+            is_loss_measured=isinstance(solver, MeasuringSolver) and solver.is_measured,
+            refinements=refinements,
+            uncalled=tuple(self.network.uncalled),
+            mpq_version=version("mpq"),
+            torch_version=str(torch.__version__),
+        )
+
+    def _shown(self, problem: Problem) -> tuple[str, ...]:
+        """Latency, where it is known, bytes of weights, and everything that has a limit."""
+        limited = (budget.resource for budget in problem.budgets)
+        latency = ("latency",) if "latency" in self.prepared.pricing.resources else ()
+        return tuple(dict.fromkeys((*latency, "weight_bytes", *limited)))
+
+    def _comparisons(self, problem: Problem, solution: Solution) -> dict[str, ComparisonRow]:
+        uniform = self.prepared.on_held_out.uniform
+        tried: dict[str, dict[str, Precision]] = {
+            "original": uniform(ORIGINAL),
+            "result": solution.precisions(problem),
+            **{str(p): uniform(p) for p in problem.loss.precisions if p != ORIGINAL},
+        }
+        return {
+            label: self._compared(label, problem, precisions)
+            for label, precisions in track(list(tried.items()), "measuring")
+        }
+
+    def _compared(
+        self, label: str, problem: Problem, precisions: dict[str, Precision]
+    ) -> ComparisonRow:
+        is_original = label == "original"
+        predicted = 0.0 if is_original else problem.loss_of(problem.columns_of(precisions))
+        pricing = self.prepared.pricing
+        costs = {
+            self._column(name, problem): pricing.amount(name, precisions)
+            for name in self._shown(problem)
+        }
+        return ComparisonRow(label, predicted, self.prepared.on_held_out.measure(precisions), costs)
+
+    def _column(self, resource: str, problem: Problem) -> str:
+        """Name with unit; a maximum over steps has no table of its own."""
+        if resource == PEAK_RAM:
+            return f"{PEAK_RAM}_bytes"
+        table: CostTable = self.prepared.pricing.table(resource, problem.loss.precisions)
+        return table.column
+
+    def _assignment(
+        self, problem: Problem, solution: Solution, measured: Measurement, provenance: Provenance
+    ) -> Assignment:
+        return Assignment(
+            tuple(self._assigned(*pair) for pair in solution.precisions(problem).items()),
+            problem.ties,
+            self.network.folded,
+            self.prepared.quantizer.weight_range,
+            self._metadata(problem, solution, measured, provenance),
+        )
+
+    def _assigned(self, name: str, precision: Precision) -> AssignedLayer:
+        layer = next(layer for layer in self.network.layers if layer.name == name)
+        reads_numbers = layer.kind != "embedding"  # its input are indices, which have no range
+        calibrated = None
+        if reads_numbers and needs_range(precision.activation):
+            calibrated = self.prepared.quantizer.ranges.of(name, precision.activation)
+        return AssignedLayer(name, layer.kind, layer.weight_shape, precision, calibrated)
+
+    def _metadata(
+        self, problem: Problem, solution: Solution, measured: Measurement, provenance: Provenance
+    ) -> Metadata:
+        columns, workload = solution.columns, self.prepared.pricing.workload
+        assert columns is not None
+        return Metadata(
+            device=provenance.device.name if provenance.device else None,
+            batch_size=workload.batch_size,
+            phase=workload.phase,
+            tokens=workload.tokens,
+            budgets=tuple(
+                UsedBudget(b.resource, b.table.unit, b.limit, b.used(columns))
+                for b in binding(problem.budgets, columns)
+            ),
+            estimator=provenance.estimator,
+            predicted_loss=problem.loss_of(columns),
+            loss_unit=problem.loss.unit,
+            measured_loss=measured.divergence,
+            measured_unit=measured.metric.unit,
+            measured_accuracy=measured.accuracy,
+            num_held_out=measured.num_examples,
+            solver=solution.solver,
+            solver_status=solution.status.name.lower(),
+            bound=solution.bound,
+            gap=solution.gap,
+            seed=provenance.seed,
+            mpq_version=provenance.mpq_version,
+            torch_version=provenance.torch_version,
+        )
+
+
+def _trials(solver: Solver, problem: Problem) -> tuple[tuple[Columns, float], ...]:
+    """The frontier that a solver finds on its way, if it is one that does."""
+    if not (isinstance(solver, Evolutionary) and solver.objectives != "loss"):
+        return ()
+    return tuple((columns, float(values[0])) for columns, values in solver.front(problem))

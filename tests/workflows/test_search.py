@@ -20,8 +20,7 @@ from mpq import Calibration, demo
 from mpq.cli.loading import load_callable, load_model
 from mpq.errors import LimitError, UnknownNameError
 from mpq.quantization.precision import Precision
-from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity import Sensitivity, SensitivityEstimator
+from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
 
 QUICK: dict[str, Any] = {
     "limits": ["weight_bytes=0.75x:w8a8"],
@@ -102,13 +101,7 @@ class Untouched(SensitivityEstimator):
     name: ClassVar[str] = "untouched"
     summary: ClassVar[str] = "fails"
 
-    def estimate(
-        self,
-        network: mpq.Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See the base."""
         raise AssertionError("the search began")
 

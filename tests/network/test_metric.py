@@ -206,7 +206,7 @@ def test_only_probabilities_are_softened() -> None:
 
 
 def test_only_probabilities_have_labels_and_a_fisher_matrix(every: OutputMetric) -> None:
-    """Others refuse logits by name, and take their probe where a drawn label's gradient is asked."""
+    """Others refuse logits by name, and take a probe for a drawn label's gradient."""
     f, ones = outputs(2, 3, 4), torch.ones(2, 3, dtype=torch.float64)
 
     p = every.fisher_probabilities(f)

@@ -151,7 +151,9 @@ def test_an_unknown_unit_is_refused_with_a_hint() -> None:
         replace(table([[1, 2], [3, 4]]), unit="second")
 
 
-@pytest.mark.parametrize("unit", ["ms", "kib", "byte", "joule", "My Unit", "", "Nats"])
+@pytest.mark.parametrize(
+    "unit", ["ms", "kib", "milliseconds", "byte", "joule", "My Unit", "", "Nats"]
+)
 def test_what_may_mean_a_resources_unit_is_refused(unit: str) -> None:
     """A scaled or misspelled unit would be compared with limits in the right one."""
     with pytest.raises(UnknownNameError, match=f"no unit '{unit}'"):

@@ -42,6 +42,7 @@ from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import uniform_cost
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.quantizer import Quantizer
+from mpq.sensitivity import Estimation
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
 
@@ -117,7 +118,7 @@ def run(case: Case, sensitivity: str) -> dict[str, Any]:
 
     def tables(data: Calibration) -> list[CostTable]:
         estimators = (ESTIMATORS.build(sensitivity, seed) for seed in SEEDS)
-        return [e.estimate(network, data, quantizer, CHOICES).table for e in estimators]
+        return [e.estimate(Estimation(network, data, quantizer, CHOICES)).table for e in estimators]
 
     truth = np.mean([table.values for table in tables(real)], axis=0)
     rows = {}

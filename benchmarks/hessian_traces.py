@@ -32,7 +32,9 @@ from mpq import Calibration
 from mpq.cli.loading import load_callable, load_model, load_object
 from mpq.network.modules import weight_of
 from mpq.network.network import Network
-from mpq.sensitivity import HessianTrace
+from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.quantizer import Quantizer
+from mpq.sensitivity import Estimation, HessianTrace
 from mpq.sensitivity.curvature.block_traces import Traces
 from mpq.sensitivity.hessian_trace import block_traces
 
@@ -108,7 +110,7 @@ def _dominant(exact: Any) -> int:
 
 
 def _gauss_newton(network: Network, data: Calibration, exact: Any) -> dict[str, Any]:
-    found = [block_traces(network, data, HessianTrace(seed=seed)) for seed in range(NUM_SEEDS)]
+    found = [_traces(network, data, seed=seed) for seed in range(NUM_SEEDS)]
     errors = np.array([abs(traces.weight / exact - 1) for traces in found])  # [seeds, L]
     within = [abs(t.weight - exact) <= 2 * t.weight_error for t in found]
     return {
@@ -132,7 +134,7 @@ def _cost(network: Network, data: Calibration) -> dict[str, Any]:
     pairs = []
     for _ in range(NUM_TIMINGS):
         step = _seconds(lambda: _training_step(network, batches))
-        traces = _seconds(lambda: block_traces(network, data, HessianTrace()))
+        traces = _seconds(lambda: _traces(network, data))
         pairs.append((step, traces))
     ratios = [traces / step for step, traces in pairs]
     return {
@@ -155,6 +157,12 @@ def _training_step(network: Network, batches: list[Any]) -> None:
         weight.requires_grad_(False)
 
 
+def _traces(network: Network, data: Calibration, **how: Any) -> Traces:
+    """The traces that the estimator takes; nothing is rounded for them."""
+    on = Estimation(network, data, Quantizer(ActivationRanges({})), ())
+    return block_traces(on, HessianTrace(**how))
+
+
 def _seconds(run: Any) -> float:
     start = time.perf_counter()
     run()
@@ -164,10 +172,7 @@ def _seconds(run: Any) -> float:
 def _hutchinson(network: Network, data: Calibration, exact: Any, products: int) -> dict[str, Any]:
     how = {"matrix": "hessian", "num_probes": GROUP}
     start = time.perf_counter()
-    drawn = [
-        block_traces(network, data, HessianTrace(seed=seed, **how))
-        for seed in range(products // GROUP)
-    ]
+    drawn = [_traces(network, data, seed=seed, **how) for seed in range(products // GROUP)]
     seconds = time.perf_counter() - start
     step = _seconds(lambda: _training_step(network, list(network.batches(data))))
     rows = _by_count(drawn, exact)
@@ -180,9 +185,7 @@ def _hutchinson(network: Network, data: Calibration, exact: Any, products: int) 
 
 def _pyhessian(network: Network, data: Calibration, exact: Any, probes: int) -> dict[str, Any]:
     how = {"matrix": "hessian", "backend": "pyhessian", "num_probes": 2}
-    drawn = [
-        block_traces(network, data, HessianTrace(seed=seed, **how)) for seed in range(probes // 2)
-    ]
+    drawn = [_traces(network, data, seed=seed, **how) for seed in range(probes // 2)]
     rows = _by_count(drawn, exact)
     for row in rows:
         row["products"] *= len(network.layers)

@@ -30,7 +30,7 @@ from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
-from mpq.sensitivity import ESTIMATORS
+from mpq.sensitivity import ESTIMATORS, Estimation
 from mpq.solvers import BranchAndBound, Lagrangian, LocalSearch, OuterApproximation
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task
@@ -68,7 +68,7 @@ def real(network: str) -> dict[str, Any]:
     )
     prepared = Prepared.of(task)
     estimate = ESTIMATORS.build("sketch", 0).estimate(
-        prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates
+        Estimation(prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates)
     )
     table = prepared.pricing.table("weight_bytes", prepared.candidates)
     uniform = table.values.sum(axis=0)

@@ -31,7 +31,7 @@ from mpq.cli.loading import load_callable, load_model, load_object
 from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.quantizer import Quantizer, quantized
-from mpq.sensitivity import Measured
+from mpq.sensitivity import Estimation, Measured
 from mpq.workflows.evaluate import Reference
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "resnet20_cifar10.py"
@@ -83,7 +83,9 @@ def measured(**options: Any) -> Sweep:
     """The estimator."""
 
     def sweep(network: Network, data: Calibration) -> Table:
-        return Measured(**options).estimate(network, data, QUANTIZER, CHOICES).table.values
+        return (
+            Measured(**options).estimate(Estimation(network, data, QUANTIZER, CHOICES)).table.values
+        )
 
     return sweep
 

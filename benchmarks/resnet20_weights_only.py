@@ -33,6 +33,7 @@ from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import ORIGINAL
 from mpq.quantization.quantizer import Quantizer
 from mpq.report.measurement import Measurement
+from mpq.sensitivity import Estimation
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
 
@@ -63,7 +64,7 @@ def run(model: torch.nn.Module, sensitivity: str, solver: str) -> dict[str, Any]
     quantizer = Quantizer(ActivationRanges.calibrate(network, data, CHOICES))
 
     start = time.perf_counter()
-    found = ESTIMATORS.build(sensitivity).estimate(network, data, quantizer, CHOICES)
+    found = ESTIMATORS.build(sensitivity).estimate(Estimation(network, data, quantizer, CHOICES))
     estimate_s = time.perf_counter() - start
 
     evaluator = Evaluator(network, quantizer, Reference(model, held_out))

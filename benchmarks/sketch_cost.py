@@ -23,6 +23,7 @@ from mpq.cli.loading import load_callable, load_model, load_object
 from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.quantizer import Quantizer
+from mpq.sensitivity import Estimation
 from mpq.workflows.peak_memory import peak_memory_bytes
 
 CANDIDATES = {
@@ -78,7 +79,9 @@ def _sketch(
     network: Network, data: Calibration, candidates: tuple[Precision, ...]
 ) -> Callable[[], object]:
     quantizer = Quantizer(ActivationRanges.calibrate(network, data, candidates))
-    return lambda: ESTIMATORS.build("sketch").estimate(network, data, quantizer, candidates)
+    return lambda: ESTIMATORS.build("sketch").estimate(
+        Estimation(network, data, quantizer, candidates)
+    )
 
 
 def _both(network: Network, data: Calibration) -> None:

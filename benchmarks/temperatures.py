@@ -21,7 +21,7 @@ import mpq
 from mpq import Calibration
 from mpq.cli.loading import load_callable, load_model, load_object
 from mpq.report.estimators import Agreement, EstimatorComparison
-from mpq.sensitivity import OutputSketch
+from mpq.sensitivity import Estimation, OutputSketch
 from mpq.workflows.setup import Prepared
 
 TEMPERATURES = (1.0, 1.5, 2.0)
@@ -66,7 +66,7 @@ def correlation(
     """Of one sketch."""
     estimator = OutputSketch(temperature=temperature, seed=seed)
     found = estimator.estimate(
-        prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates
+        Estimation(prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates)
     )
     assert found.interactions is not None
     predicted, measured = [], []

@@ -88,8 +88,11 @@ UNITS = ("nats", "squared_output", "cosine_distance", *RESOURCE_UNITS, "relative
 """Units that mpq knows: those of losses, of resources, and of what only ranks layers."""
 
 _UNIT = re.compile(r"[a-z][a-z0-9_]*")
-_SCALED = re.compile(r"[pnumkgt]?(s|i?b|j)")
-"""``ms``, ``kib``, ``mj``: how resources are often given. Tables hold the whole unit."""
+_SCALED = re.compile(
+    r"[pnumkgt]?(s|i?b|j)|(minute|hour|day)s?|[a-z]+(second|byte|joule|bitop|bit)s?"
+)
+"""``ms``, ``kib``, ``hours``, ``millijoules``: how resources are often given; tables hold the whole
+unit."""
 _NEAR = 0.8
 """A word as like as this to a resource's unit is a misspelling of it (``second``, ``byte``)."""
 

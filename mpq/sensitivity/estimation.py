@@ -75,7 +75,7 @@ class Estimation:
     network: Network
     data: Calibration
     quantizer: Quantizer
-    candidates: tuple[Precision, ...]
+    candidates: Sequence[Precision]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -132,7 +132,8 @@ class Estimation:
                 f"{values[layer, column]}; gradients or outputs of the network overflow there"
             )
         unit = unit or self.network.metric.unit
-        return CostTable(name, unit, self.names, self.candidates, np.asarray(values, np.float64))
+        found = np.asarray(values, dtype=np.float64)
+        return CostTable(name, unit, self.names, tuple(self.candidates), found)
 
     def journal(self, path: str, options: dict[str, str]) -> Journal | None:
         """The file in which measurements are kept, so that the same question resumes there.

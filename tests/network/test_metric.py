@@ -205,6 +205,26 @@ def test_only_probabilities_are_softened() -> None:
     assert CosineDistance().softened(2.0) == CosineDistance()
 
 
+def test_only_probabilities_have_labels_and_a_fisher_matrix(every: OutputMetric) -> None:
+    """Others refuse logits by name, and take a probe for a drawn label's gradient."""
+    f, ones = outputs(2, 3, 4), torch.ones(2, 3, dtype=torch.float64)
+
+    p = every.fisher_probabilities(f)
+    drawn, probe = (
+        draw(f, ones, torch.Generator().manual_seed(0))
+        for draw in (every.label_gradient, every.probe)
+    )
+
+    assert every.is_classification == (every.name == "kl") == (p is not None)
+    if p is None:
+        torch.testing.assert_close(drawn, probe)
+        with pytest.raises(InputError, match=f"labels are classes; the metric '{every.name}' has"):
+            every.logits(f)
+    else:
+        found = p[0, 0].diag() - p[0, 0].outer(p[0, 0])
+        torch.testing.assert_close(found, hessian(every, f[0, 0]))
+
+
 def test_high_temperature_is_half_the_variance_of_the_change() -> None:
     """All classes are then alike: ``T^2 KL`` tends to the variance of the change, halved."""
     f, g = outputs(1, 1, 7), outputs(1, 1, 7, seed=1)

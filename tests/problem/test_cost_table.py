@@ -151,6 +151,24 @@ def test_an_unknown_unit_is_refused_with_a_hint() -> None:
         replace(table([[1, 2], [3, 4]]), unit="second")
 
 
+@pytest.mark.parametrize(
+    "unit", ["ms", "kib", "milliseconds", "byte", "joule", "My Unit", "", "Nats"]
+)
+def test_what_may_mean_a_resources_unit_is_refused(unit: str) -> None:
+    """A scaled or misspelled unit would be compared with limits in the right one."""
+    with pytest.raises(UnknownNameError, match=f"no unit '{unit}'"):
+        replace(table([[1, 2], [3, 4]]), unit=unit)
+
+
+@pytest.mark.parametrize("unit", ["squared_logits", "rank_distance", "edits2"])
+def test_a_loss_may_have_a_unit_of_its_metric(unit: str) -> None:
+    """Metrics of other packages declare their own; files keep it without that package."""
+    own = replace(table([[1, 2], [3, 4]]), name="loss", unit=unit)
+
+    assert CostTable.from_json(own.to_json()).unit == CostTable.from_csv(own.to_csv()).unit == unit
+    assert own.column == f"loss_{unit}"
+
+
 def test_a_complete_table_is_required_where_every_cell_counts() -> None:
     """The first empty cell is named; a complete table is returned as it is."""
     complete = table([[1, 2], [3, 4]])

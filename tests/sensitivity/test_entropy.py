@@ -16,7 +16,13 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity import ActivationEntropy, HistogramKL, SensitivityEstimator, WeightError
+from mpq.sensitivity import (
+    ActivationEntropy,
+    Estimation,
+    HistogramKL,
+    SensitivityEstimator,
+    WeightError,
+)
 from mpq.sensitivity.passes.histogram import Bins, bins_of, divergence, entropy
 
 CHOICES = tuple(map(Precision.parse, ("w3", "w3a4d", "w32a4d", "fp32")))
@@ -37,7 +43,7 @@ class Tool:
 
     def losses(self, estimator: SensitivityEstimator) -> dict[str, list[float]]:
         """Layer name to its losses."""
-        found = estimator.estimate(self.network, self.data, self.quantizer, CHOICES)
+        found = estimator.estimate(Estimation(self.network, self.data, self.quantizer, CHOICES))
         assert (found.table.name, found.table.unit) == (estimator.name, "relative")
         return dict(zip(found.table.layers, found.table.values.tolist(), strict=True))
 

@@ -21,7 +21,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity import Sensitivity, SensitivityEstimator
+from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
 
 NAMES = mpq.ESTIMATORS.names()
 
@@ -171,7 +171,9 @@ class Setting:
     def estimate(self, name: str, seed: int = 0) -> Sensitivity:
         """What an estimator finds."""
         estimator = build(name, seed)
-        return estimator.estimate(self.network, self.data, self.quantizer, self.candidates)
+        return estimator.estimate(
+            Estimation(self.network, self.data, self.quantizer, self.candidates)
+        )
 
     def table(self, name: str, seed: int = 0) -> npt.NDArray[np.float64]:
         """``[L, B]`` of an estimator."""

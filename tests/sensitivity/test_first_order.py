@@ -13,7 +13,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity import FirstOrder
+from mpq.sensitivity import Estimation, FirstOrder
 
 CHOICES = tuple(map(Precision.parse, ("w2", "w32a3d", "w3a4d", "fp32")))
 
@@ -33,7 +33,7 @@ class Tool:
 
     def losses(self, estimator: FirstOrder) -> dict[str, list[float]]:
         """Layer name to its losses."""
-        found = estimator.estimate(self.network, self.data, self.quantizer, CHOICES)
+        found = estimator.estimate(Estimation(self.network, self.data, self.quantizer, CHOICES))
         assert (found.table.name, found.table.unit) == ("first-order", "nats")
         return dict(zip(found.table.layers, found.table.values.tolist(), strict=True))
 
@@ -114,7 +114,9 @@ def test_change_predicts_the_loss() -> None:
     network, quantizer = Network.of(model, data), Quantizer(ActivationRanges({}))
     estimator = FirstOrder("targets", elementwise=False)
 
-    found = estimator.estimate(network, data, quantizer, (candidate,)).table.values[0, 0]
+    found = estimator.estimate(Estimation(network, data, quantizer, (candidate,))).table.values[
+        0, 0
+    ]
 
     weight = quantizer.weight("", model, candidate.weight)
     change = F.cross_entropy(F.linear(x, weight, model.bias), target) - F.cross_entropy(

@@ -15,7 +15,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity import DiagonalFisher
+from mpq.sensitivity import DiagonalFisher, Estimation
 
 WEIGHT = Precision.parse("w3")
 INPUT = Precision.parse("w32a4d")
@@ -39,7 +39,9 @@ class Tool:
     def losses(self, labels: str = "targets", seed: int = 0) -> dict[str, list[float]]:
         """Layer name to its losses."""
         estimator = DiagonalFisher(labels, seed)
-        found = estimator.estimate(self.network, self.data, self.quantizer, self.candidates)
+        found = estimator.estimate(
+            Estimation(self.network, self.data, self.quantizer, self.candidates)
+        )
         assert (found.table.name, found.table.unit) == ("fisher", "nats")
         return dict(zip(found.table.layers, found.table.values.tolist(), strict=True))
 

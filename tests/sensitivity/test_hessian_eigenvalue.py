@@ -16,7 +16,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity import HessianEigenvalue, HessianForm, SensitivityEstimator
+from mpq.sensitivity import Estimation, HessianEigenvalue, HessianForm, SensitivityEstimator
 from mpq.sensitivity.hessian_eigenvalue import weight_eigenvalues
 
 WEIGHT_2 = Precision.parse("w2")
@@ -40,9 +40,13 @@ class Tool:
         ranges = ActivationRanges.calibrate(self.network, self.data, candidates)
         self.quantizer = Quantizer(ranges)
 
+    def on(self) -> Estimation:
+        """What estimators take."""
+        return Estimation(self.network, self.data, self.quantizer, self.candidates)
+
     def table(self, estimator: SensitivityEstimator) -> dict[str, npt.NDArray[np.float64]]:
         """Layer name to its losses."""
-        found = estimator.estimate(self.network, self.data, self.quantizer, self.candidates).table
+        found = estimator.estimate(self.on()).table
         return dict(zip(found.layers, found.values, strict=True))
 
     def weight_error(self, name: str, candidate: Precision) -> float:
@@ -150,7 +154,7 @@ def test_a_downward_eigenvalue_keeps_its_sign_until_the_table() -> None:
     tool = Tool(model, [(x, y)], WEIGHT_2, Precision.parse("bf16"))
     how = HessianEigenvalue(loss="cross-entropy", **PRECISE)
 
-    (found,) = weight_eigenvalues(tool.network, tool.data, how)
+    (found,) = weight_eigenvalues(tool.on(), how)
 
     changed = with_weight(model, "fc.weight", x)
     expected = top_eigenvalue(lambda w: F.cross_entropy(changed(w), y), model.fc.weight)
@@ -301,9 +305,18 @@ def test_the_iteration_ends_at_its_tolerance() -> None:
     """A rough one gives another, smaller number than a precise one: it comes from below."""
     tool = Tool(two_layers(), [torch.randn(6, 4)], WEIGHT_2)
 
-    rough = weight_eigenvalues(tool.network, tool.data, HessianEigenvalue(tolerance=0.5))
-    short = weight_eigenvalues(tool.network, tool.data, HessianEigenvalue(max_iterations=1))
-    precise = weight_eigenvalues(tool.network, tool.data, HessianEigenvalue(**PRECISE))
+    rough = weight_eigenvalues(
+        tool.on(),
+        HessianEigenvalue(tolerance=0.5),
+    )
+    short = weight_eigenvalues(
+        tool.on(),
+        HessianEigenvalue(max_iterations=1),
+    )
+    precise = weight_eigenvalues(
+        tool.on(),
+        HessianEigenvalue(**PRECISE),
+    )
 
     assert (short < rough).all()
     assert (rough < precise).all()

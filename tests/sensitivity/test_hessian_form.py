@@ -16,7 +16,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity import HessianForm, OutputSketch, SensitivityEstimator
+from mpq.sensitivity import Estimation, HessianForm, OutputSketch, SensitivityEstimator
 from mpq.sensitivity.curvature.hessian_products import objective
 from mpq.sensitivity.hessian_form import quadratic_forms
 
@@ -43,7 +43,7 @@ class Tool:
     def table(self, estimator: SensitivityEstimator) -> npt.NDArray[np.float64]:
         """``[L, B]``."""
         return estimator.estimate(
-            self.network, self.data, self.quantizer, self.candidates
+            Estimation(self.network, self.data, self.quantizer, self.candidates)
         ).table.values
 
     def changes(self, name: str, x: Tensor, candidate: Precision) -> Tensor:
@@ -107,7 +107,7 @@ def test_every_cell_is_the_dense_form(kind: str) -> None:
     tool = Tool(model, [(x[:2], y[:2]), (x[2:], y[2:])])
 
     found = quadratic_forms(
-        tool.network, tool.data, tool.quantizer, CHOICES, objective(tool.network, kind)
+        Estimation(tool.network, tool.data, tool.quantizer, CHOICES), objective(tool.network, kind)
     )
 
     read = {0: x, 2: model[:2](x).detach()}
@@ -169,10 +169,7 @@ def test_a_negative_form_costs_nothing() -> None:
     tool = Tool(Squared(), [(torch.ones(2, 1), torch.zeros(2, dtype=torch.long))], candidates)
 
     raw = quadratic_forms(
-        tool.network,
-        tool.data,
-        tool.quantizer,
-        candidates,
+        Estimation(tool.network, tool.data, tool.quantizer, candidates),
         objective(tool.network, "cross-entropy"),
     )
 

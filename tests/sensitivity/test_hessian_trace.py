@@ -20,7 +20,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity import HessianTrace, Sensitivity
+from mpq.sensitivity import Estimation, HessianTrace, Sensitivity
 from mpq.sensitivity.curvature.block_traces import Traces
 from mpq.sensitivity.curvature.gauss_newton import directions
 from mpq.sensitivity.hessian_trace import block_traces
@@ -51,7 +51,9 @@ class Tool:
     def estimate(self, **options: Any) -> Sensitivity:
         """What the estimator finds."""
         estimator = HessianTrace(**options)
-        return estimator.estimate(self.network, self.data, self.quantizer, self.candidates)
+        return estimator.estimate(
+            Estimation(self.network, self.data, self.quantizer, self.candidates)
+        )
 
     def losses(self, num_probes: int, seed: int = 0, **options: Any) -> dict[str, list[float]]:
         """Layer name to its losses."""
@@ -62,7 +64,11 @@ class Tool:
 
     def traces(self, with_inputs: bool = False, **options: Any) -> Traces:
         """As they were found."""
-        return block_traces(self.network, self.data, HessianTrace(**options), with_inputs)
+        return block_traces(
+            Estimation(self.network, self.data, self.quantizer, self.candidates),
+            HessianTrace(**options),
+            with_inputs,
+        )
 
     def squared_error(self, name: str, candidate: Precision) -> float:
         """Of a weight."""

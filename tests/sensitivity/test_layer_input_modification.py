@@ -12,7 +12,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity import LayerInputModification, WeightError
+from mpq.sensitivity import Estimation, LayerInputModification, WeightError
 from mpq.sensitivity.layer_input_modification import layer_input_modifications
 
 
@@ -25,7 +25,9 @@ def modifications(model: nn.Module, data: list[Any]) -> dict[str, float]:
     """Layer name to its importance."""
     calibration = Calibration(data)
     network = Network.of(model.eval(), calibration)
-    found = layer_input_modifications(network, calibration)
+    found = layer_input_modifications(
+        Estimation(network, calibration, Quantizer(ActivationRanges({})), ())
+    )
     return dict(zip((layer.name for layer in network.layers), found, strict=True))
 
 
@@ -143,9 +145,13 @@ def test_table_is_importance_times_rounding_error() -> None:
     network, quantizer = Network.of(model, data), Quantizer(ActivationRanges({}))
     candidates = tuple(map(Precision.parse, ("w2", "w4a8d")))
 
-    found = LayerInputModification().estimate(network, data, quantizer, candidates).table
+    found = (
+        LayerInputModification().estimate(Estimation(network, data, quantizer, candidates)).table
+    )
 
-    errors = WeightError().estimate(network, data, quantizer, candidates).table.values
-    importance = np.array(layer_input_modifications(network, data))[:, None]
+    errors = WeightError().estimate(Estimation(network, data, quantizer, candidates)).table.values
+    importance = np.array(
+        layer_input_modifications(Estimation(network, data, Quantizer(ActivationRanges({})), ()))
+    )[:, None]
     np.testing.assert_allclose(found.values, importance * errors)
     assert (found.name, found.unit) == ("layer-input-modification", "relative")

@@ -13,6 +13,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
+from mpq.sensitivity import Estimation
 from mpq.sensitivity.layer_output import LayerOutput
 
 WEIGHT = Precision.parse("w3")
@@ -37,7 +38,7 @@ class Tool:
     def losses(self, relative: bool = True) -> dict[str, list[float]]:
         """Layer name to its losses."""
         found = LayerOutput(relative).estimate(
-            self.network, self.data, self.quantizer, self.candidates
+            Estimation(self.network, self.data, self.quantizer, self.candidates)
         )
         assert found.table.name == "layer-output"
         assert found.table.unit == ("relative" if relative else "squared_output")

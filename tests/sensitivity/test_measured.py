@@ -20,7 +20,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer, quantized
-from mpq.sensitivity import Measured, Sensitivity
+from mpq.sensitivity import Estimation, Measured, Sensitivity
 from mpq.workflows.evaluate import Reference
 
 Array = npt.NDArray[np.float64]
@@ -78,7 +78,9 @@ def estimate(
     """Without calibrated ranges, weights rounded over their full range."""
     network = Network.of(model, data, metric=metric)
     quantizer = Quantizer(ActivationRanges({}), weight_range="minmax")
-    return estimator.estimate(network, Calibration.of(data), quantizer, candidates or CHOICES)
+    return estimator.estimate(
+        Estimation(network, Calibration.of(data), quantizer, candidates or CHOICES)
+    )
 
 
 @pytest.mark.parametrize("shape", [(11, 5), (11, 4, 5)])
@@ -155,7 +157,7 @@ def test_numbers_are_those_of_whole_passes() -> None:
     network = Network.of(Small().eval(), data)
     quantizer = Quantizer(ActivationRanges.calibrate(network, data, candidates))
 
-    found = Measured().estimate(network, data, quantizer, candidates).table.values
+    found = Measured().estimate(Estimation(network, data, quantizer, candidates)).table.values
 
     reference = Reference(network.module, data)
     for row, layer in enumerate(network.layers):
@@ -350,7 +352,7 @@ def test_layer_that_a_batch_does_not_call_costs_nothing_there() -> None:
     quantizer = Quantizer(ActivationRanges({}), weight_range="minmax")
 
     found = Measured(tolerance=0.9).estimate(
-        both, Calibration([x[:20], x[20:]]), quantizer, (candidate,)
+        Estimation(both, Calibration([x[:20], x[20:]]), quantizer, (candidate,))
     )
 
     expected = (
@@ -437,10 +439,10 @@ def test_finished_journal_needs_no_pass(tmp_path: Path, monkeypatch: pytest.Monk
     estimator = Measured(journal=str(tmp_path / "journal.jsonl"))
     network = Network.of(model, data)
     quantizer = Quantizer(ActivationRanges({}))
-    estimator.estimate(network, data, quantizer, CHOICES)
+    estimator.estimate(Estimation(network, data, quantizer, CHOICES))
     calls = count_calls(monkeypatch)
 
-    estimator.estimate(network, data, quantizer, CHOICES)
+    estimator.estimate(Estimation(network, data, quantizer, CHOICES))
 
     assert calls == []
 

@@ -11,7 +11,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity import Orthogonality, WeightError
+from mpq.sensitivity import Estimation, Orthogonality, WeightError
 from mpq.sensitivity.orthogonality import orthogonality_matrix
 
 
@@ -50,7 +50,9 @@ def test_matrix_of_one_batch_is_the_papers(centered: bool) -> None:
     model, x = Net().eval(), torch.randn(9, 1, 4, 4)
     data = Calibration([x])
 
-    found = orthogonality_matrix(Network.of(model, data), data, centered)
+    found = orthogonality_matrix(
+        Estimation(Network.of(model, data), data, Quantizer(ActivationRanges({})), ()), centered
+    )
 
     features = model.outputs(x)
     if centered:
@@ -64,7 +66,9 @@ def test_batches_are_blocks() -> None:
     model, x = Net().eval(), torch.randn(7, 1, 4, 4)
     data = Calibration([x[:4], x[4:]])
 
-    found = orthogonality_matrix(Network.of(model, data), data)
+    found = orthogonality_matrix(
+        Estimation(Network.of(model, data), data, Quantizer(ActivationRanges({})), ())
+    )
 
     mask = np.zeros((7, 7))
     mask[:4, :4] = mask[4:, 4:] = 1
@@ -96,7 +100,9 @@ def test_layers_that_say_the_same_are_not_orthogonal_and_others_are() -> None:
         model.c.weight.copy_(torch.tensor([[0.0, 2.0], [0.0, 0.0]]))
     data = Calibration([x])
 
-    found = orthogonality_matrix(Network.of(model, data), data)
+    found = orthogonality_matrix(
+        Estimation(Network.of(model, data), data, Quantizer(ActivationRanges({})), ())
+    )
 
     np.testing.assert_allclose(found, [[1, 1, 0], [1, 1, 0], [0, 0, 1]], atol=1e-12)
 
@@ -108,11 +114,11 @@ def test_importance_falls_with_what_a_layer_shares(beta: float) -> None:
     data, candidates = Calibration([x]), tuple(map(Precision.parse, ("w2", "w4")))
     network, quantizer = Network.of(model, data), Quantizer(ActivationRanges({}))
 
-    found = Orthogonality(beta).estimate(network, data, quantizer, candidates).table
+    found = Orthogonality(beta).estimate(Estimation(network, data, quantizer, candidates)).table
 
     features = model.outputs(x)
     gamma = [sum(metric(a, b) for b in features) - 1 for a in features]
-    errors = WeightError().estimate(network, data, quantizer, candidates).table.values
+    errors = WeightError().estimate(Estimation(network, data, quantizer, candidates)).table.values
     np.testing.assert_allclose(
         found.values, np.exp(-beta * np.array(gamma))[:, None] * errors, 1e-4
     )

@@ -13,7 +13,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity import OutputGradient
+from mpq.sensitivity import Estimation, OutputGradient
 
 CHOICES = tuple(map(Precision.parse, ("w2", "w3a4d", "w32a3d", "fp32")))
 
@@ -34,7 +34,7 @@ class Tool:
     def losses(self, labels: str = "targets", seed: int = 0) -> dict[str, list[float]]:
         """Layer name to its losses."""
         estimator = OutputGradient(labels, seed)
-        found = estimator.estimate(self.network, self.data, self.quantizer, CHOICES)
+        found = estimator.estimate(Estimation(self.network, self.data, self.quantizer, CHOICES))
         assert (found.table.name, found.table.unit) == ("output-gradient", "nats")
         return dict(zip(found.table.layers, found.table.values.tolist(), strict=True))
 
@@ -142,7 +142,9 @@ def test_half_precision_does_not_blur_the_change() -> None:
     data = Calibration([torch.randn(5, 64, dtype=torch.bfloat16)])
     network, candidates = Network.of(model, data), (Precision.parse("wbf16"), Precision.parse("w8"))
 
-    found = OutputGradient().estimate(network, data, Quantizer(ActivationRanges({})), candidates)
+    found = OutputGradient().estimate(
+        Estimation(network, data, Quantizer(ActivationRanges({})), candidates)
+    )
 
     assert found.table.values[0, 0] == 0
     assert found.table.values[0, 1] > 0

@@ -19,7 +19,7 @@ from mpq.problem.interactions import Interactions
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer, quantized
-from mpq.sensitivity import OutputSketch
+from mpq.sensitivity import Estimation, OutputSketch
 from mpq.sensitivity import output_sketch as module_under_test
 from mpq.sensitivity.passes import factor_rows
 
@@ -55,13 +55,17 @@ class Tool:
     def table(self, **options: Any) -> Array:
         """``[L, B]`` of the sketch."""
         estimator = OutputSketch(**{"temperature": 1.0, "interactions": False, **options})
-        found = estimator.estimate(self.network, self.data, self.quantizer, self.candidates)
+        found = estimator.estimate(
+            Estimation(self.network, self.data, self.quantizer, self.candidates)
+        )
         return found.table.values
 
     def factor(self, **options: Any) -> Interactions:
         """The interactions of the sketch."""
         estimator = OutputSketch(temperature=1.0, shrinkage=0.0, **options)
-        found = estimator.estimate(self.network, self.data, self.quantizer, self.candidates)
+        found = estimator.estimate(
+            Estimation(self.network, self.data, self.quantizer, self.candidates)
+        )
         assert found.interactions is not None
         return found.interactions
 
@@ -322,7 +326,7 @@ def test_no_interactions_where_not_wanted() -> None:
     tool = Tool(two_layers(), [torch.randn(7, 5)], parse("w2"))
 
     estimator = OutputSketch(interactions=False)
-    found = estimator.estimate(tool.network, tool.data, tool.quantizer, tool.candidates)
+    found = estimator.estimate(Estimation(tool.network, tool.data, tool.quantizer, tool.candidates))
 
     assert found.interactions is None
     assert (found.table.name, found.table.unit) == ("sketch", "nats")
@@ -611,7 +615,7 @@ def sketched(model: nn.Module, data: list[Tensor], num_probes: int = 1) -> Any:
     candidates = [Precision.parse("w3")]
     network = Network.of(model, data)
     quantizer, estimator = Quantizer(ActivationRanges({})), OutputSketch(num_probes=num_probes)
-    return estimator.estimate(network, Calibration(data), quantizer, candidates).table
+    return estimator.estimate(Estimation(network, Calibration(data), quantizer, candidates)).table
 
 
 def test_one_row_of_positions_counts_for_every_example() -> None:

@@ -16,7 +16,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer, quantized
-from mpq.sensitivity import Measured, Pairwise, Sensitivity
+from mpq.sensitivity import Estimation, Measured, Pairwise, Sensitivity
 from mpq.sensitivity.pairwise import gram_factor
 from mpq.workflows.evaluate import Reference
 
@@ -54,7 +54,7 @@ class Setting:
         self, estimator: Pairwise | Measured, candidates: tuple[Precision, ...] = CHOICES
     ) -> Sensitivity:
         """Of every layer at every choice."""
-        return estimator.estimate(self.network, self.data, self.quantizer, candidates)
+        return estimator.estimate(Estimation(self.network, self.data, self.quantizer, candidates))
 
     def measure(
         self, candidate: tuple[int, ...], candidates: tuple[Precision, ...] = CHOICES

@@ -17,6 +17,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
+from mpq.sensitivity import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.relevance_rules import propagating
 from mpq.sensitivity.relevance import Relevance, explain
@@ -64,7 +65,7 @@ def contributions(model: nn.Module, batches: list[Any], **options: Any) -> dict[
     data = Calibration(batches)
     network = Network.of(model.eval(), data)
     quantizer = Quantizer(ActivationRanges.calibrate(network, data, CHOICES))
-    table = Relevance(**options).estimate(network, data, quantizer, CHOICES[:1]).table
+    table = Relevance(**options).estimate(Estimation(network, data, quantizer, CHOICES[:1])).table
     assert (table.name, table.unit) == ("relevance", "relative")
     shares = {}
     for name, value in zip(table.layers, table.values[:, 0], strict=True):

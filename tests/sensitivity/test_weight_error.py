@@ -10,7 +10,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity import WeightError
+from mpq.sensitivity import Estimation, WeightError
 from mpq.sensitivity.weight_error import normal_error, relative_error
 
 
@@ -47,7 +47,11 @@ def test_loss_is_the_relative_error() -> None:
     candidates = tuple(map(Precision.parse, ("w2", "w4", "w4a8d", "fp32")))
     quantizer = Quantizer(ActivationRanges({}), weight_range="minmax")
 
-    table = WeightError().estimate(Network.of(model, data), data, quantizer, candidates).table
+    table = (
+        WeightError()
+        .estimate(Estimation(Network.of(model, data), data, quantizer, candidates))
+        .table
+    )
 
     assert (table.name, table.unit) == ("weight-error", "relative")
     for row, weight in enumerate((model.table.weight, model.fc.weight)):
@@ -66,7 +70,7 @@ def test_data_are_not_read() -> None:
         raise AssertionError("read")
 
     found = WeightError().estimate(
-        network, Calibration(fail), Quantizer(ActivationRanges({})), candidates
+        Estimation(network, Calibration(fail), Quantizer(ActivationRanges({})), candidates)
     )
 
     assert found.table.values[0, 0] > 0

@@ -11,7 +11,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity import WeightError, ZScore
+from mpq.sensitivity import Estimation, WeightError, ZScore
 from mpq.sensitivity.z_score import outlying_share
 
 
@@ -46,9 +46,9 @@ def test_table_is_importance_times_rounding_error() -> None:
     candidates = tuple(map(Precision.parse, ("w2", "w4a8d", "fp32")))
     network, quantizer = Network.of(model, data), Quantizer(ActivationRanges({}))
 
-    found = ZScore().estimate(network, data, quantizer, candidates).table
+    found = ZScore().estimate(Estimation(network, data, quantizer, candidates)).table
 
-    errors = WeightError().estimate(network, data, quantizer, candidates).table.values
+    errors = WeightError().estimate(Estimation(network, data, quantizer, candidates)).table.values
     for row in range(2):
         w = network.weight(str(row)).double().numpy()
         importance = 1 - np.mean((w - w.mean()) / w.std() > 1)
@@ -64,7 +64,9 @@ def test_data_are_not_read() -> None:
         raise AssertionError("read")
 
     found = ZScore().estimate(
-        network, Calibration(fail), Quantizer(ActivationRanges({})), (Precision.parse("w2"),)
+        Estimation(
+            network, Calibration(fail), Quantizer(ActivationRanges({})), (Precision.parse("w2"),)
+        )
     )
 
     assert found.table.values[0, 0] > 0

@@ -17,7 +17,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity import WeightError, ZeroCost
+from mpq.sensitivity import Estimation, WeightError, ZeroCost
 
 CHOICES = (Precision.parse("w3"),)
 
@@ -34,7 +34,7 @@ def importances(
     examples, quantizer = Calibration(data), Quantizer(ActivationRanges({}))
     network = Network.of(model.eval(), examples)
     tables = [
-        estimator.estimate(network, examples, quantizer, CHOICES).table
+        estimator.estimate(Estimation(network, examples, quantizer, CHOICES)).table
         for estimator in (ZeroCost(proxy, labels), WeightError())
     ]
     assert (tables[0].name, tables[0].unit) == ("zero-cost", "relative")
@@ -275,4 +275,6 @@ def test_grasp_needs_classes() -> None:
     network = Network.of(nn.Linear(4, 3).eval(), data, metric=SquaredError())
 
     with pytest.raises(InputError, match="the metric 'squared-error' has none"):
-        ZeroCost("grasp").estimate(network, data, Quantizer(ActivationRanges({})), CHOICES)
+        ZeroCost("grasp").estimate(
+            Estimation(network, data, Quantizer(ActivationRanges({})), CHOICES)
+        )

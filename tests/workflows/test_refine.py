@@ -26,7 +26,7 @@ from mpq.problem.solution import Solution, Status
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity import OutputSketch, RefinableEstimator, Sensitivity
+from mpq.sensitivity import Estimation, OutputSketch, RefinableEstimator, Sensitivity
 from mpq.solvers import IntegerLinearProgram, LocalSearch, Solver
 from mpq.workflows import evaluator as evaluator
 from mpq.workflows.evaluate import Reference
@@ -83,7 +83,9 @@ class Setting:
     def estimate_at(self, estimator: RefinableEstimator, incumbent: Columns) -> Sensitivity:
         """The estimate there."""
         quantizer, near = self.evaluator.quantizer, self.precisions(incumbent)
-        return estimator.estimate_at(self.network, self.data, quantizer, self.candidates, near)
+        return estimator.estimate_at(
+            Estimation(self.network, self.data, quantizer, self.candidates), near
+        )
 
     def sketch(self, num_probes: int) -> Sensitivity:
         """At the incumbent, without shrinkage."""
@@ -212,7 +214,7 @@ def test_where_nothing_is_rounded_it_is_the_estimate() -> None:
     setting = Setting(Sum(torch.tanh), [torch.randn(9, 4)], parse("w2a4d", "w4", "fp32"), (2, 2, 2))
     network, data, quantizer = setting.network, setting.data, setting.evaluator.quantizer
 
-    expected = OutputSketch().estimate(network, data, quantizer, setting.candidates)
+    expected = OutputSketch().estimate(Estimation(network, data, quantizer, setting.candidates))
     found = setting.estimate_at(OutputSketch(), (2, 2, 2))
 
     assert found.interactions is not None
@@ -236,7 +238,7 @@ def test_near_the_incumbent_it_predicts_what_the_original_cannot(
     network, data, quantizer = setting.network, setting.data, setting.evaluator.quantizer
 
     near = setting.estimate_at(estimator, incumbent)
-    plain = estimator.estimate(network, data, quantizer, candidates)
+    plain = estimator.estimate(Estimation(network, data, quantizer, candidates))
 
     neighbours = [tuple(column if c == 2 else c for c in incumbent) for column in (1, 2, 3)]
     measured = [setting.measured(columns) for columns in neighbours]
@@ -272,29 +274,15 @@ class Told(RefinableEstimator):
     tables: list[npt.NDArray[np.float64]]
     seen: list[dict[str, str]] = field(default_factory=list)
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See the base."""
-        return self.estimate_at(network, data, quantizer, candidates, {})
+        return self.estimate_at(on, {})
 
-    def estimate_at(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-        incumbent: Mapping[str, Precision],
-    ) -> Sensitivity:
+    def estimate_at(self, on: Estimation, incumbent: Mapping[str, Precision]) -> Sensitivity:
         """See the base."""
         values = self.tables[len(self.seen)]
         self.seen.append({name: str(precision) for name, precision in incumbent.items()})
-        names = tuple(layer.name for layer in network.layers)
-        return Sensitivity(mpq.CostTable("told", "nats", names, tuple(candidates), values))
+        return Sensitivity(on.table(values, "told", "nats"))
 
 
 def wanting(columns: Columns) -> npt.NDArray[np.float64]:
@@ -309,7 +297,7 @@ def refined(
     setting = Setting(Sum(torch.tanh), [torch.randn(40, 4)], parse("w2", "w3", "w8"), (0, 0, 0))
     told = Told([wanting(columns) for columns in ((0, 0, 0), *tables)])
     quantizer, exact = setting.evaluator.quantizer, IntegerLinearProgram()
-    first = told.estimate(setting.network, setting.data, quantizer, setting.candidates)
+    first = told.estimate(Estimation(setting.network, setting.data, quantizer, setting.candidates))
     problem, asked = Problem(first.table), solver or exact
     start = exact.solve(problem)
     found, rows = refine(told, asked, problem, start, setting.evaluator, setting.data, rounds)

@@ -19,11 +19,9 @@ import mpq
 from mpq import Calibration, demo
 from mpq.cli.loading import load_callable, load_model
 from mpq.errors import LimitError, UnknownNameError
-from mpq.network.network import Network
 from mpq.problem.solution import Status
 from mpq.quantization.precision import Precision
-from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity import Sensitivity, SensitivityEstimator
+from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
 from mpq.workflows.session import Session
 from tests.tasks import task_of
 
@@ -111,13 +109,7 @@ class Untouched(SensitivityEstimator):
     name: ClassVar[str] = "untouched"
     summary: ClassVar[str] = "fails"
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See the base."""
         raise AssertionError("the search began")
 

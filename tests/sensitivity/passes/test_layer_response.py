@@ -5,9 +5,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mpq.network.examples import Calibration
+from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
+from mpq.sensitivity import Estimation
 from mpq.sensitivity.passes.layer_response import response, response_changes
 
 
@@ -83,18 +86,18 @@ def test_half_precision_is_widened() -> None:
 
 
 def test_changes_are_those_of_weight_and_input_together() -> None:
-    """One per choice that changes something."""
+    """One per candidate that changes something."""
     layer_module, x = nn.Linear(4, 3), torch.randn(2, 4)
-    quantizer = Quantizer(ActivationRanges({}))
+    data, quantizer = Calibration([x]), Quantizer(ActivationRanges({}))
     candidates = tuple(map(Precision.parse, ("fp32", "w3a4d", "w3")))
+    network = Network.of(nn.Sequential(layer_module).eval(), data)
+    on = Estimation(network, data, quantizer, candidates)
 
-    found = dict(
-        response_changes(quantizer, "fc", layer_module, x, response(layer_module, x), candidates)
-    )
+    found = dict(response_changes(on, "0", x, response(layer_module, x)))
 
     assert list(found) == [1, 2]
     for column, change in found.items():
-        weight = quantizer.weight("fc", layer_module, candidates[column].weight)
-        rounded = quantizer.activation("fc", layer_module, x, candidates[column].activation)
+        weight = quantizer.weight("0", layer_module, candidates[column].weight)
+        rounded = quantizer.activation("0", layer_module, x, candidates[column].activation)
         expected: Tensor = (F.linear(rounded, weight) - F.linear(x, layer_module.weight)).detach()
         torch.testing.assert_close(change, expected, rtol=1e-4, atol=1e-6)

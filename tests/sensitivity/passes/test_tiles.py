@@ -12,6 +12,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer, quantized
+from mpq.sensitivity import Estimation
 from mpq.sensitivity.passes.prefix import reusing
 from mpq.sensitivity.passes.tiles import Tiling, copied, tileable
 
@@ -132,7 +133,9 @@ def test_layers_that_can_be_tiled(
     """Not those that read rows in another order, that are shared, or whose rows may vary."""
     network, quantizer, batch = make(make_model(), data)
 
-    found = tileable(network, quantizer, batch, CHOICES[:3])
+    found = tileable(
+        Estimation(network, Calibration([batch]), quantizer, CHOICES[:3]), batch, CHOICES[:3]
+    )
 
     assert found == axes
 
@@ -141,7 +144,9 @@ def test_position_embedding_is_not_tiled() -> None:
     """Everything else in a language model is."""
     network, quantizer, batch = make(make_gpt2(), TOKENS)
 
-    found = tileable(network, quantizer, batch, CHOICES[:3])
+    found = tileable(
+        Estimation(network, Calibration([batch]), quantizer, CHOICES[:3]), batch, CHOICES[:3]
+    )
 
     others = {layer.name for layer in network.layers} - {"transformer.wpe"}
     assert found == dict.fromkeys(others, 0)
@@ -174,7 +179,9 @@ def test_cells_are_what_whole_passes_give(
 
     found = {}
     with reusing(network) as reuse:
-        for tile in Tiling(network, quantizer, reuse, CHOICES, batched).tiles(batch):
+        for tile in Tiling(
+            Estimation(network, Calibration([batch]), quantizer, CHOICES), reuse, batched
+        ).tiles(batch):
             recording = reuse.record(tile.batch)
             for name in reversed(tile.axes):
                 for cell in tile.cells(recording, recording.outputs, name, CHOICES):
@@ -194,7 +201,9 @@ def test_passes_are_evenly_filled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mpq.sensitivity.passes.tiles._TILE_ELEMENTS", 4 * written + 1)
 
     with reusing(network) as reuse:
-        tiles = Tiling(network, quantizer, reuse, CHOICES, batched=True).tiles(batch)
+        tiles = Tiling(
+            Estimation(network, Calibration([batch]), quantizer, CHOICES), reuse, batched=True
+        ).tiles(batch)
 
     assert [(tile.copies, tile.batch.size) for tile in tiles] == [(3, 15)]
 
@@ -205,7 +214,9 @@ def test_large_batch_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mpq.sensitivity.passes.tiles._TILE_ELEMENTS", 1)
 
     with reusing(network) as reuse:
-        tiles = Tiling(network, quantizer, reuse, CHOICES, batched=True).tiles(batch)
+        tiles = Tiling(
+            Estimation(network, Calibration([batch]), quantizer, CHOICES), reuse, batched=True
+        ).tiles(batch)
 
     assert [tile.copies for tile in tiles] == [1]
     assert tiles[0].batch is batch

@@ -78,7 +78,7 @@ def load_data(spec: str, model: nn.Module, seed: int = 0) -> Any:
         spec: ``package.module:name``, ``path/to/file.py:name``, or a name of
             ``mpq.network.synthetic.DATA_SOURCES`` with options.
         model: What a source makes its examples for.
-        seed: Of a source.
+        seed: Seed of a source that draws.
 
     Raises:
         InputError: If the spec names nothing.

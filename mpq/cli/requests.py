@@ -253,6 +253,7 @@ class SearchOptions:
         self.curve.check()
         self.others.check()
         device, limits = self._device_and_limits()
+        # a name that is wrong is cheap to find here, and minutes late after the estimate
         for resource in filter(None, (self.curve.resource, self.objective.minimize)):
             check_sum(resource, device is not None)
         return device, limits

@@ -79,6 +79,7 @@ def compare(
         constraints = {text: prepared.constraints([limit]) for text, limit in parsed.items()}
         run = _Comparison(prepared, constraints, solver, refine, _rows(prepared, folder))
         trials = tuple(run.trials(num_random))
+        # before the clock runs: the first estimator would pay for what all of them use
         run.search_weight_ranges()
         forward_seconds = run.forward_seconds()
         scores = tuple(

@@ -60,5 +60,6 @@ def _criterion(
     original = evaluator.measure(evaluator.uniform(ORIGINAL)).accuracy
     if original is None or objective.max_accuracy_drop is None:
         raise InputError("max_accuracy_drop needs held-out examples with targets")
+    # every assignment has the original's targets, so that an accuracy is there for all or for none
     least = original - objective.max_accuracy_drop
     return lambda columns: (measured(columns)[1] or 0.0) >= least

@@ -21,7 +21,7 @@ def random_assignments(
     Args:
         problem: With at least one budget.
         count: How many; each is drawn on its own, so that two can be equal.
-        seed: Of the draws.
+        seed: Seed of the random numbers; the same one draws the same assignments.
         near: Least share of the first budget that is used.
 
     Returns:

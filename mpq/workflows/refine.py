@@ -19,7 +19,7 @@ class Refinement:
     """One round.
 
     Args:
-        predicted_loss: Of the new assignment, by the estimate at the one before.
+        predicted_loss: The new assignment's, by the estimate at the one before.
         measured_loss: On the calibration examples.
         is_kept: Whether that was less than before.
     """
@@ -69,7 +69,7 @@ def refine(
         measured = evaluator.measure(new.precisions(near)).divergence
         rows.append(Refinement(new.loss, measured, measured < least))
         if measured >= least:
-            break
+            break  # near a minimum rounds go in circles: the best one so far is kept
         least, kept = measured, _under(problem, solution, new)
     return kept, tuple(rows)
 

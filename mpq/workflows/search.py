@@ -68,6 +68,7 @@ def searched(task: Task, limits: Sequence[Limit], method: Method) -> tuple[Searc
     constraints = prepared.constraints(limits)
     table = method.minimized(prepared)
     problem = estimated(prepared, constraints, method.estimator, method.solver)
+    # only now, as a solver that measures needs the calibrated network
     method = method.measuring(prepared)
     problem, solution = method.solve(problem, table, prepared)
     solution, rounds = method.refined(problem, solution, prepared)

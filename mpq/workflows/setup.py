@@ -121,6 +121,7 @@ class Prepared:
             self.fixed,
             {**dict.fromkeys(names, self.task.precisions), **self.allowed},
         )
+        # an additive problem with a loss of 0 is solved in milliseconds, whatever the real loss is
         try:
             solve(additive_solver(constraints), constraints)
         except InfeasibleError as error:
@@ -177,6 +178,7 @@ def _budgets(
     One, or one for every step of a resource that is a maximum over steps.
     """
     reference = () if limit.reference is None else (limit.reference,)
+    # a limit may be relative to a precision that no layer may take, which is priced all the same
     wide = pricing.tables(limit.resource, tuple(dict.fromkeys((*candidates, *reference))), ties)
     amount = limit.resolve(*wide)
     tables = [table.select(candidates) for table in wide]

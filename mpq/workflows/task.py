@@ -112,7 +112,7 @@ class Task:
         workload: Examples and tokens at once, for latency and energy.
         metric: How outputs are compared: a name of ``mpq.network.metric.METRICS``, or a metric.
         ranges: How ranges of weights and activations are chosen.
-        seed: Of whatever draws: data sources, estimators, solvers.
+        seed: Seed of whatever draws: data sources, estimators, solvers.
 
     Raises:
         InputError: If something given cannot be used; its subclasses say what.

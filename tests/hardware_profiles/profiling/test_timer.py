@@ -142,7 +142,7 @@ def test_clock_that_goes_backwards_is_refused(clocks: Clocks, cpu_us: int, wall_
     runs = {"layer at w8a8": clocks.program("layer", cpu_us, wall_us)}
 
     with pytest.raises(MeasurementError, match="layer at w8a8: a clock went backwards"):
-        clocks.timer().measure(runs, [[*runs]], Kept(), "x")
+        clocks.timer().measure(runs, [[*runs]], kept := Kept(), "x")
     assert not kept
 
 
@@ -155,7 +155,7 @@ def test_noise_is_refused_by_the_worst_program(clocks: Clocks) -> None:
     }
 
     with pytest.raises(MeasurementError, match="2 of 3 .* 10.0%; the worst, noisier, .* 50.0%"):
-        clocks.timer().measure(runs, [[*runs]], Kept(), "x")
+        clocks.timer().measure(runs, [[*runs]], kept := Kept(), "x")
     assert len(kept) == 10
 
 

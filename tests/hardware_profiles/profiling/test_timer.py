@@ -1,7 +1,7 @@
 """Timing programs in turns, with clocks that the test moves."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -190,18 +190,23 @@ def test_a_machine_that_slows_down_is_refused(clocks: Clocks) -> None:
         )
 
 
-def interrupted_after(count: int, keep: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
-    """Keeps so many rounds, then is stopped by the keyboard."""
-    left = count
+class Interrupted:
+    """A journal that is stopped by the keyboard after so many rounds."""
 
-    def keep_some(name: str, row: Any) -> None:
-        nonlocal left
-        if not left:
+    def __init__(self, journal: Journal, count: int) -> None:
+        self._journal, self._left = journal, count
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._journal
+
+    def __getitem__(self, name: str) -> Any:
+        return self._journal[name]
+
+    def add(self, name: str, row: Any) -> None:
+        if not self._left:
             raise KeyboardInterrupt
-        keep(name, row)
-        left -= 1
-
-    return keep_some
+        self._journal.add(name, row)
+        self._left -= 1
 
 
 def test_finished_rounds_are_not_run_again(clocks: Clocks, tmp_path: Path) -> None:
@@ -210,9 +215,7 @@ def test_finished_rounds_are_not_run_again(clocks: Clocks, tmp_path: Path) -> No
     journal = Journal(path, key)
     runs = {"a": clocks.program("a", iter(range(100, 110)))}
     with pytest.raises(KeyboardInterrupt):
-        clocks.timer(max_interval=1).measure(
-            runs, [["a"]], journal, interrupted_after(4, journal.add), "x"
-        )
+        clocks.timer(max_interval=1).measure(runs, [["a"]], Interrupted(journal, 4), "x")
     clocks.runs.clear()
     again = {"a": clocks.program("a", iter(range(104, 110)))}
     journal = Journal(path, key)

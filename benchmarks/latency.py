@@ -37,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mpq._support.rows import Memory
 from mpq.cli.loading import load_callable, load_model
 from mpq.hardware_profiles import NetworkProfile, Workload
 from mpq.hardware_profiles.profiling import RUNTIMES, Agreement, Timer, profile
@@ -93,11 +94,10 @@ def measure(case: str, folder: Path) -> dict[str, Any]:
     )
     candidates = random_assignments(known.latency, network.ties, UNSEEN, seed=1)
     built = RUNTIMES.build(runtime)
-    rows: dict[str, Any] = {}
     with pinned(built.num_threads):
         unseen = time_whole(
             subject, built, known.latency.precisions, candidates, Timer(max_interval=MAX_INTERVAL),
-            rows, rows.__setitem__,
+            Memory(),
         )  # fmt: skip
     return report(known, network, unseen)
 

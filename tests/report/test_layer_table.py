@@ -11,6 +11,7 @@ from mpq import demo
 from mpq.cli.console import amount, print_result
 from mpq.hardware_profiles import Conversion, Entry, MeasuredTable, Shape
 from mpq.network.layer import Layer
+from mpq.network.network import Network
 from mpq.problem.cost_table import CostTable, PairCost
 from mpq.quantization.precision import Precision
 from mpq.report import layer_table
@@ -116,5 +117,6 @@ def test_the_terminal_says_what_is_besides_the_layers() -> None:
     constant = found.cost_table("flash").constant
     lines = text_of(console)
     assert f"flash besides its layers: {constant / 1024:.4g} KiB" in lines
-    assert constant == 22528 + 4 * found.evaluator.network.num_unquantized
+    network = Network.of(demo.make_net(), mpq.Calibration.of(batches))
+    assert constant == 22528 + 4 * network.num_unquantized
     assert not any("latency besides" in line or "between layers" in line for line in lines)

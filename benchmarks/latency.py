@@ -40,7 +40,7 @@ import torch
 from mpq._support.rows import Memory
 from mpq.cli.loading import load_callable, load_model
 from mpq.hardware_profiles import NetworkProfile, Workload
-from mpq.hardware_profiles.profiling import RUNTIMES, Agreement, Timer, profile
+from mpq.hardware_profiles.profiling import RUNTIMES, TimeErrors, Timer, profile
 from mpq.hardware_profiles.profiling.compiled_network import Subject
 from mpq.hardware_profiles.profiling.correction import predicted
 from mpq.hardware_profiles.profiling.network_times import WholeTimes, random_assignments, time_whole
@@ -123,7 +123,7 @@ def report(known: NetworkProfile, network: Network, unseen: WholeTimes) -> dict[
         "uniform_ms": {label: s * 1e3 for label, s in uniform(known).items()},
         "correction": known.record["correction"],
         "predictors": {
-            label: asdict(Agreement.of(values, truth)) for label, values in predictions.items()
+            label: asdict(TimeErrors.of(values, truth)) for label, values in predictions.items()
         },
     }  # fmt: skip
 

@@ -25,7 +25,7 @@ import torch
 import mpq
 from mpq import Calibration
 from mpq.cli.loading import load_callable, load_model, load_object
-from mpq.report.estimators import Agreement, EstimatorComparison
+from mpq.report.estimators import EstimatorComparison, RankAgreement
 
 ROOT = Path(__file__).parents[1]
 NETWORKS = {
@@ -157,7 +157,7 @@ def near_4_5_and_6_bits(comparison: EstimatorComparison) -> dict[str, Any]:
     ]
     measured = [trials[i].divergence for i in asked]
     found = {
-        s.estimator: Agreement.of([s.predicted[i] for i in asked], measured).spearman
+        s.estimator: RankAgreement.of([s.predicted[i] for i in asked], measured).spearman
         for s in comparison.scores
         if s.predicted and asked
     }

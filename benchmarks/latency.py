@@ -37,9 +37,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mpq._support.rows import Memory
 from mpq.cli.loading import load_callable, load_model
 from mpq.hardware_profiles import NetworkProfile, Workload
-from mpq.hardware_profiles.profiling import RUNTIMES, Agreement, Timer
+from mpq.hardware_profiles.profiling import RUNTIMES, TimeErrors, Timer
 from mpq.hardware_profiles.profiling.compiled_network import Subject
 from mpq.hardware_profiles.profiling.correction import predicted
 from mpq.hardware_profiles.profiling.network_times import WholeTimes, random_assignments, time_whole
@@ -98,11 +99,10 @@ def measure(case: str, folder: Path) -> dict[str, Any]:
     )
     candidates = random_assignments(known.latency, network.ties, UNSEEN, seed=1)
     built = RUNTIMES.build(runtime)
-    rows: dict[str, Any] = {}
     with pinned(built.num_threads):
         unseen = time_whole(
             subject, built, known.latency.precisions, candidates, Timer(ROUNDS, MAX_INTERVAL),
-            rows, rows.__setitem__,
+            Memory(),
         )  # fmt: skip
     return report(known, network, unseen)
 
@@ -128,7 +128,7 @@ def report(known: NetworkProfile, network: Network, unseen: WholeTimes) -> dict[
         "uniform_ms": {label: s * 1e3 for label, s in uniform(known).items()},
         "correction": known.record["correction"],
         "predictors": {
-            label: asdict(Agreement.of(values, truth)) for label, values in predictions.items()
+            label: asdict(TimeErrors.of(values, truth)) for label, values in predictions.items()
         },
     }  # fmt: skip
 

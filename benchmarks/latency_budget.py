@@ -27,6 +27,7 @@ import torch
 from scipy.special import log_softmax
 
 import mpq
+from mpq._support.rows import Memory
 from mpq.cli.loading import load_callable, load_model
 from mpq.hardware_profiles import NetworkProfile
 from mpq.hardware_profiles.profiling import RUNTIMES, Timer
@@ -123,11 +124,10 @@ def measure(
     programs = {
         label: runtime.network(subject, precisions) for label, precisions in assigned.items()
     }
-    rows: dict[str, Any] = {}
     with pinned(1):
         times = Timer(ROUNDS, MAX_INTERVAL).measure(
             {label: program.run for label, program in programs.items()},
-            [[label] for label in programs], rows, rows.__setitem__, "networks",
+            [[label] for label in programs], Memory(), "networks",
         )  # fmt: skip
     batches = list(held_out())
     x, y = (torch.cat(parts).numpy() for parts in zip(*batches, strict=True))

@@ -20,7 +20,7 @@ from estimators import CANDIDATES, HELD_OUT_EXAMPLES, MAIN_LIMITS, NETWORKS, NUM
 import mpq
 from mpq import Calibration
 from mpq.cli.loading import load_callable, load_model, load_object
-from mpq.report.estimators import Agreement, EstimatorComparison
+from mpq.report.estimators import EstimatorComparison, RankAgreement
 from mpq.sensitivity import Estimation, OutputSketch
 from mpq.workflows.setup import Prepared
 
@@ -76,7 +76,7 @@ def correlation(
             additive = found.table.values[np.arange(len(columns)), columns].sum()
             predicted.append(float(additive) + found.interactions.excess(columns))
             measured.append(trial.divergence)
-    return Agreement.of(predicted, measured).spearman
+    return RankAgreement.of(predicted, measured).spearman
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ class Budget:
     def __post_init__(self) -> None:
         if not isfinite(self.limit):
             raise LimitError(f"{self.table.name}: the limit must be finite, got {self.limit}")
+        object.__setattr__(self, "limit", float(self.limit))  # as it is read from a file
 
     @property
     def resource(self) -> str:

@@ -164,6 +164,7 @@ class CostTable:
         self._refuse(np.isinf(values), "every cost must be finite (nan: cannot run there)")
         if not isfinite(self.constant):
             raise InputError(f"{self.name}: the constant must be finite, got {self.constant}")
+        object.__setattr__(self, "constant", float(self.constant))  # 0 and 0.0 are one in a file
         self._check_pairs()
 
     def _check_pairs(self) -> None:

@@ -152,7 +152,7 @@ class Session:
         predicted = 0.0 if is_original else problem.loss_of(problem.columns_of(precisions))
         pricing = self.prepared.pricing
         costs = {
-            self._column(name, problem): pricing.amount(name, precisions)
+            self._column(name, problem): float(pricing.amount(name, precisions))
             for name in self._shown(problem)
         }
         return ComparisonRow(label, predicted, self.prepared.on_held_out.measure(precisions), costs)

@@ -302,7 +302,7 @@ def test_a_search_with_a_limit_on_peak_ram() -> None:
     )
 
     precisions = result.solution.precisions(result.problem)
-    lifetimes = Network.of(demo.make_net(), few_digits()).lifetimes
+    lifetimes = Network.of(demo.make_net(), mpq.Calibration.of(few_digits())).lifetimes
     assert lifetimes is not None
     peak, _ = peak_ram_bytes(lifetimes, precisions)
     assert peak <= 3 * 1024 < peak_ram_bytes(lifetimes, dict.fromkeys(precisions, INT8))[0]

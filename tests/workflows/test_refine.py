@@ -377,11 +377,11 @@ def test_refinement_lowers_the_measured_loss(solver: str, seed: int) -> None:
     """From the same start: kept rounds fall, limits hold, the problem's own bound stays true."""
     plain, found = (quick(solver=solver, seed=seed, refine=n) for n in (0, 4))
 
-    rounds = found.origin.refinements
+    rounds = found.provenance.refinements
     kept = [row.measured_loss for row in rounds if row.is_kept]
     chosen = found.solution.columns
     assert chosen is not None
-    assert plain.origin.refinements == ()
+    assert plain.provenance.refinements == ()
     assert 1 <= len(rounds) <= 4
     assert kept == sorted(kept, reverse=True)
     assert [row.is_kept for row in rounds[:-1]] == [True] * (len(rounds) - 1)

@@ -1,17 +1,11 @@
 """A sensitivity estimator of another package: more bits are better, wherever they are."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 import numpy as np
 
-from mpq.network.examples import Calibration
-from mpq.network.network import Network
-from mpq.quantization.precision import Precision
-from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity import Sensitivity, SensitivityEstimator
-from mpq.sensitivity._base import loss_table
+from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
 
 
 @final
@@ -28,14 +22,8 @@ class ToyEstimator(SensitivityEstimator):
 
     scale: float = 1.0
 
-    def estimate(
-        self,
-        network: Network,
-        data: Calibration,
-        quantizer: Quantizer,
-        candidates: Sequence[Precision],
-    ) -> Sensitivity:
+    def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""
-        of_bits = [self.scale / 4**candidate.weight.number.bits for candidate in candidates]
-        values = np.tile(np.array(of_bits), (len(network.layers), 1))
-        return Sensitivity(loss_table(network, candidates, values, self.name))
+        of_bits = [self.scale / 4**candidate.weight.number.bits for candidate in on.candidates]
+        values = np.tile(np.array(of_bits), (len(on.network.layers), 1))
+        return Sensitivity(on.table(values, self.name))

@@ -1,16 +1,16 @@
 """Standard output for our answer alone, whatever libraries and the user's own code print."""
 
 import ctypes
+import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
-from threading import RLock
-from typing import TextIO
+from threading import Lock
+from typing import TextIO, final
 
 _answers: ContextVar[TextIO | None] = ContextVar("mpq_answers", default=None)
-_descriptors = RLock()  # file descriptors belong to the process: one thread changes them at a time
 _STDOUT, _STDERR = 1, 2
 
 
@@ -40,9 +40,12 @@ def answers_only() -> Iterator[None]:
 
 def _own_stream() -> tuple[TextIO, bool]:
     """A stream on a copy of the descriptor, or ``sys.stdout`` where that is not on it (tests)."""
+    if sys.stdout is None:  # closed before Python started: there is nobody to answer
+        return io.StringIO(), False
     try:
         if sys.stdout.fileno() != _STDOUT:
             return sys.stdout, False
+        _open_stderr()
         copy = os.dup(_STDOUT)
     except (OSError, ValueError, AttributeError):  # closed, or a stream of Python's own
         return sys.stdout, False
@@ -57,21 +60,84 @@ def stdout_silenced() -> Iterator[None]:
     HiGHS 1.16 prints its banner when its first object is made, before any option can be set. Other
     threads' output goes there too meanwhile: a descriptor belongs to the whole process.
     """
-    with _descriptors:
-        _flush()
-        try:
-            kept = os.dup(_STDOUT)
-        except OSError:  # closed: nothing can be printed there
-            yield
-            return
-        try:
-            with suppress(OSError):  # no standard error either
-                os.dup2(_STDERR, _STDOUT)
-            yield
-        finally:
-            _flush()  # what C's stdio still holds belongs to the block
-            os.dup2(kept, _STDOUT)
-            os.close(kept)
+    _detour.enter()
+    try:
+        yield
+    finally:
+        _detour.leave()
+
+
+def end_answers() -> None:
+    """From here to the end of the process nothing reaches standard output: its answer is given.
+
+    What libraries and the user's own code print when Python exits would follow it.
+    """
+    _detour.enter()
+    sys.stdout = sys.stderr
+
+
+@final
+class _Detour:
+    """Standard output's descriptor, led to standard error while any block asks for it.
+
+    Blocks of several threads overlap: the first leads it away, the last back. The lock is held
+    only for that, so that threads solve side by side, and a thread that solves while a command
+    waits for it is not locked out by the command's own block.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._blocks = 0
+        self._kept: int | None = None
+
+    def enter(self) -> None:
+        """Leads it away, unless it is already."""
+        with self._lock:
+            if not self._blocks:
+                self._kept = _led_away()
+            self._blocks += 1
+
+    def leave(self) -> None:
+        """Leads it back, if no other block is left."""
+        with self._lock:
+            self._blocks -= 1
+            if self._blocks or self._kept is None:
+                return
+            try:
+                _flush()  # what C's stdio still holds belongs to the block
+            finally:
+                os.dup2(self._kept, _STDOUT)
+                os.close(self._kept)
+
+
+_detour = _Detour()
+
+
+def _led_away() -> int | None:
+    """A copy of standard output's descriptor, or ``None`` if it is closed."""
+    _flush()
+    try:
+        os.fstat(_STDOUT)
+    except OSError:  # nothing can be printed there
+        return None
+    _open_stderr()
+    kept = os.dup(_STDOUT)
+    os.dup2(_STDERR, _STDOUT)
+    return kept
+
+
+def _open_stderr() -> None:
+    """Where standard error is closed, nothing: else the next descriptor would take its number.
+
+    That next one is our copy of standard output, and what is led away would end where it began.
+    """
+    try:
+        os.fstat(_STDERR)
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        if null != _STDERR:
+            os.dup2(null, _STDERR)
+            os.close(null)
 
 
 def _flush() -> None:

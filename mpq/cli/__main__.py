@@ -2,6 +2,7 @@
 
 import sys
 
+from mpq._support.streams import end_answers
 from mpq.cli import commands, listings
 from mpq.cli.app import app
 
@@ -10,7 +11,10 @@ __all__ = ["app", "commands", "listings", "main"]
 
 def main() -> None:
     """Entry point of the ``mpq`` command."""
-    sys.exit(app())
+    try:
+        sys.exit(app())
+    finally:
+        end_answers()
 
 
 if __name__ == "__main__":

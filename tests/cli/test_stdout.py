@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from mpq._support.streams import stdout_silenced
+from mpq._support.streams import answers_only, stdout_silenced
 
 USER = """
 import os
@@ -113,3 +114,74 @@ def test_the_descriptor_is_given_back_after_an_error() -> None:
 
     assert os.path.sameopenfile(1, 1)
     assert os.fstat(1) == before
+
+
+def test_a_thread_that_solves_is_not_locked_out_by_the_command() -> None:
+    """A command may wait for a thread of the user's, whose block lies within its own."""
+    finished = threading.Event()
+
+    def solve() -> None:
+        with stdout_silenced():
+            finished.set()
+
+    with answers_only():
+        threading.Thread(target=solve, daemon=True).start()
+        assert finished.wait(10)
+
+
+def test_blocks_of_two_threads_overlap() -> None:
+    """The descriptor comes back with the last of them, not with the first."""
+    code = (
+        "import os, threading\n"
+        "from mpq._support.streams import stdout_silenced\n"
+        "inside, leave = threading.Barrier(2), threading.Event()\n"
+        "def wait():\n"
+        "    with stdout_silenced():\n"
+        "        inside.wait(10)\n"
+        "        leave.wait(10)\n"
+        "        os.write(1, b'NOISE of the last block')\n"
+        "thread = threading.Thread(target=wait)\n"
+        "thread.start()\n"
+        "with stdout_silenced():\n"
+        "    inside.wait(10)\n"
+        "leave.set()\n"
+        "thread.join()\n"
+        "print('after')\n"
+    )
+
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert ran.stdout == "after\n"
+
+
+def test_noise_at_exit_does_not_follow_the_answer(folder: Path) -> None:
+    """What the user's code and its libraries print when Python ends."""
+    at_exit = "import atexit\natexit.register(print, 'NOISE')\n"
+    at_exit += "atexit.register(os.write, 1, b'NOISE')\n"
+    (folder / "user.py").write_text(USER + at_exit)
+
+    ran = run(
+        folder, "search", "--model", "user.py:net", "--data", "user.py:data", "--limit",
+        "weight_bytes=0.9x:w8a8", "--precisions", "w4a8,w8a8", "--sensitivity", "weight-error",
+    )  # fmt: skip
+
+    assert "NOISE" not in ran.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="closes descriptors by a POSIX shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_a_closed_stream_breaks_and_leaks_nothing(closed: str) -> None:
+    """A service may close either; a copy of standard output must not take the other's number."""
+    code = (
+        "import os; from mpq._support.streams import *\n"
+        "with answers_only(): os.write(1, b'NOISE') if '2' in os.sys.argv[1] else None\n"
+        "answer_stream() and answer_stream().write('answer')"
+    )
+    shell = f'exec "$0" -c "$1" "{closed}" {closed}'
+
+    ran = subprocess.run(
+        ["sh", "-c", shell, sys.executable, code], capture_output=True, text=True, check=False
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == ("answer" if closed == "2>&-" else "")

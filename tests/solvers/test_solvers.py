@@ -383,7 +383,7 @@ from mpq.solvers import Evolutionary, IntegerLinearProgram
 import mpq
 problem = Problem.from_json(sys.stdin.read())
 for text in sys.argv[1:]:
-    print(mpq.SOLVERS.build(text).solve(problem).choice.tolist())
+    print(mpq.SOLVERS.build(text).solve(problem).columns.tolist())
 """
 
 

@@ -79,7 +79,8 @@ def closed(problem: Reduced, dual: Dual, within: Columns, max_states: int) -> tu
     Returns:
         The best choice found ``[G]``, and a lower bound of the rise.
     """
-    multiplier, room = float(dual.multipliers[0]), 1 - float(dual.used[0])
+    # What only the last digits put beyond the limit stays: the caller checks what is found.
+    multiplier, room = float(dual.multipliers[0]), 1 - float(dual.used[0]) + float(problem.edge[0])
     cost = problem.excess[0] - problem.excess[0][np.arange(len(within)), dual.columns][:, None]
     best, least = within, problem.loss(within) - dual.bound  # above the relaxation's bound
     exact = _ROUNDING * (abs(dual.bound) + multiplier + least)

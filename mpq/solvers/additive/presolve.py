@@ -15,6 +15,8 @@ from mpq.problem.problem import Columns, Grouped
 Array = npt.NDArray[np.float64]
 Cells = npt.NDArray[np.bool_]
 
+_EDGE = 4 * float(np.finfo(np.float64).eps)
+"""Of every number in a sum, what its last digits may hide from a comparison with what is free."""
 _BEYOND = 2.0
 """Units of a budget: more than there are."""
 
@@ -36,6 +38,7 @@ class Reduced:
         usable: ``[G, B]`` False where a cell is not allowed, alone overruns a budget, or costs and
             loses at least as much as another of its row.
         free: ``[R]`` the unit of each budget, in the user's.
+        edge: ``[R]`` units that a sum here may differ by from ``Budget.is_met``'s, which decides.
         offset: Sum of the rows' smallest losses.
         overrun: Whether the smallest costs of all rows together already break a budget.
         couplings: What pairs of rows rise and cost besides, in the same units; at least 0, and
@@ -46,34 +49,44 @@ class Reduced:
     excess: Array
     usable: Cells
     free: Array
+    edge: Array
     offset: float
     overrun: bool
     couplings: Couplings
 
     @classmethod
-    def of(cls, grouped: Grouped, allowed: Cells | None = None) -> Self:
+    def of(cls, grouped: Grouped, allowed: Cells | None = None, is_rounded: bool = False) -> Self:
         """From a problem with ties added up.
 
         Args:
             grouped: The problem.
             allowed: ``[G, B]`` cells to choose among; default: all that are allowed.
+            is_rounded: Whether the costs are already sums.
         """
+        is_rounded |= len(grouped.couplings) > 0 or any(len(rows) > 1 for rows in grouped.members)
         usable = (grouped.allowed if allowed is None else allowed).copy()
         while True:
             floors = np.where(usable, grouped.costs, np.inf).min(axis=2)  # [R, G]
             excess = np.where(usable, grouped.costs - floors[:, :, None], 0.0)
-            # In the order of `Budget.is_met`, so that the sign of what is free is its answer.
+            # In the order of `Budget.is_met`.
             allowance = grouped.limits + ROUNDING * np.abs(grouped.limits)
             free = allowance - [math.fsum(row) for row in floors.tolist()]
-            overruns = usable & (excess > free[:, None, None]).any(axis=0)
-            is_overrun = bool((free < 0).any()) or bool((usable == overruns).all(axis=1).any())
+            # What overruns by no more than the last digits stays: the answer is checked exactly.
+            sizes = np.abs(grouped.limits) + np.abs(floors).sum(axis=1)
+            edge = _EDGE * (sizes + usable.shape[0] * np.abs(free))
+            # Ties and pairs were added up before, so that even the sum of the floors is rounded.
+            is_overrun = bool((free < (-edge if is_rounded else 0.0)).any())
+            free = np.maximum(free, 0.0)
+            beyond = (free + edge)[:, None, None]
+            overruns = usable & (excess > beyond).any(axis=0)
+            is_overrun |= bool((usable == overruns).all(axis=1).any())
             if is_overrun or not overruns.any():
                 break
             usable &= ~overruns  # which may lift the floors
         usable &= ~_dominated(grouped, excess, usable)
         if len(grouped.couplings) and not is_overrun and (usable != grouped.allowed).any():
             # Where a row has fewer cells, more of a coupling depends on the other row alone.
-            return cls.of(grouped.among(usable))
+            return cls.of(grouped.among(usable), is_rounded=is_rounded)
         floor = np.where(usable, grouped.loss, np.inf).min(axis=1)
         rise = np.where(usable, grouped.loss - floor[:, None], 0.0)
         unit = np.where(free > 0, free, 1.0)[:, None, None]
@@ -83,12 +96,13 @@ class Reduced:
         binds = most > free * (1 - ROUNDING)
         offset = math.fsum(floor.tolist())
         # A pair beyond the limit is ruled out and need not be as large as it is.
-        joint = np.where(joint > free[:, None, None], _BEYOND, joint / unit)[:, binds]
+        joint = np.where(joint > beyond, _BEYOND, np.minimum(joint / unit, 1.0))[:, binds]
         values = np.concatenate([grouped.couplings.values[:, :1], joint], axis=1)
         couplings = replace(grouped.couplings, values=values)
         # A cell beyond the limit is ruled out; in units of a denormal limit it would overflow.
-        excess = (np.where(usable, excess, 0.0) / unit)[binds]
-        return cls(rise, excess, usable, free[binds], offset, is_overrun, couplings)
+        excess = np.minimum(np.where(usable, excess, 0.0) / unit, 1.0)[binds]
+        edge = (edge / unit[:, 0, 0])[binds]
+        return cls(rise, excess, usable, free[binds], edge, offset, is_overrun, couplings)
 
     def loss(self, columns: Columns) -> float:
         """Sum of rises of ``columns [G]``."""

@@ -62,3 +62,28 @@ def test_the_only_assignment_is_infeasible_once_it_is_cut_off(
 
     assert found.status is Status.INFEASIBLE
     assert found.columns is None
+
+
+@pytest.mark.parametrize("solver", [*EXACT[:3], "auto", "branch-and-bound"])
+def test_the_best_assignment_may_use_the_slack_up(solver: str) -> None:
+    """Its sum, taken in another order, is a last digit beyond: it is no worse an answer for that.
+
+    Column 2 of the last layer uses up what the limit leaves, to the last digit of the slack.
+    """
+    costs = [
+        [0.022489026243925892, 0.14922710126682928, 0.31966027830294413],
+        [1.7719844310367798, 0.004738948545455045, 0.2764946954841767],
+        [0.0010041628279438683, 29.260676189544487, 129.19790558383664],
+    ]
+    losses = np.array([[0.14, 0.7, 0.82], [0.98, 0.84, 0.42], [0.98, 0.97, 0.5]])
+    layers = ("l0", "l1", "l2")
+    precisions = (*PRECISIONS, Precision.parse("fp16"))
+    table = CostTable("r", "bytes", layers, precisions, np.array(costs))
+    budget = Budget(table, 129.2251335584968)
+    problem = Problem(CostTable("loss", "nats", layers, precisions, losses), (budget,))
+    assert budget.is_met(np.array([0, 1, 2]))
+
+    found = SOLVERS.build(solver).solve(problem)
+
+    assert found.status is Status.OPTIMAL
+    assert found.loss == pytest.approx(0.14 + 0.84 + 0.5)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq._support.files import write_files
-from mpq.report import png
+from mpq.report.pictures import png
 
 if TYPE_CHECKING:
     import pandas as pd

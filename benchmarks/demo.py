@@ -18,7 +18,7 @@ import torch
 
 import mpq
 from mpq import demo
-from mpq.cli.requests import DEMO_DEVICE, DEMO_LIMITS
+from mpq.cli.task_options import DEMO_DEVICE, DEMO_LIMITS
 from mpq.problem.limits import parse_limits
 
 
@@ -32,7 +32,7 @@ def main() -> dict[str, Any]:
         result.cost_table(limit.resource).column: limit.resolve(result.cost_table(limit.resource))
         for limit in parse_limits(DEMO_LIMITS)
     }
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "network": row.label,
             "held_out_kl_nats": row.measured.divergence,

@@ -24,17 +24,10 @@ from mpq.cli.options import (
     TableFile,
     Weights,
 )
-from mpq.cli.requests import (
-    DEMO,
-    DEMO_DATA,
-    DEMO_HELD_OUT,
-    AlternativeOptions,
-    CompareOptions,
-    ProfileOptions,
-    SearchOptions,
-)
+from mpq.cli.requests import AlternativeOptions, CompareOptions, ProfileOptions, SearchOptions
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions, write
+from mpq.cli.task_options import DEMO, DEMO_DATA, DEMO_HELD_OUT
 from mpq.network.workload import Workload
 from mpq.workflows.defaults import SOLVER
 from mpq.workflows.task import METRIC, Task

@@ -1,19 +1,14 @@
-"""What a command was asked for: groups of options, and the calls that they describe.
+"""What a command was asked for: groups of options, and the calls that they describe."""
 
-Defaults are those of the dataclasses of ``mpq.workflows``, by reference: none is written again.
-Nobody compares requests (``eq=False``), and methods that are not made need no time at every start.
-"""
-
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpq.cli import options as o
 from mpq.network.workload import Workload
-from mpq.quantization.ranges import Ranges
 from mpq.workflows import defaults
 from mpq.workflows.objective import Objective
-from mpq.workflows.task import METRIC, Rules, Task
+from mpq.workflows.task import Rules, Task
 
 if TYPE_CHECKING:
     from mpq.hardware_profiles import NetworkProfile
@@ -22,142 +17,16 @@ if TYPE_CHECKING:
     from mpq.workflows.result import SearchResult
     from mpq.workflows.session import Session
 
-DEMO = "mpq.demo:make_net"
-DEMO_DATA = "mpq.demo:calibration"
-DEMO_HELD_OUT = "mpq.demo:held_out"
-DEMO_DEVICE = "cortex-m7"
-DEMO_COMPARED_LIMITS = ["effective_bits=4", "effective_bits=5", "effective_bits=6"]
-DEMO_LIMITS = ["weight_bytes=56KiB", "latency=4.7ms"]
-
-
-@dataclass(frozen=True, eq=False)
-class SourceOptions:
-    """A network and its calibration examples, by the names of functions."""
-
-    model: o.Model = DEMO
-    weights: o.Weights = None
-    data: o.Data = None
-
-    @property
-    def is_demo(self) -> bool:
-        """Whether the built-in network is meant."""
-        return self.model == DEMO
-
-    @property
-    def is_all_demo(self) -> bool:
-        """Whether the built-in network and its examples are meant."""
-        return self.is_demo and self.data is None
-
-    @property
-    def data_spec(self) -> str:
-        """Names the calibration examples.
-
-        Raises:
-            InputError: If there are none for a network that is not the built-in one.
-        """
-        from mpq.errors import InputError
-
-        if self.data is None and not self.is_demo:
-            raise InputError("--model needs --data: a function that yields calibration batches")
-        return self.data or DEMO_DATA
-
-
-@dataclass(frozen=True, eq=False)
-class PatternOptions:
-    """Which layers are quantized."""
-
-    include: o.Include = None
-    exclude: o.Exclude = None
-
-
-@dataclass(frozen=True, eq=False)
-class RuleOptions:
-    """What the solver may not choose freely."""
-
-    patterns: PatternOptions = PatternOptions()
-    fix: o.Fix = None
-    allow: o.Allow = None
-    tie: o.Tie = None
-    find_ties: o.FindTies = Rules.find_ties
-    fold: o.Fold = Rules.fold
-
-    def rules(self) -> Rules:
-        """The rules that the options describe."""
-        return Rules(
-            include=self.patterns.include or (),
-            exclude=self.patterns.exclude or (),
-            fix=_pairs("--fix", self.fix),
-            allow=[(glob, value.split(",")) for glob, value in _pairs("--allow", self.allow)],
-            tie=self.tie or (),
-            find_ties=self.find_ties,
-            fold=self.fold,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class WorkloadOptions:
-    """What is run at once."""
-
-    batch_size: o.BatchSize = Workload.batch_size
-    phase: o.Phase = Workload.phase
-    tokens: o.Tokens = Workload.tokens
-
-    def workload(self) -> Workload:
-        """The workload that the options describe."""
-        return Workload(self.batch_size, self.phase, self.tokens)
-
-
-@dataclass(frozen=True, eq=False)
-class RangeOptions:
-    """How ranges are chosen."""
-
-    weight_range: o.WeightRange = Ranges.weight
-    activation_range: o.ActivationRange = Ranges.activation
-
-    def ranges(self) -> Ranges:
-        """The ranges that the options describe; ``Ranges`` refuses a name that is no rule."""
-        return Ranges(self.weight_range, self.activation_range)
-
-
-@dataclass(frozen=True, eq=False)
-class TaskOptions:
-    """A network, its data, and what its layers may become."""
-
-    source: SourceOptions = SourceOptions()
-    eval_data: o.EvalData = Task.held_out
-    device: o.Device = None
-    limit: o.Limits = None
-    precisions: o.Precisions = None
-    rules: RuleOptions = RuleOptions()
-    metric: o.Metric = METRIC
-    workload: WorkloadOptions = WorkloadOptions()
-    ranges: RangeOptions = RangeOptions()
-    seed: o.Seed = Task.seed
-
-    def task(self, device: str | None) -> Task:
-        """The task, with network and data loaded.
-
-        Args:
-            device: The device, or the built-in network's.
-        """
-        from mpq.cli.loading import load_data, load_model
-
-        source = self.source
-        spec = source.data_spec
-        held_out = self.eval_data or (DEMO_HELD_OUT if source.is_all_demo else None)
-        model = load_model(source.model, source.weights)
-        return Task(
-            model,
-            load_data(spec, model, self.seed),
-            held_out=None if held_out is None else load_data(held_out, model, self.seed),
-            device=device,
-            candidates=_listed(self.precisions),
-            rules=self.rules.rules(),
-            workload=self.workload.workload(),
-            metric=self.metric,
-            ranges=self.ranges.ranges(),
-            seed=self.seed,
-        )
+from mpq.cli.task_options import (
+    DEMO_COMPARED_LIMITS,
+    DEMO_DEVICE,
+    DEMO_LIMITS,
+    PatternOptions,
+    RangeOptions,
+    SourceOptions,
+    TaskOptions,
+    listed,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +92,7 @@ class AlternativeOptions:
 class SearchOptions:
     """How the search is done, and which frontier is drawn."""
 
-    asked: TaskOptions = TaskOptions()
+    asked: TaskOptions = field(default_factory=TaskOptions)
     sensitivity: o.Sensitivity = defaults.ESTIMATOR
     solver: o.SolverName = defaults.SOLVER
     refine: o.Refine = 0
@@ -309,7 +178,7 @@ class SearchOptions:
 class CompareOptions:
     """Which estimators are compared, and on what."""
 
-    asked: TaskOptions = TaskOptions()
+    asked: TaskOptions = field(default_factory=TaskOptions)
     estimators: o.Estimators = None
     solver: o.SolverName = defaults.SOLVER
     random: o.RandomAssignments = defaults.NUM_RANDOM
@@ -348,14 +217,14 @@ class TimingOptions:
 class ProfileOptions:
     """Which network is measured on this machine, and how."""
 
-    source: SourceOptions = SourceOptions()
+    source: SourceOptions = field(default_factory=SourceOptions)
     runtime: o.RuntimeName = defaults.RUNTIME
     precisions: o.Precisions = None
     batch_size: o.BatchSize = Workload.batch_size
     timing: TimingOptions = TimingOptions()
-    patterns: PatternOptions = PatternOptions()
+    patterns: PatternOptions = field(default_factory=PatternOptions)
     fold: o.Fold = Rules.fold
-    ranges: RangeOptions = RangeOptions()
+    ranges: RangeOptions = field(default_factory=RangeOptions)
     seed: o.Seed = Task.seed
     output: o.ProfileFile = Path("profile.json")
 
@@ -368,7 +237,7 @@ class ProfileOptions:
         return Task(
             model,
             load_data(spec, model, self.seed),
-            candidates=_listed(self.precisions),
+            candidates=listed(self.precisions),
             rules=Rules(patterns.include or (), patterns.exclude or (), fold=self.fold),
             workload=Workload(self.batch_size),
             ranges=self.ranges.ranges(),
@@ -395,17 +264,3 @@ class ProfileOptions:
     def journal(self) -> Path:
         """Where finished rounds are."""
         return self.output.with_name(f"{self.output.name}.journal")
-
-
-def _listed(precisions: str | None) -> list[str] | None:
-    return precisions.split(",") if precisions else None
-
-
-def _pairs(option: str, items: list[str] | None) -> list[tuple[str, str]]:
-    from mpq.errors import InputError
-
-    pairs = [item.partition("=") for item in items or ()]
-    for item, (glob, _, value) in zip(items or (), pairs, strict=True):
-        if not glob or not value:
-            raise InputError(f"{option} {item!r}: write GLOB=PRECISION, such as 'head=w8a8'")
-    return [(glob.strip(), value.strip()) for glob, _, value in pairs]

@@ -10,7 +10,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import mpq
-from mpq.cli import requests
+from mpq.cli import requests, task_options
 from mpq.cli.__main__ import app
 from mpq.cli.taking import gathered, taking
 
@@ -78,8 +78,9 @@ def test_defaults_are_those_of_the_library(command: str, noun: Any) -> None:
     "group",
     [
         kind
-        for kind in vars(requests).values()
-        if is_dataclass(kind) and kind.__module__ == requests.__name__
+        for module in (requests, task_options)
+        for kind in vars(module).values()
+        if is_dataclass(kind) and kind.__module__ == module.__name__
     ],
     ids=lambda kind: kind.__name__,
 )

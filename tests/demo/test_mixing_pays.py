@@ -2,7 +2,7 @@
 
 import mpq
 from mpq import demo
-from mpq.cli.requests import DEMO_DEVICE, DEMO_LIMITS
+from mpq.cli.task_options import DEMO_DEVICE, DEMO_LIMITS
 from mpq.problem.limits import parse_limits
 
 

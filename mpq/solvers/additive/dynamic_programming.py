@@ -152,10 +152,12 @@ class _Grid:
         """The largest unit of which all costs are whole multiples, or a share of what is free."""
         cost = np.where(reduced.usable, reduced.excess[0] * reduced.free[0], 0.0)
         for unit in (1.0, float(cost[cost > 0].min())):
+            if cost.max() > 2.0**53 * unit:  # beyond whole numbers of float64, if not beyond it
+                continue
             amounts = cost / unit
             whole = np.rint(amounts)
             apart = np.abs(amounts - whole)
-            if (apart > _WHOLE * amounts).any() or whole.max() > 2**53:
+            if (apart > _WHOLE * amounts).any():
                 continue
             divisor = int(np.gcd.reduce(whole[reduced.usable].astype(np.int64)))
             room = reduced.free[0] / unit / divisor

@@ -443,7 +443,7 @@ def test_a_model_file_with_a_mistake(tmp_path: Path) -> None:
         (b"\x89PNG\r\n\x1a\n", ("assignment.json",)),
         (b"bits: 4", ("assignment.json: not JSON",)),
         (b"{}", ("assignment.json: not a valid assignment",)),
-        (b'{"schema_version": 2}', ("schema version 2", "reads version 1", "update mpq")),
+        (b'{"schema_version": 3}', ("schema version 3", "reads version 2", "update mpq")),
     ],
     ids=["missing", "binary", "no json", "other json", "future"],
 )

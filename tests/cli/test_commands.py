@@ -43,6 +43,7 @@ FILES = {
     "frontier.png",
     "bits.png",
     "problem.json",
+    "result.json",
 }
 FAST = ("--sensitivity", "weight-error", "--weight-range", "minmax", "--activation-range", "minmax")
 LIMIT = ("--limit", "weight_bytes=46KiB", "--precisions", "w4a8,w8a8")
@@ -208,12 +209,14 @@ def test_export_bits(run: tuple[Path, Result]) -> None:
 
 
 def test_export_json(run: tuple[Path, Result]) -> None:
-    """``json`` is the assignment itself."""
+    """``json`` is the assignment itself, without the mark of the run that is in every file."""
     folder, _ = run
 
     printed = call("export", folder / "assignment.json", "--format", "json").stdout
 
-    assert printed == (folder / "assignment.json").read_text(encoding="utf-8")
+    written = json.loads((folder / "assignment.json").read_text(encoding="utf-8"))
+    assert written.pop("run_id").startswith("mpq-run-")
+    assert json.loads(printed) == written
 
 
 def test_export_csv_to_a_file(run: tuple[Path, Result], tmp_path: Path) -> None:
@@ -463,10 +466,12 @@ def test_quiet_prints_the_answer_only(tmp_path: Path) -> None:
 
 
 def test_a_search_as_json_is_its_assignment(tmp_path: Path) -> None:
-    """The same text as the file, so that it can be piped; bars stay on standard error."""
+    """As the file has it, but for the run's mark, so that it can be piped; no bars in it."""
     found = call("search", *FAST, *LIMIT, "--points", "2", "--output", tmp_path, "--json")
 
-    assert found.stdout.strip() == (tmp_path / "assignment.json").read_text().strip()
+    written = json.loads((tmp_path / "assignment.json").read_text(encoding="utf-8"))
+    assert written.pop("run_id").startswith("mpq-run-")
+    assert json.loads(found.stdout) == written
     assert "measuring" in found.stderr
 
 

@@ -271,7 +271,7 @@ def test_an_assignment_of_before_there_were_phases_is_read() -> None:
 
     assert (record.phase, record.tokens) == (None, None)
     data["metadata"]["phase"] = "training"
-    with pytest.raises(FileFormatError, match="record/phase: 'training' is not one of"):
+    with pytest.raises(FileFormatError, match="metadata/phase: 'training' is not one of"):
         Assignment.from_json(json.dumps(data))
 
 

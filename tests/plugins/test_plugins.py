@@ -53,7 +53,7 @@ def test_a_number_format(with_format: Path) -> None:
 
     layers = found["layers"]
     bits = {layer["weight"]["number"]: layer["weight"]["bits"] for layer in layers}
-    (budget,) = found["record"]["budgets"]
+    (budget,) = found["metadata"]["budgets"]
     assert bits == {"fp6_toy": 6, "int8": 8}
     assert budget["used"] == sum(
         np.prod(layer["weight_shape"]) * layer["weight"]["bits"] / 8 + 4 * layer["weight_shape"][0]
@@ -102,18 +102,18 @@ def test_an_estimator(with_parts: Path) -> None:
     found = assignment_of(with_parts)
 
     expected = sum(16 / 4 ** layer["weight"]["bits"] for layer in found["layers"])
-    assert found["record"]["estimator"] == "toy-estimator"
-    assert found["record"]["predicted_loss"] == pytest.approx(expected)
+    assert found["metadata"]["estimator"] == "toy-estimator"
+    assert found["metadata"]["predicted_loss"] == pytest.approx(expected)
 
 
 def test_a_solver(with_parts: Path) -> None:
     """The record names it."""
-    assert assignment_of(with_parts)["record"]["solver"] == "toy-solver"
+    assert assignment_of(with_parts)["metadata"]["solver"] == "toy-solver"
 
 
 def test_a_metric(with_parts: Path) -> None:
     """What is measured is a thousand times half the squared error, on the last three images."""
-    record = assignment_of(with_parts)["record"]
+    record = assignment_of(with_parts)["metadata"]
 
     chosen = Assignment.load(with_parts / "assignment.json")
     grey = torch.linspace(0, 1, 12)[9:].reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8)
@@ -126,12 +126,12 @@ def test_a_metric(with_parts: Path) -> None:
 
 def test_a_data_source(with_parts: Path) -> None:
     """A quarter of the twelve images is held out."""
-    assert assignment_of(with_parts)["record"]["num_held_out"] == 3
+    assert assignment_of(with_parts)["metadata"]["num_held_out"] == 3
 
 
 def test_a_device(with_parts: Path) -> None:
     """A file's path is a device's name."""
-    assert assignment_of(with_parts)["record"]["device"] == "toy-device"
+    assert assignment_of(with_parts)["metadata"]["device"] == "toy-device"
 
 
 def test_they_are_listed(toys: ToySite) -> None:

@@ -76,3 +76,11 @@ def result() -> mpq.SearchResult:
     """A search on the demo network, shared by the tests that only look at it."""
     task = mpq.Task(demo.make_net(), demo.calibration, held_out=demo.held_out, device="cortex-m7")
     return mpq.search(task, ["weight_bytes=40KiB", "latency=4.5ms"])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that ``tests/slow.txt`` names, which ``make test-fast`` leaves out."""
+    slow = set((ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").splitlines())
+    for item in items:
+        if item.nodeid.partition("[")[0] in slow:
+            item.add_marker(pytest.mark.slow)

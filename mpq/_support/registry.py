@@ -160,8 +160,11 @@ class Registry(Generic[Part]):
     def spell(self, part: Part) -> str:
         """The text that ``build`` makes a part from: its name, and options that are not default.
 
-        Options that no text can say (assignments to begin at, functions) are left out.
+        Options that no text can say (assignments to begin at, functions) are left out, and of a
+        part that is no dataclass, which only Python can make, there is nothing but the name.
         """
+        if not dataclasses.is_dataclass(part):
+            return part.name
         default = self.options(type(part))
         values = {option: getattr(part, option) for option in default}
         written = [f"{o}={_text(v)}" for o, v in values.items() if v != default[o]]

@@ -252,7 +252,7 @@ def test_more_rounds_go_on_with_the_first(clocks: Clocks) -> None:
 def test_impossible_timer_is_refused(options: dict[str, Any], message: str) -> None:
     """Before anything is run."""
     with pytest.raises(InputError, match=message):
-        Timer(**options)
+        Timer(**{"rounds": 10, "max_interval": 0.1, **options})
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin")

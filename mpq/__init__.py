@@ -11,7 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mpq.backends import apply as apply
+    from mpq.backends import BACKENDS as BACKENDS
+    from mpq.backends import export as export
+    from mpq.backends import quantize as quantize
     from mpq.errors import InfeasibleError as InfeasibleError
     from mpq.errors import InputError as InputError
     from mpq.errors import MpqError as MpqError
@@ -63,7 +65,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "problem.solution": ("Solution",),
     "sensitivity": ("ESTIMATORS",),
     "solvers": ("SOLVERS",),
-    "backends": ("apply",),
+    "backends": ("BACKENDS", "export", "quantize"),
     "report.frontier": ("Frontier",),
     "hardware_profiles": ("Profile", "device_names", "load_device"),
     "hardware_profiles.profiling": ("RUNTIMES",),

@@ -1,5 +1,102 @@
-"""Assignment -> a model that runs in it."""
+"""Assignment -> something that runs in it: a network, or a file for another tool.
 
-from mpq.backends.fake_quant import apply
+In: an ``Assignment``, the network, examples. Out: a network in the assigned formats, or a file.
+"""
 
-__all__ = ["apply"]
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from torch import nn
+
+from mpq._support.files import write_files
+from mpq._support.registry import Registry
+from mpq.backends._base import Backend, Exported
+from mpq.backends.onnx.export import Onnx
+from mpq.backends.simulate import Simulate
+from mpq.backends.text import Text
+from mpq.backends.torchao import TorchAo
+from mpq.problem.assignment import Assignment
+
+BACKENDS: Registry[Backend] = Registry(
+    "backend", (Simulate, Onnx, TorchAo, Text), group="mpq.backends"
+)
+"""Every backend, by the name that ``mpq export --to`` and ``mpq.quantize`` take."""
+
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Exported",
+    "ExportedFile",
+    "Onnx",
+    "Simulate",
+    "Text",
+    "TorchAo",
+    "export",
+    "quantize",
+]
+
+
+@final
+@dataclass(frozen=True)
+class ExportedFile:
+    """A file that was written.
+
+    Args:
+        path: Where it is.
+        verdict: How it computes beside the simulation, for people; empty where nothing computes.
+    """
+
+    path: Path
+    verdict: str
+
+
+def quantize(
+    model: nn.Module, assignment: Assignment, backend: str | Backend = "simulate"
+) -> nn.Module:
+    """A new network that computes in the assigned formats; the given one stays as it is.
+
+    Args:
+        model: The network that the assignment was found for, in evaluation mode.
+        assignment: With the calibrated ranges of static activation formats.
+        backend: A name of ``mpq.BACKENDS`` with options, or a backend.
+
+    Raises:
+        InputError: If there is no such backend, or it makes no networks.
+        MismatchError: If the assignment belongs to another network.
+        ModelError: If the model is in training mode, or a range is missing.
+        PrecisionError: If the backend has no kernel for a layer.
+    """
+    return _built(backend).quantize(model, assignment)
+
+
+def export(
+    assignment: Assignment,
+    path: Path | str,
+    backend: str | Backend = "onnx",
+    model: nn.Module | None = None,
+    calibration: Any = None,
+) -> ExportedFile:
+    """Writes a file for another tool.
+
+    Args:
+        assignment: What to write.
+        path: The file; a folder that is missing is made.
+        backend: A name of ``mpq.BACKENDS`` with options, such as ``onnx:batch_size=8``.
+        model: The network, for backends whose file holds weights.
+        calibration: Example inputs, for backends that trace the network.
+
+    Raises:
+        InputError: If there is no such backend, it writes no files, or lacks the network or data.
+        MismatchError: If the assignment belongs to another network.
+        PrecisionError: If the backend has no kernel for a layer.
+        MissingDependencyError: If the backend's packages are not installed.
+        OutputError: If the file cannot be written.
+    """
+    made, path = _built(backend).export(assignment, model, calibration), Path(path)
+    (file,) = write_files(path.parent, {path.name: made.content})
+    return ExportedFile(file, made.verdict)
+
+
+def _built(backend: str | Backend) -> Backend:
+    return BACKENDS.build(backend) if isinstance(backend, str) else backend

@@ -2,25 +2,47 @@
 
 import json
 from collections.abc import Callable
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, final
 
+from torch import nn
+
+from mpq.backends._base import Backend, Exported
 from mpq.errors import UnknownNameError
 from mpq.problem.assignment import Assignment
 
 
-def export(assignment: Assignment, style: str) -> str:
-    """An assignment as text.
+@final
+@dataclass(frozen=True)
+class Text(Backend):
+    """The assignment alone, without weights.
 
     Args:
-        assignment: What to write.
-        style: A name of ``STYLES``.
+        style: ``bits`` (flat JSON), ``json`` (everything), ``csv`` or ``markdown``.
 
     Raises:
         UnknownNameError: If there is no such style.
     """
-    if style not in STYLES:
-        raise UnknownNameError("export format", style, STYLES)
-    return STYLES[style](assignment)
+
+    name: ClassVar[str] = "text"
+    summary: ClassVar[str] = "a bit width per layer: style=bits (flat JSON), json, csv, markdown"
+
+    needs_network: ClassVar[bool] = False
+
+    style: str = "bits"
+
+    def __post_init__(self) -> None:
+        if self.style not in STYLES:
+            raise UnknownNameError("style of text", self.style, STYLES)
+
+    def export(
+        self,
+        assignment: Assignment,
+        model: nn.Module | None,  # noqa: ARG002
+        calibration: Any,  # noqa: ARG002
+    ) -> Exported:
+        """See ``Backend.export``; needs neither network nor data."""
+        return Exported(STYLES[self.style](assignment).encode())
 
 
 def _bits(assignment: Assignment) -> str:

@@ -3,10 +3,10 @@
 import sys
 
 from mpq._support.streams import end_answers
-from mpq.cli import commands, listings
+from mpq.cli import commands, deployment, listings
 from mpq.cli.app import app
 
-__all__ = ["app", "commands", "listings", "main"]
+__all__ = ["app", "commands", "deployment", "listings", "main"]
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
 """Commands that work on a network, a table or an assignment."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,9 +9,6 @@ from mpq.cli.app import app, reporting_errors
 from mpq.cli.options import (
     Alternatives,
     AssignmentFile,
-    BatchSize,
-    Data,
-    Debug,
     Differing,
     Limits,
     MaxPredicted,
@@ -27,8 +23,7 @@ from mpq.cli.options import (
 from mpq.cli.requests import AlternativeOptions, CompareOptions, ProfileOptions, SearchOptions
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions, write
-from mpq.cli.task_options import DEMO, DEMO_DATA, DEMO_HELD_OUT
-from mpq.network.workload import Workload
+from mpq.cli.task_options import DEMO, DEMO_HELD_OUT
 from mpq.workflows.defaults import SOLVER
 from mpq.workflows.task import METRIC, Task
 
@@ -143,85 +138,6 @@ def evaluate(
     examples = load_callable(data or DEMO_HELD_OUT)
     measured = run(load_model(model, weights), found, examples, metric)
     write(json.dumps({name: m.to_dict() for name, m in measured.items()}, indent=1))
-
-
-@app.command()
-@reporting_errors
-@taking
-def apply(
-    assignment: AssignmentFile,
-    model: Model = DEMO,
-    weights: Weights = None,
-    output: Annotated[Path, typer.Option(help="Where the rounded weights go.")] = Path(
-        "quantized.safetensors"
-    ),
-    *,
-    talk: TalkOptions,
-) -> None:
-    """Write the network's weights as they are in the assigned formats (BatchNorm folded)."""
-    from safetensors.torch import save
-
-    from mpq._support.files import write_files
-    from mpq.backends import apply as run
-    from mpq.cli.loading import load_model
-    from mpq.problem.assignment import Assignment
-
-    found = Assignment.load(assignment)
-    quantized = run(load_model(model, weights), found)
-    tensors = {name: t.detach().clone().contiguous() for name, t in quantized.state_dict().items()}
-    content = save(tensors, {"mpq_fingerprint": found.fingerprint})
-    files = write_files(output.parent, {output.name: content})
-    talk.answer({"files": [str(file) for file in files]}, lambda _: talk.wrote(files))
-
-
-@app.command()
-@reporting_errors
-def export(
-    assignment: AssignmentFile,
-    style: Annotated[
-        str, typer.Option("--format", help="bits (flat JSON), json (everything), csv, markdown.")
-    ] = "bits",
-    output: Annotated[Path | None, typer.Option(help="File. Default: standard output.")] = None,
-    debug: Debug = False,
-) -> None:
-    """Write an assignment for another tool: a bit width per layer."""
-    from mpq._support.files import write_files
-    from mpq.backends.text import export as render
-    from mpq.problem.assignment import Assignment
-
-    text = render(Assignment.load(assignment), style)
-    if output is None:
-        write(text.removesuffix("\n"))
-        return
-    (file,) = write_files(output.parent, {output.name: text.encode()})
-    write(f"wrote {file}")
-
-
-@app.command()
-@reporting_errors
-def export_onnx(
-    assignment: AssignmentFile,
-    model: Model = DEMO,
-    weights: Weights = None,
-    data: Data = None,
-    batch_size: BatchSize = Workload.batch_size,
-    output: Annotated[Path, typer.Option(help="The file.")] = Path("quantized.onnx"),
-    debug: Debug = False,
-) -> None:
-    """Write the network in its assigned formats as ONNX: QDQ int8, 2, 4 and 8-bit weights."""
-    from mpq.backends.onnx import export_onnx as run
-    from mpq.cli.loading import load_data, load_model
-    from mpq.errors import InputError
-    from mpq.problem.assignment import Assignment
-
-    found = Assignment.load(assignment)
-    if data is None and model != DEMO:
-        raise InputError("--model needs --data: a function that yields calibration batches")
-    loaded = load_model(model, weights)
-    examples = load_data(data or DEMO_DATA, loaded, Task.seed)
-    made = run(loaded, found, examples, output, batch_size)
-    write(f"wrote {made.path}")
-    write(f"ONNX Runtime here against the simulation: {made.judged}")
 
 
 @app.command()

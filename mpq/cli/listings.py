@@ -105,6 +105,26 @@ def runtimes(talk: TalkOptions) -> None:
 @app.command()
 @reporting_errors
 @taking
+def backends(talk: TalkOptions) -> None:
+    """List the backends that `mpq export --to` takes, and their options."""
+    from mpq.backends import BACKENDS
+
+    _print_parts(BACKENDS, talk)
+
+
+@app.command()
+@reporting_errors
+@taking
+def metrics(talk: TalkOptions) -> None:
+    """List the metrics that outputs are compared by, and their options."""
+    from mpq.network.metric import METRICS
+
+    _print_parts(METRICS, talk)
+
+
+@app.command()
+@reporting_errors
+@taking
 def sources(talk: TalkOptions) -> None:
     """List the sources of calibration examples that need no data, and their options."""
     from mpq.network.synthetic import DATA_SOURCES

@@ -70,8 +70,12 @@ Phase = Annotated[
 Tokens = Annotated[
     int | None, typer.Option(help="Tokens of the prompt, for --phase prefill. Default: as traced.")
 ]
-WeightRange = Annotated[str, typer.Option(help="minmax, percentile or mse.")]
-ActivationRange = Annotated[str, typer.Option(help="minmax, percentile or mse.")]
+WeightRange = Annotated[
+    str, typer.Option(help="minmax, percentile or mse, with options. See `mpq ranges`.")
+]
+ActivationRange = Annotated[
+    str, typer.Option(help="minmax, percentile or mse, with options. See `mpq ranges`.")
+]
 Seed = Annotated[int, typer.Option(help="Of estimator and solver.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the answer, and nothing else.")]

@@ -7,7 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from mpq.backends import apply
+from mpq.backends import quantize
 from mpq.errors import DataError
 from mpq.network.examples import IGNORED_TARGET, Batch, Calibration
 from mpq.network.metric import KL, METRICS, OutputMetric
@@ -114,7 +114,7 @@ def evaluate(
 
     Args:
         model: The network that the assignment was found for, in evaluation mode.
-        assignment: What to apply; see ``mpq.apply``.
+        assignment: What to apply; see ``mpq.quantize``.
         data: Held-out examples; see ``Calibration``.
         metric: How outputs are compared: a name of ``mpq.network.metric.METRICS``, or a metric.
 
@@ -124,7 +124,7 @@ def evaluate(
     Raises:
         MismatchError: If the assignment belongs to another network.
     """
-    quantized = apply(model, assignment)
+    quantized = quantize(model, assignment)
     chosen = METRICS.build(metric) if isinstance(metric, str) else metric
     reference = Reference(model, Calibration.of(data), chosen)
     return {"original": reference.original, "quantized": reference.compare(quantized)}

@@ -374,7 +374,7 @@ def test_an_unwritable_folder_is_refused_before_the_work(
     assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"
 
 
-@pytest.mark.parametrize("command", ["apply", "export"])
+@pytest.mark.parametrize("command", ["quantize", "export"])
 def test_an_unwritable_folder_for_a_single_file(
     command: str, user_file: Path, assignment_file: Path, tmp_path: Path
 ) -> None:
@@ -435,7 +435,7 @@ def test_a_model_file_with_a_mistake(tmp_path: Path) -> None:
     assert "mistaken.py" in the_error(result, code=1)
 
 
-@pytest.mark.parametrize("command", ["evaluate", "apply", "export"])
+@pytest.mark.parametrize("command", ["evaluate", "quantize", "export"])
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
@@ -474,12 +474,12 @@ def test_a_profile_that_is_not_what_it_says(content: bytes, search: Search, tmp_
     assert str(path) in the_error(result)
 
 
-@pytest.mark.parametrize("command", ["evaluate", "apply"])
+@pytest.mark.parametrize("command", ["evaluate", "quantize"])
 def test_an_assignment_of_another_network(
     command: str, assignment_file: Path, tmp_path: Path
 ) -> None:
     """The user's assignment on the demo network is refused, with the differences named."""
-    output = ("--output", tmp_path / "out") if command == "apply" else ()
+    output = ("--output", tmp_path / "out") if command == "quantize" else ()
 
     result = call(command, assignment_file, *output)
 
@@ -505,9 +505,9 @@ def test_an_assignment_with_another_shape(user_file: Path, assignment_file: Path
 
 def test_an_unknown_export_format(assignment_file: Path) -> None:
     """A format that does not exist is answered with those that do."""
-    result = call("export", assignment_file, "--format", "yaml")
+    result = call("export", assignment_file, "--to", "text:style=yaml")
 
-    assert "no export format 'yaml' (there are: bits, csv, json, markdown)" in the_error(result)
+    assert "no style of text 'yaml' (there are: bits, csv, json, markdown)" in the_error(result)
 
 
 def test_an_unknown_device_to_show() -> None:

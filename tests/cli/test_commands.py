@@ -180,7 +180,7 @@ def test_apply_writes_the_rounded_weights(run: tuple[Path, Result], tmp_path: Pa
     path = tmp_path / "new" / "quantized.safetensors"
     layers = json.loads((folder / "assignment.json").read_text())["layers"]
 
-    result = call("apply", folder / "assignment.json", "--output", path)
+    result = call("quantize", folder / "assignment.json", "--output", path)
 
     tensors = load_file(path)
     levels = {
@@ -212,7 +212,7 @@ def test_export_json(run: tuple[Path, Result]) -> None:
     """``json`` is the assignment itself, without the mark of the run that is in every file."""
     folder, _ = run
 
-    printed = call("export", folder / "assignment.json", "--format", "json").stdout
+    printed = call("export", folder / "assignment.json", "--to", "text:style=json").stdout
 
     written = json.loads((folder / "assignment.json").read_text(encoding="utf-8"))
     assert written.pop("run_id").startswith("mpq-run-")
@@ -224,7 +224,7 @@ def test_export_csv_to_a_file(run: tuple[Path, Result], tmp_path: Path) -> None:
     folder, _ = run
     path = tmp_path / "new" / "bits.csv"
 
-    call("export", folder / "assignment.json", "--format", "csv", "--output", path)
+    call("export", folder / "assignment.json", "--to", "text:style=csv", "--output", path)
 
     rows = rows_of(path)
     assert [row["layer"] for row in rows] == [r["layer"] for r in rows_of(folder / "table.csv")]
@@ -235,7 +235,9 @@ def test_export_markdown(run: tuple[Path, Result]) -> None:
     """``markdown`` is a table that can be pasted."""
     folder, _ = run
 
-    lines = call("export", folder / "assignment.json", "--format", "markdown").stdout.splitlines()
+    lines = call(
+        "export", folder / "assignment.json", "--to", "text:style=markdown"
+    ).stdout.splitlines()
 
     assert lines[0].startswith("| layer | kind | precision |")
     assert len(lines) == 2 + 18
@@ -416,7 +418,7 @@ def test_solvers() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["search", "frontier", "evaluate", "apply", "export", "devices", "estimators", "solvers"],
+    ["search", "frontier", "evaluate", "quantize", "export", "devices", "estimators", "solvers"],
 )
 def test_every_command_has_help(command: str) -> None:
     """``--help`` of each command says what it does, and all commands are in the main help."""
@@ -521,7 +523,7 @@ def test_applied_weights_as_json(run: tuple[Path, Result], tmp_path: Path) -> No
     folder, _ = run
     file = tmp_path / "net.safetensors"
 
-    found = call("apply", folder / "assignment.json", "--output", file, "--json")
+    found = call("quantize", folder / "assignment.json", "--output", file, "--json")
 
     assert json.loads(found.stdout) == {"files": [str(file)]}
     assert file.is_file()

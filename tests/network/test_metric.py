@@ -289,7 +289,9 @@ def test_a_regression_network_end_to_end() -> None:
 
     with torch.no_grad():
         by_hand = (
-            F.mse_loss(mpq.apply(model, found.assignment)(unseen), model(unseen), reduction="sum")
+            F.mse_loss(
+                mpq.quantize(model, found.assignment)(unseen), model(unseen), reduction="sum"
+            )
             / 2
             / 96
         )
@@ -320,7 +322,7 @@ def test_an_embedding_network_end_to_end() -> None:
     found, other = (search(m, "cosine", [measurements(1)], [unseen]) for m in (model, longer))
 
     with torch.no_grad():
-        similar = F.cosine_similarity(mpq.apply(model, found.assignment)(unseen), model(unseen))
+        similar = F.cosine_similarity(mpq.quantize(model, found.assignment)(unseen), model(unseen))
     by_hand = float((1 - similar.double()).mean())
     assert found.problem.loss.unit == "cosine_distance"
     assert found.measured.divergence == pytest.approx(by_hand, rel=1e-3)
@@ -345,7 +347,9 @@ def test_an_encoder_without_a_head_end_to_end() -> None:
     found = search(model, "cosine", [batch], [batch])
 
     with torch.no_grad():
-        states = [m(**batch).last_hidden_state for m in (mpq.apply(model, found.assignment), model)]
+        states = [
+            m(**batch).last_hidden_state for m in (mpq.quantize(model, found.assignment), model)
+        ]
     apart = 1 - F.cosine_similarity(states[0], states[1], dim=-1).double()
     by_hand = float(((apart * mask).sum(dim=1) / mask.sum(dim=1)).mean())
     assert found.measured.divergence == pytest.approx(by_hand, rel=1e-3)

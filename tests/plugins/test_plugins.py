@@ -1,6 +1,7 @@
 """Parts of another package are used by their names on the command line, a test for every recipe."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def test_a_metric(with_parts: Path) -> None:
     chosen = Assignment.load(with_parts / "assignment.json")
     grey = torch.linspace(0, 1, 12)[9:].reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8)
     with torch.no_grad():
-        off = mpq.apply(demo.make_net(), chosen)(grey) - demo.make_net()(grey)
+        off = mpq.quantize(demo.make_net(), chosen)(grey) - demo.make_net()(grey)
     expected = 500 * float(off.square().sum(dim=1).mean())
     assert record["measured_unit"] == record["loss_unit"] == "squared_output"
     assert record["measured_loss"] == pytest.approx(expected, rel=1e-3)
@@ -148,3 +149,19 @@ def test_they_are_listed(toys: ToySite) -> None:
     first = {line.split()[0] for line in lines if line.strip()}
     assert {"fp6_toy", "toy-share", "toy-estimator", "toy-solver", "toy-source"} <= first
     assert {"int8", "mse", "sketch", "ilp", "noise"} <= first
+
+
+def test_a_backend(toys: ToySite, with_parts: Path) -> None:
+    """``mpq export --to`` takes it by its name, with its option, and so does Python."""
+    layers = assignment_of(with_parts)["layers"]
+    expected = sorted(Counter(layer["precision"] for layer in layers).items())
+
+    printed = toys.mpq("export", with_parts / "assignment.json", "--to", "toy-backend:separator=:")
+    program = (
+        "import mpq; found = mpq.Assignment.load('parts/assignment.json'); "
+        "print(mpq.export(found, 'counts.txt', 'toy-backend').path.read_text(), end='')"
+    )
+    written = toys.python("-c", program)
+
+    assert printed.splitlines() == [f"{name}:{count}" for name, count in expected]
+    assert written.stdout.splitlines() == [f"{name} {count}" for name, count in expected]

@@ -21,6 +21,8 @@ toy-solver = mpq_toys.solver:ToySolver
 toy-metric = mpq_toys.metric:ToyMetric
 [mpq.data_sources]
 toy-source = mpq_toys.data_source:ToySource
+[mpq.backends]
+toy-backend = mpq_toys.backend:ToyBackend
 """
 FEW_EXAMPLES = """
 from mpq import demo

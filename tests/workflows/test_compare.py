@@ -75,7 +75,7 @@ def test_trials_are_measured_on_held_out_examples(found: EstimatorComparison) ->
             candidates=["w2", "w3", "w4", "w6", "w8"], rules=mpq.Rules(fix=chosen),
         )  # fmt: skip
         result = mpq.search(task, ["weight_bytes=1x:w8"], sensitivity="weight-error")
-        measured = reference.compare(mpq.apply(network(), result.assignment))
+        measured = reference.compare(mpq.quantize(network(), result.assignment))
         assert trial.divergence == pytest.approx(measured.divergence, rel=1e-6)
         assert trial.accuracy == measured.accuracy
 

@@ -229,7 +229,7 @@ def test_apply_is_what_was_measured(result: mpq.SearchResult) -> None:
     """The applied network has the KL that the search reports, by torch's own divergence."""
     model, images = demo.make_net(), all_held_out()
 
-    by_hand = kl_by_hand(model, mpq.apply(model, result.assignment), images)
+    by_hand = kl_by_hand(model, mpq.quantize(model, result.assignment), images)
 
     assert by_hand == pytest.approx(result.measured.divergence, rel=1e-4)
 
@@ -311,7 +311,7 @@ def test_examples_are_held_out_where_none_are_given() -> None:
 
     assert split.measured.num_examples == 16
     assert split.measured.divergence == pytest.approx(
-        kl_by_hand(model, mpq.apply(model, split.assignment), images[48:]), rel=1e-4
+        kl_by_hand(model, mpq.quantize(model, split.assignment), images[48:]), rel=1e-4
     )
     assert split.assignment.precisions == apart.assignment.precisions
     assert split.solution.loss == pytest.approx(apart.solution.loss, rel=1e-5)
@@ -376,7 +376,7 @@ def test_excluded_layers_stay_as_they_are() -> None:
     model = demo.make_net()
 
     found = quick(exclude=["head", "stem.*"])
-    head = mpq.apply(model, found.assignment).get_submodule("head")
+    head = mpq.quantize(model, found.assignment).get_submodule("head")
 
     assert not {"head", "stem.conv"} & set(found.assignment.precisions)
     assert len(found.assignment.layers) == 16

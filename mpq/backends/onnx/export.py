@@ -3,23 +3,23 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mpq._support.files import write_files
-from mpq.backends.fake_quant import apply
+from mpq.backends._base import Backend, Exported
 from mpq.backends.onnx.instantiate import fill
 from mpq.backends.onnx.session import open_session
 from mpq.backends.onnx.template import NUM_SAMPLES, Skeleton, check_batch_size, require_onnx
+from mpq.backends.simulate import Simulate, quantizer_of
+from mpq.errors import InputError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.network.outputs import scored_tensor
 from mpq.problem.assignment import Assignment
-from mpq.quantization.observer import ActivationRanges
-from mpq.quantization.quantizer import Quantizer
 
 if TYPE_CHECKING:
     import onnx
@@ -57,6 +57,29 @@ class OnnxExport:
         )
 
 
+@final
+@dataclass(frozen=True)
+class Onnx(Backend):
+    """The network with every layer in its assigned precision, as ``export_onnx`` writes it.
+
+    Args:
+        batch_size: Examples of one run; shapes are fixed.
+    """
+
+    name: ClassVar[str] = "onnx"
+    summary: ClassVar[str] = "ONNX for ONNX Runtime and OpenVINO: QDQ int8, 2, 4 and 8-bit weights"
+
+    batch_size: int = 1
+
+    def export(self, assignment: Assignment, model: nn.Module | None, calibration: Any) -> Exported:
+        """See ``Backend.export``; the graph is run here beside the simulation."""
+        if model is None or calibration is None:
+            raise InputError("the backend onnx needs the network and calibration examples")
+        graph, departure = _graph(model, assignment, calibration, self.batch_size)
+        judged = OnnxExport(Path(), departure).judged
+        return Exported(graph.SerializeToString(), f"ONNX Runtime here: {judged}")
+
+
 def export_onnx(
     model: nn.Module, assignment: Assignment, calibration: Any, path: Path, batch_size: int = 1
 ) -> OnnxExport:
@@ -87,24 +110,24 @@ def export_onnx(
         ModelError: If torch cannot export the network; says which operator.
         OutputError: If the file cannot be written.
     """
+    graph, departure = _graph(model, assignment, calibration, batch_size)
+    (file,) = write_files(path.parent, {path.name: graph.SerializeToString()})
+    return OnnxExport(file, departure)
+
+
+def _graph(
+    model: nn.Module, assignment: Assignment, calibration: Any, batch_size: int
+) -> "tuple[onnx.ModelProto, float | None]":
+    """The graph, and how far it departs from the simulation here."""
     require_onnx()
     check_batch_size(batch_size)
     data = Calibration.of(calibration)
     names = [layer.name for layer in assignment.layers]
-    simulated = apply(model, assignment)
+    simulated = Simulate().quantize(model, assignment)
     network = Network.of(model, data, include=names, fold=bool(assignment.folded))
-    ranges = ActivationRanges(
-        {
-            (layer.name, layer.precision.activation): layer.activation_range
-            for layer in assignment.layers
-            if layer.activation_range is not None
-        }
-    )
-    quantizer = Quantizer(ranges, assignment.weight_range)
     skeleton = Skeleton.of(network, data, batch_size)
-    filled = fill(skeleton, assignment.precisions, quantizer)
-    (file,) = write_files(path.parent, {path.name: filled.SerializeToString()})
-    return OnnxExport(file, _departure(filled, skeleton, simulated, data, batch_size))
+    filled = fill(skeleton, assignment.precisions, quantizer_of(assignment))
+    return filled, _departure(filled, skeleton, simulated, data, batch_size)
 
 
 def _departure(

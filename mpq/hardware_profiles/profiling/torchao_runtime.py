@@ -3,23 +3,17 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import torch
 from torch import nn
 
 from mpq.backends.onnx import Stretch
-from mpq.errors import InputError, MissingDependencyError
+from mpq.backends.torchao import KERNELS, convert, has_kernel, quantization
+from mpq.errors import InputError
 from mpq.hardware_profiles.profiling._base import Array, Program
 from mpq.hardware_profiles.profiling.compiled_network import Subject
-from mpq.network.modules import weight_of
-from mpq.quantization.precision import ORIGINAL, Precision
-
-_KERNELS = {
-    ORIGINAL: "float",
-    Precision.parse("w8a32"): "int8 weights",
-    Precision.parse("w8a8d"): "int8",
-}
+from mpq.quantization.precision import Precision
 
 
 @final
@@ -46,11 +40,11 @@ class TorchAo:
 
     def can_run(self, kind: str, precision: Precision) -> bool:
         """Whether there is a kernel."""
-        return precision == ORIGINAL or (kind == "linear" and precision in _KERNELS)
+        return has_kernel(kind, precision)
 
     def kernel(self, kind: str, precision: Precision) -> str:
         """Float, or which integer kernel."""
-        return _KERNELS[precision] if self.can_run(kind, precision) else ""
+        return KERNELS[precision] if self.can_run(kind, precision) else ""
 
     def stretch(
         self, subject: Subject, stretch: Stretch, precisions: Mapping[str, Precision]
@@ -58,20 +52,21 @@ class TorchAo:
         """One layer alone, all its calls."""
         (name,) = stretch.layers
         holder = nn.Sequential(copy.deepcopy(subject.network.layer_module(name)))
-        _quantize(subject, holder, {name: precisions[name]}, {name: "0"})
+        convert(holder, {name: precisions[name]}, subject.quantizer, {name: holder[0]})
         examples = [torch.from_numpy(x) for x in stretch.examples]
         return self._program(holder, lambda: [holder(x) for x in examples])
 
     def network(self, subject: Subject, precisions: Mapping[str, Precision]) -> Program:
         """The whole network."""
         module = copy.deepcopy(subject.network.module)
-        _quantize(subject, module, precisions, {name: name for name in precisions})
+        layers = {name: module.get_submodule(name) for name in precisions}
+        convert(module, precisions, subject.quantizer, layers)
         example = subject.skeleton.example
         return self._program(module, lambda: module(*example.args, **example.kwargs))
 
     def idle(self) -> Program:
         """Nothing is called."""
-        _quantization()
+        quantization()
         return self._program(nn.Identity(), lambda: None)
 
     def _program(self, module: nn.Module, call: Callable[[], object]) -> Program:
@@ -90,42 +85,3 @@ class TorchAo:
             return found
 
         return Program(run, outputs)
-
-
-def _quantize(
-    subject: Subject,
-    module: nn.Module,
-    precisions: Mapping[str, Precision],
-    places: Mapping[str, str],
-) -> None:
-    """Makes torchao's layers of those that are not float."""
-    quantization = _quantization()
-    configurations: dict[str, Any] = {
-        "int8 weights": quantization.Int8WeightOnlyConfig,
-        "int8": quantization.Int8DynamicActivationInt8WeightConfig,
-    }
-    for name, precision in precisions.items():
-        if precision == ORIGINAL:
-            continue
-        layer_module = module.get_submodule(places[name])
-        rounded = subject.quantizer.weight(
-            name, subject.network.layer_module(name), precision.weight
-        )
-        with torch.no_grad():
-            weight_of(layer_module).copy_(rounded)
-        chosen = configurations[_KERNELS[precision]]()
-        quantization.quantize_(module, chosen, filter_fn=_is_at(places[name]))
-
-
-def _quantization() -> Any:
-    try:
-        from torchao import quantization
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the runtime torchao is not installed: pip install 'mpq[torchao]'"
-        ) from error
-    return quantization
-
-
-def _is_at(place: str) -> Callable[[nn.Module, str], bool]:
-    return lambda _, name: name == place

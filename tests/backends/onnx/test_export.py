@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from mpq import demo
-from mpq.backends import apply
+from mpq.backends import quantize
 from mpq.backends.onnx import Skeleton, Stretch, export_onnx, fill
 from mpq.cli.__main__ import app
 from mpq.errors import PrecisionError
@@ -209,7 +209,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Assignment]:
 def test_mixed_network_computes_what_the_simulation_does(mixed: tuple[Path, Assignment]) -> None:
     """Up to the rounded outputs of convolutions, which the simulation leaves float."""
     file, assignment = mixed
-    simulated = apply(made(Residual), assignment)
+    simulated = quantize(made(Residual), assignment)
 
     found = [run(file, x[None].numpy())[0] for x in images()[0]]
 
@@ -271,7 +271,7 @@ def test_transformer_computes_what_the_simulation_does(
     x = ids()[0][:2]
     assignment = assigned(sentence.model, ids(), spellings)
     with torch.no_grad():
-        expected = apply(sentence.model, assignment)(x).numpy()
+        expected = quantize(sentence.model, assignment)(x).numpy()
     assert relative_error(run(graph.SerializeToString(), x.numpy()), expected) < allowed
 
 
@@ -308,7 +308,7 @@ def test_bias_that_is_too_large_for_32_bits_widens_the_steps(tmp_path: Path) -> 
     file = export_onnx(model, assignment, data, tmp_path / "net.onnx").path
 
     with torch.no_grad():
-        expected = apply(model, assignment)(data[0][:1]).numpy()
+        expected = quantize(model, assignment)(data[0][:1]).numpy()
     np.testing.assert_allclose(run(file, data[0][:1].numpy()), expected, rtol=1e-6, atol=1e-3)
 
 
@@ -376,10 +376,10 @@ def test_precision_that_no_kernel_has_is_refused(
 
 
 def test_command_writes_the_demo(tmp_path: Path) -> None:
-    """``mpq export-onnx`` on the built-in network, int8 throughout; it still reads digits."""
+    """``mpq export --to onnx`` on the built-in network, int8 throughout; it still reads digits."""
     assignment = assigned(demo.make_net(), demo.calibration, {"": "w7a8"})
     (tmp_path / "assignment.json").write_text(assignment.to_json())
-    arguments = ["export-onnx", str(tmp_path / "assignment.json"), "--batch-size", "64"]
+    arguments = ["export", str(tmp_path / "assignment.json"), "--to", "onnx:batch_size=64"]
 
     result = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "net.onnx")])
 

@@ -1,8 +1,12 @@
 """Simulates any format in floating point: the reference for every other backend."""
 
+from dataclasses import dataclass
+from typing import ClassVar, final
+
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mpq.backends._base import Backend
 from mpq.errors import MismatchError
 from mpq.network.attention import open_attention
 from mpq.network.batch_norm import fold_batch_norm
@@ -14,25 +18,46 @@ from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.quantizer import Quantizer, install
 
 
-def apply(model: nn.Module, assignment: Assignment) -> nn.Module:
-    """A new model that computes in the assigned formats; the given one stays as it is.
+@final
+@dataclass(frozen=True)
+class Simulate(Backend):
+    """Rounded numbers in floating point, layer by layer, in eager torch.
 
     BatchNorm is folded and attention opened as when the assignment was found; weights hold the
     rounded numbers in the model's own dtype; inputs of layers are rounded by forward pre-hooks.
     Unquantized parameters are shared with the given model.
-
-    Args:
-        model: The network that the assignment was found for, in evaluation mode.
-        assignment: With the calibrated ranges of static activation formats.
-
-    Raises:
-        MismatchError: If a layer is missing, or of another kind or shape; names the differences.
-        ModelError: If the model is in training mode, or a range is missing.
     """
+
+    name: ClassVar[str] = "simulate"
+    summary: ClassVar[str] = "any format, in floating point: the reference (default)"
+
+    def quantize(self, model: nn.Module, assignment: Assignment) -> nn.Module:
+        """See ``Backend.quantize``.
+
+        Raises:
+            MismatchError: If a layer is missing, or of another kind or shape; names them.
+            ModelError: If the model is in training mode, or a range is missing.
+        """
+        module = prepared(model, assignment)
+        quantizer = quantizer_of(assignment)
+        for layer in assignment.layers:
+            if layer.kind != "embedding":  # reads indices, which have no range
+                quantizer.ranges.of(layer.name, layer.precision.activation)
+        install(module, assignment.precisions, quantizer)
+        return module
+
+
+def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:
+    """A copy that shares its parameters, checked, opened and folded as when it was searched."""
     check_model(model)
     module = open_attention(share_parameters(model))
     _check(module, assignment)
     fold_batch_norm(module, assignment.folded)
+    return module
+
+
+def quantizer_of(assignment: Assignment) -> Quantizer:
+    """Rounds as the search did, with the assignment's calibrated ranges."""
     ranges = ActivationRanges(
         {
             (layer.name, layer.precision.activation): layer.activation_range
@@ -40,11 +65,7 @@ def apply(model: nn.Module, assignment: Assignment) -> nn.Module:
             if layer.activation_range is not None
         }
     )
-    for layer in assignment.layers:
-        if layer.kind != "embedding":
-            ranges.of(layer.name, layer.precision.activation)
-    install(module, assignment.precisions, Quantizer(ranges, assignment.weight_range))
-    return module
+    return Quantizer(ranges, assignment.weight_range)
 
 
 def _check(module: nn.Module, assignment: Assignment) -> None:

@@ -108,7 +108,7 @@ def test_applied_model_is_the_searched_network(net: Net, x: Tensor, fold: bool, 
     """Bit for bit what the estimators saw, for every kind of format at every layer."""
     searched = Searched(net, [x], MIXED[start:] + MIXED[:start], fold)
 
-    model = mpq.apply(net, searched.assignment)
+    model = mpq.quantize(net, searched.assignment)
 
     with torch.no_grad():
         found = model(x)
@@ -120,7 +120,7 @@ def test_applied_model_after_json_is_the_same(net: Net, x: Tensor) -> None:
     """The file holds all that matters."""
     searched = Searched(net, [x], MIXED)
 
-    model = mpq.apply(net, Assignment.from_json(searched.assignment.to_json()))
+    model = mpq.quantize(net, Assignment.from_json(searched.assignment.to_json()))
 
     with torch.no_grad():
         assert torch.equal(model(x), searched.output(x))
@@ -151,7 +151,7 @@ def test_user_model_is_unchanged(net: Net, x: Tensor) -> None:
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     modules = list(net.modules())
 
-    mpq.apply(net, Searched(net, [x], MIXED).assignment)
+    mpq.quantize(net, Searched(net, [x], MIXED).assignment)
 
     after = net.state_dict()
     assert list(after) == list(before)
@@ -163,7 +163,7 @@ def test_user_model_is_unchanged(net: Net, x: Tensor) -> None:
 
 def test_parameters_that_are_not_quantized_are_shared(net: Net, x: Tensor) -> None:
     """A layer at fp32 needs no second copy in memory."""
-    model = mpq.apply(net, Searched(net, [x], ["fp32"], fold=False).assignment)
+    model = mpq.quantize(net, Searched(net, [x], ["fp32"], fold=False).assignment)
 
     assert model.get_parameter("head.weight").data_ptr() == net.head.weight.data_ptr()
     assert model.get_parameter("conv.weight").data_ptr() == net.conv.weight.data_ptr()
@@ -171,16 +171,16 @@ def test_parameters_that_are_not_quantized_are_shared(net: Net, x: Tensor) -> No
 
 def test_weights_lie_on_the_grid(net: Net, x: Tensor) -> None:
     """At 2 bits no channel has more than four different weights."""
-    model = mpq.apply(net, Searched(net, [x], ["w2"]).assignment)
+    model = mpq.quantize(net, Searched(net, [x], ["w2"]).assignment)
 
     weight = model.get_parameter("head.weight")
     assert max(len(row.unique()) for row in weight) <= 4
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: mpq.apply(m, EMPTY)])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: mpq.quantize(m, EMPTY)])
 def test_applied_model_can_be_copied(net: Net, x: Tensor, copied: Callable[..., nn.Module]) -> None:
     """A copy, rounded inputs included, says the same."""
-    model = mpq.apply(net, Searched(net, [x], MIXED).assignment)
+    model = mpq.quantize(net, Searched(net, [x], MIXED).assignment)
 
     twin = copied(model)
 
@@ -191,8 +191,8 @@ def test_applied_model_can_be_copied(net: Net, x: Tensor, copied: Callable[..., 
 def test_state_dict_holds_the_rounded_weights(net: Net, x: Tensor) -> None:
     """Loaded into another applied model, it makes that one the same."""
     searched = Searched(net, [x], MIXED)
-    model = mpq.apply(net, searched.assignment)
-    other = mpq.apply(make_net(), searched.assignment)
+    model = mpq.quantize(net, searched.assignment)
+    other = mpq.quantize(make_net(), searched.assignment)
 
     other.load_state_dict(model.state_dict())
 
@@ -205,7 +205,7 @@ def test_bfloat16_model_stays_bfloat16(net: Net, x: Tensor) -> None:
     net, x = net.to(torch.bfloat16), x.to(torch.bfloat16)
     searched = Searched(net, [x], MIXED)
 
-    model = mpq.apply(net, searched.assignment)
+    model = mpq.quantize(net, searched.assignment)
 
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
     with torch.no_grad():
@@ -217,7 +217,7 @@ def test_model_of_one_layer() -> None:
     model, x = nn.Linear(5, 3).eval(), torch.randn(4, 5)
     searched = Searched(model, [x], ["w4a8"])
 
-    applied = mpq.apply(model, searched.assignment)
+    applied = mpq.quantize(model, searched.assignment)
 
     with torch.no_grad():
         assert torch.equal(applied(x), searched.output(x))
@@ -230,7 +230,7 @@ def test_layer_under_two_names() -> None:
     x = torch.randn(3, 4)
     searched = Searched(model, [x], ["w2a8"])
 
-    applied = mpq.apply(model, searched.assignment)
+    applied = mpq.quantize(model, searched.assignment)
 
     assert applied.get_submodule("0") is applied.get_submodule("2")
     with torch.no_grad():
@@ -248,7 +248,7 @@ def test_tied_weights_of_a_language_model() -> None:
     model, ids = LlamaForCausalLM(config).eval(), torch.randint(0, 12, (2, 5))
     searched = Searched(model, [{"input_ids": ids}], ["w4a8"])
 
-    applied = mpq.apply(model, searched.assignment)
+    applied = mpq.quantize(model, searched.assignment)
 
     with torch.no_grad():
         assert torch.equal(applied(input_ids=ids).logits, searched.output(input_ids=ids))
@@ -295,7 +295,7 @@ def test_assignment_of_another_network_is_refused(
     assignment = Searched(net, [x], ["w4"]).assignment
 
     with pytest.raises(MismatchError, match="belongs to another network.*" + difference):
-        mpq.apply(other, assignment)
+        mpq.quantize(other, assignment)
 
 
 def test_missing_norm_is_a_mismatch(net: Net, x: Tensor) -> None:
@@ -304,7 +304,7 @@ def test_missing_norm_is_a_mismatch(net: Net, x: Tensor) -> None:
     del net.bn
 
     with pytest.raises(MismatchError, match="lacks BatchNorm 'bn'"):
-        mpq.apply(net, assignment)
+        mpq.quantize(net, assignment)
 
 
 def test_norm_of_a_layer_that_is_not_there_is_a_mismatch(net: Net, x: Tensor) -> None:
@@ -312,7 +312,7 @@ def test_norm_of_a_layer_that_is_not_there_is_a_mismatch(net: Net, x: Tensor) ->
     assignment = Searched(net, [x], ["w4"]).assignment
 
     with pytest.raises(MismatchError, match="gone"):
-        mpq.apply(net, replace(assignment, folded={"gone": "bn"}))
+        mpq.quantize(net, replace(assignment, folded={"gone": "bn"}))
 
 
 def test_many_differences_are_cut_short() -> None:
@@ -321,7 +321,7 @@ def test_many_differences_are_cut_short() -> None:
     assignment = Searched(model, [torch.randn(2, 4)], ["w4"]).assignment
 
     with pytest.raises(MismatchError, match="lacks '5 linear 4x4' and 3 more"):
-        mpq.apply(nn.Sequential(nn.Linear(4, 4)).eval(), assignment)
+        mpq.quantize(nn.Sequential(nn.Linear(4, 4)).eval(), assignment)
 
 
 def test_missing_range_is_an_error(net: Net, x: Tensor) -> None:
@@ -330,7 +330,7 @@ def test_missing_range_is_an_error(net: Net, x: Tensor) -> None:
     layers = tuple(replace(layer, activation_range=None) for layer in assignment.layers)
 
     with pytest.raises(ModelError, match="layer 'conv' has no calibrated activation range"):
-        mpq.apply(net, replace(assignment, layers=layers))
+        mpq.quantize(net, replace(assignment, layers=layers))
 
 
 def test_training_mode_is_refused(net: Net, x: Tensor) -> None:
@@ -338,7 +338,7 @@ def test_training_mode_is_refused(net: Net, x: Tensor) -> None:
     assignment = Searched(net, [x], ["w4"]).assignment
 
     with pytest.raises(ModelError, match="training mode"):
-        mpq.apply(net.train(), assignment)
+        mpq.quantize(net.train(), assignment)
 
 
 def test_ranges_see_every_column() -> None:

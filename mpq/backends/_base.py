@@ -1,0 +1,70 @@
+"""What turns an assignment into something that runs: the interface of every backend."""
+
+from abc import ABC
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+from torch import nn
+
+from mpq.errors import InputError
+from mpq.problem.assignment import Assignment
+
+
+@final
+@dataclass(frozen=True)
+class Exported:
+    """What a file holds, and how it was found to compute.
+
+    Args:
+        content: Bytes of the file.
+        verdict: The comparison with the simulation, for people; empty where nothing computes.
+    """
+
+    content: bytes
+    verdict: str = ""
+
+
+class Backend(ABC):
+    """Makes a network that computes in an assignment, or a file that other tools read, or both.
+
+    What a backend does not make, it refuses by name, before anything is computed.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    needs_network: ClassVar[bool] = True
+    """Whether its file holds more than the assignment; what does not is text, for a terminal."""
+
+    def quantize(self, model: nn.Module, assignment: Assignment) -> nn.Module:  # noqa: ARG002
+        """A new network that computes in the assigned formats; the given one stays as it is.
+
+        Args:
+            model: The network that the assignment was found for, in evaluation mode.
+            assignment: With the calibrated ranges of static activation formats.
+
+        Raises:
+            InputError: If the backend makes no networks.
+            MismatchError: If the assignment belongs to another network.
+            PrecisionError: If a layer's precision has no kernel.
+        """
+        raise InputError(f"the backend {self.name} makes no network; export a file with it instead")
+
+    def export(
+        self,
+        assignment: Assignment,  # noqa: ARG002
+        model: nn.Module | None,  # noqa: ARG002
+        calibration: Any,  # noqa: ARG002
+    ) -> Exported:
+        """A file that other tools read.
+
+        Args:
+            assignment: What to write.
+            model: The network, for backends whose file holds its weights.
+            calibration: Example inputs, for backends that trace the network.
+
+        Raises:
+            InputError: If the backend makes no files, or needs the network and has none.
+            MismatchError: If the assignment belongs to another network.
+            PrecisionError: If a layer's precision has no kernel.
+        """
+        raise InputError(f"the backend {self.name} writes no file; quantize a network with it")

@@ -1,0 +1,82 @@
+"""Commands that put an assignment to work: weights, files for other tools."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mpq.cli.app import app, reporting_errors
+from mpq.cli.options import AssignmentFile, Data, Model, Weights
+from mpq.cli.taking import taking
+from mpq.cli.talk import TalkOptions, write
+from mpq.cli.task_options import DEMO, DEMO_DATA
+from mpq.workflows.task import Task
+
+
+@app.command()
+@reporting_errors
+@taking
+def quantize(
+    assignment: AssignmentFile,
+    model: Model = DEMO,
+    weights: Weights = None,
+    output: Annotated[Path, typer.Option(help="Where the rounded weights go.")] = Path(
+        "quantized.safetensors"
+    ),
+    *,
+    talk: TalkOptions,
+) -> None:
+    """Write the network's weights as they are in the assigned formats (BatchNorm folded)."""
+    from safetensors.torch import save
+
+    from mpq._support.files import write_files
+    from mpq.backends import quantize as run
+    from mpq.cli.loading import load_model
+    from mpq.problem.assignment import Assignment
+
+    found = Assignment.load(assignment)
+    quantized = run(load_model(model, weights), found)
+    tensors = {name: t.detach().clone().contiguous() for name, t in quantized.state_dict().items()}
+    content = save(tensors, {"mpq_fingerprint": found.fingerprint})
+    files = write_files(output.parent, {output.name: content})
+    talk.answer({"files": [str(file) for file in files]}, lambda _: talk.wrote(files))
+
+
+@app.command()
+@reporting_errors
+@taking
+def export(
+    assignment: AssignmentFile,
+    to: Annotated[
+        str, typer.Option(help="Backend with options: text:style=csv, onnx. See `mpq backends`.")
+    ] = "text",
+    model: Model = DEMO,
+    weights: Weights = None,
+    data: Data = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File. Default: standard output, for text.")
+    ] = None,
+    *,
+    talk: TalkOptions,
+) -> None:
+    """Write an assignment for another tool: bit widths as text, or the network, as ONNX."""
+    from mpq.backends import BACKENDS
+    from mpq.backends import export as run
+    from mpq.cli.loading import load_data, load_model
+    from mpq.errors import InputError
+    from mpq.problem.assignment import Assignment
+
+    found, backend = Assignment.load(assignment), BACKENDS.build(to)
+    if output is None and backend.needs_network:
+        raise InputError(f"a file of {backend.name} needs --output: where it goes")
+    if output is None:
+        write(backend.export(found, None, None).content.decode().removesuffix("\n"))
+        return
+    if backend.needs_network and data is None and model != DEMO:
+        raise InputError("--model needs --data: a function that yields calibration batches")
+    loaded = load_model(model, weights) if backend.needs_network else None
+    examples = None if loaded is None else load_data(data or DEMO_DATA, loaded, Task.seed)
+    made = run(found, output, backend, loaded, examples)
+    answer = {"path": str(made.path), "verdict": made.verdict}
+    lines = [f"wrote {made.path}", *filter(None, [made.verdict])]
+    talk.answer(answer, lambda _: write("\n".join(lines)))

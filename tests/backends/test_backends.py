@@ -1,0 +1,79 @@
+"""What every backend promises, and what torchao makes of an assignment."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import mpq
+from mpq.errors import InputError, PrecisionError
+
+DATA = [torch.randn(32, 16, generator=torch.Generator().manual_seed(0))]
+
+
+def network() -> nn.Module:
+    """Two linear layers."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+
+
+def assigned(precision: str) -> mpq.Assignment:
+    """Every layer at one precision."""
+    task = mpq.Task(network(), DATA, DATA, candidates=[precision])
+    return mpq.search(task, {"effective_bits": 33}, sensitivity="weight-error").assignment
+
+
+@pytest.mark.parametrize("name", mpq.BACKENDS.names())
+def test_a_backend_makes_a_network_or_a_file_and_refuses_the_other(name: str) -> None:
+    """By its name, before anything is computed, and it does at least one of the two."""
+    backend, found = mpq.BACKENDS.build(name), assigned("fp32")
+    refused: list[str] = []
+    for make in (
+        lambda: backend.quantize(network(), found),
+        lambda: backend.export(found, network(), DATA),
+    ):
+        try:
+            make()
+        except InputError as error:
+            refused.append(str(error))
+
+    assert len(refused) <= 1
+    assert all(name in text for text in refused)
+
+
+@pytest.mark.parametrize(("precision", "apart"), [("w8a32", 0.03), ("w8a8d", 0.06)])
+def test_torchao_computes_what_the_simulation_does(precision: str, apart: float) -> None:
+    """To about an int8 step: torchao rounds once more, with a scale of its own."""
+    pytest.importorskip("torchao")
+    model, found = network(), assigned(precision)
+    before = [p.clone() for p in model.parameters()]
+
+    simulated = mpq.quantize(model, found)
+    real = mpq.quantize(model, found, backend="torchao")
+
+    with torch.no_grad():
+        expected, got = simulated(DATA[0]), real(DATA[0])
+    assert not torch.equal(expected, model(DATA[0]))
+    torch.testing.assert_close(got, expected, rtol=0.0, atol=apart * float(expected.std()))
+    assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
+
+
+def test_torchao_refuses_a_layer_that_it_has_no_kernel_for() -> None:
+    """With the layer's name, before anything is made."""
+    pytest.importorskip("torchao")
+
+    with pytest.raises(PrecisionError, match="no kernel for the linear layer '0' at w4a32"):
+        mpq.quantize(network(), assigned("w4a32"), backend="torchao")
+
+
+def test_a_file_is_written_whole(tmp_path: Path) -> None:
+    """Text needs neither network nor data; ONNX says that it does."""
+    found = assigned("w8a32")
+
+    made = mpq.export(found, tmp_path / "new" / "bits.csv", "text:style=csv")
+
+    assert made.path.read_text().startswith("layer,kind,precision")
+    assert made.verdict == ""
+    with pytest.raises(InputError, match="onnx needs the network and calibration examples"):
+        mpq.export(found, tmp_path / "net.onnx")

@@ -3,8 +3,8 @@
     python scripts/benchmark_tables.py            # prints every table
     python scripts/benchmark_tables.py solvers    # prints one
 
-``mkdocs build`` calls ``on_page_markdown``: a page has ``<!-- table: NAME -->`` where a table goes, so
-that no figure is typed. ``TABLES`` at the end names them.
+``mkdocs build`` calls ``on_page_markdown``: a page has ``<!-- table: NAME -->`` where a table goes,
+so that no figure is typed. ``TABLES`` at the end names them.
 """
 
 import json
@@ -207,7 +207,7 @@ def interactions() -> str:
             limit,
             found["branch_and_bound"]["status"].lower(),
             f"{found['branch_and_bound']['gap']:.1g}",
-            f"{found['additive_optimum_above_exact']:.0%}",
+            _percent(found["additive_optimum_above_exact"]),
         ]
         for name in ("resnet20", "vit")
         for limit, found in data[name].items()
@@ -269,8 +269,8 @@ def conversions() -> str:
     rows = (
         [
             name,
-            f"{min(run['cpu_seconds'] for run in runs):.2g} to {max(run['cpu_seconds'] for run in runs):.2g}",
-            f"{max(run['used_share_without_pairs'] for run in runs) - 1:.0%}",
+            _range([run["cpu_seconds"] for run in runs]),
+            _percent(max(run["used_share_without_pairs"] for run in runs) - 1),
         ]
         for name, runs in _read("conversions").items()
         if isinstance(runs, list)
@@ -295,7 +295,7 @@ def latency() -> str:
 
 
 def _rank_and_error(one: dict[str, Any]) -> str:
-    return f"{one['spearman']:.3f}, {one['median_absolute_error']:.1%}"
+    return f"{one['spearman']:.3f}, {_percent(one['median_absolute_error'])}"
 
 
 def latency_budget() -> str:
@@ -307,7 +307,7 @@ def latency_budget() -> str:
             f"{found['predicted_latency_s'] * 1e3:.2f}",
             f"{found['latency_s'] * 1e3:.2f}",
             _number(found["kl_nats"]),
-            _percent(found["accuracy"]),
+            f"{found['accuracy']:.2%}".replace("%", " %"),
             ", ".join(found["uniform_that_meet"]),
         ]
         for limit, found in _read("latency_budget")["searched"].items()
@@ -351,6 +351,10 @@ def _table(head: Row, rows: Iterable[Row]) -> str:
 def _lines(head: Row, rows: Iterable[Row]) -> Iterator[str]:
     for row in (head, ["---"] * len(head), *rows):
         yield f"| {' | '.join(row)} |"
+
+
+def _range(values: list[float]) -> str:
+    return f"{min(values):.2g} to {max(values):.2g}"
 
 
 def _number(value: float) -> str:

@@ -8,7 +8,7 @@ PYTHON ?= python
 help:  ## Say what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-check: lint types test  ## Do what CI does: lint, types, test.
+check: lint types docs test  ## Do what CI does: lint, types, documentation, tests.
 
 lint:  ## Look for mistakes and for files that are not formatted.
 	$(PYTHON) -m ruff check .

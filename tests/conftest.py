@@ -13,6 +13,7 @@ from hypothesis import settings
 
 import mpq
 from mpq import demo
+from mpq.problem.constraints import Constraints
 
 settings.register_profile("mpq", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("mpq")
@@ -56,11 +57,12 @@ def make_problem() -> MakeProblem:
         layers = tuple(f"l{i}" for i in range(len(values)))
         precisions = PRECISIONS[: values.shape[1]]
         budgets = tuple(
-            mpq.Budget(mpq.CostTable(f"r{i}", "bytes", layers, precisions, cost), float(limit))
+            mpq.Budget.of(mpq.CostTable(f"r{i}", "bytes", layers, precisions, cost), float(limit))
             for i, (cost, limit) in enumerate(zip(costs, limits, strict=True))
         )
         table = mpq.CostTable("loss", "nats", layers, precisions, values)
-        return mpq.Problem(table, budgets, **rules)
+        interactions = rules.pop("interactions", None)
+        return mpq.Problem(table, Constraints(budgets, **rules), interactions)
 
     return make
 

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from mpq.problem.budget import binding, total_between
+from mpq.problem.budget import total_between
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,8 +57,8 @@ def print_result(result: "SearchResult", console: Console) -> None:
             f"refinement {number}: measured loss {round_.measured_loss:.4g} on calibration "
             f"examples, {'kept' if round_.is_kept else 'not better, dropped'}"
         )
-    for budget in binding(result.problem.budgets, solution.columns):
-        used, unit = budget.used(solution.columns), budget.table.unit
+    for budget in result.problem.budgets:
+        used, unit = budget.used(solution.columns), budget.unit
         console.print(
             f"{budget.resource}: {amount(used, unit)} of {amount(budget.limit, unit)} "
             f"({used / budget.limit:.1%})"

@@ -17,8 +17,10 @@ from mpq._support.progress import showing_progress, track
 from mpq.errors import InputError, MpqError
 from mpq.hardware_profiles import Phase, Profile
 from mpq.network.metric import OutputMetric
+from mpq.problem.arrays import Columns
+from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limit
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.problem import Problem
 from mpq.quantization.fingerprint import measurement_key
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import RangeMethod
@@ -126,9 +128,9 @@ def compare(
             fold=fold, metric=metric, batch_size=batch_size, phase=phase, tokens=tokens,
             weight_range=weight_range, activation_range=activation_range,
         )  # fmt: skip
-        questions = {text: prepared.question([limit]) for text, limit in parsed}
+        constraints = {text: prepared.constraints([limit]) for text, limit in parsed}
         journal = _journal(prepared, folder)
-        run = _Comparison(prepared, questions, solver, refine, seed, journal)
+        run = _Comparison(prepared, constraints, solver, refine, seed, journal)
         trials = tuple(run.trials(num_random))
         run.search_weight_ranges()
         forward_seconds = run.forward_seconds()
@@ -162,7 +164,7 @@ class _Comparison:
     """Measures, and remembers what was measured."""
 
     prepared: Prepared
-    questions: Mapping[str, Problem]
+    constraints: Mapping[str, Constraints]
     solver: str
     refine: int
     seed: int
@@ -172,8 +174,10 @@ class _Comparison:
         """Random assignments near every limit."""
         drawn = [
             (text, columns)
-            for text, question in self.questions.items()
-            for columns in random_assignments(question, num_random, self.seed)
+            for text, asked in self.constraints.items()
+            for columns in random_assignments(
+                self.prepared.indifferent(asked), num_random, self.seed
+            )
         ]
         for text, columns in track(drawn, "random assignments"):
             row = self._row(columns)
@@ -231,10 +235,8 @@ class _Comparison:
             ESTIMATORS.build(text, self.seed), SOLVERS.build(self.solver, self.seed), self.refine,
             [trial.columns for trial in trials],
             [
-                (limit, question.allowed.tolist(), question.ties, budget.limit,
-                 budget.table.to_dict())
-                for limit, question in self.questions.items()
-                for budget in question.budgets
+                (limit, held.choosable, held.ties, [budget.to_dict() for budget in held.budgets])
+                for limit, held in self.constraints.items()
             ],
         )  # fmt: skip
         row = self._remembered(
@@ -247,7 +249,7 @@ class _Comparison:
         self, text: str, trials: Sequence[Trial], forward_seconds: float
     ) -> dict[str, Any]:
         estimator, solver = ESTIMATORS.build(text, self.seed), SOLVERS.build(self.solver, self.seed)
-        first = next(iter(self.questions.values()))
+        first = next(iter(self.constraints.values()))
         start, clock_start = time.perf_counter(), self.clock()
         try:
             problem, memory = peak_memory_bytes(
@@ -263,8 +265,8 @@ class _Comparison:
             "predicted": [loss_of(np.array(trial.columns, dtype=np.intp)) for trial in trials],
             "unit": problem.loss.unit,
             "solved": [
-                self._solved(limit, replace(problem, budgets=question.budgets), estimator)
-                for limit, question in self.questions.items()
+                self._solved(limit, replace(problem, constraints=held), estimator)
+                for limit, held in self.constraints.items()
             ],
             "seconds": seconds,
             "forward_passes": clock_seconds / forward_seconds,

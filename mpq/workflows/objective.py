@@ -6,8 +6,9 @@ from math import inf
 from typing import Self, final
 
 from mpq.errors import InputError
+from mpq.problem.arrays import Columns
 from mpq.problem.cost_table import CostTable
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.quantization.precision import ORIGINAL
 from mpq.solvers import Solver

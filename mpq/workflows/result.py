@@ -16,10 +16,11 @@ from mpq._support.progress import track
 from mpq.backends import apply
 from mpq.errors import UnknownNameError
 from mpq.hardware_profiles import PEAK_RAM, Pricing
+from mpq.problem.arrays import Columns
 from mpq.problem.assignment import AssignedLayer, Assignment, Record, UsedBudget
-from mpq.problem.budget import binding, total
+from mpq.problem.budget import total
 from mpq.problem.cost_table import CostTable
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.quantization.observer import needs_range
 from mpq.quantization.precision import ORIGINAL, Precision
@@ -193,8 +194,8 @@ class SearchResult:
             phase=self.pricing.workload.phase,
             tokens=self.pricing.workload.tokens,
             budgets=tuple(
-                UsedBudget(b.resource, b.table.unit, b.limit, b.used(columns))
-                for b in binding(self.problem.budgets, columns)
+                UsedBudget(b.resource, b.unit, b.limit, b.used(columns))
+                for b in self.problem.budgets
             ),
             estimator=self.origin.estimator,
             predicted_loss=self.problem.loss_of(columns),
@@ -336,7 +337,7 @@ class SearchResult:
         loss = self.problem.loss_of(columns)
         status = self.solution.status if is_result else None
         cost = total(table, columns)
-        held = (b for b in self.problem.budgets if b.table.name != table.name)
+        held = (b for b in self.problem.budgets if b.resource != table.name)
         meets = all(budget.is_met(columns) for budget in held)
         return FrontierPoint(row.label, cost, loss, precisions, status, row.measured, meets)
 

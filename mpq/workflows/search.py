@@ -1,7 +1,6 @@
 """The main job, told once: model + data + device + limits -> assignment."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -10,6 +9,7 @@ from mpq._support.progress import showing_progress
 from mpq.errors import InputError
 from mpq.hardware_profiles import Phase, Profile
 from mpq.network.metric import OutputMetric
+from mpq.problem.constraints import Constraints
 from mpq.problem.limits import parse_limits
 from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
@@ -132,11 +132,11 @@ def search(
             weight_range=weight_range, activation_range=activation_range,
         )  # fmt: skip
         # what cannot be met or minimized is refused before the estimate, which takes longest
-        question = prepared.question(parsed)
+        constraints = prepared.constraints(parsed)
         table = (
             prepared.pricing.table(objective.resource, prepared.candidates) if objective else None
         )
-        problem = estimated(prepared, question, estimator, chosen_solver)
+        problem = estimated(prepared, constraints, estimator, chosen_solver)
         if isinstance(chosen_solver, MeasuringSolver) and chosen_solver.is_measured:
             losses = prepared.on_calibration.losses_of(prepared.candidates)
             chosen_solver = chosen_solver.measuring(losses)
@@ -158,11 +158,11 @@ def search(
 
 
 def estimated(
-    prepared: Prepared, question: Problem, estimator: SensitivityEstimator, solver: Solver
+    prepared: Prepared, constraints: Constraints, estimator: SensitivityEstimator, solver: Solver
 ) -> Problem:
     """The problem with its loss, as far as the solver can take it."""
     found = estimator.estimate(
         prepared.network, prepared.tuning, prepared.quantizer, prepared.candidates
     )
     interactions = found.interactions if solver.takes_interactions else None
-    return replace(question, loss=found.table, interactions=interactions)
+    return Problem(found.table, constraints, interactions)

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq.errors import InputError
+from mpq.problem.arrays import Columns
 from mpq.problem.budget import ROUNDING
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.answers import (

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from mpq._support.progress import track
 from mpq.errors import InputError, SolverError
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.arrays import Columns
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.default import solve_additive
@@ -120,7 +121,7 @@ class Run:
 
     def _trials(self, propose: Callable[[Space], Propose], exact: Columns) -> Trials:
         space = Space.of(self.problem, is_informed=self.is_seeded or bool(self.starts))
-        num_values = 1 + (len(self.problem.budgets) if self.has_costs else 0)
+        num_values = 1 + (len(self.problem.grouped.limits) if self.has_costs else 0)
         is_measured = self.objective is not None
         begin = self._begin(space, exact)
         store = Store.open(self.storage, self.study, space, num_values, is_measured)

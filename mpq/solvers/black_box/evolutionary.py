@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq.errors import InputError, UnknownNameError
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.arrays import Columns
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers.black_box._base import MeasuringSolver, Objective, Run
 from mpq.solvers.black_box.population import Array, Assignments, Space, survivors

@@ -2,22 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mpq._support.progress import track
 from mpq.errors import InfeasibleError, InputError, SolverError
+from mpq.problem.arrays import Columns
 from mpq.problem.budget import Budget, total
 from mpq.problem.cost_table import CostTable
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers import DynamicProgramming, Solver
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.additive.hull import Hull
-
-if TYPE_CHECKING:
-    pass
 
 _SAME_RATE = 1e-12
 """Relative difference of two prices, or of two sums, that is only rounding."""
@@ -58,8 +55,8 @@ def solve_frontier(
     """
     if num_points < 2:
         raise InputError(f"a frontier has at least 2 points; got {num_points}")
-    held = tuple(b for b in problem.budgets if b.table.name != table.name)
-    free = replace(problem, budgets=held)
+    held = tuple(b for b in problem.budgets if b.resource != table.name)
+    free = problem.with_budgets(*held)
     best = _found(solver.solve(free.available(table)))
     if problem.interactions is None:  # of all that lose as little, what costs least
         swapped = free.least(table, problem.loss_of(best[0]))
@@ -69,10 +66,10 @@ def solve_frontier(
     solved = [cheapest, best]
     if isinstance(solver, DynamicProgramming):
         *inner, _ = limits.tolist()
-        swept = solver.sweep(replace(free, budgets=(*held, Budget(table, inner[-1]))), inner)
+        swept = solver.sweep(free.with_budgets(*held, Budget.of(table, inner[-1])), inner)
         return _front(problem, table, [*solved, *((c, Status.FEASIBLE) for c in swept)])
     for limit in track(limits.tolist(), f"frontier over {table.name}"):
-        solution = solver.solve(replace(free, budgets=(*held, Budget(table, limit))))
+        solution = solver.solve(free.with_budgets(*held, Budget.of(table, limit)))
         if solution.columns is not None:
             solved.append((solution.columns, solution.status))
     return _front(problem, table, solved)
@@ -117,11 +114,11 @@ def solve_hull(
             f"the convex hull is that of what single layers cost, and {table.name} has costs of "
             "pairs of layers: ask for points at evenly spaced limits instead"
         )
-    held = tuple(b for b in problem.budgets if b.table.name != table.name)
-    free = replace(problem, budgets=held).available(table)
+    held = tuple(b for b in problem.budgets if b.resource != table.name)
+    free = problem.with_budgets(*held).available(table)
     if held:
         return _between(free, table, solver)
-    grouped = replace(free, budgets=(Budget(table, free.budgets[-1].limit),)).grouped
+    grouped = free.with_budgets(Budget.of(table, 0.0)).grouped  # for its costs; no limit is read
     hull = Hull.of(grouped.loss, grouped.costs[0], grouped.allowed)
     columns, corners = hull.start, [grouped.expand(hull.start)]
     rates = hull.gain / hull.cost
@@ -138,9 +135,9 @@ def _between(
 ) -> tuple[list[Columns], list[Status]]:
     cheapest, last = _found(solver.solve(problem.cheapest(table))), _found(solver.solve(problem))
     # Of all that cost as little, what loses least.
-    held = tuple(b for b in problem.budgets if b.table.name != table.name)
-    least = Budget(table, total(table, cheapest[0]))
-    first = _found(solver.solve(replace(problem, budgets=(*held, least))))
+    held = tuple(b for b in problem.budgets if b.resource != table.name)
+    least = Budget.of(table, total(table, cheapest[0]))
+    first = _found(solver.solve(problem.with_budgets(*held, least)))
     corners = {_point(problem, table, end[0]): end for end in (first, last)}
     pairs = [tuple(sorted(corners))]
     while pairs:

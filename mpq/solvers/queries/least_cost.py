@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from mpq.errors import InfeasibleError, SolverError
+from mpq.problem.arrays import Columns
 from mpq.problem.budget import ROUNDING, Budget, total
 from mpq.problem.cost_table import CostTable
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers import Solver
 from mpq.solvers.additive.default import additive_solver
@@ -117,8 +118,8 @@ def least_cost_measured(
 
 def _limited(problem: Problem, table: CostTable, cost: float) -> Problem:
     """With a budget of exactly that cost in place of any other on the resource."""
-    others = tuple(b for b in problem.budgets if b.table.name != table.name)
-    return replace(problem, budgets=(*others, Budget(table, cost)))
+    others = (b for b in problem.budgets if b.resource != table.name)
+    return problem.with_budgets(*others, Budget.of(table, cost))
 
 
 def _halved(problem: Problem, table: CostTable, solver: Solver, max_loss: float) -> LeastCost:

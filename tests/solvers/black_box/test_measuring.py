@@ -22,6 +22,7 @@ from mpq.errors import (
     SolverError,
 )
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
@@ -66,9 +67,11 @@ class Case:
         cost = CostTable("size", "bytes", names, precisions, self.cost)
         return Problem(
             CostTable("loss", "nats", names, precisions, self.loss),
-            (Budget(cost, self.limit),),
-            tuple(tuple(names[i] for i in tie) for tie in self.ties),
-            {names[i]: precisions[column] for i, column in self.fixed.items()},
+            Constraints(
+                (Budget.of(cost, self.limit),),
+                tuple(tuple(names[i] for i in tie) for tie in self.ties),
+                {names[i]: precisions[column] for i, column in self.fixed.items()},
+            ),
             interactions=interactions,
         )
 

@@ -123,7 +123,7 @@ def trace(solver: Solver, problem: Problem, objective: Objective) -> tuple[Float
         return values
 
     start = time.perf_counter()
-    solver.measuring(recorded).solve(problem)
+    solver.bind(recorded).solve(problem)
     spent = time.perf_counter() - start - busy
     return np.minimum.accumulate(losses), round(1e3 * spent / len(losses), 3)
 

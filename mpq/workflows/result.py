@@ -1,6 +1,6 @@
 """What a search found, and everything that can be done with it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -27,7 +27,7 @@ from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.report import comparison_table, draw_bits, draw_frontier, frontier_table, layer_table, png
 from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.report.measurement import Compared, Measurement
-from mpq.solvers import Auto, Evolutionary, MeasuringSolver, Solver
+from mpq.solvers import Auto, Solver
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.alternatives import alternatives
 from mpq.solvers.queries.frontier import pareto_front, solve_frontier, solve_hull
@@ -136,8 +136,8 @@ class SearchResult:
     @property
     def loss_name(self) -> str:
         """What ``solution.loss`` is: predicted, or measured on the calibration examples."""
-        is_measured = isinstance(self.solver, MeasuringSolver) and self.solver.is_measured
-        return "measured loss (calibration examples)" if is_measured else "predicted loss"
+        is_measuring = self.solver.is_measuring
+        return "measured loss (calibration examples)" if is_measuring else "predicted loss"
 
     def cost_table(self, resource: str) -> CostTable:
         """``[L, B]`` cost of any resource over the problem's precisions.
@@ -241,8 +241,9 @@ class SearchResult:
             UnknownNameError: If there is no such resource.
         """
         table = self.cost_table(resource or self._first_resource)
-        if isinstance(self.solver, Evolutionary) and self.solver.objectives != "loss":
-            return self._measured_front(self.solver, table, measure)
+        trials = self.solver.found_frontier(self.problem)
+        if trials is not None:
+            return self._measured_front(trials, table, measure)
         if hull:
             candidates, statuses = self._hull(table)
         else:
@@ -267,16 +268,18 @@ class SearchResult:
         front = pareto_front(costs, [self.problem.loss_of(columns) for columns in candidates])
         return [candidates[i] for i in front], [Status.FEASIBLE] * len(front)
 
-    def _measured_front(self, solver: Evolutionary, table: CostTable, measure: bool) -> Frontier:
+    def _measured_front(
+        self, trials: Sequence[Solution], table: CostTable, measure: bool
+    ) -> Frontier:
         """Of all trials of the search that those within the budgets do not better."""
-        found = [(columns, float(values[0])) for columns, values in solver.front(self.problem)]
+        found = [(each.columns, each.loss) for each in trials if each.columns is not None]
         costs = [total(table, columns) for columns, _ in found]
         chosen = [found[i] for i in pareto_front(costs, [loss for _, loss in found])]
         points = tuple(
             replace(self._point("frontier", table, columns, Status.FEASIBLE, measure), loss=loss)
             for columns, loss in track(chosen, "frontier points")
         )
-        name = "calibration_loss" if solver.is_measured else "predicted_loss"
+        name = "calibration_loss" if self.solver.is_measuring else "predicted_loss"
         return Frontier(table.name, table.unit, self.problem.loss.unit, points, (), name)
 
     def alternatives(
@@ -312,8 +315,7 @@ class SearchResult:
     @property
     def _repeatable_solver(self) -> Solver:
         """One that can be asked many times: a measured search is not."""
-        is_measuring = isinstance(self.solver, MeasuringSolver)
-        return Auto(seed=self.origin.seed) if is_measuring else self.solver
+        return self.solver if self.solver.is_repeatable else Auto(seed=self.origin.seed)
 
     def _point(
         self, label: str, table: CostTable, columns: Columns, status: Status, measure: bool

@@ -15,7 +15,7 @@ from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import RangeMethod
 from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
-from mpq.solvers import SOLVERS, Evolutionary, MeasuringSolver, Solver
+from mpq.solvers import SOLVERS, Solver
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.objective import Objective
 from mpq.workflows.refine import Refinement, refinable_estimator
@@ -113,9 +113,8 @@ def search(
         raise InputError(
             "give at least one limit, such as latency=0.6x:w8a8 or weight_bytes=300KiB"
         )
-    is_measured = isinstance(chosen_solver, MeasuringSolver) and chosen_solver.is_measured
-    if is_measured and isinstance(chosen_solver, Evolutionary):
-        chosen_solver.require_storage()
+    is_measured = chosen_solver.is_measuring
+    chosen_solver.check()
     if objective is not None and is_measured:
         raise InputError("minimize needs a predicted loss; is_measured=true searches without one")
     if objective is not None and refine:
@@ -137,9 +136,9 @@ def search(
             prepared.pricing.table(objective.resource, prepared.candidates) if objective else None
         )
         problem = estimated(prepared, constraints, estimator, chosen_solver)
-        if isinstance(chosen_solver, MeasuringSolver) and chosen_solver.is_measured:
+        if chosen_solver.is_measuring:
             losses = prepared.on_calibration.losses_of(prepared.candidates)
-            chosen_solver = chosen_solver.measuring(losses)
+            chosen_solver = chosen_solver.bind(losses)
         if objective is None or table is None:
             solution = solve(chosen_solver, problem)
         else:

@@ -5,14 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from mpq._support.progress import track
 from mpq.errors import InfeasibleError, InputError, SolverError
 from mpq.problem.arrays import Columns
 from mpq.problem.budget import Budget, total
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
-from mpq.solvers import DynamicProgramming, Solver
+from mpq.solvers import Solver
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.additive.hull import Hull
 
@@ -64,12 +63,8 @@ def solve_frontier(
     cheapest = _found(solver.solve(free.cheapest(table)))
     limits = np.linspace(total(table, cheapest[0]), total(table, best[0]), num_points)
     solved = [cheapest, best]
-    if isinstance(solver, DynamicProgramming):
-        *inner, _ = limits.tolist()
-        swept = solver.sweep(free.with_budgets(*held, Budget.of(table, inner[-1])), inner)
-        return _front(problem, table, [*solved, *((c, Status.FEASIBLE) for c in swept)])
-    for limit in track(limits.tolist(), f"frontier over {table.name}"):
-        solution = solver.solve(free.with_budgets(*held, Budget.of(table, limit)))
+    # The last limit is what the best uses, and the best its answer.
+    for solution in solver.frontier(free, table, limits[:-1].tolist()):
         if solution.columns is not None:
             solved.append((solution.columns, solution.status))
     return _front(problem, table, solved)

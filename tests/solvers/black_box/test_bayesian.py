@@ -72,7 +72,9 @@ def test_the_sampler_works_in_memory(tmp_path: Path) -> None:
 def test_a_solver_of_that_name_has_these_options() -> None:
     """What ``--solver`` takes."""
     registry = mpq.SOLVERS
-    options = type(registry)("solver", (Bayesian,)).build("bayesian:num_trials=30,study=a", seed=4)
+    options = type(registry)("solver", (Bayesian,), "mpq.solvers").build(
+        "bayesian:num_trials=30,study=a", seed=4
+    )
 
     assert options == Bayesian(num_trials=30, study="a", seed=4)
     assert replace(options, objective=distance) == options

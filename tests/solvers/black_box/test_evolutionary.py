@@ -134,7 +134,7 @@ def test_a_front_comes_from_the_trials_of_the_solution(tmp_path: Path) -> None:
     def never(assignments: Assignments) -> Floats:
         raise AssertionError("evaluated again")
 
-    front = solver.measuring(never).front(problem)
+    front = solver.bind(never).front(problem)
 
     columns, values = front[0]
     assert values[0] == solution.loss

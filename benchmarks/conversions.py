@@ -29,6 +29,7 @@ import numpy.typing as npt
 import pulp
 
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable, PairCost
 from mpq.problem.limits import uniform_cost
 from mpq.problem.problem import Problem
@@ -102,7 +103,7 @@ def chain(seed: int, layers: int, size: int, kind: str, budgets: int) -> Problem
         0.5 * (uniform_cost(t, t.precisions[0]) + uniform_cost(t, t.precisions[-1])) for t in tables
     ]
     table = CostTable("loss", "nats", names, PRECISIONS[:size], loss)
-    return Problem(table, tuple(map(Budget, tables, limits)))
+    return Problem(table, Constraints(tuple(map(Budget.of, tables, limits))))
 
 
 def kinds(size: int) -> npt.NDArray[np.bool_]:
@@ -120,12 +121,12 @@ def shape_of(kind: str, size: int, rng: np.random.Generator) -> npt.NDArray[np.f
 
 def without_pairs(problem: Problem) -> Problem:
     """As if converting cost nothing."""
-    tables = [budget.table for budget in problem.budgets]
+    tables = [budget.tables[0] for budget in problem.budgets]
     plain = [
         CostTable(t.name, t.unit, t.layers, t.precisions, t.values, t.constant) for t in tables
     ]
     limits = [budget.limit for budget in problem.budgets]
-    return Problem(problem.loss, tuple(map(Budget, plain, limits)))
+    return Problem(problem.loss, Constraints(tuple(map(Budget.of, plain, limits))))
 
 
 if __name__ == "__main__":

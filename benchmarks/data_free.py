@@ -38,6 +38,7 @@ from mpq.network.network import Network
 from mpq.network.synthetic import DATA_SOURCES
 from mpq.network.synthetic.distilled import RememberedStatistics
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import uniform_cost
 from mpq.quantization.observer import ActivationRanges
@@ -174,10 +175,10 @@ def spearman(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) ->
 def solved(evaluator: Evaluator, tables: list[CostTable], bits: int) -> float:
     """Geometric mean over tables of the measured KL of the best assignment in a budget."""
     weight_bytes = Pricing(evaluator.network.layers).table("weight_bytes", CHOICES)
-    budget = Budget(weight_bytes, uniform_cost(weight_bytes, Precision.parse(f"w{bits}")))
+    budget = Budget.of(weight_bytes, uniform_cost(weight_bytes, Precision.parse(f"w{bits}")))
     measured = []
     for table in tables:
-        problem = Problem(table, (budget,))
+        problem = Problem(table, Constraints((budget,)))
         precisions = SOLVERS.build("ilp").solve(problem).precisions(problem)
         measured.append(evaluator.measure(precisions).divergence)
     return statistics.geometric_mean(measured)

@@ -28,6 +28,7 @@ import numpy.typing as npt
 import optuna
 
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
@@ -71,8 +72,8 @@ def problem_of(seed: int) -> Problem:
     spread = rng.lognormal(0, 1.5, (NUM_LAYERS, 1)) * rng.lognormal(0, 0.3, (NUM_LAYERS, 4))
     loss = -np.sort(-16 * spread * 2.0**-BITS, axis=1)
     cost = CostTable("weight_bytes", "bytes", names, PRECISIONS, size * BITS / 8)
-    budget = Budget(cost, float(size.sum() * 4.5 / 8))
-    return Problem(CostTable("loss", "nats", names, PRECISIONS, loss), (budget,))
+    budget = Budget.of(cost, float(size.sum() * 4.5 / 8))
+    return Problem(CostTable("loss", "nats", names, PRECISIONS, loss), Constraints((budget,)))
 
 
 def sum_of(problem: Problem) -> Objective:
@@ -122,7 +123,7 @@ def trace(solver: Solver, problem: Problem, objective: Objective) -> tuple[Float
         return values
 
     start = time.perf_counter()
-    solver.measuring(recorded).solve(problem)
+    solver.bind(recorded).solve(problem)
     spent = time.perf_counter() - start - busy
     return np.minimum.accumulate(losses), round(1e3 * spent / len(losses), 3)
 

@@ -26,6 +26,7 @@ import torch
 
 from mpq.cli.loading import load_callable, load_model, load_object
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
@@ -78,8 +79,7 @@ def real(network: str) -> dict[str, Any]:
         found[name] = solved(
             Problem(
                 estimate.table,
-                (Budget(table, limit),),
-                prepared.ties,
+                Constraints((Budget.of(table, limit),), prepared.ties),
                 interactions=estimate.interactions,
             ),
             with_outer_approximation=network == "resnet20",
@@ -146,10 +146,13 @@ def synthetic(seed: int, layers: int = 54, examples: int = 512) -> Problem:
     sizes = np.floor(1000 * rng.lognormal(0, 1.2, (layers, 1))) * bits
     return Problem(
         CostTable("loss", "nats", names, precisions, loss),
-        (
-            Budget(
-                CostTable("weight", "bits", names, precisions, sizes), 3.0 * sizes[:, 0].sum() / 2
-            ),
+        Constraints(
+            (
+                Budget.of(
+                    CostTable("weight", "bits", names, precisions, sizes),
+                    3.0 * sizes[:, 0].sum() / 2,
+                ),
+            )
         ),
         interactions=Interactions(factor, 0.3),
     )

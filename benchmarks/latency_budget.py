@@ -81,7 +81,7 @@ def answer(
     result: mpq.SearchResult, label: str, measured: Mapping[str, Mapping[str, float]]
 ) -> dict[str, Any]:
     """What was asked, predicted and measured, and the uniform formats that meet the limits."""
-    limits = {b.table.name: b.limit for b in result.problem.budgets}
+    limits = {b.resource: b.limit for b in result.problem.budgets}
     uniform = {row.label: row.costs["weight_bytes"] for row in result.comparisons}
     able = [
         p

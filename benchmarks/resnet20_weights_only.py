@@ -25,10 +25,11 @@ from mpq import ESTIMATORS, SOLVERS, Calibration, Precision, Problem
 from mpq.cli.loading import load_callable, load_model, load_object
 from mpq.hardware_profiles import Pricing
 from mpq.network.network import Network
+from mpq.problem.arrays import Columns
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import uniform_cost
-from mpq.problem.problem import Columns
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import ORIGINAL
 from mpq.quantization.quantizer import Quantizer
@@ -73,7 +74,9 @@ def run(model: torch.nn.Module, sensitivity: str, solver: str) -> dict[str, Any]
     budgets, solve_s = [], 0.0
     for bits in BUDGET_BITS:
         limit = uniform_cost(table, Precision.parse(f"w{bits}"))
-        problem = Problem(found.table, (Budget(table, limit),), interactions=found.interactions)
+        problem = Problem(
+            found.table, Constraints((Budget.of(table, limit),)), interactions=found.interactions
+        )
         solution = SOLVERS.build(solver).solve(problem)
         solve_s += solution.seconds
         assert solution.columns is not None

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
@@ -61,7 +62,7 @@ def make(layers: int, precisions: int, budgets: int, seed: int) -> Problem:
     limits = (low + 0.4 * (high - low)).tolist()
     return Problem(
         CostTable("loss", "nats", names, chosen, loss),
-        tuple(Budget(t, limit) for t, limit in zip(tables, limits, strict=True)),
+        Constraints(tuple(Budget.of(t, limit) for t, limit in zip(tables, limits, strict=True))),
     )
 
 
@@ -126,7 +127,7 @@ def several_budgets(layers: int, precisions: int, budgets: int, gap: float) -> d
 
 def frontiers(layers: int, precisions: int) -> dict[str, Any]:
     problem = make(layers, precisions, 1, 0)
-    table = problem.budgets[0].table
+    table = problem.budgets[0].tables[0]
     (candidates, statuses), seconds = timed(
         lambda: solve_frontier(problem, table, Lagrangian(), 100)
     )
@@ -147,7 +148,7 @@ def baselines(layers: int, precisions: int) -> dict[str, Any]:
     ratios: dict[str, list[float]] = {"-".join([s.name, *vars(s).values()]): [] for s in rules}
     for seed in SEEDS:
         problem = make(layers, precisions, 1, seed)
-        table = problem.budgets[0].table
+        table = problem.budgets[0].tables[0]
         low, high = (float(f(table.values, axis=1).sum()) for f in (np.min, np.max))
         for share in (0.1, 0.3, 0.5, 0.7, 0.9):
             limited = problem.within([f"{table.name}={low + share * (high - low)}B"])

@@ -15,6 +15,7 @@ from hypothesis.internal.conjecture import providers
 import mpq
 from mpq import demo
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 
 # Hypothesis draws constants that it reads in all local modules loaded so far: what a test is given
 # would depend on which other tests were collected.
@@ -62,11 +63,12 @@ def make_problem() -> MakeProblem:
         layers = tuple(f"l{i}" for i in range(len(values)))
         precisions = PRECISIONS[: values.shape[1]]
         budgets = tuple(
-            Budget(mpq.CostTable(f"r{i}", "bytes", layers, precisions, cost), float(limit))
+            Budget.of(mpq.CostTable(f"r{i}", "bytes", layers, precisions, cost), float(limit))
             for i, (cost, limit) in enumerate(zip(costs, limits, strict=True))
         )
         table = mpq.CostTable("loss", "nats", layers, precisions, values)
-        return mpq.Problem(table, budgets, **rules)
+        interactions = rules.pop("interactions", None)
+        return mpq.Problem(table, Constraints(budgets, **rules), interactions)
 
     return make
 

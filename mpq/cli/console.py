@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from mpq._support.streams import answer_stream
-from mpq.problem.budget import binding
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,8 +57,8 @@ def print_result(result: "SearchResult", console: Console) -> None:
             f"refinement {number}: measured loss {round_.measured_loss:.4g} on calibration "
             f"examples, {'kept' if round_.is_kept else 'not better, dropped'}"
         )
-    for budget in binding(result.problem.budgets, solution.columns):
-        used, unit = budget.used(solution.columns), budget.table.unit
+    for budget in result.problem.budgets:
+        used, unit = budget.used(solution.columns), budget.unit
         console.print(
             f"{budget.resource}: {amount(used, unit)} of {amount(budget.limit, unit)} "
             f"({used / budget.limit:.1%})"

@@ -33,6 +33,6 @@ def load_problem(path: Path, limits: Sequence[str] = ()) -> tuple[Problem, dict[
         return Problem.from_table(table, limits), table.resources
     if path.suffix == ".json":
         found = Problem.from_json(text).within(limits)
-        sums = (b.table for b in found.budgets if b.resource == b.table.name)
-        return found, {table.name: table for table in sums}
+        sums = (budget.sum_table for budget in found.budgets)
+        return found, {table.name: table for table in sums if table is not None}
     raise FileFormatError(f"{path} is neither .json (a problem) nor .csv (a table of layers)")

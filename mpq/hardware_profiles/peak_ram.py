@@ -5,11 +5,11 @@ r"""Memory of a device without a heap to spare: the peak of activations, and wha
 
 with ``n_u`` elements of buffer ``u`` for one example, ``N`` examples at once, ``H_u`` the layers in
 whose input formats it is held (see ``Lifetimes``), and ``a`` bits of a format. A limit on the
-maximum is a limit on every step, and a step is a sum over layers: a table of its own, named
-``peak_ram@<step>``. Where a buffer is read by layers that need not share a precision, the step is
-one table for each of them that may be the widest. Tables that never exceed another one are left
-out. No allocator is modelled: fragmentation and alignment are not counted, as TinyEngine's in-place
-depthwise convolution is not (Lin et al. 2020, MCUNet, arXiv:2007.10319).
+maximum is a limit on every step, and a step is a sum over layers: a table of its own, named like
+the step, in one ``Budget``. Where a buffer is read by layers that need not share a precision, the
+step is one table for each of them that may be the widest. Tables that never exceed another one are
+left out. No allocator is modelled: fragmentation and alignment are not counted, as TinyEngine's
+in-place depthwise convolution is not (Lin et al. 2020, MCUNet, arXiv:2007.10319).
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ from mpq.problem.cost_table import CostTable
 from mpq.quantization.precision import ORIGINAL, Precision
 
 PEAK_RAM: Final = "peak_ram"
-"""The resource; its tables are ``peak_ram@<step>``."""
+"""The resource: a maximum over steps, each with a table that has the step's name."""
 FLASH: Final = "flash"
 """The resource: bytes of everything that a device stores."""
 _MAX_TABLES = 64
@@ -103,7 +103,7 @@ def peak_ram_tables(
     for position, step in enumerate(lifetimes.steps):
         widest = _widest(step, lifetimes.alive(position), layers, first)
         for number, chosen in enumerate(widest, start=1):
-            name = f"{PEAK_RAM}@{step}" + (f" (reader {number})" if len(widest) > 1 else "")
+            name = f"{step} (reader {number})" if len(widest) > 1 else step
             tables.append(_table(name, chosen, layers, candidates, batch_size))
     return tuple(tables)
 

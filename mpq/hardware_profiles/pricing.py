@@ -14,12 +14,15 @@ from mpq.hardware_profiles.peak_ram import (
     flash_table,
     peak_ram_bytes,
     peak_ram_tables,
+    undominated,
 )
 from mpq.hardware_profiles.profile import Profile
 from mpq.network.layer import Layer
 from mpq.network.liveness import Lifetimes
 from mpq.network.workload import Workload, tokens_of
+from mpq.problem.budget import Budget
 from mpq.problem.cost_table import CostTable
+from mpq.problem.limits import Limit
 from mpq.quantization.precision import Precision
 
 DEVICE_RESOURCES = ("latency", "energy")
@@ -89,6 +92,27 @@ class Pricing:
         lifetimes, batch_size = self._lifetimes, self.workload.batch_size
         steps = peak_ram_tables(lifetimes, self.layers, candidates, batch_size, ties)
         return tuple(map(self._runnable, steps))
+
+    def budget(
+        self, limit: Limit, candidates: Sequence[Precision], ties: Sequence[Sequence[str]] = ()
+    ) -> Budget:
+        """A limit over the candidates; it may be relative to a precision that is none of them.
+
+        Args:
+            limit: As the user wrote it.
+            candidates: ``B`` precisions.
+            ties: Layers that share a precision.
+
+        Raises:
+            LimitError: If the limit's unit does not fit, or the device cannot run its reference.
+            InputError: If the resource needs a device or lifetimes, and there are none.
+            UnknownNameError: If there is no such resource.
+        """
+        reference = () if limit.reference is None else (limit.reference,)
+        wide = self.tables(limit.resource, tuple(dict.fromkeys((*candidates, *reference))), ties)
+        tables = tuple(table.select(candidates) for table in wide)
+        kept = undominated(tables, ties) if len(tables) > 1 else tables
+        return Budget(limit.resource, kept, limit.resolve(*wide))
 
     @property
     def _lifetimes(self) -> Lifetimes:

@@ -1,14 +1,12 @@
-"""A limit on one resource, and the ways of writing it."""
+"""A limit on one resource, and what an assignment uses of it."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import final
+from typing import Any, Self, final
 
-import numpy as np
-import numpy.typing as npt
-
-from mpq.errors import LimitError
+from mpq.errors import InputError, LimitError
+from mpq.problem.arrays import Columns
 from mpq.problem.cost_table import CostTable
 
 ROUNDING = 1e-12
@@ -25,49 +23,67 @@ sum ``math.fsum`` of its cells, and it is within the budget if that is at most
 class Budget:
     """One resource and how much of it an assignment may use.
 
+    Most resources are one sum over layers (``Budget.of``). One that is a maximum over steps, as
+    ``peak_ram`` is, has a table a step, named like the step; the largest total is what is used.
+
     Args:
-        table: ``[L, B]`` cost of the resource.
-        limit: Largest total that is allowed, in the table's unit.
+        resource: Such as ``latency``.
+        tables: ``[L, B]`` cost in every step, all in one unit, of the same layers and precisions.
+        limit: Largest use that is allowed, in the tables' unit.
 
     Raises:
         LimitError: If the limit is not a finite number.
+        InputError: If there is no table, or the tables do not fit together.
     """
 
-    table: CostTable
+    resource: str
+    tables: tuple[CostTable, ...]
     limit: float
 
     def __post_init__(self) -> None:
         if not isfinite(self.limit):
-            raise LimitError(f"{self.table.name}: the limit must be finite, got {self.limit}")
+            raise LimitError(f"{self.resource}: the limit must be finite, got {self.limit}")
+        if not self.tables:
+            raise InputError(f"{self.resource}: a budget has at least one table; got none")
+        for table in self.tables[1:]:
+            if table.unit != self.unit:
+                raise InputError(
+                    f"{self.resource}: step {table.name} is in {table.unit}, the first step in "
+                    f"{self.unit}: a maximum needs one unit"
+                )
         object.__setattr__(self, "limit", float(self.limit))  # as it is read from a file
 
+    @classmethod
+    def of(cls, table: CostTable, limit: float) -> Self:
+        """The budget of a resource that is a sum over layers, called as its table is."""
+        return cls(table.name, (table,), limit)
+
     @property
-    def resource(self) -> str:
-        """What is limited: of ``peak_ram@conv1``, one step of a maximum, ``peak_ram``."""
-        return resource_of(self.table)
+    def unit(self) -> str:
+        """Unit of the limit and of all tables."""
+        return self.tables[0].unit
 
-    def used(self, columns: npt.NDArray[np.intp]) -> float:
-        """What an assignment uses, in the table's unit; ``columns [L]`` is a column per layer."""
-        return self.table.total(columns)
+    @property
+    def sum_table(self) -> CostTable | None:
+        """``[L, B]`` of a resource that is a sum over layers; ``None`` of a maximum over steps."""
+        (table, *steps) = self.tables
+        return None if steps or table.name != self.resource else table
 
-    def is_met(self, columns: npt.NDArray[np.intp]) -> bool:
+    def used(self, columns: Columns) -> float:
+        """What an assignment uses, in the tables' unit; ``columns [L]`` is a column per layer."""
+        return max(table.total(columns) for table in self.tables)
+
+    def is_met(self, columns: Columns) -> bool:
         """Whether the assignment stays within the limit, up to ``ROUNDING``."""
         return self.used(columns) <= self.limit + ROUNDING * abs(self.limit)
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        tables = [table.to_dict() for table in self.tables]
+        return {"resource": self.resource, "limit": self.limit, "tables": tables}
 
-def resource_of(table: CostTable) -> str:
-    """The resource that a table is one of, where several go by ``<resource>@<step>``."""
-    return table.name.partition("@")[0]
-
-
-def binding(budgets: Iterable[Budget], columns: npt.NDArray[np.intp]) -> tuple[Budget, ...]:
-    """Of every resource the budget that an assignment uses most of, in the order of the budgets.
-
-    A resource has several where it is a maximum, and each of them the limit of the maximum.
-    """
-    most: dict[str, Budget] = {}
-    for budget in budgets:
-        held = most.setdefault(budget.resource, budget)
-        if budget.used(columns) > held.used(columns):
-            most[budget.resource] = budget
-    return tuple(most.values())
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Inverse of ``to_dict``."""
+        tables = tuple(map(CostTable.from_dict, data["tables"]))
+        return cls(str(data["resource"]), tables, float(data["limit"]))

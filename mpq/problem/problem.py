@@ -7,66 +7,23 @@ from functools import cached_property
 from typing import Any, Self, final
 
 import numpy as np
-import numpy.typing as npt
 
 from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.network.layer import merge_ties
+from mpq.problem.arrays import Columns, Mask
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.couplings import Couplings
+from mpq.problem.cut import Cut
+from mpq.problem.grouped import Grouped
 from mpq.problem.interactions import Interactions
 from mpq.problem.limits import parse_limits
 from mpq.problem.table_file import LongTable
+from mpq.problem.upgrade import upgraded
 from mpq.quantization.precision import Precision
 
-Columns = npt.NDArray[np.intp]
-"""``[L]`` (or ``[G]``, for groups of tied layers) column of every layer's precision."""
-
-SCHEMA_VERSION = 1
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Grouped:
-    """A problem with tied layers added up: what a solver works on.
-
-    Every choice costs the sum of its cells and of its couplings: what a table counts besides its
-    layers is in the cells of the first group.
-
-    Args:
-        loss: ``[G, B]`` in the loss table's unit.
-        costs: ``[R, G, B]`` of the ``R`` budgets, 0 where a precision is not allowed.
-        limits: ``[R]``.
-        allowed: ``[G, B]`` whether a group may take a precision.
-        members: For each group, the rows of its layers.
-        couplings: What pairs of groups cost besides.
-    """
-
-    loss: npt.NDArray[np.float64]
-    costs: npt.NDArray[np.float64]
-    limits: npt.NDArray[np.float64]
-    allowed: npt.NDArray[np.bool_]
-    members: tuple[tuple[int, ...], ...]
-    couplings: Couplings
-
-    def among(self, allowed: npt.NDArray[np.bool_]) -> "Grouped":
-        """The same with fewer cells ``[G, B]``, each of them allowed here."""
-        alone, couplings = self.couplings.separated(allowed)
-        loss, costs = self.loss + alone[0], np.where(allowed, self.costs + alone[1:], 0.0)
-        return replace(self, loss=loss, costs=costs, allowed=allowed, couplings=couplings)
-
-    def expand(self, columns: Columns) -> Columns:
-        """A choice per layer ``[L]`` from one per group ``[G]``."""
-        return np.asarray(columns[self.group_of])
-
-    @cached_property
-    def group_of(self) -> Columns:
-        """``[L]`` the group of every layer."""
-        groups = np.empty(sum(map(len, self.members)), dtype=np.intp)
-        sizes = [len(rows) for rows in self.members]
-        rows = np.concatenate([np.array(rows) for rows in self.members])
-        groups[rows] = np.repeat(np.arange(len(sizes)), sizes)
-        return groups
+SCHEMA_VERSION = 2
 
 
 @final
@@ -76,52 +33,86 @@ class Problem:
 
     Args:
         loss: ``[L, B]`` complete; usually nats.
-        budgets: Any number; each table has the loss table's layers and precisions.
-        ties: Groups of layer names that must share a precision.
-        fixed: Layers whose precision is given.
-        candidates: Layers whose choices are restricted; others may take all.
+        constraints: Budgets, ties, fixed layers and candidates; each table has the loss table's
+            layers and precisions.
         interactions: If given, what pairs of layers lose beside the sum over ``loss``.
+        mask: ``[L, B]`` precisions that can be taken, where the budgets' tables do not say it all;
+            ``None``: they do.
+        cuts: Assignments to differ from.
 
     Raises:
         InputError: If tables do not fit together, or a layer has no precision left.
     """
 
     loss: CostTable
-    budgets: tuple[Budget, ...] = ()
-    ties: tuple[tuple[str, ...], ...] = ()
-    fixed: Mapping[str, Precision] = field(default_factory=dict)
-    candidates: Mapping[str, Sequence[Precision]] = field(default_factory=dict)
+    constraints: Constraints = field(default_factory=Constraints)
     interactions: Interactions | None = None
+    mask: Mask | None = None
+    cuts: tuple[Cut, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.loss.layers:
             raise InputError("there is no layer to assign a precision to")
         self.loss.require_complete()
         self._check_tables()
+        self._check_shapes()
         known = set(self.loss.layers)
-        named = {name for tie in self.ties for name in tie} | set(self.fixed) | set(self.candidates)
-        for name in sorted(named - known):
+        for name in sorted(self.constraints.named - known):
             raise UnknownNameError("layer", name, known)
-        object.__setattr__(self, "ties", merge_ties(self.ties, self.loss.layers))
+        merged = merge_ties(self.ties, self.loss.layers)
+        object.__setattr__(self, "constraints", replace(self.constraints, ties=merged))
         self._check_allowed()
 
+    @classmethod
+    def of_any(
+        cls, constraints: Constraints, layers: Sequence[str], candidates: Sequence[Precision]
+    ) -> Self:
+        """The problem that asks only whether the constraints can be met: nothing is lost.
+
+        Args:
+            constraints: Of any loss.
+            layers: ``L`` names.
+            candidates: ``B`` precisions.
+        """
+        values = np.zeros((len(layers), len(candidates)))
+        return cls(
+            CostTable("nothing", "nats", tuple(layers), tuple(candidates), values), constraints
+        )
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """Those of the constraints."""
+        return self.constraints.budgets
+
+    @property
+    def ties(self) -> tuple[tuple[str, ...], ...]:
+        """Those of the constraints, merged and in the layers' order."""
+        return self.constraints.ties
+
     def _check_tables(self) -> None:
-        for table in (budget.table for budget in self.budgets):
+        for table in self.constraints.tables:
             if (table.layers, table.precisions) != (self.loss.layers, self.loss.precisions):
                 raise InputError(
                     f"{table.name} has other layers or precisions than the loss {self.loss.name}"
                 )
-        names = [budget.table.name for budget in self.budgets]
-        if len(set(names)) != len(names):
-            raise InputError(f"a resource has two budgets: {names}")
+
+    def _check_shapes(self) -> None:
+        shape = self.loss.values.shape
+        if self.mask is not None and self.mask.shape != shape:
+            raise InputError(f"the mask is {self.mask.shape}, the loss is {shape}")
+        for cut in self.cuts:
+            if len(cut.columns) != len(self.loss.layers):
+                raise InputError(
+                    f"a cut is of {len(cut.columns)} layers, the loss of {len(self.loss.layers)}"
+                )
         if self.interactions is not None:
             if self.loss.pairs:
                 raise InputError(
                     f"{self.loss.name}: a loss with interactions has no costs of pairs beside them"
                 )
-            _, *shape = self.interactions.factor.shape
-            if tuple(shape) != self.loss.values.shape:
-                raise InputError(f"interactions are {shape}, the loss is {self.loss.values.shape}")
+            _, *factor = self.interactions.factor.shape
+            if tuple(factor) != shape:
+                raise InputError(f"interactions are {factor}, the loss is {shape}")
 
     def _check_allowed(self) -> None:
         allowed = self.grouped.allowed
@@ -135,16 +126,22 @@ class Problem:
             )
 
     @cached_property
-    def allowed(self) -> npt.NDArray[np.bool_]:
+    def runnable(self) -> Mask:
+        """``[L, B]`` what the mask and all budgets' tables call available."""
+        runnable = np.ones(self.loss.values.shape, dtype=np.bool_)
+        if self.mask is not None:
+            runnable &= self.mask
+        for table in self.constraints.tables:
+            runnable &= ~np.isnan(table.values)
+        return runnable
+
+    @cached_property
+    def allowed(self) -> Mask:
         """``[L, B]`` what each layer may take, ties aside."""
-        allowed = np.ones(self.loss.values.shape, dtype=np.bool_)
-        for budget in self.budgets:
-            allowed &= ~np.isnan(budget.table.values)
+        allowed = self.runnable.copy()
         row_of = {name: row for row, name in enumerate(self.loss.layers)}
-        assignments = {**self.candidates, **{name: (only,) for name, only in self.fixed.items()}}
-        masks: dict[tuple[Precision, ...], npt.NDArray[np.bool_]] = {}
-        for name, precisions in assignments.items():
-            key = tuple(precisions)
+        masks: dict[tuple[Precision, ...], Mask] = {}
+        for name, key in self.constraints.choosable.items():
             if key not in masks:  # most layers have the same candidates
                 masks[key] = np.zeros(len(self.loss.precisions), dtype=np.bool_)
                 masks[key][[self.loss.index_of(precision) for precision in key]] = True
@@ -159,18 +156,30 @@ class Problem:
         members = tuple(dict.fromkeys(tied.get(row, (row,)) for row in range(len(row_of))))
         rows = np.concatenate([np.array(group) for group in members])
         starts = np.cumsum([0, *map(len, members[:-1])])
-        tables = [self.loss, *(budget.table for budget in self.budgets)]
+        tables, limits = self._rows
         values = np.array([table.values for table in tables])
         sums = np.add.reduceat(values[:, rows], starts, axis=1)
         allowed = np.logical_and.reduceat(self.allowed[rows], starts, axis=0)
-        limits = np.array([budget.limit for budget in self.budgets])
         names = [[self.loss.layers[row] for row in group] for group in members]
         group_of = {name: group for group, tied in enumerate(names) for name in tied}
         alone, couplings = Couplings.of(tables, group_of)
         sums += alone
-        every = Grouped(sums[0], sums[1:], limits, allowed, members, couplings)
+        every = Grouped(sums[0], sums[1:], np.array(limits), allowed, members, couplings)
         # A group without a choice is refused elsewhere.
         return every.among(allowed) if allowed.any(axis=1).all() else every
+
+    @property
+    def _rows(self) -> tuple[list[CostTable], list[float]]:
+        """The loss, ``R`` tables that are sums over layers, and the ``R`` limits of these."""
+        tables, limits = [self.loss], list[float]()
+        for budget in self.budgets:  # a maximum is within a limit where every step is
+            tables += budget.tables
+            limits += [budget.limit] * len(budget.tables)
+        for cut in self.cuts:
+            same, limit = cut.row(len(self.loss.precisions))
+            tables.append(replace(self.loss, values=same, constant=0.0, pairs=()))
+            limits.append(limit)
+        return tables, limits
 
     def loss_of(self, columns: Columns) -> float:
         """Predicted loss of an assignment ``columns [L]``, in the loss table's unit."""
@@ -202,8 +211,12 @@ class Problem:
         return all(len(set(columns[rows])) == 1 for rows in tied)
 
     def is_feasible(self, columns: Columns) -> bool:
-        """Whether an assignment is allowed and meets every budget."""
-        return self.is_allowed(columns) and all(b.is_met(columns) for b in self.budgets)
+        """Whether an assignment is allowed, meets every budget and differs as it has to."""
+        return (
+            self.is_allowed(columns)
+            and all(budget.is_met(columns) for budget in self.budgets)
+            and all(cut.is_met(columns) for cut in self.cuts)
+        )
 
     def within(self, limits: Sequence[str]) -> "Problem":
         """The same problem with other limits on resources that it has budgets for.
@@ -215,21 +228,22 @@ class Problem:
             LimitError: If a limit is misspelled or has the wrong unit.
             UnknownNameError: If there is no budget for a resource.
         """
-        tables: dict[str, list[CostTable]] = {}
-        for budget in self.budgets:
-            tables.setdefault(budget.resource, []).append(budget.table)
-        amounts: dict[str, float] = {}
+        held = {budget.resource: budget for budget in self.budgets}
         for limit in parse_limits(limits):
-            if limit.resource not in tables:
-                raise UnknownNameError("resource", limit.resource, tables)
-            amounts[limit.resource] = limit.resolve(*tables[limit.resource])
-        budgets = (Budget(b.table, amounts.get(b.resource, b.limit)) for b in self.budgets)
-        return replace(self, budgets=tuple(budgets))
+            if limit.resource not in held:
+                raise UnknownNameError("resource", limit.resource, held)
+            budget = held[limit.resource]
+            held[limit.resource] = replace(budget, limit=limit.resolve(*budget.tables))
+        return self.with_budgets(*held.values())
+
+    def with_budgets(self, *budgets: Budget) -> "Problem":
+        """The same problem with other budgets; what one that is dropped cannot run stays out."""
+        constraints = replace(self.constraints, budgets=budgets)
+        return replace(self, constraints=constraints, mask=self.runnable)
 
     def without(self, resource: str) -> "Problem":
         """The same problem without a limit on a resource; it may have had none."""
-        held = tuple(budget for budget in self.budgets if budget.resource != resource)
-        return replace(self, budgets=held)
+        return self.with_budgets(*(b for b in self.budgets if b.resource != resource))
 
     def limited(self, table: CostTable, limit: float) -> "Problem":
         """The same problem with this limit on a resource, in place of any that it had.
@@ -238,7 +252,8 @@ class Problem:
             table: ``[L, B]`` of the resource.
             limit: Largest total, in the table's unit.
         """
-        return replace(self, budgets=(*self.without(table.name).budgets, Budget(table, limit)))
+        others = self.without(table.name)
+        return others.with_budgets(*others.budgets, Budget.of(table, limit))
 
     def additive(self) -> "Problem":
         """The same problem without interactions."""
@@ -255,13 +270,7 @@ class Problem:
 
     def available(self, table: CostTable) -> "Problem":
         """The same problem without precisions that a table calls unavailable."""
-        held = [budget.table.name for budget in self.budgets]
-        if table.name in held:
-            return self
-        # A budget that always holds; its `nan` cells still count.
-        loose = float(np.nan_to_num(np.abs(table.values)).max(axis=1).sum()) * 2
-        mask = replace(table, constant=0.0, pairs=())
-        return replace(self, budgets=(*self.budgets, Budget(mask, loose)))
+        return replace(self, mask=self.runnable & ~np.isnan(table.values))
 
     def least(self, table: CostTable, max_loss: float) -> "Problem":
         """The problem of least cost in a resource, while budgets hold and the loss has a limit.
@@ -276,7 +285,7 @@ class Problem:
         if self.interactions is not None:
             raise InputError("a loss with interactions is no budget: use problem.additive()")
         cheapest = self.cheapest(table)
-        return replace(cheapest, budgets=(*cheapest.budgets, Budget(self.loss, max_loss)))
+        return cheapest.with_budgets(*cheapest.budgets, Budget.of(self.loss, max_loss))
 
     def differing(self, columns: Columns, num_layers: int) -> "Problem":
         """The same problem without the assignments that are nearly a given one.
@@ -285,25 +294,23 @@ class Problem:
             columns: ``[L]``.
             num_layers: In how many layers an assignment differs from it at least.
         """
-        same = np.zeros(self.loss.values.shape)
-        same[np.arange(len(columns)), columns] = 1.0
-        names = [budget.table.name for budget in self.budgets]
-        name = f"same_as_{sum(name.startswith('same_as_') for name in names)}"
-        table = CostTable(name, "layers", self.loss.layers, self.loss.precisions, same)
-        return replace(self, budgets=(*self.budgets, Budget(table, len(columns) - num_layers)))
+        return replace(self, cuts=(*self.cuts, Cut(columns, num_layers)))
 
     def to_json(self) -> str:
         """Everything, so that a problem can be solved again elsewhere.
 
         The factor of interactions is base64 of little-endian float32, in the order ``[S, L, B]``.
         """
+        held = self.constraints
         data = {
             "schema_version": SCHEMA_VERSION,
             "loss": self.loss.to_dict(),
-            "budgets": [{"limit": b.limit, "table": b.table.to_dict()} for b in self.budgets],
-            "ties": [list(tie) for tie in self.ties],
-            "fixed": {name: str(precision) for name, precision in self.fixed.items()},
-            "candidates": {name: [str(p) for p in ps] for name, ps in self.candidates.items()},
+            "budgets": [budget.to_dict() for budget in held.budgets],
+            "ties": [list(tie) for tie in held.ties],
+            "fixed": {name: str(precision) for name, precision in held.fixed.items()},
+            "candidates": {name: [str(p) for p in ps] for name, ps in held.candidates.items()},
+            "mask": None if self.mask is None else self.mask.tolist(),
+            "cuts": [cut.to_dict() for cut in self.cuts],
             "interactions": None if self.interactions is None else self.interactions.to_dict(),
         }
         return json.dumps(data, indent=1)
@@ -337,8 +344,9 @@ class Problem:
             if limit.resource not in table.resources:
                 raise UnknownNameError("resource", limit.resource, table.resources)
             resource = table.resources[limit.resource]
-            budgets.append(Budget(resource, limit.resolve(resource)))
-        return cls(table.loss, tuple(budgets), table.ties, candidates=table.candidates)
+            budgets.append(Budget.of(resource, limit.resolve(resource)))
+        held = Constraints(tuple(budgets), table.ties, candidates=table.candidates)
+        return cls(table.loss, held)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -349,23 +357,30 @@ class Problem:
         """
         try:
             data: Any = json.loads(text)
-            if data["schema_version"] != SCHEMA_VERSION:
+            if data["schema_version"] not in (1, SCHEMA_VERSION):
                 raise FileFormatError(
-                    f"problem of schema version {data['schema_version']}; this mpq reads version "
-                    f"{SCHEMA_VERSION}: update mpq"
+                    f"problem of schema version {data['schema_version']}; this mpq reads versions "
+                    f"1 to {SCHEMA_VERSION}: update mpq"
                 )
-            budgets = (
-                Budget(CostTable.from_dict(b["table"]), float(b["limit"])) for b in data["budgets"]
-            )
-            return cls(
-                CostTable.from_dict(data["loss"]),
-                tuple(budgets),
-                tuple(tuple(tie) for tie in data["ties"]),
-                {name: Precision.parse(p) for name, p in data["fixed"].items()},
-                {n: tuple(map(Precision.parse, ps)) for n, ps in data["candidates"].items()},
-                Interactions.from_dict(data["interactions"]) if data.get("interactions") else None,
-            )
+            return cls._from_dict(upgraded(data) if data["schema_version"] == 1 else data)
         except InputError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FileFormatError(f"not a problem: {error!r}") from error
+
+    @classmethod
+    def _from_dict(cls, data: Mapping[str, Any]) -> Self:
+        held = Constraints(
+            tuple(map(Budget.from_dict, data["budgets"])),
+            tuple(tuple(tie) for tie in data["ties"]),
+            {name: Precision.parse(p) for name, p in data["fixed"].items()},
+            {n: tuple(map(Precision.parse, ps)) for n, ps in data["candidates"].items()},
+        )
+        mask = data.get("mask")
+        return cls(
+            CostTable.from_dict(data["loss"]),
+            held,
+            Interactions.from_dict(data["interactions"]) if data.get("interactions") else None,
+            None if mask is None else np.array(mask, dtype=np.bool_),
+            tuple(map(Cut.from_dict, data["cuts"])),
+        )

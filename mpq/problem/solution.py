@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, final
 
-from mpq.problem.budget import ROUNDING, binding
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.arrays import Columns
+from mpq.problem.budget import ROUNDING
+from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
 
 
@@ -25,13 +26,13 @@ class Shortfall:
     """Why a budget cannot be met.
 
     Args:
-        resource: The budget's name; of a resource that is the maximum of several tables, the
-            ``<resource>@<step>`` that needs most.
+        resource: The budget's name.
         unit: Unit of the numbers.
         limit: What is allowed.
         smallest: The least that any assignment uses, whatever it uses of the others.
         smallest_within_others: The least that an assignment within all other budgets uses;
             ``None`` if the others cannot be met either.
+        step: Of a resource that is a maximum over steps, the one that needs most; else empty.
     """
 
     resource: str
@@ -39,10 +40,10 @@ class Shortfall:
     limit: float
     smallest: float
     smallest_within_others: float | None
+    step: str = ""
 
     def __str__(self) -> str:
-        resource, _, step = self.resource.partition("@")
-        text = f"{resource} (at {step})" if step else resource
+        text = f"{self.resource} (at {self.step})" if self.step else self.resource
         text += f": limit {self.limit:.6g} {self.unit}"
         text += f", smallest reachable {self.smallest:.6g}"
         reach = self.smallest
@@ -117,11 +118,11 @@ def record(problem: Problem, solution: Solution) -> dict[str, Any]:
         "budgets": [
             {
                 "resource": budget.resource,
-                "unit": budget.table.unit,
+                "unit": budget.unit,
                 "limit": budget.limit,
                 "used": budget.used(solution.columns),
             }
-            for budget in binding(problem.budgets, solution.columns)
+            for budget in problem.budgets
         ],
         "precisions": {n: str(p) for n, p in solution.precisions(problem).items()},
     }

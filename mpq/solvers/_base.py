@@ -1,10 +1,19 @@
 """The interface of every solver."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Self
 
+from mpq._support.progress import track
+from mpq.errors import InputError
+from mpq.problem.arrays import Array, Columns
+from mpq.problem.budget import Budget
+from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
+
+Losses = Callable[[Columns], Array]
+"""Losses ``[P]`` of ``P`` assignments at once, ``[P, L]`` columns per layer."""
 
 
 class Solver(ABC):
@@ -13,13 +22,15 @@ class Solver(ABC):
     A solver sees numbers only: no model, no file, no torch. Its answer is checked with the
     problem's own arithmetic, so that a ``Solution`` never breaks a budget. One that takes no
     interactions is given the additive problem; one that takes no costs of pairs of layers refuses
-    them, and names those that do.
+    them, and names those that do. What else solvers differ in is asked here, not by their type.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     takes_interactions: ClassVar[bool] = True
     takes_pairs: ClassVar[bool] = True
+    is_repeatable: ClassVar[bool] = True
+    """Whether one problem after the other may be asked; a search by many trials takes too long."""
 
     @abstractmethod
     def solve(self, problem: Problem) -> Solution:
@@ -29,3 +40,55 @@ class Solver(ABC):
             SolverError: If the solver itself fails; an infeasible problem is a ``Solution`` with
                 ``Status.INFEASIBLE`` and the budgets' shortfalls.
         """
+
+    @property
+    def is_measuring(self) -> bool:
+        """Whether the loss is to be measured; ``mpq.search`` then calls ``bind``."""
+        return False
+
+    def bind(self, losses: Losses) -> Self:
+        """The same solver with the loss that it minimises, where it does measure.
+
+        Args:
+            losses: ``[P]`` of a batch of assignments ``[P, L]``; never more at once than the
+                solver's ``batch_size``, and none that breaks a budget.
+
+        Raises:
+            InputError: If this solver knows predicted losses only.
+        """
+        raise InputError(
+            f"{self.name} minimises a predicted loss and measures none ({losses!r}): use the "
+            "solver 'evolutionary', 'bayesian' or 'surrogate'"
+        )
+
+    def check(self) -> None:
+        """Refuses options that a whole search cannot go with, before anything is estimated.
+
+        Raises:
+            InputError: If there are such.
+        """
+        return
+
+    def frontier(
+        self, problem: Problem, table: CostTable, limits: Sequence[float]
+    ) -> list[Solution]:
+        """The answers for several limits on one resource: one problem after the other.
+
+        Args:
+            problem: With its other budgets, and none on the resource.
+            table: ``[L, B]`` of the resource.
+            limits: In the table's unit, rising; each can be met.
+
+        Returns:
+            In the limits' order; one without an assignment where nothing was found.
+        """
+        asked = (
+            problem.with_budgets(*problem.budgets, Budget.of(table, limit))
+            for limit in track(limits, f"frontier over {table.name}")
+        )
+        return [self.solve(each) for each in asked]
+
+    def found_frontier(self, problem: Problem) -> tuple[Solution, ...] | None:
+        """What one run found for all amounts of what budgets count; ``None``: not looked for."""
+        del problem
+        return None

@@ -16,8 +16,10 @@ from mpq._support.journal import Journal
 from mpq._support.progress import showing_progress, track
 from mpq._support.rows import Memory, Rows, remember
 from mpq.errors import InputError, MpqError
+from mpq.problem.arrays import Columns
+from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limits, written_limits
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.problem import Problem
 from mpq.quantization.fingerprint import measurement_key
 from mpq.report.estimators import EstimatorComparison, Score, Solved, Trial
 from mpq.sensitivity import ESTIMATORS, RefinableEstimator, SensitivityEstimator
@@ -112,7 +114,7 @@ class _Comparison:
     """Measures, and remembers what was measured."""
 
     prepared: Prepared
-    constraints: Mapping[str, Problem]
+    constraints: Mapping[str, Constraints]
     solver: str
     refine: int
     rows: Rows
@@ -127,7 +129,9 @@ class _Comparison:
         drawn = [
             (text, columns)
             for text, asked in self.constraints.items()
-            for columns in random_assignments(asked, num_random, self.seed)
+            for columns in random_assignments(
+                self.prepared.indifferent(asked), num_random, self.seed
+            )
         ]
         for text, columns in track(drawn, "random assignments"):
             row = self._row(columns)
@@ -176,10 +180,8 @@ class _Comparison:
             ESTIMATORS.build(text, self.seed), SOLVERS.build(self.solver, self.seed), self.refine,
             [trial.columns for trial in trials],
             [
-                (limit, asked.allowed.tolist(), asked.ties, budget.limit,
-                 budget.table.to_dict())
-                for limit, asked in self.constraints.items()
-                for budget in asked.budgets
+                (limit, held.choosable, held.ties, [budget.to_dict() for budget in held.budgets])
+                for limit, held in self.constraints.items()
             ],
         )  # fmt: skip
         row = remember(
@@ -210,8 +212,8 @@ class _Comparison:
             "predicted": [loss_of(np.array(trial.columns, dtype=np.intp)) for trial in trials],
             "unit": problem.loss.unit,
             "solved": [
-                self._solved(limit, replace(problem, budgets=asked.budgets), estimator)
-                for limit, asked in self.constraints.items()
+                self._solved(limit, replace(problem, constraints=held), estimator)
+                for limit, held in self.constraints.items()
             ],
             "seconds": seconds,
             "forward_passes": clock_seconds / forward_seconds,

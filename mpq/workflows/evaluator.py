@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq.network.network import Network
-from mpq.problem.problem import Columns
+from mpq.problem.arrays import Columns
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer, quantized
 from mpq.report.measurement import Measurement

@@ -157,5 +157,6 @@ def _of_version_1(problem: Problem, assignment: Assignment) -> SearchResult:
         torch_version=known.torch_version or "",
     )
     # a step of a maximum is no resource by itself
-    tables = tuple(b.table for b in problem.budgets if b.table.name == b.resource)
+    sums = (budget.sum_table for budget in problem.budgets)
+    tables = tuple(table for table in sums if table is not None)
     return SearchResult(problem, solution, assignment, (), tables, (), (), provenance)

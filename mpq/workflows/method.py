@@ -8,7 +8,7 @@ from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
-from mpq.solvers import SOLVERS, Evolutionary, MeasuringSolver, Solver
+from mpq.solvers import SOLVERS, Solver
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.minimize import minimize
 from mpq.workflows.objective import Objective
@@ -54,9 +54,9 @@ class Method:
         return cls(estimator, built, objective, rounds)
 
     def __post_init__(self) -> None:
-        if self._is_measured and isinstance(self.solver, Evolutionary):
-            self.solver.require_storage()
-        if self.objective is not None and self._is_measured:
+        self.solver.check()
+        is_measured = self.solver.is_measuring
+        if self.objective is not None and is_measured:
             raise InputError(
                 "minimize needs a predicted loss; is_measured=true searches without one"
             )
@@ -64,14 +64,10 @@ class Method:
             raise InputError("refine lowers the loss at given limits; it does not go with minimize")
         if self.rounds:
             refinable_estimator(self.estimator, self.rounds)
-            if self._is_measured:
+            if is_measured:
                 raise InputError(
                     "refine needs a predicted loss; is_measured=true searches without one"
                 )
-
-    @property
-    def _is_measured(self) -> bool:
-        return isinstance(self.solver, MeasuringSolver) and self.solver.is_measured
 
     def minimized(self, prepared: Prepared) -> CostTable | None:
         """``[L, B]`` of the objective's resource."""
@@ -81,10 +77,10 @@ class Method:
 
     def measuring(self, prepared: Prepared) -> "Method":
         """The method with a solver that measures, if it is one that can."""
-        if not (isinstance(self.solver, MeasuringSolver) and self.solver.is_measured):
+        if not self.solver.is_measuring:
             return self
         losses = prepared.on_calibration.losses_of(prepared.candidates)
-        return replace(self, solver=self.solver.measuring(losses))
+        return replace(self, solver=self.solver.bind(losses))
 
     def solve(
         self, problem: Problem, table: CostTable | None, prepared: Prepared

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mpq.errors import InputError
+from mpq.problem.arrays import Columns
 from mpq.problem.cost_table import CostTable
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.quantization.precision import ORIGINAL
 from mpq.solvers import Solver

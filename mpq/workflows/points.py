@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from mpq.problem.arrays import Columns
 from mpq.problem.cost_table import CostTable
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.quantization.precision import Precision
 from mpq.report.frontier import FrontierPoint
 from mpq.report.measurement import ComparisonRow
-from mpq.solvers import Auto, MeasuringSolver, Solver
+from mpq.solvers import Auto, Solver
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.alternatives import alternatives
 from mpq.solvers.queries.frontier import pareto_front, solve_frontier, solve_hull
@@ -21,7 +22,7 @@ FRONTIER: Final = "frontier"
 
 def repeatable(solver: Solver, seed: int) -> Solver:
     """A solver that can be asked many times, and without a network: a measured search cannot."""
-    return Auto(seed=seed) if isinstance(solver, MeasuringSolver) else solver
+    return solver if solver.is_repeatable else Auto(seed=seed)
 
 
 def frontier_points(

@@ -4,8 +4,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq.errors import InputError
-from mpq.problem.budget import binding
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.arrays import Columns
+from mpq.problem.problem import Problem
 
 _MAX_STEPS = 10_000
 
@@ -32,11 +32,8 @@ def random_assignments(
     """
     rng = np.random.default_rng(seed)
     grouped = problem.grouped
-    costs_of_first = sum(
-        costs
-        for costs, budget in zip(grouped.costs, problem.budgets, strict=True)
-        if budget.resource == problem.budgets[0].resource
-    )
+    # Rows come in the budgets' order, as many as each has tables.
+    costs_of_first = grouped.costs[: len(problem.budgets[0].tables)].sum(axis=0)
     orders = [
         [column for column in np.argsort(costs).tolist() if row[column]]
         for costs, row in zip(costs_of_first, grouped.allowed, strict=True)
@@ -61,7 +58,7 @@ def _repaired(
     ranks = np.array([rng.integers(len(order)) for order in orders])
     for _ in range(_MAX_STEPS):
         columns = grouped.expand(_columns(orders, ranks))
-        used = binding(problem.budgets, columns)[0].used(columns)
+        used = budget.used(columns)
         if problem.is_feasible(columns) and used >= near * budget.limit:
             return columns
         group = int(rng.integers(len(orders)))

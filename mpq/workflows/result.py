@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from mpq.errors import InputError, UnknownNameError
-from mpq.hardware_profiles import PEAK_RAM, check_sum
+from mpq.hardware_profiles import check_sum
 from mpq.network.layer import Layer
 from mpq.network.metric import METRICS
+from mpq.problem.arrays import Columns
 from mpq.problem.assignment import Assignment
 from mpq.problem.cost_table import CostTable
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.report.frontier import Frontier
 from mpq.report.measurement import ComparisonRow, Measurement
@@ -171,8 +172,8 @@ class SearchResult:
 
     @property
     def _first_resource(self) -> str:
-        limited = (budget.resource for budget in self.problem.budgets)
-        return next((name for name in limited if name != PEAK_RAM), "weight_bytes")
+        sums = (b.resource for b in self.problem.budgets if b.sum_table is not None)
+        return next(sums, "weight_bytes")
 
     @property
     def _solver(self) -> Solver:

@@ -1,10 +1,10 @@
 """The main job, told once: model + data + device + limits -> assignment."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from mpq._support.progress import showing_progress
 from mpq.errors import InputError
+from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
 from mpq.sensitivity import Estimation, SensitivityEstimator
@@ -78,11 +78,11 @@ def searched(task: Task, limits: Sequence[Limit], method: Method) -> tuple[Searc
 
 
 def estimated(
-    prepared: Prepared, constraints: Problem, estimator: SensitivityEstimator, solver: Solver
+    prepared: Prepared, constraints: Constraints, estimator: SensitivityEstimator, solver: Solver
 ) -> Problem:
     """The problem with its loss, as far as the solver can take it."""
     found = estimator.estimate(
         Estimation(prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates)
     )
     interactions = found.interactions if solver.takes_interactions else None
-    return replace(constraints, loss=found.table, interactions=interactions)
+    return Problem(found.table, constraints, interactions)

@@ -9,16 +9,16 @@ import torch
 from mpq._support.progress import track
 from mpq.hardware_profiles import PEAK_RAM
 from mpq.network.network import Network
+from mpq.problem.arrays import Columns
 from mpq.problem.assignment import AssignedLayer, Assignment, Metadata, UsedBudget
-from mpq.problem.budget import binding
 from mpq.problem.cost_table import CostTable
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.quantization.observer import needs_range
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.report.measurement import ComparisonRow, Measurement
-from mpq.solvers import SOLVERS, Evolutionary, MeasuringSolver, Solver
+from mpq.solvers import SOLVERS, Solver
 from mpq.workflows.provenance import Provenance, UsedDevice
 from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
@@ -94,7 +94,7 @@ class Session:
         provenance = self._provenance(solver, estimator, refinements)
         pricing, precisions = self.prepared.pricing, problem.loss.precisions
         sums = [name for name in pricing.resources if name != PEAK_RAM]
-        shown = [name for name in self._shown(problem) if name != PEAK_RAM]
+        shown = [name for name in self._shown(problem) if name in sums]
         widths = (pricing.uncertainty(name, precisions) for name in shown)
         rows = self._comparisons(problem, solution)
         return SearchResult(
@@ -120,7 +120,7 @@ class Session:
             device=None
             if profile is None
             else UsedDevice(profile.name, tuple(profile.resources), profile.basis),
-            is_loss_measured=isinstance(solver, MeasuringSolver) and solver.is_measured,
+            is_loss_measured=solver.is_measuring,
             refinements=refinements,
             uncalled=tuple(self.network.uncalled),
             mpq_version=version("mpq"),
@@ -194,8 +194,7 @@ class Session:
             phase=workload.phase,
             tokens=workload.tokens,
             budgets=tuple(
-                UsedBudget(b.resource, b.table.unit, b.limit, b.used(columns))
-                for b in binding(problem.budgets, columns)
+                UsedBudget(b.resource, b.unit, b.limit, b.used(columns)) for b in problem.budgets
             ),
             estimator=provenance.estimator,
             predicted_loss=problem.loss_of(columns),
@@ -216,6 +215,5 @@ class Session:
 
 def _trials(solver: Solver, problem: Problem) -> tuple[tuple[Columns, float], ...]:
     """The frontier that a solver finds on its way, if it is one that does."""
-    if not (isinstance(solver, Evolutionary) and solver.objectives != "loss"):
-        return ()
-    return tuple((columns, float(values[0])) for columns, values in solver.front(problem))
+    found = solver.found_frontier(problem) or ()
+    return tuple((each.columns, each.loss) for each in found if each.columns is not None)

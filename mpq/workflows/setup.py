@@ -5,17 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self, TypeVar, final
 
-import numpy as np
-
 from mpq.errors import InfeasibleError
 from mpq.hardware_profiles import Pricing, Roofline
-from mpq.hardware_profiles.peak_ram import undominated
 from mpq.network.examples import Calibration
 from mpq.network.layer import merge_ties
 from mpq.network.network import Network
 from mpq.network.patterns import Pattern
-from mpq.problem.budget import Budget
-from mpq.problem.cost_table import CostTable
+from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limit
 from mpq.problem.problem import Problem
 from mpq.quantization.observer import ActivationRanges
@@ -102,31 +98,28 @@ class Prepared:
         reference = Reference(self.task.model, data, self.network.metric)
         return Evaluator(self.network, self.quantizer, reference)
 
-    def constraints(self, limits: Sequence[Limit]) -> Problem:
-        """The problem before its loss is known; what cannot be met is refused before the estimate.
+    def constraints(self, limits: Sequence[Limit]) -> Constraints:
+        """What an assignment has to keep; what cannot be met is refused before the estimate.
 
         Raises:
             InfeasibleError: If no assignment meets the limits.
         """
         names = tuple(layer.name for layer in self.network.layers)
-        unknown = np.zeros((len(names), len(self.candidates)))
-        constraints = Problem(
-            CostTable("unknown", "nats", names, self.candidates, unknown),
-            tuple(
-                budget
-                for limit in limits
-                for budget in _budgets(self.pricing, limit, self.candidates, self.ties)
-            ),
-            self.ties,
-            self.fixed,
-            {**dict.fromkeys(names, self.task.precisions), **self.allowed},
-        )
+        budgets = (self.pricing.budget(limit, self.candidates, self.ties) for limit in limits)
+        candidates = {**dict.fromkeys(names, self.task.precisions), **self.allowed}
+        constraints = Constraints(tuple(budgets), self.ties, self.fixed, candidates)
         # an additive problem with a loss of 0 is solved in milliseconds, whatever the real loss is
+        any_loss = self.indifferent(constraints)
         try:
-            solve(additive_solver(constraints), constraints)
+            solve(additive_solver(any_loss), any_loss)
         except InfeasibleError as error:
             raise InfeasibleError(f"{error}{_launch_hint(self.pricing, constraints)}") from error
         return constraints
+
+    def indifferent(self, constraints: Constraints) -> Problem:
+        """The problem that only has constraints: every assignment loses nothing."""
+        names = [layer.name for layer in self.network.layers]
+        return Problem.of_any(constraints, names, self.candidates)
 
 
 def _split(task: Task) -> tuple[Calibration, Calibration]:
@@ -151,9 +144,9 @@ def _ties(network: Network, rules: Rules) -> tuple[tuple[str, ...], ...]:
     return merge_ties([*found, *asked], [layer.name for layer in network.layers])
 
 
-def _launch_hint(pricing: Pricing, constraints: Problem) -> str:
+def _launch_hint(pricing: Pricing, constraints: Constraints) -> str:
     """Says so where no precision helps because starting the layers takes most of a latency."""
-    limits = {budget.table.name: budget.limit for budget in constraints.budgets}
+    limits = {budget.resource: budget.limit for budget in constraints.budgets}
     if not isinstance(pricing.profile, Roofline) or "latency" not in limits:
         return ""
     calls = sum(layer.calls for layer in pricing.layers)
@@ -165,22 +158,3 @@ def _launch_hint(pricing: Pricing, constraints: Problem) -> str:
         f". Starting {calls} layers takes {launches_s:.3g} seconds at any precision; "
         "a larger batch size hides it"
     )
-
-
-def _budgets(
-    pricing: Pricing,
-    limit: Limit,
-    candidates: Sequence[Precision],
-    ties: Sequence[Sequence[str]],
-) -> list[Budget]:
-    """Budgets over the candidates; their limit may refer to a precision that is none.
-
-    One, or one for every step of a resource that is a maximum over steps.
-    """
-    reference = () if limit.reference is None else (limit.reference,)
-    # a limit may be relative to a precision that no layer may take, which is priced all the same
-    wide = pricing.tables(limit.resource, tuple(dict.fromkeys((*candidates, *reference))), ties)
-    amount = limit.resolve(*wide)
-    tables = [table.select(candidates) for table in wide]
-    kept = undominated(tables, ties) if len(tables) > 1 else tables
-    return [Budget(table, amount) for table in kept]

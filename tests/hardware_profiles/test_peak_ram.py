@@ -15,7 +15,8 @@ from mpq.hardware_profiles import Pricing, Workload, load_device
 from mpq.hardware_profiles.peak_ram import flash_table, peak_ram_bytes, peak_ram_tables, undominated
 from mpq.network.layer import Layer
 from mpq.network.liveness import Lifetimes, Step, Value
-from mpq.problem.budget import Budget, binding
+from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.solution import Status
 from mpq.solvers import IntegerLinearProgram, Lagrangian
 
@@ -177,13 +178,13 @@ def test_kept_tables_are_all_needed(graph: Graph) -> None:
 
 @given(graph=graphs())
 def test_solvers_reach_the_least_peak_and_no_less(graph: Graph) -> None:
-    """One user limit, several budgets: the ILP meets the least peak, and a byte less is refused."""
+    """One limit, a table a step: the ILP meets the least peak, and a byte less is refused."""
     peaks = [peak for _, peak in every_assignment(graph)]
     kept = undominated(peak_ram_tables(graph.lifetimes, LAYERS, CHOICES))
     loss = CostTable("loss", "nats", NAMES, CHOICES, np.tile([3.0, 2.0, 1.0], (3, 1)))
 
     def solved(limit: float) -> tuple[Problem, mpq.Solution]:
-        problem = Problem(loss, tuple(Budget(table, limit) for table in kept))
+        problem = Problem(loss, Constraints((Budget("peak_ram", kept, limit),)))
         return problem, IntegerLinearProgram().solve(problem)
 
     problem, found = solved(min(peaks))
@@ -191,7 +192,7 @@ def test_solvers_reach_the_least_peak_and_no_less(graph: Graph) -> None:
 
     assert found.columns is not None
     assert problem.is_feasible(found.columns)
-    (used,) = (b.used(found.columns) for b in binding(problem.budgets, found.columns))
+    (used,) = (b.used(found.columns) for b in problem.budgets)
     assert used == min(peaks)
     assert refused.status is Status.INFEASIBLE
     (shortfall,) = refused.shortfalls
@@ -206,7 +207,7 @@ def test_ties_need_one_table_per_step(graph: Graph) -> None:
     """Where all layers share a precision, no step has a choice of the widest reader."""
     tables = peak_ram_tables(graph.lifetimes, LAYERS, CHOICES, ties=(NAMES,))
 
-    assert [table.name for table in tables] == [f"peak_ram@{s}" for s in graph.lifetimes.steps]
+    assert [table.name for table in tables] == list(graph.lifetimes.steps)
     for column, bits in enumerate(BITS):
         expected = simulated_peak(graph, dict.fromkeys(NAMES, bits))
         candidate = np.full(3, column, dtype=np.intp)
@@ -275,8 +276,8 @@ def test_a_branch_that_is_read_by_unlike_layers_by_hand() -> None:
     # The outputs reach no layer: they are held in the formats of those that made them.
     assert [table.total(mixed) for table in tables] == [51, 101, 53, 103]
     assert [table.name for table in tables][2:] == [
-        "peak_ram@b (reader 1)",
-        "peak_ram@b (reader 2)",
+        "b (reader 1)",
+        "b (reader 2)",
     ]
 
 
@@ -365,15 +366,15 @@ def test_pricing_refuses_peaks_it_does_not_know() -> None:
 
 
 def test_a_problem_takes_one_limit_for_all_steps() -> None:
-    """``within`` sets every step's budget; a relative limit refers to the peak."""
+    """``within`` sets the limit of all steps; a relative limit refers to the peak."""
     kept = undominated(priced().tables("peak_ram", CHOICES))
     loss = CostTable("loss", "nats", NAMES, CHOICES, np.zeros((3, 3)))
-    problem = Problem(loss, tuple(Budget(table, 100.0) for table in kept))
+    problem = Problem(loss, Constraints((Budget("peak_ram", kept, 100.0),)))
 
     relative, absolute = problem.within(["peak_ram=0.5x:w8a8"]), problem.within(["peak_ram=6B"])
 
-    assert [budget.limit for budget in relative.budgets] == [7.0] * len(kept)
-    assert [budget.limit for budget in absolute.budgets] == [6.0] * len(kept)
+    assert [budget.limit for budget in relative.budgets] == [7.0]
+    assert [budget.limit for budget in absolute.budgets] == [6.0]
     assert Lagrangian().solve(absolute).columns is not None
     with pytest.raises(LimitError, match="unit 'ms' does not measure bytes"):
         problem.within(["peak_ram=6ms"])

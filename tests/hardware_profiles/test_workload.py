@@ -21,6 +21,7 @@ from mpq.network.layer import Layer
 from mpq.network.workload import tokens_of
 from mpq.problem.assignment import Assignment
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import uniform_cost
 from mpq.problem.problem import Problem
@@ -176,7 +177,7 @@ def optimum(workload: Workload, factor: float) -> list[str]:
     limit = factor * uniform_cost(latency, FORMATS[0])
     table = CostTable("loss", "nats", names, FORMATS, loss)
 
-    solution = Lagrangian().solve(Problem(table, (Budget(latency, limit),)))
+    solution = Lagrangian().solve(Problem(table, Constraints((Budget.of(latency, limit),))))
 
     assert solution.columns is not None
     return [str(FORMATS[column]) for column in solution.columns]

@@ -225,7 +225,7 @@ def test_two_limits_on_one_resource_are_refused(second: str) -> None:
 def test_an_infinite_budget_is_refused(limit: float) -> None:
     """No limit at all is written by leaving the budget out."""
     with pytest.raises(LimitError, match=r"cost: the limit must be finite, got -?(inf|nan)"):
-        Budget(table(), limit)
+        Budget.of(table(), limit)
 
 
 def test_an_amount_too_large_for_a_float_is_refused() -> None:
@@ -233,7 +233,7 @@ def test_an_amount_too_large_for_a_float_is_refused() -> None:
     limit = Limit.parse("cost=1e999s").resolve(table())
 
     with pytest.raises(LimitError, match="the limit must be finite, got inf"):
-        Budget(table(), limit)
+        Budget.of(table(), limit)
 
 
 @given(
@@ -251,12 +251,12 @@ def test_sums_are_correctly_rounded_in_any_order(cells: list[float], random: Ran
 
     assert column.total(columns) == shuffled.total(columns) == float(exact)
     assert uniform_cost(column, W4) == float(exact)
-    assert Budget(column, 1.0).used(columns) == float(exact)
+    assert Budget.of(column, 1.0).used(columns) == float(exact)
 
 
 def test_a_budget_adds_the_chosen_cells() -> None:
     """One column per layer."""
-    budget = Budget(table(), 5.0)
+    budget = Budget.of(table(), 5.0)
 
     assert [budget.used(np.array(columns)) for columns in ([0, 0], [1, 0], [0, 1], [1, 1])] == [
         4.0,
@@ -277,14 +277,14 @@ def test_a_limit_holds_up_to_rounding_only(scale: float) -> None:
     columns = np.array([1, 1])  # uses 6
     scaled = table("seconds", ((1 * scale, 2 * scale), (3 * scale, 4 * scale)))
 
-    assert Budget(scaled, 6 * scale).is_met(columns)
-    assert Budget(scaled, 6 * scale * (1 - 1e-13)).is_met(columns)
-    assert not Budget(scaled, 6 * scale * (1 - 1e-11)).is_met(columns)
+    assert Budget.of(scaled, 6 * scale).is_met(columns)
+    assert Budget.of(scaled, 6 * scale * (1 - 1e-13)).is_met(columns)
+    assert not Budget.of(scaled, 6 * scale * (1 - 1e-11)).is_met(columns)
 
 
 def test_a_cell_that_cannot_run_meets_no_limit() -> None:
     """A sum with nan is nan, and nan is within nothing."""
-    budget = Budget(table("seconds", ((1, NAN), (3, 4))), 100.0)
+    budget = Budget.of(table("seconds", ((1, NAN), (3, 4))), 100.0)
 
     assert budget.is_met(np.array([0, 1]))
     assert not budget.is_met(np.array([1, 1]))

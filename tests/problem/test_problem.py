@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
@@ -40,11 +43,11 @@ def problem(
 ) -> Problem:
     """Four layers, a budget of bytes and one of seconds; ``c`` lacks w4a8 and ``d`` w2a8."""
     budgets = (
-        Budget(table("size", "bytes", BYTES), limits[0]),
-        Budget(table("latency", "seconds", TIME), limits[1]),
+        Budget.of(table("size", "bytes", BYTES), limits[0]),
+        Budget.of(table("latency", "seconds", TIME), limits[1]),
     )
     loss = table("sketch", "nats", LOSS)
-    return Problem(loss, budgets, ties, fixed or {}, candidates or {}, interactions)
+    return Problem(loss, Constraints(budgets, ties, fixed or {}, candidates or {}), interactions)
 
 
 def assignments() -> list[tuple[int, ...]]:
@@ -210,7 +213,7 @@ def test_tables_fit_together() -> None:
 
     for other in (flipped, narrow):
         with pytest.raises(InputError, match="size has other layers or precisions than the loss"):
-            Problem(loss, (Budget(other, 1.0),))
+            Problem(loss, Constraints((Budget.of(other, 1.0),)))
 
 
 def test_one_resource_has_one_budget() -> None:
@@ -218,7 +221,10 @@ def test_one_resource_has_one_budget() -> None:
     size = table("size", "bytes", BYTES)
 
     with pytest.raises(InputError, match="a resource has two budgets"):
-        Problem(table("sketch", "nats", LOSS), (Budget(size, 30.0), Budget(size, 20.0)))
+        Problem(
+            table("sketch", "nats", LOSS),
+            Constraints((Budget.of(size, 30.0), Budget.of(size, 20.0))),
+        )
 
 
 def test_interactions_fit_the_loss() -> None:
@@ -253,7 +259,8 @@ def test_json_round_trip_keeps_the_problem(
     again = Problem.from_json(asked.to_json())
 
     assert again.to_json() == asked.to_json()
-    assert (again.ties, again.fixed, again.candidates) == (asked.ties, fixed, candidates)
+    assert (again.ties, again.constraints.fixed) == (asked.ties, fixed)
+    assert again.constraints.candidates == candidates
     assert [budget.limit for budget in again.budgets] == list(limits)
     np.testing.assert_array_equal(again.grouped.costs, asked.grouped.costs)
     np.testing.assert_array_equal(again.grouped.loss, asked.grouped.loss)
@@ -289,9 +296,9 @@ def test_json_with_a_wrong_key_is_no_problem(key: str, value: object) -> None:
 
 def test_a_future_schema_version_asks_to_update() -> None:
     """Files of a later mpq are told apart from garbage."""
-    data = json.loads(problem().to_json()) | {"schema_version": 2}
+    data = json.loads(problem().to_json()) | {"schema_version": 3}
 
-    with pytest.raises(FileFormatError, match="problem of schema version 2; this mpq reads versi"):
+    with pytest.raises(FileFormatError, match="problem of schema version 3; this mpq reads versi"):
         Problem.from_json(json.dumps(data))
 
 
@@ -360,8 +367,54 @@ def test_within_replaces_limits() -> None:
     """Those that are named; the others stay, and a resource without a budget is an error."""
     asked = problem(limits=(20.0, 6.0))
 
-    limits = {b.table.name: b.limit for b in asked.within(["size=12B"]).budgets}
+    limits = {b.resource: b.limit for b in asked.within(["size=12B"]).budgets}
 
     assert limits == {"size": 12.0, "latency": 6.0}
     with pytest.raises(UnknownNameError, match="no resource 'energy'"):
         asked.within(["energy=1mJ"])
+
+
+def test_a_file_of_version_1_is_read() -> None:
+    """Its steps become one budget, its distances cuts; the file was written by that version."""
+    text = (Path(__file__).parent / "data" / "problem_v1.json").read_text(encoding="utf-8")
+
+    read = Problem.from_json(text)
+
+    assert [(b.resource, b.unit, b.limit) for b in read.budgets] == [
+        ("latency", "seconds", 5.5), ("peak_ram", "bytes", 20.0),
+    ]  # fmt: skip
+    assert [table.name for table in read.budgets[1].tables] == ["a", "c (reader 2)"]
+    (cut,) = read.cuts
+    assert (cut.columns.tolist(), cut.num_layers) == ([0, 0, 0], 2)
+    # a and c are tied and b is given, so that only w8a8 in both differs in two layers; peak_ram
+    # is then max(16 + 8, 3 + 2 + 10) bytes, which is too much.
+    assert [read.budgets[1].used(np.array(c)) for c in ([0, 0, 0], [1, 0, 1])] == [20.0, 24.0]
+    assert not any(read.is_feasible(np.array(c)) for c in ([0, 0, 0], [1, 0, 1]))
+    wide = read.within(["peak_ram=24B", "latency=6s"])
+    assert wide.is_feasible(np.array([1, 0, 1]))
+    assert not wide.is_feasible(np.array([0, 0, 0]))
+    assert Problem.from_json(read.to_json()).to_json() == read.to_json()
+
+
+def test_steps_with_different_limits_are_refused() -> None:
+    """A maximum has one limit; a file that has two was written by hand."""
+    text = (Path(__file__).parent / "data" / "problem_v1.json").read_text(encoding="utf-8")
+    data = json.loads(text)
+    data["budgets"][1]["limit"] = 21.0
+
+    with pytest.raises(FileFormatError, match="peak_ram has the limits 21.0 and 20.0 in different"):
+        Problem.from_json(json.dumps(data))
+
+
+def test_a_mask_takes_precisions_away() -> None:
+    """As an empty cell of a budget's table does, without a budget; and it survives JSON."""
+    mask = np.array([[False, True, True], *np.ones((3, 3), dtype=bool)])
+    asked = replace(problem(limits=(100.0, 100.0)), mask=mask)
+
+    again = Problem.from_json(asked.to_json())
+
+    for columns in map(np.array, assignments()):
+        expected = columns[0] != 0 and problem(limits=(100.0, 100.0)).is_feasible(columns)
+        assert asked.is_feasible(columns) == again.is_feasible(columns) == expected
+    with pytest.raises(InputError, match=r"the mask is \(2, 3\), the loss is \(4, 3\)"):
+        replace(asked, mask=mask[:2])

@@ -34,13 +34,13 @@ def test_rows_become_tables() -> None:
     assert problem.loss.layers == ("a", "b", "c", "d")
     assert problem.loss.unit == "nats"
     np.testing.assert_array_equal(problem.loss.values[1], [0.3, 0.05])
-    assert [(b.table.name, b.table.unit, b.limit) for b in problem.budgets] == [
+    assert [(b.resource, b.unit, b.limit) for b in problem.budgets] == [
         ("weight_bytes", "bytes", 350.0),
         ("latency", "seconds", 6e-3),
     ]
     assert problem.ties == (("a", "b"),)
     w4, w8 = map(Precision.parse, ("w4a8", "w8a8"))
-    assert dict(problem.candidates) == {"c": (w4,), "d": (w8,)}
+    assert dict(problem.constraints.candidates) == {"c": (w4,), "d": (w8,)}
 
 
 def test_a_table_is_solved() -> None:

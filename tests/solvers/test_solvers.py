@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import mpq
 from mpq.errors import InputError, MissingDependencyError, UnknownNameError
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
@@ -96,10 +97,12 @@ class Case:
         ]
         return Problem(
             CostTable("loss", "nats", layers, precisions, self.loss),
-            tuple(Budget(t, limit) for t, limit in zip(tables, self.limits, strict=True)),
-            tuple(tuple(layers[i] for i in tie) for tie in self.ties),
-            {layers[i]: precisions[column] for i, column in self.fixed.items()},
-            {layers[i]: tuple(precisions[c] for c in cs) for i, cs in self.candidates.items()},
+            Constraints(
+                tuple(Budget.of(t, limit) for t, limit in zip(tables, self.limits, strict=True)),
+                tuple(tuple(layers[i] for i in tie) for tie in self.ties),
+                {layers[i]: precisions[column] for i, column in self.fixed.items()},
+                {layers[i]: tuple(precisions[c] for c in cs) for i, cs in self.candidates.items()},
+            ),
             interactions,
         )
 
@@ -564,7 +567,7 @@ def test_auto_stops_early_only_where_it_must() -> None:
 
     assert additive_solver(small) == Lagrangian()
     assert additive_solver(large) == Lagrangian(gap=1e-4, time_limit_s=60.0)
-    assert additive_solver(replace(large, budgets=large.budgets[:1])) == Lagrangian()
+    assert additive_solver(large.with_budgets(large.budgets[0])) == Lagrangian()
 
 
 def test_an_unknown_backend_is_an_error() -> None:

@@ -68,7 +68,7 @@ def test_limits_hold_as_well() -> None:
     found = search(objective, limits=["weight_bytes=45KiB"], device="cortex-m7")
 
     assert found.solution.columns is not None
-    assert [b.table.name for b in found.problem.budgets] == ["weight_bytes", "latency"]
+    assert [b.resource for b in found.problem.budgets] == ["weight_bytes", "latency"]
     assert found.problem.is_feasible(found.solution.columns)
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from mpq.errors import InputError
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
@@ -18,8 +19,8 @@ def problem(limit: float, **options: object) -> Problem:
     """Eight layers of 10 to 17 weights, bytes as cost."""
     sizes = np.arange(10.0, 18.0)[:, None] * np.array([2.0, 4.0, 8.0]) / 8
     loss = CostTable("loss", "nats", NAMES, CHOICES, np.zeros((8, 3)))
-    budget = Budget(CostTable("weight_bytes", "bytes", NAMES, CHOICES, sizes), limit)
-    return Problem(loss, (budget,), **options)  # type: ignore[arg-type]
+    budget = Budget.of(CostTable("weight_bytes", "bytes", NAMES, CHOICES, sizes), limit)
+    return Problem(loss, Constraints((budget,), **options))  # type: ignore[arg-type]
 
 
 def test_budget_is_nearly_used_up() -> None:

@@ -249,7 +249,7 @@ def test_the_frontier(result: mpq.SearchResult) -> None:
     """Costs rise, losses fall, other budgets hold, and sums over the tables say the same."""
     frontier = result.frontier("latency", num_points=6)
     table, size = result.cost_table("latency"), result.cost_table("weight_bytes")
-    (limit,) = (b.limit for b in result.problem.budgets if b.table.name == "weight_bytes")
+    (limit,) = (b.limit for b in result.problem.budgets if b.resource == "weight_bytes")
 
     costs = [point.cost for point in frontier.points]
     losses = [point.loss for point in frontier.points]

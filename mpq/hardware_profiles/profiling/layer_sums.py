@@ -10,8 +10,8 @@ import numpy.typing as npt
 from mpq.hardware_profiles.profiling._base import Runtime
 from mpq.hardware_profiles.profiling.compiled_network import Subject
 from mpq.hardware_profiles.profiling.layer_times import Cell, LayerTimes
+from mpq.problem.arrays import Columns
 from mpq.problem.cost_table import CostTable, PairCost
-from mpq.problem.problem import Columns
 from mpq.quantization.precision import Precision
 
 Array = npt.NDArray[np.float64]

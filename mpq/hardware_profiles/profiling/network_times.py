@@ -14,8 +14,8 @@ from mpq.hardware_profiles.profiling._base import Runtime
 from mpq.hardware_profiles.profiling.compiled_network import Subject
 from mpq.hardware_profiles.profiling.interval import Interval
 from mpq.hardware_profiles.profiling.timer import Timer
+from mpq.problem.arrays import Columns
 from mpq.problem.cost_table import CostTable
-from mpq.problem.problem import Columns
 from mpq.quantization.precision import Precision
 
 Array = npt.NDArray[np.float64]

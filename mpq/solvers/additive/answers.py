@@ -66,7 +66,7 @@ def require_no_pairs(problem: Problem, solver: str) -> None:
         InputError: If the problem has them.
     """
     if len(problem.grouped.couplings):
-        tables = (problem.loss, *(budget.table for budget in problem.budgets))
+        tables = (problem.loss, *problem.constraints.tables)
         names = [table.name for table in tables if table.pairs]
         raise InputError(
             f"{solver} adds up what single layers cost; {' and '.join(names)} also has costs of "

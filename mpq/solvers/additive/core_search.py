@@ -6,7 +6,7 @@ from typing import Any, Self, final
 import numpy as np
 import numpy.typing as npt
 
-from mpq.problem.problem import Columns
+from mpq.problem.arrays import Columns
 from mpq.solvers.additive.hull import Hull
 from mpq.solvers.additive.multipliers import Dual
 from mpq.solvers.additive.presolve import Array, Reduced

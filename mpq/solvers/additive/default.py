@@ -15,13 +15,14 @@ _TIME_LIMIT_S = 60.0
 def additive_solver(problem: Problem) -> Solver:
     """Exact with one budget; with several budgets and many layers, to a gap of 0.01 %.
 
-    Distances from other assignments (``Problem.differing``) are no such budgets. Costs of pairs
-    take an integer program, which is stopped after a minute.
+    Distances from other assignments (``Problem.cuts``) are no such budgets, every step of a
+    maximum over steps is one. Costs of pairs take an integer program, which is stopped after
+    a minute.
     """
     is_small = problem.grouped.allowed.size <= _EXACT_CELLS
     if len(problem.grouped.couplings):
         return IntegerLinearProgram(time_limit_s=_TIME_LIMIT_S, gap=0.0 if is_small else _GAP)
-    if sum(budget.table.unit != "layers" for budget in problem.budgets) <= 1 or is_small:
+    if len(problem.constraints.tables) <= 1 or is_small:
         return Lagrangian()
     return Lagrangian(gap=_GAP, time_limit_s=_TIME_LIMIT_S)
 

@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq.errors import InputError
-from mpq.problem.budget import ROUNDING
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.arrays import Columns
+from mpq.problem.budget import ROUNDING, Budget
+from mpq.problem.cost_table import CostTable
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.answers import (
@@ -85,19 +87,25 @@ class DynamicProgramming(Solver):
             answer = self._answer(reduced, retreat=1)
         return solution_of(problem, answer, self.name, time.perf_counter() - start)
 
-    def sweep(self, problem: Problem, limits: Sequence[float]) -> list[Columns]:
-        """The answers for many limits from one table, as ZeroQ's frontier.
-
-        Args:
-            problem: Its last budget is the one that can bind, and the largest of ``limits``.
-            limits: In the budget's unit; each can be met.
-
-        Returns:
-            ``[L]`` for every limit.
+    def frontier(
+        self, problem: Problem, table: CostTable, limits: Sequence[float]
+    ) -> list[Solution]:
+        """See ``Solver.frontier``: all from one table, as ZeroQ's frontier; nothing is proved.
 
         Raises:
             InputError: As ``solve``.
         """
+        start = time.perf_counter()
+        problem = problem.with_budgets(*problem.budgets, Budget.of(table, max(limits)))
+        found = self._sweep(problem, limits)
+        seconds = (time.perf_counter() - start) / len(limits)
+        return [
+            Solution(Status.FEASIBLE, each, problem.loss_of(each), None, self.name, seconds)
+            for each in found
+        ]
+
+    def _sweep(self, problem: Problem, limits: Sequence[float]) -> list[Columns]:
+        """``[L]`` for every limit on the problem's last budget, the one that can bind."""
         require_additive(problem, self.name)
         require_no_pairs(problem, self.name)
         reduced = Reduced.of(problem.grouped)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from mpq.problem.budget import Budget
+from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Shortfall, Solution, Status
 
@@ -29,39 +30,53 @@ def explained(problem: Problem, solution: Solution, solve: Exact) -> Solution:
 def _shortfalls(problem: Problem, solve: Exact) -> tuple[Shortfall, ...]:
     grouped = problem.grouped
     smallest = np.where(grouped.allowed, grouped.costs, np.inf).min(axis=2).sum(axis=1)  # [R]
-    rows: dict[str, Shortfall] = {}
-    for budget, least in zip(problem.budgets, smallest.tolist(), strict=True):
-        table = budget.table
-        if table.pairs:
-            least = _least(problem, budget, least, solve)
-        others = tuple(b for b in problem.budgets if b.resource != budget.resource)
-        columns = solve(replace(problem, budgets=others).cheapest(table)).columns
-        within = None if columns is None else budget.used(columns)
-        row = Shortfall(table.name, table.unit, budget.limit, least, within)
-        # Of a maximum over several tables, the one that reaches least far down.
-        rows[budget.resource] = max(rows.get(budget.resource, row), row, key=_reach)
-    return tuple(rows.values())
+    floors = iter(smallest.tolist())  # a row for every table of every budget, then for cuts
+    return tuple(
+        # Of a maximum over steps, the step that reaches least far down.
+        max(
+            (_shortfall(problem, budget, step, next(floors), solve) for step in budget.tables),
+            key=_reach,
+        )
+        for budget in problem.budgets
+    )
+
+
+def _shortfall(
+    problem: Problem, budget: Budget, table: CostTable, floor: float, solve: Exact
+) -> Shortfall:
+    """Of one step of a budget; of the only one where the resource is a sum.
+
+    Args:
+        problem: What cannot be met.
+        budget: One of its budgets.
+        table: ``[L, B]``, one of the budget's.
+        floor: Sum of the least that every group uses of it alone.
+        solve: Solves.
+    """
+    least = _least(problem, table, floor, solve) if table.pairs else floor
+    others = (b for b in problem.budgets if b is not budget)
+    columns = solve(problem.with_budgets(*others).cheapest(table)).columns
+    within = None if columns is None else table.total(columns)
+    step = "" if table is budget.sum_table else table.name
+    return Shortfall(budget.resource, budget.unit, budget.limit, least, within, step)
 
 
 def _reach(row: Shortfall) -> float:
     return max(row.smallest, row.smallest_within_others or row.smallest)
 
 
-def _least(problem: Problem, budget: Budget, floor: float, solve: Exact) -> float:
-    """The least that any assignment uses of one budget; a bound of it where a solver is stopped.
+def _least(problem: Problem, table: CostTable, floor: float, solve: Exact) -> float:
+    """The least that any assignment uses of one table; a bound of it where a solver is stopped.
 
     Args:
         problem: Of which only the empty cells of other budgets count.
-        budget: Whose table has costs of pairs.
+        table: ``[L, B]`` with costs of pairs.
         floor: Sum of the least that every group uses alone.
         solve: Solves.
     """
-    free = replace(problem, budgets=()).cheapest(budget.table)
-    for other in problem.budgets:
-        free = free.available(other.table)
-    found = solve(free)
+    found = solve(replace(problem, cuts=()).with_budgets().cheapest(table))
     if found.columns is not None and found.status is Status.OPTIMAL:
-        return budget.used(found.columns)
+        return table.total(found.columns)
     return max(floor, floor if found.bound is None else found.bound)
 
 
@@ -74,11 +89,8 @@ def _conflict(problem: Problem, solve: Exact) -> tuple[str, ...]:
     values = np.zeros_like(problem.loss.values)
     nothing = replace(problem.loss, values=values, constant=0.0, pairs=())
     asked, kept = replace(problem, loss=nothing), problem.budgets
-    for resource in dict.fromkeys(budget.resource for budget in problem.budgets):
-        rest = tuple(budget for budget in kept if budget.resource != resource)
-        without = replace(asked, budgets=rest)
-        for dropped in set(problem.budgets) - set(rest):  # their empty cells still count
-            without = without.available(dropped.table)
-        if solve(without).status is Status.INFEASIBLE:
+    for budget in problem.budgets:
+        rest = tuple(other for other in kept if other is not budget)
+        if solve(asked.with_budgets(*rest)).status is Status.INFEASIBLE:
             kept = rest
-    return tuple(dict.fromkeys(budget.resource for budget in kept))
+    return tuple(budget.resource for budget in kept)

@@ -6,7 +6,8 @@ from typing import Any, final
 import numpy as np
 import pulp
 
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.arrays import Columns
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Status
 from mpq.solvers.additive.pair_variables import Link, linked
 from mpq.solvers.additive.presolve import Cells, Reduced

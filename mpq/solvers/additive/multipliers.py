@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
-from mpq.problem.problem import Columns
+from mpq.problem.arrays import Columns
 from mpq.solvers.additive.presolve import Array, Cells, Reduced
 
 _MAX_SECANTS = 500

@@ -7,8 +7,8 @@ from typing import Any, final
 import numpy as np
 import pulp
 
+from mpq.problem.arrays import Columns
 from mpq.problem.couplings import Array, Couplings
-from mpq.problem.problem import Columns
 from mpq.solvers.additive.presolve import Cells
 
 

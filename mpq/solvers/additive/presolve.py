@@ -8,9 +8,10 @@ from typing import Self, final
 import numpy as np
 import numpy.typing as npt
 
+from mpq.problem.arrays import Columns
 from mpq.problem.budget import ROUNDING
 from mpq.problem.couplings import Couplings
-from mpq.problem.problem import Columns, Grouped
+from mpq.problem.grouped import Grouped
 
 Array = npt.NDArray[np.float64]
 Cells = npt.NDArray[np.bool_]

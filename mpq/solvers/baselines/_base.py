@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from mpq.problem.arrays import Columns
 from mpq.problem.budget import ROUNDING
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers.additive.answers import require_additive, require_no_pairs, solution_of
 from mpq.solvers.additive.lagrangian import Lagrangian

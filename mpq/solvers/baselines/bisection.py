@@ -5,7 +5,8 @@ from typing import ClassVar, final
 
 import numpy as np
 
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.arrays import Columns
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.presolve import Reduced

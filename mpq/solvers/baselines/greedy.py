@@ -6,7 +6,8 @@ from typing import ClassVar, Literal, final
 import numpy as np
 
 from mpq.errors import UnknownNameError
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.arrays import Columns
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.marginal_gain import _hull, raised

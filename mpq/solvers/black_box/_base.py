@@ -4,23 +4,20 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self, final
+from typing import ClassVar, Protocol, Self, final
 
 import numpy as np
-import numpy.typing as npt
 
 from mpq._support.progress import track
 from mpq.errors import InputError, SolverError
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.arrays import Columns
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
-from mpq.solvers._base import Solver
+from mpq.solvers._base import Losses, Solver
 from mpq.solvers.additive.default import solve_additive
 from mpq.solvers.black_box import seeds
 from mpq.solvers.black_box.population import Array, Assignments, Space, nondominated
 from mpq.solvers.black_box.study import Store, TrialLog, Trials
-
-Objective = Callable[[npt.NDArray[np.intp]], npt.NDArray[np.float64]]
-"""Losses ``[P]`` of ``P`` assignments at once, ``[P, L]`` columns per layer."""
 
 _TIE = 1e-12
 """Relative distance of losses below which the problem's own arithmetic decides."""
@@ -32,19 +29,17 @@ class MeasuringSolver(Solver):
     Without an objective it minimises the problem's own predicted loss.
     """
 
+    is_measured: bool
+    is_repeatable: ClassVar[bool] = False
+
     @property
-    @abstractmethod
-    def is_measured(self) -> bool:
-        """Whether the loss is to be measured; ``mpq.search`` then calls ``measuring``."""
+    def is_measuring(self) -> bool:
+        """See ``Solver.is_measuring``: as the option says."""
+        return self.is_measured
 
     @abstractmethod
-    def measuring(self, objective: Objective) -> Self:
-        """The same solver with the loss that it minimises.
-
-        Args:
-            objective: Losses ``[P]`` of a batch of assignments ``[P, L]``; never more at once than
-                the solver's ``batch_size``, and none that breaks a budget.
-        """
+    def bind(self, losses: Losses) -> Self:
+        """See ``Solver.bind``."""
 
 
 class Propose(Protocol):
@@ -83,7 +78,7 @@ class Run:
     name: str
     problem: Problem
     is_measured: bool
-    objective: Objective | None
+    objective: Losses | None
     seed: int
     num_trials: int
     batch_size: int
@@ -120,7 +115,7 @@ class Run:
 
     def _trials(self, propose: Callable[[Space], Propose], exact: Columns) -> Trials:
         space = Space.of(self.problem, is_informed=self.is_seeded or bool(self.starts))
-        num_values = 1 + (len(self.problem.budgets) if self.has_costs else 0)
+        num_values = 1 + (len(self.problem.grouped.limits) if self.has_costs else 0)
         is_measured = self.objective is not None
         begin = self._begin(space, exact)
         store = Store.open(self.storage, self.study, space, num_values, is_measured)
@@ -224,12 +219,12 @@ class Run:
         return Solution(status, columns, loss, bound, self.name, 0.0)
 
 
-def predicted(problem: Problem) -> Objective:
+def predicted(problem: Problem) -> Losses:
     """The problem's own loss of a batch, up to the order of its sums."""
     table, interactions = problem.loss.values, problem.interactions
     every, row_of = np.arange(len(table)), {name: i for i, name in enumerate(problem.loss.layers)}
 
-    def losses(assignments: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+    def losses(assignments: Columns) -> Array:
         additive = table[every, assignments].sum(axis=1) + problem.loss.constant
         for pair in problem.loss.pairs:
             first, second = assignments[:, row_of[pair.first]], assignments[:, row_of[pair.second]]

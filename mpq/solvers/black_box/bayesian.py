@@ -8,7 +8,8 @@ import numpy as np
 from mpq.errors import InputError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
-from mpq.solvers.black_box._base import MeasuringSolver, Objective, Run
+from mpq.solvers._base import Losses
+from mpq.solvers.black_box._base import MeasuringSolver, Run
 from mpq.solvers.black_box.population import Assignments, Space
 from mpq.solvers.black_box.study import Trials, quiet
 
@@ -52,7 +53,7 @@ class Bayesian(MeasuringSolver):
     storage: str = ""
     study: str = "mpq"
     starts: tuple[tuple[int, ...], ...] = ()
-    objective: Objective | None = field(default=None, compare=False)
+    objective: Losses | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if min(self.num_trials, self.batch_size) < 1 or self.seed < 0:
@@ -61,9 +62,9 @@ class Bayesian(MeasuringSolver):
                 f"{self.num_trials}, {self.batch_size} and {self.seed}"
             )
 
-    def measuring(self, objective: Objective) -> Self:
-        """See ``MeasuringSolver.measuring``."""
-        return replace(self, objective=objective)
+    def bind(self, losses: Losses) -> Self:
+        """See ``Solver.bind``."""
+        return replace(self, objective=losses)
 
     def solve(self, problem: Problem) -> Solution:
         """See ``Solver.solve``; infeasible problems are recognised exactly.

@@ -7,9 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq.errors import InputError, UnknownNameError
-from mpq.problem.problem import Columns, Problem
-from mpq.problem.solution import Solution
-from mpq.solvers.black_box._base import MeasuringSolver, Objective, Run
+from mpq.problem.arrays import Columns
+from mpq.problem.problem import Problem
+from mpq.problem.solution import Solution, Status
+from mpq.solvers._base import Losses
+from mpq.solvers.black_box._base import MeasuringSolver, Run
 from mpq.solvers.black_box.population import Array, Assignments, Space, survivors
 from mpq.solvers.black_box.study import Trials
 
@@ -65,7 +67,7 @@ class Evolutionary(MeasuringSolver):
     storage: str = ""
     study: str = "mpq"
     starts: tuple[tuple[int, ...], ...] = ()
-    objective: Objective | None = field(default=None, compare=False)
+    objective: Losses | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.num_trials < 1 or self.population_size < 2:
@@ -81,9 +83,9 @@ class Evolutionary(MeasuringSolver):
         if self.objectives not in OBJECTIVES:
             raise UnknownNameError("choice of objectives", self.objectives, OBJECTIVES)
 
-    def measuring(self, objective: Objective) -> Self:
-        """See ``MeasuringSolver.measuring``."""
-        return replace(self, objective=objective)
+    def bind(self, losses: Losses) -> Self:
+        """See ``Solver.bind``."""
+        return replace(self, objective=losses)
 
     def solve(self, problem: Problem) -> Solution:
         """See ``Solver.solve``; infeasible problems are recognised exactly.
@@ -96,13 +98,14 @@ class Evolutionary(MeasuringSolver):
         """
         return self._run(problem).solve(self._proposer)
 
-    def require_storage(self) -> None:
+    def check(self) -> None:
         """Refuses a front of measured losses that would be measured again when it is asked for.
 
         Raises:
-            InputError: If the costs are objectives and trials are kept nowhere.
+            InputError: If the costs are objectives of a measured search whose trials are kept
+                nowhere.
         """
-        if self.objectives != "loss" and not self.storage:
+        if self.is_measured and self.objectives != "loss" and not self.storage:
             raise InputError(
                 "objectives=loss+costs needs storage=search.log, or a database URL: the frontier "
                 "is read from the trials that it keeps"
@@ -121,6 +124,15 @@ class Evolutionary(MeasuringSolver):
         if self.objectives == "loss":
             raise InputError("a front needs the costs as objectives: objectives=loss+costs")
         return self._run(problem).front(self._proposer)
+
+    def found_frontier(self, problem: Problem) -> tuple[Solution, ...] | None:
+        """See ``Solver.found_frontier``: ``front``, where the costs are objectives."""
+        if self.objectives == "loss":
+            return None
+        return tuple(
+            Solution(Status.FEASIBLE, columns, float(values[0]), None, self.name, 0.0)
+            for columns, values in self.front(problem)
+        )
 
     def _run(self, problem: Problem) -> Run:
         has_costs = self.objectives != "loss"

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq.errors import InputError
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.arrays import Columns
+from mpq.problem.problem import Problem
 from mpq.solvers.black_box.population import Assignments, Space
 
 _NUM_MULTIPLIERS = 64

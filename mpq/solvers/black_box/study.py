@@ -232,7 +232,7 @@ def _digest(problem: Problem, is_measured: bool) -> str:
     """Of everything that is the same on every machine, to the last bit."""
     grouped = problem.grouped
     words = [*problem.loss.layers, *map(str, problem.loss.precisions), str(is_measured)]
-    words += [f"{b.table.name} {b.table.unit}" for b in problem.budgets]
+    words += [f"{t.name} {t.unit}" for t in problem.constraints.tables]
     words.append(str(grouped.members))
     found = sha256("\n".join(words).encode())
     couplings = grouped.couplings

@@ -10,8 +10,9 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from mpq.errors import InputError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
+from mpq.solvers._base import Losses
 from mpq.solvers.additive.default import solve_additive
-from mpq.solvers.black_box._base import MeasuringSolver, Objective, Run, predicted
+from mpq.solvers.black_box._base import MeasuringSolver, Run, predicted
 from mpq.solvers.black_box.population import Array, Assignments, Space
 from mpq.solvers.black_box.study import Trials
 
@@ -78,7 +79,7 @@ class Surrogate(MeasuringSolver):
     storage: str = ""
     study: str = "mpq"
     starts: tuple[tuple[int, ...], ...] = ()
-    objective: Objective | None = field(default=None, compare=False)
+    objective: Losses | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if min(self.num_trials, self.batch_size) < 1 or self.seed < 0:
@@ -87,9 +88,9 @@ class Surrogate(MeasuringSolver):
                 f"{self.num_trials}, {self.batch_size} and {self.seed}"
             )
 
-    def measuring(self, objective: Objective) -> Self:
-        """See ``MeasuringSolver.measuring``."""
-        return replace(self, objective=objective)
+    def bind(self, losses: Losses) -> Self:
+        """See ``Solver.bind``."""
+        return replace(self, objective=losses)
 
     def solve(self, problem: Problem) -> Solution:
         """See ``Solver.solve``; infeasible problems are recognised exactly.
@@ -177,7 +178,7 @@ class _Prior:
     """
 
     space: Space
-    predict: Objective
+    predict: Losses
     rise: Array
 
     @classmethod

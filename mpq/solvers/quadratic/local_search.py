@@ -10,7 +10,8 @@ import numpy as np
 
 from mpq._support.progress import track
 from mpq.errors import InputError
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.arrays import Columns
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Solver
 from mpq.solvers.quadratic.additive_start import from_additive

@@ -7,9 +7,10 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
+from mpq.problem.arrays import Columns
 from mpq.problem.budget import ROUNDING
 from mpq.problem.couplings import Couplings
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.problem import Problem
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]

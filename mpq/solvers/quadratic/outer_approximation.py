@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pulp
 from scipy.optimize import linprog
 
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.arrays import Columns
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.answers import check_effort

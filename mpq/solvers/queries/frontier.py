@@ -2,22 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpq._support.progress import track
 from mpq.errors import InfeasibleError, InputError, SolverError
+from mpq.problem.arrays import Columns
 from mpq.problem.budget import Budget
 from mpq.problem.cost_table import CostTable
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
-from mpq.solvers import DynamicProgramming, Solver
+from mpq.solvers import Solver
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.additive.hull import Hull
-
-if TYPE_CHECKING:
-    pass
 
 _SAME_RATE = 1e-12
 """Relative difference of two prices, or of two sums, that is only rounding."""
@@ -66,12 +62,8 @@ def solve_frontier(
     cheapest = _found(solver.solve(free.cheapest(table)))
     limits = np.linspace(table.total(cheapest[0]), table.total(best[0]), num_points)
     solved = [cheapest, best]
-    if isinstance(solver, DynamicProgramming):
-        *inner, _ = limits.tolist()
-        swept = solver.sweep(free.limited(table, inner[-1]), inner)
-        return _front(problem, table, [*solved, *((c, Status.FEASIBLE) for c in swept)])
-    for limit in track(limits.tolist(), f"frontier over {table.name}"):
-        solution = solver.solve(free.limited(table, limit))
+    # The last limit is what the best uses, and the best its answer.
+    for solution in solver.frontier(free, table, limits[:-1].tolist()):
         if solution.columns is not None:
             solved.append((solution.columns, solution.status))
     return _front(problem, table, solved)
@@ -120,7 +112,7 @@ def solve_hull(
     free = others.available(table)
     if others.budgets:
         return _between(free, table, solver)
-    grouped = replace(free, budgets=(Budget(table, free.budgets[-1].limit),)).grouped
+    grouped = free.with_budgets(Budget.of(table, 0.0)).grouped  # for its costs; no limit is read
     hull = Hull.of(grouped.loss, grouped.costs[0], grouped.allowed)
     columns, corners = hull.start, [grouped.expand(hull.start)]
     rates = hull.gain / hull.cost

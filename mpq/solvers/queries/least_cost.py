@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from mpq.errors import InfeasibleError, SolverError
+from mpq.problem.arrays import Columns
 from mpq.problem.budget import ROUNDING
 from mpq.problem.cost_table import CostTable
-from mpq.problem.problem import Columns, Problem
+from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers import Solver
 from mpq.solvers.additive.default import additive_solver

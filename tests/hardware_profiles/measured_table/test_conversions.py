@@ -171,8 +171,8 @@ def test_json_of_before_there_were_pairs_is_read() -> None:
 
     read = Problem.from_json(json.dumps(data))
 
-    assert (read.budgets[0].table.constant, read.budgets[0].table.pairs) == (0.0, ())
-    np.testing.assert_array_equal(read.budgets[0].table.values, case.costs[0].values)
+    assert (read.budgets[0].tables[0].constant, read.budgets[0].tables[0].pairs) == (0.0, ())
+    np.testing.assert_array_equal(read.budgets[0].tables[0].values, case.costs[0].values)
 
 
 def test_a_loss_with_interactions_has_no_pairs() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Status
@@ -64,8 +65,7 @@ def test_the_published_bit_widths_are_found(
     ties = tuple((names[i], names[j]) for i, j in published["equal_bit_pairs"])
     problem = Problem(
         table(published, "hessian_trace", "relative", trace * at4, trace * at8),
-        (Budget(costs, float(low + fraction * (high - low))),),
-        ties,
+        Constraints((Budget.of(costs, float(low + fraction * (high - low))),), ties),
     )
 
     solution = solver.solve(problem)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpq.problem.budget import ROUNDING, Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Status
@@ -24,7 +25,9 @@ def fixed_problem(costs: list[float], limit: float) -> Problem:
     layers = tuple(f"l{i}" for i in range(len(costs)))
     table = CostTable("r", "bytes", layers, PRECISIONS, np.array([[c, 2 * c] for c in costs]))
     loss = CostTable("loss", "nats", layers, PRECISIONS, np.ones((len(costs), 2)))
-    return Problem(loss, (Budget(table, limit),), fixed=dict.fromkeys(layers, PRECISIONS[0]))
+    return Problem(
+        loss, Constraints((Budget.of(table, limit),), fixed=dict.fromkeys(layers, PRECISIONS[0]))
+    )
 
 
 def limits_around(edge: float) -> list[float]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import mpq
 from mpq.errors import InputError
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable, PairCost
 from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
@@ -96,10 +97,15 @@ class Case:
         limited = zip(self.costs, self.limits, strict=True)
         return Problem(
             self.loss.table("loss", "nats"),
-            tuple(Budget(c.table(f"r{i}", "seconds"), top) for i, (c, top) in enumerate(limited)),
-            tuple(tuple(f"l{i}" for i in tie) for tie in self.ties),
-            {f"l{i}": PRECISIONS[column] for i, column in self.fixed.items()},
-            {f"l{i}": [PRECISIONS[c] for c in cs] for i, cs in self.candidates.items()},
+            Constraints(
+                tuple(
+                    Budget.of(c.table(f"r{i}", "seconds"), top)
+                    for i, (c, top) in enumerate(limited)
+                ),
+                tuple(tuple(f"l{i}" for i in tie) for tie in self.ties),
+                {f"l{i}": PRECISIONS[column] for i, column in self.fixed.items()},
+                {f"l{i}": [PRECISIONS[c] for c in cs] for i, cs in self.candidates.items()},
+            ),
             interactions,
         )
 

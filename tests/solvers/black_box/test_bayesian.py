@@ -10,6 +10,7 @@ import pytest
 
 import mpq
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
@@ -26,7 +27,7 @@ def problem() -> Problem:
     names = tuple(f"layer{i}" for i in range(10))
     cost = CostTable("size", "bytes", names, PRECISIONS, np.tile([2.0, 4.0, 6.0, 8.0], (10, 1)))
     loss = CostTable("loss", "nats", names, PRECISIONS, np.ones((10, 4)))
-    return Problem(loss, (Budget(cost, 60.0),), fixed={"layer2": PRECISIONS[0]})
+    return Problem(loss, Constraints((Budget.of(cost, 60.0),), fixed={"layer2": PRECISIONS[0]}))
 
 
 def distance(assignments: Assignments) -> Floats:
@@ -83,7 +84,9 @@ def test_layers_with_one_precision_left_are_no_parameters() -> None:
     """Where every layer is fixed there is one assignment, and it is found."""
     fixed = {f"layer{i}": PRECISIONS[column] for i, column in enumerate([0] * 10)}
 
-    solution = Bayesian(num_trials=20, objective=distance).solve(replace(problem(), fixed=fixed))
+    asked = problem()
+    asked = replace(asked, constraints=replace(asked.constraints, fixed=fixed))
+    solution = Bayesian(num_trials=20, objective=distance).solve(asked)
 
     assert solution.columns is not None
     assert solution.columns.tolist() == [0] * 10

@@ -1,6 +1,5 @@
 """Evolutionary search: the known optimum at full size, and frontiers against brute force."""
 
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from mpq.errors import InputError, UnknownNameError
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
@@ -36,8 +36,8 @@ def random_problem(seed: int, layers: int, precisions: int = 4, resources: int =
         cost = np.sort(rng.lognormal(3, 1, (layers, 1)) * bits**0.9, axis=1)
         table = CostTable(f"r{row}", "bytes", names, chosen, cost)
         limit = 0.45 * cost.max(axis=1).sum() + 0.1 * row * cost.max(axis=1).sum()
-        budgets.append(Budget(table, float(limit)))
-    return Problem(CostTable("loss", "nats", names, chosen, loss), tuple(budgets))
+        budgets.append(Budget.of(table, float(limit)))
+    return Problem(CostTable("loss", "nats", names, chosen, loss), Constraints(tuple(budgets)))
 
 
 def rugged(assignments: Assignments) -> Floats:
@@ -76,7 +76,7 @@ def brute_force(problem: Problem) -> Floats:
     layers, precisions = problem.loss.values.shape
     every = np.array(list(product(range(precisions), repeat=layers)), dtype=np.intp)
     feasible = np.array([columns for columns in every if problem.is_feasible(columns)])
-    costs = [b.table.values[np.arange(layers), feasible].sum(axis=1) for b in problem.budgets]
+    costs = [b.tables[0].values[np.arange(layers), feasible].sum(axis=1) for b in problem.budgets]
     values = np.column_stack([rugged(feasible), *costs])
     is_front = [
         not ((values <= value).all(axis=1) & (values < value).any(axis=1)).any() for value in values
@@ -111,11 +111,11 @@ def test_a_front_of_a_large_problem_is_near_the_true_one() -> None:
     front = solver.front(problem)
 
     values = np.array([values for _, values in front])
-    low = budget.table.values.min(axis=1).sum()
+    low = budget.tables[0].values.min(axis=1).sum()
     for share in np.linspace(0.3, 1, 12):
         limit = low + share * (budget.limit - low)
         exact = IntegerLinearProgram().solve(
-            replace(problem, budgets=(Budget(budget.table, limit),))
+            problem.with_budgets(Budget.of(budget.tables[0], limit))
         )
         assert values[values[:, 1] <= limit, 0].min() <= exact.loss * 1.35
     assert (np.diff(values[:, 0]) > 0).all()
@@ -134,7 +134,7 @@ def test_a_front_comes_from_the_trials_of_the_solution(tmp_path: Path) -> None:
     def never(assignments: Assignments) -> Floats:
         raise AssertionError("evaluated again")
 
-    front = solver.measuring(never).front(problem)
+    front = solver.bind(never).front(problem)
 
     columns, values = front[0]
     assert values[0] == solution.loss
@@ -144,7 +144,7 @@ def test_a_front_comes_from_the_trials_of_the_solution(tmp_path: Path) -> None:
 def test_an_infeasible_problem_has_no_front() -> None:
     """No assignment, no point."""
     problem = random_problem(0, layers=4)
-    short = replace(problem, budgets=(Budget(problem.budgets[0].table, 1e-3),))
+    short = problem.with_budgets(Budget.of(problem.budgets[0].tables[0], 1e-3))
 
     assert Evolutionary(objectives="loss+costs").front(short) == []
 

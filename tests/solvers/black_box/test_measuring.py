@@ -22,6 +22,7 @@ from mpq.errors import (
     SolverError,
 )
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
@@ -66,9 +67,11 @@ class Case:
         cost = CostTable("size", "bytes", names, precisions, self.cost)
         return Problem(
             CostTable("loss", "nats", names, precisions, self.loss),
-            (Budget(cost, self.limit),),
-            tuple(tuple(names[i] for i in tie) for tie in self.ties),
-            {names[i]: precisions[column] for i, column in self.fixed.items()},
+            Constraints(
+                (Budget.of(cost, self.limit),),
+                tuple(tuple(names[i] for i in tie) for tie in self.ties),
+                {names[i]: precisions[column] for i, column in self.fixed.items()},
+            ),
             interactions=interactions,
         )
 
@@ -121,7 +124,7 @@ def test_batches_are_what_was_promised(solver: Solvers) -> None:
     problem = replace(random_case(0, layers=12, precisions=4), ties=((0, 5),)).problem()
     recorder = Recorder()
 
-    solution = solver.measuring(recorder).solve(problem)
+    solution = solver.bind(recorder).solve(problem)
 
     rows = recorder.rows()
     assert all(b.shape[0] <= 10 and b.shape[1:] == (12,) for b in recorder.batches)
@@ -138,7 +141,7 @@ def test_small_problems_are_searched_to_the_end(solver: Solvers, seed: int) -> N
     case = replace(random_case(seed, layers=5), ties=((0, 2),), fixed={4: 1} if seed else {})
     objective = Recorder()
 
-    solution = replace(solver, num_trials=300).measuring(objective).solve(case.problem())
+    solution = replace(solver, num_trials=300).bind(objective).solve(case.problem())
 
     losses = rugged(case.feasible())
     assert solution.columns is not None
@@ -183,7 +186,7 @@ def test_an_infeasible_problem_is_recognised(solver: Solvers) -> None:
     recorder = Recorder()
     case = replace(random_case(0), limit=1.0)
 
-    solution = solver.measuring(recorder).solve(case.problem())
+    solution = solver.bind(recorder).solve(case.problem())
 
     assert solution.status is Status.INFEASIBLE
     assert [s.resource for s in solution.shortfalls] == ["size"]
@@ -202,10 +205,10 @@ def test_a_search_goes_on_where_it_ended(solver: Solvers, kind: str, tmp_path: P
     whole, first, second, third = (Recorder() for _ in range(4))
     stored = replace(solver, storage=storage, study="a study")
 
-    expected = solver.measuring(whole).solve(problem)
-    replace(stored, num_trials=25).measuring(first).solve(problem)
-    resumed = stored.measuring(second).solve(problem)
-    again = stored.measuring(third).solve(problem)
+    expected = solver.bind(whole).solve(problem)
+    replace(stored, num_trials=25).bind(first).solve(problem)
+    resumed = stored.bind(second).solve(problem)
+    again = stored.bind(third).solve(problem)
 
     assert (len(first.rows()), len(second.rows()), third.rows()) == (25, 15, [])
     assert first.rows() + second.rows() == whole.rows()
@@ -227,9 +230,9 @@ def test_a_failure_loses_one_batch_only(solver: Solvers, tmp_path: Path) -> None
         return recorder(assignments)
 
     with pytest.raises(KeyboardInterrupt):
-        stored.measuring(failing).solve(problem)
+        stored.bind(failing).solve(problem)
     rest = Recorder()
-    stored.measuring(rest).solve(problem)
+    stored.bind(rest).solve(problem)
 
     assert len(recorder.rows()) == len(rest.rows()) == 20
     assert not set(recorder.rows()) & set(rest.rows())
@@ -309,7 +312,7 @@ def test_solvers_share_a_study(kind: str, tmp_path: Path) -> None:
     recorder = Recorder()
 
     losses = [
-        replace(solver, num_trials=count, storage=storage).measuring(recorder).solve(problem).loss
+        replace(solver, num_trials=count, storage=storage).bind(recorder).solve(problem).loss
         for solver, count in zip(EVERY, (20, 30, 40), strict=True)
     ]
 
@@ -363,7 +366,7 @@ def test_the_last_digits_of_an_estimate_do_not_matter(tmp_path: Path) -> None:
     case, solver = stored_problem(tmp_path)
     recorder = Recorder()
 
-    solver.measuring(recorder).solve(replace(case, loss=case.loss * (1 + 1e-9)).problem())
+    solver.bind(recorder).solve(replace(case, loss=case.loss * (1 + 1e-9)).problem())
 
     assert recorder.batches == []
 
@@ -412,7 +415,7 @@ def test_a_storage_that_cannot_be_used(
     (tmp_path / "notes.txt").write_text("just a note\n" * 200)
     (tmp_path / "lines.jsonl").write_text('{"loss": 1}\n{"loss": 2}\n')
     recorder = Recorder()
-    solver = replace(EVERY[0], storage=storage.format(tmp_path=tmp_path)).measuring(recorder)
+    solver = replace(EVERY[0], storage=storage.format(tmp_path=tmp_path)).bind(recorder)
 
     with pytest.raises(error, match=message):
         solver.solve(random_case(0).problem())
@@ -429,7 +432,7 @@ def test_a_storage_that_fails_on_the_way(tmp_path: Path) -> None:
         return rugged(assignments)
 
     with pytest.raises(SolverError, match="storage 'sqlite.*cannot be used"):
-        replace(EVERY[0], storage=storage).measuring(dropping).solve(random_case(0).problem())
+        replace(EVERY[0], storage=storage).bind(dropping).solve(random_case(0).problem())
 
 
 @pytest.mark.parametrize("solver", EVERY, ids=name_of)
@@ -440,10 +443,10 @@ def test_losses_that_are_no_losses(solver: Solvers) -> None:
     with pytest.raises(
         InputError, match=rf"{solver.name}: an objective returns one loss .* \(1,\)"
     ):
-        solver.measuring(lambda assignments: np.ones(1)).solve(problem)
+        solver.bind(lambda assignments: np.ones(1)).solve(problem)
     with pytest.raises(SolverError, match=rf"{solver.name}: the loss of the assignment \[.*nan"):
-        solver.measuring(lambda assignments: rugged(assignments) + np.nan).solve(problem)
-    mostly = solver.measuring(
+        solver.bind(lambda assignments: rugged(assignments) + np.nan).solve(problem)
+    mostly = solver.bind(
         lambda assignments: np.where(assignments[:, 0], np.inf, rugged(assignments))
     )
     assert np.isfinite(mostly.solve(problem).loss)
@@ -457,7 +460,7 @@ def test_starts_are_measured_first(solver: Solvers) -> None:
     dear = tuple(case.cost.argmax(axis=1).tolist())
     recorder = Recorder()
 
-    replace(solver, starts=(dear, start), is_seeded=False).measuring(recorder).solve(case.problem())
+    replace(solver, starts=(dear, start), is_seeded=False).bind(recorder).solve(case.problem())
 
     assert recorder.rows()[0] == start
     assert dear not in recorder.rows()
@@ -485,7 +488,7 @@ def test_to_be_measured_means_by_something(solver: Solvers) -> None:
     """``is_measured`` without an objective is an error, not the predicted loss."""
     with pytest.raises(InputError, match="is_measured=true needs a network"):
         replace(solver, is_measured=True).solve(random_case(0).problem())
-    measured = replace(solver, is_measured=True).measuring(rugged).solve(random_case(0).problem())
+    measured = replace(solver, is_measured=True).bind(rugged).solve(random_case(0).problem())
     assert measured.status is Status.FEASIBLE
 
 
@@ -497,7 +500,7 @@ def test_nothing_global_is_changed(solver: Solvers, capfd: pytest.CaptureFixture
     np.random.seed(11)
     verbosity = optuna.logging.get_verbosity()
 
-    solver.measuring(rugged).solve(random_case(0, layers=8).problem())
+    solver.bind(rugged).solve(random_case(0, layers=8).problem())
 
     np.testing.assert_array_equal(np.random.random(3), expected)
     assert optuna.logging.get_verbosity() == verbosity
@@ -507,7 +510,7 @@ def test_nothing_global_is_changed(solver: Solvers, capfd: pytest.CaptureFixture
 def test_progress_is_shown_where_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
     """One bar, one step for each trial."""
     with showing_progress():
-        EVERY[0].measuring(rugged).solve(random_case(0, layers=8).problem())
+        EVERY[0].bind(rugged).solve(random_case(0, layers=8).problem())
 
     assert "evolutionary search" in capfd.readouterr().err
 
@@ -526,7 +529,7 @@ for kind in (Evolutionary, Bayesian, Surrogate):
     def measured(choices):
         seen.extend(choices.tolist())
         return np.sin(choices @ np.arange(1.0, choices.shape[1] + 1))
-    kind(num_trials=40, batch_size=10, seed=3).measuring(measured).solve(problem)
+    kind(num_trials=40, batch_size=10, seed=3).bind(measured).solve(problem)
     print(seen)
 """
 

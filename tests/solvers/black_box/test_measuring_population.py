@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
@@ -29,12 +30,10 @@ def random_problem(seed: int, layers: int = 8, resources: int = 2, share: float 
         low, high = cost.min(axis=1).sum(), cost.max(axis=1).sum()
         cost[2, 3] = np.nan
         table = CostTable(f"r{row}", "bytes", names, PRECISIONS, cost)
-        budgets.append(Budget(table, float(low + (share + row) / (1 + row) * (high - low))))
+        budgets.append(Budget.of(table, float(low + (share + row) / (1 + row) * (high - low))))
     return Problem(
         CostTable("loss", "nats", names, PRECISIONS, loss),
-        tuple(budgets),
-        ties=(("layer0", "layer3"),),
-        fixed={"layer5": PRECISIONS[1]},
+        Constraints(tuple(budgets), ties=(("layer0", "layer3"),), fixed={"layer5": PRECISIONS[1]}),
     )
 
 
@@ -60,8 +59,8 @@ def test_within_is_what_the_problem_calls_feasible(seed: int) -> None:
     space = Space.of(random_problem(seed))
     assignments = space.drawn(300, np.random.default_rng(seed))
     at_limit = space.layers(assignments)[0]
-    budgets = tuple(Budget(b.table, b.used(at_limit)) for b in space.problem.budgets)
-    tight = Space.of(Problem(space.problem.loss, budgets, space.problem.ties))
+    budgets = tuple(Budget.of(b.tables[0], b.used(at_limit)) for b in space.problem.budgets)
+    tight = Space.of(Problem(space.problem.loss, Constraints(budgets, space.problem.ties)))
 
     for each in (space, tight):
         expected = [each.problem.is_feasible(columns) for columns in each.layers(assignments)]

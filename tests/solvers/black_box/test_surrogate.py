@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
@@ -29,7 +30,7 @@ def random_problem(seed: int, layers: int = 24) -> Problem:
     loss = -np.sort(-rng.lognormal(0, 1.5, (layers, 1)) * 2.0**-bits, axis=1)
     cost = CostTable("size", "bytes", names, PRECISIONS, size * bits)
     table = CostTable("loss", "nats", names, PRECISIONS, loss)
-    return Problem(table, (Budget(cost, float(size.sum() * 4.5)),))
+    return Problem(table, Constraints((Budget.of(cost, float(size.sum() * 4.5)),)))
 
 
 class Truth:

@@ -12,6 +12,7 @@ import pytest
 import mpq
 from mpq.errors import InputError
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
@@ -46,9 +47,11 @@ class Case:
         ]
         return Problem(
             CostTable("loss", "nats", names, precisions, self.loss),
-            tuple(Budget(t, limit) for t, limit in zip(tables, self.limits, strict=True)),
-            tuple(tuple(names[i] for i in tie) for tie in self.ties),
-            {names[i]: precisions[column] for i, column in self.fixed.items()},
+            Constraints(
+                tuple(Budget.of(t, limit) for t, limit in zip(tables, self.limits, strict=True)),
+                tuple(tuple(names[i] for i in tie) for tie in self.ties),
+                {names[i]: precisions[column] for i, column in self.fixed.items()},
+            ),
             interactions=Interactions(self.factor, self.shrinkage),
         )
 

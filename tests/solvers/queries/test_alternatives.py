@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from mpq.errors import InfeasibleError, InputError
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
@@ -171,7 +172,7 @@ def test_least_cost_with_interactions_is_bisected(make_problem: Make, seed: int)
         additive.loss.precisions,
         0.5 * (factor**2).mean(axis=0),
     )
-    problem = Problem(loss, additive.budgets, interactions=Interactions(factor))
+    problem = Problem(loss, Constraints(additive.budgets), interactions=Interactions(factor))
     table = resource(problem, seed)
     limit = problem.loss_of(feasible(problem)[0]) * 1.5
     good = [c for c in feasible(problem) if problem.loss_of(c) <= limit]

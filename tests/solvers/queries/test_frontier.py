@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mpq.errors import InfeasibleError, InputError, SolverError
 from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
@@ -71,14 +72,19 @@ def test_the_front_is_every_point_that_none_beats(points: list[tuple[float, floa
 
 def test_many_limits_find_the_whole_frontier() -> None:
     """One limit for every integer cost: the frontier is that of exhaustive search."""
-    problem = Problem(table("sketch", "nats", LOSS), (Budget(table("time", "seconds", TIME), 9.0),))
+    problem = Problem(
+        table("sketch", "nats", LOSS),
+        Constraints((Budget.of(table("time", "seconds", TIME), 9.0),)),
+    )
     size = table("size", "bytes", SIZE)
     expected = front_of(LOSS, SIZE, TIME, 9.0)
     num_points = int(expected[-1][0] - expected[0][0]) + 1
 
     assignments, statuses = solve_frontier(problem, size, ILP, num_points)
 
-    found = [(Budget(size, 1.0).used(columns), problem.loss_of(columns)) for columns in assignments]
+    found = [
+        (Budget.of(size, 1.0).used(columns), problem.loss_of(columns)) for columns in assignments
+    ]
     assert [cost for cost, _ in found] == [cost for cost, _ in expected]
     assert [loss for _, loss in found] == pytest.approx([loss for _, loss in expected])
     assert statuses == [Status.OPTIMAL] * len(expected)
@@ -90,13 +96,15 @@ def test_every_point_is_pareto_optimal(seed: int, num_points: int) -> None:
     """Few limits find fewer points, all of them on the frontier, both ends included."""
     rng = np.random.default_rng(seed)
     loss, cost, other = rng.random((3, 4, 3))
-    problem = Problem(table("sketch", "nats", loss), (Budget(table("o", "bytes", other), 2.0),))
+    problem = Problem(
+        table("sketch", "nats", loss), Constraints((Budget.of(table("o", "bytes", other), 2.0),))
+    )
     cost_table = table("latency", "seconds", cost)
     expected = dict(front_of(loss, cost, other, 2.0))
 
     assignments, _ = solve_frontier(problem, cost_table, ILP, num_points)
 
-    costs = [Budget(cost_table, 1.0).used(columns) for columns in assignments]
+    costs = [Budget.of(cost_table, 1.0).used(columns) for columns in assignments]
     losses = [problem.loss_of(columns) for columns in assignments]
     near = [min(expected, key=lambda c: abs(c - used)) for used in costs]
     assert costs == pytest.approx(near)
@@ -117,7 +125,9 @@ def test_precisions_that_lose_the_same_are_taken_where_they_are_cheap(num_points
 
     assignments, _ = solve_frontier(problem, cost, ILP, num_points)
 
-    found = [(Budget(cost, 1.0).used(columns), problem.loss_of(columns)) for columns in assignments]
+    found = [
+        (Budget.of(cost, 1.0).used(columns), problem.loss_of(columns)) for columns in assignments
+    ]
     assert (found[0], found[-1]) == (expected[0], expected[-1])
     assert set(found) <= set(expected)
 
@@ -127,7 +137,7 @@ def test_a_budget_on_the_same_resource_is_replaced() -> None:
     size = table("size", "bytes", SIZE)
     loss = table("sketch", "nats", LOSS)
 
-    narrow = solve_frontier(Problem(loss, (Budget(size, 11.0),)), size, ILP, 6)
+    narrow = solve_frontier(Problem(loss, Constraints((Budget.of(size, 11.0),))), size, ILP, 6)
     free = solve_frontier(Problem(loss), size, ILP, 6)
 
     assert [c.tolist() for c in narrow[0]] == [c.tolist() for c in free[0]]
@@ -149,7 +159,7 @@ def test_precisions_that_the_device_lacks_are_left_out() -> None:
 def test_ties_and_fixed_layers_hold_on_the_frontier() -> None:
     """Every point keeps the rules of the problem."""
     loss = table("sketch", "nats", LOSS)
-    problem = Problem(loss, ties=(("l0", "l2"),), fixed={"l3": PRECISIONS[1]})
+    problem = Problem(loss, Constraints(ties=(("l0", "l2"),), fixed={"l3": PRECISIONS[1]}))
 
     assignments, _ = solve_frontier(problem, table("size", "bytes", SIZE), ILP, 20)
 
@@ -178,12 +188,14 @@ def test_with_interactions_every_point_pays(seed: int, share: float) -> None:
     factor = np.random.default_rng(seed).standard_normal((20, 4, 3)) * [4, 2, 1]
     loss = table("sketch", "nats", 0.5 * (factor**2).mean(axis=0))
     time, size = table("time", "seconds", TIME), table("size", "bytes", SIZE)
-    problem = Problem(loss, (Budget(time, 9.0),), interactions=Interactions(factor, share))
+    problem = Problem(
+        loss, Constraints((Budget.of(time, 9.0),)), interactions=Interactions(factor, share)
+    )
 
     assignments, statuses = solve_frontier(problem, size, LocalSearch(), 12)
 
     losses = [problem.loss_of(columns) for columns in assignments]
-    costs = [Budget(size, 1.0).used(columns) for columns in assignments]
+    costs = [Budget.of(size, 1.0).used(columns) for columns in assignments]
     feasible = [c for c in map(np.array, product(range(3), repeat=4)) if problem.is_feasible(c)]
     assert len(assignments) > 2
     assert losses == sorted(set(losses), reverse=True)
@@ -196,7 +208,7 @@ def test_with_interactions_every_point_pays(seed: int, share: float) -> None:
 def test_one_choice_is_a_frontier_of_one_point() -> None:
     """Where nothing can be traded, the ends coincide."""
     only = {f"l{row}": PRECISIONS[1] for row in range(4)}
-    problem = Problem(table("sketch", "nats", LOSS), fixed=only)
+    problem = Problem(table("sketch", "nats", LOSS), Constraints(fixed=only))
 
     assignments, statuses = solve_frontier(problem, table("size", "bytes", SIZE), ILP, 5)
 
@@ -207,7 +219,7 @@ def test_one_choice_is_a_frontier_of_one_point() -> None:
 def test_other_budgets_that_cannot_be_met_are_an_error() -> None:
     """The message says which budget, and what it would need."""
     time = table("time", "seconds", TIME)
-    problem = Problem(table("sketch", "nats", LOSS), (Budget(time, 4.0),))
+    problem = Problem(table("sketch", "nats", LOSS), Constraints((Budget.of(time, 4.0),)))
 
     with pytest.raises(InfeasibleError, match=r"other budgets: time: limit 4 .* reachable 5: 1 s"):
         solve_frontier(problem, table("size", "bytes", SIZE), ILP, 5)
@@ -257,7 +269,7 @@ def test_the_hull_is_every_corner_of_the_frontier(seed: int, is_limited: bool, m
     rng = np.random.default_rng(seed)
     loss, cost, other = (rng.integers(0, most, (4, 3)).astype(np.float64) for _ in range(3))
     limit = float(np.median(other, axis=1).sum()) if is_limited else 1e9
-    budgets = (Budget(table("o", "bytes", other), limit),) if is_limited else ()
+    budgets = (Budget.of(table("o", "bytes", other), limit),) if is_limited else ()
     front = front_of(loss, cost, other, limit)
     corners = [
         p
@@ -271,7 +283,7 @@ def test_the_hull_is_every_corner_of_the_frontier(seed: int, is_limited: bool, m
     size = table("size", "seconds", cost)
 
     assignments, statuses = solve_hull(
-        Problem(table("s", "nats", loss), budgets), size, Lagrangian()
+        Problem(table("s", "nats", loss), Constraints(budgets)), size, Lagrangian()
     )
 
     found = [(size.total(c), float(loss[range(4), c].sum())) for c in assignments]

@@ -1,0 +1,11 @@
+"""Names for the arrays that problems and solvers hand on, each defined once."""
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+"""Losses, costs, rates: any real numbers."""
+Mask = npt.NDArray[np.bool_]
+"""What is allowed, kept, or reached."""
+Columns = npt.NDArray[np.intp]
+"""``[L]`` (or ``[G]``, for groups of tied layers) column of every layer's precision."""

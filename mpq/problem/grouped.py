@@ -1,0 +1,55 @@
+"""A problem as rows over groups of tied layers."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import final
+
+import numpy as np
+
+from mpq.problem.arrays import Array, Columns, Mask
+from mpq.problem.couplings import Couplings
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Grouped:
+    """A problem with tied layers added up: what a solver works on.
+
+    Every choice costs the sum of its cells and of its couplings: what a table counts besides its
+    layers is in the cells of the first group.
+
+    Args:
+        loss: ``[G, B]`` in the loss table's unit.
+        costs: ``[R, G, B]`` of ``R`` rows, 0 where a precision is not allowed: one for every table
+            of every budget, then one for every cut.
+        limits: ``[R]``.
+        allowed: ``[G, B]`` whether a group may take a precision.
+        members: For each group, the rows of its layers.
+        couplings: What pairs of groups cost besides.
+    """
+
+    loss: Array
+    costs: Array
+    limits: Array
+    allowed: Mask
+    members: tuple[tuple[int, ...], ...]
+    couplings: Couplings
+
+    def among(self, allowed: Mask) -> "Grouped":
+        """The same with fewer cells ``[G, B]``, each of them allowed here."""
+        alone, couplings = self.couplings.separated(allowed)
+        loss, costs = self.loss + alone[0], np.where(allowed, self.costs + alone[1:], 0.0)
+        return replace(self, loss=loss, costs=costs, allowed=allowed, couplings=couplings)
+
+    def expand(self, columns: Columns) -> Columns:
+        """A choice per layer ``[L]`` from one per group ``[G]``."""
+        return np.asarray(columns[self.group_of])
+
+    @cached_property
+    def group_of(self) -> Columns:
+        """``[L]`` the group of every layer."""
+        groups = np.empty(sum(map(len, self.members)), dtype=np.intp)
+        sizes = [len(rows) for rows in self.members]
+        rows = np.concatenate([np.array(rows) for rows in self.members])
+        groups[rows] = np.repeat(np.arange(len(sizes)), sizes)
+        return groups

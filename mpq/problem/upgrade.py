@@ -1,0 +1,33 @@
+"""Files of ``Problem.to_json`` that an earlier version wrote, in the form of today."""
+
+from typing import Any
+
+from mpq.errors import FileFormatError
+
+
+def upgraded(data: dict[str, Any]) -> dict[str, Any]:
+    """Schema version 1 as version 2.
+
+    Version 1 had a budget for every step of a maximum, its table called ``<resource>@<step>``, and
+    a budget in the unit ``layers`` for every assignment to differ from.
+
+    Raises:
+        FileFormatError: If the steps of one resource have different limits.
+    """
+    budgets: dict[str, dict[str, Any]] = {}
+    cuts = []
+    for old in data["budgets"]:
+        table, limit = old["table"], float(old["limit"])
+        resource, _, step = table["name"].partition("@")
+        if table["unit"] == "layers":
+            columns = [row.index(1.0) for row in table["values"]]
+            cuts.append({"columns": columns, "num_layers": round(len(columns) - limit)})
+            continue
+        budget = budgets.setdefault(resource, {"resource": resource, "limit": limit, "tables": []})
+        if budget["limit"] != limit:
+            raise FileFormatError(
+                f"{resource} has the limits {budget['limit']} and {limit} in different steps; a "
+                "maximum has one"
+            )
+        budget["tables"].append({**table, "name": step or resource})
+    return {**data, "schema_version": 2, "budgets": list(budgets.values()), "cuts": cuts}

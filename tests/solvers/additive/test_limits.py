@@ -82,8 +82,8 @@ def test_the_best_assignment_may_use_the_slack_up(solver: str) -> None:
     layers = ("l0", "l1", "l2")
     precisions = (*PRECISIONS, Precision.parse("fp16"))
     table = CostTable("r", "bytes", layers, precisions, np.array(costs))
-    budget = Budget(table, 129.2251335584968)
-    problem = Problem(CostTable("loss", "nats", layers, precisions, losses), (budget,))
+    budget = Budget.of(table, 129.2251335584968)
+    problem = Problem(CostTable("loss", "nats", layers, precisions, losses), Constraints((budget,)))
     assert budget.is_met(np.array([0, 1, 2]))
 
     found = SOLVERS.build(solver).solve(problem)

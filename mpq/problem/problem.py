@@ -234,7 +234,8 @@ class Problem:
                 raise UnknownNameError("resource", limit.resource, held)
             budget = held[limit.resource]
             held[limit.resource] = replace(budget, limit=limit.resolve(*budget.tables))
-        return self.with_budgets(*held.values())
+        # The tables stay, and with them what cannot run: the mask need not say it.
+        return replace(self, constraints=replace(self.constraints, budgets=tuple(held.values())))
 
     def with_budgets(self, *budgets: Budget) -> "Problem":
         """The same problem with other budgets; what one that is dropped cannot run stays out."""

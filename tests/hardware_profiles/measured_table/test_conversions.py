@@ -166,7 +166,7 @@ def test_json_of_before_there_were_pairs_is_read() -> None:
     """Files without the two keys have no constant and no pairs."""
     case = conversions(7)
     data = json.loads(case.problem().to_json())
-    for table in (data["loss"], data["budgets"][0]["table"]):
+    for table in (data["loss"], data["budgets"][0]["tables"][0]):
         del table["constant"], table["pairs"]
 
     read = Problem.from_json(json.dumps(data))

@@ -35,7 +35,7 @@ class Auto(Solver):
     because the exchanges of a local search rarely move a whole block of layers to another format.
 
     Args:
-        seed: Of the local search.
+        seed: Seed of the local search.
 
     Raises:
         InputError: If the seed is negative.

@@ -51,7 +51,7 @@ class Lagrangian(Solver):
             assignment loses above the least that every layer can lose. 0: at the proved optimum.
             With one budget the optimum is always proved.
         time_limit_s: Wall time in seconds of each of two branch and bounds, or ``None``.
-        backend: Of the branch and bound; as for ``ilp``.
+        backend: MILP solver of the branch and bound; as for ``ilp``.
 
     Raises:
         InputError: If the gap or the time limit makes no sense.

@@ -101,8 +101,8 @@ class _Program:
 
     Args:
         model: ``pulp.LpProblem``.
-        variables: Of each cell ``(group, column)``.
-        links: Of couplings; their groups all have a choice.
+        variables: Cell ``(group, column)`` to its binary variable.
+        links: Variables of pairs of cells; both groups have a choice.
         kept: ``[G]`` the only cell of a row that is not in the model.
         factor: From losses to the model's objective.
         offset: Loss where the model's objective is 0.

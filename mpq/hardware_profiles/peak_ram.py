@@ -32,7 +32,9 @@ PEAK_RAM: Final = "peak_ram"
 FLASH: Final = "flash"
 """The resource: bytes of everything that a device stores."""
 _MAX_TABLES = 64
+"""Linear rows that one step may become: each is a row of the program that solvers work on."""
 _ORIGINAL_BYTES = 4
+"""Of a number that no layer quantizes: it is stored as float32."""
 
 
 def flash_table(

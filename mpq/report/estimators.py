@@ -174,7 +174,7 @@ class EstimatorComparison:
         return write_files(Path(folder), {n: t.encode() for n, t in files.items()} | pictures)
 
 
-_COLUMNS = 3
+_COLUMNS = 3  # panels beside each other that stay readable on a page
 
 
 def scores_table(comparison: "EstimatorComparison") -> pd.DataFrame:

@@ -11,7 +11,7 @@ from mpq.problem.problem import Problem
 from mpq.solvers.black_box.population import Assignments, Space
 
 _NUM_MULTIPLIERS = 64
-"""Trade-offs between loss and cost that assignments are made for, evenly spaced in their logarithm."""
+"""Trade-offs between loss and cost that assignments are made for, even in their logarithm."""
 
 
 def solved(space: Space, exact: Columns, rng: np.random.Generator) -> Assignments:

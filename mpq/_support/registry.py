@@ -46,7 +46,7 @@ class PlugIns:
 
     Args:
         kind: Such as ``solver``, for messages.
-        group: Of the entry points, such as ``mpq.solvers``.
+        group: Group of the entry points, such as ``mpq.solvers``.
         taken: Names of mpq's own parts, which others may not use.
     """
 
@@ -100,7 +100,7 @@ class Registry(Generic[Part]):
     Args:
         kind: Such as ``solver``, for messages.
         parts: The classes that come with mpq.
-        group: Of the entry points by which other packages add parts, such as ``mpq.solvers``.
+        group: Group of the entry points by which other packages add parts, such as ``mpq.solvers``.
     """
 
     def __init__(self, kind: str, parts: tuple[type[Part], ...], group: str) -> None:
@@ -192,7 +192,8 @@ class ValueRegistry(Mapping[str, Value], Generic[Value]):
     Args:
         kind: Such as ``number format``, for messages.
         own: The values that come with mpq.
-        group: Of the entry points by which other packages add values, such as ``mpq.formats``.
+        group: Group of the entry points by which other packages add values, such as
+            ``mpq.formats``.
         reserved: Further names that other packages may not use.
     """
 

@@ -15,7 +15,7 @@ def read_schema(package: str, file: str, **names: Iterable[str]) -> Any:
 
     Args:
         package: Such as ``mpq.problem``.
-        file: Of the schema.
+        file: Name of the schema's file.
         names: What a string of the definition (``$defs``) that is called so may be. A list that
             other packages add to cannot stand in a file.
     """

@@ -24,7 +24,7 @@ from mpq.demo.network import DigitsNet
 __all__ = ["calibration", "held_out", "make_net"]
 
 _BATCH = 128
-_NUM_CALIBRATION = 512
+_NUM_CALIBRATION = 512  # four whole batches
 
 
 def make_net() -> nn.Module:

@@ -24,7 +24,7 @@ class NetworkProfile:
     """Seconds of one network's layers, as ``mpq profile`` writes them.
 
     Args:
-        name: Of the file.
+        name: Name of the profile, as its file is called.
         title: Network, runtime and machine, for people.
         notes: What is left out.
         signatures: ``[L]`` see ``Layer.signature``: which network this is.

@@ -32,7 +32,9 @@ PEAK_RAM: Final = "peak_ram"
 FLASH: Final = "flash"
 """The resource: bytes of everything that a device stores."""
 _MAX_TABLES = 64
+"""Linear rows that one step may become: each is a row of the program that solvers work on."""
 _ORIGINAL_BYTES = 4
+"""Of a number that no layer quantizes: it is stored as float32."""
 
 
 def flash_table(
@@ -48,7 +50,7 @@ def flash_table(
         candidates: ``B`` precisions.
         num_unquantized: Parameters and statistics that stay as they are (biases, norms, layers left
             out), at 4 bytes each.
-        code_bytes: Of the runtime.
+        code_bytes: What the runtime's code takes of the flash.
     """
     rows = [
         [weight_bytes(layer, candidate, layers) for candidate in candidates] for layer in layers
@@ -65,7 +67,7 @@ def peak_ram_bytes(
     """The most that is held at once, and the first step in which it is.
 
     Args:
-        lifetimes: Of the network.
+        lifetimes: Which of the network's tensors are held in which step.
         precisions: Layer to precision; a layer that is missing keeps its 32 bits.
         batch_size: Examples at once.
     """
@@ -89,7 +91,7 @@ def peak_ram_tables(
     """``[L, B]`` bytes held in every step; the largest total is the peak, at any assignment.
 
     Args:
-        lifetimes: Of the network.
+        lifetimes: Which of the network's tensors are held in which step.
         layers: ``L`` layers.
         candidates: ``B`` precisions.
         batch_size: Examples at once.

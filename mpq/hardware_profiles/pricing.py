@@ -41,7 +41,7 @@ class Pricing:
         profile: The device, or ``None``: then only resources that need none.
         workload: What is run at once. Its batch size is for latency and energy; its tokens are
             for all resources, which elsewhere are of one example.
-        lifetimes: Of the network's tensors, for ``peak_ram``.
+        lifetimes: Steps in which the network's tensors are held, for ``peak_ram``.
         num_unquantized: Parameters beside the layers' weights, for ``flash``.
 
     Raises:

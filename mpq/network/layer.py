@@ -18,13 +18,13 @@ class Layer:
         kind: ``linear``, ``conv1d`` to ``conv3d``, ``conv_transpose1d`` to ``3d``, ``embedding``.
         weight_shape: As stored by torch.
         num_channels: Output channels: how many scales a weight has, one per channel.
-        input_shape: Of the first call, without the batch axis.
-        output_shape: Of the first call, without the batch axis.
+        input_shape: Shape of the first call's input, without the batch axis.
+        output_shape: Shape of the first call's output, without the batch axis.
         input_elements: Numbers read.
         output_elements: Numbers written.
         macs: Multiply-accumulate operations.
         calls: How often one forward pass calls the layer.
-        groups: Of a convolution; 1 elsewhere.
+        groups: Groups of a convolution; 1 elsewhere.
         batch_axis: Where examples lie in its input: 0, or 1 in a sequence-first network.
         aliases: Further names of the same module.
         input_of: The first layer that reads the very same tensor, if that is another one.

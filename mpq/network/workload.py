@@ -24,8 +24,8 @@ class Workload:
         batch_size: Examples that are run at once.
         phase: ``prefill``: a whole prompt; ``decode``: one new token of every example; ``None``:
             the layers as they were traced.
-        tokens: Of the prompt, for ``prefill``; ``None``: as many as were traced. ``decode`` takes
-            none, as it is one by definition.
+        tokens: Length of the prompt, for ``prefill``; ``None``: as many as were traced. ``decode``
+            takes none, as it is one by definition.
 
     Raises:
         UnknownNameError: If there is no such phase.

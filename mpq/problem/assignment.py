@@ -62,22 +62,22 @@ class Metadata:
         device: Name of the hardware profile.
         batch_size: Examples at once that latency and energy were priced for.
         phase: That resources were priced for: ``prefill``, ``decode``, or neither.
-        tokens: Of the prompt that resources were priced for; unset: as traced.
+        tokens: Length of the prompt that resources were priced for; unset: as traced.
         budgets: Limits and use.
         estimator: Name of the sensitivity estimator.
         predicted_loss: By the estimator, in ``loss_unit``.
         loss_unit: Usually nats.
         measured_loss: On held-out examples, in ``measured_unit``.
-        measured_unit: Of the metric: nats for the KL divergence.
+        measured_unit: Unit of the metric: nats for the KL divergence.
         measured_accuracy: On held-out examples with targets.
         num_held_out: How many examples those were.
         solver: Name and backend.
         solver_status: How it ended.
         bound: Proved lower bound of the predicted loss.
         gap: Relative distance of the predicted loss from the bound.
-        seed: Of estimator and solver.
-        mpq_version: Of the program.
-        torch_version: Of torch.
+        seed: Seed of estimator and solver.
+        mpq_version: Version of mpq that found it.
+        torch_version: Version of torch that it was found with.
     """
 
     device: str | None = None

@@ -70,7 +70,7 @@ class Problem:
         """The problem that asks only whether the constraints can be met: nothing is lost.
 
         Args:
-            constraints: Of any loss.
+            constraints: What any assignment must keep, whatever the loss.
             layers: ``L`` names.
             candidates: ``B`` precisions.
         """

@@ -32,7 +32,7 @@ class Shortfall:
         smallest: The least that any assignment uses, whatever it uses of the others.
         smallest_within_others: The least that an assignment within all other budgets uses;
             ``None`` if the others cannot be met either.
-        step: Of a resource that is a maximum over steps, the one that needs most; else empty.
+        step: Step, of a resource that is a maximum over steps, the one that needs most; else empty.
     """
 
     resource: str

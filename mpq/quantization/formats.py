@@ -38,7 +38,7 @@ class NumberFormat:
         max_value: Largest magnitude of a floating-point format, which its bits do not tell: some
             spend codes on infinity, some do not. Unused for integers.
         exponent_bits: ``E`` of a floating-point format.
-        mantissa_bits: Of a floating-point format.
+        mantissa_bits: Stored bits of a floating-point format's mantissa.
         spelled: How it is written after ``w`` and ``a``: the first is what mpq writes, all are
             read. Unset: its name.
         torch_dtype: Name of the torch dtype with the same numbers, whose cast rounds to them.

@@ -31,7 +31,7 @@ class Quantizer:
     """How one network's weights and activations are put into a format.
 
     Args:
-        ranges: Of static activation formats.
+        ranges: Calibrated ranges of static activation formats.
         weight_range: How a weight's range is chosen, as ``RANGE_METHODS`` takes it.
     """
 

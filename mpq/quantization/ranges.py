@@ -84,7 +84,7 @@ class Percentile(RangeMethod):
     """All but the tails, half of them at each end.
 
     Args:
-        share: Of the numbers that the range covers.
+        share: Share of the numbers that the range covers.
     """
 
     name: ClassVar[str] = "percentile"

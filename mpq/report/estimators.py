@@ -58,7 +58,7 @@ class Score:
 
     Args:
         estimator: As it was spelled.
-        predicted: Of every trial, in the estimator's own unit.
+        predicted: Predicted loss of every trial, in the estimator's own unit.
         unit: That unit.
         solved: Its optimum at every limit.
         seconds: That the estimate took.
@@ -116,7 +116,7 @@ class EstimatorComparison:
     Args:
         trials: Random assignments near every limit.
         scores: One per estimator.
-        unit: Of measured losses.
+        unit: Unit of the measured losses.
         max_loss: Trials that lose more count in no correlation: there every network is broken.
         forward_seconds: One forward pass over the calibration examples (CPU: processor time).
         num_calibration: Examples that estimators saw.
@@ -174,7 +174,7 @@ class EstimatorComparison:
         return write_files(Path(folder), {n: t.encode() for n, t in files.items()} | pictures)
 
 
-_COLUMNS = 3
+_COLUMNS = 3  # panels beside each other that stay readable on a page
 
 
 def scores_table(comparison: "EstimatorComparison") -> pd.DataFrame:

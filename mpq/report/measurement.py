@@ -17,7 +17,7 @@ class Measurement:
         accuracy: Share of targets that are the most likely class; ``None`` without targets.
         cross_entropy_nats: Mean negative log-likelihood of the targets; ``None`` without targets.
         num_examples: How many examples.
-        metric: Of the divergence.
+        metric: Metric that the divergence is in.
     """
 
     divergence: float

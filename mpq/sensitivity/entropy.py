@@ -41,7 +41,7 @@ class HistogramKL(SensitivityEstimator):
     output. Takes two forward passes, the first for the ranges.
 
     Args:
-        num_bins: Of every histogram.
+        num_bins: Bins of every histogram.
         smoothing: Share that is spread over all bins, above 0 and below 1.
 
     Raises:
@@ -91,7 +91,7 @@ class ActivationEntropy(SensitivityEstimator):
     passes, the first for the ranges.
 
     Args:
-        num_bins: Of every histogram.
+        num_bins: Bins of every histogram.
         loss: Whether the entropy that is lost is the cost itself.
 
     Raises:

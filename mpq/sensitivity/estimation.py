@@ -119,8 +119,8 @@ class Estimation:
 
         Args:
             values: ``[L, B]``.
-            name: Of the estimator.
-            unit: Of the values; empty: that of the network's metric.
+            name: Name of the estimator, which the table has too.
+            unit: Unit of the values; empty: that of the network's metric.
 
         Raises:
             ModelError: If a value is not finite.

@@ -42,7 +42,7 @@ class FirstOrder(SensitivityEstimator):
     Args:
         labels: ``sampled`` or ``targets``; see ``loss_gradient``.
         elementwise: Whether the absolute value is that of every product, or of their sum.
-        seed: Of drawn labels.
+        seed: Seed of drawn labels.
 
     Raises:
         UnknownNameError: If ``labels`` is neither.

@@ -37,7 +37,7 @@ class DiagonalFisher(SensitivityEstimator):
 
     Args:
         labels: ``sampled`` or ``targets``; see ``fisher_gradient``.
-        seed: Of drawn labels.
+        seed: Seed of drawn labels.
 
     Raises:
         UnknownNameError: If ``labels`` is neither.

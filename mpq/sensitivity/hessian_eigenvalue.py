@@ -60,7 +60,7 @@ class HessianEigenvalue(SensitivityEstimator):
         tolerance: Relative change of an eigenvalue at which its iteration ends.
         loss: ``divergence`` or ``cross-entropy`` of the targets.
         backend: ``mpq`` or ``pyhessian``.
-        seed: Of the vectors that the iterations start with.
+        seed: Seed of the vectors that the iterations start with.
     """
 
     name: ClassVar[str] = "hessian-eigenvalue"

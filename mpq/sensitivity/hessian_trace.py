@@ -56,7 +56,7 @@ class HessianTrace(SensitivityEstimator):
             matrix, for which no target is read.
         backend: ``mpq``, or ``pyhessian`` for the Hessian.
         tolerance: Stop at this relative standard error of every layer; 0: draw all probes.
-        seed: Of the signs.
+        seed: Seed of the probes' random signs.
     """
 
     name: ClassVar[str] = "hessian-trace"

@@ -22,7 +22,7 @@ def importance_table(on: Estimation, importance: Sequence[float] | Array, name: 
     Args:
         on: ``L`` layers and ``B`` candidates; no example is read.
         importance: ``[L]``, at least 0.
-        name: Of the estimator, which the table has, too.
+        name: Name of the estimator, which the table has, too.
 
     Returns:
         ``[L, B]`` in the unit ``relative``.

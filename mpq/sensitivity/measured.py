@@ -61,8 +61,8 @@ class Measured(SensitivityEstimator):
     Args:
         score: ``divergence``, ``loss``, ``sqnr`` or ``cosine``.
         interactions: Whether the factor ``R`` is returned as well; for ``divergence`` only.
-        num_probes: Of the factor, per example.
-        shrinkage: Of the interactions, from 0 to 1; ``None``: in closed form
+        num_probes: Rows of the factor per example.
+        shrinkage: Share of the interactions that is left out, from 0 to 1; ``None``: in closed form
             (``FactorRows.shrinkage``).
         tolerance: A cell whose standard error is below this share of its mean, after at least 16
             examples, is not measured on further batches; 0: all batches are used.
@@ -71,7 +71,7 @@ class Measured(SensitivityEstimator):
             than computing it; the last digits of outputs then differ from those of single passes.
         journal: Path of a file that keeps what is measured, batch by batch and layer by layer: the
             same call goes on where it was stopped. Empty: none.
-        seed: Of the probes.
+        seed: Seed of the probes.
     """
 
     name: ClassVar[str] = "measured"

@@ -36,7 +36,7 @@ class OutputGradient(SensitivityEstimator):
 
     Args:
         labels: ``sampled`` or ``targets``; see ``fisher_gradient``.
-        seed: Of drawn labels.
+        seed: Seed of drawn labels.
 
     Raises:
         UnknownNameError: If ``labels`` is neither.

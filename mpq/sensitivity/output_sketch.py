@@ -75,10 +75,11 @@ class OutputSketch(RefinableEstimator):
 
     Args:
         num_probes: Backward passes per batch, ``K``; more examples serve better than more probes.
-        temperature: Of the probe's probabilities.
+        temperature: Divides the logits that the probe's probabilities are of.
         interactions: Whether the factor ``R`` is returned as well as the additive table.
-        shrinkage: Of the interactions, from 0 to 1; ``None``: in closed form.
-        seed: Of the signs.
+        shrinkage: Share of the interactions that is left out, from 0 to 1; ``None``: in closed
+            form.
+        seed: Seed of the probes' random signs.
     """
 
     name: ClassVar[str] = "sketch"

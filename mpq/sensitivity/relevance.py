@@ -47,7 +47,7 @@ class Relevance(SensitivityEstimator):
     Args:
         rule: ``lrp``, or ``gradient`` for input times gradient (``R = x g``), which is the same for
             ReLU networks, but for ``epsilon``.
-        epsilon: Of LRP-epsilon; above 0.
+        epsilon: Stabiliser of LRP-epsilon's denominators; above 0.
     """
 
     name: ClassVar[str] = "relevance"

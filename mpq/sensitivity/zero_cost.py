@@ -63,7 +63,7 @@ class ZeroCost(SensitivityEstimator):
     Args:
         proxy: One of the above.
         labels: ``sampled`` or ``targets``; see ``loss_gradient``.
-        seed: Of drawn labels.
+        seed: Seed of drawn labels.
 
     Raises:
         UnknownNameError: If there is no such proxy, or ``labels`` is neither.

@@ -19,6 +19,7 @@ _THOROUGH_MOVES = 300
 _LINKED_MOVES = 600
 """Up to which the relaxation of the outer approximation is solved in seconds."""
 _FEW_RESTARTS = 20
+"""Of the local search on more moves than that, where each restart has more exchanges to look at."""
 _TIME_LIMIT_S = 20.0
 """Of a proof: a frontier has many."""
 
@@ -35,7 +36,7 @@ class Auto(Solver):
     because the exchanges of a local search rarely move a whole block of layers to another format.
 
     Args:
-        seed: Of the local search.
+        seed: Seed of the local search.
 
     Raises:
         InputError: If the seed is negative.

@@ -8,6 +8,7 @@ from mpq.problem.arrays import Columns
 from mpq.problem.problem import Problem
 
 _MAX_STEPS = 10_000
+"""Repairs of one draw before a limit is called out of reach."""
 
 
 def random_assignments(

@@ -54,8 +54,8 @@ class SearchResult:
         half_widths: ``[L, B]`` each: 95 % intervals of the resources shown, where they are known.
         comparisons: The original, the result, and every uniform precision among the candidates.
         provenance: What made it.
-        trials: Of a search over ``objectives=loss+costs``: columns ``[L]`` and loss of the trials
-            that no other one betters in loss and costs.
+        trials: What a search found on its way over ``objectives=loss+costs``: columns ``[L]`` and
+            loss of the trials that no other one betters in loss and costs.
     """
 
     problem: Problem

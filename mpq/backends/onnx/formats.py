@@ -8,8 +8,8 @@ from mpq.quantization.precision import Granularity, Precision
 LINEAR = "linear"
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 EMBEDDING = "embedding"
-_GROUPED_BITS = (2, 4, 8)
-_MIN_GROUP = 16
+_GROUPED_BITS = (2, 4, 8)  # those of MatMulNBits that ONNX Runtime has kernels for
+_MIN_GROUP = 16  # the least block_size that the operator's definition allows
 _CODES = "INT8"  # the element type that weights are written in
 
 

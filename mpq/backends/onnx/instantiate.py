@@ -80,7 +80,7 @@ def fill(
 
     Args:
         skeleton: The network with open places.
-        precisions: Of every layer.
+        precisions: Layer name to the precision that it is written in.
         quantizer: Knows the scales of weights and the ranges of activations.
         graph: Another graph with places of the same layers; default: the skeleton's own.
 

@@ -18,6 +18,7 @@ from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 
 _INT32_HEADROOM = 2.0**30
+"""Largest bias in units of the product's scale: it leaves half of int32 for the sum of products."""
 _CONVOLUTION = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 

@@ -23,7 +23,7 @@ class Conversion:
         from_format: Name of a number format, such as ``fp32``.
         to_format: Name of another.
         seconds_per_call: Whatever the size.
-        seconds_per_element: Of the tensor.
+        seconds_per_element: What each element of the converted tensor adds.
         source: Publication or measurement.
 
     Raises:

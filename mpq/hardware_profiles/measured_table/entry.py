@@ -21,9 +21,9 @@ class Entry:
     Args:
         kind: As in ``Layer``.
         weight_shape: As stored by torch.
-        input_shape: Of one example, without the batch axis.
-        output_shape: Of one example, without the batch axis.
-        groups: Of a convolution; 1 elsewhere.
+        input_shape: Input shape of one example, without the batch axis.
+        output_shape: Output shape of one example, without the batch axis.
+        groups: Groups of a convolution; 1 elsewhere.
         batch_size: Examples that ran at once.
         precision: Formats of weight and input.
         latency_seconds: One call, for the whole batch.

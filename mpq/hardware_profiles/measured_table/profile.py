@@ -44,7 +44,7 @@ class MeasuredTable:
         name: Such as ``my-board``.
         title: What it is, for people.
         notes: What is left out.
-        source: Of the entries that have none of their own.
+        source: Source of the entries that have none of their own.
         machine: Description, library versions, threads, as text by name.
         entries: At most one per shape, batch size and precision.
         conversions: Between number formats of neighbouring layers; empty: they cost nothing.

@@ -63,7 +63,7 @@ class Published:
     Args:
         text: The file.
         name: What the device is to be called.
-        clock_hz: Of the accelerator, where the file counts cycles.
+        clock_hz: Clock of the accelerator, where the file counts cycles.
         head_tail: Text of APQ's file of heads and tails.
 
     Raises:

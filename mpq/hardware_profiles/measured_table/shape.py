@@ -29,7 +29,7 @@ class Shape:
         weight_shape: As stored by torch.
         input_shape: Without the batch axis.
         output_shape: Without the batch axis.
-        groups: Of a convolution; 1 elsewhere.
+        groups: Groups of a convolution; 1 elsewhere.
 
     Raises:
         UnknownNameError: If there is no such kind.

@@ -57,7 +57,7 @@ class Runtime(Protocol):
         Args:
             subject: The network.
             stretch: The part.
-            precisions: Of its layers.
+            precisions: Layer name to the precision that it is run in.
         """
 
     def network(self, subject: Subject, precisions: Mapping[str, Precision]) -> Program:

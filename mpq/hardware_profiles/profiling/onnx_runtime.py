@@ -20,7 +20,7 @@ class OnnxRuntime(GraphRuntime):
     """Runs ONNX graphs with float32, int8 and packed weights.
 
     Args:
-        num_threads: Of one run.
+        num_threads: Threads of one run.
         channels_last: Whether int8 convolutions run channels last, with transpositions that ONNX
             Runtime moves through the whole graph: good for networks that are int8 throughout, but
             mixed ones then pay for layouts as no sum over layers and neighbours can say.

@@ -19,7 +19,7 @@ class OpenVino(GraphRuntime):
     """Runs the same ONNX graphs; rounds activations of packed weights while running.
 
     Args:
-        num_threads: Of one run.
+        num_threads: Threads of one run.
         inference_precision: What float layers compute in: ``f32``, or ``bf16`` for the whole
             network, which is faster only where the processor has it.
     """

@@ -54,7 +54,7 @@ class Profiling:
         ranges: How ranges of weights and activations are chosen: as in the search to come, so that
             what is checked here against the simulation is what a search assigns.
         journal: A file that finished rounds are kept in: an interrupted run resumes from it.
-        seed: Of the mixed precisions.
+        seed: Seed of the drawn mixed precisions.
 
     Raises:
         InputError: If a number is too small, or the runtime's options do not fit.

@@ -19,6 +19,7 @@ from mpq.errors import InputError, MeasurementError
 from mpq.hardware_profiles.profiling.interval import Interval, median_interval
 
 WARM_UP = 3
+"""Runs that are not counted: the first ones fill caches and let runtimes pick and pack kernels."""
 CLOCKS = ("cpu", "wall")
 
 

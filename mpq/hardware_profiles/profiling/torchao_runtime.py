@@ -24,7 +24,7 @@ class TorchAo:
     Weights are put on the simulation's grid first, so that torchao finds the same integers.
 
     Args:
-        num_threads: Of one run.
+        num_threads: Threads of one run.
     """
 
     name: ClassVar[str] = "torchao"

@@ -44,9 +44,9 @@ class Roofline:
         compute: Arithmetic by name.
         runs: What runs; the first match counts.
         bandwidth_utilisation: Share of the bandwidth that is reached, above 0 and at most 1.
-        flash_bytes: Of a microcontroller: what holds the weights.
+        flash_bytes: Flash of a microcontroller: what holds the weights.
         ram_bytes: What holds activations, and weights where there is no flash.
-        code_bytes: Of flash that the runtime's code takes, whatever the network.
+        code_bytes: Part of the flash that the runtime's code takes, whatever the network.
     """
 
     name: str

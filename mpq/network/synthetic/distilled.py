@@ -47,12 +47,12 @@ class DistilledInputs(DataSource):
     alone, which makes images alike; here they are those of the batch, as BatchNorm's are.
 
     Args:
-        shape: Of one example, such as ``3x32x32``.
+        shape: Shape of one example, such as ``3x32x32``.
         num_examples: ``N``.
         batch_size: Examples whose statistics are matched together; the more, the better.
-        steps: Of the optimiser, each a forward and a backward pass over the batch.
-        learning_rate: Of the optimiser, in the inputs' unit.
-        seed: Of the numbers that the inputs start from.
+        steps: Steps of the optimiser, each a forward and a backward pass over the batch.
+        learning_rate: Step size of the optimiser, in the inputs' unit.
+        seed: Seed of the numbers that the inputs start from.
     """
 
     name: ClassVar[str] = "batch-norm"

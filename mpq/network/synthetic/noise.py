@@ -25,10 +25,10 @@ class Noise(DataSource):
     variance 1, but that look like nothing the network was trained on.
 
     Args:
-        shape: Of one example, such as ``3x32x32``.
+        shape: Shape of one example, such as ``3x32x32``.
         num_examples: ``N``.
         batch_size: Examples per batch.
-        seed: Of the numbers.
+        seed: Seed of the numbers.
     """
 
     name: ClassVar[str] = "noise"

@@ -37,7 +37,7 @@ class SelfGeneratedText(DataSource):
         batch_size: Examples that are written together.
         num_greedy: ``g``: tokens after the first that are the most likely ones.
         temperature: ``T``; above 1 makes unlikely tokens more likely.
-        seed: Of first tokens and draws.
+        seed: Seed of first tokens and draws.
     """
 
     name: ClassVar[str] = "self-generated"

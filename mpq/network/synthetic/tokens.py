@@ -25,7 +25,7 @@ class RandomTokens(DataSource):
         length: Tokens per example.
         num_examples: ``N``.
         batch_size: Examples per batch.
-        seed: Of the ids.
+        seed: Seed of the drawn ids.
     """
 
     name: ClassVar[str] = "random-tokens"

@@ -121,7 +121,7 @@ def hutchinson_traces(
         on: ``L`` layers and the examples.
         loss: Whose Hessian; see ``objective``.
         num_probes: ``K`` products for weights, and as many for inputs.
-        generator: Of the signs.
+        generator: Draws the random signs.
         with_inputs: Whether traces of inputs are found, too; otherwise they are 0.
     """
     seeds = torch.randint(2**62, (2,), generator=generator)

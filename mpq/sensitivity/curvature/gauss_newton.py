@@ -51,7 +51,7 @@ def gauss_newton_traces(
     Args:
         on: ``L`` layers and the examples; targets are not used.
         num_probes: ``K`` backward passes per batch.
-        generator: Of the signs.
+        generator: Draws the random signs.
         with_inputs: Whether traces of inputs are found, too; otherwise they are 0.
 
     Raises:
@@ -98,11 +98,11 @@ def directions(
     Positions of a sequence, and other metrics, have random signs only, drawn ``num_probes`` times.
 
     Args:
-        metric: Of the network.
+        metric: The network's metric, whose curvature is taken.
         outputs: ``[N, P, C]``, detached.
         weights: ``[N, P]`` share of every position in its example's mean.
         num_probes: How many in total.
-        generator: Of the signs.
+        generator: Draws the random signs.
 
     Returns:
         Fixed and random ones, each ``[N, P, C]``; at least one is random.

@@ -70,7 +70,7 @@ class Variable:
 
     Args:
         tensor: A layer's weight, or what one call of it reads.
-        gradient: Of the loss summed over the batch; differentiable.
+        gradient: Gradient of the loss summed over the batch; differentiable.
     """
 
     tensor: Tensor
@@ -95,7 +95,7 @@ def product(variables: Sequence[Variable], vectors: Sequence[Tensor]) -> tuple[T
     """``H v`` of the Hessian's block of these variables, of the loss summed over the batch.
 
     Args:
-        variables: Of a ``SecondOrder``, inside its block.
+        variables: Weights of a ``SecondOrder``, inside its block.
         vectors: One for each variable, of its shape.
     """
     if not variables:

@@ -79,7 +79,7 @@ def labelled_passes(
         reader: Is called at every layer.
         gradient: What the backward pass starts with.
         labels: One of ``LABELS``.
-        seed: Of drawn labels.
+        seed: Seed of drawn labels.
 
     Yields:
         Every batch, when its pass is over.

@@ -38,7 +38,7 @@ def response_changes(
 
     Args:
         on: Its candidates; those that leave weight and input as they are, are left out.
-        name: Of the layer.
+        name: Name of the layer.
         x: What the layer reads.
         original: The layer's ``response`` to ``x``.
 

@@ -27,7 +27,8 @@ class Call:
         module: What was called.
         stop: Number of the first call that began after this one had ended.
         output: What it returned, if ``versions`` is not ``None``.
-        versions: Of the output's tensors when the call ended; ``None``: it must run again.
+        versions: Version counters of the output's tensors when the call ended; ``None``: it must
+            run again.
         is_copied: Whether the output is a copy, because the original is changed in place later.
     """
 

@@ -37,7 +37,7 @@ class Cell:
     """What the network says with one layer in one precision.
 
     Args:
-        precision: Of the layer.
+        precision: The candidate that the layer is tried at.
         original: ``[N, P, C]`` of the original network, computed in the same way.
         changed: ``[N, P, C]``.
     """
@@ -72,7 +72,7 @@ class Tile:
         """One layer in each precision.
 
         Args:
-            recording: Of ``batch``.
+            recording: What was recorded of ``batch``.
             original: ``[copies * N, P, C]`` what ``Cell.original`` is taken from.
             layer: The layer.
             precisions: Any number; the last pass is filled up with original precisions.

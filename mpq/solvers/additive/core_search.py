@@ -137,10 +137,10 @@ class _Rest:
     """The relaxation of the open rows that are still to come.
 
     Args:
-        hull: Of all open rows, costs relative to the relaxation's choice.
+        hull: Convex hull of all open rows, costs relative to the relaxation's choice.
         cost: ``[N + 1]`` least cost of the rows from each one on.
         loss: ``[N + 1]`` what they lose there.
-        multiplier: Of the budget.
+        multiplier: Lagrange multiplier of the budget: rise per unit of what is free.
     """
 
     hull: Hull

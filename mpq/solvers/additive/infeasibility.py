@@ -69,7 +69,7 @@ def _least(problem: Problem, table: CostTable, floor: float, solve: Exact) -> fl
     """The least that any assignment uses of one table; a bound of it where a solver is stopped.
 
     Args:
-        problem: Of which only the empty cells of other budgets count.
+        problem: The problem, of which only the empty cells of other budgets count.
         table: ``[L, B]`` with costs of pairs.
         floor: Sum of the least that every group uses alone.
         solve: Solves.

@@ -24,13 +24,16 @@ from mpq.solvers.additive.presolve import Reduced
 from mpq.solvers.additive.pulp_backend import check_backend, chosen_backend
 
 _MAX_STATES = 1_000_000
+"""Partial assignments that the search of the core keeps; past them it stops and tells the gap."""
 _CORE_CELLS = 100
 """Cells, beside one for each group, of the program that looks for a first good choice."""
 _CORE_GAP = 0.01
+"""Of that first choice: it only has to rule cells out, the whole program improves on it."""
 _ROUNDING = 1e-12
 _EXPLAINED_EXACTLY = 2000
 """Cells up to which every number about an infeasible problem is exact."""
 _EXPLAINED_WITHIN_S = 3.0
+"""For each number above that: an explanation must not take longer than the solution would have."""
 
 
 @final
@@ -51,7 +54,7 @@ class Lagrangian(Solver):
             assignment loses above the least that every layer can lose. 0: at the proved optimum.
             With one budget the optimum is always proved.
         time_limit_s: Wall time in seconds of each of two branch and bounds, or ``None``.
-        backend: Of the branch and bound; as for ``ilp``.
+        backend: MILP solver of the branch and bound; as for ``ilp``.
 
     Raises:
         InputError: If the gap or the time limit makes no sense.

@@ -18,6 +18,7 @@ OBJECTIVE_SCALE = 1e3
 tolerances: at sensitivities around 1e-6, CBC and HiGHS both call wrong answers optimal. With 1e6,
 HiGHS at these tolerances proves next to nothing on 400 layers and three budgets."""
 _MAX_CUTS = 20
+"""Single answers cut off before all limits are drawn in: each costs one more program."""
 _MARGIN = 1e-7
 """Retreat from every limit, in units of its free range, once cutting off single answers that break
 a budget by a hair does not end: a hundred times the tolerance that HiGHS is asked to keep."""
@@ -101,8 +102,8 @@ class _Program:
 
     Args:
         model: ``pulp.LpProblem``.
-        variables: Of each cell ``(group, column)``.
-        links: Of couplings; their groups all have a choice.
+        variables: Cell ``(group, column)`` to its binary variable.
+        links: Variables of pairs of cells; both groups have a choice.
         kept: ``[G]`` the only cell of a row that is not in the model.
         factor: From losses to the model's objective.
         offset: Loss where the model's objective is 0.

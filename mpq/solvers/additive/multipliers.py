@@ -10,6 +10,8 @@ from scipy.sparse import csr_array
 from mpq.problem.arrays import Columns
 from mpq.solvers.additive.presolve import Array, Cells, Reduced
 
+# Caps against rounding that keeps an iteration alive: each step visits a new corner of the bound
+# otherwise, and whatever the last one found is a valid bound.
 _MAX_SECANTS = 500
 _MAX_PLANES = 40
 _MAX_PROGRAMS = 20

@@ -18,9 +18,9 @@ class Link:
     """A variable that is 1 where two groups take some columns, each its own, and else 0.
 
     Args:
-        variable: Of the model.
+        variable: Variable of the model: 1 where both groups take one of the columns.
         groups: The two.
-        columns: Of each.
+        columns: Columns of each group that the variable stands for.
         costs: ``[1 + R]`` in the loss and in every budget, where it is 1.
     """
 

@@ -24,7 +24,7 @@ def solved_by(rule: Rule, problem: Problem, name: str) -> Solution:
     Args:
         rule: Chooses.
         problem: Without interactions and costs of pairs of layers.
-        name: Of the solver.
+        name: Name of the solver, for the solution.
 
     Raises:
         InputError: If the problem has interactions or costs of pairs of layers.

@@ -63,8 +63,8 @@ class Run:
         name: The solver's.
         problem: What to solve.
         is_measured: Whether there has to be an objective.
-        objective: Of a batch; ``None``: the problem's own loss.
-        seed: Of every draw.
+        objective: Losses ``[P]`` of a batch of assignments; ``None``: the problem's own loss.
+        seed: Seed of every draw.
         num_trials: Evaluations in all, those that the storage already holds included.
         batch_size: Evaluations at once, at most.
         is_seeded: Whether the search begins at the solved assignments.

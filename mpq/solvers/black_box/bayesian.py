@@ -33,7 +33,7 @@ class Bayesian(MeasuringSolver):
     Args:
         num_trials: Evaluations in all, seeds and those that the storage holds included.
         batch_size: Suggestions evaluated at once.
-        seed: Of every random draw.
+        seed: Seed of every random draw.
         is_seeded: Whether the search begins at the solved assignments, or at random.
         is_measured: As for ``Evolutionary``.
         storage: As for ``Evolutionary``.
@@ -88,7 +88,7 @@ class _Suggestions:
     """What TPE suggests after the trials so far.
 
     Args:
-        space: Of the problem.
+        space: Search space of the problem.
     """
 
     def __init__(self, space: Space) -> None:

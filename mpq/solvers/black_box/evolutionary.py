@@ -40,7 +40,7 @@ class Evolutionary(MeasuringSolver):
         num_trials: Evaluations in all, seeds and those that the storage holds included.
         population_size: Survivors of a generation.
         batch_size: Children of a generation, evaluated at once.
-        seed: Of every random draw.
+        seed: Seed of every random draw.
         is_seeded: Whether the search begins at the solved assignments, or at random.
         is_measured: Whether the loss is the KL divergence measured on the calibration examples
             instead of the predicted one; ``mpq.search`` then supplies ``objective``.
@@ -152,7 +152,7 @@ class _Generations:
     """Children of the survivors of all trials so far.
 
     Args:
-        space: Of the problem.
+        space: Search space of the problem.
         population_size: Survivors.
         batch_size: Trials after which survivors are selected.
     """

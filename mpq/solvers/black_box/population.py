@@ -187,7 +187,7 @@ class Space:
         Args:
             parents: ``[M, G]``, the best first.
             count: Children before some are left out.
-            rng: Of every draw.
+            rng: Generator of every draw.
         """
         # The better of two drawn at random is the one with the smaller index.
         first, second = rng.integers(len(parents), size=(2, 2, count)).min(axis=1)

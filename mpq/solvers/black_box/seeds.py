@@ -11,6 +11,7 @@ from mpq.problem.problem import Problem
 from mpq.solvers.black_box.population import Assignments, Space
 
 _NUM_MULTIPLIERS = 64
+"""Trade-offs between loss and cost that assignments are made for, even in their logarithm."""
 
 
 def solved(space: Space, exact: Columns, rng: np.random.Generator) -> Assignments:
@@ -19,9 +20,9 @@ def solved(space: Space, exact: Columns, rng: np.random.Generator) -> Assignment
     Those that break a budget are repaired, or left out where that fails.
 
     Args:
-        space: Of the problem.
+        space: Search space of the problem.
         exact: ``[L]`` the exact answer of the additive problem.
-        rng: Of the repairs.
+        rng: Generator of the repairs' draws.
     """
     first = space.groups(exact[None])
     others = space.repaired(np.concatenate([hull(space.problem), uniform(space)]), rng)

@@ -35,7 +35,7 @@ class Trials:
     Args:
         assignments: ``[T, G]``.
         values: ``[T, K]``: the loss, then, if they are objectives, what every budget counts.
-        numbers: Of every choice, as bytes, the number of the first trial that had it.
+        numbers: Every assignment, as bytes, to the number of the first trial that had it.
     """
 
     assignments: Assignments
@@ -104,7 +104,7 @@ class Store:
     attribute: with a parameter for each layer, storages take far longer.
 
     Args:
-        space: Of the problem.
+        space: Search space of the problem.
         storage: As the user wrote it.
         study: ``None``: in memory, without optuna.
     """
@@ -124,7 +124,7 @@ class Store:
         Args:
             storage: A path or a database URL; empty: in memory.
             name: The study's.
-            space: Of the problem.
+            space: Search space of the problem.
             num_values: ``K`` objectives.
             is_measured: Whether the first is measured, not predicted.
 

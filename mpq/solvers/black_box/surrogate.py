@@ -59,7 +59,7 @@ class Surrogate(MeasuringSolver):
     Args:
         num_trials: Measurements in all, seeds and those that the storage holds included.
         batch_size: Candidates measured at once.
-        seed: Of every random draw.
+        seed: Seed of every random draw.
         is_seeded: Whether the search begins at the solved assignments, or at random.
         is_measured: As for ``Evolutionary``.
         storage: As for ``Evolutionary``.
@@ -115,7 +115,7 @@ class _Candidates:
     """What looks best after the trials so far.
 
     Args:
-        space: Of the problem.
+        space: Search space of the problem.
         prior: What is believed before anything is measured.
     """
 
@@ -172,7 +172,7 @@ class _Prior:
     """The prediction, and how far each of its cells may be off.
 
     Args:
-        space: Of the problem.
+        space: Search space of the problem.
         predict: Predicted losses ``[P]`` of ``[P, L]``.
         rise: ``[G, B]`` of every cell above the least of its group; never 0.
     """
@@ -248,8 +248,8 @@ class _Belief:
         prior: Before.
         known: Features of the ``T`` measured choices.
         shape: Which of ``_SHAPES``.
-        offset: Of the measured loss over the scaled prediction.
-        scale: Of the prediction.
+        offset: Mean of what the measured loss exceeds the scaled prediction by.
+        scale: Factor from the prediction to the measured loss.
         factor: ``[T, T]`` Cholesky factor of the measured choices' covariance, upper.
         weights: ``[T]`` the covariance's inverse times the relative residuals.
     """

@@ -20,7 +20,7 @@ def from_additive(
 
     Args:
         problem: With interactions, or without.
-        name: Of the solver.
+        name: Name of the solver, for messages.
         search: Takes the problem, with interactions that are not shrunk away, and the additive
             solution, which has an assignment.
     """

@@ -31,7 +31,7 @@ class Scale:
 
     Args:
         unit: In the loss table's unit: what the simple bound leaves open.
-        gap: Of the loss of the known assignment, that need not be closed.
+        gap: Share of the known assignment's loss that need not be closed.
     """
 
     unit: float
@@ -87,7 +87,7 @@ def pursued(
         node: Where to begin.
         cutoff: In units.
         work: Iterations times the cubed number of cells.
-        deadline: Of ``time.perf_counter``.
+        deadline: Time of ``time.perf_counter`` in seconds, at which it stops.
     """
     idle = 0
     while node.problem is not None and node.problem.num_assignments > MAX_ENUMERATED:
@@ -111,8 +111,8 @@ def lower_bound(
 
     Args:
         problem: With interactions.
-        quadratic: Of the problem.
-        loss: Of a known assignment.
+        quadratic: The problem's loss as a quadratic form over moves.
+        loss: Loss of a known assignment, which the bound is to come near.
         additive: Bound of the problem without interactions, or ``None``.
         work: See ``pursued``.
     """

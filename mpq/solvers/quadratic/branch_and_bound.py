@@ -49,8 +49,8 @@ class BranchAndBound(Solver):
         gap: Where to stop: the distance from the bound, as a share of the loss. 0: at the proved
             optimum.
         time_limit_s: Wall time in seconds of the search, or ``None``.
-        num_restarts: Of the local search that finds the first assignment.
-        seed: Of that local search.
+        num_restarts: Restarts of the local search that finds the first assignment.
+        seed: Seed of that local search.
 
     Raises:
         InputError: If an option makes no sense.

@@ -12,7 +12,7 @@ from mpq.solvers.quadratic.subproblem import Iterate, Subproblem
 
 _STEP = 1.6
 """Of the multipliers; the method converges below 1.618."""
-_FIRST_PENALTY = 0.1
+_FIRST_PENALTY = 0.1  # only a start: it is adapted as the two residuals are found to differ
 _CHECK = 25
 """Iterations between two bounds."""
 

@@ -49,7 +49,7 @@ class LocalSearch(Solver):
 
     Args:
         num_restarts: Descents after the first.
-        seed: Of the random changes.
+        seed: Seed of the random changes.
     """
 
     name: ClassVar[str] = "local-search"
@@ -91,11 +91,11 @@ def improved(
 
     Args:
         problem: With interactions.
-        quadratic: Of the problem.
+        quadratic: The problem's loss as a quadratic form over moves.
         layers: ``[L]`` within the budgets.
         num_restarts: Descents after the first.
-        seed: Of the random changes.
-        deadline: Of ``time.perf_counter``, after which no descent begins.
+        seed: Seed of the random changes.
+        deadline: Time of ``time.perf_counter`` in seconds, after which no descent begins.
     """
     grouped, search = problem.grouped, _Search(quadratic, np.random.default_rng(seed))
     best = current = search.settled(layers[[rows[0] for rows in grouped.members]])
@@ -192,7 +192,7 @@ class _Search:
 
     Args:
         quadratic: The problem.
-        rng: Of random changes.
+        rng: Generator of the random changes.
     """
 
     quadratic: Quadratic

@@ -23,11 +23,13 @@ from mpq.solvers.quadratic.local_search import improved
 from mpq.solvers.quadratic.moves import Array, Quadratic
 
 _ROOT_ROUNDS = 60
+"""Of tangents to the relaxation before the first integer program: each is one linear program."""
 _CLOSE = 1e-3
 """Of the loss: where the cuts of the relaxation are called enough."""
 _SAFE = 1e-7
 """Of the loss: what a bound may owe to the tolerances of the integer program."""
 _RESTARTS = 50
+"""Of the local search whose answer is the program's first: a good one cuts the tree short."""
 _LARGEST = 1e9
 
 

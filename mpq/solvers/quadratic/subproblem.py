@@ -27,7 +27,7 @@ class Iterate:
     Args:
         lifted: ``[n, n]`` estimate of the products of all pairs of entries of ``(1, x, slack)``.
         multiplier: ``[n, n]``; any symmetric matrix proves some bound.
-        penalty: Of the augmented Lagrangian.
+        penalty: Weight of the squared constraint in the augmented Lagrangian.
     """
 
     lifted: Array
@@ -53,7 +53,7 @@ class Subproblem:
         move: ``[M]`` of each cell, as ``Quadratic`` counts them.
         decided: Moves of the groups that are decided.
         forbidden: ``[M, M]`` pairs of cells not to be taken together, with those of one group.
-        start: Of the iteration, if there is one.
+        start: Where the iteration begins; ``None``: at zero.
     """
 
     constant: float

@@ -15,6 +15,7 @@ from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.frontier import solve_frontier
 
 _MAX_HALVINGS = 20
+"""Each is a solution; 20 leave a millionth of the interval between the cheapest and the best."""
 
 
 @final
@@ -24,7 +25,7 @@ class LeastCost:
 
     Args:
         problem: With the cost that was found as one more budget.
-        solution: Of that problem.
+        solution: Solution of that problem.
         cost: What the assignment uses of the resource, in its unit: at most the budget.
         bound: No acceptable assignment uses less, as far as is proved; ``None``: nothing is.
         num_tried: Assignments that were solved for, or measured.
@@ -85,9 +86,9 @@ def least_cost_measured(
     Args:
         problem: Its other budgets hold.
         table: ``[L, B]`` of the resource.
-        solver: Of the frontier's points.
+        solver: Solves for the frontier's points.
         is_acceptable: Measures a choice ``[L]``; called about ``log2(num_points)`` times.
-        num_points: Of the frontier.
+        num_points: Points of the frontier that are bisected over.
 
     Raises:
         InfeasibleError: If the assignment that loses least is not acceptable.

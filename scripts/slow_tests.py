@@ -3,7 +3,7 @@
     python -m pytest --durations=0 --durations-min=0.01 > durations.txt
     python scripts/slow_tests.py durations.txt > tests/slow.txt
 
-A test function is slow if all its cases together take more than two seconds. `tests/conftest.py`
+A test function is slow if all its cases together take more than a second and a half. `tests/conftest.py`
 marks those that the list names, so that nobody has to keep a marker beside a test up to date.
 """
 
@@ -12,7 +12,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-SLOW_SECONDS = 2.0
+SLOW_SECONDS = 1.5
 _LINE = re.compile(r"^([\d.]+)s (?:call|setup|teardown) +(\S+?)(?:\[.*)?$")
 _HEADER = "# Made by scripts/slow_tests.py of the durations of a whole run; not edited by hand."
 

@@ -3,8 +3,9 @@
     python -m pytest --durations=0 --durations-min=0.01 > durations.txt
     python scripts/slow_tests.py durations.txt > tests/slow.txt
 
-A test function is slow if all its cases together take more than a second and a half. `tests/conftest.py`
-marks those that the list names, so that nobody has to keep a marker beside a test up to date.
+A test function is slow if all its cases together take more than a second and a half.
+`tests/conftest.py` marks those that the list names, so that nobody has to keep a marker beside a
+test up to date.
 """
 
 import re

@@ -144,3 +144,18 @@ def test_the_tested_versions_are_those_that_setup_asks_for(
     ]
 
     assert wrong == []
+
+
+def test_every_slow_test_that_is_named_exists(root: Path) -> None:
+    """A renamed test would quietly become one of the fast ones."""
+    lines = (root / "tests" / "slow.txt").read_text(encoding="utf-8").splitlines()
+    named = [line.split("::") for line in lines if not line.startswith("#")]
+
+    missing = [
+        (file, name)
+        for file, name in named
+        if f"def {name}(" not in (root / file).read_text(encoding="utf-8")
+    ]
+
+    assert named
+    assert missing == []

@@ -16,6 +16,7 @@ from mpq.backends.onnx.export import Onnx
 from mpq.backends.simulate import Simulate
 from mpq.backends.text import Text
 from mpq.backends.torchao import TorchAo
+from mpq.errors import InputError
 from mpq.problem.assignment import Assignment
 
 BACKENDS: Registry[Backend] = Registry(
@@ -33,6 +34,7 @@ __all__ = [
     "Text",
     "TorchAo",
     "export",
+    "file_backend",
     "quantize",
 ]
 
@@ -93,9 +95,22 @@ def export(
         MissingDependencyError: If the backend's packages are not installed.
         OutputError: If the file cannot be written.
     """
-    made, path = _built(backend).export(assignment, model, calibration), Path(path)
+    made, path = file_backend(backend).export(assignment, model, calibration), Path(path)
     (file,) = write_files(path.parent, {path.name: made.content})
     return ExportedFile(file, made.verdict)
+
+
+def file_backend(backend: str | Backend) -> Backend:
+    """The backend, if it writes files.
+
+    Raises:
+        InputError: If there is none of that name, or it writes no files; names those that do.
+    """
+    built = _built(backend)
+    if not built.writes_files:
+        able = ", ".join(part.name for part in BACKENDS if part.writes_files)
+        raise InputError(f"the backend {built.name} writes no file; those that do: {able}")
+    return built
 
 
 def _built(backend: str | Backend) -> Backend:

@@ -32,6 +32,8 @@ class Backend(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    writes_files: ClassVar[bool] = True
+    """Whether ``export`` is there; what makes networks only says no."""
     needs_network: ClassVar[bool] = True
     """Whether its file holds more than the assignment; what does not is text, for a terminal."""
 

@@ -60,13 +60,13 @@ def export(
     talk: TalkOptions,
 ) -> None:
     """Write an assignment for another tool: bit widths as text, or the network, as ONNX."""
-    from mpq.backends import BACKENDS
     from mpq.backends import export as run
+    from mpq.backends import file_backend
     from mpq.cli.loading import load_data, load_model
     from mpq.errors import InputError
     from mpq.problem.assignment import Assignment
 
-    found, backend = Assignment.load(assignment), BACKENDS.build(to)
+    found, backend = Assignment.load(assignment), file_backend(to)
     if output is None and backend.needs_network:
         raise InputError(f"a file of {backend.name} needs --output: where it goes")
     if output is None:

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import mpq
+from mpq.cli.__main__ import app
 from mpq.errors import InputError, PrecisionError
 
 DATA = [torch.randn(32, 16, generator=torch.Generator().manual_seed(0))]
@@ -77,3 +79,16 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
     assert made.verdict == ""
     with pytest.raises(InputError, match="onnx needs the network and calibration examples"):
         mpq.export(found, tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("name", ["simulate", "torchao"])
+def test_a_backend_without_files_names_those_that_write_some(name: str, tmp_path: Path) -> None:
+    """In Python and on the command line, before a network is loaded or a path is asked for."""
+    (tmp_path / "a.json").write_text(assigned("fp32").to_json())
+
+    found = CliRunner().invoke(app, ["export", str(tmp_path / "a.json"), "--to", name])
+
+    assert found.exit_code == 2
+    assert f"the backend {name} writes no file; those that do: onnx, text" in found.stderr
+    with pytest.raises(InputError, match=f"{name} writes no file; those that do: onnx, text"):
+        mpq.export(assigned("fp32"), tmp_path / "none", name)

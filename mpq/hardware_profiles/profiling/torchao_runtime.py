@@ -21,7 +21,8 @@ from mpq.quantization.precision import Precision
 class TorchAo:
     """Eager torch; linear layers with int8 weights, and int8 activations rounded while running.
 
-    Weights are put on the simulation's grid first, so that torchao finds the same integers.
+    Weights are quantized as in the simulation first; torchao rounds them again, with a scale of its
+    own, so that outputs agree to about an int8 step (see ``mpq.backends.torchao``).
 
     Args:
         num_threads: Threads of one run.

@@ -30,7 +30,7 @@ import pulp
 
 from mpq.problem.budget import Budget
 from mpq.problem.constraints import Constraints
-from mpq.problem.cost_table import CostTable, PairCost
+from mpq.problem.cost_table import CostTable, PairwiseCost
 from mpq.problem.limits import uniform_cost
 from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
@@ -93,7 +93,7 @@ def chain(seed: int, layers: int, size: int, kind: str, budgets: int) -> Problem
         values = rng.lognormal(0, 0.7, (layers, 1)) * rising
         amount = 0.25 * float(values[:, 0].mean())
         pairs = tuple(
-            PairCost(first, second, amount * shape_of(kind, size, rng))
+            PairwiseCost(first, second, amount * shape_of(kind, size, rng))
             for first, second in pairwise(names)
         )
         constant = float(values[:, 0].mean())

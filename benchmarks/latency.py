@@ -41,9 +41,13 @@ from mpq._support.rows import Memory
 from mpq.cli.loading import load_callable, load_model
 from mpq.hardware_profiles import NetworkProfile, Workload
 from mpq.hardware_profiles.profiling import RUNTIMES, TimeErrors, Timer
-from mpq.hardware_profiles.profiling.compiled_network import Subject
+from mpq.hardware_profiles.profiling.compiled_network import CompiledNetwork
 from mpq.hardware_profiles.profiling.correction import predicted
-from mpq.hardware_profiles.profiling.network_times import WholeTimes, random_assignments, time_whole
+from mpq.hardware_profiles.profiling.network_times import (
+    NetworkTimes,
+    random_assignments,
+    time_networks,
+)
 from mpq.hardware_profiles.profiling.timer import pinned
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
@@ -90,7 +94,7 @@ def measure(case: str, folder: Path) -> dict[str, Any]:
     task = Task(model, calibration, candidates=precisions)
     known = profile(task, runtime, num_networks=SEEN, max_interval=MAX_INTERVAL)
     network = Network.of(model, Calibration.of(calibration))
-    subject = Subject.of(
+    compiled = CompiledNetwork.of(
         network,
         Calibration.of(calibration),
         known.latency.precisions,
@@ -100,14 +104,14 @@ def measure(case: str, folder: Path) -> dict[str, Any]:
     candidates = random_assignments(known.latency, network.ties, UNSEEN, seed=1)
     built = RUNTIMES.build(runtime)
     with pinned(built.num_threads):
-        unseen = time_whole(
-            subject, built, known.latency.precisions, candidates, Timer(ROUNDS, MAX_INTERVAL),
+        unseen = time_networks(
+            compiled, built, known.latency.precisions, candidates, Timer(ROUNDS, MAX_INTERVAL),
             Memory(),
         )  # fmt: skip
     return report(known, network, unseen)
 
 
-def report(known: NetworkProfile, network: Network, unseen: WholeTimes) -> dict[str, Any]:
+def report(known: NetworkProfile, network: Network, unseen: NetworkTimes) -> dict[str, Any]:
     """How well each predictor does."""
     truth = unseen.seconds
     predictions = predictors(known, network, unseen.candidates)

@@ -31,7 +31,7 @@ from mpq._support.rows import Memory
 from mpq.cli.loading import load_callable, load_model
 from mpq.hardware_profiles import NetworkProfile
 from mpq.hardware_profiles.profiling import RUNTIMES, Timer
-from mpq.hardware_profiles.profiling.compiled_network import Subject
+from mpq.hardware_profiles.profiling.compiled_network import CompiledNetwork
 from mpq.hardware_profiles.profiling.timer import pinned
 from mpq.network.network import Network
 from mpq.quantization.precision import Precision
@@ -119,10 +119,12 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """Every network, run by ONNX Runtime one image at a time."""
     data = mpq.Calibration.of(calibration)
-    subject = Subject.of(Network.of(model, data), data, known.latency.precisions, 1, mpq.Ranges())
+    compiled = CompiledNetwork.of(
+        Network.of(model, data), data, known.latency.precisions, 1, mpq.Ranges()
+    )
     runtime = RUNTIMES.build("onnxruntime")
     programs = {
-        label: runtime.network(subject, precisions) for label, precisions in assigned.items()
+        label: runtime.network(compiled, precisions) for label, precisions in assigned.items()
     }
     with pinned(1):
         times = Timer(ROUNDS, MAX_INTERVAL).measure(

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 
 from mpq import ESTIMATORS, SOLVERS, Calibration, Precision, Problem
+from mpq._support.arrays import Columns
 from mpq.cli.loading import load_callable, load_model, load_object
 from mpq.hardware_profiles import Pricing
 from mpq.network.network import Network
-from mpq.problem.arrays import Columns
 from mpq.problem.budget import Budget
 from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable

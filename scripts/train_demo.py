@@ -55,7 +55,7 @@ def write_data() -> None:
 
 
 def augment(images: Tensor) -> Tensor:
-    """Turn, stretch and shift each image a little, at random.
+    """Turn, subgraph and shift each image a little, at random.
 
     Args:
         images: ``[N, 1, 8, 8]``, normalised.
@@ -64,11 +64,11 @@ def augment(images: Tensor) -> Tensor:
         The same shape; outside the image its nearest border pixel counts.
     """
     angle = 0.2 * torch.randn(len(images))  # radians
-    stretch = 1 + 0.1 * torch.randn(len(images), 1, 2)
+    subgraph = 1 + 0.1 * torch.randn(len(images), 1, 2)
     shift = 0.12 * torch.randn(len(images), 2, 1)  # in half images: about half a pixel
     cos, sin = angle.cos(), angle.sin()
     turn = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)  # [N, 2, 2]
-    affine = torch.cat([turn * stretch, shift], dim=2)  # [N, 2, 3]
+    affine = torch.cat([turn * subgraph, shift], dim=2)  # [N, 2, 3]
     grid = functional.affine_grid(affine, list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, final
 
+from mpq._support import schema_versions
 from mpq.errors import FileFormatError, InputError, OutputError
-
-SCHEMA_VERSION = 1
 
 
 @final
@@ -31,7 +30,7 @@ class Journal:
     def __init__(self, path: str | Path, key: Mapping[str, str]) -> None:
         self.path = Path(path)
         self._rows: dict[str, Any] = {}
-        header = {"mpq_journal": SCHEMA_VERSION, "key": dict(key)}
+        header = {"mpq_journal": schema_versions.JOURNAL, "key": dict(key)}
         try:
             content = self.path.read_bytes() if self.path.exists() else b""
         except OSError as error:
@@ -105,10 +104,10 @@ class Journal:
             raise FileFormatError(
                 f"{self.path} is not a journal of mpq; give the path of a new file"
             )
-        if found["mpq_journal"] != SCHEMA_VERSION:
+        if found["mpq_journal"] != schema_versions.JOURNAL:
             raise FileFormatError(
                 f"the journal {self.path} has schema version {found['mpq_journal']}; this mpq "
-                f"reads version {SCHEMA_VERSION}"
+                f"reads version {schema_versions.JOURNAL}"
             )
         old, new = found["key"], header["key"]
         other = [name for name in {**old, **new} if old.get(name) != new.get(name)]

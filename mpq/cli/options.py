@@ -131,8 +131,8 @@ RuntimeName = Annotated[
     str,
     typer.Option("--runtime", help="Runtime with options: onnxruntime:num_threads=2."),
 ]
-Whole = Annotated[
-    int, typer.Option("--whole", help="Networks at mixed precisions to correct the sums with.")
+NumNetworks = Annotated[
+    int, typer.Option(help="Networks at mixed precisions to correct the sums with.")
 ]
 Rounds = Annotated[int, typer.Option(help="How often everything is run.")]
 MaxInterval = Annotated[

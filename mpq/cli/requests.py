@@ -207,7 +207,7 @@ class CompareOptions:
 class TimingOptions:
     """How often what is run on this machine."""
 
-    whole: o.Whole = defaults.NUM_NETWORKS
+    num_networks: o.NumNetworks = defaults.NUM_NETWORKS
     rounds: o.Rounds = defaults.ROUNDS
     max_interval: o.MaxInterval = defaults.MAX_INTERVAL
     clock: o.Clock = None
@@ -252,7 +252,7 @@ class ProfileOptions:
         return profile(
             self.task(),
             self.runtime,
-            num_networks=timing.whole,
+            num_networks=timing.num_networks,
             rounds=timing.rounds,
             max_interval=timing.max_interval,
             clock=timing.clock,

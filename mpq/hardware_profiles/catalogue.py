@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+from mpq._support import schema_versions
 from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.hardware_profiles.measured_table.profile import MeasuredTable
 from mpq.hardware_profiles.network_profile import NetworkProfile
@@ -15,7 +16,6 @@ from mpq.hardware_profiles.profile import Profile
 from mpq.hardware_profiles.roofline.compute import device_formats
 from mpq.hardware_profiles.roofline.profile import Roofline
 
-SCHEMA_VERSION = 1
 MODELS: Final[Mapping[str, Callable[[Any], Profile]]] = {
     "roofline": Roofline.from_dict,
     "measured": MeasuredTable.from_dict,
@@ -56,10 +56,10 @@ def profile_from_dict(data: Any) -> Profile:
     from mpq._support.schema import validate
 
     version = data.get("schema_version") if isinstance(data, dict) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
+    if isinstance(version, int) and version > schema_versions.DEVICE_PROFILE:
         raise FileFormatError(
-            f"profile of schema version {version}; this mpq reads version {SCHEMA_VERSION}: "
-            "update mpq"
+            f"profile of schema version {version}; this mpq reads version "
+            f"{schema_versions.DEVICE_PROFILE}: update mpq"
         )
     model = data.get("model", "roofline") if isinstance(data, dict) else "roofline"
     if model not in MODELS:

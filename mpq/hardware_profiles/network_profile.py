@@ -8,14 +8,13 @@ from typing import Any, Self, final
 
 import numpy as np
 
+from mpq._support import schema_versions
 from mpq.errors import FileFormatError, InputError, MismatchError, UnknownNameError
 from mpq.hardware_profiles.sourced import Sourced
 from mpq.network.layer import Layer
 from mpq.network.workload import Workload
-from mpq.problem.cost_table import CostTable, PairCost
+from mpq.problem.cost_table import CostTable, PairwiseCost
 from mpq.quantization.precision import ORIGINAL, Precision
-
-SCHEMA_VERSION = 1
 
 
 @final
@@ -81,7 +80,7 @@ class NetworkProfile:
     def to_json(self) -> str:
         """JSON as ``mpq/hardware_profiles/network.schema.json`` describes it."""
         data = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": schema_versions.NETWORK_PROFILE,
             "model": "network",
             "name": self.name,
             "title": self.title,
@@ -230,7 +229,7 @@ def _chosen(table: CostTable, layers: Sequence[str], candidates: Sequence[Precis
         if column is not None:
             values[:, place] = table.values[rows, column]
     pairs = tuple(
-        PairCost(pair.first, pair.second, _square(pair.values, columns)) for pair in table.pairs
+        PairwiseCost(pair.first, pair.second, _square(pair.values, columns)) for pair in table.pairs
     )
     return CostTable(
         table.name, table.unit, tuple(layers), tuple(candidates), values, table.constant, pairs

@@ -7,14 +7,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self, final
 
+from mpq._support import schema_versions
 from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError, InputError, PrecisionError
 from mpq.network.layer import fingerprint, signature
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
-
-SCHEMA_VERSION = 2
 
 
 @final
@@ -134,7 +133,7 @@ class Assignment:
         """JSON as ``mpq/problem/assignment.schema.json`` describes it."""
         layers = [_layer_to_dict(layer) for layer in self.layers]
         data = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": schema_versions.ASSIGNMENT,
             "fingerprint": self.fingerprint,
             "weight_range": self.weight_range,
             "folded_batch_norm": dict(self.folded),
@@ -157,10 +156,10 @@ class Assignment:
         except json.JSONDecodeError as error:
             raise FileFormatError(f"not JSON: {error}") from error
         version = data.get("schema_version") if isinstance(data, dict) else None
-        if isinstance(version, int) and version > SCHEMA_VERSION:
+        if isinstance(version, int) and version > schema_versions.ASSIGNMENT:
             raise FileFormatError(
                 f"assignment of schema version {version}; this mpq reads version "
-                f"{SCHEMA_VERSION}: update mpq"
+                f"{schema_versions.ASSIGNMENT}: update mpq"
             )
         if version == 1 and "record" in data:  # its name before version 2
             data["metadata"] = data.pop("record")

@@ -5,17 +5,10 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Self, final
 
+from mpq._support.arrays import Columns
 from mpq.errors import InputError, LimitError
-from mpq.problem.arrays import Columns
 from mpq.problem.cost_table import CostTable
-
-ROUNDING = 1e-12
-"""Relative slack of every comparison with a limit: what adding up in another order may change.
-
-A limit within the rounding of its own sum is met: what an assignment uses is the correctly rounded
-sum ``math.fsum`` of its cells, and it is within the budget if that is at most
-``limit + ROUNDING * abs(limit)``, both operations in float64. Every solver decides by this rule
-(``Budget.is_met``), also whether a problem is infeasible; none has a tolerance of its own."""
+from mpq.problem.tolerances import LIMIT
 
 
 @final
@@ -74,8 +67,8 @@ class Budget:
         return max(table.total(columns) for table in self.tables)
 
     def is_met(self, columns: Columns) -> bool:
-        """Whether the assignment stays within the limit, up to ``ROUNDING``."""
-        return self.used(columns) <= self.limit + ROUNDING * abs(self.limit)
+        """Whether the assignment stays within the limit, up to ``LIMIT``."""
+        return self.used(columns) <= self.limit + LIMIT * abs(self.limit)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, final
 import numpy as np
 import numpy.typing as npt
 
+from mpq._support import schema_versions
 from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.quantization.precision import Precision
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @final
 @dataclass(frozen=True, eq=False)
-class PairCost:
+class PairwiseCost:
     """What two layers cost together: converting the output of one to the format of the next.
 
     Its unit and precisions are those of the ``CostTable`` that it is in. Several pairs of the same
@@ -96,8 +97,6 @@ unit."""
 _NEAR = 0.8
 """A word as like as this to a resource's unit is a misspelling of it (``second``, ``byte``)."""
 
-SCHEMA_VERSION = 1
-
 
 def _check_unit(unit: str) -> None:
     """Lets a metric's own unit pass, and not what is meant to be a resource's.
@@ -146,7 +145,7 @@ class CostTable:
     precisions: tuple[Precision, ...]
     values: npt.NDArray[np.float64]
     constant: float = 0.0
-    pairs: tuple[PairCost, ...] = ()
+    pairs: tuple[PairwiseCost, ...] = ()
 
     def __post_init__(self) -> None:
         _check_unit(self.unit)
@@ -243,7 +242,7 @@ class CostTable:
         """JSON-ready: schema_version, name, unit, layers, precisions, values, constant, pairs."""
         rows = [[None if np.isnan(v) else float(v) for v in row] for row in self.values]
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": schema_versions.COST_TABLE,
             "name": self.name,
             "unit": self.unit,
             "layers": list(self.layers),
@@ -261,10 +260,10 @@ class CostTable:
             FileFormatError: If a key is missing or of another kind.
         """
         try:
-            if data["schema_version"] != SCHEMA_VERSION:
+            if data["schema_version"] != schema_versions.COST_TABLE:
                 raise FileFormatError(
                     f"cost table of schema version {data['schema_version']}; this mpq reads "
-                    f"version {SCHEMA_VERSION}: update mpq"
+                    f"version {schema_versions.COST_TABLE}: update mpq"
                 )
             if not isinstance(data["layers"], list):
                 raise FileFormatError("not a cost table: layers must be a list of names")
@@ -272,7 +271,7 @@ class CostTable:
             precisions = tuple(Precision.parse(text) for text in data["precisions"])
             # Files of mpq 0.1 have neither.
             constant = float(data.get("constant", 0.0))
-            pairs = tuple(map(PairCost.from_dict, data.get("pairs", ())))
+            pairs = tuple(map(PairwiseCost.from_dict, data.get("pairs", ())))
             names = data["name"], data["unit"], tuple(data["layers"])
             return cls(*names, precisions, values, constant, pairs)
         except InputError:

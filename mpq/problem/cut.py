@@ -6,8 +6,8 @@ from typing import Any, Self, final
 
 import numpy as np
 
+from mpq._support.arrays import Array, Columns
 from mpq.errors import InputError
-from mpq.problem.arrays import Array, Columns
 
 
 @final

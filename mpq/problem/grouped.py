@@ -6,8 +6,8 @@ from typing import final
 
 import numpy as np
 
-from mpq.problem.arrays import Array, Columns, Mask
-from mpq.problem.couplings import Couplings
+from mpq._support.arrays import Array, Columns, Mask
+from mpq.problem.pairwise_costs import PairwiseCosts
 
 
 @final
@@ -15,7 +15,7 @@ from mpq.problem.couplings import Couplings
 class Grouped:
     """A problem with tied layers added up: what a solver works on.
 
-    Every choice costs the sum of its cells and of its couplings: what a table counts besides its
+    Every choice costs the sum of its cells and of its pairwise costs: what a table counts besides
     layers is in the cells of the first group.
 
     Args:
@@ -25,7 +25,7 @@ class Grouped:
         limits: ``[R]``.
         allowed: ``[G, B]`` whether a group may take a precision.
         members: For each group, the rows of its layers.
-        couplings: What pairs of groups cost besides.
+        pairwise: What pairs of groups cost besides.
     """
 
     loss: Array
@@ -33,13 +33,13 @@ class Grouped:
     limits: Array
     allowed: Mask
     members: tuple[tuple[int, ...], ...]
-    couplings: Couplings
+    pairwise: PairwiseCosts
 
     def among(self, allowed: Mask) -> "Grouped":
         """The same with fewer cells ``[G, B]``, each of them allowed here."""
-        alone, couplings = self.couplings.separated(allowed)
+        alone, pairwise = self.pairwise.separated(allowed)
         loss, costs = self.loss + alone[0], np.where(allowed, self.costs + alone[1:], 0.0)
-        return replace(self, loss=loss, costs=costs, allowed=allowed, couplings=couplings)
+        return replace(self, loss=loss, costs=costs, allowed=allowed, pairwise=pairwise)
 
     def expand(self, columns: Columns) -> Columns:
         """A choice per layer ``[L]`` from one per group ``[G]``."""

@@ -8,22 +8,21 @@ from typing import Any, Self, final
 
 import numpy as np
 
+from mpq._support import schema_versions
+from mpq._support.arrays import Columns, Mask
 from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.network.layer import merge_ties
-from mpq.problem.arrays import Columns, Mask
 from mpq.problem.budget import Budget
 from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
-from mpq.problem.couplings import Couplings
 from mpq.problem.cut import Cut
 from mpq.problem.grouped import Grouped
 from mpq.problem.interactions import Interactions
 from mpq.problem.limits import parse_limits
+from mpq.problem.pairwise_costs import PairwiseCosts
 from mpq.problem.table_file import LongTable
 from mpq.problem.upgrade import upgraded
 from mpq.quantization.precision import Precision
-
-SCHEMA_VERSION = 2
 
 
 @final
@@ -162,9 +161,9 @@ class Problem:
         allowed = np.logical_and.reduceat(self.allowed[rows], starts, axis=0)
         names = [[self.loss.layers[row] for row in group] for group in members]
         group_of = {name: group for group, tied in enumerate(names) for name in tied}
-        alone, couplings = Couplings.of(tables, group_of)
+        alone, pairwise = PairwiseCosts.of(tables, group_of)
         sums += alone
-        every = Grouped(sums[0], sums[1:], np.array(limits), allowed, members, couplings)
+        every = Grouped(sums[0], sums[1:], np.array(limits), allowed, members, pairwise)
         # A group without a choice is refused elsewhere.
         return every.among(allowed) if allowed.any(axis=1).all() else every
 
@@ -304,7 +303,7 @@ class Problem:
         """
         held = self.constraints
         data = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": schema_versions.PROBLEM,
             "loss": self.loss.to_dict(),
             "budgets": [budget.to_dict() for budget in held.budgets],
             "ties": [list(tie) for tie in held.ties],
@@ -358,10 +357,10 @@ class Problem:
         """
         try:
             data: Any = json.loads(text)
-            if data["schema_version"] not in (1, SCHEMA_VERSION):
+            if data["schema_version"] not in (1, schema_versions.PROBLEM):
                 raise FileFormatError(
                     f"problem of schema version {data['schema_version']}; this mpq reads versions "
-                    f"1 to {SCHEMA_VERSION}: update mpq"
+                    f"1 to {schema_versions.PROBLEM}: update mpq"
                 )
             return cls._from_dict(upgraded(data) if data["schema_version"] == 1 else data)
         except InputError:

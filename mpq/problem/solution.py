@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, final
 
-from mpq.problem.arrays import Columns
-from mpq.problem.budget import ROUNDING
+from mpq._support.arrays import Columns
 from mpq.problem.problem import Problem
+from mpq.problem.tolerances import LIMIT
 from mpq.quantization.precision import Precision
 
 
@@ -48,7 +48,7 @@ class Shortfall:
         text += f", smallest reachable {self.smallest:.6g}"
         reach = self.smallest
         held = self.smallest_within_others
-        if held is not None and held > self.smallest * (1 + ROUNDING):
+        if held is not None and held > self.smallest * (1 + LIMIT):
             reach = held
             text += f" ({reach:.6g} while the other budgets hold)"
         over = reach - self.limit

@@ -7,10 +7,11 @@ from typing import ClassVar, final
 import numpy as np
 from torch import Tensor
 
+from mpq._support.arrays import Array
 from mpq.errors import InputError
 from mpq.quantization.precision import ORIGINAL
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
-from mpq.sensitivity.estimation import Array, Estimation
+from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.importance import importance_table
 from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.forward_pass import read_layers

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from mpq._support.arrays import Array
 from mpq._support.journal import Journal
 from mpq._support.progress import track
 from mpq.errors import ModelError
@@ -19,7 +20,6 @@ from mpq.quantization.fingerprint import measurement_key
 from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat
 from mpq.quantization.quantizer import Quantizer
 
-Array = npt.NDArray[np.float64]
 Numbers = TypeVar("Numbers", Array, Tensor)
 
 

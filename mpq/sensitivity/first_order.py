@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpq._support.arrays import Array
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
-from mpq.sensitivity.estimation import Array, Estimation, Formats
+from mpq.sensitivity.estimation import Estimation, Formats
 from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.example_gradients import ExampleGradients
 from mpq.sensitivity.passes.labels import check_labels, labelled_passes, loss_gradient

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpq._support.arrays import Array
 from mpq._support.progress import track
 from mpq.errors import InputError
 from mpq.network.divergence import random_signs
@@ -28,7 +29,7 @@ from mpq.sensitivity.curvature.pyhessian_backend import (
     pyhessian_eigenvalues,
     refuse_inputs,
 )
-from mpq.sensitivity.estimation import Array, Estimation
+from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.per_example import by_example
 from mpq.sensitivity.passes.rounding_errors import weight_errors
 

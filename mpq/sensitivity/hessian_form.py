@@ -7,6 +7,7 @@ from typing import ClassVar, final
 import numpy as np
 from torch import Tensor
 
+from mpq._support.arrays import Array
 from mpq.quantization.precision import Precision
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.curvature.hessian_products import (
@@ -19,7 +20,7 @@ from mpq.sensitivity.curvature.hessian_products import (
     product,
     second_order,
 )
-from mpq.sensitivity.estimation import Array, Estimation
+from mpq.sensitivity.estimation import Estimation
 
 
 @final

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mpq._support.arrays import Array
 from mpq.problem.cost_table import CostTable
-from mpq.sensitivity.estimation import Array, Estimation
+from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.weight_error import relative_errors
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mpq._support.arrays import Array
 from mpq._support.journal import Journal
 from mpq.errors import DataError, InputError, UnknownNameError
 from mpq.network.examples import Batch
@@ -17,7 +18,7 @@ from mpq.network.outputs import position_weights
 from mpq.network.targets import class_targets, cross_entropy, target_weights
 from mpq.quantization.precision import Precision
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
-from mpq.sensitivity.estimation import Array, Estimation
+from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.factor_rows import FactorRows
 from mpq.sensitivity.passes.prefix import Recording
 from mpq.sensitivity.passes.tiles import Cell, Tile, Tiling, measure_layers

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpq._support.arrays import Array
 from mpq.errors import InputError
 from mpq.network.examples import Batch
 from mpq.network.metric import OutputMetric
@@ -19,7 +20,7 @@ from mpq.network.outputs import position_weights
 from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat
 from mpq.quantization.quantizer import quantized
 from mpq.sensitivity._base import RefinableEstimator, Sensitivity
-from mpq.sensitivity.estimation import Array, Estimation
+from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
 from mpq.sensitivity.passes.factor_rows import FactorRows
 from mpq.sensitivity.passes.per_example import summed_weight_gradients

@@ -8,6 +8,7 @@ from typing import ClassVar, final
 import numpy as np
 import numpy.typing as npt
 
+from mpq._support.arrays import Array
 from mpq._support.journal import Journal
 from mpq.errors import InputError
 from mpq.network.examples import Batch
@@ -16,7 +17,7 @@ from mpq.problem.interactions import Interactions
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import quantized
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
-from mpq.sensitivity.estimation import Array, Estimation
+from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.measured import Measured
 from mpq.sensitivity.passes.prefix import Recording
 from mpq.sensitivity.passes.tiles import Cell, Tile, Tiling, measure_layers

@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpq._support.arrays import Array
 from mpq.quantization.observer import needs_range
 from mpq.quantization.precision import TensorFormat
 from mpq.quantization.ranges import ActivationRange, LeastSquares
 from mpq.quantization.rounding import quantize_activation
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
-from mpq.sensitivity.estimation import Array, Estimation
+from mpq.sensitivity.estimation import Estimation
 
 _NORMAL_SAMPLE = 16384
 """Quantiles that stand for the normal distribution; four times as many change no digit shown."""

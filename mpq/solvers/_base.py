@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Self
 
+from mpq._support.arrays import Array, Columns
 from mpq._support.progress import track
 from mpq.errors import InputError
-from mpq.problem.arrays import Array, Columns
 from mpq.problem.budget import Budget
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem

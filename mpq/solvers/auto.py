@@ -58,12 +58,12 @@ class Auto(Solver):
 
     def _picked(self, problem: Problem) -> tuple[Solver, str]:
         if problem.interactions is None:
-            pairs = ", with costs of pairs of layers" if len(problem.grouped.couplings) else ""
+            pairs = ", with costs of pairs of layers" if len(problem.grouped.pairwise) else ""
             return additive_solver(problem), f"the loss is a sum over layers{pairs}"
         if problem.interactions.shrinkage == 1:
             return BranchAndBound(seed=self.seed), "the interactions are shrunk away"
         num_moves = int(problem.grouped.allowed.sum())
-        pairs = ", with costs of pairs of layers" if len(problem.grouped.couplings) else ""
+        pairs = ", with costs of pairs of layers" if len(problem.grouped.pairwise) else ""
         if num_moves <= _PROVED_MOVES:
             solver = BranchAndBound(time_limit_s=_TIME_LIMIT_S, seed=self.seed)
             return solver, f"interactions of {num_moves} precisions{pairs}"

@@ -11,12 +11,12 @@ from typing import Any, final
 import numpy as np
 import torch
 
+from mpq._support.arrays import Columns
 from mpq._support.files import prepare_folder
 from mpq._support.journal import Journal
 from mpq._support.progress import showing_progress, track
 from mpq._support.rows import Memory, Rows, remember
 from mpq.errors import InputError, MpqError
-from mpq.problem.arrays import Columns
 from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limits, written_limits
 from mpq.problem.problem import Problem

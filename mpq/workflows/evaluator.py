@@ -7,8 +7,8 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
+from mpq._support.arrays import Columns
 from mpq.network.network import Network
-from mpq.problem.arrays import Columns
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer, quantized
 from mpq.report.measurement import Measurement

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mpq._support import schema_versions
 from mpq.errors import FileFormatError, InputError
 from mpq.network.layer import Layer
 from mpq.network.metric import METRICS
@@ -19,7 +20,7 @@ from mpq.problem.solution import Solution, Status
 from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.workflows.provenance import Provenance, UsedDevice
 from mpq.workflows.refine import Refinement
-from mpq.workflows.result import SCHEMA_VERSION, SearchResult
+from mpq.workflows.result import SearchResult
 
 _SUFFIXES = (".json", ".csv", ".png")
 _RUN = re.compile(rb"mpq-run-[0-9a-f]{16}")
@@ -83,9 +84,9 @@ def _parsed(text: str) -> Any:
     except json.JSONDecodeError as error:
         raise FileFormatError(f"not JSON: {error}") from error
     version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA_VERSION:
+    if version != schema_versions.RESULT:
         raise FileFormatError(
-            f"result of schema version {version}; this mpq reads version {SCHEMA_VERSION}: "
+            f"result of schema version {version}; this mpq reads version {schema_versions.RESULT}: "
             "update mpq"
         )
     return data

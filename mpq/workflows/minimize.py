@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from mpq._support.arrays import Columns
 from mpq.errors import InputError
-from mpq.problem.arrays import Columns
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution

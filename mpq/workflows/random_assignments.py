@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from mpq._support.arrays import Columns
 from mpq.errors import InputError
-from mpq.problem.arrays import Columns
 from mpq.problem.problem import Problem
 
 _MAX_STEPS = 10_000

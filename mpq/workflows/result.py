@@ -8,11 +8,12 @@ from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
+from mpq._support import schema_versions
+from mpq._support.arrays import Columns
 from mpq.errors import InputError, UnknownNameError
 from mpq.hardware_profiles import check_sum
 from mpq.network.layer import Layer
 from mpq.network.metric import METRICS
-from mpq.problem.arrays import Columns
 from mpq.problem.assignment import Assignment
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
@@ -32,9 +33,6 @@ from mpq.workflows.provenance import Provenance
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-SCHEMA_VERSION = 2
-"""Of result.json; folders of version 1 had none."""
 
 
 @final
@@ -244,7 +242,7 @@ def _to_dict(result: SearchResult) -> dict[str, Any]:
     """JSON-ready; a number that is not known (``nan``) is null."""
     solution = result.solution
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": schema_versions.RESULT,
         "solution": {
             "status": solution.status.name.lower(),
             "columns": result.columns.tolist(),

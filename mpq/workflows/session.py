@@ -6,10 +6,10 @@ from typing import Self, final
 
 import torch
 
+from mpq._support.arrays import Columns
 from mpq._support.progress import track
 from mpq.hardware_profiles import PEAK_RAM
 from mpq.network.network import Network
-from mpq.problem.arrays import Columns
 from mpq.problem.assignment import AssignedLayer, Assignment, Metadata, UsedBudget
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem

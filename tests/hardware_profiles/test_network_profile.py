@@ -17,14 +17,14 @@ from mpq.hardware_profiles import NetworkProfile, Workload, load_device
 from mpq.hardware_profiles.catalogue import profile_from_dict
 from mpq.network.layer import Layer
 from mpq.problem.assignment import Assignment
-from mpq.problem.cost_table import CostTable, PairCost
+from mpq.problem.cost_table import CostTable, PairwiseCost
 from mpq.quantization.precision import Precision
 
 FLOAT, INT8, PACKED, OTHER = map(Precision.parse, ("fp32", "w7a8", "w4g32a8d", "w2a8"))
 PRECISIONS = (FLOAT, INT8, PACKED)
 VALUES = np.array([[8.0, 2.0, np.nan], [4.0, 1.0, 3.0], [6.0, 5.0, 2.0]])
-FIRST = PairCost("a", "b", np.arange(9.0).reshape(3, 3))
-SECOND = PairCost("b", "c", -np.arange(9.0).reshape(3, 3) / 8)
+FIRST = PairwiseCost("a", "b", np.arange(9.0).reshape(3, 3))
+SECOND = PairwiseCost("b", "c", -np.arange(9.0).reshape(3, 3) / 8)
 
 
 def layer(name: str) -> Layer:
@@ -289,7 +289,7 @@ def demo_profile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason="profiles are measured with mpq[onnx]")
     path = tmp_path_factory.mktemp("profile") / "here.json"
-    asked = ["--rounds", "10", "--max-interval", "1000000", "--whole", "3"]
+    asked = ["--rounds", "10", "--max-interval", "1000000", "--num-networks", "3"]
     result = CliRunner().invoke(
         app, ["profile", *asked, "--precisions", "fp32,w7a8,w4a8", "--output", str(path)]
     )

@@ -9,18 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpq.errors import FileFormatError, InputError, UnknownNameError
-from mpq.problem.cost_table import CostTable, PairCost
+from mpq.problem.cost_table import CostTable, PairwiseCost
 from mpq.quantization.precision import Precision
 
 PRECISIONS = tuple(map(Precision.parse, ("w2a8", "w4a8")))
 
 
-def pair(values: Any = ((0.0, 1.0), (2.0, 0.0)), first: str = "a", second: str = "b") -> PairCost:
+def pair(
+    values: Any = ((0.0, 1.0), (2.0, 0.0)), first: str = "a", second: str = "b"
+) -> PairwiseCost:
     """Of two layers at two precisions."""
-    return PairCost(first, second, np.array(values))
+    return PairwiseCost(first, second, np.array(values))
 
 
-def table(pairs: Sequence[PairCost] = (), constant: float = 0.0) -> CostTable:
+def table(pairs: Sequence[PairwiseCost] = (), constant: float = 0.0) -> CostTable:
     """Of two layers at two precisions."""
     return CostTable(
         "latency", "seconds", ("a", "b"), PRECISIONS[:2], np.ones((2, 2)), constant, tuple(pairs)

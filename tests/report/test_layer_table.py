@@ -11,7 +11,7 @@ from mpq import demo
 from mpq.cli.console import amount, print_result
 from mpq.hardware_profiles import Conversion, Entry, MeasuredTable, Shape
 from mpq.network.layer import Layer
-from mpq.problem.cost_table import CostTable, PairCost
+from mpq.problem.cost_table import CostTable, PairwiseCost
 from mpq.quantization.precision import Precision
 from mpq.report import layer_table
 from mpq.workflows.session import Session
@@ -23,7 +23,7 @@ LAYERS = tuple(Layer(n, "linear", (2, 2), 2, (2,), (2,), 2, 2, 4) for n in ("a",
 def test_shares_are_of_the_whole_network() -> None:
     """3 and 4 seconds of layers, 1 besides, 2 between them: 10 in all."""
     loss = CostTable("loss", "nats", ("a", "b"), CHOICES, np.array([[1.0, 0.0], [3.0, 0.0]]))
-    pair = PairCost("a", "b", np.array([[0.0, 2.0], [5.0, 0.0]]))
+    pair = PairwiseCost("a", "b", np.array([[0.0, 2.0], [5.0, 0.0]]))
     values = np.array([[3.0, 9.0], [9.0, 4.0]])
     latency = CostTable("latency", "seconds", ("a", "b"), CHOICES, values, 1.0, (pair,))
     precisions = dict(zip(("a", "b"), CHOICES, strict=True))

@@ -4,14 +4,14 @@ from mpq.backends.onnx.export import OnnxExport, export_onnx
 from mpq.backends.onnx.formats import Kernel, kernel_of, rounds_output
 from mpq.backends.onnx.instantiate import fill, idle_graph
 from mpq.backends.onnx.session import open_session
-from mpq.backends.onnx.subgraph import Stretch
-from mpq.backends.onnx.template import Skeleton, check_batch_size, require_onnx
+from mpq.backends.onnx.subgraph import Subgraph
+from mpq.backends.onnx.template import GraphTemplate, check_batch_size, require_onnx
 
 __all__ = [
+    "GraphTemplate",
     "Kernel",
     "OnnxExport",
-    "Skeleton",
-    "Stretch",
+    "Subgraph",
     "check_batch_size",
     "export_onnx",
     "fill",

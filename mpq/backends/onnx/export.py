@@ -13,7 +13,7 @@ from mpq._support.files import write_files
 from mpq.backends._base import Backend, Exported
 from mpq.backends.onnx.instantiate import fill
 from mpq.backends.onnx.session import open_session
-from mpq.backends.onnx.template import NUM_SAMPLES, Skeleton, check_batch_size, require_onnx
+from mpq.backends.onnx.template import NUM_SAMPLES, GraphTemplate, check_batch_size, require_onnx
 from mpq.backends.simulate import Simulate, quantizer_of
 from mpq.errors import InputError
 from mpq.network.examples import Calibration
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import onnx
 
 
-MUCH = 0.5
-"""A departure that rounding outputs to 8 bits does not explain."""
+TOLERANCE = 0.5
+"""A deviation that rounding outputs to 8 bits does not explain."""
 
 
 @final
@@ -36,20 +36,20 @@ class OnnxExport:
 
     Args:
         path: Where it is.
-        departure: Largest difference between ONNX Runtime here and the simulation over the first
+        deviation: Largest difference between ONNX Runtime here and the simulation over the first
             examples, in standard deviations of the outputs; ``None`` without ONNX Runtime.
     """
 
     path: Path
-    departure: float | None
+    deviation: float | None
 
     @property
-    def judged(self) -> str:
-        """The departure, and what is likely to be wrong if it is large, for people."""
-        if self.departure is None:
+    def verdict(self) -> str:
+        """The deviation, and what is likely to be wrong if it is large, for people."""
+        if self.deviation is None:
             return "not tried, as onnxruntime is not installed"
-        told = f"at most {self.departure:.2g} standard deviations of the outputs apart"
-        if self.departure <= MUCH:
+        told = f"at most {self.deviation:.2g} standard deviations of the outputs apart"
+        if self.deviation <= TOLERANCE:
             return told
         return (
             f"{told}, which is much: int8 products saturate at 8-bit weights on x86 processors "
@@ -75,9 +75,9 @@ class Onnx(Backend):
         """See ``Backend.export``; the graph is run here beside the simulation."""
         if model is None or calibration is None:
             raise InputError("the backend onnx needs the network and calibration examples")
-        graph, departure = _graph(model, assignment, calibration, self.batch_size)
-        judged = OnnxExport(Path(), departure).judged
-        return Exported(graph.SerializeToString(), f"ONNX Runtime here: {judged}")
+        graph, deviation = _graph(model, assignment, calibration, self.batch_size)
+        verdict = OnnxExport(Path(), deviation).verdict
+        return Exported(graph.SerializeToString(), f"ONNX Runtime here: {verdict}")
 
 
 def export_onnx(
@@ -92,7 +92,7 @@ def export_onnx(
 
     Two things to know where it is deployed. ONNX Runtime makes int8 layers of float ones between
     int8 ones unless a session's setting says otherwise: see ``open_session``. And its int8 products
-    saturate at 8-bit weights on x86 processors without VNNI: ``departure`` shows that where it
+    saturate at 8-bit weights on x86 processors without VNNI: ``deviation`` shows that where it
     happens on this one; assign ``w7a8`` for such processors.
 
     Args:
@@ -110,29 +110,29 @@ def export_onnx(
         ModelError: If torch cannot export the network; says which operator.
         OutputError: If the file cannot be written.
     """
-    graph, departure = _graph(model, assignment, calibration, batch_size)
+    graph, deviation = _graph(model, assignment, calibration, batch_size)
     (file,) = write_files(path.parent, {path.name: graph.SerializeToString()})
-    return OnnxExport(file, departure)
+    return OnnxExport(file, deviation)
 
 
 def _graph(
     model: nn.Module, assignment: Assignment, calibration: Any, batch_size: int
 ) -> "tuple[onnx.ModelProto, float | None]":
-    """The graph, and how far it departs from the simulation here."""
+    """The graph, and how far it deviates from the simulation here."""
     require_onnx()
     check_batch_size(batch_size)
     data = Calibration.of(calibration)
     names = [layer.name for layer in assignment.layers]
     simulated = Simulate().quantize(model, assignment)
     network = Network.of(model, data, include=names, fold=bool(assignment.folded))
-    skeleton = Skeleton.of(network, data, batch_size)
-    filled = fill(skeleton, assignment.precisions, quantizer_of(assignment))
-    return filled, _departure(filled, skeleton, simulated, data, batch_size)
+    template = GraphTemplate.of(network, data, batch_size)
+    filled = fill(template, assignment.precisions, quantizer_of(assignment))
+    return filled, _deviation(filled, template, simulated, data, batch_size)
 
 
-def _departure(
+def _deviation(
     graph: "onnx.ModelProto",
-    skeleton: Skeleton,
+    template: GraphTemplate,
     simulated: nn.Module,
     data: Calibration,
     batch_size: int,
@@ -146,7 +146,7 @@ def _departure(
     for start in range(0, few // batch_size * batch_size, batch_size):
         batch = first.slice(start, start + batch_size)
         values = (x for x in (*batch.args, *batch.kwargs.values()) if isinstance(x, Tensor))
-        feeds = {name: x.numpy() for name, x in zip(skeleton.feeds, values, strict=True)}
+        feeds = {name: x.numpy() for name, x in zip(template.feeds, values, strict=True)}
         found.append(session.run(None, feeds)[0])
         with torch.no_grad():
             expected.append(scored_tensor(simulated(*batch.args, **batch.kwargs)).cpu().numpy())

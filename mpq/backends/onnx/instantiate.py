@@ -1,4 +1,4 @@
-"""Fills the open places of a skeleton with layers in their precisions."""
+"""Fills the placeholders of a template with layers in their precisions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ import torch
 from mpq.backends.onnx.formats import Kernel, kernel_of, rounds_output
 from mpq.backends.onnx.graph import Codes, Writer
 from mpq.backends.onnx.layer_nodes import LayerCall
-from mpq.backends.onnx.template import PLACE, Skeleton
+from mpq.backends.onnx.template import PLACEHOLDER, GraphTemplate
 from mpq.errors import ModelError
 from mpq.network.tracing import kind_of
 from mpq.quantization.formats import NUMBER_FORMATS
@@ -28,7 +28,7 @@ OPSET, IR_VERSION = 20, 10
 
 @final
 @dataclass(frozen=True)
-class Place:
+class Placeholder:
     """One call of a layer.
 
     Args:
@@ -46,8 +46,8 @@ class Place:
     is_rectified: bool
 
 
-def places_of(graph: "onnx.GraphProto") -> tuple[Place, ...]:
-    """The open places of a skeleton's graph, in order."""
+def placeholders_of(graph: "onnx.GraphProto") -> tuple[Placeholder, ...]:
+    """The placeholders of a template's graph, in order."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -55,18 +55,20 @@ def places_of(graph: "onnx.GraphProto") -> tuple[Place, ...]:
     ends = {value.name for value in graph.output}
     found = []
     for node in graph.node:
-        if node.op_type != PLACE:
+        if node.op_type != PLACEHOLDER:
             continue
         y = node.output[0]
         reading = readers.get(y, [])
         is_rectified = y not in ends and len(reading) == 1 and reading[0].op_type == "Relu"
         tail = reading[0].output[0] if is_rectified else y
-        found.append(Place(node.attribute[0].s.decode(), node.input[0], y, tail, is_rectified))
+        found.append(
+            Placeholder(node.attribute[0].s.decode(), node.input[0], y, tail, is_rectified)
+        )
     return tuple(found)
 
 
 def fill(
-    skeleton: Skeleton,
+    template: GraphTemplate,
     precisions: Mapping[str, Precision],
     quantizer: Quantizer,
     graph: "onnx.ModelProto | None" = None,
@@ -75,14 +77,14 @@ def fill(
 
     A tensor that an int8 layer reads is rounded once for all such readers with the same range. An
     int8 convolution needs an output of integers too: the range of whoever reads it as int8, else
-    the one seen over the calibration examples. There it departs from the simulation, whose layers
+    the one seen over the calibration examples. There it deviates from the simulation, whose layers
     leave floats.
 
     Args:
-        skeleton: The network with open places.
+        template: The network with placeholders.
         precisions: Layer name to the precision that it is written in.
         quantizer: Knows the scales of weights and the ranges of activations.
-        graph: Another graph with places of the same layers; default: the skeleton's own.
+        graph: Another graph with placeholders of the same layers; default: the template's own.
 
     Raises:
         PrecisionError: If there is no kernel for a layer at its precision.
@@ -91,34 +93,35 @@ def fill(
     from onnx import ModelProto
 
     filled = ModelProto()
-    filled.CopyFrom(skeleton.graph if graph is None else graph)
-    _Filling(skeleton, precisions, quantizer).run(filled.graph)
+    filled.CopyFrom(template.graph if graph is None else graph)
+    _Filling(template, precisions, quantizer).run(filled.graph)
     return stamp(filled)
 
 
 @final
 @dataclass(eq=False)
 class _Filling:
-    skeleton: Skeleton
+    template: GraphTemplate
     precisions: Mapping[str, Precision]
     quantizer: Quantizer
     writer: Writer = field(default_factory=Writer)
     rounded: dict[tuple[str, Codes], str] = field(default_factory=dict)  # tensor, codes -> name
 
     def run(self, graph: "onnx.GraphProto") -> None:
-        places = {place.y: place for place in places_of(graph)}
-        tails = {place.tail: place for place in places.values()}
+        placeholders = {placeholder.y: placeholder for placeholder in placeholders_of(graph)}
+        tails = {placeholder.tail: placeholder for placeholder in placeholders.values()}
         integer_readers = {
-            place.x: self.input_codes(place) for place in reversed(list(places.values()))
-            if self.is_integer(place)
-        }  # fmt: skip
+            reader.x: self.input_codes(reader)
+            for reader in reversed(list(placeholders.values()))
+            if self.is_integer(reader)
+        }
         renamed: dict[str, str] = {}
         for node in graph.node:
-            place = places.get(node.output[0]) if node.op_type == PLACE else None
-            if place is None:
+            placeholder = placeholders.get(node.output[0]) if node.op_type == PLACEHOLDER else None
+            if placeholder is None:
                 self.copy(node, renamed)
             else:
-                self.place(place, renamed.get(place.x, place.x))
+                self.placeholder(placeholder, renamed.get(placeholder.x, placeholder.x))
             made = tails.get(node.output[0])
             if made is not None and self.needs_integer_output(made):
                 codes = integer_readers.get(made.tail) or self.output_codes(made)
@@ -133,18 +136,18 @@ class _Filling:
             node.input[index] = renamed.get(name, name)
         self.writer.nodes.append(node)
 
-    def place(self, place: Place, x: str) -> None:
-        layer_module = self.skeleton.network.layer_module(place.layer)
-        codes = self.input_codes(place) if self.is_integer(place) else None
+    def placeholder(self, placeholder: Placeholder, x: str) -> None:
+        layer_module = self.template.network.layer_module(placeholder.layer)
+        codes = self.input_codes(placeholder) if self.is_integer(placeholder) else None
         if codes is not None:
             x = self.round(x, codes)
         call = LayerCall(
-            place.layer,
+            placeholder.layer,
             layer_module,
-            self.precisions[place.layer],
+            self.precisions[placeholder.layer],
             self.quantizer,
             x,
-            place.y,
+            placeholder.y,
             codes,
         )
         call.write(self.writer)
@@ -158,27 +161,27 @@ class _Filling:
             self.rounded[x, codes] = self.writer.dequantize(integers, codes)
         return self.rounded[x, codes]
 
-    def kernel(self, place: Place) -> Kernel | None:
-        kind = kind_of(self.skeleton.network.layer_module(place.layer))
-        return None if kind is None else kernel_of(kind, self.precisions[place.layer])
+    def kernel(self, placeholder: Placeholder) -> Kernel | None:
+        kind = kind_of(self.template.network.layer_module(placeholder.layer))
+        return None if kind is None else kernel_of(kind, self.precisions[placeholder.layer])
 
-    def is_integer(self, place: Place) -> bool:
-        return self.kernel(place) is Kernel.QDQ
+    def is_integer(self, placeholder: Placeholder) -> bool:
+        return self.kernel(placeholder) is Kernel.QDQ
 
-    def needs_integer_output(self, place: Place) -> bool:
-        kind = kind_of(self.skeleton.network.layer_module(place.layer))
-        return kind is not None and rounds_output(kind, self.precisions[place.layer])
+    def needs_integer_output(self, placeholder: Placeholder) -> bool:
+        kind = kind_of(self.template.network.layer_module(placeholder.layer))
+        return kind is not None and rounds_output(kind, self.precisions[placeholder.layer])
 
-    def input_codes(self, place: Place) -> Codes:
-        activation = self.precisions[place.layer].activation
-        calibrated = self.quantizer.ranges.of(place.layer, activation)
+    def input_codes(self, placeholder: Placeholder) -> Codes:
+        activation = self.precisions[placeholder.layer].activation
+        calibrated = self.quantizer.ranges.of(placeholder.layer, activation)
         if calibrated is None:
-            raise ModelError(f"layer {place.layer!r} has no calibrated activation range")
+            raise ModelError(f"layer {placeholder.layer!r} has no calibrated activation range")
         return Codes.of(static_grid(activation, calibrated, torch.device("cpu")))
 
-    def output_codes(self, place: Place) -> Codes:
-        low, high = self.skeleton.output_ranges[place.layer]
-        low = max(low, 0.0) if place.is_rectified else low
+    def output_codes(self, placeholder: Placeholder) -> Codes:
+        low, high = self.template.output_ranges[placeholder.layer]
+        low = max(low, 0.0) if placeholder.is_rectified else low
         ends = torch.tensor([low]), torch.tensor([high])
         return Codes.of(make_grid(NUMBER_FORMATS["int8"], False, *ends))
 

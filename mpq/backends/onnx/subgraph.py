@@ -1,66 +1,65 @@
-"""Pieces of a skeleton: one layer alone, or two with everything between them."""
+"""Pieces of a template: one layer alone, or two with everything between them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Self, final
+from typing import TYPE_CHECKING, Final, Self, final
 
 import numpy as np
-import numpy.typing as npt
 
-from mpq.backends.onnx.template import PLACE, Skeleton
+from mpq._support.arrays import AnyArray
+from mpq.backends.onnx.template import PLACEHOLDER, GraphTemplate
 
 if TYPE_CHECKING:
     import onnx
 
-Array = npt.NDArray[Any]
 _FLOAT: Final = 1
 """ONNX's number of float32."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Stretch:
+class Subgraph:
     """A part of a network's graph that can be run alone.
 
     Args:
         layers: The one or two layers in it.
-        graph: With open places.
+        graph: With placeholders.
         examples: An input for each of the graph's.
         calls: How often the network has such a part.
     """
 
     layers: tuple[str, ...]
     graph: "onnx.ModelProto"
-    examples: tuple[Array, ...]
+    examples: tuple[AnyArray, ...]
     calls: int = 1
 
     @classmethod
-    def alone(cls, skeleton: Skeleton, name: str, has_samples: bool = False) -> Self:
+    def alone(cls, template: GraphTemplate, name: str, has_samples: bool = False) -> Self:
         """All calls of a layer, one beside the other.
 
         Args:
-            skeleton: The network.
+            template: The network.
             name: The layer.
-            has_samples: Whether it takes ``skeleton.samples`` instead of one run's examples.
+            has_samples: Whether it takes ``template.samples`` instead of one run's examples.
         """
-        nodes = [node for node in _places(skeleton) if _layer(node) == name]
-        inputs = (skeleton.samples if has_samples else skeleton.layer_inputs)[name]
+        nodes = [node for node in _placeholders(template) if _layer(node) == name]
+        inputs = (template.samples if has_samples else template.layer_inputs)[name]
         examples = {node.input[0]: x.cpu().numpy() for node, x in zip(nodes, inputs, strict=True)}
-        return cls((name,), _graph(skeleton, nodes, examples), tuple(examples.values()))
+        return cls((name,), _graph(template, nodes, examples), tuple(examples.values()))
 
     @classmethod
-    def between(cls, skeleton: Skeleton) -> tuple[Self, ...]:
+    def between(cls, template: GraphTemplate) -> tuple[Self, ...]:
         """Every layer with the last layer before it that it depends on, and what is between them.
 
         Of what the piece reads beside the first layer's input, only the shape is that of the
         network, the numbers are random. A layer that depends on no other, or reads something
         besides that is no float of known shape, begins no piece.
         """
-        makers = {name: node for node in skeleton.graph.graph.node for name in node.output}
-        order = {node.output[0]: number for number, node in enumerate(skeleton.graph.graph.node)}
+        makers = {name: node for node in template.graph.graph.node for name in node.output}
+        order = {node.output[0]: number for number, node in enumerate(template.graph.graph.node)}
         found: dict[tuple[str, str], Self] = {}
         counts: dict[tuple[str, str], int] = {}
-        for last in _places(skeleton):
+        for last in _placeholders(template):
             feeders = list(_feeders(last, makers))
             if not feeders:
                 continue
@@ -68,14 +67,14 @@ class Stretch:
             key = (_layer(first), _layer(last))
             counts[key] = counts.get(key, 0) + 1
             if key[0] != key[1] and key not in found:
-                piece = cls._joined(skeleton, first, last, makers, order)
+                piece = cls._joined(template, first, last, makers, order)
                 found |= {} if piece is None else {key: piece}
         return tuple(replace(piece, calls=counts[key]) for key, piece in found.items())
 
     @classmethod
     def _joined(
         cls,
-        skeleton: Skeleton,
+        template: GraphTemplate,
         first: "onnx.NodeProto",
         last: "onnx.NodeProto",
         makers: Mapping[str, "onnx.NodeProto"],
@@ -83,23 +82,25 @@ class Stretch:
     ) -> Self | None:
         inner = _path(first.output[0], last.input[0], makers)
         nodes = sorted([first, *inner, last], key=lambda node: order[node.output[0]])
-        calls = [node.output[0] for node in _places(skeleton) if _layer(node) == _layer(first)]
-        x = skeleton.layer_inputs[_layer(first)][calls.index(first.output[0])]
+        calls = [
+            node.output[0] for node in _placeholders(template) if _layer(node) == _layer(first)
+        ]
+        x = template.layer_inputs[_layer(first)][calls.index(first.output[0])]
         examples = {first.input[0]: x.cpu().numpy()}
         made = {name for node in nodes for name in node.output} | set(examples)
-        made |= {constant.name for constant in skeleton.graph.graph.initializer}
+        made |= {constant.name for constant in template.graph.graph.initializer}
         for name in (name for node in nodes for name in node.input):
             if name and name not in made and name not in examples:
-                example = _example(skeleton, name)
+                example = _example(template, name)
                 if example is None:
                     return None
                 examples[name] = example
         names = (_layer(first), _layer(last))
-        return cls(names, _graph(skeleton, nodes, examples), tuple(examples.values()))
+        return cls(names, _graph(template, nodes, examples), tuple(examples.values()))
 
 
-def _places(skeleton: Skeleton) -> Iterator["onnx.NodeProto"]:
-    return (node for node in skeleton.graph.graph.node if node.op_type == PLACE)
+def _placeholders(template: GraphTemplate) -> Iterator["onnx.NodeProto"]:
+    return (node for node in template.graph.graph.node if node.op_type == PLACEHOLDER)
 
 
 def _layer(node: "onnx.NodeProto") -> str:
@@ -109,7 +110,7 @@ def _layer(node: "onnx.NodeProto") -> str:
 def _feeders(
     node: "onnx.NodeProto", makers: Mapping[str, "onnx.NodeProto"]
 ) -> Iterator["onnx.NodeProto"]:
-    """Places that a place's input depends on through operations that are none."""
+    """Placeholders that a placeholder's input depends on through operations that are none."""
     waiting, seen = [node.input[0]], set[str]()
     while waiting:
         name = waiting.pop()
@@ -117,7 +118,7 @@ def _feeders(
         if maker is None or name in seen:
             continue
         seen.add(name)
-        if maker.op_type == PLACE:
+        if maker.op_type == PLACEHOLDER:
             yield maker
         else:
             waiting.extend(maker.input)
@@ -132,7 +133,7 @@ def _path(start: str, end: str, makers: Mapping[str, "onnx.NodeProto"]) -> list[
         if name not in leads:
             maker = makers.get(name)
             leads[name] = False
-            if maker is not None and maker.op_type != PLACE:
+            if maker is not None and maker.op_type != PLACEHOLDER:
                 ways = [reaches(read) for read in maker.input]
                 leads[name] = any(ways)
                 if leads[name]:
@@ -143,9 +144,9 @@ def _path(start: str, end: str, makers: Mapping[str, "onnx.NodeProto"]) -> list[
     return list(on_path.values())
 
 
-def _example(skeleton: Skeleton, name: str) -> Array | None:
+def _example(template: GraphTemplate, name: str) -> AnyArray | None:
     """Random numbers in the shape of a tensor of the graph; ``None`` if it is no such tensor."""
-    graph = skeleton.graph.graph
+    graph = template.graph.graph
     for value in (*graph.value_info, *graph.input):
         if value.name == name:
             kind = value.type.tensor_type
@@ -157,12 +158,12 @@ def _example(skeleton: Skeleton, name: str) -> Array | None:
 
 
 def _graph(
-    skeleton: Skeleton, nodes: Sequence["onnx.NodeProto"], examples: Mapping[str, Array]
+    template: GraphTemplate, nodes: Sequence["onnx.NodeProto"], examples: Mapping[str, AnyArray]
 ) -> "onnx.ModelProto":
     from onnx import helper
 
     used = {name for node in nodes for name in node.input}
-    constants = [c for c in skeleton.graph.graph.initializer if c.name in used]
+    constants = [c for c in template.graph.graph.initializer if c.name in used]
     inputs = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
         for name, x in examples.items()
@@ -170,4 +171,4 @@ def _graph(
     read = {name for node in nodes for name in node.input}
     ends = [name for node in nodes for name in node.output if name not in read]
     outputs = [helper.make_tensor_value_info(name, _FLOAT, None) for name in ends]
-    return helper.make_model(helper.make_graph(nodes, "stretch", inputs, outputs, constants))
+    return helper.make_model(helper.make_graph(nodes, "subgraph", inputs, outputs, constants))

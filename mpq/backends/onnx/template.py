@@ -1,4 +1,4 @@
-"""A network as an ONNX graph in which every quantizable layer is one open place."""
+"""A network as an ONNX graph in which every quantizable layer is one placeholder."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,8 +21,8 @@ from mpq.network.outputs import scored_tensor
 if TYPE_CHECKING:
     import onnx
 
-PLACE, DOMAIN = "Layer", "mpq"
-"""Operator and domain of an open place; its attribute ``layer`` names the layer."""
+PLACEHOLDER, DOMAIN = "Layer", "mpq"
+"""Operator and domain of an placeholder; its attribute ``layer`` names the layer."""
 Shape = tuple[int, ...]
 NUM_SAMPLES = 16
 """Examples that every layer's kernels are held against the simulation on."""
@@ -30,7 +30,7 @@ NUM_SAMPLES = 16
 
 @final
 @dataclass(frozen=True, eq=False)
-class Skeleton:
+class GraphTemplate:
     """The graph around the layers.
 
     Args:
@@ -126,7 +126,7 @@ class _Scored(nn.Module):
         return scored_tensor(self.module(*args, **kwargs))
 
 
-class _Place(nn.Module):
+class _Placeholder(nn.Module):
     """Stands for a layer while the network is exported; its parameters may be read elsewhere."""
 
     def __init__(self, name: str, shapes: Mapping[Shape, Shape], layer_module: nn.Module) -> None:
@@ -136,9 +136,9 @@ class _Place(nn.Module):
         self.weight, self.bias = layer_module.weight, getattr(layer_module, "bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
-        """An open place of the graph."""
+        """An placeholder of the graph."""
         return torch.onnx.ops.symbolic(
-            f"{DOMAIN}::{PLACE}",
+            f"{DOMAIN}::{PLACEHOLDER}",
             (x,),
             {"layer": self.name},
             dtype=torch.float32,
@@ -172,19 +172,19 @@ def _export(
 
 
 def _opened(network: Network, shapes: Mapping[str, Mapping[Shape, Shape]]) -> nn.Module:
-    """A copy of the network with places for its layers, under all names that a layer has."""
+    """A copy of the network with placeholders for its layers, under all names that a layer has."""
     module = share_parameters(network.module)
-    places = {
-        id(module.get_submodule(name)): _Place(name, shapes[name], module.get_submodule(name))
+    placeholders = {
+        id(module.get_submodule(name)): _Placeholder(name, shapes[name], module.get_submodule(name))
         for name in shapes
     }
     for path, layer_module in list(module.named_modules(remove_duplicate=False)):
-        place = places.get(id(layer_module))
-        if place is not None and not path:
-            return place
-        if place is not None:
+        placeholder = placeholders.get(id(layer_module))
+        if placeholder is not None and not path:
+            return placeholder
+        if placeholder is not None:
             parent, _, leaf = path.rpartition(".")
-            setattr(module.get_submodule(parent), leaf, place)
+            setattr(module.get_submodule(parent), leaf, placeholder)
     return module
 
 

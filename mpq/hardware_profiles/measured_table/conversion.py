@@ -9,7 +9,7 @@ import numpy as np
 
 from mpq.errors import InputError, UnknownNameError
 from mpq.network.layer import Layer
-from mpq.problem.cost_table import PairCost
+from mpq.problem.cost_table import PairwiseCost
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.precision import Precision
 
@@ -64,7 +64,7 @@ def conversion_pairs(
     candidates: Sequence[Precision],
     batch_size: int,
     can_run: Callable[[Layer, Precision], bool],
-) -> tuple[PairCost, ...]:
+) -> tuple[PairwiseCost, ...]:
     """Seconds of storing what a layer reads in its own format: at most one pair per layer.
 
     A layer reads its input in the number format of its activations, and leaves its output in that
@@ -100,7 +100,7 @@ def _pair(
     candidates: Sequence[Precision],
     batch_size: int,
     can_run: Callable[[Layer, Precision], bool],
-) -> PairCost:
+) -> PairwiseCost:
     values = np.zeros((len(candidates), len(candidates)))
     for row, before in enumerate(candidates):
         for column, after in enumerate(candidates):
@@ -118,4 +118,4 @@ def _pair(
             calls = second.calls * found.seconds_per_call
             elements = second.input_elements * batch_size
             values[row, column] = calls + found.seconds_per_element * elements
-    return PairCost(first.name, second.name, values)
+    return PairwiseCost(first.name, second.name, values)

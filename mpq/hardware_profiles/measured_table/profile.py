@@ -10,6 +10,7 @@ from typing import Any, Final, Self, final
 import numpy as np
 import numpy.typing as npt
 
+from mpq._support import schema_versions
 from mpq.errors import InputError, UnknownNameError
 from mpq.hardware_profiles.measured_table.conversion import Conversion, conversion_pairs
 from mpq.hardware_profiles.measured_table.csv_file import entries_from_csv, entries_to_csv
@@ -23,7 +24,6 @@ from mpq.network.workload import Workload
 from mpq.problem.cost_table import CostTable
 from mpq.quantization.precision import Precision
 
-SCHEMA_VERSION = 1
 _UNITS: Final = {"latency": "seconds", "energy": "joules"}
 _FEW: Final = 24
 """Entries that are all shown; of more, ``numbers`` gives the range."""
@@ -278,7 +278,7 @@ class MeasuredTable:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: fits ``measured.schema.json``."""
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": schema_versions.MEASURED_TABLE,
             "model": "measured",
             "name": self.name,
             "title": self.title,

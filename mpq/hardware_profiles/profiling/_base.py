@@ -2,15 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, final
+from typing import ClassVar, Protocol, final
 
-import numpy.typing as npt
-
-from mpq.backends.onnx import Stretch
-from mpq.hardware_profiles.profiling.compiled_network import Subject
+from mpq._support.arrays import AnyArray
+from mpq.backends.onnx import Subgraph
+from mpq.hardware_profiles.profiling.compiled_network import CompiledNetwork
 from mpq.quantization.precision import Precision
-
-Array = npt.NDArray[Any]
 
 
 @final
@@ -24,7 +21,7 @@ class Program:
     """
 
     run: Callable[[], object]
-    outputs: Callable[..., Array]
+    outputs: Callable[..., AnyArray]
 
 
 class Runtime(Protocol):
@@ -49,18 +46,18 @@ class Runtime(Protocol):
     def kernel(self, kind: str, precision: Precision) -> str:
         """Name of that kernel: precisions that share one take about as long."""
 
-    def stretch(
-        self, subject: Subject, stretch: Stretch, precisions: Mapping[str, Precision]
+    def subgraph(
+        self, compiled: CompiledNetwork, subgraph: Subgraph, precisions: Mapping[str, Precision]
     ) -> Program:
         """A part of the network, from floats to floats.
 
         Args:
-            subject: The network.
-            stretch: The part.
+            compiled: The network.
+            subgraph: The part.
             precisions: Layer name to the precision that it is run in.
         """
 
-    def network(self, subject: Subject, precisions: Mapping[str, Precision]) -> Program:
+    def network(self, compiled: CompiledNetwork, precisions: Mapping[str, Precision]) -> Program:
         """The whole network, every layer at its precision."""
 
     def idle(self) -> Program:

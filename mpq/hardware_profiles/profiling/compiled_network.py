@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self, final
 
-from mpq.backends.onnx import Skeleton
+from mpq.backends.onnx import GraphTemplate
 from mpq.network.examples import Calibration
 from mpq.network.layer import Layer
 from mpq.network.network import Network
@@ -16,18 +16,18 @@ from mpq.quantization.ranges import Ranges
 
 @final
 @dataclass(frozen=True, eq=False)
-class Subject:
+class CompiledNetwork:
     """A network on the operating table.
 
     Args:
         network: The network.
-        skeleton: Its graph without the layers, with example inputs.
+        template: Its graph without the layers, with example inputs.
         quantizer: Knows the ranges of weights and activations.
         batch_size: Examples of one run.
     """
 
     network: Network
-    skeleton: Skeleton
+    template: GraphTemplate
     quantizer: Quantizer
     batch_size: int
 
@@ -42,8 +42,8 @@ class Subject:
     ) -> Self:
         """Calibrates ranges and exports the network once."""
         found = ActivationRanges.calibrate(network, data, candidates, ranges.activation)
-        skeleton = Skeleton.of(network, data, batch_size)
-        return cls(network, skeleton, Quantizer(found, ranges.weight), batch_size)
+        template = GraphTemplate.of(network, data, batch_size)
+        return cls(network, template, Quantizer(found, ranges.weight), batch_size)
 
     @property
     def layers(self) -> tuple[Layer, ...]:

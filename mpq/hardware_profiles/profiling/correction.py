@@ -7,11 +7,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from mpq.hardware_profiles.profiling.layer_sums import Parts
-from mpq.hardware_profiles.profiling.network_times import WholeTimes
-from mpq.problem.cost_table import CostTable, PairCost
-
-Array = npt.NDArray[np.float64]
+from mpq._support.arrays import Array
+from mpq.hardware_profiles.profiling.layer_sums import LayerSums
+from mpq.hardware_profiles.profiling.network_times import NetworkTimes
+from mpq.problem.cost_table import CostTable, PairwiseCost
 
 OVERHEAD_SPREAD: Final = 0.5
 """Standard deviation of what a network takes besides its layers, in networks' median seconds."""
@@ -49,21 +48,21 @@ class Correction:
     deviations: Array
 
     @classmethod
-    def none(cls, parts: Parts) -> Self:
+    def none(cls, sums: LayerSums) -> Self:
         """The plain sum."""
-        return cls(parts.between_s, np.ones(len(parts.kernels) + 1), np.zeros(parts.alone.shape))
+        return cls(sums.between_s, np.ones(len(sums.kernels) + 1), np.zeros(sums.alone.shape))
 
     @classmethod
-    def fit(cls, parts: Parts, measured: WholeTimes) -> Self:
+    def fit(cls, sums: LayerSums, measured: NetworkTimes) -> Self:
         """The posterior mean, given whole networks; the plain sum, given none."""
         seconds = measured.seconds
         if not len(seconds):
-            return cls.none(parts)
-        common = np.array([[1.0, *parts.by_kernel(row)] for row in measured.candidates])
-        features = np.hstack([common, np.array([parts.cells(row) for row in measured.candidates])])
+            return cls.none(sums)
+        common = np.array([[1.0, *sums.by_kernel(row)] for row in measured.candidates])
+        features = np.hstack([common, np.array([sums.cells(row) for row in measured.candidates])])
         num_common = common.shape[1]
         mean = np.zeros(features.shape[1])
-        mean[0], mean[1:num_common] = parts.between_s, 1.0
+        mean[0], mean[1:num_common] = sums.between_s, 1.0
         spread = np.full(features.shape[1], LAYER_SPREAD)
         spread[0], spread[1:num_common] = OVERHEAD_SPREAD * float(np.median(seconds)), KERNEL_SPREAD
         noise = np.maximum(NOISE * seconds, [i.half_width_s / 2 for i in measured.intervals])
@@ -74,23 +73,23 @@ class Correction:
         return cls(
             float(found[0]),
             found[1:num_common],
-            found[num_common:].reshape(parts.alone.shape),
+            found[num_common:].reshape(sums.alone.shape),
         )
 
-    def apply(self, parts: Parts) -> CostTable:
+    def apply(self, sums: LayerSums) -> CostTable:
         """``[L, B]`` seconds, with all else as constant."""
-        alone = (self.factors[parts.kernel] + self.deviations) * parts.alone
+        alone = (self.factors[sums.kernel] + self.deviations) * sums.alone
         values = np.maximum(alone, 0.0)
         pairs = tuple(
-            PairCost(pair.first, pair.second, self.factors[-1] * pair.values)
-            for pair in parts.pairs
+            PairwiseCost(pair.first, pair.second, self.factors[-1] * pair.values)
+            for pair in sums.pairs
         )
-        return replace(parts.table(), values=values, constant=self.overhead_s, pairs=pairs)
+        return replace(sums.table(), values=values, constant=self.overhead_s, pairs=pairs)
 
-    def to_dict(self, parts: Parts) -> dict[str, Any]:
+    def to_dict(self, sums: LayerSums) -> dict[str, Any]:
         """The numbers with their units, for a profile."""
         *own, pairs = self.factors.tolist()
-        named = zip(parts.kernels, own, strict=True)
+        named = zip(sums.kernels, own, strict=True)
         factors = {f"factor_{name}": factor for name, factor in named if name}
         return {"overhead_s": self.overhead_s, **factors, "factor_pairs": pairs}
 

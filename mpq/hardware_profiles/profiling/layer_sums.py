@@ -7,19 +7,17 @@ from typing import Self, final
 import numpy as np
 import numpy.typing as npt
 
+from mpq._support.arrays import Array, Columns
 from mpq.hardware_profiles.profiling._base import Runtime
-from mpq.hardware_profiles.profiling.compiled_network import Subject
+from mpq.hardware_profiles.profiling.compiled_network import CompiledNetwork
 from mpq.hardware_profiles.profiling.layer_times import Cell, LayerTimes
-from mpq.problem.arrays import Columns
-from mpq.problem.cost_table import CostTable, PairCost
+from mpq.problem.cost_table import CostTable, PairwiseCost
 from mpq.quantization.precision import Precision
-
-Array = npt.NDArray[np.float64]
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Parts:
+class LayerSums:
     """Seconds of one run by what causes them.
 
     Args:
@@ -39,26 +37,26 @@ class Parts:
     alone: Array
     half_width: Array
     between_s: float
-    pairs: tuple[PairCost, ...]
+    pairs: tuple[PairwiseCost, ...]
     kernel: npt.NDArray[np.intp]
     kernels: tuple[str, ...]
 
     @classmethod
     def of(
         cls,
-        subject: Subject,
+        compiled: CompiledNetwork,
         runtime: Runtime,
         precisions: Sequence[Precision],
         times: LayerTimes,
     ) -> Self:
         """From the times of layers and neighbours."""
-        layers = subject.layers
+        layers = compiled.layers
         names = [[runtime.kernel(x.kind, p) for p in precisions] for x in layers]
         kernels = tuple(dict.fromkeys(name for row in names for name in row))
         alone = [[times.seconds(x.name, p) for p in precisions] for x in layers]
         width = [[times.half_width(x.name, p) for p in precisions] for x in layers]
         kernel = np.array([[kernels.index(name) for name in row] for row in names])
-        between_s, pairs = _pairs(subject, precisions, times, kernel)
+        between_s, pairs = _pairs(compiled, precisions, times, kernel)
         return cls(
             tuple(layer.name for layer in layers), tuple(precisions),
             np.array(alone), np.array(width), between_s, pairs, kernel, kernels,
@@ -98,13 +96,13 @@ class Parts:
 
 
 def _pairs(
-    subject: Subject,
+    compiled: CompiledNetwork,
     precisions: Sequence[Precision],
     times: LayerTimes,
     kernel: npt.NDArray[np.intp],
-) -> tuple[float, tuple[PairCost, ...]]:
+) -> tuple[float, tuple[PairwiseCost, ...]]:
     """Seconds between layers, and ``[B, B]`` around them, alike for precisions of one kernel."""
-    row_of = {layer.name: row for row, layer in enumerate(subject.layers)}
+    row_of = {layer.name: row for row, layer in enumerate(compiled.layers)}
     measured: dict[tuple[str, str], list[tuple[Cell, Cell]]] = {}
     for cells in times.together:
         measured.setdefault((cells[0][0], cells[1][0]), []).append(cells)
@@ -118,5 +116,5 @@ def _pairs(
             columns = kernel[row_of[other]] == kernel[row_of[other], precisions.index(second[1])]
             values[np.ix_(rows, columns)] = calls * (times.excess(first, second) - mean)
         between_s += calls * mean
-        pairs.append(PairCost(one, other, values))
+        pairs.append(PairwiseCost(one, other, values))
     return between_s, tuple(pairs)

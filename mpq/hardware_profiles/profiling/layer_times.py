@@ -11,10 +11,10 @@ import torch
 
 from mpq._support.progress import track
 from mpq._support.rows import Rows
-from mpq.backends.onnx import Stretch, rounds_output
+from mpq.backends.onnx import Subgraph, rounds_output
 from mpq.errors import ModelError
 from mpq.hardware_profiles.profiling._base import Runtime
-from mpq.hardware_profiles.profiling.compiled_network import Subject
+from mpq.hardware_profiles.profiling.compiled_network import CompiledNetwork
 from mpq.hardware_profiles.profiling.interval import Interval
 from mpq.hardware_profiles.profiling.timer import Timer
 from mpq.quantization.precision import Precision
@@ -70,17 +70,17 @@ class LayerTimes:
 
 
 def time_layers(
-    subject: Subject,
+    compiled: CompiledNetwork,
     runtime: Runtime,
     candidates: Sequence[Precision],
-    between: Sequence[Stretch],
+    between: Sequence[Subgraph],
     timer: Timer,
     rows: Rows,
 ) -> LayerTimes:
     """Times every layer at every precision, in rounds that run through the network in order.
 
     Args:
-        subject: The network.
+        compiled: The network.
         runtime: What runs it.
         candidates: Precisions; where the runtime has no kernel, or one that computes something
             else,
@@ -97,51 +97,51 @@ def time_layers(
     wrong: dict[Cell, float] = {}
     cells: list[Cell] = []
     for precision in track(candidates, "compiling"):
-        for layer in subject.layers:
+        for layer in compiled.layers:
             if not runtime.can_run(layer.kind, precision):
                 continue
-            error = error_of(subject, runtime, layer.name, precision)
+            error = error_of(compiled, runtime, layer.name, precision)
             if error > ALLOWED_ERROR:
                 wrong[layer.name, precision] = error
                 continue
             cells.append((layer.name, precision))
-            alone = Stretch.alone(subject.skeleton, layer.name)
-            program = runtime.stretch(subject, alone, {layer.name: precision})
+            alone = Subgraph.alone(compiled.template, layer.name)
+            program = runtime.subgraph(compiled, alone, {layer.name: precision})
             runs[_named(cells[-1])] = program.run
-    _require_some(subject, cells, wrong)
+    _require_some(compiled, cells, wrong)
     pairs: list[tuple[Cell, Cell]] = []
-    for stretch in track(between, "compiling pairs"):
-        for both in _by_kernel(subject, runtime, cells, stretch.layers):
+    for subgraph in track(between, "compiling pairs"):
+        for both in _by_kernel(compiled, runtime, cells, subgraph.layers):
             pairs.append(both)
-            runs[_named(*both)] = runtime.stretch(subject, stretch, dict(both)).run
+            runs[_named(*both)] = runtime.subgraph(compiled, subgraph, dict(both)).run
     columns = [[_named(cell) for cell in cells if cell[1] == precision] for precision in candidates]
     columns += [[IDLE], [_named(*pair) for pair in pairs]]
     found = timer.measure(runs, columns, rows, "layers")
     return LayerTimes(
         {cell: found[_named(cell)] for cell in cells},
         {pair: found[_named(*pair)] for pair in pairs},
-        {(one, other): stretch.calls for stretch in between for one, other in [stretch.layers]},
-        {layer.name: layer.calls for layer in subject.layers},
+        {(one, other): subgraph.calls for subgraph in between for one, other in [subgraph.layers]},
+        {layer.name: layer.calls for layer in compiled.layers},
         found[IDLE],
         wrong,
     )
 
 
-def error_of(subject: Subject, runtime: Runtime, name: str, precision: Precision) -> float:
+def error_of(compiled: CompiledNetwork, runtime: Runtime, name: str, precision: Precision) -> float:
     """Largest difference between runtime and simulation, in standard deviations of the output.
 
     On the inputs of the layer's first call in a few examples. What rounding an output to 8 bits may
     do is taken off.
     """
-    skeleton, network = subject.skeleton, subject.network
-    alone = Stretch.alone(skeleton, name, has_samples=True)
-    found = runtime.stretch(subject, alone, {name: precision}).outputs(*alone.examples)
-    with quantized(network, {name: precision}, subject.quantizer), torch.no_grad():
-        expected = network.layer_module(name)(skeleton.samples[name][0]).cpu().numpy()
-    kind = next(layer.kind for layer in subject.layers if layer.name == name)
+    template, network = compiled.template, compiled.network
+    alone = Subgraph.alone(template, name, has_samples=True)
+    found = runtime.subgraph(compiled, alone, {name: precision}).outputs(*alone.examples)
+    with quantized(network, {name: precision}, compiled.quantizer), torch.no_grad():
+        expected = network.layer_module(name)(template.samples[name][0]).cpu().numpy()
+    kind = next(layer.kind for layer in compiled.layers if layer.name == name)
     spread, step = float(expected.std()) or 1.0, 0.0
     if rounds_output(kind, precision):
-        low, high = skeleton.output_ranges[name]
+        low, high = template.output_ranges[name]
         expected, step = np.clip(expected, low, high), (high - low) / 255
     # What is no number is as wrong as can be.
     found = np.nan_to_num(found.astype(np.float64), nan=float(np.finfo(np.float32).max))
@@ -149,10 +149,10 @@ def error_of(subject: Subject, runtime: Runtime, name: str, precision: Precision
 
 
 def _by_kernel(
-    subject: Subject, runtime: Runtime, cells: Sequence[Cell], names: Sequence[str]
+    compiled: CompiledNetwork, runtime: Runtime, cells: Sequence[Cell], names: Sequence[str]
 ) -> list[tuple[Cell, Cell]]:
     """One pair of precisions for every pair of kernels."""
-    kinds = {layer.name: layer.kind for layer in subject.layers}
+    kinds = {layer.name: layer.kind for layer in compiled.layers}
     representatives: list[dict[str, Cell]] = []
     for name in names:
         own = [cell for cell in cells if cell[0] == name]
@@ -167,9 +167,11 @@ def _named(*cells: Cell) -> str:
     return ", ".join(f"{name} at {precision}" for name, precision in cells)
 
 
-def _require_some(subject: Subject, cells: Sequence[Cell], wrong: Mapping[Cell, float]) -> None:
+def _require_some(
+    compiled: CompiledNetwork, cells: Sequence[Cell], wrong: Mapping[Cell, float]
+) -> None:
     able = {name for name, _ in cells}
-    for layer in subject.layers:
+    for layer in compiled.layers:
         if layer.name not in able:
             off = [str(p) for name, p in wrong if name == layer.name]
             reason = f"; computed wrongly at {', '.join(off)}" if off else ""

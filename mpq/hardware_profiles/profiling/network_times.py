@@ -5,25 +5,22 @@ from dataclasses import dataclass
 from typing import final
 
 import numpy as np
-import numpy.typing as npt
 
+from mpq._support.arrays import Array, Columns
 from mpq._support.progress import track
 from mpq._support.rows import Rows
 from mpq.errors import ModelError
 from mpq.hardware_profiles.profiling._base import Runtime
-from mpq.hardware_profiles.profiling.compiled_network import Subject
+from mpq.hardware_profiles.profiling.compiled_network import CompiledNetwork
 from mpq.hardware_profiles.profiling.interval import Interval
 from mpq.hardware_profiles.profiling.timer import Timer
-from mpq.problem.arrays import Columns
 from mpq.problem.cost_table import CostTable
 from mpq.quantization.precision import Precision
-
-Array = npt.NDArray[np.float64]
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class WholeTimes:
+class NetworkTimes:
     """Whole networks that were timed.
 
     Args:
@@ -81,15 +78,15 @@ def uniform_assignments(table: CostTable) -> Columns:
     return np.repeat(np.flatnonzero(able)[:, None], len(table.layers), axis=1)
 
 
-def time_whole(
-    subject: Subject,
+def time_networks(
+    compiled: CompiledNetwork,
     runtime: Runtime,
     precisions: Sequence[Precision],
     candidates: Columns,
     timer: Timer,
     rows: Rows,
     label: str = "networks",
-) -> WholeTimes:
+) -> NetworkTimes:
     """Times ``[M, L]`` assignments, in turns.
 
     Raises:
@@ -97,14 +94,14 @@ def time_whole(
     """
     programs: dict[str, Callable[[], object]] = {}
     for number, row in enumerate(track(candidates.tolist(), "compiling networks")):
-        assigned = _named(subject, precisions, row)
-        programs[f"network {number}"] = runtime.network(subject, assigned).run
+        assigned = _named(compiled, precisions, row)
+        programs[f"network {number}"] = runtime.network(compiled, assigned).run
     found = timer.measure(programs, [[name] for name in programs], rows, label)
-    return WholeTimes(candidates, tuple(found[name] for name in programs))
+    return NetworkTimes(candidates, tuple(found[name] for name in programs))
 
 
 def _named(
-    subject: Subject, precisions: Sequence[Precision], row: Sequence[int]
+    compiled: CompiledNetwork, precisions: Sequence[Precision], row: Sequence[int]
 ) -> Mapping[str, Precision]:
-    names = (layer.name for layer in subject.layers)
+    names = (layer.name for layer in compiled.layers)
     return {name: precisions[column] for name, column in zip(names, row, strict=True)}

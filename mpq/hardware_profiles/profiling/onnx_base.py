@@ -4,9 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from mpq.backends.onnx import Stretch, fill, idle_graph, kernel_of
-from mpq.hardware_profiles.profiling._base import Array, Program
-from mpq.hardware_profiles.profiling.compiled_network import Subject
+from mpq._support.arrays import AnyArray
+from mpq.backends.onnx import Subgraph, fill, idle_graph, kernel_of
+from mpq.hardware_profiles.profiling._base import Program
+from mpq.hardware_profiles.profiling.compiled_network import CompiledNetwork
 from mpq.quantization.precision import Precision
 
 if TYPE_CHECKING:
@@ -27,24 +28,24 @@ class GraphRuntime(ABC):
         kernel = kernel_of(kind, precision)
         return "" if kernel is None else kernel.value
 
-    def stretch(
-        self, subject: Subject, stretch: Stretch, precisions: Mapping[str, Precision]
+    def subgraph(
+        self, compiled: CompiledNetwork, subgraph: Subgraph, precisions: Mapping[str, Precision]
     ) -> Program:
         """A part of the network, from floats to floats."""
-        graph = fill(subject.skeleton, precisions, subject.quantizer, stretch.graph)
-        return self.compiled(graph, list(stretch.examples))
+        graph = fill(compiled.template, precisions, compiled.quantizer, subgraph.graph)
+        return self.compiled(graph, list(subgraph.examples))
 
-    def network(self, subject: Subject, precisions: Mapping[str, Precision]) -> Program:
+    def network(self, compiled: CompiledNetwork, precisions: Mapping[str, Precision]) -> Program:
         """The whole network."""
-        graph = fill(subject.skeleton, precisions, subject.quantizer)
-        return self.compiled(graph, list(subject.skeleton.feeds.values()))
+        graph = fill(compiled.template, precisions, compiled.quantizer)
+        return self.compiled(graph, list(compiled.template.feeds.values()))
 
     def idle(self) -> Program:
         """One number, handed through."""
         return self.compiled(*idle_graph())
 
     @abstractmethod
-    def compiled(self, graph: "onnx.ModelProto", examples: list[Array]) -> Program:
+    def compiled(self, graph: "onnx.ModelProto", examples: list[AnyArray]) -> Program:
         """A graph, ready to run on its example inputs.
 
         Raises:

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
 
+from mpq._support.arrays import AnyArray
 from mpq.backends.onnx import open_session
 from mpq.errors import InputError
-from mpq.hardware_profiles.profiling._base import Array, Program
+from mpq.hardware_profiles.profiling._base import Program
 from mpq.hardware_profiles.profiling.onnx_base import GraphRuntime
 
 if TYPE_CHECKING:
@@ -39,13 +40,13 @@ class OnnxRuntime(GraphRuntime):
         if self.num_threads < 1:
             raise InputError(f"onnxruntime needs num_threads >= 1; got {self.num_threads}")
 
-    def compiled(self, graph: "onnx.ModelProto", examples: list[Array]) -> Program:
+    def compiled(self, graph: "onnx.ModelProto", examples: list[AnyArray]) -> Program:
         """See ``GraphRuntime``."""
         session = open_session(graph, self.num_threads, self.channels_last)
         names = [value.name for value in session.get_inputs()]
         feeds = dict(zip(names, examples, strict=True))
 
-        def outputs(*values: Array) -> Array:
+        def outputs(*values: AnyArray) -> AnyArray:
             return np.asarray(session.run(None, dict(zip(names, values, strict=True)))[0])
 
         return Program(lambda: session.run(None, feeds), outputs)

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 
+from mpq._support.arrays import AnyArray
 from mpq.errors import InputError, MissingDependencyError, ModelError
-from mpq.hardware_profiles.profiling._base import Array, Program
+from mpq.hardware_profiles.profiling._base import Program
 from mpq.hardware_profiles.profiling.onnx_base import GraphRuntime
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class OpenVino(GraphRuntime):
                 f"{self.num_threads} and {self.inference_precision!r}"
             )
 
-    def compiled(self, graph: "onnx.ModelProto", examples: list[Array]) -> Program:
+    def compiled(self, graph: "onnx.ModelProto", examples: list[AnyArray]) -> Program:
         """See ``GraphRuntime``."""
         try:
             import openvino
@@ -61,11 +62,11 @@ class OpenVino(GraphRuntime):
         except RuntimeError as error:
             raise ModelError(f"OpenVINO cannot load the graph: {error}") from error
 
-        def feed(values: tuple[Array, ...] | list[Array]) -> None:
+        def feed(values: tuple[AnyArray, ...] | list[AnyArray]) -> None:
             for index, value in enumerate(values):
                 request.set_input_tensor(index, openvino.Tensor(np.ascontiguousarray(value)))
 
-        def outputs(*values: Array) -> Array:
+        def outputs(*values: AnyArray) -> AnyArray:
             feed(values)
             request.infer()
             return np.array(request.get_output_tensor(0).data)

@@ -9,19 +9,19 @@ import numpy as np
 
 from mpq._support.journal import Journal
 from mpq._support.rows import Memory, Rows
-from mpq.backends.onnx import Stretch, check_batch_size, require_onnx
+from mpq.backends.onnx import Subgraph, check_batch_size, require_onnx
 from mpq.errors import InputError, ModelError
 from mpq.hardware_profiles import NetworkProfile
 from mpq.hardware_profiles.profiling._base import Runtime
-from mpq.hardware_profiles.profiling.compiled_network import Subject
+from mpq.hardware_profiles.profiling.compiled_network import CompiledNetwork
 from mpq.hardware_profiles.profiling.correction import Correction, TimeErrors, predicted
-from mpq.hardware_profiles.profiling.layer_sums import Parts
+from mpq.hardware_profiles.profiling.layer_sums import LayerSums
 from mpq.hardware_profiles.profiling.layer_times import LayerTimes, time_layers
 from mpq.hardware_profiles.profiling.machine import describe_machine
 from mpq.hardware_profiles.profiling.network_times import (
-    WholeTimes,
+    NetworkTimes,
     random_assignments,
-    time_whole,
+    time_networks,
     uniform_assignments,
 )
 from mpq.hardware_profiles.profiling.timer import Timer, pinned
@@ -98,13 +98,13 @@ class Profiling:
             )
         with pinned(self.runtime.num_threads):
             runnable = self._runnable(network, candidates)
-            subject = Subject.of(network, data, runnable, self.batch_size, self.ranges)
-            rows = self._rows(subject, data, runnable)
-            between = Stretch.between(subject.skeleton) if self.runtime.runs_pairs else ()
-            times = time_layers(subject, self.runtime, runnable, between, self.timer, rows)
-            parts = Parts.of(subject, self.runtime, runnable, times)
-            measured = self._whole(subject, parts, rows)
-        return _profile(name, subject, self.runtime, self.timer, parts, times, measured)
+            compiled = CompiledNetwork.of(network, data, runnable, self.batch_size, self.ranges)
+            rows = self._rows(compiled, data, runnable)
+            between = Subgraph.between(compiled.template) if self.runtime.runs_pairs else ()
+            times = time_layers(compiled, self.runtime, runnable, between, self.timer, rows)
+            sums = LayerSums.of(compiled, self.runtime, runnable, times)
+            measured = self._networks(compiled, sums, rows)
+        return _profile(name, compiled, self.runtime, self.timer, sums, times, measured)
 
     def _runnable(self, network: Network, candidates: Sequence[Precision]) -> list[Precision]:
         kinds = [layer.kind for layer in network.layers]
@@ -114,64 +114,68 @@ class Profiling:
             raise InputError(f"{self.runtime.name} runs no layer at {names}")
         return runnable
 
-    def _rows(self, subject: Subject, data: Calibration, candidates: Sequence[Precision]) -> Rows:
+    def _rows(
+        self, compiled: CompiledNetwork, data: Calibration, candidates: Sequence[Precision]
+    ) -> Rows:
         if self.journal is None:
             return Memory()
-        key = measurement_key(subject.network, data, subject.quantizer, candidates) | {
+        key = measurement_key(compiled.network, data, compiled.quantizer, candidates) | {
             "runtime": repr(self.runtime),
-            "batch_size": str(subject.batch_size),
+            "batch_size": str(compiled.batch_size),
             "clock": self.timer.clock,
             "seed": str(self.seed),
             "machine": repr(describe_machine((self.runtime.package,))),
         }
         return Journal(self.journal, key)
 
-    def _whole(self, subject: Subject, parts: Parts, rows: Rows) -> WholeTimes | None:
+    def _networks(
+        self, compiled: CompiledNetwork, sums: LayerSums, rows: Rows
+    ) -> NetworkTimes | None:
         """Mixed networks first, then the uniform ones."""
         if not self.num_networks:
             return None
-        table = parts.table()
-        mixed = random_assignments(table, subject.network.ties, self.num_networks, self.seed)
+        table = sums.table()
+        mixed = random_assignments(table, compiled.network.ties, self.num_networks, self.seed)
         assignments = np.vstack([mixed, uniform_assignments(table)])
-        return time_whole(
-            subject, self.runtime, parts.precisions, assignments, self.timer, rows,
+        return time_networks(
+            compiled, self.runtime, sums.precisions, assignments, self.timer, rows,
             f"{self.num_networks} networks",
         )  # fmt: skip
 
 
 def _profile(
     name: str,
-    subject: Subject,
+    compiled: CompiledNetwork,
     runtime: Runtime,
     timer: Timer,
-    parts: Parts,
+    sums: LayerSums,
     times: LayerTimes,
-    measured: WholeTimes | None,
+    measured: NetworkTimes | None,
 ) -> NetworkProfile:
-    correction = Correction.none(parts) if measured is None else Correction.fit(parts, measured)
-    table = correction.apply(parts)
-    scale = correction.factors[parts.kernel] + correction.deviations
-    widths = replace(table, values=np.abs(scale) * parts.half_width, constant=0.0, pairs=())
+    correction = Correction.none(sums) if measured is None else Correction.fit(sums, measured)
+    table = correction.apply(sums)
+    scale = correction.factors[sums.kernel] + correction.deviations
+    widths = replace(table, values=np.abs(scale) * sums.half_width, constant=0.0, pairs=())
     machine = describe_machine((runtime.package,))
     machine |= {"runtime": repr(runtime), "clock": timer.clock}
     return NetworkProfile(
         name=name,
         title=f"{runtime.name} on {machine['processor']}, {runtime.num_threads} thread(s)",
         notes=f"{NOTES} Machine: {', '.join(f'{key} {value}' for key, value in machine.items())}.",
-        signatures=tuple(layer.signature for layer in subject.layers),
-        batch_size=subject.batch_size,
+        signatures=tuple(layer.signature for layer in compiled.layers),
+        batch_size=compiled.batch_size,
         latency=table,
         half_width=widths,
         machine=machine,
-        record=_record(subject, parts, times, measured, correction),
+        record=_record(compiled, sums, times, measured, correction),
     )
 
 
 def _record(
-    subject: Subject,
-    parts: Parts,
+    compiled: CompiledNetwork,
+    sums: LayerSums,
     times: LayerTimes,
-    measured: WholeTimes | None,
+    measured: NetworkTimes | None,
     correction: Correction,
 ) -> Mapping[str, Any]:
     rows = [
@@ -191,18 +195,20 @@ def _record(
         "computed_wrongly": wrong,
     }  # fmt: skip
     if measured is not None:
-        found["networks"] = _networks(subject, parts, measured)
-        found["correction"] = correction.to_dict(parts)
-        found["agreement"] = _agreement(parts, measured)
+        found["networks"] = _networks(compiled, sums, measured)
+        found["correction"] = correction.to_dict(sums)
+        found["agreement"] = _agreement(sums, measured)
     return found
 
 
-def _networks(subject: Subject, parts: Parts, measured: WholeTimes) -> list[dict[str, Any]]:
-    names = [layer.name for layer in subject.layers]
+def _networks(
+    compiled: CompiledNetwork, sums: LayerSums, measured: NetworkTimes
+) -> list[dict[str, Any]]:
+    names = [layer.name for layer in compiled.layers]
     return [
         {
             "precisions": {
-                name: str(parts.precisions[column]) for name, column in zip(names, row, strict=True)
+                name: str(sums.precisions[column]) for name, column in zip(names, row, strict=True)
             },
             **asdict(interval),
         }
@@ -210,13 +216,13 @@ def _networks(subject: Subject, parts: Parts, measured: WholeTimes) -> list[dict
     ]
 
 
-def _agreement(parts: Parts, measured: WholeTimes) -> dict[str, Any]:
+def _agreement(sums: LayerSums, measured: NetworkTimes) -> dict[str, Any]:
     """The plain sum and the correction, on networks that the correction has not seen."""
     held = max(int(len(measured.candidates) * VALIDATION_SHARE), 1)
-    seen = WholeTimes(measured.candidates[held:], measured.intervals[held:])
-    fitted = Correction.fit(parts, seen).apply(parts)
+    seen = NetworkTimes(measured.candidates[held:], measured.intervals[held:])
+    fitted = Correction.fit(sums, seen).apply(sums)
     models: Mapping[str, Callable[[], Any]] = {
-        "sum_of_layers": parts.table, "corrected": lambda: fitted,
+        "sum_of_layers": sums.table, "corrected": lambda: fitted,
     }  # fmt: skip
     truth, candidates = measured.seconds[:held], measured.candidates[:held]
     return {

@@ -8,11 +8,12 @@ from typing import ClassVar, final
 import torch
 from torch import nn
 
-from mpq.backends.onnx import Stretch
+from mpq._support.arrays import AnyArray
+from mpq.backends.onnx import Subgraph
 from mpq.backends.torchao import KERNELS, convert, has_kernel, quantization
 from mpq.errors import InputError
-from mpq.hardware_profiles.profiling._base import Array, Program
-from mpq.hardware_profiles.profiling.compiled_network import Subject
+from mpq.hardware_profiles.profiling._base import Program
+from mpq.hardware_profiles.profiling.compiled_network import CompiledNetwork
 from mpq.quantization.precision import Precision
 
 
@@ -47,22 +48,22 @@ class TorchAo:
         """Float, or which integer kernel."""
         return KERNELS[precision] if self.can_run(kind, precision) else ""
 
-    def stretch(
-        self, subject: Subject, stretch: Stretch, precisions: Mapping[str, Precision]
+    def subgraph(
+        self, compiled: CompiledNetwork, subgraph: Subgraph, precisions: Mapping[str, Precision]
     ) -> Program:
         """One layer alone, all its calls."""
-        (name,) = stretch.layers
-        holder = nn.Sequential(copy.deepcopy(subject.network.layer_module(name)))
-        convert(holder, {name: precisions[name]}, subject.quantizer, {name: holder[0]})
-        examples = [torch.from_numpy(x) for x in stretch.examples]
+        (name,) = subgraph.layers
+        holder = nn.Sequential(copy.deepcopy(compiled.network.layer_module(name)))
+        convert(holder, {name: precisions[name]}, compiled.quantizer, {name: holder[0]})
+        examples = [torch.from_numpy(x) for x in subgraph.examples]
         return self._program(holder, lambda: [holder(x) for x in examples])
 
-    def network(self, subject: Subject, precisions: Mapping[str, Precision]) -> Program:
+    def network(self, compiled: CompiledNetwork, precisions: Mapping[str, Precision]) -> Program:
         """The whole network."""
-        module = copy.deepcopy(subject.network.module)
+        module = copy.deepcopy(compiled.network.module)
         layers = {name: module.get_submodule(name) for name in precisions}
-        convert(module, precisions, subject.quantizer, layers)
-        example = subject.skeleton.example
+        convert(module, precisions, compiled.quantizer, layers)
+        example = compiled.template.example
         return self._program(module, lambda: module(*example.args, **example.kwargs))
 
     def idle(self) -> Program:
@@ -80,9 +81,9 @@ class TorchAo:
             finally:
                 torch.set_num_threads(before)
 
-        def outputs(*values: Array) -> Array:
+        def outputs(*values: AnyArray) -> AnyArray:
             with torch.inference_mode():
-                found: Array = module(torch.from_numpy(values[0])).numpy()
+                found: AnyArray = module(torch.from_numpy(values[0])).numpy()
             return found
 
         return Program(run, outputs)

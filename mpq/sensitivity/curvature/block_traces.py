@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpq._support.arrays import Array
 from mpq.network.divergence import random_signs
 from mpq.sensitivity.curvature.hessian_products import (
     Objective,
@@ -16,7 +17,7 @@ from mpq.sensitivity.curvature.hessian_products import (
     product,
     second_order,
 )
-from mpq.sensitivity.estimation import Array, Estimation
+from mpq.sensitivity.estimation import Estimation
 
 
 @final

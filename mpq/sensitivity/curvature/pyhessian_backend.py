@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mpq._support.arrays import Array
 from mpq._support.progress import track
 from mpq.errors import InputError, MissingDependencyError, ModelError
 from mpq.network.examples import Batch
 from mpq.network.network import Network
 from mpq.sensitivity.curvature.block_traces import Traces
 from mpq.sensitivity.curvature.hessian_products import Objective, own_weights, second_order
-from mpq.sensitivity.estimation import Array, Estimation
+from mpq.sensitivity.estimation import Estimation
 
 BACKENDS = ("mpq", "pyhessian")
 

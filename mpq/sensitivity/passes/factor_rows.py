@@ -3,11 +3,10 @@
 from typing import final
 
 import numpy as np
-import numpy.typing as npt
 
+from mpq._support.arrays import Array
 from mpq.problem.interactions import Interactions
 
-Array = npt.NDArray[np.float64]
 _MIN_KEPT = 4096
 """Rows that are kept in any case; replacing them takes time."""
 

@@ -3,8 +3,9 @@
 import numpy as np
 from torch import Tensor
 
+from mpq._support.arrays import Array
 from mpq._support.progress import track
-from mpq.sensitivity.estimation import Array, Estimation
+from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.forward_pass import read_layers
 

@@ -7,11 +7,9 @@ import numpy as np
 from mpq.errors import InputError, SolverError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
+from mpq.problem.tolerances import PROVED_BOUND
 from mpq.solvers.additive.milp import Answer
 from mpq.solvers.additive.presolve import Reduced
-
-_ROUNDING = 1e-9
-"""Relative error that a proved bound may have from a solver's own arithmetic."""
 
 
 def solution_of(problem: Problem, answer: Answer, solver: str, seconds: float) -> Solution:
@@ -27,7 +25,7 @@ def solution_of(problem: Problem, answer: Answer, solver: str, seconds: float) -
     if bound is not None and bound > loss:
         # Proved in scaled floating point, where its last digits are not ours.
         scale = np.abs(problem.loss.values).sum()
-        if bound > loss + _ROUNDING * scale:
+        if bound > loss + PROVED_BOUND * scale:
             raise SolverError(f"{solver} proved {bound}, above the loss {loss} that it found")
         bound = loss
     return Solution(answer.status, columns, loss, bound, solver, seconds)
@@ -65,7 +63,7 @@ def require_no_pairs(problem: Problem, solver: str) -> None:
     Raises:
         InputError: If the problem has them.
     """
-    if len(problem.grouped.couplings):
+    if len(problem.grouped.pairwise):
         tables = (problem.loss, *problem.constraints.tables)
         names = [table.name for table in tables if table.pairs]
         raise InputError(

@@ -6,13 +6,11 @@ from typing import Any, Self, final
 import numpy as np
 import numpy.typing as npt
 
-from mpq.problem.arrays import Columns
+from mpq._support.arrays import Array, Columns
+from mpq.problem.tolerances import SEARCHED_SUMS
 from mpq.solvers.additive.hull import Hull
 from mpq.solvers.additive.multipliers import Dual
-from mpq.solvers.additive.presolve import Array, Reduced
-
-_ROUNDING = 1e-13
-"""Relative to the losses that are added up: what sums in another order may differ by."""
+from mpq.solvers.additive.presolve import Reduced
 
 
 @final
@@ -83,7 +81,7 @@ def closed(problem: Reduced, dual: Dual, within: Columns, max_states: int) -> tu
     multiplier, room = float(dual.multipliers[0]), 1 - float(dual.used[0]) + float(problem.edge[0])
     cost = problem.excess[0] - problem.excess[0][np.arange(len(within)), dual.columns][:, None]
     best, least = within, problem.loss(within) - dual.bound  # above the relaxation's bound
-    exact = _ROUNDING * (abs(dual.bound) + multiplier + least)
+    exact = SEARCHED_SUMS * (abs(dual.bound) + multiplier + least)
     rows = _open_rows(dual, least)
     rest = _Rest.of(cost[rows], dual.reduced_cost[rows], multiplier)
     trail = [_States.none_yet()]

@@ -22,7 +22,7 @@ def additive_solver(problem: Problem) -> Solver:
     a minute.
     """
     is_small = problem.grouped.allowed.size <= _EXACT_CELLS
-    if len(problem.grouped.couplings):
+    if len(problem.grouped.pairwise):
         return IntegerLinearProgram(time_limit_s=_TIME_LIMIT_S, gap=0.0 if is_small else _GAP)
     if len(problem.constraints.tables) <= 1 or is_small:
         return Lagrangian()

@@ -8,12 +8,13 @@ from typing import ClassVar, Self, final
 import numpy as np
 import numpy.typing as npt
 
+from mpq._support.arrays import Array, Columns
 from mpq.errors import InputError
-from mpq.problem.arrays import Columns
-from mpq.problem.budget import ROUNDING, Budget
+from mpq.problem.budget import Budget
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
+from mpq.problem.tolerances import LIMIT
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.answers import (
     require_additive,
@@ -24,7 +25,7 @@ from mpq.solvers.additive.answers import (
 from mpq.solvers.additive.infeasibility import explained
 from mpq.solvers.additive.lagrangian import Lagrangian
 from mpq.solvers.additive.milp import Answer
-from mpq.solvers.additive.presolve import Array, Reduced
+from mpq.solvers.additive.presolve import Reduced
 
 _WHOLE = 1e-9
 """How far from a whole number a cost may be, as a share of it: what rounding leaves."""
@@ -115,7 +116,7 @@ class DynamicProgramming(Solver):
         grid = _Grid.of(reduced, self.grid)
         table = _Table.of(reduced, np.ceil(grid.units), grid.capacity, keeps_choices=True)
         kept_back = (problem.budgets[-1].limit - np.array(limits)) / reduced.free[0]
-        left = np.floor(grid.room * (1 + ROUNDING) - kept_back * grid.room)
+        left = np.floor(grid.room * (1 + LIMIT) - kept_back * grid.room)
         return [problem.grouped.expand(table.columns(max(int(w), 0))) for w in left.tolist()]
 
     def _answer(self, reduced: Reduced, retreat: int = 0) -> Answer:
@@ -153,7 +154,7 @@ class _Grid:
     @property
     def capacity(self) -> int:
         """Whole units that are free."""
-        return int(self.room * (1 + ROUNDING))
+        return int(self.room * (1 + LIMIT))
 
     @classmethod
     def of(cls, reduced: Reduced, most: int) -> Self:
@@ -171,7 +172,7 @@ class _Grid:
             room = reduced.free[0] / unit / divisor
             # What rounding the costs of all rows may do must not decide what fits.
             slack = float(apart.max(axis=1).sum()) / divisor
-            near = {int(room * (1 + ROUNDING) + change) for change in (-slack, slack)}
+            near = {int(room * (1 + LIMIT) + change) for change in (-slack, slack)}
             if room < most + 1 and len(near) == 1:
                 return cls(whole / divisor, room, is_exact=True)
         return cls(reduced.excess[0] * most, float(most), is_exact=False)

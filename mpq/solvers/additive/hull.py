@@ -6,7 +6,7 @@ from typing import Self, final
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from mpq._support.arrays import Array
 
 
 @final

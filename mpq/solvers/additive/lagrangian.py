@@ -6,9 +6,10 @@ from typing import ClassVar, final
 
 import numpy as np
 
-from mpq.problem.arrays import Columns
+from mpq._support.arrays import Columns
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
+from mpq.problem.tolerances import EQUAL_SUMS
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.answers import (
     check_effort,
@@ -29,7 +30,6 @@ _CORE_CELLS = 100
 """Cells, beside one for each group, of the program that looks for a first good choice."""
 _CORE_GAP = 0.01
 """Of that first choice: it only has to rule cells out, the whole program improves on it."""
-_ROUNDING = 1e-12
 _EXPLAINED_EXACTLY = 2000
 """Cells up to which every number about an infeasible problem is exact."""
 _EXPLAINED_WITHIN_S = 3.0
@@ -139,7 +139,7 @@ class Lagrangian(Solver):
         allowed = self.gap * reduced.loss(best)
         if least <= allowed:
             return Answer(Status.FEASIBLE if self.gap else Status.OPTIMAL, best, bound)
-        open_cells = dual.reduced_cost <= least * (1 + _ROUNDING)
+        open_cells = dual.reduced_cost <= least * (1 + EQUAL_SUMS)
         open_cells[np.arange(len(best)), best] = True
         last = solve_cells(problem, open_cells, replace(effort, absolute_gap=allowed), best)
         if last.columns is None:  # stopped before it had read the first choice

@@ -1,6 +1,6 @@
 """What the next more expensive precision of a layer gains per cost."""
 
-from mpq.problem.arrays import Columns
+from mpq._support.arrays import Columns
 from mpq.solvers.additive.hull import Hull
 from mpq.solvers.additive.presolve import Reduced
 

@@ -6,11 +6,11 @@ from typing import Any, final
 import numpy as np
 import pulp
 
-from mpq.problem.arrays import Columns
+from mpq._support.arrays import Columns, Mask
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Status
-from mpq.solvers.additive.pair_variables import Link, linked
-from mpq.solvers.additive.presolve import Cells, Reduced
+from mpq.solvers.additive.pair_variables import Product, linearised_products
+from mpq.solvers.additive.presolve import Reduced
 from mpq.solvers.additive.pulp_backend import run
 
 OBJECTIVE_SCALE = 1e3
@@ -59,7 +59,7 @@ class Answer:
 
 
 def solve_cells(
-    problem: Problem, cells: Cells, effort: Effort, start: Columns | None = None
+    problem: Problem, cells: Mask, effort: Effort, start: Columns | None = None
 ) -> Answer:
     """The best choice among some cells.
 
@@ -103,7 +103,7 @@ class _Program:
     Args:
         model: ``pulp.LpProblem``.
         variables: Cell ``(group, column)`` to its binary variable.
-        links: Variables of pairs of cells; both groups have a choice.
+        linearised: Variables of pairs of cells; both groups have a choice.
         kept: ``[G]`` the only cell of a row that is not in the model.
         factor: From losses to the model's objective.
         offset: Loss where the model's objective is 0.
@@ -112,7 +112,7 @@ class _Program:
 
     model: Any
     variables: dict[tuple[int, int], Any]
-    links: list[Link]
+    linearised: list[Product]
     kept: Columns
     factor: float
     offset: float
@@ -124,7 +124,7 @@ class _Program:
         is_open = reduced.usable.sum(axis=1) > 1
         kept = reduced.usable.argmax(axis=1)
         single = ~is_open, kept[~is_open]
-        joint = reduced.couplings
+        joint = reduced.pairwise
         highest = max(
             float(reduced.rise[is_open].max(initial=0.0)),
             float(joint.values[:, 0].max(initial=0.0)),
@@ -134,15 +134,15 @@ class _Program:
         cells = [(int(group), int(column)) for group, column in pairs]
         model = pulp.LpProblem("assignment", pulp.LpMinimize)
         x = {cell: model.add_variable(f"x_{cell[0]}_{cell[1]}", 0, 1, "Integer") for cell in cells}
-        links = linked(model, joint, reduced.usable, x)
+        linearised = linearised_products(model, joint, reduced.usable, x)
         terms = [(x[cell], reduced.rise[cell] * factor) for cell in cells]
-        model += _sum(terms + _costs(links, 0, factor))
+        model += _sum(terms + _costs(linearised, 0, factor))
         for group in np.flatnonzero(is_open).tolist():
             open_columns = np.flatnonzero(reduced.usable[group]).tolist()
             model += _sum([(x[group, column], 1.0) for column in open_columns]) == 1
         for row, excess in enumerate(reduced.excess, start=1):
             terms = [(x[cell], excess[cell]) for cell in cells if excess[cell] > 0]
-            terms += _costs(links, row)
+            terms += _costs(linearised, row)
             if terms:
                 model += _sum(terms) <= 1.0 - margin - float(excess[single].sum())
         for columns in excluded:
@@ -150,11 +150,15 @@ class _Program:
             model += _sum(same) <= len(same) - 1
         offset = reduced.offset + float(reduced.rise[single].sum())
         is_excluded = not x and any(np.array_equal(kept, columns) for columns in excluded)
-        return cls(model, x, links, kept, factor, offset, is_excluded)
+        return cls(model, x, linearised, kept, factor, offset, is_excluded)
 
 
-def _costs(links: list[Link], row: int, factor: float = 1.0) -> list[tuple[Any, float]]:
-    return [(link.variable, link.costs[row] * factor) for link in links if link.costs[row] > 0]
+def _costs(linearised: list[Product], row: int, factor: float = 1.0) -> list[tuple[Any, float]]:
+    return [
+        (product.variable, product.costs[row] * factor)
+        for product in linearised
+        if product.costs[row] > 0
+    ]
 
 
 def _sum(terms: list[tuple[Any, float]]) -> Any:
@@ -170,8 +174,8 @@ def _solved(program: _Program, effort: Effort, start: Columns | None) -> Answer:
     if start is not None:
         for (group, column), variable in program.variables.items():
             variable.setInitialValue(float(start[group] == column), check=False)
-        for link in program.links:
-            link.variable.setInitialValue(link.value(start), check=False)
+        for product in program.linearised:
+            product.variable.setInitialValue(product.value(start), check=False)
     bound = run(
         program.model, effort.backend, effort.time_limit_s, effort.relative_gap,
         warm_start=start is not None, absolute_gap=effort.absolute_gap * program.factor,

@@ -7,18 +7,17 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
-from mpq.problem.arrays import Columns
-from mpq.solvers.additive.presolve import Array, Cells, Reduced
+from mpq._support.arrays import Array, Columns, Mask
+from mpq.problem.tolerances import DUAL_BOUND
+from mpq.solvers.additive.presolve import Reduced
 
 # Caps against rounding that keeps an iteration alive: each step visits a new corner of the bound
 # otherwise, and whatever the last one found is a valid bound.
 _MAX_SECANTS = 500
 _MAX_PLANES = 40
 _MAX_PROGRAMS = 20
-_ROUNDING = 1e-10
-"""Relative to what is added up in a bound."""
 _PROGRAM_CELLS = 3000
-"""Cells, beside one for each row, of the first linear program."""
+"""Mask, beside one for each row, of the first linear program."""
 _CLOSE = 1e-12
 """Distance of the bound from its upper estimate at which it is largest, relative to all losses."""
 
@@ -60,10 +59,10 @@ class Dual:
 
     def proves_infeasible(self, problem: Reduced) -> bool:
         """Whether the bound is above every loss, so that no choice can be within the budgets."""
-        rounding = _ROUNDING * (problem.worst + float(self.multipliers.sum()))
+        rounding = DUAL_BOUND * (problem.worst + float(self.multipliers.sum()))
         return self.bound > problem.worst + rounding
 
-    def cells_within(self, count: int) -> Cells:
+    def cells_within(self, count: int) -> Mask:
         """``[G, B]`` the cells of least reduced cost, so many beside one for each row."""
         rest = self.reduced_cost.copy()
         rest[np.arange(len(rest)), self.columns] = -1.0
@@ -111,7 +110,7 @@ def _secants(problem: Reduced, over: Dual) -> tuple[Dual, Columns]:
 def _several(problem: Reduced, start: Dual) -> tuple[Dual, Columns | None]:
     """Several budgets: cutting planes come near, linear programs over few cells finish.
 
-    Cells that a program's multipliers would rather have are added to the next one until there are
+    Mask that a program's multipliers would rather have are added to the next one until there are
     none (column generation, Dantzig and Wolfe 1960, doi:10.1287/opre.8.1.101).
     """
     best, within = _cutting_planes(problem, start)
@@ -170,7 +169,7 @@ def _highest(planes: list[tuple[float, Array]], box: float) -> tuple[float, Arra
     return float(found.x[0]), np.asarray(found.x[1:])
 
 
-def _program(problem: Reduced, near: Cells, columns: Columns) -> Array | None:
+def _program(problem: Reduced, near: Mask, columns: Columns) -> Array | None:
     """Multipliers of the linear program over some cells; rows with one cell keep it."""
     near = near.copy()
     near[np.arange(len(near)), columns] = True

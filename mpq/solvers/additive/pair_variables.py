@@ -7,14 +7,13 @@ from typing import Any, final
 import numpy as np
 import pulp
 
-from mpq.problem.arrays import Columns
-from mpq.problem.couplings import Array, Couplings
-from mpq.solvers.additive.presolve import Cells
+from mpq._support.arrays import Array, Columns, Mask
+from mpq.problem.pairwise_costs import PairwiseCosts
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Link:
+class Product:
     """A variable that is 1 where two groups take some columns, each its own, and else 0.
 
     Args:
@@ -35,9 +34,9 @@ class Link:
         return float(all(columns[group] in either for group, either in taken))
 
 
-def linked(
-    model: Any, couplings: Couplings, usable: Cells, cells: Mapping[tuple[int, int], Any]
-) -> list[Link]:
+def linearised_products(
+    model: Any, pairwise: PairwiseCosts, usable: Mask, cells: Mapping[tuple[int, int], Any]
+) -> list[Product]:
     r"""Adds variables ``y`` and the rows that make them products of the choices ``x``.
 
     .. math:: \sum_c y_{bc} = x_{gb}, \quad \sum_b y_{bc} = x_{hc}, \quad y \ge 0
@@ -49,12 +48,12 @@ def linked(
 
     Args:
         model: ``pulp.LpProblem``.
-        couplings: Costs of budgets in units of what each leaves free.
+        pairwise: Costs of budgets in units of what each leaves free.
         usable: ``[G, B]``.
-        cells: Variable of every usable cell of the groups that are coupled.
+        cells: Variable of every usable cell of the groups that are in a pair.
     """
     found = []
-    for k, (ends, values) in enumerate(zip(couplings.ends, couplings.values, strict=True)):
+    for k, (ends, values) in enumerate(zip(pairwise.ends, pairwise.values, strict=True)):
         first, second = (np.flatnonzero(usable[group]) for group in ends)
         block = values[:, first][:, :, second]  # [1 + R, b, c]
         rows, columns = _alike(block, first), _alike(block.swapaxes(1, 2), second)
@@ -64,7 +63,7 @@ def linked(
             if (costs[1:] > 1).any():
                 continue  # alone beyond a budget: never 1
             variable = model.add_variable(f"y_{k}_{i}_{j}", 0)
-            found.append(Link(variable, ends, (rows[i], columns[j]), costs))
+            found.append(Product(variable, ends, (rows[i], columns[j]), costs))
             sums[i].append((variable, 1.0))
             sums[len(rows) + j].append((variable, 1.0))
         sides = [(ends[0], r) for r in rows] + [(ends[1], c) for c in columns]

@@ -6,15 +6,11 @@ from functools import cached_property
 from typing import Self, final
 
 import numpy as np
-import numpy.typing as npt
 
-from mpq.problem.arrays import Columns
-from mpq.problem.budget import ROUNDING
-from mpq.problem.couplings import Couplings
+from mpq._support.arrays import Array, Columns, Mask
 from mpq.problem.grouped import Grouped
-
-Array = npt.NDArray[np.float64]
-Cells = npt.NDArray[np.bool_]
+from mpq.problem.pairwise_costs import PairwiseCosts
+from mpq.problem.tolerances import LIMIT
 
 _EDGE = 4 * float(np.finfo(np.float64).eps)
 """Of every number in a sum, what its last digits may hide from a comparison with what is free."""
@@ -42,21 +38,21 @@ class Reduced:
         edge: ``[R]`` units that a sum here may differ by from ``Budget.is_met``'s, which decides.
         offset: Sum of the rows' smallest losses.
         overrun: Whether the smallest costs of all rows together already break a budget.
-        couplings: What pairs of rows rise and cost besides, in the same units; at least 0, and
+        pairwise: What pairs of rows rise and cost besides, in the same units; at least 0, and
             more than 1 where the two alone overrun a budget.
     """
 
     rise: Array
     excess: Array
-    usable: Cells
+    usable: Mask
     free: Array
     edge: Array
     offset: float
     overrun: bool
-    couplings: Couplings
+    pairwise: PairwiseCosts
 
     @classmethod
-    def of(cls, grouped: Grouped, allowed: Cells | None = None, is_rounded: bool = False) -> Self:
+    def of(cls, grouped: Grouped, allowed: Mask | None = None, is_rounded: bool = False) -> Self:
         """From a problem with ties added up.
 
         Args:
@@ -64,13 +60,13 @@ class Reduced:
             allowed: ``[G, B]`` cells to choose among; default: all that are allowed.
             is_rounded: Whether the costs are already sums.
         """
-        is_rounded |= len(grouped.couplings) > 0 or any(len(rows) > 1 for rows in grouped.members)
+        is_rounded |= len(grouped.pairwise) > 0 or any(len(rows) > 1 for rows in grouped.members)
         usable = (grouped.allowed if allowed is None else allowed).copy()
         while True:
             floors = np.where(usable, grouped.costs, np.inf).min(axis=2)  # [R, G]
             excess = np.where(usable, grouped.costs - floors[:, :, None], 0.0)
             # In the order of `Budget.is_met`.
-            allowance = grouped.limits + ROUNDING * np.abs(grouped.limits)
+            allowance = grouped.limits + LIMIT * np.abs(grouped.limits)
             free = allowance - [math.fsum(row) for row in floors.tolist()]
             # What overruns by no more than the last digits stays: the answer is checked exactly.
             sizes = np.abs(grouped.limits) + np.abs(floors).sum(axis=1)
@@ -85,50 +81,50 @@ class Reduced:
                 break
             usable &= ~overruns  # which may lift the floors
         usable &= ~_dominated(grouped, excess, usable)
-        if len(grouped.couplings) and not is_overrun and (usable != grouped.allowed).any():
-            # Where a row has fewer cells, more of a coupling depends on the other row alone.
+        if len(grouped.pairwise) and not is_overrun and (usable != grouped.allowed).any():
+            # Where a row has fewer cells, more of a pair's cost depends on the other row alone.
             return cls.of(grouped.among(usable), is_rounded=is_rounded)
         floor = np.where(usable, grouped.loss, np.inf).min(axis=1)
         rise = np.where(usable, grouped.loss - floor[:, None], 0.0)
         unit = np.where(free > 0, free, 1.0)[:, None, None]
-        joint = grouped.couplings.values[:, 1:]  # [K, R, B, B]
+        joint = grouped.pairwise.values[:, 1:]  # [K, R, B, B]
         most = np.where(usable, excess, 0.0).max(axis=2).sum(axis=1)
         most += joint.max(axis=(2, 3), initial=0.0).sum(axis=0)
-        binds = most > free * (1 - ROUNDING)
+        binds = most > free * (1 - LIMIT)
         offset = math.fsum(floor.tolist())
         # A pair beyond the limit is ruled out and need not be as large as it is.
         joint = np.where(joint > beyond, _BEYOND, np.minimum(joint / unit, 1.0))[:, binds]
-        values = np.concatenate([grouped.couplings.values[:, :1], joint], axis=1)
-        couplings = replace(grouped.couplings, values=values)
+        values = np.concatenate([grouped.pairwise.values[:, :1], joint], axis=1)
+        pairwise = replace(grouped.pairwise, values=values)
         # A cell beyond the limit is ruled out; in units of a denormal limit it would overflow.
         excess = np.minimum(np.where(usable, excess, 0.0) / unit, 1.0)[binds]
         edge = (edge / unit[:, 0, 0])[binds]
-        return cls(rise, excess, usable, free[binds], edge, offset, is_overrun, couplings)
+        return cls(rise, excess, usable, free[binds], edge, offset, is_overrun, pairwise)
 
     def loss(self, columns: Columns) -> float:
         """Sum of rises of ``columns [G]``."""
         rises = self.rise[np.arange(len(columns)), columns].tolist()
-        return math.fsum([*rises, float(self.couplings.cost(columns[None])[0, 0])])
+        return math.fsum([*rises, float(self.pairwise.cost(columns[None])[0, 0])])
 
     def used(self, columns: Columns) -> Array:
         """``[R]`` shares of the budgets that ``columns [G]`` uses."""
         alone = self.excess[:, np.arange(len(columns)), columns].sum(axis=1)
-        return np.asarray(alone + self.couplings.cost(columns[None])[0, 1:])
+        return np.asarray(alone + self.pairwise.cost(columns[None])[0, 1:])
 
     @property
     def at_worst(self) -> Self:
-        """Without couplings: each costs its first row what it costs there at most."""
+        """Without pairwise costs: each costs its first row what it costs there at most."""
         rise, excess = self.rise.copy(), self.excess.copy()
-        for row, values in zip(self.couplings.first.tolist(), self.couplings.values, strict=True):
+        for row, values in zip(self.pairwise.first.tolist(), self.pairwise.values, strict=True):
             rise[row] += values[0].max(axis=1)
             excess[:, row] += values[1:].max(axis=2)
         none = replace(
-            self.couplings,
-            first=self.couplings.first[:0],
-            second=self.couplings.second[:0],
-            values=self.couplings.values[:0],
+            self.pairwise,
+            first=self.pairwise.first[:0],
+            second=self.pairwise.second[:0],
+            values=self.pairwise.values[:0],
         )
-        return replace(self, rise=rise, excess=excess, couplings=none)
+        return replace(self, rise=rise, excess=excess, pairwise=none)
 
     @cached_property
     def worst(self) -> float:
@@ -141,16 +137,16 @@ class Reduced:
         return np.asarray(np.where(self.usable, self.rise, np.inf).argmin(axis=1))
 
 
-def _dominated(grouped: Grouped, excess: Array, usable: Cells) -> Cells:
+def _dominated(grouped: Grouped, excess: Array, usable: Mask) -> Mask:
     """``[G, B]`` cells that another of the row betters in everything; of equal ones all but one.
 
-    Beside a coupling, whatever the other row takes (dead-end elimination, Desmet et al. 1992,
+    Beside a pairwise cost, whatever the other row takes (dead-end elimination, Desmet et al. 1992,
     doi:10.1038/356539a0).
     """
     values = np.concatenate([grouped.loss[None], excess])  # [1 + R, G, B]
     rises = values[..., :, None] - values[..., None, :]  # [1 + R, G, B, B] of the first
-    couplings = grouped.couplings
-    for (first, second), joint in zip(couplings.ends, couplings.values, strict=True):
+    pairwise = grouped.pairwise
+    for (first, second), joint in zip(pairwise.ends, pairwise.values, strict=True):
         for row, other, costs in ((first, second, joint), (second, first, joint.swapaxes(1, 2))):
             seen = costs[:, :, usable[other]]  # [1 + R, B, C]
             rises[:, row] += (seen[:, :, None] - seen[:, None]).max(axis=3, initial=-np.inf)

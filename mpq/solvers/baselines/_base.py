@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from mpq.problem.arrays import Columns
-from mpq.problem.budget import ROUNDING
+from mpq._support.arrays import Columns
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
+from mpq.problem.tolerances import EQUAL_SUMS
 from mpq.solvers.additive.answers import require_additive, require_no_pairs, solution_of
 from mpq.solvers.additive.lagrangian import Lagrangian
 from mpq.solvers.additive.milp import Answer
@@ -41,7 +41,7 @@ def solved_by(rule: Rule, problem: Problem, name: str) -> Solution:
         seconds = time.perf_counter() - start
         return Solution(Status.UNKNOWN, None, float("nan"), exact.bound, name, seconds)
     dual, _ = maximised(reduced)
-    is_best = reduced.loss(columns) <= dual.bound + ROUNDING * reduced.worst
+    is_best = reduced.loss(columns) <= dual.bound + EQUAL_SUMS * reduced.worst
     status = Status.OPTIMAL if is_best else Status.FEASIBLE
     answer = Answer(status, columns, reduced.offset + dual.bound)
     return solution_of(problem, answer, name, time.perf_counter() - start)

@@ -5,7 +5,7 @@ from typing import ClassVar, final
 
 import numpy as np
 
-from mpq.problem.arrays import Columns
+from mpq._support.arrays import Columns
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers._base import Solver

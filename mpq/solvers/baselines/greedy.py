@@ -5,8 +5,8 @@ from typing import ClassVar, Literal, final
 
 import numpy as np
 
+from mpq._support.arrays import Columns
 from mpq.errors import UnknownNameError
-from mpq.problem.arrays import Columns
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers._base import Solver

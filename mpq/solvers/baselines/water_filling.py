@@ -5,12 +5,12 @@ from typing import ClassVar, final
 
 import numpy as np
 
-from mpq.problem.arrays import Columns
+from mpq._support.arrays import Array, Columns
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.answers import require_one_budget
-from mpq.solvers.additive.hull import Array, Hull
+from mpq.solvers.additive.hull import Hull
 from mpq.solvers.additive.presolve import Reduced
 from mpq.solvers.baselines._base import solved_by
 

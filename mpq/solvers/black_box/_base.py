@@ -8,15 +8,15 @@ from typing import ClassVar, Protocol, Self, final
 
 import numpy as np
 
+from mpq._support.arrays import Array, Columns
 from mpq._support.progress import track
 from mpq.errors import InputError, SolverError
-from mpq.problem.arrays import Columns
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Losses, Solver
 from mpq.solvers.additive.default import solve_additive
 from mpq.solvers.black_box import seeds
-from mpq.solvers.black_box.population import Array, Assignments, Space, nondominated
+from mpq.solvers.black_box.population import Assignments, Space, nondominated
 from mpq.solvers.black_box.study import Store, TrialLog, Trials
 
 _TIE = 1e-12
@@ -192,7 +192,7 @@ class Run:
             if not self.has_costs:
                 return losses[:, None]
             used = grouped.costs[:, groups, assignments].sum(axis=2).T  # [P, R]
-            return np.column_stack([losses, used + grouped.couplings.cost(assignments)[:, 1:]])
+            return np.column_stack([losses, used + grouped.pairwise.cost(assignments)[:, 1:]])
 
         return evaluate
 

@@ -6,13 +6,13 @@ from typing import ClassVar, Self, final
 import numpy as np
 import numpy.typing as npt
 
+from mpq._support.arrays import Array, Columns
 from mpq.errors import InputError, UnknownNameError
-from mpq.problem.arrays import Columns
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Losses
 from mpq.solvers.black_box._base import MeasuringSolver, Run
-from mpq.solvers.black_box.population import Array, Assignments, Space, survivors
+from mpq.solvers.black_box.population import Assignments, Space, survivors
 from mpq.solvers.black_box.study import Trials
 
 OBJECTIVES = ("loss", "loss+costs")

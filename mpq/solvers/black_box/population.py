@@ -7,13 +7,13 @@ from typing import Self, final
 import numpy as np
 import numpy.typing as npt
 
-from mpq.problem.budget import ROUNDING
-from mpq.problem.couplings import Couplings
+from mpq._support.arrays import Array
+from mpq.problem.pairwise_costs import PairwiseCosts
 from mpq.problem.problem import Problem
+from mpq.problem.tolerances import LIMIT
 
 Assignments = npt.NDArray[np.intp]
 """``[P, G]`` column of every group of tied layers, for ``P`` assignments."""
-Array = npt.NDArray[np.float64]
 
 _CROSSED = 0.9
 """Share of children that have two parents."""
@@ -34,7 +34,7 @@ class Space:
         problem: Whose groups, budgets and allowed cells.
         costs: ``[R, G, B]``, each resource in units of what single groups use of it at most.
         limits: ``[R]`` in the same units.
-        couplings: What pairs of groups use besides, in the same units; row 0 is of the loss.
+        pairwise: What pairs of groups use besides, in the same units; row 0 is of the loss.
         is_informed: Whether half of the repairs lean towards a small predicted loss. Children of
             solved assignments gain from that; from random starts it ends in local optima.
     """
@@ -42,7 +42,7 @@ class Space:
     problem: Problem
     costs: Array
     limits: Array
-    couplings: Couplings
+    pairwise: PairwiseCosts
     is_informed: bool = True
 
     @classmethod
@@ -52,9 +52,9 @@ class Space:
         largest = np.abs(grouped.costs).max(axis=2).sum(axis=1)  # [R]
         scale = np.where(largest > 0, largest, 1.0)
         costs, limits = grouped.costs / scale[:, None, None], grouped.limits / scale
-        joint = grouped.couplings.values / np.concatenate([[1.0], scale])[:, None, None]
-        couplings = replace(grouped.couplings, values=joint)
-        return cls(problem, costs, limits, couplings, is_informed)
+        joint = grouped.pairwise.values / np.concatenate([[1.0], scale])[:, None, None]
+        pairwise = replace(grouped.pairwise, values=joint)
+        return cls(problem, costs, limits, pairwise, is_informed)
 
     @cached_property
     def group_of(self) -> npt.NDArray[np.intp]:
@@ -77,15 +77,15 @@ class Space:
     def used(self, assignments: Assignments) -> Array:
         """``[P, R]`` of every resource, in the units of ``limits``."""
         alone = self.costs[:, np.arange(self.num_groups), assignments].sum(axis=2).T
-        return np.asarray(alone + self.couplings.cost(assignments)[:, 1:])
+        return np.asarray(alone + self.pairwise.cost(assignments)[:, 1:])
 
     @cached_property
     def _joint(self) -> Array:
-        """``[R, G, B, G, B]`` of the couplings."""
-        return self.couplings.dense(self.num_groups)[1:]
+        """``[R, G, B, G, B]`` of the pairwise costs."""
+        return self.pairwise.dense(self.num_groups)[1:]
 
     def _over(self, used: Array) -> Array:
-        slack = ROUNDING * np.abs(self.limits)
+        slack = LIMIT * np.abs(self.limits)
         return np.where(used > self.limits + slack, used - self.limits, 0.0)
 
     def within(self, assignments: Assignments) -> npt.NDArray[np.bool_]:
@@ -166,7 +166,7 @@ class Space:
         rows = np.arange(len(assignments))
         held = assignments[rows, group]
         costs = self.costs[:, group]  # [R, P, B]
-        if len(self.couplings):
+        if len(self.pairwise):
             every = np.arange(self.num_groups)
             near = self._joint[:, group[:, None], :, every, assignments]  # [P, G, R, B]
             costs = costs + near.sum(axis=1).swapaxes(0, 1)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from mpq._support.arrays import Columns
 from mpq.errors import InputError
-from mpq.problem.arrays import Columns
 from mpq.problem.problem import Problem
 from mpq.solvers.black_box.population import Assignments, Space
 

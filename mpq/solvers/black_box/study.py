@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self, final
 
 import numpy as np
 
+from mpq._support.arrays import Array
 from mpq.errors import (
     FileFormatError,
     InputError,
@@ -16,7 +17,7 @@ from mpq.errors import (
     SolverError,
 )
 from mpq.problem.problem import Problem
-from mpq.solvers.black_box.population import Array, Assignments, Space
+from mpq.solvers.black_box.population import Assignments, Space
 
 if TYPE_CHECKING:
     import optuna
@@ -235,8 +236,8 @@ def _digest(problem: Problem, is_measured: bool) -> str:
     words += [f"{t.name} {t.unit}" for t in problem.constraints.tables]
     words.append(str(grouped.members))
     found = sha256("\n".join(words).encode())
-    couplings = grouped.couplings
-    pairs = (couplings.first, couplings.second, couplings.values) if len(couplings) else ()
+    pairwise = grouped.pairwise
+    pairs = (pairwise.first, pairwise.second, pairwise.values) if len(pairwise) else ()
     for array in (grouped.costs, grouped.limits, grouped.allowed, *pairs):
         found.update(array.tobytes())
     if not is_measured and problem.interactions is not None:

@@ -7,13 +7,14 @@ from typing import ClassVar, Self, final
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
+from mpq._support.arrays import Array
 from mpq.errors import InputError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers._base import Losses
 from mpq.solvers.additive.default import solve_additive
 from mpq.solvers.black_box._base import MeasuringSolver, Run, predicted
-from mpq.solvers.black_box.population import Array, Assignments, Space
+from mpq.solvers.black_box.population import Assignments, Space
 from mpq.solvers.black_box.study import Trials
 
 Shape = tuple[float, float, float, float]

@@ -8,6 +8,7 @@ from typing import final
 import numpy as np
 
 from mpq.problem.problem import Problem
+from mpq.problem.tolerances import EQUAL_LOSSES
 from mpq.solvers.quadratic.doubly_nonnegative import Tightened, tightened, without_iteration
 from mpq.solvers.quadratic.moves import Quadratic
 from mpq.solvers.quadratic.subproblem import Subproblem
@@ -16,8 +17,6 @@ MAX_MOVES = 1500
 """Above, a single iteration of the relaxation takes seconds and gigabytes."""
 MAX_ENUMERATED = 20_000
 """Assignments that are rather tried than bounded."""
-_ROUNDING = 1e-9
-"""Relative difference at which two losses are equal."""
 _ROUND = 50
 """Iterations between two looks at what can be ruled out."""
 _PATIENCE = 2
@@ -40,13 +39,13 @@ class Scale:
     @classmethod
     def of(cls, loss: float, simple: float, gap: float = 0.0) -> "Scale":
         """From a known loss and the simple bound."""
-        unit = max(loss - simple, _ROUNDING * abs(loss))
+        unit = max(loss - simple, EQUAL_LOSSES * abs(loss))
         # A loss of 0 with a bound of 0 leaves nothing open in whatever unit.
         return cls(unit if unit > 0 else 1.0, gap)
 
     def cutoff(self, loss: float) -> float:
         """In units: what an assignment must lose less than to matter."""
-        rounding = _ROUNDING * max(abs(loss), self.unit)
+        rounding = EQUAL_LOSSES * max(abs(loss), self.unit)
         return (loss - max(self.gap * abs(loss), rounding)) / self.unit
 
 

@@ -9,8 +9,8 @@ from typing import ClassVar, final
 
 import numpy as np
 
+from mpq._support.arrays import Columns, Mask
 from mpq.errors import InputError
-from mpq.problem.arrays import Columns
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Solver
@@ -27,7 +27,7 @@ from mpq.solvers.quadratic.bound import (
 from mpq.solvers.quadratic.doubly_nonnegative import Tightened
 from mpq.solvers.quadratic.local_search import improved
 from mpq.solvers.quadratic.moves import Quadratic
-from mpq.solvers.quadratic.subproblem import Mask, Subproblem
+from mpq.solvers.quadratic.subproblem import Subproblem
 
 
 @final

@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 
-from mpq.solvers.quadratic.moves import Array
+from mpq._support.arrays import Array
 from mpq.solvers.quadratic.subproblem import Iterate, Subproblem
 
 _STEP = 1.6

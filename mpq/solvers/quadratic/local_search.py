@@ -8,15 +8,15 @@ from typing import ClassVar, final
 
 import numpy as np
 
+from mpq._support.arrays import Array, Columns
 from mpq._support.progress import track
 from mpq.errors import InputError
-from mpq.problem.arrays import Columns
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Solver
 from mpq.solvers.quadratic.additive_start import from_additive
 from mpq.solvers.quadratic.bound import lower_bound
-from mpq.solvers.quadratic.moves import Array, Indices, Quadratic
+from mpq.solvers.quadratic.moves import Quadratic
 
 _MAX_PAIRED = 600
 """Moves (groups times precisions) among which all pairs are tried at once."""
@@ -129,14 +129,14 @@ class _Pairs:
     """
 
     quadratic: Quadratic
-    some: Indices
+    some: Columns
     gram: Array
     same: Array
     joint: Array
-    old: Indices
+    old: Columns
 
     @classmethod
-    def of(cls, quadratic: Quadratic, groups: Indices) -> "_Pairs":
+    def of(cls, quadratic: Quadratic, groups: Columns) -> "_Pairs":
         """Of all moves of some groups."""
         some = np.flatnonzero(np.isin(quadratic.group, groups))
         is_all = len(some) == len(quadratic.group)
@@ -147,7 +147,7 @@ class _Pairs:
         joint, none = np.empty_like(gram), np.full(len(some), -1)
         return cls(quadratic, some, gram, same, joint, none)
 
-    def best(self, single: Array, extra: Array, room: Array, old: Indices, least: float) -> Indices:
+    def best(self, single: Array, extra: Array, room: Array, old: Columns, least: float) -> Columns:
         """Two groups at once, within the budgets: what one gives the other may take.
 
         Args:
@@ -172,7 +172,7 @@ class _Pairs:
         best = int(np.argmin(both[first, second]))
         return some[[first[best], second[best]]]
 
-    def _update(self, old: Indices) -> None:
+    def _update(self, old: Columns) -> None:
         """Only pairs with a group whose move has changed."""
         changed = np.flatnonzero(old != self.old)
         if not len(changed):
@@ -218,11 +218,11 @@ class _Search:
     def _every(self) -> _Pairs:
         return _Pairs.of(self.quadratic, np.arange(len(self.quadratic.index)))
 
-    def _pairs(self, groups: Indices) -> _Pairs:
+    def _pairs(self, groups: Columns) -> _Pairs:
         is_all = len(groups) == len(self.quadratic.index)
         return self._every if is_all else _Pairs.of(self.quadratic, groups)
 
-    def _shares(self, first: Indices) -> list[Indices]:
+    def _shares(self, first: Columns) -> list[Columns]:
         """All groups, in random shares of few enough moves; some groups are in the first."""
         count = len(self.quadratic.index)
         size = max(2, int(_MAX_PAIRED * count / len(self.quadratic.group)))
@@ -256,7 +256,7 @@ class _Search:
                 return columns
             columns[quadratic.group[moves]] = quadratic.column[moves]
 
-    def _changes(self, held: Indices) -> Array:
+    def _changes(self, held: Columns) -> Array:
         """``[M]`` of the loss by each move alone."""
         quadratic = self.quadratic
         old = held[quadratic.group]  # [M] what each move replaces
@@ -265,18 +265,18 @@ class _Search:
         own = 0.5 * quadratic.own
         return np.asarray(slope - slope[old] + own + own[old] - exchanged)
 
-    def _extra(self, held: Indices) -> tuple[Array, Array]:
+    def _extra(self, held: Columns) -> tuple[Array, Array]:
         """What each move costs beside the one it replaces ``[R, M]``, and what is free ``[R]``."""
         costs, old = self.quadratic.costs, held[self.quadratic.group]
         used = costs[:, held].sum(axis=1)
-        if len(self.quadratic.couplings):
+        if len(self.quadratic.pairwise):
             near = self.quadratic.joint[:, :, held].sum(axis=2)  # [R, M]
             used = used + 0.5 * near[:, held].sum(axis=1)
             costs = costs + near
         return costs - costs[:, old], self.quadratic.limits - used
 
 
-def _best_single(single: Array, extra: Array, room: Array, least: float) -> Indices:
+def _best_single(single: Array, extra: Array, room: Array, least: float) -> Columns:
     """The move within the budgets that lowers the loss most, if one does."""
     better = np.flatnonzero(single < least)
     better = better[np.all(extra[:, better] <= room[:, None], axis=0)]

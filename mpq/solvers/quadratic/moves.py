@@ -5,15 +5,11 @@ from functools import cached_property
 from typing import final
 
 import numpy as np
-import numpy.typing as npt
 
-from mpq.problem.arrays import Columns
-from mpq.problem.budget import ROUNDING
-from mpq.problem.couplings import Couplings
+from mpq._support.arrays import Array, Columns
+from mpq.problem.pairwise_costs import PairwiseCosts
 from mpq.problem.problem import Problem
-
-Array = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.intp]
+from mpq.problem.tolerances import LIMIT
 
 
 @final
@@ -33,17 +29,17 @@ class Quadratic:
         group: ``[M]`` of each move, ascending.
         column: ``[M]`` of each move.
         index: ``[G, B]`` the move of each cell, -1 where it is not allowed.
-        couplings: What pairs of groups cost besides ``costs``; nothing in the loss.
+        pairwise: What pairs of groups cost besides ``costs``; nothing in the loss.
     """
 
     rows: Array
     linear: Array
     costs: Array
     limits: Array
-    group: Indices
-    column: Indices
-    index: Indices
-    couplings: Couplings
+    group: Columns
+    column: Columns
+    index: Columns
+    pairwise: PairwiseCosts
 
     @classmethod
     def of(cls, problem: Problem) -> "Quadratic":
@@ -61,20 +57,20 @@ class Quadratic:
             alone[cells] = found.alone[members].sum(axis=0)[column[cells]]
         rows *= np.sqrt(share / len(found.factor))
         linear = grouped.loss[group, column] - share * alone
-        limits = grouped.limits * (1 + ROUNDING * np.sign(grouped.limits))
+        limits = grouped.limits * (1 + LIMIT * np.sign(grouped.limits))
         index = np.full(grouped.allowed.shape, -1, dtype=np.intp)
         index[group, column] = np.arange(len(group))
         costs = grouped.costs[:, group, column]
-        return cls(rows, linear, costs, limits, group, column, index, grouped.couplings)
+        return cls(rows, linear, costs, limits, group, column, index, grouped.pairwise)
 
     @cached_property
     def joint(self) -> Array:
         """``[R, M, M]`` what pairs of moves cost beside the two alone."""
-        every = self.couplings.dense(len(self.index))[1:]  # [R, G, B, G, B]
+        every = self.pairwise.dense(len(self.index))[1:]  # [R, G, B, G, B]
         moves = every[:, self.group, self.column]  # [R, M, G, B]
         return np.asarray(moves[:, :, self.group, self.column])
 
-    def beside(self, first: Indices, second: Indices, old: Indices) -> Array:
+    def beside(self, first: Columns, second: Columns, old: Columns) -> Array:
         """``[R, P]`` what changing to two moves at once costs beside the changes to each.
 
         Args:
@@ -82,14 +78,14 @@ class Quadratic:
             second: ``[P]`` of other groups.
             old: ``[M]`` the move that each replaces.
         """
-        if not len(self.couplings):
+        if not len(self.pairwise):
             return np.zeros((len(self.costs), 1))
         joint, before, other = self.joint, old[first], old[second]
         change = joint[:, first, second] - joint[:, before, second]
         return np.asarray(change - joint[:, first, other] + joint[:, before, other])
 
     @cached_property
-    def starts(self) -> Indices:
+    def starts(self) -> Columns:
         """``[G]`` first move of each group, for ``reduceat``."""
         return first_of_each(self.group)
 
@@ -112,7 +108,7 @@ class Quadratic:
             products[:, column] = np.einsum("ms,ms->m", self.rows, self.rows[other])
         return products
 
-    def moves(self, columns: Columns) -> Indices:
+    def moves(self, columns: Columns) -> Columns:
         """``[G]`` moves that make up a choice ``[G]``."""
         return self.index[np.arange(len(columns)), columns]
 
@@ -123,6 +119,6 @@ class Quadratic:
         return float(0.5 * (together @ together) + self.linear[held].sum())
 
 
-def first_of_each(group: Indices) -> Indices:
+def first_of_each(group: Columns) -> Columns:
     """``[G]`` positions at which an ascending ``group [M]``, from 0, begins anew."""
     return np.flatnonzero(np.diff(group, prepend=-1))

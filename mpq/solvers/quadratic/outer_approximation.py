@@ -10,17 +10,17 @@ import numpy.typing as npt
 import pulp
 from scipy.optimize import linprog
 
-from mpq.problem.arrays import Columns
+from mpq._support.arrays import Array, Columns
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.answers import check_effort
-from mpq.solvers.additive.pair_variables import linked
+from mpq.solvers.additive.pair_variables import linearised_products
 from mpq.solvers.additive.pulp_backend import chosen_backend, run
 from mpq.solvers.quadratic.additive_start import from_additive
 from mpq.solvers.quadratic.bound import simple_bound
 from mpq.solvers.quadratic.local_search import improved
-from mpq.solvers.quadratic.moves import Array, Quadratic
+from mpq.solvers.quadratic.moves import Quadratic
 
 _ROOT_ROUNDS = 60
 """Of tangents to the relaxation before the first integer program: each is one linear program."""
@@ -132,10 +132,10 @@ class _Program:
         unit_of = np.where(free > 0, free, 1.0)[:, None]
         self._costs = np.where(extra > free[:, None], 2.0, extra / unit_of)  # [R, M], at most 1
         self._index = quadratic.index
-        loss, joint = np.split(quadratic.couplings.values, [1], axis=1)
+        loss, joint = np.split(quadratic.pairwise.values, [1], axis=1)
         joint = np.where(joint > free[:, None, None], 2.0, joint / unit_of[:, :, None])
         joint = np.concatenate([loss, joint], axis=1)
-        self._couplings = replace(quadratic.couplings, values=joint)
+        self._pairwise = replace(quadratic.pairwise, values=joint)
         self._tangents: list[tuple[Array, Array]] = []  # [C, M + K] times (x, z) <= [C]
         self._seen: set[bytes] = set()
         self.relaxed = -math.inf  # bound of the relaxation, in the loss table's unit
@@ -211,10 +211,10 @@ class _Program:
             moves = np.flatnonzero(self._group == group)
             model += _sum([x[i] for i in moves], np.ones(len(moves))) == 1
         cells = {tuple(cell): x[self._index[*cell]] for cell in np.argwhere(self._index >= 0)}
-        links = linked(model, self._couplings, self._index >= 0, cells)
-        products = [link.variable for link in links]
+        linearised = linearised_products(model, self._pairwise, self._index >= 0, cells)
+        products = [product.variable for product in linearised]
         for row, costs in enumerate(self._costs, start=1):
-            joint = np.array([link.costs[row] for link in links])
+            joint = np.array([product.costs[row] for product in linearised])
             model += _sum([*x, *products], np.r_[costs, joint]) <= 1.0
         for left, right in self._tangents:
             for row, limit in zip(left, right.tolist(), strict=True):

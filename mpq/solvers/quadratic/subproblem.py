@@ -7,12 +7,10 @@ from itertools import pairwise, product
 from typing import final
 
 import numpy as np
-import numpy.typing as npt
 
-from mpq.problem.budget import ROUNDING
-from mpq.solvers.quadratic.moves import Array, Indices, Quadratic, first_of_each
-
-Mask = npt.NDArray[np.bool_]
+from mpq._support.arrays import Array, Columns, Mask
+from mpq.problem.tolerances import LIMIT
+from mpq.solvers.quadratic.moves import Quadratic, first_of_each
 
 _SLACK = 1e-9
 """Room beside every limit, in units of what it leaves free: a subproblem may keep what breaks a
@@ -61,8 +59,8 @@ class Subproblem:
     gram: Array
     costs: Array
     room: Array
-    group: Indices
-    move: Indices
+    group: Columns
+    move: Columns
     decided: tuple[int, ...]
     forbidden: Mask
     start: Iterate | None = None
@@ -71,7 +69,7 @@ class Subproblem:
     def of(cls, quadratic: Quadratic, unit: float) -> "Subproblem":
         """The whole problem, its loss in the given unit."""
         group = quadratic.group
-        limits = quadratic.limits + ROUNDING * np.abs(quadratic.limits)
+        limits = quadratic.limits + LIMIT * np.abs(quadratic.limits)
         floors = np.minimum.reduceat(quadratic.costs, quadratic.starts, axis=1)  # [R, G]
         free = limits - floors.sum(axis=1)
         extra = quadratic.costs - floors[:, group]
@@ -83,7 +81,7 @@ class Subproblem:
         )  # fmt: skip
 
     @cached_property
-    def starts(self) -> Indices:
+    def starts(self) -> Columns:
         """``[G]`` first cell of each group, for ``reduceat``."""
         return first_of_each(self.group)
 
@@ -111,7 +109,7 @@ class Subproblem:
             None if self.start is None else self._contracted(self.start, decided, left),
         )
 
-    def _contracted(self, start: Iterate, decided: Indices, left: Indices) -> Iterate:
+    def _contracted(self, start: Iterate, decided: Columns, left: Columns) -> Iterate:
         """A decided cell is 1: its row joins that of the constant, and proves what it proved."""
         size, slacks = len(self.linear), np.arange(len(self.room))
         kept = np.concatenate([[0], 1 + left, 1 + size + slacks])
@@ -160,7 +158,7 @@ class Subproblem:
         np.fill_diagonal(clash, False)
         return fits, clash
 
-    def enumerated(self) -> tuple[Array, Indices]:
+    def enumerated(self) -> tuple[Array, Columns]:
         """Every assignment: losses ``[A]``, ``inf`` beyond a budget, and moves ``[A, groups]``."""
         ends = np.append(self.starts, len(self.group))
         ranges = [range(first, end) for first, end in pairwise(ends.tolist())]
@@ -174,7 +172,7 @@ class Subproblem:
         return np.where(fits, losses, np.inf), np.hstack([decided, self.move[cells]])
 
 
-def _same(group: Indices) -> Mask:
+def _same(group: Columns) -> Mask:
     same = group[:, None] == group[None, :]
     np.fill_diagonal(same, False)
     return np.asarray(same)

@@ -5,18 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from mpq._support.arrays import Columns
 from mpq.errors import InfeasibleError, InputError, SolverError
-from mpq.problem.arrays import Columns
 from mpq.problem.budget import Budget
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
+from mpq.problem.tolerances import EQUAL_SUMS
 from mpq.solvers import Solver
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.additive.hull import Hull
-
-_SAME_RATE = 1e-12
-"""Relative difference of two prices, or of two sums, that is only rounding."""
 
 
 def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> list[int]:
@@ -84,8 +82,9 @@ def solve_hull(
 
     Without other budgets every corner is the one before with one layer changed: the layer of the
     largest gain per cost (Everett 1963, doi:10.1287/opre.11.3.399), so that all of them take one
-    sort. With other budgets each corner is a problem of its own, ``loss + price * cost``: between
-    two corners, the one farthest below their line (Aneja and Nair 1979, doi:10.1287/mnsc.25.1.73).
+    sort. With other budgets each corner is a problem of its own, ``loss + multiplier * cost``:
+    between two corners, the one farthest below their line (Aneja and Nair 1979,
+    doi:10.1287/mnsc.25.1.73).
 
     Args:
         problem: Without interactions; a budget on the same resource is left out.
@@ -119,7 +118,7 @@ def solve_hull(
     for step, (row, column) in enumerate(zip(hull.row.tolist(), hull.column.tolist(), strict=True)):
         columns = columns.copy()
         columns[row] = column
-        if step + 1 == len(rates) or rates[step + 1] < rates[step] * (1 - _SAME_RATE):
+        if step + 1 == len(rates) or rates[step + 1] < rates[step] * (1 - EQUAL_SUMS):
             corners.append(grouped.expand(columns))
     return corners, [Status.OPTIMAL] * len(corners)
 
@@ -137,13 +136,13 @@ def _between(
         if len(pair) < 2 or pair[0][0] == pair[1][0]:
             continue
         (left_cost, left_loss), (right_cost, right_loss) = pair
-        price = (left_loss - right_loss) / (right_cost - left_cost)
-        if not price > 0:
+        multiplier = (left_loss - right_loss) / (right_cost - left_cost)
+        if not multiplier > 0:
             continue
-        found = _found(solver.solve(_priced(problem, table, price)))
+        found = _found(solver.solve(_with_multiplier(problem, table, multiplier)))
         point = _point(problem, table, found[0])
-        line = left_loss + price * left_cost
-        if point[1] + price * point[0] < line - _SAME_RATE * abs(line):
+        line = left_loss + multiplier * left_cost
+        if point[1] + multiplier * point[0] < line - EQUAL_SUMS * abs(line):
             corners[point] = found
             pairs += [(pair[0], point), (point, pair[1])]
     return _front(problem, table, [corners[point] for point in sorted(corners)])
@@ -153,8 +152,8 @@ def _point(problem: Problem, table: CostTable, columns: Columns) -> tuple[float,
     return table.total(columns), problem.loss_of(columns)
 
 
-def _priced(problem: Problem, table: CostTable, price: float) -> Problem:
-    values = problem.loss.values + price * np.nan_to_num(table.values)
+def _with_multiplier(problem: Problem, table: CostTable, multiplier: float) -> Problem:
+    values = problem.loss.values + multiplier * np.nan_to_num(table.values)
     return replace(problem, loss=replace(problem.loss, values=values))
 
 

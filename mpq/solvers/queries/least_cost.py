@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import final
 
+from mpq._support.arrays import Columns
 from mpq.errors import InfeasibleError, SolverError
-from mpq.problem.arrays import Columns
-from mpq.problem.budget import ROUNDING
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
+from mpq.problem.tolerances import EQUAL_SUMS, LIMIT
 from mpq.solvers import Solver
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.frontier import solve_frontier
@@ -62,7 +62,7 @@ def least_cost(problem: Problem, table: CostTable, solver: Solver, max_loss: flo
         raise _out_of_reach(problem, table, solver, max_loss)
     limited = problem.limited(table, table.total(cheapest.columns))
     found = solver.solve(limited)
-    if found.columns is None or found.loss > max_loss * (1 + ROUNDING):
+    if found.columns is None or found.loss > max_loss * (1 + LIMIT):
         # A solver that is not exact may miss what is known already.
         loss = problem.loss_of(cheapest.columns)
         found = replace(found, status=Status.FEASIBLE, columns=cheapest.columns, loss=loss)
@@ -128,7 +128,7 @@ def _halved(problem: Problem, table: CostTable, solver: Solver, max_loss: float)
     low, tried = table.total(cheapest), 1
     high = table.total(best.columns)
     for _ in range(_MAX_HALVINGS):
-        if high - low <= ROUNDING * abs(high):
+        if high - low <= EQUAL_SUMS * abs(high):
             break
         middle = 0.5 * (low + high)
         found = solver.solve(problem.limited(table, middle))

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 pytest.importorskip("onnx", reason="mpq[onnx]")
 pytest.importorskip("onnxruntime", reason="mpq[onnx]")
 
-from mpq.backends.onnx import OnnxExport, Stretch, export_onnx, open_session
+from mpq.backends.onnx import OnnxExport, Subgraph, export_onnx, open_session
 from mpq.errors import InputError
-from mpq.hardware_profiles.profiling.compiled_network import Subject
+from mpq.hardware_profiles.profiling.compiled_network import CompiledNetwork
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.network.workload import Workload
@@ -61,24 +61,24 @@ class Ending(nn.Module):
         return {"hidden": hidden, "logits": self.last(hidden)}
 
 
-def subject(make: Callable[[], nn.Module], data: list[Tensor]) -> Subject:
+def compiled(make: Callable[[], nn.Module], data: list[Tensor]) -> CompiledNetwork:
     """Calibrated and exported."""
     torch.manual_seed(0)
     calibration = Calibration.of(data)
     network = Network.of(make().eval(), calibration)
-    return Subject.of(network, calibration, [Precision.parse("w7a8")], 1, Ranges())
+    return CompiledNetwork.of(network, calibration, [Precision.parse("w7a8")], 1, Ranges())
 
 
 def test_all_calls_of_a_layer_are_one_piece() -> None:
     """Two calls of unlike shapes are two inputs of the graph."""
-    alone = Stretch.alone(subject(Twice, [torch.randn(4, 32)]).skeleton, "a")
+    alone = Subgraph.alone(compiled(Twice, [torch.randn(4, 32)]).template, "a")
 
     assert [x.shape for x in alone.examples] == [(1, 32), (1, 3, 32)]
 
 
 def test_a_piece_begins_with_the_call_that_it_holds() -> None:
     """The classifier follows the second call, whose shape is another than the first one's."""
-    pieces = Stretch.between(subject(Twice, [torch.randn(4, 32)]).skeleton)
+    pieces = Subgraph.between(compiled(Twice, [torch.randn(4, 32)]).template)
 
     (piece,) = [piece for piece in pieces if piece.layers == ("a", "c")]
     assert [x.shape for x in piece.examples] == [(1, 3, 32)]
@@ -86,7 +86,7 @@ def test_a_piece_begins_with_the_call_that_it_holds() -> None:
 
 def test_a_hand_over_counts_once() -> None:
     """Although its reader is called twice."""
-    pieces = Stretch.between(subject(Merged, [torch.randn(4, 8)]).skeleton)
+    pieces = Subgraph.between(compiled(Merged, [torch.randn(4, 8)]).template)
 
     assert {piece.layers: piece.calls for piece in pieces} == {("a", "b"): 1, ("c", "b"): 1}
 
@@ -121,9 +121,9 @@ def test_an_export_is_tried(tmp_path: Path) -> None:
     """Seven bits do not saturate, so that only the rounded outputs of convolutions differ."""
     made, _ = exported(Ending, torch.randn(8, 3, 8, 8), "w7a8", tmp_path / "net.onnx")
 
-    assert made.departure is not None
-    assert 0 < made.departure < 0.2
-    assert "much" not in made.judged
+    assert made.deviation is not None
+    assert 0 < made.deviation < 0.2
+    assert "much" not in made.verdict
 
 
 @pytest.mark.parametrize("precision", ["w7a8", "fp32"])
@@ -163,5 +163,5 @@ def test_hugging_face_decoders_are_exported(tmp_path: Path) -> None:
 
     made = export_onnx(model, found.assignment, data, tmp_path / "net.onnx")
 
-    assert made.departure is not None
-    assert made.departure < 0.2
+    assert made.deviation is not None
+    assert made.deviation < 0.2

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from mpq import demo
 from mpq.backends import quantize
-from mpq.backends.onnx import Skeleton, Stretch, export_onnx, fill
+from mpq.backends.onnx import GraphTemplate, Subgraph, export_onnx, fill
 from mpq.cli.__main__ import app
 from mpq.errors import PrecisionError
 from mpq.network.examples import Calibration
@@ -149,7 +149,7 @@ class Exported:
     model: nn.Module
     data: Calibration
     network: Network
-    skeleton: Skeleton
+    template: GraphTemplate
     state: dict[str, Tensor]
 
     @classmethod
@@ -157,31 +157,31 @@ class Exported:
         model, calibration = made(kind), Calibration(data)
         state = copy.deepcopy(model.state_dict())
         network = Network.of(model, calibration)
-        skeleton = Skeleton.of(network, calibration, batch_size)
-        return cls(model, calibration, network, skeleton, state)
+        template = GraphTemplate.of(network, calibration, batch_size)
+        return cls(model, calibration, network, template, state)
 
     def filled(self, spellings: dict[str, str]) -> Any:
         """Graph at these precisions; the entry ``""`` is for all other layers."""
         names = [layer.name for layer in self.network.layers]
         chosen = {name: Precision.parse(spellings.get(name, spellings[""])) for name in names}
         ranges = ActivationRanges.calibrate(self.network, self.data, set(chosen.values()), "minmax")
-        return fill(self.skeleton, chosen, Quantizer(ranges))
+        return fill(self.template, chosen, Quantizer(ranges))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_export_per_network() -> Iterator[None]:
     """An export takes seconds; the networks of one name are the same every time."""
-    made: dict[tuple[str, int], Skeleton] = {}
-    original = Skeleton.of
+    made: dict[tuple[str, int], GraphTemplate] = {}
+    original = GraphTemplate.of
 
-    def of(network: Network, data: Calibration, batch_size: int = 1) -> Skeleton:
+    def of(network: Network, data: Calibration, batch_size: int = 1) -> GraphTemplate:
         key = (network.fingerprint, batch_size)
         if key not in made:
             made[key] = original(network, data, batch_size)
         return made[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Skeleton, "of", of)
+        patch.setattr(GraphTemplate, "of", of)
         yield
 
 
@@ -277,7 +277,7 @@ def test_transformer_computes_what_the_simulation_does(
 
 def test_layer_under_two_names_is_exported_in_its_precision(sentence: Exported) -> None:
     """No float weight of it is left in the graph."""
-    graph = sentence.skeleton.graph.graph
+    graph = sentence.template.graph.graph
 
     names = [node.attribute[0].s.decode() for node in graph.node if node.op_type == "Layer"]
 
@@ -316,15 +316,15 @@ def test_inputs_that_are_no_tensors_are_constants() -> None:
     """As a dictionary of inputs has them."""
     data = Calibration([{"x": torch.randn(4, 16), "mask": None, "scaled": True}])
 
-    skeleton = Skeleton.of(Network.of(made(Lonely), data), data, batch_size=2)
+    template = GraphTemplate.of(Network.of(made(Lonely), data), data, batch_size=2)
 
-    assert list(skeleton.feeds) == ["x"]
-    assert [node.op_type for node in skeleton.graph.graph.node] == ["Layer", "Mul"]
+    assert list(template.feeds) == ["x"]
+    assert [node.op_type for node in template.graph.graph.node] == ["Layer", "Mul"]
 
 
 def test_pieces_between_layers_run_alone(residual: Exported) -> None:
     """A layer with the last one before it; what else it reads is an input of the piece."""
-    pieces = Stretch.between(residual.skeleton)
+    pieces = Subgraph.between(residual.template)
 
     found = {piece.layers: [x.shape for x in piece.examples] for piece in pieces}
     image, wide = (1, 3, 8, 8), (1, 8, 8, 8)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mpq.backends.onnx import Kernel, Skeleton, Stretch, fill, kernel_of, rounds_output
+from mpq.backends.onnx import GraphTemplate, Kernel, Subgraph, fill, kernel_of, rounds_output
 from mpq.errors import ModelError, PrecisionError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
@@ -87,17 +87,17 @@ class Bench:
     """The zoo with everything that its layers' graphs need."""
 
     network: Network
-    skeleton: Skeleton
+    template: GraphTemplate
     quantizer: Quantizer
 
     def graph(self, name: str, precision: Precision) -> Any:
         """One layer alone."""
-        alone = Stretch.alone(self.skeleton, name)
-        return fill(self.skeleton, {name: precision}, self.quantizer, alone.graph)
+        alone = Subgraph.alone(self.template, name)
+        return fill(self.template, {name: precision}, self.quantizer, alone.graph)
 
     def example(self, name: str) -> Array:
         """Its input."""
-        found: Array = self.skeleton.layer_inputs[name][0].numpy()
+        found: Array = self.template.layer_inputs[name][0].numpy()
         return found
 
     def simulated(self, name: str, precision: Precision) -> Array:
@@ -116,7 +116,7 @@ def bench() -> Bench:
     data = Calibration(batches)
     network = Network.of(Zoo().eval(), data)
     ranges = ActivationRanges.calibrate(network, data, CHOICES)
-    return Bench(network, Skeleton.of(network, data, 2), Quantizer(ranges))
+    return Bench(network, GraphTemplate.of(network, data, 2), Quantizer(ranges))
 
 
 def by_onnxruntime(graph: Any, x: Array) -> Array:
@@ -202,7 +202,7 @@ def test_onnx_runtime_keeps_integers_of_linear_layers(
 
 def output_step(bench: Bench, name: str) -> float:
     """The step of an output's 255, from the smallest to the largest that was seen, 0 included."""
-    low, high = bench.skeleton.output_ranges[name]
+    low, high = bench.template.output_ranges[name]
     return (max(high, 0.0) - min(low, 0.0)) / 255
 
 
@@ -214,7 +214,7 @@ def test_integer_convolution_is_the_simulation_rounded(
 ) -> None:
     """Its output is put on 256 numbers of its own: at most one of their steps away."""
     precision = Precision.parse(spelling)
-    low, high = bench.skeleton.output_ranges[name]
+    low, high = bench.template.output_ranges[name]
 
     found = run(bench.graph(name, precision), bench.example(name))
 
@@ -229,7 +229,7 @@ def test_integer_convolution_is_the_simulation_rounded(
 def test_integer_convolution_of_8_bits_in_the_reference(bench: Bench, name: str) -> None:
     """Full 8 bits, where nothing can saturate."""
     precision = Precision.parse("w8a8")
-    low, high = bench.skeleton.output_ranges[name]
+    low, high = bench.template.output_ranges[name]
 
     found = by_reference(bench.graph(name, precision), bench.example(name))
 
@@ -358,6 +358,6 @@ def test_precision_without_a_kernel_is_refused(
 def test_precision_that_was_not_calibrated_is_refused(bench: Bench) -> None:
     """A range is not made up."""
     with pytest.raises(ModelError, match="'flat' has no calibrated activation range"):
-        Bench(bench.network, bench.skeleton, Quantizer(ActivationRanges({}))).graph(
+        Bench(bench.network, bench.template, Quantizer(ActivationRanges({}))).graph(
             "flat", Precision.parse("w8a8")
         )

@@ -18,13 +18,13 @@ from mpq.hardware_profiles.profiling.correction import (
     predicted,
 )
 from mpq.hardware_profiles.profiling.interval import Interval
-from mpq.hardware_profiles.profiling.layer_sums import Parts
+from mpq.hardware_profiles.profiling.layer_sums import LayerSums
 from mpq.hardware_profiles.profiling.network_times import (
-    WholeTimes,
+    NetworkTimes,
     random_assignments,
     uniform_assignments,
 )
-from mpq.problem.cost_table import CostTable, PairCost
+from mpq.problem.cost_table import CostTable, PairwiseCost
 from mpq.quantization.precision import Precision
 
 Array = npt.NDArray[np.float64]
@@ -32,7 +32,7 @@ PRECISIONS = tuple(map(Precision.parse, ("fp32", "w7a8", "w8a8", "w4g32a8d")))
 KERNELS = ("float", "qdq", "nbits")
 
 
-def parts(num_layers: int = 12, seed: int = 0) -> Parts:
+def sums(num_layers: int = 12, seed: int = 0) -> LayerSums:
     """Layers of very different sizes; integers are faster, conversions cost."""
     rng = np.random.default_rng(seed)
     floats = rng.lognormal(-7, 1, num_layers)
@@ -41,22 +41,22 @@ def parts(num_layers: int = 12, seed: int = 0) -> Parts:
     )
     names = tuple(f"l{i}" for i in range(num_layers))
     conversion = np.array([[0, 1, 1, 1], [1, -1, -1, 0], [1, -1, -1, 0], [1, 0, 0, -1]]) * 2e-5
-    pairs = tuple(PairCost(a, b, conversion) for a, b in pairwise(names))
+    pairs = tuple(PairwiseCost(a, b, conversion) for a, b in pairwise(names))
     kernel = np.tile([0, 1, 1, 2], (num_layers, 1))
-    return Parts(names, PRECISIONS, alone, 0.01 * alone, 3e-4, pairs, kernel, KERNELS)
+    return LayerSums(names, PRECISIONS, alone, 0.01 * alone, 3e-4, pairs, kernel, KERNELS)
 
 
 @dataclass(frozen=True, eq=False)
 class Machine:
     """A machine that does not add up: its networks are no plain sum."""
 
-    parts: Parts
+    sums: LayerSums
     overhead_s: float
     factors: Array
     deviations: Array
 
     @classmethod
-    def of(cls, found: Parts, seed: int = 1) -> "Machine":
+    def of(cls, found: LayerSums, seed: int = 1) -> "Machine":
         rng = np.random.default_rng(seed)
         deviations = rng.normal(0, 0.03, found.alone.shape)
         return cls(found, 9e-4, np.array([0.9, 1.25, 1.4, 0.7]), deviations)
@@ -67,32 +67,32 @@ class Machine:
         for row in candidates:
             time = self.overhead_s
             for layer, column in enumerate(row):
-                factor = self.factors[self.parts.kernel[layer, column]]
-                time += (factor + self.deviations[layer, column]) * self.parts.alone[layer, column]
+                factor = self.factors[self.sums.kernel[layer, column]]
+                time += (factor + self.deviations[layer, column]) * self.sums.alone[layer, column]
             for layer in range(len(row) - 1):
-                pair = self.parts.pairs[layer].values[row[layer], row[layer + 1]]
+                pair = self.sums.pairs[layer].values[row[layer], row[layer + 1]]
                 time += self.factors[-1] * pair
             found.append(time)
         return np.array(found)
 
-    def measure(self, count: int, seed: int, noise: float = 0.005) -> WholeTimes:
-        candidates = random_assignments(self.parts.table(), (), count, seed)
+    def measure(self, count: int, seed: int, noise: float = 0.005) -> NetworkTimes:
+        candidates = random_assignments(self.sums.table(), (), count, seed)
         seconds = self.seconds(candidates)
         seconds = seconds * np.random.default_rng(seed).normal(1, noise, count)
         intervals = (Interval(x, 0.99 * x, 1.01 * x, x, 0.0, 60) for x in seconds)
-        return WholeTimes(candidates, tuple(intervals))
+        return NetworkTimes(candidates, tuple(intervals))
 
 
 def test_correction_predicts_networks_that_it_has_not_seen() -> None:
     """24 networks of 48 cells: a fifth of the plain sum's error at most."""
-    machine = Machine.of(parts())
+    machine = Machine.of(sums())
     measured = machine.measure(24, seed=2)
-    unseen = random_assignments(machine.parts.table(), (), 200, 3)
+    unseen = random_assignments(machine.sums.table(), (), 200, 3)
     truth = machine.seconds(unseen)
 
-    table = Correction.fit(machine.parts, measured).apply(machine.parts)
+    table = Correction.fit(machine.sums, measured).apply(machine.sums)
 
-    plain = TimeErrors.of(predicted(machine.parts.table(), unseen), truth)
+    plain = TimeErrors.of(predicted(machine.sums.table(), unseen), truth)
     found = TimeErrors.of(predicted(table, unseen), truth)
     assert found.median_absolute_error < 0.02 < 0.1 < plain.median_absolute_error
     assert found.spearman > max(0.99, plain.spearman)
@@ -101,8 +101,8 @@ def test_correction_predicts_networks_that_it_has_not_seen() -> None:
 
 def test_correction_equals_the_dense_posterior_mean() -> None:
     """Precision form, ``(X' N X + P)^-1 (X' N y + P m)``, one feature per unknown."""
-    machine = Machine.of(parts(5))
-    known, measured = machine.parts, machine.measure(7, seed=4)
+    machine = Machine.of(sums(5))
+    known, measured = machine.sums, machine.measure(7, seed=4)
     seconds = measured.seconds
     columns = 1 + 3 + 1 + 5 * 4
     design = np.zeros((7, columns))
@@ -131,8 +131,8 @@ def test_correction_equals_the_dense_posterior_mean() -> None:
 
 def test_no_network_leaves_the_plain_sum() -> None:
     """There is nothing to learn from."""
-    known = parts()
-    nothing = WholeTimes(np.zeros((0, 12), dtype=np.intp), ())
+    known = sums()
+    nothing = NetworkTimes(np.zeros((0, 12), dtype=np.intp), ())
 
     for correction in (Correction.none(known), Correction.fit(known, nothing)):
         table = correction.apply(known)
@@ -146,17 +146,17 @@ def test_no_network_leaves_the_plain_sum() -> None:
 
 def test_corrected_table_says_what_the_correction_means() -> None:
     """Its total is the formula, for any assignment, and no layer takes less than nothing."""
-    machine = Machine.of(parts())
+    machine = Machine.of(sums())
     exact = Correction(machine.overhead_s, machine.factors, machine.deviations)
-    candidates = random_assignments(machine.parts.table(), (), 20, 5)
+    candidates = random_assignments(machine.sums.table(), (), 20, 5)
 
-    table = exact.apply(machine.parts)
-    negative = replace(exact, deviations=exact.deviations - 2).apply(machine.parts)
+    table = exact.apply(machine.sums)
+    negative = replace(exact, deviations=exact.deviations - 2).apply(machine.sums)
 
     np.testing.assert_allclose(predicted(table, candidates), machine.seconds(candidates))
     assert (table.unit, table.precisions) == ("seconds", PRECISIONS)
     assert (negative.values == 0).all()
-    assert exact.to_dict(machine.parts) == pytest.approx(
+    assert exact.to_dict(machine.sums) == pytest.approx(
         {
             "overhead_s": 9e-4, "factor_float": 0.9, "factor_qdq": 1.25, "factor_nbits": 1.4,
             "factor_pairs": 0.7,
@@ -166,7 +166,7 @@ def test_corrected_table_says_what_the_correction_means() -> None:
 
 def test_parts_of_an_assignment_are_the_sums_by_hand() -> None:
     """Three layers: float, int8, packed."""
-    known = parts(3)
+    known = sums(3)
     candidate = np.array([0, 2, 3])
 
     cells, by_kernel = known.cells(candidate).reshape(3, 4), known.by_kernel(candidate)
@@ -200,7 +200,7 @@ def test_random_assignments_are_those_that_run() -> None:
 
 def test_shares_of_random_assignments_differ() -> None:
     """Not all networks are half and half: those that are mostly of one precision come up too."""
-    known = parts(40)
+    known = sums(40)
 
     found = random_assignments(known.table(), (), 100, 0)
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from mpq.backends.onnx import Skeleton, Stretch
+from mpq.backends.onnx import GraphTemplate, Subgraph
 from mpq.cli.__main__ import app
 from mpq.errors import InputError, MissingDependencyError, ModelError
 from mpq.hardware_profiles.profiling import RUNTIMES, Program
 from mpq.hardware_profiles.profiling._base import Runtime
-from mpq.hardware_profiles.profiling.compiled_network import Subject
+from mpq.hardware_profiles.profiling.compiled_network import CompiledNetwork
 from mpq.hardware_profiles.profiling.timer import WARM_UP
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
@@ -93,17 +93,17 @@ def ids() -> list[Tensor]:
 @pytest.fixture(scope="module", autouse=True)
 def _one_export_per_network() -> Iterator[None]:
     """An export takes seconds; the networks above are the same every time."""
-    made: dict[tuple[str, int], Skeleton] = {}
-    original = Skeleton.of
+    made: dict[tuple[str, int], GraphTemplate] = {}
+    original = GraphTemplate.of
 
-    def of(network: Network, data: Calibration, batch_size: int = 1) -> Skeleton:
+    def of(network: Network, data: Calibration, batch_size: int = 1) -> GraphTemplate:
         key = (network.fingerprint, batch_size)
         if key not in made:
             made[key] = original(network, data, batch_size)
         return made[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Skeleton, "of", of)
+        patch.setattr(GraphTemplate, "of", of)
         yield
 
 
@@ -128,20 +128,20 @@ class Pretender:
     def kernel(self, kind: str, precision: Precision) -> str:
         return str(precision)
 
-    def stretch(
-        self, subject: Subject, stretch: Stretch, precisions: Mapping[str, Precision]
+    def subgraph(
+        self, compiled: CompiledNetwork, subgraph: Subgraph, precisions: Mapping[str, Precision]
     ) -> Program:
-        name = stretch.layers[0]
+        name = subgraph.layers[0]
         is_wrong = name == self.wrong_layer and str(precisions[name]) == "w7a8"
 
         def outputs(x: Any) -> Any:
-            with quantized(subject.network, precisions, subject.quantizer), torch.no_grad():
-                found = subject.network.layer_module(name)(torch.from_numpy(x)).numpy()
+            with quantized(compiled.network, precisions, compiled.quantizer), torch.no_grad():
+                found = compiled.network.layer_module(name)(torch.from_numpy(x)).numpy()
             return found + (self.shift if is_wrong else 0.0)
 
         return Program(self._run, outputs)
 
-    def network(self, subject: Subject, precisions: Mapping[str, Precision]) -> Program:
+    def network(self, compiled: CompiledNetwork, precisions: Mapping[str, Precision]) -> Program:
         return Program(self._run, lambda: np.zeros(1))
 
     def idle(self) -> Program:
@@ -223,9 +223,9 @@ def test_inputs_by_name_may_come_in_any_order(runtime: str) -> None:
         {"y": torch.randn(2, 4), "scaled": True, "x": torch.randn(2, 4)},
     )
     data, floats = Calibration([example]), Precision.parse("fp32")
-    subject = Subject.of(Network.of(model, data), data, [floats], 2, Ranges())
+    compiled = CompiledNetwork.of(Network.of(model, data), data, [floats], 2, Ranges())
 
-    program = RUNTIMES.build(runtime).network(subject, {"first": floats, "second": floats})
+    program = RUNTIMES.build(runtime).network(compiled, {"first": floats, "second": floats})
 
     found: Any = program.run()
     expected = model(**example).detach().numpy()

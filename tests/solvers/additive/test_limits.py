@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpq.problem.budget import ROUNDING, Budget
+from mpq.problem.budget import Budget
 from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Status
+from mpq.problem.tolerances import LIMIT
 from mpq.quantization.precision import Precision
 from mpq.solvers import SOLVERS
 from mpq.solvers.additive.milp import Effort, solve_cells
@@ -33,7 +34,7 @@ def fixed_problem(costs: list[float], limit: float) -> Problem:
 def limits_around(edge: float) -> list[float]:
     """An edge, its neighbours in float64, and both sides at a distance."""
     near = [nextafter(edge, -inf), edge, nextafter(edge, inf)]
-    return [*near, edge * (1 - ROUNDING / 2), edge * (1 - 3 * ROUNDING), edge * (1 + 3 * ROUNDING)]
+    return [*near, edge * (1 - LIMIT / 2), edge * (1 - 3 * LIMIT), edge * (1 + 3 * LIMIT)]
 
 
 @settings(max_examples=8)
@@ -42,8 +43,8 @@ def limits_around(edge: float) -> list[float]:
 def test_a_limit_at_the_sum_is_met_up_to_its_rounding(solver: str, costs: list[float]) -> None:
     """At the sum, a last digit off, and at the end of the slack: by one rule, stated once."""
     total = fsum(costs)
-    for limit in limits_around(total) + limits_around(total / (1 + ROUNDING)):
-        is_met = total <= limit + ROUNDING * abs(limit)
+    for limit in limits_around(total) + limits_around(total / (1 + LIMIT)):
+        is_met = total <= limit + LIMIT * abs(limit)
 
         found = SOLVERS.build(solver).solve(fixed_problem(costs, limit))
 

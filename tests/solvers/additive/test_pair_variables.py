@@ -16,7 +16,7 @@ import mpq
 from mpq.errors import InputError
 from mpq.problem.budget import Budget
 from mpq.problem.constraints import Constraints
-from mpq.problem.cost_table import CostTable, PairCost
+from mpq.problem.cost_table import CostTable, PairwiseCost
 from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
@@ -76,7 +76,7 @@ class Cost:
     def table(self, name: str, unit: str) -> CostTable:
         """The same for mpq, of layers ``l0``, ``l1``, ..."""
         layers = tuple(f"l{i}" for i in range(len(self.values)))
-        pairs = tuple(PairCost(f"l{i}", f"l{j}", values) for i, j, values in self.pairs)
+        pairs = tuple(PairwiseCost(f"l{i}", f"l{j}", values) for i, j, values in self.pairs)
         precisions = PRECISIONS[: self.values.shape[1]]
         return CostTable(name, unit, layers, precisions, self.values, self.constant, pairs)
 
@@ -237,7 +237,7 @@ def test_the_total_is_constant_cells_and_pairs(case: Case) -> None:
     for picked in case.allowed()[::11]:
         columns = np.array(picked)
         groups = columns[[rows[0] for rows in grouped.members]]
-        joint = grouped.couplings.cost(groups[None])[0]
+        joint = grouped.pairwise.cost(groups[None])[0]
         cells = np.arange(len(groups)), groups
         for row, cost in enumerate(case.costs):
             expected = float(cost.of(picked))
@@ -249,7 +249,7 @@ def test_the_total_is_constant_cells_and_pairs(case: Case) -> None:
             )
         assert problem.loss_of(columns) == float(case.loss.of(picked))
         assert problem.is_feasible(columns) == (picked in feasible)
-    assert (grouped.couplings.values >= 0).all()
+    assert (grouped.pairwise.values >= 0).all()
 
 
 @pytest.mark.parametrize("solver", EXACT, ids=name_of)

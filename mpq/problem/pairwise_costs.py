@@ -7,21 +7,17 @@ from typing import Self, final
 import numpy as np
 import numpy.typing as npt
 
+from mpq._support.arrays import Array, Columns
 from mpq.problem.cost_table import CostTable
-
-Array = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.intp]
-
-_ROUNDING = 1e-15
-"""Share of a pair's largest cost that is only what two subtractions leave."""
+from mpq.problem.tolerances import DIFFERENCE
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Couplings:
+class PairwiseCosts:
     """Costs of pairs of groups, in the loss and in every budget at once.
 
-    Two groups are in at most one coupling. What depends on one of them alone is not in it, so that
+    Two groups are in at most one pair. What depends on one of them alone is not in it, so that
     values are at least 0, and 0 somewhere in every row and column that is allowed.
 
     Args:
@@ -31,8 +27,8 @@ class Couplings:
             where one is not allowed.
     """
 
-    first: Indices
-    second: Indices
+    first: Columns
+    second: Columns
     values: Array
 
     def __len__(self) -> int:
@@ -48,8 +44,8 @@ class Couplings:
 
         Returns:
             ``[T, G, B]`` what belongs to one group: pairs of tied layers, and the constant, which
-            is given to the first group as every choice has one cell of it; and the couplings, not
-            yet ``separated``.
+            is given to the first group as every choice has one cell of it; and the pairwise
+            costs, not yet ``separated``.
         """
         tables = tuple(tables)
         size = len(tables[0].precisions)
@@ -70,7 +66,7 @@ class Couplings:
         return alone, cls(ends[:, 0], ends[:, 1], values.reshape(-1, len(tables), size, size))
 
     def separated(self, allowed: npt.NDArray[np.bool_]) -> tuple[Array, Self]:
-        """What depends on one group alone, and couplings without that.
+        """What depends on one group alone, and pairwise costs without that.
 
         The least of every row, then of every column. A group with a single column leaves nothing.
 
@@ -89,7 +85,7 @@ class Couplings:
             rows = block.min(axis=2, keepdims=True)
             columns = (block - rows).min(axis=1, keepdims=True)
             left = block - rows - columns
-            noise = _ROUNDING * np.abs(block).max(axis=(1, 2), keepdims=True)
+            noise = DIFFERENCE * np.abs(block).max(axis=(1, 2), keepdims=True)
             values[k][cells] = np.where(left > noise, left, 0.0)
             alone[:, one, allowed[one]] += rows[:, :, 0]
             alone[:, other, allowed[other]] += columns[:, 0]
@@ -98,16 +94,16 @@ class Couplings:
 
     @property
     def ends(self) -> list[tuple[int, int]]:
-        """``[K]`` both groups of every coupling."""
+        """``[K]`` both groups of every pair."""
         return list(zip(self.first.tolist(), self.second.tolist(), strict=True))
 
-    def cost(self, assignments: Indices) -> Array:
+    def cost(self, assignments: Columns) -> Array:
         """``[P, 1 + R]`` what assignments ``[P, G]`` cost in the loss and in every budget."""
         columns = assignments[:, self.first], assignments[:, self.second]  # [P, K]
         return np.asarray(self.values[np.arange(len(self)), :, *columns].sum(axis=1))
 
     def dense(self, num_groups: int) -> Array:
-        """``[1 + R, G, B, G, B]``, both ways; 0 where groups are not coupled."""
+        """``[1 + R, G, B, G, B]``, both ways; 0 where two groups are no pair."""
         num_tables, size = self.values.shape[1:3]
         found = np.zeros((num_tables, num_groups, size, num_groups, size))
         for k, (one, other) in enumerate(self.ends):

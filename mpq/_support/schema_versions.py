@@ -1,0 +1,23 @@
+"""The version of every file format that we write: its ``schema_version``.
+
+A reader says which version it found and which it reads; what has no version is not ours.
+"""
+
+from typing import Final
+
+ASSIGNMENT: Final = 2
+"""``assignment.json``; 1 is read."""
+COST_TABLE: Final = 1
+"""Cost tables as JSON."""
+DEVICE_PROFILE: Final = 1
+"""Devices as JSON."""
+JOURNAL: Final = 1
+"""Journals of measurements, one JSON line a row."""
+MEASURED_TABLE: Final = 1
+"""Tables of measured layers."""
+NETWORK_PROFILE: Final = 1
+"""Profiles of one network, by ``mpq profile``."""
+PROBLEM: Final = 2
+"""``problem.json``; 1 is read."""
+RESULT: Final = 2
+"""``result.json`` of a run; a folder of version 1 has none."""

@@ -1,0 +1,27 @@
+"""What rounding in float64 may change, named by what it bounds; all are relative."""
+
+from typing import Final
+
+LIMIT: Final = 1e-12
+"""Slack of every comparison with a limit: what adding up in another order may change.
+
+A limit within the rounding of its own sum is met: what an assignment uses is the correctly rounded
+sum ``math.fsum`` of its cells, and it is within the budget if that is at most
+``limit + LIMIT * abs(limit)``, both operations in float64. Every solver decides by this rule
+(``Budget.is_met``), also whether a problem is infeasible; none has a tolerance of its own."""
+EQUAL_SUMS: Final = 1e-12
+"""Difference of two sums of the same cells, or of two rates made of them, that is only rounding."""
+DIFFERENCE: Final = 1e-15
+"""Share of a pair's largest cost that is only what two subtractions leave."""
+SEARCHED_SUMS: Final = 1e-13
+"""What the partial sums of a core search may differ by: few terms, hence less than ``EQUAL_SUMS``.
+
+Relative to the losses that are added up."""
+DUAL_BOUND: Final = 1e-10
+"""Error of a Lagrangian bound, relative to everything that is added up in it."""
+EQUAL_LOSSES: Final = 1e-9
+"""Difference at which two losses of a quadratic problem are equal: its bounds are no closer."""
+PROVED_BOUND: Final = 1e-9
+"""Error that a bound may have from the arithmetic of whoever proved it, such as HiGHS.
+
+Relative to the sum of all the problem's losses; what is further off is a contradiction."""

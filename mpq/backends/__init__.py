@@ -47,10 +47,13 @@ class ExportedFile:
     Args:
         path: Where it is.
         verdict: How it computes beside the simulation, for people; empty where nothing computes.
+        deviation: Largest difference from the simulation over the first examples, in standard
+            deviations of the outputs; ``None`` where it was not tried.
     """
 
     path: Path
     verdict: str
+    deviation: float | None
 
 
 def quantize(
@@ -69,7 +72,7 @@ def quantize(
         ModelError: If the model is in training mode, or a range is missing.
         PrecisionError: If the backend has no kernel for a layer.
     """
-    return _built(backend).quantize(model, assignment)
+    return _network_backend(backend).quantize(model, assignment)
 
 
 def export(
@@ -97,7 +100,7 @@ def export(
     """
     made, path = file_backend(backend).export(assignment, model, calibration), Path(path)
     (file,) = write_files(path.parent, {path.name: made.content})
-    return ExportedFile(file, made.verdict)
+    return ExportedFile(file, made.verdict, made.deviation)
 
 
 def file_backend(backend: str | Backend) -> Backend:
@@ -110,6 +113,14 @@ def file_backend(backend: str | Backend) -> Backend:
     if not built.writes_files:
         able = ", ".join(part.name for part in BACKENDS if part.writes_files)
         raise InputError(f"the backend {built.name} writes no file; those that do: {able}")
+    return built
+
+
+def _network_backend(backend: str | Backend) -> Backend:
+    built = _built(backend)
+    if not built.makes_networks:
+        able = ", ".join(part.name for part in BACKENDS if part.makes_networks)
+        raise InputError(f"the backend {built.name} makes no network; those that do: {able}")
     return built
 
 

@@ -18,10 +18,13 @@ class Exported:
     Args:
         content: Bytes of the file.
         verdict: The comparison with the simulation, for people; empty where nothing computes.
+        deviation: Largest difference from the simulation over the first examples, in standard
+            deviations of the outputs; ``None`` where it was not tried.
     """
 
     content: bytes
     verdict: str = ""
+    deviation: float | None = None
 
 
 class Backend(ABC):
@@ -32,6 +35,8 @@ class Backend(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    makes_networks: ClassVar[bool] = False
+    """Whether ``quantize`` is there; what writes files only says no."""
     writes_files: ClassVar[bool] = True
     """Whether ``export`` is there; what makes networks only says no."""
     needs_network: ClassVar[bool] = True
@@ -49,7 +54,7 @@ class Backend(ABC):
             MismatchError: If the assignment belongs to another network.
             PrecisionError: If a layer's precision has no kernel.
         """
-        raise InputError(f"the backend {self.name} makes no network; export a file with it instead")
+        raise InputError(f"the backend {self.name} makes no network")
 
     def export(
         self,
@@ -69,4 +74,4 @@ class Backend(ABC):
             MismatchError: If the assignment belongs to another network.
             PrecisionError: If a layer's precision has no kernel.
         """
-        raise InputError(f"the backend {self.name} writes no file; quantize a network with it")
+        raise InputError(f"the backend {self.name} writes no file")

@@ -30,6 +30,7 @@ class Simulate(Backend):
 
     name: ClassVar[str] = "simulate"
     summary: ClassVar[str] = "any format, in floating point: the reference (default)"
+    makes_networks: ClassVar[bool] = True
     writes_files: ClassVar[bool] = False
 
     def quantize(self, model: nn.Module, assignment: Assignment) -> nn.Module:

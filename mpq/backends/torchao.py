@@ -36,6 +36,7 @@ class TorchAo(Backend):
 
     name: ClassVar[str] = "torchao"
     summary: ClassVar[str] = "torch with torchao's int8 linear layers: w8a32, w8a8d, fp32"
+    makes_networks: ClassVar[bool] = True
     writes_files: ClassVar[bool] = False
 
     def quantize(self, model: nn.Module, assignment: Assignment) -> nn.Module:

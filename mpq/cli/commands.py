@@ -40,10 +40,12 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
     prepare_folder(options.output)
     has_others = options.others.alternatives > 0
     with talk.progress():
-        result = options.run()
-        files = result.save(options.output, options.frontier(result))
+        result, session = options.run()
+        files = result.save(
+            options.output, options.frontier(result, session), options.section or []
+        )
         if has_others:
-            found = options.alternatives(result)
+            found = options.alternatives(result, session)
             files += save_alternatives(found, options.output, result.run_id)
     talk.answer(result.assignment.to_json(), lambda console: print_result(result, console))
     if has_others and not talk.as_json:

@@ -70,13 +70,18 @@ def export(
     if output is None and backend.needs_network:
         raise InputError(f"a file of {backend.name} needs --output: where it goes")
     if output is None:
-        write(backend.export(found, None, None).content.decode().removesuffix("\n"))
+        text = backend.export(found, None, None).content.decode().removesuffix("\n")
+        talk.answer({"text": text}, lambda _: write(text))
         return
     if backend.needs_network and data is None and model != DEMO:
         raise InputError("--model needs --data: a function that yields calibration batches")
     loaded = load_model(model, weights) if backend.needs_network else None
     examples = None if loaded is None else load_data(data or DEMO_DATA, loaded, Task.seed)
     made = run(found, output, backend, loaded, examples)
-    answer = {"path": str(made.path), "verdict": made.verdict}
+    answer = {
+        "path": str(made.path),
+        "verdict": made.verdict,
+        "deviation_in_standard_deviations": made.deviation,
+    }
     lines = [f"wrote {made.path}", *filter(None, [made.verdict])]
     talk.answer(answer, lambda _: write("\n".join(lines)))

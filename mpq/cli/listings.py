@@ -132,6 +132,16 @@ def sources(talk: TalkOptions) -> None:
     _print_parts(DATA_SOURCES, talk)
 
 
+@app.command()
+@reporting_errors
+@taking
+def sections(talk: TalkOptions) -> None:
+    """List the sections of a search's report; those of other packages need `--section`."""
+    from mpq.report.sections import SECTIONS
+
+    _print_parts(SECTIONS, talk)
+
+
 def _print_parts(registry: "Registry[Any]", talk: TalkOptions) -> None:
     from mpq.cli.console import new_table
 

@@ -33,6 +33,10 @@ Limits = Annotated[
         help="latency=2.5ms, weight_bytes=300KiB, latency=0.6x:w8a8, ... Can be given repeatedly.",
     ),
 ]
+Sections = Annotated[
+    list[str] | None,
+    typer.Option("--section", help="A further report section, with options. See `mpq sections`."),
+]
 Precisions = Annotated[
     str | None,
     typer.Option(

@@ -100,27 +100,26 @@ class SearchOptions:
     output: o.Output = Path("mpq-run")
     curve: FrontierOptions = FrontierOptions()
     others: AlternativeOptions = AlternativeOptions()
+    section: o.Sections = None
 
-    def run(self) -> "SearchResult":
-        """Runs the search."""
-        from mpq.workflows.search import search
+    def run(self) -> "tuple[SearchResult, Session]":
+        """Runs the search; the session measures what the result predicts, without calibrating."""
+        from mpq.workflows.method import Method
+        from mpq.workflows.search import goal, searched
 
         device, limits = self._checked()
-        return search(
-            self.asked.task(device),
-            limits,
-            objective=self.objective.objective(),
-            sensitivity=self.sensitivity,
-            solver=self.solver,
-            refine=self.refine,
-        )
+        task, objective = self.asked.task(device), self.objective.objective()
+        method = Method.of(self.sensitivity, self.solver, task.seed, objective, self.refine)
+        return searched(task, goal(limits, objective), method)
 
     def _checked(self) -> tuple[str | None, list[str]]:
         """Device and limits, after a look at the options that need neither network nor data."""
         from mpq.hardware_profiles import check_sum
+        from mpq.report.sections import sections_of
 
         self.curve.check()
         self.others.check()
+        sections_of(self.section or [])
         device, limits = self._device_and_limits()
         # a name that is wrong is cheap to find here, and minutes late after the estimate
         for resource in filter(None, (self.curve.resource, self.objective.minimize)):
@@ -134,22 +133,16 @@ class SearchOptions:
             return device, limits
         return device or DEMO_DEVICE, [] if self.objective.minimize else DEMO_LIMITS
 
-    def frontier(self, result: "SearchResult") -> "Frontier":
+    def frontier(self, result: "SearchResult", session: "Session") -> "Frontier":
         """The frontier that is drawn beside a result."""
         curve = self.curve
         found = result.frontier(curve.resource, curve.points, curve.hull)
-        return self.session().measured(found) if curve.measure else found
+        return session.measured(found) if curve.measure else found
 
-    def alternatives(self, result: "SearchResult") -> "Frontier":
+    def alternatives(self, result: "SearchResult", session: "Session") -> "Frontier":
         """The best other assignments, measured."""
         others = self.others
-        return self.session().measured(result.alternatives(others.alternatives, others.differing))
-
-    def session(self) -> "Session":
-        """Measures what a result predicts."""
-        from mpq.workflows.session import Session
-
-        return Session.of(self.asked.task(self._device_and_limits()[0]))
+        return session.measured(result.alternatives(others.alternatives, others.differing))
 
     def run_frontier(self) -> "Frontier":
         """Finds the frontier alone."""

@@ -15,9 +15,12 @@ if TYPE_CHECKING:
         scores_table,
     )
     from mpq.report.pictures import draw_bits, draw_frontier, png
+    from mpq.report.sections import SECTIONS, Section
     from mpq.report.tables import comparison_table, frontier_table, layer_table, measured_columns
 
 _HOME = {
+    "SECTIONS": "sections",
+    "Section": "sections",
     "comparison_markdown": "estimators",
     "draw_predictions": "estimators",
     "predictions_table": "estimators",
@@ -32,6 +35,8 @@ _HOME = {
 }
 
 __all__ = [
+    "SECTIONS",
+    "Section",
     "comparison_markdown",
     "comparison_table",
     "draw_bits",

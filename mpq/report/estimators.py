@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING, Self, final
 import numpy as np
 import numpy.typing as npt
 
-from mpq._support.files import write_files
-from mpq.report.pictures import png
-
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -151,6 +148,10 @@ class EstimatorComparison:
         """One row per estimator: correlations, ratio, what its optima lose, cost."""
         return scores_table(self)
 
+    def predictions(self) -> "pd.DataFrame":
+        """One row per random assignment: what it lost, what every estimator predicted."""
+        return predictions_table(self)
+
     def to_markdown(self) -> str:
         """The table for a README."""
         return comparison_markdown(self)
@@ -165,13 +166,9 @@ class EstimatorComparison:
         Raises:
             OutputError: If the folder cannot be written to.
         """
-        files = {
-            "estimators.csv": self.table().to_csv(index=False),
-            "estimators.md": self.to_markdown(),
-            "predictions.csv": predictions_table(self).to_csv(index=False),
-        }
-        pictures = {"predictions.png": png(self.plot())}
-        return write_files(Path(folder), {n: t.encode() for n, t in files.items()} | pictures)
+        from mpq.report.save import save_estimators
+
+        return save_estimators(self, folder)
 
 
 _COLUMNS = 3  # panels beside each other that stay readable on a page

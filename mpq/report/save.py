@@ -1,62 +1,65 @@
-"""Which files a result is written to: the only place that names them."""
+"""A result, a frontier, a comparison as a folder of files."""
 
-import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mpq._support.files import write_files
-from mpq.problem.assignment import Assignment
-from mpq.problem.problem import Problem
+from mpq.errors import InputError
 from mpq.report.frontier import Frontier
+from mpq.report.sections import OWN, Saved, Section, csv_of, frontier_files, marked
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 
-class Saved(Protocol):
-    """What of a search's result is written."""
+class Compared(Protocol):
+    """What of a comparison of estimators is written."""
 
-    @property
-    def run_id(self) -> str:
-        """Mark of every file of the run."""
+    def table(self) -> "pd.DataFrame":
+        """One row per estimator."""
 
-    @property
-    def assignment(self) -> Assignment:
-        """What a backend reads."""
+    def predictions(self) -> "pd.DataFrame":
+        """One row per random assignment."""
 
-    @property
-    def problem(self) -> Problem:
-        """What a solver reads."""
+    def to_markdown(self) -> str:
+        """The table, for people."""
 
-    def to_json(self) -> str:
-        """All else that is known."""
-
-    def layer_table(self) -> "pd.DataFrame":
-        """One row per layer."""
-
-    def comparison_table(self) -> "pd.DataFrame":
-        """One row per network."""
+    def plot(self) -> "Figure":
+        """Predicted against measured."""
 
 
-def save_result(result: Saved, folder: Path | str, frontier: Frontier) -> list[Path]:
-    """Writes assignment.json, problem.json, result.json, table.csv, comparison.csv, bits.png, and
-    the files of ``save_frontier``, all with the mark of one run.
+def save_result(
+    result: Saved, folder: Path | str, frontier: Frontier, sections: Iterable[Section] = OWN
+) -> list[Path]:
+    """Writes assignment.json, problem.json, result.json and the files of the sections, all with
+    the mark of one run.
+
+    Args:
+        result: What a search found.
+        folder: Made if it does not exist; files of an earlier result are replaced.
+        frontier: The one that is drawn beside the result.
+        sections: What else is written.
 
     Raises:
+        InputError: If two sections write a file of one name.
         OutputError: If the folder cannot be written to.
     """
-    from mpq.report import draw_bits, png
-
     run_id = result.run_id
     files = {
-        "assignment.json": _marked(result.assignment.to_json(), run_id),
-        "problem.json": _marked(result.problem.to_json(), run_id),
-        "result.json": _marked(result.to_json(), run_id),
-        "table.csv": _csv(result.layer_table(), run_id),
-        "comparison.csv": _csv(result.comparison_table(), run_id),
-        "bits.png": png(draw_bits(result.assignment), run_id),
+        "assignment.json": marked(result.assignment.to_json(), run_id),
+        "problem.json": marked(result.problem.to_json(), run_id),
+        "result.json": marked(result.to_json(), run_id),
     }
-    return write_files(Path(folder), files | _frontier_files(frontier, run_id))
+    for section in sections:
+        made = section.files(result, frontier)
+        # A later file of the same name would replace what mpq.load and people read.
+        twice = sorted(made.keys() & files.keys())
+        if twice:
+            raise InputError(f"the report section {section.name} would replace {twice[0]}")
+        files |= made
+    return write_files(Path(folder), files)
 
 
 def save_frontier(frontier: Frontier, folder: Path | str) -> list[Path]:
@@ -65,7 +68,7 @@ def save_frontier(frontier: Frontier, folder: Path | str) -> list[Path]:
     Raises:
         OutputError: If the folder cannot be written to.
     """
-    return write_files(Path(folder), _frontier_files(frontier))
+    return write_files(Path(folder), frontier_files(frontier))
 
 
 def save_alternatives(alternatives: Frontier, folder: Path | str, run_id: str) -> list[Path]:
@@ -74,29 +77,25 @@ def save_alternatives(alternatives: Frontier, folder: Path | str, run_id: str) -
     Raises:
         OutputError: If the folder cannot be written to.
     """
-    from mpq.report import frontier_table
+    from mpq.report.tables import frontier_table
 
-    files = {"alternatives.csv": _csv(frontier_table(alternatives), run_id)}
-    return write_files(Path(folder), files)
+    return write_files(
+        Path(folder), {"alternatives.csv": csv_of(frontier_table(alternatives), run_id)}
+    )
 
 
-def _frontier_files(frontier: Frontier, run_id: str = "") -> dict[str, bytes]:
-    from mpq.report import draw_frontier, frontier_table, png
+def save_estimators(comparison: Compared, folder: Path | str) -> list[Path]:
+    """Writes estimators.csv, estimators.md, predictions.csv and predictions.png.
 
-    return {
-        "frontier.csv": _csv(frontier_table(frontier), run_id),
-        "frontier.json": _marked(frontier.to_json(), run_id),
-        "frontier.png": png(draw_frontier(frontier), run_id),
+    Raises:
+        OutputError: If the folder cannot be written to.
+    """
+    from mpq.report.pictures import png
+
+    files = {
+        "estimators.csv": csv_of(comparison.table(), run_id=""),
+        "estimators.md": comparison.to_markdown().encode(),
+        "predictions.csv": csv_of(comparison.predictions(), run_id=""),
+        "predictions.png": png(comparison.plot()),
     }
-
-
-def _marked(text: str, run_id: str) -> bytes:
-    """A JSON object with the run's mark."""
-    if not run_id:
-        return text.encode()
-    return (json.dumps({**json.loads(text), "run_id": run_id}, indent=1) + "\n").encode()
-
-
-def _csv(frame: "pd.DataFrame", run_id: str) -> bytes:
-    marked = frame.assign(run_id=run_id) if run_id else frame
-    return marked.to_csv(index=False).encode()
+    return write_files(Path(folder), files)

@@ -1,6 +1,7 @@
 """What a search found: a plain record that can be saved, loaded again, and asked further."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -213,19 +214,25 @@ class SearchResult:
             return draw_bits(self.assignment)
         return draw_frontier(self.frontier() if frontier is None else frontier)
 
-    def save(self, folder: Path | str, frontier: Frontier | None = None) -> list[Path]:
+    def save(
+        self, folder: Path | str, frontier: Frontier | None = None, sections: Iterable[str] = ()
+    ) -> list[Path]:
         """Writes the files of ``mpq.report.save.save_result``; ``mpq.load`` reads them again.
 
         Args:
             folder: Made if it does not exist; files of an earlier result are replaced.
             frontier: Default: 20 points over the first limit's resource.
+            sections: Names of further report sections (``mpq sections``), with options.
 
         Raises:
+            InputError: If there is no such section, or it would replace a file.
             OutputError: If the folder cannot be written to.
         """
         from mpq.report.save import save_result
+        from mpq.report.sections import sections_of
 
-        return save_result(self, folder, self.frontier() if frontier is None else frontier)
+        drawn = self.frontier() if frontier is None else frontier
+        return save_result(self, folder, drawn, sections_of(sections))
 
     @cached_property
     def run_id(self) -> str:

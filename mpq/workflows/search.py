@@ -51,14 +51,24 @@ def search(
         InfeasibleError: If no assignment meets the limits: by how much, and which one binds.
         SolverError: If the solver fails or finds nothing.
     """
+    method = Method.of(sensitivity, solver, task.seed, objective, refine)
+    with showing_progress(progress):
+        return searched(task, goal(limits, objective), method)[0]
+
+
+def goal(limits: Limits, objective: Objective | None) -> tuple[Limit, ...]:
+    """The limits, if anything is asked at all.
+
+    Raises:
+        InputError: If there is neither a limit nor an objective.
+        LimitError: If a limit cannot be read.
+    """
     parsed = parse_limits(limits)
     if not parsed and objective is None:
         raise InputError(
             "give at least one limit, such as latency=0.6x:w8a8 or weight_bytes=300KiB"
         )
-    method = Method.of(sensitivity, solver, task.seed, objective, refine)
-    with showing_progress(progress):
-        return searched(task, parsed, method)[0]
+    return tuple(parsed)
 
 
 def searched(task: Task, limits: Sequence[Limit], method: Method) -> tuple[SearchResult, Session]:

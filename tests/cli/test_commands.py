@@ -501,7 +501,9 @@ def test_a_frontier_is_not_one_assignment(tmp_path: Path) -> None:
         assert "it takes neither --minimize nor --refine" in ran.stderr
 
 
-@pytest.mark.parametrize("command", ["estimators", "solvers", "runtimes", "sources", "devices"])
+@pytest.mark.parametrize(
+    "command", ["estimators", "solvers", "runtimes", "sections", "sources", "devices"]
+)
 def test_lists_as_json(command: str) -> None:
     """Every name that the table has, with what it is."""
     rows, table = json.loads(call(command, "--json").stdout), call(command).stdout

@@ -43,7 +43,8 @@ def with_parts(toys: ToySite) -> Path:
         "search", *FAST, "--data", "toy-source:num_examples=12", "--precisions", "w4a8,w8a8",
         "--limit", "weight_bytes=0.7x:w8a8", "--points", "2", "--sensitivity",
         "toy-estimator:scale=16", "--solver", "toy-solver", "--metric", "toy-metric",
-        "--device", "mpq_toys/device.json", "--output", "parts",
+        "--device", "mpq_toys/device.json", "--section", "toy-section:file=said.txt",
+        "--output", "parts",
     )  # fmt: skip
     return toys.folder / "parts"
 
@@ -136,9 +137,50 @@ def test_a_device(with_parts: Path) -> None:
     assert assignment_of(with_parts)["metadata"]["device"] == "toy-device"
 
 
+def test_a_report_section(with_parts: Path) -> None:
+    """Its file lies beside ours, with the run's mark."""
+    said = (with_parts / "said.txt").read_text(encoding="utf-8")
+
+    found = assignment_of(with_parts)
+    assert said == f"{found['run_id']}: {len(found['layers'])} layers, 2 points\n"
+
+
+def test_a_section_that_would_replace_a_file_is_refused(toys: ToySite, with_parts: Path) -> None:
+    """In Python too, and nothing is written."""
+    program = (
+        "import mpq; result = mpq.load('parts'); "
+        "result.save('again', sections=['toy-section:file=table.csv'])"
+    )
+
+    found = toys.python("-c", program)
+
+    assert "the report section toy-section would replace table.csv" in found.stderr
+    assert with_parts.exists()
+    assert not (toys.folder / "again").exists()
+
+
+def test_a_runtime(toys: ToySite) -> None:
+    """``mpq profile`` measures every layer of the demo with it."""
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package, reason="layers are found in the graph with mpq[onnx]")
+
+    toys.mpq(
+        "profile", "--runtime", "toy-runtime", "--rounds", "10", "--max-interval", "1000000",
+        "--num-networks", "0", "--output", "toy-profile.json",
+    )  # fmt: skip
+
+    found = mpq.find_layers(demo.make_net(), demo.calibration())
+    profile = json.loads((toys.folder / "toy-profile.json").read_text(encoding="utf-8"))
+    assert profile["latency"]["precisions"] == ["fp32"]
+    assert profile["latency"]["layers"] == [layer.name for layer in found]
+    assert min(row[0] for row in profile["latency"]["values"]) > 0
+
+
 def test_they_are_listed(toys: ToySite) -> None:
     """Beside mpq's own, by the commands that list what there is."""
-    commands = ("formats", "ranges", "estimators", "solvers", "sources")
+    commands = (
+        "formats", "ranges", "estimators", "solvers", "sources", "runtimes", "sections"
+    )  # fmt: skip
     program = (
         "from mpq.cli.__main__ import app; "
         f"[app([command], standalone_mode=False) for command in {commands}]"
@@ -148,6 +190,7 @@ def test_they_are_listed(toys: ToySite) -> None:
 
     first = {line.split()[0] for line in lines if line.strip()}
     assert {"fp6_toy", "toy-share", "toy-estimator", "toy-solver", "toy-source"} <= first
+    assert {"toy-runtime", "toy-section"} <= first
     assert {"int8", "mse", "sketch", "ilp", "noise"} <= first
 
 

@@ -23,6 +23,10 @@ toy-metric = mpq_toys.metric:ToyMetric
 toy-source = mpq_toys.data_source:ToySource
 [mpq.backends]
 toy-backend = mpq_toys.backend:ToyBackend
+[mpq.runtimes]
+toy-runtime = mpq_toys.runtime:ToyRuntime
+[mpq.report_sections]
+toy-section = mpq_toys.section:ToySection
 """
 FEW_EXAMPLES = """
 from mpq import demo

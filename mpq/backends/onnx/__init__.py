@@ -1,6 +1,5 @@
 """Assignment -> an ONNX graph with real integer weights, for ONNX Runtime and OpenVINO."""
 
-from mpq.backends.onnx.export import OnnxExport, export_onnx
 from mpq.backends.onnx.formats import Kernel, kernel_of, rounds_output
 from mpq.backends.onnx.instantiate import fill, idle_graph
 from mpq.backends.onnx.session import open_session
@@ -10,10 +9,8 @@ from mpq.backends.onnx.template import GraphTemplate, check_batch_size, require_
 __all__ = [
     "GraphTemplate",
     "Kernel",
-    "OnnxExport",
     "Subgraph",
     "check_batch_size",
-    "export_onnx",
     "fill",
     "idle_graph",
     "kernel_of",

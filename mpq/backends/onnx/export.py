@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mpq._support.files import write_files
 from mpq.backends._base import Backend, Exported
 from mpq.backends.onnx.instantiate import fill
 from mpq.backends.onnx.session import open_session
@@ -31,36 +29,18 @@ TOLERANCE = 0.5
 
 @final
 @dataclass(frozen=True)
-class OnnxExport:
-    """A file that was written.
-
-    Args:
-        path: Where it is.
-        deviation: Largest difference between ONNX Runtime here and the simulation over the first
-            examples, in standard deviations of the outputs; ``None`` without ONNX Runtime.
-    """
-
-    path: Path
-    deviation: float | None
-
-    @property
-    def verdict(self) -> str:
-        """The deviation, and what is likely to be wrong if it is large, for people."""
-        if self.deviation is None:
-            return "not tried, as onnxruntime is not installed"
-        told = f"at most {self.deviation:.2g} standard deviations of the outputs apart"
-        if self.deviation <= TOLERANCE:
-            return told
-        return (
-            f"{told}, which is much: int8 products saturate at 8-bit weights on x86 processors "
-            "without VNNI, where w7a8 is the format to take"
-        )
-
-
-@final
-@dataclass(frozen=True)
 class Onnx(Backend):
-    """The network with every layer in its assigned precision, as ``export_onnx`` writes it.
+    """The network with every layer in its assigned precision, tried here beside the simulation.
+
+    Layers of ``w2a8`` to ``w8a8`` become int8 between ``QuantizeLinear`` and ``DequantizeLinear``;
+    linear layers of ``w2g128a8d``, ``w4g128a32`` and the like become ``MatMulNBits``; ``fp32``
+    stays. Shapes are fixed to those of the calibration examples and the batch size. The output is
+    the tensor that mpq compares, called ``output``.
+
+    Two things to know where it is deployed. ONNX Runtime makes int8 layers of float ones between
+    int8 ones unless a session's setting says otherwise: see ``open_session``. And its int8 products
+    saturate at 8-bit weights on x86 processors without VNNI: the deviation from the simulation
+    shows that where it happens on this one; assign ``w7a8`` for such processors.
 
     Args:
         batch_size: Examples of one run; shapes are fixed.
@@ -76,43 +56,21 @@ class Onnx(Backend):
         if model is None or calibration is None:
             raise InputError("the backend onnx needs the network and calibration examples")
         graph, deviation = _graph(model, assignment, calibration, self.batch_size)
-        verdict = OnnxExport(Path(), deviation).verdict
-        return Exported(graph.SerializeToString(), f"ONNX Runtime here: {verdict}")
+        verdict = f"ONNX Runtime here: {_verdict(deviation)}"
+        return Exported(graph.SerializeToString(), verdict, deviation)
 
 
-def export_onnx(
-    model: nn.Module, assignment: Assignment, calibration: Any, path: Path, batch_size: int = 1
-) -> OnnxExport:
-    """Writes the network with every layer in its assigned precision, and tries it.
-
-    Layers of ``w2a8`` to ``w8a8`` become int8 between ``QuantizeLinear`` and ``DequantizeLinear``;
-    linear layers of ``w2g128a8d``, ``w4g128a32`` and the like become ``MatMulNBits``; ``fp32``
-    stays. Shapes are fixed to those of the calibration examples and the batch size. The output is
-    the tensor that mpq compares, called ``output``.
-
-    Two things to know where it is deployed. ONNX Runtime makes int8 layers of float ones between
-    int8 ones unless a session's setting says otherwise: see ``open_session``. And its int8 products
-    saturate at 8-bit weights on x86 processors without VNNI: ``deviation`` shows that where it
-    happens on this one; assign ``w7a8`` for such processors.
-
-    Args:
-        model: The network that the assignment was found for, in evaluation mode.
-        assignment: With the calibrated ranges of static activation formats.
-        calibration: As for ``search``: example inputs, and the ranges of int8 outputs.
-        path: The file.
-        batch_size: Examples of one run.
-
-    Raises:
-        InputError: If the batch size is below 1.
-        MissingDependencyError: If ``mpq[onnx]`` is not installed.
-        MismatchError: If the assignment belongs to another network.
-        PrecisionError: If a layer's precision has no kernel.
-        ModelError: If torch cannot export the network; says which operator.
-        OutputError: If the file cannot be written.
-    """
-    graph, deviation = _graph(model, assignment, calibration, batch_size)
-    (file,) = write_files(path.parent, {path.name: graph.SerializeToString()})
-    return OnnxExport(file, deviation)
+def _verdict(deviation: float | None) -> str:
+    """The deviation, and what is likely to be wrong if it is large, for people."""
+    if deviation is None:
+        return "not tried, as onnxruntime is not installed"
+    told = f"at most {deviation:.2g} standard deviations of the outputs apart"
+    if deviation <= TOLERANCE:
+        return told
+    return (
+        f"{told}, which is much: int8 products saturate at 8-bit weights on x86 processors "
+        "without VNNI, where w7a8 is the format to take"
+    )
 
 
 def _graph(

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 pytest.importorskip("onnx", reason="mpq[onnx]")
 pytest.importorskip("onnxruntime", reason="mpq[onnx]")
 
-from mpq.backends.onnx import OnnxExport, Subgraph, export_onnx, open_session
+from mpq.backends import ExportedFile, export
+from mpq.backends.onnx import Subgraph, open_session
 from mpq.errors import InputError
 from mpq.hardware_profiles.profiling.compiled_network import CompiledNetwork
 from mpq.network.examples import Calibration
@@ -109,12 +110,12 @@ def test_layers_that_are_called_twice_are_profiled(
 
 def exported(
     make: Callable[[], nn.Module], data: Tensor, precision: str, path: Path
-) -> tuple[OnnxExport, Assignment]:
+) -> tuple[ExportedFile, Assignment]:
     """Uniformly, through the public functions."""
     torch.manual_seed(0)
     model = make().eval()
     found = search(Task(model, [data], candidates=[precision]), {"effective_bits": 32})
-    return export_onnx(model, found.assignment, [data], path), found.assignment
+    return export(found.assignment, path, "onnx", model, [data]), found.assignment
 
 
 def test_an_export_is_tried(tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_hugging_face_decoders_are_exported(tmp_path: Path) -> None:
     data = [{"input_ids": torch.randint(40, (4, 6))}]
     found = search(Task(model, data, candidates=["w7a8"]), {"effective_bits": 32})
 
-    made = export_onnx(model, found.assignment, data, tmp_path / "net.onnx")
+    made = export(found.assignment, tmp_path / "net.onnx", "onnx", model, data)
 
     assert made.deviation is not None
     assert made.deviation < 0.2

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from mpq import demo
-from mpq.backends import quantize
-from mpq.backends.onnx import GraphTemplate, Subgraph, export_onnx, fill
+from mpq.backends import export, quantize
+from mpq.backends.onnx import GraphTemplate, Subgraph, fill
 from mpq.cli.__main__ import app
 from mpq.errors import PrecisionError
 from mpq.network.examples import Calibration
@@ -203,7 +203,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Assignment]:
     model, data = made(Residual), images()
     assignment = assigned(model, data, MIXED)
     path = tmp_path_factory.mktemp("onnx") / "net.onnx"
-    return export_onnx(model, assignment, data, path).path, assignment
+    return export(assignment, path, "onnx", model, data).path, assignment
 
 
 def test_mixed_network_computes_what_the_simulation_does(mixed: tuple[Path, Assignment]) -> None:
@@ -305,7 +305,7 @@ def test_bias_that_is_too_large_for_32_bits_widens_the_steps(tmp_path: Path) -> 
     model, data = made(Lonely), [torch.randn(4, 16, generator=torch.Generator().manual_seed(0))]
     assignment = assigned(model, data, {"": "w7a8"})
 
-    file = export_onnx(model, assignment, data, tmp_path / "net.onnx").path
+    file = export(assignment, tmp_path / "net.onnx", "onnx", model, data).path
 
     with torch.no_grad():
         expected = quantize(model, assignment)(data[0][:1]).numpy()
@@ -358,7 +358,7 @@ def test_random_state_is_left_as_found(tmp_path: Path) -> None:
     assignment = assigned(model, data, {"": "w7a8"})
     torch_state, numpy_state = torch.random.get_rng_state(), np.random.get_state()
 
-    export_onnx(model, assignment, data, tmp_path / "net.onnx", batch_size=3)
+    export(assignment, tmp_path / "net.onnx", "onnx:batch_size=3", model, data)
 
     assert torch.equal(torch_state, torch.random.get_rng_state())
     assert str(numpy_state) == str(np.random.get_state())

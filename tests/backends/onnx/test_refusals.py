@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mpq.backends.onnx import export_onnx
+from mpq.backends import export
 from mpq.errors import MismatchError, MissingDependencyError, ModelError, OutputError
 from mpq.network.network import find_layers
 from mpq.problem.assignment import AssignedLayer, Assignment
@@ -85,7 +85,7 @@ def test_network_that_onnx_cannot_say_is_refused(
     assignment = unquantized(model)
 
     with pytest.raises(ModelError, match=message):
-        export_onnx(model, assignment, images(), tmp_path / "net.onnx")
+        export(assignment, tmp_path / "net.onnx", "onnx", model, images())
     assert not list(tmp_path.iterdir())
 
 
@@ -94,7 +94,7 @@ def test_assignment_of_another_network_is_refused(tmp_path: Path) -> None:
     assignment = unquantized(Deciding().eval())
 
     with pytest.raises(MismatchError, match="another network: this one lacks 'layer linear 2x3'"):
-        export_onnx(Reflecting().eval(), assignment, images(), tmp_path / "net.onnx")
+        export(assignment, tmp_path / "net.onnx", "onnx", Reflecting().eval(), images())
 
 
 def test_batch_larger_than_the_first_is_refused(tmp_path: Path) -> None:
@@ -102,7 +102,9 @@ def test_batch_larger_than_the_first_is_refused(tmp_path: Path) -> None:
     assignment = unquantized(Reflecting().eval())
 
     with pytest.raises(ModelError, match="the first batch has 4 examples, not 5"):
-        export_onnx(Reflecting().eval(), assignment, images(), tmp_path / "net.onnx", batch_size=5)
+        export(
+            assignment, tmp_path / "net.onnx", "onnx:batch_size=5", Reflecting().eval(), images()
+        )
 
 
 class Plain(nn.Module):
@@ -122,7 +124,7 @@ def test_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     model = Plain().eval()
 
     with pytest.raises(OutputError, match="a folder is there"):
-        export_onnx(model, unquantized(model), images(), tmp_path)
+        export(unquantized(model), tmp_path, "onnx", model, images())
 
 
 def test_model_in_training_mode_is_refused(tmp_path: Path) -> None:
@@ -131,7 +133,7 @@ def test_model_in_training_mode_is_refused(tmp_path: Path) -> None:
     assignment = unquantized(model)
 
     with pytest.raises(ModelError, match="call model.eval"):
-        export_onnx(model.train(), assignment, images(), tmp_path / "net.onnx")
+        export(assignment, tmp_path / "net.onnx", "onnx", model.train(), images())
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript"])
@@ -144,4 +146,4 @@ def test_missing_package_is_named(
     monkeypatch.setitem(sys.modules, package, None)
 
     with pytest.raises(MissingDependencyError, match=rf"{package}: pip install 'mpq\[onnx\]'"):
-        export_onnx(model, assignment, images(), tmp_path / "net.onnx")
+        export(assignment, tmp_path / "net.onnx", "onnx", model, images())

@@ -6,6 +6,7 @@ from mpq._support.streams import end_answers
 from mpq.cli import commands, deployment, listings
 from mpq.cli.app import app
 
+# The modules of commands are imported for what that does: each registers its own with ``app``.
 __all__ = ["app", "commands", "deployment", "listings", "main"]
 
 
@@ -13,6 +14,7 @@ def main() -> None:
     """Entry point of the ``mpq`` command."""
     try:
         sys.exit(app())
+    # After an error and ``sys.exit`` too: what libraries print at the end would follow the answer.
     finally:
         end_answers()
 

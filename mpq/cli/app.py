@@ -28,16 +28,19 @@ def reporting_errors(command: Command) -> Command:
         from mpq.errors import MpqError
 
         try:
+            # What the user's model prints must not get into an answer that is piped on.
             with answers_only():
                 command(*args, debug=debug, **kwargs)
         except KeyboardInterrupt:
             if debug:
                 raise
+            # 128 + 2, as shells report a process that SIGINT ended.
             _fail("interrupted; no half-written file is left", code=130)
         except MpqError as error:
             if debug:
                 raise
             _fail(str(error), code=2)
+        # A RuntimeError by class: the clause below would take it for a bug.
         except typer.Exit:
             raise
         except Exception as error:  # the user's own model or data code, or a bug of ours
@@ -49,5 +52,6 @@ def reporting_errors(command: Command) -> Command:
 
 
 def _fail(message: str, code: int) -> None:
+    # On one line, however many the exception's text has.
     typer.echo(f"error: {' '.join(message.split())}", err=True)
     raise typer.Exit(code)

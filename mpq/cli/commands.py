@@ -28,6 +28,8 @@ from mpq.workflows.defaults import SOLVER
 from mpq.workflows.task import METRIC, Task
 
 
+# Decorators work from below: ``taking`` opens the groups of options, ``reporting_errors`` passes
+# that signature on, and typer reads it.
 @app.command()
 @reporting_errors
 @taking
@@ -37,6 +39,7 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
     from mpq.cli.console import print_frontier, print_result
     from mpq.report.save import save_alternatives
 
+    # First of all: a folder that cannot be written to is better known before hours of work.
     prepare_folder(options.output)
     has_others = options.others.alternatives > 0
     with talk.progress():
@@ -48,6 +51,7 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
             found = options.alternatives(result, session)
             files += save_alternatives(found, options.output, result.run_id)
     talk.answer(result.assignment.to_json(), lambda console: print_result(result, console))
+    # JSON is one document, the assignment; alternatives are then in their file only.
     if has_others and not talk.as_json:
         talk.answer("", lambda console: print_frontier(found, console, "Alternatives"))
     talk.wrote(files)
@@ -94,6 +98,7 @@ def solve(
     problem, resources = load_problem(table, limit or ())
     built = SOLVERS.build(solver, seed)
     found = answers(problem, resources, built, minimize, max_loss, alternatives, differing)
+    # Not by ``talk.answer``: this command has no other form of its answer.
     write(json.dumps([record(asked, solution) for asked, solution in found], indent=1))
 
 
@@ -109,6 +114,7 @@ def compare(options: CompareOptions, talk: TalkOptions) -> None:
     with talk.progress():
         found = options.run()
         files = found.save(options.output)
+    # By pandas, which writes nan as null; Python's json would write a token that is no JSON.
     rows = found.table().to_json(orient="records", indent=1)
     talk.answer(rows, lambda console: print_comparison(found, console))
     talk.wrote(files)
@@ -137,6 +143,7 @@ def evaluate(
     found = Assignment.load(assignment)
     if data is None and model != DEMO:
         raise InputError("--model needs --data: a function that yields held-out batches")
+    # Not the calibration examples: ranges were chosen for these, so that they flatter the network.
     examples = load_callable(data or DEMO_HELD_OUT)
     measured = run(load_model(model, weights), found, examples, metric)
     write(json.dumps({name: m.to_dict() for name, m in measured.items()}, indent=1))
@@ -154,6 +161,7 @@ def profile(options: ProfileOptions, talk: TalkOptions) -> None:
     with talk.progress():
         found = options.run()
     files = write_files(options.output.parent, {options.output.name: found.to_json().encode()})
+    # The profile is on disk; until then the journal was all that there was of the measurement.
     options.journal.unlink(missing_ok=True)
     talk.answer(found.to_json(), lambda console: print_profile(found, console))
     talk.wrote(files)

@@ -32,9 +32,11 @@ def amount(value: float, unit: str) -> str:
     if value != value:
         return "cannot run"
     if unit == "bytes":
+        # Powers of two, as the memories of small devices and limits in KiB are.
         power = next((p for p in (2, 1) if abs(value) >= 1024**p), 0)
         return f"{value / 1024**power:.4g} {('B', 'KiB', 'MiB')[power]}"
     if unit in ("seconds", "joules"):
+        # A 0 keeps the whole unit: "0 ps" would look like a measurement.
         power = next((p for p in (0, -1, -2, -3) if abs(value) >= 1000**p), -4 if value else 0)
         return f"{value / 1000.0**power:#.4g} {_PREFIXES[power]}{'s' if unit == 'seconds' else 'J'}"
     return f"{value:.3f} {unit}" if unit == "bits" else f"{value:.4g} {unit}"
@@ -72,6 +74,7 @@ def print_result(result: "SearchResult", console: Console) -> None:
         if parts:
             console.print(f"{table.name} {'; '.join(parts)}")
     for table in result.half_widths:
+        # Independent errors add up in squares; nan is an interval that is not known.
         widths = table.values[np.arange(len(solution.columns)), solution.columns]
         known = amount(sqrt(np.nansum(widths**2)), table.unit)
         console.print(
@@ -110,6 +113,7 @@ def print_profile(profile: "NetworkProfile", console: Console) -> None:
             f"{wrong['error_in_standard_deviations']:.2g} standard deviations of its output)"
         )
     for label, found in profile.record.get("agreement", {}).items():
+        # Of fewer networks a rank correlation is next to chance.
         ranks = f"Spearman {found['spearman']:.3f}, " if found["num_networks"] >= 5 else ""
         console.print(
             f"{label} against {found['num_networks']} other networks: {ranks}median error "
@@ -123,6 +127,7 @@ def print_comparison(comparison: "EstimatorComparison", console: Console) -> Non
         f"{len(comparison.trials)} random assignments, measured on {comparison.num_held_out} "
         f"held-out examples; estimates from {comparison.num_calibration}"
     )
+    # Seconds are told by forward passes already, errors below the table: it is wide enough.
     table = comparison.table().drop(columns=["estimate_seconds", "error"])
     console.print(_table(table, title, lambda name: "accuracy" not in name))
     for score in comparison.scores:
@@ -134,6 +139,7 @@ def print_frontier(frontier: "Frontier", console: Console, what: str = "Frontier
     """The points of a frontier, or alternatives, over its resource."""
     from mpq.report.tables import frontier_table
 
+    # A precision for every layer in one cell would fill the screen; frontier.csv has them.
     table = frontier_table(frontier).drop(columns="precisions")
     console.print(_table(table, f"{what} over {frontier.resource}", _all_columns))
     if what == "Frontier":
@@ -152,6 +158,8 @@ def _layer_columns(name: str) -> bool:
 
 def new_console() -> Console:
     """Standard output; wide enough for a table where it is no terminal."""
+    # Not sys.stdout, which leads to standard error while a command runs. Where it cannot ask, rich
+    # takes 80 columns and folds every heading.
     console = Console(file=answer_stream())
     return console if console.is_terminal else Console(file=answer_stream(), width=140)
 
@@ -164,8 +172,10 @@ def new_table(title: str | None = None) -> Table:
 def _table(frame: "pd.DataFrame", title: str, shows: Callable[[str], bool]) -> Table:
     table = new_table(title)
     columns = [str(name) for name in frame.columns if shows(str(name))]
+    # Without targets there is no accuracy, for instance: empty columns take the room of others.
     columns = [name for name in columns if not frame[name].isna().all()]
     for name in columns:
+        # Kind b, of booleans, is not among them: they are shown as words.
         is_text = frame[name].dtype.kind not in "if"
         table.add_column(_heading(name), justify="left" if is_text else "right", overflow="fold")
     for _, row in frame.iterrows():
@@ -175,6 +185,7 @@ def _table(frame: "pd.DataFrame", title: str, shows: Callable[[str], bool]) -> T
 
 def _heading(column: str) -> str:
     for unit in ("_seconds", "_joules"):
+        # Cells say their unit, scaled. Bytes stay, as in weight_bytes they are a part of the name.
         column = column.removesuffix(unit)
     return column.replace("_share", " %").replace("_", " ")
 
@@ -182,6 +193,7 @@ def _heading(column: str) -> str:
 def _cell(column: str, value: object) -> str:
     if value is None:
         return ""
+    # Before the numbers, since True is an int.
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, int | float):
@@ -192,6 +204,7 @@ def _cell(column: str, value: object) -> str:
             if value == value
             else ""
         )
+    # Here nan is what is not known; ``amount`` would say that it cannot run.
     if column == "peak_memory_bytes" and value != value:
         return ""
     for unit in ("seconds", "bytes", "joules"):

@@ -36,7 +36,9 @@ def quantize(
 
     found = Assignment.load(assignment)
     quantized = run(load_model(model, weights), found)
+    # safetensors refuses tensors that share memory, as tied weights do, or are not contiguous.
     tensors = {name: t.detach().clone().contiguous() for name, t in quantized.state_dict().items()}
+    # The fingerprint says which network the weights are of.
     content = save(tensors, {"mpq_fingerprint": found.fingerprint})
     files = write_files(output.parent, {output.name: content})
     talk.answer({"files": [str(file) for file in files]}, lambda _: talk.wrote(files))
@@ -70,11 +72,14 @@ def export(
     if output is None and backend.needs_network:
         raise InputError(f"a file of {backend.name} needs --output: where it goes")
     if output is None:
+        # ``write`` ends the last line itself.
         text = backend.export(found, None, None).content.decode().removesuffix("\n")
         talk.answer({"text": text}, lambda _: write(text))
         return
+    # Before the model is loaded, which may take long and runs the user's code.
     if backend.needs_network and data is None and model != DEMO:
         raise InputError("--model needs --data: a function that yields calibration batches")
+    # For bit widths as text neither the model nor its data is needed.
     loaded = load_model(model, weights) if backend.needs_network else None
     examples = None if loaded is None else load_data(data or DEMO_DATA, loaded, Task.seed)
     made = run(found, output, backend, loaded, examples)

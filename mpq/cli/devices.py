@@ -34,6 +34,7 @@ def devices_table(profiles: Iterable[Profile]) -> Table:
 def print_device(profile: Profile, console: Console) -> None:
     """What a device is, every number with its source, and what it runs."""
     console.print(
+        # Titles and notes may have brackets, which are markup to rich unless it is told.
         f"{profile.name}: {profile.title}\n\nCosts are {profile.basis}. {profile.notes}\n",
         markup=False,
         highlight=False,
@@ -88,6 +89,7 @@ def numbers_table(profile: Profile) -> Table:
 
 def formats_table(profile: Profile) -> Table:
     """What a device runs: weights and activations, as what, in which layers, by which source."""
+    # Only an estimated device has rules with sources; others list what was measured.
     if not isinstance(profile, Roofline):
         table = _table("runs")
         for name in profile.formats:
@@ -103,6 +105,7 @@ def formats_table(profile: Profile) -> Table:
 def _table(*headings: str) -> Table:
     table = new_table()
     for heading in headings:
+        # Names and numbers are copied from here, so they stay whole; sentences fold around them.
         is_name = heading in ("device", "number", "value", "model", "assumed")
         table.add_column(heading, no_wrap=is_name, overflow="fold")
     return table

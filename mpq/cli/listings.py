@@ -9,6 +9,7 @@ from mpq.cli.app import app, reporting_errors
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions
 
+# Everything else is imported within the commands, so that ``mpq --help`` loads no torch.
 if TYPE_CHECKING:
     from mpq._support.registry import Registry
 
@@ -66,6 +67,7 @@ def import_table(
     from mpq.hardware_profiles.catalogue import device_name
     from mpq.hardware_profiles.measured_table.published import import_table as run
 
+    # Called as the file is, which is what --device will be given.
     name = device_name(output)
     table = run(converter, file, name, clock_hz, head_tail, allow_extrapolation)
     files = write_files(output.parent, {output.name: table.to_json().encode()})
@@ -148,6 +150,7 @@ def _print_parts(registry: "Registry[Any]", talk: TalkOptions) -> None:
     rows = [(part.name, part.summary, registry.options(part)) for part in registry]
     table = new_table()
     for heading in (registry.kind, "what it does", "options"):
+        # Folded and not cut: options are looked up here to be typed.
         table.add_column(heading, overflow="fold")
     for name, summary, options in rows:
         table.add_row(name, summary, ",".join(f"{key}={value}" for key, value in options.items()))

@@ -35,6 +35,7 @@ def load_object(spec: str) -> Any:
     Raises:
         InputError: If the module or the name does not exist.
     """
+    # From the right: a path on Windows has a colon after its drive.
     module_name, separator, name = spec.rpartition(":")
     if not separator or not module_name or not name:
         raise InputError(f"{spec!r}: write package.module:name or path/to/file.py:name")
@@ -45,10 +46,12 @@ def load_object(spec: str) -> Any:
 
 
 def _import(name: str) -> Any:
+    # As ``python -m`` does; for an installed command the first entry is the folder of its script.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         return importlib.import_module(name)
+    # Any other error is one in the user's module, and passes on for --debug to show.
     except ModuleNotFoundError as error:
         raise InputError(
             f"cannot import {name!r}: {error} (looked in {Path.cwd()} and the installed packages)"
@@ -59,6 +62,7 @@ def _load_file(path: str) -> Any:
     file = Path(path).resolve()
     if not file.is_file():
         raise InputError(f"there is no file {path}")
+    # With a prefix, so that a file called torch.py takes no other module's place.
     name = f"mpq_user_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None
@@ -83,6 +87,7 @@ def load_data(spec: str, model: nn.Module, seed: int = 0) -> Any:
     Raises:
         InputError: If the spec names nothing.
     """
+    # Before modules: a source takes options after the colon, where a module has its function.
     if spec.partition(":")[0] in DATA_SOURCES.names():
         return DATA_SOURCES.build(spec, seed).calibration(model)
     return load_callable(spec)
@@ -101,6 +106,7 @@ def load_model(spec: str, weights: Path | None = None) -> nn.Module:
         FileFormatError: If the weights do not fit it.
     """
     model = load_object(spec)
+    # A module can be called too, but not without an input: only what is none makes one.
     if not isinstance(model, nn.Module):
         model = load_callable(spec)()
     if not isinstance(model, nn.Module):
@@ -131,6 +137,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 def tied_names(model: nn.Module) -> list[list[str]]:
     """Groups of two and more parameter names that are one parameter."""
     names: dict[int, list[str]] = {}
+    # By default torch lists a shared parameter under its first name only.
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     return [group for group in names.values() if len(group) > 1]
@@ -152,6 +159,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 def _unpickle(path: Path) -> dict[str, Tensor]:
     try:
+        # A pickle may run any code, and a checkpoint may be from a machine with a GPU.
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes make it stumble over
         reason = next(iter(str(error).splitlines()), "no text")
@@ -159,6 +167,7 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
             f"{path} cannot be read as tensors only ({type(error).__name__}: {reason}); "
             "save model.state_dict(), best as safetensors"
         ) from error
+    # Training checkpoints have optimizer and epoch beside the weights.
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     is_state = isinstance(state, dict) and all(isinstance(v, Tensor) for v in state.values())

@@ -29,10 +29,12 @@ def load_problem(path: Path, limits: Sequence[str] = ()) -> tuple[Problem, dict[
     except (OSError, UnicodeDecodeError) as error:
         raise FileFormatError(f"cannot read {path}: {error}") from error
     if path.suffix == ".csv":
+        # Read apart from the problem, which knows a column only if it has a limit.
         table = LongTable.from_csv(text)
         return Problem.from_table(table, limits), table.resources
     if path.suffix == ".json":
         found = Problem.from_json(text).within(limits)
+        # The steps of a maximum are no resources of their own.
         sums = (budget.sum_table for budget in found.budgets)
         return found, {table.name: table for table in sums if table is not None}
     raise FileFormatError(f"{path} is neither .json (a problem) nor .csv (a table of layers)")

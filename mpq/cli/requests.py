@@ -34,6 +34,7 @@ class ObjectiveOptions:
     """What is made small instead of the loss."""
 
     minimize: o.Minimize = None
+    # A dataclass's defaults are attributes of its class, so that each is written down once.
     max_loss: o.MaxPredicted = Objective.max_loss
     max_measured_loss: o.MaxMeasured = Objective.max_measured_loss
     max_accuracy_drop: o.MaxDrop = Objective.max_accuracy_drop
@@ -62,6 +63,7 @@ class FrontierOptions:
         """
         from mpq.errors import InputError
 
+        # Asked here as well as by the solvers' query, which comes after the estimate.
         if self.points < 2:
             raise InputError(f"a frontier has at least 2 points; got {self.points}")
 
@@ -96,6 +98,8 @@ class SearchOptions:
     sensitivity: o.Sensitivity = defaults.ESTIMATOR
     solver: o.SolverName = defaults.SOLVER
     refine: o.Refine = 0
+    # One instance for all may be the default, as it is frozen; ``eq=False`` leaves it hashable,
+    # which ``dataclass`` asks of a default.
     objective: ObjectiveOptions = ObjectiveOptions()
     output: o.Output = Path("mpq-run")
     curve: FrontierOptions = FrontierOptions()
@@ -131,11 +135,13 @@ class SearchOptions:
         device, limits = self.asked.device, self.asked.limit or []
         if not self.asked.source.is_demo or limits:
             return device, limits
+        # The built-in limits would bound what is to be made small.
         return device or DEMO_DEVICE, [] if self.objective.minimize else DEMO_LIMITS
 
     def frontier(self, result: "SearchResult", session: "Session") -> "Frontier":
         """The frontier that is drawn beside a result."""
         curve = self.curve
+        # A result holds no network: layers are found again to measure it, nothing is estimated.
         found = result.frontier(curve.resource, curve.points, curve.hull)
         return session.measured(found) if curve.measure else found
 
@@ -150,6 +156,7 @@ class SearchOptions:
         from mpq.workflows.frontier import frontier
 
         curve, (device, limits) = self.curve, self._checked()
+        # Both would be without effect, which nobody expects of an option.
         if self.refine or self.objective.objective() is not None:
             raise InputError(
                 "a frontier has the least loss at every amount of --resource: it takes neither "
@@ -192,6 +199,7 @@ class CompareOptions:
             num_random=self.random,
             max_loss=self.max_loss,
             refine=self.refine,
+            # Measurements are kept there as they are made: the same command again resumes.
             folder=self.output,
         )
 
@@ -225,6 +233,7 @@ class ProfileOptions:
         """The task, with network and data loaded."""
         from mpq.cli.loading import load_data, load_model
 
+        # First of all: that --data is missing is said before the model's code runs.
         spec, patterns = self.source.data_spec, self.patterns
         model = load_model(self.source.model, self.source.weights)
         return Task(
@@ -250,10 +259,12 @@ class ProfileOptions:
             max_interval=timing.max_interval,
             clock=timing.clock,
             journal=self.journal,
+            # --device is then given the file, and reports call the device alike.
             name=self.output.stem,
         )
 
     @property
     def journal(self) -> Path:
         """Where finished rounds are."""
+        # After the whole name: two profiles may differ by their suffix only.
         return self.output.with_name(f"{self.output.name}.journal")

@@ -34,11 +34,12 @@ class TalkOptions:
 
         Args:
             answer: What ``json`` can write, or JSON as text.
-            show: Prints it for people.
+            show: Prints it for people on the console that it is given; not called for JSON.
         """
         from mpq.cli.console import new_console
 
         if self.as_json:
+            # Texts are JSON already: encoding them again would put all of it into quotes.
             write(answer if isinstance(answer, str) else json.dumps(answer, indent=1))
         else:
             show(new_console())
@@ -47,6 +48,7 @@ class TalkOptions:
         """Says which files were written, one line for each."""
         from mpq.cli.console import new_console
 
+        # JSON is the whole of standard output: a line after it would stop whoever parses it.
         if self.quiet or self.as_json:
             return
         console = new_console()

@@ -80,6 +80,7 @@ class RuleOptions:
             include=self.patterns.include or (),
             exclude=self.patterns.exclude or (),
             fix=_pairs("--fix", self.fix),
+            # Pairs instead of a dict: their order counts, and a glob may come twice.
             allow=[(glob, value.split(",")) for glob, value in _pairs("--allow", self.allow)],
             tie=self.tie or (),
             find_ties=self.find_ties,
@@ -136,7 +137,10 @@ class TaskOptions:
         from mpq.cli.loading import load_data, load_model
 
         source = self.source
+        # First of all: that --data is missing is said before the model's code runs.
         spec = source.data_spec
+        # Beside the user's own examples the built-in ones would be other data; a share of the
+        # user's is then held out.
         held_out = self.eval_data or (DEMO_HELD_OUT if source.is_all_demo else None)
         model = load_model(source.model, source.weights)
         return Task(
@@ -155,12 +159,14 @@ class TaskOptions:
 
 def listed(precisions: str | None) -> list[str] | None:
     """Precisions that were written with commas; ``None`` where none were."""
+    # None, and no empty list, so that the task looks for its own default.
     return precisions.split(",") if precisions else None
 
 
 def _pairs(option: str, items: list[str] | None) -> list[tuple[str, str]]:
     from mpq.errors import InputError
 
+    # Split at the first "=", which no name of a layer has in practice.
     pairs = [item.partition("=") for item in items or ()]
     for item, (glob, _, value) in zip(items or (), pairs, strict=True):
         if not glob or not value:

@@ -22,10 +22,10 @@ class AssignedLayer:
     """One layer with its precision.
 
     Args:
-        name: The layer.
+        name: The layer's, as in ``Layer``.
         kind: As in ``Layer``; with the shape, what tells one network from another.
-        weight_shape: As stored by torch.
-        precision: What was chosen.
+        weight_shape: Shape of the weight as torch stores it.
+        precision: Formats of the weight and of the input that were chosen for it.
         activation_range: Calibrated range of its input, for a static activation format.
     """
 
@@ -62,16 +62,16 @@ class Metadata:
         batch_size: Examples at once that latency and energy were priced for.
         phase: That resources were priced for: ``prefill``, ``decode``, or neither.
         tokens: Length of the prompt that resources were priced for; unset: as traced.
-        budgets: Limits and use.
+        budgets: Every limit, with what the assignment uses of it.
         estimator: Name of the sensitivity estimator.
         predicted_loss: By the estimator, in ``loss_unit``.
-        loss_unit: Usually nats.
+        loss_unit: Unit of ``predicted_loss`` and ``bound``, usually nats.
         measured_loss: On held-out examples, in ``measured_unit``.
         measured_unit: Unit of the metric: nats for the KL divergence.
         measured_accuracy: On held-out examples with targets.
         num_held_out: How many examples those were.
-        solver: Name and backend.
-        solver_status: How it ended.
+        solver: Name of the solver, with its backend: ``ilp (HiGHS)``.
+        solver_status: How it ended: a member of ``Status``, in lower case.
         bound: Proved lower bound of the predicted loss.
         gap: Relative distance of the predicted loss from the bound.
         seed: Seed of estimator and solver.
@@ -110,7 +110,7 @@ class Assignment:
         ties: Layers that share a precision.
         folded: Convolution to the BatchNorm that is folded into it before quantizing.
         weight_range: How the weights' ranges are chosen, as ``RANGE_METHODS`` takes it.
-        metadata: Where it comes from.
+        metadata: How it was found, and what was predicted and measured of it.
     """
 
     layers: tuple[AssignedLayer, ...]
@@ -155,6 +155,7 @@ class Assignment:
             data = json.loads(text)
         except json.JSONDecodeError as error:
             raise FileFormatError(f"not JSON: {error}") from error
+        # Asked before the schema is: a later file would fail it with a message about some key.
         version = data.get("schema_version") if isinstance(data, dict) else None
         if isinstance(version, int) and version > schema_versions.ASSIGNMENT:
             raise FileFormatError(
@@ -174,6 +175,7 @@ class Assignment:
             data["weight_range"],
             Metadata(**{**known, "budgets": budgets}),
         )
+        # Whoever edits a name or a shape by hand gets a file that fits no network.
         if assignment.fingerprint != data["fingerprint"]:
             raise FileFormatError("the layers do not have the fingerprint that the file states")
         return assignment
@@ -189,6 +191,7 @@ class Assignment:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise FileFormatError(f"cannot read {path}: {error}") from error
+        # ``from_json`` knows no path, and the user may have given several.
         except FileFormatError as error:
             raise FileFormatError(f"{path}: {error}") from error
 
@@ -200,6 +203,7 @@ def _layer_to_dict(layer: AssignedLayer) -> dict[str, Any]:
         "kind": layer.kind,
         "weight_shape": list(layer.weight_shape),
         "precision": str(layer.precision),
+        # The same as the precision's short spelling, in full, for readers that do not have mpq.
         "weight": _format_to_dict(layer.precision.weight),
         "activation": _format_to_dict(layer.precision.activation)
         | {"range": None if calibrated is None else [calibrated.low, calibrated.high]},
@@ -223,6 +227,7 @@ def _layer_from_dict(data: Any) -> AssignedLayer:
         raise FileFormatError(f"layer {data['name']!r}: {error}") from error
     ends = data["activation"]["range"]
     stated = (data["weight"], {k: v for k, v in data["activation"].items() if k != "range"})
+    # Two statements of one thing: where they differ, nobody can tell which one was meant.
     if stated != (_format_to_dict(precision.weight), _format_to_dict(precision.activation)):
         raise FileFormatError(
             f"layer {data['name']!r}: its formats are not those of its precision {precision}"
@@ -242,4 +247,6 @@ def _check_range_method(text: str) -> None:
 
 @cache
 def _schema() -> Any:
+    # The schema's file cannot list formats, as other packages add some. Read once per process: the
+    # files of a sweep are many.
     return read_schema("mpq.problem", "assignment.schema.json", number_format=NUMBER_FORMATS)

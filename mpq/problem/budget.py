@@ -20,7 +20,7 @@ class Budget:
     ``peak_ram`` is, has a table a step, named like the step; the largest total is what is used.
 
     Args:
-        resource: Such as ``latency``.
+        resource: Name that limits and reports know it by, such as ``latency``.
         tables: ``[L, B]`` cost in every step, all in one unit, of the same layers and precisions.
         limit: Largest use that is allowed, in the tables' unit.
 
@@ -38,6 +38,7 @@ class Budget:
             raise LimitError(f"{self.resource}: the limit must be finite, got {self.limit}")
         if not self.tables:
             raise InputError(f"{self.resource}: a budget has at least one table; got none")
+        # Layers and precisions are compared once for all budgets, in ``Constraints``.
         for table in self.tables[1:]:
             if table.unit != self.unit:
                 raise InputError(
@@ -59,6 +60,7 @@ class Budget:
     @property
     def sum_table(self) -> CostTable | None:
         """``[L, B]`` of a resource that is a sum over layers; ``None`` of a maximum over steps."""
+        # A maximum over a single step is told from a sum by its table's name, which is the step's.
         (table, *steps) = self.tables
         return None if steps or table.name != self.resource else table
 
@@ -68,6 +70,8 @@ class Budget:
 
     def is_met(self, columns: Columns) -> bool:
         """Whether the assignment stays within the limit, up to ``LIMIT``."""
+        # The absolute value: a factor 1 + LIMIT would tighten a limit below 0, where savings of
+        # pairs or a constant can lead.
         return self.used(columns) <= self.limit + LIMIT * abs(self.limit)
 
     def to_dict(self) -> dict[str, Any]:

@@ -31,9 +31,11 @@ class Constraints:
     candidates: Mapping[str, Sequence[Precision]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # Limits are changed and reported by resource; of two budgets one would be overlooked.
         names = [budget.resource for budget in self.budgets]
         if len(set(names)) != len(names):
             raise InputError(f"a resource has two budgets: {names}")
+        # Solvers index all tables by one column number, so it has to mean one precision everywhere.
         for table in self.tables[1:]:
             first = self.tables[0]
             if (table.layers, table.precisions) != (first.layers, first.precisions):
@@ -57,4 +59,5 @@ class Constraints:
     def choosable(self) -> dict[str, tuple[Precision, ...]]:
         """Precisions of the layers that may not take all: a given precision goes before."""
         given = {name: (only,) for name, only in self.fixed.items()}
+        # The last entry of a merged dict wins: a layer in both has its given precision only.
         return {**{name: tuple(ps) for name, ps in self.candidates.items()}, **given}

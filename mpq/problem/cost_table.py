@@ -32,8 +32,8 @@ class PairwiseCost:
     candidates instead.
 
     Args:
-        first: Name of a layer.
-        second: Name of another layer.
+        first: Name of the layer whose precision is the row of ``values``.
+        second: Name of another layer, whose precision is the column of ``values``.
         values: ``[B, B]``, finite: the cost of ``first`` at precision row ``b`` and ``second`` at
             precision column ``c``. Copied, and read-only afterwards.
 
@@ -49,6 +49,7 @@ class PairwiseCost:
         pair = f"pair of {self.first!r} and {self.second!r}"
         if self.first == self.second:
             raise InputError(f"{pair}: two different layers are a pair; give its cost to the layer")
+        # Copied before it is locked: the caller's array stays writable, and no longer matters.
         values = np.array(self.values, dtype=np.float64)
         if values.ndim != 2 or values.shape[0] != values.shape[1]:
             raise InputError(f"{pair}: expected [B, B], got {values.shape}")
@@ -78,6 +79,7 @@ class PairwiseCost:
             if not all(isinstance(name, str) for name in names):
                 raise FileFormatError(f"not a pair cost: expected two names of layers, got {names}")
             return cls(*names, np.array(data["values"], dtype=np.float64))
+        # A ValueError by class, but its text is meant for the user already.
         except InputError:
             raise
         except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
@@ -109,6 +111,7 @@ def _check_unit(unit: str) -> None:
     """
     if unit in UNITS:
         return
+    # Of a metric of another package any word is a unit; only what looks like a resource's is not.
     is_meant = bool(_SCALED.fullmatch(unit)) or bool(
         get_close_matches(unit, RESOURCE_UNITS, 1, _NEAR)
     )
@@ -127,8 +130,8 @@ class CostTable:
         name: What is counted, such as ``latency`` or ``sketch``.
         unit: What one unit of ``values`` means: one of ``UNITS``, or a word that a metric of
             another package declares for its losses. It need not be installed to read its tables.
-        layers: ``[L]`` names.
-        precisions: ``[B]`` choices.
+        layers: ``[L]`` names of the layers, in the network's order.
+        precisions: ``[B]`` precisions that a layer may be stored in, one per column.
         values: ``[L, B]``. ``nan`` means that the layer cannot run at that precision; infinite
             is refused. Copied, and read-only afterwards.
         constant: What the network costs besides its layers, whatever their precisions.
@@ -160,6 +163,7 @@ class CostTable:
             raise InputError(f"{self.name}: expected [L, B] = {expected}, got {values.shape}")
         values.setflags(write=False)
         object.__setattr__(self, "values", values)
+        # After the array is in place: the message reads the cell from it.
         self._refuse(np.isinf(values), "every cost must be finite (nan: cannot run there)")
         if not isfinite(self.constant):
             raise InputError(f"{self.name}: the constant must be finite, got {self.constant}")
@@ -195,6 +199,7 @@ class CostTable:
     @property
     def column(self) -> str:
         """Name with unit, for columns and keys: ``latency_seconds``, ``weight_bytes``."""
+        # The names weight_bytes and effective_bits have their unit already.
         return self.name if self.name.endswith(self.unit) else f"{self.name}_{self.unit}"
 
     def total(self, columns: npt.NDArray[np.intp]) -> float:
@@ -211,6 +216,7 @@ class CostTable:
         return fsum(self._between(columns))
 
     def _between(self, columns: npt.NDArray[np.intp]) -> list[float]:
+        # Most tables have no pairs, and this runs for every assignment that is compared.
         if not self.pairs:
             return []
         column_of = dict(zip(self.layers, columns.tolist(), strict=True))
@@ -240,6 +246,7 @@ class CostTable:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: schema_version, name, unit, layers, precisions, values, constant, pairs."""
+        # Python would write nan as the token NaN, which is no JSON to other readers.
         rows = [[None if np.isnan(v) else float(v) for v in row] for row in self.values]
         return {
             "schema_version": schema_versions.COST_TABLE,
@@ -265,6 +272,7 @@ class CostTable:
                     f"cost table of schema version {data['schema_version']}; this mpq reads "
                     f"version {schema_versions.COST_TABLE}: update mpq"
                 )
+            # A text would pass for a list of one-letter names.
             if not isinstance(data["layers"], list):
                 raise FileFormatError("not a cost table: layers must be a list of names")
             values = np.array(data["values"], dtype=np.float64)  # None becomes nan
@@ -276,6 +284,8 @@ class CostTable:
             return cls(*names, precisions, values, constant, pairs)
         except InputError:
             raise
+        # Whatever a value of a wrong kind raises on its way into numpy; an integer that no float64
+        # can hold is an OverflowError.
         except (
             KeyError,
             TypeError,
@@ -310,6 +320,7 @@ class CostTable:
         import pandas as pd
 
         columns = [str(precision) for precision in self.precisions]
+        # Copied: our array is read-only, and a frame may be a view of what it is made from.
         frame = pd.DataFrame(self.values.copy(), pd.Index(self.layers, name="layer"), columns)
         frame.attrs.update(name=self.name, unit=self.unit, constant=self.constant)
         return frame
@@ -329,6 +340,7 @@ class CostTable:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([f"{self.name}:{self.unit}", *map(str, self.precisions)])
         for layer, row in zip(self.layers, self.values.tolist(), strict=True):
+            # repr is the shortest text that reads back to the very same number.
             writer.writerow([layer, *("" if value != value else repr(value) for value in row)])
         return text.getvalue()
 
@@ -340,6 +352,8 @@ class CostTable:
             FileFormatError: If the first header cell is another one, a row is too short or too
                 long, or a cell is no number.
         """
+        # An empty file gets an empty heading, so that the message below speaks of it. The split is
+        # from the right, because a name may have a colon and a unit has none.
         heading, *rows = list(csv.reader(StringIO(text))) or [[]]
         name, separator, unit = (heading[0] if heading else "").rpartition(":")
         if not separator:
@@ -357,5 +371,6 @@ class CostTable:
             cells = [[float(cell) if cell else float("nan") for cell in row[1:]] for row in rows]
         except ValueError as error:
             raise FileFormatError(f"not a cost table in CSV: {error}") from error
+        # Without a row the array would have one axis.
         values = np.array(cells, dtype=np.float64).reshape(len(rows), len(precisions))
         return cls(name, unit, tuple(row[0] for row in rows), precisions, values)

@@ -36,6 +36,8 @@ class Cut:
 
     def row(self, num_precisions: int) -> tuple[Array, float]:
         """``[L, B]`` 1 where a cell is the same, and how many the same cells may be."""
+        # To differ in at least k of L layers is to agree in at most L - k: linear in the choices,
+        # with whole numbers only, so that sums of the row are exact.
         same = np.zeros((len(self.columns), num_precisions))
         same[np.arange(len(self.columns)), self.columns] = 1.0
         return same, float(len(self.columns) - self.num_layers)

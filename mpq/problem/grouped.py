@@ -22,7 +22,7 @@ class Grouped:
         loss: ``[G, B]`` in the loss table's unit.
         costs: ``[R, G, B]`` of ``R`` rows, 0 where a precision is not allowed: one for every table
             of every budget, then one for every cut.
-        limits: ``[R]``.
+        limits: ``[R]`` the largest sum of each row of ``costs``, in that row's unit.
         allowed: ``[G, B]`` whether a group may take a precision.
         members: For each group, the rows of its layers.
         pairwise: What pairs of groups cost besides.
@@ -37,7 +37,9 @@ class Grouped:
 
     def among(self, allowed: Mask) -> "Grouped":
         """The same with fewer cells ``[G, B]``, each of them allowed here."""
+        # Which part depends on one group alone changes with the cells that are left.
         alone, pairwise = self.pairwise.separated(allowed)
+        # A cell that cannot run is nan; as 0 it leaves minima, sums and solvers' matrices finite.
         loss, costs = self.loss + alone[0], np.where(allowed, self.costs + alone[1:], 0.0)
         return replace(self, loss=loss, costs=costs, allowed=allowed, pairwise=pairwise)
 
@@ -48,6 +50,8 @@ class Grouped:
     @cached_property
     def group_of(self) -> Columns:
         """``[L]`` the group of every layer."""
+        # Tied layers need not be neighbours, so the numbers are scattered to the members' rows.
+        # Every layer is in exactly one group: no element stays unset.
         groups = np.empty(sum(map(len, self.members)), dtype=np.intp)
         sizes = [len(rows) for rows in self.members]
         rows = np.concatenate([np.array(rows) for rows in self.members])

@@ -48,17 +48,22 @@ class Interactions:
     @cached_property
     def alone(self) -> npt.NDArray[np.float64]:
         """``[L, B]`` the quadratic loss of changing one layer alone."""
+        # Summed in float64, like ``together``: ``excess`` is the difference of the two, which is
+        # small beside either where errors hardly interact.
         squares = np.einsum("slb,slb->lb", self.factor, self.factor, dtype=np.float64)
         return np.asarray(0.5 * squares / len(self.factor))
 
     def together(self, columns: npt.NDArray[np.intp]) -> float:
         """The quadratic loss of an assignment, ``columns [L]`` the column of every layer."""
         layers = np.arange(self.factor.shape[1])
+        # Layers are added up before squaring: here errors of opposite sign cancel.
         rows = self.factor[:, layers, columns].sum(axis=1, dtype=np.float64)  # [S]
         return float(0.5 * np.mean(rows**2))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: shape, and the factor as base64 of little-endian float32."""
+        # The byte order is fixed, so that a file reads the same on every machine; bytes, since
+        # decimal digits of so many numbers would be longer and no more exact.
         content = b64encode(self.factor.astype("<f4").tobytes()).decode("ascii")
         return {
             "shape": list(self.factor.shape),
@@ -74,9 +79,11 @@ class Interactions:
             FileFormatError: If a key is missing, or the factor has another size.
         """
         try:
+            # Without ``validate`` foreign characters are skipped, which shifts all later numbers.
             content = b64decode(data["factor_float32_base64"], validate=True)
             factor = np.frombuffer(content, dtype="<f4").reshape(tuple(data["shape"]))
             return cls(factor, float(data["shrinkage"]))
+        # An InputError is a ValueError too, but its text is meant for the user already.
         except InputError:
             raise
         except (KeyError, TypeError, ValueError) as error:
@@ -84,11 +91,13 @@ class Interactions:
 
     def excess(self, columns: npt.NDArray[np.intp]) -> float:
         """What an assignment loses beside its additive loss; negative where errors cancel."""
+        # The table counts single layers already. Only what pairs add is shrunk.
         alone = float(self.alone[np.arange(len(columns)), columns].sum())
         return (1 - self.shrinkage) * (self.together(columns) - alone)
 
 
 def _frozen(values: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    # float32 halves the largest array of a problem, in memory and in its file.
     with np.errstate(over="ignore"):  # what overflows is infinite, and refused
         array = np.array(values, dtype=np.float32)
     array.setflags(write=False)

@@ -12,6 +12,7 @@ from mpq.errors import LimitError
 from mpq.problem.cost_table import CostTable
 from mpq.quantization.precision import Precision
 
+# Looked up as written, since case tells prefixes apart: m is milli and M is mega.
 _SCALES: dict[str, dict[str, float]] = {
     "seconds": {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9},
     "bytes": {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9} | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
@@ -21,6 +22,7 @@ _SCALES: dict[str, dict[str, float]] = {
 }
 
 
+# No sign: a limit is positive, and a minus is better refused as a misspelling.
 _NUMBER = r"(?P<number>\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)"
 
 
@@ -83,6 +85,7 @@ class Limit:
         number, unit = float(parts["number"]), parts.get("unit", "")
         if number <= 0:
             raise LimitError(f"{text!r}: a limit is positive")
+        # Without its precision "0.6x" looks like an amount in a unit called x.
         if unit.lower() == "x":
             raise LimitError(f"{text!r}: say relative to which precision, such as {amount}:w8a8")
         reference = Precision.parse(parts["precision"]) if "precision" in parts else None
@@ -100,6 +103,7 @@ class Limit:
                 the reference precision.
         """
         if self.reference is not None:
+            # The network at the reference precision has a peak of its own, maybe in another step.
             costs = [uniform_cost(each, self.reference) for each in (table, *steps)]
             return self.number * max(costs)
         if self.unit is None:
@@ -126,6 +130,7 @@ def uniform_cost(table: CostTable, precision: Precision) -> float:
         LimitError: If a layer cannot run at that precision.
     """
     index = table.index_of(precision)
+    # Looked at before adding up: the sum would be nan and name no layer.
     column = table.values[:, index]
     if np.isnan(column).any():
         layer = table.layers[int(np.flatnonzero(np.isnan(column))[0])]
@@ -168,6 +173,7 @@ def written_limits(limits: Limits) -> list[tuple[str, Limit]]:
     >>> [text for text, _ in written_limits({"latency": 2.5e-3, "weight_bytes": "0.6x:w8"})]
     ['latency=0.0025', 'weight_bytes=0.6x:w8']
     """
+    # A text is a sequence as well, and would be read as one limit per letter.
     if isinstance(limits, str):
         raise LimitError(
             f"limits are several: write [{limits!r}], or a mapping such as "

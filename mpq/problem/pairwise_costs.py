@@ -21,8 +21,8 @@ class PairwiseCosts:
     values are at least 0, and 0 somewhere in every row and column that is allowed.
 
     Args:
-        first: ``[K]`` a group.
-        second: ``[K]`` a later group.
+        first: ``[K]`` index of a group, as in ``Grouped``.
+        second: ``[K]`` index of a later group than ``first``.
         values: ``[K, 1 + R, B, B]`` of the loss, then of every budget, by the columns of both; 0
             where one is not allowed.
     """
@@ -40,7 +40,7 @@ class PairwiseCosts:
 
         Args:
             tables: ``T`` tables of the same layers and precisions.
-            group_of: Group of every layer.
+            group_of: Layer name to the index of its group; every layer is in one.
 
         Returns:
             ``[T, G, B]`` what belongs to one group: pairs of tied layers, and the constant, which
@@ -56,11 +56,15 @@ class PairwiseCosts:
             for pair in table.pairs:
                 one, other = group_of[pair.first], group_of[pair.second]
                 if one == other:
+                    # Tied layers share their column, so only the diagonal can ever be paid.
                     alone[row, one] += np.diagonal(pair.values)
                     continue
+                # Pairs of layers may name two groups in either order; one matrix takes all.
                 key = min(one, other), max(one, other)
+                # One array for all tables: a table without such a pair leaves its slice at 0.
                 both = joint.setdefault(key, np.zeros((len(tables), size, size)))
                 both[row] += pair.values if one < other else pair.values.T
+        # Without any pair both arrays would come out with a single axis.
         ends = np.array(sorted(joint), dtype=np.intp).reshape(-1, 2)
         values = np.array([joint[key] for key in sorted(joint)])
         return alone, cls(ends[:, 0], ends[:, 1], values.reshape(-1, len(tables), size, size))
@@ -80,15 +84,20 @@ class PairwiseCosts:
         alone = np.zeros((num_tables, *allowed.shape))
         values = np.zeros_like(self.values)
         for k, (one, other) in enumerate(self.ends):
+            # Minima over allowed cells only: a cheaper one that nobody can take would keep what is
+            # left above 0, where every row and column of ``values`` promises a 0.
             cells = np.ix_(np.arange(num_tables), *map(np.flatnonzero, allowed[[one, other]]))
             block = self.values[k][cells]
+            # Pairs may save something, while presolve takes for granted that they cost at least 0.
             rows = block.min(axis=2, keepdims=True)
             columns = (block - rows).min(axis=1, keepdims=True)
             left = block - rows - columns
+            # A cell that should be 0 but is not would couple groups that do not interact.
             noise = DIFFERENCE * np.abs(block).max(axis=(1, 2), keepdims=True)
             values[k][cells] = np.where(left > noise, left, 0.0)
             alone[:, one, allowed[one]] += rows[:, :, 0]
             alone[:, other, allowed[other]] += columns[:, 0]
+        # Groups whose cells are all 0 do not interact: fewer pairs make smaller models in solvers.
         kept = values.any(axis=(1, 2, 3))
         return alone, type(self)(self.first[kept], self.second[kept], values[kept])
 
@@ -100,6 +109,7 @@ class PairwiseCosts:
     def cost(self, assignments: Columns) -> Array:
         """``[P, 1 + R]`` what assignments ``[P, G]`` cost in the loss and in every budget."""
         columns = assignments[:, self.first], assignments[:, self.second]  # [P, K]
+        # Index arrays on both sides of a slice put their axes [P, K] first: the sum is over K.
         return np.asarray(self.values[np.arange(len(self)), :, *columns].sum(axis=1))
 
     def dense(self, num_groups: int) -> Array:

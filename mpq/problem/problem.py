@@ -37,7 +37,7 @@ class Problem:
         interactions: If given, what pairs of layers lose beside the sum over ``loss``.
         mask: ``[L, B]`` precisions that can be taken, where the budgets' tables do not say it all;
             ``None``: they do.
-        cuts: Assignments to differ from.
+        cuts: Assignments to differ from, each in how many layers.
 
     Raises:
         InputError: If tables do not fit together, or a layer has no precision left.
@@ -58,6 +58,7 @@ class Problem:
         known = set(self.loss.layers)
         for name in sorted(self.constraints.named - known):
             raise UnknownNameError("layer", name, known)
+        # Ties that overlap would put a layer into two groups.
         merged = merge_ties(self.ties, self.loss.layers)
         object.__setattr__(self, "constraints", replace(self.constraints, ties=merged))
         self._check_allowed()
@@ -70,8 +71,8 @@ class Problem:
 
         Args:
             constraints: What any assignment must keep, whatever the loss.
-            layers: ``L`` names.
-            candidates: ``B`` precisions.
+            layers: ``L`` names of the layers, in the network's order.
+            candidates: ``B`` precisions, the columns of the constraints' tables.
         """
         values = np.zeros((len(layers), len(candidates)))
         return cls(
@@ -152,11 +153,13 @@ class Problem:
         """Tied layers added up, in the order of their first members."""
         row_of = {name: row for row, name in enumerate(self.loss.layers)}
         tied = {row_of[name]: tuple(row_of[n] for n in tie) for tie in self.ties for name in tie}
+        # Every member looks up the same tuple, so that its group is there once, at its first layer.
         members = tuple(dict.fromkeys(tied.get(row, (row,)) for row in range(len(row_of))))
         rows = np.concatenate([np.array(group) for group in members])
         starts = np.cumsum([0, *map(len, members[:-1])])
         tables, limits = self._rows
         values = np.array([table.values for table in tables])
+        # reduceat adds neighbours: rows are sorted by group. It is wrong for empty groups; none is.
         sums = np.add.reduceat(values[:, rows], starts, axis=1)
         allowed = np.logical_and.reduceat(self.allowed[rows], starts, axis=0)
         names = [[self.loss.layers[row] for row in group] for group in members]
@@ -176,6 +179,7 @@ class Problem:
             limits += [budget.limit] * len(budget.tables)
         for cut in self.cuts:
             same, limit = cut.row(len(self.loss.precisions))
+            # Counts layers, whatever the unit: what is lost besides single layers is not in it.
             tables.append(replace(self.loss, values=same, constant=0.0, pairs=()))
             limits.append(limit)
         return tables, limits
@@ -265,6 +269,7 @@ class Problem:
         Args:
             table: ``[L, B]`` of the resource.
         """
+        # A loss has to be complete. The mask keeps out what is 0 here because it cannot run.
         loss = replace(table, values=np.nan_to_num(table.values))
         return replace(self, loss=loss, interactions=None).available(table)
 
@@ -291,7 +296,7 @@ class Problem:
         """The same problem without the assignments that are nearly a given one.
 
         Args:
-            columns: ``[L]``.
+            columns: ``[L]`` of the assignment to keep away from.
             num_layers: In how many layers an assignment differs from it at least.
         """
         return replace(self, cuts=(*self.cuts, Cut(columns, num_layers)))

@@ -26,9 +26,9 @@ class Shortfall:
     """Why a budget cannot be met.
 
     Args:
-        resource: The budget's name.
-        unit: Unit of the numbers.
-        limit: What is allowed.
+        resource: Name of the resource that the budget limits.
+        unit: Unit of ``limit`` and of both smallest amounts.
+        limit: The largest amount that the budget allows.
         smallest: The least that any assignment uses, whatever it uses of the others.
         smallest_within_others: The least that an assignment within all other budgets uses;
             ``None`` if the others cannot be met either.
@@ -48,6 +48,7 @@ class Shortfall:
         text += f", smallest reachable {self.smallest:.6g}"
         reach = self.smallest
         held = self.smallest_within_others
+        # What differs by rounding only is one amount; a second number would puzzle the reader.
         if held is not None and held > self.smallest * (1 + LIMIT):
             reach = held
             text += f" ({reach:.6g} while the other budgets hold)"
@@ -61,12 +62,12 @@ class Solution:
     """The answer to a ``Problem``.
 
     Args:
-        status: How the solver ended.
+        status: How the solver ended, and so what ``loss`` and ``bound`` are worth.
         columns: ``[L]`` column per layer, or ``None`` if there is none.
         loss: Its predicted loss by the problem's own arithmetic; ``nan`` without a choice.
         bound: No allowed assignment has a smaller predicted loss than this; ``None``: not proved.
         solver: Name of the solver, with its backend.
-        seconds: Wall time.
+        seconds: Wall time of the solver; ``nan`` where it is not known.
         shortfalls: One per budget if the problem is infeasible.
         conflict: If it is infeasible, resources whose budgets cannot be met together, though they
             could without any one of them.
@@ -88,13 +89,16 @@ class Solution:
         """``(loss - bound) / |loss|``, at least 0; ``None`` where nothing is proved."""
         if self.bound is None or self.columns is None:
             return None
+        # Bounds come from other arithmetic (HiGHS, a Lagrangian) and may pass the loss by rounding.
         rise = max(self.loss - self.bound, 0.0)
+        # A loss of 0 has no relative distance; the absolute one is 0 as well where it is proved.
         return rise / abs(self.loss) if self.loss else rise
 
     @property
     def reasons(self) -> str:
         """Of an infeasible problem: what every budget would need, and which of them conflict."""
         found = "; ".join(map(str, self.shortfalls)) or "no budget can be blamed"
+        # A single budget that cannot be met has said so by its shortfall.
         if len(self.conflict) > 1:
             found += f". {' and '.join(self.conflict)} cannot be met together"
         return found
@@ -108,6 +112,7 @@ def record(problem: Problem, solution: Solution) -> dict[str, Any]:
     """JSON-ready: the assignment with its loss, bound, budgets, and how it was found."""
     assert solution.columns is not None
     return {
+        # The member's name: files are read by it, while the sentence may be reworded.
         "status": solution.status.name.lower(),
         "solver": solution.solver,
         "why": solution.why,

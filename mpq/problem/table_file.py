@@ -45,13 +45,16 @@ class LongTable:
             FileFormatError: If a column is missing or has no unit, a row comes twice, is too short
                 or too long, or a cell is no number; says which line.
         """
+        # Spreadsheets put a byte-order mark first, which would become part of the first heading.
         rows = [row for row in csv.reader(StringIO(text.removeprefix("\ufeff"))) if row]
+        # Headings only: a layer's name is taken as it is. The slice is empty where the file is.
         rows[:1] = [[name.strip() for name in names] for names in rows[:1]]
         if not rows or rows[0][:2] != ["layer", "precision"] or len(rows) < 2:
             raise FileFormatError(
                 "not a table of layers: the first columns are layer,precision and rows follow; got "
                 f"{rows[0] if rows else 'nothing'}"
             )
+        # In the dicts below the last of two equal headings would replace the first.
         twice = {name for name in rows[0] if rows[0].count(name) > 1}
         if twice:
             raise FileFormatError(f"column {sorted(twice)[0]!r} comes twice")
@@ -59,10 +62,12 @@ class LongTable:
         for line, row in enumerate(rows[1:], start=2):
             if len(row) != len(header):
                 raise FileFormatError(f"line {line} has {len(row)} cells, not {len(header)}")
+            # Parsed, as int8 and w8a8 are one precision and thus one row.
             key = row[0], Precision.parse(row[1])
             if key in cells:
                 raise FileFormatError(f"line {line}: {row[0]!r} at {row[1]} comes twice")
             cells[key] = dict(zip(header[2:], row[2:], strict=True))
+        # In the order of the file: a set of names has another order in every process.
         layers = tuple(dict.fromkeys(layer for layer, _ in cells))
         precisions = tuple(dict.fromkeys(precision for _, precision in cells))
         tables = [
@@ -73,6 +78,7 @@ class LongTable:
             raise FileFormatError(
                 f"one column is a loss, in {', '.join(LOSS_UNITS)}; there are {len(losses)} of them"
             )
+        # latency_seconds and latency_joules are both called latency; the dict keeps one of them.
         resources = {table.name: table for table in tables if table is not losses[0]}
         if len(resources) < len(tables) - 1 or losses[0].name in resources:
             raise FileFormatError(f"two columns have one name: {[t.name for t in tables]}")
@@ -92,6 +98,7 @@ def _table(
         raise UnknownNameError(f"unit at the end of column {column!r}", column, UNITS)
     # As `CostTable.column` spells it: the unit is part of the names weight_bytes, effective_bits.
     name = column if unit in ("bytes", "bits") else column.removesuffix(f"_{unit}")
+    # A cell without a row is unavailable in a resource, and becomes 0 in a loss afterwards.
     values = np.full((len(layers), len(precisions)), np.nan)
     row_of, column_of = ({n: i for i, n in enumerate(names)} for names in (layers, precisions))
     for (layer, precision), row in cells.items():
@@ -105,6 +112,8 @@ def _table(
 
 def _with_zeros(loss: CostTable, cells: Cells) -> CostTable:
     """A complete loss: cells without a row are no candidates, whatever they lose."""
+    # A row whose loss is empty stays nan, which ``Problem`` refuses: only a missing row means no
+    # candidate.
     values = loss.values.copy()
     for row, layer in enumerate(loss.layers):
         for column, precision in enumerate(loss.precisions):
@@ -124,11 +133,13 @@ def _candidates(
         layer: tuple(p for p, can in zip(loss.precisions, row, strict=True) if can)
         for layer, row in zip(loss.layers, runs.tolist(), strict=True)
     }
+    # Not said by the resources alone: there may be none.
     known = {layer: tuple(p for p in ps if (layer, p) in cells) for layer, ps in found.items()}
     return {layer: ps for layer, ps in known.items() if len(ps) < len(loss.precisions)}
 
 
 def _ties(pairs: Iterable[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:
+    # The inner dicts are ordered sets: a layer repeats its tie in each of its rows.
     groups: dict[str, dict[str, None]] = {}
     tie_of: dict[str, str] = {}
     for layer, tie in pairs:

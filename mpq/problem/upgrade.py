@@ -18,12 +18,17 @@ def upgraded(data: dict[str, Any]) -> dict[str, Any]:
     cuts = []
     for old in data["budgets"]:
         table, limit = old["table"], float(old["limit"])
+        # A plain sum has no "@": its step is empty, and its table keeps the resource's name.
         resource, _, step = table["name"].partition("@")
+        # Only cuts were counted in layers: their cells of 1 spell the assignment to differ from,
+        # and the limit is how many layers may stay as they were.
         if table["unit"] == "layers":
             columns = [row.index(1.0) for row in table["values"]]
             cuts.append({"columns": columns, "num_layers": round(len(columns) - limit)})
             continue
+        # A dict keeps the order of the file, which counts: by default frontiers are over the first.
         budget = budgets.setdefault(resource, {"resource": resource, "limit": limit, "tables": []})
+        # Exact comparison will do: JSON keeps every bit of a float.
         if budget["limit"] != limit:
             raise FileFormatError(
                 f"{resource} has the limits {budget['limit']} and {limit} in different steps; a "

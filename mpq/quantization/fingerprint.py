@@ -21,7 +21,9 @@ def measurement_key(
     Reads the data once.
     """
     known = quantizer.ranges.known.items()
+    # Sorted: in which order layers were calibrated must not make another key.
     ranges = sorted((layer, repr(f), found.low, found.high) for (layer, f), found in known)
+    # With targets, which change what estimators and accuracies say at the same inputs.
     examples = (
         value for batch in data for value in (*batch.args, *batch.kwargs.values(), batch.targets)
     )
@@ -44,6 +46,8 @@ def checksum(tensors: Iterable[Tensor]) -> str:
     """SHA-256 of the tensors' numbers, dtypes and shapes, in order."""
     found = hashlib.sha256()
     for tensor in tensors:
+        # Equal bytes in another dtype or shape are another tensor.
         found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        # As bytes, because numpy has no bfloat16; flat, because torch views no scalar as bytes.
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()

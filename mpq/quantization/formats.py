@@ -62,6 +62,7 @@ class NumberFormat:
     summary: str = _described("")
 
     def __post_init__(self) -> None:
+        # ``Precision.parse`` lower-cases what it reads: a capital letter would never be found.
         if not all(_SPELLING.fullmatch(text) for text in (self.name, *self.spellings)):
             raise InputError(
                 f"number format {self.name!r}: names are lower-case letters, digits and "
@@ -99,6 +100,7 @@ class NumberFormat:
         >>> NUMBER_FORMATS["fp8_e4m3"].min_exponent
         -6
         """
+        # The exponent's code 0 is for subnormals: normal numbers begin at 1 - bias.
         return int(2 - 2 ** (self.exponent_bits - 1))
 
 
@@ -115,10 +117,12 @@ def _integer(bits: int) -> NumberFormat:
 
 _OWN = (
     *map(_integer, range(2, 9)),
+    # torch's 4-bit dtype packs two numbers into a byte and cannot be cast to.
     NumberFormat(
         "fp4_e2m1", 4, True, 6.0, 2, 1, ("fp4_e2m1", "fp4"),
         summary="0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives (OCP MX)",
     ),
+    # e4m3 has no infinity and one NaN per sign, hence 448; e5m2 has both, as IEEE's formats do.
     NumberFormat(
         "fp8_e4m3", 8, True, 448.0, 4, 3, ("fp8_e4m3", "fp8"), "float8_e4m3fn",
         summary="floating point of 8 bits with more digits than range (OCP OFP8)",
@@ -127,6 +131,7 @@ _OWN = (
         "fp8_e5m2", 8, True, 57344.0, 5, 2, (), "float8_e5m2",
         summary="floating point of 8 bits with more range than digits (OCP OFP8)",
     ),
+    # Five digits will do for the largest number: the cast rounds them to it.
     NumberFormat(
         "bf16", 16, True, 3.3895e38, 8, 7, (), "bfloat16",
         summary="the upper half of a float32",
@@ -145,6 +150,7 @@ NUMBER_FORMATS: ValueRegistry[NumberFormat] = ValueRegistry(
     "number format",
     _OWN,
     group="mpq.formats",
+    # Spellings as well as names: another package's format called "fp8" would take ours over.
     reserved={text for number in _OWN for text in number.spellings},
 )
 """Every number format, by name; other packages add theirs by the entry points ``mpq.formats``."""
@@ -164,7 +170,7 @@ def spelled_format(text: str) -> NumberFormat:
     """The number format that is written so.
 
     Args:
-        text: One of ``spellings()``.
+        text: One of the keys of ``spellings()``, without the ``w`` or ``a`` before it.
 
     Raises:
         InputError: If it is another package's and cannot be used.

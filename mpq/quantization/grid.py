@@ -18,8 +18,8 @@ class Grid:
     """Where the numbers of each row may lie.
 
     Args:
-        number: The number format.
-        scale: ``[O]``, positive.
+        number: Number format of the grid's points; one that needs a scale.
+        scale: ``[O]`` float32, positive: how far the numbers of two successive codes are apart.
         zero_point: ``[O]`` int32; 0 for symmetric and floating-point formats.
         symmetric: Whether integers are signed around 0.
     """
@@ -32,6 +32,7 @@ class Grid:
     def round(self, rows: Tensor) -> Tensor:
         """Nearest point of the grid for ``[O, K]``, in the same dtype."""
         if self.number.is_float:
+            # In float32: in half precision the quotient would be rounded twice.
             scaled = rows.float() / self.scale[:, None]
             return (round_float(scaled, self.number) * self.scale[:, None]).to(rows.dtype)
         # The arithmetic of torch's fake-quantize kernels, bit for bit; on a CPU those take 20 times
@@ -42,6 +43,8 @@ class Grid:
     def codes(self, rows: Tensor) -> Tensor:
         """The integers, as float32, that stand for ``[O, K]`` in an integer format."""
         low, high = integer_range(self.number, self.symmetric)
+        # As torch's kernels do it, which matters at ties: the reciprocal is multiplied with, and
+        # the zero point added after rounding. In place, as the product is a copy of a whole weight.
         codes = (rows.float() * self.scale.reciprocal()[:, None]).round_()
         return codes.add_(self.zero_point[:, None]).clamp_(low, high)
 
@@ -49,6 +52,7 @@ class Grid:
 def integer_range(number: NumberFormat, symmetric: bool) -> tuple[int, int]:
     """Smallest and largest code: signed if symmetric, from 0 if affine."""
     levels = 2**number.bits
+    # All codes, though the signed ones reach one further below 0: at 2 bits it is one of four.
     return (-(levels // 2), levels // 2 - 1) if symmetric else (0, levels - 1)
 
 
@@ -61,6 +65,7 @@ def make_grid(number: NumberFormat, symmetric: bool, low: Tensor, high: Tensor) 
         low: ``[O]`` smallest number of each row.
         high: ``[O]`` largest number of each row.
     """
+    # Every range has 0 in it: padding, the outputs of a ReLU and unused places have to stay 0.
     low, high = low.float().clamp(max=0.0), high.float().clamp(min=0.0)
     zero = torch.zeros_like(low, dtype=torch.int32)
     if number.is_float:
@@ -68,15 +73,18 @@ def make_grid(number: NumberFormat, symmetric: bool, low: Tensor, high: Tensor) 
         return Grid(number, _positive(scale), zero, symmetric)
     code_low, code_high = integer_range(number, symmetric)
     if symmetric:
+        # There is one code less above 0 than below; the larger step covers both sides.
         scale = torch.maximum(low / code_low, high / code_high)
         return Grid(number, _positive(scale), zero, symmetric)
     scale = _positive((high - low) / code_high)
+    # A whole number, so that 0 is on the grid; the ends give way by up to half a step.
     point = (-low / scale).round().clamp(code_low, code_high).to(torch.int32)
     return Grid(number, scale, point, symmetric)
 
 
 def _positive(scale: Tensor) -> Tensor:
     """A row of zeros needs some scale; any will do."""
+    # Of a subnormal number the reciprocal may overflow, and 0 times infinity is nan.
     return torch.where(scale > 0, scale, torch.ones_like(scale)).clamp_min(
         torch.finfo(torch.float32).tiny
     )
@@ -86,9 +94,10 @@ def round_float(scaled: Tensor, number: NumberFormat) -> Tensor:
     """Nearest number of a floating-point format, saturating; float32.
 
     Args:
-        scaled: Float32, any shape.
-        number: A floating-point format.
+        scaled: Numbers in units of their scale, float32, any shape.
+        number: A floating-point format, at whose largest number they saturate.
     """
+    # First of all: torch's casts to fp16 and float8_e5m2 turn larger numbers into infinity.
     clipped = scaled.clamp(-number.max_value, number.max_value)
     if number.torch_dtype is None:
         return _round_mantissa(clipped, number)
@@ -100,4 +109,5 @@ def _round_mantissa(x: Tensor, number: NumberFormat) -> Tensor:
     smallest_normal = 2.0**number.min_exponent
     exponent = torch.frexp(x.abs().clamp_min(smallest_normal))[1] - 1  # frexp has 0.5 <= m < 1
     step = torch.ldexp(torch.full_like(x, 2.0**-number.mantissa_bits), exponent)
+    # Steps are powers of two, so that only the rounding rounds.
     return (x / step).round() * step

@@ -57,11 +57,13 @@ class ActivationRanges:
         """
         chosen = RANGE_METHODS.build(method)
         formats = dict.fromkeys(c.activation for c in candidates if needs_range(c.activation))
+        # Only static formats need numbers: without one a pass over the data is saved.
         samples = observe_inputs(network, data, chosen) if formats else {}
         known: dict[tuple[str, TensorFormat], ActivationRange] = {}
         for name, sample in samples.items():
             for tensor_format in formats:
                 number, symmetric = tensor_format.number, tensor_format.symmetric
+                # A static format has one scale for the whole input, so that all of it is one row.
                 low, high = chosen.ends(sample[None], number, symmetric)
                 known[name, tensor_format] = ActivationRange(float(low), float(high))
         return cls(known)
@@ -99,6 +101,7 @@ def observe_inputs(network: Network, data: Calibration, method: RangeMethod) -> 
     }
     samples: dict[str, list[Tensor]] = {name: [] for name in calls if name not in alike}
 
+    # Of its own, on the CPU: the global random state stays as it is, and all devices draw alike.
     generator = torch.Generator().manual_seed(0)
 
     def observe(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
@@ -109,6 +112,7 @@ def observe_inputs(network: Network, data: Calibration, method: RangeMethod) -> 
             elif x.numel() <= SAMPLES_PER_BATCH:
                 samples[name].append(x.float())
             else:
+                # With replacement, as a permutation of all numbers would be larger than the input.
                 drawn = torch.randint(x.numel(), (SAMPLES_PER_BATCH,), generator=generator)
                 samples[name].append(x[drawn.to(x.device)].float())
 

@@ -48,7 +48,7 @@ class TensorFormat:
     """How one tensor is stored: a number format and its scales.
 
     Args:
-        number: The number format.
+        number: The number format that every element is stored in.
         granularity: How many numbers share a scale; ``NONE`` for 16 bits and more.
         symmetric: Whether zero is the middle of the range (no zero point).
         group_size: Numbers per scale, for ``Granularity.GROUP`` only.
@@ -83,6 +83,7 @@ class TensorFormat:
         if self.granularity is Granularity.GROUP:
             assert self.group_size is not None
             per_channel = num_elements // num_channels
+            # Rounded up: the last group of a channel may be short, and has a scale all the same.
             return num_channels * -(-per_channel // self.group_size)
         return {Granularity.TENSOR: 1, Granularity.CHANNEL: num_channels}.get(self.granularity, 0)
 
@@ -95,6 +96,7 @@ class TensorFormat:
         is_group = self.granularity is Granularity.GROUP
         per_scale = GROUP_SCALE_BITS if is_group else SCALE_BITS
         if not self.symmetric:
+            # A zero point is one of the codes, and stored as one.
             per_scale += self.number.bits
         scales = self.num_scales(num_elements, num_channels)
         return num_elements * self.number.bits + scales * per_scale
@@ -141,6 +143,7 @@ class Precision:
             PrecisionError: If the text is not a precision.
         """
         spelling = text.strip().lower()
+        # A bare number is no precision: 8 might mean w8 as well as w8a8.
         if spelling in spellings() and not spelling.isdigit():
             spelling = f"w{spelling}a{spelling}"
         match = _pattern().fullmatch(spelling)
@@ -151,6 +154,7 @@ class Precision:
     @cached_property
     def _spelling(self) -> str:
         number = self.weight.number
+        # The name alone, only where it reads back to the same: weights per tensor are spelled out.
         if number.is_float and self == Precision.parse(number.name):
             return number.name
         return _spell_weight(self.weight) + _spell_activation(self.activation)
@@ -182,6 +186,7 @@ def _activation_format(match: re.Match[str]) -> TensorFormat:
         _refuse_flags(match, number, "symmetric", "dynamic")
         return TensorFormat(number, Granularity.NONE)
     granularity = Granularity.TOKEN if match["dynamic"] else Granularity.TENSOR
+    # Inputs are one-sided after a ReLU, where a symmetric format would waste half of its codes.
     return TensorFormat(number, granularity, number.is_float or bool(match["symmetric"]))
 
 

@@ -1,4 +1,4 @@
-"""Putting a network's layers into formats: the one mechanism behind estimators and backend."""
+"""Quantizing a network's layers: the one mechanism behind estimators and backend."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ from mpq.quantization.rounding import (
 @final
 @dataclass(frozen=True, eq=False)
 class Quantizer:
-    """How one network's weights and activations are put into a format.
+    """How one network's weights and activations are quantized.
 
     Args:
         ranges: Calibrated ranges of static activation formats.
@@ -65,9 +65,9 @@ class Quantizer:
         """The integers that a weight is stored as, one row per scale, and the ``[R]`` scales.
 
         Args:
-            name: The layer.
-            layer_module: Its module.
-            tensor_format: A symmetric integer format.
+            name: The layer's, under which the search for its range is kept.
+            layer_module: Its module, which holds the original weight.
+            tensor_format: A symmetric integer format, as codes need no zero point then.
 
         Returns:
             ``[R, K]`` float32 codes (``R`` channels, or groups, the last one of a channel filled
@@ -79,6 +79,7 @@ class Quantizer:
         return grid.codes(sharing_scale(rows, tensor_format)).cpu(), grid.scale.cpu()
 
     def _grid(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> Grid | None:
+        # Not by the weight: a quantizer is of one network, whose original weights stay as they are.
         key = (name, tensor_format)
         if tensor_format.number.needs_scale and key not in self._grids:
             method = RANGE_METHODS.build(self.weight_range)
@@ -91,6 +92,8 @@ class Quantizer:
         """The layer's input after storing it in a format; integers (token ids) stay."""
         if tensor_format.is_exact or not x.is_floating_point():
             return x
+        # A Linear reads one vector per token. A convolution's kernel mixes positions, so that
+        # nothing smaller than an example can have a scale of its own.
         token_axes = 1 if kind_of(layer_module) == "linear" else x.ndim - 1
         calibrated = self.ranges.of(name, tensor_format)
         return quantize_activation(x, tensor_format, calibrated, token_axes)
@@ -109,6 +112,7 @@ def install(
         layer_module = module.get_submodule(name)
         if not precision.weight.is_exact:
             weight = quantizer.weight(name, layer_module, precision.weight)
+            # A new parameter, because the old one's memory belongs to the user's model.
             layer_module.weight = nn.Parameter(weight, requires_grad=False)
         if not precision.activation.is_exact:
             hook = QuantizeInput(name, quantizer, precision.activation)
@@ -119,7 +123,7 @@ def install(
 @final
 @dataclass(frozen=True, eq=False)
 class QuantizeInput:
-    """Forward pre-hook that puts a layer's first input into a format."""
+    """Forward pre-hook that quantizes a layer's first input."""
 
     name: str
     quantizer: Quantizer
@@ -129,6 +133,7 @@ class QuantizeInput:
         """The layer's arguments, the first one quantized; gradients pass straight through."""
         x = args[0]
         rounded = self.quantizer.activation(self.name, layer_module, x, self.tensor_format)
+        # Rounding has the derivative 0 almost everywhere: gradients would end here.
         if torch.is_grad_enabled() and x.is_floating_point() and x.requires_grad:
             rounded = _StraightThrough.apply(x, rounded)  # type: ignore[no-untyped-call]
         return (rounded, *args[1:])
@@ -152,11 +157,13 @@ def quantized(
 ) -> Iterator[None]:
     """Within this block the network computes in these precisions; afterwards as before."""
     layer_modules = {name: network.layer_module(name) for name in precisions}
+    # The parameters themselves, not their numbers: afterwards everybody's references hold again.
     originals = {name: weight_of(layer_module) for name, layer_module in layer_modules.items()}
     handles: list[RemovableHandle] = []
     try:
         handles = install(network.module, precisions, quantizer)
         yield
+    # Also after an error, in the user's own model for example: the network is used again.
     finally:
         for handle in handles:
             handle.remove()

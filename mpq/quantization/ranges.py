@@ -49,7 +49,7 @@ class RangeMethod(ABC):
         """Range of each row for a format.
 
         Args:
-            rows: ``[O, K]``, floating point.
+            rows: ``[O, K]``, floating point; the numbers of a row share a scale.
             number: A format that needs a scale.
             symmetric: Whether zero is the middle.
 
@@ -105,6 +105,7 @@ class Percentile(RangeMethod):
         """See ``RangeMethod.ends``; the same for every format."""
         rows, length = rows.float(), rows.shape[1]
         # torch.quantile refuses more than 2**24 numbers; order statistics do as well.
+        # kthvalue counts from 1; the same rank from both ends makes both tails equally long.
         tail = round((1 - self.share) / 2 * (length - 1)) + 1
         return rows.kthvalue(tail).values, rows.kthvalue(length + 1 - tail).values
 
@@ -135,11 +136,14 @@ class LeastSquares(RangeMethod):
 
         from mpq.quantization.grid import make_grid
 
+        # The square of a small error is 0 in fp16.
         rows = rows.float()
         low, high = rows.amin(dim=1), rows.amax(dim=1)
         best, shrink = torch.full_like(low, torch.inf), torch.ones_like(low)
+        # One range after the other: all at once would be ``num_shrinks`` copies of the weight.
         for factor in torch.linspace(1.0, 0.2, self.num_shrinks).tolist():
             grid = make_grid(number, symmetric, low * factor, high * factor)
+            # By a grid as it is made afterwards, so that the rounding of its zero point counts.
             error = (grid.round(rows) - rows).square().sum(dim=1)  # [O]
             better = error < best  # the widest of equals, as it was tried first
             best = torch.where(better, error, best)

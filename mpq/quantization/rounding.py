@@ -26,6 +26,7 @@ def weight_grid(rows: Tensor, tensor_format: TensorFormat, method: RangeMethod) 
     grid = make_grid(tensor_format.number, tensor_format.symmetric, low, high)
     if tensor_format.granularity is not Granularity.GROUP:
         return grid
+    # Before the cast, which makes 0 of smaller numbers and infinity of larger ones.
     scale = grid.scale.clamp(_TINY, 65504.0).half().float()
     return Grid(grid.number, scale, grid.zero_point, grid.symmetric)
 
@@ -34,8 +35,8 @@ def quantize_rows(rows: Tensor, tensor_format: TensorFormat, grid: Grid | None) 
     """A weight ``[O, K]`` as it is after storing it in a format.
 
     Args:
-        rows: The weight.
-        tensor_format: The format.
+        rows: The weight ``[O, K]``, a row per output channel.
+        tensor_format: The format; its granularity says which numbers share a scale.
         grid: Its ``weight_grid``; unused by formats without a scale.
     """
     number = tensor_format.number
@@ -46,6 +47,7 @@ def quantize_rows(rows: Tensor, tensor_format: TensorFormat, grid: Grid | None) 
     assert grid is not None
     rounded = grid.round(sharing_scale(rows, tensor_format))
     if tensor_format.granularity is Granularity.GROUP:
+        # Without the zeros that filled up the last group.
         return rounded.reshape(len(rows), -1)[:, : rows.shape[1]]
     return rounded.reshape(rows.shape)
 
@@ -57,6 +59,8 @@ def sharing_scale(rows: Tensor, tensor_format: TensorFormat) -> Tensor:
     if tensor_format.group_size is None:
         return rows
     size = tensor_format.group_size
+    # In Python the remainder of a negative number is what is missing to the next multiple. Zeros
+    # widen no range, because every range holds 0.
     return F.pad(rows, (0, -rows.shape[1] % size)).reshape(-1, size)
 
 
@@ -79,6 +83,7 @@ def quantize_activation(
         return round_float(x.float(), number).to(x.dtype)
     if tensor_format.granularity is Granularity.TOKEN:
         rows = x.reshape(-1, x.shape[-token_axes:].numel())
+        # The extremes, whatever the range method: a runtime has no time to search for every token.
         low, high = rows.amin(dim=1), rows.amax(dim=1)
         return make_grid(number, tensor_format.symmetric, low, high).round(rows).reshape(x.shape)
     assert calibrated is not None
@@ -90,6 +95,7 @@ def static_grid(
     tensor_format: TensorFormat, calibrated: ActivationRange, device: torch.device
 ) -> Grid:
     """The grid of a static activation format, one row, with a calibrated range."""
+    # A tensor made in inference mode is refused by autograd, and this one is kept for every caller.
     with torch.inference_mode(False):
         low = torch.tensor([calibrated.low], device=device)
         high = torch.tensor([calibrated.high], device=device)

@@ -59,7 +59,7 @@ def compare(
             every estimator's optimum is measured: ``effective_bits=4``, ``latency=0.6x:w8a8``; a
             mapping, or a sequence that may have several of one resource.
         estimators: Names with options, such as ``hessian-trace:num_probes=8``.
-        solver: Finds every estimator's optimum.
+        solver: Name of a solver with options, which finds every estimator's optimum.
         refine: Rounds of refinement of an optimum, for estimators that can; predictions for random
             assignments stay those of the first estimate.
         num_random: Random assignments near each limit.
@@ -72,14 +72,17 @@ def compare(
         InfeasibleError: If a limit cannot be met.
     """
     for text in estimators:
+        # Built to be refused, where it is misspelled, before anything is measured.
         ESTIMATORS.build(text, task.seed)
     parsed = dict(written_limits(limits))
+    # Two points always have a rank correlation of 1 or -1.
     if not parsed or num_random < 3 or refine < 0:
         raise InputError("give at least one limit, num_random >= 3 and refine >= 0")
     with showing_progress(progress):
         prepared = Prepared.of(task)
         constraints = {text: prepared.constraints([limit]) for text, limit in parsed.items()}
         run = _Comparison(prepared, constraints, solver, refine, _rows(prepared, folder))
+        # One set of assignments for all estimators: each has to be judged by the same losses.
         trials = tuple(run.trials(num_random))
         # before the clock runs: the first estimator would pay for what all of them use
         run.search_weight_ranges()
@@ -100,11 +103,13 @@ def _rows(prepared: Prepared, folder: Path | str | None) -> Rows:
         measurement_key(prepared.network, data, prepared.quantizer, prepared.candidates)
         for data in (prepared.calibration, prepared.held_out)
     )
+    # Estimates depend on the calibration examples, measured losses on the held-out ones.
     key = {**calibration, "held_out": held_out["data"]}
     return Journal(prepare_folder(Path(folder)) / JOURNAL, key)
 
 
 def _digest(*values: Any) -> str:
+    # 64 bits are plenty to tell the few rows of a journal apart.
     return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
 
@@ -169,13 +174,17 @@ class _Comparison:
 
     def clock(self) -> float:
         """Seconds: of the processor where it does the work, else of the wall."""
+        # Processor time leaves out what other programs do meanwhile.
         if self.prepared.network.device.type == "cpu":
             return time.process_time()
+        # Kernels run after the call that starts them: without waiting, only the starts are timed.
         torch.accelerator.synchronize()
         return time.perf_counter()
 
     def score(self, text: str, trials: Sequence[Trial], forward_seconds: float) -> Score:
         """One estimator; what it cannot do is its result."""
+        # All that the row depends on beside the journal's key. Parts are built first, since their
+        # repr has every option, also those that the spelling leaves to defaults.
         asked = _digest(
             ESTIMATORS.build(text, self.seed), SOLVERS.build(self.solver, self.seed), self.refine,
             [trial.columns for trial in trials],
@@ -196,6 +205,7 @@ class _Comparison:
         self, text: str, trials: Sequence[Trial], forward_seconds: float
     ) -> dict[str, Any]:
         estimator, solver = ESTIMATORS.build(text, self.seed), SOLVERS.build(self.solver, self.seed)
+        # Any of them: the estimate is the same for all limits, which replace this one below.
         first = next(iter(self.constraints.values()))
         start, clock_start = time.perf_counter(), self.clock()
         try:
@@ -216,6 +226,7 @@ class _Comparison:
                 for limit, held in self.constraints.items()
             ],
             "seconds": seconds,
+            # Relative to a pass, which says more on another machine than seconds do.
             "forward_passes": clock_seconds / forward_seconds,
             "peak_memory_bytes": memory,
         }

@@ -26,8 +26,8 @@ class Reference:
 
     Args:
         module: The full-precision network, as the user gave it.
-        data: The examples.
-        metric: How outputs are compared.
+        data: The examples, which have to be the same in every pass.
+        metric: How far outputs are from the original's, and in which unit.
     """
 
     def __init__(self, module: nn.Module, data: Calibration, metric: OutputMetric = KL) -> None:
@@ -36,6 +36,7 @@ class Reference:
         sums, self._outputs = _Sums(), list[Tensor]()
         with torch.no_grad():
             for batch, outputs in self._run(module):
+                # Kept, so that every network that is compared takes one pass and not two.
                 self._outputs.append(outputs)
                 sums.add(batch, self._targets(batch, outputs))
         self.original: Measurement = sums.measurement(metric)
@@ -52,6 +53,7 @@ class Reference:
         with torch.no_grad():
             for index, (batch, outputs) in enumerate(self._run(module)):
                 apart = self._metric.divergence(self._same_shape(index, outputs), outputs)
+                # A sum, divided at the end: the last batch may have fewer examples.
                 divergence = float((apart * position_weights(batch, outputs)).sum())
                 sums.add(batch, self._targets(batch, outputs), divergence)
         return sums.measurement(self._metric)
@@ -69,6 +71,7 @@ class Reference:
         return _against_targets(batch, outputs) if has_classes else (0, 0, 0.0)
 
     def _same_shape(self, index: int, outputs: Tensor) -> Tensor:
+        # Other numbers in the same shapes are found by ``Calibration``, which keeps checksums.
         if index >= len(self._outputs) or self._outputs[index].shape != outputs.shape:
             raise DataError(
                 "the data gave other batches than at first; the function must yield the same "
@@ -100,6 +103,7 @@ class _Sums:
     def measurement(self, metric: OutputMetric) -> Measurement:
         return Measurement(
             divergence=self.divergence / self.examples,
+            # By targets and not by examples: a sequence has one for every position.
             accuracy=self.hits / self.targets if self.targets else None,
             cross_entropy_nats=self.cross_entropy / self.targets if self.targets else None,
             num_examples=self.examples,
@@ -115,7 +119,7 @@ def evaluate(
     Args:
         model: The network that the assignment was found for, in evaluation mode.
         assignment: What to apply; see ``mpq.quantize``.
-        data: Held-out examples; see ``Calibration``.
+        data: Held-out examples, read twice; see ``Calibration``.
         metric: How outputs are compared: a name of ``mpq.network.metric.METRICS``, or a metric.
 
     Returns:
@@ -124,6 +128,7 @@ def evaluate(
     Raises:
         MismatchError: If the assignment belongs to another network.
     """
+    # First of all, since an assignment of another network is refused without a pass over the data.
     quantized = quantize(model, assignment)
     chosen = METRICS.build(metric) if isinstance(metric, str) else metric
     reference = Reference(model, Calibration.of(data), chosen)

@@ -46,6 +46,7 @@ class Evaluator:
         names = [layer.name for layer in self.network.layers]
 
         def losses(assignments: Columns) -> Losses:
+            # One network after the other: all of them are the same module with other weights.
             rows = ([candidates[column] for column in row] for row in assignments.tolist())
             named = (dict(zip(names, row, strict=True)) for row in rows)
             return np.array([self.measure(precisions).divergence for precisions in named])

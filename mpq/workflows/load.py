@@ -22,7 +22,9 @@ from mpq.workflows.provenance import Provenance, UsedDevice
 from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
 
+# What a run writes: whatever else the user keeps there is not read.
 _SUFFIXES = (".json", ".csv", ".png")
+# Bytes, because pictures are marked too.
 _RUN = re.compile(rb"mpq-run-[0-9a-f]{16}")
 
 
@@ -44,12 +46,14 @@ def load(folder: Path | str) -> SearchResult:
     assignment = Assignment.load(folder / "assignment.json")
     problem = _read(folder / "problem.json", Problem.from_json)
     if not (folder / "result.json").exists():
+        # A file of mpq 0.1 has no mark; with one, a result.json was written beside it.
         if '"run_id"' in (folder / "assignment.json").read_text(encoding="utf-8"):
             raise FileFormatError(f"{folder / 'result.json'} is missing: copy the whole folder")
         return _of_version_1(problem, assignment)
     data = _read(folder / "result.json", _parsed)
     try:
         return _from_dict(data, problem, assignment)
+    # There is no schema to be checked against: what is missing or of another kind shows here.
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileFormatError(f"{folder / 'result.json'}: not a result: {error!r}") from error
 
@@ -57,6 +61,7 @@ def load(folder: Path | str) -> SearchResult:
 def _check_one_run(folder: Path) -> None:
     """Refuses a folder with files of two runs; what has no mark is no file of a run."""
     runs: dict[bytes, str] = {}
+    # Sorted, as the order of a folder's files, and with it the message, is the system's.
     for file in sorted(folder.glob("*.*")):
         if file.suffix in _SUFFIXES and file.is_file():
             for mark in _RUN.findall(file.read_bytes()):
@@ -151,6 +156,7 @@ def _of_version_1(problem: Problem, assignment: Assignment) -> SearchResult:
     solution = Solution(status, columns, problem.loss_of(columns), known.bound, solver, nan)
     provenance = Provenance(
         estimator=known.estimator or "unknown",
+        # Version 1 kept a solver's name with its backend, which nothing can be built from.
         solver="auto",
         seed=known.seed or 0,
         device=None if known.device is None else UsedDevice(known.device),

@@ -23,10 +23,10 @@ class Method:
     """Estimator and solver of one search, and what is asked of them.
 
     Args:
-        estimator: Estimates the loss.
-        solver: Solves the problem.
+        estimator: Estimates the loss of every layer at every candidate.
+        solver: Solves the problem; one that measures is bound to the network first.
         objective: The resource to minimise, or ``None``.
-        rounds: Rounds of refinement.
+        rounds: At most so many rounds of refinement; 0: none.
 
     Raises:
         InputError: If they do not go together.
@@ -54,6 +54,7 @@ class Method:
         return cls(estimator, built, objective, rounds)
 
     def __post_init__(self) -> None:
+        # Refused here, before a network is traced: an estimate can take hours.
         self.solver.check()
         is_measured = self.solver.is_measuring
         if self.objective is not None and is_measured:
@@ -63,6 +64,7 @@ class Method:
         if self.objective is not None and self.rounds:
             raise InputError("refine lowers the loss at given limits; it does not go with minimize")
         if self.rounds:
+            # Asked for its refusals only; the rounds come later.
             refinable_estimator(self.estimator, self.rounds)
             if is_measured:
                 raise InputError(
@@ -79,6 +81,7 @@ class Method:
         """The method with a solver that measures, if it is one that can."""
         if not self.solver.is_measuring:
             return self
+        # Not the held-out examples: what is optimised on them can no longer be measured on them.
         losses = prepared.on_calibration.losses_of(prepared.candidates)
         return replace(self, solver=self.solver.bind(losses))
 
@@ -88,6 +91,7 @@ class Method:
         """The problem that was solved in the end, and its solution."""
         if self.objective is None or table is None:
             return problem, solve(self.solver, problem)
+        # What may be lost is promised for examples that no estimate has seen.
         return minimize(self.objective, problem, table, self.solver, prepared.on_held_out)
 
     def refined(

@@ -26,9 +26,9 @@ def minimize(
 
     Args:
         objective: What is minimised, and what may be lost.
-        problem: With its loss.
+        problem: With its loss, and the budgets that hold besides.
         table: ``[L, B]`` of the objective's resource.
-        solver: Solver of the problem.
+        solver: Finds the least loss at a cost, and the points of the frontier.
         evaluator: Measures assignments on the held-out examples.
 
     Raises:
@@ -36,6 +36,7 @@ def minimize(
         InfeasibleError: If no assignment within the budgets is good enough.
         SolverError: If the solver finds nothing.
     """
+    # A predicted sum can change places with the cost, exactly; a measured loss has to be tried.
     if objective.max_loss is not None:
         return cheapest(problem, table, solver, objective.max_loss)
     is_acceptable = _criterion(objective, problem, evaluator)
@@ -58,6 +59,7 @@ def _criterion(
     if objective.max_measured_loss is not None:
         limit = objective.max_measured_loss
         return lambda columns: measured(columns)[0] <= limit
+    # Measured on the same examples: a drop from a published accuracy would compare two data sets.
     original = evaluator.measure(evaluator.uniform(ORIGINAL)).accuracy
     if original is None or objective.max_accuracy_drop is None:
         raise InputError("max_accuracy_drop needs held-out examples with targets")

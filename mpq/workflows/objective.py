@@ -13,7 +13,7 @@ class Objective:
     """A resource to minimise, and one criterion of what may be lost.
 
     Args:
-        resource: Such as ``latency``.
+        resource: Name of the resource that is minimised, such as ``latency``.
         max_loss: Largest predicted loss, in the estimate's unit; proved where it is additive.
         max_measured_loss: Largest loss measured on the held-out examples, in the metric's unit:
             bisection over 64 points of the frontier.
@@ -31,6 +31,7 @@ class Objective:
     def __post_init__(self) -> None:
         criteria = (self.max_loss, self.max_measured_loss, self.max_accuracy_drop)
         given = [c for c in criteria if c is not None]
+        # Written so that nan, which no comparison holds for, is refused as well.
         if len(given) != 1 or not 0 <= given[0] < inf:
             raise InputError(
                 "to minimize a resource, give one criterion of at least 0: max_loss (predicted), "

@@ -19,16 +19,18 @@ def peak_memory_bytes(
     """Runs a computation and watches its memory.
 
     Args:
-        compute: What is watched.
-        device: Where it runs.
+        compute: The computation, called once; it holds its own arguments.
+        device: Where it allocates: a CUDA device, or any other as the CPU.
 
     Returns:
         Its value, and the rise of the device's allocated memory at the peak; on a CPU the rise of
         the process's resident set (Linux), or ``None`` where the system does not tell.
     """
+    # Garbage of earlier work would be freed within the computation and hide a part of its rise.
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+        # Allocated, not reserved: torch keeps freed blocks, which are no need of the computation.
         before = torch.cuda.memory_allocated(device)
         value = compute()
         return value, torch.cuda.max_memory_allocated(device) - before
@@ -37,6 +39,7 @@ def peak_memory_bytes(
     after_kib = _status_kib("VmHWM")
     if before_kib is None or after_kib is None:
         return value, None
+    # The kernel adds up its counts of pages late: without any rise the difference may be negative.
     return value, max(after_kib - before_kib, 0) * _KIB
 
 
@@ -46,7 +49,9 @@ def _reset_resident_peak() -> int | None:
         return None
     try:
         ctypes.CDLL(None).malloc_trim(0)  # else memory that is free but kept hides the rise
+        # 5 sets the peak back to what is resident now; see clear_refs in man 5 proc.
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    # /proc may be read-only in a container, and not every C library has malloc_trim.
     except (OSError, AttributeError):
         return None
     return _status_kib("VmRSS")

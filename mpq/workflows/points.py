@@ -41,12 +41,15 @@ def frontier_points(
 
 def _hull(problem: Problem, table: CostTable) -> tuple[list[Columns], list[Status]]:
     """The additive hull; of its corners those that pay with interactions too, if there are any."""
+    # The hull is that of a sum; a corner of it need not pay once interactions count.
     additive = problem.additive()
+    # Whatever solver the search took: every corner has to be proved.
     corners, statuses = solve_hull(additive, table, additive_solver(additive))
     if problem.interactions is None:
         return corners, statuses
     costs = [table.total(columns) for columns in corners]
     front = pareto_front(costs, [problem.loss_of(columns) for columns in corners])
+    # Proved for the additive loss, which is not the one that is shown.
     return [corners[i] for i in front], [Status.FEASIBLE] * len(front)
 
 
@@ -54,9 +57,11 @@ def found_points(
     problem: Problem, table: CostTable, trials: Sequence[tuple[Columns, float]]
 ) -> tuple[FrontierPoint, ...]:
     """Of trials, columns ``[L]`` with their losses, those that no other one betters."""
+    # No other trial betters them in loss and all costs together; over this one some may be beaten.
     costs = [table.total(columns) for columns, _ in trials]
     chosen = [trials[i] for i in pareto_front(costs, [loss for _, loss in trials])]
     return tuple(
+        # The trial's own loss, which may be a measured one; the problem only predicts.
         replace(_point(FRONTIER, problem, table, columns, Status.FEASIBLE), loss=loss)
         for columns, loss in chosen
     )
@@ -84,6 +89,7 @@ def row_point(
     else:
         uniform = dict.fromkeys(problem.loss.layers, Precision.parse(row.label))
         columns, status = problem.columns_of(uniform), None
+    # The limit on this resource is what varies along the curve.
     others = problem.without(table.name).budgets
     return replace(
         _point(row.label, problem, table, columns, status),

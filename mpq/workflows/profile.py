@@ -38,7 +38,7 @@ def profile(
         max_interval: Half width of a 95 % interval that is accepted, relative to the median.
         clock: ``cpu`` or ``wall``; default: ``cpu`` where the runtime has one thread.
         journal: A file that finished rounds are kept in: an interrupted run resumes from it.
-        name: Name of the profile.
+        name: Name of the profile, which results call the device by.
         progress: Whether bars are shown on standard error.
 
     Raises:
@@ -59,6 +59,7 @@ def profile(
     run = Profiling(chosen, timer, num_networks, batch_size, task.ranges, journal, task.seed)
     given, rules, data = task.given_precisions, task.rules, Calibration.of(task.calibration)
     with showing_progress(progress):
+        # Prepared as in a search, so that a profile's layers are called as those that it is for.
         network = Network.of(
             task.model, data, rules.include, rules.exclude, rules.fold, task.output_metric
         )

@@ -12,7 +12,7 @@ class UsedDevice:
     """The hardware profile of a search, as far as its result speaks of it.
 
     Args:
-        name: Name of the profile.
+        name: Name of the hardware profile, as ``mpq devices`` lists it.
         resources: What it prices, such as ``latency``.
         basis: Whether these numbers are measured or estimated, in words.
     """
@@ -35,8 +35,8 @@ class Provenance:
         is_loss_measured: Whether the solver measured losses instead of predicting them.
         refinements: Rounds in which the estimate was made anew at the incumbent.
         uncalled: Layers that no example reached: they are left as they are.
-        mpq_version: Version of this package.
-        torch_version: Version of torch.
+        mpq_version: Version of mpq that made it; empty where it is not known.
+        torch_version: Version of torch that it was made with; empty where it is not known.
     """
 
     estimator: str

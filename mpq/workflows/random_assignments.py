@@ -17,7 +17,7 @@ def random_assignments(
     """Random assignments that use nearly all of the first budget and keep the others.
 
     Each starts from precisions drawn evenly for every group of tied layers, and is repaired:
-    random groups take their next cheaper or dearer precision until the budget is met.
+    random groups take their next cheaper or more expensive precision until it is met.
 
     Args:
         problem: With at least one budget.
@@ -34,7 +34,9 @@ def random_assignments(
     rng = np.random.default_rng(seed)
     grouped = problem.grouped
     # Rows come in the budgets' order, as many as each has tables.
+    # Of a maximum over steps the sum: it is only needed to tell cheaper from more expensive.
     costs_of_first = grouped.costs[: len(problem.budgets[0].tables)].sum(axis=0)
+    # By cost, since the columns come in the order in which the user named the candidates.
     orders = [
         [column for column in np.argsort(costs).tolist() if row[column]]
         for costs, row in zip(costs_of_first, grouped.allowed, strict=True)
@@ -62,7 +64,9 @@ def _repaired(
         used = budget.used(columns)
         if problem.is_feasible(columns) and used >= near * budget.limit:
             return columns
+        # One group at a time leaves the others as they were drawn.
         group = int(rng.integers(len(orders)))
+        # Down also where another budget is broken: what saves of the first mostly saves of all.
         step = 1 if used < near * budget.limit else -1
         ranks[group] = np.clip(ranks[group] + step, 0, len(orders[group]) - 1)
     return None

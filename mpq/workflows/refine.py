@@ -20,7 +20,8 @@ class Refinement:
 
     Args:
         predicted_loss: The new assignment's, by the estimate at the one before.
-        measured_loss: On the calibration examples.
+        measured_loss: Divergence of that assignment on the calibration examples, in the metric's
+            unit.
         is_kept: Whether that was less than before.
     """
 
@@ -46,11 +47,11 @@ def refine(
     Args:
         estimator: One that can estimate at an incumbent.
         solver: Solver of the problem, and of every round's.
-        problem: As it was solved.
-        solution: The first incumbent.
+        problem: The problem as it was solved, with the first estimate's loss.
+        solution: Its solution, with an assignment: the first incumbent.
         evaluator: Measures assignments on the calibration examples.
         calibration: Examples that the estimator sees.
-        rounds: At most so many.
+        rounds: At most so many rounds, at least 1.
 
     Raises:
         InputError: If the estimator cannot estimate at an incumbent.
@@ -58,15 +59,19 @@ def refine(
     refinable = refinable_estimator(estimator, rounds)
     on = Estimation(evaluator.network, calibration, evaluator.quantizer, problem.loss.precisions)
     kept, rows = solution, list[Refinement]()
+    # Rounds are compared by what is measured: their predictions are made at different networks.
     least = evaluator.measure(solution.precisions(problem)).divergence
     for _ in track(range(rounds), "refinements"):
         found = refinable.estimate_at(on, kept.precisions(problem))
+        # A solver that was asked the additive problem is asked additive ones in the rounds too.
         interactions = found.interactions if problem.interactions is not None else None
         near = replace(problem, loss=found.table, interactions=interactions)
         new = solver.solve(near)
+        # Out of time: what is kept is still an answer.
         if new.columns is None:
             break
         measured = evaluator.measure(new.precisions(near)).divergence
+        # A round that is dropped is reported as well: it says why there is no further one.
         rows.append(Refinement(new.loss, measured, measured < least))
         if measured >= least:
             break  # near a minimum rounds go in circles: the best one so far is kept
@@ -78,10 +83,12 @@ def _under(problem: Problem, first: Solution, refined: Solution) -> Solution:
     """A solution of a refined problem as one of the problem itself."""
     assert refined.columns is not None
     loss = problem.loss_of(refined.columns)
+    # The problem's bound holds for each of its assignments; the minimum is against rounding.
     bound = None if first.bound is None else min(first.bound, loss)
     solver = f"{refined.solver}, refined"
     return replace(
         first,
+        # Even if the first one was optimal: by the problem's own loss another one may be better.
         status=Status.FEASIBLE,
         columns=refined.columns,
         loss=loss,

@@ -52,7 +52,7 @@ class SearchResult:
         tables: ``[L, B]`` each: every resource that is a sum over layers.
         half_widths: ``[L, B]`` each: 95 % intervals of the resources shown, where they are known.
         comparisons: The original, the result, and every uniform precision among the candidates.
-        provenance: What made it.
+        provenance: Estimator, solver, seed, device and versions that made it.
         trials: What a search found on its way over ``objectives=loss+costs``: columns ``[L]`` and
             loss of the trials that no other one betters in loss and costs.
     """
@@ -96,6 +96,7 @@ class SearchResult:
         """
         known = {table.name: table for table in self.tables}
         if resource not in known:
+            # First what has a remedy: that a device is missing, or that a maximum has no table.
             check_sum(resource, self.provenance.device is not None)
             raise UnknownNameError("resource of this result", resource, known)
         return known[resource]
@@ -140,6 +141,7 @@ class SearchResult:
             UnknownNameError: If there is no such resource.
         """
         table = self.cost_table(resource or self._first_resource)
+        # Solving again would lose what a search over loss and costs has found on its way.
         if self.trials and solver is None:
             points = found_points(self.problem, table, self.trials)
             name = "calibration_loss" if self.provenance.is_loss_measured else "predicted_loss"
@@ -148,6 +150,7 @@ class SearchResult:
         others = tuple(
             row_point(self.problem, self.solution, table, row)
             for row in self.comparisons
+            # Its precision need not be a column, and then nothing here knows its costs.
             if row.label != "original"
         )
         return Frontier(table.name, table.unit, self.problem.loss.unit, points, others)
@@ -171,6 +174,7 @@ class SearchResult:
 
     @property
     def _first_resource(self) -> str:
+        # A maximum over steps cannot be an axis: its steps have no common table.
         sums = (b.resource for b in self.problem.budgets if b.sum_table is not None)
         return next(sums, "weight_bytes")
 
@@ -187,6 +191,7 @@ class SearchResult:
         Raises:
             InputError: If mpq 0.1 saved the record, without the layers' shapes.
         """
+        # pandas is loaded only by whoever asks for a table, here and below.
         from mpq.report import layer_table
 
         if not self.layers:
@@ -237,6 +242,8 @@ class SearchResult:
     @cached_property
     def run_id(self) -> str:
         """What every file of this result is marked with: a checksum of all that it says."""
+        # A checksum instead of a drawn number: saving the same result again gives the same mark.
+        # The separator is in no JSON, so that text cannot move from one part to the next unseen.
         parts = (self.to_json(), self.problem.to_json(), self.assignment.to_json())
         return f"mpq-run-{sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
 
@@ -251,6 +258,7 @@ def _to_dict(result: SearchResult) -> dict[str, Any]:
     return {
         "schema_version": schema_versions.RESULT,
         "solution": {
+            # ``mpq.load`` looks the member up by its name; the sentence may be reworded.
             "status": solution.status.name.lower(),
             "columns": result.columns.tolist(),
             "loss": solution.loss,

@@ -36,7 +36,7 @@ def search(
             joules or bits), or texts such as ``latency=2.5ms``; see ``Limit.parse``. Resources:
             ``mpq.hardware_profiles.RESOURCES``.
         objective: A resource to make as small as possible, within the limits, instead of the
-            loss. The result is what loses least at that cost.
+            loss. The result has the least loss at that cost.
         sensitivity: A name of ``mpq.ESTIMATORS`` with options, such as ``sketch:num_probes=4``, or
             an estimator.
         solver: A name of ``mpq.SOLVERS`` with options, or a solver. ``ilp`` takes an estimate's
@@ -64,6 +64,7 @@ def goal(limits: Limits, objective: Objective | None) -> tuple[Limit, ...]:
         LimitError: If a limit cannot be read.
     """
     parsed = parse_limits(limits)
+    # Without a limit nobody needs a search: every layer takes its most precise candidate.
     if not parsed and objective is None:
         raise InputError(
             "give at least one limit, such as latency=0.6x:w8a8 or weight_bytes=300KiB"
@@ -80,6 +81,7 @@ def searched(task: Task, limits: Sequence[Limit], method: Method) -> tuple[Searc
     problem = estimated(prepared, constraints, method.estimator, method.solver)
     # only now, as a solver that measures needs the calibrated network
     method = method.measuring(prepared)
+    # Where a cost was minimised, that cost is one more budget of the problem that comes back.
     problem, solution = method.solve(problem, table, prepared)
     solution, rounds = method.refined(problem, solution, prepared)
     session = Session(prepared)
@@ -94,5 +96,6 @@ def estimated(
     found = estimator.estimate(
         Estimation(prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates)
     )
+    # A solver that takes none is asked the additive problem, which is what its bound is proved of.
     interactions = found.interactions if solver.takes_interactions else None
     return Problem(found.table, constraints, interactions)

@@ -70,6 +70,7 @@ class Session:
         return replace(frontier, points=points, others=tuple(map(self._measured, frontier.others)))
 
     def _measured(self, point: FrontierPoint) -> FrontierPoint:
+        # The result and the uniform precisions come measured from the search.
         if point.measured is not None:
             return point
         return replace(point, measured=self.prepared.on_held_out.measure(point.precisions))
@@ -86,13 +87,15 @@ class Session:
 
         Args:
             problem: The problem that was solved.
-            solution: Its solution.
+            solution: Its solution, which has an assignment.
             solver: The solver, which may have found a frontier on the way.
-            estimator: Name of the estimator.
-            refinements: Rounds of refinement.
+            estimator: Name of the estimator that the problem's loss is by.
+            refinements: Rounds of refinement, in order; none where it was not refined.
         """
+        # Made once, as the assignment states a part of it again: both files have to say the same.
         provenance = self._provenance(solver, estimator, refinements)
         pricing, precisions = self.prepared.pricing, problem.loss.precisions
+        # A maximum over steps has no table by layers.
         sums = [name for name in pricing.resources if name != PEAK_RAM]
         shown = [name for name in self._shown(problem) if name in sums]
         widths = (pricing.uncertainty(name, precisions) for name in shown)
@@ -138,6 +141,7 @@ class Session:
         tried: dict[str, dict[str, Precision]] = {
             "original": uniform(ORIGINAL),
             "result": solution.precisions(problem),
+            # The original has its row already, also where it is one of the candidates.
             **{str(p): uniform(p) for p in problem.loss.precisions if p != ORIGINAL},
         }
         return {
@@ -149,6 +153,7 @@ class Session:
         self, label: str, problem: Problem, precisions: dict[str, Precision]
     ) -> ComparisonRow:
         is_original = label == "original"
+        # Losses are counted from the original, which need not have a column.
         predicted = 0.0 if is_original else problem.loss_of(problem.columns_of(precisions))
         pricing = self.prepared.pricing
         costs = {
@@ -197,6 +202,7 @@ class Session:
                 UsedBudget(b.resource, b.unit, b.limit, b.used(columns)) for b in problem.budgets
             ),
             estimator=provenance.estimator,
+            # Not the solution's loss, which a solver that measures has measured.
             predicted_loss=problem.loss_of(columns),
             loss_unit=problem.loss.unit,
             measured_loss=measured.divergence,

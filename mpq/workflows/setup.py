@@ -36,9 +36,9 @@ class Prepared:
     Args:
         task: What was asked; its model stays as it is.
         network: Own copy of the model, with its layers.
-        calibration: Examples that estimators see.
+        calibration: Examples that estimators see and ranges are calibrated on.
         held_out: Examples that assignments are measured on.
-        pricing: Costs of the layers.
+        pricing: What the layers cost of every resource, at the task's workload.
         candidates: ``B`` precisions: the common candidates and those of single layers.
         fixed: Layers whose precision is given.
         allowed: Layers with candidates of their own.
@@ -68,6 +68,7 @@ class Prepared:
         )
         fixed = _by_layer(network, rules.fixed, "--fix")
         allowed = _by_layer(network, rules.allowed, "--allow")
+        # A table has the same columns for all layers, also those that a single one may take.
         own = (p for precisions in (tuple(fixed.values()), *allowed.values()) for p in precisions)
         pricing = Pricing(
             network.layers, task.profile, task.workload, network.lifetimes, network.num_unquantized
@@ -79,6 +80,7 @@ class Prepared:
     @cached_property
     def quantizer(self) -> Quantizer:
         """With calibrated ranges; takes a forward pass where an activation's range is static."""
+        # When it is first asked for: what a limit refuses need not wait for a pass over the data.
         ranges = ActivationRanges.calibrate(
             self.network, self.calibration, self.candidates, self.task.ranges.activation
         )
@@ -95,6 +97,7 @@ class Prepared:
         return self._evaluator(self.held_out)
 
     def _evaluator(self, data: Calibration) -> Evaluator:
+        # The user's model, not our copy, whose folded BatchNorm already differs by rounding.
         reference = Reference(self.task.model, data, self.network.metric)
         return Evaluator(self.network, self.quantizer, reference)
 
@@ -106,6 +109,7 @@ class Prepared:
         """
         names = tuple(layer.name for layer in self.network.layers)
         budgets = (self.pricing.budget(limit, self.candidates, self.ties) for limit in limits)
+        # Said for every layer, since the columns hold what other layers may take as well.
         candidates = {**dict.fromkeys(names, self.task.precisions), **self.allowed}
         constraints = Constraints(tuple(budgets), self.ties, self.fixed, candidates)
         # an additive problem with a loss of 0 is solved in milliseconds, whatever the real loss is
@@ -126,6 +130,7 @@ def _split(task: Task) -> tuple[Calibration, Calibration]:
     """Calibration and held-out examples."""
     data = Calibration.of(task.calibration)
     if task.held_out is None:
+        # By position: data is read anew for every pass, and a drawn split would have to be kept.
         return data.split(HELD_OUT_SHARE)
     return data, Calibration.of(task.held_out)
 
@@ -147,6 +152,7 @@ def _ties(network: Network, rules: Rules) -> tuple[tuple[str, ...], ...]:
 def _launch_hint(pricing: Pricing, constraints: Constraints) -> str:
     """Says so where no precision helps because starting the layers takes most of a latency."""
     limits = {budget.resource: budget.limit for budget in constraints.budgets}
+    # Measured latencies have the launches in them, and nobody can tell how much they are.
     if not isinstance(pricing.profile, Roofline) or "latency" not in limits:
         return ""
     calls = sum(layer.calls for layer in pricing.layers)

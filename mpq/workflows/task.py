@@ -70,6 +70,7 @@ class Rules:
     def __post_init__(self) -> None:
         several = {"include": self.include, "exclude": self.exclude, "tie": self.tie}
         for rule, patterns in several.items():
+            # A text is a sequence too: of globs of one letter each.
             if isinstance(patterns, str) or not isinstance(patterns, Sequence):
                 raise InputError(
                     f"{rule} takes a list of globs or predicates; got {patterns!r}: write "
@@ -77,6 +78,7 @@ class Rules:
                 )
             for pattern in patterns:
                 check_pattern(pattern, rule)
+        # Reading the pairs refuses misspelled precisions as well.
         for rule, pairs in (("fix", self.fixed), ("allow", self.allowed)):
             for pattern, _ in pairs:
                 check_pattern(pattern, rule)
@@ -138,6 +140,7 @@ class Task:
     @cached_property
     def profile(self) -> "Profile | None":
         """The device, loaded."""
+        # Within the function, since it loads numpy, and ``mpq --help`` imports this class.
         from mpq.hardware_profiles import load_device
 
         return load_device(self.device) if isinstance(self.device, str) else self.device
@@ -162,6 +165,7 @@ class Task:
             InputError: If the device can run one of the given ones in no layer.
         """
         profile, given = self.profile, self.given_precisions
+        # An estimated device has measured none, and prices whatever its formats run.
         default = (profile.precisions if profile else None) or DEFAULT_CANDIDATES
         wanted = _precisions("candidates", default) if given is None else given
         runnable = tuple(p for p in wanted if profile is None or profile.runs_somewhere(p))
@@ -179,6 +183,7 @@ def _precision(value: Spelled) -> Precision:
 def _precisions(name: str, values: Iterable[Spelled]) -> tuple[Precision, ...]:
     if isinstance(values, str):
         raise InputError(f"{name} takes a list of precisions; got {values!r}: write [{values!r}]")
+    # Two columns of one table cannot be the same precision; the order given stays.
     return tuple(dict.fromkeys(map(_precision, values)))
 
 

@@ -15,6 +15,8 @@ def prepare_folder(folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # A file is really opened: `os.access` says yes to some folders where writing fails, such as
+        # on network file systems.
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -29,13 +31,16 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
         OutputError: If a file cannot be written.
     """
     prepare_folder(folder)
+    # Renaming onto a folder fails, and by then the files before it would be replaced.
     for name in files:
         if (folder / name).is_dir():
             raise OutputError(f"cannot write the file {folder / name}: a folder is there")
     try:
+        # Beside their destination: a rename is atomic only within one file system.
         with tempfile.TemporaryDirectory(dir=folder, prefix=".mpq-") as staging:
             for name, content in files.items():
                 (Path(staging) / name).write_bytes(content)
+            # Two loops: a full disk shows up in the one above, while all old files are still there.
             for name in files:
                 (Path(staging) / name).replace(folder / name)
     except OSError as error:

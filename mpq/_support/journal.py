@@ -17,9 +17,9 @@ class Journal:
     A last line that was cut off in the middle of a write is dropped.
 
     Args:
-        path: The file; made if it is not there.
+        path: The journal's file; made if it is not there, in a folder that is.
         key: JSON object of strings: everything that determines the rows. A file that was written
-            under another key is not gone on with.
+            under another key is not resumed.
 
     Raises:
         InputError: If the file has another key.
@@ -36,6 +36,7 @@ class Journal:
         except OSError as error:
             raise OutputError(f"cannot read the journal {self.path}: {error.strerror}") from error
         written = self._read(content, header)
+        # What is left of a line goes first: the next row would be appended to it, and both be lost.
         if written < len(content):
             self._write(lambda: os.truncate(self.path, written))
         if not written:
@@ -55,18 +56,20 @@ class Journal:
 
         Args:
             name: Says what was measured, such as ``batch 3, layer conv1``.
-            row: What ``json`` can write.
+            row: What was measured, as anything that ``json`` can write.
 
         Raises:
             OutputError: If it cannot be written.
         """
         self._append({"name": name, "row": row})
+        # After the write: a row that could not be written does not count as measured.
         self._rows[name] = row
 
     def _append(self, line: Mapping[str, Any]) -> None:
         def append() -> None:
             with self.path.open("ab") as file:
                 file.write(_line(line))
+                # `flush` hands the line to the system; only `fsync` makes it survive a power cut.
                 file.flush()
                 os.fsync(file.fileno())
 
@@ -83,13 +86,17 @@ class Journal:
 
     def _read(self, content: bytes, header: Mapping[str, Any]) -> int:
         """Keeps the rows; how many bytes are whole lines."""
+        # Lines are rows, whatever the rows hold: JSON escapes the line breaks inside of strings.
         lines = content.splitlines(keepends=True)
+        # A process that was killed within its first write left the beginning of this very header.
         if not lines or (len(content) < len(_line(header)) and _line(header).startswith(content)):
             return 0
         self._check(lines[0], header)
         whole = len(lines[0])
         for number, line in enumerate(lines[1:], start=2):
             row = _parsed(line)
+            # A crash cuts only the last line; a bad one before it is damage that must not go
+            # unnoticed.
             if row is None and number == len(lines):
                 break
             if row is None or not {"name", "row"} <= row.keys():
@@ -110,6 +117,7 @@ class Journal:
                 f"reads version {schema_versions.JOURNAL}"
             )
         old, new = found["key"], header["key"]
+        # Names of both: what only one of the keys has is a difference too.
         other = [name for name in {**old, **new} if old.get(name) != new.get(name)]
         if other:
             raise InputError(
@@ -124,6 +132,7 @@ def _line(value: Mapping[str, Any]) -> bytes:
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     """The JSON object of a whole line; ``None`` if it is none."""
+    # Whole JSON without its line end counts as cut off: the next row would land on the same line.
     if not line.endswith(b"\n"):
         return None
     try:

@@ -22,7 +22,7 @@ class _Display:
 
     Args:
         bars: The lines on the terminal.
-        lines: Description to line.
+        lines: Description of the work to its line in ``bars``.
         busy: Descriptions of the work that is under way.
     """
 
@@ -40,8 +40,10 @@ class _Display:
             for done, item in enumerate(items, start=1):
                 yield item
                 self.bars.update(line, completed=done)
+            # There may be fewer items than announced, or no announced total: the bar ends full.
             self.bars.update(line, total=done)
         finally:
+            # Also where the consumer stops early: the kind would never get a line again.
             self.busy.discard(what)
 
     def _line(self, what: str, total: int | None) -> "TaskID":
@@ -55,6 +57,7 @@ class _Display:
         return self.lines[what]
 
 
+# Of the context, not of the process: threads of the user's do not draw on this display.
 _shown: ContextVar["_Display | None"] = ContextVar("mpq_progress", default=None)
 
 
@@ -64,10 +67,12 @@ def showing_progress(is_shown: bool = True) -> Iterator[None]:
     if not is_shown or _shown.get() is not None:
         yield
         return
+    # Imported here: most callers of `track` run where no bars are shown, and need no rich.
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    # On standard error: standard output is for the answer alone (see `streams`).
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bars:
         token = _shown.set(_Display(bars))
         try:
@@ -80,7 +85,7 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
     """The items, one after the other, with a bar if bars are shown.
 
     Args:
-        items: What is gone through.
+        items: What the work goes through, such as layers or rounds.
         what: Names the kind of work; the bar's line.
         total: How many there are, where ``items`` does not tell.
     """

@@ -83,6 +83,7 @@ class PlugIns:
         point = self.points[name]
         try:
             return point.load()
+        # `EntryPoint.load` imports a module, then asks it for the name by `getattr`.
         except (ImportError, AttributeError) as error:
             raise InputError(
                 f"the {self.kind} {name!r} of the package {_package(point)} cannot be imported: "
@@ -132,6 +133,7 @@ class Registry(Generic[Part]):
         if name not in self._plugins.points:
             raise UnknownNameError(self.kind, name, self.names())
         part = self._plugins.load(name)
+        # Only here: mpq's own parts are checked by mypy and by the contract tests.
         _check_part(part, self._plugins.points[name], self.kind)
         return cast(type[Part], part)
 
@@ -139,7 +141,7 @@ class Registry(Generic[Part]):
         """An instance from ``name`` or ``name:option=value,option=value``.
 
         Args:
-            text: Name and options.
+            text: Name and options as a user writes them, such as ``hessian-trace:num_probes=8``.
             seed: Given to a part that has a ``seed`` option which the text does not set.
 
         Raises:
@@ -149,7 +151,9 @@ class Registry(Generic[Part]):
         name, _, written = text.partition(":")
         part = self.get(name.strip())
         options = self.options(part)
+        # Before the written options, so that a seed in the text wins.
         values: dict[str, Any] = {} if seed is None or "seed" not in options else {"seed": seed}
+        # Empty items are skipped: neither `name:` nor a comma at the end does harm.
         for item in filter(None, (item.strip() for item in written.split(","))):
             option, _, value = (word.strip() for word in item.partition("="))
             if option not in options:
@@ -175,6 +179,8 @@ class Registry(Generic[Part]):
         assert dataclasses.is_dataclass(part)
         fields = dataclasses.fields(part)
         simple = (bool, int, float, str)
+        # Not `field.type`, which is a string where a module postpones its annotations. A default of
+        # `None` does not tell the type of what is written; `float | None` is the one that is read.
         types = get_type_hints(part)
         return {
             f.name: f.default
@@ -219,6 +225,7 @@ class ValueRegistry(Mapping[str, Value], Generic[Value]):
             InputError: If it is another package's and cannot be used.
         """
         if name not in self._values:
+            # The `KeyError` of an unknown name is what `Mapping.get` and `in` rely on.
             point = self._plugins.points[name]
             value = self._plugins.load(name)
             _check_value(value, point, self.kind, type(self.own[0]))
@@ -251,6 +258,7 @@ def _check_value(value: Any, point: "EntryPoint", kind: str, expected: type[Name
 
 
 def _package(point: "EntryPoint") -> str:
+    # An entry point that was made by hand belongs to no distribution.
     return point.dist.name if point.dist is not None else point.module
 
 
@@ -259,6 +267,7 @@ def _text(value: Any) -> str:
 
 
 def _convert(option: str, text: str, default: Any) -> Any:
+    # Before the general case: `bool("false")` is true.
     if isinstance(default, bool):
         if text.lower() in ("true", "false"):
             return text.lower() == "true"

@@ -39,4 +39,6 @@ def remember(rows: Rows, name: str, make: Callable[[], Any]) -> Any:
     """The row of that name, measured only where it is not there yet."""
     if name not in rows:
         rows.add(name, make())
+    # A row that was just measured is as `make` returned it, one from a journal went through JSON:
+    # its tuples are lists, so that callers take either.
     return rows[name]

@@ -14,11 +14,12 @@ def read_schema(package: str, file: str, **names: Iterable[str]) -> Any:
     """A schema that lies in a package, with what it leaves to lists of names filled in.
 
     Args:
-        package: Such as ``mpq.problem``.
+        package: Dotted name of the package that the file lies in, such as ``mpq.problem``.
         file: Name of the schema's file.
         names: What a string of the definition (``$defs``) that is called so may be. A list that
             other packages add to cannot stand in a file.
     """
+    # By `importlib.resources`: a package that is imported from a zip file has no paths.
     schema = json.loads(resources.files(package).joinpath(file).read_text(encoding="utf-8"))
     for definition, known in names.items():
         if definition in schema.get("$defs", {}):

@@ -26,14 +26,18 @@ def answers_only() -> Iterator[None]:
     Everything else goes to standard error: ``print`` of the user's model code, and what compiled
     libraries write to the file descriptor without asking Python.
     """
+    # First: a copy of the descriptor that is made within the detour leads to standard error.
     answers, is_real = _own_stream()
     token = _answers.set(answers)
     try:
+        # The redirection is for a `sys.stdout` that is not on the descriptor (notebooks, tests). It
+        # ends before the detour, whose last flush then finds the stream that was there before.
         with stdout_silenced(), redirect_stdout(sys.stderr):
             yield
     finally:
         _answers.reset(token)
         answers.flush()
+        # Otherwise it is the caller's own stream, which must stay open.
         if is_real:
             answers.close()
 
@@ -49,6 +53,7 @@ def _own_stream() -> tuple[TextIO, bool]:
         copy = os.dup(_STDOUT)
     except (OSError, ValueError, AttributeError):  # closed, or a stream of Python's own
         return sys.stdout, False
+    # As for the stream that it stands for: `PYTHONIOENCODING` may have set them.
     encoding, errors = sys.stdout.encoding, sys.stdout.errors
     return os.fdopen(copy, "w", encoding=encoding, errors=errors), True
 
@@ -72,6 +77,7 @@ def end_answers() -> None:
 
     What libraries and the user's own code print when Python exits would follow it.
     """
+    # Entered and never left, so that no block that ends later leads the descriptor back.
     _detour.enter()
     sys.stdout = sys.stderr
 
@@ -115,6 +121,7 @@ _detour = _Detour()
 
 def _led_away() -> int | None:
     """A copy of standard output's descriptor, or ``None`` if it is closed."""
+    # What is still buffered was printed before, and would come out at standard error.
     _flush()
     try:
         os.fstat(_STDOUT)
@@ -144,5 +151,6 @@ def _flush() -> None:
     """Empties the buffers of Python and of C's stdio, so that nothing changes its destination."""
     if sys.stdout is not None and not sys.stdout.closed:
         sys.stdout.flush()
+    # `CDLL(None)` is the running process, whose C library has the buffers.
     library = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
     library.fflush(None)

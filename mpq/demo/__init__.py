@@ -32,10 +32,12 @@ def make_net() -> nn.Module:
 
     It maps images ``[N, 1, 8, 8]`` to logits ``[N, 10]``. Every call returns a new network.
     """
+    # Bytes, not a path: an installed package may lie in a zip file.
     packed = importlib.resources.files("mpq.demo").joinpath("digits_net.safetensors").read_bytes()
     # On the meta device nothing is drawn, so the caller's random state stays as it was.
     with torch.device("meta"):
         net = DigitsNet()
+    # `assign`, as copying numbers into tensors on the meta device does nothing.
     net.load_state_dict(safetensors.torch.load(packed), assign=True)
     return net.eval()
 
@@ -47,6 +49,7 @@ def calibration() -> Iterator[tuple[Tensor, Tensor]]:
         Images ``[N, 1, 8, 8]``, float32, normalised, and labels ``[N]``, int64.
     """
     images, labels = load_split("train")
+    # The first ones are a random sample: the file's order is random.
     return _batches(images[:_NUM_CALIBRATION], labels[:_NUM_CALIBRATION])
 
 

@@ -31,6 +31,7 @@ def load_split(split: Literal["train", "held_out"]) -> tuple[Tensor, Tensor]:
     packed = importlib.resources.files("mpq.demo").joinpath("digits.npz").read_bytes()
     with np.load(io.BytesIO(packed)) as arrays:
         chosen = arrays[split]
+        # The new axis is the one channel that a convolution expects; numpy has uint8.
         images = torch.from_numpy(arrays["images"][chosen]).float()[:, None]
         labels = torch.from_numpy(arrays["labels"][chosen]).long()
     return (images / 16 - _MEAN) / _STD, labels

@@ -12,6 +12,7 @@ def _conv_norm(
     channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
     """A convolution that keeps height and width at stride 1, and its batch normalisation."""
+    # Without a bias: the normalisation takes off each channel's mean, and a bias with it.
     conv = nn.Conv2d(
         channels_in, channels_out, kernel, stride, kernel // 2, groups=groups, bias=False
     )
@@ -23,8 +24,9 @@ class PlainBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut, as in ResNet.
 
     Args:
-        channels_in: Width of the input.
-        channels_out: Width of the output; where it differs, the shortcut is a 1x1 convolution.
+        channels_in: Number of channels of the input.
+        channels_out: Number of channels of the output; where it differs, the shortcut is a 1x1
+            convolution.
         stride: Step of the first convolution and of the shortcut, in pixels; above 1 only
             where the width changes.
     """
@@ -52,8 +54,8 @@ class InvertedBlock(nn.Module):
     """Widen by 1x1, filter each channel by 3x3, narrow by 1x1, as in MobileNetV2.
 
     Args:
-        channels_in: Width of the input.
-        channels_out: Width of the output; the input is added where the shapes agree.
+        channels_in: Number of channels of the input.
+        channels_out: Number of channels of the output; the input is added where the shapes agree.
         hidden: Width in between, the number of depthwise filters.
         stride: Step of the depthwise convolution, in pixels.
     """
@@ -64,6 +66,8 @@ class InvertedBlock(nn.Module):
         self.relu1 = nn.ReLU()
         self.depthwise = _conv_norm(hidden, hidden, 3, stride, groups=hidden)
         self.relu2 = nn.ReLU()
+        # No ReLU behind it: in few channels that loses what the block has computed (Sandler et al.
+        # 2018, MobileNetV2, arXiv:1801.04381).
         self.project = _conv_norm(hidden, channels_out, 1)
         self.is_residual = stride == 1 and channels_in == channels_out
 

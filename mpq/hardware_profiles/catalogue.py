@@ -39,6 +39,7 @@ def load_device(name: str) -> Profile:
         FileFormatError: If the file cannot be read, is no JSON or CSV, or is no profile; names the
             key, or line and column.
     """
+    # A name that ends so is a path: no device that ships is called like a file.
     if name.endswith((".json", ".csv")):
         return _load(Path(name))
     if name not in device_names():
@@ -53,14 +54,17 @@ def profile_from_dict(data: Any) -> Profile:
     Raises:
         FileFormatError: If it does not fit the schema of its model; names the key.
     """
+    # Imported here: the names of devices can be listed without jsonschema.
     from mpq._support.schema import validate
 
+    # Before the schema is checked: a newer file would fail there by some key, and not say why.
     version = data.get("schema_version") if isinstance(data, dict) else None
     if isinstance(version, int) and version > schema_versions.DEVICE_PROFILE:
         raise FileFormatError(
             f"profile of schema version {version}; this mpq reads version "
             f"{schema_versions.DEVICE_PROFILE}: update mpq"
         )
+    # Without the key, the roofline's schema says below that it is missing.
     model = data.get("model", "roofline") if isinstance(data, dict) else "roofline"
     if model not in MODELS:
         raise FileFormatError(f"a profile's model is one of {', '.join(MODELS)}; got {model!r}")
@@ -71,6 +75,7 @@ def profile_from_dict(data: Any) -> Profile:
 def _load(path: Path) -> Profile:
     try:
         text = path.read_text(encoding="utf-8")
+        # A table of measurements says everything but the name, which is the file's.
         if path.suffix == ".csv":
             return MeasuredTable.from_csv(text, device_name(path))
         return profile_from_dict(json.loads(text))
@@ -78,6 +83,7 @@ def _load(path: Path) -> Profile:
         raise FileFormatError(f"cannot read the profile {path}: {error}") from error
     except json.JSONDecodeError as error:
         raise FileFormatError(f"{path} is not JSON: {error}") from error
+    # FileFormatError is one too: either gets the name of the file.
     except InputError as error:
         raise FileFormatError(f"{path}: {error}") from error
 
@@ -88,10 +94,12 @@ def device_name(path: Path) -> str:
     >>> device_name(Path("tables/My board (v2).csv"))
     'my-board-v2'
     """
+    # What the schemas allow in a name, less what may not begin one.
     words = re.findall(r"[a-z0-9_.]+", path.stem.lower())
     return "-".join(words).lstrip("_.") or "device"
 
 
+# Number formats of other packages are looked up for it, by reading what is installed.
 @cache
 def _schema(model: str) -> Any:
     from mpq._support.schema import read_schema

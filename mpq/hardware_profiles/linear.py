@@ -15,6 +15,7 @@ Formula = Callable[[Layer, Precision, Sequence[Layer]], float]
 
 def weight_bits(layer: Layer, precision: Precision) -> int:
     """Stored bits of a weight with its scales; 0 if another layer stores the same parameter."""
+    # A shared parameter is stored once, and counted for the first layer that uses it.
     if layer.weight_of is not None:
         return 0
     return precision.weight.stored_bits(layer.num_weights, layer.num_channels)
@@ -22,11 +23,13 @@ def weight_bits(layer: Layer, precision: Precision) -> int:
 
 def weight_bytes(layer: Layer, precision: Precision, _: Sequence[Layer]) -> float:
     """Bytes of the weight, packed, scales included; biases and norms are not counted."""
+    # Rounded up, as the last byte of a packed weight may not be full.
     return -(-weight_bits(layer, precision) // 8)
 
 
 def activation_bytes(layer: Layer, precision: Precision, _: Sequence[Layer]) -> float:
     """Bytes of the inputs of one example, read once each; token ids are not counted."""
+    # Ids are integers, whatever the precision of the layer's activations.
     if layer.kind == "embedding":
         return 0.0
     return layer.input_elements * precision.activation.number.bits / 8
@@ -39,6 +42,7 @@ def bit_operations(layer: Layer, precision: Precision, _: Sequence[Layer]) -> fl
 
 def effective_bits(layer: Layer, precision: Precision, layers: Sequence[Layer]) -> float:
     """The layer's share of the mean stored bits per weight of the whole network."""
+    # Over the whole network, so that the layers' shares add up to the mean.
     stored = sum(x.num_weights for x in layers if x.weight_of is None)
     return weight_bits(layer, precision) / stored
 

@@ -25,9 +25,9 @@ class NetworkProfile:
     Args:
         name: Name of the profile, as its file is called.
         title: Network, runtime and machine, for people.
-        notes: What is left out.
+        notes: What the numbers leave out, for people.
         signatures: ``[L]`` see ``Layer.signature``: which network this is.
-        batch_size: Examples of one run.
+        batch_size: How many examples one run had.
         latency: ``[L, B]`` seconds of one run, conversions between neighbours as pairs, what the
             network takes besides as constant; corrected by the whole networks that were measured.
         half_width: ``[L, B]`` half of the 95 % interval.
@@ -55,6 +55,7 @@ class NetworkProfile:
         latency = CostTable.from_dict(data["latency"])
         half_width = CostTable.from_dict(data["half_width"])
         same = (latency.layers, latency.precisions) == (half_width.layers, half_width.precisions)
+        # From the right: names of layers may have spaces, kinds and shapes have none.
         names = tuple(text.rsplit(" ", 2)[0] for text in data["signatures"])
         units = {latency.unit, half_width.unit}
         if not same or names != latency.layers or units != {"seconds"}:
@@ -62,10 +63,12 @@ class NetworkProfile:
                 f"{data['name']}: latency, half_width and signatures must have the same layers, in "
                 "seconds"
             )
+        # A comparison with nan is false, so that empty cells pass these two checks.
         if (latency.values < 0).any():
             raise FileFormatError(f"{data['name']}: a latency is negative")
         if (half_width.values < 0).any():
             raise FileFormatError(f"{data['name']}: a half width is negative")
+        # Both tables must be empty in the same cells: a cost without its interval is half a cell.
         able = ~np.isnan(latency.values)
         if (able != ~np.isnan(half_width.values)).any() or not able.any(axis=1).all():
             raise FileFormatError(
@@ -122,6 +125,7 @@ class NetworkProfile:
 
     def can_run(self, layer: Layer, precision: Precision) -> bool:
         """Whether this layer was measured at this precision."""
+        # Asked before `index_of`, which refuses what the table lacks: here that is an answer.
         if precision not in self.latency.precisions or layer.name not in self.latency.layers:
             return False
         row = self.latency.layers.index(layer.name)
@@ -159,6 +163,8 @@ class NetworkProfile:
     ) -> CostTable:
         """``[L, B]`` half of the 95 % interval of a layer alone, in seconds."""
         table = self.cost(resource, layers, candidates, workload)
+        # A table of widths has no total: neither a constant nor pairs have an interval of their
+        # own.
         widths = replace(self.half_width, constant=0.0, pairs=())
         return _chosen(widths, list(table.layers), candidates)
 
@@ -180,11 +186,13 @@ class NetworkProfile:
     def _check(self, layers: Sequence[Layer], workload: Workload) -> None:
         known = set(self.signatures)
         for layer in layers:
+            # By the signature, not the name: layers called alike are in many networks.
             if layer.signature not in known:
                 raise MismatchError(
                     f"{self.name} was measured for another network: it has no layer "
                     f"{layer.signature!r}; run `mpq profile` for this one"
                 )
+        # Compared whole: tokens and phases change what was measured, too.
         if workload != Workload(self.batch_size):
             raise InputError(
                 f"{self.name} was measured for a batch of {self.batch_size}, as traced; got "
@@ -197,6 +205,7 @@ class NetworkProfile:
         others = [name for name in table.layers if name not in set(kept)]
         if not others:
             return table
+        # Layers that a search leaves out run unquantized, which takes time as well.
         column = table.index_of(ORIGINAL) if ORIGINAL in table.precisions else None
         rows = [table.layers.index(name) for name in others]
         if column is None or np.isnan(table.values[rows, column]).any():
@@ -204,11 +213,13 @@ class NetworkProfile:
                 f"{self.name}: layers that stay as they are ({', '.join(others[:5])}) were not "
                 f"measured at {ORIGINAL}; measure again with it among the precisions"
             )
+        # A table's values are read-only.
         values, constant = table.values.copy(), table.constant
         constant += float(table.values[rows, column].sum())
         pairs = []
         for pair in table.pairs:
             ends = pair.first in others, pair.second in others
+            # A pair with one fixed end depends on the other layer alone: it joins that layer's row.
             if ends == (False, False):
                 pairs.append(pair)
             elif ends == (True, True):
@@ -224,6 +235,7 @@ def _chosen(table: CostTable, layers: Sequence[str], candidates: Sequence[Precis
     """Rows and columns in the order asked for; ``nan`` for precisions that the table lacks."""
     rows = [table.layers.index(name) for name in layers]
     columns = [table.precisions.index(p) if p in table.precisions else None for p in candidates]
+    # A precision that was not measured is no error: nan says that it does not run.
     values = np.full((len(layers), len(candidates)), nan)
     for place, column in enumerate(columns):
         if column is not None:
@@ -238,6 +250,7 @@ def _chosen(table: CostTable, layers: Sequence[str], candidates: Sequence[Precis
 
 def _square(values: Any, columns: Sequence[int | None]) -> Any:
     """``[B, B]`` of these columns; 0 for precisions that cannot run anyway."""
+    # Zeros, as pairs must be finite; the layers' own nan keeps these precisions out.
     found = np.zeros((len(columns), len(columns)))
     known = [place for place, column in enumerate(columns) if column is not None]
     taken = [column for column in columns if column is not None]

@@ -55,6 +55,7 @@ def flash_table(
     rows = [
         [weight_bytes(layer, candidate, layers) for candidate in candidates] for layer in layers
     ]
+    # An empty list has one axis: `reshape` keeps two of a network without layers.
     values = np.array(rows, dtype=np.float64).reshape(len(layers), len(candidates))
     names = tuple(layer.name for layer in layers)
     constant = _ORIGINAL_BYTES * num_unquantized + code_bytes
@@ -73,8 +74,10 @@ def peak_ram_bytes(
     """
     held = [0] * len(lifetimes.steps)
     for buffer in lifetimes.buffers:
+        # As wide as the widest reader needs, since there is one copy of the buffer.
         bits = [_bits(precisions.get(name, ORIGINAL)) for name in buffer.held_for]
         size = _bytes(buffer, max(bits, default=buffer.bits), batch_size)
+        # Both ends included: in the step that reads it last, a buffer is still held.
         for step in range(buffer.born, buffer.dies + 1):
             held[step] += size
     peak = max(held)
@@ -100,10 +103,12 @@ def peak_ram_tables(
     Raises:
         InputError: If in one step layers of too many buffers may differ in precision.
     """
+    # Tied layers agree in bits, so that one of them stands for all and no combinations arise.
     first = {name: tie[0] for tie in ties for name in tie}
     tables = []
     for position, step in enumerate(lifetimes.steps):
         widest = _widest(step, lifetimes.alive(position), layers, first)
+        # Rows with a `max` in them become several linear ones: the largest is the true step.
         for number, chosen in enumerate(widest, start=1):
             name = f"{step} (reader {number})" if len(widest) > 1 else step
             tables.append(_table(name, chosen, layers, candidates, batch_size))
@@ -128,13 +133,18 @@ def undominated(
     names = tables[0].layers
     first = {name: tie[0] for tie in ties for name in tie}
     groups = np.array([names.index(first.get(name, name)) for name in names])
+    # The other members of a tie keep rows of zeros, which add nothing to a maximum.
     sums = np.zeros((len(tables), *tables[0].values.shape))  # [T, L, B], a tie in its first layer
     for row, group in enumerate(groups.tolist()):
         sums[:, group] += [table.values[row] for table in tables]
     constants = np.array([table.constant for table in tables])
     largest = _largest(sums) + constants
     kept: list[int] = []
+    # The largest first: a table can only be dominated by one with no smaller maximum, and what is
+    # dominated by a table that was left out is dominated by a kept one as well.
     for index in sorted(range(len(tables)), key=lambda i: (-largest[i], i)):
+        # Exact for all assignments at once: groups choose independently, so the maximum of a sum is
+        # the sum of their maxima.
         excess = _largest(sums[index] - sums[kept]) + constants[index] - constants[kept]
         if not (excess <= 0).any():
             kept.append(index)
@@ -143,6 +153,8 @@ def undominated(
 
 def _largest(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """``[T]`` most that any choice adds up to; ``sums [T, L, B]``."""
+    # What cannot be chosen must not win; infinities are fine in a maximum of which another cell is
+    # finite.
     chosen = np.where(np.isnan(sums), -np.inf, sums)
     return np.asarray(chosen.max(axis=2).sum(axis=1))
 
@@ -154,9 +166,12 @@ def _widest(
     known = {layer.name for layer in layers}
     options: dict[tuple[str | None, ...], list[Buffer]] = {}
     for buffer in buffers:
+        # A reader that is left out keeps its 32 bits, and no other one is wider than that.
         is_fixed = not buffer.held_for or not known.issuperset(buffer.held_for)
         names = {first.get(name, name): None for name in buffer.held_for}
+        # Buffers with the same readers have the same widest one: they take one choice together.
         options.setdefault((None,) if is_fixed else tuple(sorted(names)), []).append(buffer)
+    # Counted before they are made: seven buffers of two readers are 128 tables already.
     if prod(map(len, options)) > _MAX_TABLES:
         several = sorted({str(name) for names in options if len(names) > 1 for name in names})
         raise InputError(
@@ -181,6 +196,7 @@ def _table(
     values, constant = np.zeros((len(layers), len(candidates))), 0
     for buffer, layer in held:
         if layer is None:
+            # Ids and masks have bits of their own; what a layer left out reads is float32.
             bits = buffer.bits if not buffer.held_for else _bits(ORIGINAL)
             constant += _bytes(buffer, bits, batch_size)
         else:
@@ -194,4 +210,5 @@ def _bits(precision: Precision) -> int:
 
 
 def _bytes(buffer: Buffer, bits: int, batch_size: int) -> int:
+    # Each buffer by itself is rounded up to bytes, as it begins at an address.
     return -(-buffer.elements * batch_size * bits // 8)

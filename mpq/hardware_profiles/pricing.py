@@ -37,7 +37,7 @@ class Pricing:
     """What these layers cost, in any resource.
 
     Args:
-        layers: ``L`` layers.
+        layers: ``L`` layers, as they were traced.
         profile: The device, or ``None``: then only resources that need none.
         workload: What is run at once. Its batch size is for latency and energy; its tokens are
             for all resources, which elsewhere are of one example.
@@ -55,6 +55,7 @@ class Pricing:
     num_unquantized: int = 0
 
     def __post_init__(self) -> None:
+        # Else a phase would change nothing, and the user believe that it did.
         if self.workload.phase and not any(map(tokens_of, self.layers)):
             raise InputError(
                 f"phase {self.workload.phase} needs a layer that reads tokens (an embedding, or a "
@@ -79,7 +80,7 @@ class Pricing:
         """``[L, B]`` each: of ``peak_ram`` one for every step, of any other resource one.
 
         Args:
-            resource: The resource.
+            resource: One of ``RESOURCES``.
             candidates: ``B`` precisions.
             ties: Layers that share a precision.
 
@@ -90,6 +91,7 @@ class Pricing:
         if resource != PEAK_RAM:
             return (self.table(resource, candidates),)
         lifetimes, batch_size = self._lifetimes, self.workload.batch_size
+        # The layers as traced: `_lifetimes` has refused any other number of tokens.
         steps = peak_ram_tables(lifetimes, self.layers, candidates, batch_size, ties)
         return tuple(map(self._runnable, steps))
 
@@ -108,9 +110,13 @@ class Pricing:
             InputError: If the resource needs a device or lifetimes, and there are none.
             UnknownNameError: If there is no such resource.
         """
+        # The reference of a relative limit needs a column, though no layer may become it.
         reference = () if limit.reference is None else (limit.reference,)
+        # Without repetitions, as a table refuses to have a precision twice.
         wide = self.tables(limit.resource, tuple(dict.fromkeys((*candidates, *reference))), ties)
         tables = tuple(table.select(candidates) for table in wide)
+        # After the limit is resolved below on all steps: what is dominated among the candidates may
+        # be the peak at the reference.
         kept = undominated(tables, ties) if len(tables) > 1 else tables
         return Budget(limit.resource, kept, limit.resolve(*wide))
 
@@ -132,12 +138,14 @@ class Pricing:
             InputError: If the resource needs a device and there is none, or is no sum over layers.
             UnknownNameError: If there is no such resource.
         """
+        # Everything is refused here, so that the branches below need no further cases.
         check_sum(resource, self.profile is not None)
         if resource == FLASH:
             return self._runnable(self._flash(candidates))
         if resource in LINEAR_RESOURCES:
             return self._runnable(linear_cost(resource, self._layers, candidates))
         assert self.profile is not None
+        # The layers as traced: a profile applies the workload itself.
         return self.profile.cost(resource, self.layers, candidates, self.workload)
 
     def uncertainty(self, resource: str, candidates: Sequence[Precision]) -> CostTable | None:
@@ -145,6 +153,7 @@ class Pricing:
         if self.profile is None or resource not in self.profile.resources:
             return None
         found = self.profile.uncertainty(resource, self.layers, candidates, self.workload)
+        # All unknown is the same as no answer: reports leave the column out.
         return None if np.isnan(found.values).all() else found
 
     def _flash(self, candidates: Sequence[Precision]) -> CostTable:
@@ -158,6 +167,7 @@ class Pricing:
         if self.profile is None:
             return table
         can_run = self.profile.can_run
+        # At the workload's tokens, as a measured table decides by the shape.
         able = [
             [can_run(layer, candidate) for candidate in table.precisions] for layer in self._layers
         ]
@@ -170,6 +180,7 @@ class Pricing:
         """
         if resource == PEAK_RAM:
             return peak_ram_bytes(self._lifetimes, precisions, self.workload.batch_size)[0]
+        # Only precisions in use: for others a profile may lack a number, and refuse.
         candidates = tuple(dict.fromkeys(precisions.values()))
         if resource == FLASH:
             table = self._flash(candidates)
@@ -177,6 +188,7 @@ class Pricing:
             table = linear_cost(resource, self._layers, candidates)
         else:
             table = self.table(resource, candidates)
+        # In the order of the layers, which need not be that of the mapping.
         columns = [candidates.index(precisions[layer.name]) for layer in self.layers]
         return table.total(np.array(columns, dtype=np.intp))
 
@@ -190,6 +202,7 @@ def check_resource(resource: str, has_device: bool) -> None:
     """
     if resource not in RESOURCES:
         raise UnknownNameError("resource", resource, RESOURCES)
+    # A flag, not a profile: a result that was read from a file knows only its device's name.
     if resource in DEVICE_RESOURCES and not has_device:
         raise InputError(f"{resource} needs a device: give one (`mpq devices` lists them)")
 

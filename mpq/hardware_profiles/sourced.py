@@ -10,7 +10,7 @@ class Sourced:
     """A number of a profile; its unit is in the name of whoever holds it.
 
     Args:
-        value: The number.
+        value: The number itself, finite in every profile that ships.
         source: Publication, datasheet or measurement; ``assumption`` where there is none.
     """
 

@@ -26,7 +26,7 @@ class Trial:
 
     Args:
         limit: The limit that it is near.
-        columns: ``[L]`` of its precisions.
+        columns: ``[L]`` a layer's precision each, as its column of the tables.
         divergence: Measured on held-out examples, in the metric's unit.
         accuracy: Measured there; ``None`` without targets.
     """
@@ -54,11 +54,11 @@ class Score:
     """How well one estimator predicts.
 
     Args:
-        estimator: As it was spelled.
+        estimator: Name and options, as the user spelled them.
         predicted: Predicted loss of every trial, in the estimator's own unit.
-        unit: That unit.
+        unit: The unit of ``predicted``.
         solved: Its optimum at every limit.
-        seconds: That the estimate took.
+        seconds: Wall time that the estimate took.
         forward_passes: The same in forward passes over the calibration examples; on a CPU in
             processor time, which other programs disturb less.
         peak_memory_bytes: At the estimate's peak beyond what was held before; ``None``: unknown.
@@ -81,8 +81,8 @@ class RankAgreement:
     """Predicted against measured losses.
 
     Args:
-        spearman: Rank correlation.
-        kendall: Rank correlation, tau-b.
+        spearman: Spearman's rank correlation, -1 to 1.
+        kendall: Kendall's tau-b, -1 to 1: ties are taken into account.
         ratio: Median of predicted over measured.
         num_trials: How many assignments were compared.
     """
@@ -95,11 +95,15 @@ class RankAgreement:
     @classmethod
     def of(cls, predicted: npt.ArrayLike, measured: npt.ArrayLike) -> Self:
         """Of two columns of equal length; correlations of fewer than three rows are ``nan``."""
+        # Imported here: it takes tenths of a second, and a comparison can be read without it.
         from scipy import stats
 
         x, y = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
+        # Two points always agree or disagree in full, and ranks of equal numbers are undefined:
+        # scipy would warn and return nan.
         if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
             return cls(float("nan"), float("nan"), float("nan"), len(x))
+        # The median: where the measured loss is close to 0, single ratios are huge.
         ratio = float(np.median(x[y > 0] / y[y > 0])) if (y > 0).any() else float("nan")
         spearman, kendall = stats.spearmanr(x, y), stats.kendalltau(x, y)
         return cls(float(spearman.statistic), float(kendall.statistic), ratio, len(x))
@@ -112,7 +116,7 @@ class EstimatorComparison:
 
     Args:
         trials: Random assignments near every limit.
-        scores: One per estimator.
+        scores: How well each estimator predicts, in the order asked for.
         unit: Unit of the measured losses.
         max_loss: Trials that lose more count in no correlation: there every network is broken.
         forward_seconds: One forward pass over the calibration examples (CPU: processor time).
@@ -131,10 +135,13 @@ class EstimatorComparison:
     @cached_property
     def limits(self) -> tuple[str, ...]:
         """The limits, in order."""
+        # A dictionary keeps the order of the limits, which a set of strings changes in every
+        # process.
         return tuple(dict.fromkeys(trial.limit for trial in self.trials))
 
     def agreement(self, score: Score, limit: str | None = None) -> RankAgreement:
         """Over trials below ``max_loss``, near one limit or near any."""
+        # An estimator that failed has no predictions, and `zip` below is strict.
         if not score.predicted:
             return RankAgreement(float("nan"), float("nan"), float("nan"), 0)
         pairs = [
@@ -177,6 +184,7 @@ _COLUMNS = 3  # panels beside each other that stay readable on a page
 def scores_table(comparison: "EstimatorComparison") -> pd.DataFrame:
     """One row per estimator, best rank correlation first; the last row is random search."""
     rows = [_row(comparison, score) for score in comparison.scores]
+    # An estimator that failed has nan here, which pandas sorts last in either direction.
     frame = pd.DataFrame(rows).sort_values("spearman", ascending=False, ignore_index=True)
     return pd.concat([frame, pd.DataFrame([_best_random(comparison)])], ignore_index=True)
 
@@ -188,6 +196,7 @@ def _row(comparison: "EstimatorComparison", score: "Score") -> dict[str, object]
         "estimator": score.estimator,
         "spearman": whole.spearman,
         "kendall": whole.kendall,
+        # A ratio of unlike units says nothing.
         "predicted_to_measured": whole.ratio if score.unit == comparison.unit else float("nan"),
         "assignments": whole.num_trials,
         **{
@@ -211,6 +220,7 @@ def _row(comparison: "EstimatorComparison", score: "Score") -> dict[str, object]
 def _accuracies(
     comparison: "EstimatorComparison", found: dict[str, float | None]
 ) -> dict[str, float | None]:
+    # All are measured on the same examples, so that one of them tells whether there are targets.
     if comparison.trials[0].accuracy is None:
         return {}
     return {f"solved_accuracy at {limit}": found.get(limit) for limit in comparison.limits}
@@ -224,6 +234,7 @@ def _best_random(comparison: "EstimatorComparison") -> dict[str, object]:
         )
         for limit in comparison.limits
     }
+    # `mpq.compare` draws equally many near every limit.
     count = len(comparison.trials) // len(comparison.limits)
     return {
         "estimator": f"best of {count} random",
@@ -239,6 +250,7 @@ def comparison_markdown(comparison: "EstimatorComparison") -> str:
     """The table without what is only of use to a program."""
     frame = scores_table(comparison)
     hidden = ("assignments", "estimate_seconds", "error")
+    # By prefix: there is a column `spearman at ...` for every limit, too many for a page.
     shown = [
         name for name in map(str, frame.columns) if not name.startswith(("spearman at", *hidden))
     ]
@@ -269,9 +281,11 @@ def _cell(name: str, value: object) -> str:
     if name == "estimator":
         return f"`{value}`" if "random" not in str(value) else str(value)
     assert isinstance(value, int | float) or value is None
+    # Only nan differs from itself.
     if value is None or value != value:
         return ""
     if name.endswith("_bytes"):
+        # MiB, as `_heading` says; the CSV keeps bytes.
         return f"{value / 2**20:.0f}"
     return f"{value:.1f}" if name == "forward_passes" else f"{value:.3g}"
 
@@ -294,9 +308,11 @@ def predictions_table(comparison: "EstimatorComparison") -> pd.DataFrame:
 def draw_predictions(comparison: "EstimatorComparison") -> Figure:
     """Predicted against measured, one panel per estimator, a colour per limit."""
     drawn = [score for score in comparison.scores if score.predicted]
+    # Matplotlib refuses a grid of no rows, and every estimator may have failed.
     rows = max(1, ceil(len(drawn) / _COLUMNS))
     figure = Figure(figsize=(4.2 * _COLUMNS, 3.6 * rows), layout="constrained")
     panels = figure.subplots(rows, _COLUMNS, squeeze=False).flatten()
+    # Not strict: the last row of the grid need not be full.
     for panel, score in zip(panels, drawn, strict=False):
         _draw(panel, comparison, score)
     for panel in panels[len(drawn) :]:
@@ -308,6 +324,8 @@ def draw_predictions(comparison: "EstimatorComparison") -> Figure:
 
 def _draw(axes: Axes, comparison: "EstimatorComparison", score: "Score") -> None:
     for limit in comparison.limits:
+        # Logarithmic axes have no place for 0, which a trial may lose, and less, as may be
+        # predicted.
         pairs = [
             (trial.divergence, predicted)
             for trial, predicted in zip(comparison.trials, score.predicted, strict=True)
@@ -317,6 +335,8 @@ def _draw(axes: Axes, comparison: "EstimatorComparison", score: "Score") -> None
             axes.plot(*zip(*pairs, strict=True), ".", ms=5, alpha=0.6, label=limit)
     axes.axvline(comparison.max_loss, color="0.6", lw=0.8, ls=":", label="not correlated beyond")
     if score.unit == comparison.unit:
+        # Read from linear axes, whose margin may reach below 0. What is not positive is clipped in
+        # both coordinates alike, so that the line stays the diagonal.
         low, high = axes.get_xlim()
         axes.plot([low, high], [low, high], color="0.3", lw=0.8, label="predicted = measured")
     axes.set_xscale("log")

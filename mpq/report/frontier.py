@@ -21,7 +21,7 @@ class FrontierPoint:
         label: ``frontier``, ``result``, or a uniform precision.
         cost: What it uses of the frontier's resource; ``nan`` where the device cannot run it.
         loss: Predicted, in the loss table's unit.
-        precisions: Layer name to precision.
+        precisions: Layer name to the precision chosen for it.
         status: How the solver ended; ``None`` for points that nobody solved for.
         measured: On held-out examples, where asked.
         meets_others: Whether it stays within the other budgets; every frontier point does.
@@ -42,9 +42,9 @@ class Frontier:
     """Least loss for every amount of a resource.
 
     Args:
-        resource: Name of the resource.
-        unit: Unit of ``cost``.
-        loss_unit: Unit of ``loss``.
+        resource: What the loss is traded for, such as ``latency`` or ``weight_bytes``.
+        unit: Unit of every point's ``cost``.
+        loss_unit: Unit of every point's ``loss``.
         points: Sorted by cost; each loses strictly less than the one before it.
         others: The chosen assignment and the uniform precisions.
         loss_name: What ``loss`` is: predicted, or measured on calibration examples.
@@ -68,11 +68,14 @@ class Frontier:
             return float("nan")
         first, last = self.points[0], self.points[-1]
         steps = zip(self.points, self.points[1:], strict=False)
+        # Slices of the loss: between two neighbours, the better one dominates all that costs more.
         area = sum((last.cost - right.cost) * (left.loss - right.loss) for left, right in steps)
+        # Neither factor is 0: points are sorted by cost, and each loses less than the one before.
         return area / ((last.cost - first.cost) * (first.loss - last.loss))
 
     def to_json(self) -> str:
         """Hypervolume and points, with units in the keys."""
+        # Names such as `weight_bytes` end with their unit already.
         cost = (
             self.resource if self.resource.endswith(self.unit) else f"{self.resource}_{self.unit}"
         )
@@ -80,6 +83,7 @@ class Frontier:
         data = {
             "resource": self.resource,
             "unit": self.unit,
+            # `json.dumps` would write NaN, which is no JSON.
             "hypervolume_share": None if isnan(volume) else volume,
             "points": [
                 {

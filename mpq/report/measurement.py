@@ -16,7 +16,7 @@ class Measurement:
         divergence: Mean divergence from the original network, per example; nats for ``kl``.
         accuracy: Share of targets that are the most likely class; ``None`` without targets.
         cross_entropy_nats: Mean negative log-likelihood of the targets; ``None`` without targets.
-        num_examples: How many examples.
+        num_examples: How many examples the means are over.
         metric: Metric that the divergence is in.
     """
 
@@ -29,6 +29,7 @@ class Measurement:
     @property
     def quantity(self) -> str:
         """Name of the divergence with its unit, for columns: ``kl_nats``."""
+        # Hyphens, as in `squared-error`, are for options; keys and columns have underscores.
         return f"{self.metric.name}_{self.metric.unit}".replace("-", "_")
 
     def to_dict(self) -> dict[str, float | int | None]:
@@ -49,7 +50,7 @@ class ComparisonRow:
     Args:
         label: ``original``, ``result``, or the precision.
         predicted_loss: By the estimator; ``None`` where it was not asked.
-        measured: On held-out examples.
+        measured: What the network loses on held-out examples.
         costs: Column name with unit to amount; ``nan`` where the device cannot run it.
     """
 

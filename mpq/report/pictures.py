@@ -14,12 +14,14 @@ from mpq.problem.assignment import Assignment
 if TYPE_CHECKING:
     from mpq.report.frontier import Frontier, FrontierPoint
 
+# What SI prefixes are put before. Bit operations have no symbol: the axis' label names them.
 _SYMBOLS = {"seconds": "s", "bytes": "B", "joules": "J", "bitops": "", "bits": "bit"}
 
 
 def png(figure: Figure, run_id: str = "") -> bytes:
     """The picture as PNG, with the mark of the run that it belongs to, if there is one."""
     buffer = BytesIO()
+    # `Source` is among the keywords that the PNG standard defines.
     metadata = {"Source": run_id} if run_id else None
     figure.savefig(buffer, format="png", dpi=150, metadata=metadata)
     return buffer.getvalue()
@@ -51,6 +53,8 @@ def _scale_losses(axes: Axes, losses: Sequence[float]) -> None:
     positive = [loss for loss in losses if loss > 0]
     if len(positive) == len(losses):
         axes.set_yscale("log")
+    # Linear below the smallest loss, so that 0 is on the axis. Losses below 0, which only a
+    # prediction can have, leave the whole axis linear.
     elif positive and min(losses) == 0:
         axes.set_yscale("symlog", linthresh=min(positive))
 
@@ -60,6 +64,7 @@ def _line(points: Sequence["FrontierPoint"]) -> tuple[list[float], list[float]]:
 
 
 def _draw_others(axes: Axes, others: Sequence["FrontierPoint"]) -> None:
+    # A uniform precision that the device cannot run costs nan and has no place on the axis.
     shown = [p for p in others if not math.isnan(p.cost)]
     uniform = [p for p in shown if p.label != "result"]
     chosen = [p for p in shown if p.label == "result"]
@@ -87,6 +92,7 @@ def draw_bits(assignment: Assignment) -> Figure:
     names = [layer.name for layer in assignment.layers]
     weights = [layer.precision.weight.number.bits for layer in assignment.layers]
     inputs = [layer.precision.activation.number.bits for layer in assignment.layers]
+    # Width by the number of layers, so that rotated names do not overlap.
     figure = Figure(figsize=(max(6.0, 0.28 * len(names) + 2), 4.5), layout="constrained")
     axes = figure.add_subplot()
     axes.bar(range(len(names)), weights, color="C0", label="weight")

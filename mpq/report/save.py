@@ -59,6 +59,7 @@ def save_result(
         if twice:
             raise InputError(f"the report section {section.name} would replace {twice[0]}")
         files |= made
+    # In one call, so that a failure leaves no folder of old and new files.
     return write_files(Path(folder), files)
 
 

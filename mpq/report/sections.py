@@ -69,6 +69,7 @@ class Layers(Section):
 
     def files(self, result: Saved, frontier: Frontier) -> Mapping[str, bytes]:  # noqa: ARG002
         """See ``Section.files``."""
+        # Imported when called: matplotlib takes a second, and lists of sections need none of it.
         from mpq.report.pictures import draw_bits, png
 
         return {
@@ -140,6 +141,7 @@ def marked(text: str, run_id: str) -> bytes:
     """A JSON object with the run's mark."""
     if not run_id:
         return text.encode()
+    # Parsed and written again: an assignment or a problem knows of no run, only its file does.
     return (json.dumps({**json.loads(text), "run_id": run_id}, indent=1) + "\n").encode()
 
 

@@ -29,12 +29,13 @@ def layer_table(
     less than 1 where there is any.
 
     Args:
-        layers: ``L`` layers.
-        precisions: Layer name to precision.
+        layers: ``L`` layers, in the tables' order.
+        precisions: Layer name to the precision chosen for it.
         tables: ``[L, B]`` each: the loss, then resources.
         columns: ``[L]`` columns that were chosen.
         half_widths: ``[L, B]`` each: of 95 % intervals, where a resource has them.
     """
+    # Beside `columns` as second index it picks one cell per layer.
     rows = np.arange(len(columns))
     frame = pd.DataFrame(
         {
@@ -47,10 +48,12 @@ def layer_table(
     )
     for position, table in enumerate(tables):
         cells = table.values[rows, columns]
+        # The loss comes first; it is called by what it is, not by the estimator that made it.
         name = f"predicted_loss_{table.unit}" if position == 0 else table.column
         frame[name] = cells
         share = "predicted_loss" if position == 0 else table.name
         whole = table.total(columns)
+        # Where everything costs 0, shares are 0 too: 0 / 0 would be nan, with a warning of numpy.
         frame[f"{share}_share"] = cells / whole if whole else np.zeros(len(cells))
     for table in half_widths:
         frame[f"{table.name}_half_width_{table.unit}"] = table.values[rows, columns]
@@ -89,6 +92,8 @@ def measured_columns(measured: "Measurement") -> dict[str, float | None]:
 
 def frontier_table(frontier: "Frontier") -> pd.DataFrame:
     """One row per point; precisions as ``layer=precision`` separated by blanks."""
+    # Points that were not measured need the same columns, empty: pandas puts columns in the order
+    # in which rows bring them.
     found = (measured_columns(p.measured) for p in frontier.all_points() if p.measured)
     unmeasured: dict[str, float | None] = dict.fromkeys(next(found, {}))
     suffix = "" if frontier.resource.endswith(frontier.unit) else f"_{frontier.unit}"

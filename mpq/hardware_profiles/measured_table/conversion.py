@@ -20,11 +20,11 @@ class Conversion:
     """From one number format to another, as an operation of its own.
 
     Args:
-        from_format: Name of a number format, such as ``fp32``.
-        to_format: Name of another.
-        seconds_per_call: Whatever the size.
+        from_format: Name of the number format that a tensor is in, such as ``fp32``.
+        to_format: Name of the format that the tensor is written in.
+        seconds_per_call: What a conversion takes, however small its tensor is.
         seconds_per_element: What each element of the converted tensor adds.
-        source: Publication or measurement.
+        source: Publication or measurement that both times are from.
 
     Raises:
         UnknownNameError: If there is no such number format.
@@ -42,6 +42,7 @@ class Conversion:
             if name not in NUMBER_FORMATS:
                 raise UnknownNameError("number format", name, NUMBER_FORMATS)
         for seconds in (self.seconds_per_call, self.seconds_per_element):
+            # Stated so that nan fails: it is neither above nor below 0.
             if not (isfinite(seconds) and seconds >= 0):
                 raise InputError(
                     f"conversion from {self.from_format} to {self.to_format}: times are finite "
@@ -74,10 +75,10 @@ def conversion_pairs(
     their scales.
 
     Args:
-        conversions: By both formats.
+        conversions: Known conversions by both formats, as in ``Conversion.key``.
         layers: In the order in which they run.
         candidates: ``B`` precisions.
-        batch_size: Examples at once.
+        batch_size: How many examples run at once.
         can_run: Whether the device runs a layer at a precision.
 
     Raises:
@@ -86,8 +87,13 @@ def conversion_pairs(
     place = {layer.name: position for position, layer in enumerate(layers)}
     pairs = []
     for layer in layers:
+        # Layers left out have no format to convert from, and a layer that feeds itself through a
+        # loop is no pair.
         feeders = [place[name] for name in layer.fed_by if name in place and name != layer.name]
+        # Who reads the same tensor as another layer finds it converted: both share a precision.
         if feeders and layer.input_of is None:
+            # One tensor, however many layers wrote it: a pair with each would convert it several
+            # times.
             last = layers[max(feeders)]
             pairs.append(_pair(conversions, last, layer, candidates, batch_size, can_run))
     return tuple(pairs)
@@ -105,6 +111,7 @@ def _pair(
     for row, before in enumerate(candidates):
         for column, after in enumerate(candidates):
             formats = before.activation.number.name, after.activation.number.name
+            # Left at 0: pairs must be finite, and a nan of either layer keeps the assignment out.
             if formats[0] == formats[1] or not (can_run(first, before) and can_run(second, after)):
                 continue
             if formats not in conversions:
@@ -115,6 +122,7 @@ def _pair(
                     "leave one of the precisions out"
                 )
             found = conversions[formats]
+            # Elements are counted over all calls already, seconds per call are not.
             calls = second.calls * found.seconds_per_call
             elements = second.input_elements * batch_size
             values[row, column] = calls + found.seconds_per_element * elements

@@ -44,13 +44,14 @@ def read_rows(text: str, columns: Sequence[str] | None = None) -> Iterator[tuple
     """Line number and cells by column name of every line.
 
     Args:
-        text: The whole file.
+        text: Everything that the file holds.
         columns: What its header must say; ``None``: anything.
 
     Raises:
         FileFormatError: If the header is another one, a column is there twice, a line is too short
             or too long, or there is no line.
     """
+    # Spreadsheets begin UTF-8 files with a byte order mark, which would be part of a name.
     reader = csv.reader(StringIO(text.removeprefix("\ufeff")))
     heading = [name.strip() for name in next(reader, [])]
     if columns is not None and heading != list(columns):
@@ -60,12 +61,14 @@ def read_rows(text: str, columns: Sequence[str] | None = None) -> Iterator[tuple
     if len(set(heading)) != len(heading):
         raise FileFormatError(f"a column is there twice: {', '.join(heading)}")
     cells: list[str] = []
+    # Blank lines come as empty lists. `line_num` counts them, and quoted line breaks too.
     for cells in filter(None, reader):
         if len(cells) != len(heading):
             raise FileFormatError(
                 f"line {reader.line_num} has {len(cells)} cells; its header has {len(heading)}"
             )
         yield reader.line_num, dict(zip(heading, map(str.strip, cells), strict=True))
+    # Of an empty file nothing is said here: callers know which columns to ask for.
     if heading and not cells:
         raise FileFormatError("the table is empty: there is a header and no line")
 
@@ -94,9 +97,11 @@ def entries_from_csv(text: str) -> tuple[Entry, ...]:
     units: dict[str, str] | None = None
     entries = []
     for line, row in read_rows(text):
+        # The header is known with the first row only, as rows come by column name.
         units = _check_columns(tuple(row)) if units is None else units
         try:
             entries.append(_entry(line, row, units))
+        # It is an InputError that names its line already.
         except FileFormatError:
             raise
         except InputError as error:
@@ -125,6 +130,7 @@ def _check_columns(columns: Sequence[str]) -> dict[str, str]:
                     f"{amount} is there in two units, {found[amount]} and {column}; keep one"
                 )
             found[amount] = column
+        # The likely mistake is a unit left out, of which `unknown column` would not tell.
         elif column.startswith(("latency", "energy", "time")):
             raise FileFormatError(
                 f"the column {column!r} has no unit that mpq knows: expected {_expected()}"
@@ -143,11 +149,13 @@ def _check_columns(columns: Sequence[str]) -> dict[str, str]:
 def _entry(line: int, row: Row, units: Mapping[str, str]) -> Entry:
     def amount(name: str) -> float | None:
         column = units.get(name)
+        # An empty latency is no unknown one: `float` refuses it below, with line and column.
         if column is None or (name != "latency" and not row[column]):
             return None
         unit = column.removeprefix(f"{name}_")
         return cell(line, row, column, float) / AMOUNTS[name][unit]
 
+    # `_check_columns` has refused a table without that column.
     latency = amount("latency")
     assert latency is not None
     return Entry(
@@ -178,6 +186,7 @@ def entries_to_csv(entries: Sequence[Entry]) -> str:
         *_OPTIONAL,
     )
     text = StringIO()
+    # Unix line ends: the csv module would write those of Windows by default.
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     for entry in entries:

@@ -19,8 +19,8 @@ class Entry:
     """What one call of a layer took.
 
     Args:
-        kind: As in ``Layer``.
-        weight_shape: As stored by torch.
+        kind: Kind of the layer, as in ``Layer``: ``linear``, ``conv2d``.
+        weight_shape: Shape of the weight, as torch stores it.
         input_shape: Input shape of one example, without the batch axis.
         output_shape: Output shape of one example, without the batch axis.
         groups: Groups of a convolution; 1 elsewhere.
@@ -28,7 +28,7 @@ class Entry:
         precision: Formats of weight and input.
         latency_seconds: One call, for the whole batch.
         latency_low_seconds: Lower end of the 95 % interval of ``latency_seconds``, if known.
-        latency_high_seconds: Upper end.
+        latency_high_seconds: Upper end of that interval, if known.
         energy_joules: One call, for the whole batch, if known.
         runs: How many runs the latency is the median (or mean) of, if known.
         source: Where this entry comes from, if not from where its table does.
@@ -65,8 +65,10 @@ class Entry:
             ("latency_high_seconds", high),
             ("energy_joules", self.energy_joules),
         ):
+            # Not even 0: an interpolation divides by these values, to make errors relative.
             if amount is not None and not (isfinite(amount) and amount > 0):
                 raise InputError(f"{where}: {name} must be positive and finite; got {amount}")
+        # Half an interval has no half width.
         if (low is None) != (high is None):
             raise InputError(
                 f"{where}: an interval has two ends, latency_low_seconds and latency_high_seconds"
@@ -77,6 +79,7 @@ class Entry:
                 f"{low:g} to {high:g} s"
             )
 
+    # A cached property writes to `__dict__` itself, which a frozen dataclass allows.
     @cached_property
     def shape(self) -> Shape:
         """What was run, with equal calls spelled alike."""
@@ -92,6 +95,7 @@ class Entry:
 
     def value(self, resource: str) -> float:
         """Seconds of ``latency`` or joules of ``energy``; ``nan``: unknown."""
+        # nan, not None, so that a column of entries is an array of floats.
         joules = nan if self.energy_joules is None else self.energy_joules
         return {"latency": self.latency_seconds, "energy": joules}[resource]
 
@@ -102,6 +106,7 @@ class Entry:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; what is unknown is left out."""
+        # The keys are those of the CSV's columns as well: `entries_to_csv` writes this.
         known = {
             "kind": self.kind,
             "weight_shape": list(self.weight_shape),

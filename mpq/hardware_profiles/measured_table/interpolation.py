@@ -31,7 +31,7 @@ class ShapeRule:
     Args:
         coefficients: ``[4]``: per call, per MAC, per weight, per number read or written.
         low: ``[3]`` least measured MACs, weights, activations of one example.
-        high: ``[3]`` largest.
+        high: ``[3]`` largest measured ones.
     """
 
     coefficients: npt.NDArray[np.float64]
@@ -43,6 +43,8 @@ class ShapeRule:
         """To ``[M, 3]`` features and ``[M]`` positive values."""
         from scipy.optimize import nnls  # takes longer to import than most tables need
 
+        # Rows divided by their value, against a column of ones: least squares of these are of
+        # relative errors, so that small layers count as much as large ones.
         relative = np.column_stack([np.ones(len(values)), features]) / values[:, None]
         scale = relative.max(axis=0)
         scale[scale == 0] = 1.0  # MACs of embeddings
@@ -69,8 +71,8 @@ class Family:
     """Measurements that share a rule: of one kind, kernel, grouping, precision and batch size.
 
     Args:
-        entries: ``M`` of them.
-        resource: ``latency`` or ``energy``.
+        entries: ``M`` measurements.
+        resource: What the rule is fitted to: ``latency`` or ``energy``.
     """
 
     entries: Sequence[Entry]
@@ -95,6 +97,7 @@ class Family:
     def left_out_errors(self) -> npt.NDArray[np.float64]:
         """``[M]`` relative errors, ``predicted / measured - 1``, each by the rule of the others."""
         errors = []
+        # Fitted anew each time: non-negative least squares have no closed form for leaving one out.
         for place, entry in enumerate(self.entries):
             others = np.arange(len(self.entries)) != place
             rule = ShapeRule.fit(self.features[others], self.values[others])
@@ -104,4 +107,5 @@ class Family:
     @cached_property
     def relative_half_width(self) -> float:
         """What 95 % of the left-out errors stay below."""
+        # The next error up, and not between two: of few errors, interpolated quantiles are too low.
         return float(np.quantile(np.abs(self.left_out_errors), 0.95, method="higher"))

@@ -13,10 +13,10 @@ class FixedPart:
     """What runs besides the layers of the table, the same at every assignment.
 
     Args:
-        name: Such as ``head``.
-        latency_seconds: Per batch.
-        energy_joules: Per batch, if known.
-        source: Publication or measurement.
+        name: What the part is called, such as ``head``.
+        latency_seconds: Seconds that it takes per batch.
+        energy_joules: Joules that it takes per batch, if known.
+        source: Publication or measurement that both numbers are from.
 
     Raises:
         InputError: If a number is negative or not finite.
@@ -28,12 +28,14 @@ class FixedPart:
     source: str
 
     def __post_init__(self) -> None:
+        # 0 is allowed, unlike for an entry: nothing is fitted to the parts.
         for amount in (self.latency_seconds, self.energy_joules):
             if amount is not None and not (isfinite(amount) and amount >= 0):
                 raise InputError(f"fixed part {self.name!r} costs {amount}; at least 0 is expected")
 
     def value(self, resource: str) -> float:
         """Seconds of ``latency`` or joules of ``energy``."""
+        # Never 0 for unknown: a table refuses energies of some parts only.
         return {"latency": self.latency_seconds, "energy": self.energy_joules or 0.0}[resource]
 
     def to_dict(self) -> dict[str, Any]:

@@ -41,9 +41,9 @@ class MeasuredTable:
     layer's calls add up.
 
     Args:
-        name: Such as ``my-board``.
+        name: What the device is called, such as ``my-board``.
         title: What it is, for people.
-        notes: What is left out.
+        notes: What the numbers leave out, for people.
         source: Source of the entries that have none of their own.
         machine: Description, library versions, threads, as text by name.
         entries: At most one per shape, batch size and precision.
@@ -77,6 +77,7 @@ class MeasuredTable:
         _refuse_twice(self.name, "conversion", [(c.key, c.key) for c in self.conversions])
         energies = [entry.energy_joules for entry in self.entries]
         energies += [part.energy_joules for part in self.fixed_parts]
+        # All or none: a sum over layers of which some have no joules would be too small unnoticed.
         num_known = sum(energy is not None for energy in energies)
         if 0 < num_known < len(energies):
             raise InputError(
@@ -97,6 +98,7 @@ class MeasuredTable:
     @property
     def resources(self) -> tuple[str, ...]:
         """Latency, and energy if the entries have it."""
+        # One tells for all, as `__post_init__` has checked.
         has_energy = self.entries[0].energy_joules is not None
         return ("latency", "energy") if has_energy else ("latency",)
 
@@ -109,6 +111,7 @@ class MeasuredTable:
         """Precisions by shape, and by family."""
         found: dict[Shape | str, set[Precision]] = {}
         for entry in self.entries:
+            # Both in one mapping: a family is a string and never equal to a shape.
             found.setdefault(entry.shape, set()).add(entry.precision)
             found.setdefault(entry.shape.family, set()).add(entry.precision)
         return found
@@ -120,6 +123,7 @@ class MeasuredTable:
             key = entry.shape.family, entry.precision, entry.batch_size
             members.setdefault(key, []).append(entry)
         return {
+            # Fits are made when first asked for, so that tables of measured shapes never fit.
             (*key, resource): Family(entries, resource)
             for key, entries in members.items()
             for resource in self.resources
@@ -134,6 +138,8 @@ class MeasuredTable:
         return self._can_run(Shape.of(layer), precision)
 
     def _can_run(self, shape: Shape, precision: Precision) -> bool:
+        # A measured shape does not fall back to its family: a precision that failed for it, and so
+        # has no entry, must not be interpolated from shapes for which it worked.
         return precision in self._runs.get(shape, self._runs.get(shape.family, set()))
 
     def cost(
@@ -152,11 +158,14 @@ class MeasuredTable:
             InputError: If a layer that it could run was not measured and cannot be interpolated,
                 or a conversion is missing.
         """
+        # The constant is of costs alone: fixed parts have no interval.
         table = self._table(resource, layers, candidates, workload, column=0)
         table = replace(table, constant=sum(part.value(resource) for part in self.fixed_parts))
+        # Conversions have seconds only: what they take of energy is not known.
         if resource != "latency" or not self.conversions:
             return table
         known = {conversion.key: conversion for conversion in self.conversions}
+        # Conversions are per element, of which a workload's tokens change the number.
         sized = [workload.of(layer) for layer in layers]
         pairs = conversion_pairs(known, sized, candidates, workload.batch_size, self.can_run)
         return replace(table, pairs=pairs)
@@ -201,6 +210,7 @@ class MeasuredTable:
     ) -> npt.NDArray[np.float64]:
         """``[B, 2]`` cost of a layer's calls and its half width."""
         shape = Shape.of(layer)
+        # Not a row of nan: that would say that the device cannot run the layer, and nobody knows.
         if shape.family not in self._runs:
             families = sorted(key for key in self._runs if isinstance(key, str))
             raise InputError(
@@ -216,6 +226,7 @@ class MeasuredTable:
                 prices[row] = entry.value(resource), entry.half_width(resource)
             elif self._can_run(shape, candidate):
                 prices[row] = self._interpolated(resource, layer.name, key)
+        # Half widths too: calls share one measurement, so that its error adds up in full.
         return layer.calls * prices
 
     def _interpolated(self, resource: str, name: str, key: Key) -> tuple[float, float]:
@@ -224,6 +235,7 @@ class MeasuredTable:
             f"{self.name}: layer {name!r} ({shape}) at {candidate} was not measured at batch size"
         )
         where = f"{where} {batch_size}, and"
+        # Batch sizes are families of their own: times are no multiples of the batch.
         family = self._families.get((shape.family, candidate, batch_size, resource))
         if family is None:
             sizes = sorted({e.batch_size for e in self.entries if e.precision == candidate})
@@ -231,6 +243,7 @@ class MeasuredTable:
                 f"{where} neither was any {shape.family}; batch sizes measured at {candidate}: "
                 f"{', '.join(map(str, sizes))}"
             )
+        # Refused also where extrapolation is allowed: this is about the fit, not its range.
         if len(family.entries) < MIN_ENTRIES:
             raise InputError(
                 f"{where} to interpolate takes {MIN_ENTRIES} measured shapes of {shape.family}; "
@@ -244,11 +257,13 @@ class MeasuredTable:
                 '"allow_extrapolation": true in the profile (import-table --allow-extrapolation)'
             )
         value = family.rule.predict(shape)
+        # Left-out errors are those of shapes within the range, and tell nothing beyond it.
         return value, nan if outside else value * family.relative_half_width
 
     def numbers(self) -> Mapping[str, Sourced]:
         """Every number with its unit in the name; of many entries, range and count by precision."""
         found: dict[str, Sourced] = {}
+        # Published tables have an entry for every shape and format, more than a screen takes.
         if len(self.entries) <= _FEW:
             for entry in self.entries:
                 for resource in self.resources:
@@ -325,7 +340,7 @@ class MeasuredTable:
         """A table of a CSV's entries; columns are described in ``table_csv``.
 
         Args:
-            text: The whole file.
+            text: Everything that the file holds.
             name: What the device is called.
 
         Raises:

@@ -61,7 +61,7 @@ class Published:
     """A file to convert, and what it does not say itself.
 
     Args:
-        text: The file.
+        text: Everything that the file holds.
         name: What the device is to be called.
         clock_hz: Clock of the accelerator, where the file counts cycles.
         head_tail: Text of APQ's file of heads and tails.
@@ -93,6 +93,7 @@ def convert(converter: str, file: Published) -> MeasuredTable:
     """
     if converter not in CONVERTERS:
         raise UnknownNameError("converter", converter, CONVERTERS)
+    # Refused, not ignored: a clock that changes nothing would be taken as applied.
     if file.clock_hz is not None and converter != "haq-cycles":
         raise InputError(f"{converter} counts no cycles: leave the clock out")
     if file.head_tail is not None and converter != "apq-bitfusion":
@@ -112,7 +113,7 @@ def import_table(
 
     Args:
         converter: A key of ``CONVERTERS``.
-        path: The file.
+        path: The file in the converter's layout.
         name: What the device is to be called.
         clock_hz: See ``Published``.
         head_tail: See ``Published``.
@@ -143,7 +144,9 @@ def hawqv3_kernels(text: str) -> tuple[tuple[Entry, ...], int]:
     Raises:
         FileFormatError: If the file has another layout.
     """
+    # A list, as rows are gone through twice and counted.
     rows = list(read_rows(text, T4_COLUMNS))
+    # The time of a kernel that failed is a placeholder, far above any real one.
     ran = [(line, row) for line, row in rows if cell(line, row, "error_no", int) == 0]
     return tuple(_t4_entry(line, row) for line, row in ran), len(rows) - len(ran)
 
@@ -166,11 +169,14 @@ def _t4_entry(line: int, row: Row) -> Entry:
         kind, read, written = "linear", (features,), (weight[0],)
     elif task.startswith(("conv2d_HWNC", "conv2d_nhwc")):
         first, second, third, channels = cell(line, row, "input_shape", sizes(4))
+        # HWNC, for tensor cores, has the batch next to the channels; nhwc has it first.
         is_hwnc = task.startswith("conv2d_HWNC")
         height, width, batch_size = (first, second, third) if is_hwnc else (second, third, first)
         rows, columns, outputs, inputs = cell(line, row, "weight_shape", sizes(4))
+        # As for sizes, rows come before columns.
         stride, across = cell(line, row, "stride", sizes(2))
         weight = [outputs, inputs, rows, columns]
+        # The file's sizes are padded; a traced layer's input is not, and must be found by it.
         read = (channels, height - 2 * (rows // 2), width - 2 * (columns // 2))
         written = (outputs, (height - rows) // stride + 1, (width - columns) // across + 1)
         kind = "conv2d"
@@ -186,6 +192,7 @@ def _t4_entry(line: int, row: Row) -> Entry:
 
 def _sizes(text: str, count: int) -> list[int]:
     sizes = json.loads(text)
+    # JSON reads any value: a number in this place is no shape either.
     if not isinstance(sizes, list) or len(sizes) != count:
         raise FileFormatError(f"expected {count} sizes in brackets")
     return [int(size) for size in sizes]
@@ -224,6 +231,7 @@ def _mean(equal: Sequence[Entry]) -> Entry:
     spread = max(latencies) / min(latencies) - 1
     return replace(
         equal[0],
+        # Rounded once, whatever the order of the file's lines.
         latency_seconds=fsum(latencies) / len(latencies),
         runs=len(equal),
         source=f"mean of {len(equal)} that differ by {spread:.1%}: {sources}",
@@ -249,6 +257,7 @@ def _apq_bitfusion(file: Published) -> MeasuredTable:
 
 
 def _apq_entry(line: int, row: Row) -> Entry:
+    # The first nine columns are sizes and bits, the last two amounts.
     whole = {name: cell(line, row, name, int) for name in APQ_COLUMNS[:9]}
     size, kernel, groups = whole["in_hw"], whole["k"], whole["groups"]
     written = (size + 2 * whole["padding"] - kernel) // whole["stride"] + 1
@@ -277,6 +286,7 @@ def _head_and_tail(text: str) -> tuple[FixedPart, ...]:
             )
             for name in ("head", "tail")
         )
+    # A list or a string instead of an object is a TypeError, met by its index.
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise FileFormatError(
             'expected {"head": {"energy": ..., "latency": ...}, "tail": {...}}; '
@@ -310,11 +320,14 @@ def _haq_cycles(file: Published) -> MeasuredTable:
 def _haq_entries(line: int, row: Row, clock_hz: float) -> tuple[Entry, ...]:
     """One entry, or none at a format of 1 bit."""
     whole = {name: cell(line, row, name, int) for name in HAQ_COLUMNS if name != "inferred_name"}
+    # mpq's integers begin at 2 bits.
     if 1 in (whole["w_bits"], whole["a_bits"]):
         return ()
     inputs, outputs, size = whole["cin"], whole["cout"], whole["out_hw"]
     kernel, groups = whole["k"], whole["groups"]
     is_linear = row["inferred_name"] == "fc"
+    # The file has output sizes only. Where MobileNetV2 has a stride of 2 its sizes are even, so
+    # that the input is exactly twice the output.
     read, written = size * whole["stride"], size
     return (
         Entry(

@@ -25,10 +25,10 @@ class Shape:
     token, and what an embedding reads as ``[tokens]``: further axes change no arithmetic.
 
     Args:
-        kind: As in ``Layer``.
-        weight_shape: As stored by torch.
-        input_shape: Without the batch axis.
-        output_shape: Without the batch axis.
+        kind: Kind of the layer, as in ``Layer``.
+        weight_shape: Shape of the weight, as torch stores it.
+        input_shape: Shape of what one example reads, without the batch axis.
+        output_shape: Shape of what one example writes, without the batch axis.
         groups: Groups of a convolution; 1 elsewhere.
 
     Raises:
@@ -46,6 +46,7 @@ class Shape:
         if self.kind not in SPATIAL_AXES:
             raise UnknownNameError("kind of layer", self.kind, SPATIAL_AXES)
         sizes = (*self.weight_shape, *self.input_shape, *self.output_shape, self.groups)
+        # First: what follows divides by these numbers.
         if not all(isinstance(size, int) and size >= 1 for size in sizes):
             raise InputError(f"{self}: sizes and groups are whole numbers of at least 1")
         if len(self.weight_shape) != 2 + SPATIAL_AXES[self.kind]:
@@ -54,6 +55,7 @@ class Shape:
             )
         if self.kind in ("linear", "embedding"):
             self._flatten()
+        # Spatial sizes are not checked: they depend on stride and padding, which are not stored.
         elif (self.input_shape[:1], self.output_shape[:1]) != self._channels() or not (
             len(self.input_shape) == len(self.output_shape) == 1 + SPATIAL_AXES[self.kind]
         ):
@@ -64,6 +66,7 @@ class Shape:
             )
 
     def _channels(self) -> tuple[tuple[int], tuple[int]]:
+        # torch stores `[out, in / groups, ...]`; of a transposed convolution with both exchanged.
         first, second = self.weight_shape[0], self.weight_shape[1] * self.groups
         return ((first,), (second,)) if "transpose" in self.kind else ((second,), (first,))
 
@@ -76,7 +79,9 @@ class Shape:
             raise InputError(f"{self}: expected {prod(read)} features in, and 1 group")
         if self.output_shape[-1:] != written or prod(self.output_shape) != tokens * prod(written):
             raise InputError(f"{self}: expected {tokens} x {prod(written)} numbers out")
+        # A single token has no axis, so that a vector and a prompt of one are the same shape.
         axes = (tokens,) if tokens > 1 else ()
+        # The way to write a field of a frozen dataclass while it is made.
         object.__setattr__(self, "input_shape", axes + read)
         object.__setattr__(self, "output_shape", axes + written)
 
@@ -92,9 +97,12 @@ class Shape:
         read, written = layer.input_shape, layer.output_shape
         if layer.kind in ("linear", "embedding"):
             features = layer.weight_shape[1] if layer.kind == "linear" else 1
+            # By the elements, which are per example: the first call's shape may have flattened the
+            # batch into its tokens.
             tokens = layer.input_elements // (layer.calls * features)
             read = (tokens, features) if layer.kind == "linear" else (tokens,)
             written = (tokens, layer.output_shape[-1])
+        # Calls of unlike shapes: their mean shape is no shape that anybody measured.
         if prod(read) * layer.calls != layer.input_elements:
             raise InputError(
                 f"layer {layer.name!r} reads {layer.input_elements} numbers per example in "
@@ -113,6 +121,7 @@ class Shape:
         """Multiply-accumulates of one call for one example."""
         if self.kind == "embedding":
             return 0
+        # Each input of a transposed convolution meets the whole kernel, each output of a plain one.
         elements = self.input_shape if "transpose" in self.kind else self.output_shape
         return prod(elements) * prod(self.weight_shape[1:])
 
@@ -125,6 +134,7 @@ class Shape:
         """
         grouping = ""
         if self.groups > 1:
+            # Apart from grouped ones: a filter per channel has far fewer MACs per number read.
             grouping = "depthwise " if self.groups == self.input_shape[0] else "grouped "
         kernel = self.weight_shape[2:]
         return f"{grouping}{self.kind}{' ' if kernel else ''}{spell(kernel) if kernel else ''}"
@@ -152,6 +162,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
         InputError: If the text is no shape.
     """
     sizes = [] if text.strip() == "()" else text.strip().split("x")
+    # `isdigit` alone is true of superscripts, which `int` refuses in words of its own.
     if not all(size.isascii() and size.isdigit() for size in sizes):
         raise InputError(f"{text!r} is not a shape: write sizes with an x between, as 64x3x7x7")
     return tuple(map(int, sizes))

@@ -52,8 +52,8 @@ class Runtime(Protocol):
         """A part of the network, from floats to floats.
 
         Args:
-            compiled: The network.
-            subgraph: The part.
+            compiled: The network that the part is of, calibrated and exported.
+            subgraph: The part: one layer, or two with what is between them.
             precisions: Layer name to the precision that it is run in.
         """
 

@@ -20,10 +20,10 @@ class CompiledNetwork:
     """A network on the operating table.
 
     Args:
-        network: The network.
+        network: The network that is measured, on the processor.
         template: Its graph without the layers, with example inputs.
         quantizer: Knows the ranges of weights and activations.
-        batch_size: Examples of one run.
+        batch_size: How many examples one run has; graphs are compiled for it.
     """
 
     network: Network
@@ -42,6 +42,7 @@ class CompiledNetwork:
     ) -> Self:
         """Calibrates ranges and exports the network once."""
         found = ActivationRanges.calibrate(network, data, candidates, ranges.activation)
+        # Exported once: every piece and every assignment fills places of this one graph.
         template = GraphTemplate.of(network, data, batch_size)
         return cls(network, template, Quantizer(found, ranges.weight), batch_size)
 

@@ -38,9 +38,9 @@ class Correction:
     linear regression: Bishop 2006, Pattern Recognition and Machine Learning, section 3.3.1).
 
     Args:
-        overhead_s: c.
+        overhead_s: c, what a network takes besides layers and pairs, in seconds.
         factors: ``[K + 1]`` s, of the kernels and then of pairs.
-        deviations: ``[L, B]`` delta.
+        deviations: ``[L, B]`` delta, relative to the layer's time alone.
     """
 
     overhead_s: float
@@ -56,15 +56,20 @@ class Correction:
     def fit(cls, sums: LayerSums, measured: NetworkTimes) -> Self:
         """The posterior mean, given whole networks; the plain sum, given none."""
         seconds = measured.seconds
+        # There is no median of no times to scale the prior by.
         if not len(seconds):
             return cls.none(sums)
+        # The columns are c, s_k, s_e and then delta, a row of the equation above per network.
         common = np.array([[1.0, *sums.by_kernel(row)] for row in measured.candidates])
         features = np.hstack([common, np.array([sums.cells(row) for row in measured.candidates])])
         num_common = common.shape[1]
         mean = np.zeros(features.shape[1])
         mean[0], mean[1:num_common] = sums.between_s, 1.0
         spread = np.full(features.shape[1], LAYER_SPREAD)
+        # c is in seconds, all other unknowns are relative to their layers' times.
         spread[0], spread[1:num_common] = OVERHEAD_SPREAD * float(np.median(seconds)), KERNEL_SPREAD
+        # A 95 % interval is about two standard deviations wide in either direction. The floor keeps
+        # a network of very even times from outweighing all others.
         noise = np.maximum(NOISE * seconds, [i.half_width_s / 2 for i in measured.intervals])
         # In the space of the networks, of which there are fewer than cells.
         weighted = features * spread**2
@@ -79,6 +84,7 @@ class Correction:
     def apply(self, sums: LayerSums) -> CostTable:
         """``[L, B]`` seconds, with all else as constant."""
         alone = (self.factors[sums.kernel] + self.deviations) * sums.alone
+        # A posterior mean may be below 0, which a solver would exploit; nan stays nan.
         values = np.maximum(alone, 0.0)
         pairs = tuple(
             PairwiseCost(pair.first, pair.second, self.factors[-1] * pair.values)
@@ -89,6 +95,7 @@ class Correction:
     def to_dict(self, sums: LayerSums) -> dict[str, Any]:
         """The numbers with their units, for a profile."""
         *own, pairs = self.factors.tolist()
+        # The kernel without a name is of cells that do not run: nothing has moved its factor.
         named = zip(sums.kernels, own, strict=True)
         factors = {f"factor_{name}": factor for name, factor in named if name}
         return {"overhead_s": self.overhead_s, **factors, "factor_pairs": pairs}
@@ -103,7 +110,7 @@ class TimeErrors:
         spearman: Rank correlation; 0 where all are predicted, or measured, alike.
         median_absolute_error: Relative to the measured time.
         largest_absolute_error: The same, at its largest.
-        num_networks: How many were compared.
+        num_networks: How many networks were predicted and measured.
     """
 
     spearman: float
@@ -115,6 +122,7 @@ class TimeErrors:
     def of(cls, predicted: Array, measured: Array) -> Self:
         """``[M]`` seconds each."""
         errors = np.abs(predicted / measured - 1)
+        # Ranks of equal numbers are undefined, and a nan would make a profile that is no JSON.
         differ = np.ptp(predicted) > 0 and np.ptp(measured) > 0
         ranks = float(stats.spearmanr(predicted, measured).statistic) if differ else 0.0
         return cls(ranks, float(np.median(errors)), float(errors.max()), len(errors))

@@ -14,9 +14,9 @@ class Interval:
     """Median of repeated times.
 
     Args:
-        median_s: Seconds.
+        median_s: The median, in seconds of the chosen clock.
         low_s: Lower end of its 95 % interval.
-        high_s: Upper end.
+        high_s: Upper end of its 95 % interval.
         wall_s: Median by the wall clock, for comparison.
         drift: Median of the second half over that of the first, less 1.
         runs: How many times there are.
@@ -46,9 +46,13 @@ def median_interval(seconds: npt.NDArray[np.float64], wall_s: float) -> Interval
     >>> median_interval(np.arange(1.0, 12.0), 6.0).low_s
     2.0
     """
+    # A sorted copy: the drift below needs the times in the order of the rounds.
     ordered = np.sort(seconds)
     count = len(ordered)
+    # Fewer than `below` of the times lie under the true median with a chance of less than 2.5 %,
+    # and as rarely so few above it.
     below = int(stats.binom.ppf(0.025, count, 0.5))
+    # Of 5 times or fewer there is no such rank; then all of them are the interval.
     first = max(below - 1, 0)
     half = count // 2
     early, late = np.median(seconds[:half]), np.median(seconds[half:])
@@ -57,6 +61,7 @@ def median_interval(seconds: npt.NDArray[np.float64], wall_s: float) -> Interval
         float(ordered[first]),
         float(ordered[count - 1 - first]),
         wall_s,
+        # A coarse clock may stand still during half of the runs.
         float(late / early - 1) if early > 0 else 0.0,
         count,
     )

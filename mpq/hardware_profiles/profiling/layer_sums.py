@@ -21,15 +21,15 @@ class LayerSums:
     """Seconds of one run by what causes them.
 
     Args:
-        layers: ``[L]`` names.
-        precisions: ``[B]``.
+        layers: ``[L]`` names, in the network's order.
+        precisions: ``[B]`` precisions, in the tables' order.
         alone: ``[L, B]``; ``nan``: not measured.
         half_width: ``[L, B]`` half of its 95 % interval.
         between_s: What is between layers that follow each other, on average over their kernels.
         pairs: What the kernels of such layers change of that, centred: what conversions between
             number formats and memory layouts cost, or what fusion saves.
         kernel: ``[L, B]`` index of the kernel that runs there.
-        kernels: Their names.
+        kernels: Names of the kernels; an empty one is of cells that do not run.
     """
 
     layers: tuple[str, ...]
@@ -52,6 +52,7 @@ class LayerSums:
         """From the times of layers and neighbours."""
         layers = compiled.layers
         names = [[runtime.kernel(x.kind, p) for p in precisions] for x in layers]
+        # In the order of first use: a set would number them differently in every process.
         kernels = tuple(dict.fromkeys(name for row in names for name in row))
         alone = [[times.seconds(x.name, p) for p in precisions] for x in layers]
         width = [[times.half_width(x.name, p) for p in precisions] for x in layers]
@@ -76,6 +77,7 @@ class LayerSums:
 
     def cells(self, candidate: Columns) -> Array:
         """``[L * B]`` seconds of each layer alone where it is chosen, else 0."""
+        # 0 where a precision is not chosen: these numbers are a row of a linear model.
         found = np.zeros_like(self.alone)
         rows = np.arange(len(candidate))
         found[rows, candidate] = self.alone[rows, candidate]
@@ -84,6 +86,7 @@ class LayerSums:
     def by_kernel(self, candidate: Columns) -> Array:
         """``[K + 1]`` seconds in every kernel, then what pairs add."""
         rows = np.arange(len(candidate))
+        # `minlength`, so that kernels which nothing chosen uses have their column too.
         sums = np.bincount(
             self.kernel[rows, candidate], self.alone[rows, candidate], minlength=len(self.kernels)
         )
@@ -109,9 +112,13 @@ def _pairs(
     between_s, pairs = 0.0, []
     for (one, other), combinations in measured.items():
         calls = times.calls[one, other]
+        # What all combinations have in common goes to the constant, so that pairs say only what a
+        # choice of kernels changes.
         mean = float(np.mean([times.excess(*cells) for cells in combinations]))
+        # 0 stays where a layer does not run, as its own cell is nan there and a pair is finite.
         values = np.zeros((len(precisions), len(precisions)))
         for first, second in combinations:
+            # A combination was timed once per pair of kernels, and stands for all their precisions.
             rows = kernel[row_of[one]] == kernel[row_of[one], precisions.index(first[1])]
             columns = kernel[row_of[other]] == kernel[row_of[other], precisions.index(second[1])]
             values[np.ix_(rows, columns)] = calls * (times.excess(first, second) - mean)

@@ -53,15 +53,19 @@ class LayerTimes:
     def seconds(self, name: str, precision: Precision) -> float:
         """Of all calls in one run; ``nan`` where it was not timed."""
         found = self.alone.get((name, precision))
+        # Noise may put a tiny layer below the idle run, and no layer takes less than nothing.
         return nan if found is None else max(found.median_s - self.idle.median_s, 0.0)
 
     def half_width(self, name: str, precision: Precision) -> float:
         """Of all calls in one run; ``nan`` where it was not timed."""
         found = self.alone.get((name, precision))
+        # Added up, and not as squares, which would need errors that are independent.
         return nan if found is None else found.half_width_s + self.idle.half_width_s
 
     def excess(self, first: Cell, second: Cell) -> float:
         """Seconds that two layers and what is between them take beyond what each takes alone."""
+        # Without the idle run in any of the three, as it would be once in the first and be taken
+        # off twice.
         both = self.together[first, second].median_s - self.idle.median_s
         return both - self._once(first) - self._once(second)
 
@@ -80,19 +84,20 @@ def time_layers(
     """Times every layer at every precision, in rounds that run through the network in order.
 
     Args:
-        compiled: The network.
-        runtime: What runs it.
+        compiled: The network, calibrated and exported.
+        runtime: What compiles and runs its layers.
         candidates: Precisions; where the runtime has no kernel, or one that computes something
             else,
             the layer is left out.
         between: Two layers each that are timed together too, for all kernels that both have.
-        timer: How long and how surely.
+        timer: How long, and with which confidence, everything is timed.
         rows: Finished rounds, also those of an earlier run.
 
     Raises:
         ModelError: If a layer runs at no precision.
         MeasurementError: If the machine is too noisy, or a clock runs backwards.
     """
+    # In turns with all others: what a mere call of the runtime takes is taken off each of them.
     runs: dict[str, Callable[[], object]] = {IDLE: runtime.idle().run}
     wrong: dict[Cell, float] = {}
     cells: list[Cell] = []
@@ -100,6 +105,7 @@ def time_layers(
         for layer in compiled.layers:
             if not runtime.can_run(layer.kind, precision):
                 continue
+            # Before it is timed: a kernel may be fast because it computes something else.
             error = error_of(compiled, runtime, layer.name, precision)
             if error > ALLOWED_ERROR:
                 wrong[layer.name, precision] = error
@@ -108,12 +114,14 @@ def time_layers(
             alone = Subgraph.alone(compiled.template, layer.name)
             program = runtime.subgraph(compiled, alone, {layer.name: precision})
             runs[_named(cells[-1])] = program.run
+    # Before the timing: its table would be of no use to a search.
     _require_some(compiled, cells, wrong)
     pairs: list[tuple[Cell, Cell]] = []
     for subgraph in track(between, "compiling pairs"):
         for both in _by_kernel(compiled, runtime, cells, subgraph.layers):
             pairs.append(both)
             runs[_named(*both)] = runtime.subgraph(compiled, subgraph, dict(both)).run
+    # A group is a network at one precision: layers find caches as the one before left them.
     columns = [[_named(cell) for cell in cells if cell[1] == precision] for precision in candidates]
     columns += [[IDLE], [_named(*pair) for pair in pairs]]
     found = timer.measure(runs, columns, rows, "layers")
@@ -134,14 +142,19 @@ def error_of(compiled: CompiledNetwork, runtime: Runtime, name: str, precision: 
     do is taken off.
     """
     template, network = compiled.template, compiled.network
+    # Several examples, also where a run has one: few numbers may miss where a kernel saturates.
     alone = Subgraph.alone(template, name, has_samples=True)
     found = runtime.subgraph(compiled, alone, {name: precision}).outputs(*alone.examples)
     with quantized(network, {name: precision}, compiled.quantizer), torch.no_grad():
+        # The first call only, as `outputs` gives the graph's first output.
         expected = network.layer_module(name)(template.samples[name][0]).cpu().numpy()
     kind = next(layer.kind for layer in compiled.layers if layer.name == name)
+    # A constant output has no spread: its error then counts as it is.
     spread, step = float(expected.std()) or 1.0, 0.0
     if rounds_output(kind, precision):
         low, high = template.output_ranges[name]
+        # Beyond the calibrated range integers end, which is no fault of the kernel; 8 bits have 255
+        # steps.
         expected, step = np.clip(expected, low, high), (high - low) / 255
     # What is no number is as wrong as can be.
     found = np.nan_to_num(found.astype(np.float64), nan=float(np.finfo(np.float32).max))
@@ -156,6 +169,7 @@ def _by_kernel(
     representatives: list[dict[str, Cell]] = []
     for name in names:
         own = [cell for cell in cells if cell[0] == name]
+        # The last precision of each kernel, as good as any: they take about as long.
         representatives.append(
             {runtime.kernel(kinds[name], precision): (name, precision) for _, precision in own}
         )

@@ -21,8 +21,10 @@ _TELLING = (
 def describe_machine(packages: tuple[str, ...]) -> dict[str, str]:
     """Processor, system and versions, for a profile; nothing that names the machine itself."""
     lines = _cpuinfo()
+    # `flags` on x86, `Features` on ARM.
     flags = next((v.split() for k, v in lines if k in ("flags", "Features")), [])
     found = {
+        # Not every architecture's kernel gives a model name.
         "processor": next((v for k, v in lines if k == "model name"), platform.machine()),
         "features": ", ".join(flag for flag in _TELLING if flag in flags) or "unknown",
         "processors": str(os.cpu_count()),
@@ -34,6 +36,7 @@ def describe_machine(packages: tuple[str, ...]) -> dict[str, str]:
 
 def _cpuinfo() -> list[tuple[str, str]]:
     path = Path("/proc/cpuinfo")
+    # Linux alone has this file: elsewhere there is what `platform` says.
     if not path.exists():
         return []
     pairs = (line.partition(":") for line in path.read_text(encoding="utf-8").splitlines())

@@ -25,7 +25,7 @@ class NetworkTimes:
 
     Args:
         candidates: ``[M, L]`` columns of the precisions.
-        intervals: ``[M]`` seconds.
+        intervals: ``[M]`` median times with their intervals, in seconds.
     """
 
     candidates: Columns
@@ -53,6 +53,8 @@ def random_assignments(
     owner = {name: tie[0] for tie in ties for name in tie}
     found = np.empty((count, len(table.layers)), dtype=np.intp)
     for row in range(count):
+        # With the same shares for all, networks that are mostly of one precision would hardly come
+        # up.
         shares = rng.dirichlet(np.ones(len(table.precisions)))
         drawn: dict[str, int] = {}
         for place, name in enumerate(table.layers):
@@ -60,6 +62,7 @@ def random_assignments(
             members = [
                 i for i, other in enumerate(table.layers) if owner.get(other, other) == group
             ]
+            # Of the whole tie at its first layer: what is drawn must run at all of its members.
             allowed = able[members].all(axis=0) * shares
             if not allowed.any():
                 raise ModelError(
@@ -92,10 +95,12 @@ def time_networks(
     Raises:
         MeasurementError: If the machine is too noisy, or a clock runs backwards.
     """
+    # All are compiled before any is timed, as they take turns in every round.
     programs: dict[str, Callable[[], object]] = {}
     for number, row in enumerate(track(candidates.tolist(), "compiling networks")):
         assigned = _named(compiled, precisions, row)
         programs[f"network {number}"] = runtime.network(compiled, assigned).run
+    # Groups of one: each may follow any other, as the order changes from round to round.
     found = timer.measure(programs, [[name] for name in programs], rows, label)
     return NetworkTimes(candidates, tuple(found[name] for name in programs))
 

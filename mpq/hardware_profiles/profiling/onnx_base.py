@@ -26,6 +26,7 @@ class GraphRuntime(ABC):
     def kernel(self, kind: str, precision: Precision) -> str:
         """How the layer is written in ONNX."""
         kernel = kernel_of(kind, precision)
+        # Also what does not run has an index in `Parts`, and an index needs a name.
         return "" if kernel is None else kernel.value
 
     def subgraph(
@@ -38,6 +39,7 @@ class GraphRuntime(ABC):
     def network(self, compiled: CompiledNetwork, precisions: Mapping[str, Precision]) -> Program:
         """The whole network."""
         graph = fill(compiled.template, precisions, compiled.quantizer)
+        # The values are in the order of the graph's inputs, which is how runtimes take them.
         return self.compiled(graph, list(compiled.template.feeds.values()))
 
     def idle(self) -> Program:

@@ -20,7 +20,7 @@ class OpenVino(GraphRuntime):
     """Runs the same ONNX graphs; rounds activations of packed weights while running.
 
     Args:
-        num_threads: Threads of one run.
+        num_threads: How many threads one run may use.
         inference_precision: What float layers compute in: ``f32``, or ``bf16`` for the whole
             network, which is faster only where the processor has it.
     """
@@ -49,6 +49,7 @@ class OpenVino(GraphRuntime):
             raise MissingDependencyError(
                 "the runtime openvino is not installed: pip install 'mpq[openvino]'"
             ) from error
+        # One stream with all threads: for throughput, threads are split among several requests.
         settings: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": self.num_threads,
             "NUM_STREAMS": 1,
@@ -69,7 +70,9 @@ class OpenVino(GraphRuntime):
         def outputs(*values: AnyArray) -> AnyArray:
             feed(values)
             request.infer()
+            # A copy: `data` is a view of memory that the next run overwrites.
             return np.array(request.get_output_tensor(0).data)
 
+        # Outside of what is timed: the inputs stay in the request from run to run.
         feed(examples)
         return Program(request.infer, outputs)

@@ -50,7 +50,7 @@ class Profiling:
         timer: How often everything is run, and which interval is accepted.
         num_networks: Networks at random mixed precisions, beside the uniform ones, that the sum of
             the layers is corrected with; 0: sums are left as they are.
-        batch_size: Examples of one run.
+        batch_size: How many examples one run has.
         ranges: How ranges of weights and activations are chosen: as in the search to come, so that
             what is checked here against the simulation is what a search assigns.
         journal: A file that finished rounds are kept in: an interrupted run resumes from it.
@@ -73,6 +73,7 @@ class Profiling:
         check_batch_size(self.batch_size)
         if self.num_networks < 0:
             raise InputError(f"the number of whole networks is at least 0; got {self.num_networks}")
+        # Also for torchao: layers and their inputs are found in the exported graph.
         require_onnx()
         self.runtime.idle()  # a runtime that is not installed says so at once
 
@@ -82,8 +83,8 @@ class Profiling:
         """Measures every layer at every precision, then whole networks.
 
         Args:
-            name: Name of the profile.
-            network: On the processor.
+            name: What the profile is called, as its file is.
+            network: The network to measure, on the processor.
             data: Calibration examples: ranges, and the example inputs.
             candidates: ``[B]``; those that the runtime runs in no layer are left out.
 
@@ -96,6 +97,7 @@ class Profiling:
             raise ModelError(
                 f"profiles are measured on the processor; the model is on {network.device}"
             )
+        # Around the compiling too: threads inherit the processors of the thread that starts them.
         with pinned(self.runtime.num_threads):
             runnable = self._runnable(network, candidates)
             compiled = CompiledNetwork.of(network, data, runnable, self.batch_size, self.ranges)
@@ -119,6 +121,8 @@ class Profiling:
     ) -> Rows:
         if self.journal is None:
             return Memory()
+        # Without rounds and accepted interval: a measurement that was too noisy goes on with more
+        # rounds instead of beginning again.
         key = measurement_key(compiled.network, data, compiled.quantizer, candidates) | {
             "runtime": repr(self.runtime),
             "batch_size": str(compiled.batch_size),
@@ -136,9 +140,11 @@ class Profiling:
             return None
         table = sums.table()
         mixed = random_assignments(table, compiled.network.ties, self.num_networks, self.seed)
+        # In this order, as `_agreement` takes the first ones to try the correction on.
         assignments = np.vstack([mixed, uniform_assignments(table)])
         return time_networks(
             compiled, self.runtime, sums.precisions, assignments, self.timer, rows,
+            # In the label, hence in the rows' names: another number is other networks.
             f"{self.num_networks} networks",
         )  # fmt: skip
 
@@ -155,6 +161,7 @@ def _profile(
     correction = Correction.none(sums) if measured is None else Correction.fit(sums, measured)
     table = correction.apply(sums)
     scale = correction.factors[sums.kernel] + correction.deviations
+    # Intervals scale as their times do, and a width has no sign.
     widths = replace(table, values=np.abs(scale) * sums.half_width, constant=0.0, pairs=())
     machine = describe_machine((runtime.package,))
     machine |= {"runtime": repr(runtime), "clock": timer.clock}
@@ -218,8 +225,10 @@ def _networks(
 
 def _agreement(sums: LayerSums, measured: NetworkTimes) -> dict[str, Any]:
     """The plain sum and the correction, on networks that the correction has not seen."""
+    # At least one, or there would be nothing to take a median of.
     held = max(int(len(measured.candidates) * VALIDATION_SHARE), 1)
     seen = NetworkTimes(measured.candidates[held:], measured.intervals[held:])
+    # Anew: the correction that is written into the profile has seen all networks.
     fitted = Correction.fit(sums, seen).apply(sums)
     models: Mapping[str, Callable[[], Any]] = {
         "sum_of_layers": sums.table, "corrected": lambda: fitted,

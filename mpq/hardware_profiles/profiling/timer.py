@@ -26,7 +26,7 @@ CLOCKS = ("cpu", "wall")
 @final
 @dataclass(frozen=True)
 class Timer:
-    """How long and how surely something is timed.
+    """How long, and with which confidence, something is timed.
 
     Args:
         rounds: In each, every program runs once.
@@ -35,8 +35,8 @@ class Timer:
         clock: ``cpu``: processor time of this process, which other work on the machine hardly
             touches; ``wall``: what passes by the clock, for several threads.
         resolution_s: Half widths below this are accepted whatever the median is.
-        cpu_ns: Processor time, in nanoseconds.
-        wall_ns: Time that passes, in nanoseconds.
+        cpu_ns: Clock of this process's processor time, in nanoseconds; tests move their own.
+        wall_ns: Clock of the time that passes, in nanoseconds.
 
     Raises:
         InputError: If there are fewer than 10 rounds, or the clock is unknown.
@@ -50,6 +50,8 @@ class Timer:
     wall_ns: Callable[[], int] = time.perf_counter_ns
 
     def __post_init__(self) -> None:
+        # Fewer than 6 times have no interval of 95 %, as 2 / 2**5 is above 5 %; 10 leave room for
+        # two halves to tell a drift. `not ... > 0` refuses nan too.
         if self.rounds < 10 or not self.max_interval > 0:
             raise InputError(
                 "a measurement has at least 10 rounds and an accepted interval above 0; got "
@@ -86,10 +88,12 @@ class Timer:
         samples: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
         for number in track(range(self.rounds), f"timing {label}"):
             name = f"{label}, round {number}"
+            # By the round's number, so that more rounds go on where fewer ended.
             row = remember(rows, name, partial(self._round, programs, groups, number))
             for program, pair in row.items():
                 samples[program].append((float(pair[0]), float(pair[1])))
         found = {name: self._summary(np.array(pairs)) for name, pairs in samples.items()}
+        # Last: the rounds are kept also if they are too noisy, and count when more are asked for.
         self._check(found)
         self._check_drift(found)
         return found
@@ -101,14 +105,18 @@ class Timer:
         number: int,
     ) -> dict[str, tuple[float, float]]:
         order = list(groups)
+        # Seeded by the round: a resumed measurement has the order that it would have had.
         Random(number).shuffle(order)
         return {name: self._once(name, programs[name]) for group in order for name in group}
 
     def _once(self, name: str, run: Callable[[], object]) -> tuple[float, float]:
         """Seconds of one run: processor, wall."""
+        # The processor's clock is the inner one: it is the default, and then reading the other is
+        # not in what is measured.
         wall, cpu = self.wall_ns(), self.cpu_ns()
         run()
         cpu, wall = self.cpu_ns() - cpu, self.wall_ns() - wall
+        # A processor clock with coarse ticks may stand still; a wall clock in nanoseconds does not.
         if cpu < 0 or wall <= 0:
             raise MeasurementError(
                 f"{name}: a clock went backwards ({wall} ns by the wall clock, {cpu} ns of the "
@@ -117,10 +125,12 @@ class Timer:
         return cpu * 1e-9, wall * 1e-9
 
     def _summary(self, pairs: npt.NDArray[np.float64]) -> Interval:
+        # `_once` returns its two times in the order of `CLOCKS`.
         column = CLOCKS.index(self.clock)
         return median_interval(pairs[:, column], float(np.median(pairs[:, 1])))
 
     def _check(self, found: Mapping[str, Interval]) -> None:
+        # Relative to a few microseconds everything is noise, hence the absolute floor.
         wide = {
             name: interval.half_width_s / interval.median_s if interval.median_s else inf
             for name, interval in found.items()
@@ -137,6 +147,7 @@ class Timer:
 
     def _check_drift(self, found: Mapping[str, Interval]) -> None:
         total = sum(interval.median_s for interval in found.values())
+        # Weighted by time: halves of a single short program differ by chance.
         change = sum(interval.drift * interval.median_s for interval in found.values())
         if abs(change) > max(self.max_interval * total, self.resolution_s * len(found)):
             raise MeasurementError(
@@ -155,6 +166,7 @@ def pinned(num_threads: int) -> Iterator[None]:
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
+    # Containers and `taskset` allow fewer processors than there are.
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(before)[-num_threads:])
     try:

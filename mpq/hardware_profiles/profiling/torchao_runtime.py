@@ -26,7 +26,7 @@ class TorchAo:
     own, so that outputs agree to about an int8 step (see ``mpq.backends.torchao``).
 
     Args:
-        num_threads: Threads of one run.
+        num_threads: How many threads one run may use.
     """
 
     name: ClassVar[str] = "torchao"
@@ -53,6 +53,8 @@ class TorchAo:
     ) -> Program:
         """One layer alone, all its calls."""
         (name,) = subgraph.layers
+        # In a parent, as `convert` goes through a module that holds layers; a copy, as it writes
+        # into weights.
         holder = nn.Sequential(copy.deepcopy(compiled.network.layer_module(name)))
         convert(holder, {name: precisions[name]}, compiled.quantizer, {name: holder[0]})
         examples = [torch.from_numpy(x) for x in subgraph.examples]
@@ -60,6 +62,7 @@ class TorchAo:
 
     def network(self, compiled: CompiledNetwork, precisions: Mapping[str, Precision]) -> Program:
         """The whole network."""
+        # `convert` writes into the weights, and these are the user's.
         module = copy.deepcopy(compiled.network.module)
         layers = {name: module.get_submodule(name) for name in precisions}
         convert(module, precisions, compiled.quantizer, layers)
@@ -68,11 +71,14 @@ class TorchAo:
 
     def idle(self) -> Program:
         """Nothing is called."""
+        # For its error alone: `Profiling` asks for an idle run before anything is measured.
         quantization()
         return self._program(nn.Identity(), lambda: None)
 
     def _program(self, module: nn.Module, call: Callable[[], object]) -> Program:
         def run() -> object:
+            # The number is torch's own, for all of the process. Setting it takes time in the idle
+            # run as well, and so is taken off again.
             before = torch.get_num_threads()
             torch.set_num_threads(self.num_threads)
             try:

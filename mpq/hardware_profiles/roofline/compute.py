@@ -64,7 +64,7 @@ class BitRate:
         peak_bit_operations_per_s: Multiply-accumulates of 1 by 1 bit.
         energy_j_per_bit_operation: Energy of one of them.
         bit_steps: Widths that it multiplies in, rising.
-        steps_source: Where they come from.
+        steps_source: Publication that the widths are from.
         utilisation: Share of the peak that is reached, above 0 and at most 1.
     """
 
@@ -84,6 +84,7 @@ class BitRate:
     def operations_per_s(self, precision: Precision) -> float:
         """Two operations per multiply-accumulate."""
         peak = self.peak_bit_operations_per_s.value * self.utilisation.value
+        # The peak counts multiply-accumulates of 1 by 1 bit, a rate two operations in each.
         return 2 * peak / self.bit_operations_per_mac(precision)
 
     def joules_per_mac(self, precision: Precision) -> float:
@@ -92,6 +93,7 @@ class BitRate:
 
     def numbers(self) -> dict[str, Sourced]:
         """Its numbers, the unit in every name."""
+        # One entry per step, since a number for people is a single value with a source.
         steps = {f"bit_step_{step}": Sourced(step, self.steps_source) for step in self.bit_steps}
         return {
             "peak_bit_operations_per_s": self.peak_bit_operations_per_s,
@@ -115,15 +117,18 @@ def compute_from_dict(name: str, data: Mapping[str, Any]) -> Compute:
     Raises:
         FileFormatError: If it states its rate in both ways.
     """
+    # The schema asks for one set of keys, and lets the other one stand beside it.
     if any(key in data for key in _PEAK_KEYS) and any(key in data for key in _BIT_KEYS):
         raise FileFormatError(
             f"compute/{name} states its rate twice: give {' and '.join(_PEAK_KEYS)}, or "
             f"{', '.join(_BIT_KEYS)}; got {', '.join(data)}"
         )
+    # Steps are a list with one source, all other entries are numbers with one each.
     numbers = {key: Sourced(**value) for key, value in data.items() if key != "bit_steps"}
     if "bit_steps" not in data:
         return PeakRate(**numbers)
     steps = data["bit_steps"]
+    # Rising, as the first step that is wide enough is taken.
     return BitRate(
         **numbers, bit_steps=tuple(sorted(steps["values"])), steps_source=steps["source"]
     )
@@ -137,9 +142,9 @@ class Runs:
     Args:
         weights: Number formats of the weight.
         activations: Number formats of the input.
-        compute: The arithmetic, by name.
+        compute: Name of the arithmetic that such layers run as.
         layer_kinds: Kinds of layers; empty: all.
-        source: Where that is published.
+        source: Publication that says so.
     """
 
     weights: tuple[str, ...]
@@ -170,6 +175,7 @@ class Runs:
                 f"{device}: formats name the arithmetic {self.compute!r}, which "
                 f"`compute` lacks (it has {', '.join(compute)})"
             )
+        # A peak rate holds for all that is said to run as it; bit steps may be too narrow.
         arithmetic = compute[self.compute]
         if isinstance(arithmetic, BitRate):
             for name in (*self.weights, *self.activations):
@@ -183,6 +189,7 @@ def device_formats() -> tuple[str, ...]:
 
 def _check_step(name: str, arithmetic: BitRate, where: str) -> None:
     known = NUMBER_FORMATS.get(name)
+    # The schema has let nothing pass but what is in one of the two.
     bits = known.bits if known else _NO_PRECISION_YET[name]
     if known is not None and known.is_float:
         raise FileFormatError(f"{where} counts bit operations, which are of integers; got {name}")

@@ -34,14 +34,14 @@ class Roofline:
     """A device that is estimated, as read from its JSON file.
 
     Args:
-        name: Such as ``nvidia-t4``.
+        name: What the device is called, such as ``nvidia-t4``.
         title: What it is, for people.
         basis: ``estimated`` or ``measured``.
-        notes: What is left out.
-        memory_bandwidth_bytes_per_s: Between memory and arithmetic.
+        notes: What the numbers leave out, for people.
+        memory_bandwidth_bytes_per_s: Peak rate between memory and arithmetic.
         launch_overhead_s: Per call of a layer.
         memory_energy_j_per_byte: Energy of moving one byte.
-        compute: Arithmetic by name.
+        compute: Name to arithmetic, with its rate and energy.
         runs: What runs; the first match counts.
         bandwidth_utilisation: Share of the bandwidth that is reached, above 0 and at most 1.
         flash_bytes: Flash of a microcontroller: what holds the weights.
@@ -74,6 +74,7 @@ class Roofline:
         """
         compute = {name: compute_from_dict(name, c) for name, c in data["compute"].items()}
         formats = tuple(map(Runs.from_dict, data["formats"]))
+        # Here and not in `cost`: a missing arithmetic is an error of the file, whoever asks.
         for runs in formats:
             runs.check(compute, data["name"])
         numbers = {key: Sourced(**data[key]) for key in _NUMBERS if key in data}
@@ -87,6 +88,7 @@ class Roofline:
             memory_energy_j_per_byte=numbers["memory_energy_j_per_byte"],
             compute=compute,
             runs=formats,
+            # Without a source for a share, the stated rate is taken as it is.
             bandwidth_utilisation=numbers.get("bandwidth_utilisation", PEAK),
             flash_bytes=numbers.get("flash_bytes"),
             ram_bytes=numbers.get("ram_bytes"),
@@ -117,8 +119,10 @@ class Roofline:
         A layer without arithmetic (an embedding) runs in every weight format that any layer does.
         """
         weight, activation = precision.weight.number.name, precision.activation.number.name
+        # In the file's order: some list a format under two arithmetics, the faster one first.
         for runs in self.runs:
             fits = not runs.layer_kinds or layer.kind in runs.layer_kinds
+            # A look-up multiplies nothing: neither kinds nor activations matter to it.
             if weight in runs.weights and layer.kind == "embedding":
                 return self.compute[runs.compute]
             if fits and weight in runs.weights and activation in runs.activations:
@@ -128,6 +132,7 @@ class Roofline:
     def runs_somewhere(self, precision: Precision) -> bool:
         """Whether any layer that computes could run at this precision."""
         weight, activation = precision.weight.number.name, precision.activation.number.name
+        # Whatever the `layer_kinds`: one kind of layer is enough.
         return any(weight in r.weights and activation in r.activations for r in self.runs)
 
     def can_run(self, layer: Layer, precision: Precision) -> bool:
@@ -148,6 +153,7 @@ class Roofline:
         """
         if resource not in _UNITS:
             raise UnknownNameError("resource", resource, _UNITS)
+        # Cell by cell: shapes, formats and kinds decide which arithmetic runs, if any.
         rows = [[self._price(resource, x, p, workload) for p in candidates] for x in layers]
         values = np.array(rows, dtype=np.float64).reshape(len(layers), len(candidates))
         names = tuple(layer.name for layer in layers)
@@ -161,6 +167,7 @@ class Roofline:
         workload: Workload,
     ) -> CostTable:
         """Unknown, all ``nan``: a datasheet does not say."""
+        # Asked for its shape and checks; a width of 0 would claim to be exact.
         table = self.cost(resource, layers, candidates, workload)
         return replace(table, values=np.full_like(table.values, nan))
 
@@ -190,6 +197,7 @@ class Roofline:
 
     def numbers(self) -> dict[str, Sourced]:
         """Every number of the profile with its unit in the name, for people."""
+        # Optional memories are fields too, so that what a profile lacks is None here.
         own = {key: getattr(self, key) for key in _NUMBERS}
         found = {key: number for key, number in own.items() if number is not None}
         for name, compute in self.compute.items():

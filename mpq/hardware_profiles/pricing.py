@@ -74,6 +74,23 @@ class Pricing:
         on_device = self.profile.resources if self.profile else ()
         return (*on_device, *LINEAR_RESOURCES, FLASH, *((PEAK_RAM,) if self.lifetimes else ()))
 
+    @property
+    def sums(self) -> tuple[str, ...]:
+        """Those that are one sum over layers, hence one table; ``peak_ram`` is a maximum."""
+        return tuple(name for name in self.resources if name != PEAK_RAM)
+
+    def column(self, resource: str, candidates: Sequence[Precision]) -> str:
+        """Name of a resource with its unit, such as ``latency_seconds``; arguments as ``tables``.
+
+        Raises:
+            InputError: If the resource needs a device, and there is none.
+            UnknownNameError: If there is no such resource.
+        """
+        # A maximum over steps has no table of its own to say the unit.
+        if resource == PEAK_RAM:
+            return f"{PEAK_RAM}_bytes"
+        return self.table(resource, candidates).column
+
     def tables(
         self, resource: str, candidates: Sequence[Precision], ties: Sequence[Sequence[str]] = ()
     ) -> tuple[CostTable, ...]:

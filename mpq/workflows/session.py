@@ -8,10 +8,8 @@ import torch
 
 from mpq._support.arrays import Columns
 from mpq._support.progress import track
-from mpq.hardware_profiles import PEAK_RAM
 from mpq.network.network import Network
 from mpq.problem.assignment import AssignedLayer, Assignment, Metadata, UsedBudget
-from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.quantization.observer import needs_range
@@ -96,8 +94,7 @@ class Session:
         provenance = self._provenance(solver, estimator, refinements)
         pricing, precisions = self.prepared.pricing, problem.loss.precisions
         # A maximum over steps has no table by layers.
-        sums = [name for name in pricing.resources if name != PEAK_RAM]
-        shown = [name for name in self._shown(problem) if name in sums]
+        shown = [name for name in self._shown(problem) if name in pricing.sums]
         widths = (pricing.uncertainty(name, precisions) for name in shown)
         rows = self._comparisons(problem, solution)
         return SearchResult(
@@ -105,7 +102,7 @@ class Session:
             solution,
             self._assignment(problem, solution, rows["result"].measured, provenance),
             pricing.layers,
-            tuple(pricing.table(name, precisions) for name in sums),
+            tuple(pricing.table(name, precisions) for name in pricing.sums),
             tuple(table for table in widths if table is not None),
             tuple(rows.values()),
             provenance,
@@ -157,17 +154,10 @@ class Session:
         predicted = 0.0 if is_original else problem.loss_of(problem.columns_of(precisions))
         pricing = self.prepared.pricing
         costs = {
-            self._column(name, problem): float(pricing.amount(name, precisions))
+            pricing.column(name, problem.loss.precisions): float(pricing.amount(name, precisions))
             for name in self._shown(problem)
         }
         return ComparisonRow(label, predicted, self.prepared.on_held_out.measure(precisions), costs)
-
-    def _column(self, resource: str, problem: Problem) -> str:
-        """Name with unit; a maximum over steps has no table of its own."""
-        if resource == PEAK_RAM:
-            return f"{PEAK_RAM}_bytes"
-        table: CostTable = self.prepared.pricing.table(resource, problem.loss.precisions)
-        return table.column
 
     def _assignment(
         self, problem: Problem, solution: Solution, measured: Measurement, provenance: Provenance

@@ -82,6 +82,7 @@ class Solver(ABC):
         Returns:
             In the limits' order; one without an assignment where nothing was found.
         """
+        # A generator, so that the bar moves as limits are solved, not as problems are built.
         asked = (
             problem.with_budgets(*problem.budgets, Budget.of(table, limit))
             for limit in track(limits, f"frontier over {table.name}")
@@ -90,5 +91,6 @@ class Solver(ABC):
 
     def found_frontier(self, problem: Problem) -> tuple[Solution, ...] | None:
         """What one run found for all amounts of what budgets count; ``None``: not looked for."""
+        # Read only by solvers whose single run covers all limits.
         del problem
         return None

@@ -60,10 +60,13 @@ class Auto(Solver):
         if problem.interactions is None:
             pairs = ", with costs of pairs of layers" if len(problem.grouped.pairwise) else ""
             return additive_solver(problem), f"the loss is a sum over layers{pairs}"
+        # Their weight is 0 then: the sum over layers is solved, and proved, before any branching.
         if problem.interactions.shrinkage == 1:
             return BranchAndBound(seed=self.seed), "the interactions are shrunk away"
+        # Tied layers count once and forbidden cells not at all: this is the size of the relaxation.
         num_moves = int(problem.grouped.allowed.sum())
         pairs = ", with costs of pairs of layers" if len(problem.grouped.pairwise) else ""
+        # Asked first, pairs or not: of the two exact solvers this one has the tighter relaxation.
         if num_moves <= _PROVED_MOVES:
             solver = BranchAndBound(time_limit_s=_TIME_LIMIT_S, seed=self.seed)
             return solver, f"interactions of {num_moves} precisions{pairs}"

@@ -33,6 +33,7 @@ class _States:
     @classmethod
     def none_yet(cls) -> Self:
         """Before the first row: the relaxation's choice."""
+        # Placeholders: `_traced` stops before this state and reads neither parent nor column.
         zero = np.zeros(1, dtype=np.intp)
         return cls(np.zeros(1), np.zeros(1), zero, zero)
 
@@ -45,13 +46,16 @@ class _States:
     def extended(self, cost: Array, reduced: Array, below: float) -> Self:
         """With one row more, whose cells differ from the relaxation's by ``[B]``."""
         sums = self.reduced[:, None] + reduced  # [P, B]
+        # Cut before anything else is built. Cells that are not usable are infinite and go here too.
         parent, column = np.nonzero(sums < below)
         return type(self)(self.cost[parent] + cost[column], sums[parent, column], parent, column)
 
     def undominated(self, multiplier: float) -> Self:
         """Without those that cost and lose at least as much as another."""
         order = np.argsort(self.cost, kind="stable")
+        # A reduced cost also holds multiplier times cost; dominance is about the loss alone.
         loss = (self.reduced - multiplier * self.cost)[order]
+        # Of states by rising cost, one stays only if it loses less than all that are cheaper.
         least = np.minimum.accumulate(loss)
         return self.kept(order[np.r_[True, loss[1:] < least[:-1]]])
 
@@ -69,10 +73,10 @@ def closed(problem: Reduced, dual: Dual, within: Columns, max_states: int) -> tu
     completed by the relaxation's cells, is a choice: so the gap falls, and open rows close.
 
     Args:
-        problem: With one budget.
+        problem: Rises and costs of a problem in which one budget can bind.
         dual: Its relaxation at the best multiplier.
         within: ``[G]`` a choice within the budget.
-        max_states: Where to stop.
+        max_states: Number of states after a row at which the search gives up closing the gap.
 
     Returns:
         The best choice found ``[G]``, and a lower bound of the rise.
@@ -91,15 +95,18 @@ def closed(problem: Reduced, dual: Dual, within: Columns, max_states: int) -> tu
         longer = trail[-1].extended(cost[row], dual.reduced_cost[row], least - exact)
         longer = longer.undominated(multiplier)
         left = room - longer.cost
+        # The loss above the bound is the reduced costs and the multiplier times what is left over.
         above = np.where(left >= 0, longer.reduced + multiplier * left, np.inf)
         if above.min() < least - exact:
             best = _traced([*trail, longer], rows, dual.columns, int(above.argmin()))
+            # Summed anew, correctly rounded: a state carries the rounding of all rows before it.
             least = problem.loss(best) - dual.bound
         floor = longer.reduced + rest.after(position, left)
         trail.append(longer.kept(floor < least - exact))
         if not len(trail[-1].cost):
             break
         if len(trail[-1].cost) > max_states:
+            # Dropped states lead to nothing better than the best one, or than a state that stayed.
             return best, dual.bound + min(least, float(floor.min()))
     return best, dual.bound + least
 
@@ -111,6 +118,7 @@ def _second(reduced: Array) -> float:
 
 def _open_rows(dual: Dual, gap: float) -> npt.NDArray[np.intp]:
     """Rows with two cells within the gap, by the smaller of what the second one adds."""
+    # `partition` below needs a second column.
     if dual.reduced_cost.shape[1] == 1:
         return np.zeros(0, dtype=np.intp)
     second = np.partition(dual.reduced_cost, 1, axis=1)[:, 1]
@@ -157,9 +165,13 @@ class _Rest:
 
     def after(self, position: int, room: Array) -> Array:
         """``[P]`` reduced costs that the rows after one add at least, and what stays unused."""
+        # Steps fall in gain per cost, and so do those of any subset of rows: their running sums are
+        # the hull of the subset, on which `interp` is the relaxation.
         steps = self.hull.row > position
         cost = self.cost[position + 1] + np.r_[0.0, np.cumsum(self.hull.cost[steps])]
         loss = self.loss[position + 1] - np.r_[0.0, np.cumsum(self.hull.gain[steps])]
+        # Too little room has no completion. To the right, `interp` keeps the last value, as it
+        # should: beyond the last step nothing is gained.
         found = np.interp(room, cost, loss, left=np.inf)
         return np.asarray(found + self.multiplier * room)
 

@@ -21,6 +21,7 @@ def additive_solver(problem: Problem) -> Solver:
     maximum over steps is one. Costs of pairs take an integer program, which is stopped after
     a minute.
     """
+    # Groups, not layers: ties shrink the program that has to be solved.
     is_small = problem.grouped.allowed.size <= _EXACT_CELLS
     if len(problem.grouped.pairwise):
         return IntegerLinearProgram(time_limit_s=_TIME_LIMIT_S, gap=0.0 if is_small else _GAP)

@@ -78,6 +78,7 @@ class DynamicProgramming(Solver):
         require_no_pairs(problem, self.name)
         reduced = Reduced.of(problem.grouped)
         if reduced.overrun:
+            # Another solver explains: the questions that it asks may have several budgets.
             nothing = Solution(Status.INFEASIBLE, None, float("nan"), None, self.name, 0.0)
             return explained(problem, nothing, Lagrangian().solve)
         require_one_budget(reduced, self.name)
@@ -97,8 +98,10 @@ class DynamicProgramming(Solver):
             InputError: As ``solve``.
         """
         start = time.perf_counter()
+        # One table for the largest limit holds the answers for all smaller amounts.
         problem = problem.with_budgets(*problem.budgets, Budget.of(table, max(limits)))
         found = self._sweep(problem, limits)
+        # One sweep answered all of them, so that each gets an equal share of its time.
         seconds = (time.perf_counter() - start) / len(limits)
         return [
             Solution(Status.FEASIBLE, each, problem.loss_of(each), None, self.name, seconds)
@@ -115,6 +118,7 @@ class DynamicProgramming(Solver):
             return [problem.grouped.expand(reduced.unlimited)] * len(limits)
         grid = _Grid.of(reduced, self.grid)
         table = _Table.of(reduced, np.ceil(grid.units), grid.capacity, keeps_choices=True)
+        # What is free was counted from the largest limit; a smaller one holds back the difference.
         kept_back = (problem.budgets[-1].limit - np.array(limits)) / reduced.free[0]
         left = np.floor(grid.room * (1 + LIMIT) - kept_back * grid.room)
         return [problem.grouped.expand(table.columns(max(int(w), 0))) for w in left.tolist()]
@@ -128,6 +132,7 @@ class DynamicProgramming(Solver):
         columns = above.columns(grid.capacity - retreat)
         if grid.is_exact and not retreat:
             return Answer(Status.OPTIMAL, columns, reduced.offset + reduced.loss(columns))
+        # With costs rounded down no choice within the budget is left out: the least is a bound.
         below = _Table.of(reduced, np.floor(grid.units), grid.capacity, keeps_choices=False)
         rise = min(float(below.least[grid.capacity]), reduced.loss(columns))
         is_best = rise == reduced.loss(columns)
@@ -142,7 +147,7 @@ class _Grid:
     """Costs in units.
 
     Args:
-        units: ``[G, B]``.
+        units: ``[G, B]`` cost of every cell above the least of its row.
         room: Units that the budget leaves free.
         is_exact: Whether all costs are whole.
     """
@@ -159,6 +164,7 @@ class _Grid:
     @classmethod
     def of(cls, reduced: Reduced, most: int) -> Self:
         """The largest unit of which all costs are whole multiples, or a share of what is free."""
+        # Back in the user's unit, in which bytes and operations are whole numbers.
         cost = np.where(reduced.usable, reduced.excess[0] * reduced.free[0], 0.0)
         for unit in (1.0, float(cost[cost > 0].min())):
             if cost.max() > 2.0**53 * unit:  # beyond whole numbers of float64, if not beyond it
@@ -168,6 +174,7 @@ class _Grid:
             apart = np.abs(amounts - whole)
             if (apart > _WHOLE * amounts).any():
                 continue
+            # In units of the common divisor there are fewer amounts, and the answer is the same.
             divisor = int(np.gcd.reduce(whole[reduced.usable].astype(np.int64)))
             room = reduced.free[0] / unit / divisor
             # What rounding the costs of all rows may do must not decide what fits.
@@ -175,6 +182,7 @@ class _Grid:
             near = {int(room * (1 + LIMIT) + change) for change in (-slack, slack)}
             if room < most + 1 and len(near) == 1:
                 return cls(whole / divisor, room, is_exact=True)
+        # An excess is a share of what is free, so that ``most`` units make up the whole.
         return cls(reduced.excess[0] * most, float(most), is_exact=False)
 
 
@@ -203,13 +211,16 @@ class _Table:
                 f"dynamic-programming: {num_rows} layers times {width} amounts are more than "
                 f"{_MAX_CELLS}; take a smaller grid, or the solver 'lagrangian'"
             )
+        # One byte a cell: this table is nearly all of the memory.
         column = np.zeros((num_rows if keeps_choices else 0, width), dtype=np.int8)
+        # All zeros, not only the first: an amount is what may be used at most, not what is used.
         least = np.zeros(width)
         for row in range(num_rows):
             reached, taken = np.full(width, np.inf), np.zeros(width, dtype=np.int8)
             for cell in np.flatnonzero(reduced.usable[row] & (whole[row] < width)).tolist():
                 shift = int(whole[row, cell])
                 better = least[: width - shift] + reduced.rise[row, cell]
+                # Strictly: of equal ones the first column stays, the same for every amount.
                 wins = better < reached[shift:]
                 reached[shift:][wins] = better[wins]
                 taken[shift:][wins] = cell

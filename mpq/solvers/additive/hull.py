@@ -15,7 +15,7 @@ class Hull:
     """The lower convex hulls of many rows, as steps from the cheapest cell of each on.
 
     Args:
-        start: ``[G]`` column of the cheapest cell; of several, the one that loses least.
+        start: ``[G]`` column of the cheapest cell; of several, the one that has the least loss.
         row: ``[T]`` of every step, steps by falling gain per cost.
         column: ``[T]`` where the step leads.
         cost: ``[T]`` what it costs more, above 0.
@@ -41,10 +41,12 @@ class Hull:
         start = np.where(is_cheapest, loss, np.inf).argmin(axis=1)
         nothing = np.zeros(0, dtype=np.intp)
         at, found = start, [(nothing, nothing, np.zeros(0), np.zeros(0))]
+        # `at` goes along with `rows`, which shrinks as rows arrive at their last vertex.
         while len(rows):
             more = cost[rows] - cost[rows, at][:, None]
             less = loss[rows, at][:, None] - loss[rows]
             pays = usable[rows] & (more > 0) & (less > 0)
+            # The inner `where` is for cells that do not count: without it numpy would divide by 0.
             rate = np.where(pays, less / np.where(pays, more, 1.0), -np.inf)
             # Of cells on one line the farthest: the steps between would have the same rate.
             is_best = rate == rate.max(axis=1, keepdims=True)
@@ -55,5 +57,6 @@ class Hull:
             found.append((rows, column, more[picked], less[picked]))
             at = column
         row, column, more, less = (np.concatenate(part) for part in zip(*found, strict=True))
+        # Stable, so that steps of one row stay in their order where rounding makes rates equal.
         order = np.argsort(-less / more, kind="stable")
         return cls(start, row[order], column[order], more[order], less[order])

@@ -71,7 +71,9 @@ class IntegerLinearProgram(Solver):
         effort = Effort(backend, self.time_limit_s, self.gap)
         reduced = Reduced.of(problem.grouped)
         # So that there is an answer, however short the time.
+        # Greedy steps know no pairs: each pair is charged at its worst, so that what fits does fit.
         first = None if reduced.overrun else raised(reduced.at_worst)
+        # At their worst even the cheapest cells may overrun: then there is no start.
         if first is not None and not problem.is_feasible(problem.grouped.expand(first)):
             first = None
         answer = solve_cells(problem, problem.grouped.allowed, effort, first)

@@ -18,7 +18,7 @@ def explained(problem: Problem, solution: Solution, solve: Exact) -> Solution:
     """An infeasible solution with the shortfall of every budget, and the budgets that conflict.
 
     Args:
-        problem: What cannot be met.
+        problem: The problem whose budgets cannot be met.
         solution: Says that it is infeasible.
         solve: Takes no interactions, and does not call this.
     """
@@ -47,12 +47,13 @@ def _shortfall(
     """Of one step of a budget; of the only one where the resource is a sum.
 
     Args:
-        problem: What cannot be met.
+        problem: The problem whose budgets cannot be met, without interactions.
         budget: One of its budgets.
         table: ``[L, B]``, one of the budget's.
         floor: Sum of the least that every group uses of it alone.
-        solve: Solves.
+        solve: Exact solver that may leave out why a problem is infeasible.
     """
+    # Without pairs every group can take its least whatever the others do: the sum is reached.
     least = _least(problem, table, floor, solve) if table.pairs else floor
     others = (b for b in problem.budgets if b is not budget)
     columns = solve(problem.with_budgets(*others).cheapest(table)).columns
@@ -72,8 +73,9 @@ def _least(problem: Problem, table: CostTable, floor: float, solve: Exact) -> fl
         problem: The problem, of which only the empty cells of other budgets count.
         table: ``[L, B]`` with costs of pairs.
         floor: Sum of the least that every group uses alone.
-        solve: Solves.
+        solve: Exact solver that may leave out why a problem is infeasible.
     """
+    # Cuts go as well: what a budget needs is told of it alone.
     found = solve(replace(problem, cuts=()).with_budgets().cheapest(table))
     if found.columns is not None and found.status is Status.OPTIMAL:
         return table.total(found.columns)
@@ -86,6 +88,7 @@ def _conflict(problem: Problem, solve: Exact) -> tuple[str, ...]:
     The deletion filter (Chinneck and Dravnieks 1991, doi:10.1287/ijoc.3.2.157): what can be left
     out, is.
     """
+    # Whether there is an answer does not depend on the loss, and with none any answer is optimal.
     values = np.zeros_like(problem.loss.values)
     nothing = replace(problem.loss, values=values, constant=0.0, pairs=())
     asked, kept = replace(problem, loss=nothing), problem.budgets

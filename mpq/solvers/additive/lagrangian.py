@@ -39,7 +39,7 @@ _EXPLAINED_WITHIN_S = 3.0
 @final
 @dataclass(frozen=True)
 class Lagrangian(Solver):
-    r"""Proves the best assignment by pricing the budgets.
+    r"""Proves the best assignment with a multiplier for every budget.
 
     One multiplier for every budget turns the problem into a choice for each layer alone; the best
     multipliers prove a bound that is nearly reached (Everett 1963, doi:10.1287/opre.11.3.399;
@@ -71,6 +71,7 @@ class Lagrangian(Solver):
 
     def __post_init__(self) -> None:
         check_effort(self.name, self.gap, self.time_limit_s)
+        # The name only: where no program has to be solved, no backend has to be installed.
         check_backend(self.backend)
 
     def solve(self, problem: Problem) -> Solution:
@@ -86,6 +87,7 @@ class Lagrangian(Solver):
         require_no_pairs(problem, self.name)
         solution = self._solve(problem)
         if solution.status is Status.INFEASIBLE:
+            # Not `solve`, which would explain the explanation's infeasible questions, and so on.
             return explained(problem, solution, self._explaining(problem)._solve)
         return solution
 
@@ -111,6 +113,7 @@ class Lagrangian(Solver):
         if dual.proves_infeasible(reduced):
             return Answer(Status.INFEASIBLE, None, None)
         bound = reduced.offset + dual.bound
+        # No budget binds at the least loss of every row, which is then the answer.
         if within is dual.columns and not dual.multipliers.any():
             found, is_exact = within, True
         elif len(dual.multipliers) == 1 and within is not None:
@@ -130,15 +133,19 @@ class Lagrangian(Solver):
         effort = Effort(chosen_backend(self.backend), self.time_limit_s)
         few = dual.cells_within(_CORE_CELLS)
         first = solve_cells(problem, few, replace(effort, relative_gap=_CORE_GAP))
+        # `within` was counted in rounded shares; only the problem can say that it fits.
         known = [c for c in (first.columns, within) if c is not None and self._fits(problem, c)]
         bound = reduced.offset + dual.bound
         if not known:
+            # Without a known loss there is no gap, and so no cell that can be ruled out.
             return solve_cells(problem, problem.grouped.allowed, effort)
         best = min(known, key=reduced.loss)
         least = reduced.loss(best) - dual.bound
+        # A reduced loss is already above the least of every layer, as the gap is defined.
         allowed = self.gap * reduced.loss(best)
         if least <= allowed:
             return Answer(Status.FEASIBLE if self.gap else Status.OPTIMAL, best, bound)
+        # A cell that would close the gap exactly must not be ruled out by rounding.
         open_cells = dual.reduced_cost <= least * (1 + EQUAL_SUMS)
         open_cells[np.arange(len(best)), best] = True
         last = solve_cells(problem, open_cells, replace(effort, absolute_gap=allowed), best)

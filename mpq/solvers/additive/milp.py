@@ -49,7 +49,7 @@ class Answer:
 
     Args:
         status: How it ended; the choice is within the budgets by the problem's own arithmetic.
-        columns: ``[G]``, or ``None``.
+        columns: ``[G]`` the choice, or ``None`` if none was found.
         bound: Proved lower bound of the loss, or ``None``.
     """
 
@@ -67,7 +67,7 @@ def solve_cells(
     solved again. What is cut off is infeasible, so that what was proved without it holds.
 
     Args:
-        problem: Without interactions.
+        problem: The problem, without interactions; its arithmetic checks every answer.
         cells: ``[G, B]`` to choose among.
         effort: How hard to try.
         start: ``[G]`` a choice to begin with.
@@ -101,7 +101,7 @@ class _Program:
     """A PuLP model over the rows that have a choice.
 
     Args:
-        model: ``pulp.LpProblem``.
+        model: The ``pulp.LpProblem``; its objective is scaled and minimised.
         variables: Cell ``(group, column)`` to its binary variable.
         linearised: Variables of pairs of cells; both groups have a choice.
         kept: ``[G]`` the only cell of a row that is not in the model.
@@ -125,6 +125,7 @@ class _Program:
         kept = reduced.usable.argmax(axis=1)
         single = ~is_open, kept[~is_open]
         joint = reduced.pairwise
+        # Rows without a choice are a constant: their losses must not set the scale of the rest.
         highest = max(
             float(reduced.rise[is_open].max(initial=0.0)),
             float(joint.values[:, 0].max(initial=0.0)),
@@ -146,6 +147,7 @@ class _Program:
             if terms:
                 model += _sum(terms) <= 1.0 - margin - float(excess[single].sum())
         for columns in excluded:
+            # Decided rows are the same in every answer: the rest must differ in one cell at least.
             same = [(x[cell], 1.0) for cell in enumerate(columns.tolist()) if cell in x]
             model += _sum(same) <= len(same) - 1
         offset = reduced.offset + float(reduced.rise[single].sum())
@@ -162,6 +164,7 @@ def _costs(linearised: list[Product], row: int, factor: float = 1.0) -> list[tup
 
 
 def _sum(terms: list[tuple[Any, float]]) -> Any:
+    # In one go: PuLP's `+` copies the whole expression for every term.
     return pulp.LpAffineExpression([(variable, float(number)) for variable, number in terms])
 
 
@@ -190,6 +193,7 @@ def _solved(program: _Program, effort: Effort, start: Columns | None) -> Answer:
         return Answer(Status.UNKNOWN, None, bound)
     if not is_finished:
         return Answer(Status.TIME_LIMIT, columns, bound)
+    # Backends say "optimal" as well where they stopped within the gap that was asked for.
     is_exact = not (effort.relative_gap or effort.absolute_gap)
     return Answer(Status.OPTIMAL if is_exact else Status.FEASIBLE, columns, bound)
 
@@ -201,8 +205,10 @@ def _columns(program: _Program) -> Columns | None:
     for (group, column), variable in program.variables.items():
         if variable.varValue is None:
             return None
+        # Values are whole to within a tolerance only, hence a threshold and no comparison with 1.
         if variable.varValue > taken.get(group, 0.5):
             taken[group] = variable.varValue
             columns[group] = column
+    # A backend that was stopped may return fractions, with no column of a row above one half.
     rows = {group for group, _ in program.variables}
     return columns if len(taken) == len(rows) else None

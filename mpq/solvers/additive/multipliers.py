@@ -34,7 +34,7 @@ class Dual:
 
     Args:
         multipliers: ``[R]``, loss for the whole of what is free of a budget.
-        bound: ``L``.
+        bound: ``L`` at these multipliers: no choice within the budgets rises by less.
         reduced_cost: ``[G, B]``, at least 0: what a cell adds to the bound if it is forced;
             infinite where it is not usable.
         columns: ``[G]`` cells whose reduced cost is 0.
@@ -50,12 +50,13 @@ class Dual:
     @classmethod
     def at(cls, problem: Reduced, multipliers: Array) -> Self:
         """The relaxation at some multipliers."""
-        priced = problem.rise + np.tensordot(multipliers, problem.excess, axes=1)
-        priced = np.where(problem.usable, priced, np.inf)
-        columns = priced.argmin(axis=1)
-        least = priced[np.arange(len(columns)), columns]
+        # Of no budgets at all, tensordot makes zeros: that case needs no branch.
+        weighted = problem.rise + np.tensordot(multipliers, problem.excess, axes=1)
+        weighted = np.where(problem.usable, weighted, np.inf)
+        columns = weighted.argmin(axis=1)
+        least = weighted[np.arange(len(columns)), columns]
         bound = float(least.sum() - multipliers.sum())
-        return cls(multipliers, bound, priced - least[:, None], columns, problem.used(columns))
+        return cls(multipliers, bound, weighted - least[:, None], columns, problem.used(columns))
 
     def proves_infeasible(self, problem: Reduced) -> bool:
         """Whether the bound is above every loss, so that no choice can be within the budgets."""
@@ -65,9 +66,11 @@ class Dual:
     def cells_within(self, count: int) -> Mask:
         """``[G, B]`` the cells of least reduced cost, so many beside one for each row."""
         rest = self.reduced_cost.copy()
+        # Below every reduced cost: a row's own cell is in, whatever the count.
         rest[np.arange(len(rest)), self.columns] = -1.0
         flat = np.sort(rest, axis=None)
         finite = int(np.isfinite(flat).sum())
+        # Never as far as the infinite ones, which are not usable.
         return np.asarray(rest <= flat[min(len(rest) + count, finite) - 1])
 
 
@@ -82,6 +85,7 @@ def maximised(problem: Reduced) -> tuple[Dual, Columns | None]:
         with at most one budget there always is one.
     """
     start = Dual.at(problem, np.zeros(len(problem.excess)))
+    # At multipliers of 0 this is the least loss of all: within the budgets it is the answer.
     if (start.used <= 1).all():
         return start, start.columns
     return _secants(problem, start) if len(start.used) == 1 else _several(problem, start)
@@ -89,14 +93,17 @@ def maximised(problem: Reduced) -> tuple[Dual, Columns | None]:
 
 def _secants(problem: Reduced, over: Dual) -> tuple[Dual, Columns]:
     """One budget: where the lines of a choice above it and of one within it meet, look again."""
+    # The cheapest cells are within the budget; of equally cheap ones, the least loss.
     within = np.where(problem.excess[0] == 0, problem.rise, np.inf)
     within = np.where(problem.usable, within, np.inf).argmin(axis=1)
     above, found = over.columns, over
     for _ in range(_MAX_SECANTS):
         gained = problem.loss(within) - problem.loss(above)
         released = problem.used(above)[0] - problem.used(within)[0]
+        # One choice is above the budget and one within it, so that what is released is positive.
         multiplier = max(gained / released, 0.0)
         found = Dual.at(problem, np.array([multiplier]))
+        # Both choices' lines are above the bound, which is largest where it reaches their crossing.
         expected = problem.loss(within) + multiplier * (problem.used(within)[0] - 1)
         if expected - found.bound <= _CLOSE * problem.worst:
             break
@@ -123,6 +130,7 @@ def _several(problem: Reduced, start: Dual) -> tuple[Dual, Columns | None]:
             break
         found = Dual.at(problem, multipliers)
         best = max(best, found, key=lambda dual: dual.bound)
+        # Column generation's test: a cell below the least of its row's would lower the program.
         held = np.where(near, found.reduced_cost, np.inf).min(axis=1)
         missing = found.reduced_cost < held[:, None] - _CLOSE * problem.worst
         if not missing.any():
@@ -136,6 +144,8 @@ def _cutting_planes(problem: Reduced, start: Dual) -> tuple[Dual, Columns | None
 
     The multipliers stay in a box until no larger bound is found at its border.
     """
+    # Without a box the first programs have no largest value: one plane rises for ever. The worst
+    # loss is the scale, as a multiplier is loss for the whole of what is free.
     planes = [(problem.loss(start.columns), start.used - 1)]
     best, within, box = start, None, problem.worst or 1.0
     for _ in range(_MAX_PLANES):
@@ -149,6 +159,7 @@ def _cutting_planes(problem: Reduced, start: Dual) -> tuple[Dual, Columns | None
             break
         planes.append((loss, found.used - 1))
         if estimate - best.bound <= _CLOSE * max(problem.worst, box):
+            # The border is met to within a tolerance only.
             if (multipliers < 0.999 * box).all():
                 break
             box *= 100.0
@@ -161,9 +172,11 @@ def _highest(planes: list[tuple[float, Array]], box: float) -> tuple[float, Arra
     slopes = np.array([slope for _, slope in planes])
     num_budgets = slopes.shape[1]
     found = linprog(
+        # linprog minimises: the height counts negatively.
         np.r_[-1.0, np.zeros(num_budgets)],
         A_ub=np.hstack([np.ones((len(planes), 1)), -slopes]),
         b_ub=levels,
+        # Its variables are at least 0 unless told otherwise, and a height may be negative.
         bounds=[(None, None)] + [(0, box)] * num_budgets,
     )
     return float(found.x[0]), np.asarray(found.x[1:])
@@ -178,6 +191,7 @@ def _program(problem: Reduced, near: Mask, columns: Columns) -> Array | None:
     kept = problem.excess[:, ~is_open, columns[~is_open]].sum(axis=1)
     position = np.cumsum(is_open) - 1
     one = csr_array((np.ones(len(group)), (position[group], np.arange(len(group)))))
+    # HiGHS's tolerances are absolute: no cell rises by more than 1 in this unit.
     unit = problem.worst or 1.0
     found = linprog(
         problem.rise[group, column] / unit,
@@ -188,4 +202,6 @@ def _program(problem: Reduced, near: Mask, columns: Columns) -> Array | None:
     )
     if found.status != 0:
         return None
+    # Marginals of rows with <= are at most 0, up to a tolerance. Any multipliers prove a bound as
+    # long as they are not negative.
     return np.maximum(-np.asarray(found.ineqlin.marginals) * unit, 0.0)

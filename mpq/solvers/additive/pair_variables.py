@@ -18,7 +18,7 @@ class Product:
 
     Args:
         variable: Variable of the model: 1 where both groups take one of the columns.
-        groups: The two.
+        groups: Indices of the two groups, as the problem counts them.
         columns: Columns of each group that the variable stands for.
         costs: ``[1 + R]`` in the loss and in every budget, where it is 1.
     """
@@ -47,9 +47,9 @@ def linearised_products(
     between two kinds of formats takes two by two, however many formats there are.
 
     Args:
-        model: ``pulp.LpProblem``.
+        model: The ``pulp.LpProblem`` that has the choices; is added to.
         pairwise: Costs of budgets in units of what each leaves free.
-        usable: ``[G, B]``.
+        usable: ``[G, B]`` cells that may be taken; others get no variable.
         cells: Variable of every usable cell of the groups that are in a pair.
     """
     found = []
@@ -62,6 +62,7 @@ def linearised_products(
             costs = values[:, rows[i][0], columns[j][0]]
             if (costs[1:] > 1).any():
                 continue  # alone beyond a budget: never 1
+            # Continuous: whole choices leave it only 0 or 1, and nothing has to be branched on.
             variable = model.add_variable(f"y_{k}_{i}_{j}", 0)
             found.append(Product(variable, ends, (rows[i], columns[j]), costs))
             sums[i].append((variable, 1.0))
@@ -77,5 +78,6 @@ def _alike(block: Array, columns: Columns) -> list[list[int]]:
     """Columns of the middle axis in sets with the same costs, by the smallest of each."""
     sets: dict[bytes, list[int]] = {}
     for costs, column in zip(block.swapaxes(0, 1), columns.tolist(), strict=True):
+        # Bit for bit: columns that differ by rounding keep variables of their own: only slower.
         sets.setdefault(costs.tobytes(), []).append(column)
     return list(sets.values())

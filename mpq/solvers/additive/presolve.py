@@ -56,7 +56,7 @@ class Reduced:
         """From a problem with ties added up.
 
         Args:
-            grouped: The problem.
+            grouped: Losses, costs and limits of the groups, in the user's units.
             allowed: ``[G, B]`` cells to choose among; default: all that are allowed.
             is_rounded: Whether the costs are already sums.
         """
@@ -90,6 +90,7 @@ class Reduced:
         joint = grouped.pairwise.values[:, 1:]  # [K, R, B, B]
         most = np.where(usable, excess, 0.0).max(axis=2).sum(axis=1)
         most += joint.max(axis=(2, 3), initial=0.0).sum(axis=0)
+        # In doubt it stays: a row too many costs time, one too few breaks a budget.
         binds = most > free * (1 - LIMIT)
         offset = math.fsum(floor.tolist())
         # A pair beyond the limit is ruled out and need not be as large as it is.
@@ -133,7 +134,7 @@ class Reduced:
 
     @cached_property
     def unlimited(self) -> Columns:
-        """``[G]`` the cells that lose least, whatever they cost."""
+        """``[G]`` the cells that have the least loss, whatever they cost."""
         return np.asarray(np.where(self.usable, self.rise, np.inf).argmin(axis=1))
 
 
@@ -152,6 +153,7 @@ def _dominated(grouped: Grouped, excess: Array, usable: Mask) -> Mask:
             rises[:, row] += (seen[:, :, None] - seen[:, None]).max(axis=3, initial=-np.inf)
     at_most = (rises <= 0).all(axis=0)  # [G, B, B]
     columns = np.arange(usable.shape[1])
+    # Equal cells better each other; of them the first stays.
     is_first = columns[:, None] < columns
     betters = usable[:, :, None] & at_most & (~at_most.swapaxes(1, 2) | is_first)
     found = betters.any(axis=1) & usable

@@ -76,6 +76,7 @@ def run(
     """
     solver = _solver(backend, time_limit_s, (relative_gap, absolute_gap), warm_start)
     try:
+        # HiGHS prints its banner when its first object is made, before `msg` can silence it.
         with stdout_silenced():
             model.solve(solver)
     except pulp.PulpSolverError as error:
@@ -96,6 +97,7 @@ def _solver(
         return kind(
             **common,
             timeLimit=time_limit_s,
+            # Keywords that PuLP does not know it hands to HiGHS, by the names of its options.
             random_seed=0,
             primal_feasibility_tolerance=TOLERANCE,
             dual_feasibility_tolerance=TOLERANCE,
@@ -117,6 +119,7 @@ class _WarmHiGHS(pulp.HiGHS):  # type: ignore[misc]
         import highspy
 
         start = highspy.HighsSolution()
+        # In the order of `variables()`, in which PuLP added the columns.
         start.col_value = [variable.varValue for variable in lp.variables()]
         lp.solverModel.setSolution(start)
         lp.solverModel.run()

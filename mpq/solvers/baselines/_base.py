@@ -22,7 +22,7 @@ def solved_by(rule: Rule, problem: Problem, name: str) -> Solution:
     """What a rule chooses; where it breaks a budget, whether there is nothing to be found.
 
     Args:
-        rule: Chooses.
+        rule: Chooses a column for every group, once the problem is reduced.
         problem: Without interactions and costs of pairs of layers.
         name: Name of the solver, for the solution.
 
@@ -35,12 +35,14 @@ def solved_by(rule: Rule, problem: Problem, name: str) -> Solution:
     reduced = Reduced.of(problem.grouped)
     columns = None if reduced.overrun else rule(reduced)
     if columns is None or not problem.is_feasible(problem.grouped.expand(columns)):
+        # A rule that fails proves nothing: whether there is an answer, an exact solver tells.
         exact = Lagrangian().solve(problem)
         if exact.status is Status.INFEASIBLE:
             return replace(exact, solver=name)
         seconds = time.perf_counter() - start
         return Solution(Status.UNKNOWN, None, float("nan"), exact.bound, name, seconds)
     dual, _ = maximised(reduced)
+    # Relative to the worst sum: the least loss itself may be 0, with no digits to compare in.
     is_best = reduced.loss(columns) <= dual.bound + EQUAL_SUMS * reduced.worst
     status = Status.OPTIMAL if is_best else Status.FEASIBLE
     answer = Answer(status, columns, reduced.offset + dual.bound)

@@ -18,13 +18,13 @@ from mpq.solvers.baselines._base import solved_by
 class Bisection(Solver):
     """Lowers the least sensitive layers first, as many as the budgets need.
 
-    All layers begin at their dearest precision. As long as lowering all layers to the next cheaper
-    one does not suffice, all are lowered; then the smallest number of the least sensitive layers
-    that suffices is found by bisection: the search of Schaefer et al. (2023, arXiv:2306.04879),
-    which orders layers by an augmented Hessian. Departs from it in that the table orders them, by
-    what their cheapest precision loses above the best, and in that the budgets end it; ``mpq
-    search --max-accuracy-drop`` bisects on a measured accuracy, as they do. The order is the
-    same for all budgets, whatever a layer costs: hence a baseline.
+    All layers begin at their most expensive precision. As long as lowering all layers to the next
+    cheaper one does not suffice, all are lowered; then the smallest number of the least sensitive
+    layers that suffices is found by bisection: the search of Schaefer et al. (2023,
+    arXiv:2306.04879), which orders layers by an augmented Hessian. Departs from it in that the
+    table orders them, by what their cheapest precision loses above the best, and in that the
+    budgets end it; ``mpq search --max-accuracy-drop`` bisects on a measured accuracy, as they do.
+    The order is the same for all budgets, whatever a layer costs: hence a baseline.
     """
 
     name: ClassVar[str] = "bisection"
@@ -52,6 +52,7 @@ def _bisected(reduced: Reduced) -> Columns:
         return np.asarray(by_cost[rows, np.maximum(num_usable - 1 - level, 0)])
 
     levels = range(cost.shape[1])
+    # With several budgets no level may hold; `solved_by` then finds the last one to break them.
     level = next((n for n in levels if (reduced.used(at_level(n)) <= 1).all()), levels[-1])
     before, after = at_level(max(level - 1, 0)), at_level(level)
 
@@ -60,6 +61,8 @@ def _bisected(reduced: Reduced) -> Columns:
         columns[least_sensitive[:count]] = after[least_sensitive[:count]]
         return columns
 
+    # Lowering one layer more never raises the use of a single budget, so that halving is safe. Of
+    # several it may raise one: then the count is not the smallest, or `solved_by` refuses it.
     few, many = 0, len(rows)
     while few < many:
         middle = (few + many) // 2

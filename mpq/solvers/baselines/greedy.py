@@ -24,14 +24,14 @@ class Greedy(Solver):
 
     ``up`` starts from the cheapest precisions and takes the step of the largest gain per cost that
     still fits (marginal analysis, Fox 1966, doi:10.1287/mnsc.13.3.210). ``down`` starts from those
-    that lose least and undoes the steps of the smallest gain per cost until the budgets hold, as
-    Tai and Wu lower the layers of a vision transformer, weighing loss against compression (2024,
+    with the least loss and undoes the steps of the smallest gain per cost until the budgets hold,
+    as Tai and Wu lower the layers of a vision transformer, weighing loss against compression (2024,
     MPTQ-ViT, arXiv:2401.14895). Departs from both in that steps follow the lower convex hull of
     every layer, and that several budgets are one cost, each in units of what its limit leaves
     free. The bound beside the answer is the relaxation's.
 
     Args:
-        direction: ``up`` or ``down``.
+        direction: ``up`` from the least cost, or ``down`` from the least loss.
 
     Raises:
         UnknownNameError: If there is no such direction.
@@ -64,6 +64,7 @@ def _lowered(reduced: Reduced) -> Columns:
     for step, (row, column) in enumerate(zip(hull.row.tolist(), hull.column.tolist(), strict=True)):
         below[step], columns[row] = columns[row], column
     used = reduced.used(columns)
+    # Steps fall in gain per cost, within a row too: from the end, each undoes the last of its row.
     for step in range(len(below) - 1, -1, -1):
         if (used <= 1).all():
             break

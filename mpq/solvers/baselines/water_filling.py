@@ -61,6 +61,7 @@ def _filled(reduced: Reduced) -> Columns:
     least = cost[np.arange(len(cost)), hull.start]
     most = least + np.bincount(hull.row, hull.cost, minlength=len(cost))
 
+    # A cell above the hull must not be rounded to: between its neighbours it gains less per cost.
     on_hull = np.zeros(cost.shape, dtype=np.bool_)
     on_hull[np.arange(len(cost)), hull.start] = on_hull[hull.row, hull.column] = True
 
@@ -69,11 +70,13 @@ def _filled(reduced: Reduced) -> Columns:
         distance = np.where(on_hull, np.abs(cost - amount[:, None]), np.inf)
         return np.asarray(distance.argmin(axis=1))
 
+    # At the lowest slope every row is at its most, at the highest at its least, which fits.
     low, high = float((level - decay * most).min()), float((level - decay * least).max())
     for _ in range(_HALVINGS):
         slope = 0.5 * (low + high)
         is_over = (reduced.used(rounded(slope)) > 1).any()
         low, high = (slope, high) if is_over else (low, slope)
+    # `high` begins within the budget, and moves only to levels that are.
     return rounded(high)
 
 
@@ -88,11 +91,14 @@ def _fitted(hull: Hull, cost: Array) -> tuple[Array, Array]:
     def sums(values: Array) -> Array:
         return np.bincount(hull.row, values, minlength=rows).astype(np.float64)
 
+    # A step has the mean slope of its interval, which the fitted line has near the middle.
     middle = cost[hull.row, hull.column] - 0.5 * hull.cost
     slope = np.log(hull.gain / hull.cost)
+    # A row without steps divides by 1: it has a single cell, to which any amount is clipped.
     count = np.maximum(np.bincount(hull.row, minlength=rows), 1)
     mean, height = sums(middle) / count, sums(slope) / count
     spread = sums((middle - mean[hull.row]) ** 2)
+    # Positive, as slopes fall along a hull: so the decay can be divided by.
     falls = -sums((middle - mean[hull.row]) * (slope - height[hull.row]))
     length = sums(hull.cost)
     one_bit = np.log(4.0) / np.where(length > 0, length, 1.0)

@@ -60,8 +60,8 @@ class Run:
     The options were checked by the solver that has them.
 
     Args:
-        name: The solver's.
-        problem: What to solve.
+        name: Name of the solver, for the solution and for messages.
+        problem: The problem, of which groups, budgets and the predicted loss are used.
         is_measured: Whether there has to be an objective.
         objective: Losses ``[P]`` of a batch of assignments; ``None``: the problem's own loss.
         seed: Seed of every draw.
@@ -130,6 +130,7 @@ class Run:
         given = seeds.given(space, self.starts, self.name)
         if not self.is_seeded:
             return given
+        # A stream of its own, apart from those of `_next`.
         rng = np.random.default_rng([self.seed, 0])
         solved = seeds.solved(space, exact, rng)
         if self.num_seeds is not None:
@@ -144,6 +145,7 @@ class Run:
     ) -> Iterator[int]:
         """Evaluates batch after batch; one item for every trial."""
         evaluate = self._evaluation(space)
+        # Trials that the storage holds count, and may already be as many as were asked for.
         store.read(log)
         yield from range(min(len(log), self.num_trials))
         while (missing := self.num_trials - len(log)) > 0:
@@ -157,13 +159,15 @@ class Run:
         """``[P, G]`` assignments that nobody has tried.
 
         They depend on the seed and on whole batches of earlier trials only, so that a search that
-        ended within a batch goes on as if it had not.
+        ended within a batch is resumed as if it had not.
         """
         whole = len(log) - len(log) % self.batch_size
+        # The rest of an interrupted batch comes second, where whole batches lead to nothing new.
         for known in dict.fromkeys((whole, len(log))):
             earlier = log.first(known)
             batch = earlier.unknown(begin)[: self.batch_size]
             if len(batch) < self.batch_size:
+                # By the number of trials, not one generator kept: a resumed search draws the same.
                 rng = np.random.default_rng([self.seed, 1, known])
                 more = propose(earlier, rng, self.batch_size)
                 batch = earlier.unknown(np.concatenate([batch, more]))[: self.batch_size]
@@ -180,6 +184,7 @@ class Run:
 
         def evaluate(assignments: Assignments) -> Array:
             layers = space.layers(assignments)
+            # A copy: an objective may write into it, and a message below shows what was asked.
             losses = np.asarray(objective(layers.copy()), dtype=np.float64)
             if losses.shape != (len(assignments),):
                 raise InputError(
@@ -191,6 +196,7 @@ class Run:
                 raise SolverError(f"{self.name}: the loss of the assignment {first} is nan")
             if not self.has_costs:
                 return losses[:, None]
+            # Costs in the user's units: `Space` has its own.
             used = grouped.costs[:, groups, assignments].sum(axis=2).T  # [P, R]
             return np.column_stack([losses, used + grouped.pairwise.cost(assignments)[:, 1:]])
 
@@ -207,6 +213,7 @@ class Run:
             # What another process wrote into the study is checked like the rest.
             if not self.problem.is_feasible(columns):
                 continue
+            # A batch sums in another order: ties are decided by the correctly rounded sum.
             loss = self.problem.loss_of(columns) if is_predicted else float(losses[row])
             found = (loss, columns) if found is None or loss < found[0] else found
         if found is None:
@@ -231,6 +238,7 @@ def predicted(problem: Problem) -> Losses:
             additive += pair.values[first, second]
         if interactions is None:
             return np.asarray(additive)
+        # Layer by layer, in float64: all at once would be [S, P, L] numbers.
         sums = np.zeros((len(interactions.factor), len(assignments)))  # [S, P]
         for layer, columns in enumerate(assignments.T):
             sums += interactions.factor[:, layer, columns]

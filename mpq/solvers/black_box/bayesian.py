@@ -27,8 +27,8 @@ class Bayesian(MeasuringSolver):
     by repairing suggestions that break a budget: costs are known before anything is measured.
 
     The sampler works in memory, with a parameter for each group; the storage takes whole
-    assignments, as ``Evolutionary`` writes them, so that the three solvers of measured losses may
-    go on where one of them ended.
+    assignments, as ``Evolutionary`` writes them, so that what one of the three solvers of measured
+    losses has begun may be resumed by another.
 
     Args:
         num_trials: Evaluations in all, seeds and those that the storage holds included.
@@ -129,9 +129,11 @@ class _Suggestions:
         """The study in memory, with all trials."""
         import optuna
 
+        # Fewer trials than before: `_next` asks for whole batches first. A study cannot forget.
         if self._study is None or self._told > len(trials):
             self._study, self._told = optuna.create_study(direction="minimize"), 0
         spaces: dict[str, optuna.distributions.BaseDistribution] = {
+            # Categories: columns are in the order of the candidates, not of their cost.
             str(group): optuna.distributions.CategoricalDistribution(np.flatnonzero(row).tolist())
             for group, row in enumerate(self._space.problem.grouped.allowed)
         }

@@ -47,7 +47,7 @@ class Evolutionary(MeasuringSolver):
         objectives: ``loss``, or ``loss+costs``: also what every budget counts, so that one run
             gives a whole frontier; see ``front``.
         storage: A path such as ``search.log`` or a database URL such as ``sqlite:///search.db``
-            that keeps the trials: the same call goes on where it ended, and several processes or
+            that keeps the trials: the same call resumes where it ended, and several processes or
             machines, each with a seed of its own, may share one study. Empty: in memory.
         study: Name in the storage; one problem each.
         starts: Further assignments to begin at, ``[L]`` columns each.
@@ -136,6 +136,7 @@ class Evolutionary(MeasuringSolver):
 
     def _run(self, problem: Problem) -> Run:
         has_costs = self.objectives != "loss"
+        # A frontier begins at the whole hull, a single loss at as many as survive.
         num_seeds = None if has_costs else self.population_size
         return Run(
             self.name, problem, self.is_measured, self.objective, self.seed, self.num_trials,
@@ -153,7 +154,7 @@ class _Generations:
 
     Args:
         space: Search space of the problem.
-        population_size: Survivors.
+        population_size: How many trials survive each selection.
         batch_size: Trials after which survivors are selected.
     """
 
@@ -174,6 +175,7 @@ class _Generations:
                 more = self._space.random(2 * count, rng)
             else:
                 more = self._space.children(parents, 2 * count, rng)
+            # Children may be known already: they differ from a survivor in few groups.
             found = trials.unknown(np.concatenate([found, more]))
             if len(found) >= count:
                 break
@@ -181,6 +183,7 @@ class _Generations:
 
     def _population(self, trials: Trials) -> npt.NDArray[np.intp]:
         """Rows of the survivors, batch after batch: the same whether or not it was interrupted."""
+        # From the survivors of the batch before: no generation sorts all trials anew.
         while self._selected + self._batch_size <= len(trials):
             end = self._selected + self._batch_size
             self._alive = self._survivors(trials, end)

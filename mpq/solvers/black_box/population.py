@@ -50,6 +50,7 @@ class Space:
         """The space of a problem."""
         grouped = problem.grouped
         largest = np.abs(grouped.costs).max(axis=2).sum(axis=1)  # [R]
+        # One unit for all resources, so that excesses over different limits can be added up.
         scale = np.where(largest > 0, largest, 1.0)
         costs, limits = grouped.costs / scale[:, None, None], grouped.limits / scale
         joint = grouped.pairwise.values / np.concatenate([[1.0], scale])[:, None, None]
@@ -100,6 +101,7 @@ class Space:
     def drawn(self, count: int, rng: np.random.Generator) -> Assignments:
         """``[count, G]`` columns drawn uniformly among the allowed ones; budgets aside."""
         allowed = self.problem.grouped.allowed
+        # The largest of uniform keys is uniform among the allowed, however many a row has.
         keys = np.where(allowed, rng.random((count, *allowed.shape)), -1.0)
         return np.asarray(keys.argmax(axis=2))
 
@@ -111,15 +113,16 @@ class Space:
     def repaired(self, assignments: Assignments, rng: np.random.Generator) -> Assignments:
         """The same within the budgets, where changing single groups leads there.
 
-        One after the other, every group of an assignment that breaks a budget takes the dearest of
-        the columns that break it less, until none is broken. The order is random; in half of the
-        assignments it leans towards groups that are predicted to lose little for what they save,
-        as the repair of Chu and Beasley does (1998, Journal of Heuristics 4:63).
+        One after the other, every group of an assignment that breaks a budget takes the most
+        expensive of the columns that break it less, until none is broken. The order is random; in
+        half of the assignments it leans towards groups that are predicted to lose little for what
+        they save, as the repair of Chu and Beasley does (1998, Journal of Heuristics 4:63).
         """
         assignments = assignments.copy()
         num_columns = self.costs.shape[2]
         late = np.flatnonzero(~self.within(assignments))
         order = self._order(assignments[late], rng)
+        # Within one budget a group gets cheaper less often than it has columns: enough passes.
         for step in range(num_columns * self.num_groups):
             if not len(late):
                 break
@@ -135,6 +138,7 @@ class Space:
         # Equal ones in random order.
         rank = np.lexsort((rng.random(assignments.shape), regret), axis=1).argsort(axis=1)
         is_informed = self.is_informed & (rng.random((len(assignments), 1)) < _INFORMED)
+        # Ranks run up to the number of groups, of which the blur is a share.
         noise = rng.standard_normal(assignments.shape) * self.num_groups
         return np.asarray(np.where(is_informed, rank + _BLUR * noise, noise).argsort(axis=1))
 
@@ -174,6 +178,7 @@ class Space:
         used = self.used(assignments).T[:, :, None] + change
         over = self._over(used.transpose(1, 2, 0)).sum(axis=2)  # [P, B]
         lighter = (over < over[rows, held][:, None]) & self.problem.grouped.allowed[group]
+        # The most expensive of them gives away the least precision.
         dearest = np.where(lighter, change.sum(axis=0), -np.inf).argmax(axis=1)
         return np.where(lighter.any(axis=1), dearest, held)
 
@@ -210,6 +215,7 @@ class Space:
         rank = order.argsort(axis=1)[groups, assignments] + rng.choice(
             [-1, 1], size=assignments.shape
         )
+        # Columns that are not allowed are sorted last, so that their ranks are beyond these.
         stepped = np.clip(rank, 0, allowed.sum(axis=1) - 1)
         return np.asarray(order[groups, stepped])
 
@@ -254,6 +260,7 @@ def crowding(values: Array) -> Array:
         ordered = column[order]
         width = ordered[-1] - ordered[0]
         distance[order[[0, -1]]] = np.inf
+        # Where all are equal none is more crowded, and there is no width to divide by.
         if width > 0:
             distance[order[1:-1]] += (ordered[2:] - ordered[:-2]) / width
     return distance

@@ -39,6 +39,7 @@ def hull(problem: Problem) -> Assignments:
     bits). Whether they meet the budgets is not asked.
     """
     grouped = problem.grouped
+    # A limit may be 0, or negative where costs are.
     scale = np.where(grouped.limits != 0, np.abs(grouped.limits), 1.0)
     cost = (grouped.costs / scale[:, None, None]).sum(axis=0)  # [G, B]
     loss = np.where(grouped.allowed, grouped.loss, np.inf)
@@ -60,6 +61,7 @@ def _multipliers(
     if not is_exchange.any():
         return np.empty(0)
     slopes = rise[is_exchange] / fall[is_exchange]
+    # Beyond both ends: at a slope itself two cells tie.
     return np.geomspace(slopes.min() / 2, slopes.max() * 2, _NUM_MULTIPLIERS)
 
 
@@ -80,6 +82,7 @@ def given(space: Space, starts: Sequence[Sequence[int]], name: str) -> Assignmen
     found = np.empty((len(starts), space.num_groups), dtype=np.intp)
     for row, start in enumerate(starts):
         columns = np.array(start, dtype=np.intp)
+        # numpy would count a negative column from the end.
         is_choice = columns.shape == (num_layers,) and 0 <= columns.min() <= columns.max()
         if not is_choice or columns.max() >= num_precisions or not problem.is_allowed(columns):
             raise InputError(
@@ -92,5 +95,6 @@ def given(space: Space, starts: Sequence[Sequence[int]], name: str) -> Assignmen
 
 def distinct(assignments: Assignments) -> Assignments:
     """The same rows, each once, in the order in which they come first."""
+    # `np.unique` sorts the rows; their first indices bring the order back.
     _, first = np.unique(assignments, axis=0, return_index=True)
     return assignments[np.sort(first)]

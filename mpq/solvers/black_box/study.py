@@ -34,7 +34,7 @@ class Trials:
     """What was evaluated.
 
     Args:
-        assignments: ``[T, G]``.
+        assignments: ``[T, G]`` columns of the groups, the oldest trial first.
         values: ``[T, K]``: the loss, then, if they are objectives, what every budget counts.
         numbers: Every assignment, as bytes, to the number of the first trial that had it.
     """
@@ -48,6 +48,7 @@ class Trials:
 
     def unknown(self, assignments: Assignments) -> Assignments:
         """Those of ``assignments [P, G]`` that none of these trials had, each once."""
+        # Backwards, so that of equal rows the first is the one that stays in the dictionary.
         rows = {columns.tobytes(): row for row, columns in enumerate(assignments[::-1])}
         end = len(assignments) - 1
         new = [
@@ -61,8 +62,8 @@ class TrialLog:
     """Trials in the order in which they were written; grows.
 
     Args:
-        num_groups: ``G``.
-        num_values: ``K``.
+        num_groups: ``G``, the length of an assignment.
+        num_values: ``K``, the number of values of a trial.
     """
 
     def __init__(self, num_groups: int, num_values: int) -> None:
@@ -76,6 +77,8 @@ class TrialLog:
 
     def first(self, count: int) -> Trials:
         """The oldest trials."""
+        # Views, and one dictionary for all: what comes later has numbers from `count` on, which
+        # `Trials.unknown` takes for not yet tried.
         return Trials(self._assignments[:count], self._values[:count], self._numbers)
 
     def all(self) -> Trials:
@@ -85,6 +88,7 @@ class TrialLog:
     def append(self, assignments: Assignments, values: Array) -> None:
         """Adds trials ``[P, G]`` with their values ``[P, K]``."""
         end = self._count + len(assignments)
+        # Doubled, so that the copies cost a trial the same however many there are.
         while end > len(self._assignments):
             self._assignments = np.concatenate(
                 [self._assignments, np.empty_like(self._assignments)]
@@ -124,7 +128,7 @@ class Store:
 
         Args:
             storage: A path or a database URL; empty: in memory.
-            name: The study's.
+            name: Name of the study in the storage.
             space: Search space of the problem.
             num_values: ``K`` objectives.
             is_measured: Whether the first is measured, not predicted.
@@ -150,9 +154,11 @@ class Store:
         if self._study is None:
             return
         with _reported(self._storage, SolverError):
+            # Without copies: this runs after every batch and returns all trials.
             trials = self._study.get_trials(deepcopy=False)
             new = [t for t in trials[self._seen :] if t.values and _COLUMNS in t.user_attrs]
             assignments = self._parsed([trial.user_attrs[_COLUMNS] for trial in new])
+        # Trials are added finished: one without values now never gets any.
         self._seen = len(trials)
         if new:
             log.append(assignments, np.array([trial.values for trial in new]))
@@ -185,6 +191,7 @@ class Store:
             for columns, row in zip(layers.tolist(), values.tolist(), strict=True):
                 text = ",".join(map(str, columns))
                 self._study.add_trial(create_trial(values=row, user_attrs={_COLUMNS: text}))
+        # Not appended but read back: the storage's order has other processes' trials in between.
         self.read(log)
 
 
@@ -240,6 +247,7 @@ def _digest(problem: Problem, is_measured: bool) -> str:
     pairs = (pairwise.first, pairwise.second, pairwise.values) if len(pairwise) else ()
     for array in (grouped.costs, grouped.limits, grouped.allowed, *pairs):
         found.update(array.tobytes())
+    # A measured loss does not depend on them.
     if not is_measured and problem.interactions is not None:
         found.update(problem.interactions.factor.tobytes())
         found.update(repr(problem.interactions.shrinkage).encode())

@@ -147,6 +147,7 @@ class _Candidates:
         for generation in range(_GENERATIONS):
             children = self.space.children(parents, _CHILDREN, rng)
             pool.append(children)
+            # Equal rows would fill the parents with copies of one candidate.
             parents = np.unique(np.concatenate([parents, children]), axis=0)
             # Alternately what is believed and what may be hoped for.
             hope = _CAUTION * (generation % 2)
@@ -158,6 +159,7 @@ class _Candidates:
         """``[1, G]`` exact optimum of the corrected sum, interactions as they are at ``start``."""
         problem = self.space.problem
         values = np.zeros_like(problem.loss.values)
+        # A group costs the sum of its layers: all of its slope at one of them comes to the same.
         values[[rows[0] for rows in problem.grouped.members]] = np.where(
             problem.grouped.allowed, belief.slopes(start), 0.0
         )
@@ -200,6 +202,7 @@ class _Prior:
         """What the covariance is computed from."""
         groups = np.arange(self.space.num_groups)
         own = self.rise[groups, assignments]  # [P, G]
+        # Positive, because no rise is 0: shares divide by it.
         size = own.sum(axis=1)
         one_hot = np.zeros((len(assignments), *self.rise.shape))
         one_hot[np.arange(len(assignments))[:, None], groups, assignments] = 1.0
@@ -217,7 +220,7 @@ class _Features:
     Args:
         size: ``[P]`` sum of the rises.
         share: ``[P, G]`` each group's share of it.
-        one_hot: ``[P, G B]``.
+        one_hot: ``[P, G B]`` 1 where a choice takes the cell, else 0.
         cells: ``[P, G B]`` the share in its cell.
     """
 
@@ -231,7 +234,10 @@ class _Features:
         cell, pair, local, _ = shape
         num_groups = self.share.shape[1]
         alone = self.share @ other.share.T
+        # The square of a sum over groups holds every pair twice, beside the groups alone: hence the
+        # difference and the half below.
         both = np.sqrt(self.share) @ np.sqrt(other.share).T
+        # Two one-hot rows multiply to the number of groups that agree.
         differ = num_groups - self.one_hot @ other.one_hot.T
         return np.asarray(
             cell**2 * (1 + alone + self.cells @ other.cells.T)
@@ -246,9 +252,9 @@ class _Belief:
     """The prior after some measurements.
 
     Args:
-        prior: Before.
+        prior: What was believed before these measurements.
         known: Features of the ``T`` measured choices.
-        shape: Which of ``_SHAPES``.
+        shape: The one of ``_SHAPES`` with the largest marginal likelihood.
         offset: Mean of what the measured loss exceeds the scaled prediction by.
         scale: Factor from the prediction to the measured loss.
         factor: ``[T, T]`` Cholesky factor of the measured choices' covariance, upper.
@@ -275,6 +281,7 @@ class _Belief:
             noisy = known.covariance(known, shape) + shape[3] ** 2 * np.eye(len(losses))
             factor = cholesky(noisy)
             weights = cho_solve((factor, False), relative)
+            # The constant of the logarithm is left out, being the same for all shapes.
             evidence = -0.5 * relative @ weights - np.log(np.diag(factor)).sum()
             fits.append((float(evidence), shape, factor, weights))
         _, shape, factor, weights = max(fits, key=lambda fit: fit[0])
@@ -303,6 +310,7 @@ class _Belief:
     def _joint(
         self, features: _Features, assignments: Assignments, is_joint: bool
     ) -> tuple[Array, Array]:
+        # Beliefs are about relative corrections; this brings them back to losses.
         unit = self.scale * features.size  # [P]
         cross = features.covariance(self.known, self.shape)  # [P, T]
         mean = (
@@ -313,6 +321,8 @@ class _Belief:
             spread = features.covariance(features, self.shape) - half.T @ half
             return mean, spread * unit[:, None] * unit
         cell, pair, local, _ = self.shape
+        # The diagonal of the covariance in closed form, shares adding up to 1: of thousands of
+        # candidates the matrix is not needed.
         alone = (features.share**2).sum(axis=1)
         own = cell**2 * (1 + 2 * alone) + 0.5 * pair**2 * (1 - alone) + local**2
         variance = own - (half**2).sum(axis=0)
@@ -334,6 +344,7 @@ def _diverse(belief: _Belief, pool: Assignments, count: int) -> Assignments:
     if not len(pool):
         return pool
     mean, deviation = belief.of_assignments(pool)
+    # By ranks: a candidate is kept that is good by its mean or by what may be hoped, on any scale.
     hope = np.minimum(mean.argsort().argsort(), (mean - _CAUTION * deviation).argsort().argsort())
     pool = pool[np.argsort(hope, kind="stable")[:_SHORTLIST]]
     mean, covariance = belief.joint(pool)
@@ -341,10 +352,12 @@ def _diverse(belief: _Belief, pool: Assignments, count: int) -> Assignments:
     left = np.ones(len(pool), dtype=np.bool_)
     chosen = []
     for caution in np.linspace(0, _CAUTION, count)[: len(pool)]:
+        # Rounding may leave a variance below 0 once its candidate is as good as measured.
         deviation = np.sqrt(np.maximum(np.diag(covariance), 0.0))
         row = int(np.where(left, mean - caution * deviation, np.inf).argmin())
         chosen.append(row)
         left[row] = False
+        # As if its mean had been measured: means stay, and what goes along with it is more certain.
         column = covariance[:, row]
         covariance = covariance - np.outer(column, column) / (column[row] + noise[row])
     return pool[chosen]

@@ -27,6 +27,7 @@ def from_additive(
     start = time.perf_counter()
     with threadpool_limits(1, user_api="blas"):
         exact, interactions = solve_additive(problem), problem.interactions
+        # At a shrinkage of 1 the interactions have no weight, and the sum over layers is solved.
         if exact.columns is None or interactions is None or interactions.shrinkage == 1:
             return replace(exact, solver=f"{name} ({exact.solver})")
         found = search(problem, exact)

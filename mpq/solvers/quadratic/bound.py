@@ -39,12 +39,14 @@ class Scale:
     @classmethod
     def of(cls, loss: float, simple: float, gap: float = 0.0) -> "Scale":
         """From a known loss and the simple bound."""
+        # In units of the open gap, nothing that follows depends on how large the losses are.
         unit = max(loss - simple, EQUAL_LOSSES * abs(loss))
         # A loss of 0 with a bound of 0 leaves nothing open in whatever unit.
         return cls(unit if unit > 0 else 1.0, gap)
 
     def cutoff(self, loss: float) -> float:
         """In units: what an assignment must lose less than to matter."""
+        # A loss of nearly 0 has no digits of its own to be relative to.
         rounding = EQUAL_LOSSES * max(abs(loss), self.unit)
         return (loss - max(self.gap * abs(loss), rounding)) / self.unit
 
@@ -61,6 +63,7 @@ def simple_bound(problem: Problem, quadratic: Quadratic, additive: float | None)
     if additive is None:
         return floor
     loss = problem.grouped.loss[quadratic.group, quadratic.column]
+    # Where the table is the interactions' diagonal, this difference is 0.
     beside = np.minimum.reduceat(quadratic.linear - share * loss, quadratic.starts)
     return max(floor, share * additive + float(beside.sum()))
 
@@ -83,14 +86,15 @@ def pursued(
     """Rounds of tightening, until little changes or little is left.
 
     Args:
-        node: Where to begin.
-        cutoff: In units.
-        work: Iterations times the cubed number of cells.
+        node: The subproblem to begin with, and what is proved of it.
+        cutoff: Loss in the scale's unit that an assignment must be below to matter.
+        work: What may be spent: iterations times the cubed number of cells.
         deadline: Time of ``time.perf_counter`` in seconds, at which it stops.
     """
     idle = 0
     while node.problem is not None and node.problem.num_assignments > MAX_ENUMERATED:
         size = len(node.problem.group)
+        # An iteration decomposes a matrix of about this size.
         work -= _ROUND * size**3
         if work < 0 or idle == _PATIENCE or time.perf_counter() > deadline:
             break
@@ -109,15 +113,16 @@ def lower_bound(
     """No assignment loses less; the given loss itself if that is proved.
 
     Args:
-        problem: With interactions.
+        problem: The problem, with interactions.
         quadratic: The problem's loss as a quadratic form over moves.
         loss: Loss of a known assignment, which the bound is to come near.
         additive: Bound of the problem without interactions, or ``None``.
-        work: See ``pursued``.
+        work: What may be spent, as ``pursued`` counts it.
     """
     simple = simple_bound(problem, quadratic, additive)
     scale = Scale.of(loss, simple)
     cutoff = scale.cutoff(loss)
+    # What is left open is rounding, and the loss is called proved.
     if simple >= cutoff * scale.unit:
         return loss
     if len(quadratic.group) > MAX_MOVES:

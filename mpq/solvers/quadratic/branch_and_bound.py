@@ -91,10 +91,12 @@ class BranchAndBound(Solver):
         found = _Found(first, problem.loss_of(first), simple / scale.unit, is_finished=False)
         if len(quadratic.group) <= MAX_MOVES:
             found = _searched(problem, quadratic, scale, found, deadline)
+        # A bound above the loss that is known could only be rounding.
         bound = min(found.loss, max(simple, found.bound * scale.unit))
         status = Status.FEASIBLE
         if found.is_finished and self.gap == 0:
             bound, status = found.loss, Status.OPTIMAL
+        # Both are asked: with too many moves the search ends unfinished, and before its time.
         elif not found.is_finished and time.perf_counter() > deadline:
             status = Status.TIME_LIMIT
         return Solution(status, found.layers, found.loss, bound, self.name, 0.0)
@@ -135,6 +137,7 @@ class _Branch:
 
     def opened(self) -> Tightened:
         """Not yet tightened."""
+        # Only here are matrices made: branches that wait share those of what they are a part of.
         none = np.zeros_like(self.problem.forbidden)
         problem = self.problem.ruled_out(self.without, none)
         return Tightened(problem, self.bound, np.empty(0))
@@ -149,6 +152,7 @@ def _searched(
         return replace(found, is_finished=True)
     node = opened(quadratic, scale, cutoff)
     queue: list[tuple[float, int, _Branch]] = []
+    # Of equal bounds the older branch comes first; branches themselves cannot be compared.
     order = count()
     while True:
         node = pursued(node, cutoff, deadline=deadline)
@@ -156,11 +160,13 @@ def _searched(
             found = _tried(problem, quadratic, node.problem, found)
             cutoff = scale.cutoff(found.loss)
         elif node.problem is not None and time.perf_counter() > deadline:
+            # What was ruled out is not below the cutoff, and is bounded by it.
             lowest = min([node.bound, cutoff, *(bound for bound, *_ in queue)])
             return replace(found, bound=lowest)
         elif node.problem is not None:
             for branch in _branches(node.problem, node):
                 heapq.heappush(queue, (branch.bound, next(order), branch))
+        # The first of the heap has the lowest bound: if it is no better, nothing that waits is.
         if not queue or queue[0][0] >= cutoff:
             return replace(found, bound=cutoff, is_finished=True)
         node = heapq.heappop(queue)[2].opened()
@@ -168,12 +174,15 @@ def _searched(
 
 def _branches(problem: Subproblem, node: Tightened) -> list[_Branch]:
     """One for each cell of the group that the relaxation leaves most open."""
+    # Only a deadline keeps `pursued` from iterating, and then nothing is branched on.
     assert problem.start is not None
+    # The diagonal of the lifted matrix is the relaxation's choice, between 0 and 1.
     share = np.diag(problem.start.lifted)[1 : 1 + len(problem.group)]
     group = int(np.argmin(np.maximum.reduceat(share, problem.starts)))
     cells = np.flatnonzero(problem.group == group)
     return [
         _Branch(
+            # A part has no better assignment than the whole.
             max(node.bound, float(node.cells[cell])),
             problem,
             (problem.group == group) & (np.arange(len(problem.group)) != cell),
@@ -185,6 +194,7 @@ def _branches(problem: Subproblem, node: Tightened) -> list[_Branch]:
 def _tried(problem: Problem, quadratic: Quadratic, part: Subproblem, found: _Found) -> _Found:
     """The best of all assignments of a part, if it is better than what is known."""
     losses, moves = part.enumerated()
+    # By rising loss: the first that holds is the best, and the first that is no better ends it.
     for row in np.argsort(losses, kind="stable"):
         columns = np.empty(len(quadratic.index), dtype=np.intp)
         columns[quadratic.group[moves[row]]] = quadratic.column[moves[row]]

@@ -60,7 +60,7 @@ class Lifting:
     side. So does it with one or two cells given, which rules most of them out.
 
     Args:
-        problem: What is lifted.
+        problem: The subproblem whose assignments are lifted to matrices.
         objective: ``L [n, n]``, ``n = 1 + M + R``.
         basis: ``V [n, 1 + M - G]`` with orthonormal columns.
         cap: ``[n, n]`` the largest value of each entry.
@@ -109,6 +109,7 @@ class Lifting:
             if time.perf_counter() > deadline:
                 break
         apart = np.linalg.norm(lifted - reduced) / np.linalg.norm(lifted)
+        # An objective may be 0, and must not be divided by.
         scale = max(float(np.linalg.norm(self.objective)), 1e-9)
         moved = penalty * np.linalg.norm(lifted - before) / scale
         return Iterate(lifted, multiplier, penalty), float(apart), float(moved)
@@ -128,6 +129,7 @@ class Lifting:
         """The nearest matrix with the right signs, zeros, corner and diagonal."""
         cells = np.arange(1, 1 + len(self.problem.linear))
         near = np.clip(matrix, 0.0, self.cap)
+        # The three are one number in every assignment; the nearest such point has their mean.
         mean = (matrix[0, cells] + matrix[cells, 0] + matrix[cells, cells]) / 3
         near[0, cells] = near[cells, 0] = near[cells, cells] = np.clip(mean, 0.0, 1.0)
         near[0, 0] = 1.0
@@ -152,11 +154,13 @@ class Lifting:
         single = 2 * left[0, cells] + np.diag(left)[cells]  # [M]
         pair = np.where(problem.forbidden, np.inf, 2 * left[cells, cells])
         least = np.minimum.reduceat(np.minimum.reduceat(pair, starts, axis=1), starts, axis=0)
+        # A group's own products are in `single` already.
         np.fill_diagonal(least, 0.0)  # [G, G]
         pair = pair - least[np.ix_(problem.group, problem.group)]  # at least 0
         constant = left[0, 0] + least.sum() / 2 + self._least_of_slacks(left) - margin
         joint = single[None, :] + pair  # [M, M] what the second costs beside the first
         best = np.minimum.reduceat(joint, starts, axis=1)  # [M, G]
+        # The group of the given cell has no choice left.
         best[np.arange(size), problem.group] = single
         given = constant + best.sum(axis=1)  # [M]
         pairs = given[:, None] - best[:, problem.group] + joint
@@ -166,6 +170,8 @@ class Lifting:
     def _least_of_slacks(self, left: Array) -> float:
         """Of the slacks' rows: each is from 0 to its room."""
         size, room = len(self.problem.linear), np.maximum(self.problem.room, 0.0)
+        # A slack may be 0: only what is negative can lower the least. Of two slacks the matrix has
+        # both products, hence the half below.
         rows = np.minimum(2 * left[1 + size :], 0.0)  # [R, n]
         alone = rows[:, 0] * room
         if not len(room):
@@ -181,7 +187,7 @@ class Tightened:
     """A subproblem after some rounds.
 
     Args:
-        problem: What is left below the cutoff, with where to go on; ``None`` if nothing is.
+        problem: What is left below the cutoff, with where to resume; ``None`` if nothing is.
         bound: No assignment that was left at first, and is below the cutoff, loses less.
         cells: ``[M]`` the same with each cell that is left, once there was an iteration.
     """
@@ -220,6 +226,7 @@ def reduced(problem: Subproblem, start: Iterate | None, bounds: Bounds, cutoff: 
     left = going_on.ruled_out(bounds.cells >= cutoff, bounds.pairs >= cutoff)
     if left is None:
         return Tightened(None, cutoff, bounds.cells[:0])
+    # Moves ascend in both, so that a sorted search finds each.
     cells = bounds.cells[np.searchsorted(problem.move, left.move)]
     return Tightened(left, bounds.whole, cells)
 

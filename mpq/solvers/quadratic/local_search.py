@@ -23,7 +23,7 @@ _MAX_PAIRED = 600
 _NUM_SHAKEN = (3, 13)
 """Random changes before each descent: at least, and fewer than."""
 _ACCEPTED = 0.02
-"""By how much a descent may at first end worse than the last, and still be gone on from."""
+"""By how much a descent may at first end worse than the last, and still be resumed from."""
 _WORK = 1.2e9
 """On the bound: iterations times the cubed number of moves, which takes about a second."""
 
@@ -90,7 +90,7 @@ def improved(
     """An assignment ``[L]`` within the budgets that loses no more than the given one.
 
     Args:
-        problem: With interactions.
+        problem: The problem, with interactions; its arithmetic decides what is within.
         quadratic: The problem's loss as a quadratic form over moves.
         layers: ``[L]`` within the budgets.
         num_restarts: Descents after the first.
@@ -98,6 +98,7 @@ def improved(
         deadline: Time of ``time.perf_counter`` in seconds, after which no descent begins.
     """
     grouped, search = problem.grouped, _Search(quadratic, np.random.default_rng(seed))
+    # Tied layers are the same: the first of each group stands for it.
     best = current = search.settled(layers[[rows[0] for rows in grouped.members]])
     least = now = quadratic.loss(best)
     for done in track(range(num_restarts), "local search"):
@@ -120,9 +121,9 @@ class _Pairs:
     """What pairs of moves of some groups change beside the two alone.
 
     Args:
-        quadratic: The problem.
-        some: ``[K]`` moves.
-        gram: ``[K, K]``.
+        quadratic: Loss and budgets over the moves of the problem.
+        some: ``[K]`` all moves of the groups among which pairs are sought, ascending.
+        gram: ``[K, K]`` products of these moves: what two of them lose together.
         same: ``[K, K]`` ``inf`` for two moves of one group, else 0.
         joint: ``[K, K]`` the change; written over.
         old: ``[K]`` moves replaced for which ``joint`` holds; written over.
@@ -140,10 +141,12 @@ class _Pairs:
         """Of all moves of some groups."""
         some = np.flatnonzero(np.isin(quadratic.group, groups))
         is_all = len(some) == len(quadratic.group)
+        # With many moves [M, M] would be large: only the block of these groups is made.
         gram = quadratic.gram if is_all else quadratic.rows[some] @ quadratic.rows[some].T
         group = quadratic.group[some]
         is_same = np.equal(group[:, None], group[None, :])
         same = np.where(is_same, np.inf, 0.0)
+        # No move is -1: the first update fills all of it.
         joint, none = np.empty_like(gram), np.full(len(some), -1)
         return cls(quadratic, some, gram, same, joint, none)
 
@@ -160,7 +163,9 @@ class _Pairs:
         some = self.some
         self._update(old[some])
         both = self.joint + single[some]
+        # In place: one more [K, K] array at every call would be for nothing.
         both += single[some, None]
+        # Only what lowers the loss has to fit: costs of all [K, K] pairs are never added up.
         first, second = np.divmod(np.flatnonzero(both < least), len(some))
         amounts = extra[:, some]
         amounts = amounts[:, first] + amounts[:, second]
@@ -179,6 +184,7 @@ class _Pairs:
             return
         self.old[:] = old
         before = np.searchsorted(self.some, old)
+        # The product of two exchanges: (e_i - e_old(i))' G (e_j - e_old(j)).
         rows = self.gram[changed] - self.gram[before[changed]]
         rows = rows - rows[:, before] + self.same[changed]
         self.joint[changed] = rows
@@ -191,7 +197,7 @@ class _Search:
     """Descents over the moves of a problem.
 
     Args:
-        quadratic: The problem.
+        quadratic: Loss and budgets over the moves of the problem.
         rng: Generator of the random changes.
     """
 
@@ -205,12 +211,14 @@ class _Search:
             shares = self._shares(np.array([], dtype=np.intp))
             for groups in shares:
                 columns = self._descended(columns, self._pairs(groups))
+            # With all groups in one share, the descent itself has tried every pair.
             if len(shares) == 1 or (columns == before).all():
                 return columns
 
     def restarted(self, columns: Columns) -> Columns:
         """A descent from a few random changes."""
         shaken = self._shaken(columns)
+        # The changed groups are in the share: its pairs are what can repair them.
         groups = self._shares(np.flatnonzero(shaken != columns))[0]
         return self._descended(shaken, self._pairs(groups))
 
@@ -225,10 +233,12 @@ class _Search:
     def _shares(self, first: Columns) -> list[Columns]:
         """All groups, in random shares of few enough moves; some groups are in the first."""
         count = len(self.quadratic.index)
+        # A pair takes two groups.
         size = max(2, int(_MAX_PAIRED * count / len(self.quadratic.group)))
         if size >= count:
             return [np.arange(count)]
         order = np.concatenate([first, np.setdiff1d(self.rng.permutation(count), first)])
+        # `setdiff1d` sorts: without this the shares would be the same each time.
         order[len(first) :] = self.rng.permutation(order[len(first) :])
         return np.array_split(order, -(-count // size))
 
@@ -237,6 +247,7 @@ class _Search:
         quadratic, columns = self.quadratic, columns.copy()
         for _ in range(min(int(self.rng.integers(*_NUM_SHAKEN)), len(columns))):
             extra, room = self._extra(quadratic.moves(columns))
+            # Never empty: the moves that are held cost nothing more.
             move = self.rng.choice(np.flatnonzero((extra <= room[:, None]).all(axis=0)))
             columns[quadratic.group[move]] = quadratic.column[move]
         return columns
@@ -261,6 +272,7 @@ class _Search:
         quadratic = self.quadratic
         old = held[quadratic.group]  # [M] what each move replaces
         slope = quadratic.rows @ quadratic.rows[held].sum(axis=0) + quadratic.linear
+        # With d = e_new - e_old, the change is d' (G x + c) + d' G d / 2.
         exchanged = quadratic.within[np.arange(len(old)), quadratic.column[old]]
         own = 0.5 * quadratic.own
         return np.asarray(slope - slope[old] + own + own[old] - exchanged)
@@ -271,6 +283,7 @@ class _Search:
         used = costs[:, held].sum(axis=1)
         if len(self.quadratic.pairwise):
             near = self.quadratic.joint[:, :, held].sum(axis=2)  # [R, M]
+            # Both ends of a coupling count it, hence the half.
             used = used + 0.5 * near[:, held].sum(axis=1)
             costs = costs + near
         return costs - costs[:, old], self.quadratic.limits - used

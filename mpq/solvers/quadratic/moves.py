@@ -24,7 +24,7 @@ class Quadratic:
     Args:
         rows: ``F [M, S]``, so that ``F F'`` is the Gram matrix times the share of the interactions.
         linear: ``c [M]`` additive loss, less what the quadratic form counts of single groups.
-        costs: ``[R, M]``.
+        costs: ``[R, M]`` cost of each move in every budget, in the budget's unit.
         limits: ``[R]``, with the slack that ``Budget.is_met`` gives.
         group: ``[M]`` of each move, ascending.
         column: ``[M]`` of each move.
@@ -53,10 +53,12 @@ class Quadratic:
         alone = np.empty(len(group))
         for one, members in enumerate(map(list, grouped.members)):
             cells = group == one
+            # The factor is kept as float32; what tied layers do together is added up in float64.
             rows[cells] = moves[members].sum(axis=0, dtype=np.float64)[column[cells]]
             alone[cells] = found.alone[members].sum(axis=0)[column[cells]]
         rows *= np.sqrt(share / len(found.factor))
         linear = grouped.loss[group, column] - share * alone
+        # Outwards whatever the sign, as in `Budget.is_met`.
         limits = grouped.limits * (1 + LIMIT * np.sign(grouped.limits))
         index = np.full(grouped.allowed.shape, -1, dtype=np.intp)
         index[group, column] = np.arange(len(group))
@@ -66,6 +68,7 @@ class Quadratic:
     @cached_property
     def joint(self) -> Array:
         """``[R, M, M]`` what pairs of moves cost beside the two alone."""
+        # Large, and asked for only where there are pairwise.
         every = self.pairwise.dense(len(self.index))[1:]  # [R, G, B, G, B]
         moves = every[:, self.group, self.column]  # [R, M, G, B]
         return np.asarray(moves[:, :, self.group, self.column])
@@ -74,11 +77,12 @@ class Quadratic:
         """``[R, P]`` what changing to two moves at once costs beside the changes to each.
 
         Args:
-            first: ``[P]`` moves.
-            second: ``[P]`` of other groups.
+            first: ``[P]`` one move of each pair.
+            second: ``[P]`` the other move of each pair, of another group.
             old: ``[M]`` the move that each replaces.
         """
         if not len(self.pairwise):
+            # One column for all pairs, by broadcasting.
             return np.zeros((len(self.costs), 1))
         joint, before, other = self.joint, old[first], old[second]
         change = joint[:, first, second] - joint[:, before, second]
@@ -104,6 +108,7 @@ class Quadratic:
         """``[M, B]`` entries of ``gram`` with the moves of the same group."""
         products = np.zeros((len(self.group), self.index.shape[1]))
         for column in range(self.index.shape[1]):
+            # Where a cell is not allowed, -1 is the last move: a wrong product that nobody reads.
             other = self.index[self.group, column]
             products[:, column] = np.einsum("ms,ms->m", self.rows, self.rows[other])
         return products
@@ -115,6 +120,7 @@ class Quadratic:
     def loss(self, columns: Columns) -> float:
         """Of a choice ``[G]``, in the loss table's unit."""
         held = self.moves(columns)
+        # Through the factor: of all moves only those that are held are touched.
         together = self.rows[held].sum(axis=0)
         return float(0.5 * (together @ together) + self.linear[held].sum())
 

@@ -30,6 +30,7 @@ _SAFE = 1e-7
 """Of the loss: what a bound may owe to the tolerances of the integer program."""
 _RESTARTS = 50
 """Of the local search whose answer is the program's first: a good one cuts the tree short."""
+# Of a coefficient of a cut: far below the 1e15 (`large_matrix_value`) at which HiGHS refuses a row.
 _LARGEST = 1e9
 
 
@@ -97,6 +98,7 @@ class OuterApproximation(Solver):
             if problem.is_feasible(found):
                 best = min(best, found, key=problem.loss_of)
             loss = problem.loss_of(best)
+            # Nothing was found, or nothing new: without a new tangent the next program is the same.
             if not program.cut(moves):
                 break
         bound = min(bound, loss)
@@ -114,7 +116,7 @@ class _Program:
     """A PuLP model that grows by cuts; losses in units of a known one.
 
     Args:
-        quadratic: The problem.
+        quadratic: Loss and budgets over the moves of the problem.
         unit: In the loss table's unit.
     """
 
@@ -122,6 +124,7 @@ class _Program:
         self.unit = abs(unit) or 1.0
         self._group = quadratic.group
         values, vectors = np.linalg.eigh(quadratic.gram / self.unit)
+        # Rounding leaves some eigenvalues below 0, of which there is no square root.
         kept = values > 0
         self._rows: Array = vectors[:, kept] * np.sqrt(values[kept])  # [M, K], y = x' rows
         self._linear = quadratic.linear / self.unit
@@ -171,6 +174,8 @@ class _Program:
             missing = 0.5 * point**2 - found.x[num_moves:]
             if missing.sum() <= _CLOSE:
                 return
+            # Squares that are nearly met would only make the programs larger: those left out add
+            # up to a tenth of what is called close.
             self._add(point, missing > 0.1 * _CLOSE / rank)
 
     def _add(self, point: Array, which: npt.NDArray[np.bool_]) -> None:
@@ -192,11 +197,14 @@ class _Program:
     def solved(self, backend: str, seconds: float, gap: float) -> tuple[Columns, float]:
         """``[G]`` moves of the integer program, none if it found none, and a bound of the loss."""
         model, x = self._model()
+        # HiGHS refuses a negative time limit and then has none. Half of the gap is for what the
+        # tangents are still below the squares.
         proved = run(model, backend, max(seconds, 1e-3), relative_gap=gap / 2)
         bound = -math.inf if proved is None else (proved - _SAFE) * self.unit
         if any(variable.varValue is None for variable in x):
             return np.empty(0, dtype=np.intp), bound
         taken = np.flatnonzero([variable.varValue > 0.5 for variable in x])
+        # A program that was stopped may have fractions, and a group without a move above one half.
         is_choice = np.array_equal(self._group[taken], np.arange(self._group[-1] + 1))
         return (taken if is_choice else taken[:0]), bound
 
@@ -223,5 +231,6 @@ class _Program:
 
 
 def _sum(variables: list[Any], numbers: Array) -> Any:
+    # Zeros are left out, and all terms are given at once: PuLP's `+` copies the expression.
     used = np.flatnonzero(numbers)
     return pulp.LpAffineExpression([(variables[i], float(numbers[i])) for i in used.tolist()])

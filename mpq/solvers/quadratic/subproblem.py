@@ -43,10 +43,10 @@ class Subproblem:
 
     Args:
         constant: ``d``, of the groups that are decided.
-        linear: ``c [M]``.
-        gram: ``Q [M, M]``.
+        linear: ``c [M]`` what a cell loses alone, beside the groups that are decided.
+        gram: ``Q [M, M]`` positive semidefinite: what cells lose together.
         costs: ``A [R, M]``, from 0 and in units of what the limit left free at first.
-        room: ``r [R]``.
+        room: ``r [R]`` what the decided groups leave of every budget, in the same units.
         group: ``[M]`` of each cell, ascending from 0.
         move: ``[M]`` of each cell, as ``Quadratic`` counts them.
         decided: Moves of the groups that are decided.
@@ -77,6 +77,7 @@ class Subproblem:
         costs = np.where(extra > free[:, None], 2.0, extra / np.where(free > 0, free, 1.0)[:, None])
         return cls(
             0.0, quadratic.linear / unit, quadratic.gram / unit, costs,
+            # A budget that leaves nothing free has no unit: its room is 0, and only floors fit.
             np.where(free > 0, 1.0, 0.0), group, np.arange(len(group)), (), _same(group),
         )  # fmt: skip
 
@@ -88,6 +89,7 @@ class Subproblem:
     @property
     def num_assignments(self) -> int:
         """Budgets aside."""
+        # In Python's integers: the product of tens of groups is beyond int64.
         return math.prod(np.bincount(self.group).tolist())
 
     def kept(self, keep: Mask) -> "Subproblem":
@@ -102,6 +104,7 @@ class Subproblem:
             self.gram[np.ix_(left, left)],
             self.costs[:, left],
             self.room - self.costs[:, decided].sum(axis=1),
+            # Groups from 0 without gaps again: `reduceat` and `bincount` count on it.
             np.unique(self.group[left], return_inverse=True)[1],
             self.move[left],
             (*self.decided, *self.move[decided].tolist()),
@@ -126,17 +129,21 @@ class Subproblem:
             ``None`` if nothing is left that meets the budgets.
         """
         forbidden = self.forbidden | pairs | pairs.T
+        # A cell beside itself is no pair: `cells` alone rules cells out.
         np.fill_diagonal(forbidden, False)
         problem, keep = replace(self, forbidden=forbidden), ~cells
         while len(problem.group):
             fits, clash = problem._affordable()
             problem = replace(problem, forbidden=problem.forbidden | clash)
+            # A cell beside which a group has nothing to take is in no assignment. In its own group
+            # the cell itself counts.
             partners = np.logical_or.reduceat(
                 keep & ~problem.forbidden, problem.starts, axis=1
             )  # [M, G]
             left = keep & fits & partners.all(axis=1)
             if not np.logical_or.reduceat(left, problem.starts).all():
                 return None
+            # Cells that go may have been the last partners of others.
             if (left != keep).any():
                 keep = left
                 continue
@@ -155,6 +162,7 @@ class Subproblem:
         clash = self.forbidden
         for amounts, limit in zip(extra, free, strict=True):
             clash = clash | (amounts[:, None] + amounts[None, :] > limit)
+        # On the diagonal a cell was counted twice.
         np.fill_diagonal(clash, False)
         return fits, clash
 

@@ -19,7 +19,7 @@ def alternatives(
 
     Args:
         problem: Its budgets, ties and fixed layers hold for all.
-        solver: Solves for each.
+        solver: Solves the problem again for every assignment.
         count: At most so many.
         min_differing_layers: In how many layers any two of them differ at least.
 
@@ -39,8 +39,10 @@ def alternatives(
     for _ in track(range(count), "alternatives"):
         solution = solver.solve(problem)
         if solution.columns is None:
+            # After others it only says that there are no more, which is no answer of its own.
             found = found or [solution]
             break
         found.append(solution)
         problem = problem.differing(solution.columns, min_differing_layers)
+    # A solver that is not exact may find a better one after a worse one.
     return tuple(sorted(found, key=lambda solution: solution.loss))

@@ -23,6 +23,7 @@ def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> list[int]:
     >>> pareto_front([1.0, 2.0, 3.0, 2.5], [9.0, 5.0, 5.0, 4.0])
     [0, 1, 3]
     """
+    # Of equal costs the smaller loss comes first: one pass with a strict comparison is enough.
     order = sorted(range(len(costs)), key=lambda i: (costs[i], losses[i]))
     front: list[int] = []
     for index in order:
@@ -39,7 +40,7 @@ def solve_frontier(
     Args:
         problem: Its other budgets are held; one on the same resource is replaced.
         table: ``[L, B]`` of the resource.
-        solver: Solves every point.
+        solver: Solves the problem for every limit.
         num_points: Limits to solve for; equal answers are dropped.
 
     Returns:
@@ -52,6 +53,7 @@ def solve_frontier(
     """
     if num_points < 2:
         raise InputError(f"a frontier has at least 2 points; got {num_points}")
+    # The ends of the frontier do not depend on the limit that the user gave.
     free = problem.without(table.name)
     best = _found(solver.solve(free.available(table)))
     if problem.interactions is None:  # of all that lose as little, what costs least
@@ -116,8 +118,10 @@ def solve_hull(
     columns, corners = hull.start, [grouped.expand(hull.start)]
     rates = hull.gain / hull.cost
     for step, (row, column) in enumerate(zip(hull.row.tolist(), hull.column.tolist(), strict=True)):
+        # `expand` indexes, so that corners are copies; this copy keeps the hull as it is.
         columns = columns.copy()
         columns[row] = column
+        # Between steps of equal gain per cost lies a point of the edge and no corner.
         if step + 1 == len(rates) or rates[step + 1] < rates[step] * (1 - EQUAL_SUMS):
             corners.append(grouped.expand(columns))
     return corners, [Status.OPTIMAL] * len(corners)
@@ -127,8 +131,9 @@ def _between(
     problem: Problem, table: CostTable, solver: Solver
 ) -> tuple[list[Columns], list[Status]]:
     cheapest, last = _found(solver.solve(problem.cheapest(table))), _found(solver.solve(problem))
-    # Of all that cost as little, what loses least.
+    # Of all that cost as little, what has the least loss.
     first = _found(solver.solve(problem.limited(table, table.total(cheapest[0]))))
+    # By their points: where both ends are equal one is left, and no pair to look between.
     corners = {_point(problem, table, end[0]): end for end in (first, last)}
     pairs = [tuple(sorted(corners))]
     while pairs:
@@ -139,7 +144,7 @@ def _between(
         multiplier = (left_loss - right_loss) / (right_cost - left_cost)
         if not multiplier > 0:
             continue
-        found = _found(solver.solve(_with_multiplier(problem, table, multiplier)))
+        found = _found(solver.solve(_weighted(problem, table, multiplier)))
         point = _point(problem, table, found[0])
         line = left_loss + multiplier * left_cost
         if point[1] + multiplier * point[0] < line - EQUAL_SUMS * abs(line):
@@ -152,7 +157,8 @@ def _point(problem: Problem, table: CostTable, columns: Columns) -> tuple[float,
     return table.total(columns), problem.loss_of(columns)
 
 
-def _with_multiplier(problem: Problem, table: CostTable, multiplier: float) -> Problem:
+def _weighted(problem: Problem, table: CostTable, multiplier: float) -> Problem:
+    # What a table cannot run is masked by `available`; its nan would spoil the sum nevertheless.
     values = problem.loss.values + multiplier * np.nan_to_num(table.values)
     return replace(problem, loss=replace(problem.loss, values=values))
 

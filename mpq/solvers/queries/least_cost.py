@@ -91,10 +91,11 @@ def least_cost_measured(
         num_points: Points of the frontier that are bisected over.
 
     Raises:
-        InfeasibleError: If the assignment that loses least is not acceptable.
+        InfeasibleError: If the assignment that has the least loss is not acceptable.
     """
     assignments, statuses = solve_frontier(problem, table, solver, num_points)
     low, high, tried = 0, len(assignments) - 1, 1
+    # Bisection never looks at its upper end, which has to be known to be acceptable.
     if not is_acceptable(assignments[high]):
         raise InfeasibleError(
             "not even the assignment of least predicted loss is acceptable "
@@ -110,6 +111,7 @@ def least_cost_measured(
             low = middle + 1
     columns = assignments[high]
     cost, loss = table.total(columns), problem.loss_of(columns)
+    # Of its own cost alone: that nothing cheaper is acceptable is left open.
     is_proved = statuses[high] is Status.OPTIMAL
     solution = Solution(
         statuses[high], columns, loss, loss if is_proved else None, f"{solver.name}, bisected", 0.0
@@ -121,6 +123,7 @@ def _halved(problem: Problem, table: CostTable, solver: Solver, max_loss: float)
     best = solver.solve(problem.available(table))
     if best.columns is None or best.loss > max_loss:
         raise _out_of_reach(problem, table, solver, max_loss)
+    # A cost has no interactions, so that its least is found exactly.
     swapped = problem.cheapest(table)
     cheapest = additive_solver(swapped).solve(swapped).columns
     if cheapest is None:
@@ -134,6 +137,7 @@ def _halved(problem: Problem, table: CostTable, solver: Solver, max_loss: float)
         found = solver.solve(problem.limited(table, middle))
         tried += 1
         if found.columns is not None and found.loss <= max_loss:
+            # What was found may use less than it was allowed: the interval shrinks by that, too.
             best, high = found, table.total(found.columns)
         else:
             low = middle

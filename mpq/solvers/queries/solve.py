@@ -44,12 +44,12 @@ def answers(
     """Least loss, or least cost, and the alternatives to it.
 
     Args:
-        problem: With its budgets.
+        problem: The problem, with the budgets that every answer keeps.
         resources: Tables that may be minimised.
-        solver: Solves.
+        solver: Finds the least loss within budgets.
         minimize: One of the resources, or ``None``: the loss.
         max_loss: What may then be lost.
-        count: How many assignments.
+        count: How many assignments to return at most, the best one included.
         min_differing_layers: In how many layers any two of them differ at least.
 
     Returns:
@@ -69,7 +69,9 @@ def answers(
         problem, first = cheapest(problem, resources[minimize], solver, max_loss)
     else:
         raise UnknownNameError("resource", minimize, resources)
+    # Below 1 as well, which `alternatives` refuses.
     others = alternatives(problem, solver, count, min_differing_layers) if count != 1 else ()
+    # The first alternative is the answer once more; `first` also says what a cost is proved to be.
     return [(problem, first), *((problem, solution) for solution in others[1:])]
 
 

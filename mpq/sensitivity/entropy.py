@@ -117,6 +117,7 @@ class ActivationEntropy(SensitivityEstimator):
 
 
 def _check_bins(name: str, num_bins: int) -> None:
+    # A single bin holds everything: entropy and divergence would be 0 for any numbers.
     if num_bins < 2:
         raise InputError(f"{name} needs num_bins >= 2; got {num_bins}")
 
@@ -128,6 +129,7 @@ def output_entropies(on: Estimation, num_bins: int) -> list[float]:
 
     def read(tap: Tap, _: Tensor, y: Tensor) -> None:
         if tap.name in bins:
+            # The bins span all batches, or counts of different batches could not be added.
             counts = bins[tap.name].histogram(y)
             found[tap.name] = counts + found.get(tap.name, 0)
 
@@ -142,8 +144,11 @@ def _lost(original: Tensor, rounded: Tensor) -> float:
 
 def _compared(on: Estimation, num_bins: int, compare: Callable[[Tensor, Tensor], float]) -> Array:
     """``[L, B]``: histograms of weight and input against those of the rounded ones."""
+    # The original's format is what all others are compared with, also where no candidate has it.
     inputs = tuple(dict.fromkeys((ORIGINAL.activation, *on.inputs.formats)))
     weights = tuple(dict.fromkeys((ORIGINAL.weight, *on.weights.formats)))
+    # Both histograms of a comparison have the original's bins, so that a format that moves no
+    # number costs exactly 0.
     bins = layer_bins(on, lambda x, _: x, num_bins)
     # A pass over the data for nothing, where no candidate rounds what layers read.
     of_inputs = input_histograms(on, inputs, bins) if len(inputs) > 1 else {}

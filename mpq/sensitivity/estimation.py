@@ -32,7 +32,7 @@ class Formats:
     estimators work once per format and hand the numbers on to every candidate that has it.
 
     Args:
-        formats: ``[F]``, each once.
+        formats: ``[F]`` the different formats, in the order in which candidates bring them in.
         columns: ``[B]`` index of every candidate's format.
     """
 
@@ -42,6 +42,7 @@ class Formats:
     @classmethod
     def of(cls, by_candidate: Sequence[TensorFormat]) -> Self:
         """From the format of each of ``B`` candidates."""
+        # By first appearance: a set's order varies from one process to the next.
         formats = tuple(dict.fromkeys(by_candidate))
         return cls(formats, tuple(map(formats.index, by_candidate)))
 
@@ -66,10 +67,10 @@ class Estimation:
     """A question to an estimator: what does each of ``B`` candidates cost each of ``L`` layers?
 
     Args:
-        network: ``L`` layers.
+        network: The original network, with the ``L`` layers that are asked about.
         data: Calibration examples; targets are read only where an estimator says so.
         quantizer: How weights and inputs are quantized.
-        candidates: ``B`` precisions.
+        candidates: The ``B`` precisions that every layer may take, in the order of columns.
     """
 
     network: Network
@@ -118,13 +119,15 @@ class Estimation:
         """The estimate as a table.
 
         Args:
-            values: ``[L, B]``.
+            values: ``[L, B]`` loss of every layer at every candidate, in ``unit``.
             name: Name of the estimator, which the table has too.
             unit: Unit of the values; empty: that of the network's metric.
 
         Raises:
             ModelError: If a value is not finite.
         """
+        # A CostTable takes nan for a precision that cannot run; an estimate that is nan is an
+        # error.
         if not np.isfinite(values).all():
             layer, column = (int(i[0]) for i in np.nonzero(~np.isfinite(values)))
             raise ModelError(
@@ -139,7 +142,7 @@ class Estimation:
         """The file in which measurements are kept, so that the same question resumes there.
 
         Args:
-            path: Empty: no journal.
+            path: File that is made, or resumed; empty: no journal.
             options: What else the measurements depend on: the estimator's name and options.
 
         Raises:
@@ -147,5 +150,6 @@ class Estimation:
         """
         if not path:
             return None
+        # Whatever changes a row is in the key, so that rows of another question are never mixed in.
         key = measurement_key(self.network, self.data, self.quantizer, self.candidates)
         return Journal(path, {**options, **key})

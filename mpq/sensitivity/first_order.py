@@ -90,6 +90,8 @@ class _Products:
         changes = [self._change(name) for name in self.on.names]
         self.by_weight.clear()
         self.by_input.clear()
+        # The absolute value comes last: errors of weight and input may cancel within an example.
+        # (By element, it is taken of every product before, and nothing changes here.)
         return np.stack([change.double().abs().sum(dim=0).numpy() for change in changes])
 
     def _change(self, name: str) -> Tensor:
@@ -111,6 +113,7 @@ class _Products:
         found = _held(self.by_input, tap, self.on.inputs)
         for column, tensor_format in self.on.inputs.rounding:
             rounded = self.on.rounded_input(tap.name, x, tensor_format)
+            # In float32: in bfloat16 the difference of two close numbers has no digits left.
             product = (rounded.float() - x.float()) * g.float()
             product = product.abs() if self.elementwise else product
             found[:, column] += _sums(tap, product).cpu()
@@ -120,12 +123,16 @@ class _Products:
         self.gradients.read(tap, x, g)
 
     def _read_weight(self, tap: Tap, examples: slice, gradients: Tensor) -> None:
+        # |g| times |error|, summed, is the sum of |g error|: one matrix product serves all formats,
+        # without a number for each example, weight and format.
         gradients = gradients.abs() if self.elementwise else gradients
         found = _held(self.by_weight, tap, self.on.weights)
         found[examples] += (gradients @ self._weight_errors(tap.name)).cpu()
 
     def _weight_errors(self, name: str) -> Tensor:
         """``[D, weight formats]``: what each format does to the weight; one layer's are kept."""
+        # A layer's steps follow each other, so that one layer's errors are enough to keep; those of
+        # all would take the network's size once per format.
         if self.errors is not None and self.errors[0] == name:
             return self.errors[1]
         weight = self.on.network.weight(name).float()

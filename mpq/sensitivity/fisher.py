@@ -95,6 +95,7 @@ class _Fisher:
     def _square(self, tap: Tap, examples: slice, gradients: Tensor) -> None:
         times = (examples.stop - examples.start) / len(gradients)  # one row may stand for many
         squares = gradients.square().sum(dim=0) * times
+        # Added in place: one more tensor of the weight's size at every step would be wasted.
         held = self.diagonal.get(tap.name)
         self.diagonal[tap.name] = squares if held is None else held.add_(squares)
 
@@ -105,6 +106,7 @@ class _Fisher:
         for row, name in enumerate(on.names):
             if name not in self.diagonal:  # the output does not depend on it
                 continue
+            # In float64, because millions of small products are added up.
             weight, diagonal = on.network.weight(name).double(), self.diagonal[name].double()
             for column, tensor_format in enumerate(on.weights.formats):
                 error = on.rounded_weight(name, tensor_format).double() - weight

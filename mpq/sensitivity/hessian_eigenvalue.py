@@ -119,6 +119,7 @@ def weight_eigenvalues(on: Estimation, how: HessianEigenvalue) -> Array:
     generator = torch.Generator().manual_seed(how.seed)
     loss = objective(on.network, how.loss)
     found: dict[str, float] = {}
+    # In float64, as are the sums over batches, whatever the network computes in.
     vectors = {
         layer.name: _unit(random_signs(on.network.weight(layer.name), generator))
         for layer in on.network.layers
@@ -126,7 +127,9 @@ def weight_eigenvalues(on: Estimation, how: HessianEigenvalue) -> Array:
     }
     for _ in track(range(how.max_iterations), "power iteration"):
         products = _mean_products(on, loss, vectors)
+        # `products` is a dict of its own, so that `vectors` may shrink in this loop.
         for name, h in products.items():
+            # The Rayleigh quotient of a unit vector; the length of `h` would lose the sign.
             before, found[name] = found.get(name), float((vectors[name] * h).sum())
             if _is_settled(before, found[name], how.tolerance):
                 del vectors[name]
@@ -158,6 +161,7 @@ def _mean_products(
         with second_order(on.network, batch, loss, with_inputs=False) as found:
             for name in sums:
                 if name in found.weights:
+                    # One layer at a time: a product for all would add terms of other blocks.
                     (h,) = product([found.weights[name]], [vectors[name]])
                     sums[name] += h
         examples += batch.size
@@ -193,15 +197,16 @@ class _InputBlock:
     """All that a layer reads in one batch.
 
     Args:
-        layer: The layer.
-        calls: Its inputs.
-        batch_size: ``N``.
+        layer: Whose inputs they are; its batch axis says where examples lie.
+        calls: One variable for every call of the layer in this batch.
+        batch_size: Examples in the batch, ``N``.
     """
 
     def __init__(self, layer: Layer, calls: Sequence[Variable], batch_size: int) -> None:
         self.layer = layer
         self.calls = calls
         self.batch_size = batch_size
+        # A block spans all calls, so that one which cannot be split by example joins the others.
         self.is_split = all(self._split(call.tensor) is not None for call in calls)
 
     def _split(self, tensor: Tensor) -> Tensor | None:
@@ -220,7 +225,10 @@ class _InputBlock:
     def _normalized(self, vectors: Sequence[Tensor]) -> list[Tensor]:
         """Of length 1 in every unit, unless it is 0 there."""
         lengths = self._dot(vectors, vectors).sqrt()
+        # A vector that curvature of 0 has made 0 stays so: infinity times 0 would be NaN.
         scale = torch.where(lengths > 0, 1 / lengths, 0.0)
+        # Units are scaled in place, and only of contiguous memory are they sure to be a view; the
+        # clone leaves the arguments as they are.
         found = [v.contiguous().clone() for v in vectors]
         for v in found:
             units = self._units(v)
@@ -236,6 +244,7 @@ class _InputBlock:
         for _ in range(how.max_iterations):
             products = [h.double() for h in product(self.calls, vectors)]
             before, found = found, self._dot(vectors, products)
+            # All units share each product, so that the slowest decides; <= ends eigenvalues of 0.
             if before is not None and bool(
                 ((found - before).abs() <= how.tolerance * found.abs()).all()
             ):

@@ -63,6 +63,7 @@ class HessianForm(SensitivityEstimator):
             DataError: If the cross-entropy is asked for and there are no targets.
         """
         forms = quadratic_forms(on, objective(on.network, self.loss))
+        # Clipped after the mean over all data: batch by batch, noise would only be counted upwards.
         return Sensitivity(on.table(0.5 * forms.clip(min=0), self.name))
 
 
@@ -83,6 +84,8 @@ def _changes(
     on: Estimation, name: str, candidate: Precision, found: SecondOrder
 ) -> Iterator[tuple[Variable, Tensor]]:
     """What a precision changes of one layer in one batch."""
+    # A shared weight is a variable of its first layer only, and its change is charged there, once.
+    # What a format leaves as it is needs no product.
     if name in found.weights and not candidate.weight.is_exact:
         rounded = on.rounded_weight(name, candidate.weight)
         yield found.weights[name], rounded - on.network.weight(name)
@@ -96,4 +99,5 @@ def _form(changes: list[tuple[Variable, Tensor]]) -> float:
     vectors = [change for _, change in changes]
     products = product([variable for variable, _ in changes], vectors)
     pairs = zip(vectors, products, strict=True)
+    # In float64, because terms of both signs cancel in v^T H v.
     return sum(float((v.double() * h.double()).sum()) for v, h in pairs)

@@ -94,6 +94,8 @@ class HessianTrace(SensitivityEstimator):
         """
         traces = block_traces(on, self, on.inputs.is_rounding)
         sizes = np.array([layer.num_weights for layer in on.network.layers])
+        # An error without a preferred direction has 1/n of its squared length along each
+        # eigenvector: it meets the mean eigenvalue, the trace over n.
         weight = 0.5 * weight_errors(on) / sizes[:, None]  # [L, B], per unit of trace
         of_input = input_errors(on)  # [L, B]
         values = (
@@ -102,6 +104,7 @@ class HessianTrace(SensitivityEstimator):
         )
         # Both come from the same probes; standard errors add up at most.
         error = traces.weight_error[:, None] * weight + traces.input_error[:, None] * 0.5 * of_input
+        # One draw leaves errors of nan, and a table is all finite or not given.
         is_known = bool(np.isfinite(traces.weight_error + traces.input_error).all())
         return Sensitivity(
             on.table(values, self.name),
@@ -120,6 +123,7 @@ def block_traces(on: Estimation, how: HessianTrace, with_inputs: bool = False) -
     """
     if how.backend == "pyhessian":
         refuse_inputs(with_inputs)
+    # One generator for all rounds: what later rounds draw is independent of the earlier ones.
     generator = torch.Generator().manual_seed(how.seed)
     is_hessian = how.matrix == "hessian"
     default = _MANY if is_hessian or how.tolerance > 0 else _FEW

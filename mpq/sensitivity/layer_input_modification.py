@@ -49,6 +49,7 @@ def layer_input_modifications(on: Estimation) -> list[float]:
     handles = []
     for name, block in blocks.items():
         module = network.module.get_submodule(name)
+        # With keywords, because a network may pass the input by its name.
         handles.append(module.register_forward_pre_hook(block.enter, with_kwargs=True))
         handles.append(module.register_forward_hook(block.leave))
     with hooks(handles), torch.no_grad():
@@ -77,6 +78,7 @@ class _Block:
 
     total: float = 0.0
     positions: int = 0
+    # A stack, because a module may be called again before it has returned.
     _taken: list[Tensor | None] = field(default_factory=list)
 
     @property
@@ -96,6 +98,7 @@ class _Block:
             return
         # The numbers of a position are on the last axis; those of a pixel on the second.
         axis = 1 if taken.ndim > 3 else -1
+        # In float64: of a cosine near 1 what counts is how far it is from 1.
         cosines = F.cosine_similarity(taken.double(), given.double(), dim=axis)
         self.total += float(cosines.sum())
         self.positions += cosines.numel()

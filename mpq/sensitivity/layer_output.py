@@ -51,6 +51,7 @@ class LayerOutput(SensitivityEstimator):
         examples = read_layers(on, found.read, "layer outputs")
         errors = np.stack(list(found.errors.values()))  # [L, B]
         powers = np.array(list(found.powers.values()))[:, None]
+        # Both are sums over the same examples, so that their number cancels in the ratio.
         values = _ratio(errors, powers) if self.relative else errors / examples
         unit = "relative" if self.relative else "squared_output"
         return Sensitivity(on.table(values, self.name, unit))
@@ -66,6 +67,8 @@ class _Errors:
 
     def read(self, tap: Tap, x: Tensor, _: Tensor) -> None:
         """See ``LayerReader``."""
+        # Not the output of the pass: it has the network's dtype, and the change of that dtype would
+        # count as an error of the format.
         original = response(tap.layer_module, x)
         self.powers[tap.name] += _squared_norm(original)
         for column, change in response_changes(self.on, tap.name, x, original):

@@ -122,6 +122,7 @@ class Measured(SensitivityEstimator):
 
     def _key(self) -> dict[str, str]:
         """The options that measurements depend on; those of probes only where there are some."""
+        # Shrinkage is left out: it comes after the measurement, and may change in a resumed run.
         names = ["score", "interactions", "tolerance", "batched"]
         names += ["num_probes", "seed"] if self.interactions else []
         return {"estimator": self.name, **{name: str(getattr(self, name)) for name in names}}
@@ -142,18 +143,23 @@ class _Run:
 
     def batch(self, tiling: Tiling, batch: Batch) -> Iterator[str]:
         """Measures every layer on a batch; yields their names as they are done."""
+        # Drawn in any case, so that a run which skips known batches has the probes of a whole one;
+        # both tiles of a batch get the same.
         seed = int(torch.randint(2**62, (), generator=self.seeds))
         is_settled = self.sums.is_settled(self.estimator.tolerance)  # [L, B]
         num_probes = self.estimator.num_probes if self.estimator.interactions else 0
         rows: dict[str, Row] = {}
         for tile in tiling.tiles(batch):
             scale: _Scale | None = None
+            # Backwards, because of modules that keep something between calls (see ``PrefixReuse``).
             for layer in reversed(tile.axes):
                 columns = [c for c in self.on.tried if not is_settled[self.index[layer], c]]
                 name = f"batch {self.num_batches}, layer {layer}"
                 if self.journal is not None and name in self.journal:
                     rows[layer] = self.journal[name]
                 elif columns:
+                    # Only where something is left to measure, so that a resumed run does not repeat
+                    # passes.
                     scale = scale or _Scale.of(tile, batch, num_probes, seed)
                     rows[layer] = self._measure(scale, layer, columns)
                     if self.journal is not None:
@@ -171,6 +177,7 @@ class _Run:
         for cell in scale.cells(layer, [self.on.candidates[column] for column in columns]):
             scores = score(metric, scale.batch, cell.original, cell.changed)  # [M]
             row["count"] = len(scores)
+            # Plain numbers, because rows are written to the journal as JSON.
             row["total"].append(float(scores.sum()))
             row["square"].append(float(scores.square().sum()))
             if self.estimator.interactions:
@@ -179,6 +186,7 @@ class _Run:
 
     def _add_factor(self, rows: dict[str, Row], size: int) -> None:
         shape = (self.estimator.num_probes, size, *self.sums.total.shape)
+        # A candidate that is not tried is the original precision, which changes nothing.
         factor = np.zeros(shape)  # [K, N, L, B]
         for layer, row in rows.items():
             for column, products in zip(row["columns"], row["factor"], strict=True):
@@ -193,6 +201,7 @@ class _Run:
         if not count.all():
             raise DataError("score=loss: no target of the data is counted")
         table, error = self.on.table(np.maximum(self.sums.mean, 0.0), name, unit), None
+        # One example has no spread, and a table of errors is all known or not given.
         if (count > 1).all():
             error = self.on.table(self.sums.standard_error, f"{name}_standard_error", unit)
         if not self.estimator.interactions:
@@ -202,7 +211,7 @@ class _Run:
 
 @dataclass(frozen=True, eq=False)
 class _Scale:
-    """What cells of one tile are held against."""
+    """What cells of one tile are compared with."""
 
     tile: Tile
     batch: Batch
@@ -212,6 +221,7 @@ class _Scale:
     @classmethod
     def of(cls, tile: Tile, batch: Batch, num_probes: int, seed: int) -> "_Scale":
         recording = tile.reuse.record(tile.batch)
+        # Copies differ in the last digits at most; the first one's probes serve them all.
         outputs = recording.outputs.chunk(tile.copies)[0]
         weights = position_weights(batch, outputs)
         generator = torch.Generator().manual_seed(seed)
@@ -248,13 +258,16 @@ class _Sums:
     @property
     def standard_error(self) -> Array:
         """Of the mean."""
+        # For cells with fewer examples this is 0 and not an error; who asks looks at the count.
         count = np.maximum(self.count, 2)
+        # A small variance is the difference of two large sums, which rounding can leave below 0.
         deviations = np.maximum(self.square - count * self.mean**2, 0.0)
         found: Array = np.sqrt(deviations / (count - 1) / count)
         return found
 
     def is_settled(self, tolerance: float) -> npt.NDArray[np.bool_]:
         """Where no further batch is needed; a mean of 0 may be of a layer not yet called."""
+        # Strictly below, so that a tolerance of 0 settles nothing, not even cells whose error is 0.
         is_close: npt.NDArray[np.bool_] = self.standard_error < tolerance * np.abs(self.mean)
         return is_close & (self.count >= _FEWEST)
 

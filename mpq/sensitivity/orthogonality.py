@@ -56,6 +56,7 @@ class Orthogonality(SensitivityEstimator):
     def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""
         orm = orthogonality_matrix(on, self.centered)
+        # The sum is over the other layers: a layer's likeness to itself, 1, is taken out again.
         gamma = orm.sum(axis=1) - orm.diagonal()
         importance = np.exp(-self.beta * gamma)
         return Sensitivity(importance_table(on, importance, self.name))
@@ -77,9 +78,11 @@ def _grams(network: Network, batch: Batch, centered: bool) -> Tensor:
     found = {layer.name: torch.zeros(batch.size, batch.size) for layer in network.layers}
 
     def read(tap: Tap, _: Tensor, y: Tensor) -> None:
+        # Calls are further features of the same examples, and Gram matrices of features add up.
         found[tap.name] = found[tap.name] + _gram(tap, y.float(), centered).cpu()
 
     read_batch(network, batch, read)
+    # What follows has the fourth power of the outputs, which float32 is soon too narrow for.
     return torch.stack(list(found.values())).double()
 
 

@@ -80,5 +80,6 @@ class _Scores:
         """See ``GradientReader``."""
         original = response(tap.layer_module, x)
         for column, change in response_changes(self.on, tap.name, x, original):
+            # Squares of all numbers are added up anyhow, so that no split by example is needed.
             product = change * g
             self.sums[tap.name][column] += float(product.square().sum(dtype=torch.float64))

@@ -116,7 +116,9 @@ class OutputSketch(RefinableEstimator):
                 rows.add(sketch.rows(batch, probe, group), batch.size)
             if original is not None:
                 slope = partial(slopes.draw, batch, original)
+                # A slope is linear in the change, so that the batch as one group gives its sum.
                 slopes.values += sketch.rows(batch, slope, batch.size)[0]
+        # Lengths of probes have been added up over all batches only here.
         rows.scale = probes.scale
         table = on.table(rows.table + slopes.table(probes.scale) / num_examples, self.name)
         found = rows.interactions(self.shrinkage) if self.interactions else None
@@ -135,9 +137,12 @@ class _Probes:
         """``[N, P, C]``, see ``OutputMetric.probe``; the scale is that of the original's probes."""
         weights = position_weights(batch, outputs)
         reference = outputs if original is None else original
+        # A metric without probabilities, or a temperature of 1: the scale is 1 by definition.
         if self._softened == self._plain:
             return self._plain.probe(outputs, weights, self._generator)
         state = self._generator.get_state()
+        # Common signs take most of the noise out of the ratio. Both lengths are those at the
+        # original, also around an incumbent, so that all rounds of a search have one scale.
         for index, metric in enumerate((self._plain, self._softened)):
             self._generator.set_state(state)  # the same signs
             drawn = metric.probe(reference, weights, self._generator)
@@ -165,6 +170,7 @@ class _Slopes:
     def draw(self, batch: Batch, original: Tensor, outputs: Tensor) -> Tensor:
         """``[N, P, C]`` gradient of the softened divergence with respect to the outputs."""
         weights = position_weights(batch, outputs)
+        # What the incumbent loses is known without softening; only slopes need that.
         self._lost += float((self._plain.divergence(original, outputs) * weights).sum())
         with torch.enable_grad():
             at = outputs.detach().requires_grad_()
@@ -174,6 +180,7 @@ class _Slopes:
 
     def table(self, scale: float) -> Array:
         """``[L, B]`` summed over examples, what the incumbent loses spread evenly over layers."""
+        # An assignment takes one cell of each layer, so that shares of 1/L add up to the whole.
         return scale * self.values + self._lost / len(self.values)
 
 
@@ -230,6 +237,7 @@ class _Sketch:
     @property
     def reads_inputs(self) -> bool:
         """Where an activation is rounded."""
+        # Leaving a format that the incumbent rounds inputs to is a change as well.
         held = (precision.activation for precision in self.incumbent.values())
         return self.on.inputs.is_rounding or any(not f.is_exact for f in held)
 
@@ -245,6 +253,7 @@ class _Sketch:
     def _input_share(self, tap: Tap, x: Tensor, g: Tensor, tensor_format: TensorFormat) -> Tensor:
         """``[N]`` for one format."""
         rows = len(x) // tap.num_examples
+        # What is below cuts examples off at the front, so that their rows must be consecutive.
         if tap.layer.batch_axis or len(x) % tap.num_examples:
             product = (self._input_change(tap, x, tensor_format) * g).float()
             split = tap.by_example(product)
@@ -252,6 +261,7 @@ class _Sketch:
                 is_first = torch.arange(tap.num_examples) % self.group == 0
                 return product.sum().cpu() * is_first / sqrt(int(is_first.sum()))
             return split.flatten(1).sum(dim=1).cpu()
+        # Rounding piece by piece gives the same: no scale that is found in the data spans examples.
         step = max(1, _CACHED_ELEMENTS * tap.num_examples // x.numel())
         found = []
         for some, gradients in zip(x.split(step * rows), g.split(step * rows), strict=True):
@@ -278,6 +288,7 @@ class _Sketch:
             return
         changes = self._weight_changes(tap.name)
         met = inputs[0].numel() * prod(weight_of(tap.layer_module).shape[2:])
+        # Per example: what its kernel meets, and its part in its group's gradient.
         size = max(1, met, weight_of(tap.layer_module).numel() // self.group)
         step = max(1, _WORK_ELEMENTS // size // self.group)
         for start in range(0, len(found), step):

@@ -113,6 +113,8 @@ class _Pairs:
         for tile in tiling.tiles(batch):
             base = _Base(tile, batch)
             for place, first in reversed(list(enumerate(self.on.names))):
+                # A pair is measured in the tile of its later layer; the earlier one is alike in all
+                # copies.
                 later = [name for name in self.on.names[place + 1 :] if name in tile.axes]
                 for column in self.on.tried if later else ():
                     found = self._known(base, first, self.on.candidates[column], later)
@@ -126,6 +128,7 @@ class _Pairs:
     def _known(self, base: "_Base", first: str, candidate: Precision, later: Sequence[str]) -> Row:
         """Summed divergences of one cell and every cell of later layers."""
         at_once = base.tile.copies
+        # Both tiles of a batch have this cell, with other later layers: the copies tell them apart.
         name = f"batch {self.num_batches}, layer {first} at {candidate}, {at_once} at once"
         if self.journal is not None and name in self.journal:
             row: Row = self.journal[name]
@@ -142,6 +145,7 @@ class _Pairs:
         precisions = [self.on.candidates[column] for column in self.on.tried]
         found = {}
         with quantized(self.on.network, {first: candidate}, self.on.quantizer):
+            # With the earlier layer changed, so that later passes need not compute it again.
             recording = tile.reuse.record(tile.batch, base.recording, first)
             for second in reversed(later):
                 cells = tile.cells(recording, original, second, precisions)
@@ -160,8 +164,8 @@ class _Base:
     """The original network on a tile; not run where everything is known.
 
     Args:
-        tile: The tile.
-        batch: One copy.
+        tile: Copies of the batch that are run together.
+        batch: The batch itself, one copy of it; its mask weights positions.
     """
 
     def __init__(self, tile: Tile, batch: Batch) -> None:
@@ -194,14 +198,18 @@ def gram_factor(alone: Array, pairs: Array) -> Array:
     scale = np.sqrt(2 * alone).ravel()  # [L B]
     cross = pairs - alone[:, :, None, None] - alone  # of the earlier with the later layer
     earlier = np.arange(num_layers)[:, None] < np.arange(num_layers)
+    # Pairs are measured in one order; in the other, `cross` is what no pass has found.
     upper = (cross * earlier[:, None, :, None]).reshape(same_layer.shape)
     is_told = np.minimum.outer(scale, scale) > _TOLD * np.maximum.outer(scale, scale)
     correlations = np.zeros_like(upper)
     np.divide(upper + upper.T, np.outer(scale, scale), out=correlations, where=is_told)
+    # A cell that loses nothing has no direction, and stays out of the factor.
     np.fill_diagonal(correlations, scale > 0)
     values, vectors = nearest_semidefinite(correlations, ~same_layer)
     rows = (vectors * np.sqrt(values)).T  # [S, L B]
     lengths = np.linalg.norm(rows, axis=0)
+    # Clipping has lengthened the columns: each is put back to the measured diagonal. The root of S
+    # undoes the mean over rows.
     rows *= scale / np.where(lengths > 0, lengths, 1.0) * np.sqrt(len(rows))
     return rows.reshape(-1, num_layers, num_precisions)
 
@@ -219,10 +227,13 @@ def nearest_semidefinite(matrix: Array, is_known: npt.NDArray[np.bool_]) -> tupl
     Returns:
         Eigenvalues ``[M]``, at least 0, and eigenvectors ``[M, M]``, in columns.
     """
+    # A free diagonal would grow until any pairs fit, and it is the measured loss of one layer.
     is_known = is_known | np.eye(len(matrix), dtype=bool)
     guess = matrix
     for _ in range(_MAX_ROUNDS):
         values, vectors = np.linalg.eigh(guess)
+        # Without its negative eigenvalues a symmetric matrix is the nearest semidefinite one in the
+        # Frobenius norm.
         values = values.clip(0.0)
         found = np.where(is_known, matrix, (vectors * values) @ vectors.T)
         if np.abs(found - guess).max() < _SETTLED:

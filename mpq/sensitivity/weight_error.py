@@ -64,7 +64,9 @@ def relative_error(original: Tensor, rounded: Tensor) -> float:
 
 def normal_error(tensor_format: TensorFormat) -> float:
     """Relative squared error of standard normal numbers in a format."""
+    # The middles of equal shares, because the ends themselves are infinite.
     quantiles = (torch.arange(_NORMAL_SAMPLE, dtype=torch.float64) + 0.5) / _NORMAL_SAMPLE
+    # One row is one token, so that a format with a scale per token sees the whole sample.
     x = torch.special.ndtri(quantiles).float()[None]
     calibrated = None
     if needs_range(tensor_format):

@@ -36,5 +36,6 @@ class ZScore(SensitivityEstimator):
 def outlying_share(weight: Tensor) -> float:
     """Share of the weights more than one standard deviation above their mean."""
     w = weight.double()
+    # The weights are all there are, no sample; and a single one has a deviation of 0, not NaN.
     above = w > w.mean() + w.std(correction=0)
     return float(above.double().mean())

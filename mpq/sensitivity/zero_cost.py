@@ -107,6 +107,7 @@ class _Examples:
 
     def batches(self) -> Iterator[tuple[Batch, torch.Generator]]:
         """Batches on the network's device, with the generator of their labels."""
+        # The same seed for every pass, so that both passes of ``grasp`` draw the same labels.
         generator = torch.Generator().manual_seed(self.seed)
         for batch in self.on.batches("zero-cost proxy"):
             yield batch, generator
@@ -152,6 +153,7 @@ class _Examples:
         nats = cross_entropy(classes, self.network.metric.logits(outputs))
         gradients = self._grad((nats * weights).sum(), None, create_graph=True)
         pairs = zip(gradients, vectors, strict=True)
+        # H v is the gradient of <g, v> for a constant v.
         along = sum((gradient * vector).sum().to(outputs.device) for gradient, vector in pairs)
         assert isinstance(along, Tensor)
         return self._grad(along, None)
@@ -186,6 +188,7 @@ def _differentiable(layer_modules: Sequence[nn.Module]) -> Iterator[None]:
         yield
     finally:
         for weight in weights:
+            # As all parameters of a network are: its copy of the model shares no flags with it.
             weight.requires_grad_(False)
 
 
@@ -208,6 +211,7 @@ def _weight_norm(examples: _Examples) -> list[float]:
 
 
 def _grasp(examples: _Examples) -> list[float]:
+    # The gradient is that of the mean over all data, and so must be complete before H meets it.
     products = examples.hessian_products(examples.gradients())
     pairs = zip(products, examples.weights(), strict=True)
     return [float((h * w).abs().sum()) for h, w in pairs]
@@ -247,15 +251,18 @@ def _synflow(examples: _Examples) -> list[float]:
     batch = examples.on.data.first().to(network.device)
     ones = batch.map(lambda t: torch.ones_like(t).double() if t.is_floating_point() else t)
     # Products of absolute values over many layers overflow in float32.
+    # By identity: a parameter that several modules share stays one variable.
     parameters: dict[int, Tensor] = {
         id(p): p.detach().abs().double() for p in network.module.parameters()
     }
     wanted = [parameters[id(weight_of(network.layer_module(x.name)))] for x in network.layers]
     for weight in wanted:
         weight.requires_grad_(True)
+    # Statistics stay what they are, in float64 as well: torch does not mix the two dtypes.
     state = {
         name: b.double() for name, b in network.module.named_buffers() if b.is_floating_point()
     }
+    # Shared parameters are listed once; `functional_call` ties their other names to the first.
     state |= {name: parameters[id(p)] for name, p in network.module.named_parameters()}
     with torch.enable_grad():
         found = torch.func.functional_call(network.module, state, ones.args, dict(ones.kwargs))

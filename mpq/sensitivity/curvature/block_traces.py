@@ -43,6 +43,8 @@ class Traces:
         """The mean of these and of others that were drawn independently, weighted by probes."""
         total = self.num_probes + other.num_probes
         mine, theirs = self.num_probes / total, other.num_probes / total
+        # Independent draws: variances add up, times the squares of the shares. An error of nan
+        # (from a single draw) stays nan.
         return Traces(
             mine * self.weight + theirs * other.weight,
             np.hypot(mine * self.weight_error, theirs * other.weight_error),
@@ -53,6 +55,8 @@ class Traces:
 
     def is_within(self, tolerance: float) -> bool:
         """Whether every standard error is known and at most this share of its trace."""
+        # Comparing with nan gives False, so that an unknown error is never small enough; <= admits
+        # a trace of exactly 0, of a layer that the loss does not depend on.
         of_weights = self.weight_error <= tolerance * abs(self.weight)
         of_inputs = self.input_error <= tolerance * abs(self.input)
         return bool(of_weights.all() and of_inputs.all())
@@ -70,6 +74,8 @@ def until_within(
         first: How many to begin with.
     """
     found = draw(min(first, num_probes) if tolerance > 0 else num_probes)
+    # Doubling overshoots by a factor of two at most, and looks at the errors only a few times:
+    # every look is another chance to stop at errors that are small by luck.
     while found.num_probes < num_probes and not found.is_within(tolerance):
         found = found.with_more(draw(min(found.num_probes, num_probes - found.num_probes)))
     return found
@@ -79,10 +85,11 @@ class TraceSums:
     """Adds up batches.
 
     Args:
-        num_layers: ``L``.
+        num_layers: Number of layers ``L``, the length of every sum.
     """
 
     def __init__(self, num_layers: int) -> None:
+        # In float64, because the sums grow over all batches while what each batch adds does not.
         self._mean = torch.zeros(2, num_layers, dtype=torch.float64)  # of weights, of inputs
         self._variance = torch.zeros(2, num_layers, dtype=torch.float64)
         self._examples = 0
@@ -96,6 +103,7 @@ class TraceSums:
     def traces(self, num_probes: int) -> Traces:
         """Of all batches."""
         mean = (self._mean / self._examples).numpy()
+        # Batches draw signs of their own, so that it is variances that were added up.
         error = (self._variance.sqrt() / self._examples).numpy()
         return Traces(mean[0], error[0], mean[1], error[1], num_probes)
 
@@ -125,6 +133,8 @@ def hutchinson_traces(
         generator: Draws the random signs.
         with_inputs: Whether traces of inputs are found, too; otherwise they are 0.
     """
+    # A stream each, so that weights meet the same signs with and without inputs. A seed is an
+    # int64, which 2**62 is well within.
     seeds = torch.randint(2**62, (2,), generator=generator)
     of_weights, of_inputs = (torch.Generator().manual_seed(int(seed)) for seed in seeds)
     sums = TraceSums(len(on.names))
@@ -135,6 +145,7 @@ def hutchinson_traces(
 
     for batch in on.batches("Hutchinson traces"):
         with second_order(on.network, batch, loss, with_inputs) as found:
+            # All probes use one graph: a batch is run forward and backward once.
             drawn = torch.stack([draw(found, batch.size) for _ in range(num_probes)])  # [K, 2, L]
         sums.add(drawn.mean(dim=0), variance_of_mean(drawn), batch.size)
     return sums.traces(num_probes)
@@ -144,6 +155,7 @@ def variance_of_mean(draws: Tensor) -> Tensor:
     """Over the first axis, of independent draws; ``nan`` for a single one."""
     count = len(draws)
     if count == 1:
+        # torch.var gives nan as well, but warns each time.
         return torch.full_like(draws[0], float("nan"))
     return draws.var(dim=0) / count
 
@@ -158,10 +170,13 @@ def _input_draw(
     names: Sequence[str], found: SecondOrder, generator: torch.Generator, batch_size: int
 ) -> Tensor:
     """``[L]`` float64, each over the numbers that one example's input has."""
+    # One product for the inputs of all calls; its results come in this same order.
     drawn = iter(_draw([x for calls in found.inputs.values() for x in calls], generator))
     values = []
     for name in names:
         calls = found.inputs[name]
+        # Per number of one example's input: the trace is multiplied by an error that is summed over
+        # them.
         elements = sum(x.tensor.numel() for x in calls) / batch_size
         total = sum(float(next(drawn)) for _ in calls)
         values.append(total / elements if calls else 0.0)
@@ -170,6 +185,8 @@ def _input_draw(
 
 def _draw(variables: Sequence[Variable], generator: torch.Generator) -> list[Tensor]:
     """``v^T H v`` with random signs, each variable's share of it, on the CPU."""
+    # Signs are float64, so that products with them are summed in float64, whatever the network
+    # computes in.
     signs = [random_signs(x.tensor, generator) for x in variables]
     products = product(variables, signs)
     return [(v * h).sum().cpu() for v, h in zip(signs, products, strict=True)]

@@ -60,6 +60,7 @@ def gauss_newton_traces(
     sums = TraceSums(len(on.names))
     for batch in on.batches("Gauss-Newton traces"):
         fixed, drawn = _norms(on.network, batch, num_probes, generator, with_inputs)
+        # Fixed directions are exact parts of the trace; only the random ones are a sample.
         mean = fixed.sum(dim=0) + drawn.mean(dim=0)  # [2, L, N]
         is_known = len(drawn) >= _ENOUGH_DRAWS
         variance = variance_of_mean(drawn) if is_known else _bound(drawn)
@@ -109,14 +110,19 @@ def directions(
     """
     p = metric.fisher_probabilities(outputs)
     if p is None or outputs.shape[1] > 1:
+        # A fixed direction over several positions at once would bring in products between
+        # positions, which are 0 in the curvature. Signs of their own cancel them in the mean.
         return [], [metric.probe(outputs, weights, generator) for _ in range(num_probes)]
     fixed = num_probes - 1
     columns, rest = _contrasts(p, max(fixed, _NUM_CONTRASTS))
     u = _remainder(rest, random_signs(rest, generator))
     for column in columns[fixed:]:
+        # One sign for the whole column: E[u u^T] gains c c^T and no product with other columns.
         u = u + column * random_signs(column[..., :1], generator)
     if fixed:
+        # Sorted upwards, all but the last `fixed` are what the fixed columns leave.
         u = u * _thinning(p.sort(dim=-1).values[..., :-fixed].sum(dim=-1, keepdim=True), generator)
+    # The root, because what is used of a direction is its square.
     scale = weights.sqrt().unsqueeze(-1)
     found = [(direction * scale).to(outputs.dtype) for direction in (*columns[:fixed], u)]
     return found[:-1], found[-1:]
@@ -125,6 +131,7 @@ def directions(
 def _contrasts(p: Tensor, count: int) -> tuple[list[Tensor], Tensor]:
     """Columns ``[..., C]`` of the most likely classes, and the probabilities without them."""
     columns, mass = [], torch.ones_like(p[..., :1])
+    # diag(p) - p p^T has rank C - 1: the last column of its factor is 0.
     for _ in range(min(count, p.shape[-1] - 1)):
         top = p.argmax(dim=-1, keepdim=True)
         likely = p.gather(-1, top)
@@ -138,6 +145,7 @@ def _contrasts(p: Tensor, count: int) -> tuple[list[Tensor], Tensor]:
 
 def _remainder(p: Tensor, signs: Tensor) -> Tensor:
     """``u`` with ``E[u u^T] = diag(p) - p p^T / sum(p)`` for the classes that are left."""
+    # This is the Schur complement that the columns so far leave of diag(p) - p p^T.
     root = p.sqrt()
     mass = p.sum(dim=-1, keepdim=True)
     return root * signs - _ratio(p, mass) * (root * signs).sum(dim=-1, keepdim=True)
@@ -146,7 +154,9 @@ def _remainder(p: Tensor, signs: Tensor) -> Tensor:
 def _thinning(left: Tensor, generator: torch.Generator) -> Tensor:
     """0 or the root of one over the probability to be kept, for the probability that is left."""
     keep = _ratio(left, left.mean()).clamp_max(1.0)
+    # On the CPU: a device's own generator would draw other numbers for the same seed.
     drawn = torch.rand(left.shape, generator=generator, dtype=torch.float64).to(left.device)
+    # Where `keep` is 0 its root is infinite, but no number drawn is below 0.
     return torch.where(drawn < keep, keep.rsqrt(), torch.zeros_like(keep))
 
 
@@ -172,6 +182,7 @@ def _norms(
         fixed, random = directions(network.metric, outputs.detach(), shares, num_probes, generator)
         found = []
         for index, direction in enumerate((*fixed, *random), start=1):
+            # Examples that were thinned out have gradients of 0; their norms need no work.
             reader.examples = direction.flatten(1).any(dim=1).nonzero().flatten().cpu()
             outputs.backward(direction, retain_graph=index < len(fixed) + len(random))
             found.append(reader.take())
@@ -197,6 +208,7 @@ class _SquaredNorms:
         """Counts in a forward pass how often each parameter is used."""
 
         def count(owner: str, *_: Any) -> None:
+            # Counted in each batch's own pass: how often an expert is called depends on the batch.
             self._calls[owner] += 1
 
         layers = self._network.layers
@@ -238,6 +250,7 @@ class _SquaredNorms:
             self._close(owner)
         self._found[1] = _ratio(self._found[1], self._elements)
         found, self._found = self._found, torch.zeros_like(self._found)
+        # Every backward pass counts the inputs again.
         self._elements.zero_()
         return found
 
@@ -253,6 +266,7 @@ def _by_example_or_all(tap: Tap, squares: Tensor) -> Tensor:
 def _first(value: Tensor, num_examples: int) -> Tensor:
     """``[N]`` with everything at the first example."""
     found = torch.zeros(num_examples, dtype=torch.float64)
+    # Which example holds it makes no difference: means and variances are summed over them.
     found[0] = value.cpu()
     return found
 
@@ -266,12 +280,14 @@ def _norms_of_sum(used: list[tuple[Tap, Tensor, Tensor]], examples: Tensor) -> T
     split = [
         (layer_module, x, g) for layer_module, x, g in parts if x is not None and g is not None
     ]
+    # The norm of a sum takes every summand by example: one that cannot be split decides for all.
     if len(split) < len(parts):
         whole = [
             weight_gradients(t.layer_module, x[None], _at_least_float(g)[None]) for t, x, g in used
         ]
         return _first(_sum(whole).double().square().sum(), tap.num_examples)
     found = torch.zeros(tap.num_examples, dtype=torch.float64)
+    # All uses of some examples are held at once, to be added up; the widest sets the pace.
     step = max(1, _WORK_ELEMENTS // max(_spread(layer_module, x) for layer_module, x, _ in split))
     for start in range(0, len(examples), step):
         some = examples[start : start + step]
@@ -292,6 +308,7 @@ def _rows(tensor: Tensor, index: Tensor) -> Tensor:
 
 def _squared_norms(calls: list[tuple[nn.Module, Tensor, Tensor]]) -> Tensor:
     """``[N]``."""
+    # The shortcut squares one use alone; between several, their products count, too.
     if len(calls) == 1 and _has_few_positions(*calls[0]):
         return _gram_norms(*calls[0])
     rows = _sum([weight_gradients(*call) for call in calls])
@@ -304,6 +321,8 @@ def _has_few_positions(layer_module: nn.Module, x: Tensor, g: Tensor) -> bool:
     if kind_of(layer_module) not in ("linear", "embedding"):
         return False
     positions = g[0].numel() // g.shape[-1]
+    # T^2 (I + O) multiplications for the products of positions, T I O for the gradient itself:
+    # compared after division by T.
     inner = positions * (g.shape[-1] + (x.shape[-1] if kind_of(layer_module) == "linear" else 1))
     return inner <= weight_of(layer_module).numel()
 
@@ -313,10 +332,13 @@ def _gram_norms(layer_module: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     g = g.reshape(len(g), -1, g.shape[-1])  # [N, T, O]
     if kind_of(layer_module) == "embedding":
         ids = x.reshape(len(x), -1)
+        # An embedding is a linear layer that reads one-hot rows, whose product is 1 where ids
+        # agree.
         met = (ids[:, :, None] == ids[:, None, :]).to(g.dtype)  # [N, T, T]
     else:
         x = x.reshape(len(x), -1, x.shape[-1]).to(g.dtype)
         met = x @ x.transpose(1, 2)
+    # A small norm is a difference of large products, which rounding can leave below 0.
     return (met * (g @ g.transpose(1, 2))).sum(dim=(1, 2)).clamp_min(0.0)
 
 
@@ -331,4 +353,5 @@ def _sum(tensors: list[Tensor]) -> Tensor:
 
 
 def _at_least_float(g: Tensor) -> Tensor:
+    # The squares of small gradients underflow in float16, and have few digits in bfloat16.
     return g if g.dtype == torch.float64 else g.float()

@@ -100,6 +100,8 @@ def product(variables: Sequence[Variable], vectors: Sequence[Tensor]) -> tuple[T
     """
     if not variables:
         return ()
+    # The graph serves the next probe, layer or precision, too. A gradient may be linear in some of
+    # the variables, whose share is then 0 and not an error.
     return torch.autograd.grad(
         [variable.gradient for variable in variables],
         [variable.tensor for variable in variables],
@@ -118,7 +120,7 @@ def second_order(
     Args:
         network: Its weights are exchanged for variables in the meantime.
         batch: On the network's device.
-        loss: What is differentiated.
+        loss: What is differentiated twice, summed over the batch's examples; see ``objective``.
         with_inputs: Whether layers' inputs are variables as well.
 
     Raises:
@@ -137,6 +139,8 @@ def second_order(
         if not total.requires_grad:
             raise ModelError("the output does not depend on any quantizable layer")
         inputs = [x for kept in read.values() for x in kept]
+        # One backward pass serves weights and inputs; they are handed out in the order of this
+        # list.
         variables = iter(_variables(total, [*weights.values(), *inputs]))
         yield SecondOrder(
             {name: v for name in weights if (v := next(variables)) is not None},
@@ -150,6 +154,7 @@ def second_order(
 def _variables(total: Tensor, tensors: Sequence[Tensor]) -> list[Variable | None]:
     gradients = torch.autograd.grad(total, tensors, create_graph=True, allow_unused=True)
     return [
+        # A gradient that depends on nothing is constant: as good as no variable for the Hessian.
         Variable(x, g) if g is not None and g.requires_grad else None
         for x, g in zip(tensors, gradients, strict=True)
     ]
@@ -175,7 +180,7 @@ def own_weights(
     """Within this block layers compute with variables that share their weights' memory.
 
     Args:
-        network: ``L`` layers.
+        network: Its layers' weights are exchanged, and put back at the end.
         owners: Layers whose weight is a variable; ``None``: all. Layers that use the same
             parameter get the same variable, others that are not among the network's layers do not.
 
@@ -185,6 +190,8 @@ def own_weights(
     users = {layer.name: layer.weight_of or layer.name for layer in network.layers}
     users = {name: owner for name, owner in users.items() if owners is None or owner in owners}
     originals = {name: weight_of(network.layer_module(name)) for name in users}
+    # Variables of our own: the network's parameters keep their flags and get no gradients. They are
+    # Parameters, because torch lets nothing else take the place of one.
     fresh = {
         owner: nn.Parameter(originals[owner].detach()) for owner in users if users[owner] == owner
     }

@@ -115,11 +115,15 @@ def _every_layer(
     with _seeded(seed), _as_pyhessian_needs(), torch.enable_grad():
         for row, name in enumerate(track(on.names, "PyHessian")):
             used = [name in names for names in reached]
+            # PyHessian takes the mean over the batches that it is given; the others would add 0 to
+            # it.
             share = sum(n for n, is_used in zip(sizes, used, strict=True) if is_used) / sum(sizes)
             if share > 0:
                 with own_weights(on.network, [name]) as weights:
                     hessian = pyhessian.hessian(
                         _OneWeight(on.network, weights[name]),
+                        # PyHessian weights every batch by its size again, so that it is given
+                        # means.
                         lambda outputs, item: loss(item.batch, outputs) / item.batch.size,
                         dataloader=_Batches(on, used),
                         cuda=on.network.device.type == "cuda",
@@ -138,6 +142,7 @@ def _import() -> Any:
 
 
 def _check(network: Network) -> None:
+    # PyHessian makes its vectors in torch's default dtype, and knows no devices but these two.
     kinds = {network.weight(layer.name).dtype for layer in network.layers}
     if kinds != {torch.float32} or network.device.type not in ("cpu", "cuda"):
         raise ModelError(
@@ -179,6 +184,7 @@ class _OneWeight(nn.Module):
     def __init__(self, network: Network, weight: nn.Parameter) -> None:
         super().__init__()
         self.weight = weight
+        # A Network is no Module, so that its parameters are not registered beside the one.
         self._network = network
         self.eval()
 
@@ -214,4 +220,6 @@ class _Batches:
         batches = self.on.network.batches(self.on.data)
         for batch, is_used in zip(batches, self.used, strict=True):
             if is_used:
+                # The loss finds targets in the batch, so that one item serves as inputs and as
+                # targets.
                 yield _Item(batch), _Item(batch)

@@ -23,9 +23,9 @@ class Tap:
     """Where gradients are read: one layer, in a batch of so many examples.
 
     Args:
-        layer: The layer.
-        layer_module: Its module.
-        num_examples: ``N``.
+        layer: Which layer it is, with its number of calls and its batch axis.
+        layer_module: The module whose calls are read.
+        num_examples: Examples in the batch, ``N``.
     """
 
     layer: Layer
@@ -132,6 +132,7 @@ def _after(
     if len(output) == 1 < tap.num_examples:  # position ids: one row for all, read by each example
         output = output.expand(tap.num_examples, *output.shape[1:])
         x = x.expand(tap.num_examples, *x.shape[1:])
+    # `detach` shares the version counter (`data` would not), so that a change in place shows.
     version = args[0]._version
 
     def use(g: Tensor) -> None:
@@ -142,5 +143,6 @@ def _after(
             )
         reader.read_output(tap, x, g.detach())
 
+    # A hook stays with the value it was set on, also if an activation in place follows.
     output.register_hook(use)
     return output

@@ -39,6 +39,7 @@ class ExampleGradients:
     def read(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """One call of a layer: its input, and the gradient of its output."""
         for examples, gradients in _steps(tap, x, g):
+            # Users take squares or absolute values, which must be those of the sum over calls.
             if tap.layer.calls == 1:
                 self._use(tap, examples, gradients)
             else:

@@ -22,8 +22,8 @@ class FactorRows:
     their QR decomposition, exactly.
 
     Args:
-        num_layers: ``L``.
-        num_precisions: ``B``.
+        num_layers: Number of layers, ``L``.
+        num_precisions: Number of candidates, ``B``.
     """
 
     def __init__(self, num_layers: int, num_precisions: int) -> None:
@@ -39,15 +39,17 @@ class FactorRows:
         """More probes.
 
         Args:
-            rows: ``[S, L, B]``.
+            rows: ``[S, L, B]`` projected changes of the output, a row per example or group.
             num_examples: How many examples the rows hold.
         """
         self._count += len(rows)
         self._examples += num_examples
+        # Products of four numbers, for ``shrinkage``: after the QR below, single rows are gone.
         squares = rows**2
         across = squares.sum(axis=(1, 2)) ** 2 - (squares.sum(axis=2) ** 2).sum(axis=1)
         self._products += float(across.sum())
         held = np.concatenate([self._rows, rows.reshape(len(rows), -1)])
+        # A QR leaves as many rows as columns: twice as many make it a rare event.
         is_long = len(held) > max(_MIN_KEPT, 2 * held.shape[1])
         self._rows = np.asarray(np.linalg.qr(held, mode="r")) if is_long else held
 
@@ -74,12 +76,15 @@ class FactorRows:
         own = np.einsum("slb,sld->lbd", by_layer, by_layer) / self._count
         # Both Gram matrices of a factor have the same norm.
         gram = (rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows) / self._count
+        # Within a layer nothing is shrunk: a layer takes one precision.
         power = float((gram**2).sum() - (own**2).sum())
         variance = (self._products / self._count - power) / self._count
+        # Without pairs, or with rows of 0, there is nothing to keep.
         return float(np.clip(variance / power, 0.0, 1.0)) if power > 0 else 1.0
 
     def interactions(self, shrinkage: float | None = None) -> Interactions:
         """The factor; ``shrinkage`` as given, or else in closed form."""
+        # `Interactions` takes the mean over its rows, however few are left: made one over examples.
         scaled = self._rows * np.sqrt(self.scale * len(self._rows) / self._examples)
         share = self.shrinkage() if shrinkage is None else shrinkage
         return Interactions(scaled.reshape(-1, *self._shape), share)

@@ -21,7 +21,7 @@ class Bins:
     Args:
         low: Where the first begins.
         high: Where the last ends, above ``low``.
-        count: How many, ``K``.
+        count: Number of bins, ``K``, at least 1.
     """
 
     low: float
@@ -30,13 +30,17 @@ class Bins:
 
     def histogram(self, x: Tensor) -> Tensor:
         """``[K]`` int64: how many numbers fall into each bin, on the CPU."""
+        # In float64, so that a number at the border of two bins is put on the same side in any
+        # dtype.
         place = (x.detach().flatten().double() - self.low) * (self.count / (self.high - self.low))
+        # The largest number of the range lies at `count` itself, and rounded ones may lie outside.
         index = place.clamp(0, self.count - 1).long()
         return torch.bincount(index, minlength=self.count).cpu()
 
 
 def bins_of(low: float, high: float, count: int) -> Bins:
     """Bins over the range of some numbers, which may all be the same."""
+    # Numbers that are all the same fall into the first bin, whatever its width.
     return Bins(low, high if high > low else low + 1.0, count)
 
 
@@ -58,6 +62,7 @@ def divergence(histogram: Tensor, other: Tensor, smoothing: float) -> float:
     p, q = (
         (1 - smoothing) * _shares(counts) + smoothing / len(counts) for counts in (histogram, other)
     )
+    # Rounding can leave less than 0 for histograms that are nearly the same.
     return float(torch.special.xlogy(p, p / q).sum().clamp_min(0.0))
 
 
@@ -79,6 +84,7 @@ def layer_bins(on: Estimation, reading: Reading, num_bins: int) -> dict[str, Bin
 
     def read(tap: Tap, x: Tensor, y: Tensor) -> None:
         seen = reading(x, y)
+        # Ids have no range; an expert that is sent nothing has none either, and aminmax would fail.
         if seen.is_floating_point() and seen.numel():
             low, high = (float(end) for end in seen.aminmax())
             held = spans.get(tap.name, (low, high))
@@ -116,6 +122,7 @@ def weight_histograms(
     """Every layer's weight in every format, over the range of the original."""
     found = {}
     for name in on.names:
+        # The range of the original, for all formats: only over the same bins can they be compared.
         weight = on.network.weight(name)
         bins = bins_of(float(weight.min()), float(weight.max()), num_bins)
         found[name] = {f: bins.histogram(on.rounded_weight(name, f)) for f in formats}

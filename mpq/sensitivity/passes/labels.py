@@ -59,6 +59,8 @@ def loss_gradient(
     def probe(outputs: Tensor) -> Tensor:
         if labels == "sampled" and not network.metric.is_classification:
             u = network.metric.probe(outputs, position_weights(batch, outputs), generator)
+            # A probe has the root of the weights, for its square; a mean over positions takes them
+            # whole.
             return u * position_weights(batch, outputs).sqrt().unsqueeze(-1).to(u.dtype)
         return _of_mean_loss(network, batch, outputs, labels, generator)
 
@@ -78,7 +80,7 @@ def labelled_passes(
         on: The network and the examples.
         reader: Is called at every layer.
         gradient: What the backward pass starts with.
-        labels: One of ``LABELS``.
+        labels: Whose labels the gradient is taken for; one of ``LABELS``.
         seed: Seed of drawn labels.
 
     Yields:

@@ -46,6 +46,7 @@ def response_changes(
         Column of the candidate, and the change, of the output's shape.
     """
     for column, candidate in enumerate(on.candidates):
+        # No change is yielded where it is 0, so that callers' sums, which start at 0, stay so.
         if not (candidate.weight.is_exact and candidate.activation.is_exact):
             rounded = on.rounded_input(name, x, candidate.activation)
             weight = on.rounded_weight(name, candidate.weight)
@@ -67,4 +68,5 @@ def _wide(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     if not tensor.is_floating_point():
         return tensor
+    # Promoted, not cast: float64 stays float64.
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

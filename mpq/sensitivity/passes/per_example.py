@@ -17,7 +17,7 @@ def weight_gradients(layer_module: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     """Gradient of one call, per example.
 
     Args:
-        layer_module: The layer's module.
+        layer_module: A linear layer, convolution or embedding (see ``kind_of``).
         x: Its input, ``[N, ...]``; numbers are taken to the gradient's dtype.
         g: Gradient of its output, ``[N, ...]``.
 
@@ -37,7 +37,7 @@ def summed_weight_gradients(layer_module: nn.Module, x: Tensor, g: Tensor, group
     """Gradient of one call, summed over groups of examples: less work where that is enough.
 
     Args:
-        layer_module: The layer's module.
+        layer_module: A linear layer, convolution or embedding (see ``kind_of``).
         x: Its input, ``[N, ...]``.
         g: Gradient of its output, ``[N, ...]``.
         group: Consecutive examples in a group; the last one may be smaller.
@@ -50,8 +50,10 @@ def summed_weight_gradients(layer_module: nn.Module, x: Tensor, g: Tensor, group
     kind = kind_of(layer_module)
     assert kind is not None
     if kind.startswith("conv"):
+        # Torch's own kernel adds up over the batch, so that one call does a group.
         groups = zip(x.split(group), g.split(group), strict=True)
         return torch.stack([_shared_gradient(layer_module, *part) for part in groups])
+    # A group is treated as one example with more positions, over which gradients are summed.
     whole = len(x) // group * group
     parts = [(x[:whole].unflatten(0, (-1, group)), g[:whole].unflatten(0, (-1, group)))]
     parts += [(x[None, whole:], g[None, whole:])] if whole < len(x) else []
@@ -63,13 +65,14 @@ def by_example(tensor: Tensor, num_examples: int, batch_axis: int) -> Tensor | N
 
     Args:
         tensor: A layer's input or output, or one of that shape.
-        num_examples: ``N``.
-        batch_axis: See ``Layer``.
+        num_examples: Examples in the batch, ``N``.
+        batch_axis: Axis of the examples where they are not flattened: 0, or 1 if sequence-first.
 
     Returns:
         ``None`` if it cannot be split: all examples share it, as a relative position bias, or it
         holds a varying share of each, as what a router sends to an expert.
     """
+    # Asked first, because a batch may have as many examples as positions.
     if batch_axis == 1 and tensor.ndim > 1 and tensor.shape[1] == num_examples:
         return tensor.transpose(0, 1)
     if tensor.shape[0] == num_examples:
@@ -87,12 +90,14 @@ def _weight_shape(layer_module: nn.Module) -> torch.Size:
 def _linear(x: Tensor, g: Tensor, is_transposed: bool) -> Tensor:
     x = x.reshape(len(x), -1, x.shape[-1])  # [N, T, I]
     g = g.reshape(len(g), -1, g.shape[-1])  # [N, T, O]
+    # Hugging Face's Conv1D stores [I, O], a Linear [O, I].
     left, right = (x, g) if is_transposed else (g, x)
     return (left.transpose(1, 2) @ right).flatten(1)
 
 
 def _embedding(ids: Tensor, g: Tensor, shape: torch.Size) -> Tensor:
     ids, g = ids.reshape(len(ids), -1), g.reshape(len(g), -1, g.shape[-1])  # [N, T], [N, T, E]
+    # Added up, because an id may occur more than once in an example.
     gradients = g.new_zeros(len(ids), *shape)
     return gradients.scatter_add_(1, ids[..., None].expand_as(g), g).flatten(1)
 
@@ -116,6 +121,7 @@ class _Geometry:
         kernel, dilation = tuple(layer_module.kernel_size), tuple(layer_module.dilation)
         if layer_module.padding == "same":
             both = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+            # Torch puts the odd one at the end.
             padding = [(b // 2, b - b // 2) for b in both]
         else:
             one = (0,) * len(kernel) if layer_module.padding == "valid" else layer_module.padding
@@ -137,6 +143,7 @@ def _convolution(layer_module: nn.Module, x: Tensor, g: Tensor) -> Tensor:
         flat = _convolution(layer_module, x.flatten(0, 1), g.flatten(0, 1))
         return flat.reshape(*x.shape[:2], -1).sum(dim=1)
     slid, fixed = (g, x) if geometry.is_transposed else (x, g)
+    # F.pad begins with the last axis.
     sides = [side for pair in reversed(geometry.padding) for side in pair]
     padded = F.pad(slid, sides, mode=geometry.padding_mode)
     windows = _windows(padded, geometry, fixed.shape[2:])
@@ -154,6 +161,7 @@ def _shared_gradient(layer_module: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     if x.ndim == len(geometry.kernel) + 3:  # several images per example
         x, g = x.flatten(0, 1), g.flatten(0, 1)
     padding = [left for left, _ in geometry.padding]
+    # The kernel pads with zeros only, and alike on both sides; all else is padded beforehand.
     is_plain = geometry.padding_mode == "constant" and all(a == b for a, b in geometry.padding)
     if not is_plain:
         sides = [side for pair in reversed(geometry.padding) for side in pair]
@@ -173,5 +181,6 @@ def _windows(x: Tensor, geometry: _Geometry, positions: Sequence[int]) -> Tensor
     steps = x.contiguous().stride()
     along_kernel = [step * d for step, d in zip(steps[2:], dilation, strict=True)]
     along_positions = [step * s for step, s in zip(steps[2:], stride, strict=True)]
+    # Windows overlap in memory, so that they may be read and never written.
     size = (*x.shape[:2], *kernel, *positions)
     return x.contiguous().as_strided(size, (*steps[:2], *along_kernel, *along_positions))

@@ -14,6 +14,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from mpq.network.examples import Batch
 from mpq.network.network import Network
 
+# What cannot change once it is handed over. Anything else (a cache, say) might change unseen, so
+# that calls which take or return it are run again.
 _CONSTANT = (
     bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device, Enum
 )  # fmt: skip
@@ -24,7 +26,7 @@ class Call:
     """One call of a module's ``forward`` in a recorded pass.
 
     Args:
-        module: What was called.
+        module: The module whose ``forward`` was called.
         stop: Number of the first call that began after this one had ended.
         output: What it returned, if ``versions`` is not ``None``.
         versions: Version counters of the output's tensors when the call ended; ``None``: it must
@@ -54,8 +56,8 @@ class Recording:
     """A forward pass, with what every module returned.
 
     Args:
-        batch: The input.
-        outputs: ``[N, P, C]``.
+        batch: What the network read, on its device.
+        outputs: ``[N, P, C]`` what the network answered, by position.
         calls: In the order in which they began.
     """
 
@@ -107,7 +109,7 @@ class PrefixReuse:
         Args:
             batch: On the network's device.
             base: A recording of the same batch from which the network now differs in one layer.
-            layer: That layer.
+            layer: Name of that layer; without it, or without a base, nothing is skipped.
         """
         recording = self._recorded(batch, base, layer)
         overwritten = {call.module for call in recording.calls if call.is_overwritten}
@@ -162,6 +164,7 @@ class PrefixReuse:
         before = _versions((args, kwargs))
         output = forward(*args, **kwargs)
         call.stop = len(running.tape)
+        # What a call writes into its inputs would be missing if only its output were played.
         is_pure = before is not None and before == _versions((args, kwargs))
         if is_pure and _versions(output) is not None:
             self._keep(call, output, (args, kwargs))
@@ -169,6 +172,7 @@ class PrefixReuse:
 
     def _keep(self, call: Call, output: Any, inputs: Any) -> None:
         if call.module in self._copied:
+            # A copy of a view no longer follows what is written to the input afterwards.
             if _share_memory(output, inputs):
                 return
             call.is_copied, output = True, tree_map(_clone, output)
@@ -192,10 +196,13 @@ class _Pass:
         if call.module is not module:  # a network that runs differently this time: skip no more
             self.end = 0
             return None
+        # A call that has not ended holds the changed layer: it runs, and calls within it are
+        # skipped.
         if call.versions is None or call.stop > self.end:
             self.position += 1
             return None
         if self.tape is not None:
+            # With all calls inside, so that the numbers of later calls are those of a whole pass.
             self.tape.extend(self.known[self.position : call.stop])
         self.position = call.stop
         return call
@@ -208,6 +215,7 @@ def reusing(network: Network) -> Iterator[PrefixReuse]:
     forwards: dict[nn.Module, Callable[..., Any]] = {}
     for module in network.module.modules():
         if not isinstance(module, torch.jit.ScriptModule):  # one call, nothing to see inside
+            # Wrapped, because some networks look at the signature of a module's forward.
             forwards[module] = update_wrapper(
                 partial(reuse.call, module, module.forward), module.forward
             )
@@ -218,6 +226,8 @@ def reusing(network: Network) -> Iterator[PrefixReuse]:
 @contextmanager
 def forward_replaced(forwards: Mapping[nn.Module, Callable[..., Any]]) -> Iterator[None]:
     """Within this block these modules run these functions; hooks stay in effect."""
+    # An outer block or a package (accelerate) may have set a `forward` on the module itself: that
+    # one is put back; elsewhere the class's shows again.
     own = {module: vars(module)["forward"] for module in forwards if "forward" in vars(module)}
     try:
         for module, forward in forwards.items():
@@ -235,6 +245,7 @@ def _versions(value: Any) -> list[tuple[int, int]] | None:
     found = []
     for leaf in tree_leaves(value):
         if isinstance(leaf, Tensor):
+            # Tensors of inference mode have no version: asking for it raises.
             found.append((id(leaf), 0 if leaf.is_inference() else leaf._version))
         elif not isinstance(leaf, _CONSTANT):
             return None

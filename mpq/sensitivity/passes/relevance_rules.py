@@ -80,9 +80,12 @@ class _Identity(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, function: Callable[[Tensor], Tensor]) -> Any:
+        # A function may work in place, and the quotient below still needs `x` as it was.
         given = x.clone()
         value = function(given)
+        # 1e-10 is 0 in float16, whose smallest normal number takes its place.
         smallest = max(_SMALLEST, torch.finfo(x.dtype).tiny)
+        # By copysign: the sign of 0 is 0, which would leave the divisor at 0.
         ctx.save_for_backward(value / (x + torch.copysign(torch.full_like(x, smallest), x)))
         if value is not given:
             return value
@@ -122,6 +125,7 @@ def whole_activations(module: nn.Module) -> Iterator[None]:
 
 def _cut(inputs: list[Tensor], _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     inputs.append(args[0])
+    # Nothing inside is recorded: one rule, in `_join`, stands for all of it.
     return (args[0].detach(), *args[1:])
 
 
@@ -170,6 +174,7 @@ def _power(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, A
     exponent = args[1] if len(args) > 1 else kwargs["exponent"]
     if not isinstance(exponent, int | float):
         return func(*args, **kwargs)
+    # A negative power is a divisor: x ** -0.5 in a norm that is written out.
     return (_constant if exponent < 0 else _nonlinear)(func, args, kwargs)
 
 
@@ -198,6 +203,7 @@ def _replaced_by(function: Callable[..., Tensor]) -> _Rule:
 
 def _instance_norm(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """As ``group_norm`` of single channels; ``torch.instance_norm`` has another signature."""
+    # With running statistics it is linear, and the plain gradient is right.
     is_known = func is nn.functional.instance_norm and kwargs["use_input_stats"]
     if not is_known or not _tracked(args[0]):
         return func(*args, **kwargs)
@@ -260,6 +266,7 @@ def normalize(x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, **_: 
 
 
 def _scaled(x: Tensor, axes: tuple[int, ...], eps: float, is_centred: bool) -> Tensor:
+    # Statistics of half-precision numbers overflow or lose digits in their own dtype.
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     if is_centred:
         wide = wide - wide.mean(axes, keepdim=True)
@@ -290,10 +297,12 @@ def attention(
     scores: Tensor = _product(torch.matmul, (query, key.transpose(-2, -1)), {}) * scale
     hidden = torch.zeros_like(scores, dtype=torch.bool)
     if is_causal:
+        # From the top left corner, as torch has it where there are more keys than queries.
         hidden = torch.ones_like(hidden).triu(1)
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         hidden = hidden | ~attn_mask
     elif attn_mask is not None:
+        # Minus infinity hides as False does; other numbers are biases.
         scores, hidden = scores + attn_mask, hidden | attn_mask.isneginf()
     # Filled twice, so that a row that is hidden altogether gives zeros, not NaN.
     scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
@@ -307,6 +316,7 @@ _LINEAR = (
     *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
 )
 _PRODUCTS = ("matmul", "bmm", "mm", "baddbmm", "einsum", "mul", "mul_", "multiply")
+# ReLU, its leaky kind and maxima are missing because their gradient is a(z) / z already.
 _NONLINEAR = (
     *("gelu", "silu", "mish", "elu", "selu", "celu", "hardswish", "hardsigmoid", "hardtanh"),
     *("relu6", "softplus", "softsign", "logsigmoid", "log_sigmoid", "square", "clamp"),

@@ -15,6 +15,7 @@ def weight_errors(on: Estimation) -> Array:
     found = np.zeros((len(on.names), len(on.weights.formats)))
     for row, name in enumerate(track(on.names, "rounded weights")):
         for column, tensor_format in enumerate(on.weights.formats):
+            # By format and not by candidate: w4a8 and w4a16 have one weight, rounded once.
             change = on.rounded_weight(name, tensor_format) - on.network.weight(name)
             found[row, column] = float(change.double().square().sum())
     return on.weights.by_candidate(found)

@@ -39,7 +39,7 @@ class Cell:
     Args:
         precision: The candidate that the layer is tried at.
         original: ``[N, P, C]`` of the original network, computed in the same way.
-        changed: ``[N, P, C]``.
+        changed: ``[N, P, C]`` with the layer in that precision.
     """
 
     precision: Precision
@@ -74,7 +74,7 @@ class Tile:
         Args:
             recording: What was recorded of ``batch``.
             original: ``[copies * N, P, C]`` what ``Cell.original`` is taken from.
-            layer: The layer.
+            layer: Name of a layer that is among ``axes``.
             precisions: Any number; the last pass is filled up with original precisions.
         """
         for start in range(0, len(precisions), self.copies):
@@ -83,6 +83,7 @@ class Tile:
             with precision_per_copy(self.on, layer, filled, self.axes[layer]):
                 changed = self.reuse.outputs(recording, layer)
             parts = zip(original.chunk(self.copies), changed.chunk(self.copies), strict=True)
+            # Not strict: copies that only fill up the pass are dropped.
             for precision, (before, after) in zip(group, parts, strict=False):
                 yield Cell(precision, before, after)
 
@@ -125,6 +126,7 @@ class Tiling:
         """Precisions in as few passes as possible, the passes evenly filled."""
         elements = batch.size * sum(layer.output_elements for layer in self._on.network.layers)
         most = min(len(self._precisions), max(1, _TILE_ELEMENTS // elements))
+        # `most` is 0 where no candidate changes anything.
         return ceil(len(self._precisions) / ceil(len(self._precisions) / most)) if most else 1
 
 
@@ -137,8 +139,8 @@ def measure_layers(
     """Hands every batch to a measurement, and shows how many layers are done.
 
     Args:
-        on: What is measured.
-        batched: See ``Tiling``.
+        on: Network, examples, quantizer and candidates.
+        batched: Whether several precisions are tried in one pass; see ``Tiling``.
         measure: Yields a layer's name each time that one is done with a batch.
         purpose: For the progress bar.
     """
@@ -146,6 +148,7 @@ def measure_layers(
     with reusing(on.network) as reuse:
         tiling = Tiling(on, reuse, batched)
         layers = (name for batch in on.network.batches(on.data) for name in measure(tiling, batch))
+        # The number of batches is unknown until the data have been read once.
         for _ in track(layers, purpose, batches and batches * len(on.names)):
             pass
 
@@ -169,6 +172,7 @@ def precision_per_copy(
     def by_copy(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         outputs = []
         for part, precision in zip(x.chunk(len(precisions), axis), precisions, strict=True):
+            # By hand, because the module's `forward` is called past its hooks.
             rounded = on.rounded_input(layer, part, precision.activation)
             weight_only = replace(precision, activation=ORIGINAL.activation)
             with quantized(on.network, {layer: weight_only}, on.quantizer):
@@ -235,6 +239,7 @@ def _axes(
 
 def _copy_axis(one: Tensor, together: Tensor, copies: int) -> int | None:
     """Along which axis ``together`` is copies of ``one``, if it is."""
+    # The first axis, or the second in a sequence-first network (``Layer.batch_axis``).
     axes = range(min(one.ndim, 2))
     return next((a for a in axes if _is_close(torch.cat([one] * copies, a), together)), None)
 
@@ -244,6 +249,7 @@ def _is_close(expected: Tensor, found: Tensor) -> bool:
         return False
     if not expected.is_floating_point():
         return torch.equal(expected, found)
+    # `_SAME` is finer than the steps of half precision, where a few steps are allowed instead.
     bound = max(_SAME, 8 * torch.finfo(expected.dtype).eps) * expected.abs().max()
     return bool((found - expected).abs().max() <= bound)
 

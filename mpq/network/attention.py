@@ -17,7 +17,7 @@ class OpenAttention(nn.Module):
     memory.
 
     Args:
-        attention: The module to open.
+        attention: The module to open; its projections' parameters are used, not copied.
 
     Raises:
         ModelError: If it uses ``bias_k``/``bias_v`` or ``add_zero_attn``.
@@ -25,6 +25,7 @@ class OpenAttention(nn.Module):
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
+        # Both append keys that no token has; those of bias_k and bias_v belong to no layer.
         if attention.bias_k is not None or attention.add_zero_attn:
             raise ModelError(
                 "nn.MultiheadAttention with add_bias_kv or add_zero_attn cannot be opened into "
@@ -37,6 +38,7 @@ class OpenAttention(nn.Module):
         self._qkv_same_embed_dim = False
         self.q_proj, self.k_proj, self.v_proj = _projections(attention)
         self.out_proj = attention.out_proj
+        # New modules are in training mode, whatever the original's.
         self.train(attention.training)
 
     def forward(
@@ -53,6 +55,7 @@ class OpenAttention(nn.Module):
         """As ``nn.MultiheadAttention.forward``; ``is_causal`` is the hint that it is there."""
         is_batched = query.ndim == 3
         q, k, v = (self._heads(x) for x in self._project(query, key, value, is_batched))
+        # By hand and not by scaled_dot_product_attention, which gives no attention weights.
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # [N, H, T, S]
         for mask in self._masks(attn_mask, key_padding_mask, is_batched):
             scores = scores + (mask if mask.is_floating_point() else _additive(mask, scores))
@@ -69,6 +72,7 @@ class OpenAttention(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, is_batched: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         def batched(x: Tensor) -> Tensor:
+            # The rest of the code is batch first and knows no other case.
             return (x if self.batch_first else x.transpose(0, 1)) if is_batched else x.unsqueeze(0)
 
         return (
@@ -86,15 +90,19 @@ class OpenAttention(nn.Module):
     ) -> list[Tensor]:
         masks = []
         if attn_mask is not None:
+            # torch takes a mask per example and head as [N * H, T, S], in that order.
             per_head = (-1, self.num_heads, *attn_mask.shape[-2:])
             masks.append(attn_mask.reshape(per_head) if attn_mask.ndim == 3 else attn_mask)
         if key_padding_mask is not None:
             padding = key_padding_mask if is_batched else key_padding_mask.unsqueeze(0)
+            # Padding hides keys, whatever the query and the head: hence the two axes of 1.
             masks.append(padding[:, None, None, :])
         return masks
 
 
 def _projections(attention: nn.MultiheadAttention) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+    # Chunks are views: a weight that is changed in the model is changed here, too, and memory is
+    # not taken twice.
     if attention._qkv_same_embed_dim:
         weights = attention.in_proj_weight.detach().chunk(3)
     else:
@@ -108,6 +116,7 @@ def _projections(attention: nn.MultiheadAttention) -> tuple[nn.Linear, nn.Linear
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     outputs, inputs = weight.shape
+    # On meta nothing is initialised: neither time nor random numbers of the user's are spent.
     linear = nn.Linear(inputs, outputs, bias=bias is not None, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
     if bias is not None:
@@ -117,14 +126,18 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 def _additive(mask: Tensor, scores: Tensor) -> Tensor:
     """Minus infinity where a boolean mask is set."""
+    # In the scores' dtype: a float32 mask would lift half-precision scores to float32.
     return torch.zeros_like(mask, dtype=scores.dtype).masked_fill(mask, float("-inf"))
 
 
 def open_attention(model: nn.Module) -> nn.Module:
     """Replaces every ``nn.MultiheadAttention`` inside a model, in place; returns the model."""
+    # `set_submodule` cannot replace the root.
     if type(model) is nn.MultiheadAttention:
         return OpenAttention(model)
     opened: dict[nn.Module, OpenAttention] = {}
+    # All names of a module that has several: the closed one would be called under the others. A
+    # list, because the tree changes under the loop.
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False  # the fused path reads the parameters directly

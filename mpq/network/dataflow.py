@@ -48,15 +48,17 @@ class Dataflow:
 
         Args:
             module: In evaluation mode; left as found.
-            batch: On the module's device.
-            layers: Those of the trace.
+            batch: Examples, ``[N, ...]``, on the module's device.
+            layers: ``[L]`` that the trace found, in the order of their first call.
         """
         names = [layer.name for layer in layers]
         few = batch.slice(0, min(_NUM_EXAMPLES, batch.size))
         try:
             recorder = _run(module, few, names)
+        # A module may have its batch size built in, in a reshape for example.
         except (RuntimeError, ValueError, IndexError):  # what torch says of shapes that do not fit
             recorder = _run(module, batch, names)
+        # A router chooses experts by the input: two examples may leave some of them idle.
         if set(recorder.fed_by) != set(names):
             recorder = _run(module, batch, names)
         return recorder.found(names)
@@ -76,6 +78,7 @@ def _run(module: nn.Module, batch: Batch, names: Sequence[str]) -> "_Recorder":
     handles = []
     for name in names:
         layer_module = module.get_submodule(name)
+        # Between the two hooks nothing is recorded: a layer is one step, whatever it does inside.
         handles.append(layer_module.register_forward_pre_hook(recorder.entering))
         handles.append(layer_module.register_forward_hook(recorder.leaving(name)))
     try:
@@ -113,6 +116,7 @@ class _Recorder(TorchDispatchMode):
         self.steps: list[Step] = []
         self.fed_by: dict[str, set[str]] = {}
         self.outputs: list[int] = []
+        # The inputs are the only origins: what none of them reaches is a constant.
         given = [*batch.args, *batch.kwargs.values()]
         self.inputs = [self._add(t, t.numel(), set()) for t in _tensors(given)]
 
@@ -127,6 +131,7 @@ class _Recorder(TorchDispatchMode):
 
     def entering(self, *_: Any) -> None:
         """Before a layer."""
+        # A depth and not a flag, as a quantizable layer may call another one.
         self._depth += 1
 
     def leaving(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
@@ -137,6 +142,7 @@ class _Recorder(TorchDispatchMode):
             origins = self._found(_tensors(args))
             feeding = self.fed_by.setdefault(name, set())
             feeding.update(layer for origin in origins for layer in origin.layers)
+            # What the layer read ends here: whoever reads its output is fed by it alone.
             made = [self._add(tensor, tensor.numel(), {name}) for tensor in _tensors(output)]
             reads = tuple(dict.fromkeys(origin.value for origin in origins))
             self._last_layer = name
@@ -155,12 +161,14 @@ class _Recorder(TorchDispatchMode):
         operation = func._schema.name.partition("::")[2]
         if not origins or operation.startswith("new_") or operation.endswith("_like"):
             return  # made of nothing, or of a shape
+        # A view shares its input's storage and is no value of its own.
         is_mutable, given = func._schema.is_mutable, set(map(_key, read))
         layers = {layer for origin in origins for layer in origin.layers}
         writes = []
         for tensor in written:
             origin = self._origins.get(_key(tensor))
             if origin is not None and is_mutable:
+                # `x.add_(y)`: the same memory, reached by the layers of both from here on.
                 origin.layers |= layers
                 writes.append(origin.value)
             elif origin is None and (is_mutable or _key(tensor) not in given):
@@ -181,8 +189,10 @@ class _Recorder(TorchDispatchMode):
         self.steps.append(Step(name, reads, tuple(writes), None, is_elementwise))
 
     def _add(self, tensor: Tensor, count: int, layers: set[str]) -> int:
+        # Ids are int64 by torch's custom alone; 32 bits hold any index that a device needs.
         bits = None if tensor.is_floating_point() else 8 if tensor.dtype == torch.bool else 32
         self.values.append(Value(-(-count // self._size), bits))
+        # A copy of the set, as in-place operations widen it for this storage only.
         self._origins[_key(tensor)] = _Origin(len(self.values) - 1, set(layers))
         return len(self.values) - 1
 

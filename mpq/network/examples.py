@@ -44,10 +44,12 @@ class Batch:
         if isinstance(data, cls):
             return data
         targets: Any = None
+        # A list is what a `DataLoader` makes of a tuple.
         if isinstance(data, tuple | list) and len(data) == 2:
             data, targets = data
         if isinstance(data, Mapping):
             kwargs = dict(data)
+            # Always taken out: given labels, a model of Hugging Face computes a loss as well.
             labels = kwargs.pop("labels", None)
             if targets is None and isinstance(labels, Tensor):
                 labels = _aligned(labels, kwargs.get("input_ids"))
@@ -68,6 +70,7 @@ class Batch:
             raise DataError(f"a batch needs at least one tensor as input; got {kinds or 'nothing'}")
         if tensors[0].ndim == 0 or len(tensors[0]) == 0:
             raise DataError(f"a batch has no example: its first input is {tuple(tensors[0].shape)}")
+        # Refused here, as a nan in the output would be blamed on the model.
         for tensor in tensors:
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise DataError("an input has a value that is NaN or infinite")
@@ -91,6 +94,7 @@ class Batch:
         """A number that differs where the inputs do, or come in another order."""
         total = 0.0
         for tensor in self._tensors():
+            # Weights that rise along the tensor, as a plain sum is the same in any order.
             flat = tensor.detach().flatten().double()
             total += float(flat @ torch.linspace(1, 2, flat.numel()).to(flat))
         return total
@@ -111,6 +115,7 @@ class Batch:
     def slice(self, start: int, stop: int) -> "Batch":
         """Examples ``start`` to ``stop`` of the batch."""
         size = self.size
+        # What has another length is shared by all examples, such as a causal mask.
         return self.map(lambda t: t[start:stop] if t.ndim and len(t) == size else t)
 
 
@@ -118,6 +123,7 @@ def _aligned(labels: Tensor, input_ids: Tensor | None) -> Tensor:
     """Labels at the position that predicts them."""
     if input_ids is None or labels.shape != input_ids.shape:
         return labels
+    # Labels per token (of named entities, say) have the ids' shape and are not shifted.
     if not bool(((labels == input_ids) | (labels == IGNORED_TARGET)).all()):
         return labels
     end = torch.full_like(labels[:, :1], IGNORED_TARGET)
@@ -146,6 +152,7 @@ class Calibration:
     ) -> None:
         if not callable(source):
             _check_iterable(source)
+        # Estimators read the data several times; an iterator would be empty from the second on.
         one_shot = isinstance(source, Iterator)
         self._source = list(source) if one_shot and not callable(source) else source
         self._range = (start, stop)
@@ -162,6 +169,7 @@ class Calibration:
     def __iter__(self) -> Iterator[Batch]:
         start, stop = self._range
         source = self._source() if callable(self._source) else self._source
+        # Again, as what a function returns is known only once it is called.
         _check_iterable(source)
         position, used, batches = 0, 0, 0
         for data in source:
@@ -169,6 +177,7 @@ class Calibration:
                 break
             batch = Batch.of(data)
             first, last = max(start - position, 0), batch.size
+            # A range may begin and end within a batch.
             last = last if stop is None else min(last, stop - position)
             position += batch.size
             if first < last:
@@ -176,6 +185,7 @@ class Calibration:
                 self._check_same(batches, batch)
                 batches += 1
                 yield batch if last - first == batch.size else batch.slice(first, last)
+        # Only a pass that reaches the end knows the size; `first` breaks off before.
         self._check_size(used)
         self.num_batches = batches
 
@@ -184,6 +194,7 @@ class Calibration:
         found = batch.checksum()
         if index == len(self._sums):
             self._sums.append(found)
+        # Compared exactly: the same numbers in the same order add up to the same bits.
         elif found != self._sums[index]:
             raise DataError(
                 f"batch {index} has other inputs than when it was first read; the data must be the "
@@ -227,6 +238,7 @@ class Calibration:
             raise DataError(
                 f"{count} example cannot be split; give more, or held-out data of its own"
             )
+        # At least one example on either side, whatever the share.
         border = count - min(count - 1, max(1, round(count * held_out)))
         start = self._range[0]
         return (

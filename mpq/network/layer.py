@@ -16,13 +16,13 @@ class Layer:
         name: As in ``model.named_modules()``; the projections inside ``nn.MultiheadAttention`` are
             ``<name>.q_proj``, ``.k_proj``, ``.v_proj`` and ``.out_proj``.
         kind: ``linear``, ``conv1d`` to ``conv3d``, ``conv_transpose1d`` to ``3d``, ``embedding``.
-        weight_shape: As stored by torch.
+        weight_shape: Shape of the weight as torch stores it; see ``RowLayout`` for its axes.
         num_channels: Output channels: how many scales a weight has, one per channel.
         input_shape: Shape of the first call's input, without the batch axis.
         output_shape: Shape of the first call's output, without the batch axis.
-        input_elements: Numbers read.
-        output_elements: Numbers written.
-        macs: Multiply-accumulate operations.
+        input_elements: Numbers in the inputs of all calls, of one example.
+        output_elements: Numbers in the outputs of all calls, of one example.
+        macs: Multiply-accumulate operations of all calls, for one example.
         calls: How often one forward pass calls the layer.
         groups: Groups of a convolution; 1 elsewhere.
         batch_axis: Where examples lie in its input: 0, or 1 in a sequence-first network.
@@ -84,6 +84,7 @@ def with_owners(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     first: dict[tuple[str, str], str] = {}
 
     def owner(what: str, layer: Layer, former: str | None) -> str | None:
+        # Keyed by the former owner, who may be left out: the next one that names it steps in.
         found = first.setdefault((what, former or layer.name), layer.name)
         return found if found != layer.name else None
 
@@ -116,6 +117,8 @@ def merge_ties(
     for tie in ties:
         merged = set[str]().union(*(group[name] for name in tie if name in group))
         for name in merged:
+            # All members point to one set, so that a later tie that overlaps it finds the whole.
             group[name] = merged
+    # By identity, as every member of a tie leads to the same set. A dict keeps the order of names.
     unique = {id(members): members for members in group.values() if len(members) > 1}
     return tuple(tuple(sorted(members, key=position.__getitem__)) for members in unique.values())

@@ -116,11 +116,14 @@ class Lifetimes:
         overwritten = _overwritten(values, steps, spans, frozenset(outputs))
         buffers = []
         for value, (born, dies) in spans.items():
+            # The step of an overwriting holds one buffer and not two: the new value begins later by
+            # a step, the old one ends earlier by one, and a buffer for both fills the gap.
             start, end = born + (value in overwritten), dies - (value in overwritten.values())
             if start <= end:
                 buffers.append(Buffer(values[value].elements, start, end, *formats[value]))
         for new, old in overwritten.items():
             born, (first, bits), (second, _) = spans[new][0], formats[old], formats[new]
+            # A side without layers has fixed bits, and no format of the other is wider.
             both = dict.fromkeys((*first, *second)) if first and second else ()
             buffers.append(Buffer(values[new].elements, born, born, tuple(both), bits))
         return cls(names, tuple(sorted(buffers, key=lambda buffer: buffer.born)))
@@ -148,8 +151,11 @@ def _spans(
     for position, step in enumerate(steps):
         for value in step.writes:
             born.setdefault(value, position)
+        # A layer writes its output whether it is read or not; what other operations make for
+        # nobody is left out.
         needed = (*step.reads, *(step.writes if step.layer else ()))
         dies.update(dict.fromkeys(needed, position))
+    # Last, as the caller holds an output beyond its last reader.
     dies.update(dict.fromkeys(outputs, len(steps) - 1))
     return {value: (first, dies[value]) for value, first in born.items() if value in dies}
 
@@ -163,11 +169,13 @@ def _overwritten(
     """Values that are made in place, and what they overwrite."""
     found: dict[int, int] = {}
     for position, step in enumerate(steps):
+        # What was there before is changed where it is and needs no memory to take over.
         made = [v for v in step.writes if v in spans and spans[v][0] == position]
         if not step.is_elementwise or len(made) != 1:
             continue
         for read in step.reads:
             is_free = read in spans and spans[read][1] == position and read not in outputs
+            # Same elements and bits: only then does one fit exactly where the other lies.
             if is_free and read != made[0] and values[read] == values[made[0]]:
                 found[made[0]] = read
                 break
@@ -177,8 +185,10 @@ def _overwritten(
 def _holders(values: Sequence[Value], steps: Sequence[Step]) -> list[_Holder]:
     holders = [_Holder({}) for _ in values]
     for position, step in enumerate(steps):
+        # Forwards for the layer before a value, then backwards for the one after it.
         before = [holders[v].preceding for v in step.reads]
         if step.layer is not None:
+            # An embedding's input format says nothing of floats: its ids are never quantized.
             before = [(position, step.layer)] if _reads_numbers(step, values) else []
             for value in step.reads:
                 holders[value].readers[step.layer] = None
@@ -189,6 +199,7 @@ def _holders(values: Sequence[Value], steps: Sequence[Step]) -> list[_Holder]:
         if step.layer is not None:
             after = [(position, step.layer)] if _reads_numbers(step, values) else []
         for value in step.reads:
+            # Walking backwards, the nearest reader is the one with the smallest position.
             known = [*after, holders[value].following]
             holders[value].following = min(filter(None, known), default=None)
     return holders
@@ -203,5 +214,6 @@ def _format(value: Value, holder: _Holder) -> tuple[tuple[str, ...], int]:
     """``held_for`` and ``bits`` of a value's buffer."""
     if value.bits is not None:
         return (), value.bits
+    # A format belongs to a layer's input, so that what follows comes first.
     nearest = holder.following or holder.preceding
     return tuple(holder.readers) or ((nearest[1],) if nearest else ()), 32

@@ -56,7 +56,7 @@ class OutputMetric(ABC):
         Args:
             outputs: ``[N, P, C]`` of the original.
             weights: ``[N, P]`` share of every position in its example's mean.
-            generator: On the CPU.
+            generator: Source of the signs, on the CPU, so that all devices draw alike.
 
         Returns:
             ``[N, P, C]``, detached, times the square root of the position's weight.
@@ -196,6 +196,7 @@ class CosineDistance(OutputMetric):
 
     def divergence(self, reference: Tensor, outputs: Tensor) -> Tensor:
         """See ``OutputMetric.divergence``; the halved distance of unit vectors, to keep digits."""
+        # 1 - cos would cancel: of close outputs nearly all digits are those of the 1.
         apart = _direction(reference.double()) - _direction(outputs.double())
         return 0.5 * apart.square().sum(dim=-1)
 
@@ -207,8 +208,10 @@ class CosineDistance(OutputMetric):
         """Random signs without their share along the output, over its length."""
         f = outputs.detach().double()
         signs, along = random_signs(outputs, generator), _direction(f)
+        # The projection I - f f^T / |f|^2 is its own square, so that it is its own root as well.
         across = signs - along * (along * signs).sum(dim=-1, keepdim=True)
         length = torch.linalg.vector_norm(f, dim=-1, keepdim=True)
+        # An output of zeros has no direction, hence no curvature; 0 / 0 would be nan.
         u = torch.where(length > 0, across / length, 0.0)
         return (u * weights.sqrt().unsqueeze(-1)).to(outputs.dtype)
 

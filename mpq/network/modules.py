@@ -20,6 +20,7 @@ def check_model(model: nn.Module) -> None:
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"expected an nn.Module, got a {type(model).__name__}")
+    # Every module and not the root alone: `train()` may be called on a part.
     training = [name or "the model itself" for name, m in model.named_modules() if m.training]
     if training:
         raise ModelError(
@@ -29,6 +30,7 @@ def check_model(model: nn.Module) -> None:
     if next(model.parameters(), None) is None:
         raise ModelError("the model has no parameters: there is nothing to quantize")
     for name, parameter in model.named_parameters():
+        # Before `isfinite`, which fails on such parameters in torch's words.
         if isinstance(parameter, nn.UninitializedParameter) or parameter.is_meta:
             raise ModelError(f"parameter {name!r} has no values yet; load the weights first")
         if not bool(parameter.isfinite().all()):
@@ -41,6 +43,7 @@ def share_parameters(model: nn.Module) -> nn.Module:
     Raises:
         ModelError: If the model cannot be copied.
     """
+    # By id, as `deepcopy` looks there first: a parameter that is used twice stays one.
     shared: dict[int, Any] = {
         id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()
     }
@@ -68,6 +71,7 @@ def weight_of(layer_module: nn.Module) -> nn.Parameter:
 @contextmanager
 def hooks(handles: Iterable[torch.utils.hooks.RemovableHandle]) -> Iterator[None]:
     """Removes the hooks afterwards, whatever happens."""
+    # A generator would register its hooks only when it is read, that is afterwards.
     kept = list(handles)
     try:
         yield

@@ -59,25 +59,28 @@ class Network:
         A second pass, over two of its examples, finds what lies between the layers.
 
         Args:
-            model: In evaluation mode.
-            data: See ``Calibration``.
+            model: The user's network, in evaluation mode; it stays as it is.
+            data: Examples, as ``Calibration`` takes them; only the first batch is used.
             include: Globs or predicates; only matching layers. Empty: all.
             exclude: Globs or predicates; without matching layers.
             fold: Whether BatchNorm is folded into the convolution that feeds it.
-            metric: How outputs are compared.
+            metric: How the outputs of quantized networks are compared with the original's.
 
         Raises:
             ModelError: If the model is in training mode, has weights that are not finite, no layer
                 that is called, or an output that the metric cannot read.
             UnknownNameError: If a glob or a predicate matches nothing.
         """
+        # First of all: every step below takes evaluation mode and finite weights for granted.
         check_model(model)
         module = open_attention(share_parameters(model))
         batch = Calibration.of(data).first().to(device_of(module))
+        # Before folding, as the trace says who reads a convolution's output.
         found = trace(module, batch, metric)
         folded = found.foldable if fold else {}
         if folded:
             _fold(module, folded, batch, metric)
+        # After folding, so that a folded BatchNorm is no step and holds no memory.
         dataflow = Dataflow.of(module, batch, found.layers)
         layers = with_sources(_select(module, found, include, exclude), dataflow)
         ties, lifetimes = ties_of(layers), dataflow.lifetimes
@@ -99,6 +102,7 @@ class Network:
 
         What a module computes from its configuration (not persistent) is not counted.
         """
+        # By identity: a tied weight is one parameter, and a state dict lists it under each name.
         weights = {id(weight_of(self.layer_module(layer.name))) for layer in self.layers}
         stored = self.module.state_dict(keep_vars=True).values()
         others = {id(t): t for t in stored if isinstance(t, Tensor) and id(t) not in weights}
@@ -134,7 +138,7 @@ def find_layers(model: nn.Module, data: Any) -> tuple[Layer, ...]:
     """Every quantizable layer of a model, with shapes, MACs and calls per example.
 
     Args:
-        model: In evaluation mode.
+        model: The user's network, in evaluation mode; it stays as it is.
         data: See ``Calibration``; only the first batch is used.
 
     Raises:
@@ -149,7 +153,10 @@ def _fold(module: nn.Module, folded: Mapping[str, str], batch: Batch, metric: Ou
         before = metric.positions(module(*batch.args, **batch.kwargs))
         fold_batch_norm(module, folded)
         after = metric.positions(module(*batch.args, **batch.kwargs))
+    # The largest difference, as one broken channel would vanish in a mean.
     error = float((after - before).abs().max())
+    # Rounding, unlike a wrong fold, is a multiple of the dtype's eps: 1e-3 is 8,000 of float32's,
+    # and coarser types get 8 of their own.
     allowed = max(1e-3, 8 * torch.finfo(before.dtype).eps) * float(before.abs().max())
     if error > allowed:
         raise ModelError(
@@ -162,6 +169,7 @@ def _select(
     module: nn.Module, found: Trace, include: Sequence[Pattern], exclude: Sequence[Pattern]
 ) -> tuple[Layer, ...]:
     modules = {layer.name: module.get_submodule(layer.name) for layer in found.layers}
+    # Excluding comes last, so that `--exclude` takes away from what `--include` gave.
     kept = set(modules if not include else ())
     for pattern in include:
         kept.update(matching(modules, pattern, "--include"))

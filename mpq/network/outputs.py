@@ -23,6 +23,7 @@ def position_logits(output: Any) -> Tensor:
     Raises:
         ModelError: If the output is none of these, has a single class, or is not finite.
     """
+    # Hidden states have channels, too, but a softmax over them means nothing.
     logits = _tensor(output, _NAMES[:1], "a floating-point tensor nor has `logits`")
     if logits.ndim < 2 or logits.shape[1 if logits.ndim > 3 else -1] < 2:
         raise ModelError(
@@ -59,6 +60,7 @@ def scored_tensor(output: Any) -> Tensor:
 def _by_position(values: Tensor) -> Tensor:
     if not bool(values.isfinite().all()):
         raise ModelError("the network's output has values that are NaN or infinite")
+    # With three axes channels are last (sequences), with more they are second (images).
     if values.ndim > 3:
         values = values.flatten(2).transpose(1, 2)
     return values.unsqueeze(1) if values.ndim == 2 else values
@@ -68,6 +70,7 @@ def _tensor(output: Any, names: tuple[str, ...], wanted: str) -> Tensor:
     if isinstance(output, Tensor):
         candidates: list[Any] = [output]
     elif isinstance(output, Mapping):
+        # A mapping first: Hugging Face's outputs are both, and a dict has no such attributes.
         candidates = [output.get(name) for name in names]
     else:
         candidates = [getattr(output, name, None) for name in names]
@@ -86,14 +89,15 @@ def position_weights(batch: Batch, outputs: Tensor) -> Tensor:
     Positions that an ``attention_mask`` of the same shape hides count nothing.
 
     Args:
-        batch: The inputs.
-        outputs: ``[N, P, C]``.
+        batch: The inputs, with the attention mask if there is one.
+        outputs: What the network returned for them, ``[N, P, C]``.
     """
     # The output of an encoder-decoder network has the decoder's positions.
     has_decoder = any(name.startswith("decoder_") for name in batch.kwargs)
     mask = batch.kwargs.get("decoder_attention_mask" if has_decoder else "attention_mask")
     if isinstance(mask, Tensor) and mask.shape == outputs.shape[:2]:
         weights = mask.to(outputs.device, torch.float64)
+        # An example that is hidden as a whole weighs 0 instead of 0 / 0.
         return weights / weights.sum(dim=1, keepdim=True).clamp_min(1.0)
     positions = outputs.shape[1]
     return torch.full(outputs.shape[:2], 1 / positions, dtype=torch.float64, device=outputs.device)

@@ -20,7 +20,7 @@ def check_pattern(pattern: object, rule: str) -> None:
     """Refuses what is neither a glob nor a predicate.
 
     Args:
-        pattern: What was given.
+        pattern: What the user gave as a rule for layers.
         rule: Where it was given, such as ``exclude``; for the message.
 
     Raises:

@@ -13,8 +13,8 @@ def class_targets(batch: Batch, outputs: Tensor, asked_by: str) -> Tensor:
     """Class of every position.
 
     Args:
-        batch: With targets.
-        outputs: ``[N, P, C]``.
+        batch: Inputs with targets, ``[N]`` or one per position.
+        outputs: Logits of the network for that batch, ``[N, P, C]``.
         asked_by: What needs targets, and what does not: ``labels=targets, unlike labels=sampled,``.
 
     Returns:
@@ -26,12 +26,14 @@ def class_targets(batch: Batch, outputs: Tensor, asked_by: str) -> Tensor:
     """
     if batch.targets is None:
         raise DataError(f"{asked_by} needs targets, and the data has none: yield (inputs, targets)")
+    # [N] for one position, [N, H, W] for images: the outputs have one axis of positions.
     targets, num_classes = batch.targets.reshape(batch.size, -1), outputs.shape[2]
     if targets.is_floating_point() or targets.shape != outputs.shape[:2]:
         raise DataError(
             f"targets must be class indices {tuple(outputs.shape[:2])}, one per position; got "
             f"{tuple(batch.targets.shape)} {batch.targets.dtype}"
         )
+    # Here, as a class out of range is a device-side assertion on a GPU, without its number.
     counted = targets[targets != IGNORED_TARGET]
     wrong = counted[(counted < 0) | (counted >= num_classes)]
     if len(wrong):

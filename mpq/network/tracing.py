@@ -34,6 +34,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 def kind_of(module: nn.Module) -> str | None:
     """Kind of a quantizable layer, ``None`` for any other module."""
+    # No subclass of nn.Linear, but the same product with the weight stored as [I, O].
     if is_hugging_face_conv1d(module):
         return "linear"
     return next((kind for cls, kind in KINDS.items() if isinstance(module, cls)), None)
@@ -86,6 +87,7 @@ def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
                 )
             if name not in order:
                 order.append(name)
+            # Now and not afterwards: an operation in place would raise the version meanwhile.
             seen[name].first_input = seen[name].first_input or _identity(args[0])
             seen[name].inputs.append(args[0])
             seen[name].outputs.append(output)
@@ -100,6 +102,7 @@ def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
     finally:
         for handle in handles:
             handle.remove()
+    # For its refusals alone, before anything is measured.
     metric.positions(output)
     called = [name for name in order if name in names]
     layers = _layers(module, called, names, seen, batch.size)
@@ -119,13 +122,17 @@ def _is_square(tensor: Tensor, batch_size: int) -> bool:
 def _batch_axis(tensor: Tensor, batch_size: int) -> int:
     """1 in a sequence-first network; rows of numbers with two axes are flattened examples."""
     axes = tensor.ndim - tensor.is_floating_point()
+    # The last axis of floats is features, while token ids have none.
     is_second = axes > 1 and tensor.shape[0] != batch_size and tensor.shape[1] == batch_size
     return int(is_second)
 
 
 def _identity(tensor: Tensor) -> tuple[Any, ...]:
     """Two tensors with the same identity, both alive, hold the same numbers."""
+    # Tensors of inference mode have no version, and asking for it raises.
     version = 0 if tensor.is_inference() else tensor._version
+    # Storage and offset tell slices apart, the version what an in-place ReLU changed between
+    # two readers.
     place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), version)
     return (*place, tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
@@ -141,6 +148,7 @@ class _CountReaders(TorchFunctionMode):
     def watch(self, tensor: Any) -> None:
         if isinstance(tensor, Tensor) and id(tensor) not in self._counts:
             self._counts[id(tensor)] = 0
+            # An id is given anew once its object is gone: a count would go on for a stranger.
             self._alive.append(tensor)
 
     def of(self, tensor: Tensor) -> int:
@@ -172,6 +180,7 @@ def _foldable(
     readers: _CountReaders,
 ) -> dict[str, str]:
     """Layers whose only reader is a BatchNorm with running statistics, both called once."""
+    # A layer that is called twice may feed two BatchNorms, or one with one output only.
     owner = {id(seen[name].outputs[0]): name for name in layers if len(seen[name].outputs) == 1}
     pairs: dict[str, str] = {}
     shared = _shared_parameters(layers)
@@ -180,9 +189,12 @@ def _foldable(
         if len(seen[name].inputs) != 1 or norm.running_mean is None:
             continue
         feeding = owner.get(id(seen[name].inputs[0]))
+        # Whoever shares the weight would get it folded; an embedding has no bias for the shift.
         if feeding is None or feeding in shared or kind_of(layers[feeding]) == "embedding":
             continue
+        # BatchNorm1d reads [N, T, C] with the channels second, a linear layer has them last.
         is_channel_axis = kind_of(layers[feeding]) != "linear" or seen[name].inputs[0].ndim == 2
+        # The BatchNorm is one reader; any other would see the output before it is normalised.
         if is_channel_axis and readers.of(seen[feeding].outputs[0]) == 1:
             pairs[feeding] = name
     return pairs
@@ -209,6 +221,7 @@ def _layers(
     layers = []
     for name in called:
         is_quantized = seen[name].inputs[0].is_floating_point()  # token ids are not
+        # Readers of one tensor share its quantized copy, so that they are tied to one format.
         reader = readers.setdefault(seen[name].first_input, name) if is_quantized else name
         layers.append(
             _layer(
@@ -252,6 +265,7 @@ def _layer(
         )
     kind = kind_of(module)
     assert kind is not None
+    # Calls may be of unlike lengths, so that numbers are added up and not multiplied.
     read = sum(x.numel() for x in seen.inputs) / batch_size
     written = sum(x.numel() for x in seen.outputs) / batch_size
     groups = getattr(module, "groups", 1)
@@ -291,5 +305,6 @@ def _macs(kind: str, module: nn.Module, read: float, written: float) -> float:
         per_output = weight.numel() / len(layout_of(module).to_rows(weight))
         return written * per_output
     if kind.startswith("conv_transpose"):
+        # Each number read meets the kernels of all outputs of its group: [I, O / groups, ...].
         return read * prod(weight.shape[1:])
     return written * prod(weight.shape[1:])

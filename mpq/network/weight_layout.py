@@ -54,6 +54,7 @@ class Transposed:
     def to_rows(self, weight: Tensor) -> Tensor:
         """See ``RowLayout``."""
         # [groups, I / groups, O / groups, ...]
+        # Inputs of all groups share the first axis, outputs of each group start again at 0.
         grouped = weight.reshape(self.groups, -1, *weight.shape[1:])
         return grouped.transpose(1, 2).flatten(0, 1).flatten(1)
 
@@ -70,6 +71,7 @@ CHANNEL_FIRST: Final = ChannelFirst()
 def is_hugging_face_conv1d(module: nn.Module) -> bool:
     """Whether this is the transposed Linear of GPT-2; recognised without importing transformers."""
     return any(
+        # Over the whole MRO, so that a subclass counts as `isinstance` would have it.
         (kind.__module__, kind.__name__) == ("transformers.pytorch_utils", "Conv1D")
         for kind in type(module).__mro__
     )

@@ -63,6 +63,7 @@ class Workload:
         traced, tokens = tokens_of(layer), 1 if self.phase == "decode" else self.tokens
         if traced is None or tokens is None or tokens == traced:
             return layer
+        # An embedding reads ids, whose axes are all tokens.
         features = () if layer.kind == "embedding" else layer.input_shape[-1:]
         return replace(
             layer,

@@ -27,7 +27,7 @@ class DataSource(ABC):
         """Examples, on the CPU, without targets; made once, here.
 
         Args:
-            model: In evaluation mode.
+            model: The network that the examples are for, in evaluation mode.
 
         Raises:
             ModelError: If no such examples can be made for this model.
@@ -41,6 +41,7 @@ def check_positive(source: str, **options: float) -> None:
         InputError: If one is not.
     """
     for option, value in options.items():
+        # A nan compares as false, so that it is refused as well.
         if not 0 < value < float("inf"):
             raise InputError(f"{source} needs {option} above 0; got {value}")
 

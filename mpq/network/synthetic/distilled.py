@@ -48,7 +48,7 @@ class DistilledInputs(DataSource):
 
     Args:
         shape: Shape of one example, such as ``3x32x32``.
-        num_examples: ``N``.
+        num_examples: How many examples are made, over all batches.
         batch_size: Examples whose statistics are matched together; the more, the better.
         steps: Steps of the optimiser, each a forward and a backward pass over the batch.
         learning_rate: Step size of the optimiser, in the inputs' unit.
@@ -86,6 +86,7 @@ class DistilledInputs(DataSource):
         shape = parse_shape(self.name, self.shape)
         statistics = RememberedStatistics(share_parameters(model))
         sizes = list(batch_sizes(self.num_examples, self.batch_size))
+        # All drawn before any is distilled: a restart must not change the next batches' starts.
         starts = [torch.randn(size, *shape, generator=generator) for size in sizes]
         return Calibration(
             [
@@ -100,6 +101,7 @@ class DistilledInputs(DataSource):
         """The batch that comes closest, begun anew while it stalls far from the statistics."""
         with torch.no_grad():
             before = float(statistics.distance(start.to(device_of(statistics.module))))
+        # All tries are kept, as the last one need not be the best.
         found: list[tuple[float, Tensor]] = []
         for _ in range(1 + _MAX_RESTARTS):
             x = self._distil(statistics, start)
@@ -113,10 +115,13 @@ class DistilledInputs(DataSource):
     def _distil(self, statistics: "RememberedStatistics", start: Tensor) -> Tensor:
         x = start.to(device_of(statistics.module)).requires_grad_()
         optimizer = torch.optim.Adam([x], self.learning_rate)
+        # Patience and lowest rate are those of the published code.
         schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=100, min_lr=1e-4)
         for _ in range(self.steps):
+            # Callers may be within `no_grad`.
             with torch.enable_grad():
                 loss = statistics.distance(x)
+            # Assigned anew, while `backward` would add to the last step's.
             (x.grad,) = torch.autograd.grad(loss, x)
             optimizer.step()
             schedule.step(float(loss.detach()))
@@ -140,6 +145,7 @@ class RememberedStatistics:
         self._norms = [
             norm
             for norm in module.modules()
+            # With track_running_stats=False there is nothing to match.
             if isinstance(norm, _BatchNorm) and norm.running_mean is not None
         ]
         if not self._norms:
@@ -154,12 +160,13 @@ class RememberedStatistics:
         A layer that is called twice counts twice.
 
         Args:
-            x: ``[N, C, ...]``, float32.
+            x: A batch of inputs, ``[N, C, ...]``, float32.
 
         Raises:
             ModelError: If no BatchNorm is called.
         """
         terms: list[Tensor] = []
+        # Before each BatchNorm, as it remembers the statistics of its input.
         handles = [norm.register_forward_pre_hook(partial(_compare, terms)) for norm in self._norms]
         with hooks(handles):
             self.module(x.to(self.dtype))
@@ -167,6 +174,7 @@ class RememberedStatistics:
             raise ModelError("the model calls none of its BatchNorm layers for such an input")
         mean, variance = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
         terms.append(distance(x, mean, variance))
+        # A network may be spread over several devices.
         return torch.stack([term.to(x.device) for term in terms]).sum()
 
 
@@ -180,10 +188,11 @@ def distance(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     r"""Squared distance of means and of standard deviations, summed over channels.
 
     Args:
-        x: ``[N, C, ...]``.
-        mean: ``[C]``.
-        variance: ``[C]``.
+        x: What a BatchNorm reads, ``[N, C, ...]``.
+        mean: Remembered mean of every channel, ``[C]``.
+        variance: Remembered variance of every channel, ``[C]``.
     """
+    # In float32, as squares of half-precision numbers may overflow.
     by_channel = x.float().transpose(0, 1).flatten(1)  # [C, M]
     deviation = (by_channel.var(1, correction=0) + _EPSILON).sqrt()
     remembered = (variance.float() + _EPSILON).sqrt()

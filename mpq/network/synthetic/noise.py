@@ -21,12 +21,12 @@ from mpq.network.synthetic._base import (
 class Noise(DataSource):
     """Independent standard normal numbers, in the dtype of the model's weights.
 
-    What every method without data is held against: inputs that are normalised to mean 0 and
+    What every method without data is compared with: inputs that are normalised to mean 0 and
     variance 1, but that look like nothing the network was trained on.
 
     Args:
         shape: Shape of one example, such as ``3x32x32``.
-        num_examples: ``N``.
+        num_examples: How many examples are drawn, over all batches.
         batch_size: Examples per batch.
         seed: Seed of the numbers.
     """
@@ -48,4 +48,5 @@ class Noise(DataSource):
         generator = torch.Generator().manual_seed(self.seed)
         shape, dtype = parse_shape(self.name, self.shape), dtype_of(model)
         sizes = batch_sizes(self.num_examples, self.batch_size)
+        # Drawn in float32 and cast, so that a seed means the same noise for every dtype.
         return Calibration([torch.randn(n, *shape, generator=generator).to(dtype) for n in sizes])

@@ -33,7 +33,7 @@ class SelfGeneratedText(DataSource):
 
     Args:
         length: Tokens per example.
-        num_examples: ``N``.
+        num_examples: How many sequences are written, over all batches.
         batch_size: Examples that are written together.
         num_greedy: ``g``: tokens after the first that are the most likely ones.
         temperature: ``T``; above 1 makes unlikely tokens more likely.
@@ -73,10 +73,13 @@ class SelfGeneratedText(DataSource):
         """
         check_model(model)
         module = share_parameters(model)
+        # One generator for all batches: a new one of the same seed would repeat its draws.
         generator = torch.Generator().manual_seed(self.seed)
         device = device_of(module)
+        # Different first tokens, as the greedy ones after the same token are the same.
         starts = _first_tokens(_vocabulary(module, device), self.num_examples, generator)
         batches = starts.split(self.batch_size)
+        # A new reader per batch, whose memory is of that batch's text.
         texts = [self._write(_Reader(module, device), s, generator) for s in track(batches, "text")]
         return Calibration([as_input(model, text) for text in texts])
 
@@ -102,6 +105,7 @@ def _first_tokens(vocabulary: int, num_examples: int, generator: torch.Generator
 
 def _vocabulary(module: nn.Module, device: torch.device) -> int:
     """How many tokens the model chooses from."""
+    # Two tokens, as with one the single row of a classifier would pass for a position.
     logits = position_logits(call(module, torch.zeros(1, 2, dtype=torch.long, device=device)))
     if logits.shape[1] != 2:
         raise ModelError(
@@ -118,15 +122,18 @@ class _Reader:
         self._module = module
         self._device = device
         options = inspect.signature(module.forward).parameters
+        # Asked of the signature, as a module with other arguments would raise.
         self._can_remember = {"use_cache", "past_key_values"} <= set(options)
         self._memory: Any = None
 
     def next_logits(self, text: Tensor) -> Tensor:
         """``[N, V]`` float64, on the CPU, from ids ``[N, T]``."""
+        # What is remembered must not be read again: it would stand in the text twice.
         unread = text if self._memory is None else text[:, -1:]
         remember: dict[str, Any] = {"use_cache": True, "past_key_values": self._memory}
         options = remember if self._can_remember else {}
         output = call(self._module, unread.to(self._device), **options)
         if self._can_remember:
             self._memory = getattr(output, "past_key_values", None)
+        # On the CPU, where the generator is, so that all devices draw alike.
         return position_logits(output)[:, -1].double().cpu()

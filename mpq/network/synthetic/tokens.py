@@ -23,7 +23,7 @@ class RandomTokens(DataSource):
     Args:
         vocabulary: How many ids there are; 0: read from the model (``vocabulary_of``).
         length: Tokens per example.
-        num_examples: ``N``.
+        num_examples: How many sequences are drawn, over all batches.
         batch_size: Examples per batch.
         seed: Seed of the drawn ids.
     """
@@ -50,6 +50,7 @@ class RandomTokens(DataSource):
     def calibration(self, model: nn.Module) -> Calibration:
         """See ``DataSource.calibration``."""
         check_model(model)
+        # On a copy, as it is hooked and run for that, and the user's model is left as found.
         count = self.vocabulary or vocabulary_of(share_parameters(model))
         generator = torch.Generator().manual_seed(self.seed)
         sizes = batch_sizes(self.num_examples, self.batch_size)
@@ -77,6 +78,7 @@ def vocabulary_of(model: nn.Module) -> int:
         ModelError: If it has neither.
     """
     size = getattr(getattr(model, "config", None), "vocab_size", None)
+    # The configuration first, as it takes no forward pass.
     if isinstance(size, int):
         return size
     ids = torch.zeros(1, 2, dtype=torch.long, device=device_of(model))

@@ -45,7 +45,7 @@ class ExportedFile:
     """A file that was written.
 
     Args:
-        path: Where it is.
+        path: Where the file is, as it was asked for.
         verdict: How it computes beside the simulation, for people; empty where nothing computes.
         deviation: Largest difference from the simulation over the first examples, in standard
             deviations of the outputs; ``None`` where it was not tried.
@@ -85,7 +85,7 @@ def export(
     """Writes a file for another tool.
 
     Args:
-        assignment: What to write.
+        assignment: The precision of every layer, with calibrated ranges.
         path: The file; a folder that is missing is made.
         backend: A name of ``mpq.BACKENDS`` with options, such as ``onnx:batch_size=8``.
         model: The network, for backends whose file holds weights.
@@ -98,6 +98,7 @@ def export(
         MissingDependencyError: If the backend's packages are not installed.
         OutputError: If the file cannot be written.
     """
+    # All of it is made before the file is touched: a refusal leaves what was there.
     made, path = file_backend(backend).export(assignment, model, calibration), Path(path)
     (file,) = write_files(path.parent, {path.name: made.content})
     return ExportedFile(file, made.verdict, made.deviation)

@@ -16,7 +16,7 @@ class Exported:
     """What a file holds, and how it was found to compute.
 
     Args:
-        content: Bytes of the file.
+        content: The whole file, as bytes that can be written as they are.
         verdict: The comparison with the simulation, for people; empty where nothing computes.
         deviation: Largest difference from the simulation over the first examples, in standard
             deviations of the outputs; ``None`` where it was not tried.
@@ -54,6 +54,8 @@ class Backend(ABC):
             MismatchError: If the assignment belongs to another network.
             PrecisionError: If a layer's precision has no kernel.
         """
+        # Not abstract, like `export`: most backends have one of the two, and this is what the other
+        # says.
         raise InputError(f"the backend {self.name} makes no network")
 
     def export(
@@ -65,7 +67,7 @@ class Backend(ABC):
         """A file that other tools read.
 
         Args:
-            assignment: What to write.
+            assignment: The precision of every layer, with calibrated ranges.
             model: The network, for backends whose file holds its weights.
             calibration: Example inputs, for backends that trace the network.
 

@@ -40,8 +40,10 @@ class Simulate(Backend):
             MismatchError: If a layer is missing, or of another kind or shape; names them.
             ModelError: If the model is in training mode, or a range is missing.
         """
+        # A copy, as layers get new weights and hooks below.
         module = prepared(model, assignment)
         quantizer = quantizer_of(assignment)
+        # Asked for here, as a missing range would show only when the network runs.
         for layer in assignment.layers:
             if layer.kind != "embedding":  # reads indices, which have no range
                 quantizer.ranges.of(layer.name, layer.precision.activation)
@@ -51,8 +53,11 @@ class Simulate(Backend):
 
 def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:
     """A copy that shares its parameters, checked, opened and folded as when it was searched."""
+    # First of all: in training mode, BatchNorm has no fixed numbers to fold.
     check_model(model)
     module = open_attention(share_parameters(model))
+    # Between the two: the assignment names opened projections, and folding needs each BatchNorm
+    # that it names.
     _check(module, assignment)
     fold_batch_norm(module, assignment.folded)
     return module
@@ -64,6 +69,7 @@ def quantizer_of(assignment: Assignment) -> Quantizer:
         {
             (layer.name, layer.precision.activation): layer.activation_range
             for layer in assignment.layers
+            # Without a range are formats that need none, and `ActivationRanges` refuses all others.
             if layer.activation_range is not None
         }
     )
@@ -87,6 +93,7 @@ def _check(module: nn.Module, assignment: Assignment) -> None:
         if found.get(convolution) is None:
             problems.append(f"lacks the layer {convolution!r} before BatchNorm {norm!r}")
     if problems:
+        # Another network may differ in every layer; five of them show which one it is.
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise MismatchError(
             f"the assignment belongs to another network: this one {'; '.join(problems[:5])}{more}"

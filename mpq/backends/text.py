@@ -32,6 +32,7 @@ class Text(Backend):
     style: str = "bits"
 
     def __post_init__(self) -> None:
+        # On construction, so that a misspelled style is refused before there is anything to write.
         if self.style not in STYLES:
             raise UnknownNameError("style of text", self.style, STYLES)
 
@@ -54,6 +55,7 @@ def _bits(assignment: Assignment) -> str:
         }
         for layer in assignment.layers
     }
+    # Indented, as people compare such files, and `diff` goes by lines.
     return json.dumps(layers, indent=1) + "\n"
 
 
@@ -81,6 +83,7 @@ def _csv(assignment: Assignment) -> str:
 
 def _markdown(assignment: Assignment) -> str:
     heading, *rows = _rows(assignment)
+    # Markdown has no table without this line below the heading.
     lines = [heading, ("---",) * len(heading), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -47,6 +47,7 @@ class TorchAo(Backend):
             PrecisionError: If a layer has no kernel; names it.
         """
         quantization()
+        # All layers before the copy, which takes as much memory as the network.
         for layer in assignment.layers:
             if layer.precision != ORIGINAL and not has_kernel(layer.kind, layer.precision):
                 raise PrecisionError(
@@ -76,7 +77,7 @@ def convert(
     Args:
         module: What holds the layers; its weights are overwritten.
         precisions: Layer name to precision; each has a kernel.
-        quantizer: Rounds the weights.
+        quantizer: Rounds the weights as the search did; knows the scales of each layer.
         layer_modules: Layer name to the module in ``module``.
     """
     torchao = quantization()
@@ -91,6 +92,7 @@ def convert(
         rounded = quantizer.weight(name, layer_module, precision.weight)
         with torch.no_grad():
             weight_of(layer_module).copy_(rounded)
+        # One layer at a time, as each has its own precision and `quantize_` walks all of `module`.
         chosen = configurations[KERNELS[precision]]()
         torchao.quantize_(module, chosen, filter_fn=_is(layer_module))
 
@@ -111,4 +113,5 @@ def quantization() -> Any:
 
 
 def _is(layer_module: nn.Module) -> Callable[[nn.Module, str], bool]:
+    # By identity: names are those within `module`, which may be a layer's parent alone.
     return lambda candidate, _: candidate is layer_module

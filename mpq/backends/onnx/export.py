@@ -53,6 +53,7 @@ class Onnx(Backend):
 
     def export(self, assignment: Assignment, model: nn.Module | None, calibration: Any) -> Exported:
         """See ``Backend.export``; the graph is run here beside the simulation."""
+        # The file holds weights, and the exporter traces the network on an example.
         if model is None or calibration is None:
             raise InputError("the backend onnx needs the network and calibration examples")
         graph, deviation = _graph(model, assignment, calibration, self.batch_size)
@@ -81,7 +82,9 @@ def _graph(
     check_batch_size(batch_size)
     data = Calibration.of(calibration)
     names = [layer.name for layer in assignment.layers]
+    # Before the export, as it is quick to refuse the assignment of another network.
     simulated = Simulate().quantize(model, assignment)
+    # Only the assigned layers become placeholders; others stay as torch writes them.
     network = Network.of(model, data, include=names, fold=bool(assignment.folded))
     template = GraphTemplate.of(network, data, batch_size)
     filled = fill(template, assignment.precisions, quantizer_of(assignment))
@@ -95,12 +98,15 @@ def _deviation(
     data: Calibration,
     batch_size: int,
 ) -> float | None:
+    # A file is made for another machine: a runtime here is welcome and not needed.
     if find_spec("onnxruntime") is None:
         return None
     session = open_session(graph)
     first = data.first()
     found, expected = [], []
+    # At least one full run, however large the batch size is.
     few = min(first.size, max(NUM_SAMPLES, batch_size))
+    # Full batches only, as the graph's shapes are fixed.
     for start in range(0, few // batch_size * batch_size, batch_size):
         batch = first.slice(start, start + batch_size)
         values = (x for x in (*batch.args, *batch.kwargs.values()) if isinstance(x, Tensor))
@@ -108,5 +114,7 @@ def _deviation(
         found.append(session.run(None, feeds)[0])
         with torch.no_grad():
             expected.append(scored_tensor(simulated(*batch.args, **batch.kwargs)).cpu().numpy())
+    # In float64, so that the difference of close outputs keeps its digits.
     difference = np.concatenate(found).astype(np.float64) - np.concatenate(expected)
+    # Over the spread, as outputs have units of their own; a constant output has none.
     return float(np.abs(difference).max()) / (float(np.std(np.concatenate(expected))) or 1.0)

@@ -41,12 +41,16 @@ def kernel_of(kind: str, precision: Precision) -> Kernel | None:
     weight, activation = precision.weight, precision.activation
     if weight.is_exact and activation.is_exact:
         return Kernel.FLOAT
+    # Nodes are written with zero points of 0: that is what symmetric means.
     if not _is_stored_in_bytes(weight.number) or not weight.symmetric:
         return None
     if weight.granularity is Granularity.GROUP:
+        # MatMulNBits is a product of matrices: there is no such convolution or look-up.
         return Kernel.NBITS if kind == LINEAR and _runs_in_groups(precision) else None
+    # Whatever the activation: it reads ids, which no format changes.
     if kind == EMBEDDING:
         return Kernel.LOOKUP
+    # QuantizeLinear takes one scale that is known beforehand, not one per token.
     is_static_int8 = activation.number.name == "int8" and activation.granularity is not (
         Granularity.TOKEN
     )
@@ -65,8 +69,10 @@ def _is_stored_in_bytes(number: NumberFormat) -> bool:
 
 def _runs_in_groups(precision: Precision) -> bool:
     size = precision.weight.group_size or 0
+    # A power of two has a single bit, which the number below it lacks.
     is_power = size >= _MIN_GROUP and size & (size - 1) == 0
     activation = precision.activation
+    # The operator rounds to int8 by itself while it runs; it takes no calibrated range.
     reads = activation.is_exact or (
         activation.number.name == "int8" and activation.granularity is Granularity.TOKEN
     )

@@ -21,8 +21,8 @@ class Codes:
     """How a tensor's integers stand for numbers: one scale and zero point for all of them.
 
     Args:
-        scale: Positive.
-        zero_point: The code of zero.
+        scale: How far the numbers of two successive codes are apart; positive.
+        zero_point: The code that stands for the number zero.
         symmetric: Signed codes if so, from 0 if not.
     """
 
@@ -33,6 +33,7 @@ class Codes:
     @classmethod
     def of(cls, grid: Grid) -> "Codes":
         """Of an activation's grid, which has one row."""
+        # Python's numbers, as codes are compared and are keys of a dict.
         return cls(float(grid.scale[0]), int(grid.zero_point[0]), grid.symmetric)
 
     @property
@@ -53,10 +54,12 @@ class Writer:
     def fresh(self, stem: str) -> str:
         """A name that no other tensor has."""
         self._count += 1
+        # The prefix keeps clear of the exporter's names, which are in the same graph.
         return f"mpq_{self._count}_{stem}"
 
     def constant(self, stem: str, values: Tensor | npt.NDArray[Any]) -> str:
         """A constant tensor; its name."""
+        # Here, as onnx is an optional package.
         from onnx import numpy_helper
 
         array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
@@ -77,6 +80,7 @@ class Writer:
         from onnx import helper
 
         output = output or self.fresh(operator.lower())
+        # Named, as runtimes tell of a node by its name.
         name = self.fresh(f"{operator}_node")
         self.nodes.append(
             helper.make_node(
@@ -95,6 +99,7 @@ class Writer:
 
     def dequantize_rows(self, codes: Tensor, scale: Tensor, axis: int) -> str:
         """A constant of integers, one scale for every index of an axis, as a float tensor."""
+        # Weights are symmetric, and for int32 the operator's definition has no other zero point.
         zero = torch.zeros(len(scale), dtype=codes.dtype)
         inputs = [
             self.constant("codes", codes),
@@ -105,6 +110,8 @@ class Writer:
 
     def _codes(self, codes: Codes) -> list[str]:
         return [
+            # float32, as a scale has the type of the numbers.
             self.constant("scale", np.array(codes.scale, dtype=np.float32)),
+            # Its type is what tells QuantizeLinear the type of the codes.
             self.constant("zero_point", np.array(codes.zero_point, dtype=codes.dtype)),
         ]

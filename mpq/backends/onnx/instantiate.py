@@ -23,6 +23,7 @@ from mpq.quantization.rounding import static_grid
 if TYPE_CHECKING:
     import onnx
 
+# What torch's exporter writes. onnx's own default is the newest, which runtimes may not read yet.
 OPSET, IR_VERSION = 20, 10
 
 
@@ -32,9 +33,9 @@ class Placeholder:
     """One call of a layer.
 
     Args:
-        layer: Its name.
-        x: Name of its input.
-        y: Name of its output.
+        layer: Name of the layer that is called.
+        x: Name of the tensor that the call reads.
+        y: Name of the tensor that the call writes.
         tail: What the network reads of it: the output, or that of the ReLU that alone reads it.
         is_rectified: Whether the tail is a ReLU's.
     """
@@ -59,6 +60,7 @@ def placeholders_of(graph: "onnx.GraphProto") -> tuple[Placeholder, ...]:
             continue
         y = node.output[0]
         reading = readers.get(y, [])
+        # Any other reader needs the output before the ReLU, and rounding would come after it.
         is_rectified = y not in ends and len(reading) == 1 and reading[0].op_type == "Relu"
         tail = reading[0].output[0] if is_rectified else y
         found.append(
@@ -81,7 +83,7 @@ def fill(
     leave floats.
 
     Args:
-        template: The network with placeholders.
+        template: The network's graph with a placeholder for every call of a layer.
         precisions: Layer name to the precision that it is written in.
         quantizer: Knows the scales of weights and the ranges of activations.
         graph: Another graph with placeholders of the same layers; default: the template's own.
@@ -92,6 +94,7 @@ def fill(
     """
     from onnx import ModelProto
 
+    # A copy, as one template is filled again and again.
     filled = ModelProto()
     filled.CopyFrom(template.graph if graph is None else graph)
     _Filling(template, precisions, quantizer).run(filled.graph)
@@ -110,6 +113,7 @@ class _Filling:
     def run(self, graph: "onnx.GraphProto") -> None:
         placeholders = {placeholder.y: placeholder for placeholder in placeholders_of(graph)}
         tails = {placeholder.tail: placeholder for placeholder in placeholders.values()}
+        # From behind, so that of several readers the first one's codes are left in the dict.
         integer_readers = {
             reader.x: self.input_codes(reader)
             for reader in reversed(list(placeholders.values()))
@@ -124,11 +128,15 @@ class _Filling:
                 self.placeholder(placeholder, renamed.get(placeholder.x, placeholder.x))
             made = tails.get(node.output[0])
             if made is not None and self.needs_integer_output(made):
+                # In its reader's codes, so that no second rounding lies between the two.
                 codes = integer_readers.get(made.tail) or self.output_codes(made)
+                # After the ReLU, which ONNX Runtime then drops: codes from 0 clip negative numbers.
                 renamed[made.tail] = self.round(made.tail, codes)
+        # At once at the end, as the loop above runs over the nodes.
         del graph.node[:]
         graph.node.extend(self.writer.nodes)
         graph.initializer.extend(self.writer.constants)
+        # Assignments differ in what is rounded, but every file is read by the same output name.
         _swap_names(graph, {v.name: renamed[v.name] for v in graph.output if v.name in renamed})
 
     def copy(self, node: "onnx.NodeProto", renamed: Mapping[str, str]) -> None:
@@ -154,6 +162,7 @@ class _Filling:
 
     def round(self, x: str, codes: Codes) -> str:
         """The tensor after rounding; a tensor that was rounded so already is taken as it is."""
+        # A convolution's output already has its reader's codes.
         if x in (name for (_, known), name in self.rounded.items() if known == codes):
             return x
         if (x, codes) not in self.rounded:
@@ -177,12 +186,15 @@ class _Filling:
         calibrated = self.quantizer.ranges.of(placeholder.layer, activation)
         if calibrated is None:
             raise ModelError(f"layer {placeholder.layer!r} has no calibrated activation range")
+        # The simulation's own grid, so that both round alike to the last code.
         return Codes.of(static_grid(activation, calibrated, torch.device("cpu")))
 
     def output_codes(self, placeholder: Placeholder) -> Codes:
         low, high = self.template.output_ranges[placeholder.layer]
+        # The range was seen before the ReLU: below 0 all codes would be wasted.
         low = max(low, 0.0) if placeholder.is_rectified else low
         ends = torch.tensor([low]), torch.tensor([high])
+        # Not symmetric, as outputs seldom lie around 0: a ReLU's would waste half of the codes.
         return Codes.of(make_grid(NUMBER_FORMATS["int8"], False, *ends))
 
 
@@ -199,6 +211,7 @@ def idle_graph() -> tuple["onnx.ModelProto", list[npt.NDArray[np.float32]]]:
     from onnx import TensorProto, helper
 
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 1)) for name in ("x", "y")]
+    # The least work there is: what remains of its time is the runtime's own.
     node = helper.make_node("Identity", ["x"], ["y"])
     graph = helper.make_graph([node], "idle", ends[:1], ends[1:])
     return stamp(helper.make_model(graph)), [np.zeros((1, 1), dtype=np.float32)]
@@ -210,6 +223,7 @@ def stamp(model: "onnx.ModelProto") -> "onnx.ModelProto":
 
     del model.opset_import[:]
     model.opset_import.extend(
+        # Placeholders are gone, and so is their domain; MatMulNBits is in Microsoft's.
         [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
     )
     model.ir_version = IR_VERSION

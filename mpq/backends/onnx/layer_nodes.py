@@ -29,10 +29,10 @@ class LayerCall:
     """One call of a layer, to be written in one precision.
 
     Args:
-        name: The layer.
-        layer_module: Its module.
+        name: Name of the layer, for messages and scales.
+        layer_module: The layer's module, which holds the original weight.
         precision: What it is stored and computed in.
-        quantizer: Knows the weight's scales.
+        quantizer: Knows the scales of the layer's weight in every format.
         x: Name of its input: float, but for a ``QDQ`` kernel already rounded to ``codes``.
         output: Name of its output, float.
         codes: How its input is rounded, for a ``QDQ`` kernel.
@@ -74,6 +74,7 @@ class LayerCall:
     @property
     def _bias(self) -> Tensor | None:
         bias = getattr(self.layer_module, "bias", None)
+        # In float32, as the graph is, whatever the model's dtype.
         return None if bias is None else bias.detach().float().cpu()
 
     def _write_float(self, writer: Writer) -> None:
@@ -99,6 +100,7 @@ class LayerCall:
             steps = scale * self.codes.scale
             bias = writer.dequantize_rows((self._bias / steps).round().to(torch.int32), steps, 0)
         if self.kind == "linear":
+            # Transposed, so that channels are its second axis; a convolution has them first.
             weight = writer.dequantize_rows(rows.t(), scale, 1)
             _write_sum(writer, [self.x, weight], bias, self.output)
             return
@@ -112,10 +114,14 @@ class LayerCall:
         rows = codes.reshape(
             layout_of(self.layer_module).to_rows(weight_of(self.layer_module)).shape
         )
+        # One scale for the whole weight becomes one per channel, as the bias widens some alone.
         scale = scale.expand(len(rows)).clone()
         if self._bias is not None:
+            # A bias is stored in steps of weight scale times input scale: the smaller these are,
+            # the more of them it takes.
             wide = torch.maximum(scale, self._bias.abs() / (input_scale * _INT32_HEADROOM))
             narrower = (rows * (scale / wide)[:, None]).round()
+            # Channels that fit keep their codes to the bit; all others are rounded once more.
             rows = torch.where((wide > scale)[:, None], narrower, rows)
             scale = wide
         return rows.to(torch.int8), scale
@@ -130,6 +136,8 @@ class LayerCall:
             layout_of(self.layer_module).to_rows(weight_of(self.layer_module)).shape
         )
         codes, scale = self._stored()
+        # Without zero points the operator takes the middle, 2^(bits - 1), for zero. As int32, since
+        # floats cannot be shifted.
         blocks = codes.reshape(num_outputs, -1, size).to(torch.int32) + 2 ** (bits - 1)
         inputs = [
             self.x,
@@ -137,10 +145,12 @@ class LayerCall:
             writer.constant("scales", scale.reshape(num_outputs, -1).float()),
         ]
         attributes = {
+            # Without the zeros that fill up the last group: the operator knows of those by itself.
             "K": num_inputs,
             "N": num_outputs,
             "bits": bits,
             "block_size": size,
+            # 1 computes in float32, 4 rounds the input to int8 while running.
             "accuracy_level": 1 if self.precision.activation.is_exact else 4,
         }
         if self._bias is None:
@@ -152,6 +162,7 @@ class LayerCall:
     def _write_lookup(self, writer: Writer) -> None:
         codes, scale = self._stored()
         rows = codes.reshape(weight_of(self.layer_module).shape).to(torch.int8)
+        # Rows first, numbers after: the whole table would otherwise become floats in every run.
         integers = writer.node("Gather", [writer.constant("codes", rows), self.x])
         scales = scale.expand(len(rows)).reshape(-1, 1).float()
         steps = writer.node("Gather", [writer.constant("scale", scales), self.x])
@@ -163,6 +174,7 @@ def _write_sum(writer: Writer, product: Sequence[str], bias: str | None, output:
     if bias is None:
         writer.node("MatMul", product, output)
         return
+    # Not Gemm, which takes matrices only: tokens come as [N, T, C].
     writer.node("Add", [writer.node("MatMul", product), bias], output)
 
 
@@ -176,6 +188,7 @@ def _packed(blocks: Tensor, bits: int) -> Tensor:
 
 def _convolution(name: str, layer_module: nn.Module) -> dict[str, Any]:
     assert isinstance(layer_module, _CONVOLUTION + _TRANSPOSED)
+    # Of all kinds of padding, this one alone is an attribute of the operator.
     if layer_module.padding_mode != "zeros":
         raise ModelError(
             f"layer {name!r} pads with {layer_module.padding_mode!r}; "
@@ -195,9 +208,11 @@ def _convolution(name: str, layer_module: nn.Module) -> dict[str, Any]:
 def _pads(layer_module: nn.Module) -> list[int]:
     """Padding before, then after, every axis."""
     assert isinstance(layer_module, _CONVOLUTION + _TRANSPOSED)
+    # As a word, padding is not one number per axis.
     if layer_module.padding == "valid":
         return [0] * (2 * len(layer_module.kernel_size))
     if layer_module.padding == "same":
         reach = np.array(layer_module.dilation) * (np.array(layer_module.kernel_size) - 1)
+        # An odd sum has its larger half at the end, as torch has it.
         return [*(reach // 2).tolist(), *(reach - reach // 2).tolist()]
     return [int(p) for p in layer_module.padding] * 2

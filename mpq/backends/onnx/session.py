@@ -33,11 +33,15 @@ def open_session(
         ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
+    # Operators one after the other, so that `num_threads` is all the threads there are.
     options.inter_op_num_threads = 1
+    # Errors only: warnings are printed from C++, past Python's streams.
     options.log_severity_level = 3
     layout = () if channels_last else (CHANNELS_LAST,)
     options.add_session_config_entry(DISABLED, ";".join((*KEPT, *layout)))
+    # These exceptions have no public name and no common class but Exception.
     failures = onnxruntime.capi.onnxruntime_pybind11_state
+    # The provider by name, as a build for GPUs has others first.
     try:
         return onnxruntime.InferenceSession(
             graph.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -23,7 +23,7 @@ class Subgraph:
 
     Args:
         layers: The one or two layers in it.
-        graph: With placeholders.
+        graph: ONNX graph with placeholders for the layers' calls.
         examples: An input for each of the graph's.
         calls: How often the network has such a part.
     """
@@ -38,12 +38,13 @@ class Subgraph:
         """All calls of a layer, one beside the other.
 
         Args:
-            template: The network.
-            name: The layer.
+            template: Graph of the whole network, with the inputs of its layers.
+            name: Name of the layer in the network.
             has_samples: Whether it takes ``template.samples`` instead of one run's examples.
         """
         nodes = [node for node in _placeholders(template) if _layer(node) == name]
         inputs = (template.samples if has_samples else template.layer_inputs)[name]
+        # Hooks saw the calls in the graph's order. By input: calls on one tensor share it.
         examples = {node.input[0]: x.cpu().numpy() for node, x in zip(nodes, inputs, strict=True)}
         return cls((name,), _graph(template, nodes, examples), tuple(examples.values()))
 
@@ -56,6 +57,7 @@ class Subgraph:
         besides that is no float of known shape, begins no piece.
         """
         makers = {name: node for node in template.graph.graph.node for name in node.output}
+        # Nodes have no identity of their own; the first output is a name that no other node has.
         order = {node.output[0]: number for number, node in enumerate(template.graph.graph.node)}
         found: dict[tuple[str, str], Self] = {}
         counts: dict[tuple[str, str], int] = {}
@@ -63,9 +65,12 @@ class Subgraph:
             feeders = list(_feeders(last, makers))
             if not feeders:
                 continue
+            # The last that runs: what lies between the two runs between them in the network, too.
             first = max(feeders, key=lambda node: order[node.output[0]])
             key = (_layer(first), _layer(last))
+            # Every hand-over counts, while the piece itself is made once.
             counts[key] = counts.get(key, 0) + 1
+            # A layer that feeds itself is one layer with one kernel: no pair to choose for.
             if key[0] != key[1] and key not in found:
                 piece = cls._joined(template, first, last, makers, order)
                 found |= {} if piece is None else {key: piece}
@@ -85,11 +90,13 @@ class Subgraph:
         calls = [
             node.output[0] for node in _placeholders(template) if _layer(node) == _layer(first)
         ]
+        # Calls may be of unlike shapes, so that it has to be the input of this very one.
         x = template.layer_inputs[_layer(first)][calls.index(first.output[0])]
         examples = {first.input[0]: x.cpu().numpy()}
         made = {name for node in nodes for name in node.output} | set(examples)
         made |= {constant.name for constant in template.graph.graph.initializer}
         for name in (name for node in nodes for name in node.input):
+            # An optional input that is left out has an empty name.
             if name and name not in made and name not in examples:
                 example = _example(template, name)
                 if example is None:
@@ -104,6 +111,7 @@ def _placeholders(template: GraphTemplate) -> Iterator["onnx.NodeProto"]:
 
 
 def _layer(node: "onnx.NodeProto") -> str:
+    # A placeholder has a single attribute, the layer's name.
     return str(node.attribute[0].s.decode())
 
 
@@ -134,6 +142,7 @@ def _path(start: str, end: str, makers: Mapping[str, "onnx.NodeProto"]) -> list[
             maker = makers.get(name)
             leads[name] = False
             if maker is not None and maker.op_type != PLACEHOLDER:
+                # A list first: `any` over a generator would stop at one way and miss the others.
                 ways = [reaches(read) for read in maker.input]
                 leads[name] = any(ways)
                 if leads[name]:
@@ -151,8 +160,10 @@ def _example(template: GraphTemplate, name: str) -> AnyArray | None:
         if value.name == name:
             kind = value.type.tensor_type
             shape = [axis.dim_value for axis in kind.shape.dim]
+            # An axis of unknown length has a value of 0; random indices could be out of range.
             if kind.elem_type != _FLOAT or not all(shape):
                 return None
+            # With a seed of its own: the same piece every time, and numpy's global state stays.
             return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     return None
 
@@ -163,6 +174,7 @@ def _graph(
     from onnx import helper
 
     used = {name for node in nodes for name in node.input}
+    # Only its own: weights of the whole network would be loaded with every piece.
     constants = [c for c in template.graph.graph.initializer if c.name in used]
     inputs = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
@@ -170,5 +182,6 @@ def _graph(
     ]
     read = {name for node in nodes for name in node.input}
     ends = [name for node in nodes for name in node.output if name not in read]
+    # No shape is given, as runtimes infer it.
     outputs = [helper.make_tensor_value_info(name, _FLOAT, None) for name in ends]
     return helper.make_model(helper.make_graph(nodes, "subgraph", inputs, outputs, constants))

@@ -25,7 +25,7 @@ PLACEHOLDER, DOMAIN = "Layer", "mpq"
 """Operator and domain of an placeholder; its attribute ``layer`` names the layer."""
 Shape = tuple[int, ...]
 NUM_SAMPLES = 16
-"""Examples that every layer's kernels are held against the simulation on."""
+"""Examples on which every layer's kernels are compared with the simulation."""
 
 
 @final
@@ -35,11 +35,11 @@ class GraphTemplate:
 
     Args:
         graph: With a node ``mpq::Layer`` wherever a layer is called, in float32.
-        network: Whose layers belong there.
-        example: Example inputs.
+        network: The network whose layers the placeholders stand for.
+        example: Inputs of one run, ``[N, ...]`` with ``N`` the batch size.
         feeds: Those that are inputs of the graph, by name.
         layer_inputs: Example input of every call of every layer.
-        samples: The same for up to ``NUM_SAMPLES`` examples at once, to hold kernels against.
+        samples: The same for up to ``NUM_SAMPLES`` examples at once, to compare kernels on.
         output_ranges: Smallest and largest output of every layer over the calibration examples.
     """
 
@@ -59,7 +59,7 @@ class GraphTemplate:
             network: In float32; its module stays as it is.
             data: Calibration examples: the first ones are the example inputs, all of them show the
                 ranges of the layers' outputs.
-            batch_size: Examples of one run.
+            batch_size: Examples of one run; the graph takes no other number.
 
         Raises:
             MissingDependencyError: If ``onnx`` or ``onnxscript`` is not installed.
@@ -67,16 +67,19 @@ class GraphTemplate:
         """
         require_onnx()
         check_batch_size(batch_size)
+        # The first batch alone: all shapes are fixed by its examples.
         first = data.first().to(network.device)
         if first.size < batch_size:
             raise ModelError(f"the first batch has {first.size} examples, not {batch_size}")
         batch = first.slice(0, batch_size)
+        # Over all the data: a range from a few examples would clip the others.
         ranges = _output_ranges(network, data)
         samples, _ = _observe(
             network, first.slice(0, max(min(NUM_SAMPLES, first.size), batch_size))
         )
         inputs, shapes = _observe(network, batch)
         graph = _export(network, batch, shapes)
+        # The exporter names inputs after `forward`; their order is that of the arguments.
         names = [value.name for value in graph.graph.input]
         given = (*batch.args, *batch.kwargs.values())
         values = [x.cpu().numpy() for x in given if isinstance(x, Tensor)]
@@ -107,6 +110,7 @@ def require_onnx() -> None:
         raise MissingDependencyError(
             f"ONNX graphs need {error.name}: pip install 'mpq[onnx]'"
         ) from error
+    # Placeholders are made by `torch.onnx.ops.symbolic`.
     if not hasattr(torch.onnx, "ops"):
         raise MissingDependencyError(
             f"ONNX graphs need torch 2.8 or later, this is {torch.__version__}: "
@@ -137,6 +141,7 @@ class _Placeholder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """An placeholder of the graph."""
+        # torch cannot infer what an operator that it does not know gives: shapes are observed ones.
         return torch.onnx.ops.symbolic(
             f"{DOMAIN}::{PLACEHOLDER}",
             (x,),
@@ -157,11 +162,14 @@ def _export(
                 module,
                 batch.args,
                 kwargs=dict(batch.kwargs),
+                # The other exporter traces and does not know `symbolic`.
                 dynamo=True,
                 verbose=False,
                 output_names=["output"],
             )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+        # The exporter wraps what was raised into pages of advice; the first line of the cause says
+        # most.
         cause = error.__cause__ or error
         reason = str(cause).strip().splitlines()[0] if str(cause).strip() else repr(cause)
         raise ModelError(
@@ -173,6 +181,7 @@ def _export(
 
 def _opened(network: Network, shapes: Mapping[str, Mapping[Shape, Shape]]) -> nn.Module:
     """A copy of the network with placeholders for its layers, under all names that a layer has."""
+    # A copy of the modules, not of the numbers: the network keeps its layers.
     module = share_parameters(network.module)
     placeholders = {
         id(module.get_submodule(name)): _Placeholder(name, shapes[name], module.get_submodule(name))
@@ -180,6 +189,7 @@ def _opened(network: Network, shapes: Mapping[str, Mapping[Shape, Shape]]) -> nn
     }
     for path, layer_module in list(module.named_modules(remove_duplicate=False)):
         placeholder = placeholders.get(id(layer_module))
+        # A network that is one layer has no parent to set it in.
         if placeholder is not None and not path:
             return placeholder
         if placeholder is not None:
@@ -193,6 +203,7 @@ def _quiet() -> Iterator[None]:
     """The exporter warns about itself."""
     import logging
 
+    # By logger and restored afterwards, as levels are the whole process's.
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -213,6 +224,7 @@ def _observe(
     shapes: dict[str, dict[Shape, Shape]] = {layer.name: {} for layer in network.layers}
 
     def see(name: str, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        # A copy, as an operation in place may change the tensor after the layer has read it.
         inputs[name] = (*inputs.get(name, ()), args[0].detach().clone())
         shapes[name][tuple(args[0].shape)] = tuple(output.shape)
 
@@ -229,6 +241,7 @@ def _output_ranges(network: Network, data: Calibration) -> dict[str, tuple[float
     ends: dict[str, list[npt.NDArray[np.float64]]] = {layer.name: [] for layer in network.layers}
 
     def see(name: str, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+        # Two numbers per call, so that no output is kept over the calibration examples.
         low, high = output.aminmax()
         ends[name].append(np.array([float(low), float(high)]))
 

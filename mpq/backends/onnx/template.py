@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import onnx
 
 PLACEHOLDER, DOMAIN = "Layer", "mpq"
-"""Operator and domain of an placeholder; its attribute ``layer`` names the layer."""
+"""Operator and domain of a placeholder; its attribute ``layer`` names the layer."""
 Shape = tuple[int, ...]
 NUM_SAMPLES = 16
 """Examples on which every layer's kernels are compared with the simulation."""

@@ -1,5 +1,7 @@
 """Assignments in the forms that other tools read."""
 
+import csv
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,14 +80,22 @@ def _rows(assignment: Assignment) -> list[tuple[str, ...]]:
 
 
 def _csv(assignment: Assignment) -> str:
-    return "".join(",".join(row) + "\n" for row in _rows(assignment))
+    # Names of modules may hold commas and quotation marks.
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(_rows(assignment))
+    return file.getvalue()
 
 
 def _markdown(assignment: Assignment) -> str:
     heading, *rows = _rows(assignment)
     # Markdown has no table without this line below the heading.
-    lines = [heading, ("---",) * len(heading), *rows]
+    lines = [heading, ("---",) * len(heading), *(_escaped(row) for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _escaped(row: tuple[str, ...]) -> tuple[str, ...]:
+    """A bar in a module's name would begin another column."""
+    return tuple(cell.replace("|", "\\|") for cell in row)
 
 
 STYLES: Final[dict[str, Callable[[Assignment], str]]] = {

@@ -85,13 +85,13 @@ def convert(
         "int8 weights": torchao.Int8WeightOnlyConfig,
         "int8": torchao.Int8DynamicActivationInt8WeightConfig,
     }
-    for name, precision in precisions.items():
-        if precision == ORIGINAL:
-            continue
+    assigned = {name: p for name, p in precisions.items() if p != ORIGINAL}
+    # All are rounded before any is written: layers that share a parameter would round it twice.
+    rounded = {n: quantizer.weight(n, layer_modules[n], p.weight) for n, p in assigned.items()}
+    for name, precision in assigned.items():
         layer_module = layer_modules[name]
-        rounded = quantizer.weight(name, layer_module, precision.weight)
         with torch.no_grad():
-            weight_of(layer_module).copy_(rounded)
+            weight_of(layer_module).copy_(rounded[name])
         # One layer at a time, as each has its own precision and `quantize_` walks all of `module`.
         chosen = configurations[KERNELS[precision]]()
         torchao.quantize_(module, chosen, filter_fn=_is(layer_module))

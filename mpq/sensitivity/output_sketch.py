@@ -95,6 +95,8 @@ class OutputSketch(RefinableEstimator):
     def __post_init__(self) -> None:
         if self.num_probes < 1:
             raise InputError(f"sketch needs num_probes >= 1; got {self.num_probes}")
+        if not self.temperature > 0:
+            raise InputError(f"a temperature is positive; got {self.temperature}")
         if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
             raise InputError(f"sketch needs a shrinkage from 0 to 1; got {self.shrinkage}")
 

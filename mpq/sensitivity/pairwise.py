@@ -110,7 +110,7 @@ class _Pairs:
 
     def add(self, tiling: Tiling, batch: Batch) -> Iterator[str]:
         """Measures all pairs on a batch; yields the names of earlier layers as they are done."""
-        for tile in tiling.tiles(batch):
+        for number, tile in enumerate(tiling.tiles(batch)):
             base = _Base(tile, batch)
             for place, first in reversed(list(enumerate(self.on.names))):
                 # A pair is measured in the tile of its later layer; the earlier one is alike in all
@@ -121,7 +121,9 @@ class _Pairs:
                     for second in later:
                         at = (place, column, self.on.names.index(second), list(self.on.tried))
                         self.total[at] += found[second]
-                yield first
+                # Once a batch, however many tiles it is cut into.
+                if number == 0:
+                    yield first
         self.examples += batch.size
         self.num_batches += 1
 

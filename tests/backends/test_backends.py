@@ -1,5 +1,8 @@
 """What every backend promises, and what torchao makes of an assignment."""
 
+import csv
+import re
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -92,3 +95,48 @@ def test_a_backend_without_files_names_those_that_write_some(name: str, tmp_path
     assert f"the backend {name} writes no file; those that do: onnx, text" in found.stderr
     with pytest.raises(InputError, match=f"{name} writes no file; those that do: onnx, text"):
         mpq.export(assigned("fp32"), tmp_path / "none", name)
+
+
+def test_a_name_with_a_comma_or_a_bar_is_one_cell() -> None:
+    """torch allows both in names of modules."""
+    torch.manual_seed(0)
+    model = nn.Sequential(OrderedDict({'a,b|"c"': nn.Linear(16, 4)})).eval()
+    task = mpq.Task(model, DATA, DATA, candidates=["w8a32"])
+    found = mpq.search(task, {"effective_bits": 33}, sensitivity="weight-error").assignment
+
+    as_csv, as_markdown = (
+        mpq.BACKENDS.build(f"text:style={style}").export(found, None, None).content.decode()
+        for style in ("csv", "markdown")
+    )
+
+    heading, row = csv.reader(as_csv.splitlines())
+    assert (len(row), row[0]) == (len(heading), 'a,b|"c"')
+    bars = [len(re.findall(r"(?<!\\)\|", line)) for line in as_markdown.splitlines()]
+    assert len(set(bars)) == 1
+
+
+class Shared(nn.Module):
+    """Two layers that share a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """One behind the other."""
+        found: torch.Tensor = self.second(self.first(x).relu())
+        return found
+
+
+def test_torchao_rounds_a_shared_parameter_once() -> None:
+    """Both layers have the weight that the simulation has."""
+    pytest.importorskip("torchao")
+    task = mpq.Task(Shared().eval(), DATA, DATA, candidates=["w8a32"])
+    found = mpq.search(task, {"effective_bits": 33}, sensitivity="weight-error").assignment
+
+    real = mpq.quantize(Shared().eval(), found, backend="torchao")
+
+    first, second = (real.get_parameter(f"{name}.weight") for name in ("first", "second"))
+    assert torch.equal(first.dequantize(), second.dequantize())

@@ -102,7 +102,7 @@ def _deviation(
     if find_spec("onnxruntime") is None:
         return None
     session = open_session(graph)
-    first = data.first()
+    first = data.first().to(template.network.device)
     found, expected = [], []
     # At least one full run, however large the batch size is.
     few = min(first.size, max(NUM_SAMPLES, batch_size))
@@ -110,7 +110,7 @@ def _deviation(
     for start in range(0, few // batch_size * batch_size, batch_size):
         batch = first.slice(start, start + batch_size)
         values = (x for x in (*batch.args, *batch.kwargs.values()) if isinstance(x, Tensor))
-        feeds = {name: x.numpy() for name, x in zip(template.feeds, values, strict=True)}
+        feeds = {name: x.cpu().numpy() for name, x in zip(template.feeds, values, strict=True)}
         found.append(session.run(None, feeds)[0])
         with torch.no_grad():
             expected.append(scored_tensor(simulated(*batch.args, **batch.kwargs)).cpu().numpy())

@@ -53,6 +53,10 @@ def print_result(result: "SearchResult", console: Console) -> None:
     console.print(
         f"{result.loss_name}: {solution.loss:.4g} {result.problem.loss.unit}{_proof(solution)}"
     )
+    for sentence in () if result.spot_check is None else result.spot_check.sentences:
+        console.print(sentence)
+    if result.safeguard is not None:
+        console.print(result.safeguard.sentence)
     assert solution.columns is not None
     for number, round_ in enumerate(result.provenance.refinements, start=1):
         console.print(

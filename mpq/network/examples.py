@@ -227,6 +227,12 @@ class Calibration:
             raise DataError("there are no examples: the data yielded no batch")
         return batch
 
+    def until(self, num_examples: int) -> "Calibration":
+        """The first examples, at most so many."""
+        start, stop = self._range
+        end = start + num_examples
+        return Calibration(self._source, start, end if stop is None else min(end, stop))
+
     def split(self, held_out: float) -> tuple["Calibration", "Calibration"]:
         """The first examples, and the last ``held_out`` share of them.
 

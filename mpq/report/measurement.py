@@ -1,10 +1,17 @@
 """One network beside others: what was predicted for it, what was measured, what it costs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
+import numpy as np
+
+from mpq._support.arrays import Array
 from mpq.network.metric import KL, OutputMetric
+
+
+def _no_examples() -> Array:
+    return np.empty(0)
 
 
 @final
@@ -18,6 +25,7 @@ class Measurement:
         cross_entropy_nats: Mean negative log-likelihood of the targets; ``None`` without targets.
         num_examples: How many examples the means are over.
         metric: Metric that the divergence is in.
+        by_example: ``[N]`` divergence of every example; none in a record that was loaded.
     """
 
     divergence: float
@@ -25,6 +33,7 @@ class Measurement:
     cross_entropy_nats: float | None
     num_examples: int
     metric: OutputMetric = KL
+    by_example: Array = field(default_factory=_no_examples, compare=False, repr=False)
 
     @property
     def quantity(self) -> str:

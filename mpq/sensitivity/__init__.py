@@ -5,6 +5,8 @@ Every estimator is one file here; what several of them compute lies in ``passes`
 
 from mpq._support.registry import Registry
 from mpq.sensitivity._base import RefinableEstimator, Sensitivity, SensitivityEstimator
+from mpq.sensitivity.auto import AutoEstimator
+from mpq.sensitivity.checked import CheckedCell, SpotCheck
 from mpq.sensitivity.entropy import ActivationEntropy, HistogramKL
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.first_order import FirstOrder
@@ -27,6 +29,7 @@ from mpq.sensitivity.zero_cost import ZeroCost
 ESTIMATORS: Registry[SensitivityEstimator] = Registry(
     "sensitivity estimator",
     (
+        AutoEstimator,
         OutputSketch,
         Measured,
         HessianTrace,
@@ -53,6 +56,8 @@ ESTIMATORS: Registry[SensitivityEstimator] = Registry(
 __all__ = [
     "ESTIMATORS",
     "ActivationEntropy",
+    "AutoEstimator",
+    "CheckedCell",
     "DiagonalFisher",
     "Estimation",
     "FirstOrder",
@@ -71,6 +76,7 @@ __all__ = [
     "Relevance",
     "Sensitivity",
     "SensitivityEstimator",
+    "SpotCheck",
     "WeightError",
     "ZScore",
     "ZeroCost",

@@ -8,6 +8,7 @@ from typing import ClassVar, final
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
 from mpq.quantization.precision import Precision
+from mpq.sensitivity.checked import SpotCheck
 from mpq.sensitivity.estimation import Estimation
 
 
@@ -20,11 +21,13 @@ class Sensitivity:
         table: ``[L, B]`` loss of every layer at every precision, alone.
         interactions: How errors of different layers add up, where the estimator knows.
         standard_error: ``[L, B]`` of the table, where the estimator draws and knows it.
+        check: What measuring a few cells said, where the estimator checks itself.
     """
 
     table: CostTable
     interactions: Interactions | None = None
     standard_error: CostTable | None = None
+    check: SpotCheck | None = None
 
 
 class SensitivityEstimator(ABC):
@@ -36,6 +39,8 @@ class SensitivityEstimator(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    is_measuring: ClassVar[bool] = False
+    """Whether every cell is measured by itself, so that nothing is left to check."""
 
     @abstractmethod
     def estimate(self, on: Estimation) -> Sensitivity:

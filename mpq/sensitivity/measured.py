@@ -77,6 +77,7 @@ class Measured(SensitivityEstimator):
 
     name: ClassVar[str] = "measured"
     summary: ClassVar[str] = "divergence or loss measured one layer at a time, L x B passes"
+    is_measuring: ClassVar[bool] = True
 
     score: str = "divergence"
     interactions: bool = False

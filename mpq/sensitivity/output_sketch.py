@@ -84,7 +84,7 @@ class OutputSketch(RefinableEstimator):
     """
 
     name: ClassVar[str] = "sketch"
-    summary: ClassVar[str] = "output sketch with interactions, 1 forward + 1 backward (default)"
+    summary: ClassVar[str] = "output sketch with interactions, 1 forward + 1 backward"
 
     num_probes: int = 1
     temperature: float = 1.5

@@ -67,6 +67,7 @@ class Pairwise(SensitivityEstimator):
 
     name: ClassVar[str] = "pairwise"
     summary: ClassVar[str] = "CLADO: divergence of every pair of layers, for small networks"
+    is_measuring: ClassVar[bool] = True
 
     max_passes: int = 20000
     batched: bool = False

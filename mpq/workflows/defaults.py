@@ -2,7 +2,7 @@
 
 from typing import Final
 
-ESTIMATOR: Final = "sketch"
+ESTIMATOR: Final = "auto"
 """Estimator of ``search`` and ``frontier``."""
 SOLVER: Final = "auto"
 """Solver of ``search``, ``frontier`` and ``compare``."""

@@ -1,12 +1,14 @@
 """What a quantized network really does on held-out examples."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mpq._support.arrays import Array
 from mpq.backends import quantize
 from mpq.errors import DataError
 from mpq.network.examples import IGNORED_TARGET, Batch, Calibration
@@ -53,9 +55,8 @@ class Reference:
         with torch.no_grad():
             for index, (batch, outputs) in enumerate(self._run(module)):
                 apart = self._metric.divergence(self._same_shape(index, outputs), outputs)
-                # A sum, divided at the end: the last batch may have fewer examples.
-                divergence = float((apart * position_weights(batch, outputs)).sum())
-                sums.add(batch, self._targets(batch, outputs), divergence)
+                weighted = (apart * position_weights(batch, outputs)).sum(dim=1)  # [N]
+                sums.add(batch, self._targets(batch, outputs), weighted.cpu().numpy())
         return sums.measurement(self._metric)
 
     def _run(self, module: nn.Module) -> Iterator[tuple[Batch, Tensor]]:
@@ -84,30 +85,37 @@ class Reference:
 class _Sums:
     """Sums over the batches so far."""
 
-    divergence: float = 0.0
+    divergences: list[Array] = field(default_factory=list)  # [N] of every batch
     examples: int = 0
     targets: int = 0
     hits: int = 0
     cross_entropy: float = 0.0
 
     def add(
-        self, batch: Batch, against_targets: tuple[int, int, float], divergence: float = 0.0
+        self,
+        batch: Batch,
+        against_targets: tuple[int, int, float],
+        divergences: Array | None = None,
     ) -> None:
         counted, hits, cross_entropy = against_targets
-        self.divergence += divergence
+        # Of the original itself nothing is compared: its divergence is 0 by definition.
+        self.divergences.append(np.zeros(batch.size) if divergences is None else divergences)
         self.examples += batch.size
         self.targets += counted
         self.hits += hits
         self.cross_entropy += cross_entropy
 
     def measurement(self, metric: OutputMetric) -> Measurement:
+        by_example = np.concatenate(self.divergences)
         return Measurement(
-            divergence=self.divergence / self.examples,
+            # Of all examples and not of batches: the last batch may have fewer.
+            divergence=float(by_example.sum()) / self.examples,
             # By targets and not by examples: a sequence has one for every position.
             accuracy=self.hits / self.targets if self.targets else None,
             cross_entropy_nats=self.cross_entropy / self.targets if self.targets else None,
             num_examples=self.examples,
             metric=metric,
+            by_example=by_example,
         )
 
 

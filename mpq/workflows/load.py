@@ -18,6 +18,8 @@ from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.report.measurement import ComparisonRow, Measurement
+from mpq.report.safeguard import Excess, Safeguard, UniformCheck
+from mpq.sensitivity import CheckedCell, SpotCheck
 from mpq.workflows.provenance import Provenance, UsedDevice
 from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
@@ -112,7 +114,26 @@ def _from_dict(data: Mapping[str, Any], problem: Problem, assignment: Assignment
         tuple(map(_row_from_dict, data["comparisons"])),
         _provenance_from_dict(data["provenance"]),
         tuple((np.array(x["columns"], dtype=np.intp), float(x["loss"])) for x in data["trials"]),
+        _safeguard_from_dict(data.get("safeguard")),
+        _spot_check_from_dict(data.get("spot_check")),
     )
+
+
+def _spot_check_from_dict(data: Mapping[str, Any] | None) -> SpotCheck | None:
+    if data is None:
+        return None
+    cells = tuple(CheckedCell(**cell) for cell in data["cells"])
+    return SpotCheck(**{**_with_tuples(data), "cells": cells})
+
+
+def _safeguard_from_dict(data: Mapping[str, Any] | None) -> Safeguard | None:
+    if data is None:
+        return None
+    checks = tuple(
+        UniformCheck(x["precision"], Excess(**x["calibration"]), Excess(**x["held_out"]))
+        for x in data["checks"]
+    )
+    return Safeguard(checks, data["replaced_by"])
 
 
 def _with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.report.frontier import Frontier
 from mpq.report.measurement import ComparisonRow, Measurement
+from mpq.report.safeguard import Safeguard
+from mpq.sensitivity import SpotCheck
 from mpq.solvers import SOLVERS, Solver
 from mpq.workflows.points import (
     alternative_points,
@@ -55,6 +57,10 @@ class SearchResult:
         provenance: Estimator, solver, seed, device and versions that made it.
         trials: What a search found on its way over ``objectives=loss+costs``: columns ``[L]`` and
             loss of the trials that no other one betters in loss and costs.
+        safeguard: The answer beside the uniform precisions within the budgets; ``None`` where an
+            objective was minimised, and in records of mpq 0.1.
+        spot_check: What measuring a few cells said of the prediction; ``None`` where every cell was
+            measured.
     """
 
     problem: Problem
@@ -66,6 +72,8 @@ class SearchResult:
     comparisons: tuple[ComparisonRow, ...]
     provenance: Provenance
     trials: tuple[tuple[Columns, float], ...] = field(default=())
+    safeguard: Safeguard | None = None
+    spot_check: SpotCheck | None = None
 
     @property
     def columns(self) -> Columns:
@@ -272,6 +280,8 @@ def _to_dict(result: SearchResult) -> dict[str, Any]:
         "layers": [asdict(layer) for layer in result.layers],
         "tables": [table.to_dict() for table in result.tables],
         "half_widths": [table.to_dict() for table in result.half_widths],
+        "safeguard": None if result.safeguard is None else asdict(result.safeguard),
+        "spot_check": None if result.spot_check is None else asdict(result.spot_check),
         "trials": [{"columns": c.tolist(), "loss": loss} for c, loss in result.trials],
     }
 

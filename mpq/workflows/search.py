@@ -1,16 +1,19 @@
 """The main job, told once: model + data + device + limits -> assignment."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from mpq._support.progress import showing_progress
 from mpq.errors import InputError
 from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
-from mpq.sensitivity import Estimation, SensitivityEstimator
+from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator, SpotCheck
+from mpq.sensitivity.spot_check import spot_check
 from mpq.solvers import Solver
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.method import Method
+from mpq.workflows.never_worse import never_worse
 from mpq.workflows.objective import Objective
 from mpq.workflows.result import SearchResult
 from mpq.workflows.session import Session
@@ -78,24 +81,42 @@ def searched(task: Task, limits: Sequence[Limit], method: Method) -> tuple[Searc
     # what cannot be met or minimized is refused before the estimate, which takes longest
     constraints = prepared.constraints(limits)
     table = method.minimized(prepared)
-    problem = estimated(prepared, constraints, method.estimator, method.solver)
+    problem, found = estimated(prepared, constraints, method.estimator, method.solver)
+    check = _checked(prepared, method.estimator, found)
     # only now, as a solver that measures needs the calibrated network
     method = method.measuring(prepared)
     # Where a cost was minimised, that cost is one more budget of the problem that comes back.
     problem, solution = method.solve(problem, table, prepared)
     solution, rounds = method.refined(problem, solution, prepared)
+    # With an objective the loss is a limit, which the answer keeps; less of it is not asked for.
+    safeguard = None
+    if method.objective is None:
+        solution, safeguard = never_worse(prepared, problem, solution)
     session = Session(prepared)
     estimator = method.estimator.name
-    return session.record(problem, solution, method.solver, estimator, rounds), session
+    result = session.record(problem, solution, method.solver, estimator, rounds)
+    return replace(result, safeguard=safeguard, spot_check=check), session
 
 
 def estimated(
     prepared: Prepared, constraints: Constraints, estimator: SensitivityEstimator, solver: Solver
-) -> Problem:
-    """The problem with its loss, as far as the solver can take it."""
-    found = estimator.estimate(
-        Estimation(prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates)
-    )
-    # A solver that takes none is asked the additive problem, which is what its bound is proved of.
+) -> tuple[Problem, Sensitivity]:
+    """The problem with its loss, as far as the solver can take it, and the estimate itself."""
+    found = estimator.estimate(_asked(prepared))
     interactions = found.interactions if solver.takes_interactions else None
-    return Problem(found.table, constraints, interactions)
+    return Problem(found.table, constraints, interactions), found
+
+
+def _checked(
+    prepared: Prepared, estimator: SensitivityEstimator, found: Sensitivity
+) -> SpotCheck | None:
+    """A few cells beside their measurement; nothing where every cell was measured anyway."""
+    if found.check is not None or estimator.is_measuring:
+        return found.check
+    return spot_check(_asked(prepared), found.table, prepared.task.seed)
+
+
+def _asked(prepared: Prepared) -> Estimation:
+    return Estimation(
+        prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates
+    )

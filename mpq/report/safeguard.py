@@ -1,0 +1,119 @@
+"""The answer beside every uniform precision that meets the same budgets, measured on both sets."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import final
+
+import numpy as np
+
+from mpq._support.arrays import Array
+
+_NUM_RESAMPLES = 1000
+"""Of the bootstrap: its own error is then some 2 % of the standard error."""
+
+
+class Verdict(Enum):
+    """How the answer does against a uniform precision; the values are for people."""
+
+    BETTER = "the answer is better"
+    WORSE = "the uniform precision is better"
+    UNCLEAR = "not distinguishable"
+
+
+@final
+@dataclass(frozen=True)
+class Excess:
+    """What the answer loses more than a uniform precision, on the same examples.
+
+    Args:
+        mean: Mean over examples, in the metric's unit; below 0 the answer is better.
+        standard_error: Of that mean, by a paired bootstrap.
+        num_examples: How many examples there are.
+    """
+
+    mean: float
+    standard_error: float
+    num_examples: int
+
+    @classmethod
+    def of(cls, answer: Array, uniform: Array, seed: int = 0) -> "Excess":
+        """From the divergences ``[N]`` of both on the same examples.
+
+        The examples are drawn anew with repetitions, both networks' together (Efron 1979,
+        doi:10.1214/aos/1176344552): what makes an example hard for both cancels.
+        """
+        difference = answer - uniform
+        count = len(difference)
+        drawn = np.random.default_rng(seed).multinomial(
+            count, np.full(count, 1 / count), size=_NUM_RESAMPLES
+        )
+        means = drawn @ difference / count
+        return cls(float(difference.mean()), float(means.std()), count)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the mean is beyond its standard error, and on which side."""
+        # Of one example nothing is known about the spread: the bootstrap gives 0 and proves little,
+        # but an answer that loses more there is no better for it.
+        if abs(self.mean) <= self.standard_error:
+            return Verdict.UNCLEAR
+        return Verdict.WORSE if self.mean > 0 else Verdict.BETTER
+
+
+@final
+@dataclass(frozen=True)
+class UniformCheck:
+    """The answer against one uniform precision that meets all the budgets.
+
+    Args:
+        precision: The uniform precision.
+        calibration: On the calibration examples.
+        held_out: On the held-out examples.
+    """
+
+    precision: str
+    calibration: Excess
+    held_out: Excess
+
+    @property
+    def verdict(self) -> Verdict:
+        """What both sets of examples agree on; anything else is not distinguishable."""
+        both = {self.calibration.verdict, self.held_out.verdict}
+        return both.pop() if len(both) == 1 else Verdict.UNCLEAR
+
+
+@final
+@dataclass(frozen=True)
+class Safeguard:
+    """Whether the answer is at least as good as every uniform precision within the budgets.
+
+    Args:
+        checks: The predicted optimum against every uniform precision that meets all the budgets;
+            none where the budgets leave no uniform precision.
+        replaced_by: The uniform precision that became the answer; ``None``: the optimum stayed.
+    """
+
+    checks: tuple[UniformCheck, ...] = ()
+    replaced_by: str | None = None
+
+    @property
+    def sentence(self) -> str:
+        """What was found, for people."""
+        if not self.checks:
+            return "no uniform precision meets these budgets"
+        if self.replaced_by is not None:
+            (check,) = (c for c in self.checks if c.precision == self.replaced_by)
+            return (
+                f"uniform {self.replaced_by} meets the same budgets and was measured to be better "
+                f"than the predicted optimum (by {check.held_out.mean:.3g} on held-out and "
+                f"{check.calibration.mean:.3g} on calibration examples, beyond their standard "
+                f"errors {check.held_out.standard_error:.1g} and "
+                f"{check.calibration.standard_error:.1g}): it is the answer. The prediction fails "
+                "here; search with --sensitivity measured"
+            )
+        unclear = [c.precision for c in self.checks if c.verdict is Verdict.UNCLEAR]
+        better = len(self.checks) - len(unclear)
+        parts = [f"measured better than {better} uniform precisions within the budgets"]
+        if unclear:
+            parts.append(f"not distinguishable from {', '.join(unclear)}")
+        return "; ".join(parts)

@@ -1,0 +1,105 @@
+"""The default: predicted where predictions hold, measured where they do not."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final, final
+
+import numpy as np
+
+from mpq.errors import DataError, InputError, ModelError
+from mpq.problem.interactions import Interactions
+from mpq.quantization.precision import Precision
+from mpq.sensitivity._base import RefinableEstimator, Sensitivity
+from mpq.sensitivity.checked import SpotCheck
+from mpq.sensitivity.estimation import Estimation
+from mpq.sensitivity.measured import Measured
+from mpq.sensitivity.output_sketch import OutputSketch
+from mpq.sensitivity.spot_check import measured_rows, spot_check
+
+_MANY: Final = 3
+"""Layers that are off before no prediction is believed: of at most eight that were looked at."""
+
+
+@final
+@dataclass(frozen=True)
+class AutoEstimator(RefinableEstimator):
+    """The output sketch, checked by a few measurements, and repaired by measuring what failed.
+
+    The sketch takes a forward and a backward pass, and is wrong where no gradient flows (rounding,
+    ``detach``, comparisons), or where second order says little. So a handful of cells are measured
+    (``spot_check``). A layer that nothing reaches a gradient of, and one whose prediction is far
+    below its measurement, is measured at every precision; where several fail, all are. Where no
+    gradient can be had at all, everything is measured, and the cause is named.
+
+    Args:
+        num_probes: Of the sketch: backward passes per batch.
+        seed: Of the sketch's signs, and of the cells that are drawn.
+    """
+
+    name: ClassVar[str] = "auto"
+    summary: ClassVar[str] = "the sketch, checked; measured where predictions fail (default)"
+
+    num_probes: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        # For its refusals.
+        self._sketch()
+
+    def _sketch(self) -> OutputSketch:
+        return OutputSketch(num_probes=self.num_probes, seed=self.seed)
+
+    def estimate(self, on: Estimation) -> Sensitivity:
+        """See ``SensitivityEstimator.estimate``."""
+        try:
+            found = self._sketch().estimate(on)
+        except (InputError, DataError):
+            raise
+        except (ModelError, RuntimeError, NotImplementedError) as error:
+            return self._measured(on, f"no gradient can be computed ({_first_line(error)})")
+        check = spot_check(on, found.table, self.seed)
+        if len(check.off) >= _MANY:
+            return self._measured(on, "predictions and measurements part", check)
+        return self._repaired(on, found, check)
+
+    def estimate_at(self, on: Estimation, incumbent: Mapping[str, Precision]) -> Sensitivity:
+        """See ``RefinableEstimator.estimate_at``: the sketch, whose rounds are judged by measuring.
+
+        Raises:
+            ModelError: If no gradient can be computed.
+        """
+        return self._sketch().estimate_at(on, incumbent)
+
+    def _measured(self, on: Estimation, why: str, check: SpotCheck | None = None) -> Sensitivity:
+        # First of all whether the network runs at all: then its own error is the better one.
+        found = Measured().estimate(on)
+        known = check or SpotCheck((), on.network.metric.unit, 0.0)
+        known = replace(known, fallback=why, repaired=on.names, no_gradient=())
+        table = replace(found.table, name=self.name)
+        return Sensitivity(table, None, found.standard_error, known)
+
+    def _repaired(self, on: Estimation, found: Sensitivity, check: SpotCheck) -> Sensitivity:
+        table = replace(found.table, name=self.name)
+        names = [name for name in on.names if name in {*check.no_gradient, *check.off}]
+        if not names:
+            return Sensitivity(table, found.interactions, found.standard_error, check)
+        rows = [on.names.index(name) for name in names]
+        values = table.values.copy()
+        values[rows] = measured_rows(on, names)
+        passes = check.forward_passes + len(rows) * len(on.tried)
+        repaired = replace(check, repaired=tuple(names), forward_passes=passes)
+        interactions = _without(found.interactions, rows)
+        return Sensitivity(replace(table, values=values), interactions, None, repaired)
+
+
+def _without(interactions: Interactions | None, rows: Sequence[int]) -> Interactions | None:
+    """A layer whose own row is wrong says nothing about pairs either."""
+    if interactions is None:
+        return None
+    factor = np.array(interactions.factor)
+    factor[:, rows] = 0.0
+    return Interactions(factor, interactions.shrinkage)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,86 @@
+"""What measuring a few cells says about an estimate, as a record."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, final
+
+FACTOR: Final = 8.0
+"""How far a prediction may be below what is measured. Predictions of second order from one probe an
+example are off by 2 or 3 on networks where they are right; see ``benchmarks/spot_check.py``."""
+
+
+@final
+@dataclass(frozen=True)
+class CheckedCell:
+    """One layer at one precision, the others as they are.
+
+    Args:
+        layer: The layer's name.
+        precision: The candidate.
+        predicted: By the estimator, in its own unit.
+        measured: On the same examples that the check used, in the metric's unit.
+        is_off: Whether the two part by more than ``FACTOR``.
+    """
+
+    layer: str
+    precision: str
+    predicted: float
+    measured: float
+    is_off: bool
+
+
+@final
+@dataclass(frozen=True)
+class SpotCheck:
+    """What a few measurements say about an estimate.
+
+    Args:
+        cells: The cells that were measured.
+        unit: Unit of what was measured.
+        forward_passes: What the check took, in passes over the calibration examples.
+        no_gradient: Layers whose loss was predicted to be 0 at every precision though their weight
+            changes: no gradient reaches them.
+        repaired: Layers whose rows were measured instead, whatever the reason.
+        fallback: Why nothing could be predicted, so that all was measured; empty: it could.
+    """
+
+    cells: tuple[CheckedCell, ...]
+    unit: str
+    forward_passes: float
+    no_gradient: tuple[str, ...] = ()
+    repaired: tuple[str, ...] = ()
+    fallback: str = ""
+
+    @property
+    def off(self) -> tuple[str, ...]:
+        """Layers at which prediction and measurement part."""
+        return tuple(dict.fromkeys(cell.layer for cell in self.cells if cell.is_off))
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What was found, for people."""
+        found = []
+        if self.fallback:
+            found.append(f"{self.fallback}: every layer was measured instead")
+        if self.no_gradient:
+            found.append(
+                f"no gradient reaches {', '.join(self.no_gradient)} (rounding, detach or a "
+                f"comparison behind them): {self._done(self.no_gradient)}"
+            )
+        others = [name for name in self.off if name not in self.no_gradient]
+        if others:
+            found.append(
+                f"the prediction is more than {FACTOR:g} x below the measurement at "
+                f"{', '.join(others)}: {self._done(others)}"
+            )
+        count, off = len(self.cells), sum(cell.is_off for cell in self.cells)
+        found.append(
+            f"spot check: {count - off} of {count} predictions hold "
+            f"({self.forward_passes:.2g} forward passes)"
+        )
+        return tuple(found)
+
+    def _done(self, names: Sequence[str]) -> str:
+        if set(names) <= set(self.repaired):
+            return "measured instead"
+        return "not to be trusted, search with --sensitivity auto or measured"

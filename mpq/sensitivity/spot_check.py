@@ -1,0 +1,122 @@
+"""A handful of cells of an estimate, measured: does the prediction hold on this network?"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from mpq._support.arrays import Array
+from mpq.problem.cost_table import CostTable
+from mpq.sensitivity.checked import FACTOR, CheckedCell, SpotCheck
+from mpq.sensitivity.estimation import Estimation
+from mpq.sensitivity.measured import Measured
+
+NUM_CELLS: Final = 8
+"""Cells that are measured: each takes one pass over few examples."""
+NUM_EXAMPLES: Final = 64
+"""Examples that cells are measured on: enough to see a factor, whatever the data's size."""
+
+
+def spot_check(on: Estimation, table: CostTable, seed: int = 0) -> SpotCheck:
+    """Measures a few cells: the cheapest and the most expensive layers, and some at random.
+
+    Args:
+        on: What was asked of the estimator.
+        table: ``[L, B]`` its answer. Where its unit is not the metric's, only layers without any
+            loss can be judged.
+        seed: Of the cells that are drawn.
+    """
+    blind = without_gradient(on, table)
+    chosen = _chosen(on, table, [name not in blind for name in on.names], seed)
+    few = few_examples(on)
+    values = {name: measured_rows(few, (name,), columns)[0] for name, columns in chosen.items()}
+    largest = max((float(np.max(row)) for row in values.values()), default=0.0)
+    comparable = table.unit == on.network.metric.unit
+    cells = []
+    for name, columns in chosen.items():
+        for column, measured in zip(columns, values[name].tolist(), strict=True):
+            predicted = float(table.values[table.layers.index(name), column])
+            is_off = comparable and _is_off(predicted, measured, largest)
+            cells.append(CheckedCell(name, str(on.candidates[column]), predicted, measured, is_off))
+    passes = (len(cells) + 1) * few.data.num_examples / on.data.num_examples
+    return SpotCheck(tuple(cells), on.network.metric.unit, passes, no_gradient=blind)
+
+
+def _is_off(predicted: float, measured: float, largest: float) -> bool:
+    """Too cheap: the solver would take it for free. Too dear only costs what it forgoes."""
+    # What is a millionth of the largest loss is rounding, on which nothing depends.
+    return measured > FACTOR * max(predicted, 1e-6 * largest)
+
+
+def without_gradient(on: Estimation, table: CostTable) -> tuple[str, ...]:
+    """Layers that lose nothing at every candidate, though a candidate changes their weight."""
+    tried = [c for c in on.tried if not on.candidates[c].weight.is_exact]
+    if not tried:
+        return ()
+    silent = ~table.values[:, tried].any(axis=1)
+    return tuple(name for name in np.array(on.names)[silent].tolist() if _changes(on, name, tried))
+
+
+def _changes(on: Estimation, name: str, tried: Sequence[int]) -> bool:
+    weight = on.network.weight(name)
+    return any(
+        not bool((on.rounded_weight(name, on.candidates[c].weight) == weight).all()) for c in tried
+    )
+
+
+def _chosen(
+    on: Estimation, table: CostTable, seen: Sequence[bool], seed: int
+) -> dict[str, list[int]]:
+    """Layer to columns: where a wrong prediction would do most harm, and some at random.
+
+    Args:
+        on: The layers and candidates.
+        table: ``[L, B]`` what was predicted.
+        seen: ``[L]`` whether a gradient reached the layer: what is known to fail is not tried.
+        seed: Of the cells that are drawn.
+    """
+    rows = np.flatnonzero(seen)
+    if not on.tried or not len(rows):
+        return {}
+    values = table.values[rows][:, list(on.tried)]
+    # Where most is lost in all: the fewest bits, which the solver gives to the cheapest layers.
+    lowest = on.tried[int(np.nanargmax(np.nansum(values, axis=0)))]
+    order = rows[np.argsort(table.values[rows, lowest], kind="stable")].tolist()
+    rng = np.random.default_rng(seed)
+    cells = [(row, lowest) for row in (*order[:3], *order[-2:])]
+    drawn = zip(
+        rng.choice(rows, size=NUM_CELLS).tolist(),
+        rng.choice(on.tried, size=NUM_CELLS).tolist(),
+        strict=True,
+    )
+    unique = list(dict.fromkeys([*cells, *drawn]))[:NUM_CELLS]
+    found: dict[str, list[int]] = {}
+    for row, column in sorted(unique):
+        found.setdefault(on.names[row], []).append(column)
+    return found
+
+
+def few_examples(on: Estimation) -> Estimation:
+    """The same question on the first examples only."""
+    return replace(on, data=on.data.until(NUM_EXAMPLES))
+
+
+def measured_rows(
+    on: Estimation, names: Sequence[str], columns: Sequence[int] | None = None
+) -> Array:
+    """``[len(names), columns]`` measured losses of these layers, one at a time.
+
+    Args:
+        on: The network, and the examples.
+        names: Layers of it.
+        columns: Candidates that are measured; ``None``: all.
+    """
+    layers = tuple(layer for layer in on.network.layers if layer.name in set(names))
+    columns = range(len(on.candidates)) if columns is None else columns
+    asked = replace(
+        on,
+        network=replace(on.network, layers=layers),
+        candidates=[on.candidates[column] for column in columns],
+    )
+    return np.asarray(Measured().estimate(asked).table.values)

@@ -1,0 +1,98 @@
+"""An answer is never worse than a uniform precision that meets the same budgets."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from mpq._support.arrays import Columns
+from mpq._support.progress import track
+from mpq.problem.problem import Problem
+from mpq.problem.solution import Solution, Status
+from mpq.quantization.precision import Precision
+from mpq.report.measurement import Measurement
+from mpq.report.safeguard import Excess, Safeguard, UniformCheck, Verdict
+from mpq.workflows.setup import Prepared
+
+
+def never_worse(
+    prepared: Prepared, problem: Problem, solution: Solution
+) -> tuple[Solution, Safeguard]:
+    """The solution, or the uniform precision that is measured to be better on both sets.
+
+    A prediction may fail without anybody noticing; a uniform precision is what a user would take
+    without us. Takes a forward pass over the calibration and the held-out examples for the answer
+    and for every uniform precision within the budgets.
+
+    Args:
+        prepared: Measures on calibration and on held-out examples.
+        problem: The problem that was solved.
+        solution: Its solution, with an assignment.
+    """
+    assert solution.columns is not None
+    found = uniform_within(problem)
+    others = {p: c for p, c in found.items() if not np.array_equal(c, solution.columns)}
+    if not others:
+        return solution, Safeguard()
+    answer = _measured(prepared, problem, solution.columns)
+    checks = []
+    for precision, columns in track(list(others.items()), "uniform precisions"):
+        pairs = zip(answer, _measured(prepared, problem, columns), strict=True)
+        calibration, held_out = (Excess.of(a.by_example, u.by_example) for a, u in pairs)
+        checks.append(UniformCheck(str(precision), calibration, held_out))
+    worse = [check for check in checks if check.verdict is Verdict.WORSE]
+    if not worse:
+        return solution, Safeguard(tuple(checks))
+    best = max(worse, key=lambda check: check.held_out.mean + check.calibration.mean)
+    replaced = _replaced(problem, solution, others[Precision.parse(best.precision)], best.precision)
+    return replaced, Safeguard(tuple(checks), best.precision)
+
+
+def uniform_within(problem: Problem) -> dict[Precision, Columns]:
+    """Columns ``[L]`` of every uniform precision that meets all the budgets.
+
+    Layers that may not take it (fixed ones, those with candidates of their own, those that the
+    device does not run at it) take the nearest of what they may: by bits of the weight, then of the
+    activation, the larger of two that are equally near.
+    """
+    tried = {p: _nearest(problem, p) for p in problem.loss.precisions}
+    return {p: columns for p, columns in tried.items() if problem.is_feasible(columns)}
+
+
+def _nearest(problem: Problem, precision: Precision) -> Columns:
+    def distance(other: Precision) -> tuple[bool, float, float, float]:
+        weight = other.weight.number.bits - precision.weight.number.bits
+        activation = other.activation.number.bits - precision.activation.number.bits
+        return (other != precision, abs(weight), abs(activation), -weight)
+
+    order = sorted(
+        range(len(problem.loss.precisions)), key=lambda c: distance(problem.loss.precisions[c])
+    )
+    columns = np.empty(len(problem.loss.layers), dtype=np.intp)
+    # By groups: tied layers take what all of them may.
+    for members, allowed in zip(problem.grouped.members, problem.grouped.allowed, strict=True):
+        columns[list(members)] = next(column for column in order if allowed[column])
+    return columns
+
+
+def _measured(
+    prepared: Prepared, problem: Problem, columns: Columns
+) -> tuple[Measurement, Measurement]:
+    """On calibration and on held-out examples."""
+    precisions = problem.precisions_of(columns)
+    return (
+        prepared.on_calibration.measure(precisions),
+        prepared.on_held_out.measure(precisions),
+    )
+
+
+def _replaced(problem: Problem, first: Solution, columns: Columns, precision: str) -> Solution:
+    loss = problem.loss_of(columns)
+    return replace(
+        first,
+        # It is no optimum of the predicted loss, which has been shown to be wrong.
+        status=Status.FEASIBLE,
+        columns=columns,
+        loss=loss,
+        bound=None if first.bound is None else min(first.bound, loss),
+        solver=f"{first.solver}, replaced by uniform {precision}",
+    )

@@ -370,7 +370,7 @@ class Problem:
             return cls._from_dict(upgraded(data) if data["schema_version"] == 1 else data)
         except InputError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise FileFormatError(f"not a problem: {error!r}") from error
 
     @classmethod

@@ -9,7 +9,7 @@ import pytest
 from mpq.solvers.quadratic.doubly_nonnegative import Lifting, tightened
 from mpq.solvers.quadratic.moves import Quadratic
 from mpq.solvers.quadratic.subproblem import Subproblem
-from tests.solvers.quadratic.test_local_search import KINDS, of_kind, random_case
+from tests.solvers.quadratic.cases import KINDS, of_kind, random_case
 
 Floats = npt.NDArray[np.float64]
 

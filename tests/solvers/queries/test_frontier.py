@@ -192,7 +192,7 @@ def test_with_interactions_every_point_pays(seed: int, share: float) -> None:
         loss, Constraints((Budget.of(time, 9.0),)), interactions=Interactions(factor, share)
     )
 
-    assignments, statuses = solve_frontier(problem, size, LocalSearch(), 12)
+    assignments, statuses = solve_frontier(problem, size, LocalSearch(num_restarts=20), 12)
 
     losses = [problem.loss_of(columns) for columns in assignments]
     costs = [Budget.of(size, 1.0).used(columns) for columns in assignments]

@@ -29,8 +29,8 @@ from mpq.solvers.additive.presolve import Reduced
 
 _WHOLE = 1e-9
 """How far from a whole number a cost may be, as a share of it: what rounding leaves."""
-_MAX_CELLS = 400_000_000
-"""Bytes of the table that the choice is read back from."""
+_MAX_BYTES = 400_000_000
+"""Of the table that the choice is read back from."""
 
 
 @final
@@ -199,24 +199,26 @@ class _Table:
 
     units: Columns
     least: Array
-    column: npt.NDArray[np.int8]
+    column: npt.NDArray[np.unsignedinteger]
 
     @classmethod
     def of(cls, reduced: Reduced, units: Array, capacity: int, keeps_choices: bool) -> Self:
         """Row after row, each precision a shift of what the rows before reached."""
         whole = units.astype(np.intp)
         num_rows, width = len(whole), capacity + 1
-        if num_rows * width > _MAX_CELLS:
+        # Mostly one byte a cell: this table is nearly all of the memory.
+        kind = np.min_scalar_type(whole.shape[1] - 1)
+        most = _MAX_BYTES // kind.itemsize
+        if num_rows * width > most:
             raise InputError(
                 f"dynamic-programming: {num_rows} layers times {width} amounts are more than "
-                f"{_MAX_CELLS}; take a smaller grid, or the solver 'lagrangian'"
+                f"{most}; take a smaller grid, or the solver 'lagrangian'"
             )
-        # One byte a cell: this table is nearly all of the memory.
-        column = np.zeros((num_rows if keeps_choices else 0, width), dtype=np.int8)
+        column = np.zeros((num_rows if keeps_choices else 0, width), dtype=kind)
         # All zeros, not only the first: an amount is what may be used at most, not what is used.
         least = np.zeros(width)
         for row in range(num_rows):
-            reached, taken = np.full(width, np.inf), np.zeros(width, dtype=np.int8)
+            reached, taken = np.full(width, np.inf), np.zeros(width, dtype=kind)
             for cell in np.flatnonzero(reduced.usable[row] & (whole[row] < width)).tolist():
                 shift = int(whole[row, cell])
                 better = least[: width - shift] + reduced.rise[row, cell]

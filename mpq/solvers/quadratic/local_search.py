@@ -237,9 +237,9 @@ class _Search:
         size = max(2, int(_MAX_PAIRED * count / len(self.quadratic.group)))
         if size >= count:
             return [np.arange(count)]
-        order = np.concatenate([first, np.setdiff1d(self.rng.permutation(count), first)])
-        # `setdiff1d` sorts: without this the shares would be the same each time.
-        order[len(first) :] = self.rng.permutation(order[len(first) :])
+        # Permuted last: `setdiff1d` sorts.
+        rest = self.rng.permutation(np.setdiff1d(np.arange(count), first))
+        order = np.concatenate([first, rest])
         return np.array_split(order, -(-count // size))
 
     def _shaken(self, columns: Columns) -> Columns:

@@ -30,8 +30,10 @@ _SAFE = 1e-7
 """Of the loss: what a bound may owe to the tolerances of the integer program."""
 _RESTARTS = 50
 """Of the local search whose answer is the program's first: a good one cuts the tree short."""
-# Of a coefficient of a cut: far below the 1e15 (`large_matrix_value`) at which HiGHS refuses a row.
 _LARGEST = 1e9
+"""Of a coefficient of a cut, in units of the loss. Choices are whole to within 1e-9 (`TOLERANCE`):
+a larger one would move the cut by more than the loss. HiGHS itself refuses a row from 1e15 on
+(`large_matrix_value`)."""
 
 
 @final
@@ -181,7 +183,7 @@ class _Program:
     def _add(self, point: Array, which: npt.NDArray[np.bool_]) -> None:
         """Tangents of some squares at ``point [K]``."""
         left = np.hstack([(self._rows * point).T, -np.eye(len(point))])
-        # HiGHS leaves out a row with a larger number; without a cut the bound still holds.
+        # Without a cut the bound still holds.
         which = which & (np.abs(left).max(axis=1) < _LARGEST)
         self._tangents.append((left[which], 0.5 * point[which] ** 2))
 

@@ -161,7 +161,7 @@ def test_auto_proves_alternatives_of_many_layers(make_problem: Make) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_least_cost_with_interactions_is_bisected(make_problem: Make, seed: int) -> None:
-    """Nothing is proved, and what is found is no dearer than the best assignment by a tenth."""
+    """Nothing is proved, and what is found is at most a tenth more expensive than the best."""
     rng = np.random.default_rng(seed)
     factor = rng.standard_normal((20, 6, 3)) * [4, 2, 1]
     additive = random_problem(make_problem, seed)

@@ -286,7 +286,8 @@ class _Search:
             # Both ends of a coupling count it, hence the half.
             used = used + 0.5 * near[:, held].sum(axis=1)
             costs = costs + near
-        return costs - costs[:, old], self.quadratic.limits - used
+        # What is held is within the budgets, though a sum in this order may be a hair beyond.
+        return costs - costs[:, old], np.maximum(self.quadratic.limits - used, 0.0)
 
 
 def _best_single(single: Array, extra: Array, room: Array, least: float) -> Columns:

@@ -3,6 +3,7 @@
 import tracemalloc
 from dataclasses import dataclass, field, replace
 from itertools import product
+from math import fsum
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,21 @@ def of_kind(case: Case, kind: str) -> Case:
         extra = np.random.default_rng(9).integers(0, 64, case.loss.shape) / 8
         return replace(case, loss=case.loss + extra, shrinkage=0.25)
     return replace(case, **KINDS[kind])
+
+
+def test_sums_in_another_order_leave_something_to_shake() -> None:
+    """The only assignment within a limit that large numbers cancel to, and a hair beyond by sum."""
+    base = np.array([[1e9 / 3], [0.1], [-1e9 / 3]])
+    cost = base + [[0.0, 5.0], [0.0, 5.0], [0.0, 5.0]]
+    limit = fsum(cost[:, 0])
+    assert cost[:, 0].sum() > limit * (1 + 1e-12)
+    factor = np.ones((2, 3, 2))
+    case = Case(factor, np.array([[1.0, 0.0]] * 3), (cost,), (limit,))
+
+    found = LocalSearch(num_restarts=3).solve(case.problem())
+
+    assert found.columns is not None
+    assert found.columns.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("kind", KINDS)

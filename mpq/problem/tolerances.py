@@ -1,5 +1,6 @@
 """What rounding in float64 may change, named by what it bounds; all are relative."""
 
+from sys import float_info
 from typing import Final
 
 LIMIT: Final = 1e-12
@@ -11,6 +12,8 @@ sum ``math.fsum`` of its cells, and it is within the budget if that is at most
 (``is_within``), also whether a problem is infeasible; none has a tolerance of its own."""
 EQUAL_SUMS: Final = 1e-12
 """Difference of two sums of the same cells, or of two rates made of them, that is only rounding."""
+LAST_DIGITS: Final = 4 * float_info.epsilon
+"""Of all numbers in a sum without their signs: what adding them up in float64 may change."""
 DIFFERENCE: Final = 1e-15
 """Share of a pair's largest cost that is only what two subtractions leave."""
 SEARCHED_SUMS: Final = 1e-13

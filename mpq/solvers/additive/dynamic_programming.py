@@ -133,8 +133,8 @@ class DynamicProgramming(Solver):
         if grid.is_exact and not retreat:
             return Answer(Status.OPTIMAL, columns, reduced.offset + reduced.loss(columns))
         # With costs rounded down no choice within the budget is left out: the least is a bound.
-        below = _Table.of(reduced, np.floor(grid.units), grid.capacity, keeps_choices=False)
-        rise = min(float(below.least[grid.capacity]), reduced.loss(columns))
+        below = _Table.of(reduced, np.floor(grid.units), grid.reach, keeps_choices=False)
+        rise = min(float(below.least[grid.reach]), reduced.loss(columns))
         is_best = rise == reduced.loss(columns)
         return Answer(
             Status.OPTIMAL if is_best else Status.FEASIBLE, columns, reduced.offset + rise
@@ -149,17 +149,24 @@ class _Grid:
     Args:
         units: ``[G, B]`` cost of every cell above the least of its row.
         room: Units that the budget leaves free.
+        edge: Units that a sum here may differ by from ``Budget.is_met``'s.
         is_exact: Whether all costs are whole.
     """
 
     units: Array
     room: float
+    edge: float
     is_exact: bool
 
     @property
     def capacity(self) -> int:
         """Whole units that are free."""
         return int(self.room * (1 + LIMIT))
+
+    @property
+    def reach(self) -> int:
+        """Whole units that an assignment within the budget may use, by sums that are rounded."""
+        return int(self.room * (1 + LIMIT) + self.edge)
 
     @classmethod
     def of(cls, reduced: Reduced, most: int) -> Self:
@@ -178,12 +185,14 @@ class _Grid:
             divisor = int(np.gcd.reduce(whole[reduced.usable].astype(np.int64)))
             room = reduced.free[0] / unit / divisor
             # What rounding the costs of all rows may do must not decide what fits.
-            slack = float(apart.max(axis=1).sum()) / divisor
+            edge = float(reduced.edge[0]) * room
+            slack = float(apart.max(axis=1).sum()) / divisor + edge
             near = {int(room * (1 + LIMIT) + change) for change in (-slack, slack)}
             if room < most + 1 and len(near) == 1:
-                return cls(whole / divisor, room, is_exact=True)
+                return cls(whole / divisor, room, edge, is_exact=True)
         # An excess is a share of what is free, so that ``most`` units make up the whole.
-        return cls(reduced.excess[0] * most, float(most), is_exact=False)
+        edge = float(reduced.edge[0]) * most
+        return cls(reduced.excess[0] * most, float(most), edge, is_exact=False)
 
 
 @final

@@ -107,7 +107,7 @@ def of_kind(case: Case, kind: str) -> Case:
 def test_sums_in_another_order_leave_something_to_shake() -> None:
     """The only assignment within a limit that large numbers cancel to, and a hair beyond by sum."""
     base = np.array([[1e9 / 3], [0.1], [-1e9 / 3]])
-    cost = base + [[0.0, 5.0], [0.0, 5.0], [0.0, 5.0]]
+    cost = np.hstack([base, base + 5.0])
     limit = fsum(cost[:, 0])
     assert cost[:, 0].sum() > limit * (1 + 1e-12)
     factor = np.ones((2, 3, 2))

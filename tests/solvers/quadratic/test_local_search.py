@@ -3,6 +3,7 @@
 import tracemalloc
 from dataclasses import replace
 from itertools import product
+from math import fsum
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,21 @@ from mpq.problem.solution import Status
 from mpq.solvers import IntegerLinearProgram, LocalSearch
 from mpq.solvers.quadratic import local_search as module_under_test
 from tests.solvers.quadratic.cases import KINDS, Case, of_kind, random_case
+
+
+def test_sums_in_another_order_leave_something_to_shake() -> None:
+    """The only assignment within a limit that large numbers cancel to, and a hair beyond by sum."""
+    base = np.array([[1e9 / 3], [0.1], [-1e9 / 3]])
+    cost = np.hstack([base, base + 5.0])
+    limit = fsum(cost[:, 0])
+    assert cost[:, 0].sum() > limit * (1 + 1e-12)
+    factor = np.ones((2, 3, 2))
+    case = Case(factor, np.array([[1.0, 0.0]] * 3), (cost,), (limit,))
+
+    found = LocalSearch(num_restarts=3).solve(case.problem())
+
+    assert found.columns is not None
+    assert found.columns.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("kind", KINDS)

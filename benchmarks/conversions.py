@@ -9,8 +9,8 @@ however many precisions there are. In ``all differ`` every pair of precisions ha
 its own, 0 on the diagonal. Losses fall and costs rise with the precision, both log-normal over
 layers; a conversion takes about a quarter of an average layer at the cheapest precision, and the
 constant is as much as such a layer. The limit lies halfway between the uniform networks of the
-cheapest and of the dearest precision. Beside it, what the answer without pairs would really use,
-as a share of the first limit.
+cheapest and of the most expensive precision. Beside it, what the answer without pairs would really
+use, as a share of the first limit.
 Three seeds each, HiGHS, one thread, stopped after a minute. Prints JSON; CPU time beside wall time.
 """
 

@@ -192,6 +192,14 @@ def test_files_say_what_they_are(file: Path) -> None:
     assert ast.get_docstring(tree_of(file))
 
 
+@pytest.mark.parametrize("file", sorted(Path(__file__).parent.rglob("*.py")))
+def test_a_test_file_imports_no_other(file: Path) -> None:
+    """What several need lies in a file of its own: reading one test file is enough."""
+    names = {name for module in imports(file) for name in module.split(".")[1:-1]}
+
+    assert [name for name in names if name.startswith("test_")] == []
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_the_root_links_to_the_stages(name: str, root: Path) -> None:
     """The three stages are the first thing that a visitor of the repository sees."""

@@ -99,7 +99,8 @@ class Journal:
             # unnoticed.
             if row is None and number == len(lines):
                 break
-            if row is None or not {"name", "row"} <= row.keys():
+            # A name that is a list, say, is damage as well: no row is looked up by it.
+            if row is None or "row" not in row or not isinstance(row.get("name"), str):
                 raise FileFormatError(f"the journal {self.path} is damaged in line {number}")
             self._rows[row["name"]] = row["row"]
             whole += len(line)
@@ -116,7 +117,12 @@ class Journal:
                 f"the journal {self.path} has schema version {found['mpq_journal']}; this mpq "
                 f"reads version {schema_versions.JOURNAL}"
             )
-        old, new = found["key"], header["key"]
+        old, new = found.get("key"), header["key"]
+        if not isinstance(old, dict):
+            raise FileFormatError(
+                f"the journal {self.path} is damaged in line 1: expected an object as its key, got "
+                f"{old!r}; give the path of a new file"
+            )
         # Names of both: what only one of the keys has is a difference too.
         other = [name for name in {**old, **new} if old.get(name) != new.get(name)]
         if other:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mpq._support.streams import answer_stream
@@ -48,8 +49,9 @@ def print_result(result: "SearchResult", console: Console) -> None:
     console.print(_table(result.comparison_table(), "Measured on held-out examples", _all_columns))
     solution = result.solution
     console.print(f"{solution.solver}: {solution.status.value}")
+    # Names and messages may have brackets, which rich would read as its own markup.
     if solution.why:
-        console.print(solution.why)
+        console.print(escape(solution.why))
     console.print(
         f"{result.loss_name}: {solution.loss:.4g} {result.problem.loss.unit}{_proof(solution)}"
     )
@@ -65,9 +67,10 @@ def print_result(result: "SearchResult", console: Console) -> None:
         )
     for budget in result.problem.budgets:
         used, unit = budget.used(solution.columns), budget.unit
+        # Nothing is a share of 0, which a limit may be: on bytes between layers, for example.
+        share = f" ({used / budget.limit:.1%})" if budget.limit else ""
         console.print(
-            f"{budget.resource}: {amount(used, unit)} of {amount(budget.limit, unit)} "
-            f"({used / budget.limit:.1%})"
+            f"{budget.resource}: {amount(used, unit)} of {amount(budget.limit, unit)}{share}"
         )
     for table in result.shown_tables:
         beside = {
@@ -86,10 +89,11 @@ def print_result(result: "SearchResult", console: Console) -> None:
         )
     device = result.provenance.device
     if device is not None:
-        console.print(f"device {device.name}: {' and '.join(device.resources)} {device.basis}")
+        resources = " and ".join(device.resources)
+        console.print(escape(f"device {device.name}: {resources} {device.basis}"))
     uncalled = result.provenance.uncalled
     if uncalled:
-        console.print(f"never called by the data, left as they are: {', '.join(uncalled)}")
+        console.print(escape(f"never called by the data, left as they are: {', '.join(uncalled)}"))
 
 
 def _proof(solution: "Solution") -> str:
@@ -109,11 +113,12 @@ def print_profile(profile: "NetworkProfile", console: Console) -> None:
         table.add_row(
             str(precision), f"{np.nansum(column) * 1e3:.4g} ms", f"{runs} of {len(column)}"
         )
-    console.print(f"{profile.title}; besides layers {profile.latency.constant * 1e3:.4g} ms")
+    besides = f"besides layers {profile.latency.constant * 1e3:.4g} ms"
+    console.print(escape(f"{profile.title}; {besides}"))
     console.print(table)
     for wrong in profile.record["computed_wrongly"]:
         console.print(
-            f"{wrong['layer']} at {wrong['precision']}: left out, computed wrongly (off by "
+            f"{escape(wrong['layer'])} at {wrong['precision']}: left out, computed wrongly (off by "
             f"{wrong['error_in_standard_deviations']:.2g} standard deviations of its output)"
         )
     for label, found in profile.record.get("agreement", {}).items():
@@ -136,7 +141,7 @@ def print_comparison(comparison: "EstimatorComparison", console: Console) -> Non
     console.print(_table(table, title, lambda name: "accuracy" not in name))
     for score in comparison.scores:
         if score.error:
-            console.print(f"{score.estimator}: {score.error}")
+            console.print(escape(f"{score.estimator}: {score.error}"))
 
 
 def print_frontier(frontier: "Frontier", console: Console, what: str = "Frontier") -> None:
@@ -181,9 +186,11 @@ def _table(frame: "pd.DataFrame", title: str, shows: Callable[[str], bool]) -> T
     for name in columns:
         # Kind b, of booleans, is not among them: they are shown as words.
         is_text = frame[name].dtype.kind not in "if"
-        table.add_column(_heading(name), justify="left" if is_text else "right", overflow="fold")
+        table.add_column(
+            escape(_heading(name)), justify="left" if is_text else "right", overflow="fold"
+        )
     for _, row in frame.iterrows():
-        table.add_row(*(_cell(name, row[name]) for name in columns))
+        table.add_row(*(escape(_cell(name, row[name])) for name in columns))
     return table
 
 

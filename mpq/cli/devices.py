@@ -24,7 +24,7 @@ def devices_table(profiles: Iterable[Profile]) -> Table:
             profile.title,
             type(profile).__name__,
             profile.basis,
-            f"{sum(is_assumed(number) for number in numbers.values())} of {len(numbers)}",
+            f"{sum(map(is_assumed, numbers.values()))} of {len(numbers)}",
             ", ".join(profile.formats),
             _memory(numbers),
         )
@@ -44,13 +44,17 @@ def print_device(profile: Profile, console: Console) -> None:
 
 
 def device_json(profile: Profile) -> dict[str, object]:
-    """What the table of devices says of one."""
+    """What the table of devices says of one; a memory that is not known is ``None``."""
+    numbers = profile.numbers()
     return {
         "name": profile.name,
         "title": profile.title,
         "model": type(profile).__name__,
         "basis": profile.basis,
+        "num_numbers": len(numbers),
+        "num_assumed": sum(map(is_assumed, numbers.values())),
         "formats": list(profile.formats),
+        **{key: numbers[key].value if key in numbers else None for key in _MEMORIES},
     }
 
 

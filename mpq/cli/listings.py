@@ -145,6 +145,8 @@ def sections(talk: TalkOptions) -> None:
 
 
 def _print_parts(registry: "Registry[Any]", talk: TalkOptions) -> None:
+    from rich.markup import escape
+
     from mpq.cli.console import new_table
 
     rows = [(part.name, part.summary, registry.options(part)) for part in registry]
@@ -153,7 +155,9 @@ def _print_parts(registry: "Registry[Any]", talk: TalkOptions) -> None:
         # Folded and not cut: options are looked up here to be typed.
         table.add_column(heading, overflow="fold")
     for name, summary, options in rows:
-        table.add_row(name, summary, ",".join(f"{key}={value}" for key, value in options.items()))
+        spelled = ",".join(f"{key}={value}" for key, value in options.items())
+        # Other packages' texts may have brackets, which rich would read as its own markup.
+        table.add_row(*map(escape, (name, summary, spelled)))
     answer = [{"name": name, "summary": text, "options": known} for name, text, known in rows]
     talk.answer(answer, lambda console: console.print(table))
 
@@ -163,6 +167,8 @@ def _print_parts(registry: "Registry[Any]", talk: TalkOptions) -> None:
 @taking
 def formats(talk: TalkOptions) -> None:
     """List the number formats, and how each is written in a precision."""
+    from rich.markup import escape
+
     from mpq.cli.console import new_table
     from mpq.quantization.formats import NUMBER_FORMATS
 
@@ -172,7 +178,8 @@ def formats(talk: TalkOptions) -> None:
     answer = []
     for number in NUMBER_FORMATS.values():
         written = [f"w{text}" for text in number.spellings]
-        table.add_row(number.name, ", ".join(written), str(number.bits), number.summary)
+        cells = (number.name, ", ".join(written), str(number.bits), number.summary)
+        table.add_row(*map(escape, cells))
         answer.append(
             {
                 "name": number.name,

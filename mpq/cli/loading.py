@@ -5,16 +5,13 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from mpq.errors import FileFormatError, InputError, ModelError
 from mpq.network.synthetic import DATA_SOURCES
-
-if TYPE_CHECKING:
-    from mpq.workflows.session import Session
 
 
 def load_callable(spec: str) -> Callable[..., Any]:
@@ -70,8 +67,17 @@ def _load_file(path: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     if str(file.parent) not in sys.path:  # the file may import its neighbours
         sys.path.insert(0, str(file.parent))
+    before = sys.modules.get(name)
     sys.modules[name] = module  # dataclasses and pickling look their module up there
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    # Whatever it is, also Ctrl+C: nobody may find a module of which only the beginning ran.
+    except BaseException:
+        if before is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before
+        raise
     return module
 
 
@@ -174,10 +180,3 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     if not is_state:
         raise FileFormatError(f"{path} holds a {type(state).__name__}, not a state dict of tensors")
     return dict(state)
-
-
-def open_session(seed: int, **arguments: Any) -> "Session":
-    """Where assignments are measured; of a search's arguments the seed says nothing about it."""
-    from mpq.workflows.session import Session
-
-    return Session.of(**arguments)

@@ -53,7 +53,7 @@ class TalkOptions:
             return
         console = new_console()
         for file in files:
-            console.print(f"wrote {file}", highlight=False)
+            console.print(f"wrote {file}", highlight=False, markup=False)
 
 
 def write(text: str) -> None:

@@ -5,15 +5,11 @@ Nobody compares options (``eq=False``), and methods that are not made need no ti
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mpq.cli import options as o
 from mpq.network.workload import Workload
 from mpq.quantization.ranges import Ranges
 from mpq.workflows.task import METRIC, Rules, Task
-
-if TYPE_CHECKING:
-    pass
 
 DEMO = "mpq.demo:make_net"
 DEMO_DATA = "mpq.demo:calibration"

@@ -139,10 +139,12 @@ def undominated(
         sums[:, group] += [table.values[row] for table in tables]
     constants = np.array([table.constant for table in tables])
     largest = _largest(sums) + constants
+    average = _average(sums) + constants
     kept: list[int] = []
-    # The largest first: a table can only be dominated by one with no smaller maximum, and what is
-    # dominated by a table that was left out is dominated by a kept one as well.
-    for index in sorted(range(len(tables)), key=lambda i: (-largest[i], i)):
+    # The largest first: a table can only be dominated by one with no smaller maximum, and of equal
+    # maxima by one with no smaller average over all choices. What is dominated by a table that was
+    # left out is dominated by a kept one as well.
+    for index in sorted(range(len(tables)), key=lambda i: (-largest[i], -average[i], i)):
         # Exact for all assignments at once: groups choose independently, so the maximum of a sum is
         # the sum of their maxima.
         excess = _largest(sums[index] - sums[kept]) + constants[index] - constants[kept]
@@ -157,6 +159,13 @@ def _largest(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     # finite.
     chosen = np.where(np.isnan(sums), -np.inf, sums)
     return np.asarray(chosen.max(axis=2).sum(axis=1))
+
+
+def _average(sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """``[T]`` mean total of all choices; ``sums [T, L, B]``."""
+    # Not `nanmean`, which warns where a layer has no choice at all.
+    num_choices = np.maximum((~np.isnan(sums)).sum(axis=2), 1)
+    return np.asarray((np.nansum(sums, axis=2) / num_choices).sum(axis=1))
 
 
 def _widest(

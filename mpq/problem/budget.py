@@ -8,7 +8,7 @@ from typing import Any, Self, final
 from mpq._support.arrays import Columns
 from mpq.errors import InputError, LimitError
 from mpq.problem.cost_table import CostTable
-from mpq.problem.tolerances import LIMIT
+from mpq.problem.tolerances import is_within
 
 
 @final
@@ -70,9 +70,7 @@ class Budget:
 
     def is_met(self, columns: Columns) -> bool:
         """Whether the assignment stays within the limit, up to ``LIMIT``."""
-        # The absolute value: a factor 1 + LIMIT would tighten a limit below 0, where savings of
-        # pairs or a constant can lead.
-        return self.used(columns) <= self.limit + LIMIT * abs(self.limit)
+        return is_within(self.used(columns), self.limit)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -211,6 +211,12 @@ class CostTable:
         cells = self.values[np.arange(len(columns)), columns].tolist()
         return fsum([self.constant, *cells, *self._between(columns)])
 
+    @property
+    def magnitude(self) -> float:
+        """What no total is farther from 0 than: all numbers of the table without their signs."""
+        pairs = sum(float(np.abs(pair.values).sum()) for pair in self.pairs)
+        return abs(self.constant) + float(np.nansum(np.abs(self.values))) + pairs
+
     def total_between(self, columns: npt.NDArray[np.intp]) -> float:
         """Of what an assignment costs, the part between layers: its cells of the pairs."""
         return fsum(self._between(columns))

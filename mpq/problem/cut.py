@@ -20,7 +20,8 @@ class Cut:
         num_layers: In how many layers at least.
 
     Raises:
-        InputError: If the number is below 1, where nothing would be left out.
+        InputError: If the number is below 1, where nothing would be left out, or a column is below
+            0, which numpy would count from the end.
     """
 
     columns: Columns
@@ -29,6 +30,8 @@ class Cut:
     def __post_init__(self) -> None:
         if self.num_layers < 1:
             raise InputError(f"a cut is by at least 1 differing layer; got {self.num_layers}")
+        if (self.columns < 0).any():
+            raise InputError(f"a cut's columns count from 0; got {int(self.columns.min())}")
 
     def is_met(self, columns: Columns) -> bool:
         """Whether an assignment ``[L]`` is far enough away."""

@@ -26,6 +26,8 @@ class Grouped:
         allowed: ``[G, B]`` whether a group may take a precision.
         members: For each group, the rows of its layers.
         pairwise: What pairs of groups cost besides.
+        rounding: ``[R]`` what adding up tied layers, pairs and the constant may have changed in
+            each row's sums; 0 where nothing was added up.
     """
 
     loss: Array
@@ -34,6 +36,7 @@ class Grouped:
     allowed: Mask
     members: tuple[tuple[int, ...], ...]
     pairwise: PairwiseCosts
+    rounding: Array
 
     def among(self, allowed: Mask) -> "Grouped":
         """The same with fewer cells ``[G, B]``, each of them allowed here."""

@@ -86,7 +86,7 @@ class Interactions:
         # An InputError is a ValueError too, but its text is meant for the user already.
         except InputError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise FileFormatError(f"not interactions: {error!r}") from error
 
     def excess(self, columns: npt.NDArray[np.intp]) -> float:

@@ -21,6 +21,7 @@ from mpq.problem.interactions import Interactions
 from mpq.problem.limits import parse_limits
 from mpq.problem.pairwise_costs import PairwiseCosts
 from mpq.problem.table_file import LongTable
+from mpq.problem.tolerances import LAST_DIGITS
 from mpq.problem.upgrade import upgraded
 from mpq.quantization.precision import Precision
 
@@ -166,9 +167,14 @@ class Problem:
         group_of = {name: group for group, tied in enumerate(names) for name in tied}
         alone, pairwise = PairwiseCosts.of(tables, group_of)
         sums += alone
-        every = Grouped(sums[0], sums[1:], np.array(limits), allowed, members, pairwise)
+        rounding = np.array([self._rounding(table) for table in tables[1:]])
+        every = Grouped(sums[0], sums[1:], np.array(limits), allowed, members, pairwise, rounding)
         # A group without a choice is refused elsewhere.
         return every.among(allowed) if allowed.any(axis=1).all() else every
+
+    def _rounding(self, table: CostTable) -> float:
+        is_added_up = self.ties or table.constant or table.pairs
+        return LAST_DIGITS * table.magnitude if is_added_up else 0.0
 
     @property
     def _rows(self) -> tuple[list[CostTable], list[float]]:
@@ -370,7 +376,7 @@ class Problem:
             return cls._from_dict(upgraded(data) if data["schema_version"] == 1 else data)
         except InputError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise FileFormatError(f"not a problem: {error!r}") from error
 
     @classmethod

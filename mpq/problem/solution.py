@@ -6,7 +6,7 @@ from typing import Any, final
 
 from mpq._support.arrays import Columns
 from mpq.problem.problem import Problem
-from mpq.problem.tolerances import LIMIT
+from mpq.problem.tolerances import is_within
 from mpq.quantization.precision import Precision
 
 
@@ -49,11 +49,12 @@ class Shortfall:
         reach = self.smallest
         held = self.smallest_within_others
         # What differs by rounding only is one amount; a second number would puzzle the reader.
-        if held is not None and held > self.smallest * (1 + LIMIT):
+        if held is not None and not is_within(held, self.smallest):
             reach = held
             text += f" ({reach:.6g} while the other budgets hold)"
-        over = reach - self.limit
-        return text + (f": {over:.6g} {self.unit} too much" if over > 0 else ": can be met alone")
+        if is_within(reach, self.limit):
+            return f"{text}: can be met alone"
+        return f"{text}: {reach - self.limit:.6g} {self.unit} too much"
 
 
 @final

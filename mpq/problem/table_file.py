@@ -46,20 +46,22 @@ class LongTable:
                 or too long, or a cell is no number; says which line.
         """
         # Spreadsheets put a byte-order mark first, which would become part of the first heading.
-        rows = [row for row in csv.reader(StringIO(text.removeprefix("\ufeff"))) if row]
-        # Headings only: a layer's name is taken as it is. The slice is empty where the file is.
-        rows[:1] = [[name.strip() for name in names] for names in rows[:1]]
-        if not rows or rows[0][:2] != ["layer", "precision"] or len(rows) < 2:
+        reader = csv.reader(StringIO(text.removeprefix("\ufeff")))
+        # `line_num` also counts blank lines and quoted line breaks, which are no rows.
+        rows = [(reader.line_num, row) for row in reader if row]
+        # Headings only: a layer's name is taken as it is.
+        header = [name.strip() for name in rows[0][1]] if rows else []
+        if header[:2] != ["layer", "precision"] or len(rows) < 2:
             raise FileFormatError(
                 "not a table of layers: the first columns are layer,precision and rows follow; got "
-                f"{rows[0] if rows else 'nothing'}"
+                f"{header or 'nothing'}"
             )
         # In the dicts below the last of two equal headings would replace the first.
-        twice = {name for name in rows[0] if rows[0].count(name) > 1}
+        twice = {name for name in header if header.count(name) > 1}
         if twice:
             raise FileFormatError(f"column {sorted(twice)[0]!r} comes twice")
-        header, cells = rows[0], dict[tuple[str, Precision], dict[str, str]]()
-        for line, row in enumerate(rows[1:], start=2):
+        cells: Cells = {}
+        for line, row in rows[1:]:
             if len(row) != len(header):
                 raise FileFormatError(f"line {line} has {len(row)} cells, not {len(header)}")
             # Parsed, as int8 and w8a8 are one precision and thus one row.

@@ -107,17 +107,20 @@ def install(
     Returns:
         The input hooks' handles.
     """
-    handles = []
+    # All weights first: rounding one may fail, and then no hook is left on the network.
     for name, precision in precisions.items():
         layer_module = module.get_submodule(name)
         if not precision.weight.is_exact:
             weight = quantizer.weight(name, layer_module, precision.weight)
             # A new parameter, because the old one's memory belongs to the user's model.
             layer_module.weight = nn.Parameter(weight, requires_grad=False)
-        if not precision.activation.is_exact:
-            hook = QuantizeInput(name, quantizer, precision.activation)
-            handles.append(layer_module.register_forward_pre_hook(hook))
-    return handles
+    return [
+        module.get_submodule(name).register_forward_pre_hook(
+            QuantizeInput(name, quantizer, precision.activation)
+        )
+        for name, precision in precisions.items()
+        if not precision.activation.is_exact
+    ]
 
 
 @final

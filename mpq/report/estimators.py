@@ -2,21 +2,16 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, final
+from typing import Any, Final, Self, final
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-from math import ceil
-from typing import TYPE_CHECKING
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 
 @final
@@ -81,9 +76,9 @@ class RankAgreement:
     """Predicted against measured losses.
 
     Args:
-        spearman: Spearman's rank correlation, -1 to 1.
-        kendall: Kendall's tau-b, -1 to 1: ties are taken into account.
-        ratio: Median of predicted over measured.
+        spearman: Spearman's rank correlation, -1 to 1; ``nan`` where there is none.
+        kendall: Kendall's tau-b, -1 to 1: ties are taken into account; ``nan`` where there is none.
+        ratio: Median of predicted over measured, where something was lost; ``nan`` where nothing.
         num_trials: How many assignments were compared.
     """
 
@@ -94,17 +89,21 @@ class RankAgreement:
 
     @classmethod
     def of(cls, predicted: npt.ArrayLike, measured: npt.ArrayLike) -> Self:
-        """Of two columns of equal length; correlations of fewer than three rows are ``nan``."""
+        """Of two columns of equal length.
+
+        Fewer than three rows, or a column of equal numbers, have no correlation; a ratio needs one
+        row whose measured loss is above 0.
+        """
         # Imported here: it takes tenths of a second, and a comparison can be read without it.
         from scipy import stats
 
         x, y = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
+        # The median: where the measured loss is close to 0, single ratios are huge.
+        ratio = float(np.median(x[y > 0] / y[y > 0])) if (y > 0).any() else float("nan")
         # Two points always agree or disagree in full, and ranks of equal numbers are undefined:
         # scipy would warn and return nan.
         if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-            return cls(float("nan"), float("nan"), float("nan"), len(x))
-        # The median: where the measured loss is close to 0, single ratios are huge.
-        ratio = float(np.median(x[y > 0] / y[y > 0])) if (y > 0).any() else float("nan")
+            return cls(float("nan"), float("nan"), ratio, len(x))
         spearman, kendall = stats.spearmanr(x, y), stats.kendalltau(x, y)
         return cls(float(spearman.statistic), float(kendall.statistic), ratio, len(x))
 
@@ -151,11 +150,11 @@ class EstimatorComparison:
         ]
         return RankAgreement.of([p for p, _ in pairs], [m for _, m in pairs])
 
-    def table(self) -> "pd.DataFrame":
+    def table(self) -> pd.DataFrame:
         """One row per estimator: correlations, ratio, what its optima lose, cost."""
         return scores_table(self)
 
-    def predictions(self) -> "pd.DataFrame":
+    def predictions(self) -> pd.DataFrame:
         """One row per random assignment: what it lost, what every estimator predicted."""
         return predictions_table(self)
 
@@ -163,7 +162,7 @@ class EstimatorComparison:
         """The table for a README."""
         return comparison_markdown(self)
 
-    def plot(self) -> "Figure":
+    def plot(self) -> Figure:
         """Predicted against measured, one panel per estimator."""
         return draw_predictions(self)
 
@@ -179,9 +178,11 @@ class EstimatorComparison:
 
 
 _COLUMNS = 3  # panels beside each other that stay readable on a page
+_MAX_LOSS_LINE: Final[dict[str, Any]] = {"color": "0.6", "lw": 0.8, "ls": ":"}
+_DIAGONAL: Final[dict[str, Any]] = {"color": "0.3", "lw": 0.8}
 
 
-def scores_table(comparison: "EstimatorComparison") -> pd.DataFrame:
+def scores_table(comparison: EstimatorComparison) -> pd.DataFrame:
     """One row per estimator, best rank correlation first; the last row is random search."""
     rows = [_row(comparison, score) for score in comparison.scores]
     # An estimator that failed has nan here, which pandas sorts last in either direction.
@@ -189,7 +190,7 @@ def scores_table(comparison: "EstimatorComparison") -> pd.DataFrame:
     return pd.concat([frame, pd.DataFrame([_best_random(comparison)])], ignore_index=True)
 
 
-def _row(comparison: "EstimatorComparison", score: "Score") -> dict[str, object]:
+def _row(comparison: EstimatorComparison, score: Score) -> dict[str, object]:
     whole = comparison.agreement(score)
     solved = {one.limit: one for one in score.solved}
     return {
@@ -218,7 +219,7 @@ def _row(comparison: "EstimatorComparison", score: "Score") -> dict[str, object]
 
 
 def _accuracies(
-    comparison: "EstimatorComparison", found: dict[str, float | None]
+    comparison: EstimatorComparison, found: dict[str, float | None]
 ) -> dict[str, float | None]:
     # All are measured on the same examples, so that one of them tells whether there are targets.
     if comparison.trials[0].accuracy is None:
@@ -226,7 +227,7 @@ def _accuracies(
     return {f"solved_accuracy at {limit}": found.get(limit) for limit in comparison.limits}
 
 
-def _best_random(comparison: "EstimatorComparison") -> dict[str, object]:
+def _best_random(comparison: EstimatorComparison) -> dict[str, object]:
     best = {
         limit: min(
             (trial for trial in comparison.trials if trial.limit == limit),
@@ -246,7 +247,7 @@ def _best_random(comparison: "EstimatorComparison") -> dict[str, object]:
     }
 
 
-def comparison_markdown(comparison: "EstimatorComparison") -> str:
+def comparison_markdown(comparison: EstimatorComparison) -> str:
     """The table without what is only of use to a program."""
     frame = scores_table(comparison)
     hidden = ("assignments", "estimate_seconds", "error")
@@ -290,7 +291,7 @@ def _cell(name: str, value: object) -> str:
     return f"{value:.1f}" if name == "forward_passes" else f"{value:.3g}"
 
 
-def predictions_table(comparison: "EstimatorComparison") -> pd.DataFrame:
+def predictions_table(comparison: EstimatorComparison) -> pd.DataFrame:
     """One row per random assignment: what it lost, and what every estimator predicted."""
     frame = pd.DataFrame(
         {
@@ -305,7 +306,7 @@ def predictions_table(comparison: "EstimatorComparison") -> pd.DataFrame:
     return frame
 
 
-def draw_predictions(comparison: "EstimatorComparison") -> Figure:
+def draw_predictions(comparison: EstimatorComparison) -> Figure:
     """Predicted against measured, one panel per estimator, a colour per limit."""
     drawn = [score for score in comparison.scores if score.predicted]
     # Matplotlib refuses a grid of no rows, and every estimator may have failed.
@@ -317,13 +318,30 @@ def draw_predictions(comparison: "EstimatorComparison") -> Figure:
         _draw(panel, comparison, score)
     for panel in panels[len(drawn) :]:
         panel.set_axis_off()
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles=_legend(comparison), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
-def _draw(axes: Axes, comparison: "EstimatorComparison", score: "Score") -> None:
-    for limit in comparison.limits:
+def _colours(comparison: EstimatorComparison) -> dict[str, str]:
+    """Of every limit, the same in all panels: one may have no point of a limit."""
+    return {limit: f"C{number}" for number, limit in enumerate(comparison.limits)}
+
+
+def _legend(comparison: EstimatorComparison) -> list[Line2D]:
+    """What every panel may show, whichever it does."""
+    dots = [
+        Line2D([], [], color=colour, marker=".", ms=5, alpha=0.6, ls="", label=limit)
+        for limit, colour in _colours(comparison).items()
+    ]
+    return [
+        *dots,
+        Line2D([], [], **_MAX_LOSS_LINE, label="not correlated beyond"),
+        Line2D([], [], **_DIAGONAL, label="predicted = measured"),
+    ]
+
+
+def _draw(axes: Axes, comparison: EstimatorComparison, score: Score) -> None:
+    for limit, colour in _colours(comparison).items():
         # Logarithmic axes have no place for 0, which a trial may lose, and less, as may be
         # predicted.
         pairs = [
@@ -332,13 +350,13 @@ def _draw(axes: Axes, comparison: "EstimatorComparison", score: "Score") -> None
             if trial.limit == limit and trial.divergence > 0 and predicted > 0
         ]
         if pairs:
-            axes.plot(*zip(*pairs, strict=True), ".", ms=5, alpha=0.6, label=limit)
-    axes.axvline(comparison.max_loss, color="0.6", lw=0.8, ls=":", label="not correlated beyond")
+            axes.plot(*zip(*pairs, strict=True), ".", color=colour, ms=5, alpha=0.6, label=limit)
+    axes.axvline(comparison.max_loss, **_MAX_LOSS_LINE)
     if score.unit == comparison.unit:
         # Read from linear axes, whose margin may reach below 0. What is not positive is clipped in
         # both coordinates alike, so that the line stays the diagonal.
         low, high = axes.get_xlim()
-        axes.plot([low, high], [low, high], color="0.3", lw=0.8, label="predicted = measured")
+        axes.plot([low, high], [low, high], **_DIAGONAL)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_title(

@@ -168,7 +168,7 @@ class _Comparison:
         network, quantizer = self.prepared.network, self.prepared.quantizer
         for layer in network.layers:
             for tensor_format in dict.fromkeys(
-                columns.weight for columns in self.prepared.candidates
+                precision.weight for precision in self.prepared.candidates
             ):
                 quantizer.weight(layer.name, network.layer_module(layer.name), tensor_format)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mpq._support import schema_versions
+from mpq._support.arrays import Columns
 from mpq.errors import FileFormatError, InputError
 from mpq.network.layer import Layer
 from mpq.network.metric import METRICS
@@ -51,12 +52,13 @@ def load(folder: Path | str) -> SearchResult:
         # A file of mpq 0.1 has no mark; with one, a result.json was written beside it.
         if '"run_id"' in (folder / "assignment.json").read_text(encoding="utf-8"):
             raise FileFormatError(f"{folder / 'result.json'} is missing: copy the whole folder")
-        return _of_version_1(problem, assignment)
+        return _of_version_1(problem, assignment, folder)
     data = _read(folder / "result.json", _parsed)
     try:
         return _from_dict(data, problem, assignment)
-    # There is no schema to be checked against: what is missing or of another kind shows here.
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    # There is no schema to be checked against: what is missing or of another kind shows here. An
+    # OverflowError is a column that is too large for 64 bits.
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise FileFormatError(f"{folder / 'result.json'}: not a result: {error!r}") from error
 
 
@@ -168,11 +170,17 @@ def _provenance_from_dict(data: Mapping[str, Any]) -> Provenance:
     return Provenance(**{**_with_tuples(data), "refinements": rounds, "device": used})
 
 
-def _of_version_1(problem: Problem, assignment: Assignment) -> SearchResult:
+def _of_version_1(problem: Problem, assignment: Assignment, folder: Path) -> SearchResult:
     """As far as a folder of mpq 0.1 holds it."""
     known = assignment.metadata
-    columns = problem.columns_of(assignment.precisions)
-    status = Status[(known.solver_status or "feasible").upper()]
+    columns = _columns_of(problem, assignment, folder)
+    name = known.solver_status or "feasible"
+    if name.upper() not in Status.__members__:
+        raise FileFormatError(
+            f"{folder / 'assignment.json'}: expected a solver_status of "
+            f"{', '.join(map(str.lower, Status.__members__))}; got {name!r}"
+        )
+    status = Status[name.upper()]
     solver = known.solver or "unknown"
     solution = Solution(status, columns, problem.loss_of(columns), known.bound, solver, nan)
     provenance = Provenance(
@@ -188,3 +196,19 @@ def _of_version_1(problem: Problem, assignment: Assignment) -> SearchResult:
     sums = (budget.sum_table for budget in problem.budgets)
     tables = tuple(table for table in sums if table is not None)
     return SearchResult(problem, solution, assignment, (), tables, (), (), provenance)
+
+
+def _columns_of(problem: Problem, assignment: Assignment, folder: Path) -> Columns:
+    """``[L]`` of the assignment, which must be one of this problem."""
+    missing = [name for name in problem.loss.layers if name not in assignment.precisions]
+    if missing:
+        raise FileFormatError(
+            f"{folder / 'assignment.json'} has no layer {missing[0]!r}, which problem.json has: "
+            "copy both files of one run"
+        )
+    try:
+        return problem.columns_of(assignment.precisions)
+    except InputError as error:
+        raise FileFormatError(
+            f"{folder / 'assignment.json'} is of another problem: {error}"
+        ) from error

@@ -8,6 +8,7 @@ from mpq.errors import InputError
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
+from mpq.problem.tolerances import is_within
 from mpq.quantization.precision import ORIGINAL
 from mpq.solvers import Solver
 from mpq.solvers.queries.least_cost import least_cost_measured
@@ -58,11 +59,12 @@ def _criterion(
 
     if objective.max_measured_loss is not None:
         limit = objective.max_measured_loss
-        return lambda columns: measured(columns)[0] <= limit
+        return lambda columns: is_within(measured(columns)[0], limit)
     # Measured on the same examples: a drop from a published accuracy would compare two data sets.
     original = evaluator.measure(evaluator.uniform(ORIGINAL)).accuracy
     if original is None or objective.max_accuracy_drop is None:
         raise InputError("max_accuracy_drop needs held-out examples with targets")
     # every assignment has the original's targets, so that an accuracy is there for all or for none
     least = original - objective.max_accuracy_drop
-    return lambda columns: (measured(columns)[1] or 0.0) >= least
+    # The difference is rounded: an accuracy that dropped by just so much must not be refused.
+    return lambda columns: is_within(least, measured(columns)[1] or 0.0)

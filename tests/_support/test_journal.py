@@ -97,6 +97,28 @@ def test_damage_in_the_middle_is_an_error(written: Path) -> None:
         Journal(written, KEY)
 
 
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [
+        (1, {"mpq_journal": 1}),
+        (1, {"mpq_journal": 1, "key": ["weights"]}),
+        (2, {"name": ["a"], "row": 1}),
+        (2, {"name": None, "row": 1}),
+        (4, {"name": ["a"], "row": 1}),
+    ],
+)
+def test_whole_lines_of_another_form_are_damage(
+    written: Path, number: int, line: dict[str, object]
+) -> None:
+    """Also the last one: it was not cut off, so that nothing of ours has written it."""
+    lines = written.read_bytes().splitlines(keepends=True)
+    lines[number - 1] = json.dumps(line).encode() + b"\n"
+    written.write_bytes(b"".join(lines))
+
+    with pytest.raises(FileFormatError, match=f"journal.jsonl is damaged in line {number}"):
+        Journal(written, KEY)
+
+
 def test_other_key_is_refused(written: Path) -> None:
     """With what is different and what to do; the file stays as it is."""
     before = written.read_bytes()

@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 import mpq
 from mpq import demo
 from mpq.cli.__main__ import app
+from mpq.solvers import Lagrangian
 
 USER_FILE = """
 import torch
@@ -406,6 +407,13 @@ def test_estimators() -> None:
 
     assert all(name in printed for name in mpq.ESTIMATORS.names())
     assert "num_probes=1" in printed
+
+
+def test_brackets_of_a_summary_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other packages write summaries too."""
+    monkeypatch.setattr(Lagrangian, "summary", "exact [in float64]; 2**[bits]")
+
+    assert "exact [in float64]; 2**[bits]" in call("solvers").stdout
 
 
 def test_solvers() -> None:

@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,23 @@ def test_a_name_that_the_file_lacks(file: Path) -> None:
     """The error names the file and the name."""
     with pytest.raises(InputError, match=r"my_net\.py has no 'make_nett'"):
         load_callable(f"{file}:make_nett")
+
+
+def test_a_file_that_fails_leaves_no_module(tmp_path: Path) -> None:
+    """Nobody imports what ran to its middle; a file that was mended is read as usual."""
+    file = tmp_path / "net_that_fails.py"
+    file.write_text("SIZE = 3\nraise RuntimeError('no network')\n", encoding="utf-8")
+
+    with pytest.raises(RuntimeError, match="no network"):
+        load_object(f"{file}:SIZE")
+    assert "mpq_user_net_that_fails" not in sys.modules
+    file.write_text("SIZE = 30\n", encoding="utf-8")
+    assert load_object(f"{file}:SIZE") == 30
+    module = sys.modules["mpq_user_net_that_fails"]
+    file.write_text("raise RuntimeError('no network at all')\n", encoding="utf-8")
+    with pytest.raises(RuntimeError, match="no network at all"):
+        load_object(f"{file}:SIZE")
+    assert sys.modules["mpq_user_net_that_fails"] is module
 
 
 @pytest.mark.parametrize("name", ["make_net", "network"])

@@ -15,7 +15,7 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 from mpq.cli.__main__ import app
-from mpq.cli.devices import devices_table, formats_table, numbers_table
+from mpq.cli.devices import device_json, devices_table, formats_table, numbers_table
 from mpq.hardware_profiles import Profile, Roofline, Workload, device_names, load_device
 from mpq.hardware_profiles.sourced import Sourced
 from mpq.network.layer import Layer
@@ -105,6 +105,14 @@ def test_a_measured_device_is_listed_by_its_protocol() -> None:
     assert "0.00125" in numbers
     assert "measured [1024] times" in numbers
     assert "w4a8" in formats
+
+
+def test_json_says_what_the_table_does() -> None:
+    """How many numbers are assumed, and the memories in bytes; unknown ones are null."""
+    found = device_json(Board())
+
+    assert (found["num_assumed"], found["num_numbers"]) == (1, 2)
+    assert (found["ram_bytes"], found["flash_bytes"]) == (2048, None)
 
 
 @pytest.mark.parametrize("name", device_names())

@@ -214,6 +214,18 @@ def test_ties_need_one_table_per_step(graph: Graph) -> None:
         assert max(table.total(candidate) for table in undominated(tables, (NAMES,))) == expected
 
 
+@pytest.mark.parametrize("constant", [0.0, 3.0])
+def test_of_equal_maxima_the_larger_table_is_kept(constant: float) -> None:
+    """Wherever it stands, and whether its bytes are in the constant or in the cells."""
+    names, precisions = ("a",), CHOICES[:2]
+    small = CostTable("small", "bytes", names, precisions, np.array([[1.0, 3.0]]))
+    cells = np.full((1, 2), 3.0 - constant)
+    large = CostTable("large", "bytes", names, precisions, cells, constant)
+
+    for tables in ((small, large), (large, small)):
+        assert [table.name for table in undominated(tables)] == ["large"]
+
+
 def test_a_chain_by_hand() -> None:
     """10 -> a -> 20 -> relu -> b -> 4: input and output of a layer are there at once."""
     steps = (

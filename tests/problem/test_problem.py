@@ -284,6 +284,9 @@ def test_text_that_is_no_problem_is_refused(text: str) -> None:
         ("fixed", ["a"]),
         ("candidates", {"a": 7}),
         ("loss", 7),
+        ("cuts", [{"columns": [0, 0, 0, 7], "num_layers": 1}]),
+        ("cuts", [{"columns": [0, 0, 0, 10**30], "num_layers": 1}]),
+        ("cuts", [{"columns": [0, 0, 0, 0], "num_layers": float("inf")}]),
     ],
 )
 def test_json_with_a_wrong_key_is_no_problem(key: str, value: object) -> None:
@@ -312,6 +315,15 @@ def test_json_keeps_the_rules_of_the_problem() -> None:
         Problem.from_json(json.dumps(data | {"fixed": {"c": "w4a8"}}))
 
 
+def test_a_cut_has_no_column_below_0() -> None:
+    """It would be counted from the end."""
+    data = json.loads(problem().to_json())
+    data["cuts"] = [{"columns": [0, 0, 0, -1], "num_layers": 1}]
+
+    with pytest.raises(InputError, match="a cut's columns count from 0; got -1"):
+        Problem.from_json(json.dumps(data))
+
+
 def test_json_keeps_the_interactions() -> None:
     """Bit for bit, so that the same problem is solved again elsewhere."""
     factor = np.random.default_rng(0).standard_normal((5, 4, 3)).astype(np.float32)
@@ -326,7 +338,13 @@ def test_json_keeps_the_interactions() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"shape": [5, 4, 2]}, {"factor_float32_base64": "!"}, {"shrinkage": "x"}, {"shape": None}],
+    [
+        {"shape": [5, 4, 2]},
+        {"shape": [5, 4, 10**30]},
+        {"factor_float32_base64": "!"},
+        {"shrinkage": "x"},
+        {"shape": None},
+    ],
 )
 def test_json_with_broken_interactions_is_no_problem(change: dict[str, object]) -> None:
     """The message says what is broken."""

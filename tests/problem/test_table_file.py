@@ -61,6 +61,8 @@ def test_a_table_is_solved() -> None:
         ("layer,precision,loss_nats\n", FileFormatError, "rows follow"),
         ("layer,precision,loss_nats\na,w4a8\n", FileFormatError, "line 2 has 2 cells, not 3"),
         ("layer,precision,loss_nats\na,w4a8,1\na,w4a8,2\n", FileFormatError, "line 3: 'a' at w4a8"),
+        ("\nlayer,precision,loss_nats\n\n\na,w4a8\n", FileFormatError, "line 5 has 2 cells"),
+        ('layer,precision,loss_nats\n"a\nb",w4a8,1\nc\n', FileFormatError, "line 4 has 1 cells"),
         ("layer,precision,loss_nats\na,w4a8,much\n", FileFormatError, "loss_nats: 'a' at w4a8"),
         ("layer,precision,weight_bytes\na,w4a8,1\n", FileFormatError, "there are 0 of them"),
         (

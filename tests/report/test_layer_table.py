@@ -1,5 +1,6 @@
 """What is shown where a network costs more than its layers: by hand, and of whole searches."""
 
+from dataclasses import replace
 from io import StringIO
 
 import numpy as np
@@ -8,12 +9,13 @@ from rich.console import Console
 
 import mpq
 from mpq import demo
-from mpq.cli.console import amount, print_result
+from mpq.cli.console import amount, print_comparison, print_result
 from mpq.hardware_profiles import Conversion, Entry, MeasuredTable, Shape
 from mpq.network.layer import Layer
 from mpq.problem.cost_table import CostTable, PairwiseCost
 from mpq.quantization.precision import Precision
 from mpq.report import layer_table
+from mpq.report.estimators import EstimatorComparison, Score, Trial
 from mpq.workflows.session import Session
 
 CHOICES = tuple(map(Precision.parse, ("w4a8", "fp32")))
@@ -116,3 +118,34 @@ def test_the_terminal_says_what_is_besides_the_layers() -> None:
     assert f"flash besides its layers: {constant / 1024:.4g} KiB" in lines
     assert constant == 22528 + 4 * Session.of(task).network.num_unquantized
     assert not any("latency besides" in line or "between layers" in line for line in lines)
+
+
+def test_a_limit_of_0_has_no_share() -> None:
+    """It is shown with what is used of it, and nothing is divided by it."""
+    batches = [next(iter(demo.calibration()))[0][:32]]
+    task = mpq.Task(demo.make_net(), batches, candidates=["w4a8", "w8a8"])
+    found = mpq.search(task, {"weight_bytes": "1x:w8a8"}, sensitivity="weight-error")
+    free = CostTable(
+        "latency", "seconds", found.problem.loss.layers, found.problem.loss.precisions,
+        np.zeros_like(found.problem.loss.values),
+    )  # fmt: skip
+    console = Console(file=StringIO(), width=140)
+
+    print_result(replace(found, problem=found.problem.limited(free, 0.0)), console)
+
+    assert "latency: 0.000 s of 0.000 s" in text_of(console)
+    (line,) = (line for line in text_of(console) if line.startswith("weight_bytes: "))
+    assert line.endswith("(100.0%)")
+
+
+def test_brackets_of_names_and_messages_are_shown() -> None:
+    """An error that says what to install says all of it."""
+    error = "not installed: pip install 'mpq[pyhessian]'"
+    trials = (Trial("weight_bytes=1x:w8", (0,), 0.1, None),)
+    found = EstimatorComparison(trials, (Score("a[b]", error=error),), "nats", 1.0, 1.0, 4, 4)
+    console = Console(file=StringIO(), width=400)
+
+    print_comparison(found, console)
+
+    assert f"a[b]: {error}" in text_of(console)
+    assert any(line.split()[:1] == ["a[b]"] for line in text_of(console))

@@ -15,7 +15,7 @@ import mpq
 from mpq import demo
 from mpq.errors import InputError
 from mpq.quantization.precision import Precision
-from mpq.report.estimators import EstimatorComparison, RankAgreement
+from mpq.report.estimators import EstimatorComparison, RankAgreement, Score, Trial
 from mpq.workflows.compare import _Comparison
 from mpq.workflows.evaluate import Reference
 from tests.tasks import task_of
@@ -119,6 +119,22 @@ def test_no_correlation_where_there_is_nothing_to_rank(rows: list[float]) -> Non
     assert np.isnan(agreement.spearman)
 
 
+@pytest.mark.parametrize(
+    ("predicted", "measured", "ratio"),
+    [([3.0], [2.0], 1.5), ([3.0, 3.0, 3.0], [1.0, 2.0, 3.0], 1.5), ([1.0, 2.0], [0.0, 0.5], 4.0)],
+)
+def test_a_ratio_needs_no_ranks(
+    predicted: list[float], measured: list[float], ratio: float
+) -> None:
+    """Fewer than three rows and equal predictions have one; no measured loss has none."""
+    agreement = RankAgreement.of(predicted, measured)
+
+    assert agreement.ratio == ratio
+    assert np.isnan(agreement.spearman)
+    assert np.isnan(agreement.kendall)
+    assert np.isnan(RankAgreement.of(predicted, [0.0] * len(measured)).ratio)
+
+
 def test_optima_are_measured_within_every_limit(found: EstimatorComparison) -> None:
     """A larger budget loses less by the estimator's own prediction; ours beats random search."""
     for score in found.scores:
@@ -197,6 +213,22 @@ def test_picture_has_a_panel_per_estimator(found: EstimatorComparison) -> None:
     assert drawn == len(found.trials)
 
 
+def test_a_limit_has_one_colour_in_all_panels() -> None:
+    """Also where a panel has no point of a limit before it; the legend has all limits."""
+    trials = tuple(Trial(limit, (0,), 0.1, None) for limit in ("a", "b"))
+    scores = (Score("one", (0.0, 0.2), "nats"), Score("two", (0.1, 0.2), "nats"))
+    comparison = EstimatorComparison(trials, scores, "nats", 1.0, 1.0, 4, 4)
+
+    figure = comparison.plot()
+
+    first, second = ({x.get_label(): x.get_color() for x in axes.lines} for axes in figure.axes[:2])
+    assert first["b"] == second["b"] != second["a"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()][:2] == ["a", "b"]
+    handles = [line.get_color() for line in legend.get_lines()]
+    assert handles[:2] == [second["a"], second["b"]]
+
+
 def test_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that are on disk are not measured again, and the answer is the same."""
     whole = compare(folder=tmp_path)
@@ -219,22 +251,36 @@ def test_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert [s.predicted for s in again.scores] == [s.predicted for s in whole.scores]
 
 
-def test_folder_is_gone_on_with_by_another_question(tmp_path: Path) -> None:
+def test_folder_is_resumed_by_another_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows are named by what they measure: another restriction, budget or option finds its own."""
-    compare(folder=tmp_path)
+    # Looking for the peak collects all garbage of the process, and peaks are not compared.
+    monkeypatch.setattr("mpq.workflows.compare.peak_memory_bytes", lambda run, _: (run(), None))
+    options: dict[str, Any] = {
+        "estimators": ["sketch:num_probes=1", "weight-error"],
+        "solver": "local-search:num_restarts=0",
+        "candidates": ["w2", "w4", "w8"],
+        "num_random": 3,
+        "ranges": mpq.Ranges("minmax", "minmax"),
+    }
+    first = compare(folder=tmp_path, **options)
     changes: list[dict[str, Any]] = [
-        {"allow": {"4": ["w2", "w3", "w4"]}},
+        {"allow": {"4": ["w2", "w4"]}},
         {"limits": LIMITS[:1]},
         {"seed": 1},
-        {"estimators": ["sketch:temperature=3", "measured"]},
+        {"estimators": ["sketch:num_probes=1,temperature=3", "weight-error"]},
         {"solver": "ilp"},
     ]
     for change in changes:
-        fresh, again = compare(**change), compare(folder=tmp_path, **change)
+        asked = {**options, **change}
+        fresh, again = compare(**asked), compare(folder=tmp_path, **asked)
 
         assert again.trials == fresh.trials
         assert [s.predicted for s in again.scores] == [s.predicted for s in fresh.scores]
         assert [s.solved for s in again.scores] == [s.solved for s in fresh.scores]
+        # Otherwise rows of the first question would do as well.
+        assert [s.solved for s in fresh.scores] != [s.solved for s in first.scores]
 
 
 def test_optima_can_be_refined() -> None:

@@ -157,6 +157,44 @@ def test_a_folder_of_the_version_before(result: mpq.SearchResult, tmp_path: Path
         _ = loaded.measured
 
 
+def test_a_status_that_version_1_did_not_have(result: mpq.SearchResult, tmp_path: Path) -> None:
+    """The file is named, with what is expected there."""
+    data = json.loads(result.assignment.to_json())
+    data["schema_version"], data["record"] = 1, data.pop("metadata")
+    data["record"]["solver_status"] = "lucky"
+    (tmp_path / "assignment.json").write_text(json.dumps(data))
+    (tmp_path / "problem.json").write_text(result.problem.to_json())
+
+    with pytest.raises(
+        FileFormatError, match=r"assignment\.json: expected a solver_status of opt.*; got 'lucky'"
+    ):
+        mpq.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            '"head"',
+            '"tail"',
+            r"assignment\.json has no layer 'tail', which problem\.json has: copy",
+        ),
+        ('"w8a8"', '"w7a8"', r"assignment\.json is of another problem: .*w8a8"),
+    ],
+)
+def test_a_problem_of_another_run_of_version_1(
+    old: str, new: str, message: str, result: mpq.SearchResult, tmp_path: Path
+) -> None:
+    """There is no mark that would tell: a layer or a precision does."""
+    data = json.loads(result.assignment.to_json())
+    data["schema_version"], data["record"] = 1, data.pop("metadata")
+    (tmp_path / "assignment.json").write_text(json.dumps(data))
+    (tmp_path / "problem.json").write_text(result.problem.to_json().replace(old, new))
+
+    with pytest.raises(FileFormatError, match=message):
+        mpq.load(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["assignment.json", "problem.json", "result.json"])
 def test_a_missing_file(name: str, result: mpq.SearchResult, tmp_path: Path) -> None:
     """The file that is missing is named."""
@@ -184,6 +222,27 @@ def test_a_damaged_result(
     (tmp_path / "result.json").write_text(content)
 
     with pytest.raises(FileFormatError, match=rf"result\.json: .*{message}"):
+        mpq.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"solution": {"columns": [10**30]}}, "OverflowError"),
+        ({"solution": {"status": "lucky"}}, "KeyError"),
+    ],
+)
+def test_a_result_with_numbers_that_cannot_be(
+    change: dict[str, dict[str, Any]], message: str, result: mpq.SearchResult, tmp_path: Path
+) -> None:
+    """A column beyond 64 bits, a status that there is not."""
+    result.save(tmp_path, result.frontier(num_points=2))
+    data = json.loads((tmp_path / "result.json").read_text())
+    for key, value in change.items():
+        data[key] |= value
+    (tmp_path / "result.json").write_text(json.dumps(data))
+
+    with pytest.raises(FileFormatError, match=rf"result\.json: not a result: {message}"):
         mpq.load(tmp_path)
 
 

@@ -337,7 +337,7 @@ class MeasuredTable:
 
     @classmethod
     def from_csv(cls, text: str, name: str) -> Self:
-        """A table of a CSV's entries; columns are described in ``table_csv``.
+        """A table of a CSV's entries; columns are described in ``csv_file``.
 
         Args:
             text: Everything that the file holds.

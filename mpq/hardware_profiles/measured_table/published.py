@@ -18,7 +18,7 @@
     unit is stated; the numbers are taken as a simulator's cycles for a batch of 16, and need a
     clock to become seconds. Formats of 1 bit, which mpq does not have, are left out.
 ``csv``
-    Columns as in ``table_csv``.
+    Columns as in ``csv_file``.
 """
 
 import json
@@ -195,7 +195,17 @@ def _sizes(text: str, count: int) -> list[int]:
     # JSON reads any value: a number in this place is no shape either.
     if not isinstance(sizes, list) or len(sizes) != count:
         raise FileFormatError(f"expected {count} sizes in brackets")
-    return [int(size) for size in sizes]
+    # By type, as bool is an int: neither null nor true nor 2.5 counts anything.
+    if any(type(size) is not int or size < 1 for size in sizes):
+        raise FileFormatError(f"expected {count} whole numbers above 0 in brackets")
+    return sizes
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:  # it is divided by
+        raise FileFormatError("expected a whole number above 0")
+    return count
 
 
 def _hawqv3_t4(file: Published) -> MeasuredTable:
@@ -259,8 +269,8 @@ def _apq_bitfusion(file: Published) -> MeasuredTable:
 def _apq_entry(line: int, row: Row) -> Entry:
     # The first nine columns are sizes and bits, the last two amounts.
     whole = {name: cell(line, row, name, int) for name in APQ_COLUMNS[:9]}
-    size, kernel, groups = whole["in_hw"], whole["k"], whole["groups"]
-    written = (size + 2 * whole["padding"] - kernel) // whole["stride"] + 1
+    size, kernel, groups = whole["in_hw"], whole["k"], cell(line, row, "groups", _count)
+    written = (size + 2 * whole["padding"] - kernel) // cell(line, row, "stride", _count) + 1
     return Entry(
         "conv2d",
         (whole["cout"], whole["cin"] // groups, kernel, kernel),
@@ -286,8 +296,12 @@ def _head_and_tail(text: str) -> tuple[FixedPart, ...]:
             )
             for name in ("head", "tail")
         )
-    # A list or a string instead of an object is a TypeError, met by its index.
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    # A ValueError by class, but its text is meant for the user already.
+    except InputError as error:
+        raise FileFormatError(f"head and tail: {error}") from error
+    # A list or a string instead of an object is a TypeError, met by its index; a ValueError is text
+    # that is no JSON or no number.
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise FileFormatError(
             'expected {"head": {"energy": ..., "latency": ...}, "tail": {...}}; '
             f"got another file: {error!r}"
@@ -324,7 +338,7 @@ def _haq_entries(line: int, row: Row, clock_hz: float) -> tuple[Entry, ...]:
     if 1 in (whole["w_bits"], whole["a_bits"]):
         return ()
     inputs, outputs, size = whole["cin"], whole["cout"], whole["out_hw"]
-    kernel, groups = whole["k"], whole["groups"]
+    kernel, groups = whole["k"], cell(line, row, "groups", _count)
     is_linear = row["inferred_name"] == "fc"
     # The file has output sizes only. Where MobileNetV2 has a stride of 2 its sizes are even, so
     # that the input is exactly twice the output.

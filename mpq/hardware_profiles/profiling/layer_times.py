@@ -87,8 +87,7 @@ def time_layers(
         compiled: The network, calibrated and exported.
         runtime: What compiles and runs its layers.
         candidates: Precisions; where the runtime has no kernel, or one that computes something
-            else,
-            the layer is left out.
+            else, the layer is left out.
         between: Two layers each that are timed together too, for all kernels that both have.
         timer: How long, and with which confidence, everything is timed.
         rows: Finished rounds, also those of an earlier run.
@@ -156,8 +155,10 @@ def error_of(compiled: CompiledNetwork, runtime: Runtime, name: str, precision: 
         # Beyond the calibrated range integers end, which is no fault of the kernel; 8 bits have 255
         # steps.
         expected, step = np.clip(expected, low, high), (high - low) / 255
-    # What is no number is as wrong as can be.
-    found = np.nan_to_num(found.astype(np.float64), nan=float(np.finfo(np.float32).max))
+    # What is no finite number is as wrong as can be, yet finite after the division by a spread that
+    # may be small: the record is JSON, which has no infinity.
+    most = float(np.finfo(np.float32).max)
+    found = np.nan_to_num(found.astype(np.float64), nan=most, posinf=most, neginf=-most)
     return max(float(np.abs(found - expected).max()) - step, 0.0) / spread
 
 

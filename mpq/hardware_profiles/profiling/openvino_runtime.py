@@ -71,7 +71,9 @@ class OpenVino(GraphRuntime):
             feed(values)
             request.infer()
             # A copy: `data` is a view of memory that the next run overwrites.
-            return np.array(request.get_output_tensor(0).data)
+            found = np.array(request.get_output_tensor(0).data)
+            feed(examples)  # which is what is timed
+            return found
 
         # Outside of what is timed: the inputs stay in the request from run to run.
         feed(examples)

@@ -37,7 +37,8 @@ NOTES = (
     "the constant, as far as whole networks were measured."
 )
 VALIDATION_SHARE = 1 / 3
-"""Share of the mixed networks that the correction is tried on before it is fitted to all."""
+"""Share of the mixed networks that the correction is tried on before it is fitted to all networks;
+the uniform ones are never held out, as they alone show each kernel by itself."""
 
 
 @final
@@ -225,8 +226,9 @@ def _networks(
 
 def _agreement(sums: LayerSums, measured: NetworkTimes) -> dict[str, Any]:
     """The plain sum and the correction, on networks that the correction has not seen."""
+    num_mixed = len(measured.candidates) - len(uniform_assignments(sums.table()))
     # At least one, or there would be nothing to take a median of.
-    held = max(int(len(measured.candidates) * VALIDATION_SHARE), 1)
+    held = max(int(num_mixed * VALIDATION_SHARE), 1)
     seen = NetworkTimes(measured.candidates[held:], measured.intervals[held:])
     # Anew: the correction that is written into the profile has seen all networks.
     fitted = Correction.fit(sums, seen).apply(sums)

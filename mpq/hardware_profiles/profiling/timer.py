@@ -159,9 +159,11 @@ class Timer:
 
 @contextmanager
 def pinned(num_threads: int) -> Iterator[None]:
-    """Keeps this process on the last ``num_threads`` processors that it may use; then as before.
+    """Keeps the calling thread on the last ``num_threads`` processors that it may use.
 
-    Where the system cannot pin, nothing is done.
+    Threads that it starts within the block inherit them, and keep them; those that run already are
+    not moved. Afterwards the calling thread has the processors that it had before. Where the system
+    cannot pin, nothing is done.
     """
     if not hasattr(os, "sched_setaffinity"):
         yield

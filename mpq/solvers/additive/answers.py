@@ -2,8 +2,6 @@
 
 from math import isfinite
 
-import numpy as np
-
 from mpq.errors import InputError, SolverError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
@@ -24,9 +22,8 @@ def solution_of(problem: Problem, answer: Answer, solver: str, seconds: float) -
     loss, bound = problem.loss_of(columns), answer.bound
     if bound is not None and bound > loss:
         # Proved in scaled floating point, where its last digits are not ours.
-        # Relative to all cells and not to the loss, which may be 0 or cancel to nearly 0.
-        scale = np.abs(problem.loss.values).sum()
-        if bound > loss + PROVED_BOUND * scale:
+        # Relative to all numbers and not to the loss, which may be 0 or cancel to nearly 0.
+        if bound > loss + PROVED_BOUND * problem.loss.magnitude:
             raise SolverError(f"{solver} proved {bound}, above the loss {loss} that it found")
         # Within rounding the two are equal: the loss is proved.
         bound = loss

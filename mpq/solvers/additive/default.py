@@ -7,7 +7,8 @@ from mpq.solvers.additive.ilp import IntegerLinearProgram
 from mpq.solvers.additive.lagrangian import Lagrangian
 
 _EXACT_CELLS = 600
-"""Layers times precisions up to which several budgets are solved to the proved optimum."""
+"""Groups of tied layers times precisions, up to which several budgets are solved to the proved
+optimum."""
 _GAP = 1e-4
 """Where to stop above that: with several budgets the gap of the bound itself can be of this size,
 and closing it takes an integer program over all cells."""

@@ -29,8 +29,8 @@ from mpq.solvers.additive.presolve import Reduced
 
 _WHOLE = 1e-9
 """How far from a whole number a cost may be, as a share of it: what rounding leaves."""
-_MAX_CELLS = 400_000_000
-"""Bytes of the table that the choice is read back from."""
+_MAX_BYTES = 400_000_000
+"""Of the table that the choice is read back from."""
 
 
 @final
@@ -133,8 +133,8 @@ class DynamicProgramming(Solver):
         if grid.is_exact and not retreat:
             return Answer(Status.OPTIMAL, columns, reduced.offset + reduced.loss(columns))
         # With costs rounded down no choice within the budget is left out: the least is a bound.
-        below = _Table.of(reduced, np.floor(grid.units), grid.capacity, keeps_choices=False)
-        rise = min(float(below.least[grid.capacity]), reduced.loss(columns))
+        below = _Table.of(reduced, np.floor(grid.units), grid.reach, keeps_choices=False)
+        rise = min(float(below.least[grid.reach]), reduced.loss(columns))
         is_best = rise == reduced.loss(columns)
         return Answer(
             Status.OPTIMAL if is_best else Status.FEASIBLE, columns, reduced.offset + rise
@@ -149,17 +149,24 @@ class _Grid:
     Args:
         units: ``[G, B]`` cost of every cell above the least of its row.
         room: Units that the budget leaves free.
+        edge: Units that a sum here may differ by from ``Budget.is_met``'s.
         is_exact: Whether all costs are whole.
     """
 
     units: Array
     room: float
+    edge: float
     is_exact: bool
 
     @property
     def capacity(self) -> int:
         """Whole units that are free."""
         return int(self.room * (1 + LIMIT))
+
+    @property
+    def reach(self) -> int:
+        """Whole units that an assignment within the budget may use, by sums that are rounded."""
+        return int(self.room * (1 + LIMIT) + self.edge)
 
     @classmethod
     def of(cls, reduced: Reduced, most: int) -> Self:
@@ -178,12 +185,14 @@ class _Grid:
             divisor = int(np.gcd.reduce(whole[reduced.usable].astype(np.int64)))
             room = reduced.free[0] / unit / divisor
             # What rounding the costs of all rows may do must not decide what fits.
-            slack = float(apart.max(axis=1).sum()) / divisor
+            edge = float(reduced.edge[0]) * room
+            slack = float(apart.max(axis=1).sum()) / divisor + edge
             near = {int(room * (1 + LIMIT) + change) for change in (-slack, slack)}
             if room < most + 1 and len(near) == 1:
-                return cls(whole / divisor, room, is_exact=True)
+                return cls(whole / divisor, room, edge, is_exact=True)
         # An excess is a share of what is free, so that ``most`` units make up the whole.
-        return cls(reduced.excess[0] * most, float(most), is_exact=False)
+        edge = float(reduced.edge[0]) * most
+        return cls(reduced.excess[0] * most, float(most), edge, is_exact=False)
 
 
 @final
@@ -199,24 +208,26 @@ class _Table:
 
     units: Columns
     least: Array
-    column: npt.NDArray[np.int8]
+    column: npt.NDArray[np.unsignedinteger]
 
     @classmethod
     def of(cls, reduced: Reduced, units: Array, capacity: int, keeps_choices: bool) -> Self:
         """Row after row, each precision a shift of what the rows before reached."""
         whole = units.astype(np.intp)
         num_rows, width = len(whole), capacity + 1
-        if num_rows * width > _MAX_CELLS:
+        # Mostly one byte a cell: this table is nearly all of the memory.
+        kind = np.min_scalar_type(whole.shape[1] - 1)
+        most = _MAX_BYTES // kind.itemsize
+        if num_rows * width > most:
             raise InputError(
                 f"dynamic-programming: {num_rows} layers times {width} amounts are more than "
-                f"{_MAX_CELLS}; take a smaller grid, or the solver 'lagrangian'"
+                f"{most}; take a smaller grid, or the solver 'lagrangian'"
             )
-        # One byte a cell: this table is nearly all of the memory.
-        column = np.zeros((num_rows if keeps_choices else 0, width), dtype=np.int8)
+        column = np.zeros((num_rows if keeps_choices else 0, width), dtype=kind)
         # All zeros, not only the first: an amount is what may be used at most, not what is used.
         least = np.zeros(width)
         for row in range(num_rows):
-            reached, taken = np.full(width, np.inf), np.zeros(width, dtype=np.int8)
+            reached, taken = np.full(width, np.inf), np.zeros(width, dtype=kind)
             for cell in np.flatnonzero(reduced.usable[row] & (whole[row] < width)).tolist():
                 shift = int(whole[row, cell])
                 better = least[: width - shift] + reduced.rise[row, cell]

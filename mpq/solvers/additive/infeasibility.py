@@ -63,7 +63,8 @@ def _shortfall(
 
 
 def _reach(row: Shortfall) -> float:
-    return max(row.smallest, row.smallest_within_others or row.smallest)
+    held = row.smallest_within_others
+    return row.smallest if held is None else max(row.smallest, held)
 
 
 def _least(problem: Problem, table: CostTable, floor: float, solve: Exact) -> float:

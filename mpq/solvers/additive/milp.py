@@ -145,7 +145,9 @@ class _Program:
             terms = [(x[cell], excess[cell]) for cell in cells if excess[cell] > 0]
             terms += _costs(linearised, row)
             if terms:
-                model += _sum(terms) <= 1.0 - margin - float(excess[single].sum())
+                # Rounding must not rule out what is within: answers are checked exactly.
+                room = 1.0 - margin if margin else 1.0 + float(reduced.edge[row - 1])
+                model += _sum(terms) <= room - float(excess[single].sum())
         for columns in excluded:
             # Decided rows are the same in every answer: the rest must differ in one cell at least.
             same = [(x[cell], 1.0) for cell in enumerate(columns.tolist()) if cell in x]

@@ -146,19 +146,23 @@ def _cutting_planes(problem: Reduced, start: Dual) -> tuple[Dual, Columns | None
     """
     # Without a box the first programs have no largest value: one plane rises for ever. The worst
     # loss is the scale, as a multiplier is loss for the whole of what is free.
-    planes = [(problem.loss(start.columns), start.used - 1)]
-    best, within, box = start, None, problem.worst or 1.0
+    unit = problem.worst or 1.0
+    planes = [(problem.loss(start.columns) / unit, start.used - 1)]
+    best, within, box = start, None, 1.0
     for _ in range(_MAX_PLANES):
-        estimate, multipliers = _highest(planes, box)
-        found = Dual.at(problem, multipliers)
+        highest = _highest(planes, box)
+        if highest is None:  # the bound holds that was found before
+            break
+        estimate, multipliers = highest
+        found = Dual.at(problem, multipliers * unit)
         best = max(best, found, key=lambda dual: dual.bound)
         loss = problem.loss(found.columns)
         if (found.used <= 1).all() and (within is None or loss < problem.loss(within)):
             within = found.columns
         if best.proves_infeasible(problem):
             break
-        planes.append((loss, found.used - 1))
-        if estimate - best.bound <= _CLOSE * max(problem.worst, box):
+        planes.append((loss / unit, found.used - 1))
+        if estimate - best.bound / unit <= _CLOSE * box:
             # The border is met to within a tolerance only.
             if (multipliers < 0.999 * box).all():
                 break
@@ -166,8 +170,12 @@ def _cutting_planes(problem: Reduced, start: Dual) -> tuple[Dual, Columns | None
     return best, within
 
 
-def _highest(planes: list[tuple[float, Array]], box: float) -> tuple[float, Array]:
-    """The highest point under all planes, with multipliers within a box."""
+def _highest(planes: list[tuple[float, Array]], box: float) -> tuple[float, Array] | None:
+    """The highest point under all planes, with multipliers within a box.
+
+    Levels and multipliers are in units of the worst loss: HiGHS calls numbers from 1e20 on
+    infinite, and its tolerances are absolute. ``None`` where it fails all the same.
+    """
     levels = np.array([level for level, _ in planes])
     slopes = np.array([slope for _, slope in planes])
     num_budgets = slopes.shape[1]
@@ -179,7 +187,7 @@ def _highest(planes: list[tuple[float, Array]], box: float) -> tuple[float, Arra
         # Its variables are at least 0 unless told otherwise, and a height may be negative.
         bounds=[(None, None)] + [(0, box)] * num_budgets,
     )
-    return float(found.x[0]), np.asarray(found.x[1:])
+    return None if found.x is None else (float(found.x[0]), np.asarray(found.x[1:]))
 
 
 def _program(problem: Reduced, near: Mask, columns: Columns) -> Array | None:

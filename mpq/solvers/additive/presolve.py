@@ -10,10 +10,8 @@ import numpy as np
 from mpq._support.arrays import Array, Columns, Mask
 from mpq.problem.grouped import Grouped
 from mpq.problem.pairwise_costs import PairwiseCosts
-from mpq.problem.tolerances import LIMIT
+from mpq.problem.tolerances import LAST_DIGITS, LIMIT
 
-_EDGE = 4 * float(np.finfo(np.float64).eps)
-"""Of every number in a sum, what its last digits may hide from a comparison with what is free."""
 _BEYOND = 2.0
 """Units of a budget: more than there are."""
 
@@ -52,15 +50,13 @@ class Reduced:
     pairwise: PairwiseCosts
 
     @classmethod
-    def of(cls, grouped: Grouped, allowed: Mask | None = None, is_rounded: bool = False) -> Self:
+    def of(cls, grouped: Grouped, allowed: Mask | None = None) -> Self:
         """From a problem with ties added up.
 
         Args:
             grouped: Losses, costs and limits of the groups, in the user's units.
             allowed: ``[G, B]`` cells to choose among; default: all that are allowed.
-            is_rounded: Whether the costs are already sums.
         """
-        is_rounded |= len(grouped.pairwise) > 0 or any(len(rows) > 1 for rows in grouped.members)
         usable = (grouped.allowed if allowed is None else allowed).copy()
         while True:
             floors = np.where(usable, grouped.costs, np.inf).min(axis=2)  # [R, G]
@@ -70,9 +66,9 @@ class Reduced:
             free = allowance - [math.fsum(row) for row in floors.tolist()]
             # What overruns by no more than the last digits stays: the answer is checked exactly.
             sizes = np.abs(grouped.limits) + np.abs(floors).sum(axis=1)
-            edge = _EDGE * (sizes + usable.shape[0] * np.abs(free))
-            # Ties and pairs were added up before, so that even the sum of the floors is rounded.
-            is_overrun = bool((free < (-edge if is_rounded else 0.0)).any())
+            edge = LAST_DIGITS * (sizes + usable.shape[0] * np.abs(free)) + grouped.rounding
+            # Where ties, pairs or a constant were added up, even the sum of the floors is rounded.
+            is_overrun = bool((free < np.where(grouped.rounding > 0, -edge, 0.0)).any())
             free = np.maximum(free, 0.0)
             beyond = (free + edge)[:, None, None]
             overruns = usable & (excess > beyond).any(axis=0)
@@ -83,7 +79,7 @@ class Reduced:
         usable &= ~_dominated(grouped, excess, usable)
         if len(grouped.pairwise) and not is_overrun and (usable != grouped.allowed).any():
             # Where a row has fewer cells, more of a pair's cost depends on the other row alone.
-            return cls.of(grouped.among(usable), is_rounded=is_rounded)
+            return cls.of(grouped.among(usable))
         floor = np.where(usable, grouped.loss, np.inf).min(axis=1)
         rise = np.where(usable, grouped.loss - floor[:, None], 0.0)
         unit = np.where(free > 0, free, 1.0)[:, None, None]

@@ -179,8 +179,8 @@ class Space:
         over = self._over(used.transpose(1, 2, 0)).sum(axis=2)  # [P, B]
         lighter = (over < over[rows, held][:, None]) & self.problem.grouped.allowed[group]
         # The most expensive of them gives away the least precision.
-        dearest = np.where(lighter, change.sum(axis=0), -np.inf).argmax(axis=1)
-        return np.where(lighter.any(axis=1), dearest, held)
+        most_expensive = np.where(lighter, change.sum(axis=0), -np.inf).argmax(axis=1)
+        return np.where(lighter.any(axis=1), most_expensive, held)
 
     def children(self, parents: Assignments, count: int, rng: np.random.Generator) -> Assignments:
         """``[P, G]`` crossed, mutated and repaired; those that stay outside are left out.

@@ -163,7 +163,8 @@ class _Candidates:
         values[[rows[0] for rows in problem.grouped.members]] = np.where(
             problem.grouped.allowed, belief.slopes(start), 0.0
         )
-        loss = replace(problem.loss, values=values)
+        # The slopes hold what pairs cost beside `start`: the table's own would count it twice.
+        loss = replace(problem.loss, values=values, constant=0.0, pairs=())
         found = solve_additive(replace(problem, loss=loss, interactions=None))
         # The same budgets as those of the problem, which was found feasible before.
         return start if found.columns is None else self.space.groups(found.columns[None])

@@ -237,9 +237,9 @@ class _Search:
         size = max(2, int(_MAX_PAIRED * count / len(self.quadratic.group)))
         if size >= count:
             return [np.arange(count)]
-        order = np.concatenate([first, np.setdiff1d(self.rng.permutation(count), first)])
-        # `setdiff1d` sorts: without this the shares would be the same each time.
-        order[len(first) :] = self.rng.permutation(order[len(first) :])
+        # Permuted last: `setdiff1d` sorts.
+        rest = self.rng.permutation(np.setdiff1d(np.arange(count), first))
+        order = np.concatenate([first, rest])
         return np.array_split(order, -(-count // size))
 
     def _shaken(self, columns: Columns) -> Columns:
@@ -286,7 +286,8 @@ class _Search:
             # Both ends of a coupling count it, hence the half.
             used = used + 0.5 * near[:, held].sum(axis=1)
             costs = costs + near
-        return costs - costs[:, old], self.quadratic.limits - used
+        # What is held is within the budgets, though a sum in this order may be a hair beyond.
+        return costs - costs[:, old], np.maximum(self.quadratic.limits - used, 0.0)
 
 
 def _best_single(single: Array, extra: Array, room: Array, least: float) -> Columns:

@@ -9,7 +9,7 @@ import numpy as np
 from mpq._support.arrays import Array, Columns
 from mpq.problem.pairwise_costs import PairwiseCosts
 from mpq.problem.problem import Problem
-from mpq.problem.tolerances import LIMIT
+from mpq.problem.tolerances import LAST_DIGITS, LIMIT
 
 
 @final
@@ -26,6 +26,7 @@ class Quadratic:
         linear: ``c [M]`` additive loss, less what the quadratic form counts of single groups.
         costs: ``[R, M]`` cost of each move in every budget, in the budget's unit.
         limits: ``[R]``, with the slack that ``Budget.is_met`` gives.
+        edge: ``[R]`` what a sum of costs here may differ by from that of ``Budget.is_met``.
         group: ``[M]`` of each move, ascending.
         column: ``[M]`` of each move.
         index: ``[G, B]`` the move of each cell, -1 where it is not allowed.
@@ -36,6 +37,7 @@ class Quadratic:
     linear: Array
     costs: Array
     limits: Array
+    edge: Array
     group: Columns
     column: Columns
     index: Columns
@@ -63,7 +65,9 @@ class Quadratic:
         index = np.full(grouped.allowed.shape, -1, dtype=np.intp)
         index[group, column] = np.arange(len(group))
         costs = grouped.costs[:, group, column]
-        return cls(rows, linear, costs, limits, group, column, index, grouped.pairwise)
+        sizes = np.abs(limits) + np.abs(grouped.costs).max(axis=2).sum(axis=1)
+        edge = LAST_DIGITS * sizes + grouped.rounding
+        return cls(rows, linear, costs, limits, edge, group, column, index, grouped.pairwise)
 
     @cached_property
     def joint(self) -> Array:

@@ -30,8 +30,10 @@ _SAFE = 1e-7
 """Of the loss: what a bound may owe to the tolerances of the integer program."""
 _RESTARTS = 50
 """Of the local search whose answer is the program's first: a good one cuts the tree short."""
-# Of a coefficient of a cut: far below the 1e15 (`large_matrix_value`) at which HiGHS refuses a row.
 _LARGEST = 1e9
+"""Of a coefficient of a cut, in units of the loss. Choices are whole to within 1e-9 (`TOLERANCE`):
+a larger one would move the cut by more than the loss. HiGHS itself refuses a row from 1e15 on
+(`large_matrix_value`)."""
 
 
 @final
@@ -133,10 +135,14 @@ class _Program:
         extra = quadratic.costs - floors[:, quadratic.group]
         # A cell beyond the limit is ruled out and need not be as large as it is.
         unit_of = np.where(free > 0, free, 1.0)[:, None]
-        self._costs = np.where(extra > free[:, None], 2.0, extra / unit_of)  # [R, M], at most 1
+        self._room = (np.maximum(free, 0.0) + quadratic.edge) / unit_of[:, 0]  # [R]
+        room = self._room[:, None]
+        self._costs = np.where(extra / unit_of > room, 2 * room + 1, extra / unit_of)  # [R, M]
         self._index = quadratic.index
         loss, joint = np.split(quadratic.pairwise.values, [1], axis=1)
-        joint = np.where(joint > free[:, None, None], 2.0, joint / unit_of[:, :, None])
+        joint = joint / unit_of[:, :, None]
+        # Above 1 is what pairs of cells never are together.
+        joint = np.where(joint > room[:, :, None], 2.0, np.minimum(joint, 1.0))
         joint = np.concatenate([loss, joint], axis=1)
         self._pairwise = replace(quadratic.pairwise, values=joint)
         self._tangents: list[tuple[Array, Array]] = []  # [C, M + K] times (x, z) <= [C]
@@ -160,9 +166,7 @@ class _Program:
             found = linprog(
                 np.r_[self._linear, np.ones(rank)],
                 A_ub=np.vstack([budgets, *tangents]),
-                b_ub=np.concatenate(
-                    [np.ones(len(budgets)), *(right for _, right in self._tangents)]
-                ),
+                b_ub=np.concatenate([self._room, *(right for _, right in self._tangents)]),
                 A_eq=np.hstack([one, np.zeros((len(one), rank))]),
                 b_eq=np.ones(len(one)),
                 bounds=[(0, 1)] * num_moves + [(0, None)] * rank,
@@ -181,7 +185,7 @@ class _Program:
     def _add(self, point: Array, which: npt.NDArray[np.bool_]) -> None:
         """Tangents of some squares at ``point [K]``."""
         left = np.hstack([(self._rows * point).T, -np.eye(len(point))])
-        # HiGHS leaves out a row with a larger number; without a cut the bound still holds.
+        # Without a cut the bound still holds.
         which = which & (np.abs(left).max(axis=1) < _LARGEST)
         self._tangents.append((left[which], 0.5 * point[which] ** 2))
 
@@ -223,7 +227,7 @@ class _Program:
         products = [product.variable for product in linearised]
         for row, costs in enumerate(self._costs, start=1):
             joint = np.array([product.costs[row] for product in linearised])
-            model += _sum([*x, *products], np.r_[costs, joint]) <= 1.0
+            model += _sum([*x, *products], np.r_[costs, joint]) <= float(self._room[row - 1])
         for left, right in self._tangents:
             for row, limit in zip(left, right.tolist(), strict=True):
                 model += _sum(every, row) <= limit

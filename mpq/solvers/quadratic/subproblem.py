@@ -9,7 +9,6 @@ from typing import final
 import numpy as np
 
 from mpq._support.arrays import Array, Columns, Mask
-from mpq.problem.tolerances import LIMIT
 from mpq.solvers.quadratic.moves import Quadratic, first_of_each
 
 _SLACK = 1e-9
@@ -69,16 +68,18 @@ class Subproblem:
     def of(cls, quadratic: Quadratic, unit: float) -> "Subproblem":
         """The whole problem, its loss in the given unit."""
         group = quadratic.group
-        limits = quadratic.limits + LIMIT * np.abs(quadratic.limits)
         floors = np.minimum.reduceat(quadratic.costs, quadratic.starts, axis=1)  # [R, G]
-        free = limits - floors.sum(axis=1)
+        free = quadratic.limits - floors.sum(axis=1)
         extra = quadratic.costs - floors[:, group]
+        unit_of = np.where(free > 0, free, 1.0)
+        room = (np.maximum(free, 0.0) + quadratic.edge) / unit_of
         # A cell beyond the limit is ruled out at once and need not be as large as it is.
-        costs = np.where(extra > free[:, None], 2.0, extra / np.where(free > 0, free, 1.0)[:, None])
+        amounts = extra / unit_of[:, None]
+        costs = np.where(amounts > room[:, None], 2 * room[:, None] + 1, amounts)
         return cls(
             0.0, quadratic.linear / unit, quadratic.gram / unit, costs,
-            # A budget that leaves nothing free has no unit: its room is 0, and only floors fit.
-            np.where(free > 0, 1.0, 0.0), group, np.arange(len(group)), (), _same(group),
+            # A budget that leaves nothing free has no unit: it has no room, and only floors fit.
+            room, group, np.arange(len(group)), (), _same(group),
         )  # fmt: skip
 
     @cached_property

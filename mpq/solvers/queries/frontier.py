@@ -84,14 +84,15 @@ def solve_hull(
 
     Without other budgets every corner is the one before with one layer changed: the layer of the
     largest gain per cost (Everett 1963, doi:10.1287/opre.11.3.399), so that all of them take one
-    sort. With other budgets each corner is a problem of its own, ``loss + multiplier * cost``:
+    sort. With other budgets, assignments to differ from, or pairs of layers that lose something
+    together, each corner is a problem of its own, ``loss + multiplier * cost``:
     between two corners, the one farthest below their line (Aneja and Nair 1979,
     doi:10.1287/mnsc.25.1.73).
 
     Args:
         problem: Without interactions; a budget on the same resource is left out.
         table: ``[L, B]`` of the resource.
-        solver: Exact; solves where other budgets hold.
+        solver: Exact; solves where one sort is not enough.
 
     Returns:
         The choices by rising cost, and how the solver ended for each.
@@ -111,7 +112,8 @@ def solve_hull(
         )
     others = problem.without(table.name)
     free = others.available(table)
-    if others.budgets:
+    # One sort serves where groups are independent: a cut or a pair couples them as a budget does.
+    if others.budgets or others.cuts or len(others.grouped.pairwise):
         return _between(free, table, solver)
     grouped = free.with_budgets(Budget.of(table, 0.0)).grouped  # for its costs; no limit is read
     hull = Hull.of(grouped.loss, grouped.costs[0], grouped.allowed)

@@ -9,7 +9,7 @@ from mpq.errors import InfeasibleError, SolverError
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
-from mpq.problem.tolerances import EQUAL_SUMS, LIMIT
+from mpq.problem.tolerances import EQUAL_SUMS, is_within
 from mpq.solvers import Solver
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.frontier import solve_frontier
@@ -42,7 +42,8 @@ def least_cost(problem: Problem, table: CostTable, solver: Solver, max_loss: flo
     """The least cost in a resource at which the predicted loss is within a limit.
 
     Exact where the loss is additive: cost and loss change places. With interactions the cost's
-    limit is halved and doubled until the cheapest is found; nothing is then proved.
+    limit is bisected, between what the cheapest assignment uses and what the best one does; nothing
+    is then proved.
 
     Args:
         problem: Its budgets hold; one on the same resource too.
@@ -55,14 +56,14 @@ def least_cost(problem: Problem, table: CostTable, solver: Solver, max_loss: flo
         SolverError: If the solver finds nothing.
     """
     if problem.interactions is not None:
-        return _halved(problem, table, solver, max_loss)
+        return _bisected(problem, table, solver, max_loss)
     swapped = problem.least(table, max_loss)
     cheapest = additive_solver(swapped).solve(swapped)
     if cheapest.columns is None:
         raise _out_of_reach(problem, table, solver, max_loss)
     limited = problem.limited(table, table.total(cheapest.columns))
     found = solver.solve(limited)
-    if found.columns is None or found.loss > max_loss * (1 + LIMIT):
+    if found.columns is None or not is_within(found.loss, max_loss):
         # A solver that is not exact may miss what is known already.
         loss = problem.loss_of(cheapest.columns)
         found = replace(found, status=Status.FEASIBLE, columns=cheapest.columns, loss=loss)
@@ -119,9 +120,9 @@ def least_cost_measured(
     return LeastCost(problem.limited(table, cost), solution, cost, None, tried)
 
 
-def _halved(problem: Problem, table: CostTable, solver: Solver, max_loss: float) -> LeastCost:
+def _bisected(problem: Problem, table: CostTable, solver: Solver, max_loss: float) -> LeastCost:
     best = solver.solve(problem.available(table))
-    if best.columns is None or best.loss > max_loss:
+    if best.columns is None or not is_within(best.loss, max_loss):
         raise _out_of_reach(problem, table, solver, max_loss)
     # A cost has no interactions, so that its least is found exactly.
     swapped = problem.cheapest(table)
@@ -136,7 +137,7 @@ def _halved(problem: Problem, table: CostTable, solver: Solver, max_loss: float)
         middle = 0.5 * (low + high)
         found = solver.solve(problem.limited(table, middle))
         tried += 1
-        if found.columns is not None and found.loss <= max_loss:
+        if found.columns is not None and is_within(found.loss, max_loss):
             # What was found may use less than it was allowed: the interval shrinks by that, too.
             best, high = found, table.total(found.columns)
         else:

@@ -20,7 +20,7 @@ from mpq.solvers import (
 from mpq.solvers.queries.alternatives import alternatives
 from mpq.solvers.queries.frontier import solve_frontier, solve_hull
 from mpq.solvers.queries.least_cost import least_cost
-from tests.solvers.additive.test_pair_variables import (
+from tests.solvers.additive.cases import (
     PRECISIONS,
     Case,
     Cost,

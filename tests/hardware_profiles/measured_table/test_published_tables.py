@@ -283,11 +283,42 @@ def test_what_cannot_be_converted(tmp_path: Path, arguments: tuple[str, ...], sa
 
 
 @pytest.mark.parametrize(
+    ("latency", "said"),
+    [('"soon"', "another file: ValueError"), ("[]", "another file: TypeError"),
+     ("-1", "head and tail: fixed part 'head' costs -0.001")],
+)  # fmt: skip
+def test_a_head_that_makes_no_sense(latency: str, said: str) -> None:
+    """A cell that is no number is a fault of the file."""
+    text = f'{{"head": {{"energy": 1, "latency": {latency}}}, "tail": {{}}}}'
+
+    with pytest.raises(FileFormatError, match=said):
+        convert("apq-bitfusion", Published(APQ_TEXT, "apq", head_tail=text))
+
+
+@pytest.mark.parametrize(
+    ("converter", "text", "column"),
+    [("apq-bitfusion", APQ_TEXT, "stride"), ("apq-bitfusion", APQ_TEXT, "groups"),
+     ("haq-cycles", HAQ_TEXT, "groups")],
+)  # fmt: skip
+def test_what_is_divided_by_is_not_0(converter: str, text: str, column: str) -> None:
+    """Refused with line and column."""
+    header, line = text.splitlines()[:2]
+    cells = line.split(",")
+    cells[header.split(",").index(column)] = "0"
+    clock_hz = 1e6 if converter == "haq-cycles" else None
+
+    with pytest.raises(FileFormatError, match=f"line 2, column {column}: '0' cannot be read"):
+        convert(converter, Published(f"{header}\n{','.join(cells)}\n", "x", clock_hz))
+
+
+@pytest.mark.parametrize(
     ("line", "said"),
     [
         (T4_LINE.replace("int8", "fp8") + ",0.07,0", "column act_dtype: 'fp8' cannot be read"),
         (T4_LINE.replace("conv2d_HWNCnc", "lstm") + ",0.07,0", "expected a conv2d or dense task"),
         (T4_LINE.replace("[58, 58, 8, 64]", "[58]") + ",0.07,0", "expected 4 sizes in brackets"),
+        (T4_LINE.replace("[58, ", "[null, ", 1) + ",0.07,0", "expected 4 whole numbers above 0"),
+        (T4_LINE.replace("[2, 2]", "[0, 2]") + ",0.07,0", "expected 2 whole numbers above 0"),
         (T4_LINE + ",soon,0", "line 2, column time_ms: 'soon' cannot be read"),
     ],
 )

@@ -232,6 +232,25 @@ def test_inputs_by_name_may_come_in_any_order(runtime: str) -> None:
     np.testing.assert_allclose(np.asarray(found).reshape(2, 3), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torchao"])
+def test_other_inputs_do_not_stay(runtime: str) -> None:
+    """What is timed is a run on the example, whatever was asked of the program before."""
+    pytest.importorskip(runtime, reason=f"mpq[{runtime}] is not installed")
+    data, floats = Calibration(ids()), Precision.parse("fp32")
+    compiled = CompiledNetwork.of(Network.of(chain(), data), data, [floats], 4, Ranges())
+    alone = Subgraph.alone(compiled.template, "head")
+    program = RUNTIMES.build(runtime).subgraph(compiled, alone, {"head": floats})
+
+    def first(found: Any) -> Any:
+        values = found.values() if hasattr(found, "values") else found
+        return next(iter(values)).tolist()
+
+    before: Any = first(program.run())
+    program.outputs(*(np.zeros_like(x) for x in alone.examples))
+
+    assert first(program.run()) == before
+
+
 def test_sum_of_layers_is_what_was_measured() -> None:
     """Without whole networks: medians less the idle run, and what neighbours add."""
     found = measured(Pretender(), num_networks=0)
@@ -249,6 +268,15 @@ def test_sum_of_layers_is_what_was_measured() -> None:
     assert len(found.record["neighbours"]) == 2 * 4
     assert not {"networks", "correction", "agreement"} & set(found.record)
     assert all(abs(pair.values.mean()) < 1e-12 for pair in found.latency.pairs)
+
+
+@pytest.mark.parametrize(("num_networks", "held_out"), [(1, 1), (5, 1), (6, 2)])
+def test_a_third_of_the_mixed_networks_is_held_out(num_networks: int, held_out: int) -> None:
+    """The uniform ones are not counted: the correction sees all of them."""
+    found = measured(Pretender(), num_networks=num_networks)
+
+    assert len(found.record["networks"]) == num_networks + 2
+    assert {x["num_networks"] for x in found.record["agreement"].values()} == {held_out}
 
 
 def test_one_precision_has_no_ranks() -> None:
@@ -272,9 +300,10 @@ def test_kernel_that_computes_something_else_is_left_out() -> None:
     assert all(x["precisions"]["up"] == "fp32" for x in found.record["networks"])
 
 
-def test_kernel_that_computes_no_numbers_is_left_out() -> None:
-    """NaN is not close to anything."""
-    found = measured(Pretender(shift=float("nan")))
+@pytest.mark.parametrize("shift", [float("nan"), float("inf"), float("-inf")])
+def test_kernel_that_computes_no_numbers_is_left_out(shift: float) -> None:
+    """Nan and infinity are not close to anything, and the record is JSON nevertheless."""
+    found = measured(Pretender(shift=shift))
 
     assert [x["layer"] for x in found.record["computed_wrongly"]] == ["up"]
     json.loads(found.to_json(), parse_constant=pytest.fail)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from math import comb
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -268,6 +269,29 @@ def test_pinning_ends_with_the_block() -> None:
 
     assert within == {max(before)}
     assert after == os.sched_getaffinity(0) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin")
+def test_threads_started_within_are_pinned_and_others_are_not() -> None:
+    """As the docstring says: only the calling thread is moved, and what it starts inherits."""
+    allowed: dict[str, set[int]] = {}
+    is_pinned = Event()
+
+    def look(name: str) -> None:
+        is_pinned.wait()
+        allowed[name] = os.sched_getaffinity(0)
+
+    before = os.sched_getaffinity(0)
+    earlier = Thread(target=look, args=("earlier",))
+    earlier.start()
+    with pinned(1):
+        later = Thread(target=look, args=("later",))
+        later.start()
+        is_pinned.set()
+        later.join()
+        earlier.join()
+
+    assert allowed == {"earlier": before, "later": {max(before)}}
 
 
 def test_nothing_is_pinned_where_the_system_cannot(monkeypatch: pytest.MonkeyPatch) -> None:

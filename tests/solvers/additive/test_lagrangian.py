@@ -55,6 +55,26 @@ def test_agrees_with_dynamic_programming(make_problem: Make, seed: int) -> None:
     assert found.bound == pytest.approx(expected.loss, rel=1e-12)
 
 
+@pytest.mark.parametrize("unit", [1e-30, 1e-12, 1e12, 1e30])
+def test_several_budgets_in_any_unit_of_the_loss(make_problem: Make, unit: float) -> None:
+    """Linear programs call numbers from 1e20 on infinite, and what is tiny none at all."""
+    loss, costs, limits = numbers(0, 5, 3, 2)
+    problem = make_problem(loss * unit, costs, limits)
+
+    found = Lagrangian().solve(problem)
+
+    best = min(
+        fsum(loss[range(5), columns])
+        for columns in product(range(3), repeat=5)
+        if all(
+            fsum(cost[range(5), columns]) <= limit
+            for cost, limit in zip(costs, limits, strict=True)
+        )
+    )
+    assert found.status is Status.OPTIMAL
+    assert found.loss / unit == pytest.approx(best, rel=1e-12)
+
+
 @pytest.mark.parametrize("resources", [1, 2, 3])
 @pytest.mark.parametrize("seed", range(3))
 def test_agrees_with_the_integer_program(make_problem: Make, seed: int, resources: int) -> None:

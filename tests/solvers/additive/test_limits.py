@@ -1,5 +1,6 @@
 """What a limit within the rounding of its own sum means: the same for every exact solver."""
 
+from itertools import product
 from math import fsum, inf, nextafter
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from mpq.problem.budget import Budget
 from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
+from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Status
 from mpq.problem.tolerances import LIMIT
@@ -49,6 +51,35 @@ def test_a_limit_at_the_sum_is_met_up_to_its_rounding(solver: str, costs: list[f
         found = SOLVERS.build(solver).solve(fixed_problem(costs, limit))
 
         assert found.status is (Status.OPTIMAL if is_met else Status.INFEASIBLE)
+
+
+@pytest.mark.parametrize("seed", [15, 23, 28, 44, 88])
+@pytest.mark.parametrize("solver", [*EXACT, "branch-and-bound", "outer-approximation:gap=0"])
+def test_large_costs_that_a_constant_cancels(solver: str, seed: int) -> None:
+    """The limit is met exactly, while sums in another order are off by more than it leaves free."""
+    rng = np.random.default_rng(seed)
+    losses = rng.random((4, 2))
+    rng.standard_normal((3, 4, 2))
+    base = rng.standard_normal(4) * 1e9
+    costs = base[:, None] + rng.random((4, 2)) * 10.0 ** rng.choice([0, -3])
+    constant, layers = -float(base.sum()), tuple("abcd")
+    used = {c: fsum([constant, *costs[range(4), c]]) for c in product(range(2), repeat=4)}
+    limit = sorted(used.values())[int(rng.integers(4))]
+    best = min(fsum(losses[range(4), c]) for c in used if used[c] <= limit + LIMIT * abs(limit))
+    table = CostTable("r", "bytes", layers, PRECISIONS, costs, constant)
+    loss = CostTable("loss", "nats", layers, PRECISIONS, losses)
+    nothing = Interactions(np.zeros((1, 4, 2))) if "-" in solver and solver not in EXACT else None
+
+    found = SOLVERS.build(solver).solve(
+        Problem(loss, Constraints((Budget.of(table, limit),)), nothing)
+    )
+
+    assert found.bound is not None
+    assert found.bound <= best + 1e-6
+    assert found.columns is not None
+    assert used[tuple(found.columns.tolist())] <= limit + LIMIT * abs(limit)
+    if found.status is Status.OPTIMAL:
+        assert found.loss == pytest.approx(best)
 
 
 def test_the_only_assignment_is_infeasible_once_it_is_cut_off(

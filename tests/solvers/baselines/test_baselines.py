@@ -10,9 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpq.errors import InputError, UnknownNameError
+from mpq.problem.budget import Budget
+from mpq.problem.constraints import Constraints
+from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Status
+from mpq.quantization.precision import Precision
 from mpq.solvers import Bisection, DynamicProgramming, Greedy, Lagrangian, Solver, WaterFilling
 
 Make = Callable[..., Problem]
@@ -193,6 +197,27 @@ def test_a_table_that_would_not_fit_is_refused(make_problem: Make) -> None:
 
     with pytest.raises(InputError, match="2000 layers times 1000001 amounts are more than"):
         DynamicProgramming(grid=1_000_000).solve(problem)
+
+
+@pytest.mark.parametrize("num_precisions", [128, 129, 257])
+def test_more_precisions_than_a_byte_has_signs(num_precisions: int) -> None:
+    """Columns are kept in as few bytes as hold them all; the best one here is the last."""
+    precisions = tuple(Precision.parse(f"w4g{size}") for size in range(1, num_precisions + 1))
+    rising = np.tile(np.arange(num_precisions, dtype=np.float64), (2, 1))
+    loss = CostTable("loss", "nats", ("l0", "l1"), precisions, -rising)
+    size = CostTable("size", "bytes", ("l0", "l1"), precisions, rising * [[1], [2]])
+    problem = Problem(loss, Constraints((Budget.of(size, 1.5 * num_precisions),)))
+
+    found = DynamicProgramming().solve(problem)
+
+    best = min(
+        -a - b
+        for a, b in product(range(num_precisions), repeat=2)
+        if a + 2 * b <= 1.5 * num_precisions
+    )
+    assert (found.status, found.loss) == (Status.OPTIMAL, best)
+    assert found.columns is not None
+    assert found.columns[0] == num_precisions - 1
 
 
 def test_a_grid_has_units() -> None:

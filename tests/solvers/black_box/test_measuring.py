@@ -457,13 +457,15 @@ def test_starts_are_measured_first(solver: Solvers) -> None:
     """Also where the search is not seeded; one that breaks a budget is left out."""
     case = random_case(2, layers=6)
     start = tuple(case.feasible()[7].tolist())
-    dear = tuple(case.cost.argmax(axis=1).tolist())
+    most_expensive = tuple(case.cost.argmax(axis=1).tolist())
     recorder = Recorder()
 
-    replace(solver, starts=(dear, start), is_seeded=False).bind(recorder).solve(case.problem())
+    replace(solver, starts=(most_expensive, start), is_seeded=False).bind(recorder).solve(
+        case.problem()
+    )
 
     assert recorder.rows()[0] == start
-    assert dear not in recorder.rows()
+    assert most_expensive not in recorder.rows()
 
 
 @pytest.mark.parametrize("start", [(0, 0, 0), (0, 0, 0, 9), (0, 0, 0, -1), (0, 1, 0, 0)])

@@ -1,6 +1,7 @@
 """Surrogate-assisted search: its belief against dense algebra, its economy against the others."""
 
-from itertools import combinations
+from dataclasses import replace
+from itertools import combinations, product
 
 import numpy as np
 import numpy.typing as npt
@@ -8,7 +9,7 @@ import pytest
 
 from mpq.problem.budget import Budget
 from mpq.problem.constraints import Constraints
-from mpq.problem.cost_table import CostTable
+from mpq.problem.cost_table import CostTable, PairwiseCost
 from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
 from mpq.solvers.black_box import surrogate as module_under_test
@@ -125,6 +126,28 @@ def test_the_belief_is_bayesian_linear_regression(monkeypatch: pytest.MonkeyPatc
     expected = new @ np.linalg.solve(precision, new.T)
     np.testing.assert_allclose(covariance, expected, rtol=1e-5, atol=1e-9)
     np.testing.assert_allclose(deviation, np.sqrt(np.diag(expected)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_corrected_optimum_counts_pairs_once(seed: int) -> None:
+    """Linear around a start, where what pairs cost beside it is in the slopes already."""
+    rng = np.random.default_rng(seed)
+    problem = random_problem(seed, layers=4)
+    pairs = tuple(
+        PairwiseCost(f"layer{i}", f"layer{i + 1}", rng.lognormal(1, 1, (4, 4))) for i in range(3)
+    )
+    problem = replace(problem, loss=replace(problem.loss, pairs=pairs))
+    candidates = module_under_test._Candidates.of(Space.of(problem))
+    known = rng.integers(0, 4, (8, 4))
+    losses = np.array([problem.loss_of(columns) for columns in known])
+    belief = module_under_test._Belief.of(candidates.prior, known, losses)
+
+    found = candidates._optimum(belief, known[:1])
+
+    slopes = belief.slopes(known[:1])
+    feasible = filter(problem.is_feasible, map(np.array, product(range(4), repeat=4)))
+    least = min(slopes[range(4), columns].sum() for columns in feasible)
+    assert slopes[range(4), found[0]].sum() == pytest.approx(least)
 
 
 def test_the_scale_of_a_loss_is_learned() -> None:

@@ -14,7 +14,7 @@ from mpq.solvers import IntegerLinearProgram
 from mpq.solvers.quadratic import bound as quadratic_bound
 from mpq.solvers.quadratic import branch_and_bound as module_under_test
 from mpq.solvers.quadratic.branch_and_bound import BranchAndBound
-from tests.solvers.quadratic.test_local_search import KINDS, Case, of_kind, random_case
+from tests.solvers.quadratic.cases import KINDS, Case, of_kind, random_case
 
 
 @pytest.fixture

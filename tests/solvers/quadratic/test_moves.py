@@ -1,15 +1,17 @@
 """The matrices of a problem with interactions, and what is left of them, against sums by hand."""
 
 from itertools import product
+from math import fsum
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from mpq.problem.tolerances import LIMIT
 from mpq.solvers.quadratic.doubly_nonnegative import Lifting, tightened
 from mpq.solvers.quadratic.moves import Quadratic
 from mpq.solvers.quadratic.subproblem import Subproblem
-from tests.solvers.quadratic.test_local_search import KINDS, of_kind, random_case
+from tests.solvers.quadratic.cases import KINDS, of_kind, random_case
 
 Floats = npt.NDArray[np.float64]
 
@@ -150,6 +152,23 @@ def test_a_decided_cell_keeps_what_was_proved() -> None:
     assert part.start is not None
     proved = Lifting.of(part).bounds(part.start.multiplier).whole
     assert proved >= Lifting.of(first.problem).bounds(first.problem.start.multiplier).whole - 1e-9
+
+
+def test_the_slack_of_a_limit_counts_once() -> None:
+    """What is free is the unit of costs: the limit with its slack, less the floors."""
+    problem = random_case(0, num_layers=6).problem()
+    quadratic = Quadratic.of(problem)
+
+    whole = Subproblem.of(quadratic, 1.0)
+
+    grouped = problem.grouped
+    floors = grouped.costs.min(axis=2)
+    for row, limit in enumerate(grouped.limits.tolist()):
+        free = limit + LIMIT * abs(limit) - fsum(floors[row].tolist())
+        extra = (grouped.costs[row] - floors[row][:, None])[grouped.allowed]
+        expected = np.where(extra > free, 2.0, extra / free)
+        # A third of the slack is more than rounding and less than the slack itself.
+        np.testing.assert_allclose(whole.costs[row], expected, rtol=LIMIT / 3, atol=0)
 
 
 def test_what_no_budget_allows_is_nothing() -> None:

@@ -9,7 +9,7 @@ import mpq
 from mpq.errors import InputError
 from mpq.problem.solution import Status
 from mpq.solvers import BranchAndBound, OuterApproximation
-from tests.solvers.quadratic.test_local_search import KINDS, of_kind, random_case
+from tests.solvers.quadratic.cases import KINDS, of_kind, random_case
 
 
 @pytest.mark.parametrize("backend", ["HiGHS", "CBC"])

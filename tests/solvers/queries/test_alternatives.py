@@ -1,6 +1,7 @@
 """The best assignments that differ, and least cost for a loss, against exhaustive search."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -16,6 +17,7 @@ from mpq.problem.solution import Status
 from mpq.solvers import (
     Auto,
     Bisection,
+    BranchAndBound,
     Greedy,
     IntegerLinearProgram,
     Lagrangian,
@@ -161,7 +163,7 @@ def test_auto_proves_alternatives_of_many_layers(make_problem: Make) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_least_cost_with_interactions_is_bisected(make_problem: Make, seed: int) -> None:
-    """Nothing is proved, and what is found is no dearer than the best assignment by a tenth."""
+    """Nothing is proved, and what is found is at most a tenth more expensive than the best."""
     rng = np.random.default_rng(seed)
     factor = rng.standard_normal((20, 6, 3)) * [4, 2, 1]
     additive = random_problem(make_problem, seed)
@@ -182,6 +184,34 @@ def test_least_cost_with_interactions_is_bisected(make_problem: Make, seed: int)
     assert found.bound is None
     assert found.solution.loss <= limit
     assert found.cost <= 1.1 * min(used(table, c) for c in good)
+
+
+@pytest.mark.parametrize("constant", [0.0, -100.0])
+def test_a_proof_is_kept_whatever_the_sign_of_the_loss(make_problem: Make, constant: float) -> None:
+    """The limit is what the best assignment loses: below 0 as well, it is no more than that."""
+    problem = random_problem(make_problem, 0)
+    problem = replace(problem, loss=replace(problem.loss, constant=constant))
+    best = feasible(problem)[0]
+
+    found = least_cost(problem, resource(problem, 0), Lagrangian(), problem.loss_of(best))
+
+    assert found.solution.status is Status.OPTIMAL
+    assert found.solution.columns is not None
+    assert (found.solution.columns == best).all()
+
+
+def test_a_limit_that_rounding_puts_below_the_loss_is_met(make_problem: Make) -> None:
+    """With interactions as without: a last digit is no loss."""
+    rng = np.random.default_rng(0)
+    interactions = Interactions(rng.standard_normal((20, 6, 3)))
+    problem = replace(random_problem(make_problem, 0), interactions=interactions)
+    best = feasible(problem)[0]
+    limit = float(np.nextafter(problem.loss_of(best), -np.inf))
+
+    found = least_cost(problem, resource(problem, 0), BranchAndBound(), limit)
+
+    assert found.solution.columns is not None
+    assert (found.solution.columns == best).all()
 
 
 def test_a_loss_out_of_reach_says_how_far(make_problem: Make) -> None:

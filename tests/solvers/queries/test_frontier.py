@@ -1,6 +1,7 @@
 """The frontier has every point that pays, and no other."""
 
 import json
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from mpq.errors import InfeasibleError, InputError, SolverError
 from mpq.problem.budget import Budget
 from mpq.problem.constraints import Constraints
-from mpq.problem.cost_table import CostTable
+from mpq.problem.cost_table import CostTable, PairwiseCost
 from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
@@ -192,7 +193,7 @@ def test_with_interactions_every_point_pays(seed: int, share: float) -> None:
         loss, Constraints((Budget.of(time, 9.0),)), interactions=Interactions(factor, share)
     )
 
-    assignments, statuses = solve_frontier(problem, size, LocalSearch(), 12)
+    assignments, statuses = solve_frontier(problem, size, LocalSearch(num_restarts=20), 12)
 
     losses = [problem.loss_of(columns) for columns in assignments]
     costs = [Budget.of(size, 1.0).used(columns) for columns in assignments]
@@ -289,6 +290,32 @@ def test_the_hull_is_every_corner_of_the_frontier(seed: int, is_limited: bool, m
     found = [(size.total(c), float(loss[range(4), c].sum())) for c in assignments]
     assert found == corners
     assert set(statuses) == {Status.OPTIMAL}
+
+
+@pytest.mark.parametrize("kind", ["pairs", "cut"])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_hull_knows_what_couples_layers(seed: int, kind: str) -> None:
+    """Pairs that lose something together, and an assignment to differ from, without any budget."""
+    rng = np.random.default_rng(seed)
+    loss, cost = (rng.integers(0, 9, (3, 3)).astype(np.float64) for _ in range(2))
+    joint = rng.integers(-9, 9, (3, 3)).astype(np.float64) if kind == "pairs" else np.zeros((3, 3))
+    pairs = (PairwiseCost("l0", "l2", joint),) if kind == "pairs" else ()
+    # The first corner of the hull without it.
+    cut = np.lexsort((loss, cost))[:, 0]
+    problem = Problem(replace(table("s", "nats", loss), pairs=pairs))
+    problem = problem.differing(cut, 1) if kind == "cut" else problem
+    points = {
+        c: (sum(cost[range(3), c]), sum(loss[range(3), c]) + joint[c[0], c[2]])
+        for c in product(range(3), repeat=3)
+        if kind == "pairs" or c != tuple(cut.tolist())
+    }
+
+    assignments, _ = solve_hull(problem, table("size", "seconds", cost), ILP)
+
+    found = [points[tuple(columns.tolist())] for columns in assignments]
+    for multiplier in (0.01, 0.1, 0.3, 0.7, 1.3, 3.0, 10.0, 100.0):
+        least = min(y + multiplier * x for x, y in points.values())
+        assert min(y + multiplier * x for x, y in found) == pytest.approx(least)
 
 
 def test_a_hull_needs_an_additive_loss() -> None:

@@ -1,0 +1,35 @@
+"""A network computes in other precisions within a block, and is left as found."""
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+from mpq.network.examples import Calibration
+from mpq.network.network import Network
+from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import Quantizer, quantized
+
+
+def test_a_network_is_left_as_found_where_rounding_a_weight_fails() -> None:
+    """No hook and no rounded weight of the layers before the one that fails stays."""
+    torch.manual_seed(0)
+    layers = OrderedDict[str, nn.Module](first=nn.Linear(4, 3), second=nn.Linear(3, 2))
+    model, data = nn.Sequential(layers).eval(), Calibration([torch.randn(5, 4)])
+    precisions = dict.fromkeys(("first", "second"), Precision.parse("w4a8"))
+    network = Network.of(model, data)
+    ranges = ActivationRanges.calibrate(network, data, tuple(precisions.values()))
+    quantizer = Quantizer(ranges)
+    modules = [network.layer_module(name) for name in precisions]
+    weights = [module.weight for module in modules]
+    # The range of the first weight is known already, that of the second one cannot be found.
+    quantizer.weight("first", layers["first"], precisions["first"].weight)
+    broken = Quantizer(ranges, "no such method", quantizer._grids)
+
+    with pytest.raises(ValueError, match="no such method"), quantized(network, precisions, broken):
+        pass
+
+    assert not any(module._forward_pre_hooks for module in network.module.modules())
+    assert all(x.weight is weight for x, weight in zip(modules, weights, strict=True))

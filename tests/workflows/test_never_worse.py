@@ -1,0 +1,80 @@
+"""An answer is never worse than a uniform precision that meets the same budgets."""
+
+import pytest
+from torch import nn
+
+import mpq
+from mpq.problem.solution import Status
+from mpq.report.safeguard import Verdict
+from mpq.workflows.never_worse import uniform_within
+from tests.blind import BETWEEN, Blocked, examples
+
+LIMIT = {"weight_bytes": "1.05x:w4"}
+
+
+def task(model: nn.Module | None = None, **rules: object) -> mpq.Task:
+    """Three precisions of weights."""
+    return mpq.Task(
+        (model or Blocked(BETWEEN["round"])).eval(),
+        examples(),
+        examples(64, seed=1),
+        candidates=["w2", "w4", "w8"],
+        rules=mpq.Rules(**rules),  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture(scope="module")
+def replaced() -> mpq.SearchResult:
+    """Where the sketch believes that the first layer costs nothing."""
+    return mpq.search(task(), LIMIT, sensitivity="sketch")
+
+
+def test_a_uniform_precision_that_is_better_is_the_answer(replaced: mpq.SearchResult) -> None:
+    """The result says so, is no optimum any more, and loses what the uniform one loses."""
+    assert replaced.safeguard is not None
+    assert replaced.safeguard.replaced_by == "w4a32"
+    assert {str(p) for p in replaced.assignment.precisions.values()} == {"w4a32"}
+    assert replaced.solution.status is Status.FEASIBLE
+    assert replaced.measured.divergence == replaced.comparison("w4a32").measured.divergence
+    assert "it is the answer" in replaced.safeguard.sentence
+    assert "replaced by uniform w4a32" in replaced.solution.solver
+
+
+def test_the_record_keeps_it(replaced: mpq.SearchResult, tmp_path: object) -> None:
+    """Written and loaded again."""
+    replaced.save(str(tmp_path))
+
+    found = mpq.load(str(tmp_path))
+
+    assert found.safeguard == replaced.safeguard
+    assert found.spot_check == replaced.spot_check
+
+
+def test_the_default_needs_no_replacement() -> None:
+    """What no gradient reaches is measured; the mixed answer is at least as good."""
+    result = mpq.search(task(), LIMIT)
+
+    assert result.safeguard is not None
+    assert result.safeguard.replaced_by is None
+    assert all(check.verdict is not Verdict.WORSE for check in result.safeguard.checks)
+    assert result.spot_check is not None
+    assert result.spot_check.no_gradient == ("a",)
+
+
+def test_only_precisions_within_the_budgets_are_tried(replaced: mpq.SearchResult) -> None:
+    """w8 takes twice the bytes."""
+    assert [str(p) for p in uniform_within(replaced.problem)] == ["w2a32", "w4a32"]
+
+
+def test_fixed_layers_keep_their_precision() -> None:
+    """The others are uniform around them."""
+    result = mpq.search(task(fix=(("c", "w8"),)), {"weight_bytes": "2x:w4"})
+
+    found = uniform_within(result.problem)
+
+    names = result.problem.loss.layers
+    for precision, columns in found.items():
+        chosen = result.problem.precisions_of(columns)
+        assert {name: str(chosen[name]) for name in names} == {
+            "a": str(precision), "b": str(precision), "c": "w8a32"
+        }  # fmt: skip

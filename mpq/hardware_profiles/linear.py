@@ -47,8 +47,10 @@ def effective_bits(layer: Layer, precision: Precision, layers: Sequence[Layer]) 
     return weight_bits(layer, precision) / stored
 
 
+WEIGHT_BYTES: Final = "weight_bytes"
+
 LINEAR_RESOURCES: Final[dict[str, tuple[str, Formula]]] = {
-    "weight_bytes": ("bytes", weight_bytes),
+    WEIGHT_BYTES: ("bytes", weight_bytes),
     "activation_bytes": ("bytes", activation_bytes),
     "bit_operations": ("bitops", bit_operations),
     "effective_bits": ("bits", effective_bits),

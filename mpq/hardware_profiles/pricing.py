@@ -7,7 +7,7 @@ from typing import final
 import numpy as np
 
 from mpq.errors import InputError, UnknownNameError
-from mpq.hardware_profiles.linear import LINEAR_RESOURCES, linear_cost
+from mpq.hardware_profiles.linear import LINEAR_RESOURCES, WEIGHT_BYTES, linear_cost
 from mpq.hardware_profiles.peak_ram import (
     FLASH,
     PEAK_RAM,
@@ -43,6 +43,7 @@ class Pricing:
             for all resources, which elsewhere are of one example.
         lifetimes: Steps in which the network's tensors are held, for ``peak_ram``.
         num_unquantized: Parameters beside the layers' weights, for ``flash``.
+        weight_bytes_outside: Size of weights that no layer holds; they count in ``weight_bytes``.
 
     Raises:
         InputError: If the workload has a phase, and no layer a token axis.
@@ -53,6 +54,7 @@ class Pricing:
     workload: Workload = field(default_factory=Workload)
     lifetimes: Lifetimes | None = None
     num_unquantized: int = 0
+    weight_bytes_outside: int = 0
 
     def __post_init__(self) -> None:
         # Else a phase would change nothing, and the user believe that it did.
@@ -160,7 +162,7 @@ class Pricing:
         if resource == FLASH:
             return self._runnable(self._flash(candidates))
         if resource in LINEAR_RESOURCES:
-            return self._runnable(linear_cost(resource, self._layers, candidates))
+            return self._runnable(self._linear(resource, candidates))
         assert self.profile is not None
         # The layers as traced: a profile applies the workload itself.
         return self.profile.cost(resource, self.layers, candidates, self.workload)
@@ -172,6 +174,12 @@ class Pricing:
         found = self.profile.uncertainty(resource, self.layers, candidates, self.workload)
         # All unknown is the same as no answer: reports leave the column out.
         return None if np.isnan(found.values).all() else found
+
+    def _linear(self, resource: str, candidates: Sequence[Precision]) -> CostTable:
+        """What needs no device; weights outside all layers are in the constant."""
+        table = linear_cost(resource, self._layers, candidates)
+        outside = self.weight_bytes_outside if resource == WEIGHT_BYTES else 0
+        return replace(table, constant=float(outside))
 
     def _flash(self, candidates: Sequence[Precision]) -> CostTable:
         """Bytes of weights; the device's code in the constant, where its size is known."""
@@ -202,7 +210,7 @@ class Pricing:
         if resource == FLASH:
             table = self._flash(candidates)
         elif resource in LINEAR_RESOURCES:
-            table = linear_cost(resource, self._layers, candidates)
+            table = self._linear(resource, candidates)
         else:
             table = self.table(resource, candidates)
         # In the order of the layers, which need not be that of the mapping.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mpq.errors import ModelError
 from mpq.network.attention import open_attention
 from mpq.network.batch_norm import fold_batch_norm
+from mpq.network.coverage import Coverage
 from mpq.network.dataflow import Dataflow, with_sources
 from mpq.network.examples import Batch, Calibration
 from mpq.network.layer import Layer, fingerprint, ties_of, with_owners
@@ -34,6 +35,7 @@ class Network:
         uncalled: Quantizable layers that the data never reached; left as they are.
         metric: How far its output is from another's.
         lifetimes: Which tensors are held in which step, for one example; ``None``: not traced.
+        coverage: What of the user's model lies in these layers, and what does not.
     """
 
     module: nn.Module
@@ -43,6 +45,7 @@ class Network:
     uncalled: tuple[str, ...] = ()
     metric: OutputMetric = KL
     lifetimes: Lifetimes | None = None
+    coverage: Coverage | None = None
 
     @classmethod
     def of(
@@ -77,14 +80,19 @@ class Network:
         batch = Calibration.of(data).first().to(device_of(module))
         # Before folding, as the trace says who reads a convolution's output.
         found = trace(module, batch, metric)
+        chosen = _select(module, found, include, exclude)
+        # Before folding, which gives the layers weights of their own memory.
+        coverage = Coverage.of(
+            model, {x.name: weight_of(module.get_submodule(x.name)) for x in chosen}
+        )
         folded = found.foldable if fold else {}
         if folded:
             _fold(module, folded, batch, metric)
         # After folding, so that a folded BatchNorm is no step and holds no memory.
         dataflow = Dataflow.of(module, batch, found.layers)
-        layers = with_sources(_select(module, found, include, exclude), dataflow)
+        layers = with_sources(chosen, dataflow)
         ties, lifetimes = ties_of(layers), dataflow.lifetimes
-        return cls(module, layers, ties, folded, found.uncalled, metric, lifetimes)
+        return cls(module, layers, ties, folded, found.uncalled, metric, lifetimes, coverage)
 
     @property
     def device(self) -> torch.device:

@@ -12,6 +12,7 @@ import numpy as np
 from mpq._support import schema_versions
 from mpq._support.arrays import Columns
 from mpq.errors import FileFormatError, InputError
+from mpq.network.coverage import Coverage, Uncovered
 from mpq.network.layer import Layer
 from mpq.network.metric import METRICS
 from mpq.problem.assignment import Assignment
@@ -118,7 +119,14 @@ def _from_dict(data: Mapping[str, Any], problem: Problem, assignment: Assignment
         tuple((np.array(x["columns"], dtype=np.intp), float(x["loss"])) for x in data["trials"]),
         _safeguard_from_dict(data.get("safeguard")),
         _spot_check_from_dict(data.get("spot_check")),
+        _coverage_from_dict(data.get("coverage")),
     )
+
+
+def _coverage_from_dict(data: Mapping[str, Any] | None) -> Coverage | None:
+    if data is None:
+        return None
+    return Coverage(**{**data, "outside": tuple(Uncovered(**item) for item in data["outside"])})
 
 
 def _spot_check_from_dict(data: Mapping[str, Any] | None) -> SpotCheck | None:

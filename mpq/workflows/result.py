@@ -13,6 +13,7 @@ from mpq._support import schema_versions
 from mpq._support.arrays import Columns
 from mpq.errors import InputError, UnknownNameError
 from mpq.hardware_profiles import check_sum
+from mpq.network.coverage import Coverage
 from mpq.network.layer import Layer
 from mpq.network.metric import METRICS
 from mpq.problem.assignment import Assignment
@@ -59,6 +60,8 @@ class SearchResult:
             loss of the trials that no other one betters in loss and costs.
         safeguard: The answer beside the uniform precisions within the budgets; ``None`` where an
             objective was minimised, and in records of mpq 0.1.
+        coverage: What of the model lies in layers, and what stays as it is; ``None`` in records of
+            mpq 0.1.
         spot_check: What measuring a few cells said of the prediction; ``None`` where every cell was
             measured.
     """
@@ -74,6 +77,7 @@ class SearchResult:
     trials: tuple[tuple[Columns, float], ...] = field(default=())
     safeguard: Safeguard | None = None
     spot_check: SpotCheck | None = None
+    coverage: Coverage | None = None
 
     @property
     def columns(self) -> Columns:
@@ -281,6 +285,7 @@ def _to_dict(result: SearchResult) -> dict[str, Any]:
         "tables": [table.to_dict() for table in result.tables],
         "half_widths": [table.to_dict() for table in result.half_widths],
         "safeguard": None if result.safeguard is None else asdict(result.safeguard),
+        "coverage": None if result.coverage is None else asdict(result.coverage),
         "spot_check": None if result.spot_check is None else asdict(result.spot_check),
         "trials": [{"columns": c.tolist(), "loss": loss} for c, loss in result.trials],
     }

@@ -95,7 +95,10 @@ def searched(task: Task, limits: Sequence[Limit], method: Method) -> tuple[Searc
     session = Session(prepared)
     estimator = method.estimator.name
     result = session.record(problem, solution, method.solver, estimator, rounds)
-    return replace(result, safeguard=safeguard, spot_check=check), session
+    return (
+        replace(result, safeguard=safeguard, spot_check=check, coverage=prepared.network.coverage),
+        session,
+    )
 
 
 def estimated(

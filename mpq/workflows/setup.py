@@ -71,7 +71,12 @@ class Prepared:
         # A table has the same columns for all layers, also those that a single one may take.
         own = (p for precisions in (tuple(fixed.values()), *allowed.values()) for p in precisions)
         pricing = Pricing(
-            network.layers, task.profile, task.workload, network.lifetimes, network.num_unquantized
+            network.layers,
+            task.profile,
+            task.workload,
+            network.lifetimes,
+            network.num_unquantized,
+            0 if network.coverage is None else network.coverage.weight_bytes_outside,
         )
         candidates = tuple(dict.fromkeys((*task.precisions, *own)))
         ties = _ties(network, rules)

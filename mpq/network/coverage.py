@@ -1,0 +1,165 @@
+"""What of a model's parameters and buffers lies in layers, and what does not: named and counted."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Self, final
+
+from torch import Tensor, nn
+
+_SHOWN: Final = 8
+"""Names in a sentence; all of them are in the record."""
+_EVALUATED: Final = (
+    "weight_g", "weight_v", "weight_orig", "weight_mask", "weight_u", "parametrizations.weight."
+)  # fmt: skip
+"""What a parametrized weight is computed from, beside the layer's name: it is in the layer."""
+
+
+@final
+@dataclass(frozen=True)
+class Uncovered:
+    """A parameter or buffer that belongs to no quantizable layer: it stays as it is.
+
+    Args:
+        name: As in ``model.named_parameters()`` or ``.named_buffers()``.
+        num_elements: Numbers in it that no layer holds.
+        num_bytes: Their size in the model's own dtype.
+        is_weight: Whether it is a parameter with two axes or more, as weights are; others are
+            biases, norms and statistics.
+        is_stored: Whether a checkpoint has it; what a module computes for itself is not stored.
+    """
+
+    name: str
+    num_elements: int
+    num_bytes: int
+    is_weight: bool
+    is_stored: bool = True
+
+
+@final
+@dataclass(frozen=True)
+class Coverage:
+    """All parameters and buffers of a model: those of quantizable layers, and the others by name.
+
+    Args:
+        num_elements: Numbers in all parameters and buffers, each tensor once.
+        num_bytes: Size of what a checkpoint has of them, in the model's own dtypes.
+        covered_elements: Numbers that are weights of layers.
+        covered_bytes: Their size.
+        outside: Everything else; its elements and the covered ones are all there are.
+    """
+
+    num_elements: int
+    num_bytes: int
+    covered_elements: int
+    covered_bytes: int
+    outside: tuple[Uncovered, ...]
+
+    @classmethod
+    def of(cls, model: nn.Module, weights: Mapping[str, Tensor]) -> Self:
+        """Matches weights with the model's tensors by their memory.
+
+        Args:
+            model: The user's model.
+            weights: Layer name to weight, before anything is folded: views of the model's memory,
+                or evaluated from parameters below the layer's own name.
+        """
+        spans = [_span(weight) for weight in weights.values()]
+        stored = set(model.state_dict())
+        seen: set[int] = set()
+        elements = size = covered = covered_bytes = 0
+        outside = []
+        for name, tensor, is_parameter in _tensors(model):
+            if id(tensor) in seen:
+                continue
+            seen.add(id(tensor))
+            inside = tensor.numel() if _is_evaluated(name, weights) else _inside(tensor, spans)
+            left, is_stored = tensor.numel() - inside, name in stored
+            elements += tensor.numel()
+            size += tensor.numel() * tensor.element_size() * is_stored
+            covered += inside
+            covered_bytes += inside * tensor.element_size()
+            if left:
+                is_weight = is_parameter and tensor.ndim > 1
+                num_bytes = left * tensor.element_size()
+                outside.append(Uncovered(name, left, num_bytes, is_weight, is_stored))
+        return cls(elements, size, covered, covered_bytes, tuple(outside))
+
+    @property
+    def weights_outside(self) -> tuple[Uncovered, ...]:
+        """Parameters with two axes or more that no layer holds, the largest first."""
+        found = (item for item in self.outside if item.is_weight)
+        return tuple(sorted(found, key=lambda item: -item.num_bytes))
+
+    @property
+    def weight_bytes_outside(self) -> int:
+        """Their size: it counts in ``weight_bytes``, whatever the layers are given."""
+        return sum(item.num_bytes for item in self.weights_outside)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What stays as it is, for people."""
+        if not self.num_bytes:
+            return ()
+        vectors = [x for x in self.outside if not x.is_weight and x.is_stored]
+        computed = [x.name for x in self.outside if not x.is_stored]
+        found = [
+            f"layers hold {self._share(self.covered_bytes)} of the checkpoint's {self.num_bytes:,} "
+            f"bytes; biases, norms and statistics {self._share(_bytes(vectors))}"
+        ]
+        weights = self.weights_outside
+        if weights:
+            names = ", ".join(f"{x.name} ({self._share(x.num_bytes)})" for x in weights[:_SHOWN])
+            more = f" and {len(weights) - _SHOWN} more" if len(weights) > _SHOWN else ""
+            found.append(
+                f"outside all layers, not quantized and counted in weight_bytes as they are: "
+                f"{names}{more}, together {self._share(_bytes(weights))}"
+            )
+        if computed:
+            found.append(f"computed by the model and not stored: {_listed(computed)}")
+        return tuple(found)
+
+    def _share(self, num_bytes: int) -> str:
+        return f"{100 * num_bytes / self.num_bytes:.1f} %"
+
+
+def _bytes(items: Iterable[Uncovered]) -> int:
+    return sum(item.num_bytes for item in items)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _tensors(model: nn.Module) -> Iterable[tuple[str, Tensor, bool]]:
+    """Every parameter and buffer under each of its names."""
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        yield name, parameter, True
+    for name, buffer in model.named_buffers(remove_duplicate=False):
+        yield name, buffer, False
+
+
+def _span(tensor: Tensor) -> tuple[int, int]:
+    """First byte, and the byte behind the last one; of a contiguous tensor."""
+    return tensor.data_ptr(), tensor.data_ptr() + tensor.numel() * tensor.element_size()
+
+
+def _inside(tensor: Tensor, spans: Sequence[tuple[int, int]]) -> int:
+    """Elements of a tensor that lie in any of the spans of memory."""
+    first, last = _span(tensor)
+    # Merged, as layers that share a parameter have the same span twice.
+    cuts = sorted((max(a, first), min(b, last)) for a, b in spans if a < last and b > first)
+    total, end = 0, first
+    for start, stop in cuts:
+        total += max(0, stop - max(start, end))
+        end = max(end, stop)
+    return total // tensor.element_size() if tensor.numel() else 0
+
+
+def _is_evaluated(name: str, weights: Mapping[str, Tensor]) -> bool:
+    """Whether a layer's weight is computed from this tensor."""
+    return any(
+        name.startswith(f"{layer}.{part}") or (not layer and name.startswith(part))
+        for layer in weights
+        for part in _EVALUATED
+    )

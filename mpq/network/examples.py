@@ -23,11 +23,14 @@ class Batch:
         args: Positional inputs; the first axis of every tensor is the batch.
         kwargs: Inputs by name; the first axis of every tensor is the batch.
         targets: Class indices, int64 ``[N]`` or ``[N, P]`` for ``P`` positions, or ``None``.
+        is_whole: Whether all rows together are one example, as the nodes of a graph are; then
+            targets are ``[1, N * P]``.
     """
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     targets: Tensor | None = None
+    is_whole: bool = False
 
     @classmethod
     def of(cls, data: Any) -> Self:
@@ -88,7 +91,29 @@ class Batch:
     @property
     def size(self) -> int:
         """Examples in the batch."""
-        return len(self._tensors()[0])
+        return 1 if self.is_whole else len(self._tensors()[0])
+
+    def whole(self) -> "Batch":
+        """All rows as one example."""
+        if self.is_whole:
+            return self
+        targets = None if self.targets is None else self.targets.reshape(1, -1)
+        return Batch(self.args, self.kwargs, targets, is_whole=True)
+
+    def as_examples(self, outputs: Tensor) -> Tensor:
+        """``[1, N * P, C]`` from outputs ``[N, P, C]`` if rows are one example, else as given."""
+        return outputs.flatten(0, 1).unsqueeze(0) if self.is_whole else outputs
+
+    def with_first_row_replaced(self) -> "Batch | None":
+        """The first input's first row is another one of its rows; ``None`` where all are alike."""
+        first = self._tensors()[0]
+        rows = first.flatten(1) if first.ndim > 1 else first[:, None]
+        differs = (rows[1:] != rows[:1]).any(dim=1).nonzero()
+        if not len(differs):
+            return None
+        changed = first.clone()
+        changed[0] = first[1 + int(differs[0])]
+        return self.map(lambda tensor: changed if tensor is first else tensor)
 
     def checksum(self) -> float:
         """A number that differs where the inputs do, or come in another order."""
@@ -106,7 +131,7 @@ class Batch:
             return change(value) if isinstance(value, Tensor) else value
 
         kwargs = {name: apply(value) for name, value in self.kwargs.items()}
-        return Batch(tuple(map(apply, self.args)), kwargs, apply(self.targets))
+        return Batch(tuple(map(apply, self.args)), kwargs, apply(self.targets), self.is_whole)
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
@@ -114,6 +139,9 @@ class Batch:
 
     def slice(self, start: int, stop: int) -> "Batch":
         """Examples ``start`` to ``stop`` of the batch."""
+        # One example cannot be cut.
+        if self.is_whole:
+            return self
         size = self.size
         # What has another length is shared by all examples, such as a causal mask.
         return self.map(lambda t: t[start:stop] if t.ndim and len(t) == size else t)
@@ -139,6 +167,7 @@ class Calibration:
             batches; a one-shot iterator is kept in memory. See ``Batch.of`` for what a batch is.
         start: First example that is used.
         stop: End of the examples that are used, or ``None``.
+        is_whole: Whether every batch is one example: see ``Batch.is_whole``.
 
     Raises:
         DataError: If the source is neither.
@@ -149,6 +178,7 @@ class Calibration:
         source: Callable[[], Iterable[Any]] | Iterable[Any],
         start: int = 0,
         stop: int | None = None,
+        is_whole: bool = False,
     ) -> None:
         if not callable(source):
             _check_iterable(source)
@@ -156,6 +186,7 @@ class Calibration:
         one_shot = isinstance(source, Iterator)
         self._source = list(source) if one_shot and not callable(source) else source
         self._range = (start, stop)
+        self.is_whole = is_whole
         self._size: int | None = None
         self._sums: list[float] = []
         self.num_batches: int | None = None
@@ -176,6 +207,7 @@ class Calibration:
             if stop is not None and position >= stop:
                 break
             batch = Batch.of(data)
+            batch = batch.whole() if self.is_whole else batch
             first, last = max(start - position, 0), batch.size
             # A range may begin and end within a batch.
             last = last if stop is None else min(last, stop - position)
@@ -231,7 +263,12 @@ class Calibration:
         """The first examples, at most so many."""
         start, stop = self._range
         end = start + num_examples
-        return Calibration(self._source, start, end if stop is None else min(end, stop))
+        end = end if stop is None else min(end, stop)
+        return Calibration(self._source, start, end, self.is_whole)
+
+    def whole(self) -> "Calibration":
+        """The same data, every batch of which is one example."""
+        return Calibration(self._source, *self._range, is_whole=True)
 
     def split(self, held_out: float) -> tuple["Calibration", "Calibration"]:
         """The first examples, and the last ``held_out`` share of them.
@@ -241,15 +278,18 @@ class Calibration:
         """
         count = self.num_examples
         if count < 2:
-            raise DataError(
-                f"{count} example cannot be split; give more, or held-out data of its own"
+            what = (
+                "a single batch, whose rows change each other's outputs so that it is one example,"
+                if self.is_whole
+                else f"{count} example"
             )
+            raise DataError(f"{what} cannot be split; give more, or held-out data of its own")
         # At least one example on either side, whatever the share.
         border = count - min(count - 1, max(1, round(count * held_out)))
         start = self._range[0]
         return (
-            Calibration(self._source, start, start + border),
-            Calibration(self._source, start + border, start + count),
+            Calibration(self._source, start, start + border, self.is_whole),
+            Calibration(self._source, start + border, start + count, self.is_whole),
         )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mpq.errors import ModelError
 from mpq.network.attention import open_attention
 from mpq.network.batch_norm import fold_batch_norm
+from mpq.network.behaviour import check_repeatable, mixes_examples
 from mpq.network.coverage import Coverage
 from mpq.network.dataflow import Dataflow, with_sources
 from mpq.network.examples import Batch, Calibration
@@ -18,6 +19,7 @@ from mpq.network.liveness import Lifetimes
 from mpq.network.metric import KL, OutputMetric
 from mpq.network.modules import check_model, device_of, share_parameters, weight_of
 from mpq.network.patterns import Pattern, matching
+from mpq.network.randomness import random_state_kept
 from mpq.network.tracing import Trace, trace
 
 
@@ -36,6 +38,8 @@ class Network:
         metric: How far its output is from another's.
         lifetimes: Which tensors are held in which step, for one example; ``None``: not traced.
         coverage: What of the user's model lies in these layers, and what does not.
+        is_mixing: Whether rows of a batch change each other's outputs, so that a batch is one
+            example.
     """
 
     module: nn.Module
@@ -46,8 +50,10 @@ class Network:
     metric: OutputMetric = KL
     lifetimes: Lifetimes | None = None
     coverage: Coverage | None = None
+    is_mixing: bool = False
 
     @classmethod
+    @random_state_kept()
     def of(
         cls,
         model: nn.Module,
@@ -78,6 +84,10 @@ class Network:
         check_model(model)
         module = open_attention(share_parameters(model))
         batch = Calibration.of(data).first().to(device_of(module))
+        # Before anything else: with another answer every time all that follows would be noise.
+        outputs = check_repeatable(module, batch, metric)
+        is_mixing = mixes_examples(module, batch, metric, outputs)
+        batch = batch.whole() if is_mixing else batch
         # Before folding, as the trace says who reads a convolution's output.
         found = trace(module, batch, metric)
         chosen = _select(module, found, include, exclude)
@@ -92,7 +102,9 @@ class Network:
         dataflow = Dataflow.of(module, batch, found.layers)
         layers = with_sources(chosen, dataflow)
         ties, lifetimes = ties_of(layers), dataflow.lifetimes
-        return cls(module, layers, ties, folded, found.uncalled, metric, lifetimes, coverage)
+        return cls(
+            module, layers, ties, folded, found.uncalled, metric, lifetimes, coverage, is_mixing
+        )
 
     @property
     def device(self) -> torch.device:
@@ -135,11 +147,15 @@ class Network:
 
     def outputs(self, batch: Batch) -> Tensor:
         """``[N, P, C]`` for a batch that is on the network's device."""
-        return self.metric.positions(self.module(*batch.args, **batch.kwargs))
+        return batch.as_examples(self.metric.positions(self.module(*batch.args, **batch.kwargs)))
 
     def batches(self, data: Calibration) -> Iterator[Batch]:
         """Batches on the network's device."""
         return (batch.to(self.device) for batch in data)
+
+    def examples(self, data: Calibration) -> Calibration:
+        """The data with the examples that this network has: batches, where it mixes their rows."""
+        return data.whole() if self.is_mixing else data
 
 
 def find_layers(model: nn.Module, data: Any) -> tuple[Layer, ...]:

@@ -13,8 +13,9 @@ from mpq.backends import quantize
 from mpq.errors import DataError
 from mpq.network.examples import IGNORED_TARGET, Batch, Calibration
 from mpq.network.metric import KL, METRICS, OutputMetric
-from mpq.network.modules import device_of
+from mpq.network.modules import device_of, share_parameters
 from mpq.network.outputs import position_weights
+from mpq.network.randomness import random_state_kept
 from mpq.network.targets import class_targets, cross_entropy
 from mpq.problem.assignment import Assignment
 from mpq.report.measurement import Measurement
@@ -37,7 +38,8 @@ class Reference:
         self._metric = metric
         sums, self._outputs = _Sums(), list[Tensor]()
         with torch.no_grad():
-            for batch, outputs in self._run(module):
+            # A copy, as a forward pass may write buffers and counters of the user's.
+            for batch, outputs in self._run(share_parameters(module)):
                 # Kept, so that every network that is compared takes one pass and not two.
                 self._outputs.append(outputs)
                 sums.add(batch, self._targets(batch, outputs))
@@ -64,7 +66,8 @@ class Reference:
         device = device_of(module)
         for batch in self._data:
             placed = batch.to(device)
-            yield placed, self._metric.positions(module(*placed.args, **placed.kwargs))
+            outputs = self._metric.positions(module(*placed.args, **placed.kwargs))
+            yield placed, placed.as_examples(outputs)
 
     def _targets(self, batch: Batch, outputs: Tensor) -> tuple[int, int, float]:
         """Only classes have an accuracy."""
@@ -119,6 +122,7 @@ class _Sums:
         )
 
 
+@random_state_kept()
 def evaluate(
     model: nn.Module, assignment: Assignment, data: Any, metric: str | OutputMetric = KL
 ) -> dict[str, Measurement]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from mpq._support.progress import showing_progress
 from mpq.errors import InputError
+from mpq.network.randomness import random_state_kept
 from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
@@ -75,6 +76,7 @@ def goal(limits: Limits, objective: Objective | None) -> tuple[Limit, ...]:
     return tuple(parsed)
 
 
+@random_state_kept()
 def searched(task: Task, limits: Sequence[Limit], method: Method) -> tuple[SearchResult, Session]:
     """The search itself, and what is live of it; without limits or an objective the least loss."""
     prepared = Prepared.of(task)

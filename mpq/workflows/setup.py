@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self, TypeVar, final
+from typing import Any, Self, TypeVar, final
 
 from mpq.errors import InfeasibleError
 from mpq.hardware_profiles import Pricing, Roofline
@@ -62,10 +62,12 @@ class Prepared:
         Raises:
             InputError: If the task does not fit the network; its subclasses say what.
         """
-        rules, (calibration, held_out) = task.rules, _split(task)
+        rules, data = task.rules, Calibration.of(task.calibration)
         network = Network.of(
-            task.model, calibration, rules.include, rules.exclude, rules.fold, task.output_metric
+            task.model, data, rules.include, rules.exclude, rules.fold, task.output_metric
         )
+        # Only now: of a network that mixes rows no batch may be cut.
+        calibration, held_out = _split(network, data, task.held_out)
         fixed = _by_layer(network, rules.fixed, "--fix")
         allowed = _by_layer(network, rules.allowed, "--allow")
         # A table has the same columns for all layers, also those that a single one may take.
@@ -131,13 +133,13 @@ class Prepared:
         return Problem.of_any(constraints, names, self.candidates)
 
 
-def _split(task: Task) -> tuple[Calibration, Calibration]:
+def _split(network: Network, data: Calibration, held_out: Any) -> tuple[Calibration, Calibration]:
     """Calibration and held-out examples."""
-    data = Calibration.of(task.calibration)
-    if task.held_out is None:
+    data = network.examples(data)
+    if held_out is None:
         # By position: data is read anew for every pass, and a drawn split would have to be kept.
         return data.split(HELD_OUT_SHARE)
-    return data, Calibration.of(task.held_out)
+    return data, network.examples(Calibration.of(held_out))
 
 
 def _by_layer(

@@ -1,0 +1,77 @@
+"""What is taken for granted of a network: the same answer twice, and one row an example."""
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from mpq.errors import ModelError
+from mpq.network.examples import Batch
+from mpq.network.metric import OutputMetric
+
+_SAME: Final = 1e-4
+"""How far two answers may be apart, relative to the largest output: kernels of another shape, and
+sums in another order, differ by 1e-6 in float32; a dropped unit by far more than this."""
+
+
+def check_repeatable(module: nn.Module, batch: Batch, metric: OutputMetric) -> Tensor:
+    """Runs a batch twice; returns the outputs ``[N, P, C]``.
+
+    Raises:
+        ModelError: If the second answer is another one: by how much.
+    """
+    first, second = answers(module, batch, metric), answers(module, batch, metric)
+    if first.shape != second.shape:
+        raise ModelError(
+            f"the network's output is {tuple(first.shape)} at first and {tuple(second.shape)} for "
+            "the same input again; it keeps something between calls, which must be reset"
+        )
+    apart, largest = _apart(first, second)
+    if apart > _allowed(first) * largest:
+        raise ModelError(
+            f"the same input gives another answer: outputs differ by up to {apart:.3g}, where the "
+            f"largest is {largest:.3g}. Something is drawn or kept between calls (functional "
+            "dropout without training=self.training, a random mask, a buffer that is written): "
+            "make it deterministic in eval(), or draw from a generator that forward seeds"
+        )
+    return first
+
+
+def mixes_examples(module: nn.Module, batch: Batch, metric: OutputMetric, outputs: Tensor) -> bool:
+    """Whether one row of the inputs changes what is said of other rows.
+
+    So do graph networks on ``[nodes, features]``, statistics of the batch, contrastive heads. Then
+    rows are no examples, and all of them together are one.
+
+    Args:
+        module: The network.
+        batch: Its first input's rows are taken for examples.
+        metric: Reads the outputs.
+        outputs: ``[N, P, C]`` for the batch as it is.
+    """
+    if batch.size < 2 or len(outputs) != batch.size:
+        return False
+    other = batch.with_first_row_replaced()
+    if other is None:
+        return False
+    changed = answers(module, other, metric)
+    if changed.shape != outputs.shape:
+        return True
+    apart, largest = _apart(outputs[1:], changed[1:])
+    return apart > 10 * _allowed(outputs) * largest
+
+
+def answers(module: nn.Module, batch: Batch, metric: OutputMetric) -> Tensor:
+    """``[N, P, C]`` without gradients; of a batch that is one example ``[1, N * P, C]``."""
+    with torch.no_grad():
+        return batch.as_examples(metric.positions(module(*batch.args, **batch.kwargs)))
+
+
+def _apart(first: Tensor, second: Tensor) -> tuple[float, float]:
+    apart = (first.double() - second.double()).abs().max()
+    return float(apart), float(first.double().abs().max())
+
+
+def _allowed(outputs: Tensor) -> float:
+    # Coarser types than float32 get a few of their own roundings.
+    return max(_SAME, 8 * torch.finfo(outputs.dtype).eps)

@@ -1,0 +1,178 @@
+"""The same answer twice, one row an example, and a model that is left as found."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mpq
+from mpq import ESTIMATORS, Calibration, Precision
+from mpq.errors import DataError, ModelError
+from mpq.network.network import Network
+from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.quantizer import Quantizer
+from mpq.sensitivity import Estimation
+
+
+def rows(count: int, seed: int = 0) -> list[Tensor]:
+    """Batches of 40 rows."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(40, 16, generator=generator) for _ in range(count)]
+
+
+class Drawing(nn.Module):
+    """Gives another answer every time."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.layer, self.how = nn.Linear(16, 5), how
+        self.register_buffer("ring", torch.zeros(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        found: Tensor = self.layer(x)
+        if self.how == "dropout":
+            return nn.functional.dropout(found, 0.5)
+        if self.how == "mask":
+            return found * (torch.rand(len(x), 1) > 0.3)
+        assert isinstance(self.ring, Tensor)
+        self.ring += 1
+        return found + self.ring
+
+
+@pytest.mark.parametrize("how", ["dropout", "mask", "ring"])
+def test_another_answer_to_the_same_input_is_refused(how: str) -> None:
+    """With the size of the difference, before anything is estimated."""
+    with pytest.raises(ModelError, match=r"gives another answer: outputs differ by up to \d"):
+        Network.of(Drawing(how).eval(), rows(1))
+
+
+class Graph(nn.Module):
+    """A graph network: every node reads its neighbours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        near = ((torch.rand(40, 40) < 0.1) | torch.eye(40, dtype=torch.bool)).float()
+        self.register_buffer("near", near / near.sum(dim=1, keepdim=True))
+        self.a, self.b, self.c = nn.Linear(16, 32), nn.Linear(32, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of every node."""
+        assert isinstance(self.near, Tensor)
+        x = torch.relu(self.near @ self.a(x))
+        x = torch.relu(self.near @ self.b(x))
+        found: Tensor = self.near @ self.c(x)
+        return found
+
+
+class Contrastive(nn.Module):
+    """Scores of every row against every row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(16, 8), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, N]``."""
+        found: Tensor = self.a(x) @ self.b(x).T
+        return found
+
+
+class BatchStatistics(nn.Module):
+    """Normalised by the batch, in evaluation mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.norm = nn.Linear(16, 32), nn.BatchNorm1d(32, track_running_stats=False)
+        self.c = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        found: Tensor = self.c(torch.relu(self.norm(self.a(x))))
+        return found
+
+
+MIXING = [Graph, Contrastive, BatchStatistics]
+
+
+@pytest.mark.parametrize("make", MIXING)
+def test_rows_that_are_no_examples_are_one_example(make: type[nn.Module]) -> None:
+    """The sketch is then near what is measured, in every layer."""
+    data = rows(16)
+    network = Network.of(make().eval(), data)
+    examples = network.examples(Calibration.of(data))
+    candidates = [Precision.parse(text) for text in ("w4", "w8")]
+    ranges = ActivationRanges.calibrate(network, examples, candidates)
+    on = Estimation(network, examples, Quantizer(ranges), candidates)
+
+    sketch = ESTIMATORS.build("sketch:num_probes=16", 0).estimate(on).table.values
+    measured = ESTIMATORS.build("measured").estimate(on).table.values
+
+    assert network.is_mixing
+    assert examples.num_examples == 16
+    assert (sketch / measured).min() > 0.6
+    assert (sketch / measured).max() < 1.7
+
+
+@pytest.mark.parametrize("make", MIXING)
+def test_a_search_on_them_needs_no_more_from_the_user(make: type[nn.Module]) -> None:
+    """Batches are split, measured and reported as examples."""
+    task = mpq.Task(make().eval(), rows(8), candidates=["w4", "w8"])
+
+    result = mpq.search(task, {"effective_bits": 7})
+
+    assert result.measured.num_examples == 2
+
+
+def test_one_such_batch_cannot_be_split() -> None:
+    """It is a single example."""
+    task = mpq.Task(Graph().eval(), rows(1), candidates=["w4", "w8"])
+
+    with pytest.raises(DataError, match="rows change each other's outputs so that it is one"):
+        mpq.search(task, {"effective_bits": 7})
+
+
+def test_independent_rows_stay_examples() -> None:
+    """Also where the batch is as long as the sequence."""
+    model = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+
+    assert not Network.of(model, [torch.randn(6, 6, 16)]).is_mixing
+
+
+class Counting(nn.Module):
+    """Counts its calls in a buffer and in an attribute, and draws without using it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.calls = nn.Linear(16, 5), 0
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        assert isinstance(self.seen, Tensor)
+        self.seen += 1
+        self.calls += 1
+        torch.rand(3)
+        np.random.rand(3)
+        random.random()
+        found: Tensor = self.layer(x)
+        return found
+
+
+def test_buffers_counters_and_random_states_are_left_as_found() -> None:
+    """Though every forward pass changes them."""
+    model = Counting().eval()
+    before = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
+
+    task = mpq.Task(model, rows(2), rows(1), candidates=["w4", "w8"])
+    mpq.search(task, {"effective_bits": 7})
+
+    assert (model.calls, model.get_buffer("seen").item()) == (0, 0.0)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == str(np.random.get_state())
+    assert before[2] == random.getstate()

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
-FACTOR: Final = 8.0
-"""How far a prediction may be below what is measured. Predictions of second order from one probe an
-example are off by 2 or 3 on networks where they are right; see ``benchmarks/spot_check.py``."""
+FACTOR: Final = 20.0
+"""How far a prediction may be below what is measured. Where predictions are right, single cells are
+off by up to 8.4, as losses have heavy tails and few examples are looked at: see
+``benchmarks/spot_check.json``. A gradient that is missing is off by hundreds."""
 
 
 @final

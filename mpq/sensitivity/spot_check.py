@@ -14,8 +14,11 @@ from mpq.sensitivity.measured import Measured
 
 NUM_CELLS: Final = 8
 """Cells that are measured: each takes one pass over few examples."""
-NUM_EXAMPLES: Final = 64
-"""Examples that cells are measured on: enough to see a factor, whatever the data's size."""
+MIN_EXAMPLES: Final = 16
+MAX_EXAMPLES: Final = 64
+SHARE: Final = 3
+"""Examples that cells are measured on: a third of the data, enough to see a factor, so that a check
+takes three forward passes, and less of much data."""
 
 
 def spot_check(on: Estimation, table: CostTable, seed: int = 0) -> SpotCheck:
@@ -99,7 +102,8 @@ def _chosen(
 
 def few_examples(on: Estimation) -> Estimation:
     """The same question on the first examples only."""
-    return replace(on, data=on.data.until(NUM_EXAMPLES))
+    share = -(-on.data.num_examples // SHARE)
+    return replace(on, data=on.data.until(min(MAX_EXAMPLES, max(MIN_EXAMPLES, share))))
 
 
 def measured_rows(

@@ -115,7 +115,7 @@ def test_the_check_finds_rows_that_are_far_too_small() -> None:
     found = spot_check(on, replace(table, values=wrong))
 
     assert found.off == ("b",)
-    assert "more than 8 x below the measurement at b" in found.sentences[0]
+    assert "more than 20 x below the measurement at b" in found.sentences[0]
     assert "search with --sensitivity auto or measured" in found.sentences[0]
 
 

@@ -32,6 +32,7 @@ QUICK: dict[str, Any] = {
     "ranges": mpq.Ranges("minmax", "minmax"),
 }
 QUICK_ESTIMATORS = (
+    "auto",
     "sketch:num_probes=2",
     "measured",
     "hessian-trace",
@@ -490,7 +491,7 @@ def test_the_integer_program_takes_the_additive_table() -> None:
 
 def test_the_default_takes_interactions() -> None:
     """``auto`` solves what the sketch says of layers together, by branch and bound."""
-    found, named = quick(), quick(sensitivity="sketch", solver="branch-and-bound")
+    found, named = quick(), quick(sensitivity="auto", solver="branch-and-bound")
 
     assert found.problem.interactions is not None
     assert found.solution.solver == "branch-and-bound"

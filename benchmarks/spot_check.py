@@ -4,8 +4,8 @@
 
 For the demo, ResNet-20, a vision transformer and a small Llama, at two sets of candidates: the
 largest ratio of measured over predicted loss among the cells that were looked at, with three
-seeds each, how many of them were called off (a false alarm), and what the check took. Needs the published
-networks: set MPQ_DATA, or have them in ../shared/data.
+seeds each, how many of them were called off (a false alarm), and what the check took. Needs the
+published networks: set MPQ_DATA, or have them in ../shared/data.
 """
 
 import json

@@ -8,10 +8,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mpq.backends._base import Backend
 from mpq.errors import MismatchError
-from mpq.network.attention import open_attention
 from mpq.network.batch_norm import fold_batch_norm
 from mpq.network.layer import signature
 from mpq.network.modules import check_model, share_parameters, weight_of
+from mpq.network.opening import open_layers
 from mpq.network.tracing import kind_of
 from mpq.problem.assignment import Assignment
 from mpq.quantization.observer import ActivationRanges
@@ -55,7 +55,7 @@ def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:
     """A copy that shares its parameters, checked, opened and folded as when it was searched."""
     # First of all: in training mode, BatchNorm has no fixed numbers to fold.
     check_model(model)
-    module = open_attention(share_parameters(model))
+    module = open_layers(share_parameters(model))
     # Between the two: the assignment names opened projections, and folding needs each BatchNorm
     # that it names.
     _check(module, assignment)

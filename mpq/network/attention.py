@@ -4,42 +4,34 @@ torch computes the four projections inside one function, never calling a module,
 can observe or quantize them. Here each is an ``nn.Linear`` that is called.
 """
 
+from typing import Final
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from mpq.errors import ModelError
+from mpq.network.opened import Opened, Stored, Views, linear, open_as
+
+_PROJECTIONS: Final = ("q_proj", "k_proj", "v_proj")
 
 
-class OpenAttention(nn.Module):
-    """Computes what the given ``nn.MultiheadAttention`` computes, through four linear layers.
+class OpenAttention(Opened):
+    """An ``nn.MultiheadAttention`` through four linear layers.
 
-    They are ``q_proj``, ``k_proj``, ``v_proj`` and ``out_proj``; parameters are the original's
-    memory.
-
-    Args:
-        attention: The module to open; its projections' parameters are used, not copied.
-
-    Raises:
-        ModelError: If it uses ``bias_k``/``bias_v`` or ``add_zero_attn``.
+    They are ``q_proj``, ``k_proj``, ``v_proj`` and ``out_proj``; the first three are views of the
+    original's memory where that has them in one parameter.
     """
 
-    def __init__(self, attention: nn.MultiheadAttention) -> None:
-        super().__init__()
-        # Both append keys that no token has; those of bias_k and bias_v belong to no layer.
-        if attention.bias_k is not None or attention.add_zero_attn:
-            raise ModelError(
-                "nn.MultiheadAttention with add_bias_kv or add_zero_attn cannot be opened into "
-                "its projections; write the attention out as linear layers"
-            )
-        self.num_heads = attention.num_heads
-        self.batch_first = attention.batch_first
-        # nn.TransformerEncoderLayer asks for these; so answered, it takes no fused shortcut.
-        self.in_proj_bias = None
-        self._qkv_same_embed_dim = False
-        self.q_proj, self.k_proj, self.v_proj = _projections(attention)
-        self.out_proj = attention.out_proj
-        # New modules are in training mode, whatever the original's.
-        self.train(attention.training)
+    num_heads: int
+    batch_first: bool
+    dropout: float
+    add_zero_attn: bool
+    bias_k: Tensor | None
+    bias_v: Tensor | None
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    out_proj: nn.Linear
 
     def forward(
         self,
@@ -54,12 +46,15 @@ class OpenAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """As ``nn.MultiheadAttention.forward``; ``is_causal`` is the hint that it is there."""
         is_batched = query.ndim == 3
-        q, k, v = (self._heads(x) for x in self._project(query, key, value, is_batched))
+        q, k, v = self._project(query, key, value, is_batched)
+        q, k, v = (self._heads(x) for x in (q, *self._with_extra_keys(k, v)))
         # By hand and not by scaled_dot_product_attention, which gives no attention weights.
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5  # [N, H, T, S]
-        for mask in self._masks(attn_mask, key_padding_mask, is_batched):
+        for given in self._masks(attn_mask, key_padding_mask, is_batched):
+            # What is appended is attended to by all.
+            mask = F.pad(given, (0, scores.shape[-1] - given.shape[-1]))
             scores = scores + (mask if mask.is_floating_point() else _additive(mask, scores))
-        weights = scores.softmax(dim=-1)
+        weights = F.dropout(scores.softmax(dim=-1), self.dropout, self.training)
         mixed = (weights @ v).transpose(1, 2).flatten(2)  # [N, T, E]
         output = self.out_proj(mixed)
         output = output if self.batch_first or not is_batched else output.transpose(0, 1)
@@ -67,6 +62,21 @@ class OpenAttention(nn.Module):
         if not is_batched:
             output, weights = output.squeeze(0), weights.squeeze(0)
         return output, weights if need_weights else None
+
+    @property
+    def q_proj_weight(self) -> Tensor:
+        """Weight of ``q_proj``, also where torch's own has all three in one parameter."""
+        return self.q_proj.weight
+
+    @property
+    def k_proj_weight(self) -> Tensor:
+        """Weight of ``k_proj``."""
+        return self.k_proj.weight
+
+    @property
+    def v_proj_weight(self) -> Tensor:
+        """Weight of ``v_proj``."""
+        return self.v_proj.weight
 
     def _project(
         self, query: Tensor, key: Tensor, value: Tensor, is_batched: bool
@@ -80,6 +90,14 @@ class OpenAttention(nn.Module):
             self.k_proj(batched(key)),
             self.v_proj(batched(value)),
         )
+
+    def _with_extra_keys(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Appends what no token is: a learned key and value, and one of zeros."""
+        rows = (len(k), 1, -1)
+        if self.bias_k is not None and self.bias_v is not None:
+            k = torch.cat([k, self.bias_k.expand(rows)], dim=1)
+            v = torch.cat([v, self.bias_v.expand(rows)], dim=1)
+        return (F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))) if self.add_zero_attn else (k, v)
 
     def _heads(self, x: Tensor) -> Tensor:
         heads = x.reshape(*x.shape[:-1], self.num_heads, -1)
@@ -100,49 +118,49 @@ class OpenAttention(nn.Module):
         return masks
 
 
-def _projections(attention: nn.MultiheadAttention) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
-    # Chunks are views: a weight that is changed in the model is changed here, too, and memory is
-    # not taken twice.
-    if attention._qkv_same_embed_dim:
-        weights = attention.in_proj_weight.detach().chunk(3)
-    else:
-        names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-        weights = tuple(attention.get_parameter(name).detach() for name in names)
-    bias = attention.in_proj_bias
-    biases = (None,) * 3 if bias is None else bias.detach().chunk(3)
-    q, k, v = (_linear(w, b) for w, b in zip(weights, biases, strict=True))
-    return q, k, v
-
-
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    outputs, inputs = weight.shape
-    # On meta nothing is initialised: neither time nor random numbers of the user's are spent.
-    linear = nn.Linear(inputs, outputs, bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        linear.bias = nn.Parameter(bias, requires_grad=False)
-    return linear
-
-
 def _additive(mask: Tensor, scores: Tensor) -> Tensor:
     """Minus infinity where a boolean mask is set."""
     # In the scores' dtype: a float32 mask would lift half-precision scores to float32.
     return torch.zeros_like(mask, dtype=scores.dtype).masked_fill(mask, float("-inf"))
 
 
-def open_attention(model: nn.Module) -> nn.Module:
-    """Replaces every ``nn.MultiheadAttention`` inside a model, in place; returns the model."""
-    # `set_submodule` cannot replace the root.
-    if type(model) is nn.MultiheadAttention:
-        return OpenAttention(model)
-    opened: dict[nn.Module, OpenAttention] = {}
-    # All names of a module that has several: the closed one would be called under the others. A
-    # list, because the tree changes under the loop.
-    for name, module in list(model.named_modules(remove_duplicate=False)):
-        if isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = False  # the fused path reads the parameters directly
-        if type(module) is nn.MultiheadAttention:  # a subclass may compute something else
-            if module not in opened:
-                opened[module] = OpenAttention(module)
-            model.set_submodule(name, opened[module])
-    return model
+def open_attention(module: nn.MultiheadAttention, views: Views) -> None:
+    """Makes an ``nn.MultiheadAttention`` an ``OpenAttention``, in place.
+
+    Not one whose parameters are computed from others.
+    """
+    stored = _where_stored(module)
+    own = {name: p for name in stored if (p := module._parameters.get(name)) is not None}
+    if len(own) < len(stored):
+        return
+    parts: dict[str, nn.Parameter] = {}
+    for name, at in stored.items():
+        # Chunks are views: memory is not taken twice.
+        shape = (module.embed_dim, *own[name].shape[1:])
+        is_whole = len(at.parts) == 1
+        found = (own[name],) if is_whole else views.of(own[name], len(at.parts), shape)
+        parts.update(zip(at.parts, found, strict=True))
+    layers = {
+        name: linear(parts[f"{name}.weight"], parts.get(f"{name}.bias")) for name in _PROJECTIONS
+    }
+    open_as(module, OpenAttention, layers, stored)
+    # nn.TransformerEncoderLayer asks for it; so answered, it takes no fused shortcut.
+    module._qkv_same_embed_dim = False
+
+
+def _where_stored(module: nn.MultiheadAttention) -> dict[str, Stored]:
+    """Names of torch's to the projections' parameters."""
+    weights = tuple(f"{name}.weight" for name in _PROJECTIONS)
+    if module._qkv_same_embed_dim:
+        stored = {"in_proj_weight": Stored(weights, (3 * module.embed_dim, module.embed_dim))}
+    else:
+        widths = (module.embed_dim, module.kdim, module.vdim)
+        named = zip(_PROJECTIONS, widths, strict=True)
+        stored = {
+            f"{name}_weight": Stored((f"{name}.weight",), (module.embed_dim, width))
+            for name, width in named
+        }
+    if module.in_proj_bias is not None:
+        biases = tuple(f"{name}.bias" for name in _PROJECTIONS)
+        stored["in_proj_bias"] = Stored(biases, (3 * module.embed_dim,))
+    return stored

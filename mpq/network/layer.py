@@ -14,7 +14,8 @@ class Layer:
 
     Args:
         name: As in ``model.named_modules()``; the projections inside ``nn.MultiheadAttention`` are
-            ``<name>.q_proj``, ``.k_proj``, ``.v_proj`` and ``.out_proj``.
+            ``<name>.q_proj``, ``.k_proj``, ``.v_proj`` and ``.out_proj``; see ``OpenRecurrent``,
+            ``OpenCell``, ``OpenBag`` and ``OpenBilinear`` for other modules that are opened.
         kind: ``linear``, ``conv1d`` to ``conv3d``, ``conv_transpose1d`` to ``3d``, ``embedding``.
         weight_shape: Shape of the weight as torch stores it; see ``RowLayout`` for its axes.
         num_channels: Output channels: how many scales a weight has, one per channel.

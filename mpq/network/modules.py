@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mpq.errors import ModelError
 
@@ -59,6 +59,15 @@ def share_parameters(model: nn.Module) -> nn.Module:
 def device_of(module: nn.Module) -> torch.device:
     """Device of the first parameter."""
     return next(module.parameters()).device
+
+
+def stored_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Parameters and persistent buffers, as a state dict has them, but the very objects."""
+    for part in module.modules():
+        stored = (*part._parameters.items(), *part._buffers.items())
+        for name, tensor in stored:
+            if tensor is not None and name not in part._non_persistent_buffers_set:
+                yield tensor
 
 
 def weight_of(layer_module: nn.Module) -> nn.Parameter:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from mpq.errors import ModelError
-from mpq.network.attention import open_attention
 from mpq.network.batch_norm import fold_batch_norm
 from mpq.network.behaviour import check_repeatable, mixes_examples
 from mpq.network.coverage import Coverage
@@ -17,7 +16,14 @@ from mpq.network.examples import Batch, Calibration
 from mpq.network.layer import Layer, fingerprint, ties_of, with_owners
 from mpq.network.liveness import Lifetimes
 from mpq.network.metric import KL, OutputMetric
-from mpq.network.modules import check_model, device_of, share_parameters, weight_of
+from mpq.network.modules import (
+    check_model,
+    device_of,
+    share_parameters,
+    stored_tensors,
+    weight_of,
+)
+from mpq.network.opening import open_layers
 from mpq.network.patterns import Pattern, matching
 from mpq.network.randomness import random_state_kept
 from mpq.network.tracing import Trace, trace
@@ -29,8 +35,8 @@ class Network:
     """A model that layers can be measured in and quantized in; the user's model stays as it is.
 
     Args:
-        module: Own copy of the model that shares its parameters: attention projections are
-            layers, BatchNorm is folded into the convolution before it.
+        module: Own copy of the model that shares its parameters: attention and recurrent networks
+            are opened into layers, BatchNorm is folded into the convolution before it.
         layers: ``[L]`` in the order of their first call.
         ties: Layers that read one tensor or use one parameter.
         folded: Convolution to the BatchNorm that was folded into it.
@@ -82,7 +88,7 @@ class Network:
         """
         # First of all: every step below takes evaluation mode and finite weights for granted.
         check_model(model)
-        module = open_attention(share_parameters(model))
+        module = open_layers(share_parameters(model))
         batch = Calibration.of(data).first().to(device_of(module))
         # Before anything else: with another answer every time all that follows would be noise.
         outputs = check_repeatable(module, batch, metric)
@@ -124,8 +130,8 @@ class Network:
         """
         # By identity: a tied weight is one parameter, and a state dict lists it under each name.
         weights = {id(weight_of(self.layer_module(layer.name))) for layer in self.layers}
-        stored = self.module.state_dict(keep_vars=True).values()
-        others = {id(t): t for t in stored if isinstance(t, Tensor) and id(t) not in weights}
+        stored = stored_tensors(self.module)
+        others = {id(t): t for t in stored if id(t) not in weights}
         return sum(t.numel() for t in others.values() if t.is_floating_point())
 
     def layer_module(self, name: str) -> nn.Module:

@@ -72,7 +72,7 @@ def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
         ModelError: If a layer's weight is parametrized, or the metric cannot read the
             output.
     """
-    names = {name: m for name, m in module.named_modules() if kind_of(m) is not None}
+    names = {name: m for name, m in module.named_modules() if _holds_weights(m)}
     # Subclasses may do more than normalise.
     norms = {name: m for name, m in module.named_modules() if type(m) in _NORMS}
     seen = {name: _Seen() for name in [*names, *norms]}
@@ -85,6 +85,8 @@ def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
                 raise ModelError(
                     f"layer {name!r} is called with its input as a keyword; pass it by position"
                 )
+            if not args[0].numel():
+                return  # nothing reaches it: an expert without tokens, a head without boxes
             if name not in order:
                 order.append(name)
             # Now and not afterwards: an operation in place would raise the version meanwhile.
@@ -113,6 +115,14 @@ def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
         layers = tuple(replace(x, batch_axis=axes.get(x.name, 0)) for x in layers)
     foldable = _foldable(names, norms, seen, readers)
     return Trace(layers, foldable, tuple(name for name in names if name not in order))
+
+
+def _holds_weights(module: nn.Module) -> bool:
+    """Whether there is anything to quantize: ``nn.Linear(8, 0)`` holds nothing."""
+    if kind_of(module) is None:
+        return False
+    weight = module.weight
+    return not isinstance(weight, Tensor) or weight.numel() > 0
 
 
 def _is_square(tensor: Tensor, batch_size: int) -> bool:

@@ -89,8 +89,8 @@ class Quantizer:
     def activation(
         self, name: str, layer_module: nn.Module, x: Tensor, tensor_format: TensorFormat
     ) -> Tensor:
-        """The layer's input after storing it in a format; integers (token ids) stay."""
-        if tensor_format.is_exact or not x.is_floating_point():
+        """The layer's input after storing it in a format; integers (token ids) and nothing stay."""
+        if tensor_format.is_exact or not x.is_floating_point() or not x.numel():
             return x
         # A Linear reads one vector per token. A convolution's kernel mixes positions, so that
         # nothing smaller than an example can have a scale of its own.

@@ -200,6 +200,7 @@ class _Sketch:
         self.group = 1
         # Within ``quantized`` a layer holds another weight; changes are those of the original.
         self.weights = {name: on.network.weight(name) for name in on.names}
+        self._kept: dict[str, Tensor] = {}  # what several calls of a layer are read with
         self.by_weight: dict[str, Tensor] = {}  # layer to [N, weight formats]
         self.by_input: dict[str, Tensor] = {}  # layer to [N, input formats]
 
@@ -210,6 +211,15 @@ class _Sketch:
         held = rounded(self._held(name).weight)
         changes = [rounded(tensor_format) - held for tensor_format in self.on.weights.formats]
         return torch.stack([change.flatten().float() for change in changes], dim=1)
+
+    def _changes_of(self, tap: Tap) -> Tensor:
+        if tap.layer.calls == 1:
+            return self._weight_changes(tap.name)
+        # A recurrent layer is read in every step: rounding its weight anew would take longer than
+        # the step.
+        if tap.name not in self._kept:
+            self._kept[tap.name] = self._weight_changes(tap.name)
+        return self._kept[tap.name]
 
     def _held(self, name: str) -> Precision:
         return self.incumbent.get(name, ORIGINAL)
@@ -281,14 +291,13 @@ class _Sketch:
         if not x.numel():
             return
         found = self.by_weight[tap.name]
+        changes = self._changes_of(tap)
         inputs, outputs = tap.by_example(x), tap.by_example(g)
         if inputs is None or outputs is None:
             # Signs of different examples are independent, so that the square of the sum over the
             # batch is, in the mean, the sum of the squares: spread evenly, it counts as such.
-            changes = self._weight_changes(tap.name)
             found += self._weight_shares(tap, x[None], g[None], changes) / sqrt(len(found))
             return
-        changes = self._weight_changes(tap.name)
         met = inputs[0].numel() * prod(weight_of(tap.layer_module).shape[2:])
         # Per example: what its kernel meets, and its part in its group's gradient.
         size = max(1, met, weight_of(tap.layer_module).numel() // self.group)

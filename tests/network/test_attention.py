@@ -4,11 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mpq.errors import ModelError
-from mpq.network.attention import OpenAttention, open_attention
+from mpq.network.attention import OpenAttention
+from mpq.network.modules import share_parameters
 from mpq.network.network import Network
+from mpq.network.opening import open_layers
 
 N, T, S, E, H = 3, 5, 7, 8, 2
 
@@ -28,11 +31,16 @@ def attention(**options: Any) -> nn.MultiheadAttention:
     return module
 
 
+def opened(module: nn.Module) -> Any:
+    """The module opened, in a copy that shares its parameters."""
+    return open_layers(share_parameters(module))
+
+
 def assert_same(module: nn.MultiheadAttention, *args: Any, **kwargs: Any) -> None:
     """Outputs and attention weights agree to 1e-5."""
     with torch.no_grad():
         expected = module(*args, **kwargs)
-        found = OpenAttention(module)(*args, **kwargs)
+        found = opened(module)(*args, **kwargs)
     torch.testing.assert_close(found[0], expected[0], atol=1e-5, rtol=0)
     assert (found[1] is None) == (expected[1] is None)
     if expected[1] is not None:
@@ -84,7 +92,7 @@ def test_attention_weights_per_head(average: bool) -> None:
     """Averaged over the heads, or one matrix per head."""
     module, x = attention(batch_first=True), tokens(T, E, True)
 
-    _, weights = OpenAttention(module)(x, x, x, average_attn_weights=average)
+    _, weights = opened(module)(x, x, x, average_attn_weights=average)
 
     assert weights.shape == ((N, T, T) if average else (N, H, T, T))
     assert_same(module, x, x, x, average_attn_weights=average)
@@ -150,19 +158,73 @@ def test_bfloat16() -> None:
     module = attention(batch_first=True).to(torch.bfloat16)
     x = tokens(T, E, True).to(torch.bfloat16)
 
-    output, _ = OpenAttention(module)(x, x, x, attn_mask=CAUSAL)
+    output, _ = opened(module)(x, x, x, attn_mask=CAUSAL)
 
     assert output.dtype == torch.bfloat16
     torch.testing.assert_close(output, module(x, x, x, attn_mask=CAUSAL)[0], atol=0.05, rtol=0.05)
 
 
-@pytest.mark.parametrize("option", ["add_bias_kv", "add_zero_attn"])
-def test_extra_keys_are_refused(option: str) -> None:
-    """Keys that no token has are not implemented, and that is said."""
-    module = attention(**{option: True})
+@given(
+    flags=st.fixed_dictionaries(
+        {name: st.booleans() for name in ("batch_first", "bias", "add_bias_kv", "add_zero_attn")}
+    ),
+    widths=st.sampled_from([(E, E), (6, 4)]),
+    mask=st.sampled_from(["none", "bool", "float", "per head"]),
+    padding=st.sampled_from(["none", "bool", "float"]),
+    need_weights=st.booleans(),
+)
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
+def test_all_flags_together(
+    flags: dict[str, bool],
+    widths: tuple[int, int],
+    mask: str,
+    padding: str,
+    need_weights: bool,
+) -> None:
+    """Also keys that no token has, which no mask hides."""
+    module = attention(kdim=widths[0], vdim=widths[1], **flags)
+    hidden, padded = torch.rand(N * H, T, S) < 0.4, torch.rand(N, S) < 0.4
+    hidden[..., 0], padded[:, 0] = False, False  # something is left to attend to
+    masks = {"none": None, "bool": hidden[0], "float": torch.randn(T, S), "per head": hidden}
+    minus = torch.zeros(N, S).masked_fill(padded, float("-inf"))
+    paddings = {"none": None, "bool": padded, "float": minus}
 
-    with pytest.raises(ModelError, match="add_bias_kv or add_zero_attn"):
-        OpenAttention(module)
+    inputs = (
+        tokens(n, width, flags["batch_first"])
+        for n, width in ((T, E), (S, widths[0]), (S, widths[1]))
+    )
+
+    given_masks = {"attn_mask": masks[mask], "key_padding_mask": paddings[padding]}
+    assert_same(module, *inputs, need_weights=need_weights, **given_masks)
+
+
+@pytest.mark.parametrize("option", ["add_bias_kv", "add_zero_attn"])
+def test_extra_keys_of_a_single_example(option: str) -> None:
+    """Without a batch axis, too."""
+    module, x = attention(**{option: True}), torch.randn(T, E)
+
+    assert_same(module, x, x, x, attn_mask=CAUSAL)
+
+
+@pytest.mark.parametrize("options", [{}, {"kdim": 6, "vdim": 4}, {"bias": False}])
+def test_attributes_can_be_read(options: dict[str, Any]) -> None:
+    """A forward pass reads widths and weights of its attention; weights are the current ones."""
+    module = attention(**options)
+    found = opened(module)
+
+    with torch.no_grad():
+        found.k_proj.weight = nn.Parameter(found.k_proj.weight + 1)
+
+    for name in ("embed_dim", "head_dim", "num_heads", "kdim", "vdim", "dropout", "bias_k"):
+        assert getattr(found, name) == getattr(module, name)
+    if module.in_proj_weight is None:
+        assert found.in_proj_weight is None
+        assert torch.equal(found.k_proj_weight, module.k_proj_weight + 1)
+    else:
+        assert torch.equal(found.in_proj_weight[:E], module.in_proj_weight[:E])
+        assert torch.equal(found.in_proj_weight[E : 2 * E], module.in_proj_weight[E : 2 * E] + 1)
+        assert torch.equal(found.q_proj_weight, module.in_proj_weight[:E])
+    assert (found.in_proj_bias is None) == (module.in_proj_bias is None)
 
 
 @pytest.mark.parametrize("options", [{}, {"kdim": 6, "vdim": 4}, {"bias": False}])
@@ -170,10 +232,10 @@ def test_parameters_are_shared(options: dict[str, Any]) -> None:
     """No weight is copied."""
     module = attention(**options)
 
-    opened = OpenAttention(module)
+    found_module = opened(module)
 
     memory = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    found = [p.untyped_storage().data_ptr() for p in opened.parameters()]
+    found = [p.untyped_storage().data_ptr() for p in found_module.parameters()]
     assert set(found) <= memory
     assert len(found) == (4 if options.get("bias") is False else 8)
 
@@ -183,10 +245,10 @@ def test_mode_is_kept_and_no_number_is_drawn() -> None:
     module = attention()
     state = torch.get_rng_state()
 
-    opened = OpenAttention(module)
+    found = opened(module)
 
     assert torch.equal(torch.get_rng_state(), state)
-    assert not any(part.training for part in opened.modules())
+    assert not any(part.training for part in found.modules())
 
 
 def test_shared_attention_stays_shared() -> None:
@@ -194,7 +256,7 @@ def test_shared_attention_stays_shared() -> None:
     shared = attention(batch_first=True)
     model = nn.ModuleDict({"a": shared, "b": nn.ModuleDict({"c": shared})})
 
-    open_attention(model)
+    open_layers(model)
 
     a, inner = model["a"], model["b"]
     assert isinstance(a, OpenAttention)
@@ -207,7 +269,7 @@ def test_attention_under_two_names_of_one_parent_is_opened_under_both() -> None:
     shared = attention(batch_first=True)
     model = nn.ModuleDict({"a": shared, "b": shared})
 
-    open_attention(model)
+    open_layers(model)
 
     assert isinstance(model["a"], OpenAttention)
     assert model["b"] is model["a"]

@@ -472,3 +472,26 @@ def test_hooks_are_removed_after_a_failure() -> None:
         find_layers(model, [torch.randn(2, 4)])
 
     assert not model.get_submodule("fc")._forward_hooks
+
+
+class Idle(nn.Module):
+    """Layers without weights, and layers that are called with nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.nothing, self.constant = nn.Linear(8, 8), nn.Linear(8, 0), nn.Linear(0, 8)
+        self.boxes = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.body(x) + self.constant(x[:, :0])
+        y: Tensor = torch.cat([hidden, self.nothing(hidden)], dim=1) + self.boxes(hidden[:0]).sum()
+        return y
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_what_holds_nothing_is_no_layer_and_what_reads_nothing_is_not_reached() -> None:
+    """``nn.Linear(8, 0)`` has no weight to round; a head without boxes says nothing of its own."""
+    network = Network.of(Idle().eval(), [torch.randn(3, 8)])
+
+    assert [layer.name for layer in network.layers] == ["body"]
+    assert network.uncalled == ("boxes",)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mpq.errors import InputError, ModelError
 from mpq.network import divergence, metric
@@ -671,12 +672,57 @@ class Routed(nn.Module):
         return logits
 
 
-def test_an_expert_without_tokens_costs_nothing() -> None:
-    """It is called, with no rows: others are priced as before."""
+def test_an_expert_without_tokens_is_not_reached() -> None:
+    """It is called, with no rows: nothing can be said of it, and others are priced as before."""
     tool = Tool(Routed(), [torch.randn(16, 4)], parse("w4a8d", "w8a8d"))
 
     found = tool.table()
 
-    names = [layer.name for layer in tool.network.layers]
-    assert (found[names.index("experts.2")] == 0).all()
-    assert (found[names.index("experts.0")] > 0).all()
+    assert [layer.name for layer in tool.network.layers] == ["experts.0", "experts.1", "head"]
+    assert tool.network.uncalled == ("experts.2",)
+    assert (found > 0).all()
+
+
+class Tagger(nn.Module):
+    """A recurrent network over sequences of unlike lengths."""
+
+    def __init__(self, recurrent: nn.RNNBase) -> None:
+        super().__init__()
+        self.rnn = recurrent
+        self.head = nn.Linear(2 * 4, 3)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        output, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
+        y: Tensor = self.head(output.sum(dim=1) / lengths[:, None])
+        return y
+
+
+@pytest.mark.parametrize("make", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_weights_are_priced_by_their_sum_over_steps(
+    monkeypatch: pytest.MonkeyPatch, make: Any
+) -> None:
+    """Against derivatives through torch's own kernel, which calls no layer, and example by example.
+
+    Changes of all steps add up before they are squared; steps that a sequence lacks add nothing.
+    """
+    model = Tagger(make(3, 4, bidirectional=True)).eval()
+    inputs = (torch.randn(4, 5, 3), torch.tensor([2, 5, 1, 4]))
+    tool = Tool(model, [(inputs, None)], parse("w2"))
+
+    found = tool.table(num_probes=all_signs(monkeypatch, 3))[:, 0]
+
+    logits = model(*inputs).detach()
+    for row, layer in enumerate(tool.network.layers[:-1]):
+        parameter = f"rnn.weight_{layer.name.removeprefix('rnn.')}"
+
+        def said(weight: Tensor, parameter: str = parameter) -> Tensor:
+            y: Tensor = torch.func.functional_call(model, {parameter: weight}, inputs)
+            return y
+
+        weight = model.get_parameter(parameter).detach()
+        jacobian = torch.autograd.functional.jacobian(said, weight)  # [N, C, O, I]
+        change = tool.weight_change(layer.name, tool.candidates[0])
+        expected = half_quadratic(logits, (jacobian * change).sum(dim=(2, 3)))
+        assert found[row] == pytest.approx(expected, rel=1e-4)
+    assert len(found) == 5

@@ -207,9 +207,10 @@ class _SquaredNorms:
     def counting(self) -> Iterator[None]:
         """Counts in a forward pass how often each parameter is used."""
 
-        def count(owner: str, *_: Any) -> None:
+        def count(owner: str, _: nn.Module, args: tuple[Any, ...], *__: Any) -> None:
             # Counted in each batch's own pass: how often an expert is called depends on the batch.
-            self._calls[owner] += 1
+            # A call with nothing is not read.
+            self._calls[owner] += args[0].numel() > 0
 
         layers = self._network.layers
         handles = [

@@ -118,7 +118,7 @@ def _before(
         return args
     # A node of its own, so that the gradient is this layer's share only: others may read x.
     x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
-    if reader.reads_inputs:
+    if reader.reads_inputs and x.numel():
         x.register_hook(partial(reader.read_input, tap, x.detach()))
     return (x, *args[1:])
 
@@ -126,6 +126,8 @@ def _before(
 def _after(
     reader: GradientReader, tap: Tap, _: nn.Module, args: tuple[Any, ...], output: Tensor
 ) -> Tensor:
+    if not args[0].numel():  # an expert that is sent nothing: there is nothing to read
+        return output
     if not output.requires_grad:  # an embedding; the clone may be changed in place
         output = output.detach().requires_grad_().clone()
     x = args[0].detach()

@@ -53,4 +53,5 @@ def read_batch(network: Network, batch: Batch, reader: LayerReader) -> None:
 def _read(
     reader: LayerReader, tap: Tap, _: nn.Module, args: tuple[Any, ...], output: Tensor
 ) -> None:
-    reader(tap, args[0].detach(), output.detach())
+    if args[0].numel():  # an expert that is sent nothing has nothing to read
+        reader(tap, args[0].detach(), output.detach())

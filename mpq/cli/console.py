@@ -83,9 +83,8 @@ def print_result(result: "SearchResult", console: Console) -> None:
     device = result.provenance.device
     if device is not None:
         console.print(f"device {device.name}: {' and '.join(device.resources)} {device.basis}")
-    uncalled = result.provenance.uncalled
-    if uncalled:
-        console.print(f"never called by the data, left as they are: {', '.join(uncalled)}")
+    for sentence in result.provenance.reach.sentences():
+        console.print(sentence)
 
 
 def _proof(solution: "Solution") -> str:

@@ -25,12 +25,9 @@ class OpenAttention(nn.Module):
 
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
-        # Both append keys that no token has; those of bias_k and bias_v belong to no layer.
-        if attention.bias_k is not None or attention.add_zero_attn:
-            raise ModelError(
-                "nn.MultiheadAttention with add_bias_kv or add_zero_attn cannot be opened into "
-                "its projections; write the attention out as linear layers"
-            )
+        why = why_closed(attention)
+        if why:
+            raise ModelError(why)
         self.num_heads = attention.num_heads
         self.batch_first = attention.batch_first
         # nn.TransformerEncoderLayer asks for these; so answered, it takes no fused shortcut.
@@ -100,6 +97,19 @@ class OpenAttention(nn.Module):
         return masks
 
 
+def why_closed(module: nn.Module) -> str | None:
+    """Why an ``nn.MultiheadAttention`` cannot be opened, if so; ``None`` for other modules."""
+    if type(module) is not nn.MultiheadAttention:  # a subclass may compute something else
+        return None
+    # Both append keys that no token has; those of bias_k and bias_v belong to no layer.
+    if module.bias_k is not None or module.add_zero_attn:
+        return (
+            "nn.MultiheadAttention with add_bias_kv or add_zero_attn cannot be opened into "
+            "its projections; write the attention out as linear layers"
+        )
+    return None
+
+
 def _projections(attention: nn.MultiheadAttention) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
     # Chunks are views: a weight that is changed in the model is changed here, too, and memory is
     # not taken twice.
@@ -131,7 +141,10 @@ def _additive(mask: Tensor, scores: Tensor) -> Tensor:
 
 
 def open_attention(model: nn.Module) -> nn.Module:
-    """Replaces every ``nn.MultiheadAttention`` inside a model, in place; returns the model."""
+    """Replaces every ``nn.MultiheadAttention`` inside a model, in place; returns the model.
+
+    Those for which there is a ``why_closed`` stay as they are.
+    """
     # `set_submodule` cannot replace the root.
     if type(model) is nn.MultiheadAttention:
         return OpenAttention(model)
@@ -141,7 +154,7 @@ def open_attention(model: nn.Module) -> nn.Module:
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False  # the fused path reads the parameters directly
-        if type(module) is nn.MultiheadAttention:  # a subclass may compute something else
+        if type(module) is nn.MultiheadAttention and why_closed(module) is None:
             if module not in opened:
                 opened[module] = OpenAttention(module)
             model.set_submodule(name, opened[module])

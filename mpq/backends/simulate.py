@@ -10,8 +10,9 @@ from mpq.backends._base import Backend
 from mpq.errors import MismatchError
 from mpq.network.batch_norm import fold_batch_norm
 from mpq.network.layer import signature
-from mpq.network.modules import check_model, share_parameters, weight_of
-from mpq.network.opening import open_layers
+from mpq.network.modules import check_model
+from mpq.network.own_copy import own_copy
+from mpq.network.refusals import weight_refusal
 from mpq.network.tracing import kind_of
 from mpq.problem.assignment import Assignment
 from mpq.quantization.observer import ActivationRanges
@@ -55,7 +56,7 @@ def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:
     """A copy that shares its parameters, checked, opened and folded as when it was searched."""
     # First of all: in training mode, BatchNorm has no fixed numbers to fold.
     check_model(model)
-    module = open_layers(share_parameters(model))
+    module = own_copy(model)
     # Between the two: the assignment names opened projections, and folding needs each BatchNorm
     # that it names.
     _check(module, assignment)
@@ -79,10 +80,9 @@ def quantizer_of(assignment: Assignment) -> Quantizer:
 def _check(module: nn.Module, assignment: Assignment) -> None:
     """Every assigned layer is there, with its kind and shape, and so are the folded norms."""
     modules = dict(module.named_modules(remove_duplicate=False))
-    found = {name: _signature(name, layer_module) for name, layer_module in modules.items()}
     problems = []
     for layer in assignment.layers:
-        here = found.get(layer.name)
+        here = _signature(layer.name, modules.get(layer.name))
         if here is None:
             problems.append(f"lacks {layer.signature!r}")
         elif here != layer.signature:
@@ -90,7 +90,7 @@ def _check(module: nn.Module, assignment: Assignment) -> None:
     for convolution, norm in assignment.folded.items():
         if not isinstance(modules.get(norm), _BatchNorm):
             problems.append(f"lacks BatchNorm {norm!r}")
-        if found.get(convolution) is None:
+        if _signature(convolution, modules.get(convolution)) is None:
             problems.append(f"lacks the layer {convolution!r} before BatchNorm {norm!r}")
     if problems:
         # Another network may differ in every layer; five of them show which one it is.
@@ -100,6 +100,11 @@ def _check(module: nn.Module, assignment: Assignment) -> None:
         )
 
 
-def _signature(name: str, layer_module: nn.Module) -> str | None:
-    kind = kind_of(layer_module)
-    return None if kind is None else signature(name, kind, tuple(weight_of(layer_module).shape))
+def _signature(name: str, layer_module: nn.Module | None) -> str | None:
+    """``None`` for what is no layer, or has a weight that cannot be rounded."""
+    kind = None if layer_module is None else kind_of(layer_module)
+    if layer_module is None or kind is None or weight_refusal(name, layer_module):
+        return None
+    weight = layer_module.weight
+    assert isinstance(weight, nn.Parameter)
+    return signature(name, kind, tuple(weight.shape))

@@ -91,11 +91,9 @@ def print_result(result: "SearchResult", console: Console) -> None:
     if device is not None:
         resources = " and ".join(device.resources)
         console.print(escape(f"device {device.name}: {resources} {device.basis}"))
-    for sentence in () if result.coverage is None else result.coverage.sentences:
-        console.print(sentence)
-    uncalled = result.provenance.uncalled
-    if uncalled:
-        console.print(escape(f"never called by the data, left as they are: {', '.join(uncalled)}"))
+    told = () if result.coverage is None else result.coverage.sentences
+    for sentence in (*told, *result.provenance.reach.sentences()):
+        console.print(escape(sentence))
 
 
 def _proof(solution: "Solution") -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq.errors import FileFormatError, InputError, ModelError
+from mpq.network.refusals import foreign_program
 from mpq.network.synthetic import DATA_SOURCES
 
 
@@ -112,6 +113,9 @@ def load_model(spec: str, weights: Path | None = None) -> nn.Module:
         FileFormatError: If the weights do not fit it.
     """
     model = load_object(spec)
+    why = foreign_program(model)
+    if why:
+        raise ModelError(f"{spec}: {why}")
     # A module can be called too, but not without an input: only what is none makes one.
     if not isinstance(model, nn.Module):
         model = load_callable(spec)()

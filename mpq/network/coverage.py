@@ -6,6 +6,8 @@ from typing import Final, Self, final
 
 from torch import Tensor, nn
 
+from mpq.network.wrappers import plain_modules
+
 _SHOWN: Final = 8
 """Names in a sentence; all of them are in the record."""
 _EVALUATED: Final = (
@@ -64,16 +66,15 @@ class Coverage:
                 or evaluated from parameters below the layer's own name.
         """
         spans = [_span(weight) for weight in weights.values()]
-        stored = set(model.state_dict())
         seen: set[int] = set()
         elements = size = covered = covered_bytes = 0
         outside = []
-        for name, tensor, is_parameter in _tensors(model):
+        for name, tensor, is_parameter, is_stored in _tensors(model):
             if id(tensor) in seen:
                 continue
             seen.add(id(tensor))
             inside = tensor.numel() if _is_evaluated(name, weights) else _inside(tensor, spans)
-            left, is_stored = tensor.numel() - inside, name in stored
+            left = tensor.numel() - inside
             elements += tensor.numel()
             size += tensor.numel() * tensor.element_size() * is_stored
             covered += inside
@@ -131,12 +132,17 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _tensors(model: nn.Module) -> Iterable[tuple[str, Tensor, bool]]:
-    """Every parameter and buffer under each of its names."""
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        yield name, parameter, True
-    for name, buffer in model.named_buffers(remove_duplicate=False):
-        yield name, buffer, False
+def _tensors(model: nn.Module) -> Iterable[tuple[str, Tensor, bool, bool]]:
+    """Name, tensor, whether it is a parameter, and whether a checkpoint has it."""
+    # Names without wrappers, as layers have them.
+    for name, module in plain_modules(model):
+        prefix = f"{name}." if name else ""
+        for own, parameter in module._parameters.items():
+            if parameter is not None:
+                yield prefix + own, parameter, True, True
+        for own, buffer in module._buffers.items():
+            if buffer is not None:
+                yield prefix + own, buffer, False, own not in module._non_persistent_buffers_set
 
 
 def _span(tensor: Tensor) -> tuple[int, int]:

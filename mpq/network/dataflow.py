@@ -14,6 +14,8 @@ from mpq.network.layer import Layer
 from mpq.network.liveness import Lifetimes, Step, Value
 
 _NUM_EXAMPLES = 2  # one would let a squeeze() take the batch axis away
+SHAPE_FAILURES: Final = (RuntimeError, ValueError, IndexError, AssertionError)
+"""What torch, and networks themselves, say of shapes that do not fit."""
 _ELEMENTWISE: Final = frozenset(
     {"_to_copy", "native_batch_norm", "cudnn_batch_norm", "hardswish", "constant_pad_nd"}
 )
@@ -56,7 +58,7 @@ class Dataflow:
         try:
             recorder = _run(module, few, names)
         # A module may have its batch size built in, in a reshape for example.
-        except (RuntimeError, ValueError, IndexError):  # what torch says of shapes that do not fit
+        except SHAPE_FAILURES:
             recorder = _run(module, batch, names)
         # A router chooses experts by the input: two examples may leave some of them idle.
         if set(recorder.fed_by) != set(names):
@@ -191,6 +193,8 @@ class _Recorder(TorchDispatchMode):
     def _add(self, tensor: Tensor, count: int, layers: set[str]) -> int:
         # Ids are int64 by torch's custom alone; 32 bits hold any index that a device needs.
         bits = None if tensor.is_floating_point() else 8 if tensor.dtype == torch.bool else 32
+        # A complex number is two, which no format rounds.
+        count *= 2 if tensor.is_complex() else 1
         self.values.append(Value(-(-count // self._size), bits))
         # A copy of the set, as in-place operations widen it for this storage only.
         self._origins[_key(tensor)] = _Origin(len(self.values) - 1, set(layers))

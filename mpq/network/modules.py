@@ -3,12 +3,16 @@
 import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mpq.errors import ModelError
+from mpq.network.computed_weights import computed_tensors, hold_values
+from mpq.network.refusals import check_program, foreign_program, is_program, is_readable, refusal
+from mpq.network.wrappers import copies_of_wrapped, plain_modules
 
 
 def check_model(model: nn.Module) -> None:
@@ -16,44 +20,86 @@ def check_model(model: nn.Module) -> None:
 
     Raises:
         ModelError: If the model is in training mode, has no parameter, is on the ``meta`` device,
-            or has weights that are NaN or infinite.
+            has weights that are NaN or infinite, or is no module at all.
     """
     if not isinstance(model, nn.Module):
-        raise ModelError(f"expected an nn.Module, got a {type(model).__name__}")
-    # Every module and not the root alone: `train()` may be called on a part.
-    training = [name or "the model itself" for name, m in model.named_modules() if m.training]
+        raise ModelError(foreign_program(model) or f"expected an nn.Module, got {_kind(model)}")
+    modules = dict(plain_modules(model))
+    check_program(modules[""])
+    # Every module and not the root alone: `train()` may be called on a part. A program has no mode.
+    programs = tuple(f"{name}." for name, m in modules.items() if is_program(m))
+    parts = {n: m for n, m in modules.items() if not f"{n}.".startswith(programs)}
+    training = [name or "the model itself" for name, m in parts.items() if m.training]
     if training:
         raise ModelError(
             f"the model is in training mode ({training[0]}), so that dropout and BatchNorm would "
             "change its answers; call model.eval() first"
         )
     if next(model.parameters(), None) is None:
-        raise ModelError("the model has no parameters: there is nothing to quantize")
-    for name, parameter in model.named_parameters():
-        # Before `isfinite`, which fails on such parameters in torch's words.
-        if isinstance(parameter, nn.UninitializedParameter) or parameter.is_meta:
-            raise ModelError(f"parameter {name!r} has no values yet; load the weights first")
-        if not bool(parameter.isfinite().all()):
-            raise ModelError(f"parameter {name!r} has values that are NaN or infinite")
+        # The packed weights of a quantized network are no parameters.
+        found = (refusal(name, module) for name, module in modules.items())
+        nothing = "the model has no parameters: there is nothing to quantize"
+        raise ModelError(next(filter(None, found), nothing))
+    for name, module in modules.items():
+        for own_name, parameter in module.named_parameters(name, recurse=False):
+            _check_values(own_name, parameter)
+
+
+def _kind(model: object) -> str:
+    name = type(model).__name__
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def _check_values(name: str, parameter: nn.Parameter) -> None:
+    # Before `isfinite`, which fails on such parameters in torch's words.
+    if isinstance(parameter, nn.UninitializedParameter) or parameter.is_meta:
+        raise ModelError(f"parameter {name!r} has no values yet; load the weights first")
+    if type(parameter).__name__ == "DTensor":
+        raise ModelError(
+            f"parameter {name!r} is spread over several processes (DTensor); gather all of them "
+            "(full_tensor) and search the whole network in one process"
+        )
+    # It fails on the codes of quantized tensors as well, whose layers are refused by name.
+    if is_readable(parameter) and not bool(parameter.isfinite().all()):
+        raise ModelError(f"parameter {name!r} has values that are NaN or infinite")
 
 
 def share_parameters(model: nn.Module) -> nn.Module:
     """A copy of the modules whose parameters are the model's own memory, without gradients.
 
+    It computes what the model computes, written plainly: without the wrappers of ``torch.compile``
+    and data parallelism, and with the values of computed weights (weight_norm, pruning) as
+    parameters, which are new memory.
+
+    Args:
+        model: In evaluation mode; left as found.
+
     Raises:
         ModelError: If the model cannot be copied.
     """
-    # By id, as `deepcopy` looks there first: a parameter that is used twice stays one.
+    # By id, as `deepcopy` looks there first: a parameter that is used twice stays one. Those of
+    # quantized networks are more than their numbers, and know themselves how they are copied.
     shared: dict[int, Any] = {
-        id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()
+        id(p): nn.Parameter(p.detach(), requires_grad=False)
+        for p in model.parameters()
+        if type(p) is nn.Parameter and is_readable(p)
     }
+    for module in model.modules():
+        for tensor in computed_tensors(vars(module)):
+            shared[id(tensor)] = tensor.detach().clone()
     try:
-        return copy.deepcopy(model, memo=shared)
-    except (RuntimeError, TypeError) as error:
+        copies_of_wrapped(model, shared, partial(copy.deepcopy, memo=shared))
+        copied = copy.deepcopy(model, memo=shared)
+    except (RuntimeError, TypeError, AssertionError) as error:
         raise ModelError(
-            f"the model cannot be copied ({error}); weight_norm and other parametrizations must "
-            "be removed first"
+            f"the model cannot be copied ({error}); a module holds something that "
+            "copy.deepcopy refuses: keep it outside of the model"
         ) from error
+    for parameter in copied.parameters():
+        # TorchScript copies as an operation: gradients would reach the user's parameters.
+        parameter.detach_().requires_grad_(False)
+    hold_values(copied)
+    return copied
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -11,22 +11,17 @@ from mpq.errors import ModelError
 from mpq.network.batch_norm import fold_batch_norm
 from mpq.network.behaviour import check_repeatable, mixes_examples
 from mpq.network.coverage import Coverage
-from mpq.network.dataflow import Dataflow, with_sources
 from mpq.network.examples import Batch, Calibration
+from mpq.network.finding import Finding
 from mpq.network.layer import Layer, fingerprint, ties_of, with_owners
 from mpq.network.liveness import Lifetimes
 from mpq.network.metric import KL, OutputMetric
-from mpq.network.modules import (
-    check_model,
-    device_of,
-    share_parameters,
-    stored_tensors,
-    weight_of,
-)
-from mpq.network.opening import open_layers
+from mpq.network.modules import check_model, device_of, stored_tensors, weight_of
+from mpq.network.own_copy import own_copy
 from mpq.network.patterns import Pattern, matching
 from mpq.network.randomness import random_state_kept
-from mpq.network.tracing import Trace, trace
+from mpq.network.reach import Reach
+from mpq.network.refusals import refused_modules
 
 
 @final
@@ -40,7 +35,7 @@ class Network:
         layers: ``[L]`` in the order of their first call.
         ties: Layers that read one tensor or use one parameter.
         folded: Convolution to the BatchNorm that was folded into it.
-        uncalled: Quantizable layers that the data never reached; left as they are.
+        reach: Which of them the data reaches by how much, and what it never calls.
         metric: How far its output is from another's.
         lifetimes: Which tensors are held in which step, for one example; ``None``: not traced.
         coverage: What of the user's model lies in these layers, and what does not.
@@ -52,7 +47,7 @@ class Network:
     layers: tuple[Layer, ...]
     ties: tuple[tuple[str, ...], ...]
     folded: Mapping[str, str] = field(default_factory=dict)
-    uncalled: tuple[str, ...] = ()
+    reach: Reach = field(default_factory=Reach)
     metric: OutputMetric = KL
     lifetimes: Lifetimes | None = None
     coverage: Coverage | None = None
@@ -69,13 +64,15 @@ class Network:
         fold: bool = True,
         metric: OutputMetric = KL,
     ) -> Self:
-        """Finds the layers with one forward pass over the first batch.
+        """Finds the layers with one forward pass over all batches.
 
-        A second pass, over two of its examples, finds what lies between the layers.
+        The first batch, and every other one that reaches a layer first, is run once more: hooks see
+        what its layers read. A last pass over two of its examples finds what lies between layers.
+        Where a layer reads a part of the examples (an expert), all are run one by one as well.
 
         Args:
             model: The user's network, in evaluation mode; it stays as it is.
-            data: Examples, as ``Calibration`` takes them; only the first batch is used.
+            data: Examples, as ``Calibration`` takes them.
             include: Globs or predicates; only matching layers. Empty: all.
             exclude: Globs or predicates; without matching layers.
             fold: Whether BatchNorm is folded into the convolution that feeds it.
@@ -83,34 +80,38 @@ class Network:
 
         Raises:
             ModelError: If the model is in training mode, has weights that are not finite, no layer
-                that is called, or an output that the metric cannot read.
+                that is called, an output that the metric cannot read, or a layer that can neither
+                be quantized nor is left out.
             UnknownNameError: If a glob or a predicate matches nothing.
         """
         # First of all: every step below takes evaluation mode and finite weights for granted.
         check_model(model)
-        module = open_layers(share_parameters(model))
-        batch = Calibration.of(data).first().to(device_of(module))
+        module = own_copy(model)
+        examples = Calibration.of(data)
+        batch = examples.first().to(device_of(module))
         # Before anything else: with another answer every time all that follows would be noise.
         outputs = check_repeatable(module, batch, metric)
         is_mixing = mixes_examples(module, batch, metric, outputs)
-        batch = batch.whole() if is_mixing else batch
-        # Before folding, as the trace says who reads a convolution's output.
-        found = trace(module, batch, metric)
-        chosen = _select(module, found, include, exclude)
-        # Before folding, which gives the layers weights of their own memory.
-        coverage = Coverage.of(
-            model, {x.name: weight_of(module.get_submodule(x.name)) for x in chosen}
-        )
+        # Before folding, as the traces say who reads a convolution's output.
+        found = Finding.of(module, examples.whole() if is_mixing else examples, metric)
+        # Also before: folding gives layers weights of their own memory.
+        weights = {x.name: weight_of(module.get_submodule(x.name)) for x in found.layers}
         folded = found.foldable if fold else {}
         if folded:
-            _fold(module, folded, batch, metric)
-        # After folding, so that a folded BatchNorm is no step and holds no memory.
-        dataflow = Dataflow.of(module, batch, found.layers)
-        layers = with_sources(chosen, dataflow)
-        ties, lifetimes = ties_of(layers), dataflow.lifetimes
-        return cls(
-            module, layers, ties, folded, found.uncalled, metric, lifetimes, coverage, is_mixing
-        )
+            _fold(module, folded, found.batches, metric)
+        layers = _select(found, include, exclude)
+        coverage = Coverage.of(model, {x.name: weights[x.name] for x in layers})
+        layers, lifetimes = found.with_dataflow(layers)
+        reach, ties = found.reach.of(layers), ties_of(layers)
+        return cls(module, layers, ties, folded, reach, metric, lifetimes, coverage, is_mixing)
+
+    @property
+    def uncalled(self) -> tuple[str, ...]:
+        """Quantizable layers that are never called on the data; left as they are.
+
+        ``reach`` tells those that it never reaches from those whose weight is used otherwise.
+        """
+        return self.reach.uncalled
 
     @property
     def device(self) -> torch.device:
@@ -126,13 +127,17 @@ class Network:
     def num_unquantized(self) -> int:
         """Parameters and statistics that are no weight of a layer: biases, norms, excluded layers.
 
-        What a module computes from its configuration (not persistent) is not counted.
+        A complex number counts as two. What a module computes from its configuration (not
+        persistent) is not counted.
         """
         # By identity: a tied weight is one parameter, and a state dict lists it under each name.
         weights = {id(weight_of(self.layer_module(layer.name))) for layer in self.layers}
         stored = stored_tensors(self.module)
         others = {id(t): t for t in stored if id(t) not in weights}
-        return sum(t.numel() for t in others.values() if t.is_floating_point())
+        return sum(
+            t.numel() * (2 if t.is_complex() else int(t.is_floating_point()))
+            for t in others.values()
+        )
 
     def layer_module(self, name: str) -> nn.Module:
         """The module of a layer."""
@@ -169,7 +174,7 @@ def find_layers(model: nn.Module, data: Any) -> tuple[Layer, ...]:
 
     Args:
         model: The user's network, in evaluation mode; it stays as it is.
-        data: See ``Calibration``; only the first batch is used.
+        data: See ``Calibration``; all batches are looked at.
 
     Raises:
         ModelError: See ``Network.of``.
@@ -177,12 +182,19 @@ def find_layers(model: nn.Module, data: Any) -> tuple[Layer, ...]:
     return Network.of(model, data).layers
 
 
-def _fold(module: nn.Module, folded: Mapping[str, str], batch: Batch, metric: OutputMetric) -> None:
+def _fold(
+    module: nn.Module, folded: Mapping[str, str], batches: Sequence[Batch], metric: OutputMetric
+) -> None:
     """Folds, and makes sure that the network still says the same."""
     with torch.no_grad():
-        before = metric.positions(module(*batch.args, **batch.kwargs))
+        before = [metric.positions(module(*batch.args, **batch.kwargs)) for batch in batches]
         fold_batch_norm(module, folded)
-        after = metric.positions(module(*batch.args, **batch.kwargs))
+        after = [metric.positions(module(*batch.args, **batch.kwargs)) for batch in batches]
+    for was, now in zip(before, after, strict=True):
+        _check_folded(was, now)
+
+
+def _check_folded(before: Tensor, after: Tensor) -> None:
     # The largest difference, as one broken channel would vanish in a mean.
     error = float((after - before).abs().max())
     # Rounding, unlike a wrong fold, is a multiple of the dtype's eps: 1e-3 is 8,000 of float32's,
@@ -196,16 +208,27 @@ def _fold(module: nn.Module, folded: Mapping[str, str], batch: Batch, metric: Ou
 
 
 def _select(
-    module: nn.Module, found: Trace, include: Sequence[Pattern], exclude: Sequence[Pattern]
+    found: Finding, include: Sequence[Pattern], exclude: Sequence[Pattern]
 ) -> tuple[Layer, ...]:
-    modules = {layer.name: module.get_submodule(layer.name) for layer in found.layers}
+    """The layers that are asked for; refuses what cannot be one only where it is asked for, too."""
+    refused = {**found.refused, **refused_modules(found.module)}
+    names = [*(layer.name for layer in found.layers), *refused]
+    modules = {name: found.module.get_submodule(name) for name in names}
     # Excluding comes last, so that `--exclude` takes away from what `--include` gave.
     kept = set(modules if not include else ())
     for pattern in include:
         kept.update(matching(modules, pattern, "--include"))
     for pattern in exclude:
         kept.difference_update(matching(modules, pattern, "--exclude"))
+    _check_refused([why for name, why in refused.items() if name in kept])
     if not kept:
-        where = f" ({len(found.uncalled)} are never called on this data)" if found.uncalled else ""
+        uncalled = found.reach.uncalled
+        where = f" ({len(uncalled)} are never called on this data)" if uncalled else ""
         raise ModelError(f"the model has no quantizable layer{where}, or all are excluded")
     return with_owners(tuple(layer for layer in found.layers if layer.name in kept))
+
+
+def _check_refused(sentences: Sequence[str]) -> None:
+    if sentences:
+        more = f" (and {len(sentences) - 1} more such)" if len(sentences) > 1 else ""
+        raise ModelError(f"{sentences[0]}{more}")

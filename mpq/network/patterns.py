@@ -1,6 +1,6 @@
 """Which layers a user means: shell-style globs over names, and predicates over modules."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -36,6 +36,9 @@ def check_pattern(pattern: object, rule: str) -> None:
 def matching(modules: "Mapping[str, nn.Module]", pattern: Pattern, option: str) -> tuple[str, ...]:
     """The names of the layers that a glob matches, or for which a predicate is true.
 
+    A name matches itself, whatever characters it has, and nothing else. Where no layer matches a
+    glob with brackets, they stand for themselves: ``layers[0].*``.
+
     Args:
         modules: Layer name to module, of all layers that there are.
         pattern: A glob, or a predicate of name and module.
@@ -48,8 +51,7 @@ def matching(modules: "Mapping[str, nn.Module]", pattern: Pattern, option: str) 
     ('layer1.conv', 'layer2.conv')
     """
     if isinstance(pattern, str):
-        # fnmatch folds case on some systems, but names of modules have a case everywhere
-        found = tuple(name for name in modules if fnmatchcase(name, pattern))
+        found = (pattern,) if pattern in modules else _globbed(modules, pattern)
         what, written = f"layer for {option}", pattern
     else:
         found = tuple(name for name, module in modules.items() if pattern(name, module))
@@ -58,3 +60,13 @@ def matching(modules: "Mapping[str, nn.Module]", pattern: Pattern, option: str) 
     if not found:
         raise UnknownNameError(what, written, modules)
     return found
+
+
+def _globbed(names: Iterable[str], glob: str) -> tuple[str, ...]:
+    # A set of characters first, as everywhere. ``[[]`` is how a glob writes a single bracket.
+    for tried in (glob, glob.replace("[", "[[]")):
+        # fnmatch folds case on some systems, but names of modules have a case everywhere
+        found = tuple(name for name in names if fnmatchcase(name, tried))
+        if found:
+            return found
+    return ()

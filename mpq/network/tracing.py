@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from mpq.errors import ModelError
 from mpq.network.examples import Batch
 from mpq.network.layer import Layer
 from mpq.network.metric import KL, OutputMetric
+from mpq.network.refusals import called_by_keyword, weight_refusal
 from mpq.network.weight_layout import is_hugging_face_conv1d, layout_of
 
 KINDS: dict[type[nn.Module], str] = {
@@ -48,12 +48,12 @@ class Trace:
     Args:
         layers: In the order of their first call.
         foldable: Convolution to the BatchNorm that alone reads its output.
-        uncalled: Quantizable layers that were not called.
+        refused: Called modules of a layer's kind that cannot be layers, and a sentence why.
     """
 
     layers: tuple[Layer, ...]
     foldable: Mapping[str, str]
-    uncalled: tuple[str, ...]
+    refused: Mapping[str, str]
 
 
 @dataclass
@@ -69,22 +69,22 @@ def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
     """Runs one batch through the module and reports its layers.
 
     Raises:
-        ModelError: If a layer's weight is parametrized, or the metric cannot read the
-            output.
+        ModelError: If the metric cannot read the output.
     """
     names = {name: m for name, m in module.named_modules() if _holds_weights(m)}
     # Subclasses may do more than normalise.
     norms = {name: m for name, m in module.named_modules() if type(m) in _NORMS}
     seen = {name: _Seen() for name in [*names, *norms]}
     order: list[str] = []
+    refused: dict[str, str] = {}
     readers = _CountReaders()
 
     def record(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            # Later and not here, as the layer may be excluded.
             if not args:
-                raise ModelError(
-                    f"layer {name!r} is called with its input as a keyword; pass it by position"
-                )
+                refused[name] = called_by_keyword(name)
+                return
             if not args[0].numel():
                 return  # nothing reaches it: an expert without tokens, a head without boxes
             if name not in order:
@@ -106,15 +106,22 @@ def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
             handle.remove()
     # For its refusals alone, before anything is measured.
     metric.positions(output)
-    called = [name for name in order if name in names]
+    refused |= _unroundable({name: names[name] for name in order if name in names})
+    called = [name for name in order if name in names and name not in refused]
     layers = _layers(module, called, names, seen, batch.size)
     if any(_is_square(seen[name].inputs[0], batch.size) for name in called):
         # As many positions as examples: which axis is which shows in a batch of another size.
         fewer = trace(module, batch.slice(0, batch.size - 1), metric).layers
         axes = {layer.name: layer.batch_axis for layer in fewer}
         layers = tuple(replace(x, batch_axis=axes.get(x.name, 0)) for x in layers)
-    foldable = _foldable(names, norms, seen, readers)
-    return Trace(layers, foldable, tuple(name for name in names if name not in order))
+    # Without the refused: what is computed anew would undo a folding.
+    kept = {name: m for name, m in names.items() if name not in refused}
+    return Trace(layers, _foldable(kept, norms, seen, readers), refused)
+
+
+def _unroundable(layers: Mapping[str, nn.Module]) -> dict[str, str]:
+    found = {name: weight_refusal(name, layer_module) for name, layer_module in layers.items()}
+    return {name: why for name, why in found.items() if why}
 
 
 def _holds_weights(module: nn.Module) -> bool:
@@ -268,11 +275,7 @@ def _layer(
     weight_of: str | None,
 ) -> Layer:
     weight = module.weight
-    if not isinstance(weight, nn.Parameter):
-        raise ModelError(
-            f"the weight of layer {name!r} is not a parameter but computed (weight_norm, "
-            "parametrize); remove the parametrization first"
-        )
+    assert isinstance(weight, nn.Parameter)
     kind = kind_of(module)
     assert kind is not None
     # Calls may be of unlike lengths, so that numbers are added up and not multiplied.

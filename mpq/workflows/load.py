@@ -15,6 +15,7 @@ from mpq.errors import FileFormatError, InputError
 from mpq.network.coverage import Coverage, Uncovered
 from mpq.network.layer import Layer
 from mpq.network.metric import METRICS
+from mpq.network.reach import Reach
 from mpq.problem.assignment import Assignment
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
@@ -172,10 +173,13 @@ def _row_from_dict(data: Mapping[str, Any]) -> ComparisonRow:
 
 
 def _provenance_from_dict(data: Mapping[str, Any]) -> Provenance:
-    device = data["device"]
+    device, data = data["device"], dict(data)
+    # Older files have one list of names, and nothing of examples.
+    reach = data.pop("reach", None) or {"never": data.pop("uncalled")}
     rounds = tuple(Refinement(**found) for found in data["refinements"])
     used = None if device is None else UsedDevice(**_with_tuples(device))
-    return Provenance(**{**_with_tuples(data), "refinements": rounds, "device": used})
+    known = {"refinements": rounds, "device": used, "reach": Reach(**_with_tuples(reach))}
+    return Provenance(**{**_with_tuples(data), **known})
 
 
 def _of_version_1(problem: Problem, assignment: Assignment, folder: Path) -> SearchResult:

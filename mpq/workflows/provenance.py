@@ -1,8 +1,9 @@
 """What made a result: names, versions, and how the search went."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
+from mpq.network.reach import Reach
 from mpq.workflows.refine import Refinement
 
 
@@ -34,7 +35,7 @@ class Provenance:
         device: The hardware profile; ``None`` without one.
         is_loss_measured: Whether the solver measured losses instead of predicting them.
         refinements: Rounds in which the estimate was made anew at the incumbent.
-        uncalled: Layers that no example reached: they are left as they are.
+        reach: Layers that a part of the examples reached, or none: these are left as they are.
         mpq_version: Version of mpq that made it; empty where it is not known.
         torch_version: Version of torch that it was made with; empty where it is not known.
     """
@@ -45,6 +46,6 @@ class Provenance:
     device: UsedDevice | None = None
     is_loss_measured: bool = False
     refinements: tuple[Refinement, ...] = ()
-    uncalled: tuple[str, ...] = ()
+    reach: Reach = field(default_factory=Reach)
     mpq_version: str = ""
     torch_version: str = ""

@@ -122,7 +122,7 @@ class Session:
             else UsedDevice(profile.name, tuple(profile.resources), profile.basis),
             is_loss_measured=solver.is_measuring,
             refinements=refinements,
-            uncalled=tuple(self.network.uncalled),
+            reach=self.network.reach,
             mpq_version=version("mpq"),
             torch_version=str(torch.__version__),
         )

@@ -9,6 +9,7 @@ from mpq.errors import InfeasibleError
 from mpq.hardware_profiles import Pricing, Roofline
 from mpq.network.examples import Calibration
 from mpq.network.layer import merge_ties
+from mpq.network.modules import share_parameters
 from mpq.network.network import Network
 from mpq.network.patterns import Pattern
 from mpq.problem.constraints import Constraints
@@ -104,8 +105,10 @@ class Prepared:
         return self._evaluator(self.held_out)
 
     def _evaluator(self, data: Calibration) -> Evaluator:
-        # The user's model, not our copy, whose folded BatchNorm already differs by rounding.
-        reference = Reference(self.task.model, data, self.network.metric)
+        # Not our network, whose folded BatchNorm already differs by rounding; and without what
+        # torch.compile makes of the model, as quantized networks run without it, too.
+        plain = share_parameters(self.task.model)
+        reference = Reference(plain, data, self.network.metric)
         return Evaluator(self.network, self.quantizer, reference)
 
     def constraints(self, limits: Sequence[Limit]) -> Constraints:

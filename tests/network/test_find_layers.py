@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import weight_norm
 
 from mpq.errors import ModelError, UnknownNameError
 from mpq.network.layer import Layer
@@ -419,14 +418,6 @@ def unusable() -> Iterator[Any]:
 
     uncalled = Returns(lambda _, x: x, fc=nn.Linear(4, 4)).eval()
     yield pytest.param(uncalled, r"no quantizable layer \(1 are never called", id="uncalled")
-
-    normed = nn.Sequential(weight_norm(nn.Linear(4, 4))).eval()
-    yield pytest.param(normed, "weight of layer '0' is not a parameter", id="parametrized")
-
-    old_norm: Any = nn.utils.weight_norm
-    with pytest.warns(FutureWarning):
-        old = nn.Sequential(old_norm(nn.Linear(4, 4))).eval()
-    yield pytest.param(old, "weight_norm", id="weight_norm of old")
 
     yield pytest.param(torch.relu, "expected an nn.Module, got a builtin", id="function")
     infinite = Returns(lambda m, x: m.fc(x) / 0, fc=nn.Linear(4, 4)).eval()

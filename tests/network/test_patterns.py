@@ -85,3 +85,20 @@ def test_layers_are_left_out_by_a_predicate() -> None:
     )
 
     assert [layer.name for layer in network.layers] == ["0"]
+
+
+@pytest.mark.parametrize("name", ["layers[0]", "a*", "a?", "[!x]", "[", "layers[0].fc", "[ab]"])
+def test_a_name_matches_itself_and_nothing_else(name: str) -> None:
+    """Whatever characters a layer's name has; others that the glob would match stay out."""
+    others = ["layers0", "ab", "a", "b", "layers0.fc", "y"]
+
+    assert matching(modules([*others, name]), name, "--exclude") == (name,)
+
+
+def test_brackets_stand_for_themselves_where_no_set_matches() -> None:
+    """``layers[0].*`` is meant literally where there are no layers ``layers0.*``."""
+    names = ["layers[0].a", "layers[0].b", "layers[1].a"]
+
+    assert matching(modules(names), "layers[0].*", "--fix") == tuple(names[:2])
+    both = modules([*names, "layers0.a"])
+    assert matching(both, "layers[0].*", "--fix") == ("layers0.a",)

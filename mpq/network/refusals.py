@@ -1,0 +1,152 @@
+"""What cannot be searched, and what to do instead: a sentence for each kind.
+
+A network as a whole is refused at once, a part of it only where it is not excluded. Other
+packages' classes are known by name: none of them need be installed.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+from torch import Tensor, fx, nn
+
+from mpq.errors import ModelError
+
+_FLOATS: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_PACKED: Final = re.compile(
+    r"Linear(8bitLt|4bit|NF4|FP4)|\w*QuantLinear\w*|WQLinear\w*|HQQLinear|QLinear|QConv2d|QEmbedding|"
+    r"Quantized(Linear|Conv|Embedding)\w*|(Eetq|Fbgemm\w*|FP8|Higgs|Compressed|Bit|AutoBit|W8A16|SpQR)Linear"
+)
+"""Classes with packed weights: bitsandbytes, GPTQ, AWQ, HQQ, AQLM, quanto, EETQ, FBGEMM and so on;
+of their names only those that hold no float weight, as simulations are called so, too."""
+_TORCH_QUANTIZED: Final = re.compile(r"torch\.(ao\.)?nn\.(\w+\.)?quantized\b")
+_UNFLATTENED: Final = ("UnflattenedModule", "InterpreterModule", "InterpreterModuleDispatcher")
+
+
+def is_readable(tensor: Tensor) -> bool:
+    """Whether a tensor holds its numbers as floats; not in a code of its own or spread out."""
+    is_plain = type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
+    return is_plain and (tensor.is_complex() or tensor.dtype in _FLOATS)
+
+
+def foreign_program(model: object) -> str | None:
+    """Why something that is no module is none, if it is a program made from one."""
+    if type(model).__name__ == "ExportedProgram":
+        return (
+            "this is an exported program, in which layers are no longer modules; give the "
+            "nn.Module that was exported"
+        )
+    return None
+
+
+def check_program(model: nn.Module) -> None:
+    """Refuses a model that is a program made from a model.
+
+    Raises:
+        ModelError: If it is TorchScript, or was exported by ``torch.export``.
+    """
+    why = _program(model)
+    if why:
+        raise ModelError(f"the model is {why}; give the nn.Module that it was made from")
+
+
+def refusal(name: str, module: nn.Module) -> str | None:
+    """Why a module cannot be searched whatever the data, if so: packed, or a program in itself."""
+    why = _program(module)
+    if why is None:
+        return _quantized(name, type(module).__name__) if _is_packed(module) else None
+    # Without matrices there is nothing in it that could be quantized: a tokenizer, a resize.
+    if all(p.ndim < 2 for p in module.parameters()):
+        return None
+    return f"{name!r} is {why}; give the nn.Module that it was made from, or {_excluded(name)}"
+
+
+def is_program(module: nn.Module) -> bool:
+    """Whether a module is a program in itself: TorchScript, or exported."""
+    return _program(module) is not None
+
+
+def refused_modules(module: nn.Module) -> Mapping[str, str]:
+    """Name to sentence, of the outermost of such modules."""
+    found: dict[str, str] = {}
+    for name, each in module.named_modules():
+        if not any(name.startswith(f"{outer}.") for outer in found):
+            why = refusal(name, each)
+            found |= {name: why} if why else {}
+    return found
+
+
+def weight_refusal(name: str, layer_module: nn.Module) -> str | None:
+    """Why a layer's weight cannot be rounded, if so."""
+    weight = layer_module.weight
+    if not isinstance(weight, Tensor):
+        return f"layer {name!r} has no tensor as its weight; {_excluded(name)}"
+    kind = type(weight)
+    if weight.is_complex():
+        return (
+            f"the weight of layer {name!r} is complex ({weight.dtype}), and formats hold real "
+            f"numbers; write the layer out for its real and imaginary parts, or {_excluded(name)}"
+        )
+    if not is_readable(weight):
+        how = str(weight.dtype) if kind in (Tensor, nn.Parameter) else kind.__name__
+        return _quantized(name, how)
+    if not isinstance(weight, nn.Parameter):
+        return (
+            f"the weight of layer {name!r} is not a parameter but computed anew or a buffer; make "
+            f"it an nn.Parameter, or {_excluded(name)}"
+        )
+    return None
+
+
+def called_by_keyword(name: str) -> str:
+    """The sentence for a layer whose input hooks cannot see."""
+    return (
+        f"layer {name!r} is called with its input as a keyword; pass it by position, or "
+        f"{_excluded(name)}"
+    )
+
+
+def _excluded(name: str) -> str:
+    return f"leave it out: --exclude {name!r}"
+
+
+def _quantized(name: str, how: str) -> str:
+    advice = "search the float network that it was made from"
+    if not name:
+        return f"the model is quantized already ({how}); {advice}"
+    return f"layer {name!r} is quantized already ({how}); {advice}, or {_excluded(name)}"
+
+
+def _program(module: nn.Module) -> str | None:
+    """What kind of program a module is, in which layers are no modules."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "TorchScript, whose layers cannot be observed or replaced"
+    if type(module).__name__ in _UNFLATTENED or _is_exported(module):
+        return "an exported program, in which layers are no longer modules"
+    return None
+
+
+def _is_exported(module: nn.Module) -> bool:
+    """Whether a graph calls torch's operators themselves; one of ``fx.symbolic_trace`` does not."""
+    if not isinstance(module, fx.GraphModule):
+        return False
+    return any(isinstance(node.target, torch._ops.OpOverload) for node in module.graph.nodes)
+
+
+def _is_packed(module: nn.Module) -> bool:
+    """Whether a module holds its weight as codes, by its class or by the tensors in it."""
+    own = {*module._parameters, *module._buffers, *module._modules, *vars(module)}
+    if any(_TORCH_QUANTIZED.match(kind.__module__) for kind in type(module).__mro__):
+        # Functions and references for quantization-aware training live there too.
+        return any("packed" in name or name == "_all_weight_values" for name in own)
+    if "qweight" in own:
+        return True
+    by_name = any(_PACKED.fullmatch(kind.__name__) for kind in type(module).__mro__)
+    return by_name and not any(_is_float_weight(*named) for named in module.named_parameters())
+
+
+def _is_float_weight(name: str, parameter: Tensor) -> bool:
+    # Of that very class: bitsandbytes' parameters are floats until they are moved to a GPU.
+    is_plain = type(parameter) is nn.Parameter and is_readable(parameter)
+    return is_plain and parameter.ndim > 1 and name.rpartition(".")[2] == "weight"

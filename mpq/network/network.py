@@ -68,7 +68,8 @@ class Network:
 
         Raises:
             ModelError: If the model is in training mode, has weights that are not finite, no layer
-                that is called, or an output that the metric cannot read.
+                that is called, a layer that cannot be quantized and is not excluded (its forward
+                returns no tensor, say), or an output that the metric cannot read.
             UnknownNameError: If a glob or a predicate matches nothing.
         """
         # First of all: every step below takes evaluation mode and finite weights for granted.
@@ -168,7 +169,8 @@ def _fold(module: nn.Module, folded: Mapping[str, str], batch: Batch, metric: Ou
 def _select(
     module: nn.Module, found: Trace, include: Sequence[Pattern], exclude: Sequence[Pattern]
 ) -> tuple[Layer, ...]:
-    modules = {layer.name: module.get_submodule(layer.name) for layer in found.layers}
+    names = [*(layer.name for layer in found.layers), *found.refused]
+    modules = {name: module.get_submodule(name) for name in names}
     # Excluding comes last, so that `--exclude` takes away from what `--include` gave.
     kept = set(modules if not include else ())
     for pattern in include:
@@ -178,4 +180,8 @@ def _select(
     if not kept:
         where = f" ({len(found.uncalled)} are never called on this data)" if found.uncalled else ""
         raise ModelError(f"the model has no quantizable layer{where}, or all are excluded")
+    # After excluding, which is the way out.
+    refused = next((sentence for name, sentence in found.refused.items() if name in kept), None)
+    if refused is not None:
+        raise ModelError(refused)
     return with_owners(tuple(layer for layer in found.layers if layer.name in kept))

@@ -11,9 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from mpq.errors import ModelError
+from mpq.network.arguments import read_by
 from mpq.network.examples import Batch
 from mpq.network.layer import Layer
 from mpq.network.metric import KL, OutputMetric
+from mpq.network.own_forward import Forwards
 from mpq.network.weight_layout import is_hugging_face_conv1d, layout_of
 
 KINDS: dict[type[nn.Module], str] = {
@@ -49,11 +51,13 @@ class Trace:
         layers: In the order of their first call.
         foldable: Convolution to the BatchNorm that alone reads its output.
         uncalled: Quantizable layers that were not called.
+        refused: Layers that would be quantizable but for what the sentence says.
     """
 
     layers: tuple[Layer, ...]
     foldable: Mapping[str, str]
     uncalled: tuple[str, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -68,34 +72,38 @@ class _Seen:
 def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
     """Runs one batch through the module and reports its layers.
 
+    A pass before that finds the layers with a forward of their own (``Forwards``).
+
     Raises:
         ModelError: If a layer's weight is parametrized, or the metric cannot read the
             output.
     """
     names = {name: m for name, m in module.named_modules() if kind_of(m) is not None}
+    forwards = Forwards.of(module, batch, names)
+    names = {name: m for name, m in names.items() if name not in forwards.refused}
     # Subclasses may do more than normalise.
     norms = {name: m for name, m in module.named_modules() if type(m) in _NORMS}
     seen = {name: _Seen() for name in [*names, *norms]}
     order: list[str] = []
     readers = _CountReaders()
 
-    def record(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if not args:
-                raise ModelError(
-                    f"layer {name!r} is called with its input as a keyword; pass it by position"
-                )
+    def record(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             if name not in order:
                 order.append(name)
+            x = read_by(args, kwargs, output)
             # Now and not afterwards: an operation in place would raise the version meanwhile.
-            seen[name].first_input = seen[name].first_input or _identity(args[0])
-            seen[name].inputs.append(args[0])
+            seen[name].first_input = seen[name].first_input or _identity(x)
+            seen[name].inputs.append(x)
             seen[name].outputs.append(output)
             readers.watch(output)
 
         return hook
 
-    handles = [m.register_forward_hook(record(n)) for n, m in [*names.items(), *norms.items()]]
+    handles = [
+        m.register_forward_hook(record(n), with_kwargs=True)
+        for n, m in [*names.items(), *norms.items()]
+    ]
     try:
         with torch.no_grad(), readers:
             output = module(*batch.args, **batch.kwargs)
@@ -111,8 +119,17 @@ def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
         fewer = trace(module, batch.slice(0, batch.size - 1), metric).layers
         axes = {layer.name: layer.batch_axis for layer in fewer}
         layers = tuple(replace(x, batch_axis=axes.get(x.name, 0)) for x in layers)
-    foldable = _foldable(names, norms, seen, readers)
-    return Trace(layers, foldable, tuple(name for name in names if name not in order))
+    layers = tuple(
+        replace(x, has_own_forward=x.name in forwards.own, is_hooked=x.name in forwards.hooked)
+        for x in layers
+    )
+    foldable = {
+        name: norm
+        for name, norm in _foldable(names, norms, seen, readers).items()
+        if name not in forwards.own - forwards.scaling
+    }
+    uncalled = tuple(name for name in names if name not in order)
+    return Trace(layers, foldable, uncalled, forwards.refused)
 
 
 def _is_square(tensor: Tensor, batch_size: int) -> bool:

@@ -82,7 +82,8 @@ def _run(module: nn.Module, batch: Batch, names: Sequence[str]) -> "_Recorder":
         layer_module = module.get_submodule(name)
         # Between the two hooks nothing is recorded: a layer is one step, whatever it does inside.
         handles.append(layer_module.register_forward_pre_hook(recorder.entering))
-        handles.append(layer_module.register_forward_hook(recorder.leaving(name)))
+        leaving = recorder.leaving(name)
+        handles.append(layer_module.register_forward_hook(leaving, with_kwargs=True))
     try:
         with torch.no_grad(), recorder:
             output = module(*batch.args, **batch.kwargs)
@@ -136,12 +137,12 @@ class _Recorder(TorchDispatchMode):
         # A depth and not a flag, as a quantizable layer may call another one.
         self._depth += 1
 
-    def leaving(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+    def leaving(self, name: str) -> Callable[[nn.Module, Any, Any, Any], None]:
         """After a layer: one step, whatever it did inside."""
 
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             self._depth -= 1
-            origins = self._found(_tensors(args))
+            origins = self._found(_tensors([args, kwargs]))
             feeding = self.fed_by.setdefault(name, set())
             feeding.update(layer for origin in origins for layer in origin.layers)
             # What the layer read ends here: whoever reads its output is fed by it alone.

@@ -32,6 +32,9 @@ class Layer:
         weight_of: The first layer that owns the very same parameter, if that is another one.
         fed_by: Quantizable layers whose outputs reach this layer's input through operations that
             are no quantizable layers, in the order of their first call.
+        has_own_forward: Whether its module computes something else than torch's layer of its kind
+            does: scales, pads, standardises the weight. See ``own_forward``.
+        is_hooked: Whether that is because a hook of the user's changes its output.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Layer:
     input_of: str | None = None
     weight_of: str | None = None
     fed_by: tuple[str, ...] = ()
+    has_own_forward: bool = False
+    is_hooked: bool = False
 
     @property
     def num_weights(self) -> int:

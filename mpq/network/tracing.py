@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
+from mpq.network.arguments import read_by
 from mpq.network.examples import Batch
 from mpq.network.layer import Layer
 from mpq.network.metric import KL, OutputMetric
-from mpq.network.refusals import called_by_keyword, weight_refusal
+from mpq.network.own_forward import Forwards
+from mpq.network.refusals import weight_refusal
 from mpq.network.weight_layout import is_hugging_face_conv1d, layout_of
 
 KINDS: dict[type[nn.Module], str] = {
@@ -68,36 +70,40 @@ class _Seen:
 def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
     """Runs one batch through the module and reports its layers.
 
+    A pass before that finds the layers with a forward of their own (``Forwards``).
+
     Raises:
         ModelError: If the metric cannot read the output.
     """
     names = {name: m for name, m in module.named_modules() if _holds_weights(m)}
+    forwards = Forwards.of(module, batch, names)
+    names = {name: m for name, m in names.items() if name not in forwards.refused}
     # Subclasses may do more than normalise.
     norms = {name: m for name, m in module.named_modules() if type(m) in _NORMS}
     seen = {name: _Seen() for name in [*names, *norms]}
     order: list[str] = []
-    refused: dict[str, str] = {}
+    refused = dict(forwards.refused)
     readers = _CountReaders()
 
-    def record(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            # Later and not here, as the layer may be excluded.
-            if not args:
-                refused[name] = called_by_keyword(name)
-                return
-            if not args[0].numel():
+    def record(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            x = read_by(args, kwargs, output)
+            if not x.numel():
                 return  # nothing reaches it: an expert without tokens, a head without boxes
             if name not in order:
                 order.append(name)
             # Now and not afterwards: an operation in place would raise the version meanwhile.
-            seen[name].first_input = seen[name].first_input or _identity(args[0])
-            seen[name].inputs.append(args[0])
+            seen[name].first_input = seen[name].first_input or _identity(x)
+            seen[name].inputs.append(x)
             seen[name].outputs.append(output)
             readers.watch(output)
 
         return hook
 
-    handles = [m.register_forward_hook(record(n)) for n, m in [*names.items(), *norms.items()]]
+    handles = [
+        m.register_forward_hook(record(n), with_kwargs=True)
+        for n, m in [*names.items(), *norms.items()]
+    ]
     try:
         with torch.no_grad(), readers:
             output = module(*batch.args, **batch.kwargs)
@@ -114,9 +120,18 @@ def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
         fewer = trace(module, batch.slice(0, batch.size - 1), metric).layers
         axes = {layer.name: layer.batch_axis for layer in fewer}
         layers = tuple(replace(x, batch_axis=axes.get(x.name, 0)) for x in layers)
+    layers = tuple(
+        replace(x, has_own_forward=x.name in forwards.own, is_hooked=x.name in forwards.hooked)
+        for x in layers
+    )
     # Without the refused: what is computed anew would undo a folding.
     kept = {name: m for name, m in names.items() if name not in refused}
-    return Trace(layers, _foldable(kept, norms, seen, readers), refused)
+    foldable = {
+        name: norm
+        for name, norm in _foldable(kept, norms, seen, readers).items()
+        if name not in forwards.own - forwards.scaling
+    }
+    return Trace(layers, foldable, refused)
 
 
 def _unroundable(layers: Mapping[str, nn.Module]) -> dict[str, str]:

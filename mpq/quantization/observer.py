@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mpq._support.progress import track
 from mpq.errors import ModelError
+from mpq.network.arguments import input_of
 from mpq.network.examples import Calibration
 from mpq.network.modules import hooks
 from mpq.network.network import Network
@@ -104,9 +105,10 @@ def observe_inputs(network: Network, data: Calibration, method: RangeMethod) -> 
     # Of its own, on the CPU: the global random state stays as it is, and all devices draw alike.
     generator = torch.Generator().manual_seed(0)
 
-    def observe(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
-        x = args[0].detach().flatten()
-        if x.is_floating_point() and x.numel():
+    def observe(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        read = input_of(args, kwargs)
+        if read is not None and read.is_floating_point() and read.numel():
+            x = read.detach().flatten()
             if method.reads_extremes_only:
                 samples[name].append(torch.stack(x.aminmax()).float())
             elif x.numel() <= SAMPLES_PER_BATCH:
@@ -117,7 +119,10 @@ def observe_inputs(network: Network, data: Calibration, method: RangeMethod) -> 
                 samples[name].append(x[drawn.to(x.device)].float())
 
     layer_modules = ((name, network.layer_module(name)) for name in samples)
-    handles = [m.register_forward_pre_hook(partial(observe, name)) for name, m in layer_modules]
+    handles = [
+        m.register_forward_pre_hook(partial(observe, name), with_kwargs=True)
+        for name, m in layer_modules
+    ]
     with hooks(handles), torch.no_grad():
         for batch in track(network.batches(data), "activation ranges", data.num_batches):
             network.outputs(batch)

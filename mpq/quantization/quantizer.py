@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from mpq.network.arguments import input_of, with_input
 from mpq.network.modules import weight_of
 from mpq.network.network import Network
+from mpq.network.own_forward import is_computed_again
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import layout_of
 from mpq.quantization.grid import Grid
@@ -116,7 +118,7 @@ def install(
             layer_module.weight = nn.Parameter(weight, requires_grad=False)
     return [
         module.get_submodule(name).register_forward_pre_hook(
-            QuantizeInput(name, quantizer, precision.activation)
+            QuantizeInput(name, quantizer, precision.activation), with_kwargs=True
         )
         for name, precision in precisions.items()
         if not precision.activation.is_exact
@@ -126,20 +128,25 @@ def install(
 @final
 @dataclass(frozen=True, eq=False)
 class QuantizeInput:
-    """Forward pre-hook that quantizes a layer's first input."""
+    """Forward pre-hook that quantizes what a layer reads (``mpq.network.arguments.input_of``)."""
 
     name: str
     quantizer: Quantizer
     tensor_format: TensorFormat
 
-    def __call__(self, layer_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The layer's arguments, the first one quantized; gradients pass straight through."""
-        x = args[0]
+    def __call__(
+        self, layer_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """The layer's arguments, its input quantized; gradients pass straight through."""
+        x = input_of(args, kwargs)
+        # Ids and shapes stay, and so does what was rounded before the call is computed again.
+        if x is None or not x.is_floating_point() or is_computed_again(layer_module):
+            return None
         rounded = self.quantizer.activation(self.name, layer_module, x, self.tensor_format)
         # Rounding has the derivative 0 almost everywhere: gradients would end here.
-        if torch.is_grad_enabled() and x.is_floating_point() and x.requires_grad:
+        if torch.is_grad_enabled() and x.requires_grad:
             rounded = _StraightThrough.apply(x, rounded)  # type: ignore[no-untyped-call]
-        return (rounded, *args[1:])
+        return with_input(args, kwargs, rounded)
 
 
 class _StraightThrough(torch.autograd.Function):

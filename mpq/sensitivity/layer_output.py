@@ -69,9 +69,9 @@ class _Errors:
         """See ``LayerReader``."""
         # Not the output of the pass: it has the network's dtype, and the change of that dtype would
         # count as an error of the format.
-        original = response(tap.layer_module, x)
+        original = response(tap.layer_module, x, None, tap.call)
         self.powers[tap.name] += _squared_norm(original)
-        for column, change in response_changes(self.on, tap.name, x, original):
+        for column, change in response_changes(self.on, tap.name, x, original, tap.call):
             self.errors[tap.name][column] += _squared_norm(change)
 
 

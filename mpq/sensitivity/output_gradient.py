@@ -78,8 +78,8 @@ class _Scores:
 
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
-        original = response(tap.layer_module, x)
-        for column, change in response_changes(self.on, tap.name, x, original):
+        original = response(tap.layer_module, x, None, tap.call)
+        for column, change in response_changes(self.on, tap.name, x, original, tap.call):
             # Squares of all numbers are added up anyhow, so that no split by example is needed.
             product = change * g
             self.sums[tap.name][column] += float(product.square().sum(dtype=torch.float64))

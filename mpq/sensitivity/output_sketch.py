@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from math import ceil, prod, sqrt
+from math import ceil, sqrt
 from typing import ClassVar, final
 
 import numpy as np
@@ -23,7 +23,6 @@ from mpq.sensitivity._base import RefinableEstimator, Sensitivity
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
 from mpq.sensitivity.passes.factor_rows import FactorRows
-from mpq.sensitivity.passes.per_example import summed_weight_gradients
 
 _WORK_ELEMENTS = 2**22
 """Numbers (16 MiB in float32) that one step over examples may spread out: per-example gradients,
@@ -290,25 +289,18 @@ class _Sketch:
         """See ``GradientReader``."""
         if not x.numel():
             return
-        found = self.by_weight[tap.name]
+        found, gradients = self.by_weight[tap.name], tap.weight_gradients(x, g.float())
         changes = self._changes_of(tap)
-        inputs, outputs = tap.by_example(x), tap.by_example(g)
-        if inputs is None or outputs is None:
+        if not gradients.is_split:
             # Signs of different examples are independent, so that the square of the sum over the
             # batch is, in the mean, the sum of the squares: spread evenly, it counts as such.
-            found += self._weight_shares(tap, x[None], g[None], changes) / sqrt(len(found))
+            found += (gradients.whole() @ changes).cpu() / sqrt(len(found))
             return
-        met = inputs[0].numel() * prod(weight_of(tap.layer_module).shape[2:])
         # Per example: what its kernel meets, and its part in its group's gradient.
-        size = max(1, met, weight_of(tap.layer_module).numel() // self.group)
+        weight = weight_of(tap.layer_module)
+        size = max(1, gradients.spread, weight.numel() // self.group)
         step = max(1, _WORK_ELEMENTS // size // self.group)
         for start in range(0, len(found), step):
             part = slice(start * self.group, (start + step) * self.group)
-            found[start : start + step] += self._weight_shares(
-                tap, inputs[part], outputs[part], changes
-            )
-
-    def _weight_shares(self, tap: Tap, x: Tensor, g: Tensor, changes: Tensor) -> Tensor:
-        """``[S, weight formats]`` for the inputs and output gradients of some examples."""
-        gradients = summed_weight_gradients(tap.layer_module, x, g.float(), self.group)  # [S, D]
-        return (gradients @ changes).cpu()
+            sums = gradients.sums(part, self.group)  # [S, D]
+            found[start : start + step] += (sums @ changes).cpu()

@@ -17,6 +17,7 @@ from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.importance import importance_table
 from mpq.sensitivity.passes.backward_pass import GradientReader, Tap, read_gradients
+from mpq.sensitivity.passes.layer_response import response
 from mpq.sensitivity.passes.relevance_rules import propagating
 
 _RULES = ("lrp", "gradient")
@@ -104,9 +105,7 @@ class _Contributions:
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """An embedding reads ids, which have no relevance; its output has."""
         if tap.layer.kind == "embedding":
-            with torch.no_grad():
-                output = tap.layer_module.forward(x)  # not a call: hooks would see it
-                self.read_input(tap, output, g)
+            self.read_input(tap, response(tap.layer_module, x, None, tap.call), g)
 
     def shares(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """``[L]``, adding up to 1; zeros if nothing is relevant."""

@@ -237,7 +237,7 @@ class _ChannelSaliency:
 
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
-        product = response(tap.layer_module, x) * g
+        product = response(tap.layer_module, x, None, tap.call) * g
         split = tap.by_example(product)
         # One row for the batch: squares of independent examples add up in the mean.
         rows = product[None] if split is None else split

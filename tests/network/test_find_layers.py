@@ -159,12 +159,13 @@ def test_layer_that_is_not_called_is_listed_apart() -> None:
     assert network.uncalled == ("extra",)
 
 
-def test_layer_called_by_keyword_is_refused() -> None:
-    """``layer(input=x)`` hides the input from hooks, and that is said."""
-    model = Returns(lambda m, x: m.fc(input=x), fc=nn.Linear(4, 3)).eval()
+def test_layer_called_by_keyword_is_found() -> None:
+    """``layer(input=x)`` is what ``layer(x)`` is."""
+    by_name_ = Returns(lambda m, x: m.fc(input=x), fc=nn.Linear(4, 3)).eval()
+    by_place = Returns(lambda m, x: m.fc(x), fc=nn.Linear(4, 3)).eval()
+    x = torch.randn(2, 4)
 
-    with pytest.raises(ModelError, match="layer 'fc' is called with its input as a keyword"):
-        find_layers(model, [torch.randn(2, 4)])
+    assert find_layers(by_name_, [x]) == find_layers(by_place, [x])
 
 
 def test_layers_that_read_one_tensor_are_tied() -> None:

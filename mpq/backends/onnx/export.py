@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from mpq.backends._base import Backend, Exported
+from mpq.backends.onnx.fidelity import check_same, refuse_own_forwards
 from mpq.backends.onnx.instantiate import fill
 from mpq.backends.onnx.session import open_session
 from mpq.backends.onnx.template import NUM_SAMPLES, GraphTemplate, check_batch_size, require_onnx
 from mpq.backends.simulate import Simulate, quantizer_of
-from mpq.errors import InputError
+from mpq.errors import InputError, ModelError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.network.outputs import scored_tensor
@@ -86,7 +87,15 @@ def _graph(
     simulated = Simulate().quantize(model, assignment)
     # Only the assigned layers become placeholders; others stay as torch writes them.
     network = Network.of(model, data, include=names, fold=bool(assignment.folded))
+    refuse_own_forwards(network.layers, assignment.precisions)
+    plain = [layer.name for layer in network.layers if not layer.has_own_forward]
+    if not plain:
+        raise ModelError("every layer has a forward of its own: there is nothing to export")
+    if len(plain) < len(network.layers):
+        # Those that stay as they are, are written as torch computes them.
+        network = Network.of(model, data, include=plain, fold=bool(assignment.folded))
     template = GraphTemplate.of(network, data, batch_size)
+    check_same(template)
     filled = fill(template, assignment.precisions, quantizer_of(assignment))
     return filled, _deviation(filled, template, simulated, data, batch_size)
 

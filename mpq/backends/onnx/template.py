@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq.errors import InputError, MissingDependencyError, ModelError
+from mpq.network.arguments import input_of, read_by
 from mpq.network.examples import Batch, Calibration
 from mpq.network.modules import hooks, share_parameters
 from mpq.network.network import Network
@@ -63,10 +64,17 @@ class GraphTemplate:
 
         Raises:
             MissingDependencyError: If ``onnx`` or ``onnxscript`` is not installed.
-            ModelError: If torch cannot export the network; says which operator.
+            ModelError: If torch cannot export the network (says which operator), or a layer has a
+                forward of its own, which a placeholder would drop.
         """
         require_onnx()
         check_batch_size(batch_size)
+        own = [layer.name for layer in network.layers if layer.has_own_forward]
+        if own:
+            raise ModelError(
+                f"layers with a forward of their own are no ONNX operators: {', '.join(own)}; "
+                "leave them out (--exclude)"
+            )
         # The first batch alone: all shapes are fixed by its examples.
         first = data.first().to(network.device)
         if first.size < batch_size:
@@ -139,8 +147,10 @@ class _Placeholder(nn.Module):
         self.shapes = shapes
         self.weight, self.bias = layer_module.weight, getattr(layer_module, "bias", None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """An placeholder of the graph."""
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """A placeholder of the graph."""
+        x = input_of(args, kwargs)
+        assert x is not None  # a plain layer, which reads a tensor
         # torch cannot infer what an operator that it does not know gives: shapes are observed ones.
         return torch.onnx.ops.symbolic(
             f"{DOMAIN}::{PLACEHOLDER}",
@@ -223,14 +233,17 @@ def _observe(
     inputs: dict[str, tuple[Tensor, ...]] = {}
     shapes: dict[str, dict[Shape, Shape]] = {layer.name: {} for layer in network.layers}
 
-    def see(name: str, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    def see(name: str, _: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+        x = read_by(args, kwargs, output)
         # A copy, as an operation in place may change the tensor after the layer has read it.
-        inputs[name] = (*inputs.get(name, ()), args[0].detach().clone())
-        shapes[name][tuple(args[0].shape)] = tuple(output.shape)
+        inputs[name] = (*inputs.get(name, ()), x.detach().clone())
+        shapes[name][tuple(x.shape)] = tuple(output.shape)
 
     layer_modules = ((name, network.layer_module(name)) for name in shapes)
     with (
-        hooks([m.register_forward_hook(partial(see, n)) for n, m in layer_modules]),
+        hooks(
+            [m.register_forward_hook(partial(see, n), with_kwargs=True) for n, m in layer_modules]
+        ),
         torch.no_grad(),
     ):
         network.outputs(batch)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq.errors import InputError, ModelError
+from mpq.network.arguments import input_of
 from mpq.network.examples import Calibration
 from mpq.network.modules import check_model, device_of, hooks, share_parameters
 from mpq.network.synthetic._base import DataSource, batch_sizes, check_positive
@@ -84,13 +85,14 @@ def vocabulary_of(model: nn.Module) -> int:
     ids = torch.zeros(1, 2, dtype=torch.long, device=device_of(model))
     found: list[int] = []
 
-    def look(table: nn.Embedding, args: tuple[Any, ...]) -> None:
+    def look(table: nn.Embedding, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        read = input_of(args, kwargs)
         # Tables of positions are looked up in, too, but not for these ids.
-        if args[0].shape == ids.shape and torch.equal(args[0], ids):
+        if read is not None and read.shape == ids.shape and torch.equal(read, ids):
             found.append(table.num_embeddings)
 
     tables = (module for module in model.modules() if isinstance(module, nn.Embedding))
-    with hooks([table.register_forward_pre_hook(look) for table in tables]):
+    with hooks([table.register_forward_pre_hook(look, with_kwargs=True) for table in tables]):
         call(model, ids)
     if not found:
         raise ModelError(

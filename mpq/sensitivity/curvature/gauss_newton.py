@@ -1,26 +1,27 @@
 """Traces of the Gauss-Newton matrix's blocks, from gradient norms of single examples."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mpq.errors import ModelError
+from mpq.network.arguments import read_by
 from mpq.network.divergence import random_signs
 from mpq.network.examples import Batch
 from mpq.network.metric import OutputMetric
 from mpq.network.modules import hooks, weight_of
 from mpq.network.network import Network
 from mpq.network.outputs import position_weights
+from mpq.network.own_forward import is_computed_again
 from mpq.network.tracing import kind_of
 from mpq.sensitivity.curvature.block_traces import Traces, TraceSums, variance_of_mean
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, tapped
-from mpq.sensitivity.passes.per_example import weight_gradients
+from mpq.sensitivity.passes.weight_gradients import CallGradients, PlainCall
 
 _NUM_CONTRASTS = 4
 """Contrasts that are taken out of the random signs; more of them hardly lower the noise."""
@@ -207,15 +208,18 @@ class _SquaredNorms:
     def counting(self) -> Iterator[None]:
         """Counts in a forward pass how often each parameter is used."""
 
-        def count(owner: str, _: nn.Module, args: tuple[Any, ...], *__: Any) -> None:
+        def count(
+            owner: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        ) -> None:
             # Counted in each batch's own pass: how often an expert is called depends on the batch.
             # A call with nothing is not read.
-            self._calls[owner] += args[0].numel() > 0
+            read = read_by(args, kwargs, output)
+            self._calls[owner] += read.numel() > 0 and not is_computed_again()
 
         layers = self._network.layers
         handles = [
             self._network.layer_module(x.name).register_forward_hook(
-                partial(count, x.weight_of or x.name)
+                partial(count, x.weight_of or x.name), with_kwargs=True
             )
             for x in layers
         ]
@@ -274,45 +278,29 @@ def _first(value: Tensor, num_examples: int) -> Tensor:
 
 def _norms_of_sum(used: list[tuple[Tap, Tensor, Tensor]], examples: Tensor) -> Tensor:
     """``[N]`` squared norms of a parameter's gradient, summed over its uses, for some examples."""
-    tap = used[0][0]
-    parts = [
-        (t.layer_module, t.by_example(x), t.by_example(_at_least_float(g))) for t, x, g in used
-    ]
-    split = [
-        (layer_module, x, g) for layer_module, x, g in parts if x is not None and g is not None
-    ]
+    num_examples = used[0][0].num_examples
+    calls = [tap.weight_gradients(x, _at_least_float(g)) for tap, x, g in used]
     # The norm of a sum takes every summand by example: one that cannot be split decides for all.
-    if len(split) < len(parts):
-        whole = [
-            weight_gradients(t.layer_module, x[None], _at_least_float(g)[None]) for t, x, g in used
-        ]
-        return _first(_sum(whole).double().square().sum(), tap.num_examples)
-    found = torch.zeros(tap.num_examples, dtype=torch.float64)
+    if not all(call.is_split for call in calls):
+        whole = _sum([call.whole() for call in calls])
+        return _first(whole.double().square().sum(), num_examples)
+    found = torch.zeros(num_examples, dtype=torch.float64)
     # All uses of some examples are held at once, to be added up; the widest sets the pace.
-    step = max(1, _WORK_ELEMENTS // max(_spread(layer_module, x) for layer_module, x, _ in split))
+    step = max(1, _WORK_ELEMENTS // max(map(_spread, calls)))
     for start in range(0, len(examples), step):
         some = examples[start : start + step]
-        norms = _squared_norms(
-            [(layer_module, _rows(x, some), _rows(g, some)) for layer_module, x, g in split]
-        )
-        found[some] = norms.double().cpu()
+        found[some] = _squared_norms(calls, some).double().cpu()
     return found
 
 
-def _rows(tensor: Tensor, index: Tensor) -> Tensor:
-    """Rows by their numbers; a view if they follow each other."""
-    first, last = int(index[0]), int(index[-1])
-    if last - first + 1 == len(index):
-        return tensor[first : last + 1]
-    return tensor[index.to(tensor.device)]
-
-
-def _squared_norms(calls: list[tuple[nn.Module, Tensor, Tensor]]) -> Tensor:
-    """``[N]``."""
+def _squared_norms(calls: Sequence[CallGradients], examples: Tensor) -> Tensor:
+    """``[N]`` for some examples."""
     # The shortcut squares one use alone; between several, their products count, too.
-    if len(calls) == 1 and _has_few_positions(*calls[0]):
-        return _gram_norms(*calls[0])
-    rows = _sum([weight_gradients(*call) for call in calls])
+    if len(calls) == 1 and isinstance(calls[0], PlainCall):
+        use = (calls[0].layer_module, *calls[0].part(examples))
+        if _has_few_positions(*use):
+            return _gram_norms(*use)
+    rows = _sum([call.rows(examples) for call in calls])
     norms: Tensor = torch.linalg.vector_norm(rows, dim=1).square()
     return norms
 
@@ -343,10 +331,9 @@ def _gram_norms(layer_module: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     return (met * (g @ g.transpose(1, 2))).sum(dim=(1, 2)).clamp_min(0.0)
 
 
-def _spread(layer_module: nn.Module, x: Tensor) -> int:
+def _spread(call: CallGradients) -> int:
     """Numbers that one example's gradient takes while it is computed."""
-    weight = weight_of(layer_module)
-    return max(weight.numel(), x[0].numel() * prod(weight.shape[2:]), 1)
+    return max(weight_of(call.layer_module).numel(), call.spread, 1)
 
 
 def _sum(tensors: list[Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mpq.errors import InputError, ModelError
+from mpq.network.arguments import input_of, with_input
 from mpq.network.examples import Batch
 from mpq.network.modules import hooks, weight_of
 from mpq.network.network import Network
@@ -128,7 +129,7 @@ def second_order(
     """
     read: dict[str, list[Tensor]] = {layer.name: [] for layer in network.layers}
     handles = [
-        network.layer_module(name).register_forward_pre_hook(_keep(kept))
+        network.layer_module(name).register_forward_pre_hook(_keep(kept), with_kwargs=True)
         for name, kept in read.items()
         if with_inputs
     ]
@@ -161,14 +162,14 @@ def _variables(total: Tensor, tensors: Sequence[Tensor]) -> list[Variable | None
 
 
 def _keep(kept: list[Tensor]) -> Any:
-    def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        x = args[0]
-        if not x.is_floating_point():
-            return args
+    def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x = input_of(args, kwargs)
+        if x is None or not x.is_floating_point():
+            return None
         # A node of its own, so that the gradient is this call's share only: others may read x.
         x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
         kept.append(x)
-        return (x, *args[1:])
+        return with_input(args, kwargs, x)
 
     return hook
 

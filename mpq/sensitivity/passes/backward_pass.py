@@ -1,20 +1,25 @@
 """One backward pass, read at every layer: inputs, and the gradients of inputs and outputs."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from mpq.errors import ModelError
+from mpq.network.arguments import input_of, read_by, with_input
 from mpq.network.examples import Batch
 from mpq.network.layer import Layer
 from mpq.network.modules import hooks
 from mpq.network.network import Network
+from mpq.network.own_forward import Again, is_computed_again
+from mpq.sensitivity.passes.broadcasts import Broadcasts
 from mpq.sensitivity.passes.per_example import by_example
+from mpq.sensitivity.passes.weight_gradients import CallGradients, OwnCall, PlainCall
 
 
 @final
@@ -26,11 +31,16 @@ class Tap:
         layer: Which layer it is, with its number of calls and its batch axis.
         layer_module: The module whose calls are read.
         num_examples: Examples in the batch, ``N``.
+        call: What it was called with, detached, where a call is read.
+        is_shared: Whether the gradient that is read has a row per example, of one output that all
+            of them share.
     """
 
     layer: Layer
     layer_module: nn.Module
     num_examples: int
+    call: Again | None = None
+    is_shared: bool = False
 
     @property
     def name(self) -> str:
@@ -40,6 +50,13 @@ class Tap:
     def by_example(self, tensor: Tensor) -> Tensor | None:
         """``[N, ...]``, or ``None`` where examples share the tensor; see ``by_example``."""
         return by_example(tensor, self.num_examples, self.layer.batch_axis)
+
+    def weight_gradients(self, x: Tensor, g: Tensor) -> CallGradients:
+        """Of the call that is read, from its input and the gradient of its output."""
+        if self.layer.has_own_forward and self.call is not None:
+            axis = self.layer.batch_axis
+            return OwnCall(self.name, self.call, g, self.num_examples, axis, self.is_shared)
+        return PlainCall(self.layer_module, x, g, self.by_example(x), self.by_example(g))
 
 
 class GradientReader(Protocol):
@@ -97,54 +114,112 @@ class ProbeOf(Protocol):
 @contextmanager
 def tapped(network: Network, num_examples: int, reader: GradientReader) -> Iterator[None]:
     """Within this block a backward pass through the network is read."""
-    handles = []
+    handles, broadcasts = [], Broadcasts(num_examples)
     for layer in network.layers:
         layer_module = network.layer_module(layer.name)
         tap = Tap(layer, layer_module, num_examples)
         handles += [
             # Before the hooks of a quantized network: what is read is the input as it came.
-            layer_module.register_forward_pre_hook(partial(_before, reader, tap), prepend=True),
-            layer_module.register_forward_hook(partial(_after, reader, tap)),
+            layer_module.register_forward_pre_hook(
+                partial(_before, reader, tap), prepend=True, with_kwargs=True
+            ),
+            layer_module.register_forward_hook(
+                partial(_after, reader, tap, broadcasts), with_kwargs=True
+            ),
         ]
-    with hooks(handles):
+    # Every function of the pass goes through a mode: only where a layer may be shared.
+    may_share = num_examples > 1 and any(map(_may_be_shared, network.layers))
+    with hooks(handles), broadcasts if may_share else nullcontext():
         yield
 
 
+def _may_be_shared(layer: Layer) -> bool:
+    return layer.kind == "embedding" or layer.has_own_forward or layer.output_shape[:1] == (1,)
+
+
 def _before(
-    reader: GradientReader, tap: Tap, _: nn.Module, args: tuple[Any, ...]
-) -> tuple[Any, ...]:
-    x = args[0]
-    if not x.is_floating_point():
-        return args
+    reader: GradientReader, tap: Tap, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    x = input_of(args, kwargs)
+    if x is None or not x.is_floating_point() or is_computed_again():
+        return None
     # A node of its own, so that the gradient is this layer's share only: others may read x.
     x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
     if reader.reads_inputs and x.numel():
         x.register_hook(partial(reader.read_input, tap, x.detach()))
-    return (x, *args[1:])
+    return with_input(args, kwargs, x)
 
 
 def _after(
-    reader: GradientReader, tap: Tap, _: nn.Module, args: tuple[Any, ...], output: Tensor
-) -> Tensor:
-    if not args[0].numel():  # an expert that is sent nothing: there is nothing to read
-        return output
+    reader: GradientReader,
+    tap: Tap,
+    broadcasts: Broadcasts,
+    _: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    output: Tensor,
+) -> Tensor | None:
+    if is_computed_again():
+        return None
+    given = input_of(args, kwargs)
+    if given is not None and not given.numel():
+        return output  # an expert that is sent nothing: there is nothing to read
     if not output.requires_grad:  # an embedding; the clone may be changed in place
         output = output.detach().requires_grad_().clone()
-    x = args[0].detach()
-    if len(output) == 1 < tap.num_examples:  # position ids: one row for all, read by each example
-        output = output.expand(tap.num_examples, *output.shape[1:])
-        x = x.expand(tap.num_examples, *x.shape[1:])
-    # `detach` shares the version counter (`data` would not), so that a change in place shows.
-    version = args[0]._version
+    call = _Call(reader, tap, args, kwargs, output)
+    if _is_shared(tap, call.x, output):
+        return broadcasts.watched(output, call.use)
+    # A hook stays with the value it was set on, also if an activation in place follows.
+    output.register_hook(call.use)
+    return output
 
-    def use(g: Tensor) -> None:
-        if x._version != version:
+
+def _is_shared(tap: Tap, x: Tensor, output: Tensor) -> bool:
+    """Whether it may be one output for all examples: position ids, a table of positions."""
+    if tap.num_examples == 1:
+        return False
+    is_row = len(output) == 1
+    # Positions by themselves, [T, E]: also where there are as many of them as examples.
+    is_table = tap.layer.kind == "embedding" and output.ndim == 2
+    return is_row or (is_table and (x.ndim == 1 or tap.layer.has_own_forward))
+
+
+class _Call:
+    """One call of a layer, until the gradient of its output arrives."""
+
+    def __init__(
+        self,
+        reader: GradientReader,
+        tap: Tap,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Tensor,
+    ) -> None:
+        self._reader = reader
+        # `detach` shares the version counter (`data` would not), so that a change in place shows.
+        args, kwargs = tree_map(_detached, (args, kwargs))
+        call = Again(tap.layer_module, args, kwargs, tap.layer.is_hooked)
+        self._tap = replace(tap, call=call)
+        self.x = read_by(args, kwargs, output)
+        self._read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        self._versions = [t._version for t in self._read]
+
+    def use(self, g: Tensor, by_example: Tensor | None = None) -> None:
+        """Hands on the gradient of the output, and those of the examples if they share it."""
+        if [t._version for t in self._read] != self._versions:
             raise ModelError(
-                f"the input of layer {tap.name!r} is changed in place after the layer read "
+                f"the input of layer {self._tap.name!r} is changed in place after the layer read "
                 "it, so that its gradient is lost; make that operation not in place"
             )
-        reader.read_output(tap, x, g.detach())
+        if by_example is None:
+            self._reader.read_output(self._tap, self.x, g.detach())
+            return
+        x, count = self.x, self._tap.num_examples
+        if not self._tap.layer.has_own_forward:  # as if every example had read it
+            is_row = len(x) == 1 and by_example.ndim == g.ndim
+            x = x.expand(count, *x.shape[1:]) if is_row else x.expand(count, *x.shape)
+        self._reader.read_output(replace(self._tap, is_shared=True), x, by_example)
 
-    # A hook stays with the value it was set on, also if an activation in place follows.
-    output.register_hook(use)
-    return output
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value

@@ -1,14 +1,13 @@
 """Gradients of every layer's weight for every example, whole: summed over the layer's calls."""
 
 from collections.abc import Callable, Iterator
-from math import prod, sqrt
+from math import sqrt
 from typing import final
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mpq.network.modules import weight_of
 from mpq.sensitivity.passes.backward_pass import Tap
-from mpq.sensitivity.passes.per_example import weight_gradients
 
 _WORK_ELEMENTS = 2**22
 """Numbers that one step over examples may spread out: their gradients, or what a convolution's
@@ -59,18 +58,12 @@ class ExampleGradients:
 
 
 def _steps(tap: Tap, x: Tensor, g: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    count, g = tap.num_examples, g.float()
-    inputs, outputs = tap.by_example(x), tap.by_example(g)
-    if inputs is None or outputs is None:
-        yield slice(0, count), weight_gradients(tap.layer_module, x[None], g[None]) / sqrt(count)
+    count, gradients = tap.num_examples, tap.weight_gradients(x, g.float())
+    if not gradients.is_split:
+        yield slice(0, count), gradients.whole() / sqrt(count)
         return
-    step = max(1, _WORK_ELEMENTS // _elements(tap.layer_module, inputs[0]))
+    # What one example's gradient spreads out.
+    step = max(1, _WORK_ELEMENTS // max(gradients.spread, weight_of(tap.layer_module).numel()))
     for start in range(0, count, step):
         examples = slice(start, min(start + step, count))
-        yield examples, weight_gradients(tap.layer_module, inputs[examples], outputs[examples])
-
-
-def _elements(layer_module: nn.Module, x: Tensor) -> int:
-    """What one example's gradient spreads out."""
-    weight = weight_of(layer_module)
-    return max(x.numel() * prod(weight.shape[2:]), weight.numel())
+        yield examples, gradients.rows(examples)

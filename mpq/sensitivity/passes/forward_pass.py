@@ -1,15 +1,18 @@
 """Forward passes, read at every layer."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mpq.network.arguments import read_by
 from mpq.network.examples import Batch
 from mpq.network.modules import hooks
 from mpq.network.network import Network
+from mpq.network.own_forward import Again, is_computed_again
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap
 
@@ -45,13 +48,24 @@ def read_batch(network: Network, batch: Batch, reader: LayerReader) -> None:
         ModelError: If the output is not finite.
     """
     taps = [Tap(layer, network.layer_module(layer.name), batch.size) for layer in network.layers]
-    handles = [tap.layer_module.register_forward_hook(partial(_read, reader, tap)) for tap in taps]
+    handles = [
+        tap.layer_module.register_forward_hook(partial(_read, reader, tap), with_kwargs=True)
+        for tap in taps
+    ]
     with hooks(handles), torch.no_grad():
         network.outputs(batch)
 
 
 def _read(
-    reader: LayerReader, tap: Tap, _: nn.Module, args: tuple[Any, ...], output: Tensor
+    reader: LayerReader,
+    tap: Tap,
+    layer_module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    output: Tensor,
 ) -> None:
-    if args[0].numel():  # an expert that is sent nothing has nothing to read
-        reader(tap, args[0].detach(), output.detach())
+    x = read_by(args, kwargs, output)
+    # An expert that is sent nothing has nothing to read.
+    if x.numel() and not is_computed_again():
+        read = replace(tap, call=Again(layer_module, args, kwargs, tap.layer.is_hooked))
+        reader(read, x.detach(), output.detach())

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq._support.progress import track
+from mpq.network.arguments import input_of, with_input
 from mpq.network.examples import Batch
 from mpq.network.modules import hooks
 from mpq.network.network import Network
@@ -169,14 +170,16 @@ def precision_per_copy(
     layer_module = on.network.layer_module(layer)
     forward = layer_module.forward
 
-    def by_copy(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        outputs = []
+    def by_copy(*args: Any, **kwargs: Any) -> Tensor:
+        outputs, x = [], input_of(args, kwargs)
+        assert x is not None  # a plain layer, which reads a tensor
         for part, precision in zip(x.chunk(len(precisions), axis), precisions, strict=True):
             # By hand, because the module's `forward` is called past its hooks.
             rounded = on.rounded_input(layer, part, precision.activation)
             weight_only = replace(precision, activation=ORIGINAL.activation)
             with quantized(on.network, {layer: weight_only}, on.quantizer):
-                outputs.append(forward(rounded, *args, **kwargs))
+                args, kwargs = with_input(args, kwargs, rounded)
+                outputs.append(forward(*args, **kwargs))
         return torch.cat(outputs, axis)
 
     if len(precisions) == 1:
@@ -199,7 +202,7 @@ def tileable(on: Estimation, batch: Batch, precisions: Sequence[Precision]) -> d
     with torch.no_grad():
         inputs = _inputs(network, batch)
         try:
-            axes = _axes(network, inputs, _inputs(network, tile), batch.size, len(precisions))
+            axes = _axes(inputs, _inputs(network, tile), batch.size, len(precisions))
             if axes and _gives_the_same(on, batch, tile, precisions, axes):
                 return axes
         except (RuntimeError, ValueError, IndexError):
@@ -208,32 +211,38 @@ def tileable(on: Estimation, batch: Batch, precisions: Sequence[Precision]) -> d
 
 
 def _inputs(network: Network, batch: Batch) -> dict[str, list[Tensor]]:
-    """What every layer reads, call by call."""
-    found: dict[str, list[Tensor]] = {layer.name: [] for layer in network.layers}
+    """What every plain layer reads, call by call."""
+    # Of a forward of its own nothing is known: its other arguments may have copies, too.
+    plain = [layer.name for layer in network.layers if not layer.has_own_forward]
+    found: dict[str, list[Tensor]] = {name: [] for name in plain}
 
-    def keep(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
-        found[name].append(args[0])
+    def keep(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = input_of(args, kwargs)
+        assert x is not None
+        found[name].append(x)
 
-    with hooks(network.layer_module(n).register_forward_pre_hook(partial(keep, n)) for n in found):
+    with hooks(
+        network.layer_module(n).register_forward_pre_hook(partial(keep, n), with_kwargs=True)
+        for n in found
+    ):
         network.outputs(batch)
     return found
 
 
 def _axes(
-    network: Network,
     alone: Mapping[str, list[Tensor]],
     together: Mapping[str, list[Tensor]],
     size: int,
     copies: int,
 ) -> dict[str, int]:
     found = {}
-    for layer in network.layers:
-        calls = list(zip(alone[layer.name], together[layer.name], strict=True))
+    for name in alone:
+        calls = list(zip(alone[name], together[name], strict=True))
         axes = {_copy_axis(one, tiled, copies) for one, tiled in calls}
         axis = axes.pop() if len(axes) == 1 else None
         # What a later call reads depends on the precision, and so may how many rows it has.
         if axis is not None and (len(calls) == 1 or all(x.shape[axis] == size for x, _ in calls)):
-            found[layer.name] = axis
+            found[name] = axis
     return found
 
 

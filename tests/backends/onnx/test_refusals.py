@@ -1,6 +1,7 @@
 """What cannot become an ONNX file is refused, by what is wrong with it."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from mpq.backends import export
 from mpq.errors import MismatchError, MissingDependencyError, ModelError, OutputError
 from mpq.network.network import find_layers
 from mpq.problem.assignment import AssignedLayer, Assignment
-from mpq.quantization.precision import ORIGINAL
+from mpq.quantization.precision import ORIGINAL, Precision
 
 pytest.importorskip("onnx", reason="graphs are written with mpq[onnx]")
 pytest.importorskip("onnxscript", reason="torch exports with mpq[onnx]")
@@ -147,3 +148,62 @@ def test_missing_package_is_named(
 
     with pytest.raises(MissingDependencyError, match=rf"{package}: pip install 'mpq\[onnx\]'"):
         export(assignment, tmp_path / "net.onnx", "onnx", model, images())
+
+
+class Standardized(nn.Conv2d):
+    """A weight-standardised convolution."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(input, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
+class WithStandardized(nn.Module):
+    """One such convolution, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = Standardized(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(self.conv(x).mean((2, 3)))
+        return found
+
+
+def test_a_quantized_layer_with_a_forward_of_its_own_is_named(tmp_path: Path) -> None:
+    """ONNX's convolution would drop the standardisation: nothing is written."""
+    model, file = WithStandardized().eval(), tmp_path / "net.onnx"
+    plain = unquantized(model)
+    layers = tuple(
+        replace(x, precision=Precision.parse("w8")) if x.name == "conv" else x for x in plain.layers
+    )
+
+    with pytest.raises(ModelError, match="forward of their own cannot be exported quantized: conv"):
+        export(Assignment(layers), file, "onnx", model, images())
+
+    assert not file.exists()
+
+
+def test_a_layer_with_a_forward_of_its_own_is_exported_as_it_is(tmp_path: Path) -> None:
+    """In fp32 the file computes what the module computes."""
+    runtime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    model, file = WithStandardized().eval(), tmp_path / "net.onnx"
+    (batch,) = images()
+
+    export(unquantized(model), file, "onnx", model, [batch])
+
+    session = runtime.InferenceSession(str(file))
+    (found,) = session.run(None, {session.get_inputs()[0].name: batch[:1].numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), model(batch[:1]).detach())
+
+
+def test_a_graph_that_computes_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the reason: here a writer that drops the bias."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).eval()
+    monkeypatch.setattr("mpq.backends.onnx.layer_nodes.LayerCall._bias", None)
+
+    with pytest.raises(ModelError, match="graph with every layer in fp32 is .* off the network"):
+        export(unquantized(model), tmp_path / "net.onnx", "onnx", model, images())

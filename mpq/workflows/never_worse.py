@@ -1,5 +1,6 @@
 """An answer is never worse than a uniform precision that meets the same budgets."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ from mpq._support.progress import track
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.quantization.precision import Precision
+from mpq.report.frontier import FrontierPoint
 from mpq.report.measurement import Measurement
 from mpq.report.safeguard import Excess, Safeguard, UniformCheck, Verdict
 from mpq.workflows.setup import Prepared
@@ -45,6 +47,47 @@ def never_worse(
     best = max(worse, key=lambda check: check.held_out.mean + check.calibration.mean)
     replaced = _replaced(problem, solution, others[Precision.parse(best.precision)], best.precision)
     return replaced, Safeguard(tuple(checks), best.precision)
+
+
+def never_worse_points(
+    prepared: Prepared, points: Sequence[FrontierPoint], others: Sequence[FrontierPoint]
+) -> tuple[FrontierPoint, ...]:
+    """Measured points of a frontier, corrected by uniform precisions that cost no more.
+
+    Args:
+        prepared: Measures on calibration and on held-out examples.
+        points: By cost, measured on held-out examples.
+        others: What stands beside them, measured; the uniform precisions among them count where
+            they stay within the other budgets.
+    """
+    # The result itself may be uniform; the precision under its own name is the better label.
+    uniform = [
+        x
+        for x in others
+        if x.label != "result" and x.meets_others and len(set(x.precisions.values())) == 1
+    ]
+    kept: dict[tuple[float, str], FrontierPoint] = {}
+    for point in points:
+        better = [u for u in uniform if u.cost <= point.cost and _is_better(prepared, u, point)]
+        # The best of those that are better on both sets; a uniform precision is one point.
+        found = min(better, key=lambda u: _divergence(u), default=point)
+        label = point.label if found is point else f"frontier (uniform {found.label})"
+        kept.setdefault((found.cost, str(found.precisions)), replace(found, label=label))
+    return tuple(kept.values())
+
+
+def _divergence(point: FrontierPoint) -> float:
+    assert point.measured is not None
+    return point.measured.divergence
+
+
+def _is_better(prepared: Prepared, uniform: FrontierPoint, point: FrontierPoint) -> bool:
+    # First what is known already: only a point that loses more on held-out examples is looked at.
+    if _divergence(uniform) >= _divergence(point):
+        return False
+    sets = (prepared.on_held_out, prepared.on_calibration)
+    pairs = ((s.measure(point.precisions), s.measure(uniform.precisions)) for s in sets)
+    return all(Excess.of(p.by_example, u.by_example).verdict is Verdict.WORSE for p, u in pairs)
 
 
 def uniform_within(problem: Problem) -> dict[Precision, Columns]:

@@ -17,6 +17,7 @@ from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.solvers import SOLVERS, Solver
+from mpq.workflows.never_worse import never_worse_points
 from mpq.workflows.provenance import Provenance, UsedDevice
 from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
@@ -63,9 +64,15 @@ class Session:
         return self.prepared.on_held_out.measure(dict(zip(names, chosen, strict=True)))
 
     def measured(self, frontier: Frontier) -> Frontier:
-        """The same frontier, or alternatives, with all of its points measured."""
+        """The same frontier, or alternatives, with all of its points measured.
+
+        A point that is measured to be worse than a uniform precision which costs no more is that
+        uniform precision in the end (``never_worse_points``).
+        """
         points = tuple(map(self._measured, track(frontier.points, "measuring points")))
-        return replace(frontier, points=points, others=tuple(map(self._measured, frontier.others)))
+        others = tuple(map(self._measured, frontier.others))
+        kept = never_worse_points(self.prepared, points, others)
+        return replace(frontier, points=kept, others=others)
 
     def _measured(self, point: FrontierPoint) -> FrontierPoint:
         # The result and the uniform precisions come measured from the search.

@@ -78,3 +78,15 @@ def test_fixed_layers_keep_their_precision() -> None:
         assert {name: str(chosen[name]) for name in names} == {
             "a": str(precision), "b": str(precision), "c": "w8a32"
         }  # fmt: skip
+
+
+def test_a_measured_frontier_is_corrected_too(replaced: mpq.SearchResult) -> None:
+    """No point of it is worse, on both sets, than a uniform precision that costs no more."""
+    session = mpq.Session.of(task())
+
+    found = session.measured(replaced.frontier("weight_bytes", 6))
+
+    corrected = [point for point in found.points if "uniform w4a32" in point.label]
+    assert len(corrected) == 1
+    assert {str(p) for p in corrected[0].precisions.values()} == {"w4a32"}
+    assert [point.cost for point in found.points] == sorted(point.cost for point in found.points)

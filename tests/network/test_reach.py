@@ -259,7 +259,7 @@ def test_the_result_says_what_was_reached_and_is_loaded_with_it(tmp_path: Any) -
     data = [batch_of(1, 1, 1, 0), batch_of(2, 2, 3, 0), batch_of(0, 0, 1, 0)]
     task = mpq.Task(model, data, data, candidates=["w4", "w8"])
 
-    result = mpq.search(task, ["weight_bytes=0.8x:w8"], sensitivity="weight-error")
+    result = mpq.search(task, ["effective_bits=20"], sensitivity="weight-error")
     result.save(tmp_path)
 
     reach = mpq.load(tmp_path).provenance.reach

@@ -313,13 +313,16 @@ def test_settled_cells_are_not_measured_again(monkeypatch: pytest.MonkeyPatch) -
     parts = x.split(20)
     data = Calibration(list(parts))
     calls = count_calls(monkeypatch)
+    Network.of(model, data)  # both estimates below find the layers first
+    finding = len(calls)
+    calls.clear()
 
     found = estimate(Measured(tolerance=0.3), model, data, CHOICES[0])
-    few = len(calls)
+    few = len(calls) - finding
     calls.clear()
     estimate(Measured(), model, data, CHOICES[0])
 
-    assert few < len(calls) / 2
+    assert few < (len(calls) - finding) / 2
     changed = {row: with_rounded(model, layer, 2) for row, layer in enumerate(("0", "2"))}
     for row in (0, 1):
         by_example = divergences(model(x), changed[row](x))
@@ -348,7 +351,7 @@ def test_layer_that_a_batch_does_not_call_costs_nothing_there() -> None:
     x[0, 0], x[20, 0] = 1, -1
     candidate = CHOICES[0]
     network = Network.of(model, [x[:20], x[20:]])
-    both = Network(network.module, (*network.layers, *Network.of(model, [x[20:]]).layers), ())
+    both = Network(network.module, network.layers, ())  # its rows are examples here
     quantizer = Quantizer(ActivationRanges({}), weight_range="minmax")
 
     found = Measured(tolerance=0.9).estimate(

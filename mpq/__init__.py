@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mpq.hardware_profiles import load_device as load_device
     from mpq.hardware_profiles.profiling import RUNTIMES as RUNTIMES
     from mpq.network.examples import Calibration as Calibration
-    from mpq.network.metric import METRICS as METRICS
+    from mpq.network.metrics import METRICS as METRICS
     from mpq.network.network import find_layers as find_layers
     from mpq.network.synthetic import DATA_SOURCES as DATA_SOURCES
     from mpq.network.workload import Workload as Workload
@@ -53,7 +53,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "errors": ("InfeasibleError", "InputError", "MpqError", "SolverError"),
     "network.examples": ("Calibration",),
     "network.network": ("find_layers",),
-    "network.metric": ("METRICS",),
+    "network.metrics": ("METRICS",),
     "network.synthetic": ("DATA_SOURCES",),
     "network.workload": ("Workload",),
     "quantization.precision": ("Precision",),

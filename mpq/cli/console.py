@@ -91,6 +91,15 @@ def print_result(result: "SearchResult", console: Console) -> None:
     if device is not None:
         resources = " and ".join(device.resources)
         console.print(escape(f"device {device.name}: {resources} {device.basis}"))
+    unscored = result.provenance.unscored
+    if unscored:
+        names = ", ".join(unscored)
+        console.print(
+            escape(
+                f"outputs that nobody looked at, so that layers behind them alone lose nothing: "
+                f"{names}; --outputs compares them too"
+            )
+        )
     told = () if result.coverage is None else result.coverage.sentences
     for sentence in (*told, *result.provenance.reach.sentences()):
         console.print(escape(sentence))

@@ -119,7 +119,7 @@ def backends(talk: TalkOptions) -> None:
 @taking
 def metrics(talk: TalkOptions) -> None:
     """List the metrics that outputs are compared by, and their options."""
-    from mpq.network.metric import METRICS
+    from mpq.network.metrics import METRICS
 
     _print_parts(METRICS, talk)
 

@@ -33,6 +33,13 @@ Limits = Annotated[
         help="latency=2.5ms, weight_bytes=300KiB, latency=0.6x:w8a8, ... Can be given repeatedly.",
     ),
 ]
+Outputs = Annotated[
+    str | None,
+    typer.Option(
+        help="Several outputs by path: logits=kl,pred_boxes=relative-squared-error*5. Instead of "
+        "--metric."
+    ),
+]
 Sections = Annotated[
     list[str] | None,
     typer.Option("--section", help="A further report section, with options. See `mpq sections`."),

@@ -120,9 +120,17 @@ class TaskOptions:
     precisions: o.Precisions = None
     rules: RuleOptions = RuleOptions()
     metric: o.Metric = METRIC
+    outputs: o.Outputs = None
     workload: WorkloadOptions = WorkloadOptions()
     ranges: RangeOptions = RangeOptions()
     seed: o.Seed = Task.seed
+
+    @property
+    def _metric(self) -> str:
+        """The metric, or several outputs as one: commas are for options, terms have a plus."""
+        if self.outputs is None:
+            return self.metric
+        return f"outputs:terms={self.outputs.replace(',', '+')}"
 
     def task(self, device: str | None) -> Task:
         """The task, with network and data loaded.
@@ -147,7 +155,7 @@ class TaskOptions:
             candidates=listed(self.precisions),
             rules=self.rules.rules(),
             workload=self.workload.workload(),
-            metric=self.metric,
+            metric=self._metric,
             ranges=self.ranges.ranges(),
             seed=self.seed,
         )

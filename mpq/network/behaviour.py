@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mpq.errors import ModelError
 from mpq.network.examples import Batch
 from mpq.network.metric import OutputMetric
+from mpq.network.named_outputs import unscored
 
 _SAME: Final = 1e-4
 """How far two answers may be apart, relative to the largest output: kernels of another shape, and
@@ -59,6 +60,12 @@ def mixes_examples(module: nn.Module, batch: Batch, metric: OutputMetric, output
         return True
     apart, largest = _apart(outputs[1:], changed[1:])
     return apart > 10 * _allowed(outputs) * largest
+
+
+def unscored_outputs(module: nn.Module, batch: Batch, metric: OutputMetric) -> tuple[str, ...]:
+    """Paths of what the network returns besides what the metric looks at."""
+    with torch.no_grad():
+        return unscored(module(*batch.args, **batch.kwargs), metric)
 
 
 def answers(module: nn.Module, batch: Batch, metric: OutputMetric) -> Tensor:

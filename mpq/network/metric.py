@@ -7,7 +7,6 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from mpq._support.registry import Registry
 from mpq.errors import InputError
 from mpq.network.divergence import (
     fisher_probe,
@@ -179,6 +178,46 @@ class SquaredError(OutputMetric):
 
 @final
 @dataclass(frozen=True)
+class RelativeSquaredError(OutputMetric):
+    r"""The squared error over the squared length of the output, halved: boxes, densities.
+
+    .. math:: D = \frac{\lVert f' - f \rVert^2}{2 \lVert f \rVert^2}, \quad
+        \nabla^2 D = \frac{1}{\lVert f \rVert^2} I
+
+    Without a unit, so that outputs of different scales can be added up.
+    """
+
+    name: ClassVar[str] = "relative-squared-error"
+    summary: ClassVar[str] = "half the squared error over the squared length of the output"
+    unit: ClassVar[str] = "relative_squared_output"
+
+    def positions(self, output: Any) -> Tensor:
+        """See ``mpq.network.outputs.position_values``."""
+        return position_values(output)
+
+    def divergence(self, reference: Tensor, outputs: Tensor) -> Tensor:
+        """See ``OutputMetric.divergence``; the length is that of the original's output."""
+        error = (outputs.double() - reference.double()).square().sum(dim=-1)
+        return 0.5 * error / _squared_length(reference)
+
+    def softened(self, temperature: float) -> "RelativeSquaredError":  # noqa: ARG002
+        """The same metric: there are no probabilities to soften."""
+        return self
+
+    def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+        """Random signs over the output's length."""
+        scale = (weights / _squared_length(outputs.detach())).sqrt()
+        return (random_signs(outputs, generator) * scale.unsqueeze(-1)).to(outputs.dtype)
+
+
+def _squared_length(values: Tensor) -> Tensor:
+    """``[N, P]`` float64, never 0: an output of zeros counts absolutely."""
+    found = values.double().square().sum(dim=-1)
+    return torch.where(found > 0, found, 1.0)
+
+
+@final
+@dataclass(frozen=True)
 class CosineDistance(OutputMetric):
     r"""One minus the cosine, for embeddings: only the direction of an output matters.
 
@@ -222,10 +261,5 @@ def _direction(values: Tensor) -> Tensor:
     safe = torch.where(is_zero, 1.0, values)  # the length of zeros has no derivative
     return torch.where(is_zero, 0.0, safe / torch.linalg.vector_norm(safe, dim=-1, keepdim=True))
 
-
-METRICS: Registry[OutputMetric] = Registry(
-    "metric", (KLDivergence, SquaredError, CosineDistance), group="mpq.metrics"
-)
-"""Every metric, by the name that ``--metric`` takes."""
 
 KL = KLDivergence()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mpq.errors import ModelError
 from mpq.network.batch_norm import fold_batch_norm
-from mpq.network.behaviour import check_repeatable, mixes_examples
+from mpq.network.behaviour import check_repeatable, mixes_examples, unscored_outputs
 from mpq.network.coverage import Coverage
 from mpq.network.examples import Batch, Calibration
 from mpq.network.finding import Finding
@@ -41,6 +41,7 @@ class Network:
         coverage: What of the user's model lies in these layers, and what does not.
         is_mixing: Whether rows of a batch change each other's outputs, so that a batch is one
             example.
+        unscored: Paths of what the network returns besides what the metric looks at.
     """
 
     module: nn.Module
@@ -52,6 +53,7 @@ class Network:
     lifetimes: Lifetimes | None = None
     coverage: Coverage | None = None
     is_mixing: bool = False
+    unscored: tuple[str, ...] = ()
 
     @classmethod
     @random_state_kept()
@@ -92,6 +94,7 @@ class Network:
         # Before anything else: with another answer every time all that follows would be noise.
         outputs = check_repeatable(module, batch, metric)
         is_mixing = mixes_examples(module, batch, metric, outputs)
+        others = unscored_outputs(module, batch, metric)
         # Before folding, as the traces say who reads a convolution's output.
         found = Finding.of(module, examples.whole() if is_mixing else examples, metric)
         # Also before: folding gives layers weights of their own memory.
@@ -103,7 +106,9 @@ class Network:
         coverage = Coverage.of(model, {x.name: weights[x.name] for x in layers})
         layers, lifetimes = found.with_dataflow(layers)
         reach, ties = found.reach.of(layers), ties_of(layers)
-        return cls(module, layers, ties, folded, reach, metric, lifetimes, coverage, is_mixing)
+        return cls(
+            module, layers, ties, folded, reach, metric, lifetimes, coverage, is_mixing, others
+        )
 
     @property
     def uncalled(self) -> tuple[str, ...]:

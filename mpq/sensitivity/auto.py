@@ -87,7 +87,10 @@ class AutoEstimator(RefinableEstimator):
         values = table.values.copy()
         values[rows] = measured_rows(on, names)
         passes = check.forward_passes + len(rows) * len(on.tried)
-        repaired = replace(check, repaired=tuple(names), forward_passes=passes)
+        silent = tuple(n for n, row in zip(names, values[rows], strict=True) if not row.any())
+        repaired = replace(
+            check, repaired=tuple(names), forward_passes=passes, without_effect=silent
+        )
         interactions = _without(found.interactions, rows)
         return Sensitivity(replace(table, values=values), interactions, None, repaired)
 

@@ -43,6 +43,7 @@ class SpotCheck:
             changes: no gradient reaches them.
         repaired: Layers whose rows were measured instead, whatever the reason.
         fallback: Why nothing could be predicted, so that all was measured; empty: it could.
+        without_effect: Layers that change nothing of what is compared, at any precision.
     """
 
     cells: tuple[CheckedCell, ...]
@@ -51,6 +52,7 @@ class SpotCheck:
     no_gradient: tuple[str, ...] = ()
     repaired: tuple[str, ...] = ()
     fallback: str = ""
+    without_effect: tuple[str, ...] = ()
 
     @property
     def off(self) -> tuple[str, ...]:
@@ -63,10 +65,17 @@ class SpotCheck:
         found = []
         if self.fallback:
             found.append(f"{self.fallback}: every layer was measured instead")
-        if self.no_gradient:
+        blind = [name for name in self.no_gradient if name not in self.without_effect]
+        if blind:
             found.append(
-                f"no gradient reaches {', '.join(self.no_gradient)} (rounding, detach or a "
-                f"comparison behind them): {self._done(self.no_gradient)}"
+                f"no gradient reaches {', '.join(blind)} (rounding, detach or a "
+                f"comparison behind them): {self._done(blind)}"
+            )
+        if self.without_effect:
+            found.append(
+                f"{', '.join(self.without_effect)}: no precision changes what is compared, so that "
+                "they get the fewest bits; fix them, or compare the outputs behind them too "
+                "(--outputs)"
             )
         others = [name for name in self.off if name not in self.no_gradient]
         if others:

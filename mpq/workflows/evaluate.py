@@ -12,7 +12,8 @@ from mpq._support.arrays import Array
 from mpq.backends import quantize
 from mpq.errors import DataError
 from mpq.network.examples import IGNORED_TARGET, Batch, Calibration
-from mpq.network.metric import KL, METRICS, OutputMetric
+from mpq.network.metric import KL, OutputMetric
+from mpq.network.metrics import METRICS
 from mpq.network.modules import device_of, share_parameters
 from mpq.network.outputs import position_weights
 from mpq.network.randomness import random_state_kept
@@ -132,7 +133,7 @@ def evaluate(
         model: The network that the assignment was found for, in evaluation mode.
         assignment: What to apply; see ``mpq.quantize``.
         data: Held-out examples, read twice; see ``Calibration``.
-        metric: How outputs are compared: a name of ``mpq.network.metric.METRICS``, or a metric.
+        metric: How outputs are compared: a name of ``mpq.network.metrics.METRICS``, or a metric.
 
     Returns:
         ``original`` and ``quantized``.

@@ -14,7 +14,7 @@ from mpq._support.arrays import Columns
 from mpq.errors import FileFormatError, InputError
 from mpq.network.coverage import Coverage, Uncovered
 from mpq.network.layer import Layer
-from mpq.network.metric import METRICS
+from mpq.network.metrics import METRICS
 from mpq.network.reach import Reach
 from mpq.problem.assignment import Assignment
 from mpq.problem.cost_table import CostTable

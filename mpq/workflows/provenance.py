@@ -36,6 +36,7 @@ class Provenance:
         is_loss_measured: Whether the solver measured losses instead of predicting them.
         refinements: Rounds in which the estimate was made anew at the incumbent.
         reach: Layers that a part of the examples reached, or none: these are left as they are.
+        unscored: Paths of what the network returns besides what its metric looks at.
         mpq_version: Version of mpq that made it; empty where it is not known.
         torch_version: Version of torch that it was made with; empty where it is not known.
     """
@@ -47,5 +48,6 @@ class Provenance:
     is_loss_measured: bool = False
     refinements: tuple[Refinement, ...] = ()
     reach: Reach = field(default_factory=Reach)
+    unscored: tuple[str, ...] = ()
     mpq_version: str = ""
     torch_version: str = ""

@@ -15,7 +15,7 @@ from mpq.errors import InputError, UnknownNameError
 from mpq.hardware_profiles import check_sum
 from mpq.network.coverage import Coverage
 from mpq.network.layer import Layer
-from mpq.network.metric import METRICS
+from mpq.network.metrics import METRICS
 from mpq.problem.assignment import Assignment
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem

@@ -130,6 +130,7 @@ class Session:
             is_loss_measured=solver.is_measuring,
             refinements=refinements,
             reach=self.network.reach,
+            unscored=self.network.unscored,
             mpq_version=version("mpq"),
             torch_version=str(torch.__version__),
         )

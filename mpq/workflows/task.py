@@ -112,7 +112,7 @@ class Task:
             an estimated one, those of ``DEFAULT_CANDIDATES`` that it can run.
         rules: Which layers are quantized, and which precisions are given.
         workload: Examples and tokens at once, for latency and energy.
-        metric: How outputs are compared: a name of ``mpq.network.metric.METRICS``, or a metric.
+        metric: How outputs are compared: a name of ``mpq.network.metrics.METRICS``, or a metric.
         ranges: How ranges of weights and activations are chosen.
         seed: Seed of whatever draws: data sources, estimators, solvers.
 
@@ -148,7 +148,7 @@ class Task:
     @cached_property
     def output_metric(self) -> "OutputMetric":
         """The metric, built."""
-        from mpq.network.metric import METRICS
+        from mpq.network.metrics import METRICS
 
         return METRICS.build(self.metric) if isinstance(self.metric, str) else self.metric
 

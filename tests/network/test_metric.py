@@ -14,7 +14,8 @@ from torch.nn import functional as F
 import mpq
 from mpq.errors import InputError, ModelError, UnknownNameError
 from mpq.network import divergence, metric
-from mpq.network.metric import KL, METRICS, CosineDistance, KLDivergence, OutputMetric, SquaredError
+from mpq.network.metric import KL, CosineDistance, KLDivergence, OutputMetric, SquaredError
+from mpq.network.metrics import METRICS
 
 EVERY: tuple[OutputMetric, ...] = (
     KL,
@@ -243,7 +244,9 @@ def test_a_temperature_that_is_not_positive_is_refused(temperature: float) -> No
 
 def test_metrics_are_found_by_name_with_options() -> None:
     """What ``--metric`` takes."""
-    assert METRICS.names() == ("kl", "squared-error", "cosine")
+    assert METRICS.names() == (
+        "kl", "squared-error", "relative-squared-error", "cosine", "outputs"
+    )  # fmt: skip
     assert METRICS.build("kl:temperature=2") == KLDivergence(2.0)
     assert METRICS.build("cosine") == CosineDistance()
     assert all(10 < len(part.summary) < 80 for part in METRICS)
@@ -360,7 +363,7 @@ def test_an_encoder_without_a_head_end_to_end() -> None:
 
 def test_an_unknown_metric_is_refused() -> None:
     """With the names that there are."""
-    with pytest.raises(UnknownNameError, match=r"no metric 'mse' \(there are: cosine, kl, squared"):
+    with pytest.raises(UnknownNameError, match=r"no metric 'mse' \(there are: cosine, kl, outputs"):
         search(regression(), "mse", [measurements(1)], [measurements(2)])
 
 

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from mpq.errors import DataError, InputError, MissingDependencyError, ModelError
 from mpq.network.examples import Calibration
-from mpq.network.metric import KL, METRICS, KLDivergence, OutputMetric
+from mpq.network.metric import KL, KLDivergence, OutputMetric
+from mpq.network.metrics import METRICS
 from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision

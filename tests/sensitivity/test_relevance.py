@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mpq.errors import InputError
 from mpq.network.examples import Calibration
-from mpq.network.metric import METRICS
+from mpq.network.metrics import METRICS
 from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision

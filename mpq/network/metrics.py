@@ -1,0 +1,20 @@
+"""Every metric by its name."""
+
+from typing import Final
+
+from mpq._support.registry import Registry
+from mpq.network.metric import (
+    CosineDistance,
+    KLDivergence,
+    OutputMetric,
+    RelativeSquaredError,
+    SquaredError,
+)
+from mpq.network.named_outputs import NamedOutputs
+
+METRICS: Final[Registry[OutputMetric]] = Registry(
+    "metric",
+    (KLDivergence, SquaredError, RelativeSquaredError, CosineDistance, NamedOutputs),
+    group="mpq.metrics",
+)
+"""Every metric, by the name that ``--metric`` takes."""

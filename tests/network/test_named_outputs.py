@@ -1,0 +1,153 @@
+"""Several outputs of one network as one loss, and outputs that nobody looks at."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+import mpq
+from mpq.cli.__main__ import app
+from mpq.errors import InputError, ModelError, UnknownNameError
+from mpq.network.metric import KL, RelativeSquaredError, SquaredError
+from mpq.network.metrics import METRICS
+from mpq.network.named_outputs import NamedOutputs, unscored
+from mpq.network.network import Network
+
+TERMS = "logits=kl+boxes.xy=squared-error*0.5+boxes.size"
+
+
+class Detector(nn.Module):
+    """A class, a place and a size for every example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(16, 32), nn.Linear(32, 5)
+        self.xy, self.size = nn.Linear(32, 2), nn.Linear(32, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        """Nested, as detectors return it."""
+        hidden = torch.relu(self.body(x))
+        boxes = {"xy": self.xy(hidden), "size": self.size(hidden).exp()}
+        return {"logits": self.head(hidden), "boxes": boxes, "hidden_states": (hidden,)}
+
+
+def examples(count: int = 4) -> list[Tensor]:
+    """Batches of 32."""
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(32, 16, generator=generator) for _ in range(count)]
+
+
+def parts(output: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """The three outputs."""
+    return output["logits"], output["boxes"]["xy"], output["boxes"]["size"]
+
+
+def test_the_divergence_is_the_weighted_sum_of_the_parts() -> None:
+    """Each in its own metric; sizes have the default one."""
+    model, other = Detector().eval(), Detector().eval()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        first, second = model(examples()[0]), other(examples()[0])
+    metric = NamedOutputs(TERMS)
+
+    found = metric.divergence(metric.positions(first), metric.positions(second))
+
+    metrics = (KL, SquaredError(), RelativeSquaredError())
+    one, two, three = (
+        m.divergence(a[:, None], b[:, None])
+        for m, a, b in zip(metrics, parts(first), parts(second), strict=True)
+    )
+    torch.testing.assert_close(found, one + 0.5 * two + three)
+
+
+def test_probes_have_the_curvature_of_the_divergence() -> None:
+    """Their mean outer product is its Hessian, which autograd computes."""
+    metric, output = NamedOutputs(TERMS), Detector().eval()(examples()[0][:1])
+    outputs = metric.positions(output).detach()
+    generator, weights = torch.Generator().manual_seed(0), torch.ones(1, 1, dtype=torch.float64)
+
+    drawn = torch.stack([metric.probe(outputs, weights, generator)[0, 0] for _ in range(20000)])
+
+    at = outputs.double()
+    hessian = torch.autograd.functional.hessian(lambda f: metric.divergence(at, f).sum(), at)
+    expected = hessian.reshape(9, 9)
+    mean = drawn.double().T @ drawn.double() / len(drawn)
+    torch.testing.assert_close(mean, expected, rtol=0, atol=0.03 * float(expected.abs().max()))
+
+
+def test_an_output_that_nobody_looks_at_is_named_with_the_layers_behind_it() -> None:
+    """With all of them scored no layer is without effect."""
+    data = examples()
+    one = mpq.search(mpq.Task(Detector().eval(), data, data, candidates=["w2", "w8"]),
+                     {"effective_bits": 7})  # fmt: skip
+    task = mpq.Task(Detector().eval(), data, data, candidates=["w2", "w8"],
+                    metric=f"outputs:terms={TERMS}")  # fmt: skip
+    every = mpq.search(task, {"effective_bits": 7})
+
+    assert one.provenance.unscored == ("boxes.xy", "boxes.size")
+    assert one.spot_check is not None
+    assert one.spot_check.without_effect == ("xy", "size")
+    assert every.provenance.unscored == ()
+    assert every.spot_check is not None
+    assert every.spot_check.without_effect == ()
+    assert every.problem.loss.unit == "weighted"
+
+
+def test_the_sketch_predicts_the_sum() -> None:
+    """Near what is measured, in every layer."""
+    data = examples()
+    task = mpq.Task(Detector().eval(), data, data, candidates=["w4", "w8"],
+                    metric=f"outputs:terms={TERMS}")  # fmt: skip
+    tables = [
+        mpq.search(task, {"effective_bits": 7}, sensitivity=name).problem.loss.values
+        for name in ("sketch:num_probes=32", "measured")
+    ]
+
+    np.testing.assert_allclose(tables[0], tables[1], rtol=0.5)
+
+
+def test_tuples_and_attributes_are_addressed_by_their_place() -> None:
+    """What a metric does not look at is told by the same paths."""
+    output = (torch.zeros(2, 3), {"boxes": torch.zeros(2, 4)}, [torch.zeros(2, 5)])
+
+    found = NamedOutputs("0=kl+1.boxes")
+
+    assert found.positions(output).shape == (2, 1, 7)
+    assert unscored(output, found) == ("2.0",)
+
+
+@pytest.mark.parametrize(
+    ("terms", "error", "message"),
+    [
+        ("", InputError, "needs terms"),
+        ("=kl", InputError, "an output is a path, its metric and a positive weight"),
+        ("logits=kl*-1", InputError, "a positive weight"),
+        ("logits=kl*x", InputError, "a positive weight"),
+        ("logits=nothing", UnknownNameError, "nothing"),
+    ],
+)
+def test_terms_that_say_nothing_are_refused(
+    terms: str, error: type[Exception], message: str
+) -> None:
+    """Before the network runs."""
+    with pytest.raises(error, match=message):
+        NamedOutputs(terms)
+
+
+def test_an_output_that_is_not_there_is_refused_with_those_that_are() -> None:
+    """By its path."""
+    with pytest.raises(ModelError, match="no tensor at 'masks'; it has: logits, boxes.xy, boxes"):
+        Network.of(Detector().eval(), examples(), metric=METRICS.build("outputs:terms=masks"))
+
+
+def test_the_command_takes_outputs() -> None:
+    """The demo has one, and no such path."""
+    ran = CliRunner().invoke(app, ["search", "--outputs", "logits=kl,masks*2"])
+
+    assert ran.exit_code == 2
+    assert "no tensor at" in ran.stderr

@@ -125,6 +125,7 @@ def test_least_cost_is_the_least_of_all(make_problem: Make, seed: int) -> None:
 
     assert found.cost == pytest.approx(min(used(table, c) for c in good))
     assert found.bound == pytest.approx(found.cost)
+    assert found.solution.status is Status.OPTIMAL
     assert found.solution.columns is not None
     assert found.problem.is_feasible(found.solution.columns)
     assert found.solution.loss <= limit
@@ -161,8 +162,11 @@ def test_auto_proves_alternatives_of_many_layers(make_problem: Make) -> None:
     assert [s.loss for s in found] == pytest.approx([s.loss for s in exact], rel=1e-9)
 
 
+@pytest.mark.parametrize("solver", [LocalSearch(), BranchAndBound()], ids=lambda s: s.name)
 @pytest.mark.parametrize("seed", range(3))
-def test_least_cost_with_interactions_is_bisected(make_problem: Make, seed: int) -> None:
+def test_least_cost_with_interactions_is_bisected(
+    make_problem: Make, seed: int, solver: Solver
+) -> None:
     """Nothing is proved, and what is found is at most a tenth more expensive than the best."""
     rng = np.random.default_rng(seed)
     factor = rng.standard_normal((20, 6, 3)) * [4, 2, 1]
@@ -179,9 +183,10 @@ def test_least_cost_with_interactions_is_bisected(make_problem: Make, seed: int)
     limit = problem.loss_of(feasible(problem)[0]) * 1.5
     good = [c for c in feasible(problem) if problem.loss_of(c) <= limit]
 
-    found = least_cost(problem, table, LocalSearch(), limit)
+    found = least_cost(problem, table, solver, limit)
 
     assert found.bound is None
+    assert (found.solution.status, found.solution.gap) == (Status.FEASIBLE, None)
     assert found.solution.loss <= limit
     assert found.cost <= 1.1 * min(used(table, c) for c in good)
 
@@ -248,6 +253,7 @@ def test_a_measured_criterion_is_bisected(make_problem: Make, factor: float) -> 
     assert found.solution.columns is not None
     assert found.cost == pytest.approx(min(used(table, c) for c in best), rel=0.02)
     assert found.num_tried == len(measured) <= 9
+    assert (found.solution.status, found.solution.gap) == (Status.FEASIBLE, None)
     assert problem.loss_of(found.solution.columns) * 1.01 <= limit
 
 

@@ -12,6 +12,7 @@ from mpq.problem.solution import Solution, Status
 from mpq.problem.tolerances import EQUAL_SUMS, is_within
 from mpq.solvers import Solver
 from mpq.solvers.additive.default import additive_solver
+from mpq.solvers.queries.ask import ask
 from mpq.solvers.queries.frontier import solve_frontier
 
 _MAX_HALVINGS = 20
@@ -63,7 +64,7 @@ def least_cost(problem: Problem, table: CostTable, solver: Solver, max_loss: flo
     if cheapest.columns is None:
         raise _out_of_reach(problem, table, solver, max_loss)
     limited = problem.limited(table, table.total(cheapest.columns))
-    found = solver.solve(limited)
+    found = ask(solver, limited)
     if found.columns is None or not is_within(found.loss, max_loss):
         # A solver that is not exact may miss what is known already.
         loss = problem.loss_of(cheapest.columns)
@@ -120,7 +121,7 @@ def least_cost_measured(
 
 
 def _bisected(problem: Problem, table: CostTable, solver: Solver, max_loss: float) -> LeastCost:
-    best = solver.solve(problem.available(table))
+    best = ask(solver, problem.available(table))
     if best.columns is None or not is_within(best.loss, max_loss):
         raise _out_of_reach(problem, table, solver, max_loss)
     # A cost has no interactions, so that its least is found exactly.
@@ -134,7 +135,7 @@ def _bisected(problem: Problem, table: CostTable, solver: Solver, max_loss: floa
         if high - low <= EQUAL_SUMS * abs(high):
             break
         middle = 0.5 * (low + high)
-        found = solver.solve(problem.limited(table, middle))
+        found = ask(solver, problem.limited(table, middle))
         tried += 1
         if found.columns is not None and is_within(found.loss, max_loss):
             # What was found may use less than it was allowed: the interval shrinks by that, too.
@@ -154,7 +155,7 @@ def _unproved(found: Solution) -> Solution:
 def _out_of_reach(
     problem: Problem, table: CostTable, solver: Solver, max_loss: float
 ) -> InfeasibleError | SolverError:
-    best = solver.solve(problem.available(table))
+    best = ask(solver, problem.available(table))
     unit = problem.loss.unit
     if best.status is Status.INFEASIBLE:
         return InfeasibleError(f"no assignment meets the budgets: {best.reasons}")

@@ -1,19 +1,20 @@
 """The best assignments that differ, and least cost for a loss, against exhaustive search."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
+from typing import ClassVar, cast, final
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mpq.errors import InfeasibleError, InputError
+from mpq.errors import InfeasibleError, InputError, SolverError
 from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
-from mpq.problem.solution import Status
+from mpq.problem.solution import Solution, Status
 from mpq.solvers import (
     Auto,
     Bisection,
@@ -27,6 +28,7 @@ from mpq.solvers import (
 )
 from mpq.solvers.queries.alternatives import alternatives
 from mpq.solvers.queries.least_cost import least_cost, least_cost_measured
+from mpq.solvers.queries.solve import solve
 
 Make = Callable[..., Problem]
 Columns = npt.NDArray[np.intp]
@@ -263,3 +265,31 @@ def test_a_criterion_that_nothing_meets_is_an_error(make_problem: Make) -> None:
 
     with pytest.raises(InfeasibleError, match="not even the assignment of least predicted loss"):
         least_cost_measured(problem, resource(problem, 0), Lagrangian(), lambda columns: False, 8)
+
+
+@final
+@dataclass(frozen=True)
+class Silent(Solver):
+    """What somebody may write: it solves, and forgets to return."""
+
+    name: ClassVar[str] = "silent"
+    summary: ClassVar[str] = "says nothing"
+
+    def solve(self, problem: Problem) -> Solution:
+        """See ``Solver.solve``."""
+        return cast(Solution, None)
+
+
+def test_a_solver_that_answers_nothing_is_named(make_problem: Make) -> None:
+    """With its package, whatever it was asked."""
+    problem = random_problem(make_problem, 0)
+    table = resource(problem, 0)
+    message = "the solver 'silent' of the package tests returned a NoneType; .* mpq.Solution"
+
+    for ask in (
+        lambda: solve(Silent(), problem),
+        lambda: alternatives(problem, Silent(), 2),
+        lambda: least_cost(problem, table, Silent(), 10.0),
+    ):
+        with pytest.raises(SolverError, match=message):
+            ask()

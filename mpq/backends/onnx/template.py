@@ -140,7 +140,7 @@ class _Placeholder(nn.Module):
         self.weight, self.bias = layer_module.weight, getattr(layer_module, "bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
-        """An placeholder of the graph."""
+        """The placeholder in the graph."""
         # torch cannot infer what an operator that it does not know gives: shapes are observed ones.
         return torch.onnx.ops.symbolic(
             f"{DOMAIN}::{PLACEHOLDER}",

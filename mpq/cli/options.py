@@ -83,7 +83,7 @@ ActivationRange = Annotated[
 Seed = Annotated[
     int,
     typer.Option(
-        help="Of whatever draws: data sources, estimators, solvers. Same seed, same result."
+        help="Of whatever draws: data sources, estimators, solvers; another one draws anew."
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
@@ -131,7 +131,10 @@ Differing = Annotated[
     int, typer.Option(help="In how many layers any two alternatives differ at least.")
 ]
 TableFile = Annotated[
-    Path, typer.Argument(help="problem.json of a search, or a CSV: layer,precision,loss_nats,...")
+    Path,
+    typer.Argument(
+        help="problem.json of a search, its folder, or a CSV: layer,precision,loss_nats,..."
+    ),
 ]
 Output = Annotated[Path, typer.Option(help="Folder for the results.")]
 Estimators = Annotated[

@@ -2,6 +2,7 @@
 
 import configparser
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -159,3 +160,16 @@ def test_every_slow_test_that_is_named_exists(root: Path) -> None:
 
     assert named
     assert missing == []
+
+
+def test_suite_times_are_of_suites_that_exist(root: Path) -> None:
+    """Another name is told, before anything runs; the number of tests is read from pytest."""
+    script = root / "scripts" / "suite_time.py"
+
+    run = subprocess.run(
+        [sys.executable, str(script), "slow"], capture_output=True, text=True, check=False
+    )
+    passed = runpy.run_path(str(script))["passed"]
+
+    assert (run.returncode, run.stderr) == (1, "expected all or fast, got slow\n")
+    assert passed("== 2 failed, 1526 passed, 9 deselected in 18.14s ==") == 1526

@@ -83,11 +83,10 @@ class PlugIns:
         point = self.points[name]
         try:
             return point.load()
-        # `EntryPoint.load` imports a module, then asks it for the name by `getattr`.
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # the module runs, and it is another package's
             raise InputError(
                 f"the {self.kind} {name!r} of the package {_package(point)} cannot be imported: "
-                f"{error}; mend or uninstall that package"
+                f"{type(error).__name__}: {error}; mend or uninstall that package"
             ) from error
 
 

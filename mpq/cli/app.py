@@ -1,8 +1,9 @@
 """The command line's frame: the application, and errors as one line."""
 
 import functools
+import json
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -11,6 +12,8 @@ from mpq._support.streams import answers_only
 app = typer.Typer(
     name="mpq",
     help="Mixed-precision quantization search: a bit width per layer for a budget on a device.",
+    epilog="Exit codes: 0 done; 1 an error in the network's or data's own code, or in mpq; 2 what "
+    "was given cannot be used; 3 no assignment meets the limits; 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -20,12 +23,32 @@ app = typer.Typer(
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
+        from importlib.metadata import version
+
+        typer.echo(version("mpq"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """What ``mpq`` takes without a command."""
+    # Its callback has answered already.
+    del version
+
+
 def reporting_errors(command: Command) -> Command:
     """Turns errors into one line on standard error and an exit code; ``--debug`` shows all."""
 
     @functools.wraps(command)
     def run(*args: Any, debug: bool = False, **kwargs: Any) -> None:
-        from mpq.errors import MpqError
+        from mpq.errors import InfeasibleError, MpqError
 
         try:
             # What the user's model prints must not get into an answer that is piped on.
@@ -36,6 +59,12 @@ def reporting_errors(command: Command) -> Command:
                 raise
             # 128 + 2, as shells report a process that SIGINT ended.
             _fail("interrupted; no half-written file is left", code=130)
+        except InfeasibleError as error:
+            if debug:
+                raise
+            if kwargs.get("as_json"):
+                typer.echo(json.dumps({"status": "infeasible", "error": str(error)}))
+            _fail(str(error), code=3)
         except MpqError as error:
             if debug:
                 raise

@@ -7,22 +7,23 @@ import typer
 
 from mpq.cli.app import app, reporting_errors
 from mpq.cli.options import (
-    Alternatives,
+    Additive,
     AssignmentFile,
     Differing,
     Limits,
     MaxPredicted,
     Metric,
-    Minimize,
     Model,
     Seed,
+    SolvedAlternatives,
+    SolvedMinimize,
     SolverName,
     TableFile,
     Weights,
 )
 from mpq.cli.requests import AlternativeOptions, CompareOptions, ProfileOptions, SearchOptions
 from mpq.cli.taking import taking
-from mpq.cli.talk import TalkOptions, write
+from mpq.cli.talk import TalkOptions, say, write
 from mpq.cli.task_options import DEMO, DEMO_HELD_OUT
 from mpq.workflows.defaults import SOLVER
 from mpq.workflows.task import METRIC, Task
@@ -81,10 +82,11 @@ def solve(
     table: TableFile,
     limit: Limits = None,
     solver: SolverName = SOLVER,
-    minimize: Minimize = None,
+    minimize: SolvedMinimize = None,
     max_loss: MaxPredicted = None,
-    alternatives: Alternatives = 1,
+    alternatives: SolvedAlternatives = 1,
     differing: Differing = AlternativeOptions.differing,
+    additive: Additive = False,
     seed: Seed = Task.seed,
     *,
     talk: TalkOptions,
@@ -97,9 +99,14 @@ def solve(
 
     problem, resources = load_problem(table, limit or ())
     built = SOLVERS.build(solver, seed)
+    # As a search does with a solver that takes no interactions; here it has to be asked for.
+    problem = problem.additive() if additive else problem
     found = answers(problem, resources, built, minimize, max_loss, alternatives, differing)
     # Not by ``talk.answer``: this command has no other form of its answer.
     write(json.dumps([record(asked, solution) for asked, solution in found], indent=1))
+    if len(found) < alternatives and not talk.quiet:
+        layers = "1 layer" if differing == 1 else f"{differing} layers"
+        say(f"{len(found)} of {alternatives} alternatives: none was found that differs in {layers}")
 
 
 @app.command()
@@ -135,14 +142,13 @@ def evaluate(
     talk: TalkOptions,
 ) -> None:
     """Measure an assignment on held-out examples: KL divergence, accuracy, cross entropy; JSON."""
-    from mpq.cli.loading import load_callable, load_model
-    from mpq.errors import InputError
+    from mpq.cli.loading import load_callable, load_model, refuse_missing_data
     from mpq.problem.assignment import Assignment
     from mpq.workflows.evaluate import evaluate as run
 
     found = Assignment.load(assignment)
     if data is None and model != DEMO:
-        raise InputError("--model needs --data: a function that yields held-out batches")
+        refuse_missing_data(model, "held-out")
     # Not the calibration examples: ranges were chosen for these, so that they flatter the network.
     examples = load_callable(data or DEMO_HELD_OUT)
     measured = run(load_model(model, weights), found, examples, metric)

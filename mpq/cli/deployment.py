@@ -64,7 +64,7 @@ def export(
     """Write an assignment for another tool: bit widths as text, or the network, as ONNX."""
     from mpq.backends import export as run
     from mpq.backends import file_backend
-    from mpq.cli.loading import load_data, load_model
+    from mpq.cli.loading import load_data, load_model, refuse_missing_data
     from mpq.errors import InputError
     from mpq.problem.assignment import Assignment
 
@@ -78,7 +78,7 @@ def export(
         return
     # Before the model is loaded, which may take long and runs the user's code.
     if backend.needs_network and data is None and model != DEMO:
-        raise InputError("--model needs --data: a function that yields calibration batches")
+        refuse_missing_data(model, "calibration")
     # For bit widths as text neither the model nor its data is needed.
     loaded = load_model(model, weights) if backend.needs_network else None
     examples = None if loaded is None else load_data(data or DEMO_DATA, loaded, Task.seed)

@@ -149,17 +149,27 @@ def _print_parts(registry: "Registry[Any]", talk: TalkOptions) -> None:
 
     from mpq.cli.console import new_table
 
-    rows = [(part.name, part.summary, registry.options(part)) for part in registry]
+    answer = [_part(registry, name) for name in registry.names()]
     table = new_table()
     for heading in (registry.kind, "what it does", "options"):
         # Folded and not cut: options are looked up here to be typed.
         table.add_column(heading, overflow="fold")
-    for name, summary, options in rows:
-        spelled = ",".join(f"{key}={value}" for key, value in options.items())
+    for row in answer:
+        spelled = ",".join(f"{key}={value}" for key, value in row.get("options", {}).items())
         # Other packages' texts may have brackets, which rich would read as its own markup.
-        table.add_row(*map(escape, (name, summary, spelled)))
-    answer = [{"name": name, "summary": text, "options": known} for name, text, known in rows]
+        table.add_row(*map(escape, (row["name"], row.get("summary") or row["error"], spelled)))
     talk.answer(answer, lambda console: console.print(table))
+
+
+def _part(registry: "Registry[Any]", name: str) -> dict[str, Any]:
+    """JSON-ready; of a part of another package that cannot be used, the error."""
+    from mpq.errors import InputError
+
+    try:
+        part = registry.get(name)
+    except InputError as error:
+        return {"name": name, "error": str(error)}
+    return {"name": name, "summary": part.summary, "options": registry.options(part)}
 
 
 @app.command()
@@ -170,13 +180,20 @@ def formats(talk: TalkOptions) -> None:
     from rich.markup import escape
 
     from mpq.cli.console import new_table
+    from mpq.errors import InputError
     from mpq.quantization.formats import NUMBER_FORMATS
 
     table = new_table()
     for heading in (NUMBER_FORMATS.kind, "written", "bits", "what it is"):
         table.add_column(heading, overflow="fold")
-    answer = []
-    for number in NUMBER_FORMATS.values():
+    answer: list[dict[str, Any]] = []
+    for name in NUMBER_FORMATS:
+        try:
+            number = NUMBER_FORMATS[name]
+        except InputError as error:
+            table.add_row(*map(escape, (name, "", "", str(error))))
+            answer.append({"name": name, "error": str(error)})
+            continue
         written = [f"w{text}" for text in number.spellings]
         cells = (number.name, ", ".join(written), str(number.bits), number.summary)
         table.add_row(*map(escape, cells))

@@ -5,7 +5,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,20 @@ def _load_file(path: str) -> Any:
             sys.modules[name] = before
         raise
     return module
+
+
+def refuse_missing_data(model: str, examples: str) -> NoReturn:
+    """Says that a network of the user's own needs data; first, if it is the network that is wrong.
+
+    Args:
+        model: What ``--model`` names.
+        examples: Which examples are missing: ``calibration`` or ``held-out``.
+
+    Raises:
+        InputError: Always.
+    """
+    load_object(model)
+    raise InputError(f"--model needs --data: a function that yields {examples} batches")
 
 
 def load_data(spec: str, model: nn.Module, seed: int = 0) -> Any:

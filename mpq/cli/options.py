@@ -87,7 +87,12 @@ WeightRange = Annotated[
 ActivationRange = Annotated[
     str, typer.Option(help="minmax, percentile or mse, with options. See `mpq ranges`.")
 ]
-Seed = Annotated[int, typer.Option(help="Of estimator and solver.")]
+Seed = Annotated[
+    int,
+    typer.Option(
+        help="Of whatever draws: data sources, estimators, solvers; another one draws anew."
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the answer, and nothing else.")]
 AsJson = Annotated[
@@ -119,11 +124,24 @@ MaxDrop = Annotated[
 Alternatives = Annotated[
     int, typer.Option(help="So many of the best assignments, measured: alternatives.csv.")
 ]
+SolvedMinimize = Annotated[
+    str | None,
+    typer.Option("--minimize", help="Resource to make small, within limits; needs --max-loss."),
+]
+SolvedAlternatives = Annotated[
+    int, typer.Option("--alternatives", help="So many of the best assignments, one after another.")
+]
+Additive = Annotated[
+    bool, typer.Option("--additive", help="Leave out what pairs of layers lose together.")
+]
 Differing = Annotated[
     int, typer.Option(help="In how many layers any two alternatives differ at least.")
 ]
 TableFile = Annotated[
-    Path, typer.Argument(help="problem.json of a search, or a CSV: layer,precision,loss_nats,...")
+    Path,
+    typer.Argument(
+        help="problem.json of a search, its folder, or a CSV: layer,precision,loss_nats,..."
+    ),
 ]
 Output = Annotated[Path, typer.Option(help="Folder for the results.")]
 Estimators = Annotated[

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from mpq._support.progress import showing_progress
 from mpq._support.streams import answer_stream
 from mpq.cli import options as o
@@ -54,6 +56,11 @@ class TalkOptions:
         console = new_console()
         for file in files:
             console.print(f"wrote {file}", highlight=False, markup=False)
+
+
+def say(text: str) -> None:
+    """Writes a line to standard error, beside an answer."""
+    typer.echo(text, err=True)
 
 
 def write(text: str) -> None:

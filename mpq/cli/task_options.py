@@ -44,10 +44,10 @@ class SourceOptions:
         Raises:
             InputError: If there are none for a network that is not the built-in one.
         """
-        from mpq.errors import InputError
-
         if self.data is None and not self.is_demo:
-            raise InputError("--model needs --data: a function that yields calibration batches")
+            from mpq.cli.loading import refuse_missing_data
+
+            refuse_missing_data(self.model, "calibration")
         return self.data or DEMO_DATA
 
 
@@ -164,7 +164,7 @@ class TaskOptions:
 def listed(precisions: str | None) -> list[str] | None:
     """Precisions that were written with commas; ``None`` where none were."""
     # None, and no empty list, so that the task looks for its own default.
-    return precisions.split(",") if precisions else None
+    return None if precisions is None else precisions.split(",")
 
 
 def _pairs(option: str, items: list[str] | None) -> list[tuple[str, str]]:

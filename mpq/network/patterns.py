@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
+from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mpq.errors import InputError, UnknownNameError
@@ -31,6 +32,27 @@ def check_pattern(pattern: object, rule: str) -> None:
             f"{rule}: a layer is named by a glob such as 'head*' or a predicate (name, module) -> "
             f"bool; got {pattern!r}"
         )
+    if not isinstance(pattern, str):
+        _check_arguments(pattern, rule)
+
+
+def _check_arguments(predicate: Callable[..., Any], rule: str) -> None:
+    try:
+        taken = signature(predicate)
+    # Some functions that are written in C do not say what they take.
+    except ValueError:
+        return
+    try:
+        taken.bind("name", "module")
+    except TypeError as error:
+        raise InputError(
+            f"{rule}: a predicate is called with a layer's name and module; {_called(predicate)!r} "
+            f"takes {taken}: {error}"
+        ) from error
+
+
+def _called(predicate: Callable[..., Any]) -> str:
+    return str(getattr(predicate, "__name__", repr(predicate)))
 
 
 def matching(modules: "Mapping[str, nn.Module]", pattern: Pattern, option: str) -> tuple[str, ...]:
@@ -42,7 +64,8 @@ def matching(modules: "Mapping[str, nn.Module]", pattern: Pattern, option: str) 
     Args:
         modules: Layer name to module, of all layers that there are.
         pattern: A glob, or a predicate of name and module.
-        option: Where the pattern was given, such as ``--tie``; for the message.
+        option: The command line's word for the rule, such as ``--tie``; for the message, which
+            names the rule of ``mpq.Rules`` too.
 
     Raises:
         UnknownNameError: If there is no such layer; a rule for nothing is a misspelled one.
@@ -50,13 +73,13 @@ def matching(modules: "Mapping[str, nn.Module]", pattern: Pattern, option: str) 
     >>> matching(dict.fromkeys(["layer1.conv", "layer2.conv", "fc"]), "layer*", "--tie")
     ('layer1.conv', 'layer2.conv')
     """
+    what = f"layer for {option.removeprefix('--')} ({option})"
     if isinstance(pattern, str):
         found = (pattern,) if pattern in modules else _globbed(modules, pattern)
-        what, written = f"layer for {option}", pattern
+        written = pattern
     else:
         found = tuple(name for name, module in modules.items() if pattern(name, module))
-        what = f"layer for {option} by the predicate"
-        written = getattr(pattern, "__name__", repr(pattern))
+        what, written = f"{what} by the predicate", _called(pattern)
     if not found:
         raise UnknownNameError(what, written, modules)
     return found

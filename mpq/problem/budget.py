@@ -6,6 +6,7 @@ from math import isfinite
 from typing import Any, Self, final
 
 from mpq._support.arrays import Columns
+from mpq._support.json_object import require_keys
 from mpq.errors import InputError, LimitError
 from mpq.problem.cost_table import CostTable
 from mpq.problem.tolerances import is_within
@@ -79,6 +80,11 @@ class Budget:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Inverse of ``to_dict``."""
+        """Inverse of ``to_dict``.
+
+        Raises:
+            FileFormatError: If a key is missing or of another kind.
+        """
+        require_keys(data, "budget", ("resource", "limit", "tables"))
         tables = tuple(map(CostTable.from_dict, data["tables"]))
         return cls(str(data["resource"]), tables, float(data["limit"]))

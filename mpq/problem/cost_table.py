@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq._support import schema_versions
+from mpq._support.json_object import json_object, require_keys
 from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.quantization.precision import Precision
 
@@ -74,6 +75,7 @@ class PairwiseCost:
         Raises:
             FileFormatError: If a key is missing or of another kind.
         """
+        require_keys(data, "pair cost", ("first", "second", "values"))
         try:
             names = data["first"], data["second"]
             if not all(isinstance(name, str) for name in names):
@@ -272,12 +274,14 @@ class CostTable:
         Raises:
             FileFormatError: If a key is missing or of another kind.
         """
+        require_keys(data, "cost table", ("schema_version",))
+        if data["schema_version"] != schema_versions.COST_TABLE:
+            raise FileFormatError(
+                f"cost table of schema version {data['schema_version']}; this mpq reads "
+                f"version {schema_versions.COST_TABLE}: update mpq"
+            )
+        require_keys(data, "cost table", ("name", "unit", "layers", "precisions", "values"))
         try:
-            if data["schema_version"] != schema_versions.COST_TABLE:
-                raise FileFormatError(
-                    f"cost table of schema version {data['schema_version']}; this mpq reads "
-                    f"version {schema_versions.COST_TABLE}: update mpq"
-                )
             # A text would pass for a list of one-letter names.
             if not isinstance(data["layers"], list):
                 raise FileFormatError("not a cost table: layers must be a list of names")
@@ -313,10 +317,7 @@ class CostTable:
         Raises:
             FileFormatError: If the text is no such JSON.
         """
-        try:
-            return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise FileFormatError(f"not a cost table: {error}") from error
+        return cls.from_dict(json_object(text, "cost table"))
 
     def to_pandas(self) -> "pd.DataFrame":
         """``[L, B]`` frame of ``values``: a row per layer, a column per precision.

@@ -7,6 +7,7 @@ from typing import Any, Self, final
 import numpy as np
 
 from mpq._support.arrays import Array, Columns
+from mpq._support.json_object import require_keys
 from mpq.errors import InputError
 
 
@@ -51,5 +52,10 @@ class Cut:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Inverse of ``to_dict``."""
+        """Inverse of ``to_dict``.
+
+        Raises:
+            FileFormatError: If a key is missing.
+        """
+        require_keys(data, "cut", ("columns", "num_layers"))
         return cls(np.array(data["columns"], dtype=np.intp), int(data["num_layers"]))

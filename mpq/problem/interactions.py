@@ -8,7 +8,10 @@ from typing import Any, Self, final
 import numpy as np
 import numpy.typing as npt
 
+from mpq._support.json_object import require_keys
 from mpq.errors import FileFormatError, InputError
+
+_FACTOR = "factor_float32_base64"
 
 
 @final
@@ -68,7 +71,7 @@ class Interactions:
         return {
             "shape": list(self.factor.shape),
             "shrinkage": self.shrinkage,
-            "factor_float32_base64": content,
+            _FACTOR: content,
         }
 
     @classmethod
@@ -78,9 +81,10 @@ class Interactions:
         Raises:
             FileFormatError: If a key is missing, or the factor has another size.
         """
+        require_keys(data, "factor of interactions", ("shape", "shrinkage", _FACTOR))
         try:
             # Without ``validate`` foreign characters are skipped, which shifts all later numbers.
-            content = b64decode(data["factor_float32_base64"], validate=True)
+            content = b64decode(data[_FACTOR], validate=True)
             factor = np.frombuffer(content, dtype="<f4").reshape(tuple(data["shape"]))
             return cls(factor, float(data["shrinkage"]))
         # An InputError is a ValueError too, but its text is meant for the user already.

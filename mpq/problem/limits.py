@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
+from numbers import Real
 from typing import Self, TypeAlias, final
 
 import numpy as np
@@ -141,12 +142,12 @@ def uniform_cost(table: CostTable, precision: Precision) -> float:
     return table.total(np.full(len(table.layers), index, dtype=np.intp))
 
 
-Limits: TypeAlias = Mapping[str, float | str | Limit] | Iterable[str | Limit]
+Limits: TypeAlias = Mapping[str, float | str | Limit] | Iterable[str | Limit] | Limit
 """Limits as Python code gives them.
 
 A mapping of resource to amount: a number in the table's own unit (seconds, bytes, joules, bits,
-bitops), or text such as ``"2.5ms"`` and ``"0.6x:w8a8"``; or a sequence of ``Limit`` and of texts
-such as ``"latency=2.5ms"``.
+bitops), or text such as ``"2.5ms"`` and ``"0.6x:w8a8"``; a sequence of ``Limit`` and of texts such
+as ``"latency=2.5ms"``; or one ``Limit``.
 """
 
 
@@ -179,6 +180,8 @@ def written_limits(limits: Limits) -> list[tuple[str, Limit]]:
             f"limits are several: write [{limits!r}], or a mapping such as "
             '{"latency": 2.5e-3, "weight_bytes": "300KiB"}'
         )
+    if isinstance(limits, Limit):
+        return [_limit(limits)]
     if not isinstance(limits, Mapping):
         return [_limit(limit) for limit in limits]
     return [_amount(resource, amount) for resource, amount in limits.items()]
@@ -200,8 +203,8 @@ def _amount(resource: str, amount: float | str | Limit) -> tuple[str, Limit]:
         if amount.resource != resource:
             raise LimitError(f"limits[{resource!r}] is a limit on {amount.resource!r}")
         return _limit(amount)
-    # True is an int in Python, but no amount; nan and inf bound nothing
-    if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 < amount < inf:
+    # numpy's numbers are Real; True is an int in Python, but no amount; nan and inf bound nothing
+    if isinstance(amount, bool) or not isinstance(amount, Real) or not 0 < amount < inf:
         raise LimitError(
             f"limits[{resource!r}] is {amount!r}; expected a positive number in the resource's own "
             "unit (seconds, bytes, joules, bits), or text such as '2.5ms' or '0.6x:w8a8'"

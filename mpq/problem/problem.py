@@ -10,6 +10,7 @@ import numpy as np
 
 from mpq._support import schema_versions
 from mpq._support.arrays import Columns, Mask
+from mpq._support.json_object import json_object
 from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.network.layer import merge_ties
 from mpq.problem.budget import Budget
@@ -22,7 +23,7 @@ from mpq.problem.limits import parse_limits
 from mpq.problem.pairwise_costs import PairwiseCosts
 from mpq.problem.table_file import LongTable
 from mpq.problem.tolerances import LAST_DIGITS
-from mpq.problem.upgrade import upgraded
+from mpq.problem.upgrade import HINT, upgraded
 from mpq.quantization.precision import Precision
 
 
@@ -366,14 +367,9 @@ class Problem:
         Raises:
             FileFormatError: If the text is no such JSON, or of a later schema version.
         """
+        data = json_object(text, "problem", HINT)
         try:
-            data: Any = json.loads(text)
-            if data["schema_version"] not in (1, schema_versions.PROBLEM):
-                raise FileFormatError(
-                    f"problem of schema version {data['schema_version']}; this mpq reads versions "
-                    f"1 to {schema_versions.PROBLEM}: update mpq"
-                )
-            return cls._from_dict(upgraded(data) if data["schema_version"] == 1 else data)
+            return cls._from_dict(upgraded(data))
         except InputError:
             raise
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:

@@ -2,18 +2,33 @@
 
 from typing import Any
 
+from mpq._support import schema_versions
+from mpq._support.json_object import require_keys
 from mpq.errors import FileFormatError
+
+HINT = ": give the problem.json that `mpq search` or Problem.to_json wrote"
+_KEYS = ("loss", "budgets", "ties", "fixed", "candidates")
 
 
 def upgraded(data: dict[str, Any]) -> dict[str, Any]:
-    """Schema version 1 as version 2.
+    """Schema version 1 as version 2, which is left as it is.
 
     Version 1 had a budget for every step of a maximum, its table called ``<resource>@<step>``, and
     a budget in the unit ``layers`` for every assignment to differ from.
 
     Raises:
-        FileFormatError: If the steps of one resource have different limits.
+        FileFormatError: If it is of a later version, lacks a key, or the steps of one resource
+            have different limits.
     """
+    version = data["schema_version"]
+    if version not in (1, schema_versions.PROBLEM):
+        raise FileFormatError(
+            f"problem of schema version {version}; this mpq reads versions 1 to "
+            f"{schema_versions.PROBLEM}: update mpq"
+        )
+    require_keys(data, "problem", _KEYS if version == 1 else (*_KEYS, "cuts"), HINT)
+    if version != 1:
+        return data
     budgets: dict[str, dict[str, Any]] = {}
     cuts = []
     for old in data["budgets"]:

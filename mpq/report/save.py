@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Compared(Protocol):
+class SavedComparison(Protocol):
     """What of a comparison of estimators is written."""
 
     def table(self) -> "pd.DataFrame":
@@ -85,7 +85,7 @@ def save_alternatives(alternatives: Frontier, folder: Path | str, run_id: str) -
     )
 
 
-def save_estimators(comparison: Compared, folder: Path | str) -> list[Path]:
+def save_estimators(comparison: SavedComparison, folder: Path | str) -> list[Path]:
     """Writes estimators.csv, estimators.md, predictions.csv and predictions.png.
 
     Raises:

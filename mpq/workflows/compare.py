@@ -32,7 +32,7 @@ from mpq.workflows.refine import refine as refine_solution
 from mpq.workflows.search import estimated
 from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
-from mpq.workflows.task import Task
+from mpq.workflows.task import Task, check_task
 
 JOURNAL = "measured.jsonl"
 # the median of three forgives one pass that something else disturbed
@@ -71,6 +71,7 @@ def compare(
         InputError: If something given cannot be used, or the folder holds another comparison.
         InfeasibleError: If a limit cannot be met.
     """
+    check_task(task, "compare")
     for text in estimators:
         # Built to be refused, where it is misspelled, before anything is measured.
         ESTIMATORS.build(text, task.seed)

@@ -8,7 +8,7 @@ from mpq.solvers import Solver
 from mpq.workflows.defaults import ESTIMATOR, NUM_POINTS, SOLVER
 from mpq.workflows.method import Method
 from mpq.workflows.search import searched
-from mpq.workflows.task import Task
+from mpq.workflows.task import Task, check_task
 
 
 def frontier(
@@ -44,6 +44,7 @@ def frontier(
         InfeasibleError: If no assignment meets the limits.
         SolverError: If the solver fails or finds nothing.
     """
+    check_task(task, "frontier")
     method = Method.of(sensitivity, solver, task.seed)
     with showing_progress(progress):
         # A whole search, for what lies beside the curve: the uniform precisions, measured.

@@ -47,6 +47,8 @@ def load(folder: Path | str) -> SearchResult:
             two runs.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise FileFormatError(f"{folder} is a file: give the folder that it is in, {folder.parent}")
     _check_one_run(folder)
     assignment = Assignment.load(folder / "assignment.json")
     problem = _read(folder / "problem.json", Problem.from_json)

@@ -79,6 +79,13 @@ class SearchResult:
     spot_check: SpotCheck | None = None
     coverage: Coverage | None = None
 
+    def __repr__(self) -> str:
+        unit, status = self.problem.loss.unit, self.solution.status.name.lower()
+        return (
+            f"<SearchResult: {len(self.problem.loss.layers)} layers, loss "
+            f"{self.solution.loss:.4g} {unit}, {status}, {self.run_id}>"
+        )
+
     @property
     def columns(self) -> Columns:
         """``[L]`` the chosen column of every layer."""

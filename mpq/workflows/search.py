@@ -19,7 +19,7 @@ from mpq.workflows.objective import Objective
 from mpq.workflows.result import SearchResult
 from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
-from mpq.workflows.task import Task
+from mpq.workflows.task import Task, check_task
 
 
 def search(
@@ -55,6 +55,7 @@ def search(
         InfeasibleError: If no assignment meets the limits: by how much, and which one binds.
         SolverError: If the solver fails or finds nothing.
     """
+    check_task(task, "search")
     method = Method.of(sensitivity, solver, task.seed, objective, refine)
     with showing_progress(progress):
         return searched(task, goal(limits, objective), method)[0]

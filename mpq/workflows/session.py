@@ -22,7 +22,7 @@ from mpq.workflows.provenance import Provenance, UsedDevice
 from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
 from mpq.workflows.setup import Prepared
-from mpq.workflows.task import Task
+from mpq.workflows.task import Task, check_task
 
 
 @final
@@ -50,6 +50,7 @@ class Session:
         Raises:
             InputError: If something given cannot be used.
         """
+        check_task(task, "Session.of")
         return cls(Prepared.of(task))
 
     @property

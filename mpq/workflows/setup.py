@@ -1,11 +1,11 @@
 """A task made ready: own copy of the network, split data, candidates and prices."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self, TypeVar, final
 
-from mpq.errors import InfeasibleError
+from mpq.errors import InfeasibleError, InputError
 from mpq.hardware_profiles import Pricing, Roofline
 from mpq.network.examples import Calibration
 from mpq.network.layer import merge_ties
@@ -71,6 +71,7 @@ class Prepared:
         calibration, held_out = _split(network, data, task.held_out)
         fixed = _by_layer(network, rules.fixed, "--fix")
         allowed = _by_layer(network, rules.allowed, "--allow")
+        _check_fixed(fixed, allowed)
         # A table has the same columns for all layers, also those that a single one may take.
         own = (p for precisions in (tuple(fixed.values()), *allowed.values()) for p in precisions)
         pricing = Pricing(
@@ -150,6 +151,18 @@ def _by_layer(
 ) -> dict[str, Value]:
     """Patterns resolved to layer names; a later one overrides an earlier one."""
     return {name: value for pattern, value in pairs for name in network.matching(pattern, option)}
+
+
+def _check_fixed(
+    fixed: Mapping[str, Precision], allowed: Mapping[str, tuple[Precision, ...]]
+) -> None:
+    """Refuses a fixed precision that is none of the layer's own candidates."""
+    for name in fixed.keys() & allowed.keys():
+        if fixed[name] not in allowed[name]:
+            raise InputError(
+                f"layer {name!r} is fixed at {fixed[name]} (--fix), which is not among its own "
+                f"candidates {', '.join(map(str, allowed[name]))} (--allow): leave one of them out"
+            )
 
 
 def _ties(network: Network, rules: Rules) -> tuple[tuple[str, ...], ...]:

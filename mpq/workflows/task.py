@@ -176,6 +176,23 @@ class Task:
         return runnable
 
 
+def check_task(task: object, verb: str) -> None:
+    """Refuses what is no task, such as the model itself.
+
+    Args:
+        task: What the verb was given.
+        verb: How it is called in ``mpq``, such as ``search``; for the message.
+
+    Raises:
+        InputError: If it is something else.
+    """
+    if not isinstance(task, Task):
+        raise InputError(
+            f"{verb} takes a Task: mpq.{verb}(mpq.Task(model, data), ...); got a "
+            f"{type(task).__name__}"
+        )
+
+
 def _precision(value: Spelled) -> Precision:
     return value if isinstance(value, Precision) else Precision.parse(value)
 

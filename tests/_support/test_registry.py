@@ -133,3 +133,12 @@ def test_a_value_that_cannot_be_used(site: Path, line: str, message: str) -> Non
 def test_our_own_formats_come_first() -> None:
     """The order of the table is the order of the list."""
     assert list(NUMBER_FORMATS)[:7] == [f"int{bits}" for bits in range(2, 9)]
+
+
+def test_a_module_that_fails_is_an_error_of_its_package(site: Path) -> None:
+    """Whatever it raises while it runs."""
+    (site / "some_parts.py").write_text("1 / 0\n")
+    declare(site, "part = some_parts:Part")
+
+    with pytest.raises(InputError, match=r"toy 'part' of the package some-parts .*ZeroDivision"):
+        parts().get("part")

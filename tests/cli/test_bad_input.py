@@ -155,18 +155,15 @@ def written(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (
-            ("--limit", "weight_bytes=10B"),
-            ("infeasible", "weight_bytes: limit 10 bytes", "smallest reachable", "too much"),
-        ),
-        (
-            ("--limit", "latency=1ns", "--limit", "weight_bytes=1MB", "--device", "nvidia-t4"),
-            ("infeasible", "latency: limit 1e-09 seconds", "too much", "can be met alone"),
-        ),
         (("--device", "nvidia-t5"), ("no device 'nvidia-t5'", "mean 'nvidia-t4'?", "cortex-m7")),
         (("--device", "none.json"), ("cannot read the profile none.json", "No such file")),
         (("--precisions", "w4a8,w9a8"), ("'w9a8' is not a precision", "write w<bits>a<bits>")),
         (("--precisions", "w4a8,"), ("'' is not a precision",)),
+        (("--precisions", ""), ("'' is not a precision",)),
+        (
+            ("--fix", "1=w4a8", "--allow", "1=w8a8"),
+            ("layer '1' is fixed at w4a8 (--fix)", "candidates w8a8 (--allow)"),
+        ),
         (
             ("--precisions", "w3a8", "--device", "cortex-m7"),
             ("cortex-m7 runs no layer at w3a8",),
@@ -187,12 +184,15 @@ def written(folder: Path) -> list[str]:
         (("--solver", "ilpp"), ("no solver 'ilpp'", "mean 'ilp'?", "evolutionary")),
         (("--solver", "ilp:time_limit=3"), ("no option of ilp", "mean 'time_limit_s'?")),
         (("--solver", "ilp:backend=GLPK"), ("no MILP backend 'GLPK'", "HiGHS")),
-        (("--include", "blocks*"), ("no layer for --include 'blocks*'", "there are: 1, 3")),
-        (("--exclude", "fc"), ("no layer for --exclude 'fc'", "there are: 1, 3")),
-        (("--fix", "fc=w8a8"), ("no layer for --fix 'fc'",)),
+        (
+            ("--include", "blocks*"),
+            ("no layer for include (--include) 'blocks*'", "there are: 1, 3"),
+        ),
+        (("--exclude", "fc"), ("no layer for exclude (--exclude) 'fc'", "there are: 1, 3")),
+        (("--fix", "fc=w8a8"), ("no layer for fix (--fix) 'fc'",)),
         (("--fix", "1"), ("--fix '1': write GLOB=PRECISION, such as 'head=w8a8'",)),
-        (("--allow", "fc=w8a8"), ("no layer for --allow 'fc'",)),
-        (("--tie", "fc"), ("no layer for --tie 'fc'",)),
+        (("--allow", "fc=w8a8"), ("no layer for allow (--allow) 'fc'",)),
+        (("--tie", "fc"), ("no layer for tie (--tie) 'fc'",)),
         (("--exclude", "*"), ("no quantizable layer, or all are excluded",)),
         (("--limit", "weight_bytes"), ("'weight_bytes' is not a limit: write resource=amount",)),
         (("--limit", "weight_bytes=3ms"), ("unit 'ms' does not measure bytes; use one of B, KB",)),
@@ -214,6 +214,30 @@ def test_options_that_cannot_be(
     result = search(*options)
 
     message = the_error(result)
+    assert [words for words in expected if words not in message] == []
+    assert written(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            ("--limit", "weight_bytes=10B"),
+            ("infeasible", "weight_bytes: limit 10 bytes", "smallest reachable", "too much"),
+        ),
+        (
+            ("--limit", "latency=1ns", "--limit", "weight_bytes=1MB", "--device", "nvidia-t4"),
+            ("infeasible", "latency: limit 1e-09 seconds", "too much", "can be met alone"),
+        ),
+    ],
+    ids=["one", "two"],
+)
+def test_limits_that_nothing_meets(
+    options: tuple[str, ...], expected: tuple[str, ...], search: Search, tmp_path: Path
+) -> None:
+    """An exit code of their own, and by how much."""
+    message = the_error(search(*options), code=3)
+
     assert [words for words in expected if words not in message] == []
     assert written(tmp_path) == []
 
@@ -268,6 +292,29 @@ def test_a_model_without_data(user_file: Path, tmp_path: Path) -> None:
     result = call("search", "--model", model, *LIMIT, "--output", tmp_path / "run")
 
     assert "--model needs --data: a function that yields" in the_error(result)
+
+
+def test_a_wrong_model_is_said_before_missing_data(user_file: Path, assignment_file: Path) -> None:
+    """What is there is looked at first."""
+    model = ("--model", f"{user_file}:make_nets")
+
+    for command in (("search", *LIMIT), ("evaluate", assignment_file), ("profile",)):
+        assert "mine.py has no 'make_nets'" in the_error(call(*command, *model))
+
+
+def test_the_shape_of_distilled_examples_does_not_fit(tmp_path: Path) -> None:
+    """Which option is wrong, with the network's own words."""
+    file, source = tmp_path / "convolution.py", "batch-norm:shape=1x8x8,steps=1"
+    file.write_text(
+        "from torch import nn\n"
+        "def make_net(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()\n"
+    )
+
+    result = call("search", "--model", f"{file}:make_net", "--data", source, *LIMIT)
+
+    message = the_error(result)
+    assert "batch-norm: shape=1x8x8 does not fit the network" in message
+    assert "to have 3 channels" in message
 
 
 def test_a_model_without_limit(user_file: Path, tmp_path: Path) -> None:

@@ -537,3 +537,9 @@ def test_applied_weights_as_json(run: tuple[Path, Result], tmp_path: Path) -> No
 
     assert json.loads(found.stdout) == {"files": [str(file)]}
     assert file.is_file()
+
+
+def test_the_version_and_the_exit_codes() -> None:
+    """Without a command; the codes stand in the help."""
+    assert call("--version").stdout == f"{mpq.__version__}\n"
+    assert "3 no assignment meets the limits" in " ".join(call("--help").stdout.split())

@@ -384,7 +384,7 @@ def test_glob_that_matches_nothing_is_refused(option: str) -> None:
     """A typing error would otherwise go unnoticed."""
     chosen: dict[str, Any] = {option: ["conv*"]}
 
-    with pytest.raises(UnknownNameError, match=f"no layer for --{option} 'conv\\*'"):
+    with pytest.raises(UnknownNameError, match=f"no layer for {option} \\(--{option}\\) 'conv\\*'"):
         Network.of(three_layers(), [torch.randn(2, 4)], **chosen)
 
 

@@ -36,7 +36,9 @@ def test_globs_match_whole_names_in_their_order(glob: str, expected: tuple[str, 
 @pytest.mark.parametrize("glob", ["FC", "f", "conv1", ""])
 def test_a_glob_that_matches_nothing_is_refused(glob: str) -> None:
     """The message names the option and the layers that there are; case matters."""
-    with pytest.raises(UnknownNameError, match=r"no layer for --fix .*there are: block\.conv1, fc"):
+    with pytest.raises(
+        UnknownNameError, match=r"no layer for fix \(--fix\) .*there are: block\.conv1, fc"
+    ):
         matching(modules(["block.conv1", "fc"]), glob, "--fix")
 
 
@@ -64,7 +66,7 @@ def test_a_predicate_that_matches_nothing_is_refused() -> None:
         return False
 
     with pytest.raises(
-        UnknownNameError, match=r"no layer for --tie by the predicate 'is_huge' .*are: a, b"
+        UnknownNameError, match=r"no layer for tie \(--tie\) by the predicate 'is_huge' .*are: a, b"
     ):
         matching(modules("ab"), is_huge, "--tie")
 
@@ -102,3 +104,21 @@ def test_brackets_stand_for_themselves_where_no_set_matches() -> None:
     assert matching(modules(names), "layers[0].*", "--fix") == tuple(names[:2])
     both = modules([*names, "layers0.a"])
     assert matching(both, "layers[0].*", "--fix") == ("layers0.a",)
+
+
+def takes_one(name: str) -> bool:
+    """Whether there is a name."""
+    return bool(name)
+
+
+@pytest.mark.parametrize("predicate", [takes_one, lambda: True])
+def test_a_predicate_takes_name_and_module(predicate: object) -> None:
+    """Said with the rule and the predicate, before a network is looked at."""
+    with pytest.raises(InputError, match=r"fix: a predicate is called .*; '(takes_one|<lambda>)'"):
+        check_pattern(predicate, "fix")
+
+
+def test_a_class_may_be_a_predicate() -> None:
+    """Whatever can be called with both; of what is written in C, as far as it is known."""
+    check_pattern(isinstance, "fix")
+    check_pattern(lambda *both: bool(both), "fix")

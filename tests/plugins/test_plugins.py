@@ -1,6 +1,8 @@
 """Parts of another package are used by their names on the command line, a test for every recipe."""
 
 import json
+import re
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -208,3 +210,44 @@ def test_a_backend(toys: ToySite, with_parts: Path) -> None:
 
     assert printed.splitlines() == [f"{name}:{count}" for name, count in expected]
     assert written.stdout.splitlines() == [f"{name} {count}" for name, count in expected]
+
+
+def test_a_broken_package_does_not_hide_the_others(root: Path, tmp_path: Path) -> None:
+    """Lists have a row with what is wrong; only who uses its name is refused."""
+    site = ToySite.made(tmp_path, root)
+    for file in ("solver.py", "number_format.py"):
+        (tmp_path / "mpq_toys" / file).write_text("1 / 0\n")
+
+    solvers, formats = (json.loads(site.mpq(word, "--json")) for word in ("solvers", "formats"))
+    table = site.mpq("solvers")
+    (tmp_path / "table.csv").write_text("layer,precision,loss_nats\na,w8a8,1\n")
+    refused = site.refused("solve", "table.csv", "--solver", "toy-solver")
+
+    errors = {row["name"]: row["error"] for row in [*solvers, *formats] if "error" in row}
+    assert set(errors) == {"toy-solver", "fp6_toy"}
+    assert all("of the package mpq-toys cannot be imported" in text for text in errors.values())
+    assert {"auto", "ilp"} <= {row["name"] for row in solvers}
+    assert "toy-solver" in table
+    assert "error: the solver 'toy-solver' of the package mpq-toys cannot be imported" in refused
+
+
+def test_the_solver_of_the_contributing_page(root: Path, tmp_path: Path) -> None:
+    """Its two files, as they stand there, are a solver that ``mpq solve`` uses."""
+    page = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    project, code = re.search(
+        r"`pyproject.toml`:\n\n```toml\n(.*?)```.*?```python\n(.*?)```", page, re.DOTALL
+    ).groups()  # type: ignore[union-attr]
+    (points,) = tomllib.loads(project)["project"]["entry-points"].items()
+    site = ToySite(tmp_path, root)
+    (tmp_path / "my_mpq_parts.py").write_text(code)
+    about = tmp_path / "my_mpq_parts-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my-mpq-parts\nVersion: 1.0\n")
+    lines = [f"{name} = {value}\n" for name, value in points[1].items()]
+    (about / "entry_points.txt").write_text("".join([f"[{points[0]}]\n", *lines]))
+    (tmp_path / "table.csv").write_text("layer,precision,loss_nats\na,w4a8,2\na,w8a8,1\n")
+
+    (found,) = json.loads(site.mpq("solve", "table.csv", "--solver", "most-precise"))
+
+    assert found["precisions"] == {"a": "w8a8"}
+    assert (found["solver"], found["status"]) == ("most-precise", "feasible")

@@ -296,3 +296,17 @@ def test_limit_errors_are_input_errors() -> None:
         Limit.parse("nonsense")
     with pytest.raises(ValueError, match="is not a limit"):
         Limit.parse("nonsense")
+
+
+def test_one_limit_need_not_be_in_a_list() -> None:
+    """A ``Limit`` says what it is."""
+    assert parse_limits(Limit("latency", 0.5)) == (Limit("latency", 0.5),)
+
+
+@pytest.mark.parametrize("number", [np.int64(3), np.int32(3), np.float32(3.0), np.float64(3.0)])
+def test_numbers_of_numpy_are_numbers(number: Any) -> None:
+    """Sizes are often computed."""
+    (limit,) = parse_limits({"weight_bytes": number})
+
+    assert limit == Limit("weight_bytes", 3.0)
+    assert type(limit.number) is float

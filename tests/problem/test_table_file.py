@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 from mpq.cli.__main__ import app
 from mpq.errors import FileFormatError, LimitError, MpqError, UnknownNameError
+from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
 from mpq.solvers import Lagrangian
@@ -162,7 +164,6 @@ def test_the_command_line_minimizes_and_finds_alternatives(table: str) -> None:
         (["--minimize", "latency"], "minimize and max_loss go together"),
         (["--max-loss", "1"], "minimize and max_loss go together"),
         (["--minimize", "energy", "--max-loss", "1"], "no resource 'energy'"),
-        (["--limit", "weight_bytes=10B"], "smallest reachable 260"),
         (["--alternatives", "0"], "at least 1; got 0"),
         (["--solver", "simplex"], "no solver 'simplex'"),
     ],
@@ -174,6 +175,111 @@ def test_what_goes_wrong_is_one_line(table: str, arguments: list[str], message: 
     assert ran.exit_code == 2
     assert message in ran.stderr
     assert ran.stderr.count("\n") == 1
+
+
+def test_an_infeasible_table_has_an_exit_code_of_its_own(table: str) -> None:
+    """3, and with ``--json`` the sentence as JSON too."""
+    asked = ["solve", table, "--limit", "weight_bytes=10B"]
+
+    plain, as_json = (CliRunner().invoke(app, [*asked, *more]) for more in ([], ["--json"]))
+
+    assert (plain.exit_code, as_json.exit_code) == (3, 3)
+    assert "smallest reachable 260" in plain.stderr
+    assert plain.stdout == ""
+    found = json.loads(as_json.stdout)
+    assert found["status"] == "infeasible"
+    assert f"error: {found['error']}" == as_json.stderr.strip()
+
+
+def test_a_folder_is_asked_its_problem(tmp_path: Path) -> None:
+    """As a search wrote it."""
+    problem = Problem.from_csv(TABLE, ["weight_bytes=500B"])
+    (tmp_path / "problem.json").write_text(problem.to_json())
+
+    (found,) = solved(str(tmp_path))
+
+    assert found["predicted_loss_nats"] == pytest.approx(0.35)
+
+
+def interacting() -> Problem:
+    """The table's problem, with interactions that a sum over layers has no place for."""
+    problem = Problem.from_csv(TABLE, ["weight_bytes=500B"])
+    shape = (4, *problem.loss.values.shape)
+    return replace(problem, interactions=Interactions(np.full(shape, 0.1)))
+
+
+def test_interactions_are_left_out_where_asked(tmp_path: Path) -> None:
+    """A solver that takes none says which option helps, and does it."""
+    file = tmp_path / "problem.json"
+    file.write_text(interacting().to_json())
+
+    refused = CliRunner().invoke(app, ["solve", str(file), "--solver", "lagrangian"])
+    (found,) = solved(str(file), "--solver", "lagrangian", "--additive")
+
+    assert refused.exit_code == 2
+    assert "`mpq solve --additive`" in refused.stderr
+    assert (found["status"], found["predicted_loss_nats"]) == ("optimal", pytest.approx(0.35))
+
+
+def test_a_least_cost_that_is_not_proved_has_no_gap(tmp_path: Path) -> None:
+    """Status, bound and gap are of the least cost, not of the loss at that cost."""
+    file = tmp_path / "problem.json"
+    file.write_text(interacting().to_json())
+
+    (found,) = solved(str(file), "--minimize", "weight_bytes", "--max-loss", "100")
+
+    assert "nothing proved" in found["why"]
+    assert (found["status"], found["bound_nats"], found["gap"]) == ("feasible", None, None)
+
+
+def test_it_is_said_that_there_are_no_more_alternatives(table: str) -> None:
+    """On standard error, unless only the answer is wanted."""
+    asked = ["solve", table, "--limit", "weight_bytes=500B", "--alternatives", "2"]
+
+    ran = CliRunner().invoke(app, [*asked, "--differing", "100"])
+    quiet = CliRunner().invoke(app, [*asked, "--differing", "100", "--quiet"])
+
+    assert len(json.loads(ran.stdout)) == 1
+    assert ran.stderr == "1 of 2 alternatives: none was found that differs in 100 layers\n"
+    assert quiet.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "not a problem: expected a JSON object with the keys schema_version; got a list"),
+        ("{}", "it has no schema_version: give the problem.json that `mpq search`"),
+        ("nothing", "not a problem: not JSON"),
+        ('{"schema_version": 9}', "problem of schema version 9"),
+        (
+            '{"schema_version": 2, "layers": []}',
+            "keys loss, budgets, ties, fixed, candidates, cuts; it has no loss, budgets",
+        ),
+        (
+            '{"schema_version": 2, "loss": 3, "budgets": [], "ties": [], "fixed": {}, '
+            '"candidates": {}, "cuts": []}',
+            "not a cost table: expected a JSON object with the keys schema_version; got a number",
+        ),
+        (
+            '{"schema_version": 2, "loss": {}, "budgets": [{"limit": 3}], "ties": [], "fixed": {}, '
+            '"candidates": {}, "cuts": []}',
+            "not a budget: expected a JSON object with the keys resource, limit, tables; it has no "
+            "resource, tables",
+        ),
+    ],
+    ids=["list", "empty", "text", "future", "assignment", "table", "budget"],
+)
+def test_json_that_is_no_problem(tmp_path: Path, content: str, message: str) -> None:
+    """One line with the file, the keys that were expected, and what to give instead."""
+    file = tmp_path / "assignment.json"
+    file.write_text(content)
+
+    ran = CliRunner().invoke(app, ["solve", str(file)])
+
+    assert ran.exit_code == 2
+    assert message in ran.stderr
+    assert str(file) in ran.stderr
+    assert "Error(" not in ran.stderr
 
 
 @pytest.mark.parametrize(

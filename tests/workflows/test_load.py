@@ -246,6 +246,24 @@ def test_a_result_with_numbers_that_cannot_be(
         mpq.load(tmp_path)
 
 
+def test_a_file_is_not_the_folder(tmp_path: Path) -> None:
+    """Which folder is meant is said."""
+    (tmp_path / "result.json").write_text("{}")
+
+    with pytest.raises(FileFormatError, match=r"result.json is a file: give the folder .*"):
+        mpq.load(tmp_path / "result.json")
+
+
+def test_a_result_is_one_line(result: mpq.SearchResult) -> None:
+    """Layers, loss, status and the run."""
+    status = result.solution.status.name.lower()
+
+    shown = repr(result)
+
+    assert shown.startswith(f"<SearchResult: {len(result.assignment.layers)} layers, loss ")
+    assert shown.endswith(f" nats, {status}, {result.run_id}>")
+
+
 def test_a_session_measures_what_a_result_predicts(tmp_path: Path) -> None:
     """Points of a loaded frontier are measured without another estimate; the model stays."""
     found = searched(limits=["weight_bytes=0.75x:w8a8"])

@@ -56,7 +56,9 @@ def test_layers_are_tied_and_chosen_by_predicates() -> None:
     assert prepared(tie=narrow).ties == (("0", "2"),)
     assert [layer.name for layer in prepared(include=narrow).network.layers] == ["0", "2"]
     assert [layer.name for layer in prepared(exclude=[is_wide]).network.layers] == ["0", "2"]
-    with pytest.raises(UnknownNameError, match="no layer for --tie by the predicate '<lambda>'"):
+    with pytest.raises(
+        UnknownNameError, match=r"no layer for tie \(--tie\) by the predicate '<lambda>'"
+    ):
         prepared(tie=[lambda *_: False])
 
 
@@ -144,6 +146,21 @@ def test_what_is_misspelled_is_refused_at_once(
     """When the task is made: nothing is loaded, traced or measured before."""
     with pytest.raises(error, match=message):
         task_of(network(), examples(), options)
+
+
+@pytest.mark.parametrize(
+    ("verb", "call"),
+    [
+        ("frontier", mpq.frontier),
+        ("profile", mpq.profile),
+        ("compare", lambda model: mpq.compare(model, {})),
+        ("Session.of", mpq.Session.of),
+    ],
+)
+def test_a_model_is_no_task(verb: str, call: Any) -> None:
+    """What to write is said."""
+    with pytest.raises(InputError, match=rf"{verb} takes a Task: mpq.{verb}\(mpq.Task\(model, da"):
+        call(network())
 
 
 @pytest.mark.parametrize("ranges", [("max", "mse"), ("mse", "percentil")])

@@ -148,7 +148,7 @@ class _Placeholder(nn.Module):
         self.weight, self.bias = layer_module.weight, getattr(layer_module, "bias", None)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """A placeholder of the graph."""
+        """The placeholder in the graph."""
         x = input_of(args, kwargs)
         assert x is not None  # a plain layer, which reads a tensor
         # torch cannot infer what an operator that it does not know gives: shapes are observed ones.

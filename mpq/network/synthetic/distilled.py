@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mpq._support.progress import track
-from mpq.errors import ModelError
+from mpq.errors import InputError, ModelError
 from mpq.network.examples import Calibration
 from mpq.network.modules import check_model, device_of, hooks, share_parameters
 from mpq.network.synthetic._base import (
@@ -80,6 +80,7 @@ class DistilledInputs(DataSource):
 
         Raises:
             ModelError: If the model has no BatchNorm with running statistics, or calls none.
+            InputError: If the network does not take inputs of this shape.
         """
         check_model(model)
         generator = torch.Generator().manual_seed(self.seed)
@@ -99,8 +100,7 @@ class DistilledInputs(DataSource):
         self, statistics: "RememberedStatistics", start: Tensor, generator: torch.Generator
     ) -> Tensor:
         """The batch that comes closest, begun anew while it stalls far from the statistics."""
-        with torch.no_grad():
-            before = float(statistics.distance(start.to(device_of(statistics.module))))
+        before = self._before(statistics, start)
         # All tries are kept, as the last one need not be the best.
         found: list[tuple[float, Tensor]] = []
         for _ in range(1 + _MAX_RESTARTS):
@@ -111,6 +111,19 @@ class DistilledInputs(DataSource):
                 break
             start = torch.randn(start.shape, generator=generator)
         return min(found, key=lambda pair: pair[0])[1]
+
+    def _before(self, statistics: "RememberedStatistics", start: Tensor) -> float:
+        """How far the noise is; the first time that the network is given an input of this shape."""
+        try:
+            with torch.no_grad():
+                return float(statistics.distance(start.to(device_of(statistics.module))))
+        except InputError:
+            raise
+        # What torch raises where a shape fits no layer.
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise InputError(
+                f"{self.name}: shape={self.shape} does not fit the network, which says: {error}"
+            ) from error
 
     def _distil(self, statistics: "RememberedStatistics", start: Tensor) -> Tensor:
         x = start.to(device_of(statistics.module)).requires_grad_()

@@ -52,7 +52,8 @@ def require_additive(problem: Problem, solver: str) -> None:
     if problem.interactions is not None:
         raise InputError(
             f"{solver} minimises a sum over layers; this problem has interactions: use the solver "
-            "'branch-and-bound' or 'local-search', or the additive loss (problem.additive())"
+            "'branch-and-bound' or 'local-search', or solve without them (`mpq solve --additive`, "
+            "problem.additive())"
         )
 
 

@@ -5,6 +5,7 @@ from mpq.errors import InputError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers import Solver
+from mpq.solvers.queries.ask import ask
 
 
 def alternatives(
@@ -37,7 +38,7 @@ def alternatives(
         )
     found: list[Solution] = []
     for _ in track(range(count), "alternatives"):
-        solution = solver.solve(problem)
+        solution = ask(solver, problem)
         if solution.columns is None:
             # After others it only says that there are no more, which is no answer of its own.
             found = found or [solution]

@@ -12,6 +12,7 @@ from mpq.problem.solution import Solution, Status
 from mpq.problem.tolerances import EQUAL_SUMS, is_within
 from mpq.solvers import Solver
 from mpq.solvers.additive.default import additive_solver
+from mpq.solvers.queries.ask import ask
 from mpq.solvers.queries.frontier import solve_frontier
 
 _MAX_HALVINGS = 20
@@ -25,7 +26,8 @@ class LeastCost:
 
     Args:
         problem: With the cost that was found as one more budget.
-        solution: Solution of that problem.
+        solution: Solution of that problem. It is called optimal where its cost is proved to be the
+            least, and its loss to be the least at that cost; without a proof it has no bound.
         cost: What the assignment uses of the resource, in its unit: at most the budget.
         bound: No acceptable assignment uses less, as far as is proved; ``None``: nothing is.
         num_tried: Assignments that were solved for, or measured.
@@ -62,13 +64,15 @@ def least_cost(problem: Problem, table: CostTable, solver: Solver, max_loss: flo
     if cheapest.columns is None:
         raise _out_of_reach(problem, table, solver, max_loss)
     limited = problem.limited(table, table.total(cheapest.columns))
-    found = solver.solve(limited)
+    found = ask(solver, limited)
     if found.columns is None or not is_within(found.loss, max_loss):
         # A solver that is not exact may miss what is known already.
         loss = problem.loss_of(cheapest.columns)
         found = replace(found, status=Status.FEASIBLE, columns=cheapest.columns, loss=loss)
     assert found.columns is not None
-    return LeastCost(limited, found, table.total(found.columns), cheapest.bound, 1)
+    cost, bound = table.total(found.columns), cheapest.bound
+    is_least = bound is not None and is_within(cost, bound)
+    return LeastCost(limited, found if is_least else _unproved(found), cost, bound, 1)
 
 
 def least_cost_measured(
@@ -112,16 +116,12 @@ def least_cost_measured(
             low = middle + 1
     columns = assignments[high]
     cost, loss = table.total(columns), problem.loss_of(columns)
-    # Of its own cost alone: that nothing cheaper is acceptable is left open.
-    is_proved = statuses[high] is Status.OPTIMAL
-    solution = Solution(
-        statuses[high], columns, loss, loss if is_proved else None, f"{solver.name}, bisected", 0.0
-    )
-    return LeastCost(problem.limited(table, cost), solution, cost, None, tried)
+    found = Solution(statuses[high], columns, loss, None, f"{solver.name}, bisected", 0.0)
+    return LeastCost(problem.limited(table, cost), _unproved(found), cost, None, tried)
 
 
 def _bisected(problem: Problem, table: CostTable, solver: Solver, max_loss: float) -> LeastCost:
-    best = solver.solve(problem.available(table))
+    best = ask(solver, problem.available(table))
     if best.columns is None or not is_within(best.loss, max_loss):
         raise _out_of_reach(problem, table, solver, max_loss)
     # A cost has no interactions, so that its least is found exactly.
@@ -135,7 +135,7 @@ def _bisected(problem: Problem, table: CostTable, solver: Solver, max_loss: floa
         if high - low <= EQUAL_SUMS * abs(high):
             break
         middle = 0.5 * (low + high)
-        found = solver.solve(problem.limited(table, middle))
+        found = ask(solver, problem.limited(table, middle))
         tried += 1
         if found.columns is not None and is_within(found.loss, max_loss):
             # What was found may use less than it was allowed: the interval shrinks by that, too.
@@ -143,13 +143,19 @@ def _bisected(problem: Problem, table: CostTable, solver: Solver, max_loss: floa
         else:
             low = middle
     limited = problem.limited(table, high)
-    return LeastCost(limited, best, high, None, tried)
+    return LeastCost(limited, _unproved(best), high, None, tried)
+
+
+def _unproved(found: Solution) -> Solution:
+    # That its loss is the least at its own cost says nothing of cheaper ones, which were asked for.
+    status = Status.FEASIBLE if found.status is Status.OPTIMAL else found.status
+    return replace(found, status=status, bound=None)
 
 
 def _out_of_reach(
     problem: Problem, table: CostTable, solver: Solver, max_loss: float
 ) -> InfeasibleError | SolverError:
-    best = solver.solve(problem.available(table))
+    best = ask(solver, problem.available(table))
     unit = problem.loss.unit
     if best.status is Status.INFEASIBLE:
         return InfeasibleError(f"no assignment meets the budgets: {best.reasons}")

@@ -14,6 +14,7 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers import Solver
 from mpq.solvers.queries.alternatives import alternatives
+from mpq.solvers.queries.ask import ask
 from mpq.solvers.queries.least_cost import least_cost
 
 
@@ -24,7 +25,7 @@ def solve(solver: Solver, problem: Problem) -> Solution:
         InfeasibleError: If there is none within the budgets: which one binds, and by how much.
         SolverError: If the solver found none.
     """
-    solution = solver.solve(problem)
+    solution = ask(solver, problem)
     if solution.status is Status.INFEASIBLE:
         raise InfeasibleError(f"{solution.status.value}. {solution.reasons}")
     if solution.columns is None:

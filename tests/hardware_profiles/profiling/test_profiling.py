@@ -384,7 +384,7 @@ def test_runtime_that_is_not_installed_is_named(
         ({"runtime": "openvino:inference_precision=f16"}, "f32 or bf16"),
         ({"candidates": ["fp8"]}, "onnxruntime runs no layer at fp8"),
         ({"candidates": []}, "candidates is empty"),
-        ({"exclude": ["nothing*"]}, "no layer for --exclude 'nothing"),
+        ({"exclude": ["nothing*"]}, r"no layer for exclude \(--exclude\) 'nothing"),
     ],
 )
 def test_impossible_question_is_refused(options: dict[str, Any], message: str) -> None:

@@ -1,19 +1,20 @@
 """The best assignments that differ, and least cost for a loss, against exhaustive search."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
+from typing import ClassVar, cast, final
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mpq.errors import InfeasibleError, InputError
+from mpq.errors import InfeasibleError, InputError, SolverError
 from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
-from mpq.problem.solution import Status
+from mpq.problem.solution import Solution, Status
 from mpq.solvers import (
     Auto,
     Bisection,
@@ -27,6 +28,7 @@ from mpq.solvers import (
 )
 from mpq.solvers.queries.alternatives import alternatives
 from mpq.solvers.queries.least_cost import least_cost, least_cost_measured
+from mpq.solvers.queries.solve import solve
 
 Make = Callable[..., Problem]
 Columns = npt.NDArray[np.intp]
@@ -125,6 +127,7 @@ def test_least_cost_is_the_least_of_all(make_problem: Make, seed: int) -> None:
 
     assert found.cost == pytest.approx(min(used(table, c) for c in good))
     assert found.bound == pytest.approx(found.cost)
+    assert found.solution.status is Status.OPTIMAL
     assert found.solution.columns is not None
     assert found.problem.is_feasible(found.solution.columns)
     assert found.solution.loss <= limit
@@ -161,8 +164,11 @@ def test_auto_proves_alternatives_of_many_layers(make_problem: Make) -> None:
     assert [s.loss for s in found] == pytest.approx([s.loss for s in exact], rel=1e-9)
 
 
+@pytest.mark.parametrize("solver", [LocalSearch(), BranchAndBound()], ids=lambda s: s.name)
 @pytest.mark.parametrize("seed", range(3))
-def test_least_cost_with_interactions_is_bisected(make_problem: Make, seed: int) -> None:
+def test_least_cost_with_interactions_is_bisected(
+    make_problem: Make, seed: int, solver: Solver
+) -> None:
     """Nothing is proved, and what is found is at most a tenth more expensive than the best."""
     rng = np.random.default_rng(seed)
     factor = rng.standard_normal((20, 6, 3)) * [4, 2, 1]
@@ -179,9 +185,10 @@ def test_least_cost_with_interactions_is_bisected(make_problem: Make, seed: int)
     limit = problem.loss_of(feasible(problem)[0]) * 1.5
     good = [c for c in feasible(problem) if problem.loss_of(c) <= limit]
 
-    found = least_cost(problem, table, LocalSearch(), limit)
+    found = least_cost(problem, table, solver, limit)
 
     assert found.bound is None
+    assert (found.solution.status, found.solution.gap) == (Status.FEASIBLE, None)
     assert found.solution.loss <= limit
     assert found.cost <= 1.1 * min(used(table, c) for c in good)
 
@@ -248,6 +255,7 @@ def test_a_measured_criterion_is_bisected(make_problem: Make, factor: float) -> 
     assert found.solution.columns is not None
     assert found.cost == pytest.approx(min(used(table, c) for c in best), rel=0.02)
     assert found.num_tried == len(measured) <= 9
+    assert (found.solution.status, found.solution.gap) == (Status.FEASIBLE, None)
     assert problem.loss_of(found.solution.columns) * 1.01 <= limit
 
 
@@ -257,3 +265,31 @@ def test_a_criterion_that_nothing_meets_is_an_error(make_problem: Make) -> None:
 
     with pytest.raises(InfeasibleError, match="not even the assignment of least predicted loss"):
         least_cost_measured(problem, resource(problem, 0), Lagrangian(), lambda columns: False, 8)
+
+
+@final
+@dataclass(frozen=True)
+class Silent(Solver):
+    """What somebody may write: it solves, and forgets to return."""
+
+    name: ClassVar[str] = "silent"
+    summary: ClassVar[str] = "says nothing"
+
+    def solve(self, problem: Problem) -> Solution:
+        """See ``Solver.solve``."""
+        return cast(Solution, None)
+
+
+def test_a_solver_that_answers_nothing_is_named(make_problem: Make) -> None:
+    """With its package, whatever it was asked."""
+    problem = random_problem(make_problem, 0)
+    table = resource(problem, 0)
+    message = "the solver 'silent' of the package tests returned a NoneType; .* mpq.Solution"
+
+    for ask in (
+        lambda: solve(Silent(), problem),
+        lambda: alternatives(problem, Silent(), 2),
+        lambda: least_cost(problem, table, Silent(), 10.0),
+    ):
+        with pytest.raises(SolverError, match=message):
+            ask()

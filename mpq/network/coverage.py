@@ -28,6 +28,7 @@ class Uncovered:
         is_weight: Whether it is a parameter with two axes or more, as weights are; others are
             biases, norms and statistics.
         is_stored: Whether a checkpoint has it; what a module computes for itself is not stored.
+        is_left_out: Whether it is in a layer that the user left out (include, exclude).
     """
 
     name: str
@@ -35,6 +36,7 @@ class Uncovered:
     num_bytes: int
     is_weight: bool
     is_stored: bool = True
+    is_left_out: bool = False
 
 
 @final
@@ -57,15 +59,19 @@ class Coverage:
     outside: tuple[Uncovered, ...]
 
     @classmethod
-    def of(cls, model: nn.Module, weights: Mapping[str, Tensor]) -> Self:
+    def of(
+        cls, model: nn.Module, weights: Mapping[str, Tensor], left_out: Iterable[Tensor] = ()
+    ) -> Self:
         """Matches weights with the model's tensors by their memory.
 
         Args:
             model: The user's model.
             weights: Layer name to weight, before anything is folded: views of the model's memory,
                 or evaluated from parameters below the layer's own name.
+            left_out: Weights of layers that the user left out.
         """
         spans = [_span(weight) for weight in weights.values()]
+        others = [_span(weight) for weight in left_out]
         seen: set[int] = set()
         elements = size = covered = covered_bytes = 0
         outside = []
@@ -82,13 +88,14 @@ class Coverage:
             if left:
                 is_weight = is_parameter and tensor.ndim > 1
                 num_bytes = left * tensor.element_size()
-                outside.append(Uncovered(name, left, num_bytes, is_weight, is_stored))
+                is_left_out = is_weight and _inside(tensor, others) > 0
+                outside.append(Uncovered(name, left, num_bytes, is_weight, is_stored, is_left_out))
         return cls(elements, size, covered, covered_bytes, tuple(outside))
 
     @property
     def weights_outside(self) -> tuple[Uncovered, ...]:
-        """Parameters with two axes or more that no layer holds, the largest first."""
-        found = (item for item in self.outside if item.is_weight)
+        """Parameters with two axes or more that no layer could hold, the largest first."""
+        found = (item for item in self.outside if item.is_weight and not item.is_left_out)
         return tuple(sorted(found, key=lambda item: -item.num_bytes))
 
     @property
@@ -102,6 +109,7 @@ class Coverage:
         if not self.num_bytes:
             return ()
         vectors = [x for x in self.outside if not x.is_weight and x.is_stored]
+        left_out = [x for x in self.outside if x.is_left_out]
         computed = [x.name for x in self.outside if not x.is_stored]
         found = [
             f"layers hold {self._share(self.covered_bytes)} of the checkpoint's {self.num_bytes:,} "
@@ -114,6 +122,12 @@ class Coverage:
             found.append(
                 f"outside all layers, not quantized and counted in weight_bytes as they are: "
                 f"{names}{more}, together {self._share(_bytes(weights))}"
+            )
+        if left_out:
+            names = _listed([x.name for x in left_out])
+            found.append(
+                f"left out as asked, in no budget: {names}, together "
+                f"{self._share(_bytes(left_out))}"
             )
         if computed:
             found.append(f"computed by the model and not stored: {_listed(computed)}")

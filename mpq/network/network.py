@@ -103,7 +103,9 @@ class Network:
         if folded:
             _fold(module, folded, found.batches, metric)
         layers = _select(found, include, exclude)
-        coverage = Coverage.of(model, {x.name: weights[x.name] for x in layers})
+        chosen = {x.name: weights[x.name] for x in layers}
+        left_out = [weight for name, weight in weights.items() if name not in chosen]
+        coverage = Coverage.of(model, chosen, left_out)
         layers, lifetimes = found.with_dataflow(layers)
         reach, ties = found.reach.of(layers), ties_of(layers)
         return cls(

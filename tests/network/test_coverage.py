@@ -109,13 +109,14 @@ def test_layers_hold_everything_but_vectors_of_a_plain_network() -> None:
         assert coverage_of(name)[1].weights_outside == ()
 
 
-def test_an_excluded_layer_is_outside() -> None:
-    """As it is in the file that is deployed."""
+def test_an_excluded_layer_is_named_and_in_no_budget() -> None:
+    """It was the user who left it out."""
     data = [torch.randn(4, 6)]
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
 
     found = Network.of(model, data, exclude=["2"]).coverage
 
     assert found is not None
-    assert [x.name for x in found.weights_outside] == ["2.weight"]
-    assert found.weight_bytes_outside == 4 * 15
+    assert found.weights_outside == ()
+    assert [x.name for x in found.outside if x.is_left_out] == ["2.weight"]
+    assert found.sentences[1].startswith("left out as asked, in no budget: 2.weight, together")

@@ -22,7 +22,7 @@ from mpq.network.outputs import scored_tensor
 
 _INNER: Final = re.compile(
     r"(^|\.)(past_key_values|hidden_states|attentions|cross_attentions|encoder_\w+|decoder_\w+|"
-    r"vision_\w+|text_model\w*|\w*_cache|cache_\w+|\w*states|loss|\w*_loss)(\.|$)"
+    r"vision_\w+|text_model\w*|\w*cache|cache_\w+|\w*states|loss|\w*_loss)(\.|$)"
 )
 """What a model returns for its own use."""
 _OF_TERMS: Final[Registry[OutputMetric]] = Registry(
@@ -143,20 +143,21 @@ class NamedOutputs(OutputMetric):
         return flat[:, None]
 
     def _split(self, outputs: Tensor) -> Iterator[tuple[Term, Tensor]]:
-        """Every term with its part, ``[N, P, C]``."""
+        """Every term with its part, ``[N, P, C]``; rows that are one example stay rows here."""
         shapes = self._shapes[outputs.shape[2]]
-        parts = outputs[:, 0].split([p * c for p, c in shapes], dim=1)
+        parts = outputs.flatten(0, 1).split([p * c for p, c in shapes], dim=1)
         for term, part, shape in zip(self.parts, parts, shapes, strict=True):
             yield term, part.unflatten(1, shape)
 
     def divergence(self, reference: Tensor, outputs: Tensor) -> Tensor:
         """See ``OutputMetric.divergence``."""
-        total = torch.zeros(len(outputs), dtype=torch.float64, device=outputs.device)
+        rows = outputs.shape[:2]
+        total = torch.zeros(rows.numel(), dtype=torch.float64, device=outputs.device)
         for (term, one), (_, other) in zip(
             self._split(reference), self._split(outputs), strict=True
         ):
             total = total + term.weight * self._metric(term).divergence(one, other).mean(dim=1)
-        return total[:, None]
+        return total.reshape(rows)
 
     def softened(self, temperature: float) -> "NamedOutputs":
         """Where a term has probabilities, these."""
@@ -171,9 +172,10 @@ class NamedOutputs(OutputMetric):
         """See ``OutputMetric.probe``; each term's own."""
         drawn = []
         for term, part in self._split(outputs):
-            share = weights.expand(-1, part.shape[1]) * (term.weight / part.shape[1])
+            each = weights.reshape(-1, 1).expand(-1, part.shape[1])
+            share = each * (term.weight / part.shape[1])
             drawn.append(self._metric(term).probe(part, share, generator).flatten(1))
-        return torch.cat(drawn, dim=1)[:, None].to(outputs.dtype)
+        return torch.cat(drawn, dim=1).reshape(outputs.shape).to(outputs.dtype)
 
 
 def unscored(output: Any, metric: OutputMetric) -> tuple[str, ...]:

@@ -151,3 +151,31 @@ def test_the_command_takes_outputs() -> None:
 
     assert ran.exit_code == 2
     assert "no tensor at" in ran.stderr
+
+
+class Pairs(nn.Module):
+    """Two encoders, whose scores are of every row against every row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.left, self.right = nn.Linear(16, 8), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Scores, and both embeddings."""
+        left, right = self.left(x), self.right(x.flip(1))
+        return {"scores": left @ right.T, "left": left, "right": right}
+
+
+def test_outputs_of_rows_that_are_one_example() -> None:
+    """The sketch is near what is measured there too."""
+    data = examples(8)
+    task = mpq.Task(Pairs().eval(), data, data, candidates=["w4", "w8"],
+                    metric="outputs:terms=scores=kl+left=cosine")  # fmt: skip
+
+    found = [
+        mpq.search(task, {"effective_bits": 7}, sensitivity=name).problem.loss.values
+        for name in ("sketch:num_probes=32", "measured")
+    ]
+
+    np.testing.assert_allclose(found[0], found[1], rtol=0.7)

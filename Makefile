@@ -3,7 +3,7 @@
 PYTHON ?= python
 
 .DEFAULT_GOAL := help
-.PHONY: help check lint types test test-fast newest format coverage docs bench clean
+.PHONY: help check lint types test test-fast newest format coverage docs bench zoo clean
 
 help:  ## Say what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ docs:  ## Build the documentation into site/; a broken link is an error.
 
 bench:  ## Measure the search on ResNet-20 against uniform precisions and random search.
 	$(PYTHON) benchmarks/resnet20_weights_only.py
+
+zoo:  ## Take every model class of transformers through mpq (hours).
+	$(PYTHON) -m scripts.zoo > benchmarks/zoo.json
 
 clean:  ## Remove what tests, tools and builds have left in the clone.
 	rm -rf build dist site .coverage .coverage.* coverage.xml htmlcov

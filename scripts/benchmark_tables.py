@@ -340,6 +340,43 @@ def runtimes() -> str:
     return _table(["network", "runtime", "whole network [ms]"], rows)
 
 
+def zoo() -> str:
+    """What became of the model classes of transformers, by how it ended."""
+    by_status: dict[str, list[dict[str, Any]]] = {}
+    for row in _read("zoo")["rows"]:
+        by_status.setdefault(row["status"], []).append(row)
+    rows = (
+        [
+            status,
+            str(len(found)),
+            _median([row["layers"] for row in found if row.get("layers")]),
+            _median([row["share_in_layers"] for row in found if "share_in_layers" in row]),
+            _median(list(_zoo_ratios(found))),
+            str(sum(bool(_zoo_auto(row).get("cells_off")) for row in found)),
+            str(sum(bool(_zoo_auto(row).get("repaired")) for row in found)),
+        ]
+        for status, found in by_status.items()
+    )
+    head = ["ended", "classes", "layers", "share of bytes in layers", "predicted / measured"]
+    return _table([*head, "spot check off", "repaired"], rows)
+
+
+def _zoo_auto(row: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = row.get("estimators", {}).get("auto", {})
+    return found
+
+
+def _zoo_ratios(rows: list[dict[str, Any]]) -> Iterator[float]:
+    for row in rows:
+        ratio = _zoo_auto(row).get("predicted_over_measured")
+        if ratio is not None:
+            yield ratio
+
+
+def _median(values: list[float]) -> str:
+    return _number(median(values)) if values else ""
+
+
 def _read(name: str) -> Any:
     return json.loads((BENCHMARKS / f"{name}.json").read_text(encoding="utf-8"))
 
@@ -382,6 +419,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "latency": latency,
     "latency-budget": latency_budget,
     "runtimes": runtimes,
+    "zoo": zoo,
 }
 """Every table by the name that pages mark it with."""
 

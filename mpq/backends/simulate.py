@@ -11,9 +11,11 @@ from mpq.errors import MismatchError
 from mpq.network.batch_norm import fold_batch_norm
 from mpq.network.layer import signature
 from mpq.network.modules import check_model
+from mpq.network.open_weights import open_weights, uses_of
 from mpq.network.own_copy import own_copy
 from mpq.network.refusals import weight_refusal
 from mpq.network.tracing import kind_of
+from mpq.network.weight_calls import Use
 from mpq.problem.assignment import Assignment
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.quantizer import Quantizer, install
@@ -57,6 +59,8 @@ def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:
     # First of all: in training mode, BatchNorm has no fixed numbers to fold.
     check_model(model)
     module = own_copy(model)
+    uses = {x.name: Use(x.kind, x.weight_shape, x.is_transposed) for x in assignment.layers}
+    open_weights(module, uses_of(module, uses))
     # Between the two: the assignment names opened projections, and folding needs each BatchNorm
     # that it names.
     _check(module, assignment)

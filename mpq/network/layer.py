@@ -35,6 +35,8 @@ class Layer:
         has_own_forward: Whether its module computes something else than torch's layer of its kind
             does: scales, pads, standardises the weight. See ``own_forward``.
         is_hooked: Whether that is because a hook of the user's changes its output.
+        is_transposed: Whether it is a part of a parameter that holds it as ``[I, O]``; its own
+            shape is ``[O, I]`` all the same.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Layer:
     fed_by: tuple[str, ...] = ()
     has_own_forward: bool = False
     is_hooked: bool = False
+    is_transposed: bool = False
 
     @property
     def num_weights(self) -> int:

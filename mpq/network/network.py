@@ -13,10 +13,12 @@ from mpq.network.behaviour import check_repeatable, mixes_examples, unscored_out
 from mpq.network.coverage import Coverage
 from mpq.network.examples import Batch, Calibration
 from mpq.network.finding import Finding
+from mpq.network.free_weights import find_free_weights
 from mpq.network.layer import Layer, fingerprint, ties_of, with_owners
 from mpq.network.liveness import Lifetimes
 from mpq.network.metric import KL, OutputMetric
 from mpq.network.modules import check_model, device_of, stored_tensors, weight_of
+from mpq.network.open_weights import open_weights
 from mpq.network.own_copy import own_copy
 from mpq.network.patterns import Pattern, matching
 from mpq.network.randomness import random_state_kept
@@ -91,12 +93,13 @@ class Network:
         module = own_copy(model)
         examples = Calibration.of(data)
         batch = examples.first().to(device_of(module))
+        open_weights(module, find_free_weights(module, _batches(module, examples)))
         # Before anything else: with another answer every time all that follows would be noise.
         outputs = check_repeatable(module, batch, metric)
         is_mixing = mixes_examples(module, batch, metric, outputs)
         others = unscored_outputs(module, batch, metric)
         # Before folding, as the traces say who reads a convolution's output.
-        found = Finding.of(module, examples.whole() if is_mixing else examples, metric)
+        found = _find(module, examples.whole() if is_mixing else examples, metric)
         # Also before: folding gives layers weights of their own memory.
         weights = {x.name: weight_of(module.get_submodule(x.name)) for x in found.layers}
         folded = found.foldable if fold else {}
@@ -187,6 +190,22 @@ def find_layers(model: nn.Module, data: Any) -> tuple[Layer, ...]:
         ModelError: See ``Network.of``.
     """
     return Network.of(model, data).layers
+
+
+def _batches(module: nn.Module, data: Calibration) -> Iterator[Batch]:
+    device = device_of(module)
+    return (batch.to(device) for batch in data)
+
+
+def _find(module: nn.Module, data: Calibration, metric: OutputMetric) -> Finding:
+    """The layers; a weight that is used without its module becomes one after a first look."""
+    found = Finding.of(module, data, metric)
+    asked = (*found.reach.without_call, *found.refused)
+    uses = find_free_weights(module, _batches(module, data), asked) if asked else {}
+    if not uses:
+        return found
+    open_weights(module, uses)
+    return Finding.of(module, data, metric)
 
 
 def _fold(

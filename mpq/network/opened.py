@@ -46,7 +46,7 @@ class Opened(nn.Module):
 
     closed: ClassVar[type[nn.Module]]
     opened_as: ClassVar[type["Opened"]]
-    _stored: dict[str, Stored]
+    _stored: dict[str, Any]
 
     def __getattr__(self, name: str) -> Any:
         """Finds what is no plain attribute; a parameter of the closed module as it is now."""

@@ -1,5 +1,7 @@
 """Our own copy of a model, written so that every weight is that of one called module."""
 
+from typing import Any
+
 from torch import nn
 
 from mpq.network.modules import share_parameters
@@ -21,8 +23,18 @@ def own_copy(model: nn.Module) -> nn.Module:
         ModelError: If the model cannot be copied.
     """
     module = open_layers(share_parameters(model))
+    _run_experts_by_hand(module)
     _part_layouts(module)
     return module
+
+
+def _run_experts_by_hand(module: nn.Module) -> None:
+    """Makes transformers' experts loop over matrices, where a fused kernel would be chosen."""
+    for part in module.modules():
+        config: Any = vars(part).get("config")
+        # Ours: `deepcopy` has copied it with the module.
+        if getattr(config, "_experts_implementation", None) is not None:
+            config._experts_implementation = "eager"
 
 
 def _part_layouts(module: nn.Module) -> None:

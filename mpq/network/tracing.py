@@ -14,6 +14,7 @@ from mpq.network.arguments import read_by
 from mpq.network.examples import Batch
 from mpq.network.layer import Layer
 from mpq.network.metric import KL, OutputMetric
+from mpq.network.opened import Opened
 from mpq.network.own_forward import Forwards
 from mpq.network.refusals import weight_refusal
 from mpq.network.weight_layout import is_hugging_face_conv1d, layout_of
@@ -39,6 +40,9 @@ def kind_of(module: nn.Module) -> str | None:
     # No subclass of nn.Linear, but the same product with the weight stored as [I, O].
     if is_hugging_face_conv1d(module):
         return "linear"
+    # Its weight is a layer of its own, as it is used without a call of this module.
+    if isinstance(module, Opened):
+        return None
     return next((kind for cls, kind in KINDS.items() if isinstance(module, cls)), None)
 
 
@@ -313,6 +317,7 @@ def _layer(
         aliases=aliases,
         input_of=input_of,
         weight_of=weight_of,
+        is_transposed=bool(vars(module).get("is_transposed")),
     )
 
 

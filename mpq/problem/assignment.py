@@ -27,6 +27,7 @@ class AssignedLayer:
         weight_shape: Shape of the weight as torch stores it.
         precision: Formats of the weight and of the input that were chosen for it.
         activation_range: Calibrated range of its input, for a static activation format.
+        is_transposed: As in ``Layer``.
     """
 
     name: str
@@ -34,6 +35,7 @@ class AssignedLayer:
     weight_shape: tuple[int, ...]
     precision: Precision
     activation_range: ActivationRange | None = None
+    is_transposed: bool = False
 
     @property
     def signature(self) -> str:
@@ -207,6 +209,8 @@ def _layer_to_dict(layer: AssignedLayer) -> dict[str, Any]:
         "weight": _format_to_dict(layer.precision.weight),
         "activation": _format_to_dict(layer.precision.activation)
         | {"range": None if calibrated is None else [calibrated.low, calibrated.high]},
+        # Of few layers: files without it are read by earlier versions as well.
+        **({"transposed": True} if layer.is_transposed else {}),
     }
 
 
@@ -234,7 +238,8 @@ def _layer_from_dict(data: Any) -> AssignedLayer:
         )
     calibrated = None if ends is None else ActivationRange(*ends)
     shape = tuple(data["weight_shape"])
-    return AssignedLayer(data["name"], data["kind"], shape, precision, calibrated)
+    is_transposed = data.get("transposed", False)
+    return AssignedLayer(data["name"], data["kind"], shape, precision, calibrated, is_transposed)
 
 
 def _check_range_method(text: str) -> None:

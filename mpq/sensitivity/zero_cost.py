@@ -259,16 +259,27 @@ def _synflow(examples: _Examples) -> list[float]:
     for weight in wanted:
         weight.requires_grad_(True)
     # Statistics stay what they are, in float64 as well: torch does not mix the two dtypes.
-    state = {
-        name: b.double() for name, b in network.module.named_buffers() if b.is_floating_point()
-    }
-    # Shared parameters are listed once; `functional_call` ties their other names to the first.
-    state |= {name: parameters[id(p)] for name, p in network.module.named_parameters()}
-    with torch.enable_grad():
-        found = torch.func.functional_call(network.module, state, ones.args, dict(ones.kwargs))
+    state = {id(b): b.double() for b in network.module.buffers() if b.is_floating_point()}
+    with torch.enable_grad(), _replaced(network.module, {**state, **parameters}):
+        found = network.module(*ones.args, **ones.kwargs)
         total = network.metric.positions(found).sum()
         gradients = torch.autograd.grad(total, wanted, materialize_grads=True)
     return [float((w.detach() * g).abs().sum()) for w, g in zip(wanted, gradients, strict=True)]
+
+
+@contextmanager
+def _replaced(module: nn.Module, tensors: Mapping[int, Tensor]) -> Iterator[None]:
+    """Other tensors take the place of parameters and buffers, by their ids."""
+    # Not `functional_call`, which finds modules as attributes, where opened weights are tensors.
+    places = [places for m in module.modules() for places in (m._parameters, m._buffers)]
+    held = [(p, n, t) for p in places for n, t in p.items() if t is not None and id(t) in tensors]
+    try:
+        for place, name, tensor in held:
+            place[name] = tensors[id(tensor)]  # type: ignore[assignment]
+        yield
+    finally:
+        for place, name, tensor in held:
+            place[name] = tensor  # type: ignore[assignment]
 
 
 PROXIES: Mapping[str, Callable[[_Examples], list[float]]] = {

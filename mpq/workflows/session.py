@@ -185,7 +185,8 @@ class Session:
         calibrated = None
         if reads_numbers and needs_range(precision.activation):
             calibrated = self.prepared.quantizer.ranges.of(name, precision.activation)
-        return AssignedLayer(name, layer.kind, layer.weight_shape, precision, calibrated)
+        shape, is_transposed = layer.weight_shape, layer.is_transposed
+        return AssignedLayer(name, layer.kind, shape, precision, calibrated, is_transposed)
 
     def _metadata(
         self, problem: Problem, solution: Solution, measured: Measurement, provenance: Provenance

@@ -149,9 +149,11 @@ USES = {
     "matmul": lambda other, x: x @ other.weight.t(),
     "einsum": lambda other, x: torch.einsum("ni,oi->no", x, other.weight),
     "by keyword": lambda other, x: F.linear(x, weight=other.weight),
-    "in a list": lambda other, x: x + torch.cat([other.weight, other.weight]).sum(),
     "cast": lambda other, x: x @ other.weight.to(x.dtype),
     "data": lambda other, x: x @ other.weight.data,
+}
+OTHER_USES = {
+    "in a list": lambda other, x: x + torch.cat([other.weight, other.weight]).sum(),
     "added": lambda other, x: other.weight.sum() + x,
 }
 NO_USES = {
@@ -166,9 +168,18 @@ NO_USES = {
 
 
 @pytest.mark.parametrize("use", USES)
+def test_a_weight_that_is_used_as_a_weight_without_a_call_is_a_layer(use: str) -> None:
+    """Its module is not called, but the layer that the weight is."""
+    network = Network.of(Tail(USES[use]).eval(), [torch.randn(3, 4)])
+
+    assert [layer.name for layer in network.layers] == ["fc", "other.weight"]
+    assert network.reach == Reach(3)
+
+
+@pytest.mark.parametrize("use", OTHER_USES)
 def test_a_weight_that_is_used_without_a_call_is_named_as_such(use: str) -> None:
     """It computes something, but no hook sees its module called."""
-    reach = Network.of(Tail(USES[use]).eval(), [torch.randn(3, 4)]).reach
+    reach = Network.of(Tail(OTHER_USES[use]).eval(), [torch.randn(3, 4)]).reach
 
     assert reach == Reach(3, without_call=("other",))
 

@@ -1,0 +1,97 @@
+"""Finding the parameters that torch functions use as the weight of a layer."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor, fx, nn
+
+from mpq.network.examples import Batch
+from mpq.network.modules import hooks
+from mpq.network.open_weights import Name, Recognising
+from mpq.network.opened import Opened
+from mpq.network.refusals import is_readable
+from mpq.network.tracing import kind_of
+from mpq.network.weight_calls import Block, Use, WeightCall
+
+_CLOSED: Final = (Opened, torch.jit.ScriptModule, fx.GraphModule)
+"""Modules of a class that cannot be another one."""
+
+
+def find_free_weights(
+    module: nn.Module, batches: Iterable[Batch], of_layers: Sequence[str] = ()
+) -> dict[Name, Use]:
+    """Parameters that are used as weights without a module, and always in the same way.
+
+    Args:
+        module: Our own copy of the model; left as found.
+        batches: All the data, on the module's device. Read until no parameter is in question.
+        of_layers: Modules of a layer's kind whose weight is in question, too, as they are not
+            called, or cannot be a layer as a whole.
+    """
+    candidates = _candidates(module, of_layers)
+    if isinstance(module, _CLOSED) or not candidates:
+        return {}
+    watching = _Watching(candidates)
+    layers = [m for m in module.modules() if kind_of(m) is not None]
+    handles = [m.register_forward_hook(watching.called) for m in layers]
+    with hooks(handles), torch.no_grad():
+        for batch in batches:
+            if not watching.candidates:
+                break
+            with watching:
+                module(*batch.args, **batch.kwargs)
+    return {name: watching.uses[id(p)] for name, p in candidates.items() if id(p) in watching.uses}
+
+
+def _candidates(module: nn.Module, of_layers: Sequence[str]) -> dict[Name, nn.Parameter]:
+    """Each once: a parameter that several modules have is opened in the first one."""
+    found: dict[Name, nn.Parameter] = {}
+    modules = dict(module.named_modules())
+    weights = {
+        id(m._parameters.get("weight"))
+        for n, m in modules.items()
+        if kind_of(m) is not None and n not in of_layers
+    }
+    met: set[int] = set()
+    for path, each in modules.items():
+        if isinstance(each, _CLOSED):
+            continue
+        for name, p in each._parameters.items():
+            if p is None or p.ndim < 2 or id(p) in weights or id(p) in met or not p.numel():
+                continue
+            if type(p) is nn.Parameter and is_readable(p) and p.is_contiguous():
+                if not p.is_complex():
+                    found[path, name] = p
+                met.add(id(p))
+    return found
+
+
+@final
+class _Watching(Recognising):
+    """Notes how candidates are used; what is used in two ways is none any more."""
+
+    def __init__(self, candidates: Mapping[Name, nn.Parameter]) -> None:
+        super().__init__(candidates.values())
+        self.candidates = {id(p) for p in candidates.values()}
+        self.uses: dict[int, Use] = {}
+
+    def called(self, layer_module: nn.Module, _: Any, output: Any) -> None:
+        """A layer was called: its weight is no candidate, unless it gave no tensor (a router)."""
+        if isinstance(output, Tensor):
+            self._drop(id(layer_module.weight))
+
+    def call(self, call: WeightCall) -> Any:
+        """See ``Recognising``."""
+        key = id(call.parameter)
+        if key in self.candidates and self.uses.setdefault(key, call.use) != call.use:
+            self._drop(key)
+
+    def other(self, _: Any, blocks: Sequence[Block]) -> None:
+        """See ``Recognising``."""
+        for block in blocks:
+            self._drop(id(block.parameter))
+
+    def _drop(self, key: int) -> None:
+        self.candidates.discard(key)
+        self.uses.pop(key, None)

@@ -1,0 +1,311 @@
+"""Modules whose parameters are used by torch functions, through layers that are called.
+
+Fused experts, routers, attention pools: no module is called there, so that nothing can observe or
+quantize the weights. Here every function that reads one calls a layer instead.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from mpq.errors import ModelError
+from mpq.network.opened import Opened, linear, open_as
+from mpq.network.weight_calls import Block, Use, WeightCall, weight_call
+
+Name = tuple[str, str]
+"""Path of a module, and name of one of its own parameters."""
+_READS: Final = frozenset({"numpy", "tolist", "item", "__setitem__", "__array__"})
+"""Functions that use a tensor's numbers though they return no new tensor."""
+
+
+@final
+@dataclass(frozen=True)
+class FreeWeight:
+    """A parameter that layers hold as ``cut`` gives it.
+
+    Args:
+        name: Of the parameter, for messages.
+        parts: Paths of the layers' weights.
+        shape: The parameter's.
+        use: How it is cut into layers.
+        original: The parameter, by whose memory calls are recognised.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+    shape: tuple[int, ...]
+    use: Use
+    original: nn.Parameter
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """The parameter from its parts, as it is in a state dict."""
+        cut = self.use.cut(self.original)
+        same = zip(parts, cut, strict=True)
+        # The very memory where nothing was changed, so that it is not taken twice.
+        if all(x.data_ptr() == y.data_ptr() for x, y in same):
+            return self.original
+        return self.use.join(parts, self.shape)
+
+    def split(self, tensor: Tensor, _: Sequence[Tensor]) -> list[Tensor]:
+        """What the parts are in another tensor of that shape."""
+        return self.use.cut(tensor)
+
+
+class OpenWeights(Opened):
+    """A module whose parameters are layers when torch functions read them.
+
+    A matrix ``weight`` becomes the layer ``<name>.weight``, an expert of a parameter ``w`` the
+    layer ``<name>.w.<expert>``. The network's root is one, too: its calls have the mode.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As of the closed module."""
+        if "_is_root" not in vars(self):
+            return super().__call__(*args, **kwargs)
+        with _Calls(self):
+            return super().__call__(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """Finds what is no plain attribute; of a parameter that is opened, the original."""
+        stored = self.__dict__.get("_stored", {}).get(name)
+        return super().__getattr__(name) if stored is None else stored.original
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets all but parameters that are opened; a layer's place can be taken by a module.
+
+        Raises:
+            ModelError: See ``Opened``.
+        """
+        if isinstance(value, nn.Module) and name in self._modules:
+            self._modules[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """As of any module; torch's own takes a parameter for the layers of the same name."""
+        found: nn.Module = self
+        for atom in target.split(".") if target else ():
+            child = found._modules.get(atom)
+            if child is None:
+                raise AttributeError(f"{type(found).__name__} has no submodule {atom!r}")
+            found = child
+        return found
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        moved = {}
+        for name, stored in self._free.items():
+            # Calls are recognised by it, wherever it is.
+            original = nn.Parameter(fn(stored.original), requires_grad=False)
+            moved[name] = FreeWeight(stored.name, stored.parts, stored.shape, stored.use, original)
+        self.__dict__["_stored"] = moved
+        return self
+
+    @property
+    def _free(self) -> Mapping[str, FreeWeight]:
+        found: dict[str, FreeWeight] = self.__dict__["_stored"]
+        return found
+
+    def layers_of(self, name: str) -> Sequence[nn.Module]:
+        """The layers of a parameter."""
+        layer = self._modules[name]
+        assert layer is not None
+        return list(layer) if isinstance(layer, nn.ModuleList) else [layer]
+
+
+class Recognising(TorchFunctionMode):
+    """Finds what torch functions do with some parameters.
+
+    Args:
+        parameters: Contiguous parameters.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._by_storage: dict[int, list[Tensor]] = {}
+        for parameter in parameters:
+            self._by_storage.setdefault(_storage(parameter), []).append(parameter)
+
+    def call(self, call: WeightCall) -> Any:
+        """What a recognised function returns."""
+        raise NotImplementedError
+
+    def other(self, func: Any, blocks: Sequence[Block]) -> None:
+        """Any other function has read these."""
+        raise NotImplementedError
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        # Other modes count what is read: looking is not reading.
+        with torch._C.DisableTorchFunction():
+            blocks = [b for t in _tensors((args, kwargs)) if (b := self.located(t)) is not None]
+            found = weight_call(func, args, kwargs, self.located) if blocks else None
+        if found is not None:
+            result = self.call(found)
+            if result is not None:
+                return result
+        result = func(*args, **kwargs)
+        if blocks and found is None and self._is_read(func, blocks, result):
+            self.other(func, self._numbers(func, args, blocks))
+        return result
+
+    def located(self, tensor: Any) -> Block | None:
+        """Where a tensor lies, if it lies in one of the parameters."""
+        if not isinstance(tensor, Tensor) or not self._by_storage:
+            return None
+        for parameter in self._by_storage.get(_storage(tensor), ()):
+            offset = int(tensor.storage_offset()) - int(parameter.storage_offset())
+            if tensor.dtype == parameter.dtype and 0 <= offset < parameter.numel():
+                return Block(parameter, tensor, offset)
+        return None
+
+    def _is_read(self, func: Any, blocks: Sequence[Block], result: Any) -> bool:
+        name = getattr(func, "__name__", "")
+        # In place: `copy_`, but not `__get__` and other special names.
+        if name in _READS or (name.endswith("_") and not name.endswith("__")):
+            return name != "requires_grad_"
+        if name.startswith("new_") or name.endswith("_like"):
+            return False
+        with torch._C.DisableTorchFunction():
+            inside = {_storage(block.parameter) for block in blocks}
+            return any(_storage(tensor) not in inside for tensor in _tensors(result))
+
+    def _numbers(self, func: Any, args: Any, blocks: Sequence[Block]) -> Sequence[Block]:
+        # Of `x.to(weight)` and `x.type_as(weight)` the weight gives its type alone.
+        if getattr(func, "__name__", "") in ("to", "type_as", "expand_as", "view_as"):
+            with torch._C.DisableTorchFunction():
+                first = self.located(args[0])
+            return [] if first is None else [first]
+        return blocks
+
+
+@final
+class _Calls(Recognising):
+    """Within this block functions that read opened parameters call their layers."""
+
+    def __init__(self, root: nn.Module) -> None:
+        owners = (m for m in root.modules() if isinstance(m, OpenWeights))
+        self._found: dict[int, tuple[FreeWeight, OpenWeights, str]] = {}
+        for owner in owners:
+            for name, free in owner._free.items():
+                self._found.setdefault(id(free.original), (free, owner, name))
+        super().__init__(free.original for free, _, _ in self._found.values())
+
+    def call(self, call: WeightCall) -> Any:
+        """See ``Recognising``."""
+        free, owner, name = self._found[id(call.parameter)]
+        if free.use != call.use:
+            _refuse(free, f"as {call.use.kind} of {'x'.join(map(str, call.use.shape))}")
+        layers = owner.layers_of(name)
+        return call.compute([layers[i] for i in call.layers])
+
+    def other(self, func: Any, blocks: Sequence[Block]) -> None:
+        """See ``Recognising``."""
+        for block in blocks:
+            _refuse(self._found[id(block.parameter)][0], f"by {getattr(func, '__name__', func)}")
+
+
+def _refuse(free: FreeWeight, how: str) -> None:
+    shape = "x".join(map(str, free.use.shape))
+    raise ModelError(
+        f"parameter {free.name!r} is used {how} here, and as {free.use.kind} of {shape} on the "
+        "data that the network was searched on; give data on which it is used in both ways: then "
+        "it is left as it is"
+    )
+
+
+def open_weights(root: nn.Module, uses: Mapping[Name, Use]) -> None:
+    """Makes parameters layers, in place.
+
+    Args:
+        root: Our own copy of the model.
+        uses: Module's path and parameter's name to how it is used.
+    """
+    if not uses:
+        return
+    by_owner: dict[str, dict[str, Use]] = {}
+    for (path, name), use in uses.items():
+        by_owner.setdefault(path, {})[name] = use
+    modules = dict(root.named_modules())
+    for path, wanted in by_owner.items():
+        _open(path, modules[path], wanted)
+    if not isinstance(root, OpenWeights):
+        open_as(root, OpenWeights, {}, {})
+    vars(root)["_is_root"] = True
+
+
+def uses_of(module: nn.Module, layers: Mapping[str, Use]) -> dict[Name, Use]:
+    """Which parameters layers are of, by the layers' names; modules are none."""
+    modules = dict(module.named_modules(remove_duplicate=False))
+    found: dict[Name, Use] = {}
+    for name, use in layers.items():
+        outer, _, index = name.rpartition(".")
+        for full in (name, outer) if index.isdigit() else (name,):
+            path, _, own = full.rpartition(".")
+            parameter = modules[path]._parameters.get(own) if path in modules else None
+            if name not in modules and parameter is not None and use.parts(parameter):
+                found[path, own] = use
+    return found
+
+
+def _open(path: str, owner: nn.Module, wanted: Mapping[str, Use]) -> None:
+    layers: dict[str, nn.Module] = {}
+    stored: dict[str, Any] = {}
+    if isinstance(owner, OpenWeights):
+        # Opened before, by another pass over the data.
+        stored.update(owner._free)
+    for name, use in wanted.items():
+        parameter = owner._parameters[name]
+        assert parameter is not None
+        cut = [nn.Parameter(part, False) for part in use.cut(parameter.detach())]
+        made = [_layer(use.kind, part) for part in cut]
+        for layer in made:
+            # For the trace: a square matrix does not show it.
+            vars(layer)["is_transposed"] = use.is_transposed
+        is_one = len(made) == 1
+        layers[name] = made[0] if is_one else nn.ModuleList(made)
+        paths = [f"{name}.weight"] if is_one else [f"{name}.{i}.weight" for i in range(len(made))]
+        full = f"{path}.{name}" if path else name
+        stored[name] = FreeWeight(full, tuple(paths), tuple(parameter.shape), use, parameter)
+    if isinstance(owner, OpenWeights):
+        vars(owner)["_stored"] = stored
+        for name, layer in layers.items():
+            del owner._parameters[name]
+            owner._modules[name] = layer.train(owner.training)
+    else:
+        open_as(owner, OpenWeights, layers, stored)
+
+
+def _layer(kind: str, weight: nn.Parameter) -> nn.Module:
+    """A layer without a bias, which stays where it is and is added behind the layer."""
+    if kind == "linear":
+        return linear(weight)
+    layer: nn.Module
+    # On meta nothing is initialised: neither time nor random numbers of the user's are spent.
+    if kind == "embedding":
+        layer = nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
+    else:
+        made: Any = {"conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d}[kind]
+        outputs, inputs, *kernel = weight.shape
+        layer = made(inputs, outputs, tuple(kernel), bias=False, device="meta")
+    layer.weight = weight
+    return layer
+
+
+def _storage(tensor: Tensor) -> int:
+    # Identity of the storage and not its address, which tensors without numbers do not have.
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list):
+        return [tensor for item in value for tensor in _tensors(item)]
+    return []

@@ -110,6 +110,21 @@ class RangeOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class MetricOptions:
+    """How outputs are compared."""
+
+    metric: o.Metric = METRIC
+    outputs: o.Outputs = None
+
+    @property
+    def spelled(self) -> str:
+        """The metric, or several outputs as one: commas are for options, terms have a plus."""
+        if self.outputs is None:
+            return self.metric
+        return f"outputs:terms={self.outputs.replace(',', '+')}"
+
+
+@dataclass(frozen=True, eq=False)
 class TaskOptions:
     """A network, its data, and what its layers may become."""
 
@@ -119,18 +134,10 @@ class TaskOptions:
     limit: o.Limits = None
     precisions: o.Precisions = None
     rules: RuleOptions = RuleOptions()
-    metric: o.Metric = METRIC
-    outputs: o.Outputs = None
+    compared: MetricOptions = MetricOptions()
     workload: WorkloadOptions = WorkloadOptions()
     ranges: RangeOptions = RangeOptions()
     seed: o.Seed = Task.seed
-
-    @property
-    def _metric(self) -> str:
-        """The metric, or several outputs as one: commas are for options, terms have a plus."""
-        if self.outputs is None:
-            return self.metric
-        return f"outputs:terms={self.outputs.replace(',', '+')}"
 
     def task(self, device: str | None) -> Task:
         """The task, with network and data loaded.
@@ -155,7 +162,7 @@ class TaskOptions:
             candidates=listed(self.precisions),
             rules=self.rules.rules(),
             workload=self.workload.workload(),
-            metric=self._metric,
+            metric=self.compared.spelled,
             ranges=self.ranges.ranges(),
             seed=self.seed,
         )

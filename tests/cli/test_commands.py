@@ -366,7 +366,7 @@ def test_an_unknown_metric_is_an_error(tmp_path: Path) -> None:
     )
 
     assert done.exit_code == 2
-    assert "no metric 'psnr' (there are: cosine, kl, squared-error)" in done.stderr
+    assert "no metric 'psnr' (there are: cosine, kl, outputs, " in done.stderr
 
 
 def test_devices() -> None:

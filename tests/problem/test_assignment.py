@@ -159,7 +159,7 @@ def test_the_record_of_a_search_says_how_it_came_about(result: mpq.SearchResult)
 
     assert {key for key, value in record.items() if value is None} == {"phase", "tokens"}
     assert record["device"] == "cortex-m7"
-    assert record["estimator"] == "sketch"
+    assert record["estimator"] == "auto"
     assert record["solver_status"] == "optimal"  # with interactions, and proved
     assert [budget["resource"] for budget in record["budgets"]] == ["weight_bytes", "latency"]
     assert all(budget["used"] <= budget["limit"] for budget in record["budgets"])

@@ -392,3 +392,27 @@ def test_a_relu_in_front_of_the_cosine_can_be_searched() -> None:
     found = search(model.eval(), "cosine", [measurements(1)], [measurements(2)])
 
     assert found.solution.loss is not None
+
+
+def test_the_relative_error_has_no_scale() -> None:
+    """An output a hundred times as large, with errors a hundred times as large, loses as much."""
+    metric = METRICS.build("relative-squared-error")
+    one, other = torch.randn(2, 4, 3, 5).double()
+
+    found = metric.divergence(one, other)
+
+    expected = 0.5 * (other - one).square().sum(-1) / one.square().sum(-1)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(metric.divergence(100 * one, 100 * other), found)
+    zeros = torch.zeros(1, 1, 5)
+    assert metric.divergence(zeros, zeros + 1).item() == 2.5
+
+
+def test_its_probes_have_its_curvature() -> None:
+    """The identity over the squared length, times the weight of the position."""
+    metric, outputs = METRICS.build("relative-squared-error"), torch.tensor([[[3.0, 0.0, 4.0]]])
+    generator = torch.Generator().manual_seed(0)
+
+    drawn = metric.probe(outputs, torch.full((1, 1), 0.5, dtype=torch.float64), generator)
+
+    torch.testing.assert_close(drawn.abs(), torch.full((1, 1, 3), (0.5 / 25) ** 0.5))

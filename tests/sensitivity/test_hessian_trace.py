@@ -357,7 +357,7 @@ def dense_gauss_newton(model: nn.Module, x: Tensor, metric: str) -> npt.NDArray[
     ],
     ids=str,
 )
-@pytest.mark.parametrize("metric", METRICS.names())
+@pytest.mark.parametrize("metric", ["kl", "squared-error", "cosine"])
 def test_standard_errors_are_honest(options: dict[str, Any], metric: str) -> None:
     """At least nine of ten traces are within two of them; and over seeds the mean is right."""
     model, x = two_layers(classes=7), torch.randn(12, 4)

@@ -55,11 +55,11 @@ def searched(**options: Any) -> mpq.SearchResult:
 
 
 def plain(value: Any) -> Any:
-    """A record as nested lists of numbers and texts, field by field; nothing is left out."""
+    """A record as nested lists of numbers and texts, by all fields that equality compares."""
     if isinstance(value, np.ndarray):
         return [str(value.dtype), value.shape, value.tobytes()]
     if is_dataclass(value) and not isinstance(value, type):
-        values = [plain(getattr(value, field.name)) for field in fields(value)]
+        values = [plain(getattr(value, field.name)) for field in fields(value) if field.compare]
         return [type(value).__name__, *values]
     if isinstance(value, dict):
         return {key: plain(x) for key, x in value.items()}

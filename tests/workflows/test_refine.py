@@ -390,11 +390,13 @@ def test_refinement_lowers_the_measured_loss(solver: str, seed: int) -> None:
         mpq.evaluate(demo.make_net(), r.assignment, examples)["quantized"].divergence
         for r in (plain, found)
     ]
-    assert measured[1] < measured[0]
+    # A uniform precision that took the place of the plain optimum is another start.
+    assert plain.safeguard is not None
+    assert measured[1] < measured[0] or plain.safeguard.replaced_by is not None
     assert measured[1] == pytest.approx(kept[-1], rel=1e-4)
     assert found.problem.is_feasible(chosen)
-    assert found.solution.loss == found.problem.loss_of(chosen) >= plain.solution.loss
     assert found.solution.bound is not None
+    assert found.solution.loss == found.problem.loss_of(chosen) >= found.solution.bound
     assert found.solution.bound <= plain.solution.loss
     assert found.solution.status is Status.FEASIBLE
     assert str(found.assignment.metadata.solver).endswith(", refined")

@@ -6,7 +6,7 @@ from typing import Final, final
 
 FACTOR: Final = 20.0
 """How far a prediction may be below what is measured. Where predictions are right, single cells are
-off by up to 8.4, as losses have heavy tails and few examples are looked at: see
+off by up to 6.6, as losses have heavy tails and few examples are looked at: see
 ``benchmarks/spot_check.json``. A gradient that is missing is off by hundreds."""
 
 

@@ -1,6 +1,6 @@
 """Numbers for a terminal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import sqrt
 from typing import TYPE_CHECKING
 
@@ -44,65 +44,69 @@ def amount(value: float, unit: str) -> str:
 
 
 def print_result(result: "SearchResult", console: Console) -> None:
-    """Layers, comparison, and how the search ended."""
+    """Layers, comparison, how the search ended, and what was found on the way."""
     console.print(_table(result.layer_table(), "Layers", _layer_columns))
     console.print(_table(result.comparison_table(), "Measured on held-out examples", _all_columns))
-    solution = result.solution
-    console.print(f"{solution.solver}: {solution.status.value}")
     # Names and messages may have brackets, which rich would read as its own markup.
+    for line in (*_answer(result), *_costs(result), *_network(result)):
+        console.print(escape(line))
+
+
+def _answer(result: "SearchResult") -> Iterator[str]:
+    """How the search ended, and whether its prediction holds."""
+    solution = result.solution
+    yield f"{solution.solver}: {solution.status.value}"
     if solution.why:
-        console.print(escape(solution.why))
-    console.print(
-        f"{result.loss_name}: {solution.loss:.4g} {result.problem.loss.unit}{_proof(solution)}"
-    )
-    for sentence in () if result.spot_check is None else result.spot_check.sentences:
-        console.print(sentence)
+        yield solution.why
+    yield f"{result.loss_name}: {solution.loss:.4g} {result.problem.loss.unit}{_proof(solution)}"
+    if result.spot_check is not None:
+        yield from result.spot_check.sentences
     if result.safeguard is not None:
-        console.print(result.safeguard.sentence)
-    assert solution.columns is not None
+        yield result.safeguard.sentence
     for number, round_ in enumerate(result.provenance.refinements, start=1):
-        console.print(
+        yield (
             f"refinement {number}: measured loss {round_.measured_loss:.4g} on calibration "
             f"examples, {'kept' if round_.is_kept else 'not better, dropped'}"
         )
+
+
+def _costs(result: "SearchResult") -> Iterator[str]:
+    """What the answer uses of every budget, and what lies besides layers."""
+    columns = result.columns
     for budget in result.problem.budgets:
-        used, unit = budget.used(solution.columns), budget.unit
+        used, unit = budget.used(columns), budget.unit
         # Nothing is a share of 0, which a limit may be: on bytes between layers, for example.
         share = f" ({used / budget.limit:.1%})" if budget.limit else ""
-        console.print(
-            f"{budget.resource}: {amount(used, unit)} of {amount(budget.limit, unit)}{share}"
-        )
+        yield f"{budget.resource}: {amount(used, unit)} of {amount(budget.limit, unit)}{share}"
     for table in result.shown_tables:
         beside = {
             "besides its layers": table.constant,
-            "between layers": table.total_between(solution.columns),
+            "between layers": table.total_between(columns),
         }
         parts = [f"{where}: {amount(x, table.unit)}" for where, x in beside.items() if x]
         if parts:
-            console.print(f"{table.name} {'; '.join(parts)}")
+            yield f"{table.name} {'; '.join(parts)}"
     for table in result.half_widths:
         # Independent errors add up in squares; nan is an interval that is not known.
-        widths = table.values[np.arange(len(solution.columns)), solution.columns]
+        widths = table.values[np.arange(len(columns)), columns]
         known = amount(sqrt(np.nansum(widths**2)), table.unit)
-        console.print(
-            f"{table.name} of its layers is known to {known} (95 %, if layers err independently)"
-        )
+        yield f"{table.name} of its layers is known to {known} (95 %, if layers err independently)"
     device = result.provenance.device
     if device is not None:
-        resources = " and ".join(device.resources)
-        console.print(escape(f"device {device.name}: {resources} {device.basis}"))
+        yield f"device {device.name}: {' and '.join(device.resources)} {device.basis}"
+
+
+def _network(result: "SearchResult") -> Iterator[str]:
+    """What of the network was not compared, not covered, not reached."""
     unscored = result.provenance.unscored
     if unscored:
-        names = ", ".join(unscored)
-        console.print(
-            escape(
-                f"outputs that nobody looked at, so that layers behind them alone lose nothing: "
-                f"{names}; --outputs compares them too"
-            )
+        yield (
+            "outputs that nobody looked at, so that layers behind them alone lose nothing: "
+            f"{', '.join(unscored)}; --outputs compares them too"
         )
-    told = () if result.coverage is None else result.coverage.sentences
-    for sentence in (*told, *result.provenance.reach.sentences()):
-        console.print(escape(sentence))
+    if result.coverage is not None:
+        yield from result.coverage.sentences
+    yield from result.provenance.reach.sentences()
 
 
 def _proof(solution: "Solution") -> str:

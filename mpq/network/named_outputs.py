@@ -41,7 +41,7 @@ class Term:
         path: Keys, attributes and indices, from the network's output on: ``pred_boxes``,
             ``0.boxes``.
         metric: How it is compared.
-        weight: Of its divergence in the sum.
+        weight: What its divergence is multiplied by in the sum.
     """
 
     path: str

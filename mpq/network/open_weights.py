@@ -28,7 +28,7 @@ class FreeWeight:
     """A parameter that layers hold as ``cut`` gives it.
 
     Args:
-        name: Of the parameter, for messages.
+        name: What messages call the parameter.
         parts: Paths of the layers' weights.
         shape: The parameter's.
         use: How it is cut into layers.

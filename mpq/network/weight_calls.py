@@ -18,7 +18,7 @@ class Use:
 
     Args:
         kind: Kind of the layers.
-        shape: Of one layer's weight, as torch's layer of that kind has it.
+        shape: The shape of one layer's weight, as torch's layer of that kind has it.
         is_transposed: Whether the parameter holds every such matrix as ``[I, O]``.
     """
 

@@ -27,7 +27,7 @@ class Excess:
 
     Args:
         mean: Mean over examples, in the metric's unit; below 0 the answer is better.
-        standard_error: Of that mean, by a paired bootstrap.
+        standard_error: What that mean may be off by, from a paired bootstrap.
         num_examples: How many examples there are.
     """
 

@@ -32,8 +32,8 @@ class AutoEstimator(RefinableEstimator):
     gradient can be had at all, everything is measured, and the cause is named.
 
     Args:
-        num_probes: Of the sketch: backward passes per batch.
-        seed: Of the sketch's signs, and of the cells that are drawn.
+        num_probes: Backward passes per batch that the sketch takes.
+        seed: Draws the sketch's signs and the cells that are measured.
     """
 
     name: ClassVar[str] = "auto"

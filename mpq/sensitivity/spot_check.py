@@ -28,7 +28,7 @@ def spot_check(on: Estimation, table: CostTable, seed: int = 0) -> SpotCheck:
         on: What was asked of the estimator.
         table: ``[L, B]`` its answer. Where its unit is not the metric's, only layers without any
             loss can be judged.
-        seed: Of the cells that are drawn.
+        seed: Which cells are drawn.
     """
     blind = without_gradient(on, table)
     chosen = _chosen(on, table, [name not in blind for name in on.names], seed)
@@ -77,7 +77,7 @@ def _chosen(
         on: The layers and candidates.
         table: ``[L, B]`` what was predicted.
         seen: ``[L]`` whether a gradient reached the layer: what is known to fail is not tried.
-        seed: Of the cells that are drawn.
+        seed: Which cells are drawn.
     """
     rows = np.flatnonzero(seen)
     if not on.tried or not len(rows):

@@ -29,7 +29,7 @@ def refuse_own_forwards(layers: Sequence[Layer], precisions: Mapping[str, Precis
     """Refuses layers that ONNX's operators would compute as torch's plain ones.
 
     Args:
-        layers: Of the network.
+        layers: The network's layers.
         precisions: What each is to be written in.
 
     Raises:

@@ -105,7 +105,7 @@ class OwnCall:
     output; one example after the other, as nothing else is known of the forward.
 
     Args:
-        name: Of the layer, for messages.
+        name: What messages call the layer.
         again: The call.
         g: Gradient of its output, in the dtype of the result.
         num_examples: Examples in the batch, ``N``.

@@ -113,7 +113,8 @@ class Safeguard:
             )
         unclear = [c.precision for c in self.checks if c.verdict is Verdict.UNCLEAR]
         better = len(self.checks) - len(unclear)
-        parts = [f"measured better than {better} uniform precisions within the budgets"]
+        of_uniform = "uniform precision" if better == 1 else "uniform precisions"
+        parts = [f"measured better than {better} {of_uniform} within the budgets"]
         if unclear:
             parts.append(f"not distinguishable from {', '.join(unclear)}")
         return "; ".join(parts)

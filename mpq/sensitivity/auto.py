@@ -1,12 +1,13 @@
 """The default: predicted where predictions hold, measured where they do not."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final, final
 
 import numpy as np
 
-from mpq.errors import DataError, InputError, ModelError
+from mpq.errors import ModelError
 from mpq.problem.interactions import Interactions
 from mpq.quantization.precision import Precision
 from mpq.sensitivity._base import RefinableEstimator, Sensitivity
@@ -16,6 +17,12 @@ from mpq.sensitivity.measured import Measured
 from mpq.sensitivity.output_sketch import OutputSketch
 from mpq.sensitivity.spot_check import measured_rows, spot_check
 
+_OF_GRADIENTS: Final = re.compile(
+    r"does not depend on any quantizable layer|changed in place|requires? grad|requires_grad|"
+    r"derivative|backward|in-?place operation|checkpoint",
+    re.IGNORECASE,
+)
+"""What torch, and ``read_gradients``, say where a network cannot be differentiated."""
 _MANY: Final = 3
 """Layers that are off before no prediction is believed: of at most eight that were looked at."""
 
@@ -53,9 +60,10 @@ class AutoEstimator(RefinableEstimator):
         """See ``SensitivityEstimator.estimate``."""
         try:
             found = self._sketch().estimate(on)
-        except (InputError, DataError):
-            raise
         except (ModelError, RuntimeError, NotImplementedError) as error:
+            # Anything else, such as memory that runs out, would only be hidden by measuring.
+            if not _OF_GRADIENTS.search(str(error)):
+                raise
             return self._measured(on, f"no gradient can be computed ({_first_line(error)})")
         check = spot_check(on, found.table, self.seed)
         if len(check.off) >= _MANY:

@@ -42,7 +42,8 @@ def spot_check(on: Estimation, table: CostTable, seed: int = 0) -> SpotCheck:
             predicted = float(table.values[table.layers.index(name), column])
             is_off = comparable and _is_off(predicted, measured, largest)
             cells.append(CheckedCell(name, str(on.candidates[column]), predicted, measured, is_off))
-    passes = (len(cells) + 1) * few.data.num_examples / on.data.num_examples
+    # Every layer is measured beside a pass of the original.
+    passes = (len(cells) + len(chosen)) * few.data.num_examples / on.data.num_examples
     return SpotCheck(tuple(cells), on.network.metric.unit, passes, no_gradient=blind)
 
 

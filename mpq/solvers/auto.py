@@ -69,11 +69,11 @@ class Auto(Solver):
         # Asked first, pairs or not: of the two exact solvers this one has the tighter relaxation.
         if num_moves <= _PROVED_MOVES:
             solver = BranchAndBound(time_limit_s=_TIME_LIMIT_S, seed=self.seed)
-            return solver, f"interactions of {num_moves} precisions{pairs}"
+            return solver, f"interactions of {num_moves} choices{pairs}"
         if pairs and num_moves <= _LINKED_MOVES:
-            why = f"interactions of {num_moves} precisions{pairs}"
+            why = f"interactions of {num_moves} choices{pairs}"
             return OuterApproximation(time_limit_s=_TIME_LIMIT_S), why
-        why = f"interactions of {num_moves} precisions, too many to prove"
+        why = f"interactions of {num_moves} choices, too many to prove"
         if num_moves <= _THOROUGH_MOVES:
             return LocalSearch(seed=self.seed), why
         return LocalSearch(_FEW_RESTARTS, self.seed), why

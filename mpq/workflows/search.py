@@ -1,7 +1,6 @@
 """The main job, told once: model + data + device + limits -> assignment."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from mpq._support.progress import showing_progress
 from mpq.errors import InputError
@@ -96,12 +95,10 @@ def searched(task: Task, limits: Sequence[Limit], method: Method) -> tuple[Searc
     if method.objective is None:
         solution, safeguard = never_worse(prepared, problem, solution)
     session = Session(prepared)
-    estimator = method.estimator.name
-    result = session.record(problem, solution, method.solver, estimator, rounds)
-    return (
-        replace(result, safeguard=safeguard, spot_check=check, coverage=prepared.network.coverage),
-        session,
+    result = session.record(
+        problem, solution, method.solver, method.estimator.name, rounds, check, safeguard
     )
+    return result, session
 
 
 def estimated(

@@ -16,6 +16,8 @@ from mpq.quantization.observer import needs_range
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.report.measurement import ComparisonRow, Measurement
+from mpq.report.safeguard import Safeguard
+from mpq.sensitivity import SpotCheck
 from mpq.solvers import SOLVERS, Solver
 from mpq.workflows.never_worse import never_worse_points
 from mpq.workflows.provenance import Provenance, UsedDevice
@@ -88,6 +90,8 @@ class Session:
         solver: Solver,
         estimator: str,
         refinements: tuple[Refinement, ...] = (),
+        spot_check: SpotCheck | None = None,
+        safeguard: Safeguard | None = None,
     ) -> SearchResult:
         """What a search found, with original, solution and uniform precisions measured.
 
@@ -97,6 +101,8 @@ class Session:
             solver: The solver, which may have found a frontier on the way.
             estimator: Name of the estimator that the problem's loss is by.
             refinements: Rounds of refinement, in order; none where it was not refined.
+            spot_check: What measuring a few cells said of the prediction.
+            safeguard: The solution beside the uniform precisions within the budgets.
         """
         # Made once, as the assignment states a part of it again: both files have to say the same.
         provenance = self._provenance(solver, estimator, refinements)
@@ -115,6 +121,9 @@ class Session:
             tuple(rows.values()),
             provenance,
             _trials(solver, problem),
+            safeguard,
+            spot_check,
+            self.network.coverage,
         )
 
     def _provenance(

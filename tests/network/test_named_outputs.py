@@ -1,5 +1,6 @@
 """Several outputs of one network as one loss, and outputs that nobody looks at."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -145,9 +146,11 @@ def test_an_output_that_is_not_there_is_refused_with_those_that_are() -> None:
         Network.of(Detector().eval(), examples(), metric=METRICS.build("outputs:terms=masks"))
 
 
-def test_the_command_takes_outputs() -> None:
+def test_the_command_takes_outputs(tmp_path: Path) -> None:
     """The demo has one, and no such path."""
-    ran = CliRunner().invoke(app, ["search", "--outputs", "logits=kl,masks*2"])
+    asked = ["search", "--outputs", "logits=kl,masks*2", "--output", str(tmp_path / "run")]
+
+    ran = CliRunner().invoke(app, asked)
 
     assert ran.exit_code == 2
     assert "no tensor at" in ran.stderr

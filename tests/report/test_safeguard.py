@@ -56,7 +56,6 @@ def test_the_sentence_names_what_cannot_be_told_apart() -> None:
     )
 
     assert found.sentence == (
-        "measured better than 1 uniform precisions within the budgets; not distinguishable from "
-        "w8a8"
+        "measured better than 1 uniform precision within the budgets; not distinguishable from w8a8"
     )
     assert Safeguard().sentence == "no uniform precision meets these budgets"

@@ -536,10 +536,10 @@ def test_ilp_refuses_interactions(solver: Solver) -> None:
 @pytest.mark.parametrize(
     ("layers", "shrinkage", "solver", "why"),
     [
-        (4, 0.0, "branch-and-bound", "interactions of 12 precisions"),
+        (4, 0.0, "branch-and-bound", "interactions of 12 choices"),
         (4, 1.0, "branch-and-bound", "the interactions are shrunk away"),
-        (60, 0.0, "local-search", "interactions of 180 precisions, too many to prove"),
-        (110, 0.0, "local-search", "interactions of 330 precisions, too many to prove"),
+        (60, 0.0, "local-search", "interactions of 180 choices, too many to prove"),
+        (110, 0.0, "local-search", "interactions of 330 choices, too many to prove"),
     ],
 )
 def test_auto_says_why_it_takes_which(

@@ -201,7 +201,7 @@ def test_auto_says_what_it_takes_for_conversions_and_why(monkeypatch: pytest.Mon
     assert quadratic.solver.startswith("branch-and-bound")
     assert large.solver.startswith("outer-approximation")
     for solution in (quadratic, large):
-        assert solution.why.endswith("interactions of 12 precisions, with costs of pairs of layers")
+        assert solution.why.endswith("interactions of 12 choices, with costs of pairs of layers")
 
 
 def test_conversions_change_the_answer() -> None:

@@ -94,7 +94,7 @@ class Network:
         examples = Calibration.of(data)
         batch = examples.first().to(device_of(module))
         open_weights(module, find_free_weights(module, _batches(module, examples)))
-        # Before anything else: with another answer every time all that follows would be noise.
+        # Before anything is measured: with another answer every time all of it would be noise.
         outputs = check_repeatable(module, batch, metric)
         is_mixing = mixes_examples(module, batch, metric, outputs)
         others = unscored_outputs(module, batch, metric)

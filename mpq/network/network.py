@@ -24,6 +24,7 @@ from mpq.network.patterns import Pattern, matching
 from mpq.network.randomness import random_state_kept
 from mpq.network.reach import Reach
 from mpq.network.refusals import refused_modules
+from mpq.network.same_start import begin_alike
 
 
 @final
@@ -44,6 +45,7 @@ class Network:
         is_mixing: Whether rows of a batch change each other's outputs, so that a batch is one
             example.
         unscored: Paths of what the network returns besides what the metric looks at.
+        allow_randomness: Seed of the generators in every pass, for a network that draws.
     """
 
     module: nn.Module
@@ -56,6 +58,7 @@ class Network:
     coverage: Coverage | None = None
     is_mixing: bool = False
     unscored: tuple[str, ...] = ()
+    allow_randomness: int | None = None
 
     @classmethod
     @random_state_kept()
@@ -67,6 +70,7 @@ class Network:
         exclude: Sequence[Pattern] = (),
         fold: bool = True,
         metric: OutputMetric = KL,
+        allow_randomness: int | None = None,
     ) -> Self:
         """Finds the layers with one forward pass over all batches.
 
@@ -81,6 +85,8 @@ class Network:
             exclude: Globs or predicates; without matching layers.
             fold: Whether BatchNorm is folded into the convolution that feeds it.
             metric: How the outputs of quantized networks are compared with the original's.
+            allow_randomness: Where the generators of torch, numpy and Python start in every pass;
+                ``None``: they are left alone, and a network that draws is refused.
 
         Raises:
             ModelError: If the model is in training mode, has weights that are not finite, no layer
@@ -90,12 +96,12 @@ class Network:
         """
         # First of all: every step below takes evaluation mode and finite weights for granted.
         check_model(model)
-        module = own_copy(model)
+        module = begin_alike(own_copy(model), allow_randomness)
         examples = Calibration.of(data)
         batch = examples.first().to(device_of(module))
         open_weights(module, find_free_weights(module, _batches(module, examples)))
         # Before anything is measured: with another answer every time all of it would be noise.
-        outputs = check_repeatable(module, batch, metric)
+        outputs = check_repeatable(module, batch, metric, allow_randomness)
         is_mixing = mixes_examples(module, batch, metric, outputs)
         others = unscored_outputs(module, batch, metric)
         # Before folding, as the traces say who reads a convolution's output.
@@ -112,8 +118,9 @@ class Network:
         layers, lifetimes = found.with_dataflow(layers)
         reach, ties = found.reach.of(layers), ties_of(layers)
         return cls(
-            module, layers, ties, folded, reach, metric, lifetimes, coverage, is_mixing, others
-        )
+            module, layers, ties, folded, reach, metric, lifetimes, coverage, is_mixing, others,
+            allow_randomness,
+        )  # fmt: skip
 
     @property
     def uncalled(self) -> tuple[str, ...]:

@@ -27,7 +27,10 @@ def measurement_key(
     examples = (
         value for batch in data for value in (*batch.args, *batch.kwargs.values(), batch.targets)
     )
+    seed = network.allow_randomness
     return {
+        # Only where it is set: journals of networks that draw nothing stay as they are.
+        **({} if seed is None else {"allow_randomness": str(seed)}),
         "layers": network.fingerprint,
         "weights": checksum(_tensors(network.module.state_dict().values())),
         "metric": repr(network.metric),

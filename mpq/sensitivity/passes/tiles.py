@@ -108,7 +108,9 @@ class Tiling:
         self._on = on
         self._reuse = reuse
         self._precisions = [on.candidates[column] for column in on.tried]
-        self._axes: dict[str, int] | None = None if batched else {}
+        # A larger batch draws other numbers.
+        is_drawing = on.network.allow_randomness is not None
+        self._axes: dict[str, int] | None = None if batched and not is_drawing else {}
 
     def tiles(self, batch: Batch) -> list[Tile]:
         """At most two, each with at least one layer; together they have every layer once."""

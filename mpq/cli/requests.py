@@ -227,7 +227,7 @@ class ProfileOptions:
     patterns: PatternOptions = field(default_factory=PatternOptions)
     fold: o.Fold = Rules.fold
     ranges: RangeOptions = field(default_factory=RangeOptions)
-    draws: DrawOptions = DrawOptions()
+    draws: DrawOptions = field(default_factory=DrawOptions)
     output: o.ProfileFile = Path("profile.json")
 
     def task(self) -> Task:

@@ -1,7 +1,7 @@
 """A model made ready: a copy that shares its parameters, with every quantizable layer known."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, final
 
 import torch
@@ -11,6 +11,7 @@ from mpq.errors import ModelError
 from mpq.network.batch_norm import fold_batch_norm
 from mpq.network.behaviour import check_repeatable, mixes_examples, unscored_outputs
 from mpq.network.coverage import Coverage
+from mpq.network.example_axes import find_axes
 from mpq.network.examples import Batch, Calibration
 from mpq.network.finding import Finding
 from mpq.network.free_weights import find_free_weights
@@ -46,6 +47,7 @@ class Network:
             example.
         unscored: Paths of what the network returns besides what the metric looks at.
         allow_randomness: Seed of the generators in every pass, for a network that draws.
+        axes: Where the examples lie in its inputs: see ``Batch.axes``.
     """
 
     module: nn.Module
@@ -59,6 +61,7 @@ class Network:
     is_mixing: bool = False
     unscored: tuple[str, ...] = ()
     allow_randomness: int | None = None
+    axes: tuple[int | None, ...] | None = None
 
     @classmethod
     @random_state_kept()
@@ -99,6 +102,9 @@ class Network:
         module = begin_alike(own_copy(model), allow_randomness)
         examples = Calibration.of(data)
         batch = examples.first().to(device_of(module))
+        # Before the first cut: to this network an input may be shared by all examples.
+        axes = find_axes(module, batch, metric, allow_randomness is not None)
+        examples, batch = examples.along(axes), replace(batch, axes=axes)
         open_weights(module, find_free_weights(module, _batches(module, examples)))
         # Before anything is measured: with another answer every time all of it would be noise.
         outputs = check_repeatable(module, batch, metric, allow_randomness)
@@ -119,7 +125,7 @@ class Network:
         reach, ties = found.reach.of(layers), ties_of(layers)
         return cls(
             module, layers, ties, folded, reach, metric, lifetimes, coverage, is_mixing, others,
-            allow_randomness,
+            allow_randomness, axes,
         )  # fmt: skip
 
     @property
@@ -183,6 +189,7 @@ class Network:
 
     def examples(self, data: Calibration) -> Calibration:
         """The data with the examples that this network has: batches, where it mixes their rows."""
+        data = data.along(self.axes)
         return data.whole() if self.is_mixing else data
 
 

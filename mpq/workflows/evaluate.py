@@ -15,7 +15,7 @@ from mpq.network.examples import IGNORED_TARGET, Batch, Calibration
 from mpq.network.metric import KL, OutputMetric
 from mpq.network.metrics import METRICS
 from mpq.network.modules import device_of, share_parameters
-from mpq.network.outputs import position_weights
+from mpq.network.outputs import check_same_shape, position_weights
 from mpq.network.randomness import random_state_kept
 from mpq.network.same_start import begin_alike
 from mpq.network.targets import class_targets, cross_entropy
@@ -85,11 +85,12 @@ class Reference:
 
     def _same_shape(self, index: int, outputs: Tensor) -> Tensor:
         # Other numbers in the same shapes are found by ``Calibration``, which keeps checksums.
-        if index >= len(self._outputs) or self._outputs[index].shape != outputs.shape:
+        if index >= len(self._outputs):
             raise DataError(
                 "the data gave other batches than at first; the function must yield the same "
                 "examples every time it is called"
             )
+        check_same_shape(self._outputs[index], outputs)
         return self._outputs[index]
 
 

@@ -218,6 +218,37 @@ def test_the_command_line_takes_each(kind: str, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
 
 
+class Detections(nn.Module):
+    """Keeps what scores above the mean: how many depends on the weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.boxes, self.scores = nn.Linear(6, 16), nn.Linear(16, 4), nn.Linear(16, 1)
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        """Boxes of every image."""
+        found = []
+        for image in images:
+            read = torch.relu(self.a(image.flatten(0, 1)))
+            scores = self.scores(read)[:, 0]
+            found.append({"boxes": self.boxes(read)[scores > scores.mean() + 0.03]})
+        return found
+
+
+@pytest.mark.parametrize("sensitivity", ["auto", "measured", "weight-error"])
+def test_another_number_of_detections_has_a_sentence(sensitivity: str) -> None:
+    """Wherever it is compared first."""
+    generator = torch.Generator().manual_seed(1)
+    data = [(([torch.rand(3, 20, 6, generator=generator)] * 2,), None) for _ in range(4)]
+    task = mpq.Task(
+        Detections().eval(), data, candidates=["w2", "w8"], metric="outputs:terms=0.boxes"
+    )
+
+    with pytest.raises(mpq.errors.ModelError, match="depends on its own numbers"):
+        mpq.search(task, {"weight_bytes": "0.9x:w8"}, sensitivity=sensitivity)
+
+
 def test_evaluate_leaves_the_data_as_they_are() -> None:
     """Both networks read the same numbers, though each writes into what it reads."""
     data = in_place()

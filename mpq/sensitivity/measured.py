@@ -14,7 +14,7 @@ from mpq._support.journal import Journal
 from mpq.errors import DataError, InputError, UnknownNameError
 from mpq.network.examples import Batch
 from mpq.network.metric import CosineDistance, OutputMetric
-from mpq.network.outputs import position_weights
+from mpq.network.outputs import check_same_shape, position_weights
 from mpq.network.targets import class_targets, cross_entropy, target_weights
 from mpq.quantization.precision import Precision
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
@@ -176,6 +176,7 @@ class _Run:
         row: Row = {"columns": columns, "count": 0, "total": [], "square": [], "factor": []}
         score, metric = SCORES[self.estimator.score], self.on.network.metric
         for cell in scale.cells(layer, [self.on.candidates[column] for column in columns]):
+            check_same_shape(cell.original, cell.changed)
             scores = score(metric, scale.batch, cell.original, cell.changed)  # [M]
             row["count"] = len(scores)
             # Plain numbers, because rows are written to the journal as JSON.

@@ -42,11 +42,22 @@ class Drawing(nn.Module):
         return found + self.ring
 
 
-@pytest.mark.parametrize("how", ["dropout", "mask", "ring"])
-def test_another_answer_to_the_same_input_is_refused(how: str) -> None:
-    """With the size of the difference, before anything is estimated."""
-    with pytest.raises(ModelError, match=r"gives another answer: outputs differ by up to \d"):
+@pytest.mark.parametrize(
+    ("how", "why"), [("dropout", "--allow-randomness"), ("mask", "--allow-randomness"),
+                     ("ring", "kept between calls")]
+)  # fmt: skip
+def test_another_answer_to_the_same_input_is_refused(how: str, why: str) -> None:
+    """With the size of the difference and the option where it helps, before any estimate."""
+    with pytest.raises(ModelError, match=rf"another answer: outputs differ by up to \d.*{why}"):
         Network.of(Drawing(how).eval(), rows(1))
+
+
+def test_what_is_kept_between_calls_is_refused_with_a_seed_too() -> None:
+    """It is not drawn by the generators that a seed fixes."""
+    task = mpq.Task(Drawing("ring").eval(), rows(4), allow_randomness=0)
+
+    with pytest.raises(ModelError, match="kept between calls .* no seed of torch, numpy or Python"):
+        mpq.search(task, {"effective_bits": 7})
 
 
 class Graph(nn.Module):

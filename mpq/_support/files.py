@@ -1,7 +1,7 @@
 """Writing results: whole files or none."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mpq.errors import OutputError
@@ -22,6 +22,19 @@ def prepare_folder(folder: Path) -> Path:
     except OSError as error:
         raise OutputError(f"cannot write to the folder {folder}: {error.strerror}") from error
     return folder
+
+
+def remove_files(folder: Path, names: Iterable[str]) -> None:
+    """Removes files that are there.
+
+    Raises:
+        OutputError: If one cannot be removed.
+    """
+    for name in names:
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot remove {folder / name}: {error.strerror}") from error
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:

@@ -44,10 +44,14 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
         OutputError: If a file cannot be written.
     """
     prepare_folder(folder)
-    # Renaming onto a folder fails, and by then the files before it would be replaced.
+    # Renaming onto a folder fails, and by then the files before it would be replaced. A device or a
+    # pipe would itself be replaced by a file.
     for name in files:
-        if (folder / name).is_dir():
-            raise OutputError(f"cannot write the file {folder / name}: a folder is there")
+        path = folder / name
+        if path.is_dir():
+            raise OutputError(f"cannot write the file {path}: a folder is there")
+        if path.exists() and not path.is_file():
+            raise OutputError(f"cannot write the file {path}: a device or a pipe is there")
     try:
         # Beside their destination: a rename is atomic only within one file system.
         with tempfile.TemporaryDirectory(dir=folder, prefix=".mpq-") as staging:

@@ -101,7 +101,7 @@ def test_where_nothing_can_be_differentiated_all_is_measured(model: nn.Module) -
 
     np.testing.assert_array_equal(found.table.values, measured.table.values)
     assert found.check is not None
-    assert found.check.fallback.startswith("no gradient can be computed (")
+    assert found.check.fallback.startswith("no gradient can be computed: ")
     assert found.check.repaired == on.names
     assert "every layer was measured instead" in found.check.sentences[0]
 

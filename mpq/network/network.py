@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 from mpq.errors import ModelError
 from mpq.network.batch_norm import fold_batch_norm
-from mpq.network.behaviour import check_repeatable, mixes_examples, unscored_outputs
+from mpq.network.behaviour import (
+    check_repeatable,
+    mixes_examples,
+    unchecked_rows,
+    unscored_outputs,
+)
 from mpq.network.coverage import Coverage
 from mpq.network.examples import Batch, Calibration
 from mpq.network.finding import Finding
@@ -44,6 +49,7 @@ class Network:
         is_mixing: Whether rows of a batch change each other's outputs, so that a batch is one
             example.
         unscored: Paths of what the network returns besides what the metric looks at.
+        unchecked_rows: Why ``is_mixing`` could not be found out; empty: it was.
     """
 
     module: nn.Module
@@ -56,6 +62,7 @@ class Network:
     coverage: Coverage | None = None
     is_mixing: bool = False
     unscored: tuple[str, ...] = ()
+    unchecked_rows: str = ""
 
     @classmethod
     @random_state_kept()
@@ -92,7 +99,7 @@ class Network:
         check_model(model)
         module = own_copy(model)
         examples = Calibration.of(data)
-        batch = examples.first().to(device_of(module))
+        batch = examples.first_of_several().to(device_of(module))
         open_weights(module, find_free_weights(module, _batches(module, examples)))
         # Before anything is measured: with another answer every time all of it would be noise.
         outputs = check_repeatable(module, batch, metric)
@@ -112,8 +119,9 @@ class Network:
         layers, lifetimes = found.with_dataflow(layers)
         reach, ties = found.reach.of(layers), ties_of(layers)
         return cls(
-            module, layers, ties, folded, reach, metric, lifetimes, coverage, is_mixing, others
-        )
+            module, layers, ties, folded, reach, metric, lifetimes, coverage, is_mixing, others,
+            unchecked_rows(batch, outputs),
+        )  # fmt: skip
 
     @property
     def uncalled(self) -> tuple[str, ...]:

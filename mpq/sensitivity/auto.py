@@ -28,7 +28,8 @@ class AutoEstimator(RefinableEstimator):
     The sketch takes a forward and a backward pass, and is wrong where no gradient flows (rounding,
     ``detach``, comparisons), or where second order says little. So a handful of cells are measured
     (``spot_check``). A layer that nothing reaches a gradient of, and one whose prediction is far
-    below its measurement, is measured at every precision; where several fail, all are. Where no
+    below its measurement or out of order, is measured at every precision; where several fail, all
+    are. Where no
     gradient can be had at all, everything is measured, and the cause is named.
 
     Args:
@@ -56,7 +57,7 @@ class AutoEstimator(RefinableEstimator):
         except GradientError as error:
             return self._measured(on, f"no gradient can be computed: {error.cause}")
         check = spot_check(on, found.table, self.seed)
-        if len(check.off) >= _MANY:
+        if len(check.failing) >= _MANY:
             return self._measured(on, "predictions and measurements part", check)
         return self._repaired(on, found, check)
 
@@ -84,7 +85,7 @@ class AutoEstimator(RefinableEstimator):
 
     def _repaired(self, on: Estimation, found: Sensitivity, check: SpotCheck) -> Sensitivity:
         table = replace(found.table, name=self.name)
-        names = [name for name in on.names if name in {*check.no_gradient, *check.off}]
+        names = [name for name in on.names if name in {*check.no_gradient, *check.failing}]
         if not names:
             return Sensitivity(table, found.interactions, found.standard_error, check)
         rows = [on.names.index(name) for name in names]

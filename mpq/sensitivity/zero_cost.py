@@ -30,6 +30,7 @@ from mpq.sensitivity.passes.labels import (
     loss_gradient,
 )
 from mpq.sensitivity.passes.layer_response import response
+from mpq.sensitivity.passes.weight_gradients import WholeGradients
 
 
 @final
@@ -140,7 +141,7 @@ class _Examples:
         sums, examples = [torch.zeros_like(weight) for weight in self.weights()], 0
         with _differentiable(self._layer_modules()), torch.enable_grad():
             for batch, generator in self.batches():
-                with differentiating(self.network):
+                with differentiating(self.network), WholeGradients():
                     gradients = of(batch, generator)
                 for held, new in zip(sums, gradients, strict=True):
                     held += new
@@ -269,7 +270,7 @@ def _synflow(examples: _Examples) -> list[float]:
     # Statistics stay what they are, in float64 as well: torch does not mix the two dtypes.
     state = {id(b): b.double() for b in network.module.buffers() if b.is_floating_point()}
     replaced = _replaced(network.module, {**state, **parameters})
-    with replaced, differentiating(network), torch.enable_grad():
+    with replaced, differentiating(network), torch.enable_grad(), WholeGradients():
         found = network.module(*ones.args, **ones.kwargs)
         total = network.metric.positions(found).sum()
         check_reached(total)

@@ -141,6 +141,7 @@ class Session:
             refinements=refinements,
             reach=self.network.reach,
             unscored=self.network.unscored,
+            unchecked_rows=self.network.unchecked_rows,
             mpq_version=version("mpq"),
             torch_version=str(torch.__version__),
         )

@@ -22,6 +22,7 @@ from mpq.sensitivity.passes.differentiation import (
     differentiating,
     translated,
 )
+from mpq.sensitivity.passes.weight_gradients import WholeGradients
 
 Objective = Callable[[Batch, Tensor], Tensor]
 """From a batch and its outputs ``[N, P, C]`` to the loss, summed over the examples."""
@@ -145,7 +146,7 @@ def second_order(
     with own_weights(network) as weights, hooks(handles), torch.enable_grad():
         # The fused attention kernels have no second derivative; the plain one has.
         with differentiating(network):
-            with sdpa_kernel(SDPBackend.MATH):
+            with sdpa_kernel(SDPBackend.MATH), WholeGradients():
                 total = loss(batch, network.outputs(batch))
             check_reached(total)
             inputs = [x for kept in read.values() for x in kept]

@@ -169,7 +169,7 @@ class OwnCall:
 
     def _forward(self, again: Again) -> tuple[Tensor, Tensor]:
         weight = widened(weight_of(self.layer_module)).requires_grad_()
-        with translated(), torch.enable_grad(), _WholeGradients():
+        with translated(), torch.enable_grad(), WholeGradients():
             y = again.output({"weight": weight}, widened)
         if not y.requires_grad:
             raise GradientError(
@@ -247,7 +247,7 @@ class Cut:
             return False
 
 
-class _WholeGradients(TorchFunctionMode):
+class WholeGradients(TorchFunctionMode):
     """Within this block a table's lookup has the gradient of all its rows, each once per use."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -24,7 +24,7 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import Estimation
-from mpq.sensitivity.checked import AGREEMENT
+from mpq.sensitivity.checked import AGREEMENT, CheckedCell
 from mpq.sensitivity.spot_check import spot_check
 
 CANDIDATES = {
@@ -66,7 +66,8 @@ def checks(network: Network, data: Calibration, candidates: tuple[Precision, ...
     """What the checks of all seeds say."""
     ranges = ActivationRanges.calibrate(network, data, candidates)
     on = Estimation(network, data, Quantizer(ranges), candidates)
-    cells, taus, blind, seconds, passes = [], [], set[str](), 0.0, 0.0
+    cells, taus = list[CheckedCell](), list[float | None]()
+    blind, seconds, passes = set[str](), 0.0, 0.0
     for seed in SEEDS:
         table = ESTIMATORS.build("sketch", seed).estimate(on).table
         start = time.perf_counter()

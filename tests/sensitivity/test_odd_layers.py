@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import mpq
 from mpq import ESTIMATORS, Calibration, Precision
-from mpq.network.modules import share_parameters
+from mpq.network.modules import share_parameters, weight_of
 from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.quantizer import Quantizer
@@ -254,11 +254,12 @@ def test_a_table_that_another_module_reads_is_copied_and_not_scaled() -> None:
     """Its other reader meets the rows as they are, until they are looked up."""
     model = Words(table_with_bounded_rows(nn.Embedding)).eval()
     model.output = nn.Linear(8, 20, bias=False)
-    model.output.weight = model.table.weight
-    before = model.table.weight.detach().clone()
+    model.output.weight = weight_of(model.table)
+    before = weight_of(model.table).detach().clone()
 
     copied = share_parameters(model)
     copied(words()[0])
 
-    assert torch.equal(model.table.weight, before)
-    assert copied.table.weight is copied.output.weight
+    assert torch.equal(weight_of(model.table), before)
+    found = (weight_of(copied.get_submodule(name)) for name in ("table", "output"))
+    assert len(set(map(id, found))) == 1

@@ -106,6 +106,11 @@ def _network(result: "SearchResult") -> Iterator[str]:
             "outputs that nobody looked at, so that layers behind them alone lose nothing: "
             f"{', '.join(unscored)}; --outputs compares them too"
         )
+    if result.provenance.unchecked_rows:
+        yield (
+            "not checked: whether rows of a batch change each other's outputs "
+            f"({result.provenance.unchecked_rows}); each row is taken for an example"
+        )
     if result.coverage is not None:
         yield from result.coverage.sentences
     yield from result.provenance.reach.sentences()

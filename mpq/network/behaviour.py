@@ -75,16 +75,25 @@ def mixes_examples(module: nn.Module, batch: Batch, metric: OutputMetric, output
         metric: Reads the outputs.
         outputs: ``[N, P, C]`` for the batch as it is.
     """
-    if batch.size < 2 or len(outputs) != batch.size:
-        return False
     other = batch.with_first_row_replaced()
-    if other is None:
+    if unchecked_rows(batch, outputs) or other is None:
         return False
     changed = answers(module, other, metric)
     if changed.shape != outputs.shape:
         return True
     apart, largest = _apart(outputs[1:], changed[1:])
     return apart > 10 * _allowed(outputs) * largest
+
+
+def unchecked_rows(batch: Batch, outputs: Tensor) -> str:
+    """Why ``mixes_examples`` can say nothing of a batch; empty: it can, or there are no rows."""
+    if batch.is_whole:
+        return ""
+    if batch.size < 2:
+        return "every batch has one row"
+    if len(outputs) != batch.size:
+        return f"{batch.size} rows go in and {len(outputs)} come out"
+    return "all rows are alike" if batch.with_first_row_replaced() is None else ""
 
 
 def unscored_outputs(module: nn.Module, batch: Batch, metric: OutputMetric) -> tuple[str, ...]:

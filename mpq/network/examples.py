@@ -353,6 +353,10 @@ class Calibration:
             raise DataError("there are no examples: the data yielded no batch")
         return batch
 
+    def first_of_several(self) -> Batch:
+        """The first batch of more than one example; the first one of all where there is none."""
+        return next((batch for batch in self if batch.size > 1), None) or self.first()
+
     def until(self, num_examples: int) -> "Calibration":
         """The first examples, at most so many."""
         start, stop = self._range

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 from mpq.errors import ModelError
 from mpq.network.batch_norm import fold_batch_norm
-from mpq.network.behaviour import check_repeatable, mixes_examples, unscored_outputs
+from mpq.network.behaviour import (
+    check_repeatable,
+    mixes_examples,
+    unchecked_rows,
+    unscored_outputs,
+)
 from mpq.network.coverage import Coverage
 from mpq.network.example_axes import find_axes
 from mpq.network.examples import Batch, Calibration
@@ -48,6 +53,7 @@ class Network:
         unscored: Paths of what the network returns besides what the metric looks at.
         allow_randomness: Seed of the generators in every pass, for a network that draws.
         axes: Where the examples lie in its inputs: see ``Batch.axes``.
+        unchecked_rows: Why ``is_mixing`` could not be found out; empty: it was.
     """
 
     module: nn.Module
@@ -62,6 +68,7 @@ class Network:
     unscored: tuple[str, ...] = ()
     allow_randomness: int | None = None
     axes: tuple[int | None, ...] | None = None
+    unchecked_rows: str = ""
 
     @classmethod
     @random_state_kept()
@@ -101,7 +108,7 @@ class Network:
         check_model(model)
         module = begin_alike(own_copy(model), allow_randomness)
         examples = Calibration.of(data)
-        batch = examples.first().to(device_of(module))
+        batch = examples.first_of_several().to(device_of(module))
         # Before the first cut: to this network an input may be shared by all examples.
         axes = find_axes(module, batch, metric, allow_randomness is not None)
         examples, batch = examples.along(axes), replace(batch, axes=axes)
@@ -126,6 +133,7 @@ class Network:
         return cls(
             module, layers, ties, folded, reach, metric, lifetimes, coverage, is_mixing, others,
             allow_randomness, axes,
+            unchecked_rows(batch, outputs),
         )  # fmt: skip
 
     @property

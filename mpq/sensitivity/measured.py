@@ -111,6 +111,10 @@ class Measured(SensitivityEstimator):
             InputError: If ``loss`` is asked of a network without probabilities, or the journal is
                 of another measurement.
         """
+        return self.measure(on, "measured, layer by layer")
+
+    def measure(self, on: Estimation, purpose: str) -> Sensitivity:
+        """``estimate``, with a progress bar that says what it is for."""
         metric = on.network.metric
         if self.score == "loss" and not metric.is_classification:
             raise InputError(
@@ -118,7 +122,7 @@ class Measured(SensitivityEstimator):
                 "use score=divergence"
             )
         run = _Run(self, on, on.journal(self.journal, self._key()))
-        measure_layers(on, self.batched, run.batch, "measured, layer by layer")
+        measure_layers(on, self.batched, run.batch, purpose)
         return run.sensitivity()
 
     def _key(self) -> dict[str, str]:

@@ -39,6 +39,8 @@ class Provenance:
         unscored: Paths of what the network returns besides what its metric looks at.
         allow_randomness: Where the network's generators started in every pass; ``None``: nothing
             was drawn.
+        unchecked_rows: Why it could not be found out whether rows of a batch change each other's
+            outputs; empty: it was.
         mpq_version: Version of mpq that made it; empty where it is not known.
         torch_version: Version of torch that it was made with; empty where it is not known.
     """
@@ -52,5 +54,6 @@ class Provenance:
     reach: Reach = field(default_factory=Reach)
     unscored: tuple[str, ...] = ()
     allow_randomness: int | None = None
+    unchecked_rows: str = ""
     mpq_version: str = ""
     torch_version: str = ""

@@ -142,6 +142,7 @@ class Session:
             reach=self.network.reach,
             unscored=self.network.unscored,
             allow_randomness=self.network.allow_randomness,
+            unchecked_rows=self.network.unchecked_rows,
             mpq_version=version("mpq"),
             torch_version=str(torch.__version__),
         )

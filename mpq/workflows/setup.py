@@ -80,7 +80,7 @@ class Prepared:
             task.workload,
             network.lifetimes,
             network.num_unquantized,
-            0 if network.coverage is None else network.coverage.weight_bytes_outside,
+            network.constant_bytes,
         )
         candidates = tuple(dict.fromkeys((*task.precisions, *own)))
         ties = _ties(network, rules)

@@ -44,7 +44,7 @@ class Pricing:
         lifetimes: Steps in which the network's tensors are held, for ``peak_ram``.
         num_unquantized: Parameters beside the layers' weights, for ``flash``.
         constant_bytes: Size of all that is stored besides the layers' weights, for
-            ``weight_bytes``: what the network takes at any precision.
+            ``weight_bytes``: what the network takes at any precision. ``flash`` has none of it.
 
     Raises:
         InputError: If the workload has a phase, and no layer a token axis.

@@ -46,7 +46,7 @@ class Coverage:
     """All parameters and buffers of a model: those of quantizable layers, and the others by name.
 
     Args:
-        num_elements: Numbers in all parameters and buffers, each tensor once.
+        num_elements: Numbers in all parameters and buffers; memory that two share once.
         num_bytes: Size of what a checkpoint has of them, in the model's own dtypes.
         covered_elements: Numbers that are weights of layers.
         covered_bytes: Their size.

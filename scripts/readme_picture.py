@@ -17,7 +17,7 @@ from mpq.report.frontier import Frontier, FrontierPoint
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "frontier.png"
 LATENCY_S = 4.7e-3
-WEIGHTS_KIB = 56
+WEIGHTS_KIB = 60
 """Limits of the demo, so that the picture shows what its search chooses from."""
 
 
@@ -43,7 +43,7 @@ def draw(axes: Axes, frontier: Frontier) -> None:
     axes.axvline(WEIGHTS_KIB, color="0.4", ls="--", label=f"a budget of {WEIGHTS_KIB} KiB")
     axes.margins(x=0.08)  # room for the last label
     axes.set_yscale("log")  # divergences span four orders of magnitude
-    axes.set_xlabel("weights [KiB]")
+    axes.set_xlabel("stored [KiB]")
     axes.set_ylabel("KL divergence, held out [nats]")
     axes.legend()
     axes.grid(alpha=0.3)

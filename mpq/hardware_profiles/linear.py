@@ -14,15 +14,20 @@ Formula = Callable[[Layer, Precision, Sequence[Layer]], float]
 
 
 def weight_bits(layer: Layer, precision: Precision) -> int:
-    """Stored bits of a weight with its scales; 0 if another layer stores the same parameter."""
+    """Stored bits of a weight with its scales; 0 if another layer stores the same parameter.
+
+    At fp32 it stays as it came, in the model's own dtype.
+    """
     # A shared parameter is stored once, and counted for the first layer that uses it.
     if layer.weight_of is not None:
         return 0
+    if precision.weight.is_exact:
+        return layer.num_weights * layer.original_bits
     return precision.weight.stored_bits(layer.num_weights, layer.num_channels)
 
 
 def weight_bytes(layer: Layer, precision: Precision, _: Sequence[Layer]) -> float:
-    """Bytes of the weight, packed, scales included; biases and norms are not counted."""
+    """Bytes of the weight, packed, scales included; all else is in the table's constant."""
     # Rounded up, as the last byte of a packed weight may not be full.
     return -(-weight_bits(layer, precision) // 8)
 

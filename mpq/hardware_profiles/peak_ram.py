@@ -13,6 +13,7 @@ in-place depthwise convolution is not (Lin et al. 2020, MCUNet, arXiv:2007.10319
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from math import prod
 from typing import Final
@@ -45,6 +46,9 @@ def flash_table(
 ) -> CostTable:
     """``[L, B]`` bytes of packed weights with scales; the constant is everything else.
 
+    Nothing of ``weight_bytes`` is in here: what is not quantized is float32 on a device, whatever
+    the checkpoint has.
+
     Args:
         layers: ``L`` layers.
         candidates: ``B`` precisions.
@@ -52,8 +56,9 @@ def flash_table(
             out), at 4 bytes each.
         code_bytes: What the runtime's code takes of the flash.
     """
+    stored = [replace(layer, original_bits=8 * _ORIGINAL_BYTES) for layer in layers]
     rows = [
-        [weight_bytes(layer, candidate, layers) for candidate in candidates] for layer in layers
+        [weight_bytes(layer, candidate, stored) for candidate in candidates] for layer in stored
     ]
     # An empty list has one axis: `reshape` keeps two of a network without layers.
     values = np.array(rows, dtype=np.float64).reshape(len(layers), len(candidates))

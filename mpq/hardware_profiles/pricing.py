@@ -43,7 +43,8 @@ class Pricing:
             for all resources, which elsewhere are of one example.
         lifetimes: Steps in which the network's tensors are held, for ``peak_ram``.
         num_unquantized: Parameters beside the layers' weights, for ``flash``.
-        weight_bytes_outside: Size of weights that no layer holds; they count in ``weight_bytes``.
+        constant_bytes: Size of all that is stored besides the layers' weights, for
+            ``weight_bytes``: what the network takes at any precision. ``flash`` has none of it.
 
     Raises:
         InputError: If the workload has a phase, and no layer a token axis.
@@ -54,7 +55,7 @@ class Pricing:
     workload: Workload = field(default_factory=Workload)
     lifetimes: Lifetimes | None = None
     num_unquantized: int = 0
-    weight_bytes_outside: int = 0
+    constant_bytes: int = 0
 
     def __post_init__(self) -> None:
         # Else a phase would change nothing, and the user believe that it did.
@@ -176,10 +177,11 @@ class Pricing:
         return None if np.isnan(found.values).all() else found
 
     def _linear(self, resource: str, candidates: Sequence[Precision]) -> CostTable:
-        """What needs no device; weights outside all layers are in the constant."""
+        """What needs no device; of ``weight_bytes``, all else that is stored is the constant."""
         table = linear_cost(resource, self._layers, candidates)
-        outside = self.weight_bytes_outside if resource == WEIGHT_BYTES else 0
-        return replace(table, constant=float(outside))
+        # Mean bits, activations and operations are of the layers alone.
+        constant = self.constant_bytes if resource == WEIGHT_BYTES else 0
+        return replace(table, constant=float(constant))
 
     def _flash(self, candidates: Sequence[Precision]) -> CostTable:
         """Bytes of weights; the device's code in the constant, where its size is known."""

@@ -6,6 +6,7 @@ from typing import Final, Self, final
 
 from torch import Tensor, nn
 
+from mpq.network.memory import Counted, elements_inside, span_of
 from mpq.network.wrappers import plain_modules
 
 _SHOWN: Final = 8
@@ -45,11 +46,13 @@ class Coverage:
     """All parameters and buffers of a model: those of quantizable layers, and the others by name.
 
     Args:
-        num_elements: Numbers in all parameters and buffers, each tensor once.
+        num_elements: Numbers in all parameters and buffers; memory that two share once.
         num_bytes: Size of what a checkpoint has of them, in the model's own dtypes.
         covered_elements: Numbers that are weights of layers.
         covered_bytes: Their size.
         outside: Everything else; its elements and the covered ones are all there are.
+        constant_bytes: Size of what the quantized network stores besides the layers' weights, as
+            ``Network.constant_bytes`` counts it; ``None`` in older records.
     """
 
     num_elements: int
@@ -57,10 +60,15 @@ class Coverage:
     covered_elements: int
     covered_bytes: int
     outside: tuple[Uncovered, ...]
+    constant_bytes: int | None = None
 
     @classmethod
     def of(
-        cls, model: nn.Module, weights: Mapping[str, Tensor], left_out: Iterable[Tensor] = ()
+        cls,
+        model: nn.Module,
+        weights: Mapping[str, Tensor],
+        left_out: Iterable[Tensor] = (),
+        constant_bytes: int | None = None,
     ) -> Self:
         """Matches weights with the model's tensors by their memory.
 
@@ -69,17 +77,18 @@ class Coverage:
             weights: Layer name to weight, before anything is folded: views of the model's memory,
                 or evaluated from parameters below the layer's own name.
             left_out: Weights of layers that the user left out.
+            constant_bytes: See the class.
         """
-        spans = [_span(weight) for weight in weights.values()]
-        others = [_span(weight) for weight in left_out]
-        seen: set[int] = set()
+        spans = [span_of(weight) for weight in weights.values()]
+        others = [span_of(weight) for weight in left_out]
+        counted = Counted()
         elements = size = covered = covered_bytes = 0
         outside = []
         for name, tensor, is_parameter, is_stored in _tensors(model):
-            if id(tensor) in seen:
+            if not counted.is_new(tensor):
                 continue
-            seen.add(id(tensor))
-            inside = tensor.numel() if _is_evaluated(name, weights) else _inside(tensor, spans)
+            is_evaluated = _is_evaluated(name, weights)
+            inside = tensor.numel() if is_evaluated else elements_inside(tensor, spans)
             left = tensor.numel() - inside
             elements += tensor.numel()
             size += tensor.numel() * tensor.element_size() * is_stored
@@ -88,9 +97,9 @@ class Coverage:
             if left:
                 is_weight = is_parameter and tensor.ndim > 1
                 num_bytes = left * tensor.element_size()
-                is_left_out = is_weight and _inside(tensor, others) > 0
+                is_left_out = is_weight and elements_inside(tensor, others) > 0
                 outside.append(Uncovered(name, left, num_bytes, is_weight, is_stored, is_left_out))
-        return cls(elements, size, covered, covered_bytes, tuple(outside))
+        return cls(elements, size, covered, covered_bytes, tuple(outside), constant_bytes)
 
     @property
     def weights_outside(self) -> tuple[Uncovered, ...]:
@@ -100,7 +109,7 @@ class Coverage:
 
     @property
     def weight_bytes_outside(self) -> int:
-        """Their size: it counts in ``weight_bytes``, whatever the layers are given."""
+        """Their size; ``weight_bytes`` counts it, as it counts all that is stored."""
         return sum(item.num_bytes for item in self.weights_outside)
 
     @property
@@ -126,12 +135,23 @@ class Coverage:
         if left_out:
             names = _listed([x.name for x in left_out])
             found.append(
-                f"left out as asked, in no budget: {names}, together "
+                f"left out as asked, counted in weight_bytes as they are: {names}, together "
                 f"{self._share(_bytes(left_out))}"
             )
+        if self.constant_bytes is not None:
+            found.append(self._constant(self.constant_bytes))
         if computed:
             found.append(f"computed by the model and not stored: {_listed(computed)}")
         return tuple(found)
+
+    def _constant(self, num_bytes: int) -> str:
+        stored = _bytes(x for x in self.outside if x.is_stored)
+        told = f"weight_bytes has {num_bytes:,} bytes besides the layers' weights"
+        if num_bytes < stored:
+            told += f", {stored:,} before BatchNorm was folded or weights were computed"
+        elif num_bytes > stored:
+            told += f", {stored:,} in the checkpoint, where a layer shares its weight with the rest"
+        return told
 
     def _share(self, num_bytes: int) -> str:
         return f"{100 * num_bytes / self.num_bytes:.1f} %"
@@ -157,23 +177,6 @@ def _tensors(model: nn.Module) -> Iterable[tuple[str, Tensor, bool, bool]]:
         for own, buffer in module._buffers.items():
             if buffer is not None:
                 yield prefix + own, buffer, False, own not in module._non_persistent_buffers_set
-
-
-def _span(tensor: Tensor) -> tuple[int, int]:
-    """First byte, and the byte behind the last one; of a contiguous tensor."""
-    return tensor.data_ptr(), tensor.data_ptr() + tensor.numel() * tensor.element_size()
-
-
-def _inside(tensor: Tensor, spans: Sequence[tuple[int, int]]) -> int:
-    """Elements of a tensor that lie in any of the spans of memory."""
-    first, last = _span(tensor)
-    # Merged, as layers that share a parameter have the same span twice.
-    cuts = sorted((max(a, first), min(b, last)) for a, b in spans if a < last and b > first)
-    total, end = 0, first
-    for start, stop in cuts:
-        total += max(0, stop - max(start, end))
-        end = max(end, stop)
-    return total // tensor.element_size() if tensor.numel() else 0
 
 
 def _is_evaluated(name: str, weights: Mapping[str, Tensor]) -> bool:

@@ -37,6 +37,7 @@ class Layer:
         is_hooked: Whether that is because a hook of the user's changes its output.
         is_transposed: Whether it is a part of a parameter that holds it as ``[I, O]``; its own
             shape is ``[O, I]`` all the same.
+        original_bits: Of one number of the weight as it came: 32 in float32, 16 in bfloat16.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Layer:
     has_own_forward: bool = False
     is_hooked: bool = False
     is_transposed: bool = False
+    original_bits: int = 32
 
     @property
     def num_weights(self) -> int:

@@ -22,6 +22,7 @@ from mpq.network.finding import Finding
 from mpq.network.free_weights import find_free_weights
 from mpq.network.layer import Layer, fingerprint, ties_of, with_owners
 from mpq.network.liveness import Lifetimes
+from mpq.network.memory import stored_bytes
 from mpq.network.metric import KL, OutputMetric
 from mpq.network.modules import check_model, device_of, stored_tensors, weight_of
 from mpq.network.open_weights import open_weights
@@ -54,6 +55,7 @@ class Network:
         allow_randomness: Seed of the generators in every pass, for a network that draws.
         axes: Where the examples lie in its inputs: see ``Batch.axes``.
         unchecked_rows: Why ``is_mixing`` could not be found out; empty: it was.
+        left_out: Layers that the data reaches and the user left out (include, exclude).
     """
 
     module: nn.Module
@@ -69,6 +71,7 @@ class Network:
     allow_randomness: int | None = None
     axes: tuple[int | None, ...] | None = None
     unchecked_rows: str = ""
+    left_out: tuple[str, ...] = ()
 
     @classmethod
     @random_state_kept()
@@ -126,14 +129,14 @@ class Network:
             _fold(module, folded, found.batches, metric)
         layers = _select(found, include, exclude)
         chosen = {x.name: weights[x.name] for x in layers}
-        left_out = [weight for name, weight in weights.items() if name not in chosen]
-        coverage = Coverage.of(model, chosen, left_out)
+        left_out = tuple(name for name in weights if name not in chosen)
+        constant = stored_bytes(_unquantized(module, layers, left_out))
+        coverage = Coverage.of(model, chosen, [weights[name] for name in left_out], constant)
         layers, lifetimes = found.with_dataflow(layers)
         reach, ties = found.reach.of(layers), ties_of(layers)
         return cls(
             module, layers, ties, folded, reach, metric, lifetimes, coverage, is_mixing, others,
-            allow_randomness, axes,
-            unchecked_rows(batch, outputs),
+            allow_randomness, axes, unchecked_rows(batch, outputs), left_out,
         )  # fmt: skip
 
     @property
@@ -162,13 +165,21 @@ class Network:
         persistent) is not counted.
         """
         # By identity: a tied weight is one parameter, and a state dict lists it under each name.
-        weights = {id(weight_of(self.layer_module(layer.name))) for layer in self.layers}
-        stored = stored_tensors(self.module)
-        others = {id(t): t for t in stored if id(t) not in weights}
+        others = {id(t): t for t in _unquantized(self.module, self.layers, self.left_out)}
         return sum(
             t.numel() * (2 if t.is_complex() else int(t.is_floating_point()))
             for t in others.values()
         )
+
+    @property
+    def constant_bytes(self) -> int:
+        """Size of what a quantized network stores besides the layers' weights, as it is.
+
+        Biases, norms, persistent buffers, weights outside all layers and layers left out, each in
+        its own dtype; of a BatchNorm that was folded, the biases that it became. A parameter that
+        a layer shares with one that was left out is stored twice, and counted here.
+        """
+        return stored_bytes(_unquantized(self.module, self.layers, self.left_out))
 
     def layer_module(self, name: str) -> nn.Module:
         """The module of a layer."""
@@ -212,6 +223,18 @@ def find_layers(model: nn.Module, data: Any) -> tuple[Layer, ...]:
         ModelError: See ``Network.of``.
     """
     return Network.of(model, data).layers
+
+
+def _unquantized(
+    module: nn.Module, layers: Sequence[Layer], left_out: Sequence[str]
+) -> Iterator[Tensor]:
+    """What is stored as it is; a layer's weight where a layer that was left out has it as well."""
+    weights = {id(weight_of(module.get_submodule(layer.name))) for layer in layers}
+    yield from (tensor for tensor in stored_tensors(module) if id(tensor) not in weights)
+    for name in left_out:
+        weight = weight_of(module.get_submodule(name))
+        if id(weight) in weights:
+            yield weight
 
 
 def _batches(module: nn.Module, data: Calibration) -> Iterator[Batch]:

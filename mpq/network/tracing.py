@@ -318,6 +318,7 @@ def _layer(
         input_of=input_of,
         weight_of=weight_of,
         is_transposed=bool(vars(module).get("is_transposed")),
+        original_bits=8 * weight.element_size(),
     )
 
 

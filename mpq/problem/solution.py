@@ -33,6 +33,7 @@ class Shortfall:
         smallest_within_others: The least that an assignment within all other budgets uses;
             ``None`` if the others cannot be met either.
         step: Step, of a resource that is a maximum over steps, the one that needs most; else empty.
+        constant: What the network takes besides its layers, at any precision; of a sum over layers.
     """
 
     resource: str
@@ -41,6 +42,7 @@ class Shortfall:
     smallest: float
     smallest_within_others: float | None
     step: str = ""
+    constant: float = 0.0
 
     def __str__(self) -> str:
         text = f"{self.resource} (at {self.step})" if self.step else self.resource
@@ -54,7 +56,13 @@ class Shortfall:
             text += f" ({reach:.6g} while the other budgets hold)"
         if is_within(reach, self.limit):
             return f"{text}: can be met alone"
-        return f"{text}: {reach - self.limit:.6g} {self.unit} too much"
+        text += f": {reach - self.limit:.6g} {self.unit} too much"
+        if self.constant and not is_within(self.constant, self.limit):
+            text += (
+                f"; what is not in the layers takes {self.constant:.6g} {self.unit} at any "
+                "precision, more than the limit by itself"
+            )
+        return text
 
 
 @final

@@ -23,7 +23,7 @@ def random_assignments(
         problem: With at least one budget.
         count: How many; each is drawn on its own, so that two can be equal.
         seed: Seed of the random numbers; the same one draws the same assignments.
-        near: Least share of the first budget that is used.
+        near: Least share of the first budget that is used, without what it takes besides layers.
 
     Returns:
         ``count`` times ``[L]``.
@@ -58,16 +58,20 @@ def _repaired(
     problem: Problem, orders: list[list[int]], near: float, rng: np.random.Generator
 ) -> Columns | None:
     grouped, budget = problem.grouped, problem.budgets[0]
+    # Of what lies besides the layers nothing can be chosen: most of a limit may be that.
+    table = budget.sum_table
+    constant = 0.0 if table is None else table.constant
+    floor = constant + near * (budget.limit - constant)
     ranks = np.array([rng.integers(len(order)) for order in orders])
     for _ in range(_MAX_STEPS):
         columns = grouped.expand(_columns(orders, ranks))
         used = budget.used(columns)
-        if problem.is_feasible(columns) and used >= near * budget.limit:
+        if problem.is_feasible(columns) and used >= floor:
             return columns
         # One group at a time leaves the others as they were drawn.
         group = int(rng.integers(len(orders)))
         # Down also where another budget is broken: what saves of the first mostly saves of all.
-        step = 1 if used < near * budget.limit else -1
+        step = 1 if used < floor else -1
         ranks[group] = np.clip(ranks[group] + step, 0, len(orders[group]) - 1)
     return None
 

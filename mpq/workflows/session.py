@@ -177,6 +177,9 @@ class Session:
             pricing.column(name, problem.loss.precisions): float(pricing.amount(name, precisions))
             for name in self._shown(problem)
         }
+        if is_original and self.network.coverage is not None:
+            # The checkpoint itself, before BatchNorm is folded and computed weights are evaluated.
+            costs["weight_bytes"] = float(self.network.coverage.num_bytes)
         return ComparisonRow(label, predicted, self.prepared.on_held_out.measure(precisions), costs)
 
     def _assignment(

@@ -1,14 +1,14 @@
 """A task made ready: own copy of the network, split data, candidates and prices."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self, TypeVar, final
 
 from mpq.errors import InfeasibleError, InputError
 from mpq.hardware_profiles import Pricing, Roofline
 from mpq.network.examples import Calibration
-from mpq.network.layer import merge_ties
+from mpq.network.layer import Layer, merge_ties
 from mpq.network.modules import share_parameters
 from mpq.network.network import Network
 from mpq.network.patterns import Pattern
@@ -76,12 +76,12 @@ class Prepared:
         # A table has the same columns for all layers, also those that a single one may take.
         own = (p for precisions in (tuple(fixed.values()), *allowed.values()) for p in precisions)
         pricing = Pricing(
-            network.layers,
+            _stored(network.layers, rules),
             task.profile,
             task.workload,
             network.lifetimes,
             network.num_unquantized,
-            0 if network.coverage is None else network.coverage.weight_bytes_outside,
+            network.constant_bytes,
         )
         candidates = tuple(dict.fromkeys((*task.precisions, *own)))
         ties = _ties(network, rules)
@@ -136,6 +136,13 @@ class Prepared:
         """The problem that only has constraints: every assignment loses nothing."""
         names = [layer.name for layer in self.network.layers]
         return Problem.of_any(constraints, names, self.candidates)
+
+
+def _stored(layers: Sequence[Layer], rules: Rules) -> tuple[Layer, ...]:
+    """The layers; without ties each stores its own weight, as precisions of one may differ."""
+    if rules.find_ties:
+        return tuple(layers)
+    return tuple(replace(layer, weight_of=None) for layer in layers)
 
 
 def _split(network: Network, data: Calibration, held_out: Any) -> tuple[Calibration, Calibration]:

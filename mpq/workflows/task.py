@@ -47,7 +47,7 @@ class Rules:
 
     Args:
         include: Only layers that one of these matches are quantized. Empty: all.
-        exclude: Layers that stay as they are and are in no budget.
+        exclude: Layers that stay as they are, at any precision; ``weight_bytes`` counts them so.
         fix: Pattern to the precision of all layers that it matches: a mapping or pairs.
         allow: Pattern to the candidates of all layers that it matches: a mapping or pairs.
         tie: All layers that one of these matches share a precision.

@@ -47,7 +47,7 @@ FILES = {
     "result.json",
 }
 FAST = ("--sensitivity", "weight-error", "--weight-range", "minmax", "--activation-range", "minmax")
-LIMIT = ("--limit", "weight_bytes=46KiB", "--precisions", "w4a8,w8a8")
+LIMIT = ("--limit", "weight_bytes=50KiB", "--precisions", "w4a8,w8a8")
 
 
 def call(*arguments: str | Path) -> Result:

@@ -1,15 +1,19 @@
 """Covered and named numbers are all there are, and what is named counts."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_model
 from torch import Tensor, nn
 
 import mpq
 from mpq.network.coverage import Coverage
 from mpq.network.network import Network
+from mpq.workflows.setup import Prepared
+from scripts.zoo_models import build, entries
 
 
 class Functional(nn.Module):
@@ -43,9 +47,44 @@ class Tied(nn.Module):
         return found
 
 
+class Recurrent(nn.Module):
+    """An LSTM and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(6, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        found: Tensor = self.head(self.rnn(x)[0])
+        return found
+
+
 def folded() -> nn.Module:
     """A convolution with its BatchNorm."""
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5))
+
+
+class Statistics(nn.Module):
+    """One buffer under two names, and a parameter that lies in another one's memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 5)
+        mean = torch.zeros(5)
+        self.register_buffer("mean", mean)
+        self.register_buffer("again", mean)
+        self.bias = nn.Parameter(self.fc.bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        found: Tensor = self.fc(x) - self.again + self.bias
+        return found
+
+
+def normalised() -> nn.Module:
+    """A weight that is computed from two parameters."""
+    return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 5)))
 
 
 def attention() -> nn.Module:
@@ -58,6 +97,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
     "tied": (Tied, lambda: torch.randint(0, 9, (4, 3))),
     "folded": (folded, lambda: torch.randn(4, 3, 8, 8)),
     "attention": (attention, lambda: torch.randn(4, 5, 8)),
+    "statistics": (Statistics, lambda: torch.randn(4, 6)),
+    "lstm": (Recurrent, lambda: torch.randn(4, 5, 6)),
+    "weight_norm": (normalised, lambda: torch.randn(4, 6)),
     "half": (lambda: nn.Linear(6, 5).bfloat16(), lambda: torch.randn(4, 6).bfloat16()),
 }  # fmt: skip
 
@@ -77,8 +119,9 @@ def test_covered_and_named_are_all_parameters_and_buffers(name: str) -> None:
     """In numbers of all, in bytes of what a checkpoint has."""
     model, found = coverage_of(name)
 
-    tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}.values()
-    stored = {id(t): t for t in model.state_dict(keep_vars=True).values()}.values()
+    # By where they lie, as two parameters may be one memory.
+    tensors = {t.data_ptr(): t for t in (*model.parameters(), *model.buffers())}.values()
+    stored = {t.data_ptr(): t for t in model.state_dict(keep_vars=True).values()}.values()
     outside = sum(item.num_elements for item in found.outside)
     outside_bytes = sum(item.num_bytes for item in found.outside if item.is_stored)
     assert found.covered_elements + outside == found.num_elements == sum(t.numel() for t in tensors)
@@ -97,10 +140,12 @@ def test_what_is_used_without_a_module_is_named_and_counted() -> None:
     (used,) = (budget.used(result.columns) for budget in result.problem.budgets)
     assert result.coverage is not None
     assert [x.name for x in result.coverage.weights_outside] == ["free"]
-    assert used == 6 * 4 / 2 + 4 * 4 + 4 * 5 * 4  # codes, scales, and the matrix in float32
+    codes, scales, bias, scale, count = 6 * 4 / 2, 4 * 4, 4 * 4, 5 * 4, 3 * 8
+    assert used == codes + scales + bias + 4 * 5 * 4 + scale + count  # the matrix in float32
     sentences = result.coverage.sentences
     assert "counted in weight_bytes as they are: free (33.9 %)" in sentences[1]
-    assert sentences[2] == "computed by the model and not stored: scratch"
+    assert sentences[2] == "weight_bytes has 140 bytes besides the layers' weights"
+    assert sentences[3] == "computed by the model and not stored: scratch"
 
 
 def test_layers_hold_everything_but_vectors_of_a_plain_network() -> None:
@@ -109,8 +154,8 @@ def test_layers_hold_everything_but_vectors_of_a_plain_network() -> None:
         assert coverage_of(name)[1].weights_outside == ()
 
 
-def test_an_excluded_layer_is_named_and_in_no_budget() -> None:
-    """It was the user who left it out."""
+def test_an_excluded_layer_is_named_and_counted() -> None:
+    """It was the user who left it out, but it is stored all the same."""
     data = [torch.randn(4, 6)]
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
 
@@ -119,4 +164,137 @@ def test_an_excluded_layer_is_named_and_in_no_budget() -> None:
     assert found is not None
     assert found.weights_outside == ()
     assert [x.name for x in found.outside if x.is_left_out] == ["2.weight"]
-    assert found.sentences[1].startswith("left out as asked, in no budget: 2.weight, together")
+    asked = "left out as asked, counted in weight_bytes as they are: 2.weight, together"
+    assert found.sentences[1].startswith(asked)
+    assert found.constant_bytes == 4 * (5 + 3 * 5 + 3)
+
+
+def size_of_checkpoint(model: nn.Module, folder: Path) -> int:
+    """Bytes of all tensors in a safetensors file of the model, which has tied weights once."""
+    save_model(model, str(folder / "model.safetensors"))
+    return sum(tensor.nbytes for tensor in load_file(folder / "model.safetensors").values())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_original_is_the_checkpoint(name: str, tmp_path: Path) -> None:
+    """In the comparison, with everything that is stored; all precisions share the rest."""
+    model = coverage_of(name)[0]
+    data = [CASES[name][1]()]
+    task = mpq.Task(model, data, data, candidates=["w4", "w8"])
+
+    result = mpq.search(task, {"effective_bits": "1x:w8"}, sensitivity="weight-error")
+
+    size = size_of_checkpoint(model, tmp_path)
+    table = result.cost_table("weight_bytes")
+    assert result.coverage is not None
+    assert result.comparison("original").costs["weight_bytes"] == size == result.coverage.num_bytes
+    assert table.constant == result.coverage.constant_bytes != 0
+    assert [result.comparison(p).costs["weight_bytes"] for p in ("w4a32", "w8a32")] == [
+        table.constant + sum(column) for column in table.values.T
+    ]
+
+
+@pytest.mark.parametrize("name", [x for x in CASES if x not in ("folded", "weight_norm")])
+def test_nothing_quantized_is_the_checkpoint(name: str) -> None:
+    """The rest and the layers at fp32, in the model's own dtype, whatever stays as it is."""
+    model, data = coverage_of(name)[0], [CASES[name][1]()]
+
+    prepared = Prepared.of(mpq.Task(model, data, data, candidates=["fp32", "w8"]))
+
+    original = {layer.name: mpq.Precision.parse("fp32") for layer in prepared.network.layers}
+    stored = {t.data_ptr(): t for t in model.state_dict(keep_vars=True).values()}.values()
+    assert prepared.pricing.amount("weight_bytes", original) == sum(t.nbytes for t in stored)
+
+
+def test_a_folded_norm_counts_as_the_bias_that_it_becomes() -> None:
+    """Four numbers per channel and a counter become one number."""
+    _, found = coverage_of("folded")
+
+    outside = sum(item.num_bytes for item in found.outside if item.is_stored)
+    assert outside == 4 * (4 + 4 * 4 + 5) + 8  # biases, the norm, its counter
+    assert found.constant_bytes == 4 * (4 + 5)
+    assert "36 bytes besides the layers' weights, 108 before BatchNorm" in found.sentences[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_layer_left_out_counts_like_one_that_is_fixed(dtype: torch.dtype) -> None:
+    """At fp32, which is the model's own dtype."""
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).to(dtype).eval()
+    data = [torch.randn(8, 6, dtype=dtype)]
+    rules = {"left out": mpq.Rules(exclude=["2"]), "fixed": mpq.Rules(fix={"2": "fp32"})}
+    used = {}
+
+    for name, rule in rules.items():
+        task = mpq.Task(model, data, data, candidates=["w4"], rules=rule)
+        result = mpq.search(task, {"weight_bytes": 10_000}, sensitivity="weight-error")
+        used[name] = result.comparison("result").costs["weight_bytes"]
+
+    assert used["left out"] == used["fixed"] == 15 + 5 * 4 + (5 + 3 * 5 + 3) * dtype.itemsize
+
+
+def test_a_tied_weight_that_is_left_out_is_stored_twice() -> None:
+    """Codes for the embedding, floats for the head."""
+    torch.manual_seed(0)
+    ids = [torch.randint(0, 9, (4, 3))]
+
+    both, one = (Network.of(Tied().eval(), ids, exclude=out) for out in ((), ("head",)))
+
+    assert both.constant_bytes == 4 * 9
+    assert one.constant_bytes == 4 * 9 + 4 * 9 * 6
+    assert one.coverage is not None
+    assert "a layer shares its weight with the rest" in one.coverage.sentences[1]
+
+
+def test_a_tied_weight_in_two_precisions_is_stored_twice() -> None:
+    """Without ties every layer has a tensor of its own, and its bytes."""
+    ids = [torch.randint(0, 9, (4, 3))]
+    fix = {"embed": "w8", "head": "w4"}
+    task = mpq.Task(
+        Tied().eval(), ids, ids, candidates=["w4"], rules=mpq.Rules(fix=fix, find_ties=False)
+    )
+
+    result = mpq.search(task, {"weight_bytes": 10_000}, sensitivity="weight-error")
+
+    codes, scales, bias = 54 + 54 / 2, 2 * 4 * 9, 4 * 9
+    assert result.comparison("result").costs["weight_bytes"] == codes + scales + bias
+    assert result.comparison("original").costs["weight_bytes"] == 4 * 54 + bias
+
+
+def test_a_limit_below_what_no_precision_changes_says_so() -> None:
+    """Then neither fewer bits nor other candidates help."""
+    data = [torch.randn(8, 6)]
+    task = mpq.Task(Functional().eval(), data, data, candidates=["w4", "w8"])
+
+    with pytest.raises(mpq.InfeasibleError, match="not in the layers takes 140 bytes at any prec"):
+        mpq.search(task, {"weight_bytes": "100B"})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BertForMaskedLM",
+        "MambaForCausalLM",
+        "MixtralForCausalLM",
+        "ResNetForImageClassification",
+        "T5ForConditionalGeneration",
+        "WhisperForConditionalGeneration",
+    ],
+)
+def test_transformers_are_covered_or_named(name: str, tmp_path: Path) -> None:
+    """All parameters and buffers, once; the size is the checkpoint's, also with tied weights."""
+    pytest.importorskip("transformers")
+    built = build(next(entry for entry in entries() if entry.name == name))
+    tensors = {id(t): t for t in (*built.model.parameters(), *built.model.buffers())}.values()
+
+    network = Network.of(built.model, list(built.batches))
+
+    found = network.coverage
+    assert found is not None
+    named = [x for x in found.outside if x.is_stored]
+    assert found.covered_elements + sum(x.num_elements for x in found.outside) == sum(
+        t.numel() for t in tensors
+    )
+    assert found.covered_bytes + sum(x.num_bytes for x in named) == found.num_bytes
+    assert found.num_bytes == size_of_checkpoint(built.model, tmp_path)
+    if not network.folded:
+        assert network.constant_bytes == found.num_bytes - found.covered_bytes

@@ -58,8 +58,9 @@ def _shortfall(
     others = (b for b in problem.budgets if b is not budget)
     columns = solve(problem.with_budgets(*others).cheapest(table)).columns
     within = None if columns is None else table.total(columns)
-    step = "" if table is budget.sum_table else table.name
-    return Shortfall(budget.resource, budget.unit, budget.limit, least, within, step)
+    is_sum = table is budget.sum_table
+    step, constant = ("", table.constant) if is_sum else (table.name, 0.0)
+    return Shortfall(budget.resource, budget.unit, budget.limit, least, within, step, constant)
 
 
 def _reach(row: Shortfall) -> float:

@@ -1,5 +1,7 @@
 """Weights that are computed from other tensors (weight_norm, pruning), replaced by their values.
 
+Also those that their own forward writes: the tables of ``max_norm``.
+
 In our own copy alone: a layer then holds the plain parameter that deployment stores.
 """
 
@@ -8,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import (
     SpectralNorm,
@@ -15,6 +18,8 @@ from torch.nn.utils.spectral_norm import (
     SpectralNormStateDictHook,
 )
 from torch.nn.utils.weight_norm import WeightNorm
+
+_TABLES = (nn.Embedding, nn.EmbeddingBag)
 
 
 def computed_tensors(value: Any) -> Iterator[Tensor]:
@@ -44,6 +49,29 @@ def hold_values(module: nn.Module) -> None:
             _evaluate_hooks(each)
             if parametrize.is_parametrized(each):
                 _evaluate_parametrizations(each)
+        _bound_norms(module)
+
+
+def _bound_norms(module: nn.Module) -> None:
+    """Of ``max_norm``, which shortens rows of a table in place, once they are looked up."""
+    slots = [(m, name) for m in module.modules() for name in m._parameters]
+    for table in [m for m in module.modules() if isinstance(m, _TABLES)]:
+        weight = table._parameters.get("weight")
+        if table.max_norm is None or weight is None:
+            continue
+        ids = torch.arange(len(weight), device=weight.device)
+        # Of a clone, as this writes, too, and the memory is the user's.
+        rows = F.embedding(ids, weight.clone(), None, table.max_norm, table.norm_type)
+        users = [(m, name) for m, name in slots if m._parameters[name] is weight]
+        if len(users) == 1:
+            table.max_norm = None
+            if not torch.equal(rows, weight):
+                table.weight = nn.Parameter(rows, requires_grad=False)
+            continue
+        # Whoever shares it reads rows as long as they are until they are looked up.
+        own = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        for user, name in users:
+            setattr(user, name, own)
 
 
 def _evaluate_hooks(module: nn.Module) -> None:
@@ -75,6 +103,24 @@ def _forget_state_hooks(module: nn.Module) -> None:
         # Those of loading are wrapped together with their module.
         for key in [k for k, h in hooks.items() if isinstance(getattr(h, "hook", h), own)]:
             del hooks[key]
+
+
+def sources_of(module: nn.Module) -> dict[str, list[Tensor]]:
+    """Names of a user's computed weights, each with the tensors that it is computed from."""
+    found: dict[str, list[Tensor]] = {}
+    if parametrize.is_parametrized(module):
+        lists: Any = module.parametrizations
+        for name, steps in lists.items():
+            found[name] = [*steps.parameters(), *steps.buffers()]
+    # In their order: a later one may read what an earlier one computed.
+    for hook in module._forward_pre_hooks.values():
+        for source in _sources(hook):
+            tensor = module._parameters.get(source, module._buffers.get(source))
+            tensors = found.pop(source, []) if tensor is None else [tensor]
+            found.setdefault(_name(hook), []).extend(tensors)
+    if isinstance(module, _TABLES) and module.max_norm is not None:
+        found["weight"] = [module.weight]
+    return found
 
 
 def _name(hook: Any) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Self, final
 
 from torch import Tensor, nn
@@ -10,10 +11,6 @@ from mpq.network.wrappers import plain_modules
 
 _SHOWN: Final = 8
 """Names in a sentence; all of them are in the record."""
-_EVALUATED: Final = (
-    "weight_g", "weight_v", "weight_orig", "weight_mask", "weight_u", "parametrizations.weight."
-)  # fmt: skip
-"""What a parametrized weight is computed from, beside the layer's name: it is in the layer."""
 
 
 @final
@@ -60,17 +57,22 @@ class Coverage:
 
     @classmethod
     def of(
-        cls, model: nn.Module, weights: Mapping[str, Tensor], left_out: Iterable[Tensor] = ()
+        cls,
+        model: nn.Module,
+        weights: Iterable[Tensor],
+        left_out: Iterable[Tensor] = (),
+        held: Mapping[int, Sequence[Tensor]] = MappingProxyType({}),
     ) -> Self:
         """Matches weights with the model's tensors by their memory.
 
         Args:
             model: The user's model.
-            weights: Layer name to weight, before anything is folded: views of the model's memory,
-                or evaluated from parameters below the layer's own name.
+            weights: Of layers, before anything is folded: views of the model's memory, or of what
+                was computed from it.
             left_out: Weights of layers that the user left out.
+            held: The model's tensors, by identity, that others were computed from: these.
         """
-        spans = [_span(weight) for weight in weights.values()]
+        spans = [_span(weight) for weight in weights]
         others = [_span(weight) for weight in left_out]
         seen: set[int] = set()
         elements = size = covered = covered_bytes = 0
@@ -79,7 +81,7 @@ class Coverage:
             if id(tensor) in seen:
                 continue
             seen.add(id(tensor))
-            inside = tensor.numel() if _is_evaluated(name, weights) else _inside(tensor, spans)
+            inside = _held_inside(tensor, held, spans)
             left = tensor.numel() - inside
             elements += tensor.numel()
             size += tensor.numel() * tensor.element_size() * is_stored
@@ -88,7 +90,7 @@ class Coverage:
             if left:
                 is_weight = is_parameter and tensor.ndim > 1
                 num_bytes = left * tensor.element_size()
-                is_left_out = is_weight and _inside(tensor, others) > 0
+                is_left_out = is_weight and _held_inside(tensor, held, others) > 0
                 outside.append(Uncovered(name, left, num_bytes, is_weight, is_stored, is_left_out))
         return cls(elements, size, covered, covered_bytes, tuple(outside))
 
@@ -176,10 +178,12 @@ def _inside(tensor: Tensor, spans: Sequence[tuple[int, int]]) -> int:
     return total // tensor.element_size() if tensor.numel() else 0
 
 
-def _is_evaluated(name: str, weights: Mapping[str, Tensor]) -> bool:
-    """Whether a layer's weight is computed from this tensor."""
-    return any(
-        name.startswith(f"{layer}.{part}") or (not layer and name.startswith(part))
-        for layer in weights
-        for part in _EVALUATED
-    )
+def _held_inside(
+    tensor: Tensor, held: Mapping[int, Sequence[Tensor]], spans: Sequence[tuple[int, int]]
+) -> int:
+    """The same; of a tensor that weights are computed from, the share of them that does."""
+    parts = held.get(id(tensor))
+    if parts is None:
+        return _inside(tensor, spans)
+    whole = sum(part.numel() for part in parts)
+    return tensor.numel() * sum(_inside(part, spans) for part in parts) // max(whole, 1)

@@ -7,6 +7,7 @@ from typing import Any, Self, final
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mpq.errors import DataError
 
@@ -20,8 +21,9 @@ class Batch:
     """Inputs of one forward pass, and targets if there are any.
 
     Args:
-        args: Positional inputs; the first axis of every tensor is the batch.
-        kwargs: Inputs by name; the first axis of every tensor is the batch.
+        args: Positional inputs; the first axis of every tensor is the batch. Tensors may lie within
+            tuples, lists and dicts, beside one that does not.
+        kwargs: Inputs by name, likewise.
         targets: Class indices, int64 ``[N]`` or ``[N, P]`` for ``P`` positions, or ``None``.
         is_whole: Whether all rows together are one example, as the nodes of a graph are; then
             targets are ``[1, N * P]``.
@@ -66,6 +68,11 @@ class Batch:
         values = itertools.chain(self.args, self.kwargs.values())
         return [value for value in values if isinstance(value, Tensor)]
 
+    def _leaves(self) -> list[Tensor]:
+        """Those, and all within tuples, lists and dicts, such as a recurrent network's state."""
+        leaves = tree_leaves((self.args, dict(self.kwargs)))
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
     def _check(self) -> None:
         tensors = self._tensors()
         if not tensors:
@@ -74,7 +81,7 @@ class Batch:
         if tensors[0].ndim == 0 or len(tensors[0]) == 0:
             raise DataError(f"a batch has no example: its first input is {tuple(tensors[0].shape)}")
         # Refused here, as a nan in the output would be blamed on the model.
-        for tensor in tensors:
+        for tensor in self._leaves():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise DataError("an input has a value that is NaN or infinite")
         if self.targets is None:
@@ -118,20 +125,17 @@ class Batch:
     def checksum(self) -> float:
         """A number that differs where the inputs do, or come in another order."""
         total = 0.0
-        for tensor in self._tensors():
+        for tensor in self._leaves():
             # Weights that rise along the tensor, as a plain sum is the same in any order.
             flat = tensor.detach().flatten().double()
             total += float(flat @ torch.linspace(1, 2, flat.numel()).to(flat))
         return total
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """The batch with every tensor changed."""
-
-        def apply(value: Any) -> Any:
-            return change(value) if isinstance(value, Tensor) else value
-
-        kwargs = {name: apply(value) for name, value in self.kwargs.items()}
-        return Batch(tuple(map(apply, self.args)), kwargs, apply(self.targets), self.is_whole)
+        """The batch with every tensor changed, also those within tuples, lists and dicts."""
+        inputs = (self.args, dict(self.kwargs), self.targets)
+        args, kwargs, targets = tree_map_only(Tensor, change, inputs)
+        return Batch(args, kwargs, targets, self.is_whole)
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""

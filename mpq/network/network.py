@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mpq.errors import ModelError
 from mpq.network.batch_norm import fold_batch_norm
 from mpq.network.behaviour import check_repeatable, mixes_examples, unscored_outputs
+from mpq.network.computed_sources import held_by
 from mpq.network.coverage import Coverage
 from mpq.network.examples import Batch, Calibration
 from mpq.network.finding import Finding
@@ -100,6 +101,7 @@ class Network:
         others = unscored_outputs(module, batch, metric)
         # Before folding, as the traces say who reads a convolution's output.
         found = _find(module, examples.whole() if is_mixing else examples, metric)
+        held = held_by(model, module)
         # Also before: folding gives layers weights of their own memory.
         weights = {x.name: weight_of(module.get_submodule(x.name)) for x in found.layers}
         folded = found.foldable if fold else {}
@@ -108,7 +110,7 @@ class Network:
         layers = _select(found, include, exclude)
         chosen = {x.name: weights[x.name] for x in layers}
         left_out = [weight for name, weight in weights.items() if name not in chosen]
-        coverage = Coverage.of(model, chosen, left_out)
+        coverage = Coverage.of(model, chosen.values(), left_out, held)
         layers, lifetimes = found.with_dataflow(layers)
         reach, ties = found.reach.of(layers), ties_of(layers)
         return cls(

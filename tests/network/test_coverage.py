@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import mpq
 from mpq.network.coverage import Coverage
@@ -43,6 +44,61 @@ class Tied(nn.Module):
         return found
 
 
+class Recurrent(nn.Module):
+    """An LSTM, one of whose weights is computed from a length and a direction."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = weight_norm(nn.LSTM(6, 6, batch_first=True), "weight_hh_l0")
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits for every token."""
+        found: Tensor = self.fc(self.lstm(x)[0])
+        return found
+
+
+class Attending(nn.Module):
+    """Attention, whose three projections are computed as one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        spectral_norm(self.attention, "in_proj_weight")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits for every token."""
+        found: Tensor = self.attention(x, x, x)[0]
+        return found
+
+
+class Twice(nn.Module):
+    """A module of two inputs, given one twice."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        found: Tensor = self.inner(x, x)
+        return found
+
+
+class FreeNorm(nn.Module):
+    """A computed weight that a function uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(6, 5))
+        weight_norm(self, "matrix")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        found: Tensor = x @ self.matrix
+        return found
+
+
 def folded() -> nn.Module:
     """A convolution with its BatchNorm."""
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5))
@@ -58,6 +114,12 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
     "tied": (Tied, lambda: torch.randint(0, 9, (4, 3))),
     "folded": (folded, lambda: torch.randn(4, 3, 8, 8)),
     "attention": (attention, lambda: torch.randn(4, 5, 8)),
+    "normed lstm": (Recurrent, lambda: torch.randn(4, 5, 6)),
+    "normed attention": (Attending, lambda: torch.randn(4, 5, 6)),
+    "normed bilinear": (
+        lambda: Twice(weight_norm(nn.Bilinear(6, 6, 5))), lambda: torch.randn(4, 6)
+    ),
+    "normed matrix": (FreeNorm, lambda: torch.randn(4, 6)),
     "half": (lambda: nn.Linear(6, 5).bfloat16(), lambda: torch.randn(4, 6).bfloat16()),
 }  # fmt: skip
 
@@ -104,8 +166,8 @@ def test_what_is_used_without_a_module_is_named_and_counted() -> None:
 
 
 def test_layers_hold_everything_but_vectors_of_a_plain_network() -> None:
-    """The projections of attention are views, a tied matrix is one."""
-    for name in ("tied", "folded", "attention"):
+    """The projections of attention are views, a tied matrix is one, a computed one has sources."""
+    for name in CASES.keys() - {"functional"}:
         assert coverage_of(name)[1].weights_outside == ()
 
 

@@ -54,7 +54,8 @@ def hold_values(module: nn.Module) -> None:
 
 def _bound_norms(module: nn.Module) -> None:
     """Of ``max_norm``, which shortens rows of a table in place, once they are looked up."""
-    slots = [(m, name) for m in module.modules() for name in m._parameters]
+    # By items: those of a scripted module cannot be iterated over.
+    slots = [(m, n, p) for m in module.modules() for n, p in m._parameters.items()]
     for table in [m for m in module.modules() if isinstance(m, _TABLES)]:
         weight = table._parameters.get("weight")
         if table.max_norm is None or weight is None:
@@ -62,7 +63,7 @@ def _bound_norms(module: nn.Module) -> None:
         ids = torch.arange(len(weight), device=weight.device)
         # Of a clone, as this writes, too, and the memory is the user's.
         rows = F.embedding(ids, weight.clone(), None, table.max_norm, table.norm_type)
-        users = [(m, name) for m, name in slots if m._parameters[name] is weight]
+        users = [(m, name) for m, name, p in slots if p is weight]
         if len(users) == 1:
             table.max_norm = None
             if not torch.equal(rows, weight):

@@ -147,8 +147,20 @@ class Batch:
         if self.is_whole:
             return self
         size = self.size
-        # What has another length is shared by all examples, such as a causal mask.
-        return self.map(lambda t: t[start:stop] if t.ndim and len(t) == size else t)
+
+        def cut(tensor: Tensor) -> Tensor:
+            if tensor.ndim and len(tensor) == size:
+                return tensor[start:stop]
+            # What has another length is shared by all examples, such as a causal mask.
+            return tensor[:, start:stop] if _is_state(tensor, size) else tensor
+
+        return self.map(cut)
+
+
+def _is_state(tensor: Tensor, size: int) -> bool:
+    """Whether it is a recurrent network's state ``[layers, N, H]``; masks are square."""
+    is_wide = tensor.ndim == 3 and tensor.is_floating_point()
+    return is_wide and tensor.shape[1] == size != tensor.shape[2]
 
 
 def _aligned(labels: Tensor, input_ids: Tensor | None) -> Tensor:

@@ -25,6 +25,7 @@ from mpq.network.patterns import Pattern, matching
 from mpq.network.randomness import random_state_kept
 from mpq.network.reach import Reach
 from mpq.network.refusals import refused_modules
+from mpq.network.writes import parameters_kept
 
 
 @final
@@ -94,9 +95,11 @@ class Network:
         module = own_copy(model)
         examples = Calibration.of(data)
         batch = examples.first().to(device_of(module))
-        open_weights(module, find_free_weights(module, _batches(module, examples)))
-        # Before anything is measured: with another answer every time all of it would be noise.
-        outputs = check_repeatable(module, batch, metric)
+        # Before anything else runs: our copy shares the user's memory.
+        with parameters_kept(model):
+            open_weights(module, find_free_weights(module, _batches(module, examples)))
+            # Before anything is measured: with another answer every time all would be noise.
+            outputs = check_repeatable(module, batch, metric)
         is_mixing = mixes_examples(module, batch, metric, outputs)
         others = unscored_outputs(module, batch, metric)
         # Before folding, as the traces say who reads a convolution's output.

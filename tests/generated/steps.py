@@ -189,7 +189,9 @@ LAYERS: Final[dict[str, Callable[[], nn.Module]]] = {
     "gru cell": lambda: Looped(nn.GRUCell(WIDTH, WIDTH)),
     "rnn cell": lambda: Looped(nn.RNNCell(WIDTH, WIDTH)),
     "attention": lambda: _attending(nn.MultiheadAttention(WIDTH, 2, batch_first=True)),
-    "attention late": lambda: _late(SelfAttention(nn.MultiheadAttention(WIDTH, 3, kdim=WIDTH, vdim=WIDTH))),
+    "attention late": lambda: _late(
+        SelfAttention(nn.MultiheadAttention(WIDTH, 3, kdim=WIDTH, vdim=WIDTH))
+    ),
     "encoder": lambda: nn.TransformerEncoderLayer(WIDTH, 2, 8, batch_first=True),
     "scaled": lambda: Scaled(WIDTH, WIDTH),
     "equalised": lambda: Equalised(WIDTH, WIDTH),

@@ -283,7 +283,7 @@ def divergence(logits: Tensor, others: Tensor) -> Tensor:
 
 
 def place_of(model: nn.Module, layer: Layer) -> Tensor | None:
-    """The part of a parameter that is a layer; ``None`` if it is shared, or computed."""
+    """The part of a parameter that is a layer; ``None`` if it is shared, computed or written."""
     parameters = dict(model.named_parameters())
     outer, _, last = layer.name.rpartition(".")
     names: tuple[str, ...] = (
@@ -294,6 +294,9 @@ def place_of(model: nn.Module, layer: Layer) -> Tensor | None:
     )
     if last in ("rows", "product"):
         names = (f"{outer}.weight",)
+    owners = dict(model.named_modules())
+    if any(getattr(owners.get(name), "max_norm", None) for name in (layer.name, outer)):
+        return None
     found = next((parameters[name].data for name in names if name in parameters), None)
     if found is None and outer in parameters:
         found = parameters[outer].data[int(last)]

@@ -376,6 +376,17 @@ def test_tensors_within_tuples_and_dicts_are_cut_with_the_others() -> None:
     assert options["shift"][0].tolist() == [[2.0], [3.0]]
 
 
+def test_a_recurrent_state_is_cut_along_its_second_axis() -> None:
+    """``[layers, N, H]``, at the top or within a tuple; a mask ``[heads, T, T]`` stays whole."""
+    x, state, mask = torch.randn(4, 5, 3), torch.randn(2, 4, 3), torch.randn(2, 4, 4)
+
+    part = Batch.of(((x, (state, state), state, mask), None)).slice(1, 3)
+
+    assert torch.equal(part.args[1][0], state[:, 1:3])
+    assert torch.equal(part.args[2], state[:, 1:3])
+    assert torch.equal(part.args[3], mask)
+
+
 def test_tensors_within_tuples_are_checked_and_compared() -> None:
     """A NaN is refused, and data that changes from pass to pass."""
     with pytest.raises(DataError, match="NaN"):

@@ -16,6 +16,8 @@ from torch.nn.utils.spectral_norm import (
 )
 from torch.nn.utils.weight_norm import WeightNorm
 
+_TABLES = (nn.Embedding, nn.EmbeddingBag)
+
 
 def computed_tensors(value: Any) -> Iterator[Tensor]:
     """Results of computations that a module's attribute holds, also in lists, tuples and dicts.
@@ -75,6 +77,24 @@ def _forget_state_hooks(module: nn.Module) -> None:
         # Those of loading are wrapped together with their module.
         for key in [k for k, h in hooks.items() if isinstance(getattr(h, "hook", h), own)]:
             del hooks[key]
+
+
+def sources_of(module: nn.Module) -> dict[str, list[Tensor]]:
+    """Names of a user's computed weights, each with the tensors that it is computed from."""
+    found: dict[str, list[Tensor]] = {}
+    if parametrize.is_parametrized(module):
+        lists: Any = module.parametrizations
+        for name, steps in lists.items():
+            found[name] = [*steps.parameters(), *steps.buffers()]
+    # In their order: a later one may read what an earlier one computed.
+    for hook in module._forward_pre_hooks.values():
+        for source in _sources(hook):
+            tensor = module._parameters.get(source, module._buffers.get(source))
+            tensors = found.pop(source, []) if tensor is None else [tensor]
+            found.setdefault(_name(hook), []).extend(tensors)
+    if isinstance(module, _TABLES) and module.max_norm is not None:
+        found["weight"] = [module.weight]
+    return found
 
 
 def _name(hook: Any) -> str:

@@ -2,19 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Self, final
 
 from torch import Tensor, nn
 
-from mpq.network.memory import Counted, elements_inside, span_of
+from mpq.network.memory import Counted, Span, elements_inside, span_of
 from mpq.network.wrappers import plain_modules
 
 _SHOWN: Final = 8
 """Names in a sentence; all of them are in the record."""
-_EVALUATED: Final = (
-    "weight_g", "weight_v", "weight_orig", "weight_mask", "weight_u", "parametrizations.weight."
-)  # fmt: skip
-"""What a parametrized weight is computed from, beside the layer's name: it is in the layer."""
 
 
 @final
@@ -66,20 +63,22 @@ class Coverage:
     def of(
         cls,
         model: nn.Module,
-        weights: Mapping[str, Tensor],
+        weights: Iterable[Tensor],
         left_out: Iterable[Tensor] = (),
         constant_bytes: int | None = None,
+        held: Mapping[int, Sequence[Tensor]] = MappingProxyType({}),
     ) -> Self:
         """Matches weights with the model's tensors by their memory.
 
         Args:
             model: The user's model.
-            weights: Layer name to weight, before anything is folded: views of the model's memory,
-                or evaluated from parameters below the layer's own name.
+            weights: Of layers, before anything is folded: views of the model's memory, or of what
+                was computed from it.
             left_out: Weights of layers that the user left out.
             constant_bytes: See the class.
+            held: The model's tensors, by identity, that others were computed from: these.
         """
-        spans = [span_of(weight) for weight in weights.values()]
+        spans = [span_of(weight) for weight in weights]
         others = [span_of(weight) for weight in left_out]
         counted = Counted()
         elements = size = covered = covered_bytes = 0
@@ -87,8 +86,7 @@ class Coverage:
         for name, tensor, is_parameter, is_stored in _tensors(model):
             if not counted.is_new(tensor):
                 continue
-            is_evaluated = _is_evaluated(name, weights)
-            inside = tensor.numel() if is_evaluated else elements_inside(tensor, spans)
+            inside = _held_inside(tensor, held, spans)
             left = tensor.numel() - inside
             elements += tensor.numel()
             size += tensor.numel() * tensor.element_size() * is_stored
@@ -97,7 +95,7 @@ class Coverage:
             if left:
                 is_weight = is_parameter and tensor.ndim > 1
                 num_bytes = left * tensor.element_size()
-                is_left_out = is_weight and elements_inside(tensor, others) > 0
+                is_left_out = is_weight and _held_inside(tensor, held, others) > 0
                 outside.append(Uncovered(name, left, num_bytes, is_weight, is_stored, is_left_out))
         return cls(elements, size, covered, covered_bytes, tuple(outside), constant_bytes)
 
@@ -179,10 +177,12 @@ def _tensors(model: nn.Module) -> Iterable[tuple[str, Tensor, bool, bool]]:
                 yield prefix + own, buffer, False, own not in module._non_persistent_buffers_set
 
 
-def _is_evaluated(name: str, weights: Mapping[str, Tensor]) -> bool:
-    """Whether a layer's weight is computed from this tensor."""
-    return any(
-        name.startswith(f"{layer}.{part}") or (not layer and name.startswith(part))
-        for layer in weights
-        for part in _EVALUATED
-    )
+def _held_inside(
+    tensor: Tensor, held: Mapping[int, Sequence[Tensor]], spans: Sequence[Span]
+) -> int:
+    """Elements in the spans; of what weights are computed from, the share of them that is."""
+    parts = held.get(id(tensor))
+    if parts is None:
+        return elements_inside(tensor, spans)
+    whole = sum(part.numel() for part in parts)
+    return tensor.numel() * sum(elements_inside(part, spans) for part in parts) // max(whole, 1)

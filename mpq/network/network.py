@@ -15,6 +15,7 @@ from mpq.network.behaviour import (
     unchecked_rows,
     unscored_outputs,
 )
+from mpq.network.computed_sources import held_by
 from mpq.network.coverage import Coverage
 from mpq.network.example_axes import find_axes
 from mpq.network.examples import Batch, Calibration
@@ -32,6 +33,7 @@ from mpq.network.randomness import random_state_kept
 from mpq.network.reach import Reach
 from mpq.network.refusals import refused_modules
 from mpq.network.same_start import begin_alike
+from mpq.network.writes import parameters_kept
 
 
 @final
@@ -112,16 +114,19 @@ class Network:
         module = begin_alike(own_copy(model), allow_randomness)
         examples = Calibration.of(data)
         batch = examples.first_of_several().to(device_of(module))
-        # Before the first cut: to this network an input may be shared by all examples.
-        axes = find_axes(module, batch, metric, allow_randomness is not None)
-        examples, batch = examples.along(axes), replace(batch, axes=axes)
-        open_weights(module, find_free_weights(module, _batches(module, examples)))
-        # Before anything is measured: with another answer every time all of it would be noise.
-        outputs = check_repeatable(module, batch, metric, allow_randomness)
+        # Before anything else runs: our copy shares the user's memory.
+        with parameters_kept(model):
+            # Before the first cut: to this network an input may be shared by all examples.
+            axes = find_axes(module, batch, metric, allow_randomness is not None)
+            examples, batch = examples.along(axes), replace(batch, axes=axes)
+            open_weights(module, find_free_weights(module, _batches(module, examples)))
+            # Before anything is measured: with another answer every time all would be noise.
+            outputs = check_repeatable(module, batch, metric, allow_randomness)
         is_mixing = mixes_examples(module, batch, metric, outputs)
         others = unscored_outputs(module, batch, metric)
         # Before folding, as the traces say who reads a convolution's output.
         found = _find(module, examples.whole() if is_mixing else examples, metric)
+        held = held_by(model, module)
         # Also before: folding gives layers weights of their own memory.
         weights = {x.name: weight_of(module.get_submodule(x.name)) for x in found.layers}
         folded = found.foldable if fold else {}
@@ -131,7 +136,9 @@ class Network:
         chosen = {x.name: weights[x.name] for x in layers}
         left_out = tuple(name for name in weights if name not in chosen)
         constant = stored_bytes(_unquantized(module, layers, left_out))
-        coverage = Coverage.of(model, chosen, [weights[name] for name in left_out], constant)
+        coverage = Coverage.of(
+            model, chosen.values(), [weights[name] for name in left_out], constant, held
+        )
         layers, lifetimes = found.with_dataflow(layers)
         reach, ties = found.reach.of(layers), ties_of(layers)
         return cls(

@@ -18,6 +18,8 @@ _METHODS = ("forward", "_conv_forward", "_output_padding")
 """What makes up the forward of torch's layers."""
 _SAME = 1e-5
 """How far, relative to the largest number, an output that is computed again may be off."""
+_SEED = 0x6D7071
+"""No seed that users take: with theirs the first weight of a network would be drawn once more."""
 _RUNNING: ContextVar[nn.Module | None] = ContextVar("_RUNNING", default=None)
 
 
@@ -54,8 +56,8 @@ class Forwards:
     Args:
         own: Layers that do not compute what torch's class does.
         hooked: Those of them whose output a hook of the user's changes.
-        scaling: Those of them whose output channels scale with weight and bias, so that a
-            BatchNorm can be folded into them.
+        scaling: Those of them whose output channels scale with the weight and take a bias as it
+            is, so that a BatchNorm can be folded into them.
         refused: Layer to the sentence that says why it cannot be quantized.
     """
 
@@ -172,13 +174,17 @@ class Again:
         """Whether the output is another one with another weight."""
         weight = self._weight
         # Of no simple relation to the weight: a standardised one is blind to factor and offset.
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(_SEED)
         other = torch.randn(weight.shape, generator=generator).to(weight)
         found = self.output({"weight": other})
         return not torch.equal(found, output) if isinstance(found, Tensor) else True
 
     def scales(self, output: Tensor) -> bool:
-        """Whether twice the weight and bias of an output channel give twice that channel."""
+        """Whether twice the weight of an output channel gives twice that channel, and a bias adds.
+
+        Both are what folding a BatchNorm takes: a scale behind the layer would scale the norm's
+        offset as well.
+        """
         if output.ndim < 2:
             return False
         layout, weight = layout_of(self.layer_module), self._weight
@@ -188,12 +194,13 @@ class Again:
         factors = torch.ones(len(rows), dtype=weight.dtype, device=weight.device)
         factors[::2] = 2.0  # a power of two is exact
         scaled = layout.from_rows(rows * factors[:, None], tuple(weight.shape))
-        replaced: dict[str, Tensor] = {"weight": scaled}
+        # Also where there is none: folding makes one.
+        offset = torch.zeros_like(factors) + output.detach().abs().max()
         bias = getattr(self.layer_module, "bias", None)
-        if isinstance(bias, Tensor):
-            replaced["bias"] = bias.detach() * factors
-        expected = output * factors.reshape(-1, *[1] * (output.ndim - 2))
-        return is_close(expected, self.output(replaced))
+        shifted = bias.detach() * factors + offset if isinstance(bias, Tensor) else offset
+        axes = (-1, *[1] * (output.ndim - 2))
+        expected = output * factors.reshape(axes) + offset.reshape(axes)
+        return is_close(expected, self.output({"weight": scaled, "bias": shifted}))
 
     @property
     def _weight(self) -> Tensor:

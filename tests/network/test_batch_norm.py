@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn import functional as F
 
 from mpq.network.batch_norm import fold_batch_norm
@@ -275,3 +276,40 @@ def test_model_is_left_as_it_was() -> None:
     after = model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+class Halved(nn.Conv2d):
+    """Scales behind the product, bias included."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Half of what a convolution says."""
+        return super().forward(input) * 0.5
+
+
+class Wide(nn.Conv2d):
+    """Pads first."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """A convolution of the padded input."""
+        return super().forward(functional.pad(input, (1, 1, 1, 1)))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_only_a_forward_that_adds_its_bias_as_it_is_takes_a_norm(bias: bool) -> None:
+    """A scale behind the layer, also in a hook, would scale the norm's offset too."""
+    hooked = nn.Conv2d(3, 3, 3, bias=bias)
+    hooked.register_forward_hook(lambda _, __, y: y * 0.5)
+    convolutions: list[tuple[nn.Module, dict[str, str]]] = [
+        (hooked, {}),
+        (Halved(3, 3, 3, bias=bias), {}),
+        (Wide(3, 3, 3, bias=bias), {"conv": "norm"}),
+    ]
+    x = torch.randn(5, 3, 6, 6)
+
+    for conv, expected in convolutions:
+        model = Block(lambda m, x: m.norm(m.conv(x)), **conv_norm(conv=conv)).eval()
+        network = Network.of(model, [x])
+
+        assert dict(network.folded) == expected
+        with torch.no_grad():
+            torch.testing.assert_close(network.module(x), model(x), atol=1e-5, rtol=1e-5)

@@ -361,3 +361,27 @@ def test_shuffled_data_is_refused() -> None:
 
     with pytest.raises(DataError, match="no shuffling, no random augmentation"):
         list(data)
+
+
+def test_tensors_within_tuples_and_dicts_are_cut_with_the_others() -> None:
+    """A state beside the input, and a dict of options: every example keeps its own."""
+    x, state = torch.randn(4, 3), torch.arange(4.0)[:, None]
+    batch = Batch.of(((x, (state, {"shift": [state + 1]})), None))
+
+    part = batch.slice(1, 3)
+    cut, options = part.args[1]
+
+    assert part.size == 2
+    assert cut.tolist() == [[1.0], [2.0]]
+    assert options["shift"][0].tolist() == [[2.0], [3.0]]
+
+
+def test_tensors_within_tuples_are_checked_and_compared() -> None:
+    """A NaN is refused, and data that changes from pass to pass."""
+    with pytest.raises(DataError, match="NaN"):
+        Batch.of(((torch.randn(2, 3), (torch.tensor([1.0, float("nan")]),)), None))
+
+    data = Calibration(lambda: [((torch.ones(2, 3), (torch.rand(2),)), None)])
+    list(data)
+    with pytest.raises(DataError, match="other inputs than when it was first read"):
+        list(data)

@@ -350,3 +350,21 @@ def test_the_first_numbers_are_rounded_and_ids_are_not() -> None:
 
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert (found[0, :3] > 0).all()
+
+
+class Shifted(nn.Embedding):
+    """A forward of its own."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return super().forward(input) + 1
+
+
+@pytest.mark.parametrize("seed", [0, 1, 42])
+def test_table_drawn_first_after_a_seed_is_a_layer(seed: int) -> None:
+    """Whether a forward reads its weight is tried with other numbers than the user's own draw."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(Shifted(9, 6), nn.Linear(6, 3)).eval()
+
+    found = mpq.find_layers(model, [torch.randint(0, 9, (4, 5))])
+
+    assert [layer.name for layer in found] == ["0", "1"]

@@ -24,6 +24,7 @@ from mpq.network.patterns import Pattern, matching
 from mpq.network.randomness import random_state_kept
 from mpq.network.reach import Reach
 from mpq.network.refusals import refused_modules
+from mpq.network.tied_calls import find_tied_calls, tie_calls
 
 
 @final
@@ -202,9 +203,12 @@ def _find(module: nn.Module, data: Calibration, metric: OutputMetric) -> Finding
     found = Finding.of(module, data, metric)
     asked = (*found.reach.without_call, *found.refused)
     uses = find_free_weights(module, _batches(module, data), asked) if asked else {}
-    if not uses:
+    also = found.reach.also_used
+    tied = find_tied_calls(module, _batches(module, data), also) if also else {}
+    if not uses and not tied:
         return found
     open_weights(module, uses)
+    tie_calls(module, tied)
     return Finding.of(module, data, metric)
 
 

@@ -103,7 +103,9 @@ class Network:
         found = _find(module, examples.whole() if is_mixing else examples, metric)
         # Also before: folding gives layers weights of their own memory.
         weights = {x.name: weight_of(module.get_submodule(x.name)) for x in found.layers}
-        folded = found.foldable if fold else {}
+        # What functions read of a weight is not folded.
+        also = found.reach.also_used
+        folded = {c: n for c, n in found.foldable.items() if fold and c not in also}
         if folded:
             _fold(module, folded, found.batches, metric)
         layers = _select(found, include, exclude)

@@ -21,6 +21,15 @@ Name = tuple[str, str]
 _READS: Final = frozenset({"numpy", "tolist", "item", "__setitem__", "__array__"})
 """Functions that use a tensor's numbers though they return no new tensor."""
 
+_CONVOLUTIONS: Final = {
+    "conv1d": nn.Conv1d,
+    "conv2d": nn.Conv2d,
+    "conv3d": nn.Conv3d,
+    "conv_transpose1d": nn.ConvTranspose1d,
+    "conv_transpose2d": nn.ConvTranspose2d,
+    "conv_transpose3d": nn.ConvTranspose3d,
+}
+
 
 @final
 @dataclass(frozen=True)
@@ -305,8 +314,10 @@ def layer_of(kind: str, weight: nn.Parameter) -> nn.Module:
     if kind == "embedding":
         layer = nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
     else:
-        made: Any = {"conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d}[kind]
+        made: Any = _CONVOLUTIONS[kind]
         outputs, inputs, *kernel = weight.shape
+        if kind.startswith("conv_transpose"):
+            outputs, inputs = inputs, outputs
         layer = made(inputs, outputs, tuple(kernel), bias=False, device="meta")
     layer.weight = weight
     return layer

@@ -87,6 +87,17 @@ USES: dict[str, tuple[tuple[int, ...], Callable[[Tensor, Tensor], Tensor], dict[
         lambda x, w: F.conv1d(x.mT, w.squeeze(1).unsqueeze(1), padding=1, groups=E).mT,
         {"w": (E, 1, 3)},
     ),
+    "conv_transpose1d": (
+        (E, O, 3),
+        lambda x, w: F.conv_transpose1d(x.mT, w, torch.ones(O), 2, 1, 1).mT,
+        {"w": (E, O, 3)},
+    ),
+    "inner": ((O, E), lambda x, w: torch.inner(x, w), {"w": (O, E)}),
+    "conv_transpose1d of groups": (
+        (E, 1, 3),
+        lambda x, w: F.conv_transpose1d(x.mT, w, groups=4).mT,
+        {},
+    ),
     "embedding": ((7, E), lambda x, w: x + F.embedding(torch.arange(T), w), {"w": (7, E)}),
     "added": ((T, E), lambda x, w: x + w, {}),
     "in two ways": ((E, E), lambda x, w: x @ w + x @ w.t(), {}),

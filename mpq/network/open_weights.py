@@ -206,7 +206,7 @@ class _Calls(Recognising):
         self._tied: dict[int, nn.Module] = {
             id(m.weight): m for m in root.modules() if "tied_call" in vars(m)
         }
-        weights = (m.weight for m in self._tied.values())
+        weights: list[Any] = [m.weight for m in self._tied.values()]
         super().__init__([*(free.original for free, _, _ in self._found.values()), *weights])
 
     def call(self, call: WeightCall) -> Any:

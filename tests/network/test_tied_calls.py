@@ -112,7 +112,7 @@ def test_a_quantized_tied_head_uses_the_quantized_weight_in_both_places() -> Non
     found = {str(p) for n, p in assignment.precisions.items() if n.startswith("embed")}
     assert set(state) == set(model.state_dict())
     assert len(found) == 1
-    assert torch.equal(quantized.embed.weight, state["embed.weight"])
+    assert torch.equal(quantized.get_parameter("embed.weight"), state["embed.weight"])
     assert not torch.equal(state["embed.weight"], model.embed.weight)
     # Inputs are rounded, too, in the one and not in the other.
     assert torch.allclose(plain(data[0]), quantized(data[0]), atol=0.1, rtol=0.1)
@@ -150,7 +150,8 @@ def test_asking_for_a_type_or_a_view_is_no_use() -> None:
     def head(h: Tensor, layer: Any) -> Tensor:
         weight = layer.weight.t()
         assert weight.requires_grad is not None
-        return h.to(layer.weight.dtype).to(weight.device) + weight.new_zeros(1)
+        found: Tensor = h.to(layer.weight.dtype).to(weight.device) + weight.new_zeros(1)
+        return found
 
     network = Network.of(Tied(head, nn.Embedding).eval(), token_ids())
 
@@ -164,7 +165,7 @@ class Folding(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, 3, 3, padding=1)
         self.norm = nn.BatchNorm2d(3)
-        self.norm.running_var.fill_(4.0)
+        self.norm.register_buffer("running_var", torch.full((3,), 4.0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[N, 3]``."""

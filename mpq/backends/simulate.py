@@ -14,6 +14,7 @@ from mpq.network.modules import check_model
 from mpq.network.open_weights import open_weights, uses_of
 from mpq.network.own_copy import own_copy
 from mpq.network.refusals import weight_refusal
+from mpq.network.tied_calls import tie_calls, tied_calls_of
 from mpq.network.tracing import kind_of
 from mpq.network.weight_calls import Use
 from mpq.problem.assignment import Assignment
@@ -60,7 +61,9 @@ def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:
     check_model(model)
     module = own_copy(model)
     uses = {x.name: Use(x.kind, x.weight_shape, x.is_transposed) for x in assignment.layers}
+    tied = tied_calls_of(module, uses)
     open_weights(module, uses_of(module, uses))
+    tie_calls(module, tied)
     # Between the two: the assignment names opened projections, and folding needs each BatchNorm
     # that it names.
     _check(module, assignment)

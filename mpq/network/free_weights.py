@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from mpq.network.examples import Batch
 from mpq.network.modules import hooks
-from mpq.network.open_weights import Name, Recognising
+from mpq.network.open_weights import Name, OpenWeights, Recognising
 from mpq.network.opened import Opened
 from mpq.network.refusals import is_readable
 from mpq.network.tracing import kind_of
@@ -30,7 +30,7 @@ def find_free_weights(
             called, or cannot be a layer as a whole.
     """
     candidates = _candidates(module, of_layers)
-    if isinstance(module, _CLOSED) or not candidates:
+    if _is_closed(module) or not candidates:
         return {}
     watching = _Watching(candidates)
     layers = [m for m in module.modules() if kind_of(m) is not None]
@@ -44,6 +44,11 @@ def find_free_weights(
     return {name: watching.uses[id(p)] for name, p in candidates.items() if id(p) in watching.uses}
 
 
+def _is_closed(module: nn.Module) -> bool:
+    # Another pass over the data may open more of what the first one has opened.
+    return isinstance(module, _CLOSED) and not isinstance(module, OpenWeights)
+
+
 def _candidates(module: nn.Module, of_layers: Sequence[str]) -> dict[Name, nn.Parameter]:
     """Each once: a parameter that several modules have is opened in the first one."""
     found: dict[Name, nn.Parameter] = {}
@@ -55,7 +60,7 @@ def _candidates(module: nn.Module, of_layers: Sequence[str]) -> dict[Name, nn.Pa
     }
     met: set[int] = set()
     for path, each in modules.items():
-        if isinstance(each, _CLOSED):
+        if _is_closed(each):
             continue
         for name, p in each._parameters.items():
             if p is None or p.ndim < 2 or id(p) in weights or id(p) in met or not p.numel():

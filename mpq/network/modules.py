@@ -55,6 +55,12 @@ def _check_values(name: str, parameter: nn.Parameter) -> None:
     # Before `isfinite`, which fails on such parameters in torch's words.
     if isinstance(parameter, nn.UninitializedParameter) or parameter.is_meta:
         raise ModelError(f"parameter {name!r} has no values yet; load the weights first")
+    # A class without instances of its own: torch marks plain parameters with it.
+    if getattr(parameter, "_is_flat_param", False):
+        raise ModelError(
+            f"parameter {name!r} is all parameters of an FSDP unit in one, without their shapes; "
+            "wrap with use_orig_params=True, or search the module before it is wrapped"
+        )
     if type(parameter).__name__ == "DTensor":
         raise ModelError(
             f"parameter {name!r} is spread over several processes (DTensor); gather all of them "

@@ -33,6 +33,7 @@ from mpq.network.randomness import random_state_kept
 from mpq.network.reach import Reach
 from mpq.network.refusals import refused_modules
 from mpq.network.same_start import begin_alike
+from mpq.network.tied_calls import find_tied_calls, tie_calls
 from mpq.network.writes import parameters_kept
 
 
@@ -129,7 +130,9 @@ class Network:
         held = held_by(model, module)
         # Also before: folding gives layers weights of their own memory.
         weights = {x.name: weight_of(module.get_submodule(x.name)) for x in found.layers}
-        folded = found.foldable if fold else {}
+        # What functions read of a weight is not folded.
+        also = found.reach.also_used
+        folded = {c: n for c, n in found.foldable.items() if fold and c not in also}
         if folded:
             _fold(module, folded, found.batches, metric)
         layers = _select(found, include, exclude)
@@ -254,9 +257,12 @@ def _find(module: nn.Module, data: Calibration, metric: OutputMetric) -> Finding
     found = Finding.of(module, data, metric)
     asked = (*found.reach.without_call, *found.refused)
     uses = find_free_weights(module, _batches(module, data), asked) if asked else {}
-    if not uses:
+    also = found.reach.also_used
+    tied = find_tied_calls(module, _batches(module, data), also) if also else {}
+    if not uses and not tied:
         return found
     open_weights(module, uses)
+    tie_calls(module, tied)
     return Finding.of(module, data, metric)
 
 

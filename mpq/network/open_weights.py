@@ -21,6 +21,15 @@ Name = tuple[str, str]
 _READS: Final = frozenset({"numpy", "tolist", "item", "__setitem__", "__array__"})
 """Functions that use a tensor's numbers though they return no new tensor."""
 
+_CONVOLUTIONS: Final = {
+    "conv1d": nn.Conv1d,
+    "conv2d": nn.Conv2d,
+    "conv3d": nn.Conv3d,
+    "conv_transpose1d": nn.ConvTranspose1d,
+    "conv_transpose2d": nn.ConvTranspose2d,
+    "conv_transpose3d": nn.ConvTranspose3d,
+}
+
 
 @final
 @dataclass(frozen=True)
@@ -193,10 +202,19 @@ class _Calls(Recognising):
         for owner in owners:
             for name, free in owner._free.items():
                 self._found.setdefault(id(free.original), (free, owner, name))
-        super().__init__(free.original for free, _, _ in self._found.values())
+        # Of layers that functions use, too (`tied_calls`): by the weight that they have just now.
+        self._tied: dict[int, nn.Module] = {
+            id(m.weight): m for m in root.modules() if "tied_call" in vars(m)
+        }
+        weights: list[Any] = [m.weight for m in self._tied.values()]
+        super().__init__([*(free.original for free, _, _ in self._found.values()), *weights])
 
     def call(self, call: WeightCall) -> Any:
         """See ``Recognising``."""
+        tied = self._tied.get(id(call.parameter))
+        if tied is not None:
+            is_tied = vars(tied)["tied_call"] == call.use
+            return call.compute([tied.get_submodule(call.use.kind)]) if is_tied else None
         free, owner, name = self._found[id(call.parameter)]
         if free.use != call.use:
             _refuse(free, f"as {call.use.kind} of {'x'.join(map(str, call.use.shape))}")
@@ -206,7 +224,9 @@ class _Calls(Recognising):
     def other(self, func: Any, blocks: Sequence[Block]) -> None:
         """See ``Recognising``."""
         for block in blocks:
-            _refuse(self._found[id(block.parameter)][0], f"by {getattr(func, '__name__', func)}")
+            if id(block.parameter) not in self._tied:
+                free = self._found[id(block.parameter)][0]
+                _refuse(free, f"by {getattr(func, '__name__', func)}")
 
 
 def _refuse(free: FreeWeight, how: str) -> None:
@@ -233,6 +253,11 @@ def open_weights(root: nn.Module, uses: Mapping[Name, Use]) -> None:
     modules = dict(root.named_modules())
     for path, wanted in by_owner.items():
         _open(path, modules[path], wanted)
+    open_root(root)
+
+
+def open_root(root: nn.Module) -> None:
+    """Makes calls of a network those in which functions call layers, in place."""
     if not isinstance(root, OpenWeights):
         open_as(root, OpenWeights, {}, {})
     vars(root)["_is_root"] = True
@@ -262,7 +287,7 @@ def _open(path: str, owner: nn.Module, wanted: Mapping[str, Use]) -> None:
         parameter = owner._parameters[name]
         assert parameter is not None
         cut = [nn.Parameter(part, False) for part in use.cut(parameter.detach())]
-        made = [_layer(use.kind, part) for part in cut]
+        made = [layer_of(use.kind, part) for part in cut]
         for layer in made:
             # For the trace: a square matrix does not show it.
             vars(layer)["is_transposed"] = use.is_transposed
@@ -280,7 +305,7 @@ def _open(path: str, owner: nn.Module, wanted: Mapping[str, Use]) -> None:
         open_as(owner, OpenWeights, layers, stored)
 
 
-def _layer(kind: str, weight: nn.Parameter) -> nn.Module:
+def layer_of(kind: str, weight: nn.Parameter) -> nn.Module:
     """A layer without a bias, which stays where it is and is added behind the layer."""
     if kind == "linear":
         return linear(weight)
@@ -289,8 +314,10 @@ def _layer(kind: str, weight: nn.Parameter) -> nn.Module:
     if kind == "embedding":
         layer = nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
     else:
-        made: Any = {"conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d}[kind]
+        made: Any = _CONVOLUTIONS[kind]
         outputs, inputs, *kernel = weight.shape
+        if kind.startswith("conv_transpose"):
+            outputs, inputs = inputs, outputs
         layer = made(inputs, outputs, tuple(kernel), bias=False, device="meta")
     layer.weight = weight
     return layer

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, ClassVar, Final, cast, final
 
 import torch
@@ -144,13 +145,26 @@ def open_as(
 
 
 def computes_as(module: nn.Module, closed: type[nn.Module]) -> bool:
-    """Whether a module computes what a class of torch's computes, be it a subclass or not."""
+    """Whether a module computes what a class of torch's computes, or calls that by ``super()``."""
     return (
         isinstance(module, closed)
-        and type(module).forward is closed.forward
         # Set on the object, a function takes the place of the class's.
         and "forward" not in vars(module)
+        and all(_goes_on(own, module) for own in _own_forwards(type(module), closed))
     )
+
+
+def _own_forwards(kind: type, closed: type) -> list[Any]:
+    """Forwards of the classes that lie before torch's."""
+    before = kind.__mro__[: kind.__mro__.index(closed)]
+    return [vars(each)["forward"] for each in before if "forward" in vars(each)]
+
+
+def _goes_on(forward: Any, module: nn.Module) -> bool:
+    """Whether a forward says ``super()`` and names no weight, so that the next one has them."""
+    names = set(forward.__code__.co_names) if isinstance(forward, FunctionType) else set()
+    own = {*module._parameters, "_parameters", "parameters", "_flat_weights", "all_weights"}
+    return "super" in names and not names & own
 
 
 def linear(weight: nn.Parameter, bias: nn.Parameter | None = None) -> nn.Linear:
@@ -172,8 +186,31 @@ def _open_class(opened_as: type[Opened], closed: type[nn.Module]) -> type[nn.Mod
     key = (opened_as, closed)
     if key not in _CLASSES:
         members = {"closed": closed, "opened_as": opened_as, "__doc__": opened_as.__doc__}
-        _CLASSES[key] = type(f"Open{closed.__name__}", key, members)
+        made: Any = _OpenClass(f"Open{closed.__name__}", key, members)
+        _CLASSES[key] = made
     return _CLASSES[key]
+
+
+class _OpenClass(type):
+    """Puts what a module is opened as behind the user's subclasses, right before torch's class."""
+
+    def mro(cls) -> list[type]:
+        """Then ``super().forward()`` of a subclass is the opened one."""
+        found = list(super().mro())
+        opened_as, closed = cls.__bases__
+        places = [i for i, kind in enumerate(closed.__mro__) if _is_torch(kind)]
+        users = list(closed.__mro__[: places[0]]) if places else []
+        # What keeps the module's own forward, as `OpenWeights` does, has nothing to put there.
+        computes = any(
+            "forward" in vars(kind) for kind in opened_as.__mro__ if issubclass(kind, Opened)
+        )
+        if not computes or not any("forward" in vars(kind) for kind in users):
+            return found
+        return [cls, *users, *(kind for kind in found[1:] if kind not in users)]
+
+
+def _is_torch(kind: type) -> bool:
+    return kind.__module__.startswith("torch.nn.modules.")
 
 
 def _blank(opened_as: type[Opened], closed: type[nn.Module], *args: Any) -> nn.Module:

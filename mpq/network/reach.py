@@ -6,13 +6,15 @@ from typing import Any, Self, final
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from mpq.network.dataflow import SHAPE_FAILURES
 from mpq.network.examples import Batch
 from mpq.network.layer import Layer
 from mpq.network.modules import hooks
+from mpq.network.open_weights import Recognising
+from mpq.network.refusals import is_readable
 from mpq.network.tracing import kind_of
+from mpq.network.weight_calls import Block, WeightCall
 
 
 @final
@@ -27,12 +29,14 @@ class Reach:
             weight; left as they are.
         partly: Layer to how many examples reached it, where that is not all of them; ``None``
             where it cannot be known, as the network does not run on single examples.
+        also_used: Layers that are called, and whose weight functions read besides.
     """
 
     num_examples: int = 0
     never: tuple[str, ...] = ()
     without_call: tuple[str, ...] = ()
     partly: Mapping[str, int | None] = field(default_factory=dict)
+    also_used: tuple[str, ...] = ()
 
     @property
     def uncalled(self) -> tuple[str, ...]:
@@ -44,6 +48,7 @@ class Reach:
         return replace(
             self,
             partly={x.name: self.partly[x.name] for x in layers if x.name in self.partly},
+            also_used=tuple(x.name for x in layers if x.name in self.also_used),
         )
 
     def sentences(self) -> tuple[str, ...]:
@@ -58,6 +63,12 @@ class Reach:
         if self.without_call:
             names = ", ".join(self.without_call)
             told.append(f"their weights are used without a call, left as they are: {names}")
+        if self.also_used:
+            told.append(
+                "functions read the weight, quantized, of these layers besides their calls, which "
+                "estimates from gradients do not see (auto measures them): "
+                + ", ".join(self.also_used)
+            )
         if self.partly:
             counts = ", ".join(
                 f"{name} by {'some' if count is None else count}"
@@ -165,6 +176,7 @@ class Watch:
             tuple(name for name in uncalled if not self._uses.of(self._layers[name])),
             tuple(name for name in uncalled if self._uses.of(self._layers[name])),
             self._partly(batches),
+            tuple(n for n, m in self._layers.items() if n in self.known and self._uses.of(m)),
         )
 
     def _partly(self, batches: Callable[[], Iterator[Batch]]) -> dict[str, int | None]:
@@ -233,15 +245,15 @@ class _Counts:
         self._shared |= same
 
 
-class _WeightUses(TorchFunctionMode):
+class _WeightUses(Recognising):
     """Finds weights that a torch function reads outside their own module's forward."""
 
     def __init__(self, layers: Mapping[str, nn.Module]) -> None:
-        super().__init__()
+        weights = {id(w): w for m in layers.values() if isinstance(w := m.weight, nn.Parameter)}
+        readable = [w for w in weights.values() if type(w) is nn.Parameter and is_readable(w)]
+        super().__init__(readable)
         # By the parameter: a tied weight is used if it is used under any of its names.
-        self._used: dict[int, bool] = {
-            id(m.weight): False for m in layers.values() if isinstance(m.weight, nn.Parameter)
-        }
+        self._used = dict.fromkeys(weights, False)
         self._entered: list[int] = []
 
     def of(self, layer_module: nn.Module) -> bool:
@@ -256,27 +268,15 @@ class _WeightUses(TorchFunctionMode):
         """After a layer."""
         self._entered.pop()
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        # Asking for a shape or a type, or for zeros of them, is not reading.
-        name = getattr(func, "__name__", "")
-        if _holds_tensor(result) and not name.startswith("new_") and not name.endswith("_like"):
-            # Of `x.to(weight)` and `x.type_as(weight)` the weight gives its type alone.
-            read = args[:1] if name in ("to", "type_as") else (args, kwargs)
-            self._mark(read)
-        return result
+    def call(self, call: WeightCall) -> Any:
+        """See ``Recognising``."""
+        self._mark(call.parameter)
 
-    def _mark(self, value: Any) -> None:
-        if isinstance(value, Tensor):
-            if id(value) in self._used and id(value) not in self._entered:
-                self._used[id(value)] = True
-        elif isinstance(value, tuple | list | dict):
-            for item in value.values() if isinstance(value, dict) else value:
-                self._mark(item)
+    def other(self, _: Any, blocks: Sequence[Block]) -> None:
+        """See ``Recognising``."""
+        for block in blocks:
+            self._mark(block.parameter)
 
-
-def _holds_tensor(value: Any) -> bool:
-    if isinstance(value, tuple | list):
-        return any(map(_holds_tensor, value))
-    return isinstance(value, Tensor)
+    def _mark(self, weight: Tensor) -> None:
+        if id(weight) not in self._entered:
+            self._used[id(weight)] = True

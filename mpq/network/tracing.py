@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from mpq.network.arguments import read_by
+from mpq.network.dataflow import SHAPE_FAILURES
 from mpq.network.examples import Batch
 from mpq.network.layer import Layer
 from mpq.network.metric import KL, OutputMetric
@@ -118,12 +119,10 @@ def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
     metric.positions(output)
     refused |= _unroundable({name: names[name] for name in order if name in names})
     called = [name for name in order if name in names and name not in refused]
-    layers = _layers(module, called, names, seen, batch.size)
-    if any(_is_square(seen[name].inputs[0], batch.size) for name in called):
-        # As many positions as examples: which axis is which shows in a batch of another size.
-        fewer = trace(module, batch.slice(0, batch.size - 1), metric).layers
-        axes = {layer.name: layer.batch_axis for layer in fewer}
-        layers = tuple(replace(x, batch_axis=axes.get(x.name, 0)) for x in layers)
+    axes = _batch_axes(
+        module, batch, {name: (names[name], seen[name].inputs[0]) for name in called}
+    )
+    layers = _layers(module, called, names, seen, batch.size, axes)
     layers = tuple(
         replace(x, has_own_forward=x.name in forwards.own, is_hooked=x.name in forwards.hooked)
         for x in layers
@@ -151,16 +150,59 @@ def _holds_weights(module: nn.Module) -> bool:
     return not isinstance(weight, Tensor) or weight.numel() > 0
 
 
-def _is_square(tensor: Tensor, batch_size: int) -> bool:
-    return batch_size > 1 and tensor.shape[:2] == (batch_size, batch_size)
+def _batch_axes(
+    module: nn.Module, batch: Batch, read: Mapping[str, tuple[nn.Module, Tensor]]
+) -> dict[str, int]:
+    """Layer to the axis of examples in what its first call read: 1 in a sequence-first network."""
+    maybe = {name: x for name, (m, x) in read.items() if _may_be_second(m, x, batch.size)}
+    axes = dict.fromkeys(read, 0)
+    if batch.size == 1 or not maybe:
+        return axes | dict.fromkeys(maybe, 1)
+    # Positions, windows or channels may be as many as examples: those alone change with the batch.
+    try:
+        fewer = _first_shapes(
+            module, batch.slice(0, batch.size - 1), {n: read[n][0] for n in maybe}
+        )
+    # A module may have its batch size built in.
+    except SHAPE_FAILURES:
+        return axes | {name: int(x.shape[0] != batch.size) for name, x in maybe.items()}
+    for name, x in maybe.items():
+        was, now = tuple(x.shape[:2]), fewer.get(name, ())[:2]
+        axes[name] = int(now == (was[0], batch.size - 1))
+    return axes
 
 
-def _batch_axis(tensor: Tensor, batch_size: int) -> int:
-    """1 in a sequence-first network; rows of numbers with two axes are flattened examples."""
-    axes = tensor.ndim - tensor.is_floating_point()
-    # The last axis of floats is features, while token ids have none.
-    is_second = axes > 1 and tensor.shape[0] != batch_size and tensor.shape[1] == batch_size
-    return int(is_second)
+def _may_be_second(layer: nn.Module, x: Tensor, batch_size: int) -> bool:
+    # The last axis of floats is features, while token ids have none; convolutions have theirs
+    # second, behind the examples.
+    axes = x.ndim - x.is_floating_point()
+    is_row_wise = kind_of(layer) in ("linear", "embedding")
+    is_second = is_row_wise and axes > 1 and x.shape[1] == batch_size
+    return is_second and (batch_size > 1 or x.shape[0] != 1)
+
+
+def _first_shapes(
+    module: nn.Module, batch: Batch, layers: Mapping[str, nn.Module]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of what layers read in their first calls."""
+    found: dict[str, tuple[int, ...]] = {}
+
+    def record(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            x = read_by(args, kwargs, output)
+            if x.numel():
+                found.setdefault(name, tuple(x.shape))
+
+        return hook
+
+    handles = [m.register_forward_hook(record(n), with_kwargs=True) for n, m in layers.items()]
+    try:
+        with torch.no_grad():
+            module(*batch.args, **batch.kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def _identity(tensor: Tensor) -> tuple[Any, ...]:
@@ -250,6 +292,7 @@ def _layers(
     names: Mapping[str, nn.Module],
     seen: Mapping[str, _Seen],
     batch_size: int,
+    axes: Mapping[str, int],
 ) -> tuple[Layer, ...]:
     aliases = _aliases(module)
     owner = _shared_parameters({name: names[name] for name in called})
@@ -265,6 +308,7 @@ def _layers(
                 names[name],
                 seen[name],
                 batch_size,
+                axes[name],
                 aliases.get(name, ()),
                 reader if reader != name else None,
                 owner.get(name) if owner.get(name) != name else None,
@@ -289,6 +333,7 @@ def _layer(
     module: nn.Module,
     seen: _Seen,
     batch_size: int,
+    batch_axis: int,
     aliases: tuple[str, ...],
     input_of: str | None,
     weight_of: str | None,
@@ -306,14 +351,14 @@ def _layer(
         kind=kind,
         weight_shape=tuple(weight.shape),
         num_channels=len(layout_of(module).to_rows(weight)),
-        input_shape=_example_shape(seen.inputs[0], batch_size),
-        output_shape=_example_shape(seen.outputs[0], batch_size),
+        input_shape=_example_shape(seen.inputs[0], batch_size, batch_axis),
+        output_shape=_example_shape(seen.outputs[0], batch_size, batch_axis),
         input_elements=round(read),
         output_elements=round(written),
         macs=round(_macs(kind, module, read, written)),
         calls=len(seen.inputs),
         groups=groups,
-        batch_axis=_batch_axis(seen.inputs[0], batch_size),
+        batch_axis=batch_axis,
         aliases=aliases,
         input_of=input_of,
         weight_of=weight_of,
@@ -322,9 +367,9 @@ def _layer(
     )
 
 
-def _example_shape(tensor: Tensor, batch_size: int) -> tuple[int, ...]:
-    shape, axis = list(tensor.shape), _batch_axis(tensor, batch_size)
-    if shape[axis] == batch_size:
+def _example_shape(tensor: Tensor, batch_size: int, axis: int) -> tuple[int, ...]:
+    shape = list(tensor.shape)
+    if axis < len(shape) and shape[axis] == batch_size:
         del shape[axis]
     return tuple(shape)
 

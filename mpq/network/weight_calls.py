@@ -238,6 +238,37 @@ def _convolution(axes: int) -> Callable[..., WeightCall | None]:
     return read
 
 
+def _transposed_convolution(axes: int) -> Callable[..., WeightCall | None]:
+    def read(
+        locate: Locate,
+        input: Any,  # noqa: A002
+        weight: Any,
+        bias: Any = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> WeightCall | None:
+        block = None if locate(input) else locate(weight)
+        # Its groups say which of the weight's numbers share a scale: the layer is made with 1.
+        if block is None or not _is_whole(block) or groups != 1:
+            return None
+        options = (_each(stride, axes), _each(padding, axes), _each(dilation, axes), groups)
+
+        def compute(layers: Sequence[nn.Module]) -> Tensor:
+            layer: Any = layers[0]
+            layer.stride, layer.padding, layer.dilation, layer.groups = options
+            layer.output_padding = _each(output_padding, axes)
+            y: Tensor = layer(input)
+            return y if bias is None else y + bias.reshape(-1, *[1] * axes)
+
+        use = Use(f"conv_transpose{axes}d", tuple(weight.shape))
+        return WeightCall(block.parameter, use, range(1), compute)
+
+    return read
+
+
 def _each(value: Any, axes: int) -> Any:
     if isinstance(value, str):
         return value
@@ -344,6 +375,8 @@ _READERS: Final[dict[Any, Callable[..., WeightCall | None]]] = {
     Tensor.matmul: _matmul,
     Tensor.__matmul__: _matmul,
     Tensor.__rmatmul__: _rmatmul,
+    torch.inner: _linear,
+    Tensor.inner: _linear,
     torch.mm: _mm,
     Tensor.mm: _mm,
     torch.bmm: _mm,
@@ -358,5 +391,8 @@ _READERS: Final[dict[Any, Callable[..., WeightCall | None]]] = {
     F.conv1d: _convolution(1),
     F.conv2d: _convolution(2),
     F.conv3d: _convolution(3),
+    F.conv_transpose1d: _transposed_convolution(1),
+    F.conv_transpose2d: _transposed_convolution(2),
+    F.conv_transpose3d: _transposed_convolution(3),
     F.embedding: _embedding,
 }

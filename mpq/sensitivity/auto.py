@@ -85,7 +85,9 @@ class AutoEstimator(RefinableEstimator):
 
     def _repaired(self, on: Estimation, found: Sensitivity, check: SpotCheck) -> Sensitivity:
         table = replace(found.table, name=self.name)
-        names = [name for name in on.names if name in {*check.no_gradient, *check.failing}]
+        # Gradients of layers' calls alone say too little of a weight that functions read, too.
+        failed = {*check.no_gradient, *check.failing, *on.network.reach.also_used}
+        names = [name for name in on.names if name in failed]
         if not names:
             return Sensitivity(table, found.interactions, found.standard_error, check)
         rows = [on.names.index(name) for name in names]

@@ -487,3 +487,67 @@ def test_what_holds_nothing_is_no_layer_and_what_reads_nothing_is_not_reached() 
 
     assert [layer.name for layer in network.layers] == ["body"]
     assert network.uncalled == ("boxes",)
+
+
+class Windows(nn.Module):
+    """Two windows of each example lie in the first axis, so that positions may be second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[N, T, 4]``."""
+        windows = x.reshape(2 * x.shape[0], x.shape[1] // 2, x.shape[2])
+        y: Tensor = self.outer(self.inner(windows).relu().reshape(x.shape))
+        return y
+
+
+class SequenceFirst(Windows):
+    """Examples are second inside."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[N, T, 4]``."""
+        y: Tensor = self.outer(self.inner(x.transpose(0, 1)).relu().transpose(0, 1))
+        return y
+
+
+@pytest.mark.parametrize("num_examples", [1, 2, 3, 6, 8])
+def test_examples_are_in_the_axis_that_changes_with_the_batch(num_examples: int) -> None:
+    """Not in one that has the same length by chance: positions, windows."""
+    x = torch.randn(num_examples, 6, 8)
+
+    windows = by_name(find_layers(Windows().eval(), [x]))
+    sequence = by_name(find_layers(SequenceFirst().eval(), [x]))
+
+    assert [windows[name].batch_axis for name in ("inner", "outer")] == [0, 0]
+    assert [sequence[name].batch_axis for name in ("inner", "outer")] == [1, 0]
+    assert sequence["inner"].input_shape == (6, 8)
+
+
+def test_channels_are_no_examples() -> None:
+    """Frames in the first axis of a convolution, as many channels as examples in the second."""
+    conv, head = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 3)
+
+    def frames(self: Any, x: Tensor) -> Tensor:
+        y = self.conv(x.flatten(0, 1)).mean((2, 3)).unflatten(0, x.shape[:2])
+        found: Tensor = self.head(y.mean(1))
+        return found
+
+    model = Returns(frames, conv=conv, head=head).eval()
+    found = by_name(find_layers(model, [torch.randn(4, 3, 4, 5, 5)]))
+
+    assert found["conv"].batch_axis == 0
+    assert found["conv"].input_shape == (12, 4, 5, 5)
+
+
+def test_a_batch_size_that_is_built_in_is_no_error() -> None:
+    """Where the batch cannot be smaller, the second axis is taken at its word."""
+
+    def fixed(self: Any, x: Tensor) -> Tensor:
+        y: Tensor = self.head(x.reshape(4, 6, 8).transpose(0, 1)).transpose(0, 1)
+        return y
+
+    found = find_layers(Returns(fixed, head=nn.Linear(8, 3)).eval(), [torch.randn(4, 6, 8)])
+
+    assert found[0].batch_axis == 1

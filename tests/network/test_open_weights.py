@@ -87,6 +87,17 @@ USES: dict[str, tuple[tuple[int, ...], Callable[[Tensor, Tensor], Tensor], dict[
         lambda x, w: F.conv1d(x.mT, w.squeeze(1).unsqueeze(1), padding=1, groups=E).mT,
         {"w": (E, 1, 3)},
     ),
+    "conv_transpose1d": (
+        (E, O, 3),
+        lambda x, w: F.conv_transpose1d(x.mT, w, torch.ones(O), 2, 1, 1).mT,
+        {"w": (E, O, 3)},
+    ),
+    "inner": ((O, E), lambda x, w: torch.inner(x, w), {"w": (O, E)}),
+    "conv_transpose1d of groups": (
+        (E, 1, 3),
+        lambda x, w: F.conv_transpose1d(x.mT, w, groups=4).mT,
+        {},
+    ),
     "embedding": ((7, E), lambda x, w: x + F.embedding(torch.arange(T), w), {"w": (7, E)}),
     "added": ((T, E), lambda x, w: x + w, {}),
     "in two ways": ((E, E), lambda x, w: x @ w + x @ w.t(), {}),
@@ -251,3 +262,48 @@ def test_a_plain_network_stays_as_it_is() -> None:
     network = Network.of(model, Calibration.of([torch.randn(N, E)]))
 
     assert type(network.module) is nn.Sequential
+
+
+class Router(nn.Linear):
+    """Gives scores and choice, so that the module is no layer, but its product is."""
+
+    def forward(self, x: Tensor) -> Any:
+        """Softmax and logits."""
+        logits = super().forward(x)
+        return logits.softmax(-1), logits
+
+
+class Routed(nn.Module):
+    """An expert parameter, which is opened first, a router, and a convolution's weight alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = Router(E, 3, bias=False)
+        self.w = nn.Parameter(torch.randn(3, E, O) * 0.5)
+        self.mixing = nn.Conv1d(E, E, 3, padding=2, groups=E, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[N, T, O]``."""
+        x = F.conv1d(x.mT, self.mixing.weight, padding=1, groups=E).mT
+        scores, _ = self.router(x)
+        each = [x @ self.w[i] * scores[..., i, None] for i in range(3)]
+        found: Tensor = each[0] + each[1] + each[2]
+        return found
+
+
+def test_a_second_look_opens_more_where_the_first_one_opened_some() -> None:
+    """Experts, a router that gives no tensor, and a weight without a call: all are layers."""
+    torch.manual_seed(0)
+    model, x = Routed().eval(), torch.randn(N, T, E)
+
+    network = Network.of(model, [x])
+    quantized = Simulate().quantize(model, everything(network, "w3a32"))
+
+    assert {layer.name for layer in network.layers} == {
+        "mixing.weight", "router.weight", "w.0", "w.1", "w.2"
+    }  # fmt: skip
+    assert network.coverage is not None
+    assert network.coverage.weights_outside == ()
+    assert torch.allclose(network.module(x), model(x), atol=1e-6)
+    assert set(quantized.state_dict()) == set(model.state_dict())
+    assert not torch.allclose(quantized(x), model(x), atol=1e-2)

@@ -195,12 +195,12 @@ class Attention(nn.MultiheadAttention):
     """A subclass that changes nothing."""
 
 
-class Twice(nn.GRU):
-    """A subclass that computes something else."""
+class Reading(nn.GRU):
+    """A subclass that computes something else, with a weight that it reads itself."""
 
     def forward(self, x: Any, hx: Any = None) -> Any:
         output, state = super().forward(x, hx)
-        return 2 * output, state
+        return output * self.weight_hh_l0.sum(), state
 
 
 def test_subclasses_that_compute_the_same_are_opened() -> None:
@@ -215,11 +215,11 @@ def test_subclasses_that_compute_the_same_are_opened() -> None:
 
 
 def test_subclasses_that_compute_something_else_stay_closed() -> None:
-    """Neither one with its own forward, nor an object whose forward was replaced."""
+    """Neither one whose own forward reads weights, nor an object whose forward was replaced."""
     replaced = nn.LSTM(E, 4)
     replaced.forward = lambda x: x  # type: ignore
 
-    assert type(open_layers(Twice(E, 4))) is Twice
+    assert type(open_layers(Reading(E, 4))) is Reading
     assert type(open_layers(replaced)) is nn.LSTM
 
 
@@ -318,3 +318,62 @@ def test_a_quantized_network_loads_into_the_original() -> None:
         torch.testing.assert_close(twin(IDS), quantized(IDS), atol=1e-5, rtol=0)
         assert not torch.allclose(twin(IDS), model(IDS), atol=1e-5)
     assert len(result.assignment.layers) == 12
+
+
+class OneInput(nn.MultiheadAttention):
+    """A forward of its own around torch's."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Attention of the tokens to themselves, and the tokens."""
+        assert self.embed_dim == x.shape[-1]
+        return x + 2 * super().forward(x, x, x, need_weights=False)[0]
+
+
+class Outputs(nn.LSTM):
+    """Without the states."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """The outputs alone."""
+        self.flatten_parameters()
+        found: Tensor = super().forward(x)[0]
+        return found
+
+
+class Twice(Outputs):
+    """A subclass of a subclass."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Twice as much."""
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: OneInput(E, 2, batch_first=True),
+        lambda: Outputs(E, 4, bidirectional=True, batch_first=True),
+        lambda: Twice(E, E, batch_first=True),
+    ],
+    ids=["attention", "lstm", "twice"],
+)
+def test_a_forward_that_calls_torchs_is_kept_around_the_layers(
+    make: Callable[[], nn.Module],
+) -> None:
+    """All weights are layers, outputs and state dict as before, also in a quantized copy."""
+    torch.manual_seed(0)
+    model, x = make().eval(), torch.randn(N, T, E)
+
+    network = Network.of(model, [x])
+    result = mpq.search(
+        mpq.Task(model, [x, x], candidates=("w4a8d", "w8a8d")), {"weight_bytes": "0.8x:w8a8d"}
+    )
+    quantized = copy.deepcopy(mpq.quantize(model, result.assignment))
+
+    assert network.coverage is not None
+    assert network.coverage.weights_outside == ()
+    assert isinstance(network.module, Opened)
+    assert torch.allclose(network.module(x), model(x), atol=1e-6)
+    assert set(quantized.state_dict()) == set(model.state_dict())
+    assert torch.allclose(quantized(x), model(x), atol=0.5)
+    assert not torch.equal(quantized(x), model(x))
+    assert torch.equal(pickle.loads(pickle.dumps(network.module))(x), network.module(x))

@@ -154,3 +154,17 @@ def test_an_assignment_of_the_plain_network_quantizes_the_wrapped_one() -> None:
     expected = Simulate().quantize(model, Assignment(layers)).state_dict()
     assert found.state_dict().keys() == expected.keys()
     assert all(torch.equal(found.state_dict()[name], value) for name, value in expected.items())
+
+
+def test_a_flat_parameter_of_fsdp_gets_a_sentence() -> None:
+    """Its modules have neither their parameters nor the shapes of these."""
+    model = plain()
+    flat = nn.Parameter(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    flat._is_flat_param = True  # type: ignore[attr-defined]  # as FSDP marks it
+    for module in model.modules():
+        module._parameters.clear()
+    wrapped = fsdp(model)
+    model.register_parameter("_flat_param", flat)
+
+    with pytest.raises(ModelError, match="one, without their shapes; wrap with use_orig_params"):
+        mpq.find_layers(wrapped, [torch.randn(2, 4)])

@@ -18,6 +18,7 @@ from mpq.problem.tolerances import LIMIT
 from mpq.quantization.precision import Precision
 from mpq.solvers import SOLVERS
 from mpq.solvers.additive.milp import Effort, solve_cells
+from mpq.solvers.additive.pulp_backend import Way
 
 EXACT = ("lagrangian", "ilp:backend=HiGHS", "ilp:backend=CBC", "dynamic-programming")
 PRECISIONS = (Precision.parse("w4a8"), Precision.parse("w8a8"))
@@ -93,7 +94,7 @@ def test_the_only_assignment_is_infeasible_once_it_is_cut_off(
     problem = fixed_problem([1.0, 2.0], 4.0)
     monkeypatch.setattr(Problem, "is_feasible", lambda *_: False)
 
-    found = solve_cells(problem, problem.grouped.allowed, Effort("HiGHS"))
+    found = solve_cells(problem, problem.grouped.allowed, Effort(Way("HiGHS")))
 
     assert found.status is Status.INFEASIBLE
     assert found.columns is None

@@ -27,8 +27,9 @@ class IntegerLinearProgram(Solver):
     layers, and with costs of pairs of layers (``mpq.solvers.additive.pair_variables``). Departs
     from it by beginning at the greedy answer, by scaling objective and rows before the solver sees
     them, and by checking the answer with the problem's own arithmetic: an answer that breaks a
-    budget by less than the solver's tolerance is cut off, and the program solved again. Losses that
-    span more than nine decades are proved to 1e-9 of the largest only.
+    budget by less than the solver's tolerance is cut off, and the program solved again. What
+    it proves is compared with what is known (``mpq.solvers.proofs``), and solved another way, at
+    last by ``lagrangian``, where the two contradict each other.
 
     Args:
         backend: ``HiGHS``, ``CBC``, or ``auto``: HiGHS where it is installed, else CBC.

@@ -219,6 +219,14 @@ def test_claims_hold_over_24_decades(first: int) -> None:
             assert wrong_claims(truth, found) == [], f"seed {seed}, {name}"
 
 
+def test_room_that_is_smaller_than_the_rounding_of_its_limit() -> None:
+    """Dynamic programming counted that rounding as room left over, and a better answer as worse."""
+    problem = random_problem(5217)
+    truth = exhaustive(problem)
+
+    assert wrong_claims(truth, Lagrangian().solve(problem)) == []
+
+
 @pytest.mark.parametrize("solver", [*ADDITIVE, "auto", "branch-and-bound", "outer-approximation"])
 def test_the_only_choice_that_is_cut_off_is_infeasible(solver: str) -> None:
     """Nothing is left to choose, so no variable that the cut could be written on."""

@@ -133,7 +133,7 @@ def _solver(
             dual_feasibility_tolerance=way.tolerance,
             mip_feasibility_tolerance=way.tolerance,
         )
-    options = {**common, "timeLimit": time_limit_s, "warmStart": warm_start}
+    options: dict[str, Any] = {**common, "timeLimit": time_limit_s, "warmStart": warm_start}
     if not way.presolve:
         options["options"] = ["presolve off", "preprocess off"]
     if "COIN_CMD" in pulp.listSolvers(onlyAvailable=True):

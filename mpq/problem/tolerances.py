@@ -27,8 +27,8 @@ EQUAL_LOSSES: Final = 1e-9
 PROVED_BOUND: Final = 1e-9
 """Error that a bound may have from the arithmetic of whoever proved it, such as HiGHS.
 
-Relative to all numbers of the loss table (``CostTable.magnitude``); what is further off is a
-contradiction."""
+Relative to the numbers that make up the loss (``mpq.solvers.proofs.rounding``); what is further off
+is a contradiction."""
 
 
 def is_within(amount: float, limit: float) -> bool:

@@ -310,3 +310,12 @@ def test_numbers_of_numpy_are_numbers(number: Any) -> None:
 
     assert limit == Limit("weight_bytes", 3.0)
     assert type(limit.number) is float
+
+
+def test_a_limit_that_is_used_up_exactly_is_met() -> None:
+    """Also one of 0, which has no slack: what uses nothing is within it."""
+    precisions = (Precision.parse("w8a8"),)
+    nothing = CostTable("r", "bytes", ("l0",), precisions, np.array([[0.0]]))
+
+    assert Budget.of(nothing, 0.0).is_met(np.array([0]))
+    assert not Budget.of(nothing, -5e-324).is_met(np.array([0]))

@@ -1,33 +1,32 @@
 """What the exact solvers share: from an answer for groups to a checked solution."""
 
+from dataclasses import replace
 from math import isfinite
 
-from mpq.errors import InputError, SolverError
+from mpq.errors import InputError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
-from mpq.problem.tolerances import PROVED_BOUND
 from mpq.solvers.additive.milp import Answer
 from mpq.solvers.additive.presolve import Reduced
+from mpq.solvers.proofs import checked
 
 
 def solution_of(problem: Problem, answer: Answer, solver: str, seconds: float) -> Solution:
-    """The solution with the problem's own arithmetic.
+    """The solution with the problem's own arithmetic, checked against what is known.
 
     Raises:
-        SolverError: If what was proved contradicts what was found.
+        SolverError: If what was proved contradicts what was found, or is known.
     """
     if answer.columns is None:
-        return Solution(answer.status, None, float("nan"), answer.bound, solver, seconds)
+        nothing = Solution(answer.status, None, float("nan"), answer.bound, solver, seconds)
+        return checked(problem, nothing)
     columns = problem.grouped.expand(answer.columns)
     loss, bound = problem.loss_of(columns), answer.bound
-    if bound is not None and bound > loss:
-        # Proved in scaled floating point, where its last digits are not ours.
-        # Relative to all numbers and not to the loss, which may be 0 or cancel to nearly 0.
-        if bound > loss + PROVED_BOUND * problem.loss.magnitude:
-            raise SolverError(f"{solver} proved {bound}, above the loss {loss} that it found")
-        # Within rounding the two are equal: the loss is proved.
-        bound = loss
-    return Solution(answer.status, columns, loss, bound, solver, seconds)
+    found = Solution(answer.status, columns, loss, bound, solver, seconds)
+    checked(problem, found, columns)
+    # Proved in scaled floating point, where its last digits are not ours: within rounding the two
+    # are equal, and the loss is proved.
+    return found if bound is None or bound <= loss else replace(found, bound=loss)
 
 
 def require_one_budget(reduced: Reduced, solver: str) -> None:

@@ -82,7 +82,8 @@ def closed(problem: Reduced, dual: Dual, within: Columns, max_states: int) -> tu
         The best choice found ``[G]``, and a lower bound of the rise.
     """
     # What only the last digits put beyond the limit stays: the caller checks what is found.
-    multiplier, room = float(dual.multipliers[0]), 1 - float(dual.used[0]) + float(problem.edge[0])
+    multiplier, edge = float(dual.multipliers[0]), float(problem.edge[0])
+    room = 1 - float(dual.used[0]) + edge
     cost = problem.excess[0] - problem.excess[0][np.arange(len(within)), dual.columns][:, None]
     best, least = within, problem.loss(within) - dual.bound  # above the relaxation's bound
     exact = SEARCHED_SUMS * (abs(dual.bound) + multiplier + least)
@@ -96,12 +97,13 @@ def closed(problem: Reduced, dual: Dual, within: Columns, max_states: int) -> tu
         longer = longer.undominated(multiplier)
         left = room - longer.cost
         # The loss above the bound is the reduced costs and the multiplier times what is left over.
-        above = np.where(left >= 0, longer.reduced + multiplier * left, np.inf)
+        above = np.where(left >= 0, longer.reduced + multiplier * (left - edge), np.inf)
         if above.min() < least - exact:
             best = _traced([*trail, longer], rows, dual.columns, int(above.argmin()))
             # Summed anew, correctly rounded: a state carries the rounding of all rows before it.
             least = problem.loss(best) - dual.bound
-        floor = longer.reduced + rest.after(position, left)
+        # The edge is room to fit in, and nothing that is left over to pay for.
+        floor = longer.reduced + rest.after(position, left) - multiplier * edge
         trail.append(longer.kept(floor < least - exact))
         if not len(trail[-1].cost):
             break

@@ -173,7 +173,10 @@ class _Grid:
         """The largest unit of which all costs are whole multiples, or a share of what is free."""
         # Back in the user's unit, in which bytes and operations are whole numbers.
         cost = np.where(reduced.usable, reduced.excess[0] * reduced.free[0], 0.0)
-        for unit in (1.0, float(cost[cost > 0].min())):
+        # In the user's unit the smallest may be below all numbers, and then there is no such unit.
+        for unit in (1.0, float(cost.min(where=cost > 0, initial=np.inf))):
+            if not np.isfinite(unit):
+                continue
             if cost.max() > 2.0**53 * unit:  # beyond whole numbers of float64, if not beyond it
                 continue
             amounts = cost / unit

@@ -4,15 +4,15 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+from mpq.errors import SolverError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.answers import check_effort, require_additive, solution_of
 from mpq.solvers.additive.infeasibility import explained
-from mpq.solvers.additive.marginal_gain import raised
+from mpq.solvers.additive.lagrangian import Lagrangian
 from mpq.solvers.additive.milp import Effort, solve_cells
-from mpq.solvers.additive.presolve import Reduced
-from mpq.solvers.additive.pulp_backend import chosen_backend
+from mpq.solvers.additive.pulp_backend import Way, chosen_backend
 
 
 @final
@@ -27,8 +27,9 @@ class IntegerLinearProgram(Solver):
     layers, and with costs of pairs of layers (``mpq.solvers.additive.pair_variables``). Departs
     from it by beginning at the greedy answer, by scaling objective and rows before the solver sees
     them, and by checking the answer with the problem's own arithmetic: an answer that breaks a
-    budget by less than the solver's tolerance is cut off, and the program solved again. Losses that
-    span more than nine decades are proved to 1e-9 of the largest only.
+    budget by less than the solver's tolerance is cut off, and the program solved again. What
+    it proves is compared with what is known (``mpq.solvers.proofs``), and solved another way, at
+    last by ``lagrangian``, where the two contradict each other.
 
     Args:
         backend: ``HiGHS``, ``CBC``, or ``auto``: HiGHS where it is installed, else CBC.
@@ -57,10 +58,17 @@ class IntegerLinearProgram(Solver):
         Raises:
             InputError: If the problem has interactions; ``problem.additive()`` has none.
             MissingDependencyError: If the backend is not installed.
-            SolverError: If the backend fails.
+            SolverError: If the backend fails, or contradicts what is known in whatever way it is
+                asked, and ``lagrangian`` too.
         """
         require_additive(problem, self.name)
-        solution = self._solve(problem)
+        try:
+            solution = self._solve(problem)
+        except SolverError:
+            # Arithmetic of our own, and integer programs over fewer cells; pairs it does not take.
+            if len(problem.grouped.pairwise):
+                raise
+            return Lagrangian(self.gap, self.time_limit_s, self.backend).solve(problem)
         if solution.status is Status.INFEASIBLE:
             return explained(problem, solution, self._solve)
         return solution
@@ -68,13 +76,7 @@ class IntegerLinearProgram(Solver):
     def _solve(self, problem: Problem) -> Solution:
         start = time.perf_counter()
         backend = chosen_backend(self.backend)
-        effort = Effort(backend, self.time_limit_s, self.gap)
-        reduced = Reduced.of(problem.grouped)
-        # So that there is an answer, however short the time.
-        # Greedy steps know no pairs: each pair is charged at its worst, so that what fits does fit.
-        first = None if reduced.overrun else raised(reduced.at_worst)
-        # At their worst even the cheapest cells may overrun: then there is no start.
-        if first is not None and not problem.is_feasible(problem.grouped.expand(first)):
-            first = None
-        answer = solve_cells(problem, problem.grouped.allowed, effort, first)
+        effort = Effort(Way(backend), self.time_limit_s, self.gap)
+        # Begins at the greedy choice, so that there is an answer, however short the time.
+        answer = solve_cells(problem, problem.grouped.allowed, effort)
         return solution_of(problem, answer, f"ilp ({backend})", time.perf_counter() - start)

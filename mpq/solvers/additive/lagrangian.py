@@ -22,7 +22,7 @@ from mpq.solvers.additive.infeasibility import explained
 from mpq.solvers.additive.milp import Answer, Effort, solve_cells
 from mpq.solvers.additive.multipliers import Dual, maximised
 from mpq.solvers.additive.presolve import Reduced
-from mpq.solvers.additive.pulp_backend import check_backend, chosen_backend
+from mpq.solvers.additive.pulp_backend import Way, check_backend, chosen_backend
 
 _MAX_STATES = 1_000_000
 """Partial assignments that the search of the core keeps; past them it stops and tells the gap."""
@@ -130,7 +130,7 @@ class Lagrangian(Solver):
         self, problem: Problem, reduced: Reduced, dual: Dual, within: Columns | None
     ) -> Answer:
         """Branch and bound: first among few cells, then among all that may be better."""
-        effort = Effort(chosen_backend(self.backend), self.time_limit_s)
+        effort = Effort(Way(chosen_backend(self.backend)), self.time_limit_s)
         few = dual.cells_within(_CORE_CELLS)
         first = solve_cells(problem, few, replace(effort, relative_gap=_CORE_GAP))
         # `within` was counted in rounded shares; only the problem can say that it fits.

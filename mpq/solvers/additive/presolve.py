@@ -129,6 +129,13 @@ class Reduced:
         return float(self.rise.max(axis=1).sum())
 
     @cached_property
+    def highest(self) -> float:
+        """The largest rise of a cell, or of a pair."""
+        # A row without a choice has no rise: nothing that all choices have sets this scale.
+        alone = float(self.rise.max(initial=0.0))
+        return max(alone, float(self.pairwise.values[:, 0].max(initial=0.0)))
+
+    @cached_property
     def unlimited(self) -> Columns:
         """``[G]`` the cells that have the least loss, whatever they cost."""
         return np.asarray(np.where(self.usable, self.rise, np.inf).argmin(axis=1))

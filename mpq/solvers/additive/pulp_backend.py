@@ -2,7 +2,9 @@
 
 import math
 import warnings
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Self, final
 
 import pulp
 
@@ -13,6 +15,33 @@ BACKENDS = ("HiGHS", "CBC")
 """Solvers that PuLP may call, in order of preference."""
 TOLERANCE = 1e-9
 """Feasibility and integrality tolerance asked of HiGHS (its default is 1e-6)."""
+_LOOSER = 1e-7
+"""Asked of HiGHS where it contradicts what is known: it takes other cuts and branches then."""
+
+
+@final
+@dataclass(frozen=True)
+class Way:
+    """How a program is solved.
+
+    Args:
+        backend: One of ``available_backends()``.
+        presolve: Whether the backend may shrink the program first.
+        tolerance: Of HiGHS.
+    """
+
+    backend: str
+    presolve: bool = True
+    tolerance: float = TOLERANCE
+
+    def others(self) -> Iterator[Self]:
+        """Ways that share as little as possible with this one, the most alike first."""
+        yield replace(self, presolve=False)
+        if self.backend == "HiGHS":
+            yield replace(self, tolerance=_LOOSER)
+        for backend in available_backends():
+            if backend != self.backend:
+                yield replace(self, backend=backend)
 
 
 def available_backends() -> tuple[str, ...]:
@@ -52,7 +81,7 @@ def chosen_backend(wanted: str = "auto") -> str:
 
 def run(
     model: Any,
-    backend: str,
+    way: Way,
     time_limit_s: float | None = None,
     relative_gap: float = 0.0,
     warm_start: bool = False,
@@ -62,7 +91,7 @@ def run(
 
     Args:
         model: ``pulp.LpProblem``; minimised.
-        backend: One of ``available_backends()``.
+        way: How; its backend is installed.
         time_limit_s: Wall time in seconds, or ``None``.
         relative_gap: Between incumbent and bound at which to stop.
         warm_start: Whether the variables' values are a solution to begin with.
@@ -74,36 +103,39 @@ def run(
     Raises:
         SolverError: If the backend fails.
     """
-    solver = _solver(backend, time_limit_s, (relative_gap, absolute_gap), warm_start)
+    solver = _solver(way, time_limit_s, (relative_gap, absolute_gap), warm_start)
     try:
         # HiGHS prints its banner when its first object is made, before `msg` can silence it.
         with stdout_silenced():
             model.solve(solver)
     except pulp.PulpSolverError as error:
-        raise SolverError(f"{backend} failed: {error}") from error
+        raise SolverError(f"{way.backend} failed: {error}") from error
     except IndexError as error:  # PuLP reads as many rows as it gave
         raise SolverError(
-            f"{backend} has fewer rows than the model: it refuses numbers that are too large"
+            f"{way.backend} has fewer rows than the model: it refuses numbers that are too large"
         ) from error
-    return _bound(model, backend, is_exact=not (relative_gap or absolute_gap))
+    return _bound(model, way.backend, is_exact=not (relative_gap or absolute_gap))
 
 
 def _solver(
-    backend: str, time_limit_s: float | None, gaps: tuple[float, float], warm_start: bool
+    way: Way, time_limit_s: float | None, gaps: tuple[float, float], warm_start: bool
 ) -> Any:
     common = {"msg": False, "gapRel": gaps[0], "gapAbs": gaps[1], "threads": 1}
-    if backend == "HiGHS":
+    if way.backend == "HiGHS":
         kind = _WarmHiGHS if warm_start else pulp.HiGHS
         return kind(
             **common,
             timeLimit=time_limit_s,
             # Keywords that PuLP does not know it hands to HiGHS, by the names of its options.
             random_seed=0,
-            primal_feasibility_tolerance=TOLERANCE,
-            dual_feasibility_tolerance=TOLERANCE,
-            mip_feasibility_tolerance=TOLERANCE,
+            presolve="choose" if way.presolve else "off",
+            primal_feasibility_tolerance=way.tolerance,
+            dual_feasibility_tolerance=way.tolerance,
+            mip_feasibility_tolerance=way.tolerance,
         )
-    options = {**common, "timeLimit": time_limit_s, "warmStart": warm_start}
+    options: dict[str, Any] = {**common, "timeLimit": time_limit_s, "warmStart": warm_start}
+    if not way.presolve:
+        options["options"] = ["presolve off", "preprocess off"]
     if "COIN_CMD" in pulp.listSolvers(onlyAvailable=True):
         return pulp.getSolver("COIN_CMD", **options)
     with warnings.catch_warnings():  # PuLP 3 carries CBC and says at each use that PuLP 4 will not

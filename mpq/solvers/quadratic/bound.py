@@ -110,7 +110,7 @@ def pursued(
 def lower_bound(
     problem: Problem, quadratic: Quadratic, loss: float, additive: float | None, work: float
 ) -> float:
-    """No assignment loses less; the given loss itself if that is proved.
+    """No assignment loses less; the given loss itself if that is proved, or what contradicts it.
 
     Args:
         problem: The problem, with interactions.
@@ -124,7 +124,7 @@ def lower_bound(
     cutoff = scale.cutoff(loss)
     # What is left open is rounding, and the loss is called proved.
     if simple >= cutoff * scale.unit:
-        return loss
+        return max(loss, simple)
     if len(quadratic.group) > MAX_MOVES:
         return simple
     node = pursued(opened(quadratic, scale, cutoff), cutoff, work)

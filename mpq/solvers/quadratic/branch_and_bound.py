@@ -91,11 +91,11 @@ class BranchAndBound(Solver):
         found = _Found(first, problem.loss_of(first), simple / scale.unit, is_finished=False)
         if len(quadratic.group) <= MAX_MOVES:
             found = _searched(problem, quadratic, scale, found, deadline)
-        # A bound above the loss that is known could only be rounding.
-        bound = min(found.loss, max(simple, found.bound * scale.unit))
+        # One above the loss is looked at in `from_additive`: rounding, or a contradiction.
+        bound = max(simple, found.bound * scale.unit)
         status = Status.FEASIBLE
         if found.is_finished and self.gap == 0:
-            bound, status = found.loss, Status.OPTIMAL
+            bound, status = max(simple, found.loss), Status.OPTIMAL
         # Both are asked: with too many moves the search ends unfinished, and before its time.
         elif not found.is_finished and time.perf_counter() > deadline:
             status = Status.TIME_LIMIT

@@ -75,7 +75,7 @@ class LocalSearch(Solver):
         layers = improved(problem, quadratic, exact.columns, self.num_restarts, self.seed)
         loss = problem.loss_of(layers)
         bound = lower_bound(problem, quadratic, loss, exact.bound, _WORK)
-        status = Status.OPTIMAL if bound == loss else Status.FEASIBLE
+        status = Status.OPTIMAL if bound >= loss else Status.FEASIBLE
         return Solution(status, layers, loss, bound, self.name, 0.0)
 
 

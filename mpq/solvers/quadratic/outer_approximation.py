@@ -11,12 +11,14 @@ import pulp
 from scipy.optimize import linprog
 
 from mpq._support.arrays import Array, Columns
+from mpq.errors import SolverError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Solver
 from mpq.solvers.additive.answers import check_effort
 from mpq.solvers.additive.pair_variables import linearised_products
-from mpq.solvers.additive.pulp_backend import chosen_backend, run
+from mpq.solvers.additive.pulp_backend import Way, chosen_backend, run
+from mpq.solvers.proofs import rounding
 from mpq.solvers.quadratic.additive_start import from_additive
 from mpq.solvers.quadratic.bound import simple_bound
 from mpq.solvers.quadratic.local_search import improved
@@ -89,12 +91,14 @@ class OuterApproximation(Solver):
         quadratic = Quadratic.of(problem)
         best = improved(problem, quadratic, exact.columns, _RESTARTS, 0, deadline)
         program = _Program.of(quadratic, problem.loss_of(best))
-        bound = max(simple_bound(problem, quadratic, exact.bound), program.relaxed)
         loss = problem.loss_of(best)
+        bound = simple_bound(problem, quadratic, exact.bound)
+        # A linear program that contradicts what is known is not needed: the integer ones prove.
+        if program.relaxed <= loss + rounding(problem, best):
+            bound = max(bound, program.relaxed)
         while loss - bound > self.gap * abs(loss) and time.perf_counter() < deadline:
-            moves, proved = program.solved(
-                chosen_backend(self.backend), deadline - time.perf_counter(), self.gap
-            )
+            most = loss + rounding(problem, best)
+            moves, proved = self._solved(program, deadline - time.perf_counter(), most)
             bound = max(bound, proved)
             found = problem.grouped.expand(quadratic.column[moves]) if len(moves) else best
             if problem.is_feasible(found):
@@ -103,8 +107,19 @@ class OuterApproximation(Solver):
             # Nothing was found, or nothing new: without a new tangent the next program is the same.
             if not program.cut(moves):
                 break
-        bound = min(bound, loss)
         return Solution(self._status(loss, bound, deadline), best, loss, bound, self.name, 0.0)
+
+    def _solved(self, program: "_Program", seconds: float, most: float) -> tuple[Columns, float]:
+        """As ``_Program.solved``, in a way that proves no more than is known to be lost."""
+        first = Way(chosen_backend(self.backend))
+        for way in (first, *first.others()):
+            moves, proved = program.solved(way, seconds, self.gap)
+            if proved <= most:
+                return moves, proved
+        raise SolverError(
+            f"{self.name} is wrong: however it was solved, the integer program proved "
+            f"{proved:.10g}, and an assignment is known that loses at most {most:.10g}"
+        )
 
     def _status(self, loss: float, bound: float, deadline: float) -> Status:
         if loss - bound <= _SAFE * abs(loss):
@@ -198,12 +213,12 @@ class _Program:
         self._add(point, np.ones(len(point), dtype=np.bool_))
         return True
 
-    def solved(self, backend: str, seconds: float, gap: float) -> tuple[Columns, float]:
+    def solved(self, way: Way, seconds: float, gap: float) -> tuple[Columns, float]:
         """``[G]`` moves of the integer program, none if it found none, and a bound of the loss."""
         model, x = self._model()
         # HiGHS refuses a negative time limit and then has none. Half of the gap is for what the
         # tangents are still below the squares.
-        proved = run(model, backend, max(seconds, 1e-3), relative_gap=gap / 2)
+        proved = run(model, way, max(seconds, 1e-3), relative_gap=gap / 2)
         bound = -math.inf if proved is None else (proved - _SAFE) * self.unit
         if any(variable.varValue is None for variable in x):
             return np.empty(0, dtype=np.intp), bound

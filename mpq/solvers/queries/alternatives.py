@@ -5,6 +5,7 @@ from mpq.errors import InputError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers import Solver
+from mpq.solvers.proofs import checked
 from mpq.solvers.queries.ask import ask
 
 
@@ -30,12 +31,14 @@ def alternatives(
 
     Raises:
         InputError: If a number is below 1.
+        SolverError: If an assignment is better than one that was called the best before it.
     """
     if count < 1 or min_differing_layers < 1:
         raise InputError(
             "alternatives need a count and a number of differing layers of at least 1; got "
             f"{count} and {min_differing_layers}"
         )
+    asked: list[Problem] = []
     found: list[Solution] = []
     for _ in track(range(count), "alternatives"):
         solution = ask(solver, problem)
@@ -43,6 +46,10 @@ def alternatives(
             # After others it only says that there are no more, which is no answer of its own.
             found = found or [solution]
             break
+        # What differs from all before it could have been the answer each time.
+        for earlier, before in zip(asked, found, strict=True):
+            checked(earlier, before, solution.columns)
+        asked.append(problem)
         found.append(solution)
         problem = problem.differing(solution.columns, min_differing_layers)
     # A solver that is not exact may find a better one after a worse one.

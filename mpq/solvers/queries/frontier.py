@@ -11,10 +11,12 @@ from mpq.problem.budget import Budget
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
-from mpq.problem.tolerances import EQUAL_SUMS
+from mpq.problem.tolerances import EQUAL_SUMS, is_within
 from mpq.solvers import Solver
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.additive.hull import Hull
+from mpq.solvers.proofs import checked
+from mpq.solvers.queries.ask import ask
 
 
 def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> list[int]:
@@ -55,18 +57,34 @@ def solve_frontier(
         raise InputError(f"a frontier has at least 2 points; got {num_points}")
     # The ends of the frontier do not depend on the limit that the user gave.
     free = problem.without(table.name)
-    best = _found(solver.solve(free.available(table)))
+    best = _found(ask(solver, free.available(table)))
     if problem.interactions is None:  # of all that lose as little, what costs least
         swapped = free.least(table, problem.loss_of(best[0]))
         best = _found(additive_solver(swapped).solve(swapped))
-    cheapest = _found(solver.solve(free.cheapest(table)))
+    cheapest = _found(ask(solver, free.cheapest(table)))
     limits = np.linspace(table.total(cheapest[0]), table.total(best[0]), num_points)
     solved = [cheapest, best]
     # The last limit is what the best uses, and the best its answer.
-    for solution in solver.frontier(free, table, limits[:-1].tolist()):
-        if solution.columns is not None:
-            solved.append((solution.columns, solution.status))
+    swept = solver.frontier(free, table, limits[:-1].tolist())
+    _check_sweep(free, table, limits[:-1].tolist(), swept)
+    solved += [(each.columns, each.status) for each in swept if each.columns is not None]
     return _front(problem, table, solved)
+
+
+def _check_sweep(
+    free: Problem, table: CostTable, limits: Sequence[float], swept: Sequence[Solution]
+) -> None:
+    """Refuses a claim that another answer of the sweep contradicts: one for less, or for as much.
+
+    Raises:
+        SolverError: If there is such a claim.
+    """
+    found = [each.columns for each in swept if each.columns is not None]
+    by_loss = sorted(found, key=free.loss_of)
+    for limit, solution in zip(limits, swept, strict=True):
+        affordable = (columns for columns in by_loss if is_within(table.total(columns), limit))
+        known = next(affordable, None)
+        checked(free.limited(table, limit), solution, *([] if known is None else [known]))
 
 
 def _front(
@@ -132,9 +150,9 @@ def solve_hull(
 def _between(
     problem: Problem, table: CostTable, solver: Solver
 ) -> tuple[list[Columns], list[Status]]:
-    cheapest, last = _found(solver.solve(problem.cheapest(table))), _found(solver.solve(problem))
+    cheapest, last = _found(ask(solver, problem.cheapest(table))), _found(ask(solver, problem))
     # Of all that cost as little, what has the least loss.
-    first = _found(solver.solve(problem.limited(table, table.total(cheapest[0]))))
+    first = _found(ask(solver, problem.limited(table, table.total(cheapest[0])), cheapest[0]))
     # By their points: where both ends are equal one is left, and no pair to look between.
     corners = {_point(problem, table, end[0]): end for end in (first, last)}
     pairs = [tuple(sorted(corners))]
@@ -146,7 +164,8 @@ def _between(
         multiplier = (left_loss - right_loss) / (right_cost - left_cost)
         if not multiplier > 0:
             continue
-        found = _found(solver.solve(_weighted(problem, table, multiplier)))
+        ends = corners[pair[0]][0], corners[pair[1]][0]
+        found = _found(ask(solver, _weighted(problem, table, multiplier), *ends))
         point = _point(problem, table, found[0])
         line = left_loss + multiplier * left_cost
         if point[1] + multiplier * point[0] < line - EQUAL_SUMS * abs(line):

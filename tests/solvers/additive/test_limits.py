@@ -18,6 +18,7 @@ from mpq.problem.tolerances import LIMIT
 from mpq.quantization.precision import Precision
 from mpq.solvers import SOLVERS
 from mpq.solvers.additive.milp import Effort, solve_cells
+from mpq.solvers.additive.pulp_backend import Way
 
 EXACT = ("lagrangian", "ilp:backend=HiGHS", "ilp:backend=CBC", "dynamic-programming")
 PRECISIONS = (Precision.parse("w4a8"), Precision.parse("w8a8"))
@@ -93,7 +94,7 @@ def test_the_only_assignment_is_infeasible_once_it_is_cut_off(
     problem = fixed_problem([1.0, 2.0], 4.0)
     monkeypatch.setattr(Problem, "is_feasible", lambda *_: False)
 
-    found = solve_cells(problem, problem.grouped.allowed, Effort("HiGHS"))
+    found = solve_cells(problem, problem.grouped.allowed, Effort(Way("HiGHS")))
 
     assert found.status is Status.INFEASIBLE
     assert found.columns is None
@@ -122,3 +123,25 @@ def test_the_best_assignment_may_use_the_slack_up(solver: str) -> None:
 
     assert found.status is Status.OPTIMAL
     assert found.loss == pytest.approx(0.14 + 0.84 + 0.5)
+
+
+@pytest.mark.parametrize("backend", ["HiGHS", "CBC"])
+def test_an_answer_that_breaks_a_budget_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    """It is not found again: the next one is the best of the others, and proved.
+
+    An answer within the backend's tolerance is played by a problem that refuses the best one.
+    """
+    layers = ("l0", "l1")
+    loss = CostTable("loss", "nats", layers, PRECISIONS, np.array([[5.0, 0.0], [7.0, 0.0]]))
+    cost = CostTable("r", "bytes", layers, PRECISIONS, np.array([[1.0, 2.0], [1.0, 2.0]]))
+    problem = Problem(loss, Constraints((Budget.of(cost, 3.0),)))
+    refused = [1, 1], [0, 1]  # the second loses 5 and is the best within the budget
+    monkeypatch.setattr(Problem, "is_feasible", lambda _, columns: columns.tolist() not in refused)
+
+    found = solve_cells(problem, problem.grouped.allowed, Effort(Way(backend)))
+
+    assert found.status is Status.OPTIMAL
+    assert found.columns is not None
+    assert found.columns.tolist() == [1, 0]

@@ -36,10 +36,17 @@ def answers_only() -> Iterator[None]:
             yield
     finally:
         _answers.reset(token)
-        answers.flush()
-        # Otherwise it is the caller's own stream, which must stay open.
-        if is_real:
-            answers.close()
+        try:
+            answers.flush()
+        except OSError:
+            # Nobody reads it, or the disk is full: what is left would be tried again at every end.
+            if is_real:
+                _discard(answers)
+            raise
+        finally:
+            # Otherwise it is the caller's own stream, which must stay open.
+            if is_real:
+                answers.close()
 
 
 def _own_stream() -> tuple[TextIO, bool]:
@@ -56,6 +63,13 @@ def _own_stream() -> tuple[TextIO, bool]:
     # As for the stream that it stands for: `PYTHONIOENCODING` may have set them.
     encoding, errors = sys.stdout.encoding, sys.stdout.errors
     return os.fdopen(copy, "w", encoding=encoding, errors=errors), True
+
+
+def _discard(stream: TextIO) -> None:
+    """What the stream still holds goes nowhere."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 @contextmanager
@@ -78,7 +92,11 @@ def end_answers() -> None:
     What libraries and the user's own code print when Python exits would follow it.
     """
     # Entered and never left, so that no block that ends later leads the descriptor back.
-    _detour.enter()
+    try:
+        _detour.enter()
+    except OSError:
+        # It cannot be written to any more: Python would try, and complain, once again at its exit.
+        _discard(sys.stdout)
     sys.stdout = sys.stderr
 
 

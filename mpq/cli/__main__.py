@@ -14,6 +14,10 @@ def main() -> None:
     """Entry point of the ``mpq`` command."""
     try:
         sys.exit(app())
+    # Of help and listings that no command of ours prints.
+    except OSError as error:
+        sys.stderr.write(f"error: cannot write to standard output: {error.strerror}\n")
+        sys.exit(2)
     # After an error and ``sys.exit`` too: what libraries print at the end would follow the answer.
     finally:
         end_answers()

@@ -1,5 +1,6 @@
 """The command line's frame: the application, and errors as one line."""
 
+import errno
 import functools
 import json
 from collections.abc import Callable
@@ -42,7 +43,8 @@ app = typer.Typer(
     name="mpq",
     help="Mixed-precision quantization search: a bit width per layer for a budget on a device.",
     epilog="Exit codes: 0 done; 1 an error in the network's or data's own code, or in mpq; 2 what "
-    "was given cannot be used; 3 no assignment meets the limits; 130 interrupted.",
+    "was given cannot be used; 3 no assignment meets the limits; 130 interrupted; 141 nobody read "
+    "the answer to its end.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -99,6 +101,10 @@ def reporting_errors(command: Command) -> Command:
             if debug:
                 raise
             _fail(str(error), code=2)
+        except OSError as error:
+            if debug:
+                raise
+            _fail_to_write(error)
         # A RuntimeError by class: the clause below would take it for a bug.
         except typer.Exit:
             raise
@@ -108,6 +114,17 @@ def reporting_errors(command: Command) -> Command:
             _fail(f"{type(error).__name__}: {error} (--debug shows where)", code=1)
 
     return run  # type: ignore[return-value]
+
+
+def _fail_to_write(error: OSError) -> None:
+    """What is left of errors in writing: files of ours have theirs told already."""
+    # Whoever read the answer has enough of it (``| head``): no error, but it was not all taken.
+    if isinstance(error, BrokenPipeError):
+        # 128 + 13, as shells report a process that SIGPIPE ended.
+        raise typer.Exit(141)
+    if error.filename is None and error.errno == errno.ENOSPC:
+        _fail("cannot write the answer to standard output: no space is left there", code=2)
+    _fail(f"{type(error).__name__}: {error} (--debug shows where)", code=1)
 
 
 def _fail(message: str, code: int) -> None:

@@ -187,12 +187,18 @@ def _layer_columns(name: str) -> bool:
     return name in plain or name.endswith("_share")
 
 
+class _AnswerConsole(Console):
+    def on_broken_pipe(self) -> None:
+        # Rich would end the process itself, as if there were an error.
+        raise BrokenPipeError
+
+
 def new_console() -> Console:
     """Standard output; wide enough for a table where it is no terminal."""
     # Not sys.stdout, which leads to standard error while a command runs. Where it cannot ask, rich
     # takes 80 columns and folds every heading.
-    console = Console(file=answer_stream())
-    return console if console.is_terminal else Console(file=answer_stream(), width=140)
+    console = _AnswerConsole(file=answer_stream())
+    return console if console.is_terminal else _AnswerConsole(file=answer_stream(), width=140)
 
 
 def literal(cell: str, longest: int = _LONGEST_CELL) -> Text:

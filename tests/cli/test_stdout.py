@@ -185,3 +185,35 @@ def test_a_closed_stream_breaks_and_leaks_nothing(closed: str) -> None:
 
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == ("answer" if closed == "2>&-" else "")
+
+
+COMMANDS = (("devices",), ("devices", "--json"), ("devices", "--show", "nvidia-t4"))
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_reader_that_goes_away_is_no_error(words: tuple[str, ...]) -> None:
+    """As with any command of a shell that SIGPIPE ends; nothing is said, whenever it happens."""
+    ran = subprocess.Popen(
+        [sys.executable, "-m", "mpq.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert ran.stdout is not None
+    ran.stdout.close()
+    assert ran.stderr is not None
+    said = ran.stderr.read()
+    ran.stderr.close()
+
+    assert (ran.wait(), said) == (141, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is full")
+@pytest.mark.parametrize("words", [*COMMANDS, ("--help",)], ids=" ".join)
+def test_a_full_disk_is_one_sentence(words: tuple[str, ...]) -> None:
+    """The answer is not there, and the exit code says so."""
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "mpq.cli", *words], stdout=full, stderr=subprocess.PIPE
+        )
+
+    assert ran.returncode == 2
+    assert ran.stderr.count(b"\n") == 1
+    assert b"to standard output" in ran.stderr

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from mpq.errors import ModelError
 from mpq.network.behaviour import answers, is_same
 from mpq.network.dataflow import SHAPE_FAILURES
-from mpq.network.examples import Batch, length_of
+from mpq.network.examples import Batch
+from mpq.network.input_parts import length_of
 from mpq.network.metric import OutputMetric
 
 Axes = tuple[int | None, ...]

@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, TypeAlias, final
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mpq.errors import DataError
+from mpq.network.input_parts import Part, are_mappings, is_images, length_of
 
 IGNORED_TARGET = -100
 """Targets of this value are not counted, as in torch's cross entropy."""
-
-Part: TypeAlias = Tensor | list[Tensor]
-"""A tensor among the inputs, or a list of images ``[C, H, W]``, each of which is an example."""
 
 
 @final
@@ -62,7 +60,7 @@ class Batch:
         if isinstance(data, tuple | list) and len(data) == 2:
             data, targets = data
         # What is detected is no class per position, so that no accuracy can be said of it.
-        if is_images(data) and isinstance(targets, list) and _are_mappings(targets):
+        if is_images(data) and isinstance(targets, list) and are_mappings(targets):
             data, targets = (data,), None
         if isinstance(data, Mapping):
             kwargs = dict(data)
@@ -215,26 +213,6 @@ class Batch:
         return self._by_example(
             lambda t, axis: torch.cat([t] * copies, axis), lambda images: images * copies
         )
-
-
-def is_images(value: Any) -> bool:
-    """Whether a value is a list of images, as detectors take them: each is an example."""
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(x, Tensor) and x.ndim == 3 and x.is_floating_point() for x in value)
-    )
-
-
-def length_of(part: Part, axis: int) -> int | None:
-    """How long a part is along an axis, if it has that axis."""
-    if isinstance(part, Tensor):
-        return part.shape[axis] if axis < part.ndim else None
-    return len(part) if axis == 0 else None
-
-
-def _are_mappings(values: list[Any]) -> bool:
-    return all(isinstance(value, Mapping) for value in values)
 
 
 def _aligned(labels: Tensor, input_ids: Tensor | None) -> Tensor:

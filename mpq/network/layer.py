@@ -35,6 +35,8 @@ class Layer:
         has_own_forward: Whether its module computes something else than torch's layer of its kind
             does: scales, pads, standardises the weight. See ``own_forward``.
         is_hooked: Whether that is because a hook of the user's changes its output.
+        is_choosing: Whether something is chosen by its output (``topk``, a comparison), as by a
+            router's.
         is_transposed: Whether it is a part of a parameter that holds it as ``[I, O]``; its own
             shape is ``[O, I]`` all the same.
         original_bits: Of one number of the weight as it came: 32 in float32, 16 in bfloat16.
@@ -58,6 +60,7 @@ class Layer:
     fed_by: tuple[str, ...] = ()
     has_own_forward: bool = False
     is_hooked: bool = False
+    is_choosing: bool = False
     is_transposed: bool = False
     original_bits: int = 32
 

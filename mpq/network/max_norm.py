@@ -10,8 +10,9 @@ from torch import nn
 def scaled_tables(model: nn.Module) -> Iterator[nn.Parameter]:
     """Weights of embeddings with ``max_norm``, which every forward pass changes in place."""
     for module in model.modules():
-        weight = module._parameters.get("weight")
-        if _scales(module) and weight is not None:
+        # The class first: parameters of a scripted module cannot be asked for.
+        weight = module._parameters.get("weight") if _scales(module) else None
+        if weight is not None:
             yield weight
 
 

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from mpq.network.arguments import read_by
+from mpq.network.choices import Choices
 from mpq.network.dataflow import SHAPE_FAILURES
 from mpq.network.examples import Batch
 from mpq.network.layer import Layer
@@ -88,7 +89,7 @@ def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
     seen = {name: _Seen() for name in [*names, *norms]}
     order: list[str] = []
     refused = dict(forwards.refused)
-    readers = _CountReaders()
+    readers, choices = _CountReaders(), Choices()
 
     def record(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -102,6 +103,8 @@ def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
             seen[name].inputs.append(x)
             seen[name].outputs.append(output)
             readers.watch(output)
+            if name in names:
+                choices.says(name, output)
 
         return hook
 
@@ -110,7 +113,7 @@ def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
         for n, m in [*names.items(), *norms.items()]
     ]
     try:
-        with torch.no_grad(), readers:
+        with torch.no_grad(), readers, choices:
             output = module(*batch.args, **batch.kwargs)
     finally:
         for handle in handles:
@@ -124,7 +127,12 @@ def trace(module: nn.Module, batch: Batch, metric: OutputMetric = KL) -> Trace:
     )
     layers = _layers(module, called, names, seen, batch.size, axes)
     layers = tuple(
-        replace(x, has_own_forward=x.name in forwards.own, is_hooked=x.name in forwards.hooked)
+        replace(
+            x,
+            has_own_forward=x.name in forwards.own,
+            is_hooked=x.name in forwards.hooked,
+            is_choosing=x.name in choices.layers,
+        )
         for x in layers
     )
     # Without the refused: what is computed anew would undo a folding.

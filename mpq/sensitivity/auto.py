@@ -57,7 +57,8 @@ class AutoEstimator(RefinableEstimator):
         except GradientError as error:
             return self._measured(on, f"no gradient can be computed: {error.cause}")
         check = spot_check(on, found.table, self.seed)
-        if len(check.failing) >= _MANY:
+        # Where routers fail, it is known why, and of the others they say nothing.
+        if len({*check.failing} - {*check.choosing}) >= _MANY:
             return self._measured(on, "predictions and measurements part", check)
         return self._repaired(on, found, check)
 
@@ -86,7 +87,8 @@ class AutoEstimator(RefinableEstimator):
     def _repaired(self, on: Estimation, found: Sensitivity, check: SpotCheck) -> Sensitivity:
         table = replace(found.table, name=self.name)
         # Gradients of layers' calls alone say too little of a weight that functions read, too.
-        failed = {*check.no_gradient, *check.failing, *on.network.reach.also_used}
+        failed = {*check.no_gradient, *check.failing, *check.failing_choices}
+        failed |= {*on.network.reach.also_used}
         names = [name for name in on.names if name in failed]
         if not names:
             return Sensitivity(table, found.interactions, found.standard_error, check)

@@ -15,6 +15,9 @@ APART: Final = 2.0
 """How far two measurements are apart at least for their order to count: few examples tell no finer,
 and layers that are alike have no order."""
 
+_SHOWN: Final = 8
+"""Names in a sentence; all of them are in the record."""
+
 
 @final
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class SpotCheck:
         out_of_order: Where it is below ``AGREEMENT``: layers without which the others agree.
         compares_size: Whether predictions are in the unit of what was measured; if not, only their
             order can be compared.
+        choosing: Layers by whose output something is chosen, as by a router's: where one of them
+            fails, none is believed.
     """
 
     cells: tuple[CheckedCell, ...]
@@ -69,11 +74,17 @@ class SpotCheck:
     agreement: float | None = None
     out_of_order: tuple[str, ...] = ()
     compares_size: bool = True
+    choosing: tuple[str, ...] = ()
 
     @property
     def failing(self) -> tuple[str, ...]:
         """Layers at which prediction and measurement part, by a factor or in rank."""
         return tuple(dict.fromkeys((*self.off, *self.out_of_order)))
+
+    @property
+    def failing_choices(self) -> tuple[str, ...]:
+        """All layers that choose, if the prediction fails at any that was looked at."""
+        return self.choosing if set(self.failing) & set(self.choosing) else ()
 
     @property
     def off(self) -> tuple[str, ...]:
@@ -104,6 +115,12 @@ class SpotCheck:
                 f"the prediction is more than {FACTOR:g} x below the measurement at "
                 f"{', '.join(others)}: {self._done(others)}"
             )
+        if self.failing_choices:
+            found.append(
+                "something is chosen (top-k, a comparison, rounding) by what "
+                f"{_listed(self.choosing)} say, and no gradient tells of another choice: "
+                f"{self._done(self.choosing)}"
+            )
         if self.out_of_order:
             found.append(
                 f"predictions and measurements are in another order (Kendall's tau "
@@ -132,3 +149,8 @@ class SpotCheck:
         if set(names) <= set(self.repaired):
             return "measured instead"
         return "not to be trusted, search with --sensitivity auto or measured"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

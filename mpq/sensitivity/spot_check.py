@@ -15,6 +15,8 @@ from mpq.sensitivity.measured import Measured
 
 NUM_CELLS: Final = 8
 """Cells that are measured: each takes one pass over few examples."""
+NUM_CHOOSING: Final = 3
+"""Of these, layers by whose output something is chosen: the cheapest ones."""
 MIN_PAIRS: Final = 10
 """Pairs of cells, of up to 28, that tell anything about an order."""
 _PURPOSE: Final = "spot check"
@@ -62,6 +64,7 @@ def spot_check(on: Estimation, table: CostTable, seed: int = 0) -> SpotCheck:
         agreement=agreement(cells),
         out_of_order=out_of_order(cells),
         compares_size=comparable,
+        choosing=tuple(layer.name for layer in on.network.layers if layer.is_choosing),
     )
 
 
@@ -139,7 +142,9 @@ def _chosen(
     lowest = on.tried[int(np.nanargmax(np.nansum(values, axis=0)))]
     order = rows[np.argsort(table.values[rows, lowest], kind="stable")].tolist()
     rng = np.random.default_rng(seed)
-    cells = [(row, lowest) for row in (*order[:3], *order[-2:])]
+    # First of all where a jump may be, which gradients do not see.
+    choosing = [row for row in order if on.network.layers[row].is_choosing][:NUM_CHOOSING]
+    cells = [(row, lowest) for row in (*choosing, *order[:3], *order[-2:])]
     drawn = zip(
         rng.choice(rows, size=NUM_CELLS).tolist(),
         rng.choice(on.tried, size=NUM_CELLS).tolist(),

@@ -132,6 +132,7 @@ def test_network_is_itself_again_after_the_quantized_context(net: Net, x: Tensor
     with torch.no_grad():
         before = searched.network.module(x)
     weights = {id(p) for p in searched.network.module.parameters()}
+    hooks = [list(m._forward_pre_hooks) for m in searched.network.module.modules()]
 
     precisions = searched.assignment.precisions
     with (
@@ -143,7 +144,7 @@ def test_network_is_itself_again_after_the_quantized_context(net: Net, x: Tensor
     with torch.no_grad():
         assert torch.equal(searched.network.module(x), before)
     assert {id(p) for p in searched.network.module.parameters()} == weights
-    assert not any(m._forward_pre_hooks for m in searched.network.module.modules())
+    assert [list(m._forward_pre_hooks) for m in searched.network.module.modules()] == hooks
 
 
 def test_user_model_is_unchanged(net: Net, x: Tensor) -> None:

@@ -203,7 +203,8 @@ def test_bytes_of_an_answer_are_those_of_its_layers_and_of_what_is_named(recipe:
 
     quantized = mpq.quantize(model, result.assignment)
 
-    expected = sum(x.num_bytes for x in coverage.outside if x.is_weight)
+    expected = coverage.constant_bytes
+    assert expected is not None
     for layer in owners:
         bits = int(str(chosen[layer.name])[1])
         expected += -(-(layer.num_weights * bits + 32 * layer.num_channels) // 8)

@@ -277,10 +277,10 @@ def measurements(seed: int, count: int = 96) -> Tensor:
 
 
 def search(model: nn.Module, compared: str, data: Any, held_out: Any) -> mpq.SearchResult:
-    """Seven tenths of the bytes that 8 bits take."""
+    """Seven tenths of what 8 bits take."""
     candidates = ["w2", "w4", "w6", "w8a8"]
     task = mpq.Task(model, data, held_out, candidates=candidates, metric=compared)
-    return mpq.search(task, ["weight_bytes=0.7x:w8"])
+    return mpq.search(task, ["effective_bits=0.7x:w8"])
 
 
 def test_a_regression_network_end_to_end() -> None:

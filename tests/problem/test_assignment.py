@@ -157,7 +157,11 @@ def test_the_record_of_a_search_says_how_it_came_about(result: mpq.SearchResult)
     """Device, budgets with limit and use, losses, solver, proof, seed and versions are there."""
     record = json.loads(result.assignment.to_json())["metadata"]
 
-    assert {key for key, value in record.items() if value is None} == {"phase", "tokens"}
+    assert {key for key, value in record.items() if value is None} == {
+        "phase",
+        "tokens",
+        "allow_randomness",
+    }
     assert record["device"] == "cortex-m7"
     assert record["estimator"] == "auto"
     assert record["solver_status"] == "optimal"  # with interactions, and proved

@@ -31,5 +31,5 @@ def test_a_network_is_left_as_found_where_rounding_a_weight_fails() -> None:
     with pytest.raises(ValueError, match="no such method"), quantized(network, precisions, broken):
         pass
 
-    assert not any(module._forward_pre_hooks for module in network.module.modules())
+    assert not any(module._forward_pre_hooks for module in modules)
     assert all(x.weight is weight for x, weight in zip(modules, weights, strict=True))

@@ -252,6 +252,7 @@ def test_the_network_is_left_as_found() -> None:
     setting = Setting(Sum(), [torch.randn(5, 4)], parse("w2a4d", "w4"), (0, 1, 0))
     module = setting.network.module
     before = {name: (id(p), p.clone()) for name, p in module.named_parameters()}
+    hooks = [(list(m._forward_hooks), list(m._forward_pre_hooks)) for m in module.modules()]
 
     setting.estimate_at(OutputSketch(), setting.incumbent)
     setting.data = Calibration([torch.randn(5, 4), torch.randn(5, 3)])
@@ -262,7 +263,8 @@ def test_the_network_is_left_as_found() -> None:
         assert id(parameter) == before[name][0]
         assert torch.equal(parameter, before[name][1])
         assert not parameter.requires_grad
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+    left = [(list(m._forward_hooks), list(m._forward_pre_hooks)) for m in module.modules()]
+    assert left == hooks
 
 
 @dataclass(frozen=True)

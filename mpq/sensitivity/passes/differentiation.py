@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from traceback import walk_tb
 from typing import Any, Final
 
 import torch
@@ -29,7 +31,7 @@ _CAUSES: Final = {
     "deepcopy": "its forward copies what gradients flow through",
     "requires grad": "a part of its forward takes no tensors that gradients flow through",
 }
-"""From a part of torch's message, in lower case, to ours. Only the words depend on it."""
+"""From a part of torch's message, in lower case, to ours."""
 
 
 @contextmanager
@@ -63,9 +65,10 @@ def translated() -> Iterator[None]:
     except MpqError:
         raise
     except _FAILURES as error:
-        if _is_of_memory(error):
+        cause = _cause(error)
+        if _is_of_memory(error) or cause is None:
             raise
-        raise GradientError(f"{_cause(error)} ({_first_line(error)})") from error
+        raise GradientError(f"{cause} ({_first_line(error)})") from error
 
 
 @contextmanager
@@ -135,10 +138,20 @@ def _check_grad_mode(name: str, _: nn.Module, __: tuple[Any, ...]) -> None:
     )
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: Exception) -> str | None:
+    """In our words; ``None`` where forward failed of something else, such as a wrong shape."""
     said = str(error).lower()
-    found = (cause for part, cause in _CAUSES.items() if part in said)
-    return next(found, "a step of it fails when gradients are computed")
+    found = next((cause for part, cause in _CAUSES.items() if part in said), None)
+    if found is None and _is_in_backward(error):
+        return "a step of it fails when gradients are computed"
+    return found
+
+
+def _is_in_backward(error: Exception) -> bool:
+    return any(
+        Path(frame.f_code.co_filename).match("torch/autograd/*.py")
+        for frame, _ in walk_tb(error.__traceback__)
+    )
 
 
 def _is_of_memory(error: Exception) -> bool:

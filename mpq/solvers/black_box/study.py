@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self, final
 import numpy as np
 
 from mpq._support.arrays import Array
+from mpq._support.study_file import study_file
 from mpq.errors import (
     FileFormatError,
     InputError,
@@ -19,7 +20,6 @@ from mpq.errors import (
 )
 from mpq.problem.problem import Problem
 from mpq.solvers.black_box.population import Assignments, Space
-from mpq.solvers.black_box.study_file import study_file
 
 if TYPE_CHECKING:
     import optuna

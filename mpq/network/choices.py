@@ -1,0 +1,66 @@
+"""Which layers decide something: what they say is compared, ranked or rounded, not only computed.
+
+A router whose best expert changes moves the output by a jump that no gradient tells of.
+"""
+
+from typing import Any, Final, final
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+_CHOOSING: Final = frozenset(
+    (
+        "topk", "argmax", "argmin", "sort", "msort", "argsort", "multinomial", "bucketize",
+        "searchsorted", "unique", "nonzero", "round", "sign", "sgn", "floor", "ceil", "trunc",
+        "heaviside", "gt", "lt", "ge", "le", "eq", "ne", "greater", "less", "greater_equal",
+        "less_equal", "__gt__", "__lt__", "__ge__", "__le__", "__eq__", "__ne__",
+    )
+)  # fmt: skip
+"""Names of torch functions and methods whose answer jumps where its input hardly moves. Not maxima,
+which pooling and every softmax take: their values do not jump."""
+
+
+@final
+class Choices(TorchFunctionMode):
+    """Follows what layers return until another layer has read it, or something chooses by it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers: set[str] = set()
+        """Layers that something chose by so far."""
+        # Weakly: what a network has let go of need not be followed, nor held.
+        self._said_by: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+    def says(self, layer: str, output: Any) -> None:
+        """From here on an output is this layer's, whatever it was made of."""
+        if isinstance(output, Tensor):
+            self._said_by[output] = frozenset((layer,))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls the function, and passes on whose its result is."""
+        kwargs = kwargs or {}
+        said = self._of([*args, *kwargs.values()])
+        result = func(*args, **kwargs)
+        if said:
+            if getattr(func, "__name__", "") in _CHOOSING:
+                self.layers |= said
+            for tensor in _floats(result):
+                self._said_by[tensor] = said
+        return result
+
+    def _of(self, values: Any) -> frozenset[str]:
+        found: frozenset[str] = frozenset()
+        for tensor in _floats(values):
+            found |= self._said_by.get(tensor, frozenset())
+        return found
+
+
+def _floats(value: Any) -> list[Tensor]:
+    """Tensors of floats in a value, or in the tuples and lists it holds."""
+    # Indices and masks are the choice itself: whoever reads them is no further choice.
+    if isinstance(value, Tensor):
+        return [value] if value.is_floating_point() else []
+    if isinstance(value, tuple | list):
+        return [tensor for item in value for tensor in _floats(item)]
+    return []

@@ -1,34 +1,38 @@
 """Every model class of transformers through mpq: right, or a sentence.
 
-    python -m scripts.zoo > benchmarks/zoo.json               # all; hours
-    python -m scripts.zoo --sample 300 --minutes 20           # of as many families as possible
-    python -m scripts.zoo --only 'Whisper*' --jobs 2
+    python -m scripts.zoo benchmarks/zoo.json                 # all; hours; goes on where it stopped
+    python -m scripts.zoo zoo.json --sample 300 --minutes 9   # of as many families as possible
+    python -m scripts.zoo zoo.json --again 'not built'        # these a second time
+    python -m scripts.zoo whisper.json --only 'Whisper*' --jobs 2
 
 Each class has a process and a time limit of its own. It is built tiny (``zoo_models.py``), searched
-with two estimators, quantized, saved and loaded; ``look`` says what is checked. The rows are JSON
-on standard output, progress goes to standard error. A row's ``status``:
+with two estimators, quantized, saved and loaded; ``look`` says what is checked. The file is
+written anew after each class, and a later run goes on where it stops. A row's ``status``:
 
 - ``right``: all went through, and everything that was checked holds;
 - ``sentence``: mpq refused it with one of its own errors;
 - ``wrong``: it went through, and something that was checked does not hold: ``wrong`` says what;
 - ``traceback``: any other error;
 - ``timeout``: or out of memory;
+- ``needs a package``: that is not installed;
 - ``not built``: could not be made tiny, or its inputs are not known: says nothing about mpq.
 """
 
 import argparse
 import json
+import math
 import multiprocessing as mp
 import multiprocessing.connection
 import random
 import resource
+import signal
 import sys
 import tempfile
 import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from importlib.metadata import version
@@ -44,7 +48,7 @@ from torch.utils._pytree import tree_leaves
 import mpq
 from mpq.errors import MpqError
 from mpq.report.save import save_result
-from scripts.zoo_models import Built, Entry, NotBuiltError, build, entries
+from scripts.zoo_models import Built, Entry, NotBuiltError, PackageMissingError, build, entries
 
 ESTIMATORS: Final = ("auto", "weight-error")
 CANDIDATES: Final = ("w4", "w8")
@@ -56,6 +60,18 @@ that are tried here."""
 TOLERANCE: Final = 1e-5
 """Of the largest output: how far a network with nothing quantized may be from the original."""
 MEMORY_BYTES: Final = 6 << 30
+MAIN_HEADS: Final = (
+    "ForConditionalGeneration",
+    "ForCausalLM",
+    "LMHeadModel",
+    "ForMaskedLM",
+    "ForImageClassification",
+    "ForCTC",
+    "ForSemanticSegmentation",
+    "Model",
+    "ForSequenceClassification",
+)
+"""What a model type is tried with first."""
 Row = dict[str, Any]
 
 
@@ -88,6 +104,8 @@ def _search(row: Row, built: Built, estimators: Sequence[str]) -> None:
     for name in estimators:
         began = time.perf_counter()
         result = mpq.search(task, [LIMIT], sensitivity=name, solver=SOLVER)
+        if name == estimators[0]:  # the same for all of them
+            row["wrong"] += _faults_unquantized(task, result, held_out)
         row["wrong"] += [f"{name}: {why}" for why in _faults(task, result, held_out)]
         seconds = round(time.perf_counter() - began, 2)
         row["estimators"][name] = {"seconds": seconds, **_spot_check(result)}
@@ -140,9 +158,6 @@ def _faults(task: mpq.Task, result: mpq.SearchResult, batch: dict[str, Any]) -> 
     counted = coverage.covered_elements + sum(x.num_elements for x in coverage.outside)
     if not counted == coverage.num_elements == sum(tensors.values()):
         yield f"{counted} numbers counted of {sum(tensors.values())}"
-    error = unquantized_error(model, result.assignment, batch)
-    if error > TOLERANCE:
-        yield f"with nothing quantized the outputs differ by {error:.2g} of the largest"
     found, said = _loss(task, result, batch), result.measured.divergence
     if abs(found - said) > 1e-3 * abs(said) + 1e-9:
         yield f"the quantized network loses {found:.6g}, the search measured {said:.6g}"
@@ -154,6 +169,12 @@ def _faults(task: mpq.Task, result: mpq.SearchResult, batch: dict[str, Any]) -> 
         (again.problem.loss.values == result.problem.loss.values).all()
     ):
         yield "what is loaded is not what was saved"
+
+
+def _faults_unquantized(task: mpq.Task, result: mpq.SearchResult, batch: Row) -> Iterator[str]:
+    error = unquantized_error(task.model, result.assignment, batch)
+    if error > TOLERANCE:
+        yield f"with nothing quantized the outputs differ by {error:.2g} of the largest"
 
 
 def unquantized_error(model: nn.Module, assignment: mpq.Assignment, batch: dict[str, Any]) -> float:
@@ -228,11 +249,15 @@ def _shares(result: mpq.SearchResult) -> Row:
 def row_of(entry: Entry) -> Row:
     """The row of one class, whatever happens to it."""
     row: Row = {"model": entry.name, "type": entry.model_type}
+    began = time.process_time()
     try:
         built = build(entry)
+        row["seconds_built"] = round(time.process_time() - began, 2)
         row["parameters"] = sum(p.numel() for p in built.model.parameters())
         row["inputs"] = {name: list(x.shape) for name, x in built.batches[0].items()}
         return {**row, **look(built)}
+    except PackageMissingError as error:
+        return {**row, "status": "needs a package", "sentence": str(error)}
     except NotBuiltError as error:
         return {**row, "status": "not built", "sentence": str(error)}
     # What no error of mpq's own may be: it is what this script looks for.
@@ -251,7 +276,7 @@ def sweep(chosen: Sequence[Entry], jobs: int, seconds: float, until: float) -> I
     Args:
         chosen: The classes.
         jobs: Processes at once.
-        seconds: Time limit of each.
+        seconds: Time limit of each, of the processor, so that a busy machine fails no class.
         until: When no further one is begun, on the clock of ``time.monotonic``.
     """
     waiting, running = list(reversed(chosen)), list[_Run]()
@@ -273,8 +298,10 @@ class _Run:
         # Forked, so that torch and transformers are imported once.
         context = mp.get_context("fork")
         self.receiver, sender = context.Pipe(duplex=False)
-        self._entry, self._end, self._began = entry, time.monotonic() + seconds, time.monotonic()
-        self._process = context.Process(target=_work, args=(entry, sender))
+        self._entry, self._began = entry, time.monotonic()
+        # One that waits for ever uses no processor.
+        self._end = self._began + 5 * seconds
+        self._process = context.Process(target=_work, args=(entry, sender, seconds))
         self._process.start()
         sender.close()
 
@@ -289,67 +316,108 @@ class _Run:
         try:
             row: Row = self.receiver.recv() if self.receiver.poll() else lost
         except EOFError:  # the system has ended it
-            row = {**lost, "sentence": "out of memory"}
+            self._process.join()
+            is_late = self._process.exitcode == -signal.SIGXCPU
+            row = lost if is_late else {**lost, "sentence": "out of memory"}
         self._process.kill()
         self._process.join()
         return {**row, "seconds": round(time.monotonic() - self._began, 1)}
 
 
-def _work(entry: Entry, sender: Connection) -> None:
+def _work(entry: Entry, sender: Connection, seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    used = math.ceil(time.process_time() + seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (used, used + 5))
     warnings.simplefilter("ignore")
-    sender.send(row_of(entry))
+    began, row = time.process_time(), row_of(entry)
+    sender.send({**row, "seconds_processor": round(time.process_time() - began, 2)})
 
 
 def by_family(found: Sequence[Entry], seed: int = 0) -> list[Entry]:
-    """One class of every model type, then a second one of each, and so on."""
+    """The main class of every model type, in a drawn order, then a second of each, and so on."""
     drawn = random.Random(seed).sample(list(found), len(found))
     rounds, met = list[tuple[int, Entry]](), Counter[str]()
-    for entry in drawn:
+    for entry in sorted(drawn, key=_minor):
         rounds.append((met[entry.model_type], entry))
         met[entry.model_type] += 1
-    return [entry for _, entry in sorted(rounds, key=lambda pair: pair[0])]
+    place = {entry: index for index, entry in enumerate(drawn)}
+    return [entry for _, entry in sorted(rounds, key=lambda pair: (pair[0], place[pair[1]]))]
 
 
-def _chosen(only: str, sample: int | None) -> list[Entry]:
-    found = by_family([x for x in entries() if fnmatchcase(x.name, only)])
-    return found[:sample]
+def _minor(entry: Entry) -> int:
+    """0 for a head that a model is known by, larger for others."""
+    return next((i for i, head in enumerate(MAIN_HEADS) if entry.name.endswith(head)), 99)
 
 
 def main(show: Callable[[str], Any] = sys.stderr.write) -> None:
-    """Prints the rows of the classes that are asked for."""
+    """Takes the classes that are asked for through mpq, and writes their rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="JSON; what it has already is not run again")
     parser.add_argument("--only", default="*", help="a glob on the names of classes")
     parser.add_argument("--sample", type=int, help="so many, of as many families as possible")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--seconds", type=float, default=60.0, help="time limit of each class")
     parser.add_argument("--minutes", type=float, default=1e9, help="when to begin no further one")
+    parser.add_argument("--again", nargs="*", default=[], help="statuses to run once more")
     asked = parser.parse_args()
+    known = entries()
+    rows = _rows_so_far(asked.out, {entry.name for entry in known})
+    chosen = by_family([x for x in known if fnmatchcase(x.name, asked.only)])[: asked.sample]
+    left = [x for x in chosen if x.name not in rows or rows[x.name]["status"] in asked.again]
+    _prepare()
+    until = time.monotonic() + 60 * asked.minutes
+    for count, row in enumerate(sweep(left, asked.jobs, asked.seconds, until), start=1):
+        rows[row["model"]] = row
+        _write(asked.out, rows, known)
+        show(f"{count}/{len(left)} {row['model']}: {row['status']} {row['seconds']} s ")
+        show(f"{row.get('sentence', '') or row.get('wrong') or ''}\n")
+
+
+def _prepare() -> None:
     import transformers
 
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     # Whatever this imports need not be imported in every process.
-    build(Entry("BertModel", "bert"))
-    chosen, until = _chosen(asked.only, asked.sample), time.monotonic() + 60 * asked.minutes
-    rows: list[Row] = []
-    for row in sweep(chosen, asked.jobs, asked.seconds, until):
-        rows.append(row)
-        show(f"{len(rows)}/{len(chosen)} {row['model']}: {row['status']} {row['seconds']} s ")
-        show(f"{row.get('sentence', '') or row.get('wrong') or ''}\n")
-    rows.sort(key=lambda row: str(row["model"]))
-    print(json.dumps({**_about(len(chosen)), "rows": rows}, indent=1))
+    look(build(Entry("BertModel", "bert")), ["auto"])
 
 
-def _about(num_chosen: int) -> Row:
-    names = ("mpq", "torch", "transformers")
-    return {
-        "command": " ".join(["python -m scripts.zoo", *sys.argv[1:]]),
-        "limit": LIMIT,
-        "versions": {name: version(name) for name in names},
-        "classes": len(entries()),
-        "chosen": num_chosen,
+def _about() -> Row:
+    versions = {name: version(name) for name in ("mpq", "torch", "transformers")}
+    return {"command": "python -m scripts.zoo benchmarks/zoo.json", "limit": LIMIT} | {
+        "versions": versions
     }
+
+
+def _rows_so_far(path: Path, known: Collection[str]) -> dict[str, Row]:
+    """The rows of an earlier run, by model.
+
+    Raises:
+        SystemExit: If it was run otherwise: its rows would not go with these.
+    """
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if any(found[key] != value for key, value in _about().items()):
+        raise SystemExit(f"{path} is of other versions or of another limit; begin a new file")
+    return {row["model"]: row for row in found["rows"] if row["model"] in known}
+
+
+def _write(path: Path, rows: dict[str, Row], known: Sequence[Entry]) -> None:
+    """All rows by name, and what was not tried."""
+    tried = {row["type"] for row in rows.values()}
+    types = {entry.model_type for entry in known}
+    about = _about() | {
+        "classes": len(known),
+        "model_types": len(types),
+        "model_types_tried": len(tried),
+        "not_tried": sorted(entry.name for entry in known if entry.name not in rows),
+    }
+    text = json.dumps({**about, "rows": [rows[name] for name in sorted(rows)]}, indent=1)
+    # Whole or not at all, should this be stopped.
+    beside = path.with_suffix(".part")
+    beside.write_text(text + "\n", encoding="utf-8")
+    beside.replace(path)
 
 
 if __name__ == "__main__":

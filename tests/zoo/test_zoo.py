@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scripts.zoo import changed, look, state_of
-from scripts.zoo_models import Entry, build, entries, tiny
+from scripts.zoo_models import Entry, Sizes, build, entries, tiny
 
 pytest.importorskip("transformers")
 
@@ -96,7 +96,7 @@ def test_configurations_become_small_throughout() -> None:
         "text_config": {"hidden_size": 4096, "image_token_id": 32_000, "video_token_id": 32_001},
     }
 
-    found = tiny(given, is_narrow=True)
+    found = tiny(given, Sizes())
 
     assert found == {
         "vocab_size": 128,

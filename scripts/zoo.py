@@ -13,7 +13,7 @@ is written anew after each class, and a later run goes on where it stops. A row'
 - ``sentence``: mpq refused it with one of its own errors;
 - ``wrong``: it went through, and something that was checked does not hold: ``wrong`` says what;
 - ``traceback``: any other error;
-- ``timeout``: or out of memory;
+- ``timeout``: of the processor, or five times as long by the clock; or out of memory;
 - ``needs a package``: that is not installed;
 - ``not built``: could not be made tiny, or its inputs are not known: says nothing about mpq.
 """

@@ -70,6 +70,7 @@ def _makers(name: str, config: Any, model: str) -> list[Any]:
     channels, mels = _found(config, "num_channels") or 3, _found(config, "num_mel_bins") or 80
     frames = _found(config, "num_frames") or 4
     width = _found(config, "hidden_size") or 32
+    pixels = _found(config, "patch_embed_hidden_size") or 768
     audio = [floats(2000), floats(1, 2000), floats(_found(config, "max_length") or 64, mels)]
     known = {
         "pixel_values": [
@@ -87,6 +88,10 @@ def _makers(name: str, config: Any, model: str) -> list[Any]:
             floats(64, _found(config, "feature_projection_input_dim") or 160),
         ],
         "spectrogram": [floats(64, mels)],
+        # Row and column before the pixels.
+        "flattened_patches": [
+            lambda generator: torch.rand(EXAMPLES, TOKENS, 2 + pixels, generator=generator)
+        ],
         "hidden_states": [floats(TOKENS, width)],
         "inputs_embeds": [floats(TOKENS, width)],
     }

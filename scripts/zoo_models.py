@@ -15,7 +15,7 @@ from torch import nn
 
 from scripts.zoo_inputs import IMAGE, batches_of
 
-MAX_PARAMETERS: Final = 3_000_000
+MAX_PARAMETERS: Final = 3_500_000
 VOCABULARY: Final = 128
 FIRST_SPECIAL: Final = 100
 """Ids from here on are special: of images, audio, masks. Inputs have none of them."""
@@ -259,9 +259,12 @@ def _filled(key: str, sizes: Sizes) -> Any:
 def _rotary(key: str, value: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
     """Of positions in three sections, which fit the size of a head; others as they are."""
     is_rotary = key in ("rope_parameters", "rope_scaling") and sizes.is_narrow
-    if is_rotary and ("mrope_section" in value or sizes.fills):
-        return {**ROTARY, **value, "mrope_section": ROTARY["mrope_section"]}
-    return value
+    if not is_rotary or not ("mrope_section" in value or sizes.fills):
+        return value
+    # A share of a head may be all that is turned.
+    share = value.get("partial_rotary_factor") or 1.0
+    sections = [int(share * section) for section in ROTARY["mrope_section"]]
+    return {**ROTARY, **value, "mrope_section": sections}
 
 
 def _limit(key: str, sizes: Sizes) -> int:

@@ -39,8 +39,8 @@ docs:  ## Build the documentation into site/; a broken link is an error.
 bench:  ## Measure the search on ResNet-20 against uniform precisions and random search.
 	$(PYTHON) benchmarks/resnet20_weights_only.py
 
-zoo:  ## Take every model class of transformers through mpq (hours).
-	$(PYTHON) -m scripts.zoo > benchmarks/zoo.json
+zoo:  ## Take every model class of transformers through mpq (hours; goes on where it stopped).
+	$(PYTHON) -m scripts.zoo benchmarks/zoo.json
 
 clean:  ## Remove what tests, tools and builds have left in the clone.
 	rm -rf build dist site .coverage .coverage.* coverage.xml htmlcov

@@ -342,23 +342,26 @@ def runtimes() -> str:
 
 def zoo() -> str:
     """What became of the model classes of transformers, by how it ended."""
+    found = _read("zoo")
     by_status: dict[str, list[dict[str, Any]]] = {}
-    for row in _read("zoo")["rows"]:
+    for row in found["rows"]:
         by_status.setdefault(row["status"], []).append(row)
-    rows = (
+    rows = [
         [
             status,
-            str(len(found)),
-            _median([row["layers"] for row in found if row.get("layers")]),
-            _median([row["share_in_layers"] for row in found if "share_in_layers" in row]),
-            _median(list(_zoo_ratios(found))),
-            str(sum(bool(_zoo_auto(row).get("cells_off")) for row in found)),
-            str(sum(bool(_zoo_auto(row).get("repaired")) for row in found)),
+            str(len(some)),
+            _median([row["layers"] for row in some if row.get("layers")]),
+            _median([row["share_in_layers"] for row in some if "share_in_layers" in row]),
+            _median(list(_zoo_ratios(some))),
+            str(sum(bool(_zoo_auto(row).get("cells_off")) for row in some)),
+            str(sum(bool(_zoo_auto(row).get("repaired")) for row in some)),
+            _median([x["seconds_processor"] for x in some if "seconds_processor" in x]),
         ]
-        for status, found in by_status.items()
-    )
+        for status, some in by_status.items()
+    ]
+    rows.append(["not tried", str(len(found["not_tried"])), *[""] * 6])
     head = ["ended", "classes", "layers", "share of bytes in layers", "predicted / measured"]
-    return _table([*head, "spot check off", "repaired"], rows)
+    return _table([*head, "spot check off", "repaired", "processor [s]"], rows)
 
 
 def _zoo_auto(row: dict[str, Any]) -> dict[str, Any]:

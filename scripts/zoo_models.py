@@ -4,7 +4,6 @@ Nothing is downloaded: a model is made from its configuration's own defaults wit
 layers, channels, tokens and pixels, and its inputs from what its ``forward`` asks for.
 """
 
-import inspect
 import itertools
 import re
 from collections.abc import Iterator, Mapping
@@ -12,16 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
-MAX_PARAMETERS: Final = 3_000_000
-EXAMPLES: Final = 4
-TOKENS: Final = 8
+from scripts.zoo_inputs import IMAGE, batches_of
+
+MAX_PARAMETERS: Final = 3_500_000
 VOCABULARY: Final = 128
 FIRST_SPECIAL: Final = 100
 """Ids from here on are special: of images, audio, masks. Inputs have none of them."""
-IMAGE: Final = 64
 
 IS_MAPPING: Final = re.compile(r"MODEL_\w*MAPPING_NAMES")
 LAYERS: Final = re.compile(
@@ -38,6 +35,7 @@ WIDE: Final = re.compile(
     r"(\w+_)?(intermediate_size|ffn_dim|d_ff|ffn_hidden_size|mlp_dim|d_inner|inner_dim|n_inner|"
     r"feedforward_dim|ff_dim)"
 )
+MANY_WIDTHS: Final = re.compile(r"(\w+_)?(hidden_sizes|embed_dims?|conv_dim|tdnn_dim)")
 SPECIAL: Final = re.compile(r"\w*(token_id|token_index|_id|_index|_ids)")
 FIXED: Final[Mapping[str, Any]] = {
     "vocab_size": VOCABULARY,
@@ -64,7 +62,11 @@ FIXED: Final[Mapping[str, Any]] = {
     "n_routed_experts": 4,
     "moe_num_experts": 4,
     "num_experts_per_tok": 2,
+    "num_experts_per_token": 2,
+    "moe_topk": 2,
     "n_group": 1,
+    "num_expert_group": 1,
+    "mamba_headdim": 8,
     "topk_group": 1,
     "num_queries": 8,
     "num_mel_bins": 16,
@@ -79,6 +81,57 @@ FIXED: Final[Mapping[str, Any]] = {
     "shape_size": 4,
 }
 """Numbers that are given; everything else follows from the patterns above, or stays."""
+MISSING: Final[Mapping[str, Any]] = {
+    "head_dim": 16,
+    "n_routed_experts": 4,
+    "num_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "decoder_hidden_size": 32,
+    "decoder_depth": 1,
+    "decoder_num_heads": 2,
+}
+"""Fields that are ``None`` by default in some configurations, whose models need a number."""
+ROTARY: Final[Mapping[str, Any]] = {
+    "rope_type": "default",
+    "rope_theta": 10_000.0,
+    "mrope_section": [4, 2, 2],
+}
+"""Of rotary positions: the sections are together half of a head."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How small a configuration is made.
+
+    Args:
+        is_narrow: Whether channels and heads are few as well, not only layers, tokens and pixels.
+        width: Of channels, where narrow.
+        heads: Of attention, where narrow.
+        key_heads: Of keys and values, where narrow.
+        layers: How many.
+        fills: Whether what is ``None`` but needed gets a number.
+    """
+
+    is_narrow: bool = True
+    width: int = 32
+    heads: int = 2
+    key_heads: int = 1
+    layers: int = 2
+    fills: bool = False
+
+
+WAYS: Final = (
+    Sizes(),
+    Sizes(key_heads=2),
+    Sizes(key_heads=2, fills=True),
+    Sizes(key_heads=2, layers=4),
+    Sizes(key_heads=2, layers=4, fills=True),
+    Sizes(width=64, heads=4, key_heads=2),
+    Sizes(is_narrow=False),
+)
+"""In this order, until one's numbers fit each other."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +164,10 @@ class NotBuiltError(Exception):
     """A class that cannot be made tiny, or whose inputs are not known here."""
 
 
+class PackageMissingError(NotBuiltError):
+    """A class that needs a package that is not installed."""
+
+
 def entries() -> list[Entry]:
     """All classes that the automatic classes of transformers know, by name."""
     from transformers.models.auto import modeling_auto
@@ -128,6 +185,7 @@ def build(entry: Entry) -> Built:
     """The model of a class, and inputs that it takes.
 
     Raises:
+        PackageMissingError: If it needs a package that is not installed.
         NotBuiltError: If it cannot be made small, or takes none of the inputs known here.
     """
     import transformers
@@ -137,179 +195,116 @@ def build(entry: Entry) -> Built:
     if config_class is None:
         raise NotBuiltError("no such class, or it has no configuration")
     first: Exception | None = None
-    # Narrow at first; where its numbers do not fit each other, with the widths that they have.
-    for is_narrow in (True, False):
+    for sizes in WAYS:
         try:
-            return _built(kind, config_class, is_narrow)
+            return _built(kind, config_class, sizes)
+        except ImportError as error:
+            raise PackageMissingError(" ".join(str(error).split())[:160]) from None
         # Whatever a class of transformers raises says only that these numbers do not fit it.
         except Exception as error:
             first = first or error
-    raise NotBuiltError(f"{type(first).__name__}: {first}".splitlines()[0][:160])
+    raise NotBuiltError(f"{type(first).__name__}: {' '.join(str(first).split())}"[:160])
 
 
-def _built(kind: Any, config_class: Any, is_narrow: bool) -> Built:
-    config = config_class(**tiny(config_class().to_dict(), is_narrow))
+def _built(kind: Any, config_class: Any, sizes: Sizes) -> Built:
+    config = config_class(**tiny(config_class().to_dict(), sizes))
     with torch.device("meta"):
         size = sum(p.numel() for p in kind(config).parameters())
     if size > MAX_PARAMETERS:
         raise NotBuiltError(f"its smallest has {size:,} parameters")
     torch.manual_seed(0)
     model = kind(config).eval().float()
-    return Built(model, _batches(model, config))
+    return Built(model, batches_of(model, config))
 
 
-def tiny(values: Mapping[str, Any], is_narrow: bool) -> dict[str, Any]:
+def tiny(values: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
     """A configuration's numbers, made small; sub-configurations alike.
 
     Args:
         values: As ``config.to_dict()`` has them.
-        is_narrow: Whether channels and heads are few as well, not only layers, tokens and pixels.
+        sizes: How small.
     """
-    dropped = {"transformers_version", "label2id", "out_features", "out_indices", "stage_names"}
+    dropped = {"transformers_version", "label2id", "out_features", "stage_names"}
     specials = itertools.count(FIRST_SPECIAL)
     return {
-        key: _small(key, value, is_narrow, specials)
+        key: _small(key, value, sizes, specials)
         for key, value in values.items()
         if key not in dropped and not key.startswith("_")
     }
 
 
-def _small(key: str, value: Any, is_narrow: bool, specials: Iterator[int]) -> Any:
-    if key == "pad_token_id" and value is None:
-        return 0  # without it, heads that classify sequences take one example at a time
+def _small(key: str, value: Any, sizes: Sizes, specials: Iterator[int]) -> Any:
+    if value is None:
+        return _filled(key, sizes)
     if isinstance(value, dict):
         is_config = key.endswith("_config") or key in ("encoder", "decoder", "generator")
-        return tiny(value, is_narrow) if is_config else value
+        return tiny(value, sizes) if is_config else _rotary(key, value, sizes)
     if isinstance(value, list | tuple) and value:
-        return _small_list(key, list(value), is_narrow, specials)
+        return _small_list(key, list(value), sizes, specials)
     if not isinstance(value, int) or isinstance(value, bool):
         return value
     if SPECIAL.fullmatch(key):
         return value if value < FIRST_SPECIAL else next(specials)
-    return min(value, _limit(key, is_narrow)) if value > 0 else value
+    return min(value, _limit(key, sizes)) if value > 0 else value
 
 
-def _limit(key: str, is_narrow: bool) -> int:
+def _filled(key: str, sizes: Sizes) -> Any:
+    if key == "pad_token_id":
+        return 0  # without it, heads that classify sequences take one example at a time
+    if not sizes.fills:
+        return None
+    return _rotary(key, {}, sizes) or MISSING.get(key)
+
+
+def _rotary(key: str, value: dict[str, Any], sizes: Sizes) -> dict[str, Any]:
+    """Of positions in three sections, which fit the size of a head; others as they are."""
+    is_rotary = key in ("rope_parameters", "rope_scaling") and sizes.is_narrow
+    if not is_rotary or not ("mrope_section" in value or sizes.fills):
+        return value
+    # A share of a head may be all that is turned.
+    share = value.get("partial_rotary_factor") or 1.0
+    sections = [int(share * section) for section in ROTARY["mrope_section"]]
+    return {**ROTARY, **value, "mrope_section": sections}
+
+
+def _limit(key: str, sizes: Sizes) -> int:
     """The largest number that a field may have."""
     always = ("vocab", "codebook_size", "image_size", "max_", "n_positions", "num_queries", "exp")
-    if key in FIXED and (is_narrow or key.startswith(always) or "experts" in key):
+    if key == "num_key_value_heads" and sizes.is_narrow:
+        return sizes.key_heads
+    if key in FIXED and (sizes.is_narrow or key.startswith(always) or "experts" in key):
         return int(FIXED[key])
     if "vocab_size" in key:
         return VOCABULARY
     if LAYERS.fullmatch(key):
-        return 2
-    if is_narrow and HEADS.fullmatch(key):
-        return 2
-    if is_narrow and WIDE.fullmatch(key):
-        return 64
-    return 32 if is_narrow and WIDTHS.fullmatch(key) else 1 << 62
+        return sizes.layers
+    if not sizes.is_narrow:
+        return 1 << 62
+    if HEADS.fullmatch(key):
+        return sizes.heads
+    if WIDE.fullmatch(key):
+        return 2 * sizes.width
+    return sizes.width if WIDTHS.fullmatch(key) else 1 << 62
 
 
-def _small_list(key: str, value: list[Any], is_narrow: bool, specials: Iterator[int]) -> Any:
+def _small_list(key: str, value: list[Any], sizes: Sizes, specials: Iterator[int]) -> Any:
     if key.endswith(("layer_types", "_block_type")):
-        # Two layers, of two kinds if there are two.
-        return [value[0], next((kind for kind in value if kind != value[0]), value[-1])]
+        # Layers of two kinds if there are two.
+        kinds = [value[0], next((kind for kind in value if kind != value[0]), value[-1])]
+        return [kinds[i % 2] for i in range(sizes.layers)]
     if not all(isinstance(x, int) and not isinstance(x, bool) for x in value):
         return value
+    if key.endswith("out_indices"):
+        # As many as before, if there are as many layers; layer 0 of a backbone is its stem.
+        first, count = int(key == "out_indices"), min(len(value), sizes.layers)
+        return list(range(first, first + count))
     if key in ("depths", "layers_per_stage", "stage_num_blocks"):
         return [1] * len(value)
     if key == "image_size":
         return [min(x, IMAGE) for x in value]
     if SPECIAL.fullmatch(key):
         return [x if x < FIRST_SPECIAL else next(specials) for x in value]
-    if is_narrow and key in ("hidden_sizes", "embed_dims", "conv_dim", "tdnn_dim"):
-        return [min(x, 32) for x in value]
-    return [min(x, 2) for x in value] if is_narrow and HEADS.fullmatch(key) else value
-
-
-def _batches(model: nn.Module, config: Any) -> tuple[dict[str, Any], ...]:
-    """Three batches of the first kind of inputs that the model takes.
-
-    Raises:
-        NotBuiltError: If it takes none; with the last error.
-    """
-    error: Exception = NotBuiltError("its inputs are not known")
-    for makers in itertools.islice(_guesses(model, config), 24):
-        generator = torch.Generator().manual_seed(0)
-        batches = tuple({n: m(generator) for n, m in makers.items()} for _ in range(3))
-        try:
-            with torch.no_grad():
-                output = model(**batches[0])
-        # As in ``build``: what a model raises says that it takes other inputs.
-        except Exception as why:
-            error = why
-            continue
-        if any(isinstance(x, Tensor) for x in tree_leaves(output)):
-            return batches
-    raise error
-
-
-def _guesses(model: nn.Module, config: Any) -> Iterator[dict[str, Any]]:
-    """Names of inputs to what makes them, the plainest first."""
-    parameters = inspect.signature(model.forward).parameters
-    main = str(getattr(model, "main_input_name", "input_ids"))
-    needed = [
-        name
-        for name, p in parameters.items()
-        if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-    ]
-    plain = [*needed, *([main] if main in parameters else [])]
-    decoder = [n for n in ("decoder_input_ids",) if n in parameters]
-    both = [n for n in ("input_ids", "pixel_values", "input_features") if n in parameters]
-    is_both = getattr(config, "is_encoder_decoder", False)
-    ways = [[*plain, *decoder]] if is_both else [plain, [*plain, *decoder]]
-    masks = [n for n in ("attention_mask",) if n in parameters]
-    for names in (*ways, [*ways[-1], *masks], [*plain, *both], [*plain, *decoder, *both]):
-        wanted = list(dict.fromkeys(names))
-        makers = [_makers(name, config) for name in wanted]
-        for chosen in itertools.product(*makers):
-            yield dict(zip(wanted, chosen, strict=True))
-
-
-def _makers(name: str, config: Any) -> list[Any]:
-    """Everything that an input of such a name may be."""
-
-    def floats(*shape: int) -> Any:
-        return lambda generator: torch.randn(EXAMPLES, *shape, generator=generator)
-
-    size = _found(config, "image_size") or IMAGE
-    side = size if isinstance(size, int) else size[0]
-    channels, mels = _found(config, "num_channels") or 3, _found(config, "num_mel_bins") or 80
-    frames = _found(config, "num_frames") or 4
-    width = _found(config, "hidden_size") or 32
-    audio = [floats(2000), floats(1, 2000), floats(_found(config, "max_length") or 64, mels)]
-    known = {
-        "pixel_values": [
-            floats(channels, side, side),
-            floats(channels, 64, 64),
-            floats(frames, channels, side, side),
-            floats(channels, 224, 224),
-        ],
-        "pixel_values_videos": [floats(frames, channels, side, side)],
-        "input_values": audio,
-        "input_features": [
-            floats(mels, 2 * (_found(config, "max_source_positions") or 32)),
-            floats(64, mels),
-            floats(mels, 64),
-            floats(64, _found(config, "feature_projection_input_dim") or 160),
-        ],
-        "spectrogram": [floats(64, mels)],
-        "hidden_states": [floats(TOKENS, width)],
-        "inputs_embeds": [floats(TOKENS, width)],
-    }
-    if name in known:
-        return known[name]
-    if name.endswith("attention_mask"):
-        return [lambda _: torch.ones(EXAMPLES, TOKENS, dtype=torch.long)]
-    return [_ids(TOKENS)] if name.endswith(("ids", "inputs")) else []
-
-
-def _ids(tokens: int) -> Any:
-    return lambda generator: torch.randint(10, 90, (EXAMPLES, tokens), generator=generator)
-
-
-def _found(config: Any, name: str) -> Any:
-    """A field of a configuration, or of the first sub-configuration that has it."""
-    own = vars(config).get(name)
-    subs = (v for v in vars(config).values() if hasattr(v, "to_dict") and hasattr(v, "model_type"))
-    return own if own else next((x for sub in subs if (x := _found(sub, name))), None)
+    if sizes.is_narrow and MANY_WIDTHS.fullmatch(key):
+        return [min(x, sizes.width) for x in value]
+    is_heads = sizes.is_narrow and HEADS.fullmatch(key)
+    return [min(x, sizes.heads) for x in value] if is_heads else value

@@ -6,7 +6,7 @@ read without torch.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, Final, final
 
 from mpq._support.registry import Registry
 from mpq.errors import InputError
@@ -140,17 +140,23 @@ class LeastSquares(RangeMethod):
         rows = rows.float()
         low, high = rows.amin(dim=1), rows.amax(dim=1)
         best, shrink = torch.full_like(low, torch.inf), torch.ones_like(low)
-        # One range after the other: all at once would be ``num_shrinks`` copies of the weight.
-        for factor in torch.linspace(1.0, 0.2, self.num_shrinks).tolist():
-            grid = make_grid(number, symmetric, low * factor, high * factor)
+        factors = torch.linspace(1.0, 0.2, self.num_shrinks).to(rows.device)
+        # As many ranges at once as fit: all would be ``num_shrinks`` copies of a large weight.
+        for some in factors.split(max(1, NUMBERS_AT_ONCE // max(rows.numel(), 1))):
+            lows, highs = (torch.outer(some, end).flatten() for end in (low, high))
+            grid = make_grid(number, symmetric, lows, highs)
             # By a grid as it is made afterwards, so that the rounding of its zero point counts.
-            error = (grid.round(rows) - rows).square().sum(dim=1)  # [O]
-            better = error < best  # the widest of equals, as it was tried first
-            best = torch.where(better, error, best)
-            shrink = torch.where(better, factor, shrink)
+            copies = rows.repeat(len(some), 1) if len(some) > 1 else rows  # [F O, K]
+            errors = (grid.round(copies) - copies).square().sum(dim=1).view(len(some), -1)  # [F, O]
+            for factor, error in zip(some, errors, strict=True):
+                better = error < best  # the widest of equals, as it was tried first
+                best = torch.where(better, error, best)
+                shrink = torch.where(better, factor, shrink)
         return low * shrink, high * shrink
 
 
+NUMBERS_AT_ONCE: Final = 1 << 17
+"""That ``LeastSquares`` rounds at once, which stays in a processor's cache."""
 RANGE_METHODS: Registry[RangeMethod] = Registry(
     "range method", (MinMax, Percentile, LeastSquares), group="mpq.ranges"
 )

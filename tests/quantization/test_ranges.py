@@ -8,6 +8,7 @@ from torch import nn
 from mpq.errors import InputError, UnknownNameError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
+from mpq.quantization import ranges
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
@@ -114,3 +115,20 @@ def test_calibration_takes_a_method_by_name(text: str) -> None:
     rows = torch.cat(batches).reshape(1, -1)
     low, high = RANGE_METHODS.build(text).ends(rows, precision.activation.number, False)
     np.testing.assert_array_equal([known.low, known.high], [float(low), float(high)])
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 100), (64, 3)])
+def test_ranges_tried_at_once_are_those_tried_one_by_one(
+    shape: tuple[int, int], symmetric: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, also where several are equally good, and at numbers that are not finite."""
+    rows = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    rows[-1, -1], rows[0, 0] = torch.inf, 0.0
+    at_once = LeastSquares().ends(rows, NUMBER, symmetric)
+
+    monkeypatch.setattr(ranges, "NUMBERS_AT_ONCE", 1)
+    one_by_one = LeastSquares().ends(rows, NUMBER, symmetric)
+
+    for found, expected in zip(at_once, one_by_one, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)

@@ -1,10 +1,14 @@
 """Forty classes of transformers through mpq; `make zoo` takes all of them."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
-from scripts.zoo import changed, look, state_of
-from scripts.zoo_models import Entry, build, entries, tiny
+from scripts.zoo import by_family, rows_so_far, write
+from scripts.zoo_checks import changed, look, state_of
+from scripts.zoo_models import Entry, Sizes, build, entries, tiny
 
 pytest.importorskip("transformers")
 
@@ -96,7 +100,7 @@ def test_configurations_become_small_throughout() -> None:
         "text_config": {"hidden_size": 4096, "image_token_id": 32_000, "video_token_id": 32_001},
     }
 
-    found = tiny(given, is_narrow=True)
+    found = tiny(given, Sizes())
 
     assert found == {
         "vocab_size": 128,
@@ -104,3 +108,38 @@ def test_configurations_become_small_throughout() -> None:
         "hidden_act": "gelu",
         "text_config": {"hidden_size": 32, "image_token_id": 100, "video_token_id": 101},
     }
+
+
+def test_what_models_need_but_configurations_leave_out_is_filled() -> None:
+    """Only where it is asked for: ``None`` says "from other fields" to most of them."""
+    given = {"head_dim": None, "n_routed_experts": None, "rope_parameters": None, "bos": None}
+
+    assert tiny(given, Sizes()) == given
+    found = tiny(given, Sizes(fills=True))
+    assert (found["head_dim"], found["n_routed_experts"], found["bos"]) == (16, 4, None)
+    assert sum(found["rope_parameters"]["mrope_section"]) == found["head_dim"] // 2
+
+
+def test_every_type_comes_once_before_any_comes_twice() -> None:
+    """With the head that it is known by, so that a sweep of an hour says most."""
+    known = [Entry(name, name[0]) for name in ("AForNothing", "AForCausalLM", "BModel")]
+
+    first = by_family(known)[:2]
+
+    assert {entry.name for entry in first} == {"AForCausalLM", "BModel"}
+
+
+def test_a_sweep_goes_on_from_its_file(tmp_path: Path) -> None:
+    """Only from one of the same limit and versions; the file says what was not tried."""
+    path, known = tmp_path / "zoo.json", [Entry("AModel", "a"), Entry("BModel", "b")]
+    row = {"model": "AModel", "type": "a", "status": "right"}
+
+    write(path, {"AModel": row}, known)
+
+    assert rows_so_far(path, {"AModel", "BModel"}) == {"AModel": row}
+    assert rows_so_far(tmp_path / "none.json", {"AModel"}) == {}
+    written = json.loads(path.read_text())
+    assert written["not_tried"] == ["BModel"]
+    path.write_text(json.dumps({**written, "limit": "effective_bits=6"}))
+    with pytest.raises(SystemExit, match="another limit"):
+        rows_so_far(path, {"AModel"})

@@ -200,7 +200,8 @@ class Reading(nn.GRU):
 
     def forward(self, x: Any, hx: Any = None) -> Any:
         output, state = super().forward(x, hx)
-        return output * self.weight_hh_l0.sum(), state
+        weight: Tensor = self.weight_hh_l0
+        return output * weight.sum(), state
 
 
 def test_subclasses_that_compute_the_same_are_opened() -> None:

@@ -95,7 +95,7 @@ def _graph(
         # Those that stay as they are, are written as torch computes them.
         network = Network.of(model, data, include=plain, fold=bool(assignment.folded))
     template = GraphTemplate.of(network, data, batch_size)
-    check_same(template)
+    check_same(template, data)
     filled = fill(template, assignment.precisions, quantizer_of(assignment))
     return filled, _deviation(filled, template, simulated, data, batch_size)
 

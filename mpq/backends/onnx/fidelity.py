@@ -1,17 +1,20 @@
 """Whether a graph computes what the network computes, before anything is rounded."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final, cast
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from mpq.backends.onnx.instantiate import fill
 from mpq.backends.onnx.session import open_session
 from mpq.backends.onnx.template import GraphTemplate
 from mpq.errors import ModelError
+from mpq.network.examples import Batch, Calibration
 from mpq.network.layer import Layer
 from mpq.network.outputs import scored_tensor
 from mpq.quantization.observer import ActivationRanges
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 SAME: Final = 1e-5
 """How far the graph's output may be from the network's, relative to the largest number."""
+NUM_BATCHES: Final = 8
+"""Calibration batches on which the two are compared."""
 
 
 def refuse_own_forwards(layers: Sequence[Layer], precisions: Mapping[str, Precision]) -> None:
@@ -43,19 +48,45 @@ def refuse_own_forwards(layers: Sequence[Layer], precisions: Mapping[str, Precis
         )
 
 
-def check_same(template: GraphTemplate) -> None:
+def check_same(template: GraphTemplate, data: Calibration) -> None:
     """Makes sure that the graph with every layer as it is equals the network.
 
+    Args:
+        template: What was exported.
+        data: Calibration examples; one run of each of the first batches is compared, as control
+            flow that depends on numbers may have taken another branch on the example.
+
     Raises:
-        ModelError: If it does not, on the template's example; says how far off it is.
+        ModelError: If it does not; says how far off it is.
     """
     precisions = {layer.name: ORIGINAL for layer in template.network.layers}
-    graph = fill(template, precisions, Quantizer(ActivationRanges({})))
-    found = _run(graph, template.feeds)
-    batch = template.example
-    with torch.no_grad():
-        output = scored_tensor(template.network.module(*batch.args, **batch.kwargs))
-    expected = output.double().cpu().numpy()
+    run = _runner(fill(template, precisions, Quantizer(ActivationRanges({}))))
+    for batch, feeds in _runs(template, data):
+        found = run(feeds)
+        with torch.no_grad():
+            output = scored_tensor(template.network.module(*batch.args, **batch.kwargs))
+        _compare(found, output.double().cpu().numpy())
+
+
+def _runs(
+    template: GraphTemplate, data: Calibration
+) -> Iterator[tuple[Batch, Mapping[str, npt.NDArray[Any]]]]:
+    """The example, and what the graph can read of the first batches."""
+    yield template.example, template.feeds
+    size = template.example.size
+    for index, batch in enumerate(islice(template.network.batches(data), NUM_BATCHES)):
+        # Of the first batch the example is the beginning: its end says more.
+        start = batch.size - size if index == 0 else 0
+        if batch.size < size or (index == 0 and start == 0):
+            continue
+        run = batch.slice(start, start + size)
+        tensors = [x for x in (*run.args, *run.kwargs.values()) if isinstance(x, Tensor)]
+        values = [x.cpu().numpy() for x in tensors]
+        if [x.shape for x in values] == [x.shape for x in template.feeds.values()]:
+            yield run, dict(zip(template.feeds, values, strict=True))
+
+
+def _compare(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:
     if found.shape != expected.shape:
         raise ModelError(f"the ONNX graph gives {found.shape}, the network {expected.shape}")
     error, largest = float(np.abs(found - expected).max()), float(np.abs(expected).max())
@@ -68,11 +99,15 @@ def check_same(template: GraphTemplate) -> None:
         )
 
 
-def _run(graph: "onnx.ModelProto", feeds: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+def _runner(
+    graph: "onnx.ModelProto",
+) -> Callable[[Mapping[str, npt.NDArray[Any]]], npt.NDArray[Any]]:
+    """Runs the graph; it is loaded once."""
+    session: Any
     if find_spec("onnxruntime") is not None:
-        output = open_session(graph).run(None, dict(feeds))[0]
+        session = open_session(graph)
     else:
         from onnx.reference import ReferenceEvaluator
 
-        output = cast(Any, ReferenceEvaluator(graph).run(None, dict(feeds)))[0]
-    return np.asarray(output, dtype=np.float64)
+        session = ReferenceEvaluator(graph)
+    return lambda feeds: np.asarray(session.run(None, dict(feeds))[0], dtype=np.float64)

@@ -3,6 +3,7 @@
 MpqError
 ├── InputError (also a ValueError)    something that the user gave cannot be used
 │   ├── ModelError                    the network: mode, weights, outputs, shapes
+│   │   └── GradientError             it cannot be differentiated
 │   ├── DataError                     calibration or held-out examples
 │   ├── PrecisionError                a precision's spelling
 │   ├── LimitError                    a budget's spelling or unit
@@ -30,6 +31,21 @@ class InputError(MpqError, ValueError):
 
 class ModelError(InputError):
     """The network cannot be used as it is."""
+
+
+class GradientError(ModelError):
+    """The network cannot be differentiated.
+
+    Args:
+        cause: What stands in the way, as the rest of a sentence about the network.
+    """
+
+    def __init__(self, cause: str) -> None:
+        self.cause = cause
+        super().__init__(
+            f"the network cannot be differentiated: {cause}; search with --sensitivity auto or "
+            "measured, which need no gradients"
+        )
 
 
 class DataError(InputError):

@@ -1,7 +1,7 @@
 """Writing results: whole files or none."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mpq.errors import OutputError
@@ -24,6 +24,19 @@ def prepare_folder(folder: Path) -> Path:
     return folder
 
 
+def remove_files(folder: Path, names: Iterable[str]) -> None:
+    """Removes files that are there.
+
+    Raises:
+        OutputError: If one cannot be removed.
+    """
+    for name in names:
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot remove {folder / name}: {error.strerror}") from error
+
+
 def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
     """Writes all files; each appears whole, and none before all could be written.
 
@@ -31,10 +44,14 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
         OutputError: If a file cannot be written.
     """
     prepare_folder(folder)
-    # Renaming onto a folder fails, and by then the files before it would be replaced.
+    # Renaming onto a folder fails, and by then the files before it would be replaced. A device or a
+    # pipe would itself be replaced by a file.
     for name in files:
-        if (folder / name).is_dir():
-            raise OutputError(f"cannot write the file {folder / name}: a folder is there")
+        path = folder / name
+        if path.is_dir():
+            raise OutputError(f"cannot write the file {path}: a folder is there")
+        if path.exists() and not path.is_file():
+            raise OutputError(f"cannot write the file {path}: a device or a pipe is there")
     try:
         # Beside their destination: a rename is atomic only within one file system.
         with tempfile.TemporaryDirectory(dir=folder, prefix=".mpq-") as staging:

@@ -2,11 +2,14 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, final
+from typing import Any, BinaryIO, final
 
 from mpq._support import schema_versions
+from mpq._support.locks import locked
 from mpq.errors import FileFormatError, InputError, OutputError
 
 
@@ -14,7 +17,8 @@ from mpq.errors import FileFormatError, InputError, OutputError
 class Journal:
     """A file of JSON lines: a header that says what was measured, then one line per row.
 
-    A last line that was cut off in the middle of a write is dropped.
+    A last line that was cut off in the middle of a write is dropped. Every row has a checksum: one
+    that somebody changed is not believed. Several processes may write one journal.
 
     Args:
         path: The journal's file; made if it is not there, in a folder that is.
@@ -31,16 +35,19 @@ class Journal:
         self.path = Path(path)
         self._rows: dict[str, Any] = {}
         header = {"mpq_journal": schema_versions.JOURNAL, "key": dict(key)}
-        try:
-            content = self.path.read_bytes() if self.path.exists() else b""
-        except OSError as error:
-            raise OutputError(f"cannot read the journal {self.path}: {error.strerror}") from error
-        written = self._read(content, header)
-        # What is left of a line goes first: the next row would be appended to it, and both be lost.
-        if written < len(content):
-            self._write(lambda: os.truncate(self.path, written))
-        if not written:
-            self._append(header)
+        # A pipe would be waited for, and /dev/full read without end.
+        if self.path.exists() and not self.path.is_file():
+            raise OutputError(f"cannot read the journal {self.path}: it is no regular file")
+        with self._opened() as file:
+            # Under the lock: what looks like half a line is another process's whole one soon.
+            content = file.read()
+            written = self._read(content, header)
+            # What is left of a line goes first: the next row would be appended to it, and both be
+            # lost.
+            if written < len(content):
+                file.truncate(written)
+            if not written:
+                _append(file, header)
 
     def __contains__(self, name: str) -> bool:
         return name in self._rows
@@ -61,23 +68,18 @@ class Journal:
         Raises:
             OutputError: If it cannot be written.
         """
-        self._append({"name": name, "row": row})
+        with self._opened() as file:
+            _append(file, {"name": name, "row": row, "crc32": _checksum(name, row)})
         # After the write: a row that could not be written does not count as measured.
         self._rows[name] = row
 
-    def _append(self, line: Mapping[str, Any]) -> None:
-        def append() -> None:
-            with self.path.open("ab") as file:
-                file.write(_line(line))
-                # `flush` hands the line to the system; only `fsync` makes it survive a power cut.
-                file.flush()
-                os.fsync(file.fileno())
-
-        self._write(append)
-
-    def _write(self, action: Callable[[], None]) -> None:
+    @contextmanager
+    def _opened(self) -> Iterator[BinaryIO]:
+        """The file for reading from its beginning and appending, for this process alone."""
         try:
-            action()
+            with self.path.open("a+b") as file, locked(file):
+                file.seek(0)
+                yield file
         except OSError as error:
             raise OutputError(
                 f"cannot write the journal {self.path}: {error.strerror}; give the path of a file "
@@ -99,8 +101,7 @@ class Journal:
             # unnoticed.
             if row is None and number == len(lines):
                 break
-            # A name that is a list, say, is damage as well: no row is looked up by it.
-            if row is None or "row" not in row or not isinstance(row.get("name"), str):
+            if row is None or not _is_ours(row):
                 raise FileFormatError(f"the journal {self.path} is damaged in line {number}")
             self._rows[row["name"]] = row["row"]
             whole += len(line)
@@ -132,6 +133,26 @@ class Journal:
             )
 
 
+def _append(file: BinaryIO, line: Mapping[str, Any]) -> None:
+    file.write(_line(line))
+    # `flush` hands the line to the system; only `fsync` makes it survive a power cut.
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _checksum(name: str, row: Any) -> int:
+    """Of a row as JSON writes it: read and written again, it is the same text."""
+    return zlib.crc32(json.dumps([name, row]).encode())
+
+
+def _is_ours(line: Mapping[str, Any]) -> bool:
+    """Whether a line is a row as ``Journal.add`` wrote it."""
+    # The name first: no row is looked up by a list, say.
+    if not isinstance(line.get("name"), str) or "row" not in line:
+        return False
+    return bool(line.get("crc32") == _checksum(line["name"], line["row"]))
+
+
 def _line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
@@ -143,6 +164,6 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -11,8 +11,8 @@ COST_TABLE: Final = 1
 """Cost tables as JSON."""
 DEVICE_PROFILE: Final = 1
 """Devices as JSON."""
-JOURNAL: Final = 1
-"""Journals of measurements, one JSON line a row."""
+JOURNAL: Final = 2
+"""Journals of measurements, one JSON line a row; in 1, rows had no checksum."""
 MEASURED_TABLE: Final = 1
 """Tables of measured layers."""
 NETWORK_PROFILE: Final = 1

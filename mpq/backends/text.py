@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final, final
 
 from torch import nn
 
+from mpq._support.names import for_csv, for_markdown
 from mpq.backends._base import Backend, Exported
 from mpq.errors import UnknownNameError
 from mpq.problem.assignment import Assignment
@@ -82,20 +83,16 @@ def _rows(assignment: Assignment) -> list[tuple[str, ...]]:
 def _csv(assignment: Assignment) -> str:
     # Names of modules may hold commas and quotation marks.
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(_rows(assignment))
+    rows = ([for_csv(cell) for cell in row] for row in _rows(assignment))
+    csv.writer(file, lineterminator="\n").writerows(rows)
     return file.getvalue()
 
 
 def _markdown(assignment: Assignment) -> str:
     heading, *rows = _rows(assignment)
     # Markdown has no table without this line below the heading.
-    lines = [heading, ("---",) * len(heading), *(_escaped(row) for row in rows)]
+    lines = [heading, ("---",) * len(heading), *(map(for_markdown, row) for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _escaped(row: tuple[str, ...]) -> tuple[str, ...]:
-    """A bar in a module's name would begin another column."""
-    return tuple(cell.replace("|", "\\|") for cell in row)
 
 
 STYLES: Final[dict[str, Callable[[Assignment], str]]] = {

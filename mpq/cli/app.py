@@ -6,8 +6,37 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
+from mpq._support.names import for_people
 from mpq._support.streams import answers_only
+
+
+class _Commands(TyperGroup):
+    """All commands; none takes an empty value.
+
+    An unset variable of a shell leaves one, and most options would mean something else by it:
+    ``--output ""`` the current folder, ``--data ""`` the built-in examples.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See ``click.Group.parse_args``; its context is typer's own class in newer releases.
+
+        Raises:
+            BadParameter: If a value is empty.
+        """
+        for before, arg in zip(["", *args], args, strict=False):
+            option, separator, value = arg.partition("=")
+            is_written_out = option.startswith("--") and bool(separator)
+            if not (value if is_written_out else arg).strip():
+                name = option if is_written_out else before
+                where = f" after {name}" if name else ""
+                raise typer.BadParameter(
+                    f"an empty value{where} (an unset variable of the shell?): give one, or leave "
+                    "the option out"
+                )
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
     name="mpq",
@@ -17,6 +46,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    cls=_Commands,
     rich_markup_mode=None,  # plain help comes in half the time
 )
 
@@ -82,5 +112,5 @@ def reporting_errors(command: Command) -> Command:
 
 def _fail(message: str, code: int) -> None:
     # On one line, however many the exception's text has.
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    typer.echo(f"error: {for_people(' '.join(message.split()))}", err=True)
     raise typer.Exit(code)

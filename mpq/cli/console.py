@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from mpq._support.names import LONGEST, for_people, shortened, visible
 from mpq._support.streams import answer_stream
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from mpq.report.frontier import Frontier
     from mpq.workflows.result import SearchResult
 
+_LONGEST_CELL = 1000
+"""Characters of a sentence in a table; names are cut before."""
 _PREFIXES = {0: "", -1: "m", -2: "µ", -3: "n", -4: "p"}
 
 
@@ -47,9 +50,8 @@ def print_result(result: "SearchResult", console: Console) -> None:
     """Layers, comparison, how the search ended, and what was found on the way."""
     console.print(_table(result.layer_table(), "Layers", _layer_columns))
     console.print(_table(result.comparison_table(), "Measured on held-out examples", _all_columns))
-    # Names and messages may have brackets, which rich would read as its own markup.
     for line in (*_answer(result), *_costs(result), *_network(result)):
-        console.print(escape(line))
+        console.print(for_people(line), markup=False, emoji=False)
 
 
 def _answer(result: "SearchResult") -> Iterator[str]:
@@ -104,6 +106,11 @@ def _network(result: "SearchResult") -> Iterator[str]:
             "outputs that nobody looked at, so that layers behind them alone lose nothing: "
             f"{', '.join(unscored)}; --outputs compares them too"
         )
+    if result.provenance.unchecked_rows:
+        yield (
+            "not checked: whether rows of a batch change each other's outputs "
+            f"({result.provenance.unchecked_rows}); each row is taken for an example"
+        )
     if result.coverage is not None:
         yield from result.coverage.sentences
     yield from result.provenance.reach.sentences()
@@ -127,13 +134,14 @@ def print_profile(profile: "NetworkProfile", console: Console) -> None:
             str(precision), f"{np.nansum(column) * 1e3:.4g} ms", f"{runs} of {len(column)}"
         )
     besides = f"besides layers {profile.latency.constant * 1e3:.4g} ms"
-    console.print(escape(f"{profile.title}; {besides}"))
+    console.print(for_people(f"{profile.title}; {besides}"), markup=False, emoji=False)
     console.print(table)
     for wrong in profile.record["computed_wrongly"]:
-        console.print(
-            f"{escape(wrong['layer'])} at {wrong['precision']}: left out, computed wrongly (off by "
+        line = (
+            f"{wrong['layer']} at {wrong['precision']}: left out, computed wrongly (off by "
             f"{wrong['error_in_standard_deviations']:.2g} standard deviations of its output)"
         )
+        console.print(for_people(line), markup=False, emoji=False)
     for label, found in profile.record.get("agreement", {}).items():
         # Of fewer networks a rank correlation is next to chance.
         ranks = f"Spearman {found['spearman']:.3f}, " if found["num_networks"] >= 5 else ""
@@ -154,7 +162,8 @@ def print_comparison(comparison: "EstimatorComparison", console: Console) -> Non
     console.print(_table(table, title, lambda name: "accuracy" not in name))
     for score in comparison.scores:
         if score.error:
-            console.print(escape(f"{score.estimator}: {score.error}"))
+            line = f"{score.estimator}: {score.error}"
+            console.print(for_people(line), markup=False, emoji=False)
 
 
 def print_frontier(frontier: "Frontier", console: Console, what: str = "Frontier") -> None:
@@ -186,6 +195,11 @@ def new_console() -> Console:
     return console if console.is_terminal else Console(file=answer_stream(), width=140)
 
 
+def literal(cell: str, longest: int = _LONGEST_CELL) -> Text:
+    """A cell as it is: no markup, no emoji, no escape sequence; its middle left out if long."""
+    return Text(shortened(visible(cell), longest))
+
+
 def new_table(title: str | None = None) -> Table:
     """An empty table in the one style."""
     return Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
@@ -200,10 +214,12 @@ def _table(frame: "pd.DataFrame", title: str, shows: Callable[[str], bool]) -> T
         # Kind b, of booleans, is not among them: they are shown as words.
         is_text = frame[name].dtype.kind not in "if"
         table.add_column(
-            escape(_heading(name)), justify="left" if is_text else "right", overflow="fold"
+            literal(_heading(name), LONGEST),
+            justify="left" if is_text else "right",
+            overflow="fold",
         )
     for _, row in frame.iterrows():
-        table.add_row(*(escape(_cell(name, row[name])) for name in columns))
+        table.add_row(*(literal(_cell(name, row[name]), LONGEST) for name in columns))
     return table
 
 

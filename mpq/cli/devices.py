@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Mapping
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from mpq.cli.console import amount, new_table
+from mpq.cli.console import amount, literal, new_table
 from mpq.hardware_profiles import Profile, Roofline
 from mpq.hardware_profiles.sourced import Sourced
 
@@ -116,5 +115,4 @@ def _table(*headings: str) -> Table:
 
 
 def _add(table: Table, *cells: str) -> None:
-    # sources hold brackets, which a terminal table would read as its own markup
-    table.add_row(*map(escape, cells))
+    table.add_row(*map(literal, cells))

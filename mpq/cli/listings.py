@@ -145,9 +145,7 @@ def sections(talk: TalkOptions) -> None:
 
 
 def _print_parts(registry: "Registry[Any]", talk: TalkOptions) -> None:
-    from rich.markup import escape
-
-    from mpq.cli.console import new_table
+    from mpq.cli.console import literal, new_table
 
     answer = [_part(registry, name) for name in registry.names()]
     table = new_table()
@@ -156,8 +154,7 @@ def _print_parts(registry: "Registry[Any]", talk: TalkOptions) -> None:
         table.add_column(heading, overflow="fold")
     for row in answer:
         spelled = ",".join(f"{key}={value}" for key, value in row.get("options", {}).items())
-        # Other packages' texts may have brackets, which rich would read as its own markup.
-        table.add_row(*map(escape, (row["name"], row.get("summary") or row["error"], spelled)))
+        table.add_row(*map(literal, (row["name"], row.get("summary") or row["error"], spelled)))
     talk.answer(answer, lambda console: console.print(table))
 
 
@@ -177,9 +174,7 @@ def _part(registry: "Registry[Any]", name: str) -> dict[str, Any]:
 @taking
 def formats(talk: TalkOptions) -> None:
     """List the number formats, and how each is written in a precision."""
-    from rich.markup import escape
-
-    from mpq.cli.console import new_table
+    from mpq.cli.console import literal, new_table
     from mpq.errors import InputError
     from mpq.quantization.formats import NUMBER_FORMATS
 
@@ -191,12 +186,12 @@ def formats(talk: TalkOptions) -> None:
         try:
             number = NUMBER_FORMATS[name]
         except InputError as error:
-            table.add_row(*map(escape, (name, "", "", str(error))))
+            table.add_row(*map(literal, (name, "", "", str(error))))
             answer.append({"name": name, "error": str(error)})
             continue
         written = [f"w{text}" for text in number.spellings]
         cells = (number.name, ", ".join(written), str(number.bits), number.summary)
-        table.add_row(*map(escape, cells))
+        table.add_row(*map(literal, cells))
         answer.append(
             {
                 "name": number.name,

@@ -93,6 +93,13 @@ Seed = Annotated[
         help="Of whatever draws: data sources, estimators, solvers; another one draws anew."
     ),
 ]
+AllowRandomness = Annotated[
+    int | None,
+    typer.Option(
+        "--allow-randomness",
+        help="Seed that the generators start from in every pass, for a network that draws.",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the answer, and nothing else.")]
 AsJson = Annotated[

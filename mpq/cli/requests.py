@@ -21,6 +21,7 @@ from mpq.cli.task_options import (
     DEMO_COMPARED_LIMITS,
     DEMO_DEVICE,
     DEMO_LIMITS,
+    DrawOptions,
     PatternOptions,
     RangeOptions,
     SourceOptions,
@@ -226,7 +227,7 @@ class ProfileOptions:
     patterns: PatternOptions = field(default_factory=PatternOptions)
     fold: o.Fold = Rules.fold
     ranges: RangeOptions = field(default_factory=RangeOptions)
-    seed: o.Seed = Task.seed
+    draws: DrawOptions = field(default_factory=DrawOptions)
     output: o.ProfileFile = Path("profile.json")
 
     def task(self) -> Task:
@@ -238,12 +239,13 @@ class ProfileOptions:
         model = load_model(self.source.model, self.source.weights)
         return Task(
             model,
-            load_data(spec, model, self.seed),
+            load_data(spec, model, self.draws.seed),
             candidates=listed(self.precisions),
             rules=Rules(patterns.include or (), patterns.exclude or (), fold=self.fold),
             workload=Workload(self.batch_size),
             ranges=self.ranges.ranges(),
-            seed=self.seed,
+            seed=self.draws.seed,
+            allow_randomness=self.draws.allow_randomness,
         )
 
     def run(self) -> "NetworkProfile":

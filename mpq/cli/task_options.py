@@ -125,6 +125,14 @@ class MetricOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class DrawOptions:
+    """Where random numbers start: ours, and those of a network that draws."""
+
+    seed: o.Seed = Task.seed
+    allow_randomness: o.AllowRandomness = Task.allow_randomness
+
+
+@dataclass(frozen=True, eq=False)
 class TaskOptions:
     """A network, its data, and what its layers may become."""
 
@@ -137,7 +145,7 @@ class TaskOptions:
     compared: MetricOptions = MetricOptions()
     workload: WorkloadOptions = WorkloadOptions()
     ranges: RangeOptions = RangeOptions()
-    seed: o.Seed = Task.seed
+    draws: DrawOptions = DrawOptions()
 
     def task(self, device: str | None) -> Task:
         """The task, with network and data loaded.
@@ -156,15 +164,16 @@ class TaskOptions:
         model = load_model(source.model, source.weights)
         return Task(
             model,
-            load_data(spec, model, self.seed),
-            held_out=None if held_out is None else load_data(held_out, model, self.seed),
+            load_data(spec, model, self.draws.seed),
+            held_out=None if held_out is None else load_data(held_out, model, self.draws.seed),
             device=device,
             candidates=listed(self.precisions),
             rules=self.rules.rules(),
             workload=self.workload.workload(),
             metric=self.compared.spelled,
             ranges=self.ranges.ranges(),
-            seed=self.seed,
+            seed=self.draws.seed,
+            allow_randomness=self.draws.allow_randomness,
         )
 
 

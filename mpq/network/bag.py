@@ -79,8 +79,8 @@ def _at(values: Tensor, places: Tensor) -> Tensor:
 def open_bag(module: nn.EmbeddingBag, _: Views) -> None:
     """Makes an ``nn.EmbeddingBag`` an ``OpenBag``, in place.
 
-    Not one whose weight is computed, nor one with ``max_norm``, which changes its weight in every
-    forward pass.
+    Not one whose weight is computed, nor one that still has ``max_norm`` (``scale_once``), which
+    changes its weight in every forward pass.
     """
     weight = module._parameters.get("weight")
     if weight is None or module.max_norm is not None:

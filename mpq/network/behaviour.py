@@ -9,17 +9,26 @@ from mpq.errors import ModelError
 from mpq.network.examples import Batch
 from mpq.network.metric import OutputMetric
 from mpq.network.named_outputs import unscored
+from mpq.network.same_start import begin_alike
 
 _SAME: Final = 1e-4
 """How far two answers may be apart, relative to the largest output: kernels of another shape, and
 sums in another order, differ by 1e-6 in float32; a dropped unit by far more than this."""
 
 
-def check_repeatable(module: nn.Module, batch: Batch, metric: OutputMetric) -> Tensor:
+def check_repeatable(
+    module: nn.Module, batch: Batch, metric: OutputMetric, seed: int | None = None
+) -> Tensor:
     """Runs a batch twice; returns the outputs ``[N, P, C]``.
 
+    Args:
+        module: Our own copy of the model; if it is refused, its generators are fixed afterwards.
+        batch: On the module's device.
+        metric: Reads the outputs.
+        seed: Where the generators start in every pass, if they are fixed (``begin_alike``).
+
     Raises:
-        ModelError: If the second answer is another one: by how much.
+        ModelError: If the second answer is another one: by how much, and whether a seed helps.
     """
     first, second = answers(module, batch, metric), answers(module, batch, metric)
     if first.shape != second.shape:
@@ -28,14 +37,30 @@ def check_repeatable(module: nn.Module, batch: Batch, metric: OutputMetric) -> T
             "the same input again; it keeps something between calls, which must be reset"
         )
     apart, largest = _apart(first, second)
-    if apart > _allowed(first) * largest:
+    if not is_same(first, second):
         raise ModelError(
             f"the same input gives another answer: outputs differ by up to {apart:.3g}, where the "
-            f"largest is {largest:.3g}. Something is drawn or kept between calls (functional "
-            "dropout without training=self.training, a random mask, a buffer that is written): "
-            "make it deterministic in eval(), or draw from a generator that forward seeds"
+            f"largest is {largest:.3g}. {_why(module, batch, metric, seed)}"
         )
     return first
+
+
+def _why(module: nn.Module, batch: Batch, metric: OutputMetric, seed: int | None) -> str:
+    """What is random, as far as two passes with fixed generators tell, and what to do."""
+    if seed is None:
+        begin_alike(module, 0)
+        first, second = answers(module, batch, metric), answers(module, batch, metric)
+        if is_same(first, second):
+            return (
+                "Something is drawn (functional dropout without training=self.training, a random "
+                "mask, noise): make it deterministic in eval(), or fix the generators in every "
+                "pass (allow_randomness=SEED, --allow-randomness SEED)"
+            )
+    return (
+        "Something is kept between calls (a buffer that is written, a generator of the network's "
+        "own), which no seed of torch, numpy or Python cures: reset it in forward, or in eval() "
+        "leave it as it is"
+    )
 
 
 def mixes_examples(module: nn.Module, batch: Batch, metric: OutputMetric, outputs: Tensor) -> bool:
@@ -50,16 +75,25 @@ def mixes_examples(module: nn.Module, batch: Batch, metric: OutputMetric, output
         metric: Reads the outputs.
         outputs: ``[N, P, C]`` for the batch as it is.
     """
-    if batch.size < 2 or len(outputs) != batch.size:
-        return False
     other = batch.with_first_row_replaced()
-    if other is None:
+    if unchecked_rows(batch, outputs) or other is None:
         return False
     changed = answers(module, other, metric)
     if changed.shape != outputs.shape:
         return True
     apart, largest = _apart(outputs[1:], changed[1:])
     return apart > 10 * _allowed(outputs) * largest
+
+
+def unchecked_rows(batch: Batch, outputs: Tensor) -> str:
+    """Why ``mixes_examples`` can say nothing of a batch; empty: it can, or there are no rows."""
+    if batch.is_whole:
+        return ""
+    if batch.size < 2:
+        return "every batch has one row"
+    if len(outputs) != batch.size:
+        return f"{batch.size} rows go in and {len(outputs)} come out"
+    return "all rows are alike" if batch.with_first_row_replaced() is None else ""
 
 
 def unscored_outputs(module: nn.Module, batch: Batch, metric: OutputMetric) -> tuple[str, ...]:
@@ -72,6 +106,12 @@ def answers(module: nn.Module, batch: Batch, metric: OutputMetric) -> Tensor:
     """``[N, P, C]`` without gradients; of a batch that is one example ``[1, N * P, C]``."""
     with torch.no_grad():
         return batch.as_examples(metric.positions(module(*batch.args, **batch.kwargs)))
+
+
+def is_same(expected: Tensor, found: Tensor) -> bool:
+    """Whether two answers ``[N, P, C]`` differ by rounding only."""
+    apart, largest = _apart(expected, found)
+    return apart <= _allowed(expected) * largest
 
 
 def _apart(first: Tensor, second: Tensor) -> tuple[float, float]:

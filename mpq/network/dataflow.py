@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mpq.network.examples import Batch
 from mpq.network.layer import Layer
 from mpq.network.liveness import Lifetimes, Step, Value
+from mpq.network.same_start import inputs_as_given, own_inputs
 
 _NUM_EXAMPLES = 2  # one would let a squeeze() take the batch axis away
 SHAPE_FAILURES: Final = (RuntimeError, ValueError, IndexError, AssertionError)
@@ -76,6 +77,8 @@ def with_sources(layers: Sequence[Layer], dataflow: Dataflow) -> tuple[Layer, ..
 
 
 def _run(module: nn.Module, batch: Batch, names: Sequence[str]) -> "_Recorder":
+    # Copied here and not within: that would be a step of the network.
+    batch = Batch(*own_inputs(batch.args, batch.kwargs), is_whole=batch.is_whole)
     recorder = _Recorder(batch)
     handles = []
     for name in names:
@@ -85,7 +88,7 @@ def _run(module: nn.Module, batch: Batch, names: Sequence[str]) -> "_Recorder":
         leaving = recorder.leaving(name)
         handles.append(layer_module.register_forward_hook(leaving, with_kwargs=True))
     try:
-        with torch.no_grad(), recorder:
+        with torch.no_grad(), inputs_as_given(), recorder:
             output = module(*batch.args, **batch.kwargs)
     finally:
         for handle in handles:

@@ -1,17 +1,20 @@
 """Examples: what batches look like, and reading them as often as needed."""
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Self, final
+from dataclasses import dataclass, field, replace
+from typing import Any, Self, TypeAlias, final
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from mpq.errors import DataError
 
 IGNORED_TARGET = -100
 """Targets of this value are not counted, as in torch's cross entropy."""
+
+Part: TypeAlias = Tensor | list[Tensor]
+"""A tensor among the inputs, or a list of images ``[C, H, W]``, each of which is an example."""
 
 
 @final
@@ -19,18 +22,24 @@ IGNORED_TARGET = -100
 class Batch:
     """Inputs of one forward pass, and targets if there are any.
 
+    Inputs may be nested: ``(x, (h, c))``. The first tensor's first axis is the batch; a list of
+    images is a batch of as many.
+
     Args:
-        args: Positional inputs; the first axis of every tensor is the batch.
-        kwargs: Inputs by name; the first axis of every tensor is the batch.
+        args: Positional inputs.
+        kwargs: Inputs by name.
         targets: Class indices, int64 ``[N]`` or ``[N, P]`` for ``P`` positions, or ``None``.
         is_whole: Whether all rows together are one example, as the nodes of a graph are; then
             targets are ``[1, N * P]``.
+        axes: Of every part, in order, along which axis examples lie; ``None``: all share it, as a
+            causal mask. Without it, examples lie along a first axis that is as long as the batch.
     """
 
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     targets: Tensor | None = None
     is_whole: bool = False
+    axes: tuple[int | None, ...] | None = None
 
     @classmethod
     def of(cls, data: Any) -> Self:
@@ -39,7 +48,9 @@ class Batch:
         ``x``; ``(x,)``; ``(x, targets)``, where ``x`` is a tensor, a tuple or a dict of inputs; a
         tuple of three or more positional inputs; a dict of inputs by name, whose ``labels`` are
         the targets (as Hugging Face has them; labels that repeat ``input_ids`` are those of a
-        causal language model, and are shifted by one).
+        causal language model, and are shifted by one). A list of images with a list of dicts (as
+        detectors are trained with) is one input without targets; without that list write
+        ``((images,), None)``.
 
         Raises:
             DataError: If the data is none of these.
@@ -50,6 +61,9 @@ class Batch:
         # A list is what a `DataLoader` makes of a tuple.
         if isinstance(data, tuple | list) and len(data) == 2:
             data, targets = data
+        # What is detected is no class per position, so that no accuracy can be said of it.
+        if is_images(data) and isinstance(targets, list) and _are_mappings(targets):
+            data, targets = (data,), None
         if isinstance(data, Mapping):
             kwargs = dict(data)
             # Always taken out: given labels, a model of Hugging Face computes a loss as well.
@@ -62,20 +76,32 @@ class Batch:
         batch._check()
         return batch
 
-    def _tensors(self) -> list[Tensor]:
-        values = itertools.chain(self.args, self.kwargs.values())
-        return [value for value in values if isinstance(value, Tensor)]
+    @property
+    def parts(self) -> list[Part]:
+        """Tensors and lists of images among the inputs, in order."""
+        leaves = tree_leaves((self.args, dict(self.kwargs)), is_leaf=is_images)
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor) or is_images(leaf)]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors among the inputs, in order."""
+        leaves = tree_leaves((self.args, dict(self.kwargs)))
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
     def _check(self) -> None:
-        tensors = self._tensors()
-        if not tensors:
+        parts = self.parts
+        if not parts:
             kinds = [type(v).__name__ for v in (*self.args, *self.kwargs.values())]
             raise DataError(f"a batch needs at least one tensor as input; got {kinds or 'nothing'}")
-        if tensors[0].ndim == 0 or len(tensors[0]) == 0:
-            raise DataError(f"a batch has no example: its first input is {tuple(tensors[0].shape)}")
+        first = parts[0]
+        if isinstance(first, Tensor) and (first.ndim == 0 or len(first) == 0):
+            raise DataError(f"a batch has no example: its first input is {tuple(first.shape)}")
         # Refused here, as a nan in the output would be blamed on the model.
-        for tensor in tensors:
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        for index, tensor in enumerate(self.tensors):
+            # A mask hides by minus infinity; examples, which come first, have none.
+            is_mask = index > 0 and tensor.is_floating_point()
+            wrong = tensor.isnan() | tensor.isposinf() if is_mask else ~tensor.isfinite()
+            if tensor.is_floating_point() and bool(wrong.any()):
                 raise DataError("an input has a value that is NaN or infinite")
         if self.targets is None:
             return
@@ -91,14 +117,14 @@ class Batch:
     @property
     def size(self) -> int:
         """Examples in the batch."""
-        return 1 if self.is_whole else len(self._tensors()[0])
+        return 1 if self.is_whole else len(self.parts[0])
 
     def whole(self) -> "Batch":
         """All rows as one example."""
         if self.is_whole:
             return self
         targets = None if self.targets is None else self.targets.reshape(1, -1)
-        return Batch(self.args, self.kwargs, targets, is_whole=True)
+        return Batch(self.args, self.kwargs, targets, True, self.axes)
 
     def as_examples(self, outputs: Tensor) -> Tensor:
         """``[1, N * P, C]`` from outputs ``[N, P, C]`` if rows are one example, else as given."""
@@ -106,21 +132,26 @@ class Batch:
 
     def with_first_row_replaced(self) -> "Batch | None":
         """The first input's first row is another one of its rows; ``None`` where all are alike."""
-        first = self._tensors()[0]
-        rows = first.flatten(1) if first.ndim > 1 else first[:, None]
-        differs = (rows[1:] != rows[:1]).any(dim=1).nonzero()
-        if not len(differs):
+        first = self.parts[0]
+        others = (row for row in first[1:] if not torch.equal(row, first[0]))
+        other = next(others, None)
+        if other is None:
             return None
-        changed = first.clone()
-        changed[0] = first[1 + int(differs[0])]
-        return self.map(lambda tensor: changed if tensor is first else tensor)
+        changed: Part
+        if isinstance(first, Tensor):
+            changed = first.clone()
+            changed[0] = other
+        else:
+            changed = [other, *first[1:]]
+        return self._with_parts(lambda part: changed if part is first else part)
 
     def checksum(self) -> float:
         """A number that differs where the inputs do, or come in another order."""
         total = 0.0
-        for tensor in self._tensors():
+        for tensor in self.tensors:
+            # Minus infinity would be the sum, whatever the rest is.
+            flat = tensor.detach().flatten().double().nan_to_num(neginf=-1.0)
             # Weights that rise along the tensor, as a plain sum is the same in any order.
-            flat = tensor.detach().flatten().double()
             total += float(flat @ torch.linspace(1, 2, flat.numel()).to(flat))
         return total
 
@@ -130,8 +161,40 @@ class Batch:
         def apply(value: Any) -> Any:
             return change(value) if isinstance(value, Tensor) else value
 
-        kwargs = {name: apply(value) for name, value in self.kwargs.items()}
-        return Batch(tuple(map(apply, self.args)), kwargs, apply(self.targets), self.is_whole)
+        args, kwargs = tree_map(apply, (self.args, dict(self.kwargs)))
+        return replace(self, args=args, kwargs=kwargs, targets=apply(self.targets))
+
+    def _with_parts(self, change: Callable[[Part], Part]) -> "Batch":
+        def apply(leaf: Any) -> Any:
+            return change(leaf) if isinstance(leaf, Tensor) or is_images(leaf) else leaf
+
+        args, kwargs = tree_map(apply, (self.args, dict(self.kwargs)), is_leaf=is_images)
+        return replace(self, args=args, kwargs=kwargs)
+
+    def _by_example(
+        self, change: Callable[[Tensor, int], Tensor], change_list: Callable[[Any], Any]
+    ) -> "Batch":
+        """Tensors changed along the axis of the examples, lists of them as lists."""
+        axes = iter(self._known_axes())
+
+        def apply(part: Part) -> Part:
+            axis = next(axes)
+            if axis is None:
+                return part
+            found: Part = change(part, axis) if isinstance(part, Tensor) else change_list(part)
+            return found
+
+        targets = None if self.targets is None else change(self.targets, 0)
+        return replace(self._with_parts(apply), targets=targets)
+
+    def _known_axes(self) -> list[int | None]:
+        parts, size = self.parts, self.size
+        axes = self.axes if self.axes and len(self.axes) == len(parts) else (0,) * len(parts)
+        # What has another length is shared by all examples, such as a causal mask.
+        return [
+            axis if axis is not None and length_of(part, axis) == size else None
+            for part, axis in zip(parts, axes, strict=True)
+        ]
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
@@ -142,9 +205,36 @@ class Batch:
         # One example cannot be cut.
         if self.is_whole:
             return self
-        size = self.size
-        # What has another length is shared by all examples, such as a causal mask.
-        return self.map(lambda t: t[start:stop] if t.ndim and len(t) == size else t)
+        return self._by_example(
+            lambda t, axis: t.narrow(axis, start, min(stop, t.shape[axis]) - start),
+            lambda images: images[start:stop],
+        )
+
+    def repeated(self, copies: int) -> "Batch":
+        """The examples so many times, one after the other."""
+        return self._by_example(
+            lambda t, axis: torch.cat([t] * copies, axis), lambda images: images * copies
+        )
+
+
+def is_images(value: Any) -> bool:
+    """Whether a value is a list of images, as detectors take them: each is an example."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(x, Tensor) and x.ndim == 3 and x.is_floating_point() for x in value)
+    )
+
+
+def length_of(part: Part, axis: int) -> int | None:
+    """How long a part is along an axis, if it has that axis."""
+    if isinstance(part, Tensor):
+        return part.shape[axis] if axis < part.ndim else None
+    return len(part) if axis == 0 else None
+
+
+def _are_mappings(values: list[Any]) -> bool:
+    return all(isinstance(value, Mapping) for value in values)
 
 
 def _aligned(labels: Tensor, input_ids: Tensor | None) -> Tensor:
@@ -168,6 +258,7 @@ class Calibration:
         start: First example that is used.
         stop: End of the examples that are used, or ``None``.
         is_whole: Whether every batch is one example: see ``Batch.is_whole``.
+        axes: Where examples lie: see ``Batch.axes``.
 
     Raises:
         DataError: If the source is neither.
@@ -179,6 +270,7 @@ class Calibration:
         start: int = 0,
         stop: int | None = None,
         is_whole: bool = False,
+        axes: tuple[int | None, ...] | None = None,
     ) -> None:
         if not callable(source):
             _check_iterable(source)
@@ -187,6 +279,7 @@ class Calibration:
         self._source = list(source) if one_shot and not callable(source) else source
         self._range = (start, stop)
         self.is_whole = is_whole
+        self._axes = axes
         self._size: int | None = None
         self._sums: list[float] = []
         self.num_batches: int | None = None
@@ -207,6 +300,7 @@ class Calibration:
             if stop is not None and position >= stop:
                 break
             batch = Batch.of(data)
+            batch = batch if self._axes is None else replace(batch, axes=self._axes)
             batch = batch.whole() if self.is_whole else batch
             first, last = max(start - position, 0), batch.size
             # A range may begin and end within a batch.
@@ -259,16 +353,27 @@ class Calibration:
             raise DataError("there are no examples: the data yielded no batch")
         return batch
 
+    def first_of_several(self) -> Batch:
+        """The first batch of more than one example; the first one of all where there is none."""
+        return next((batch for batch in self if batch.size > 1), None) or self.first()
+
     def until(self, num_examples: int) -> "Calibration":
         """The first examples, at most so many."""
         start, stop = self._range
         end = start + num_examples
         end = end if stop is None else min(end, stop)
-        return Calibration(self._source, start, end, self.is_whole)
+        return self._part(start, end)
+
+    def _part(self, start: int, stop: int | None) -> "Calibration":
+        return Calibration(self._source, start, stop, self.is_whole, self._axes)
+
+    def along(self, axes: tuple[int | None, ...] | None) -> "Calibration":
+        """The same data, whose examples lie along these axes: see ``Batch.axes``."""
+        return Calibration(self._source, *self._range, self.is_whole, axes) if axes else self
 
     def whole(self) -> "Calibration":
         """The same data, every batch of which is one example."""
-        return Calibration(self._source, *self._range, is_whole=True)
+        return Calibration(self._source, *self._range, True, self._axes)
 
     def split(self, held_out: float) -> tuple["Calibration", "Calibration"]:
         """The first examples, and the last ``held_out`` share of them.
@@ -287,10 +392,8 @@ class Calibration:
         # At least one example on either side, whatever the share.
         border = count - min(count - 1, max(1, round(count * held_out)))
         start = self._range[0]
-        return (
-            Calibration(self._source, start, start + border, self.is_whole),
-            Calibration(self._source, start + border, start + count, self.is_whole),
-        )
+        middle = start + border
+        return self._part(start, middle), self._part(middle, start + count)
 
 
 def _check_iterable(source: Any) -> None:

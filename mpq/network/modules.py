@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mpq.errors import ModelError
 from mpq.network.computed_weights import computed_tensors, hold_values
+from mpq.network.max_norm import scale_once, scaled_tables
 from mpq.network.refusals import check_program, foreign_program, is_program, is_readable, refusal
 from mpq.network.wrappers import copies_of_wrapped, plain_modules
 
@@ -69,7 +70,7 @@ def share_parameters(model: nn.Module) -> nn.Module:
 
     It computes what the model computes, written plainly: without the wrappers of ``torch.compile``
     and data parallelism, and with the values of computed weights (weight_norm, pruning) as
-    parameters, which are new memory.
+    parameters, which are new memory; so are embeddings with ``max_norm``, whose rows are scaled.
 
     Args:
         model: In evaluation mode; left as found.
@@ -84,6 +85,9 @@ def share_parameters(model: nn.Module) -> nn.Module:
         for p in model.parameters()
         if type(p) is nn.Parameter and is_readable(p)
     }
+    for table in scaled_tables(model):
+        if id(table) in shared:
+            shared[id(table)] = nn.Parameter(table.detach().clone(), requires_grad=False)
     for module in model.modules():
         for tensor in computed_tensors(vars(module)):
             shared[id(tensor)] = tensor.detach().clone()
@@ -99,6 +103,7 @@ def share_parameters(model: nn.Module) -> nn.Module:
         # TorchScript copies as an operation: gradients would reach the user's parameters.
         parameter.detach_().requires_grad_(False)
     hold_values(copied)
+    scale_once(copied)
     return copied
 
 

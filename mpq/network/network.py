@@ -1,7 +1,7 @@
 """A model made ready: a copy that shares its parameters, with every quantizable layer known."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self, final
 
 import torch
@@ -9,8 +9,14 @@ from torch import Tensor, nn
 
 from mpq.errors import ModelError
 from mpq.network.batch_norm import fold_batch_norm
-from mpq.network.behaviour import check_repeatable, mixes_examples, unscored_outputs
+from mpq.network.behaviour import (
+    check_repeatable,
+    mixes_examples,
+    unchecked_rows,
+    unscored_outputs,
+)
 from mpq.network.coverage import Coverage
+from mpq.network.example_axes import find_axes
 from mpq.network.examples import Batch, Calibration
 from mpq.network.finding import Finding
 from mpq.network.free_weights import find_free_weights
@@ -24,6 +30,7 @@ from mpq.network.patterns import Pattern, matching
 from mpq.network.randomness import random_state_kept
 from mpq.network.reach import Reach
 from mpq.network.refusals import refused_modules
+from mpq.network.same_start import begin_alike
 
 
 @final
@@ -44,6 +51,9 @@ class Network:
         is_mixing: Whether rows of a batch change each other's outputs, so that a batch is one
             example.
         unscored: Paths of what the network returns besides what the metric looks at.
+        allow_randomness: Seed of the generators in every pass, for a network that draws.
+        axes: Where the examples lie in its inputs: see ``Batch.axes``.
+        unchecked_rows: Why ``is_mixing`` could not be found out; empty: it was.
     """
 
     module: nn.Module
@@ -56,6 +66,9 @@ class Network:
     coverage: Coverage | None = None
     is_mixing: bool = False
     unscored: tuple[str, ...] = ()
+    allow_randomness: int | None = None
+    axes: tuple[int | None, ...] | None = None
+    unchecked_rows: str = ""
 
     @classmethod
     @random_state_kept()
@@ -67,6 +80,7 @@ class Network:
         exclude: Sequence[Pattern] = (),
         fold: bool = True,
         metric: OutputMetric = KL,
+        allow_randomness: int | None = None,
     ) -> Self:
         """Finds the layers with one forward pass over all batches.
 
@@ -81,6 +95,8 @@ class Network:
             exclude: Globs or predicates; without matching layers.
             fold: Whether BatchNorm is folded into the convolution that feeds it.
             metric: How the outputs of quantized networks are compared with the original's.
+            allow_randomness: Where the generators of torch, numpy and Python start in every pass;
+                ``None``: they are left alone, and a network that draws is refused.
 
         Raises:
             ModelError: If the model is in training mode, has weights that are not finite, no layer
@@ -90,12 +106,15 @@ class Network:
         """
         # First of all: every step below takes evaluation mode and finite weights for granted.
         check_model(model)
-        module = own_copy(model)
+        module = begin_alike(own_copy(model), allow_randomness)
         examples = Calibration.of(data)
-        batch = examples.first().to(device_of(module))
+        batch = examples.first_of_several().to(device_of(module))
+        # Before the first cut: to this network an input may be shared by all examples.
+        axes = find_axes(module, batch, metric, allow_randomness is not None)
+        examples, batch = examples.along(axes), replace(batch, axes=axes)
         open_weights(module, find_free_weights(module, _batches(module, examples)))
         # Before anything is measured: with another answer every time all of it would be noise.
-        outputs = check_repeatable(module, batch, metric)
+        outputs = check_repeatable(module, batch, metric, allow_randomness)
         is_mixing = mixes_examples(module, batch, metric, outputs)
         others = unscored_outputs(module, batch, metric)
         # Before folding, as the traces say who reads a convolution's output.
@@ -112,8 +131,10 @@ class Network:
         layers, lifetimes = found.with_dataflow(layers)
         reach, ties = found.reach.of(layers), ties_of(layers)
         return cls(
-            module, layers, ties, folded, reach, metric, lifetimes, coverage, is_mixing, others
-        )
+            module, layers, ties, folded, reach, metric, lifetimes, coverage, is_mixing, others,
+            allow_randomness, axes,
+            unchecked_rows(batch, outputs),
+        )  # fmt: skip
 
     @property
     def uncalled(self) -> tuple[str, ...]:
@@ -176,6 +197,7 @@ class Network:
 
     def examples(self, data: Calibration) -> Calibration:
         """The data with the examples that this network has: batches, where it mixes their rows."""
+        data = data.along(self.axes)
         return data.whole() if self.is_mixing else data
 
 

@@ -83,6 +83,21 @@ def _tensor(output: Any, names: tuple[str, ...], wanted: str) -> Tensor:
     return found
 
 
+def check_same_shape(original: Tensor, changed: Tensor) -> None:
+    """Refuses to compare outputs ``[N, P, C]`` of which there are more or fewer than before.
+
+    Raises:
+        ModelError: If a quantized network answers the same input in another shape.
+    """
+    if original.shape != changed.shape:
+        raise ModelError(
+            f"quantized, the network's output for the same input is {tuple(changed.shape)} instead "
+            f"of {tuple(original.shape)}; what it returns depends on its own numbers (detections "
+            "above a score): compare an output from before that choice (--outputs), or wrap it in "
+            "a module that returns one"
+        )
+
+
 def position_weights(batch: Batch, outputs: Tensor) -> Tensor:
     """What every position counts in the mean over an example, ``[N, P]``, rows adding up to 1.
 

@@ -84,8 +84,7 @@ class _Pass:
     @classmethod
     def of(cls, batch: Batch) -> Self:
         """Before the batch is run."""
-        given = (x for x in (*batch.args, *batch.kwargs.values()) if isinstance(x, Tensor))
-        return cls(batch.size, tuple(tuple(x.shape[1:]) for x in given))
+        return cls(batch.size, tuple(tuple(x.shape[1:]) for x in batch.tensors))
 
     def add(self, name: str, layer_module: nn.Module, read: Tensor) -> None:
         """One more call of a layer."""

@@ -77,6 +77,7 @@ class Metadata:
         bound: Proved lower bound of the predicted loss.
         gap: Relative distance of the predicted loss from the bound.
         seed: Seed of estimator and solver.
+        allow_randomness: Where the network's generators started in every pass, if it draws.
         mpq_version: Version of mpq that found it.
         torch_version: Version of torch that it was found with.
     """
@@ -98,6 +99,7 @@ class Metadata:
     bound: float | None = None
     gap: float | None = None
     seed: int | None = None
+    allow_randomness: int | None = None
     mpq_version: str | None = None
     torch_version: str | None = None
 

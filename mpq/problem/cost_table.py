@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from mpq._support import schema_versions
 from mpq._support.json_object import json_object, require_keys
+from mpq._support.names import for_csv, from_csv
 from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.quantization.precision import Precision
 
@@ -348,7 +349,9 @@ class CostTable:
         writer.writerow([f"{self.name}:{self.unit}", *map(str, self.precisions)])
         for layer, row in zip(self.layers, self.values.tolist(), strict=True):
             # repr is the shortest text that reads back to the very same number.
-            writer.writerow([layer, *("" if value != value else repr(value) for value in row)])
+            writer.writerow(
+                [for_csv(layer), *("" if value != value else repr(value) for value in row)]
+            )
         return text.getvalue()
 
     @classmethod
@@ -380,4 +383,4 @@ class CostTable:
             raise FileFormatError(f"not a cost table in CSV: {error}") from error
         # Without a row the array would have one axis.
         values = np.array(cells, dtype=np.float64).reshape(len(rows), len(precisions))
-        return cls(name, unit, tuple(row[0] for row in rows), precisions, values)
+        return cls(name, unit, tuple(from_csv(row[0]) for row in rows), precisions, values)

@@ -8,6 +8,7 @@ from typing import Self, final
 
 import numpy as np
 
+from mpq._support.names import from_csv
 from mpq.errors import FileFormatError, UnknownNameError
 from mpq.problem.cost_table import UNITS, CostTable
 from mpq.quantization.precision import Precision
@@ -65,7 +66,7 @@ class LongTable:
             if len(row) != len(header):
                 raise FileFormatError(f"line {line} has {len(row)} cells, not {len(header)}")
             # Parsed, as int8 and w8a8 are one precision and thus one row.
-            key = row[0], Precision.parse(row[1])
+            key = from_csv(row[0]), Precision.parse(row[1])
             if key in cells:
                 raise FileFormatError(f"line {line}: {row[0]!r} at {row[1]} comes twice")
             cells[key] = dict(zip(header[2:], row[2:], strict=True))

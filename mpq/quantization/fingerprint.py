@@ -24,10 +24,11 @@ def measurement_key(
     # Sorted: in which order layers were calibrated must not make another key.
     ranges = sorted((layer, repr(f), found.low, found.high) for (layer, f), found in known)
     # With targets, which change what estimators and accuracies say at the same inputs.
-    examples = (
-        value for batch in data for value in (*batch.args, *batch.kwargs.values(), batch.targets)
-    )
+    examples = (value for batch in data for value in (*batch.tensors, batch.targets))
+    seed = network.allow_randomness
     return {
+        # Only where it is set: journals of networks that draw nothing stay as they are.
+        **({} if seed is None else {"allow_randomness": str(seed)}),
         "layers": network.fingerprint,
         "weights": checksum(_tensors(network.module.state_dict().values())),
         "metric": repr(network.metric),

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from mpq._support.names import for_picture
 from mpq.problem.assignment import Assignment
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def draw_frontier(frontier: "Frontier") -> Figure:
     _draw_others(axes, frontier.others)
     symbol = _SYMBOLS.get(frontier.unit, frontier.unit)
     axes.xaxis.set_major_formatter(EngFormatter(unit=symbol))
-    name = frontier.resource.replace("_", " ")
+    name = for_picture(frontier.resource.replace("_", " "))
     axes.set_xlabel(name if symbol else f"{name} [{frontier.unit}]")
     axes.set_ylabel(f"loss [{frontier.loss_unit}]")
     _scale_losses(axes, [*_line(frontier.points)[1], *_line(frontier.others)[1]])
@@ -82,14 +83,14 @@ def _draw_others(axes: Axes, others: Sequence["FrontierPoint"]) -> None:
             axes.plot(*places, marker, color=color, ms=size, mfc="none", label=f"{label}, measured")
     for point in uniform:
         axes.annotate(
-            point.label, (point.cost, point.loss), xytext=(4, 4), textcoords="offset points",
-            fontsize=8, color="0.3",
+            for_picture(point.label), (point.cost, point.loss), xytext=(4, 4),
+            textcoords="offset points", fontsize=8, color="0.3",
         )  # fmt: skip
 
 
 def draw_bits(assignment: Assignment) -> Figure:
     """Bits of every layer's weight (bars) and input activation (marks)."""
-    names = [layer.name for layer in assignment.layers]
+    names = [for_picture(layer.name) for layer in assignment.layers]
     weights = [layer.precision.weight.number.bits for layer in assignment.layers]
     inputs = [layer.precision.activation.number.bits for layer in assignment.layers]
     # Width by the number of layers, so that rotated names do not overlap.

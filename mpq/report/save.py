@@ -1,13 +1,24 @@
 """A result, a frontier, a comparison as a folder of files."""
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from mpq._support.files import write_files
+from mpq._support.files import remove_files, write_files
+from mpq._support.names import for_people
 from mpq.errors import InputError
 from mpq.report.frontier import Frontier
-from mpq.report.sections import OWN, Saved, Section, csv_of, frontier_files, marked
+from mpq.report.sections import (
+    OWN,
+    Picture,
+    Saved,
+    Section,
+    csv_of,
+    frontier_files,
+    frontier_pictures,
+    marked,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +45,8 @@ def save_result(
     result: Saved, folder: Path | str, frontier: Frontier, sections: Iterable[Section] = OWN
 ) -> list[Path]:
     """Writes assignment.json, problem.json, result.json and the files of the sections, all with
-    the mark of one run.
+    the mark of one run. Pictures come last: one that cannot be drawn is a warning, and no data is
+    lost to it.
 
     Args:
         result: What a search found.
@@ -52,15 +64,38 @@ def save_result(
         "problem.json": marked(result.problem.to_json(), run_id),
         "result.json": marked(result.to_json(), run_id),
     }
+    pictures: dict[str, Picture] = {}
     for section in sections:
-        made = section.files(result, frontier)
+        made, drawn = section.files(result, frontier), section.pictures(result, frontier)
         # A later file of the same name would replace what mpq.load and people read.
-        twice = sorted(made.keys() & files.keys())
+        twice = sorted((made.keys() | drawn.keys()) & (files.keys() | pictures.keys()))
         if twice:
             raise InputError(f"the report section {section.name} would replace {twice[0]}")
         files |= made
+        pictures |= drawn
     # In one call, so that a failure leaves no folder of old and new files.
-    return write_files(Path(folder), files)
+    return _written(Path(folder), files, pictures)
+
+
+def _written(
+    folder: Path, files: Mapping[str, bytes], pictures: Mapping[str, Picture]
+) -> list[Path]:
+    """Data first, then what can be drawn of the pictures."""
+    written = write_files(folder, files)
+    drawn = {}
+    for name, draw in pictures.items():
+        try:
+            drawn[name] = draw()
+        # Whatever a library for pictures stumbles over: the numbers are on disk already.
+        except Exception as error:
+            warnings.warn(
+                f"{name} could not be drawn ({type(error).__name__}: {for_people(str(error))}); "
+                "all data is written",
+                stacklevel=3,
+            )
+    # One of an earlier run beside today's data would be believed.
+    remove_files(folder, pictures.keys() - drawn.keys())
+    return written + write_files(folder, drawn)
 
 
 def save_frontier(frontier: Frontier, folder: Path | str) -> list[Path]:
@@ -69,7 +104,7 @@ def save_frontier(frontier: Frontier, folder: Path | str) -> list[Path]:
     Raises:
         OutputError: If the folder cannot be written to.
     """
-    return write_files(Path(folder), frontier_files(frontier))
+    return _written(Path(folder), frontier_files(frontier), frontier_pictures(frontier))
 
 
 def save_alternatives(alternatives: Frontier, folder: Path | str, run_id: str) -> list[Path]:
@@ -91,12 +126,15 @@ def save_estimators(comparison: SavedComparison, folder: Path | str) -> list[Pat
     Raises:
         OutputError: If the folder cannot be written to.
     """
-    from mpq.report.pictures import png
+
+    def draw() -> bytes:
+        from mpq.report.pictures import png
+
+        return png(comparison.plot())
 
     files = {
         "estimators.csv": csv_of(comparison.table(), run_id=""),
         "estimators.md": comparison.to_markdown().encode(),
         "predictions.csv": csv_of(comparison.predictions(), run_id=""),
-        "predictions.png": png(comparison.plot()),
     }
-    return write_files(Path(folder), files)
+    return _written(Path(folder), files, {"predictions.png": draw})

@@ -2,10 +2,11 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, final
 
+from mpq._support.names import for_csv
 from mpq._support.registry import Registry
 from mpq.problem.assignment import Assignment
 from mpq.problem.problem import Problem
@@ -40,6 +41,10 @@ class Saved(Protocol):
         """One row per network."""
 
 
+Picture = Callable[[], bytes]
+"""Draws a file. One that fails costs nothing but itself: a warning says so."""
+
+
 class Section(ABC):
     """One part of what a search leaves for people, made from its numbers alone.
 
@@ -58,6 +63,15 @@ class Section(ABC):
             frontier: The one that is drawn beside it.
         """
 
+    def pictures(self, result: Saved, frontier: Frontier) -> Mapping[str, Picture]:  # noqa: ARG002
+        """File names with what draws them; drawn when all data is on disk.
+
+        Args:
+            result: What the search found.
+            frontier: The one that is drawn beside it.
+        """
+        return {}
+
 
 @final
 @dataclass(frozen=True)
@@ -69,13 +83,18 @@ class Layers(Section):
 
     def files(self, result: Saved, frontier: Frontier) -> Mapping[str, bytes]:  # noqa: ARG002
         """See ``Section.files``."""
-        # Imported when called: matplotlib takes a second, and lists of sections need none of it.
-        from mpq.report.pictures import draw_bits, png
+        return {"table.csv": csv_of(result.layer_table(), result.run_id)}
 
-        return {
-            "table.csv": csv_of(result.layer_table(), result.run_id),
-            "bits.png": png(draw_bits(result.assignment), result.run_id),
-        }
+    def pictures(self, result: Saved, frontier: Frontier) -> Mapping[str, Picture]:  # noqa: ARG002
+        """See ``Section.pictures``."""
+
+        def bits() -> bytes:
+            # Imported when called: matplotlib takes a second, and lists of sections need none.
+            from mpq.report.pictures import draw_bits, png
+
+            return png(draw_bits(result.assignment), result.run_id)
+
+        return {"bits.png": bits}
 
 
 @final
@@ -103,6 +122,10 @@ class Curve(Section):
         """See ``Section.files``."""
         return frontier_files(frontier, result.run_id)
 
+    def pictures(self, result: Saved, frontier: Frontier) -> Mapping[str, Picture]:
+        """See ``Section.pictures``."""
+        return frontier_pictures(frontier, result.run_id)
+
 
 SECTIONS: Registry[Section] = Registry(
     "report section", (Layers, Comparison, Curve), group="mpq.report_sections"
@@ -126,15 +149,24 @@ def sections_of(names: Iterable[str]) -> tuple[Section, ...]:
 
 
 def frontier_files(frontier: Frontier, run_id: str = "") -> dict[str, bytes]:
-    """frontier.csv, frontier.json and frontier.png."""
-    from mpq.report.pictures import draw_frontier, png
+    """frontier.csv and frontier.json."""
     from mpq.report.tables import frontier_table
 
     return {
         "frontier.csv": csv_of(frontier_table(frontier), run_id),
         "frontier.json": marked(frontier.to_json(), run_id),
-        "frontier.png": png(draw_frontier(frontier), run_id),
     }
+
+
+def frontier_pictures(frontier: Frontier, run_id: str = "") -> dict[str, Picture]:
+    """frontier.png."""
+
+    def draw() -> bytes:
+        from mpq.report.pictures import draw_frontier, png
+
+        return png(draw_frontier(frontier), run_id)
+
+    return {"frontier.png": draw}
 
 
 def marked(text: str, run_id: str) -> bytes:
@@ -146,5 +178,8 @@ def marked(text: str, run_id: str) -> bytes:
 
 
 def csv_of(frame: "pd.DataFrame", run_id: str) -> bytes:
-    """A table as CSV, with the run's mark as its last column."""
-    return (frame.assign(run_id=run_id) if run_id else frame).to_csv(index=False).encode()
+    """A table as CSV, with the run's mark as its last column; no cell is a formula."""
+    marked_frame = frame.assign(run_id=run_id) if run_id else frame
+    # Texts only: a negative number begins with a sign as well, and is one.
+    safe = marked_frame.map(lambda cell: for_csv(cell) if isinstance(cell, str) else cell)
+    return safe.to_csv(index=False).encode()

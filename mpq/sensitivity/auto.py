@@ -1,13 +1,12 @@
 """The default: predicted where predictions hold, measured where they do not."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final, final
 
 import numpy as np
 
-from mpq.errors import ModelError
+from mpq.errors import GradientError, ModelError
 from mpq.problem.interactions import Interactions
 from mpq.quantization.precision import Precision
 from mpq.sensitivity._base import RefinableEstimator, Sensitivity
@@ -17,12 +16,6 @@ from mpq.sensitivity.measured import Measured
 from mpq.sensitivity.output_sketch import OutputSketch
 from mpq.sensitivity.spot_check import measured_rows, spot_check
 
-_OF_GRADIENTS: Final = re.compile(
-    r"does not depend on any quantizable layer|changed in place|requires? grad|requires_grad|"
-    r"derivative|backward|in-?place operation|checkpoint",
-    re.IGNORECASE,
-)
-"""What torch, and ``read_gradients``, say where a network cannot be differentiated."""
 _MANY: Final = 3
 """Layers that are off before no prediction is believed: of at most eight that were looked at."""
 
@@ -35,7 +28,8 @@ class AutoEstimator(RefinableEstimator):
     The sketch takes a forward and a backward pass, and is wrong where no gradient flows (rounding,
     ``detach``, comparisons), or where second order says little. So a handful of cells are measured
     (``spot_check``). A layer that nothing reaches a gradient of, and one whose prediction is far
-    below its measurement, is measured at every precision; where several fail, all are. Where no
+    below its measurement or out of order, is measured at every precision; where several fail, all
+    are. Where no
     gradient can be had at all, everything is measured, and the cause is named.
 
     Args:
@@ -60,13 +54,10 @@ class AutoEstimator(RefinableEstimator):
         """See ``SensitivityEstimator.estimate``."""
         try:
             found = self._sketch().estimate(on)
-        except (ModelError, RuntimeError, NotImplementedError) as error:
-            # Anything else, such as memory that runs out, would only be hidden by measuring.
-            if not _OF_GRADIENTS.search(str(error)):
-                raise
-            return self._measured(on, f"no gradient can be computed ({_first_line(error)})")
+        except GradientError as error:
+            return self._measured(on, f"no gradient can be computed: {error.cause}")
         check = spot_check(on, found.table, self.seed)
-        if len(check.off) >= _MANY:
+        if len(check.failing) >= _MANY:
             return self._measured(on, "predictions and measurements part", check)
         return self._repaired(on, found, check)
 
@@ -76,7 +67,13 @@ class AutoEstimator(RefinableEstimator):
         Raises:
             ModelError: If no gradient can be computed.
         """
-        return self._sketch().estimate_at(on, incumbent)
+        try:
+            return self._sketch().estimate_at(on, incumbent)
+        except GradientError as error:
+            raise ModelError(
+                f"--refine needs gradients, and the network cannot be differentiated: "
+                f"{error.cause}; search without it"
+            ) from error
 
     def _measured(self, on: Estimation, why: str, check: SpotCheck | None = None) -> Sensitivity:
         # First of all whether the network runs at all: then its own error is the better one.
@@ -88,7 +85,7 @@ class AutoEstimator(RefinableEstimator):
 
     def _repaired(self, on: Estimation, found: Sensitivity, check: SpotCheck) -> Sensitivity:
         table = replace(found.table, name=self.name)
-        names = [name for name in on.names if name in {*check.no_gradient, *check.off}]
+        names = [name for name in on.names if name in {*check.no_gradient, *check.failing}]
         if not names:
             return Sensitivity(table, found.interactions, found.standard_error, check)
         rows = [on.names.index(name) for name in names]
@@ -110,7 +107,3 @@ def _without(interactions: Interactions | None, rows: Sequence[int]) -> Interact
     factor = np.array(interactions.factor)
     factor[:, rows] = 0.0
     return Interactions(factor, interactions.shrinkage)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

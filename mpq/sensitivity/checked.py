@@ -8,6 +8,12 @@ FACTOR: Final = 20.0
 """How far a prediction may be below what is measured. Where predictions are right, single cells are
 off by up to 6.6, as losses have heavy tails and few examples are looked at: see
 ``benchmarks/spot_check.json``. A gradient that is missing is off by hundreds."""
+AGREEMENT: Final = 0.3
+"""Kendall's tau below which predictions are called out of order. Where the sketch is right it is at
+least 0.7; a random order of eight cells is below 0.3 in six of seven draws."""
+APART: Final = 2.0
+"""How far two measurements are apart at least for their order to count: few examples tell no finer,
+and layers that are alike have no order."""
 
 
 @final
@@ -20,7 +26,8 @@ class CheckedCell:
         precision: The candidate.
         predicted: By the estimator, in its own unit.
         measured: On the same examples that the check used, in the metric's unit.
-        is_off: Whether the two part by more than ``FACTOR``.
+        is_off: Whether the prediction is below the measurement by more than ``FACTOR``.
+        is_dear: Whether it is above by as much.
     """
 
     layer: str
@@ -28,6 +35,7 @@ class CheckedCell:
     predicted: float
     measured: float
     is_off: bool
+    is_dear: bool = False
 
 
 @final
@@ -44,6 +52,11 @@ class SpotCheck:
         repaired: Layers whose rows were measured instead, whatever the reason.
         fallback: Why nothing could be predicted, so that all was measured; empty: it could.
         without_effect: Layers that change nothing of what is compared, at any precision.
+        agreement: Kendall's tau of predictions and measurements, over pairs of cells whose
+            measurements are ``APART``; ``None``: too few such pairs.
+        out_of_order: Where it is below ``AGREEMENT``: layers without which the others agree.
+        compares_size: Whether predictions are in the unit of what was measured; if not, only their
+            order can be compared.
     """
 
     cells: tuple[CheckedCell, ...]
@@ -53,10 +66,18 @@ class SpotCheck:
     repaired: tuple[str, ...] = ()
     fallback: str = ""
     without_effect: tuple[str, ...] = ()
+    agreement: float | None = None
+    out_of_order: tuple[str, ...] = ()
+    compares_size: bool = True
+
+    @property
+    def failing(self) -> tuple[str, ...]:
+        """Layers at which prediction and measurement part, by a factor or in rank."""
+        return tuple(dict.fromkeys((*self.off, *self.out_of_order)))
 
     @property
     def off(self) -> tuple[str, ...]:
-        """Layers at which prediction and measurement part."""
+        """Layers whose prediction is far below the measurement."""
         return tuple(dict.fromkeys(cell.layer for cell in self.cells if cell.is_off))
 
     @property
@@ -83,12 +104,29 @@ class SpotCheck:
                 f"the prediction is more than {FACTOR:g} x below the measurement at "
                 f"{', '.join(others)}: {self._done(others)}"
             )
+        if self.out_of_order:
+            found.append(
+                f"predictions and measurements are in another order (Kendall's tau "
+                f"{self.agreement:.2f}), most of all at {', '.join(self.out_of_order)}: "
+                f"{self._done(self.out_of_order)}"
+            )
+        dear = dict.fromkeys(cell.layer for cell in self.cells if cell.is_dear)
+        if dear:
+            found.append(
+                f"the prediction is more than {FACTOR:g} x above the measurement at "
+                f"{', '.join(dear)}: they may get more bits than they need"
+            )
+        return (*found, f"spot check: {self._outcome} ({self.forward_passes:.2g} forward passes)")
+
+    @property
+    def _outcome(self) -> str:
         count, off = len(self.cells), sum(cell.is_off for cell in self.cells)
-        found.append(
-            f"spot check: {count - off} of {count} predictions hold "
-            f"({self.forward_passes:.2g} forward passes)"
-        )
-        return tuple(found)
+        order = "" if self.agreement is None else f"order agrees by tau {self.agreement:.2f}"
+        if self.compares_size:
+            held = f"{count - off} of {count} predictions hold"
+            return f"{held}, their {order}" if order else held
+        # Another unit: nothing can be said of single predictions.
+        return f"{count} cells measured, whose {order or 'losses are too alike to be ordered'}"
 
     def _done(self, names: Sequence[str]) -> str:
         if set(names) <= set(self.repaired):

@@ -14,7 +14,7 @@ from mpq._support.journal import Journal
 from mpq.errors import DataError, InputError, UnknownNameError
 from mpq.network.examples import Batch
 from mpq.network.metric import CosineDistance, OutputMetric
-from mpq.network.outputs import position_weights
+from mpq.network.outputs import check_same_shape, position_weights
 from mpq.network.targets import class_targets, cross_entropy, target_weights
 from mpq.quantization.precision import Precision
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
@@ -111,6 +111,10 @@ class Measured(SensitivityEstimator):
             InputError: If ``loss`` is asked of a network without probabilities, or the journal is
                 of another measurement.
         """
+        return self.measure(on, "measured, layer by layer")
+
+    def measure(self, on: Estimation, purpose: str) -> Sensitivity:
+        """``estimate``, with a progress bar that says what it is for."""
         metric = on.network.metric
         if self.score == "loss" and not metric.is_classification:
             raise InputError(
@@ -118,7 +122,7 @@ class Measured(SensitivityEstimator):
                 "use score=divergence"
             )
         run = _Run(self, on, on.journal(self.journal, self._key()))
-        measure_layers(on, self.batched, run.batch, "measured, layer by layer")
+        measure_layers(on, self.batched, run.batch, purpose)
         return run.sensitivity()
 
     def _key(self) -> dict[str, str]:
@@ -176,6 +180,7 @@ class _Run:
         row: Row = {"columns": columns, "count": 0, "total": [], "square": [], "factor": []}
         score, metric = SCORES[self.estimator.score], self.on.network.metric
         for cell in scale.cells(layer, [self.on.candidates[column] for column in columns]):
+            check_same_shape(cell.original, cell.changed)
             scores = score(metric, scale.batch, cell.original, cell.changed)  # [M]
             row["count"] = len(scores)
             # Plain numbers, because rows are written to the journal as JSON.

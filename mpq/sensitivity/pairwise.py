@@ -12,7 +12,7 @@ from mpq._support.arrays import Array
 from mpq._support.journal import Journal
 from mpq.errors import InputError
 from mpq.network.examples import Batch
-from mpq.network.outputs import position_weights
+from mpq.network.outputs import check_same_shape, position_weights
 from mpq.problem.interactions import Interactions
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import quantized
@@ -182,6 +182,7 @@ class _Base:
 
     def divergence(self, cell: Cell) -> float:
         """Summed over examples."""
+        check_same_shape(cell.original, cell.changed)
         apart = self.tile.on.network.metric.divergence(cell.original, cell.changed)
         return float((apart * position_weights(self.batch, cell.changed)).sum())
 

@@ -7,13 +7,17 @@ from typing import Final
 import numpy as np
 
 from mpq._support.arrays import Array
+from mpq._support.progress import track
 from mpq.problem.cost_table import CostTable
-from mpq.sensitivity.checked import FACTOR, CheckedCell, SpotCheck
+from mpq.sensitivity.checked import AGREEMENT, APART, FACTOR, CheckedCell, SpotCheck
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.measured import Measured
 
 NUM_CELLS: Final = 8
 """Cells that are measured: each takes one pass over few examples."""
+MIN_PAIRS: Final = 10
+"""Pairs of cells, of up to 28, that tell anything about an order."""
+_PURPOSE: Final = "spot check"
 MIN_EXAMPLES: Final = 16
 MAX_EXAMPLES: Final = 64
 SHARE: Final = 3
@@ -26,31 +30,78 @@ def spot_check(on: Estimation, table: CostTable, seed: int = 0) -> SpotCheck:
 
     Args:
         on: What was asked of the estimator.
-        table: ``[L, B]`` its answer. Where its unit is not the metric's, only layers without any
-            loss can be judged.
+        table: ``[L, B]`` its answer. Where its unit is not the metric's, only its order and layers
+            without any loss can be judged.
         seed: Which cells are drawn.
     """
     blind = without_gradient(on, table)
     chosen = _chosen(on, table, [name not in blind for name in on.names], seed)
     few = few_examples(on)
-    values = {name: measured_rows(few, (name,), columns)[0] for name, columns in chosen.items()}
+    values = {
+        name: measured_rows(few, (name,), columns, _PURPOSE)[0]
+        for name, columns in track(list(chosen.items()), _PURPOSE)
+    }
     largest = max((float(np.max(row)) for row in values.values()), default=0.0)
     comparable = table.unit == on.network.metric.unit
     cells = []
     for name, columns in chosen.items():
         for column, measured in zip(columns, values[name].tolist(), strict=True):
             predicted = float(table.values[table.layers.index(name), column])
-            is_off = comparable and _is_off(predicted, measured, largest)
-            cells.append(CheckedCell(name, str(on.candidates[column]), predicted, measured, is_off))
+            # Too cheap: the solver would take it for free. Too dear only costs what it forgoes.
+            is_off = comparable and _is_above(measured, predicted, largest)
+            is_dear = comparable and _is_above(predicted, measured, largest)
+            precision = str(on.candidates[column])
+            cells.append(CheckedCell(name, precision, predicted, measured, is_off, is_dear))
     # Every layer is measured beside a pass of the original.
     passes = (len(cells) + len(chosen)) * few.data.num_examples / on.data.num_examples
-    return SpotCheck(tuple(cells), on.network.metric.unit, passes, no_gradient=blind)
+    return SpotCheck(
+        tuple(cells),
+        on.network.metric.unit,
+        passes,
+        no_gradient=blind,
+        agreement=agreement(cells),
+        out_of_order=out_of_order(cells),
+        compares_size=comparable,
+    )
 
 
-def _is_off(predicted: float, measured: float, largest: float) -> bool:
-    """Too cheap: the solver would take it for free. Too dear only costs what it forgoes."""
+def _is_above(one: float, other: float, largest: float) -> bool:
     # What is a millionth of the largest loss is rounding, on which nothing depends.
-    return measured > FACTOR * max(predicted, 1e-6 * largest)
+    return one > FACTOR * max(other, 1e-6 * largest)
+
+
+def agreement(cells: Sequence[CheckedCell]) -> float | None:
+    """Kendall's tau over the pairs whose measurements are ``APART``, predicted ties counting as 0.
+
+    Kendall (1938), Biometrika 30, 81. Pairs that a few examples cannot tell apart are left out, so
+    that a network of layers that are all alike raises no alarm.
+
+    Returns:
+        ``None`` for fewer than ``MIN_PAIRS`` pairs.
+    """
+    # Below that measurements are rounding, see `_is_above`.
+    least = 1e-6 * max((cell.measured for cell in cells), default=0.0)
+    signs = [
+        float(np.sign(one.predicted - other.predicted))
+        for one in cells
+        for other in cells
+        if one.measured > APART * max(other.measured, least)
+    ]
+    return float(np.mean(signs)) if len(signs) >= MIN_PAIRS else None
+
+
+def out_of_order(cells: Sequence[CheckedCell]) -> tuple[str, ...]:
+    """The layers, taken out one after the other, without which the rest is in order."""
+    left, named = list(cells), list[str]()
+    while (tau := agreement(left)) is not None and tau < AGREEMENT:
+        names = dict.fromkeys(cell.layer for cell in left)
+        rests = {name: [cell for cell in left if cell.layer != name] for name in names}
+        # Where too few pairs would be left, nothing is known to disagree any more.
+        found = {name: agreement(rest) for name, rest in rests.items()}
+        worst = max(names, key=lambda name: 1.0 if (t := found[name]) is None else t)
+        named.append(worst)
+        left = rests[worst]
+    return tuple(named)
 
 
 def without_gradient(on: Estimation, table: CostTable) -> tuple[str, ...]:
@@ -108,7 +159,10 @@ def few_examples(on: Estimation) -> Estimation:
 
 
 def measured_rows(
-    on: Estimation, names: Sequence[str], columns: Sequence[int] | None = None
+    on: Estimation,
+    names: Sequence[str],
+    columns: Sequence[int] | None = None,
+    purpose: str = "measured, layer by layer",
 ) -> Array:
     """``[len(names), columns]`` measured losses of these layers, one at a time.
 
@@ -116,6 +170,7 @@ def measured_rows(
         on: The network, and the examples.
         names: Layers of it.
         columns: Candidates that are measured; ``None``: all.
+        purpose: What the progress bar says.
     """
     layers = tuple(layer for layer in on.network.layers if layer.name in set(names))
     columns = range(len(on.candidates)) if columns is None else columns
@@ -124,4 +179,4 @@ def measured_rows(
         network=replace(on.network, layers=layers),
         candidates=[on.candidates[column] for column in columns],
     )
-    return np.asarray(Measured().estimate(asked).table.values)
+    return np.asarray(Measured().measure(asked, purpose).table.values)

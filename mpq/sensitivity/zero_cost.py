@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mpq.errors import ModelError, UnknownNameError
+from mpq.errors import UnknownNameError
 from mpq.network.examples import Batch
 from mpq.network.modules import weight_of
 from mpq.network.network import Network
@@ -18,6 +18,11 @@ from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.importance import importance_table
 from mpq.sensitivity.passes.backward_pass import Tap
+from mpq.sensitivity.passes.differentiation import (
+    check_reached,
+    check_second_derivatives,
+    differentiating,
+)
 from mpq.sensitivity.passes.labels import (
     check_labels,
     class_labels,
@@ -25,6 +30,7 @@ from mpq.sensitivity.passes.labels import (
     loss_gradient,
 )
 from mpq.sensitivity.passes.layer_response import response
+from mpq.sensitivity.passes.weight_gradients import WholeGradients
 
 
 @final
@@ -135,7 +141,9 @@ class _Examples:
         sums, examples = [torch.zeros_like(weight) for weight in self.weights()], 0
         with _differentiable(self._layer_modules()), torch.enable_grad():
             for batch, generator in self.batches():
-                for held, new in zip(sums, of(batch, generator), strict=True):
+                with differentiating(self.network), WholeGradients():
+                    gradients = of(batch, generator)
+                for held, new in zip(sums, gradients, strict=True):
                     held += new
                 examples += batch.size
         return [total / examples for total in sums]
@@ -160,8 +168,7 @@ class _Examples:
 
     def _outputs(self, batch: Batch) -> Tensor:
         outputs = self.network.outputs(batch)
-        if not outputs.requires_grad:
-            raise ModelError("the output does not depend on any quantizable layer")
+        check_reached(outputs)
         return outputs
 
     def _grad(self, of: Tensor, probe: Tensor | None, create_graph: bool = False) -> list[Tensor]:
@@ -173,6 +180,8 @@ class _Examples:
             create_graph=create_graph,
             materialize_grads=True,
         )
+        if create_graph:
+            check_second_derivatives(found)
         return [gradient.float() for gradient in found]
 
     def _layer_modules(self) -> list[nn.Module]:
@@ -260,9 +269,11 @@ def _synflow(examples: _Examples) -> list[float]:
         weight.requires_grad_(True)
     # Statistics stay what they are, in float64 as well: torch does not mix the two dtypes.
     state = {id(b): b.double() for b in network.module.buffers() if b.is_floating_point()}
-    with torch.enable_grad(), _replaced(network.module, {**state, **parameters}):
+    replaced = _replaced(network.module, {**state, **parameters})
+    with replaced, differentiating(network), torch.enable_grad(), WholeGradients():
         found = network.module(*ones.args, **ones.kwargs)
         total = network.metric.positions(found).sum()
+        check_reached(total)
         gradients = torch.autograd.grad(total, wanted, materialize_grads=True)
     return [float((w.detach() * g).abs().sum()) for w, g in zip(wanted, gradients, strict=True)]
 

@@ -15,8 +15,9 @@ from mpq.network.examples import IGNORED_TARGET, Batch, Calibration
 from mpq.network.metric import KL, OutputMetric
 from mpq.network.metrics import METRICS
 from mpq.network.modules import device_of, share_parameters
-from mpq.network.outputs import position_weights
+from mpq.network.outputs import check_same_shape, position_weights
 from mpq.network.randomness import random_state_kept
+from mpq.network.same_start import begin_alike
 from mpq.network.targets import class_targets, cross_entropy
 from mpq.problem.assignment import Assignment
 from mpq.report.measurement import Measurement
@@ -32,15 +33,22 @@ class Reference:
         module: The full-precision network, as the user gave it.
         data: The examples, which have to be the same in every pass.
         metric: How far outputs are from the original's, and in which unit.
+        seed: Where the generators start in every pass; ``None``: they are left alone.
     """
 
-    def __init__(self, module: nn.Module, data: Calibration, metric: OutputMetric = KL) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        data: Calibration,
+        metric: OutputMetric = KL,
+        seed: int | None = None,
+    ) -> None:
         self._data = data
         self._metric = metric
         sums, self._outputs = _Sums(), list[Tensor]()
         with torch.no_grad():
             # A copy, as a forward pass may write buffers and counters of the user's.
-            for batch, outputs in self._run(share_parameters(module)):
+            for batch, outputs in self._run(begin_alike(share_parameters(module), seed)):
                 # Kept, so that every network that is compared takes one pass and not two.
                 self._outputs.append(outputs)
                 sums.add(batch, self._targets(batch, outputs))
@@ -48,7 +56,7 @@ class Reference:
         """The original itself: nothing apart from its own answers, by definition."""
 
     def compare(self, module: nn.Module) -> Measurement:
-        """Runs another network on the same examples.
+        """Runs another network, whose passes begin alike, on the same examples.
 
         Raises:
             ModelError: If its output is not finite.
@@ -77,11 +85,12 @@ class Reference:
 
     def _same_shape(self, index: int, outputs: Tensor) -> Tensor:
         # Other numbers in the same shapes are found by ``Calibration``, which keeps checksums.
-        if index >= len(self._outputs) or self._outputs[index].shape != outputs.shape:
+        if index >= len(self._outputs):
             raise DataError(
                 "the data gave other batches than at first; the function must yield the same "
                 "examples every time it is called"
             )
+        check_same_shape(self._outputs[index], outputs)
         return self._outputs[index]
 
 
@@ -129,6 +138,8 @@ def evaluate(
 ) -> dict[str, Measurement]:
     """The original network and the one in the assigned formats, on the same examples.
 
+    If the search fixed the generators of a network that draws, so does this.
+
     Args:
         model: The network that the assignment was found for, in evaluation mode.
         assignment: What to apply; see ``mpq.quantize``.
@@ -144,8 +155,10 @@ def evaluate(
     # First of all, since an assignment of another network is refused without a pass over the data.
     quantized = quantize(model, assignment)
     chosen = METRICS.build(metric) if isinstance(metric, str) else metric
-    reference = Reference(model, Calibration.of(data), chosen)
-    return {"original": reference.original, "quantized": reference.compare(quantized)}
+    seed = assignment.metadata.allow_randomness
+    reference = Reference(model, Calibration.of(data), chosen, seed)
+    compared = reference.compare(begin_alike(quantized, seed))
+    return {"original": reference.original, "quantized": compared}
 
 
 def _against_targets(batch: Batch, logits: Tensor) -> tuple[int, int, float]:

@@ -62,8 +62,9 @@ def profile(
     with showing_progress(progress):
         # Prepared as in a search, so that a profile's layers are called as those that it is for.
         network = Network.of(
-            task.model, data, rules.include, rules.exclude, rules.fold, task.output_metric
-        )
+            task.model, data, rules.include, rules.exclude, rules.fold, task.output_metric,
+            task.allow_randomness,
+        )  # fmt: skip
         return run.run(name, network, data, given or default_precisions(chosen))
 
 

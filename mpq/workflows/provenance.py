@@ -37,6 +37,10 @@ class Provenance:
         refinements: Rounds in which the estimate was made anew at the incumbent.
         reach: Layers that a part of the examples reached, or none: these are left as they are.
         unscored: Paths of what the network returns besides what its metric looks at.
+        allow_randomness: Where the network's generators started in every pass; ``None``: nothing
+            was drawn.
+        unchecked_rows: Why it could not be found out whether rows of a batch change each other's
+            outputs; empty: it was.
         mpq_version: Version of mpq that made it; empty where it is not known.
         torch_version: Version of torch that it was made with; empty where it is not known.
     """
@@ -49,5 +53,7 @@ class Provenance:
     refinements: tuple[Refinement, ...] = ()
     reach: Reach = field(default_factory=Reach)
     unscored: tuple[str, ...] = ()
+    allow_randomness: int | None = None
+    unchecked_rows: str = ""
     mpq_version: str = ""
     torch_version: str = ""

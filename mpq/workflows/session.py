@@ -141,6 +141,8 @@ class Session:
             refinements=refinements,
             reach=self.network.reach,
             unscored=self.network.unscored,
+            allow_randomness=self.network.allow_randomness,
+            unchecked_rows=self.network.unchecked_rows,
             mpq_version=version("mpq"),
             torch_version=str(torch.__version__),
         )
@@ -223,6 +225,7 @@ class Session:
             bound=solution.bound,
             gap=solution.gap,
             seed=provenance.seed,
+            allow_randomness=provenance.allow_randomness,
             mpq_version=provenance.mpq_version,
             torch_version=provenance.torch_version,
         )

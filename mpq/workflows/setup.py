@@ -65,8 +65,9 @@ class Prepared:
         """
         rules, data = task.rules, Calibration.of(task.calibration)
         network = Network.of(
-            task.model, data, rules.include, rules.exclude, rules.fold, task.output_metric
-        )
+            task.model, data, rules.include, rules.exclude, rules.fold, task.output_metric,
+            task.allow_randomness,
+        )  # fmt: skip
         # Only now: of a network that mixes rows no batch may be cut.
         calibration, held_out = _split(network, data, task.held_out)
         fixed = _by_layer(network, rules.fixed, "--fix")
@@ -109,7 +110,7 @@ class Prepared:
         # Not our network, whose folded BatchNorm already differs by rounding; and without what
         # torch.compile makes of the model, as quantized networks run without it, too.
         plain = share_parameters(self.task.model)
-        reference = Reference(plain, data, self.network.metric)
+        reference = Reference(plain, data, self.network.metric, self.task.allow_randomness)
         return Evaluator(self.network, self.quantizer, reference)
 
     def constraints(self, limits: Sequence[Limit]) -> Constraints:

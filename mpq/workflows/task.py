@@ -115,6 +115,9 @@ class Task:
         metric: How outputs are compared: a name of ``mpq.network.metrics.METRICS``, or a metric.
         ranges: How ranges of weights and activations are chosen.
         seed: Seed of whatever draws: data sources, estimators, solvers.
+        allow_randomness: For a network whose forward draws (dropout, masks, noise): where the
+            generators of torch, numpy and Python start in every pass over a batch, so that two
+            passes are equal. Default: such a network is refused.
 
     Raises:
         InputError: If something given cannot be used; its subclasses say what.
@@ -130,12 +133,17 @@ class Task:
     metric: "str | OutputMetric" = METRIC
     ranges: Ranges = field(default_factory=Ranges)
     seed: int = 0
+    allow_randomness: int | None = None
 
     def __post_init__(self) -> None:
         # read at once, so that a misspelled name is refused here and not minutes later
         _, precisions = self.output_metric, self.precisions
         if not precisions:
             raise InputError("candidates is empty; name precisions such as w8a8, or leave it out")
+        seed = self.allow_randomness
+        # A truth value is the seed 1 to Python, and hardly what was meant.
+        if seed is not None and (isinstance(seed, bool) or not 0 <= seed < 2**63):
+            raise InputError(f"allow_randomness is a seed, a whole number from 0 on; got {seed!r}")
 
     @cached_property
     def profile(self) -> "Profile | None":

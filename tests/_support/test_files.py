@@ -1,5 +1,7 @@
 """Writing results: whole files or none, whatever happens in between."""
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,3 +119,14 @@ def test_preparing_leaves_the_folder_empty(tmp_path: Path) -> None:
 
     assert folder.is_dir()
     assert contents(folder) == {}
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    """It stays what it was, and the error says so."""
+    os.mkfifo(tmp_path / "out.json")
+
+    with pytest.raises(OutputError, match="a device or a pipe is there"):
+        write_files(tmp_path, {"a.txt": b"one", "out.json": b"{}"})
+
+    assert stat.S_ISFIFO((tmp_path / "out.json").stat().st_mode)
+    assert not (tmp_path / "a.txt").exists()

@@ -1,6 +1,10 @@
 """Files of rows: what is written can be read, whatever happened in between."""
 
 import json
+import os
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -56,8 +60,8 @@ def test_row_is_in_the_file_when_add_returns(path: Path) -> None:
     journal.add("a", 1)
 
     header, line = path.read_text().splitlines()
-    assert json.loads(header) == {"mpq_journal": 1, "key": KEY}
-    assert json.loads(line) == {"name": "a", "row": 1}
+    assert json.loads(header) == {"mpq_journal": 2, "key": KEY}
+    assert json.loads(line) == {"name": "a", "row": 1, "crc32": zlib.crc32(b'["a", 1]')}
 
 
 def test_file_cut_at_any_byte_can_be_gone_on_with(written: Path) -> None:
@@ -100,11 +104,13 @@ def test_damage_in_the_middle_is_an_error(written: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "line"),
     [
-        (1, {"mpq_journal": 1}),
-        (1, {"mpq_journal": 1, "key": ["weights"]}),
+        (1, {"mpq_journal": 2}),
+        (1, {"mpq_journal": 2, "key": ["weights"]}),
         (2, {"name": ["a"], "row": 1}),
         (2, {"name": None, "row": 1}),
-        (4, {"name": ["a"], "row": 1}),
+        (2, {"name": "b", "row": {"x": [[2]]}, "crc32": 1}),
+        (3, {"name": "b", "row": "text"}),
+        (4, {"name": ["a"], "row": 1, "crc32": None}),
     ],
 )
 def test_whole_lines_of_another_form_are_damage(
@@ -145,9 +151,9 @@ def test_other_file_is_refused(path: Path, content: bytes) -> None:
 
 def test_other_schema_is_refused(path: Path) -> None:
     """With both versions."""
-    path.write_text(json.dumps({"mpq_journal": 2, "key": KEY}) + "\n")
+    path.write_text(json.dumps({"mpq_journal": 1, "key": KEY}) + "\n")
 
-    with pytest.raises(FileFormatError, match="schema version 2; this mpq reads version 1"):
+    with pytest.raises(FileFormatError, match="schema version 1; this mpq reads version 2"):
         Journal(path, KEY)
 
 
@@ -214,3 +220,61 @@ def test_checksum_tells_numbers_shapes_and_types_apart() -> None:
 
     assert len(found) == len(tensors)
     assert checksum([torch.zeros(2, 3).T]) == checksum([torch.zeros(3, 2)])
+
+
+def test_a_changed_number_is_noticed(written: Path) -> None:
+    """A row that is whole JSON, with one digit that nobody measured."""
+    written.write_bytes(written.read_bytes().replace(b"0.1", b"0.2"))
+
+    with pytest.raises(FileFormatError, match="damaged in line 2"):
+        Journal(written, KEY)
+
+
+def test_a_pipe_is_refused(path: Path) -> None:
+    """Reading it would wait for ever."""
+    os.mkfifo(path)
+
+    with pytest.raises(OutputError, match="it is no regular file"):
+        Journal(path, KEY)
+
+
+MANY = """
+import sys
+from mpq._support.journal import Journal
+
+print(flush=True)  # ready
+sys.stdin.read(1)
+journal = Journal(sys.argv[1], {"weights": "abc"})
+for number in range(20):
+    journal.add(f"{sys.argv[2]} {number}", [number] * 50)
+"""
+
+
+def test_processes_that_begin_one_journal_at_once(path: Path) -> None:
+    """One header, and every row of all of them, whole; none waits for one that was killed."""
+    for round_ in range(3):
+        runs = [
+            subprocess.Popen(
+                [sys.executable, "-c", MANY, str(path), f"{round_} {number}"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            for number in range(4)
+        ]
+        for run in runs:
+            assert run.stdout is not None
+            run.stdout.readline()
+        for run in runs:
+            assert run.stdin is not None
+            run.stdin.write(b"g")
+            run.stdin.flush()
+        # Killed in the middle: what it had begun is the next one's to cut off.
+        runs[0].kill()
+        for run in runs:
+            run.communicate(timeout=60)
+
+        found = Journal(path, {"weights": "abc"})
+
+        expected = {f"{round_} {n} {row}" for n in (1, 2, 3) for row in range(20)}
+        assert not [name for name in expected if name not in found]
+        path.unlink()

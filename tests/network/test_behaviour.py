@@ -1,14 +1,18 @@
 """The same answer twice, one row an example, and a model that is left as found."""
 
+import io
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 import mpq
 from mpq import ESTIMATORS, Calibration, Precision
+from mpq.cli.console import print_result
 from mpq.errors import DataError, ModelError
 from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
@@ -42,11 +46,22 @@ class Drawing(nn.Module):
         return found + self.ring
 
 
-@pytest.mark.parametrize("how", ["dropout", "mask", "ring"])
-def test_another_answer_to_the_same_input_is_refused(how: str) -> None:
-    """With the size of the difference, before anything is estimated."""
-    with pytest.raises(ModelError, match=r"gives another answer: outputs differ by up to \d"):
+@pytest.mark.parametrize(
+    ("how", "why"), [("dropout", "--allow-randomness"), ("mask", "--allow-randomness"),
+                     ("ring", "kept between calls")]
+)  # fmt: skip
+def test_another_answer_to_the_same_input_is_refused(how: str, why: str) -> None:
+    """With the size of the difference and the option where it helps, before any estimate."""
+    with pytest.raises(ModelError, match=rf"another answer: outputs differ by up to \d.*{why}"):
         Network.of(Drawing(how).eval(), rows(1))
+
+
+def test_what_is_kept_between_calls_is_refused_with_a_seed_too() -> None:
+    """It is not drawn by the generators that a seed fixes."""
+    task = mpq.Task(Drawing("ring").eval(), rows(4), allow_randomness=0)
+
+    with pytest.raises(ModelError, match="kept between calls .* no seed of torch, numpy or Python"):
+        mpq.search(task, {"effective_bits": 7})
 
 
 class Graph(nn.Module):
@@ -142,6 +157,95 @@ def test_independent_rows_stay_examples() -> None:
     model = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
 
     assert not Network.of(model, [torch.randn(6, 6, 16)]).is_mixing
+
+
+class Halving(nn.Module):
+    """Two rows to one output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        found: Tensor = self.a(x[::2] + x[1::2])
+        return found
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "why"),
+    [
+        (nn.Linear(16, 5), [batch[:1] for batch in rows(8)], "every batch has one row"),
+        (Halving(), rows(8), "40 rows go in and 20 come out"),
+        (nn.Linear(16, 5), [torch.ones(4, 16)] * 8, "all rows are alike"),
+    ],
+    ids=["one row", "other length", "alike"],
+)
+def test_rows_that_cannot_be_checked_are_told(
+    model: nn.Module, data: list[Tensor], why: str
+) -> None:
+    """Nothing is known of them, which is not the same as independent rows."""
+    network = Network.of(model.eval(), data)
+
+    assert not network.is_mixing
+    assert network.unchecked_rows == why
+
+
+class Centred(nn.Module):
+    """Rows less their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        found: Tensor = self.a(x - x.mean(dim=0))
+        return found
+
+
+def test_a_later_batch_is_looked_at_where_the_first_has_one_row() -> None:
+    """It would hide what the others show."""
+    network = Network.of(Centred().eval(), [rows(1)[0][:1], *rows(2)])
+
+    assert network.is_mixing
+    assert network.unchecked_rows == ""
+
+
+def test_a_search_says_what_was_not_checked(tmp_path: Path) -> None:
+    """In the record, which is loaded as it was saved, and in the terminal; else nothing."""
+    console = Console(width=400, record=True, file=io.StringIO())
+    alone = [batch[:1] for batch in rows(8)]
+    results = [
+        mpq.search(
+            mpq.Task(BatchFree().eval(), data, candidates=["w4", "w8"]), ["effective_bits=9"]
+        )
+        for data in (alone, rows(8))
+    ]
+
+    results[0].save(tmp_path)
+    loaded = mpq.load(tmp_path)
+    for result in results:
+        print_result(result, console)
+
+    assert loaded.provenance.unchecked_rows == "every batch has one row"
+    assert results[1].provenance.unchecked_rows == ""
+    said = console.export_text()
+    assert said.count("not checked: whether rows of a batch change each other's outputs") == 1
+
+
+class BatchFree(nn.Module):
+    """Two layers, row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(16, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        found: Tensor = self.b(torch.relu(self.a(x)))
+        return found
 
 
 class Counting(nn.Module):

@@ -1,18 +1,25 @@
 """The default estimator: predictions that are checked, and measured where they fail."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import kendalltau
 from torch import Tensor, nn
 
+import mpq
 from mpq import ESTIMATORS, Calibration, Precision
 from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity import Estimation, Sensitivity
-from mpq.sensitivity.spot_check import NUM_CELLS, spot_check
+from mpq.sensitivity import CheckedCell, Estimation, OutputSketch, Sensitivity
+from mpq.sensitivity import spot_check as spot_check_module
+from mpq.sensitivity.checked import AGREEMENT
+from mpq.sensitivity.passes import tiles
+from mpq.sensitivity.spot_check import NUM_CELLS, agreement, out_of_order, spot_check
 from tests.blind import BETWEEN, Blocked, Inner, examples
 
 CANDIDATES = tuple(map(Precision.parse, ("w2", "w4", "w8", "fp32")))
@@ -101,7 +108,7 @@ def test_where_nothing_can_be_differentiated_all_is_measured(model: nn.Module) -
 
     np.testing.assert_array_equal(found.table.values, measured.table.values)
     assert found.check is not None
-    assert found.check.fallback.startswith("no gradient can be computed (")
+    assert found.check.fallback.startswith("no gradient can be computed: ")
     assert found.check.repaired == on.names
     assert "every layer was measured instead" in found.check.sentences[0]
 
@@ -128,3 +135,135 @@ def test_other_units_are_not_compared() -> None:
 
     assert score.table.unit != "nats"
     assert found.off == ()
+
+
+def of_order(predicted: Sequence[float], measured: Sequence[float]) -> list[CheckedCell]:
+    """Cells of a layer each."""
+    pairs = enumerate(zip(predicted, measured, strict=True))
+    return [CheckedCell(f"l{i}", "w4", p, m, is_off=False) for i, (p, m) in pairs]
+
+
+def test_agreement_is_kendalls_tau() -> None:
+    """As scipy has it, where all measurements are far apart."""
+    measured = [4.0**i for i in range(8)]
+    predicted = [2.0, 1.0, 5.0, 3.0, 4.0, 8.0, 6.0, 7.0]
+
+    found = agreement(of_order(predicted, measured))
+
+    assert found == pytest.approx(kendalltau(predicted, measured).statistic)
+
+
+def test_layers_that_are_alike_have_no_order() -> None:
+    """A factor of two is what few examples cannot tell; nor is rounding noise an order."""
+    assert agreement(of_order(range(8), [1.9 - 0.1 * i for i in range(8)])) is None
+    noise = [1e-9 * 3.0**i for i in range(7)]
+    assert agreement(of_order(range(8, 0, -1), [*noise, 1e4])) is None
+
+
+def test_the_layers_that_are_out_of_order_are_named() -> None:
+    """Those without which the others agree, and no more."""
+    measured = [4.0**i for i in range(8)]
+    cells = of_order([*measured[:6], measured[6] / 4.0**9, measured[7] / 4.0**9], measured)
+    wrong = [CheckedCell("l0", "w2", 4.0**9, 4.0 ** (-1), is_off=False), *cells]
+
+    assert agreement(wrong) < AGREEMENT  # type: ignore[operator]
+    assert set(out_of_order(wrong)) <= {"l0", "l6", "l7"}
+    assert out_of_order(wrong)
+    assert out_of_order(of_order(measured, measured)) == ()
+
+
+class Deep(nn.Module):
+    """Eight layers, each of which matters less than the one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.parts = nn.ModuleList(nn.Linear(16, 5) for _ in range(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of five classes."""
+        found: Tensor = sum(part(x) * 0.5**i for i, part in enumerate(self.parts))
+        return found
+
+
+def test_an_order_upside_down_is_told_in_another_unit_too() -> None:
+    """Where sizes cannot be compared, ranks can."""
+    on = asked(Deep())
+    table = estimate(on, "measured").table
+
+    found = spot_check(on, replace(table, values=1 / (table.values + 1e-9), unit="relative"))
+
+    assert found.off == ()
+    assert found.agreement is not None
+    assert found.agreement < 0
+    assert found.failing == found.out_of_order != ()
+    assert "in another order (Kendall's tau -" in found.sentences[0]
+    assert "search with --sensitivity auto or measured" in found.sentences[0]
+    assert "predictions hold" not in found.sentences[-1]
+
+
+def test_auto_mends_an_order_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where several layers are out of order, all are measured."""
+    on = asked(Deep())
+    measured = estimate(on, "measured").table
+    largest = measured.values.max()
+    wrong = replace(measured, values=np.where(measured.values > 0, largest**2, 0) / (
+        measured.values + 1e-3 * largest))  # fmt: skip
+    monkeypatch.setattr(OutputSketch, "estimate", lambda *_: Sensitivity(wrong))
+
+    found = estimate(on)
+
+    assert found.check is not None
+    assert found.check.out_of_order
+    assert set(found.check.out_of_order) <= set(found.check.repaired)
+    assert found.check.agreement is not None
+    assert found.check.agreement < AGREEMENT
+
+
+def test_predictions_that_are_far_too_dear_are_told() -> None:
+    """They are not mended: the solver only forgoes something."""
+    on = asked(Blocked(lambda x: x))
+    table = estimate(on, "measured").table
+    wrong = table.values.copy()
+    wrong[1] *= 1000
+
+    found = spot_check(on, replace(table, values=wrong))
+
+    assert found.off == ()
+    assert any("20 x above the measurement at b: they may get more" in s for s in found.sentences)
+
+
+@pytest.mark.parametrize("name", sorted({*ESTIMATORS.names()} - {"auto", "measured", "pairwise"}))
+def test_every_explicit_estimator_is_checked(name: str) -> None:
+    """Whoever gives nothing for a layer, in whatever unit, is told by a search."""
+    model, data = Blocked(BETWEEN["round"]).eval(), examples(64)
+    on, task = asked(model, data), mpq.Task(model, data, candidates=("w2", "w4", "w8"))
+    is_blind = not estimate(on, name).table.values[0].any()
+
+    check = mpq.search(task, ["effective_bits=5"], sensitivity=name).spot_check
+
+    assert check is not None
+    assert ("a" in check.no_gradient) == is_blind
+    if is_blind:
+        assert any("no gradient reaches a (" in s and "--sensitivity" in s for s in check.sentences)
+    assert len(check.cells) > 0
+
+
+def test_the_check_has_a_bar_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not that of the estimator it uses, which would read as a measurement of one layer."""
+    labels: list[str] = []
+    for module in (spot_check_module, tiles):
+        monkeypatch.setattr(module, "track", _noting(labels))
+
+    on = asked(Blocked(lambda x: x))
+    spot_check(on, estimate(on, "fisher").table)
+
+    assert set(labels) == {"spot check"}
+
+
+def _noting(labels: list[str]) -> Callable[..., Any]:
+    def track(items: Any, what: str, total: int | None = None) -> Any:
+        labels.append(what)
+        return items
+
+    return track

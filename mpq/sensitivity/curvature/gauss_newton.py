@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpq.errors import ModelError
 from mpq.network.arguments import read_by
 from mpq.network.divergence import random_signs
 from mpq.network.examples import Batch
@@ -21,6 +20,7 @@ from mpq.network.tracing import kind_of
 from mpq.sensitivity.curvature.block_traces import Traces, TraceSums, variance_of_mean
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, tapped
+from mpq.sensitivity.passes.differentiation import check_reached
 from mpq.sensitivity.passes.weight_gradients import CallGradients, PlainCall
 
 _NUM_CONTRASTS = 4
@@ -56,7 +56,7 @@ def gauss_newton_traces(
         with_inputs: Whether traces of inputs are found, too; otherwise they are 0.
 
     Raises:
-        ModelError: If the output depends on no layer.
+        GradientError: If the network cannot be differentiated.
     """
     sums = TraceSums(len(on.names))
     for batch in on.batches("Gauss-Newton traces"):
@@ -177,8 +177,7 @@ def _norms(
     reader = _SquaredNorms(network, batch.size, with_inputs)
     with tapped(network, batch.size, reader), reader.counting(), torch.enable_grad():
         outputs = network.outputs(batch)
-        if not outputs.requires_grad:
-            raise ModelError("the output does not depend on any quantizable layer")
+        check_reached(outputs)
         shares = position_weights(batch, outputs)
         fixed, random = directions(network.metric, outputs.detach(), shares, num_probes, generator)
         found = []

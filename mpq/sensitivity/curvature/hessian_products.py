@@ -9,13 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mpq.errors import InputError, ModelError
+from mpq.errors import InputError
 from mpq.network.arguments import input_of, with_input
 from mpq.network.examples import Batch
 from mpq.network.modules import hooks, weight_of
 from mpq.network.network import Network
 from mpq.network.outputs import position_weights
 from mpq.network.targets import class_targets, cross_entropy, target_weights
+from mpq.sensitivity.passes.differentiation import (
+    check_reached,
+    check_second_derivatives,
+    differentiating,
+    translated,
+)
+from mpq.sensitivity.passes.weight_gradients import WholeGradients
 
 Objective = Callable[[Batch, Tensor], Tensor]
 """From a batch and its outputs ``[N, P, C]`` to the loss, summed over the examples."""
@@ -98,18 +105,21 @@ def product(variables: Sequence[Variable], vectors: Sequence[Tensor]) -> tuple[T
     Args:
         variables: Weights of a ``SecondOrder``, inside its block.
         vectors: One for each variable, of its shape.
+
+    Raises:
+        GradientError: If an operation of the network has no second derivative.
     """
     if not variables:
         return ()
     # The graph serves the next probe, layer or precision, too. A gradient may be linear in some of
     # the variables, whose share is then 0 and not an error.
-    return torch.autograd.grad(
-        [variable.gradient for variable in variables],
-        [variable.tensor for variable in variables],
-        [v.to(x.gradient.dtype) for v, x in zip(vectors, variables, strict=True)],
-        retain_graph=True,
-        materialize_grads=True,
-    )
+    gradients = [variable.gradient for variable in variables]
+    along = [v.to(g.dtype) for v, g in zip(vectors, gradients, strict=True)]
+    tensors = [variable.tensor for variable in variables]
+    with translated():
+        return torch.autograd.grad(
+            gradients, tensors, along, retain_graph=True, materialize_grads=True
+        )
 
 
 @contextmanager
@@ -125,7 +135,7 @@ def second_order(
         with_inputs: Whether layers' inputs are variables as well.
 
     Raises:
-        ModelError: If the output depends on no layer.
+        GradientError: If the network cannot be differentiated twice.
     """
     read: dict[str, list[Tensor]] = {layer.name: [] for layer in network.layers}
     handles = [
@@ -135,14 +145,14 @@ def second_order(
     ]
     with own_weights(network) as weights, hooks(handles), torch.enable_grad():
         # The fused attention kernels have no second derivative; the plain one has.
-        with sdpa_kernel(SDPBackend.MATH):
-            total = loss(batch, network.outputs(batch))
-        if not total.requires_grad:
-            raise ModelError("the output does not depend on any quantizable layer")
-        inputs = [x for kept in read.values() for x in kept]
-        # One backward pass serves weights and inputs; they are handed out in the order of this
-        # list.
-        variables = iter(_variables(total, [*weights.values(), *inputs]))
+        with differentiating(network):
+            with sdpa_kernel(SDPBackend.MATH), WholeGradients():
+                total = loss(batch, network.outputs(batch))
+            check_reached(total)
+            inputs = [x for kept in read.values() for x in kept]
+            # One backward pass serves weights and inputs; they are handed out in the order of this
+            # list.
+            variables = iter(_variables(total, [*weights.values(), *inputs]))
         yield SecondOrder(
             {name: v for name in weights if (v := next(variables)) is not None},
             {
@@ -154,6 +164,7 @@ def second_order(
 
 def _variables(total: Tensor, tensors: Sequence[Tensor]) -> list[Variable | None]:
     gradients = torch.autograd.grad(total, tensors, create_graph=True, allow_unused=True)
+    check_second_derivatives(gradients)
     return [
         # A gradient that depends on nothing is constant: as good as no variable for the Hessian.
         Variable(x, g) if g is not None and g.requires_grad else None

@@ -20,6 +20,7 @@ from mpq.network.network import Network
 from mpq.sensitivity.curvature.block_traces import Traces
 from mpq.sensitivity.curvature.hessian_products import Objective, own_weights, second_order
 from mpq.sensitivity.estimation import Estimation
+from mpq.sensitivity.passes.differentiation import translated
 
 BACKENDS = ("mpq", "pyhessian")
 
@@ -119,7 +120,7 @@ def _every_layer(
             # it.
             share = sum(n for n, is_used in zip(sizes, used, strict=True) if is_used) / sum(sizes)
             if share > 0:
-                with own_weights(on.network, [name]) as weights:
+                with own_weights(on.network, [name]) as weights, translated():
                     hessian = pyhessian.hessian(
                         _OneWeight(on.network, weights[name]),
                         # PyHessian weights every batch by its size again, so that it is given

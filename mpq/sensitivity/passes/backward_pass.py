@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from mpq.errors import ModelError
+from mpq.errors import GradientError
 from mpq.network.arguments import input_of, read_by, with_input
 from mpq.network.examples import Batch
 from mpq.network.layer import Layer
@@ -18,6 +18,7 @@ from mpq.network.modules import hooks
 from mpq.network.network import Network
 from mpq.network.own_forward import Again, is_computed_again
 from mpq.sensitivity.passes.broadcasts import Broadcasts
+from mpq.sensitivity.passes.differentiation import check_reached, differentiating, reading
 from mpq.sensitivity.passes.per_example import by_example
 from mpq.sensitivity.passes.weight_gradients import CallGradients, OwnCall, PlainCall
 
@@ -94,12 +95,12 @@ def read_gradients(
         The outputs, detached.
 
     Raises:
-        ModelError: If the output depends on no layer, or an operation in place overwrote an input.
+        GradientError: If the network cannot be differentiated: the output depends on no layer, an
+            operation in place overwrote an input, or torch says so.
     """
     with tapped(network, batch.size, reader), torch.enable_grad():
         outputs = network.outputs(batch)
-        if not outputs.requires_grad:
-            raise ModelError("the output does not depend on any quantizable layer")
+        check_reached(outputs)
         outputs.backward(probe_of(outputs.detach()))
     return outputs.detach()
 
@@ -113,7 +114,7 @@ class ProbeOf(Protocol):
 
 @contextmanager
 def tapped(network: Network, num_examples: int, reader: GradientReader) -> Iterator[None]:
-    """Within this block a backward pass through the network is read."""
+    """Within this block a backward pass through the network is read; see ``differentiating``."""
     handles, broadcasts = [], Broadcasts(num_examples)
     for layer in network.layers:
         layer_module = network.layer_module(layer.name)
@@ -129,7 +130,7 @@ def tapped(network: Network, num_examples: int, reader: GradientReader) -> Itera
         ]
     # Every function of the pass goes through a mode: only where a layer may be shared.
     may_share = num_examples > 1 and any(map(_may_be_shared, network.layers))
-    with hooks(handles), broadcasts if may_share else nullcontext():
+    with hooks(handles), broadcasts if may_share else nullcontext(), differentiating(network):
         yield
 
 
@@ -146,8 +147,13 @@ def _before(
     # A node of its own, so that the gradient is this layer's share only: others may read x.
     x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
     if reader.reads_inputs and x.numel():
-        x.register_hook(partial(reader.read_input, tap, x.detach()))
+        x.register_hook(partial(_read_input, reader, tap, x.detach()))
     return with_input(args, kwargs, x)
+
+
+def _read_input(reader: GradientReader, tap: Tap, x: Tensor, g: Tensor) -> None:
+    with reading():
+        reader.read_input(tap, x, g)
 
 
 def _after(
@@ -207,10 +213,14 @@ class _Call:
     def use(self, g: Tensor, by_example: Tensor | None = None) -> None:
         """Hands on the gradient of the output, and those of the examples if they share it."""
         if [t._version for t in self._read] != self._versions:
-            raise ModelError(
+            raise GradientError(
                 f"the input of layer {self._tap.name!r} is changed in place after the layer read "
-                "it, so that its gradient is lost; make that operation not in place"
+                "it, so that its gradient is lost (make that operation not in place)"
             )
+        with reading():
+            self._read_output(g, by_example)
+
+    def _read_output(self, g: Tensor, by_example: Tensor | None) -> None:
         if by_example is None:
             self._reader.read_output(self._tap, self.x, g.detach())
             return

@@ -87,6 +87,9 @@ class PrefixReuse:
     returns a view of what is overwritten later. The numbers are those of a whole pass, bit by bit,
     provided that a layer's weight is read by that layer's own calls only.
 
+    Where the network draws (``Network.allow_randomness``) nothing is skipped: a call that is not
+    run would not draw either, and what follows it would draw other numbers.
+
     A module may keep something between calls that another module reads. So that what it keeps is
     from the recording, change layers in the reverse order of their first calls.
 
@@ -129,6 +132,8 @@ class PrefixReuse:
         return self._run(recording.batch, self._after(recording, layer))
 
     def _after(self, recording: Recording, layer: str) -> "_Pass":
+        if self._network.allow_randomness is not None:
+            return _Pass([], 0)
         first = recording.first_call(self._network.layer_module(layer))
         return _Pass(recording.calls, len(recording.calls) if first is None else first)
 

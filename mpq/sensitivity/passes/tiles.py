@@ -108,7 +108,9 @@ class Tiling:
         self._on = on
         self._reuse = reuse
         self._precisions = [on.candidates[column] for column in on.tried]
-        self._axes: dict[str, int] | None = None if batched else {}
+        # A larger batch draws other numbers.
+        is_drawing = on.network.allow_randomness is not None
+        self._axes: dict[str, int] | None = None if batched and not is_drawing else {}
 
     def tiles(self, batch: Batch) -> list[Tile]:
         """At most two, each with at least one layer; together they have every layer once."""
@@ -118,7 +120,7 @@ class Tiling:
         axes = self._axes if copies > 1 and self._axes else {}
         alone = {x.name: 0 for x in self._on.network.layers if x.name not in axes}
         tiles = [self._tile(batch, 1, alone)] if alone else []
-        return [*tiles, self._tile(copied(batch, copies), copies, axes)] if axes else tiles
+        return [*tiles, self._tile(batch.repeated(copies), copies, axes)] if axes else tiles
 
     def _tile(self, batch: Batch, copies: int, axes: dict[str, int]) -> Tile:
         return Tile(self._on, self._reuse, batch, copies, axes)
@@ -152,14 +154,6 @@ def measure_layers(
         # The number of batches is unknown until the data have been read once.
         for _ in track(layers, purpose, batches and batches * len(on.names)):
             pass
-
-
-def copied(batch: Batch, copies: int) -> Batch:
-    """Every tensor that has the examples along its first axis, so many times."""
-    size = batch.size
-    return batch.map(
-        lambda t: t.repeat(copies, *[1] * (t.ndim - 1)) if t.ndim and len(t) == size else t
-    )
 
 
 @contextmanager
@@ -198,7 +192,7 @@ def tileable(on: Estimation, batch: Batch, precisions: Sequence[Precision]) -> d
         batch: On the network's device.
         precisions: One per copy; a layer is tried in them, at once and one by one.
     """
-    tile, network = copied(batch, len(precisions)), on.network
+    tile, network = batch.repeated(len(precisions)), on.network
     with torch.no_grad():
         inputs = _inputs(network, batch)
         try:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from mpq.errors import ModelError
+from mpq.errors import GradientError
 from mpq.network.modules import weight_of
 from mpq.network.own_forward import Again, is_close
+from mpq.sensitivity.passes.differentiation import translated
 from mpq.sensitivity.passes.layer_response import widened
 from mpq.sensitivity.passes.per_example import (
     by_example,
@@ -168,20 +169,20 @@ class OwnCall:
 
     def _forward(self, again: Again) -> tuple[Tensor, Tensor]:
         weight = widened(weight_of(self.layer_module)).requires_grad_()
-        with torch.enable_grad(), _WholeGradients():
+        with translated(), torch.enable_grad(), WholeGradients():
             y = again.output({"weight": weight}, widened)
         if not y.requires_grad:
-            raise ModelError(
-                f"the forward of layer {self.name!r} cannot be differentiated with respect to its "
-                "weight (no_grad, detach or numpy within); take an estimator without gradients "
-                "(measured), or leave the layer out (--exclude)"
+            raise GradientError(
+                f"the forward of layer {self.name!r} hides its weight from gradients (no_grad, "
+                "detach or numpy within)"
             )
         return y, weight
 
     def _gradient(self, y: Tensor, weight: Tensor, g: Tensor) -> Tensor:
-        (found,) = torch.autograd.grad(
-            y, weight, g.to(y.dtype), retain_graph=True, materialize_grads=True
-        )
+        with translated():
+            (found,) = torch.autograd.grad(
+                y, weight, g.to(y.dtype), retain_graph=True, materialize_grads=True
+            )
         return found.flatten().to(self.g.dtype)
 
     @cached_property
@@ -246,7 +247,7 @@ class Cut:
             return False
 
 
-class _WholeGradients(TorchFunctionMode):
+class WholeGradients(TorchFunctionMode):
     """Within this block a table's lookup has the gradient of all its rows, each once per use."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,5 +1,6 @@
 """Trials as arrays, and as an optuna study that several processes may share."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from mpq.errors import (
 )
 from mpq.problem.problem import Problem
 from mpq.solvers.black_box.population import Assignments, Space
+from mpq.solvers.black_box.study_file import study_file
 
 if TYPE_CHECKING:
     import optuna
@@ -198,16 +200,15 @@ class Store:
 def _opened(storage: str, name: str, num_values: int) -> "optuna.Study":
     import optuna
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
 
     scheme, colon, rest = storage.partition(":")
     is_url = bool(colon) and len(scheme) > 1  # one letter is a drive
     if is_url and (scheme.startswith("redis") or not rest.startswith("//")):
         raise InputError(
-            f"storage {storage!r}: expected a path such as search.log, or a database URL such as "
-            "sqlite:///search.db"
+            f"storage {without_password(storage)!r}: expected a path such as search.log, or a "
+            "database URL such as sqlite:///search.db"
         )
-    kept = storage if is_url else JournalStorage(JournalFileBackend(storage))
+    kept = storage if is_url else JournalStorage(study_file(storage))
     return optuna.create_study(
         storage=kept, study_name=name, directions=["minimize"] * num_values, load_if_exists=True
     )
@@ -279,26 +280,37 @@ def _reported(storage: str, kind: type[InputError] | type[SolverError]) -> Itera
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
+    shown = without_password(storage)
     try:
         yield
     except InputError:
         raise
     except ImportError as error:
         raise MissingDependencyError(
-            f"storage {storage!r}: the database's driver is not installed ({error})"
+            f"storage {shown!r}: the database's driver is not installed ({error})"
         ) from error
     except (SQLAlchemyError, StorageInternalError, OSError, RuntimeError) as error:
         raise kind(
-            f"storage {storage!r} cannot be used: {_first_line(error)}; give a path such as "
+            f"storage {shown!r} cannot be used: {_first_line(error)}; give a path such as "
             "search.log, or a database URL such as sqlite:///search.db"
         ) from error
     # A journal of other lines than optuna's ends in one of these, whichever line comes first.
     except (ValueError, LookupError, TypeError, AssertionError, AttributeError) as error:
         raise FileFormatError(
-            f"storage {storage!r} is no journal of optuna's, or is damaged "
+            f"storage {shown!r} is no journal of optuna's, or is damaged "
             f"({_first_line(error)}); give another path"
         ) from error
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    # Drivers quote the whole address, too.
+    return without_password((str(error).splitlines() or [type(error).__name__])[0])
+
+
+def without_password(text: str) -> str:
+    """A text whose database addresses may be shown: messages end in logs.
+
+    >>> without_password("postgresql://me:secret@host/db cannot be used")
+    'postgresql://me:***@host/db cannot be used'
+    """
+    return re.sub(r"(\w://[^:/@\s]*):[^/\s]*@", r"\1:***@", text)

@@ -14,7 +14,7 @@ from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer, quantized
 from mpq.sensitivity import Estimation
 from mpq.sensitivity.passes.prefix import reusing
-from mpq.sensitivity.passes.tiles import Tiling, copied, tileable
+from mpq.sensitivity.passes.tiles import Tiling, tileable
 
 CHOICES = tuple(map(Precision.parse, ("w2", "w3a4d", "w4a8d", "w32a3d", "w8a16")))
 
@@ -227,7 +227,7 @@ def test_copies_hold_the_batch_one_behind_the_other() -> None:
     x, mask = torch.randn(3, 2), torch.ones(2, 2)
     batch = Batch((x,), {"mask": mask, "scale": torch.tensor(2.0)}, torch.arange(3))
 
-    found = copied(batch, 2)
+    found = batch.repeated(2)
 
     assert found.size == 6
     assert torch.equal(found.args[0], torch.cat([x, x]))

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -402,7 +403,9 @@ def journal(path: str) -> optuna.storages.JournalStorage:
         ("sqlite:////nowhere/search.db", InputError, "cannot be used: .*unable to open"),
         ("mysql://host/db", MissingDependencyError, "driver is not installed"),
         ("/nowhere/search.log", InputError, "cannot be used: .*No such file or directory"),
-        ("{tmp_path}", InputError, "cannot be used: .*Is a directory"),
+        ("{tmp_path}", InputError, "it is no regular file"),
+        ("mysql://me:secret@host/db", MissingDependencyError, r"me:\*\*\*@host.* not installed"),
+        ("{tmp_path}/user.py", FileFormatError, "is no journal .* begins with 'print"),
         ("{tmp_path}/notes.txt", FileFormatError, "is no journal of optuna's, or is damaged"),
         ("{tmp_path}/lines.jsonl", FileFormatError, "is no journal of optuna's, or is damaged"),
         ("sqlite:///{tmp_path}/notes.txt", InputError, "cannot be used: .*not a database"),
@@ -413,14 +416,60 @@ def test_a_storage_that_cannot_be_used(
 ) -> None:
     """The message says what was expected; nothing is measured."""
     (tmp_path / "notes.txt").write_text("just a note\n" * 200)
+    (tmp_path / "user.py").write_text("print()  # hours of work, without a line end")
     (tmp_path / "lines.jsonl").write_text('{"loss": 1}\n{"loss": 2}\n')
     recorder = Recorder()
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     solver = replace(EVERY[0], storage=storage.format(tmp_path=tmp_path)).bind(recorder)
 
     with pytest.raises(error, match=message):
         solver.solve(random_case(0).problem())
 
     assert recorder.batches == []
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_study_cut_anywhere_in_its_last_line_goes_on(tmp_path: Path) -> None:
+    """A process that is killed in the middle of a write costs one trial."""
+    case, solver = stored_problem(tmp_path)
+    path = Path(solver.storage)
+    whole = path.read_bytes()
+    last = whole.splitlines(keepends=True)[-1]
+    for cut in (1, len(last) // 2, len(last) - 1):
+        path.write_bytes(whole[:-cut])
+
+        calls: list[int] = []
+
+        def counting(assignments: Assignments, calls: list[int] = calls) -> Floats:
+            calls.append(len(assignments))
+            return rugged(assignments)
+
+        replace(solver, objective=counting).solve(case.problem())
+
+        assert sum(calls) <= 1
+        assert path.read_bytes()[: len(whole) - len(last)] == whole[: -len(last)]
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
+    """Whoever comes next waits for nobody."""
+    case, solver = stored_problem(tmp_path)
+    holding = (
+        "import sys, time; from mpq._support.locks import locked\n"
+        "with open(sys.argv[1], 'ab') as file, locked(file): print(flush=True); time.sleep(600)"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", holding, solver.storage], stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    holder.kill()
+    holder.communicate()
+    start = time.monotonic()
+
+    replace(solver, num_trials=41).solve(case.problem())
+
+    assert time.monotonic() - start < 20
+    assert {file.name for file in tmp_path.iterdir()} == {Path(solver.storage).name}
 
 
 def test_a_storage_that_fails_on_the_way(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""The file of a study: read before anything is written to it, and locked by its owner."""
+
+import json
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast, final
+
+from mpq._support.locks import locked
+from mpq.errors import FileFormatError, InputError
+
+if TYPE_CHECKING:
+    from optuna.storages.journal import BaseJournalBackend
+
+_BEGINNING: Final = b'{"op_code":'
+"""What every line of a study's journal has, and thus the first bytes of the file."""
+
+
+def study_file(path: str) -> "BaseJournalBackend":
+    """The journal of a study, new or as optuna left it.
+
+    What a killed process left of its last line is cut off: the next line would be appended to it,
+    and the whole study be lost.
+
+    Args:
+        path: A file, or where one can be made.
+
+    Raises:
+        FileFormatError: If the file is something else; it is not touched.
+        InputError: If there is something at the path that is no file.
+        OSError: If it cannot be read or written.
+    """
+    from optuna.storages.journal import JournalFileBackend
+
+    if Path(path).exists() and not Path(path).is_file():
+        raise InputError(f"storage {path!r}: it is no regular file; give another path")
+    _cut_torn_line(path)
+    # Windows has no lock of ours: there optuna's own one, which outlives its process by 30 s.
+    if sys.platform == "win32":
+        return JournalFileBackend(path)
+    # Its base class is not public; all that is asked of a lock is these two methods.
+    return JournalFileBackend(path, lock_obj=cast(Any, _OwnedLock(path)))
+
+
+def _cut_torn_line(path: str) -> None:
+    if not Path(path).exists():
+        return
+    # For reading first: what is not ours may be read-only, and must not change at all.
+    with Path(path).open("rb") as beginning:
+        head = beginning.read(len(_BEGINNING))
+    if head not in (b"", _BEGINNING):
+        raise FileFormatError(
+            f"storage {path!r} is no journal of optuna's, or is damaged: it begins with "
+            f"{head.decode(errors='replace')!r}; give another path"
+        )
+    # Under the lock: what looks like half a line may be one that is being written.
+    with Path(path).open("r+b") as file, locked(file):
+        lines = file.read().splitlines(keepends=True)
+        if lines and not _is_whole(lines[-1]):
+            file.truncate(sum(map(len, lines[:-1])))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _is_whole(line: bytes) -> bool:
+    if not line.endswith(b"\n"):
+        return False
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+@final
+class _OwnedLock:
+    """Optuna's interface to ``locked``: a lock that a killed process does not keep."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._held = ExitStack()
+
+    def acquire(self) -> bool:
+        """Waits for whoever has it; the system takes it back from whoever died."""
+        with ExitStack() as stack:
+            stack.enter_context(locked(stack.enter_context(self._path.open("ab"))))
+            self._held = stack.pop_all()
+        return True
+
+    def release(self) -> None:
+        """Lets the next one in."""
+        self._held.close()

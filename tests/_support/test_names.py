@@ -1,0 +1,96 @@
+"""Names of layers are any text; nothing of it acts on whoever reads it."""
+
+import csv
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib import cbook
+from rich.console import Console
+
+from mpq._support.names import (
+    for_csv,
+    for_markdown,
+    for_people,
+    for_picture,
+    from_csv,
+    shortened,
+    visible,
+)
+
+ANYTHING = st.text(max_size=300)
+HOSTILE = (
+    r"$\frac{1}{0}$", "[/red]", ":smile:", "\x1b]0;owned\x07", "=cmd|' /C calc'!A0", "a|b",
+    "<script>", "\u202egnp", "two\nlines", "'=1", "x" * 100_000,
+)  # fmt: skip
+
+
+@given(ANYTHING)
+def test_no_control_character_is_left(text: str) -> None:
+    """A terminal acts on none of it, and the text stays on its line."""
+    assert visible(text).isprintable()
+    assert all(line.isprintable() for line in for_people(text).split("\n"))
+
+
+@given(st.text(alphabet=st.characters(categories=["L", "N"]), max_size=40))
+def test_plain_names_are_shown_as_they_are(text: str) -> None:
+    """Nobody has to recognise ``layer1.0.conv2`` in disguise."""
+    assert for_people(text) == visible(text) == for_picture(text) == text
+
+
+@given(ANYTHING, st.integers(5, 90))
+def test_shortened_keeps_both_ends(text: str, longest: int) -> None:
+    """Names differ at their ends, where numbers are."""
+    short = shortened(text, longest)
+    assert len(short) <= longest
+    assert short == text or (text.startswith(short[0]) and text.endswith(short[-1]))
+
+
+@given(ANYTHING)
+def test_a_picture_sees_no_formula(text: str) -> None:
+    """Matplotlib takes an even number of bare dollars for mathematics."""
+    label = for_picture(text.replace("\\", "/"))
+    assert not cbook.is_math_text(label)
+
+
+@given(st.one_of(ANYTHING, st.text(alphabet="'=+-@\t a", max_size=5)))
+def test_csv_comes_back_and_computes_nothing(cell: str) -> None:
+    """What we write we read; a spreadsheet finds no formula."""
+    assert from_csv(for_csv(cell)) == cell
+    assert not for_csv(cell).startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+@given(ANYTHING)
+def test_markdown_has_as_many_cells_as_columns(cell: str) -> None:
+    """No name begins a column, a line or a tag."""
+    shown = for_markdown(cell)
+    assert "<" not in shown
+    assert "\n" not in shown
+    bare = shown.replace("\\\\", "").replace("\\|", "")
+    assert "|" not in bare
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_table_shows_hostile_names(name: str) -> None:
+    """Markup, emoji and escape sequences arrive as text, in no time."""
+    from mpq.cli.console import literal, new_table
+
+    table = new_table()
+    table.add_column("layer")
+    table.add_row(literal(name, 80))
+    console = Console(file=io.StringIO(), width=200)
+    console.print(table)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert shortened(visible(name)) in shown
+    assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_csv_reader_gets_the_name(name: str) -> None:
+    """The whole name, also of 100,000 characters, through a real CSV."""
+    file = io.StringIO()
+    csv.writer(file).writerow([for_csv(name), "w4a8"])
+    file.seek(0)
+    csv.field_size_limit(10**6)
+    assert from_csv(next(csv.reader(file))[0]) == name

@@ -226,7 +226,7 @@ def test_a_graph_that_is_wrong_for_a_later_batch_is_refused(tmp_path: Path) -> N
     torch.manual_seed(0)
     model, file = Scaled().eval(), tmp_path / "net.onnx"
     batches = [{"x": torch.randn(4, 3), "scale": scale} for scale in (1.0, 3.0)]
-    assignment = Assignment((AssignedLayer("layer", "Linear", (2, 3), ORIGINAL),))
+    assignment = Assignment((AssignedLayer("layer", "linear", (2, 3), ORIGINAL),))
 
     with pytest.raises(ModelError, match="graph with every layer in fp32 is .* off the network"):
         export(assignment, file, "onnx", model, batches)

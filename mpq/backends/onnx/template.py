@@ -17,6 +17,7 @@ from mpq.network.arguments import input_of, read_by
 from mpq.network.examples import Batch, Calibration
 from mpq.network.modules import hooks, share_parameters
 from mpq.network.network import Network
+from mpq.network.open_weights import opened_parts
 from mpq.network.outputs import scored_tensor
 
 if TYPE_CHECKING:
@@ -188,11 +189,15 @@ class _Scored(nn.Module):
 class _Placeholder(nn.Module):
     """Stands for a layer while the network is exported; its parameters may be read elsewhere."""
 
-    def __init__(self, name: str, shapes: Mapping[Shape, Shape], layer_module: nn.Module) -> None:
+    def __init__(self, name: str, shapes: Mapping[Shape, Shape]) -> None:
         super().__init__()
         self.name = name
         self.shapes = shapes
+
+    def keep(self, layer_module: nn.Module) -> Self:
+        """With the parameters of the layer."""
         self.weight, self.bias = layer_module.weight, getattr(layer_module, "bias", None)
+        return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The placeholder in the graph."""
@@ -256,10 +261,13 @@ def _opened(network: Network, shapes: Mapping[str, Mapping[Shape, Shape]]) -> nn
     """A copy of the network with placeholders for its layers, under all names that a layer has."""
     # A copy of the modules, not of the numbers: the network keeps its layers.
     module = share_parameters(network.module)
-    placeholders = {
-        id(module.get_submodule(name)): _Placeholder(name, shapes[name], module.get_submodule(name))
-        for name in shapes
-    }
+    # A parameter that functions read is kept by its owner, and has the name of its layers there.
+    kept = {id(part) for part in opened_parts(module)}
+    placeholders = {}
+    for name in shapes:
+        layer_module, placeholder = module.get_submodule(name), _Placeholder(name, shapes[name])
+        is_kept = id(layer_module) in kept
+        placeholders[id(layer_module)] = placeholder if is_kept else placeholder.keep(layer_module)
     for path, layer_module in list(module.named_modules(remove_duplicate=False)):
         placeholder = placeholders.get(id(layer_module))
         # A network that is one layer has no parent to set it in.

@@ -2,9 +2,10 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from typing import TYPE_CHECKING, Any, Self, final
 
 import numpy as np
@@ -170,7 +171,7 @@ def _check_batched(network: Network, inputs: Mapping[str, tuple[Tensor, ...]]) -
         if "conv" in layer.kind and any(x.ndim < ndim for x in inputs.get(layer.name, ())):
             raise ModelError(
                 f"layer {layer.name!r} reads an input without a batch axis, which ONNX's "
-                f"convolutions cannot: give it x[None]"
+                "convolutions cannot: give it x[None]"
             )
 
 
@@ -189,15 +190,16 @@ class _Scored(nn.Module):
 class _Placeholder(nn.Module):
     """Stands for a layer while the network is exported; its parameters may be read elsewhere."""
 
-    def __init__(self, name: str, shapes: Mapping[Shape, Shape]) -> None:
+    def __init__(
+        self, name: str, shapes: Mapping[Shape, Shape], layer_module: nn.Module, is_kept: bool
+    ) -> None:
         super().__init__()
         self.name = name
         self.shapes = shapes
-
-    def keep(self, layer_module: nn.Module) -> Self:
-        """With the parameters of the layer."""
-        self.weight, self.bias = layer_module.weight, getattr(layer_module, "bias", None)
-        return self
+        if is_kept:  # by its owner, where it has the name of this very module: no parameter here
+            vars(self)["weight"] = layer_module.weight
+        else:
+            self.weight, self.bias = layer_module.weight, getattr(layer_module, "bias", None)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The placeholder in the graph."""
@@ -261,13 +263,11 @@ def _opened(network: Network, shapes: Mapping[str, Mapping[Shape, Shape]]) -> nn
     """A copy of the network with placeholders for its layers, under all names that a layer has."""
     # A copy of the modules, not of the numbers: the network keeps its layers.
     module = share_parameters(network.module)
-    # A parameter that functions read is kept by its owner, and has the name of its layers there.
     kept = {id(part) for part in opened_parts(module)}
-    placeholders = {}
+    placeholders: dict[int, nn.Module] = {}
     for name in shapes:
-        layer_module, placeholder = module.get_submodule(name), _Placeholder(name, shapes[name])
-        is_kept = id(layer_module) in kept
-        placeholders[id(layer_module)] = placeholder if is_kept else placeholder.keep(layer_module)
+        part = module.get_submodule(name)
+        placeholders[id(part)] = _Placeholder(name, shapes[name], part, id(part) in kept)
     for path, layer_module in list(module.named_modules(remove_duplicate=False)):
         placeholder = placeholders.get(id(layer_module))
         # A network that is one layer has no parent to set it in.
@@ -287,7 +287,8 @@ def _quiet() -> Iterator[None]:
     # By logger and restored afterwards, as levels are the whole process's.
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    # Beside its error torch prints the graph as far as it came, hundreds of lines.
+    with warnings.catch_warnings(), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.ERROR)

@@ -350,3 +350,13 @@ def test_the_first_numbers_are_rounded_and_ids_are_not() -> None:
 
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert (found[0, :3] > 0).all()
+
+
+def test_a_weight_may_be_the_first_draw_of_seed_0() -> None:
+    """Whether a layer reads its weight is tried with numbers that no network begins with."""
+    torch.manual_seed(0)
+    model = nn.Sequential(ScaledEmbedding(13, 8), nn.Flatten(), nn.Linear(32, 3)).eval()
+
+    layers = Network.of(model, [torch.arange(12).reshape(3, 4)]).layers
+
+    assert [(layer.name, layer.has_own_forward) for layer in layers] == [("0", True), ("2", False)]

@@ -112,7 +112,7 @@ def _plain(template: GraphTemplate) -> "onnx.ModelProto":
 
 def _runs(
     template: GraphTemplate, data: Calibration
-) -> Iterator[list[tuple[Batch, Mapping[str, npt.NDArray[Any]]]]]:
+) -> Iterator[Sequence[tuple[Batch, Mapping[str, npt.NDArray[Any]]]]]:
     """Of each of the first batches, the runs that are compared; empty: the graph takes none."""
     size = template.example.size
     for index, batch in enumerate(islice(template.network.batches(data), NUM_BATCHES)):

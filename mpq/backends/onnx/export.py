@@ -20,7 +20,7 @@ from mpq.backends.onnx.template import (
     require_onnx,
 )
 from mpq.backends.simulate import Simulate, quantizer_of
-from mpq.errors import InputError, ModelError
+from mpq.errors import InputError, MismatchError, ModelError, UnknownNameError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.network.outputs import scored_tensor
@@ -88,11 +88,10 @@ def _graph(
     require_onnx()
     check_batch_size(batch_size)
     data = Calibration.of(calibration)
-    names = [layer.name for layer in assignment.layers]
     # Before the export, as it is quick to refuse the assignment of another network.
     simulated = Simulate().quantize(model, assignment)
     # Only the assigned layers become placeholders; others stay as torch writes them.
-    network = Network.of(model, data, include=names, fold=bool(assignment.folded))
+    network = _network(model, assignment, data)
     refuse_own_forwards(network.layers, assignment.precisions)
     plain = [layer.name for layer in network.layers if not layer.has_own_forward]
     if not plain:
@@ -105,6 +104,17 @@ def _graph(
     same = check_same(template, data)
     filled = fill(template, assignment.precisions, quantizer_of(assignment))
     return filled, same, _deviation(filled, template, simulated, data, batch_size)
+
+
+def _network(model: nn.Module, assignment: Assignment, data: Calibration) -> Network:
+    names = [layer.name for layer in assignment.layers]
+    try:
+        return Network.of(model, data, include=names, fold=bool(assignment.folded))
+    except UnknownNameError as error:
+        # The layer is there, as the simulation has found it.
+        raise MismatchError(
+            f"these examples do not reach every assigned layer: {error}; give those of the search"
+        ) from error
 
 
 def _deviation(

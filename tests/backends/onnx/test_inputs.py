@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq.backends import export, quantize
-from mpq.errors import ModelError
+from mpq.errors import MismatchError, ModelError
 from mpq.network.network import Network
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.precision import ORIGINAL, Precision
@@ -267,3 +267,13 @@ def test_a_layer_that_reads_no_rows_has_no_range(tmp_path: Path) -> None:
 
     with pytest.raises(ModelError, match="cannot export"):
         export(assigned(model, data), tmp_path / "net.onnx", "onnx", model, data)
+
+
+def test_examples_that_reach_fewer_layers_are_refused(tmp_path: Path) -> None:
+    """Those of the search reached them all."""
+    x = numbers(4, 3, 8, 8)
+    model = made(Branching)
+    assignment = assigned(model, [x.abs(), -x.abs()])
+
+    with pytest.raises(MismatchError, match="do not reach every assigned layer.*'rare'.*search"):
+        export(assignment, tmp_path / "net.onnx", "onnx", model, [x.abs()])

@@ -23,6 +23,9 @@ KERNELS = {
 }
 """Precisions that there is a kernel for, and which."""
 
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""What its kernels compute in."""
+
 
 @final
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class TorchAo(Backend):
 
         Raises:
             MissingDependencyError: If ``mpq[torchao]`` is not installed.
-            PrecisionError: If a layer has no kernel; names it.
+            PrecisionError: If a layer has no kernel, or not in its dtype; names it.
         """
         quantization()
         # All layers before the copy, which takes as much memory as the network.
@@ -54,8 +57,10 @@ class TorchAo(Backend):
                     f"torchao has no kernel for the {layer.kind} layer {layer.name!r} at "
                     f"{layer.precision}; it has linear layers at w8a32 and w8a8d, and fp32"
                 )
+        module = prepared(model, assignment)
+        _check_numbers(module, assignment)
         # a deep copy: torchao writes into the weights, and these are the user's until then
-        module = copy.deepcopy(prepared(model, assignment))
+        module = copy.deepcopy(module)
         weights = {name: module.get_submodule(name) for name in assignment.precisions}
         convert(module, assignment.precisions, quantizer_of(assignment), weights)
         return module
@@ -64,6 +69,17 @@ class TorchAo(Backend):
 def has_kernel(kind: str, precision: Precision) -> bool:
     """Whether torchao computes a layer of that kind in that precision."""
     return precision == ORIGINAL or (kind == "linear" and precision in KERNELS)
+
+
+def _check_numbers(module: nn.Module, assignment: Assignment) -> None:
+    for name, precision in assignment.precisions.items():
+        dtype = weight_of(module.get_submodule(name)).dtype
+        if precision != ORIGINAL and dtype not in DTYPES:
+            found = str(dtype).removeprefix("torch.")
+            raise PrecisionError(
+                f"torchao has no kernel for the layer {name!r} in {found}; it has them in float32, "
+                "float16 and bfloat16: convert the network"
+            )
 
 
 def convert(

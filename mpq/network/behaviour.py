@@ -54,7 +54,7 @@ def _why(module: nn.Module, batch: Batch, metric: OutputMetric, seed: int | None
             return (
                 "Something is drawn (functional dropout without training=self.training, a random "
                 "mask, noise): make it deterministic in eval(), or fix the generators in every "
-                "pass (allow_randomness=SEED, --allow-randomness SEED)"
+                "pass of a search (allow_randomness=SEED, --allow-randomness SEED)"
             )
     return (
         "Something is kept between calls (a buffer that is written, a generator of the network's "

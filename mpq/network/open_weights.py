@@ -5,12 +5,14 @@ quantize the weights. Here every function that reads one calls a layer instead.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from mpq.errors import ModelError
 from mpq.network.opened import Opened, linear, open_as
@@ -157,7 +159,10 @@ class Recognising(TorchFunctionMode):
             result = self.call(found)
             if result is not None:
                 return result
-        result = func(*args, **kwargs)
+        # What is made of weights alone, as a view, is made outside of a tracer: its memory stays.
+        is_own = torch.compiler.is_compiling() and len(blocks) == len(_tensors((args, kwargs)))
+        with _disable_current_modes() if blocks and is_own else nullcontext():
+            result = func(*args, **kwargs)
         if blocks and found is None and self._is_read(func, blocks, result):
             self.other(func, self._numbers(func, args, blocks))
         return result
@@ -261,6 +266,12 @@ def open_root(root: nn.Module) -> None:
     if not isinstance(root, OpenWeights):
         open_as(root, OpenWeights, {}, {})
     vars(root)["_is_root"] = True
+
+
+def opened_parts(root: nn.Module) -> list[nn.Module]:
+    """The layers of all parameters that were opened."""
+    owners = [module for module in root.modules() if isinstance(module, OpenWeights)]
+    return [layer for owner in owners for name in owner._free for layer in owner.layers_of(name)]
 
 
 def uses_of(module: nn.Module, layers: Mapping[str, Use]) -> dict[Name, Use]:

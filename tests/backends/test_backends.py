@@ -72,6 +72,14 @@ def test_torchao_refuses_a_layer_that_it_has_no_kernel_for() -> None:
         mpq.quantize(network(), assigned("w4a32"), backend="torchao")
 
 
+def test_torchao_refuses_a_layer_in_numbers_that_it_has_no_kernel_for() -> None:
+    """With the layer's name, and not by an assertion of torchao's."""
+    pytest.importorskip("torchao")
+
+    with pytest.raises(PrecisionError, match="no kernel for the layer '0' in float64; it has them"):
+        mpq.quantize(network().double(), assigned("w8a32"), backend="torchao")
+
+
 def test_a_file_is_written_whole(tmp_path: Path) -> None:
     """Text needs neither network nor data; ONNX says that it does."""
     found = assigned("w8a32")

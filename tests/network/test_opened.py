@@ -200,7 +200,7 @@ class Reading(nn.GRU):
 
     def forward(self, x: Any, hx: Any = None) -> Any:
         output, state = super().forward(x, hx)
-        weight: Tensor = self.weight_hh_l0
+        weight: Any = self.weight_hh_l0
         return output * weight.sum(), state
 
 

@@ -6,15 +6,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mpq.backends._base import Backend, Exported
-from mpq.backends.onnx.fidelity import check_same, refuse_own_forwards
+from mpq.backends.onnx.fidelity import Fidelity, check_same, refuse_own_forwards
 from mpq.backends.onnx.instantiate import fill
 from mpq.backends.onnx.session import open_session
-from mpq.backends.onnx.template import NUM_SAMPLES, GraphTemplate, check_batch_size, require_onnx
+from mpq.backends.onnx.template import (
+    NUM_SAMPLES,
+    GraphTemplate,
+    check_batch_size,
+    feeds_of,
+    require_onnx,
+)
 from mpq.backends.simulate import Simulate, quantizer_of
-from mpq.errors import InputError, ModelError
+from mpq.errors import InputError, MismatchError, ModelError, UnknownNameError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.network.outputs import scored_tensor
@@ -57,8 +63,8 @@ class Onnx(Backend):
         # The file holds weights, and the exporter traces the network on an example.
         if model is None or calibration is None:
             raise InputError("the backend onnx needs the network and calibration examples")
-        graph, deviation = _graph(model, assignment, calibration, self.batch_size)
-        verdict = f"ONNX Runtime here: {_verdict(deviation)}"
+        graph, same, deviation = _graph(model, assignment, calibration, self.batch_size)
+        verdict = f"ONNX Runtime here: {_verdict(deviation)}; {same.verdict}"
         return Exported(graph.SerializeToString(), verdict, deviation)
 
 
@@ -77,16 +83,15 @@ def _verdict(deviation: float | None) -> str:
 
 def _graph(
     model: nn.Module, assignment: Assignment, calibration: Any, batch_size: int
-) -> "tuple[onnx.ModelProto, float | None]":
-    """The graph, and how far it deviates from the simulation here."""
+) -> "tuple[onnx.ModelProto, Fidelity, float | None]":
+    """The graph, where it equals the network in fp32, and how far it is from the simulation."""
     require_onnx()
     check_batch_size(batch_size)
     data = Calibration.of(calibration)
-    names = [layer.name for layer in assignment.layers]
     # Before the export, as it is quick to refuse the assignment of another network.
     simulated = Simulate().quantize(model, assignment)
     # Only the assigned layers become placeholders; others stay as torch writes them.
-    network = Network.of(model, data, include=names, fold=bool(assignment.folded))
+    network = _network(model, assignment, data)
     refuse_own_forwards(network.layers, assignment.precisions)
     plain = [layer.name for layer in network.layers if not layer.has_own_forward]
     if not plain:
@@ -94,10 +99,22 @@ def _graph(
     if len(plain) < len(network.layers):
         # Those that stay as they are, are written as torch computes them.
         network = Network.of(model, data, include=plain, fold=bool(assignment.folded))
+    data = network.examples(data)
     template = GraphTemplate.of(network, data, batch_size)
-    check_same(template)
+    same = check_same(template, data)
     filled = fill(template, assignment.precisions, quantizer_of(assignment))
-    return filled, _deviation(filled, template, simulated, data, batch_size)
+    return filled, same, _deviation(filled, template, simulated, data, batch_size)
+
+
+def _network(model: nn.Module, assignment: Assignment, data: Calibration) -> Network:
+    names = [layer.name for layer in assignment.layers]
+    try:
+        return Network.of(model, data, include=names, fold=bool(assignment.folded))
+    except UnknownNameError as error:
+        # The layer is there, as the simulation has found it.
+        raise MismatchError(
+            f"these examples do not reach every assigned layer: {error}; give those of the search"
+        ) from error
 
 
 def _deviation(
@@ -118,9 +135,7 @@ def _deviation(
     # Full batches only, as the graph's shapes are fixed.
     for start in range(0, few // batch_size * batch_size, batch_size):
         batch = first.slice(start, start + batch_size)
-        values = (x for x in (*batch.args, *batch.kwargs.values()) if isinstance(x, Tensor))
-        feeds = {name: x.cpu().numpy() for name, x in zip(template.feeds, values, strict=True)}
-        found.append(session.run(None, feeds)[0])
+        found.append(session.run(None, feeds_of(list(template.feeds), batch))[0])
         with torch.no_grad():
             expected.append(scored_tensor(simulated(*batch.args, **batch.kwargs)).cpu().numpy())
     # In float64, so that the difference of close outputs keeps its digits.

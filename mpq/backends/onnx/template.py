@@ -1,10 +1,11 @@
 """A network as an ONNX graph in which every quantizable layer is one placeholder."""
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import partial
+from io import StringIO
 from typing import TYPE_CHECKING, Any, Self, final
 
 import numpy as np
@@ -17,6 +18,7 @@ from mpq.network.arguments import input_of, read_by
 from mpq.network.examples import Batch, Calibration
 from mpq.network.modules import hooks, share_parameters
 from mpq.network.network import Network
+from mpq.network.open_weights import opened_parts
 from mpq.network.outputs import scored_tensor
 
 if TYPE_CHECKING:
@@ -75,6 +77,10 @@ class GraphTemplate:
                 f"layers with a forward of their own are no ONNX operators: {', '.join(own)}; "
                 "leave them out (--exclude)"
             )
+        _check_numbers(network)
+        # Where rows change each other's outputs or examples lie along another axis, a run is not
+        # the first rows.
+        data = network.examples(data)
         # The first batch alone: all shapes are fixed by its examples.
         first = data.first().to(network.device)
         if first.size < batch_size:
@@ -86,13 +92,34 @@ class GraphTemplate:
             network, first.slice(0, max(min(NUM_SAMPLES, first.size), batch_size))
         )
         inputs, shapes = _observe(network, batch)
+        _check_batched(network, inputs)
         graph = _export(network, batch, shapes)
-        # The exporter names inputs after `forward`; their order is that of the arguments.
-        names = [value.name for value in graph.graph.input]
-        given = (*batch.args, *batch.kwargs.values())
-        values = [x.cpu().numpy() for x in given if isinstance(x, Tensor)]
-        feeds = dict(zip(names, values, strict=True))
+        feeds = feeds_of([value.name for value in graph.graph.input], batch)
         return cls(graph, network, batch, feeds, inputs, samples, ranges)
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """Layers that the example does not reach: the graph has no place for them."""
+        return tuple(x.name for x in self.network.layers if x.name not in self.layer_inputs)
+
+
+def feeds_of(names: Sequence[str], batch: Batch) -> dict[str, npt.NDArray[Any]]:
+    """The tensors of a batch, nested ones too, by the names of a graph's inputs.
+
+    Args:
+        names: In the order of the arguments, as the exporter has them.
+        batch: Inputs of one run.
+
+    Raises:
+        ModelError: If the graph has more or fewer inputs than the batch has tensors.
+    """
+    tensors = batch.tensors
+    if len(names) != len(tensors):
+        raise ModelError(
+            f"the ONNX graph has {len(names)} inputs ({', '.join(names)}), the network reads "
+            f"{len(tensors)} tensors: what is missing would be a constant of the file"
+        )
+    return {name: x.cpu().numpy() for name, x in zip(names, tensors, strict=True)}
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -126,6 +153,28 @@ def require_onnx() -> None:
         )
 
 
+def _check_numbers(network: Network) -> None:
+    """Refuses what is not float32, as the graph around the layers is."""
+    for layer in network.layers:
+        dtype = network.weight(layer.name).dtype
+        if dtype != torch.float32:
+            raise ModelError(
+                f"layer {layer.name!r} is in {str(dtype).removeprefix('torch.')}, and ONNX graphs "
+                "are made in float32: export model.float(), with examples to match"
+            )
+
+
+def _check_batched(network: Network, inputs: Mapping[str, tuple[Tensor, ...]]) -> None:
+    """Refuses convolutions of single images ``[C, H, W]``, which ONNX has not."""
+    for layer in network.layers:
+        ndim = len(layer.weight_shape)
+        if "conv" in layer.kind and any(x.ndim < ndim for x in inputs.get(layer.name, ())):
+            raise ModelError(
+                f"layer {layer.name!r} reads an input without a batch axis, which ONNX's "
+                "convolutions cannot: give it x[None]"
+            )
+
+
 class _Scored(nn.Module):
     """The network with one output, the tensor that mpq compares: logits, without caches."""
 
@@ -141,16 +190,26 @@ class _Scored(nn.Module):
 class _Placeholder(nn.Module):
     """Stands for a layer while the network is exported; its parameters may be read elsewhere."""
 
-    def __init__(self, name: str, shapes: Mapping[Shape, Shape], layer_module: nn.Module) -> None:
+    def __init__(
+        self, name: str, shapes: Mapping[Shape, Shape], layer_module: nn.Module, is_kept: bool
+    ) -> None:
         super().__init__()
         self.name = name
         self.shapes = shapes
-        self.weight, self.bias = layer_module.weight, getattr(layer_module, "bias", None)
+        if is_kept:  # by its owner, where it has the name of this very module: no parameter here
+            vars(self)["weight"] = layer_module.weight
+        else:
+            self.weight, self.bias = layer_module.weight, getattr(layer_module, "bias", None)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The placeholder in the graph."""
         x = input_of(args, kwargs)
         assert x is not None  # a plain layer, which reads a tensor
+        if tuple(x.shape) not in self.shapes:
+            # A RuntimeError, as all that the exporter refuses.
+            raise RuntimeError(
+                f"layer {self.name!r} reads {tuple(x.shape)}, which it does not on the example"
+            )
         # torch cannot infer what an operator that it does not know gives: shapes are observed ones.
         return torch.onnx.ops.symbolic(
             f"{DOMAIN}::{PLACEHOLDER}",
@@ -166,11 +225,15 @@ def _export(
     network: Network, batch: Batch, shapes: Mapping[str, Mapping[Shape, Shape]]
 ) -> "onnx.ModelProto":
     module = _Scored(_opened(network, shapes))
+    args = batch.args
+    # The exporter takes a dict at the end for inputs by name; then these are none.
+    if args and isinstance(args[-1], dict) and not batch.kwargs:
+        args = (*args, {})
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module,
-                batch.args,
+                args,
                 kwargs=dict(batch.kwargs),
                 # The other exporter traces and does not know `symbolic`.
                 dynamo=True,
@@ -184,19 +247,27 @@ def _export(
         reason = str(cause).strip().splitlines()[0] if str(cause).strip() else repr(cause)
         raise ModelError(
             f"torch cannot export the network to ONNX: {type(cause).__name__}: {reason}"
+            f"{_unseen(shapes)}"
         ) from error
     assert program is not None
     return program.model_proto
+
+
+def _unseen(shapes: Mapping[str, Mapping[Shape, Shape]]) -> str:
+    """Layers that are likely to be why: those that only other examples reach."""
+    names = [name for name, seen in shapes.items() if not seen]
+    return f" (the example does not reach {', '.join(names)})" if names else ""
 
 
 def _opened(network: Network, shapes: Mapping[str, Mapping[Shape, Shape]]) -> nn.Module:
     """A copy of the network with placeholders for its layers, under all names that a layer has."""
     # A copy of the modules, not of the numbers: the network keeps its layers.
     module = share_parameters(network.module)
-    placeholders = {
-        id(module.get_submodule(name)): _Placeholder(name, shapes[name], module.get_submodule(name))
-        for name in shapes
-    }
+    kept = {id(part) for part in opened_parts(module)}
+    placeholders: dict[int, nn.Module] = {}
+    for name in shapes:
+        part = module.get_submodule(name)
+        placeholders[id(part)] = _Placeholder(name, shapes[name], part, id(part) in kept)
     for path, layer_module in list(module.named_modules(remove_duplicate=False)):
         placeholder = placeholders.get(id(layer_module))
         # A network that is one layer has no parent to set it in.
@@ -216,7 +287,8 @@ def _quiet() -> Iterator[None]:
     # By logger and restored afterwards, as levels are the whole process's.
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    # Beside its error torch prints the graph as far as it came, hundreds of lines.
+    with warnings.catch_warnings(), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
@@ -254,9 +326,11 @@ def _output_ranges(network: Network, data: Calibration) -> dict[str, tuple[float
     ends: dict[str, list[npt.NDArray[np.float64]]] = {layer.name: [] for layer in network.layers}
 
     def see(name: str, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
-        # Two numbers per call, so that no output is kept over the calibration examples.
-        low, high = output.aminmax()
-        ends[name].append(np.array([float(low), float(high)]))
+        # An expert may be called with no rows at all, which have no range.
+        if output.numel():
+            # Two numbers per call, so that no output is kept over the calibration examples.
+            low, high = output.aminmax()
+            ends[name].append(np.array([float(low), float(high)]))
 
     layer_modules = ((name, network.layer_module(name)) for name in ends)
     with (
@@ -268,4 +342,5 @@ def _output_ranges(network: Network, data: Calibration) -> dict[str, tuple[float
     return {
         name: (float(np.min(seen, axis=0)[0]), float(np.max(seen, axis=0)[1]))
         for name, seen in ends.items()
+        if seen
     }

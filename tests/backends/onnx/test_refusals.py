@@ -207,3 +207,28 @@ def test_a_graph_that_computes_something_else_is_refused(
 
     with pytest.raises(ModelError, match="graph with every layer in fp32 is .* off the network"):
         export(unquantized(model), tmp_path / "net.onnx", "onnx", model, images())
+
+
+class Scaled(nn.Module):
+    """Takes a number beside the tensor, which a graph holds as a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        found: Tensor = self.layer(x) * scale
+        return found
+
+
+def test_a_graph_that_is_wrong_for_a_later_batch_is_refused(tmp_path: Path) -> None:
+    """What the exporter fixed on the example holds for the other batches, or no file is made."""
+    torch.manual_seed(0)
+    model, file = Scaled().eval(), tmp_path / "net.onnx"
+    batches = [{"x": torch.randn(4, 3), "scale": scale} for scale in (1.0, 3.0)]
+    assignment = Assignment((AssignedLayer("layer", "linear", (2, 3), ORIGINAL),))
+
+    with pytest.raises(ModelError, match="graph with every layer in fp32 is .* off the network"):
+        export(assignment, file, "onnx", model, batches)
+
+    assert not file.exists()

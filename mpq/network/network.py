@@ -13,7 +13,6 @@ from mpq.network.behaviour import (
     check_repeatable,
     mixes_examples,
     unchecked_rows,
-    unscored_outputs,
 )
 from mpq.network.computed_sources import held_by
 from mpq.network.coverage import Coverage
@@ -122,9 +121,8 @@ class Network:
             examples, batch = examples.along(axes), replace(batch, axes=axes)
             open_weights(module, find_free_weights(module, _batches(module, examples)))
             # Before anything is measured: with another answer every time all would be noise.
-            outputs = check_repeatable(module, batch, metric, allow_randomness)
+            outputs, others = check_repeatable(module, batch, metric, allow_randomness)
         is_mixing = mixes_examples(module, batch, metric, outputs)
-        others = unscored_outputs(module, batch, metric)
         # Before folding, as the traces say who reads a convolution's output.
         found = _find(module, examples.whole() if is_mixing else examples, metric)
         held = held_by(model, module)

@@ -16,7 +16,7 @@ from mpq.network.behaviour import (
 )
 from mpq.network.computed_sources import held_by
 from mpq.network.coverage import Coverage
-from mpq.network.example_axes import find_axes
+from mpq.network.example_axes import find_axes, find_second_axis
 from mpq.network.examples import Batch, Calibration
 from mpq.network.finding import Finding
 from mpq.network.free_weights import find_free_weights
@@ -122,6 +122,12 @@ class Network:
             open_weights(module, find_free_weights(module, _batches(module, examples)))
             # Before anything is measured: with another answer every time all would be noise.
             outputs, others = check_repeatable(module, batch, metric, allow_randomness)
+        if len(outputs) != batch.size:
+            found_axes = find_second_axis(
+                module, batch, metric, outputs, allow_randomness is not None
+            )
+            axes = found_axes or axes
+            examples, batch = examples.along(axes), replace(batch, axes=axes)
         is_mixing = mixes_examples(module, batch, metric, outputs)
         # Before folding, as the traces say who reads a convolution's output.
         found = _find(module, examples.whole() if is_mixing else examples, metric)

@@ -50,26 +50,26 @@ def find_axes(
 
 
 def find_second_axis(
-    module: nn.Module, batch: Batch, metric: OutputMetric, outputs: Tensor, is_drawing: bool
+    module: nn.Module, batch: Batch, metric: OutputMetric, rows: int, is_drawing: bool
 ) -> Axes | None:
     """The same for a network that reads the sequence first, ``[T, N, ...]``.
 
-    Asked where there are not as many outputs as examples. Two passes at most.
+    Asked where there are not as many rows of outputs as examples.
 
     Args:
         module: Our own copy of the model.
         batch: As it was cut so far, by the first axis.
         metric: Reads the outputs.
-        outputs: ``[N, P, C]`` for the whole batch.
+        rows: Of outputs, as the network returns them.
         is_drawing: See ``find_axes``.
 
     Returns:
         ``Batch.axes``; ``None`` where the second axis does not have the examples either.
     """
-    size = len(outputs)
-    if batch.is_whole or size < 2 or length_of(batch.parts[0], 1) != size:
+    if batch.is_whole or rows < 2 or length_of(batch.parts[0], 1) != rows:
         return None
     by_second = replace(batch, axes=(1,) * len(batch.parts))
+    outputs = answers(module, by_second, metric)
     for axes in _ways(by_second, 1) or iter([(1, *(None for _ in batch.parts[1:]))]):
         if _is_right(module, replace(batch, axes=axes), metric, outputs, is_drawing):
             return axes

@@ -134,8 +134,15 @@ class Batch:
         return Batch(self.args, self.kwargs, targets, True, self.axes)
 
     def as_examples(self, outputs: Tensor) -> Tensor:
-        """``[1, N * P, C]`` from outputs ``[N, P, C]`` if rows are one example, else as given."""
-        return outputs.flatten(0, 1).unsqueeze(0) if self.is_whole else outputs
+        """``[N, P, C]`` of as many examples as the batch has, if that can be.
+
+        Rows that are several times as many are positions of theirs, as of flattened tokens
+        ``[N * T, C]`` or the frames of videos. Of a batch that is one example all rows are.
+        """
+        size = self.size
+        if len(outputs) == size or not size or len(outputs) % size:
+            return outputs
+        return outputs.reshape(size, -1, *outputs.shape[2:])
 
     def with_first_row_replaced(self) -> "Batch | None":
         """The first input's first row is another one of its rows; ``None`` where all are alike."""

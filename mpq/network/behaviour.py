@@ -18,8 +18,11 @@ sums in another order, differ by 1e-6 in float32; a dropped unit by far more tha
 
 def check_repeatable(
     module: nn.Module, batch: Batch, metric: OutputMetric, seed: int | None = None
-) -> tuple[Tensor, tuple[str, ...]]:
-    """Runs a batch twice; returns the outputs ``[N, P, C]``, and paths of what is not scored.
+) -> tuple[Tensor, int, tuple[str, ...]]:
+    """Runs a batch twice.
+
+    Returns the outputs ``[N, P, C]``, how many rows they had as the network returned them, and
+    paths of what is not scored.
 
     Args:
         module: Our own copy of the model; if it is refused, its generators are fixed afterwards.
@@ -33,7 +36,8 @@ def check_repeatable(
     first = answers(module, batch, metric)
     with torch.no_grad():
         returned = module(*batch.args, **batch.kwargs)
-        second = batch.as_examples(metric.positions(returned))
+        rows = metric.positions(returned)
+        second = batch.as_examples(rows)
     if first.shape != second.shape:
         raise ModelError(
             f"the network's output is {tuple(first.shape)} at first and {tuple(second.shape)} for "
@@ -46,7 +50,7 @@ def check_repeatable(
             f"largest is {largest:.3g}. {_why(module, batch, metric, seed)}"
         )
     # Of the second pass, as a third would cost as much again.
-    return first, unscored(returned, metric)
+    return first, len(rows), unscored(returned, metric)
 
 
 def _why(module: nn.Module, batch: Batch, metric: OutputMetric, seed: int | None) -> str:
@@ -79,8 +83,10 @@ def mixes_examples(module: nn.Module, batch: Batch, metric: OutputMetric, output
         metric: Reads the outputs.
         outputs: ``[N, P, C]`` for the batch as it is.
     """
+    if batch.size > 1 and len(outputs) != batch.size:
+        return True  # nobody knows which row is whose
     other = batch.with_first_row_replaced()
-    if unchecked_rows(batch, outputs) or other is None:
+    if unchecked_rows(batch) or other is None:
         return False
     changed = answers(module, other, metric)
     if changed.shape != outputs.shape:
@@ -89,19 +95,17 @@ def mixes_examples(module: nn.Module, batch: Batch, metric: OutputMetric, output
     return apart > 10 * _allowed(outputs) * largest
 
 
-def unchecked_rows(batch: Batch, outputs: Tensor) -> str:
+def unchecked_rows(batch: Batch) -> str:
     """Why ``mixes_examples`` can say nothing of a batch; empty: it can, or there are no rows."""
     if batch.is_whole:
         return ""
     if batch.size < 2:
         return "every batch has one row"
-    if len(outputs) != batch.size:
-        return f"{batch.size} rows go in and {len(outputs)} come out"
     return "all rows are alike" if batch.with_first_row_replaced() is None else ""
 
 
 def answers(module: nn.Module, batch: Batch, metric: OutputMetric) -> Tensor:
-    """``[N, P, C]`` without gradients; of a batch that is one example ``[1, N * P, C]``."""
+    """``[N, P, C]`` without gradients; see ``Batch.as_examples``."""
     with torch.no_grad():
         return batch.as_examples(metric.positions(module(*batch.args, **batch.kwargs)))
 

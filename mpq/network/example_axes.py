@@ -49,7 +49,34 @@ def find_axes(
     return None
 
 
-def _ways(batch: Batch) -> Iterator[Axes] | None:
+def find_second_axis(
+    module: nn.Module, batch: Batch, metric: OutputMetric, rows: int, is_drawing: bool
+) -> Axes | None:
+    """The same for a network that reads the sequence first, ``[T, N, ...]``.
+
+    Asked where there are not as many rows of outputs as examples.
+
+    Args:
+        module: Our own copy of the model.
+        batch: As it was cut so far, by the first axis.
+        metric: Reads the outputs.
+        rows: Of outputs, as the network returns them.
+        is_drawing: See ``find_axes``.
+
+    Returns:
+        ``Batch.axes``; ``None`` where the second axis does not have the examples either.
+    """
+    if batch.is_whole or rows < 2 or length_of(batch.parts[0], 1) != rows:
+        return None
+    by_second = replace(batch, axes=(1,) * len(batch.parts))
+    outputs = answers(module, by_second, metric)
+    for axes in _ways(by_second, 1) or iter([(1, *(None for _ in batch.parts[1:]))]):
+        if _is_right(module, replace(batch, axes=axes), metric, outputs, is_drawing):
+            return axes
+    return None
+
+
+def _ways(batch: Batch, first: int = 0) -> Iterator[Axes] | None:
     """All ways of cutting, those that need least explanation first; ``None``: there is one."""
     size, choices = batch.size, list[Axes]()
     for part in batch.parts[1:]:
@@ -61,7 +88,7 @@ def _ways(batch: Batch) -> Iterator[Axes] | None:
     found = product(*(range(len(each)) for each in choices))
     ordered = sorted(islice(found, 4 * _MOST), key=lambda way: sum(place > 0 for place in way))
     return (
-        (0, *(each[place] for each, place in zip(choices, way, strict=True)))
+        (first, *(each[place] for each, place in zip(choices, way, strict=True)))
         for way in ordered[:_MOST]
     )
 

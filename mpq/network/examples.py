@@ -115,7 +115,16 @@ class Batch:
     @property
     def size(self) -> int:
         """Examples in the batch."""
-        return 1 if self.is_whole else len(self.parts[0])
+        if self.is_whole:
+            return 1
+        first = self.parts[0]
+        found = length_of(first, self._first_axis)
+        return len(first) if found is None else found
+
+    @property
+    def _first_axis(self) -> int:
+        """Where the first input has its examples: second in a sequence-first network."""
+        return (self.axes[0] or 0) if self.axes else 0
 
     def whole(self) -> "Batch":
         """All rows as one example."""
@@ -125,20 +134,28 @@ class Batch:
         return Batch(self.args, self.kwargs, targets, True, self.axes)
 
     def as_examples(self, outputs: Tensor) -> Tensor:
-        """``[1, N * P, C]`` from outputs ``[N, P, C]`` if rows are one example, else as given."""
-        return outputs.flatten(0, 1).unsqueeze(0) if self.is_whole else outputs
+        """``[N, P, C]`` of as many examples as the batch has, if that can be.
+
+        Rows that are several times as many are positions of theirs, as of flattened tokens
+        ``[N * T, C]`` or the frames of videos. Of a batch that is one example all rows are.
+        """
+        size = self.size
+        if len(outputs) == size or not size or len(outputs) % size:
+            return outputs
+        return outputs.reshape(size, -1, *outputs.shape[2:])
 
     def with_first_row_replaced(self) -> "Batch | None":
         """The first input's first row is another one of its rows; ``None`` where all are alike."""
         first = self.parts[0]
-        others = (row for row in first[1:] if not torch.equal(row, first[0]))
+        rows = first.movedim(self._first_axis, 0) if isinstance(first, Tensor) else first
+        others = (row for row in rows[1:] if not torch.equal(row, rows[0]))
         other = next(others, None)
         if other is None:
             return None
         changed: Part
         if isinstance(first, Tensor):
             changed = first.clone()
-            changed[0] = other
+            changed.select(self._first_axis, 0).copy_(other)
         else:
             changed = [other, *first[1:]]
         return self._with_parts(lambda part: changed if part is first else part)

@@ -16,7 +16,7 @@ from mpq.network.behaviour import (
 )
 from mpq.network.computed_sources import held_by
 from mpq.network.coverage import Coverage
-from mpq.network.example_axes import find_axes
+from mpq.network.example_axes import find_axes, find_second_axis
 from mpq.network.examples import Batch, Calibration
 from mpq.network.finding import Finding
 from mpq.network.free_weights import find_free_weights
@@ -121,7 +121,12 @@ class Network:
             examples, batch = examples.along(axes), replace(batch, axes=axes)
             open_weights(module, find_free_weights(module, _batches(module, examples)))
             # Before anything is measured: with another answer every time all would be noise.
-            outputs, others = check_repeatable(module, batch, metric, allow_randomness)
+            outputs, rows, others = check_repeatable(module, batch, metric, allow_randomness)
+        if rows != batch.size:
+            is_drawing = allow_randomness is not None
+            axes = find_second_axis(module, batch, metric, rows, is_drawing) or axes
+            examples, batch = examples.along(axes), replace(batch, axes=axes)
+            outputs = batch.as_examples(outputs.reshape(rows, -1, *outputs.shape[2:]))
         is_mixing = mixes_examples(module, batch, metric, outputs)
         # Before folding, as the traces say who reads a convolution's output.
         found = _find(module, examples.whole() if is_mixing else examples, metric)
@@ -144,7 +149,7 @@ class Network:
         reach, ties = found.reach.of(layers), ties_of(layers)
         return cls(
             module, layers, ties, folded, reach, metric, lifetimes, coverage, is_mixing, others,
-            allow_randomness, axes, unchecked_rows(batch, outputs), left_out,
+            allow_randomness, axes, unchecked_rows(batch), left_out,
         )  # fmt: skip
 
     @property

@@ -336,7 +336,11 @@ def layer_of(kind: str, weight: nn.Parameter) -> nn.Module:
 
 def _storage(tensor: Tensor) -> int:
     # Identity of the storage and not its address, which tensors without numbers do not have.
-    return int(tensor.untyped_storage()._cdata)
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    # Where many examples are differentiated at once (vmap), tensors have none: it is no parameter.
+    except NotImplementedError:
+        return 0
 
 
 def _tensors(value: Any) -> list[Tensor]:

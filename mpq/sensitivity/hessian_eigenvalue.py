@@ -219,8 +219,9 @@ class _InputBlock:
 
     def _dot(self, left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
         """``[U]``."""
-        products = [a * b for a, b in zip(left, right, strict=True)]
-        return torch.stack([self._units(p).flatten(1).sum(dim=1).cpu() for p in products]).sum(0)
+        products = (self._units(a * b) for a, b in zip(left, right, strict=True))
+        # Not flattened: what is one thing by itself may have as many numbers as there are examples.
+        return torch.stack([p.reshape(len(p), -1).sum(dim=1).cpu() for p in products]).sum(0)
 
     def _normalized(self, vectors: Sequence[Tensor]) -> list[Tensor]:
         """Of length 1 in every unit, unless it is 0 there."""

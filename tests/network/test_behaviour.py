@@ -176,10 +176,9 @@ class Halving(nn.Module):
     ("model", "data", "why"),
     [
         (nn.Linear(16, 5), [batch[:1] for batch in rows(8)], "every batch has one row"),
-        (Halving(), rows(8), "40 rows go in and 20 come out"),
         (nn.Linear(16, 5), [torch.ones(4, 16)] * 8, "all rows are alike"),
     ],
-    ids=["one row", "other length", "alike"],
+    ids=["one row", "alike"],
 )
 def test_rows_that_cannot_be_checked_are_told(
     model: nn.Module, data: list[Tensor], why: str
@@ -189,6 +188,50 @@ def test_rows_that_cannot_be_checked_are_told(
 
     assert not network.is_mixing
     assert network.unchecked_rows == why
+
+
+def test_rows_of_another_number_are_one_example() -> None:
+    """Nobody can tell which row of the answer belongs to which row that was read."""
+    network = Network.of(Halving().eval(), rows(8))
+
+    assert network.is_mixing
+    assert network.unchecked_rows == ""
+
+
+class Frames(nn.Module):
+    """Four frames of every video become rows by themselves."""
+
+    def __init__(self, mixes: bool) -> None:
+        super().__init__()
+        self.a, self.mixes = nn.Linear(16, 5), mixes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of all frames."""
+        x = x - x.mean(dim=0) if self.mixes else x
+        found: Tensor = self.a(x.flatten(0, 1))
+        return found
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+def test_several_rows_an_example_are_its_positions(mixes: bool) -> None:
+    """The loss is a mean over them, as of an answer ``[N, P, C]``, and mixing is seen."""
+    torch.manual_seed(0)
+    model, data = Frames(mixes).eval(), [torch.randn(6, 4, 16) for _ in range(2)]
+    task = mpq.Task(model, data, data, candidates=["w3", "w8"])
+
+    found = mpq.search(task, {"effective_bits": "0.8x:w8"}, sensitivity="measured")
+
+    assert Network.of(model, data).is_mixing == mixes
+    quantized = mpq.quantize(model, found.assignment)
+    with torch.no_grad():
+        losses = [
+            nn.functional.kl_div(
+                quantized(x).log_softmax(-1), model(x).log_softmax(-1), log_target=True,
+                reduction="batchmean",
+            )
+            for x in data
+        ]  # fmt: skip
+    assert found.measured.divergence == pytest.approx(float(sum(losses)) / 2, rel=1e-3)
 
 
 class Centred(nn.Module):

@@ -261,3 +261,48 @@ def test_evaluate_leaves_the_data_as_they_are() -> None:
 
     assert again["quantized"].divergence == pytest.approx(result.measured.divergence, rel=1e-5)
     assert all(torch.equal(x, y) for x, y in zip(data, in_place(), strict=True))
+
+
+class SequenceFirst(nn.Module):
+    """A recurrent network as torch has them by default: ``[T, N, C]`` in, ``[N, classes]`` out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(6, 12), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Logits of the last step."""
+        found: Tensor = self.head(self.rnn(x, state)[0][-1])
+        return found
+
+
+@pytest.mark.parametrize("with_state", [False, True])
+def test_a_sequence_first_network_has_its_examples_second(with_state: bool) -> None:
+    """Batches are cut along the second axis: no sequence is cut short."""
+    torch.manual_seed(0)
+    model = SequenceFirst().eval()
+    state = (torch.zeros(1, 10, 12), torch.randn(1, 10, 12))
+    inputs = [(torch.randn(7, 10, 6), *((state,) if with_state else ())) for _ in range(3)]
+    data: list[Any] = [(x, None) if with_state else x[0] for x in inputs]
+    task = mpq.Task(model, data, data, candidates=["w3", "w8"])
+
+    found = mpq.search(task, {"effective_bits": "0.8x:w8"}, sensitivity="measured")
+
+    assert found.measured.num_examples == 30
+    quantized = mpq.quantize(model, found.assignment)
+    inputs = [
+        (x, state) if with_state else (x,) for x in (d[0][0] if with_state else d for d in data)
+    ]
+    with torch.no_grad():
+        by_hand = sum(
+            float(
+                nn.functional.kl_div(
+                    quantized(*each).double().log_softmax(-1),
+                    model(*each).double().log_softmax(-1),
+                    log_target=True,
+                    reduction="sum",
+                )
+            )
+            for each in inputs
+        )
+    assert found.measured.divergence == pytest.approx(by_hand / 30, rel=1e-2)

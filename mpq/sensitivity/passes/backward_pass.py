@@ -52,6 +52,15 @@ class Tap:
         """``[N, ...]``, or ``None`` where examples share the tensor; see ``by_example``."""
         return by_example(tensor, self.num_examples, self.layer.batch_axis)
 
+    def is_single(self, x: Tensor) -> bool:
+        """Whether the layer reads one thing, without any axis of examples: ``[K]``."""
+        if self.layer.has_own_forward:
+            return False
+        if self.layer.kind in ("linear", "embedding"):
+            return x.ndim == int(x.is_floating_point())
+        assert isinstance(self.layer_module.weight, Tensor)
+        return x.ndim == self.layer_module.weight.ndim - 1
+
     def weight_gradients(self, x: Tensor, g: Tensor) -> CallGradients:
         """Of the call that is read, from its input and the gradient of its output."""
         if self.layer.has_own_forward and self.call is not None:
@@ -152,6 +161,8 @@ def _before(
 
 
 def _read_input(reader: GradientReader, tap: Tap, x: Tensor, g: Tensor) -> None:
+    if tap.is_single(x):
+        x, g = x.unsqueeze(0), g.unsqueeze(0)
     with reading():
         reader.read_input(tap, x, g)
 
@@ -184,7 +195,7 @@ def _is_shared(tap: Tap, x: Tensor, output: Tensor) -> bool:
     """Whether it may be one output for all examples: position ids, a table of positions."""
     if tap.num_examples == 1:
         return False
-    is_row = len(output) == 1
+    is_row = tap.is_single(x) or len(output) == 1
     # Positions by themselves, [T, E]: also where there are as many of them as examples.
     is_table = tap.layer.kind == "embedding" and output.ndim == 2
     return is_row or (is_table and (x.ndim == 1 or tap.layer.has_own_forward))
@@ -221,10 +232,12 @@ class _Call:
             self._read_output(g, by_example)
 
     def _read_output(self, g: Tensor, by_example: Tensor | None) -> None:
-        if by_example is None:
-            self._reader.read_output(self._tap, self.x, g.detach())
-            return
         x, count = self.x, self._tap.num_examples
+        if self._tap.is_single(x):
+            x, g = x.unsqueeze(0), g.unsqueeze(0)
+        if by_example is None:
+            self._reader.read_output(self._tap, x, g.detach())
+            return
         if not self._tap.layer.has_own_forward:  # as if every example had read it
             is_row = len(x) == 1 and by_example.ndim == g.ndim
             x = x.expand(count, *x.shape[1:]) if is_row else x.expand(count, *x.shape)

@@ -68,4 +68,7 @@ def _read(
     # An expert that is sent nothing has nothing to read.
     if x.numel() and not is_computed_again():
         read = replace(tap, call=Again(layer_module, args, kwargs, tap.layer.is_hooked))
-        reader(read, x.detach(), output.detach())
+        x, y = x.detach(), output.detach()
+        if tap.is_single(x):
+            x, y = x.unsqueeze(0), y.unsqueeze(0)
+        reader(read, x, y)

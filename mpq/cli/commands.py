@@ -8,6 +8,7 @@ import typer
 from mpq.cli.app import app, reporting_errors
 from mpq.cli.options import (
     Additive,
+    AllowMissing,
     AssignmentFile,
     Differing,
     Limits,
@@ -87,6 +88,7 @@ def solve(
     alternatives: SolvedAlternatives = 1,
     differing: Differing = AlternativeOptions.differing,
     additive: Additive = False,
+    allow_missing: AllowMissing = False,
     seed: Seed = Task.seed,
     *,
     talk: TalkOptions,
@@ -97,7 +99,7 @@ def solve(
     from mpq.solvers import SOLVERS
     from mpq.solvers.queries.solve import answers
 
-    problem, resources = load_problem(table, limit or ())
+    problem, resources = load_problem(table, limit or (), allow_missing)
     built = SOLVERS.build(solver, seed)
     # As a search does with a solver that takes no interactions; here it has to be asked for.
     problem = problem.additive() if additive else problem

@@ -14,7 +14,7 @@ from mpq.backends.onnx.instantiate import fill
 from mpq.backends.onnx.session import open_session
 from mpq.backends.onnx.template import NUM_SAMPLES, GraphTemplate, check_batch_size, require_onnx
 from mpq.backends.simulate import Simulate, quantizer_of
-from mpq.errors import InputError, ModelError
+from mpq.errors import InputError, MismatchError, ModelError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.network.outputs import scored_tensor
@@ -87,6 +87,11 @@ def _graph(
     simulated = Simulate().quantize(model, assignment)
     # Only the assigned layers become placeholders; others stay as torch writes them.
     network = Network.of(model, data, include=names, fold=bool(assignment.folded))
+    if dict(assignment.folded) != dict(network.folded):
+        raise MismatchError(
+            "the assignment belongs to another network: it does not fold the BatchNorms that this "
+            "one has after its convolutions"
+        )
     refuse_own_forwards(network.layers, assignment.precisions)
     plain = [layer.name for layer in network.layers if not layer.has_own_forward]
     if not plain:

@@ -131,7 +131,7 @@ def test_limits_are_on_columns() -> None:
 
 def solved(*arguments: str) -> Any:
     """What ``mpq solve`` prints."""
-    ran = CliRunner().invoke(app, ["solve", *arguments])
+    ran = CliRunner().invoke(app, ["solve", "--allow-missing", *arguments])
     assert ran.exit_code == 0, ran.output
     return json.loads(ran.stdout)
 
@@ -186,7 +186,7 @@ def test_the_command_line_minimizes_and_finds_alternatives(table: str) -> None:
 )
 def test_what_goes_wrong_is_one_line(table: str, arguments: list[str], message: str) -> None:
     """On standard error, with exit code 2."""
-    ran = CliRunner().invoke(app, ["solve", table, *arguments])
+    ran = CliRunner().invoke(app, ["solve", "--allow-missing", table, *arguments])
 
     assert ran.exit_code == 2
     assert message in ran.stderr
@@ -195,7 +195,7 @@ def test_what_goes_wrong_is_one_line(table: str, arguments: list[str], message: 
 
 def test_an_infeasible_table_has_an_exit_code_of_its_own(table: str) -> None:
     """3, and with ``--json`` the sentence as JSON too."""
-    asked = ["solve", table, "--limit", "weight_bytes=10B"]
+    asked = ["solve", "--allow-missing", table, "--limit", "weight_bytes=10B"]
 
     plain, as_json = (CliRunner().invoke(app, [*asked, *more]) for more in ([], ["--json"]))
 
@@ -250,7 +250,7 @@ def test_a_least_cost_that_is_not_proved_has_no_gap(tmp_path: Path) -> None:
 
 def test_it_is_said_that_there_are_no_more_alternatives(table: str) -> None:
     """On standard error, unless only the answer is wanted."""
-    asked = ["solve", table, "--limit", "weight_bytes=500B", "--alternatives", "2"]
+    asked = ["solve", "--allow-missing", table, "--limit", "weight_bytes=500B", "--alternatives", "2"]
 
     ran = CliRunner().invoke(app, [*asked, "--differing", "100"])
     quiet = CliRunner().invoke(app, [*asked, "--differing", "100", "--quiet"])
@@ -314,7 +314,7 @@ def test_solving_a_table_does_not_load_torch(table: str) -> None:
     """A fresh interpreter solves without it."""
     code = (
         "import sys; from mpq.cli.__main__ import app\n"
-        f"try: app(['solve', {table!r}, '--limit', 'weight_bytes=500B'])\n"
+        f"try: app(['solve', '--allow-missing', {table!r}, '--limit', 'weight_bytes=500B'])\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "assert 'torch' not in sys.modules"
     )
@@ -322,3 +322,38 @@ def test_solving_a_table_does_not_load_torch(table: str) -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert '"optimal"' in ran.stdout
+
+
+COMPLETE = "".join(line for line in TABLE.splitlines(keepends=True) if line[0] not in "cd")
+
+
+@pytest.mark.parametrize("allow_missing", [False, True])
+def test_a_complete_table_needs_no_leave(allow_missing: bool) -> None:
+    """Every layer has every precision, so that nothing is missing."""
+    problem = Problem.from_csv(COMPLETE, allow_missing=allow_missing)
+
+    assert problem.allowed.all()
+
+
+@pytest.mark.parametrize("row", range(1, 5))
+def test_a_missing_row_needs_leave(row: int) -> None:
+    """A table that was cut off is not solved for what is left of it."""
+    lines = COMPLETE.splitlines(keepends=True)
+    layer, precision, *_ = lines.pop(row).split(",")
+
+    with pytest.raises(FileFormatError, match=f"'{layer}' has no row at {precision}; .*--allow-"):
+        Problem.from_csv("".join(lines))
+
+
+@pytest.mark.parametrize(("column", "name"), [(2, "loss_nats"), (3, "weight_bytes")])
+def test_a_missing_cell_needs_leave(column: int, name: str, tmp_path: Path) -> None:
+    """On the command line too; a loss is needed in any case."""
+    lines = [line.split(",") for line in COMPLETE.splitlines()]
+    lines[2][column] = ""
+    (tmp_path / "t.csv").write_text("\n".join(map(",".join, lines)))
+
+    refused = CliRunner().invoke(app, ["solve", str(tmp_path / "t.csv")])
+    allowed = CliRunner().invoke(app, ["solve", str(tmp_path / "t.csv"), "--allow-missing"])
+
+    assert f"line 3: 'a' at w8a8 has no {name}; every layer has" in refused.stderr
+    assert (refused.exit_code, allowed.exit_code) == (2, 2 if name == "loss_nats" else 0)

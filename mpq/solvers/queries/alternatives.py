@@ -1,5 +1,6 @@
 """Several good assignments instead of one: to be tried on what really counts."""
 
+from mpq._support.bounds import check_whole
 from mpq._support.progress import track
 from mpq.errors import InputError
 from mpq.problem.problem import Problem
@@ -37,6 +38,7 @@ def alternatives(
             f"{count} and {min_differing_layers}"
         )
     found: list[Solution] = []
+    check_whole("alternatives", count)
     for _ in track(range(count), "alternatives"):
         solution = ask(solver, problem)
         if solution.columns is None:

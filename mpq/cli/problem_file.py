@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mpq._support.json_object import read_text
+from mpq._support.one_run import check_one_run
 from mpq.errors import FileFormatError, InputError
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
@@ -36,6 +37,7 @@ def load_problem(
         UnknownNameError: If a limit is on a resource that the file does not have.
     """
     if path.is_dir():
+        check_one_run(path)
         path = path / "problem.json"
     text = read_text(path)
     if path.suffix == ".csv":

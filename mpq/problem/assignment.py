@@ -11,6 +11,7 @@ from typing import Any, Self, final
 from mpq._support import schema_versions
 from mpq._support.json_object import parsed_json, quoted, read_text
 from mpq._support.names import shortened
+from mpq._support.one_run import check_one_run
 from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError, InputError, PrecisionError
 from mpq.network.layer import fingerprint, signature
@@ -198,11 +199,14 @@ class Assignment:
         """Reads ``assignment.json``.
 
         Raises:
-            FileFormatError: If the file cannot be read or is no assignment.
+            FileFormatError: If the file cannot be read, is no assignment, or lies beside the
+                problem or the result of another run.
         """
         text = read_text(path)
         try:
-            return cls.from_json(text)
+            found = cls.from_json(text)
+            check_one_run(Path(path).parent, [Path(path).name, "problem.json", "result.json"])
+            return found
         # ``from_json`` knows no path, and the user may have given several.
         except FileFormatError as error:
             raise FileFormatError(f"{path}: {error}") from error

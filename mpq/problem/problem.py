@@ -334,9 +334,7 @@ class Problem:
         return json.dumps(data, indent=1)
 
     @classmethod
-    def from_csv(
-        cls, text: str, limits: Sequence[str] = (), allow_missing: bool = False
-    ) -> Self:
+    def from_csv(cls, text: str, limits: Sequence[str] = (), allow_missing: bool = False) -> Self:
         """From tables that somebody else made.
 
         Args:

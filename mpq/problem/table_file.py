@@ -96,7 +96,9 @@ class LongTable:
         resources = {table.name: table for table in tables if table is not losses[0]}
         if len(resources) < len(tables) - 1 or losses[0].name in resources:
             raise FileFormatError(f"two columns have one name: {[t.name for t in tables]}")
-        ties = _ties((layer, row["tie"]) for (layer, _), (_, row) in cells.items() if row.get("tie"))
+        ties = _ties(
+            (layer, row["tie"]) for (layer, _), (_, row) in cells.items() if row.get("tie")
+        )
         candidates = _candidates(losses[0], resources.values(), cells)
         return cls(_with_zeros(losses[0], cells), resources, ties, candidates)
 
@@ -119,9 +121,7 @@ def _key(line: int, row: Sequence[str]) -> tuple[str, Precision]:
         raise FileFormatError(f"line {line}: {error}") from error
 
 
-def _refuse_missing(
-    layers: Sequence[str], precisions: Sequence[Precision], cells: Cells
-) -> None:
+def _refuse_missing(layers: Sequence[str], precisions: Sequence[Precision], cells: Cells) -> None:
     for layer in layers:
         for precision in precisions:
             if (layer, precision) not in cells:

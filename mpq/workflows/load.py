@@ -1,6 +1,5 @@
 """The files of a search, read again: ``mpq.load``, in another process and without the model."""
 
-import re
 from collections.abc import Mapping
 from math import nan
 from pathlib import Path
@@ -10,6 +9,7 @@ from mpq._support import schema_versions
 from mpq._support.arrays import Columns
 from mpq._support.json_arrays import columns
 from mpq._support.json_object import json_object, read_text, require_version
+from mpq._support.one_run import check_one_run
 from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError, InputError
 from mpq.network.coverage import Coverage, Uncovered
@@ -26,11 +26,6 @@ from mpq.sensitivity import CheckedCell, SpotCheck
 from mpq.workflows.provenance import Provenance, UsedDevice
 from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
-
-# What a run writes: whatever else the user keeps there is not read.
-_SUFFIXES = (".json", ".csv", ".png")
-# Bytes, because pictures are marked too.
-_RUN = re.compile(rb"mpq-run-[0-9a-f]{16}")
 
 
 def load(folder: Path | str) -> SearchResult:
@@ -49,7 +44,7 @@ def load(folder: Path | str) -> SearchResult:
     folder = Path(folder)
     if folder.is_file():
         raise FileFormatError(f"{folder} is a file: give the folder that it is in, {folder.parent}")
-    _check_one_run(folder)
+    check_one_run(folder)
     assignment = Assignment.load(folder / "assignment.json")
     problem = _read(folder / "problem.json", Problem.from_json)
     if not (folder / "result.json").exists():
@@ -62,22 +57,6 @@ def load(folder: Path | str) -> SearchResult:
         return _from_dict(data, problem, assignment)
     except InputError as error:
         raise FileFormatError(f"{folder / 'result.json'}: {error}") from error
-
-
-def _check_one_run(folder: Path) -> None:
-    """Refuses a folder with files of two runs; what has no mark is no file of a run."""
-    runs: dict[bytes, str] = {}
-    # Sorted, as the order of a folder's files, and with it the message, is the system's.
-    for file in sorted(folder.glob("*.*")):
-        if file.suffix in _SUFFIXES and file.is_file():
-            for mark in _RUN.findall(file.read_bytes()):
-                runs.setdefault(mark, file.name)
-    if len(runs) > 1:
-        names = " and ".join(list(runs.values())[:2])
-        raise FileFormatError(
-            f"{folder} holds files of {len(runs)} runs ({names} are not of one): search again into "
-            "a new folder, or remove what does not belong there"
-        )
 
 
 def _read(path: Path, parse: Any) -> Any:

@@ -342,3 +342,16 @@ def test_the_fingerprint_covers_folding_and_ties() -> None:
     found = assignment(ties=(("conv", "fc"),), folded={"conv": "bn"}).fingerprint
 
     assert found == hashlib.sha256(text).hexdigest()
+
+
+def test_an_assignment_beside_another_runs_files_is_refused(tmp_path: Path) -> None:
+    """A run that was killed between two renames leaves such a folder."""
+    marks = {"assignment.json": "0" * 16, "problem.json": "0" * 15 + "1"}
+    data = json.loads(assignment().to_json())
+    for name, mark in marks.items():
+        (tmp_path / name).write_text(json.dumps(data | {"run_id": f"mpq-run-{mark}"}))
+
+    with pytest.raises(FileFormatError, match="holds files of 2 runs"):
+        Assignment.load(tmp_path / "assignment.json")
+    (tmp_path / "problem.json").unlink()
+    assert Assignment.load(tmp_path / "assignment.json") == assignment()

@@ -65,9 +65,21 @@ def test_a_table_is_solved() -> None:
         ("layer,precision,loss_nats\na,w4a8,1\na,w4a8,2\n", FileFormatError, "line 3: 'a' at w4a8"),
         ("\nlayer,precision,loss_nats\n\n\na,w4a8\n", FileFormatError, "line 5 has 2 cells"),
         ('layer,precision,loss_nats\n"a\nb",w4a8,1\nc\n', FileFormatError, "line 4 has 1 cells"),
-        ("layer,precision,loss_nats\na,w4a8,much\n", FileFormatError, "line 2, loss_nats: 'much' is no"),
-        ("layer,precision,loss_nats\na,w4a8,nan\n", FileFormatError, "line 2, loss_nats: 'nan' is no"),
-        ("layer,precision,loss_nats\na,w4a8,inf\n", FileFormatError, "line 2, loss_nats: 'inf' is no"),
+        (
+            "layer,precision,loss_nats\na,w4a8,much\n",
+            FileFormatError,
+            "line 2, loss_nats: 'much' is no",
+        ),
+        (
+            "layer,precision,loss_nats\na,w4a8,nan\n",
+            FileFormatError,
+            "line 2, loss_nats: 'nan' is no",
+        ),
+        (
+            "layer,precision,loss_nats\na,w4a8,inf\n",
+            FileFormatError,
+            "line 2, loss_nats: 'inf' is no",
+        ),
         ("layer,precision,loss_nats\n ,w4a8,1\n", FileFormatError, "line 2 has no name of a layer"),
         (
             "layer,precision,loss_nats,weight_bytes\na,w4a8,1,-3\n",
@@ -250,7 +262,15 @@ def test_a_least_cost_that_is_not_proved_has_no_gap(tmp_path: Path) -> None:
 
 def test_it_is_said_that_there_are_no_more_alternatives(table: str) -> None:
     """On standard error, unless only the answer is wanted."""
-    asked = ["solve", "--allow-missing", table, "--limit", "weight_bytes=500B", "--alternatives", "2"]
+    asked = [
+        "solve",
+        "--allow-missing",
+        table,
+        "--limit",
+        "weight_bytes=500B",
+        "--alternatives",
+        "2",
+    ]
 
     ran = CliRunner().invoke(app, [*asked, "--differing", "100"])
     quiet = CliRunner().invoke(app, [*asked, "--differing", "100", "--quiet"])
@@ -357,3 +377,16 @@ def test_a_missing_cell_needs_leave(column: int, name: str, tmp_path: Path) -> N
 
     assert f"line 3: 'a' at w8a8 has no {name}; every layer has" in refused.stderr
     assert (refused.exit_code, allowed.exit_code) == (2, 2 if name == "loss_nats" else 0)
+
+
+def test_a_folder_of_two_runs_is_not_solved(tmp_path: Path) -> None:
+    """Whose problem it is nobody can tell."""
+    text = Problem.from_csv(COMPLETE, ["weight_bytes=1KiB"]).to_json()
+    for name, mark in {"problem.json": "0" * 16, "frontier.json": "1" * 16}.items():
+        data = json.loads(text) | {"run_id": f"mpq-run-{mark}"}
+        (tmp_path / name).write_text(json.dumps(data))
+
+    ran = CliRunner().invoke(app, ["solve", str(tmp_path)])
+
+    assert ran.exit_code == 2
+    assert "holds files of 2 runs" in ran.stderr

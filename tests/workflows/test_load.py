@@ -12,8 +12,8 @@ import pytest
 
 import mpq
 from mpq import Calibration, demo
-from mpq.network.layer import fingerprint
 from mpq.errors import FileFormatError
+from mpq.network.layer import fingerprint
 from mpq.workflows.session import Session
 from tests.tasks import task_of
 

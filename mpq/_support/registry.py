@@ -280,6 +280,6 @@ def _convert(option: str, text: str, default: Any) -> Any:
         raise InputError(
             f"{option} takes a value of type {kind.__name__}; got {quoted(text)}"
         ) from None
-    if kind is int:
+    if isinstance(value, int):
         return check_whole(option.partition(":")[2], value, shown=option)
-    return check_float(value, option) if kind is float else value
+    return check_float(value, option) if isinstance(value, float) else value

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpq._support.json_arrays import columns, number, numbers, texts, truth_values
-from mpq._support.json_object import parsed_json, quoted, read_text
+from mpq._support.json_object import parsed_json, quoted, read_text, require_version
 from mpq._support.schema import validate
 from mpq.errors import FileFormatError
 
@@ -178,3 +178,18 @@ def test_numbers_are_read_as_they_are(rows: list[list[float | None]]) -> None:
     found = numbers(rows, "here").tolist()
 
     assert [[None if x != x else x for x in row] for row in found] == rows
+
+
+@pytest.mark.parametrize("version", [0, 4, True, 2.0, "2", None, [2]])
+def test_other_versions_are_refused(version: Any) -> None:
+    """Later ones, earlier ones than are read, and what is no whole number."""
+    with pytest.raises(
+        FileFormatError, match=r"file of schema version .*; this mpq reads versions"
+    ):
+        require_version({"schema_version": version}, "file", 3, oldest=1)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_versions_that_are_read(version: int) -> None:
+    """Both ends too."""
+    require_version({"schema_version": version}, "file", 3, oldest=1)

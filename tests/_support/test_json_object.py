@@ -183,9 +183,7 @@ def test_numbers_are_read_as_they_are(rows: list[list[float | None]]) -> None:
 @pytest.mark.parametrize("version", [0, 4, True, 2.0, "2", None, [2]])
 def test_other_versions_are_refused(version: Any) -> None:
     """Later ones, earlier ones than are read, and what is no whole number."""
-    with pytest.raises(
-        FileFormatError, match=r"file of schema version .*; this mpq reads versions"
-    ):
+    with pytest.raises(FileFormatError, match=r"file of schema version .*; this mpq reads v"):
         require_version({"schema_version": version}, "file", 3, oldest=1)
 
 

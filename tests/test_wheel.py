@@ -53,6 +53,8 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile, root:
     assert "mpq/py.typed" in found
     assert "mpq/hardware_profiles/devices/nvidia-t4.json" in found
     assert "mpq/problem/assignment.schema.json" in found
+    assert "mpq/problem/problem.schema.json" in found
+    assert "mpq/workflows/result.schema.json" in found
     assert "mpq/hardware_profiles/roofline.schema.json" in found
     assert "mpq/demo/digits.npz" in found
     assert "mpq/demo/digits_net.safetensors" in found

@@ -1,10 +1,21 @@
 """Writing results: whole files or none."""
 
+import os
+import re
+import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
+from mpq._support.locks import try_locked
 from mpq.errors import OutputError
+
+_LAST: Final = "assignment.json"
+"""The file that users take away."""
+_STAGING: Final = re.compile(r"\.mpq-staging-[a-z0-9_]{8}")
+"""As ``tempfile`` names a folder with our prefix."""
 
 
 def prepare_folder(folder: Path) -> Path:
@@ -40,6 +51,9 @@ def remove_files(folder: Path, names: Iterable[str]) -> None:
 def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
     """Writes all files; each appears whole, and none before all could be written.
 
+    What a killed process left of its own is removed first. ``assignment.json`` appears last: once
+    it is there, so are the files that it belongs to.
+
     Raises:
         OutputError: If a file cannot be written.
     """
@@ -53,13 +67,48 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
         if path.exists() and not path.is_file():
             raise OutputError(f"cannot write the file {path}: a device or a pipe is there")
     try:
-        # Beside their destination: a rename is atomic only within one file system.
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".mpq-") as staging:
+        with _staging(folder) as staging:
             for name, content in files.items():
-                (Path(staging) / name).write_bytes(content)
+                _write_through(staging / name, content)
             # Two loops: a full disk shows up in the one above, while all old files are still there.
-            for name in files:
-                (Path(staging) / name).replace(folder / name)
+            for name in sorted(files, key=_LAST.__eq__):
+                (staging / name).replace(folder / name)
     except OSError as error:
         raise OutputError(f"cannot write to the folder {folder}: {error}") from error
     return [folder / name for name in files]
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """A folder of our own beside the destination; gone afterwards, in the next write at the latest.
+
+    Beside it, as a rename is atomic only within one file system.
+    """
+    for path in folder.glob(".mpq-staging-*"):
+        _remove_if_dead(path)
+    while True:
+        with (
+            tempfile.TemporaryDirectory(dir=folder, prefix=".mpq-staging-") as name,
+            try_locked(Path(name)) as is_ours,
+        ):
+            # Before it was locked it looked like a dead one's, and may be gone or going.
+            if is_ours is not False and Path(name).is_dir():
+                yield Path(name)
+                return
+
+
+def _remove_if_dead(path: Path) -> None:
+    """Removes a staging folder whose lock the system has taken back from its owner."""
+    if not _STAGING.fullmatch(path.name) or not path.is_dir() or path.is_symlink():
+        return
+    with try_locked(path) as is_dead:
+        if is_dead:
+            # Another process may do the same now: what is gone is as good as removed.
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    """Writes to the disk itself: a rename may get there before what was only handed over."""
+    path.write_bytes(content)
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())

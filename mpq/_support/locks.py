@@ -1,8 +1,10 @@
 """Locks of files that know their owner: they end with the process that holds them."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 
@@ -30,3 +32,41 @@ def locked(file: IO[Any]) -> Iterator[None]:
         yield
     finally:
         fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextmanager
+def try_locked(folder: Path) -> Iterator[bool | None]:
+    """Whether this process got the lock of a folder, which it then has within this block.
+
+    As ``locked``, but nobody waits: ``False`` if another process has it, ``None`` if nobody can
+    tell: the folder is gone, or the system or its file system has no locks of folders.
+
+    Args:
+        folder: Whose lock is asked for.
+    """
+    if sys.platform == "win32":
+        yield None
+        return
+    import fcntl
+
+    try:
+        opened = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield None
+        return
+    try:
+        yield _got(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(opened)  # and with it the lock
+
+
+def _got(opened: int, how: int) -> bool | None:
+    import fcntl
+
+    try:
+        fcntl.flock(opened, how)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True

@@ -15,6 +15,8 @@ from typing import (
     get_type_hints,
 )
 
+from mpq._support.bounds import check_float, check_whole
+from mpq._support.json_object import quoted
 from mpq.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -270,9 +272,14 @@ def _convert(option: str, text: str, default: Any) -> Any:
     if isinstance(default, bool):
         if text.lower() in ("true", "false"):
             return text.lower() == "true"
-        raise InputError(f"{option} is true or false; got {text!r}")
+        raise InputError(f"{option} is true or false; got {quoted(text)}")
     kind = float if default is None else type(default)
     try:
-        return kind(text)
+        value = kind(text)
     except ValueError:
-        raise InputError(f"{option} takes a value of type {kind.__name__}; got {text!r}") from None
+        raise InputError(
+            f"{option} takes a value of type {kind.__name__}; got {quoted(text)}"
+        ) from None
+    if isinstance(value, int):
+        return check_whole(option.partition(":")[2], value, shown=option)
+    return check_float(value, option) if isinstance(value, float) else value

@@ -2,12 +2,19 @@
 
 import json
 from collections.abc import Iterable
+from difflib import get_close_matches
 from importlib import resources
-from typing import Any
+from itertools import islice
+from typing import Any, Final
 
 import jsonschema
 
+from mpq._support.json_object import quoted
+from mpq._support.names import LONGEST, shortened, visible
 from mpq.errors import FileFormatError
+
+_ENOUGH: Final = 100
+"""Mismatches among which the most telling is looked for: a long list may have one per member."""
 
 
 def read_schema(package: str, file: str, **names: Iterable[str]) -> Any:
@@ -33,8 +40,30 @@ def validate(data: Any, schema: Any, what: str) -> None:
     Raises:
         FileFormatError: With the place and the reason of the most telling mismatch.
     """
-    errors = jsonschema.Draft202012Validator(schema).iter_errors(data)
-    worst = jsonschema.exceptions.best_match(errors)
+    try:
+        errors = islice(jsonschema.Draft202012Validator(schema).iter_errors(data), _ENOUGH)
+        worst = jsonschema.exceptions.best_match(errors)
+    # jsonschema spells whole values in its messages, however deeply they are nested.
+    except RecursionError as error:
+        raise FileFormatError(f"not a valid {what}: brackets are nested too deeply") from error
     if worst is not None:
-        place = "/".join(map(str, worst.absolute_path)) or "the top level"
-        raise FileFormatError(f"not a valid {what}: at {place}: {worst.message}")
+        steps = (shortened(visible(str(step))) for step in worst.absolute_path)
+        place = "/".join(steps) or "the top level"
+        raise FileFormatError(f"not a valid {what}: at {place}: {_reason(worst)}")
+
+
+def _reason(error: jsonschema.ValidationError) -> str:
+    """jsonschema's sentence, with values as the file spells them and cut."""
+    if error.validator == "additionalProperties" and isinstance(error.schema, dict):
+        found: Any = error.instance
+        return _unknown_key(found, error.schema.get("properties", {}))
+    return shortened(
+        error.message.replace(repr(error.instance), quoted(error.instance)), 4 * LONGEST
+    )
+
+
+def _unknown_key(found: dict[str, Any], known: Iterable[str]) -> str:
+    unknown = next(key for key in found if key not in known)
+    near = get_close_matches(unknown[:LONGEST], known, 1)
+    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
+    return f"unknown key {quoted(unknown)} ({hint})"

@@ -5,8 +5,8 @@ A reader says which version it found and which it reads; what has no version is 
 
 from typing import Final
 
-ASSIGNMENT: Final = 2
-"""``assignment.json``; 1 is read."""
+ASSIGNMENT: Final = 3
+"""``assignment.json``; 1 and 2 are read, whose fingerprint was of the layers only."""
 COST_TABLE: Final = 1
 """Cost tables as JSON."""
 DEVICE_PROFILE: Final = 1

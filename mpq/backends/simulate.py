@@ -3,17 +3,21 @@
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mpq.backends._base import Backend
 from mpq.errors import MismatchError
-from mpq.network.batch_norm import fold_batch_norm
+from mpq.network.batch_norm import changed_output, fold_batch_norm, fold_refusal
+from mpq.network.examples import Batch
 from mpq.network.layer import signature
+from mpq.network.metric import OutputMetric
 from mpq.network.modules import check_model
 from mpq.network.open_weights import open_weights, uses_of
 from mpq.network.own_copy import own_copy
 from mpq.network.refusals import weight_refusal
+from mpq.network.same_start import begin_alike
 from mpq.network.tied_calls import tie_calls, tied_calls_of
 from mpq.network.tracing import kind_of
 from mpq.network.weight_calls import Use
@@ -71,6 +75,36 @@ def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:
     return module
 
 
+def check_folding(
+    model: nn.Module, assignment: Assignment, batch: Batch, metric: OutputMetric
+) -> None:
+    """Refuses an assignment that folds a BatchNorm into a layer that does not feed it.
+
+    Args:
+        model: The network, as the user gave it.
+        assignment: Of a network whose layers have the same names and shapes.
+        batch: Examples on the network's device.
+        metric: Says which of the outputs are looked at.
+
+    Raises:
+        MismatchError: If folding alone, without any rounding, changes the output.
+    """
+    if not assignment.folded:
+        return
+    seed = assignment.metadata.allow_randomness
+    with torch.no_grad():
+        before, after = (
+            metric.positions(begin_alike(module, seed)(*batch.args, **batch.kwargs))
+            for module in (own_copy(model), prepared(model, assignment))
+        )
+    error = changed_output(before, after)
+    if error:
+        raise MismatchError(
+            f"the assignment belongs to another network: folding BatchNorm as it says changes the "
+            f"output by {error:.3g}, where it should change nothing"
+        )
+
+
 def quantizer_of(assignment: Assignment) -> Quantizer:
     """Rounds as the search did, with the assignment's calibrated ranges."""
     ranges = ActivationRanges(
@@ -95,10 +129,15 @@ def _check(module: nn.Module, assignment: Assignment) -> None:
         elif here != layer.signature:
             problems.append(f"has {here!r} instead of {layer.signature!r}")
     for convolution, norm in assignment.folded.items():
-        if not isinstance(modules.get(norm), _BatchNorm):
+        layer_module, norm_module = modules.get(convolution), modules.get(norm)
+        if not isinstance(norm_module, _BatchNorm):
             problems.append(f"lacks BatchNorm {norm!r}")
-        if _signature(convolution, modules.get(convolution)) is None:
+        if layer_module is None or _signature(convolution, layer_module) is None:
             problems.append(f"lacks the layer {convolution!r} before BatchNorm {norm!r}")
+        elif isinstance(norm_module, _BatchNorm):
+            why = fold_refusal(layer_module, norm_module)
+            if why:
+                problems.append(f"cannot fold {norm!r} into {convolution!r}: {norm!r} {why}")
     if problems:
         # Another network may differ in every layer; five of them show which one it is.
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""

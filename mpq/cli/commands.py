@@ -7,7 +7,6 @@ import typer
 
 from mpq.cli.app import app, reporting_errors
 from mpq.cli.options import (
-    Additive,
     AssignmentFile,
     Differing,
     Limits,
@@ -21,7 +20,13 @@ from mpq.cli.options import (
     TableFile,
     Weights,
 )
-from mpq.cli.requests import AlternativeOptions, CompareOptions, ProfileOptions, SearchOptions
+from mpq.cli.requests import (
+    AlternativeOptions,
+    CompareOptions,
+    ProfileOptions,
+    ReadingOptions,
+    SearchOptions,
+)
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions, say, write
 from mpq.cli.task_options import DEMO, DEMO_HELD_OUT
@@ -86,9 +91,9 @@ def solve(
     max_loss: MaxPredicted = None,
     alternatives: SolvedAlternatives = 1,
     differing: Differing = AlternativeOptions.differing,
-    additive: Additive = False,
     seed: Seed = Task.seed,
     *,
+    reading: ReadingOptions,
     talk: TalkOptions,
 ) -> None:
     """Solve a table that somebody else made, or a search's problem.json again; JSON. No torch."""
@@ -97,10 +102,10 @@ def solve(
     from mpq.solvers import SOLVERS
     from mpq.solvers.queries.solve import answers
 
-    problem, resources = load_problem(table, limit or ())
+    problem, resources = load_problem(table, limit or (), reading.allow_missing)
     built = SOLVERS.build(solver, seed)
     # As a search does with a solver that takes no interactions; here it has to be asked for.
-    problem = problem.additive() if additive else problem
+    problem = problem.additive() if reading.additive else problem
     found = answers(problem, resources, built, minimize, max_loss, alternatives, differing)
     # Not by ``talk.answer``: this command has no other form of its answer.
     write(json.dumps([record(asked, solution) for asked, solution in found], indent=1))

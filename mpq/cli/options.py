@@ -141,6 +141,10 @@ SolvedAlternatives = Annotated[
 Additive = Annotated[
     bool, typer.Option("--additive", help="Leave out what pairs of layers lose together.")
 ]
+AllowMissing = Annotated[
+    bool,
+    typer.Option("--allow-missing", help="Layers of a CSV may lack precisions, or costs at some."),
+]
 Differing = Annotated[
     int, typer.Option(help="In how many layers any two alternatives differ at least.")
 ]

@@ -1,9 +1,12 @@
 """Reading a problem from a file, without torch."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from mpq._support.json_object import read_text
+from mpq._support.one_run import check_one_run
 from mpq.errors import FileFormatError, InputError
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
@@ -12,7 +15,9 @@ from mpq.problem.table_file import LongTable
 Read = TypeVar("Read")
 
 
-def load_problem(path: Path, limits: Sequence[str] = ()) -> tuple[Problem, dict[str, CostTable]]:
+def load_problem(
+    path: Path, limits: Sequence[str] = (), allow_missing: bool = False
+) -> tuple[Problem, dict[str, CostTable]]:
     """The problem of a search, or one of a table that somebody else made.
 
     Args:
@@ -20,6 +25,7 @@ def load_problem(path: Path, limits: Sequence[str] = ()) -> tuple[Problem, dict[
             search's folder, whose ``problem.json`` is read.
         limits: Such as ``weight_bytes=300KiB``. Those of a JSON replace its own on the same
             resources and leave the others as they are; a CSV has none of its own.
+        allow_missing: Whether layers of a CSV may lack precisions.
 
     Returns:
         The problem, and by name the tables of all resources that are sums over layers: every
@@ -31,14 +37,12 @@ def load_problem(path: Path, limits: Sequence[str] = ()) -> tuple[Problem, dict[
         UnknownNameError: If a limit is on a resource that the file does not have.
     """
     if path.is_dir():
+        check_one_run(path)
         path = path / "problem.json"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"cannot read {path}: {error}") from error
+    text = read_text(path)
     if path.suffix == ".csv":
         # Read apart from the problem, which knows a column only if it has a limit.
-        table = _read(path, LongTable.from_csv, text)
+        table = _read(path, partial(LongTable.from_csv, allow_missing=allow_missing), text)
         return Problem.from_table(table, limits), table.resources
     if path.suffix == ".json":
         found = _read(path, Problem.from_json, text).within(limits)

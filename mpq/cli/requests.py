@@ -31,6 +31,14 @@ from mpq.cli.task_options import (
 
 
 @dataclass(frozen=True, eq=False)
+class ReadingOptions:
+    """What of a table or a problem is solved."""
+
+    additive: o.Additive = False
+    allow_missing: o.AllowMissing = False
+
+
+@dataclass(frozen=True, eq=False)
 class ObjectiveOptions:
     """What is made small instead of the loss."""
 

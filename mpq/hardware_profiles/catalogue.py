@@ -1,6 +1,5 @@
 """The devices that ship with mpq, and profiles from files."""
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mpq._support import schema_versions
+from mpq._support.json_object import parsed_json, quoted, read_text
 from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.hardware_profiles.measured_table.profile import MeasuredTable
 from mpq.hardware_profiles.network_profile import NetworkProfile
@@ -45,7 +45,7 @@ def load_device(name: str) -> Profile:
     if name not in device_names():
         raise UnknownNameError("device", name, device_names())
     file = resources.files("mpq.hardware_profiles").joinpath("devices", f"{name}.json")
-    return profile_from_dict(json.loads(file.read_text(encoding="utf-8")))
+    return profile_from_dict(parsed_json(file.read_text(encoding="utf-8")))
 
 
 def profile_from_dict(data: Any) -> Profile:
@@ -66,23 +66,22 @@ def profile_from_dict(data: Any) -> Profile:
         )
     # Without the key, the roofline's schema says below that it is missing.
     model = data.get("model", "roofline") if isinstance(data, dict) else "roofline"
-    if model not in MODELS:
-        raise FileFormatError(f"a profile's model is one of {', '.join(MODELS)}; got {model!r}")
+    # By type first: a list cannot be looked up.
+    if not isinstance(model, str) or model not in MODELS:
+        raise FileFormatError(
+            f"a profile's model is one of {', '.join(MODELS)}; got {quoted(model)}"
+        )
     validate(data, _schema(model), "profile")
     return MODELS[model](data)
 
 
 def _load(path: Path) -> Profile:
+    text = read_text(path)
     try:
-        text = path.read_text(encoding="utf-8")
         # A table of measurements says everything but the name, which is the file's.
         if path.suffix == ".csv":
             return MeasuredTable.from_csv(text, device_name(path))
-        return profile_from_dict(json.loads(text))
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"cannot read the profile {path}: {error}") from error
-    except json.JSONDecodeError as error:
-        raise FileFormatError(f"{path} is not JSON: {error}") from error
+        return profile_from_dict(parsed_json(text))
     # FileFormatError is one too: either gets the name of the file.
     except InputError as error:
         raise FileFormatError(f"{path}: {error}") from error

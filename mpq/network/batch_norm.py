@@ -31,6 +31,33 @@ def fold_batch_norm(model: nn.Module, pairs: Mapping[str, str]) -> None:
             model.set_submodule(name, nn.Identity().eval())
 
 
+def fold_refusal(convolution: nn.Module, norm: nn.Module) -> str | None:
+    """Why a BatchNorm cannot have been folded into a layer; ``None``: it can, by their shapes.
+
+    Whether the one reads the other's output, only a run of the network shows: ``changed_output``.
+    """
+    if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
+        return "is no BatchNorm with running statistics"
+    # An embedding has no bias for the shift.
+    weight = convolution.weight
+    assert isinstance(weight, Tensor)
+    is_embedding = isinstance(convolution, nn.Embedding)
+    channels = 0 if is_embedding else len(layout_of(convolution).to_rows(weight))
+    if channels != norm.num_features:
+        return f"has {norm.num_features} channels, the layer {channels}"
+    return None
+
+
+def changed_output(before: Tensor, after: Tensor) -> float:
+    """Largest difference of outputs before and after folding; 0 where it may be rounding."""
+    # The largest, as one broken channel would vanish in a mean.
+    error = float((after - before).abs().max())
+    # Rounding, unlike a wrong fold, is a multiple of the dtype's eps: 1e-3 is 8,000 of float32's,
+    # and coarser types get 8 of their own.
+    allowed = max(1e-3, 8 * torch.finfo(before.dtype).eps) * float(before.abs().max())
+    return error if error > allowed else 0.0
+
+
 def _fold_pair(convolution: nn.Module, norm: _BatchNorm) -> None:
     assert norm.running_mean is not None
     assert norm.running_var is not None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq.errors import ModelError
-from mpq.network.batch_norm import fold_batch_norm
+from mpq.network.batch_norm import changed_output, fold_batch_norm
 from mpq.network.behaviour import (
     check_repeatable,
     mixes_examples,
@@ -282,12 +282,8 @@ def _fold(
 
 
 def _check_folded(before: Tensor, after: Tensor) -> None:
-    # The largest difference, as one broken channel would vanish in a mean.
-    error = float((after - before).abs().max())
-    # Rounding, unlike a wrong fold, is a multiple of the dtype's eps: 1e-3 is 8,000 of float32's,
-    # and coarser types get 8 of their own.
-    allowed = max(1e-3, 8 * torch.finfo(before.dtype).eps) * float(before.abs().max())
-    if error > allowed:
+    error = changed_output(before, after)
+    if error:
         raise ModelError(
             f"folding BatchNorm changed the output by {error:.3g}; a layer does more than it "
             "seems to: search without folding (fold=False, --no-fold)"

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Final, Literal, final
 
+from mpq._support.bounds import check_whole
 from mpq.errors import InputError, UnknownNameError
 from mpq.network.layer import Layer
 
@@ -39,6 +40,8 @@ class Workload:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise InputError(f"the batch size is at least 1; got {self.batch_size}")
+        check_whole("batch_size", self.batch_size)
+        check_whole("tokens", self.tokens or 0)
         if self.phase is not None and self.phase not in PHASES:
             raise UnknownNameError("phase", self.phase, PHASES)
         if self.tokens is None:

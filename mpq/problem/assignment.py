@@ -1,13 +1,17 @@
 """The answer: a precision for every layer, and the JSON that users take away."""
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, final
 
 from mpq._support import schema_versions
+from mpq._support.json_object import parsed_json, quoted, read_text
+from mpq._support.names import shortened
+from mpq._support.one_run import check_one_run
 from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError, InputError, PrecisionError
 from mpq.network.layer import fingerprint, signature
@@ -130,8 +134,14 @@ class Assignment:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the layers' names, kinds and weight shapes; see ``Network.fingerprint``."""
-        return fingerprint(layer.signature for layer in self.layers)
+        """SHA-256 of names, kinds and weight shapes as ``Network.fingerprint``, folding and ties.
+
+        A line ``fold convolution norm`` for each that is folded and a line ``tie a b`` for each tie
+        follow the layers' lines.
+        """
+        folds = (f"fold {convolution} {norm}" for convolution, norm in self.folded.items())
+        ties = (f"tie {' '.join(tie)}" for tie in self.ties)
+        return fingerprint([*(layer.signature for layer in self.layers), *folds, *ties])
 
     def to_json(self) -> str:
         """JSON as ``mpq/problem/assignment.schema.json`` describes it."""
@@ -155,10 +165,7 @@ class Assignment:
             FileFormatError: If the text is no assignment, of a later schema version, or its
                 layers do not have the fingerprint it states.
         """
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise FileFormatError(f"not JSON: {error}") from error
+        data = parsed_json(text)
         # Asked before the schema is: a later file would fail it with a message about some key.
         version = data.get("schema_version") if isinstance(data, dict) else None
         if isinstance(version, int) and version > schema_versions.ASSIGNMENT:
@@ -168,33 +175,38 @@ class Assignment:
             )
         if version == 1 and "record" in data:  # its name before version 2
             data["metadata"] = data.pop("record")
+        if version in (1, 2):
+            _widen_ranges(data)
         validate(data, _schema(), "assignment")
         _check_range_method(data["weight_range"])
         known = data["metadata"]
         budgets = tuple(UsedBudget(**budget) for budget in known["budgets"])
-        assignment = cls(
-            tuple(_layer_from_dict(layer) for layer in data["layers"]),
-            tuple(tuple(tie) for tie in data["ties"]),
-            data["folded_batch_norm"],
-            data["weight_range"],
-            Metadata(**{**known, "budgets": budgets}),
-        )
+        layers = tuple(_layer_from_dict(layer) for layer in data["layers"])
+        ties = tuple(tuple(tie) for tie in data["ties"])
+        metadata = Metadata(**{**known, "budgets": budgets})
+        made = cls(layers, ties, data["folded_batch_norm"], data["weight_range"], metadata)
+        _check_consistent(made)
         # Whoever edits a name or a shape by hand gets a file that fits no network.
-        if assignment.fingerprint != data["fingerprint"]:
-            raise FileFormatError("the layers do not have the fingerprint that the file states")
-        return assignment
+        of_layers = fingerprint(layer.signature for layer in layers)
+        if data["fingerprint"] != (of_layers if version in (1, 2) else made.fingerprint):
+            raise FileFormatError(
+                "the layers, folding and ties do not have the fingerprint that the file states"
+            )
+        return made
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
         """Reads ``assignment.json``.
 
         Raises:
-            FileFormatError: If the file cannot be read or is no assignment.
+            FileFormatError: If the file cannot be read, is no assignment, or lies beside the
+                problem or the result of another run.
         """
+        text = read_text(path)
         try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise FileFormatError(f"cannot read {path}: {error}") from error
+            found = cls.from_json(text)
+            check_one_run(Path(path).parent, [Path(path).name, "problem.json", "result.json"])
+            return found
         # ``from_json`` knows no path, and the user may have given several.
         except FileFormatError as error:
             raise FileFormatError(f"{path}: {error}") from error
@@ -227,21 +239,65 @@ def _format_to_dict(tensor_format: TensorFormat) -> dict[str, Any]:
 
 
 def _layer_from_dict(data: Any) -> AssignedLayer:
+    layer = f"layer {quoted(data['name'])}"
     try:
         precision = Precision.parse(data["precision"])
     except PrecisionError as error:
-        raise FileFormatError(f"layer {data['name']!r}: {error}") from error
+        raise FileFormatError(f"{layer}: {error}") from error
     ends = data["activation"]["range"]
     stated = (data["weight"], {k: v for k, v in data["activation"].items() if k != "range"})
     # Two statements of one thing: where they differ, nobody can tell which one was meant.
     if stated != (_format_to_dict(precision.weight), _format_to_dict(precision.activation)):
-        raise FileFormatError(
-            f"layer {data['name']!r}: its formats are not those of its precision {precision}"
-        )
-    calibrated = None if ends is None else ActivationRange(*ends)
+        raise FileFormatError(f"{layer}: its formats are not those of its precision {precision}")
+    try:
+        calibrated = None if ends is None else ActivationRange(*map(float, ends))
+    # A whole number may be too large for a float.
+    except (InputError, OverflowError) as error:
+        raise FileFormatError(f"{layer}: its activation range {quoted(ends)}: {error}") from error
     shape = tuple(data["weight_shape"])
     is_transposed = data.get("transposed", False)
     return AssignedLayer(data["name"], data["kind"], shape, precision, calibrated, is_transposed)
+
+
+def _widen_ranges(data: Any) -> None:
+    """Ranges with 0 in them, as grids always took them and as files say since version 3."""
+    layers = data.get("layers")
+    for layer in layers if isinstance(layers, list) else ():
+        activation: Any = layer.get("activation") if isinstance(layer, dict) else None
+        ends = activation.get("range") if isinstance(activation, dict) else None
+        # Whatever is no such range is left to the schema, and the wrong order to the layer.
+        if (
+            isinstance(ends, list)
+            and [type(end) in (int, float) for end in ends] == [True, True]
+            and ends[0] <= ends[1]
+        ):
+            activation["range"] = [min(ends[0], 0), max(ends[1], 0)]
+
+
+def _check_consistent(assignment: Assignment) -> None:
+    """Refuses layers that are there twice, ties that do not hold, a BatchNorm folded twice."""
+    _refuse_doubles("layer", (layer.name for layer in assignment.layers))
+    _refuse_doubles("folded BatchNorm", assignment.folded.values())
+    precisions = assignment.precisions
+    for tie in assignment.ties:
+        unknown = [name for name in tie if name not in precisions]
+        if unknown:
+            raise FileFormatError(
+                f"not a valid assignment: a tie names {quoted(unknown[0])}, which is no layer"
+            )
+        if len({precisions[name] for name in tie}) > 1:
+            told = ", ".join(f"{quoted(name)} at {precisions[name]}" for name in tie)
+            raise FileFormatError(
+                f"not a valid assignment: tied layers share a precision; got {shortened(told)}"
+            )
+
+
+def _refuse_doubles(what: str, names: Iterable[str]) -> None:
+    name, count = next(iter(Counter(names).most_common(1)), ("", 0))
+    if count > 1:
+        raise FileFormatError(
+            f"not a valid assignment: the {what} {quoted(name)} is there {count} times"
+        )
 
 
 def _check_range_method(text: str) -> None:

@@ -6,9 +6,10 @@ from math import isfinite
 from typing import Any, Self, final
 
 from mpq._support.arrays import Columns
-from mpq._support.json_object import require_keys
+from mpq._support.json_arrays import number
 from mpq.errors import InputError, LimitError
 from mpq.problem.cost_table import CostTable
+from mpq.problem.schema import check
 from mpq.problem.tolerances import is_within
 
 
@@ -85,6 +86,6 @@ class Budget:
         Raises:
             FileFormatError: If a key is missing or of another kind.
         """
-        require_keys(data, "budget", ("resource", "limit", "tables"))
+        check(data, "budget", "budget")
         tables = tuple(map(CostTable.from_dict, data["tables"]))
-        return cls(str(data["resource"]), tables, float(data["limit"]))
+        return cls(data["resource"], tables, number(data["limit"], "not a budget: limit"))

@@ -14,9 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq._support import schema_versions
-from mpq._support.json_object import json_object, require_keys
-from mpq._support.names import for_csv, from_csv
+from mpq._support.json_arrays import number, numbers, texts
+from mpq._support.json_object import json_object, require_keys, require_version
+from mpq._support.names import for_csv, from_csv, shortened
 from mpq.errors import FileFormatError, InputError, UnknownNameError
+from mpq.problem.schema import check
 from mpq.quantization.precision import Precision
 
 if TYPE_CHECKING:
@@ -76,17 +78,9 @@ class PairwiseCost:
         Raises:
             FileFormatError: If a key is missing or of another kind.
         """
-        require_keys(data, "pair cost", ("first", "second", "values"))
-        try:
-            names = data["first"], data["second"]
-            if not all(isinstance(name, str) for name in names):
-                raise FileFormatError(f"not a pair cost: expected two names of layers, got {names}")
-            return cls(*names, np.array(data["values"], dtype=np.float64))
-        # A ValueError by class, but its text is meant for the user already.
-        except InputError:
-            raise
-        except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
-            raise FileFormatError(f"not a pair cost: {error!r}") from error
+        check(data, "pair_cost", "pair cost")
+        values = numbers(data["values"], "not a pair cost: values", empty=False)
+        return cls(data["first"], data["second"], values)
 
 
 RESOURCE_UNITS = ("seconds", "bytes", "joules", "bitops", "bits")
@@ -276,36 +270,19 @@ class CostTable:
             FileFormatError: If a key is missing or of another kind.
         """
         require_keys(data, "cost table", ("schema_version",))
-        if data["schema_version"] != schema_versions.COST_TABLE:
-            raise FileFormatError(
-                f"cost table of schema version {data['schema_version']}; this mpq reads "
-                f"version {schema_versions.COST_TABLE}: update mpq"
-            )
-        require_keys(data, "cost table", ("name", "unit", "layers", "precisions", "values"))
-        try:
-            # A text would pass for a list of one-letter names.
-            if not isinstance(data["layers"], list):
-                raise FileFormatError("not a cost table: layers must be a list of names")
-            values = np.array(data["values"], dtype=np.float64)  # None becomes nan
-            precisions = tuple(Precision.parse(text) for text in data["precisions"])
+        require_version(data, "cost table", schema_versions.COST_TABLE)
+        check(data, "cost_table", "cost table")
+        what = f"not a cost table: {shortened(data['name'])}"
+        return cls(
+            data["name"],
+            data["unit"],
+            texts(data["layers"], f"{what}: layers"),
+            tuple(map(Precision.parse, texts(data["precisions"], f"{what}: precisions"))),
+            numbers(data["values"], f"{what}: values"),
             # Files of mpq 0.1 have neither.
-            constant = float(data.get("constant", 0.0))
-            pairs = tuple(map(PairwiseCost.from_dict, data.get("pairs", ())))
-            names = data["name"], data["unit"], tuple(data["layers"])
-            return cls(*names, precisions, values, constant, pairs)
-        except InputError:
-            raise
-        # Whatever a value of a wrong kind raises on its way into numpy; an integer that no float64
-        # can hold is an OverflowError.
-        except (
-            KeyError,
-            TypeError,
-            AttributeError,
-            IndexError,
-            ValueError,
-            OverflowError,
-        ) as error:
-            raise FileFormatError(f"not a cost table: {error!r}") from error
+            number(data.get("constant", 0.0), f"{what}: constant"),
+            tuple(map(PairwiseCost.from_dict, data.get("pairs", ()))),
+        )
 
     def to_json(self) -> str:
         """One JSON object: the keys of ``to_dict``; an empty cell is null."""

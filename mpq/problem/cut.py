@@ -7,8 +7,9 @@ from typing import Any, Self, final
 import numpy as np
 
 from mpq._support.arrays import Array, Columns
-from mpq._support.json_object import require_keys
+from mpq._support.json_arrays import columns
 from mpq.errors import InputError
+from mpq.problem.schema import check
 
 
 @final
@@ -55,7 +56,7 @@ class Cut:
         """Inverse of ``to_dict``.
 
         Raises:
-            FileFormatError: If a key is missing.
+            FileFormatError: If a key is missing or of another kind.
         """
-        require_keys(data, "cut", ("columns", "num_layers"))
-        return cls(np.array(data["columns"], dtype=np.intp), int(data["num_layers"]))
+        check(data, "cut", "cut")
+        return cls(columns(data["columns"], "not a cut: columns"), int(data["num_layers"]))

@@ -3,13 +3,15 @@
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any, Self, final
 
 import numpy as np
 import numpy.typing as npt
 
-from mpq._support.json_object import require_keys
+from mpq._support.json_object import quoted
 from mpq.errors import FileFormatError, InputError
+from mpq.problem.schema import check
 
 _FACTOR = "factor_float32_base64"
 
@@ -81,17 +83,21 @@ class Interactions:
         Raises:
             FileFormatError: If a key is missing, or the factor has another size.
         """
-        require_keys(data, "factor of interactions", ("shape", "shrinkage", _FACTOR))
+        check(data, "interactions", "factor of interactions")
         try:
             # Without ``validate`` foreign characters are skipped, which shifts all later numbers.
             content = b64decode(data[_FACTOR], validate=True)
-            factor = np.frombuffer(content, dtype="<f4").reshape(tuple(data["shape"]))
-            return cls(factor, float(data["shrinkage"]))
-        # An InputError is a ValueError too, but its text is meant for the user already.
-        except InputError:
-            raise
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise FileFormatError(f"not interactions: {error!r}") from error
+        except ValueError as error:
+            raise FileFormatError(f"not interactions: {_FACTOR} is no base64") from error
+        # In Python's whole numbers, which do not overflow as numpy's do.
+        expected = 4 * prod(map(int, data["shape"]))
+        if len(content) != expected:
+            raise FileFormatError(
+                f"not interactions: {_FACTOR} has {len(content)} bytes; its shape "
+                f"{quoted(data['shape'])} takes {quoted(expected)}"
+            )
+        factor = np.frombuffer(content, dtype="<f4").reshape(tuple(map(int, data["shape"])))
+        return cls(factor, float(data["shrinkage"]))
 
     def excess(self, columns: npt.NDArray[np.intp]) -> float:
         """What an assignment loses beside its additive loss; negative where errors cancel."""

@@ -10,8 +10,9 @@ import numpy as np
 
 from mpq._support import schema_versions
 from mpq._support.arrays import Columns, Mask
+from mpq._support.json_arrays import truth_values
 from mpq._support.json_object import json_object
-from mpq.errors import FileFormatError, InputError, UnknownNameError
+from mpq.errors import InputError, UnknownNameError
 from mpq.network.layer import merge_ties
 from mpq.problem.budget import Budget
 from mpq.problem.constraints import Constraints
@@ -21,6 +22,7 @@ from mpq.problem.grouped import Grouped
 from mpq.problem.interactions import Interactions
 from mpq.problem.limits import parse_limits
 from mpq.problem.pairwise_costs import PairwiseCosts
+from mpq.problem.schema import check
 from mpq.problem.table_file import LongTable
 from mpq.problem.tolerances import LAST_DIGITS
 from mpq.problem.upgrade import HINT, upgraded
@@ -106,6 +108,10 @@ class Problem:
             if len(cut.columns) != len(self.loss.layers):
                 raise InputError(
                     f"a cut is of {len(cut.columns)} layers, the loss of {len(self.loss.layers)}"
+                )
+            if cut.columns.max() >= shape[1]:
+                raise InputError(
+                    f"a cut has the column {cut.columns.max()}, the loss {shape[1]} precisions"
                 )
         if self.interactions is not None:
             if self.loss.pairs:
@@ -328,20 +334,21 @@ class Problem:
         return json.dumps(data, indent=1)
 
     @classmethod
-    def from_csv(cls, text: str, limits: Sequence[str] = ()) -> Self:
+    def from_csv(cls, text: str, limits: Sequence[str] = (), allow_missing: bool = False) -> Self:
         """From tables that somebody else made.
 
         Args:
             text: A row for every layer at every precision, a column with its unit for the loss and
                 for every resource; see ``LongTable``.
             limits: Such as ``weight_bytes=300KiB``, ``latency=0.6x:w8a8``; see ``Limit.parse``.
+            allow_missing: Whether a layer may lack precisions; see ``LongTable.from_csv``.
 
         Raises:
             FileFormatError: If the text is no such table.
             LimitError: If a limit is misspelled or has the wrong unit.
             UnknownNameError: If a limit is on a resource that has no column.
         """
-        return cls.from_table(LongTable.from_csv(text), limits)
+        return cls.from_table(LongTable.from_csv(text, allow_missing), limits)
 
     @classmethod
     def from_table(cls, table: LongTable, limits: Sequence[str] = ()) -> Self:
@@ -367,13 +374,10 @@ class Problem:
         Raises:
             FileFormatError: If the text is no such JSON, or of a later schema version.
         """
-        data = json_object(text, "problem", HINT)
-        try:
-            return cls._from_dict(upgraded(data))
-        except InputError:
-            raise
-        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
-            raise FileFormatError(f"not a problem: {error!r}") from error
+        data = upgraded(json_object(text, "problem", HINT))
+        # The whole before its parts, so that the message has the place in the file.
+        check(data, "", "problem")
+        return cls._from_dict(data)
 
     @classmethod
     def _from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -388,6 +392,6 @@ class Problem:
             CostTable.from_dict(data["loss"]),
             held,
             Interactions.from_dict(data["interactions"]) if data.get("interactions") else None,
-            None if mask is None else np.array(mask, dtype=np.bool_),
+            None if mask is None else truth_values(mask, "not a problem: mask"),
             tuple(map(Cut.from_dict, data["cuts"])),
         )

@@ -1,16 +1,18 @@
 """Tables that somebody else made: one CSV with a row for every layer at every precision."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from math import isfinite, nan
 from typing import Self, final
 
 import numpy as np
 
+from mpq._support.json_object import quoted
 from mpq._support.names import from_csv
-from mpq.errors import FileFormatError, UnknownNameError
-from mpq.problem.cost_table import UNITS, CostTable
+from mpq.errors import FileFormatError, PrecisionError, UnknownNameError
+from mpq.problem.cost_table import RESOURCE_UNITS, UNITS, CostTable
 from mpq.quantization.precision import Precision
 
 LOSS_UNITS = ("nats", "squared_output", "cosine_distance", "relative")
@@ -25,6 +27,7 @@ class LongTable:
     ``loss_nats``, ``weight_bytes``, ``latency_seconds``. One column is a loss: its unit is one of
     ``LOSS_UNITS``. A column ``tie`` may name groups of layers that share a precision. An empty
     cell of a resource: the layer cannot run at that precision; a missing row: it is no candidate.
+    Both have to be allowed, since a table that was cut off looks the same.
 
     Args:
         loss: ``[L, B]``; 0 where a layer has no row.
@@ -39,12 +42,18 @@ class LongTable:
     candidates: dict[str, tuple[Precision, ...]]
 
     @classmethod
-    def from_csv(cls, text: str) -> Self:
+    def from_csv(cls, text: str, allow_missing: bool = False) -> Self:
         """Reads the rows, in any order.
+
+        Args:
+            text: What the file holds.
+            allow_missing: Whether a layer may lack a row at a precision that another layer has, or
+                a cell of a resource.
 
         Raises:
             FileFormatError: If a column is missing or has no unit, a row comes twice, is too short
-                or too long, or a cell is no number; says which line.
+                or too long, has no layer, or a cell is no finite number, below 0 in a resource, or
+                missing without leave; says which line.
         """
         # Spreadsheets put a byte-order mark first, which would become part of the first heading.
         reader = csv.reader(StringIO(text.removeprefix("\ufeff")))
@@ -66,13 +75,15 @@ class LongTable:
             if len(row) != len(header):
                 raise FileFormatError(f"line {line} has {len(row)} cells, not {len(header)}")
             # Parsed, as int8 and w8a8 are one precision and thus one row.
-            key = from_csv(row[0]), Precision.parse(row[1])
+            key = _key(line, row)
             if key in cells:
-                raise FileFormatError(f"line {line}: {row[0]!r} at {row[1]} comes twice")
-            cells[key] = dict(zip(header[2:], row[2:], strict=True))
+                raise FileFormatError(f"line {line}: {quoted(row[0])} at {row[1]} comes twice")
+            cells[key] = line, dict(zip(header[2:], row[2:], strict=True))
         # In the order of the file: a set of names has another order in every process.
         layers = tuple(dict.fromkeys(layer for layer, _ in cells))
         precisions = tuple(dict.fromkeys(precision for _, precision in cells))
+        if not allow_missing:
+            _refuse_missing(layers, precisions, cells)
         tables = [
             _table(column, layers, precisions, cells) for column in header[2:] if column != "tie"
         ]
@@ -85,12 +96,57 @@ class LongTable:
         resources = {table.name: table for table in tables if table is not losses[0]}
         if len(resources) < len(tables) - 1 or losses[0].name in resources:
             raise FileFormatError(f"two columns have one name: {[t.name for t in tables]}")
-        ties = _ties((layer, row["tie"]) for (layer, _), row in cells.items() if row.get("tie"))
+        ties = _ties(
+            (layer, row["tie"]) for (layer, _), (_, row) in cells.items() if row.get("tie")
+        )
         candidates = _candidates(losses[0], resources.values(), cells)
         return cls(_with_zeros(losses[0], cells), resources, ties, candidates)
 
 
-Cells = dict[tuple[str, Precision], dict[str, str]]
+Cells = dict[tuple[str, Precision], tuple[int, dict[str, str]]]
+"""Layer and precision to the line of the file, and what its columns say."""
+_ALLOW = (
+    "; every layer has every precision, unless missing ones are allowed (--allow-missing, "
+    "allow_missing=True): these are then not chosen"
+)
+
+
+def _key(line: int, row: Sequence[str]) -> tuple[str, Precision]:
+    layer = from_csv(row[0])
+    if not layer.strip():
+        raise FileFormatError(f"line {line} has no name of a layer")
+    try:
+        return layer, Precision.parse(row[1])
+    except PrecisionError as error:
+        raise FileFormatError(f"line {line}: {error}") from error
+
+
+def _refuse_missing(layers: Sequence[str], precisions: Sequence[Precision], cells: Cells) -> None:
+    for layer in layers:
+        for precision in precisions:
+            if (layer, precision) not in cells:
+                raise FileFormatError(f"{quoted(layer)} has no row at {precision}{_ALLOW}")
+    for (layer, precision), (line, row) in cells.items():
+        empty = [column for column, cell in row.items() if column != "tie" and not cell]
+        if empty:
+            raise FileFormatError(
+                f"line {line}: {quoted(layer)} at {precision} has no {empty[0]}{_ALLOW}"
+            )
+
+
+def _number(column: str, unit: str, line: int, text: str) -> float:
+    """What a cell says; ``nan`` where it is empty."""
+    if not text:
+        return nan
+    try:
+        number = float(text)
+    except ValueError:
+        number = nan
+    if not isfinite(number):
+        raise FileFormatError(f"line {line}, {column}: {quoted(text)} is no finite number")
+    if number < 0 and unit in RESOURCE_UNITS:
+        raise FileFormatError(f"line {line}, {column}: {text} {unit} are less than nothing")
+    return number
 
 
 def _table(
@@ -104,11 +160,8 @@ def _table(
     # A cell without a row is unavailable in a resource, and becomes 0 in a loss afterwards.
     values = np.full((len(layers), len(precisions)), np.nan)
     row_of, column_of = ({n: i for i, n in enumerate(names)} for names in (layers, precisions))
-    for (layer, precision), row in cells.items():
-        try:
-            number = float(row[column]) if row[column] else np.nan
-        except ValueError as error:
-            raise FileFormatError(f"{column}: {layer!r} at {precision}: {error}") from error
+    for (layer, precision), (line, row) in cells.items():
+        number = _number(column, unit, line, row[column])
         values[row_of[layer], column_of[precision]] = number
     return CostTable(name, unit, layers, precisions, values)
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mpq._support import schema_versions
-from mpq._support.json_object import require_keys
+from mpq._support.json_object import quoted, require_keys, require_version
 from mpq.errors import FileFormatError
 
 HINT = ": give the problem.json that `mpq search` or Problem.to_json wrote"
@@ -20,25 +20,21 @@ def upgraded(data: dict[str, Any]) -> dict[str, Any]:
         FileFormatError: If it is of a later version, lacks a key, or the steps of one resource
             have different limits.
     """
+    require_version(data, "problem", schema_versions.PROBLEM, oldest=1)
     version = data["schema_version"]
-    if version not in (1, schema_versions.PROBLEM):
-        raise FileFormatError(
-            f"problem of schema version {version}; this mpq reads versions 1 to "
-            f"{schema_versions.PROBLEM}: update mpq"
-        )
     require_keys(data, "problem", _KEYS if version == 1 else (*_KEYS, "cuts"), HINT)
     if version != 1:
         return data
     budgets: dict[str, dict[str, Any]] = {}
     cuts = []
-    for old in data["budgets"]:
-        table, limit = old["table"], float(old["limit"])
+    for number, old in enumerate(_list(data["budgets"], "budgets")):
+        table, limit = _checked(old, number)
         # A plain sum has no "@": its step is empty, and its table keeps the resource's name.
         resource, _, step = table["name"].partition("@")
         # Only cuts were counted in layers: their cells of 1 spell the assignment to differ from,
         # and the limit is how many layers may stay as they were.
         if table["unit"] == "layers":
-            columns = [row.index(1.0) for row in table["values"]]
+            columns = [row.index(1.0) if 1.0 in row else -1 for row in table["values"]]
             cuts.append({"columns": columns, "num_layers": round(len(columns) - limit)})
             continue
         # A dict keeps the order of the file, which counts: by default frontiers are over the first.
@@ -51,3 +47,25 @@ def upgraded(data: dict[str, Any]) -> dict[str, Any]:
             )
         budget["tables"].append({**table, "name": step or resource})
     return {**data, "schema_version": 2, "budgets": list(budgets.values()), "cuts": cuts}
+
+
+def _list(value: Any, place: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise FileFormatError(f"not a problem: at {place}: expected a list, got {quoted(value)}")
+    return value
+
+
+def _checked(old: Any, number: int) -> tuple[dict[str, Any], float]:
+    """Table and limit of one budget, as far as they are looked at here."""
+    what = f"budget (budgets/{number} of a problem of version 1)"
+    require_keys(old, what, ("table", "limit"))
+    table, limit = old["table"], old["limit"]
+    require_keys(table, f"table of a {what}", ("name", "unit", "values"))
+    if not isinstance(table["name"], str):
+        raise FileFormatError(f"not a {what}: its name is {quoted(table['name'])}")
+    for row in _list(table["values"], f"budgets/{number}/table/values"):
+        _list(row, f"budgets/{number}/table/values")
+    # By type: `true` is the number 1 to Python.
+    if type(limit) not in (int, float):
+        raise FileFormatError(f"not a {what}: its limit is {quoted(limit)}")
+    return table, limit

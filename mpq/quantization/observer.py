@@ -66,7 +66,7 @@ class ActivationRanges:
                 number, symmetric = tensor_format.number, tensor_format.symmetric
                 # A static format has one scale for the whole input, so that all of it is one row.
                 low, high = chosen.ends(sample[None], number, symmetric)
-                known[name, tensor_format] = ActivationRange(float(low), float(high))
+                known[name, tensor_format] = ActivationRange(float(low), float(high)).with_zero
         return cls(known)
 
     def of(self, layer: str, tensor_format: TensorFormat) -> ActivationRange | None:

@@ -23,6 +23,7 @@ from enum import Enum
 from functools import cache, cached_property
 from typing import Self, final
 
+from mpq._support.json_object import quoted
 from mpq.errors import PrecisionError
 from mpq.quantization.formats import NUMBER_FORMATS, NumberFormat, spelled_format, spellings
 
@@ -30,6 +31,10 @@ SCALE_BITS = 32
 """Bits of one scale, where a tensor or a channel has one."""
 GROUP_SCALE_BITS = 16
 """Bits of one scale, where a group of weights has one (fp16, as GPTQ and AWQ store it)."""
+LARGEST_GROUP = 2**31
+"""No channel has as many weights."""
+_LONGEST = 20
+"""Digits of a group's size that are read as a number at all."""
 
 
 class Granularity(Enum):
@@ -70,6 +75,10 @@ class TensorFormat:
             raise PrecisionError("a group size goes with granularity 'per_group', and only there")
         if self.group_size is not None and self.group_size < 1:
             raise PrecisionError(f"a group has at least 1 weight; got {self.group_size}")
+        if self.group_size is not None and self.group_size > LARGEST_GROUP:
+            raise PrecisionError(
+                f"a group has at most {LARGEST_GROUP} weights; got {self.group_size}"
+            )
         if self.number.is_float and not self.symmetric:
             raise PrecisionError(f"{self.number.name} is symmetric: it has no zero point")
 
@@ -107,7 +116,7 @@ def _pattern() -> re.Pattern[str]:
     # The longest first: fp8_e5m2 is not fp8 and a rest.
     number = "|".join(sorted(map(re.escape, spellings()), key=len, reverse=True))
     return re.compile(
-        rf"w(?P<weight>{number})(?P<tensor>t?)(?P<zero>z?)(?:g(?P<group>\d+))?"
+        rf"w(?P<weight>{number})(?P<tensor>t?)(?P<zero>z?)(?:g(?P<group>[0-9]{{1,{_LONGEST}}}))?"
         rf"(?:a(?P<activation>{number})(?P<symmetric>s?)(?P<dynamic>d?))?"
     )
 
@@ -148,7 +157,7 @@ class Precision:
             spelling = f"w{spelling}a{spelling}"
         match = _pattern().fullmatch(spelling)
         if match is None:
-            raise PrecisionError(f"{text!r} is not a precision: {_help()}")
+            raise PrecisionError(f"{quoted(text)} is not a precision: {_help()}")
         return cls(_weight_format(match), _activation_format(match))
 
     @cached_property

@@ -6,6 +6,7 @@ read without torch.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
 from mpq._support.registry import Registry
@@ -24,10 +25,25 @@ class ActivationRange:
     Args:
         low: Smallest number that is represented.
         high: Largest number that is represented.
+
+    Raises:
+        InputError: If an end is not finite, or they are the wrong way round.
     """
 
     low: float
     high: float
+
+    def __post_init__(self) -> None:
+        # Also false for nan, which is neither above nor below.
+        if not -inf < self.low <= self.high < inf:
+            raise InputError(
+                f"a range goes from a finite number up to another; got {self.low} to {self.high}"
+            )
+
+    @property
+    def with_zero(self) -> "ActivationRange":
+        """The range that a grid of it covers: zeros of padding and of a ReLU have to stay 0."""
+        return ActivationRange(min(self.low, 0.0), max(self.high, 0.0))
 
 
 class RangeMethod(ABC):

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -99,12 +100,21 @@ def _written(
 
 
 def save_frontier(frontier: Frontier, folder: Path | str) -> list[Path]:
-    """Writes frontier.csv, frontier.json and frontier.png.
+    """Writes frontier.csv, frontier.json and frontier.png, with one mark.
 
     Raises:
         OutputError: If the folder cannot be written to.
     """
-    return _written(Path(folder), frontier_files(frontier), frontier_pictures(frontier))
+    mark = _mark("frontier", frontier.to_json())
+    return _written(Path(folder), frontier_files(frontier, mark), frontier_pictures(frontier, mark))
+
+
+def _mark(what: str, content: str) -> str:
+    """What all files of one frontier or comparison say; another than that of a search's run.
+
+    Beside a search's files they are no files of a second run: a frontier may be asked for later.
+    """
+    return f"mpq-{what}-{sha256(content.encode()).hexdigest()[:16]}"
 
 
 def save_alternatives(alternatives: Frontier, folder: Path | str, run_id: str) -> list[Path]:
@@ -132,9 +142,11 @@ def save_estimators(comparison: SavedComparison, folder: Path | str) -> list[Pat
 
         return png(comparison.plot())
 
+    predictions = comparison.predictions()
+    mark = _mark("compare", predictions.to_csv(index=False))
     files = {
-        "estimators.csv": csv_of(comparison.table(), run_id=""),
+        "estimators.csv": csv_of(comparison.table(), mark),
         "estimators.md": comparison.to_markdown().encode(),
-        "predictions.csv": csv_of(comparison.predictions(), run_id=""),
+        "predictions.csv": csv_of(predictions, mark),
     }
     return _written(Path(folder), files, {"predictions.png": draw})

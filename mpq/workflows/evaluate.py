@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mpq._support.arrays import Array
 from mpq.backends import quantize
+from mpq.backends.simulate import check_folding
 from mpq.errors import DataError
 from mpq.network.examples import IGNORED_TARGET, Batch, Calibration
 from mpq.network.metric import KL, OutputMetric
@@ -156,7 +157,9 @@ def evaluate(
     quantized = quantize(model, assignment)
     chosen = METRICS.build(metric) if isinstance(metric, str) else metric
     seed = assignment.metadata.allow_randomness
-    reference = Reference(model, Calibration.of(data), chosen, seed)
+    examples = Calibration.of(data)
+    check_folding(model, assignment, examples.first().to(device_of(model)), chosen)
+    reference = Reference(model, examples, chosen, seed)
     compared = reference.compare(begin_alike(quantized, seed))
     return {"original": reference.original, "quantized": compared}
 

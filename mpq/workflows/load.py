@@ -1,16 +1,16 @@
 """The files of a search, read again: ``mpq.load``, in another process and without the model."""
 
-import json
-import re
 from collections.abc import Mapping
 from math import nan
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mpq._support import schema_versions
 from mpq._support.arrays import Columns
+from mpq._support.json_arrays import columns
+from mpq._support.json_object import json_object, read_text, require_version
+from mpq._support.one_run import check_one_run
+from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError, InputError
 from mpq.network.coverage import Coverage, Uncovered
 from mpq.network.layer import Layer
@@ -26,11 +26,6 @@ from mpq.sensitivity import CheckedCell, SpotCheck
 from mpq.workflows.provenance import Provenance, UsedDevice
 from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
-
-# What a run writes: whatever else the user keeps there is not read.
-_SUFFIXES = (".json", ".csv", ".png")
-# Bytes, because pictures are marked too.
-_RUN = re.compile(rb"mpq-run-[0-9a-f]{16}")
 
 
 def load(folder: Path | str) -> SearchResult:
@@ -49,59 +44,33 @@ def load(folder: Path | str) -> SearchResult:
     folder = Path(folder)
     if folder.is_file():
         raise FileFormatError(f"{folder} is a file: give the folder that it is in, {folder.parent}")
-    _check_one_run(folder)
+    check_one_run(folder)
     assignment = Assignment.load(folder / "assignment.json")
     problem = _read(folder / "problem.json", Problem.from_json)
     if not (folder / "result.json").exists():
         # A file of mpq 0.1 has no mark; with one, a result.json was written beside it.
-        if '"run_id"' in (folder / "assignment.json").read_text(encoding="utf-8"):
+        if '"run_id"' in read_text(folder / "assignment.json"):
             raise FileFormatError(f"{folder / 'result.json'} is missing: copy the whole folder")
         return _of_version_1(problem, assignment, folder)
     data = _read(folder / "result.json", _parsed)
     try:
         return _from_dict(data, problem, assignment)
-    # There is no schema to be checked against: what is missing or of another kind shows here. An
-    # OverflowError is a column that is too large for 64 bits.
-    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise FileFormatError(f"{folder / 'result.json'}: not a result: {error!r}") from error
-
-
-def _check_one_run(folder: Path) -> None:
-    """Refuses a folder with files of two runs; what has no mark is no file of a run."""
-    runs: dict[bytes, str] = {}
-    # Sorted, as the order of a folder's files, and with it the message, is the system's.
-    for file in sorted(folder.glob("*.*")):
-        if file.suffix in _SUFFIXES and file.is_file():
-            for mark in _RUN.findall(file.read_bytes()):
-                runs.setdefault(mark, file.name)
-    if len(runs) > 1:
-        names = " and ".join(list(runs.values())[:2])
-        raise FileFormatError(
-            f"{folder} holds files of {len(runs)} runs ({names} are not of one): search again into "
-            "a new folder, or remove what does not belong there"
-        )
+    except InputError as error:
+        raise FileFormatError(f"{folder / 'result.json'}: {error}") from error
 
 
 def _read(path: Path, parse: Any) -> Any:
+    text = read_text(path)
     try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"cannot read {path}: {error}") from error
+        return parse(text)
     except InputError as error:
         raise FileFormatError(f"{path}: {error}") from error
 
 
 def _parsed(text: str) -> Any:
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise FileFormatError(f"not JSON: {error}") from error
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != schema_versions.RESULT:
-        raise FileFormatError(
-            f"result of schema version {version}; this mpq reads version {schema_versions.RESULT}: "
-            "update mpq"
-        )
+    data = json_object(text, "result")
+    require_version(data, "result", schema_versions.RESULT)
+    validate(data, read_schema("mpq.workflows", "result.schema.json"), "result")
     return data
 
 
@@ -119,7 +88,7 @@ def _from_dict(data: Mapping[str, Any], problem: Problem, assignment: Assignment
         tuple(map(CostTable.from_dict, data["half_widths"])),
         tuple(map(_row_from_dict, data["comparisons"])),
         _provenance_from_dict(data["provenance"]),
-        tuple((np.array(x["columns"], dtype=np.intp), float(x["loss"])) for x in data["trials"]),
+        tuple((columns(x["columns"], "trials"), float(x["loss"])) for x in data["trials"]),
         _safeguard_from_dict(data.get("safeguard")),
         _spot_check_from_dict(data.get("spot_check")),
         _coverage_from_dict(data.get("coverage")),
@@ -157,7 +126,7 @@ def _with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:
 def _solution_from_dict(data: Mapping[str, Any]) -> Solution:
     return Solution(
         Status[data["status"].upper()],
-        np.array(data["columns"], dtype=np.intp),
+        columns(data["columns"], "not a result: solution/columns"),
         float(data["loss"]),
         data["bound"],
         data["solver"],
@@ -177,7 +146,7 @@ def _row_from_dict(data: Mapping[str, Any]) -> ComparisonRow:
 def _provenance_from_dict(data: Mapping[str, Any]) -> Provenance:
     device, data = data["device"], dict(data)
     # Older files have one list of names, and nothing of examples.
-    reach = data.pop("reach", None) or {"never": data.pop("uncalled")}
+    reach = data.pop("reach", None) or {"never": data.pop("uncalled", [])}
     rounds = tuple(Refinement(**found) for found in data["refinements"])
     used = None if device is None else UsedDevice(**_with_tuples(device))
     known = {"refinements": rounds, "device": used, "reach": Reach(**_with_tuples(reach))}

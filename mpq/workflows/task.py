@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
 
+from mpq._support.bounds import check_whole
 from mpq.errors import InputError
 from mpq.network.patterns import Pattern, check_pattern
 from mpq.network.workload import Workload
@@ -140,6 +141,7 @@ class Task:
         _, precisions = self.output_metric, self.precisions
         if not precisions:
             raise InputError("candidates is empty; name precisions such as w8a8, or leave it out")
+        check_whole("seed", self.seed)
         seed = self.allow_randomness
         # A truth value is the seed 1 to Python, and hardly what was meant.
         if seed is not None and (isinstance(seed, bool) or not 0 <= seed < 2**63):

@@ -1,7 +1,10 @@
 """Writing results: whole files or none, whatever happens in between."""
 
 import os
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,3 +133,102 @@ def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
 
     assert stat.S_ISFIFO((tmp_path / "out.json").stat().st_mode)
     assert not (tmp_path / "a.txt").exists()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mpq._support.files import write_files
+Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+write_files(Path(sys.argv[1]), {"a.txt": b"new"})
+"""
+
+unix = pytest.mark.skipif(sys.platform == "win32", reason="folders have no locks there")
+
+
+@unix
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    """Its staged files are nobody's; the next write takes them away."""
+    ran = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    left = list(tmp_path.glob(".mpq-*"))
+
+    write_files(tmp_path, {"a.txt": b"newer"})
+
+    assert (ran.returncode, len(left)) == (-signal.SIGKILL, 1)
+    assert contents(tmp_path) == {"a.txt": b"newer"}
+
+
+@unix
+def test_what_a_living_process_writes_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write in the middle of another one does not take its staged files away."""
+    real = os.fsync
+    inner: list[Path] = []
+
+    def fsync(file: int) -> None:
+        real(file)
+        if not inner:
+            inner.append(tmp_path / "b.txt")
+            write_files(tmp_path, {"b.txt": b"between"})
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+    write_files(tmp_path, {"a.txt": b"new"})
+
+    assert contents(tmp_path) == {"a.txt": b"new", "b.txt": b"between"}
+
+
+def test_folders_of_the_users_own_stay(tmp_path: Path) -> None:
+    """Only what is called as we call it is ours."""
+    (tmp_path / ".mpq-settings").mkdir()
+    (tmp_path / ".mpq-staging-of-mine").mkdir()
+    (tmp_path / ".mpq-staging-abcdefgh").write_bytes(b"a file")
+
+    write_files(tmp_path, {"a.txt": b"new"})
+
+    kept = {".mpq-settings", ".mpq-staging-of-mine", ".mpq-staging-abcdefgh"}
+    assert set(contents(tmp_path)) == {"a.txt", *kept}
+
+
+def test_a_reader_of_the_old_file_keeps_it(tmp_path: Path) -> None:
+    """The new content is another file of the old name: nobody reads half of each."""
+    write_files(tmp_path, {"a.txt": b"old"})
+    os.link(tmp_path / "a.txt", tmp_path / "kept.txt")
+
+    with (tmp_path / "a.txt").open("rb") as reader:
+        write_files(tmp_path, {"a.txt": b"new"})
+        read = reader.read()
+
+    assert (read, contents(tmp_path)) == (b"old", {"a.txt": b"new", "kept.txt": b"old"})
+
+
+def test_contents_are_on_disk_before_any_file_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut there is the old file or the whole new one, and none that is empty."""
+    events: list[str] = []
+    real = Path.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda file: events.append(f"{os.fstat(file).st_size} bytes on disk")
+    )
+    monkeypatch.setattr(
+        Path, "replace", lambda path, to: (events.append(path.name), real(path, to))[1]
+    )
+
+    write_files(tmp_path, {"a.txt": b"one", "b.txt": b"three"})
+
+    assert events == ["3 bytes on disk", "5 bytes on disk", "a.txt", "b.txt"]
+
+
+def test_the_assignment_appears_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it is there, so are the files that it belongs to."""
+    renamed: list[str] = []
+    real = Path.replace
+    monkeypatch.setattr(
+        Path, "replace", lambda path, to: (renamed.append(path.name), real(path, to))[1]
+    )
+
+    write_files(tmp_path, {"assignment.json": b"1", "problem.json": b"2", "table.csv": b"3"})
+
+    assert renamed == ["problem.json", "table.csv", "assignment.json"]

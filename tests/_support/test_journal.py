@@ -278,3 +278,17 @@ def test_processes_that_begin_one_journal_at_once(path: Path) -> None:
         expected = {f"{round_} {n} {row}" for n in (1, 2, 3) for row in range(20)}
         assert not [name for name in expected if name not in found]
         path.unlink()
+
+
+def test_a_row_is_on_disk_before_it_counts(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system is made to write it, all of it: a power cut a moment later loses nothing."""
+    journal = Journal(path, {"what": "numbers"})
+    synced: list[tuple[int, bool]] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda file: synced.append((os.fstat(file).st_size, "row" in journal))
+    )
+
+    journal.add("row", [1.0] * 100)
+
+    assert synced == [(path.stat().st_size, False)]
+    assert "row" in journal

@@ -120,7 +120,10 @@ def test_applied_model_after_json_is_the_same(net: Net, x: Tensor) -> None:
     """The file holds all that matters."""
     searched = Searched(net, [x], MIXED)
 
-    model = mpq.quantize(net, Assignment.from_json(searched.assignment.to_json()))
+    # Mixed formats break ties, which a file must not.
+    untied = replace(searched.assignment, ties=())
+
+    model = mpq.quantize(net, Assignment.from_json(untied.to_json()))
 
     with torch.no_grad():
         assert torch.equal(model(x), searched.output(x))

@@ -490,7 +490,7 @@ def test_a_model_file_with_a_mistake(tmp_path: Path) -> None:
         (b"\x89PNG\r\n\x1a\n", ("assignment.json",)),
         (b"bits: 4", ("assignment.json: not JSON",)),
         (b"{}", ("assignment.json: not a valid assignment",)),
-        (b'{"schema_version": 3}', ("schema version 3", "reads version 2", "update mpq")),
+        (b'{"schema_version": 4}', ("schema version 4", "reads version 3", "update mpq")),
     ],
     ids=["missing", "binary", "no json", "other json", "future"],
 )

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,9 @@ def schema(root: Path) -> Any:
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
-ranges = st.none() | st.builds(ActivationRange, finite, finite)
+ranges = st.none() | st.builds(
+    ActivationRange, finite.filter(lambda x: x <= 0), finite.filter(lambda x: x >= 0)
+)
 layers = st.builds(
     AssignedLayer,
     name=st.text(min_size=1),
@@ -80,17 +83,23 @@ records = st.builds(
     measured_accuracy=st.none() | finite,
     seed=st.none() | st.integers(),
 )
-assignments = st.builds(
-    Assignment,
-    layers=st.lists(layers, min_size=1, max_size=4).map(tuple),
-    ties=st.lists(st.lists(st.text(), min_size=2, max_size=3).map(tuple), max_size=2).map(tuple),
-    folded=st.dictionaries(st.text(), st.text(), max_size=2),
-    weight_range=st.sampled_from(["minmax", "percentile", "mse"]),
-    metadata=records,
-)
 
 
-@given(written=assignments)
+@st.composite
+def assignments(draw: st.DrawFn) -> Assignment:
+    """Layers of different names; those of one precision may be tied."""
+    found = tuple(draw(st.lists(layers, min_size=1, max_size=4, unique_by=lambda x: x.name)))
+    alike = [x.name for x in found if x.precision == found[0].precision]
+    return Assignment(
+        found,
+        (tuple(alike),) if len(alike) > 1 and draw(st.booleans()) else (),
+        {name: f"norm of {name}" for name in draw(st.lists(st.text(), max_size=2))},
+        draw(st.sampled_from(["minmax", "percentile", "mse"])),
+        draw(records),
+    )
+
+
+@given(written=assignments())
 def test_json_round_trip(written: Assignment) -> None:
     """What is read back equals what was written, in every format."""
     read = Assignment.from_json(written.to_json())
@@ -98,7 +107,7 @@ def test_json_round_trip(written: Assignment) -> None:
     assert read == written
 
 
-@given(written=assignments)
+@given(written=assignments())
 def test_what_is_written_fits_the_committed_schema(written: Assignment, root: Path) -> None:
     """Other programs can rely on the schema: it is checked here without mpq's own reader."""
     data = json.loads(written.to_json())
@@ -176,9 +185,9 @@ def test_the_record_of_a_search_says_how_it_came_about(result: mpq.SearchResult)
         ("{", "not JSON: "),
         ("", "not JSON: "),
         ("[1, 2]", "at the top level: [1, 2] is not of type 'object'"),
-        ("null", "at the top level: None is not of type 'object'"),
+        ("null", "at the top level: null is not of type 'object'"),
         ("{}", "is a required property"),
-        (changed("schema_version", to=3), "schema version 3; this mpq reads version 2: update mpq"),
+        (changed("schema_version", to=4), "schema version 4; this mpq reads version 3: update mpq"),
         (changed("schema_version", to="1"), "at schema_version: "),
         (changed("schema_version", to=0), "at schema_version: "),
         (without("metadata"), "'metadata' is a required property"),
@@ -189,17 +198,34 @@ def test_the_record_of_a_search_says_how_it_came_about(result: mpq.SearchResult)
         (changed("layers", 1, "weight", "number", to="int9"), "at layers/1/weight/number: 'int9'"),
         (without("layers", 1, "weight", "scheme"), "at layers/1/weight: 'scheme' is a required"),
         (without("layers", 0, "activation", "range"), "at layers/0/activation: 'range' is a requ"),
-        (changed("layers", 0, "activation", "range", to=[1]), "at layers/0/activation/range: "),
+        (changed("layers", 0, "activation", "range", to=[-1]), "at layers/0/activation/range: "),
+        (changed("layers", 0, "activation", "range", to=[2, -1]), "range/0: 2 is greater than the"),
+        (changed("layers", 0, "activation", "range", to=[1, 2]), "range/0: 1 is greater than the"),
+        (changed("layers", 0, "activation", "range", to=[-2, -1]), "range/1: -1 is less than"),
+        (
+            changed("layers", 0, "activation", "range", to=[-1, float("inf")]),
+            "layer 'conv': its activation range [-1, Infinity]: a range goes from a finite number",
+        ),
+        (
+            changed("layers", 0, "activation", "range", to=[float("nan"), 1]),
+            "layer 'conv': its activation range [NaN, 1]: a range goes from a finite number",
+        ),
+        (changed("layers", 0, "activation", "range", to=[-1, 10**400]), "layer 'conv': its activ"),
+        (changed("ties", to=[["conv", "gone"]]), "a tie names 'gone', which is no layer"),
+        (changed("ties", to=[["conv", "fc"]]), "layers, folding and ties do not have the finger"),
+        (changed("folded_batch_norm", to={"conv": "bn"}), "layers, folding and ties do not have"),
+        (changed("folded_batch_norm", to={"conv": "bn", "fc": "bn"}), "'bn' is there 2 times"),
         (changed("weight_range", to="best"), "at weight_range: no range method 'best'"),
-        (changed("surprise", to=1), "'surprise' was unexpected"),
+        (changed("surprise", to=1), "unknown key 'surprise' (there are schema_version, "),
+        (changed("tie", to=[]), "unknown key 'tie' (did you mean 'ties'?)"),
         (changed("metadata", "batch_size", to=0), "at metadata/batch_size: 0 is less"),
         (
             changed("fingerprint", to="0" * 64),
-            "the layers do not have the fingerprint that the file states",
+            "layers, folding and ties do not have the fingerprint that the file states",
         ),
         (
             changed("layers", 1, "weight_shape", to=[10, 9]),
-            "the layers do not have the fingerprint that the file states",
+            "layers, folding and ties do not have the fingerprint that the file states",
         ),
         (
             changed("layers", 1, "weight", "bits", to=5),
@@ -276,3 +302,60 @@ def test_precisions_by_name() -> None:
     found = copy.copy(assignment("w3a8")).precisions
 
     assert found == {"conv": Precision.parse("w3a8"), "fc": Precision.parse("w3a8")}
+
+
+def test_ties_that_the_precisions_break_are_refused() -> None:
+    """Layers that share a precision have one: the solver gave them one."""
+    first, second = assignment().layers
+    other = replace(second, precision=Precision.parse("w8a8"))
+    mixed = Assignment((first, other), (("conv", "fc"),))
+
+    with pytest.raises(FileFormatError, match="tied layers share a precision; got 'conv' at w4a8"):
+        Assignment.from_json(mixed.to_json())
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_files_of_earlier_versions_are_read(version: int) -> None:
+    """Their fingerprint is of the layers alone, and a range may lie beside 0, which grids widen."""
+    written = assignment(ties=(("conv", "fc"),), folded={"conv": "bn"})
+    data = json.loads(written.to_json()) | {
+        "schema_version": version,
+        "fingerprint": assignment().fingerprint,
+    }
+    data["layers"][0]["activation"]["range"] = [1.5, 2.25]
+
+    read = Assignment.from_json(json.dumps(data))
+
+    assert read.layers[0].activation_range == ActivationRange(0.0, 2.25)
+    assert (read.ties, read.folded) == (written.ties, written.folded)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_range_the_wrong_way_round_is_refused_in_every_version(version: int) -> None:
+    """No grid was ever meant by it."""
+    data = json.loads(changed("layers", 0, "activation", "range", to=[2, -1]))
+
+    with pytest.raises(FileFormatError, match="at layers/0/activation/range"):
+        Assignment.from_json(json.dumps(data | {"schema_version": version}))
+
+
+def test_the_fingerprint_covers_folding_and_ties() -> None:
+    """A line for each follows those of the layers, so that anybody can recompute it."""
+    text = b"conv conv2d 8x3x3x3\nfc linear 10x8\nfold conv bn\ntie conv fc"
+
+    found = assignment(ties=(("conv", "fc"),), folded={"conv": "bn"}).fingerprint
+
+    assert found == hashlib.sha256(text).hexdigest()
+
+
+def test_an_assignment_beside_another_runs_files_is_refused(tmp_path: Path) -> None:
+    """A run that was killed between two renames leaves such a folder."""
+    marks = {"assignment.json": "0" * 16, "problem.json": "0" * 15 + "1"}
+    data = json.loads(assignment().to_json())
+    for name, mark in marks.items():
+        (tmp_path / name).write_text(json.dumps(data | {"run_id": f"mpq-run-{mark}"}))
+
+    with pytest.raises(FileFormatError, match="holds files of 2 runs"):
+        Assignment.load(tmp_path / "assignment.json")
+    (tmp_path / "problem.json").unlink()
+    assert Assignment.load(tmp_path / "assignment.json") == assignment()

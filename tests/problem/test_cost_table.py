@@ -219,6 +219,13 @@ def test_columns_say_the_unit_once(name: str, unit: str, column: str) -> None:
         ("values", [[1, 2], [3]]),
         ("values", [[1, {}], [3, 4]]),
         ("values", [[1, 10**400], [3, 4]]),
+        ("values", [[1, True], [3, 4]]),
+        ("values", [[1, "2"], [3, 4]]),
+        ("constant", True),
+        ("constant", 10**400),
+        ("constnt", 3.0),
+        ("layers", "ab"),
+        ("layers", ["a", 3]),
     ],
 )
 def test_json_with_a_wrong_or_missing_key_is_no_cost_table(key: str, value: object) -> None:
@@ -228,7 +235,7 @@ def test_json_with_a_wrong_or_missing_key_is_no_cost_table(key: str, value: obje
     if value is None:
         del data[key]
 
-    with pytest.raises(FileFormatError, match="not a cost table"):
+    with pytest.raises(FileFormatError, match="not a (valid )?cost table"):
         CostTable.from_json(json.dumps(data))
 
 
@@ -253,10 +260,12 @@ def test_json_keeps_the_rules_of_the_table() -> None:
 
 def test_a_future_schema_version_asks_to_update() -> None:
     """Files of a later mpq are told apart from garbage."""
-    data = table([[1, 2], [3, 4]]).to_dict() | {"schema_version": 2}
+    data = table([[1, 2], [3, 4]]).to_dict()
 
     with pytest.raises(FileFormatError, match="schema version 2; this mpq reads version 1: update"):
-        CostTable.from_json(json.dumps(data))
+        CostTable.from_json(json.dumps(data | {"schema_version": 2}))
+    with pytest.raises(FileFormatError, match="schema version true; this mpq reads version 1"):
+        CostTable.from_json(json.dumps(data | {"schema_version": True}))
 
 
 @pytest.mark.parametrize(

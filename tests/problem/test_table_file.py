@@ -31,7 +31,7 @@ d,w8a8,0.0,10,1e-3,
 
 def test_rows_become_tables() -> None:
     """In any order; an empty cell cannot run, a missing row is no candidate, ties are named."""
-    problem = Problem.from_csv(TABLE, ["weight_bytes=350B", "latency=6ms"])
+    problem = Problem.from_csv(TABLE, ["weight_bytes=350B", "latency=6ms"], allow_missing=True)
 
     assert problem.loss.layers == ("a", "b", "c", "d")
     assert problem.loss.unit == "nats"
@@ -47,7 +47,7 @@ def test_rows_become_tables() -> None:
 
 def test_a_table_is_solved() -> None:
     """What cannot run is not chosen, also where its resource has no limit."""
-    problem = Problem.from_csv(TABLE, ["weight_bytes=500B"])
+    problem = Problem.from_csv(TABLE, ["weight_bytes=500B"], allow_missing=True)
 
     solution = Lagrangian().solve(problem)
 
@@ -65,7 +65,32 @@ def test_a_table_is_solved() -> None:
         ("layer,precision,loss_nats\na,w4a8,1\na,w4a8,2\n", FileFormatError, "line 3: 'a' at w4a8"),
         ("\nlayer,precision,loss_nats\n\n\na,w4a8\n", FileFormatError, "line 5 has 2 cells"),
         ('layer,precision,loss_nats\n"a\nb",w4a8,1\nc\n', FileFormatError, "line 4 has 1 cells"),
-        ("layer,precision,loss_nats\na,w4a8,much\n", FileFormatError, "loss_nats: 'a' at w4a8"),
+        (
+            "layer,precision,loss_nats\na,w4a8,much\n",
+            FileFormatError,
+            "line 2, loss_nats: 'much' is no",
+        ),
+        (
+            "layer,precision,loss_nats\na,w4a8,nan\n",
+            FileFormatError,
+            "line 2, loss_nats: 'nan' is no",
+        ),
+        (
+            "layer,precision,loss_nats\na,w4a8,inf\n",
+            FileFormatError,
+            "line 2, loss_nats: 'inf' is no",
+        ),
+        ("layer,precision,loss_nats\n ,w4a8,1\n", FileFormatError, "line 2 has no name of a layer"),
+        (
+            "layer,precision,loss_nats,weight_bytes\na,w4a8,1,-3\n",
+            FileFormatError,
+            "line 2, weight_bytes: -3 bytes are less than nothing",
+        ),
+        (
+            "layer,precision,latency_seconds,loss_nats\na,w4a8,-1e-3,1\n",
+            FileFormatError,
+            "line 2, latency_seconds: -1e-3 seconds are less than nothing",
+        ),
         ("layer,precision,weight_bytes\na,w4a8,1\n", FileFormatError, "there are 0 of them"),
         (
             "layer,precision,loss\na,w4a8,1\n",
@@ -73,7 +98,7 @@ def test_a_table_is_solved() -> None:
             "no unit at the end of column 'loss'",
         ),
         ("layer,precision,loss_nats\na,4,1\n", MpqError, "4"),
-        ("layer,precision,loss_nats\na,w4a8,\n", MpqError, "every cost must be finite"),
+        ("layer,precision,loss_nats\na,w4a8,\n", MpqError, "line 2: 'a' at w4a8 has no loss_nats"),
     ],
 )
 def test_what_is_no_such_table_is_refused(text: str, error: type[MpqError], message: str) -> None:
@@ -88,7 +113,10 @@ def test_what_is_no_such_table_is_refused(text: str, error: type[MpqError], mess
 )
 def test_what_spreadsheets_write_is_read(text: str) -> None:
     """A byte order mark, blank lines, Windows line ends, blanks in the heading."""
-    assert Problem.from_csv(text).to_json() == Problem.from_csv(TABLE).to_json()
+    assert (
+        Problem.from_csv(text, allow_missing=True).to_json()
+        == Problem.from_csv(TABLE, allow_missing=True).to_json()
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,20 +130,20 @@ def test_what_spreadsheets_write_is_read(text: str) -> None:
 def test_what_contradicts_itself_is_refused(change: tuple[str, str], message: str) -> None:
     """Nothing is dropped in silence."""
     with pytest.raises(FileFormatError, match=message):
-        Problem.from_csv(TABLE.replace(*change))
+        Problem.from_csv(TABLE.replace(*change), allow_missing=True)
 
 
 def test_limits_are_on_columns() -> None:
     """Those that there are, in their units."""
     with pytest.raises(UnknownNameError, match=r"no resource 'energy' .*latency, weight_bytes"):
-        Problem.from_csv(TABLE, ["energy=1mJ"])
+        Problem.from_csv(TABLE, ["energy=1mJ"], allow_missing=True)
     with pytest.raises(LimitError, match="does not measure bytes"):
-        Problem.from_csv(TABLE, ["weight_bytes=1ms"])
+        Problem.from_csv(TABLE, ["weight_bytes=1ms"], allow_missing=True)
 
 
 def solved(*arguments: str) -> Any:
     """What ``mpq solve`` prints."""
-    ran = CliRunner().invoke(app, ["solve", *arguments])
+    ran = CliRunner().invoke(app, ["solve", "--allow-missing", *arguments])
     assert ran.exit_code == 0, ran.output
     return json.loads(ran.stdout)
 
@@ -131,7 +159,7 @@ def test_the_command_line_solves_a_table(table: str, tmp_path: Path) -> None:
     """JSON with precisions and proof; a problem as JSON gives the same, and takes other limits."""
     (found,) = solved(table, "--limit", "weight_bytes=500B")
 
-    problem = Problem.from_csv(TABLE, ["weight_bytes=500B"])
+    problem = Problem.from_csv(TABLE, ["weight_bytes=500B"], allow_missing=True)
     (tmp_path / "problem.json").write_text(problem.to_json())
     (again,) = solved(str(tmp_path / "problem.json"))
     (less,) = solved(str(tmp_path / "problem.json"), "--limit", "weight_bytes=400B")
@@ -170,7 +198,7 @@ def test_the_command_line_minimizes_and_finds_alternatives(table: str) -> None:
 )
 def test_what_goes_wrong_is_one_line(table: str, arguments: list[str], message: str) -> None:
     """On standard error, with exit code 2."""
-    ran = CliRunner().invoke(app, ["solve", table, *arguments])
+    ran = CliRunner().invoke(app, ["solve", "--allow-missing", table, *arguments])
 
     assert ran.exit_code == 2
     assert message in ran.stderr
@@ -179,7 +207,7 @@ def test_what_goes_wrong_is_one_line(table: str, arguments: list[str], message: 
 
 def test_an_infeasible_table_has_an_exit_code_of_its_own(table: str) -> None:
     """3, and with ``--json`` the sentence as JSON too."""
-    asked = ["solve", table, "--limit", "weight_bytes=10B"]
+    asked = ["solve", "--allow-missing", table, "--limit", "weight_bytes=10B"]
 
     plain, as_json = (CliRunner().invoke(app, [*asked, *more]) for more in ([], ["--json"]))
 
@@ -193,7 +221,7 @@ def test_an_infeasible_table_has_an_exit_code_of_its_own(table: str) -> None:
 
 def test_a_folder_is_asked_its_problem(tmp_path: Path) -> None:
     """As a search wrote it."""
-    problem = Problem.from_csv(TABLE, ["weight_bytes=500B"])
+    problem = Problem.from_csv(TABLE, ["weight_bytes=500B"], allow_missing=True)
     (tmp_path / "problem.json").write_text(problem.to_json())
 
     (found,) = solved(str(tmp_path))
@@ -203,7 +231,7 @@ def test_a_folder_is_asked_its_problem(tmp_path: Path) -> None:
 
 def interacting() -> Problem:
     """The table's problem, with interactions that a sum over layers has no place for."""
-    problem = Problem.from_csv(TABLE, ["weight_bytes=500B"])
+    problem = Problem.from_csv(TABLE, ["weight_bytes=500B"], allow_missing=True)
     shape = (4, *problem.loss.values.shape)
     return replace(problem, interactions=Interactions(np.full(shape, 0.1)))
 
@@ -234,7 +262,15 @@ def test_a_least_cost_that_is_not_proved_has_no_gap(tmp_path: Path) -> None:
 
 def test_it_is_said_that_there_are_no_more_alternatives(table: str) -> None:
     """On standard error, unless only the answer is wanted."""
-    asked = ["solve", table, "--limit", "weight_bytes=500B", "--alternatives", "2"]
+    asked = [
+        "solve",
+        "--allow-missing",
+        table,
+        "--limit",
+        "weight_bytes=500B",
+        "--alternatives",
+        "2",
+    ]
 
     ran = CliRunner().invoke(app, [*asked, "--differing", "100"])
     quiet = CliRunner().invoke(app, [*asked, "--differing", "100", "--quiet"])
@@ -258,13 +294,12 @@ def test_it_is_said_that_there_are_no_more_alternatives(table: str) -> None:
         (
             '{"schema_version": 2, "loss": 3, "budgets": [], "ties": [], "fixed": {}, '
             '"candidates": {}, "cuts": []}',
-            "not a cost table: expected a JSON object with the keys schema_version; got a number",
+            "not a valid problem: at loss: 3 is not of type 'object'",
         ),
         (
             '{"schema_version": 2, "loss": {}, "budgets": [{"limit": 3}], "ties": [], "fixed": {}, '
             '"candidates": {}, "cuts": []}',
-            "not a budget: expected a JSON object with the keys resource, limit, tables; it has no "
-            "resource, tables",
+            "not a valid problem: at loss: 'schema_version' is a required property",
         ),
     ],
     ids=["list", "empty", "text", "future", "assignment", "table", "budget"],
@@ -299,7 +334,7 @@ def test_solving_a_table_does_not_load_torch(table: str) -> None:
     """A fresh interpreter solves without it."""
     code = (
         "import sys; from mpq.cli.__main__ import app\n"
-        f"try: app(['solve', {table!r}, '--limit', 'weight_bytes=500B'])\n"
+        f"try: app(['solve', '--allow-missing', {table!r}, '--limit', 'weight_bytes=500B'])\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "assert 'torch' not in sys.modules"
     )
@@ -307,3 +342,51 @@ def test_solving_a_table_does_not_load_torch(table: str) -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert '"optimal"' in ran.stdout
+
+
+COMPLETE = "".join(line for line in TABLE.splitlines(keepends=True) if line[0] not in "cd")
+
+
+@pytest.mark.parametrize("allow_missing", [False, True])
+def test_a_complete_table_needs_no_leave(allow_missing: bool) -> None:
+    """Every layer has every precision, so that nothing is missing."""
+    problem = Problem.from_csv(COMPLETE, allow_missing=allow_missing)
+
+    assert problem.allowed.all()
+
+
+@pytest.mark.parametrize("row", range(1, 5))
+def test_a_missing_row_needs_leave(row: int) -> None:
+    """A table that was cut off is not solved for what is left of it."""
+    lines = COMPLETE.splitlines(keepends=True)
+    layer, precision, *_ = lines.pop(row).split(",")
+
+    with pytest.raises(FileFormatError, match=f"'{layer}' has no row at {precision}; .*--allow-"):
+        Problem.from_csv("".join(lines))
+
+
+@pytest.mark.parametrize(("column", "name"), [(2, "loss_nats"), (3, "weight_bytes")])
+def test_a_missing_cell_needs_leave(column: int, name: str, tmp_path: Path) -> None:
+    """On the command line too; a loss is needed in any case."""
+    lines = [line.split(",") for line in COMPLETE.splitlines()]
+    lines[2][column] = ""
+    (tmp_path / "t.csv").write_text("\n".join(map(",".join, lines)))
+
+    refused = CliRunner().invoke(app, ["solve", str(tmp_path / "t.csv")])
+    allowed = CliRunner().invoke(app, ["solve", str(tmp_path / "t.csv"), "--allow-missing"])
+
+    assert f"line 3: 'a' at w8a8 has no {name}; every layer has" in refused.stderr
+    assert (refused.exit_code, allowed.exit_code) == (2, 2 if name == "loss_nats" else 0)
+
+
+def test_a_folder_of_two_runs_is_not_solved(tmp_path: Path) -> None:
+    """Whose problem it is nobody can tell."""
+    text = Problem.from_csv(COMPLETE, ["weight_bytes=1KiB"]).to_json()
+    for name, mark in {"problem.json": "0" * 16, "frontier.json": "1" * 16}.items():
+        data = json.loads(text) | {"run_id": f"mpq-run-{mark}"}
+        (tmp_path / name).write_text(json.dumps(data))
+
+    ran = CliRunner().invoke(app, ["solve", str(tmp_path)])
+
+    assert ran.exit_code == 2
+    assert "holds files of 2 runs" in ran.stderr

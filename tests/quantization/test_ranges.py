@@ -132,3 +132,38 @@ def test_ranges_tried_at_once_are_those_tried_one_by_one(
 
     for found, expected in zip(at_once, one_by_one, strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+class Routed(nn.Module):
+    """A layer that sees only the examples that are above 0: of some batches none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expert = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        chosen = x[:, 0] > 0
+        out = x.clone()
+        out[chosen] = self.expert(x[chosen])
+        return self.head(out)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_without_an_input_adds_nothing(method: str) -> None:
+    """An expert that no token of a batch reaches has no smallest number there."""
+    with_none = torch.randn(8, 4)
+    with_none[:, 0] = -1.0
+    with_all = torch.randn(8, 4)
+    with_all[:, 0] = 1.0
+    network = Network.of(Routed().eval(), [with_all, with_none])
+    w8a8 = Precision.parse("w8a8")
+
+    both, alone = (
+        ActivationRanges.calibrate(network, Calibration.of(data), [w8a8], method).of(
+            "expert", w8a8.activation
+        )
+        for data in ([with_all, with_none], [with_all])
+    )
+
+    assert both == alone

@@ -92,6 +92,11 @@ def _graph(
     simulated = Simulate().quantize(model, assignment)
     # Only the assigned layers become placeholders; others stay as torch writes them.
     network = _network(model, assignment, data)
+    if dict(assignment.folded) != dict(network.folded):
+        raise MismatchError(
+            "the assignment belongs to another network: it does not fold the BatchNorms that this "
+            "one has after its convolutions"
+        )
     refuse_own_forwards(network.layers, assignment.precisions)
     plain = [layer.name for layer in network.layers if not layer.has_own_forward]
     if not plain:

@@ -21,7 +21,6 @@
     Columns as in ``csv_file``.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -29,6 +28,7 @@ from math import fsum, isfinite
 from pathlib import Path
 from typing import Any, Final, final
 
+from mpq._support.json_object import parsed_json, read_text
 from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.hardware_profiles.measured_table.csv_file import Row, cell, read_rows
 from mpq.hardware_profiles.measured_table.entry import Entry, Key
@@ -123,19 +123,12 @@ def import_table(
         FileFormatError: If a file cannot be read, or has another layout; names the file.
         InputError: See ``convert``.
     """
-    beside = None if head_tail is None else _text(head_tail)
-    file = Published(_text(path), name, clock_hz, beside)
+    beside = None if head_tail is None else read_text(head_tail)
+    file = Published(read_text(path), name, clock_hz, beside)
     try:
         return replace(convert(converter, file), allow_extrapolation=allow_extrapolation)
     except FileFormatError as error:
         raise FileFormatError(f"{path}: {error}") from error
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"cannot read the table {path}: {error}") from error
 
 
 def hawqv3_kernels(text: str) -> tuple[tuple[Entry, ...], int]:
@@ -191,7 +184,7 @@ def _t4_entry(line: int, row: Row) -> Entry:
 
 
 def _sizes(text: str, count: int) -> list[int]:
-    sizes = json.loads(text)
+    sizes = parsed_json(text)
     # JSON reads any value: a number in this place is no shape either.
     if not isinstance(sizes, list) or len(sizes) != count:
         raise FileFormatError(f"expected {count} sizes in brackets")
@@ -284,9 +277,14 @@ def _apq_entry(line: int, row: Row) -> Entry:
     )
 
 
+_HEAD_TAIL: Final = (
+    'expected {"head": {"energy": ..., "latency": ...}, "tail": {...}}; got another file'
+)
+
+
 def _head_and_tail(text: str) -> tuple[FixedPart, ...]:
     try:
-        parts: Mapping[str, Any] = json.loads(text)
+        parts: Mapping[str, Any] = parsed_json(text, f"{_HEAD_TAIL}: ")
         return tuple(
             FixedPart(
                 name,
@@ -302,10 +300,7 @@ def _head_and_tail(text: str) -> tuple[FixedPart, ...]:
     # A list or a string instead of an object is a TypeError, met by its index; a ValueError is text
     # that is no JSON or no number.
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise FileFormatError(
-            'expected {"head": {"energy": ..., "latency": ...}, "tail": {...}}; '
-            f"got another file: {error!r}"
-        ) from error
+        raise FileFormatError(_HEAD_TAIL) from error
 
 
 def _haq_cycles(file: Published) -> MeasuredTable:

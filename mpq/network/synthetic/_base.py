@@ -1,5 +1,6 @@
 """The interface of every source of examples."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from math import prod
@@ -8,6 +9,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from mpq._support.bounds import check_memory
+from mpq._support.json_object import quoted
 from mpq.errors import InputError
 from mpq.network.examples import Calibration
 
@@ -53,9 +56,32 @@ def parse_shape(source: str, text: str) -> tuple[int, ...]:
         InputError: If it is not written so.
     """
     sizes = text.split("x")
-    if not all(size.isdecimal() for size in sizes) or not prod(map(int, sizes)):
-        raise InputError(f"{source}: write a shape such as 3x32x32, of one example; got {text!r}")
+    # By ASCII digits, and few: Python reads no number of thousands of them.
+    if not all(re.fullmatch("[0-9]{1,12}", size) for size in sizes) or not prod(map(int, sizes)):
+        raise InputError(
+            f"{source}: write a shape such as 3x32x32, of one example; got {quoted(text)}"
+        )
     return tuple(map(int, sizes))
+
+
+def check_images(source: str, num_examples: int, shape: str) -> None:
+    """Refuses examples that this machine's memory cannot hold, before they are made.
+
+    Args:
+        source: Its name, for the message.
+        num_examples: All of them, as they are kept.
+        shape: Of one, as for ``parse_shape``; its numbers are made in float32.
+
+    Raises:
+        InputError: If they are too many, or the shape is none.
+    """
+    elements = prod(parse_shape(source, shape))
+    check_memory(f"{source}: {num_examples} examples of {shape}", 4 * num_examples * elements)
+
+
+def check_texts(source: str, num_examples: int, length: int) -> None:
+    """As ``check_images``, of texts of so many tokens, which are int64."""
+    check_memory(f"{source}: {num_examples} texts of {length} tokens", 8 * num_examples * length)
 
 
 def batch_sizes(num_examples: int, batch_size: int) -> Iterator[int]:

@@ -15,6 +15,7 @@ from mpq.network.modules import check_model, device_of, hooks, share_parameters
 from mpq.network.synthetic._base import (
     DataSource,
     batch_sizes,
+    check_images,
     check_positive,
     dtype_of,
     parse_shape,
@@ -73,6 +74,7 @@ class DistilledInputs(DataSource):
             steps=self.steps,
             learning_rate=self.learning_rate,
         )
+        check_images(self.name, self.num_examples, self.shape)
         parse_shape(self.name, self.shape)
 
     def calibration(self, model: nn.Module) -> Calibration:

@@ -10,6 +10,7 @@ from mpq.network.examples import Calibration
 from mpq.network.synthetic._base import (
     DataSource,
     batch_sizes,
+    check_images,
     check_positive,
     dtype_of,
     parse_shape,
@@ -41,7 +42,7 @@ class Noise(DataSource):
 
     def __post_init__(self) -> None:
         check_positive(self.name, num_examples=self.num_examples, batch_size=self.batch_size)
-        parse_shape(self.name, self.shape)
+        check_images(self.name, self.num_examples, self.shape)
 
     def calibration(self, model: nn.Module) -> Calibration:
         """See ``DataSource.calibration``; only the model's dtype is read."""

@@ -12,7 +12,7 @@ from mpq.errors import InputError, ModelError
 from mpq.network.examples import Calibration
 from mpq.network.modules import check_model, device_of, share_parameters
 from mpq.network.outputs import position_logits
-from mpq.network.synthetic._base import DataSource, check_positive
+from mpq.network.synthetic._base import DataSource, check_positive, check_texts
 from mpq.network.synthetic.tokens import as_input, call
 
 
@@ -58,6 +58,7 @@ class SelfGeneratedText(DataSource):
             batch_size=self.batch_size,
             temperature=self.temperature,
         )
+        check_texts(self.name, self.num_examples, self.length)
         if self.num_greedy < 0:
             raise InputError(f"{self.name} needs num_greedy of at least 0; got {self.num_greedy}")
 

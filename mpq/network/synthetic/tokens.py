@@ -11,7 +11,7 @@ from mpq.errors import InputError, ModelError
 from mpq.network.arguments import input_of
 from mpq.network.examples import Calibration
 from mpq.network.modules import check_model, device_of, hooks, share_parameters
-from mpq.network.synthetic._base import DataSource, batch_sizes, check_positive
+from mpq.network.synthetic._base import DataSource, batch_sizes, check_positive, check_texts
 
 
 @final
@@ -45,6 +45,7 @@ class RandomTokens(DataSource):
             num_examples=self.num_examples,
             batch_size=self.batch_size,
         )
+        check_texts(self.name, self.num_examples, self.length)
         if self.vocabulary < 0:
             raise InputError(f"{self.name} needs a vocabulary above 0; got {self.vocabulary}")
 

@@ -1,5 +1,6 @@
 """Several good assignments instead of one: to be tried on what really counts."""
 
+from mpq._support.bounds import check_whole
 from mpq._support.progress import track
 from mpq.errors import InputError
 from mpq.problem.problem import Problem
@@ -40,6 +41,7 @@ def alternatives(
         )
     asked: list[Problem] = []
     found: list[Solution] = []
+    check_whole("alternatives", count)
     for _ in track(range(count), "alternatives"):
         solution = ask(solver, problem)
         if solution.columns is None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from mpq._support.arrays import Columns
+from mpq._support.bounds import check_whole
 from mpq.errors import InfeasibleError, InputError, SolverError
 from mpq.problem.budget import Budget
 from mpq.problem.cost_table import CostTable
@@ -55,6 +56,7 @@ def solve_frontier(
     """
     if num_points < 2:
         raise InputError(f"a frontier has at least 2 points; got {num_points}")
+    check_whole("points", num_points)
     # The ends of the frontier do not depend on the limit that the user gave.
     free = problem.without(table.name)
     best = _found(ask(solver, free.available(table)))

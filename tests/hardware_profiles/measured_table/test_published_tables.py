@@ -260,7 +260,7 @@ def test_a_layout_of_another_kind(tmp_path: Path, name: str) -> None:
     ("arguments", "said"),
     [
         (("hawqv3-t5", "a.csv"), "no converter 'hawqv3-t5'; did you mean 'hawqv3-t4'?"),
-        (("csv", "none.csv"), "cannot read the table"),
+        (("csv", "none.csv"), "cannot read"),
         (("haq-cycles", "haq.csv"), "haq-cycles has no unit of time: give the clock"),
         (("haq-cycles", "haq.csv", "--clock-hz", "0"), "the clock must be positive and finite"),
         (("haq-cycles", "haq.csv", "--clock-hz", "nan"), "the clock must be positive and finite"),
@@ -284,7 +284,7 @@ def test_what_cannot_be_converted(tmp_path: Path, arguments: tuple[str, ...], sa
 
 @pytest.mark.parametrize(
     ("latency", "said"),
-    [('"soon"', "another file: ValueError"), ("[]", "another file: TypeError"),
+    [('"soon"', "another file"), ("[]", "another file"),
      ("-1", "head and tail: fixed part 'head' costs -0.001")],
 )  # fmt: skip
 def test_a_head_that_makes_no_sense(latency: str, said: str) -> None:

@@ -388,6 +388,18 @@ def test_trials_that_break_a_budget_are_not_taken_on_trust(tmp_path: Path) -> No
         solver.solve(case.problem())
 
 
+@pytest.mark.parametrize("choice", ["-1,-1,-1,-1", "-1,0,0,0", "0,0,0,-2"])
+def test_columns_below_0_are_not_taken_on_trust(choice: str, tmp_path: Path) -> None:
+    """numpy would count them from the end, and take them for a choice that is allowed."""
+    case, solver = stored_problem(tmp_path)
+    (study,) = optuna.get_all_study_summaries(journal(solver.storage))
+    loaded = optuna.load_study(study_name=study.study_name, storage=journal(solver.storage))
+    loaded.add_trial(optuna.create_trial(value=-9.0, user_attrs={"mpq:choice": choice}))
+
+    with pytest.raises(FileFormatError, match="or is damaged"):
+        solver.solve(case.problem())
+
+
 def journal(path: str) -> optuna.storages.JournalStorage:
     """The storage as optuna knows it."""
     backend = optuna.storages.journal.JournalFileBackend(path)

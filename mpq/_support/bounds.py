@@ -1,0 +1,91 @@
+"""Bounds of numbers that users write: what is absurd is refused before memory is taken for it."""
+
+import os
+from collections.abc import Mapping
+from math import isnan
+from typing import Final
+
+from mpq._support.names import shortened
+from mpq.errors import InputError
+
+LARGEST_SEED: Final = 2**63 - 1
+"""What torch and numpy both take."""
+LARGEST: Final[Mapping[str, int]] = {
+    "batch_size": 10**6,
+    "grid": 10**7,
+    "num_bins": 10**6,
+    "num_probes": 10**6,
+    "num_restarts": 10**7,
+    "num_shrinks": 10**5,
+    "num_trials": 10**7,
+    "points": 10**5,
+    "population_size": 10**6,
+    "seed": LARGEST_SEED,
+}
+"""Options whose number is memory or hours, and the most that anybody can mean by it."""
+_LARGEST_OTHER: Final = 10**9
+
+
+def check_whole(name: str, value: int, shown: str = "") -> int:
+    """A whole number that is no more than its option can mean.
+
+    Args:
+        name: The option's; those that are not in ``LARGEST`` have a bound as well.
+        value: What was given. Whether it may be 0 is for the option to say; a seed is not below 0.
+        shown: How the message calls it, such as ``noise:batch_size``; default: its name.
+
+    Raises:
+        InputError: If it is more.
+    """
+    largest = LARGEST.get(name, _LARGEST_OTHER)
+    if value > largest:
+        raise InputError(f"{shown or name} is at most {largest}; got {_spelled(value)}")
+    if value < (0 if name == "seed" else -_LARGEST_OTHER):
+        raise InputError(f"{shown or name} is at least 0; got {_spelled(value)}")
+    return value
+
+
+def check_float(value: float, shown: str) -> float:
+    """A number that can be compared.
+
+    Raises:
+        InputError: If it is ``nan``.
+    """
+    if isnan(value):
+        raise InputError(f"{shown} is a number; got nan")
+    return value
+
+
+def check_memory(what: str, num_bytes: int) -> None:
+    """Refuses what does not fit into this machine's memory.
+
+    Args:
+        what: Such as ``noise: 64 examples of 3x32x32``.
+        num_bytes: What it takes.
+
+    Raises:
+        InputError: If it is more; says how much, and how much there is.
+    """
+    there = _machine_bytes()
+    if num_bytes > there:
+        raise InputError(
+            f"{what} take {_gib(num_bytes)} of memory; this machine has {_gib(there)}: make fewer "
+            "or smaller ones"
+        )
+
+
+def _machine_bytes() -> int:
+    names = getattr(os, "sysconf_names", {})  # Windows has none
+    if not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= names.keys():
+        return 2**40
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _gib(num_bytes: int) -> str:
+    # By whole numbers: one of hundreds of digits is no float.
+    return f"{_spelled(-(-num_bytes // 2**30))} GiB"
+
+
+def _spelled(value: int) -> str:
+    # Python refuses to spell numbers of thousands of digits.
+    return shortened(str(value)) if value.bit_length() < 4000 else "a number of thousands of digits"

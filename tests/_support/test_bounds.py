@@ -1,0 +1,120 @@
+"""Absurd numbers are refused in a sentence, before anything is made of that size."""
+
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import mpq
+from mpq._support.bounds import LARGEST, check_memory, check_whole
+from mpq._support.registry import Registry
+from mpq.cli.__main__ import app
+from mpq.errors import InputError
+from mpq.network.synthetic import DATA_SOURCES
+from mpq.quantization.precision import Precision
+from mpq.quantization.ranges import RANGE_METHODS
+from mpq.sensitivity import ESTIMATORS
+from mpq.solvers import SOLVERS
+
+REGISTRIES = (SOLVERS, ESTIMATORS, DATA_SOURCES, RANGE_METHODS, mpq.BACKENDS)
+WHOLE = [
+    (registry, f"{part.name}:{option}")
+    for registry in REGISTRIES
+    for part in registry
+    for option, default in registry.options(part).items()
+    if type(default) is int
+]
+
+
+@pytest.mark.parametrize("number", ["9" * 20, "9" * 5_000, "9e99", "inf"], ids=len)
+@pytest.mark.parametrize(("registry", "option"), WHOLE, ids=[option for _, option in WHOLE])
+def test_every_whole_option_has_a_bound(
+    registry: Registry[Any],
+    option: str,
+    number: str,
+) -> None:
+    """Of every part, also of parts that are added later: one place reads them all."""
+    with pytest.raises(InputError) as caught:
+        registry.build(f"{option}={number}")
+
+    assert option.partition(":")[2] in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(("name", "largest"), LARGEST.items())
+def test_the_bound_itself_is_let_in(name: str, largest: int) -> None:
+    """And one more is not."""
+    assert check_whole(name, largest) == largest
+    with pytest.raises(InputError, match=f"{name} is at most {largest}; got {largest + 1}"):
+        check_whole(name, largest + 1)
+
+
+@given(value=st.integers(max_value=-1))
+def test_a_seed_is_not_below_0(value: int) -> None:
+    """numpy takes none."""
+    with pytest.raises(InputError, match="seed is at least 0"):
+        check_whole("seed", value)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("noise:shape=1x9999x9999,num_examples=900000000", "examples of 1x9999x9999 take 3352"),
+        ("batch-norm:shape=9999x9999x9999", "64 examples of 9999x9999x9999 take 238"),
+        ("random-tokens:length=900000000,num_examples=900000000", "texts of 900000000 tokens"),
+        ("self-generated:length=900000000,num_examples=900000000", "texts of 900000000 tokens"),
+        ("noise:shape=" + "9" * 5_000, "write a shape such as 3x32x32"),
+        ("noise:shape=1x9999x9999,num_examples=9e99", "num_examples takes a value of type int"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_examples_that_no_memory_holds(source: str, words: str) -> None:
+    """The message says how much they would take and how much there is."""
+    with pytest.raises(InputError, match=words) as caught:
+        DATA_SOURCES.build(source)
+
+    assert len(str(caught.value)) < 250
+
+
+@given(num_bytes=st.integers(min_value=2**60, max_value=10**5_000))
+def test_memory_of_any_size_is_a_sentence(num_bytes: int) -> None:
+    """Also a number that Python refuses to spell."""
+    with pytest.raises(InputError, match="it take .* GiB of memory; this machine has"):
+        check_memory("it", num_bytes)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its memory is not asked for")
+def test_what_fits_is_let_in() -> None:
+    """A byte does."""
+    check_memory("it", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("w4g99999999999999a8", "a group has at most 2147483648 weights; got 99999999999999"),
+        ("w4g" + "9" * 5_000, r"w4g9+\.\.\.9+' is not a precision"),
+        ("w4g0a8", "a group has at least 1 weight"),
+    ],
+    ids=["large", "digits", "none"],
+)
+def test_absurd_groups(text: str, message: str) -> None:
+    """No channel has as many weights."""
+    with pytest.raises(InputError, match=message) as caught:
+        Precision.parse(text)
+
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("option", ["--seed", "--batch-size", "--tokens"])
+def test_absurd_numbers_on_the_command_line(option: str) -> None:
+    """One sentence, exit code 2, and no work."""
+    phase = ["--phase", "prefill"] if option == "--tokens" else []
+
+    ran = CliRunner().invoke(app, ["search", option, "9" * 20, *phase, "--output", "never-made"])
+
+    assert ran.exit_code == 2
+    assert f"{option[2:].replace('-', '_')} is at most" in ran.stderr

@@ -12,8 +12,12 @@ import pytest
 
 import mpq
 from mpq import Calibration, demo
+from mpq._support.schema import read_schema
 from mpq.errors import FileFormatError
-from mpq.network.layer import fingerprint
+from mpq.network.coverage import Coverage, Uncovered
+from mpq.network.layer import Layer, fingerprint
+from mpq.network.reach import Reach
+from mpq.sensitivity.checked import CheckedCell, SpotCheck
 from mpq.workflows.session import Session
 from tests.tasks import task_of
 
@@ -292,3 +296,23 @@ def test_a_session_measures_what_a_result_predicts(tmp_path: Path) -> None:
     assert again == loaded.measured
     last = frontier.points[-1]
     assert last.measured == session.measure(loaded.problem.columns_of(last.precisions))
+
+
+@pytest.mark.parametrize(
+    ("record", "place"),
+    [
+        (Layer, ("layers", "items")),
+        (SpotCheck, ("spot_check", "oneOf", 1)),
+        (CheckedCell, ("spot_check", "oneOf", 1, "properties", "cells", "items")),
+        (Coverage, ("coverage", "oneOf", 1)),
+        (Uncovered, ("coverage", "oneOf", 1, "properties", "outside", "items")),
+        (Reach, ("provenance", "properties", "reach")),
+    ],
+)
+def test_the_schema_has_every_field_of_a_record(record: type, place: tuple[str | int, ...]) -> None:
+    """A field that somebody adds is written at once, and must be read again."""
+    schema: Any = read_schema("mpq.workflows", "result.schema.json")["properties"]
+    for step in place:
+        schema = schema[step]
+
+    assert {x.name for x in fields(record)} <= set(schema["properties"])

@@ -162,7 +162,8 @@ def _loss(task: mpq.Task, result: mpq.SearchResult, batch: dict[str, Any]) -> fl
 
 
 def _has_logits(model: nn.Module, batch: dict[str, Any]) -> bool:
-    with torch.no_grad():
+    # A network that draws must not leave a mark of ours.
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         logits = getattr(model(**batch), "logits", None)
     axis = 1 if isinstance(logits, Tensor) and logits.ndim > 3 else -1
     return isinstance(logits, Tensor) and logits.ndim > 1 and logits.shape[axis] > 1

@@ -21,20 +21,17 @@ class _Commands(TyperGroup):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """See ``click.Group.parse_args``; its context is typer's own class in newer releases.
-
-        Raises:
-            BadParameter: If a value is empty.
-        """
+        """See ``click.Group.parse_args``; its context is typer's own class in newer releases."""
         for before, arg in zip(["", *args], args, strict=False):
             option, separator, value = arg.partition("=")
             is_written_out = option.startswith("--") and bool(separator)
             if not (value if is_written_out else arg).strip():
                 name = option if is_written_out else before
                 where = f" after {name}" if name else ""
-                raise typer.BadParameter(
+                _fail(
                     f"an empty value{where} (an unset variable of the shell?): give one, or leave "
-                    "the option out"
+                    "the option out",
+                    code=2,
                 )
         return super().parse_args(ctx, args)
 

@@ -36,8 +36,8 @@ Limits = Annotated[
 Outputs = Annotated[
     str | None,
     typer.Option(
-        help="Several outputs by path: logits=kl,pred_boxes=relative-squared-error*5. Instead of "
-        "--metric."
+        help="Several outputs by path: logits=kl,pred_boxes=squared-error:relative=true*5. Instead "
+        "of --metric."
     ),
 ]
 Sections = Annotated[

@@ -5,7 +5,7 @@ A router whose best expert changes moves the output by a jump that no gradient t
 
 from typing import Any, Final, final
 
-from torch import Tensor
+from torch import Tensor, int64
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -18,7 +18,10 @@ _CHOOSING: Final = frozenset(
     )
 )  # fmt: skip
 """Names of torch functions and methods whose answer jumps where its input hardly moves. Not maxima,
-which pooling and every softmax take: their values do not jump."""
+which pooling and every softmax take: their values do not jump. Where they are does: see
+``_WHERE``."""
+_WHERE: Final = frozenset(("max", "min", "median", "nanmedian", "mode", "kthvalue"))
+"""Functions that return values and where these are: whoever reads the latter chooses by it."""
 
 
 @final
@@ -31,6 +34,7 @@ class Choices(TorchFunctionMode):
         """Layers that something chose by so far."""
         # Weakly: what a network has let go of need not be followed, nor held.
         self._said_by: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._where: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def says(self, layer: str, output: Any) -> None:
         """From here on an output is this layer's, whatever it was made of."""
@@ -40,11 +44,17 @@ class Choices(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls the function, and passes on whose its result is."""
         kwargs = kwargs or {}
-        said = self._of([*args, *kwargs.values()])
+        given, name = [*args, *kwargs.values()], getattr(func, "__name__", "")
+        said = self._of(given)
+        if name != "__get__":  # a shape, a device
+            for index in _integers(given):
+                self.layers |= self._where.get(index, frozenset())
         result = func(*args, **kwargs)
         if said:
-            if getattr(func, "__name__", "") in _CHOOSING:
+            if name in _CHOOSING:
                 self.layers |= said
+            for index in _integers(result) if name in _WHERE else ():
+                self._where[index] = said
             for tensor in _floats(result):
                 self._said_by[tensor] = said
         return result
@@ -59,8 +69,17 @@ class Choices(TorchFunctionMode):
 def _floats(value: Any) -> list[Tensor]:
     """Tensors of floats in a value, or in the tuples and lists it holds."""
     # Indices and masks are the choice itself: whoever reads them is no further choice.
+    return [tensor for tensor in _tensors(value) if tensor.is_floating_point()]
+
+
+def _integers(value: Any) -> list[Tensor]:
+    """Tensors of indices in a value, as ``_floats``."""
+    return [tensor for tensor in _tensors(value) if tensor.dtype == int64]
+
+
+def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
-        return [value] if value.is_floating_point() else []
+        return [value]
     if isinstance(value, tuple | list):
-        return [tensor for item in value for tensor in _floats(item)]
+        return [tensor for item in value for tensor in _tensors(item)]
     return []

@@ -151,12 +151,24 @@ class KLDivergence(OutputMetric):
 class SquaredError(OutputMetric):
     r"""Half the squared error summed over channels, for regression: its Hessian is the identity.
 
-    .. math:: D = \tfrac12 \lVert f' - f \rVert^2
+    .. math:: D = \tfrac12 \lVert f' - f \rVert^2, \quad \text{relative:} \quad
+        D = \frac{\lVert f' - f \rVert^2}{2 \lVert f \rVert^2}, \;
+        \nabla^2 D = \frac{1}{\lVert f \rVert^2} I
+
+    Args:
+        relative: Over the squared length of the original's output: without a unit, so that outputs
+            of different scales (boxes, densities) can be added up.
     """
 
     name: ClassVar[str] = "squared-error"
     summary: ClassVar[str] = "half the squared error, for regression and dense prediction"
-    unit: ClassVar[str] = "squared_output"
+
+    relative: bool = False
+
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        """See ``OutputMetric.unit``."""
+        return "relative_squared_output" if self.relative else "squared_output"
 
     def positions(self, output: Any) -> Tensor:
         """See ``mpq.network.outputs.position_values``."""
@@ -164,50 +176,19 @@ class SquaredError(OutputMetric):
 
     def divergence(self, reference: Tensor, outputs: Tensor) -> Tensor:
         """See ``OutputMetric.divergence``."""
-        return 0.5 * (outputs.double() - reference.double()).square().sum(dim=-1)
+        error = (outputs.double() - reference.double()).square().sum(dim=-1)
+        return 0.5 * (error / _squared_length(reference) if self.relative else error)
 
     def softened(self, temperature: float) -> "SquaredError":  # noqa: ARG002
         """The same metric: there are no probabilities to soften."""
         return self
 
     def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
-        """Random signs, whose mean outer product is the identity."""
+        """Random signs, whose mean outer product is the identity; over the length if relative."""
+        if self.relative:
+            weights = weights / _squared_length(outputs.detach())
         signs = random_signs(outputs, generator)
         return (signs * weights.sqrt().unsqueeze(-1)).to(outputs.dtype)
-
-
-@final
-@dataclass(frozen=True)
-class RelativeSquaredError(OutputMetric):
-    r"""The squared error over the squared length of the output, halved: boxes, densities.
-
-    .. math:: D = \frac{\lVert f' - f \rVert^2}{2 \lVert f \rVert^2}, \quad
-        \nabla^2 D = \frac{1}{\lVert f \rVert^2} I
-
-    Without a unit, so that outputs of different scales can be added up.
-    """
-
-    name: ClassVar[str] = "relative-squared-error"
-    summary: ClassVar[str] = "half the squared error over the squared length of the output"
-    unit: ClassVar[str] = "relative_squared_output"
-
-    def positions(self, output: Any) -> Tensor:
-        """See ``mpq.network.outputs.position_values``."""
-        return position_values(output)
-
-    def divergence(self, reference: Tensor, outputs: Tensor) -> Tensor:
-        """See ``OutputMetric.divergence``; the length is that of the original's output."""
-        error = (outputs.double() - reference.double()).square().sum(dim=-1)
-        return 0.5 * error / _squared_length(reference)
-
-    def softened(self, temperature: float) -> "RelativeSquaredError":  # noqa: ARG002
-        """The same metric: there are no probabilities to soften."""
-        return self
-
-    def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
-        """Random signs over the output's length."""
-        scale = (weights / _squared_length(outputs.detach())).sqrt()
-        return (random_signs(outputs, generator) * scale.unsqueeze(-1)).to(outputs.dtype)
 
 
 def _squared_length(values: Tensor) -> Tensor:

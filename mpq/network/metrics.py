@@ -7,14 +7,13 @@ from mpq.network.metric import (
     CosineDistance,
     KLDivergence,
     OutputMetric,
-    RelativeSquaredError,
     SquaredError,
 )
 from mpq.network.named_outputs import NamedOutputs
 
 METRICS: Final[Registry[OutputMetric]] = Registry(
     "metric",
-    (KLDivergence, SquaredError, RelativeSquaredError, CosineDistance, NamedOutputs),
+    (KLDivergence, SquaredError, CosineDistance, NamedOutputs),
     group="mpq.metrics",
 )
 """Every metric, by the name that ``--metric`` takes."""

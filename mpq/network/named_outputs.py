@@ -15,7 +15,6 @@ from mpq.network.metric import (
     CosineDistance,
     KLDivergence,
     OutputMetric,
-    RelativeSquaredError,
     SquaredError,
 )
 from mpq.network.outputs import scored_tensor
@@ -27,7 +26,7 @@ _INNER: Final = re.compile(
 """What a model returns for its own use."""
 _OF_TERMS: Final[Registry[OutputMetric]] = Registry(
     "metric",
-    (KLDivergence, SquaredError, RelativeSquaredError, CosineDistance),
+    (KLDivergence, SquaredError, CosineDistance),
     group="mpq.metrics",
 )
 
@@ -58,7 +57,7 @@ class Term:
         """
         path, _, rest = text.partition("=")
         name, _, factor = rest.partition("*")
-        default = "kl" if path.strip().endswith("logits") else "relative-squared-error"
+        default = "kl" if path.strip().endswith("logits") else "squared-error:relative=true"
         try:
             weight = float(factor or 1)
         except ValueError:
@@ -98,8 +97,9 @@ class NamedOutputs(OutputMetric):
     signs of different outputs are independent, so that their curvatures add up.
 
     Args:
-        terms: Outputs, joined by ``+``: ``logits=kl+pred_boxes=relative-squared-error*5``. Without
-            a metric, logits are compared by ``kl`` and all else by ``relative-squared-error``.
+        terms: Outputs, joined by ``+``: ``logits=kl+pred_boxes=squared-error:relative=true*5``.
+            Without a metric, logits are compared by ``kl`` and all else by
+            ``squared-error:relative=true``.
 
     Raises:
         InputError: If a term cannot be read, or there is none.

@@ -156,10 +156,13 @@ def written(folder: Path) -> list[str]:
     ("options", "expected"),
     [
         (("--device", "nvidia-t5"), ("no device 'nvidia-t5'", "mean 'nvidia-t4'?", "cortex-m7")),
-        (("--device", "none.json"), ("cannot read the profile none.json", "No such file")),
+        (("--device", "none.json"), ("cannot read none.json", "No such file")),
         (("--precisions", "w4a8,w9a8"), ("'w9a8' is not a precision", "write w<bits>a<bits>")),
         (("--precisions", "w4a8,"), ("'' is not a precision",)),
-        (("--precisions", ""), ("'' is not a precision",)),
+        (("--precisions", ""), ("an empty value after --precisions",)),
+        (("--data", ""), ("an empty value after --data",)),
+        (("--output=",), ("an empty value after --output",)),
+        (("--limit", " "), ("an empty value after --limit",)),
         (
             ("--fix", "1=w4a8", "--allow", "1=w8a8"),
             ("layer '1' is fixed at w4a8 (--fix)", "candidates w8a8 (--allow)"),

@@ -278,7 +278,8 @@ def test_frontier_over_another_resource(tmp_path: Path) -> None:
 def test_wishes_reach_the_search(tmp_path: Path) -> None:
     """Every option about layers has its effect."""
     call(
-        *("search", *LIMIT, *FAST, "--points", "2", "--output", tmp_path),
+        *("search", "--limit", "weight_bytes=64KiB", "--precisions", "w4a8,w8a8", *FAST),
+        *("--points", "2", "--output", tmp_path),
         *("--exclude", "stem.*", "--fix", "head=w6a8", "--allow", "*depthwise*=w8a8,w5a8"),
         *("--tie", "blocks.0.*", "--no-find-ties", "--no-fold", "--seed", "7"),
     )
@@ -486,7 +487,7 @@ def test_a_search_as_json_is_its_assignment(tmp_path: Path) -> None:
 
 
 def test_a_frontier_as_json(tmp_path: Path) -> None:
-    """The same text as the file; a network of one's own needs no limit."""
+    """What the file has beside its mark; a network of one's own needs no limit."""
     file = tmp_path / "net.py"
     file.write_text(USER_FILE)
 
@@ -496,7 +497,9 @@ def test_a_frontier_as_json(tmp_path: Path) -> None:
     )  # fmt: skip
 
     assert json.loads(found.stdout)["resource"] == "weight_bytes"
-    assert json.loads(found.stdout) == json.loads((tmp_path / "frontier.json").read_text())
+    written = json.loads((tmp_path / "frontier.json").read_text())
+    assert written.pop("run_id").startswith("mpq-frontier-")
+    assert json.loads(found.stdout) == written
     assert found.stderr == ""
 
 

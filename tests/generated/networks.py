@@ -24,7 +24,7 @@ HEADS: Final = {
     "logits": "kl",
     "token logits": "kl",
     "dict": "kl",
-    "named": "outputs:terms=logits=kl+boxes=relative-squared-error*0.5",
+    "named": "outputs:terms=logits=kl+boxes=squared-error:relative=true*0.5",
     "tuple": "outputs:terms=0=kl+1.boxes=squared-error",
     "record": "kl",
     "number": "squared-error",

@@ -12,12 +12,14 @@ from mpq.network.network import Network
 CHOICES: dict[str, Callable[[Tensor], Tensor]] = {
     "top-k": lambda s: torch.zeros_like(s).scatter(1, s.softmax(1).topk(2, dim=1).indices, 1.0),
     "argmax": lambda s: nn.functional.one_hot(s.argmax(1), s.shape[1]).float(),
+    "place of the maximum": lambda s: nn.functional.one_hot(s.max(1).indices, s.shape[1]).float(),
     "comparison": lambda s: (s.sigmoid() > 0.5).float(),
     "rounding, straight through": lambda s: s + (s.round() - s).detach(),
 }
 NONE: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda s: s.softmax(1),
     "maximum": lambda s: s / s.abs().max(dim=1, keepdim=True).values,
+    "shape of the places": lambda s: s / s.abs().max(dim=1).indices.shape[0],
     "relu": torch.relu,
 }
 

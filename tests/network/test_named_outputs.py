@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 import mpq
 from mpq.cli.__main__ import app
 from mpq.errors import InputError, ModelError, UnknownNameError
-from mpq.network.metric import KL, RelativeSquaredError, SquaredError
+from mpq.network.metric import KL, SquaredError
 from mpq.network.metrics import METRICS
 from mpq.network.named_outputs import NamedOutputs, unscored
 from mpq.network.network import Network
@@ -58,7 +58,7 @@ def test_the_divergence_is_the_weighted_sum_of_the_parts() -> None:
 
     found = metric.divergence(metric.positions(first), metric.positions(second))
 
-    metrics = (KL, SquaredError(), RelativeSquaredError())
+    metrics = (KL, SquaredError(), SquaredError(relative=True))
     one, two, three = (
         m.divergence(a[:, None], b[:, None])
         for m, a, b in zip(metrics, parts(first), parts(second), strict=True)

@@ -59,7 +59,10 @@ def test_a_number_format(with_format: Path) -> None:
     bits = {layer["weight"]["number"]: layer["weight"]["bits"] for layer in layers}
     (budget,) = found["metadata"]["budgets"]
     assert bits == {"fp6_toy": 6, "int8": 8}
-    assert budget["used"] == sum(
+    problem = json.loads((with_format / "problem.json").read_text())
+    constant = problem["budgets"][0]["tables"][0]["constant"]
+    assert constant > 0
+    assert budget["used"] == constant + sum(
         np.prod(layer["weight_shape"]) * layer["weight"]["bits"] / 8 + 4 * layer["weight_shape"][0]
         for layer in layers
     )

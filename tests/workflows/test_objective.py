@@ -210,7 +210,7 @@ def test_one_measured_search_finds_a_whole_frontier(tmp_path: Path) -> None:
     assert len(costs) > 3
     assert costs == sorted(set(costs))
     assert losses == sorted(set(losses), reverse=True)
-    assert max(costs) <= 50 * 1024
+    assert max(costs) <= 54 * 1024
     assert losses[-1] == pytest.approx(found.solution.loss)
 
 

@@ -19,7 +19,13 @@ from mpq.quantization.ranges import RANGE_METHODS
 from mpq.sensitivity import ESTIMATORS
 from mpq.solvers import SOLVERS
 
-REGISTRIES = (SOLVERS, ESTIMATORS, DATA_SOURCES, RANGE_METHODS, mpq.BACKENDS)
+REGISTRIES: tuple[Registry[Any], ...] = (
+    SOLVERS,
+    ESTIMATORS,
+    DATA_SOURCES,
+    RANGE_METHODS,
+    mpq.BACKENDS,
+)
 WHOLE = [
     (registry, f"{part.name}:{option}")
     for registry in REGISTRIES

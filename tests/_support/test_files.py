@@ -212,9 +212,12 @@ def test_contents_are_on_disk_before_any_file_gets_its_name(
     monkeypatch.setattr(
         os, "fsync", lambda file: events.append(f"{os.fstat(file).st_size} bytes on disk")
     )
-    monkeypatch.setattr(
-        Path, "replace", lambda path, to: (events.append(path.name), real(path, to))[1]
-    )
+
+    def replace(path: Path, to: Path) -> Path:
+        events.append(path.name)
+        return real(path, to)
+
+    monkeypatch.setattr(Path, "replace", replace)
 
     write_files(tmp_path, {"a.txt": b"one", "b.txt": b"three"})
 
@@ -225,9 +228,12 @@ def test_the_assignment_appears_last(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Once it is there, so are the files that it belongs to."""
     renamed: list[str] = []
     real = Path.replace
-    monkeypatch.setattr(
-        Path, "replace", lambda path, to: (renamed.append(path.name), real(path, to))[1]
-    )
+
+    def replace(path: Path, to: Path) -> Path:
+        renamed.append(path.name)
+        return real(path, to)
+
+    monkeypatch.setattr(Path, "replace", replace)
 
     write_files(tmp_path, {"assignment.json": b"1", "problem.json": b"2", "table.csv": b"3"})
 

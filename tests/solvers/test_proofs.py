@@ -18,7 +18,7 @@ from mpq.problem.solution import Solution, Status
 from mpq.quantization.precision import Precision
 from mpq.solvers import SOLVERS, IntegerLinearProgram, Lagrangian, OuterApproximation, Solver
 from mpq.solvers.additive import milp
-from mpq.solvers.additive.pulp_backend import Way
+from mpq.solvers.additive.pulp_backend import Way, run
 from mpq.solvers.proofs import checked
 from mpq.solvers.quadratic import outer_approximation
 from mpq.solvers.queries.alternatives import alternatives
@@ -64,7 +64,7 @@ def test_a_wrong_bound_is_solved_again_in_another_way(
     monkeypatch: pytest.MonkeyPatch, is_liar: Callable[[Way], bool], solver: str
 ) -> None:
     """Far above the loss that is known, it is not believed, and the next way is."""
-    monkeypatch.setattr(milp, "run", lying(milp.run, is_liar, 1e9))
+    monkeypatch.setattr(milp, "run", lying(run, is_liar, 1e9))
 
     found = SOLVERS.build(solver).solve(small_problem())
 
@@ -74,7 +74,7 @@ def test_a_wrong_bound_is_solved_again_in_another_way(
 
 def test_without_a_right_proof_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Costs of pairs are for integer programs alone: if all are wrong, nothing is returned."""
-    monkeypatch.setattr(milp, "run", lying(milp.run, lambda _: True, 1e9))
+    monkeypatch.setattr(milp, "run", lying(run, lambda _: True, 1e9))
 
     with pytest.raises(SolverError, match="the integer program is wrong in .* ways"):
         IntegerLinearProgram().solve(small_problem(with_pairs=True))
@@ -82,7 +82,7 @@ def test_without_a_right_proof_there_is_an_error(monkeypatch: pytest.MonkeyPatch
 
 def test_without_a_right_program_our_own_arithmetic_proves(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one budget ``lagrangian`` needs no integer program, and ``ilp`` asks it last."""
-    monkeypatch.setattr(milp, "run", lying(milp.run, lambda _: True, 1e9))
+    monkeypatch.setattr(milp, "run", lying(run, lambda _: True, 1e9))
 
     found = IntegerLinearProgram().solve(small_problem(num_budgets=1))
 
@@ -93,7 +93,7 @@ def test_what_loses_more_than_is_proved_is_not_called_optimal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A bound far below the answer, from a search that says it is finished, proves no optimum."""
-    monkeypatch.setattr(milp, "run", lying(milp.run, lambda _: True, -500.0))
+    monkeypatch.setattr(milp, "run", lying(run, lambda _: True, -500.0))
 
     found = IntegerLinearProgram().solve(small_problem())
 
@@ -108,7 +108,7 @@ def test_cuts_that_prove_too_much_are_an_error(monkeypatch: pytest.MonkeyPatch) 
     rng = np.random.default_rng(0)
     factor = rng.standard_normal((5, 3, 3)).astype(np.float32)
     problem = replace(small_problem(1), interactions=Interactions(factor))
-    wrong = lying(outer_approximation.run, lambda _: True, 1e9)
+    wrong = lying(run, lambda _: True, 1e9)
     monkeypatch.setattr(outer_approximation, "run", wrong)
     monkeypatch.setattr(outer_approximation, "_ROOT_ROUNDS", 0)
 

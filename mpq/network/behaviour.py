@@ -82,6 +82,9 @@ def mixes_examples(module: nn.Module, batch: Batch, metric: OutputMetric, output
         batch: Its first input's rows are taken for examples.
         metric: Reads the outputs.
         outputs: ``[N, P, C]`` for the batch as it is.
+
+    Raises:
+        ModelError: If the batch gives another answer after the pass with other rows.
     """
     if batch.size > 1 and len(outputs) != batch.size:
         return True  # nobody knows which row is whose
@@ -89,6 +92,14 @@ def mixes_examples(module: nn.Module, batch: Batch, metric: OutputMetric, output
     if unchecked_rows(batch) or other is None:
         return False
     changed = answers(module, other, metric)
+    # The other rows in between: what is kept of the pass before shows only now.
+    again = answers(module, batch, metric)
+    if again.shape != outputs.shape or not is_same(outputs, again):
+        raise ModelError(
+            "the same input gives another answer once other examples were read in between: "
+            "something is kept between calls, in an attribute of the network. Reset it in forward, "
+            "or in eval() leave it as it is"
+        )
     if changed.shape != outputs.shape:
         return True
     apart, largest = _apart(outputs[1:], changed[1:])

@@ -87,7 +87,7 @@ class AutoEstimator(RefinableEstimator):
     def _repaired(self, on: Estimation, found: Sensitivity, check: SpotCheck) -> Sensitivity:
         table = replace(found.table, name=self.name)
         # Gradients of layers' calls alone say too little of a weight that functions read, too.
-        failed = {*check.no_gradient, *check.failing, *check.failing_choices}
+        failed = {*check.no_gradient, *check.failing, *check.choosing}
         failed |= {*on.network.reach.also_used}
         names = [name for name in on.names if name in failed]
         if not names:

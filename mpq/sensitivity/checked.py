@@ -65,8 +65,8 @@ class SpotCheck:
         out_of_order: Where it is below ``AGREEMENT``: layers without which the others agree.
         compares_size: Whether predictions are in the unit of what was measured; if not, only their
             order can be compared.
-        choosing: Layers by whose output something is chosen, as by a router's: where one of them
-            fails, none is believed.
+        choosing: Layers by whose output something is chosen, as by a router's: no prediction
+            of theirs is believed.
     """
 
     cells: tuple[CheckedCell, ...]
@@ -85,11 +85,6 @@ class SpotCheck:
     def failing(self) -> tuple[str, ...]:
         """Layers at which prediction and measurement part, by a factor or in rank."""
         return tuple(dict.fromkeys((*self.off, *self.out_of_order)))
-
-    @property
-    def failing_choices(self) -> tuple[str, ...]:
-        """All layers that choose, if the prediction fails at any that was looked at."""
-        return self.choosing if set(self.failing) & set(self.choosing) else ()
 
     @property
     def off(self) -> tuple[str, ...]:
@@ -120,7 +115,7 @@ class SpotCheck:
                 f"the prediction is more than {FACTOR:g} x below the measurement at "
                 f"{', '.join(others)}: {self._done(others)}"
             )
-        if self.failing_choices:
+        if self.choosing:
             found.append(
                 "something is chosen (top-k, a comparison, rounding) by what "
                 f"{_listed(self.choosing)} say, and no gradient tells of another choice: "

@@ -323,3 +323,24 @@ def test_buffers_counters_and_random_states_are_left_as_found() -> None:
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == str(np.random.get_state())
     assert before[2] == random.getstate()
+
+
+class Remembering(nn.Module):
+    """Reads what it said of the batch before, from a plain attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(16, 5)
+        self.before: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        h: Tensor = self.a(x)
+        before, self.before = self.before, h.detach()
+        return h if before is None else before + 0 * h
+
+
+def test_what_is_kept_in_an_attribute_is_refused() -> None:
+    """Twice the same batch gives twice the same answer; with another one in between it does not."""
+    with pytest.raises(ModelError, match="once other examples were read in between"):
+        Network.of(Remembering().eval(), rows(2))

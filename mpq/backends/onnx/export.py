@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 from mpq.backends._base import Backend, Exported
-from mpq.backends.onnx.fidelity import Fidelity, check_same, refuse_own_forwards
+from mpq.backends.onnx.fidelity import (
+    Fidelity,
+    check_same,
+    is_like,
+    refuse_other_readers,
+    refuse_own_forwards,
+)
 from mpq.backends.onnx.instantiate import fill
 from mpq.backends.onnx.session import open_session
 from mpq.backends.onnx.template import (
@@ -98,6 +104,7 @@ def _graph(
             "one has after its convolutions"
         )
     refuse_own_forwards(network.layers, assignment.precisions)
+    refuse_other_readers(network, assignment.precisions)
     plain = [layer.name for layer in network.layers if not layer.has_own_forward]
     if not plain:
         raise ModelError("every layer has a forward of its own: there is nothing to export")
@@ -140,9 +147,13 @@ def _deviation(
     # Full batches only, as the graph's shapes are fixed.
     for start in range(0, few // batch_size * batch_size, batch_size):
         batch = first.slice(start, start + batch_size)
+        if not is_like(batch, template):
+            continue  # images of another size, which the file does not take
         found.append(session.run(None, feeds_of(list(template.feeds), batch))[0])
         with torch.no_grad():
             expected.append(scored_tensor(simulated(*batch.args, **batch.kwargs)).cpu().numpy())
+    if not found:
+        return None
     # In float64, so that the difference of close outputs keeps its digits.
     difference = np.concatenate(found).astype(np.float64) - np.concatenate(expected)
     # Over the spread, as outputs have units of their own; a constant output has none.

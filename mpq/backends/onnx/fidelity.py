@@ -52,6 +52,28 @@ def refuse_own_forwards(layers: Sequence[Layer], precisions: Mapping[str, Precis
         )
 
 
+def refuse_other_readers(network: Network, precisions: Mapping[str, Precision]) -> None:
+    """Refuses weights that functions read beside the layer's call: the graph has them as floats.
+
+    Raises:
+        ModelError: If such a weight is quantized, as of a head ``F.linear(h, embed.weight)``; names
+            all of them.
+    """
+    tied = {
+        name.rpartition(".")[0]
+        for name, kind in ((x.name, x.kind) for x in network.layers if x.weight_of is not None)
+        if name.endswith(f".{kind}")
+    }
+    read = {*tied, *network.reach.also_used}
+    names = [x for x in precisions if x in read and precisions[x] != ORIGINAL]
+    if names:
+        raise ModelError(
+            f"weights that functions read beside the layer's own call cannot be exported "
+            f"quantized: {', '.join(names)}; leave them out of the search (--exclude), and they "
+            "are written as torch computes them"
+        )
+
+
 @final
 @dataclass(frozen=True)
 class Fidelity:
@@ -119,13 +141,11 @@ def _runs(
         # Of the first batch the example is the beginning: its end says more.
         starts = [0] if index or batch.size < 2 * size else [0, batch.size - size]
         runs = [batch.slice(start, start + size) for start in starts if batch.size >= size]
-        fed = [
-            (run, feeds_of(list(template.feeds), run)) for run in runs if _is_like(run, template)
-        ]
+        fed = [(run, feeds_of(list(template.feeds), run)) for run in runs if is_like(run, template)]
         yield fed
 
 
-def _is_like(batch: Batch, template: GraphTemplate) -> bool:
+def is_like(batch: Batch, template: GraphTemplate) -> bool:
     """Whether the graph takes a batch, whose shapes are those of the example."""
     shapes = [tuple(x.shape) for x in batch.tensors]
     return shapes == [x.shape for x in template.feeds.values()]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import mpq
 from mpq.backends import export
 from mpq.errors import MismatchError, MissingDependencyError, ModelError, OutputError
 from mpq.network.network import find_layers
@@ -232,3 +233,27 @@ def test_a_graph_that_is_wrong_for_a_later_batch_is_refused(tmp_path: Path) -> N
         export(assignment, file, "onnx", model, batches)
 
     assert not file.exists()
+
+
+class TiedByFunction(nn.Module):
+    """A head that reads the table of the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.body = nn.Embedding(9, 8), nn.Linear(8, 8)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Logits of every token."""
+        h = torch.relu(self.body(self.embed(ids)))
+        return torch.nn.functional.linear(h, self.embed.weight)
+
+
+def test_a_table_that_a_function_reads_is_refused_where_it_is_quantized(tmp_path: Path) -> None:
+    """The graph would hold it twice, once in floats, and compute something else."""
+    torch.manual_seed(0)
+    model, data = TiedByFunction().eval(), [torch.randint(0, 9, (4, 5))]
+    task = mpq.Task(model, data, data, candidates=["w4a8", "w8a8"])
+    assignment = mpq.search(task, {"effective_bits": "0.8x:w8a8"}).assignment
+
+    with pytest.raises(ModelError, match=r"functions read .* exported quantized: embed"):
+        export(assignment, tmp_path / "net.onnx", "onnx", model, data)

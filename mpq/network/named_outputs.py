@@ -49,14 +49,15 @@ class Term:
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """From ``path``, ``path=metric`` or ``path=metric*weight``.
+        """From ``path``, ``path=metric``, ``path*weight`` or ``path=metric*weight``.
 
         Raises:
             InputError: If there is no path, or the weight is no positive number.
             UnknownNameError: If there is no such metric.
         """
-        path, _, rest = text.partition("=")
-        name, _, factor = rest.partition("*")
+        # The weight behind the last star, also of a path whose metric is left out.
+        named, _, factor = text.partition("*")
+        path, _, name = named.partition("=")
         default = "kl" if path.strip().endswith("logits") else "squared-error:relative=true"
         try:
             weight = float(factor or 1)

@@ -182,3 +182,11 @@ def test_outputs_of_rows_that_are_one_example() -> None:
     ]
 
     np.testing.assert_allclose(found[0], found[1], rtol=0.7)
+
+
+def test_a_weight_needs_no_metric() -> None:
+    """Boxes are compared relative to their size, and count five times."""
+    (logits, boxes) = NamedOutputs("logits+pred_boxes*5").parts
+
+    assert (logits.path, logits.metric, logits.weight) == ("logits", KL, 1.0)
+    assert (boxes.path, boxes.metric, boxes.weight) == ("pred_boxes", SquaredError(True), 5.0)

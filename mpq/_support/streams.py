@@ -76,14 +76,34 @@ def _discard(stream: TextIO) -> None:
 def stdout_silenced() -> Iterator[None]:
     """Within this block what libraries write to standard output goes to standard error.
 
-    HiGHS 1.16 prints its banner when its first object is made, before any option can be set. Other
-    threads' output goes there too meanwhile: a descriptor belongs to the whole process.
+    Other threads' output goes there too meanwhile: a descriptor belongs to the whole process.
     """
     _detour.enter()
     try:
         yield
     finally:
         _detour.leave()
+
+
+@contextmanager
+def stdout_discarded() -> Iterator[None]:
+    """Within this block, which is short, standard output goes nowhere: that of all threads."""
+    with _detour.halted():
+        _flush()
+        try:
+            kept = os.dup(_STDOUT)
+        except OSError:  # closed: nothing is printed there anyway
+            yield
+            return
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, _STDOUT)
+        os.close(null)
+        try:
+            yield
+        finally:
+            _flush()  # what C's stdio still holds belongs to the block
+            os.dup2(kept, _STDOUT)
+            os.close(kept)
 
 
 def end_answers() -> None:
@@ -113,6 +133,12 @@ class _Detour:
         self._lock = Lock()
         self._blocks = 0
         self._kept: int | None = None
+
+    @contextmanager
+    def halted(self) -> Iterator[None]:
+        """Within this block nobody leads it anywhere."""
+        with self._lock:
+            yield
 
     def enter(self) -> None:
         """Leads it away, unless it is already."""

@@ -53,3 +53,12 @@ def _place(leaves: list[Any]) -> int | None:
     tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
     numbers = (i for i in tensors if leaves[i].is_floating_point())
     return next(numbers, tensors[0] if tensors else None)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Tensors in a value, or in the tuples and lists it holds."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, tuple | list):
+        return [tensor for item in value for tensor in tensors_in(item)]
+    return []

@@ -9,6 +9,8 @@ from torch import Tensor, int64
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from mpq.network.arguments import tensors_in
+
 _CHOOSING: Final = frozenset(
     (
         "topk", "argmax", "argmin", "sort", "msort", "argsort", "multinomial", "bucketize",
@@ -69,17 +71,9 @@ class Choices(TorchFunctionMode):
 def _floats(value: Any) -> list[Tensor]:
     """Tensors of floats in a value, or in the tuples and lists it holds."""
     # Indices and masks are the choice itself: whoever reads them is no further choice.
-    return [tensor for tensor in _tensors(value) if tensor.is_floating_point()]
+    return [tensor for tensor in tensors_in(value) if tensor.is_floating_point()]
 
 
 def _integers(value: Any) -> list[Tensor]:
     """Tensors of indices in a value, as ``_floats``."""
-    return [tensor for tensor in _tensors(value) if tensor.dtype == int64]
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, tuple | list):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []
+    return [tensor for tensor in tensors_in(value) if tensor.dtype == int64]

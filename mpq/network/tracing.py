@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
-from mpq.network.arguments import read_by
+from mpq.network.arguments import read_by, tensors_in
 from mpq.network.choices import Choices
 from mpq.network.dataflow import SHAPE_FAILURES
 from mpq.network.examples import Batch
@@ -243,20 +243,11 @@ class _CountReaders(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if _tensors(result):  # asking for a shape is not reading
-            for read in {id(tensor) for tensor in _tensors([*args, *kwargs.values()])}:
+        if tensors_in(result):  # asking for a shape is not reading
+            for read in {id(tensor) for tensor in tensors_in([*args, *kwargs.values()])}:
                 if read in self._counts:
                     self._counts[read] += 1
         return result
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """Tensors in a value, or in the tuples and lists it holds."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, tuple | list):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []
 
 
 def _foldable(

@@ -57,6 +57,7 @@ def test_noise_of_the_users_code_is_not_in_the_answer(folder: Path, verb: str) -
 
     assert "NOISE" not in ran.stdout
     assert "HiGHS is copyright" not in ran.stdout
+    assert "Running HiGHS" not in ran.stderr
     assert "NOISE of a library" in ran.stderr
     assert "weight_bytes" in ran.stdout
 

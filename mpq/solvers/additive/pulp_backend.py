@@ -4,11 +4,12 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Self, final
 
 import pulp
 
-from mpq._support.streams import stdout_silenced
+from mpq._support.streams import stdout_discarded, stdout_silenced
 from mpq.errors import MissingDependencyError, SolverError, UnknownNameError
 
 BACKENDS = ("HiGHS", "CBC")
@@ -104,8 +105,9 @@ def run(
         SolverError: If the backend fails.
     """
     solver = _solver(way, time_limit_s, (relative_gap, absolute_gap), warm_start)
+    if way.backend == "HiGHS":
+        _greet()
     try:
-        # HiGHS prints its banner when its first object is made, before `msg` can silence it.
         with stdout_silenced():
             model.solve(solver)
     except pulp.PulpSolverError as error:
@@ -115,6 +117,15 @@ def run(
             f"{way.backend} has fewer rows than the model: it refuses numbers that are too large"
         ) from error
     return _bound(model, way.backend, is_exact=not (relative_gap or absolute_gap))
+
+
+@cache
+def _greet() -> None:
+    """HiGHS prints its banner when its first object is made, before `msg` can silence it."""
+    import highspy
+
+    with stdout_discarded():
+        highspy.Highs()
 
 
 def _solver(

@@ -115,7 +115,7 @@ def quantizer_of(assignment: Assignment) -> Quantizer:
             if layer.activation_range is not None
         }
     )
-    return Quantizer(ranges, assignment.weight_range)
+    return Quantizer(ranges, assignment.weight_range, assignment.numerics)
 
 
 def _check(module: nn.Module, assignment: Assignment) -> None:

@@ -16,6 +16,7 @@ from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError, InputError, PrecisionError
 from mpq.network.layer import fingerprint, signature
 from mpq.quantization.formats import NUMBER_FORMATS
+from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
 
@@ -118,6 +119,7 @@ class Assignment:
         ties: Layers that share a precision.
         folded: Convolution to the BatchNorm that is folded into it before quantizing.
         weight_range: How the weights' ranges are chosen, as ``RANGE_METHODS`` takes it.
+        numerics: How scales are stored and tokens rounded where it is meant to run.
         metadata: How it was found, and what was predicted and measured of it.
     """
 
@@ -125,6 +127,7 @@ class Assignment:
     ties: tuple[tuple[str, ...], ...] = ()
     folded: Mapping[str, str] = field(default_factory=dict)
     weight_range: str = "mse"
+    numerics: Numerics = OWN
     metadata: Metadata = field(default_factory=Metadata)
 
     @property
@@ -150,6 +153,8 @@ class Assignment:
             "schema_version": schema_versions.ASSIGNMENT,
             "fingerprint": self.fingerprint,
             "weight_range": self.weight_range,
+            # Of few assignments: files without it are read by earlier versions as well.
+            **({} if self.numerics == OWN else {"numerics": asdict(self.numerics)}),
             "folded_batch_norm": dict(self.folded),
             "ties": [list(tie) for tie in self.ties],
             "layers": layers,
@@ -184,7 +189,9 @@ class Assignment:
         layers = tuple(_layer_from_dict(layer) for layer in data["layers"])
         ties = tuple(tuple(tie) for tie in data["ties"])
         metadata = Metadata(**{**known, "budgets": budgets})
-        made = cls(layers, ties, data["folded_batch_norm"], data["weight_range"], metadata)
+        numerics = Numerics(**data.get("numerics", {}))
+        folded, weight_range = data["folded_batch_norm"], data["weight_range"]
+        made = cls(layers, ties, folded, weight_range, numerics, metadata)
         _check_consistent(made)
         # Whoever edits a name or a shape by hand gets a file that fits no network.
         of_layers = fingerprint(layer.signature for layer in layers)

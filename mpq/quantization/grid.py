@@ -22,27 +22,36 @@ class Grid:
         scale: ``[O]`` float32, positive: how far the numbers of two successive codes are apart.
         zero_point: ``[O]`` int32; 0 for symmetric and floating-point formats.
         symmetric: Whether integers are signed around 0.
+        divides: Whether numbers are divided by the scale, the zero point added and the range cut
+            before rounding (``Numerics.input_rounding``).
     """
 
     number: NumberFormat
     scale: Tensor
     zero_point: Tensor
     symmetric: bool
+    divides: bool = False
 
     def round(self, rows: Tensor) -> Tensor:
         """Nearest point of the grid for ``[O, K]``, in the same dtype."""
         if self.number.is_float:
-            # In float32: in half precision the quotient would be rounded twice.
-            scaled = rows.float() / self.scale[:, None]
-            return (round_float(scaled, self.number) * self.scale[:, None]).to(rows.dtype)
+            return self.codes(rows).mul_(self.scale[:, None]).to(rows.dtype)
         # The arithmetic of torch's fake-quantize kernels, bit for bit; on a CPU those take 20 times
         # as long (benchmarks/rounding.py), because they also keep a mask for the gradient.
         numbers = self.codes(rows).sub_(self.zero_point[:, None]).mul_(self.scale[:, None])
         return numbers.to(rows.dtype)
 
     def codes(self, rows: Tensor) -> Tensor:
-        """The integers, as float32, that stand for ``[O, K]`` in an integer format."""
+        """What stands for ``[O, K]``, as float32: integers, or numbers in units of their scale."""
+        if self.number.is_float:
+            # In float32: in half precision the quotient would be rounded twice.
+            return round_float(rows.float() / self.scale[:, None], self.number)
         low, high = integer_range(self.number, self.symmetric)
+        if self.divides:
+            # Codes are signed there, also affine ones, whose zero point is added before rounding.
+            middle = 0 if self.symmetric else (high + 1) // 2
+            shifted = (rows.float() / self.scale[:, None]).add_(self.zero_point[:, None] - middle)
+            return shifted.clamp_(low - middle, high - middle).round_().add_(middle)
         # As torch's kernels do it, which matters at ties: the reciprocal is multiplied with, and
         # the zero point added after rounding. In place, as the product is a copy of a whole weight.
         codes = (rows.float() * self.scale.reciprocal()[:, None]).round_()

@@ -87,6 +87,11 @@ class TensorFormat:
         """Whether the tensor is left as it is: fp32 stands for the original numbers."""
         return self.number.name == "fp32"
 
+    @property
+    def is_scaled_integer(self) -> bool:
+        """Whether codes are integers with scales."""
+        return self.number.needs_scale and not self.number.is_float
+
     def num_scales(self, num_elements: int, num_channels: int) -> int:
         """How many scales a weight of so many elements and output channels has."""
         if self.granularity is Granularity.GROUP:

@@ -15,14 +15,16 @@ from mpq.network.network import Network
 from mpq.network.own_forward import is_computed_again
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import layout_of
+from mpq.quantization.blocks import block_of, round_blocks
+from mpq.quantization.codes import Codes
 from mpq.quantization.grid import Grid
+from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import (
     quantize_activation,
     quantize_rows,
-    sharing_scale,
     weight_grid,
 )
 
@@ -35,10 +37,12 @@ class Quantizer:
     Args:
         ranges: Calibrated ranges of static activation formats.
         weight_range: How a weight's range is chosen, as ``RANGE_METHODS`` takes it.
+        numerics: How scales are stored and tokens rounded where the numbers run.
     """
 
     ranges: ActivationRanges
     weight_range: str = "mse"
+    numerics: Numerics = OWN
     _grids: dict[tuple[str, TensorFormat], Grid] = field(default_factory=dict, repr=False)
 
     def weight(
@@ -61,31 +65,25 @@ class Quantizer:
         rounded = quantize_rows(rows, tensor_format, self._grid(name, rows, tensor_format))
         return layout.from_rows(rounded, tuple(weight.shape))
 
-    def codes(
-        self, name: str, layer_module: nn.Module, tensor_format: TensorFormat
-    ) -> tuple[Tensor, Tensor]:
-        """The integers that a weight is stored as, one row per scale, and the ``[R]`` scales.
+    def codes(self, name: str, layer_module: nn.Module, tensor_format: TensorFormat) -> Codes:
+        """What a weight is stored as, in a format that needs a scale.
 
         Args:
             name: The layer's, under which the search for its range is kept.
             layer_module: Its module, which holds the original weight.
-            tensor_format: A symmetric integer format, as codes need no zero point then.
-
-        Returns:
-            ``[R, K]`` float32 codes (``R`` channels, or groups, the last one of a channel filled
-            up with zeros), and ``[R]`` float32; both on the CPU.
+            tensor_format: One that needs a scale.
         """
         rows = layout_of(layer_module).to_rows(weight_of(layer_module).detach())
         grid = self._grid(name, rows, tensor_format)
         assert grid is not None
-        return grid.codes(sharing_scale(rows, tensor_format)).cpu(), grid.scale.cpu()
+        return Codes.of(rows, tensor_format, grid)
 
     def _grid(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> Grid | None:
         # Not by the weight: a quantizer is of one network, whose original weights stay as they are.
         key = (name, tensor_format)
         if tensor_format.number.needs_scale and key not in self._grids:
             method = RANGE_METHODS.build(self.weight_range)
-            self._grids[key] = weight_grid(rows, tensor_format, method)
+            self._grids[key] = weight_grid(rows, tensor_format, method, self.numerics)
         return self._grids.get(key)
 
     def activation(
@@ -98,7 +96,17 @@ class Quantizer:
         # nothing smaller than an example can have a scale of its own.
         token_axes = 1 if kind_of(layer_module) == "linear" else x.ndim - 1
         calibrated = self.ranges.of(name, tensor_format)
-        return quantize_activation(x, tensor_format, calibrated, token_axes)
+        return quantize_activation(x, tensor_format, calibrated, token_axes, self.numerics)
+
+    def float_block(self, precision: Precision, num_inputs: int) -> int | None:
+        """Numbers of a block in which the target rounds an input that the precision leaves alone.
+
+        ``None``: it rounds none. Estimators do not see this rounding; measurements do.
+        """
+        weight, is_llama = precision.weight, self.numerics.float_inputs == "llama.cpp"
+        if not is_llama or not precision.activation.is_exact or not weight.is_scaled_integer:
+            return None
+        return block_of(weight, num_inputs)
 
 
 def install(
@@ -118,10 +126,10 @@ def install(
             layer_module.weight = nn.Parameter(weight, requires_grad=False)
     return [
         module.get_submodule(name).register_forward_pre_hook(
-            QuantizeInput(name, quantizer, precision.activation), with_kwargs=True
+            QuantizeInput(name, quantizer, precision), with_kwargs=True
         )
         for name, precision in precisions.items()
-        if not precision.activation.is_exact
+        if not precision.activation.is_exact or quantizer.numerics.float_inputs != "float"
     ]
 
 
@@ -132,7 +140,7 @@ class QuantizeInput:
 
     name: str
     quantizer: Quantizer
-    tensor_format: TensorFormat
+    precision: Precision
 
     def __call__(
         self, layer_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -142,11 +150,17 @@ class QuantizeInput:
         # Ids and shapes stay, and so does what was rounded before the call is computed again.
         if x is None or not x.is_floating_point() or is_computed_again(layer_module):
             return None
-        rounded = self.quantizer.activation(self.name, layer_module, x, self.tensor_format)
+        rounded = self._rounded(layer_module, x)
         # Rounding has the derivative 0 almost everywhere: gradients would end here.
         if torch.is_grad_enabled() and x.requires_grad:
             rounded = _StraightThrough.apply(x, rounded)  # type: ignore[no-untyped-call]
         return with_input(args, kwargs, rounded)
+
+    def _rounded(self, layer_module: nn.Module, x: Tensor) -> Tensor:
+        block = self.quantizer.float_block(self.precision, x.shape[-1])
+        if block is not None:
+            return round_blocks(x, block)
+        return self.quantizer.activation(self.name, layer_module, x, self.precision.activation)
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -3,6 +3,7 @@
 Tensors come as rows ``[O, K]``; every row has its own scale.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -10,25 +11,36 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mpq.quantization.grid import Grid, make_grid, round_float
+from mpq.quantization.numerics import LARGEST, OWN, SMALLEST, Numerics, ScaleType
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.ranges import ActivationRange, RangeMethod
 
-_TINY = 2.0**-24  # the smallest fp16 number: group scales are kept in fp16
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def weight_grid(rows: Tensor, tensor_format: TensorFormat, method: RangeMethod) -> Grid:
+def weight_grid(
+    rows: Tensor, tensor_format: TensorFormat, method: RangeMethod, numerics: Numerics = OWN
+) -> Grid:
     """The grid that a weight ``[O, K]`` is put on by a format that needs a scale.
 
-    Scales of groups are rounded to fp16, as they are stored.
+    Scales are rounded to the dtype that they are stored in: of groups to fp16, unless the numerics
+    say otherwise.
     """
     shared = sharing_scale(rows, tensor_format)
     low, high = method.ends(shared, tensor_format.number, tensor_format.symmetric)
     grid = make_grid(tensor_format.number, tensor_format.symmetric, low, high)
-    if tensor_format.granularity is not Granularity.GROUP:
-        return grid
+    is_group = tensor_format.granularity is Granularity.GROUP
+    stored = _stored(grid.scale, numerics.group_scale if is_group else numerics.scale)
+    return Grid(grid.number, stored, grid.zero_point, grid.symmetric)
+
+
+def _stored(scale: Tensor, scale_type: ScaleType) -> Tensor:
+    """Scales as they are after storing them, in float32."""
+    if scale_type == "fp32":
+        return scale
     # Before the cast, which makes 0 of smaller numbers and infinity of larger ones.
-    scale = grid.scale.clamp(_TINY, 65504.0).half().float()
-    return Grid(grid.number, scale, grid.zero_point, grid.symmetric)
+    within = scale.clamp(SMALLEST[scale_type], LARGEST[scale_type])
+    return within.to(_DTYPES[scale_type]).float()
 
 
 def quantize_rows(rows: Tensor, tensor_format: TensorFormat, grid: Grid | None) -> Tensor:
@@ -65,7 +77,11 @@ def sharing_scale(rows: Tensor, tensor_format: TensorFormat) -> Tensor:
 
 
 def quantize_activation(
-    x: Tensor, tensor_format: TensorFormat, calibrated: ActivationRange | None, token_axes: int
+    x: Tensor,
+    tensor_format: TensorFormat,
+    calibrated: ActivationRange | None,
+    token_axes: int,
+    numerics: Numerics = OWN,
 ) -> Tensor:
     """A layer's input as it is after storing it in a format.
 
@@ -75,6 +91,7 @@ def quantize_activation(
         calibrated: The range; unused by dynamic and 16-bit formats.
         token_axes: How many trailing axes make up one token: 1 for a Linear, all but the batch
             for a convolution (then a token is an example).
+        numerics: How a symmetric dynamic format finds its scale, and how codes are rounded.
     """
     number = tensor_format.number
     if tensor_format.is_exact:
@@ -85,9 +102,26 @@ def quantize_activation(
         rows = x.reshape(-1, x.shape[-token_axes:].numel())
         # The extremes, whatever the range method: a runtime has no time to search for every token.
         low, high = rows.amin(dim=1), rows.amax(dim=1)
-        return make_grid(number, tensor_format.symmetric, low, high).round(rows).reshape(x.shape)
+        grid = make_grid(number, tensor_format.symmetric, low, high)
+        if grid.symmetric and not number.is_float and numerics.symmetric_dynamic == "amax/127.5":
+            grid = _half_a_code_more(grid, torch.maximum(-low, high))
+        return _rounding(grid, numerics).round(rows).reshape(x.shape)
     assert calibrated is not None
-    return static_grid(tensor_format, calibrated, x.device).round(x.reshape(1, -1)).view_as(x)
+    grid = _rounding(static_grid(tensor_format, calibrated, x.device), numerics)
+    return grid.round(x.reshape(1, -1)).view_as(x)
+
+
+def _rounding(grid: Grid, numerics: Numerics) -> Grid:
+    is_quotient = numerics.input_rounding == "quotient" and not grid.number.is_float
+    return replace(grid, divides=True) if is_quotient else grid
+
+
+def _half_a_code_more(grid: Grid, largest: Tensor) -> Grid:
+    """The grid on which the largest magnitude lies half a code beyond the largest code."""
+    steps = (2**grid.number.bits - 1) / 2
+    # As torchao and compressed-tensors do it; a row of zeros needs some scale.
+    scale = (largest.float() / steps).clamp_min(torch.finfo(torch.float32).eps)
+    return Grid(grid.number, scale, grid.zero_point, grid.symmetric)
 
 
 @lru_cache(maxsize=65536)  # an entry is two numbers; making one takes as long as rounding 100,000

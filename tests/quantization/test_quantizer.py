@@ -26,7 +26,7 @@ def test_a_network_is_left_as_found_where_rounding_a_weight_fails() -> None:
     weights = [module.weight for module in modules]
     # The range of the first weight is known already, that of the second one cannot be found.
     quantizer.weight("first", layers["first"], precisions["first"].weight)
-    broken = Quantizer(ranges, "no such method", quantizer._grids)
+    broken = Quantizer(ranges, "no such method", _grids=quantizer._grids)
 
     with pytest.raises(ValueError, match="no such method"), quantized(network, precisions, broken):
         pass

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @final
 @dataclass(frozen=True)
-class Codes:
+class InputCodes:
     """How a tensor's integers stand for numbers: one scale and zero point for all of them.
 
     Args:
@@ -31,7 +31,7 @@ class Codes:
     symmetric: bool
 
     @classmethod
-    def of(cls, grid: Grid) -> "Codes":
+    def of(cls, grid: Grid) -> "InputCodes":
         """Of an activation's grid, which has one row."""
         # Python's numbers, as codes are compared and are keys of a dict.
         return cls(float(grid.scale[0]), int(grid.zero_point[0]), grid.symmetric)
@@ -89,11 +89,11 @@ class Writer:
         )
         return output
 
-    def quantize(self, x: str, codes: Codes, output: str | None = None) -> str:
+    def quantize(self, x: str, codes: InputCodes, output: str | None = None) -> str:
         """A float tensor as integers."""
         return self.node("QuantizeLinear", [x, *self._codes(codes)], output)
 
-    def dequantize(self, x: str, codes: Codes, output: str | None = None) -> str:
+    def dequantize(self, x: str, codes: InputCodes, output: str | None = None) -> str:
         """Integers as a float tensor."""
         return self.node("DequantizeLinear", [x, *self._codes(codes)], output)
 
@@ -108,7 +108,7 @@ class Writer:
         ]
         return self.node("DequantizeLinear", inputs, attributes={"axis": axis})
 
-    def _codes(self, codes: Codes) -> list[str]:
+    def _codes(self, codes: InputCodes) -> list[str]:
         return [
             # float32, as a scale has the type of the numbers.
             self.constant("scale", np.array(codes.scale, dtype=np.float32)),

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from mpq.backends.onnx.formats import Kernel, kernel_of, rounds_output
-from mpq.backends.onnx.graph import Codes, Writer
+from mpq.backends.onnx.graph import InputCodes, Writer
 from mpq.backends.onnx.layer_nodes import LayerCall
 from mpq.backends.onnx.template import PLACEHOLDER, GraphTemplate
 from mpq.errors import ModelError
@@ -108,7 +108,9 @@ class _Filling:
     precisions: Mapping[str, Precision]
     quantizer: Quantizer
     writer: Writer = field(default_factory=Writer)
-    rounded: dict[tuple[str, Codes], str] = field(default_factory=dict)  # tensor, codes -> name
+    rounded: dict[tuple[str, InputCodes], str] = field(
+        default_factory=dict
+    )  # tensor, codes -> name
 
     def run(self, graph: "onnx.GraphProto") -> None:
         placeholders = {placeholder.y: placeholder for placeholder in placeholders_of(graph)}
@@ -160,7 +162,7 @@ class _Filling:
         )
         call.write(self.writer)
 
-    def round(self, x: str, codes: Codes) -> str:
+    def round(self, x: str, codes: InputCodes) -> str:
         """The tensor after rounding; a tensor that was rounded so already is taken as it is."""
         # A convolution's output already has its reader's codes.
         if x in (name for (_, known), name in self.rounded.items() if known == codes):
@@ -181,21 +183,21 @@ class _Filling:
         kind = kind_of(self.template.network.layer_module(placeholder.layer))
         return kind is not None and rounds_output(kind, self.precisions[placeholder.layer])
 
-    def input_codes(self, placeholder: Placeholder) -> Codes:
+    def input_codes(self, placeholder: Placeholder) -> InputCodes:
         activation = self.precisions[placeholder.layer].activation
         calibrated = self.quantizer.ranges.of(placeholder.layer, activation)
         if calibrated is None:
             raise ModelError(f"layer {placeholder.layer!r} has no calibrated activation range")
         # The simulation's own grid, so that both round alike to the last code.
-        return Codes.of(static_grid(activation, calibrated, torch.device("cpu")))
+        return InputCodes.of(static_grid(activation, calibrated, torch.device("cpu")))
 
-    def output_codes(self, placeholder: Placeholder) -> Codes:
+    def output_codes(self, placeholder: Placeholder) -> InputCodes:
         low, high = self.template.output_ranges[placeholder.layer]
         # The range was seen before the ReLU: below 0 all codes would be wasted.
         low = max(low, 0.0) if placeholder.is_rectified else low
         ends = torch.tensor([low]), torch.tensor([high])
         # Not symmetric, as outputs seldom lie around 0: a ReLU's would waste half of the codes.
-        return Codes.of(make_grid(NUMBER_FORMATS["int8"], False, *ends))
+        return InputCodes.of(make_grid(NUMBER_FORMATS["int8"], False, *ends))
 
 
 def _swap_names(graph: "onnx.GraphProto", rounded: Mapping[str, str]) -> None:

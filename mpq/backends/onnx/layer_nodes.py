@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from mpq.backends.onnx.formats import Kernel, kernel_of
-from mpq.backends.onnx.graph import Codes, Writer
+from mpq.backends.onnx.graph import InputCodes, Writer
 from mpq.errors import ModelError, PrecisionError
 from mpq.network.modules import weight_of
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import layout_of
+from mpq.quantization.codes import Codes
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 
@@ -44,7 +45,7 @@ class LayerCall:
     quantizer: Quantizer
     x: str
     output: str
-    codes: Codes | None
+    codes: InputCodes | None
 
     def write(self, writer: Writer) -> None:
         """Adds the nodes.
@@ -110,12 +111,9 @@ class LayerCall:
 
     def _integer_rows(self, input_scale: float) -> tuple[Tensor, Tensor]:
         """``[O, K]`` int8 and ``[O]`` scales, large enough for the bias to fit into 32 bits."""
-        codes, scale = self._stored()
-        rows = codes.reshape(
-            layout_of(self.layer_module).to_rows(weight_of(self.layer_module)).shape
-        )
-        # One scale for the whole weight becomes one per channel, as the bias widens some alone.
-        scale = scale.expand(len(rows)).clone()
+        stored = self._stored()
+        # One scale per channel, also of a whole weight, as the bias widens some alone.
+        rows, scale = stored.integers().float(), stored.scale[:, 0]
         if self._bias is not None:
             # A bias is stored in steps of weight scale times input scale: the smaller these are,
             # the more of them it takes.
@@ -126,28 +124,25 @@ class LayerCall:
             scale = wide
         return rows.to(torch.int8), scale
 
-    def _stored(self) -> tuple[Tensor, Tensor]:
+    def _stored(self) -> Codes:
         return self.quantizer.codes(self.name, self.layer_module, self.precision.weight)
 
     def _write_nbits(self, writer: Writer) -> None:
         bits, size = self.precision.weight.number.bits, self.precision.weight.group_size
         assert size is not None
-        num_outputs, num_inputs = (
-            layout_of(self.layer_module).to_rows(weight_of(self.layer_module)).shape
-        )
-        codes, scale = self._stored()
+        stored = self._stored()
         # Without zero points the operator takes the middle, 2^(bits - 1), for zero. As int32, since
         # floats cannot be shifted.
-        blocks = codes.reshape(num_outputs, -1, size).to(torch.int32) + 2 ** (bits - 1)
+        blocks = stored.codes.reshape(*stored.scale.shape, size).to(torch.int32) + 2 ** (bits - 1)
         inputs = [
             self.x,
             writer.constant("packed", _packed(blocks, bits)),
-            writer.constant("scales", scale.reshape(num_outputs, -1).float()),
+            writer.constant("scales", stored.scale),
         ]
         attributes = {
             # Without the zeros that fill up the last group: the operator knows of those by itself.
-            "K": num_inputs,
-            "N": num_outputs,
+            "K": stored.num_inputs,
+            "N": len(stored.scale),
             "bits": bits,
             "block_size": size,
             # 1 computes in float32, 4 rounds the input to int8 while running.
@@ -160,11 +155,11 @@ class LayerCall:
         writer.node("Add", [product, writer.constant("bias", self._bias)], self.output)
 
     def _write_lookup(self, writer: Writer) -> None:
-        codes, scale = self._stored()
-        rows = codes.reshape(weight_of(self.layer_module).shape).to(torch.int8)
+        stored = self._stored()
+        rows = stored.integers().to(torch.int8)
         # Rows first, numbers after: the whole table would otherwise become floats in every run.
         integers = writer.node("Gather", [writer.constant("codes", rows), self.x])
-        scales = scale.expand(len(rows)).reshape(-1, 1).float()
+        scales = stored.scale
         steps = writer.node("Gather", [writer.constant("scale", scales), self.x])
         numbers = writer.node("Cast", [integers], attributes={"to": 1})
         writer.node("Mul", [numbers, steps], self.output)

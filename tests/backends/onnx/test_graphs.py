@@ -165,7 +165,7 @@ def test_float_layer_is_the_layer(bench: Bench, name: str, run: Runner) -> None:
 def bias_step(bench: Bench, name: str, precision: Precision) -> float:
     """Half of the largest step that a bias of int32 is rounded to; 0 without a bias."""
     layer_module = bench.network.layer_module(name)
-    _, scale = bench.quantizer.codes(name, layer_module, precision.weight)
+    scale = bench.quantizer.codes(name, layer_module, precision.weight).scale
     calibrated = bench.quantizer.ranges.of(name, precision.activation)
     assert calibrated is not None
     # An unsigned range has 255 steps; a symmetric one has 127 on either side.

@@ -1,0 +1,140 @@
+"""Running an exported folder in a process that has seen nothing else: ``python -m`` this module.
+
+The parent leaves ``batches.pt``; the child leaves ``answer.pt`` and ``weights.safetensors``, or the
+sentence of an error as JSON on its standard output.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, final
+
+import torch
+from torch import Tensor
+
+import mpq.errors
+from mpq.errors import ModelError, MpqError
+from mpq.network.examples import Batch
+
+if TYPE_CHECKING:
+    from mpq.backends.target import Target
+
+LIMIT_S: Final = 3600.0
+"""A runtime that takes longer for a few batches is taken for one that hangs."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class FreshRun:
+    """What a runtime said in its own process.
+
+    Args:
+        outputs: Of every batch, as ``Loaded.run`` gives them.
+        seconds: Of the second run of the first batch, when everything is warm.
+        versions: Package to version.
+        kinds: Layer name to what it was loaded as.
+        weights_file: safetensors: layer name to ``[O, K]`` float32.
+    """
+
+    outputs: tuple[Tensor, ...]
+    seconds: float
+    versions: Mapping[str, str]
+    kinds: Mapping[str, str]
+    weights_file: Path
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The weights as the tool's reader decodes them, one at a time."""
+        from safetensors import safe_open
+
+        with safe_open(self.weights_file, "pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                yield name, file.get_tensor(name)
+
+
+def run_fresh(
+    target: "Target", spelled: str, folder: Path, batches: Sequence[Batch], exchange: Path
+) -> FreshRun:
+    """Loads and runs a folder in a process of its own.
+
+    Args:
+        target: What wrote it.
+        spelled: The target as ``BACKENDS.build`` takes it.
+        folder: What it wrote.
+        batches: What is run.
+        exchange: An empty folder, in which the two processes meet.
+
+    Raises:
+        ModelError: If the runtime refuses the file or breaks down.
+        MissingDependencyError: If the runtime is not installed.
+    """
+    torch.save([(batch.args, dict(batch.kwargs)) for batch in batches], exchange / "batches.pt")
+    command = [sys.executable, "-m", __name__, spelled, str(folder), str(exchange)]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+    except subprocess.TimeoutExpired as error:
+        raise ModelError(
+            f"{target.name}: the runtime did not answer within {LIMIT_S:.0f} seconds"
+        ) from error
+    if ended.returncode:
+        raise _reported(target, ended)
+    found = torch.load(exchange / "answer.pt", weights_only=True)
+    return FreshRun(
+        tuple(found["outputs"]),
+        found["seconds"],
+        found["versions"],
+        found["kinds"],
+        exchange / "weights.safetensors",
+    )
+
+
+def _reported(target: "Target", ended: "subprocess.CompletedProcess[str]") -> MpqError:
+    """The child's own error where it has one, else the end of what it said."""
+    last = ended.stdout.strip().rpartition("\n")[2]
+    if last.startswith('{"mpq_error"'):
+        told = json.loads(last)
+        kind: type[MpqError] = getattr(mpq.errors, told["mpq_error"])
+        # Some errors take other arguments than a text.
+        return kind(told["text"]) if kind.__init__ is MpqError.__init__ else ModelError(told["text"])
+    said = ended.stderr.strip().splitlines()
+    return ModelError(
+        f"{target.name}: its runtime ended with {ended.returncode}: {said[-1] if said else 'silent'}"
+    )
+
+
+def main(spelled: str, folder: str, exchange: str) -> None:
+    """The child."""
+    from safetensors.torch import save_file
+
+    from mpq.backends import BACKENDS
+    from mpq.backends.target import Target
+
+    target, meeting = BACKENDS.build(spelled), Path(exchange)
+    assert isinstance(target, Target)
+    try:
+        loaded = target.load(Path(folder))
+        stored = torch.load(meeting / "batches.pt", weights_only=True)
+        batches = [Batch(args, kwargs) for args, kwargs in stored]
+        # Decoded before anything runs: some readers unpack their weights for good when they run.
+        weights = {name: t.float().contiguous() for name, t in loaded.weights.items()}
+        save_file(weights, meeting / "weights.safetensors")
+        kinds = dict(loaded.kinds)
+        with torch.no_grad():
+            outputs = [loaded.run(batch).float().clone() for batch in batches]
+            started = time.perf_counter()
+            loaded.run(batches[0])
+            seconds = time.perf_counter() - started
+    except MpqError as error:
+        print(json.dumps({"mpq_error": type(error).__name__, "text": str(error)}))
+        sys.exit(1)
+    answer = {
+        "outputs": outputs, "seconds": seconds, "versions": dict(loaded.versions), "kinds": kinds,
+    }  # fmt: skip
+    torch.save(answer, meeting / "answer.pt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,133 @@
+"""Folders of Hugging Face: a configuration, a tokenizer, weights in safetensors."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from mpq.errors import MissingDependencyError, ModelError
+from mpq.network.examples import Batch
+from mpq.network.outputs import scored_tensor
+
+
+def require(package: str, extra: str) -> None:
+    """Refuses where a package is missing.
+
+    Raises:
+        MissingDependencyError: Names the pip line.
+    """
+    from importlib.util import find_spec
+
+    if find_spec(package) is None:
+        raise MissingDependencyError(f"{package} is not installed: pip install 'mpq[{extra}]'")
+
+
+def config_of(model: nn.Module, tool: str) -> dict[str, Any]:
+    """The configuration of a network of transformers, as its ``config.json`` has it.
+
+    Raises:
+        ModelError: If the network is none of transformers, or half precision.
+    """
+    config = getattr(model, "config", None)
+    if not hasattr(config, "to_diff_dict") or not hasattr(config, "model_type"):
+        raise ModelError(
+            f"{tool} reads networks of transformers, which have a config; got a "
+            f"{type(model).__name__}"
+        )
+    half = [n for n, p in model.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]
+    if half:
+        raise ModelError(
+            f"{tool}: {half[0]!r} is in half precision, in which codes times scales are rounded "
+            "once more than they are stored; search and export model.float()"
+        )
+    assert config is not None
+    found: dict[str, Any] = config.to_diff_dict()
+    # What the loader makes of it: a base model and one with a head have one configuration.
+    return {**found, "architectures": [type(model).__name__], "dtype": "float32"}
+
+
+def write_folder(
+    folder: Path, model: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> None:
+    """Writes ``config.json``, ``model.safetensors``, and what else the model came with."""
+    from safetensors.torch import save_file
+
+    text = json.dumps(config, indent=1, sort_keys=True, default=str) + "\n"
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(whole, folder / "model.safetensors", {"format": "pt"})
+    generation = getattr(model, "generation_config", None)
+    if generation is not None:
+        generation.save_pretrained(folder)
+    _write_tokenizer(model, folder)
+
+
+def _write_tokenizer(model: nn.Module, folder: Path) -> None:
+    """The tokenizer of the folder that the model was loaded from, if it was and has one."""
+    came_from = Path(str(getattr(model, "name_or_path", "") or ""))
+    if not came_from.is_dir():
+        return
+    for pattern in ("tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt", "chat_*"):
+        for file in came_from.glob(pattern):
+            if file.is_file():
+                (folder / file.name).write_bytes(file.read_bytes())
+
+
+def other_tensors(model: nn.Module, replaced: set[str]) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of the checkpoint besides those that are replaced; shared ones once."""
+    seen: set[tuple[int, int]] = set()
+    for name, tensor in model.state_dict().items():
+        place = (tensor.data_ptr(), tensor.numel())
+        if name not in replaced and place not in seen:
+            seen.add(place)
+            yield name, tensor
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LoadedModule:
+    """See ``mpq.backends.target.Loaded``: a network of transformers.
+
+    Args:
+        module: The network.
+        weights: Layer name to ``[O, K]`` float32.
+        kinds: Layer name to class.
+        packages: Whose versions count.
+    """
+
+    module: nn.Module
+    weights: Mapping[str, Tensor]
+    kinds: Mapping[str, str]
+    packages: tuple[str, ...] = ()
+    versions: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        found = {name: version(name) for name in ("torch", "transformers", *self.packages)}
+        object.__setattr__(self, "versions", found)
+
+    def run(self, batch: Batch) -> Tensor:
+        """See ``Loaded.run``."""
+        return scored_tensor(self.module(*batch.args, **batch.kwargs))
+
+
+def load_module(folder: Path, **options: Any) -> nn.Module:
+    """The network of a folder, in float32, as the class that ``config.json`` names."""
+    import transformers
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind = getattr(transformers, config["architectures"][0])
+    # What a loader leaves out or makes up is a warning to it, and an error to us.
+    module, info = kind.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True, **options
+    )
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info.get(what):
+            told = ", ".join(map(str, sorted(info[what], key=str)[:3]))
+            raise ModelError(f"transformers reports {what.replace('_', ' ')}: {told}")
+    found: nn.Module = module.eval()
+    return found

@@ -1,0 +1,230 @@
+"""Deployment targets: what a tool can hold, how it is written, and how the tool itself runs it."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, final
+
+from torch import Tensor, nn
+
+from mpq.backends._base import Backend
+from mpq.backends.simulate import prepared, quantizer_of
+from mpq.errors import PrecisionError
+from mpq.network.examples import Batch
+from mpq.network.layer import Layer
+from mpq.network.modules import weight_of
+from mpq.problem.assignment import AssignedLayer, Assignment
+from mpq.quantization.codes import Codes
+from mpq.quantization.numerics import OWN, Numerics
+from mpq.quantization.precision import ORIGINAL, Granularity, Precision
+from mpq.quantization.quantizer import Quantizer
+
+SCALE_BITS = {"fp32": 32, "fp16": 16, "bf16": 16}
+
+
+class LayerShape(Protocol):
+    """What a target is asked about: a ``Layer`` of a search, or an ``AssignedLayer`` of a result."""
+
+    @property
+    def name(self) -> str:
+        """As in ``Layer``."""
+
+    @property
+    def kind(self) -> str:
+        """As in ``Layer``."""
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """As in ``Layer``."""
+
+    @property
+    def is_transposed(self) -> bool:
+        """As in ``Layer``."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Shipped:
+    """A network and an assignment: what a target writes. Nothing is rounded again.
+
+    Args:
+        model: The network as the user gave it, for its configuration; it stays as it is.
+        module: A copy, opened and folded as when it was searched, with the original weights.
+        assignment: Its layers' precisions, with the target's numerics.
+        quantizer: Gives the codes, as the simulation computes with them.
+    """
+
+    model: nn.Module
+    module: nn.Module
+    assignment: Assignment
+    quantizer: Quantizer
+
+    @classmethod
+    def of(cls, model: nn.Module, assignment: Assignment) -> Self:
+        """Raises what ``Backend.quantize`` does for another network."""
+        return cls(model, prepared(model, assignment), assignment, quantizer_of(assignment))
+
+    @cached_property
+    def quantized(self) -> tuple[AssignedLayer, ...]:
+        """Layers whose weight does not stay as it came."""
+        return tuple(x for x in self.assignment.layers if not x.precision.weight.is_exact)
+
+    def codes(self, layer: AssignedLayer) -> Codes:
+        """What a layer's weight is stored as, in a format that needs a scale."""
+        layer_module = self.module.get_submodule(layer.name)
+        return self.quantizer.codes(layer.name, layer_module, layer.precision.weight)
+
+    def weight(self, layer: AssignedLayer) -> Tensor:
+        """A layer's original weight, in torch's shape."""
+        return weight_of(self.module.get_submodule(layer.name)).detach()
+
+
+class Loaded(Protocol):
+    """What a target's runtime made of a file, in a process of its own."""
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Package to version, of all that took part."""
+
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """Layer name to what the runtime loaded it as; empty where it does not tell."""
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """Layer name to its weight ``[O, K]`` float32, as the tool's own reader decodes it."""
+
+    def run(self, batch: Batch) -> Tensor:
+        """The runtime's outputs for a batch: what the network's outputs are compared by."""
+
+
+class Target(Backend):
+    """A tool that people deploy with: what it holds, and what it takes to get there.
+
+    A subclass is one file, one line in ``BACKENDS``, one entry in the contract test. A search reads
+    ``refusal``, ``ties``, ``stored_bits`` and ``numerics``; an export also ``write`` and ``load``,
+    and compares what comes out with the simulation before the folder appears.
+    """
+
+    extra: ClassVar[str]
+    """What ``pip install 'mpq[...]'`` installs for it."""
+    readers: ClassVar[str]
+    """The tools that load the file, for people."""
+    holds: ClassVar[str]
+    """What it can hold, in a sentence for ``mpq targets``."""
+    candidates: ClassVar[tuple[str, ...]]
+    """Precisions that a search for it tries where none are given."""
+    numerics: ClassVar[Numerics] = OWN
+    """What its runtime computes otherwise than mpq does by itself."""
+    tolerance: ClassVar[float] = 1e-4
+    """Accepted difference from the simulation, in standard deviations of the outputs."""
+    is_median: ClassVar[bool] = False
+    """Whether the median example is held against the tolerance, and not the largest difference:
+    where a runtime rounds inputs while running, ties fall to either side."""
+    weight_suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)
+    """Of the files that count as weights."""
+    notes: ClassVar[tuple[str, ...]] = ()
+    """What to know before deploying, for ``mpq targets --show``."""
+
+    @abstractmethod
+    def refusal(self, layer: LayerShape, precision: Precision) -> str:
+        """Why the target cannot hold a layer at a precision; empty where it can.
+
+        Args:
+            layer: Its kind and shape.
+            precision: Never fp32: every target holds layers as they came.
+        """
+
+    def ties(self, layers: Sequence[LayerShape]) -> tuple[tuple[str, ...], ...]:  # noqa: ARG002
+        """Names of layers that must share a precision, beside those that read one tensor."""
+        return ()
+
+    def stored_bits(self, layer: LayerShape, precision: Precision) -> int:
+        """Bits of a weight in the target's file, scales and zero points included.
+
+        Args:
+            layer: A layer that the target holds at the precision.
+            precision: Not fp32.
+        """
+        num_channels, num_inputs = rows_of(layer)
+        weight = precision.weight
+        if not weight.number.needs_scale:
+            return num_channels * num_inputs * weight.number.bits
+        is_group = weight.granularity is Granularity.GROUP
+        scale = self.numerics.group_scale if is_group else self.numerics.scale
+        per_scale = SCALE_BITS[scale] + (0 if weight.symmetric else weight.number.bits)
+        scales = weight.num_scales(num_channels * num_inputs, num_channels)
+        return num_channels * num_inputs * weight.number.bits + scales * per_scale
+
+    def constant_bytes(self, tensor: Tensor) -> int:
+        """Bytes of a tensor that is no quantized weight: as it came, unless the target differs."""
+        return tensor.numel() * tensor.element_size()
+
+    @abstractmethod
+    def write(self, shipped: Shipped, folder: Path) -> None:
+        """Writes the file, or files, that the tool loads.
+
+        Args:
+            shipped: All layers have been asked for their ``refusal``.
+            folder: An empty folder.
+
+        Raises:
+            ModelError: If the network is none that the tool knows.
+            MissingDependencyError: If a package is missing; names the pip line.
+        """
+
+    @abstractmethod
+    def load(self, folder: Path) -> Loaded:
+        """Loads it with the tool's own reader; called in a process that has seen nothing else.
+
+        Raises:
+            MissingDependencyError: If the runtime is not installed; names the pip line.
+        """
+
+    def check(self, layers: Sequence[AssignedLayer]) -> None:
+        """Refuses an assignment that the target cannot hold, before anything is written.
+
+        Raises:
+            PrecisionError: Names the layers and the reasons.
+        """
+        asked = [x for x in layers if x.precision != ORIGINAL]
+        found = ((x, self.refusal(x, x.precision)) for x in asked)
+        refused = [f"layer {x.name!r} at {x.precision}: {why}" for x, why in found if why]
+        known = {x.name: x.precision for x in layers}
+        for tie in self.ties(layers):
+            told = ", ".join(f"{name!r} at {known[name]}" for name in tie)
+            if len({known[name] for name in tie}) > 1:
+                refused.append(f"layers that share a scheme there: {told}")
+        if refused:
+            more = f" (and {len(refused) - 3} more)" if len(refused) > 3 else ""
+            raise PrecisionError(
+                f"{self.name} cannot hold the assignment: {'; '.join(refused[:3])}{more}; search "
+                f"with --to {self.name}, which takes what it can hold"
+            )
+
+
+def rows_of(layer: LayerShape) -> tuple[int, int]:
+    """``O`` output channels and ``K`` weights of each, of a layer that is no transposed one."""
+    if isinstance(layer, Layer):
+        return layer.num_channels, layer.num_weights // layer.num_channels
+    num_channels, *rest = layer.weight_shape
+    size = 1
+    for length in rest:
+        size *= length
+    return num_channels, size
+
+
+def not_linear(layer: LayerShape, tool: str) -> str:
+    """The sentence of targets that quantize matrices of linear layers only."""
+    if layer.kind == "linear" and not layer.is_transposed:
+        return ""
+    found = "a matrix [I, O]" if layer.kind == "linear" else f"a layer of the kind {layer.kind}"
+    return f"{tool} holds linear layers in fewer bits, and this is {found}"
+
+
+def spelled_refusal(precision: Precision, held: Mapping[str, Any], tool: str) -> str:
+    """Refuses a weight's or an input's format that is not in a table of what is held."""
+    weight = str(precision).partition("a")[0]
+    return "" if weight in held else f"{tool} holds no weights in {weight}"

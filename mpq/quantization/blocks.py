@@ -1,0 +1,43 @@
+"""Inputs as llama.cpp rounds them while running: int8, in blocks of its weights' types."""
+
+import torch
+from torch import Tensor
+
+from mpq.quantization.precision import Granularity, TensorFormat
+
+SMALL_BLOCK = 32
+"""Numbers of a block of Q4_0, Q5_0 and Q8_0."""
+SUPER_BLOCK = 256
+"""Numbers of a block of the K-quants and TQ2_0."""
+
+
+def block_of(tensor_format: TensorFormat, num_inputs: int) -> int | None:
+    """Size of the blocks that a weight's type has in GGUF; ``None``: its rows do not divide.
+
+    Weights of up to 6 bits without groups are K-quants where their rows are whole super-blocks;
+    all others have blocks of 32.
+
+    Args:
+        tensor_format: The weight's, an integer format.
+        num_inputs: ``K`` of the weight ``[O, K]``.
+    """
+    is_grouped = tensor_format.granularity is Granularity.GROUP
+    if not is_grouped and tensor_format.number.bits <= 6 and num_inputs % SUPER_BLOCK == 0:
+        return SUPER_BLOCK
+    return SMALL_BLOCK if num_inputs % SMALL_BLOCK == 0 else None
+
+
+def round_blocks(x: Tensor, block: int) -> Tensor:
+    """``[..., K]`` rounded to int8, one scale for every block of the last axis.
+
+    The scale of a block of 32 is stored in fp16 after the codes were computed with its float32
+    value; that of a block of 256 stays in float32 (ggml's ``quantize_row_q8_0``, ``_q8_K``).
+    """
+    rows = x.float().reshape(-1, block)
+    largest = rows.abs().amax(dim=1, keepdim=True)
+    # A block of zeros has the codes 0, whatever its scale.
+    steps = torch.where(largest > 0, 127.0 / largest, torch.zeros_like(largest))
+    scale = largest / 127.0
+    if block == SMALL_BLOCK:
+        scale = scale.half().float()
+    return ((rows * steps).round() * scale).reshape(x.shape).to(x.dtype)

@@ -1,0 +1,115 @@
+"""A weight as it is stored: integer codes, scales and zero points, and dense streams of bits."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from mpq.quantization.grid import Grid, integer_range
+from mpq.quantization.precision import Granularity, TensorFormat
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """One weight ``[O, K]`` in a format that needs a scale: what every exporter writes.
+
+    Scales have been rounded to the dtype that they are stored in before the codes were computed, so
+    that ``numbers()`` is what the simulation computes with, bit for bit. All tensors are on the
+    CPU. Of ``G`` groups per channel (1 without groups) the last one may be short.
+
+    Args:
+        tensor_format: The format.
+        codes: ``[O, G * group]`` float32; the last group of a channel is filled up with the code
+            of 0. Integers of an integer format, numbers in units of their scale of a float one.
+        scale: ``[O, G]`` float32; one for the whole weight is repeated for every channel.
+        zero_point: ``[O, G]`` int32, 0 where the format is symmetric.
+        num_inputs: ``K``: without what fills up the last group.
+    """
+
+    tensor_format: TensorFormat
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    num_inputs: int
+
+    @classmethod
+    def of(cls, rows: Tensor, tensor_format: TensorFormat, grid: Grid) -> "Codes":
+        """The codes of a weight's rows on a grid that was made for it.
+
+        Args:
+            rows: ``[O, K]``, as ``mpq.network.weight_layout`` has them.
+            tensor_format: One that needs a scale.
+            grid: ``mpq.quantization.rounding.weight_grid`` of these rows.
+        """
+        from mpq.quantization.rounding import sharing_scale
+
+        found = grid.codes(sharing_scale(rows, tensor_format)).reshape(len(rows), -1).cpu()
+        scale, point = (
+            t.cpu().reshape(-1, 1).expand(len(rows), 1)
+            if tensor_format.granularity is Granularity.TENSOR
+            else t.cpu().reshape(len(rows), -1)
+            for t in (grid.scale, grid.zero_point)
+        )
+        return cls(tensor_format, found, scale.clone(), point.clone(), rows.shape[1])
+
+    @property
+    def num_groups(self) -> int:
+        """Scales per output channel."""
+        return self.scale.shape[1]
+
+    def integers(self) -> Tensor:
+        """``[O, K]`` int32 codes of an integer format: signed if symmetric, from 0 if affine."""
+        return self.codes[:, : self.num_inputs].to(torch.int32)
+
+    def unsigned(self) -> Tensor:
+        """``[O, K]`` int32 codes from 0 on; of a symmetric format ``2^(bits - 1)`` stands for 0."""
+        return self.integers() - self._lowest
+
+    def unsigned_zero_points(self) -> Tensor:
+        """``[O, G]`` int32: which of the ``unsigned`` codes stands for 0."""
+        return self.zero_point - self._lowest
+
+    @property
+    def _lowest(self) -> int:
+        return integer_range(self.tensor_format.number, self.tensor_format.symmetric)[0]
+
+    def numbers(self) -> Tensor:
+        """``[O, K]`` float32: the weight that the codes stand for."""
+        grouped = self.codes.reshape(*self.scale.shape, -1)
+        found = (grouped - self.zero_point[..., None]) * self.scale[..., None]
+        return found.flatten(1)[:, : self.num_inputs]
+
+
+def packed(codes: Tensor, bits: int) -> Tensor:
+    """Codes as one dense stream of bits per row, the first code in the lowest bits.
+
+    A code may lie in two bytes. Whole words are the same stream, on machines whose lowest byte
+    comes first: ``packed(codes, bits).view(torch.int32)``.
+
+    Args:
+        codes: ``[R, K]`` whole numbers from 0 to ``2^bits - 1``.
+        bits: Of one code, 1 to 8.
+
+    Returns:
+        ``[R, ceil(K * bits / 32) * 4]`` uint8: whole words of 32 bits, filled up with 0.
+
+    >>> packed(torch.tensor([[1, 2, 3]]), 3).tolist()  # 011 010 001
+    [[209, 0, 0, 0]]
+    """
+    num_rows, length = codes.shape
+    places = torch.arange(bits)
+    stream = (codes.to(torch.uint8)[..., None] >> places) & 1  # [R, K, bits]
+    missing = -length * bits % 32
+    filled = torch.nn.functional.pad(stream.reshape(num_rows, -1), (0, missing))
+    weights = (1 << torch.arange(8)).to(torch.uint8)
+    return (filled.reshape(num_rows, -1, 8) * weights).sum(-1, dtype=torch.uint8)
+
+
+def unpacked(stream: Tensor, bits: int, length: int) -> Tensor:
+    """The inverse of ``packed``: ``[R, length]`` int32 of ``[R, B]`` uint8."""
+    places = torch.arange(8)
+    single = ((stream[..., None] >> places) & 1).reshape(len(stream), -1)  # [R, B * 8]
+    codes = single[:, : length * bits].reshape(len(stream), length, bits).to(torch.int32)
+    return (codes << torch.arange(bits, dtype=torch.int32)).sum(-1, dtype=torch.int32)

@@ -20,7 +20,7 @@ from mpq.network.refusals import weight_refusal
 from mpq.network.same_start import begin_alike
 from mpq.network.tied_calls import tie_calls, tied_calls_of
 from mpq.network.tracing import kind_of
-from mpq.network.weight_calls import Use
+from mpq.network.weight_use import Use
 from mpq.problem.assignment import Assignment
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.quantizer import Quantizer, install

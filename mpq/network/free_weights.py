@@ -12,7 +12,7 @@ from mpq.network.open_weights import Name, OpenWeights, Recognising
 from mpq.network.opened import Opened
 from mpq.network.refusals import is_readable
 from mpq.network.tracing import kind_of
-from mpq.network.weight_calls import Block, Use, WeightCall
+from mpq.network.weight_use import Block, Use, WeightCall
 
 _CLOSED: Final = (Opened, torch.jit.ScriptModule, fx.GraphModule)
 """Modules of a class that cannot be another one."""

@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from mpq.errors import ModelError
 from mpq.network.opened import Opened, linear, open_as
-from mpq.network.weight_calls import Block, Use, WeightCall, weight_call
+from mpq.network.weight_calls import weight_call
+from mpq.network.weight_use import Block, Use, WeightCall
 
 Name = tuple[str, str]
 """Path of a module, and name of one of its own parameters."""
@@ -155,7 +156,13 @@ class Recognising(TorchFunctionMode):
         with torch._C.DisableTorchFunction():
             blocks = [b for t in _tensors((args, kwargs)) if (b := self.located(t)) is not None]
             found = weight_call(func, args, kwargs, self.located) if blocks else None
+            if found is not None:
+                beside = [b for b in blocks if b.parameter is not found.parameter]
+                # A bias that is a part of the weight's own parameter.
+                found = found if len(blocks) - len(beside) == 1 else None
         if found is not None:
+            if beside:
+                self.other(func, beside)
             result = self.call(found)
             if result is not None:
                 return result

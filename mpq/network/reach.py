@@ -14,7 +14,7 @@ from mpq.network.modules import hooks
 from mpq.network.open_weights import Recognising
 from mpq.network.refusals import is_readable
 from mpq.network.tracing import kind_of
-from mpq.network.weight_calls import Block, WeightCall
+from mpq.network.weight_use import Block, WeightCall
 
 
 @final

@@ -15,8 +15,8 @@ from mpq.network.open_weights import OpenWeights, Recognising, layer_of, open_ro
 from mpq.network.opened import Opened
 from mpq.network.refusals import is_readable
 from mpq.network.tracing import kind_of
-from mpq.network.weight_calls import Block, Use, WeightCall
 from mpq.network.weight_layout import CHANNEL_FIRST, layout_of
+from mpq.network.weight_use import Block, Use, WeightCall
 
 _OTHER: Final = {"embedding": "linear", "linear": "embedding"}
 """A layer's kind to that of the function. Of one kind, a function could not be told from the call

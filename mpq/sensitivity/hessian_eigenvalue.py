@@ -32,6 +32,7 @@ from mpq.sensitivity.curvature.pyhessian_backend import (
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.per_example import by_example
 from mpq.sensitivity.passes.rounding_errors import weight_errors
+from mpq.sensitivity.passes.streams import Streams, signs_by_example
 
 
 @final
@@ -178,14 +179,14 @@ def input_bounds(on: Estimation, how: HessianEigenvalue) -> Array:
         on: ``L`` layers and the examples.
         how: Loss, number of iterations, tolerance and seed.
     """
-    generator = torch.Generator().manual_seed(how.seed)
+    streams = Streams(how.seed)
     loss = objective(on.network, how.loss)
     total, examples = np.zeros((len(on.names), len(on.inputs.formats))), 0
     for batch in on.batches("power iteration on inputs"):
         with second_order(on.network, batch, loss, with_inputs=True) as found:
             for row, layer in enumerate(on.network.layers):
                 block = _InputBlock(layer, found.inputs[layer.name], batch.size)
-                eigenvalues = block.eigenvalues(how, generator).abs()
+                eigenvalues = block.eigenvalues(how, streams).abs()
                 for column, tensor_format in on.inputs.rounding:
                     errors = block.errors(on, tensor_format)
                     total[row, column] += float((eigenvalues * errors).sum())
@@ -236,22 +237,40 @@ class _InputBlock:
             units.mul_(scale.to(v.device).reshape(-1, *[1] * (units.ndim - 1)))
         return found
 
-    def eigenvalues(self, how: HessianEigenvalue, generator: torch.Generator) -> Tensor:
+    def eigenvalues(self, how: HessianEigenvalue, streams: Streams) -> Tensor:
         """``[U]`` float64 of largest magnitude, by power iteration on all units at once."""
         if not self.calls:
             return torch.zeros(1, dtype=torch.float64)
-        vectors = self._normalized([random_signs(x.tensor, generator) for x in self.calls])
+        vectors = self._normalized(self._starts(streams))
         found: Tensor | None = None
+        is_settled = torch.zeros((), dtype=torch.bool)
         for _ in range(how.max_iterations):
             products = [h.double() for h in product(self.calls, vectors)]
-            before, found = found, self._dot(vectors, products)
-            # All units share each product, so that the slowest decides; <= ends eigenvalues of 0.
-            if before is not None and bool(
-                ((found - before).abs() <= how.tolerance * found.abs()).all()
-            ):
+            values = self._dot(vectors, products)
+            if found is None:
+                found = values
+            else:
+                # A unit keeps what it settled at: which others share its batch changes nothing.
+                # <= ends eigenvalues of 0.
+                is_close = (values - found).abs() <= how.tolerance * values.abs()
+                found = torch.where(is_settled, found, values)
+                is_settled = is_settled | is_close
+            if bool(is_settled.all()):
                 break
             vectors = self._normalized(products)
         assert found is not None
+        return found
+
+    def _starts(self, streams: Streams) -> list[Tensor]:
+        """Random signs, drawn example by example where the block is split."""
+        found = []
+        for call, x in enumerate(self.calls):
+            stream = streams[f"call {call} of {self.layer.name}"]
+            if self.is_split:
+                axis = self.layer.batch_axis
+                found.append(signs_by_example(x.tensor, stream, self.batch_size, axis))
+            else:
+                found.append(random_signs(x.tensor, stream))
         return found
 
     def errors(self, on: Estimation, tensor_format: TensorFormat) -> Tensor:

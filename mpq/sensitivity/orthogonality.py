@@ -31,7 +31,8 @@ class Orthogonality(SensitivityEstimator):
     matrices :math:`G = Y Y^T [N, N]`. OMPQ (Ma et al. 2021, arXiv:2109.07865), which takes one
     batch and maximises importance times bits. Departs from it in making a table (see
     ``importance_table``), and in reading any number of batches: what examples of different batches
-    have in common is left out of ``G``, so that memory does not grow. The batch should have more
+    have in common is left out of ``G``, so that memory does not grow and the table depends on how
+    examples are split into batches. The batch should have more
     than a few examples; with one, all layers look alike. The unit is ``relative``.
 
     Args:

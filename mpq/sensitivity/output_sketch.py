@@ -23,6 +23,7 @@ from mpq.sensitivity._base import RefinableEstimator, Sensitivity
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
 from mpq.sensitivity.passes.factor_rows import FactorRows
+from mpq.sensitivity.passes.streams import Streams
 
 _WORK_ELEMENTS = 2**22
 """Numbers (16 MiB in float32) that one step over examples may spread out: per-example gradients,
@@ -112,8 +113,8 @@ class OutputSketch(RefinableEstimator):
         group = _GROUP if num_examples >= _GROUP * _MIN_ROWS else 1
         for batch in on.batches("output sketch"):
             original = _original(on.network, batch) if incumbent else None
-            for _ in range(self.num_probes):
-                probe = partial(probes.draw, batch, original)
+            for number in range(self.num_probes):
+                probe = partial(probes.draw, batch, original, number)
                 rows.add(sketch.rows(batch, probe, group), batch.size)
             if original is not None:
                 slope = partial(slopes.draw, batch, original)
@@ -131,27 +132,29 @@ class _Probes:
 
     def __init__(self, metric: OutputMetric, temperature: float, seed: int) -> None:
         self._plain, self._softened = metric, metric.softened(temperature)
-        self._generator = torch.Generator().manual_seed(seed)
+        # A stream for every probe of a batch, so that batches of any size draw alike.
+        self._streams = Streams(seed)
         self._powers = [0.0, 0.0]
 
-    def draw(self, batch: Batch, original: Tensor | None, outputs: Tensor) -> Tensor:
+    def draw(self, batch: Batch, original: Tensor | None, number: int, outputs: Tensor) -> Tensor:
         """``[N, P, C]``, see ``OutputMetric.probe``; the scale is that of the original's probes."""
         weights = position_weights(batch, outputs)
         reference = outputs if original is None else original
+        generator = self._streams[number]
         # A metric without probabilities, or a temperature of 1: the scale is 1 by definition.
         if self._softened == self._plain:
-            return self._plain.probe(outputs, weights, self._generator)
-        state = self._generator.get_state()
+            return self._plain.probe(outputs, weights, generator)
+        state = generator.get_state()
         # Common signs take most of the noise out of the ratio. Both lengths are those at the
         # original, also around an incumbent, so that all rounds of a search have one scale.
         for index, metric in enumerate((self._plain, self._softened)):
-            self._generator.set_state(state)  # the same signs
-            drawn = metric.probe(reference, weights, self._generator)
+            generator.set_state(state)  # the same signs
+            drawn = metric.probe(reference, weights, generator)
             self._powers[index] += float(drawn.double().square().sum())
         if original is None:
             return drawn
-        self._generator.set_state(state)
-        return self._softened.probe(outputs, weights, self._generator)
+        generator.set_state(state)
+        return self._softened.probe(outputs, weights, generator)
 
     @property
     def scale(self) -> float:

@@ -59,7 +59,7 @@ USES: dict[str, tuple[tuple[int, ...], Callable[[Tensor, Tensor], Tensor], dict[
     "einsum of heads": (
         (2, E, O),
         lambda x, w: torch.einsum("...e,heo->...ho", x, w).sum(-2),
-        {},
+        {f"w.{i}": (O, E) for i in range(2)},
     ),
     "einsum of heads, inputs last": (
         (2, O, E),
@@ -71,6 +71,44 @@ USES: dict[str, tuple[tuple[int, ...], Callable[[Tensor, Tensor], Tensor], dict[
         (3, E, O),
         lambda x, w: torch.bmm(x.flatten(0, 1).expand(3, -1, -1), w).sum(0).view(N, T, O),
         {f"w.{i}": (O, E) for i in range(3)},
+    ),
+    "einsum of experts, in one": (
+        (3, E, O),
+        lambda x, w: torch.einsum("nte,jeo->njto", x, w).softmax(-1).sum(1),
+        {f"w.{i}": (O, E) for i in range(3)},
+    ),
+    "einsum of experts with their gates": (
+        (3, E, O),
+        lambda x, w: torch.einsum("ntj,nte,jeo->nto", x[..., :3].softmax(-1), x, w),
+        {f"w.{i}": (O, E) for i in range(3)},
+    ),
+    "einsum of experts and heads": (
+        (2, 3, E, O),
+        lambda x, w: torch.einsum("njte,jheo->nthjo", torch.stack([x, -x], 1), w).sum((2, 3)),
+        {f"w.{i}": (O, E) for i in range(6)},
+    ),
+    "einsum without an arrow": ((E, O), lambda x, w: torch.einsum("bce,ex", x, w), {"w": (O, E)}),
+    "einsum, its choice in the middle": (
+        (E, 3, O),
+        lambda x, w: torch.einsum("njte,ejo->njto", x.expand(3, N, T, E).transpose(0, 1), w).sum(1),
+        {},
+    ),
+    "einsum with a diagonal": ((E, E), lambda x, w: torch.einsum("nte,ee->nte", x, w), {}),
+    "baddbmm": (
+        (3, E, O),
+        lambda x, w: (
+            torch.baddbmm(
+                torch.ones(3, 1, O), x.flatten(0, 1).expand(3, -1, -1), w, beta=2, alpha=0.5
+            )
+            .sum(0)
+            .view(N, T, O)
+        ),
+        {f"w.{i}": (O, E) for i in range(3)},
+    ),
+    "bias of the same memory": (
+        (3, O, E),
+        lambda x, w: sum((F.linear(x, w[i], w[2, :, 0]) for i in range(2)), torch.zeros(1)),
+        {},
     ),
     "experts by broadcasting": (
         (3, E, O),
@@ -164,6 +202,42 @@ def test_a_quantized_network_is_saved_under_the_names_of_the_model(
     assert torch.allclose(reloaded(x), model(x), atol=1e-5)
 
 
+class Biased(nn.Module):
+    """Experts of one call, whose biases are a parameter of as many axes."""
+
+    def __init__(self, is_read_twice: bool) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(3, E, O) * 0.5)
+        self.b = nn.Parameter(torch.randn(3, 1, O))
+        self.gate = nn.Parameter(torch.randn(3, E))
+        self.is_read_twice = is_read_twice
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs ``[N, O]``."""
+        found = torch.baddbmm(self.b, x.expand(3, *x.shape), self.w)
+        if self.is_read_twice:
+            found = torch.baddbmm(torch.zeros(1), found, self.b.mT).expand_as(found)
+        scores = F.linear(x, self.gate).softmax(-1)
+        return torch.einsum("jno,nj->no", found, scores)
+
+
+@pytest.mark.parametrize("is_read_twice", [False, True])
+def test_a_bias_of_as_many_axes_is_no_weight(is_read_twice: bool) -> None:
+    """It does not keep the experts from being layers; added, it is read besides, and stays."""
+    torch.manual_seed(0)
+    model, x = Biased(is_read_twice).eval(), torch.randn(N, E)
+
+    network = Network.of(model, [x])
+    exact = Simulate().quantize(model, everything(network, "fp32"))
+    rounded = Simulate().quantize(model, everything(network, "w3a32"))
+
+    assert {layer.name for layer in network.layers} == {"gate", "w.0", "w.1", "w.2"}
+    assert network.coverage is not None
+    assert [item.name for item in network.coverage.weights_outside] == ["b"]
+    assert torch.allclose(exact(x), model(x), atol=1e-6)
+    assert torch.equal(rounded.state_dict()["b"], model.b)
+
+
 class Experts(nn.Module):
     """Two experts of each token, in one parameter."""
 
@@ -209,13 +283,67 @@ class Written(Experts):
         return found
 
 
+class AllAtOnce(nn.Module):
+    """Every expert computes all tokens, in one product."""
+
+    w: Any
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.router = nn.Linear(E, 3)
+        self.w = nn.Parameter(torch.randn(3, E, O) * 0.5)
+        self.b = nn.Parameter(torch.randn(3, 1, O))
+        self.how = how
+
+    def experts(self, x: Tensor) -> Tensor:
+        """Of every expert the outputs ``[3, N, O]``."""
+        if self.how == "einsum":
+            return torch.einsum("nd,jdo->njo", x, self.w).transpose(0, 1) + self.b
+        return torch.baddbmm(self.b, x.expand(3, *x.shape), self.w)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs ``[N, O]``."""
+        return torch.einsum("jno,nj->no", self.experts(x), self.router(x).softmax(-1))
+
+
+class AllWritten(AllAtOnce):
+    """The same with modules."""
+
+    def __init__(self, fused: AllAtOnce) -> None:
+        super().__init__(fused.how)
+        self.router, self.b = fused.router, fused.b
+        del self.w
+        self.w = nn.ModuleList(nn.Linear(E, O, bias=False) for _ in range(3))
+        for layer, part in zip(self.w, fused.w.detach(), strict=True):
+            layer.weight = nn.Parameter(part.t().clone().contiguous())
+
+    def experts(self, x: Tensor) -> Tensor:
+        """Of every expert the outputs ``[3, N, O]``."""
+        # Of one call the operand is cut, so that each reads a tensor of its own.
+        parts = [x] * 3 if self.how == "einsum" else x.expand(3, *x.shape).unbind(0)
+        return torch.stack([m(part) for m, part in zip(self.w, parts, strict=True)]) + self.b
+
+
+@pytest.mark.parametrize("estimator", ["sketch", "measured", "fisher", "weight-error"])
+@pytest.mark.parametrize("how", ["einsum", "baddbmm"])
+def test_experts_of_one_product_have_the_numbers_of_linear_layers(how: str, estimator: str) -> None:
+    """Layers, ties and table are those of the network written with modules."""
+    torch.manual_seed(0)
+    fused = AllAtOnce(how).eval()
+    assert_alike(fused, AllWritten(fused).eval(), estimator)
+
+
 @pytest.mark.parametrize("estimator", ["sketch", "measured", "fisher", "weight-error"])
 @pytest.mark.parametrize("is_transposed", [False, True])
 def test_an_expert_has_the_numbers_of_a_linear_layer(is_transposed: bool, estimator: str) -> None:
     """Layers, table and bytes are those of the network written with modules."""
     torch.manual_seed(0)
     fused = Experts(is_transposed).eval()
-    written = Written(fused).eval()
+    assert_alike(fused, Written(fused).eval(), estimator)
+
+
+def assert_alike(fused: nn.Module, written: nn.Module, estimator: str) -> None:
+    """Both networks have the same layers, ties and table."""
     data = [torch.randn(24, E) for _ in range(2)]
 
     candidates = [Precision.parse(text) for text in ("w2a8d", "w4a8d", "w8a8d")]
@@ -232,6 +360,7 @@ def test_an_expert_has_the_numbers_of_a_linear_layer(is_transposed: bool, estima
         [replace(layer, is_transposed=False) for layer in network.layers] for network in networks
     )
     assert first == second
+    assert networks[0].ties == networks[1].ties
 
 
 def test_what_was_not_seen_in_the_data_is_refused() -> None:

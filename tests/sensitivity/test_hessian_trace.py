@@ -23,7 +23,7 @@ from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import Estimation, HessianTrace, Sensitivity
 from mpq.sensitivity.curvature.block_traces import Traces
-from mpq.sensitivity.curvature.gauss_newton import directions
+from mpq.sensitivity.curvature.gauss_newton import Directions
 from mpq.sensitivity.hessian_trace import block_traces
 
 BF16 = Precision.parse("wbf16")
@@ -364,14 +364,17 @@ def test_standard_errors_are_honest(options: dict[str, Any], metric: str) -> Non
     model, x = two_layers(classes=7), torch.randn(12, 4)
     tool = Tool(model, [x[:5], x[5:]], metric=METRICS.build(metric))
 
-    found = [tool.traces(seed=seed, **options) for seed in range(40)]
+    # Of 40 seeds the share is known to 3 %: too little where it is 91 to 93 % (Student's t).
+    count = 200 if "matrix" in options else 40
+
+    found = [tool.traces(seed=seed, **options) for seed in range(count)]
 
     exact = dense_gauss_newton(model, x, metric)
     drawn = np.array([traces.weight for traces in found])
     digits = 1e-6 * exact
     is_within = np.array([abs(t.weight - exact) <= 2 * t.weight_error + digits for t in found])
     assert is_within.mean() > 0.9
-    spread = drawn.std(axis=0) / 40**0.5
+    spread = drawn.std(axis=0) / count**0.5
     assert (abs(drawn.mean(axis=0) - exact) < 5 * spread + digits).all()
 
 
@@ -543,7 +546,7 @@ def test_directions_make_up_the_hessian_of_the_divergence() -> None:
         # Signs are drawn for every example: as many draws as examples, in one call.
         many, weights = logits.repeat(4000, 1, 1), shares.repeat(4000, 1)
         generator = torch.Generator().manual_seed(0)
-        fixed, random = directions(KLDivergence(2.0), many, weights, count, generator)
+        fixed, random = Directions(KLDivergence(2.0), count, generator).of(many, weights)
         total = torch.stack([u.transpose(1, 2) * u for u in (*fixed, *random)]).sum(dim=0)
         mean = total.unflatten(0, (4000, 5)).mean(dim=0)  # [5, C, C]
         assert len(fixed) + len(random) == min(count, 6)
@@ -592,7 +595,8 @@ def test_pyhessian_finds_the_same_traces() -> None:
     error = np.hypot(ours.weight_error, theirs.weight_error)
     assert (abs(ours.weight - theirs.weight) < 4 * error).all()
     assert (abs(theirs.weight - dense_weight_traces(model, data)) < 4 * theirs.weight_error).all()
-    assert (theirs.weight_error < ours.weight_error).all()  # no noise from other layers
+    # No noise from other layers; over both, as that of one layer is itself known to 10 % only.
+    assert np.linalg.norm(theirs.weight_error) < np.linalg.norm(ours.weight_error)
 
 
 def test_pyhessian_is_given_only_layers_that_are_used() -> None:

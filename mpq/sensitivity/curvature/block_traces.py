@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mpq._support.arrays import Array
 from mpq.network.divergence import random_signs
+from mpq.network.layer import Layer
 from mpq.sensitivity.curvature.hessian_products import (
     Objective,
     SecondOrder,
@@ -18,6 +19,7 @@ from mpq.sensitivity.curvature.hessian_products import (
     second_order,
 )
 from mpq.sensitivity.estimation import Estimation
+from mpq.sensitivity.passes.streams import Streams, signs_by_example
 
 
 @final
@@ -103,7 +105,7 @@ class TraceSums:
     def traces(self, num_probes: int) -> Traces:
         """Of all batches."""
         mean = (self._mean / self._examples).numpy()
-        # Batches draw signs of their own, so that it is variances that were added up.
+        # What is added draws signs of its own, so that it is variances that were added up.
         error = (self._variance.sqrt() / self._examples).numpy()
         return Traces(mean[0], error[0], mean[1], error[1], num_probes)
 
@@ -120,9 +122,10 @@ def hutchinson_traces(
     .. math:: \mathrm{Tr} H_\ell = E\, v_\ell^T (H v)_\ell
 
     One product serves every layer, so that the cross terms :math:`v_\ell^T H_{\ell k} v_k` add
-    their noise to that of the block itself. Signs are drawn anew for every batch: the noise of
-    batches averages out, and its spread over the probes gives the standard error. Inputs have
-    products of their own, so that what is found for weights does not depend on them.
+    their noise to that of the block itself. Signs of a weight are the same in every batch, so that
+    a probe meets the Hessian of all examples, however these are split into batches (where each
+    example has a loss of its own). Inputs have products and signs of their own, drawn for each
+    example: what is found for weights does not depend on them.
 
     References: Hutchinson (1990), doi:10.1080/03610919008812866.
 
@@ -133,21 +136,20 @@ def hutchinson_traces(
         generator: Draws the random signs.
         with_inputs: Whether traces of inputs are found, too; otherwise they are 0.
     """
-    # A stream each, so that weights meet the same signs with and without inputs. A seed is an
-    # int64, which 2**62 is well within.
-    seeds = torch.randint(2**62, (2,), generator=generator)
-    of_weights, of_inputs = (torch.Generator().manual_seed(int(seed)) for seed in seeds)
-    sums = TraceSums(len(on.names))
-
-    def draw(found: SecondOrder, size: int) -> Tensor:
-        weight = _weight_draw(on.names, found, of_weights)
-        return torch.stack([weight, _input_draw(on.names, found, of_inputs, size)])  # [2, L]
-
+    streams = Streams.of(generator)
+    drawn = torch.zeros(num_probes, 2, len(on.names), dtype=torch.float64)  # [K, 2, L]
+    examples = 0
     for batch in on.batches("Hutchinson traces"):
         with second_order(on.network, batch, loss, with_inputs) as found:
             # All probes use one graph: a batch is run forward and backward once.
-            drawn = torch.stack([draw(found, batch.size) for _ in range(num_probes)])  # [K, 2, L]
-        sums.add(drawn.mean(dim=0), variance_of_mean(drawn), batch.size)
+            for probe in range(num_probes):
+                weight = _weight_draw(on.names, found, streams, probe)
+                input_ = _input_draw(on.network.layers, found, streams, probe, batch.size)
+                drawn[probe] += torch.stack([weight, input_])
+        examples += batch.size
+    # Probes are independent, batches of one probe are not: it is their sums whose spread counts.
+    sums = TraceSums(len(on.names))
+    sums.add(drawn.mean(dim=0), variance_of_mean(drawn), examples)
     return sums.traces(num_probes)
 
 
@@ -160,21 +162,33 @@ def variance_of_mean(draws: Tensor) -> Tensor:
     return draws.var(dim=0) / count
 
 
-def _weight_draw(names: Sequence[str], found: SecondOrder, generator: torch.Generator) -> Tensor:
+def _weight_draw(names: Sequence[str], found: SecondOrder, streams: Streams, probe: int) -> Tensor:
     """``[L]`` float64; 0 for a layer that the loss does not depend on."""
-    drawn = dict(zip(found.weights, _draw(list(found.weights.values()), generator), strict=True))
+    # A stream per layer: a batch that does not reach a layer leaves the others' signs as they are.
+    signs = [
+        random_signs(x.tensor, streams.again(f"probe {probe} weight {name}"))
+        for name, x in found.weights.items()
+    ]
+    drawn = dict(zip(found.weights, _forms(list(found.weights.values()), signs), strict=True))
     return torch.stack([drawn.get(name, torch.zeros(())).double() for name in names])
 
 
 def _input_draw(
-    names: Sequence[str], found: SecondOrder, generator: torch.Generator, batch_size: int
+    layers: Sequence[Layer], found: SecondOrder, streams: Streams, probe: int, batch_size: int
 ) -> Tensor:
     """``[L]`` float64, each over the numbers that one example's input has."""
+    axes = {layer.name: layer.batch_axis for layer in layers}
+    variables, signs = [], []
+    for name, calls in found.inputs.items():
+        for call, x in enumerate(calls):
+            stream = streams[f"probe {probe} call {call} of {name}"]
+            variables.append(x)
+            signs.append(signs_by_example(x.tensor, stream, batch_size, axes[name]))
     # One product for the inputs of all calls; its results come in this same order.
-    drawn = iter(_draw([x for calls in found.inputs.values() for x in calls], generator))
+    drawn = iter(_forms(variables, signs))
     values = []
-    for name in names:
-        calls = found.inputs[name]
+    for layer in layers:
+        calls = found.inputs[layer.name]
         # Per number of one example's input: the trace is multiplied by an error that is summed over
         # them.
         elements = sum(x.tensor.numel() for x in calls) / batch_size
@@ -183,10 +197,9 @@ def _input_draw(
     return torch.tensor(values, dtype=torch.float64)
 
 
-def _draw(variables: Sequence[Variable], generator: torch.Generator) -> list[Tensor]:
+def _forms(variables: Sequence[Variable], signs: Sequence[Tensor]) -> list[Tensor]:
     """``v^T H v`` with random signs, each variable's share of it, on the CPU."""
     # Signs are float64, so that products with them are summed in float64, whatever the network
     # computes in.
-    signs = [random_signs(x.tensor, generator) for x in variables]
     products = product(variables, signs)
     return [(v * h).sum().cpu() for v, h in zip(signs, products, strict=True)]

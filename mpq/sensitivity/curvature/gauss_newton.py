@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from mpq.sensitivity.curvature.block_traces import Traces, TraceSums, variance_o
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, tapped
 from mpq.sensitivity.passes.differentiation import check_reached
+from mpq.sensitivity.passes.streams import Streams
 from mpq.sensitivity.passes.weight_gradients import CallGradients, PlainCall
 
 _NUM_CONTRASTS = 4
@@ -41,10 +42,11 @@ def gauss_newton_traces(
     .. math:: \mathrm{Tr}\, G_\ell = \mathrm{mean}_n \sum_k E \lVert g_{n \ell k} \rVert^2
 
     where ``g`` are the gradients of :math:`\langle u_{nk}, f_n \rangle` for ``K`` directions ``u``
-    with :math:`\sum_k E[u_k u_k^T]` the Hessian of the divergence in the outputs (``directions``).
+    with :math:`\sum_k E[u_k u_k^T]` the Hessian of the divergence in the outputs (``Directions``).
     Norms are those of single examples, not of the batch, so that no noise comes from products of
-    different examples' gradients. A layer that examples share (a relative position bias), or of
-    which each reads a varying share (an expert), is the exception.
+    different examples' gradients, and how examples are split into batches does not matter. A layer
+    that examples share (a relative position bias), or of which each reads a varying share (an
+    expert), is the exception to both.
 
     Few random directions do not show their own variance. It is at most the mean of their squares,
     :math:`E \lVert g \rVert^4`, which then gives the standard error: it errs upwards.
@@ -59,8 +61,9 @@ def gauss_newton_traces(
         GradientError: If the network cannot be differentiated.
     """
     sums = TraceSums(len(on.names))
+    directions = Directions(on.network.metric, num_probes, generator)
     for batch in on.batches("Gauss-Newton traces"):
-        fixed, drawn = _norms(on.network, batch, num_probes, generator, with_inputs)
+        fixed, drawn = _norms(on.network, batch, directions, with_inputs)
         # Fixed directions are exact parts of the trace; only the random ones are a sample.
         mean = fixed.sum(dim=0) + drawn.mean(dim=0)  # [2, L, N]
         is_known = len(drawn) >= _ENOUGH_DRAWS
@@ -74,13 +77,8 @@ def _bound(draws: Tensor) -> Tensor:
     return draws.square().mean(dim=0) / len(draws)
 
 
-def directions(
-    metric: OutputMetric,
-    outputs: Tensor,
-    weights: Tensor,
-    num_probes: int,
-    generator: torch.Generator,
-) -> tuple[list[Tensor], list[Tensor]]:
+@final
+class Directions:
     r"""Directions in which a network's outputs are differentiated.
 
     With ``F`` the Hessian of the divergence in the outputs, the fixed ones ``c`` and the mean over
@@ -101,32 +99,60 @@ def directions(
 
     Args:
         metric: The network's metric, whose curvature is taken.
-        outputs: ``[N, P, C]``, detached.
-        weights: ``[N, P]`` share of every position in its example's mean.
         num_probes: How many in total.
-        generator: Draws the random signs.
-
-    Returns:
-        Fixed and random ones, each ``[N, P, C]``; at least one is random.
+        generator: Seeds the random signs.
     """
-    p = metric.fisher_probabilities(outputs)
-    if p is None or outputs.shape[1] > 1:
-        # A fixed direction over several positions at once would bring in products between
-        # positions, which are 0 in the curvature. Signs of their own cancel them in the mean.
-        return [], [metric.probe(outputs, weights, generator) for _ in range(num_probes)]
-    fixed = num_probes - 1
-    columns, rest = _contrasts(p, max(fixed, _NUM_CONTRASTS))
-    u = _remainder(rest, random_signs(rest, generator))
-    for column in columns[fixed:]:
-        # One sign for the whole column: E[u u^T] gains c c^T and no product with other columns.
-        u = u + column * random_signs(column[..., :1], generator)
-    if fixed:
-        # Sorted upwards, all but the last `fixed` are what the fixed columns leave.
-        u = u * _thinning(p.sort(dim=-1).values[..., :-fixed].sum(dim=-1, keepdim=True), generator)
-    # The root, because what is used of a direction is its square.
-    scale = weights.sqrt().unsqueeze(-1)
-    found = [(direction * scale).to(outputs.dtype) for direction in (*columns[:fixed], u)]
-    return found[:-1], found[-1:]
+
+    def __init__(self, metric: OutputMetric, num_probes: int, generator: torch.Generator) -> None:
+        self._metric = metric
+        self._num_probes = num_probes
+        # A stream for every sign that an example needs, so that batches of any size draw alike.
+        self._streams = Streams.of(generator)
+        self._left, self._examples = 0.0, 0
+
+    def of(self, outputs: Tensor, weights: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Those of the next batch.
+
+        Args:
+            outputs: ``[N, P, C]``, detached.
+            weights: ``[N, P]`` share of every position in its example's mean.
+
+        Returns:
+            Fixed and random ones, each ``[N, P, C]``; at least one is random.
+        """
+        p, streams = self._metric.fisher_probabilities(outputs), self._streams
+        if p is None or outputs.shape[1] > 1:
+            # A fixed direction over several positions at once would bring in products between
+            # positions, which are 0 in the curvature. Signs of their own cancel them in the mean.
+            probe = self._metric.probe
+            return [], [probe(outputs, weights, streams[k]) for k in range(self._num_probes)]
+        fixed = self._num_probes - 1
+        columns, rest = _contrasts(p, max(fixed, _NUM_CONTRASTS))
+        u = _remainder(rest, random_signs(rest, streams["remainder"]))
+        for index, column in enumerate(columns[fixed:]):
+            # One sign for the whole column: E[u u^T] gains c c^T and no product with other columns.
+            u = u + column * random_signs(column[..., :1], streams[f"column {index}"])
+        if fixed:
+            # Sorted upwards, all but the last `fixed` are what the fixed columns leave.
+            u = u * self._thinning(p.sort(dim=-1).values[..., :-fixed].sum(dim=-1, keepdim=True))
+        # The root, because what is used of a direction is its square.
+        scale = weights.sqrt().unsqueeze(-1)
+        found = [(direction * scale).to(outputs.dtype) for direction in (*columns[:fixed], u)]
+        return found[:-1], found[-1:]
+
+    def _thinning(self, left: Tensor) -> Tensor:
+        """0 or the root of one over the probability to be kept, for the probability left."""
+        # An example is kept as often as it is above the mean of those up to it. The mean of its
+        # batch would make what is kept depend on the split into batches.
+        sums = left.cumsum(dim=0) + self._left
+        counts = torch.arange(1, len(left) + 1, device=left.device).reshape(-1, 1, 1)
+        means = sums / (counts + self._examples)
+        self._left, self._examples = float(sums[-1]), self._examples + len(left)
+        keep = _ratio(left, means).clamp_max(1.0)
+        # On the CPU: a device's own generator would draw other numbers for the same seed.
+        drawn = torch.rand(left.shape, generator=self._streams["thinning"], dtype=torch.float64)
+        # Where `keep` is 0 its root is infinite, but no number drawn is below 0.
+        return torch.where(drawn.to(left.device) < keep, keep.rsqrt(), torch.zeros_like(keep))
 
 
 def _contrasts(p: Tensor, count: int) -> tuple[list[Tensor], Tensor]:
@@ -152,15 +178,6 @@ def _remainder(p: Tensor, signs: Tensor) -> Tensor:
     return root * signs - _ratio(p, mass) * (root * signs).sum(dim=-1, keepdim=True)
 
 
-def _thinning(left: Tensor, generator: torch.Generator) -> Tensor:
-    """0 or the root of one over the probability to be kept, for the probability that is left."""
-    keep = _ratio(left, left.mean()).clamp_max(1.0)
-    # On the CPU: a device's own generator would draw other numbers for the same seed.
-    drawn = torch.rand(left.shape, generator=generator, dtype=torch.float64).to(left.device)
-    # Where `keep` is 0 its root is infinite, but no number drawn is below 0.
-    return torch.where(drawn < keep, keep.rsqrt(), torch.zeros_like(keep))
-
-
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
     """0 where there is no whole."""
     return torch.where(whole > 0, part / whole, torch.zeros_like(part))
@@ -169,8 +186,7 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
 def _norms(
     network: Network,
     batch: Batch,
-    num_probes: int,
-    generator: torch.Generator,
+    directions: Directions,
     with_inputs: bool,
 ) -> tuple[Tensor, Tensor]:
     """Squared norms for the fixed and the random directions, ``[., 2, L, N]`` each."""
@@ -179,7 +195,7 @@ def _norms(
         outputs = network.outputs(batch)
         check_reached(outputs)
         shares = position_weights(batch, outputs)
-        fixed, random = directions(network.metric, outputs.detach(), shares, num_probes, generator)
+        fixed, random = directions.of(outputs.detach(), shares)
         found = []
         for index, direction in enumerate((*fixed, *random), start=1):
             # Examples that were thinned out have gradients of 0; their norms need no work.

@@ -14,7 +14,9 @@ from mpq._support.registry import Registry
 from mpq.backends._base import Backend, Exported
 from mpq.backends.compressed_tensors import CompressedTensors
 from mpq.backends.onnx.export import Onnx
+from mpq.backends.shipping import ship
 from mpq.backends.simulate import Simulate
+from mpq.backends.target import Target
 from mpq.backends.text import Text
 from mpq.backends.torchao import TorchAo
 from mpq.errors import InputError
@@ -32,11 +34,13 @@ __all__ = [
     "ExportedFile",
     "Onnx",
     "Simulate",
+    "Target",
     "Text",
     "TorchAo",
     "export",
     "file_backend",
     "quantize",
+    "target_of",
 ]
 
 
@@ -99,10 +103,31 @@ def export(
         MissingDependencyError: If the backend's packages are not installed.
         OutputError: If the file cannot be written.
     """
+    built, path = file_backend(backend), Path(path)
+    if isinstance(built, Target):
+        if model is None or calibration is None:
+            raise InputError(f"the target {built.name} needs the network and examples")
+        spelled = backend if isinstance(backend, str) else BACKENDS.spell(built)
+        check = ship(built, spelled, assignment, path, model, calibration)
+        return ExportedFile(path, check.verdict, check.max_difference / check.spread)
     # All of it is made before the file is touched: a refusal leaves what was there.
-    made, path = file_backend(backend).export(assignment, model, calibration), Path(path)
+    made = built.export(assignment, model, calibration)
     (file,) = write_files(path.parent, {path.name: made.content})
     return ExportedFile(file, made.verdict, made.deviation)
+
+
+def target_of(spelled: str | Target) -> Target:
+    """The deployment target: a backend whose file its own runtime loads and runs.
+
+    Raises:
+        InputError: If there is none of that name, or it is a backend without a runtime; names those
+            that have one.
+    """
+    built = _built(spelled)
+    if not isinstance(built, Target):
+        able = ", ".join(part.name for part in BACKENDS if issubclass(part, Target))
+        raise InputError(f"{built.name} is no deployment target; those are: {able}")
+    return built
 
 
 def file_backend(backend: str | Backend) -> Backend:

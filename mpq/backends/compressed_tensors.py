@@ -24,8 +24,8 @@ from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
 from mpq.quantization.rounding import static_grid
 
-DENSE_SINCE: Final = (0, 18)
-"""Release from which 3, 5, 6 and 7 bits are packed densely; before, they were padded."""
+DENSE_SINCE: Final = (0, 20)
+"""The release that was tried: it packs 3, 5, 6 and 7 bits densely; earlier ones padded them."""
 _STRATEGIES: Final = {
     Granularity.TENSOR: "tensor",
     Granularity.CHANNEL: "channel",
@@ -47,17 +47,20 @@ class CompressedTensors(Target):
     name: ClassVar[str] = "compressed-tensors"
     summary: ClassVar[str] = "checkpoints of vLLM, SGLang and transformers: a folder"
     extra: ClassVar[str] = "compressed-tensors"
+    packages: ClassVar[tuple[str, ...]] = ("transformers", "compressed_tensors")
     readers: ClassVar[str] = "vLLM, SGLang, transformers"
     holds: ClassVar[str] = (
         "linear layers: w2 to w8 per tensor, channel or group, with inputs in floating point or "
         "a8, a8s, a8d, a8sd; fp8 with inputs a32, fp8 and fp8 dynamic; all else as it came"
     )
-    candidates: ClassVar[tuple[str, ...]] = ("w3g128", "w4g128", "w5g128", "w6g128", "w8")
+    candidates: ClassVar[tuple[str, ...]] = (
+        "w3", "w3g128", "w4", "w4g128", "w5", "w6", "w8",
+    )  # fmt: skip
     numerics: ClassVar[Numerics] = Numerics(
         symmetric_dynamic="amax/127.5", input_rounding="quotient"
     )
     notes: ClassVar[tuple[str, ...]] = (
-        "w3, w5, w6 and w7 are packed densely: compressed-tensors 0.18 or newer reads that.",
+        "w3, w5, w6 and w7 are packed densely: compressed-tensors 0.20 or newer reads that.",
         "transformers on a processor unpacks to float32: this proves the file and not a kernel.",
         "vLLM (not run here): layers that it fuses, q/k/v and gate/up, share a scheme, which "
         "ties see to; kernels for 4 and 8 bits are everywhere, for other widths in recent releases "
@@ -104,7 +107,9 @@ class CompressedTensors(Target):
         per_row = -(-num_inputs * weight.number.bits // 32) * 32
         if _layout(precision) != "pack-quantized":
             per_row = num_inputs * 8
-        exact = super().stored_bits(layer, precision) - num_channels * num_inputs * weight.number.bits
+        exact = (
+            super().stored_bits(layer, precision) - num_channels * num_inputs * weight.number.bits
+        )
         shape = 2 * 64 if _layout(precision) == "pack-quantized" else 0
         return num_channels * per_row + exact + shape + _input_bits(precision)
 
@@ -140,12 +145,13 @@ class CompressedTensors(Target):
         from compressed_tensors.utils import get_direct_state_dict
 
         module = load_module(folder)
-        kinds, weights = {}, {}
+        kinds: dict[str, str] = {}
+        weights: dict[str, Tensor] = {}
         for name, part in module.named_modules():
             scheme = getattr(part, "quantization_scheme", None)
             if scheme is not None and getattr(scheme, "weights", None) is not None:
-                
-                # On tensors and not on the module, which the tool itself unpacks when it first runs.
+                kinds[name] = f"{type(part).__name__} {scheme.format.value}"
+                # On tensors and not on the module, which the tool unpacks when it first runs.
                 unpack = BaseCompressor.get_value_from_registry(scheme.format.value).decompress
                 weights[name] = unpack(get_direct_state_dict(part), scheme)["weight"]
         return LoadedModule(module, weights, kinds, ("compressed-tensors",))

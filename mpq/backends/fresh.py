@@ -98,11 +98,11 @@ def _reported(target: "Target", ended: "subprocess.CompletedProcess[str]") -> Mp
         told = json.loads(last)
         kind: type[MpqError] = getattr(mpq.errors, told["mpq_error"])
         # Some errors take other arguments than a text.
-        return kind(told["text"]) if kind.__init__ is MpqError.__init__ else ModelError(told["text"])
-    said = ended.stderr.strip().splitlines()
-    return ModelError(
-        f"{target.name}: its runtime ended with {ended.returncode}: {said[-1] if said else 'silent'}"
-    )
+        return (
+            kind(told["text"]) if kind.__init__ is MpqError.__init__ else ModelError(told["text"])
+        )
+    said = ended.stderr.strip().splitlines() or ["without a word"]
+    return ModelError(f"{target.name}: its runtime ended with {ended.returncode}: {said[-1]}")
 
 
 def main(spelled: str, folder: str, exchange: str) -> None:
@@ -128,7 +128,8 @@ def main(spelled: str, folder: str, exchange: str) -> None:
             loaded.run(batches[0])
             seconds = time.perf_counter() - started
     except MpqError as error:
-        print(json.dumps({"mpq_error": type(error).__name__, "text": str(error)}))
+        told = {"mpq_error": type(error).__name__, "text": str(error)}
+        sys.stdout.write(json.dumps(told) + "\n")
         sys.exit(1)
     answer = {
         "outputs": outputs, "seconds": seconds, "versions": dict(loaded.versions), "kinds": kinds,

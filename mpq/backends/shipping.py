@@ -1,4 +1,4 @@
-"""An export to a target: written, loaded and run by its own runtime, compared, and only then there."""
+"""An export to a target: written, run by its own runtime, compared, and only then there."""
 
 import json
 import shutil
@@ -191,7 +191,9 @@ def _compared(
             f"(median {median:.3g}; their standard deviation is {spread:.3g}), though all weights "
             f"are decoded alike: nothing was written"
         )
-    file_bytes = sum(f.stat().st_size for f in made.rglob("*") if f.suffix in target.weight_suffixes)
+    file_bytes = sum(
+        f.stat().st_size for f in made.rglob("*") if f.suffix in target.weight_suffixes
+    )
     predicted = predicted_bytes(target, shipped)
     if file_bytes > predicted * 1.01 + HEADERS:
         raise ModelError(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, final
+from typing import ClassVar, Protocol, Self, final
 
 from torch import Tensor, nn
 
@@ -25,7 +25,7 @@ SCALE_BITS = {"fp32": 32, "fp16": 16, "bf16": 16}
 
 
 class LayerShape(Protocol):
-    """What a target is asked about: a ``Layer`` of a search, or an ``AssignedLayer`` of a result."""
+    """What a target is asked about: a ``Layer`` of a search, or an ``AssignedLayer``."""
 
     @property
     def name(self) -> str:
@@ -110,6 +110,8 @@ class Target(Backend):
 
     extra: ClassVar[str]
     """What ``pip install 'mpq[...]'`` installs for it."""
+    packages: ClassVar[tuple[str, ...]]
+    """Modules that its export imports."""
     readers: ClassVar[str]
     """The tools that load the file, for people."""
     holds: ClassVar[str]
@@ -149,14 +151,17 @@ class Target(Backend):
             precision: Not fp32.
         """
         num_channels, num_inputs = rows_of(layer)
+        codes = num_channels * num_inputs * precision.weight.number.bits
+        return codes + self.scale_bits(layer, precision)
+
+    def scale_bits(self, layer: LayerShape, precision: Precision) -> int:
+        """Bits of a weight's scales and zero points; a zero point takes as many as a code."""
+        num_channels, num_inputs = rows_of(layer)
         weight = precision.weight
-        if not weight.number.needs_scale:
-            return num_channels * num_inputs * weight.number.bits
         is_group = weight.granularity is Granularity.GROUP
         scale = self.numerics.group_scale if is_group else self.numerics.scale
         per_scale = SCALE_BITS[scale] + (0 if weight.symmetric else weight.number.bits)
-        scales = weight.num_scales(num_channels * num_inputs, num_channels)
-        return num_channels * num_inputs * weight.number.bits + scales * per_scale
+        return weight.num_scales(num_channels * num_inputs, num_channels) * per_scale
 
     def constant_bytes(self, tensor: Tensor) -> int:
         """Bytes of a tensor that is no quantized weight: as it came, unless the target differs."""
@@ -222,9 +227,3 @@ def not_linear(layer: LayerShape, tool: str) -> str:
         return ""
     found = "a matrix [I, O]" if layer.kind == "linear" else f"a layer of the kind {layer.kind}"
     return f"{tool} holds linear layers in fewer bits, and this is {found}"
-
-
-def spelled_refusal(precision: Precision, held: Mapping[str, Any], tool: str) -> str:
-    """Refuses a weight's or an input's format that is not in a table of what is held."""
-    weight = str(precision).partition("a")[0]
-    return "" if weight in held else f"{tool} holds no weights in {weight}"

@@ -100,6 +100,14 @@ def _costs(result: "SearchResult") -> Iterator[str]:
 
 def _network(result: "SearchResult") -> Iterator[str]:
     """What of the network was not compared, not covered, not reached."""
+    unshipped = result.provenance.unshipped
+    if unshipped:
+        shown = "; ".join(f"{name} ({why})" for name, why in list(unshipped.items())[:3])
+        more = f"; and {len(unshipped) - 3} more" if len(unshipped) > 3 else ""
+        yield (
+            f"layers that stay as they came, as {result.provenance.target} holds none of their "
+            f"candidates: {shown}{more}"
+        )
     unscored = result.provenance.unscored
     if unscored:
         yield (

@@ -117,6 +117,29 @@ def backends(talk: TalkOptions) -> None:
 @app.command()
 @reporting_errors
 @taking
+def targets(
+    show: Annotated[
+        str | None, typer.Option(help="A target: all that it holds, and what to know of it.")
+    ] = None,
+    *,
+    talk: TalkOptions,
+) -> None:
+    """List the tools that `mpq search --to` and `mpq export --to` know, or show one of them."""
+    from mpq.backends import BACKENDS, Target, target_of
+    from mpq.cli.targets import print_target, target_json, targets_table
+
+    if show is None:
+        found = [part for part in BACKENDS if issubclass(part, Target)]
+        rows = [target_json(part) for part in found]
+        talk.answer(rows, lambda console: console.print(targets_table(found)))
+        return
+    target = type(target_of(show))
+    talk.answer(target_json(target), lambda console: print_target(target, console))
+
+
+@app.command()
+@reporting_errors
+@taking
 def metrics(talk: TalkOptions) -> None:
     """List the metrics that outputs are compared by, and their options."""
     from mpq.network.metrics import METRICS

@@ -40,6 +40,13 @@ Outputs = Annotated[
         "of --metric."
     ),
 ]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the result is to run, such as compressed-tensors: only what that target can "
+        "hold, in its bytes and arithmetic. See `mpq targets`."
+    ),
+]
 Sections = Annotated[
     list[str] | None,
     typer.Option("--section", help="A further report section, with options. See `mpq sections`."),

@@ -133,6 +133,14 @@ class DrawOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class CandidateOptions:
+    """What the layers may become, and where they are to run."""
+
+    precisions: o.Precisions = None
+    to: o.Target = Task.to
+
+
+@dataclass(frozen=True, eq=False)
 class TaskOptions:
     """A network, its data, and what its layers may become."""
 
@@ -140,7 +148,7 @@ class TaskOptions:
     eval_data: o.EvalData = Task.held_out
     device: o.Device = None
     limit: o.Limits = None
-    precisions: o.Precisions = None
+    candidates: CandidateOptions = CandidateOptions()
     rules: RuleOptions = RuleOptions()
     compared: MetricOptions = MetricOptions()
     workload: WorkloadOptions = WorkloadOptions()
@@ -167,7 +175,8 @@ class TaskOptions:
             load_data(spec, model, self.draws.seed),
             held_out=None if held_out is None else load_data(held_out, model, self.draws.seed),
             device=device,
-            candidates=listed(self.precisions),
+            candidates=listed(self.candidates.precisions),
+            to=self.candidates.to,
             rules=self.rules.rules(),
             workload=self.workload.workload(),
             metric=self.compared.spelled,

@@ -10,10 +10,17 @@ from mpq.network.layer import Layer
 from mpq.problem.cost_table import CostTable
 from mpq.quantization.precision import Precision
 
-Formula = Callable[[Layer, Precision, Sequence[Layer]], float]
+StoredBits = Callable[[Layer, Precision], int]
+"""Bits of a layer's weight with its scales, at a precision that is not fp32."""
+Formula = Callable[[Layer, Precision, Sequence[Layer], StoredBits], float]
 
 
-def weight_bits(layer: Layer, precision: Precision) -> int:
+def packed_bits(layer: Layer, precision: Precision) -> int:
+    """Stored bits of a weight with its scales, packed as tightly as can be."""
+    return precision.weight.stored_bits(layer.num_weights, layer.num_channels)
+
+
+def weight_bits(layer: Layer, precision: Precision, stored_bits: StoredBits = packed_bits) -> int:
     """Stored bits of a weight with its scales; 0 if another layer stores the same parameter.
 
     At fp32 it stays as it came, in the model's own dtype.
@@ -23,16 +30,20 @@ def weight_bits(layer: Layer, precision: Precision) -> int:
         return 0
     if precision.weight.is_exact:
         return layer.num_weights * layer.original_bits
-    return precision.weight.stored_bits(layer.num_weights, layer.num_channels)
+    return stored_bits(layer, precision)
 
 
-def weight_bytes(layer: Layer, precision: Precision, _: Sequence[Layer]) -> float:
+def weight_bytes(
+    layer: Layer, precision: Precision, _: Sequence[Layer], stored_bits: StoredBits = packed_bits
+) -> float:
     """Bytes of the weight, packed, scales included; all else is in the table's constant."""
     # Rounded up, as the last byte of a packed weight may not be full.
-    return -(-weight_bits(layer, precision) // 8)
+    return -(-weight_bits(layer, precision, stored_bits) // 8)
 
 
-def activation_bytes(layer: Layer, precision: Precision, _: Sequence[Layer]) -> float:
+def activation_bytes(
+    layer: Layer, precision: Precision, _: Sequence[Layer], __: StoredBits
+) -> float:
     """Bytes of the inputs of one example, read once each; token ids are not counted."""
     # Ids are integers, whatever the precision of the layer's activations.
     if layer.kind == "embedding":
@@ -40,16 +51,18 @@ def activation_bytes(layer: Layer, precision: Precision, _: Sequence[Layer]) -> 
     return layer.input_elements * precision.activation.number.bits / 8
 
 
-def bit_operations(layer: Layer, precision: Precision, _: Sequence[Layer]) -> float:
+def bit_operations(layer: Layer, precision: Precision, _: Sequence[Layer], __: StoredBits) -> float:
     """MACs of one example times weight bits times activation bits (as HAWQ-V3 counts BOPs)."""
     return float(layer.macs * precision.weight.number.bits * precision.activation.number.bits)
 
 
-def effective_bits(layer: Layer, precision: Precision, layers: Sequence[Layer]) -> float:
+def effective_bits(
+    layer: Layer, precision: Precision, layers: Sequence[Layer], stored_bits: StoredBits
+) -> float:
     """The layer's share of the mean stored bits per weight of the whole network."""
     # Over the whole network, so that the layers' shares add up to the mean.
     stored = sum(x.num_weights for x in layers if x.weight_of is None)
-    return weight_bits(layer, precision) / stored
+    return weight_bits(layer, precision, stored_bits) / stored
 
 
 WEIGHT_BYTES: Final = "weight_bytes"
@@ -64,9 +77,18 @@ LINEAR_RESOURCES: Final[dict[str, tuple[str, Formula]]] = {
 
 
 def linear_cost(
-    resource: str, layers: Sequence[Layer], candidates: Sequence[Precision]
+    resource: str,
+    layers: Sequence[Layer],
+    candidates: Sequence[Precision],
+    stored_bits: StoredBits = packed_bits,
 ) -> CostTable:
     """``[L, B]`` of a resource that needs no device.
+
+    Args:
+        resource: One of ``LINEAR_RESOURCES``.
+        layers: ``L`` layers.
+        candidates: ``B`` precisions.
+        stored_bits: How large a weight is at a precision, as a deployment target stores it.
 
     Raises:
         UnknownNameError: If there is no such resource without a device.
@@ -74,6 +96,6 @@ def linear_cost(
     if resource not in LINEAR_RESOURCES:
         raise UnknownNameError("resource without a device", resource, LINEAR_RESOURCES)
     unit, formula = LINEAR_RESOURCES[resource]
-    rows = [[formula(layer, candidate, layers) for candidate in candidates] for layer in layers]
+    rows = [[formula(layer, p, layers, stored_bits) for p in candidates] for layer in layers]
     names = tuple(layer.name for layer in layers)
     return CostTable(resource, unit, names, tuple(candidates), np.array(rows, dtype=np.float64))

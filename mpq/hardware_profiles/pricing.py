@@ -7,7 +7,13 @@ from typing import final
 import numpy as np
 
 from mpq.errors import InputError, UnknownNameError
-from mpq.hardware_profiles.linear import LINEAR_RESOURCES, WEIGHT_BYTES, linear_cost
+from mpq.hardware_profiles.linear import (
+    LINEAR_RESOURCES,
+    WEIGHT_BYTES,
+    StoredBits,
+    linear_cost,
+    packed_bits,
+)
 from mpq.hardware_profiles.peak_ram import (
     FLASH,
     PEAK_RAM,
@@ -43,6 +49,8 @@ class Pricing:
             for all resources, which elsewhere are of one example.
         lifetimes: Steps in which the network's tensors are held, for ``peak_ram``.
         num_unquantized: Parameters beside the layers' weights, for ``flash``.
+        stored_bits: Bits of a layer's weight at a precision that is not fp32; by default packed as
+            tightly as can be.
         constant_bytes: Size of all that is stored besides the layers' weights, for
             ``weight_bytes``: what the network takes at any precision. ``flash`` has none of it.
 
@@ -56,6 +64,7 @@ class Pricing:
     lifetimes: Lifetimes | None = None
     num_unquantized: int = 0
     constant_bytes: int = 0
+    stored_bits: StoredBits = packed_bits
 
     def __post_init__(self) -> None:
         # Else a phase would change nothing, and the user believe that it did.
@@ -178,7 +187,7 @@ class Pricing:
 
     def _linear(self, resource: str, candidates: Sequence[Precision]) -> CostTable:
         """What needs no device; of ``weight_bytes``, all else that is stored is the constant."""
-        table = linear_cost(resource, self._layers, candidates)
+        table = linear_cost(resource, self._layers, candidates, self.stored_bits)
         # Mean bits, activations and operations are of the layers alone.
         constant = self.constant_bytes if resource == WEIGHT_BYTES else 0
         return replace(table, constant=float(constant))

@@ -1,5 +1,6 @@
 """What made a result: names, versions, and how the search went."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import final
 
@@ -41,6 +42,8 @@ class Provenance:
             was drawn.
         unchecked_rows: Why it could not be found out whether rows of a batch change each other's
             outputs; empty: it was.
+        target: Where it is to run, as ``mpq export --to`` takes it; ``None``: anywhere.
+        unshipped: Layers that stay as they came because the target cannot hold them, and why.
         mpq_version: Version of mpq that made it; empty where it is not known.
         torch_version: Version of torch that it was made with; empty where it is not known.
     """
@@ -55,5 +58,7 @@ class Provenance:
     unscored: tuple[str, ...] = ()
     allow_randomness: int | None = None
     unchecked_rows: str = ""
+    target: str | None = None
+    unshipped: Mapping[str, str] = field(default_factory=dict)
     mpq_version: str = ""
     torch_version: str = ""

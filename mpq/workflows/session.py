@@ -143,6 +143,8 @@ class Session:
             unscored=self.network.unscored,
             allow_randomness=self.network.allow_randomness,
             unchecked_rows=self.network.unchecked_rows,
+            target=None if self.prepared.task.to is None else str(self.prepared.task.to),
+            unshipped=dict(self.prepared.unshipped),
             mpq_version=version("mpq"),
             torch_version=str(torch.__version__),
         )
@@ -190,6 +192,7 @@ class Session:
             problem.ties,
             self.network.folded,
             self.prepared.quantizer.weight_range,
+            self.prepared.quantizer.numerics,
             self._metadata(problem, solution, measured, provenance),
         )
 

@@ -1,12 +1,13 @@
 """A task made ready: own copy of the network, split data, candidates and prices."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self, TypeVar, final
 
 from mpq.errors import InfeasibleError, InputError
 from mpq.hardware_profiles import Pricing, Roofline
+from mpq.hardware_profiles.linear import packed_bits
 from mpq.network.examples import Calibration
 from mpq.network.layer import Layer, merge_ties
 from mpq.network.modules import share_parameters
@@ -15,6 +16,7 @@ from mpq.network.patterns import Pattern
 from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limit
 from mpq.problem.problem import Problem
+from mpq.quantization.numerics import OWN
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
@@ -22,6 +24,7 @@ from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
+from mpq.workflows.shippable import Shippable
 from mpq.workflows.task import Rules, Task
 
 Value = TypeVar("Value")
@@ -44,6 +47,7 @@ class Prepared:
         fixed: Layers whose precision is given.
         allowed: Layers with candidates of their own.
         ties: Layers that share a precision.
+        unshipped: Layers that stay as they came, as the task's target cannot hold them, and why.
     """
 
     task: Task
@@ -55,6 +59,7 @@ class Prepared:
     fixed: dict[str, Precision]
     allowed: dict[str, tuple[Precision, ...]]
     ties: tuple[tuple[str, ...], ...]
+    unshipped: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, task: Task) -> Self:
@@ -73,6 +78,11 @@ class Prepared:
         fixed = _by_layer(network, rules.fixed, "--fix")
         allowed = _by_layer(network, rules.allowed, "--allow")
         _check_fixed(fixed, allowed)
+        ties, target, unshipped = _ties(network, rules), task.target, dict[str, str]()
+        if target is not None:
+            wanted = {x.name: allowed.get(x.name, task.precisions) for x in network.layers}
+            found = Shippable.of(target, network.layers, ties, wanted, fixed)
+            allowed, ties, unshipped = dict(found.allowed), found.ties, dict(found.unshipped)
         # A table has the same columns for all layers, also those that a single one may take.
         own = (p for precisions in (tuple(fixed.values()), *allowed.values()) for p in precisions)
         pricing = Pricing(
@@ -82,10 +92,13 @@ class Prepared:
             network.lifetimes,
             network.num_unquantized,
             network.constant_bytes,
+            packed_bits if target is None else target.stored_bits,
         )
         candidates = tuple(dict.fromkeys((*task.precisions, *own)))
-        ties = _ties(network, rules)
-        return cls(task, network, calibration, held_out, pricing, candidates, fixed, allowed, ties)
+        return cls(
+            task, network, calibration, held_out, pricing, candidates, fixed, allowed, ties,
+            unshipped,
+        )  # fmt: skip
 
     @cached_property
     def quantizer(self) -> Quantizer:
@@ -94,7 +107,9 @@ class Prepared:
         ranges = ActivationRanges.calibrate(
             self.network, self.calibration, self.candidates, self.task.ranges.activation
         )
-        return Quantizer(ranges, self.task.ranges.weight)
+        target = self.task.target
+        numerics = OWN if target is None else target.numerics
+        return Quantizer(ranges, self.task.ranges.weight, numerics)
 
     @cached_property
     def on_calibration(self) -> Evaluator:

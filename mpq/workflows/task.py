@@ -18,6 +18,7 @@ from mpq.quantization.ranges import Ranges
 if TYPE_CHECKING:
     from torch import nn
 
+    from mpq.backends.target import Target
     from mpq.hardware_profiles import Profile
     from mpq.network.metric import OutputMetric
 
@@ -116,6 +117,9 @@ class Task:
         metric: How outputs are compared: a name of ``mpq.network.metrics.METRICS``, or a metric.
         ranges: How ranges of weights and activations are chosen.
         seed: Seed of whatever draws: data sources, estimators, solvers.
+        to: Where the result is to run: a target of ``mpq targets``, such as
+            ``compressed-tensors``. Layers take what it can hold, with its ties, its bytes and its
+            arithmetic; candidates default to its own.
         allow_randomness: For a network whose forward draws (dropout, masks, noise): where the
             generators of torch, numpy and Python start in every pass over a batch, so that two
             passes are equal. Default: such a network is refused.
@@ -134,11 +138,12 @@ class Task:
     metric: "str | OutputMetric" = METRIC
     ranges: Ranges = field(default_factory=Ranges)
     seed: int = 0
+    to: str | None = None
     allow_randomness: int | None = None
 
     def __post_init__(self) -> None:
         # read at once, so that a misspelled name is refused here and not minutes later
-        _, precisions = self.output_metric, self.precisions
+        _, _, precisions = self.output_metric, self.target, self.precisions
         if not precisions:
             raise InputError("candidates is empty; name precisions such as w8a8, or leave it out")
         check_whole("seed", self.seed)
@@ -163,6 +168,19 @@ class Task:
         return METRICS.build(self.metric) if isinstance(self.metric, str) else self.metric
 
     @cached_property
+    def target(self) -> "Target | None":
+        """The deployment target, built.
+
+        Raises:
+            InputError: If there is none of that name.
+        """
+        if self.to is None:
+            return None
+        from mpq.backends import target_of  # loads torch
+
+        return target_of(self.to)
+
+    @cached_property
     def given_precisions(self) -> tuple[Precision, ...] | None:
         """``candidates``, read, without what is there twice."""
         return None if self.candidates is None else _precisions("candidates", self.candidates)
@@ -176,7 +194,8 @@ class Task:
         """
         profile, given = self.profile, self.given_precisions
         # An estimated device has measured none, and prices whatever its formats run.
-        default = (profile.precisions if profile else None) or DEFAULT_CANDIDATES
+        own = self.target.candidates if self.target else DEFAULT_CANDIDATES
+        default = (profile.precisions if profile else None) or own
         wanted = _precisions("candidates", default) if given is None else given
         runnable = tuple(p for p in wanted if profile is None or profile.runs_somewhere(p))
         # of the default ones a device runs some; what a user names, it must run

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import mpq
 from mpq.errors import FileFormatError
 from mpq.problem.assignment import AssignedLayer, Assignment, Metadata, UsedBudget
+from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import ActivationRange
 
@@ -95,6 +96,7 @@ def assignments(draw: st.DrawFn) -> Assignment:
         (tuple(alike),) if len(alike) > 1 and draw(st.booleans()) else (),
         {name: f"norm of {name}" for name in draw(st.lists(st.text(), max_size=2))},
         draw(st.sampled_from(["minmax", "percentile", "mse"])),
+        draw(st.sampled_from([OWN, Numerics("fp16", "bf16", "amax/127.5", "quotient", "llama.cpp")])),
         draw(records),
     )
 

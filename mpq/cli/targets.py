@@ -1,0 +1,63 @@
+"""Deployment targets, as the command line shows them."""
+
+from dataclasses import asdict
+from importlib.util import find_spec
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mpq.backends import Target
+from mpq.cli.console import literal, new_table
+
+
+def target_json(target: type[Target]) -> dict[str, Any]:
+    """Everything that a target says of itself, JSON-ready."""
+    return {
+        "name": target.name,
+        "summary": target.summary,
+        "readers": target.readers,
+        "holds": target.holds,
+        "candidates": list(target.candidates),
+        "numerics": asdict(target.numerics),
+        "tolerance_in_standard_deviations": target.tolerance,
+        "compares_the_median_example": target.is_median,
+        "extra": target.extra,
+        "missing_packages": missing(target),
+        "notes": list(target.notes),
+    }
+
+
+def missing(target: type[Target]) -> list[str]:
+    """Packages that its export needs and that are not installed."""
+    return [package for package in target.packages if find_spec(package) is None]
+
+
+def targets_table(targets: list[type[Target]]) -> Table:
+    """A row per target."""
+    table = new_table()
+    for heading in ("target", "read by", "what it holds", "installed"):
+        table.add_column(heading, overflow="fold")
+    for target in targets:
+        how = f"pip install 'mpq[{target.extra}]'" if missing(target) else "yes"
+        table.add_row(*map(literal, (target.name, target.readers, target.holds, how)))
+    return table
+
+
+def print_target(target: type[Target], console: Console) -> None:
+    """All of one target."""
+    numerics = ", ".join(f"{key} {value}" for key, value in asdict(target.numerics).items())
+    compared = "the median example" if target.is_median else "the largest difference"
+    lines = (
+        f"{target.name}: {target.summary}",
+        f"read by: {target.readers}",
+        f"holds: {target.holds}",
+        f"candidates where none are given: {', '.join(target.candidates)}",
+        f"numerics of the simulation: {numerics}",
+        f"accepted: {compared} within {target.tolerance:g} standard deviations of the outputs",
+        f"needs: pip install 'mpq[{target.extra}]'"
+        + (f" (missing: {', '.join(missing(target))})" if missing(target) else " (installed)"),
+        *target.notes,
+    )
+    for line in lines:
+        console.print(literal(line))

@@ -1,0 +1,93 @@
+"""What a deployment target leaves of the candidates, layer by layer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self, final
+
+from mpq.backends.target import Target
+from mpq.errors import PrecisionError
+from mpq.network.layer import Layer, merge_ties
+from mpq.quantization.precision import ORIGINAL, Precision
+
+
+@final
+@dataclass(frozen=True)
+class Shippable:
+    """Candidates that the exporter accepts, always: what a search for a target chooses from.
+
+    Args:
+        allowed: Layer name to its candidates.
+        ties: Layers that share a precision, the target's own among them.
+        unshipped: Layer name to why it stays as it came: the target holds none of its candidates.
+    """
+
+    allowed: Mapping[str, tuple[Precision, ...]]
+    ties: tuple[tuple[str, ...], ...]
+    unshipped: Mapping[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        target: Target,
+        layers: Sequence[Layer],
+        ties: Sequence[Sequence[str]],
+        wanted: Mapping[str, tuple[Precision, ...]],
+        fixed: Mapping[str, Precision],
+    ) -> Self:
+        """Asks the target for every layer and candidate.
+
+        Args:
+            target: Where the result is to run.
+            layers: The network's.
+            ties: Layers that share a precision anyway.
+            wanted: Layer name to candidates, for every layer.
+            fixed: Layer name to the precision that it must have.
+
+        Raises:
+            PrecisionError: If the target cannot hold a fixed precision, or no candidate anywhere.
+        """
+        by_name = {layer.name: layer for layer in layers}
+        _check_fixed(target, by_name, fixed)
+        merged = merge_ties([*ties, *target.ties(layers)], list(by_name))
+        groups = [*merged, *((name,) for name in by_name)]
+        allowed: dict[str, tuple[Precision, ...]] = {}
+        unshipped: dict[str, str] = {}
+        for group in groups:
+            if group[0] in allowed:  # alone, and in a tie before
+                continue
+            common = [p for p in wanted[group[0]] if all(p in wanted[name] for name in group)]
+            refusals = {p: _refusal(target, [by_name[name] for name in group], p) for p in common}
+            held = tuple(p for p, why in refusals.items() if not why)
+            allowed |= dict.fromkeys(group, held or (ORIGINAL,))
+            if not held:
+                why = next(iter(refusals.values()), "tied layers have no candidate in common")
+                unshipped |= dict.fromkeys(group, why)
+        if len(unshipped) == len(by_name):
+            raise PrecisionError(
+                f"{target.name} holds none of the candidates in any layer: "
+                f"{next(iter(unshipped.values()))}. It holds {target.holds}"
+            )
+        return cls(allowed, merged, unshipped)
+
+
+def _refusal(target: Target, layers: Sequence[Layer], precision: Precision) -> str:
+    """Of the first layer that cannot be held; with its name, where it is one of several."""
+    if precision == ORIGINAL:
+        return ""
+    for layer in layers:
+        why = target.refusal(layer, precision)
+        if why:
+            return why if len(layers) == 1 else f"{layer.name}: {why}"
+    return ""
+
+
+def _check_fixed(
+    target: Target, layers: Mapping[str, Layer], fixed: Mapping[str, Precision]
+) -> None:
+    for name, precision in fixed.items():
+        why = _refusal(target, [layers[name]], precision)
+        if why:
+            raise PrecisionError(
+                f"layer {name!r} is fixed at {precision} (--fix), which {target.name} cannot hold: "
+                f"{why}"
+            )

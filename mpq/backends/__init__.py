@@ -81,6 +81,8 @@ def export(
     backend: str | Backend = "onnx",
     model: nn.Module | None = None,
     calibration: Any = None,
+    metric: str | None = None,
+    allow_randomness: int | None = None,
 ) -> ExportedFile:
     """Writes a file for another tool.
 
@@ -90,6 +92,8 @@ def export(
         backend: A name of ``mpq.BACKENDS`` with options, such as ``onnx:batch_size=8``.
         model: The network, for backends whose file holds weights.
         calibration: Example inputs, for backends that trace the network.
+        metric: Which outputs count, as ``METRICS.build`` takes it; default: as in the search.
+        allow_randomness: See ``Task``; default: as in the search.
 
     Raises:
         InputError: If there is no such backend, it writes no files, or lacks the network or data.
@@ -98,6 +102,7 @@ def export(
         MissingDependencyError: If the backend's packages are not installed.
         OutputError: If the file cannot be written.
     """
+    assignment = assignment.compared_by(metric, allow_randomness)
     # All of it is made before the file is touched: a refusal leaves what was there.
     made, path = file_backend(backend).export(assignment, model, calibration), Path(path)
     (file,) = write_files(path.parent, {path.name: made.content})

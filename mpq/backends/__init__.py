@@ -86,6 +86,8 @@ def export(
     backend: str | Backend = "onnx",
     model: nn.Module | None = None,
     calibration: Any = None,
+    metric: str | None = None,
+    allow_randomness: int | None = None,
 ) -> ExportedFile:
     """Writes a file for another tool.
 
@@ -95,6 +97,8 @@ def export(
         backend: A name of ``mpq.BACKENDS`` with options, such as ``onnx:batch_size=8``.
         model: The network, for backends whose file holds weights.
         calibration: Example inputs, for backends that trace the network.
+        metric: Which outputs count, as ``METRICS.build`` takes it; default: as in the search.
+        allow_randomness: See ``Task``; default: as in the search.
 
     Raises:
         InputError: If there is no such backend, it writes no files, or lacks the network or data.
@@ -103,6 +107,7 @@ def export(
         MissingDependencyError: If the backend's packages are not installed.
         OutputError: If the file cannot be written.
     """
+    assignment = assignment.compared_by(metric, allow_randomness)
     built, path = file_backend(backend), Path(path)
     if isinstance(built, Target):
         if model is None or calibration is None:

@@ -11,7 +11,6 @@ from mpq.cli.options import (
     Differing,
     Limits,
     MaxPredicted,
-    Metric,
     Model,
     Seed,
     SolvedAlternatives,
@@ -29,9 +28,9 @@ from mpq.cli.requests import (
 )
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions, say, write
-from mpq.cli.task_options import DEMO, DEMO_HELD_OUT
+from mpq.cli.task_options import DEMO, DEMO_HELD_OUT, AsSearchedOptions
 from mpq.workflows.defaults import SOLVER
-from mpq.workflows.task import METRIC, Task
+from mpq.workflows.task import Task
 
 
 # Decorators work from below: ``taking`` opens the groups of options, ``reporting_errors`` passes
@@ -142,8 +141,8 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Function that yields held-out batches; named as --model.")
     ] = None,
-    metric: Metric = METRIC,
     *,
+    compared: AsSearchedOptions,
     talk: TalkOptions,
 ) -> None:
     """Measure an assignment on held-out examples: KL divergence, accuracy, cross entropy; JSON."""
@@ -156,7 +155,8 @@ def evaluate(
         refuse_missing_data(model, "held-out")
     # Not the calibration examples: ranges were chosen for these, so that they flatter the network.
     examples = load_callable(data or DEMO_HELD_OUT)
-    measured = run(load_model(model, weights), found, examples, metric)
+    seed = compared.allow_randomness
+    measured = run(load_model(model, weights), found, examples, compared.spelled, seed)
     write(json.dumps({name: m.to_dict() for name, m in measured.items()}, indent=1))
 
 

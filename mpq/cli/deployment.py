@@ -9,7 +9,7 @@ from mpq.cli.app import app, reporting_errors
 from mpq.cli.options import AssignmentFile, Data, Model, Weights
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions, write
-from mpq.cli.task_options import DEMO, DEMO_DATA
+from mpq.cli.task_options import DEMO, DEMO_DATA, AsSearchedOptions
 from mpq.workflows.task import Task
 
 
@@ -59,6 +59,7 @@ def export(
         Path | None, typer.Option(help="File. Default: standard output, for text.")
     ] = None,
     *,
+    compared: AsSearchedOptions,
     talk: TalkOptions,
 ) -> None:
     """Write an assignment for another tool: bit widths as text, or the network, as ONNX."""
@@ -82,7 +83,9 @@ def export(
     # For bit widths as text neither the model nor its data is needed.
     loaded = load_model(model, weights) if backend.needs_network else None
     examples = None if loaded is None else load_data(data or DEMO_DATA, loaded, Task.seed)
-    made = run(found, output, backend, loaded, examples)
+    made = run(
+        found, output, backend, loaded, examples, compared.spelled, compared.allow_randomness
+    )
     answer = {
         "path": str(made.path),
         "verdict": made.verdict,

@@ -36,8 +36,8 @@ Limits = Annotated[
 Outputs = Annotated[
     str | None,
     typer.Option(
-        help="Several outputs by path: logits=kl,pred_boxes=squared-error:relative=true*5. Instead "
-        "of --metric."
+        help="Several outputs by path: logits=kl,pred_boxes=squared-error:relative=true*5; "
+        "*.boxes: of all images of a list. Instead of --metric."
     ),
 ]
 Target = Annotated[
@@ -78,6 +78,9 @@ FindTies = Annotated[
 ]
 Metric = Annotated[
     str, typer.Option(help="kl; for outputs that are no probabilities squared-error or cosine.")
+]
+AsSearchedMetric = Annotated[
+    str | None, typer.Option("--metric", help="See `mpq search`. Default: as in the search.")
 ]
 Fold = Annotated[bool, typer.Option("--fold/--no-fold", help="Fold BatchNorm first.")]
 BatchSize = Annotated[int, typer.Option(help="Examples at once, for latency and energy.")]

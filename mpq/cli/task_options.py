@@ -125,6 +125,22 @@ class MetricOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class AsSearchedOptions:
+    """How outputs are compared, where the search has settled it."""
+
+    metric: o.AsSearchedMetric = None
+    outputs: o.Outputs = None
+    allow_randomness: o.AllowRandomness = Task.allow_randomness
+
+    @property
+    def spelled(self) -> str | None:
+        """See ``MetricOptions.spelled``; ``None``: as in the search."""
+        if self.outputs is None:
+            return self.metric
+        return MetricOptions(outputs=self.outputs).spelled
+
+
+@dataclass(frozen=True, eq=False)
 class DrawOptions:
     """Where random numbers start: ours, and those of a network that draws."""
 

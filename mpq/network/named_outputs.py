@@ -1,7 +1,7 @@
 """Several outputs of one network, each compared in its own way: detectors, spans, pairs."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Final, Self, final
@@ -17,6 +17,13 @@ from mpq.network.metric import (
     OutputMetric,
     SquaredError,
 )
+from mpq.network.output_paths import (
+    EVERY,
+    found_at,
+    paths_of,
+    shown_paths,
+    tensor_outputs,
+)
 from mpq.network.outputs import scored_tensor
 
 _INNER: Final = re.compile(
@@ -24,6 +31,8 @@ _INNER: Final = re.compile(
     r"vision_\w+|text_model\w*|\w*cache|cache_\w+|\w*states|loss|\w*_loss)(\.|$)"
 )
 """What a model returns for its own use."""
+_BEFORE_WEIGHT: Final = re.compile(r"(?<=[^.])\*")
+"""Not at the beginning and not behind a dot, where a star is a step: ``*.boxes*5``."""
 _OF_TERMS: Final[Registry[OutputMetric]] = Registry(
     "metric",
     (KLDivergence, SquaredError, CosineDistance),
@@ -38,7 +47,7 @@ class Term:
 
     Args:
         path: Keys, attributes and indices, from the network's output on: ``pred_boxes``,
-            ``0.boxes``.
+            ``0.boxes``; ``*.boxes`` over all images of a list.
         metric: How it is compared.
         weight: What its divergence is multiplied by in the sum.
     """
@@ -55,36 +64,66 @@ class Term:
             InputError: If there is no path, or the weight is no positive number.
             UnknownNameError: If there is no such metric.
         """
-        # The weight behind the last star, also of a path whose metric is left out.
-        named, _, factor = text.partition("*")
+        # A star that is no step of the path stands before the weight.
+        named, *factors = _BEFORE_WEIGHT.split(text, maxsplit=1)
+        factor = factors[0] if factors else ""
         path, _, name = named.partition("=")
         default = "kl" if path.strip().endswith("logits") else "squared-error:relative=true"
         try:
             weight = float(factor or 1)
         except ValueError:
             weight = float("nan")
-        if not path.strip() or not 0 < weight < float("inf"):
+        steps = path.strip().split(".")
+        if not path.strip() or not 0 < weight < float("inf") or steps.count(EVERY) > 1:
             raise InputError(
-                f"an output is a path, its metric and a positive weight, boxes=squared-error*0.5; "
-                f"got {text!r}"
+                "an output is a path, its metric and a positive weight, boxes=squared-error*0.5 "
+                f"(at most one step is *, all images of a list: *.boxes); got {text!r}"
             )
         return cls(path.strip(), _OF_TERMS.build(name.strip() or default), weight)
 
     def tensor(self, output: Any) -> Tensor:
-        """That output.
+        """That output; over all images ``[N, ...]``.
 
         Raises:
-            ModelError: If the network's output has no such path, or no tensor there.
+            ModelError: If the network's output has no such path, no floating-point tensor there,
+                or images have outputs of unlike shapes.
         """
-        found = output
-        for step in self.path.split("."):
-            found = _step(found, step)
-        if not isinstance(found, Tensor):
-            known = ", ".join(path for path, _ in tensor_outputs(output))
+        parts = self.parts(output)
+        return _stacked(self.path, parts) if EVERY in self.path.split(".") else parts[0]
+
+    def parts(self, output: Any) -> list[Tensor]:
+        """That output, of all images one by one.
+
+        Raises:
+            ModelError: If there is no such floating-point tensor.
+        """
+        found = found_at(output, self.path)
+        parts = found if EVERY in self.path.split(".") else [found]
+        tensors = [x for x in parts or () if isinstance(x, Tensor) and x.is_floating_point()]
+        if not tensors or len(tensors) < len(parts):
+            what = "no tensor" if not tensors and found is None else "no floating-point tensor"
             raise ModelError(
-                f"the network's output has no tensor at {self.path!r}; it has: {known or 'none'}"
+                f"the network's output has {what} at {self.path!r}; it has: "
+                f"{shown_paths(paths_of(output)) or 'none'}"
             )
-        return found
+        return tensors
+
+
+def _stacked(path: str, parts: list[Tensor]) -> Tensor:
+    shapes = {tuple(part.shape) for part in parts}
+    if len(shapes) > 1:
+        told = ", ".join(map(str, sorted(shapes)[:4]))
+        raise ModelError(
+            f"the outputs at {path!r} have other shapes for other images ({told}): how many there "
+            "are depends on what is found. Compare an output from before that choice (raw scores "
+            "and boxes of all places), or wrap the network in a module that returns it"
+        )
+    if not parts[0].numel():
+        raise ModelError(
+            f"the outputs at {path!r} are empty for all images of a batch: nothing is found that "
+            "could be compared. Compare an output from before that choice, or give other images"
+        )
+    return torch.stack(parts)
 
 
 @final
@@ -134,13 +173,19 @@ class NamedOutputs(OutputMetric):
         Raises:
             ModelError: If a term's output is missing, or its metric cannot read it.
         """
-        found = [part.metric.positions(part.tensor(output)) for part in self.parts]
+        found = [_positions(part, output) for part in self.parts]
         if len({len(tensor) for tensor in found}) > 1:
             sizes = {part.path: len(t) for part, t in zip(self.parts, found, strict=True)}
             raise ModelError(f"outputs of unlike numbers of examples cannot be added up: {sizes}")
         flat = torch.cat([tensor.flatten(1).to(found[0].dtype) for tensor in found], dim=1)
         # Which numbers belong to which term is known again by how many there are.
-        self._shapes[flat.shape[1]] = tuple((t.shape[1], t.shape[2]) for t in found)
+        shapes = tuple((t.shape[1], t.shape[2]) for t in found)
+        if self._shapes.setdefault(flat.shape[1], shapes) != shapes:
+            raise ModelError(
+                f"the outputs {', '.join(part.path for part in self.parts)} have as many numbers "
+                f"as before in other shapes: {self._shapes[flat.shape[1]]} and {shapes}; give "
+                "batches of one shape"
+            )
         return flat[:, None]
 
     def _split(self, outputs: Tensor) -> Iterator[tuple[Term, Tensor]]:
@@ -179,38 +224,57 @@ class NamedOutputs(OutputMetric):
         return torch.cat(drawn, dim=1).reshape(outputs.shape).to(outputs.dtype)
 
 
+def _positions(part: Term, output: Any) -> Tensor:
+    tensor = part.tensor(output)
+    try:
+        return part.metric.positions(tensor)
+    except ModelError as error:
+        raise ModelError(f"the output at {part.path!r}: {error}") from error
+
+
+def output_names(metric: OutputMetric) -> list[str]:
+    """Names of what ``scored_tensors`` gives."""
+    if not isinstance(metric, NamedOutputs):
+        return ["output"]
+    return [part.path for part in metric.parts]
+
+
+def scored_tensors(output: Any, metric: OutputMetric) -> dict[str, Tensor]:
+    """What a metric reads of a network's output, by path; of a plain metric ``output``.
+
+    Raises:
+        ModelError: If it is not there.
+    """
+    if not isinstance(metric, NamedOutputs):
+        return {"output": scored_tensor(output)}
+    return {part.path: part.tensor(output) for part in metric.parts}
+
+
 def unscored(output: Any, metric: OutputMetric) -> tuple[str, ...]:
     """Paths of the tensors in an output that a metric does not look at.
 
     Without what a model keeps for itself or shows of its inside: caches, hidden states, attentions.
     """
     if isinstance(metric, NamedOutputs):
-        seen = {id(part.tensor(output)) for part in metric.parts}
+        seen = {id(x) for part in metric.parts for x in part.parts(output)}
     else:
         seen = {id(scored_tensor(output))}
-    found = (path for path, tensor in tensor_outputs(output) if id(tensor) not in seen)
-    return tuple(path for path in found if not _INNER.search(path))
+    others = [path for path, tensor in tensor_outputs(output) if id(tensor) not in seen]
+    found = (path for path in others if not _INNER.search(path))
+    # Of lists of dicts one path over all images, if none of these is looked at.
+    shown = dict.fromkeys(paths_of(output))
+    left = list(found)
+    for path in (p for p in shown if EVERY in p.split(".")):
+        every = [p for p, _ in tensor_outputs(output) if _is_of(p, path)]
+        if set(every) <= set(left):
+            at = left.index(every[0])
+            left = [path if i == at else p for i, p in enumerate(left) if i == at or p not in every]
+    return tuple(left)
 
 
-def _step(value: Any, step: str) -> Any:
-    if isinstance(value, Mapping):
-        return value.get(step)
-    if step.isdigit() and isinstance(value, tuple | list):
-        return value[int(step)] if int(step) < len(value) else None
-    return getattr(value, step, None)
-
-
-def tensor_outputs(output: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Floating-point tensors in a network's output, with their paths."""
-    if isinstance(output, Tensor):
-        if output.is_floating_point():
-            yield path, output
-        return
-    if isinstance(output, Mapping):
-        items: Any = output.items()
-    elif isinstance(output, tuple | list):
-        items = enumerate(output)
-    else:
-        items = vars(output).items() if hasattr(output, "__dict__") else ()
-    for name, value in items:
-        yield from tensor_outputs(value, f"{path}.{name}" if path else str(name))
+def _is_of(path: str, pattern: str) -> bool:
+    steps, wanted = path.split("."), pattern.split(".")
+    return len(steps) == len(wanted) and all(
+        step == want or (want == EVERY and step.isdigit())
+        for step, want in zip(steps, wanted, strict=True)
+    )

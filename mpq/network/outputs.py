@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mpq.errors import ModelError
 from mpq.network.examples import Batch
+from mpq.network.output_paths import how_to_score
 
 _NAMES = ("logits", "last_hidden_state", "prediction", "embeddings")
 """Where an output that is no tensor keeps it, the first that is there."""
@@ -76,9 +77,9 @@ def _tensor(output: Any, names: tuple[str, ...], wanted: str) -> Tensor:
         candidates = [getattr(output, name, None) for name in names]
     found = next((value for value in candidates if isinstance(value, Tensor)), None)
     if found is None or found.ndim == 0 or not found.is_floating_point():
+        advice = how_to_score(output) or "wrap it in a module that returns it"
         raise ModelError(
-            f"the network returns a {type(output).__name__}, which is neither {wanted}; wrap it "
-            "in a module that returns it"
+            f"the network returns a {type(output).__name__}, which is neither {wanted}; {advice}"
         )
     return found
 

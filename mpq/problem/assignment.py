@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Self, final
@@ -83,6 +83,7 @@ class Metadata:
         gap: Relative distance of the predicted loss from the bound.
         seed: Seed of estimator and solver.
         allow_randomness: Where the network's generators started in every pass, if it draws.
+        metric: How outputs were compared, as ``METRICS.build`` takes it.
         mpq_version: Version of mpq that found it.
         torch_version: Version of torch that it was found with.
     """
@@ -105,6 +106,7 @@ class Metadata:
     gap: float | None = None
     seed: int | None = None
     allow_randomness: int | None = None
+    metric: str | None = None
     mpq_version: str | None = None
     torch_version: str | None = None
 
@@ -145,6 +147,13 @@ class Assignment:
         folds = (f"fold {convolution} {norm}" for convolution, norm in self.folded.items())
         ties = (f"tie {' '.join(tie)}" for tie in self.ties)
         return fingerprint([*(layer.signature for layer in self.layers), *folds, *ties])
+
+    def compared_by(self, metric: str | None, allow_randomness: int | None) -> Self:
+        """The same for outputs that are compared otherwise; ``None``: as in the search."""
+        known = self.metadata
+        seed = known.allow_randomness if allow_randomness is None else allow_randomness
+        changed = replace(known, metric=metric or known.metric, allow_randomness=seed)
+        return replace(self, metadata=changed)
 
     def to_json(self) -> str:
         """JSON as ``mpq/problem/assignment.schema.json`` describes it."""

@@ -135,7 +135,11 @@ class _Sums:
 
 @random_state_kept()
 def evaluate(
-    model: nn.Module, assignment: Assignment, data: Any, metric: str | OutputMetric = KL
+    model: nn.Module,
+    assignment: Assignment,
+    data: Any,
+    metric: str | OutputMetric | None = None,
+    allow_randomness: int | None = None,
 ) -> dict[str, Measurement]:
     """The original network and the one in the assigned formats, on the same examples.
 
@@ -145,7 +149,9 @@ def evaluate(
         model: The network that the assignment was found for, in evaluation mode.
         assignment: What to apply; see ``mpq.quantize``.
         data: Held-out examples, read twice; see ``Calibration``.
-        metric: How outputs are compared: a name of ``mpq.network.metrics.METRICS``, or a metric.
+        metric: How outputs are compared: a name of ``mpq.network.metrics.METRICS``, or a metric;
+            default: as in the search.
+        allow_randomness: See ``Task``; default: as in the search.
 
     Returns:
         ``original`` and ``quantized``.
@@ -155,7 +161,9 @@ def evaluate(
     """
     # First of all, since an assignment of another network is refused without a pass over the data.
     quantized = quantize(model, assignment)
-    chosen = METRICS.build(metric) if isinstance(metric, str) else metric
+    asked = metric or assignment.metadata.metric or KL
+    chosen = METRICS.build(asked) if isinstance(asked, str) else asked
+    assignment = assignment.compared_by(None, allow_randomness)
     seed = assignment.metadata.allow_randomness
     examples = Calibration.of(data)
     check_folding(model, assignment, examples.first().to(device_of(model)), chosen)

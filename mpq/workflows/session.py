@@ -8,6 +8,7 @@ import torch
 
 from mpq._support.arrays import Columns
 from mpq._support.progress import track
+from mpq.network.metrics import METRICS
 from mpq.network.network import Network
 from mpq.problem.assignment import AssignedLayer, Assignment, Metadata, UsedBudget
 from mpq.problem.problem import Problem
@@ -232,6 +233,7 @@ class Session:
             gap=solution.gap,
             seed=provenance.seed,
             allow_randomness=provenance.allow_randomness,
+            metric=METRICS.spell(measured.metric),
             mpq_version=provenance.mpq_version,
             torch_version=provenance.torch_version,
         )

@@ -251,7 +251,7 @@ def test_limits_that_nothing_meets(
         ("with_nan_weight", ("parameter '1.weight' has values that are NaN or infinite",)),
         ("with_nan_output", ("the network's output has values that are NaN or infinite",)),
         ("with_infinite_output", ("the network's output has values that are NaN or infinite",)),
-        ("with_boxes", ("returns a dict", "neither", "wrap it in a module that returns it")),
+        ("with_boxes", ("returns a dict", "neither", "it has the outputs", "--outputs")),
         ("in_training", ("training mode", "dropout", "call model.eval() first")),
         ("on_meta", ("parameter '1.weight' has no values yet; load the weights first",)),
         ("without_layers", ("no quantizable layer",)),

@@ -355,7 +355,9 @@ def test_a_metric_of_ones_own(tmp_path: Path) -> None:
 
     evaluated = ("evaluate", tmp_path / "run" / "assignment.json", *mine)
     printed = json.loads(call(*evaluated, "--metric", "squared-error").stdout)["quantized"]
-    assert set(json.loads(call(*evaluated).stdout)["quantized"]) >= {"kl_nats"}
+    assert json.loads(call(*evaluated).stdout)["quantized"] == printed
+    by_kl = json.loads(call(*evaluated, "--metric", "kl").stdout)["quantized"]
+    assert set(by_kl) >= {"kl_nats"}
     assert printed["squared_error_squared_output"] > 0
     assert printed["accuracy"] is None
 

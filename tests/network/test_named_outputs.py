@@ -190,3 +190,53 @@ def test_a_weight_needs_no_metric() -> None:
 
     assert (logits.path, logits.metric, logits.weight) == ("logits", KL, 1.0)
     assert (boxes.path, boxes.metric, boxes.weight) == ("pred_boxes", SquaredError(True), 5.0)
+
+
+def images(*counts: int) -> list[dict[str, Tensor]]:
+    """Logits and so many boxes of every image."""
+    torch.manual_seed(0)
+    return [{"logits": torch.randn(3), "boxes": torch.randn(n, 4)} for n in counts]
+
+
+def test_one_path_goes_over_all_images_of_a_list() -> None:
+    """As if they had been stacked; a star behind it is the weight."""
+    output = images(6, 6)
+    stacked = {key: torch.stack([image[key] for image in output]) for key in output[0]}
+
+    found = NamedOutputs("*.logits+*.boxes*5")
+
+    assert found.parts[1].weight == 5
+    expected = NamedOutputs("logits+boxes*5").positions(stacked)
+    torch.testing.assert_close(found.positions(output), expected)
+    assert unscored(output, found) == ()
+    assert unscored(output, NamedOutputs("*.logits")) == ("*.boxes",)
+    assert unscored(output, NamedOutputs("*.logits+0.boxes")) == ("1.boxes",)
+
+
+@pytest.mark.parametrize(
+    ("counts", "terms", "message"),
+    [
+        ((6, 5), "*.boxes", r"have other shapes for other images \(\(5, 4\), \(6, 4\)\)"),
+        ((0, 0), "*.boxes", "are empty for all images of a batch"),
+        ((6, 6), "*.masks", r"no tensor at '\*.masks'.*it has: \*.logits, \*.boxes"),
+        ((6, 6), "0.boxes+*.boxes", "unlike numbers of examples"),
+    ],
+)
+def test_lists_that_cannot_be_compared_are_refused(
+    counts: tuple[int, ...], terms: str, message: str
+) -> None:
+    """With the reason."""
+    with pytest.raises(ModelError, match=message):
+        NamedOutputs(terms).positions(images(*counts))
+
+
+def test_two_stars_are_refused() -> None:
+    """There is one axis of examples."""
+    with pytest.raises(InputError, match="at most one step"):
+        NamedOutputs("*.parts.*.boxes")
+
+
+def test_a_network_with_several_outputs_is_told_which_it_has() -> None:
+    """Where the metric finds none by itself."""
+    with pytest.raises(ModelError, match="it has the outputs a, b.c; .*--outputs 'a,b.c'"):
+        KL.positions({"a": torch.zeros(2, 3), "b": {"c": torch.zeros(2, 3)}})

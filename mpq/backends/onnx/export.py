@@ -1,10 +1,12 @@
 """An assignment as an ONNX file that runtimes execute in its number formats."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -16,6 +18,7 @@ from mpq.backends.onnx.fidelity import (
     refuse_other_readers,
     refuse_own_forwards,
 )
+from mpq.backends.onnx.formats import Kernel, kernel_of
 from mpq.backends.onnx.instantiate import fill
 from mpq.backends.onnx.session import open_session
 from mpq.backends.onnx.template import (
@@ -28,14 +31,17 @@ from mpq.backends.onnx.template import (
 from mpq.backends.simulate import Simulate, quantizer_of
 from mpq.errors import InputError, MismatchError, ModelError, UnknownNameError
 from mpq.network.examples import Calibration
+from mpq.network.metric import KL
+from mpq.network.metrics import METRICS
+from mpq.network.named_outputs import scored_tensors
 from mpq.network.network import Network
-from mpq.network.outputs import scored_tensor
+from mpq.network.same_start import begin_alike
 from mpq.problem.assignment import Assignment
 
 if TYPE_CHECKING:
     import onnx
 
-
+Array = npt.NDArray[Any]
 TOLERANCE = 0.5
 """A deviation that rounding outputs to 8 bits does not explain."""
 
@@ -48,7 +54,8 @@ class Onnx(Backend):
     Layers of ``w2a8`` to ``w8a8`` become int8 between ``QuantizeLinear`` and ``DequantizeLinear``;
     linear layers of ``w2g128a8d``, ``w4g128a32`` and the like become ``MatMulNBits``; ``fp32``
     stays. Shapes are fixed to those of the calibration examples and the batch size. The output is
-    the tensor that mpq compares, called ``output``.
+    the tensor that mpq compares, called ``output``; where it compares several, each is there under
+    its path.
 
     Two things to know where it is deployed. ONNX Runtime makes int8 layers of float ones between
     int8 ones unless a session's setting says otherwise: see ``open_session``. And its int8 products
@@ -70,17 +77,26 @@ class Onnx(Backend):
         if model is None or calibration is None:
             raise InputError("the backend onnx needs the network and calibration examples")
         graph, same, deviation = _graph(model, assignment, calibration, self.batch_size)
-        verdict = f"ONNX Runtime here: {_verdict(deviation)}; {same.verdict}"
+        verdict = f"ONNX Runtime here: {_verdict(deviation, assignment)}; {same.verdict}"
         return Exported(graph.SerializeToString(), verdict, deviation)
 
 
-def _verdict(deviation: float | None) -> str:
+def _verdict(deviation: float | None, assignment: Assignment) -> str:
     """The deviation, and what is likely to be wrong if it is large, for people."""
     if deviation is None:
         return "not tried, as onnxruntime is not installed"
     told = f"at most {deviation:.2g} standard deviations of the outputs apart"
     if deviation <= TOLERANCE:
         return told
+    # Only products of 8-bit weights and int8 activations can leave the 16 bits of their sums.
+    saturating = [
+        layer.name
+        for layer in assignment.layers
+        if layer.precision.weight.number.bits == 8
+        and kernel_of(layer.kind, layer.precision) is Kernel.QDQ
+    ]
+    if not saturating:
+        return f"{told}, which is much: try the file on your data before it is used"
     return (
         f"{told}, which is much: int8 products saturate at 8-bit weights on x86 processors "
         "without VNNI, where w7a8 is the format to take"
@@ -110,7 +126,7 @@ def _graph(
         raise ModelError("every layer has a forward of its own: there is nothing to export")
     if len(plain) < len(network.layers):
         # Those that stay as they are, are written as torch computes them.
-        network = Network.of(model, data, include=plain, fold=bool(assignment.folded))
+        network = _found(model, assignment, data, plain)
     data = network.examples(data)
     template = GraphTemplate.of(network, data, batch_size)
     same = check_same(template, data)
@@ -118,10 +134,25 @@ def _graph(
     return filled, same, _deviation(filled, template, simulated, data, batch_size)
 
 
+def _found(
+    model: nn.Module, assignment: Assignment, data: Calibration, names: Sequence[str]
+) -> Network:
+    """The layers of these names, with outputs and generators as the search had them."""
+    known = assignment.metadata
+    return Network.of(
+        model,
+        data,
+        include=names,
+        fold=bool(assignment.folded),
+        metric=KL if known.metric is None else METRICS.build(known.metric),
+        allow_randomness=known.allow_randomness,
+    )
+
+
 def _network(model: nn.Module, assignment: Assignment, data: Calibration) -> Network:
     names = [layer.name for layer in assignment.layers]
     try:
-        return Network.of(model, data, include=names, fold=bool(assignment.folded))
+        return _found(model, assignment, data, names)
     except UnknownNameError as error:
         # The layer is there, as the simulation has found it.
         raise MismatchError(
@@ -139,9 +170,11 @@ def _deviation(
     # A file is made for another machine: a runtime here is welcome and not needed.
     if find_spec("onnxruntime") is None:
         return None
-    session = open_session(graph)
-    first = data.first().to(template.network.device)
-    found, expected = [], []
+    session, network = open_session(graph), template.network
+    begin_alike(simulated, network.allow_randomness)
+    first = data.first().to(network.device)
+    found: list[list[Array]] = []
+    expected: list[list[Array]] = []
     # At least one full run, however large the batch size is.
     few = min(first.size, max(NUM_SAMPLES, batch_size))
     # Full batches only, as the graph's shapes are fixed.
@@ -149,12 +182,21 @@ def _deviation(
         batch = first.slice(start, start + batch_size)
         if not is_like(batch, template):
             continue  # images of another size, which the file does not take
-        found.append(session.run(None, feeds_of(list(template.feeds), batch))[0])
+        found.append(session.run(None, feeds_of(list(template.feeds), batch)))
         with torch.no_grad():
-            expected.append(scored_tensor(simulated(*batch.args, **batch.kwargs)).cpu().numpy())
+            output = simulated(*batch.args, **batch.kwargs)
+        scored = scored_tensors(output, network.metric).values()
+        expected.append([tensor.cpu().numpy() for tensor in scored])
     if not found:
         return None
+    # By output, as every one has a unit of its own.
+    pairs = zip(zip(*found, strict=True), zip(*expected, strict=True), strict=True)
+    return max(_apart(np.concatenate(x), np.concatenate(y)) for x, y in pairs)
+
+
+def _apart(found: Array, expected: Array) -> float:
+    """The largest difference, in standard deviations of what is expected."""
     # In float64, so that the difference of close outputs keeps its digits.
-    difference = np.concatenate(found).astype(np.float64) - np.concatenate(expected)
+    difference = found.astype(np.float64) - expected
     # Over the spread, as outputs have units of their own; a constant output has none.
-    return float(np.abs(difference).max()) / (float(np.std(np.concatenate(expected))) or 1.0)
+    return float(np.abs(difference).max()) / (float(np.std(expected)) or 1.0)

@@ -19,8 +19,8 @@ from mpq.errors import ModelError
 from mpq.network.examples import Batch, Calibration
 from mpq.network.layer import Layer
 from mpq.network.modules import hooks
+from mpq.network.named_outputs import scored_tensors
 from mpq.network.network import Network
-from mpq.network.outputs import scored_tensor
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer
@@ -117,11 +117,14 @@ def check_same(template: GraphTemplate, data: Calibration) -> Fidelity:
     for runs in _runs(template, data):
         for batch, feeds in runs:
             with torch.no_grad():
-                output = scored_tensor(template.network.module(*batch.args, **batch.kwargs))
-            if told := _difference(run(feeds)[0], output.double().cpu().numpy()):
-                raise ModelError(
-                    f"{told}{_where(template, batch, feeds)}, so that no file was made"
-                )
+                output = template.network.module(*batch.args, **batch.kwargs)
+            scored = scored_tensors(output, template.network.metric)
+            for found, expected in zip(run(feeds), scored.values(), strict=True):
+                if told := _difference(found, expected.double().cpu().numpy()):
+                    raise ModelError(
+                        f"{told}{_where(template, batch, feeds)}{_drawn(template.network)}, so "
+                        "that no file was made"
+                    )
         compared, skipped = compared + bool(runs), skipped + (not runs)
     return Fidelity(compared, skipped)
 
@@ -202,6 +205,15 @@ def _layer_outputs(network: Network, batch: Batch) -> dict[str, list[Tensor]]:
     ):
         network.module(*batch.args, **batch.kwargs)
     return outputs
+
+
+def _drawn(network: Network) -> str:
+    if network.allow_randomness is None:
+        return ""
+    return (
+        " (the network draws numbers, and a runtime draws others whatever the seed: export it with "
+        "the drawn numbers as an input, or without drawing)"
+    )
 
 
 def _why(missed: Sequence[str]) -> str:

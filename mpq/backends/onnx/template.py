@@ -13,13 +13,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from mpq.backends.onnx.refusal import refusal
 from mpq.errors import InputError, MissingDependencyError, ModelError
 from mpq.network.arguments import input_of, read_by
 from mpq.network.examples import Batch, Calibration
+from mpq.network.metric import OutputMetric
 from mpq.network.modules import hooks, share_parameters
+from mpq.network.named_outputs import output_names, scored_tensors
 from mpq.network.network import Network
 from mpq.network.open_weights import opened_parts
-from mpq.network.outputs import scored_tensor
 
 if TYPE_CHECKING:
     import onnx
@@ -176,15 +178,16 @@ def _check_batched(network: Network, inputs: Mapping[str, tuple[Tensor, ...]]) -
 
 
 class _Scored(nn.Module):
-    """The network with one output, the tensor that mpq compares: logits, without caches."""
+    """The network with the outputs that mpq compares: logits, without caches."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, metric: OutputMetric) -> None:
         super().__init__()
         self.module = module
+        self.metric = metric
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """That tensor."""
-        return scored_tensor(self.module(*args, **kwargs))
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        """These tensors."""
+        return tuple(scored_tensors(self.module(*args, **kwargs), self.metric).values())
 
 
 class _Placeholder(nn.Module):
@@ -224,7 +227,7 @@ class _Placeholder(nn.Module):
 def _export(
     network: Network, batch: Batch, shapes: Mapping[str, Mapping[Shape, Shape]]
 ) -> "onnx.ModelProto":
-    module = _Scored(_opened(network, shapes))
+    module = _Scored(_opened(network, shapes), network.metric)
     args = batch.args
     # The exporter takes a dict at the end for inputs by name; then these are none.
     if args and isinstance(args[-1], dict) and not batch.kwargs:
@@ -238,17 +241,10 @@ def _export(
                 # The other exporter traces and does not know `symbolic`.
                 dynamo=True,
                 verbose=False,
-                output_names=["output"],
+                output_names=output_names(network.metric),
             )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-        # The exporter wraps what was raised into pages of advice; the first line of the cause says
-        # most.
-        cause = error.__cause__ or error
-        reason = str(cause).strip().splitlines()[0] if str(cause).strip() else repr(cause)
-        raise ModelError(
-            f"torch cannot export the network to ONNX: {type(cause).__name__}: {reason}"
-            f"{_unseen(shapes)}"
-        ) from error
+        raise ModelError(f"{refusal(error, module)}{_unseen(shapes)}") from error
     assert program is not None
     return program.model_proto
 

@@ -8,7 +8,8 @@ import torch
 
 from scripts.zoo import by_family, rows_so_far, write
 from scripts.zoo_checks import changed, look, state_of
-from scripts.zoo_models import Entry, Sizes, build, entries, tiny
+from scripts.zoo_configs import Sizes, tiny
+from scripts.zoo_models import Entry, build, entries
 
 pytest.importorskip("transformers")
 

@@ -17,7 +17,7 @@ from mpq.network.metric import (
     OutputMetric,
     SquaredError,
 )
-from mpq.network.outputs import scored_tensor
+from mpq.network.outputs import scored_tensor, tensor_outputs
 
 _INNER: Final = re.compile(
     r"(^|\.)(past_key_values|hidden_states|attentions|cross_attentions|encoder_\w+|decoder_\w+|"
@@ -198,19 +198,3 @@ def _step(value: Any, step: str) -> Any:
     if step.isdigit() and isinstance(value, tuple | list):
         return value[int(step)] if int(step) < len(value) else None
     return getattr(value, step, None)
-
-
-def tensor_outputs(output: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Floating-point tensors in a network's output, with their paths."""
-    if isinstance(output, Tensor):
-        if output.is_floating_point():
-            yield path, output
-        return
-    if isinstance(output, Mapping):
-        items: Any = output.items()
-    elif isinstance(output, tuple | list):
-        items = enumerate(output)
-    else:
-        items = vars(output).items() if hasattr(output, "__dict__") else ()
-    for name, value in items:
-        yield from tensor_outputs(value, f"{path}.{name}" if path else str(name))

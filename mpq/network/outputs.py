@@ -1,6 +1,6 @@
 """What a network's output says: numbers for one example, or for each of its positions."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -78,9 +78,34 @@ def _tensor(output: Any, names: tuple[str, ...], wanted: str) -> Tensor:
     if found is None or found.ndim == 0 or not found.is_floating_point():
         raise ModelError(
             f"the network returns a {type(output).__name__}, which is neither {wanted}; wrap it "
-            "in a module that returns it"
+            f"in a module that returns it{_or_by_name(output)}"
         )
     return found
+
+
+def _or_by_name(output: Any) -> str:
+    """How to compare what it has instead, if that has names."""
+    paths = [path for path, tensor in tensor_outputs(output) if path and tensor.ndim][:3]
+    if not paths:
+        return ""
+    option, terms = ",".join(paths), "+".join(paths)
+    return f", or name what counts: --outputs '{option}' (metric='outputs:terms={terms}')"
+
+
+def tensor_outputs(output: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Floating-point tensors in a network's output, with their paths."""
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield path, output
+        return
+    if isinstance(output, Mapping):
+        items: Any = output.items()
+    elif isinstance(output, tuple | list):
+        items = enumerate(output)
+    else:
+        items = vars(output).items() if hasattr(output, "__dict__") else ()
+    for name, value in items:
+        yield from tensor_outputs(value, f"{path}.{name}" if path else str(name))
 
 
 def check_same_shape(original: Tensor, changed: Tensor) -> None:

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import mpq
-from mpq.errors import MpqError
+from mpq.errors import ModelError, MpqError
+from mpq.network.output_paths import tensor_outputs
+from mpq.network.outputs import scored_tensor
 from mpq.report.save import save_result
+from scripts.zoo_inputs import EXAMPLES
 from scripts.zoo_models import Built
 
 ESTIMATORS: Final = ("auto", "weight-error")
@@ -51,7 +54,7 @@ def look(built: Built, estimators: Sequence[str] = ESTIMATORS) -> Row:
 def _search(row: Row, built: Built, estimators: Sequence[str]) -> None:
     """Fills in the row, estimator by estimator."""
     first, second, held_out = built.batches
-    metric = "kl" if _has_logits(built.model, first) else "squared-error"
+    metric = _metric(built.model, first)
     task = mpq.Task(built.model, [first, second], [held_out], candidates=CANDIDATES, metric=metric)
     row["metric"] = metric
     for name in estimators:
@@ -161,12 +164,23 @@ def _loss(task: mpq.Task, result: mpq.SearchResult, batch: dict[str, Any]) -> fl
         return float(metric.divergence(*pair).mean())
 
 
-def _has_logits(model: nn.Module, batch: dict[str, Any]) -> bool:
+def _metric(model: nn.Module, batch: dict[str, Any]) -> str:
+    """Of logits, of the one tensor that is compared, or of the first three that have names."""
     # A network that draws must not leave a mark of ours.
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        logits = getattr(model(**batch), "logits", None)
+        output = model(**batch)
+    logits = getattr(output, "logits", None)
     axis = 1 if isinstance(logits, Tensor) and logits.ndim > 3 else -1
-    return isinstance(logits, Tensor) and logits.ndim > 1 and logits.shape[axis] > 1
+    if isinstance(logits, Tensor) and logits.ndim > 1 and logits.shape[axis] > 1:
+        return "kl"
+    try:
+        scored_tensor(output)
+    except ModelError:
+        named = [(path, x) for path, x in tensor_outputs(output) if path and x.ndim]
+        # Of examples: a table of prototypes or a logit scale is the same for all of them.
+        paths = [path for path, x in named if len(x) == EXAMPLES][:3]
+        return f"outputs:terms={'+'.join(paths)}" if paths else "squared-error"
+    return "squared-error"
 
 
 def _spot_check(result: mpq.SearchResult) -> Row:

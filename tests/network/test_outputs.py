@@ -154,6 +154,10 @@ def test_numbers_are_found_in_a_hugging_face_output() -> None:
     [
         ((torch.randn(2, 3), None), "returns a tuple, which is neither"),
         ({"scores": torch.randn(2, 3)}, "nor has one of logits, last_hidden_state, prediction"),
+        (
+            {"a": torch.randn(2), "b": [torch.randn(2)]},
+            "it has the outputs a, b.0; name those that count",
+        ),
         (torch.zeros(2, 3, dtype=torch.long), "returns a Tensor, which is neither"),
         (torch.tensor(1.0), "returns a Tensor, which is neither"),
         (torch.tensor([1.0, float("nan")]), "NaN or infinite"),

@@ -24,8 +24,6 @@ from mpq.problem.assignment import Assignment
 
 NUM_EXAMPLES: Final = 32
 """Examples that are run in the target's runtime at least, where there are as many."""
-HEADERS: Final = 65536
-"""Bytes of names, shapes and paddings that a file may have beside its tensors."""
 EXPORT_SCHEMA: Final = 1
 
 
@@ -171,8 +169,8 @@ def _compared(
     """Refuses what differs; else what is written down."""
     weights = _check_weights(target, shipped, ran)
     simulated = Simulate().quantize(shipped.model, shipped.assignment)
-    originals = [_answer(shipped.model, batch) for batch in batches]
-    expected = [_answer(simulated, batch) for batch in batches]
+    originals = [_answer(target, shipped.model, batch) for batch in batches]
+    expected = [_answer(target, simulated, batch) for batch in batches]
     for want, got in zip(expected, ran.outputs, strict=True):
         if want.shape != got.shape:
             raise ModelError(
@@ -193,7 +191,7 @@ def _compared(
         )
     file_bytes = sum(f.stat().st_size for f in made.rglob("*") if f.suffix in target.weight_suffixes)
     predicted = predicted_bytes(target, shipped)
-    if file_bytes > predicted * 1.01 + HEADERS:
+    if file_bytes > predicted * 1.01 + target.header_bytes(made):
         raise ModelError(
             f"{target.name}: the files have {file_bytes} bytes where {predicted} were promised"
         )
@@ -267,8 +265,9 @@ def predicted_bytes(target: Target, shipped: Shipped) -> int:
 
 
 @torch.no_grad()
-def _answer(module: nn.Module, batch: Batch) -> Tensor:
-    return scored_tensor(module(*batch.args, **batch.kwargs)).float().cpu()
+def _answer(target: Target, module: nn.Module, batch: Batch) -> Tensor:
+    outputs = scored_tensor(module(*batch.args, **batch.kwargs)).float()
+    return target.compared(outputs, batch).cpu()
 
 
 def _divergence(originals: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:

@@ -190,8 +190,8 @@ class Gguf(Target):
             return packed_blocks(shipped.codes(layer), chosen), chosen.name
         layer_module = shipped.module.get_submodule(layer.name)
         rounded = shipped.quantizer.weight(layer.name, layer_module, weight)
-        assert weight.number.torch_dtype is not None
-        return _number_bytes(rounded.to(weight.number.torch_dtype)), FLOAT_TYPES[weight.number.name]
+        half = torch.float16 if weight.number.name == "fp16" else torch.bfloat16
+        return _number_bytes(rounded.to(half)), FLOAT_TYPES[weight.number.name]
 
     def load(self, folder: Path) -> Loaded:
         """See ``Target.load``."""

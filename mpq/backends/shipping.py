@@ -93,8 +93,8 @@ class ExportCheck:
             f"{', '.join(f'{p} {v}' for p, v in self.versions.items())} here: "
             f"{self.num_layers} weights decoded, at most {self.max_weight_difference:.2g} apart; "
             f"outputs of {self.num_examples} examples at most {self.max_difference:.2g} from the "
-            f"simulation (median {self.median_difference:.2g}, accepted {self.accepted_difference:.2g}, "
-            f"spread {self.spread:.2g}); "
+            f"simulation (median {self.median_difference:.2g}, "
+            f"accepted {self.accepted_difference:.2g}, spread {self.spread:.2g}); "
             f"{self.file_bytes} bytes ({self.predicted_bytes} predicted), "
             f"{self.examples_per_second:.3g} examples{tokens} a second"
         )

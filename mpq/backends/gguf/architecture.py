@@ -1,4 +1,4 @@
-"""Networks of transformers as architectures of llama.cpp: metadata, names and layouts of tensors."""
+"""Networks of transformers as architectures of llama.cpp: metadata, names, order of rows."""
 
 import re
 from collections.abc import Mapping
@@ -131,7 +131,9 @@ def architecture_of(config: Mapping[str, Any]) -> Architecture:
         raise ModelError(f"gguf: no converter for a {model_class}; there are those for {known}")
     act = config.get("hidden_act") or config.get("hidden_activation")
     if act != found.activation:
-        raise ModelError(f"gguf: llama.cpp computes {found.activation} in {kind}, and this is {act}")
+        raise ModelError(
+            f"gguf: llama.cpp computes {found.activation} in {kind}, and this is {act}"
+        )
     if config.get("use_sliding_window"):
         raise ModelError(f"gguf: llama.cpp has no sliding window in {kind}")
     if config.get("use_bidirectional_attention"):

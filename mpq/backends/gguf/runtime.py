@@ -59,6 +59,7 @@ class LlamaCpp:
         params.n_gpu_layers = 0
         params.n_ctx = self.context_length
         params.n_parallel = 1
+        params.cpuparams.poll = 0  # waits without turning, which takes the time of others
         params.warmup = params.fit_params = params.ui = False
         return xllamacpp.Server(params)
 

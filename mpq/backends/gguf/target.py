@@ -56,7 +56,9 @@ class Gguf(Target):
     two_bits: str = "TQ2_0"
 
     name: ClassVar[str] = "gguf"
-    summary: ClassVar[str] = "llama.cpp and Ollama: a file with a tensor type per layer, in a folder"
+    summary: ClassVar[str] = (
+        "llama.cpp and Ollama: a file with a tensor type per layer, in a folder"
+    )
     extra: ClassVar[str] = "gguf"
     readers: ClassVar[str] = "llama.cpp, Ollama"
     holds: ClassVar[str] = (
@@ -216,7 +218,10 @@ class Gguf(Target):
             order = found.row_order(tensor.name, len(rows), heads, kv_heads)
             weights[name] = rows if order is None else rows[order.argsort()]
             kinds[name] = kind
-        if "output.weight" not in {tensor.name for tensor in reader.tensors} and EMBEDDING in weights:
+        if (
+            "output.weight" not in {tensor.name for tensor in reader.tensors}
+            and EMBEDDING in weights
+        ):
             weights[HEAD], kinds[HEAD] = weights[EMBEDDING].clone(), kinds[EMBEDDING]
         length = int(_field(reader, f"{found.name}.context_length"))
         tokens = _field(reader, "tokenizer.ggml.tokens")

@@ -74,8 +74,8 @@ def layout_refusal(weight: TensorFormat, num_inputs: int) -> str:
     if block_of(weight, num_inputs) == SMALL_BLOCK and bits in (2, 3, 6):
         wider = {2: 4, 3: 4, 6: 8}[bits]
         return (
-            f"scales of groups in Q{bits}_K are products of two rounded numbers; w{bits} has groups "
-            f"of multiples of {SUPER_BLOCK} or none, and w{wider}g{group} takes the room that "
+            f"scales of groups in Q{bits}_K are products of two rounded numbers; w{bits} has no "
+            f"groups or multiples of {SUPER_BLOCK}, and w{wider}g{group} takes the room that "
             f"w{bits}g{group} would"
         )
     return ""

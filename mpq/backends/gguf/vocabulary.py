@@ -112,8 +112,8 @@ def _tokens(stated: Mapping[str, Any], size: int) -> tuple[list[str], list[int]]
 
 
 def _pairs(stated: Mapping[str, Any]) -> list[tuple[str, str]]:
-    merges = stated["model"]["merges"]
-    return [tuple(x.split(" ", 1)) if isinstance(x, str) else tuple(x) for x in merges]
+    pairs = (x.split(" ", 1) if isinstance(x, str) else x for x in stated["model"]["merges"])
+    return [(left, right) for left, right in pairs]
 
 
 def _sentencepiece(

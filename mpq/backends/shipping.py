@@ -181,6 +181,7 @@ def _compared(
     """Refuses what differs; else what is written down."""
     weights = _check_weights(target, shipped, ran)
     simulated = Simulate().quantize(shipped.model, shipped.assignment)
+    target.adapt(simulated)
     originals = [_answer(target, shipped.model, batch) for batch in batches]
     expected = [_answer(target, simulated, batch) for batch in batches]
     for want, got in zip(expected, ran.outputs, strict=True):

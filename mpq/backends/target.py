@@ -168,6 +168,13 @@ class Target(Backend):
         """Bytes that its files may have beside their tensors: names, shapes, paddings."""
         return HEADERS
 
+    def adapt(self, simulated: nn.Module) -> None:
+        """Makes a simulation compute what the runtime computes otherwise outside of layers.
+
+        Args:
+            simulated: A network of its own, changed in place.
+        """
+
     def compared(self, outputs: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002
         """The simulation's outputs for a batch, as ``Loaded.run`` gives the runtime's."""
         return outputs

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpq.errors import ModelError
 
@@ -34,6 +34,9 @@ _WHOLE: Final = {
     "model.norm": "output_norm",
     "lm_head": "output",
 }
+
+
+GELU: Final = "gelu_pytorch_tanh"
 
 
 @final
@@ -105,9 +108,9 @@ ARCHITECTURES: Final = {
     "mistral": Architecture("llama", "MistralForCausalLM", is_interleaved=True),
     "qwen2": Architecture("qwen2", "Qwen2ForCausalLM"),
     "qwen3": Architecture("qwen3", "Qwen3ForCausalLM"),
-    "gemma": Architecture("gemma", "GemmaForCausalLM", "gelu_pytorch_tanh", norm_offset=1.0),
+    "gemma": Architecture("gemma", "GemmaForCausalLM", GELU, norm_offset=1.0),
     "gemma2": Architecture(
-        "gemma2", "Gemma2ForCausalLM", "gelu_pytorch_tanh", norm_offset=1.0, block=_GEMMA2_BLOCK
+        "gemma2", "Gemma2ForCausalLM", GELU, norm_offset=1.0, block=_GEMMA2_BLOCK
     ),
 }
 """By ``model_type`` of transformers."""
@@ -218,3 +221,10 @@ def rope_factors(config: Mapping[str, Any]) -> Tensor | None:
     turns = rope["original_max_position_embeddings"] * frequencies / (2 * torch.pi)
     share = ((turns - low) / (high - low)).clamp(0, 1)
     return (1 / ((1 - share) / factor + share)).float()
+
+
+def gelu_by_table(_: nn.Module, args: tuple[Tensor, ...], __: Tensor) -> Tensor:
+    """Forward hook: GELU as llama.cpp reads it between -10 and 10, with fp16 on both sides."""
+    (x,) = args
+    near = nn.functional.gelu(x.half().float(), approximate="tanh").half().float()
+    return torch.where(x <= -10, torch.zeros_like(x), torch.where(x >= 10, x, near))

@@ -20,8 +20,8 @@ def recipe(types: Mapping[str, str]) -> str:
     ]
     lines = [
         "# NOT mpq's codes, and not run here: llama-quantize rounds by itself, with scales of its",
-        "# own, so that its file loses something else than what mpq measured. model.gguf beside",
-        "# this text is what was searched, and what was run. Some releases pass over an override that",
+        "# own: its file loses something else than what mpq measured. The file model.gguf beside",
+        "# this is what was searched, and what was run. Some releases pass over an override that",
         "# is equal to the last word (llama.cpp#22544): look at the types that it prints.",
         "llama-quantize \\",
         *options,

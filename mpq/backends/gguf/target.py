@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from mpq.backends.gguf.architecture import (
     ARCHITECTURES,
+    GELU,
     Architecture,
     architecture_of,
     full_config,
+    gelu_by_table,
     metadata,
     rope_factors,
 )
@@ -78,6 +80,8 @@ class Gguf(Target):
         "are counted as they are.",
         "Compared: log-probabilities of the token after each prompt, the median prompt; llama.cpp "
         "rounds inputs to int8, and ties fall to either side.",
+        "Gemma: llama.cpp reads GELU from a table in fp16. The check of an export does the same, a "
+        "search does not.",
         "Compared with a key-value cache in float32 and without flash attention; llama.cpp's own "
         "defaults are fp16 and automatic: --cache-type-k f32 --cache-type-v f32 --flash-attn off.",
     )
@@ -131,6 +135,14 @@ class Gguf(Target):
 
         reader = gguf.GGUFReader(folder / FILE)
         return int(reader.data_offset) + len(reader.tensors) * int(reader.alignment)
+
+    def adapt(self, simulated: nn.Module) -> None:
+        """See ``Target.adapt``: GELU by llama.cpp's table, in Gemma."""
+        config = _config(simulated)
+        if (getattr(config, "hidden_act", None) or config.hidden_activation) == GELU:
+            for name, module in simulated.named_modules():
+                if name.endswith(".mlp.act_fn"):
+                    module.register_forward_hook(gelu_by_table)
 
     def compared(self, outputs: Tensor, batch: Batch) -> Tensor:
         """See ``Target.compared``: log-probabilities ``[N, V]`` after the last token."""

@@ -1,4 +1,4 @@
-"""Running an exported folder in a process that has seen nothing else: ``python -m`` this module.
+"""Running an exported folder in a process that has seen nothing else: ``mpq.backends.__main__``.
 
 The parent leaves ``batches.pt``; the child leaves ``answer.pt`` and ``weights.safetensors``, or the
 sentence of an error as JSON on its standard output.
@@ -7,7 +7,6 @@ sentence of an error as JSON on its standard output.
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +71,7 @@ def run_fresh(
         MissingDependencyError: If the runtime is not installed.
     """
     torch.save([(batch.args, dict(batch.kwargs)) for batch in batches], exchange / "batches.pt")
-    command = [sys.executable, "-m", __name__, spelled, str(folder), str(exchange)]
+    command = [sys.executable, "-m", "mpq.backends", spelled, str(folder), str(exchange)]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     except subprocess.TimeoutExpired as error:
@@ -103,39 +102,3 @@ def _reported(target: "Target", ended: "subprocess.CompletedProcess[str]") -> Mp
         )
     said = ended.stderr.strip().splitlines() or ["without a word"]
     return ModelError(f"{target.name}: its runtime ended with {ended.returncode}: {said[-1]}")
-
-
-def main(spelled: str, folder: str, exchange: str) -> None:
-    """The child."""
-    from safetensors.torch import save_file
-
-    from mpq.backends import BACKENDS
-    from mpq.backends.target import Target
-
-    target, meeting = BACKENDS.build(spelled), Path(exchange)
-    assert isinstance(target, Target)
-    try:
-        loaded = target.load(Path(folder))
-        stored = torch.load(meeting / "batches.pt", weights_only=True)
-        batches = [Batch(args, kwargs) for args, kwargs in stored]
-        # Decoded before anything runs: some readers unpack their weights for good when they run.
-        weights = {name: t.float().contiguous() for name, t in loaded.weights.items()}
-        save_file(weights, meeting / "weights.safetensors")
-        kinds = dict(loaded.kinds)
-        with torch.no_grad():
-            outputs = [loaded.run(batch).float().clone() for batch in batches]
-            started = time.perf_counter()
-            loaded.run(batches[0])
-            seconds = time.perf_counter() - started
-    except MpqError as error:
-        told = {"mpq_error": type(error).__name__, "text": str(error)}
-        sys.stdout.write(json.dumps(told) + "\n")
-        sys.exit(1)
-    answer = {
-        "outputs": outputs, "seconds": seconds, "versions": dict(loaded.versions), "kinds": kinds,
-    }  # fmt: skip
-    torch.save(answer, meeting / "answer.pt")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -11,6 +11,7 @@ from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from mpq.backends.fresh import FreshRun, run_fresh
 from mpq.backends.simulate import Simulate
@@ -24,9 +25,11 @@ from mpq.problem.assignment import Assignment
 
 NUM_EXAMPLES: Final = 32
 """Examples that are run in the target's runtime at least, where there are as many."""
-HEADERS: Final = 65536
-"""Bytes of names, shapes and paddings that a file may have beside its tensors."""
 EXPORT_SCHEMA: Final = 1
+LAST_DIGITS: Final = 1e-6
+"""Relative difference of sums that are added up in another order."""
+TIES: Final = 2.0
+"""How many times as far as the simulation moves by ties a runtime may be from it."""
 
 
 @final
@@ -41,6 +44,8 @@ class ExportCheck:
         num_examples: Examples that were run in the runtime.
         max_difference: Largest difference of an output from the simulation.
         median_difference: Median over the examples of their largest differences.
+        accepted_difference: What the largest one, or the median one where a runtime rounds while
+            running, was held against.
         spread: Standard deviation of the simulation's outputs.
         max_weight_difference: Largest difference of a weight as the tool's reader decodes it,
             relative to its layer's largest weight.
@@ -50,6 +55,7 @@ class ExportCheck:
         file_bytes: All files with weights.
         predicted_bytes: What ``weight_bytes`` says: without headers.
         examples_per_second: Of one batch, warm, on this machine.
+        tokens_per_second: The same in tokens that are read; ``None`` where inputs are no tokens.
         versions: Packages that took part.
         kinds: What the layers were loaded as, counted.
         was_searched_for: Whether the assignment's numerics were the target's already.
@@ -61,6 +67,7 @@ class ExportCheck:
     num_examples: int
     max_difference: float
     median_difference: float
+    accepted_difference: float
     spread: float
     max_weight_difference: float
     kl_from_original_nats: float
@@ -68,6 +75,7 @@ class ExportCheck:
     file_bytes: int
     predicted_bytes: int
     examples_per_second: float
+    tokens_per_second: float | None
     versions: dict[str, str]
     kinds: dict[str, int]
     was_searched_for: bool
@@ -80,13 +88,15 @@ class ExportCheck:
     @property
     def verdict(self) -> str:
         """For people."""
+        tokens = f" ({self.tokens_per_second:.3g} tokens)" if self.tokens_per_second else ""
         return (
             f"{', '.join(f'{p} {v}' for p, v in self.versions.items())} here: "
             f"{self.num_layers} weights decoded, at most {self.max_weight_difference:.2g} apart; "
             f"outputs of {self.num_examples} examples at most {self.max_difference:.2g} from the "
-            f"simulation (median {self.median_difference:.2g}, spread {self.spread:.2g}); "
+            f"simulation (median {self.median_difference:.2g}, "
+            f"accepted {self.accepted_difference:.2g}, spread {self.spread:.2g}); "
             f"{self.file_bytes} bytes ({self.predicted_bytes} predicted), "
-            f"{self.examples_per_second:.3g} examples a second"
+            f"{self.examples_per_second:.3g} examples{tokens} a second"
         )
 
 
@@ -171,8 +181,9 @@ def _compared(
     """Refuses what differs; else what is written down."""
     weights = _check_weights(target, shipped, ran)
     simulated = Simulate().quantize(shipped.model, shipped.assignment)
-    originals = [_answer(shipped.model, batch) for batch in batches]
-    expected = [_answer(simulated, batch) for batch in batches]
+    target.adapt(simulated)
+    originals = [_answer(target, shipped.model, batch) for batch in batches]
+    expected = [_answer(target, simulated, batch) for batch in batches]
     for want, got in zip(expected, ran.outputs, strict=True):
         if want.shape != got.shape:
             raise ModelError(
@@ -184,18 +195,22 @@ def _compared(
     )
     spread = float(torch.cat([x.flatten() for x in expected]).std()) or 1.0
     worst, median = float(of_examples.max()), float(of_examples.median())
+    accepted = target.tolerance * spread
+    if target.is_median and not median <= accepted:
+        accepted = max(accepted, TIES * _moved_by_ties(target, simulated, batches, expected))
     # A comparison with nan is false: what is not within is refused.
-    if not (median if target.is_median else worst) <= target.tolerance * spread:
+    if not (median if target.is_median else worst) <= accepted:
         raise ModelError(
             f"{target.name}: its runtime's outputs differ from the simulation's by {worst:.3g} "
-            f"(median {median:.3g}; their standard deviation is {spread:.3g}), though all weights "
+            f"(median {median:.3g}, accepted {accepted:.3g}; their standard deviation is "
+            f"{spread:.3g}), though all weights "
             f"are decoded alike: nothing was written"
         )
     file_bytes = sum(
         f.stat().st_size for f in made.rglob("*") if f.suffix in target.weight_suffixes
     )
     predicted = predicted_bytes(target, shipped)
-    if file_bytes > predicted * 1.01 + HEADERS:
+    if file_bytes > predicted * 1.01 + target.header_bytes(made):
         raise ModelError(
             f"{target.name}: the files have {file_bytes} bytes where {predicted} were promised"
         )
@@ -206,6 +221,7 @@ def _compared(
         num_examples=len(of_examples),
         max_difference=worst,
         median_difference=median,
+        accepted_difference=accepted,
         spread=spread,
         max_weight_difference=weights,
         kl_from_original_nats=_divergence(originals, ran.outputs),
@@ -213,10 +229,42 @@ def _compared(
         file_bytes=file_bytes,
         predicted_bytes=predicted,
         examples_per_second=batches[0].size / ran.seconds,
+        tokens_per_second=_num_tokens(batches[0]) / ran.seconds or None,
         versions={"mpq": version("mpq"), **ran.versions},
         kinds=_counted(ran.kinds.values()),
         was_searched_for=was_searched_for,
     )
+
+
+def _num_tokens(batch: Batch) -> int:
+    """Ids in a batch; 0 where its inputs are numbers."""
+    first = batch.kwargs.get("input_ids", batch.args[0] if batch.args else None)
+    is_ids = isinstance(first, Tensor) and not first.is_floating_point() and first.ndim == 2
+    return first.numel() if is_ids else 0
+
+
+@torch.no_grad()
+def _moved_by_ties(
+    target: Target, simulated: nn.Module, batches: Sequence[Batch], expected: Sequence[Tensor]
+) -> float:
+    """Median over the examples of how far the simulation itself moves by float32's last digits.
+
+    Inputs that are rounded while running may fall to either side of a tie. In a network with many
+    layers some of every example do, in the simulation as in the runtime, which adds up in another
+    order: the two differ as the simulation differs from itself with norms and biases a hair off.
+    """
+    draws = torch.Generator().manual_seed(0)
+    moved = {
+        name: p * (1 + LAST_DIGITS * torch.randn(p.shape, generator=draws).to(p))
+        for name, p in simulated.named_parameters()
+        if p.ndim == 1
+    }
+    found = []
+    for batch, want in zip(batches, expected, strict=True):
+        outputs = functional_call(simulated, moved, batch.args, dict(batch.kwargs))
+        got = target.compared(scored_tensor(outputs).float(), batch).cpu()
+        found.append((want - got).abs().flatten(1).amax(1))
+    return float(torch.cat(found).median())
 
 
 def _counted(values: Any) -> dict[str, int]:
@@ -269,8 +317,9 @@ def predicted_bytes(target: Target, shipped: Shipped) -> int:
 
 
 @torch.no_grad()
-def _answer(module: nn.Module, batch: Batch) -> Tensor:
-    return scored_tensor(module(*batch.args, **batch.kwargs)).float().cpu()
+def _answer(target: Target, module: nn.Module, batch: Batch) -> Tensor:
+    outputs = scored_tensor(module(*batch.args, **batch.kwargs)).float()
+    return target.compared(outputs, batch).cpu()
 
 
 def _divergence(originals: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:

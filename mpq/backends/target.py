@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Protocol, Self, final
+from typing import ClassVar, Final, Protocol, Self, final
 
 from torch import Tensor, nn
 
@@ -21,6 +21,8 @@ from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import ORIGINAL, Granularity, Precision
 from mpq.quantization.quantizer import Quantizer
 
+HEADERS: Final = 65536
+"""Bytes of names, shapes and paddings that a file may have beside its tensors."""
 SCALE_BITS = {"fp32": 32, "fp16": 16, "bf16": 16}
 
 
@@ -166,6 +168,21 @@ class Target(Backend):
     def constant_bytes(self, tensor: Tensor) -> int:
         """Bytes of a tensor that is no quantized weight: as it came, unless the target differs."""
         return tensor.numel() * tensor.element_size()
+
+    def header_bytes(self, folder: Path) -> int:  # noqa: ARG002
+        """Bytes that its files may have beside their tensors: names, shapes, paddings."""
+        return HEADERS
+
+    def adapt(self, simulated: nn.Module) -> None:
+        """Makes a simulation compute what the runtime computes otherwise outside of layers.
+
+        Args:
+            simulated: A network of its own, changed in place.
+        """
+
+    def compared(self, outputs: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002
+        """The simulation's outputs for a batch, as ``Loaded.run`` gives the runtime's."""
+        return outputs
 
     @abstractmethod
     def write(self, shipped: Shipped, folder: Path) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mpq.quantization.precision import Granularity, TensorFormat
+from mpq.quantization.precision import TensorFormat
 
 SMALL_BLOCK = 32
 """Numbers of a block of Q4_0, Q5_0 and Q8_0."""
@@ -14,15 +14,17 @@ SUPER_BLOCK = 256
 def block_of(tensor_format: TensorFormat, num_inputs: int) -> int | None:
     """Size of the blocks that a weight's type has in GGUF; ``None``: its rows do not divide.
 
-    Weights of up to 6 bits without groups are K-quants where their rows are whole super-blocks;
-    all others have blocks of 32.
+    Weights of up to 6 bits are K-quants where their rows are whole super-blocks and their groups,
+    if they have some, too; all others have blocks of 32.
 
     Args:
         tensor_format: The weight's, an integer format.
         num_inputs: ``K`` of the weight ``[O, K]``.
     """
-    is_grouped = tensor_format.granularity is Granularity.GROUP
-    if not is_grouped and tensor_format.number.bits <= 6 and num_inputs % SUPER_BLOCK == 0:
+    # Without groups a whole row shares a scale.
+    shared = tensor_format.group_size or num_inputs
+    is_whole = shared % SUPER_BLOCK == 0 and num_inputs % SUPER_BLOCK == 0
+    if is_whole and tensor_format.number.bits <= 6:
         return SUPER_BLOCK
     return SMALL_BLOCK if num_inputs % SMALL_BLOCK == 0 else None
 

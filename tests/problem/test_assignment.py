@@ -96,7 +96,9 @@ def assignments(draw: st.DrawFn) -> Assignment:
         (tuple(alike),) if len(alike) > 1 and draw(st.booleans()) else (),
         {name: f"norm of {name}" for name in draw(st.lists(st.text(), max_size=2))},
         draw(st.sampled_from(["minmax", "percentile", "mse"])),
-        draw(st.sampled_from([OWN, Numerics("fp16", "bf16", "amax/127.5", "quotient", "llama.cpp")])),
+        draw(
+            st.sampled_from([OWN, Numerics("fp16", "bf16", "amax/127.5", "quotient", "llama.cpp")])
+        ),
         draw(records),
     )
 

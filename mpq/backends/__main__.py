@@ -1,0 +1,46 @@
+"""The child of an export: loads a folder with a target's runtime, and runs it.
+
+``python -m mpq.backends TARGET FOLDER EXCHANGE``; see ``mpq.backends.fresh``.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from mpq.backends import target_of
+from mpq.errors import MpqError
+from mpq.network.examples import Batch
+
+
+def main(spelled: str, folder: str, exchange: str) -> None:
+    """Leaves ``answer.pt`` and ``weights.safetensors``, or an error's sentence as JSON."""
+    target, meeting = target_of(spelled), Path(exchange)
+    try:
+        loaded = target.load(Path(folder))
+        stored = torch.load(meeting / "batches.pt", weights_only=True)
+        batches = [Batch(args, kwargs) for args, kwargs in stored]
+        # Decoded before anything runs: some readers unpack their weights for good when they run.
+        weights = {name: t.float().contiguous() for name, t in loaded.weights.items()}
+        save_file(weights, meeting / "weights.safetensors")
+        kinds = dict(loaded.kinds)
+        with torch.no_grad():
+            outputs = [loaded.run(batch).float().clone() for batch in batches]
+            started = time.perf_counter()
+            loaded.run(batches[0])
+            seconds = time.perf_counter() - started
+    except MpqError as error:
+        told = {"mpq_error": type(error).__name__, "text": str(error)}
+        sys.stdout.write(json.dumps(told) + "\n")
+        sys.exit(1)
+    answer = {
+        "outputs": outputs, "seconds": seconds, "versions": dict(loaded.versions), "kinds": kinds,
+    }  # fmt: skip
+    torch.save(answer, meeting / "answer.pt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

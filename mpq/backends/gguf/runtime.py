@@ -1,0 +1,140 @@
+"""llama.cpp, as the prebuilt wheel ``xllamacpp`` has it, running a file on the processor."""
+
+import json
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor
+
+from mpq.errors import InputError, ModelError
+from mpq.network.examples import Batch
+
+FILE: Final = "model.gguf"
+CHECK: Final = "tokenizer-check.json"
+"""Texts, and the tokens that the original tokenizer cuts them into."""
+PACKAGES: Final = ("gguf", "xllamacpp")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LlamaCpp:
+    """See ``mpq.backends.target.Loaded``.
+
+    Args:
+        folder: With the file.
+        weights: Layer name to ``[O, K]`` float32, as the package ``gguf`` decodes it.
+        kinds: Layer name to type.
+        vocabulary_size: ``V``.
+        letter: A token that is a whole letter.
+        context_length: Tokens that it may read at once.
+    """
+
+    folder: Path
+    weights: Mapping[str, Tensor]
+    kinds: Mapping[str, str]
+    vocabulary_size: int
+    letter: int
+    context_length: int
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """See ``Loaded``."""
+        return {name: version(name) for name in PACKAGES}
+
+    @cached_property
+    def server(self) -> Any:
+        """llama.cpp's server, with everything in float32 that it lets one have so."""
+        import xllamacpp
+
+        params = xllamacpp.CommonParams()
+        params.model.path = str(self.folder / FILE)
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.n_gpu_layers = 0
+        params.n_ctx = self.context_length
+        params.n_parallel = 1
+        params.cpuparams.poll = 0  # waits without turning, which takes the time of others
+        params.warmup = params.fit_params = params.ui = False
+        return xllamacpp.Server(params)
+
+    def check_tokens(self) -> None:
+        """Compares how llama.cpp and the original tokenizer cut the sample texts.
+
+        Raises:
+            ModelError: If they part.
+        """
+        stated = json.loads((self.folder / CHECK).read_text(encoding="utf-8"))
+        for text, expected in stated.items():
+            found = self._asked("tokenize", {"content": text, "add_special": False})["tokens"]
+            if found != expected:
+                raise ModelError(
+                    f"gguf: llama.cpp cuts {text!r} into the tokens {found[:12]}, the original "
+                    f"tokenizer into {expected[:12]}; nothing was written"
+                )
+
+    def _asked(self, what: str, question: Mapping[str, Any]) -> Any:
+        request = urllib.request.Request(
+            f"{self.server.listening_address}/{what}",
+            json.dumps(question).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            return json.loads(answer.read())
+
+    def run(self, batch: Batch) -> Tensor:
+        """Log-probabilities ``[N, V]`` of the token after each prompt."""
+        return torch.stack([self._next(prompt) for prompt in prompts(batch)])
+
+    def _next(self, prompt: list[int]) -> Tensor:
+        size = self.vocabulary_size
+        question = {
+            "prompt": prompt,
+            "n_predict": 1,
+            "n_probs": size,
+            "cache_prompt": False,
+            # Nothing is reported of a token that ends the text, or is a part of a letter: so it is
+            # told what to say. What it reports are the logits before that.
+            "logit_bias": [[self.letter, 1e6]],
+        }
+        answer = self._asked("completion", question)
+        try:
+            stated = answer["completion_probabilities"][0]["top_logprobs"]
+            found = torch.full((size,), float("nan"))
+            found[[each["id"] for each in stated]] = torch.tensor([x["logprob"] for x in stated])
+        except (KeyError, IndexError, TypeError) as error:
+            raise ModelError(f"gguf: llama.cpp answers {str(answer)[:200]}") from error
+        return found
+
+
+def prompts(batch: Batch) -> list[list[int]]:
+    """The token ids of every example, without padding.
+
+    Raises:
+        InputError: If the batch has other inputs than ids and a mask.
+    """
+    inputs = dict(zip(("input_ids", "attention_mask"), batch.args, strict=False)) | batch.kwargs
+    ids, mask = inputs.pop("input_ids", None), inputs.pop("attention_mask", None)
+    if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.ndim != 2 or inputs:
+        raise InputError(
+            "gguf: llama.cpp is run with input_ids [N, P] and an attention_mask, and nothing else; "
+            f"got {', '.join(inputs) or 'no input_ids'}"
+        )
+    kept = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    return [row[keep].tolist() for row, keep in zip(ids, kept, strict=True)]
+
+
+def last_positions(batch: Batch) -> Tensor:
+    """``[N]``: where the last token of every example stands."""
+    mask = batch.kwargs.get("attention_mask", batch.args[1] if len(batch.args) > 1 else None)
+    ids = batch.kwargs.get("input_ids", batch.args[0] if batch.args else None)
+    if mask is None:
+        assert isinstance(ids, Tensor)
+        return torch.full((len(ids),), ids.shape[1] - 1, device=ids.device)
+    places = torch.arange(mask.shape[1], device=mask.device)
+    return (places * mask.bool()).amax(dim=1)

@@ -1,0 +1,362 @@
+"""GGUF files: written, read by the ``gguf`` package, run by llama.cpp."""
+
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import mpq
+from mpq.backends.gguf import Gguf
+from mpq.backends.gguf.runtime import CHECK, FILE, last_positions, prompts
+from mpq.backends.shipping import predicted_bytes, ship
+from mpq.backends.target import Shipped
+from mpq.errors import InputError, ModelError, PrecisionError
+from mpq.network.examples import Batch, Calibration
+from mpq.network.network import Network
+from mpq.problem.assignment import AssignedLayer, Assignment
+
+transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
+gguf = pytest.importorskip("gguf")
+pytest.importorskip("xllamacpp")
+
+VOCABULARY = 304
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a byte-level tokenizer of 300 tokens at most."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(["Once upon a time there was a little girl, hello world"] * 3, trainer)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+def network(kind: str, hidden: int = 256, inner: int = 512, **more: Any) -> Any:
+    """A language model of two blocks with random weights, biases and norms."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(
+        kind, hidden_size=hidden, intermediate_size=inner, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, vocab_size=VOCABULARY,
+        max_position_embeddings=128, initializer_range=0.1, bos_token_id=0, eos_token_id=1,
+        pad_token_id=None, **more,
+    )  # fmt: skip
+    found = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in found.parameters():
+            if parameter.ndim == 1:
+                parameter += torch.randn_like(parameter) * 0.1
+    return found
+
+
+def examples(count: int = 16, length: int = 8) -> Calibration:
+    """Random tokens."""
+    return Calibration([{"input_ids": torch.randint(2, 300, (count, length))}])
+
+
+def assigned(model: Any, *precisions: str, target: Gguf | None = None) -> Assignment:
+    """The precisions in turn; what the target cannot hold stays as it came."""
+    target, layers = target or Gguf(), dict[str, AssignedLayer]()
+    for layer in Network.of(model, examples()).layers:
+        precision = mpq.Precision.parse(precisions[len(layers) % len(precisions)])
+        if target.refusal(layer, precision):
+            precision = mpq.Precision.parse("fp32")
+        if layer.weight_of:
+            precision = layers[layer.weight_of].precision
+        layers[layer.name] = AssignedLayer(
+            layer.name, layer.kind, layer.weight_shape, precision, None
+        )
+    return Assignment(tuple(layers.values()), weight_range="minmax")
+
+
+def written(target: Gguf, model: Any, assignment: Assignment, folder: Path) -> Shipped:
+    """The file, without running it."""
+    shipped = Shipped.of(model, replace(assignment, numerics=target.numerics))
+    target.write(shipped, folder)
+    return shipped
+
+
+ALL = ("w4", "w2", "w3", "w5", "w6", "w8", "w4g32", "w5g32", "w8g64", "w3g256", "w6t", "w7")
+CASES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("llama", {}),
+    ("llama", {"hidden": 96, "inner": 160}),
+    ("mistral", {"tie_word_embeddings": True}),
+    ("qwen2", {}),
+    ("qwen3", {"head_dim": 32}),
+    ("gemma", {"head_dim": 64}),
+    ("gemma2", {"head_dim": 64, "query_pre_attn_scalar": 64, "sliding_window": 4}),
+)
+
+
+@pytest.mark.parametrize(("kind", "more"), CASES, ids=lambda value: str(value))
+def test_llama_cpp_computes_what_the_simulation_does(
+    kind: str, more: dict[str, Any], tokenizer: str, tmp_path: Path
+) -> None:
+    """All types mixed, embedding and head too: weights bit for bit, the median prompt to 1e-4."""
+    model, target = network(kind, **more), Gguf(tokenizer)
+
+    check = ship(
+        target, f"gguf:tokenizer={tokenizer}", assigned(model, *ALL), tmp_path / "out", model,
+        examples(),
+    )  # fmt: skip
+
+    assert check.max_weight_difference == 0.0
+    assert check.median_difference < 1e-4 * check.spread
+    assert sum(check.kinds.values()) == check.num_layers > 12
+    assert (tmp_path / "out" / "export.json").is_file()
+
+
+def test_llama_3_stretches_positions(tokenizer: str, tmp_path: Path) -> None:
+    """By factors in a tensor of their own; queries and keys have biases in the order of rows."""
+    rope = {
+        "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 16,
+    }  # fmt: skip
+    model = network("llama", 64, 96, rope_parameters=rope, attention_bias=True)
+
+    check = ship(
+        Gguf(tokenizer), f"gguf:tokenizer={tokenizer}", assigned(model, "fp32"), tmp_path / "out",
+        model, examples(length=24),
+    )  # fmt: skip
+
+    assert check.max_difference < 1e-4 * check.spread
+
+
+def stories_tokenizer(pieces: bytes, folder: Path) -> None:
+    """llama2.c's scores of pieces as merges, from the highest score on."""
+    found, place = dict[str, tuple[int, float]](), 4
+    while place < len(pieces):
+        score, length = struct.unpack("<fi", pieces[place : place + 8])
+        text = pieces[place + 8 : place + 8 + length].decode().replace(" ", "▁")
+        found[text.strip("\n") or text] = len(found), score
+        place += 8 + length
+    merges = [
+        (text[:cut], text[cut:])
+        for text in sorted(found, key=lambda text: -found[text][1])
+        for cut in range(1, len(text))
+        if found[text][0] >= 259 and text[:cut] in found and text[cut:] in found
+    ]
+    vocabulary = {text: number for text, (number, _) in found.items()}
+    made = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True)
+    )
+    normalizers = tokenizers.normalizers
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    special = ("<unk>", "<s>", "</s>")
+    made.add_special_tokens(
+        [tokenizers.AddedToken(x, special=True, normalized=False) for x in special]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
+
+
+def stories_network(folder: Path) -> Any:
+    """llama2.c's tensors under transformers' names, rows of queries and keys by halves."""
+    from safetensors.torch import load_file
+
+    stored = load_file(folder / "stories260K.fp32.safetensors")
+    config = transformers.LlamaConfig(
+        vocab_size=512, hidden_size=64, intermediate_size=172, num_hidden_layers=5,
+        num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=512,
+        rms_norm_eps=1e-5, tie_word_embeddings=True,
+    )  # fmt: skip
+    names = {
+        "attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj",
+        "attention.wv": "self_attn.v_proj", "attention.wo": "self_attn.o_proj",
+        "attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+        "feed_forward.w1": "mlp.gate_proj", "feed_forward.w2": "mlp.down_proj",
+        "feed_forward.w3": "mlp.up_proj", "tok_embeddings": "model.embed_tokens",
+    }  # fmt: skip
+    state = {"lm_head.weight": stored["tok_embeddings.weight"]}
+    for name, tensor in stored.items():
+        whole = name.replace("layers.", "model.layers.")
+        whole = "model.norm.weight" if name == "norm.weight" else whole
+        for theirs, ours in names.items():
+            whole = whole.replace(f"{theirs}.weight", f"{ours}.weight")
+        if ".wq." in name or ".wk." in name:
+            tensor = tensor.reshape(-1, 4, 2, 64).transpose(1, 2).reshape(tensor.shape)
+        state[whole] = tensor
+    model = transformers.LlamaForCausalLM(config).eval()
+    model.load_state_dict(state)
+    return model
+
+
+def test_a_trained_network_runs_with_its_tokenizer(data_dir: Path, tmp_path: Path) -> None:
+    """Llama of the TinyStories: what the runtime loses is what the simulation said."""
+    stories_tokenizer((data_dir / "llm" / "tok512.bin").read_bytes(), tmp_path / "tok")
+    model = stories_network(data_dir / "llm")
+    tokens = np.load(data_dir / "llm" / "tokens.npz")["valid_excerpt"].astype(np.int64)
+    data = Calibration([{"input_ids": torch.from_numpy(tokens[: 16 * 16].reshape(16, 16))}])
+    assignment = assigned(model, "w4", "w5g32", "w8", "w6", "w4g32")
+
+    check = ship(
+        Gguf(str(tmp_path / "tok")), f"gguf:tokenizer={tmp_path / 'tok'}", assignment,
+        tmp_path / "out", model, data,
+    )  # fmt: skip
+
+    assert check.max_weight_difference == 0.0
+    assert check.median_difference < 0.02 * check.spread
+    assert check.kl_from_original_nats == pytest.approx(check.kl_of_simulation_nats, rel=0.1)
+
+
+def test_the_file_is_as_large_as_the_search_counts(tokenizer: str, tmp_path: Path) -> None:
+    """Every tensor's bytes, to the byte."""
+    model, target = network("llama"), Gguf(tokenizer)
+
+    shipped = written(target, model, assigned(model, *ALL), tmp_path)
+    reader = gguf.GGUFReader(tmp_path / FILE)
+
+    stored = sum(int(tensor.n_bytes) for tensor in reader.tensors)
+    assert stored == predicted_bytes(target, shipped)
+    assert (tmp_path / FILE).stat().st_size <= stored + target.header_bytes(tmp_path)
+
+
+def test_two_bits_go_where_they_are_told(tokenizer: str, tmp_path: Path) -> None:
+    """TQ2_0 is smaller; Q2_K is for machines that do not know it."""
+    model, kinds = network("llama"), dict[str, set[str]]()
+
+    for two_bits in ("TQ2_0", "Q2_K"):
+        folder = tmp_path / two_bits
+        folder.mkdir()
+        written(Gguf(tokenizer, two_bits), model, assigned(model, "w2"), folder)
+        reader = gguf.GGUFReader(folder / FILE)
+        kinds[two_bits] = {tensor.tensor_type.name for tensor in reader.tensors}
+
+    assert kinds == {"TQ2_0": {"TQ2_0", "F32"}, "Q2_K": {"Q2_K", "F32"}}
+    recipe = (folder / "llama-quantize.txt").read_text(encoding="utf-8")
+    assert "NOT mpq's codes" in recipe
+    assert r'--tensor-type "^blk\.1\.attn_q\.weight$=q2_k"' in recipe
+
+
+def test_a_tokenizer_that_llama_cpp_reads_otherwise_is_found(
+    tokenizer: str, tmp_path: Path
+) -> None:
+    """The samples are cut by both, and must be cut alike."""
+    model = network("llama", 64, 96)
+    written(Gguf(tokenizer), model, assigned(model, "fp32"), tmp_path)
+    samples = json.loads((tmp_path / CHECK).read_text(encoding="utf-8"))
+    (tmp_path / CHECK).write_text(json.dumps({text: ids[1:] for text, ids in samples.items()}))
+
+    with pytest.raises(ModelError, match="llama.cpp cuts 'Hello world' into the tokens"):
+        Gguf(tokenizer).load(tmp_path)
+
+
+def test_without_a_tokenizer_nothing_is_written(tmp_path: Path) -> None:
+    """A network that was not loaded from a folder has none; the option names one."""
+    model = network("llama", 64, 96)
+
+    with pytest.raises(ModelError, match="tokenizer.json, --to gguf:tokenizer=FOLDER"):
+        ship(Gguf(), "gguf", assigned(model, "w8"), tmp_path / "out", model, examples())
+
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("cut", "name"),
+    [
+        ({"type": "ByteLevel", "use_regex": True}, "gpt-2"),
+        (
+            {"type": "Sequence", "pretokenizers": [
+                {"type": "Digits", "individual_digits": True}, {"type": "ByteLevel"},
+            ]},
+            "smollm",
+        ),
+    ],
+)  # fmt: skip
+def test_rules_of_cutting_have_names_there(cut: dict[str, Any], name: str) -> None:
+    """Those that are known; another one is refused and not guessed."""
+    from mpq.backends.gguf.vocabulary import _rule
+
+    assert _rule(cut) == name
+    with pytest.raises(ModelError, match="no converter for how this tokenizer cuts text"):
+        _rule({"type": "Whitespace"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "sentence"),
+    [
+        ("gpt_neox", {}, "no converter for a GPTNeoXForCausalLM"),
+        ("llama", {"hidden_act": "gelu"}, "llama.cpp computes silu in llama, and this is gelu"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+            "rotary embeddings of the type 'dynamic'",
+        ),
+        (
+            "gemma2",
+            {"head_dim": 64, "query_pre_attn_scalar": 32},
+            "head_dim, 64, and not of query_pre_attn_scalar, 32",
+        ),
+    ],
+)
+def test_networks_that_llama_cpp_computes_otherwise_are_refused(
+    kind: str, more: dict[str, Any], sentence: str, tokenizer: str, tmp_path: Path
+) -> None:
+    """By what differs, and nothing is left behind."""
+    model = network(kind, **more)
+
+    with pytest.raises(ModelError, match=sentence):
+        ship(Gguf(tokenizer), "gguf", assigned(model, "fp32"), tmp_path / "out", model, examples())
+
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("precision", "sentence"),
+    [
+        ("w4z", "symmetric weights only"),
+        ("fp8", "no weights in fp8_e4m3"),
+        ("w4a8", "llama.cpp rounds inputs to int8 by itself and not to int8: write w4a32"),
+        ("w4g128a16", "not to fp16: write w4g128a32"),
+        ("w16a32", "rounds the inputs of weights in fp16 alike"),
+        ("w4g48", "groups of 48 are no whole blocks of 32"),
+        ("w3g64", "w4g64 takes the room"),
+    ],
+)
+def test_precisions_that_it_lacks_are_refused(precision: str, sentence: str) -> None:
+    """With the layer's name, before anything is written."""
+    model = network("llama")
+    layers = assigned(model, "fp32").layers
+    parsed = mpq.Precision.parse(precision)
+    changed = tuple(replace(x, precision=parsed) if "q_proj" in x.name else x for x in layers)
+
+    with pytest.raises(PrecisionError, match=r"self_attn.q_proj.*" + sentence):
+        Gguf().check(changed)
+
+
+def test_an_unknown_type_for_two_bits_is_refused() -> None:
+    """By the names of those that there are."""
+    with pytest.raises(InputError, match="two_bits is TQ2_0 or Q2_K; got 'Q4_K'"):
+        Gguf(two_bits="Q4_K")
+
+
+def test_padding_is_no_part_of_a_prompt() -> None:
+    """On either side; other inputs than ids and a mask are refused."""
+    ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    mask = torch.tensor([[1, 1, 0], [0, 1, 1]])
+    batch = Batch((), {"input_ids": ids, "attention_mask": mask})
+
+    assert prompts(batch) == [[5, 6], [9, 10]]
+    assert last_positions(batch).tolist() == [1, 2]
+    assert last_positions(Batch((ids,), {})).tolist() == [2, 2]
+    with pytest.raises(InputError, match="an attention_mask, and nothing else; got position_ids"):
+        prompts(Batch((), {"input_ids": ids, "position_ids": ids}))

@@ -1,0 +1,78 @@
+"""Codes: the integers and scales that files hold, and the streams of bits that they are packed into."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpq.quantization.codes import Codes, packed, unpacked
+from mpq.quantization.numerics import Numerics
+from mpq.quantization.precision import Precision
+from mpq.quantization.ranges import MinMax
+from mpq.quantization.rounding import quantize_rows, weight_grid
+
+SPELLINGS = ["w2", "w3", "w4t", "w4z", "w5g8", "w4zg8", "w8", "w8z", "w3g7", "fp8", "fp4"]
+
+
+def weight() -> torch.Tensor:
+    """A weight with one row of zeros."""
+    rows = torch.randn(6, 20, generator=torch.Generator().manual_seed(0))
+    rows[2] = 0
+    return rows
+
+
+@pytest.mark.parametrize("numerics", [Numerics(), Numerics("fp16", "bf16")], ids=str)
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_codes_stand_for_what_the_simulation_computes_with(
+    spelling: str, numerics: Numerics
+) -> None:
+    """Bit for bit, with scales that their dtype holds."""
+    tensor_format = Precision.parse(f"{spelling}a32" if spelling[0] == "w" else spelling).weight
+    grid = weight_grid(weight(), tensor_format, MinMax(), numerics)
+
+    codes = Codes.of(weight(), tensor_format, grid)
+
+    assert torch.equal(codes.numbers(), quantize_rows(weight(), tensor_format, grid))
+    stored = numerics.group_scale if tensor_format.group_size else numerics.scale
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[stored]
+    assert torch.equal(codes.scale.to(dtype).float(), codes.scale)
+
+
+@pytest.mark.parametrize("spelling", ["w2a32", "w4za32", "w5g8a32", "w8a32", "w4zg8a32"])
+def test_unsigned_codes_are_the_same_numbers(spelling: str) -> None:
+    """Zero point taken off and times the scale, whatever the code of 0 is."""
+    tensor_format = Precision.parse(spelling).weight
+    codes = Codes.of(weight(), tensor_format, weight_grid(weight(), tensor_format, MinMax()))
+    group = tensor_format.group_size or 20
+    of_group = torch.arange(20) // group
+
+    unsigned, points = codes.unsigned(), codes.unsigned_zero_points()
+
+    assert int(unsigned.min()) >= 0
+    assert int(unsigned.max()) < 2**tensor_format.number.bits
+    numbers = (unsigned - points[:, of_group]) * codes.scale[:, of_group]
+    assert torch.equal(numbers, codes.numbers())
+
+
+def by_numpy(row: list[int], bits: int) -> bytes:
+    """The same stream by one large whole number, filled up to whole words."""
+    number = sum(code << (bits * place) for place, code in enumerate(row))
+    return number.to_bytes(-(-len(row) * bits // 32) * 4, "little")
+
+
+@given(st.data(), st.integers(1, 8), st.integers(1, 70))
+def test_packing_is_one_dense_stream_of_bits(data: st.DataObject, bits: int, length: int) -> None:
+    """A code may lie in two bytes or two words; unpacking gives it back."""
+    rows = data.draw(
+        st.lists(
+            st.lists(st.integers(0, 2**bits - 1), min_size=length, max_size=length),
+            min_size=1, max_size=3,
+        )
+    )  # fmt: skip
+
+    stream = packed(torch.tensor(rows), bits)
+
+    expected = [np.frombuffer(by_numpy(row, bits), np.uint8).tolist() for row in rows]
+    assert stream.tolist() == expected
+    assert unpacked(stream, bits, length).tolist() == rows

@@ -184,43 +184,17 @@ def _compared(
     target.adapt(simulated)
     originals = [_answer(target, shipped.model, batch) for batch in batches]
     expected = [_answer(target, simulated, batch) for batch in batches]
-    for want, got in zip(expected, ran.outputs, strict=True):
-        if want.shape != got.shape:
-            raise ModelError(
-                f"{target.name}: its runtime's outputs are {tuple(got.shape)}, the simulation's "
-                f"{tuple(want.shape)}"
-            )
-    of_examples = torch.cat(
-        [(a - b).abs().flatten(1).amax(1) for a, b in zip(expected, ran.outputs, strict=True)]
-    )
+    differences = _differences(target, expected, ran.outputs)
     spread = float(torch.cat([x.flatten() for x in expected]).std()) or 1.0
-    worst, median = float(of_examples.max()), float(of_examples.median())
-    accepted = target.tolerance * spread
-    if target.is_median and not median <= accepted:
-        accepted = max(accepted, TIES * _moved_by_ties(target, simulated, batches, expected))
-    # A comparison with nan is false: what is not within is refused.
-    if not (median if target.is_median else worst) <= accepted:
-        raise ModelError(
-            f"{target.name}: its runtime's outputs differ from the simulation's by {worst:.3g} "
-            f"(median {median:.3g}, accepted {accepted:.3g}; their standard deviation is "
-            f"{spread:.3g}), though all weights "
-            f"are decoded alike: nothing was written"
-        )
-    file_bytes = sum(
-        f.stat().st_size for f in made.rglob("*") if f.suffix in target.weight_suffixes
-    )
-    predicted = predicted_bytes(target, shipped)
-    if file_bytes > predicted * 1.01 + target.header_bytes(made):
-        raise ModelError(
-            f"{target.name}: the files have {file_bytes} bytes where {predicted} were promised"
-        )
+    accepted = _accepted(target, differences, spread, simulated, batches, expected)
+    file_bytes, predicted = _check_size(target, shipped, made)
     return ExportCheck(
         target=spelled,
         fingerprint=shipped.assignment.fingerprint,
         num_layers=len(shipped.quantized),
-        num_examples=len(of_examples),
-        max_difference=worst,
-        median_difference=median,
+        num_examples=len(differences),
+        max_difference=float(differences.max()),
+        median_difference=float(differences.median()),
         accepted_difference=accepted,
         spread=spread,
         max_weight_difference=weights,
@@ -234,6 +208,53 @@ def _compared(
         kinds=_counted(ran.kinds.values()),
         was_searched_for=was_searched_for,
     )
+
+
+def _differences(target: Target, expected: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
+    """``[N]`` largest difference of each example's outputs."""
+    for want, got in zip(expected, outputs, strict=True):
+        if want.shape != got.shape:
+            raise ModelError(
+                f"{target.name}: its runtime's outputs are {tuple(got.shape)}, the simulation's "
+                f"{tuple(want.shape)}"
+            )
+    pairs = zip(expected, outputs, strict=True)
+    return torch.cat([(a - b).abs().flatten(1).amax(1) for a, b in pairs])
+
+
+def _accepted(
+    target: Target,
+    differences: Tensor,
+    spread: float,
+    simulated: nn.Module,
+    batches: Sequence[Batch],
+    expected: Sequence[Tensor],
+) -> float:
+    """How far outputs may be apart; refuses those that are further."""
+    worst, median = float(differences.max()), float(differences.median())
+    accepted = target.tolerance * spread
+    if target.is_median and not median <= accepted:
+        accepted = max(accepted, TIES * _moved_by_ties(target, simulated, batches, expected))
+    # A comparison with nan is false: what is not within is refused.
+    if (median if target.is_median else worst) <= accepted:
+        return accepted
+    raise ModelError(
+        f"{target.name}: its runtime's outputs differ from the simulation's by {worst:.3g} "
+        f"(median {median:.3g}, accepted {accepted:.3g}; their standard deviation is "
+        f"{spread:.3g}), though all weights are decoded alike: nothing was written"
+    )
+
+
+def _check_size(target: Target, shipped: Shipped, made: Path) -> tuple[int, int]:
+    """Bytes of the files and of the tensors that were promised; refuses files that are larger."""
+    files = (file for file in made.rglob("*") if file.suffix in target.weight_suffixes)
+    found, predicted = sum(file.stat().st_size for file in files), predicted_bytes(target, shipped)
+    if found > predicted * 1.01 + target.header_bytes(made):
+        raise ModelError(
+            f"{target.name}: the files have {found} bytes where {predicted} were promised; nothing "
+            "was written"
+        )
+    return found, predicted
 
 
 def _num_tokens(batch: Batch) -> int:

@@ -86,6 +86,9 @@ records = st.builds(
 )
 
 
+OTHER = Numerics("fp16", "bf16", "amax/127.5", "quotient", "llama.cpp")
+
+
 @st.composite
 def assignments(draw: st.DrawFn) -> Assignment:
     """Layers of different names; those of one precision may be tied."""
@@ -96,9 +99,7 @@ def assignments(draw: st.DrawFn) -> Assignment:
         (tuple(alike),) if len(alike) > 1 and draw(st.booleans()) else (),
         {name: f"norm of {name}" for name in draw(st.lists(st.text(), max_size=2))},
         draw(st.sampled_from(["minmax", "percentile", "mse"])),
-        draw(
-            st.sampled_from([OWN, Numerics("fp16", "bf16", "amax/127.5", "quotient", "llama.cpp")])
-        ),
+        draw(st.sampled_from([OWN, OTHER])),
         draw(records),
     )
 

@@ -1,4 +1,4 @@
-"""Codes: the integers and scales that files hold, and the streams of bits that they are packed into."""
+"""Codes: the integers and scales that files hold, and the streams of bits that they become."""
 
 import numpy as np
 import pytest

@@ -67,7 +67,10 @@ def test_blocks_are_int8_with_a_scale_of_their_own(block: int) -> None:
 
 @pytest.mark.parametrize(
     ("spelling", "num_inputs", "block"),
-    [("w4a32", 512, 256), ("w4a32", 96, 32), ("w8a32", 512, 32), ("w4g32a32", 512, 32), ("w4a32", 40, None)],
+    [
+        ("w4a32", 512, 256), ("w4a32", 96, 32), ("w8a32", 512, 32), ("w4g32a32", 512, 32),
+        ("w4a32", 40, None),
+    ],
 )  # fmt: skip
 def test_blocks_are_those_of_the_types_in_the_file(
     spelling: str, num_inputs: int, block: int | None

@@ -39,7 +39,7 @@ def _planes(values: NDArray[Any], count: int, width: int) -> Bytes:
     """``[B, n]`` as ``[B, n / count]``: each byte holds ``count`` numbers, ``width`` apart."""
     planes = values.astype(np.uint8).reshape(len(values), -1, count, width)
     shifts = (np.arange(count) * (8 // count)).astype(np.uint8)
-    both = np.bitwise_or.reduce(planes << shifts[:, None], axis=2)
+    both: Bytes = np.bitwise_or.reduce(planes << shifts[:, None], axis=2)
     return both.reshape(len(values), -1)
 
 

@@ -118,7 +118,8 @@ def prompts(batch: Batch) -> list[list[int]]:
     Raises:
         InputError: If the batch has other inputs than ids and a mask.
     """
-    inputs = dict(zip(("input_ids", "attention_mask"), batch.args, strict=False)) | batch.kwargs
+    inputs = dict(zip(("input_ids", "attention_mask"), batch.args, strict=False))
+    inputs |= batch.kwargs
     ids, mask = inputs.pop("input_ids", None), inputs.pop("attention_mask", None)
     if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.ndim != 2 or inputs:
         raise InputError(
@@ -137,4 +138,5 @@ def last_positions(batch: Batch) -> Tensor:
         assert isinstance(ids, Tensor)
         return torch.full((len(ids),), ids.shape[1] - 1, device=ids.device)
     places = torch.arange(mask.shape[1], device=mask.device)
-    return (places * mask.bool()).amax(dim=1)
+    found: Tensor = (places * mask.bool()).amax(dim=1)
+    return found

@@ -62,6 +62,7 @@ class Gguf(Target):
         "llama.cpp and Ollama: a file with a tensor type per layer, in a folder"
     )
     extra: ClassVar[str] = "gguf"
+    packages: ClassVar[tuple[str, ...]] = ("gguf", "xllamacpp")
     readers: ClassVar[str] = "llama.cpp, Ollama"
     holds: ClassVar[str] = (
         "linear layers and embeddings of Llama, Mistral, Qwen 2 and 3, Gemma 1 and 2, with rows of "

@@ -1,0 +1,121 @@
+"""compressed-tensors: what transformers loads computes what the simulation computes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mpq
+from mpq.backends.compressed_tensors import CompressedTensors
+from mpq.backends.shipping import ship
+from mpq.errors import ModelError
+from mpq.network.examples import Calibration
+from mpq.network.layer import Layer
+from mpq.network.network import Network
+from mpq.problem.assignment import AssignedLayer
+from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.precision import ORIGINAL, Precision
+
+pytest.importorskip("compressed_tensors")
+transformers = pytest.importorskip("transformers")
+
+MIXED = (
+    "w4a32", "w3a32", "w8a8", "fp8", "w8a8sd", "w4g32a32", "w5a32", "w8a8d", "w2a32", "w7ta32",
+    "w4a8", "w8a8s", "wfp8a32", "w3g16a8d",
+)  # fmt: skip
+
+
+def llama() -> Any:
+    """Two blocks; random weights."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=128, tie_word_embeddings=True,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config).eval()
+
+
+DATA = Calibration(
+    [{"input_ids": torch.randint(0, 128, (8, 12), generator=torch.Generator().manual_seed(1))}]
+)
+
+
+def mixed(model: Any) -> mpq.Assignment:
+    """One precision after the other; the tied embedding stays."""
+    network = Network.of(model, DATA)
+    precisions = [Precision.parse(text) for text in MIXED]
+    ranges = ActivationRanges.calibrate(network, DATA, precisions, "minmax")
+    layers = []
+    for layer in network.layers:
+        is_tied = layer.kind == "embedding" or layer.name == "lm_head"
+        precision = ORIGINAL if is_tied else precisions[len(layers) % len(precisions)]
+        ends = None if is_tied else ranges.of(layer.name, precision.activation)
+        layers.append(AssignedLayer(layer.name, layer.kind, layer.weight_shape, precision, ends))
+    return mpq.Assignment(tuple(layers), weight_range="minmax")
+
+
+def test_a_mixed_network_is_the_simulation_in_transformers(tmp_path: Path) -> None:
+    """Bit for bit in float32, with every scheme there is; generation works; the rest stays."""
+    model = llama()
+
+    check = ship(
+        CompressedTensors(), "compressed-tensors", mixed(model), tmp_path / "out", model, DATA
+    )
+
+    assert check.num_layers == 14
+    assert check.max_weight_difference == 0.0
+    assert check.max_difference <= 1e-6
+    assert check.predicted_bytes <= check.file_bytes <= check.predicted_bytes + 65536
+    assert sum(check.kinds.values()) == 14
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    named = [name for group in config["config_groups"].values() for name in group["targets"]]
+    assert len(named) == len(set(named)) == 14
+    assert config["ignore"] == ["lm_head"]
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    tokens = loaded.generate(
+        torch.tensor([[1, 2, 3]]), max_new_tokens=4, do_sample=False, eos_token_id=None
+    )
+    assert tokens.shape == (1, 7)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "shape", "why"),
+    [
+        ("w4za32", (8, 64), "no mix of weights with zero points"),
+        ("w4g128a32", (8, 64), "64 inputs are no whole groups of 128"),
+        ("w4a4", (8, 64), "rounds no inputs to int4"),
+        ("wfp8a8", (8, 64), "fp8 weights have inputs in fp8"),
+        ("w8afp8", (8, 64), "integer weights have inputs in int8"),
+        ("wfp4a32", (8, 64), "no weights of fp4_e2m1"),
+        ("w4a32", (8, 3, 3, 3), "of the kind conv2d"),
+    ],
+)
+def test_refusals_name_the_reason(spelling: str, shape: tuple[int, ...], why: str) -> None:
+    """Before anything is written."""
+    kind = "linear" if len(shape) == 2 else "conv2d"
+    layer = Layer("layer", kind, shape, shape[0], (1,), (1,), 1, 1, 1)
+
+    assert why in CompressedTensors().refusal(layer, Precision.parse(spelling))
+
+
+@pytest.mark.parametrize("change", ["plain", "half"])
+def test_other_networks_are_refused(tmp_path: Path, change: str) -> None:
+    """Those that are none of transformers, and half precision, with what to do."""
+    model: Any = torch.nn.Sequential(torch.nn.Linear(12, 4)) if change == "plain" else llama()
+    data: Any = [torch.randn(4, 12)] if change == "plain" else DATA
+    model = model.eval().to(torch.bfloat16 if change == "half" else torch.float32)
+    layers = [
+        AssignedLayer(x.name, x.kind, x.weight_shape, ORIGINAL)
+        for x in Network.of(model, data).layers
+    ]
+    message = "reads networks of transformers" if change == "plain" else r"export model.float\(\)"
+
+    with pytest.raises(ModelError, match=message):
+        ship(
+            CompressedTensors(), "compressed-tensors", mpq.Assignment(tuple(layers)),
+            tmp_path / "out", model, data,
+        )  # fmt: skip
+
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,197 @@
+"""An export is there when its runtime agreed with the simulation, and else nothing is there."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import mpq
+from mpq.backends import shipping
+from mpq.backends.fresh import FreshRun
+from mpq.backends.shipping import ExportCheck, ship
+from mpq.backends.target import LayerShape, Loaded, Shipped, Target
+from mpq.errors import MissingDependencyError, ModelError, OutputError, PrecisionError
+from mpq.network.examples import Batch
+from mpq.quantization.numerics import Numerics
+from mpq.quantization.precision import Precision
+
+DATA = [torch.randn(16, 16, generator=torch.Generator().manual_seed(0))]
+NAMES = ("0", "2")
+
+
+def network() -> nn.Module:
+    """Two linear layers."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+
+
+def assigned(precision: str = "w4a32") -> mpq.Assignment:
+    """Every layer at one precision."""
+    task = mpq.Task(network(), DATA, DATA, candidates=[precision])
+    return mpq.search(task, {"effective_bits": 33}, sensitivity="weight-error").assignment
+
+
+@dataclass(frozen=True)
+class Toy(Target):
+    """Weights as they are decoded, in one file, one byte a code; may be made to go wrong."""
+
+    name: ClassVar[str] = "toy"
+    summary: ClassVar[str] = "a file for tests"
+    extra: ClassVar[str] = "toy"
+    packages: ClassVar[tuple[str, ...]] = ()
+    readers: ClassVar[str] = "this test"
+    holds: ClassVar[str] = "w2 to w8"
+    candidates: ClassVar[tuple[str, ...]] = ("w4", "w8")
+
+    fault: str = ""
+
+    def refusal(self, layer: LayerShape, precision: Precision) -> str:
+        """See ``Target.refusal``."""
+        return "w3 is refused" if precision.weight.number.bits == 3 else ""
+
+    def write(self, shipped: Shipped, folder: Path) -> None:
+        """See ``Target.write``."""
+        found = {x.name: shipped.codes(x).numbers() for x in shipped.quantized}
+        if self.fault == "weight":
+            found["2"][1, 3] += 0.01
+        if self.fault == "layer":
+            del found["2"]
+        found |= {f"{name}.bias": shipped.module.get_submodule(name).bias for name in NAMES}
+        if self.fault == "size":
+            found["more"] = torch.zeros(100_000)
+        save_file({name: t.detach().clone() for name, t in found.items()}, folder / "x.safetensors")
+
+    def stored_bits(self, layer: LayerShape, precision: Precision) -> int:
+        """See ``Target.stored_bits``."""
+        return 32 * int(np.prod(layer.weight_shape))
+
+    def load(self, folder: Path) -> Loaded:
+        """See ``Target.load``."""
+        if self.fault == "missing":
+            raise MissingDependencyError("toy is not installed: pip install 'mpq[toy]'")
+        return Ran(load_file(folder / "x.safetensors"), self.fault)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """The toy's runtime."""
+
+    tensors: Mapping[str, Tensor]
+    fault: str
+    versions: Mapping[str, str] = field(default_factory=lambda: {"toy": "1.0"})
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Without biases."""
+        return {name: self.tensors[name] for name in NAMES if name in self.tensors}
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """All alike."""
+        return dict.fromkeys(self.weights, "matrix")
+
+    def run(self, batch: Batch) -> Tensor:
+        """Two products and a ReLU."""
+        x = batch.args[0]
+        first = torch.relu(x @ self.tensors["0"].t() + self.tensors["0.bias"])
+        second = self.tensors.get("2", torch.zeros(4, 32))
+        found = first @ second.t() + self.tensors["2.bias"]
+        wrong = {"outputs": found * 1.01, "nan": found * torch.nan, "shape": found[:, :2]}
+        return wrong.get(self.fault, found)
+
+
+def here(
+    target: Target, spelled: str, folder: Path, batches: Sequence[Batch], exchange: Path
+) -> FreshRun:
+    """What ``run_fresh`` does, without another process, which would not know the toy."""
+    loaded = target.load(folder)
+    outputs = tuple(loaded.run(batch) for batch in batches)
+    file = exchange / "weights.safetensors"
+    save_file({name: t.contiguous() for name, t in loaded.weights.items()}, file)
+    return FreshRun(outputs, 0.5, loaded.versions, loaded.kinds, file)
+
+
+@pytest.fixture
+def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Ships with a fault to ``tmp_path / "made"``."""
+    monkeypatch.setattr(shipping, "run_fresh", here)
+
+    def run(fault: str = "", assignment: mpq.Assignment | None = None) -> ExportCheck:
+        found = assignment or assigned()
+        return ship(Toy(fault), "toy", found, tmp_path / "made", network(), DATA)
+
+    return run
+
+
+def test_what_agrees_is_there_with_its_figures(shipped: Any, tmp_path: Path) -> None:
+    """``export.json`` states the comparison, sizes, speed and versions."""
+    check = shipped()
+
+    assert check.was_searched_for
+    told = json.loads((tmp_path / "made" / "export.json").read_text())
+    assert sorted(file.name for file in (tmp_path / "made").iterdir()) == [
+        "export.json", "x.safetensors",
+    ]  # fmt: skip
+    assert list(tmp_path.iterdir()) == [tmp_path / "made"]
+    assert (told["num_layers"], told["num_examples"], told["versions"]["toy"]) == (2, 16, "1.0")
+    assert told["max_difference"] == check.max_difference < 1e-5
+    assert told["examples_per_second"] == 32
+    assert told["kinds"] == {"matrix": 2}
+    expected = 4 * (16 * 32 + 32 + 32 * 4 + 4)
+    assert told["predicted_bytes"] == expected
+    assert expected <= told["file_bytes"] <= expected + 1000
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        ("weight", ModelError, "the weight of layer '2' at w4a32 is decoded as another one"),
+        ("layer", ModelError, "found no quantized weight of layer '2'"),
+        ("outputs", ModelError, "outputs differ from the simulation's"),
+        ("nan", ModelError, "outputs differ from the simulation's by nan"),
+        ("shape", ModelError, r"outputs are \(16, 2\), the simulation's \(16, 4\)"),
+        ("size", ModelError, "the files have 40.... bytes where 2704 were promised"),
+        ("missing", MissingDependencyError, r"pip install 'mpq\[toy\]'"),
+    ],
+)
+def test_what_goes_wrong_leaves_nothing(
+    shipped: Any, tmp_path: Path, fault: str, error: type[Exception], message: str
+) -> None:
+    """Neither the folder nor a part of it."""
+    with pytest.raises(error, match=message):
+        shipped(fault)
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_precision_that_is_not_held_is_refused_before_anything_is_written(
+    shipped: Any, tmp_path: Path
+) -> None:
+    """With the layer's name and the reason."""
+    with pytest.raises(PrecisionError, match="layer '0' at w3a32: w3 is refused"):
+        shipped(assignment=assigned("w3a32"))
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_stays(shipped: Any, tmp_path: Path) -> None:
+    """A folder with something in it is refused; an empty one is taken."""
+    (tmp_path / "made").mkdir()
+    shipped()
+
+    with pytest.raises(OutputError, match="is there already"):
+        shipped()
+
+
+def test_an_assignment_of_a_search_for_elsewhere_is_said_to_be_one(shipped: Any) -> None:
+    """Its numbers are those of the target now, not those that were measured."""
+    other = replace(assigned(), numerics=Numerics(scale="fp16"))
+
+    assert not shipped(assignment=other).was_searched_for

@@ -1,0 +1,135 @@
+"""What every deployment target promises, and what a search for one chooses from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from typer.testing import CliRunner
+
+import mpq
+from mpq.backends import BACKENDS, Target, target_of
+from mpq.cli.__main__ import app
+from mpq.errors import InputError, PrecisionError
+from mpq.network.layer import Layer
+from mpq.problem.assignment import AssignedLayer
+from mpq.quantization.precision import ORIGINAL, Precision
+from mpq.workflows.shippable import Shippable
+
+TARGETS = [name for name in BACKENDS.names() if issubclass(BACKENDS.get(name), Target)]
+KINDS = ["linear", "conv2d", "embedding"]
+SPELLINGS = [
+    "w2a32", "w3a32", "w4a32", "w4a16", "w5a32", "w6a32", "w7a32", "w8a32", "w4za32", "w3g32a32",
+    "w4g32a32", "w4g64a32", "w4g128a32", "w2g256a32", "w8a8", "w8a8s", "w8a8d", "w8a8sd", "w4a8d",
+    "fp8", "wfp8a32", "fp16", "bf16", "wfp4a32", "w4ta32",
+]  # fmt: skip
+
+
+def layer(name: str, kind: str, num_outputs: int, num_inputs: int) -> Layer:
+    """A layer of which only its kind and shape matter."""
+    shape = (num_outputs, num_inputs, 1, 1) if kind == "conv2d" else (num_outputs, num_inputs)
+    return Layer(name, kind, shape, num_outputs, (num_inputs,), (num_outputs,), 1, 1, 1)
+
+
+@st.composite
+def networks(draw: Any) -> list[Layer]:
+    """Layers of all kinds; rows of any length."""
+    kinds = draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=6))
+    sizes = st.sampled_from([8, 30, 32, 64, 96, 128, 256, 512])
+    return [layer(f"layer{i}", kind, draw(sizes), draw(sizes)) for i, kind in enumerate(kinds)]
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@settings(max_examples=60, deadline=None)
+@given(layers=networks(), data=st.data())
+def test_a_search_chooses_what_the_exporter_accepts(
+    name: str, layers: list[Layer], data: st.DataObject
+) -> None:
+    """Always: whatever a layer may take after the target was asked, its export takes as well."""
+    target = BACKENDS.build(name)
+    assert isinstance(target, Target)
+    spelled = data.draw(st.lists(st.sampled_from(SPELLINGS), min_size=1, max_size=8, unique=True))
+    wanted = dict.fromkeys((x.name for x in layers), tuple(map(Precision.parse, spelled)))
+    tie = data.draw(st.lists(st.sampled_from([x.name for x in layers]), max_size=3, unique=True))
+    try:
+        found = Shippable.of(target, layers, [tie] if len(tie) > 1 else [], wanted, {})
+    except PrecisionError:  # none of the candidates in any layer
+        return
+
+    chosen = {x.name: data.draw(st.sampled_from(found.allowed[x.name])) for x in layers}
+    for group in found.ties:
+        chosen |= dict.fromkeys(group, chosen[group[0]])
+    assigned = [AssignedLayer(x.name, x.kind, x.weight_shape, chosen[x.name]) for x in layers]
+    target.check(assigned)
+    for each, same in zip(layers, assigned, strict=True):
+        if chosen[each.name] != ORIGINAL:
+            # Both are asked for bytes: the search by its layer, the export by the assigned one.
+            assert target.stored_bits(each, chosen[each.name]) == target.stored_bits(
+                same, chosen[each.name]
+            )
+    assert all(found.allowed[name] == (ORIGINAL,) for name in found.unshipped)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_target_says_what_it_is(name: str) -> None:
+    """By the command line, with candidates that it can hold in some layer."""
+    answer = CliRunner().invoke(app, ["targets", "--show", name, "--json"])
+
+    told = json.loads(answer.stdout)
+    assert answer.exit_code == 0
+    assert all(told[key] for key in ("readers", "holds", "candidates", "extra"))
+    target = BACKENDS.build(name)
+    assert isinstance(target, Target)
+    large = layer("large", "linear", 512, 512)
+    for spelling in told["candidates"]:
+        assert target.refusal(large, Precision.parse(spelling)) == ""
+    listed = CliRunner().invoke(app, ["targets", "--json"])
+    assert [row["name"] for row in json.loads(listed.stdout)] == TARGETS
+
+
+def test_what_is_no_target_is_refused() -> None:
+    """With those that there are."""
+    with pytest.raises(InputError, match="onnx is no deployment target; those are: compressed-"):
+        target_of("onnx")
+
+
+def test_a_search_counts_the_bytes_and_keeps_the_numerics_of_its_target(tmp_path: Path) -> None:
+    """And says which layers stay as they came, in the result as well."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 4, 40), nn.ReLU(), nn.Linear(40, 10)
+    ).eval()
+    task = mpq.Task(model, [torch.randn(16, 3, 4, 4)], to="compressed-tensors")
+
+    result = mpq.search(task, ["weight_bytes=2KiB"], sensitivity="weight-error")
+
+    found = result.assignment
+    target = target_of("compressed-tensors")
+    assert found.numerics == target.numerics
+    assert list(result.provenance.unshipped) == ["0"]
+    assert "conv2d" in result.provenance.unshipped["0"]
+    assert found.precisions["0"] == ORIGINAL
+    target.check(found.layers)
+    kept = 4 * (8 * 27 + 8 + 40 + 10)
+    bits = sum(target.stored_bits(x, x.precision) for x in found.layers if x.name != "0")
+    (budget,) = found.metadata.budgets
+    assert budget.used == kept + bits / 8
+    result.save(tmp_path)
+    again = mpq.load(tmp_path)
+    assert again.provenance == result.provenance
+    assert again.assignment.numerics == target.numerics
+
+
+def test_a_fixed_precision_that_the_target_lacks_is_refused() -> None:
+    """With the layer and the reason."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2)).eval()
+    task = mpq.Task(
+        model, [torch.randn(8, 8)], to="compressed-tensors", rules=mpq.Rules(fix={"1": "w4za32"})
+    )
+
+    with pytest.raises(PrecisionError, match="layer '1' is fixed at w4za32"):
+        mpq.search(task, ["weight_bytes=1KiB"], sensitivity="weight-error")

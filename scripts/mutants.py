@@ -77,11 +77,11 @@ class Watch:
 
     def pytest_runtest_setup(self, item: Any) -> None:
         """As pytest calls it."""
-        self.began(item.nodeid)
+        self.began(_function(item.nodeid))
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """As pytest calls it."""
-        self.seconds[report.nodeid] += report.duration
+        self.seconds[_function(report.nodeid)] += report.duration
         if report.failed and not self.failed:
             self.failed = report.nodeid
 
@@ -89,6 +89,11 @@ class Watch:
         """As pytest calls it: a module that cannot be loaded has no tests to fail."""
         if report.failed and not self.failed:
             self.failed = report.nodeid or "collection"
+
+
+def _function(test: str) -> str:
+    """Without its parameters, which a mutant may change: such a test would not be found."""
+    return test.partition("[")[0]
 
 
 def copy_of_tree(folder: Path) -> Path:
@@ -212,7 +217,7 @@ class Run:
             return {"outcome": "timeout", "by": f"{seconds:.0f} s"}
         if os.waitstatus_to_exitcode(status) == 0:
             return {"outcome": "survived"}
-        return {"outcome": "killed", "by": by or "no test could be collected"}
+        return {"outcome": "killed", "by": by or "the tests cannot be loaded"}
 
 
 def start(mutant: Mutant, tree: Path, reached: dict[str, Any]) -> Run | Row | None:

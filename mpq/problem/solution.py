@@ -50,8 +50,11 @@ class Shortfall:
     @property
     def is_constant_notable(self) -> bool:
         """Whether the budget cannot be met, and much of it goes to what no precision changes."""
-        is_met = is_within(self._reach, self.limit)
-        return not is_met and self.constant > _NOTABLE * self.limit
+        if not self.constant or is_within(self._reach, self.limit):
+            return False
+        # Savings of pairs lead below 0, where any constant is more than the limit.
+        is_above = not is_within(self.constant, self.limit)
+        return is_above or self.constant > _NOTABLE * self.limit
 
     @property
     def _reach(self) -> float:

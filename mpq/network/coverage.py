@@ -148,9 +148,14 @@ class Coverage:
 
     @property
     def largest_outside(self) -> str:
-        """What takes most of the bytes that no precision changes, with its size, for people."""
-        found = sorted((x for x in self.outside if x.is_stored), key=lambda x: -x.num_bytes)
-        return ", ".join(f"{x.name} ({x.num_bytes:,} bytes)" for x in found[:_LARGEST])
+        """What takes most of the bytes that no precision changes, with its size, for people.
+
+        Empty where all of it is small: biases, and norms that are folded.
+        """
+        stored = (x for x in self.outside if x.is_stored)
+        large = [x for x in stored if x.is_weight or x.num_bytes > _LARGE * self.num_bytes]
+        found = sorted(large, key=lambda x: -x.num_bytes)[:_LARGEST]
+        return ", ".join(f"{x.name} ({x.num_bytes:,} bytes)" for x in found)
 
     def _named(self, items: Sequence[Uncovered]) -> str:
         """The largest with their shares, and the share of all."""

@@ -137,10 +137,10 @@ class Prepared:
     def _constant_hint(self, infeasible: Problem) -> str:
         """Names what takes a budget's bytes at any precision, where that is much of the limit."""
         shortfalls = ask(additive_solver(infeasible), infeasible).shortfalls
-        coverage = self.network.coverage
-        if coverage is None or not any(x.is_constant_notable for x in shortfalls):
+        names = self.network.coverage.largest_outside if self.network.coverage else ""
+        if not names or not any(x.is_constant_notable for x in shortfalls):
             return ""
-        return f". Not in the layers, the largest first: {coverage.largest_outside}"
+        return f". Not in the layers, the largest first: {names}"
 
     def indifferent(self, constraints: Constraints) -> Problem:
         """The problem that only has constraints: every assignment loses nothing."""

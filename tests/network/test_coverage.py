@@ -268,7 +268,7 @@ def test_a_limit_that_is_largely_taken_by_constants_names_them() -> None:
 
     said = str(found.value)
     assert f"what is not in the layers takes {constant} bytes at any precision. Not in" in said
-    assert "the largest first: mask (16,384 bytes), fc.bias (400 bytes), ages (156 bytes)" in said
+    assert said.endswith("the largest first: mask (16,384 bytes)")  # all others are small
 
 
 def test_a_budget_that_can_be_met_names_no_constants() -> None:

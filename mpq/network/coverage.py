@@ -12,6 +12,10 @@ from mpq.network.wrappers import plain_modules
 
 _SHOWN: Final = 8
 """Names in a sentence; all of them are in the record."""
+_LARGEST: Final = 3
+"""Names in an error."""
+_LARGE: Final = 0.01
+"""Share of the checkpoint from which a bias, norm or buffer is named: tables and masks are more."""
 
 
 @final
@@ -83,7 +87,9 @@ class Coverage:
         counted = Counted()
         elements = size = covered = covered_bytes = 0
         outside = []
-        for name, tensor, is_parameter, is_stored in _tensors(model):
+        # What is stored first, as it may be a view of what is not.
+        tensors = sorted(_tensors(model), key=lambda x: not x[3])
+        for name, tensor, is_parameter, is_stored in tensors:
             if not counted.is_new(tensor):
                 continue
             inside = _held_inside(tensor, held, spans)
@@ -115,32 +121,47 @@ class Coverage:
         """What stays as it is, for people."""
         if not self.num_bytes:
             return ()
-        vectors = [x for x in self.outside if not x.is_weight and x.is_stored]
+        others = [x for x in self.outside if not x.is_weight and x.is_stored]
+        large = [x for x in others if x.num_bytes > _LARGE * self.num_bytes]
+        small = _bytes(others) - _bytes(large)
         left_out = [x for x in self.outside if x.is_left_out]
         computed = [x.name for x in self.outside if not x.is_stored]
         found = [
             f"layers hold {self._share(self.covered_bytes)} of the checkpoint's {self.num_bytes:,} "
-            f"bytes; biases, norms and statistics {self._share(_bytes(vectors))}"
+            f"bytes; biases, norms and statistics {self._share(small)}"
         ]
-        weights = self.weights_outside
-        if weights:
-            names = ", ".join(f"{x.name} ({self._share(x.num_bytes)})" for x in weights[:_SHOWN])
-            more = f" and {len(weights) - _SHOWN} more" if len(weights) > _SHOWN else ""
-            found.append(
-                f"outside all layers, not quantized and counted in weight_bytes as they are: "
-                f"{names}{more}, together {self._share(_bytes(weights))}"
-            )
-        if left_out:
-            names = _listed([x.name for x in left_out])
-            found.append(
-                f"left out as asked, counted in weight_bytes as they are: {names}, together "
-                f"{self._share(_bytes(left_out))}"
-            )
+        kinds = {
+            "outside all layers, not quantized and": self.weights_outside,
+            "left out as asked,": left_out,
+            "buffers and vectors of more than 1 % each, not quantized and": large,
+        }
+        found += [
+            f"{kind} counted in weight_bytes as they are: {self._named(items)}"
+            for kind, items in kinds.items()
+            if items
+        ]
         if self.constant_bytes is not None:
             found.append(self._constant(self.constant_bytes))
         if computed:
             found.append(f"computed by the model and not stored: {_listed(computed)}")
         return tuple(found)
+
+    @property
+    def largest_outside(self) -> str:
+        """What takes most of the bytes that no precision changes, with its size, for people.
+
+        Empty where all of it is small: biases, and norms that are folded.
+        """
+        stored = (x for x in self.outside if x.is_stored)
+        large = [x for x in stored if x.is_weight or x.num_bytes > _LARGE * self.num_bytes]
+        found = sorted(large, key=lambda x: -x.num_bytes)[:_LARGEST]
+        return ", ".join(f"{x.name} ({x.num_bytes:,} bytes)" for x in found)
+
+    def _named(self, items: Sequence[Uncovered]) -> str:
+        """The largest with their shares, and the share of all."""
+        items = sorted(items, key=lambda x: -x.num_bytes)
+        names = _listed([f"{x.name} ({self._share(x.num_bytes)})" for x in items])
+        return f"{names}, together {self._share(_bytes(items))}"
 
     def _constant(self, num_bytes: int) -> str:
         stored = _bytes(x for x in self.outside if x.is_stored)

@@ -6,6 +6,7 @@ from typing import Self, final
 
 from torch import nn
 
+from mpq.network.behaviour import check_again
 from mpq.network.dataflow import Dataflow, with_sources
 from mpq.network.examples import Batch, Calibration
 from mpq.network.layer import Layer
@@ -35,15 +36,31 @@ class Finding:
     reach: Reach
 
     @classmethod
-    def of(cls, module: nn.Module, data: Calibration, metric: OutputMetric) -> Self:
-        """Runs all batches; those that reach a layer first are run once more, and kept."""
+    def of(
+        cls, module: nn.Module, data: Calibration, metric: OutputMetric, seed: int | None = None
+    ) -> Self:
+        """Runs all batches twice; those that reach a layer first are traced as well, and kept.
+
+        Args:
+            module: Our own copy of the model.
+            data: All examples.
+            metric: Reads the outputs.
+            seed: Where the generators start in every pass; ``None``: they are left alone.
+
+        Raises:
+            ModelError: If a batch gives another answer the second time.
+        """
         device, watch = device_of(module), Watch(module)
         batches: list[Batch] = []
         traces: list[Trace] = []
-        for given in data:
+        for index, given in enumerate(data):
             batch = given.to(device)
+            is_first = bool(watch.run(batch))
+            first = batch.as_examples(metric.positions(watch.returned))
+            where = f"batch {index} of the calibration data"
+            check_again(module, batch, first, metric, seed, where)
             # Also where the first batch reaches nothing: its trace says so.
-            if watch.run(batch) or not batches:
+            if is_first or not batches:
                 seen = trace(module, batch, metric)
                 # Layers that were called without rows are found where they get some.
                 reached = tuple(x for x in seen.layers if x.name in watch.known)

@@ -63,7 +63,7 @@ def _candidates(module: nn.Module, of_layers: Sequence[str]) -> dict[Name, nn.Pa
         if _is_closed(each):
             continue
         for name, p in each._parameters.items():
-            if p is None or p.ndim < 2 or id(p) in weights or id(p) in met or not p.numel():
+            if p is None or not p.ndim or id(p) in weights or id(p) in met or not p.numel():
                 continue
             if type(p) is nn.Parameter and is_readable(p) and p.is_contiguous():
                 if not p.is_complex():

@@ -102,7 +102,9 @@ def _product(
     """
     if block is None or not isinstance(x, Tensor) or not x.ndim or view.ndim not in (2, 3):
         return None
-    width = width or block.parameter.shape[-1]
+    # A vector that the forward views as a matrix has no rows of its own.
+    own = block.parameter.shape[-1] if block.parameter.ndim > 1 else None
+    width = width or own or (view.shape[-2] if view.mT.is_contiguous() else view.shape[-1])
     # Of a matrix with one row, both ways are contiguous: the parameter's own last axis tells.
     if view.mT.is_contiguous() and view.shape[-2] == width:
         is_transposed = False

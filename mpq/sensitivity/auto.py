@@ -110,9 +110,7 @@ class AutoEstimator(RefinableEstimator):
         """With the rows of these layers measured, and those before a choice raised."""
         table = replace(jumps.table, name=self.name)
         passes = check.forward_passes + jumps.forward_passes
-        check = replace(
-            check, raised=jumps.raised, sampled=jumps.sampled, forward_passes=passes
-        )
+        check = replace(check, raised=jumps.raised, sampled=jumps.sampled, forward_passes=passes)
         # Standard errors are those of the gradients' part.
         error = None if jumps.raised else found.standard_error
         if not names:

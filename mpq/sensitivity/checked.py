@@ -130,6 +130,13 @@ class SpotCheck:
         left = [name for name in self.before_choice if name not in self.repaired]
         if self.before_choice:
             found.append(self._before(left))
+        other = {*self.no_gradient, *self.failing, *self.choosing, *self.before_choice}
+        also = [n for n in self.repaired if n not in other and not self.fallback]
+        if also:
+            found.append(
+                f"functions read the weight of {_listed(also)} besides their calls, which no "
+                "gradient of these tells: measured instead"
+            )
         if self.out_of_order:
             found.append(
                 f"predictions and measurements are in another order (Kendall's tau "
@@ -143,7 +150,7 @@ class SpotCheck:
                 f"{', '.join(dear)}: they may get more bits than they need"
             )
         passes = self.forward_passes
-        cost = f"{passes:.2g}" if passes < 10 else f"{passes:,.0f}"  # noqa: PLR2004 - digits
+        cost = f"{passes:.2g}" if passes < 10 else f"{passes:,.0f}"
         return (*found, f"spot check: {self._outcome} ({cost} forward passes)")
 
     def _before(self, left: Sequence[str]) -> str:

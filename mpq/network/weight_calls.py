@@ -78,7 +78,7 @@ def weight_call(
     func: Any, args: Sequence[Any], kwargs: dict[str, Any], locate: Locate
 ) -> WeightCall | None:
     """The call as that of layers; ``None`` if it is none, or its operands are both weights."""
-    reader = _READERS.get(func)
+    reader = READERS.get(func)
     if reader is None:
         return None
     try:
@@ -102,9 +102,9 @@ def _product(
     """
     if block is None or not isinstance(x, Tensor) or not x.ndim or view.ndim not in (2, 3):
         return None
-    # A vector that the forward views as a matrix has no rows of its own.
-    own = block.parameter.shape[-1] if block.parameter.ndim > 1 else None
-    width = width or own or (view.shape[-2] if view.mT.is_contiguous() else view.shape[-1])
+    if width is None and block.parameter.ndim == 1:  # viewed as a matrix: no rows of its own
+        width = view.shape[-2 if view.mT.is_contiguous() else -1]
+    width = width or block.parameter.shape[-1]
     # Of a matrix with one row, both ways are contiguous: the parameter's own last axis tells.
     if view.mT.is_contiguous() and view.shape[-2] == width:
         is_transposed = False
@@ -371,7 +371,7 @@ def _contraction(
     return _product(block, rows, view, finish, counts[1] if is_transposed else counts[0])
 
 
-_READERS: Final[dict[Any, Callable[..., WeightCall | None]]] = {
+READERS: Final[dict[Any, Callable[..., WeightCall | None]]] = {
     F.linear: _linear,
     torch.matmul: _matmul,
     Tensor.matmul: _matmul,

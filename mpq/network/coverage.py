@@ -1,6 +1,6 @@
 """What of a model's parameters and buffers lies in layers, and what does not: named and counted."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Self, final
@@ -27,8 +27,8 @@ class Uncovered:
         name: As in ``model.named_parameters()`` or ``.named_buffers()``.
         num_elements: Numbers in it that no layer holds.
         num_bytes: Their size in the model's own dtype.
-        is_weight: Whether it is a parameter with two axes or more, as weights are; others are
-            biases, norms and statistics.
+        is_weight: Whether it is a parameter with two axes or more, as weights are, or read as one;
+            others are biases, norms and statistics.
         is_stored: Whether a checkpoint has it; what a module computes for itself is not stored.
         is_left_out: Whether it is in a layer that the user left out (include, exclude).
     """
@@ -71,6 +71,7 @@ class Coverage:
         left_out: Iterable[Tensor] = (),
         constant_bytes: int | None = None,
         held: Mapping[int, Sequence[Tensor]] = MappingProxyType({}),
+        matrices: Collection[str] = (),
     ) -> Self:
         """Matches weights with the model's tensors by their memory.
 
@@ -81,6 +82,7 @@ class Coverage:
             left_out: Weights of layers that the user left out.
             constant_bytes: See the class.
             held: The model's tensors, by identity, that others were computed from: these.
+            matrices: Names of vectors that functions read as matrices.
         """
         spans = [span_of(weight) for weight in weights]
         others = [span_of(weight) for weight in left_out]
@@ -99,7 +101,7 @@ class Coverage:
             covered += inside
             covered_bytes += inside * tensor.element_size()
             if left:
-                is_weight = is_parameter and tensor.ndim > 1
+                is_weight = is_parameter and (tensor.ndim > 1 or name in matrices)
                 num_bytes = left * tensor.element_size()
                 is_left_out = is_weight and _held_inside(tensor, held, others) > 0
                 outside.append(Uncovered(name, left, num_bytes, is_weight, is_stored, is_left_out))
@@ -107,7 +109,7 @@ class Coverage:
 
     @property
     def weights_outside(self) -> tuple[Uncovered, ...]:
-        """Parameters with two axes or more that no layer could hold, the largest first."""
+        """Parameters of two axes or more, or read so, that no layer could hold, largest first."""
         found = (item for item in self.outside if item.is_weight and not item.is_left_out)
         return tuple(sorted(found, key=lambda item: -item.num_bytes))
 

@@ -1,6 +1,6 @@
 """Finding the layers in all batches of the data, as one batch need not reach every layer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self, final
 
@@ -108,7 +108,7 @@ class Finding:
         )
 
     def with_dataflow(self, layers: Sequence[Layer]) -> tuple[tuple[Layer, ...], Lifetimes]:
-        """The layers with ``fed_by``, and the lifetimes of the first batch's tensors.
+        """The layers with what they feed, and the lifetimes of the first batch's tensors.
 
         After folding, so that a folded BatchNorm is no step and holds no memory.
         """
@@ -117,7 +117,23 @@ class Finding:
             for batch, found in zip(self.batches, self.traces, strict=True)
         ]
         fed_by = {n: feeding for flow in reversed(flows) for n, feeding in flow.fed_by.items()}
+        # Of all layers, as a router that was left out chooses all the same.
+        choosing = [x.name for found in self.traces for x in found.layers if x.is_choosing]
+        before = _feeding(choosing, [flow.fed_by for flow in flows])
+        layers = tuple(replace(x, is_before_choice=x.name in before) for x in layers)
         return with_sources(layers, replace(flows[0], fed_by=fed_by)), flows[0].lifetimes
+
+
+def _feeding(names: Iterable[str], flows: Sequence[Mapping[str, Sequence[str]]]) -> set[str]:
+    """The layers whose outputs reach these in any of the flows, through whatever layers."""
+    found: set[str] = set()
+    left = [*names]
+    while left:
+        name = left.pop()
+        new = {n for fed_by in flows for n in fed_by.get(name, ())} - found
+        found |= new
+        left += new
+    return found
 
 
 def _agrees(found: Trace, convolution: str, norm: str) -> bool:

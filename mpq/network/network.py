@@ -119,7 +119,9 @@ class Network:
             # Before the first cut: to this network an input may be shared by all examples.
             axes = find_axes(module, batch, metric, allow_randomness is not None)
             examples, batch = examples.along(axes), replace(batch, axes=axes)
-            open_weights(module, find_free_weights(module, _batches(module, examples)))
+            matrices: set[str] = set()
+            uses = find_free_weights(module, _batches(module, examples), matrices=matrices)
+            open_weights(module, uses)
             # Before anything is measured: with another answer every time all would be noise.
             outputs, rows, others = check_repeatable(module, batch, metric, allow_randomness)
         if rows != batch.size:
@@ -144,7 +146,7 @@ class Network:
         left_out = tuple(name for name in weights if name not in chosen)
         constant = stored_bytes(_unquantized(module, layers, left_out))
         coverage = Coverage.of(
-            model, chosen.values(), [weights[name] for name in left_out], constant, held
+            model, chosen.values(), [weights[name] for name in left_out], constant, held, matrices
         )
         layers, lifetimes = found.with_dataflow(layers)
         reach, ties = found.reach.of(layers), ties_of(layers)

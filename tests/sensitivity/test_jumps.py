@@ -32,7 +32,8 @@ class Routed(nn.Module):
         weight = (self.router(x) * 4).softmax(-1)
         if self.is_hard:
             weight = F.one_hot(weight.argmax(-1), 3) * weight.amax(-1, keepdim=True)
-        return sum(w[:, None] * e(x) for w, e in zip(weight.unbind(1), self.experts, strict=True))
+        parts = [w[:, None] * e(x) for w, e in zip(weight.unbind(1), self.experts, strict=True)]
+        return torch.stack(parts).sum(0)
 
 
 class Stacked(nn.Module):

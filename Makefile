@@ -1,9 +1,10 @@
-# Needs `pip install -e '.[test,cbc,pyhessian,onnx,openvino,torchao]'`; `make docs` needs `.[docs]`.
+# Needs `pip install -e '.[test,cbc,pyhessian,onnx,openvino,torchao]'`; `make docs` needs `.[docs]`,
+# `make mutants` needs `.[test,mutants]`.
 # The sentences after ## are what `make` prints.
 PYTHON ?= python
 
 .DEFAULT_GOAL := help
-.PHONY: help check lint types test test-fast newest format coverage docs bench zoo clean
+.PHONY: help check lint types test test-fast newest format coverage mutants docs bench zoo clean
 
 help:  ## Say what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +33,9 @@ format:  ## Rewrite the files as `make lint` wants them.
 
 coverage:  ## Run all tests and list the lines that none of them reaches.
 	$(PYTHON) -m pytest -n 2 --cov --cov-report=term-missing:skip-covered
+
+mutants:  ## Change the core and see whether a test dies: a sample (hours; goes on where it stopped).
+	$(PYTHON) -m scripts.mutants benchmarks/mutants.json
 
 docs:  ## Build the documentation into site/; a broken link is an error.
 	$(PYTHON) -m mkdocs build --strict

@@ -95,22 +95,38 @@ class Graph(nn.Module):
 class Experts(nn.Module):
     """A router, and the weights of three experts in one parameter."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 5) -> None:
         super().__init__()
-        self.inner, self.router = nn.Linear(16, 16), nn.Linear(16, 3)
+        self.inner, self.router, self.width = nn.Linear(16, 16), nn.Linear(16, 3), width
         self.up = nn.Parameter(torch.randn(3, 32, 16) / 4)
-        self.down = nn.Parameter(torch.randn(3, 5, 32) / 4)
+        self.down = nn.Parameter(torch.randn(3, width, 32) / 4)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits: every row goes to one expert."""
         x = torch.relu(self.inner(x))
         weight, chosen = self.router(x).softmax(-1).max(-1)
-        found = x.new_zeros(len(x), 5)
+        found = x.new_zeros(len(x), self.width)
         for expert in range(3):
             rows = (chosen == expert).nonzero()[:, 0]
             hidden = torch.relu(F.linear(x[rows], self.up[expert]))
             one = F.linear(hidden, self.down[expert]) * weight[rows, None]
             found = found.index_add(0, rows, one * 4)
+        return found
+
+
+class Stacked(nn.Module):
+    """Three routers, one behind the other: most layers lie before a choice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Experts(16) for _ in range(3)])
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        for block in self.blocks:
+            x = F.layer_norm(x + block(x), (16,))
+        found: Tensor = self.head(x)
         return found
 
 
@@ -177,6 +193,7 @@ KINDS: dict[str, Kind] = {
     ),
     "rows are no examples: graph": (Graph, rows, logits_of, "kl"),
     "weights outside modules: fused experts": (Experts, rows, logits_of, "kl"),
+    "before a choice: stacked experts": (Stacked, rows, logits_of, "kl"),
     "several outputs: the first alone": (Detector, rows, head_of, "kl"),
     "several outputs: both": (
         Detector, rows, both_of,

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mpq.backends._base import Backend
-from mpq.errors import MismatchError
+from mpq.errors import MismatchError, ModelError
 from mpq.network.batch_norm import changed_output, fold_batch_norm, fold_refusal
 from mpq.network.examples import Batch
 from mpq.network.layer import signature
@@ -16,13 +16,14 @@ from mpq.network.metric import OutputMetric
 from mpq.network.modules import check_model
 from mpq.network.open_weights import open_weights, uses_of
 from mpq.network.own_copy import own_copy
-from mpq.network.refusals import weight_refusal
+from mpq.network.refusals import mark_simulated, simulated, weight_refusal
 from mpq.network.same_start import begin_alike
 from mpq.network.tied_calls import tie_calls, tied_calls_of
 from mpq.network.tracing import kind_of
 from mpq.network.weight_use import Use
 from mpq.problem.assignment import Assignment
 from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.precision import ORIGINAL
 from mpq.quantization.quantizer import Quantizer, install
 
 
@@ -46,7 +47,8 @@ class Simulate(Backend):
 
         Raises:
             MismatchError: If a layer is missing, or of another kind or shape; names them.
-            ModelError: If the model is in training mode, or a range is missing.
+            ModelError: If the model is in training mode, a layer is quantized already, or a range
+                is missing.
         """
         # A copy, as layers get new weights and hooks below.
         module = prepared(model, assignment)
@@ -56,6 +58,9 @@ class Simulate(Backend):
             if layer.kind != "embedding":  # reads indices, which have no range
                 quantizer.ranges.of(layer.name, layer.precision.activation)
         install(module, assignment.precisions, quantizer)
+        for name, precision in assignment.precisions.items():
+            if precision != ORIGINAL:
+                mark_simulated(module.get_submodule(name), str(precision))
         return module
 
 
@@ -64,6 +69,7 @@ def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:
     # First of all: in training mode, BatchNorm has no fixed numbers to fold.
     check_model(model)
     module = own_copy(model)
+    _check_float(module, assignment)
     uses = {x.name: Use(x.kind, x.weight_shape, x.is_transposed) for x in assignment.layers}
     tied = tied_calls_of(module, uses)
     open_weights(module, uses_of(module, uses))
@@ -116,6 +122,15 @@ def quantizer_of(assignment: Assignment) -> Quantizer:
         }
     )
     return Quantizer(ranges, assignment.weight_range, assignment.numerics)
+
+
+def _check_float(module: nn.Module, assignment: Assignment) -> None:
+    """Refuses to round once more what a simulation has rounded."""
+    modules = dict(module.named_modules(remove_duplicate=False))
+    for layer in assignment.layers:
+        why = simulated(layer.name, modules[layer.name]) if layer.name in modules else None
+        if why:
+            raise ModelError(why)
 
 
 def _check(module: nn.Module, assignment: Assignment) -> None:

@@ -38,6 +38,47 @@ def check_repeatable(
         returned = module(*batch.args, **batch.kwargs)
         rows = metric.positions(returned)
         second = batch.as_examples(rows)
+    _check_alike(module, batch, metric, seed, (first, second))
+    # Of the second pass, as a third would cost as much again.
+    return first, len(rows), unscored(returned, metric)
+
+
+def check_again(
+    module: nn.Module,
+    batch: Batch,
+    first: Tensor,
+    metric: OutputMetric,
+    seed: int | None,
+    where: str,
+) -> None:
+    """Runs a batch once more: what is drawn may first be met in a later one, or in held-out data.
+
+    Args:
+        module: As for ``check_repeatable``.
+        batch: On the module's device.
+        first: ``[N, P, C]`` that the metric read of it before.
+        metric: Reads the outputs.
+        seed: See ``check_repeatable``.
+        where: Which batch this is, for the sentence.
+
+    Raises:
+        ModelError: If the second answer is another one: in which batch, by how much, and why.
+    """
+    second = answers(module, batch, metric)
+    try:
+        _check_alike(module, batch, metric, seed, (first, second))
+    except ModelError as error:
+        raise ModelError(f"{where}: {error}") from None
+
+
+def _check_alike(
+    module: nn.Module,
+    batch: Batch,
+    metric: OutputMetric,
+    seed: int | None,
+    outputs: tuple[Tensor, Tensor],
+) -> None:
+    first, second = outputs
     if first.shape != second.shape:
         raise ModelError(
             f"the network's output is {tuple(first.shape)} at first and {tuple(second.shape)} for "
@@ -49,8 +90,6 @@ def check_repeatable(
             f"the same input gives another answer: outputs differ by up to {apart:.3g}, where the "
             f"largest is {largest:.3g}. {_why(module, batch, metric, seed)}"
         )
-    # Of the second pass, as a third would cost as much again.
-    return first, len(rows), unscored(returned, metric)
 
 
 def _why(module: nn.Module, batch: Batch, metric: OutputMetric, seed: int | None) -> str:
@@ -128,6 +167,8 @@ def is_same(expected: Tensor, found: Tensor) -> bool:
 
 
 def _apart(first: Tensor, second: Tensor) -> tuple[float, float]:
+    if not first.numel():
+        return 0.0, 0.0
     apart = (first.double() - second.double()).abs().max()
     return float(apart), float(first.double().abs().max())
 

@@ -1,6 +1,6 @@
 """What of a model's parameters and buffers lies in layers, and what does not: named and counted."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Self, final
@@ -12,6 +12,10 @@ from mpq.network.wrappers import plain_modules
 
 _SHOWN: Final = 8
 """Names in a sentence; all of them are in the record."""
+_LARGEST: Final = 3
+"""Names in an error."""
+_LARGE: Final = 0.01
+"""Share of the checkpoint from which a bias, norm or buffer is named: tables and masks are more."""
 
 
 @final
@@ -23,8 +27,8 @@ class Uncovered:
         name: As in ``model.named_parameters()`` or ``.named_buffers()``.
         num_elements: Numbers in it that no layer holds.
         num_bytes: Their size in the model's own dtype.
-        is_weight: Whether it is a parameter with two axes or more, as weights are; others are
-            biases, norms and statistics.
+        is_weight: Whether it is a parameter with two axes or more, as weights are, or read as one;
+            others are biases, norms and statistics.
         is_stored: Whether a checkpoint has it; what a module computes for itself is not stored.
         is_left_out: Whether it is in a layer that the user left out (include, exclude).
     """
@@ -67,6 +71,7 @@ class Coverage:
         left_out: Iterable[Tensor] = (),
         constant_bytes: int | None = None,
         held: Mapping[int, Sequence[Tensor]] = MappingProxyType({}),
+        matrices: Collection[str] = (),
     ) -> Self:
         """Matches weights with the model's tensors by their memory.
 
@@ -77,13 +82,16 @@ class Coverage:
             left_out: Weights of layers that the user left out.
             constant_bytes: See the class.
             held: The model's tensors, by identity, that others were computed from: these.
+            matrices: Names of vectors that functions read as matrices.
         """
         spans = [span_of(weight) for weight in weights]
         others = [span_of(weight) for weight in left_out]
         counted = Counted()
         elements = size = covered = covered_bytes = 0
         outside = []
-        for name, tensor, is_parameter, is_stored in _tensors(model):
+        # What is stored first, as it may be a view of what is not.
+        tensors = sorted(_tensors(model), key=lambda x: not x[3])
+        for name, tensor, is_parameter, is_stored in tensors:
             if not counted.is_new(tensor):
                 continue
             inside = _held_inside(tensor, held, spans)
@@ -93,7 +101,7 @@ class Coverage:
             covered += inside
             covered_bytes += inside * tensor.element_size()
             if left:
-                is_weight = is_parameter and tensor.ndim > 1
+                is_weight = is_parameter and (tensor.ndim > 1 or name in matrices)
                 num_bytes = left * tensor.element_size()
                 is_left_out = is_weight and _held_inside(tensor, held, others) > 0
                 outside.append(Uncovered(name, left, num_bytes, is_weight, is_stored, is_left_out))
@@ -101,7 +109,7 @@ class Coverage:
 
     @property
     def weights_outside(self) -> tuple[Uncovered, ...]:
-        """Parameters with two axes or more that no layer could hold, the largest first."""
+        """Parameters of two axes or more, or read so, that no layer could hold, largest first."""
         found = (item for item in self.outside if item.is_weight and not item.is_left_out)
         return tuple(sorted(found, key=lambda item: -item.num_bytes))
 
@@ -115,32 +123,47 @@ class Coverage:
         """What stays as it is, for people."""
         if not self.num_bytes:
             return ()
-        vectors = [x for x in self.outside if not x.is_weight and x.is_stored]
+        others = [x for x in self.outside if not x.is_weight and x.is_stored]
+        large = [x for x in others if x.num_bytes > _LARGE * self.num_bytes]
+        small = _bytes(others) - _bytes(large)
         left_out = [x for x in self.outside if x.is_left_out]
         computed = [x.name for x in self.outside if not x.is_stored]
         found = [
             f"layers hold {self._share(self.covered_bytes)} of the checkpoint's {self.num_bytes:,} "
-            f"bytes; biases, norms and statistics {self._share(_bytes(vectors))}"
+            f"bytes; biases, norms and statistics {self._share(small)}"
         ]
-        weights = self.weights_outside
-        if weights:
-            names = ", ".join(f"{x.name} ({self._share(x.num_bytes)})" for x in weights[:_SHOWN])
-            more = f" and {len(weights) - _SHOWN} more" if len(weights) > _SHOWN else ""
-            found.append(
-                f"outside all layers, not quantized and counted in weight_bytes as they are: "
-                f"{names}{more}, together {self._share(_bytes(weights))}"
-            )
-        if left_out:
-            names = _listed([x.name for x in left_out])
-            found.append(
-                f"left out as asked, counted in weight_bytes as they are: {names}, together "
-                f"{self._share(_bytes(left_out))}"
-            )
+        kinds = {
+            "outside all layers, not quantized and": self.weights_outside,
+            "left out as asked,": left_out,
+            "buffers and vectors of more than 1 % each, not quantized and": large,
+        }
+        found += [
+            f"{kind} counted in weight_bytes as they are: {self._named(items)}"
+            for kind, items in kinds.items()
+            if items
+        ]
         if self.constant_bytes is not None:
             found.append(self._constant(self.constant_bytes))
         if computed:
             found.append(f"computed by the model and not stored: {_listed(computed)}")
         return tuple(found)
+
+    @property
+    def largest_outside(self) -> str:
+        """What takes most of the bytes that no precision changes, with its size, for people.
+
+        Empty where all of it is small: biases, and norms that are folded.
+        """
+        stored = (x for x in self.outside if x.is_stored)
+        large = [x for x in stored if x.is_weight or x.num_bytes > _LARGE * self.num_bytes]
+        found = sorted(large, key=lambda x: -x.num_bytes)[:_LARGEST]
+        return ", ".join(f"{x.name} ({x.num_bytes:,} bytes)" for x in found)
+
+    def _named(self, items: Sequence[Uncovered]) -> str:
+        """The largest with their shares, and the share of all."""
+        items = sorted(items, key=lambda x: -x.num_bytes)
+        names = _listed([f"{x.name} ({self._share(x.num_bytes)})" for x in items])
+        return f"{names}, together {self._share(_bytes(items))}"
 
     def _constant(self, num_bytes: int) -> str:
         stored = _bytes(x for x in self.outside if x.is_stored)

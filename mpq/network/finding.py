@@ -1,11 +1,12 @@
 """Finding the layers in all batches of the data, as one batch need not reach every layer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self, final
 
 from torch import nn
 
+from mpq.network.behaviour import check_again
 from mpq.network.dataflow import Dataflow, with_sources
 from mpq.network.examples import Batch, Calibration
 from mpq.network.layer import Layer
@@ -35,15 +36,31 @@ class Finding:
     reach: Reach
 
     @classmethod
-    def of(cls, module: nn.Module, data: Calibration, metric: OutputMetric) -> Self:
-        """Runs all batches; those that reach a layer first are run once more, and kept."""
+    def of(
+        cls, module: nn.Module, data: Calibration, metric: OutputMetric, seed: int | None = None
+    ) -> Self:
+        """Runs all batches twice; those that reach a layer first are traced as well, and kept.
+
+        Args:
+            module: Our own copy of the model.
+            data: All examples.
+            metric: Reads the outputs.
+            seed: Where the generators start in every pass; ``None``: they are left alone.
+
+        Raises:
+            ModelError: If a batch gives another answer the second time.
+        """
         device, watch = device_of(module), Watch(module)
         batches: list[Batch] = []
         traces: list[Trace] = []
-        for given in data:
+        for index, given in enumerate(data):
             batch = given.to(device)
+            is_first = bool(watch.run(batch))
+            first = batch.as_examples(metric.positions(watch.returned))
+            where = f"batch {index} of the calibration data"
+            check_again(module, batch, first, metric, seed, where)
             # Also where the first batch reaches nothing: its trace says so.
-            if watch.run(batch) or not batches:
+            if is_first or not batches:
                 seen = trace(module, batch, metric)
                 # Layers that were called without rows are found where they get some.
                 reached = tuple(x for x in seen.layers if x.name in watch.known)
@@ -91,7 +108,7 @@ class Finding:
         )
 
     def with_dataflow(self, layers: Sequence[Layer]) -> tuple[tuple[Layer, ...], Lifetimes]:
-        """The layers with ``fed_by``, and the lifetimes of the first batch's tensors.
+        """The layers with what they feed, and the lifetimes of the first batch's tensors.
 
         After folding, so that a folded BatchNorm is no step and holds no memory.
         """
@@ -100,7 +117,23 @@ class Finding:
             for batch, found in zip(self.batches, self.traces, strict=True)
         ]
         fed_by = {n: feeding for flow in reversed(flows) for n, feeding in flow.fed_by.items()}
+        # Of all layers, as a router that was left out chooses all the same.
+        choosing = [x.name for found in self.traces for x in found.layers if x.is_choosing]
+        before = _feeding(choosing, [flow.fed_by for flow in flows])
+        layers = tuple(replace(x, is_before_choice=x.name in before) for x in layers)
         return with_sources(layers, replace(flows[0], fed_by=fed_by)), flows[0].lifetimes
+
+
+def _feeding(names: Iterable[str], flows: Sequence[Mapping[str, Sequence[str]]]) -> set[str]:
+    """The layers whose outputs reach these in any of the flows, through whatever layers."""
+    found: set[str] = set()
+    left = [*names]
+    while left:
+        name = left.pop()
+        new = {n for fed_by in flows for n in fed_by.get(name, ())} - found
+        found |= new
+        left += new
+    return found
 
 
 def _agrees(found: Trace, convolution: str, norm: str) -> bool:

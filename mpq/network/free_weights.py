@@ -12,6 +12,7 @@ from mpq.network.open_weights import Name, OpenWeights, Recognising
 from mpq.network.opened import Opened
 from mpq.network.refusals import is_readable
 from mpq.network.tracing import kind_of
+from mpq.network.weight_calls import READERS
 from mpq.network.weight_use import Block, Use, WeightCall
 
 _CLOSED: Final = (Opened, torch.jit.ScriptModule, fx.GraphModule)
@@ -19,7 +20,10 @@ _CLOSED: Final = (Opened, torch.jit.ScriptModule, fx.GraphModule)
 
 
 def find_free_weights(
-    module: nn.Module, batches: Iterable[Batch], of_layers: Sequence[str] = ()
+    module: nn.Module,
+    batches: Iterable[Batch],
+    of_layers: Sequence[str] = (),
+    matrices: set[str] | None = None,
 ) -> dict[Name, Use]:
     """Parameters that are used as weights without a module, and always in the same way.
 
@@ -28,6 +32,8 @@ def find_free_weights(
         batches: All the data, on the module's device. Read until no parameter is in question.
         of_layers: Modules of a layer's kind whose weight is in question, too, as they are not
             called, or cannot be a layer as a whole.
+        matrices: Is given the names of vectors that are read as matrices, and are no layer all the
+            same: their shape does not tell what they are.
     """
     candidates = _candidates(module, of_layers)
     if _is_closed(module) or not candidates:
@@ -41,6 +47,9 @@ def find_free_weights(
                 break
             with watching:
                 module(*batch.args, **batch.kwargs)
+    if matrices is not None:
+        left = watching.matrices - watching.uses.keys()
+        matrices |= {".".join(filter(None, n)) for n, p in candidates.items() if id(p) in left}
     return {name: watching.uses[id(p)] for name, p in candidates.items() if id(p) in watching.uses}
 
 
@@ -63,7 +72,7 @@ def _candidates(module: nn.Module, of_layers: Sequence[str]) -> dict[Name, nn.Pa
         if _is_closed(each):
             continue
         for name, p in each._parameters.items():
-            if p is None or p.ndim < 2 or id(p) in weights or id(p) in met or not p.numel():
+            if p is None or not p.ndim or id(p) in weights or id(p) in met or not p.numel():
                 continue
             if type(p) is nn.Parameter and is_readable(p) and p.is_contiguous():
                 if not p.is_complex():
@@ -80,6 +89,8 @@ class _Watching(Recognising):
         super().__init__(candidates.values())
         self.candidates = {id(p) for p in candidates.values()}
         self.uses: dict[int, Use] = {}
+        self.matrices: set[int] = set()
+        """Vectors that are read as matrices."""
 
     def called(self, layer_module: nn.Module, _: Any, output: Any) -> None:
         """A layer was called: its weight is no candidate, unless it gave no tensor (a router)."""
@@ -89,12 +100,16 @@ class _Watching(Recognising):
     def call(self, call: WeightCall) -> Any:
         """See ``Recognising``."""
         key = id(call.parameter)
+        if call.parameter.ndim == 1:
+            self.matrices.add(key)
         if key in self.candidates and self.uses.setdefault(key, call.use) != call.use:
             self._drop(key)
 
-    def other(self, _: Any, blocks: Sequence[Block]) -> None:
+    def other(self, func: Any, blocks: Sequence[Block]) -> None:
         """See ``Recognising``."""
         for block in blocks:
+            if block.parameter.ndim == 1 < block.tensor.ndim and func in READERS:
+                self.matrices.add(id(block.parameter))
             self._drop(id(block.parameter))
 
     def _drop(self, key: int) -> None:

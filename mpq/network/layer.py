@@ -37,6 +37,7 @@ class Layer:
         is_hooked: Whether that is because a hook of the user's changes its output.
         is_choosing: Whether something is chosen by its output (``topk``, a comparison), as by a
             router's.
+        is_before_choice: Whether its output reaches such a layer, through whatever lies between.
         is_transposed: Whether it is a part of a parameter that holds it as ``[I, O]``; its own
             shape is ``[O, I]`` all the same.
         original_bits: Of one number of the weight as it came: 32 in float32, 16 in bfloat16.
@@ -61,6 +62,7 @@ class Layer:
     has_own_forward: bool = False
     is_hooked: bool = False
     is_choosing: bool = False
+    is_before_choice: bool = False
     is_transposed: bool = False
     original_bits: int = 32
 

@@ -87,7 +87,7 @@ class Network:
         metric: OutputMetric = KL,
         allow_randomness: int | None = None,
     ) -> Self:
-        """Finds the layers with one forward pass over all batches.
+        """Finds the layers with two forward passes over all batches, whose answers are compared.
 
         The first batch, and every other one that reaches a layer first, is run once more: hooks see
         what its layers read. A last pass over two of its examples finds what lies between layers.
@@ -104,9 +104,9 @@ class Network:
                 ``None``: they are left alone, and a network that draws is refused.
 
         Raises:
-            ModelError: If the model is in training mode, has weights that are not finite, no layer
-                that is called, an output that the metric cannot read, or a layer that can neither
-                be quantized nor is left out.
+            ModelError: If the model is in training mode, draws (in any batch), has weights that are
+                not finite, no layer that is called, an output that the metric cannot read, or a
+                layer that can neither be quantized nor is left out.
             UnknownNameError: If a glob or a predicate matches nothing.
         """
         # First of all: every step below takes evaluation mode and finite weights for granted.
@@ -119,7 +119,9 @@ class Network:
             # Before the first cut: to this network an input may be shared by all examples.
             axes = find_axes(module, batch, metric, allow_randomness is not None)
             examples, batch = examples.along(axes), replace(batch, axes=axes)
-            open_weights(module, find_free_weights(module, _batches(module, examples)))
+            matrices: set[str] = set()
+            uses = find_free_weights(module, _batches(module, examples), matrices=matrices)
+            open_weights(module, uses)
             # Before anything is measured: with another answer every time all would be noise.
             outputs, rows, others = check_repeatable(module, batch, metric, allow_randomness)
         if rows != batch.size:
@@ -129,7 +131,8 @@ class Network:
             outputs = batch.as_examples(outputs.reshape(rows, -1, *outputs.shape[2:]))
         is_mixing = mixes_examples(module, batch, metric, outputs)
         # Before folding, as the traces say who reads a convolution's output.
-        found = _find(module, examples.whole() if is_mixing else examples, metric)
+        looked_at = examples.whole() if is_mixing else examples
+        found = _find(module, looked_at, metric, allow_randomness)
         held = held_by(model, module)
         # Also before: folding gives layers weights of their own memory.
         weights = {x.name: weight_of(module.get_submodule(x.name)) for x in found.layers}
@@ -143,7 +146,7 @@ class Network:
         left_out = tuple(name for name in weights if name not in chosen)
         constant = stored_bytes(_unquantized(module, layers, left_out))
         coverage = Coverage.of(
-            model, chosen.values(), [weights[name] for name in left_out], constant, held
+            model, chosen.values(), [weights[name] for name in left_out], constant, held, matrices
         )
         layers, lifetimes = found.with_dataflow(layers)
         reach, ties = found.reach.of(layers), ties_of(layers)
@@ -255,9 +258,9 @@ def _batches(module: nn.Module, data: Calibration) -> Iterator[Batch]:
     return (batch.to(device) for batch in data)
 
 
-def _find(module: nn.Module, data: Calibration, metric: OutputMetric) -> Finding:
+def _find(module: nn.Module, data: Calibration, metric: OutputMetric, seed: int | None) -> Finding:
     """The layers; a weight that is used without its module becomes one after a first look."""
-    found = Finding.of(module, data, metric)
+    found = Finding.of(module, data, metric, seed)
     asked = (*found.reach.without_call, *found.refused)
     uses = find_free_weights(module, _batches(module, data), asked) if asked else {}
     also = found.reach.also_used
@@ -266,7 +269,7 @@ def _find(module: nn.Module, data: Calibration, metric: OutputMetric) -> Finding
         return found
     open_weights(module, uses)
     tie_calls(module, tied)
-    return Finding.of(module, data, metric)
+    return Finding.of(module, data, metric, seed)
 
 
 def _fold(

@@ -132,6 +132,8 @@ class Watch:
         self._passes: list[_Pass] = []
         self.known: set[str] = set()
         """Layers that were reached so far."""
+        self.returned: Any = None
+        """What the last batch gave."""
 
     def run(self, batch: Batch) -> tuple[str, ...]:
         """Runs one batch, on the module's device; the layers that it is the first to reach."""
@@ -149,7 +151,7 @@ class Watch:
         ]
         handles += [m.register_forward_hook(self._uses.leave) for m in self._layers.values()]
         with hooks(handles), torch.no_grad(), self._uses:
-            self._module(*batch.args, **batch.kwargs)
+            self.returned = self._module(*batch.args, **batch.kwargs)
         return found
 
     def _entering(self, name: str, found: _Pass) -> Callable[..., None]:

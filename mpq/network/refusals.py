@@ -21,7 +21,20 @@ _PACKED: Final = re.compile(
 """Classes with packed weights: bitsandbytes, GPTQ, AWQ, HQQ, AQLM, quanto, EETQ, FBGEMM and so on;
 of their names only those that hold no float weight, as simulations are called so, too."""
 _TORCH_QUANTIZED: Final = re.compile(r"torch\.(ao\.)?nn\.(\w+\.)?quantized\b")
+_SIMULATED: Final = "_mpq_precision"
+"""Attribute of a layer of our own that computes in a precision; copies and files keep it."""
 _UNFLATTENED: Final = ("UnflattenedModule", "InterpreterModule", "InterpreterModuleDispatcher")
+
+
+def mark_simulated(layer_module: nn.Module, precision: str) -> None:
+    """Says of a layer of our own that its float weight holds rounded numbers."""
+    vars(layer_module)[_SIMULATED] = precision
+
+
+def simulated(name: str, module: nn.Module) -> str | None:
+    """Why a layer that ``mpq.quantize`` has made is no float layer, if it is one."""
+    precision = vars(module).get(_SIMULATED)
+    return None if precision is None else _quantized(name, f"{precision}, as mpq.quantize made it")
 
 
 def is_readable(tensor: Tensor) -> bool:
@@ -55,7 +68,8 @@ def refusal(name: str, module: nn.Module) -> str | None:
     """Why a module cannot be searched whatever the data, if so: packed, or a program in itself."""
     why = _program(module)
     if why is None:
-        return _quantized(name, type(module).__name__) if _is_packed(module) else None
+        packed = _quantized(name, type(module).__name__) if _is_packed(module) else None
+        return packed or simulated(name, module)
     # Without matrices there is nothing in it that could be quantized: a tokenizer, a resize.
     if all(p.ndim < 2 for p in module.parameters()):
         return None

@@ -16,7 +16,7 @@ def weight_call(
     func: Any, args: Sequence[Any], kwargs: dict[str, Any], locate: Locate
 ) -> WeightCall | None:
     """The call as that of layers; ``None`` if it is none, or its operands are both weights."""
-    reader = _READERS.get(func)
+    reader = READERS.get(func)
     if reader is None:
         return None
     try:
@@ -189,7 +189,7 @@ def _is_whole(block: Block) -> bool:
     return is_all and block.tensor.is_contiguous()
 
 
-_READERS: Final[dict[Any, Callable[..., WeightCall | None]]] = {
+READERS: Final[dict[Any, Callable[..., WeightCall | None]]] = {
     F.linear: _linear,
     torch.matmul: _matmul,
     Tensor.matmul: _matmul,

@@ -77,6 +77,8 @@ def matrices(block: Block, view: Tensor, width: int | None = None) -> tuple[Use,
 
     ``width`` is the length of the rows in memory, if that is not the parameter's last axis.
     """
+    if width is None and block.parameter.ndim == 1:  # viewed as a matrix: no rows of its own
+        width = view.shape[-2 if view.mT.is_contiguous() else -1]
     width = width or block.parameter.shape[-1]
     # Of a matrix with one row, both ways are contiguous: the parameter's own last axis tells.
     if view.mT.is_contiguous() and view.shape[-2] == width:

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, final
+from typing import Any, Final, final
 
 from mpq._support.arrays import Columns
 from mpq.problem.problem import Problem
 from mpq.problem.tolerances import is_within
 from mpq.quantization.precision import Precision
+
+_NOTABLE: Final = 0.2
+"""Share of a limit from which a constant is told: below it, other precisions matter more."""
 
 
 class Status(Enum):
@@ -44,24 +47,36 @@ class Shortfall:
     step: str = ""
     constant: float = 0.0
 
+    @property
+    def is_constant_notable(self) -> bool:
+        """Whether the budget cannot be met, and much of it goes to what no precision changes."""
+        if not self.constant or is_within(self._reach, self.limit):
+            return False
+        # Savings of pairs lead below 0, where any constant is more than the limit.
+        is_above = not is_within(self.constant, self.limit)
+        return is_above or self.constant > _NOTABLE * self.limit
+
+    @property
+    def _reach(self) -> float:
+        # What differs by rounding only is one amount; a second number would puzzle the reader.
+        held = self.smallest_within_others
+        return self.smallest if held is None or is_within(held, self.smallest) else held
+
     def __str__(self) -> str:
         text = f"{self.resource} (at {self.step})" if self.step else self.resource
         text += f": limit {self.limit:.6g} {self.unit}"
         text += f", smallest reachable {self.smallest:.6g}"
-        reach = self.smallest
-        held = self.smallest_within_others
-        # What differs by rounding only is one amount; a second number would puzzle the reader.
-        if held is not None and not is_within(held, self.smallest):
-            reach = held
+        reach = self._reach
+        if reach != self.smallest:
             text += f" ({reach:.6g} while the other budgets hold)"
         if is_within(reach, self.limit):
             return f"{text}: can be met alone"
         text += f": {reach - self.limit:.6g} {self.unit} too much"
-        if self.constant and not is_within(self.constant, self.limit):
-            text += (
-                f"; what is not in the layers takes {self.constant:.6g} {self.unit} at any "
-                "precision, more than the limit by itself"
-            )
+        if self.is_constant_notable:
+            taken = f"{self.constant:.6g} {self.unit}"
+            text += f"; what is not in the layers takes {taken} at any precision"
+            if not is_within(self.constant, self.limit):
+                text += ", more than the limit by itself"
         return text
 
 

@@ -12,12 +12,15 @@ from mpq.quantization.precision import Precision
 from mpq.sensitivity._base import RefinableEstimator, Sensitivity
 from mpq.sensitivity.checked import SpotCheck
 from mpq.sensitivity.estimation import Estimation
+from mpq.sensitivity.jumps import Jumps, raised_by_jumps
 from mpq.sensitivity.measured import Measured
 from mpq.sensitivity.output_sketch import OutputSketch
 from mpq.sensitivity.spot_check import measured_rows, spot_check
 
 _MANY: Final = 3
 """Layers that are off before no prediction is believed: of at most eight that were looked at."""
+_FEW_CELLS: Final = 24
+"""Of layers before a choice that are measured on all the data, as those that choose are."""
 
 
 @final
@@ -29,7 +32,8 @@ class AutoEstimator(RefinableEstimator):
     ``detach``, comparisons), or where second order says little. So a handful of cells are measured
     (``spot_check``). A layer that nothing reaches a gradient of, and one whose prediction is far
     below its measurement or out of order, is measured at every precision; where several fail, all
-    are. Where no
+    are. So is a layer by whose output something is chosen; those before it are where they are few,
+    and raised by what a sample of them loses where they are many (``raised_by_jumps``). Where no
     gradient can be had at all, everything is measured, and the cause is named.
 
     Args:
@@ -57,10 +61,18 @@ class AutoEstimator(RefinableEstimator):
         except GradientError as error:
             return self._measured(on, f"no gradient can be computed: {error.cause}")
         check = spot_check(on, found.table, self.seed)
-        # Where routers fail, it is known why, and of the others they say nothing.
-        if len({*check.failing} - {*check.choosing}) >= _MANY:
+        failed = {*check.no_gradient, *check.failing, *check.choosing}
+        # Gradients of layers' calls alone say too little of a weight that functions read, too.
+        failed |= {*on.network.reach.also_used}
+        before = [name for name in check.before_choice if name not in failed]
+        is_few = len(before) * len(on.tried) <= _FEW_CELLS
+        jumps = raised_by_jumps(on, found.table, () if is_few else before)
+        # Where routers fail, and what feeds them, it is known why: of the others they say nothing.
+        known = {*check.choosing, *(check.before_choice if is_few or jumps.raised else ())}
+        if len({*check.failing} - known) >= _MANY:
             return self._measured(on, "predictions and measurements part", check)
-        return self._repaired(on, found, check)
+        failed |= {*(before if is_few else ())}
+        return self._repaired(on, found, check, jumps, [n for n in on.names if n in failed])
 
     def estimate_at(self, on: Estimation, incumbent: Mapping[str, Precision]) -> Sensitivity:
         """See ``RefinableEstimator.estimate_at``: the sketch, whose rounds are judged by measuring.
@@ -80,22 +92,33 @@ class AutoEstimator(RefinableEstimator):
         # First of all whether the network runs at all: then its own error is the better one.
         found = Measured().estimate(on)
         known = check or SpotCheck((), on.network.metric.unit, 0.0)
-        known = replace(known, fallback=why, repaired=on.names, no_gradient=())
+        passes = known.forward_passes + len(on.names) * len(on.tried)
+        known = replace(
+            known, fallback=why, repaired=on.names, no_gradient=(), forward_passes=passes
+        )
         table = replace(found.table, name=self.name)
         return Sensitivity(table, None, found.standard_error, known)
 
-    def _repaired(self, on: Estimation, found: Sensitivity, check: SpotCheck) -> Sensitivity:
-        table = replace(found.table, name=self.name)
-        # Gradients of layers' calls alone say too little of a weight that functions read, too.
-        failed = {*check.no_gradient, *check.failing, *check.choosing}
-        failed |= {*on.network.reach.also_used}
-        names = [name for name in on.names if name in failed]
+    def _repaired(
+        self,
+        on: Estimation,
+        found: Sensitivity,
+        check: SpotCheck,
+        jumps: Jumps,
+        names: Sequence[str],
+    ) -> Sensitivity:
+        """With the rows of these layers measured, and those before a choice raised."""
+        table = replace(jumps.table, name=self.name)
+        passes = check.forward_passes + jumps.forward_passes
+        check = replace(check, raised=jumps.raised, sampled=jumps.sampled, forward_passes=passes)
+        # Standard errors are those of the gradients' part.
+        error = None if jumps.raised else found.standard_error
         if not names:
-            return Sensitivity(table, found.interactions, found.standard_error, check)
+            return Sensitivity(table, found.interactions, error, check)
         rows = [on.names.index(name) for name in names]
         values = table.values.copy()
         values[rows] = measured_rows(on, names)
-        passes = check.forward_passes + len(rows) * len(on.tried)
+        passes += len(rows) * len(on.tried)
         silent = tuple(n for n, row in zip(names, values[rows], strict=True) if not row.any())
         repaired = replace(
             check, repaired=tuple(names), forward_passes=passes, without_effect=silent

@@ -67,6 +67,9 @@ class SpotCheck:
             order can be compared.
         choosing: Layers by whose output something is chosen, as by a router's: no prediction
             of theirs is believed.
+        before_choice: Layers whose output reaches one of these, and which are none themselves.
+        raised: Those of them whose predictions were raised by what ``sampled`` lose.
+        sampled: Those of them that were measured at a few precisions, on few examples.
     """
 
     cells: tuple[CheckedCell, ...]
@@ -80,6 +83,9 @@ class SpotCheck:
     out_of_order: tuple[str, ...] = ()
     compares_size: bool = True
     choosing: tuple[str, ...] = ()
+    before_choice: tuple[str, ...] = ()
+    raised: tuple[str, ...] = ()
+    sampled: tuple[str, ...] = ()
 
     @property
     def failing(self) -> tuple[str, ...]:
@@ -121,6 +127,16 @@ class SpotCheck:
                 f"{_listed(self.choosing)} say, and no gradient tells of another choice: "
                 f"{self._done(self.choosing)}"
             )
+        left = [name for name in self.before_choice if name not in self.repaired]
+        if self.before_choice:
+            found.append(self._before(left))
+        other = {*self.no_gradient, *self.failing, *self.choosing, *self.before_choice}
+        also = [n for n in self.repaired if n not in other and not self.fallback]
+        if also:
+            found.append(
+                f"functions read the weight of {_listed(also)} besides their calls, which no "
+                "gradient of these tells: measured instead"
+            )
         if self.out_of_order:
             found.append(
                 f"predictions and measurements are in another order (Kendall's tau "
@@ -133,15 +149,36 @@ class SpotCheck:
                 f"the prediction is more than {DEAR:g} x above the measurement at "
                 f"{', '.join(dear)}: they may get more bits than they need"
             )
-        return (*found, f"spot check: {self._outcome} ({self.forward_passes:.2g} forward passes)")
+        passes = self.forward_passes
+        cost = f"{passes:.2g}" if passes < 10 else f"{passes:,.0f}"
+        return (*found, f"spot check: {self._outcome} ({cost} forward passes)")
+
+    def _before(self, left: Sequence[str]) -> str:
+        """Of layers before a choice, ``left`` being those that were not measured whole."""
+        if not left:
+            return f"{_listed(self.before_choice)} can turn such a choice: measured instead"
+        told = f"{_listed(left)} can turn such a choice"
+        if self.raised:
+            return (
+                f"{told}: their predictions were raised by what {len(self.sampled)} of them lose "
+                "beyond their own on few examples"
+            )
+        if self.sampled:
+            return f"{told}: {len(self.sampled)} of them were measured, and lose what is predicted"
+        return f"{told}, and may be predicted too cheap: {self._done(left)}"
 
     @property
     def _outcome(self) -> str:
-        count, off = len(self.cells), sum(cell.is_off for cell in self.cells)
-        order = "" if self.agreement is None else f"order agrees by tau {self.agreement:.2f}"
+        if not self.cells:
+            return "no prediction was left to check"
+        count, tau = len(self.cells), self.agreement
+        held = sum(not (cell.is_off or cell.is_dear) for cell in self.cells)
+        order = ""
+        if tau is not None:
+            agrees = "does not agree" if self.out_of_order else "agrees"
+            order = f"order {agrees} by tau {tau:.2f}"
         if self.compares_size:
-            held = f"{count - off} of {count} predictions hold"
-            return f"{held}, their {order}" if order else held
+            return f"{held} of {count} predictions hold" + (f", their {order}" if order else "")
         # Another unit: nothing can be said of single predictions.
         return f"{count} cells measured, whose {order or 'losses are too alike to be ordered'}"
 

@@ -12,6 +12,7 @@ from mpq._support.arrays import Array
 from mpq.backends import quantize
 from mpq.backends.simulate import check_folding
 from mpq.errors import DataError
+from mpq.network.behaviour import check_again
 from mpq.network.examples import IGNORED_TARGET, Batch, Calibration
 from mpq.network.metric import KL, OutputMetric
 from mpq.network.metrics import METRICS
@@ -35,6 +36,9 @@ class Reference:
         data: The examples, which have to be the same in every pass.
         metric: How far outputs are from the original's, and in which unit.
         seed: Where the generators start in every pass; ``None``: they are left alone.
+
+    Raises:
+        ModelError: If a batch gives another answer the second time: which one, and by how much.
     """
 
     def __init__(
@@ -49,7 +53,11 @@ class Reference:
         sums, self._outputs = _Sums(), list[Tensor]()
         with torch.no_grad():
             # A copy, as a forward pass may write buffers and counters of the user's.
-            for batch, outputs in self._run(begin_alike(share_parameters(module), seed)):
+            own = begin_alike(share_parameters(module), seed)
+            for index, (batch, outputs) in enumerate(self._run(own)):
+                # What is drawn may be met here first, and would be taken for a loss.
+                where = f"batch {index} of the examples to measure on"
+                check_again(own, batch, outputs, metric, seed, where)
                 # Kept, so that every network that is compared takes one pass and not two.
                 self._outputs.append(outputs)
                 sums.add(batch, self._targets(batch, outputs))

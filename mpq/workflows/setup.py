@@ -21,6 +21,7 @@ from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.solvers.additive.default import additive_solver
+from mpq.solvers.queries.ask import ask
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
@@ -144,8 +145,17 @@ class Prepared:
         try:
             solve(additive_solver(any_loss), any_loss)
         except InfeasibleError as error:
-            raise InfeasibleError(f"{error}{_launch_hint(self.pricing, constraints)}") from error
+            hints = _launch_hint(self.pricing, constraints) + self._constant_hint(any_loss)
+            raise InfeasibleError(f"{error}{hints}") from error
         return constraints
+
+    def _constant_hint(self, infeasible: Problem) -> str:
+        """Names what takes a budget's bytes at any precision, where that is much of the limit."""
+        shortfalls = ask(additive_solver(infeasible), infeasible).shortfalls
+        names = self.network.coverage.largest_outside if self.network.coverage else ""
+        if not names or not any(x.is_constant_notable for x in shortfalls):
+            return ""
+        return f". Not in the layers, the largest first: {names}"
 
     def indifferent(self, constraints: Constraints) -> Problem:
         """The problem that only has constraints: every assignment loses nothing."""

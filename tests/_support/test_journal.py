@@ -149,11 +149,12 @@ def test_other_file_is_refused(path: Path, content: bytes) -> None:
     assert path.read_bytes() == content
 
 
-def test_other_schema_is_refused(path: Path) -> None:
-    """With both versions."""
-    path.write_text(json.dumps({"mpq_journal": 1, "key": KEY}) + "\n")
+@pytest.mark.parametrize("version", [1, 3])
+def test_other_schema_is_refused(path: Path, version: int) -> None:
+    """An older or a newer one, with both versions."""
+    path.write_text(json.dumps({"mpq_journal": version, "key": KEY}) + "\n")
 
-    with pytest.raises(FileFormatError, match="schema version 1; this mpq reads version 2"):
+    with pytest.raises(FileFormatError, match=f"version {version}; this mpq reads version 2"):
         Journal(path, KEY)
 
 

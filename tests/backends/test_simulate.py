@@ -361,3 +361,36 @@ def test_ranges_see_every_column() -> None:
     best = (make_grid(number, False, low, high).round(rows) - rows).square().sum()
     error = (make_grid(number, False, *ends).round(rows) - rows).square().sum()
     assert float(error) <= 1.1 * float(best)
+
+
+@pytest.mark.parametrize(
+    "again", [lambda m: m, copy.deepcopy, nn.Sequential], ids=["itself", "copy", "inside"]
+)
+def test_a_quantized_network_is_not_searched_as_a_float_one(
+    net: Net, x: Tensor, again: Callable[[nn.Module], nn.Module]
+) -> None:
+    """What was rounded is named, and can be left out; the user's model is as it was."""
+    task = mpq.Task(net, [x], [x], candidates=["w4", "fp32"], rules=mpq.Rules(fix={"head": "fp32"}))
+    found = mpq.search(task, {"effective_bits": "0.9x:fp32"}, sensitivity="weight-error")
+    rounded = [n for n, p in found.assignment.precisions.items() if str(p) != "fp32"]
+    model = again(mpq.quantize(net, found.assignment)).eval()
+
+    with pytest.raises(
+        ModelError, match=r"is quantized already \(w4a32, as mpq.quantize made it\)"
+    ):
+        Network.of(model, [x])
+    kept = Network.of(model, [x], exclude=[f"*{name}" for name in rounded])
+
+    assert [layer.name.removeprefix("0.") for layer in kept.layers if "head" in layer.name] == [
+        "head"
+    ]
+    assert Network.of(net, [x]).layers
+
+
+def test_a_quantized_network_is_not_quantized_again(net: Net, x: Tensor) -> None:
+    """Rounded twice, it would be neither of the two."""
+    task = mpq.Task(net, [x], [x], candidates=["w4"])
+    found = mpq.search(task, {"effective_bits": 32}, sensitivity="weight-error").assignment
+
+    with pytest.raises(ModelError, match="quantized already"):
+        mpq.quantize(mpq.quantize(net, found), found)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mpq._support.streams import answers_only, stdout_silenced
+from mpq._support.streams import answers_only, stdout_discarded, stdout_silenced
 
 USER = """
 import os
@@ -218,3 +218,18 @@ def test_a_full_disk_is_one_sentence(words: tuple[str, ...]) -> None:
     assert ran.returncode == 2
     assert ran.stderr.count(b"\n") == 1
     assert b"to standard output" in ran.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are listed on Linux")
+def test_no_descriptor_stays_open() -> None:
+    """A long process searches thousands of times."""
+
+    def num_open() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = num_open()
+    for block in (answers_only, stdout_silenced, stdout_discarded):
+        with block():
+            os.write(1, b"")
+
+    assert num_open() == before

@@ -64,6 +64,51 @@ def test_what_is_kept_between_calls_is_refused_with_a_seed_too() -> None:
         mpq.search(task, {"effective_bits": 7})
 
 
+class DrawingOnce(nn.Module):
+    """Draws, or counts, only where an input is large."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.how, self.calls = nn.Linear(16, 5), how, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        found: Tensor = self.layer(x)
+        if x.abs().max() < 50:
+            return found
+        self.calls += 1
+        return found + (torch.rand(5) if self.how == "draws" else self.calls)
+
+
+@pytest.mark.parametrize(("how", "why"), [("draws", "--allow-randomness"), ("counts", "no seed")])
+@pytest.mark.parametrize(
+    ("index", "where"),
+    [(2, "batch 2 of the calibration data"), (5, "batch 1 of the examples to measure on")],
+)
+def test_another_answer_in_a_later_batch_is_refused(
+    how: str, why: str, index: int, where: str
+) -> None:
+    """Which one, and by how much; also in the held-out data, and without static ranges."""
+    data = rows(6)
+    data[index][0, 0] = 99.0
+    task = mpq.Task(DrawingOnce(how).eval(), data[:4], data[4:], candidates=["w4", "w8"])
+
+    with pytest.raises(ModelError, match=rf"{where}: .*outputs differ by up to \d.*{why}"):
+        mpq.search(task, {"effective_bits": 7})
+
+
+def test_what_a_later_batch_draws_can_be_fixed() -> None:
+    """As what the first one draws."""
+    data = rows(6)
+    data[2][0, 0] = data[5][0, 0] = 99.0
+    task = mpq.Task(
+        DrawingOnce("draws").eval(), data[:4], data[4:], candidates=["w4", "w8"], allow_randomness=1
+    )
+
+    assert mpq.search(task, {"effective_bits": 7}).measured.divergence < 0.1
+
+
 class Graph(nn.Module):
     """A graph network: every node reads its neighbours."""
 

@@ -59,6 +59,24 @@ def test_smooth_functions_choose_nothing(name: str) -> None:
     assert choosing(NONE[name]) == []
 
 
+def test_what_feeds_a_router_lies_before_a_choice() -> None:
+    """Not the router itself, the experts beside it or the head; also where it is left out."""
+    torch.manual_seed(0)
+    model, data = Routed(CHOICES["top-k"]).eval(), [torch.randn(32, 6)]
+
+    for excluded in ((), ("router",)):
+        network = Network.of(model, data, exclude=excluded)
+        assert [x.name for x in network.layers if x.is_before_choice] == ["stem"]
+
+
+def test_nothing_lies_before_a_choice_that_nobody_makes() -> None:
+    """A smooth network has no such layers, so that nothing of it is measured for them."""
+    torch.manual_seed(0)
+    network = Network.of(Routed(NONE["softmax"]).eval(), [torch.randn(32, 6)])
+
+    assert not any(x.is_before_choice for x in network.layers)
+
+
 def test_a_router_that_fails_is_measured() -> None:
     """No gradient tells of another expert: the check looks at it first, and says so."""
     torch.manual_seed(0)
@@ -69,8 +87,9 @@ def test_a_router_that_fails_is_measured() -> None:
 
     check = found.spot_check
     assert check is not None
-    assert "router" in check.repaired
+    assert {"router", "stem"} <= set(check.repaired)
+    assert any(told.startswith("stem can turn such a choice: measured") for told in check.sentences)
     rows = found.problem.loss.layers
     measured = mpq.search(task, {"effective_bits": "0.8x:w8"}, sensitivity="measured")
-    row = rows.index("router")
-    assert found.problem.loss.values[row] == pytest.approx(measured.problem.loss.values[row])
+    for row in (rows.index("router"), rows.index("stem")):
+        assert found.problem.loss.values[row] == pytest.approx(measured.problem.loss.values[row])

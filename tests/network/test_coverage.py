@@ -138,6 +138,22 @@ class Statistics(nn.Module):
         return found
 
 
+class Masked(nn.Module):
+    """A layer with a large table in a buffer, and a part of one that is not stored itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scratch", torch.arange(40.0), persistent=False)
+        self.register_buffer("mask", torch.ones(64, 64))
+        self.register_buffer("ages", self.get_buffer("scratch")[1:])
+        self.fc = nn.Linear(64, 100)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        found: Tensor = self.fc(x @ self.get_buffer("mask")) + self.get_buffer("ages").sum()
+        return found
+
+
 def normalised() -> nn.Module:
     """A weight that is computed from two parameters."""
     return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 5)))
@@ -206,8 +222,62 @@ def test_what_is_used_without_a_module_is_named_and_counted() -> None:
     assert used == codes + scales + bias + 4 * 5 * 4 + scale + count  # the matrix in float32
     sentences = result.coverage.sentences
     assert "counted in weight_bytes as they are: free (33.9 %)" in sentences[1]
-    assert sentences[2] == "weight_bytes has 140 bytes besides the layers' weights"
-    assert sentences[3] == "computed by the model and not stored: scratch"
+    assert sentences[3] == "weight_bytes has 140 bytes besides the layers' weights"
+    assert sentences[4] == "computed by the model and not stored: scratch"
+
+
+def masked() -> mpq.Task:
+    """64 x 100 weights beside 64 x 64 numbers that no precision changes."""
+    torch.manual_seed(0)
+    data = [torch.randn(8, 64)]
+    return mpq.Task(Masked().eval(), data, data, candidates=["w4", "w8"])
+
+
+def test_a_large_buffer_is_named_and_counted() -> None:
+    """It is no bias, norm or statistic; what is left of these, and the shares, are all there is."""
+    found = Network.of(masked().model, [torch.randn(8, 64)]).coverage
+
+    assert found is not None
+    whole = 4 * (64 * 100 + 64 * 64 + 100 + 39)
+    assert found.num_bytes == whole
+    assert found.sentences[:2] == (
+        f"layers hold 60.2 % of the checkpoint's {whole:,} bytes; biases, norms and statistics "
+        "1.3 %",
+        "buffers and vectors of more than 1 % each, not quantized and counted in weight_bytes as "
+        "they are: mask (38.5 %), together 38.5 %",
+    )
+
+
+def test_a_stored_view_of_what_is_not_stored_counts() -> None:
+    """A checkpoint has its numbers, though the module computes what they lie in."""
+    model = Masked().eval()
+
+    found = Network.of(model, [torch.randn(8, 64)]).coverage
+
+    assert found is not None
+    assert found.num_bytes == sum(t.nbytes for t in model.state_dict().values())
+    assert {x.name: x.is_stored for x in found.outside}["ages"]
+
+
+def test_a_limit_that_is_largely_taken_by_constants_names_them() -> None:
+    """Though they are below it: fewer bits still help, and nobody would think of a buffer."""
+    limit, constant = 18_000, 4 * (64 * 64 + 100 + 39)
+
+    with pytest.raises(mpq.InfeasibleError) as found:
+        mpq.search(masked(), {"weight_bytes": limit})
+
+    said = str(found.value)
+    assert f"what is not in the layers takes {constant} bytes at any precision. Not in" in said
+    assert said.endswith("the largest first: mask (16,384 bytes)")  # all others are small
+
+
+def test_a_budget_that_can_be_met_names_no_constants() -> None:
+    """It is the other one that cannot."""
+    with pytest.raises(mpq.InfeasibleError) as found:
+        mpq.search(masked(), {"weight_bytes": 30_000, "effective_bits": 1})
+
+    assert "weight_bytes: limit 30000 bytes" in str(found.value)
+    assert "not in the layers" not in str(found.value).lower()
 
 
 def test_layers_hold_everything_but_vectors_of_a_plain_network() -> None:
@@ -226,7 +296,7 @@ def test_an_excluded_layer_is_named_and_counted() -> None:
     assert found is not None
     assert found.weights_outside == ()
     assert [x.name for x in found.outside if x.is_left_out] == ["2.weight"]
-    asked = "left out as asked, counted in weight_bytes as they are: 2.weight, together"
+    asked = "left out as asked, counted in weight_bytes as they are: 2.weight (28.3 %), together"
     assert found.sentences[1].startswith(asked)
     assert found.constant_bytes == 4 * (5 + 3 * 5 + 3)
 
@@ -306,7 +376,7 @@ def test_a_tied_weight_that_is_left_out_is_stored_twice() -> None:
     assert both.constant_bytes == 4 * 9
     assert one.constant_bytes == 4 * 9 + 4 * 9 * 6
     assert one.coverage is not None
-    assert "a layer shares its weight with the rest" in one.coverage.sentences[1]
+    assert "a layer shares its weight with the rest" in one.coverage.sentences[-1]
 
 
 def test_a_tied_weight_in_two_precisions_is_stored_twice() -> None:

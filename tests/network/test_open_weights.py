@@ -48,6 +48,13 @@ USES: dict[str, tuple[tuple[int, ...], Callable[[Tensor, Tensor], Tensor], dict[
     "linear": ((O, E), F.linear, {"w": (O, E)}),
     "linear with bias": ((O, E), lambda x, w: F.linear(x, w, torch.ones(O)), {"w": (O, E)}),
     "matmul": ((E, O), lambda x, w: x @ w, {"w": (O, E)}),
+    "vector as a matrix": ((O * E,), lambda x, w: F.linear(x, w.view(O, E)), {"w": (O, E)}),
+    "vector from the right": ((E * O,), lambda x, w: x @ w.view(E, O), {"w": (O, E)}),
+    "vector of two matrices": (
+        (2 * O * E,),
+        lambda x, w: F.linear(x, w[: O * E].view(O, E)) + F.linear(x, w[O * E :].view(O, E)),
+        {"w.0": (O, E), "w.1": (O, E)},
+    ),
     "square": ((E, E), lambda x, w: torch.matmul(x, w), {"w": (E, E)}),
     "weight first": ((O, E), lambda x, w: (w @ x.transpose(1, 2)).mT, {"w": (O, E)}),
     "addmm": (
@@ -372,6 +379,18 @@ def test_what_was_not_seen_in_the_data_is_refused() -> None:
 
     with pytest.raises(ModelError, match="parameter 'w' is used by sum here"):
         quantized(x[:1])
+
+
+def test_a_vector_of_unlike_matrices_is_named() -> None:
+    """It is no layer, and no bias either; a vector that only scales is none of both."""
+    models = (
+        Free((O * E + O,), lambda x, w: F.linear(x, w[: O * E].view(O, E), w[O * E :])),
+        Free((E,), lambda x, w: x * w.view(1, 1, E)),
+    )
+
+    found = [Network.of(model.eval(), [torch.randn(N, T, E)]).coverage for model in models]
+
+    assert [[x.name for x in each.weights_outside] for each in found if each] == [["w"], []]
 
 
 def test_all_batches_are_looked_at() -> None:

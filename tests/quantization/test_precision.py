@@ -1,6 +1,6 @@
 """Spellings are read and written back, and stored bits count every scale."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -263,3 +263,12 @@ def test_precisions_are_values() -> None:
 
     assert {str(precision) for precision in distinct} == {"w8a8", "w8a8s"}
     assert len(distinct) == 2
+
+
+def test_a_group_is_of_1_to_two_to_the_31_weights() -> None:
+    """Both ends are allowed, what is beyond is not."""
+    assert Precision.parse("w4g1a8").weight.group_size == 1
+    assert Precision.parse(f"w4g{2**31}a8").weight.group_size == 2**31
+    for size in (0, 2**31 + 1):
+        with pytest.raises(PrecisionError, match=f"got {size}"):
+            replace(Precision.parse("w4g2a8").weight, group_size=size)

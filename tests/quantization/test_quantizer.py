@@ -33,3 +33,17 @@ def test_a_network_is_left_as_found_where_rounding_a_weight_fails() -> None:
 
     assert not any(module._forward_pre_hooks for module in modules)
     assert all(x.weight is weight for x, weight in zip(modules, weights, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["w8a8", "w8a8d", "fp8"])
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
+def test_an_input_without_numbers_needs_no_range(precision: str, shape: tuple[int, int]) -> None:
+    """Such as that of an expert that no token was sent to, neither now nor at calibration."""
+    quantizer = Quantizer(ActivationRanges({}))
+    nothing = torch.empty(shape)
+
+    found = quantizer.activation(
+        "expert", nn.Linear(3, 2), nothing, Precision.parse(precision).activation
+    )
+
+    assert found.shape == shape

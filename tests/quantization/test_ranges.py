@@ -1,5 +1,7 @@
 """What every range method promises, and its options."""
 
+from math import inf, nan
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from mpq.quantization import ranges
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
-from mpq.quantization.ranges import RANGE_METHODS, LeastSquares, MinMax, Percentile
+from mpq.quantization.ranges import RANGE_METHODS, ActivationRange, LeastSquares, MinMax, Percentile
 
 METHODS = RANGE_METHODS.names()
 NUMBER = NUMBER_FORMATS["int4"]
@@ -167,3 +169,23 @@ def test_a_batch_without_an_input_adds_nothing(method: str) -> None:
     )
 
     assert both == alone
+
+
+@pytest.mark.parametrize(
+    "ends", [(2.0, 1.0), (0.0, inf), (-inf, 0.0), (nan, 0.0), (0.0, nan), (inf, inf)]
+)
+def test_a_range_goes_up_and_ends(ends: tuple[float, float]) -> None:
+    """Anything else would be a scale that is no number."""
+    with pytest.raises(InputError, match="from a finite number up to another"):
+        ActivationRange(*ends)
+
+
+@pytest.mark.parametrize(
+    ("ends", "covered"),
+    [((1, 1), (0, 1)), ((-2, -1), (-2, 0)), ((0, 0), (0, 0)), ((-1, 2), (-1, 2))],
+)
+def test_a_range_of_one_number_is_a_range(
+    ends: tuple[float, float], covered: tuple[float, float]
+) -> None:
+    """A layer may read a constant; what its grid covers has 0 in it."""
+    assert ActivationRange(*ends).with_zero == ActivationRange(*covered)

@@ -15,7 +15,7 @@ from mpq import ESTIMATORS, Calibration, Precision
 from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity import CheckedCell, Estimation, OutputSketch, Sensitivity
+from mpq.sensitivity import CheckedCell, Estimation, OutputSketch, Sensitivity, SpotCheck
 from mpq.sensitivity import spot_check as spot_check_module
 from mpq.sensitivity.checked import AGREEMENT
 from mpq.sensitivity.passes import tiles
@@ -111,6 +111,35 @@ def test_where_nothing_can_be_differentiated_all_is_measured(model: nn.Module) -
     assert found.check.fallback.startswith("no gradient can be computed: ")
     assert found.check.repaired == on.names
     assert "every layer was measured instead" in found.check.sentences[0]
+
+
+def test_words_of_a_check_do_not_contradict_each_other() -> None:
+    """Nothing of nothing does not hold, nor what is far above, nor an order that does not agree."""
+    dear = CheckedCell("a", "w4", 60.0, 1.0, is_off=False, is_dear=True)
+    right = CheckedCell("b", "w4", 1.0, 1.0, is_off=False)
+
+    nothing = SpotCheck((), "nats", 12.0, fallback="no gradient", repaired=("a", "b"))
+    above = SpotCheck((dear, right), "nats", 2.0)
+    mixed = SpotCheck((right,) * 8, "nats", 123.0, agreement=0.1, out_of_order=("b",))
+
+    assert (
+        nothing.sentences[-1] == "spot check: no prediction was left to check (12 forward passes)"
+    )
+    assert above.sentences[-1] == "spot check: 1 of 2 predictions hold (2 forward passes)"
+    assert "8 of 8 predictions hold, their order does not agree by tau 0.10" in mixed.sentences[-1]
+    assert "(123 forward passes)" in mixed.sentences[-1]
+
+
+@pytest.mark.parametrize("num_layers", [1, 3, 12])
+def test_a_check_takes_at_most_twelve_passes_over_its_examples(num_layers: int) -> None:
+    """Of so few that all of them are looked at."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(16, 16) for _ in range(num_layers)]
+    on = asked(nn.Sequential(*layers), [torch.randn(8, 16), torch.randn(8, 16)])
+
+    passes = spot_check(on, estimate(on, "sketch").table).forward_passes
+
+    assert passes <= NUM_CELLS + 4
 
 
 def test_the_check_finds_rows_that_are_far_too_small() -> None:

@@ -15,6 +15,7 @@ import optuna
 import pytest
 
 from mpq._support.progress import showing_progress
+from mpq._support.study_file import study_file
 from mpq.errors import (
     FileFormatError,
     InputError,
@@ -460,6 +461,22 @@ def test_a_study_cut_anywhere_in_its_last_line_goes_on(tmp_path: Path) -> None:
 
         assert sum(calls) <= 1
         assert path.read_bytes()[: len(whole) - len(last)] == whole[: -len(last)]
+
+
+def test_a_torn_line_is_gone_from_the_disk_before_the_next_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut the next line does not stand behind half of another."""
+    path = tmp_path / "study.log"
+    whole = b'{"op_code": 0}\n'
+    path.write_bytes(whole + b'{"op_c')
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_size))
+
+    study_file(str(path))
+
+    assert synced == [len(whole)]
+    assert path.read_bytes() == whole
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:

@@ -166,3 +166,12 @@ def test_uniform_seeds_are_those_that_all_may_take() -> None:
     space = Space.of(random_problem(0))
 
     assert seeds.uniform(space).tolist() == [[1] * 7]
+
+
+def test_those_on_the_front_survive_first() -> None:
+    """Whoever is best in one thing only does not come before whoever nobody dominates."""
+    values = np.array([[0.0, 9.0], [1.0, 9.5], [5.0, 5.0], [9.0, 0.0], [9.0, 9.0]])
+
+    assert set(survivors(values, 3).tolist()) == {0, 2, 3}
+    assert survivors(values, 5).tolist()[3:] == [1, 4]
+    assert survivors(values[:, 1:], 2).tolist() == [3, 2]

@@ -372,3 +372,17 @@ def test_a_frontier_as_json_has_units_and_hypervolume() -> None:
         "precisions": {"l0": "w2a8"},
     }
     assert json.loads(frontier_through((1.0, 3.0)).to_json())["hypervolume_share"] is None
+
+
+def test_a_hull_within_another_budget_has_its_inner_corners() -> None:
+    """Of two layers, by hand: from nothing to all that the other budget lets through."""
+    names, other = ("l0", "l1"), table("time", "seconds", [[1, 1, 9], [1, 1, 1]])
+    cost = table("size", "bytes", [[0, 1, 2], [0, 1, 2]])
+    loss = CostTable("loss", "nats", names, PRECISIONS, np.array([[9.0, 2, 0], [5, 4, 1]]))
+    problem = Problem(loss, Constraints((Budget.of(other, 5.0),)))
+
+    assignments, statuses = solve_hull(problem, cost, ILP)
+
+    # Without the budget (2, 2) would be the last one.
+    assert [columns.tolist() for columns in assignments] == [[0, 0], [1, 0], [1, 2]]
+    assert statuses == [Status.OPTIMAL] * 3

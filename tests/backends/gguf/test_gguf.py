@@ -1,7 +1,7 @@
 """GGUF files: written, read by the ``gguf`` package, run by llama.cpp."""
 
+import importlib
 import json
-import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,72 +138,14 @@ def test_llama_3_stretches_positions(tokenizer: str, tmp_path: Path) -> None:
     assert check.max_difference < 1e-4 * check.spread
 
 
-def stories_tokenizer(pieces: bytes, folder: Path) -> None:
-    """llama2.c's scores of pieces as merges, from the highest score on."""
-    found, place = dict[str, tuple[int, float]](), 4
-    while place < len(pieces):
-        score, length = struct.unpack("<fi", pieces[place : place + 8])
-        text = pieces[place + 8 : place + 8 + length].decode().replace(" ", "▁")
-        found[text.strip("\n") or text] = len(found), score
-        place += 8 + length
-    merges = [
-        (text[:cut], text[cut:])
-        for text in sorted(found, key=lambda text: -found[text][1])
-        for cut in range(1, len(text))
-        if found[text][0] >= 259 and text[:cut] in found and text[cut:] in found
-    ]
-    vocabulary = {text: number for text, (number, _) in found.items()}
-    made = tokenizers.Tokenizer(
-        tokenizers.models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True)
-    )
-    normalizers = tokenizers.normalizers
-    made.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    special = ("<unk>", "<s>", "</s>")
-    made.add_special_tokens(
-        [tokenizers.AddedToken(x, special=True, normalized=False) for x in special]
-    )
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    ).save_pretrained(folder)
-
-
-def stories_network(folder: Path) -> Any:
-    """llama2.c's tensors under transformers' names, rows of queries and keys by halves."""
-    from safetensors.torch import load_file
-
-    stored = load_file(folder / "stories260K.fp32.safetensors")
-    config = transformers.LlamaConfig(
-        vocab_size=512, hidden_size=64, intermediate_size=172, num_hidden_layers=5,
-        num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=512,
-        rms_norm_eps=1e-5, tie_word_embeddings=True,
-    )  # fmt: skip
-    names = {
-        "attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj",
-        "attention.wv": "self_attn.v_proj", "attention.wo": "self_attn.o_proj",
-        "attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
-        "feed_forward.w1": "mlp.gate_proj", "feed_forward.w2": "mlp.down_proj",
-        "feed_forward.w3": "mlp.up_proj", "tok_embeddings": "model.embed_tokens",
-    }  # fmt: skip
-    state = {"lm_head.weight": stored["tok_embeddings.weight"]}
-    for name, tensor in stored.items():
-        whole = name.replace("layers.", "model.layers.")
-        whole = "model.norm.weight" if name == "norm.weight" else whole
-        for theirs, ours in names.items():
-            whole = whole.replace(f"{theirs}.weight", f"{ours}.weight")
-        if ".wq." in name or ".wk." in name:
-            tensor = tensor.reshape(-1, 4, 2, 64).transpose(1, 2).reshape(tensor.shape)
-        state[whole] = tensor
-    model = transformers.LlamaForCausalLM(config).eval()
-    model.load_state_dict(state)
-    return model
-
-
-def test_a_trained_network_runs_with_its_tokenizer(data_dir: Path, tmp_path: Path) -> None:
+def test_a_trained_network_runs_with_its_tokenizer(
+    data_dir: Path, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Llama of the TinyStories: what the runtime loses is what the simulation said."""
-    stories_tokenizer((data_dir / "llm" / "tok512.bin").read_bytes(), tmp_path / "tok")
-    model = stories_network(data_dir / "llm")
+    monkeypatch.syspath_prepend(str(root / "examples"))
+    stories: Any = importlib.import_module("llama_stories_transformers")
+    stories.save_tokenizer(tmp_path / "tok")
+    model = stories.make_net()
     tokens = np.load(data_dir / "llm" / "tokens.npz")["valid_excerpt"].astype(np.int64)
     data = Calibration([{"input_ids": torch.from_numpy(tokens[: 16 * 16].reshape(16, 16))}])
     assignment = assigned(model, "w4", "w5g32", "w8", "w6", "w4g32")

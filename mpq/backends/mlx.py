@@ -86,7 +86,7 @@ class Mlx(Target):
         """See ``Target.write``."""
         config = _config(shipped.model)
         tensors: dict[str, Tensor] = {}
-        entries: dict[str, Any] = {name: False for name in _able(shipped.model)}
+        entries: dict[str, Any] = dict.fromkeys(_able(shipped.model), False)
         for layer in _stored_layers(shipped):
             own = _tensors(layer, shipped.codes(layer))
             tensors |= {f"{layer.name}.{key}": value for key, value in own.items()}
@@ -171,7 +171,29 @@ def _config(model: nn.Module) -> dict[str, Any]:
         raise ModelError(
             f"mlx: mlx-lm runs language models, and {type(model).__name__} has no head of one"
         )
-    return config
+    return config | _older_names(config)
+
+
+def _older_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What mlx-lm reads of rotary embeddings: as transformers 4 spelled it.
+
+    Without these names the tool takes numbers of its own, and computes something else.
+    """
+    found = config.get("rope_parameters")
+    if not found:
+        return {}
+    # Of networks whose layers are of two kinds there are two, by the kind.
+    local, whole = found.get("sliding_attention"), found.get("full_attention", found)
+    names: dict[str, Any] = {
+        "rope_theta": whole.get("rope_theta"),
+        "rope_local_base_freq": local and local.get("rope_theta"),
+        "partial_rotary_factor": whole.get("partial_rotary_factor"),
+        "rotary_emb_base": whole.get("rope_theta"),
+        "rotary_pct": whole.get("partial_rotary_factor"),
+    }
+    if whole.get("rope_type", "default") != "default":
+        names["rope_scaling"] = dict(whole)
+    return {name: value for name, value in names.items() if value is not None}
 
 
 def _able(model: nn.Module) -> list[str]:

@@ -1,6 +1,7 @@
 """torchao: layers on the simulation's own codes, in memory and as folders for transformers."""
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,15 +56,15 @@ class TorchAo(Target):
     packages: ClassVar[tuple[str, ...]] = ("transformers", "torchao")
     readers: ClassVar[str] = "transformers"
     holds: ClassVar[str] = (
-        "linear layers: w2 to w8, w2z to w8z, per tensor, channel or group, with inputs in floating "
-        "point or a8d; all else as it came"
+        "linear layers: w2 to w8, w2z to w8z, per tensor, channel or group, with inputs in "
+        "floating point or a8d; all else as it came"
     )
     candidates: ClassVar[tuple[str, ...]] = ("w3g32", "w4", "w4g32", "w5g32", "w6", "w8")
     # A folder of float32 has all scales in float32.
     numerics: ClassVar[Numerics] = Numerics(group_scale="fp32")
     notes: ClassVar[tuple[str, ...]] = (
         "An exchange format: it stores one byte per code, so that 2 to 7 bits take as much as 8.",
-        "transformers dequantizes to floating point as it runs: this proves the file and no kernel.",
+        "transformers decodes to floating point as it runs: this proves the file and no kernel.",
     )
 
     def refusal(self, layer: LayerShape, precision: Precision) -> str:
@@ -195,7 +196,9 @@ def convert(
         weight: Any = layer_module.weight
         # torchao's own rounding makes room for ours.
         with torch.no_grad():
-            for target, source in zip((weight.qdata, weight.scale), _stored(codes[name]), strict=False):
+            for target, source in zip(
+                (weight.qdata, weight.scale), _stored(codes[name]), strict=False
+            ):
                 target.copy_(source)
 
 
@@ -238,11 +241,20 @@ def _scheme(precision: Precision) -> Any:
 
 
 def _check_modules(shipped: Shipped) -> None:
-    """Refuses layers that are no modules of the network's own."""
+    """Refuses layers that are no modules of the network's own, or share a weight with others."""
     modules = dict(shipped.model.named_modules())
+    places = Counter(id(vars(m)["_parameters"].get("weight")) for m in modules.values())
     for layer in shipped.quantized:
-        if not isinstance(modules.get(layer.name), nn.Linear):
-            raise ModelError(f"torchao: {layer.name!r} is no nn.Linear, which transformers converts")
+        found = modules.get(layer.name)
+        if not isinstance(found, nn.Linear):
+            raise ModelError(
+                f"torchao: {layer.name!r} is no nn.Linear, which transformers converts"
+            )
+        if places[id(found.weight)] > 1:
+            raise ModelError(
+                f"torchao: {layer.name!r} shares its weight with another layer (an embedding), and "
+                "transformers shares no quantized ones; leave it as it came: --fix NAME=fp32"
+            )
 
 
 def quantization() -> Any:

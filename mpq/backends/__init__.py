@@ -14,6 +14,7 @@ from mpq._support.registry import Registry
 from mpq.backends._base import Backend, Exported
 from mpq.backends.compressed_tensors import CompressedTensors
 from mpq.backends.gguf import Gguf
+from mpq.backends.mlx import Mlx
 from mpq.backends.onnx.export import Onnx
 from mpq.backends.shipping import ship
 from mpq.backends.simulate import Simulate
@@ -24,7 +25,9 @@ from mpq.errors import InputError
 from mpq.problem.assignment import Assignment
 
 BACKENDS: Registry[Backend] = Registry(
-    "backend", (Simulate, Onnx, CompressedTensors, Gguf, TorchAo, Text), group="mpq.backends"
+    "backend",
+    (Simulate, Onnx, CompressedTensors, Gguf, Mlx, TorchAo, Text),
+    group="mpq.backends",
 )
 """Every backend, by the name that ``mpq export --to`` and ``mpq.quantize`` take."""
 

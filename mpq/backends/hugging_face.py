@@ -52,7 +52,11 @@ def config_of(model: nn.Module, tool: str) -> dict[str, Any]:
 
 
 def write_folder(
-    folder: Path, model: nn.Module, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    folder: Path,
+    model: nn.Module,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Writes ``config.json``, ``model.safetensors``, and what else the model came with."""
     from safetensors.torch import save_file
@@ -60,7 +64,7 @@ def write_folder(
     text = json.dumps(config, indent=1, sort_keys=True, default=str) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(whole, folder / "model.safetensors", {"format": "pt"})
+    save_file(whole, folder / "model.safetensors", {"format": "pt", **(metadata or {})})
     generation = getattr(model, "generation_config", None)
     if generation is not None:
         generation.save_pretrained(folder)

@@ -332,7 +332,9 @@ def predicted_bytes(target: Target, shipped: Shipped) -> int:
     weights = {id(weight_of(shipped.module.get_submodule(x.name))) for x in shipped.quantized}
     rest = {id(t): t for t in stored_tensors(shipped.module) if id(t) not in weights}
     # A parameter that several layers share is stored once.
-    first = {id(weight_of(shipped.module.get_submodule(x.name))): x for x in shipped.quantized}
+    first = {
+        id(weight_of(shipped.module.get_submodule(x.name))): x for x in reversed(shipped.quantized)
+    }
     bits = sum(target.stored_bits(layer, layer.precision) for layer in first.values())
     return -(-bits // 8) + sum(target.constant_bytes(t) for t in rest.values())
 

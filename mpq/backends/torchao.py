@@ -1,19 +1,31 @@
-"""torchao's integer kernels for linear layers, on the simulation's numbers."""
+"""torchao: layers on the simulation's own codes, in memory and as folders for transformers."""
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mpq.backends._base import Backend
+from mpq.backends.hugging_face import (
+    LoadedModule,
+    config_of,
+    load_module,
+    other_tensors,
+    require,
+    write_folder,
+)
 from mpq.backends.simulate import prepared, quantizer_of
-from mpq.errors import MissingDependencyError, PrecisionError
+from mpq.backends.target import LayerShape, Loaded, Shipped, Target, not_linear, rows_of
+from mpq.errors import MissingDependencyError, ModelError, PrecisionError
 from mpq.network.modules import weight_of
 from mpq.problem.assignment import Assignment
-from mpq.quantization.precision import ORIGINAL, Precision
+from mpq.quantization.codes import Codes
+from mpq.quantization.numerics import Numerics
+from mpq.quantization.precision import ORIGINAL, Granularity, Precision
 from mpq.quantization.quantizer import Quantizer
 
 KERNELS = {
@@ -29,18 +41,90 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 @final
 @dataclass(frozen=True)
-class TorchAo(Backend):
-    """Eager torch; linear layers with int8 weights, and int8 activations rounded while running.
+class TorchAo(Target):
+    """Linear layers whose weights are tensors of torchao's, with mpq's codes and scales in them.
 
-    Weights are put on the simulation's grid first; torchao then rounds them again, with a scale of
-    its own (the largest number over 127.5), so that outputs agree to about an int8 step and not to
-    the bit.
+    In memory, ``quantize`` makes layers with int8 kernels: w8a32 and w8a8d, whose inputs the kernel
+    rounds symmetrically, about an int8 step from the simulation. A folder holds 2 to 8 bits as
+    ``IntxUnpackedToInt8Tensor``, which computes in floating point, as the simulation does.
     """
 
     name: ClassVar[str] = "torchao"
-    summary: ClassVar[str] = "torch with torchao's int8 linear layers: w8a32, w8a8d, fp32"
+    summary: ClassVar[str] = "torch with torchao's int8 linear layers: w8a32, w8a8d; a folder"
     makes_networks: ClassVar[bool] = True
-    writes_files: ClassVar[bool] = False
+    extra: ClassVar[str] = "torchao"
+    packages: ClassVar[tuple[str, ...]] = ("transformers", "torchao")
+    readers: ClassVar[str] = "transformers"
+    holds: ClassVar[str] = (
+        "linear layers: w2 to w8, w2z to w8z, per tensor, channel or group, with inputs in "
+        "floating point or a8d; all else as it came"
+    )
+    candidates: ClassVar[tuple[str, ...]] = ("w3g32", "w4", "w4g32", "w5g32", "w6", "w8")
+    # A folder of float32 has all scales in float32.
+    numerics: ClassVar[Numerics] = Numerics(group_scale="fp32")
+    notes: ClassVar[tuple[str, ...]] = (
+        "An exchange format: it stores one byte per code, so that 2 to 7 bits take as much as 8.",
+        "transformers decodes to floating point as it runs: this proves the file and no kernel.",
+    )
+
+    def refusal(self, layer: LayerShape, precision: Precision) -> str:
+        """See ``Target.refusal``."""
+        weight, read = precision.weight, precision.activation
+        _, num_inputs = rows_of(layer)
+        if why := not_linear(layer, self.name):
+            return why
+        if not weight.is_scaled_integer or not 2 <= weight.number.bits <= 8:
+            return f"it holds integers of 2 to 8 bits, and no {weight.number.name}"
+        if weight.group_size and num_inputs % weight.group_size:
+            return f"{num_inputs} inputs are no whole groups of {weight.group_size}"
+        is_a8d = read == Precision.parse("w8a8d").activation
+        return "" if read.is_exact or is_a8d else "it rounds inputs to a8d or not at all"
+
+    def stored_bits(self, layer: LayerShape, precision: Precision) -> int:
+        """See ``Target.stored_bits``; a byte for every code and zero point, whatever their bits."""
+        num_channels, num_inputs = rows_of(layer)
+        group = precision.weight.group_size or num_inputs
+        return num_channels * (num_inputs * 8 + num_inputs // group * (32 + 8))
+
+    def write(self, shipped: Shipped, folder: Path) -> None:
+        """See ``Target.write``."""
+        config = config_of(shipped.model, self.name)
+        torchao = quantization()
+        require("transformers", self.extra)
+        from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
+        from transformers import TorchAoConfig
+
+        _check_modules(shipped)
+        tensors: dict[str, Tensor] = {
+            f"{layer.name}.weight": _unpacked(shipped.codes(layer), layer.precision)
+            for layer in shipped.quantized
+        }
+        schemes = {layer.name: _scheme(layer.precision) for layer in shipped.quantized}
+        rest = dict(other_tensors(shipped.model, set(tensors)))
+        flat, told = flatten_tensor_state_dict({**rest, **tensors})
+        if schemes:
+            chosen = TorchAoConfig(
+                torchao.FqnToConfig(schemes),
+                # Else transformers leaves the last layer out, which is one by name as all are.
+                include_input_output_embeddings=True,
+            )
+            config["quantization_config"] = chosen.to_dict()
+        write_folder(folder, shipped.model, config, flat, told)
+
+    def load(self, folder: Path) -> Loaded:
+        """See ``Target.load``."""
+        require("transformers", self.extra)
+        quantization()
+        module = load_module(folder)
+        kinds: dict[str, str] = {}
+        weights: dict[str, Tensor] = {}
+        for name, part in module.named_modules():
+            weight = getattr(part, "weight", None)
+            if hasattr(weight, "qdata"):
+                assert isinstance(weight, Tensor)
+                kinds[name] = f"{type(part).__name__} {type(weight).__name__}"
+                weights[name] = weight.dequantize()
+        return LoadedModule(module, weights, kinds, ("torchao",))
 
     def quantize(self, model: nn.Module, assignment: Assignment) -> nn.Module:
         """See ``Backend.quantize``.
@@ -59,7 +143,7 @@ class TorchAo(Backend):
                 )
         module = prepared(model, assignment)
         _check_numbers(module, assignment)
-        # a deep copy: torchao writes into the weights, and these are the user's until then
+        # a deep copy: its layers get other weights, and the module is the user's until then
         module = copy.deepcopy(module)
         weights = {name: module.get_submodule(name) for name in assignment.precisions}
         convert(module, assignment.precisions, quantizer_of(assignment), weights)
@@ -91,7 +175,7 @@ def convert(
     """Makes torchao's layers of those that are not float, in place.
 
     Args:
-        module: What holds the layers; its weights are overwritten.
+        module: What holds the layers; they get other weights.
         precisions: Layer name to precision; each has a kernel.
         quantizer: Rounds the weights as the search did; knows the scales of each layer.
         layer_modules: Layer name to the module in ``module``.
@@ -102,15 +186,75 @@ def convert(
         "int8": torchao.Int8DynamicActivationInt8WeightConfig,
     }
     assigned = {name: p for name, p in precisions.items() if p != ORIGINAL}
-    # All are rounded before any is written: layers that share a parameter would round it twice.
-    rounded = {n: quantizer.weight(n, layer_modules[n], p.weight) for n, p in assigned.items()}
+    # All before any is converted: layers may share a parameter.
+    codes = {n: quantizer.codes(n, layer_modules[n], p.weight) for n, p in assigned.items()}
     for name, precision in assigned.items():
         layer_module = layer_modules[name]
-        with torch.no_grad():
-            weight_of(layer_module).copy_(rounded[name])
         # One layer at a time, as each has its own precision and `quantize_` walks all of `module`.
         chosen = configurations[KERNELS[precision]]()
         torchao.quantize_(module, chosen, filter_fn=_is(layer_module))
+        weight: Any = layer_module.weight
+        # torchao's own rounding makes room for ours.
+        with torch.no_grad():
+            for target, source in zip(
+                (weight.qdata, weight.scale), _stored(codes[name]), strict=False
+            ):
+                target.copy_(source)
+
+
+def _stored(codes: Codes) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes, scales and zero points as all of torchao's tensors hold them; codes are signed."""
+    middle = 2 ** (codes.tensor_format.number.bits - 1)
+    signed = (codes.unsigned() - middle).to(torch.int8)
+    points = (codes.unsigned_zero_points() - middle).to(torch.int8)
+    return signed, codes.scale, points
+
+
+def _unpacked(codes: Codes, precision: Precision) -> Tensor:
+    """A weight as folders hold it: a byte for every code."""
+    group = precision.weight.group_size or codes.num_inputs
+    made: Tensor = quantization().IntxUnpackedToInt8Tensor(
+        *_stored(codes),
+        target_dtype=_dtype(precision),
+        block_size=(1, group),
+        dtype=torch.float32,
+        activation_quantization=None if precision.activation.is_exact else "int8_asym_per_token",
+    )
+    return made
+
+
+def _dtype(precision: Precision) -> torch.dtype:
+    found: torch.dtype = getattr(torch, f"int{precision.weight.number.bits}")
+    return found
+
+
+def _scheme(precision: Precision) -> Any:
+    """What torchao calls a precision."""
+    torchao = quantization()
+    weight = precision.weight
+    is_group = weight.granularity is Granularity.GROUP
+    shared = torchao.PerGroup(weight.group_size) if is_group else torchao.PerAxis(0)
+    mapping = torchao.MappingType.SYMMETRIC if weight.symmetric else torchao.MappingType.ASYMMETRIC
+    if precision.activation.is_exact:
+        return torchao.IntxWeightOnlyConfig(_dtype(precision), shared, mapping)
+    return torchao.Int8DynamicActivationIntxWeightConfig(_dtype(precision), shared, mapping)
+
+
+def _check_modules(shipped: Shipped) -> None:
+    """Refuses layers that are no modules of the network's own, or share a weight with others."""
+    modules = dict(shipped.model.named_modules())
+    places = Counter(id(vars(m)["_parameters"].get("weight")) for m in modules.values())
+    for layer in shipped.quantized:
+        found = modules.get(layer.name)
+        if not isinstance(found, nn.Linear):
+            raise ModelError(
+                f"torchao: {layer.name!r} is no nn.Linear, which transformers converts"
+            )
+        if places[id(found.weight)] > 1:
+            raise ModelError(
+                f"torchao: {layer.name!r} shares its weight with another layer (an embedding), and "
+                "transformers shares no quantized ones; leave it as it came: --fix NAME=fp32"
+            )
 
 
 def quantization() -> Any:

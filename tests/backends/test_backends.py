@@ -11,6 +11,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import mpq
+from mpq.backends import Target
 from mpq.cli.__main__ import app
 from mpq.errors import InputError, PrecisionError
 
@@ -33,6 +34,8 @@ def assigned(precision: str) -> mpq.Assignment:
 def test_a_backend_makes_a_network_or_a_file_and_refuses_the_other(name: str) -> None:
     """By its name, before anything is computed, and it does at least one of the two."""
     backend, found = mpq.BACKENDS.build(name), assigned("fp32")
+    if isinstance(backend, Target):
+        return  # its folder is written by ``mpq.export``, which asks its runtime
     refused: list[str] = []
     for make in (
         lambda: backend.quantize(network(), found),
@@ -47,9 +50,9 @@ def test_a_backend_makes_a_network_or_a_file_and_refuses_the_other(name: str) ->
     assert all(name in text for text in refused)
 
 
-@pytest.mark.parametrize(("precision", "apart"), [("w8a32", 0.03), ("w8a8d", 0.06)])
+@pytest.mark.parametrize(("precision", "apart"), [("w8a32", 1e-5), ("w8a8d", 0.06)])
 def test_torchao_computes_what_the_simulation_does(precision: str, apart: float) -> None:
-    """To about an int8 step: torchao rounds once more, with a scale of its own."""
+    """On the same codes; inputs are rounded by the kernel, to about an int8 step."""
     pytest.importorskip("torchao")
     model, found = network(), assigned(precision)
     before = [p.clone() for p in model.parameters()]
@@ -92,16 +95,16 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
         mpq.export(found, tmp_path / "net.onnx")
 
 
-@pytest.mark.parametrize("name", ["simulate", "torchao"])
-def test_a_backend_without_files_names_those_that_write_some(name: str, tmp_path: Path) -> None:
+def test_a_backend_without_files_names_those_that_write_some(tmp_path: Path) -> None:
     """In Python and on the command line, before a network is loaded or a path is asked for."""
+    name = "simulate"
     (tmp_path / "a.json").write_text(assigned("fp32").to_json())
 
     found = CliRunner().invoke(app, ["export", str(tmp_path / "a.json"), "--to", name])
 
     assert found.exit_code == 2
-    assert f"the backend {name} writes no file; those that do: onnx, text" in found.stderr
-    with pytest.raises(InputError, match=f"{name} writes no file; those that do: onnx, text"):
+    assert f"the backend {name} writes no file; those that do: onnx, " in found.stderr
+    with pytest.raises(InputError, match=f"{name} writes no file; those that do: onnx, "):
         mpq.export(assigned("fp32"), tmp_path / "none", name)
 
 

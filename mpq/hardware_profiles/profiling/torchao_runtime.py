@@ -22,8 +22,8 @@ from mpq.quantization.precision import Precision
 class TorchAo:
     """Eager torch; linear layers with int8 weights, and int8 activations rounded while running.
 
-    Weights are quantized as in the simulation first; torchao rounds them again, with a scale of its
-    own, so that outputs agree to about an int8 step (see ``mpq.backends.torchao``).
+    Weights are the simulation's codes and scales; inputs are rounded by the kernel, to about an
+    int8 step (see ``mpq.backends.torchao``).
 
     Args:
         num_threads: How many threads one run may use.
@@ -53,8 +53,8 @@ class TorchAo:
     ) -> Program:
         """One layer alone, all its calls."""
         (name,) = subgraph.layers
-        # In a parent, as `convert` goes through a module that holds layers; a copy, as it writes
-        # into weights.
+        # In a parent, as `convert` goes through a module that holds layers; a copy, as it gives
+        # them other weights.
         holder = nn.Sequential(copy.deepcopy(compiled.network.layer_module(name)))
         convert(holder, {name: precisions[name]}, compiled.quantizer, {name: holder[0]})
         examples = [torch.from_numpy(x) for x in subgraph.examples]
@@ -62,7 +62,7 @@ class TorchAo:
 
     def network(self, compiled: CompiledNetwork, precisions: Mapping[str, Precision]) -> Program:
         """The whole network."""
-        # `convert` writes into the weights, and these are the user's.
+        # `convert` gives layers other weights, and these are the user's.
         module = copy.deepcopy(compiled.network.module)
         layers = {name: module.get_submodule(name) for name in precisions}
         convert(module, precisions, compiled.quantizer, layers)

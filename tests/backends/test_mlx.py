@@ -1,0 +1,176 @@
+"""The target ``mlx``: folders that mlx-lm loads, runs and decodes as the simulation does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import mpq
+from mpq.backends.mlx import Mlx, stored_group
+from mpq.backends.shipping import HEADERS, ExportCheck, ship
+from mpq.backends.target import Target
+from mpq.errors import InputError, ModelError, OutputError, PrecisionError
+from mpq.network.network import Network
+from mpq.problem.assignment import AssignedLayer, Assignment
+from mpq.quantization.precision import Precision
+
+pytest.importorskip("mlx_lm")
+transformers = pytest.importorskip("transformers", minversion="5")
+
+MIXES = [
+    ("w2", "w3", "w4", "w5", "w6", "w7", "w8"),
+    ("w3g32", "w4g64", "w4g128", "w7g32", "w2g64"),
+    ("w4z", "w2zg32", "w7zg64", "w8z", "w4t"),
+]
+
+
+def llama(**options: Any) -> nn.Module:
+    """Two layers, far from mlx-lm's own base of the rotary embedding."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=128,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **options,
+    )  # fmt: skip
+    made: nn.Module = transformers.LlamaForCausalLM(config).eval()
+    return made
+
+
+def examples() -> list[dict[str, torch.Tensor]]:
+    """Token ids alone, eight to a batch."""
+    torch.manual_seed(1)
+    return [{"input_ids": torch.randint(0, 128, (8, 24))} for _ in range(2)]
+
+
+def assigned(model: nn.Module, target: Target, mix: tuple[str, ...]) -> Assignment:
+    """The precisions in turn; layers that share a parameter have one."""
+    network = Network.of(model, mpq.Calibration(examples()))
+    layers: list[AssignedLayer] = []
+    known: dict[str, Precision] = {}
+    for layer in network.layers:
+        wanted = Precision.parse(mix[len(layers) % len(mix)])
+        wanted = known.get(layer.weight_of or "", wanted)
+        held = Precision.parse("fp32") if target.refusal(layer, wanted) else wanted
+        known[layer.name] = held
+        layers.append(AssignedLayer(layer.name, layer.kind, layer.weight_shape, held))
+    return Assignment(tuple(layers), weight_range="minmax")
+
+
+def shipped(folder: Path, model: nn.Module, mix: tuple[str, ...]) -> ExportCheck:
+    """Exported, and run by mlx-lm."""
+    return ship(Mlx(), "mlx", assigned(model, Mlx(), mix), folder, model, examples())
+
+
+@pytest.mark.parametrize("mix", MIXES, ids=lambda mix: mix[0])
+def test_mlx_computes_what_the_simulation_does(mix: tuple[str, ...], tmp_path: Path) -> None:
+    """Weights are decoded to the same numbers, outputs differ in float32's last digits."""
+    check = shipped(tmp_path / "out", llama(), mix)
+
+    assert check.max_weight_difference == 0.0
+    assert check.max_difference < 1e-5 * check.spread
+    assert check.num_layers == 16
+    assert sum(check.kinds.values()) == 16
+    assert all("Quantized" in kind for kind in check.kinds)
+    assert check.predicted_bytes <= check.file_bytes <= check.predicted_bytes + HEADERS
+
+
+def test_a_shared_embedding_is_stored_once(tmp_path: Path) -> None:
+    """It is the last layer, too; both are decoded."""
+    check = shipped(tmp_path / "tied", llama(tie_word_embeddings=True), ("w4g32",))
+    apart = shipped(tmp_path / "apart", llama(), ("w4g32",))
+
+    assert check.num_layers == apart.num_layers == 16
+    assert sum(check.kinds.values()) == 15
+    # 4 bits and a fp16 scale and bias for every 32 weights.
+    assert apart.predicted_bytes - check.predicted_bytes == 128 * 64 // 32 * (16 + 4)
+
+
+def test_layers_that_stay_are_said_to(tmp_path: Path) -> None:
+    """Every layer has an entry of its own, so that no reader has to guess."""
+    model = llama()
+    found = assigned(model, Mlx(), ("w3g64", "fp32"))
+    ship(Mlx(), "mlx", found, tmp_path / "out", model, examples())
+
+    told = json.loads((tmp_path / "out" / "config.json").read_text())["quantization"]
+
+    for layer in found.layers:
+        expected: Any = False
+        if layer.precision != Precision.parse("fp32"):
+            group = stored_group(layer.weight_shape[1], layer.precision)
+            expected = {"group_size": group, "bits": 3, "mode": "affine"}
+        assert told[layer.name] == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "precision", "why"),
+    [
+        ("linear", (8, 64), "w8a8", "rounds no inputs"),
+        ("linear", (8, 64), "wfp8", "integers of 2 to 8 bits, and no fp8_e4m3"),
+        ("linear", (8, 64), "w4g16", "16 is no multiple"),
+        ("linear", (8, 48), "w4", "48 inputs are no whole groups of 32"),
+        ("conv2d", (8, 32, 1, 1), "w4", "a layer of the kind conv2d"),
+    ],
+)
+def test_what_mlx_cannot_hold_is_refused(
+    kind: str, shape: tuple[int, ...], precision: str, why: str
+) -> None:
+    """With the layer's name and the reason."""
+    layer = AssignedLayer("fc", kind, shape, Precision.parse(precision))
+
+    with pytest.raises(PrecisionError, match=f"'fc' at .*{why}"):
+        Mlx().check([layer])
+
+
+@pytest.mark.parametrize(
+    ("num_inputs", "precision", "group"),
+    [(64, "w4", 64), (160, "w4", 32), (256, "w4", 128), (160, "w4g128", 32), (512, "w4g96", 32)],
+)
+def test_a_stored_group_lies_within_one_scale(num_inputs: int, precision: str, group: int) -> None:
+    """The largest of the tool's sizes that divides both the row and the precision's group."""
+    assert stored_group(num_inputs, Precision.parse(precision)) == group
+
+
+def test_a_network_that_mlx_lm_lacks_is_refused(tmp_path: Path) -> None:
+    """By its name; nothing is left behind."""
+    torch.manual_seed(0)
+    config = transformers.OPTConfig(
+        hidden_size=64, ffn_dim=64, num_hidden_layers=1, num_attention_heads=4, vocab_size=128,
+        word_embed_proj_dim=64,
+    )  # fmt: skip
+
+    with pytest.raises(ModelError, match="has no 'opt' networks"):
+        shipped(tmp_path / "out", transformers.OPTForCausalLM(config).eval(), ("w4",))
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_examples_with_padding_are_refused(tmp_path: Path) -> None:
+    """mlx-lm's networks read no mask, and would compute something else."""
+    model = llama()
+    mask = torch.ones(8, 24, dtype=torch.long)
+    mask[:, 20:] = 0
+    padded = [{**examples()[0], "attention_mask": mask}]
+
+    with pytest.raises(InputError, match="token ids alone"):
+        ship(Mlx(), "mlx", assigned(model, Mlx(), ("w4",)), tmp_path / "out", model, padded)
+
+
+def test_half_of_a_shared_parameter_is_refused(tmp_path: Path) -> None:
+    """The tool has one of both."""
+    model = llama(tie_word_embeddings=True)
+    found = assigned(model, Mlx(), ("w4",))
+    alone = Assignment(tuple(x for x in found.layers if x.name != "lm_head"), weight_range="minmax")
+
+    with pytest.raises(ModelError, match="shares its weight with 'lm_head'"):
+        ship(Mlx(), "mlx", alone, tmp_path / "out", model, examples())
+
+
+def test_a_folder_that_is_there_stays(tmp_path: Path) -> None:
+    """Nothing is overwritten."""
+    (tmp_path / "kept").write_text("mine")
+
+    with pytest.raises(OutputError, match="is there already"):
+        shipped(tmp_path, llama(), ("w4",))

@@ -1,0 +1,113 @@
+"""The target ``torchao``: folders that transformers loads and computes as the simulation does."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import mpq
+from mpq.backends.shipping import HEADERS, ExportCheck, ship
+from mpq.backends.torchao import TorchAo
+from mpq.errors import ModelError, PrecisionError
+from mpq.network.network import Network
+from mpq.problem.assignment import AssignedLayer, Assignment
+from mpq.quantization.precision import Precision
+
+pytest.importorskip("torchao")
+pytest.importorskip("accelerate")
+transformers = pytest.importorskip("transformers", minversion="5")
+
+
+def llama(**options: Any) -> nn.Module:
+    """Two layers."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=128, **options,
+    )  # fmt: skip
+    made: nn.Module = transformers.LlamaForCausalLM(config).eval()
+    return made
+
+
+def examples() -> list[dict[str, torch.Tensor]]:
+    """Eight to a batch."""
+    torch.manual_seed(1)
+    return [{"input_ids": torch.randint(0, 128, (8, 12))} for _ in range(2)]
+
+
+def shipped(folder: Path, model: nn.Module, mix: tuple[str, ...]) -> ExportCheck:
+    """The precisions in turn, exported, and run by transformers."""
+    network = Network.of(model, mpq.Calibration(examples()))
+    layers: list[AssignedLayer] = []
+    for layer in network.layers:
+        wanted = Precision.parse(mix[len(layers) % len(mix)])
+        held = Precision.parse("fp32") if TorchAo().refusal(layer, wanted) else wanted
+        layers.append(AssignedLayer(layer.name, layer.kind, layer.weight_shape, held))
+    found = Assignment(tuple(layers), weight_range="minmax")
+    return ship(TorchAo(), "torchao", found, folder, model, examples())
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        ("w2", "w3", "w4", "w5", "w6", "w7", "w8", "w4t"),
+        ("w4z", "w2zg32", "w8z", "w3g32", "w8zg16"),
+        ("w4g32a8d", "w8a8d", "w4za8d", "fp32"),
+    ],
+    ids=lambda mix: mix[0],
+)
+def test_a_folder_of_torchao_computes_what_the_simulation_does(
+    mix: tuple[str, ...], tmp_path: Path
+) -> None:
+    """To the last bit of the weights, also of the last layer, which transformers leaves out."""
+    check = shipped(tmp_path / "out", llama(), mix)
+
+    assert check.max_weight_difference == 0.0
+    assert check.max_difference < 1e-5 * check.spread
+    assert check.kinds == {"Linear IntxUnpackedToInt8Tensor": check.num_layers}
+    assert check.predicted_bytes <= check.file_bytes <= check.predicted_bytes + HEADERS
+
+
+def test_a_code_takes_a_byte(tmp_path: Path) -> None:
+    """Whatever its bits: the folder says how large it is."""
+    few = shipped(tmp_path / "few", llama(), ("w2",))
+    many = shipped(tmp_path / "many", llama(), ("w8",))
+
+    assert few.predicted_bytes == many.predicted_bytes
+    tensors = load_file(tmp_path / "few" / "model.safetensors")
+    assert tensors["lm_head._weight_qdata"].dtype is torch.int8
+    assert tensors["lm_head._weight_qdata"].shape == (128, 64)
+    assert (
+        -2 == tensors["lm_head._weight_qdata"].min() < tensors["lm_head._weight_qdata"].max() == 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "precision", "why"),
+    [
+        ("linear", (8, 64), "w8a8", "rounds inputs to a8d or not at all"),
+        ("linear", (8, 64), "w8a8sd", "rounds inputs to a8d or not at all"),
+        ("linear", (8, 64), "wfp8", "integers of 2 to 8 bits, and no fp8_e4m3"),
+        ("linear", (8, 48), "w4g32", "48 inputs are no whole groups of 32"),
+        ("embedding", (8, 64), "w4", "a layer of the kind embedding"),
+    ],
+)
+def test_what_torchao_cannot_hold_is_refused(
+    kind: str, shape: tuple[int, ...], precision: str, why: str
+) -> None:
+    """With the layer's name and the reason."""
+    layer = AssignedLayer("fc", kind, shape, Precision.parse(precision))
+
+    with pytest.raises(PrecisionError, match=f"'fc' at .*{why}"):
+        TorchAo().check([layer])
+
+
+def test_a_last_layer_that_shares_the_embedding_is_refused(tmp_path: Path) -> None:
+    """transformers shares no quantized weights; nothing is left behind."""
+    with pytest.raises(ModelError, match="'lm_head' shares its weight"):
+        shipped(tmp_path / "out", llama(tie_word_embeddings=True), ("w4",))
+
+    assert not list(tmp_path.iterdir())

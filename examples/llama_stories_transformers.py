@@ -14,7 +14,7 @@ from pathlib import Path
 import tokenizers
 import torch
 import transformers
-from llama_stories import DATA
+from llama_stories import DATA  # type: ignore[import-not-found]
 from llama_stories import calibration as plain_calibration
 from llama_stories import held_out as plain_held_out
 from safetensors.torch import load_file
@@ -50,7 +50,7 @@ def make_net() -> nn.Module:
         rms_norm_eps=1e-5,
         tie_word_embeddings=True,
     )
-    model = transformers.LlamaForCausalLM(config).eval()
+    model: nn.Module = transformers.LlamaForCausalLM(config).eval()
     stored = load_file(DATA / "llm" / "stories260K.fp32.safetensors")
     state = {_name(name): _rows(name, tensor) for name, tensor in stored.items()}
     model.load_state_dict({**state, "lm_head.weight": state["model.embed_tokens.weight"]})

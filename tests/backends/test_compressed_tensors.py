@@ -47,7 +47,7 @@ def mixed(model: Any) -> mpq.Assignment:
     network = Network.of(model, DATA)
     precisions = [Precision.parse(text) for text in MIXED]
     ranges = ActivationRanges.calibrate(network, DATA, precisions, "minmax")
-    layers = []
+    layers: list[AssignedLayer] = []
     for layer in network.layers:
         is_tied = layer.kind == "embedding" or layer.name == "lm_head"
         precision = ORIGINAL if is_tied else precisions[len(layers) % len(precisions)]

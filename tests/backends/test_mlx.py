@@ -10,8 +10,8 @@ from torch import nn
 
 import mpq
 from mpq.backends.mlx import Mlx, stored_group
-from mpq.backends.shipping import HEADERS, ExportCheck, ship
-from mpq.backends.target import Target
+from mpq.backends.shipping import ExportCheck, ship
+from mpq.backends.target import HEADERS, Target
 from mpq.errors import InputError, ModelError, OutputError, PrecisionError
 from mpq.network.network import Network
 from mpq.problem.assignment import AssignedLayer, Assignment

@@ -63,7 +63,8 @@ class Toy(Target):
             found["2"][1, 3] += 0.01
         if self.fault == "layer":
             del found["2"]
-        found |= {f"{name}.bias": shipped.module.get_submodule(name).bias for name in NAMES}
+        biases = dict(shipped.module.named_parameters())
+        found |= {f"{name}.bias": biases[f"{name}.bias"] for name in NAMES}
         if self.fault == "size":
             found["more"] = torch.zeros(100_000)
         save_file({name: t.detach().clone() for name, t in found.items()}, folder / "x.safetensors")

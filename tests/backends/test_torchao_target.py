@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 import mpq
-from mpq.backends.shipping import HEADERS, ExportCheck, ship
+from mpq.backends.shipping import ExportCheck, ship
+from mpq.backends.target import HEADERS
 from mpq.backends.torchao import TorchAo
 from mpq.errors import ModelError, PrecisionError
 from mpq.network.network import Network

@@ -220,7 +220,8 @@ def rope_factors(config: Mapping[str, Any]) -> Tensor | None:
     frequencies = rope["rope_theta"] ** -(torch.arange(0, width, 2).double() / width)
     turns = rope["original_max_position_embeddings"] * frequencies / (2 * torch.pi)
     share = ((turns - low) / (high - low)).clamp(0, 1)
-    return (1 / ((1 - share) / factor + share)).float()
+    found: Tensor = (1 / ((1 - share) / factor + share)).float()
+    return found
 
 
 def gelu_by_table(_: nn.Module, args: tuple[Tensor, ...], __: Tensor) -> Tensor:

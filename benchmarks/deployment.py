@@ -3,11 +3,12 @@
     python benchmarks/deployment.py > benchmarks/deployment.json
 
 The Llama of the TinyStories (examples/llama_stories_transformers.py), within 0.6 times the weight
-bytes of the target's own w8 (torchao, which stores a byte per code: 1.05 times). Prints JSON: for every target the figures of ``export.json``
-(difference from the simulation, KL divergence from the original in the runtime and in the
-simulation, bytes in the file and predicted, examples a second on this machine) and what the best
-uniform precision within the same bytes loses in the simulation. Needs the published networks: set
-MPQ_DATA, or have them in ../shared/data, and the extras of the targets.
+bytes of the target's own w8 (torchao, which stores a byte per code: 1.05 times). Prints JSON: for
+every target the figures of ``export.json`` (difference from the simulation, KL divergence from the
+original in the runtime and in the simulation, bytes in the file and predicted, examples a second on
+this machine) and what the best uniform precision within the same bytes loses in the simulation.
+Needs the published networks: set MPQ_DATA, or have them in ../shared/data, and the extras of the
+targets.
 """
 
 import json

@@ -15,6 +15,7 @@ from mpq.problem.cost_table import CostTable, PairwiseCost
 from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
+from mpq.problem.tolerances import LIMIT
 from mpq.quantization.precision import Precision
 from mpq.solvers import SOLVERS, IntegerLinearProgram, Lagrangian, OuterApproximation, Solver
 from mpq.solvers.additive import milp
@@ -244,9 +245,11 @@ def test_the_only_choice_that_is_cut_off_is_infeasible(solver: str) -> None:
     assert after.columns is None
 
 
-def test_costs_below_all_numbers_are_solved(make_problem: Any) -> None:
-    """In the user's unit what is above the least of a row rounds to 0: there is no whole unit."""
-    problem = make_problem([[1.0, 0.0], [1.0, 0.0]], [[[0.0, 5e-324], [0.0, 5e-324]]], [5e-324])
+def test_a_limit_that_leaves_nothing_but_rounding_is_solved(make_problem: Any) -> None:
+    """What is free is 0 in the user's unit, of which no cost is a whole multiple."""
+    # The first layer uses the limit up to the last digit that `Budget.is_met` allows.
+    costs = [[1.0 + LIMIT, 2.0], [0.0, 1e-18]]
+    problem = make_problem([[1.0, 0.0], [1.0, 0.0]], [costs], [1.0])
 
     found = SOLVERS.build("dynamic-programming").solve(problem)
 

@@ -1,6 +1,7 @@
 """What several test files need: the real data, a quick demo search, tiny networks."""
 
 import os
+import random
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,6 +79,23 @@ def result() -> mpq.SearchResult:
     """A search on the demo network, shared by the tests that only look at it."""
     task = mpq.Task(demo.make_net(), demo.calibration, held_out=demo.held_out, device="cortex-m7")
     return mpq.search(task, ["weight_bytes=60KiB", "latency=4.7ms"])
+
+
+def _seed_all() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+def pytest_collectstart() -> None:
+    """Networks that a module makes when it is imported are the same whichever came before it."""
+    _seed_all()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What a test draws, and its fixtures, does not depend on which tests ran before it."""
+    _seed_all()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -55,6 +55,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: zipfile.ZipFile, root:
     assert "mpq/problem/assignment.schema.json" in found
     assert "mpq/problem/problem.schema.json" in found
     assert "mpq/workflows/result.schema.json" in found
+    assert "mpq/report/frontier.schema.json" in found
     assert "mpq/hardware_profiles/roofline.schema.json" in found
     assert "mpq/demo/digits.npz" in found
     assert "mpq/demo/digits_net.safetensors" in found

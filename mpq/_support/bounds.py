@@ -1,9 +1,12 @@
 """Bounds of numbers that users write: what is absurd is refused before memory is taken for it."""
 
+import functools
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from math import isnan
-from typing import Final
+from numbers import Integral
+from typing import Any, Final
 
 from mpq._support.names import shortened
 from mpq.errors import InputError
@@ -11,15 +14,20 @@ from mpq.errors import InputError
 LARGEST_SEED: Final = 2**63 - 1
 """What torch and numpy both take."""
 LARGEST: Final[Mapping[str, int]] = {
+    "alternatives": 10**5,
     "batch_size": 10**6,
     "grid": 10**7,
     "num_bins": 10**6,
+    "num_networks": 10**6,
     "num_probes": 10**6,
+    "num_random": 10**7,
     "num_restarts": 10**7,
     "num_shrinks": 10**5,
     "num_trials": 10**7,
     "points": 10**5,
     "population_size": 10**6,
+    "refine": 10**4,
+    "rounds": 10**6,
     "seed": LARGEST_SEED,
 }
 """Options whose number is memory or hours, and the most that anybody can mean by it."""
@@ -43,6 +51,42 @@ def check_whole(name: str, value: int, shown: str = "") -> int:
     if value < (0 if name == "seed" else -_LARGEST_OTHER):
         raise InputError(f"{shown or name} is at least 0; got {_spelled(value)}")
     return value
+
+
+class Bounded:
+    """A dataclass with options, whose numbers are looked at when it is made, by text or in Python.
+
+    What no option can mean comes first, as it cannot even be spelled; then its own
+    ``__post_init__``, which has the better words; then the bounds of each option.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = cls.__dict__.get("__post_init__")
+        if own is None:
+            return
+
+        @functools.wraps(own)
+        def checking(self: Any) -> None:
+            _check_fields(self, beyond=LARGEST_SEED)
+            own(self)
+            _check_fields(self)
+
+        cls.__post_init__ = checking  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        _check_fields(self)
+
+
+def _check_fields(part: Any, beyond: int = -1) -> None:
+    """The bounds of those of a dataclass's numbers whose size is more than ``beyond``."""
+    name = getattr(part, "name", type(part).__name__)
+    for field in fields(part):
+        value, shown = getattr(part, field.name, None), f"{name}:{field.name}"
+        if isinstance(value, Integral) and not isinstance(value, bool) and abs(int(value)) > beyond:
+            check_whole(field.name, int(value), shown)
+        elif isinstance(value, float) and beyond < 0:
+            check_float(value, shown)
 
 
 def check_float(value: float, shown: str) -> float:

@@ -1,7 +1,8 @@
 """Names that a user's network brings, harmless to whoever reads them: terminal, picture, table.
 
 A module's name is any text: it may hold escape sequences, formulas, markup, a whole novel. Files
-that programs read back (JSON) keep names as they are.
+that programs read back (JSON) keep names as they are. We write no HTML: the only one that anybody
+sees is that of a pandas table in a notebook, which pandas escapes; a test holds both.
 """
 
 import re
@@ -74,4 +75,5 @@ def from_csv(cell: str) -> str:
 def for_markdown(cell: str) -> str:
     """A cell of a Markdown table: bars would begin the next one, and tags are HTML there."""
     escaped = visible(cell).replace("\\", "\\\\").replace("|", "\\|")
-    return escaped.replace("<", "&lt;")
+    # The ampersand first: a name that is an entity (``&lt;``) would be shown as another.
+    return escaped.replace("&", "&amp;").replace("<", "&lt;")

@@ -11,6 +11,8 @@ COST_TABLE: Final = 1
 """Cost tables as JSON."""
 DEVICE_PROFILE: Final = 1
 """Devices as JSON."""
+FRONTIER: Final = 1
+"""``frontier.json``, which only others read."""
 JOURNAL: Final = 2
 """Journals of measurements, one JSON line a row; in 1, rows had no checksum."""
 MEASURED_TABLE: Final = 1

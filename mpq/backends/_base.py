@@ -6,6 +6,7 @@ from typing import Any, ClassVar, final
 
 from torch import nn
 
+from mpq._support.bounds import Bounded
 from mpq.errors import InputError
 from mpq.problem.assignment import Assignment
 
@@ -27,7 +28,7 @@ class Exported:
     deviation: float | None = None
 
 
-class Backend(ABC):
+class Backend(Bounded, ABC):
     """Makes a network that computes in an assignment, or a file that other tools read, or both.
 
     What a backend does not make, it refuses by name, before anything is computed.

@@ -14,6 +14,9 @@ def main() -> None:
     """Entry point of the ``mpq`` command."""
     try:
         sys.exit(app())
+    # Of errors in how mpq is called, which typer prints: nobody reads those either.
+    except BrokenPipeError:
+        sys.exit(141)
     # Of help and listings that no command of ours prints.
     except OSError as error:
         sys.stderr.write(f"error: cannot write to standard output: {error.strerror}\n")

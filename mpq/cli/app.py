@@ -3,7 +3,8 @@
 import errno
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -11,6 +12,16 @@ from typer.core import TyperGroup
 
 from mpq._support.names import for_people
 from mpq._support.streams import answers_only
+
+
+@contextmanager
+def _readers_may_leave() -> Iterator[None]:
+    """Whoever reads the answer has enough of it (``| head``): no error, but not all was taken."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        # 128 + 13, as shells report a process that SIGPIPE ended.
+        raise typer.Exit(141) from error
 
 
 class _Commands(TyperGroup):
@@ -33,7 +44,14 @@ class _Commands(TyperGroup):
                     "the option out",
                     code=2,
                 )
-        return super().parse_args(ctx, args)
+        # Of the help and the version, which are answered here; typer itself would end with 1.
+        with _readers_may_leave():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """See ``click.Group.invoke``: a command's help is answered within."""
+        with _readers_may_leave():
+            return super().invoke(ctx)
 
 
 app = typer.Typer(
@@ -99,7 +117,7 @@ def reporting_errors(command: Command) -> Command:
                 raise
             _fail(str(error), code=2)
         except OSError as error:
-            if debug:
+            if debug or isinstance(error, BrokenPipeError):  # which `_Commands` knows
                 raise
             _fail_to_write(error)
         # A RuntimeError by class: the clause below would take it for a bug.
@@ -115,10 +133,6 @@ def reporting_errors(command: Command) -> Command:
 
 def _fail_to_write(error: OSError) -> None:
     """What is left of errors in writing: files of ours have theirs told already."""
-    # Whoever read the answer has enough of it (``| head``): no error, but it was not all taken.
-    if isinstance(error, BrokenPipeError):
-        # 128 + 13, as shells report a process that SIGPIPE ended.
-        raise typer.Exit(141)
     if error.filename is None and error.errno == errno.ENOSPC:
         _fail("cannot write the answer to standard output: no space is left there", code=2)
     _fail(f"{type(error).__name__}: {error} (--debug shows where)", code=1)

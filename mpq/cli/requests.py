@@ -70,8 +70,10 @@ class FrontierOptions:
         Raises:
             InputError: If it is one.
         """
+        from mpq._support.bounds import check_whole
         from mpq.errors import InputError
 
+        check_whole("points", self.points)
         # Asked here as well as by the solvers' query, which comes after the estimate.
         if self.points < 2:
             raise InputError(f"a frontier has at least 2 points; got {self.points}")
@@ -90,8 +92,11 @@ class AlternativeOptions:
         Raises:
             InputError: If one is too small.
         """
+        from mpq._support.bounds import check_whole
         from mpq.errors import InputError
 
+        check_whole("alternatives", self.alternatives)
+        check_whole("differing", self.differing)
         if self.alternatives < 0 or self.differing < 1:
             raise InputError(
                 "alternatives is at least 0 and differing at least 1; got "

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
+from mpq._support.bounds import Bounded
 from mpq._support.registry import Registry
 from mpq.errors import InputError
 from mpq.quantization.formats import NumberFormat
@@ -46,7 +47,7 @@ class ActivationRange:
         return ActivationRange(min(self.low, 0.0), max(self.high, 0.0))
 
 
-class RangeMethod(ABC):
+class RangeMethod(Bounded, ABC):
     """Chooses the range that a format's grid covers; numbers beyond it saturate.
 
     Weights and calibrated activations go through the same method: a row of a weight is whatever

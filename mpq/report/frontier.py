@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING, final
 
+from mpq._support import schema_versions
 from mpq.problem.solution import Status
 from mpq.quantization.precision import Precision
 
@@ -74,13 +75,14 @@ class Frontier:
         return area / ((last.cost - first.cost) * (first.loss - last.loss))
 
     def to_json(self) -> str:
-        """Hypervolume and points, with units in the keys."""
+        """Hypervolume and points, as ``mpq/report/frontier.schema.json`` describes them."""
         # Names such as `weight_bytes` end with their unit already.
         cost = (
             self.resource if self.resource.endswith(self.unit) else f"{self.resource}_{self.unit}"
         )
         volume = self.hypervolume
         data = {
+            "schema_version": schema_versions.FRONTIER,
             "resource": self.resource,
             "unit": self.unit,
             # `json.dumps` would write NaN, which is no JSON.

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+from mpq._support.bounds import Bounded
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
 from mpq.quantization.precision import Precision
@@ -30,7 +31,7 @@ class Sensitivity:
     check: SpotCheck | None = None
 
 
-class SensitivityEstimator(ABC):
+class SensitivityEstimator(Bounded, ABC):
     """Predicts what a precision costs a layer: model and data in, ``[L, B]`` out.
 
     The network is left as found: weights, gradients, mode, hooks, requires_grad; so is the global

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, Self
 
 from mpq._support.arrays import Array, Columns
+from mpq._support.bounds import Bounded
 from mpq._support.progress import track
 from mpq.errors import InputError
 from mpq.problem.budget import Budget
@@ -16,7 +17,7 @@ Losses = Callable[[Columns], Array]
 """Losses ``[P]`` of ``P`` assignments at once, ``[P, L]`` columns per layer."""
 
 
-class Solver(ABC):
+class Solver(Bounded, ABC):
     """Finds the assignment of least loss within the budgets of a ``Problem``.
 
     A solver sees numbers only: no model, no file, no torch. Its answer is checked with the

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from mpq._support.arrays import Columns
+from mpq._support.bounds import check_whole
 from mpq._support.files import prepare_folder
 from mpq._support.journal import Journal
 from mpq._support.progress import showing_progress, track
@@ -72,6 +73,8 @@ def compare(
         InfeasibleError: If a limit cannot be met.
     """
     check_task(task, "compare")
+    check_whole("num_random", num_random)
+    check_whole("refine", refine)
     for text in estimators:
         # Built to be refused, where it is misspelled, before anything is measured.
         ESTIMATORS.build(text, task.seed)

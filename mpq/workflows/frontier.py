@@ -1,5 +1,6 @@
 """The least loss for every amount of one resource."""
 
+from mpq._support.bounds import check_whole
 from mpq._support.progress import showing_progress
 from mpq.problem.limits import Limits, parse_limits
 from mpq.report.frontier import Frontier
@@ -45,6 +46,7 @@ def frontier(
         SolverError: If the solver fails or finds nothing.
     """
     check_task(task, "frontier")
+    check_whole("points", num_points)
     method = Method.of(sensitivity, solver, task.seed)
     with showing_progress(progress):
         # A whole search, for what lies beside the curve: the uniform precisions, measured.

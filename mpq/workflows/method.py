@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Self, final
 
+from mpq._support.bounds import check_whole
 from mpq.errors import InputError
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
@@ -54,6 +55,7 @@ class Method:
         return cls(estimator, built, objective, rounds)
 
     def __post_init__(self) -> None:
+        check_whole("refine", self.rounds)
         # Refused here, before a network is traced: an estimate can take hours.
         self.solver.check()
         is_measured = self.solver.is_measuring

@@ -1,6 +1,7 @@
 """Absurd numbers are refused in a sentence, before anything is made of that size."""
 
 import sys
+from math import nan
 from typing import Any
 
 import pytest
@@ -33,6 +34,13 @@ WHOLE = [
     for option, default in registry.options(part).items()
     if type(default) is int
 ]
+NUMBERS = [
+    (registry, f"{part.name}:{option}")
+    for registry in REGISTRIES
+    for part in registry
+    for option, default in registry.options(part).items()
+    if type(default) is float or option == "time_limit_s"
+]
 
 
 @pytest.mark.parametrize("number", ["9" * 20, "9" * 5_000, "9e99", "inf"], ids=len)
@@ -48,6 +56,32 @@ def test_every_whole_option_has_a_bound(
 
     assert option.partition(":")[2] in str(caught.value)
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("digits", [20, 5_000])
+@pytest.mark.parametrize(("registry", "option"), WHOLE, ids=[option for _, option in WHOLE])
+def test_a_part_that_is_made_in_python_has_the_bounds(
+    registry: Registry[Any], option: str, digits: int, sign: int
+) -> None:
+    """Whoever writes ``Surrogate(num_trials=10**20)`` reads the same sentence."""
+    name, _, field = option.partition(":")
+    kind = type(registry.build(name))
+
+    with pytest.raises(InputError) as caught:
+        kind(**{field: sign * 10**digits})
+
+    assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(("registry", "option"), NUMBERS, ids=[option for _, option in NUMBERS])
+def test_no_part_is_made_with_nan(registry: Registry[Any], option: str) -> None:
+    """Whatever is compared with it is false, so that it would pass as any number."""
+    name, _, field = option.partition(":")
+    kind = type(registry.build(name))
+
+    with pytest.raises(InputError, match=field):
+        kind(**{field: nan})
 
 
 @pytest.mark.parametrize(("name", "largest"), LARGEST.items())
@@ -124,3 +158,27 @@ def test_absurd_numbers_on_the_command_line(option: str) -> None:
 
     assert ran.exit_code == 2
     assert f"{option[2:].replace('-', '_')} is at most" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("search", "--refine"),
+        ("search", "--alternatives"),
+        ("search", "--differing"),
+        ("search", "--points"),
+        ("frontier", "--points"),
+        ("compare", "--random"),
+        ("compare", "--refine"),
+        ("profile", "--rounds"),
+        ("profile", "--num-networks"),
+    ],
+)
+@pytest.mark.parametrize("number", ["9" * 20, "9" * 4_000], ids=len)
+def test_absurd_repetitions_on_the_command_line(command: str, option: str, number: str) -> None:
+    """Refused before the first of them."""
+    ran = CliRunner().invoke(app, [command, option, number, "--output", "never-made"])
+
+    assert ran.exit_code == 2, ran.output
+    assert f"{option[2:].replace('-', '_')} is at most" in ran.stderr
+    assert len(ran.stderr) < 400

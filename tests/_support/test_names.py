@@ -1,7 +1,10 @@
 """Names of layers are any text; nothing of it acts on whoever reads it."""
 
 import csv
+import html
 import io
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from matplotlib import cbook
 from rich.console import Console
 
+import mpq
 from mpq._support.names import (
     for_csv,
     for_markdown,
@@ -69,6 +73,33 @@ def test_markdown_has_as_many_cells_as_columns(cell: str) -> None:
     assert "\n" not in shown
     bare = shown.replace("\\\\", "").replace("\\|", "")
     assert "|" not in bare
+
+
+@given(st.text(alphabet="&<>lt;amp", max_size=9))
+def test_markdown_shows_the_name_itself(cell: str) -> None:
+    """Also one that is an entity of HTML already."""
+    assert html.unescape(for_markdown(cell)) == cell
+
+
+@pytest.mark.parametrize("name", ["<script>", "&lt;", "</td><b onclick='x'>", '"><img src=x>'])
+def test_a_table_in_a_notebook_shows_names_as_text(name: str) -> None:
+    """Its HTML is made by pandas, and a name is no tag there."""
+    precision = mpq.Precision.parse("w4a8")
+    table = mpq.CostTable("loss", "nats", (name,), (precision,), [[1.0]]).to_pandas()
+
+    shown = table.to_html()
+
+    assert html.escape(name, quote=False) in shown
+    assert not re.search("<(script|b|img)", shown)
+
+
+def test_we_make_no_html_ourselves(root: Path) -> None:
+    """Whoever adds some escapes names in it: there is ``html.escape``, and this test to change."""
+    maker = re.compile(r"_repr_html_|_repr_mimebundle_|to_html|\.style\.|IPython|<(table|div|td)\b")
+
+    found = [path for path in (root / "mpq").rglob("*.py") if maker.search(path.read_text("utf-8"))]
+
+    assert found == []
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -1,5 +1,7 @@
 """Standard output holds our answer and nothing else, through a real pipe."""
 
+import errno
+import io
 import json
 import os
 import subprocess
@@ -8,8 +10,10 @@ import threading
 from pathlib import Path
 
 import pytest
+import typer
 
 from mpq._support.streams import answers_only, stdout_discarded, stdout_silenced
+from mpq.cli.__main__ import app
 
 USER = """
 import os
@@ -191,19 +195,55 @@ def test_a_closed_stream_breaks_and_leaks_nothing(closed: str) -> None:
 COMMANDS = (("devices",), ("devices", "--json"), ("devices", "--show", "nvidia-t4"))
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_a_reader_that_goes_away_is_no_error(words: tuple[str, ...]) -> None:
-    """As with any command of a shell that SIGPIPE ends; nothing is said, whenever it happens."""
+# What typer prints itself.
+HELP = (("--help",), ("--version",), ("devices", "--help"))
+
+
+def unread(words: tuple[str, ...], stderr: int) -> subprocess.Popen[bytes]:
+    """The command, its standard output a pipe that nobody reads."""
     ran = subprocess.Popen(
-        [sys.executable, "-m", "mpq.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "mpq.cli", *words], stdout=subprocess.PIPE, stderr=stderr
     )
     assert ran.stdout is not None
     ran.stdout.close()
+    return ran
+
+
+@pytest.mark.parametrize("words", [*COMMANDS, *HELP], ids=" ".join)
+def test_a_reader_that_goes_away_is_no_error(words: tuple[str, ...]) -> None:
+    """As with any command of a shell that SIGPIPE ends; nothing is said, whenever it happens."""
+    ran = unread(words, subprocess.PIPE)
     assert ran.stderr is not None
     said = ran.stderr.read()
     ran.stderr.close()
 
     assert (ran.wait(), said) == (141, b"")
+
+
+@pytest.mark.parametrize("words", [("nosuch",), ("devices", "--nosuch")], ids=" ".join)
+def test_an_error_that_nobody_reads(words: tuple[str, ...]) -> None:
+    """``2>&1 | true``: typer's own messages end like ours."""
+    assert unread(words, subprocess.STDOUT).wait() == 141
+
+
+class Unread(io.StringIO):
+    """A stream whose reader went away."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, f"nobody reads {len(text)} characters")
+
+
+@pytest.mark.parametrize("command", sorted(typer.main.get_command(app).commands))  # type: ignore[attr-defined]
+def test_the_help_of_every_command_may_go_unread(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipe breaks when the help is printed, whichever command it is of."""
+    monkeypatch.setattr(sys, "stdout", Unread())
+
+    with pytest.raises(SystemExit) as ended:
+        app([command, "--help"])
+
+    assert ended.value.code == 141
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is full")

@@ -7,6 +7,7 @@ from typing import Any, final
 
 import numpy as np
 
+from mpq._support.bounds import check_whole
 from mpq._support.journal import Journal
 from mpq._support.rows import Memory, Rows
 from mpq.backends.onnx import Subgraph, check_batch_size, require_onnx
@@ -72,6 +73,7 @@ class Profiling:
 
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)
+        check_whole("num_networks", self.num_networks)
         if self.num_networks < 0:
             raise InputError(f"the number of whole networks is at least 0; got {self.num_networks}")
         # Also for torchao: layers and their inputs are found in the exported graph.

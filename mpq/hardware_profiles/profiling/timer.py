@@ -13,6 +13,7 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
+from mpq._support.bounds import check_whole
 from mpq._support.progress import track
 from mpq._support.rows import Rows, remember
 from mpq.errors import InputError, MeasurementError
@@ -50,6 +51,7 @@ class Timer:
     wall_ns: Callable[[], int] = time.perf_counter_ns
 
     def __post_init__(self) -> None:
+        check_whole("rounds", self.rounds)
         # Fewer than 6 times have no interval of 95 %, as 2 / 2**5 is above 5 %; 10 leave room for
         # two halves to tell a drift. `not ... > 0` refuses nan too.
         if self.rounds < 10 or not self.max_interval > 0:

@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from mpq._support.bounds import check_memory
+from mpq._support.bounds import Bounded, check_memory
 from mpq._support.json_object import quoted
 from mpq.errors import InputError
 from mpq.network.examples import Calibration
 
 
-class DataSource(ABC):
+class DataSource(Bounded, ABC):
     """Makes calibration examples for a network out of nothing but the network.
 
     The model is left as found: weights, buffers, gradients, mode, hooks; so is the global random

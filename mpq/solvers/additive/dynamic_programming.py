@@ -173,10 +173,9 @@ class _Grid:
         """The largest unit of which all costs are whole multiples, or a share of what is free."""
         # Back in the user's unit, in which bytes and operations are whole numbers.
         cost = np.where(reduced.usable, reduced.excess[0] * reduced.free[0], 0.0)
-        # In the user's unit the smallest may be below all numbers, and then there is no such unit.
-        for unit in (1.0, float(cost.min(where=cost > 0, initial=np.inf))):
-            if not np.isfinite(unit):
-                continue
+        # Where nothing but rounding is free, that is 0 in the user's unit: no whole number of it.
+        some = cost[cost > 0]
+        for unit in (1.0, float(some.min())) if some.size else ():
             if cost.max() > 2.0**53 * unit:  # beyond whole numbers of float64, if not beyond it
                 continue
             amounts = cost / unit

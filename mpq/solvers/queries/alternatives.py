@@ -6,8 +6,7 @@ from mpq.errors import InputError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers import Solver
-from mpq.solvers.proofs import checked
-from mpq.solvers.queries.ask import ask
+from mpq.solvers.queries.ask import ask, believed
 
 
 def alternatives(
@@ -32,7 +31,8 @@ def alternatives(
 
     Raises:
         InputError: If a number is below 1.
-        SolverError: If an assignment is better than one that was called the best before it.
+        SolverError: If an assignment is better than one that was called the best before it, and
+            no other way of solving that finds it.
     """
     if count < 1 or min_differing_layers < 1:
         raise InputError(
@@ -42,17 +42,25 @@ def alternatives(
     asked: list[Problem] = []
     found: list[Solution] = []
     check_whole("alternatives", count)
-    for _ in track(range(count), "alternatives"):
+    bar = iter(track(range(count), "alternatives"))
+    while len(found) < count:
+        next(bar, None)  # not its end: what is solved again takes more steps than there are answers
         solution = ask(solver, problem)
         if solution.columns is None:
             # After others it only says that there are no more, which is no answer of its own.
             found = found or [solution]
             break
         # What differs from all before it could have been the answer each time.
-        for earlier, before in zip(asked, found, strict=True):
-            checked(earlier, before, solution.columns)
+        for index, (earlier, before) in enumerate(zip(asked, found, strict=True)):
+            right = believed(earlier, before, solution.columns)
+            if right is not before and right.columns is not None:
+                # All after it differ from what was no answer.
+                problem, solution = earlier, right
+                del asked[index:], found[index:]
+                break
         asked.append(problem)
         found.append(solution)
+        assert solution.columns is not None
         problem = problem.differing(solution.columns, min_differing_layers)
     # A solver that is not exact may find a better one after a worse one.
     return tuple(sorted(found, key=lambda solution: solution.loss))

@@ -1,11 +1,17 @@
 """Asking a solver, which may be another package's."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from mpq._support.arrays import Columns
 from mpq.errors import SolverError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers import Solver
-from mpq.solvers.proofs import checked
+from mpq.solvers.additive.default import additive_solver
+from mpq.solvers.additive.ilp import IntegerLinearProgram
+from mpq.solvers.additive.pulp_backend import available_backends
+from mpq.solvers.proofs import best_known, checked, contradiction
 
 
 def ask(solver: Solver, problem: Problem, *known: Columns) -> Solution:
@@ -35,3 +41,39 @@ def ask(solver: Solver, problem: Problem, *known: Columns) -> Solution:
             "use another solver"
         )
     return checked(problem, found, *known)
+
+
+def believed(problem: Problem, solution: Solution, *known: Columns) -> Solution:
+    """The solution, or that of another way of solving where an assignment contradicts it.
+
+    What one question of several has found is an assignment that the solver did not know when it
+    answered the other one.
+
+    Args:
+        problem: What was solved.
+        solution: What is claimed of it.
+        known: ``[L]`` assignments that were found; those that break a budget do not count.
+
+    Raises:
+        SolverError: If every other way is contradicted too, or there is none: a loss with
+            interactions is not solved again.
+    """
+    best = best_known(problem, *known)
+    wrong = contradiction(problem, solution.status, solution.columns, solution.bound, best)
+    if not wrong:
+        return solution
+    for other in _others(problem):
+        try:
+            found = ask(other, problem, *known)
+        except SolverError:
+            continue
+        return replace(found, why=f"{found.solver} solved it again: {solution.solver}, {wrong}")
+    return checked(problem, solution, *known)  # which says what is wrong
+
+
+def _others(problem: Problem) -> Iterator[Solver]:
+    """Exact solvers of ours, each another way; none where there are interactions."""
+    if problem.interactions is None:
+        yield additive_solver(problem)
+        for backend in available_backends():
+            yield IntegerLinearProgram(backend)

@@ -16,8 +16,7 @@ from mpq.problem.tolerances import EQUAL_SUMS, is_within
 from mpq.solvers import Solver
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.additive.hull import Hull
-from mpq.solvers.proofs import checked
-from mpq.solvers.queries.ask import ask
+from mpq.solvers.queries.ask import ask, believed
 
 
 def pareto_front(costs: Sequence[float], losses: Sequence[float]) -> list[int]:
@@ -68,25 +67,30 @@ def solve_frontier(
     solved = [cheapest, best]
     # The last limit is what the best uses, and the best its answer.
     swept = solver.frontier(free, table, limits[:-1].tolist())
-    _check_sweep(free, table, limits[:-1].tolist(), swept)
+    swept = _believed_sweep(free, table, limits[:-1].tolist(), swept)
     solved += [(each.columns, each.status) for each in swept if each.columns is not None]
     return _front(problem, table, solved)
 
 
-def _check_sweep(
+def _believed_sweep(
     free: Problem, table: CostTable, limits: Sequence[float], swept: Sequence[Solution]
-) -> None:
-    """Refuses a claim that another answer of the sweep contradicts: one for less, or for as much.
+) -> list[Solution]:
+    """Each solution, or another where one of the sweep contradicts it: for less, or for as much.
 
     Raises:
-        SolverError: If there is such a claim.
+        SolverError: If no other way of solving is right either.
     """
     found = [each.columns for each in swept if each.columns is not None]
     by_loss = sorted(found, key=free.loss_of)
+    right = []
     for limit, solution in zip(limits, swept, strict=True):
         affordable = (columns for columns in by_loss if is_within(table.total(columns), limit))
         known = next(affordable, None)
-        checked(free.limited(table, limit), solution, *([] if known is None else [known]))
+        limited = free.limited(table, limit)
+        right.append(believed(limited, solution, *([] if known is None else [known])))
+    # What was found instead may contradict others in turn; losses only fall, so that it ends.
+    is_same = all(new is old for new, old in zip(right, swept, strict=True))
+    return right if is_same else _believed_sweep(free, table, limits, right)
 
 
 def _front(

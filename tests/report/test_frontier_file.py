@@ -1,0 +1,60 @@
+"""frontier.json, which mpq only writes: others can rely on its schema."""
+
+import json
+from typing import Any
+
+import pytest
+
+import mpq
+from mpq._support.schema import read_schema, validate
+from mpq.errors import FileFormatError
+from mpq.problem.solution import Status
+from mpq.report.frontier import Frontier, FrontierPoint
+from mpq.report.sections import frontier_files
+
+POINTS = tuple(
+    FrontierPoint("frontier", cost, loss, {"a": mpq.Precision.parse("w4a8")}, status)
+    for cost, loss, status in (
+        (1.0, 3.0, Status.OPTIMAL),
+        (2.0, 2.0, None),
+        (4.0, 0.5, Status.UNKNOWN),
+    )
+)
+
+
+def written(resource: str = "weight_bytes", num_points: int = 3) -> dict[str, Any]:
+    """The file of a frontier, parsed."""
+    frontier = Frontier(resource, "bytes", "nats", POINTS[:num_points])
+    data: dict[str, Any] = json.loads(frontier_files(frontier, "mpq-run-0")["frontier.json"])
+    return data
+
+
+def check(data: Any) -> None:
+    """Refuses what the schema does not have."""
+    validate(data, read_schema("mpq.report", "frontier.schema.json"), "frontier")
+
+
+@pytest.mark.parametrize("resource", ["weight_bytes", "latency"])
+@pytest.mark.parametrize("num_points", [0, 1, 3])
+def test_what_is_written_fits_the_schema(resource: str, num_points: int) -> None:
+    """With and without a hypervolume, and whatever the cost is called."""
+    check(written(resource, num_points))
+
+
+def test_the_schema_has_every_status() -> None:
+    """One that somebody adds is written at once."""
+    point = read_schema("mpq.report", "frontier.schema.json")["properties"]["points"]["items"]
+
+    assert {status.name.lower() for status in Status} < set(point["properties"]["status"]["enum"])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"units": "bytes"}, "unknown key"), ({"schema_version": 2}, "1 was expected"),
+     ({"points": [{"status": "optimal"}]}, "precisions")],
+    ids=["key", "version", "point"],
+)  # fmt: skip
+def test_what_is_no_frontier_is_refused(change: dict[str, Any], words: str) -> None:
+    """The schema says something."""
+    with pytest.raises(FileFormatError, match=words):
+        check(written() | change)

@@ -128,7 +128,7 @@ def ship(
         MissingDependencyError: If a package is missing.
         OutputError: If something is at the folder already, or it cannot be written.
     """
-    target.check(assignment.layers)
+    target.check(assignment.layers, dict(model.named_modules(remove_duplicate=False)))
     _refuse_what_is_there(folder)
     was_searched_for = assignment.numerics == target.numerics
     assignment = replace(assignment, numerics=target.numerics)

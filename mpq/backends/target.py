@@ -141,6 +141,19 @@ class Target(Backend):
             precision: Never fp32: every target holds layers as they came.
         """
 
+    def module_refusal(self, module: nn.Module | None) -> str:
+        """Why the target's files have no place for a layer; empty where they have one.
+
+        Args:
+            module: The module of the layer's name in the user's own network; ``None`` where a layer
+                is a part of another module (an expert of fused ones, a router's matrix).
+        """
+        if isinstance(module, nn.Linear | nn.Embedding):
+            return ""
+        if module is None:
+            return f"in {self.name} it has no module of its own"
+        return f"{self.name} knows Linear and Embedding, and this is a {type(module).__name__}"
+
     def ties(self, layers: Sequence[LayerShape]) -> tuple[tuple[str, ...], ...]:  # noqa: ARG002
         """Names of layers that must share a precision, beside those that read one tensor."""
         return ()
@@ -205,14 +218,29 @@ class Target(Backend):
             MissingDependencyError: If the runtime is not installed; names the pip line.
         """
 
-    def check(self, layers: Sequence[AssignedLayer]) -> None:
+    def why_not(
+        self, layer: LayerShape, precision: Precision, modules: Mapping[str, nn.Module] | None
+    ) -> str:
+        """``refusal``, and ``module_refusal`` where the network's modules are known."""
+        why = self.refusal(layer, precision)
+        if why or modules is None:
+            return why
+        return self.module_refusal(modules.get(layer.name))
+
+    def check(
+        self, layers: Sequence[AssignedLayer], modules: Mapping[str, nn.Module] | None = None
+    ) -> None:
         """Refuses an assignment that the target cannot hold, before anything is written.
+
+        Args:
+            layers: The assignment's.
+            modules: Name to module of the user's network; ``None``: not asked for.
 
         Raises:
             PrecisionError: Names the layers and the reasons.
         """
         asked = [x for x in layers if x.precision != ORIGINAL]
-        found = ((x, self.refusal(x, x.precision)) for x in asked)
+        found = ((x, self.why_not(x, x.precision, modules)) for x in asked)
         refused = [f"layer {x.name!r} at {x.precision}: {why}" for x, why in found if why]
         known = {x.name: x.precision for x in layers}
         for tie in self.ties(layers):

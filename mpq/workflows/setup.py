@@ -82,7 +82,8 @@ class Prepared:
         ties, target, unshipped = _ties(network, rules), task.target, dict[str, str]()
         if target is not None:
             wanted = {x.name: allowed.get(x.name, task.precisions) for x in network.layers}
-            found = Shippable.of(target, network.layers, ties, wanted, fixed)
+            modules = dict(task.model.named_modules(remove_duplicate=False))
+            found = Shippable.of(target, network.layers, ties, wanted, fixed, modules)
             allowed, ties, unshipped = dict(found.allowed), found.ties, dict(found.unshipped)
         # A table has the same columns for all layers, also those that a single one may take.
         own = (p for precisions in (tuple(fixed.values()), *allowed.values()) for p in precisions)

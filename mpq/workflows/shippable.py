@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, final
 
+from torch import nn
+
 from mpq.backends.target import Target
 from mpq.errors import PrecisionError
 from mpq.network.layer import Layer, merge_ties
@@ -33,6 +35,7 @@ class Shippable:
         ties: Sequence[Sequence[str]],
         wanted: Mapping[str, tuple[Precision, ...]],
         fixed: Mapping[str, Precision],
+        modules: Mapping[str, nn.Module] | None = None,
     ) -> Self:
         """Asks the target for every layer and candidate.
 
@@ -42,12 +45,13 @@ class Shippable:
             ties: Layers that share a precision anyway.
             wanted: Layer name to candidates, for every layer.
             fixed: Layer name to the precision that it must have.
+            modules: Name to module of the user's network; ``None``: not asked for.
 
         Raises:
             PrecisionError: If the target cannot hold a fixed precision, or no candidate anywhere.
         """
         by_name = {layer.name: layer for layer in layers}
-        _check_fixed(target, by_name, fixed)
+        _check_fixed(target, by_name, fixed, modules)
         merged = merge_ties([*ties, *target.ties(layers)], list(by_name))
         groups = [*merged, *((name,) for name in by_name)]
         allowed: dict[str, tuple[Precision, ...]] = {}
@@ -56,7 +60,8 @@ class Shippable:
             if group[0] in allowed:  # alone, and in a tie before
                 continue
             common = [p for p in wanted[group[0]] if all(p in wanted[name] for name in group)]
-            refusals = {p: _refusal(target, [by_name[name] for name in group], p) for p in common}
+            tied = [by_name[name] for name in group]
+            refusals = {p: _refusal(target, tied, p, modules) for p in common}
             held = tuple(p for p, why in refusals.items() if not why)
             allowed |= dict.fromkeys(group, held or (ORIGINAL,))
             if not held:
@@ -70,22 +75,30 @@ class Shippable:
         return cls(allowed, merged, unshipped)
 
 
-def _refusal(target: Target, layers: Sequence[Layer], precision: Precision) -> str:
+def _refusal(
+    target: Target,
+    layers: Sequence[Layer],
+    precision: Precision,
+    modules: Mapping[str, nn.Module] | None,
+) -> str:
     """Of the first layer that cannot be held; with its name, where it is one of several."""
     if precision == ORIGINAL:
         return ""
     for layer in layers:
-        why = target.refusal(layer, precision)
+        why = target.why_not(layer, precision, modules)
         if why:
             return why if len(layers) == 1 else f"{layer.name}: {why}"
     return ""
 
 
 def _check_fixed(
-    target: Target, layers: Mapping[str, Layer], fixed: Mapping[str, Precision]
+    target: Target,
+    layers: Mapping[str, Layer],
+    fixed: Mapping[str, Precision],
+    modules: Mapping[str, nn.Module] | None,
 ) -> None:
     for name, precision in fixed.items():
-        why = _refusal(target, [layers[name]], precision)
+        why = _refusal(target, [layers[name]], precision, modules)
         if why:
             raise PrecisionError(
                 f"layer {name!r} is fixed at {precision} (--fix), which {target.name} cannot hold: "

@@ -6,6 +6,7 @@ import io
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,7 +86,7 @@ def test_markdown_shows_the_name_itself(cell: str) -> None:
 def test_a_table_in_a_notebook_shows_names_as_text(name: str) -> None:
     """Its HTML is made by pandas, and a name is no tag there."""
     precision = mpq.Precision.parse("w4a8")
-    table = mpq.CostTable("loss", "nats", (name,), (precision,), [[1.0]]).to_pandas()
+    table = mpq.CostTable("loss", "nats", (name,), (precision,), np.ones((1, 1))).to_pandas()
 
     shown = table.to_html()
 

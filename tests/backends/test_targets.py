@@ -124,6 +124,21 @@ def test_a_search_counts_the_bytes_and_keeps_the_numerics_of_its_target(tmp_path
     assert again.assignment.numerics == target.numerics
 
 
+def test_modules_that_the_tools_do_not_know_stay_as_they_came() -> None:
+    """GPT-2's ``Conv1D`` is a linear layer of another class: the search names it."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=64, n_positions=16)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    data = [{"input_ids": torch.randint(0, 64, (4, 8))}]
+
+    with pytest.raises(PrecisionError, match="this is a Conv1D"):
+        mpq.search(
+            mpq.Task(model, data, to="compressed-tensors", rules=mpq.Rules(include=["*.c_*"])),
+            ["weight_bytes=100KiB"], sensitivity="weight-error",
+        )  # fmt: skip
+
+
 def test_a_fixed_precision_that_the_target_lacks_is_refused() -> None:
     """With the layer and the reason."""
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2)).eval()

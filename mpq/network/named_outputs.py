@@ -208,7 +208,8 @@ class NamedOutputs(OutputMetric):
     def softened(self, temperature: float) -> "NamedOutputs":
         """Where a term has probabilities, these."""
         found = NamedOutputs(self.terms, self.temperature * temperature)
-        found._shapes.update(self._shapes)
+        # The very same dict: outputs of another length may be seen after this was made.
+        object.__setattr__(found, "_shapes", self._shapes)
         return found
 
     def _metric(self, term: Term) -> OutputMetric:

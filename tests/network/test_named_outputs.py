@@ -240,3 +240,14 @@ def test_a_network_with_several_outputs_is_told_which_it_has() -> None:
     """Where the metric finds none by itself."""
     with pytest.raises(ModelError, match="it has the outputs a, b.c; .*--outputs 'a,b.c'"):
         KL.positions({"a": torch.zeros(2, 3), "b": {"c": torch.zeros(2, 3)}})
+
+
+def test_softened_outputs_know_lengths_that_are_seen_later() -> None:
+    """A network may answer at another length in the pass that is differentiated."""
+    metric = NamedOutputs("a=squared-error+b=squared-error")
+    softened = metric.softened(1.5)
+
+    found = metric.positions({"a": torch.randn(2, 3, 4), "b": torch.randn(2, 5, 2)})
+
+    probe = softened.probe(found, torch.ones(2, 1), torch.Generator().manual_seed(0))
+    assert probe.shape == found.shape

@@ -4,7 +4,7 @@
 PYTHON ?= python
 
 .DEFAULT_GOAL := help
-.PHONY: help check lint types test test-fast newest format coverage mutants docs bench zoo clean
+.PHONY: help check lint types test test-fast newest format coverage mutants docs bench zoo soak clean
 
 help:  ## Say what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench:  ## Measure the search on ResNet-20 against uniform precisions and random
 
 zoo:  ## Take every model class of transformers through mpq (hours; goes on where it stopped).
 	$(PYTHON) -m scripts.zoo benchmarks/zoo.json
+
+soak:  ## Kill every long command at random moments, and run it again (ten minutes).
+	$(PYTHON) -m scripts.soak
 
 clean:  ## Remove what tests, tools and builds have left in the clone.
 	rm -rf build dist site .coverage .coverage.* coverage.xml htmlcov

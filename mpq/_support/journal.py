@@ -34,7 +34,7 @@ class Journal:
     def __init__(self, path: str | Path, key: Mapping[str, str]) -> None:
         self.path = Path(path)
         self._rows: dict[str, Any] = {}
-        header = {"mpq_journal": schema_versions.JOURNAL, "key": dict(key)}
+        self._header = header = {"mpq_journal": schema_versions.JOURNAL, "key": dict(key)}
         # A pipe would be waited for, and /dev/full read without end.
         if self.path.exists() and not self.path.is_file():
             raise OutputError(f"cannot read the journal {self.path}: it is no regular file")
@@ -69,7 +69,11 @@ class Journal:
             OutputError: If it cannot be written.
         """
         with self._opened() as file:
-            _append(file, {"name": name, "row": row, "crc32": _checksum(name, row)})
+            # Another process may have ended its measurement, and removed the file: rows without a
+            # header are a journal that nobody can read.
+            if not os.fstat(file.fileno()).st_size:
+                _append(file, self._header, *map(_row, self._rows, self._rows.values()))
+            _append(file, _row(name, row))
         # After the write: a row that could not be written does not count as measured.
         self._rows[name] = row
 
@@ -133,11 +137,15 @@ class Journal:
             )
 
 
-def _append(file: BinaryIO, line: Mapping[str, Any]) -> None:
-    file.write(_line(line))
+def _append(file: BinaryIO, *lines: Mapping[str, Any]) -> None:
+    file.writelines(map(_line, lines))
     # `flush` hands the line to the system; only `fsync` makes it survive a power cut.
     file.flush()
     os.fsync(file.fileno())
+
+
+def _row(name: str, row: Any) -> dict[str, Any]:
+    return {"name": name, "row": row, "crc32": _checksum(name, row)}
 
 
 def _checksum(name: str, row: Any) -> int:

@@ -14,6 +14,10 @@ def main() -> None:
     """Entry point of the ``mpq`` command."""
     try:
         sys.exit(app())
+    # While the options are read, before any command of ours is there to say it.
+    except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted\n")
+        sys.exit(130)
     # Of errors in how mpq is called, which typer prints: nobody reads those either.
     except BrokenPipeError:
         sys.exit(141)

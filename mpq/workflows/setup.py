@@ -5,9 +5,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self, TypeVar, final
 
+from torch import nn
+
+from mpq.backends.target import Target
 from mpq.errors import InfeasibleError, InputError
 from mpq.hardware_profiles import Pricing, Roofline
-from mpq.hardware_profiles.linear import packed_bits
+from mpq.hardware_profiles.linear import StoredBits, packed_bits
 from mpq.network.examples import Calibration
 from mpq.network.layer import Layer, merge_ties
 from mpq.network.modules import share_parameters
@@ -94,7 +97,7 @@ class Prepared:
             network.lifetimes,
             network.num_unquantized,
             network.constant_bytes,
-            packed_bits if target is None else target.stored_bits,
+            packed_bits if target is None else _bits_there(task.model, target),
         )
         candidates = tuple(dict.fromkeys((*task.precisions, *own)))
         return cls(
@@ -162,6 +165,18 @@ class Prepared:
         """The problem that only has constraints: every assignment loses nothing."""
         names = [layer.name for layer in self.network.layers]
         return Problem.of_any(constraints, names, self.candidates)
+
+
+def _bits_there(model: nn.Module, target: Target) -> StoredBits:
+    """Bits of a weight in the target's file; what it cannot hold stays there as it came."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+
+    def stored_bits(layer: Layer, precision: Precision) -> int:
+        if target.why_not(layer, precision, modules):
+            return layer.num_weights * layer.original_bits
+        return target.stored_bits(layer, precision)
+
+    return stored_bits
 
 
 def _stored(layers: Sequence[Layer], rules: Rules) -> tuple[Layer, ...]:

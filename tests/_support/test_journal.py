@@ -239,6 +239,18 @@ def test_a_pipe_is_refused(path: Path) -> None:
         Journal(path, KEY)
 
 
+def test_a_journal_that_another_process_has_removed(written: Path) -> None:
+    """Its measurement is done; this one's rows are all there, under a header."""
+    journal = Journal(written, KEY)
+    written.unlink()
+
+    journal.add("d", 4)
+
+    found = Journal(written, KEY)
+    assert rows(found) == ROWS
+    assert found["d"] == 4
+
+
 MANY = """
 import sys
 from mpq._support.journal import Journal

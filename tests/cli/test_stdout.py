@@ -273,3 +273,24 @@ def test_no_descriptor_stays_open() -> None:
             os.write(1, b"")
 
     assert num_open() == before
+
+
+EARLY = """
+import typer.main
+from mpq.cli.__main__ import main
+
+def get_command(_):
+    raise KeyboardInterrupt
+
+typer.main.get_command = get_command
+main()
+"""
+
+
+def test_an_interrupt_before_the_command_begins() -> None:
+    """While typer reads its options: one sentence as later on, and no traceback."""
+    ran = subprocess.run(
+        [sys.executable, "-c", EARLY, "devices"], capture_output=True, text=True, check=False
+    )
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "error: interrupted\n")

@@ -244,6 +244,18 @@ def test_room_that_is_smaller_than_the_rounding_of_its_limit() -> None:
     assert wrong_claims(truth, Lagrangian().solve(problem)) == []
 
 
+@pytest.mark.parametrize("solver", ["lagrangian", "auto", "greedy"])
+def test_a_multiplier_that_the_linear_program_puts_below_0(solver: str) -> None:
+    """By a tolerance of its own, times a loss of 7e9: its bound was above the optimum."""
+    problem = random_problem(8314)
+    truth = exhaustive(problem)
+
+    found = SOLVERS.build(solver).solve(problem)
+
+    assert wrong_claims(truth, found) == []
+    assert solver == "greedy" or found.status is Status.OPTIMAL
+
+
 @pytest.mark.parametrize("solver", [*ADDITIVE, "auto", "branch-and-bound", "outer-approximation"])
 def test_the_only_choice_that_is_cut_off_is_infeasible(solver: str) -> None:
     """Nothing is left to choose, so no variable that the cut could be written on."""

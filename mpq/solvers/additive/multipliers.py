@@ -187,7 +187,8 @@ def _highest(planes: list[tuple[float, Array]], box: float) -> tuple[float, Arra
         # Its variables are at least 0 unless told otherwise, and a height may be negative.
         bounds=[(None, None)] + [(0, box)] * num_budgets,
     )
-    return None if found.x is None else (float(found.x[0]), np.asarray(found.x[1:]))
+    # Variables keep their bounds up to a tolerance, too: one below 0 would prove what is not so.
+    return None if found.x is None else (float(found.x[0]), np.maximum(found.x[1:], 0.0))
 
 
 def _program(problem: Reduced, near: Mask, columns: Columns) -> Array | None:

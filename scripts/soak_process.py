@@ -60,6 +60,8 @@ class Run:
     def __init__(self, folder: Path, args: list[str], moment: Moment) -> None:
         self._moment, self._began = moment, time.monotonic()
         self._out = Path(tempfile.mkdtemp(dir=folder.parent, prefix="said-"))
+        for name in ("answer", "said"):  # here, as it may be killed before it does anything
+            (self._out / name).touch()
         # Forked, so that torch and all else is imported once.
         self._process = mp.get_context("fork").Process(
             target=_work, args=(folder, args, moment, self._out)
@@ -90,7 +92,7 @@ def _work(folder: Path, args: list[str], moment: Moment, out: Path) -> None:
     os.setpgrp()  # what it starts goes with it, and no key of the terminal reaches it
     os.chdir(folder)
     for name, number in (("answer", 1), ("said", 2)):
-        os.dup2(os.open(out / name, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(out / name, os.O_WRONLY), number)
     sys.argv = ["mpq", *args]
     began = time.monotonic()
     changes = _Changes(folder, moment)

@@ -122,8 +122,11 @@ class Round:
         when = f"before change {moment.change}" if moment.change else f"at {moment.seconds:.2f} s"
         self.story.append(f"{name} {when}: {ended.code}")
         self.counts[name if ended.code else "ended before its kill"] += 1
+        # Within a callback of the garbage collection Python says that it ignores an interrupt, and
+        # goes on.
+        has_traceback = "Traceback" in ended.said and "Exception ignored in" not in ended.said
         # 130: interrupted, said in a sentence.
-        if ended.code not in (0, -moment.signal, 130) or "Traceback" in ended.said:
+        if ended.code not in (0, -moment.signal, 130) or has_traceback:
             self.wrong.append(f"exit code {ended.code} of {name}: {ended.said[-300:]}")
 
     def _run_again(self) -> None:

@@ -31,6 +31,8 @@ class Uncovered:
             others are biases, norms and statistics.
         is_stored: Whether a checkpoint has it; what a module computes for itself is not stored.
         is_left_out: Whether it is in a layer that the user left out (include, exclude).
+        is_folded: Whether it is a BatchNorm's that is folded into the layer before it, so that
+            ``weight_bytes`` has the bias that it becomes in its place.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Uncovered:
     is_weight: bool
     is_stored: bool = True
     is_left_out: bool = False
+    is_folded: bool = False
 
 
 @final
@@ -72,6 +75,7 @@ class Coverage:
         constant_bytes: int | None = None,
         held: Mapping[int, Sequence[Tensor]] = MappingProxyType({}),
         matrices: Collection[str] = (),
+        folded: Collection[str] = (),
     ) -> Self:
         """Matches weights with the model's tensors by their memory.
 
@@ -83,6 +87,7 @@ class Coverage:
             constant_bytes: See the class.
             held: The model's tensors, by identity, that others were computed from: these.
             matrices: Names of vectors that functions read as matrices.
+            folded: Names of the BatchNorms that are folded.
         """
         spans = [span_of(weight) for weight in weights]
         others = [span_of(weight) for weight in left_out]
@@ -104,7 +109,10 @@ class Coverage:
                 is_weight = is_parameter and (tensor.ndim > 1 or name in matrices)
                 num_bytes = left * tensor.element_size()
                 is_left_out = is_weight and _held_inside(tensor, held, others) > 0
-                outside.append(Uncovered(name, left, num_bytes, is_weight, is_stored, is_left_out))
+                is_folded = name.rpartition(".")[0] in folded
+                outside.append(
+                    Uncovered(name, left, num_bytes, is_weight, is_stored, is_left_out, is_folded)
+                )
         return cls(elements, size, covered, covered_bytes, tuple(outside), constant_bytes)
 
     @property
@@ -124,7 +132,7 @@ class Coverage:
         if not self.num_bytes:
             return ()
         others = [x for x in self.outside if not x.is_weight and x.is_stored]
-        large = [x for x in others if x.num_bytes > _LARGE * self.num_bytes]
+        large = [x for x in others if x.num_bytes > _LARGE * self.num_bytes and not x.is_folded]
         small = _bytes(others) - _bytes(large)
         left_out = [x for x in self.outside if x.is_left_out]
         computed = [x.name for x in self.outside if not x.is_stored]
@@ -154,7 +162,7 @@ class Coverage:
 
         Empty where all of it is small: biases, and norms that are folded.
         """
-        stored = (x for x in self.outside if x.is_stored)
+        stored = (x for x in self.outside if x.is_stored and not x.is_folded)
         large = [x for x in stored if x.is_weight or x.num_bytes > _LARGE * self.num_bytes]
         found = sorted(large, key=lambda x: -x.num_bytes)[:_LARGEST]
         return ", ".join(f"{x.name} ({x.num_bytes:,} bytes)" for x in found)

@@ -146,8 +146,9 @@ class Network:
         left_out = tuple(name for name in weights if name not in chosen)
         constant = stored_bytes(_unquantized(module, layers, left_out))
         coverage = Coverage.of(
-            model, chosen.values(), [weights[name] for name in left_out], constant, held, matrices
-        )
+            model, chosen.values(), [weights[name] for name in left_out], constant, held, matrices,
+            folded.values(),
+        )  # fmt: skip
         layers, lifetimes = found.with_dataflow(layers)
         reach, ties = found.reach.of(layers), ties_of(layers)
         return cls(

@@ -432,3 +432,20 @@ def test_transformers_are_covered_or_named(name: str, tmp_path: Path) -> None:
     assert found.num_bytes == size_of_checkpoint(built.model, tmp_path)
     if not network.folded:
         assert network.constant_bytes == found.num_bytes - found.covered_bytes
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_batch_norm_that_is_folded_is_not_counted_as_it_is(fold: bool) -> None:
+    """Its numbers are more than 1 % of a small network, and become the bias of the layer before."""
+    parts = [
+        nn.Conv2d(3, 64, 1), nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.LayerNorm(64), nn.Linear(64, 4),
+    ]  # fmt: skip
+    model = nn.Sequential(*parts).eval()
+
+    network = Network.of(model, [torch.randn(4, 3, 5, 5)], fold=fold)
+
+    assert network.coverage is not None
+    told = next(x for x in network.coverage.sentences if x.startswith("buffers and vectors"))
+    assert ("1.weight" in told, "5.weight" in told) == (not fold, True)
+    assert ("1.weight" in network.coverage.largest_outside) is not fold

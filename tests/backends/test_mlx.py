@@ -77,6 +77,7 @@ def test_mlx_computes_what_the_simulation_does(mix: tuple[str, ...], tmp_path: P
     assert check.predicted_bytes <= check.file_bytes <= check.predicted_bytes + HEADERS
 
 
+@pytest.mark.usefixtures("same_process")
 def test_a_shared_embedding_is_stored_once(tmp_path: Path) -> None:
     """It is the last layer, too; both are decoded."""
     check = shipped(tmp_path / "tied", llama(tie_word_embeddings=True), ("w4g32",))
@@ -88,6 +89,7 @@ def test_a_shared_embedding_is_stored_once(tmp_path: Path) -> None:
     assert apart.predicted_bytes - check.predicted_bytes == 128 * 64 // 32 * (16 + 4)
 
 
+@pytest.mark.usefixtures("same_process")
 def test_layers_that_stay_are_said_to(tmp_path: Path) -> None:
     """Every layer has an entry of its own, so that no reader has to guess."""
     model = llama()

@@ -1,7 +1,7 @@
 """An export is there when its runtime agreed with the simulation, and else nothing is there."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,8 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import mpq
-from mpq.backends import shipping
-from mpq.backends.fresh import FreshRun
 from mpq.backends.shipping import ExportCheck, ship
 from mpq.backends.target import LayerShape, Loaded, Shipped, Target
 from mpq.errors import MissingDependencyError, ModelError, OutputError, PrecisionError
@@ -108,21 +106,9 @@ class Ran:
         return wrong.get(self.fault, found)
 
 
-def here(
-    target: Target, spelled: str, folder: Path, batches: Sequence[Batch], exchange: Path
-) -> FreshRun:
-    """What ``run_fresh`` does, without another process, which would not know the toy."""
-    loaded = target.load(folder)
-    outputs = tuple(loaded.run(batch) for batch in batches)
-    file = exchange / "weights.safetensors"
-    save_file({name: t.contiguous() for name, t in loaded.weights.items()}, file)
-    return FreshRun(outputs, 0.5, loaded.versions, loaded.kinds, file)
-
-
 @pytest.fixture
-def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+def shipped(same_process: None, tmp_path: Path) -> Any:
     """Ships with a fault to ``tmp_path / "made"``."""
-    monkeypatch.setattr(shipping, "run_fresh", here)
 
     def run(fault: str = "", assignment: mpq.Assignment | None = None) -> ExportCheck:
         found = assignment or assigned()

@@ -51,6 +51,7 @@ def shipped(folder: Path, model: nn.Module, mix: tuple[str, ...]) -> ExportCheck
     return ship(TorchAo(), "torchao", found, folder, model, examples())
 
 
+@pytest.mark.usefixtures("same_process")
 @pytest.mark.parametrize(
     "mix",
     [

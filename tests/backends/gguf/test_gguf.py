@@ -104,6 +104,7 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
+@pytest.mark.usefixtures("same_process")
 @pytest.mark.parametrize(("kind", "more"), CASES, ids=lambda value: str(value))
 def test_llama_cpp_computes_what_the_simulation_does(
     kind: str, more: dict[str, Any], tokenizer: str, tmp_path: Path
@@ -122,6 +123,7 @@ def test_llama_cpp_computes_what_the_simulation_does(
     assert (tmp_path / "out" / "export.json").is_file()
 
 
+@pytest.mark.usefixtures("same_process")
 def test_llama_3_stretches_positions(tokenizer: str, tmp_path: Path) -> None:
     """By factors in a tensor of their own; queries and keys have biases in the order of rows."""
     rope = {

@@ -1,0 +1,31 @@
+"""Fixtures of exports."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mpq.backends import shipping
+from mpq.backends.fresh import FreshRun
+from mpq.backends.target import Target
+from mpq.network.examples import Batch
+
+
+def here(
+    target: Target, spelled: str, folder: Path, batches: Sequence[Batch], exchange: Path
+) -> FreshRun:
+    """What ``run_fresh`` does, without another process."""
+    loaded = target.load(folder)
+    with torch.no_grad():
+        outputs = tuple(loaded.run(batch).float() for batch in batches)
+    file = exchange / "weights.safetensors"
+    save_file({name: t.float().contiguous() for name, t in loaded.weights.items()}, file)
+    return FreshRun(outputs, 0.5, loaded.versions, loaded.kinds, file)
+
+
+@pytest.fixture
+def same_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports are run here: another process takes half a minute to import all that it needs."""
+    monkeypatch.setattr(shipping, "run_fresh", here)

@@ -124,10 +124,11 @@ def test_what_is_measured_is_the_quantized_network_with_the_same_draws() -> None
 
 def test_another_seed_draws_other_numbers_and_none_moves_the_global_state() -> None:
     """The generators go on where they were."""
+    first, second = task(), task(SEED + 1)  # making a network draws
     before = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
 
-    one = mpq.search(task(), {"effective_bits": 6})
-    other = mpq.search(task(SEED + 1), {"effective_bits": 6})
+    one = mpq.search(first, {"effective_bits": 6})
+    other = mpq.search(second, {"effective_bits": 6})
 
     assert one.measured.divergence != other.measured.divergence
     assert torch.equal(before[0], torch.get_rng_state())

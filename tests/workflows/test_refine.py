@@ -155,10 +155,10 @@ def test_where_outputs_are_linear_the_estimate_is_the_divergence(
 
 @pytest.mark.parametrize("name", ["weights", "inputs-at-rounded-weights"])
 def test_drawn_signs_are_right_on_average(name: str) -> None:
-    """With the real probe, up to what 300 draws leave."""
+    """With the real probe, up to what 1,000 draws leave."""
     setting = linear(name)
 
-    found = setting.sketch(num_probes=300)
+    found = setting.sketch(num_probes=1000)
 
     for columns in setting.every()[::5]:
         expected = setting.measured(columns)

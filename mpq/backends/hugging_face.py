@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
@@ -108,27 +108,25 @@ class LoadedModule:
     weights: Mapping[str, Tensor]
     kinds: Mapping[str, str]
     packages: tuple[str, ...] = ()
-    versions: dict[str, str] = field(init=False)
 
-    def __post_init__(self) -> None:
-        found = {name: version(name) for name in ("torch", "transformers", *self.packages)}
-        object.__setattr__(self, "versions", found)
+    @property
+    def versions(self) -> dict[str, str]:
+        """See ``Loaded``."""
+        return {name: version(name) for name in ("torch", "transformers", *self.packages)}
 
     def run(self, batch: Batch) -> Tensor:
         """See ``Loaded.run``."""
         return scored_tensor(self.module(*batch.args, **batch.kwargs))
 
 
-def load_module(folder: Path, **options: Any) -> nn.Module:
+def load_module(folder: Path) -> nn.Module:
     """The network of a folder, in float32, as the class that ``config.json`` names."""
     import transformers
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kind = getattr(transformers, config["architectures"][0])
     # What a loader leaves out or makes up is a warning to it, and an error to us.
-    module, info = kind.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True, **options
-    )
+    module, info = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(what):
             told = ", ".join(map(str, sorted(info[what], key=str)[:3]))

@@ -28,6 +28,8 @@ NUM_EXAMPLES: Final = 32
 EXPORT_SCHEMA: Final = 1
 LAST_DIGITS: Final = 1e-6
 """Relative difference of sums that are added up in another order."""
+WEIGHT_TOLERANCE: Final = 1e-6
+"""Float32's last digits, of a product of a scale and a code."""
 TIES: Final = 2.0
 """How many times as far as the simulation moves by ties a runtime may be from it."""
 
@@ -49,8 +51,8 @@ class ExportCheck:
         spread: Standard deviation of the simulation's outputs.
         max_weight_difference: Largest difference of a weight as the tool's reader decodes it,
             relative to its layer's largest weight.
-        kl_from_original_nats: Mean KL divergence of the runtime's outputs from the original
-            network's; ``None`` where outputs are no probabilities.
+        kl_from_original_nats: Mean KL divergence of the runtime's outputs, taken as logits, from
+            the original network's.
         kl_of_simulation_nats: The same of the simulation.
         file_bytes: All files with weights.
         predicted_bytes: What ``weight_bytes`` says: without headers.
@@ -321,10 +323,6 @@ def _check_weights(target: Target, shipped: Shipped, ran: FreshRun) -> float:
             f"({len(missing)} of {len(decoded)} layers); nothing was written"
         )
     return max(decoded.values(), default=0.0)
-
-
-WEIGHT_TOLERANCE: Final = 1e-6
-"""Float32's last digits, of a product of a scale and a code."""
 
 
 def predicted_bytes(target: Target, shipped: Shipped) -> int:

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import ClassVar, Final, Protocol, Self, final
 
@@ -14,7 +15,6 @@ from mpq.backends.simulate import prepared, quantizer_of
 from mpq.errors import PrecisionError
 from mpq.network.examples import Batch
 from mpq.network.layer import Layer
-from mpq.network.modules import weight_of
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.codes import Codes
 from mpq.quantization.numerics import OWN, Numerics
@@ -78,10 +78,6 @@ class Shipped:
         layer_module = self.module.get_submodule(layer.name)
         return self.quantizer.codes(layer.name, layer_module, layer.precision.weight)
 
-    def weight(self, layer: AssignedLayer) -> Tensor:
-        """A layer's original weight, in torch's shape."""
-        return weight_of(self.module.get_submodule(layer.name)).detach()
-
 
 class Loaded(Protocol):
     """What a target's runtime made of a file, in a process of its own."""
@@ -106,8 +102,8 @@ class Target(Backend):
     """A tool that people deploy with: what it holds, and what it takes to get there.
 
     A subclass is one file, one line in ``BACKENDS``, one entry in the contract test. A search reads
-    ``refusal``, ``ties``, ``stored_bits`` and ``numerics``; an export also ``write`` and ``load``,
-    and compares what comes out with the simulation before the folder appears.
+    ``refusal``, ``stored_bits`` and ``numerics``; an export also ``write`` and ``load``, and
+    compares what comes out with the simulation before the folder appears.
     """
 
     extra: ClassVar[str]
@@ -153,10 +149,6 @@ class Target(Backend):
         if module is None:
             return f"in {self.name} it has no module of its own"
         return f"{self.name} knows Linear and Embedding, and this is a {type(module).__name__}"
-
-    def ties(self, layers: Sequence[LayerShape]) -> tuple[tuple[str, ...], ...]:  # noqa: ARG002
-        """Names of layers that must share a precision, beside those that read one tensor."""
-        return ()
 
     def stored_bits(self, layer: LayerShape, precision: Precision) -> int:
         """Bits of a weight in the target's file, scales and zero points included.
@@ -242,11 +234,6 @@ class Target(Backend):
         asked = [x for x in layers if x.precision != ORIGINAL]
         found = ((x, self.why_not(x, x.precision, modules)) for x in asked)
         refused = [f"layer {x.name!r} at {x.precision}: {why}" for x, why in found if why]
-        known = {x.name: x.precision for x in layers}
-        for tie in self.ties(layers):
-            told = ", ".join(f"{name!r} at {known[name]}" for name in tie)
-            if len({known[name] for name in tie}) > 1:
-                refused.append(f"layers that share a scheme there: {told}")
         if refused:
             more = f" (and {len(refused) - 3} more)" if len(refused) > 3 else ""
             raise PrecisionError(
@@ -260,10 +247,7 @@ def rows_of(layer: LayerShape) -> tuple[int, int]:
     if isinstance(layer, Layer):
         return layer.num_channels, layer.num_weights // layer.num_channels
     num_channels, *rest = layer.weight_shape
-    size = 1
-    for length in rest:
-        size *= length
-    return num_channels, size
+    return num_channels, prod(rest)
 
 
 def not_linear(layer: LayerShape, tool: str) -> str:

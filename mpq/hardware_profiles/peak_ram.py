@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq.errors import InputError
-from mpq.hardware_profiles.linear import weight_bytes
+from mpq.hardware_profiles.linear import StoredBits, packed_bits, weight_bytes
 from mpq.network.layer import Layer
 from mpq.network.liveness import Buffer, Lifetimes
 from mpq.problem.cost_table import CostTable
@@ -43,6 +43,7 @@ def flash_table(
     candidates: Sequence[Precision],
     num_unquantized: int,
     code_bytes: float = 0.0,
+    stored_bits: StoredBits = packed_bits,
 ) -> CostTable:
     """``[L, B]`` bytes of packed weights with scales; the constant is everything else.
 
@@ -55,10 +56,12 @@ def flash_table(
         num_unquantized: Parameters and statistics that stay as they are (biases, norms, layers left
             out), at 4 bytes each.
         code_bytes: What the runtime's code takes of the flash.
+        stored_bits: How large a weight is at a precision, as a deployment target stores it.
     """
     stored = [replace(layer, original_bits=8 * _ORIGINAL_BYTES) for layer in layers]
     rows = [
-        [weight_bytes(layer, candidate, stored) for candidate in candidates] for layer in stored
+        [weight_bytes(layer, candidate, stored, stored_bits) for candidate in candidates]
+        for layer in stored
     ]
     # An empty list has one axis: `reshape` keeps two of a network without layers.
     values = np.array(rows, dtype=np.float64).reshape(len(layers), len(candidates))

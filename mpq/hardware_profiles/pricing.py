@@ -196,7 +196,9 @@ class Pricing:
         """Bytes of weights; the device's code in the constant, where its size is known."""
         numbers = self.profile.numbers() if self.profile else {}
         code_bytes = numbers["code_bytes"].value if "code_bytes" in numbers else 0.0
-        return flash_table(self._layers, candidates, self.num_unquantized, code_bytes)
+        return flash_table(
+            self._layers, candidates, self.num_unquantized, code_bytes, self.stored_bits
+        )
 
     def _runnable(self, table: CostTable) -> CostTable:
         """With ``nan`` where the device cannot run a layer."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
+from mpq.quantization.numerics import OWN
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 
@@ -29,6 +30,8 @@ def measurement_key(
     return {
         # Only where it is set: journals of networks that draw nothing stay as they are.
         **({} if seed is None else {"allow_randomness": str(seed)}),
+        # As for these; else a search for a target would believe rows of another arithmetic.
+        **({} if quantizer.numerics == OWN else {"numerics": repr(quantizer.numerics)}),
         "layers": network.fingerprint,
         "weights": checksum(_tensors(network.module.state_dict().values())),
         "metric": repr(network.metric),

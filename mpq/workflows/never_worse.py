@@ -14,6 +14,7 @@ from mpq.report.frontier import FrontierPoint
 from mpq.report.measurement import Measurement
 from mpq.report.safeguard import Excess, Safeguard, UniformCheck, Verdict
 from mpq.workflows.setup import Prepared
+from mpq.workflows.uniform import uniform_within
 
 
 def never_worse(
@@ -61,11 +62,7 @@ def never_worse_points(
             they stay within the other budgets.
     """
     # The result itself may be uniform; the precision under its own name is the better label.
-    uniform = [
-        x
-        for x in others
-        if x.label != "result" and x.meets_others and len(set(x.precisions.values())) == 1
-    ]
+    uniform = [x for x in others if x.label != "result" and x.meets_others]
     kept: dict[tuple[float, str], FrontierPoint] = {}
     for point in points:
         better = [u for u in uniform if u.cost <= point.cost and _is_better(prepared, u, point)]
@@ -88,33 +85,6 @@ def _is_better(prepared: Prepared, uniform: FrontierPoint, point: FrontierPoint)
     sets = (prepared.on_held_out, prepared.on_calibration)
     pairs = ((s.measure(point.precisions), s.measure(uniform.precisions)) for s in sets)
     return all(Excess.of(p.by_example, u.by_example).verdict is Verdict.WORSE for p, u in pairs)
-
-
-def uniform_within(problem: Problem) -> dict[Precision, Columns]:
-    """Columns ``[L]`` of every uniform precision that meets all the budgets.
-
-    Layers that may not take it (fixed ones, those with candidates of their own, those that the
-    device does not run at it) take the nearest of what they may: by bits of the weight, then of the
-    activation, the larger of two that are equally near.
-    """
-    tried = {p: _nearest(problem, p) for p in problem.loss.precisions}
-    return {p: columns for p, columns in tried.items() if problem.is_feasible(columns)}
-
-
-def _nearest(problem: Problem, precision: Precision) -> Columns:
-    def distance(other: Precision) -> tuple[bool, float, float, float]:
-        weight = other.weight.number.bits - precision.weight.number.bits
-        activation = other.activation.number.bits - precision.activation.number.bits
-        return (other != precision, abs(weight), abs(activation), -weight)
-
-    order = sorted(
-        range(len(problem.loss.precisions)), key=lambda c: distance(problem.loss.precisions[c])
-    )
-    columns = np.empty(len(problem.loss.layers), dtype=np.intp)
-    # By groups: tied layers take what all of them may.
-    for members, allowed in zip(problem.grouped.members, problem.grouped.allowed, strict=True):
-        columns[list(members)] = next(column for column in order if allowed[column])
-    return columns
 
 
 def _measured(

@@ -15,6 +15,7 @@ from mpq.solvers import Auto, Solver
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.alternatives import alternatives
 from mpq.solvers.queries.frontier import pareto_front, solve_frontier, solve_hull
+from mpq.workflows.uniform import compared
 
 FRONTIER: Final = "frontier"
 """Label of the points that are on the frontier."""
@@ -80,15 +81,14 @@ def alternative_points(
 
 
 def row_point(
-    problem: Problem, solution: Solution, table: CostTable, row: ComparisonRow
+    problem: Problem, solution: Solution, table: CostTable, row: ComparisonRow, target: str | None
 ) -> FrontierPoint:
     """The result, or a uniform precision, as it lies beside the frontier over a resource."""
     if row.label == "result":
         assert solution.columns is not None
         columns, status = solution.columns, solution.status
     else:
-        uniform = dict.fromkeys(problem.loss.layers, Precision.parse(row.label))
-        columns, status = problem.columns_of(uniform), None
+        columns, status = compared(problem, Precision.parse(row.label), target), None
     # The limit on this resource is what varies along the curve.
     others = problem.without(table.name).budgets
     return replace(

@@ -167,7 +167,7 @@ class SearchResult:
             return Frontier(table.name, table.unit, self.problem.loss.unit, points, (), name)
         points = frontier_points(self.problem, table, solver or self._solver, num_points, hull)
         others = tuple(
-            row_point(self.problem, self.solution, table, row)
+            row_point(self.problem, self.solution, table, row, self.provenance.target)
             for row in self.comparisons
             # Its precision need not be a column, and then nothing here knows its costs.
             if row.label != "original"

@@ -26,6 +26,7 @@ from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task, check_task
+from mpq.workflows.uniform import compared
 
 
 @final
@@ -144,7 +145,7 @@ class Session:
             unscored=self.network.unscored,
             allow_randomness=self.network.allow_randomness,
             unchecked_rows=self.network.unchecked_rows,
-            target=None if self.prepared.task.to is None else str(self.prepared.task.to),
+            target=self.prepared.task.to,
             unshipped=dict(self.prepared.unshipped),
             mpq_version=version("mpq"),
             torch_version=str(torch.__version__),
@@ -157,13 +158,15 @@ class Session:
         return tuple(dict.fromkeys((*latency, "weight_bytes", *limited)))
 
     def _comparisons(self, problem: Problem, solution: Solution) -> dict[str, ComparisonRow]:
-        uniform = self.prepared.on_held_out.uniform
         tried: dict[str, dict[str, Precision]] = {
-            "original": uniform(ORIGINAL),
+            "original": self.prepared.on_held_out.uniform(ORIGINAL),
             "result": solution.precisions(problem),
-            # The original has its row already, also where it is one of the candidates.
-            **{str(p): uniform(p) for p in problem.loss.precisions if p != ORIGINAL},
         }
+        for precision in problem.loss.precisions:
+            # The original has its row already, also where it is one of the candidates.
+            if precision != ORIGINAL:
+                columns = compared(problem, precision, self.prepared.task.to)
+                tried[str(precision)] = problem.precisions_of(columns)
         return {
             label: self._compared(label, problem, precisions)
             for label, precisions in track(list(tried.items()), "measuring")

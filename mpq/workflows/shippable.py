@@ -19,12 +19,10 @@ class Shippable:
 
     Args:
         allowed: Layer name to its candidates.
-        ties: Layers that share a precision, the target's own among them.
         unshipped: Layer name to why it stays as it came: the target holds none of its candidates.
     """
 
     allowed: Mapping[str, tuple[Precision, ...]]
-    ties: tuple[tuple[str, ...], ...]
     unshipped: Mapping[str, str]
 
     @classmethod
@@ -52,8 +50,7 @@ class Shippable:
         """
         by_name = {layer.name: layer for layer in layers}
         _check_fixed(target, by_name, fixed, modules)
-        merged = merge_ties([*ties, *target.ties(layers)], list(by_name))
-        groups = [*merged, *((name,) for name in by_name)]
+        groups = [*merge_ties(ties, list(by_name)), *((name,) for name in by_name)]
         allowed: dict[str, tuple[Precision, ...]] = {}
         unshipped: dict[str, str] = {}
         for group in groups:
@@ -72,7 +69,7 @@ class Shippable:
                 f"{target.name} holds none of the candidates in any layer: "
                 f"{next(iter(unshipped.values()))}. It holds {target.holds}"
             )
-        return cls(allowed, merged, unshipped)
+        return cls(allowed, unshipped)
 
 
 def _refusal(

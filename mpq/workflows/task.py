@@ -118,7 +118,7 @@ class Task:
         ranges: How ranges of weights and activations are chosen.
         seed: Seed of whatever draws: data sources, estimators, solvers.
         to: Where the result is to run: a target of ``mpq targets``, such as
-            ``compressed-tensors``. Layers take what it can hold, with its ties, its bytes and its
+            ``compressed-tensors``. Layers take what it can hold, in its bytes and its
             arithmetic; candidates default to its own.
         allow_randomness: For a network whose forward draws (dropout, masks, noise): where the
             generators of torch, numpy and Python start in every pass over a batch, so that two

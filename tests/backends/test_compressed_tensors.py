@@ -15,8 +15,8 @@ from mpq.network.examples import Calibration
 from mpq.network.layer import Layer
 from mpq.network.network import Network
 from mpq.problem.assignment import AssignedLayer
-from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import ORIGINAL, Precision
+from tests.backends.llamas import examples, in_turn, llama
 
 pytest.importorskip("compressed_tensors")
 transformers = pytest.importorskip("transformers")
@@ -27,42 +27,15 @@ MIXED = (
 )  # fmt: skip
 
 
-def llama() -> Any:
-    """Two blocks; random weights."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=128, tie_word_embeddings=True,
-    )  # fmt: skip
-    return transformers.LlamaForCausalLM(config).eval()
-
-
-DATA = Calibration(
-    [{"input_ids": torch.randint(0, 128, (8, 12), generator=torch.Generator().manual_seed(1))}]
-)
-
-
-def mixed(model: Any) -> mpq.Assignment:
-    """One precision after the other; the tied embedding stays."""
-    network = Network.of(model, DATA)
-    precisions = [Precision.parse(text) for text in MIXED]
-    ranges = ActivationRanges.calibrate(network, DATA, precisions, "minmax")
-    layers: list[AssignedLayer] = []
-    for layer in network.layers:
-        is_tied = layer.kind == "embedding" or layer.name == "lm_head"
-        precision = ORIGINAL if is_tied else precisions[len(layers) % len(precisions)]
-        ends = None if is_tied else ranges.of(layer.name, precision.activation)
-        layers.append(AssignedLayer(layer.name, layer.kind, layer.weight_shape, precision, ends))
-    return mpq.Assignment(tuple(layers), weight_range="minmax")
+DATA = Calibration(examples())
 
 
 def test_a_mixed_network_is_the_simulation_in_transformers(tmp_path: Path) -> None:
     """Bit for bit in float32, with every scheme there is; generation works; the rest stays."""
-    model = llama()
+    model, target = llama(tie_word_embeddings=True), CompressedTensors()
+    mixed = in_turn(model, target, MIXED)
 
-    check = ship(
-        CompressedTensors(), "compressed-tensors", mixed(model), tmp_path / "out", model, DATA
-    )
+    check = ship(target, "compressed-tensors", mixed, tmp_path / "out", model, DATA)
 
     assert check.num_layers == 14
     assert check.max_weight_difference == 0.0

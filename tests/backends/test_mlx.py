@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-import mpq
 from mpq.backends.mlx import Mlx, stored_group
 from mpq.backends.shipping import ExportCheck, ship
-from mpq.backends.target import HEADERS, Target
+from mpq.backends.target import HEADERS
 from mpq.errors import InputError, ModelError, OutputError, PrecisionError
-from mpq.network.network import Network
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.precision import Precision
+from tests.backends.llamas import examples, in_turn
+from tests.backends.llamas import llama as plain_llama
 
 pytest.importorskip("mlx_lm")
 transformers = pytest.importorskip("transformers", minversion="5")
@@ -27,41 +27,14 @@ MIXES = [
 ]
 
 
-def llama(**options: Any) -> nn.Module:
-    """Two layers, far from mlx-lm's own base of the rotary embedding."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=128,
-        rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **options,
-    )  # fmt: skip
-    made: nn.Module = transformers.LlamaForCausalLM(config).eval()
-    return made
-
-
-def examples() -> list[dict[str, torch.Tensor]]:
-    """Token ids alone, eight to a batch."""
-    torch.manual_seed(1)
-    return [{"input_ids": torch.randint(0, 128, (8, 24))} for _ in range(2)]
-
-
-def assigned(model: nn.Module, target: Target, mix: tuple[str, ...]) -> Assignment:
-    """The precisions in turn; layers that share a parameter have one."""
-    network = Network.of(model, mpq.Calibration(examples()))
-    layers: list[AssignedLayer] = []
-    known: dict[str, Precision] = {}
-    for layer in network.layers:
-        wanted = Precision.parse(mix[len(layers) % len(mix)])
-        wanted = known.get(layer.weight_of or "", wanted)
-        held = Precision.parse("fp32") if target.refusal(layer, wanted) else wanted
-        known[layer.name] = held
-        layers.append(AssignedLayer(layer.name, layer.kind, layer.weight_shape, held))
-    return Assignment(tuple(layers), weight_range="minmax")
+def llama(**options: Any) -> Any:
+    """Far from mlx-lm's own base of the rotary embedding."""
+    return plain_llama(rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **options)
 
 
 def shipped(folder: Path, model: nn.Module, mix: tuple[str, ...]) -> ExportCheck:
     """Exported, and run by mlx-lm."""
-    return ship(Mlx(), "mlx", assigned(model, Mlx(), mix), folder, model, examples())
+    return ship(Mlx(), "mlx", in_turn(model, Mlx(), mix), folder, model, examples())
 
 
 @pytest.mark.parametrize("mix", MIXES, ids=lambda mix: mix[0])
@@ -93,7 +66,7 @@ def test_a_shared_embedding_is_stored_once(tmp_path: Path) -> None:
 def test_layers_that_stay_are_said_to(tmp_path: Path) -> None:
     """Every layer has an entry of its own, so that no reader has to guess."""
     model = llama()
-    found = assigned(model, Mlx(), ("w3g64", "fp32"))
+    found = in_turn(model, Mlx(), ("w3g64", "fp32"))
     ship(Mlx(), "mlx", found, tmp_path / "out", model, examples())
 
     told = json.loads((tmp_path / "out" / "config.json").read_text())["quantization"]
@@ -157,13 +130,13 @@ def test_examples_with_padding_are_refused(tmp_path: Path) -> None:
     padded = [{**examples()[0], "attention_mask": mask}]
 
     with pytest.raises(InputError, match="token ids alone"):
-        ship(Mlx(), "mlx", assigned(model, Mlx(), ("w4",)), tmp_path / "out", model, padded)
+        ship(Mlx(), "mlx", in_turn(model, Mlx(), ("w4",)), tmp_path / "out", model, padded)
 
 
 def test_half_of_a_shared_parameter_is_refused(tmp_path: Path) -> None:
     """The tool has one of both."""
     model = llama(tie_word_embeddings=True)
-    found = assigned(model, Mlx(), ("w4",))
+    found = in_turn(model, Mlx(), ("w4",))
     alone = Assignment(tuple(x for x in found.layers if x.name != "lm_head"), weight_range="minmax")
 
     with pytest.raises(ModelError, match="shares its weight with 'lm_head'"):

@@ -61,8 +61,7 @@ def test_a_search_chooses_what_the_exporter_accepts(
         return
 
     chosen = {x.name: data.draw(st.sampled_from(found.allowed[x.name])) for x in layers}
-    for group in found.ties:
-        chosen |= dict.fromkeys(group, chosen[group[0]])
+    chosen |= dict.fromkeys(tie, chosen[tie[0]]) if tie else {}
     assigned = [AssignedLayer(x.name, x.kind, x.weight_shape, chosen[x.name]) for x in layers]
     target.check(assigned)
     for each, same in zip(layers, assigned, strict=True):
@@ -118,6 +117,17 @@ def test_a_search_counts_the_bytes_and_keeps_the_numerics_of_its_target(tmp_path
     bits = sum(target.stored_bits(x, x.precision) for x in found.layers if x.name != "0")
     (budget,) = found.metadata.budgets
     assert budget.used == kept + bits / 8
+    rows = [row for row in result.comparisons[2:] if "g" not in row.label]  # 128 divides no row
+    assert len(rows) > 3
+    for row in rows:
+        # Named by a precision: all but the convolution, whose bytes count as they came.
+        same = dict.fromkeys(found.precisions, Precision.parse(row.label)) | {"0": ORIGINAL}
+        bits = sum(target.stored_bits(x, same[x.name]) for x in found.layers if x.name != "0")
+        assert row.costs["weight_bytes"] == kept + -(-bits // 8)
+        measured = mpq.Session.of(task).prepared.on_held_out.measure(same)
+        assert row.measured.divergence == measured.divergence
+    labels = [point.label for point in result.frontier("weight_bytes").others]
+    assert labels == [row.label for row in result.comparisons[1:]]
     result.save(tmp_path)
     again = mpq.load(tmp_path)
     assert again.provenance == result.provenance
@@ -137,6 +147,37 @@ def test_modules_that_the_tools_do_not_know_stay_as_they_came() -> None:
             mpq.Task(model, data, to="compressed-tensors", rules=mpq.Rules(include=["*.c_*"])),
             ["weight_bytes=100KiB"], sensitivity="weight-error",
         )  # fmt: skip
+
+
+def test_a_journal_knows_the_numerics(tmp_path: Path) -> None:
+    """Rows that were measured without a target are not believed in a search for one."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    data, journal = [torch.randn(64, 32)], f"measured:journal={tmp_path / 'rows'}"
+
+    def losses(to: str | None, sensitivity: str) -> list[list[float]]:
+        task = mpq.Task(model, data, candidates=["w3a32", "w4a8sd"], to=to)
+        found = mpq.search(task, ["weight_bytes=1x:w4a8sd"], sensitivity=sensitivity)
+        values: list[list[float]] = found.problem.loss.values.tolist()
+        return values
+
+    assert losses(None, journal) != losses("compressed-tensors", "measured")
+    with pytest.raises(InputError, match="of another measurement .other numerics."):
+        losses("compressed-tensors", journal)
+
+
+@pytest.mark.parametrize("resource", ["weight_bytes", "flash"])
+def test_what_a_target_does_not_hold_counts_as_it_came(resource: str) -> None:
+    """In every resource that counts bytes of weights, also as the reference of a limit."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.Flatten(), nn.Linear(32, 10)).eval()
+    task = mpq.Task(model, [torch.randn(8, 3, 4, 4)], to="compressed-tensors", candidates=["w8a32"])
+    pricing = mpq.Session.of(task).prepared.pricing
+
+    table = pricing.table(resource, task.precisions)
+
+    # 8-bit codes in whole words, a scale per channel, and the two numbers of ``weight_shape``.
+    assert table.values[:, 0].tolist() == [4 * 8 * 27, 10 * 32 + 4 * 10 + 16]
 
 
 def test_a_fixed_precision_that_the_target_lacks_is_refused() -> None:

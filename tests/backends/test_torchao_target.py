@@ -1,53 +1,29 @@
 """The target ``torchao``: folders that transformers loads and computes as the simulation does."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-import mpq
 from mpq.backends.shipping import ExportCheck, ship
 from mpq.backends.target import HEADERS
 from mpq.backends.torchao import TorchAo
 from mpq.errors import ModelError, PrecisionError
-from mpq.network.network import Network
-from mpq.problem.assignment import AssignedLayer, Assignment
+from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.precision import Precision
+from tests.backends.llamas import examples, in_turn, llama
 
 pytest.importorskip("torchao")
 pytest.importorskip("accelerate")
 transformers = pytest.importorskip("transformers", minversion="5")
 
 
-def llama(**options: Any) -> nn.Module:
-    """Two layers."""
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=128, **options,
-    )  # fmt: skip
-    made: nn.Module = transformers.LlamaForCausalLM(config).eval()
-    return made
-
-
-def examples() -> list[dict[str, torch.Tensor]]:
-    """Eight to a batch."""
-    torch.manual_seed(1)
-    return [{"input_ids": torch.randint(0, 128, (8, 12))} for _ in range(2)]
-
-
 def shipped(folder: Path, model: nn.Module, mix: tuple[str, ...]) -> ExportCheck:
     """The precisions in turn, exported, and run by transformers."""
-    network = Network.of(model, mpq.Calibration(examples()))
-    layers: list[AssignedLayer] = []
-    for layer in network.layers:
-        wanted = Precision.parse(mix[len(layers) % len(mix)])
-        held = Precision.parse("fp32") if TorchAo().refusal(layer, wanted) else wanted
-        layers.append(AssignedLayer(layer.name, layer.kind, layer.weight_shape, held))
-    found = Assignment(tuple(layers), weight_range="minmax")
+    found = in_turn(model, TorchAo(), mix)
     return ship(TorchAo(), "torchao", found, folder, model, examples())
 
 
@@ -109,7 +85,18 @@ def test_what_torchao_cannot_hold_is_refused(
 
 def test_a_last_layer_that_shares_the_embedding_is_refused(tmp_path: Path) -> None:
     """transformers shares no quantized weights; nothing is left behind."""
+    model, w4 = llama(tie_word_embeddings=True), Precision.parse("w4")
+    found = in_turn(model, TorchAo(), ("w4",))
+    layers = (replace(x, precision=w4) if x.name == "lm_head" else x for x in found.layers)
+
     with pytest.raises(ModelError, match="'lm_head' shares its weight"):
-        shipped(tmp_path / "out", llama(tie_word_embeddings=True), ("w4",))
+        ship(
+            TorchAo(),
+            "torchao",
+            replace(found, layers=tuple(layers)),
+            tmp_path / "out",
+            model,
+            examples(),
+        )
 
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ from torch import nn
 import mpq
 from mpq.problem.solution import Status
 from mpq.report.safeguard import Verdict
-from mpq.workflows.never_worse import uniform_within
+from mpq.workflows.uniform import uniform_within
 from tests.blind import BETWEEN, Blocked, examples
 
 LIMIT = {"weight_bytes": "1.05x:w4"}

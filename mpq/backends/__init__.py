@@ -97,10 +97,10 @@ def export(
 
     Args:
         assignment: The precision of every layer, with calibrated ranges.
-        path: The file; a folder that is missing is made.
+        path: The file, or the folder of a target; folders that are missing are made.
         backend: A name of ``mpq.BACKENDS`` with options, such as ``onnx:batch_size=8``.
         model: The network, for backends whose file holds weights.
-        calibration: Example inputs, for backends that trace the network.
+        calibration: Example inputs, for backends that trace or run the network.
         metric: Which outputs count, as ``METRICS.build`` takes it; default: as in the search.
         allow_randomness: See ``Task``; default: as in the search.
 
@@ -109,7 +109,8 @@ def export(
         MismatchError: If the assignment belongs to another network.
         PrecisionError: If the backend has no kernel for a layer.
         MissingDependencyError: If the backend's packages are not installed.
-        OutputError: If the file cannot be written.
+        ModelError: If a target's runtime computes something else than the simulation.
+        OutputError: If the file cannot be written, or a target's folder is there already.
     """
     assignment = assignment.compared_by(metric, allow_randomness)
     built, path = file_backend(backend), Path(path)

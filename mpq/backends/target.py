@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import ClassVar, Final, Protocol, Self, final
+from typing import Any, ClassVar, Final, Protocol, Self, final
 
 from torch import Tensor, nn
 
-from mpq.backends._base import Backend
+from mpq.backends._base import Backend, Exported
 from mpq.backends.simulate import prepared, quantizer_of
-from mpq.errors import PrecisionError
+from mpq.errors import InputError, PrecisionError
 from mpq.network.examples import Batch
 from mpq.network.layer import Layer
 from mpq.problem.assignment import AssignedLayer, Assignment
@@ -127,6 +127,15 @@ class Target(Backend):
     """Of the files that count as weights."""
     notes: ClassVar[tuple[str, ...]] = ()
     """What to know before deploying, for ``mpq targets --show``."""
+
+    def export(
+        self,
+        assignment: Assignment,  # noqa: ARG002
+        model: nn.Module | None,  # noqa: ARG002
+        calibration: Any,  # noqa: ARG002
+    ) -> Exported:
+        """Refused: a target writes a folder, which is there only once its runtime has run it."""
+        raise InputError(f"the target {self.name} writes no single file: use mpq.export")
 
     @abstractmethod
     def refusal(self, layer: LayerShape, precision: Precision) -> str:

@@ -50,19 +50,23 @@ def quantize(
 def export(
     assignment: AssignmentFile,
     to: Annotated[
-        str, typer.Option(help="Backend with options: text:style=csv, onnx. See `mpq backends`.")
+        str,
+        typer.Option(
+            help="Backend with options: text:style=csv, onnx, gguf. See `mpq backends`, `targets`."
+        ),
     ] = "text",
     model: Model = DEMO,
     weights: Weights = None,
     data: Data = None,
     output: Annotated[
-        Path | None, typer.Option(help="File. Default: standard output, for text.")
+        Path | None,
+        typer.Option(help="File, or a target's folder. Default: standard output, for text."),
     ] = None,
     *,
     compared: AsSearchedOptions,
     talk: TalkOptions,
 ) -> None:
-    """Write an assignment for another tool: bit widths as text, or the network, as ONNX."""
+    """Write an assignment for another tool: bits as text, or the network as ONNX or a target's."""
     from mpq.backends import export as run
     from mpq.backends import file_backend
     from mpq.cli.loading import load_data, load_model, refuse_missing_data

@@ -267,3 +267,19 @@ def test_importing_is_light(module: str) -> None:
     ).stdout
 
     assert found.strip() == "[]"
+
+
+def test_a_search_does_without_torchs_compiler() -> None:
+    """A dispatch mode imports it at its first operator, which takes seconds, unless it says no."""
+    code = (
+        "import sys, torch, mpq; torch.manual_seed(0)\n"
+        "net = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))\n"
+        "mpq.search(mpq.Task(net.eval(), [torch.randn(8, 6)]), {'weight_bytes': 120})\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+
+    assert found.strip() == "False"

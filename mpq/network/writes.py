@@ -41,6 +41,11 @@ class _Refusing(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.names = names
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # As in `dataflow`: otherwise torch imports its compiler, which takes seconds.
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls the operator, unless it writes one of the parameters."""
         kwargs = kwargs or {}

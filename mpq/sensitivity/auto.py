@@ -37,14 +37,14 @@ class AutoEstimator(RefinableEstimator):
     gradient can be had at all, everything is measured, and the cause is named.
 
     Args:
-        num_probes: Backward passes per batch that the sketch takes.
+        num_probes: Backward passes per batch that the sketch takes; 0: as many as it says.
         seed: Draws the sketch's signs and the cells that are measured.
     """
 
     name: ClassVar[str] = "auto"
     summary: ClassVar[str] = "the sketch, checked; measured where predictions fail (default)"
 
-    num_probes: int = 1
+    num_probes: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -34,6 +34,9 @@ a core's cache, where passes over a whole batch wait for memory."""
 _GROUP, _MIN_ROWS = 4, 256
 """Examples are sketched in groups of four, whose probes have independent signs, where so many rows
 remain: a convolution's weight gradient of a group costs less than those of each example."""
+_FEW = 32
+"""Rows below which more probes are drawn: a mean of squares of so few numbers is a matter of luck
+(of one graph, a single number), and passes over few examples are quick."""
 
 
 @final
@@ -75,7 +78,8 @@ class OutputSketch(RefinableEstimator):
     unbiased low-rank sketch by random signs is Hutchinson's (1990, doi:10.1080/03610919008812866).
 
     Args:
-        num_probes: Backward passes per batch, ``K``; more examples serve better than more probes.
+        num_probes: Backward passes per batch, ``K``; more examples serve better than more probes. 0:
+            one, and with few examples as many as give 32 rows.
         temperature: Divides the logits that the probe's probabilities are of.
         interactions: Whether the factor ``R`` is returned as well as the additive table.
         shrinkage: Share of the interactions that is left out, from 0 to 1; ``None``: in closed
@@ -86,15 +90,18 @@ class OutputSketch(RefinableEstimator):
     name: ClassVar[str] = "sketch"
     summary: ClassVar[str] = "output sketch with interactions, 1 forward + 1 backward"
 
-    num_probes: int = 1
+    num_probes: int = 0
     temperature: float = 1.5
     interactions: bool = True
     shrinkage: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_probes < 1:
-            raise InputError(f"sketch needs num_probes >= 1; got {self.num_probes}")
+        if self.num_probes < 0:
+            raise InputError(
+                "sketch needs num_probes >= 1, or 0 for as many as the examples need; got "
+                f"{self.num_probes}"
+            )
         if not self.temperature > 0:
             raise InputError(f"a temperature is positive; got {self.temperature}")
         if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
@@ -111,9 +118,10 @@ class OutputSketch(RefinableEstimator):
         slopes = _Slopes(metric, self.temperature, on.shape)
         rows, sketch = FactorRows(*on.shape), _Sketch(on, incumbent)
         group = _GROUP if num_examples >= _GROUP * _MIN_ROWS else 1
+        num_probes = self.num_probes or max(1, ceil(_FEW / num_examples))
         for batch in on.batches("output sketch"):
             original = _original(on.network, batch) if incumbent else None
-            for number in range(self.num_probes):
+            for number in range(num_probes):
                 probe = partial(probes.draw, batch, original, number)
                 rows.add(sketch.rows(batch, probe, group), batch.size)
             if original is not None:

@@ -183,7 +183,7 @@ def written(folder: Path) -> list[str]:
             ("--sensitivity", "sketch:num_probes=two"),
             ("num_probes takes a value of type", "'two'"),
         ),
-        (("--sensitivity", "sketch:num_probes=0"), ("num_probes >= 1; got 0",)),
+        (("--sensitivity", "sketch:num_probes=-1"), ("num_probes >= 1", "got -1")),
         (("--solver", "ilpp"), ("no solver 'ilpp'", "mean 'ilp'?", "evolutionary")),
         (("--solver", "ilp:time_limit=3"), ("no option of ilp", "mean 'time_limit_s'?")),
         (("--solver", "ilp:backend=GLPK"), ("no MILP backend 'GLPK'", "HiGHS")),

@@ -180,6 +180,23 @@ def test_rows_that_are_no_examples_are_one_example(make: type[nn.Module]) -> Non
 
 
 @pytest.mark.parametrize("make", MIXING)
+@pytest.mark.parametrize("name", ["sketch", "auto"])
+def test_one_batch_that_is_one_example_is_priced_near_what_it_loses(
+    make: type[nn.Module], name: str
+) -> None:
+    """A single graph: one row of random signs would say hardly anything, so that more are drawn."""
+    task = mpq.Task(make().eval(), rows(1), rows(1), candidates=["w4", "w8"])
+
+    predicted, measured = (
+        mpq.search(task, {"effective_bits": 8}, sensitivity=each).problem.loss.values
+        for each in (name, "measured")
+    )
+
+    assert (predicted / measured).min() > 0.25
+    assert (predicted / measured).max() < 4
+
+
+@pytest.mark.parametrize("make", MIXING)
 def test_a_search_on_them_needs_no_more_from_the_user(make: type[nn.Module]) -> None:
     """Batches are split, measured and reported as examples."""
     task = mpq.Task(make().eval(), rows(8), candidates=["w4", "w8"])

@@ -55,7 +55,9 @@ class Tool:
 
     def table(self, **options: Any) -> Array:
         """``[L, B]`` of the sketch."""
-        estimator = OutputSketch(**{"temperature": 1.0, "interactions": False, **options})
+        estimator = OutputSketch(
+            **{"num_probes": 1, "temperature": 1.0, "interactions": False, **options}
+        )
         found = estimator.estimate(
             Estimation(self.network, self.data, self.quantizer, self.candidates)
         )
@@ -63,7 +65,9 @@ class Tool:
 
     def factor(self, **options: Any) -> Interactions:
         """The interactions of the sketch."""
-        estimator = OutputSketch(temperature=1.0, shrinkage=0.0, **options)
+        estimator = OutputSketch(
+            **{"num_probes": 1, "temperature": 1.0, "shrinkage": 0.0, **options}
+        )
         found = estimator.estimate(
             Estimation(self.network, self.data, self.quantizer, self.candidates)
         )
@@ -575,10 +579,10 @@ def test_output_that_depends_on_no_layer_is_an_error() -> None:
         tool.table()
 
 
-def test_no_probe_is_refused() -> None:
-    """At least one."""
-    with pytest.raises(InputError, match="num_probes >= 1; got 0"):
-        OutputSketch(num_probes=0)
+def test_fewer_probes_than_none_are_refused() -> None:
+    """At least one, or as many as the examples need."""
+    with pytest.raises(InputError, match="num_probes >= 1, or 0 .*; got -1"):
+        OutputSketch(num_probes=-1)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])

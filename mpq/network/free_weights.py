@@ -8,8 +8,9 @@ from torch import Tensor, fx, nn
 
 from mpq.network.examples import Batch
 from mpq.network.modules import hooks
-from mpq.network.open_weights import Name, OpenWeights, Recognising
+from mpq.network.open_weights import Name, OpenWeights
 from mpq.network.opened import Opened
+from mpq.network.recognising import Recognising, is_lookup
 from mpq.network.refusals import is_readable
 from mpq.network.tracing import kind_of
 from mpq.network.weight_calls import READERS
@@ -91,6 +92,7 @@ class _Watching(Recognising):
         self.uses: dict[int, Use] = {}
         self.matrices: set[int] = set()
         """Vectors that are read as matrices."""
+        self._tables: dict[int, Use] = {}
 
     def called(self, layer_module: nn.Module, _: Any, output: Any) -> None:
         """A layer was called: its weight is no candidate, unless it gave no tensor (a router)."""
@@ -102,15 +104,25 @@ class _Watching(Recognising):
         key = id(call.parameter)
         if call.parameter.ndim == 1:
             self.matrices.add(key)
-        if key in self.candidates and self.uses.setdefault(key, call.use) != call.use:
-            self._drop(key)
+        if is_lookup(call):  # what reads the copies says whether they are matrices
+            self._tables[key] = call.use
+        else:
+            self._use(key, call.use)
 
     def other(self, func: Any, blocks: Sequence[Block]) -> None:
         """See ``Recognising``."""
         for block in blocks:
             if block.parameter.ndim == 1 < block.tensor.ndim and func in READERS:
                 self.matrices.add(id(block.parameter))
+            table = self._tables.get(id(block.parameter))
+            if block.gathered is not None and block.gathered.how == "embedding" and table:
+                self._use(id(block.parameter), table)
+                continue
             self._drop(id(block.parameter))
+
+    def _use(self, key: int, use: Use) -> None:
+        if key in self.candidates and self.uses.setdefault(key, use) != use:
+            self._drop(key)
 
     def _drop(self, key: int) -> None:
         self.candidates.discard(key)

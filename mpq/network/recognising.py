@@ -152,6 +152,14 @@ def is_lookup(call: WeightCall) -> bool:
     return call.use.kind == "embedding" and call.parameter.ndim > 2
 
 
+def how_read(func: Any, block: Block) -> str:
+    """How a function reads a parameter that it does not read as a layer's weight, for people."""
+    name = "no function that is known" if func is None else getattr(func, "__name__", str(func))
+    if block.gathered is None:
+        return f"read by {name}"
+    return f"picked from by {block.gathered.how}, and then read by {name}"
+
+
 def _storage(tensor: Tensor) -> int:
     # Identity of the storage and not its address, which tensors without numbers do not have.
     try:

@@ -26,6 +26,9 @@ class Use:
     shape: tuple[int, ...]
     is_transposed: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.kind} of {'x'.join(map(str, self.shape))}"
+
     def parts(self, parameter: Tensor) -> int:
         """How many layers a parameter is; one of another size is none."""
         size = prod(self.shape)

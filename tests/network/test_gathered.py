@@ -122,7 +122,8 @@ class Picking(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[N, O]``."""
         scores, index = self.router(x).softmax(-1).topk(K)
-        return (self.experts(x, index) * scores[..., None]).sum(1)
+        found: Tensor = (self.experts(x, index) * scores[..., None]).sum(1)
+        return found
 
 
 class Written(Picking):
@@ -235,7 +236,10 @@ def test_a_search_on_picked_experts_is_no_worse_than_uniform_precisions() -> Non
 
     result = mpq.search(task, {"weight_bytes": "1x:w4"})
 
-    assert result.comparison("result").measured.mean <= result.comparison("w4a32").measured.mean
+    assert (
+        result.comparison("result").measured.divergence
+        <= result.comparison("w4a32").measured.divergence
+    )
     quantized = mpq.quantize(model, result.assignment)
     assert torch.isfinite(quantized(torch.randn(5, I))).all()
 
@@ -294,7 +298,9 @@ def test_a_table_of_matrices_that_is_added_is_a_table_still() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             index = torch.arange(len(x)) % E
-            return self.first(x) + F.embedding(index, self.w.flatten(1)).view(-1, 2, I).sum(1)
+            rows = F.embedding(index, self.w.flatten(1)).view(-1, 2, I)
+            found: Tensor = self.first(x) + rows.sum(1)
+            return found
 
     model, x = Adding().eval(), torch.randn(N, I)
     network = Network.of(model, [x])
@@ -327,3 +333,76 @@ def test_experts_of_several_levels_are_picked() -> None:
 
     assert {layer.name for layer in network.layers} == {"router", *(f"w.{i}" for i in range(2 * E))}
     assert torch.allclose(network.module(x), model(x), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("multiplied", "picked from by __getitem__, and then read by mul"),
+        ("a mask", "read by __getitem__"),
+        ("in two layouts", "used both as linear of 4x6 and as linear of 6x4"),
+    ],
+)
+def test_what_stays_outside_is_named_with_a_reason(name: str, why: str) -> None:
+    """The function that reads it, and how many weights it has."""
+    torch.manual_seed(0)
+    model = Picking(NAMED[name]).eval()
+
+    coverage = Network.of(model, [torch.randn(N, I)]).coverage
+
+    assert coverage is not None
+    (outside,) = coverage.weights_outside
+    assert outside.reason == why
+    assert f"w ({E * O * I} weights) is {outside.reason}" in coverage.sentences[-1]
+
+
+READS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "add": lambda x, w, a, b: F.linear(x, w + b @ a),
+    "mul": lambda x, w, a, b: F.linear(x, w * 0.5) + (b @ a).sum(),
+    "div": lambda x, w, a, b: F.linear(x, w / w.norm()) + (b @ a).sum(),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_a_weight_that_is_computed_on_the_fly_is_named_with_a_reason(name: str) -> None:
+    """An adapter, a scale, a norm: in a forward over parameters, and not in a layer's own."""
+
+    class Adapted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(I, I)
+            self.w = nn.Parameter(torch.randn(O, I))
+            self.a, self.b = nn.Parameter(torch.randn(2, I)), nn.Parameter(torch.randn(O, 2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return READS[name](self.first(x), self.w, self.a, self.b)
+
+    coverage = Network.of(Adapted().eval(), [torch.randn(N, I)]).coverage
+
+    assert coverage is not None
+    reasons = {x.name: x.reason for x in coverage.weights_outside}
+    assert set(reasons) == {"w", "a", "b"}
+    assert all(reasons.values())
+
+
+def test_complex_weights_are_named_with_a_reason() -> None:
+    """A spectral network: no format holds them."""
+
+    class Spectral(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(I, I)
+            self.w = nn.Parameter(torch.randn(4, 4, dtype=torch.complex64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = torch.fft.irfft(torch.fft.rfft(self.first(x)) @ self.w, n=I)
+            return found
+
+    model, x = Spectral().eval(), torch.randn(N, I)
+    network = Network.of(model, [x])
+
+    assert network.coverage is not None
+    (outside,) = network.coverage.weights_outside
+    assert (outside.name, outside.num_bytes) == ("w", 4 * 4 * 8)
+    assert "complex" in outside.reason
+    assert torch.equal(network.module(x), model(x))

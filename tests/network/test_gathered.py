@@ -305,9 +305,9 @@ def test_a_table_of_matrices_that_is_added_is_a_table_still() -> None:
     model, x = Adding().eval(), torch.randn(N, I)
     network = Network.of(model, [x])
 
-    assert [(layer.name, layer.kind) for layer in network.layers] == [
-        ("first", "linear"), ("w", "embedding")
-    ]  # fmt: skip
+    assert {layer.name: layer.kind for layer in network.layers} == {
+        "first": "linear", "w": "embedding"
+    }  # fmt: skip
     assert torch.allclose(network.module(x), model(x), atol=1e-6)
 
 

@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpq.network.weight_use import Block, Locate, WeightCall, matrices, single
+from mpq.network.gathered import Gathered
+from mpq.network.weight_use import (
+    Block,
+    Locate,
+    WeightCall,
+    gathered_product,
+    matrices,
+    single,
+)
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -83,6 +91,8 @@ def _contraction(
 ) -> WeightCall | None:
     """Of two operands; the weight's axes choose matrices, or are their inputs and outputs."""
     assert block is not None
+    if block.gathered is not None:
+        return _of_copies(block, block.gathered, x, of_weight, of_x, output)
     axes = _axes(of_weight, of_x, output)
     sizes = dict(zip(of_weight, block.tensor.shape, strict=True))
     known = dict(zip(of_x, x.shape, strict=True))
@@ -137,3 +147,44 @@ def _axes(of_weight: str, of_x: str, output: str) -> tuple[str, str, str, bool] 
         chosen = of_weight[: len(before) - len(written)]
         return (chosen, read, written, False) if before == chosen + written else None
     return (before, read, after, True) if all(c in written for c in after) else None
+
+
+def _of_copies(
+    block: Block, copies: Gathered, x: Tensor, of_weight: str, of_x: str, output: str
+) -> WeightCall | None:
+    """Of copies of a parameter's parts: ``beck,bk->bec`` with ``w[experts]``."""
+    strides = dict(zip(of_weight, block.tensor.stride(), strict=True))
+    sizes = dict(zip(of_weight, block.tensor.shape, strict=True))
+    known = dict(zip(of_x, x.shape, strict=True))
+    is_same = all(sizes[c] == known[c] for c in of_x if c in sizes)
+    # From copy to copy, or in a copy from matrix to matrix.
+    leads = {c for c in of_weight if not 0 < strides[c] < copies.size or sizes[c] == 1}
+    read = "".join(c for c in of_weight if c in of_x and c not in {*output} | leads)
+    lead = "".join(c for c in of_weight if c not in read and (c in of_x or c in leads))
+    written = "".join(c for c in of_weight if c not in read + lead)
+    rest = "".join(c for c in of_x if c not in of_weight)
+    # What is summed over in one of the two alone is no product.
+    if not (read and written and is_same and {*written, *rest} <= {*output}):
+        return None
+    sizes |= known
+    inputs, outputs = (prod(sizes[c] for c in group) for group in (read, written))
+    ordered = block.tensor.permute([of_weight.index(c) for c in lead + read + written])
+    try:
+        view = ordered.view([sizes[c] for c in lead] + [inputs, outputs])
+    except RuntimeError:  # axes of a matrix that do not lie together
+        return None
+    # Rows of a matrix are its last axes in memory.
+    is_transposed = min(strides[c] for c in written) == 1
+    width = outputs if is_transposed else inputs
+    shared = [c for c in lead if c in of_x]
+    rows = x.permute([of_x.index(c) for c in [*shared, *rest, *read]])
+    rows = rows.reshape(
+        [sizes[c] if c in of_x else 1 for c in lead] + [prod(sizes[c] for c in rest), inputs]
+    )
+    order = lead + rest + written
+
+    def finish(y: Tensor) -> Tensor:
+        # Also where the copies themselves are summed over.
+        return torch.einsum(f"{order}->{output}", y.reshape([sizes[c] for c in order]))
+
+    return gathered_product(copies, rows, view, width, finish)

@@ -14,6 +14,7 @@ _SHOWN: Final = 8
 """Names in a sentence; all of them are in the record."""
 _LARGEST: Final = 3
 """Names in an error."""
+_COMPLEX: Final = "complex, while formats hold real numbers"
 _LARGE: Final = 0.01
 """Share of the checkpoint from which a bias, norm or buffer is named: tables and masks are more."""
 
@@ -33,6 +34,7 @@ class Uncovered:
         is_left_out: Whether it is in a layer that the user left out (include, exclude).
         is_folded: Whether it is a BatchNorm's that is folded into the layer before it, so that
             ``weight_bytes`` has the bias that it becomes in its place.
+        reason: Of a weight: what keeps it from being a layer, where that is known.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Uncovered:
     is_stored: bool = True
     is_left_out: bool = False
     is_folded: bool = False
+    reason: str = ""
 
 
 @final
@@ -76,6 +79,7 @@ class Coverage:
         held: Mapping[int, Sequence[Tensor]] = MappingProxyType({}),
         matrices: Collection[str] = (),
         folded: Collection[str] = (),
+        reasons: Mapping[str, str] = MappingProxyType({}),
     ) -> Self:
         """Matches weights with the model's tensors by their memory.
 
@@ -88,6 +92,7 @@ class Coverage:
             held: The model's tensors, by identity, that others were computed from: these.
             matrices: Names of vectors that functions read as matrices.
             folded: Names of the BatchNorms that are folded.
+            reasons: Names of parameters that functions read, and why they are no layers.
         """
         spans = [span_of(weight) for weight in weights]
         others = [span_of(weight) for weight in left_out]
@@ -110,9 +115,13 @@ class Coverage:
                 num_bytes = left * tensor.element_size()
                 is_left_out = is_weight and _held_inside(tensor, held, others) > 0
                 is_folded = name.rpartition(".")[0] in folded
+                why = _COMPLEX if tensor.is_complex() else reasons.get(name, "")
                 outside.append(
-                    Uncovered(name, left, num_bytes, is_weight, is_stored, is_left_out, is_folded)
-                )
+                    Uncovered(
+                        name, left, num_bytes, is_weight, is_stored, is_left_out, is_folded,
+                        why if is_weight and not is_left_out else "",
+                    )
+                )  # fmt: skip
         return cls(elements, size, covered, covered_bytes, tuple(outside), constant_bytes)
 
     @property
@@ -154,6 +163,13 @@ class Coverage:
             found.append(self._constant(self.constant_bytes))
         if computed:
             found.append(f"computed by the model and not stored: {_listed(computed)}")
+        told = [
+            f"{x.name} ({x.num_elements:,} weights) is {x.reason}"
+            for x in self.weights_outside
+            if x.reason
+        ]
+        if told:
+            found.append(f"why they are no layers: {_listed(told)}")
         return tuple(found)
 
     @property

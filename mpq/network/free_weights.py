@@ -8,8 +8,9 @@ from torch import Tensor, fx, nn
 
 from mpq.network.examples import Batch
 from mpq.network.modules import hooks
-from mpq.network.open_weights import Name, OpenWeights, Recognising
+from mpq.network.open_weights import Name, OpenWeights
 from mpq.network.opened import Opened
+from mpq.network.recognising import Recognising, how_read, is_lookup
 from mpq.network.refusals import is_readable
 from mpq.network.tracing import kind_of
 from mpq.network.weight_calls import READERS
@@ -24,6 +25,7 @@ def find_free_weights(
     batches: Iterable[Batch],
     of_layers: Sequence[str] = (),
     matrices: set[str] | None = None,
+    reasons: dict[str, str] | None = None,
 ) -> dict[Name, Use]:
     """Parameters that are used as weights without a module, and always in the same way.
 
@@ -34,6 +36,8 @@ def find_free_weights(
             called, or cannot be a layer as a whole.
         matrices: Is given the names of vectors that are read as matrices, and are no layer all the
             same: their shape does not tell what they are.
+        reasons: Is given the names of parameters that functions read and that are no layers, and
+            what stands in the way.
     """
     candidates = _candidates(module, of_layers)
     if _is_closed(module) or not candidates:
@@ -50,6 +54,12 @@ def find_free_weights(
     if matrices is not None:
         left = watching.matrices - watching.uses.keys()
         matrices |= {".".join(filter(None, n)) for n, p in candidates.items() if id(p) in left}
+    if reasons is not None:
+        reasons |= {
+            ".".join(filter(None, n)): watching.why[id(p)]
+            for n, p in candidates.items()
+            if id(p) in watching.why
+        }
     return {name: watching.uses[id(p)] for name, p in candidates.items() if id(p) in watching.uses}
 
 
@@ -91,27 +101,44 @@ class _Watching(Recognising):
         self.uses: dict[int, Use] = {}
         self.matrices: set[int] = set()
         """Vectors that are read as matrices."""
+        self.why: dict[int, str] = {}
+        """What keeps parameters from being layers."""
+        self._tables: dict[int, Use] = {}
 
     def called(self, layer_module: nn.Module, _: Any, output: Any) -> None:
         """A layer was called: its weight is no candidate, unless it gave no tensor (a router)."""
         if isinstance(output, Tensor):
-            self._drop(id(layer_module.weight))
+            self._drop(id(layer_module.weight), "the weight of a module that is called, too")
 
     def call(self, call: WeightCall) -> Any:
         """See ``Recognising``."""
         key = id(call.parameter)
         if call.parameter.ndim == 1:
             self.matrices.add(key)
-        if key in self.candidates and self.uses.setdefault(key, call.use) != call.use:
-            self._drop(key)
+        if is_lookup(call):  # what reads the copies says whether they are matrices
+            self._tables[key] = call.use
+        else:
+            self._use(key, call.use)
 
     def other(self, func: Any, blocks: Sequence[Block]) -> None:
         """See ``Recognising``."""
         for block in blocks:
             if block.parameter.ndim == 1 < block.tensor.ndim and func in READERS:
                 self.matrices.add(id(block.parameter))
-            self._drop(id(block.parameter))
+            table = self._tables.get(id(block.parameter))
+            if block.gathered is not None and block.gathered.how == "embedding" and table:
+                self._use(id(block.parameter), table)
+                continue
+            self._drop(id(block.parameter), how_read(func, block))
 
-    def _drop(self, key: int) -> None:
+    def _use(self, key: int, use: Use) -> None:
+        known = self.uses.setdefault(key, use) if key in self.candidates else use
+        if known != use:
+            self._drop(key, f"used both as {known} and as {use}")
+
+    def _drop(self, key: int, why: str) -> None:
+        # The first of all reasons; what is no candidate has none.
+        if key in self.candidates:
+            self.why[key] = why
         self.candidates.discard(key)
         self.uses.pop(key, None)

@@ -120,7 +120,8 @@ class Network:
             axes = find_axes(module, batch, metric, allow_randomness is not None)
             examples, batch = examples.along(axes), replace(batch, axes=axes)
             matrices: set[str] = set()
-            uses = find_free_weights(module, _batches(module, examples), matrices=matrices)
+            reasons: dict[str, str] = {}
+            uses = find_free_weights(module, _batches(module, examples), (), matrices, reasons)
             open_weights(module, uses)
             # Before anything is measured: with another answer every time all would be noise.
             outputs, rows, others = check_repeatable(module, batch, metric, allow_randomness)
@@ -147,7 +148,7 @@ class Network:
         constant = stored_bytes(_unquantized(module, layers, left_out))
         coverage = Coverage.of(
             model, chosen.values(), [weights[name] for name in left_out], constant, held, matrices,
-            folded.values(),
+            folded.values(), reasons,
         )  # fmt: skip
         layers, lifetimes = found.with_dataflow(layers)
         reach, ties = found.reach.of(layers), ties_of(layers)

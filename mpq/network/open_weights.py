@@ -4,25 +4,19 @@ Fused experts, routers, attention pools: no module is called there, so that noth
 quantize the weights. Here every function that reads one calls a layer instead.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
-import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import _disable_current_modes
 
 from mpq.errors import ModelError
 from mpq.network.opened import Opened, linear, open_as
-from mpq.network.weight_calls import weight_call
+from mpq.network.recognising import Recognising, is_lookup
 from mpq.network.weight_use import Block, Use, WeightCall
 
 Name = tuple[str, str]
 """Path of a module, and name of one of its own parameters."""
-_READS: Final = frozenset({"numpy", "tolist", "item", "__setitem__", "__array__"})
-"""Functions that use a tensor's numbers though they return no new tensor."""
 
 _CONVOLUTIONS: Final = {
     "conv1d": nn.Conv1d,
@@ -129,81 +123,6 @@ class OpenWeights(Opened):
         return list(layer) if isinstance(layer, nn.ModuleList) else [layer]
 
 
-class Recognising(TorchFunctionMode):
-    """Finds what torch functions do with some parameters.
-
-    Args:
-        parameters: Contiguous parameters.
-    """
-
-    def __init__(self, parameters: Iterable[Tensor]) -> None:
-        super().__init__()
-        self._by_storage: dict[int, list[Tensor]] = {}
-        for parameter in parameters:
-            self._by_storage.setdefault(_storage(parameter), []).append(parameter)
-
-    def call(self, call: WeightCall) -> Any:
-        """What a recognised function returns."""
-        raise NotImplementedError
-
-    def other(self, func: Any, blocks: Sequence[Block]) -> None:
-        """Any other function has read these."""
-        raise NotImplementedError
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        # Other modes count what is read: looking is not reading.
-        with torch._C.DisableTorchFunction():
-            blocks = [b for t in _tensors((args, kwargs)) if (b := self.located(t)) is not None]
-            found = weight_call(func, args, kwargs, self.located) if blocks else None
-            if found is not None:
-                beside = [b for b in blocks if b.parameter is not found.parameter]
-                # A bias that is a part of the weight's own parameter.
-                found = found if len(blocks) - len(beside) == 1 else None
-        if found is not None:
-            if beside:
-                self.other(func, beside)
-            result = self.call(found)
-            if result is not None:
-                return result
-        # What is made of weights alone, as a view, is made outside of a tracer: its memory stays.
-        is_own = torch.compiler.is_compiling() and len(blocks) == len(_tensors((args, kwargs)))
-        with _disable_current_modes() if blocks and is_own else nullcontext():
-            result = func(*args, **kwargs)
-        if blocks and found is None and self._is_read(func, blocks, result):
-            self.other(func, self._numbers(func, args, blocks))
-        return result
-
-    def located(self, tensor: Any) -> Block | None:
-        """Where a tensor lies, if it lies in one of the parameters."""
-        if not isinstance(tensor, Tensor) or not self._by_storage:
-            return None
-        for parameter in self._by_storage.get(_storage(tensor), ()):
-            offset = int(tensor.storage_offset()) - int(parameter.storage_offset())
-            if tensor.dtype == parameter.dtype and 0 <= offset < parameter.numel():
-                return Block(parameter, tensor, offset)
-        return None
-
-    def _is_read(self, func: Any, blocks: Sequence[Block], result: Any) -> bool:
-        name = getattr(func, "__name__", "")
-        # In place: `copy_`, but not `__get__` and other special names.
-        if name in _READS or (name.endswith("_") and not name.endswith("__")):
-            return name != "requires_grad_"
-        if name.startswith("new_") or name.endswith("_like"):
-            return False
-        with torch._C.DisableTorchFunction():
-            inside = {_storage(block.parameter) for block in blocks}
-            return any(_storage(tensor) not in inside for tensor in _tensors(result))
-
-    def _numbers(self, func: Any, args: Any, blocks: Sequence[Block]) -> Sequence[Block]:
-        # Of `x.to(weight)` and `x.type_as(weight)` the weight gives its type alone.
-        if getattr(func, "__name__", "") in ("to", "type_as", "expand_as", "view_as"):
-            with torch._C.DisableTorchFunction():
-                first = self.located(args[0])
-            return [] if first is None else [first]
-        return blocks
-
-
 @final
 class _Calls(Recognising):
     """Within this block functions that read opened parameters call their layers."""
@@ -228,6 +147,9 @@ class _Calls(Recognising):
             is_tied = vars(tied)["tied_call"] == call.use
             return call.compute([tied.get_submodule(call.use.kind)]) if is_tied else None
         free, owner, name = self._found[id(call.parameter)]
+        # As a table its rows are copied, and products read the copies.
+        if is_lookup(call) and free.use.kind == "linear":
+            return None
         if free.use != call.use:
             _refuse(free, f"as {call.use.kind} of {'x'.join(map(str, call.use.shape))}")
         layers = owner.layers_of(name)
@@ -339,22 +261,3 @@ def layer_of(kind: str, weight: nn.Parameter) -> nn.Module:
         layer = made(inputs, outputs, tuple(kernel), bias=False, device="meta")
     layer.weight = weight
     return layer
-
-
-def _storage(tensor: Tensor) -> int:
-    # Identity of the storage and not its address, which tensors without numbers do not have.
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    # Where many examples are differentiated at once (vmap), tensors have none: it is no parameter.
-    except NotImplementedError:
-        return 0
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = tuple(value.values())
-    if isinstance(value, tuple | list):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []

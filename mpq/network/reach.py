@@ -11,7 +11,8 @@ from mpq.network.dataflow import SHAPE_FAILURES
 from mpq.network.examples import Batch
 from mpq.network.layer import Layer
 from mpq.network.modules import hooks
-from mpq.network.open_weights import Recognising
+from mpq.network.open_weights import opened_parts
+from mpq.network.recognising import Recognising
 from mpq.network.refusals import is_readable
 from mpq.network.tracing import kind_of
 from mpq.network.weight_use import Block, WeightCall
@@ -128,7 +129,9 @@ class Watch:
     def __init__(self, module: nn.Module) -> None:
         self._module = module
         self._layers = {n: m for n, m in module.named_modules() if kind_of(m) is not None}
-        self._uses = _WeightUses(self._layers)
+        # Of a parameter that was opened, what is no layer's call is refused.
+        opened = set(map(id, opened_parts(module)))
+        self._uses = _WeightUses({n: m for n, m in self._layers.items() if id(m) not in opened})
         self._passes: list[_Pass] = []
         self.known: set[str] = set()
         """Layers that were reached so far."""

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from mpq.network.examples import Batch
 from mpq.network.modules import hooks
-from mpq.network.open_weights import OpenWeights, Recognising, layer_of, open_root
+from mpq.network.open_weights import OpenWeights, layer_of, open_root
 from mpq.network.opened import Opened
+from mpq.network.recognising import Recognising
 from mpq.network.refusals import is_readable
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import CHANNEL_FIRST, layout_of

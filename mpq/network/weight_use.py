@@ -8,6 +8,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from mpq.network.gathered import Gathered, routed
+
 
 @final
 @dataclass(frozen=True)
@@ -23,6 +25,9 @@ class Use:
     kind: str
     shape: tuple[int, ...]
     is_transposed: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {'x'.join(map(str, self.shape))}"
 
     def parts(self, parameter: Tensor) -> int:
         """How many layers a parameter is; one of another size is none."""
@@ -44,11 +49,15 @@ class Use:
 @final
 @dataclass(frozen=True, eq=False)
 class Block:
-    """A tensor that lies in a parameter's memory, so many numbers behind its start."""
+    """A tensor that lies in a parameter's memory, so many numbers behind its start.
+
+    Or in copies of its parts, where ``gathered`` tells which; ``offset`` is then in these.
+    """
 
     parameter: Tensor
     tensor: Tensor
     offset: int
+    gathered: Gathered | None = None
 
 
 @final
@@ -99,7 +108,11 @@ def product(
     block: Block | None, x: Any, view: Tensor, finish: Callable[[Tensor], Tensor] = lambda y: y
 ) -> WeightCall | None:
     """``x @ view``, where the view of a weight is ``[I, O]`` or ``[E, I, O]``."""
-    if block is None or not isinstance(x, Tensor) or not x.ndim or view.ndim not in (2, 3):
+    if block is None or not isinstance(x, Tensor) or not x.ndim:
+        return None
+    if block.gathered is not None:
+        return gathered_product(block.gathered, x, view, block.parameter.shape[-1], finish)
+    if view.ndim not in (2, 3):
         return None
     found = matrices(block, view)
     if found is None:
@@ -109,6 +122,35 @@ def product(
         return finish(single(layers[0], x) if view.ndim == 2 else _batched(layers, x))
 
     return WeightCall(block.parameter, *found, compute)
+
+
+def gathered_product(
+    copies: Gathered,
+    x: Tensor,
+    view: Tensor,
+    width: int,
+    finish: Callable[[Tensor], Tensor] = lambda y: y,
+) -> WeightCall | None:
+    """``x @ view``, where the view of copies is ``[..., I, O]``, with rows of ``width`` numbers."""
+    inputs, outputs = view.shape[-2:]
+    if not view.numel():
+        return None
+    one = view[(0,) * (view.ndim - 2)]
+    if one.mT.is_contiguous() and inputs == width:
+        is_transposed = False
+    elif one.is_contiguous() and outputs == width:
+        is_transposed = True
+    else:
+        return None
+    use = Use("linear", (outputs, inputs), is_transposed)
+    chosen = copies.matrices(view, inputs * outputs)
+    if chosen is None or not use.parts(copies.parameter):
+        return None
+
+    def compute(layers: Sequence[nn.Module]) -> Tensor:
+        return finish(routed(layers, chosen, x, outputs))
+
+    return WeightCall(copies.parameter, use, range(use.parts(copies.parameter)), compute)
 
 
 def single(layer: nn.Module, x: Tensor) -> Tensor:

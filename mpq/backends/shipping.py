@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mpq.backends.fresh import FreshRun, run_fresh
+from mpq.backends.half_precision import DTYPE_NAMES, batch_in_float32, in_float32, parameter_dtype
 from mpq.backends.simulate import Simulate
 from mpq.backends.target import Shipped, Target
 from mpq.errors import InputError, ModelError, OutputError
@@ -58,6 +59,8 @@ class ExportCheck:
         predicted_bytes: What ``weight_bytes`` says: without headers.
         examples_per_second: Of one batch, warm, on this machine.
         tokens_per_second: The same in tokens that are read; ``None`` where inputs are no tokens.
+        dtype: What the network's parameters are stored in. Everything above was computed in
+            float32, also of a network in half precision, whose numbers are exact in it.
         versions: Packages that took part.
         kinds: What the layers were loaded as, counted.
         was_searched_for: Whether the assignment's numerics were the target's already.
@@ -78,6 +81,7 @@ class ExportCheck:
     predicted_bytes: int
     examples_per_second: float
     tokens_per_second: float | None
+    dtype: str
     versions: dict[str, str]
     kinds: dict[str, int]
     was_searched_for: bool
@@ -90,9 +94,10 @@ class ExportCheck:
     @property
     def verdict(self) -> str:
         """For people."""
+        half = "" if self.dtype == "float32" else f" (stored in {self.dtype}, run in float32)"
         tokens = f" ({self.tokens_per_second:.3g} tokens)" if self.tokens_per_second else ""
         return (
-            f"{', '.join(f'{p} {v}' for p, v in self.versions.items())} here: "
+            f"{', '.join(f'{p} {v}' for p, v in self.versions.items())} here{half}: "
             f"{self.num_layers} weights decoded, at most {self.max_weight_difference:.2g} apart; "
             f"outputs of {self.num_examples} examples at most {self.max_difference:.2g} from the "
             f"simulation (median {self.median_difference:.2g}, "
@@ -130,10 +135,12 @@ def ship(
         MissingDependencyError: If a package is missing.
         OutputError: If something is at the folder already, or it cannot be written.
     """
+    target = target.fitted(model)
     target.check(assignment.layers, dict(model.named_modules(remove_duplicate=False)))
     _refuse_what_is_there(folder)
-    was_searched_for = assignment.numerics == target.numerics
-    assignment = replace(assignment, numerics=target.numerics)
+    target.check_network(model)
+    was_searched_for = assignment.numerics == target.arithmetic
+    assignment = replace(assignment, numerics=target.arithmetic)
     shipped = Shipped.of(model, assignment)
     batches = _few(Calibration.of(calibration), device_of(model))
     try:
@@ -163,7 +170,7 @@ def _few(data: Calibration, device: torch.device) -> list[Batch]:
     """The first batches, with ``NUM_EXAMPLES`` examples if there are as many."""
     found: list[Batch] = []
     for batch in data:
-        found.append(batch.to(device))
+        found.append(batch_in_float32(batch.to(device)))
         if sum(each.size for each in found) >= NUM_EXAMPLES:
             break
     if not found:
@@ -181,10 +188,12 @@ def _compared(
     was_searched_for: bool,
 ) -> ExportCheck:
     """Refuses what differs; else what is written down."""
-    weights = _check_weights(target, shipped, ran)
-    simulated = Simulate().quantize(shipped.model, shipped.assignment)
-    target.adapt(simulated)
-    originals = [_answer(target, shipped.model, batch) for batch in batches]
+    # In float32, in which all that is stored is exact, and so is what the runtime was asked for.
+    model = in_float32(shipped.model)
+    weights = _check_weights(target, Shipped.of(model, shipped.assignment), ran)
+    simulated = Simulate().quantize(model, shipped.assignment)
+    target.adapt(simulated, shipped.model)
+    originals = [_answer(target, model, batch) for batch in batches]
     expected = [_answer(target, simulated, batch) for batch in batches]
     differences = _differences(target, expected, ran.outputs)
     spread = float(torch.cat([x.flatten() for x in expected]).std()) or 1.0
@@ -206,6 +215,7 @@ def _compared(
         predicted_bytes=predicted,
         examples_per_second=batches[0].size / ran.seconds,
         tokens_per_second=_num_tokens(batches[0]) / ran.seconds or None,
+        dtype=DTYPE_NAMES[parameter_dtype(shipped.model)],
         versions={"mpq": version("mpq"), **ran.versions},
         kinds=_counted(ran.kinds.values()),
         was_searched_for=was_searched_for,

@@ -117,7 +117,7 @@ class Target(Backend):
     candidates: ClassVar[tuple[str, ...]]
     """Precisions that a search for it tries where none are given."""
     numerics: ClassVar[Numerics] = OWN
-    """What its runtime computes otherwise than mpq does by itself."""
+    """What its runtime computes otherwise than mpq does by itself, of a network in float32."""
     tolerance: ClassVar[float] = 1e-4
     """Accepted difference from the simulation, in standard deviations of the outputs."""
     is_median: ClassVar[bool] = False
@@ -145,6 +145,27 @@ class Target(Backend):
             layer: Its kind and shape.
             precision: Never fp32: every target holds layers as they came.
         """
+
+    def check_network(self, model: nn.Module) -> None:
+        """Refuses a network that the target has no place for, whatever its precisions.
+
+        Asked before anything is estimated, and before anything is written.
+
+        Args:
+            model: The user's own.
+
+        Raises:
+            ModelError: Says why.
+        """
+
+    def fitted(self, model: nn.Module) -> Self:  # noqa: ARG002
+        """The target as it stores this network: what depends on the dtype of its parameters."""
+        return self
+
+    @property
+    def arithmetic(self) -> Numerics:
+        """``numerics``, of the network that it was ``fitted`` to."""
+        return self.numerics
 
     def module_refusal(self, module: nn.Module | None) -> str:
         """Why the target's files have no place for a layer; empty where they have one.
@@ -175,7 +196,7 @@ class Target(Backend):
         num_channels, num_inputs = rows_of(layer)
         weight = precision.weight
         is_group = weight.granularity is Granularity.GROUP
-        scale = self.numerics.group_scale if is_group else self.numerics.scale
+        scale = self.arithmetic.group_scale if is_group else self.arithmetic.scale
         per_scale = SCALE_BITS[scale] + (0 if weight.symmetric else weight.number.bits)
         return weight.num_scales(num_channels * num_inputs, num_channels) * per_scale
 
@@ -187,11 +208,12 @@ class Target(Backend):
         """Bytes that its files may have beside their tensors: names, shapes, paddings."""
         return HEADERS
 
-    def adapt(self, simulated: nn.Module) -> None:
+    def adapt(self, simulated: nn.Module, model: nn.Module) -> None:
         """Makes a simulation compute what the runtime computes otherwise outside of layers.
 
         Args:
-            simulated: A network of its own, changed in place.
+            simulated: A network of its own in float32, changed in place.
+            model: The user's own, in its own dtype.
         """
 
     def compared(self, outputs: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002

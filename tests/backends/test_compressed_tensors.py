@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -73,19 +72,19 @@ def test_refusals_name_the_reason(spelling: str, shape: tuple[int, ...], why: st
     assert why in CompressedTensors().refusal(layer, Precision.parse(spelling))
 
 
-@pytest.mark.parametrize("change", ["plain", "half"])
-def test_other_networks_are_refused(tmp_path: Path, change: str) -> None:
-    """Those that are none of transformers, and half precision, with what to do."""
-    model: Any = torch.nn.Sequential(torch.nn.Linear(12, 4)) if change == "plain" else llama()
-    data: Any = [torch.randn(4, 12)] if change == "plain" else DATA
-    model = model.eval().to(torch.bfloat16 if change == "half" else torch.float32)
+def test_other_networks_are_refused(tmp_path: Path) -> None:
+    """Those that are none of transformers: before a search estimates, and before an export."""
+    model = torch.nn.Sequential(torch.nn.Linear(12, 4)).eval()
+    data = Calibration([torch.randn(4, 12)])
     layers = [
         AssignedLayer(x.name, x.kind, x.weight_shape, ORIGINAL)
         for x in Network.of(model, data).layers
     ]
-    message = "reads networks of transformers" if change == "plain" else r"export model.float\(\)"
+    task = mpq.Task(model, [torch.randn(4, 12)], to="compressed-tensors")
 
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match="reads networks of transformers"):
+        mpq.search(task, ["weight_bytes=100"])
+    with pytest.raises(ModelError, match="reads networks of transformers"):
         ship(
             CompressedTensors(), "compressed-tensors", mpq.Assignment(tuple(layers)),
             tmp_path / "out", model, data,

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import mpq
 from mpq.backends import BACKENDS, Target, target_of
+from mpq.backends.compressed_tensors import CompressedTensors
 from mpq.cli.__main__ import app
 from mpq.errors import InputError, PrecisionError
 from mpq.network.layer import Layer
@@ -27,6 +28,12 @@ SPELLINGS = [
     "w4g32a32", "w4g64a32", "w4g128a32", "w2g256a32", "w8a8", "w8a8s", "w8a8d", "w8a8sd", "w4a8d",
     "fp8", "wfp8a32", "fp16", "bf16", "wfp4a32", "w4ta32",
 ]  # fmt: skip
+
+
+@pytest.fixture
+def any_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """compressed-tensors takes networks that are none of transformers, as far as a search goes."""
+    monkeypatch.setattr(CompressedTensors, "check_network", lambda *_: None)
 
 
 def layer(name: str, kind: str, num_outputs: int, num_inputs: int) -> Layer:
@@ -96,6 +103,7 @@ def test_what_is_no_target_is_refused() -> None:
         target_of("onnx")
 
 
+@pytest.mark.usefixtures("any_network")
 def test_a_search_counts_the_bytes_and_keeps_the_numerics_of_its_target(tmp_path: Path) -> None:
     """And says which layers stay as they came, in the result as well."""
     torch.manual_seed(0)
@@ -149,6 +157,7 @@ def test_modules_that_the_tools_do_not_know_stay_as_they_came() -> None:
         )  # fmt: skip
 
 
+@pytest.mark.usefixtures("any_network")
 def test_a_journal_knows_the_numerics(tmp_path: Path) -> None:
     """Rows that were measured without a target are not believed in a search for one."""
     torch.manual_seed(0)
@@ -166,6 +175,7 @@ def test_a_journal_knows_the_numerics(tmp_path: Path) -> None:
         losses("compressed-tensors", journal)
 
 
+@pytest.mark.usefixtures("any_network")
 @pytest.mark.parametrize("resource", ["weight_bytes", "flash"])
 def test_what_a_target_does_not_hold_counts_as_it_came(resource: str) -> None:
     """In every resource that counts bytes of weights, also as the reference of a limit."""
@@ -180,6 +190,7 @@ def test_what_a_target_does_not_hold_counts_as_it_came(resource: str) -> None:
     assert table.values[:, 0].tolist() == [4 * 8 * 27, 10 * 32 + 4 * 10 + 16]
 
 
+@pytest.mark.usefixtures("any_network")
 def test_a_fixed_precision_that_the_target_lacks_is_refused() -> None:
     """With the layer and the reason."""
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2)).eval()

@@ -1,6 +1,7 @@
 """compressed-tensors: the checkpoints of vLLM, SGLang and transformers."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self, final
@@ -18,6 +19,7 @@ from mpq.backends.hugging_face import (
     write_folder,
 )
 from mpq.backends.target import LayerShape, Loaded, Shipped, Target, not_linear, rows_of
+from mpq.backends.vllm import fused
 from mpq.errors import MissingDependencyError
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.codes import Codes, packed
@@ -69,14 +71,19 @@ class CompressedTensors(Target):
     notes: ClassVar[tuple[str, ...]] = (
         "w3, w5, w6 and w7 are packed densely: compressed-tensors 0.20 or newer reads that.",
         "transformers on a processor unpacks to float32: this proves the file and not a kernel.",
-        "vLLM (not run here): layers that it fuses, q/k/v and gate/up, share a scheme, which "
-        "ties see to; kernels for 4 and 8 bits are everywhere, for other widths in recent releases "
-        "only; int8 inputs need symmetric weights.",
+        "vLLM (not run here): layers that it fuses, q/k/v and gate/up, share a scheme: "
+        "the target ties them; kernels for 4 and 8 bits are everywhere, for other widths in recent "
+        "releases only; int8 inputs need weights per channel. `mpq export --serve vllm` prints "
+        "the list for an assignment.",
     )
 
     def check_network(self, model: nn.Module) -> None:
         """See ``Target.check_network``."""
         config_of(model, self.name)
+
+    def ties(self, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+        """See ``Target.ties``: what vLLM makes one matrix of."""
+        return fused(names)
 
     def fitted(self, model: nn.Module) -> Self:
         """See ``Target.fitted``."""

@@ -1,7 +1,7 @@
 """Deployment targets: what a tool can hold, how it is written, and how the tool itself runs it."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -158,6 +158,14 @@ class Target(Backend):
             ModelError: Says why.
         """
 
+    def ties(self, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:  # noqa: ARG002
+        """Layers that its readers fuse, and that therefore share a precision.
+
+        Args:
+            names: Of all layers that could be quantized, those that are not among them.
+        """
+        return ()
+
     def fitted(self, model: nn.Module) -> Self:  # noqa: ARG002
         """The target as it stores this network: what depends on the dtype of its parameters."""
         return self
@@ -271,6 +279,28 @@ class Target(Backend):
                 f"{self.name} cannot hold the assignment: {'; '.join(refused[:3])}{more}; search "
                 f"with --to {self.name}, which takes what it can hold"
             )
+        self._check_ties(layers, modules)
+
+    def _check_ties(
+        self, layers: Sequence[AssignedLayer], modules: Mapping[str, nn.Module] | None
+    ) -> None:
+        chosen = {x.name: x.precision for x in layers}
+        for tie in self.ties(linear_names(chosen, modules)):
+            # What the assignment does not name stays as it came.
+            found = {name: chosen.get(name, ORIGINAL) for name in tie}
+            other = next((name for name in tie if found[name] != found[tie[0]]), None)
+            if other is not None:
+                raise PrecisionError(
+                    f"{self.name} cannot hold the assignment: {tie[0]!r} is at {found[tie[0]]} and "
+                    f"{other!r} at {found[other]}, and readers fuse the two into one layer; search "
+                    f"with --to {self.name}, which ties them"
+                )
+
+
+def linear_names(layers: Iterable[str], modules: Mapping[str, nn.Module] | None) -> list[str]:
+    """Names of layers, and of the linear modules that are none."""
+    linear = (name for name, part in (modules or {}).items() if isinstance(part, nn.Linear))
+    return list(dict.fromkeys((*layers, *linear)))
 
 
 def rows_of(layer: LayerShape) -> tuple[int, int]:

@@ -89,7 +89,7 @@ class Prepared:
             wanted = {x.name: allowed.get(x.name, task.precisions) for x in network.layers}
             modules = dict(task.model.named_modules(remove_duplicate=False))
             found = Shippable.of(target, network.layers, ties, wanted, fixed, modules)
-            allowed, unshipped = dict(found.allowed), dict(found.unshipped)
+            allowed, unshipped, ties = dict(found.allowed), dict(found.unshipped), found.ties
         # A table has the same columns for all layers, also those that a single one may take.
         own = (p for precisions in (tuple(fixed.values()), *allowed.values()) for p in precisions)
         pricing = Pricing(

@@ -4,9 +4,12 @@
 """
 
 import json
+import os
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Final
 
 import torch
 from safetensors.torch import save_file
@@ -15,9 +18,13 @@ from mpq.backends import target_of
 from mpq.errors import MpqError
 from mpq.network.examples import Batch
 
+POLL_S: Final = 1.0
+"""How often the process asks whether its parent is still there."""
+
 
 def main(spelled: str, folder: str, exchange: str) -> None:
     """Leaves ``answer.pt`` and ``weights.safetensors``, or an error's sentence as JSON."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     target, meeting = target_of(spelled), Path(exchange)
     try:
         loaded = target.load(Path(folder))
@@ -40,6 +47,13 @@ def main(spelled: str, folder: str, exchange: str) -> None:
         "outputs": outputs, "seconds": seconds, "versions": dict(loaded.versions), "kinds": kinds,
     }  # fmt: skip
     torch.save(answer, meeting / "answer.pt")
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when its parent has, which nobody waits for any more."""
+    while os.getppid() == parent:
+        time.sleep(POLL_S)
+    os._exit(1)
 
 
 if __name__ == "__main__":

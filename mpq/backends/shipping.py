@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from mpq._support.files import staging
 from mpq.backends.fresh import FreshRun, run_fresh
 from mpq.backends.half_precision import DTYPE_NAMES, batch_in_float32, in_float32, parameter_dtype
 from mpq.backends.simulate import Simulate
@@ -117,7 +117,8 @@ def ship(
 ) -> ExportCheck:
     """Writes a folder, runs it with the target's runtime, and compares it with the simulation.
 
-    The folder appears when all of that went well, with ``export.json`` in it.
+    The folder appears when all of that went well, with ``export.json`` in it. What an export that
+    was killed has left beside it is removed first.
 
     Args:
         target: What writes and loads it.
@@ -145,8 +146,8 @@ def ship(
     batches = _few(Calibration.of(calibration), device_of(model))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".mpq-export-") as place:
-            made, exchange = Path(place, "made"), Path(place, "exchange")
+        with staging(folder.parent, "export") as place:
+            made, exchange = place / "made", place / "exchange"
             made.mkdir()
             exchange.mkdir()
             target.write(shipped, made)

@@ -5,7 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from mpq.problem.assignment import AssignedLayer
+from mpq.backends._base import Backend
+from mpq.errors import InputError, UnknownNameError
+from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.precision import Granularity, Precision
 
 FUSED: Final = (
@@ -66,6 +68,27 @@ def checklist(layers: Sequence[AssignedLayer]) -> list[str]:
         "tasks, not logits"
     )
     return found
+
+
+def serving(server: str | None, backend: Backend, assignment: Assignment) -> list[str]:
+    """What a server needs of an export; empty if none is asked for.
+
+    Args:
+        server: ``vllm``, or ``None``.
+        backend: What the export is for.
+        assignment: What is exported.
+
+    Raises:
+        UnknownNameError: If there is no list for the server.
+        InputError: If it does not read what the backend writes.
+    """
+    if server is None:
+        return []
+    if server != "vllm":
+        raise UnknownNameError("server", server, ["vllm"])
+    if backend.name != "compressed-tensors":
+        raise InputError(f"vllm is served by --to compressed-tensors, and this is {backend.name}")
+    return checklist(assignment.layers)
 
 
 def _mark(is_fine: bool) -> str:

@@ -85,7 +85,7 @@ def test_layers_that_readers_fuse_must_share_a_precision(tmp_path: Path) -> None
         return replace(mixed, layers=tuple(layers))
 
     for name, first in (("k_proj", "q_proj"), ("up_proj", "gate_proj")):
-        with pytest.raises(PrecisionError, match=f"{first}' is at w.*{name}' at w5a32, and r.*fuse"):
+        with pytest.raises(PrecisionError, match=f"{first}' is at w.*{name}' at w5a32.*fuse"):
             ship(target, "compressed-tensors", with_other(name), tmp_path / "out", model, DATA)
 
 

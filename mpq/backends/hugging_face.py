@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq.backends.half_precision import DTYPE_NAMES, check_computed, parameter_dtype
+from mpq.backends.layerwise import traced
 from mpq.errors import MissingDependencyError, ModelError
 from mpq.network.examples import Batch
 from mpq.network.outputs import scored_tensor
@@ -110,6 +112,10 @@ class LoadedModule:
     def versions(self) -> dict[str, str]:
         """See ``Loaded``."""
         return {name: version(name) for name in ("torch", "transformers", *self.packages)}
+
+    def traced(self, batch: Batch) -> dict[str, Tensor]:
+        """See ``Traceable.traced``."""
+        return traced(self.module, partial(self.run, batch))
 
     def run(self, batch: Batch) -> Tensor:
         """See ``Loaded.run``."""

@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, final
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mpq._support.files import staging
-from mpq.backends.fresh import FreshRun, run_fresh
+from mpq.backends.fresh import FreshRun, run_fresh, trace_fresh
 from mpq.backends.half_precision import DTYPE_NAMES, batch_in_float32, in_float32, parameter_dtype
+from mpq.backends.layerwise import first_apart, traced
 from mpq.backends.simulate import Simulate
 from mpq.backends.target import Shipped, Target
 from mpq.errors import InputError, ModelError, OutputError
@@ -33,6 +35,9 @@ WEIGHT_TOLERANCE: Final = 1e-6
 """Float32's last digits, of a product of a scale and a code."""
 TIES: Final = 2.0
 """How many times as far as the simulation moves by ties a runtime may be from it."""
+
+Trace = Callable[[], Mapping[str, Tensor]]
+"""Asks for what every module of the runtime reads and gives, for the first example."""
 
 
 @final
@@ -152,7 +157,8 @@ def ship(
             exchange.mkdir()
             target.write(shipped, made)
             ran = run_fresh(target, spelled, made, batches, exchange)
-            check = _compared(target, spelled, shipped, batches, ran, made, was_searched_for)
+            trace = partial(trace_fresh, target, spelled, made, batches[0].slice(0, 1), exchange)
+            check = _compared(target, spelled, shipped, batches, ran, made, was_searched_for, trace)
             (made / "export.json").write_text(check.to_json(), encoding="utf-8")
             if folder.is_dir():
                 folder.rmdir()  # empty, as was asked above
@@ -187,6 +193,7 @@ def _compared(
     ran: FreshRun,
     made: Path,
     was_searched_for: bool,
+    trace: Trace,
 ) -> ExportCheck:
     """Refuses what differs; else what is written down."""
     # In float32, in which all that is stored is exact, and so is what the runtime was asked for.
@@ -198,7 +205,7 @@ def _compared(
     expected = [_answer(target, simulated, batch) for batch in batches]
     differences = _differences(target, expected, ran.outputs)
     spread = float(torch.cat([x.flatten() for x in expected]).std()) or 1.0
-    accepted = _accepted(target, differences, spread, simulated, batches, expected)
+    accepted = _accepted(target, differences, spread, simulated, batches, expected, trace)
     file_bytes, predicted = _check_size(target, shipped, made)
     return ExportCheck(
         target=spelled,
@@ -242,6 +249,7 @@ def _accepted(
     simulated: nn.Module,
     batches: Sequence[Batch],
     expected: Sequence[Tensor],
+    trace: Trace,
 ) -> float:
     """How far outputs may be apart; refuses those that are further."""
     worst, median = float(differences.max()), float(differences.median())
@@ -251,11 +259,21 @@ def _accepted(
     # A comparison with nan is false: what is not within is refused.
     if (median if target.is_median else worst) <= accepted:
         return accepted
+    where = _first_apart(target, simulated, batches[0].slice(0, 1), trace)
     raise ModelError(
         f"{target.name}: its runtime's outputs differ from the simulation's by {worst:.3g} "
         f"(median {median:.3g}, accepted {accepted:.3g}; their standard deviation is "
-        f"{spread:.3g}), though all weights are decoded alike: nothing was written"
+        f"{spread:.3g}), though all weights are decoded alike{where}; nothing was written"
     )
+
+
+def _first_apart(target: Target, simulated: nn.Module, batch: Batch, trace: Trace) -> str:
+    """Names the first layer that differs, where the runtime's modules can be looked at."""
+    found = trace()
+    if not found:
+        return ""
+    expected = traced(simulated, lambda: simulated(*batch.args, **batch.kwargs))
+    return f". {first_apart(expected, found, target.tolerance) or 'No single layer differs'}"
 
 
 def _check_size(target: Target, shipped: Shipped, made: Path) -> tuple[int, int]:

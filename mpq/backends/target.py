@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol, Self, final
+from typing import Any, ClassVar, Final, Protocol, Self, final, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -96,6 +96,14 @@ class Loaded(Protocol):
 
     def run(self, batch: Batch) -> Tensor:
         """The runtime's outputs for a batch: what the network's outputs are compared by."""
+
+
+@runtime_checkable
+class Traceable(Protocol):
+    """A ``Loaded`` whose modules have the names of ours, and can be looked at one by one."""
+
+    def traced(self, batch: Batch) -> Mapping[str, Tensor]:
+        """As ``mpq.backends.layerwise.traced``, of a run over a batch."""
 
 
 class Target(Backend):

@@ -17,7 +17,7 @@ from mpq._support.files import staging
 from mpq.backends.fresh import FreshRun, run_fresh, trace_fresh
 from mpq.backends.half_precision import DTYPE_NAMES, batch_in_float32, in_float32, parameter_dtype
 from mpq.backends.layerwise import first_apart, traced
-from mpq.backends.simulate import Simulate
+from mpq.backends.simulate import prepared, with_precisions
 from mpq.backends.target import Shipped, Target
 from mpq.errors import InputError, ModelError, OutputError
 from mpq.network.examples import Batch, Calibration
@@ -28,6 +28,8 @@ from mpq.problem.assignment import Assignment
 
 NUM_EXAMPLES: Final = 32
 """Examples that are run in the target's runtime at least, where there are as many."""
+OUTPUTS_AT_ONCE: Final = 1 << 27
+"""Numbers (512 MiB) in the outputs of the examples that are run: large vocabularies take fewer."""
 EXPORT_SCHEMA: Final = 1
 LAST_DIGITS: Final = 1e-6
 """Relative difference of sums that are added up in another order."""
@@ -148,7 +150,7 @@ def ship(
     was_searched_for = assignment.numerics == target.arithmetic
     assignment = replace(assignment, numerics=target.arithmetic)
     shipped = Shipped.of(model, assignment)
-    batches = _few(Calibration.of(calibration), device_of(model))
+    batches = _few(Calibration.of(calibration), model)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with staging(folder.parent, "export") as place:
@@ -173,12 +175,20 @@ def _refuse_what_is_there(folder: Path) -> None:
         raise OutputError(f"{folder} is there already; name a folder that is not, or remove it")
 
 
-def _few(data: Calibration, device: torch.device) -> list[Batch]:
-    """The first batches, with ``NUM_EXAMPLES`` examples if there are as many."""
+@torch.no_grad()
+def _few(data: Calibration, model: nn.Module) -> list[Batch]:
+    """The first batches, with ``NUM_EXAMPLES`` examples if there are as many, and fit in."""
     found: list[Batch] = []
+    left = NUM_EXAMPLES
     for batch in data:
-        found.append(batch_in_float32(batch.to(device)))
-        if sum(each.size for each in found) >= NUM_EXAMPLES:
+        whole = batch.to(device_of(model))
+        if not found:
+            one = whole.slice(0, 1)
+            outputs = scored_tensor(model(*one.args, **one.kwargs))
+            left = min(left, max(1, OUTPUTS_AT_ONCE // max(outputs.numel(), 1)))
+        found.append(batch_in_float32(whole.slice(0, min(left, whole.size))))
+        left -= found[-1].size
+        if left <= 0:
             break
     if not found:
         raise InputError("an export runs examples, and there are none")
@@ -198,8 +208,10 @@ def _compared(
     """Refuses what differs; else what is written down."""
     # In float32, in which all that is stored is exact, and so is what the runtime was asked for.
     model = in_float32(shipped.model)
-    weights = _check_weights(target, Shipped.of(model, shipped.assignment), ran)
-    simulated = Simulate().quantize(model, shipped.assignment)
+    module = prepared(model, shipped.assignment)
+    # With the same quantizer: it has found all ranges, which takes most of the time.
+    weights = _check_weights(target, replace(shipped, model=model, module=module), ran)
+    simulated = with_precisions(module, shipped.assignment, shipped.quantizer)
     target.adapt(simulated, shipped.model)
     originals = [_answer(target, model, batch) for batch in batches]
     expected = [_answer(target, simulated, batch) for batch in batches]

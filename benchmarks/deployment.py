@@ -7,8 +7,7 @@ The Llama of the TinyStories (examples/llama_stories_transformers.py) and SmolLM
 (torchao, which stores a byte per code: 1.05 times). Prints JSON: for every network and target the
 figures of ``export.json`` (difference from the simulation, KL divergence from the original in the
 runtime and in the simulation, bytes in the file and predicted, examples and tokens a second on this
-machine), and for uniform precisions of the target its bytes and what they lose in the simulation;
-of the best one within the same bytes, and of the one of 8 bits, the figures of an export, too.
+machine), and bytes of uniform precisions of the target, with what they lose in the simulation.
 Needs the networks: MPQ_DATA or ../shared/data, MPQ_MODELS or ../shared/models, and the extras of
 the targets. Names of networks, targets or both choose some: ``stories gguf``.
 """
@@ -19,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +26,6 @@ import torch
 
 import mpq
 from mpq.cli.loading import load_callable
-from mpq.problem.assignment import Assignment
 
 HERE: Final = Path(__file__).parent
 LIMITS: Final = {
@@ -45,7 +43,7 @@ class Subject:
 
     Args:
         file: With make_net, calibration, held_out and save_tokenizer.
-        weight_range: Of 135 M weights, forty ranges each would be most of the time.
+        weight_range: Of 135 M weights, the least squares of forty ranges would be most of the time.
     """
 
     file: Path
@@ -58,7 +56,7 @@ class Subject:
 
 SUBJECTS: Final = {
     "stories": Subject(HERE.parent / "examples" / "llama_stories_transformers.py", "mse"),
-    "smollm2": Subject(HERE / "smollm2.py", "mse:num_shrinks=8"),
+    "smollm2": Subject(HERE / "smollm2.py", "minmax"),
 }
 
 
@@ -70,7 +68,8 @@ def shipped(subject: Subject, target: str, limit: str, folder: Path) -> dict[str
     started = time.perf_counter()
     result = mpq.search(task, [limit], progress=True)
     seconds = time.perf_counter() - started
-    exported = _exported(result.assignment, target, folder / "result", model, held_out)
+    mpq.export(result.assignment, folder, target, model, held_out)
+    exported: dict[str, Any] = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     rows = {row.label: row for row in result.comparisons}
     uniform = {
         label: {
@@ -83,10 +82,6 @@ def shipped(subject: Subject, target: str, limit: str, folder: Path) -> dict[str
     (budget,) = result.assignment.metadata.budgets
     within = {k: v for k, v in uniform.items() if v["weight_bytes"] <= budget.limit}
     best = min(within, key=lambda label: within[label]["held_out_kl_nats"], default="")
-    for label in {best, *(label for label in uniform if label.startswith("w8"))} - {""}:
-        found = replace(result.assignment, layers=_uniform(result.assignment, label, task))
-        told = _exported(found, target, folder / label, model, held_out)
-        uniform[label]["exported"] = {key: told[key] for key in _COMPARED}
     return exported | {
         "precisions": sorted({str(p) for p in result.assignment.precisions.values()}),
         "held_out_kl_nats": rows["result"].measured.divergence,
@@ -94,35 +89,6 @@ def shipped(subject: Subject, target: str, limit: str, folder: Path) -> dict[str
         "uniform": uniform,
         "search_seconds": seconds,
     }
-
-
-_COMPARED: Final = (
-    "max_difference",
-    "kl_from_original_nats",
-    "file_bytes",
-    "predicted_bytes",
-    "tokens_per_second",
-)
-
-
-def _uniform(found: Assignment, label: str, task: mpq.Task) -> tuple[Any, ...]:
-    """Every layer at one precision, where the target holds it so, else as it came."""
-    precision, target = mpq.Precision.parse(label), task.target
-    assert target is not None
-    fp32 = mpq.Precision.parse("fp32")
-    modules = dict(task.model.named_modules(remove_duplicate=False))
-    return tuple(
-        replace(x, precision=fp32 if target.why_not(x, precision, modules) else precision)
-        for x in found.layers
-    )
-
-
-def _exported(
-    assignment: Assignment, target: str, folder: Path, model: Any, held_out: Any
-) -> dict[str, Any]:
-    mpq.export(assignment, folder, target, model, held_out)
-    told: dict[str, Any] = json.loads((folder / "export.json").read_text(encoding="utf-8"))
-    return told
 
 
 def main(chosen: list[str]) -> None:

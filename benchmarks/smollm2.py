@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-NUM_TOKENS = 64
+NUM_TOKENS = 32
 """Of a sequence: few and short, so that one core takes minutes."""
 FOLDER = Path(os.environ.get("MPQ_MODELS", Path(__file__).parents[2] / "shared" / "models"))
 

@@ -80,8 +80,8 @@ def test_a_search_chooses_what_the_exporter_accepts(
 
     chosen = {x.name: data.draw(st.sampled_from(found.allowed[x.name])) for x in layers}
     # As a solver does it: one precision for all layers of a tie.
-    for same in found.ties:
-        chosen |= dict.fromkeys(same, chosen[same[0]])
+    for group in found.ties:
+        chosen |= dict.fromkeys(group, chosen[group[0]])
     assigned = [AssignedLayer(x.name, x.kind, x.weight_shape, chosen[x.name]) for x in layers]
     target.check(assigned)
     for each, same in zip(layers, assigned, strict=True):

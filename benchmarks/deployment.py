@@ -1,27 +1,34 @@
-"""One trained network through every target: searched for it, exported, run by its own runtime.
+"""Trained networks through every target: searched for it, exported, run by its own runtime.
 
     python benchmarks/deployment.py > benchmarks/deployment.json
 
-The Llama of the TinyStories (examples/llama_stories_transformers.py), within 0.8 times the weight
-bytes of the target's own w8 (torchao, which stores a byte per code: 1.05 times). Prints JSON: for
-every target the figures of ``export.json`` (difference from the simulation, KL divergence from the
-original in the runtime and in the simulation, bytes in the file and predicted, examples a second on
-this machine) and what the best uniform precision within the same bytes loses in the simulation.
-Needs the published networks: set MPQ_DATA, or have them in ../shared/data, and the extras of the
-targets.
+The Llama of the TinyStories (examples/llama_stories_transformers.py) and SmolLM2-135M-Instruct
+(benchmarks/smollm2.py, from Q4_1), each within 0.8 times the weight bytes of the target's own w8
+(torchao, which stores a byte per code: 1.05 times). Prints JSON: for every network and target the
+figures of ``export.json`` (difference from the simulation, KL divergence from the original in the
+runtime and in the simulation, bytes in the file and predicted, examples and tokens a second on this
+machine), and bytes of uniform precisions of the target, with what they lose in the simulation.
+Needs the networks: MPQ_DATA or ../shared/data, MPQ_MODELS or ../shared/models, and the extras of
+the targets. Names of networks, targets or both choose some: ``stories gguf``.
 """
 
 import json
+import resource
 import sys
 import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import torch
 
 import mpq
 from mpq.cli.loading import load_callable
 
-NETWORK = Path(__file__).parents[1] / "examples" / "llama_stories_transformers.py"
-LIMITS = {
+HERE: Final = Path(__file__).parent
+LIMITS: Final = {
     "compressed-tensors": "weight_bytes=0.8x:w8",
     "gguf": "weight_bytes=0.8x:w8",
     "mlx": "weight_bytes=0.8x:w8",
@@ -30,39 +37,84 @@ LIMITS = {
 }
 
 
-def shipped(target: str, folder: Path) -> dict[str, Any]:
-    """The figures of one target."""
-    part = {name: load_callable(f"{NETWORK}:{name}") for name in ("make_net", "calibration")}
-    held_out, model = load_callable(f"{NETWORK}:held_out"), part["make_net"]()
-    task = mpq.Task(model, part["calibration"], held_out, to=target)
-    result = mpq.search(task, [LIMITS[target.partition(":")[0]]], progress=True)
+@dataclass(frozen=True)
+class Subject:
+    """A network and how it is searched.
+
+    Args:
+        file: With make_net, calibration, held_out and save_tokenizer.
+        weight_range: Of 135 M weights, the least squares of forty ranges would be most of the time.
+    """
+
+    file: Path
+    weight_range: str
+
+    def part(self, name: str) -> Any:
+        """One of the file's functions."""
+        return load_callable(f"{self.file}:{name}")
+
+
+SUBJECTS: Final = {
+    "stories": Subject(HERE.parent / "examples" / "llama_stories_transformers.py", "mse"),
+    "smollm2": Subject(HERE / "smollm2.py", "minmax"),
+}
+
+
+def shipped(subject: Subject, target: str, limit: str, folder: Path) -> dict[str, Any]:
+    """The figures of one network in one target."""
+    held_out, model = subject.part("held_out"), subject.part("make_net")()
+    ranges = mpq.Ranges(weight=subject.weight_range)
+    task = mpq.Task(model, subject.part("calibration"), held_out, to=target, ranges=ranges)
+    started = time.perf_counter()
+    result = mpq.search(task, [limit], progress=True)
+    seconds = time.perf_counter() - started
     mpq.export(result.assignment, folder, target, model, held_out)
-    told: dict[str, Any] = json.loads((folder / "export.json").read_text(encoding="utf-8"))
-    (budget,) = result.assignment.metadata.budgets
+    exported: dict[str, Any] = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     rows = {row.label: row for row in result.comparisons}
-    within = [
-        row for label, row in rows.items()
-        if label not in ("original", "result") and row.costs["weight_bytes"] <= budget.limit
-    ]  # fmt: skip
-    best = min(within, key=lambda row: row.measured.divergence, default=None)
-    return told | {
+    uniform = {
+        label: {
+            "weight_bytes": row.costs["weight_bytes"],
+            "held_out_kl_nats": row.measured.divergence,
+        }
+        for label, row in rows.items()
+        if label not in ("original", "result")
+    }
+    (budget,) = result.assignment.metadata.budgets
+    within = {k: v for k, v in uniform.items() if v["weight_bytes"] <= budget.limit}
+    best = min(within, key=lambda label: within[label]["held_out_kl_nats"], default="")
+    return exported | {
         "precisions": sorted({str(p) for p in result.assignment.precisions.values()}),
         "held_out_kl_nats": rows["result"].measured.divergence,
-        "best_uniform": best and best.label,
-        "best_uniform_held_out_kl_nats": best and best.measured.divergence,
+        "best_uniform": best,
+        "uniform": uniform,
+        "search_seconds": seconds,
     }
 
 
-def main(targets: list[str]) -> None:
+def main(chosen: list[str]) -> None:
     """All of them, or those that are named."""
-    found: dict[str, Any] = {"command": "python benchmarks/deployment.py"}
+    subjects = [name for name in SUBJECTS if name in chosen] or list(SUBJECTS)
+    targets = [name for name in LIMITS if name in chosen] or list(LIMITS)
+    found: dict[str, Any] = {
+        "command": " ".join(["python benchmarks/deployment.py", *chosen]),
+        "num_threads": torch.get_num_threads(),
+    }
+    for name in subjects:
+        found[name] = _in_all(SUBJECTS[name], targets)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps(found | {"peak_memory_kib": peak}, indent=1))
+
+
+def _in_all(subject: Subject, targets: list[str]) -> Mapping[str, Any]:
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as place:
-        load_callable(f"{NETWORK}:save_tokenizer")(f"{place}/tokenizer")
-        for name in targets or LIMITS:
+        subject.part("save_tokenizer")(f"{place}/tokenizer")
+        for name in targets:
             spelled = f"gguf:tokenizer={place}/tokenizer" if name == "gguf" else name
-            told = shipped(spelled, Path(place, name))
+            told = shipped(subject, spelled, LIMITS[name], Path(place, name))
             found[name] = told | {"target": name, "limit": LIMITS[name]}
-    print(json.dumps(found, indent=1))
+            print(f"{name}: {json.dumps(found[name])}", file=sys.stderr, flush=True)
+    return found
 
 
 if __name__ == "__main__":

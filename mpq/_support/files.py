@@ -14,7 +14,7 @@ from mpq.errors import OutputError
 
 _LAST: Final = "assignment.json"
 """The file that users take away."""
-_STAGING: Final = re.compile(r"\.mpq-staging-[a-z0-9_]{8}")
+_STAGING: Final = r"\.mpq-{}-[a-z0-9_]{{8}}"
 """As ``tempfile`` names a folder with our prefix."""
 
 
@@ -67,28 +67,36 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
         if path.exists() and not path.is_file():
             raise OutputError(f"cannot write the file {path}: a device or a pipe is there")
     try:
-        with _staging(folder) as staging:
+        with staging(folder) as place:
             for name, content in files.items():
-                _write_through(staging / name, content)
+                _write_through(place / name, content)
             # Two loops: a full disk shows up in the one above, while all old files are still there.
             for name in sorted(files, key=_LAST.__eq__):
-                (staging / name).replace(folder / name)
+                (place / name).replace(folder / name)
     except OSError as error:
         raise OutputError(f"cannot write to the folder {folder}: {error}") from error
     return [folder / name for name in files]
 
 
 @contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
+def staging(folder: Path, purpose: str = "staging") -> Iterator[Path]:
     """A folder of our own beside the destination; gone afterwards, in the next write at the latest.
 
     Beside it, as a rename is atomic only within one file system.
+
+    Args:
+        folder: In which it lies.
+        purpose: A part of its name; what processes that were killed left of the same purpose is
+            removed first.
+
+    Raises:
+        OSError: If it cannot be made.
     """
-    for path in folder.glob(".mpq-staging-*"):
-        _remove_if_dead(path)
+    for path in folder.glob(f".mpq-{purpose}-*"):
+        _remove_if_dead(path, purpose)
     while True:
         with (
-            tempfile.TemporaryDirectory(dir=folder, prefix=".mpq-staging-") as name,
+            tempfile.TemporaryDirectory(dir=folder, prefix=f".mpq-{purpose}-") as name,
             try_locked(Path(name)) as is_ours,
         ):
             # Before it was locked it looked like a dead one's, and may be gone or going.
@@ -97,9 +105,10 @@ def _staging(folder: Path) -> Iterator[Path]:
                 return
 
 
-def _remove_if_dead(path: Path) -> None:
+def _remove_if_dead(path: Path, purpose: str) -> None:
     """Removes a staging folder whose lock the system has taken back from its owner."""
-    if not _STAGING.fullmatch(path.name) or not path.is_dir() or path.is_symlink():
+    is_ours = re.fullmatch(_STAGING.format(purpose), path.name)
+    if not is_ours or not path.is_dir() or path.is_symlink():
         return
     with try_locked(path) as is_dead:
         if is_dead:

@@ -1,28 +1,43 @@
 """The child of an export: loads a folder with a target's runtime, and runs it.
 
-``python -m mpq.backends TARGET FOLDER EXCHANGE``; see ``mpq.backends.fresh``.
+``python -m mpq.backends TARGET FOLDER EXCHANGE [modules]``; see ``mpq.backends.fresh``.
 """
 
 import json
+import os
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Final
 
 import torch
 from safetensors.torch import save_file
 
 from mpq.backends import target_of
+from mpq.backends.target import Traceable
 from mpq.errors import MpqError
 from mpq.network.examples import Batch
 
+POLL_S: Final = 1.0
+"""How often the process asks whether its parent is still there."""
 
-def main(spelled: str, folder: str, exchange: str) -> None:
-    """Leaves ``answer.pt`` and ``weights.safetensors``, or an error's sentence as JSON."""
+
+def main(spelled: str, folder: str, exchange: str, what: str = "run") -> None:
+    """Leaves ``answer.pt`` and ``weights.safetensors``, or an error's sentence as JSON.
+
+    Of ``modules``: ``modules.safetensors``, what each of them reads and gives in the first batch.
+    """
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     target, meeting = target_of(spelled), Path(exchange)
     try:
         loaded = target.load(Path(folder))
         stored = torch.load(meeting / "batches.pt", weights_only=True)
         batches = [Batch(args, kwargs) for args, kwargs in stored]
+        if what == "modules":
+            seen = loaded.traced(batches[0]) if isinstance(loaded, Traceable) else {}
+            save_file(dict(seen), meeting / "modules.safetensors")
+            return
         # Decoded before anything runs: some readers unpack their weights for good when they run.
         weights = {name: t.float().contiguous() for name, t in loaded.weights.items()}
         save_file(weights, meeting / "weights.safetensors")
@@ -40,6 +55,13 @@ def main(spelled: str, folder: str, exchange: str) -> None:
         "outputs": outputs, "seconds": seconds, "versions": dict(loaded.versions), "kinds": kinds,
     }  # fmt: skip
     torch.save(answer, meeting / "answer.pt")
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when its parent has, which nobody waits for any more."""
+    while os.getppid() == parent:
+        time.sleep(POLL_S)
+    os._exit(1)
 
 
 if __name__ == "__main__":

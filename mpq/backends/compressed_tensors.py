@@ -1,13 +1,15 @@
 """compressed-tensors: the checkpoints of vLLM, SGLang and transformers."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final, final
+from typing import Any, ClassVar, Final, Self, final
 
 import torch
 from torch import Tensor, nn
 
+from mpq.backends.half_precision import SCALE_DTYPES, parameter_dtype, with_scales_in
 from mpq.backends.hugging_face import (
     LoadedModule,
     config_of,
@@ -17,6 +19,7 @@ from mpq.backends.hugging_face import (
     write_folder,
 )
 from mpq.backends.target import LayerShape, Loaded, Shipped, Target, not_linear, rows_of
+from mpq.backends.vllm import fused
 from mpq.errors import MissingDependencyError
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.codes import Codes, packed
@@ -42,7 +45,13 @@ class CompressedTensors(Target):
     Weights with zero points are refused: transformers 5.24 loads them only with
     ``CompressedTensorsConfig(dequantize=True)``, which takes one scheme for the whole network and
     leaves the rounding of inputs out.
+
+    Args:
+        dtype: Of the network's parameters; scales of weights are stored in half precision where
+            these are.
     """
+
+    dtype: torch.dtype = torch.float32
 
     name: ClassVar[str] = "compressed-tensors"
     summary: ClassVar[str] = "checkpoints of vLLM, SGLang and transformers: a folder"
@@ -62,10 +71,28 @@ class CompressedTensors(Target):
     notes: ClassVar[tuple[str, ...]] = (
         "w3, w5, w6 and w7 are packed densely: compressed-tensors 0.20 or newer reads that.",
         "transformers on a processor unpacks to float32: this proves the file and not a kernel.",
-        "vLLM (not run here): layers that it fuses, q/k/v and gate/up, share a scheme, which "
-        "ties see to; kernels for 4 and 8 bits are everywhere, for other widths in recent releases "
-        "only; int8 inputs need symmetric weights.",
+        "vLLM (not run here): layers that it fuses, q/k/v and gate/up, share a scheme: "
+        "the target ties them; kernels for 4 and 8 bits are everywhere, for other widths in recent "
+        "releases only; int8 inputs need weights per channel. `mpq export --serve vllm` prints "
+        "the list for an assignment.",
     )
+
+    def check_network(self, model: nn.Module) -> None:
+        """See ``Target.check_network``."""
+        config_of(model, self.name)
+
+    def ties(self, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+        """See ``Target.ties``: what vLLM makes one matrix of."""
+        return fused(names)
+
+    def fitted(self, model: nn.Module) -> Self:
+        """See ``Target.fitted``."""
+        return replace(self, dtype=parameter_dtype(model))
+
+    @property
+    def arithmetic(self) -> Numerics:
+        """See ``Target.arithmetic``."""
+        return with_scales_in(self.numerics, self.dtype)
 
     def refusal(self, layer: LayerShape, precision: Precision) -> str:
         """See ``Target.refusal``."""
@@ -120,7 +147,7 @@ class CompressedTensors(Target):
         groups: dict[Precision, list[str]] = defaultdict(list)
         for layer in shipped.quantized:
             groups[layer.precision].append(layer.name)
-            own = _tensors(layer, shipped.codes(layer))
+            own = _tensors(layer, shipped.codes(layer), self.arithmetic)
             tensors |= {f"{layer.name}.{key}": value for key, value in own.items()}
         replaced = {f"{layer.name}.weight" for layer in shipped.quantized}
         rest = dict(other_tensors(shipped.model, replaced))
@@ -193,13 +220,14 @@ def _arguments(tensor_format: TensorFormat, dynamic: bool) -> dict[str, Any]:
     }
 
 
-def _tensors(layer: AssignedLayer, codes: Codes) -> dict[str, Tensor]:
+def _tensors(layer: AssignedLayer, codes: Codes, numerics: Numerics) -> dict[str, Tensor]:
     """One layer's tensors, by their names within its module."""
     precision = layer.precision
     is_whole = precision.weight.granularity is Granularity.TENSOR
     scale = codes.scale[:1, 0] if is_whole else codes.scale
     is_group = precision.weight.granularity is Granularity.GROUP
-    found: dict[str, Tensor] = {"weight_scale": scale.half() if is_group else scale}
+    stored = SCALE_DTYPES[numerics.group_scale if is_group else numerics.scale]
+    found: dict[str, Tensor] = {"weight_scale": scale.to(stored)}
     layout = _layout(precision)
     if layout == "float-quantized":
         found["weight"] = codes.codes.to(torch.float8_e4m3fn)

@@ -70,16 +70,7 @@ def run_fresh(
         ModelError: If the runtime refuses the file or breaks down.
         MissingDependencyError: If the runtime is not installed.
     """
-    torch.save([(batch.args, dict(batch.kwargs)) for batch in batches], exchange / "batches.pt")
-    command = [sys.executable, "-m", "mpq.backends", spelled, str(folder), str(exchange)]
-    try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
-    except subprocess.TimeoutExpired as error:
-        raise ModelError(
-            f"{target.name}: the runtime did not answer within {LIMIT_S:.0f} seconds"
-        ) from error
-    if ended.returncode:
-        raise _reported(target, ended)
+    _ask(target, [spelled, str(folder), str(exchange)], batches, exchange)
     found = torch.load(exchange / "answer.pt", weights_only=True)
     return FreshRun(
         tuple(found["outputs"]),
@@ -88,6 +79,46 @@ def run_fresh(
         found["kinds"],
         exchange / "weights.safetensors",
     )
+
+
+def trace_fresh(
+    target: "Target", spelled: str, folder: Path, batch: Batch, exchange: Path
+) -> Mapping[str, Tensor]:
+    """What every module of a folder's network reads and gives, in a process of its own.
+
+    Args:
+        target: What wrote it.
+        spelled: The target as ``BACKENDS.build`` takes it.
+        folder: What it wrote.
+        batch: What is run.
+        exchange: A folder, in which the two processes meet.
+
+    Returns:
+        As ``mpq.backends.layerwise.traced``; empty where the runtime has no modules to look at.
+
+    Raises:
+        ModelError: If the runtime refuses the file or breaks down.
+        MissingDependencyError: If the runtime is not installed.
+    """
+    from safetensors.torch import load_file
+
+    _ask(target, [spelled, str(folder), str(exchange), "modules"], [batch], exchange)
+    return load_file(exchange / "modules.safetensors")
+
+
+def _ask(
+    target: "Target", arguments: Sequence[str], batches: Sequence[Batch], exchange: Path
+) -> None:
+    torch.save([(batch.args, dict(batch.kwargs)) for batch in batches], exchange / "batches.pt")
+    command = [sys.executable, "-m", "mpq.backends", *arguments]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+    except subprocess.TimeoutExpired as error:
+        raise ModelError(
+            f"{target.name}: the runtime did not answer within {LIMIT_S:.0f} seconds"
+        ) from error
+    if ended.returncode:
+        raise _reported(target, ended)
 
 
 def _reported(target: "Target", ended: "subprocess.CompletedProcess[str]") -> MpqError:

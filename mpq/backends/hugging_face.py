@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
@@ -10,6 +11,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from mpq.backends.half_precision import DTYPE_NAMES, check_computed, parameter_dtype
+from mpq.backends.layerwise import traced
 from mpq.errors import MissingDependencyError, ModelError
 from mpq.network.examples import Batch
 from mpq.network.outputs import scored_tensor
@@ -31,7 +34,7 @@ def config_of(model: nn.Module, tool: str) -> dict[str, Any]:
     """The configuration of a network of transformers, as its ``config.json`` has it.
 
     Raises:
-        ModelError: If the network is none of transformers, or half precision.
+        ModelError: If the network is none of transformers, or computed numbers of it were rounded.
     """
     config = getattr(model, "config", None)
     if not hasattr(config, "to_diff_dict") or not hasattr(config, "model_type"):
@@ -39,16 +42,12 @@ def config_of(model: nn.Module, tool: str) -> dict[str, Any]:
             f"{tool} reads networks of transformers, which have a config; got a "
             f"{type(model).__name__}"
         )
-    half = [n for n, p in model.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]
-    if half:
-        raise ModelError(
-            f"{tool}: {half[0]!r} is in half precision, in which codes times scales are rounded "
-            "once more than they are stored; search and export model.float()"
-        )
+    check_computed(model, tool)
     assert config is not None
     found: dict[str, Any] = config.to_diff_dict()
+    dtype = DTYPE_NAMES[parameter_dtype(model)]
     # What the loader makes of it: a base model and one with a head have one configuration.
-    return {**found, "architectures": [type(model).__name__], "dtype": "float32"}
+    return {**found, "architectures": [type(model).__name__], "dtype": dtype}
 
 
 def write_folder(
@@ -113,6 +112,10 @@ class LoadedModule:
     def versions(self) -> dict[str, str]:
         """See ``Loaded``."""
         return {name: version(name) for name in ("torch", "transformers", *self.packages)}
+
+    def traced(self, batch: Batch) -> dict[str, Tensor]:
+        """See ``Traceable.traced``."""
+        return traced(self.module, partial(self.run, batch))
 
     def run(self, batch: Batch) -> Tensor:
         """See ``Loaded.run``."""

@@ -1,14 +1,16 @@
 """MLX: the folders that mlx-lm runs on Apple's machines, and on processors with Linux."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Final, final
+from typing import Any, ClassVar, Final, Self, final
 
 import torch
 from torch import Tensor, nn
 
+from mpq.backends.half_precision import SCALE_DTYPES, parameter_dtype, with_scales_in
 from mpq.backends.hugging_face import config_of, other_tensors, require, write_folder
 from mpq.backends.target import LayerShape, Loaded, Shipped, Target, not_linear, rows_of
 from mpq.errors import InputError, ModelError
@@ -33,7 +35,12 @@ class Mlx(Target):
     The tool's affine mode has a scale and a bias for every group, ``w = scale * code + bias``, so
     that a zero point is the bias ``-scale * zero_point``. A scale of a channel, or of a group of
     another size, is repeated for groups of 128, 64 or 32.
+
+    Args:
+        dtype: Of the network's parameters, in which the tool computes.
     """
+
+    dtype: torch.dtype = torch.float32
 
     name: ClassVar[str] = "mlx"
     summary: ClassVar[str] = "folders of mlx-lm, for Apple's machines"
@@ -55,9 +62,23 @@ class Mlx(Target):
         "are symmetric; with zero points they are stored in float32.",
         "A quantized embedding has float32 scales: in fp16 the tool would compute the whole "
         "network in fp16.",
-        "w7 is stored in 8 bits. All else is float32, and so is what the tool computes in.",
+        "w7 is stored in 8 bits. All else is stored and computed in the network's own dtype; of a "
+        "network in half precision scales are, too, and the check runs in float32.",
         "Run here on a processor; Metal's kernels were not.",
     )
+
+    def check_network(self, model: nn.Module) -> None:
+        """See ``Target.check_network``."""
+        _check_language_model(model, config_of(model, self.name)["model_type"])
+
+    def fitted(self, model: nn.Module) -> Self:
+        """See ``Target.fitted``."""
+        return replace(self, dtype=parameter_dtype(model))
+
+    @property
+    def arithmetic(self) -> Numerics:
+        """See ``Target.arithmetic``."""
+        return with_scales_in(self.numerics, self.dtype)
 
     def refusal(self, layer: LayerShape, precision: Precision) -> str:
         """See ``Target.refusal``."""
@@ -77,10 +98,20 @@ class Mlx(Target):
         """See ``Target.stored_bits``."""
         num_channels, num_inputs = rows_of(layer)
         group = stored_group(num_inputs, precision)
-        scale, bias = _dtypes(layer, precision)
+        scale, bias = self._dtypes(layer, precision)
         per_group = group * CONTAINERS[precision.weight.number.bits]
         per_group += 8 * (scale.itemsize + bias.itemsize)
         return num_channels * (num_inputs // group) * per_group
+
+    def _dtypes(self, layer: LayerShape, precision: Precision) -> tuple[torch.dtype, torch.dtype]:
+        """Of scales and biases."""
+        is_half = self.dtype != torch.float32
+        if layer.kind == "embedding" and not (is_half and precision.weight.symmetric):
+            # What it gives has the dtype of its scales, and so has all that is computed from it.
+            return torch.float32, torch.float32
+        scale = SCALE_DTYPES[self.arithmetic.scale]
+        # A power of two times a scale has the scale's digits; with a zero point there are up to 19.
+        return scale, scale if precision.weight.symmetric else torch.float32
 
     def write(self, shipped: Shipped, folder: Path) -> None:
         """See ``Target.write``."""
@@ -88,7 +119,7 @@ class Mlx(Target):
         tensors: dict[str, Tensor] = {}
         entries: dict[str, Any] = dict.fromkeys(_able(shipped.model), False)
         for layer in _stored_layers(shipped):
-            own = _tensors(layer, shipped.codes(layer))
+            own = _tensors(layer, shipped.codes(layer), self._dtypes(layer, layer.precision))
             tensors |= {f"{layer.name}.{key}": value for key, value in own.items()}
             entries[layer.name] = _entry(layer)
         replaced = {f"{layer.name}.weight" for layer in shipped.quantized}
@@ -107,6 +138,11 @@ class Mlx(Target):
 
         # Without the tokenizer, which `mlx_lm.load` reads beside it.
         module, config = load_model(folder)
+        if config.get("dtype") != "float32":
+            import mlx.core as mx
+
+            # What is compared is compared in float32, in which all that is stored is exact.
+            module.set_dtype(mx.float32)
         return LoadedByMlx(module, bool(config.get("tie_word_embeddings")))
 
 
@@ -116,16 +152,9 @@ def stored_group(num_inputs: int, precision: Precision) -> int:
     return next(s for s in GROUP_SIZES if wanted % s == 0 and num_inputs % s == 0)
 
 
-def _dtypes(layer: LayerShape, precision: Precision) -> tuple[torch.dtype, torch.dtype]:
-    """Of scales and biases."""
-    if layer.kind == "embedding":
-        # What it gives has the dtype of its scales, and so has all that is computed from it.
-        return torch.float32, torch.float32
-    # A power of two times a scale has the scale's digits; with a zero point there are up to 19.
-    return torch.float16, torch.float16 if precision.weight.symmetric else torch.float32
-
-
-def _tensors(layer: AssignedLayer, codes: Codes) -> dict[str, Tensor]:
+def _tensors(
+    layer: AssignedLayer, codes: Codes, dtypes: tuple[torch.dtype, torch.dtype]
+) -> dict[str, Tensor]:
     """One layer's tensors, by their names within its module."""
     group = stored_group(codes.num_inputs, layer.precision)
     is_group = layer.precision.weight.granularity is Granularity.GROUP
@@ -136,7 +165,7 @@ def _tensors(layer: AssignedLayer, codes: Codes) -> dict[str, Tensor]:
     scale = codes.scale[:, places]
     bias = -scale * codes.unsigned_zero_points()[:, places]
     bits = CONTAINERS[layer.precision.weight.number.bits]
-    scale_dtype, bias_dtype = _dtypes(layer, layer.precision)
+    scale_dtype, bias_dtype = dtypes
     return {
         "weight": packed(codes.unsigned(), bits).view(torch.uint32),
         "scales": scale.to(scale_dtype),
@@ -160,18 +189,22 @@ def _config(model: nn.Module) -> dict[str, Any]:
     config = config_of(model, "mlx")
     for package in ("mlx", "mlx_lm"):
         require(package, Mlx.extra)
-    from importlib.util import find_spec
+    _check_language_model(model, config["model_type"])
+    return config | _older_names(config)
 
-    from mlx_lm.utils import MODEL_REMAPPING
 
-    model_type = config["model_type"]
-    if find_spec(f"mlx_lm.models.{MODEL_REMAPPING.get(model_type, model_type)}") is None:
-        raise ModelError(f"mlx: mlx-lm {version('mlx-lm')} has no {model_type!r} networks")
+def _check_language_model(model: nn.Module, model_type: str) -> None:
+    """Refuses networks that mlx-lm has not; where it is not installed, what it never has."""
     if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
         raise ModelError(
             f"mlx: mlx-lm runs language models, and {type(model).__name__} has no head of one"
         )
-    return config | _older_names(config)
+    if find_spec("mlx_lm") is None:
+        return
+    from mlx_lm.utils import MODEL_REMAPPING
+
+    if find_spec(f"mlx_lm.models.{MODEL_REMAPPING.get(model_type, model_type)}") is None:
+        raise ModelError(f"mlx: mlx-lm {version('mlx-lm')} has no {model_type!r} networks")
 
 
 def _older_names(config: Mapping[str, Any]) -> dict[str, Any]:

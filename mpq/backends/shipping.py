@@ -2,9 +2,9 @@
 
 import json
 import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, final
@@ -13,8 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mpq.backends.fresh import FreshRun, run_fresh
-from mpq.backends.simulate import Simulate
+from mpq._support.files import staging
+from mpq.backends.fresh import FreshRun, run_fresh, trace_fresh
+from mpq.backends.half_precision import DTYPE_NAMES, batch_in_float32, in_float32, parameter_dtype
+from mpq.backends.layerwise import first_apart, traced
+from mpq.backends.simulate import prepared, with_precisions
 from mpq.backends.target import Shipped, Target
 from mpq.errors import InputError, ModelError, OutputError
 from mpq.network.examples import Batch, Calibration
@@ -25,6 +28,8 @@ from mpq.problem.assignment import Assignment
 
 NUM_EXAMPLES: Final = 32
 """Examples that are run in the target's runtime at least, where there are as many."""
+OUTPUTS_AT_ONCE: Final = 1 << 27
+"""Numbers (512 MiB) in the outputs of the examples that are run: large vocabularies take fewer."""
 EXPORT_SCHEMA: Final = 1
 LAST_DIGITS: Final = 1e-6
 """Relative difference of sums that are added up in another order."""
@@ -32,6 +37,9 @@ WEIGHT_TOLERANCE: Final = 1e-6
 """Float32's last digits, of a product of a scale and a code."""
 TIES: Final = 2.0
 """How many times as far as the simulation moves by ties a runtime may be from it."""
+
+Trace = Callable[[], Mapping[str, Tensor]]
+"""Asks for what every module of the runtime reads and gives, for the first example."""
 
 
 @final
@@ -58,6 +66,8 @@ class ExportCheck:
         predicted_bytes: What ``weight_bytes`` says: without headers.
         examples_per_second: Of one batch, warm, on this machine.
         tokens_per_second: The same in tokens that are read; ``None`` where inputs are no tokens.
+        dtype: What the network's parameters are stored in. Everything above was computed in
+            float32, also of a network in half precision, whose numbers are exact in it.
         versions: Packages that took part.
         kinds: What the layers were loaded as, counted.
         was_searched_for: Whether the assignment's numerics were the target's already.
@@ -78,6 +88,7 @@ class ExportCheck:
     predicted_bytes: int
     examples_per_second: float
     tokens_per_second: float | None
+    dtype: str
     versions: dict[str, str]
     kinds: dict[str, int]
     was_searched_for: bool
@@ -90,9 +101,10 @@ class ExportCheck:
     @property
     def verdict(self) -> str:
         """For people."""
+        half = "" if self.dtype == "float32" else f" (stored in {self.dtype}, run in float32)"
         tokens = f" ({self.tokens_per_second:.3g} tokens)" if self.tokens_per_second else ""
         return (
-            f"{', '.join(f'{p} {v}' for p, v in self.versions.items())} here: "
+            f"{', '.join(f'{p} {v}' for p, v in self.versions.items())} here{half}: "
             f"{self.num_layers} weights decoded, at most {self.max_weight_difference:.2g} apart; "
             f"outputs of {self.num_examples} examples at most {self.max_difference:.2g} from the "
             f"simulation (median {self.median_difference:.2g}, "
@@ -112,7 +124,8 @@ def ship(
 ) -> ExportCheck:
     """Writes a folder, runs it with the target's runtime, and compares it with the simulation.
 
-    The folder appears when all of that went well, with ``export.json`` in it.
+    The folder appears when all of that went well, with ``export.json`` in it. What an export that
+    was killed has left beside it is removed first.
 
     Args:
         target: What writes and loads it.
@@ -130,21 +143,24 @@ def ship(
         MissingDependencyError: If a package is missing.
         OutputError: If something is at the folder already, or it cannot be written.
     """
+    target = target.fitted(model)
     target.check(assignment.layers, dict(model.named_modules(remove_duplicate=False)))
     _refuse_what_is_there(folder)
-    was_searched_for = assignment.numerics == target.numerics
-    assignment = replace(assignment, numerics=target.numerics)
+    target.check_network(model)
+    was_searched_for = assignment.numerics == target.arithmetic
+    assignment = replace(assignment, numerics=target.arithmetic)
     shipped = Shipped.of(model, assignment)
-    batches = _few(Calibration.of(calibration), device_of(model))
+    batches = _few(Calibration.of(calibration), model)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".mpq-export-") as place:
-            made, exchange = Path(place, "made"), Path(place, "exchange")
+        with staging(folder.parent, "export") as place:
+            made, exchange = place / "made", place / "exchange"
             made.mkdir()
             exchange.mkdir()
             target.write(shipped, made)
             ran = run_fresh(target, spelled, made, batches, exchange)
-            check = _compared(target, spelled, shipped, batches, ran, made, was_searched_for)
+            trace = partial(trace_fresh, target, spelled, made, batches[0].slice(0, 1), exchange)
+            check = _compared(target, spelled, shipped, batches, ran, made, was_searched_for, trace)
             (made / "export.json").write_text(check.to_json(), encoding="utf-8")
             if folder.is_dir():
                 folder.rmdir()  # empty, as was asked above
@@ -159,12 +175,20 @@ def _refuse_what_is_there(folder: Path) -> None:
         raise OutputError(f"{folder} is there already; name a folder that is not, or remove it")
 
 
-def _few(data: Calibration, device: torch.device) -> list[Batch]:
-    """The first batches, with ``NUM_EXAMPLES`` examples if there are as many."""
+@torch.no_grad()
+def _few(data: Calibration, model: nn.Module) -> list[Batch]:
+    """The first batches, with ``NUM_EXAMPLES`` examples if there are as many, and fit in."""
     found: list[Batch] = []
+    left = NUM_EXAMPLES
     for batch in data:
-        found.append(batch.to(device))
-        if sum(each.size for each in found) >= NUM_EXAMPLES:
+        whole = batch.to(device_of(model))
+        if not found:
+            one = whole.slice(0, 1)
+            outputs = scored_tensor(model(*one.args, **one.kwargs))
+            left = min(left, max(1, OUTPUTS_AT_ONCE // max(outputs.numel(), 1)))
+        found.append(batch_in_float32(whole.slice(0, min(left, whole.size))))
+        left -= found[-1].size
+        if left <= 0:
             break
     if not found:
         raise InputError("an export runs examples, and there are none")
@@ -179,16 +203,21 @@ def _compared(
     ran: FreshRun,
     made: Path,
     was_searched_for: bool,
+    trace: Trace,
 ) -> ExportCheck:
     """Refuses what differs; else what is written down."""
-    weights = _check_weights(target, shipped, ran)
-    simulated = Simulate().quantize(shipped.model, shipped.assignment)
-    target.adapt(simulated)
-    originals = [_answer(target, shipped.model, batch) for batch in batches]
+    # In float32, in which all that is stored is exact, and so is what the runtime was asked for.
+    model = in_float32(shipped.model)
+    module = prepared(model, shipped.assignment)
+    # With the same quantizer: it has found all ranges, which takes most of the time.
+    weights = _check_weights(target, replace(shipped, model=model, module=module), ran)
+    simulated = with_precisions(module, shipped.assignment, shipped.quantizer)
+    target.adapt(simulated, shipped.model)
+    originals = [_answer(target, model, batch) for batch in batches]
     expected = [_answer(target, simulated, batch) for batch in batches]
     differences = _differences(target, expected, ran.outputs)
     spread = float(torch.cat([x.flatten() for x in expected]).std()) or 1.0
-    accepted = _accepted(target, differences, spread, simulated, batches, expected)
+    accepted = _accepted(target, differences, spread, simulated, batches, expected, trace)
     file_bytes, predicted = _check_size(target, shipped, made)
     return ExportCheck(
         target=spelled,
@@ -206,6 +235,7 @@ def _compared(
         predicted_bytes=predicted,
         examples_per_second=batches[0].size / ran.seconds,
         tokens_per_second=_num_tokens(batches[0]) / ran.seconds or None,
+        dtype=DTYPE_NAMES[parameter_dtype(shipped.model)],
         versions={"mpq": version("mpq"), **ran.versions},
         kinds=_counted(ran.kinds.values()),
         was_searched_for=was_searched_for,
@@ -231,6 +261,7 @@ def _accepted(
     simulated: nn.Module,
     batches: Sequence[Batch],
     expected: Sequence[Tensor],
+    trace: Trace,
 ) -> float:
     """How far outputs may be apart; refuses those that are further."""
     worst, median = float(differences.max()), float(differences.median())
@@ -240,11 +271,21 @@ def _accepted(
     # A comparison with nan is false: what is not within is refused.
     if (median if target.is_median else worst) <= accepted:
         return accepted
+    where = _first_apart(target, simulated, batches[0].slice(0, 1), trace)
     raise ModelError(
         f"{target.name}: its runtime's outputs differ from the simulation's by {worst:.3g} "
         f"(median {median:.3g}, accepted {accepted:.3g}; their standard deviation is "
-        f"{spread:.3g}), though all weights are decoded alike: nothing was written"
+        f"{spread:.3g}), though all weights are decoded alike{where}; nothing was written"
     )
+
+
+def _first_apart(target: Target, simulated: nn.Module, batch: Batch, trace: Trace) -> str:
+    """Names the first layer that differs, where the runtime's modules can be looked at."""
+    found = trace()
+    if not found:
+        return ""
+    expected = traced(simulated, lambda: simulated(*batch.args, **batch.kwargs))
+    return f". {first_apart(expected, found, target.tolerance) or 'No single layer differs'}"
 
 
 def _check_size(target: Target, shipped: Shipped, made: Path) -> tuple[int, int]:

@@ -50,18 +50,30 @@ class Simulate(Backend):
             ModelError: If the model is in training mode, a layer is quantized already, or a range
                 is missing.
         """
-        # A copy, as layers get new weights and hooks below.
-        module = prepared(model, assignment)
-        quantizer = quantizer_of(assignment)
-        # Asked for here, as a missing range would show only when the network runs.
-        for layer in assignment.layers:
-            if layer.kind != "embedding":  # reads indices, which have no range
-                quantizer.ranges.of(layer.name, layer.precision.activation)
-        install(module, assignment.precisions, quantizer)
-        for name, precision in assignment.precisions.items():
-            if precision != ORIGINAL:
-                mark_simulated(module.get_submodule(name), str(precision))
-        return module
+        # A copy, as layers get new weights and hooks.
+        return with_precisions(prepared(model, assignment), assignment, quantizer_of(assignment))
+
+
+def with_precisions(module: nn.Module, assignment: Assignment, quantizer: Quantizer) -> nn.Module:
+    """A network that is ``prepared`` already, in the assigned formats: changed in place.
+
+    Args:
+        module: It gets other weights, and hooks.
+        assignment: That it was prepared for.
+        quantizer: ``quantizer_of`` the assignment, which may know its grids already.
+
+    Raises:
+        ModelError: If a range is missing.
+    """
+    # Asked for here, as a missing range would show only when the network runs.
+    for layer in assignment.layers:
+        if layer.kind != "embedding":  # reads indices, which have no range
+            quantizer.ranges.of(layer.name, layer.precision.activation)
+    install(module, assignment.precisions, quantizer)
+    for name, precision in assignment.precisions.items():
+        if precision != ORIGINAL:
+            mark_simulated(module.get_submodule(name), str(precision))
+    return module
 
 
 def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:

@@ -1,12 +1,12 @@
 """Deployment targets: what a tool can hold, how it is written, and how the tool itself runs it."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol, Self, final
+from typing import Any, ClassVar, Final, Protocol, Self, final, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -98,6 +98,14 @@ class Loaded(Protocol):
         """The runtime's outputs for a batch: what the network's outputs are compared by."""
 
 
+@runtime_checkable
+class Traceable(Protocol):
+    """A ``Loaded`` whose modules have the names of ours, and can be looked at one by one."""
+
+    def traced(self, batch: Batch) -> Mapping[str, Tensor]:
+        """As ``mpq.backends.layerwise.traced``, of a run over a batch."""
+
+
 class Target(Backend):
     """A tool that people deploy with: what it holds, and what it takes to get there.
 
@@ -117,7 +125,7 @@ class Target(Backend):
     candidates: ClassVar[tuple[str, ...]]
     """Precisions that a search for it tries where none are given."""
     numerics: ClassVar[Numerics] = OWN
-    """What its runtime computes otherwise than mpq does by itself."""
+    """What its runtime computes otherwise than mpq does by itself, of a network in float32."""
     tolerance: ClassVar[float] = 1e-4
     """Accepted difference from the simulation, in standard deviations of the outputs."""
     is_median: ClassVar[bool] = False
@@ -145,6 +153,35 @@ class Target(Backend):
             layer: Its kind and shape.
             precision: Never fp32: every target holds layers as they came.
         """
+
+    def check_network(self, model: nn.Module) -> None:
+        """Refuses a network that the target has no place for, whatever its precisions.
+
+        Asked before anything is estimated, and before anything is written.
+
+        Args:
+            model: The user's own.
+
+        Raises:
+            ModelError: Says why.
+        """
+
+    def ties(self, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:  # noqa: ARG002
+        """Layers that its readers fuse, and that therefore share a precision.
+
+        Args:
+            names: Of all layers that could be quantized, those that are not among them.
+        """
+        return ()
+
+    def fitted(self, model: nn.Module) -> Self:  # noqa: ARG002
+        """The target as it stores this network: what depends on the dtype of its parameters."""
+        return self
+
+    @property
+    def arithmetic(self) -> Numerics:
+        """``numerics``, of the network that it was ``fitted`` to."""
+        return self.numerics
 
     def module_refusal(self, module: nn.Module | None) -> str:
         """Why the target's files have no place for a layer; empty where they have one.
@@ -175,7 +212,7 @@ class Target(Backend):
         num_channels, num_inputs = rows_of(layer)
         weight = precision.weight
         is_group = weight.granularity is Granularity.GROUP
-        scale = self.numerics.group_scale if is_group else self.numerics.scale
+        scale = self.arithmetic.group_scale if is_group else self.arithmetic.scale
         per_scale = SCALE_BITS[scale] + (0 if weight.symmetric else weight.number.bits)
         return weight.num_scales(num_channels * num_inputs, num_channels) * per_scale
 
@@ -187,11 +224,12 @@ class Target(Backend):
         """Bytes that its files may have beside their tensors: names, shapes, paddings."""
         return HEADERS
 
-    def adapt(self, simulated: nn.Module) -> None:
+    def adapt(self, simulated: nn.Module, model: nn.Module) -> None:
         """Makes a simulation compute what the runtime computes otherwise outside of layers.
 
         Args:
-            simulated: A network of its own, changed in place.
+            simulated: A network of its own in float32, changed in place.
+            model: The user's own, in its own dtype.
         """
 
     def compared(self, outputs: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002
@@ -249,6 +287,28 @@ class Target(Backend):
                 f"{self.name} cannot hold the assignment: {'; '.join(refused[:3])}{more}; search "
                 f"with --to {self.name}, which takes what it can hold"
             )
+        self._check_ties(layers, modules)
+
+    def _check_ties(
+        self, layers: Sequence[AssignedLayer], modules: Mapping[str, nn.Module] | None
+    ) -> None:
+        chosen = {x.name: x.precision for x in layers}
+        for tie in self.ties(linear_names(chosen, modules)):
+            # What the assignment does not name stays as it came.
+            found = {name: chosen.get(name, ORIGINAL) for name in tie}
+            other = next((name for name in tie if found[name] != found[tie[0]]), None)
+            if other is not None:
+                raise PrecisionError(
+                    f"{self.name} cannot hold the assignment: {tie[0]!r} is at {found[tie[0]]} and "
+                    f"{other!r} at {found[other]}, and readers fuse the two into one layer; search "
+                    f"with --to {self.name}, which ties them"
+                )
+
+
+def linear_names(layers: Iterable[str], modules: Mapping[str, nn.Module] | None) -> list[str]:
+    """Names of layers, and of the linear modules that are none."""
+    linear = (name for name, part in (modules or {}).items() if isinstance(part, nn.Linear))
+    return list(dict.fromkeys((*layers, *linear)))
 
 
 def rows_of(layer: LayerShape) -> tuple[int, int]:

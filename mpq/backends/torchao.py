@@ -3,13 +3,14 @@
 import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor, nn
 
+from mpq.backends.half_precision import parameter_dtype, with_scales_in
 from mpq.backends.hugging_face import (
     LoadedModule,
     config_of,
@@ -47,7 +48,12 @@ class TorchAo(Target):
     In memory, ``quantize`` makes layers with int8 kernels: w8a32 and w8a8d, whose inputs the kernel
     rounds symmetrically, about an int8 step from the simulation. A folder holds 2 to 8 bits as
     ``IntxUnpackedToInt8Tensor``, which computes in floating point, as the simulation does.
+
+    Args:
+        dtype: Of the network's parameters, in which a folder stores scales.
     """
+
+    dtype: torch.dtype = torch.float32
 
     name: ClassVar[str] = "torchao"
     summary: ClassVar[str] = "torch with torchao's int8 linear layers: w8a32, w8a8d; a folder"
@@ -67,6 +73,19 @@ class TorchAo(Target):
         "transformers decodes to floating point as it runs: this proves the file and no kernel.",
     )
 
+    def check_network(self, model: nn.Module) -> None:
+        """See ``Target.check_network``."""
+        config_of(model, self.name)
+
+    def fitted(self, model: nn.Module) -> Self:
+        """See ``Target.fitted``."""
+        return replace(self, dtype=parameter_dtype(model))
+
+    @property
+    def arithmetic(self) -> Numerics:
+        """See ``Target.arithmetic``."""
+        return with_scales_in(self.numerics, self.dtype)
+
     def refusal(self, layer: LayerShape, precision: Precision) -> str:
         """See ``Target.refusal``."""
         weight, read = precision.weight, precision.activation
@@ -84,7 +103,8 @@ class TorchAo(Target):
         """See ``Target.stored_bits``; a byte for every code and zero point, whatever their bits."""
         num_channels, num_inputs = rows_of(layer)
         group = precision.weight.group_size or num_inputs
-        return num_channels * (num_inputs * 8 + num_inputs // group * (32 + 8))
+        per_group = 8 * self.dtype.itemsize + 8
+        return num_channels * (num_inputs * 8 + num_inputs // group * per_group)
 
     def write(self, shipped: Shipped, folder: Path) -> None:
         """See ``Target.write``."""
@@ -96,7 +116,7 @@ class TorchAo(Target):
 
         _check_modules(shipped)
         tensors: dict[str, Tensor] = {
-            f"{layer.name}.weight": _unpacked(shipped.codes(layer), layer.precision)
+            f"{layer.name}.weight": _unpacked(shipped.codes(layer), layer.precision, self.dtype)
             for layer in shipped.quantized
         }
         schemes = {layer.name: _scheme(layer.precision) for layer in shipped.quantized}
@@ -122,6 +142,8 @@ class TorchAo(Target):
             weight = getattr(part, "weight", None)
             if hasattr(weight, "qdata"):
                 assert isinstance(weight, Tensor)
+                # The loader leaves these in the file's dtype, and all else is in float32.
+                part.weight = nn.Parameter(weight := weight.to(torch.float32), requires_grad=False)
                 kinds[name] = f"{type(part).__name__} {type(weight).__name__}"
                 weights[name] = weight.dequantize()
         return LoadedModule(module, weights, kinds, ("torchao",))
@@ -210,14 +232,17 @@ def _stored(codes: Codes) -> tuple[Tensor, Tensor, Tensor]:
     return signed, codes.scale, points
 
 
-def _unpacked(codes: Codes, precision: Precision) -> Tensor:
+def _unpacked(codes: Codes, precision: Precision, dtype: torch.dtype) -> Tensor:
     """A weight as folders hold it: a byte for every code."""
     group = precision.weight.group_size or codes.num_inputs
+    signed, scale, points = _stored(codes)
     made: Tensor = quantization().IntxUnpackedToInt8Tensor(
-        *_stored(codes),
+        signed,
+        scale.to(dtype),
+        points,
         target_dtype=_dtype(precision),
         block_size=(1, group),
-        dtype=torch.float32,
+        dtype=dtype,
         activation_quantization=None if precision.activation.is_exact else "int8_asym_per_token",
     )
     return made

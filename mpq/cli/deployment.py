@@ -62,6 +62,10 @@ def export(
         Path | None,
         typer.Option(help="File, or a target's folder. Default: standard output, for text."),
     ] = None,
+    serve: Annotated[
+        str | None,
+        typer.Option(help="vllm: print what it needs of a compressed-tensors folder (not run)."),
+    ] = None,
     *,
     compared: AsSearchedOptions,
     talk: TalkOptions,
@@ -69,11 +73,13 @@ def export(
     """Write an assignment for another tool: bits as text, or the network as ONNX or a target's."""
     from mpq.backends import export as run
     from mpq.backends import file_backend
+    from mpq.backends.vllm import serving
     from mpq.cli.loading import load_data, load_model, refuse_missing_data
     from mpq.errors import InputError
     from mpq.problem.assignment import Assignment
 
     found, backend = Assignment.load(assignment), file_backend(to)
+    told = serving(serve, backend, found)
     if output is None and backend.needs_network:
         raise InputError(f"a file of {backend.name} needs --output: where it goes")
     if output is None:
@@ -94,6 +100,7 @@ def export(
         "path": str(made.path),
         "verdict": made.verdict,
         "deviation_in_standard_deviations": made.deviation,
+        **({"serving": told} if told else {}),
     }
-    lines = [f"wrote {made.path}", *filter(None, [made.verdict])]
+    lines = [f"wrote {made.path}", *filter(None, [made.verdict]), *told]
     talk.answer(answer, lambda _: write("\n".join(lines)))

@@ -115,7 +115,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Print the answer, and noth
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the answer as JSON on standard output.")
 ]
-AssignmentFile = Annotated[Path, typer.Argument(help="assignment.json of a search.")]
+AssignmentFile = Annotated[Path, typer.Argument(help="assignment.json of a search, or its folder.")]
 Resource = Annotated[
     str | None, typer.Option(help="Frontier over this resource. Default: of the first limit.")
 ]

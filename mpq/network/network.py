@@ -190,6 +190,11 @@ class Network:
         )
 
     @property
+    def unquantized(self) -> Iterator[Tensor]:
+        """What is stored besides the layers' weights, as it is; a tensor may come twice."""
+        return _unquantized(self.module, self.layers, self.left_out)
+
+    @property
     def constant_bytes(self) -> int:
         """Size of what a quantized network stores besides the layers' weights, as it is.
 

@@ -214,14 +214,20 @@ class Assignment:
     def load(cls, path: Path | str) -> Self:
         """Reads ``assignment.json``.
 
+        Args:
+            path: The file, or the folder of a run that it is in.
+
         Raises:
             FileFormatError: If the file cannot be read, is no assignment, or lies beside the
                 problem or the result of another run.
         """
+        path = Path(path)
+        if path.is_dir():
+            path = path / "assignment.json"
         text = read_text(path)
         try:
             found = cls.from_json(text)
-            check_one_run(Path(path).parent, [Path(path).name, "problem.json", "result.json"])
+            check_one_run(path.parent, [path.name, "problem.json", "result.json"])
             return found
         # ``from_json`` knows no path, and the user may have given several.
         except FileFormatError as error:

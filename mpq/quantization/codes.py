@@ -1,7 +1,7 @@
 """A weight as it is stored: integer codes, scales and zero points, and dense streams of bits."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 import torch
 from torch import Tensor
@@ -82,6 +82,10 @@ class Codes:
         return found.flatten(1)[:, : self.num_inputs]
 
 
+BITS_AT_ONCE: Final = 1 << 24
+"""That ``packed`` spreads out."""
+
+
 def packed(codes: Tensor, bits: int) -> Tensor:
     """Codes as one dense stream of bits per row, the first code in the lowest bits.
 
@@ -98,8 +102,15 @@ def packed(codes: Tensor, bits: int) -> Tensor:
     >>> packed(torch.tensor([[1, 2, 3]]), 3).tolist()  # 011 010 001
     [[209, 0, 0, 0]]
     """
+    length = codes.shape[1]
+    # A bit takes a byte on the way: of a large embedding some rows at a time.
+    some = max(1, BITS_AT_ONCE // max(length * bits, 1))
+    return torch.cat([_packed(rows, bits) for rows in codes.split(some)])
+
+
+def _packed(codes: Tensor, bits: int) -> Tensor:
     num_rows, length = codes.shape
-    places = torch.arange(bits)
+    places = torch.arange(bits, dtype=torch.uint8)
     stream = (codes.to(torch.uint8)[..., None] >> places) & 1  # [R, K, bits]
     missing = -length * bits % 32
     filled = torch.nn.functional.pad(stream.reshape(num_rows, -1), (0, missing))

@@ -77,6 +77,8 @@ class Prepared:
             task.model, data, rules.include, rules.exclude, rules.fold, task.output_metric,
             task.allow_randomness,
         )  # fmt: skip
+        if task.target is not None:
+            task.target.check_network(task.model)
         # Only now: of a network that mixes rows no batch may be cut.
         calibration, held_out = _split(network, data, task.held_out)
         fixed = _by_layer(network, rules.fixed, "--fix")
@@ -87,7 +89,7 @@ class Prepared:
             wanted = {x.name: allowed.get(x.name, task.precisions) for x in network.layers}
             modules = dict(task.model.named_modules(remove_duplicate=False))
             found = Shippable.of(target, network.layers, ties, wanted, fixed, modules)
-            allowed, unshipped = dict(found.allowed), dict(found.unshipped)
+            allowed, unshipped, ties = dict(found.allowed), dict(found.unshipped), found.ties
         # A table has the same columns for all layers, also those that a single one may take.
         own = (p for precisions in (tuple(fixed.values()), *allowed.values()) for p in precisions)
         pricing = Pricing(
@@ -96,7 +98,7 @@ class Prepared:
             task.workload,
             network.lifetimes,
             network.num_unquantized,
-            network.constant_bytes,
+            network.constant_bytes if target is None else _constant_bytes(network, target),
             packed_bits if target is None else _bits_there(task.model, target),
         )
         candidates = tuple(dict.fromkeys((*task.precisions, *own)))
@@ -113,7 +115,7 @@ class Prepared:
             self.network, self.calibration, self.candidates, self.task.ranges.activation
         )
         target = self.task.target
-        numerics = OWN if target is None else target.numerics
+        numerics = OWN if target is None else target.arithmetic
         return Quantizer(ranges, self.task.ranges.weight, numerics)
 
     @cached_property
@@ -177,6 +179,14 @@ def _bits_there(model: nn.Module, target: Target) -> StoredBits:
         return target.stored_bits(layer, precision)
 
     return stored_bits
+
+
+def _constant_bytes(network: Network, target: Target) -> int:
+    """What the target stores besides the layers' weights, which may take other bytes there."""
+    # By identity: a parameter with two names is stored once.
+    others = {id(t): t for t in network.unquantized}
+    more = (target.constant_bytes(t) - t.numel() * t.element_size() for t in others.values())
+    return network.constant_bytes + sum(more)
 
 
 def _stored(layers: Sequence[Layer], rules: Rules) -> tuple[Layer, ...]:

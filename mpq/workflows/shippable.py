@@ -6,7 +6,7 @@ from typing import Self, final
 
 from torch import nn
 
-from mpq.backends.target import Target
+from mpq.backends.target import Target, linear_names
 from mpq.errors import PrecisionError
 from mpq.network.layer import Layer, merge_ties
 from mpq.quantization.precision import ORIGINAL, Precision
@@ -20,10 +20,12 @@ class Shippable:
     Args:
         allowed: Layer name to its candidates.
         unshipped: Layer name to why it stays as it came: the target holds none of its candidates.
+        ties: Layers that share a precision, those that the target's readers fuse among them.
     """
 
     allowed: Mapping[str, tuple[Precision, ...]]
     unshipped: Mapping[str, str]
+    ties: tuple[tuple[str, ...], ...]
 
     @classmethod
     def of(
@@ -40,7 +42,7 @@ class Shippable:
         Args:
             target: Where the result is to run.
             layers: The network's.
-            ties: Layers that share a precision anyway.
+            ties: Layers that share a precision anyway; the target's own ties are added.
             wanted: Layer name to candidates, for every layer.
             fixed: Layer name to the precision that it must have.
             modules: Name to module of the user's network; ``None``: not asked for.
@@ -49,8 +51,11 @@ class Shippable:
             PrecisionError: If the target cannot hold a fixed precision, or no candidate anywhere.
         """
         by_name = {layer.name: layer for layer in layers}
-        _check_fixed(target, by_name, fixed, modules)
-        groups = [*merge_ties(ties, list(by_name)), *((name,) for name in by_name)]
+        fused = target.ties(linear_names(by_name, modules))
+        apart = _fused_with_others(fused, by_name)
+        _check_fixed(target, by_name, fixed, modules, apart)
+        ties = merge_ties([*ties, *fused], list(by_name))
+        groups = [*ties, *((name,) for name in by_name)]
         allowed: dict[str, tuple[Precision, ...]] = {}
         unshipped: dict[str, str] = {}
         for group in groups:
@@ -58,7 +63,11 @@ class Shippable:
                 continue
             common = [p for p in wanted[group[0]] if all(p in wanted[name] for name in group)]
             tied = [by_name[name] for name in group]
-            refusals = {p: _refusal(target, tied, p, modules) for p in common}
+            left = next((apart[name] for name in group if name in apart), "")
+            refusals = {
+                p: "" if p == ORIGINAL else left or _refusal(target, tied, p, modules)
+                for p in common
+            }
             held = tuple(p for p, why in refusals.items() if not why)
             allowed |= dict.fromkeys(group, held or (ORIGINAL,))
             if not held:
@@ -69,7 +78,20 @@ class Shippable:
                 f"{target.name} holds none of the candidates in any layer: "
                 f"{next(iter(unshipped.values()))}. It holds {target.holds}"
             )
-        return cls(allowed, unshipped)
+        return cls(allowed, unshipped, ties)
+
+
+def _fused_with_others(
+    fused: Sequence[Sequence[str]], layers: Mapping[str, Layer]
+) -> dict[str, str]:
+    """Layer name to why it stays: readers fuse it with one that is no layer of the search."""
+    found: dict[str, str] = {}
+    for tie in fused:
+        other = next((name for name in tie if name not in layers), None)
+        if other is not None:
+            why = f"readers fuse it with {other!r}, which is left out"
+            found |= {name: why for name in tie if name in layers}
+    return found
 
 
 def _refusal(
@@ -93,9 +115,11 @@ def _check_fixed(
     layers: Mapping[str, Layer],
     fixed: Mapping[str, Precision],
     modules: Mapping[str, nn.Module] | None,
+    apart: Mapping[str, str],
 ) -> None:
     for name, precision in fixed.items():
-        why = _refusal(target, [layers[name]], precision, modules)
+        left = apart.get(name, "") if precision != ORIGINAL else ""
+        why = left or _refusal(target, [layers[name]], precision, modules)
         if why:
             raise PrecisionError(
                 f"layer {name!r} is fixed at {precision} (--fix), which {target.name} cannot hold: "

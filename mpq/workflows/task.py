@@ -176,9 +176,13 @@ class Task:
         """
         if self.to is None:
             return None
+        from torch import nn
+
         from mpq.backends import target_of  # loads torch
 
-        return target_of(self.to)
+        found = target_of(self.to)
+        # What is no network is refused where it is looked at, in the words that are for it.
+        return found.fitted(self.model) if isinstance(self.model, nn.Module) else found
 
     @cached_property
     def given_precisions(self) -> tuple[Precision, ...] | None:

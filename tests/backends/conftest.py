@@ -1,6 +1,6 @@
 """Fixtures of exports."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from mpq.backends import shipping
 from mpq.backends.fresh import FreshRun
-from mpq.backends.target import Target
+from mpq.backends.target import Target, Traceable
 from mpq.network.examples import Batch
 
 
@@ -25,7 +25,16 @@ def here(
     return FreshRun(outputs, 0.5, loaded.versions, loaded.kinds, file)
 
 
+def seen(
+    target: Target, spelled: str, folder: Path, batch: Batch, exchange: Path
+) -> Mapping[str, torch.Tensor]:
+    """What ``trace_fresh`` does, without another process."""
+    loaded = target.load(folder)
+    return loaded.traced(batch) if isinstance(loaded, Traceable) else {}
+
+
 @pytest.fixture
 def same_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports are run here: another process takes half a minute to import all that it needs."""
     monkeypatch.setattr(shipping, "run_fresh", here)
+    monkeypatch.setattr(shipping, "trace_fresh", seen)

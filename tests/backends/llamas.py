@@ -1,5 +1,6 @@
 """A small Llama of transformers, its examples, and precisions in turn: for tests of targets."""
 
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -18,10 +19,10 @@ transformers = pytest.importorskip("transformers", minversion="5")
 def llama(**options: Any) -> Any:
     """Two blocks with random weights."""
     torch.manual_seed(0)
+    plain = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = transformers.LlamaConfig(
-        hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=128, **options,
-    )  # fmt: skip
+        hidden_size=64, intermediate_size=160, vocab_size=128, **plain | options
+    )
     return transformers.LlamaForCausalLM(config).eval()
 
 
@@ -34,15 +35,18 @@ def examples() -> list[dict[str, torch.Tensor]]:
 def in_turn(model: Any, target: Target, mix: tuple[str, ...]) -> Assignment:
     """One precision after the other; what the target does not hold stays as it came.
 
-    Layers that share a parameter have one precision.
+    Layers that share a parameter, or that readers fuse, have one precision.
     """
     network, data = Network.of(model, Calibration(examples())), Calibration(examples())
     precisions = [Precision.parse(text) for text in mix]
     ranges = ActivationRanges.calibrate(network, data, precisions, "minmax")
+    first = {name: tie[0] for tie in target.ties([x.name for x in network.layers]) for name in tie}
     layers: list[AssignedLayer] = []
     known: dict[str, Precision] = {}
+    turns = cycle(precisions)
     for layer in network.layers:
-        wanted = known.get(layer.weight_of or "", precisions[len(layers) % len(precisions)])
+        same = known.get(layer.weight_of or first.get(layer.name, ""))
+        wanted = same or next(turns)
         held = wanted == ORIGINAL or not target.refusal(layer, wanted)
         known[layer.name] = precision = wanted if held else ORIGINAL
         # An embedding reads ids, which have no range.

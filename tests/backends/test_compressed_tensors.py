@@ -1,8 +1,8 @@
 """compressed-tensors: what transformers loads computes what the simulation computes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ import torch
 import mpq
 from mpq.backends.compressed_tensors import CompressedTensors
 from mpq.backends.shipping import ship
-from mpq.errors import ModelError
+from mpq.errors import ModelError, PrecisionError
 from mpq.network.examples import Calibration
 from mpq.network.layer import Layer
 from mpq.network.network import Network
@@ -32,19 +32,20 @@ DATA = Calibration(examples())
 
 def test_a_mixed_network_is_the_simulation_in_transformers(tmp_path: Path) -> None:
     """Bit for bit in float32, with every scheme there is; generation works; the rest stays."""
-    model, target = llama(tie_word_embeddings=True), CompressedTensors()
+    model, target = llama(tie_word_embeddings=True, num_hidden_layers=4), CompressedTensors()
     mixed = in_turn(model, target, MIXED)
 
     check = ship(target, "compressed-tensors", mixed, tmp_path / "out", model, DATA)
 
-    assert check.num_layers == 14
+    assert check.num_layers == 28
+    assert len({x.precision for x in mixed.layers}) == len(MIXED) + 1
     assert check.max_weight_difference == 0.0
     assert check.max_difference <= 1e-6
     assert check.predicted_bytes <= check.file_bytes <= check.predicted_bytes + 65536
-    assert sum(check.kinds.values()) == 14
+    assert sum(check.kinds.values()) == 28
     config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
     named = [name for group in config["config_groups"].values() for name in group["targets"]]
-    assert len(named) == len(set(named)) == 14
+    assert len(named) == len(set(named)) == 28
     assert config["ignore"] == ["lm_head"]
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokens = loaded.generate(
@@ -73,19 +74,53 @@ def test_refusals_name_the_reason(spelling: str, shape: tuple[int, ...], why: st
     assert why in CompressedTensors().refusal(layer, Precision.parse(spelling))
 
 
-@pytest.mark.parametrize("change", ["plain", "half"])
-def test_other_networks_are_refused(tmp_path: Path, change: str) -> None:
-    """Those that are none of transformers, and half precision, with what to do."""
-    model: Any = torch.nn.Sequential(torch.nn.Linear(12, 4)) if change == "plain" else llama()
-    data: Any = [torch.randn(4, 12)] if change == "plain" else DATA
-    model = model.eval().to(torch.bfloat16 if change == "half" else torch.float32)
+def test_layers_that_readers_fuse_must_share_a_precision(tmp_path: Path) -> None:
+    """Else vLLM would take the scheme of the first part, or break down: named before writing."""
+    model, target = llama(), CompressedTensors()
+    mixed = in_turn(model, target, ("w4", "w8"))
+    other = Precision.parse("w5")
+
+    def with_other(name: str) -> mpq.Assignment:
+        layers = (replace(x, precision=other) if name in x.name else x for x in mixed.layers)
+        return replace(mixed, layers=tuple(layers))
+
+    for name, first in (("k_proj", "q_proj"), ("up_proj", "gate_proj")):
+        with pytest.raises(PrecisionError, match=f"{first}' is at w.*{name}' at w5a32.*fuse"):
+            ship(target, "compressed-tensors", with_other(name), tmp_path / "out", model, DATA)
+
+
+def test_a_layer_that_is_fused_with_one_left_out_stays() -> None:
+    """Also without the ties of layers that read one tensor; a precision given to it is refused."""
+    model = llama()
+    rules = mpq.Rules(exclude=["*.k_proj"], find_ties=False)
+    task = mpq.Task(model, examples(), to="compressed-tensors", rules=rules)
+
+    prepared = mpq.Session.of(task).prepared
+
+    unshipped = [name for name in prepared.unshipped if "q_proj" in name or "v_proj" in name]
+    assert len(unshipped) == 4
+    why = prepared.unshipped["model.layers.0.self_attn.q_proj"]
+    assert "fuse it with 'model.layers.0.self_attn.k_proj', which is left out" in why
+    names = [f"model.layers.{i}.mlp.{part}_proj" for i in range(2) for part in ("gate", "up")]
+    assert {tuple(names[:2]), tuple(names[2:])} < set(prepared.ties)
+    fixed = replace(rules, fix={"*.0.*.q_proj": "w4a32"})
+    with pytest.raises(PrecisionError, match="which is left out"):
+        mpq.Session.of(replace(task, rules=fixed)).prepared  # noqa: B018
+
+
+def test_other_networks_are_refused(tmp_path: Path) -> None:
+    """Those that are none of transformers: before a search estimates, and before an export."""
+    model = torch.nn.Sequential(torch.nn.Linear(12, 4)).eval()
+    data = Calibration([torch.randn(4, 12)])
     layers = [
         AssignedLayer(x.name, x.kind, x.weight_shape, ORIGINAL)
         for x in Network.of(model, data).layers
     ]
-    message = "reads networks of transformers" if change == "plain" else r"export model.float\(\)"
+    task = mpq.Task(model, [torch.randn(4, 12)], to="compressed-tensors")
 
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match="reads networks of transformers"):
+        mpq.search(task, ["weight_bytes=100"])
+    with pytest.raises(ModelError, match="reads networks of transformers"):
         ship(
             CompressedTensors(), "compressed-tensors", mpq.Assignment(tuple(layers)),
             tmp_path / "out", model, data,

@@ -1,6 +1,10 @@
 """An export is there when its runtime agreed with the simulation, and else nothing is there."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -182,3 +186,66 @@ def test_an_assignment_of_a_search_for_elsewhere_is_said_to_be_one(shipped: Any)
     other = replace(assigned(), numerics=Numerics(scale="fp16"))
 
     assert not shipped(assignment=other).was_searched_for
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from mpq._support.files import staging
+with staging(Path(sys.argv[1]), "export") as place:
+    (place / "made").mkdir()
+    (place / "made" / "model.safetensors").write_bytes(b"half of it")
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(shipped: Any, tmp_path: Path) -> None:
+    """Nothing looks finished; of an export that is still at work nothing is touched."""
+    ours = (tmp_path / ".mpq-export-of-mine", tmp_path / "other")
+    for folder in ours:
+        folder.mkdir()
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE) as dead,
+        subprocess.Popen(command, stdout=subprocess.PIPE) as alive,
+    ):
+        for process in (dead, alive):
+            assert process.stdout is not None
+            process.stdout.readline()
+        assert len(list(tmp_path.glob(".mpq-export-*"))) == 3
+        dead.kill()
+        dead.wait()
+        assert not (tmp_path / "made").exists()
+
+        shipped()
+
+        left = set(tmp_path.iterdir()) - {*ours, tmp_path / "made"}
+        alive.kill()
+    assert len(left) == 1
+    assert (tmp_path / "made" / "export.json").is_file()
+
+
+def test_a_child_ends_with_its_parent() -> None:
+    """Killed, an export leaves no runtime at work."""
+    script = (
+        "import subprocess, sys\n"
+        "code = 'import os, threading, time; from mpq.backends.__main__ import _end_with;'\\\n"
+        "  'threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start();'\\\n"
+        "  'print(os.getpid(), flush=True); time.sleep(600)'\n"
+        "subprocess.run([sys.executable, '-c', code])\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+
+    for _ in range(200):
+        # Ended, it is gone, or waits as a zombie for a parent that reaps it.
+        status = Path(f"/proc/{child}/stat")
+        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    os.kill(child, 9)
+    raise AssertionError("the child is still there")

@@ -296,10 +296,13 @@ def test_a_file_that_is_no_assignment_is_named(
         Assignment.load(path)
 
 
-def test_a_folder_is_no_assignment(tmp_path: Path) -> None:
-    """A folder in the place of the file is one clear error."""
-    with pytest.raises(FileFormatError, match="cannot read .*Is a directory"):
+def test_a_folder_of_a_run_is_its_assignment(tmp_path: Path) -> None:
+    """The folder that a search has written; one without the file is one clear error."""
+    with pytest.raises(FileFormatError, match=r"cannot read .*assignment\.json"):
         Assignment.load(tmp_path)
+    (tmp_path / "assignment.json").write_text(assignment().to_json())
+
+    assert Assignment.load(tmp_path) == assignment()
 
 
 def test_precisions_by_name() -> None:

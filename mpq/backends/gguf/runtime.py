@@ -18,6 +18,8 @@ from mpq.network.examples import Batch
 FILE: Final = "model.gguf"
 CHECK: Final = "tokenizer-check.json"
 """Texts, and the tokens that the original tokenizer cuts them into."""
+LONGEST: Final = 4096
+"""Tokens of a context here: the key-value cache is made for as many, in float32."""
 PACKAGES: Final = ("gguf", "xllamacpp")
 
 
@@ -57,7 +59,7 @@ class LlamaCpp:
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.n_gpu_layers = 0
-        params.n_ctx = self.context_length
+        params.n_ctx = min(self.context_length, LONGEST)
         params.n_parallel = 1
         params.cpuparams.poll = 0  # waits without turning, which takes the time of others
         params.warmup = params.fit_params = params.ui = False
@@ -88,8 +90,19 @@ class LlamaCpp:
             return json.loads(answer.read())
 
     def run(self, batch: Batch) -> Tensor:
-        """Log-probabilities ``[N, V]`` of the token after each prompt."""
-        return torch.stack([self._next(prompt) for prompt in prompts(batch)])
+        """Log-probabilities ``[N, V]`` of the token after each prompt.
+
+        Raises:
+            InputError: If a prompt is longer than what is run here.
+        """
+        asked = prompts(batch)
+        longest = max(map(len, asked))
+        if longest >= min(self.context_length, LONGEST):
+            raise InputError(
+                f"gguf: a prompt of {longest} tokens; fewer than "
+                f"{min(self.context_length, LONGEST)} are run: give shorter examples"
+            )
+        return torch.stack([self._next(prompt) for prompt in asked])
 
     def _next(self, prompt: list[int]) -> Tensor:
         size = self.vocabulary_size

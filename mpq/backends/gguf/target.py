@@ -1,8 +1,9 @@
 """GGUF: the files of llama.cpp and Ollama."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -25,10 +26,12 @@ from mpq.backends.gguf.recipe import RECIPE, recipe
 from mpq.backends.gguf.runtime import CHECK, FILE, PACKAGES, LlamaCpp, last_positions
 from mpq.backends.gguf.types import FLOAT_TYPES, TWO_BITS, block_type, layout_refusal
 from mpq.backends.gguf.vocabulary import SAMPLES, Vocabulary, vocabulary_of
+from mpq.backends.half_precision import HALF
 from mpq.backends.hugging_face import config_of, require
 from mpq.backends.target import LayerShape, Loaded, Shipped, Target, not_linear, rows_of
 from mpq.errors import InputError
 from mpq.network.examples import Batch
+from mpq.network.refusals import simulated as is_simulated
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Precision
@@ -91,6 +94,16 @@ class Gguf(Target):
         if self.two_bits not in TWO_BITS:
             raise InputError(f"gguf: two_bits is {' or '.join(TWO_BITS)}; got {self.two_bits!r}")
 
+    def check_network(self, model: nn.Module) -> None:
+        """See ``Target.check_network``: the architecture, and the tokenizer."""
+        config = full_config(config_of(model, self.name), _config(model))
+        metadata(config, architecture_of(config))
+        self._vocabulary(model, config)
+
+    def _vocabulary(self, model: nn.Module, config: Mapping[str, Any]) -> Vocabulary:
+        came_from = str(getattr(model, "name_or_path", "") or "")
+        return vocabulary_of(self.tokenizer or came_from, config)
+
     def refusal(self, layer: LayerShape, precision: Precision) -> str:
         """See ``Target.refusal``."""
         weight, number = precision.weight, precision.weight.number
@@ -127,8 +140,8 @@ class Gguf(Target):
         return num_channels * num_inputs // chosen.block * chosen.block_bytes * 8
 
     def constant_bytes(self, tensor: Tensor) -> int:
-        """See ``Target.constant_bytes``: float32, whatever it came in."""
-        return tensor.numel() * 4
+        """See ``Target.constant_bytes``: norms and biases in float32, whatever they came in."""
+        return tensor.numel() * (2 if _half_type(tensor) else 4)
 
     def header_bytes(self, folder: Path) -> int:
         """See ``Target.header_bytes``: the vocabulary too, and what aligns the tensors."""
@@ -137,8 +150,13 @@ class Gguf(Target):
         reader = gguf.GGUFReader(folder / FILE)
         return int(reader.data_offset) + len(reader.tensors) * int(reader.alignment)
 
-    def adapt(self, simulated: nn.Module) -> None:
-        """See ``Target.adapt``: GELU by llama.cpp's table, in Gemma."""
+    def adapt(self, simulated: nn.Module, model: nn.Module) -> None:
+        """See ``Target.adapt``: GELU by llama.cpp's table, in Gemma; inputs in half precision."""
+        ours = dict(simulated.named_modules(remove_duplicate=False))
+        for name, module in model.named_modules(remove_duplicate=False):
+            is_half = isinstance(module, nn.Linear) and module.weight.dtype in HALF
+            if is_half and is_simulated(name, ours[name]) is None:
+                ours[name].register_forward_pre_hook(partial(_rounded_input, module.weight.dtype))
         config = _config(simulated)
         if (getattr(config, "hidden_act", None) or config.hidden_activation) == GELU:
             for name, module in simulated.named_modules():
@@ -158,8 +176,7 @@ class Gguf(Target):
 
         config = full_config(config_of(shipped.model, self.name), _config(shipped.model))
         found = architecture_of(config)
-        came_from = str(getattr(shipped.model, "name_or_path", "") or "")
-        vocabulary = vocabulary_of(self.tokenizer or came_from, config)
+        vocabulary = self._vocabulary(shipped.model, config)
         writer = gguf.GGUFWriter(folder / FILE, found.name)
         for key, value in metadata(config, found).items():
             _add(writer, key, value)
@@ -187,7 +204,7 @@ class Gguf(Target):
             name = found.tensor_name(ours)
             layer = layers.get(ours)
             array, kind = (
-                (_number_bytes(tensor.float() + _offset(name, found)), "F32")
+                _unquantized(tensor, _offset(name, found))
                 if layer is None
                 else self._stored(shipped, layer)
             )
@@ -255,6 +272,24 @@ def _parameters(model: nn.Module) -> dict[str, Tensor]:
     if embedding is not None and head is not None and head.data_ptr() == embedding.data_ptr():
         del found[f"{HEAD}.weight"]
     return found
+
+
+def _half_type(tensor: Tensor) -> str:
+    """The type of a matrix in half precision; llama.cpp has vectors in float32 alone."""
+    return FLOAT_TYPES[HALF[tensor.dtype]] if tensor.ndim > 1 and tensor.dtype in HALF else ""
+
+
+def _unquantized(tensor: Tensor, offset: float) -> tuple[Any, str]:
+    """Bytes and type of what stays as it came."""
+    if kind := _half_type(tensor):
+        return _number_bytes(tensor), kind
+    return _number_bytes(tensor.float() + offset), "F32"
+
+
+def _rounded_input(dtype: torch.dtype, _: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+    """Forward pre-hook: inputs of matrices in half precision, as llama.cpp rounds them."""
+    (x,) = args
+    return (x.to(dtype).to(x.dtype),)
 
 
 def _offset(name: str, found: Architecture) -> float:

@@ -123,6 +123,57 @@ def test_llama_cpp_computes_what_the_simulation_does(
     assert (tmp_path / "out" / "export.json").is_file()
 
 
+def plain_bytes(model: Any) -> int:
+    """Matrices as they are, vectors in float32."""
+    return sum(p.numel() * (p.element_size() if p.ndim > 1 else 4) for p in model.parameters())
+
+
+@pytest.mark.usefixtures("same_process")
+def test_a_matrix_in_half_precision_reads_rounded_inputs(tokenizer: str, tmp_path: Path) -> None:
+    """As llama.cpp has it: without that the median prompt would be 1e-2 away."""
+    model = network("llama")
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+
+    check = ship(
+        Gguf(tokenizer), f"gguf:tokenizer={tokenizer}", assigned(model, "fp32"), tmp_path / "out",
+        model, examples(),
+    )  # fmt: skip
+
+    assert check.kinds == {"BF16": 16}
+    assert check.median_difference < 1e-4 * check.spread
+
+
+@pytest.mark.usefixtures("same_process")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_network_in_half_precision_stays_so(
+    dtype: torch.dtype, tokenizer: str, tmp_path: Path
+) -> None:
+    """Matrices that are not quantized, and the inputs they read; norms are float32 there."""
+    model = network("llama")
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+    check = ship(
+        Gguf(tokenizer), f"gguf:tokenizer={tokenizer}", assigned(model, "w4", "fp32", "w8g32"),
+        tmp_path / "out", model, examples(),
+    )  # fmt: skip
+
+    assert check.dtype == str(dtype).removeprefix("torch.")
+    assert check.max_weight_difference == 0.0
+    # Many more ties than without half precision: held against what those move.
+    assert check.median_difference <= check.accepted_difference < 0.2 * check.spread
+    kind = {torch.bfloat16: "BF16", torch.float16: "F16"}[dtype]
+    assert check.kinds[kind] > 2
+    reader = gguf.GGUFReader(tmp_path / "out" / FILE)
+    stored = sum(int(tensor.n_bytes) for tensor in reader.tensors)
+    assert stored == check.predicted_bytes
+    task = mpq.Task(model, examples(), to=f"gguf:tokenizer={tokenizer}", candidates=["fp32"])
+    pricing = mpq.Session.of(task).prepared.pricing
+    columns = np.zeros(len(pricing.layers), int)
+    assert pricing.table("weight_bytes", task.precisions).total(columns) == plain_bytes(model)
+
+
 @pytest.mark.usefixtures("same_process")
 def test_llama_3_stretches_positions(tokenizer: str, tmp_path: Path) -> None:
     """By factors in a tensor of their own; queries and keys have biases in the order of rows."""
@@ -210,6 +261,8 @@ def test_without_a_tokenizer_nothing_is_written(tmp_path: Path) -> None:
 
     with pytest.raises(ModelError, match="tokenizer.json, --to gguf:tokenizer=FOLDER"):
         ship(Gguf(), "gguf", assigned(model, "w8"), tmp_path / "out", model, examples())
+    with pytest.raises(ModelError, match="tokenizer.json, --to gguf:tokenizer=FOLDER"):
+        mpq.search(mpq.Task(model, examples(), to="gguf"), ["weight_bytes=1MiB"])
 
     assert not (tmp_path / "out").exists()
 
@@ -260,6 +313,11 @@ def test_networks_that_llama_cpp_computes_otherwise_are_refused(
 
     with pytest.raises(ModelError, match=sentence):
         ship(Gguf(tokenizer), "gguf", assigned(model, "fp32"), tmp_path / "out", model, examples())
+    with pytest.raises(ModelError, match=sentence):  # and a search estimates nothing
+        mpq.search(
+            mpq.Task(model, examples(), to=f"gguf:tokenizer={tokenizer}"), ["weight_bytes=1MiB"],
+            sensitivity="weight-error",
+        )  # fmt: skip
 
     assert not (tmp_path / "out").exists()
 

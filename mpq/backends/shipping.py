@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, final
@@ -61,6 +61,7 @@ class ExportCheck:
         versions: Packages that took part.
         kinds: What the layers were loaded as, counted.
         was_searched_for: Whether the assignment's numerics were the target's already.
+        figures: What the target counts besides, with the units in the names.
     """
 
     target: str
@@ -81,6 +82,7 @@ class ExportCheck:
     versions: dict[str, str]
     kinds: dict[str, int]
     was_searched_for: bool
+    figures: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """JSON with these names as keys."""
@@ -90,6 +92,7 @@ class ExportCheck:
     @property
     def verdict(self) -> str:
         """For people."""
+        more = "".join(f", {name} {value}" for name, value in self.figures.items())
         tokens = f" ({self.tokens_per_second:.3g} tokens)" if self.tokens_per_second else ""
         return (
             f"{', '.join(f'{p} {v}' for p, v in self.versions.items())} here: "
@@ -98,7 +101,7 @@ class ExportCheck:
             f"simulation (median {self.median_difference:.2g}, "
             f"accepted {self.accepted_difference:.2g}, spread {self.spread:.2g}); "
             f"{self.file_bytes} bytes ({self.predicted_bytes} predicted), "
-            f"{self.examples_per_second:.3g} examples{tokens} a second"
+            f"{self.examples_per_second:.3g} examples{tokens} a second{more}"
         )
 
 
@@ -134,8 +137,9 @@ def ship(
     _refuse_what_is_there(folder)
     was_searched_for = assignment.numerics == target.numerics
     assignment = replace(assignment, numerics=target.numerics)
-    shipped = Shipped.of(model, assignment)
-    batches = _few(Calibration.of(calibration), device_of(model))
+    data = Calibration.of(calibration)
+    shipped = Shipped.of(model, assignment, data)
+    batches = _few(data, device_of(model))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".mpq-export-") as place:
@@ -183,7 +187,7 @@ def _compared(
     """Refuses what differs; else what is written down."""
     weights = _check_weights(target, shipped, ran)
     simulated = Simulate().quantize(shipped.model, shipped.assignment)
-    target.adapt(simulated)
+    simulated = target.reference(simulated, shipped)
     originals = [_answer(target, shipped.model, batch) for batch in batches]
     expected = [_answer(target, simulated, batch) for batch in batches]
     differences = _differences(target, expected, ran.outputs)
@@ -209,6 +213,7 @@ def _compared(
         versions={"mpq": version("mpq"), **ran.versions},
         kinds=_counted(ran.kinds.values()),
         was_searched_for=was_searched_for,
+        figures=target.figures(made),
     )
 
 
@@ -249,8 +254,7 @@ def _accepted(
 
 def _check_size(target: Target, shipped: Shipped, made: Path) -> tuple[int, int]:
     """Bytes of the files and of the tensors that were promised; refuses files that are larger."""
-    files = (file for file in made.rglob("*") if file.suffix in target.weight_suffixes)
-    found, predicted = sum(file.stat().st_size for file in files), predicted_bytes(target, shipped)
+    found, predicted = target.file_bytes(made), predicted_bytes(target, shipped)
     if found > predicted * 1.01 + target.header_bytes(made):
         raise ModelError(
             f"{target.name}: the files have {found} bytes where {predicted} were promised; nothing "

@@ -80,6 +80,7 @@ def _read(node: Node, found: Found) -> None:
         if name in ALIASES or _is_same(name, node):
             source = node.args[0]
             assert isinstance(source, Node)
+            _check_batch(name, node)
             found.names[node.name] = found.names[source.name]
         elif name in READERS:
             found.steps.append(READERS[name](node, found))
@@ -90,6 +91,16 @@ def _read(node: Node, found: Found) -> None:
         layers = [step.layer for step in found.steps if step.layer is not None]
         where = f"after layer {layers[-1]!r}" if layers else "at the start"
         raise ModelError(f"{TARGET}: {node.name} ({where}): {error}") from error
+
+
+def _check_batch(name: str, node: Node) -> None:
+    """Refuses views that take the batch axis away, or put another one before it."""
+    sizes = node.meta["val"].shape
+    first = node.args[1] if len(node.args) > 1 else None
+    axes = first if isinstance(first, list | tuple) else [first]
+    moves_batch = name in ("squeeze", "unsqueeze", "flatten") and 0 in axes
+    if not sizes or sizes[0] != 1 or moves_batch:
+        raise ModelError(f"{name} moves the axis of the examples")
 
 
 def _is_same(name: str, node: Node) -> bool:

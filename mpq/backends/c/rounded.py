@@ -1,10 +1,11 @@
 """The simulation with what a microcontroller rounds beside the layers: sums and shortcuts, too."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.fx import Node, map_arg
 
@@ -14,11 +15,11 @@ from mpq.backends.c.steps import Steps
 from mpq.errors import InputError
 from mpq.network.examples import Batch
 from mpq.problem.assignment import AssignedLayer
+from mpq.quantization.observer import SAMPLES_PER_BATCH
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.ranges import RANGE_METHODS
-
-SAMPLES_PER_EXAMPLE = 4096
-"""Numbers of a tensor that are kept of every example, drawn at random."""
+VIEWS: Final = ("view", "reshape", "_unsafe_view")
+"""Operations that are told a whole shape."""
 
 
 @final
@@ -64,14 +65,14 @@ class Rounded(nn.Module):
                 numbers = value.detach().flatten().float()
                 if chosen.reads_extremes_only:
                     numbers = torch.stack(numbers.aminmax())
-                elif len(numbers) > SAMPLES_PER_EXAMPLE:
-                    numbers = numbers[torch.randint(len(numbers), (SAMPLES_PER_EXAMPLE,), generator=draws)]
+                elif len(numbers) > SAMPLES_PER_BATCH:
+                    drawn = torch.randint(len(numbers), (SAMPLES_PER_BATCH,), generator=draws)
+                    numbers = numbers[drawn]
                 samples[name].append(numbers)
 
         if wanted:
             for batch in batches:
-                for example in _examples(batch):
-                    self._run(example, observe)
+                self._run(one_tensor(batch), observe)
         for name, tensor_format in wanted.items():
             number, symmetric = tensor_format.number, tensor_format.symmetric
 
@@ -81,9 +82,8 @@ class Rounded(nn.Module):
             self.grids[name] = measured_grid(torch.cat(samples[name]), tensor_format, ends)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The network's output for a batch, one example after the other."""
-        found = [self._run(example) for example in _examples(Batch(args, kwargs))]
-        return torch.cat(found)
+        """The network's output for a batch."""
+        return self._run(one_tensor(Batch(args, kwargs)))
 
     @torch.no_grad()
     def _run(self, x: Tensor, observe: Callable[[str, Tensor], None] | None = None) -> Tensor:
@@ -100,6 +100,9 @@ class Rounded(nn.Module):
                 continue
             args, kwargs = map_arg((node.args, node.kwargs), lambda n: values[n.name])
             args = list(args)
+            if isinstance(node.target, OpOverload) and node.target._opname in VIEWS:
+                # The graph is of one example.
+                args[1] = [len(x), *node.meta["val"].shape[1:]]
             weight = node.args[1] if len(node.args) > 1 else None
             layer = layers.get(parameters.get(weight.name, "")) if isinstance(weight, Node) else None
             if layer is not None:
@@ -128,11 +131,6 @@ class Rounded(nn.Module):
             observe(name, value)
         grid = self.grids.get(name)
         return value if grid is None else grid.round(value.reshape(1, -1)).view_as(value)
-
-
-def _examples(batch: Batch) -> Iterable[Tensor]:
-    """An example at a time, ``[1, ...]``."""
-    return one_tensor(batch).split(1)
 
 
 def one_tensor(batch: Batch) -> Tensor:

@@ -15,7 +15,7 @@ int64_t mpq_scaled(int64_t value, mpq_ratio ratio)
     return shifted(value * ratio.multiplier + half, ratio.shift);
 }
 
-uint32_t mpq_code(const uint8_t *stream, uint32_t index, int32_t bits)
+static inline uint32_t code_at(const uint8_t *stream, uint32_t index, int32_t bits)
 {
     uint32_t at, place, found;
     if (bits == 8) {
@@ -28,6 +28,11 @@ uint32_t mpq_code(const uint8_t *stream, uint32_t index, int32_t bits)
         found |= (uint32_t)stream[(at >> 3) + 1u] << (8u - place);
     }
     return found & ((1u << bits) - 1u);
+}
+
+uint32_t mpq_code(const uint8_t *stream, uint32_t index, int32_t bits)
+{
+    return code_at(stream, index, bits);
 }
 
 void mpq_put(const mpq_tensor *tensor, uint32_t index, uint32_t code)
@@ -76,26 +81,38 @@ static void store(const mpq_tensor *out, uint32_t index, int64_t sum)
     }
 }
 
+/* Those of `count` places of a kernel, `step` apart from `start` on, that lie within `size`. */
+static void inside(int32_t start, int32_t step, int32_t count, int32_t size, int32_t *first,
+                   int32_t *end)
+{
+    *first = 0;
+    *end = count;
+    while (*first < count && start + *first * step < 0) {
+        ++*first;
+    }
+    while (*end > *first && start + (*end - 1) * step >= size) {
+        --*end;
+    }
+}
+
 /* One sum of products: an output channel `o` at the window that begins at row `top`, column `left`. */
 static int32_t products(const mpq_tensor *in, const mpq_shape *s, const mpq_weights *weights,
                         int32_t o, int32_t top, int32_t left)
 {
-    int32_t depth = s->in_channels / s->groups, c, y, x, sum = 0;
+    const uint8_t *numbers = (const uint8_t *)in->data, *codes = weights->codes;
+    int32_t depth = s->in_channels / s->groups, c, y, x, y0, y1, x0, x1, sum = 0;
     int32_t first = o / (s->out_channels / s->groups) * depth;
-    uint32_t w = (uint32_t)(o * depth * s->kernel_height * s->kernel_width);
-    for (c = first; c < first + depth; c++) {
-        for (y = 0; y < s->kernel_height; y++) {
-            int32_t row = top + y * s->dilation_y;
-            if (row < 0 || row >= s->in_height) {
-                w += (uint32_t)s->kernel_width;
-                continue;
-            }
-            for (x = 0; x < s->kernel_width; x++, w++) {
-                int32_t column = left + x * s->dilation_x;
-                if (column >= 0 && column < s->in_width) {
-                    uint32_t at = (uint32_t)((c * s->in_height + row) * s->in_width + column);
-                    sum += mpq_number(in, at) * mpq_weight(weights, w);
-                }
+    int32_t bits = weights->bits, middle = 1 << (bits - 1), zero = in->zero, in_bits = in->bits;
+    inside(top, s->dilation_y, s->kernel_height, s->in_height, &y0, &y1);
+    inside(left, s->dilation_x, s->kernel_width, s->in_width, &x0, &x1);
+    for (c = 0; c < depth; c++) {
+        for (y = y0; y < y1; y++) {
+            int32_t row = (first + c) * s->in_height + top + y * s->dilation_y;
+            uint32_t at = (uint32_t)(row * s->in_width + left + x0 * s->dilation_x);
+            uint32_t w = (uint32_t)(((o * depth + c) * s->kernel_height + y) * s->kernel_width + x0);
+            for (x = x0; x < x1; x++, w++, at += (uint32_t)s->dilation_x) {
+                int32_t number = (int32_t)code_at(numbers, at, in_bits) - zero;
+                sum += number * ((int32_t)code_at(codes, w, bits) - middle);
             }
         }
     }

@@ -114,7 +114,7 @@ class Target(Backend):
     """
 
     extra: ClassVar[str]
-    """What ``pip install 'mpq[...]'`` installs for it."""
+    """What ``pip install 'mpq[...]'`` installs for it; empty where it needs no package."""
     packages: ClassVar[tuple[str, ...]]
     """Modules that its export imports."""
     readers: ClassVar[str]

@@ -46,7 +46,7 @@ class Ratios:
             ModelError: If one is ``2^31`` or more.
         """
         numbers = np.atleast_1d(np.asarray(ratios, dtype=np.float64))
-        mantissas, exponents = np.frexp(numbers)  # a mantissa is at least a half
+        _, exponents = np.frexp(numbers)  # of mantissas of at least a half
         shifts = np.minimum(31 - exponents, LARGEST_SHIFT)
         multipliers = np.rint(np.ldexp(numbers, shifts))
         # Rounded up to the next power of two.

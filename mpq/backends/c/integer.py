@@ -100,9 +100,7 @@ def _moved(step: Step, x: Integers) -> Integers:
     made = np.zeros(step.shapes[1], dtype=np.int64)
     places = []
     for axis, (before, stride) in enumerate(
-        zip(
-            (window.channels_before, *window.padding), (1, *window.stride), strict=True
-        )
+        zip((window.channels_before, *window.padding), (1, *window.stride), strict=True)
     ):
         read = np.arange(made.shape[axis]) * stride - before
         places.append((read, (read >= 0) & (read < x.shape[axis])))

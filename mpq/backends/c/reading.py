@@ -35,10 +35,11 @@ def exported(module: nn.Module, example: Batch) -> ExportedProgram:
             warnings.simplefilter("ignore")
             program = torch.export.export(module, example.args, dict(example.kwargs), strict=False)
             # Without operations in place, and convolutions and pools as they are.
-            return program.run_decompositions({})
+            whole: ExportedProgram = program.run_decompositions({})
     except Exception as error:  # torch raises whatever the network's own code does
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ModelError(f"{TARGET}: torch cannot export the network: {reason}") from error
+    return whole
 
 
 def read_steps(program: ExportedProgram) -> Steps:
@@ -130,7 +131,11 @@ def _fused(steps: list[Step], output: str) -> list[Step]:
 
 def _are_one(first: Step, second: Step) -> bool:
     """Whether two moves are one: what the second one reads, the first one has moved."""
-    if first.kind != "move" or first.window.channels_before or first.shapes[0][0] != first.shapes[1][0]:
+    if (
+        first.kind != "move"
+        or first.window.channels_before
+        or first.shapes[0][0] != first.shapes[1][0]
+    ):
         return False
     window = second.window
     ends = (

@@ -18,6 +18,7 @@ from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.observer import SAMPLES_PER_BATCH
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.ranges import RANGE_METHODS
+
 VIEWS: Final = ("view", "reshape", "_unsafe_view")
 """Operations that are told a whole shape."""
 
@@ -104,7 +105,9 @@ class Rounded(nn.Module):
                 # The graph is of one example.
                 args[1] = [len(x), *node.meta["val"].shape[1:]]
             weight = node.args[1] if len(node.args) > 1 else None
-            layer = layers.get(parameters.get(weight.name, "")) if isinstance(weight, Node) else None
+            layer = (
+                layers.get(parameters.get(weight.name, "")) if isinstance(weight, Node) else None
+            )
             if layer is not None:
                 args[:2] = self._rounded(layer, args[0])
             value = node.target(*args, **kwargs)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpq.backends.c.rounded import one_tensor
 from mpq.backends.c.compiler import SOURCES, compiled, compiler, run, version_of
+from mpq.backends.c.rounded import one_tensor
 from mpq.errors import ModelError
 from mpq.network.examples import Batch
 

@@ -84,7 +84,6 @@ def _network(program: Program) -> dict[str, str]:
             for number, work in zip(numbers, program.works, strict=True)
         ),
         "input_bits": str(read.bits),
-        "input_zero": str(read.zero),
         "input_offset": f"{program.arena.offsets[program.steps.reads]}u",
         "calls": "\n".join(f"    step_{n}({_argument(program, n)});" for n in numbers),
     }

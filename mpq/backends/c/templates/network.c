@@ -11,9 +11,10 @@ ${constants}
 ${steps}
 void network_load(const uint8_t *codes)
 {
-    mpq_tensor in = {NULL, ${input_bits}, ${input_zero}, 0, 0};
+    mpq_tensor in;
     uint32_t i;
     in.data = arena + ${input_offset};
+    in.bits = ${input_bits};
     for (i = 0; i < NETWORK_INPUTS; i++) {
         mpq_put(&in, i, codes[i]);
     }

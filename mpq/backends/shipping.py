@@ -62,6 +62,9 @@ class ExportCheck:
         kinds: What the layers were loaded as, counted.
         was_searched_for: Whether the assignment's numerics were the target's already.
         figures: What the target counts besides, with the units in the names.
+        median_from_search: Median difference from the simulation that a search measures in, where
+            the target's own one rounds more; else ``None``.
+        kl_of_search_nats: KL divergence of that simulation.
     """
 
     target: str
@@ -83,6 +86,8 @@ class ExportCheck:
     kinds: dict[str, int]
     was_searched_for: bool
     figures: dict[str, int] = field(default_factory=dict)
+    median_from_search: float | None = None
+    kl_of_search_nats: float | None = None
 
     def to_json(self) -> str:
         """JSON with these names as keys."""
@@ -92,13 +97,15 @@ class ExportCheck:
     @property
     def verdict(self) -> str:
         """For people."""
+        searched = self.median_from_search
+        apart = "" if searched is None else f" and {searched:.2g} from what a search measures in"
         more = "".join(f", {name} {value}" for name, value in self.figures.items())
         tokens = f" ({self.tokens_per_second:.3g} tokens)" if self.tokens_per_second else ""
         return (
             f"{', '.join(f'{p} {v}' for p, v in self.versions.items())} here: "
             f"{self.num_layers} weights decoded, at most {self.max_weight_difference:.2g} apart; "
             f"outputs of {self.num_examples} examples at most {self.max_difference:.2g} from the "
-            f"simulation (median {self.median_difference:.2g}, "
+            f"simulation (median {self.median_difference:.2g}{apart}, "
             f"accepted {self.accepted_difference:.2g}, spread {self.spread:.2g}); "
             f"{self.file_bytes} bytes ({self.predicted_bytes} predicted), "
             f"{self.examples_per_second:.3g} examples{tokens} a second{more}"
@@ -187,12 +194,15 @@ def _compared(
     """Refuses what differs; else what is written down."""
     weights = _check_weights(target, shipped, ran)
     simulated = Simulate().quantize(shipped.model, shipped.assignment)
-    simulated = target.reference(simulated, shipped)
+    reference = target.reference(simulated, shipped)
     originals = [_answer(target, shipped.model, batch) for batch in batches]
-    expected = [_answer(target, simulated, batch) for batch in batches]
+    expected = [_answer(target, reference, batch) for batch in batches]
+    searched = expected
+    if reference is not simulated:
+        searched = [_answer(target, simulated, batch) for batch in batches]
     differences = _differences(target, expected, ran.outputs)
     spread = float(torch.cat([x.flatten() for x in expected]).std()) or 1.0
-    accepted = _accepted(target, differences, spread, simulated, batches, expected)
+    accepted = _accepted(target, differences, spread, reference, batches, expected)
     file_bytes, predicted = _check_size(target, shipped, made)
     return ExportCheck(
         target=spelled,
@@ -214,6 +224,10 @@ def _compared(
         kinds=_counted(ran.kinds.values()),
         was_searched_for=was_searched_for,
         figures=target.figures(made),
+        median_from_search=None
+        if searched is expected
+        else float(_differences(target, searched, ran.outputs).median()),
+        kl_of_search_nats=None if searched is expected else _divergence(originals, searched),
     )
 
 

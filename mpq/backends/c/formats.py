@@ -60,13 +60,19 @@ def known_grids(steps: Steps, layers: Mapping[str, AssignedLayer]) -> Grids:
         layers: Those of an assignment that was checked, by name.
 
     Raises:
-        PrecisionError: If two layers read one tensor in different formats; names them.
+        PrecisionError: If two layers read one tensor in different formats, or the assignment lacks
+            a layer; names them.
     """
     found: Grids = {}
     of_layers: dict[str, tuple[Form, str]] = {}
     for step in steps.steps:
         if step.layer is None:
             continue
+        if step.layer not in layers:
+            raise PrecisionError(
+                f"c: layer {step.layer!r} is in no precision of the assignment, and there is no "
+                "floating point to leave it in: search without leaving it out"
+            )
         grid = grid_of(layers[step.layer])
         name = step.reads[0]
         form, other = of_layers.setdefault(name, (Form.of(grid), step.layer))

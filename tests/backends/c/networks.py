@@ -84,9 +84,33 @@ class Unfused(nn.Module):
         return found
 
 
+class Pools(nn.Module):
+    """Pools of lines and pixels, cuts from behind, modules where others have functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(2, 4, 4, padding="same", dilation=2)
+        self.second = nn.Conv1d(4, 6, 3)
+        self.third = nn.Conv2d(6, 5, (2, 1))
+        self.act = nn.Hardtanh(-0.5, 1.5)
+        self.pad = nn.ZeroPad2d((0, 0, 1, 0))
+        self.pools = nn.ModuleList([nn.MaxPool1d(3, 2, 1), nn.AvgPool1d(2)])
+        self.small = nn.AdaptiveAvgPool2d((1, 1))
+        self.heads = nn.Sequential(nn.Dropout(), nn.Linear(5, 7), nn.ReLU6(), nn.Linear(7, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """From ``[N, 2, 24]`` to ``[N, 3]``."""
+        x = self.pools[0](self.act(self.first(x)))[..., -9:]
+        x = self.pools[1](self.second(x))
+        x = self.small(self.third(self.pad(x.unsqueeze(2))))
+        found: Tensor = self.heads(x.reshape(x.size(0), -1))
+        return found
+
+
 SHAPES: dict[type[nn.Module], tuple[int, ...]] = {
     Everything: (3, 11, 9),
     Line: (2, 24),
+    Pools: (2, 24),
     Unfused: (2, 6, 6),
 }
 

@@ -10,9 +10,18 @@ from torch import nn
 from mpq.backends.c.compiler import SOURCES, compiled, run, sections
 from mpq.backends.c.source import constant_bytes
 from mpq.errors import ModelError
-from tests.backends.c.networks import Everything, Line, Made, Unfused, assigned, examples, network
+from tests.backends.c.networks import (
+    Everything,
+    Line,
+    Made,
+    Pools,
+    Unfused,
+    assigned,
+    examples,
+    network,
+)
 
-NETWORKS = [Everything, Line, Unfused]
+NETWORKS = [Everything, Line, Pools, Unfused]
 MIXES = [
     ("w8a8",),
     ("w2a8", "w3a7", "w5a6", "w6a5", "w7a4"),

@@ -73,7 +73,7 @@ class Rounded(nn.Module):
 
         if wanted:
             for batch in batches:
-                self._run(one_tensor(batch), observe)
+                self._run(one_tensor(batch).cpu(), observe)
         for name, tensor_format in wanted.items():
             number, symmetric = tensor_format.number, tensor_format.symmetric
 
@@ -84,7 +84,7 @@ class Rounded(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The network's output for a batch."""
-        return self._run(one_tensor(Batch(args, kwargs)))
+        return self._run(one_tensor(Batch(args, kwargs)).cpu())
 
     @torch.no_grad()
     def _run(self, x: Tensor, observe: Callable[[str, Tensor], None] | None = None) -> Tensor:

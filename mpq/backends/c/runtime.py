@@ -1,7 +1,9 @@
 """An exported folder on this machine: compiled, checked against its own examples, and run."""
 
 import json
+import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +28,11 @@ class Compiled:
 
     Args:
         folder: What was exported.
-        place: Where the compiled programs lie as long as this does.
+        place: Where the compiled programs lie, as long as this does.
     """
 
     folder: Path
-    place: "tempfile.TemporaryDirectory[str]"
+    place: Path
 
     @classmethod
     def of(cls, folder: Path) -> Self:
@@ -40,7 +42,8 @@ class Compiled:
             ModelError: If it does not compile, or makes of its examples what it must not.
             MissingDependencyError: If there is no compiler.
         """
-        made = cls(folder, tempfile.TemporaryDirectory(prefix="mpq-c-"))
+        made = cls(folder, Path(tempfile.mkdtemp(prefix="mpq-c-")))
+        weakref.finalize(made, shutil.rmtree, made.place, ignore_errors=True)
         check = compiled(folder, ("check.c", *SOURCES), made.program("check"))
         try:
             run([str(check)])
@@ -54,7 +57,7 @@ class Compiled:
 
     def program(self, name: str) -> Path:
         """Where a compiled program lies."""
-        return Path(self.place.name, name)
+        return self.place / name
 
     @property
     def _told(self) -> dict[str, Any]:

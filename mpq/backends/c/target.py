@@ -1,7 +1,8 @@
 """Portable C: one folder of C99 with a network's constants and steps, for microcontrollers."""
 
 import json
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar, Final, final
@@ -18,9 +19,11 @@ from mpq.backends.c.reading import exported
 from mpq.backends.c.rounded import Rounded, one_tensor
 from mpq.backends.c.runtime import LAYERS, Compiled
 from mpq.backends.c.source import texts
+from mpq.backends.simulate import quantizer_of
 from mpq.backends.target import LayerShape, Loaded, Shipped, Target, rows_of
-from mpq.errors import InputError
+from mpq.errors import InputError, ModelError
 from mpq.network.examples import Batch
+from mpq.network.modules import device_of
 from mpq.quantization.grid import integer_range
 from mpq.quantization.precision import Granularity, Precision
 
@@ -125,6 +128,7 @@ class C(Target):
             raise InputError("the target c needs examples, for the ranges of sums and shortcuts")
         # Before anything else: without one, nothing would be tried.
         compiler()
+        shipped = on_cpu(shipped)
         first = next(iter(shipped.calibration))
         rounded = rounded_of(shipped, first)
         rounded.calibrate(shipped.calibration, shipped.assignment.weight_range)
@@ -144,6 +148,14 @@ class C(Target):
     def load(self, folder: Path) -> Loaded:
         """See ``Target.load``."""
         return Compiled.of(folder)
+
+
+def on_cpu(shipped: Shipped) -> Shipped:
+    """The same on the CPU, where all of this is computed; the user's network stays where it is."""
+    if device_of(shipped.module).type == "cpu":
+        return shipped
+    module, quantizer = deepcopy(shipped.module).cpu(), quantizer_of(shipped.assignment)
+    return replace(shipped, module=module, quantizer=quantizer)
 
 
 def rounded_of(shipped: Shipped, batch: Batch) -> Rounded:
@@ -185,4 +197,6 @@ def _figures(folder: Path) -> dict[str, int]:
     with TemporaryDirectory(prefix="mpq-c-") as place:
         made = compiled(folder, ("network.c",), Path(place, "network.o"), "-c")
         constants, variables = sections(run(["nm", "-S", str(made)]))
+    if not constants:
+        raise ModelError("c: nm tells no sizes of symbols: GNU binutils are needed to count bytes")
     return {"flash_bytes": constants, "ram_bytes": variables}

@@ -1,6 +1,5 @@
 """Memory: the arena has the bytes that peak_ram counts, and no tensor lies on another one."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,20 @@ from torch import Tensor, nn
 
 from mpq.backends.c.arena import blocks_of, plan
 from mpq.backends.c.steps import Step, Steps, Window
+from mpq.cli.loading import load_callable
 from mpq.demo import calibration, make_net
 from mpq.hardware_profiles.peak_ram import peak_ram_bytes
 from mpq.network.network import Network
 from tests.backends.c.networks import Made, assigned
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "resnet20_cifar10.py"
 MIXES = [("w8a8",), ("w4a4",), ("w2a8", "w4a4", "w3a6")]
 
 
 def resnet20() -> nn.Module:
     """Of the example, with random weights."""
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        from resnet20_cifar10 import make_net as make
-    finally:
-        sys.path.remove(str(EXAMPLES))
     torch.manual_seed(0)
-    found: nn.Module = make()
+    found: nn.Module = load_callable(f"{EXAMPLE}:make_net")()
     return found
 
 
@@ -59,8 +54,9 @@ def check(model: nn.Module, data: Tensor, mix: tuple[str, ...]) -> None:
     found = assigned(model, data, mix)
     arena = Made.of(model, found, data).program.arena
 
-    reported, _ = peak_ram_bytes(Network.of(model, [data]).lifetimes, found.precisions)
-
+    lifetimes = Network.of(model, [data]).lifetimes
+    assert lifetimes is not None
+    reported, _ = peak_ram_bytes(lifetimes, found.precisions)
     assert arena.num_bytes == arena.most_held == reported
 
 

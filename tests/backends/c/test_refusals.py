@@ -179,7 +179,8 @@ def test_sums_that_leave_32_bits_are_refused(tmp_path: Path) -> None:
     """By the weights that there are, not by those that there could be."""
     model = nn.Sequential(nn.Linear(70_000, 2, bias=False)).eval()
     with torch.no_grad():
-        model[0].weight.fill_(1.0)
+        for weight in model.parameters():
+            weight.fill_(1.0)
     data = torch.ones(4, 70_000)
 
     with pytest.raises(ModelError, match="layer '0': sums of 70000 products could leave 32 bits"):

@@ -124,14 +124,15 @@ class C(Target):
 
     def write(self, shipped: Shipped, folder: Path) -> None:
         """See ``Target.write``."""
-        if shipped.calibration is None:
+        data = shipped.calibration
+        if data is None:
             raise InputError("the target c needs examples, for the ranges of sums and shortcuts")
         # Before anything else: without one, nothing would be tried.
         compiler()
         shipped = on_cpu(shipped)
-        first = next(iter(shipped.calibration))
+        first = next(iter(data)).to(torch.device("cpu"))
         rounded = rounded_of(shipped, first)
-        rounded.calibrate(shipped.calibration, shipped.assignment.weight_range)
+        rounded.calibrate(data, shipped.assignment.weight_range)
         shipped.made[MADE] = rounded
         program = integer_program(shipped, rounded)
         inputs = input_codes(program, rounded, one_tensor(first)[:NUM_CHECKED])

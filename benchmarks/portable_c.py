@@ -74,7 +74,8 @@ def main(networks: list[str]) -> None:
     with tempfile.TemporaryDirectory() as place:
         for network in networks or NETWORKS:
             rows += [shipped(network, tried, Path(place, network + tried)) for tried in TRIED]
-    found = {"command": "python benchmarks/portable_c.py", "rows": rows}
+    command = " ".join(["python benchmarks/portable_c.py", *networks])
+    found = {"command": command, "rows": rows}
     print(json.dumps(found, indent=1))
 
 

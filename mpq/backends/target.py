@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mpq.backends._base import Backend, Exported
 from mpq.backends.simulate import prepared, quantizer_of
 from mpq.errors import InputError, PrecisionError
-from mpq.network.examples import Batch
+from mpq.network.examples import Batch, Calibration
 from mpq.network.layer import Layer
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.codes import Codes
@@ -56,17 +56,30 @@ class Shipped:
         module: A copy, opened and folded as when it was searched, with the original weights.
         assignment: Its layers' precisions, with the target's numerics.
         quantizer: Gives the codes, as the simulation computes with them.
+        calibration: Examples, for a target whose runtime stores more than layers' inputs.
+        examples: Those that will be run, for targets that trace the network.
+        made: What a target keeps from writing to comparing.
     """
 
     model: nn.Module
     module: nn.Module
     assignment: Assignment
     quantizer: Quantizer
+    calibration: Calibration | None = None
+    examples: tuple[Batch, ...] = ()
+    made: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: nn.Module, assignment: Assignment) -> Self:
+    def of(
+        cls,
+        model: nn.Module,
+        assignment: Assignment,
+        calibration: Calibration | None = None,
+        examples: Sequence[Batch] = (),
+    ) -> Self:
         """Raises what ``Backend.quantize`` does for another network."""
-        return cls(model, prepared(model, assignment), assignment, quantizer_of(assignment))
+        module, quantizer = prepared(model, assignment), quantizer_of(assignment)
+        return cls(model, module, assignment, quantizer, calibration, tuple(examples))
 
     @cached_property
     def quantized(self) -> tuple[AssignedLayer, ...]:
@@ -115,7 +128,7 @@ class Target(Backend):
     """
 
     extra: ClassVar[str]
-    """What ``pip install 'mpq[...]'`` installs for it."""
+    """What ``pip install 'mpq[...]'`` installs for it; empty where it needs no package."""
     packages: ClassVar[tuple[str, ...]]
     """Modules that its export imports."""
     readers: ClassVar[str]
@@ -131,6 +144,8 @@ class Target(Backend):
     is_median: ClassVar[bool] = False
     """Whether the median example is held against the tolerance, and not the largest difference:
     where a runtime rounds inputs while running, ties fall to either side."""
+    needs_all: ClassVar[bool] = False
+    """Whether every layer has to be in a format that it holds: none stays as it came."""
     weight_suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)
     """Of the files that count as weights."""
     notes: ClassVar[tuple[str, ...]] = ()
@@ -232,6 +247,20 @@ class Target(Backend):
             model: The user's own, in its own dtype.
         """
 
+    def reference(self, simulated: nn.Module, shipped: Shipped) -> nn.Module:
+        """What the runtime's outputs are compared with: the simulation after ``adapt``."""
+        self.adapt(simulated, shipped.model)
+        return simulated
+
+    def file_bytes(self, folder: Path) -> int:
+        """Bytes of what it wrote that count as weights, headers included."""
+        files = (file for file in folder.rglob("*") if file.suffix in self.weight_suffixes)
+        return sum(file.stat().st_size for file in files)
+
+    def figures(self, folder: Path) -> dict[str, int]:  # noqa: ARG002
+        """More numbers for ``export.json``, by name with the unit; most targets have none."""
+        return {}
+
     def compared(self, outputs: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002
         """The simulation's outputs for a batch, as ``Loaded.run`` gives the runtime's."""
         return outputs
@@ -278,7 +307,7 @@ class Target(Backend):
         Raises:
             PrecisionError: Names the layers and the reasons.
         """
-        asked = [x for x in layers if x.precision != ORIGINAL]
+        asked = [x for x in layers if self.needs_all or x.precision != ORIGINAL]
         found = ((x, self.why_not(x, x.precision, modules)) for x in asked)
         refused = [f"layer {x.name!r} at {x.precision}: {why}" for x, why in found if why]
         if refused:

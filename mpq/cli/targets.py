@@ -33,6 +33,14 @@ def missing(target: type[Target]) -> list[str]:
     return [package for package in target.packages if find_spec(package) is None]
 
 
+def _needs(target: type[Target]) -> str:
+    if not target.packages:
+        return "no package beside mpq"
+    found = missing(target)
+    how = f" (missing: {', '.join(found)})" if found else " (installed)"
+    return f"pip install 'mpq[{target.extra}]'{how}"
+
+
 def targets_table(targets: list[type[Target]]) -> Table:
     """A row per target."""
     table = new_table()
@@ -40,6 +48,7 @@ def targets_table(targets: list[type[Target]]) -> Table:
         table.add_column(heading, overflow="fold")
     for target in targets:
         how = f"pip install 'mpq[{target.extra}]'" if missing(target) else "yes"
+        how = how if target.packages else "needs no package"
         table.add_row(*map(literal, (target.name, target.readers, target.holds, how)))
     return table
 
@@ -55,8 +64,7 @@ def print_target(target: type[Target], console: Console) -> None:
         f"candidates where none are given: {', '.join(target.candidates)}",
         f"numerics of the simulation: {numerics}",
         f"accepted: {compared} within {target.tolerance:g} standard deviations of the outputs",
-        f"needs: pip install 'mpq[{target.extra}]'"
-        + (f" (missing: {', '.join(missing(target))})" if missing(target) else " (installed)"),
+        f"needs: {_needs(target)}",
         *target.notes,
     )
     for line in lines:

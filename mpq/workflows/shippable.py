@@ -73,6 +73,12 @@ class Shippable:
             if not held:
                 why = next(iter(refusals.values()), "tied layers have no candidate in common")
                 unshipped |= dict.fromkeys(group, why)
+        if target.needs_all and unshipped:
+            name, why = next(iter(unshipped.items()))
+            raise PrecisionError(
+                f"{target.name} runs networks all of whose layers it holds, and layer {name!r} "
+                f"takes none of its candidates: {why}"
+            )
         if len(unshipped) == len(by_name):
             raise PrecisionError(
                 f"{target.name} holds none of the candidates in any layer: "

@@ -1,0 +1,148 @@
+"""The simulation with what a microcontroller rounds beside the layers: sums and shortcuts, too."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
+from torch.fx import Node, map_arg
+
+from mpq.backends.c.formats import Grids, formats_of_others, known_grids, measured_grid
+from mpq.backends.c.reading import constants, read_steps
+from mpq.backends.c.steps import Steps
+from mpq.errors import InputError
+from mpq.network.examples import Batch
+from mpq.problem.assignment import AssignedLayer
+from mpq.quantization.observer import SAMPLES_PER_BATCH
+from mpq.quantization.quantizer import Quantizer
+from mpq.quantization.ranges import RANGE_METHODS
+
+VIEWS: Final = ("view", "reshape", "_unsafe_view")
+"""Operations that are told a whole shape."""
+
+
+@final
+class Rounded(nn.Module):
+    """A network whose layers compute in their precisions, and whose tensors are all stored.
+
+    Args:
+        program: The network with its original weights.
+        layers: Of the assignment, by name.
+        quantizer: Rounds as the simulation does.
+        modules: Name to module of the layers.
+    """
+
+    def __init__(
+        self,
+        program: ExportedProgram,
+        layers: Mapping[str, AssignedLayer],
+        quantizer: Quantizer,
+        modules: Mapping[str, nn.Module],
+    ) -> None:
+        super().__init__()
+        self._program, self._layers, self._quantizer = program, layers, quantizer
+        self._modules_by_name = dict(modules)
+        self._constants = constants(program)
+        self.steps: Steps = read_steps(program)
+        self.grids: Grids = known_grids(self.steps, layers)
+        self._weights: dict[str, Tensor] = {}
+
+    def calibrate(self, batches: Iterable[Batch], method: str) -> None:
+        """Chooses the grids of tensors that no layer reads, by running examples.
+
+        Args:
+            batches: Examples, one after the other.
+            method: As ``RANGE_METHODS`` takes it.
+        """
+        chosen = RANGE_METHODS.build(method)
+        wanted = formats_of_others(self.steps, self._layers, self.grids)
+        samples: dict[str, list[Tensor]] = {name: [] for name in wanted}
+        draws = torch.Generator().manual_seed(0)
+
+        def observe(name: str, value: Tensor) -> None:
+            if name in samples:
+                numbers = value.detach().flatten().float()
+                if chosen.reads_extremes_only:
+                    numbers = torch.stack(numbers.aminmax())
+                elif len(numbers) > SAMPLES_PER_BATCH:
+                    drawn = torch.randint(len(numbers), (SAMPLES_PER_BATCH,), generator=draws)
+                    numbers = numbers[drawn]
+                samples[name].append(numbers)
+
+        if wanted:
+            for batch in batches:
+                self._run(one_tensor(batch).cpu(), observe)
+        for name, tensor_format in wanted.items():
+            number, symmetric = tensor_format.number, tensor_format.symmetric
+
+            def ends(rows: Tensor, number: Any = number, symmetric: bool = symmetric) -> Any:
+                return chosen.ends(rows, number, symmetric)
+
+            self.grids[name] = measured_grid(torch.cat(samples[name]), tensor_format, ends)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The network's output for a batch."""
+        return self._run(one_tensor(Batch(args, kwargs)).cpu())
+
+    @torch.no_grad()
+    def _run(self, x: Tensor, observe: Callable[[str, Tensor], None] | None = None) -> Tensor:
+        values: dict[str, Any] = dict(self._constants)
+        values[self.steps.reads] = self._stored(self.steps.reads, x, observe)
+        by_name = {step.makes: step for step in self.steps.steps}
+        layers = {
+            f"{name}.weight": name for name in (step.layer for step in self.steps.steps) if name
+        }
+        parameters = self._program.graph_signature.inputs_to_parameters
+        output = None
+        for node in self._program.graph.nodes:
+            if node.op != "call_function":
+                continue
+            args, kwargs = map_arg((node.args, node.kwargs), lambda n: values[n.name])
+            args = list(args)
+            if isinstance(node.target, OpOverload) and node.target._opname in VIEWS:
+                # The graph is of one example.
+                args[1] = [len(x), *node.meta["val"].shape[1:]]
+            weight = node.args[1] if len(node.args) > 1 else None
+            layer = (
+                layers.get(parameters.get(weight.name, "")) if isinstance(weight, Node) else None
+            )
+            if layer is not None:
+                args[:2] = self._rounded(layer, args[0])
+            value = node.target(*args, **kwargs)
+            # Only what a step makes is stored: not a sum on its way into a ReLU.
+            values[node.name] = (
+                self._stored(node.name, value, observe) if node.name in by_name else value
+            )
+            output = values[node.name]
+        assert isinstance(output, Tensor)
+        return output
+
+    def _rounded(self, name: str, x: Tensor) -> list[Tensor]:
+        """A layer's input and weight in its precision."""
+        layer, module = self._layers[name], self._modules_by_name[name]
+        if name not in self._weights:
+            self._weights[name] = self._quantizer.weight(name, module, layer.precision.weight)
+        read = self._quantizer.activation(name, module, x, layer.precision.activation)
+        return [read, self._weights[name]]
+
+    def _stored(
+        self, name: str, value: Tensor, observe: Callable[[str, Tensor], None] | None
+    ) -> Tensor:
+        if observe is not None:
+            observe(name, value)
+        grid = self.grids.get(name)
+        return value if grid is None else grid.round(value.reshape(1, -1)).view_as(value)
+
+
+def one_tensor(batch: Batch) -> Tensor:
+    """The only input of a network.
+
+    Raises:
+        InputError: If there are several, or none that is a tensor of numbers.
+    """
+    given = [x for x in (*batch.args, *batch.kwargs.values()) if x is not None]
+    if len(given) != 1 or not isinstance(given[0], Tensor) or not given[0].is_floating_point():
+        raise InputError("c: its networks read one tensor of numbers, and the examples have others")
+    return given[0]

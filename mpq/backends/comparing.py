@@ -1,0 +1,264 @@
+"""A runtime's weights, outputs and bytes beside the simulation's: what differs is refused."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mpq.backends.export_check import ExportCheck
+from mpq.backends.fresh import FreshRun
+from mpq.backends.half_precision import DTYPE_NAMES, in_float32, parameter_dtype
+from mpq.backends.layerwise import first_apart, traced
+from mpq.backends.simulate import prepared, with_precisions
+from mpq.backends.target import Shipped, Target
+from mpq.errors import ModelError
+from mpq.network.examples import Batch
+from mpq.network.modules import stored_tensors, weight_of
+from mpq.network.outputs import scored_tensor
+from mpq.network.weight_layout import layout_of
+
+LAST_DIGITS: Final = 1e-6
+"""Relative difference of sums that are added up in another order."""
+WEIGHT_TOLERANCE: Final = 1e-6
+"""Float32's last digits, of a product of a scale and a code."""
+TIES: Final = 2.0
+"""How many times as far as the simulation moves by ties a runtime may be from it."""
+
+Trace = Callable[[], Mapping[str, Tensor]]
+"""Asks for what every module of the runtime reads and gives, for the first example."""
+
+
+def compared(
+    target: Target,
+    spelled: str,
+    shipped: Shipped,
+    batches: Sequence[Batch],
+    ran: FreshRun,
+    made: Path,
+    was_searched_for: bool,
+    trace: Trace,
+) -> ExportCheck:
+    """Refuses what differs from the simulation; else what is written down.
+
+    Args:
+        target: What wrote the files.
+        spelled: The target as ``BACKENDS.build`` takes it.
+        shipped: What was written.
+        batches: Examples that were run, in float32.
+        ran: What the runtime made of them.
+        made: The folder.
+        was_searched_for: Whether the assignment had the target's numerics.
+        trace: Asked where outputs differ.
+
+    Raises:
+        ModelError: If weights, outputs or sizes are not those of the simulation.
+    """
+    # In float32, in which all that is stored is exact, and so is what the runtime was asked for.
+    model = in_float32(shipped.model)
+    module = prepared(model, shipped.assignment)
+    # With the same quantizer: it has found all ranges, which takes most of the time.
+    shipped_32 = replace(shipped, model=model, module=module)
+    weights = _check_weights(target, shipped_32, ran)
+    simulated = with_precisions(module, shipped.assignment, shipped.quantizer)
+    reference = target.reference(simulated, shipped)
+    originals = [_answer(target, model, batch) for batch in batches]
+    expected = [_answer(target, reference, batch) for batch in batches]
+    searched = expected
+    if reference is not simulated:
+        searched = [_answer(target, simulated, batch) for batch in batches]
+    differences = _differences(target, expected, ran.outputs)
+    spread = float(torch.cat([x.flatten() for x in expected]).std()) or 1.0
+    is_median = target.has_ties(shipped.assignment)
+    accepted = _accepted(
+        target, is_median, differences, spread, reference, batches, expected, trace
+    )
+    file_bytes, predicted = _check_size(target, shipped, made)
+    return ExportCheck(
+        target=spelled,
+        fingerprint=shipped.assignment.fingerprint,
+        num_layers=len(shipped.quantized),
+        num_examples=len(differences),
+        max_difference=float(differences.max()),
+        median_difference=float(differences.median()),
+        accepted_difference=accepted,
+        spread=spread,
+        max_weight_difference=weights,
+        kl_from_original_nats=_divergence(originals, ran.outputs),
+        kl_of_simulation_nats=_divergence(originals, expected),
+        file_bytes=file_bytes,
+        predicted_bytes=predicted,
+        examples_per_second=batches[0].size / ran.seconds,
+        tokens_per_second=_num_tokens(batches[0]) / ran.seconds or None,
+        dtype=DTYPE_NAMES[parameter_dtype(shipped.model)],
+        versions={"mpq": version("mpq"), **ran.versions},
+        kinds=_counted(ran.kinds.values()),
+        was_searched_for=was_searched_for,
+        figures=target.figures(made),
+        median_from_search=None
+        if searched is expected
+        else float(_differences(target, searched, ran.outputs).median()),
+        kl_of_search_nats=None if searched is expected else _divergence(originals, searched),
+        max_differences_otherwise={
+            name: float(_differences(target, expected, outputs).max())
+            for name, outputs in ran.others.items()
+        },
+    )
+
+
+def _differences(target: Target, expected: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
+    """``[N]`` largest difference of each example's outputs."""
+    for want, got in zip(expected, outputs, strict=True):
+        if want.shape != got.shape:
+            raise ModelError(
+                f"{target.name}: its runtime's outputs are {tuple(got.shape)}, the simulation's "
+                f"{tuple(want.shape)}"
+            )
+    pairs = zip(expected, outputs, strict=True)
+    return torch.cat([(a - b).abs().flatten(1).amax(1) for a, b in pairs])
+
+
+def _accepted(
+    target: Target,
+    is_median: bool,
+    differences: Tensor,
+    spread: float,
+    simulated: nn.Module,
+    batches: Sequence[Batch],
+    expected: Sequence[Tensor],
+    trace: Trace,
+) -> float:
+    """How far outputs may be apart; refuses those that are further."""
+    worst, median = float(differences.max()), float(differences.median())
+    accepted = target.tolerance * spread
+    if is_median and not median <= accepted:
+        accepted = max(accepted, TIES * _moved_by_ties(target, simulated, batches, expected))
+    # A comparison with nan is false: what is not within is refused.
+    if (median if is_median else worst) <= accepted:
+        return accepted
+    where = _first_apart(target, simulated, batches[0].slice(0, 1), trace)
+    raise ModelError(
+        f"{target.name}: its runtime's outputs differ from the simulation's by {worst:.3g} "
+        f"(median {median:.3g}, accepted {accepted:.3g}; their standard deviation is "
+        f"{spread:.3g}), though all weights are decoded alike{where}; nothing was written"
+    )
+
+
+def _first_apart(target: Target, simulated: nn.Module, batch: Batch, trace: Trace) -> str:
+    """Names the first layer that differs, where the runtime's modules can be looked at."""
+    found = trace()
+    if not found:
+        return ""
+    expected = traced(simulated, lambda: simulated(*batch.args, **batch.kwargs))
+    return f". {first_apart(expected, found, target.tolerance) or 'No single layer differs'}"
+
+
+def _check_size(target: Target, shipped: Shipped, made: Path) -> tuple[int, int]:
+    """Bytes of the files and of the tensors that were promised; refuses files that are larger."""
+    found, predicted = target.file_bytes(made), predicted_bytes(target, shipped)
+    if found > predicted * 1.01 + target.header_bytes(made):
+        raise ModelError(
+            f"{target.name}: the files have {found} bytes where {predicted} were promised; nothing "
+            "was written"
+        )
+    return found, predicted
+
+
+def _num_tokens(batch: Batch) -> int:
+    """Ids in a batch; 0 where its inputs are numbers."""
+    first = batch.kwargs.get("input_ids", batch.args[0] if batch.args else None)
+    is_ids = isinstance(first, Tensor) and not first.is_floating_point() and first.ndim == 2
+    return first.numel() if is_ids else 0
+
+
+@torch.no_grad()
+def _moved_by_ties(
+    target: Target, simulated: nn.Module, batches: Sequence[Batch], expected: Sequence[Tensor]
+) -> float:
+    """Median over the examples of how far the simulation itself moves by float32's last digits.
+
+    Inputs that are rounded while running may fall to either side of a tie. In a network with many
+    layers some of every example do, in the simulation as in the runtime, which adds up in another
+    order: the two differ as the simulation differs from itself with norms and biases a hair off.
+    """
+    draws = torch.Generator().manual_seed(0)
+    moved = {
+        name: p * (1 + LAST_DIGITS * torch.randn(p.shape, generator=draws).to(p))
+        for name, p in simulated.named_parameters()
+        if p.ndim == 1
+    }
+    found = []
+    for batch, want in zip(batches, expected, strict=True):
+        outputs = functional_call(simulated, moved, batch.args, dict(batch.kwargs))
+        got = target.compared(scored_tensor(outputs).float(), batch).cpu()
+        found.append((want - got).abs().flatten(1).amax(1))
+    return float(torch.cat(found).median())
+
+
+def _counted(values: Any) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for value in values:
+        found[value] = found.get(value, 0) + 1
+    return found
+
+
+def _check_weights(target: Target, shipped: Shipped, ran: FreshRun) -> float:
+    """Largest difference of the decoded weights; names the first layer that differs."""
+    missing = {layer.name: layer for layer in shipped.quantized}
+    decoded = dict.fromkeys(missing, 0.0)
+    for name, found in ran.weights():
+        layer = missing.pop(name, None)
+        if layer is None:
+            continue
+        layer_module = shipped.module.get_submodule(name)
+        rounded = shipped.quantizer.weight(name, layer_module, layer.precision.weight)
+        expected = layout_of(layer_module).to_rows(rounded).float().cpu()
+        same_shape = expected.shape == found.shape
+        error = float((expected - found).abs().max()) if same_shape else float("nan")
+        decoded[name] = error / (float(expected.abs().max()) or 1.0)
+        if not decoded[name] <= WEIGHT_TOLERANCE:
+            raise ModelError(
+                f"{target.name}: the weight of layer {name!r} at {layer.precision} is decoded as "
+                f"another one: {decoded[name]:.3g} of its largest number apart, "
+                f"{tuple(found.shape)} for {tuple(expected.shape)}; nothing was written"
+            )
+    if missing:
+        raise ModelError(
+            f"{target.name}: its reader found no quantized weight of layer {next(iter(missing))!r} "
+            f"({len(missing)} of {len(decoded)} layers); nothing was written"
+        )
+    return max(decoded.values(), default=0.0)
+
+
+def predicted_bytes(target: Target, shipped: Shipped) -> int:
+    """Bytes of all tensors that the target stores, without headers."""
+    weights = {id(weight_of(shipped.module.get_submodule(x.name))) for x in shipped.quantized}
+    rest = {id(t): t for t in stored_tensors(shipped.module) if id(t) not in weights}
+    # A parameter that several layers share is stored once.
+    first = {
+        id(weight_of(shipped.module.get_submodule(x.name))): x for x in reversed(shipped.quantized)
+    }
+    bits = sum(target.stored_bits(layer, layer.precision) for layer in first.values())
+    return -(-bits // 8) + sum(target.constant_bytes(t) for t in rest.values())
+
+
+@torch.no_grad()
+def _answer(target: Target, module: nn.Module, batch: Batch) -> Tensor:
+    outputs = scored_tensor(module(*batch.args, **batch.kwargs)).float()
+    return target.compared(outputs, batch).cpu()
+
+
+def _divergence(originals: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:
+    """Mean KL divergence per position, in nats, of outputs taken as logits."""
+    pairs = list(zip(originals, outputs, strict=True))
+    total = sum(
+        float(torch.nn.functional.kl_div(
+            b.double().log_softmax(-1), a.double().log_softmax(-1), log_target=True, reduction="sum"
+        ))
+        for a, b in pairs
+    )  # fmt: skip
+    return total / sum(a[..., 0].numel() for a, _ in pairs)

@@ -1,0 +1,96 @@
+"""What is written down of an export: how its own runtime ran it, beside the simulation."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Final, final
+
+EXPORT_SCHEMA: Final = 1
+
+
+@final
+@dataclass(frozen=True)
+class ExportCheck:
+    """``export.json``: how an exported folder computes, as its own runtime ran it here.
+
+    Args:
+        target: As ``mpq export --to`` takes it.
+        fingerprint: The assignment's.
+        num_layers: Layers whose weights were decoded by the tool's reader and compared.
+        num_examples: Examples that were run in the runtime.
+        max_difference: Largest difference of an output from the simulation.
+        median_difference: Median over the examples of their largest differences.
+        accepted_difference: What the largest one, or the median one where a runtime rounds while
+            running, was held against.
+        spread: Standard deviation of the simulation's outputs.
+        max_weight_difference: Largest difference of a weight as the tool's reader decodes it,
+            relative to its layer's largest weight.
+        kl_from_original_nats: Mean KL divergence of the runtime's outputs, taken as logits, from
+            the original network's.
+        kl_of_simulation_nats: The same of the simulation.
+        file_bytes: All files with weights.
+        predicted_bytes: What ``weight_bytes`` says: without headers.
+        examples_per_second: Of one batch, warm, on this machine.
+        tokens_per_second: The same in tokens that are read; ``None`` where inputs are no tokens.
+        dtype: What the network's parameters are stored in. Everything above was computed in
+            float32, also of a network in half precision, whose numbers are exact in it.
+        versions: Packages that took part.
+        kinds: What the layers were loaded as, counted.
+        was_searched_for: Whether the assignment's numerics were the target's already.
+        figures: What the target counts besides, with the units in the names.
+        median_from_search: Median difference from the simulation that a search measures in, where
+            the target's own one rounds more; else ``None``.
+        kl_of_search_nats: KL divergence of that simulation.
+        max_differences_otherwise: The same as ``max_difference`` of the same files under other
+            settings, by what these are called; told and not judged.
+    """
+
+    target: str
+    fingerprint: str
+    num_layers: int
+    num_examples: int
+    max_difference: float
+    median_difference: float
+    accepted_difference: float
+    spread: float
+    max_weight_difference: float
+    kl_from_original_nats: float
+    kl_of_simulation_nats: float
+    file_bytes: int
+    predicted_bytes: int
+    examples_per_second: float
+    tokens_per_second: float | None
+    dtype: str
+    versions: dict[str, str]
+    kinds: dict[str, int]
+    was_searched_for: bool
+    figures: dict[str, int] = field(default_factory=dict)
+    median_from_search: float | None = None
+    kl_of_search_nats: float | None = None
+    max_differences_otherwise: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """JSON with these names as keys."""
+        data = {"schema_version": EXPORT_SCHEMA, **asdict(self)}
+        return json.dumps(data, indent=1) + "\n"
+
+    @property
+    def verdict(self) -> str:
+        """For people."""
+        half = "" if self.dtype == "float32" else f" (stored in {self.dtype}, run in float32)"
+        searched = self.median_from_search
+        apart = "" if searched is None else f" and {searched:.2g} from what a search measures in"
+        more = "".join(f", {name} {value}" for name, value in self.figures.items())
+        otherwise = "".join(
+            f"; {name}: at most {difference:.2g} from the simulation"
+            for name, difference in self.max_differences_otherwise.items()
+        )
+        tokens = f" ({self.tokens_per_second:.3g} tokens)" if self.tokens_per_second else ""
+        return (
+            f"{', '.join(f'{p} {v}' for p, v in self.versions.items())} here{half}: "
+            f"{self.num_layers} weights decoded, at most {self.max_weight_difference:.2g} apart; "
+            f"outputs of {self.num_examples} examples at most {self.max_difference:.2g} from the "
+            f"simulation (median {self.median_difference:.2g}{apart}, "
+            f"accepted {self.accepted_difference:.2g}, spread {self.spread:.2g}); "
+            f"{self.file_bytes} bytes ({self.predicted_bytes} predicted), "
+            f"{self.examples_per_second:.3g} examples{tokens} a second{more}{otherwise}"
+        )

@@ -1,0 +1,94 @@
+"""The compiled network, the integer simulation and the one in floating point: three ways to one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mpq.backends.c.compiler import SOURCES, compiled, run, sections
+from mpq.backends.c.source import constant_bytes
+from mpq.errors import ModelError
+from tests.backends.c.networks import (
+    Everything,
+    Line,
+    Made,
+    Pools,
+    Unfused,
+    assigned,
+    examples,
+    network,
+)
+
+NETWORKS = [Everything, Line, Pools, Unfused]
+MIXES = [
+    ("w8a8",),
+    ("w2a8", "w3a7", "w5a6", "w6a5", "w7a4"),
+    ("w4ta8s", "w8ta4s", "w3a4"),
+    ("w4a4", "w8a8", "w8a3", "w5a8"),
+]
+
+
+def made_of(kind: type[nn.Module], mix: tuple[str, ...]) -> tuple[Made, torch.Tensor]:
+    """A network in one precision after the other."""
+    model, data = network(kind), examples(kind)
+    return Made.of(model, assigned(model, data, mix), data), data
+
+
+@pytest.mark.parametrize("mix", MIXES, ids=lambda mix: "-".join(mix))
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_the_compiled_network_is_the_integer_simulation(
+    kind: type[nn.Module], mix: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Bit for bit, in the strictest C99; its constants and arena have the promised bytes."""
+    made, data = made_of(kind, mix)
+    made.write(tmp_path, data)
+    sanitized = ("-fsanitize=undefined,address", "-fno-sanitize-recover=all")
+
+    run([str(compiled(tmp_path, ("check.c", *SOURCES), tmp_path / "check", *sanitized))])
+
+    symbols = compiled(tmp_path, ("network.c",), tmp_path / "network.o", "-c")
+    sizes = sections(run(["nm", "-S", str(symbols)]))
+    assert sizes == (sum(map(constant_bytes, made.program.layers)), made.program.arena.num_bytes)
+
+
+@pytest.mark.parametrize("mix", MIXES, ids=lambda mix: "-".join(mix))
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_the_integer_simulation_is_the_one_in_floating_point(
+    kind: type[nn.Module], mix: tuple[str, ...]
+) -> None:
+    """But for numbers that lie between two codes, which are few: the median example is equal."""
+    made, data = made_of(kind, mix)
+
+    found = torch.from_numpy(made.outputs(data)).double() * made.program.output_form.scale
+
+    expected = made.rounded(data).double()
+    differences = (found - expected.flatten(1)).abs().amax(1)
+    assert float(differences.median()) < 1e-5 * float(expected.std())
+    assert float(expected.std()) > 0
+
+
+def test_an_output_that_differs_is_counted(tmp_path: Path) -> None:
+    """By the check that travels with the folder: one bit of one example."""
+    made, data = made_of(Line, ("w4a8",))
+    wrong = made.outputs(data)
+    wrong[3, 1] ^= 1
+    made.write(tmp_path, data, wrong)
+
+    check = compiled(tmp_path, ("check.c", *SOURCES), tmp_path / "check")
+
+    with pytest.raises(ModelError, match="ended with 1"):
+        run([str(check)])
+
+
+def test_a_name_ends_no_comment(tmp_path: Path) -> None:
+    """Layers may be called whatever Python lets a module be called."""
+    model: Any = nn.Sequential()
+    model.add_module("*/ #error", nn.Linear(4, 3))
+    data = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    made = Made.of(model.eval(), assigned(model.eval(), data, ("w4a8",)), data)
+    made.write(tmp_path, data)
+
+    assert run([str(compiled(tmp_path, ("check.c", *SOURCES), tmp_path / "check"))]) == b""

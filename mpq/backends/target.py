@@ -56,17 +56,20 @@ class Shipped:
         module: A copy, opened and folded as when it was searched, with the original weights.
         assignment: Its layers' precisions, with the target's numerics.
         quantizer: Gives the codes, as the simulation computes with them.
+        examples: Those that will be run, for targets that trace the network.
     """
 
     model: nn.Module
     module: nn.Module
     assignment: Assignment
     quantizer: Quantizer
+    examples: tuple[Batch, ...] = ()
 
     @classmethod
-    def of(cls, model: nn.Module, assignment: Assignment) -> Self:
+    def of(cls, model: nn.Module, assignment: Assignment, examples: Sequence[Batch] = ()) -> Self:
         """Raises what ``Backend.quantize`` does for another network."""
-        return cls(model, prepared(model, assignment), assignment, quantizer_of(assignment))
+        module = prepared(model, assignment)
+        return cls(model, module, assignment, quantizer_of(assignment), tuple(examples))
 
     @cached_property
     def quantized(self) -> tuple[AssignedLayer, ...]:
@@ -218,6 +221,17 @@ class Target(Backend):
         Raises:
             MissingDependencyError: If the runtime is not installed; names the pip line.
         """
+
+    def load_otherwise(self, folder: Path) -> Mapping[str, Loaded]:  # noqa: ARG002
+        """The same files under other settings, by what these are called in ``export.json``.
+
+        How far their outputs are from the simulation is written down, and not judged.
+        """
+        return {}
+
+    def has_ties(self, assignment: Assignment) -> bool:  # noqa: ARG002
+        """Whether the median example is judged, and not the largest difference."""
+        return self.is_median
 
     def why_not(
         self, layer: LayerShape, precision: Precision, modules: Mapping[str, nn.Module] | None

@@ -22,15 +22,28 @@ if TYPE_CHECKING:
 
 LAYERS: Final = "mpq_layers"
 """Key of a file's metadata: where the decoded weights of layers are."""
+SETTINGS: Final = "mpq_onnxruntime_settings"
+"""Key of a file's metadata: a session's settings under which it equals the simulation."""
 
 
 def written_layers(model: "onnx.ModelProto") -> dict[str, dict[str, Any]]:
     """Layer name to where its decoded weight is, as ``weights_json`` has it."""
+    return _told(model, LAYERS)
+
+
+def stored_settings(file: Path) -> dict[str, str]:
+    """A session's settings under which a file equals the simulation."""
+    import onnx
+
+    return _told(onnx.load(file), SETTINGS)
+
+
+def _told(model: "onnx.ModelProto", key: str) -> dict[str, Any]:
     return {
-        name: dict(entry)
+        name: value
         for prop in model.metadata_props
-        if prop.key == LAYERS
-        for name, entry in json.loads(prop.value).items()
+        if prop.key == key
+        for name, value in json.loads(prop.value).items()
     }
 
 
@@ -118,8 +131,8 @@ class LoadedByOnnxRuntime:
     ran: "onnx.ModelProto"
 
     @classmethod
-    def of(cls, file: Path, settings: Mapping[str, str]) -> Self:
-        """Loads a file.
+    def of(cls, file: Path, settings: Mapping[str, str] | None = None) -> Self:
+        """Loads a file, under its own settings or others.
 
         Raises:
             MissingDependencyError: If ONNX Runtime is not installed.
@@ -129,7 +142,8 @@ class LoadedByOnnxRuntime:
 
         with tempfile.TemporaryDirectory() as place:
             optimized = f"{place}/optimized.onnx"
-            session = session_of(str(file), settings, optimized_model_filepath=optimized)
+            given = stored_settings(file) if settings is None else settings
+            session = session_of(str(file), given, optimized_model_filepath=optimized)
             ran = onnx.load(optimized, load_external_data=False)
         del ran.graph.initializer[:]
         return cls(file, session, ran)

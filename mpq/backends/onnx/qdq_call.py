@@ -57,7 +57,9 @@ class QdqWriter:
     _decoded: dict[tuple[int, TensorFormat, bool], WrittenWeight] = field(default_factory=dict)
     _rounded: dict[tuple[str, object], str] = field(default_factory=dict)
 
-    def call(self, name: str, module: nn.Module, precision: Precision, x: str, y: str) -> None:
+    def call(
+        self, name: str, module: nn.Module, precision: Precision, x: str, y: str, rank: int
+    ) -> None:
         """A layer's nodes, from the tensor ``x`` to the tensor ``y``.
 
         Args:
@@ -66,6 +68,7 @@ class QdqWriter:
             precision: A layer that does not stay as it came.
             x: Float, or ids of an embedding.
             y: Float.
+            rank: How many axes ``x`` has.
         """
         kind = kind_of(module)
         assert kind is not None
@@ -74,7 +77,13 @@ class QdqWriter:
             return
         x = self._input(name, precision.activation, x)
         bias = getattr(module, "bias", None)
-        biases = [] if bias is None else [self.writer.constant("bias", bias.detach().float())]
+        biases = []
+        if bias is not None:
+            # With as many axes as the product: a list would let ONNX Runtime 1.32 fuse products of
+            # tokens with it, and lose the zero point of their int8 inputs on the way.
+            axes = rank if kind == "linear" else 1
+            numbers = bias.detach().float().reshape(*[1] * (axes - 1), -1)
+            biases = [self.writer.constant("bias", numbers)]
         weight = self._weight(name, module, precision, has_rows=kind != "linear")
         if kind == "linear":
             write_sum(self.writer, [x, weight], biases[0] if biases else None, y)
@@ -204,12 +213,13 @@ class QdqWriter:
         return self.writer.node("Cast", [half], attributes={"to": FLOAT})
 
     def _through_float8(self, x: str, tensor_format: TensorFormat, scale: float) -> str:
-        container = Container(container_name(tensor_format), 8)
-        grid = [
-            self.writer.constant("scale", np.array(scale, dtype=np.float32)),
-            self._constant(container, "zero_point", torch.tensor(0.0)),
-        ]
-        codes = self.writer.node("QuantizeLinear", [x, *grid])
+        from onnx import TensorProto
+
+        grid = [self.writer.constant("scale", np.array(scale, dtype=np.float32))]
+        # Named and not by a zero point, whose 0 ONNX Runtime 1.32 takes for the lowest code: it
+        # would drop a ReLU before it.
+        to = getattr(TensorProto, container_name(tensor_format))
+        codes = self.writer.node("QuantizeLinear", [x, *grid], attributes={"output_dtype": to})
         return self.writer.node("DequantizeLinear", [codes, *grid])
 
 

@@ -17,9 +17,14 @@ CHANNELS_LAST: Final = "NhwcTransformer"
 """What runs int8 convolutions channels last."""
 
 
-EXACT: Final = {"session.qdq_matmulnbits_accuracy_level": "1", DISABLED: ";".join(KEPT)}
+AS_WRITTEN: Final = {
+    "session.qdq_matmulnbits_accuracy_level": "1",
+    DISABLED: ";".join(KEPT),
+}
 """Settings under which standard operators are computed as they are written: without the first one,
 inputs of layers with 2, 4 and 8-bit weights are rounded to int8."""
+FLOAT_PRODUCTS: Final = {"session.disable_quant_qdq": "1"}
+"""What keeps int8 products from saturating on x86 processors without VNNI: there are none."""
 
 
 def open_session(

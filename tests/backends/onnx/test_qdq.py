@@ -112,7 +112,7 @@ WEIGHTS = [
 INPUTS = [
     ("w8a8",),
     ("w4a8s", "w8a8", "w2a8", "w8za8s"),
-    ("fp8", "w4a16", "fp16", "bf16", "w8g16a8", "w4afp8"),
+    ("fp8", "w4a16", "fp16", "bf16", "w4g16a8", "w4afp8"),
 ]
 
 

@@ -17,6 +17,7 @@ from mpq.backends.gguf import Gguf
 from mpq.backends.mlx import Mlx
 from mpq.backends.onnx.export import Onnx
 from mpq.backends.onnx.qdq import OnnxQdq
+from mpq.backends.openvino import OpenVino
 from mpq.backends.shipping import ship
 from mpq.backends.simulate import Simulate
 from mpq.backends.target import Target
@@ -27,7 +28,7 @@ from mpq.problem.assignment import Assignment
 
 BACKENDS: Registry[Backend] = Registry(
     "backend",
-    (Simulate, Onnx, OnnxQdq, CompressedTensors, Gguf, Mlx, TorchAo, Text),
+    (Simulate, Onnx, OnnxQdq, OpenVino, CompressedTensors, Gguf, Mlx, TorchAo, Text),
     group="mpq.backends",
 )
 """Every backend, by the name that ``mpq export --to`` and ``mpq.quantize`` take."""

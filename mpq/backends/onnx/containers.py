@@ -84,13 +84,16 @@ class Container:
         return values.to(dtype).reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def container_of(tensor_format: TensorFormat, kind: str, num_channels: int) -> Container | None:
+def container_of(
+    tensor_format: TensorFormat, kind: str, num_channels: int, narrowest: int = 2
+) -> Container | None:
     """What a weight's codes are stored in; ``None`` where nothing holds them.
 
     Args:
         tensor_format: Of a weight that does not stay as it came.
         kind: The layer's.
         num_channels: Its outputs.
+        narrowest: Bits that an integer code takes at least.
 
     >>> from mpq.quantization.precision import Precision
     >>> container_of(Precision.parse("w3z").weight, "linear", 10)
@@ -105,4 +108,5 @@ def container_of(tensor_format: TensorFormat, kind: str, num_channels: int) -> C
         return None
     if bits == 2 and kind == "linear" and num_channels % COLUMNS:
         bits = 4
+    bits = max(bits, narrowest)
     return Container(f"{'' if tensor_format.symmetric else 'U'}INT{bits}", bits)

@@ -21,7 +21,7 @@ from mpq.backends.onnx.loaded import (
     message_bytes,
     stored_settings,
 )
-from mpq.backends.onnx.qdq_call import QdqWriter, WrittenWeight, weights_json
+from mpq.backends.onnx.qdq_call import QdqWriter, weights_json
 from mpq.backends.onnx.session import AS_WRITTEN, FLOAT_PRODUCTS
 from mpq.backends.onnx.template import GraphTemplate, check_batch_size, require_onnx
 from mpq.backends.target import HEADERS, SCALE_BITS, LayerShape, Loaded, Shipped, Target, rows_of
@@ -32,7 +32,6 @@ from mpq.network.tracing import kind_of
 from mpq.problem.assignment import Assignment
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
-from mpq.quantization.quantizer import Quantizer
 
 if TYPE_CHECKING:
     import onnx
@@ -115,9 +114,9 @@ class OnnxQdq(Target):
         container = self._container(layer, precision.weight)
         is_grouped = precision.weight.granularity is Granularity.GROUP
         reads = precision.activation.number.name
-        if layer.kind == "linear" and is_grouped and reads == "int8" and container:
-            if container.bits == 8:
-                return "ONNX Runtime 1.32 breaks down on groups in 8 bits with int8 inputs"
+        is_pair = layer.kind == "linear" and is_grouped and reads == "int8"
+        if is_pair and container is not None and container.bits == 8:
+            return "ONNX Runtime 1.32 breaks down on groups in 8 bits with int8 inputs"
         return ""
 
     def module_refusal(self, module: nn.Module | None) -> str:
@@ -132,25 +131,9 @@ class OnnxQdq(Target):
 
     def stored_bits(self, layer: LayerShape, precision: Precision) -> int:
         """See ``Target.stored_bits``; with the scale and zero point of a static input."""
-        num_channels, num_inputs = rows_of(layer)
         container = self._container(layer, precision.weight)
         assert container is not None
-        total = _whole_bytes(num_channels * num_inputs * container.bits)
-        total += self.scale_bits(layer, precision)
-        is_static = precision.activation.granularity is Granularity.TENSOR
-        # A scale, and a zero point.
-        return total + (40 if is_static and layer.kind != "embedding" else 0)
-
-    def scale_bits(self, layer: LayerShape, precision: Precision) -> int:
-        """See ``Target.scale_bits``; a zero point takes as many bits as a code's container."""
-        num_channels, num_inputs = rows_of(layer)
-        weight, container = precision.weight, self._container(layer, precision.weight)
-        assert container is not None
-        is_group = weight.granularity is Granularity.GROUP
-        scale = self.numerics.group_scale if is_group else self.numerics.scale
-        count = weight.num_scales(num_channels * num_inputs, num_channels)
-        points = 0 if weight.symmetric else _whole_bytes(count * container.bits)
-        return count * SCALE_BITS[scale] + points
+        return written_bits(layer, precision, container, self.numerics)
 
     def header_bytes(self, folder: Path) -> int:
         """See ``Target.header_bytes``: nodes and names of the graph as well."""
@@ -193,17 +176,36 @@ def settings_for(assignment: Assignment) -> dict[str, str]:
     return {**AS_WRITTEN, **(FLOAT_PRODUCTS if has_products else {})}
 
 
+def written_bits(
+    layer: LayerShape, precision: Precision, container: Container, numerics: Numerics
+) -> int:
+    """Bits of a layer's codes, scales and zero points, and of a static input's two numbers."""
+    num_channels, num_inputs = rows_of(layer)
+    weight = precision.weight
+    is_group = weight.granularity is Granularity.GROUP
+    count = weight.num_scales(num_channels * num_inputs, num_channels)
+    total = _whole_bytes(num_channels * num_inputs * container.bits)
+    total += count * SCALE_BITS[numerics.group_scale if is_group else numerics.scale]
+    # A zero point takes as many bits as a code.
+    total += 0 if weight.symmetric else _whole_bytes(count * container.bits)
+    is_static = precision.activation.granularity is Granularity.TENSOR
+    return total + (40 if is_static and layer.kind != "embedding" else 0)
+
+
 def _whole_bytes(bits: int) -> int:
     return -(-bits // 8) * 8
 
 
-def standard_graph(shipped: Shipped, batch_size: int, tool: str) -> "onnx.ModelProto":
+def standard_graph(
+    shipped: Shipped, batch_size: int, tool: str, narrowest: int = 2
+) -> "onnx.ModelProto":
     """The network in standard operators, every layer in its precision.
 
     Args:
         shipped: With examples, on which the network is traced.
         batch_size: Examples of one run.
         tool: Who asks, for messages.
+        narrowest: Bits that an integer code takes at least.
 
     Raises:
         ModelError: If torch cannot export the network, the graph in fp32 is another network, or
@@ -218,7 +220,9 @@ def standard_graph(shipped: Shipped, batch_size: int, tool: str) -> "onnx.ModelP
     data = network.examples(data)
     template = GraphTemplate.of(network, data, batch_size)
     check_same(template, data)
-    graph, weights = filled_graph(template, shipped.assignment.precisions, shipped.quantizer)
+    writer = QdqWriter(Writer(), shipped.quantizer, narrowest)
+    graph = filled_graph(template, shipped.assignment.precisions, writer)
+    weights = writer.weights
     settings = settings_for(shipped.assignment)
     for key, told in ((LAYERS, weights_json(weights)), (SETTINGS, settings)):
         graph.metadata_props.add(key=key, value=json.dumps(told))
@@ -228,15 +232,14 @@ def standard_graph(shipped: Shipped, batch_size: int, tool: str) -> "onnx.ModelP
 
 
 def filled_graph(
-    template: GraphTemplate, precisions: Mapping[str, Precision], quantizer: Quantizer
-) -> "tuple[onnx.ModelProto, dict[str, WrittenWeight]]":
-    """A template's graph in standard operators, and where the decoded weights are in it."""
+    template: GraphTemplate, precisions: Mapping[str, Precision], layers: QdqWriter
+) -> "onnx.ModelProto":
+    """A template's graph in standard operators."""
     from onnx import ModelProto
 
     filled = ModelProto()
     filled.CopyFrom(template.graph)
-    writer = Writer()
-    layers = QdqWriter(writer, quantizer)
+    writer = layers.writer
     placeholders = {placeholder.y: placeholder for placeholder in placeholders_of(filled.graph)}
     # In the order of the calls, which is that of the graph.
     inputs = {name: iter(seen) for name, seen in template.layer_inputs.items()}
@@ -250,12 +253,14 @@ def filled_graph(
             rank = next(inputs[call.layer]).ndim
             layers.call(call.layer, module, precision, call.x, call.y, rank)
         else:  # as it came, by `OnnxQdq.refusal`
-            LayerCall(call.layer, module, precision, quantizer, call.x, call.y, None).write(writer)
+            LayerCall(call.layer, module, precision, layers.quantizer, call.x, call.y, None).write(
+                writer
+            )
     del filled.graph.node[:]
     filled.graph.node.extend(writer.nodes)
     filled.graph.initializer.extend(writer.constants)
     opset = max((x.container.opset for x in layers.weights.values()), default=21)
-    return stamp(filled, opset, _ir_version(opset)), layers.weights
+    return stamp(filled, opset, _ir_version(opset))
 
 
 def _ir_version(opset: int) -> int:

@@ -33,11 +33,13 @@ class WrittenWeight:
         tensor: Its name in the graph.
         has_rows: Whether output channels are its first axis; else it is a matrix ``[K, O]``.
         container: Element type of its codes.
+        codes: The constant that holds them.
     """
 
     tensor: str
     has_rows: bool
     container: Container
+    codes: str = ""
 
 
 @final
@@ -48,11 +50,13 @@ class QdqWriter:
     Args:
         writer: Collects nodes and constants.
         quantizer: Gives codes and ranges.
+        narrowest: Bits that an integer code takes at least.
         weights: Layer name to where its decoded weight is.
     """
 
     writer: Writer
     quantizer: Quantizer
+    narrowest: int = 2
     weights: dict[str, WrittenWeight] = field(default_factory=dict)
     _decoded: dict[tuple[int, TensorFormat, bool], WrittenWeight] = field(default_factory=dict)
     _rounded: dict[tuple[str, object], str] = field(default_factory=dict)
@@ -101,7 +105,7 @@ class QdqWriter:
                 found = self._write_weight(name, module, precision.weight, has_rows)
             else:
                 turned = self.writer.node("Transpose", [other.tensor], attributes={"perm": [1, 0]})
-                found = WrittenWeight(turned, has_rows, other.container)
+                found = WrittenWeight(turned, has_rows, other.container, other.codes)
             self._decoded[*shared, has_rows] = found
         if not precision.weight.is_exact:
             self.weights[name] = found
@@ -113,23 +117,23 @@ class QdqWriter:
         layout, original = layout_of(module), weight_of(module).detach()
         rows = layout.to_rows(original)
         shape = tuple(original.shape) if has_rows else (rows.shape[1], len(rows))
-        container = container_of(tensor_format, kind_of(module) or "", len(rows))
+        container = container_of(tensor_format, kind_of(module) or "", len(rows), self.narrowest)
         assert container is not None  # `OnnxQdq.refusal`
         if not tensor_format.number.needs_scale:
             numbers = layout.to_rows(self.quantizer.weight(name, module, tensor_format))
             values = numbers.reshape(shape) if has_rows else numbers.t()
-            tensor = self._constant(container, "weight", values)
+            tensor = stored = self._constant(container, "weight", values)
             if not tensor_format.is_exact:
                 tensor = self.writer.node("Cast", [tensor], attributes={"to": FLOAT})
-            return WrittenWeight(tensor, has_rows, container)
+            return WrittenWeight(tensor, has_rows, container, stored)
         codes = self.quantizer.codes(name, module, tensor_format)
-        return WrittenWeight(
-            self._dequantized(codes, container, shape, has_rows), has_rows, container
-        )
+        tensor, stored = self._dequantized(codes, container, shape, has_rows)
+        return WrittenWeight(tensor, has_rows, container, stored)
 
     def _dequantized(
         self, codes: Codes, container: Container, shape: tuple[int, ...], has_rows: bool
-    ) -> str:
+    ) -> tuple[str, str]:
+        """The tensor of the decoded weight, and the constant of its codes."""
         block, rank = _block(codes, container, has_rows), len(shape)
         stored = codes.codes[:, : codes.num_inputs]
         if not codes.tensor_format.number.is_float:
@@ -143,12 +147,12 @@ class QdqWriter:
             attributes = {"axis": int(has_rows), "block_size": block}
         elif codes.tensor_format.granularity is Granularity.CHANNEL:
             attributes = {"axis": int(not has_rows)}
-        inputs = [self._constant(container, "codes", stored), *grid]
-        decoded = self.writer.node("DequantizeLinear", inputs, attributes=attributes)
+        constant = self._constant(container, "codes", stored)
+        decoded = self.writer.node("DequantizeLinear", [constant, *grid], attributes=attributes)
         if as_rows and rank > 2:
             to = self.writer.constant("shape", np.array(shape, dtype=np.int64))
             decoded = self.writer.node("Reshape", [decoded, to])
-        return decoded
+        return decoded, constant
 
     def _grid(
         self, codes: Codes, container: Container, has_rows: bool, is_blocked: bool
@@ -244,6 +248,11 @@ def container_name(tensor_format: TensorFormat) -> str:
 def weights_json(weights: Mapping[str, WrittenWeight]) -> dict[str, Any]:
     """Layer name to where its decoded weight is, JSON-ready."""
     return {
-        name: {"tensor": x.tensor, "has_rows": x.has_rows, "container": x.container.name}
+        name: {
+            "tensor": x.tensor,
+            "has_rows": x.has_rows,
+            "container": x.container.name,
+            "codes": x.codes,
+        }
         for name, x in weights.items()
     }

@@ -1,105 +1,51 @@
 """The target ``onnx-qdq``: files of standard operators that ONNX Runtime runs as simulated."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+import mpq
 from mpq.backends.onnx.qdq import FILE, SETTINGS_FILE, OnnxQdq
+from mpq.backends.onnx.session import AS_WRITTEN
+from mpq.backends.onnx.template import GraphTemplate
 from mpq.backends.shipping import ExportCheck, ship
 from mpq.errors import ModelError, PrecisionError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
-from mpq.problem.assignment import AssignedLayer, Assignment
-from mpq.quantization.observer import ActivationRanges
+from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.precision import ORIGINAL, Precision
+from tests.backends.onnx.networks import Images, Words, examples, in_turn, made
 
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
-pytest.importorskip("onnxruntime")
-
-
-class Images(nn.Module):
-    """Plain, grouped, depthwise and transposed convolutions, a shortcut, two linear layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.grouped = nn.Conv2d(8, 12, 3, padding=1, groups=2)
-        self.depthwise = nn.Conv2d(12, 12, 3, padding="same", groups=12)
-        self.beside = nn.Conv2d(8, 12, 1)
-        self.up = nn.ConvTranspose2d(12, 4, 2, 2)
-        self.hidden, self.head = nn.Linear(4, 33), nn.Linear(33, 7)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
-        x = self.norm(self.stem(x)).relu()
-        x = (self.depthwise(self.grouped(x).relu()) + self.beside(x)).relu()
-        found: Tensor = self.head(self.hidden(self.up(x).mean((2, 3))).relu())
-        return found
+onnx = pytest.importorskip("onnx", reason="graphs are written with mpq[onnx]")
+pytest.importorskip("onnxscript", reason="torch exports with mpq[onnx]")
+pytest.importorskip("onnxruntime", reason="runs the graphs; mpq[onnx]")
 
 
-class Words(nn.Module):
-    """Ids: an embedding that is the last layer, too, attention, a block."""
+@pytest.fixture(scope="module", autouse=True)
+def _one_trace_per_network() -> Iterator[None]:
+    """torch's exporter takes seconds; the networks of one name are the same every time."""
+    known: dict[tuple[str, int], GraphTemplate] = {}
+    original = GraphTemplate.of
 
-    def __init__(self, is_tied: bool = True) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(22, 32)
-        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
-        self.up, self.down = nn.Linear(32, 70), nn.Linear(70, 32)
-        self.head = nn.Linear(32, 22, bias=False)
-        if is_tied:
-            self.head.weight = self.embedding.weight
+    def of(network: Network, data: Calibration, batch_size: int = 1) -> GraphTemplate:
+        key = (network.fingerprint, batch_size)
+        if key not in known:
+            known[key] = original(network, data, batch_size)
+        return known[key]
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Logits of every position."""
-        x = self.embedding(ids)
-        x = x + self.attention(x, x, x, need_weights=False)[0]
-        found: Tensor = self.head(x + self.down(nn.functional.gelu(self.up(x))))
-        return found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GraphTemplate, "of", of)
+        yield
 
 
-def made(kind: Any, *args: Any) -> nn.Module:
-    """The same every time."""
-    torch.manual_seed(0)
-    model: nn.Module = kind(*args).eval()
-    return model
-
-
-def examples(model: nn.Module) -> list[Tensor]:
-    """Two batches, the second of a number that is no multiple of the file's."""
-    draws = torch.Generator().manual_seed(1)
-    if isinstance(model, Words):
-        return [torch.randint(22, (n, 6), generator=draws) for n in (8, 5)]
-    return [torch.randn(n, 3, 8, 8, generator=draws) for n in (8, 5)]
-
-
-def in_turn(model: nn.Module, mix: tuple[str, ...]) -> Assignment:
-    """One precision after the other; layers that share a parameter have one."""
-    data = Calibration(examples(model))
-    network, precisions = Network.of(model, data), [Precision.parse(text) for text in mix]
-    ranges = ActivationRanges.calibrate(network, data, precisions, "minmax")
-    layers: list[AssignedLayer] = []
-    known: dict[str, Precision] = {}
-    for layer in network.layers:
-        wanted = known.get(layer.weight_of or "", precisions[len(layers) % len(precisions)])
-        held = wanted == ORIGINAL or not OnnxQdq().refusal(layer, wanted)
-        known[layer.name] = precision = wanted if held else ORIGINAL
-        reads_ids = layer.kind == "embedding"
-        ends = None if reads_ids else ranges.of(layer.name, precision.activation)
-        layers.append(AssignedLayer(layer.name, layer.kind, layer.weight_shape, precision, ends))
-    return Assignment(tuple(layers), weight_range="minmax", folded=network.folded)
-
-
-def shipped(
-    folder: Path, model: nn.Module, mix: tuple[str, ...], target: OnnxQdq | None = None
-) -> ExportCheck:
+def shipped(folder: Path, model: nn.Module, mix: tuple[str, ...]) -> ExportCheck:
     """Exported, and run by ONNX Runtime."""
-    target = target or OnnxQdq()
-    return ship(target, "onnx-qdq", in_turn(model, mix), folder, model, examples(model))
+    assignment = in_turn(model, OnnxQdq(), mix)
+    return ship(OnnxQdq(), "onnx-qdq", assignment, folder, model, examples(model))
 
 
 WEIGHTS = [
@@ -129,7 +75,7 @@ def test_weights_are_decoded_and_outputs_equal(
 
     assert check.max_weight_difference == 0.0
     assert check.max_difference < 1e-5 * check.spread
-    quantized = sum(x.precision != ORIGINAL for x in in_turn(model, mix).layers)
+    quantized = sum(x.precision != ORIGINAL for x in in_turn(model, OnnxQdq(), mix).layers)
     assert check.num_layers == sum(check.kinds.values()) == quantized
     assert check.num_examples == 13
 
@@ -145,3 +91,93 @@ def test_inputs_are_rounded_as_simulated(
 
     assert check.max_weight_difference == 0.0
     assert check.median_difference < 1e-5 * check.spread
+
+
+@pytest.mark.usefixtures("same_process")
+def test_settings_stand_beside_the_file(tmp_path: Path) -> None:
+    """And the difference without them, which is large, in ``export.json``."""
+    check = shipped(tmp_path / "out", made(Words), ("w4",))
+
+    told = (tmp_path / "out" / SETTINGS_FILE).read_text()
+    assert all(f'"{name}", "{value}"' in told for name, value in AS_WRITTEN.items())
+    compile(told, SETTINGS_FILE, "exec")
+    (without,) = check.max_differences_otherwise.values()
+    assert check.max_difference < 1e-5 * check.spread < without
+    kept = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert kept["max_differences_otherwise"] == check.max_differences_otherwise
+    assert "ONNX Runtime without settings: at most" in check.verdict
+
+
+@pytest.mark.usefixtures("same_process")
+def test_a_file_holds_nothing_of_this_machine(tmp_path: Path) -> None:
+    """torch's exporter notes the source lines of every node, with their paths."""
+    shipped(tmp_path / "out", made(Images), ("w4",))
+
+    content = (tmp_path / "out" / FILE).read_bytes()
+    assert str(Path(__file__).parents[3]).encode() not in content
+    assert {x.domain for x in onnx.load_from_string(content).graph.node} == {""}
+
+
+@pytest.mark.parametrize(("num_outputs", "bits"), [(33, 4), (36, 2)])
+def test_two_bits_are_stored_in_four_where_the_runtime_would_be_wrong(
+    num_outputs: int, bits: int
+) -> None:
+    """ONNX Runtime multiplies wrongly with 2-bit matrices of other than whole fours of columns."""
+    layer = AssignedLayer("fc", "linear", (num_outputs, 32), Precision.parse("w2"))
+
+    found = OnnxQdq().stored_bits(layer, layer.precision)
+
+    assert found == -(-num_outputs * 32 * bits // 8) * 8 + 32 * num_outputs
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "why"),
+    [
+        ("linear", "w8a8d", "none per token"),
+        ("linear", "w8a4", "rounds no inputs to int4"),
+        ("linear", "wfp4a32", "no element type for fp4_e2m1"),
+        ("linear", "w8g16a8", "groups in 8 bits with int8 inputs"),
+        ("conv_transpose2d", "w8", "no layers of the kind conv_transpose2d"),
+    ],
+)
+def test_what_the_file_cannot_hold_is_refused(kind: str, precision: str, why: str) -> None:
+    """With the layer's name and the reason."""
+    shape = (8, 32, 1, 1) if "conv" in kind else (8, 32)
+    layer = AssignedLayer("fc", kind, shape, Precision.parse(precision))
+
+    with pytest.raises(PrecisionError, match=f"'fc' at .*{why}"):
+        OnnxQdq().check([layer])
+
+
+@pytest.mark.usefixtures("same_process")
+def test_one_parameter_in_two_precisions_is_refused(tmp_path: Path) -> None:
+    """It is stored once."""
+    model = made(Words)
+    found = in_turn(model, OnnxQdq(), ("w4",))
+    layers = tuple(
+        AssignedLayer(x.name, x.kind, x.weight_shape, ORIGINAL) if x.name == "head" else x
+        for x in found.layers
+    )
+    other = mpq.Assignment(layers, weight_range="minmax")
+
+    with pytest.raises(ModelError, match="'embedding' at w4a32 shares its weight with 'head'"):
+        ship(OnnxQdq(), "onnx-qdq", other, tmp_path / "out", model, examples(model))
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_search_is_exported_and_run_in_a_fresh_process(tmp_path: Path) -> None:
+    """Its bytes are those that were searched for, and a limit below w4 takes 2 bits."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 12)).eval()
+    data = [torch.randn(8, 3, 8, 8)]
+    task = mpq.Task(model, data, to="onnx-qdq", candidates=["w2", "w3", "w4g32", "w8"])
+
+    result = mpq.search(task, ["weight_bytes=0.4x:w8"], sensitivity="weight-error")
+    mpq.export(result.assignment, tmp_path / "out", "onnx-qdq:batch_size=3", model, data)
+
+    told = json.loads((tmp_path / "out" / "export.json").read_text())
+    (budget,) = result.assignment.metadata.budgets
+    assert told["was_searched_for"]
+    assert told["predicted_bytes"] == budget.used
+    assert told["max_difference"] < 1e-5 * told["spread"]

@@ -32,6 +32,8 @@ LIMITS: Final = {
     "compressed-tensors": "weight_bytes=0.8x:w8",
     "gguf": "weight_bytes=0.8x:w8",
     "mlx": "weight_bytes=0.8x:w8",
+    "onnx-qdq": "weight_bytes=0.8x:w8",
+    "openvino": "weight_bytes=0.8x:w8",
     # A byte for every code, whatever its bits: nothing is below w8.
     "torchao": "weight_bytes=1.05x:w8",
 }

@@ -17,6 +17,8 @@ from mpq.backends.compressed_tensors import CompressedTensors
 from mpq.backends.gguf import Gguf
 from mpq.backends.mlx import Mlx
 from mpq.backends.onnx.export import Onnx
+from mpq.backends.onnx.qdq import OnnxQdq
+from mpq.backends.openvino import OpenVino
 from mpq.backends.shipping import ship
 from mpq.backends.simulate import Simulate
 from mpq.backends.target import Target
@@ -27,7 +29,7 @@ from mpq.problem.assignment import Assignment
 
 BACKENDS: Registry[Backend] = Registry(
     "backend",
-    (Simulate, Onnx, CompressedTensors, Gguf, Mlx, TorchAo, C, Text),
+    (Simulate, Onnx, OnnxQdq, OpenVino, CompressedTensors, Gguf, Mlx, TorchAo, C, Text),
     group="mpq.backends",
 )
 """Every backend, by the name that ``mpq export --to`` and ``mpq.quantize`` take."""

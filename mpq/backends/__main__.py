@@ -47,12 +47,17 @@ def main(spelled: str, folder: str, exchange: str, what: str = "run") -> None:
             started = time.perf_counter()
             loaded.run(batches[0])
             seconds = time.perf_counter() - started
+            others = {
+                name: [each.run(batch).float().clone() for batch in batches]
+                for name, each in target.load_otherwise(Path(folder)).items()
+            }
     except MpqError as error:
         told = {"mpq_error": type(error).__name__, "text": str(error)}
         sys.stdout.write(json.dumps(told) + "\n")
         sys.exit(1)
     answer = {
         "outputs": outputs, "seconds": seconds, "versions": dict(loaded.versions), "kinds": kinds,
+        "others": others,
     }  # fmt: skip
     torch.save(answer, meeting / "answer.pt")
 

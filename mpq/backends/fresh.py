@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
@@ -37,6 +37,7 @@ class FreshRun:
         versions: Package to version.
         kinds: Layer name to what it was loaded as.
         weights_file: safetensors: layer name to ``[O, K]`` float32.
+        others: What other settings are called to their outputs (``Target.load_otherwise``).
     """
 
     outputs: tuple[Tensor, ...]
@@ -44,6 +45,7 @@ class FreshRun:
     versions: Mapping[str, str]
     kinds: Mapping[str, str]
     weights_file: Path
+    others: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """The weights as the tool's reader decodes them, one at a time."""
@@ -78,6 +80,7 @@ def run_fresh(
         found["versions"],
         found["kinds"],
         exchange / "weights.safetensors",
+        {name: tuple(outputs) for name, outputs in found["others"].items()},
     )
 
 

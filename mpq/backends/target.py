@@ -286,6 +286,17 @@ class Target(Backend):
             MissingDependencyError: If the runtime is not installed; names the pip line.
         """
 
+    def load_otherwise(self, folder: Path) -> Mapping[str, Loaded]:  # noqa: ARG002
+        """The same files under other settings, by what these are called in ``export.json``.
+
+        How far their outputs are from the simulation is written down, and not judged.
+        """
+        return {}
+
+    def has_ties(self, assignment: Assignment) -> bool:  # noqa: ARG002
+        """Whether the median example is judged, and not the largest difference."""
+        return self.is_median
+
     def why_not(
         self, layer: LayerShape, precision: Precision, modules: Mapping[str, nn.Module] | None
     ) -> str:

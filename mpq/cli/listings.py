@@ -7,7 +7,7 @@ import typer
 
 from mpq.cli.app import app, reporting_errors
 from mpq.cli.taking import taking
-from mpq.cli.talk import TalkOptions
+from mpq.cli.talk import TalkOptions, write
 
 # Everything else is imported within the commands, so that ``mpq --help`` loads no torch.
 if TYPE_CHECKING:
@@ -121,13 +121,25 @@ def targets(
     show: Annotated[
         str | None, typer.Option(help="A target: all that it holds, and what to know of it.")
     ] = None,
+    lint: Annotated[
+        Path | None,
+        typer.Option(help="An ONNX file: TensorRT's rules that it breaks. Nothing is run."),
+    ] = None,
     *,
     talk: TalkOptions,
 ) -> None:
     """List the tools that `mpq search --to` and `mpq export --to` know, or show one of them."""
     from mpq.backends import BACKENDS, Target, target_of
-    from mpq.cli.targets import print_target, target_json, targets_table
+    from mpq.cli.targets import findings_lines, print_target, target_json, targets_table
 
+    if lint is not None:
+        from dataclasses import asdict
+
+        from mpq.backends.onnx.tensorrt import lint as lint_file
+
+        broken = lint_file(lint)
+        talk.answer([asdict(x) for x in broken], lambda _: write("\n".join(findings_lines(broken))))
+        return
     if show is None:
         found = [part for part in BACKENDS if issubclass(part, Target)]
         rows = [target_json(part) for part in found]

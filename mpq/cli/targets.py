@@ -1,5 +1,6 @@
 """Deployment targets, as the command line shows them."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from typing import Any
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mpq.backends import Target
+from mpq.backends.onnx.tensorrt import Finding
 from mpq.cli.console import literal, new_table
 
 
@@ -69,3 +71,14 @@ def print_target(target: type[Target], console: Console) -> None:
     )
     for line in lines:
         console.print(literal(line))
+
+
+def findings_lines(findings: Sequence[Finding]) -> list[str]:
+    """What breaks TensorRT's rules, a line each, for people."""
+    if not findings:
+        return ["TensorRT: no rule of its documentation is broken; not run here"]
+    said = {True: "refused", False: "slow"}
+    return [
+        *(f"{said[x.is_refused]}: {x.node}: {x.text}" for x in findings),
+        "TensorRT: by the rules of its documentation; not run here",
+    ]

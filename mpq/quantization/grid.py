@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mpq.quantization.formats import NumberFormat
+from mpq.quantization.numerics import InputRounding
 
 
 @final
@@ -22,15 +23,14 @@ class Grid:
         scale: ``[O]`` float32, positive: how far the numbers of two successive codes are apart.
         zero_point: ``[O]`` int32; 0 for symmetric and floating-point formats.
         symmetric: Whether integers are signed around 0.
-        divides: Whether numbers are divided by the scale, the zero point added and the range cut
-            before rounding (``Numerics.input_rounding``).
+        rounding: How numbers become codes, as in ``Numerics.input_rounding``.
     """
 
     number: NumberFormat
     scale: Tensor
     zero_point: Tensor
     symmetric: bool
-    divides: bool = False
+    rounding: InputRounding = "reciprocal"
 
     def round(self, rows: Tensor) -> Tensor:
         """Nearest point of the grid for ``[O, K]``, in the same dtype."""
@@ -47,14 +47,16 @@ class Grid:
             # In float32: in half precision the quotient would be rounded twice.
             return round_float(rows.float() / self.scale[:, None], self.number)
         low, high = integer_range(self.number, self.symmetric)
-        if self.divides:
+        if self.rounding == "quotient":
             # Codes are signed there, also affine ones, whose zero point is added before rounding.
             middle = 0 if self.symmetric else (high + 1) // 2
             shifted = (rows.float() / self.scale[:, None]).add_(self.zero_point[:, None] - middle)
             return shifted.clamp_(low - middle, high - middle).round_().add_(middle)
         # As torch's kernels do it, which matters at ties: the reciprocal is multiplied with, and
         # the zero point added after rounding. In place, as the product is a copy of a whole weight.
-        codes = (rows.float() * self.scale.reciprocal()[:, None]).round_()
+        scale = self.scale[:, None]
+        divides = self.rounding == "rounded-quotient"
+        codes = (rows.float() / scale if divides else rows.float() * scale.reciprocal()).round_()
         return codes.add_(self.zero_point[:, None]).clamp_(low, high)
 
 

@@ -12,7 +12,7 @@ ScaleType = Literal["fp32", "fp16", "bf16"]
 """Dtypes that scales are stored in."""
 SymmetricDynamic = Literal["reach", "amax/127.5"]
 """How a dynamic symmetric format finds its scale."""
-InputRounding = Literal["reciprocal", "quotient"]
+InputRounding = Literal["reciprocal", "quotient", "rounded-quotient"]
 """How an input becomes integers."""
 FloatInputs = Literal["float", "llama.cpp"]
 """What becomes of the inputs of layers whose weight alone is quantized."""
@@ -38,7 +38,9 @@ class Numerics:
             the codes -128 to 127; ``amax/127.5`` is compressed-tensors' and torchao's.
         input_rounding: ``reciprocal`` multiplies with the reciprocal of the scale and adds the zero
             point after rounding, as torch's fake quantization; ``quotient`` divides, adds the zero
-            point and cuts to the range before it rounds, as compressed-tensors. They part at ties.
+            point and cuts to the range before it rounds, as compressed-tensors;
+            ``rounded-quotient`` divides, rounds and adds the zero point, as ONNX. They part at
+            ties.
         float_inputs: ``llama.cpp`` rounds the inputs of layers with integer weights to int8 while
             running, in blocks of 32 numbers, or of 256 where the weight's type has super-blocks.
 

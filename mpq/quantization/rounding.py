@@ -112,8 +112,7 @@ def quantize_activation(
 
 
 def _rounding(grid: Grid, numerics: Numerics) -> Grid:
-    is_quotient = numerics.input_rounding == "quotient" and not grid.number.is_float
-    return replace(grid, divides=True) if is_quotient else grid
+    return grid if grid.number.is_float else replace(grid, rounding=numerics.input_rounding)
 
 
 def _half_a_code_more(grid: Grid, largest: Tensor) -> Grid:

@@ -22,7 +22,12 @@ def here(
         outputs = tuple(loaded.run(batch).float() for batch in batches)
     file = exchange / "weights.safetensors"
     save_file({name: t.float().contiguous() for name, t in loaded.weights.items()}, file)
-    return FreshRun(outputs, 0.5, loaded.versions, loaded.kinds, file)
+    with torch.no_grad():
+        others = {
+            name: tuple(each.run(batch).float() for batch in batches)
+            for name, each in target.load_otherwise(folder).items()
+        }
+    return FreshRun(outputs, 0.5, loaded.versions, loaded.kinds, file, others)
 
 
 def seen(

@@ -50,6 +50,27 @@ def test_quotients_are_divided_shifted_cut_and_rounded(spelling: str) -> None:
     assert torch.equal(found, (codes - point) * scale)
 
 
+@pytest.mark.parametrize("spelling", ["w8a8", "w8a8s", "w8a4"])
+def test_rounded_quotients_are_shifted_afterwards(spelling: str) -> None:
+    """As ONNX defines QuantizeLinear; the difference shows at ties, with an odd zero point."""
+    told = Precision.parse(spelling).activation
+    ends, levels = ActivationRange(-3 / 8, (2**told.number.bits - 4) / 8), 2**told.number.bits
+    x = torch.arange(-40, 40)[None] / 16
+
+    found = quantize_activation(x, told, ends, 1, Numerics(input_rounding="rounded-quotient"))
+
+    half = levels // 2
+    if told.symmetric:
+        scale, point, low = torch.tensor((levels - 4) / 8 / (half - 1)), 0, -half
+    else:
+        scale, point, low = torch.tensor(1 / 8), 3, 0
+    codes = ((x / scale).round() + point).clamp(low, low + levels - 1)
+    assert torch.equal(found, (codes - point) * scale)
+    if not told.symmetric:
+        other = quantize_activation(x, told, ends, 1, Numerics(input_rounding="quotient"))
+        assert not torch.equal(found, other)
+
+
 @pytest.mark.parametrize("block", [32, 256])
 def test_blocks_are_int8_with_a_scale_of_their_own(block: int) -> None:
     """No number is further from its code than half a step of its block; zeros stay zeros."""

@@ -1,6 +1,5 @@
 """An assignment as an ONNX file that runtimes execute in its number formats."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, final
@@ -11,12 +10,11 @@ import torch
 from torch import nn
 
 from mpq.backends._base import Backend, Exported
+from mpq.backends.onnx.exportable import exportable
 from mpq.backends.onnx.fidelity import (
     Fidelity,
     check_same,
     is_like,
-    refuse_other_readers,
-    refuse_own_forwards,
 )
 from mpq.backends.onnx.formats import Kernel, kernel_of
 from mpq.backends.onnx.instantiate import fill
@@ -29,12 +27,9 @@ from mpq.backends.onnx.template import (
     require_onnx,
 )
 from mpq.backends.simulate import Simulate, quantizer_of
-from mpq.errors import InputError, MismatchError, ModelError, UnknownNameError
+from mpq.errors import InputError
 from mpq.network.examples import Calibration
-from mpq.network.metric import KL
-from mpq.network.metrics import METRICS
 from mpq.network.named_outputs import scored_tensors
-from mpq.network.network import Network
 from mpq.network.same_start import begin_alike
 from mpq.problem.assignment import Assignment
 
@@ -112,52 +107,12 @@ def _graph(
     data = Calibration.of(calibration)
     # Before the export, as it is quick to refuse the assignment of another network.
     simulated = Simulate().quantize(model, assignment)
-    # Only the assigned layers become placeholders; others stay as torch writes them.
-    network = _network(model, assignment, data)
-    if dict(assignment.folded) != dict(network.folded):
-        raise MismatchError(
-            "the assignment belongs to another network: it does not fold the BatchNorms that this "
-            "one has after its convolutions"
-        )
-    refuse_own_forwards(network.layers, assignment.precisions)
-    refuse_other_readers(network, assignment.precisions)
-    plain = [layer.name for layer in network.layers if not layer.has_own_forward]
-    if not plain:
-        raise ModelError("every layer has a forward of its own: there is nothing to export")
-    if len(plain) < len(network.layers):
-        # Those that stay as they are, are written as torch computes them.
-        network = _found(model, assignment, data, plain)
+    network = exportable(model, assignment, data)
     data = network.examples(data)
     template = GraphTemplate.of(network, data, batch_size)
     same = check_same(template, data)
     filled = fill(template, assignment.precisions, quantizer_of(assignment))
     return filled, same, _deviation(filled, template, simulated, data, batch_size)
-
-
-def _found(
-    model: nn.Module, assignment: Assignment, data: Calibration, names: Sequence[str]
-) -> Network:
-    """The layers of these names, with outputs and generators as the search had them."""
-    known = assignment.metadata
-    return Network.of(
-        model,
-        data,
-        include=names,
-        fold=bool(assignment.folded),
-        metric=KL if known.metric is None else METRICS.build(known.metric),
-        allow_randomness=known.allow_randomness,
-    )
-
-
-def _network(model: nn.Module, assignment: Assignment, data: Calibration) -> Network:
-    names = [layer.name for layer in assignment.layers]
-    try:
-        return _found(model, assignment, data, names)
-    except UnknownNameError as error:
-        # The layer is there, as the simulation has found it.
-        raise MismatchError(
-            f"these examples do not reach every assigned layer: {error}; give those of the search"
-        ) from error
 
 
 def _deviation(

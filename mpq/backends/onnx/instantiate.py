@@ -219,15 +219,17 @@ def idle_graph() -> tuple["onnx.ModelProto", list[npt.NDArray[np.float32]]]:
     return stamp(helper.make_model(graph)), [np.zeros((1, 1), dtype=np.float32)]
 
 
-def stamp(model: "onnx.ModelProto") -> "onnx.ModelProto":
+def stamp(
+    model: "onnx.ModelProto", opset: int = OPSET, ir_version: int = IR_VERSION
+) -> "onnx.ModelProto":
     """The model, marked with the versions that its operators need."""
     from onnx import helper
 
     del model.opset_import[:]
     model.opset_import.extend(
         # Placeholders are gone, and so is their domain; MatMulNBits is in Microsoft's.
-        [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
+        [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
     )
-    model.ir_version = IR_VERSION
+    model.ir_version = ir_version
     model.producer_name = "mpq"
     return model

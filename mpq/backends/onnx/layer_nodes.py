@@ -86,11 +86,13 @@ class LayerCall:
         bias = None if self._bias is None else writer.constant("bias", self._bias)
         if self.kind == "linear":
             rows = layout_of(self.layer_module).to_rows(weight)
-            _write_sum(writer, [self.x, writer.constant("weight", rows.t())], bias, self.output)
+            write_sum(writer, [self.x, writer.constant("weight", rows.t())], bias, self.output)
             return
         operator = "ConvTranspose" if isinstance(self.layer_module, _TRANSPOSED) else "Conv"
         inputs = [self.x, writer.constant("weight", weight), *([bias] if bias else [])]
-        writer.node(operator, inputs, self.output, _convolution(self.name, self.layer_module))
+        writer.node(
+            operator, inputs, self.output, convolution_attributes(self.name, self.layer_module)
+        )
 
     def _write_integers(self, writer: Writer) -> None:
         assert self.codes is not None
@@ -103,11 +105,13 @@ class LayerCall:
         if self.kind == "linear":
             # Transposed, so that channels are its second axis; a convolution has them first.
             weight = writer.dequantize_rows(rows.t(), scale, 1)
-            _write_sum(writer, [self.x, weight], bias, self.output)
+            write_sum(writer, [self.x, weight], bias, self.output)
             return
         weight = writer.dequantize_rows(rows.reshape(weight_of(self.layer_module).shape), scale, 0)
         inputs = [self.x, weight, *([bias] if bias else [])]
-        writer.node("Conv", inputs, self.output, _convolution(self.name, self.layer_module))
+        writer.node(
+            "Conv", inputs, self.output, convolution_attributes(self.name, self.layer_module)
+        )
 
     def _integer_rows(self, input_scale: float) -> tuple[Tensor, Tensor]:
         """``[O, K]`` int8 and ``[O]`` scales, large enough for the bias to fit into 32 bits."""
@@ -165,7 +169,8 @@ class LayerCall:
         writer.node("Mul", [numbers, steps], self.output)
 
 
-def _write_sum(writer: Writer, product: Sequence[str], bias: str | None, output: str) -> None:
+def write_sum(writer: Writer, product: Sequence[str], bias: str | None, output: str) -> None:
+    """A product of matrices and, where there is one, a bias."""
     if bias is None:
         writer.node("MatMul", product, output)
         return
@@ -181,7 +186,12 @@ def _packed(blocks: Tensor, bits: int) -> Tensor:
     return (shaped << shifts).sum(-1).to(torch.uint8)
 
 
-def _convolution(name: str, layer_module: nn.Module) -> dict[str, Any]:
+def convolution_attributes(name: str, layer_module: nn.Module) -> dict[str, Any]:
+    """Strides, padding and the like, as ONNX has them.
+
+    Raises:
+        ModelError: If it pads with other numbers than zeros.
+    """
     assert isinstance(layer_module, _CONVOLUTION + _TRANSPOSED)
     # Of all kinds of padding, this one alone is an attribute of the operator.
     if layer_module.padding_mode != "zeros":

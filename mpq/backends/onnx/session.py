@@ -1,5 +1,6 @@
 """A session of ONNX Runtime that keeps an assignment as it is."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from mpq.errors import MissingDependencyError, ModelError
@@ -16,10 +17,41 @@ CHANNELS_LAST: Final = "NhwcTransformer"
 """What runs int8 convolutions channels last."""
 
 
+AS_WRITTEN: Final = {
+    "session.qdq_matmulnbits_accuracy_level": "1",
+    DISABLED: ";".join(KEPT),
+}
+"""Settings under which standard operators are computed as they are written: without the first one,
+inputs of layers with 2, 4 and 8-bit weights are rounded to int8."""
+FLOAT_PRODUCTS: Final = {"session.disable_quant_qdq": "1"}
+"""What keeps int8 products from saturating on x86 processors without VNNI: there are none."""
+
+
 def open_session(
     graph: "onnx.ModelProto", num_threads: int = 1, channels_last: bool = False
 ) -> Any:
+    """An ``onnxruntime.InferenceSession`` that keeps an assignment as it is.
+
+    Raises:
+        MissingDependencyError: If ``onnxruntime`` is not installed.
+        ModelError: If it cannot load the graph.
+    """
+    layout = () if channels_last else (CHANNELS_LAST,)
+    return session_of(
+        graph.SerializeToString(), {DISABLED: ";".join((*KEPT, *layout))}, num_threads
+    )
+
+
+def session_of(
+    graph: bytes | str, settings: Mapping[str, str], num_threads: int = 1, **options: Any
+) -> Any:
     """An ``onnxruntime.InferenceSession`` on the processor.
+
+    Args:
+        graph: A file's bytes, or its path.
+        settings: A session's settings by their names.
+        num_threads: For one run.
+        options: Fields of ``SessionOptions``.
 
     Raises:
         MissingDependencyError: If ``onnxruntime`` is not installed.
@@ -31,20 +63,20 @@ def open_session(
         raise MissingDependencyError(
             "the runtime onnxruntime is not installed: pip install 'mpq[onnx]'"
         ) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads
+    found = onnxruntime.SessionOptions()
+    found.intra_op_num_threads = num_threads
     # Operators one after the other, so that `num_threads` is all the threads there are.
-    options.inter_op_num_threads = 1
+    found.inter_op_num_threads = 1
     # Errors only: warnings are printed from C++, past Python's streams.
-    options.log_severity_level = 3
-    layout = () if channels_last else (CHANNELS_LAST,)
-    options.add_session_config_entry(DISABLED, ";".join((*KEPT, *layout)))
+    found.log_severity_level = 3
+    for name, value in settings.items():
+        found.add_session_config_entry(name, value)
+    for name, value in options.items():
+        setattr(found, name, value)
     # These exceptions have no public name and no common class but Exception.
     failures = onnxruntime.capi.onnxruntime_pybind11_state
     # The provider by name, as a build for GPUs has others first.
     try:
-        return onnxruntime.InferenceSession(
-            graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(graph, found, providers=["CPUExecutionProvider"])
     except (failures.Fail, failures.NotImplemented, failures.InvalidGraph) as error:
         raise ModelError(f"ONNX Runtime cannot load the graph: {error}") from error

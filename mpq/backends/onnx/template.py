@@ -246,7 +246,11 @@ def _export(
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise ModelError(f"{refusal(error, module)}{_unseen(shapes)}") from error
     assert program is not None
-    return program.model_proto
+    graph = program.model_proto
+    # Every node has the source lines that it came from, with paths of this machine.
+    for node in graph.graph.node:
+        del node.metadata_props[:]
+    return graph
 
 
 def _unseen(shapes: Mapping[str, Mapping[Shape, Shape]]) -> str:

@@ -12,6 +12,7 @@ from torch import nn
 from mpq._support.files import write_files
 from mpq._support.registry import Registry
 from mpq.backends._base import Backend, Exported
+from mpq.backends.auto_round import AutoRound
 from mpq.backends.compressed_tensors import CompressedTensors
 from mpq.backends.gguf import Gguf
 from mpq.backends.mlx import Mlx
@@ -26,7 +27,7 @@ from mpq.problem.assignment import Assignment
 
 BACKENDS: Registry[Backend] = Registry(
     "backend",
-    (Simulate, Onnx, CompressedTensors, Gguf, Mlx, TorchAo, Text),
+    (Simulate, Onnx, CompressedTensors, Gguf, Mlx, TorchAo, AutoRound, Text),
     group="mpq.backends",
 )
 """Every backend, by the name that ``mpq export --to`` and ``mpq.quantize`` take."""

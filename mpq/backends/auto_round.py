@@ -39,7 +39,7 @@ ROWS_AT_ONCE: Final = 1024
 @final
 @dataclass(frozen=True)
 class AutoRound(Target):
-    """A folder of Hugging Face whose layers have an entry each, in half precision.
+    """A folder of Hugging Face whose layers have an entry each; the tools compute in fp16.
 
     The codes of a column of ``[K, O]`` are one stream of bits, as are the zero points of a group. A
     configuration says what each layer has twice: as AutoRound's ``extra_config`` and as GPTQModel's
@@ -60,7 +60,7 @@ class AutoRound(Target):
     readers: ClassVar[str] = "AutoRound in transformers, vLLM, SGLang; GPTQModel"
     holds: ClassVar[str] = (
         "linear layers: w2 to w8, w2z to w8z, per tensor, channel or in groups of 32, 64 or 128, "
-        "rows and columns of whole 32; inputs in floating point; all else in fp16"
+        "rows and columns of whole 32; inputs in floating point; all else as it came"
     )
     candidates: ClassVar[tuple[str, ...]] = (
         "w2g32", "w3g64", "w3g128", "w4g32", "w4g128", "w4", "w8g128", "w8",
@@ -70,7 +70,7 @@ class AutoRound(Target):
     tolerance: ClassVar[float] = 0.02
     notes: ClassVar[tuple[str, ...]] = (
         "The tool computes in fp16, and so does the simulation that it is compared with here: what "
-        "is not quantized is rounded to fp16, which the search did not do.",
+        "is not quantized is rounded to fp16 as it is loaded, which the search did not do.",
         "Scales are stored in fp16, also those of channels; w5, w6 and w7 in 8 bits.",
         "With zero points the layout is auto_round:gptqmodel, which AutoRound reads; without, it "
         "is auto_round:auto_gptq, which vLLM and SGLang (not run here) read, too.",
@@ -114,10 +114,6 @@ class AutoRound(Target):
         places = 32 * num_inputs if self.method == "gptq" else 0
         return num_channels * (num_inputs * bits + num_groups * (bits + 16)) + places
 
-    def constant_bytes(self, tensor: Tensor) -> int:
-        """See ``Target.constant_bytes``: numbers in fp16."""
-        return tensor.numel() * (2 if tensor.is_floating_point() else tensor.element_size())
-
     def adapt(self, simulated: nn.Module) -> None:
         """See ``Target.adapt``: parameters in fp16, in which the tool computes."""
         made: dict[int, nn.Parameter] = {}
@@ -139,7 +135,8 @@ class AutoRound(Target):
                 own["g_idx"] = _places(layer)
             tensors |= {f"{layer.name}.{key}": value for key, value in own.items()}
         replaced = {f"{layer.name}.weight" for layer in shipped.quantized}
-        rest = {name: _half(name, t) for name, t in other_tensors(shipped.model, replaced)}
+        rest = dict(other_tensors(shipped.model, replaced))
+        _check_half(rest)
         if tensors:
             config["quantization_config"] = _quantization(shipped, self.method, is_raw)
         write_folder(folder, shipped.model, config, {**rest, **tensors})
@@ -189,15 +186,12 @@ def _places(layer: AssignedLayer) -> Tensor:
     return (torch.arange(num_inputs) // group).to(torch.int32)
 
 
-def _half(name: str, tensor: Tensor) -> Tensor:
-    if not tensor.is_floating_point():
-        return tensor
-    half = tensor.half()
-    if not bool(half.isfinite().all()):
-        raise ModelError(
-            f"auto-round: {name!r} has numbers beyond fp16, in which the tool computes"
-        )
-    return half
+def _check_half(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.half().isfinite().all()):
+            raise ModelError(
+                f"auto-round: {name!r} has numbers beyond fp16, in which the tool computes"
+            )
 
 
 def _scheme(precision: Precision) -> dict[str, Any]:

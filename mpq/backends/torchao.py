@@ -99,7 +99,7 @@ class TorchAo(Target):
             f"{layer.name}.weight": _unpacked(shipped.codes(layer), layer.precision)
             for layer in shipped.quantized
         }
-        schemes = {layer.name: _scheme(layer.precision) for layer in shipped.quantized}
+        schemes = {layer.name: scheme(layer.precision) for layer in shipped.quantized}
         rest = dict(other_tensors(shipped.model, set(tensors)))
         flat, told = flatten_tensor_state_dict({**rest, **tensors})
         if schemes:
@@ -228,7 +228,7 @@ def _dtype(precision: Precision) -> torch.dtype:
     return found
 
 
-def _scheme(precision: Precision) -> Any:
+def scheme(precision: Precision) -> Any:
     """What torchao calls a precision."""
     torchao = quantization()
     weight = precision.weight

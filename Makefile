@@ -4,7 +4,7 @@
 PYTHON ?= python
 
 .DEFAULT_GOAL := help
-.PHONY: help check lint types test test-fast newest format coverage mutants docs bench zoo soak clean
+.PHONY: help check lint types test test-fast newest format coverage mutants docs bench zoo soak targets clean
 
 help:  ## Say what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ zoo:  ## Take every model class of transformers through mpq (hours; goes on wher
 
 soak:  ## Kill every long command at random moments, and run it again (ten minutes).
 	$(PYTHON) -m scripts.soak
+
+targets:  ## Run the readers that are outside of CI, each in an environment of its own (gigabytes).
+	$(PYTHON) -m scripts.targets
 
 clean:  ## Remove what tests, tools and builds have left in the clone.
 	rm -rf build dist site .coverage .coverage.* coverage.xml htmlcov

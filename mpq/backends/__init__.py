@@ -13,12 +13,18 @@ from mpq._support.files import write_files
 from mpq._support.registry import Registry
 from mpq.backends._base import Backend, Exported
 from mpq.backends.c.target import C
+from mpq.backends.auto_round import AutoRound
 from mpq.backends.compressed_tensors import CompressedTensors
 from mpq.backends.gguf import Gguf
 from mpq.backends.mlx import Mlx
 from mpq.backends.onnx.export import Onnx
 from mpq.backends.onnx.qdq import OnnxQdq
 from mpq.backends.openvino import OpenVino
+from mpq.backends.recipes._base import Recipe
+from mpq.backends.recipes.aimet import Aimet
+from mpq.backends.recipes.core_ml import CoreMl
+from mpq.backends.recipes.executorch import ExecuTorch
+from mpq.backends.recipes.modelopt import ModelOpt
 from mpq.backends.shipping import ship
 from mpq.backends.simulate import Simulate
 from mpq.backends.target import Target
@@ -29,7 +35,23 @@ from mpq.problem.assignment import Assignment
 
 BACKENDS: Registry[Backend] = Registry(
     "backend",
-    (Simulate, Onnx, OnnxQdq, OpenVino, CompressedTensors, Gguf, Mlx, TorchAo, C, Text),
+    (
+        Simulate,
+        Onnx,
+        OnnxQdq,
+        OpenVino,
+        CompressedTensors,
+        Gguf,
+        Mlx,
+        TorchAo,
+        AutoRound,
+        C,
+        Text,
+        Aimet,
+        ModelOpt,
+        CoreMl,
+        ExecuTorch,
+    ),
     group="mpq.backends",
 )
 """Every backend, by the name that ``mpq export --to`` and ``mpq.quantize`` take."""
@@ -100,7 +122,7 @@ def export(
 
     Args:
         assignment: The precision of every layer, with calibrated ranges.
-        path: The file, or the folder of a target; folders that are missing are made.
+        path: The file, or the folder of a target or a recipe; folders that are missing are made.
         backend: A name of ``mpq.BACKENDS`` with options, such as ``onnx:batch_size=8``.
         model: The network, for backends whose file holds weights.
         calibration: Example inputs, for backends that trace or run the network.
@@ -123,6 +145,9 @@ def export(
         spelled = backend if isinstance(backend, str) else BACKENDS.spell(built)
         check = ship(built, spelled, assignment, path, model, calibration)
         return ExportedFile(path, check.verdict, check.max_difference / check.spread)
+    if isinstance(built, Recipe):
+        written = write_files(path, built.files(assignment, model, calibration))
+        return ExportedFile(written[0], built.note, None)
     # All of it is made before the file is touched: a refusal leaves what was there.
     made = built.export(assignment, model, calibration)
     (file,) = write_files(path.parent, {path.name: made.content})

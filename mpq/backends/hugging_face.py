@@ -1,6 +1,8 @@
 """Folders of Hugging Face: a configuration, a tokenizer, weights in safetensors."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from mpq.backends.half_precision import DTYPE_NAMES, check_computed, parameter_dtype
 from mpq.backends.layerwise import traced
+from mpq.backends.target import Shipped
 from mpq.errors import MissingDependencyError, ModelError
 from mpq.network.examples import Batch
 from mpq.network.outputs import scored_tensor
@@ -122,17 +125,49 @@ class LoadedModule:
         return scored_tensor(self.module(*batch.args, **batch.kwargs))
 
 
-def load_module(folder: Path) -> nn.Module:
-    """The network of a folder, in float32, as the class that ``config.json`` names."""
+def load_module(
+    folder: Path, options: Mapping[str, Any] | None = None, ignored: str = "(?!)"
+) -> nn.Module:
+    """The network of a folder, as the class that ``config.json`` names.
+
+    Args:
+        folder: As ``write_folder`` made it.
+        options: Of ``from_pretrained``; without ``dtype``, in float32.
+        ignored: A regular expression of names that the network may have no place for.
+
+    Raises:
+        ModelError: If a tensor is missing, has no place, or another shape.
+    """
     import transformers
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kind = getattr(transformers, config["architectures"][0])
+    chosen = {"dtype": torch.float32, **(options or {})}
     # What a loader leaves out or makes up is a warning to it, and an error to us.
-    module, info = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    module, info = kind.from_pretrained(folder, output_loading_info=True, **chosen)
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info.get(what):
-            told = ", ".join(map(str, sorted(info[what], key=str)[:3]))
+        found = sorted(map(str, info.get(what) or ()))
+        told = ", ".join([x for x in found if not re.fullmatch(ignored, x)][:3])
+        if told:
             raise ModelError(f"transformers reports {what.replace('_', ' ')}: {told}")
-    found: nn.Module = module.eval()
-    return found
+    loaded: nn.Module = module.eval()
+    return loaded
+
+
+def check_linear_alone(shipped: Shipped, tool: str) -> None:
+    """Refuses layers that are no modules of the network's own, or share a weight with others.
+
+    Raises:
+        ModelError: Names the layer, and what to do.
+    """
+    modules = dict(shipped.model.named_modules())
+    places = Counter(id(vars(m)["_parameters"].get("weight")) for m in modules.values())
+    for layer in shipped.quantized:
+        found = modules.get(layer.name)
+        if not isinstance(found, nn.Linear):
+            raise ModelError(f"{tool}: {layer.name!r} is no nn.Linear, which transformers converts")
+        if places[id(found.weight)] > 1:
+            raise ModelError(
+                f"{tool}: {layer.name!r} shares its weight with another layer (an embedding), and "
+                "transformers shares no quantized ones; leave it as it came: --fix NAME=fp32"
+            )

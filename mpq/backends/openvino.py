@@ -49,6 +49,7 @@ class OpenVino(Target):
     )
     candidates: ClassVar[tuple[str, ...]] = ("w2g32", "w2", "w4g32", "w4", "w8")
     numerics: ClassVar[Numerics] = OnnxQdq.numerics
+    needs_float32: ClassVar[bool] = True
     weight_suffixes: ClassVar[tuple[str, ...]] = (".bin",)
     notes: ClassVar[tuple[str, ...]] = (
         "It equals the simulation with INFERENCE_PRECISION_HINT=f32 and "

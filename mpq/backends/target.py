@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final, Protocol, Self, final, runtime_checkabl
 from torch import Tensor, nn
 
 from mpq.backends._base import Backend, Exported
+from mpq.backends.half_precision import DTYPE_NAMES, HALF, parameter_dtype
 from mpq.backends.simulate import prepared, quantizer_of
 from mpq.errors import InputError, PrecisionError
 from mpq.network.examples import Batch, Calibration
@@ -148,6 +149,8 @@ class Target(Backend):
     """Whether every layer has to be in a format that it holds: none stays as it came."""
     weight_suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)
     """Of the files that count as weights."""
+    needs_float32: ClassVar[bool] = False
+    """Whether it refuses networks in half precision."""
     notes: ClassVar[tuple[str, ...]] = ()
     """What to know before deploying, for ``mpq targets --show``."""
 
@@ -180,6 +183,12 @@ class Target(Backend):
         Raises:
             ModelError: Says why.
         """
+        dtype = parameter_dtype(model)
+        if self.needs_float32 and dtype in HALF:
+            raise ModelError(
+                f"{self.name} takes networks in float32, and this one is in {DTYPE_NAMES[dtype]}: "
+                "search and export model.float(), which has the same numbers"
+            )
 
     def ties(self, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:  # noqa: ARG002
         """Layers that its readers fuse, and that therefore share a precision.

@@ -1,7 +1,6 @@
 """torchao: layers on the simulation's own codes, in memory and as folders for transformers."""
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from mpq.backends.half_precision import parameter_dtype, with_scales_in
 from mpq.backends.hugging_face import (
     LoadedModule,
+    check_linear_alone,
     config_of,
     load_module,
     other_tensors,
@@ -21,7 +21,7 @@ from mpq.backends.hugging_face import (
 )
 from mpq.backends.simulate import prepared, quantizer_of
 from mpq.backends.target import LayerShape, Loaded, Shipped, Target, not_linear, rows_of
-from mpq.errors import MissingDependencyError, ModelError, PrecisionError
+from mpq.errors import MissingDependencyError, PrecisionError
 from mpq.network.modules import weight_of
 from mpq.problem.assignment import Assignment
 from mpq.quantization.codes import Codes
@@ -114,12 +114,12 @@ class TorchAo(Target):
         from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
         from transformers import TorchAoConfig
 
-        _check_modules(shipped)
+        check_linear_alone(shipped, self.name)
         tensors: dict[str, Tensor] = {
             f"{layer.name}.weight": _unpacked(shipped.codes(layer), layer.precision, self.dtype)
             for layer in shipped.quantized
         }
-        schemes = {layer.name: _scheme(layer.precision) for layer in shipped.quantized}
+        schemes = {layer.name: scheme(layer.precision) for layer in shipped.quantized}
         rest = dict(other_tensors(shipped.model, set(tensors)))
         flat, told = flatten_tensor_state_dict({**rest, **tensors})
         if schemes:
@@ -253,7 +253,7 @@ def _dtype(precision: Precision) -> torch.dtype:
     return found
 
 
-def _scheme(precision: Precision) -> Any:
+def scheme(precision: Precision) -> Any:
     """What torchao calls a precision."""
     torchao = quantization()
     weight = precision.weight
@@ -263,23 +263,6 @@ def _scheme(precision: Precision) -> Any:
     if precision.activation.is_exact:
         return torchao.IntxWeightOnlyConfig(_dtype(precision), shared, mapping)
     return torchao.Int8DynamicActivationIntxWeightConfig(_dtype(precision), shared, mapping)
-
-
-def _check_modules(shipped: Shipped) -> None:
-    """Refuses layers that are no modules of the network's own, or share a weight with others."""
-    modules = dict(shipped.model.named_modules())
-    places = Counter(id(vars(m)["_parameters"].get("weight")) for m in modules.values())
-    for layer in shipped.quantized:
-        found = modules.get(layer.name)
-        if not isinstance(found, nn.Linear):
-            raise ModelError(
-                f"torchao: {layer.name!r} is no nn.Linear, which transformers converts"
-            )
-        if places[id(found.weight)] > 1:
-            raise ModelError(
-                f"torchao: {layer.name!r} shares its weight with another layer (an embedding), and "
-                "transformers shares no quantized ones; leave it as it came: --fix NAME=fp32"
-            )
 
 
 def quantization() -> Any:

@@ -60,6 +60,7 @@ class C(Target):
     tolerance: ClassVar[float] = 0.05
     is_median: ClassVar[bool] = True
     needs_all: ClassVar[bool] = True
+    needs_float32: ClassVar[bool] = True
     notes: ClassVar[tuple[str, ...]] = (
         "Compiled here and equal to an integer simulation bit for bit; the check travels with the "
         "folder. The simulation in floating point differs where a number lies between two codes.",

@@ -69,6 +69,7 @@ class OnnxQdq(Target):
     )
     candidates: ClassVar[tuple[str, ...]] = ("w2g32", "w2", "w4g32", "w4g128", "w4", "w8")
     numerics: ClassVar[Numerics] = Numerics(input_rounding="rounded-quotient")
+    needs_float32: ClassVar[bool] = True
     weight_suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
     notes: ClassVar[tuple[str, ...]] = (
         f"ONNX Runtime equals the simulation with the settings in {SETTINGS_FILE}. As it comes, it "

@@ -233,7 +233,7 @@ def _export(
     if args and isinstance(args[-1], dict) and not batch.kwargs:
         args = (*args, {})
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module,
                 args,
@@ -280,7 +280,7 @@ def _opened(network: Network, shapes: Mapping[str, Mapping[Shape, Shape]]) -> nn
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter warns about itself."""
     import logging
 

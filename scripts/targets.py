@@ -1,0 +1,175 @@
+"""Targets and recipes whose readers live in no environment of CI: each in one of its own.
+
+    python -m scripts.targets > benchmarks/targets.json
+    python -m scripts.targets --only auto-round --keep environments
+
+For each of them: makes a virtual environment, installs the pinned line and mpq, searches the small
+Llama of the tests for the target and exports it (which runs the file in the tool's own runtime),
+and runs the tests that need the reader, of which none may be skipped. Prints JSON: the line, the
+versions, ``export.json``, how many tests passed. Ends with 1 where one failed. The environments
+take up to 2 GB each; those in the folder of ``--keep`` stay, and are taken again.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+LIMIT_S: Final = 3600
+"""Of one command: an installation takes minutes."""
+BESIDE: Final = ("pytest>=8", "hypothesis>=6.100")
+"""What the tests need in each of them, beside mpq."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A reader and its pinned line.
+
+    Args:
+        name: As ``mpq export --to`` takes it.
+        pip: What is installed.
+        tests: Arguments of pytest: the tests that need the reader.
+        is_target: Whether its file is run by its own runtime; else it is a recipe.
+    """
+
+    name: str
+    pip: tuple[str, ...]
+    tests: tuple[str, ...]
+    is_target: bool = False
+
+
+ENVIRONMENTS: Final = (
+    Environment(
+        "auto-round",
+        ("torch==2.13.0", "transformers==5.24.0", "auto-round==0.16.1", "accelerate==1.15.0"),
+        ("tests/backends/test_auto_round.py", "-k", "auto_round_computes"),
+        is_target=True,
+    ),
+    Environment(
+        "aimet",
+        ("torch==2.13.0", "aimet-onnx==2.42.0", "onnx==1.23.2", "onnxscript==0.7.2"),
+        ("tests/backends/recipes/test_aimet.py", "-k", "aimet_computes"),
+    ),
+    Environment(
+        "modelopt",
+        ("torch==2.13.0", "nvidia-modelopt==0.47.0", "requests", "huggingface_hub", "pyyaml"),
+        ("tests/backends/recipes/test_recipes.py", "-k", "model_opt_quantizes"),
+    ),
+    Environment(
+        "coreml",
+        ("torch==2.13.0", "coremltools==9.0", "pyyaml"),
+        ("tests/backends/recipes/test_recipes.py", "-k", "core_ml_tools_quantize"),
+    ),
+)
+
+
+def checked(environment: Environment, folder: Path) -> dict[str, Any]:
+    """What one environment said.
+
+    Raises:
+        subprocess.CalledProcessError: If it could not be made.
+    """
+    python, is_there = folder / "bin" / "python", folder.exists()
+    if not is_there:
+        _run([sys.executable, "-m", "venv", str(folder)]).check_returncode()
+        line = [*environment.pip, *BESIDE, "-e", str(ROOT)]
+        _run([str(python), "-m", "pip", "install", "--quiet", *line]).check_returncode()
+    found: dict[str, Any] = {
+        "pip": "pip install " + " ".join(environment.pip),
+        "was_there_already": is_there,
+        "versions": _versions(python, environment.pip),
+    }
+    if environment.is_target:
+        made = _run([str(python), "-m", "scripts.targets", "--inside", environment.name])
+        found["export"] = json.loads(made.stdout) if not made.returncode else _end(made)
+    # Warnings of the tools' own are theirs, and errors in our settings of pytest.
+    options = ("-q", "-p", "no:cacheprovider", "-W", "default", "--show-capture=no")
+    tested = _run([str(python), "-m", "pytest", *options, *environment.tests])
+    counts = {
+        what: int(n) for n, what in re.findall(r"(\d+) (passed|failed|skipped)", _end(tested))
+    }
+    found["tests"] = {"passed": 0, "failed": 0, "skipped": 0, **counts}
+    return found
+
+
+def has_failed(found: dict[str, Any]) -> bool:
+    """Whether an environment ran less than it should have."""
+    tests = found["tests"]
+    is_refused = isinstance(found.get("export"), str)
+    return is_refused or not tests["passed"] or bool(tests["failed"] or tests["skipped"])
+
+
+def exported(name: str) -> dict[str, Any]:
+    """``export.json`` of the small Llama, searched for the target within 0.8 times its w8.
+
+    Runs within the environment.
+    """
+    import mpq
+    from tests.backends.llamas import examples, llama
+
+    model = llama()
+    task = mpq.Task(model, examples(), to=name)
+    result = mpq.search(task, ["weight_bytes=0.8x:w8"])
+    with tempfile.TemporaryDirectory() as place:
+        mpq.export(result.assignment, Path(place, "out"), name, model, examples())
+        told: dict[str, Any] = json.loads(Path(place, "out", "export.json").read_text("utf-8"))
+    return told
+
+
+def _versions(python: Path, pip: Sequence[str]) -> dict[str, str]:
+    names = [re.split("[=<>]", package)[0] for package in pip]
+    code = (
+        "import json, sys; from importlib.metadata import version; "
+        "print(json.dumps({n: version(n) for n in sys.argv[1:]}))"
+    )
+    found: dict[str, str] = json.loads(_run([str(python), "-c", code, *names]).stdout)
+    return found
+
+
+def _run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+    sys.stderr.write(f"{' '.join(command)}\n")
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+
+
+def _end(ended: "subprocess.CompletedProcess[str]") -> str:
+    lines = (ended.stdout + ended.stderr).strip().splitlines() or ["without a word"]
+    # The last line of pytest, or of an error.
+    return next(
+        (x for x in reversed(lines) if re.search(r"\d (passed|failed|skipped)", x)), lines[-1]
+    )
+
+
+def main() -> None:
+    """All environments, or those that are named."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    names = [environment.name for environment in ENVIRONMENTS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("--keep", type=Path, help="folder of the environments, kept")
+    parser.add_argument("--inside", choices=names, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.inside:
+        print(json.dumps(exported(asked.inside)))
+        return
+    found: dict[str, Any] = {"command": "python -m scripts.targets"}
+    with tempfile.TemporaryDirectory() as place:
+        for environment in ENVIRONMENTS:
+            if environment.name in asked.only:
+                folder = (asked.keep or Path(place)).resolve() / environment.name
+                found[environment.name] = checked(environment, folder)
+    print(json.dumps(found, indent=1))
+    sys.exit(any(has_failed(x) for x in found.values() if isinstance(x, dict)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""``make targets``: what it runs exists, and what failed is told."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mpq
+from mpq.backends import Target
+from scripts import targets
+from scripts.targets import ENVIRONMENTS, Environment, checked, has_failed
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda x: x.name)
+def test_an_environment_is_of_a_backend_and_of_tests_that_exist(environment: Environment) -> None:
+    """Their names are those of functions; the line pins torch and the reader."""
+    file, _, name = environment.tests
+
+    assert issubclass(mpq.BACKENDS.get(environment.name), Target) is environment.is_target
+    assert f"_{name}" in (ROOT / file).read_text(encoding="utf-8")
+    assert sum("==" in package for package in environment.pip) >= 2
+
+
+@pytest.mark.parametrize(
+    ("tests", "export", "failed"),
+    [
+        ({"passed": 2, "failed": 0, "skipped": 0}, {"target": "x"}, False),
+        ({"passed": 2, "failed": 0, "skipped": 1}, {"target": "x"}, True),
+        ({"passed": 0, "failed": 0, "skipped": 0}, {"target": "x"}, True),
+        ({"passed": 2, "failed": 1, "skipped": 0}, {"target": "x"}, True),
+        ({"passed": 2, "failed": 0, "skipped": 0}, "mpq.errors.ModelError: other numbers", True),
+    ],
+)
+def test_less_than_all_is_a_failure(tests: dict[str, int], export: Any, failed: bool) -> None:
+    """A test that is skipped did not see the reader."""
+    assert has_failed({"tests": tests, "export": export}) is failed
+
+
+def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then taken again; what its tests and its export said is told."""
+    asked: list[str] = []
+
+    def run(command: list[str]) -> "subprocess.CompletedProcess[str]":
+        asked.append(" ".join(command))
+        if "venv" in command:
+            Path(command[-1]).mkdir()
+        said = {"-c": '{"torch": "2.13.0"}', "--inside": '{"target": "auto-round"}'}
+        out = next((said[x] for x in command if x in said), "..s [100%]\n2 passed, 1 skipped in 3s")
+        return subprocess.CompletedProcess(command, 0, out, "")
+
+    monkeypatch.setattr(targets, "_run", run)
+    first, again = (checked(ENVIRONMENTS[0], tmp_path / "made") for _ in range(2))
+
+    assert [x for x in asked if "pip install" in x] == [
+        f"{tmp_path}/made/bin/python -m pip install --quiet {' '.join(ENVIRONMENTS[0].pip)} "
+        f"pytest>=8 hypothesis>=6.100 -e {ROOT}"
+    ]
+    assert (first["was_there_already"], again["was_there_already"]) == (False, True)
+    assert first["tests"] == {"passed": 2, "failed": 0, "skipped": 1}
+    assert first["export"] == {"target": "auto-round"}
+    assert has_failed(first)
+
+
+def test_an_unknown_environment_is_refused() -> None:
+    """With those that there are."""
+    run = subprocess.run(
+        [sys.executable, "-m", "scripts.targets", "--only", "litert"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert run.returncode == 2
+    assert "auto-round" in run.stderr

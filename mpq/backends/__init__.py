@@ -12,8 +12,8 @@ from torch import nn
 from mpq._support.files import write_files
 from mpq._support.registry import Registry
 from mpq.backends._base import Backend, Exported
-from mpq.backends.c.target import C
 from mpq.backends.auto_round import AutoRound
+from mpq.backends.c.target import C
 from mpq.backends.compressed_tensors import CompressedTensors
 from mpq.backends.gguf import Gguf
 from mpq.backends.mlx import Mlx

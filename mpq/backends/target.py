@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mpq.backends._base import Backend, Exported
 from mpq.backends.half_precision import DTYPE_NAMES, HALF, parameter_dtype
 from mpq.backends.simulate import prepared, quantizer_of
-from mpq.errors import InputError, PrecisionError
+from mpq.errors import InputError, ModelError, PrecisionError
 from mpq.network.examples import Batch, Calibration
 from mpq.network.layer import Layer
 from mpq.problem.assignment import AssignedLayer, Assignment

@@ -78,8 +78,8 @@ class OutputSketch(RefinableEstimator):
     unbiased low-rank sketch by random signs is Hutchinson's (1990, doi:10.1080/03610919008812866).
 
     Args:
-        num_probes: Backward passes per batch, ``K``; more examples serve better than more probes. 0:
-            one, and with few examples as many as give 32 rows.
+        num_probes: Backward passes per batch, ``K``; more examples serve better than more probes.
+            0: one, and with few examples as many as give 32 rows.
         temperature: Divides the logits that the probe's probabilities are of.
         interactions: Whether the factor ``R`` is returned as well as the additive table.
         shrinkage: Share of the interactions that is left out, from 0 to 1; ``None``: in closed

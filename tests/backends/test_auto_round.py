@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from mpq.backends.auto_round import CONTAINERS, AutoRound
-from mpq.backends.shipping import predicted_bytes, ship
+from mpq.backends.comparing import predicted_bytes
+from mpq.backends.shipping import ship
 from mpq.backends.target import HEADERS, Shipped
 from mpq.errors import ModelError, PrecisionError, UnknownNameError
 from mpq.network.weight_layout import layout_of

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from mpq.backends.export_check import ExportCheck
 from mpq.backends.mlx import Mlx, stored_group
-from mpq.backends.shipping import ExportCheck, ship
+from mpq.backends.shipping import ship
 from mpq.backends.target import HEADERS
 from mpq.errors import InputError, ModelError, OutputError, PrecisionError
 from mpq.problem.assignment import AssignedLayer, Assignment

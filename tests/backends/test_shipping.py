@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import mpq
-from mpq.backends.shipping import ExportCheck, ship
+from mpq.backends.export_check import ExportCheck
+from mpq.backends.shipping import ship
 from mpq.backends.target import LayerShape, Loaded, Shipped, Target
 from mpq.errors import MissingDependencyError, ModelError, OutputError, PrecisionError
 from mpq.network.examples import Batch

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from mpq.backends.shipping import ExportCheck, ship
+from mpq.backends.export_check import ExportCheck
+from mpq.backends.shipping import ship
 from mpq.backends.target import HEADERS
 from mpq.backends.torchao import TorchAo
 from mpq.errors import ModelError, PrecisionError

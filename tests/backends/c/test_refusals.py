@@ -189,7 +189,13 @@ def test_sums_that_leave_32_bits_are_refused(tmp_path: Path) -> None:
 
 def test_several_inputs_are_refused(tmp_path: Path) -> None:
     """The C function takes one tensor of numbers."""
-    model = nn.Sequential(nn.Linear(4, 2)).eval()
+
+    class Shifted(nn.Sequential):
+        def forward(self, input: Tensor, more: Tensor | None = None) -> Tensor:
+            found: Tensor = super().forward(input)
+            return found if more is None else found + more.sum()
+
+    model = Shifted(nn.Linear(4, 2)).eval()
     data = torch.ones(4, 4)
     found = assigned(model, data, ("w8a8",))
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import mpq
+from mpq.backends.comparing import predicted_bytes
 from mpq.backends.gguf import Gguf
 from mpq.backends.gguf.runtime import CHECK, FILE, last_positions, prompts
-from mpq.backends.comparing import predicted_bytes
 from mpq.backends.shipping import ship
 from mpq.backends.target import Shipped
 from mpq.errors import InputError, ModelError, PrecisionError

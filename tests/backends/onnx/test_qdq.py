@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 import mpq
+from mpq.backends.export_check import ExportCheck
 from mpq.backends.onnx.qdq import FILE, SETTINGS_FILE, OnnxQdq
 from mpq.backends.onnx.session import AS_WRITTEN
 from mpq.backends.onnx.template import GraphTemplate
-from mpq.backends.shipping import ExportCheck, ship
+from mpq.backends.shipping import ship
 from mpq.errors import ModelError, PrecisionError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network

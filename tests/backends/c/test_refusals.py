@@ -190,17 +190,21 @@ def test_sums_that_leave_32_bits_are_refused(tmp_path: Path) -> None:
 def test_several_inputs_are_refused(tmp_path: Path) -> None:
     """The C function takes one tensor of numbers."""
 
-    class Shifted(nn.Sequential):
-        def forward(self, input: Tensor, more: Tensor | None = None) -> Tensor:
-            found: Tensor = super().forward(input)
-            return found if more is None else found + more.sum()
+    class Shifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
 
-    model = Shifted(nn.Linear(4, 2)).eval()
+        def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+            found: Tensor = self.layer(x if more is None else x + more)
+            return found
+
+    model = Shifted().eval()
     data = torch.ones(4, 4)
     found = assigned(model, data, ("w8a8",))
 
     with pytest.raises(InputError, match="read one tensor of numbers"):
-        ship(C(), "c", found, tmp_path / "out", model, [{"input": data, "more": data}])
+        ship(C(), "c", found, tmp_path / "out", model, [{"x": data, "more": data}])
 
 
 def test_without_a_compiler_nothing_is_tried(

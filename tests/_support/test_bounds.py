@@ -114,7 +114,7 @@ def test_the_bound_is_a_round_number(option: str, largest: int) -> None:
 
 @pytest.mark.skipif(not hasattr(sys, "set_int_max_str_digits"), reason="spells any number")
 def test_a_number_is_refused_where_python_spells_few_digits() -> None:
-    """``PYTHONINTMAXSTRDIGITS=640`` is a safe setting of a server, and no reason for a traceback."""
+    """``PYTHONINTMAXSTRDIGITS=640`` is no reason for a traceback."""
     most = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(640)
     try:

@@ -9,7 +9,7 @@ import mpq
 from mpq.errors import InputError
 from mpq.problem.solution import Status
 from mpq.solvers import BranchAndBound, OuterApproximation
-from tests.solvers.quadratic.cases import KINDS, of_kind, random_case
+from tests.solvers.quadratic.cases import KINDS, Case, of_kind, random_case
 
 
 @pytest.mark.parametrize("backend", ["HiGHS", "CBC"])
@@ -55,6 +55,25 @@ def test_out_of_time_the_bound_still_holds() -> None:
     assert found.status is Status.TIME_LIMIT
     assert found.bound is not None
     assert found.bound <= BranchAndBound(time_limit_s=5).solve(problem).loss
+
+
+@pytest.mark.parametrize("size", [0.0, 1e3, 1e7])
+def test_what_the_relaxation_proves_is_said_without_time_for_more(size: float) -> None:
+    """Also where it meets the loss to within the rounding of numbers that cancel."""
+    factor = np.array([[[9.0, 4.0], [6.0, 3.0], [6.0, 1.0]]])
+    loss = 0.5 * factor[0] ** 2
+    case = Case(factor, loss + size * np.array([[1.0], [-1.0], [0.0]]))
+
+    found = OuterApproximation(gap=0.0, time_limit_s=1e-9).solve(case.problem())
+
+    assert found.loss == 0.5 * (4 + 3 + 1) ** 2
+    assert found.bound is not None
+    assert found.loss - found.bound <= 1e-6 * found.loss
+
+
+def test_exact_solvers_of_interactions_take_as_long() -> None:
+    """One may take the other's place: unless it is told, neither takes more than a minute."""
+    assert OuterApproximation().time_limit_s == BranchAndBound().time_limit_s == 60.0
 
 
 @pytest.mark.parametrize("shrinkage", [0.0, 1.0])

@@ -168,12 +168,10 @@ def test_what_fits_is_let_in() -> None:
     ("text", "message"),
     [
         ("w4g99999999999999a8", "a group has at most 2147483648 weights; got 99999999999999"),
-        ("w4g" + "9" * 20, "a group has at most 2147483648 weights; got 9+$"),
-        ("w4g" + "9" * 21, "w4g9+' is not a precision"),
         ("w4g" + "9" * 5_000, r"w4g9+\.\.\.9+' is not a precision"),
         ("w4g0a8", "a group has at least 1 weight"),
     ],
-    ids=["large", "20 digits", "21 digits", "thousands of digits", "none"],
+    ids=["large", "digits", "none"],
 )
 def test_absurd_groups(text: str, message: str) -> None:
     """No channel has as many weights."""

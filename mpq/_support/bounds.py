@@ -131,5 +131,7 @@ def _gib(num_bytes: int) -> str:
 
 
 def _spelled(value: int) -> str:
-    # Python refuses to spell numbers of thousands of digits.
-    return shortened(str(value)) if value.bit_length() < 4000 else "a number of thousands of digits"
+    try:
+        return shortened(str(value))
+    except ValueError:  # Python refuses to spell them
+        return "a number of thousands of digits"

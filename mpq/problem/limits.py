@@ -61,7 +61,7 @@ class Limit:
 
     def __post_init__(self) -> None:
         if not self.number > 0:
-            raise LimitError(f"{self.resource}={self.number:g}: a limit is positive")
+            raise LimitError(f"{self}: a limit is positive")
 
     def __str__(self) -> str:
         relative = "" if self.reference is None else f"x:{self.reference}"
@@ -84,8 +84,6 @@ class Limit:
             )
         parts = match.groupdict()
         number, unit = float(parts["number"]), parts.get("unit", "")
-        if number <= 0:
-            raise LimitError(f"{text!r}: a limit is positive")
         # Without its precision "0.6x" looks like an amount in a unit called x.
         if unit.lower() == "x":
             raise LimitError(f"{text!r}: say relative to which precision, such as {amount}:w8a8")

@@ -92,6 +92,38 @@ def test_the_bound_itself_is_let_in(name: str, largest: int) -> None:
         check_whole(name, largest + 1)
 
 
+@pytest.mark.parametrize(
+    ("option", "largest"),
+    [
+        ("dynamic-programming:grid", 10**7),
+        ("surrogate:num_trials", 10**7),
+        ("surrogate:batch_size", 10**6),
+        ("local-search:num_restarts", 10**7),
+        ("hessian-trace:num_probes", 10**6),
+        ("mse:num_shrinks", 10**5),
+    ],
+)
+def test_the_bound_is_a_round_number(option: str, largest: int) -> None:
+    """As its message says it: what a script asks for today is let in tomorrow, and no more."""
+    registry = next(each for each, known in WHOLE if known == option)
+
+    registry.build(f"{option}={largest}")
+    with pytest.raises(InputError, match=f"is at most {largest}; got {largest + 1}$"):
+        registry.build(f"{option}={largest + 1}")
+
+
+@pytest.mark.skipif(not hasattr(sys, "set_int_max_str_digits"), reason="spells any number")
+def test_a_number_is_refused_where_python_spells_few_digits() -> None:
+    """``PYTHONINTMAXSTRDIGITS=640`` is no reason for a traceback."""
+    most = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(640)
+    try:
+        with pytest.raises(InputError, match="got a number of thousands of digits"):
+            check_whole("grid", 10**1_000)
+    finally:
+        sys.set_int_max_str_digits(most)
+
+
 @given(value=st.integers(max_value=-1))
 def test_a_seed_is_not_below_0(value: int) -> None:
     """numpy takes none."""

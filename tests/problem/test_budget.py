@@ -112,8 +112,8 @@ def test_misspelled_limits_are_refused_with_examples(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["cost=0ms", "cost=0", "cost=0.0KiB", "cost=0x:w8a8"])
 def test_a_limit_is_positive(text: str) -> None:
-    """Nothing runs in no time; a zero is a slip of the pen."""
-    with pytest.raises(LimitError):
+    """Nothing runs in no time; a zero is a slip of the pen, and said as it was written."""
+    with pytest.raises(LimitError, match=r"^cost=0(ms|KiB|x:w8a8|): a limit is positive$"):
         Limit.parse(text)
 
 

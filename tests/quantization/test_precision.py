@@ -272,3 +272,11 @@ def test_a_group_is_of_1_to_two_to_the_31_weights() -> None:
     for size in (0, 2**31 + 1):
         with pytest.raises(PrecisionError, match=f"got {size}"):
             replace(Precision.parse("w4g2a8").weight, group_size=size)
+
+
+def test_a_group_is_read_as_a_number_up_to_20_digits() -> None:
+    """Up to there the message says what a group has at most; more digits are no precision."""
+    with pytest.raises(PrecisionError, match="a group has at most 2147483648 weights; got 9+$"):
+        Precision.parse("w4g" + "9" * 20)
+    with pytest.raises(PrecisionError, match="'w4g9+' is not a precision"):
+        Precision.parse("w4g" + "9" * 21)

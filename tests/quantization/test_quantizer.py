@@ -1,6 +1,7 @@
 """A network computes in other precisions within a block, and is left as found."""
 
 from collections import OrderedDict
+from contextlib import suppress
 
 import pytest
 import torch
@@ -47,3 +48,23 @@ def test_an_input_without_numbers_needs_no_range(precision: str, shape: tuple[in
     )
 
     assert found.shape == shape
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_network_computes_as_before_after_the_block(fails: bool) -> None:
+    """Its inputs are rounded within the block and not after it, whatever ended the block."""
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Linear(4, 3)).eval(), Calibration([torch.randn(5, 4)])
+    precisions = {"0": Precision.parse("w4a4")}
+    network, x = Network.of(model, data), torch.randn(6, 4)
+    quantizer = Quantizer(ActivationRanges.calibrate(network, data, tuple(precisions.values())))
+    before, module = network.module(x), network.layer_module("0")
+
+    with suppress(RuntimeError), quantized(network, precisions, quantizer):
+        within = network.module(x)
+        if fails:
+            raise RuntimeError
+
+    assert not torch.equal(within, before)
+    assert torch.equal(network.module(x), before)
+    assert not module._forward_pre_hooks

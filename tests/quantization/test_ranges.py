@@ -91,6 +91,7 @@ def test_one_shrink_is_the_full_range() -> None:
     ("text", "message"),
     [
         ("percentile:share=0", "above 0 and at most 1; got 0.0"),
+        ("percentile:share=1.5", "above 0 and at most 1; got 1.5"),
         ("percentile:share=99.9", "above 0 and at most 1; got 99.9"),
         ("mse:num_shrinks=0", "at least 1 range; got 0"),
         ("best", "no range method 'best'"),

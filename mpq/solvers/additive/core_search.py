@@ -113,17 +113,17 @@ def closed(problem: Reduced, dual: Dual, within: Columns, max_states: int) -> tu
     return best, dual.bound + least
 
 
-def _second(reduced: Array) -> float:
-    """What a row adds at least unless it takes the relaxation's cell."""
-    return float(np.partition(reduced, 1)[1])
+def _second(reduced: Array) -> Array:
+    """``[...]`` what rows ``[..., B]`` add at least unless they take the relaxation's cell."""
+    return np.asarray(np.sort(reduced, axis=-1)[..., 1])
 
 
 def _open_rows(dual: Dual, gap: float) -> npt.NDArray[np.intp]:
     """Rows with two cells within the gap, by the smaller of what the second one adds."""
-    # `partition` below needs a second column.
+    # A row of one column has no second cell.
     if dual.reduced_cost.shape[1] == 1:
         return np.zeros(0, dtype=np.intp)
-    second = np.partition(dual.reduced_cost, 1, axis=1)[:, 1]
+    second = _second(dual.reduced_cost)
     order = np.argsort(second, kind="stable")
     return np.asarray(order[second[order] < gap])
 

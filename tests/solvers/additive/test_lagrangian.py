@@ -17,6 +17,7 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Status
 from mpq.solvers import DynamicProgramming, IntegerLinearProgram, Lagrangian
 from mpq.solvers.additive import lagrangian as module_under_test
+from mpq.solvers.additive import multipliers as module_of_multipliers
 from mpq.solvers.additive.hull import Hull
 from mpq.solvers.additive.multipliers import Dual, maximised
 from mpq.solvers.additive.presolve import Reduced
@@ -116,6 +117,22 @@ def test_costs_that_follow_the_losses_are_solved(make_problem: Make, seed: int) 
     assert found.loss == expected.loss
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_losses_and_costs_in_no_order(make_problem: Make, seed: int) -> None:
+    """Five layers at four precisions, more of which may lose more: against all assignments."""
+    rng = np.random.default_rng(seed)
+    loss, cost = rng.integers(0, 50, (2, 5, 4)).astype(np.float64)
+    low, high = cost.min(axis=1).sum(), cost.max(axis=1).sum()
+    limit = float(np.floor(low + rng.uniform(0.1, 0.9) * (high - low)))
+
+    found = Lagrangian().solve(make_problem(loss, cost[None], [limit]))
+
+    rows = range(5)
+    every = (list(columns) for columns in product(range(4), repeat=5))
+    best = min(loss[rows, c].sum() for c in every if cost[rows, c].sum() <= limit)
+    assert (found.status, found.loss, found.bound) == (Status.OPTIMAL, best, best)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_too_many_states_are_left_to_branch_and_bound(
     make_problem: Make, monkeypatch: pytest.MonkeyPatch, seed: int
@@ -143,6 +160,20 @@ def test_a_gap_is_kept(make_problem: Make, gap: float) -> None:
     assert found.status in (Status.FEASIBLE, Status.OPTIMAL)
     assert found.loss - found.bound <= gap * (found.loss - floor) * (1 + 1e-9)
     assert found.bound <= Lagrangian(gap=1e-4).solve(problem).loss
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_first_answer_within_the_gap_has_a_bound(make_problem: Make, seed: int) -> None:
+    """That of the multipliers: half of the loss may be open, a twentieth is."""
+    problem = make_problem(*numbers(seed, 20, 5, 2))
+    floor = problem.loss.values.min(axis=1).sum()
+
+    found = Lagrangian(gap=0.5).solve(problem)
+
+    assert found.status is Status.FEASIBLE
+    assert found.bound is not None
+    assert found.loss - found.bound <= 0.1 * (found.loss - floor)
+    assert found.bound <= Lagrangian().solve(problem).loss
 
 
 def test_what_only_whole_layers_cannot_meet_is_infeasible(make_problem: Make) -> None:
@@ -197,6 +228,21 @@ def test_the_bound_is_that_of_the_linear_program(
     for _ in range(50):
         other = dual.multipliers * rng.lognormal(0, 0.3, len(dual.multipliers))
         assert Dual.at(reduced, other).bound <= dual.bound + 1e-12 * reduced.worst
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_linear_programs_take_in_the_cells_that_they_lack(
+    make_problem: Make, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """With few planes and few cells at first, the bound is the same in the end."""
+    reduced = Reduced.of(make_problem(*numbers(seed, 50, 5, 8)).grouped)
+    expected, _ = maximised(reduced)
+
+    monkeypatch.setattr(module_of_multipliers, "_MAX_PLANES", 2)
+    monkeypatch.setattr(module_of_multipliers, "_PROGRAM_CELLS", 20)
+    dual, _ = maximised(reduced)
+
+    assert dual.bound == pytest.approx(expected.bound, rel=1e-9)
 
 
 @given(

@@ -12,6 +12,7 @@ from mpq.problem.budget import Budget
 from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
+from mpq.problem.solution import Status
 from mpq.quantization.precision import Precision
 from mpq.solvers.additive.ilp import IntegerLinearProgram
 from mpq.solvers.black_box import seeds
@@ -162,3 +163,31 @@ def test_a_population_that_cannot_evolve(options: dict[str, int]) -> None:
     """The message has both numbers."""
     with pytest.raises(InputError, match="needs num_trials >= 1 and population_size >= 2; got"):
         Evolutionary(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_losses_are_told_apart_by_their_correctly_rounded_sum(seed: int) -> None:
+    """Of two assignments that a batch sums to 0, the one that loses -1, tried first or last."""
+    names = ("first", "second", "third")
+    values = np.array([[0.0, -1.0], [0.0, 2.0**60], [0.0, -(2.0**60)]])
+    loss = CostTable("loss", "nats", names, PRECISIONS[:2], values)
+    problem = Problem(loss, Constraints(ties=(names,)))
+
+    found = Evolutionary(num_trials=8, seed=seed, is_seeded=False).solve(problem)
+
+    assert found.columns is not None
+    assert (found.columns.tolist(), found.loss) == ([1, 1, 1], -1.0)
+    assert found.status is Status.OPTIMAL
+
+
+def test_a_mutation_goes_up_as_often_as_down() -> None:
+    """Of children that differ in one layer, which may take the next column on either side."""
+    problem = Problem(random_problem(0, layers=6).loss)
+    parent = np.full((1, 6), 1)
+
+    children = Space.of(problem).children(parent, 1000, np.random.default_rng(0))
+
+    changed = children[(children != 1).sum(axis=1) == 1]
+    down, up = (changed == 0).any(axis=1).mean(), (changed == 2).any(axis=1).mean()
+    assert 0.4 < down < 0.6
+    assert 0.4 < up < 0.6

@@ -171,3 +171,55 @@ def test_losses_that_contradict_the_prediction() -> None:
     solution = Surrogate(num_trials=60, objective=upside_down).solve(problem)
 
     assert solution.loss <= 3.0
+
+
+def test_no_forbidden_precision_is_measured() -> None:
+    """Where every layer may take two of four: the network may not even run in the others."""
+    plain, rng = random_problem(1, layers=8), np.random.default_rng(1)
+    few = {
+        name: tuple(PRECISIONS[i] for i in rng.choice(4, 2, replace=False))
+        for name in plain.loss.layers
+    }
+    problem, truth = (
+        Problem(plain.loss, Constraints(plain.budgets, candidates=few)),
+        Truth(plain, 1),
+    )
+    asked: list[Assignments] = []
+
+    def measured(assignments: Assignments) -> Floats:
+        asked.extend(assignments)
+        return truth(assignments)
+
+    Surrogate(num_trials=40, objective=measured).solve(problem)
+
+    assert len(asked) > 20
+    assert all(problem.is_feasible(columns) for columns in asked)
+
+
+def test_a_prediction_of_nothing_is_corrected_too() -> None:
+    """A table that tells no precision from another leaves it to the measurements."""
+    problem = random_problem(0, layers=6)
+    truth, level = Truth(problem, 0), np.ones_like(problem.loss.values)
+
+    solution = Surrogate(num_trials=60, objective=truth).solve(
+        replace(problem, loss=replace(problem.loss, values=level))
+    )
+
+    assert solution.loss == truth.best[-1]
+    assert solution.loss < 0.5 * truth.best[0]
+
+
+def test_what_may_not_be_taken_says_nothing_of_the_rest() -> None:
+    """How far a prediction may be off is the same with a forbidden precision and without it."""
+    full = Problem(random_problem(0, layers=5).loss)
+    values = full.loss.values * 1e-6
+    loss = replace(full.loss, values=values)
+    fewer = CostTable("loss", "nats", loss.layers, PRECISIONS[1:], values[:, 1:])
+    allowed = dict.fromkeys(loss.layers, PRECISIONS[1:])
+
+    forbidden = module_under_test._Prior.of(
+        Space.of(Problem(loss, Constraints(candidates=allowed)))
+    )
+    absent = module_under_test._Prior.of(Space.of(Problem(fewer)))
+
+    np.testing.assert_array_equal(forbidden.rise[:, 1:], absent.rise)

@@ -1,5 +1,6 @@
 """The exact solver for interactions, against exhaustive search."""
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -204,3 +205,12 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
     """What was expected, and what came."""
     with pytest.raises(InputError, match=message):
         BranchAndBound(**options)
+
+
+def test_restarts_end_with_the_time() -> None:
+    """Ten million of them are not even counted: seconds would go by after the limit."""
+    problem, start = random_case(0, num_layers=4).problem(), time.process_time()
+
+    BranchAndBound(num_restarts=10**7, time_limit_s=0.05).solve(problem)
+
+    assert time.process_time() - start < 0.6

@@ -9,7 +9,7 @@ import mpq
 from mpq.errors import InputError
 from mpq.problem.solution import Status
 from mpq.solvers import BranchAndBound, OuterApproximation
-from tests.solvers.quadratic.cases import KINDS, of_kind, random_case
+from tests.solvers.quadratic.cases import KINDS, Case, of_kind, random_case
 
 
 @pytest.mark.parametrize("backend", ["HiGHS", "CBC"])
@@ -28,6 +28,17 @@ def test_the_answer_is_within_the_gap_of_the_best(kind: str, backend: str) -> No
         assert found.bound <= best + 1e-6 * abs(best)
         assert found.loss <= best + 1.1e-3 * abs(best)
         assert found.status in (Status.OPTIMAL, Status.FEASIBLE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gap_is_closed(kind: str) -> None:
+    """By HiGHS: what CBC proved before it had searched everything, PuLP does not tell."""
+    case = of_kind(random_case(0, num_layers=6 if kind == "tied" else 5), kind)
+
+    found = OuterApproximation(gap=1e-3, backend="HiGHS").solve(case.problem())
+
+    assert found.bound is not None
+    assert found.loss - found.bound <= 1e-3 * found.loss
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -53,6 +64,25 @@ def test_out_of_time_the_bound_still_holds() -> None:
     assert found.status is Status.TIME_LIMIT
     assert found.bound is not None
     assert found.bound <= BranchAndBound(time_limit_s=5).solve(problem).loss
+
+
+@pytest.mark.parametrize("size", [0.0, 1e3, 1e7])
+def test_what_the_relaxation_proves_is_said_without_time_for_more(size: float) -> None:
+    """Also where it meets the loss to within the rounding of numbers that cancel."""
+    factor = np.array([[[9.0, 4.0], [6.0, 3.0], [6.0, 1.0]]])
+    loss = 0.5 * factor[0] ** 2
+    case = Case(factor, loss + size * np.array([[1.0], [-1.0], [0.0]]))
+
+    found = OuterApproximation(gap=0.0, time_limit_s=1e-9).solve(case.problem())
+
+    assert found.loss == 0.5 * (4 + 3 + 1) ** 2
+    assert found.bound is not None
+    assert found.loss - found.bound <= 1e-6 * found.loss
+
+
+def test_exact_solvers_of_interactions_take_as_long() -> None:
+    """One may take the other's place: unless it is told, neither takes more than a minute."""
+    assert OuterApproximation().time_limit_s == BranchAndBound().time_limit_s == 60.0
 
 
 @pytest.mark.parametrize("shrinkage", [0.0, 1.0])
@@ -94,6 +124,22 @@ def test_options_that_make_no_sense_are_refused(options: str) -> None:
     """As for the other exact solvers."""
     with pytest.raises(InputError, match="outer-approximation:"):
         mpq.SOLVERS.build(f"outer-approximation:{options}")
+
+
+@pytest.mark.parametrize("seed", [3, 5, 10, 32])
+def test_errors_of_any_size_are_taken(seed: int) -> None:
+    """Over 14 decades, some far beyond all that an assignment would lose: the bound holds."""
+    case = random_case(seed, num_layers=3)
+    decades = np.random.default_rng(seed).integers(-7, 8, (1, *case.loss.shape))
+    factor = case.factor * 10.0**decades
+    wide = replace(case, factor=factor, loss=0.5 * (factor**2).mean(axis=0))
+
+    found = OuterApproximation().solve(wide.problem())
+
+    best = wide.losses().min()
+    assert found.bound is not None
+    assert found.bound <= best * (1 + 1e-6)
+    assert found.loss <= best * (1 + 1.1e-3)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -341,6 +341,15 @@ def test_dynamic_programming_sweeps_the_frontier_at_once(num_points: int) -> Non
     )
 
 
+def test_dynamic_programming_sweeps_within_no_other_budget() -> None:
+    """One that can bind, beside the amounts of the frontier, is one too many."""
+    time = Budget.of(table("time", "seconds", TIME), 9.0)
+    problem = Problem(table("sketch", "nats", LOSS), Constraints((time,)))
+
+    with pytest.raises(InputError, match="takes one budget, and 2 can bind here"):
+        solve_frontier(problem, table("size", "bytes", SIZE), DynamicProgramming(), 5)
+
+
 def frontier_through(*pairs: tuple[float, float]) -> Frontier:
     """A frontier of points (cost, loss)."""
     points = tuple(

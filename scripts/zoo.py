@@ -75,6 +75,8 @@ def row_of(entry: Entry) -> Row:
     # What no error of mpq's own may be: it is what this script looks for.
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)
+        if isinstance(error, ImportError) and "mpq/" not in where[-1].filename:
+            return {**row, "status": "needs a package", "sentence": str(error).strip()[:400]}
         ours = [
             f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in where if "mpq/" in f.filename
         ]

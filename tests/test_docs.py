@@ -24,7 +24,7 @@ NOT_RUN = {
     "quickstart.md: installs a new environment",
 }
 """Blocks that cannot be tried here, with why: a new one is a decision, not an accident."""
-KINDS = {"python", "shell", "text", "toml"}
+KINDS = {"python", "shell", "text", "toml", "c"}
 # Held against the options: paths that a reader would have are not there.
 ANY_FILE = re.compile(r"\S+\.(json|csv|safetensors)\b")
 

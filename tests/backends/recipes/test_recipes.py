@@ -1,6 +1,7 @@
 """Recipes that are text alone: what stands in them, what is refused, what their readers do."""
 
 import json
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,44 @@ def test_what_a_tool_has_no_setting_for_is_refused(
 
     assert why in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def named(*names: str, folded: str = "") -> Assignment:
+    """Linear layers of these names, weights in 4 and 8 bits in turn."""
+    precisions = [Precision.parse(("w4", "w8")[i % 2]) for i in range(len(names))]
+    layers = zip(names, precisions, strict=True)
+    return Assignment(
+        tuple(AssignedLayer(name, "linear", (16, 16), p) for name, p in layers),
+        folded={names[0]: folded} if folded else {},
+    )
+
+
+def test_core_ml_refuses_two_layers_of_one_name(tmp_path: Path) -> None:
+    """Its program calls both p_a_b_weight, and the later setting would be that of both."""
+    with pytest.raises(PrecisionError, match="'a.b' and 'a_b' are both called 'p_a_b_weight'"):
+        mpq.export(named("a.b", "a_b"), tmp_path / "out", "coreml")
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_are_no_patterns_of_modelopt(tmp_path: Path) -> None:
+    """ModelOpt reads quantizer_name as fnmatch does, so a module called ``a*`` is no wildcard."""
+    yaml = pytest.importorskip("yaml")
+    mpq.export(named("ab", "a*", "[b]", "x?"), tmp_path / "out", "modelopt")
+    (file,) = (tmp_path / "out").iterdir()
+    patterns = [x["quantizer_name"] for x in yaml.safe_load(file.read_text())["quant_cfg"][1:]]
+    matched = [
+        [n for n in ("ab", "a*", "[b]", "b", "x?") if fnmatchcase(f"{n}.weight_quantizer", p)]
+        for p in patterns
+    ]
+    assert matched == [["ab"], ["a*"], ["[b]"], ["x?"]]
+
+
+def test_control_characters_of_a_name_leave_yaml_readable(tmp_path: Path) -> None:
+    """YAML refuses a file that has them, also in the comment that names folded modules."""
+    yaml = pytest.importorskip("yaml")
+    mpq.export(named("a", folded="n\x1b]0;x\x07"), tmp_path / "out", "modelopt")
+    (file,) = (tmp_path / "out").iterdir()
+    assert len(yaml.safe_load(file.read_text())["quant_cfg"]) == 2
 
 
 def test_modelopt_reads_integer_keys(tmp_path: Path) -> None:

@@ -417,3 +417,16 @@ def test_a_layer_stays_one_where_functions_read_more_of_its_parameters(kind: str
     measured = mpq.ESTIMATORS.build("measured", 0).estimate(estimation).table.values
     # Without the last column, fp32.
     assert predicted[:, :3] == pytest.approx(measured[:, :3], rel=0.8)
+
+
+@pytest.mark.parametrize("name", ["sketch", "hessian-form", "output-gradient"])
+def test_inputs_are_rounded_behind_the_hooks_of_the_user(name: str) -> None:
+    """A hook that halves a layer's input is as a module before it: ranges are those of halves."""
+    torch.manual_seed(0)
+    first, head = nn.Linear(6, 5), nn.Linear(5, 3)
+    data = [torch.randn(8, 6) for _ in range(2)]
+    plain = Net(lambda m, x: m.head(m.first(x * 0.5).tanh()), first=first, head=head)
+    expected = table(name, plain, data)
+    first.register_forward_pre_hook(lambda _, args: (args[0] * 0.5,))
+    hooked = Net(lambda m, x: m.head(m.first(x).tanh()), first=first, head=head)
+    assert table(name, hooked, data) == pytest.approx(expected, rel=1e-4)

@@ -55,6 +55,16 @@ def _check_values(name: str, parameter: nn.Parameter) -> None:
     # Before `isfinite`, which fails on such parameters in torch's words.
     if isinstance(parameter, nn.UninitializedParameter) or parameter.is_meta:
         raise ModelError(f"parameter {name!r} has no values yet; load the weights first")
+    if parameter.layout is not torch.strided:
+        raise ModelError(
+            f"parameter {name!r} is sparse ({parameter.layout}), while formats hold every number; "
+            "make it dense first (to_dense())"
+        )
+    if parameter.is_inference() and parameter.requires_grad:
+        raise ModelError(
+            f"parameter {name!r} was made in inference_mode, where torch can neither read nor "
+            "differentiate it as a parameter; make the network outside of it"
+        )
     # A class without instances of its own: torch marks plain parameters with it.
     if getattr(parameter, "_is_flat_param", False):
         raise ModelError(

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from mpq.network.examples import Batch
 from mpq.network.modules import hooks
+from mpq.network.open_weights import opened_parts
 from mpq.network.weight_layout import layout_of
 
 _METHODS = ("forward", "_conv_forward", "_output_padding")
@@ -155,9 +156,13 @@ class Again:
             replaced: Parameters by name, such as ``weight``, that others take the place of.
             change: Applied to every other parameter and buffer.
         """
+        # Layers that functions call inside of this one stay as they are: they are no attributes,
+        # as which `functional_call` looks for them, and have no gradient of their own.
+        opened = {id(part.weight) for part in opened_parts(self.layer_module)}
+        parameters = self.layer_module.named_parameters()
         state = {
             # Parameters are read; buffers may be written, and not those of the layer.
-            **{name: change(p) for name, p in self.layer_module.named_parameters()},
+            **{name: change(p) for name, p in parameters if id(p) not in opened},
             **{name: change(b).clone() for name, b in self.layer_module.named_buffers()},
             **(replaced or {}),
         }

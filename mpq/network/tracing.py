@@ -42,8 +42,9 @@ def kind_of(module: nn.Module) -> str | None:
     # No subclass of nn.Linear, but the same product with the weight stored as [I, O].
     if is_hugging_face_conv1d(module):
         return "linear"
-    # Its weight is a layer of its own, as it is used without a call of this module.
-    if isinstance(module, Opened):
+    # Its weight is a layer of its own, as it is used without a call of this module. Where only
+    # other parameters of it are (LoRA's in a subclass of Linear), it stays a layer beside them.
+    if isinstance(module, Opened) and "weight" not in module._parameters:
         return None
     return next((kind for cls, kind in KINDS.items() if isinstance(module, cls)), None)
 

@@ -14,6 +14,7 @@ from mpq.cli.loading import load_model
 from mpq.errors import ModelError
 from mpq.network.dataflow import Dataflow
 from mpq.network.examples import Batch
+from mpq.network.modules import check_model
 from mpq.network.network import Network
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -324,3 +325,19 @@ def test_complex_numbers_are_counted_as_two() -> None:
     assert network.num_unquantized == 2 * 6 + 2 * 3
     lifetimes = Dataflow.of(copy.deepcopy(model), Batch((x,)), network.layers).lifetimes
     assert max(buffer.elements for buffer in lifetimes.buffers) == 12
+
+
+def test_sparse_parameters_are_refused_by_name() -> None:
+    """Torch's own error is a page long, and names no parameter."""
+    model = nn.Linear(4, 4).eval()
+    model.weight = nn.Parameter(torch.eye(4).to_sparse(), requires_grad=False)
+    with pytest.raises(ModelError, match="'weight' is sparse"):
+        check_model(model)
+
+
+def test_parameters_made_in_inference_mode_are_refused_by_name() -> None:
+    """They cannot be read outside of it."""
+    with torch.inference_mode():
+        model = nn.Linear(4, 4).eval()
+    with pytest.raises(ModelError, match=r"'weight' was made in inference_mode"):
+        check_model(model)

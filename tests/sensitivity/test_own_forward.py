@@ -368,3 +368,65 @@ def test_table_drawn_first_after_a_seed_is_a_layer(seed: int) -> None:
     found = mpq.find_layers(model, [torch.randint(0, 9, (4, 5))])
 
     assert [layer.name for layer in found] == ["0", "1"]
+
+
+class Adapted(nn.Linear):
+    """As LoRA: functions read matrices of its own, beside the layer's."""
+
+    def __init__(self, inputs: int, outputs: int, is_merged: bool = False) -> None:
+        super().__init__(inputs, outputs)
+        self.down = nn.Parameter(torch.randn(2, inputs) * 0.3)
+        self.up = nn.Parameter(torch.randn(outputs, 2) * 0.3)
+        self.is_merged = is_merged
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name
+        if self.is_merged:
+            return F.linear(input, self.weight + self.up @ self.down, self.bias)
+        return super().forward(input) + input @ self.down.T @ self.up.T
+
+
+class Mixed(nn.Conv2d):
+    """Mixes the channels behind the convolution, by an einsum."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+        self.mix = nn.Parameter(torch.randn(outputs, outputs) * 0.3)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's own name
+        return torch.einsum("nchw,dc->ndhw", super().forward(input), self.mix)
+
+
+@pytest.mark.parametrize("kind", ["beside", "merged", "convolution", "root"])
+def test_a_layer_stays_one_where_functions_read_more_of_its_parameters(kind: str) -> None:
+    """LoRA in a subclass: the layer's own matrix is a layer beside those that functions read."""
+    torch.manual_seed(0)
+    layer = Mixed(3, 4) if kind == "convolution" else Adapted(6, 5, kind == "merged")
+    head = nn.Sequential(nn.Flatten(), nn.Tanh(), nn.LazyLinear(3))
+    data = [torch.randn(8, 3, 4, 4) if kind == "convolution" else torch.randn(8, 6)] * 2
+    model = layer if kind == "root" else nn.Sequential(layer, *head)
+    model.eval()(data[0])
+    estimation = on_network(model, data)
+    name = "" if kind == "root" else "0"
+    assert name in {x.name for x in estimation.network.layers}
+    coverage = estimation.network.coverage
+    assert coverage is not None
+    # A product of two weights is none with examples: both are named, and stay as they are.
+    outside = {"0.up", "0.down"} if kind == "merged" else set()
+    assert {x.name for x in coverage.weights_outside} == outside
+    predicted = mpq.ESTIMATORS.build("sketch", 0).estimate(estimation).table.values
+    measured = mpq.ESTIMATORS.build("measured", 0).estimate(estimation).table.values
+    # Without the last column, fp32.
+    assert predicted[:, :3] == pytest.approx(measured[:, :3], rel=0.8)
+
+
+@pytest.mark.parametrize("name", ["sketch", "hessian-form", "output-gradient"])
+def test_inputs_are_rounded_behind_the_hooks_of_the_user(name: str) -> None:
+    """A hook that halves a layer's input is as a module before it: ranges are those of halves."""
+    torch.manual_seed(0)
+    first, head = nn.Linear(6, 5), nn.Linear(5, 3)
+    data = [torch.randn(8, 6) for _ in range(2)]
+    plain = Net(lambda m, x: m.head(m.first(x * 0.5).tanh()), first=first, head=head)
+    expected = table(name, plain, data)
+    first.register_forward_pre_hook(lambda _, args: (args[0] * 0.5,))
+    hooked = Net(lambda m, x: m.head(m.first(x).tanh()), first=first, head=head)
+    assert table(name, hooked, data) == pytest.approx(expected, rel=1e-4)

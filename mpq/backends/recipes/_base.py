@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Final
 
 from torch import nn
 
+from mpq._support.names import visible
 from mpq.backends._base import Backend, Exported
 from mpq.errors import PrecisionError
 from mpq.problem.assignment import AssignedLayer, Assignment
@@ -89,5 +90,5 @@ class Recipe(Backend):
 
 def commented(note: str) -> str:
     """A note as a comment of YAML."""
-    # In one line, whatever modules are called.
-    return f"# {' '.join(note.split())}\n"
+    # In one line, whatever modules are called; YAML has no control characters, also in comments.
+    return f"# {visible(' '.join(note.split()))}\n"

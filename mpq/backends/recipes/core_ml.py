@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 from mpq.backends.recipes._base import Recipe, commented
-from mpq.errors import UnknownNameError
+from mpq.errors import PrecisionError, UnknownNameError
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.precision import Granularity
 
@@ -60,8 +60,20 @@ class CoreMl(Recipe):
         return ""
 
     def text(self, layers: Sequence[AssignedLayer], note: str) -> str:
-        """See ``Recipe.text``."""
-        entries = {self._constant(layer.name): _entry(layer) for layer in layers}
+        """See ``Recipe.text``.
+
+        Raises:
+            PrecisionError: If two layers' weights have one name in the program.
+        """
+        named: dict[str, AssignedLayer] = {}
+        for layer in layers:
+            other = named.setdefault(self._constant(layer.name), layer)
+            if other is not layer:
+                raise PrecisionError(
+                    f"coreml: layers {other.name!r} and {layer.name!r} are both called "
+                    f"{self._constant(layer.name)!r} in its program: rename a module"
+                )
+        entries = {name: _entry(layer) for name, layer in named.items()}
         config = {"config_type": "OpLinearQuantizerConfig", "op_name_configs": entries}
         lines = [f"{key}: {json.dumps(value, indent=1)}\n" for key, value in config.items()]
         return commented(note) + "".join(lines)

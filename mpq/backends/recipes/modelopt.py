@@ -1,6 +1,7 @@
 """NVIDIA ModelOpt: ``quant_cfg`` with an entry per layer."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
@@ -46,7 +47,7 @@ class ModelOpt(Recipe):
             formats = {"weight": layer.precision.weight, "input": layer.precision.activation}
             entries += [
                 {
-                    "quantizer_name": f"{layer.name}.{what}_quantizer",
+                    "quantizer_name": f"{_literal(layer.name)}.{what}_quantizer",
                     "cfg": _attributes(tensor_format),
                     "enable": True,
                 }
@@ -56,6 +57,11 @@ class ModelOpt(Recipe):
         # Flow style is JSON, but for the key, which has to be an integer.
         lines = [f"- {json.dumps(entry)}\n".replace('"-1": ', "-1: ") for entry in entries]
         return f"{commented(note)}quant_cfg:\n{''.join(lines)}algorithm: max\n"
+
+
+def _literal(name: str) -> str:
+    """A name as a pattern of ``fnmatch`` that matches nothing else, which ModelOpt takes it for."""
+    return re.sub(r"[*?[]", r"[\g<0>]", name)
 
 
 def _bits(tensor_format: TensorFormat) -> int | list[int] | None:

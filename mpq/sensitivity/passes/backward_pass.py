@@ -130,9 +130,7 @@ def tapped(network: Network, num_examples: int, reader: GradientReader) -> Itera
         layer_module = network.layer_module(layer.name)
         tap = Tap(layer, layer_module, num_examples)
         handles += [
-            layer_module.register_forward_pre_hook(
-                partial(_before, reader, tap), with_kwargs=True
-            ),
+            layer_module.register_forward_pre_hook(partial(_before, reader, tap), with_kwargs=True),
             layer_module.register_forward_hook(
                 partial(_after, reader, tap, broadcasts), with_kwargs=True
             ),

@@ -33,7 +33,7 @@ def main(spelled: str, folder: str, exchange: str, what: str = "run") -> None:
     try:
         loaded = target.load(Path(folder))
         stored = torch.load(meeting / "batches.pt", weights_only=True)
-        batches = [Batch(args, kwargs) for args, kwargs in stored]
+        batches = [Batch(args, kwargs, axes=axes) for args, kwargs, axes in stored]
         if what == "modules":
             seen = loaded.traced(batches[0]) if isinstance(loaded, Traceable) else {}
             save_file(dict(seen), meeting / "modules.safetensors")

@@ -112,7 +112,8 @@ def trace_fresh(
 def _ask(
     target: "Target", arguments: Sequence[str], batches: Sequence[Batch], exchange: Path
 ) -> None:
-    torch.save([(batch.args, dict(batch.kwargs)) for batch in batches], exchange / "batches.pt")
+    told = [(batch.args, dict(batch.kwargs), batch.axes) for batch in batches]
+    torch.save(told, exchange / "batches.pt")
     command = [sys.executable, "-m", "mpq.backends", *arguments]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)

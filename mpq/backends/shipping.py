@@ -16,7 +16,9 @@ from mpq.backends.fresh import run_fresh, trace_fresh
 from mpq.backends.half_precision import batch_in_float32
 from mpq.backends.target import Shipped, Target
 from mpq.errors import InputError, OutputError
+from mpq.network.example_axes import find_axes
 from mpq.network.examples import Batch, Calibration
+from mpq.network.metric import SquaredError
 from mpq.network.modules import device_of
 from mpq.network.outputs import scored_tensor
 from mpq.problem.assignment import Assignment
@@ -62,9 +64,10 @@ def ship(
     target.check_network(model)
     was_searched_for = assignment.numerics == target.arithmetic
     assignment = replace(assignment, numerics=target.arithmetic)
-    data = Calibration.of(calibration)
+    shipped = Shipped.of(model, assignment)
+    data = _along_examples(Calibration.of(calibration), shipped.module)
     batches = _few(data, model)
-    shipped = Shipped.of(model, assignment, data, batches)
+    shipped = replace(shipped, calibration=data, examples=tuple(batches))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with staging(folder.parent, "export") as place:
@@ -87,6 +90,14 @@ def ship(
 def _refuse_what_is_there(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} is there already; name a folder that is not, or remove it")
+
+
+def _along_examples(data: Calibration, module: nn.Module) -> Calibration:
+    """The data with the axes of its inputs along which examples lie: a mask has them nowhere."""
+    for batch in data:
+        first = batch.to(device_of(module))
+        return data.along(find_axes(module, first, SquaredError(), False))
+    return data
 
 
 @torch.no_grad()

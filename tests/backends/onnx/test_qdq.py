@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import mpq
 from mpq.backends.export_check import ExportCheck
@@ -182,3 +182,46 @@ def test_a_search_is_exported_and_run_in_a_fresh_process(tmp_path: Path) -> None
     assert told["was_searched_for"]
     assert told["predicted_bytes"] == budget.used
     assert told["max_difference"] < 1e-5 * told["spread"]
+
+
+class Masked(nn.Module):
+    """Attention under a mask of as many positions as there are examples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Scores of every position."""
+        found: Tensor = self.head(self.attention(x, x, x, attn_mask=mask)[0])
+        return found
+
+
+class Stateful(nn.Module):
+    """Its states ``[layers, N, H]`` have the examples second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent, self.head = nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> Tensor:
+        """Scores after the last step."""
+        found: Tensor = self.head(self.recurrent(x, (h, c))[0][:, -1])
+        return found
+
+
+@pytest.mark.usefixtures("same_process")
+@pytest.mark.parametrize("case", ["mask", "states"])
+def test_inputs_are_cut_where_their_examples_lie(tmp_path: Path, case: str) -> None:
+    """As a search cuts them; torch's own error came of cutting every input along its first axis."""
+    torch.manual_seed(0)
+    x = torch.randn(6, 6, 8)
+    model: nn.Module = Masked() if case == "mask" else Stateful()
+    mask = torch.full((6, 6), float("-inf")).triu(1)
+    data = [(x, mask)] if case == "mask" else [(x, *torch.randn(2, 1, 6, 8))]
+    task = mpq.Task(model.eval(), data, data, candidates=("w4", "w8"))
+    found = mpq.search(task, {"weight_bytes": "1x:w8"}, sensitivity="weight-error")
+
+    mpq.export(found.assignment, tmp_path / "out", "onnx-qdq", model, data)
+
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["num_examples"] == 6

@@ -218,7 +218,8 @@ def test_inputs_are_cut_where_their_examples_lie(tmp_path: Path, case: str) -> N
     x = torch.randn(6, 6, 8)
     model: nn.Module = Masked() if case == "mask" else Stateful()
     mask = torch.full((6, 6), float("-inf")).triu(1)
-    data = [(x, mask)] if case == "mask" else [(x, *torch.randn(2, 1, 6, 8))]
+    h, c = torch.randn(2, 1, 6, 8)
+    data = [{"x": x, "mask": mask} if case == "mask" else {"x": x, "h": h, "c": c}]
     task = mpq.Task(model.eval(), data, data, candidates=("w4", "w8"))
     found = mpq.search(task, {"weight_bytes": "1x:w8"}, sensitivity="weight-error")
 

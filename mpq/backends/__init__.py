@@ -106,6 +106,7 @@ def quantize(
         ModelError: If the model is in training mode, or a range is missing.
         PrecisionError: If the backend has no kernel for a layer.
     """
+    _check_assignment(assignment)
     return _network_backend(backend).quantize(model, assignment)
 
 
@@ -137,6 +138,7 @@ def export(
         ModelError: If a target's runtime computes something else than the simulation.
         OutputError: If the file cannot be written, or a target's folder is there already.
     """
+    _check_assignment(assignment)
     assignment = assignment.compared_by(metric, allow_randomness)
     built, path = file_backend(backend), Path(path)
     if isinstance(built, Target):
@@ -152,6 +154,15 @@ def export(
     made = built.export(assignment, model, calibration)
     (file,) = write_files(path.parent, {path.name: made.content})
     return ExportedFile(file, made.verdict, made.deviation)
+
+
+def _check_assignment(assignment: object) -> None:
+    # The two functions have their arguments in another order, which is easily mixed up.
+    if not isinstance(assignment, Assignment):
+        raise InputError(
+            f"expected an assignment, got a {type(assignment).__name__}: mpq.quantize(model, "
+            "assignment), mpq.export(assignment, path, backend, model, calibration)"
+        )
 
 
 def target_of(spelled: str | Target) -> Target:

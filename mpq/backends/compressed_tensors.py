@@ -2,15 +2,16 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self, final
+from typing import Any, ClassVar, Final, final
 
 import torch
 from torch import Tensor, nn
 
-from mpq.backends.half_precision import SCALE_DTYPES, parameter_dtype, with_scales_in
+from mpq.backends.half_precision import SCALE_DTYPES
 from mpq.backends.hugging_face import (
+    FolderTarget,
     LoadedModule,
     config_of,
     load_module,
@@ -18,7 +19,7 @@ from mpq.backends.hugging_face import (
     require,
     write_folder,
 )
-from mpq.backends.target import LayerShape, Loaded, Shipped, Target, not_linear, rows_of
+from mpq.backends.target import LayerShape, Loaded, Shipped, not_linear, rows_of
 from mpq.backends.vllm import fused
 from mpq.errors import MissingDependencyError
 from mpq.problem.assignment import AssignedLayer
@@ -39,7 +40,7 @@ _STRATEGIES: Final = {
 
 @final
 @dataclass(frozen=True)
-class CompressedTensors(Target):
+class CompressedTensors(FolderTarget):
     """A folder of Hugging Face whose layers are grouped by scheme (``config_groups``).
 
     Weights with zero points are refused: transformers 5.24 loads them only with
@@ -50,8 +51,6 @@ class CompressedTensors(Target):
         dtype: Of the network's parameters; scales of weights are stored in half precision where
             these are.
     """
-
-    dtype: torch.dtype = torch.float32
 
     name: ClassVar[str] = "compressed-tensors"
     summary: ClassVar[str] = "checkpoints of vLLM, SGLang and transformers: a folder"
@@ -77,22 +76,9 @@ class CompressedTensors(Target):
         "the list for an assignment.",
     )
 
-    def check_network(self, model: nn.Module) -> None:
-        """See ``Target.check_network``."""
-        config_of(model, self.name)
-
     def ties(self, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         """See ``Target.ties``: what vLLM makes one matrix of."""
         return fused(names)
-
-    def fitted(self, model: nn.Module) -> Self:
-        """See ``Target.fitted``."""
-        return replace(self, dtype=parameter_dtype(model))
-
-    @property
-    def arithmetic(self) -> Numerics:
-        """See ``Target.arithmetic``."""
-        return with_scales_in(self.numerics, self.dtype)
 
     def refusal(self, layer: LayerShape, precision: Precision) -> str:
         """See ``Target.refusal``."""

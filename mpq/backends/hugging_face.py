@@ -4,21 +4,27 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor, nn
 
-from mpq.backends.half_precision import DTYPE_NAMES, check_computed, parameter_dtype
+from mpq.backends.half_precision import (
+    DTYPE_NAMES,
+    check_computed,
+    parameter_dtype,
+    with_scales_in,
+)
 from mpq.backends.layerwise import traced
-from mpq.backends.target import Shipped
+from mpq.backends.target import Shipped, Target
 from mpq.errors import MissingDependencyError, ModelError
 from mpq.network.examples import Batch
 from mpq.network.outputs import scored_tensor
+from mpq.quantization.numerics import Numerics
 
 
 def require(package: str, extra: str) -> None:
@@ -51,6 +57,30 @@ def config_of(model: nn.Module, tool: str) -> dict[str, Any]:
     dtype = DTYPE_NAMES[parameter_dtype(model)]
     # What the loader makes of it: a base model and one with a head have one configuration.
     return {**found, "architectures": [type(model).__name__], "dtype": dtype}
+
+
+@dataclass(frozen=True)
+class FolderTarget(Target):
+    """A target whose folder has the numbers that are not quantized in the network's own dtype.
+
+    Args:
+        dtype: Of the network's parameters; scales are stored in half precision where these are.
+    """
+
+    dtype: torch.dtype = torch.float32
+
+    def check_network(self, model: nn.Module) -> None:
+        """See ``Target.check_network``: a network of transformers."""
+        config_of(model, self.name)
+
+    def fitted(self, model: nn.Module) -> Self:
+        """See ``Target.fitted``."""
+        return replace(self, dtype=parameter_dtype(model))
+
+    @property
+    def arithmetic(self) -> Numerics:
+        """See ``Target.arithmetic``."""
+        return with_scales_in(self.numerics, self.dtype)
 
 
 def write_folder(

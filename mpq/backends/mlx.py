@@ -1,18 +1,18 @@
 """MLX: the folders that mlx-lm runs on Apple's machines, and on processors with Linux."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self, final
+from typing import Any, ClassVar, Final, final
 
 import torch
 from torch import Tensor, nn
 
-from mpq.backends.half_precision import SCALE_DTYPES, parameter_dtype, with_scales_in
-from mpq.backends.hugging_face import config_of, other_tensors, require, write_folder
-from mpq.backends.target import LayerShape, Loaded, Shipped, Target, not_linear, rows_of
+from mpq.backends.half_precision import SCALE_DTYPES
+from mpq.backends.hugging_face import FolderTarget, config_of, other_tensors, require, write_folder
+from mpq.backends.target import LayerShape, Loaded, Shipped, not_linear, rows_of
 from mpq.errors import InputError, ModelError
 from mpq.network.examples import Batch
 from mpq.network.modules import weight_of
@@ -29,7 +29,7 @@ CONTAINERS: Final = {2: 2, 3: 3, 4: 4, 5: 5, 6: 6, 7: 8, 8: 8}
 
 @final
 @dataclass(frozen=True)
-class Mlx(Target):
+class Mlx(FolderTarget):
     """A folder whose layers are quantized each by its own entry of ``quantization``.
 
     The tool's affine mode has a scale and a bias for every group, ``w = scale * code + bias``, so
@@ -39,8 +39,6 @@ class Mlx(Target):
     Args:
         dtype: Of the network's parameters, in which the tool computes.
     """
-
-    dtype: torch.dtype = torch.float32
 
     name: ClassVar[str] = "mlx"
     summary: ClassVar[str] = "folders of mlx-lm, for Apple's machines"
@@ -70,15 +68,6 @@ class Mlx(Target):
     def check_network(self, model: nn.Module) -> None:
         """See ``Target.check_network``."""
         _check_language_model(model, config_of(model, self.name)["model_type"])
-
-    def fitted(self, model: nn.Module) -> Self:
-        """See ``Target.fitted``."""
-        return replace(self, dtype=parameter_dtype(model))
-
-    @property
-    def arithmetic(self) -> Numerics:
-        """See ``Target.arithmetic``."""
-        return with_scales_in(self.numerics, self.dtype)
 
     def refusal(self, layer: LayerShape, precision: Precision) -> str:
         """See ``Target.refusal``."""

@@ -17,7 +17,6 @@ from mpq.backends.onnx.loaded import as_rows, run_in_parts, written_layers
 from mpq.backends.onnx.qdq import OnnxQdq, standard_graph, written_bits
 from mpq.backends.target import LayerShape, Loaded, Shipped, Target, rows_of
 from mpq.network.examples import Batch
-from mpq.problem.assignment import Assignment
 from mpq.quantization.codes import packed
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
@@ -49,6 +48,7 @@ class OpenVino(Target):
     )
     candidates: ClassVar[tuple[str, ...]] = ("w2g32", "w2", "w4g32", "w4", "w8")
     numerics: ClassVar[Numerics] = OnnxQdq.numerics
+    judged: ClassVar[str] = OnnxQdq.judged
     needs_float32: ClassVar[bool] = True
     weight_suffixes: ClassVar[tuple[str, ...]] = (".bin",)
     notes: ClassVar[tuple[str, ...]] = (
@@ -86,10 +86,6 @@ class OpenVino(Target):
     def stored_bits(self, layer: LayerShape, precision: Precision) -> int:
         """See ``Target.stored_bits``."""
         return written_bits(layer, precision, _container(precision.weight), self.numerics)
-
-    def has_ties(self, assignment: Assignment) -> bool:
-        """See ``Target.has_ties``."""
-        return OnnxQdq().has_ties(assignment)
 
     def write(self, shipped: Shipped, folder: Path) -> None:
         """See ``Target.write``."""

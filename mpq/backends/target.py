@@ -24,6 +24,12 @@ from mpq.quantization.quantizer import Quantizer
 
 HEADERS: Final = 65536
 """Bytes of names, shapes and paddings that a file may have beside its tensors."""
+LARGEST: Final = "the largest difference"
+MEDIAN: Final = "the median example"
+"""Where a runtime rounds while running: numbers between two codes fall to either side."""
+MEDIAN_OF_ROUNDED: Final = (
+    "the median example where inputs are rounded, else the largest difference"
+)
 SCALE_BITS = {"fp32": 32, "fp16": 16, "bf16": 16}
 
 
@@ -71,16 +77,9 @@ class Shipped:
     made: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls,
-        model: nn.Module,
-        assignment: Assignment,
-        calibration: Calibration | None = None,
-        examples: Sequence[Batch] = (),
-    ) -> Self:
-        """Raises what ``Backend.quantize`` does for another network."""
-        module, quantizer = prepared(model, assignment), quantizer_of(assignment)
-        return cls(model, module, assignment, quantizer, calibration, tuple(examples))
+    def of(cls, model: nn.Module, assignment: Assignment) -> Self:
+        """Without data. Raises what ``Backend.quantize`` does for another network."""
+        return cls(model, prepared(model, assignment), assignment, quantizer_of(assignment))
 
     @cached_property
     def quantized(self) -> tuple[AssignedLayer, ...]:
@@ -142,9 +141,8 @@ class Target(Backend):
     """What its runtime computes otherwise than mpq does by itself, of a network in float32."""
     tolerance: ClassVar[float] = 1e-4
     """Accepted difference from the simulation, in standard deviations of the outputs."""
-    is_median: ClassVar[bool] = False
-    """Whether the median example is held against the tolerance, and not the largest difference:
-    where a runtime rounds inputs while running, ties fall to either side."""
+    judged: ClassVar[str] = LARGEST
+    """What is held against the tolerance: ``LARGEST``, ``MEDIAN`` or ``MEDIAN_OF_ROUNDED``."""
     needs_all: ClassVar[bool] = False
     """Whether every layer has to be in a format that it holds: none stays as it came."""
     weight_suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)
@@ -302,9 +300,11 @@ class Target(Backend):
         """
         return {}
 
-    def has_ties(self, assignment: Assignment) -> bool:  # noqa: ARG002
+    def has_ties(self, assignment: Assignment) -> bool:
         """Whether the median example is judged, and not the largest difference."""
-        return self.is_median
+        if self.judged == MEDIAN_OF_ROUNDED:
+            return any(not x.precision.activation.is_exact for x in assignment.layers)
+        return self.judged == MEDIAN
 
     def why_not(
         self, layer: LayerShape, precision: Precision, modules: Mapping[str, nn.Module] | None

@@ -2,15 +2,15 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
-from mpq.backends.half_precision import parameter_dtype, with_scales_in
 from mpq.backends.hugging_face import (
+    FolderTarget,
     LoadedModule,
     check_linear_alone,
     config_of,
@@ -20,7 +20,7 @@ from mpq.backends.hugging_face import (
     write_folder,
 )
 from mpq.backends.simulate import prepared, quantizer_of
-from mpq.backends.target import LayerShape, Loaded, Shipped, Target, not_linear, rows_of
+from mpq.backends.target import LayerShape, Loaded, Shipped, not_linear, rows_of
 from mpq.errors import MissingDependencyError, PrecisionError
 from mpq.network.modules import weight_of
 from mpq.problem.assignment import Assignment
@@ -42,7 +42,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 @final
 @dataclass(frozen=True)
-class TorchAo(Target):
+class TorchAo(FolderTarget):
     """Linear layers whose weights are tensors of torchao's, with mpq's codes and scales in them.
 
     In memory, ``quantize`` makes layers with int8 kernels: w8a32 and w8a8d, whose inputs the kernel
@@ -52,8 +52,6 @@ class TorchAo(Target):
     Args:
         dtype: Of the network's parameters, in which a folder stores scales.
     """
-
-    dtype: torch.dtype = torch.float32
 
     name: ClassVar[str] = "torchao"
     summary: ClassVar[str] = "torch with torchao's int8 linear layers: w8a32, w8a8d; a folder"
@@ -72,19 +70,6 @@ class TorchAo(Target):
         "An exchange format: it stores one byte per code, so that 2 to 7 bits take as much as 8.",
         "transformers decodes to floating point as it runs: this proves the file and no kernel.",
     )
-
-    def check_network(self, model: nn.Module) -> None:
-        """See ``Target.check_network``."""
-        config_of(model, self.name)
-
-    def fitted(self, model: nn.Module) -> Self:
-        """See ``Target.fitted``."""
-        return replace(self, dtype=parameter_dtype(model))
-
-    @property
-    def arithmetic(self) -> Numerics:
-        """See ``Target.arithmetic``."""
-        return with_scales_in(self.numerics, self.dtype)
 
     def refusal(self, layer: LayerShape, precision: Precision) -> str:
         """See ``Target.refusal``."""

@@ -23,7 +23,7 @@ def target_json(target: type[Target]) -> dict[str, Any]:
         "candidates": list(target.candidates),
         "numerics": asdict(target.numerics),
         "tolerance_in_standard_deviations": target.tolerance,
-        "compares_the_median_example": target.is_median,
+        "judged": target.judged,
         "extra": target.extra,
         "missing_packages": missing(target),
         "notes": list(target.notes),
@@ -58,14 +58,13 @@ def targets_table(targets: list[type[Target]]) -> Table:
 def print_target(target: type[Target], console: Console) -> None:
     """All of one target."""
     numerics = ", ".join(f"{key} {value}" for key, value in asdict(target.numerics).items())
-    compared = "the median example" if target.is_median else "the largest difference"
     lines = (
         f"{target.name}: {target.summary}",
         f"read by: {target.readers}",
         f"holds: {target.holds}",
         f"candidates where none are given: {', '.join(target.candidates)}",
         f"numerics of the simulation: {numerics}",
-        f"accepted: {compared} within {target.tolerance:g} standard deviations of the outputs",
+        f"accepted: {target.judged}, within {target.tolerance:g} standard deviations",
         f"needs: {_needs(target)}",
         *target.notes,
     )

@@ -56,9 +56,11 @@ def _place(leaves: list[Any]) -> int | None:
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """Tensors in a value, or in the tuples and lists it holds."""
+    """Tensors in a value, or in the tuples, lists and mappings it holds."""
     if isinstance(value, Tensor):
         return [value]
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
     if isinstance(value, tuple | list):
         return [tensor for item in value for tensor in tensors_in(item)]
     return []

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mpq.network.arguments import tensors_in
 from mpq.network.examples import Batch
 from mpq.network.layer import Layer
 from mpq.network.liveness import Lifetimes, Step, Value
@@ -93,7 +94,7 @@ def _run(module: nn.Module, batch: Batch, names: Sequence[str]) -> "_Recorder":
     finally:
         for handle in handles:
             handle.remove()
-    recorder.outputs = recorder.known(_tensors(output))
+    recorder.outputs = recorder.known(tensors_in(output))
     return recorder
 
 
@@ -124,7 +125,7 @@ class _Recorder(TorchDispatchMode):
         self.outputs: list[int] = []
         # The inputs are the only origins: what none of them reaches is a constant.
         given = [*batch.args, *batch.kwargs.values()]
-        self.inputs = [self._add(t, t.numel(), set()) for t in _tensors(given)]
+        self.inputs = [self._add(t, t.numel(), set()) for t in tensors_in(given)]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -145,11 +146,11 @@ class _Recorder(TorchDispatchMode):
 
         def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             self._depth -= 1
-            origins = self._found(_tensors([args, kwargs]))
+            origins = self._found(tensors_in([args, kwargs]))
             feeding = self.fed_by.setdefault(name, set())
             feeding.update(layer for origin in origins for layer in origin.layers)
             # What the layer read ends here: whoever reads its output is fed by it alone.
-            made = [self._add(tensor, tensor.numel(), {name}) for tensor in _tensors(output)]
+            made = [self._add(tensor, tensor.numel(), {name}) for tensor in tensors_in(output)]
             reads = tuple(dict.fromkeys(origin.value for origin in origins))
             self._last_layer = name
             self.steps.append(Step(self._unique(name), reads, tuple(made), name))
@@ -159,7 +160,7 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if not self._depth:
-            self._record(func, _tensors([args, kwargs or {}]), _tensors(result))
+            self._record(func, tensors_in([args, kwargs or {}]), tensors_in(result))
         return result
 
     def _record(self, func: Any, read: list[Tensor], written: list[Tensor]) -> None:
@@ -224,14 +225,3 @@ class _Recorder(TorchDispatchMode):
 
 def _key(tensor: Tensor) -> StorageWeakRef:
     return StorageWeakRef(tensor.untyped_storage())
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """Tensors in a value, or in the tuples, lists and mappings it holds."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    if isinstance(value, tuple | list):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []

@@ -11,6 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
+from mpq.network.arguments import tensors_in
 from mpq.network.gathered import Gathered, gathered
 from mpq.network.weight_calls import weight_call
 from mpq.network.weight_use import Block, WeightCall
@@ -54,7 +55,7 @@ class Recognising(TorchFunctionMode):
         kwargs = kwargs or {}
         # Other modes count what is read: looking is not reading.
         with torch._C.DisableTorchFunction():
-            blocks = [b for t in _tensors((args, kwargs)) if (b := self.located(t)) is not None]
+            blocks = [b for t in tensors_in((args, kwargs)) if (b := self.located(t)) is not None]
             found = weight_call(func, args, kwargs, self.located) if blocks else None
             if found is not None:
                 beside = [b for b in blocks if b.parameter is not found.parameter]
@@ -68,7 +69,7 @@ class Recognising(TorchFunctionMode):
             if result is not None:
                 return result
         # What is made of weights alone, as a view, is made outside of a tracer: its memory stays.
-        is_own = torch.compiler.is_compiling() and len(blocks) == len(_tensors((args, kwargs)))
+        is_own = torch.compiler.is_compiling() and len(blocks) == len(tensors_in((args, kwargs)))
         with _disable_current_modes() if blocks and is_own else nullcontext():
             result = func(*args, **kwargs)
         if not blocks or self._is_copy(func, args, kwargs, blocks, result):
@@ -136,7 +137,7 @@ class Recognising(TorchFunctionMode):
             return False
         with torch._C.DisableTorchFunction():
             inside = {_storage(block.tensor) for block in blocks}
-            return any(_storage(tensor) not in inside for tensor in _tensors(result))
+            return any(_storage(tensor) not in inside for tensor in tensors_in(result))
 
     def _numbers(self, func: Any, args: Any, blocks: Sequence[Block]) -> Sequence[Block]:
         # Of `x.to(weight)` and `x.type_as(weight)` the weight gives its type alone.
@@ -167,13 +168,3 @@ def _storage(tensor: Tensor) -> int:
     # Where many examples are differentiated at once (vmap), tensors have none: it is no parameter.
     except NotImplementedError:
         return 0
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = tuple(value.values())
-    if isinstance(value, tuple | list):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []

@@ -1,6 +1,5 @@
 """Layer input modification: blocks that turn what they are given count as important."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mpq.network.arguments import tensors_in
 from mpq.network.modules import hooks
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.estimation import Estimation
@@ -106,16 +106,5 @@ class _Block:
 
 def _first_tensor(values: Any) -> Tensor | None:
     """The first tensor, if it holds floating-point numbers."""
-    first = next(_tensors(values), None)
+    first = next(iter(tensors_in(values)), None)
     return first if first is not None and first.is_floating_point() else None
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Tensors in a value, or in the tuples, lists and mappings it holds."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _tensors(list(value.values()))
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _tensors(item)

@@ -4,6 +4,7 @@ import csv
 import re
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -153,3 +154,14 @@ def test_torchao_rounds_a_shared_parameter_once() -> None:
 
     first, second = (real.get_parameter(f"{name}.weight") for name in ("first", "second"))
     assert torch.equal(first.dequantize(), second.dequantize())
+
+
+def test_arguments_in_the_other_functions_order_are_told_apart(tmp_path: Path) -> None:
+    """``quantize`` has the network first, ``export`` the assignment."""
+    found: Any = assigned("w8")
+    model: Any = network()
+
+    with pytest.raises(InputError, match="expected an assignment, got a Sequential"):
+        mpq.quantize(found, model)
+    with pytest.raises(InputError, match="expected an assignment, got a Sequential"):
+        mpq.export(model, tmp_path / "file", "text", found)

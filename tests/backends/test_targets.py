@@ -14,11 +14,13 @@ from typer.testing import CliRunner
 import mpq
 from mpq.backends import BACKENDS, Target, target_of
 from mpq.backends.compressed_tensors import CompressedTensors
+from mpq.backends.target import LARGEST, MEDIAN, MEDIAN_OF_ROUNDED
 from mpq.cli.__main__ import app
 from mpq.errors import InputError, PrecisionError
 from mpq.network.layer import Layer
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.precision import ORIGINAL, Precision
+from mpq.quantization.ranges import ActivationRange
 from mpq.workflows.shippable import Shippable
 
 TARGETS = [name for name in BACKENDS.names() if issubclass(BACKENDS.get(name), Target)]
@@ -214,3 +216,17 @@ def test_a_fixed_precision_that_the_target_lacks_is_refused() -> None:
 
     with pytest.raises(PrecisionError, match="layer '1' is fixed at w4za32"):
         mpq.search(task, ["weight_bytes=1KiB"], sensitivity="weight-error")
+
+
+@pytest.mark.parametrize(("precision", "is_median"), [("w8a32", False), ("w8a8", True)])
+@pytest.mark.parametrize("name", ["compressed-tensors", "gguf", "onnx-qdq", "openvino"])
+def test_what_is_judged_is_what_the_target_says(name: str, precision: str, is_median: bool) -> None:
+    """The median example always, never, or where inputs are rounded."""
+    target = target_of(name)
+    told = {"gguf": MEDIAN, "compressed-tensors": LARGEST}.get(name, MEDIAN_OF_ROUNDED)
+    expected = {MEDIAN: True, LARGEST: False}.get(told, is_median)
+    number = Precision.parse(precision)
+    assigned = AssignedLayer("l", "linear", (4, 4), number, ActivationRange(0.0, 1.0))
+
+    assert target.judged == told
+    assert target.has_ties(mpq.Assignment((assigned,))) is expected

@@ -20,7 +20,7 @@ from mpq.backends.c.rounded import Rounded, one_tensor
 from mpq.backends.c.runtime import LAYERS, Compiled
 from mpq.backends.c.source import texts
 from mpq.backends.simulate import quantizer_of
-from mpq.backends.target import LayerShape, Loaded, Shipped, Target, rows_of
+from mpq.backends.target import MEDIAN, LayerShape, Loaded, Shipped, Target, rows_of
 from mpq.errors import InputError, ModelError
 from mpq.network.examples import Batch
 from mpq.network.modules import device_of
@@ -58,7 +58,7 @@ class C(Target):
         "w2a8", "w3a8", "w4a8", "w5a8", "w6a8", "w8a8", "w4a4", "w8a4",
     )  # fmt: skip
     tolerance: ClassVar[float] = 0.05
-    is_median: ClassVar[bool] = True
+    judged: ClassVar[str] = MEDIAN
     needs_all: ClassVar[bool] = True
     needs_float32: ClassVar[bool] = True
     notes: ClassVar[tuple[str, ...]] = (

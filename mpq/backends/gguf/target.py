@@ -28,7 +28,7 @@ from mpq.backends.gguf.types import FLOAT_TYPES, TWO_BITS, block_type, layout_re
 from mpq.backends.gguf.vocabulary import SAMPLES, Vocabulary, vocabulary_of
 from mpq.backends.half_precision import HALF
 from mpq.backends.hugging_face import config_of, require
-from mpq.backends.target import LayerShape, Loaded, Shipped, Target, not_linear, rows_of
+from mpq.backends.target import MEDIAN, LayerShape, Loaded, Shipped, Target, not_linear, rows_of
 from mpq.errors import InputError
 from mpq.network.examples import Batch
 from mpq.network.refusals import simulated as is_simulated
@@ -77,7 +77,7 @@ class Gguf(Target):
         "w2g256", "w3g256", "w4g32", "w5g32", "w6g256", "w8g32",
     )  # fmt: skip
     numerics: ClassVar[Numerics] = Numerics(scale="fp16", float_inputs="llama.cpp")
-    is_median: ClassVar[bool] = True
+    judged: ClassVar[str] = MEDIAN
     weight_suffixes: ClassVar[tuple[str, ...]] = (".gguf",)
     notes: ClassVar[tuple[str, ...]] = (
         "w2, w3, w4 without whole super-blocks of 256 lie in Q4_0, w6 and w7 in Q8_0: their bytes "

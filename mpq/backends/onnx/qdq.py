@@ -24,7 +24,16 @@ from mpq.backends.onnx.loaded import (
 from mpq.backends.onnx.qdq_call import QdqWriter, weights_json
 from mpq.backends.onnx.session import AS_WRITTEN, FLOAT_PRODUCTS
 from mpq.backends.onnx.template import GraphTemplate, check_batch_size, require_onnx
-from mpq.backends.target import HEADERS, SCALE_BITS, LayerShape, Loaded, Shipped, Target, rows_of
+from mpq.backends.target import (
+    HEADERS,
+    MEDIAN_OF_ROUNDED,
+    SCALE_BITS,
+    LayerShape,
+    Loaded,
+    Shipped,
+    Target,
+    rows_of,
+)
 from mpq.errors import ModelError
 from mpq.network.examples import Calibration
 from mpq.network.own_forward import has_own_forward
@@ -69,6 +78,8 @@ class OnnxQdq(Target):
     )
     candidates: ClassVar[tuple[str, ...]] = ("w2g32", "w2", "w4g32", "w4g128", "w4", "w8")
     numerics: ClassVar[Numerics] = Numerics(input_rounding="rounded-quotient")
+    # Sums in another order fall to either side of an int8 code.
+    judged: ClassVar[str] = MEDIAN_OF_ROUNDED
     needs_float32: ClassVar[bool] = True
     weight_suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
     notes: ClassVar[tuple[str, ...]] = (
@@ -139,10 +150,6 @@ class OnnxQdq(Target):
     def header_bytes(self, folder: Path) -> int:
         """See ``Target.header_bytes``: nodes and names of the graph as well."""
         return HEADERS + message_bytes(folder / FILE)
-
-    def has_ties(self, assignment: Assignment) -> bool:
-        """See ``Target.has_ties``: sums in another order fall to either side of an int8 code."""
-        return any(not x.precision.activation.is_exact for x in assignment.layers)
 
     def write(self, shipped: Shipped, folder: Path) -> None:
         """See ``Target.write``."""

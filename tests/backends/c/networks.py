@@ -1,7 +1,7 @@
 """Small networks for microcontrollers, and what an export makes of them: for its tests."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 
@@ -163,7 +163,7 @@ class Made:
     def of(cls, model: nn.Module, assignment: Assignment, data: Tensor) -> "Made":
         """What the target makes of a network before it writes it."""
         calibration = Calibration.of([data])
-        shipped = Shipped.of(model, assignment, calibration)
+        shipped = replace(Shipped.of(model, assignment), calibration=calibration)
         rounded = rounded_of(shipped, next(iter(calibration)))
         rounded.calibrate(calibration, assignment.weight_range)
         return cls(rounded, integer_program(shipped, rounded))

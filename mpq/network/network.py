@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Self, final
 
 import torch
@@ -34,6 +35,9 @@ from mpq.network.refusals import refused_modules
 from mpq.network.same_start import begin_alike
 from mpq.network.tied_calls import find_tied_calls, tie_calls
 from mpq.network.writes import parameters_kept
+
+_TOLD = 3
+"""Parameters in an error that says why there is no layer."""
 
 
 @final
@@ -142,7 +146,7 @@ class Network:
         folded = {c: n for c, n in found.foldable.items() if fold and c not in also}
         if folded:
             _fold(module, folded, found.batches, metric)
-        layers = _select(found, include, exclude)
+        layers = _select(found, include, exclude, reasons)
         chosen = {x.name: weights[x.name] for x in layers}
         left_out = tuple(name for name in weights if name not in chosen)
         constant = stored_bytes(_unquantized(module, layers, left_out))
@@ -301,7 +305,10 @@ def _check_folded(before: Tensor, after: Tensor) -> None:
 
 
 def _select(
-    found: Finding, include: Sequence[Pattern], exclude: Sequence[Pattern]
+    found: Finding,
+    include: Sequence[Pattern],
+    exclude: Sequence[Pattern],
+    reasons: Mapping[str, str],
 ) -> tuple[Layer, ...]:
     """The layers that are asked for; refuses what cannot be one only where it is asked for, too."""
     refused = {**found.refused, **refused_modules(found.module)}
@@ -317,7 +324,8 @@ def _select(
     if not kept:
         uncalled = found.reach.uncalled
         where = f" ({len(uncalled)} are never called on this data)" if uncalled else ""
-        raise ModelError(f"the model has no quantizable layer{where}, or all are excluded")
+        why = "".join(f"; {name} is {reason}" for name, reason in islice(reasons.items(), _TOLD))
+        raise ModelError(f"the model has no quantizable layer{where}, or all are excluded{why}")
     return with_owners(tuple(layer for layer in found.layers if layer.name in kept))
 
 

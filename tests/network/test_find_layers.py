@@ -420,6 +420,11 @@ def unusable() -> Iterator[Any]:
     uncalled = Returns(lambda _, x: x, fc=nn.Linear(4, 4)).eval()
     yield pytest.param(uncalled, r"no quantizable layer \(1 are never called", id="uncalled")
 
+    twice = Returns(lambda m, x: F.linear(F.linear(x, m.w), m.w.t())).eval()
+    twice.register_parameter("w", nn.Parameter(torch.randn(5, 4)))
+    told = "no quantizable layer, or all are excluded; w is used both as linear of"
+    yield pytest.param(twice, told, id="a weight in two layouts")
+
     yield pytest.param(torch.relu, "expected an nn.Module, got a builtin", id="function")
     infinite = Returns(lambda m, x: m.fc(x) / 0, fc=nn.Linear(4, 4)).eval()
     yield pytest.param(infinite, "output has values that are NaN or infinite", id="output")

@@ -78,6 +78,7 @@ def compared(
         target, is_median, differences, spread, reference, batches, expected, trace
     )
     file_bytes, predicted = _check_size(target, shipped, made)
+    otherwise, warnings = _otherwise(target, expected, ran)
     return ExportCheck(
         target=spelled,
         fingerprint=shipped.assignment.fingerprint,
@@ -103,10 +104,8 @@ def compared(
         if searched is expected
         else float(_differences(target, searched, ran.outputs).median()),
         kl_of_search_nats=None if searched is expected else _divergence(originals, searched),
-        max_differences_otherwise={
-            name: float(_differences(target, expected, outputs).max())
-            for name, outputs in ran.others.items()
-        },
+        max_differences_otherwise=otherwise,
+        warnings=tuple(warnings),
     )
 
 
@@ -120,6 +119,22 @@ def _differences(target: Target, expected: Sequence[Tensor], outputs: Sequence[T
             )
     pairs = zip(expected, outputs, strict=True)
     return torch.cat([(a - b).abs().flatten(1).amax(1) for a, b in pairs])
+
+
+def _otherwise(
+    target: Target, expected: Sequence[Tensor], ran: FreshRun
+) -> tuple[dict[str, float], list[str]]:
+    """Largest differences under other settings, and sentences of those that gave no outputs."""
+    found: dict[str, float] = {}
+    warnings: list[str] = []
+    for name, outputs in ran.others.items():
+        try:
+            if isinstance(outputs, str):
+                raise ModelError(outputs)
+            found[name] = float(_differences(target, expected, outputs).max())
+        except ModelError as error:
+            warnings.append(f"{name} could not be compared: {error}")
+    return found, warnings
 
 
 def _accepted(

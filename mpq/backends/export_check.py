@@ -42,6 +42,7 @@ class ExportCheck:
         kl_of_search_nats: KL divergence of that simulation.
         max_differences_otherwise: The same as ``max_difference`` of the same files under other
             settings, by what these are called; told and not judged.
+        warnings: What could not be compared, as other settings that the runtime does not load.
     """
 
     target: str
@@ -67,6 +68,7 @@ class ExportCheck:
     median_from_search: float | None = None
     kl_of_search_nats: float | None = None
     max_differences_otherwise: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """JSON with these names as keys."""
@@ -84,6 +86,7 @@ class ExportCheck:
             f"; {name}: at most {difference:.2g} from the simulation"
             for name, difference in self.max_differences_otherwise.items()
         )
+        warned = "".join(f"; warning: {text}" for text in self.warnings)
         tokens = f" ({self.tokens_per_second:.3g} tokens)" if self.tokens_per_second else ""
         return (
             f"{', '.join(f'{p} {v}' for p, v in self.versions.items())} here{half}: "
@@ -92,5 +95,5 @@ class ExportCheck:
             f"simulation (median {self.median_difference:.2g}{apart}, "
             f"accepted {self.accepted_difference:.2g}, spread {self.spread:.2g}); "
             f"{self.file_bytes} bytes ({self.predicted_bytes} predicted), "
-            f"{self.examples_per_second:.3g} examples{tokens} a second{more}{otherwise}"
+            f"{self.examples_per_second:.3g} examples{tokens} a second{more}{otherwise}{warned}"
         )

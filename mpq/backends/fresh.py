@@ -1,13 +1,13 @@
 """Running an exported folder in a process that has seen nothing else: ``mpq.backends.__main__``.
 
-The parent leaves ``batches.pt``; the child leaves ``answer.pt`` and ``weights.safetensors``, or the
-sentence of an error as JSON on its standard output.
+The parent leaves ``batches.pt``; the child leaves ``answer.pt``, ``others.pt`` of other settings,
+and ``weights.safetensors``, or the sentence of an error as JSON on its standard output.
 """
 
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
@@ -20,8 +20,10 @@ from mpq.errors import ModelError, MpqError
 from mpq.network.examples import Batch
 
 if TYPE_CHECKING:
-    from mpq.backends.target import Target
+    from mpq.backends.target import Loaded, Target
 
+ANSWER: Final = "answer.pt"
+OTHERS: Final = "others.pt"
 LIMIT_S: Final = 3600.0
 """A runtime that takes longer for a few batches is taken for one that hangs."""
 
@@ -37,7 +39,8 @@ class FreshRun:
         versions: Package to version.
         kinds: Layer name to what it was loaded as.
         weights_file: safetensors: layer name to ``[O, K]`` float32.
-        others: What other settings are called to their outputs (``Target.load_otherwise``).
+        others: What other settings are called to their outputs (``Target.load_otherwise``), or to
+            why there are none.
     """
 
     outputs: tuple[Tensor, ...]
@@ -45,7 +48,7 @@ class FreshRun:
     versions: Mapping[str, str]
     kinds: Mapping[str, str]
     weights_file: Path
-    others: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    others: Mapping[str, tuple[Tensor, ...] | str] = field(default_factory=dict)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """The weights as the tool's reader decodes them, one at a time."""
@@ -72,16 +75,46 @@ def run_fresh(
         ModelError: If the runtime refuses the file or breaks down.
         MissingDependencyError: If the runtime is not installed.
     """
-    _ask(target, [spelled, str(folder), str(exchange)], batches, exchange)
-    found = torch.load(exchange / "answer.pt", weights_only=True)
+    others: Mapping[str, tuple[Tensor, ...] | str]
+    try:
+        _ask(target, [spelled, str(folder), str(exchange)], batches, exchange)
+        others = torch.load(exchange / OTHERS, weights_only=True)
+    except ModelError as error:
+        # Without an answer it ended before it tried other settings.
+        if not (exchange / ANSWER).exists():
+            raise
+        others = {"other settings": str(error)}
+    found = torch.load(exchange / ANSWER, weights_only=True)
     return FreshRun(
         tuple(found["outputs"]),
         found["seconds"],
         found["versions"],
         found["kinds"],
         exchange / "weights.safetensors",
-        {name: tuple(outputs) for name, outputs in found["others"].items()},
+        others,
     )
+
+
+@torch.no_grad()
+def run_otherwise(
+    settings: Mapping[str, Callable[[], "Loaded"]], batches: Sequence[Batch]
+) -> dict[str, tuple[Tensor, ...] | str]:
+    """Outputs of every batch under other settings; where there are none, the reason.
+
+    Args:
+        settings: As ``Target.load_otherwise`` gives them.
+        batches: What is run.
+    """
+    found: dict[str, tuple[Tensor, ...] | str] = {}
+    for name, load in settings.items():
+        try:
+            loaded = load()
+            found[name] = tuple(loaded.run(batch).float().clone() for batch in batches)
+        # Whatever a runtime raises: these settings are told and not judged.
+        except Exception as error:
+            said = str(error).strip().partition("\n")[0]
+            found[name] = f"{type(error).__name__}: {said}"
+    return found
 
 
 def trace_fresh(

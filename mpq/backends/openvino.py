@@ -1,8 +1,9 @@
 """OpenVINO: its own files (IR), with 2-bit types that it reads from no other."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Final, final
@@ -110,9 +111,9 @@ class OpenVino(Target):
         """See ``Target.load``."""
         return LoadedByOpenVino.of(folder, EXACT)
 
-    def load_otherwise(self, folder: Path) -> Mapping[str, Loaded]:
+    def load_otherwise(self, folder: Path) -> Mapping[str, Callable[[], Loaded]]:
         """See ``Target.load_otherwise``: without any setting."""
-        return {"OpenVINO without settings": LoadedByOpenVino.of(folder, {})}
+        return {"OpenVINO without settings": partial(LoadedByOpenVino.of, folder, {})}
 
 
 def _container(weight: TensorFormat) -> Container:

@@ -1,7 +1,7 @@
 """Deployment targets: what a tool can hold, how it is written, and how the tool itself runs it."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -293,10 +293,11 @@ class Target(Backend):
             MissingDependencyError: If the runtime is not installed; names the pip line.
         """
 
-    def load_otherwise(self, folder: Path) -> Mapping[str, Loaded]:  # noqa: ARG002
-        """The same files under other settings, by what these are called in ``export.json``.
+    def load_otherwise(self, folder: Path) -> Mapping[str, Callable[[], Loaded]]:  # noqa: ARG002
+        """Loads the same files under other settings, by what these are called in ``export.json``.
 
-        How far their outputs are from the simulation is written down, and not judged.
+        How far their outputs are from the simulation is written down, and not judged; one that
+        cannot be loaded or run is a warning.
         """
         return {}
 

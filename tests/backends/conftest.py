@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from mpq.backends import shipping
-from mpq.backends.fresh import FreshRun
+from mpq.backends.fresh import FreshRun, run_otherwise
 from mpq.backends.target import Target, Traceable
 from mpq.network.examples import Batch
 
@@ -22,11 +22,7 @@ def here(
         outputs = tuple(loaded.run(batch).float() for batch in batches)
     file = exchange / "weights.safetensors"
     save_file({name: t.float().contiguous() for name, t in loaded.weights.items()}, file)
-    with torch.no_grad():
-        others = {
-            name: tuple(each.run(batch).float() for batch in batches)
-            for name, each in target.load_otherwise(folder).items()
-        }
+    others = run_otherwise(target.load_otherwise(folder), batches)
     return FreshRun(outputs, 0.5, loaded.versions, loaded.kinds, file, others)
 
 

@@ -5,8 +5,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import mpq
+from mpq.backends import fresh
 from mpq.backends.export_check import ExportCheck
 from mpq.backends.shipping import ship
 from mpq.backends.target import LayerShape, Loaded, Shipped, Target
@@ -81,6 +83,17 @@ class Toy(Target):
         if self.fault == "missing":
             raise MissingDependencyError("toy is not installed: pip install 'mpq[toy]'")
         return Ran(load_file(folder / "x.safetensors"), self.fault)
+
+    def load_otherwise(self, folder: Path) -> Mapping[str, Callable[[], Loaded]]:
+        """See ``Target.load_otherwise``: one that agrees, one that is not there, one of a shape."""
+        if self.fault != "settings":
+            return {}
+        ran = partial(Ran, load_file(folder / "x.safetensors"))
+
+        def refused() -> Loaded:
+            raise RuntimeError("no kernel\nand a stack of calls")
+
+        return {"plainly": partial(ran, ""), "faster": refused, "cut": partial(ran, "shape")}
 
 
 @dataclass(frozen=True)
@@ -161,6 +174,38 @@ def test_what_goes_wrong_leaves_nothing(
         shipped(fault)
 
     assert not list(tmp_path.iterdir())
+
+
+def test_other_settings_that_fail_are_warnings(shipped: Any, tmp_path: Path) -> None:
+    """The settings that are exact were run and agree: what others do is told, and fails nothing."""
+    check = shipped("settings")
+
+    told = json.loads((tmp_path / "made" / "export.json").read_text())
+    assert told["max_differences_otherwise"] == {"plainly": check.max_difference}
+    faster, cut = told["warnings"]
+    assert faster == "faster could not be compared: RuntimeError: no kernel"
+    assert cut.startswith("cut could not be compared: toy: its runtime's outputs are (16, 2)")
+    assert f"warning: {faster}" in check.verdict
+
+
+def test_a_runtime_that_dies_under_other_settings_has_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it said before is compared; without an answer its end is an error."""
+    fault = ModelError("toy: its runtime ended with -11")
+
+    def dies(*_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(fresh, "_ask", dies)
+    with pytest.raises(ModelError, match="ended with -11"):
+        fresh.run_fresh(Toy(), "toy", tmp_path, [], tmp_path)
+    answer = {"outputs": [], "seconds": 1.0, "versions": {}, "kinds": {}}
+    torch.save(answer, tmp_path / fresh.ANSWER)
+
+    ran = fresh.run_fresh(Toy(), "toy", tmp_path, [], tmp_path)
+
+    assert ran.others == {"other settings": str(fault)}
 
 
 def test_a_precision_that_is_not_held_is_refused_before_anything_is_written(

@@ -1,8 +1,9 @@
 """Standard ONNX: one file for ONNX Runtime and OpenVINO, with codes that any reader decodes."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
@@ -162,14 +163,14 @@ class OnnxQdq(Target):
         """See ``Target.load``."""
         return LoadedByOnnxRuntime.of(folder / FILE)
 
-    def load_otherwise(self, folder: Path) -> Mapping[str, Loaded]:
+    def load_otherwise(self, folder: Path) -> Mapping[str, Callable[[], Loaded]]:
         """See ``Target.load_otherwise``: without any setting, and with int8 products."""
-        file = folder / FILE
-        found: dict[str, Loaded] = {
-            "ONNX Runtime without settings": LoadedByOnnxRuntime.of(file, {})
+        load = partial(LoadedByOnnxRuntime.of, folder / FILE)
+        found: dict[str, Callable[[], Loaded]] = {
+            "ONNX Runtime without settings": partial(load, {})
         }
-        if stored_settings(file) != AS_WRITTEN:
-            found["ONNX Runtime with int8 products"] = LoadedByOnnxRuntime.of(file, AS_WRITTEN)
+        if stored_settings(folder / FILE) != AS_WRITTEN:
+            found["ONNX Runtime with int8 products"] = partial(load, AS_WRITTEN)
         return found
 
 

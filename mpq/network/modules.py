@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from mpq.errors import ModelError
 from mpq.network.computed_weights import computed_tensors, hold_values
 from mpq.network.max_norm import scale_once, scaled_tables
-from mpq.network.refusals import check_program, foreign_program, is_program, is_readable, refusal
+from mpq.network.refusals import (
+    check_program,
+    check_unprepared,
+    foreign_program,
+    is_program,
+    is_readable,
+    refusal,
+)
 from mpq.network.wrappers import copies_of_wrapped, plain_modules
 
 
@@ -20,13 +27,15 @@ def check_model(model: nn.Module) -> None:
     """Refuses what no search can work with.
 
     Raises:
-        ModelError: If the model is in training mode, has no parameter, is on the ``meta`` device,
+        ModelError: If the model is in training mode, prepared for quantization-aware training, has no parameter, is on the ``meta`` device,
             has weights that are NaN or infinite, or is no module at all.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(foreign_program(model) or f"expected an nn.Module, got {_kind(model)}")
     modules = dict(plain_modules(model))
     check_program(modules[""])
+    # Before the mode, which is that of training as a rule.
+    check_unprepared(modules)
     # Every module and not the root alone: `train()` may be called on a part. A program has no mode.
     programs = tuple(f"{name}." for name, m in modules.items() if is_program(m))
     parts = {n: m for n, m in modules.items() if not f"{n}.".startswith(programs)}

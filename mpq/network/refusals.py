@@ -23,6 +23,8 @@ of their names only those that hold no float weight, as simulations are called s
 _TORCH_QUANTIZED: Final = re.compile(r"torch\.(ao\.)?nn\.(\w+\.)?quantized\b")
 _SIMULATED: Final = "_mpq_precision"
 """Attribute of a layer of our own that computes in a precision; copies and files keep it."""
+_FAKE_QUANTIZERS: Final = ("FakeQuantizeBase", "FakeQuantizerBase", "FakeQuantizer")
+"""Base classes of fake quantization: torch's own, torchao's, and torchao's before 0.13."""
 _UNFLATTENED: Final = ("UnflattenedModule", "InterpreterModule", "InterpreterModuleDispatcher")
 
 
@@ -62,6 +64,39 @@ def check_program(model: nn.Module) -> None:
     why = _program(model)
     if why:
         raise ModelError(f"the model is {why}; give the nn.Module that it was made from")
+
+
+def check_unprepared(modules: Mapping[str, nn.Module]) -> None:
+    """Refuses a network that rounds by itself, as one prepared for quantization-aware training.
+
+    Args:
+        modules: Name to module of the model.
+
+    Raises:
+        ModelError: If a module for fake quantization is switched on; names the first one.
+    """
+    name = next((name for name, module in modules.items() if _is_rounding(module)), None)
+    if name is None:
+        return
+    found = type(modules[name])
+    switch = "set enabled = False on every such module"
+    if not found.__module__.startswith("torchao."):
+        off = "model.apply(torch.ao.quantization.disable_{})"
+        switch = f"{off.format('fake_quant')} and {off.format('observer')}"
+    raise ModelError(
+        f"the model is prepared for quantization-aware training: {name!r} ({found.__name__}) "
+        "rounds, or observes what it will round by, in every pass. Search the float network: load "
+        f"these weights into the network that was prepared, or switch all that off: {switch}"
+    )
+
+
+def _is_rounding(module: nn.Module) -> bool:
+    """Whether a module is torch's or torchao's fake quantization, and switched on."""
+    if not any(kind.__name__ in _FAKE_QUANTIZERS for kind in type(module).__mro__):
+        return False
+    # A buffer of one number at torch, an attribute at torchao.
+    switches = ("fake_quant_enabled", "observer_enabled", "enabled")
+    return any(bool(getattr(module, switch, False)) for switch in switches)
 
 
 def refusal(name: str, module: nn.Module) -> str | None:

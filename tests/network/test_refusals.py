@@ -341,3 +341,49 @@ def test_parameters_made_in_inference_mode_are_refused_by_name() -> None:
         model = nn.Linear(4, 4).eval()
     with pytest.raises(ModelError, match=r"'weight' was made in inference_mode"):
         check_model(model)
+
+
+def _prepared(by: str) -> nn.Module:
+    """Two layers as torch or torchao prepare them for quantization-aware training."""
+    ao = torch.ao.quantization
+    net = nn.Sequential(nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 3)).train()
+    if by == "torchao":
+        from torchao.quantization import quantize_
+        from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig
+
+        rounds = IntxFakeQuantizeConfig(torch.int4, group_size=8)
+        quantize_(net, QATConfig(weight_config=rounds, step="prepare"))
+        return net
+    made: nn.Module
+    if by == "fx":
+        from torch.ao.quantization.quantize_fx import prepare_qat_fx
+
+        mapping = ao.get_default_qat_qconfig_mapping("x86")
+        made = prepare_qat_fx(net, mapping, (torch.randn(4, 32),))
+    else:
+        vars(net)["qconfig"] = ao.get_default_qat_qconfig("x86")
+        made = ao.prepare_qat(net)
+    made(torch.randn(16, 32))
+    return made
+
+
+@pytest.mark.parametrize("by", ["eager", "fx", "torchao"])
+@pytest.mark.parametrize("is_observing", [True, False])
+def test_a_network_that_is_prepared_for_training_with_rounding_is_said_to_be_one(
+    by: str, is_observing: bool
+) -> None:
+    """Also where only the rounding is on, which repeats; with both switched off it is searched."""
+    if by == "torchao":
+        pytest.importorskip("torchao")
+    model, data = _prepared(by), [torch.randn(6, 32)]
+    ao = torch.ao.quantization
+    if not is_observing:
+        model.eval().apply(ao.disable_observer)
+    with pytest.raises(ModelError, match="prepared for quantization-aware training: .* float netw"):
+        Network.of(model, data)
+
+    model.eval().apply(ao.disable_observer).apply(ao.disable_fake_quant)
+    for module in model.modules():
+        if by == "torchao" and hasattr(module, "enabled"):
+            module.enabled = False
+    assert [layer.name for layer in Network.of(model, data).layers] == ["0", "2"]

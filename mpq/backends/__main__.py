@@ -25,7 +25,7 @@ POLL_S: Final = 1.0
 
 
 def main(spelled: str, folder: str, exchange: str, what: str = "run") -> None:
-    """Leaves ``answer.pt``, ``others.pt`` and ``weights.safetensors``, or an error's sentence as JSON.
+    """Leaves ``answer.pt``, ``others.pt``, ``weights.safetensors``, or an error's sentence as JSON.
 
     Of ``modules``: ``modules.safetensors``, what each of them reads and gives in the first batch.
     """
@@ -34,7 +34,7 @@ def main(spelled: str, folder: str, exchange: str, what: str = "run") -> None:
     try:
         loaded = target.load(Path(folder))
         stored = torch.load(meeting / "batches.pt", weights_only=True)
-        batches = [Batch(args, kwargs, axes=axes) for args, kwargs, axes in stored]
+        batches = [Batch(args, kwargs, None, *cut) for args, kwargs, *cut in stored]
         if what == "modules":
             seen = loaded.traced(batches[0]) if isinstance(loaded, Traceable) else {}
             save_file(dict(seen), meeting / "modules.safetensors")

@@ -71,14 +71,14 @@ def compared(
     searched = expected
     if reference is not simulated:
         searched = [_answer(target, simulated, batch) for batch in batches]
-    differences = _differences(target, expected, ran.outputs)
+    differences = _differences(target, batches, expected, ran.outputs)
     spread = float(torch.cat([x.flatten() for x in expected]).std()) or 1.0
     is_median = target.has_ties(shipped.assignment)
     accepted = _accepted(
         target, is_median, differences, spread, reference, batches, expected, trace
     )
     file_bytes, predicted = _check_size(target, shipped, made)
-    otherwise, warnings = _otherwise(target, expected, ran)
+    otherwise, warnings = _otherwise(target, batches, expected, ran)
     return ExportCheck(
         target=spelled,
         fingerprint=shipped.assignment.fingerprint,
@@ -102,14 +102,17 @@ def compared(
         figures=target.figures(made),
         median_from_search=None
         if searched is expected
-        else float(_differences(target, searched, ran.outputs).median()),
+        else float(_differences(target, batches, searched, ran.outputs).median()),
         kl_of_search_nats=None if searched is expected else _divergence(originals, searched),
         max_differences_otherwise=otherwise,
         warnings=tuple(warnings),
+        examples_are_batches=any(batch.is_whole for batch in batches),
     )
 
 
-def _differences(target: Target, expected: Sequence[Tensor], outputs: Sequence[Tensor]) -> Tensor:
+def _differences(
+    target: Target, batches: Sequence[Batch], expected: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> Tensor:
     """``[N]`` largest difference of each example's outputs."""
     for want, got in zip(expected, outputs, strict=True):
         if want.shape != got.shape:
@@ -117,12 +120,18 @@ def _differences(target: Target, expected: Sequence[Tensor], outputs: Sequence[T
                 f"{target.name}: its runtime's outputs are {tuple(got.shape)}, the simulation's "
                 f"{tuple(want.shape)}"
             )
-    pairs = zip(expected, outputs, strict=True)
-    return torch.cat([(a - b).abs().flatten(1).amax(1) for a, b in pairs])
+    triples = zip(batches, expected, outputs, strict=True)
+    return torch.cat([_largest(batch, a - b) for batch, a, b in triples])
+
+
+def _largest(batch: Batch, differences: Tensor) -> Tensor:
+    """``[N]`` of the examples of a batch, of which one that is whole is a single one."""
+    rows = batch.as_examples(differences.abs())
+    return rows.reshape(len(rows), -1).amax(1)
 
 
 def _otherwise(
-    target: Target, expected: Sequence[Tensor], ran: FreshRun
+    target: Target, batches: Sequence[Batch], expected: Sequence[Tensor], ran: FreshRun
 ) -> tuple[dict[str, float], list[str]]:
     """Largest differences under other settings, and sentences of those that gave no outputs."""
     found: dict[str, float] = {}
@@ -131,7 +140,7 @@ def _otherwise(
         try:
             if isinstance(outputs, str):
                 raise ModelError(outputs)
-            found[name] = float(_differences(target, expected, outputs).max())
+            found[name] = float(_differences(target, batches, expected, outputs).max())
         except ModelError as error:
             warnings.append(f"{name} could not be compared: {error}")
     return found, warnings
@@ -210,7 +219,7 @@ def _moved_by_ties(
     for batch, want in zip(batches, expected, strict=True):
         outputs = functional_call(simulated, moved, batch.args, dict(batch.kwargs))
         got = target.compared(scored_tensor(outputs).float(), batch).cpu()
-        found.append((want - got).abs().flatten(1).amax(1))
+        found.append(_largest(batch, want - got))
     return float(torch.cat(found).median())
 
 

@@ -43,6 +43,8 @@ class ExportCheck:
         max_differences_otherwise: The same as ``max_difference`` of the same files under other
             settings, by what these are called; told and not judged.
         warnings: What could not be compared, as other settings that the runtime does not load.
+        examples_are_batches: Whether rows of a batch change each other's outputs, so that every
+            example is a batch.
     """
 
     target: str
@@ -69,6 +71,7 @@ class ExportCheck:
     kl_of_search_nats: float | None = None
     max_differences_otherwise: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    examples_are_batches: bool = False
 
     def to_json(self) -> str:
         """JSON with these names as keys."""
@@ -88,10 +91,13 @@ class ExportCheck:
         )
         warned = "".join(f"; warning: {text}" for text in self.warnings)
         tokens = f" ({self.tokens_per_second:.3g} tokens)" if self.tokens_per_second else ""
+        examples = "examples"
+        if self.examples_are_batches:
+            examples = "batches (whole: their rows change each other's outputs)"
         return (
             f"{', '.join(f'{p} {v}' for p, v in self.versions.items())} here{half}: "
             f"{self.num_layers} weights decoded, at most {self.max_weight_difference:.2g} apart; "
-            f"outputs of {self.num_examples} examples at most {self.max_difference:.2g} from the "
+            f"outputs of {self.num_examples} {examples} at most {self.max_difference:.2g} from the "
             f"simulation (median {self.median_difference:.2g}{apart}, "
             f"accepted {self.accepted_difference:.2g}, spread {self.spread:.2g}); "
             f"{self.file_bytes} bytes ({self.predicted_bytes} predicted), "

@@ -145,7 +145,7 @@ def trace_fresh(
 def _ask(
     target: "Target", arguments: Sequence[str], batches: Sequence[Batch], exchange: Path
 ) -> None:
-    told = [(batch.args, dict(batch.kwargs), batch.axes) for batch in batches]
+    told = [(batch.args, dict(batch.kwargs), batch.is_whole, batch.axes) for batch in batches]
     torch.save(told, exchange / "batches.pt")
     command = [sys.executable, "-m", "mpq.backends", *arguments]
     try:

@@ -15,12 +15,15 @@ from mpq.backends.export_check import ExportCheck
 from mpq.backends.fresh import run_fresh, trace_fresh
 from mpq.backends.half_precision import batch_in_float32
 from mpq.backends.target import Shipped, Target
-from mpq.errors import InputError, OutputError
-from mpq.network.example_axes import find_axes
+from mpq.errors import InputError, ModelError, OutputError
+from mpq.network.example_axes import as_searched
 from mpq.network.examples import Batch, Calibration
 from mpq.network.metric import SquaredError
-from mpq.network.modules import device_of
+from mpq.network.metrics import METRICS
+from mpq.network.modules import device_of, share_parameters
+from mpq.network.named_outputs import NamedOutputs
 from mpq.network.outputs import scored_tensor
+from mpq.network.same_start import begin_alike
 from mpq.problem.assignment import Assignment
 
 NUM_EXAMPLES: Final = 32
@@ -65,7 +68,8 @@ def ship(
     was_searched_for = assignment.numerics == target.arithmetic
     assignment = replace(assignment, numerics=target.arithmetic)
     shipped = Shipped.of(model, assignment)
-    data = _along_examples(Calibration.of(calibration), shipped.module)
+    data = _as_searched(Calibration.of(calibration), shipped)
+    _refuse_batches(target, data)
     batches = _few(data, model)
     shipped = replace(shipped, calibration=data, examples=tuple(batches))
     try:
@@ -92,12 +96,26 @@ def _refuse_what_is_there(folder: Path) -> None:
         raise OutputError(f"{folder} is there already; name a folder that is not, or remove it")
 
 
-def _along_examples(data: Calibration, module: nn.Module) -> Calibration:
-    """The data with the axes of its inputs along which examples lie: a mask has them nowhere."""
-    for batch in data:
-        first = batch.to(device_of(module))
-        return data.along(find_axes(module, first, SquaredError(), False))
-    return data
+def _as_searched(data: Calibration, shipped: Shipped) -> Calibration:
+    """The data with the search's examples: cut where they lie, whole batches where rows mix."""
+    known = shipped.assignment.metadata
+    found = SquaredError() if known.metric is None else METRICS.build(known.metric)
+    # What is compared are numbers, also those that are no probabilities.
+    metric = found if isinstance(found, NamedOutputs) else SquaredError()
+    # A copy of the modules, as it gets hooks, which an export would trace.
+    module = begin_alike(share_parameters(shipped.module), known.allow_randomness)
+    return as_searched(module, data, metric, known.allow_randomness is not None)
+
+
+def _refuse_batches(target: Target, data: Calibration) -> None:
+    if data.is_whole and not target.takes_batches:
+        raise ModelError(
+            f"{target.name}: rows of this network's batches change each other's outputs "
+            "(statistics of the batch, nodes of a graph, a sequence along the first axis), so that "
+            "a batch is one example, and the target runs one row at a time: make the network "
+            "compute every row by itself (in evaluation mode, batch first), or export to a target "
+            "that takes batches as they are, such as onnx-qdq"
+        )
 
 
 @torch.no_grad()
@@ -111,6 +129,8 @@ def _few(data: Calibration, model: nn.Module) -> list[Batch]:
             one = whole.slice(0, 1)
             outputs = scored_tensor(model(*one.args, **one.kwargs))
             left = min(left, max(1, OUTPUTS_AT_ONCE // max(outputs.numel(), 1)))
+        if whole.is_whole and not whole.is_like(found[0] if found else whole):
+            continue  # another graph: a file of fixed shapes takes those of the first one alone
         found.append(batch_in_float32(whole.slice(0, min(left, whole.size))))
         left -= found[-1].size
         if left <= 0:

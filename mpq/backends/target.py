@@ -147,6 +147,8 @@ class Target(Backend):
     """Whether every layer has to be in a format that it holds: none stays as it came."""
     weight_suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)
     """Of the files that count as weights."""
+    takes_batches: ClassVar[bool] = True
+    """Whether it runs several rows at once, which may then be one example."""
     needs_float32: ClassVar[bool] = False
     """Whether it refuses networks in half precision."""
     notes: ClassVar[tuple[str, ...]] = ()

@@ -5,18 +5,48 @@ from dataclasses import replace
 from itertools import islice, product
 from typing import Final
 
+import torch
 from torch import Tensor, nn
 
 from mpq.errors import ModelError
-from mpq.network.behaviour import answers, is_same
+from mpq.network.behaviour import answers, is_same, mixes_examples
 from mpq.network.dataflow import SHAPE_FAILURES
-from mpq.network.examples import Batch
+from mpq.network.examples import Batch, Calibration
 from mpq.network.input_parts import length_of
 from mpq.network.metric import OutputMetric
+from mpq.network.modules import device_of
 
 Axes = tuple[int | None, ...]
 _MOST: Final = 64
 """How many ways of cutting are tried: all ways of three inputs with three ways each are 27."""
+
+
+def as_searched(
+    module: nn.Module, data: Calibration, metric: OutputMetric, is_drawing: bool
+) -> Calibration:
+    """The data with the examples that ``Network.of`` finds in it, without looking at layers.
+
+    Args:
+        module: Our own copy of the model.
+        data: As it came.
+        metric: Reads the outputs.
+        is_drawing: See ``find_axes``.
+
+    Returns:
+        Cut along the axes where examples lie; every batch one example where rows change each
+        other's outputs.
+    """
+    batch = data.first_of_several().to(device_of(module))
+    axes = find_axes(module, batch, metric, is_drawing)
+    batch = replace(batch, axes=axes)
+    with torch.no_grad():
+        returned = metric.positions(module(*batch.args, **batch.kwargs))
+    if len(returned) != batch.size:
+        axes = find_second_axis(module, batch, metric, len(returned), is_drawing) or axes
+        batch = replace(batch, axes=axes)
+    is_mixing = mixes_examples(module, batch, metric, batch.as_examples(returned))
+    data = data.along(axes)
+    return data.whole() if is_mixing else data
 
 
 def find_axes(

@@ -112,17 +112,21 @@ class Batch:
             shape = tuple(self.targets.shape)
             raise DataError(f"targets of shape {shape} for {self.size} examples")
 
+    def is_like(self, other: "Batch") -> bool:
+        """Whether all inputs have the shapes of another batch's."""
+        return [x.shape for x in self.tensors] == [x.shape for x in other.tensors]
+
     @property
     def size(self) -> int:
         """Examples in the batch."""
         if self.is_whole:
             return 1
         first = self.parts[0]
-        found = length_of(first, self._first_axis)
+        found = length_of(first, self.first_axis)
         return len(first) if found is None else found
 
     @property
-    def _first_axis(self) -> int:
+    def first_axis(self) -> int:
         """Where the first input has its examples: second in a sequence-first network."""
         return (self.axes[0] or 0) if self.axes else 0
 
@@ -147,7 +151,7 @@ class Batch:
     def with_first_row_replaced(self) -> "Batch | None":
         """The first input's first row is another one of its rows; ``None`` where all are alike."""
         first = self.parts[0]
-        rows = first.movedim(self._first_axis, 0) if isinstance(first, Tensor) else first
+        rows = first.movedim(self.first_axis, 0) if isinstance(first, Tensor) else first
         others = (row for row in rows[1:] if not torch.equal(row, rows[0]))
         other = next(others, None)
         if other is None:
@@ -155,7 +159,7 @@ class Batch:
         changed: Part
         if isinstance(first, Tensor):
             changed = first.clone()
-            changed.select(self._first_axis, 0).copy_(other)
+            changed.select(self.first_axis, 0).copy_(other)
         else:
             changed = [other, *first[1:]]
         return self._with_parts(lambda part: changed if part is first else part)

@@ -27,8 +27,9 @@ def check_model(model: nn.Module) -> None:
     """Refuses what no search can work with.
 
     Raises:
-        ModelError: If the model is in training mode, prepared for quantization-aware training, has no parameter, is on the ``meta`` device,
-            has weights that are NaN or infinite, or is no module at all.
+        ModelError: If the model is in training mode, prepared for quantization-aware training, has
+            no parameter, is on the ``meta`` device, has weights that are NaN or infinite, or is no
+            module at all.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(foreign_program(model) or f"expected an nn.Module, got {_kind(model)}")

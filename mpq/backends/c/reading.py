@@ -13,6 +13,7 @@ from torch.fx import Node
 
 from mpq.backends.c.operators import ALIASES, READERS, Found, shape_of
 from mpq.backends.c.steps import Step, Steps, Window
+from mpq.backends.exported_names import why_unwritable
 from mpq.errors import ModelError
 from mpq.network.examples import Batch
 
@@ -37,6 +38,9 @@ def exported(module: nn.Module, example: Batch) -> ExportedProgram:
             # Without operations in place, and convolutions and pools as they are.
             whole: ExportedProgram = program.run_decompositions({})
     except Exception as error:  # torch raises whatever the network's own code does
+        unwritable = why_unwritable([error], module)
+        if unwritable:
+            raise ModelError(f"{TARGET}: {unwritable}") from error
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ModelError(f"{TARGET}: torch cannot export the network: {reason}") from error
     return whole

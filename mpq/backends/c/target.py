@@ -60,6 +60,7 @@ class C(Target):
     tolerance: ClassVar[float] = 0.05
     judged: ClassVar[str] = MEDIAN
     needs_all: ClassVar[bool] = True
+    takes_batches: ClassVar[bool] = False
     needs_float32: ClassVar[bool] = True
     notes: ClassVar[tuple[str, ...]] = (
         "Compiled here and equal to an integer simulation bit for bit; the check travels with the "

@@ -98,7 +98,10 @@ def run_in_parts(batch: Batch, shapes: list[list[int]], run: Any) -> Tensor:
     if [list(x.shape) for x in tensors] == shapes:
         found: Tensor = run(batch)
         return found
-    size = shapes[0][0] if shapes and shapes[0] else 1
+    axis = batch.first_axis
+    size = shapes[0][axis] if shapes and len(shapes[0]) > axis else 1
+    if batch.is_whole:
+        raise _other_inputs(shapes, [list(x.shape) for x in tensors])
     parts = []
     for start in range(0, batch.size, size):
         part = batch.slice(start, start + size)
@@ -107,12 +110,18 @@ def run_in_parts(batch: Batch, shapes: list[list[int]], run: Any) -> Tensor:
         full = part if count == size else part.repeated(-(-size // count)).slice(0, size)
         given = [list(x.shape) for x in full.tensors]
         if given != shapes:
-            raise ModelError(
-                f"the file takes inputs {shapes}, and the examples have {given}: shapes are fixed "
-                "to those of the first example"
-            )
-        parts.append(run(full)[:count])
+            raise _other_inputs(shapes, given)
+        outputs = run(full)
+        # Of every example one row, or as many as it has positions.
+        parts.append(outputs[: count * max(1, len(outputs) // size)])
     return torch.cat(parts)
+
+
+def _other_inputs(shapes: list[list[int]], given: list[list[int]]) -> ModelError:
+    return ModelError(
+        f"the file takes inputs {shapes}, and the examples have {given}: shapes are fixed "
+        "to those of the first example"
+    )
 
 
 @final

@@ -6,6 +6,8 @@ from types import TracebackType
 import torch
 from torch import nn
 
+from mpq.backends.exported_names import why_unwritable
+
 _BY_NUMBERS = (
     "GuardOnDataDependentSymNode",
     "UserError",
@@ -23,6 +25,9 @@ def refusal(error: BaseException, root: nn.Module) -> str:
         root: The module that was exported.
     """
     causes = list(_causes(error))
+    unwritable = why_unwritable(causes, getattr(root, "module", root))
+    if unwritable:
+        return f"torch cannot export the network to ONNX: {unwritable}"
     cause = causes[1] if len(causes) > 1 else causes[0]
     place = _place(causes, root)
     where = f" in {place}" if place else ""

@@ -18,10 +18,6 @@ NEEDED = {
     "onnx-qdq": ("onnxscript", "onnxruntime"),
     "openvino": ("onnxscript", "openvino"),
 }
-    "c": (),
-    "onnx-qdq": ("onnxscript", "onnxruntime"),
-    "openvino": ("onnxscript", "openvino"),
-}
 
 
 class Named(nn.Module):

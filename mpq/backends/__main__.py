@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from mpq.backends import target_of
-from mpq.backends.fresh import ANSWER, OTHERS, run_otherwise
+from mpq.backends.fresh import ANSWER, OTHERS, run_batches, run_otherwise
 from mpq.backends.target import Traceable
 from mpq.errors import MpqError
 from mpq.network.examples import Batch
@@ -44,7 +44,7 @@ def main(spelled: str, folder: str, exchange: str, what: str = "run") -> None:
         save_file(weights, meeting / "weights.safetensors")
         kinds = dict(loaded.kinds)
         with torch.no_grad():
-            outputs = [loaded.run(batch).float().clone() for batch in batches]
+            outputs, more = run_batches(loaded, batches)
             started = time.perf_counter()
             loaded.run(batches[0])
             seconds = time.perf_counter() - started
@@ -54,6 +54,7 @@ def main(spelled: str, folder: str, exchange: str, what: str = "run") -> None:
         sys.exit(1)
     answer = {
         "outputs": outputs, "seconds": seconds, "versions": dict(loaded.versions), "kinds": kinds,
+        "more": more,
     }  # fmt: skip
     # Before other settings are tried: a runtime that breaks down under one takes no answer along.
     torch.save(answer, meeting / ANSWER)

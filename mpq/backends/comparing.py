@@ -15,11 +15,12 @@ from mpq.backends.fresh import FreshRun
 from mpq.backends.half_precision import DTYPE_NAMES, in_float32, parameter_dtype
 from mpq.backends.layerwise import first_apart, traced
 from mpq.backends.simulate import prepared, with_precisions
-from mpq.backends.target import Shipped, Target
+from mpq.backends.target import SQUARED_ERROR, Shipped, Target
 from mpq.errors import ModelError
 from mpq.network.examples import Batch
+from mpq.network.metric import OutputMetric
 from mpq.network.modules import stored_tensors, weight_of
-from mpq.network.outputs import scored_tensor
+from mpq.network.named_outputs import compared_tensors, output_names, scored_tensors
 from mpq.network.weight_layout import layout_of
 
 LAST_DIGITS: Final = 1e-6
@@ -66,19 +67,27 @@ def compared(
     weights = _check_weights(target, shipped_32, ran)
     simulated = with_precisions(module, shipped.assignment, shipped.quantizer)
     reference = target.reference(simulated, shipped)
-    originals = [_answer(target, model, batch) for batch in batches]
-    expected = [_answer(target, reference, batch) for batch in batches]
+    # What tells one output alone tells the one that networks are scored by as a rule.
+    metric = shipped.metric if ran.more else SQUARED_ERROR
+    originals = [_answer(target, model, batch, metric)[0] for batch in batches]
+    answered = [_answer(target, reference, batch, metric) for batch in batches]
+    expected = [first for first, _ in answered]
     searched = expected
     if reference is not simulated:
-        searched = [_answer(target, simulated, batch) for batch in batches]
+        searched = [_answer(target, simulated, batch, metric)[0] for batch in batches]
     differences = _differences(target, batches, expected, ran.outputs)
     spread = float(torch.cat([x.flatten() for x in expected]).std()) or 1.0
     is_median = target.has_ties(shipped.assignment)
     accepted = _accepted(
-        target, is_median, differences, spread, reference, batches, expected, trace
+        target, is_median, differences, spread, reference, batches, expected, trace, metric
+    )
+    more = _more_differences(
+        target, is_median, accepted / spread, [others for _, others in answered], ran.more
     )
     file_bytes, predicted = _check_size(target, shipped, made)
     otherwise, warnings = _otherwise(target, batches, expected, ran)
+    unseen = sorted({path for _, others in answered for path in others} - set(more))
+    warnings += [f"the output {path} is not compared" for path in unseen]
     return ExportCheck(
         target=spelled,
         fingerprint=shipped.assignment.fingerprint,
@@ -105,6 +114,8 @@ def compared(
         else float(_differences(target, batches, searched, ran.outputs).median()),
         kl_of_search_nats=None if searched is expected else _divergence(originals, searched),
         max_differences_otherwise=otherwise,
+        max_differences_of_others=more,
+        unscored=tuple(path for path in more if path not in output_names(metric)),
         warnings=tuple(warnings),
         examples_are_batches=any(batch.is_whole for batch in batches),
     )
@@ -155,12 +166,15 @@ def _accepted(
     batches: Sequence[Batch],
     expected: Sequence[Tensor],
     trace: Trace,
+    metric: OutputMetric,
 ) -> float:
     """How far outputs may be apart; refuses those that are further."""
     worst, median = float(differences.max()), float(differences.median())
     accepted = target.tolerance * spread
     if is_median and not median <= accepted:
-        accepted = max(accepted, TIES * _moved_by_ties(target, simulated, batches, expected))
+        accepted = max(
+            accepted, TIES * _moved_by_ties(target, simulated, batches, expected, metric)
+        )
     # A comparison with nan is false: what is not within is refused.
     if (median if is_median else worst) <= accepted:
         return accepted
@@ -201,7 +215,11 @@ def _num_tokens(batch: Batch) -> int:
 
 @torch.no_grad()
 def _moved_by_ties(
-    target: Target, simulated: nn.Module, batches: Sequence[Batch], expected: Sequence[Tensor]
+    target: Target,
+    simulated: nn.Module,
+    batches: Sequence[Batch],
+    expected: Sequence[Tensor],
+    metric: OutputMetric,
 ) -> float:
     """Median over the examples of how far the simulation itself moves by float32's last digits.
 
@@ -218,7 +236,8 @@ def _moved_by_ties(
     found = []
     for batch, want in zip(batches, expected, strict=True):
         outputs = functional_call(simulated, moved, batch.args, dict(batch.kwargs))
-        got = target.compared(scored_tensor(outputs).float(), batch).cpu()
+        first = next(iter(scored_tensors(outputs, metric).values()))
+        got = target.compared(first.float(), batch).cpu()
         found.append(_largest(batch, want - got))
     return float(torch.cat(found).median())
 
@@ -271,9 +290,50 @@ def predicted_bytes(target: Target, shipped: Shipped) -> int:
 
 
 @torch.no_grad()
-def _answer(target: Target, module: nn.Module, batch: Batch) -> Tensor:
-    outputs = scored_tensor(module(*batch.args, **batch.kwargs)).float()
-    return target.compared(outputs, batch).cpu()
+def _answer(
+    target: Target, module: nn.Module, batch: Batch, metric: OutputMetric
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The output that is scored, or the first of them, and the others by path."""
+    found = compared_tensors(module(*batch.args, **batch.kwargs), metric)
+    (_, first), *others = found.items()
+    scored = target.compared(first.float(), batch).cpu()
+    return scored, {path: x.float().cpu() for path, x in others}
+
+
+def _more_differences(
+    target: Target,
+    is_median: bool,
+    tolerance: float,
+    expected: Sequence[Mapping[str, Tensor]],
+    ran: Sequence[Mapping[str, Tensor]],
+) -> dict[str, float]:
+    """Largest difference of every other output that both have; refuses what is too far.
+
+    Args:
+        target: What wrote the files.
+        is_median: Whether the median is judged, as inputs are rounded while running.
+        tolerance: Accepted difference, in standard deviations of an output.
+        expected: Path to output, of every batch.
+        ran: The same of the runtime; empty where it tells no others.
+    """
+    found: dict[str, float] = {}
+    for path in expected[0] if ran else ():
+        pairs = [(one[path], other.get(path)) for one, other in zip(expected, ran, strict=True)]
+        alike = [(a, b) for a, b in pairs if b is not None and a.shape == b.shape]
+        if len(alike) < len(pairs):
+            continue  # its rows are no examples: there is a warning
+        apart = torch.cat([(a - b).abs().flatten() for a, b in alike])
+        values = torch.cat([a.flatten() for a, _ in alike])
+        spread = (float(values.std()) if values.numel() > 1 else 0.0) or 1.0
+        judged = float(apart.median() if is_median else apart.max())
+        if not judged <= tolerance * spread:
+            raise ModelError(
+                f"{target.name}: its runtime's output {path} differs from the simulation's by "
+                f"{float(apart.max()):.3g} (accepted {tolerance * spread:.3g}, spread "
+                f"{spread:.3g}); nothing was written"
+            )
+        found[path] = float(apart.max())
+    return found
 
 
 def _divergence(originals: Sequence[Tensor], outputs: Sequence[Tensor]) -> float:

@@ -42,6 +42,9 @@ class ExportCheck:
         kl_of_search_nats: KL divergence of that simulation.
         max_differences_otherwise: The same as ``max_difference`` of the same files under other
             settings, by what these are called; told and not judged.
+        max_differences_of_others: Largest difference of every output besides the first one that is
+            scored, by path.
+        unscored: Those of them that the search did not look at.
         warnings: What could not be compared, as other settings that the runtime does not load.
         examples_are_batches: Whether rows of a batch change each other's outputs, so that every
             example is a batch.
@@ -70,6 +73,8 @@ class ExportCheck:
     median_from_search: float | None = None
     kl_of_search_nats: float | None = None
     max_differences_otherwise: dict[str, float] = field(default_factory=dict)
+    max_differences_of_others: dict[str, float] = field(default_factory=dict)
+    unscored: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     examples_are_batches: bool = False
 
@@ -88,6 +93,11 @@ class ExportCheck:
         otherwise = "".join(
             f"; {name}: at most {difference:.2g} from the simulation"
             for name, difference in self.max_differences_otherwise.items()
+        )
+        otherwise += "".join(
+            f"; {path}{' (not scored by the search)' if path in self.unscored else ''}: "
+            f"at most {difference:.2g} from the simulation"
+            for path, difference in self.max_differences_of_others.items()
         )
         warned = "".join(f"; warning: {text}" for text in self.warnings)
         tokens = f" ({self.tokens_per_second:.3g} tokens)" if self.tokens_per_second else ""

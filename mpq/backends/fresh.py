@@ -41,6 +41,7 @@ class FreshRun:
         weights_file: safetensors: layer name to ``[O, K]`` float32.
         others: What other settings are called to their outputs (``Target.load_otherwise``), or to
             why there are none.
+        more: Of every batch the other outputs, by path; empty where the runtime tells none.
     """
 
     outputs: tuple[Tensor, ...]
@@ -49,6 +50,7 @@ class FreshRun:
     kinds: Mapping[str, str]
     weights_file: Path
     others: Mapping[str, tuple[Tensor, ...] | str] = field(default_factory=dict)
+    more: tuple[Mapping[str, Tensor], ...] = ()
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """The weights as the tool's reader decodes them, one at a time."""
@@ -92,7 +94,29 @@ def run_fresh(
         found["kinds"],
         exchange / "weights.safetensors",
         others,
+        tuple(found["more"]),
     )
+
+
+def run_batches(
+    loaded: "Loaded", batches: Sequence[Batch]
+) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """The output of every batch that is scored, and all others by path.
+
+    Args:
+        loaded: What a runtime made of a file.
+        batches: What is run.
+    """
+    from mpq.backends.target import ManyOutputs
+
+    if not isinstance(loaded, ManyOutputs):
+        return [loaded.run(batch).float().clone() for batch in batches], []
+    outputs, more = [], []
+    for batch in batches:
+        first, *others = loaded.run_all(batch).items()
+        outputs.append(first[1].float().clone())
+        more.append({path: x.float().clone() for path, x in others})
+    return outputs, more
 
 
 @torch.no_grad()

@@ -218,10 +218,15 @@ class LoadedByOpenVino:
 
     def run(self, batch: Batch) -> Tensor:
         """See ``Loaded.run``."""
+        return next(iter(self.run_all(batch).values()))
+
+    def run_all(self, batch: Batch) -> Mapping[str, Tensor]:
+        """See ``ManyOutputs.run_all``."""
         shapes = [list(x.get_shape()) for x in self.model.inputs]
 
-        def run(part: Batch) -> Tensor:
-            given = [x.cpu().numpy() for x in part.tensors]
-            return torch.from_numpy(self.compiled(given)[0].copy())
+        def run(part: Batch) -> list[Tensor]:
+            made = self.compiled([x.cpu().numpy() for x in part.tensors])
+            return [torch.from_numpy(made[index].copy()) for index in range(len(ends))]
 
-        return run_in_parts(batch, shapes, run)
+        ends = [x.get_any_name() for x in self.model.outputs]
+        return dict(zip(ends, run_in_parts(batch, shapes, run), strict=True))

@@ -18,11 +18,9 @@ from mpq.backends.target import Shipped, Target
 from mpq.errors import InputError, ModelError, OutputError
 from mpq.network.example_axes import as_searched
 from mpq.network.examples import Batch, Calibration
-from mpq.network.metric import SquaredError
-from mpq.network.metrics import METRICS
+from mpq.network.metric import OutputMetric
 from mpq.network.modules import device_of, share_parameters
-from mpq.network.named_outputs import NamedOutputs
-from mpq.network.outputs import scored_tensor
+from mpq.network.named_outputs import scored_tensors
 from mpq.network.same_start import begin_alike
 from mpq.problem.assignment import Assignment
 
@@ -70,7 +68,7 @@ def ship(
     shipped = Shipped.of(model, assignment)
     data = _as_searched(Calibration.of(calibration), shipped)
     _refuse_batches(target, data)
-    batches = _few(data, model)
+    batches = _few(data, model, shipped.metric)
     shipped = replace(shipped, calibration=data, examples=tuple(batches))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -98,13 +96,10 @@ def _refuse_what_is_there(folder: Path) -> None:
 
 def _as_searched(data: Calibration, shipped: Shipped) -> Calibration:
     """The data with the search's examples: cut where they lie, whole batches where rows mix."""
-    known = shipped.assignment.metadata
-    found = SquaredError() if known.metric is None else METRICS.build(known.metric)
-    # What is compared are numbers, also those that are no probabilities.
-    metric = found if isinstance(found, NamedOutputs) else SquaredError()
+    seed = shipped.assignment.metadata.allow_randomness
     # A copy of the modules, as it gets hooks, which an export would trace.
-    module = begin_alike(share_parameters(shipped.module), known.allow_randomness)
-    return as_searched(module, data, metric, known.allow_randomness is not None)
+    module = begin_alike(share_parameters(shipped.module), seed)
+    return as_searched(module, data, shipped.metric, seed is not None)
 
 
 def _refuse_batches(target: Target, data: Calibration) -> None:
@@ -119,7 +114,7 @@ def _refuse_batches(target: Target, data: Calibration) -> None:
 
 
 @torch.no_grad()
-def _few(data: Calibration, model: nn.Module) -> list[Batch]:
+def _few(data: Calibration, model: nn.Module, metric: OutputMetric) -> list[Batch]:
     """The first batches, with ``NUM_EXAMPLES`` examples if there are as many, and fit in."""
     found: list[Batch] = []
     left = NUM_EXAMPLES
@@ -127,8 +122,9 @@ def _few(data: Calibration, model: nn.Module) -> list[Batch]:
         whole = batch.to(device_of(model))
         if not found:
             one = whole.slice(0, 1)
-            outputs = scored_tensor(model(*one.args, **one.kwargs))
-            left = min(left, max(1, OUTPUTS_AT_ONCE // max(outputs.numel(), 1)))
+            outputs = scored_tensors(model(*one.args, **one.kwargs), metric)
+            count = sum(x.numel() for x in outputs.values())
+            left = min(left, max(1, OUTPUTS_AT_ONCE // max(count, 1)))
         if whole.is_whole and not whole.is_like(found[0] if found else whole):
             continue  # another graph: a file of fixed shapes takes those of the first one alone
         found.append(batch_in_float32(whole.slice(0, min(left, whole.size))))

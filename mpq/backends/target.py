@@ -16,6 +16,9 @@ from mpq.backends.simulate import prepared, quantizer_of
 from mpq.errors import InputError, ModelError, PrecisionError
 from mpq.network.examples import Batch, Calibration
 from mpq.network.layer import Layer
+from mpq.network.metric import OutputMetric, SquaredError
+from mpq.network.metrics import METRICS
+from mpq.network.named_outputs import NamedOutputs
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.codes import Codes
 from mpq.quantization.numerics import OWN, Numerics
@@ -30,6 +33,8 @@ MEDIAN: Final = "the median example"
 MEDIAN_OF_ROUNDED: Final = (
     "the median example where inputs are rounded, else the largest difference"
 )
+SQUARED_ERROR: Final = SquaredError()
+"""Reads the output that networks are scored by where nothing is said: numbers of any kind."""
 SCALE_BITS = {"fp32": 32, "fp16": 16, "bf16": 16}
 
 
@@ -82,6 +87,13 @@ class Shipped:
         return cls(model, prepared(model, assignment), assignment, quantizer_of(assignment))
 
     @cached_property
+    def metric(self) -> OutputMetric:
+        """Reads what the search compared; numbers also where they are no probabilities."""
+        known = self.assignment.metadata.metric
+        found = SQUARED_ERROR if known is None else METRICS.build(known)
+        return found if isinstance(found, NamedOutputs) else SQUARED_ERROR
+
+    @cached_property
     def quantized(self) -> tuple[AssignedLayer, ...]:
         """Layers whose weight does not stay as it came."""
         return tuple(x for x in self.assignment.layers if not x.precision.weight.is_exact)
@@ -117,6 +129,14 @@ class Traceable(Protocol):
 
     def traced(self, batch: Batch) -> Mapping[str, Tensor]:
         """As ``mpq.backends.layerwise.traced``, of a run over a batch."""
+
+
+@runtime_checkable
+class ManyOutputs(Protocol):
+    """A ``Loaded`` that tells all outputs of a network, and not only what is scored."""
+
+    def run_all(self, batch: Batch) -> Mapping[str, Tensor]:
+        """By path, as ``compared_tensors`` has them: what ``run`` gives comes first."""
 
 
 class Target(Backend):

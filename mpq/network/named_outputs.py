@@ -251,6 +251,25 @@ def scored_tensors(output: Any, metric: OutputMetric) -> dict[str, Tensor]:
     return {part.path: part.tensor(output) for part in metric.parts}
 
 
+def compared_tensors(output: Any, metric: OutputMetric) -> dict[str, Tensor]:
+    """What a metric reads of a network's output, and behind it what it does not look at, by path.
+
+    Without lists of images whose outputs have unlike shapes.
+
+    Raises:
+        ModelError: If what the metric reads is not there.
+    """
+    scored = scored_tensors(output, metric)
+    found = dict(scored)
+    for path in unscored(output, metric):
+        value = found_at(output, path)
+        parts = value if isinstance(value, list) else [value]
+        if len({tuple(x.shape) for x in parts}) == 1:
+            name = f"{path} (unscored)" if path in scored else path
+            found[name] = torch.stack(parts) if EVERY in path.split(".") else parts[0]
+    return found
+
+
 def unscored(output: Any, metric: OutputMetric) -> tuple[str, ...]:
     """Paths of the tensors in an output that a metric does not look at.
 

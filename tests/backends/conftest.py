@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from mpq.backends import shipping
-from mpq.backends.fresh import FreshRun, run_otherwise
+from mpq.backends.fresh import FreshRun, run_batches, run_otherwise
 from mpq.backends.target import Target, Traceable
 from mpq.network.examples import Batch
 
@@ -19,11 +19,11 @@ def here(
     """What ``run_fresh`` does, without another process."""
     loaded = target.load(folder)
     with torch.no_grad():
-        outputs = tuple(loaded.run(batch).float() for batch in batches)
+        outputs, more = run_batches(loaded, batches)
     file = exchange / "weights.safetensors"
     save_file({name: t.float().contiguous() for name, t in loaded.weights.items()}, file)
     others = run_otherwise(target.load_otherwise(folder), batches)
-    return FreshRun(outputs, 0.5, loaded.versions, loaded.kinds, file, others)
+    return FreshRun(tuple(outputs), 0.5, loaded.versions, loaded.kinds, file, others, tuple(more))
 
 
 def seen(

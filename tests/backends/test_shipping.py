@@ -200,7 +200,7 @@ def test_a_runtime_that_dies_under_other_settings_has_answered(
     monkeypatch.setattr(fresh, "_ask", dies)
     with pytest.raises(ModelError, match="ended with -11"):
         fresh.run_fresh(Toy(), "toy", tmp_path, [], tmp_path)
-    answer = {"outputs": [], "seconds": 1.0, "versions": {}, "kinds": {}}
+    answer = {"outputs": [], "seconds": 1.0, "versions": {}, "kinds": {}, "more": []}
     torch.save(answer, tmp_path / fresh.ANSWER)
 
     ran = fresh.run_fresh(Toy(), "toy", tmp_path, [], tmp_path)

@@ -19,7 +19,6 @@ from mpq.errors import ModelError
 from mpq.network.examples import Batch, Calibration
 from mpq.network.layer import Layer
 from mpq.network.modules import hooks
-from mpq.network.named_outputs import scored_tensors
 from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import ORIGINAL, Precision
@@ -118,7 +117,7 @@ def check_same(template: GraphTemplate, data: Calibration) -> Fidelity:
         for batch, feeds in runs:
             with torch.no_grad():
                 output = template.network.module(*batch.args, **batch.kwargs)
-            scored = scored_tensors(output, template.network.metric)
+            scored = template.outputs(output)
             for found, expected in zip(run(feeds), scored.values(), strict=True):
                 if told := _difference(found, expected.double().cpu().numpy()):
                     raise ModelError(

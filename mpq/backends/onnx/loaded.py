@@ -83,8 +83,8 @@ def as_rows(decoded: np.ndarray[Any, Any], entry: Mapping[str, Any]) -> Tensor:
     return found.flatten(1) if entry["has_rows"] else found.t()
 
 
-def run_in_parts(batch: Batch, shapes: list[list[int]], run: Any) -> Tensor:
-    """Outputs of a batch, by a graph of fixed shapes.
+def run_in_parts(batch: Batch, shapes: list[list[int]], run: Any) -> list[Tensor]:
+    """All outputs of a batch, by a graph of fixed shapes.
 
     Args:
         batch: As many examples as there are.
@@ -96,7 +96,7 @@ def run_in_parts(batch: Batch, shapes: list[list[int]], run: Any) -> Tensor:
     """
     tensors = batch.tensors
     if [list(x.shape) for x in tensors] == shapes:
-        found: Tensor = run(batch)
+        found: list[Tensor] = run(batch)
         return found
     axis = batch.first_axis
     size = shapes[0][axis] if shapes and len(shapes[0]) > axis else 1
@@ -111,10 +111,9 @@ def run_in_parts(batch: Batch, shapes: list[list[int]], run: Any) -> Tensor:
         given = [list(x.shape) for x in full.tensors]
         if given != shapes:
             raise _other_inputs(shapes, given)
-        outputs = run(full)
         # Of every example one row, or as many as it has positions.
-        parts.append(outputs[: count * max(1, len(outputs) // size)])
-    return torch.cat(parts)
+        parts.append([x[: count * max(1, len(x) // size)] if x.ndim else x for x in run(full)])
+    return [torch.cat(x) if x[0].ndim else torch.stack(x) for x in zip(*parts, strict=True)]
 
 
 def _other_inputs(shapes: list[list[int]], given: list[list[int]]) -> ModelError:
@@ -192,10 +191,16 @@ class LoadedByOnnxRuntime:
 
     def run(self, batch: Batch) -> Tensor:
         """See ``Loaded.run``."""
+        return next(iter(self.run_all(batch).values()))
+
+    def run_all(self, batch: Batch) -> Mapping[str, Tensor]:
+        """See ``ManyOutputs.run_all``."""
         values = self.session.get_inputs()
         names = [value.name for value in values]
 
-        def run(part: Batch) -> Tensor:
-            return torch.from_numpy(self.session.run(None, feeds_of(names, part))[0])
+        def run(part: Batch) -> list[Tensor]:
+            return [torch.as_tensor(x) for x in self.session.run(None, feeds_of(names, part))]
 
-        return run_in_parts(batch, [list(value.shape) for value in values], run)
+        found = run_in_parts(batch, [list(value.shape) for value in values], run)
+        ends = [value.name for value in self.session.get_outputs()]
+        return dict(zip(ends, found, strict=True))

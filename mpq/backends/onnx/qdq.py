@@ -227,7 +227,7 @@ def standard_graph(
     network = exportable(shipped.model, shipped.assignment, data)
     _check_shared(shipped, tool)
     data = network.examples(data)
-    template = GraphTemplate.of(network, data, batch_size)
+    template = GraphTemplate.of(network, data, batch_size, has_unscored=True)
     check_same(template, data)
     writer = QdqWriter(Writer(), shipped.quantizer, narrowest)
     graph = filled_graph(template, shipped.assignment.precisions, writer)

@@ -19,7 +19,7 @@ from mpq.network.arguments import input_of, read_by
 from mpq.network.examples import Batch, Calibration
 from mpq.network.metric import OutputMetric
 from mpq.network.modules import hooks, share_parameters
-from mpq.network.named_outputs import output_names, scored_tensors
+from mpq.network.named_outputs import compared_tensors, output_names, scored_tensors
 from mpq.network.network import Network
 from mpq.network.open_weights import opened_parts
 
@@ -46,6 +46,7 @@ class GraphTemplate:
         layer_inputs: Example input of every call of every layer.
         samples: The same for up to ``NUM_SAMPLES`` examples at once, to compare kernels on.
         output_ranges: Smallest and largest output of every layer over the calibration examples.
+        has_unscored: Whether the graph also gives what the network's metric does not look at.
     """
 
     graph: "onnx.ModelProto"
@@ -55,9 +56,12 @@ class GraphTemplate:
     layer_inputs: Mapping[str, tuple[Tensor, ...]]
     samples: Mapping[str, tuple[Tensor, ...]]
     output_ranges: Mapping[str, tuple[float, float]]
+    has_unscored: bool = False
 
     @classmethod
-    def of(cls, network: Network, data: Calibration, batch_size: int = 1) -> Self:
+    def of(
+        cls, network: Network, data: Calibration, batch_size: int = 1, has_unscored: bool = False
+    ) -> Self:
         """Exports the network once; shapes, the batch size among them, are those of the example.
 
         Args:
@@ -65,6 +69,7 @@ class GraphTemplate:
             data: Calibration examples: the first ones are the example inputs, all of them show the
                 ranges of the layers' outputs.
             batch_size: Examples of one run; the graph takes no other number.
+            has_unscored: Whether all outputs are given, those that are scored first.
 
         Raises:
             MissingDependencyError: If ``onnx`` or ``onnxscript`` is not installed.
@@ -95,9 +100,13 @@ class GraphTemplate:
         )
         inputs, shapes = _observe(network, batch)
         _check_batched(network, inputs)
-        graph = _export(network, batch, shapes)
+        graph = _export(network, batch, shapes, has_unscored)
         feeds = feeds_of([value.name for value in graph.graph.input], batch)
-        return cls(graph, network, batch, feeds, inputs, samples, ranges)
+        return cls(graph, network, batch, feeds, inputs, samples, ranges, has_unscored)
+
+    def outputs(self, output: Any) -> dict[str, Tensor]:
+        """Of what the network returns the tensors that the graph gives, by their names there."""
+        return _outputs(output, self.network.metric, self.has_unscored)
 
     @property
     def missed(self) -> tuple[str, ...]:
@@ -177,17 +186,23 @@ def _check_batched(network: Network, inputs: Mapping[str, tuple[Tensor, ...]]) -
             )
 
 
+def _outputs(output: Any, metric: OutputMetric, has_unscored: bool) -> dict[str, Tensor]:
+    return compared_tensors(output, metric) if has_unscored else scored_tensors(output, metric)
+
+
 class _Scored(nn.Module):
     """The network with the outputs that mpq compares: logits, without caches."""
 
-    def __init__(self, module: nn.Module, metric: OutputMetric) -> None:
+    def __init__(self, module: nn.Module, metric: OutputMetric, has_unscored: bool) -> None:
         super().__init__()
+        self.has_unscored = has_unscored
         self.module = module
         self.metric = metric
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         """These tensors."""
-        return tuple(scored_tensors(self.module(*args, **kwargs), self.metric).values())
+        output = self.module(*args, **kwargs)
+        return tuple(_outputs(output, self.metric, self.has_unscored).values())
 
 
 class _Placeholder(nn.Module):
@@ -225,9 +240,18 @@ class _Placeholder(nn.Module):
 
 
 def _export(
-    network: Network, batch: Batch, shapes: Mapping[str, Mapping[Shape, Shape]]
+    network: Network,
+    batch: Batch,
+    shapes: Mapping[str, Mapping[Shape, Shape]],
+    has_unscored: bool,
 ) -> "onnx.ModelProto":
-    module = _Scored(_opened(network, shapes), network.metric)
+    module = _Scored(_opened(network, shapes), network.metric, has_unscored)
+    names = output_names(network.metric)
+    if has_unscored and network.unscored:
+        with torch.no_grad():
+            names = list(
+                _outputs(network.module(*batch.args, **batch.kwargs), network.metric, True)
+            )
     args = batch.args
     # The exporter takes a dict at the end for inputs by name; then these are none.
     if args and isinstance(args[-1], dict) and not batch.kwargs:
@@ -241,7 +265,7 @@ def _export(
                 # The other exporter traces and does not know `symbolic`.
                 dynamo=True,
                 verbose=False,
-                output_names=output_names(network.metric),
+                output_names=names,
             )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise ModelError(f"{refusal(error, module)}{_unseen(shapes)}") from error

@@ -113,6 +113,10 @@ def _refuse_batches(target: Target, data: Calibration) -> None:
         )
 
 
+def _shapes(batch: Batch) -> list[torch.Size]:
+    return [x.shape for x in batch.tensors]
+
+
 @torch.no_grad()
 def _few(data: Calibration, model: nn.Module, metric: OutputMetric) -> list[Batch]:
     """The first batches, with ``NUM_EXAMPLES`` examples if there are as many, and fit in."""
@@ -125,7 +129,7 @@ def _few(data: Calibration, model: nn.Module, metric: OutputMetric) -> list[Batc
             outputs = scored_tensors(model(*one.args, **one.kwargs), metric)
             count = sum(x.numel() for x in outputs.values())
             left = min(left, max(1, OUTPUTS_AT_ONCE // max(count, 1)))
-        if whole.is_whole and not whole.is_like(found[0] if found else whole):
+        if whole.is_whole and found and _shapes(whole) != _shapes(found[0]):
             continue  # another graph: a file of fixed shapes takes those of the first one alone
         found.append(batch_in_float32(whole.slice(0, min(left, whole.size))))
         left -= found[-1].size

@@ -112,10 +112,6 @@ class Batch:
             shape = tuple(self.targets.shape)
             raise DataError(f"targets of shape {shape} for {self.size} examples")
 
-    def is_like(self, other: "Batch") -> bool:
-        """Whether all inputs have the shapes of another batch's."""
-        return [x.shape for x in self.tensors] == [x.shape for x in other.tensors]
-
     @property
     def size(self) -> int:
         """Examples in the batch."""

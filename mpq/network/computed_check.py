@@ -12,8 +12,8 @@ from mpq.network.computed_uses import ComputedUse, Name
 from mpq.network.dataflow import SHAPE_FAILURES
 from mpq.network.examples import Batch
 from mpq.network.metric import OutputMetric
-from mpq.network.modules import share_parameters
-from mpq.network.open_weights import open_computed, open_weights
+from mpq.network.modules import hooks, share_parameters, weight_of
+from mpq.network.open_weights import open_computed, open_weights, opened_parts
 from mpq.network.weight_use import Use
 
 _WHY: Final = "computed into a weight, and reached otherwise than by its name (`parameters()`)"
@@ -41,11 +41,20 @@ def opening_changes(
     opened = share_parameters(module)
     open_weights(opened, uses)
     open_computed(opened, computed)
-    with torch.no_grad():
+    layers = [part for part in opened_parts(opened) if vars(part).get("computed")]
+    called: set[nn.Module] = set()
+    handles = [part.register_forward_pre_hook(lambda part, _: called.add(part)) for part in layers]
+    with torch.no_grad(), hooks(handles):
         before = metric.positions(module(*batch.args, **batch.kwargs))
         try:
             after = metric.positions(opened(*batch.args, **batch.kwargs))
+            # A list of parameters may have the layer's in it, which then is read without a call.
+            for part in set(layers) - called:
+                weight = weight_of(part)
+                part.weight = nn.Parameter(torch.full_like(weight, torch.nan), requires_grad=False)
+            again = metric.positions(opened(*batch.args, **batch.kwargs))
         # Whatever a forward may say of parameters that are none.
         except (ModelError, AttributeError, KeyError, TypeError, *SHAPE_FAILURES):
             return _WHY
-    return _WHY if after.shape != before.shape or changed_output(before, after) else ""
+    is_same = after.shape == before.shape and not changed_output(before, after)
+    return "" if is_same and torch.equal(after, again) else _WHY

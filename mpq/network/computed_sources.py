@@ -24,8 +24,9 @@ def held_by(model: nn.Module, module: nn.Module) -> dict[int, list[Tensor]]:
     """
     found: dict[int, list[Tensor]] = {}
     plain = dict(plain_modules(model))
-    for opened in module.modules():
-        for own, made in opened.computed.items() if isinstance(opened, OpenWeights) else ():
+    owners = [each for each in module.modules() if isinstance(each, OpenWeights)]
+    for opened in owners:
+        for own, made in opened.computed.items():
             weights = [weight_of(part) for part in opened.layers_of(own)]
             found |= {key: list(weights) for key in _tensors(plain, made.sources)}
     for path, each in plain.items():

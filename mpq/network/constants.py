@@ -144,7 +144,7 @@ class Constants:
         """Ends a pass.
 
         Returns:
-            What no function has read: it was given to the network's caller, or to no torch function.
+            What no function has read: it was given to the caller, or to no torch function.
         """
         left = [value.computed for value in self._values.values() if not value.is_used]
         self._values.clear()

@@ -15,24 +15,31 @@ from torch.nn import functional as F
 
 LONGEST: Final = 50_000
 """Characters of an expression; what repeats itself (an iteration) would grow without end."""
-_NAMES: Final = (
-    # element by element
-    "abs absolute neg negative sign square sqrt rsqrt reciprocal exp exp2 expm1 log log2 log10 "
-    "log1p sin cos tan tanh sinh cosh sigmoid erf floor ceil round trunc clamp clip clamp_min "
-    "clamp_max add sub subtract rsub mul multiply div divide true_divide pow maximum minimum lerp "
-    "addcmul addcdiv where masked_fill eq ne gt ge lt le logical_and logical_or logical_not relu "
-    "softplus silu gelu elu leaky_relu hardtanh softmax log_softmax softsign logsigmoid "
-    # over axes
-    "sum mean std var amax amin prod norm logsumexp cumsum normalize vector_norm matrix_norm "
-    # products
-    "matmul mm bmm mv dot inner outer einsum addmm baddbmm tensordot linear kron multi_dot inv "
-    "matrix_exp matrix_power "
-    # places and types
-    "cat concat concatenate stack hstack vstack reshape flatten unflatten contiguous clone expand "
-    "repeat tile repeat_interleave flip roll tril triu diag diag_embed block_diag pad index_select "
-    "to float double half bfloat16 bool "
-    "__getitem__ __radd__ __rsub__ __rmul__ __rdiv__ __rtruediv__ __rpow__ __rmatmul__ __invert__"
-).split()
+_EACH: Final = (
+    "abs", "absolute", "neg", "negative", "sign", "square", "sqrt", "rsqrt", "reciprocal", "exp",
+    "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "tanh", "sinh", "cosh",
+    "sigmoid", "erf", "floor", "ceil", "round", "trunc", "clamp", "clip", "clamp_min", "clamp_max",
+    "add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide", "pow",
+    "maximum", "minimum", "lerp", "addcmul", "addcdiv", "where", "masked_fill", "eq", "ne", "gt",
+    "ge", "lt", "le", "logical_and", "logical_or", "logical_not", "relu", "softplus", "silu",
+    "gelu", "elu", "leaky_relu", "hardtanh", "softmax", "log_softmax", "softsign", "logsigmoid"
+)  # fmt: skip
+_AXES: Final = (
+    "sum", "mean", "std", "var", "amax", "amin", "prod", "norm", "logsumexp", "cumsum", "normalize",
+    "vector_norm", "matrix_norm"
+)  # fmt: skip
+_PRODUCTS: Final = (
+    "matmul", "mm", "bmm", "mv", "dot", "inner", "outer", "einsum", "addmm", "baddbmm", "tensordot",
+    "linear", "kron", "multi_dot", "inv", "matrix_exp", "matrix_power"
+)  # fmt: skip
+_PLACES: Final = (
+    "cat", "concat", "concatenate", "stack", "hstack", "vstack", "reshape", "flatten", "unflatten",
+    "contiguous", "clone", "expand", "repeat", "tile", "repeat_interleave", "flip", "roll", "tril",
+    "triu", "diag", "diag_embed", "block_diag", "pad", "index_select", "to", "float", "double",
+    "half", "bfloat16", "bool", "__getitem__", "__radd__", "__rsub__", "__rmul__", "__rdiv__",
+    "__rtruediv__", "__rpow__", "__rmatmul__", "__invert__"
+)  # fmt: skip
+_NAMES: Final = (*_EACH, *_AXES, *_PRODUCTS, *_PLACES)
 _SPACES: Final = {"Tensor": Tensor, "torch": torch, "functional": F, "linalg": torch.linalg}
 
 
@@ -135,7 +142,7 @@ def in_memory_order(result: Any) -> Tensor | None:
     if not isinstance(result, Tensor) or result.layout is not torch.strided:
         return None
     # Stable, so that axes of one number stay where they are.
-    order = sorted(range(result.ndim), key=lambda axis: -result.stride(axis))
+    order = sorted(range(result.ndim), key=result.stride, reverse=True)
     found = result if result.is_contiguous() else result.permute(order)
     return found if found.is_contiguous() else None
 

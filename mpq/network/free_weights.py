@@ -7,12 +7,12 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor, fx, nn
 
-from mpq.network.computed_uses import ComputedUse, dotted, place_of
+from mpq.network.computed_uses import ComputedUse, Name, dotted, place_of
 from mpq.network.constants import Computed
 from mpq.network.examples import Batch
 from mpq.network.expressions import evaluate
 from mpq.network.modules import hooks
-from mpq.network.open_weights import Name, OpenWeights
+from mpq.network.open_weights import OpenWeights
 from mpq.network.opened import Opened
 from mpq.network.recognising import Recognising, how_read, is_lookup
 from mpq.network.refusals import is_readable

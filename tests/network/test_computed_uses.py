@@ -98,7 +98,7 @@ def standard(w: Tensor) -> Tensor:
     return (w - w.mean(dim=(1, 2), keepdim=True)) / (w.std(dim=(1, 2), keepdim=True) + 1e-5)
 
 
-PARTS = {name: (1, 2) for name in "rijk"}
+PARTS = dict.fromkeys("rijk", (1, 2))
 Case = tuple[dict[str, Any], Callable[[Any, Tensor], Tensor], Callable[[Any], list[nn.Module]], Any]
 CASES: dict[str, tuple[Case, list[str]]] = {
     "lora": (
@@ -264,7 +264,7 @@ def test_a_quantized_network_computes_with_the_rounded_weight(pair: Pair) -> Non
     expected = mpq.quantize(merged, replace(assignment, layers=by_module, ties=()))
     assert torch.allclose(found(x), expected(x), atol=1e-6)
     assert not torch.allclose(found(x), bare(x), atol=1e-3)
-    assert torch.equal(found.get_submodule("first").weight, bare.first.weight)
+    assert torch.equal(found.get_parameter("first.weight"), bare.first.weight)
     assert torch.equal(copy.deepcopy(found)(x), found(x))
     assert before.changes(Snapshot.of(bare)) == []
 
@@ -370,8 +370,8 @@ def test_weights_of_modules_that_are_not_called() -> None:
     model, x = Unused().eval(), torch.randn(N, E)
     merged = nn.Sequential(copy.deepcopy(model.first), nn.ReLU(), copy.deepcopy(model.last)).eval()
     with torch.no_grad():
-        merged[0].weight += model.b @ model.a
-        merged[2].weight *= model.mask
+        merged.get_parameter("0.weight").add_(model.b @ model.a)
+        merged.get_parameter("2.weight").mul_(model.mask)
 
     found, expected = searched(model, x, "measured"), searched(merged, x, "measured")
 
@@ -391,12 +391,12 @@ def renamed(found: mpq.SearchResult, names: list[str]) -> mpq.Assignment:
 
 
 def test_an_assignment_of_another_network_is_refused() -> None:
-    """By name: where sources are missing, of another shape, or its file asks for other functions."""
+    """By name: other sources, of another shape, or functions that no weight is computed with."""
     torch.manual_seed(0)
     (shapes, run, *_), _ = CASES["lora"]
     bare, x = Bare(shapes, run).eval(), torch.randn(N, E)
     found = searched(bare, x, "weight-error").assignment
-    other = Bare({"w": (O, E)}, lambda m, x: F.linear(x, m.w)).eval()
+    other = Bare({"w": (O, E)}, lambda m, x: F.linear(x, m.get_parameter("w"))).eval()
 
     with pytest.raises(MismatchError, match=r"layer 'w' is computed.*no parameter or buffer 'b'"):
         mpq.quantize(other, found)
@@ -421,5 +421,5 @@ def test_what_was_not_seen_in_the_data_is_refused() -> None:
     bare = Bare({"w": (O, E), "a": (2, E), "b": (O, 2)}, run).eval()
     network = Network.of(bare, [torch.randn(N, E)])
 
-    with pytest.raises(ModelError, match="a, from which a weight is computed, are used by sum"):
+    with pytest.raises(ModelError, match="a, from which a weight is computed, are used by add"):
         network.module(torch.randn(1, E))

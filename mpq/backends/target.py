@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -78,7 +78,13 @@ class Shipped:
 
     @classmethod
     def of(cls, model: nn.Module, assignment: Assignment) -> Self:
-        """Without data. Raises what ``Backend.quantize`` does for another network."""
+        """Without data. Raises what ``Backend.quantize`` does for another network.
+
+        A weight that is computed and stays as it came is left to the network, whose files then have
+        what it is computed from, under the names that readers ask for.
+        """
+        kept = (x for x in assignment.layers if not x.computed or x.precision != ORIGINAL)
+        assignment = replace(assignment, layers=tuple(kept))
         return cls(model, prepared(model, assignment), assignment, quantizer_of(assignment))
 
     @cached_property

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mpq
-from mpq.errors import MismatchError, ModelError
+from mpq.backends import BACKENDS
+from mpq.backends.target import Shipped
+from mpq.errors import MismatchError, ModelError, PrecisionError
 from mpq.network.network import Network
+from mpq.quantization.precision import ORIGINAL
 from tests.generated.snapshot import Snapshot
 
 N, E, O = 10, 8, 4  # noqa: E741 - examples, inputs, outputs
@@ -423,3 +426,31 @@ def test_what_was_not_seen_in_the_data_is_refused() -> None:
 
     with pytest.raises(ModelError, match="a, from which a weight is computed, are used by add"):
         network.module(torch.randn(1, E))
+
+
+def test_a_target_is_given_what_a_weight_at_fp32_is_computed_from() -> None:
+    """Its files then have the names that readers of the network ask for; else the layer's own."""
+    torch.manual_seed(0)
+    (shapes, run, *_), _ = CASES["lora"]
+    bare, x = Bare(shapes, run).eval(), torch.randn(N, E)
+    found = searched(bare, x, "weight-error").assignment
+    exact = tuple(replace(y, precision=ORIGINAL) for y in found.layers)
+
+    shipped = Shipped.of(bare, replace(found, layers=exact))
+
+    assert shipped.module.state_dict().keys() == bare.state_dict().keys()
+    assert "w.weight" in Shipped.of(bare, found).module.state_dict()
+    assert torch.equal(shipped.module(x), bare(x))
+
+
+def test_a_target_of_modules_refuses_it_by_name() -> None:
+    """Readers make the user's modules, and none of them is this layer."""
+    torch.manual_seed(0)
+    (shapes, run, *_), _ = CASES["lora"]
+    bare, x = Bare(shapes, run).eval(), torch.randn(N, E)
+    layers = searched(bare, x, "weight-error").assignment.layers
+    weights = [replace(y, precision=mpq.Precision.parse("w4")) for y in layers if y.computed]
+
+    for name in ("compressed-tensors", "torchao"):
+        with pytest.raises(PrecisionError, match="layer 'w' at w4.*: in .* it has no module"):
+            BACKENDS.build(name).check(weights, dict(bare.named_modules()))

@@ -1,8 +1,10 @@
 """Weights that a forward computes from bare parameters have the numbers of merged modules."""
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -452,5 +454,22 @@ def test_a_target_of_modules_refuses_it_by_name() -> None:
     weights = [replace(y, precision=mpq.Precision.parse("w4")) for y in layers if y.computed]
 
     for name in ("compressed-tensors", "torchao"):
+        target: Any = BACKENDS.build(name)
         with pytest.raises(PrecisionError, match="layer 'w' at w4.*: in .* it has no module"):
-            BACKENDS.build(name).check(weights, dict(bare.named_modules()))
+            target.check(weights, dict(bare.named_modules()))
+
+
+@pytest.mark.parametrize("name", ["lora", "stacked", "quaternion"])
+def test_an_exported_graph_computes_what_the_simulation_does(name: str, tmp_path: Path) -> None:
+    """It holds the codes of what comes out; the export compares it with the simulation."""
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    (shapes, run, *_), _ = CASES[name]
+    bare, x = Bare(shapes, run).eval(), torch.randn(N, E)
+    found = searched(bare, x, "weight-error").assignment
+
+    mpq.export(found, tmp_path / "out", "onnx-qdq", bare, [x])
+
+    told = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert told["num_layers"] == len(found.layers)
+    assert told["max_weight_difference"] == 0

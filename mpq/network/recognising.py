@@ -20,6 +20,8 @@ from mpq.network.weight_use import Block, WeightCall
 
 _READS: Final = frozenset({"numpy", "tolist", "item", "__setitem__", "__array__"})
 """Functions that use a tensor's numbers though they return no new tensor."""
+_FACTORS: Final = frozenset({"mul", "multiply", "__rmul__", "div", "divide", "true_divide"})
+"""Functions that change a weight for every example, as modulated convolutions do."""
 
 
 @dataclass
@@ -221,7 +223,9 @@ def how_read(func: Any, block: Block) -> str:
     if block.parameter.is_meta:
         return f"computed into a tensor that is read by {name}"
     if block.gathered is None:
-        return f"read by {name}"
+        # Alone, or with other parameters, it would have been computed into a weight.
+        beside = " with numbers that are no parameters, as data" if name in _FACTORS else ""
+        return f"read by {name}{beside}"
     return f"picked from by {block.gathered.how}, and then read by {name}"
 
 

@@ -320,7 +320,7 @@ OUTSIDE: dict[str, tuple[dict[str, Any], Callable[[Any, Tensor], Tensor], str]] 
     "from the data": (
         {"w": (O, E)},
         lambda m, x: torch.einsum("ni,noi->no", x, m.w * x[:, None, :].tanh()),
-        "read by mul",
+        "read by mul with numbers that are no parameters, as data",
     ),
     "listed": (
         {"w": [(O, E), (O, E)]},

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from mpq.backends import target_of
 from mpq.backends.fresh import ANSWER, OTHERS, run_batches, run_otherwise
-from mpq.backends.target import Traceable
+from mpq.backends.runtime import Traceable
 from mpq.errors import MpqError
 from mpq.network.examples import Batch
 

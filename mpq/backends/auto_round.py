@@ -20,7 +20,8 @@ from mpq.backends.hugging_face import (
     require,
     write_folder,
 )
-from mpq.backends.target import LayerShape, Loaded, Shipped, Target, not_linear, rows_of
+from mpq.backends.runtime import Loaded
+from mpq.backends.target import LayerShape, Shipped, Target, not_linear, rows_of
 from mpq.errors import ModelError, UnknownNameError
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.codes import Codes, packed

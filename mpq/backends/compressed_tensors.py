@@ -19,7 +19,8 @@ from mpq.backends.hugging_face import (
     require,
     write_folder,
 )
-from mpq.backends.target import LayerShape, Loaded, Shipped, not_linear, rows_of
+from mpq.backends.runtime import Loaded
+from mpq.backends.target import LayerShape, Shipped, not_linear, rows_of
 from mpq.backends.vllm import fused
 from mpq.errors import MissingDependencyError
 from mpq.problem.assignment import AssignedLayer

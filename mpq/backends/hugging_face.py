@@ -127,7 +127,7 @@ def other_tensors(model: nn.Module, replaced: set[str]) -> Iterator[tuple[str, T
 @final
 @dataclass(frozen=True, eq=False)
 class LoadedModule:
-    """See ``mpq.backends.target.Loaded``: a network of transformers.
+    """See ``mpq.backends.runtime.Loaded``: a network of transformers.
 
     Args:
         module: The network.

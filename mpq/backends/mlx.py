@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from mpq.backends.half_precision import SCALE_DTYPES
 from mpq.backends.hugging_face import FolderTarget, config_of, other_tensors, require, write_folder
-from mpq.backends.target import LayerShape, Loaded, Shipped, not_linear, rows_of
+from mpq.backends.runtime import Loaded
+from mpq.backends.target import LayerShape, Shipped, not_linear, rows_of
 from mpq.errors import InputError, ModelError
 from mpq.network.examples import Batch
 from mpq.network.modules import weight_of
@@ -256,7 +257,7 @@ def _stored_layers(shipped: Shipped) -> list[AssignedLayer]:
 @final
 @dataclass(frozen=True, eq=False)
 class LoadedByMlx:
-    """See ``mpq.backends.target.Loaded``.
+    """See ``mpq.backends.runtime.Loaded``.
 
     Args:
         module: A network of mlx-lm.

@@ -16,7 +16,8 @@ from mpq.backends.hugging_face import require
 from mpq.backends.onnx.containers import Container, container_of
 from mpq.backends.onnx.loaded import as_rows, run_in_parts, written_layers
 from mpq.backends.onnx.qdq import OnnxQdq, standard_graph, written_bits
-from mpq.backends.target import LayerShape, Loaded, Shipped, Target, rows_of
+from mpq.backends.runtime import Loaded
+from mpq.backends.target import LayerShape, Shipped, Target, rows_of
 from mpq.network.examples import Batch
 from mpq.quantization.codes import packed
 from mpq.quantization.numerics import Numerics
@@ -154,7 +155,7 @@ def _nibbles(constant: Any, count: int, is_signed: bool) -> Tensor:
 @final
 @dataclass(frozen=True, eq=False)
 class LoadedByOpenVino:
-    """See ``mpq.backends.target.Loaded``.
+    """See ``mpq.backends.runtime.Loaded``.
 
     Args:
         model: As it was read.

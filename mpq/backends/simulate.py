@@ -10,11 +10,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mpq.backends._base import Backend
 from mpq.errors import MismatchError, ModelError
 from mpq.network.batch_norm import changed_output, fold_batch_norm, fold_refusal
+from mpq.network.computed_uses import assigned_uses
 from mpq.network.examples import Batch
 from mpq.network.layer import signature
 from mpq.network.metric import OutputMetric
 from mpq.network.modules import check_model
-from mpq.network.open_weights import open_weights, uses_of
+from mpq.network.open_weights import open_computed, open_weights, uses_of
 from mpq.network.own_copy import own_copy
 from mpq.network.refusals import mark_simulated, simulated, weight_refusal
 from mpq.network.same_start import begin_alike
@@ -83,8 +84,11 @@ def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:
     module = own_copy(model)
     _check_float(module, assignment)
     uses = {x.name: Use(x.kind, x.weight_shape, x.is_transposed) for x in assignment.layers}
+    texts = {x.name: x.computed for x in assignment.layers if x.computed}
+    computed = assigned_uses(module, ((name, uses.pop(name), text) for name, text in texts.items()))
     tied = tied_calls_of(module, uses)
     open_weights(module, uses_of(module, uses))
+    open_computed(module, computed.values())
     tie_calls(module, tied)
     # Between the two: the assignment names opened projections, and folding needs each BatchNorm
     # that it names.

@@ -2,16 +2,17 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar, Final, Protocol, Self, final, runtime_checkable
+from typing import Any, ClassVar, Final, Protocol, Self, final
 
 from torch import Tensor, nn
 
 from mpq.backends._base import Backend, Exported
 from mpq.backends.half_precision import DTYPE_NAMES, HALF, parameter_dtype
+from mpq.backends.runtime import Loaded
 from mpq.backends.simulate import prepared, quantizer_of
 from mpq.errors import InputError, ModelError, PrecisionError
 from mpq.network.examples import Batch, Calibration
@@ -83,7 +84,13 @@ class Shipped:
 
     @classmethod
     def of(cls, model: nn.Module, assignment: Assignment) -> Self:
-        """Without data. Raises what ``Backend.quantize`` does for another network."""
+        """Without data. Raises what ``Backend.quantize`` does for another network.
+
+        A weight that is computed and stays as it came is left to the network, whose files then have
+        what it is computed from, under the names that readers ask for.
+        """
+        kept = (x for x in assignment.layers if not x.computed or x.precision != ORIGINAL)
+        assignment = replace(assignment, layers=tuple(kept))
         return cls(model, prepared(model, assignment), assignment, quantizer_of(assignment))
 
     @cached_property
@@ -102,41 +109,6 @@ class Shipped:
         """What a layer's weight is stored as, in a format that needs a scale."""
         layer_module = self.module.get_submodule(layer.name)
         return self.quantizer.codes(layer.name, layer_module, layer.precision.weight)
-
-
-class Loaded(Protocol):
-    """What a target's runtime made of a file, in a process of its own."""
-
-    @property
-    def versions(self) -> Mapping[str, str]:
-        """Package to version, of all that took part."""
-
-    @property
-    def kinds(self) -> Mapping[str, str]:
-        """Layer name to what the runtime loaded it as; empty where it does not tell."""
-
-    @property
-    def weights(self) -> Mapping[str, Tensor]:
-        """Layer name to its weight ``[O, K]`` float32, as the tool's own reader decodes it."""
-
-    def run(self, batch: Batch) -> Tensor:
-        """The runtime's outputs for a batch: what the network's outputs are compared by."""
-
-
-@runtime_checkable
-class Traceable(Protocol):
-    """A ``Loaded`` whose modules have the names of ours, and can be looked at one by one."""
-
-    def traced(self, batch: Batch) -> Mapping[str, Tensor]:
-        """As ``mpq.backends.layerwise.traced``, of a run over a batch."""
-
-
-@runtime_checkable
-class ManyOutputs(Protocol):
-    """A ``Loaded`` that tells all outputs of a network, and not only what is scored."""
-
-    def run_all(self, batch: Batch) -> Mapping[str, Tensor]:
-        """By path, as ``compared_tensors`` has them: what ``run`` gives comes first."""
 
 
 class Target(Backend):

@@ -19,8 +19,9 @@ from mpq.backends.hugging_face import (
     require,
     write_folder,
 )
+from mpq.backends.runtime import Loaded
 from mpq.backends.simulate import prepared, quantizer_of
-from mpq.backends.target import LayerShape, Loaded, Shipped, not_linear, rows_of
+from mpq.backends.target import LayerShape, Shipped, not_linear, rows_of
 from mpq.errors import MissingDependencyError, PrecisionError
 from mpq.network.modules import weight_of
 from mpq.problem.assignment import Assignment

@@ -1,8 +1,12 @@
 """Which of a model's tensors went into the computed weights of our own copy."""
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 from mpq.network.computed_weights import sources_of
+from mpq.network.modules import weight_of
+from mpq.network.open_weights import OpenWeights
 from mpq.network.opened import Opened
 from mpq.network.wrappers import plain_modules
 
@@ -19,12 +23,27 @@ def held_by(model: nn.Module, module: nn.Module) -> dict[int, list[Tensor]]:
         of the copy that hold this weight, or a part of it.
     """
     found: dict[int, list[Tensor]] = {}
-    for path, each in plain_modules(model):
+    plain = dict(plain_modules(model))
+    owners = [each for each in module.modules() if isinstance(each, OpenWeights)]
+    for opened in owners:
+        for own, made in opened.computed.items():
+            weights = [weight_of(part) for part in opened.layers_of(own)]
+            found |= {key: list(weights) for key in _tensors(plain, made.sources)}
+    for path, each in plain.items():
         for name, sources in sources_of(each).items():
             parts = _parts(module.get_submodule(path), name)
             for source in sources if parts else ():
                 found[id(source)] = parts
     return found
+
+
+def _tensors(plain: dict[str, nn.Module], names: tuple[str, ...]) -> Iterator[int]:
+    """Of parameters and buffers by name; of one that is itself computed, what it is from."""
+    for name in names:
+        path, _, own = name.rpartition(".")
+        owner = plain[path]
+        tensor = owner._parameters.get(own, owner._buffers.get(own))
+        yield from map(id, sources_of(owner).get(own, []) if tensor is None else [tensor])
 
 
 def _parts(owner: nn.Module, name: str) -> list[Tensor]:

@@ -40,6 +40,8 @@ class Layer:
         is_before_choice: Whether its output reaches such a layer, through whatever lies between.
         is_transposed: Whether it is a part of a parameter that holds it as ``[I, O]``; its own
             shape is ``[O, I]`` all the same.
+        computed: How its weight is computed from parameters and buffers, as ``expressions`` writes
+            it; empty where it is a parameter, or a part of one.
         original_bits: Of one number of the weight as it came: 32 in float32, 16 in bfloat16.
     """
 
@@ -65,6 +67,7 @@ class Layer:
     is_before_choice: bool = False
     is_transposed: bool = False
     original_bits: int = 32
+    computed: str = ""
 
     @property
     def num_weights(self) -> int:

@@ -15,7 +15,9 @@ from mpq.network.behaviour import (
     mixes_examples,
     unchecked_rows,
 )
+from mpq.network.computed_check import opening_changes
 from mpq.network.computed_sources import held_by
+from mpq.network.computed_uses import ComputedUse
 from mpq.network.coverage import Coverage
 from mpq.network.example_axes import find_axes, find_second_axis
 from mpq.network.examples import Batch, Calibration
@@ -26,7 +28,7 @@ from mpq.network.liveness import Lifetimes
 from mpq.network.memory import stored_bytes
 from mpq.network.metric import KL, OutputMetric
 from mpq.network.modules import check_model, device_of, stored_tensors, weight_of
-from mpq.network.open_weights import open_weights
+from mpq.network.open_weights import open_computed, open_weights
 from mpq.network.own_copy import own_copy
 from mpq.network.patterns import Pattern, matching
 from mpq.network.randomness import random_state_kept
@@ -125,8 +127,7 @@ class Network:
             examples, batch = examples.along(axes), replace(batch, axes=axes)
             matrices: set[str] = set()
             reasons: dict[str, str] = {}
-            uses = find_free_weights(module, _batches(module, examples), (), matrices, reasons)
-            open_weights(module, uses)
+            _open(module, examples, batch, metric, (), matrices, reasons)
             # Before anything is measured: with another answer every time all would be noise.
             outputs, rows, others = check_repeatable(module, batch, metric, allow_randomness)
         if rows != batch.size:
@@ -273,14 +274,36 @@ def _find(module: nn.Module, data: Calibration, metric: OutputMetric, seed: int 
     """The layers; a weight that is used without its module becomes one after a first look."""
     found = Finding.of(module, data, metric, seed)
     asked = (*found.reach.without_call, *found.refused)
-    uses = find_free_weights(module, _batches(module, data), asked) if asked else {}
+    is_opened = bool(asked) and _open(module, data, found.batches[0], metric, asked)
     also = found.reach.also_used
     tied = find_tied_calls(module, _batches(module, data), also) if also else {}
-    if not uses and not tied:
+    if not is_opened and not tied:
         return found
-    open_weights(module, uses)
     tie_calls(module, tied)
     return Finding.of(module, data, metric, seed)
+
+
+def _open(
+    module: nn.Module,
+    data: Calibration,
+    batch: Batch,
+    metric: OutputMetric,
+    of_layers: Sequence[str],
+    matrices: set[str] | None = None,
+    reasons: dict[str, str] | None = None,
+) -> bool:
+    """Makes what functions use as weights layers, in place; see ``find_free_weights``."""
+    computed: list[ComputedUse] = []
+    reasons = {} if reasons is None else reasons
+    batches = _batches(module, data)
+    uses = find_free_weights(module, batches, of_layers, matrices, reasons, computed)
+    why = opening_changes(module, batch, metric, uses, computed) if computed else ""
+    if why:
+        reasons |= {name: why for each in computed for name in each.sources}
+        computed = []
+    open_weights(module, uses)
+    open_computed(module, computed)
+    return bool(uses or computed)
 
 
 def _fold(

@@ -4,19 +4,17 @@ Fused experts, routers, attention pools: no module is called there, so that noth
 quantize the weights. Here every function that reads one calls a layer instead.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
 from torch import Tensor, nn
 
 from mpq.errors import ModelError
+from mpq.network.computed_uses import ComputedUse, Name, dotted
 from mpq.network.opened import Opened, linear, open_as
 from mpq.network.recognising import Recognising, is_lookup
 from mpq.network.weight_use import Block, Use, WeightCall
-
-Name = tuple[str, str]
-"""Path of a module, and name of one of its own parameters."""
 
 _CONVOLUTIONS: Final = {
     "conv1d": nn.Conv1d,
@@ -26,6 +24,22 @@ _CONVOLUTIONS: Final = {
     "conv_transpose2d": nn.ConvTranspose2d,
     "conv_transpose3d": nn.ConvTranspose3d,
 }
+
+
+@final
+@dataclass(frozen=True)
+class ComputedLayers:
+    """Layers whose weight is computed.
+
+    Args:
+        text: How; see ``expressions``.
+        use: How it is cut into layers.
+        sources: Names of what it is computed from, in the whole network.
+    """
+
+    text: str
+    use: Use
+    sources: tuple[str, ...]
 
 
 @final
@@ -66,6 +80,9 @@ class OpenWeights(Opened):
 
     A matrix ``weight`` becomes the layer ``<name>.weight``, an expert of a parameter ``w`` the
     layer ``<name>.w.<expert>``. The network's root is one, too: its calls have the mode.
+
+    A weight that functions compute from parameters and buffers is a layer as well, with what comes
+    out. State dicts have it under the layer's own name, and have no more what it is computed from.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -78,6 +95,9 @@ class OpenWeights(Opened):
     def __getattr__(self, name: str) -> Any:
         """Finds what is no plain attribute; of a parameter that is opened, the original."""
         stored = self.__dict__.get("_stored", {}).get(name)
+        absorbed: Tensor | None = self.__dict__.get("_absorbed", {}).get(name)
+        if absorbed is not None:
+            return absorbed
         return super().__getattr__(name) if stored is None else stored.original
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -88,6 +108,11 @@ class OpenWeights(Opened):
         """
         if isinstance(value, nn.Module) and name in self._modules:
             self._modules[name] = value
+        elif name in self.__dict__.get("_absorbed", {}):
+            raise ModelError(
+                f"the model sets {name!r} of a {self.closed.__name__}, from which a weight is "
+                "computed; set it before the search, and not in a forward pass"
+            )
         else:
             super().__setattr__(name, value)
 
@@ -109,6 +134,9 @@ class OpenWeights(Opened):
             original = nn.Parameter(fn(stored.original), requires_grad=False)
             moved[name] = FreeWeight(stored.name, stored.parts, stored.shape, stored.use, original)
         self.__dict__["_stored"] = moved
+        absorbed = self.__dict__.get("_absorbed", {})
+        # Masks and indices keep their type: `fn` asks for it, as of buffers.
+        self.__dict__["_absorbed"] = {name: fn(tensor) for name, tensor in absorbed.items()}
         return self
 
     @property
@@ -122,26 +150,50 @@ class OpenWeights(Opened):
         assert layer is not None
         return list(layer) if isinstance(layer, nn.ModuleList) else [layer]
 
+    @property
+    def absorbed(self) -> Mapping[str, Tensor]:
+        """Parameters and buffers from which weights are computed."""
+        found: dict[str, Tensor] = self.__dict__.get("_absorbed", {})
+        return found
+
+    @property
+    def computed(self) -> Mapping[str, ComputedLayers]:
+        """The weights that are computed, by where their layers are."""
+        found: dict[str, ComputedLayers] = self.__dict__.get("_computed", {})
+        return found
+
 
 @final
 class _Calls(Recognising):
     """Within this block functions that read opened parameters call their layers."""
 
+    is_hiding = True
+
     def __init__(self, root: nn.Module) -> None:
-        owners = (m for m in root.modules() if isinstance(m, OpenWeights))
         self._found: dict[int, tuple[FreeWeight, OpenWeights, str]] = {}
-        for owner in owners:
-            for name, free in owner._free.items():
-                self._found.setdefault(id(free.original), (free, owner, name))
+        self._computed: dict[str, tuple[ComputedLayers, Sequence[nn.Module]]] = {}
+        sources: dict[str, Tensor] = {}
+        for path, owner in root.named_modules():
+            if isinstance(owner, OpenWeights):
+                for name, free in owner._free.items():
+                    self._found.setdefault(id(free.original), (free, owner, name))
+                for name, made in owner.computed.items():
+                    self._computed[made.text] = (made, owner.layers_of(name))
+                sources |= {dotted((path, name)): t for name, t in owner.absorbed.items()}
         # Of layers that functions use, too (`tied_calls`): by the weight that they have just now.
         self._tied: dict[int, nn.Module] = {
             id(m.weight): m for m in root.modules() if "tied_call" in vars(m)
         }
         weights: list[Any] = [m.weight for m in self._tied.values()]
-        super().__init__([*(free.original for free, _, _ in self._found.values()), *weights])
+        matrices = [t for t in sources.values() if t.is_floating_point() and t.ndim]
+        originals = [free.original for free, _, _ in self._found.values()]
+        super().__init__([*originals, *weights, *matrices], sources)
 
     def call(self, call: WeightCall) -> Any:
         """See ``Recognising``."""
+        value = self.constants.standing(call.parameter)
+        if value is not None or id(call.parameter) in self.constants.names:
+            return self._call_computed(call, "" if value is None else value.text)
         tied = self._tied.get(id(call.parameter))
         if tied is not None:
             is_tied = vars(tied)["tied_call"] == call.use
@@ -155,9 +207,24 @@ class _Calls(Recognising):
         layers = owner.layers_of(name)
         return call.compute([layers[i] for i in call.layers])
 
+    def _call_computed(self, call: WeightCall, text: str) -> Any:
+        made, layers = self._computed.get(text, (None, ()))
+        if made is None or made.use != call.use:
+            raise ModelError(_otherwise(self._names_of(call.parameter), f"as {call.use}"))
+        return call.compute([layers[i] for i in call.layers])
+
+    def _names_of(self, parameter: Tensor) -> str:
+        value = self.constants.standing(parameter)
+        names = {self.constants.names[id(parameter)]} if value is None else value.sources
+        return ", ".join(sorted(names))
+
     def other(self, func: Any, blocks: Sequence[Block]) -> None:
         """See ``Recognising``."""
         for block in blocks:
+            is_value = self.constants.standing(block.parameter) is not None
+            if is_value or id(block.parameter) in self.constants.names:
+                how = f"by {getattr(func, '__name__', func)}"
+                raise ModelError(_otherwise(self._names_of(block.parameter), how))
             if id(block.parameter) not in self._tied:
                 free = self._found[id(block.parameter)][0]
                 _refuse(free, f"by {getattr(func, '__name__', func)}")
@@ -169,6 +236,14 @@ def _refuse(free: FreeWeight, how: str) -> None:
         f"parameter {free.name!r} is used {how} here, and as {free.use.kind} of {shape} on the "
         "data that the network was searched on; give data on which it is used in both ways: then "
         "it is left as it is"
+    )
+
+
+def _otherwise(names: str, how: str) -> str:
+    return (
+        f"{names}, from which a weight is computed, are used {how} here, and not so on the data "
+        "that the network was searched on; give data on which they are used in both ways: then "
+        "they are left as they are"
     )
 
 
@@ -190,6 +265,45 @@ def open_weights(root: nn.Module, uses: Mapping[Name, Use]) -> None:
     open_root(root)
 
 
+def open_computed(root: nn.Module, computed: Iterable[ComputedUse]) -> None:
+    """Makes weights that are computed layers, in place.
+
+    Args:
+        root: Our own copy of the model; what they are computed from is no parameter any more.
+        computed: The weights.
+    """
+    modules = dict(root.named_modules())
+    for each in computed:
+        for name in each.sources:
+            path, _, own = name.rpartition(".")
+            _absorb(modules[path], own)
+        path, own = each.name
+        owner = _opened(modules[path])
+        layer, _ = _layers(each.use, each.value)
+        for part in layer.modules():
+            vars(part)["computed"] = each.text
+        owner._modules[own] = layer.train(owner.training)
+        made = ComputedLayers(each.text, each.use, each.sources)
+        vars(owner)["_computed"] = {**owner.computed, own: made}
+    if modules[""] is root and any(isinstance(m, OpenWeights) for m in modules.values()):
+        open_root(root)
+
+
+def _absorb(owner: nn.Module, name: str) -> None:
+    opened = _opened(owner)
+    parameter = opened._parameters.pop(name, None)
+    tensor = opened._buffers.pop(name) if parameter is None else parameter
+    opened._non_persistent_buffers_set.discard(name)
+    vars(opened)["_absorbed"] = {**opened.absorbed, name: tensor}
+
+
+def _opened(owner: nn.Module) -> OpenWeights:
+    if not isinstance(owner, OpenWeights):
+        open_as(owner, OpenWeights, {}, {})
+    assert isinstance(owner, OpenWeights)
+    return owner
+
+
 def open_root(root: nn.Module) -> None:
     """Makes calls of a network those in which functions call layers, in place."""
     if not isinstance(root, OpenWeights):
@@ -200,7 +314,12 @@ def open_root(root: nn.Module) -> None:
 def opened_parts(root: nn.Module) -> list[nn.Module]:
     """The layers of all parameters that were opened."""
     owners = [module for module in root.modules() if isinstance(module, OpenWeights)]
-    return [layer for owner in owners for name in owner._free for layer in owner.layers_of(name)]
+    return [
+        layer
+        for owner in owners
+        for name in (*owner._free, *owner.computed)
+        for layer in owner.layers_of(name)
+    ]
 
 
 def uses_of(module: nn.Module, layers: Mapping[str, Use]) -> dict[Name, Use]:
@@ -226,15 +345,9 @@ def _open(path: str, owner: nn.Module, wanted: Mapping[str, Use]) -> None:
     for name, use in wanted.items():
         parameter = owner._parameters[name]
         assert parameter is not None
-        cut = [nn.Parameter(part, False) for part in use.cut(parameter.detach())]
-        made = [layer_of(use.kind, part) for part in cut]
-        for layer in made:
-            # For the trace: a square matrix does not show it.
-            vars(layer)["is_transposed"] = use.is_transposed
-        is_one = len(made) == 1
-        layers[name] = made[0] if is_one else nn.ModuleList(made)
-        paths = [f"{name}.weight"] if is_one else [f"{name}.{i}.weight" for i in range(len(made))]
-        full = f"{path}.{name}" if path else name
+        layers[name], count = _layers(use, parameter.detach())
+        paths = [f"{name}.weight"] if count == 1 else [f"{name}.{i}.weight" for i in range(count)]
+        full = dotted((path, name))
         stored[name] = FreeWeight(full, tuple(paths), tuple(parameter.shape), use, parameter)
     if isinstance(owner, OpenWeights):
         vars(owner)["_stored"] = stored
@@ -243,6 +356,15 @@ def _open(path: str, owner: nn.Module, wanted: Mapping[str, Use]) -> None:
             owner._modules[name] = layer.train(owner.training)
     else:
         open_as(owner, OpenWeights, layers, stored)
+
+
+def _layers(use: Use, tensor: Tensor) -> tuple[nn.Module, int]:
+    """A layer, or a list of several, and how many."""
+    made = [layer_of(use.kind, nn.Parameter(part, False)) for part in use.cut(tensor)]
+    for layer in made:
+        # For the trace: a square matrix does not show it.
+        vars(layer)["is_transposed"] = use.is_transposed
+    return made[0] if len(made) == 1 else nn.ModuleList(made), len(made)
 
 
 def layer_of(kind: str, weight: nn.Parameter) -> nn.Module:

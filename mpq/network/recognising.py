@@ -1,9 +1,10 @@
 """Watching what torch functions do with parameters, and with copies of their parts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -12,12 +13,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from mpq.network.arguments import tensors_in
+from mpq.network.constants import Constants
 from mpq.network.gathered import Gathered, gathered
 from mpq.network.weight_calls import weight_call
 from mpq.network.weight_use import Block, WeightCall
 
 _READS: Final = frozenset({"numpy", "tolist", "item", "__setitem__", "__array__"})
 """Functions that use a tensor's numbers though they return no new tensor."""
+_FACTORS: Final = frozenset({"mul", "multiply", "__rmul__", "div", "divide", "true_divide"})
+"""Functions that change a weight for every example, as modulated convolutions do."""
 
 
 @dataclass
@@ -34,14 +38,32 @@ class Recognising(TorchFunctionMode):
 
     Args:
         parameters: Contiguous parameters.
+        sources: Name to each parameter and buffer that weights may be computed from: what functions
+            make of these alone is a parameter, too. Those that are none of ``parameters`` are no
+            weights by themselves.
     """
 
-    def __init__(self, parameters: Iterable[Tensor]) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        sources: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
         super().__init__()
         self._by_storage: dict[int, list[Tensor]] = {}
         self._copies: dict[int, _Copies] = {}
-        for parameter in parameters:
+        self.constants = Constants(sources)
+        every = {id(p): p for p in parameters}
+        self._weights = set(every)
+        self._weight_names = {n for n, tensor in sources.items() if id(tensor) in every}
+        for parameter in (every | {id(t): t for t in sources.values()}).values():
             self._by_storage.setdefault(_storage(parameter), []).append(parameter)
+
+    is_hiding: ClassVar[bool] = False
+    """Whether weights are computed where other modes do not see it."""
+
+    def _hides(self, func: Any) -> bool:
+        """Whether other modes are not to see what a function makes of weights alone."""
+        return self.is_hiding and self.constants.may_make(func)
 
     def call(self, call: WeightCall) -> Any:
         """What a recognised function returns."""
@@ -55,8 +77,9 @@ class Recognising(TorchFunctionMode):
         kwargs = kwargs or {}
         # Other modes count what is read: looking is not reading.
         with torch._C.DisableTorchFunction():
-            blocks = [b for t in tensors_in((args, kwargs)) if (b := self.located(t)) is not None]
-            found = weight_call(func, args, kwargs, self.located) if blocks else None
+            tensors = tensors_in((args, kwargs))
+            blocks = [b for t in tensors if (b := self.located(t)) is not None]
+            found = weight_call(func, args, kwargs, self._weight) if blocks else None
             if found is not None:
                 beside = [b for b in blocks if b.parameter is not found.parameter]
                 # A bias that is a part of the weight's own parameter.
@@ -69,12 +92,16 @@ class Recognising(TorchFunctionMode):
             if result is not None:
                 return result
         # What is made of weights alone, as a view, is made outside of a tracer: its memory stays.
-        is_own = torch.compiler.is_compiling() and len(blocks) == len(tensors_in((args, kwargs)))
+        # So is a weight that is computed: the layer's is stored, and no step of the network's.
+        is_own = torch.compiler.is_compiling() or self._hides(func)
+        is_own = is_own and len(blocks) == len(tensors)
         with _disable_current_modes() if blocks and is_own else nullcontext():
             result = func(*args, **kwargs)
         if not blocks or self._is_copy(func, args, kwargs, blocks, result):
             return result
-        if found is None and self._is_read(func, blocks, result):
+        if found is None and self._is_made(func, args, kwargs, blocks, result):
+            self._mark_used(blocks)
+        elif found is None and self._is_read(func, blocks, result):
             self._mark_used(blocks)
             self.other(func, self._numbers(func, args, blocks))
         return result
@@ -87,16 +114,20 @@ class Recognising(TorchFunctionMode):
         for copies in left if error is None else ():
             block = Block(copies.made.parameter, copies.made.parameter, 0, copies.made)
             self.other(None, [block])
+        unread = self.constants.forget()
+        for value in unread if error is None else ():
+            self.other(None, [Block(value.stand_in, value.stand_in, 0)])
 
     def _is_copy(
         self, func: Any, args: Any, kwargs: Any, blocks: Sequence[Block], result: Any
     ) -> bool:
         """Whether a function has picked parts of one parameter, which others then read."""
-        if len(blocks) > 1 or blocks[0].gathered or not isinstance(result, Tensor):
+        blocks = [block for block in blocks if self._is_weight(block)]
+        if len(blocks) != 1 or blocks[0].gathered or not isinstance(result, Tensor):
             return False
         parameter = blocks[0].parameter
         with torch._C.DisableTorchFunction():
-            if _storage(result) == _storage(parameter):
+            if _storage(result) == _storage(blocks[0].tensor):
                 return False
             made = gathered(func, args, kwargs, parameter, result)
             if made is None:
@@ -107,7 +138,23 @@ class Recognising(TorchFunctionMode):
                 self._copies[_storage(result)] = _Copies(storage, made)
         return True
 
+    def _is_made(
+        self, func: Any, args: Any, kwargs: Any, blocks: Sequence[Block], result: Any
+    ) -> bool:
+        """Whether a function has computed a value from sources alone, in memory of its own."""
+        if not self.constants.may_make(func) or not isinstance(result, Tensor):
+            return False
+        with torch._C.DisableTorchFunction():
+            inside = {_storage(block.tensor) for block in blocks}
+            if _storage(result) in inside or any(block.gathered for block in blocks):
+                return False
+            found = {id(block.tensor): block for block in blocks}
+            return self.constants.make(func, args, kwargs, result, found)
+
     def _mark_used(self, blocks: Sequence[Block]) -> None:
+        with torch._C.DisableTorchFunction():
+            for block in blocks:
+                self.constants.mark_used(_storage(block.tensor))
         for copies in self._copies.values():
             if any(copies.made is block.gathered for block in blocks):
                 copies.is_used = True
@@ -122,11 +169,25 @@ class Recognising(TorchFunctionMode):
         if copies is not None and not copies.storage.expired():
             made = copies.made
             return Block(made.parameter, tensor, int(tensor.storage_offset()), made)
+        value = self.constants.at(key, tensor)
+        if value is not None:
+            return Block(value.stand_in, tensor, int(tensor.storage_offset()))
         for parameter in self._by_storage.get(key, ()):
             offset = int(tensor.storage_offset()) - int(parameter.storage_offset())
             if tensor.dtype == parameter.dtype and 0 <= offset < parameter.numel():
                 return Block(parameter, tensor, offset)
         return None
+
+    def _weight(self, tensor: Any) -> Block | None:
+        """Where a tensor lies, if that can be the weight of a layer."""
+        block = self.located(tensor)
+        return block if block is not None and self._is_weight(block) else None
+
+    def _is_weight(self, block: Block) -> bool:
+        value = self.constants.standing(block.parameter)
+        if value is None:
+            return id(block.parameter) in self._weights
+        return value.stand_in.is_floating_point() and bool(value.sources & self._weight_names)
 
     def _is_read(self, func: Any, blocks: Sequence[Block], result: Any) -> bool:
         name = getattr(func, "__name__", "")
@@ -137,6 +198,9 @@ class Recognising(TorchFunctionMode):
             return False
         with torch._C.DisableTorchFunction():
             inside = {_storage(block.tensor) for block in blocks}
+            # In place without a name that says so: `F.relu(w, inplace=True)`.
+            if any(self.constants.is_written(_storage(b.tensor), b.tensor) for b in blocks):
+                return True
             return any(_storage(tensor) not in inside for tensor in tensors_in(result))
 
     def _numbers(self, func: Any, args: Any, blocks: Sequence[Block]) -> Sequence[Block]:
@@ -156,8 +220,12 @@ def is_lookup(call: WeightCall) -> bool:
 def how_read(func: Any, block: Block) -> str:
     """How a function reads a parameter that it does not read as a layer's weight, for people."""
     name = "no function that is known" if func is None else getattr(func, "__name__", str(func))
+    if block.parameter.is_meta:
+        return f"computed into a tensor that is read by {name}"
     if block.gathered is None:
-        return f"read by {name}"
+        # Alone, or with other parameters, it would have been computed into a weight.
+        beside = " with numbers that are no parameters, as data" if name in _FACTORS else ""
+        return f"read by {name}{beside}"
     return f"picked from by {block.gathered.how}, and then read by {name}"
 
 

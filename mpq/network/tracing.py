@@ -364,6 +364,7 @@ def _layer(
         weight_of=weight_of,
         is_transposed=bool(vars(module).get("is_transposed")),
         original_bits=8 * weight.element_size(),
+        computed=vars(module).get("computed", ""),
     )
 
 

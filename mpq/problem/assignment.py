@@ -33,6 +33,7 @@ class AssignedLayer:
         precision: Formats of the weight and of the input that were chosen for it.
         activation_range: Calibrated range of its input, for a static activation format.
         is_transposed: As in ``Layer``.
+        computed: As in ``Layer``.
     """
 
     name: str
@@ -41,6 +42,7 @@ class AssignedLayer:
     precision: Precision
     activation_range: ActivationRange | None = None
     is_transposed: bool = False
+    computed: str = ""
 
     @property
     def signature(self) -> str:
@@ -247,6 +249,7 @@ def _layer_to_dict(layer: AssignedLayer) -> dict[str, Any]:
         | {"range": None if calibrated is None else [calibrated.low, calibrated.high]},
         # Of few layers: files without it are read by earlier versions as well.
         **({"transposed": True} if layer.is_transposed else {}),
+        **({"computed": layer.computed} if layer.computed else {}),
     }
 
 
@@ -278,7 +281,10 @@ def _layer_from_dict(data: Any) -> AssignedLayer:
         raise FileFormatError(f"{layer}: its activation range {quoted(ends)}: {error}") from error
     shape = tuple(data["weight_shape"])
     is_transposed = data.get("transposed", False)
-    return AssignedLayer(data["name"], data["kind"], shape, precision, calibrated, is_transposed)
+    computed = data.get("computed", "")
+    return AssignedLayer(
+        data["name"], data["kind"], shape, precision, calibrated, is_transposed, computed
+    )
 
 
 def _widen_ranges(data: Any) -> None:

@@ -207,7 +207,9 @@ class Session:
         if reads_numbers and needs_range(precision.activation):
             calibrated = self.prepared.quantizer.ranges.of(name, precision.activation)
         shape, is_transposed = layer.weight_shape, layer.is_transposed
-        return AssignedLayer(name, layer.kind, shape, precision, calibrated, is_transposed)
+        return AssignedLayer(
+            name, layer.kind, shape, precision, calibrated, is_transposed, layer.computed
+        )
 
     def _metadata(
         self, problem: Problem, solution: Solution, measured: Measurement, provenance: Provenance

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from mpq.backends import shipping
 from mpq.backends.fresh import FreshRun, run_batches, run_otherwise
-from mpq.backends.target import Target, Traceable
+from mpq.backends.runtime import Traceable
+from mpq.backends.target import Target
 from mpq.network.examples import Batch
 
 

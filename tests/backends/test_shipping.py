@@ -20,8 +20,9 @@ from torch import Tensor, nn
 import mpq
 from mpq.backends import fresh
 from mpq.backends.export_check import ExportCheck
+from mpq.backends.runtime import Loaded
 from mpq.backends.shipping import ship
-from mpq.backends.target import LayerShape, Loaded, Shipped, Target
+from mpq.backends.target import LayerShape, Shipped, Target
 from mpq.errors import MissingDependencyError, ModelError, OutputError, PrecisionError
 from mpq.network.examples import Batch
 from mpq.quantization.numerics import Numerics

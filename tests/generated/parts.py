@@ -34,6 +34,21 @@ class Free(nn.Module):
         return self._run(x, self.kernel)
 
 
+class Computing(nn.Module):
+    """A weight that is computed from parameters and a mask in every pass."""
+
+    mask: Tensor
+
+    def __init__(self, run: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.kernel, self._run = nn.Parameter(0.4 * torch.randn(WIDTH, WIDTH)), run
+        self.others = nn.ParameterList([0.4 * torch.randn(WIDTH, WIDTH) for _ in range(2)])
+        self.register_buffer("mask", torch.rand(WIDTH, WIDTH) > 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._run(self, x)
+
+
 class Operation(nn.Module):
     """No weight at all."""
 

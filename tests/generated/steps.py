@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from tests.generated.parts import (
     TOKENS,
     WIDTH,
+    Computing,
     Counting,
     Equalised,
     Experts,
@@ -213,6 +214,15 @@ LAYERS: Final[dict[str, Callable[[], nn.Module]]] = {
         (WIDTH, WIDTH), lambda x, w: torch.addmm(w[0], x.flatten(0, 1), w).reshape(x.shape)
     ),
     "computed": lambda: Free((WIDTH, WIDTH), lambda x, w: x @ w.abs()),
+    "computed of a mask": lambda: Computing(
+        lambda m, x: F.linear(x, m.kernel * m.mask + m.others[0] @ m.others[1])
+    ),
+    "computed, stacked": lambda: Computing(
+        lambda m, x: torch.einsum("ntw,ewv->ntev", x, torch.stack(list(m.others))).sum(2)
+    ),
+    "computed, read besides": lambda: Computing(
+        lambda m, x: F.linear(x, m.kernel + m.others[0]) + m.others[0].mean()
+    ),
     "listed": Listed,
     "experts": lambda: Experts(False),
     "experts looped": lambda: Experts(True),

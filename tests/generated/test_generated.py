@@ -30,6 +30,7 @@ pytestmark = [
 CANDIDATES = ("w2", "w4a8", "w8a8")
 Found = TypeVar("Found")
 COMPUTED = {name for name in LAYERS if "_norm" in name or name in ("pruned", "orthogonal")}
+COMPUTED |= {name for name in LAYERS if name.startswith("computed")}
 some, few = settings(max_examples=25), settings(max_examples=10)  # a search takes a second
 
 
@@ -285,6 +286,8 @@ def divergence(logits: Tensor, others: Tensor) -> Tensor:
 
 def place_of(model: nn.Module, layer: Layer) -> Tensor | None:
     """The part of a parameter that is a layer; ``None`` if it is shared, computed or written."""
+    if layer.computed:
+        return None
     parameters = dict(model.named_parameters())
     outer, _, last = layer.name.rpartition(".")
     names: tuple[str, ...] = (

@@ -30,7 +30,7 @@ class Functional(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of five classes."""
-        found: Tensor = self.fc(x).relu() @ self.free.abs() * self.scale
+        found: Tensor = self.fc(x).relu() @ self.free.atan() * self.scale
         return found
 
 

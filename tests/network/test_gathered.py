@@ -357,15 +357,15 @@ def test_what_stays_outside_is_named_with_a_reason(name: str, why: str) -> None:
 
 
 READS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
-    "add": lambda x, w, a, b: F.linear(x, w + b @ a),
-    "mul": lambda x, w, a, b: F.linear(x, w * 0.5) + (b @ a).sum(),
-    "div": lambda x, w, a, b: F.linear(x, w / w.norm()) + (b @ a).sum(),
+    "add": lambda x, w, a, b: F.linear(x, w + b @ a) + a.sum(),
+    "mul": lambda x, w, a, b: F.linear(x, w * x.mean()) + (b @ a).sum(),
+    "div": lambda x, w, a, b: F.linear(x, w / w.norm()) + w.norm() + (b @ a).sum(),
 }
 
 
 @pytest.mark.parametrize("name", READS)
 def test_a_weight_that_is_computed_on_the_fly_is_named_with_a_reason(name: str) -> None:
-    """An adapter, a scale, a norm: in a forward over parameters, and not in a layer's own."""
+    """From data, or from parameters that something else reads as well."""
 
     class Adapted(nn.Module):
         def __init__(self) -> None:

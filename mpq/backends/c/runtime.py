@@ -24,7 +24,7 @@ LAYERS: Final = "network.json"
 @final
 @dataclass(frozen=True, eq=False)
 class Compiled:
-    """See ``mpq.backends.target.Loaded``.
+    """See ``mpq.backends.runtime.Loaded``.
 
     Args:
         folder: What was exported.

@@ -19,8 +19,9 @@ from mpq.backends.c.reading import exported
 from mpq.backends.c.rounded import Rounded, one_tensor
 from mpq.backends.c.runtime import LAYERS, Compiled
 from mpq.backends.c.source import texts
+from mpq.backends.runtime import Loaded
 from mpq.backends.simulate import quantizer_of
-from mpq.backends.target import MEDIAN, LayerShape, Loaded, Shipped, Target, rows_of
+from mpq.backends.target import MEDIAN, LayerShape, Shipped, Target, rows_of
 from mpq.errors import InputError, ModelError
 from mpq.network.examples import Batch
 from mpq.network.modules import device_of

@@ -26,7 +26,7 @@ PACKAGES: Final = ("gguf", "xllamacpp")
 @final
 @dataclass(frozen=True, eq=False)
 class LlamaCpp:
-    """See ``mpq.backends.target.Loaded``.
+    """See ``mpq.backends.runtime.Loaded``.
 
     Args:
         folder: With the file.

@@ -28,7 +28,8 @@ from mpq.backends.gguf.types import FLOAT_TYPES, TWO_BITS, block_type, layout_re
 from mpq.backends.gguf.vocabulary import SAMPLES, Vocabulary, vocabulary_of
 from mpq.backends.half_precision import HALF
 from mpq.backends.hugging_face import config_of, require
-from mpq.backends.target import MEDIAN, LayerShape, Loaded, Shipped, Target, not_linear, rows_of
+from mpq.backends.runtime import Loaded
+from mpq.backends.target import MEDIAN, LayerShape, Shipped, Target, not_linear, rows_of
 from mpq.errors import InputError
 from mpq.network.examples import Batch
 from mpq.network.refusals import simulated as is_simulated

@@ -126,7 +126,7 @@ def _other_inputs(shapes: list[list[int]], given: list[list[int]]) -> ModelError
 @final
 @dataclass(frozen=True, eq=False)
 class LoadedByOnnxRuntime:
-    """See ``mpq.backends.target.Loaded``.
+    """See ``mpq.backends.runtime.Loaded``.
 
     Args:
         file: What was loaded.

@@ -25,12 +25,12 @@ from mpq.backends.onnx.loaded import (
 from mpq.backends.onnx.qdq_call import QdqWriter, weights_json
 from mpq.backends.onnx.session import AS_WRITTEN, FLOAT_PRODUCTS
 from mpq.backends.onnx.template import GraphTemplate, check_batch_size, require_onnx
+from mpq.backends.runtime import Loaded
 from mpq.backends.target import (
     HEADERS,
     MEDIAN_OF_ROUNDED,
     SCALE_BITS,
     LayerShape,
-    Loaded,
     Shipped,
     Target,
     rows_of,

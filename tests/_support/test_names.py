@@ -174,3 +174,23 @@ def test_a_message_is_some_fifty_lines() -> None:
     assert len(for_people(line * 50 + "yy")) == 4000
     assert "..." not in for_people((line * 50 + "y")[1:])
     assert "..." in for_people(line * 50 + "yy")
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [("a\x1bb\n", r"a\x1bb\n"), ("\u202egnp", r"\u202egnp"), ("é\x00", r"é\x00"), ("ok", "ok")],
+)
+def test_what_is_not_printable_is_an_escape(name: str, seen: str) -> None:
+    """As Python spells it, one by one; all else stays."""
+    assert visible(name) == seen
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [("plain", "plain"), ("'quoted'", "'quoted'"), ("=1", "'=1"), ("'=1", "''=1"), ("", ""),
+     ("'", "'"), ("-a", "'-a"), ("a=1", "a=1"), ("''", "''")],
+)  # fmt: skip
+def test_only_what_begins_like_a_formula_gets_a_quote(name: str, cell: str) -> None:
+    """And only there one is taken away."""
+    assert for_csv(name) == cell
+    assert from_csv(cell) == name

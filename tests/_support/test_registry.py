@@ -107,6 +107,7 @@ def test_a_name_of_ours_is_refused(site: Path, name: str) -> None:
         ("gone = no_such_module:Part", "'gone' of the package some-parts cannot be imported"),
         ("bare = some_parts:Bare", "some_parts:Bare is no dataclass; a toy is one"),
         ("other = some_parts:Part", "needs a class variable name = 'other'"),
+        ("zother = some_parts:Part", "needs a class variable name = 'zother'"),
     ],
 )
 def test_a_part_that_cannot_be_used(site: Path, line: str, message: str) -> None:
@@ -123,6 +124,7 @@ def test_a_part_that_cannot_be_used(site: Path, line: str, message: str) -> None
         ("gone = some_parts:Gone", "the toy 'gone' of the package some-parts cannot be imported"),
         ("part = some_parts:Part", "some_parts:Part is of type type; a toy is a NumberFormat"),
         ("other = some_parts:VALUE", "is called 'value' and its entry point 'other'"),
+        ("zother = some_parts:VALUE", "is called 'value' and its entry point 'zother'"),
     ],
 )
 def test_a_value_that_cannot_be_used(site: Path, line: str, message: str) -> None:

@@ -98,9 +98,7 @@ def test_only_answers_reach_standard_output(tmp_path: Path) -> None:
 def test_the_answer_is_encoded_as_standard_output_is(tmp_path: Path) -> None:
     """As ``PYTHONIOENCODING`` may say."""
     with own_files(tmp_path):
-        sys.stdout = os.fdopen(
-            1, "w", encoding="ascii", errors="backslashreplace", closefd=False
-        )
+        sys.stdout = os.fdopen(1, "w", encoding="ascii", errors="backslashreplace", closefd=False)
         with answers_only():
             answer_stream().write("\u00b5\n")
 

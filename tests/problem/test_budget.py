@@ -319,3 +319,38 @@ def test_a_limit_that_is_used_up_exactly_is_met() -> None:
 
     assert Budget.of(nothing, 0.0).is_met(np.array([0]))
     assert not Budget.of(nothing, -5e-324).is_met(np.array([0]))
+
+
+def test_a_budget_has_tables_of_one_unit() -> None:
+    """Whichever of two units comes first; and a table at least."""
+    precisions = (Precision.parse("w8a8"),)
+    steps = [
+        CostTable(name, unit, ("l0",), precisions, np.array([[1.0]]))
+        for name, unit in (("one", "bytes"), ("two", "seconds"))
+    ]
+
+    for first, second in (steps, steps[::-1]):
+        with pytest.raises(InputError) as caught:
+            Budget("peak", (first, first, second), 1.0)
+        assert str(caught.value) == (
+            f"peak: step {second.name} is in {second.unit}, the first step in {first.unit}: a "
+            "maximum needs one unit"
+        )
+    with pytest.raises(InputError, match="^peak: a budget has at least one table; got none$"):
+        Budget("peak", (), 1.0)
+    for limit in (float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(LimitError, match="^peak: the limit must be finite, got "):
+            Budget("peak", (steps[0],), limit)
+
+
+def test_a_sum_is_called_as_its_table_is() -> None:
+    """A maximum over one step is none, and one over several either."""
+    precisions = (Precision.parse("w8a8"),)
+    one = CostTable("one", "bytes", ("l0",), precisions, np.array([[3.0]]))
+    two = CostTable("two", "bytes", ("l0",), precisions, np.array([[5.0]]))
+
+    assert Budget.of(one, 1).sum_table is one
+    assert Budget("peak", (one,), 1).sum_table is None
+    assert Budget("one", (one, two), 1).sum_table is None
+    assert Budget("peak", (one, two), 1).used(np.array([0])) == 5.0
+    assert type(Budget.of(one, 1).limit) is float

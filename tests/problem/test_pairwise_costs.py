@@ -31,11 +31,12 @@ def table(seed: int, name: str, unit: str, num_pairs: int) -> CostTable:
 
 
 def problem(mask: Mask | None = None, num_pairs: int = 5) -> Problem:
-    """A loss with pairs, and two budgets, one of them without."""
+    """A loss with pairs, and three budgets, one of them without: four tables of three columns."""
     loss = table(0, "loss", "nats", num_pairs)
     budgets = (
         Budget.of(table(1, "latency", "seconds", num_pairs - 1), 50.0),
         Budget.of(table(2, "energy", "joules", 0), 60.0),
+        Budget.of(table(3, "memory", "bytes", min(num_pairs, 2)), 70.0),
     )
     return Problem(loss, Constraints(budgets, TIES), mask=mask)
 
@@ -115,17 +116,18 @@ def test_constants_and_pairs_of_tied_layers_belong_to_one_group() -> None:
     ]  # fmt: skip
 
 
-def test_without_pairs_nothing_is_between_groups() -> None:
+@pytest.mark.parametrize("num_tables", [1, 2])
+def test_without_pairs_nothing_is_between_groups(num_tables: int) -> None:
     """And every array has its axes all the same."""
-    tables = [CostTable("one", "bytes", LAYERS, PRECISIONS, np.ones((5, 3)))] * 2
+    tables = [CostTable("one", "bytes", LAYERS, PRECISIONS, np.ones((5, 3)))] * num_tables
 
     alone, none = PairwiseCosts.of(tables, {name: row for row, name in enumerate(LAYERS)})
 
-    assert alone.shape == (2, 5, 3)
-    assert none.values.shape == (0, 2, 3, 3)
+    assert alone.shape == (num_tables, 5, 3)
+    assert none.values.shape == (0, num_tables, 3, 3)
     assert len(none) == 0
-    assert none.cost(np.zeros((4, 5), dtype=np.intp)).tolist() == [[0, 0]] * 4
-    assert none.dense(5).shape == (2, 5, 3, 5, 3)
+    assert none.cost(np.zeros((4, 5), dtype=np.intp)).tolist() == [[0] * num_tables] * 4
+    assert none.dense(5).shape == (num_tables, 5, 3, 5, 3)
 
 
 def test_what_adding_up_may_change_is_told() -> None:

@@ -6,7 +6,7 @@ import torch
 
 from mpq.errors import InputError
 from mpq.quantization.blocks import block_of, round_blocks
-from mpq.quantization.numerics import LARGEST, SMALLEST, Numerics, ScaleType
+from mpq.quantization.numerics import LARGEST, SMALLEST, InputRounding, Numerics, ScaleType
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
 from mpq.quantization.rounding import quantize_activation, weight_grid
@@ -189,3 +189,23 @@ def test_blocks_are_what_a_loop_rounds(block: int, dtype: torch.dtype) -> None:
         codes = np.round(rounded / (stored or 1))
         assert np.abs(some / (scale or 1) - codes).max() <= 0.5 + 1e-5
         assert torch.equal(torch.tensor(codes * stored).to(dtype).float(), torch.tensor(rounded))
+
+
+@pytest.mark.parametrize("rounding", ["reciprocal", "rounded-quotient", "quotient"])
+def test_ties_are_those_of_the_arithmetic(rounding: InputRounding) -> None:
+    """In float32 a product with a reciprocal is no quotient: half a code away they part."""
+    told, ends = Precision.parse("w8a8").activation, ActivationRange(0.0, 23.7)
+    scale = np.float32(23.7) / np.float32(255)
+    x = ((np.arange(255, dtype=np.float32) + np.float32(0.5)) * scale).astype(np.float32)
+
+    found = quantize_activation(
+        torch.tensor(x)[None], told, ends, 1, Numerics(input_rounding=rounding)
+    )[0]
+
+    quotients, products = x / scale, x * (np.float32(1) / scale)
+    assert (np.round(quotients) != np.round(products)).any()
+    if rounding == "quotient":  # the zero point is added before rounding
+        codes = np.round(np.clip(quotients - np.float32(128), -128, 127)) + 128
+    else:
+        codes = np.clip(np.round(products if rounding == "reciprocal" else quotients), 0, 255)
+    assert torch.equal((found / torch.tensor(scale)).round(), torch.tensor(codes))

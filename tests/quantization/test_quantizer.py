@@ -10,9 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from mpq.errors import ModelError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
+from mpq.quantization.blocks import round_blocks
 from mpq.quantization.formats import NumberFormat
+from mpq.quantization.numerics import Numerics
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer, quantized
@@ -143,3 +146,77 @@ def test_a_range_is_searched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
                     quantizer.codes(name, layer_module, told)
 
     assert Counted.asked == [3, 3, 3, 3]
+
+
+LLAMA = Numerics(float_inputs="llama.cpp")
+
+
+@pytest.mark.parametrize(
+    ("spelling", "numerics", "block"),
+    [
+        ("w4a32", LLAMA, 32), ("w8ta32", LLAMA, 32), ("w4g32a32", LLAMA, 32),
+        ("w4a32", Numerics(), None), ("w4a8", LLAMA, None), ("w4a16", LLAMA, None),
+        ("wfp8a32", LLAMA, None), ("w16a32", LLAMA, None), ("fp32", LLAMA, None),
+    ],
+)  # fmt: skip
+def test_llama_rounds_what_integer_weights_read(
+    spelling: str, numerics: Numerics, block: int | None
+) -> None:
+    """In blocks, where the precision leaves the input alone; a network computes with just that."""
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Linear(64, 3)).eval(), Calibration([torch.randn(5, 2, 64)])
+    precision, x = Precision.parse(spelling), torch.randn(4, 2, 64)
+    network = Network.of(model, data)
+    ranges = ActivationRanges.calibrate(network, data, (precision,))
+    quantizer = Quantizer(ranges, numerics=numerics)
+
+    assert quantizer.float_block(precision, 64) == block
+    with quantized(network, {"0": precision}, quantizer):
+        found = network.module(x)
+
+    module = network.layer_module("0")
+    weight = quantizer.weight("0", module, precision.weight)
+    read = quantizer.activation("0", module, x, precision.activation)
+    read = read if block is None else round_blocks(x, block)
+    assert torch.equal(found, nn.functional.linear(read, weight, module.bias))
+    assert precision.activation.is_exact or not torch.equal(read, x)
+
+
+def test_gradients_pass_straight_through() -> None:
+    """As if the input had not been rounded; the rounded weight is what they are multiplied by."""
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Linear(4, 3)).eval(), Calibration([torch.randn(5, 4)])
+    precision, x = Precision.parse("w4a4"), torch.randn(6, 4, requires_grad=True)
+    network = Network.of(model, data)
+    quantizer = Quantizer(ActivationRanges.calibrate(network, data, (precision,)))
+
+    with quantized(network, {"0": precision}, quantizer):
+        weight = network.layer_module("0").weight.detach().clone()
+        outputs = network.module(x)
+        (outputs * torch.arange(3.0)).sum().backward()
+        with torch.no_grad():
+            same = network.module(x)
+
+    assert x.grad is not None
+    assert torch.equal(x.grad, (torch.arange(3.0) @ weight).expand(6, 4))
+    assert torch.equal(outputs, same)
+
+
+def test_what_has_no_range_is_named() -> None:
+    """A static format needs one; ids, a dynamic format and fp32 need none."""
+    quantizer, layer_module, x = Quantizer(ActivationRanges({})), nn.Linear(4, 3), torch.ones(2, 4)
+
+    def rounded(spelling: str, read: torch.Tensor) -> torch.Tensor:
+        told = Precision.parse(spelling).activation
+        return quantizer.activation("first", layer_module, read, told)
+
+    assert rounded("w8a32", x) is x
+    assert rounded("w8a8d", x).shape == x.shape
+    ids = torch.arange(4)
+    assert rounded("w8a8", ids) is ids
+    with pytest.raises(ModelError) as caught:
+        rounded("w8a8", x)
+    assert str(caught.value) == (
+        "layer 'first' has no calibrated activation range for int8; calibrate with the precisions "
+        "that are used"
+    )

@@ -39,9 +39,15 @@ def own_files(folder: Path) -> Iterator[None]:
             os.close(copy)
 
 
+def say(words: str) -> None:
+    """By Python, which may keep it in its buffer."""
+    sys.stdout.write(f"{words}\n")
+
+
 def printed(words: str) -> None:
     """By Python, and past it."""
-    print(f"python {words}", flush=True)
+    say(f"python {words}")
+    sys.stdout.flush()
     os.write(1, f"library {words}\n".encode())
 
 
@@ -68,10 +74,11 @@ def test_what_is_in_the_buffer_comes_out_where_it_was_printed(tmp_path: Path) ->
     """Before the block, within it, after it."""
     with own_files(tmp_path):
         for words in ("one", "two"):
-            print(f"before {words}")  # not flushed
+            say(f"before {words}")  # not flushed
             with stdout_silenced():
-                print(f"within {words}")
-        print("after", flush=True)
+                say(f"within {words}")
+        say("after")
+        sys.stdout.flush()
 
     assert outputs(tmp_path) == [
         "before one\nbefore two\nafter\n",
@@ -108,9 +115,9 @@ def test_the_answer_is_encoded_as_standard_output_is(tmp_path: Path) -> None:
 def test_discarded_output_goes_nowhere(tmp_path: Path) -> None:
     """What was printed before the block stays, also from the buffer."""
     with own_files(tmp_path):
-        print("before")
+        say("before")
         with stdout_discarded():
-            print("python within")
+            say("python within")
             os.write(1, b"library within\n")
         printed("after")
 
@@ -157,9 +164,9 @@ def test_a_stream_that_is_not_on_the_descriptor(tmp_path: Path, is_there: bool) 
     """A notebook's takes the answer and stays open; where there is none, nobody is answered."""
     stream = io.StringIO() if is_there else None
     with own_files(tmp_path):
-        sys.stdout = stream  # type: ignore[assignment]
+        sys.stdout = stream
         with answers_only():
-            print("noise", flush=True)
+            say("noise")
             answer_stream().write("answer")
         after = sys.stdout
 
@@ -174,7 +181,7 @@ def test_after_the_end_nothing_reaches_standard_output(
     """Also where a block that began before ends afterwards."""
     monkeypatch.setattr(streams, "_detour", streams._Detour())
     with own_files(tmp_path):
-        print("answer")
+        say("answer")
         with stdout_silenced():
             streams.end_answers()
         printed("noise")

@@ -1,5 +1,6 @@
 """Tolerances by what they admit and what they refuse."""
 
+from itertools import pairwise
 from sys import float_info
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_what_is_bounded_by_less_has_less_slack() -> None:
     ]
 
     assert float_info.epsilon < ascending[0]
-    assert all(less < more for less, more in zip(ascending, ascending[1:], strict=False))
+    assert all(less < more for less, more in pairwise(ascending))
     assert tolerances.EQUAL_SUMS == tolerances.LIMIT
     assert tolerances.EQUAL_LOSSES == tolerances.PROVED_BOUND < 1e-6  # a loss of six digits counts
 

@@ -1,5 +1,7 @@
 """Numerics: what a target computes otherwise, against formulas that share no code with ours."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -128,8 +130,8 @@ def test_the_ends_of_scales_are_those_of_their_dtype(scale_type: ScaleType) -> N
 def test_scales_are_stored_in_their_dtype(spelling: str, scale_type: ScaleType) -> None:
     """Before the codes are computed, and never as 0 or as infinity, which are no scales."""
     told, is_group = Precision.parse(spelling).weight, "g" in spelling
-    numerics = Numerics(**{"group_scale" if is_group else "scale": scale_type})
-    kept = Numerics(**{"group_scale" if is_group else "scale": "fp32"})
+    kept = Numerics(group_scale="fp32")
+    numerics = replace(kept, **{"group_scale" if is_group else "scale": scale_type})
     method = RANGE_METHODS.build("minmax")
     for size in (1e-37, 1e-20, 1e-6, 0.3, 1e3, 1e8, 1e38):
         rows = torch.tensor([[size, -size / 3, 0.0, size / 7]])
@@ -149,7 +151,7 @@ def test_scales_are_stored_in_their_dtype(spelling: str, scale_type: ScaleType) 
 def test_each_field_of_numerics_is_checked(field: str) -> None:
     """By its own values: what another field takes is none of them."""
     with pytest.raises(InputError, match=f"^numerics: {field} is one of .*; got 'llama.cpp'$"):
-        Numerics(**{field: "llama.cpp"})
+        replace(Numerics(), **{field: "llama.cpp"})
     assert Numerics(float_inputs="llama.cpp").float_inputs == "llama.cpp"
 
 

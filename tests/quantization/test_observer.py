@@ -22,10 +22,10 @@ class Sharing(nn.Module):
         self.a, self.b, self.num_calls = nn.Linear(4, 4), nn.Linear(4, 4), num_calls
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.a(x)
+        out: Tensor = self.a(x)
         if self.num_calls > 1:
             out = self.a(out * 100 + 100)
-        return out + self.b(x)
+        return out.add(self.b(x))
 
 
 @pytest.mark.parametrize("num_calls", [1, 2])

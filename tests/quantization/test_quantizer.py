@@ -178,7 +178,8 @@ def test_llama_rounds_what_integer_weights_read(
     weight = quantizer.weight("0", module, precision.weight)
     read = quantizer.activation("0", module, x, precision.activation)
     read = read if block is None else round_blocks(x, block)
-    assert torch.equal(found, nn.functional.linear(read, weight, module.bias))
+    bias = module.get_parameter("bias")
+    assert torch.equal(found, nn.functional.linear(read, weight, bias))
     assert precision.activation.is_exact or not torch.equal(read, x)
 
 
@@ -191,7 +192,7 @@ def test_gradients_pass_straight_through() -> None:
     quantizer = Quantizer(ActivationRanges.calibrate(network, data, (precision,)))
 
     with quantized(network, {"0": precision}, quantizer):
-        weight = network.layer_module("0").weight.detach().clone()
+        weight = network.layer_module("0").get_parameter("weight").detach().clone()
         outputs = network.module(x)
         (outputs * torch.arange(3.0)).sum().backward()
         with torch.no_grad():

@@ -23,7 +23,7 @@ def table(seed: int, name: str, unit: str, num_pairs: int) -> CostTable:
     """Whole numbers, so that all sums are exact; a constant, and pairs in either order."""
     draws = np.random.default_rng(seed)
     pairs = tuple(
-        PairwiseCost(first, second, draws.integers(-9, 10, (3, 3)))
+        PairwiseCost(first, second, draws.integers(-9, 10, (3, 3)).astype(float))
         for first, second in PAIRS[:num_pairs]
     )
     values = draws.integers(0, 50, (5, 3)).astype(float)

@@ -1,6 +1,6 @@
 """Numerics: what a target computes otherwise, against formulas that share no code with ours."""
 
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,7 +131,11 @@ def test_scales_are_stored_in_their_dtype(spelling: str, scale_type: ScaleType) 
     """Before the codes are computed, and never as 0 or as infinity, which are no scales."""
     told, is_group = Precision.parse(spelling).weight, "g" in spelling
     kept = Numerics(group_scale="fp32")
-    numerics = replace(kept, **{"group_scale" if is_group else "scale": scale_type})
+    numerics = (
+        Numerics(group_scale=scale_type)
+        if is_group
+        else Numerics(scale=scale_type, group_scale="fp32")
+    )
     method = RANGE_METHODS.build("minmax")
     for size in (1e-37, 1e-20, 1e-6, 0.3, 1e3, 1e8, 1e38):
         rows = torch.tensor([[size, -size / 3, 0.0, size / 7]])
@@ -150,8 +154,10 @@ def test_scales_are_stored_in_their_dtype(spelling: str, scale_type: ScaleType) 
 @pytest.mark.parametrize("field", ["scale", "group_scale", "symmetric_dynamic", "input_rounding"])
 def test_each_field_of_numerics_is_checked(field: str) -> None:
     """By its own values: what another field takes is none of them."""
+    changed: dict[str, Any] = {field: "llama.cpp"}
+
     with pytest.raises(InputError, match=f"^numerics: {field} is one of .*; got 'llama.cpp'$"):
-        replace(Numerics(), **{field: "llama.cpp"})
+        Numerics(**changed)
     assert Numerics(float_inputs="llama.cpp").float_inputs == "llama.cpp"
 
 

@@ -92,24 +92,21 @@ class Journal:
 
     def _read(self, content: bytes, header: Mapping[str, Any]) -> int:
         """Keeps the rows; how many bytes are whole lines."""
+        # A process that was killed within its first write left the beginning of this very header.
+        if _line(header).removesuffix(b"\n").startswith(content):
+            return 0
         # Lines are rows, whatever the rows hold: JSON escapes the line breaks inside of strings.
         lines = content.splitlines(keepends=True)
-        # A process that was killed within its first write left the beginning of this very header.
-        if not lines or (len(content) < len(_line(header)) and _line(header).startswith(content)):
-            return 0
         self._check(lines[0], header)
-        whole = len(lines[0])
+        # A crash cuts only the last line; a bad one before it is damage that must not go unnoticed.
+        if _parsed(lines[-1]) is None:
+            lines.pop()
         for number, line in enumerate(lines[1:], start=2):
             row = _parsed(line)
-            # A crash cuts only the last line; a bad one before it is damage that must not go
-            # unnoticed.
-            if row is None and number == len(lines):
-                break
             if row is None or not _is_ours(row):
                 raise FileFormatError(f"the journal {self.path} is damaged in line {number}")
             self._rows[row["name"]] = row["row"]
-            whole += len(line)
-        return whole
+        return sum(map(len, lines))
 
     def _check(self, line: bytes, header: Mapping[str, Any]) -> None:
         found = _parsed(line)

@@ -270,8 +270,9 @@ def _text(value: Any) -> str:
 def _convert(option: str, text: str, default: Any) -> Any:
     # Before the general case: `bool("false")` is true.
     if isinstance(default, bool):
-        if text.lower() in ("true", "false"):
-            return text.lower() == "true"
+        known = {"true": True, "false": False}
+        if text.lower() in known:
+            return known[text.lower()]
         raise InputError(f"{option} is true or false; got {quoted(text)}")
     kind = float if default is None else type(default)
     try:

@@ -67,7 +67,7 @@ class Shortfall:
         text += f": limit {self.limit:.6g} {self.unit}"
         text += f", smallest reachable {self.smallest:.6g}"
         reach = self._reach
-        if reach != self.smallest:
+        if reach > self.smallest:
             text += f" ({reach:.6g} while the other budgets hold)"
         if is_within(reach, self.limit):
             return f"{text}: can be met alone"

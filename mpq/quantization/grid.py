@@ -49,7 +49,7 @@ class Grid:
         low, high = integer_range(self.number, self.symmetric)
         if self.rounding == "quotient":
             # Codes are signed there, also affine ones, whose zero point is added before rounding.
-            middle = 0 if self.symmetric else (high + 1) // 2
+            middle = 0 if self.symmetric else 2 ** (self.number.bits - 1)
             shifted = (rows.float() / self.scale[:, None]).add_(self.zero_point[:, None] - middle)
             return shifted.clamp_(low - middle, high - middle).round_().add_(middle)
         # As torch's kernels do it, which matters at ties: the reciprocal is multiplied with, and

@@ -1,5 +1,6 @@
 """Absurd numbers are refused in a sentence, before anything is made of that size."""
 
+import os
 import sys
 from math import nan
 from typing import Any
@@ -84,32 +85,64 @@ def test_no_part_is_made_with_nan(registry: Registry[Any], option: str) -> None:
         kind(**{field: nan})
 
 
-@pytest.mark.parametrize(("name", "largest"), LARGEST.items())
-def test_the_bound_itself_is_let_in(name: str, largest: int) -> None:
-    """And one more is not."""
+BOUNDS = {
+    "alternatives": 100_000,
+    "batch_size": 1_000_000,
+    "grid": 10_000_000,
+    "num_bins": 1_000_000,
+    "num_networks": 1_000_000,
+    "num_probes": 1_000_000,
+    "num_random": 10_000_000,
+    "num_restarts": 10_000_000,
+    "num_shrinks": 100_000,
+    "num_trials": 10_000_000,
+    "points": 100_000,
+    "population_size": 1_000_000,
+    "refine": 10_000,
+    "rounds": 1_000_000,
+    "seed": 9_223_372_036_854_775_807,
+}
+
+
+@pytest.mark.parametrize("name", sorted({*LARGEST, *BOUNDS, "of another package"}))
+def test_the_bound_itself_is_let_in(name: str) -> None:
+    """What a script asks for today is let in tomorrow, and one more than the bound never."""
+    largest = BOUNDS.get(name, 1_000_000_000)
+
     assert check_whole(name, largest) == largest
-    with pytest.raises(InputError, match=f"{name} is at most {largest}; got {largest + 1}"):
+    with pytest.raises(InputError, match=f"^{name} is at most {largest}; got {largest + 1}$"):
         check_whole(name, largest + 1)
 
 
 @pytest.mark.parametrize(
     ("option", "largest"),
     [
-        ("dynamic-programming:grid", 10**7),
-        ("surrogate:num_trials", 10**7),
-        ("surrogate:batch_size", 10**6),
-        ("local-search:num_restarts", 10**7),
-        ("hessian-trace:num_probes", 10**6),
-        ("mse:num_shrinks", 10**5),
+        (option, BOUNDS[option.partition(":")[2]])
+        for _, option in WHOLE
+        if option.partition(":")[2] in BOUNDS
     ],
 )
-def test_the_bound_is_a_round_number(option: str, largest: int) -> None:
-    """As its message says it: what a script asks for today is let in tomorrow, and no more."""
+def test_the_bound_of_an_option(option: str, largest: int) -> None:
+    """Every part that has the option keeps its bound, by text and in Python alike."""
     registry = next(each for each, known in WHOLE if known == option)
+    name, _, field = option.partition(":")
+    refusal = f":{field} is at most {largest}; got {largest + 1}$"
 
     registry.build(f"{option}={largest}")
-    with pytest.raises(InputError, match=f"is at most {largest}; got {largest + 1}$"):
+    with pytest.raises(InputError, match=refusal):
         registry.build(f"{option}={largest + 1}")
+    with pytest.raises(InputError, match=refusal):
+        type(registry.build(name))(**{field: largest + 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("seed", 0), ("rounds", -1_000_000_000), ("other", -1_000_000_000)]
+)
+def test_the_least_itself_is_let_in(name: str, least: int) -> None:
+    """Whether an option may be below 0 is for the option to say, if it is no seed."""
+    assert check_whole(name, least) == least
+    with pytest.raises(InputError, match=f"^shown is at least 0; got {least - 1}$"):
+        check_whole(name, least - 1, "shown")
 
 
 @pytest.mark.skipif(not hasattr(sys, "set_int_max_str_digits"), reason="spells any number")
@@ -159,9 +192,27 @@ def test_memory_of_any_size_is_a_sentence(num_bytes: int) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="its memory is not asked for")
-def test_what_fits_is_let_in() -> None:
-    """A byte does."""
-    check_memory("it", 1)
+def test_the_memory_of_this_machine_is_the_bound() -> None:
+    """All of it is let in, and a byte more is not; GiB are rounded up."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    shown = -(-there // 1024**3)
+    assert 1 < shown < 10**6  # GiB indeed
+
+    check_memory("it", there)
+    with pytest.raises(InputError, match=f"^it take {shown} GiB .* this machine has {shown} GiB:"):
+        check_memory("it", there + 1)
+
+
+@pytest.mark.parametrize("names", [{}, {"SC_PAGE_SIZE": 1}, {"SC_PHYS_PAGES": 1}])
+def test_where_the_system_does_not_tell_a_tebibyte_is_the_bound(
+    names: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows has no such names; what is absurd is refused there as well."""
+    monkeypatch.setattr(os, "sysconf_names", names)
+
+    check_memory("it", 1024**4)
+    with pytest.raises(InputError, match="it take 1025 GiB of memory; this machine has 1024 GiB"):
+        check_memory("it", 1024**4 + 1)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mpq._support.files import prepare_folder, write_files
+from mpq._support.files import prepare_folder, remove_files, staging, write_files
 from mpq.errors import OutputError
 
 
@@ -238,3 +238,37 @@ def test_the_assignment_appears_last(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_files(tmp_path, {"assignment.json": b"1", "problem.json": b"2", "table.csv": b"3"})
 
     assert renamed == ["problem.json", "table.csv", "assignment.json"]
+
+
+def test_files_are_removed_where_they_are(tmp_path: Path) -> None:
+    """Those that are not there are no error, and a folder is."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+
+    remove_files(tmp_path, ["a", "gone", "b"])
+
+    assert sorted(contents(tmp_path)) == ["c", "folder"]
+    with pytest.raises(OutputError, match=r"^cannot remove .*folder: "):
+        remove_files(tmp_path, ["folder"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there nothing is known to be dead")
+def test_only_dead_folders_of_one_purpose_are_removed(tmp_path: Path) -> None:
+    """No file, no link, no folder of another purpose or name, and not its target."""
+    target = tmp_path / "target"
+    for path in (target, tmp_path / ".mpq-other-abcdefgh", tmp_path / ".mpq-staging-abc"):
+        path.mkdir()
+    (target / "kept").write_bytes(b"kept")
+    (tmp_path / ".mpq-staging-linklink").symlink_to(target)
+    (tmp_path / ".mpq-staging-filefile").write_bytes(b"kept")
+    before = contents(tmp_path)
+    dead = tmp_path / ".mpq-staging-deaddead"
+    (dead / "inside").mkdir(parents=True)
+
+    with staging(tmp_path) as place:
+        assert not dead.exists()
+        assert place.parent == tmp_path
+        assert place.name.startswith(".mpq-staging-")
+
+    assert contents(tmp_path) == before

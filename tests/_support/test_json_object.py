@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mpq._support.json_arrays import columns, number, numbers, texts, truth_values
 from mpq._support.json_object import parsed_json, quoted, read_text, require_version
-from mpq._support.schema import validate
+from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError
 
 values = st.recursive(
@@ -191,3 +191,36 @@ def test_other_versions_are_refused(version: Any) -> None:
 def test_versions_that_are_read(version: int) -> None:
     """Both ends too."""
     require_version({"schema_version": version}, "file", 3, oldest=1)
+
+
+def test_a_short_list_is_spelled() -> None:
+    """Of up to eight members; of more, how many there are. No digits without end."""
+    assert quoted([0] * 8) == "[0, 0, 0, 0, 0, 0, 0, 0]"
+    assert quoted([0] * 9) == "a list of 9"
+    assert quoted([]) == "[]"
+    assert quoted({}) == "{}"
+    assert quoted(10**5_000) == "a number"
+
+
+def test_values_nested_without_end_are_a_sentence() -> None:
+    """Which only Python can make: as the reader refuses them in a file."""
+    deep: Any = []
+    for _ in range(50_000):
+        deep = [deep]
+
+    with pytest.raises(FileFormatError) as caught:
+        validate({"deep": deep}, SCHEMA, "file")
+
+    assert str(caught.value) == "not a valid file: brackets are nested too deeply"
+
+
+def test_a_schema_is_filled_with_names() -> None:
+    """Where it has such a definition; its other definitions stay."""
+    plain = read_schema("mpq.problem", "assignment.schema.json")
+
+    found = read_schema(
+        "mpq.problem", "assignment.schema.json", number_format=iter(["a", "b"]), unknown=["c"]
+    )
+
+    assert found["$defs"]["number_format"] == {"enum": ["a", "b"]}
+    assert found == plain | {"$defs": plain["$defs"] | {"number_format": {"enum": ["a", "b"]}}}

@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,70 @@ def test_a_csv_reader_gets_the_name(name: str) -> None:
     file.seek(0)
     csv.field_size_limit(10**6)
     assert from_csv(next(csv.reader(file))[0]) == name
+
+
+@given(longest=st.integers(5, 90), more=st.integers(0, 40))
+def test_a_shortened_text_is_as_long_as_it_may_be(longest: int, more: int) -> None:
+    """What just fits is whole; of more, the last third of what is kept is the end."""
+    text = "".join(chr(ord("0") + i) for i in range(longest + more))
+
+    found = shortened(text, longest)
+
+    assert len(found) == longest
+    if not more:
+        assert found == text
+        return
+    head, _, tail = found.partition("...")
+    assert text.startswith(head)
+    assert text.endswith(tail)
+    assert len(tail) == max((longest - 3) // 3, 1)
+
+
+@pytest.mark.parametrize("longest", range(5))
+def test_a_text_is_never_shortened_to_nothing(longest: int) -> None:
+    """A character of either end stays, however narrow the place is."""
+    assert shortened("abcdefgh", longest) == "a...h"
+
+
+@pytest.mark.parametrize(
+    ("show", "longest"),
+    [(shortened, 80), (for_picture, 40), (lambda text: for_people(text + " "), 80)],
+    ids=["name", "label", "word"],
+)
+def test_lengths_that_people_are_shown(show: Callable[[str], str], longest: int) -> None:
+    """80 characters of a name, 40 of a label; a word of 160 is a path, and shown whole."""
+    whole = 159 if longest == 80 and show is not shortened else longest
+
+    assert show("x" * whole).strip() == "x" * whole
+    assert len(show("x" * (whole + 1)).strip()) == longest
+
+
+def test_a_message_is_some_fifty_lines() -> None:
+    """4000 characters are shown, and of more the ends."""
+    line = "x" * 79 + "\n"
+
+    assert for_people(line * 50).count("\n") == 49
+    assert len(for_people(line * 50 + "y")) == 4000
+    assert len(for_people(line * 50 + "yy")) == 4000
+    assert "..." not in for_people((line * 50 + "y")[1:])
+    assert "..." in for_people(line * 50 + "yy")
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [("a\x1bb\n", r"a\x1bb\n"), ("\u202egnp", r"\u202egnp"), ("é\x00", r"é\x00"), ("ok", "ok")],
+)
+def test_what_is_not_printable_is_an_escape(name: str, seen: str) -> None:
+    """As Python spells it, one by one; all else stays."""
+    assert visible(name) == seen
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [("plain", "plain"), ("'quoted'", "'quoted'"), ("=1", "'=1"), ("'=1", "''=1"), ("", ""),
+     ("'", "'"), ("-a", "'-a"), ("a=1", "a=1"), ("''", "''")],
+)  # fmt: skip
+def test_only_what_begins_like_a_formula_gets_a_quote(name: str, cell: str) -> None:
+    """And only there one is taken away."""
+    assert for_csv(name) == cell
+    assert from_csv(cell) == name

@@ -1,10 +1,13 @@
 """Parts and values of other packages, by entry points: found, checked, refused."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
+from mpq._support.bounds import Bounded
 from mpq._support.registry import Registry, ValueRegistry
 from mpq.errors import InputError, UnknownNameError
 from mpq.quantization.formats import NUMBER_FORMATS, NumberFormat
@@ -104,6 +107,7 @@ def test_a_name_of_ours_is_refused(site: Path, name: str) -> None:
         ("gone = no_such_module:Part", "'gone' of the package some-parts cannot be imported"),
         ("bare = some_parts:Bare", "some_parts:Bare is no dataclass; a toy is one"),
         ("other = some_parts:Part", "needs a class variable name = 'other'"),
+        ("zother = some_parts:Part", "needs a class variable name = 'zother'"),
     ],
 )
 def test_a_part_that_cannot_be_used(site: Path, line: str, message: str) -> None:
@@ -120,6 +124,7 @@ def test_a_part_that_cannot_be_used(site: Path, line: str, message: str) -> None
         ("gone = some_parts:Gone", "the toy 'gone' of the package some-parts cannot be imported"),
         ("part = some_parts:Part", "some_parts:Part is of type type; a toy is a NumberFormat"),
         ("other = some_parts:VALUE", "is called 'value' and its entry point 'other'"),
+        ("zother = some_parts:VALUE", "is called 'value' and its entry point 'zother'"),
     ],
 )
 def test_a_value_that_cannot_be_used(site: Path, line: str, message: str) -> None:
@@ -142,3 +147,123 @@ def test_a_module_that_fails_is_an_error_of_its_package(site: Path) -> None:
 
     with pytest.raises(InputError, match=r"toy 'part' of the package some-parts .*ZeroDivision"):
         parts().get("part")
+
+
+@dataclass(frozen=True)
+class Toy(Bounded):
+    """A part with an option of every kind."""
+
+    name: ClassVar[str] = "toy"
+    summary: ClassVar[str] = "for these tests"
+
+    is_quick: bool = False
+    is_slow: bool = True
+    size: int = 3
+    share: float = 0.5
+    word: str = "none"
+    limit: float | None = None
+    begin: Any = ()  # no text can say it
+
+    def __post_init__(self) -> None:
+        if self.size == 13:
+            raise InputError("not 13")
+
+
+TOYS: Registry[Any] = Registry("toy", (Toy,), group="mpq.no-such-group")
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("toy", {}),
+        ("toy:", {}),
+        (" toy : size = 5 , ", {"size": 5}),
+        ("toy:is_quick=true,is_slow=false", {"is_quick": True, "is_slow": False}),
+        ("toy:is_quick=False,is_slow=TRUE", {}),
+        ("toy:share=0.25,limit=7,word=a=b", {"share": 0.25, "limit": 7.0, "word": "a=b"}),
+        ("toy:share=1", {"share": 1.0}),
+    ],
+)
+def test_options_are_read_by_their_type(text: str, options: dict[str, Any]) -> None:
+    """And what is built is spelled so that it is built again."""
+    found = TOYS.build(text)
+
+    assert found == Toy(**options)
+    assert TOYS.build(TOYS.spell(found)) == found
+
+
+def test_only_what_is_not_default_is_spelled() -> None:
+    """In the order of the fields; what no text can say is left out."""
+    assert TOYS.spell(Toy()) == "toy"
+    made = Toy(is_quick=True, size=5, limit=1.5, begin=(1,))
+    assert TOYS.spell(made) == "toy:is_quick=true,size=5,limit=1.5"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("is_quick=yes", "toy:is_quick is true or false; got 'yes'"),
+        ("size=2.5", "toy:size takes a value of type int; got '2.5'"),
+        ("share=much", "toy:share takes a value of type float; got 'much'"),
+        ("share=nan", "toy:share is a number; got nan"),
+        ("limit=nan", "toy:limit is a number; got nan"),
+        ("size=1000000001", "toy:size is at most 1000000000; got 1000000001"),
+        ("size=13", "not 13"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(option: str, message: str) -> None:
+    """With the option as it is written."""
+    with pytest.raises(InputError) as caught:
+        TOYS.build(f"toy:{option}")
+
+    assert str(caught.value) == message
+
+
+def test_a_seed_is_given_to_parts_that_have_one() -> None:
+    """One in the text wins; a part without the option is left alone."""
+
+    @dataclass(frozen=True)
+    class Drawing(Bounded):
+        name: ClassVar[str] = "drawing"
+        summary: ClassVar[str] = "with a seed"
+        seed: int = 0
+
+    registry: Registry[Any] = Registry("toy", (Drawing, Toy), group="mpq.no-such-group")
+
+    assert registry.build("drawing").seed == 0
+    assert registry.build("drawing", seed=5).seed == 5
+    assert registry.build("drawing:seed=7", seed=5).seed == 7
+    assert registry.build("toy", seed=5) == Toy()
+
+
+def test_bounds_do_not_stop_other_base_classes() -> None:
+    """A class may have a second one that wants to know of its children."""
+    told: list[Any] = []
+
+    class Telling:
+        def __init_subclass__(cls, tag: int, **kwargs: Any) -> None:
+            super().__init_subclass__(**kwargs)
+            told.append(tag)
+
+    class Both(Bounded, Telling, tag=7):
+        pass
+
+    assert told == [7]
+    assert issubclass(Both, Bounded)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"share": float("nan")}, "toy:share is a number; got nan"),
+        ({"limit": float("nan")}, "toy:limit is a number; got nan"),
+        ({"size": 10**9 + 1}, "toy:size is at most 1000000000; got 1000000001"),
+        ({"size": 13}, "not 13"),
+    ],
+)
+def test_a_part_made_in_python_is_looked_at(options: dict[str, Any], message: str) -> None:
+    """By its own rule, and by the bounds of its options; a truth value is no number."""
+    with pytest.raises(InputError) as caught:
+        Toy(**options)
+
+    assert str(caught.value) == message

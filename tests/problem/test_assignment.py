@@ -367,3 +367,93 @@ def test_an_assignment_beside_another_runs_files_is_refused(tmp_path: Path) -> N
         Assignment.load(tmp_path / "assignment.json")
     (tmp_path / "problem.json").unlink()
     assert Assignment.load(tmp_path / "assignment.json") == assignment()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("ends", "read"),
+    [([1, 1], (0.0, 1.0)), ([-2, -1.5], (-2.0, 0.0)), ([0, 0], (0.0, 0.0)), ([-1, 2], (-1.0, 2.0))],
+)
+def test_ranges_of_earlier_versions_are_widened_to_0(
+    version: int, ends: list[float], read: tuple[float, float]
+) -> None:
+    """On either side, also one of a single number."""
+    data = json.loads(changed("layers", 0, "activation", "range", to=ends))
+
+    found = Assignment.from_json(json.dumps(data | {"schema_version": version}))
+
+    assert found.layers[0].activation_range == ActivationRange(*read)
+    assert found.layers[1].activation_range is None
+
+
+@pytest.mark.parametrize("ends", [[1], [True, 2], [1, True], [1, 2, 3], ["1", 2], 7, {}])
+@pytest.mark.parametrize("version", [1, 3])
+def test_what_is_no_range_is_refused_by_its_place(version: int, ends: Any) -> None:
+    """Whatever earlier versions may have meant by it."""
+    data = json.loads(changed("layers", 0, "activation", "range", to=ends))
+
+    with pytest.raises(FileFormatError, match="at layers/0/activation/range"):
+        Assignment.from_json(json.dumps(data | {"schema_version": version}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"layers": assignment().layers[:1] * 3 + assignment().layers[1:]},
+            "the layer 'conv' is there 3 times",
+        ),
+        (
+            {"folded": {"conv": "bn", "fc": "bn"}},
+            "the folded BatchNorm 'bn' is there 2 times",
+        ),
+    ],
+)
+def test_what_is_there_twice_is_refused(changes: dict[str, Any], message: str) -> None:
+    """With the name, and how often."""
+    written = replace(assignment(), **changes)
+
+    with pytest.raises(FileFormatError) as caught:
+        Assignment.from_json(written.to_json())
+
+    assert str(caught.value) == f"not a valid assignment: {message}"
+
+
+def test_a_file_is_indented_by_one() -> None:
+    """So that a difference of two files is one of lines; the last line ends."""
+    text = assignment().to_json()
+
+    assert text.startswith('{\n "schema_version": 3,\n "fingerprint": "')
+    assert text.endswith("\n}\n")
+    assert '"numerics"' not in text
+    assert '"transposed"' not in text
+
+
+def test_what_few_assignments_have_comes_back() -> None:
+    """Other numerics, and a layer whose weight is transposed."""
+    first, second = assignment().layers
+    layers = (replace(first, is_transposed=True), second)
+    written = replace(assignment(), layers=layers, numerics=Numerics(scale="bf16"))
+
+    data = json.loads(written.to_json())
+
+    assert data["numerics"]["scale"] == "bf16"
+    assert [layer.get("transposed") for layer in data["layers"]] == [True, None]
+    assert Assignment.from_json(written.to_json()) == written
+
+
+@pytest.mark.parametrize(
+    ("metric", "seed", "expected"),
+    [(None, None, ("kl", 5)), ("mse", None, ("mse", 5)), (None, 0, ("kl", 0)), ("x", 7, ("x", 7))],
+)
+def test_outputs_may_be_compared_otherwise(
+    metric: str | None, seed: int | None, expected: tuple[str, int]
+) -> None:
+    """What is not said stays as in the search; a seed of 0 is one."""
+    made = assignment(metadata=Metadata(metric="kl", allow_randomness=5, seed=9))
+
+    found = made.compared_by(metric, seed)
+
+    known = found.metadata
+    assert (known.metric, known.allow_randomness, known.seed) == (*expected, 9)
+    assert found.layers == made.layers

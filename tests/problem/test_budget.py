@@ -1,5 +1,6 @@
 """Limits are read in every unit, and what makes no sense is refused."""
 
+import re
 from fractions import Fraction
 from random import Random
 from typing import Any
@@ -319,3 +320,99 @@ def test_a_limit_that_is_used_up_exactly_is_met() -> None:
 
     assert Budget.of(nothing, 0.0).is_met(np.array([0]))
     assert not Budget.of(nothing, -5e-324).is_met(np.array([0]))
+
+
+def test_a_budget_has_tables_of_one_unit() -> None:
+    """Whichever of two units comes first; and a table at least."""
+    precisions = (Precision.parse("w8a8"),)
+    steps = [
+        CostTable(name, unit, ("l0",), precisions, np.array([[1.0]]))
+        for name, unit in (("one", "bytes"), ("two", "seconds"))
+    ]
+
+    for first, second in (steps, steps[::-1]):
+        with pytest.raises(InputError) as caught:
+            Budget("peak", (first, first, second), 1.0)
+        assert str(caught.value) == (
+            f"peak: step {second.name} is in {second.unit}, the first step in {first.unit}: a "
+            "maximum needs one unit"
+        )
+    with pytest.raises(InputError, match="^peak: a budget has at least one table; got none$"):
+        Budget("peak", (), 1.0)
+    for limit in (float("nan"), float("inf"), -float("inf")):
+        with pytest.raises(LimitError, match="^peak: the limit must be finite, got "):
+            Budget("peak", (steps[0],), limit)
+
+
+def test_a_sum_is_called_as_its_table_is() -> None:
+    """A maximum over one step is none, and one over several either."""
+    precisions = (Precision.parse("w8a8"),)
+    one = CostTable("one", "bytes", ("l0",), precisions, np.array([[3.0]]))
+    two = CostTable("two", "bytes", ("l0",), precisions, np.array([[5.0]]))
+
+    assert Budget.of(one, 1).sum_table is one
+    assert Budget("peak", (one,), 1).sum_table is None
+    assert Budget("one", (one, two), 1).sum_table is None
+    assert Budget("peak", (one, two), 1).used(np.array([0])) == 5.0
+    assert type(Budget.of(one, 1).limit) is float
+
+
+@pytest.mark.parametrize(
+    ("unit", "amounts"),
+    [
+        ("seconds", {"s": 1, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}),
+        (
+            "bytes",
+            {"B": 1, "KB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000, "KiB": 1_024,
+             "MiB": 1_048_576, "GiB": 1_073_741_824},
+        ),
+        (
+            "joules",
+            {"J": 1, "mJ": 1e-3, "uJ": 1e-6, "µJ": 1e-6, "nJ": 1e-9, "pJ": 1e-12},
+        ),
+        ("bitops", {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}),
+        ("bits", {"": 1, "bit": 1, "bits": 1}),
+    ],
+)  # fmt: skip
+def test_every_unit_is_what_it_is_called(unit: str, amounts: dict[str, float]) -> None:
+    """Prefixes of the SI and of the IEC; the message of another unit lists all of them."""
+    precisions = (Precision.parse("w8a8"),)
+    resource = CostTable("r", unit, ("l0",), precisions, np.array([[1.0]]))
+
+    for written, factor in amounts.items():
+        assert Limit.parse(f"r=3{written}").resolve(resource) == 3 * factor
+        assert str(Limit.parse(f"r=3{written}")) == f"r=3{written}"
+    listed = ", ".join(written or "(none)" for written in amounts)
+    with pytest.raises(LimitError, match=rf"use one of {re.escape(listed)}$"):
+        Limit.parse("r=3parsec").resolve(resource)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("3", 3), ("3.", 3), ("3.25", 3.25), (".5", 0.5), ("2e3", 2000), ("2E-3", 0.002),
+     ("2.5e+1", 25), ("07", 7)],
+)  # fmt: skip
+def test_numbers_as_people_write_them(text: str, number: float) -> None:
+    """Absolute, and as a factor."""
+    assert Limit.parse(f"r={text}").number == number
+    assert Limit.parse(f" r = {text} ").resource == "r"
+    relative = Limit.parse(f"r={text}x:w8a8")
+    assert (relative.number, str(relative.reference)) == (number, "w8a8")
+    assert str(relative) == f"r={number:g}x:w8a8"
+    for wrong in (f"-{text}", f"+{text}", f"{text}e", f"{text} 4", f"={text}"):
+        with pytest.raises(LimitError, match="is not a limit|does not measure"):
+            Limit.parse(f"r={wrong}").resolve(
+                CostTable("r", "seconds", ("a",), (Precision.parse("w8a8"),), np.ones((1, 1)))
+            )
+
+
+def test_a_relative_limit_is_of_the_peak() -> None:
+    """Of several steps the largest at the reference counts, with constants and pairs."""
+    precisions = tuple(map(Precision.parse, ("w4a8", "w8a8")))
+    one, two = (
+        CostTable("one", "bytes", ("a", "b"), precisions, np.array([[1.0, 2.0], [1.0, 5.0]]), c)
+        for c in (0.0, 10.0)
+    )
+    limit = Limit.parse("peak=0.5x:w8a8")
+
+    assert [limit.resolve(one), limit.resolve(one, two), limit.resolve(two, one)] == [3.5, 8.5, 8.5]

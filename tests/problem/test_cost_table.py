@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpq.errors import FileFormatError, InputError, UnknownNameError
-from mpq.problem.cost_table import UNITS, CostTable
+from mpq.problem.cost_table import UNITS, CostTable, PairwiseCost
 from mpq.quantization.precision import Precision
 
 CHOICES = tuple(map(Precision.parse, ("w2a8", "w4a8", "w8a8", "w4zg128a16", "fp8", "fp32")))
@@ -299,3 +299,60 @@ def test_csv_keeps_the_rules_of_the_table(text: str, message: str) -> None:
     """Reading a spreadsheet checks as much as building a table."""
     with pytest.raises(InputError, match=message):
         CostTable.from_csv(text)
+
+
+@pytest.mark.parametrize(
+    ("unit", "is_known"),
+    [("second", False), ("byte", False), ("joules", True), ("bit", False), ("bitop", False),
+     ("ms", False), ("kib", False), ("hours", False), ("milliseconds", False), ("bites", False),
+     ("perplexity", True), ("points", True), ("dice_loss", True), ("Nats", False), ("a-b", False)],
+)  # fmt: skip
+def test_only_what_looks_like_a_resources_unit_is_refused(unit: str, is_known: bool) -> None:
+    """A metric may have a unit of its own; a resource's is compared with limits."""
+    values = np.zeros((1, 1))
+    precisions = (Precision.parse("w8a8"),)
+    if is_known:
+        assert CostTable("x", unit, ("a",), precisions, values).unit == unit
+        return
+    with pytest.raises(UnknownNameError, match="unit"):
+        CostTable("x", unit, ("a",), precisions, values)
+
+
+def test_json_is_indented_by_one() -> None:
+    """As all files of ours are."""
+    assert table([[1.0, 2.0], [3.0, 4.0]]).to_json().startswith('{\n "schema_version": 1,\n "name"')
+
+
+def test_no_total_is_farther_from_0_than_the_magnitude() -> None:
+    """All numbers without their signs: constant, cells that can run, every pair."""
+    precisions = tuple(map(Precision.parse, ("w4a8", "w8a8")))
+    values = np.array([[-1.0, float("nan")], [2.0, -4.0]])
+    pairs = (
+        PairwiseCost("a", "b", np.array([[8.0, -16.0], [32.0, 0.0]])),
+        PairwiseCost("b", "a", np.array([[64.0, 0.0], [0.0, -128.0]])),
+    )
+
+    found = CostTable("x", "bytes", ("a", "b"), precisions, values, -256.0, pairs)
+
+    assert found.magnitude == 511.0
+    assert found.total_between(np.array([0, 1])) == -16.0
+    assert found.total(np.array([0, 1])) == -256 - 1 - 4 - 16
+
+
+def test_a_csv_says_which_cell_is_wrong() -> None:
+    """A row that is too short, one that is too long, an empty file, a heading without a unit."""
+    head = "x:bytes,w4a8,w8a8\n"
+    for text, message in (
+        (head + "a,1\n", r"not a cost table in CSV: ['a'] has 2 cells, not 3"),
+        (head + "a,1,2,3\n", r"not a cost table in CSV: ['a'] has 4 cells, not 3"),
+        (head + "a,1,x\n", "not a cost table in CSV: could not convert string to float: 'x'"),
+        ("", "not a cost table in CSV: the first header cell must be name:unit, such as "
+             "latency:seconds; got []"),
+        ("x,w4a8\n", "not a cost table in CSV: the first header cell must be name:unit, such as "
+                     "latency:seconds; got ['x']"),
+    ):  # fmt: skip
+        with pytest.raises(FileFormatError) as caught:
+            CostTable.from_csv(text)
+        assert str(caught.value) == message
+    assert CostTable.from_csv(head).values.shape == (0, 2)
+    assert CostTable.from_csv("a:b:bytes,w4a8\n'=1,\n").name == "a:b"

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mpq.errors import InputError
+from mpq.errors import FileFormatError, InputError
 from mpq.problem.interactions import Interactions
 
 
@@ -125,3 +125,25 @@ def test_a_shrinkage_that_is_no_share_is_refused(share: float) -> None:
     """Outside 0 to 1 the loss would no longer be bounded below."""
     with pytest.raises(InputError, match=f"a shrinkage is from 0 to 1, got {share}"):
         Interactions(np.ones((1, 1, 1)), shrinkage=share)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shape": [1, 2]}, "not a valid factor of interactions: at shape: "),
+        ({"shrinkage": "0"}, "not a valid factor of interactions: at shrinkage: "),
+        ({"more": 1}, "not a valid factor of interactions: at the top level: unknown key 'more'"),
+        ({"factor_float32_base64": "AAAA*AAA"}, "not interactions: .* is no base64$"),
+        (
+            {"shape": [2, 2, 3]},
+            r"not interactions: .* has 24 bytes; its shape \[2, 2, 3\] takes 48$",
+        ),
+    ],
+)
+def test_what_is_no_factor_is_refused(change: dict[str, object], message: str) -> None:
+    """By the key that is wrong."""
+    data = Interactions(np.ones((1, 2, 3)), 0.25).to_dict()
+
+    assert Interactions.from_dict(data).to_dict() == data
+    with pytest.raises(FileFormatError, match=f"^{message}"):
+        Interactions.from_dict(data | change)

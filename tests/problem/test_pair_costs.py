@@ -121,3 +121,15 @@ def test_json_with_a_broken_pair_is_refused(change: dict[str, Any]) -> None:
 
     with pytest.raises(FileFormatError, match="not a (valid )?(cost table|pair cost)"):
         CostTable.from_dict(data)
+
+
+def test_a_pair_of_a_file_has_no_empty_cells() -> None:
+    """A cell of a layer may be empty where it cannot run; one of a pair has to have a number."""
+    data = table([pair()]).to_dict()
+    data["values"][0][1] = None
+    data["pairs"][0]["values"][1][0] = None
+
+    with pytest.raises(FileFormatError) as caught:
+        CostTable.from_dict(data)
+
+    assert str(caught.value) == "not a pair cost: values/1/0: expected numbers, got null"

@@ -6,10 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpq.quantization import codes
 from mpq.quantization.codes import Codes, packed, unpacked
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Precision
-from mpq.quantization.ranges import MinMax
+from mpq.quantization.ranges import RANGE_METHODS, MinMax
 from mpq.quantization.rounding import quantize_rows, weight_grid
 
 SPELLINGS = ["w2", "w3", "w4t", "w4z", "w5g8", "w4zg8", "w8", "w8z", "w3g7", "fp8", "fp4"]
@@ -76,3 +77,50 @@ def test_packing_is_one_dense_stream_of_bits(data: st.DataObject, bits: int, len
     expected = [np.frombuffer(by_numpy(row, bits), np.uint8).tolist() for row in rows]
     assert stream.tolist() == expected
     assert unpacked(stream, bits, length).tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("shape", "bits", "sizes"),
+    [
+        ((5, 2**21), 4, [2, 2, 1]), ((3, 2**21), 8, [1, 1, 1]), ((3, 2**22), 8, [1, 1, 1]),
+        ((4, 3), 8, [4]), ((2, 0), 8, [2]),
+    ],
+)  # fmt: skip
+def test_a_large_weight_is_spread_out_by_some_rows(
+    shape: tuple[int, int], bits: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 million bits at once, or a single row: one that is larger is packed all the same."""
+    seen: list[int] = []
+
+    def counted(rows: torch.Tensor, _: int) -> torch.Tensor:
+        seen.append(len(rows))
+        return torch.zeros(len(rows), 1, dtype=torch.uint8)
+
+    monkeypatch.setattr(codes, "_packed", counted)
+
+    found = codes.packed(torch.zeros(1, 1).expand(shape), bits)
+
+    assert seen == sizes
+    assert len(found) == shape[0]
+
+
+@pytest.mark.parametrize("spelling", ["w4", "w4z", "w4t", "w4g4", "w3zg4", "w2"])
+def test_codes_have_a_scale_for_each_group(spelling: str) -> None:
+    """And codes in the range of their format, 0 of an unsigned one where its zero point says."""
+    told = Precision.parse(spelling).weight
+    rows = torch.randn(3, 10, generator=torch.Generator().manual_seed(0))
+    grid = weight_grid(rows, told, RANGE_METHODS.build("minmax"))
+
+    found = codes.Codes.of(rows, told, grid)
+
+    groups = 3 if told.group_size else 1
+    assert found.num_groups == groups
+    assert found.scale.shape == found.zero_point.shape == (3, groups)
+    assert found.integers().shape == found.unsigned().shape == (3, 10)
+    levels = 2**told.number.bits
+    assert 0 <= int(found.unsigned().min()) < int(found.unsigned().max()) <= levels - 1
+    shift = levels // 2 if told.symmetric else 0
+    assert torch.equal(found.unsigned() - shift, found.integers())
+    assert torch.equal(found.unsigned_zero_points() - shift, found.zero_point)
+    if told.symmetric:
+        assert not found.zero_point.any()

@@ -214,3 +214,67 @@ def test_integer_ranges_are_the_codes() -> None:
         if not number.is_float:
             ends = values_of(number)[[0, -1]].tolist()
             assert list(integer_range(number, symmetric=True)) == ends
+
+
+@pytest.mark.parametrize("number", CAST, **BY_NAME)
+def test_the_largest_number_is_that_of_the_dtype(number: NumberFormat) -> None:
+    """The cast makes it so; where five digits do not say it, to five digits."""
+    assert number.torch_dtype is not None
+    told = torch.finfo(getattr(torch, number.torch_dtype))
+
+    assert float(round_float(torch.tensor([told.max]), number)) <= told.max
+    assert 0 <= 1 - number.max_value / told.max < 2e-5
+    if told.max < 1e6:
+        assert number.max_value == told.max
+    assert number.bits == told.bits
+    assert 2.0**number.min_exponent == told.smallest_normal
+
+
+@pytest.mark.parametrize(("bits", "is_one"), [(1, False), (2, True), (15, True), (16, False)])
+def test_integers_have_2_to_15_bits(bits: int, is_one: bool) -> None:
+    """One bit has no code above 0, and from 16 bits on nothing is scaled."""
+    if is_one:
+        assert NumberFormat("int", bits).needs_scale
+        return
+    with pytest.raises(InputError, match="^number format int: integers have 2 to 15 bits$"):
+        NumberFormat("int", bits)
+
+
+@pytest.mark.parametrize(
+    ("bits", "exponent_bits", "mantissa_bits", "is_one"),
+    [(3, 1, 1, True), (2, 1, 0, True), (6, 3, 2, True), (5, 3, 2, False), (7, 3, 2, False),
+     (1, 0, 0, False), (2, 0, 1, False), (4, -1, 4, False)],
+)  # fmt: skip
+def test_bits_of_a_float_add_up(
+    bits: int, exponent_bits: int, mantissa_bits: int, is_one: bool
+) -> None:
+    """A sign, at least one bit of exponent, the mantissa: no more and no fewer."""
+    fields = ("f", bits, True, 1.0, exponent_bits, mantissa_bits)
+    if is_one:
+        assert NumberFormat(*fields).is_float
+        return
+    with pytest.raises(InputError, match="^number format f: a sign, .* are not"):
+        NumberFormat(*fields)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3])
+def test_the_bits_of_a_float_have_to_be_said(bits: int) -> None:
+    """There is no default that fits."""
+    with pytest.raises(InputError, match="a sign, 0 exponent and 0 mantissa bits are not"):
+        NumberFormat("f", bits, True, 1.0)
+
+
+@pytest.mark.parametrize("largest", [0.0, -1.0])
+def test_the_largest_number_is_positive(largest: float) -> None:
+    """A smallest one that is, is let in."""
+    assert NumberFormat("f", 3, True, 5e-324, 1, 1).max_value > 0
+    with pytest.raises(InputError, match="^number format f: max_value is positive$"):
+        NumberFormat("f", 3, True, largest, 1, 1)
+
+
+@pytest.mark.parametrize("number", TABLE, **BY_NAME)
+def test_only_integers_are_scaled_integers(number: NumberFormat) -> None:
+    """No float, whether it is scaled or not."""
+    granularity = Granularity.CHANNEL if number.needs_scale else Granularity.NONE
+
+    assert TensorFormat(number, granularity).is_scaled_integer == number.name.startswith("int")

@@ -10,8 +10,8 @@ from torch import nn
 from mpq.errors import InputError, UnknownNameError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
-from mpq.quantization import ranges
-from mpq.quantization.formats import NUMBER_FORMATS
+from mpq.quantization import grid, ranges
+from mpq.quantization.formats import NUMBER_FORMATS, NumberFormat
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import RANGE_METHODS, ActivationRange, LeastSquares, MinMax, Percentile
@@ -190,3 +190,63 @@ def test_a_range_of_one_number_is_a_range(
 ) -> None:
     """A layer may read a constant; what its grid covers has 0 in it."""
     assert ActivationRange(*ends).with_zero == ActivationRange(*covered)
+
+
+@pytest.mark.parametrize(
+    ("num_numbers", "sizes"), [(2**16, [2, 2, 1]), (2**17, [1] * 5), (2**18, [1] * 5), (1, [5])]
+)
+def test_some_ranges_are_tried_at_once(
+    num_numbers: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """131,072 numbers, or one range; from the full range down to a fifth of it."""
+    seen: list[list[float]] = []
+
+    def recording(
+        number: NumberFormat, symmetric: bool, low: torch.Tensor, high: torch.Tensor
+    ) -> grid.Grid:
+        seen.append(high.tolist())
+        return made(number, symmetric, low, high)
+
+    made = grid.make_grid
+    monkeypatch.setattr(grid, "make_grid", recording)
+    row = torch.linspace(1.0, 2.0, num_numbers)[None].clone()
+    row[0, -1] = 2.0
+
+    RANGE_METHODS.build("mse:num_shrinks=5").ends(row, NUMBER_FORMATS["int4"], False)
+
+    assert [len(highs) for highs in seen] == sizes
+    tried = [high for highs in seen for high in highs]
+    assert tried == pytest.approx([2.0, 1.6, 1.2, 0.8, 0.4])
+
+
+def test_no_row_has_no_range() -> None:
+    """Such as of a weight without output channels."""
+    for method in ("minmax", "mse"):
+        low, high = RANGE_METHODS.build(method).ends(torch.ones(0, 3), NUMBER_FORMATS["int4"], True)
+        assert low.shape == high.shape == (0,)
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.0, 1.0000001])
+def test_a_percentile_is_of_some_and_at_most_all(share: float) -> None:
+    """All is let in, and so is next to nothing."""
+    for let_in in (1.0, 1e-9):
+        assert Percentile(let_in).share == let_in
+    with pytest.raises(InputError, match="^percentile covers a share above 0 and at most 1; got"):
+        Percentile(share)
+
+
+@pytest.mark.parametrize(("share", "ends"), [(1.0, (0, 100)), (0.9, (5, 95)), (0.5, (25, 75))])
+def test_both_tails_are_equally_long(share: float, ends: tuple[float, float]) -> None:
+    """Of 101 numbers in any order a tail is half of what is left out."""
+    row = torch.randperm(101, generator=torch.Generator().manual_seed(0)).float()[None]
+
+    low, high = Percentile(share).ends(row, NUMBER_FORMATS["int8"], True)
+
+    assert (float(low), float(high)) == ends
+
+
+def test_a_range_is_widened_to_0() -> None:
+    """On the side where it lacks it; the other end stays."""
+    found = [ActivationRange(*ends).with_zero for ends in ((1, 2), (-2, -1), (-1, 2), (0, 0))]
+
+    assert [(each.low, each.high) for each in found] == [(0, 2), (-2, 0), (-1, 2), (0, 0)]

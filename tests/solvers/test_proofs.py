@@ -19,6 +19,7 @@ from mpq.problem.tolerances import LIMIT
 from mpq.quantization.precision import Precision
 from mpq.solvers import SOLVERS, IntegerLinearProgram, Lagrangian, OuterApproximation, Solver
 from mpq.solvers.additive import milp
+from mpq.solvers.additive.default import solve_additive
 from mpq.solvers.additive.pulp_backend import Way, run
 from mpq.solvers.proofs import checked
 from mpq.solvers.quadratic import additive_start, outer_approximation
@@ -298,7 +299,7 @@ def test_a_wrong_bound_of_the_sum_is_done_without(
     factor = rng.standard_normal((5, 3, 3)).astype(np.float32)
     problem = replace(small_problem(1), interactions=Interactions(factor, shrinkage=0.9))
     right = SOLVERS.build(solver).solve(problem)
-    wrong = replace(additive_start.solve_additive(problem), bound=1e3)
+    wrong = replace(solve_additive(problem), bound=1e3)
     monkeypatch.setattr(additive_start, "solve_additive", lambda _: wrong)
 
     found = SOLVERS.build(solver).solve(problem)

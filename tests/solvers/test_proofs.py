@@ -19,9 +19,10 @@ from mpq.problem.tolerances import LIMIT
 from mpq.quantization.precision import Precision
 from mpq.solvers import SOLVERS, IntegerLinearProgram, Lagrangian, OuterApproximation, Solver
 from mpq.solvers.additive import milp
+from mpq.solvers.additive.default import solve_additive
 from mpq.solvers.additive.pulp_backend import Way, run
 from mpq.solvers.proofs import checked
-from mpq.solvers.quadratic import outer_approximation
+from mpq.solvers.quadratic import additive_start, outer_approximation
 from mpq.solvers.queries.alternatives import alternatives
 from mpq.solvers.queries.ask import ask
 from mpq.solvers.queries.frontier import solve_frontier
@@ -185,12 +186,15 @@ def test_a_later_alternative_contradicts_an_earlier_one() -> None:
     assert "solved it again: answering, it calls a loss of 14 the least" in found[0].why
 
 
-def test_alternatives_with_interactions_are_not_solved_again() -> None:
-    """That could take hours: the contradiction is an error."""
+def test_alternatives_with_interactions_are_solved_again() -> None:
+    """As without: another exact solver finds what the first one should have."""
     problem = replace(small_problem(), interactions=Interactions(np.zeros((1, 3, 3), np.float32)))
+    solver = Answering([(1, 1, 1), (1, 1, 2), (1, 1, 1)])
 
-    with pytest.raises(SolverError, match="calls a loss of 14 the least, .* known that loses 11"):
-        alternatives(problem, Answering([(1, 1, 1), (1, 1, 2)]), 2)
+    found = alternatives(problem, solver, 2)
+
+    assert found[0].loss == pytest.approx(float(min(exhaustive(problem).losses.values())))
+    assert "solved it again: answering, it calls a loss of 14 the least" in found[0].why
 
 
 def test_a_cheaper_point_of_a_frontier_contradicts_a_dearer_one() -> None:
@@ -284,3 +288,56 @@ def test_a_limit_that_leaves_nothing_but_rounding_is_solved(make_problem: Any) -
     assert found.columns is not None
     assert problem.is_feasible(found.columns)
     assert found.loss == Lagrangian().solve(problem).loss
+
+
+@pytest.mark.parametrize("solver", ["branch-and-bound", "outer-approximation"])
+def test_a_wrong_bound_of_the_sum_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, solver: str
+) -> None:
+    """The search with interactions begins with it, and again without where it contradicts."""
+    rng = np.random.default_rng(0)
+    factor = rng.standard_normal((5, 3, 3)).astype(np.float32)
+    problem = replace(small_problem(1), interactions=Interactions(factor, shrinkage=0.9))
+    right = SOLVERS.build(solver).solve(problem)
+    wrong = replace(solve_additive(problem), bound=1e3)
+    monkeypatch.setattr(additive_start, "solve_additive", lambda _: wrong)
+
+    found = SOLVERS.build(solver).solve(problem)
+
+    assert found.loss == pytest.approx(right.loss)
+    assert found.bound is not None
+    assert found.bound <= found.loss
+
+
+def test_a_bound_owes_what_the_last_digits_of_a_budget_buy() -> None:
+    """Steps of 1e-6 in 7e6: what a sum rounds away is worth multipliers, and was proved lost."""
+    losses = np.array(
+        [
+            [2.1504132544551170e-02, 1.3748445120831772e01],
+            [1.1799635764642920e01, 1.0926923231119212e00],
+            [1.5275864211586709e-03, 5.5750829294343696e-01],
+            [2.9319633839715923e-02, 2.4169352588547109e-03],
+            [2.1346307056330768e-02, 5.7463420727959225e-01],
+            [1.2926198846650640e-02, 5.8510366877326334e01],
+            [3.0103364151728869e02, 6.3238554652843585e-03],
+        ]
+    )
+    steps = (
+        [[2, 0], [0, 5], [3, 2], [5, 0], [1, 4], [5, 2], [4, 3]],
+        [[2, 2], [0, 4], [4, 2], [0, 2], [1, 5], [5, 3], [3, 4]],
+    )
+    layers, choices = tuple(f"l{i}" for i in range(7)), PRECISIONS[:2]
+    budgets = tuple(
+        Budget.of(
+            CostTable(f"r{limit}", "bytes", layers, choices, 1e6 + np.array(step) * 1e-6),
+            7_000_000 + limit * 1e-6,
+        )
+        for step, limit in zip(steps, (17, 15), strict=True)
+    )
+    problem = Problem(CostTable("loss", "nats", layers, choices, losses), Constraints(budgets))
+
+    found = ask(Lagrangian(), problem)
+
+    assert found.status is Status.OPTIMAL
+    assert found.loss == pytest.approx(float(min(exhaustive(problem).losses.values())), rel=1e-12)
+    assert found.bound == pytest.approx(found.loss, rel=1e-12)

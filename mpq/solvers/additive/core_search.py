@@ -87,13 +87,15 @@ def closed(problem: Reduced, dual: Dual, within: Columns, max_states: int) -> tu
     cost = problem.excess[0] - problem.excess[0][np.arange(len(within)), dual.columns][:, None]
     best, least = within, problem.loss(within) - dual.bound  # above the relaxation's bound
     exact = SEARCHED_SUMS * (abs(dual.bound) + multiplier + least)
-    rows = _open_rows(dual, least)
+    # What a choice saves that is within the limit by its last digits.
+    owed = dual.owed(problem)
+    rows = _open_rows(dual, least + owed)
     rest = _Rest.of(cost[rows], dual.reduced_cost[rows], multiplier)
     trail = [_States.none_yet()]
     for position, row in enumerate(rows.tolist()):
-        if _second(dual.reduced_cost[row]) >= least - exact:
+        if _second(dual.reduced_cost[row]) >= least + owed - exact:
             break  # and so are all that follow: what was found is the best
-        longer = trail[-1].extended(cost[row], dual.reduced_cost[row], least - exact)
+        longer = trail[-1].extended(cost[row], dual.reduced_cost[row], least + owed - exact)
         longer = longer.undominated(multiplier)
         left = room - longer.cost
         # The loss above the bound is the reduced costs and the multiplier times what is left over.

@@ -135,12 +135,13 @@ class Lagrangian(Solver):
         first = solve_cells(problem, few, replace(effort, relative_gap=_CORE_GAP))
         # `within` was counted in rounded shares; only the problem can say that it fits.
         known = [c for c in (first.columns, within) if c is not None and self._fits(problem, c)]
-        bound = reduced.offset + dual.bound
+        proved = dual.bound - dual.owed(reduced)
+        bound = reduced.offset + proved
         if not known:
             # Without a known loss there is no gap, and so no cell that can be ruled out.
             return solve_cells(problem, problem.grouped.allowed, effort)
         best = min(known, key=reduced.loss)
-        least = reduced.loss(best) - dual.bound
+        least = reduced.loss(best) - proved
         # A reduced loss is already above the least of every layer, as the gap is defined.
         allowed = self.gap * reduced.loss(best)
         if least <= allowed:
@@ -152,8 +153,8 @@ class Lagrangian(Solver):
         if last.columns is None:  # stopped before it had read the first choice
             return Answer(Status.TIME_LIMIT, best, bound)
         # No choice outside of the open cells is better than the best one known.
-        proved = bound if last.bound is None else max(bound, last.bound)
-        return Answer(last.status, last.columns, proved)
+        highest = bound if last.bound is None else max(bound, last.bound)
+        return Answer(last.status, last.columns, highest)
 
     @staticmethod
     def _fits(problem: Problem, columns: Columns) -> bool:

@@ -58,9 +58,17 @@ class Dual:
         bound = float(least.sum() - multipliers.sum())
         return cls(multipliers, bound, weighted - least[:, None], columns, problem.used(columns))
 
+    def owed(self, problem: Reduced) -> float:
+        """How far below the bound a choice may lose that is within a budget by its last digits.
+
+        Where steps of a budget are a millionth of what it counts, such digits are worth something.
+        """
+        return float(self.multipliers @ problem.edge)
+
     def proves_infeasible(self, problem: Reduced) -> bool:
         """Whether the bound is above every loss, so that no choice can be within the budgets."""
         rounding = DUAL_BOUND * (problem.worst + float(self.multipliers.sum()))
+        rounding += self.owed(problem)
         return self.bound > problem.worst + rounding
 
     def cells_within(self, count: int) -> Mask:

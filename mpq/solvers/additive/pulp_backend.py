@@ -35,6 +35,11 @@ class Way:
     presolve: bool = True
     tolerance: float = TOLERANCE
 
+    @property
+    def tells_bound(self) -> bool:
+        """Whether a search that stops early says what it proved; CBC's does not pass PuLP."""
+        return self.backend == "HiGHS"
+
     def others(self) -> Iterator[Self]:
         """Ways that share as little as possible with this one, the most alike first."""
         yield replace(self, presolve=False)
@@ -169,7 +174,7 @@ class _WarmHiGHS(pulp.HiGHS):  # type: ignore[misc]
 
 
 def _bound(model: Any, backend: str, is_exact: bool) -> float | None:
-    if backend == "HiGHS":
+    if Way(backend).tells_bound:
         bound = float(model.solverModel.getInfo().mip_dual_bound)
         return bound if math.isfinite(bound) else None
     # CBC's own bound does not come through PuLP: only a finished search proves something.

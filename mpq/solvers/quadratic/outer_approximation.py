@@ -218,7 +218,9 @@ class _Program:
         model, x = self._model()
         # HiGHS refuses a negative time limit and then has none. Half of the gap is for what the
         # tangents are still below the squares.
-        proved = run(model, way, max(seconds, 1e-3), relative_gap=gap / 2)
+        # CBC that may stop early tells no bound, which is what is wanted here.
+        gap = gap / 2 if way.tells_bound else 0.0
+        proved = run(model, way, max(seconds, 1e-3), relative_gap=gap)
         bound = -math.inf if proved is None else (proved - _SAFE) * self.unit
         if any(variable.varValue is None for variable in x):
             return np.empty(0, dtype=np.intp), bound

@@ -12,6 +12,8 @@ from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.additive.ilp import IntegerLinearProgram
 from mpq.solvers.additive.pulp_backend import available_backends
 from mpq.solvers.proofs import best_known, checked, contradiction
+from mpq.solvers.quadratic.branch_and_bound import BranchAndBound
+from mpq.solvers.quadratic.outer_approximation import OuterApproximation
 
 
 def ask(solver: Solver, problem: Problem, *known: Columns) -> Solution:
@@ -55,8 +57,7 @@ def believed(problem: Problem, solution: Solution, *known: Columns) -> Solution:
         known: ``[L]`` assignments that were found; those that break a budget do not count.
 
     Raises:
-        SolverError: If every other way is contradicted too, or there is none: a loss with
-            interactions is not solved again.
+        SolverError: If every other way is contradicted too, or there is none.
     """
     best = best_known(problem, *known)
     wrong = contradiction(problem, solution.status, solution.columns, solution.bound, best)
@@ -72,8 +73,13 @@ def believed(problem: Problem, solution: Solution, *known: Columns) -> Solution:
 
 
 def _others(problem: Problem) -> Iterator[Solver]:
-    """Exact solvers of ours, each another way; none where there are interactions."""
-    if problem.interactions is None:
-        yield additive_solver(problem)
+    """Exact solvers of ours, each another way; with interactions each stops after a minute."""
+    if problem.interactions is not None:
+        # They share no bound with each other.
+        yield BranchAndBound()
         for backend in available_backends():
-            yield IntegerLinearProgram(backend)
+            yield OuterApproximation(backend=backend)
+        return
+    yield additive_solver(problem)
+    for backend in available_backends():
+        yield IntegerLinearProgram(backend)

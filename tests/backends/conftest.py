@@ -21,7 +21,7 @@ def here(
     with torch.no_grad():
         outputs = tuple(loaded.run(batch).float() for batch in batches)
     file = exchange / "weights.safetensors"
-    save_file({name: t.float().contiguous() for name, t in loaded.weights.items()}, file)
+    save_file({name: t.float().contiguous().clone() for name, t in loaded.weights.items()}, file)
     with torch.no_grad():
         others = {
             name: tuple(each.run(batch).float() for batch in batches)

@@ -3,8 +3,9 @@
     python benchmarks/deployment.py > benchmarks/deployment.json
 
 The Llama of the TinyStories (examples/llama_stories_transformers.py) and SmolLM2-135M-Instruct
-(benchmarks/smollm2.py, from Q4_1), each within 0.8 times the weight bytes of the target's own w8
-(torchao, which stores a byte per code: 1.05 times). Prints JSON: for every network and target the
+(benchmarks/smollm2.py, from Q4_1), and EfficientNet-Lite0 (benchmarks/efficientnet_lite0.py), each
+within 0.8 times the weight bytes of the target's own w8 (torchao, which stores a byte per code:
+1.05 times). Prints JSON: for every network and target the
 figures of ``export.json`` (difference from the simulation, KL divergence from the original in the
 runtime and in the simulation, bytes in the file and predicted, examples and tokens a second on this
 machine), and bytes of uniform precisions of the target, with what they lose in the simulation.
@@ -46,10 +47,12 @@ class Subject:
     Args:
         file: With make_net, calibration, held_out and save_tokenizer.
         weight_range: Of 135 M weights, the least squares of forty ranges would be most of the time.
+        targets: Those that have a place for such a network.
     """
 
     file: Path
     weight_range: str
+    targets: tuple[str, ...] = tuple(LIMITS)
 
     def part(self, name: str) -> Any:
         """One of the file's functions."""
@@ -59,6 +62,9 @@ class Subject:
 SUBJECTS: Final = {
     "stories": Subject(HERE.parent / "examples" / "llama_stories_transformers.py", "mse"),
     "smollm2": Subject(HERE / "smollm2.py", "minmax"),
+    "efficientnet_lite0": Subject(
+        HERE / "efficientnet_lite0.py", "mse", ("onnx-qdq", "openvino", "torchao")
+    ),
 }
 
 
@@ -102,7 +108,8 @@ def main(chosen: list[str]) -> None:
         "num_threads": torch.get_num_threads(),
     }
     for name in subjects:
-        found[name] = _in_all(SUBJECTS[name], targets)
+        takes = SUBJECTS[name].targets
+        found[name] = _in_all(SUBJECTS[name], [target for target in targets if target in takes])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps(found | {"peak_memory_kib": peak}, indent=1))
 
@@ -110,9 +117,11 @@ def main(chosen: list[str]) -> None:
 def _in_all(subject: Subject, targets: list[str]) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as place:
-        subject.part("save_tokenizer")(f"{place}/tokenizer")
         for name in targets:
-            spelled = f"gguf:tokenizer={place}/tokenizer" if name == "gguf" else name
+            spelled = name
+            if name == "gguf":
+                subject.part("save_tokenizer")(f"{place}/tokenizer")
+                spelled = f"gguf:tokenizer={place}/tokenizer"
             told = shipped(subject, spelled, LIMITS[name], Path(place, name))
             found[name] = told | {"target": name, "limit": LIMITS[name]}
             print(f"{name}: {json.dumps(found[name])}", file=sys.stderr, flush=True)

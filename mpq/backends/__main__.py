@@ -40,7 +40,8 @@ def main(spelled: str, folder: str, exchange: str, what: str = "run") -> None:
             save_file(dict(seen), meeting / "modules.safetensors")
             return
         # Decoded before anything runs: some readers unpack their weights for good when they run.
-        weights = {name: t.float().contiguous() for name, t in loaded.weights.items()}
+        # Copies, as a file of safetensors refuses layers that share a tensor.
+        weights = {name: t.float().contiguous().clone() for name, t in loaded.weights.items()}
         save_file(weights, meeting / "weights.safetensors")
         kinds = dict(loaded.kinds)
         with torch.no_grad():

@@ -22,7 +22,7 @@ def here(
     with torch.no_grad():
         outputs, more = run_batches(loaded, batches)
     file = exchange / "weights.safetensors"
-    save_file({name: t.float().contiguous() for name, t in loaded.weights.items()}, file)
+    save_file({name: t.float().contiguous().clone() for name, t in loaded.weights.items()}, file)
     others = run_otherwise(target.load_otherwise(folder), batches)
     return FreshRun(tuple(outputs), 0.5, loaded.versions, loaded.kinds, file, others, tuple(more))
 

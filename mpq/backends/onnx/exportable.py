@@ -13,7 +13,9 @@ from mpq.network.network import Network
 from mpq.problem.assignment import Assignment
 
 
-def exportable(model: nn.Module, assignment: Assignment, data: Calibration) -> Network:
+def exportable(
+    model: nn.Module, assignment: Assignment, data: Calibration, with_own: bool = False
+) -> Network:
     """The network whose assigned layers are written in their precisions.
 
     Only these become placeholders; all else stays as torch writes it.
@@ -22,11 +24,12 @@ def exportable(model: nn.Module, assignment: Assignment, data: Calibration) -> N
         model: The network that the assignment was found for.
         assignment: Its layers' precisions.
         data: Examples that reach every layer.
+        with_own: Whether layers with a forward of their own have a place.
 
     Raises:
         MismatchError: If the assignment belongs to another network, or the examples to another
             task.
-        ModelError: If a layer computes something of its own, which an operator would not.
+        ModelError: If a layer computes something of its own, which has no place.
     """
     network = _network(model, assignment, data)
     if dict(assignment.folded) != dict(network.folded):
@@ -34,8 +37,10 @@ def exportable(model: nn.Module, assignment: Assignment, data: Calibration) -> N
             "the assignment belongs to another network: it does not fold the BatchNorms that this "
             "one has after its convolutions"
         )
-    refuse_own_forwards(network.layers, assignment.precisions)
     refuse_other_readers(network, assignment.precisions)
+    if with_own:
+        return network
+    refuse_own_forwards(network.layers, assignment.precisions)
     plain = [layer.name for layer in network.layers if not layer.has_own_forward]
     if not plain:
         raise ModelError("every layer has a forward of its own: there is nothing to export")

@@ -11,12 +11,13 @@ import torch
 from mpq.backends.onnx.formats import Kernel, kernel_of, rounds_output
 from mpq.backends.onnx.graph import InputCodes, Writer
 from mpq.backends.onnx.layer_nodes import LayerCall
+from mpq.backends.onnx.own_layer import OPERATORS, layer_of
 from mpq.backends.onnx.template import PLACEHOLDER, GraphTemplate
 from mpq.errors import ModelError
 from mpq.network.tracing import kind_of
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.grid import make_grid
-from mpq.quantization.precision import Precision
+from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.rounding import static_grid
 
@@ -124,7 +125,9 @@ class _Filling:
         renamed: dict[str, str] = {}
         for node in graph.node:
             placeholder = placeholders.get(node.output[0]) if node.op_type == PLACEHOLDER else None
-            if placeholder is None:
+            if node.op_type in OPERATORS:
+                self.as_it_is(node, renamed)
+            elif placeholder is None:
                 self.copy(node, renamed)
             else:
                 self.placeholder(placeholder, renamed.get(placeholder.x, placeholder.x))
@@ -145,6 +148,12 @@ class _Filling:
         for index, name in enumerate(node.input):
             node.input[index] = renamed.get(name, name)
         self.writer.nodes.append(node)
+
+    def as_it_is(self, node: "onnx.NodeProto", renamed: Mapping[str, str]) -> None:
+        """The input or weight of a layer with a forward of its own, which is not rounded here."""
+        assert self.precisions[layer_of(node)] == ORIGINAL  # by `refuse_own_forwards`
+        x = renamed.get(node.input[0], node.input[0])
+        self.writer.node("Identity", [x], node.output[0])
 
     def placeholder(self, placeholder: Placeholder, x: str) -> None:
         layer_module = self.template.network.layer_module(placeholder.layer)

@@ -22,6 +22,7 @@ from mpq.backends.onnx.loaded import (
     message_bytes,
     stored_settings,
 )
+from mpq.backends.onnx.own_layer import OPERATORS, layer_of
 from mpq.backends.onnx.qdq_call import QdqWriter, weights_json
 from mpq.backends.onnx.session import AS_WRITTEN, FLOAT_PRODUCTS
 from mpq.backends.onnx.template import GraphTemplate, check_batch_size, require_onnx
@@ -37,7 +38,6 @@ from mpq.backends.target import (
 )
 from mpq.errors import ModelError
 from mpq.network.examples import Calibration
-from mpq.network.own_forward import has_own_forward
 from mpq.network.tracing import kind_of
 from mpq.problem.assignment import Assignment
 from mpq.quantization.numerics import Numerics
@@ -132,10 +132,8 @@ class OnnxQdq(Target):
             return "ONNX Runtime 1.32 breaks down on groups in 8 bits with int8 inputs"
         return ""
 
-    def module_refusal(self, module: nn.Module | None) -> str:
+    def module_refusal(self, module: nn.Module | None) -> str:  # noqa: ARG002
         """See ``Target.module_refusal``: what is traced has a place, whatever its module."""
-        if module is not None and kind_of(module) is not None and has_own_forward(module):
-            return "its forward is another one than torch's, which no operator computes"
         return ""
 
     @staticmethod
@@ -224,10 +222,10 @@ def standard_graph(
     require_onnx()
     check_batch_size(batch_size)
     data = Calibration(shipped.examples)
-    network = exportable(shipped.model, shipped.assignment, data)
+    network = exportable(shipped.model, shipped.assignment, data, with_own=True)
     _check_shared(shipped, tool)
     data = network.examples(data)
-    template = GraphTemplate.of(network, data, batch_size, has_unscored=True)
+    template = GraphTemplate.of(network, data, batch_size, has_unscored=True, with_own=True)
     check_same(template, data)
     writer = QdqWriter(Writer(), shipped.quantizer, narrowest)
     graph = filled_graph(template, shipped.assignment.precisions, writer)
@@ -253,6 +251,10 @@ def filled_graph(
     # In the order of the calls, which is that of the graph.
     inputs = {name: iter(seen) for name, seen in template.layer_inputs.items()}
     for node in filled.graph.node:
+        if node.op_type in OPERATORS:
+            name = layer_of(node)
+            layers.own(name, template.network.layer_module(name), precisions[name], node)
+            continue
         call = placeholders.get(node.output[0])
         if call is None:
             writer.nodes.append(node)
@@ -268,8 +270,17 @@ def filled_graph(
     del filled.graph.node[:]
     filled.graph.node.extend(writer.nodes)
     filled.graph.initializer.extend(writer.constants)
+    _drop_unread(filled.graph)
     opset = max((x.container.opset for x in layers.weights.values()), default=21)
     return stamp(filled, opset, _ir_version(opset))
+
+
+def _drop_unread(graph: "onnx.GraphProto") -> None:
+    """Drops constants that no node reads: the numbers that codes have taken the place of."""
+    read = {name for node in graph.node for name in node.input}
+    kept = [x for x in graph.initializer if x.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _ir_version(opset: int) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 import torch
@@ -11,14 +11,18 @@ from torch import Tensor, nn
 from mpq.backends.onnx.containers import Container, container_of
 from mpq.backends.onnx.graph import InputCodes, Writer
 from mpq.backends.onnx.layer_nodes import convolution_attributes, write_sum
+from mpq.backends.onnx.own_layer import INPUT
 from mpq.errors import ModelError
 from mpq.network.modules import weight_of
 from mpq.network.tracing import kind_of
-from mpq.network.weight_layout import layout_of
+from mpq.network.weight_layout import CHANNEL_FIRST, layout_of
 from mpq.quantization.codes import Codes
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.rounding import static_grid
+
+if TYPE_CHECKING:
+    import onnx
 
 FLOAT: Final = 1
 """ONNX's number of float32."""
@@ -94,6 +98,26 @@ class QdqWriter:
             return
         attributes = convolution_attributes(name, module)
         self.writer.node("Conv", [x, weight, *biases], y, attributes)
+
+    def own(
+        self, name: str, module: nn.Module, precision: Precision, node: "onnx.NodeProto"
+    ) -> None:
+        """The input or the weight of a layer whose forward is its own, for a placeholder of it.
+
+        Args:
+            name: The layer's.
+            module: Its module, which holds the original weight.
+            precision: Any that the target takes.
+            node: The placeholder.
+        """
+        if node.op_type == INPUT:
+            x = self._input(name, precision.activation, node.input[0])
+        elif precision.weight.is_exact:
+            x = node.input[0]  # whatever its kind
+        else:
+            # As torch has it: output channels first, but in Hugging Face's Conv1D.
+            x = self._weight(name, module, precision, layout_of(module) == CHANNEL_FIRST)
+        self.writer.node("Identity", [x], node.output[0])
 
     def _weight(self, name: str, module: nn.Module, precision: Precision, has_rows: bool) -> str:
         """The tensor of a weight, of those that share a parameter the same codes."""

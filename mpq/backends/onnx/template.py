@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from mpq.backends.onnx.own_layer import OwnLayer
 from mpq.backends.onnx.refusal import refusal
 from mpq.errors import InputError, MissingDependencyError, ModelError
 from mpq.network.arguments import input_of, read_by
@@ -60,7 +61,12 @@ class GraphTemplate:
 
     @classmethod
     def of(
-        cls, network: Network, data: Calibration, batch_size: int = 1, has_unscored: bool = False
+        cls,
+        network: Network,
+        data: Calibration,
+        batch_size: int = 1,
+        has_unscored: bool = False,
+        with_own: bool = False,
     ) -> Self:
         """Exports the network once; shapes, the batch size among them, are those of the example.
 
@@ -70,16 +76,18 @@ class GraphTemplate:
                 ranges of the layers' outputs.
             batch_size: Examples of one run; the graph takes no other number.
             has_unscored: Whether all outputs are given, those that are scored first.
+            with_own: Whether layers with a forward of their own are taken, too: they are written
+                as torch computes them, around placeholders of their inputs and weights.
 
         Raises:
             MissingDependencyError: If ``onnx`` or ``onnxscript`` is not installed.
             ModelError: If torch cannot export the network (says which operator), or a layer has a
-                forward of its own, which a placeholder would drop.
+                forward of its own that was not asked for.
         """
         require_onnx()
         check_batch_size(batch_size)
         own = [layer.name for layer in network.layers if layer.has_own_forward]
-        if own:
+        if own and not with_own:
             raise ModelError(
                 f"layers with a forward of their own are no ONNX operators: {', '.join(own)}; "
                 "leave them out (--exclude)"
@@ -289,9 +297,14 @@ def _opened(network: Network, shapes: Mapping[str, Mapping[Shape, Shape]]) -> nn
     module = share_parameters(network.module)
     kept = {id(part) for part in opened_parts(module)}
     placeholders: dict[int, nn.Module] = {}
+    own = {layer.name for layer in network.layers if layer.has_own_forward}
     for name in shapes:
         part = module.get_submodule(name)
-        placeholders[id(part)] = _Placeholder(name, shapes[name], part, id(part) in kept)
+        placeholders[id(part)] = (
+            OwnLayer(name, part)
+            if name in own
+            else _Placeholder(name, shapes[name], part, id(part) in kept)
+        )
     for path, layer_module in list(module.named_modules(remove_duplicate=False)):
         placeholder = placeholders.get(id(layer_module))
         # A network that is one layer has no parent to set it in.

@@ -32,10 +32,12 @@ def _one_trace_per_network() -> Iterator[None]:
     known: dict[tuple[str, int], GraphTemplate] = {}
     original = GraphTemplate.of
 
-    def of(network: Network, data: Calibration, batch_size: int = 1) -> GraphTemplate:
+    def of(
+        network: Network, data: Calibration, batch_size: int = 1, **wanted: bool
+    ) -> GraphTemplate:
         key = (network.fingerprint, batch_size)
         if key not in known:
-            known[key] = original(network, data, batch_size)
+            known[key] = original(network, data, batch_size, **wanted)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -245,7 +245,7 @@ class LoadedByLiteRt:
         """See ``Loaded.kinds``: element types, as the interpreter has them."""
         details = {x["index"]: x for x in self.interpreter.get_tensor_details()}
         return {
-            name: getattr(details[x["index"]]["dtype"], "__name__", str(details[x["index"]]["dtype"]))
+            name: details[x["index"]]["dtype"].__name__
             for name, x in self.layers.items()
         }
 

@@ -142,9 +142,7 @@ def store_codes(model: Any, place: Place, codes: Codes, shape: tuple[int, ...]) 
     tensor.quantization.quantizedDimension = place.axis
     last = len(graph.tensors) - 1
     for reader in graph.operators:
-        reader.inputs = np.array(
-            [last if i == place.index else i for i in reader.inputs], np.int32
-        )
+        reader.inputs = np.array([last if i == place.index else i for i in reader.inputs], np.int32)
     graph.operators.insert(0, _decoding(model, place.index, last))
 
 
@@ -180,6 +178,12 @@ def decoded_weights(model: Any, layers: Mapping[str, Mapping[str, Any]]) -> dict
         layers: Name to ``index``, ``order`` and ``shape`` of the weight.
     """
     return {name: _decoded(model, entry) for name, entry in layers.items()}
+
+
+def stored_types(model: Any, layers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Layer name to the element type of its weight, such as ``INT4``."""
+    tensors = model.subgraphs[0].tensors
+    return {name: f"INT{_bits_of(tensors[x['index']].type)}" for name, x in layers.items()}
 
 
 def _decoded(model: Any, entry: Mapping[str, Any]) -> Tensor:

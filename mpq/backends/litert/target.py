@@ -21,6 +21,7 @@ from mpq.backends.litert.flatbuffer import (
     find_weight,
     read_model,
     store_codes,
+    stored_types,
     written_model,
 )
 from mpq.backends.onnx.loaded import run_in_parts
@@ -28,6 +29,8 @@ from mpq.backends.target import HEADERS, LayerShape, Loaded, Shipped, Target, ro
 from mpq.errors import InputError, ModelError
 from mpq.network.examples import Batch
 from mpq.network.outputs import scored_tensor
+from mpq.network.own_forward import has_own_forward
+from mpq.network.tracing import kind_of
 from mpq.quantization.precision import Granularity, Precision
 
 FILE: Final = "network.tflite"
@@ -89,12 +92,10 @@ class LiteRt(Target):
         return ""
 
     def module_refusal(self, module: nn.Module | None) -> str:
-        """See ``Target.module_refusal``."""
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Embedding):
-            return ""
-        if module is None:
-            return f"in {self.name} it has no module of its own"
-        return f"it knows Linear, Conv1d, Conv2d, Embedding; this is a {type(module).__name__}"
+        """See ``Target.module_refusal``: what is traced has a place, whatever its module."""
+        if module is not None and kind_of(module) is not None and has_own_forward(module):
+            return "its forward is another one than torch's, and reads its weight in its own way"
+        return ""
 
     def stored_bits(self, layer: LayerShape, precision: Precision) -> int:
         """See ``Target.stored_bits``."""
@@ -207,13 +208,11 @@ class LoadedByLiteRt:
     Args:
         file: What was loaded.
         runner: Of the interpreter, which keeps it.
-        interpreter: As it was loaded.
         layers: Layer name to where its weight is.
     """
 
     file: Path
     runner: Any
-    interpreter: Any
     layers: Mapping[str, Mapping[str, Any]]
 
     @classmethod
@@ -233,7 +232,7 @@ class LoadedByLiteRt:
             runner = interpreter.get_signature_runner()
         except (RuntimeError, ValueError) as error:
             raise ModelError(f"litert: LiteRT cannot load the file: {error}") from error
-        return cls(folder / FILE, runner, interpreter, layers)
+        return cls(folder / FILE, runner, layers)
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -242,12 +241,11 @@ class LoadedByLiteRt:
 
     @property
     def kinds(self) -> Mapping[str, str]:
-        """See ``Loaded.kinds``: element types, as the interpreter has them."""
-        details = {x["index"]: x for x in self.interpreter.get_tensor_details()}
-        return {
-            name: details[x["index"]]["dtype"].__name__
-            for name, x in self.layers.items()
-        }
+        """See ``Loaded.kinds``: element types of the schema.
+
+        Of 2 and 4 bits the interpreter tells the type that they are decoded to, int8.
+        """
+        return stored_types(read_model(self.file.read_bytes()), self.layers)
 
     @property
     def weights(self) -> Mapping[str, Tensor]:

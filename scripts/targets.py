@@ -53,6 +53,12 @@ ENVIRONMENTS: Final = (
         is_target=True,
     ),
     Environment(
+        "litert",
+        ("torch==2.13.0", "litert-torch==0.10.0", "ai-edge-litert==2.3.0", "transformers==5.24.0"),
+        ("tests/backends/litert/test_litert.py", "-k", "litert_computes"),
+        is_target=True,
+    ),
+    Environment(
         "aimet",
         ("torch==2.13.0", "aimet-onnx==2.42.0", "onnx==1.23.2", "onnxscript==0.7.2"),
         ("tests/backends/recipes/test_aimet.py", "-k", "aimet_computes"),

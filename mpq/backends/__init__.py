@@ -16,6 +16,7 @@ from mpq.backends.auto_round import AutoRound
 from mpq.backends.c.target import C
 from mpq.backends.compressed_tensors import CompressedTensors
 from mpq.backends.gguf import Gguf
+from mpq.backends.litert.target import LiteRt
 from mpq.backends.mlx import Mlx
 from mpq.backends.onnx.export import Onnx
 from mpq.backends.onnx.qdq import OnnxQdq
@@ -42,6 +43,7 @@ BACKENDS: Registry[Backend] = Registry(
         OpenVino,
         CompressedTensors,
         Gguf,
+        LiteRt,
         Mlx,
         TorchAo,
         AutoRound,

@@ -1,0 +1,1 @@
+"""LiteRT (TensorFlow Lite): a file whose weights are our codes."""

@@ -1,0 +1,205 @@
+"""A float ``.tflite`` file whose constants become integer codes behind ``DEQUANTIZE``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import permutations
+from math import prod
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpq.errors import ModelError
+from mpq.quantization.codes import Codes, packed
+
+CONTAINERS: Final = {2: 2, 3: 4, 4: 4, 5: 8, 6: 8, 7: 8, 8: 8}
+"""Bits of a code, and of the element type that holds it."""
+DEQUANTIZE_VERSION: Final = 6
+"""Of the operator that decodes 2 and 4 bits by channel."""
+IDENTIFIER: Final = b"TFL3"
+
+
+@final
+@dataclass(frozen=True)
+class Place:
+    """Where a layer's weight is in the file.
+
+    Args:
+        index: Of the tensor in the first subgraph.
+        order: Axes of the weight in the order in which the file stores them.
+        axis: Of the stored tensor, along which the output channels lie.
+    """
+
+    index: int
+    order: tuple[int, ...]
+    axis: int
+
+
+def read_model(content: bytes) -> Any:
+    """The file as objects that can be changed."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    return schema.ModelT.InitFromPackedBuf(content, 0)
+
+
+def written_model(model: Any) -> bytes:
+    """The file of changed objects."""
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def constant_bytes(file: Path) -> int:
+    """Bytes of a file's constants, without scales and names."""
+    buffers = read_model(file.read_bytes()).buffers
+    return sum(len(x.data) for x in buffers if x.data is not None)
+
+
+def find_weight(model: Any, name: str, weight: Tensor) -> Place:
+    """The one float constant with a weight's numbers, in whatever order of its axes.
+
+    Args:
+        model: Of a converted network.
+        name: The layer's, for the message.
+        weight: ``[O, ...]`` with numbers that no other constant has.
+
+    Raises:
+        ModelError: If there is none, or more than one: the converter made something else of it.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    found = []
+    for index, tensor in enumerate(model.subgraphs[0].tensors):
+        data = model.buffers[tensor.buffer].data
+        if tensor.type != schema.TensorType.FLOAT32 or data is None:
+            continue
+        if len(data) != 4 * weight.numel():
+            continue
+        stored = torch.from_numpy(np.frombuffer(bytes(data), np.float32).copy())
+        order = next((x for x in _orders(weight) if _is_stored(stored, weight, x)), None)
+        axis = None if order is None else _axis(weight, order, [int(x) for x in tensor.shape])
+        if order is not None and axis is not None:
+            found.append(Place(index, order, axis))
+    if len(found) != 1:
+        raise ModelError(
+            f"litert: the converted network has {len(found)} constants that are the weight of "
+            f"{name!r}, and not one: its converter made another one of it; leave the layer out"
+        )
+    return found[0]
+
+
+def _orders(weight: Tensor) -> list[tuple[int, ...]]:
+    return list(permutations(range(weight.ndim)))
+
+
+def _is_stored(stored: Tensor, weight: Tensor, order: tuple[int, ...]) -> bool:
+    return torch.equal(stored, weight.permute(order).flatten())
+
+
+def _axis(weight: Tensor, order: tuple[int, ...], shape: list[int]) -> int | None:
+    """Which axis of a stored shape, that may have more axes of 1, is that of the channels."""
+    before = prod(weight.shape[axis] for axis in order[: order.index(0)])
+    count = weight.shape[0]
+    return next(
+        (i for i, size in enumerate(shape) if size == count and prod(shape[:i]) == before), None
+    )
+
+
+def store_codes(model: Any, place: Place, codes: Codes, shape: tuple[int, ...]) -> None:
+    """Puts a layer's codes where its float weight was; what reads it reads the decoded numbers.
+
+    Args:
+        model: Changed in place.
+        place: Of the weight.
+        codes: Of a symmetric format without groups.
+        shape: ``[O, ...]`` of the weight.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = model.subgraphs[0]
+    tensor = graph.tensors[place.index]
+    bits = CONTAINERS[codes.tensor_format.number.bits]
+    ordered = codes.integers().reshape(shape).permute(place.order).reshape(1, -1)
+    size = -(-ordered.numel() * bits // 8)
+    stream = packed(ordered & (2**bits - 1), bits)[0, :size]
+    decoded = schema.TensorT()
+    decoded.name, decoded.shape = bytes(tensor.name) + b"_decoded", tensor.shape
+    decoded.type, decoded.buffer = schema.TensorType.FLOAT32, len(model.buffers)
+    model.buffers.append(schema.BufferT())
+    graph.tensors.append(decoded)
+    # A buffer of its own: the converter may have used one for two tensors.
+    tensor.buffer = len(model.buffers)
+    model.buffers.append(schema.BufferT())
+    model.buffers[tensor.buffer].data = stream.numpy()
+    tensor.type = getattr(schema.TensorType, f"INT{bits}")
+    tensor.quantization = schema.QuantizationParametersT()
+    tensor.quantization.scale = codes.scale[:, 0].numpy()
+    tensor.quantization.zeroPoint = np.zeros(shape[0], np.int64)
+    tensor.quantization.quantizedDimension = place.axis
+    last = len(graph.tensors) - 1
+    for reader in graph.operators:
+        reader.inputs = np.array([last if i == place.index else i for i in reader.inputs], np.int32)
+    graph.operators.insert(0, _decoding(model, place.index, last))
+
+
+def _decoding(model: Any, read: int, made: int) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    operator = schema.OperatorT()
+    operator.opcodeIndex = _operator_code(model, schema.BuiltinOperator.DEQUANTIZE)
+    operator.inputs, operator.outputs = np.array([read], np.int32), np.array([made], np.int32)
+    operator.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
+    operator.builtinOptions = schema.DequantizeOptionsT()
+    return operator
+
+
+def _operator_code(model: Any, builtin: int) -> int:
+    from ai_edge_litert import schema_py_generated as schema
+
+    for index, code in enumerate(model.operatorCodes):
+        if code.builtinCode == builtin and code.version == DEQUANTIZE_VERSION:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = builtin
+    code.version = DEQUANTIZE_VERSION
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def decoded_weights(model: Any, layers: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    """``[O, K]`` of every layer by the format's formula, from the file alone.
+
+    Args:
+        model: Of a written file.
+        layers: Name to ``index``, ``order`` and ``shape`` of the weight.
+    """
+    return {name: _decoded(model, entry) for name, entry in layers.items()}
+
+
+def stored_types(model: Any, layers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Layer name to the element type of its weight, such as ``INT4``."""
+    tensors = model.subgraphs[0].tensors
+    return {name: f"INT{_bits_of(tensors[x['index']].type)}" for name, x in layers.items()}
+
+
+def _decoded(model: Any, entry: Mapping[str, Any]) -> Tensor:
+    tensor = model.subgraphs[0].tensors[entry["index"]]
+    data = np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.uint8)
+    shape, order = entry["shape"], entry["order"]
+    bits, count = _bits_of(tensor.type), prod(shape)
+    places = bits * np.arange(8 // bits)
+    codes = ((data[:, None] >> places) & (2**bits - 1)).reshape(-1)[:count].astype(np.int32)
+    codes = np.where(codes >= 2 ** (bits - 1), codes - 2**bits, codes)
+    stored = torch.from_numpy(codes.reshape([shape[axis] for axis in order]))
+    rows = stored.permute(tuple(np.argsort(order))).reshape(shape[0], -1)
+    return rows * torch.from_numpy(np.array(tensor.quantization.scale, np.float32))[:, None]
+
+
+def _bits_of(tensor_type: int) -> int:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return {getattr(schema.TensorType, f"INT{bits}"): bits for bits in (2, 4, 8)}[tensor_type]

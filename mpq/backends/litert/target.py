@@ -1,0 +1,269 @@
+"""LiteRT: ``.tflite`` files for phones, with integer weights that are decoded while running."""
+
+import contextlib
+import io
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, Final, final
+
+import torch
+from torch import Tensor, nn
+
+from mpq.backends.hugging_face import require
+from mpq.backends.litert.flatbuffer import (
+    CONTAINERS,
+    constant_bytes,
+    decoded_weights,
+    find_weight,
+    read_model,
+    store_codes,
+    stored_types,
+    written_model,
+)
+from mpq.backends.onnx.loaded import run_in_parts
+from mpq.backends.target import HEADERS, LayerShape, Loaded, Shipped, Target, rows_of
+from mpq.errors import InputError, ModelError
+from mpq.network.examples import Batch
+from mpq.network.outputs import scored_tensor
+from mpq.network.own_forward import has_own_forward
+from mpq.network.tracing import kind_of
+from mpq.quantization.precision import Granularity, Precision
+
+FILE: Final = "network.tflite"
+LAYERS_FILE: Final = "layers.json"
+KINDS: Final = ("linear", "conv1d", "conv2d", "embedding")
+SCALE_AND_ZERO: Final = 32 + 64
+"""Bits beside the codes of a channel: the format stores zero points as int64."""
+
+
+@final
+@dataclass(frozen=True)
+class LiteRt(Target):
+    """A file of LiteRT (TensorFlow Lite) whose weights are our codes behind ``DEQUANTIZE``.
+
+    litert-torch converts the network in floating point, and never sees a format: where a layer's
+    weight ended up is found by its numbers, and codes and scales are put there.
+
+    Args:
+        batch_size: Examples of one run; all shapes are fixed to those of the first example.
+    """
+
+    name: ClassVar[str] = "litert"
+    summary: ClassVar[str] = "LiteRT (TensorFlow Lite) files for phones, integer weights"
+    extra: ClassVar[str] = "litert"
+    packages: ClassVar[tuple[str, ...]] = ("litert_torch", "ai_edge_litert")
+    readers: ClassVar[str] = "LiteRT on phones, tablets and processors"
+    holds: ClassVar[str] = (
+        "linear layers, convolutions and embeddings: w2 to w8 per tensor or channel, symmetric; "
+        "inputs in floating point; all else as it came"
+    )
+    candidates: ClassVar[tuple[str, ...]] = ("w2", "w4", "w8")
+    needs_float32: ClassVar[bool] = True
+    weight_suffixes: ClassVar[tuple[str, ...]] = (".tflite",)
+    notes: ClassVar[tuple[str, ...]] = (
+        "Weights only: layers compute in floating point. Inputs in int8 are refused.",
+        "w3 is stored in 4 bits, w5, w6 and w7 in 8; a channel takes 12 bytes more for its scale "
+        "and zero point.",
+        "Shapes and batch size are fixed to those of the examples.",
+    )
+
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"litert: batch_size is 1 or more, got {self.batch_size}")
+
+    def refusal(self, layer: LayerShape, precision: Precision) -> str:
+        """See ``Target.refusal``."""
+        weight = precision.weight
+        if layer.kind not in KINDS or layer.is_transposed:
+            found = "a matrix [I, O]" if layer.is_transposed else f"a layer of kind {layer.kind}"
+            return f"it holds {', '.join(KINDS)} in fewer bits, and this is {found}"
+        if not weight.is_scaled_integer or not weight.symmetric:
+            return "it holds symmetric integers of 2 to 8 bits"
+        if weight.granularity is Granularity.GROUP:
+            return "its scales are of a channel, or of a whole weight"
+        if not precision.activation.is_exact:
+            return "its layers with integer weights read floating point: a32"
+        return ""
+
+    def module_refusal(self, module: nn.Module | None) -> str:
+        """See ``Target.module_refusal``: what is traced has a place, whatever its module."""
+        if module is not None and kind_of(module) is not None and has_own_forward(module):
+            return "its forward is another one than torch's, and reads its weight in its own way"
+        return ""
+
+    def stored_bits(self, layer: LayerShape, precision: Precision) -> int:
+        """See ``Target.stored_bits``."""
+        num_channels, num_inputs = rows_of(layer)
+        bits = num_channels * num_inputs * CONTAINERS[precision.weight.number.bits]
+        return -(-bits // 8) * 8 + num_channels * SCALE_AND_ZERO
+
+    def header_bytes(self, folder: Path) -> int:
+        """See ``Target.header_bytes``: operators and names of the graph as well."""
+        file = folder / FILE
+        return HEADERS + file.stat().st_size - constant_bytes(file)
+
+    def write(self, shipped: Shipped, folder: Path) -> None:
+        """See ``Target.write``."""
+        for package in self.packages:
+            require(package, self.extra)
+        network, marks = _marked(shipped)
+        model = read_model(_converted(network, _first(shipped, self.batch_size), folder / FILE))
+        places = {name: find_weight(model, name, mark) for name, mark in marks.items()}
+        told, filled = {}, set[int]()
+        for layer in shipped.quantized:
+            place = places[layer.name]
+            told[layer.name] = {
+                "index": place.index, "order": place.order, "shape": layer.weight_shape,
+            }  # fmt: skip
+            if place.index not in filled:
+                store_codes(model, place, shipped.codes(layer), layer.weight_shape)
+                filled.add(place.index)
+        (folder / FILE).write_bytes(written_model(model))
+        (folder / LAYERS_FILE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+    def load(self, folder: Path) -> Loaded:
+        """See ``Target.load``."""
+        return LoadedByLiteRt.of(folder)
+
+
+def _marked(shipped: Shipped) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A copy whose quantized weights have numbers of their own, and these by layer name.
+
+    By them they are found again: weights as they came may be alike in two layers.
+
+    Raises:
+        ModelError: If layers share a weight, in several precisions.
+    """
+    network = deepcopy(shipped.module).cpu()
+    draws = torch.Generator().manual_seed(0)
+    marks: dict[str, Tensor] = {}
+    known: dict[int, tuple[str, Precision]] = {}
+    precisions = {x.name: x.precision for x in shipped.assignment.layers}
+    for layer in shipped.assignment.layers:
+        weight = network.get_submodule(layer.name).weight
+        assert isinstance(weight, nn.Parameter)
+        other, precision = known.setdefault(id(weight), (layer.name, layer.precision))
+        if precision.weight != layer.precision.weight:
+            raise ModelError(
+                f"litert: {other!r} at {precision} shares its weight with {layer.name!r} at "
+                f"{layer.precision}; the file has one of both"
+            )
+        if precisions[layer.name].weight.is_exact:
+            continue
+        if other == layer.name:
+            weight.data = torch.randn(weight.shape, generator=draws)
+        marks[layer.name] = weight.detach()
+    return network, marks
+
+
+class _Positional(nn.Module):
+    """A network that is given its tensors one by one, and gives the one that is compared."""
+
+    def __init__(self, network: nn.Module, num_args: int, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.network, self.num_args, self.names = network, num_args, names
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        given = tensors[: self.num_args]
+        named = dict(zip(self.names, tensors[self.num_args :], strict=True))
+        return scored_tensor(self.network(*given, **named))
+
+
+def _first(shipped: Shipped, size: int) -> Batch:
+    if not shipped.examples:
+        raise InputError("the target litert needs examples, to trace the network")
+    batch = shipped.examples[0].to(torch.device("cpu"))
+    return batch.repeated(-(-size // batch.size)).slice(0, size)
+
+
+def _converted(network: nn.Module, batch: Batch, file: Path) -> bytes:
+    """The bytes of a network in floating point, as litert-torch converts it."""
+    import litert_torch
+
+    given = [*batch.args, *batch.kwargs.values()]
+    if not all(isinstance(x, Tensor) for x in given):
+        raise ModelError("litert: its networks read tensors, and the examples have others")
+    wrapped = _Positional(network, len(batch.args), tuple(batch.kwargs)).eval()
+    # It prints its progress, and standard output is ours.
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            litert_torch.convert(wrapped, tuple(given)).export(str(file))
+    except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
+        said = str(error).strip().partition("\n")[0]
+        raise ModelError(f"litert: litert-torch cannot convert the network: {said}") from error
+    return file.read_bytes()
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LoadedByLiteRt:
+    """See ``mpq.backends.target.Loaded``.
+
+    Args:
+        file: What was loaded.
+        runner: Of the interpreter, which keeps it.
+        layers: Layer name to where its weight is.
+    """
+
+    file: Path
+    runner: Any
+    layers: Mapping[str, Mapping[str, Any]]
+
+    @classmethod
+    def of(cls, folder: Path) -> "LoadedByLiteRt":
+        """Loads a folder.
+
+        Raises:
+            MissingDependencyError: If LiteRT is not installed.
+            ModelError: If it cannot load the file.
+        """
+        require("ai_edge_litert", LiteRt.extra)
+        from ai_edge_litert.interpreter import Interpreter
+
+        layers = json.loads((folder / LAYERS_FILE).read_text(encoding="utf-8"))
+        try:
+            interpreter = Interpreter(model_path=str(folder / FILE))
+            runner = interpreter.get_signature_runner()
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(f"litert: LiteRT cannot load the file: {error}") from error
+        return cls(folder / FILE, runner, layers)
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """See ``Loaded.versions``."""
+        return {"ai-edge-litert": version("ai-edge-litert")}
+
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """See ``Loaded.kinds``: element types of the schema.
+
+        Of 2 and 4 bits the interpreter tells the type that they are decoded to, int8.
+        """
+        return stored_types(read_model(self.file.read_bytes()), self.layers)
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """See ``Loaded.weights``: by the schema's own reader."""
+        return decoded_weights(read_model(self.file.read_bytes()), self.layers)
+
+    def run(self, batch: Batch) -> Tensor:
+        """See ``Loaded.run``."""
+        details = self.runner.get_input_details()
+        names = sorted(details, key=lambda name: int(name.rpartition("_")[2]))
+        shapes = [[int(n) for n in details[name]["shape"]] for name in names]
+
+        def run(part: Batch) -> Tensor:
+            given = {
+                name: x.cpu().numpy().astype(details[name]["dtype"])
+                for name, x in zip(names, part.tensors, strict=True)
+            }
+            (output,) = self.runner(**given).values()
+            return torch.from_numpy(output.copy())
+
+        return run_in_parts(batch, shapes, run)

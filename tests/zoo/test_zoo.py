@@ -72,7 +72,7 @@ def test_every_class_is_right_or_refused(
 ) -> None:
     """No other error, all numbers counted, the model as found, nothing changed by fp32."""
     # Longformer fills its eight tokens up to a whole window, which has 512.
-    monkeypatch.setitem(FIXED, "attention_window", 8)  # type: ignore[arg-type]
+    monkeypatch.setitem(FIXED, "attention_window", 8)
     built = build(known[name])
 
     row = look(built, ["auto"])

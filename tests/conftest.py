@@ -1,7 +1,10 @@
 """What several test files need: the real data, a quick demo search, tiny networks."""
 
+import gc
 import os
 import random
+import shutil
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,6 +84,19 @@ def result() -> mpq.SearchResult:
     return mpq.search(task, ["weight_bytes=60KiB", "latency=4.7ms"])
 
 
+@pytest.fixture(scope="session")
+def _saved(result: mpq.SearchResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    result.save(folder, result.frontier(num_points=2))
+    return folder
+
+
+@pytest.fixture
+def saved_result(_saved: Path, tmp_path: Path) -> Path:
+    """The files of that search in a folder of the test's own, which it may damage."""
+    return Path(shutil.copytree(_saved, tmp_path, dirs_exist_ok=True))
+
+
 def _seed_all() -> None:
     random.seed(0)
     np.random.seed(0)
@@ -96,6 +112,18 @@ def pytest_collectstart() -> None:
 def pytest_runtest_setup() -> None:
     """What a test draws, and its fixtures, does not depend on which tests ran before it."""
     _seed_all()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is collected stays to the end: that garbage collection walks over it is for nothing."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -50,6 +50,7 @@ def test_a_folder_of_torchao_computes_what_the_simulation_does(
     assert check.predicted_bytes <= check.file_bytes <= check.predicted_bytes + HEADERS
 
 
+@pytest.mark.usefixtures("same_process")
 def test_a_code_takes_a_byte(tmp_path: Path) -> None:
     """Whatever its bits: the folder says how large it is."""
     few = shipped(tmp_path / "few", llama(), ("w2",))

@@ -70,9 +70,10 @@ def test_probes_have_the_curvature_of_the_divergence() -> None:
     """Their mean outer product is its Hessian, which autograd computes."""
     metric, output = NamedOutputs(TERMS), Detector().eval()(examples()[0][:1])
     outputs = metric.positions(output).detach()
-    generator, weights = torch.Generator().manual_seed(0), torch.ones(1, 1, dtype=torch.float64)
+    generator, weights = torch.Generator().manual_seed(0), torch.ones(20000, 1, dtype=torch.float64)
 
-    drawn = torch.stack([metric.probe(outputs, weights, generator)[0, 0] for _ in range(20000)])
+    # Every example draws its own: as many copies of one are as many draws.
+    drawn = metric.probe(outputs.repeat(20000, 1, 1), weights, generator)[:, 0]
 
     at = outputs.double()
     hessian = torch.autograd.functional.hessian(lambda f: metric.divergence(at, f).sum(), at)

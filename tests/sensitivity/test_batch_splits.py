@@ -35,7 +35,7 @@ VARIANTS = (
     "zero-cost:proxy=grasp",
     "zero-cost:proxy=snip",
 )
-SPLITS = ((8, 8), (4, 4, 4, 4), (5, 5, 6))
+SPLITS = ((4, 4, 4, 4), (5, 5, 6))
 CHOICES = tuple(map(Precision.parse, ("w2", "w4a8", "w8a8d", "w4g4a4s", "fp8")))
 
 
@@ -101,7 +101,7 @@ def make_sequence() -> tuple[nn.Module, Tensor, Tensor]:
 @pytest.mark.parametrize("make", [make_net, make_sequence], ids=["net", "sequence"])
 @pytest.mark.parametrize("name", [*NAMES, *VARIANTS])
 def test_table_is_that_of_any_split(make: Any, name: str) -> None:
-    """One batch of 16, two of 8, four of 4, or 5 + 5 + 6: the same numbers up to rounding."""
+    """One batch of 16, four of 4, or 5 + 5 + 6: the same numbers up to rounding."""
     model, x, y = make()
     whole = found(model, x, y, (16,), name)
 

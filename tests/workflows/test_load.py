@@ -84,6 +84,12 @@ def saved(
     return result, folder
 
 
+@pytest.fixture(scope="module")
+def frontier(result: mpq.SearchResult) -> mpq.Frontier:
+    """Of the shared search, over its latency."""
+    return result.frontier("latency", 3)
+
+
 def test_a_loaded_result_is_equal_in_every_number(saved: tuple[mpq.SearchResult, Path]) -> None:
     """Field by field, to the last bit, whatever the search had."""
     result, folder = saved
@@ -106,20 +112,21 @@ def test_a_loaded_result_answers_like_the_first(saved: tuple[mpq.SearchResult, P
     assert loaded.comparison_table().equals(result.comparison_table())
 
 
-def test_another_process_reads_the_same_run(result: mpq.SearchResult, tmp_path: Path) -> None:
+def test_another_process_reads_the_same_run(
+    result: mpq.SearchResult, frontier: mpq.Frontier, saved_result: Path
+) -> None:
     """The checksum of all numbers is the same where nothing of this process is known."""
-    result.save(tmp_path, result.frontier(num_points=2))
     code = (
         "import sys, mpq; found = mpq.load(sys.argv[1]); print(found.run_id); "
         "print(repr(found.frontier('latency', 3).points[1].loss))"
     )
 
     run_id, loss = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(saved_result)], capture_output=True, text=True, check=True
     ).stdout.split()
 
     assert run_id == result.run_id
-    assert float(loss) == result.frontier("latency", 3).points[1].loss
+    assert float(loss) == frontier.points[1].loss
 
 
 def test_every_file_has_the_mark_of_its_run(result: mpq.SearchResult, tmp_path: Path) -> None:
@@ -130,18 +137,19 @@ def test_every_file_has_the_mark_of_its_run(result: mpq.SearchResult, tmp_path: 
     assert all(result.run_id.encode() in file.read_bytes() for file in files)
 
 
-def test_files_of_two_runs_are_refused(result: mpq.SearchResult, tmp_path: Path) -> None:
+def test_files_of_two_runs_are_refused(saved_result: Path) -> None:
     """A table of another run beside this one's assignment is no result."""
     other = searched(**CASES["peak ram"])
-    result.save(tmp_path, result.frontier(num_points=2))
-    other.save(tmp_path / "other", other.frontier(num_points=2))
-    (tmp_path / "other" / "table.csv").replace(tmp_path / "table.csv")
+    other.save(saved_result / "other", other.frontier(num_points=2))
+    (saved_result / "other" / "table.csv").replace(saved_result / "table.csv")
 
     with pytest.raises(FileFormatError, match=r"holds files of 2 runs .*table\.csv.*new folder"):
-        mpq.load(tmp_path)
+        mpq.load(saved_result)
 
 
-def test_a_folder_of_the_version_before(result: mpq.SearchResult, tmp_path: Path) -> None:
+def test_a_folder_of_the_version_before(
+    result: mpq.SearchResult, frontier: mpq.Frontier, tmp_path: Path
+) -> None:
     """Assignment, problem and predictions are there; what it never held is said."""
     data = json.loads(result.assignment.to_json())
     data["schema_version"], data["record"] = 1, data.pop("metadata")
@@ -155,7 +163,7 @@ def test_a_folder_of_the_version_before(result: mpq.SearchResult, tmp_path: Path
     assert loaded.assignment.precisions == result.assignment.precisions
     assert loaded.solution.loss == result.solution.loss
     assert loaded.solution.bound == result.solution.bound
-    assert point.loss == result.frontier("latency", 3).points[1].loss
+    assert point.loss == frontier.points[1].loss
     assert loaded.comparisons == ()
     with pytest.raises(mpq.InputError, match=r"saved by mpq 0.1, without its layers"):
         loaded.layer_table()
@@ -204,13 +212,12 @@ def test_a_problem_of_another_run_of_version_1(
 
 
 @pytest.mark.parametrize("name", ["assignment.json", "problem.json", "result.json"])
-def test_a_missing_file(name: str, result: mpq.SearchResult, tmp_path: Path) -> None:
+def test_a_missing_file(name: str, saved_result: Path) -> None:
     """The file that is missing is named."""
-    result.save(tmp_path, result.frontier(num_points=2))
-    (tmp_path / name).unlink()
+    (saved_result / name).unlink()
 
     with pytest.raises(FileFormatError, match=name):
-        mpq.load(tmp_path)
+        mpq.load(saved_result)
 
 
 @pytest.mark.parametrize(
@@ -225,15 +232,12 @@ def test_a_missing_file(name: str, result: mpq.SearchResult, tmp_path: Path) -> 
         ),
     ],
 )
-def test_a_damaged_result(
-    content: str, message: str, result: mpq.SearchResult, tmp_path: Path
-) -> None:
+def test_a_damaged_result(content: str, message: str, saved_result: Path) -> None:
     """What cannot be read says where and why."""
-    result.save(tmp_path, result.frontier(num_points=2))
-    (tmp_path / "result.json").write_text(content)
+    (saved_result / "result.json").write_text(content)
 
     with pytest.raises(FileFormatError, match=rf"result\.json: .*{message}"):
-        mpq.load(tmp_path)
+        mpq.load(saved_result)
 
 
 @pytest.mark.parametrize(
@@ -246,17 +250,16 @@ def test_a_damaged_result(
     ],
 )
 def test_a_result_with_numbers_that_cannot_be(
-    change: dict[str, dict[str, Any]], message: str, result: mpq.SearchResult, tmp_path: Path
+    change: dict[str, dict[str, Any]], message: str, saved_result: Path
 ) -> None:
     """A column beyond 64 bits, a status that there is not."""
-    result.save(tmp_path, result.frontier(num_points=2))
-    data = json.loads((tmp_path / "result.json").read_text())
+    data = json.loads((saved_result / "result.json").read_text())
     for key, value in change.items():
         data[key] |= value
-    (tmp_path / "result.json").write_text(json.dumps(data))
+    (saved_result / "result.json").write_text(json.dumps(data))
 
     with pytest.raises(FileFormatError, match=rf"result\.json: not a .*{message}"):
-        mpq.load(tmp_path)
+        mpq.load(saved_result)
 
 
 def test_a_file_is_not_the_folder(tmp_path: Path) -> None:

@@ -248,7 +248,8 @@ class _Search:
         for _ in range(min(int(self.rng.integers(*_NUM_SHAKEN)), len(columns))):
             extra, room = self._extra(quadratic.moves(columns))
             # Never empty: the moves that are held cost nothing more.
-            move = self.rng.choice(np.flatnonzero((extra <= room[:, None]).all(axis=0)))
+            moves = np.flatnonzero((extra <= room[:, None]).all(axis=0))
+            move = moves[self.rng.integers(len(moves))]  # what `choice` draws, without its checks
             columns[quadratic.group[move]] = quadratic.column[move]
         return columns
 

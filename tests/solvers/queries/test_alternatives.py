@@ -164,7 +164,9 @@ def test_auto_proves_alternatives_of_many_layers(make_problem: Make) -> None:
     assert [s.loss for s in found] == pytest.approx([s.loss for s in exact], rel=1e-9)
 
 
-@pytest.mark.parametrize("solver", [LocalSearch(), BranchAndBound()], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "solver", [LocalSearch(num_restarts=40), BranchAndBound(num_restarts=40)], ids=lambda s: s.name
+)
 @pytest.mark.parametrize("seed", range(3))
 def test_least_cost_with_interactions_is_bisected(
     make_problem: Make, seed: int, solver: Solver
@@ -215,7 +217,7 @@ def test_a_limit_that_rounding_puts_below_the_loss_is_met(make_problem: Make) ->
     best = feasible(problem)[0]
     limit = float(np.nextafter(problem.loss_of(best), -np.inf))
 
-    found = least_cost(problem, resource(problem, 0), BranchAndBound(), limit)
+    found = least_cost(problem, resource(problem, 0), BranchAndBound(num_restarts=40), limit)
 
     assert found.solution.columns is not None
     assert (found.solution.columns == best).all()

@@ -62,9 +62,7 @@ class Subject:
 SUBJECTS: Final = {
     "stories": Subject(HERE.parent / "examples" / "llama_stories_transformers.py", "mse"),
     "smollm2": Subject(HERE / "smollm2.py", "minmax"),
-    "efficientnet_lite0": Subject(
-        HERE / "efficientnet_lite0.py", "mse", ("onnx-qdq", "openvino", "torchao")
-    ),
+    "efficientnet_lite0": Subject(HERE / "efficientnet_lite0.py", "mse", ("onnx-qdq", "openvino")),
 }
 
 

@@ -20,7 +20,8 @@ from mpq.errors import ModelError, MpqError
 from mpq.network.examples import Batch
 
 if TYPE_CHECKING:
-    from mpq.backends.target import Loaded, Target
+    from mpq.backends.runtime import Loaded
+    from mpq.backends.target import Target
 
 ANSWER: Final = "answer.pt"
 OTHERS: Final = "others.pt"
@@ -107,7 +108,7 @@ def run_batches(
         loaded: What a runtime made of a file.
         batches: What is run.
     """
-    from mpq.backends.target import ManyOutputs
+    from mpq.backends.runtime import ManyOutputs
 
     if not isinstance(loaded, ManyOutputs):
         return [loaded.run(batch).float().clone() for batch in batches], []

@@ -25,7 +25,8 @@ from mpq.backends.litert.flatbuffer import (
     written_model,
 )
 from mpq.backends.onnx.loaded import run_in_parts
-from mpq.backends.target import HEADERS, LayerShape, Loaded, Shipped, Target, rows_of
+from mpq.backends.runtime import Loaded
+from mpq.backends.target import HEADERS, LayerShape, Shipped, Target, rows_of
 from mpq.errors import InputError, ModelError
 from mpq.network.examples import Batch
 from mpq.network.outputs import scored_tensor
@@ -258,12 +259,12 @@ class LoadedByLiteRt:
         names = sorted(details, key=lambda name: int(name.rpartition("_")[2]))
         shapes = [[int(n) for n in details[name]["shape"]] for name in names]
 
-        def run(part: Batch) -> Tensor:
+        def run(part: Batch) -> list[Tensor]:
             given = {
                 name: x.cpu().numpy().astype(details[name]["dtype"])
                 for name, x in zip(names, part.tensors, strict=True)
             }
             (output,) = self.runner(**given).values()
-            return torch.from_numpy(output.copy())
+            return [torch.from_numpy(output.copy())]
 
-        return run_in_parts(batch, shapes, run)
+        return run_in_parts(batch, shapes, run)[0]

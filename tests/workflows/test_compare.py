@@ -283,12 +283,12 @@ def test_folder_is_resumed_by_another_question(
         assert [s.solved for s in fresh.scores] != [s.solved for s in first.scores]
 
 
-def test_optima_can_be_refined() -> None:
+def test_optima_can_be_refined(found: EstimatorComparison) -> None:
     """Where the estimator can; what it predicts of random assignments is the first estimate's."""
-    plain, found = compare(), compare(refine=2)
+    refined = compare(refine=2)
 
-    assert [s.predicted for s in found.scores] == [s.predicted for s in plain.scores]
-    assert found.scores[1].solved == plain.scores[1].solved
+    assert [s.predicted for s in refined.scores] == [s.predicted for s in found.scores]
+    assert refined.scores[1].solved == found.scores[1].solved
     with pytest.raises(InputError, match="refine >= 0"):
         compare(refine=-1)
 

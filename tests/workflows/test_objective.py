@@ -26,9 +26,9 @@ def search(
     **options: Any,
 ) -> mpq.SearchResult:
     """A quick search on the demo network."""
-    task = mpq.Task(
-        demo.make_net(), demo.calibration, held_out, device, candidates=["w2a8", "w4a8", "w8a8"]
-    )
+    examples = mpq.Calibration(demo.calibration, stop=64)
+    candidates = ["w2a8", "w4a8", "w8a8"]
+    task = mpq.Task(demo.make_net(), examples, held_out, device, candidates=candidates)
     return mpq.search(task, objective=objective, sensitivity="weight-error", **options)
 
 

@@ -23,8 +23,6 @@ from mpq.network.modules import stored_tensors, weight_of
 from mpq.network.named_outputs import compared_tensors, output_names, scored_tensors
 from mpq.network.weight_layout import layout_of
 
-LAST_DIGITS: Final = 1e-6
-"""Relative difference of sums that are added up in another order."""
 WEIGHT_TOLERANCE: Final = 1e-6
 """Float32's last digits, of a product of a scale and a code."""
 TIES: Final = 2.0
@@ -221,7 +219,7 @@ def _moved_by_ties(
     expected: Sequence[Tensor],
     metric: OutputMetric,
 ) -> float:
-    """Median over the examples of how far the simulation itself moves by float32's last digits.
+    """Median over the examples of how far the simulation itself moves by the last digits of sums.
 
     Inputs that are rounded while running may fall to either side of a tie. In a network with many
     layers some of every example do, in the simulation as in the runtime, which adds up in another
@@ -229,7 +227,7 @@ def _moved_by_ties(
     """
     draws = torch.Generator().manual_seed(0)
     moved = {
-        name: p * (1 + LAST_DIGITS * torch.randn(p.shape, generator=draws).to(p))
+        name: p * (1 + target.last_digits * torch.randn(p.shape, generator=draws).to(p))
         for name, p in simulated.named_parameters()
         if p.ndim == 1
     }

@@ -135,6 +135,8 @@ class Target(Backend):
     """Accepted difference from the simulation, in standard deviations of the outputs."""
     judged: ClassVar[str] = LARGEST
     """What is held against the tolerance: ``LARGEST``, ``MEDIAN`` or ``MEDIAN_OF_ROUNDED``."""
+    last_digits: ClassVar[float] = 1e-6
+    """Relative difference of its sums: of float32's, added up in another order."""
     needs_all: ClassVar[bool] = False
     """Whether every layer has to be in a format that it holds: none stays as it came."""
     weight_suffixes: ClassVar[tuple[str, ...]] = (".safetensors",)

@@ -44,7 +44,13 @@ class Rounded(nn.Module):
         super().__init__()
         self._program, self._layers, self._quantizer = program, layers, quantizer
         self._modules_by_name = dict(modules)
-        self._constants = constants(program)
+        known = constants(program)
+        vectors = {n for n, x in known.items() if x.ndim == 1 and x.is_floating_point()}
+        self._constants = {n: x for n, x in known.items() if n not in vectors}
+        # Parameters, as others take their place where it is asked how far ties move the output.
+        self.vectors = nn.ParameterDict(
+            {n: nn.Parameter(known[n].detach(), requires_grad=False) for n in sorted(vectors)}
+        )
         self.steps: Steps = read_steps(program)
         self.grids: Grids = known_grids(self.steps, layers)
         self._weights: dict[str, Tensor] = {}
@@ -88,7 +94,7 @@ class Rounded(nn.Module):
 
     @torch.no_grad()
     def _run(self, x: Tensor, observe: Callable[[str, Tensor], None] | None = None) -> Tensor:
-        values: dict[str, Any] = dict(self._constants)
+        values: dict[str, Any] = {**self._constants, **self.vectors}
         values[self.steps.reads] = self._stored(self.steps.reads, x, observe)
         by_name = {step.makes: step for step in self.steps.steps}
         layers = {

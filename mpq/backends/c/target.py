@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq.backends.c.compiler import compiled, compiler, run, sections
-from mpq.backends.c.fixed_point import Integers
+from mpq.backends.c.fixed_point import FRACTION, Integers
 from mpq.backends.c.integer import run_integers
 from mpq.backends.c.program import Program, program_of
 from mpq.backends.c.reading import exported
@@ -59,6 +59,8 @@ class C(Target):
         "w2a8", "w3a8", "w4a8", "w5a8", "w6a8", "w8a8", "w4a4", "w8a4",
     )  # fmt: skip
     tolerance: ClassVar[float] = 0.05
+    # Half of the last bit behind the point of a sum, of biases as large as a code.
+    last_digits: ClassVar[float] = 2.0 ** -(FRACTION + 1)
     judged: ClassVar[str] = MEDIAN
     needs_all: ClassVar[bool] = True
     takes_batches: ClassVar[bool] = False

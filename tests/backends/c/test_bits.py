@@ -69,6 +69,17 @@ def test_the_integer_simulation_is_the_one_in_floating_point(
     assert float(expected.std()) > 0
 
 
+def test_the_reference_can_be_moved_by_ties() -> None:
+    """Its biases are parameters that others take the place of, and they are read."""
+    made, data = made_of(Everything, ("w4a4",))
+    moved = {name: p * 1.5 for name, p in made.rounded.named_parameters() if p.ndim == 1}
+
+    found = torch.func.functional_call(made.rounded, moved, (data,))
+
+    assert moved
+    assert not torch.equal(found, made.rounded(data))
+
+
 def test_an_output_that_differs_is_counted(tmp_path: Path) -> None:
     """By the check that travels with the folder: one bit of one example."""
     made, data = made_of(Line, ("w4a8",))

@@ -39,9 +39,10 @@ class _Commands(TyperGroup):
             if not (value if is_written_out else arg).strip():
                 name = option if is_written_out else before
                 where = f" after {name}" if name else ""
+                # Behind a value stands an argument of the command's, or one word too many.
+                choice = ", or leave the option out" if name.startswith("-") else ""
                 _fail(
-                    f"an empty value{where} (an unset variable of the shell?): give one, or leave "
-                    "the option out",
+                    f"an empty value{where} (an unset variable of the shell?): give one{choice}",
                     code=2,
                 )
         # Of the help and the version, which are answered here; typer itself would end with 1.

@@ -15,7 +15,7 @@ from mpq.solvers.quadratic.outer_approximation import OuterApproximation
 _PROVED_MOVES = 160
 """Precisions of all layers, up to which real networks' interactions are proved in seconds."""
 _THOROUGH_MOVES = 300
-"""Up to which the local search descends 200 times within seconds."""
+"""Up to which the local search descends 400 times within seconds."""
 _LINKED_MOVES = 600
 """Up to which the relaxation of the outer approximation is solved in seconds."""
 _FEW_RESTARTS = 20

@@ -15,13 +15,13 @@ from mpq.problem.cost_table import CostTable, PairwiseCost
 from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
-from mpq.problem.tolerances import LIMIT
+from mpq.problem.tolerances import LIMIT, PROVED_BOUND
 from mpq.quantization.precision import Precision
 from mpq.solvers import SOLVERS, IntegerLinearProgram, Lagrangian, OuterApproximation, Solver
 from mpq.solvers.additive import milp
 from mpq.solvers.additive.default import solve_additive
 from mpq.solvers.additive.pulp_backend import Way, run
-from mpq.solvers.proofs import checked
+from mpq.solvers.proofs import best_known, checked, rounding
 from mpq.solvers.quadratic import additive_start, outer_approximation
 from mpq.solvers.queries.alternatives import alternatives
 from mpq.solvers.queries.ask import ask
@@ -32,6 +32,7 @@ LAYERS = ("l0", "l1", "l2")
 PRECISIONS = tuple(map(Precision.parse, ("w2a8", "w4a8", "w8a8")))
 ADDITIVE = ("ilp:backend=HiGHS", "ilp:backend=CBC", "lagrangian", "dynamic-programming")
 Run = Callable[..., float | None]
+Make = Callable[..., Problem]
 
 
 def small_problem(num_budgets: int = 2, with_pairs: bool = False) -> Problem:
@@ -341,3 +342,35 @@ def test_a_bound_owes_what_the_last_digits_of_a_budget_buy() -> None:
     assert found.status is Status.OPTIMAL
     assert found.loss == pytest.approx(float(min(exhaustive(problem).losses.values())), rel=1e-12)
     assert found.bound == pytest.approx(found.loss, rel=1e-12)
+
+
+def test_what_a_proof_may_owe_to_arithmetic_is_counted_of_its_own_numbers(
+    make_problem: Make,
+) -> None:
+    """The assignment's cells and the least of every layer, and not the largest of the table."""
+    problem = make_problem([[1e9, 4.0, 1.0], [1e9, 5.0, 0.5]])
+
+    found = rounding(problem, np.array([1, 1]))
+
+    assert found == pytest.approx(PROVED_BOUND * (4.0 + 5.0 + 1.0 + 0.5), rel=1e-12)
+
+
+def test_the_best_known_is_the_best_uniform_precision(make_problem: Make) -> None:
+    """Of those within the budget; a layer that may not take it takes the first that it may."""
+    loss = [[9.0, 4.0, 1.0], [6.0, 5.0, 0.5]]
+    cost = [[1.0, 2.0, 4.0], [1.0, 2.0, 4.0]]
+
+    assert known_of(make_problem(loss, [cost], [8.0])) == [2, 2]
+    assert known_of(make_problem(loss, [cost], [8.0 * (1 - 1e-9)])) == [1, 1]
+    assert known_of(make_problem(loss, [cost], [4.0])) == [1, 1]
+    assert known_of(make_problem(loss, [cost], [3.9])) == [0, 0]
+    assert known_of(make_problem(loss, [cost], [1.9])) is None
+    without = [[1.0, 2.0, np.nan], [1.0, 2.0, 4.0]]
+    assert known_of(make_problem(loss, [without], [6.0])) == [1, 1]
+    assert known_of(make_problem([[1.0, 4.0, 9.0], [6.0, 5.0, 0.5]], [without], [6.0])) == [0, 2]
+
+
+def known_of(problem: Problem) -> list[int] | None:
+    """Columns of what is known without a solver."""
+    found = best_known(problem)
+    return None if found is None else found.tolist()

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mpq.errors import SolverError
+from mpq.errors import InputError, SolverError
 from mpq.problem.budget import Budget
 from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable, PairwiseCost
@@ -16,7 +16,7 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Shortfall, Status
 from mpq.quantization.precision import Precision
 from mpq.solvers import IntegerLinearProgram
-from mpq.solvers.additive.answers import solution_of
+from mpq.solvers.additive.answers import check_effort, solution_of
 from mpq.solvers.additive.milp import Answer
 
 PRECISIONS = tuple(map(Precision.parse, ("w2a8", "w4a8", "w8a8")))
@@ -140,3 +140,43 @@ def test_the_step_that_needs_most_may_need_nothing() -> None:
 
     assert found.shortfalls[0].step == "early"
     assert found.shortfalls[0].smallest_within_others == 0.0
+
+
+def test_a_bound_above_the_loss_by_its_last_digits_is_the_loss() -> None:
+    """A bound below it stays; one that is the loss says that it is proved."""
+    problem = small()
+    columns = np.array([0, 0])
+    loss = problem.loss_of(columns)
+
+    def bound_of(bound: float | None) -> float | None:
+        return solution_of(problem, Answer(Status.FEASIBLE, columns, bound), "any", 0.5).bound
+
+    assert bound_of(None) is None
+    assert bound_of(loss * (1 - 1e-6)) == loss * (1 - 1e-6)
+    assert bound_of(loss) == loss
+    assert bound_of(loss * (1 + 1e-12)) == loss
+    with pytest.raises(SolverError, match="any is wrong"):
+        bound_of(loss * (1 + 1e-6))
+
+
+@pytest.mark.parametrize("gap", [-1e-9, 1.0, float("nan")])
+def test_a_gap_is_a_share(gap: float) -> None:
+    """From 0, and below 1."""
+    with pytest.raises(InputError, match="gap is a share"):
+        check_effort("any", gap, None)
+    check_effort("any", 0.0, None)
+    check_effort("any", 1 - 1e-9, 1e-9)
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_time_limit_is_a_positive_number(seconds: float) -> None:
+    """Of seconds."""
+    with pytest.raises(InputError, match="a positive number of seconds"):
+        check_effort("any", 0.0, seconds)
+
+
+def small() -> Problem:
+    """Two layers, without budgets, that lose 9 and 6 at least."""
+    layers, precisions = ("a", "b"), tuple(map(Precision.parse, ("w2a8", "w4a8")))
+    values = np.array([[9.0, 9.5], [6.0, 8.0]])
+    return Problem(CostTable("loss", "nats", layers, precisions, values), Constraints())

@@ -150,7 +150,8 @@ def test_a_program_in_its_own_scale(make_problem: MakeProblem) -> None:
     assert objective["x_1_1"] == 1e3
     assert objective["x_0_0"] == 500.0
     answer = _solved(program, EFFORT, None)
-    assert (answer.status, answer.bound) == (Status.OPTIMAL, pytest.approx(8.0))
+    assert answer.status is Status.OPTIMAL
+    assert answer.bound == pytest.approx(8.0)
     assert answer.columns is not None
     assert answer.columns.tolist() == [0, 0, 0]
 

@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from mpq._support.arrays import Array
 from mpq.problem.problem import Problem
 from mpq.solvers import Lagrangian
 from mpq.solvers.additive import lagrangian as lagrangian_module
@@ -105,14 +106,21 @@ def test_planes_and_programs_come_to_the_same_bound(make_problem: MakeProblem, s
     assert Dual.at(reduced, multipliers).bound == pytest.approx(planes.bound, abs=1e-8)
 
 
+def highest(planes: list[tuple[float, Array]], most: float) -> list[float]:
+    """Height, and where it is."""
+    found = _highest(planes, most)
+    assert found is not None
+    return [found[0], *found[1].tolist()]
+
+
 def test_the_highest_point_under_two_planes() -> None:
     """One rises by 1 from 1, the other falls by 1 from 3: they meet at 2 and at 1."""
     planes = [(1.0, np.array([1.0])), (3.0, np.array([-1.0]))]
 
-    assert _highest(planes, 10.0) == (pytest.approx(2.0), pytest.approx([1.0]))
+    assert highest(planes, 10.0) == pytest.approx([2.0, 1.0])
     # In a smaller box the first one is what counts.
-    assert _highest(planes, 0.5) == (pytest.approx(1.5), pytest.approx([0.5]))
-    assert _highest([(-4.0, np.array([-1.0]))], 1.0) == (pytest.approx(-4.0), pytest.approx([0.0]))
+    assert highest(planes, 0.5) == pytest.approx([1.5, 0.5])
+    assert highest([(-4.0, np.array([-1.0]))], 1.0) == pytest.approx([-4.0, 0.0])
 
 
 def test_a_hull_by_hand() -> None:
@@ -185,4 +193,5 @@ def test_a_gap_is_of_what_is_lost_above_the_least(
     assert found.bound <= best + 1e-9
     assert found.loss - found.bound <= gap * (found.loss - least) + 1e-9
     if not gap:
-        assert (found.status.name, found.loss) == ("OPTIMAL", pytest.approx(best))
+        assert found.status.name == "OPTIMAL"
+        assert found.loss == pytest.approx(best)

@@ -1,5 +1,6 @@
 """The scale of a subproblem, what may be spent on its bound, and where rounds end."""
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -190,7 +191,7 @@ def test_work_is_iterations_times_the_cubed_size(monkeypatch: pytest.MonkeyPatch
 def test_no_round_begins_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the deadline itself one still does; it is told how long it has."""
     clock = iter([1.0, 2.0, 3.0, 4.0])
-    monkeypatch.setattr(module_under_test.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     rounds = Rounds([2.0, 4.0, 6.0, 8.0])
 
     node = run_rounds(monkeypatch, rounds, deadline=2.0)

@@ -16,11 +16,11 @@ from mpq.solvers.quadratic.branch_and_bound import (
     _searched,
     _tried,
 )
-from mpq.solvers.quadratic.doubly_nonnegative import Iterate, Tightened
+from mpq.solvers.quadratic.doubly_nonnegative import Tightened
 from mpq.solvers.quadratic.moves import Quadratic
-from mpq.solvers.quadratic.subproblem import Subproblem
+from mpq.solvers.quadratic.subproblem import Iterate, Subproblem
 from tests.solvers.quadratic.cases import random_case
-from tests.solvers.quadratic.test_subproblem import made
+from tests.solvers.quadratic.subproblems import made
 
 SIZES = (2, 3, 2)
 

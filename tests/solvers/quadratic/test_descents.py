@@ -1,6 +1,7 @@
 """How far the local search strays, and what it counts, against sums by hand."""
 
 import math
+import time
 from itertools import product
 from typing import Any
 
@@ -126,7 +127,7 @@ def test_no_descent_begins_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -
     problem, quadratic = with_losses(5.0, 6.0)
     script = Script(monkeypatch, [1] * 9)
     clock = iter([1.0, 2.0, 3.0])
-    monkeypatch.setattr(module_under_test.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
 
     improved(problem, quadratic, np.array([0]), 9, 0, deadline=2.0)
 

@@ -1,16 +1,15 @@
 """Steps of the relaxation by hand: penalties, rounds, projections, and what they prove."""
 
 import math
+import time
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mpq.solvers.quadratic import doubly_nonnegative as module_under_test
 from mpq.solvers.quadratic.doubly_nonnegative import (
     Bounds,
-    Iterate,
     Lifting,
     _basis,
     _correction,
@@ -19,9 +18,9 @@ from mpq.solvers.quadratic.doubly_nonnegative import (
     without_iteration,
 )
 from mpq.solvers.quadratic.moves import Quadratic
-from mpq.solvers.quadratic.subproblem import Subproblem
+from mpq.solvers.quadratic.subproblem import Iterate, Subproblem
 from tests.solvers.quadratic.cases import random_case
-from tests.solvers.quadratic.test_subproblem import made, points
+from tests.solvers.quadratic.subproblems import made, points
 
 ROOM = [[0.0, 0.5, 0.25, 0.0, 1.0, 0.5]]
 
@@ -155,7 +154,7 @@ def test_iterations_stop_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> 
     lifted, start = lifting(), lifting().first()
     expected = [lifted.iterated(start, count, math.inf)[0].lifted for count in (1, 2, 3)]
     clock = iter([1.0, 2.0, 3.0, 4.0])
-    monkeypatch.setattr(module_under_test.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
 
     stopped = lifted.iterated(start, 4, 2.0)[0].lifted
 

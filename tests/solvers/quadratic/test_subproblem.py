@@ -9,24 +9,10 @@ import pytest
 from mpq.solvers.quadratic.doubly_nonnegative import Lifting
 from mpq.solvers.quadratic.moves import Quadratic
 from mpq.solvers.quadratic.subproblem import Subproblem
-from tests.solvers.quadratic.cases import Case, Floats, random_case
+from tests.solvers.quadratic.cases import Case, random_case
+from tests.solvers.quadratic.subproblems import made, points
 
 NONE = np.zeros(0, dtype=np.intp)
-
-
-def made(
-    costs: list[list[float]], room: list[float], sizes: tuple[int, ...] = (2, 2)
-) -> Subproblem:
-    """Groups of so many cells; each loses 1, 2, 4, ... alone, and two of them 8 together."""
-    count = sum(sizes)
-    group = np.repeat(np.arange(len(sizes)), sizes)
-    gram = np.full((count, count), 8.0)
-    same = group[:, None] == group
-    np.fill_diagonal(same, False)
-    return Subproblem(
-        0.5, 2.0 ** np.arange(count), gram, np.array(costs).reshape(len(room), count),
-        np.array(room), group, 10 + np.arange(count), (3,), same,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -114,7 +100,8 @@ def test_assignments_are_counted_in_whole_numbers() -> None:
 
 def exact(case: Case, unit: float) -> list[float]:
     """Loss of every assignment in a unit, by rising columns."""
-    return (case.losses() / unit).tolist()
+    found: list[float] = (case.losses() / unit).tolist()
+    return found
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -152,19 +139,6 @@ def test_a_limit_that_leaves_nothing_leaves_the_cheapest() -> None:
     assert (whole.costs[0] > whole.room[0]).tolist() == [False, True, True, False]
     assert left is not None
     assert left.decided == (0, 3)
-
-
-def points(problem: Subproblem) -> list[Floats]:
-    """``(1, x, slack)`` of every assignment within the room."""
-    ranges = [np.flatnonzero(problem.group == g).tolist() for g in range(problem.group[-1] + 1)]
-    found = []
-    for cells in product(*ranges):
-        x = np.zeros(len(problem.group))
-        x[list(cells)] = 1.0
-        slack = problem.room - problem.costs @ x
-        if (slack >= 0).all():
-            found.append(np.concatenate([[1.0], x, slack]))
-    return found
 
 
 def test_a_decided_cell_proves_what_it_proved() -> None:

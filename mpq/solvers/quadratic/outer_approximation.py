@@ -113,7 +113,9 @@ class OuterApproximation(Solver):
         """As ``_Program.solved``, in a way that proves no more than is known to be lost."""
         first = Way(chosen_backend(self.backend))
         for way in (first, *first.others()):
-            moves, proved = program.solved(way, seconds, self.gap)
+            # CBC tells no bound if it may stop early: asked last, that takes the word of nobody.
+            may_stop = way.tells_bound or way is not first
+            moves, proved = program.solved(way, seconds, self.gap if may_stop else 0.0)
             if proved <= most:
                 return moves, proved
         raise SolverError(
@@ -218,9 +220,7 @@ class _Program:
         model, x = self._model()
         # HiGHS refuses a negative time limit and then has none. Half of the gap is for what the
         # tangents are still below the squares.
-        # CBC that may stop early tells no bound, which is what is wanted here.
-        gap = gap / 2 if way.tells_bound else 0.0
-        proved = run(model, way, max(seconds, 1e-3), relative_gap=gap)
+        proved = run(model, way, max(seconds, 1e-3), relative_gap=gap / 2)
         bound = -math.inf if proved is None else (proved - _SAFE) * self.unit
         if any(variable.varValue is None for variable in x):
             return np.empty(0, dtype=np.intp), bound

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from mpq.backends.hugging_face import require
 from mpq.backends.onnx.containers import Container, container_of
-from mpq.backends.onnx.loaded import as_rows, run_in_parts, written_layers
+from mpq.backends.onnx.loaded import as_rows, written_layers
 from mpq.backends.onnx.qdq import OnnxQdq, standard_graph, written_bits
-from mpq.backends.runtime import Loaded
+from mpq.backends.runtime import Loaded, run_in_parts
 from mpq.backends.target import LayerShape, Shipped, Target, rows_of
 from mpq.network.examples import Batch
 from mpq.quantization.codes import packed

@@ -105,6 +105,25 @@ class Shipped:
         """Layers whose weight does not stay as it came."""
         return tuple(x for x in self.assignment.layers if not x.precision.weight.is_exact)
 
+    def check_shared(self, tool: str) -> None:
+        """Refuses layers of one parameter in several precisions, for files that store it once.
+
+        Args:
+            tool: Who asks, for the message.
+
+        Raises:
+            ModelError: If there are such layers; names two.
+        """
+        known: dict[int, tuple[str, Precision]] = {}
+        for layer in self.assignment.layers:
+            weight = self.module.get_submodule(layer.name).weight
+            name, precision = known.setdefault(id(weight), (layer.name, layer.precision))
+            if precision.weight != layer.precision.weight:
+                raise ModelError(
+                    f"{tool}: {name!r} at {precision} shares its weight with {layer.name!r} at "
+                    f"{layer.precision}; the file has one of both"
+                )
+
     def codes(self, layer: AssignedLayer) -> Codes:
         """What a layer's weight is stored as, in a format that needs a scale."""
         layer_module = self.module.get_submodule(layer.name)

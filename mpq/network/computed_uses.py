@@ -8,7 +8,7 @@ from typing import Any, Final, final
 from torch import Tensor, nn
 
 from mpq.errors import MismatchError
-from mpq.network.expressions import evaluate, sources_in
+from mpq.network.expressions import check_sizes, evaluate, sources_in
 from mpq.network.opened import Opened
 from mpq.network.weight_use import Use
 
@@ -113,9 +113,18 @@ def _assigned(module: nn.Module, layer: str, use: Use, text: str) -> ComputedUse
         return tensor.detach()
 
     try:
-        value = evaluate(json.loads(text), source)
+        expression = json.loads(text)
+        check_sizes(expression, source)
+        value = evaluate(expression, source)
     # Whatever another network, or a file that somebody has changed, may lead to.
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+    except (
+        AttributeError,
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ) as error:
         raise MismatchError(
             f"the assignment belongs to another network: the weight of layer {layer!r} is computed "
             f"from others, and that fails here ({error})"

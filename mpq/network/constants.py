@@ -100,8 +100,9 @@ class Constants:
         if not self.may_make(func) or not isinstance(result, Tensor) or result.is_inference():
             return False
         shape = in_memory_order(result)
-        is_plain = shape is not None and result.is_floating_point() | (result.dtype == torch.bool)
-        if shape is None or not is_plain or result.storage_offset() or not result.numel():
+        if shape is None or result.storage_offset() or not result.numel():
+            return False
+        if not result.is_floating_point() and result.dtype != torch.bool:
             return False
         if any(id(tensor) not in blocks for tensor in tensors_in((args, kwargs))):
             return False

@@ -193,7 +193,10 @@ class Coverage:
         stored = _bytes(x for x in self.outside if x.is_stored)
         told = f"weight_bytes has {num_bytes:,} bytes besides the layers' weights"
         if num_bytes < stored:
-            told += f", {stored:,} before BatchNorm was folded or weights were computed"
+            told += (
+                f", {stored:,} in the checkpoint, where what is folded into layers (BatchNorm), or "
+                "what their weights are computed from, still stands apart"
+            )
         elif num_bytes > stored:
             told += f", {stored:,} in the checkpoint, where a layer shares its weight with the rest"
         return told

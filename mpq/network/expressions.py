@@ -13,8 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mpq.network.arguments import tensors_in
+
 LONGEST: Final = 50_000
 """Characters of an expression; what repeats itself (an iteration) would grow without end."""
+LARGEST: Final = 2**28
+"""Numbers of a result that a file may ask for in any case."""
+GROWTH: Final = 64
+"""How many times the numbers of its sources it may ask for."""
 _EACH: Final = (
     "abs", "absolute", "neg", "negative", "sign", "square", "sqrt", "rsqrt", "reciprocal", "exp",
     "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "tanh", "sinh", "cosh",
@@ -74,6 +80,8 @@ def call_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], operand: 
     """A function's call as an expression; ``None`` if it has data, or is no known function."""
     if not is_known(func) or kwargs.get("out") is not None or kwargs.get("inplace"):
         return None
+    if _is_sized_by_numbers(func, args):
+        return None
     try:
         return {
             "call": _NAME_OF[func],
@@ -82,6 +90,14 @@ def call_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], operand: 
         }
     except _UnknownError:
         return None
+
+
+def _is_sized_by_numbers(func: Any, args: Sequence[Any]) -> bool:
+    """Whether a result's shape depends on the numbers, so that it cannot be told beforehand."""
+    others = tensors_in(args[1:])
+    if func is Tensor.__getitem__:
+        return any(tensor.dtype == torch.bool for tensor in others)
+    return bool(others) and func in (Tensor.repeat_interleave, torch.repeat_interleave)
 
 
 def view_of(base: Any, shape: Sequence[int], tensor: Tensor, offset: int) -> Any:
@@ -135,6 +151,36 @@ def evaluate(expression: Any, source: Callable[[str], Tensor]) -> Tensor:
     if found is None:
         raise ValueError(f"{expression['call']} gives no dense tensor")
     return found
+
+
+def check_sizes(expression: Any, source: Callable[[str], Tensor]) -> None:
+    """Refuses an expression whose results, on their way too, are far larger than its sources.
+
+    Computes shapes alone, so that no memory is taken.
+
+    Args:
+        expression: As ``evaluate`` takes it.
+        source: Name to parameter or buffer.
+
+    Raises:
+        ValueError: If one is.
+    """
+    shapes = {name: source(name).to("meta") for name in sources_in(expression)}
+    most = max(LARGEST, GROWTH * sum(x.numel() for x in shapes.values()))
+    for call in _calls_in(expression):
+        count = evaluate(call, shapes.__getitem__).numel()
+        if count > most:
+            raise ValueError(f"{call['call']} would make {count} numbers, and {most} are the most")
+
+
+def _calls_in(expression: Any) -> Iterator[Any]:
+    """All calls in an expression, inner ones first."""
+    if isinstance(expression, dict | list):
+        values = expression.values() if isinstance(expression, dict) else expression
+        for value in values:
+            yield from _calls_in(value)
+    if isinstance(expression, dict) and "call" in expression:
+        yield expression
 
 
 def in_memory_order(result: Any) -> Tensor | None:

@@ -17,7 +17,10 @@ import mpq
 from mpq.backends import BACKENDS
 from mpq.backends.target import Shipped
 from mpq.errors import MismatchError, ModelError, PrecisionError
+from mpq.network.computed_uses import assigned_uses
+from mpq.network.expressions import call_of
 from mpq.network.network import Network
+from mpq.network.weight_use import Use
 from mpq.quantization.precision import ORIGINAL
 from tests.generated.snapshot import Snapshot
 
@@ -473,3 +476,41 @@ def test_an_exported_graph_computes_what_the_simulation_does(name: str, tmp_path
     told = json.loads((tmp_path / "out" / "export.json").read_text())
     assert told["num_layers"] == len(found.layers)
     assert told["max_weight_difference"] == 0
+
+
+LARGE = '{"args":[{"of":"w"},[2000,2000]],"call":"Tensor.repeat","kwargs":{}}'
+INNER = f'{{"args":[{LARGE}],"call":"Tensor.sum","kwargs":{{}}}}'.replace(
+    LARGE, f'{{"of":{LARGE}}}'
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LARGE, INNER, "[" * 100_000, "[1]", "null", "{", '{"of":"w"}',
+        '{"args":[],"call":"torch.load","kwargs":{}}',
+        '{"args":[{"of":"none"}],"call":"Tensor.neg","kwargs":{}}',
+        f'{{"args":[{{"of":"w"}},{10**30}],"call":"Tensor.pow","kwargs":{{}}}}',
+    ],
+    ids=lambda text: text[:12],
+)  # fmt: skip
+def test_an_expression_that_somebody_wrote_is_refused_before_memory_is_taken(text: str) -> None:
+    """In a sentence: of other functions, of none, or for billions of numbers on the way."""
+    model = nn.Module()
+    model.w = nn.Parameter(torch.zeros(32, 16))
+
+    with pytest.raises(MismatchError, match="computed from others"):
+        assigned_uses(model, [("w", Use("linear", (32, 16)), text)])
+
+
+def test_what_numbers_decide_the_shape_of_is_no_expression() -> None:
+    """Its size could not be told beforehand: a mask as an index is not followed."""
+    w, mask = torch.ones(4, 4), torch.ones(4, dtype=torch.bool)
+
+    def named(tensor: Tensor) -> dict[str, str]:
+        return {"of": "w" if tensor is w else "mask"}
+
+    assert call_of(Tensor.__getitem__, (w, mask), {}, named) is None
+    assert call_of(torch.repeat_interleave, (w, mask.long()), {}, named) is None
+    assert call_of(torch.repeat_interleave, (w, 2), {}, named) is not None
+    assert call_of(Tensor.__getitem__, (w, 1), {}, named) is not None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mpq.errors import ModelError
-from mpq.quantization.codes import Codes, packed
+from mpq.quantization.codes import Codes, packed, unpacked
 
 CONTAINERS: Final = {2: 2, 3: 4, 4: 4, 5: 8, 6: 8, 7: 8, 8: 8}
 """Bits of a code, and of the element type that holds it."""
@@ -188,13 +188,12 @@ def stored_types(model: Any, layers: Mapping[str, Mapping[str, Any]]) -> dict[st
 
 def _decoded(model: Any, entry: Mapping[str, Any]) -> Tensor:
     tensor = model.subgraphs[0].tensors[entry["index"]]
-    data = np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.uint8)
+    data = np.frombuffer(bytes(model.buffers[tensor.buffer].data), np.uint8).copy()
     shape, order = entry["shape"], entry["order"]
-    bits, count = _bits_of(tensor.type), prod(shape)
-    places = bits * np.arange(8 // bits)
-    codes = ((data[:, None] >> places) & (2**bits - 1)).reshape(-1)[:count].astype(np.int32)
-    codes = np.where(codes >= 2 ** (bits - 1), codes - 2**bits, codes)
-    stored = torch.from_numpy(codes.reshape([shape[axis] for axis in order]))
+    bits = _bits_of(tensor.type)
+    codes = unpacked(torch.from_numpy(data)[None], bits, prod(shape))[0]
+    codes = torch.where(codes >= 2 ** (bits - 1), codes - 2**bits, codes)
+    stored = codes.reshape([shape[axis] for axis in order])
     rows = stored.permute(tuple(np.argsort(order))).reshape(shape[0], -1)
     return rows * torch.from_numpy(np.array(tensor.quantization.scale, np.float32))[:, None]
 

@@ -24,8 +24,7 @@ from mpq.backends.litert.flatbuffer import (
     stored_types,
     written_model,
 )
-from mpq.backends.onnx.loaded import run_in_parts
-from mpq.backends.runtime import Loaded
+from mpq.backends.runtime import Loaded, run_in_parts
 from mpq.backends.target import HEADERS, LayerShape, Shipped, Target, rows_of
 from mpq.errors import InputError, ModelError
 from mpq.network.examples import Batch
@@ -113,6 +112,7 @@ class LiteRt(Target):
         """See ``Target.write``."""
         for package in self.packages:
             require(package, self.extra)
+        shipped.check_shared(self.name)
         network, marks = _marked(shipped)
         model = read_model(_converted(network, _first(shipped, self.batch_size), folder / FILE))
         places = {name: find_weight(model, name, mark) for name, mark in marks.items()}
@@ -137,27 +137,16 @@ def _marked(shipped: Shipped) -> tuple[nn.Module, dict[str, Tensor]]:
     """A copy whose quantized weights have numbers of their own, and these by layer name.
 
     By them they are found again: weights as they came may be alike in two layers.
-
-    Raises:
-        ModelError: If layers share a weight, in several precisions.
     """
     network = deepcopy(shipped.module).cpu()
     draws = torch.Generator().manual_seed(0)
     marks: dict[str, Tensor] = {}
-    known: dict[int, tuple[str, Precision]] = {}
-    precisions = {x.name: x.precision for x in shipped.assignment.layers}
-    for layer in shipped.assignment.layers:
+    drawn = set[int]()
+    for layer in shipped.quantized:
         weight = network.get_submodule(layer.name).weight
         assert isinstance(weight, nn.Parameter)
-        other, precision = known.setdefault(id(weight), (layer.name, layer.precision))
-        if precision.weight != layer.precision.weight:
-            raise ModelError(
-                f"litert: {other!r} at {precision} shares its weight with {layer.name!r} at "
-                f"{layer.precision}; the file has one of both"
-            )
-        if precisions[layer.name].weight.is_exact:
-            continue
-        if other == layer.name:
+        if id(weight) not in drawn:
+            drawn.add(id(weight))
             weight.data = torch.randn(weight.shape, generator=draws)
         marks[layer.name] = weight.detach()
     return network, marks

@@ -223,7 +223,7 @@ def standard_graph(
     check_batch_size(batch_size)
     data = Calibration(shipped.examples)
     network = exportable(shipped.model, shipped.assignment, data, with_own=True)
-    _check_shared(shipped, tool)
+    shipped.check_shared(tool)
     data = network.examples(data)
     template = GraphTemplate.of(network, data, batch_size, has_unscored=True, with_own=True)
     check_same(template, data)
@@ -288,19 +288,6 @@ def _ir_version(opset: int) -> int:
     from onnx import helper
 
     return min(ir for _, ir, known, *_ in helper.VERSION_TABLE if known >= opset)
-
-
-def _check_shared(shipped: Shipped, tool: str) -> None:
-    """Refuses layers of one parameter in several precisions: it is stored once."""
-    known: dict[int, tuple[str, Precision]] = {}
-    for layer in shipped.assignment.layers:
-        weight = shipped.module.get_submodule(layer.name).weight
-        name, precision = known.setdefault(id(weight), (layer.name, layer.precision))
-        if precision.weight != layer.precision.weight:
-            raise ModelError(
-                f"{tool}: {name!r} at {precision} shares its weight with {layer.name!r} at "
-                f"{layer.precision}; the file has one of both"
-            )
 
 
 def settings_text(settings: Mapping[str, str]) -> str:

@@ -347,7 +347,8 @@ def test_a_folded_norm_counts_as_the_bias_that_it_becomes() -> None:
     outside = sum(item.num_bytes for item in found.outside if item.is_stored)
     assert outside == 4 * (4 + 4 * 4 + 5) + 8  # biases, the norm, its counter
     assert found.constant_bytes == 4 * (4 + 5)
-    assert "36 bytes besides the layers' weights, 108 before BatchNorm" in found.sentences[1]
+    told = "36 bytes besides the layers' weights, 108 in the checkpoint, where what is folded into"
+    assert told in found.sentences[1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

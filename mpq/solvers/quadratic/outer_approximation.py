@@ -124,7 +124,8 @@ class OuterApproximation(Solver):
         )
 
     def _status(self, loss: float, bound: float, deadline: float) -> Status:
-        if loss - bound <= _SAFE * abs(loss):
+        # Twice: what was taken off the bound, and as much again for the start's loss, its unit.
+        if loss - bound <= 2 * _SAFE * abs(loss):
             return Status.OPTIMAL
         is_out_of_time = loss - bound > self.gap * abs(loss) and time.perf_counter() >= deadline
         return Status.TIME_LIMIT if is_out_of_time else Status.FEASIBLE

@@ -42,6 +42,18 @@ def test_the_gap_is_closed(kind: str, backend: str) -> None:
     assert found.loss - found.bound <= 1e-3 * found.loss
 
 
+@pytest.mark.parametrize("backend", ["HiGHS", "CBC"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_gap_that_is_closed_whole_is_called_so(seed: int, backend: str) -> None:
+    """What the bound owes to the program's tolerances makes no optimum a mere answer."""
+    case = random_case(seed, num_layers=5)
+
+    found = OuterApproximation(gap=0.0, backend=backend).solve(case.problem())
+
+    assert found.loss == pytest.approx(case.losses().min(), rel=1e-12)
+    assert found.status is Status.OPTIMAL
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_two_exact_solvers_agree(seed: int) -> None:
     """Eight layers, two budgets: the relaxations share nothing but the problem."""

@@ -8,7 +8,8 @@ within 0.8 times the weight bytes of the target's own w8 (torchao, which stores 
 1.05 times). Prints JSON: for every network and target the
 figures of ``export.json`` (difference from the simulation, KL divergence from the original in the
 runtime and in the simulation, bytes in the file and predicted, examples and tokens a second on this
-machine), and bytes of uniform precisions of the target, with what they lose in the simulation.
+machine), and of the target's uniform precisions their bytes, what they lose in the simulation, and
+the same figures of their own export, or the sentence that refuses it.
 Needs the networks: MPQ_DATA or ../shared/data, MPQ_MODELS or ../shared/models, and the extras of
 the targets. Names of networks, targets or both choose some: ``stories gguf``.
 """
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,10 @@ import torch
 
 import mpq
 from mpq.cli.loading import load_callable
+from mpq.errors import MpqError
+from mpq.problem.assignment import Metadata
+from mpq.quantization.precision import ORIGINAL, Precision
+from mpq.workflows.uniform import nearest
 
 HERE: Final = Path(__file__).parent
 LIMITS: Final = {
@@ -38,6 +43,15 @@ LIMITS: Final = {
     # A byte for every code, whatever its bits: nothing is below w8.
     "torchao": "weight_bytes=1.05x:w8",
 }
+
+COMPARED: Final = (
+    "kl_from_original_nats",
+    "max_difference",
+    "file_bytes",
+    "predicted_bytes",
+    "examples_per_second",
+    "tokens_per_second",
+)
 
 
 @dataclass(frozen=True)
@@ -78,13 +92,17 @@ def shipped(subject: Subject, target: str, limit: str, folder: Path) -> dict[str
     exported: dict[str, Any] = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     rows = {row.label: row for row in result.comparisons}
     uniform = {
-        label: {
-            "weight_bytes": row.costs["weight_bytes"],
-            "held_out_kl_nats": row.measured.divergence,
+        str(precision): {
+            "weight_bytes": rows[str(precision)].costs["weight_bytes"],
+            "held_out_kl_nats": rows[str(precision)].measured.divergence,
         }
-        for label, row in rows.items()
-        if label not in ("original", "result")
+        for precision in result.problem.loss.precisions
+        if precision != ORIGINAL
     }
+    for label, told in uniform.items():
+        assignment = uniformly(result, Precision.parse(label))
+        place = folder.with_name(f"{folder.name}-{label}")
+        told.update(in_runtime(assignment, place, target, model, held_out))
     (budget,) = result.assignment.metadata.budgets
     within = {k: v for k, v in uniform.items() if v["weight_bytes"] <= budget.limit}
     best = min(within, key=lambda label: within[label]["held_out_kl_nats"], default="")
@@ -95,6 +113,26 @@ def shipped(subject: Subject, target: str, limit: str, folder: Path) -> dict[str
         "uniform": uniform,
         "search_seconds": seconds,
     }
+
+
+def uniformly(result: mpq.SearchResult, precision: Precision) -> mpq.Assignment:
+    """One precision in every layer that may take it, the nearest in the others."""
+    taken = result.problem.precisions_of(nearest(result.problem, precision))
+    layers = (replace(each, precision=taken[each.name]) for each in result.assignment.layers)
+    metadata = Metadata(metric=result.assignment.metadata.metric)
+    return replace(result.assignment, layers=tuple(layers), metadata=metadata)
+
+
+def in_runtime(
+    assignment: mpq.Assignment, folder: Path, target: str, model: torch.nn.Module, held_out: Any
+) -> dict[str, Any]:
+    """Of ``export.json`` what is said of a uniform precision too."""
+    try:
+        mpq.export(assignment, folder, target, model, held_out)
+    except MpqError as error:
+        return {"refused": str(error)}
+    told = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    return {key: told[key] for key in COMPARED}
 
 
 def main(chosen: list[str]) -> None:

@@ -74,6 +74,7 @@ FIXED: Final[Mapping[str, Any]] = {
     "n_group": 1,
     "num_expert_group": 1,
     "mamba_headdim": 8,
+    "chunk_size": 8,
     "topk_group": 1,
     "num_queries": 8,
     "num_mel_bins": 16,

@@ -33,10 +33,10 @@ class Environment:
     """A reader and its pinned line.
 
     Args:
-        name: As ``mpq export --to`` takes it.
+        name: As ``mpq export --to`` takes it, or of the reader of another target's file.
         pip: What is installed.
         tests: Arguments of pytest: the tests that need the reader.
-        is_target: Whether its file is run by its own runtime; else it is a recipe.
+        is_target: Whether it is exported to as well; else there are the tests alone.
     """
 
     name: str
@@ -51,6 +51,11 @@ ENVIRONMENTS: Final = (
         ("torch==2.13.0", "transformers==5.24.0", "auto-round==0.16.1", "accelerate==1.15.0"),
         ("tests/backends/test_auto_round.py", "-k", "auto_round_computes"),
         is_target=True,
+    ),
+    Environment(
+        "gptqmodel",
+        ("torch==2.13.0", "transformers==5.24.0", "gptqmodel==7.6.0", "optimum==2.3.0"),
+        ("tests/backends/test_auto_round.py", "-k", "gptqmodel_computes"),
     ),
     Environment(
         "litert",

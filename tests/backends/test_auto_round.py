@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
+import mpq
 from mpq.backends.auto_round import CONTAINERS, AutoRound
 from mpq.backends.comparing import predicted_bytes
 from mpq.backends.shipping import ship
@@ -158,3 +162,30 @@ def test_auto_round_computes_what_the_simulation_does(
     ]
     assert check.kinds == {f"QuantLinear of {file}, {b} bits": bits.count(b) for b in set(bits)}
     assert check.predicted_bytes <= check.file_bytes <= check.predicted_bytes + HEADERS
+
+
+def test_gptqmodel_computes_what_the_simulation_does(tmp_path: Path) -> None:
+    """Its own layers of torch, in fp16, where every layer is quantized but one."""
+    gptqmodel = pytest.importorskip("gptqmodel", reason="GPTQModel has an environment of its own")
+    mix = (*SYMMETRIC[:6], "fp32")
+    shipped = written(tmp_path, AutoRound("gptq"), mix)
+    model = llama()
+    words = {f"word{i}": i for i in range(model.config.vocab_size)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="word0"))
+    # GPTQModel loads no network without one.
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="word1").save_pretrained(tmp_path)
+
+    backend, dtype = gptqmodel.BACKEND.TORCH, torch.float16
+    loaded = gptqmodel.GPTQModel.load(str(tmp_path), device="cpu", backend=backend, dtype=dtype)
+
+    assignment = in_turn(model, AutoRound("gptq"), mix)
+    numbers = Assignment(assignment.layers, weight_range="minmax", numerics=AutoRound.numerics)
+    simulation = mpq.quantize(model, numbers)
+    bits = {
+        name: layer.bits for name, layer in loaded.model.named_modules() if "bits" in vars(layer)
+    }
+    assert bits == {x.name: CONTAINERS[x.precision.weight.number.bits] for x in shipped.quantized}
+    for batch in examples():
+        expected = simulation(**batch).logits.detach()
+        found = loaded.model(**batch).logits.detach().float()
+        torch.testing.assert_close(found, expected, rtol=0.0, atol=0.01 * float(expected.std()))

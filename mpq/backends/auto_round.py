@@ -76,7 +76,7 @@ class AutoRound(Target):
         "With zero points the layout is auto_round:gptqmodel, which AutoRound reads; without, it "
         "is auto_round:auto_gptq, which vLLM and SGLang (not run here) read, too.",
         "auto-round:method=gptq writes quant_method gptq, g_idx and symmetric weights only; "
-        "AutoRound runs it here, and so does GPTQModel in a test of its own environment (it wants a "
+        "AutoRound runs it here, and so does GPTQModel in an environment of its own (it wants a "
         "tokenizer beside it). transformers with optimum ignores `dynamic` and refuses mixed files "
         "by their shapes.",
     )

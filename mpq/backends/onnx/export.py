@@ -18,7 +18,7 @@ from mpq.backends.onnx.fidelity import (
 )
 from mpq.backends.onnx.formats import Kernel, kernel_of
 from mpq.backends.onnx.instantiate import fill
-from mpq.backends.onnx.session import open_session
+from mpq.backends.onnx.session import open_session, outputs_of
 from mpq.backends.onnx.template import (
     NUM_SAMPLES,
     GraphTemplate,
@@ -137,7 +137,7 @@ def _deviation(
         batch = first.slice(start, start + batch_size)
         if not is_like(batch, template):
             continue  # images of another size, which the file does not take
-        found.append(session.run(None, feeds_of(list(template.feeds), batch)))
+        found.append(outputs_of(session, feeds_of(list(template.feeds), batch)))
         with torch.no_grad():
             output = simulated(*batch.args, **batch.kwargs)
         scored = scored_tensors(output, network.metric).values()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq.backends.onnx.instantiate import fill, placeholders_of
-from mpq.backends.onnx.session import open_session
+from mpq.backends.onnx.session import open_session, outputs_of
 from mpq.backends.onnx.template import GraphTemplate, feeds_of
 from mpq.errors import ModelError
 from mpq.network.examples import Batch, Calibration
@@ -223,15 +223,15 @@ def _runner(
     graph: "onnx.ModelProto",
 ) -> Callable[[Mapping[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]]:
     """Runs the graph, which is loaded once; gives all its outputs."""
-    session: Any
+    outputs: Callable[[Mapping[str, Any]], Any]
     if find_spec("onnxruntime") is not None:
-        session = open_session(graph)
+        outputs = partial(outputs_of, open_session(graph))
     else:
         from onnx.reference import ReferenceEvaluator
 
-        session = ReferenceEvaluator(graph)
+        outputs = partial(ReferenceEvaluator(graph).run, None)
 
     def run(feeds: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        return [np.asarray(x, dtype=np.float64) for x in session.run(None, dict(feeds))]
+        return [np.asarray(x, dtype=np.float64) for x in outputs(dict(feeds))]
 
     return run

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpq.backends.onnx.session import session_of
+from mpq.backends.onnx.session import outputs_of, session_of
 from mpq.backends.onnx.template import feeds_of
 from mpq.backends.runtime import run_in_parts
 from mpq.network.examples import Batch
@@ -159,7 +159,7 @@ class LoadedByOnnxRuntime:
         names = [value.name for value in values]
 
         def run(part: Batch) -> list[Tensor]:
-            return [torch.as_tensor(x) for x in self.session.run(None, feeds_of(names, part))]
+            return [torch.as_tensor(x) for x in outputs_of(self.session, feeds_of(names, part))]
 
         found = run_in_parts(batch, [list(value.shape) for value in values], run)
         ends = [value.name for value in self.session.get_outputs()]

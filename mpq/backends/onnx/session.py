@@ -67,8 +67,8 @@ def session_of(
     found.intra_op_num_threads = num_threads
     # Operators one after the other, so that `num_threads` is all the threads there are.
     found.inter_op_num_threads = 1
-    # Errors only: warnings are printed from C++, past Python's streams.
-    found.log_severity_level = 3
+    # Nothing: errors are raised as well, and C++ prints past Python's streams.
+    found.log_severity_level = 4
     for name, value in settings.items():
         found.add_session_config_entry(name, value)
     for name, value in options.items():
@@ -80,3 +80,19 @@ def session_of(
         return onnxruntime.InferenceSession(graph, found, providers=["CPUExecutionProvider"])
     except (failures.Fail, failures.NotImplemented, failures.InvalidGraph) as error:
         raise ModelError(f"ONNX Runtime cannot load the graph: {error}") from error
+
+
+def outputs_of(session: Any, feeds: Mapping[str, Any]) -> list[Any]:
+    """All outputs of a session.
+
+    Raises:
+        ModelError: If the graph fails on the way, as where shapes do not fit each other.
+    """
+    import onnxruntime
+
+    failures = onnxruntime.capi.onnxruntime_pybind11_state
+    try:
+        found: list[Any] = session.run(None, dict(feeds))
+    except (failures.Fail, failures.RuntimeException, failures.InvalidArgument) as error:
+        raise ModelError(f"ONNX Runtime cannot run the graph: {error}") from error
+    return found

@@ -81,17 +81,11 @@ class GraphTemplate:
 
         Raises:
             MissingDependencyError: If ``onnx`` or ``onnxscript`` is not installed.
-            ModelError: If torch cannot export the network (says which operator), or a layer has a
-                forward of its own that was not asked for.
+            ModelError: If torch cannot export the network (says which operator), or a layer is
+                computed in its own way and that was not asked for.
         """
         require_onnx()
         check_batch_size(batch_size)
-        own = [layer.name for layer in network.layers if layer.has_own_forward]
-        if own and not with_own:
-            raise ModelError(
-                f"layers with a forward of their own are no ONNX operators: {', '.join(own)}; "
-                "leave them out (--exclude)"
-            )
         _check_numbers(network)
         # Where rows change each other's outputs or examples lie along another axis, a run is not
         # the first rows.
@@ -103,12 +97,17 @@ class GraphTemplate:
         batch = first.slice(0, batch_size)
         # Over all the data: a range from a few examples would clip the others.
         ranges = _output_ranges(network, data)
-        samples, _ = _observe(
-            network, first.slice(0, max(min(NUM_SAMPLES, first.size), batch_size))
-        )
+        shown = first.slice(0, max(min(NUM_SAMPLES, first.size), batch_size))
+        samples, _ = _observe(network, shown)
         inputs, shapes = _observe(network, batch)
         _check_batched(network, inputs)
-        graph = _export(network, batch, shapes, has_unscored)
+        own = _computed_by_torch(network, batch)
+        if own and not with_own:
+            raise ModelError(
+                "layers with a forward of their own, or called with an output_size, are no ONNX "
+                f"operators: {', '.join(own)}; leave them out (--exclude)"
+            )
+        graph = _export(network, batch, shapes, has_unscored, own)
         feeds = feeds_of([value.name for value in graph.graph.input], batch)
         return cls(graph, network, batch, feeds, inputs, samples, ranges, has_unscored)
 
@@ -252,8 +251,9 @@ def _export(
     batch: Batch,
     shapes: Mapping[str, Mapping[Shape, Shape]],
     has_unscored: bool,
+    own: Sequence[str],
 ) -> "onnx.ModelProto":
-    module = _Scored(_opened(network, shapes), network.metric, has_unscored)
+    module = _Scored(_opened(network, shapes, own), network.metric, has_unscored)
     names = output_names(network.metric)
     if has_unscored and network.unscored:
         with torch.no_grad():
@@ -291,13 +291,14 @@ def _unseen(shapes: Mapping[str, Mapping[Shape, Shape]]) -> str:
     return f" (the example does not reach {', '.join(names)})" if names else ""
 
 
-def _opened(network: Network, shapes: Mapping[str, Mapping[Shape, Shape]]) -> nn.Module:
+def _opened(
+    network: Network, shapes: Mapping[str, Mapping[Shape, Shape]], own: Sequence[str]
+) -> nn.Module:
     """A copy of the network with placeholders for its layers, under all names that a layer has."""
     # A copy of the modules, not of the numbers: the network keeps its layers.
     module = share_parameters(network.module)
     kept = {id(part) for part in opened_parts(module)}
     placeholders: dict[int, nn.Module] = {}
-    own = {layer.name for layer in network.layers if layer.has_own_forward}
     for name in shapes:
         part = module.get_submodule(name)
         placeholders[id(part)] = (
@@ -357,6 +358,22 @@ def _observe(
     ):
         network.outputs(batch)
     return inputs, shapes
+
+
+def _computed_by_torch(network: Network, batch: Batch) -> list[str]:
+    """Layers that no operator stands for: of their own forward, or whose call says a size."""
+    found = {layer.name for layer in network.layers if layer.has_own_forward}
+
+    def see(name: str, _: nn.Module, args: Any, kwargs: Any) -> None:
+        # Of the plain classes transposed convolutions alone take another argument.
+        if len(args) + len(kwargs) > 1:
+            found.add(name)
+
+    modules = [(layer.name, network.layer_module(layer.name)) for layer in network.layers]
+    handles = [m.register_forward_pre_hook(partial(see, n), with_kwargs=True) for n, m in modules]
+    with hooks(handles), torch.no_grad():
+        network.outputs(batch)
+    return [name for name, _ in modules if name in found]
 
 
 def _output_ranges(network: Network, data: Calibration) -> dict[str, tuple[float, float]]:

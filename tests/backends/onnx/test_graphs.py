@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq.backends.onnx import GraphTemplate, Kernel, Subgraph, fill, kernel_of, rounds_output
+from mpq.backends.onnx.session import open_session, outputs_of
 from mpq.errors import ModelError, PrecisionError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
@@ -361,3 +362,23 @@ def test_precision_that_was_not_calibrated_is_refused(bench: Bench) -> None:
         Bench(bench.network, bench.template, Quantizer(ActivationRanges({}))).graph(
             "flat", Precision.parse("w8a8")
         )
+
+
+def test_a_graph_that_fails_on_the_way_is_told_in_a_sentence(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Its sizes are asked when it runs; the runtime's own print stays out of the terminal."""
+    from onnx import TensorProto, helper
+
+    shape = helper.make_node("Reshape", ["x", "shape"], ["y"])
+    sizes = helper.make_tensor("shape", TensorProto.INT64, [1], [7])
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y")]
+    graph = helper.make_graph([shape], "seven", ends[:1], ends[1:], [sizes])
+    opset = [helper.make_opsetid("", 20)]
+    session = open_session(helper.make_model(graph, opset_imports=opset, ir_version=10))
+    assert outputs_of(session, {"x": np.zeros(7, np.float32)})[0].shape == (7,)
+
+    with pytest.raises(ModelError, match="ONNX Runtime cannot run the graph: .*Reshape"):
+        outputs_of(session, {"x": np.zeros(6, np.float32)})
+
+    assert capfd.readouterr() == ("", "")

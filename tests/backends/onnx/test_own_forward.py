@@ -78,14 +78,33 @@ class Sentences(Words):
         self.head.weight = table.weight
 
 
+class Enlarging(nn.Module):
+    """Says in a call how large a transposed convolution's output is, and lays it out flat."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(3, 8, 3, 2, 1)
+        self.up = nn.ConvTranspose2d(8, 4, 3, 2, 1)
+        self.head = nn.Linear(256, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        y = self.up(self.down(x).relu(), output_size=x.shape[-2:])
+        found: Tensor = self.head(y.flatten(1))
+        return found
+
+
 CASES = [
     (OnnxQdq(), Pictures, ("w4za8s", "w8a8", "fp8", "w8g9")),
     (OnnxQdq(), Sentences, ("w4a8",)),
+    (OnnxQdq(), Enlarging, ("w4za8s", "w8a8")),
     (OpenVino(), Pictures, ("w2z", "w4a16", "fp32", "w3")),
+    (OpenVino(), Enlarging, ("w4", "w8a16")),
 ]
+NAMES = ("pictures", "words", "sizes", "openvino", "sizes in openvino")
 
 
-@pytest.mark.parametrize(("target", "kind", "mix"), CASES, ids=["pictures", "words", "openvino"])
+@pytest.mark.parametrize(("target", "kind", "mix"), CASES, ids=NAMES)
 @pytest.mark.usefixtures("same_process")
 def test_the_runtime_computes_the_simulation(
     target: Target, kind: type[nn.Module], mix: tuple[str, ...], tmp_path: Path

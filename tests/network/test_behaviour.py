@@ -322,20 +322,22 @@ def test_a_search_says_what_was_not_checked(tmp_path: Path) -> None:
     console = Console(width=400, record=True, file=io.StringIO())
     alone = [batch[:1] for batch in rows(8)]
     results = [
-        mpq.search(
-            mpq.Task(BatchFree().eval(), data, candidates=["w4", "w8"]), ["effective_bits=9"]
-        )
-        for data in (alone, rows(8))
+        mpq.search(mpq.Task(model.eval(), data, candidates=["w4", "w8"]), ["effective_bits=9"])
+        for model, data in ((BatchFree(), alone), (BatchFree(), rows(8)), (Centred(), rows(8)))
     ]
 
-    results[0].save(tmp_path)
-    loaded = mpq.load(tmp_path)
+    results[0].save(tmp_path / "alone")
+    results[2].save(tmp_path / "mixing")
+    loaded = mpq.load(tmp_path / "alone")
     for result in results:
         print_result(result, console)
 
     assert loaded.provenance.unchecked_rows == "every batch has one row"
     assert results[1].provenance.unchecked_rows == ""
+    assert [result.provenance.is_mixing for result in results] == [False, False, True]
+    assert mpq.load(tmp_path / "mixing").provenance.is_mixing
     said = console.export_text()
+    assert said.count("a whole batch is one example") == 1
     assert said.count("not checked: whether rows of a batch change each other's outputs") == 1
 
 

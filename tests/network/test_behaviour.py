@@ -32,7 +32,8 @@ class Drawing(nn.Module):
     def __init__(self, how: str) -> None:
         super().__init__()
         self.layer, self.how = nn.Linear(16, 5), how
-        self.register_buffer("ring", torch.zeros(5))
+        self.register_buffer("ring", torch.zeros(4, 5))
+        self.calls = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
@@ -42,8 +43,9 @@ class Drawing(nn.Module):
         if self.how == "mask":
             return found * (torch.rand(len(x), 1) > 0.3)
         assert isinstance(self.ring, Tensor)
-        self.ring += 1
-        return found + self.ring
+        self.ring[self.calls % 4] = found.detach().mean(0)
+        self.calls += 1
+        return found + self.ring.mean(0)
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ class Forces(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 1)
+        self.first, self.second, self.last = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.enable_grad():

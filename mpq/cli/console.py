@@ -114,6 +114,11 @@ def _network(result: "SearchResult") -> Iterator[str]:
             "outputs that nobody looked at, so that layers behind them alone lose nothing: "
             f"{', '.join(unscored)}; --outputs compares them too"
         )
+    if result.provenance.is_mixing:
+        yield (
+            "rows of a batch change each other's outputs (or are not as many), so that a whole "
+            "batch is one example: macs, activations, latency and energy are those of a batch"
+        )
     if result.provenance.unchecked_rows:
         yield (
             "not checked: whether rows of a batch change each other's outputs "

@@ -8,6 +8,7 @@ from typing import Final, Self, final
 from torch import Tensor, nn
 
 from mpq.network.memory import Counted, Span, elements_inside, span_of
+from mpq.network.refusals import is_observer
 from mpq.network.wrappers import plain_modules
 
 _SHOWN: Final = 8
@@ -15,6 +16,7 @@ _SHOWN: Final = 8
 _LARGEST: Final = 3
 """Names in an error."""
 _COMPLEX: Final = "complex, while formats hold real numbers"
+_OBSERVED: Final = "what an observer has seen, which a conversion takes away"
 _LARGE: Final = 0.01
 """Share of the checkpoint from which a bias, norm or buffer is named: tables and masks are more."""
 
@@ -34,7 +36,8 @@ class Uncovered:
         is_left_out: Whether it is in a layer that the user left out (include, exclude).
         is_folded: Whether it is a BatchNorm's that is folded into the layer before it, so that
             ``weight_bytes`` has the bias that it becomes in its place.
-        reason: Of a weight: what keeps it from being a layer, where that is known.
+        reason: Of a weight: what keeps it from being a layer, where that is known. Of a buffer:
+            that it is an observer's.
     """
 
     name: str
@@ -101,7 +104,7 @@ class Coverage:
         outside = []
         # What is stored first, as it may be a view of what is not.
         tensors = sorted(_tensors(model), key=lambda x: not x[3])
-        for name, tensor, is_parameter, is_stored in tensors:
+        for name, tensor, is_parameter, is_stored, is_observed in tensors:
             if not counted.is_new(tensor):
                 continue
             inside = _held_inside(tensor, held, spans)
@@ -116,10 +119,10 @@ class Coverage:
                 is_left_out = is_weight and _held_inside(tensor, held, others) > 0
                 is_folded = name.rpartition(".")[0] in folded
                 why = _COMPLEX if tensor.is_complex() else reasons.get(name, "")
+                why = why if is_weight and not is_left_out else _OBSERVED if is_observed else ""
                 outside.append(
                     Uncovered(
-                        name, left, num_bytes, is_weight, is_stored, is_left_out, is_folded,
-                        why if is_weight and not is_left_out else "",
+                        name, left, num_bytes, is_weight, is_stored, is_left_out, is_folded, why
                     )
                 )  # fmt: skip
         return cls(elements, size, covered, covered_bytes, tuple(outside), constant_bytes)
@@ -141,6 +144,8 @@ class Coverage:
         if not self.num_bytes:
             return ()
         others = [x for x in self.outside if not x.is_weight and x.is_stored]
+        observed = [x for x in others if x.reason == _OBSERVED]
+        others = [x for x in others if x not in observed]
         large = [x for x in others if x.num_bytes > _LARGE * self.num_bytes and not x.is_folded]
         small = _bytes(others) - _bytes(large)
         left_out = [x for x in self.outside if x.is_left_out]
@@ -152,6 +157,7 @@ class Coverage:
         kinds = {
             "outside all layers, not quantized and": self.weights_outside,
             "left out as asked,": left_out,
+            "statistics of observers, which a conversion takes away,": observed,
             "buffers and vectors of more than 1 % each, not quantized and": large,
         }
         found += [
@@ -214,17 +220,18 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _tensors(model: nn.Module) -> Iterable[tuple[str, Tensor, bool, bool]]:
-    """Name, tensor, whether it is a parameter, and whether a checkpoint has it."""
+def _tensors(model: nn.Module) -> Iterable[tuple[str, Tensor, bool, bool, bool]]:
+    """Name, tensor, whether it is a parameter, is in a checkpoint, is what an observer has seen."""
     # Names without wrappers, as layers have them.
     for name, module in plain_modules(model):
         prefix = f"{name}." if name else ""
         for own, parameter in module._parameters.items():
             if parameter is not None:
-                yield prefix + own, parameter, True, True
+                yield prefix + own, parameter, True, True, False
         for own, buffer in module._buffers.items():
             if buffer is not None:
-                yield prefix + own, buffer, False, own not in module._non_persistent_buffers_set
+                is_stored = own not in module._non_persistent_buffers_set
+                yield prefix + own, buffer, False, is_stored, is_observer(module)
 
 
 def _held_inside(

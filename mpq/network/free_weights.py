@@ -22,6 +22,9 @@ from mpq.network.weight_use import Block, Use, WeightCall
 
 _CLOSED: Final = (Opened, torch.jit.ScriptModule, fx.GraphModule)
 """Modules of a class that cannot be another one."""
+_UNSEEN: Final = (
+    "read by no function that was seen: never, or within vmap or an operator of its own"
+)
 
 
 def find_free_weights(
@@ -41,8 +44,8 @@ def find_free_weights(
             called, or cannot be a layer as a whole.
         matrices: Is given the names of vectors that are read as matrices, and are no layer all the
             same: their shape does not tell what they are.
-        reasons: Is given the names of parameters that functions read and that are no layers, and
-            what stands in the way.
+        reasons: Is given the names of parameters with two axes or more, or read so, that are no
+            layers, and what stands in the way.
         computed: Is given the weights that are computed from parameters and buffers; ``None``:
             these are not looked for.
     """
@@ -65,8 +68,13 @@ def find_free_weights(
         left = watching.matrices - watching.uses.keys()
         matrices |= {dotted(n) for n, p in candidates.items() if id(p) in left}
     if reasons is not None:
+        held = {name for each in computed or () for name in each.sources}
+        held |= {dotted(n) for n, p in candidates.items() if id(p) in watching.uses}
+        # Of weights alone: of a bias nobody asks.
         reasons |= {
-            dotted(n): watching.why[id(p)] for n, p in candidates.items() if id(p) in watching.why
+            dotted(n): watching.why.get(id(p), _UNSEEN)
+            for n, p in candidates.items()
+            if dotted(n) not in held and (p.ndim > 1 or id(p) in watching.matrices)
         }
     return {name: watching.uses[id(p)] for name, p in candidates.items() if id(p) in watching.uses}
 

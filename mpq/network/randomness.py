@@ -1,8 +1,10 @@
 """The global random states, left as found whatever a user's forward draws."""
 
+import pickle
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,3 +24,11 @@ def random_state_kept() -> Iterator[None]:
     finally:
         random.setstate(of_python)
         np.random.set_state(of_numpy)
+
+
+def random_state() -> tuple[Any, ...]:
+    """Where the global generators of torch, numpy and Python are: equal where nothing was drawn."""
+    of_numpy = pickle.dumps(np.random.get_state())
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    of_torch = tuple(bytes(state.numpy()) for state in (torch.get_rng_state(), *devices))
+    return of_torch, of_numpy, random.getstate()

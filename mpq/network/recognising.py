@@ -20,8 +20,14 @@ from mpq.network.weight_use import Block, WeightCall
 
 _READS: Final = frozenset({"numpy", "tolist", "item", "__setitem__", "__array__"})
 """Functions that use a tensor's numbers though they return no new tensor."""
-_FACTORS: Final = frozenset({"mul", "multiply", "__rmul__", "div", "divide", "true_divide"})
-"""Functions that change a weight for every example, as modulated convolutions do."""
+_BESIDE: Final = frozenset(
+    {
+        "mul", "multiply", "__rmul__", "div", "divide", "true_divide", "add", "sub", "subtract",
+        "rsub", "__radd__", "__rsub__", "cat", "stack", "where", "maximum", "minimum", "lerp",
+    }
+)  # fmt: skip
+"""Functions that would compute a weight if all that they read were parameters or buffers: others
+change it for every example, as modulated convolutions do, or are made anew (``torch.eye``)."""
 
 
 @dataclass
@@ -221,12 +227,17 @@ def how_read(func: Any, block: Block) -> str:
     """How a function reads a parameter that it does not read as a layer's weight, for people."""
     name = "no function that is known" if func is None else getattr(func, "__name__", str(func))
     if block.parameter.is_meta:
-        return f"computed into a tensor that is read by {name}"
+        return f"computed into a tensor that is read by {name}{_beside(name)}"
     if block.gathered is None:
-        # Alone, or with other parameters, it would have been computed into a weight.
-        beside = " with numbers that are no parameters, as data" if name in _FACTORS else ""
-        return f"read by {name}{beside}"
+        return f"read by {name}{_beside(name)}"
     return f"picked from by {block.gathered.how}, and then read by {name}"
+
+
+def _beside(name: str) -> str:
+    """What a function has read besides, which alone has kept it from computing a weight."""
+    if name in _BESIDE:
+        return " with numbers that are no parameters: data, or made in the forward"
+    return ", at places that a mask or data picks" if name == "__getitem__" else ""
 
 
 def _storage(tensor: Tensor) -> int:

@@ -25,6 +25,19 @@ _SIMULATED: Final = "_mpq_precision"
 """Attribute of a layer of our own that computes in a precision; copies and files keep it."""
 _FAKE_QUANTIZERS: Final = ("FakeQuantizeBase", "FakeQuantizerBase", "FakeQuantizer")
 """Base classes of fake quantization: torch's own, torchao's, and torchao's before 0.13."""
+_OBSERVERS: Final = (*_FAKE_QUANTIZERS, "ObserverBase", "AffineQuantizedObserverBase")
+"""Base classes of what a network that is prepared for quantization holds beside its layers."""
+_SIMULATORS: Final = re.compile(
+    r"(brevitas|modelopt|pytorch_quantization|nncf|aimet_torch|mqbench|quark|neural_compressor|"
+    r"mct_quantizers)\..*quant(?!um)",
+    re.IGNORECASE,
+)
+"""Packages whose modules round floats to floats, and the word in the names of those that do."""
+_OFF: Final = (
+    ("disable_quant", True), ("_disabled", True), ("is_quant_enabled", False),
+    ("is_enabled", False), ("enabled", False)
+)  # fmt: skip
+"""Their switches, with the value that says that a module does not round."""
 _UNFLATTENED: Final = ("UnflattenedModule", "InterpreterModule", "InterpreterModuleDispatcher")
 
 
@@ -75,6 +88,15 @@ def check_unprepared(modules: Mapping[str, nn.Module]) -> None:
     Raises:
         ModelError: If a module for fake quantization is switched on; names the first one.
     """
+    simulating = _simulating(modules)
+    if simulating is not None:
+        kind = type(modules[simulating])
+        raise ModelError(
+            f"the model is fake-quantized already: {simulating or 'the model itself'!r} "
+            f"({kind.__module__}.{kind.__qualname__}) rounds in every pass, so that precisions "
+            "would be tried on rounded numbers. Search the float network that it was made from, "
+            "or switch its quantizers off"
+        )
     name = next((name for name, module in modules.items() if _is_rounding(module)), None)
     if name is None:
         return
@@ -88,6 +110,35 @@ def check_unprepared(modules: Mapping[str, nn.Module]) -> None:
         "rounds, or observes what it will round by, in every pass. Search the float network: load "
         f"these weights into the network that was prepared, or switch all that off: {switch}"
     )
+
+
+def is_observer(module: nn.Module) -> bool:
+    """Whether a module keeps what it has seen for a conversion, which takes it away again."""
+    return any(kind.__name__ in _OBSERVERS for kind in type(module).__mro__)
+
+
+def _simulating(modules: Mapping[str, nn.Module]) -> str | None:
+    """The first module of another package that rounds what it computes, by its outermost name."""
+    # What a module's children are called begins so.
+    found = {n: f"{n}." if n else "" for n, module in modules.items() if _is_simulator(module)}
+    off = tuple(inside for name, inside in found.items() if _is_off(modules[name]))
+    for name in found:
+        # A layer's quantizers, where it has some, say whether it rounds.
+        has_own = any(other != name and other.startswith(found[name]) for other in found)
+        if not has_own and not f"{name}.".startswith(off):
+            return next(n for n, inside in found.items() if f"{name}.".startswith(inside))
+    return None
+
+
+def _is_simulator(module: nn.Module) -> bool:
+    kinds = type(module).__mro__
+    return any(_SIMULATORS.match(f"{kind.__module__}.{kind.__name__}") for kind in kinds)
+
+
+def _is_off(module: nn.Module) -> bool:
+    # A buffer of one number, or an attribute; some packages have methods of these names.
+    states = [(getattr(module, switch, None), off) for switch, off in _OFF]
+    return any(isinstance(x, bool | Tensor) and bool(x) == off for x, off in states)
 
 
 def _is_rounding(module: nn.Module) -> bool:

@@ -27,7 +27,9 @@ class Use:
     is_transposed: bool = False
 
     def __str__(self) -> str:
-        return f"{self.kind} of {'x'.join(map(str, self.shape))}"
+        # Of a square matrix nothing else tells the two apart.
+        how = " (transposed)" if self.is_transposed else ""
+        return f"{self.kind} of {'x'.join(map(str, self.shape))}{how}"
 
     def parts(self, parameter: Tensor) -> int:
         """How many layers a parameter is; one of another size is none."""

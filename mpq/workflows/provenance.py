@@ -40,6 +40,8 @@ class Provenance:
         unscored: Paths of what the network returns besides what its metric looks at.
         allow_randomness: Where the network's generators started in every pass; ``None``: nothing
             was drawn.
+        is_mixing: Whether rows of a batch change each other's outputs, so that every batch is one
+            example: what is told of an example is told of a batch.
         unchecked_rows: Why it could not be found out whether rows of a batch change each other's
             outputs; empty: it was.
         target: Where it is to run, as ``mpq export --to`` takes it; ``None``: anywhere.
@@ -57,6 +59,7 @@ class Provenance:
     reach: Reach = field(default_factory=Reach)
     unscored: tuple[str, ...] = ()
     allow_randomness: int | None = None
+    is_mixing: bool = False
     unchecked_rows: str = ""
     target: str | None = None
     unshipped: Mapping[str, str] = field(default_factory=dict)

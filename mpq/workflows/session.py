@@ -144,6 +144,7 @@ class Session:
             reach=self.network.reach,
             unscored=self.network.unscored,
             allow_randomness=self.network.allow_randomness,
+            is_mixing=self.network.is_mixing,
             unchecked_rows=self.network.unchecked_rows,
             target=self.prepared.task.to,
             unshipped=dict(self.prepared.unshipped),

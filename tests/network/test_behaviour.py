@@ -32,7 +32,8 @@ class Drawing(nn.Module):
     def __init__(self, how: str) -> None:
         super().__init__()
         self.layer, self.how = nn.Linear(16, 5), how
-        self.register_buffer("ring", torch.zeros(5))
+        self.register_buffer("ring", torch.zeros(4, 5))
+        self.calls = 0
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
@@ -42,8 +43,9 @@ class Drawing(nn.Module):
         if self.how == "mask":
             return found * (torch.rand(len(x), 1) > 0.3)
         assert isinstance(self.ring, Tensor)
-        self.ring += 1
-        return found + self.ring
+        self.ring[self.calls % 4] = found.detach().mean(0)
+        self.calls += 1
+        return found + self.ring.mean(0)
 
 
 @pytest.mark.parametrize(
@@ -322,20 +324,22 @@ def test_a_search_says_what_was_not_checked(tmp_path: Path) -> None:
     console = Console(width=400, record=True, file=io.StringIO())
     alone = [batch[:1] for batch in rows(8)]
     results = [
-        mpq.search(
-            mpq.Task(BatchFree().eval(), data, candidates=["w4", "w8"]), ["effective_bits=9"]
-        )
-        for data in (alone, rows(8))
+        mpq.search(mpq.Task(model.eval(), data, candidates=["w4", "w8"]), ["effective_bits=9"])
+        for model, data in ((BatchFree(), alone), (BatchFree(), rows(8)), (Centred(), rows(8)))
     ]
 
-    results[0].save(tmp_path)
-    loaded = mpq.load(tmp_path)
+    results[0].save(tmp_path / "alone")
+    results[2].save(tmp_path / "mixing")
+    loaded = mpq.load(tmp_path / "alone")
     for result in results:
         print_result(result, console)
 
     assert loaded.provenance.unchecked_rows == "every batch has one row"
     assert results[1].provenance.unchecked_rows == ""
+    assert [result.provenance.is_mixing for result in results] == [False, False, True]
+    assert mpq.load(tmp_path / "mixing").provenance.is_mixing
     said = console.export_text()
+    assert said.count("a whole batch is one example") == 1
     assert said.count("not checked: whether rows of a batch change each other's outputs") == 1
 
 

@@ -303,7 +303,8 @@ OUTSIDE: dict[str, tuple[dict[str, Any], Callable[[Any, Tensor], Tensor], str]] 
     "in two ways": (
         {"w": (E, E)},
         lambda m, x: (F.linear(x, w := m.w * 2) + x @ w)[:, :O],
-        "computed into a weight that is used both as linear of 8x8 and as linear of 8x8",
+        "computed into a weight that is used both as linear of 8x8 and as linear of 8x8 "
+        "(transposed)",
     ),
     "given back": (
         {"w": (O, E)},
@@ -323,7 +324,7 @@ OUTSIDE: dict[str, tuple[dict[str, Any], Callable[[Any, Tensor], Tensor], str]] 
     "from the data": (
         {"w": (O, E)},
         lambda m, x: torch.einsum("ni,noi->no", x, m.w * x[:, None, :].tanh()),
-        "read by mul with numbers that are no parameters, as data",
+        "read by mul with numbers that are no parameters: data, or made in the forward",
     ),
     "listed": (
         {"w": [(O, E), (O, E)]},

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import mpq
+from mpq.errors import ModelError
 from mpq.network.coverage import Coverage
 from mpq.network.network import Network
 from mpq.workflows.setup import Prepared
@@ -450,3 +451,38 @@ def test_a_batch_norm_that_is_folded_is_not_counted_as_it_is(fold: bool) -> None
     told = next(x for x in network.coverage.sentences if x.startswith("buffers and vectors"))
     assert ("1.weight" in told, "5.weight" in told) == (not fold, True)
     assert ("1.weight" in network.coverage.largest_outside) is not fold
+
+
+class Ensemble(nn.Module):
+    """Members by ``vmap``, and a matrix that nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.members = nn.Parameter(torch.randn(3, 4, 6))
+        self.unread = nn.Parameter(torch.randn(4, 6))
+        self.last = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        each = torch.func.vmap(lambda w: nn.functional.linear(x, w))(self.members)
+        found: Tensor = self.last(each.relu().mean(0))
+        return found
+
+
+def test_a_weight_that_no_function_was_seen_to_read_is_told_so() -> None:
+    """Within vmap nothing can be seen; it is named beside its share, as every weight outside."""
+    data = [torch.randn(5, 6)]
+
+    coverage = Network.of(Ensemble().eval(), data).coverage
+
+    assert coverage is not None
+    assert {x.name for x in coverage.weights_outside} == {"members", "unread"}
+    assert all("no function that was seen" in x.reason for x in coverage.weights_outside)
+
+
+def test_reasons_where_no_layer_is_left_are_of_weights() -> None:
+    """Not of biases, and not of what was left out."""
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+
+    with pytest.raises(ModelError, match="or all are excluded$"):
+        Network.of(model, [torch.randn(5, 6)], exclude=["*"])

@@ -339,8 +339,8 @@ def test_experts_of_several_levels_are_picked() -> None:
     ("name", "why"),
     [
         ("multiplied", "picked from by __getitem__, and then read by mul"),
-        ("a mask", "read by __getitem__"),
-        ("in two layouts", "used both as linear of 4x6 and as linear of 6x4"),
+        ("a mask", "read by __getitem__, at places that a mask or data picks"),
+        ("in two layouts", "used both as linear of 4x6 and as linear of 6x4 (transposed)"),
     ],
 )
 def test_what_stays_outside_is_named_with_a_reason(name: str, why: str) -> None:

@@ -383,7 +383,7 @@ def _output_ranges(network: Network, data: Calibration) -> dict[str, tuple[float
         # An expert may be called with no rows at all, which have no range.
         if output.numel():
             # Two numbers per call, so that no output is kept over the calibration examples.
-            low, high = output.aminmax()
+            low, high = output.detach().aminmax()
             ends[name].append(np.array([float(low), float(high)]))
 
     layer_modules = ((name, network.layer_module(name)) for name in ends)

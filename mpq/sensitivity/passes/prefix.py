@@ -83,8 +83,9 @@ class PrefixReuse:
 
     Of a recorded pass, a call that had ended when the changed layer was first called is skipped:
     it returns what it returned then. A call is run again, and calls inside it are skipped instead,
-    if it changes its inputs in place, takes or returns objects that may change unseen (a cache), or
-    returns a view of what is overwritten later. The numbers are those of a whole pass, bit by bit,
+    if it changes its inputs in place, takes or returns objects that may change unseen (a cache),
+    returns a view of what is overwritten later, or something that the network differentiates by
+    itself. The numbers are those of a whole pass, bit by bit,
     provided that a layer's weight is read by that layer's own calls only.
 
     Where the network draws (``Network.allow_randomness``) nothing is skipped: a call that is not
@@ -171,7 +172,7 @@ class PrefixReuse:
         call.stop = len(running.tape)
         # What a call writes into its inputs would be missing if only its output were played.
         is_pure = before is not None and before == _versions((args, kwargs))
-        if is_pure and _versions(output) is not None:
+        if is_pure and _versions(output) is not None and not _is_differentiated(output):
             self._keep(call, output, (args, kwargs))
         return output
 
@@ -255,6 +256,11 @@ def _versions(value: Any) -> list[tuple[int, int]] | None:
         elif not isinstance(leaf, _CONSTANT):
             return None
     return found
+
+
+def _is_differentiated(value: Any) -> bool:
+    """Whether a network takes gradients of its own, of tensors of this very pass (forces)."""
+    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(value))
 
 
 def _share_memory(left: Any, right: Any) -> bool:

@@ -141,6 +141,20 @@ class Caching(nn.Module):
         return x
 
 
+class Forces(nn.Module):
+    """An energy's gradient by its input, which the forward takes itself, of every new pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            energy = self.last(torch.tanh(self.second(torch.tanh(self.first(x))))).sum()
+            return -torch.autograd.grad(energy, x)[0]
+
+
 class Repeated(nn.Module):
     """A layer that is called three times, and a layer with its weight under another name."""
 
@@ -243,6 +257,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
     "containers": (Containers, vectors),
     "keeping": (Keeping, vectors),
     "caching": (Caching, vectors),
+    "forces": (Forces, vectors),
     "repeated": (Repeated, vectors),
     "branching": (Branching, vectors),
     "hooked": (make_hooked, vectors),

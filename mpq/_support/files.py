@@ -92,8 +92,7 @@ def staging(folder: Path, purpose: str = "staging") -> Iterator[Path]:
     Raises:
         OSError: If it cannot be made.
     """
-    for path in folder.glob(f".mpq-{purpose}-*"):
-        _remove_if_dead(path, purpose)
+    remove_dead(folder, purpose)
     while True:
         with (
             tempfile.TemporaryDirectory(dir=folder, prefix=f".mpq-{purpose}-") as name,
@@ -103,6 +102,12 @@ def staging(folder: Path, purpose: str = "staging") -> Iterator[Path]:
             if is_ours is not False and Path(name).is_dir():
                 yield Path(name)
                 return
+
+
+def remove_dead(folder: Path, purpose: str) -> None:
+    """Removes what processes that were killed left of their ``staging`` for a purpose."""
+    for path in folder.glob(f".mpq-{purpose}-*"):
+        _remove_if_dead(path, purpose)
 
 
 def _remove_if_dead(path: Path, purpose: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from mpq._support.files import remove_dead, staging
+from mpq._support.files import prepared_folder, remove_dead, staging
 from mpq.backends.comparing import compared
 from mpq.backends.export_check import ExportCheck
 from mpq.backends.fresh import run_fresh, trace_fresh
@@ -73,8 +73,7 @@ def ship(
     batches = _few(data, model, shipped.metric)
     shipped = replace(shipped, calibration=data, examples=tuple(batches))
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with staging(folder.parent, STAGED) as place:
+        with prepared_folder(folder.parent), staging(folder.parent, STAGED) as place:
             made, exchange = place / "made", place / "exchange"
             made.mkdir()
             exchange.mkdir()

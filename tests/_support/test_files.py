@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mpq._support.files import prepare_folder, prepared_folder, remove_files, staging, write_files
-from mpq.errors import OutputError
+from mpq.errors import InputError, OutputError
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -130,17 +130,22 @@ def test_an_empty_folder_is_gone_if_it_was_not_there(there: str, tmp_path: Path)
     (tmp_path / there).mkdir(parents=True, exist_ok=True)
     before = contents(tmp_path)
 
-    with pytest.raises(ValueError), prepared_folder(tmp_path / "runs" / "mine" / "first"):
-        raise ValueError
+    with pytest.raises(InputError), prepared_folder(tmp_path / "runs" / "mine" / "first"):
+        raise InputError("late")
 
     assert contents(tmp_path) == before
 
 
 def test_a_folder_with_work_in_it_stays(tmp_path: Path) -> None:
     """A journal, say; of its parents each has something in it."""
-    with pytest.raises(ValueError), prepared_folder(tmp_path / "runs" / "first") as folder:
-        (folder / "rows").write_bytes(b"an hour")
-        raise ValueError
+
+    def fails() -> None:
+        with prepared_folder(tmp_path / "runs" / "first") as folder:
+            (folder / "rows").write_bytes(b"an hour")
+            raise InputError("late")
+
+    with pytest.raises(InputError):
+        fails()
 
     assert contents(tmp_path)["runs/first/rows"] == b"an hour"
 

@@ -7,7 +7,7 @@ from torch import nn
 
 
 def why_unwritable(errors: Iterable[BaseException], root: nn.Module) -> str:
-    """The sentence for a name that ends its own text (a quote, a line's end, a backslash), or is Python's.
+    """The sentence for a name that ends its own text, or is a word of Python's.
 
     Args:
         errors: What torch's export raised, with what it was caused by.

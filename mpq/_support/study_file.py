@@ -49,7 +49,8 @@ def _cut_torn_line(path: str) -> None:
     # For reading first: what is not ours may be read-only, and must not change at all.
     with Path(path).open("rb") as beginning:
         head = beginning.read(len(_BEGINNING))
-    if head not in (b"", _BEGINNING):
+    # Less of it is a whole file that was torn in its first line, or that is empty.
+    if not _BEGINNING.startswith(head):
         raise FileFormatError(
             f"storage {path!r} is no journal of optuna's, or is damaged: it begins with "
             f"{head.decode(errors='replace')!r}; give another path"

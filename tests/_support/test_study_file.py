@@ -63,9 +63,9 @@ def test_a_line_after_half_of_another_ones(path: Path) -> None:
     assert path.read_bytes() == BEGUN + b'{"op_code":7}\n'
 
 
-@pytest.mark.parametrize("content", [None, b""])
+@pytest.mark.parametrize("content", [None, b"", b"{", b'{"op_code"', b'{"op_code":0,'])
 def test_a_new_study(path: Path, content: bytes | None) -> None:
-    """Where there is no file, or an empty one."""
+    """Where there is no file, an empty one, or one that was torn in its first line."""
     if content is not None:
         path.write_bytes(content)
 
@@ -74,7 +74,7 @@ def test_a_new_study(path: Path, content: bytes | None) -> None:
     assert path.read_bytes() == b'{"op_code":1}\n'
 
 
-@pytest.mark.parametrize("content", [b"import os\n", b'{"op_code"', b'{"mpq_journal": 2}\n', b"\n"])
+@pytest.mark.parametrize("content", [b"import os\n", b'{"op_code"}', b'{"mpq_journal": 2}\n', b"\n"])
 def test_another_file_is_not_touched(path: Path, content: bytes) -> None:
     """Also one that may only be read; the message shows how it begins."""
     path.write_bytes(content)

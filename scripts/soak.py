@@ -36,13 +36,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from scripts.soak_commands import COMMANDS, LIMITS, SOLVED, Command
+from scripts.soak_language_model import TOKENIZER, write_tokenizer
 from scripts.soak_process import Ended, Moment, Run
 from scripts.soak_round import Reference, Round, prepare
 
 PRELOADED: Final = (
     "mpq.cli.__main__", "torch._dynamo", "optuna", "sqlalchemy", "pandas", "highspy", "pulp",
     "matplotlib.pyplot", "scipy.optimize", "onnx", "onnxscript", "onnxruntime", "rich.progress",
-    "safetensors.torch", "mpq.workflows.search", "mpq.workflows.compare", "mpq.report.pictures",
+    "safetensors.torch", "transformers.models.llama", "mpq.workflows.search",
+    "mpq.workflows.compare", "mpq.report.pictures",
 )  # fmt: skip
 
 
@@ -56,7 +58,8 @@ class Soak:
         references: By the name of their commands, as they are needed.
         failures: What should not have been.
         counts: How much was tried.
-        slept_s: The longest sleep of a last run beyond that of its reference.
+        slept_s: The longest sleep of a last run beyond that of its reference; not of exports to
+            targets, which sleep while a runtime works.
     """
 
     work: Path
@@ -142,6 +145,7 @@ def main() -> None:
     start, number = time.monotonic(), 0
     with tempfile.TemporaryDirectory(prefix="mpq-soak-") as folder:
         warm_up(Path(folder))
+        write_tokenizer(Path(folder, TOKENIZER))
         soak = Soak(Path(folder).resolve(), options.seed)
         while options.only is None and time.monotonic() - start < 60 * options.minutes:
             soak.round(number)

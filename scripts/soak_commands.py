@@ -12,10 +12,16 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from scripts.soak_language_model import TOKENIZER
+
 NET: Final = ("--model", "scripts.soak_commands:make_net")
 DATA: Final = (*NET, "--data", "scripts.soak_commands:examples")
 TASK: Final = (
     *DATA, "--eval-data", "scripts.soak_commands:held_out", "--precisions", "w2a8,w4a8,w8a8",
+)  # fmt: skip
+LANGUAGE: Final = (
+    "--model", "scripts.soak_language_model:make_model",
+    "--data", "scripts.soak_language_model:examples",
 )  # fmt: skip
 DRAWN: Final = (*TASK, "--points", "4")
 SOLVED: Final = (*DRAWN, "--sensitivity", "weight-error", "--solver")
@@ -23,6 +29,13 @@ TRIALS: Final = "num_trials=30,batch_size=4,is_measured=true"
 LIMITS: Final = {"new": ("--limit", "effective_bits=6.5"), "old": ("--limit", "effective_bits=7.5")}
 CLOCKED: Final = re.compile(r"second|forward_passes|peak_memory|_s$|drift")
 """Keys and columns that are another number in every run."""
+SEARCHED: Final = (
+    "search", *SOLVED, "lagrangian", *LIMITS["new"], "--output", "out",
+)  # fmt: skip
+SEARCHED_LANGUAGE: Final = (
+    "search", *LANGUAGE, "--precisions", "w4g32,w8g32", "--exclude", "*embed*", "--sensitivity",
+    "weight-error", "--solver", "lagrangian", "--limit", "effective_bits=6.5", "--output", "out",
+)  # fmt: skip
 MARK: Final = re.compile(rb"mpq-run-[0-9a-f]{16}")
 """Of a run: a checksum of all its numbers, times among them."""
 
@@ -63,6 +76,8 @@ class Command:
         has_limits: Whether it takes ``--limit``, so that there is an older result of another one.
         needs: Files of a search that it reads.
         is_shared: Whether rows depend on who else writes them, as trials of a search do.
+        searched: The search that ``needs`` are files of.
+        made: Folder that is there once all is done, and that the command then refuses to replace.
     """
 
     name: str
@@ -71,6 +86,8 @@ class Command:
     has_limits: bool = True
     needs: tuple[str, ...] = ()
     is_shared: bool = False
+    searched: tuple[str, ...] = SEARCHED
+    made: str = ""
 
     def line(self, which: str = "new") -> list[str]:
         """All arguments; ``old``: of a run that came before, with other limits."""
@@ -87,6 +104,27 @@ def _studied(solver: str, storage: str = "kept") -> Command:
     kept = storage.removeprefix("sqlite:///")
     return Command(f"search, {solver} in {storage}", args, kept, is_shared=True)
 
+
+def _shipped(target: str, network: tuple[str, ...], searched: tuple[str, ...]) -> Command:
+    args = ("export", "assignment.json", "--to", target, *network, "--output", "made")
+    name = f"export --to {target.partition(':')[0]}"
+    return Command(
+        name,
+        args,
+        has_limits=False,
+        needs=("assignment.json",),
+        searched=searched,
+        made="made",
+    )
+
+
+TARGETS: Final = (
+    *(_shipped(target, DATA, SEARCHED) for target in ("onnx-qdq", "openvino", "c")),
+    *(
+        _shipped(target, LANGUAGE, SEARCHED_LANGUAGE)
+        for target in ("compressed-tensors", "torchao", "mlx", f"gguf:tokenizer=../{TOKENIZER}")
+    ),
+)
 
 COMMANDS: Final = (
     _measuring("measured", "measured:"),
@@ -138,6 +176,7 @@ COMMANDS: Final = (
         needs=("problem.json",),
         is_shared=True,
     ),
+    *TARGETS,
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -11,15 +12,19 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from zlib import crc32
 
 import mpq
 from mpq.errors import FileFormatError
-from scripts.soak_commands import COMMANDS, Command, comparable, measured, rows, without_clock
+from scripts.soak_commands import Command, comparable, measured, rows, without_clock
 from scripts.soak_process import Ended, Moment, Run
 
 SIGNALS: Final = (signal.SIGKILL,) * 7 + (signal.SIGTERM, signal.SIGINT, signal.SIGINT)
+UNDER_WAY: Final = re.compile(r"\.mpq-(staging|export)-")
 WAIT_S: Final = 2.0
 """Longer sleep than in an uninterrupted run is a wait for something."""
+WAIT_FOR_OTHERS_S: Final = 20.0
+"""For commands that start a runtime, whose time on a busy machine is theirs to sleep."""
 
 
 @dataclass
@@ -44,9 +49,11 @@ class Reference:
 def prepare(folder: Path, command: Command, searched: Path) -> None:
     """A new folder, with the files of a search that the command reads."""
     folder.mkdir()
+    # One for each search that commands go on from.
+    searched = searched.with_name(f"{searched.name} {crc32(repr(command.searched).encode())}")
     if command.needs and not searched.exists():
         searched.mkdir()
-        ended = Run(searched, COMMANDS[0].line(), Moment()).end()
+        ended = Run(searched, list(command.searched), Moment()).end()
         if ended.code:
             sys.exit(f"the search failed undisturbed:\n{ended.said}")
     for name in command.needs:
@@ -112,7 +119,7 @@ class Round:
             self._tell(moment, killed.end())
             ended = other.end()
         self.counts["two at once"] += 1
-        if ended.code:
+        if ended.code and not self._is_refused(ended):
             self.wrong.append(f"the other one failed: {ended.said[-300:]}")
         self._check_rows(before)
         self._check_files()
@@ -126,7 +133,8 @@ class Round:
         # goes on.
         has_traceback = "Traceback" in ended.said and "Exception ignored in" not in ended.said
         # 130: interrupted, said in a sentence.
-        if ended.code not in (0, -moment.signal, 130) or has_traceback:
+        is_fine = ended.code in (0, -moment.signal, 130) or self._is_refused(ended)
+        if not is_fine or has_traceback:
             self.wrong.append(f"exit code {ended.code} of {name}: {ended.said[-300:]}")
 
     def _run_again(self) -> None:
@@ -135,24 +143,32 @@ class Round:
         with _Watched(self) as before:
             ended = Run(self.folder, self.command.line(), Moment()).end()
         waited = ended.slept_s - usual.slept_s
-        self.slept_s = max(self.slept_s, waited)
+        has_others = bool(self.command.made)
+        self.slept_s = self.slept_s if has_others else max(self.slept_s, waited)
         self.counts["run again"] += 1
-        if ended.code:
+        is_refused = self._is_refused(ended)
+        if ended.code and not is_refused:
             self.wrong.append(f"the next run failed ({ended.code}): {ended.said[-300:]}")
-        if waited > WAIT_S:
+        if waited > (WAIT_FOR_OTHERS_S if has_others else WAIT_S):
             self.wrong.append(f"the next run waited for {waited:.1f} s")
         self._check_rows(before)
         here, there = names(self.folder), names(self.wanted.folder)
         if here != there:
             self.wrong.append(f"left over {here - there}, missing {there - here}")
         # Trials that two processes add by turns are others than those of one.
-        if is_mixed or ended.code:
+        if is_mixed or (ended.code and not is_refused):
             return
-        if _spoken(ended.answer) != _spoken(usual.answer):
+        if not is_refused and _spoken(ended.answer) != _spoken(usual.answer):
             self.wrong.append("another answer than that of an uninterrupted run")
         for name in sorted(self._results(here & there)):
             if comparable(self.folder / name) != comparable(self.wanted.folder / name):
                 self.wrong.append(f"{name} is another than that of an uninterrupted run")
+
+    def _is_refused(self, ended: Ended) -> bool:
+        """Whether all was done already, by one that was killed later, or by the other one."""
+        made = self.command.made
+        is_told = ended.code == 2 and "is there already" in ended.said
+        return bool(made) and is_told and (self.folder / made).is_dir()
 
     def _check_rows(self, before: list[str]) -> None:
         """What was on disk is there, and nothing twice."""
@@ -166,7 +182,13 @@ class Round:
             self.wrong.append(f"measured twice: {twice[:3]}")
 
     def _check_files(self) -> None:
-        """Each is whole: of the older run, or of this one."""
+        """Each is whole: of the older run, or of this one; a folder that is made at once, too."""
+        made = self.command.made
+        if made and (self.folder / made).exists():
+            self.counts["exports that were there after a kill"] += 1
+            here, there = names(self.folder / made), names(self.wanted.folder / made)
+            if here != there:
+                self.wrong.append(f"{made} looks finished: {here - there}, missing {there - here}")
         is_mixed = self.command.is_shared and self.counts["two at once"]
         for name in self._results(names(self.folder)):
             whole = [root / name for root in self.wanted.wholes(self.has_old)]
@@ -200,7 +222,7 @@ class Round:
             name
             for name in found
             if not name.startswith(self.command.kept or "/")
-            and ".mpq-staging-" not in name
+            and not UNDER_WAY.search(name)
             and (self.wanted.folder / name).is_file()
         }
 

@@ -34,6 +34,21 @@ LARGEST: Final[Mapping[str, int]] = {
 _LARGEST_OTHER: Final = 10**9
 
 
+def number_of(text: str) -> float:
+    """A number of a table, as spreadsheets write one; also ``nan`` and ``inf``.
+
+    >>> number_of(" -1.5e3")
+    -1500.0
+
+    Raises:
+        ValueError: If it is none, or only Python takes it for one (``1_0``, digits of other
+            scripts): a typing error.
+    """
+    if "_" in text or not text.isascii():
+        raise ValueError(f"could not convert string to float: {shortened(text)!r}")
+    return float(text)
+
+
 def check_whole(name: str, value: int, shown: str = "") -> int:
     """A whole number that is no more than its option can mean.
 

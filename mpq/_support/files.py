@@ -5,7 +5,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +35,30 @@ def prepare_folder(folder: Path) -> Path:
     return folder
 
 
+@contextmanager
+def prepared_folder(folder: Path) -> Iterator[Path]:
+    """Within this block the folder is there; afterwards, if it is empty, it is as it was before.
+
+    What is refused late, such as a limit that nothing meets, leaves no folder that looks like one
+    of a run.
+
+    Raises:
+        OutputError: If the folder cannot be made or written to.
+    """
+    made: list[Path] = []
+    for path in (folder, *folder.parents):
+        # What cannot even be looked at is told below.
+        with suppress(OSError):
+            made += [] if path.exists() else [path]
+    try:
+        yield prepare_folder(folder)
+    finally:
+        # From the innermost; one that holds something, also of another process, stays.
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+
+
 def remove_files(folder: Path, names: Iterable[str]) -> None:
     """Removes files that are there.
 
@@ -57,15 +81,23 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
     Raises:
         OutputError: If a file cannot be written.
     """
-    prepare_folder(folder)
+    with prepared_folder(folder):
+        _refuse_no_files(folder, files)
+        return _written(folder, files)
+
+
+def _refuse_no_files(folder: Path, names: Iterable[str]) -> None:
     # Renaming onto a folder fails, and by then the files before it would be replaced. A device or a
     # pipe would itself be replaced by a file.
-    for name in files:
+    for name in names:
         path = folder / name
         if path.is_dir():
             raise OutputError(f"cannot write the file {path}: a folder is there")
         if path.exists() and not path.is_file():
             raise OutputError(f"cannot write the file {path}: a device or a pipe is there")
+
+
+def _written(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
     try:
         with staging(folder) as place:
             for name, content in files.items():
@@ -92,8 +124,7 @@ def staging(folder: Path, purpose: str = "staging") -> Iterator[Path]:
     Raises:
         OSError: If it cannot be made.
     """
-    for path in folder.glob(f".mpq-{purpose}-*"):
-        _remove_if_dead(path, purpose)
+    remove_dead(folder, purpose)
     while True:
         with (
             tempfile.TemporaryDirectory(dir=folder, prefix=f".mpq-{purpose}-") as name,
@@ -103,6 +134,12 @@ def staging(folder: Path, purpose: str = "staging") -> Iterator[Path]:
             if is_ours is not False and Path(name).is_dir():
                 yield Path(name)
                 return
+
+
+def remove_dead(folder: Path, purpose: str) -> None:
+    """Removes what processes that were killed left of their ``staging`` for a purpose."""
+    for path in folder.glob(f".mpq-{purpose}-*"):
+        _remove_if_dead(path, purpose)
 
 
 def _remove_if_dead(path: Path, purpose: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, final
 
 from mpq._support import schema_versions
 from mpq._support.locks import locked
+from mpq._support.torn import cut_torn_line, is_torn
 from mpq.errors import FileFormatError, InputError, OutputError
 
 
@@ -17,8 +18,9 @@ from mpq.errors import FileFormatError, InputError, OutputError
 class Journal:
     """A file of JSON lines: a header that says what was measured, then one line per row.
 
-    A last line that was cut off in the middle of a write is dropped. Every row has a checksum: one
-    that somebody changed is not believed. Several processes may write one journal.
+    A last line that was cut off in the middle of a write is dropped; one that has its end, and is
+    no row of ours, is damage. Every row has a checksum: one that somebody changed is not believed.
+    Several processes may write one journal.
 
     Args:
         path: The journal's file; made if it is not there, in a folder that is.
@@ -69,6 +71,8 @@ class Journal:
             OutputError: If it cannot be written.
         """
         with self._opened() as file:
+            # A disk that was full may have taken half of a line, of this process or of another.
+            cut_torn_line(file)
             # Another process may have ended its measurement, and removed the file: rows without a
             # header are a journal that nobody can read.
             if not os.fstat(file.fileno()).st_size:
@@ -98,13 +102,17 @@ class Journal:
         # Lines are rows, whatever the rows hold: JSON escapes the line breaks inside of strings.
         lines = content.splitlines(keepends=True)
         self._check(lines[0], header)
-        # A crash cuts only the last line; a bad one before it is damage that must not go unnoticed.
-        if _parsed(lines[-1]) is None:
+        # A crash tears only the last line; all else is damage that must not go unnoticed: of a row
+        # that was measured, or of the end of the line before.
+        if is_torn(lines[-1]):
             lines.pop()
         for number, line in enumerate(lines[1:], start=2):
             row = _parsed(line)
             if row is None or not _is_ours(row):
-                raise FileFormatError(f"the journal {self.path} is damaged in line {number}")
+                raise FileFormatError(
+                    f"the journal {self.path} is damaged in line {number}: remove that line to "
+                    "measure it anew, or give the path of a new file"
+                )
             self._rows[row["name"]] = row["row"]
         return sum(map(len, lines))
 

@@ -1,13 +1,13 @@
 """The file of a study: read before anything is written to it, and locked by its owner."""
 
 import json
-import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from mpq._support.locks import locked
+from mpq._support.torn import cut_torn_line
 from mpq.errors import FileFormatError, InputError
 
 if TYPE_CHECKING:
@@ -49,23 +49,25 @@ def _cut_torn_line(path: str) -> None:
     # For reading first: what is not ours may be read-only, and must not change at all.
     with Path(path).open("rb") as beginning:
         head = beginning.read(len(_BEGINNING))
-    if head not in (b"", _BEGINNING):
+    # Less of it is a whole file that was torn in its first line, or that is empty.
+    if not _BEGINNING.startswith(head):
         raise FileFormatError(
             f"storage {path!r} is no journal of optuna's, or is damaged: it begins with "
             f"{head.decode(errors='replace')!r}; give another path"
         )
-    # Under the lock: what looks like half a line may be one that is being written.
     with Path(path).open("r+b") as file, locked(file):
+        cut_torn_line(file)
+        file.seek(0)
         lines = file.read().splitlines(keepends=True)
-        if lines and not _is_whole(lines[-1]):
-            file.truncate(sum(map(len, lines[:-1])))
-            file.flush()
-            os.fsync(file.fileno())
+    # Optuna passes over the last line, however damaged; once there is another one it reads nothing.
+    if lines and not _is_json(lines[-1]):
+        raise FileFormatError(
+            f"storage {path!r} is damaged in line {len(lines)}: remove that line, or give another "
+            "path"
+        )
 
 
-def _is_whole(line: bytes) -> bool:
-    if not line.endswith(b"\n"):
-        return False
+def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
     except (ValueError, RecursionError):
@@ -75,7 +77,10 @@ def _is_whole(line: bytes) -> bool:
 
 @final
 class _OwnedLock:
-    """Optuna's interface to ``locked``: a lock that a killed process does not keep."""
+    """Optuna's interface to ``locked``: a lock that a killed process does not keep.
+
+    Whoever has it appends: what another's last write has left of a line is cut off.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
@@ -84,7 +89,9 @@ class _OwnedLock:
     def acquire(self) -> bool:
         """Waits for whoever has it; the system takes it back from whoever died."""
         with ExitStack() as stack:
-            stack.enter_context(locked(stack.enter_context(self._path.open("ab"))))
+            file = stack.enter_context(self._path.open("a+b"))
+            stack.enter_context(locked(file))
+            cut_torn_line(file)
             self._held = stack.pop_all()
         return True
 

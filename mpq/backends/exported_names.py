@@ -1,12 +1,13 @@
 """Names of modules that torch cannot export: it writes them into Python as they are."""
 
 from collections.abc import Iterable
+from keyword import iskeyword
 
 from torch import nn
 
 
 def why_unwritable(errors: Iterable[BaseException], root: nn.Module) -> str:
-    """The sentence for a name that ends its own text (a quote, a line's end, a backslash).
+    """The sentence for a name that ends its own text, or is a word of Python's.
 
     Args:
         errors: What torch's export raised, with what it was caused by.
@@ -23,12 +24,15 @@ def why_unwritable(errors: Iterable[BaseException], root: nn.Module) -> str:
         return ""
     return (
         f"torch writes the names of modules into a program as they are, and {name!r} is none that "
-        "can be written (a quote, a line's end, a backslash at the end): give it another name"
+        "can be written (a quote, a line's end, a backslash at the end, a word of Python's such as "
+        "class): give it another name"
     )
 
 
 def _is_unwritable(name: str) -> bool:
-    # As torch writes it, between double quotes.
+    # As torch writes it: behind a point where it could be an attribute, else between double quotes.
+    if iskeyword(name):
+        return True
     try:
         compile(f'"{name}"', "name", "eval")
     except (SyntaxError, ValueError):

@@ -1,6 +1,5 @@
 """An export to a target: written, run by its own runtime, compared, and only then there."""
 
-import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from mpq._support.files import staging
+from mpq._support.files import prepared_folder, remove_dead, staging
 from mpq.backends.comparing import compared
 from mpq.backends.export_check import ExportCheck
 from mpq.backends.fresh import run_fresh, trace_fresh
@@ -26,6 +25,7 @@ from mpq.problem.assignment import Assignment
 
 NUM_EXAMPLES: Final = 32
 """Examples that are run in the target's runtime at least, where there are as many."""
+STAGED: Final = "export"
 OUTPUTS_AT_ONCE: Final = 1 << 27
 """Numbers (512 MiB) in the outputs of the examples that are run: large vocabularies take fewer."""
 
@@ -61,6 +61,8 @@ def ship(
     """
     target = target.fitted(model)
     target.check(assignment.layers, dict(model.named_modules(remove_duplicate=False)))
+    # Here, since one that was killed when all was done leaves a folder that the next one refuses.
+    remove_dead(folder.parent, STAGED)
     _refuse_what_is_there(folder)
     target.check_network(model)
     was_searched_for = assignment.numerics == target.arithmetic
@@ -71,8 +73,7 @@ def ship(
     batches = _few(data, model, shipped.metric)
     shipped = replace(shipped, calibration=data, examples=tuple(batches))
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with staging(folder.parent, "export") as place:
+        with prepared_folder(folder.parent), staging(folder.parent, STAGED) as place:
             made, exchange = place / "made", place / "exchange"
             made.mkdir()
             exchange.mkdir()
@@ -81,9 +82,7 @@ def ship(
             trace = partial(trace_fresh, target, spelled, made, batches[0].slice(0, 1), exchange)
             check = compared(target, spelled, shipped, batches, ran, made, was_searched_for, trace)
             (made / "export.json").write_text(check.to_json(), encoding="utf-8")
-            if folder.is_dir():
-                folder.rmdir()  # empty, as was asked above
-            shutil.move(made, folder)
+            _appear(made, folder)
     except OSError as error:
         raise OutputError(f"cannot write the folder {folder}: {error}") from error
     return check
@@ -92,6 +91,18 @@ def ship(
 def _refuse_what_is_there(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} is there already; name a folder that is not, or remove it")
+
+
+def _appear(made: Path, folder: Path) -> None:
+    """Gives a finished folder its name; of two exports that end at once, the second is refused."""
+    try:
+        if folder.is_dir():
+            folder.rmdir()  # empty, as was asked before
+        # Not `shutil.move`, which would put it into a folder that has appeared meanwhile.
+        made.rename(folder)
+    except OSError:
+        _refuse_what_is_there(folder)
+        raise
 
 
 def _as_searched(data: Calibration, shipped: Shipped) -> Calibration:

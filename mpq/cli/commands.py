@@ -40,14 +40,13 @@ from mpq.workflows.task import Task
 @taking
 def search(options: SearchOptions, talk: TalkOptions) -> None:
     """Find the best bit width for every layer within limits, on the built-in demo or your model."""
-    from mpq._support.files import prepare_folder
+    from mpq._support.files import prepared_folder
     from mpq.cli.console import print_frontier, print_result
     from mpq.report.save import save_alternatives
 
-    # First of all: a folder that cannot be written to is better known before hours of work.
-    prepare_folder(options.output)
     has_others = options.others.alternatives > 0
-    with talk.progress():
+    # First of all: a folder that cannot be written to is better known before hours of work.
+    with prepared_folder(options.output), talk.progress():
         result, session = options.run()
         files = result.save(
             options.output, options.frontier(result, session), options.section or []
@@ -67,12 +66,11 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
 @taking
 def frontier(options: SearchOptions, talk: TalkOptions) -> None:
     """Least loss for every amount of one resource: frontier.csv, .json and .png only."""
-    from mpq._support.files import prepare_folder
+    from mpq._support.files import prepared_folder
     from mpq.cli.console import print_frontier
     from mpq.report.save import save_frontier
 
-    prepare_folder(options.output)
-    with talk.progress():
+    with prepared_folder(options.output), talk.progress():
         found = options.run_frontier()
         files = save_frontier(found, options.output)
     talk.answer(found.to_json(), lambda console: print_frontier(found, console))
@@ -118,11 +116,10 @@ def solve(
 @taking
 def compare(options: CompareOptions, talk: TalkOptions) -> None:
     """Measure which sensitivity estimator predicts your network: random assignments, held out."""
-    from mpq._support.files import prepare_folder
+    from mpq._support.files import prepared_folder
     from mpq.cli.console import print_comparison
 
-    prepare_folder(options.output)
-    with talk.progress():
+    with prepared_folder(options.output), talk.progress():
         found = options.run()
         files = found.save(options.output)
     # By pandas, which writes nan as null; Python's json would write a token that is no JSON.
@@ -165,13 +162,14 @@ def evaluate(
 @taking
 def profile(options: ProfileOptions, talk: TalkOptions) -> None:
     """Measure your network on this machine, layer by layer and as a whole: a device for search."""
-    from mpq._support.files import prepare_folder, write_files
+    from mpq._support.files import prepared_folder, write_files
     from mpq.cli.console import print_profile
 
-    prepare_folder(options.output.parent)
-    with talk.progress():
-        found = options.run()
-    files = write_files(options.output.parent, {options.output.name: found.to_json().encode()})
+    folder = options.output.parent
+    with prepared_folder(folder):
+        with talk.progress():
+            found = options.run()
+        files = write_files(folder, {options.output.name: found.to_json().encode()})
     # The profile is on disk; until then the journal was all that there was of the measurement.
     options.journal.unlink(missing_ok=True)
     talk.answer(found.to_json(), lambda console: print_profile(found, console))

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from io import StringIO
-from math import fsum, isfinite
+from math import fsum, isfinite, nan
 from typing import TYPE_CHECKING, Any, Self, final
 
 import numpy as np
 import numpy.typing as npt
 
 from mpq._support import schema_versions
+from mpq._support.bounds import number_of
 from mpq._support.json_arrays import number, numbers, texts
 from mpq._support.json_object import json_object, require_keys, require_version
 from mpq._support.names import for_csv, from_csv, shortened
@@ -355,7 +356,7 @@ class CostTable:
                 )
         precisions = tuple(Precision.parse(column) for column in heading[1:])
         try:
-            cells = [[float(cell) if cell else float("nan") for cell in row[1:]] for row in rows]
+            cells = [[number_of(cell) if cell else nan for cell in row[1:]] for row in rows]
         except ValueError as error:
             raise FileFormatError(f"not a cost table in CSV: {error}") from error
         # Without a row the array would have one axis.

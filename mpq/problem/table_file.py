@@ -9,6 +9,7 @@ from typing import Self, final
 
 import numpy as np
 
+from mpq._support.bounds import number_of
 from mpq._support.json_object import quoted
 from mpq._support.names import from_csv
 from mpq.errors import FileFormatError, PrecisionError, UnknownNameError
@@ -139,7 +140,7 @@ def _number(column: str, unit: str, line: int, text: str) -> float:
     if not text:
         return nan
     try:
-        number = float(text)
+        number = number_of(text)
     except ValueError:
         number = nan
     if not isfinite(number):

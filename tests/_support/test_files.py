@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mpq._support.files import prepare_folder, remove_files, staging, write_files
-from mpq.errors import OutputError
+from mpq._support.files import prepare_folder, prepared_folder, remove_files, staging, write_files
+from mpq.errors import InputError, OutputError
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -122,6 +122,57 @@ def test_preparing_leaves_the_folder_empty(tmp_path: Path) -> None:
 
     assert folder.is_dir()
     assert contents(folder) == {}
+
+
+@pytest.mark.parametrize("there", ["", "runs", "runs/mine", "runs/mine/first"])
+def test_an_empty_folder_is_gone_if_it_was_not_there(there: str, tmp_path: Path) -> None:
+    """Whatever is refused late leaves all folders as they were, also those that were empty."""
+    (tmp_path / there).mkdir(parents=True, exist_ok=True)
+    before = contents(tmp_path)
+
+    with pytest.raises(InputError), prepared_folder(tmp_path / "runs" / "mine" / "first"):
+        raise InputError("late")
+
+    assert contents(tmp_path) == before
+
+
+def test_a_folder_with_work_in_it_stays(tmp_path: Path) -> None:
+    """A journal, say; of its parents each has something in it."""
+
+    def fails() -> None:
+        with prepared_folder(tmp_path / "runs" / "first") as folder:
+            (folder / "rows").write_bytes(b"an hour")
+            raise InputError("late")
+
+    with pytest.raises(InputError):
+        fails()
+
+    assert contents(tmp_path)["runs/first/rows"] == b"an hour"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "file/deeper"])
+def test_a_folder_that_cannot_be_made_leaves_no_parents(name: str, tmp_path: Path) -> None:
+    """An error of ours, and what was made on the way there is gone."""
+    (tmp_path / "file").write_bytes(b"mine")
+    folder = tmp_path / name if "/" in name else tmp_path / "new" / name
+
+    with pytest.raises(OutputError), prepared_folder(folder):
+        pass
+
+    assert contents(tmp_path) == {"file": b"mine"}
+
+
+def test_files_that_cannot_be_written_leave_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk where there was nothing before."""
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(Path, "write_bytes", failing_at("a.txt", full, Path.write_bytes))
+
+    with pytest.raises(OutputError, match="No space left"):
+        write_files(tmp_path / "deep" / "out", {"a.txt": b"one"})
+
+    assert contents(tmp_path) == {}
 
 
 def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:

@@ -81,15 +81,61 @@ def test_file_cut_at_any_byte_can_be_gone_on_with(written: Path) -> None:
         assert written.read_bytes() == whole
 
 
-def test_last_line_of_garbage_is_dropped(written: Path) -> None:
+@pytest.mark.parametrize("filled", [b"\0\0\0\n", b'{"name": "d", \0\0\n', b"\0" * 5000])
+def test_a_last_line_of_zeros_is_dropped(written: Path, filled: bytes) -> None:
     """A file system may have filled it up."""
     whole = written.read_bytes()
-    written.write_bytes(whole + b"\0\0\0\n")
+    written.write_bytes(whole + filled)
 
     journal = Journal(written, KEY)
 
     assert rows(journal) == ROWS
     assert written.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "line", [b"[]\n", b"\n", b"{\n", b"null\n", b"\xff\n", b"1" * 5000 + b"\n"]
+)
+def test_a_last_line_with_its_end_is_never_dropped(written: Path, line: bytes) -> None:
+    """It was not torn: somebody changed it, and the file stays as it is."""
+    content = written.read_bytes() + line
+    written.write_bytes(content)
+
+    with pytest.raises(FileFormatError, match="damaged in line 5: remove that line to measure it"):
+        Journal(written, KEY)
+
+    assert written.read_bytes() == content
+
+
+def test_no_changed_byte_costs_a_row(written: Path) -> None:
+    """Of every byte before the last line's end: all rows are there, or the file is refused."""
+    whole = written.read_bytes()
+
+    for at in range(len(whole) - 1):
+        for byte in (0, 0x0A, 0x20, 0x7D, 0xFF, whole[at] ^ 1):
+            changed = whole[:at] + bytes([byte]) + whole[at + 1 :]
+            written.write_bytes(changed)
+            try:
+                found = rows(Journal(written, KEY))
+            except InputError:  # also of a file of another form
+                assert written.read_bytes() == changed
+            else:
+                # The last byte before the end may be one of a file system's.
+                is_filled = byte == 0 and at == len(whole) - 2
+                assert found == ROWS or is_filled
+
+
+def test_a_row_after_half_a_line(written: Path) -> None:
+    """Another process, or this one, found the disk full; the next row is no part of that line."""
+    journal = Journal(written, KEY)
+    with written.open("ab") as file:
+        file.write(b'{"name": "other", "ro')
+
+    journal.add("d", 4)
+
+    found = Journal(written, KEY)
+    assert rows(found) == ROWS
+    assert found["d"] == 4
 
 
 def test_damage_in_the_middle_is_an_error(written: Path) -> None:

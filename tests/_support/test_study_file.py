@@ -17,10 +17,10 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "torn", [b"", b'{"op_code"', b'{"op_code":3}', b'{"op_code":3,\n', b"\0\0\n", b"[" * 99_999]
+    "torn", [b"", b'{"op_code"', b'{"op_code":3}', b'{"op_code":3,\0\n', b"\0\0\n", b"[" * 99_999]
 )
 def test_what_is_left_of_a_line_is_cut_off(path: Path, torn: bytes) -> None:
-    """Whole lines stay, byte by byte; half a line, a line without its end or of no JSON goes."""
+    """Whole lines stay, byte by byte; half a line, or one that ends in zeros, goes."""
     path.write_bytes(BEGUN + torn)
 
     study_file(str(path))
@@ -40,9 +40,32 @@ def test_a_study_goes_on_where_it_was_torn(path: Path) -> None:
     assert [line["op_code"] for line in found] == [0, 1, 2, 7, 8]
 
 
-@pytest.mark.parametrize("content", [None, b""])
+@pytest.mark.parametrize("line", [b'{"op_code":3,\n', b"\n", b"\xff\n", b"[" * 99_999 + b"\n"])
+def test_a_damaged_last_line_is_told(path: Path, line: bytes) -> None:
+    """With its end it was whole once: nothing is cut off, and nothing appended behind it."""
+    path.write_bytes(BEGUN + line)
+
+    with pytest.raises(FileFormatError, match="is damaged in line 4: remove that line"):
+        study_file(str(path))
+
+    assert path.read_bytes() == BEGUN + line
+
+
+def test_a_line_after_half_of_another_ones(path: Path) -> None:
+    """Another process found the disk full while this one had the study open."""
+    path.write_bytes(BEGUN)
+    study = study_file(str(path))
+    with path.open("ab") as file:
+        file.write(b'{"op_code":9')
+
+    study.append_logs([{"op_code": 7}])
+
+    assert path.read_bytes() == BEGUN + b'{"op_code":7}\n'
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b'{"op_code"', b'{"op_code":0,'])
 def test_a_new_study(path: Path, content: bytes | None) -> None:
-    """Where there is no file, or an empty one."""
+    """Where there is no file, an empty one, or one that was torn in its first line."""
     if content is not None:
         path.write_bytes(content)
 
@@ -51,7 +74,7 @@ def test_a_new_study(path: Path, content: bytes | None) -> None:
     assert path.read_bytes() == b'{"op_code":1}\n'
 
 
-@pytest.mark.parametrize("content", [b"import os\n", b'{"op_code"', b'{"mpq_journal": 2}\n', b"\n"])
+@pytest.mark.parametrize("content", [b"import os\n", b'{"mpq_journal": 2}\n', b"\n"])
 def test_another_file_is_not_touched(path: Path, content: bytes) -> None:
     """Also one that may only be read; the message shows how it begins."""
     path.write_bytes(content)

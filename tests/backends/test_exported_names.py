@@ -49,7 +49,7 @@ def exported(names: tuple[str, ...], to: str, folder: Path) -> mpq.backends.Expo
 
 
 @pytest.mark.parametrize("to", PRECISIONS)
-@pytest.mark.parametrize("name", ['a"b', "a\nb", "a\\"])
+@pytest.mark.parametrize("name", ['a"b', "a\nb", "a\\", "class"])
 def test_a_name_that_torch_cannot_write_is_named(to: str, name: str, tmp_path: Path) -> None:
     """With what to do, and nothing is written."""
     with pytest.raises(ModelError) as error:

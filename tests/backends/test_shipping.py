@@ -228,6 +228,38 @@ def test_what_is_there_stays(shipped: Any, tmp_path: Path) -> None:
         shipped()
 
 
+def test_a_refused_export_removes_what_a_killed_one_left(shipped: Any, tmp_path: Path) -> None:
+    """One that was killed when its folder was there already, so that nobody exports there again."""
+    shipped()
+    dead = tmp_path / ".mpq-export-deaddead"
+    (dead / "exchange").mkdir(parents=True)
+
+    with pytest.raises(OutputError, match="is there already"):
+        shipped()
+
+    assert not dead.exists()
+
+
+def test_of_two_exports_at_once_the_second_is_refused(
+    shipped: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not land inside of the first one's folder, which appeared meanwhile."""
+    first, made = Path.rename, tmp_path / "made"
+
+    def appears(path: Path, to: Path) -> Path:
+        made.mkdir()
+        (made / "export.json").write_text("of the first one")
+        return first(path, to)
+
+    monkeypatch.setattr(Path, "rename", appears)
+
+    with pytest.raises(OutputError, match="is there already"):
+        shipped()
+
+    assert [file.name for file in made.iterdir()] == ["export.json"]
+    assert list(tmp_path.iterdir()) == [made]
+
+
 def test_an_assignment_of_a_search_for_elsewhere_is_said_to_be_one(shipped: Any) -> None:
     """Its numbers are those of the target now, not those that were measured."""
     other = replace(assigned(), numerics=Numerics(scale="fp16"))

@@ -577,3 +577,26 @@ def test_nan_in_the_weights_file(tmp_path: Path) -> None:
     result = call("search", "--weights", path, "--output", tmp_path / "run")
 
     assert "parameter 'head.weight' has values that are NaN" in the_error(result)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("search", "--limit", "effective_bits=1"),
+        ("frontier", "--limit", "effective_bits=1"),
+        ("search", "--solver", "ilp:time_limit=3"),
+        ("frontier", "--resource", "bytes"),
+        ("compare", "--estimator", "sketsh"),
+        ("profile", "--runtime", "onnx"),
+    ],
+)
+def test_what_is_refused_late_leaves_no_folder(command: tuple[str, ...], tmp_path: Path) -> None:
+    """Nothing that looks like a run; folders that were there before stay, also empty ones."""
+    (tmp_path / "mine").mkdir()
+    output = tmp_path / "mine" / "runs" / "first"
+    own = () if command[0] in ("compare", "profile") else ("--sensitivity", "weight-error")
+
+    result = call(*command, *own, "--output", output)
+
+    assert result.exit_code in (2, 3), result.output
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]

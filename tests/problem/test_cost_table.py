@@ -274,6 +274,7 @@ def test_a_future_schema_version_asks_to_update() -> None:
         ("", "not a cost table in CSV"),
         ("layer,w4a8\nfc,1\n", "first header cell must be name:unit"),
         ("latency:seconds,w4a8\nfc,fast\n", "not a cost table in CSV"),
+        ("latency:seconds,w4a8\nfc,1_0\n", "not a cost table in CSV"),
         ("latency:seconds,w4a8\nfc,True\n", "not a cost table in CSV"),
         ("latency:seconds,w4a8\nfc,1,2,3\nconv,1\n", "not a cost table in CSV"),
         ("latency:seconds,w4a8\nfc,1,2\n", "not a cost table in CSV|first header cell must be"),

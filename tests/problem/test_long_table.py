@@ -34,6 +34,8 @@ def test_what_the_columns_say() -> None:
         ("a,w4a8,0.5,-1,1,\n", "line 2, weight_bytes: -1 bytes are less than nothing"),
         ("a,w4a8,inf,1,1,\n", "line 2, loss_nats: 'inf' is no finite number"),
         ("a,w4a8,0.5,x,1,\n", "line 2, weight_bytes: 'x' is no finite number"),
+        ("a,w4a8,0.5,1_0,1,\n", "line 2, weight_bytes: '1_0' is no finite number"),
+        ("a,w4a8,２,1,1,\n", "line 2, loss_nats: '２' is no finite number"),
         ("a,w4a8,0.5,nan,1,\n", "line 2, weight_bytes: 'nan' is no finite number"),
         (
             "a,w4a8,0.5,4,1,t\na,w8a8,0.5,4,1,u\n",

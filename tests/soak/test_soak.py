@@ -14,8 +14,8 @@ unix = pytest.mark.skipif(sys.platform == "win32", reason="processes are forked 
 
 @unix
 def test_killed_commands_lose_nothing(root: Path) -> None:
-    """A search with a journal, a search with a study, and a file: one round each."""
-    names = ["search, measured", "quantize", "solve"]
+    """A search with a journal, a file, a study, and a target's folder: one round each."""
+    names = ["search, measured", "quantize", "solve", "export --to onnx-qdq"]
     numbers = [number for number, command in enumerate(COMMANDS) if command.name in names]
     only = [text for number in numbers for text in ("--only", str(number))]
 

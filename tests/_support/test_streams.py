@@ -207,9 +207,7 @@ def is_open(number: int) -> bool:
 
 @pytest.mark.parametrize("has_stderr", [True, False])
 @pytest.mark.parametrize("block", BLOCKS)
-def test_a_block_leaves_no_descriptor_open(
-    tmp_path: Path, block: Block, has_stderr: bool
-) -> None:
+def test_a_block_leaves_no_descriptor_open(tmp_path: Path, block: Block, has_stderr: bool) -> None:
     """A long-lived process enters thousands; a closed standard error is opened on nothing once."""
     with own_files(tmp_path):
         if not has_stderr:

@@ -32,7 +32,7 @@ class Lost(Solver):
     name: ClassVar[str] = "lost"
     summary: ClassVar[str] = "is out of time"
 
-    def solve(self, problem: Problem) -> Solution:  # noqa: ARG002
+    def solve(self, problem: Problem) -> Solution:
         """See ``Solver.solve``."""
         return Solution(Status.UNKNOWN, None, float("nan"), None, self.name, 0.0)
 

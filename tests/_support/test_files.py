@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -323,3 +324,26 @@ def test_only_dead_folders_of_one_purpose_are_removed(tmp_path: Path) -> None:
         assert place.name.startswith(".mpq-staging-")
 
     assert contents(tmp_path) == before
+
+
+@unix
+def test_what_another_process_removes_first_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that clean up at once: a file that is gone by the time it is its turn is as good."""
+    dead = tmp_path / ".mpq-staging-deaddead"
+    dead.mkdir()
+    (dead / "inside").write_bytes(b"")
+    for name in ("unlink", "rmdir"):
+        real = getattr(os, name)
+
+        def twice(path: Any, *rest: Any, real: Callable[..., None] = real, **named: Any) -> None:
+            real(path, *rest, **named)
+            if "deaddead" in os.fspath(path) or path == "inside":
+                real(path, *rest, **named)  # it is not there: FileNotFoundError
+
+        monkeypatch.setattr(os, name, twice)
+
+    write_files(tmp_path, {"a.txt": b"new"})
+
+    assert contents(tmp_path) == {"a.txt": b"new"}

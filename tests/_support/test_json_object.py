@@ -224,3 +224,19 @@ def test_a_schema_is_filled_with_names() -> None:
 
     assert found["$defs"]["number_format"] == {"enum": ["a", "b"]}
     assert found == plain | {"$defs": plain["$defs"] | {"number_format": {"enum": ["a", "b"]}}}
+
+
+def test_a_reason_is_at_most_four_times_as_long_as_a_name() -> None:
+    """Where it is jsonschema's that lists what is known: all of 320 characters, and no more."""
+    known = {"enum": ["a" * 100, "b" * 100, "c" * 76]}  # with the words around them 319
+
+    def reason(schema: Any) -> str:
+        with pytest.raises(FileFormatError) as caught:
+            validate("d", schema, "file")
+        return str(caught.value).removeprefix("not a valid file: at the top level: ")
+
+    most = len(reason(known))
+    for longer in range(320 - most, 322 - most):
+        words = reason({"enum": [*known["enum"][:2], "c" * (76 + longer)]})
+        assert len(words) == 320
+        assert ("..." in words) == (most + longer > 320)

@@ -189,3 +189,52 @@ def test_after_the_end_nothing_reaches_standard_output(
 
     assert after[0] is after[1]
     assert outputs(tmp_path) == ["answer\n", "python noise\nlibrary noise\n"]
+
+
+def descriptors() -> int:
+    """How many this process has open."""
+    return sum(1 for number in range(256) if is_open(number))
+
+
+def is_open(number: int) -> bool:
+    """Whether the system knows the descriptor."""
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("has_stderr", [True, False])
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_block_leaves_no_descriptor_open(tmp_path: Path, block: Block, has_stderr: bool) -> None:
+    """A long-lived process enters thousands; a closed standard error is opened on nothing once."""
+    with own_files(tmp_path):
+        if not has_stderr:
+            os.close(2)
+        with block():
+            pass
+        before = descriptors()
+        for _ in range(3):
+            with block():
+                pass
+        after = descriptors()
+        os.dup2(1, 2)
+
+    assert after == before
+
+
+def test_an_answer_that_nobody_reads_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    """It is an error, and what is left of the answer goes nowhere."""
+    with own_files(tmp_path):
+        before = descriptors()
+        for _ in range(2):
+            reader, writer = os.pipe()
+            os.close(reader)
+            os.dup2(writer, 1)
+            os.close(writer)
+            with pytest.raises(BrokenPipeError), answers_only():
+                answer_stream().write("answer")
+        after = descriptors()
+
+    assert after == before

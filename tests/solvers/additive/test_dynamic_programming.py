@@ -1,6 +1,7 @@
 """Amounts of a budget: which unit, how many, and what is read back from the table."""
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,3 +163,35 @@ def test_a_grid_has_a_unit() -> None:
     assert DynamicProgramming(grid=1).grid == 1
     with pytest.raises(InputError, match="a grid of at least 1; got 0"):
         DynamicProgramming(grid=0)
+
+
+def test_a_bound_takes_no_memory_for_choices(make_problem: MakeProblem) -> None:
+    """Of rounded costs two tables are made, and one alone is what a choice is read from."""
+    made: list[tuple[bool, tuple[int, ...]]] = []
+    of = _Table.of
+
+    def noting(reduced: Reduced, units: Any, capacity: int, keeps_choices: bool) -> _Table:
+        table = of(reduced, units, capacity, keeps_choices)
+        made.append((keeps_choices, table.column.shape))
+        return table
+
+    rng = np.random.default_rng(0)
+    problem = make_problem(rng.random((5, 3)), [rng.random((5, 3))], [2.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module_under_test._Table, "of", noting)
+        found = DynamicProgramming(100).solve(problem)
+
+    assert found.bound is not None
+    assert made[0] == (True, (5, 101))
+    assert made[1][0] is False
+    assert made[1][1][0] == 0
+
+
+def test_equal_losses_are_taken_at_the_first_precision(make_problem: MakeProblem) -> None:
+    """Of precisions that cost nothing more and lose nothing less than another, the first one."""
+    problem = make_problem([[1.0, 1.0, 0.0, 0.0]] * 2, [[[1.0, 1.0, 2.0, 2.0]] * 2], [3.0])
+
+    found = DynamicProgramming().solve(problem)
+
+    assert found.columns is not None
+    assert sorted(found.columns.tolist()) == [0, 2]

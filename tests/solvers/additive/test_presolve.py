@@ -173,6 +173,7 @@ def test_at_worst_a_pair_costs_its_first_row_the_most(seed: int) -> None:
             assert (worst.used(chosen) >= reduced.used(chosen) - 1e-12).all()
     values = reduced.pairwise.values
     assert len(values)
+    assert (worst.rise == reduced.rise).all()
     for row in range(4):
         mine = values[reduced.pairwise.first == row]
         more = worst.excess[:, row] - reduced.excess[:, row]
@@ -188,3 +189,29 @@ def test_the_largest_rise_may_be_a_pair_s() -> None:
     _, reduced = shares(Case(loss, (costs,), (3.0,)))
 
     assert reduced.highest == 7.0
+
+
+@pytest.mark.parametrize("solver", ["ilp:backend=HiGHS", "ilp:backend=CBC"])
+def test_a_budget_may_bind_by_pairs_alone(solver: str) -> None:
+    """Cells cost nothing: without what they cost beside each other nothing would be counted."""
+    joint = np.array([[0.0, 2.0], [2.0, 0.0]])
+    loss = Cost(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
+    latency = Cost(np.zeros((3, 2)), 0.0, ((0, 1, joint), (1, 2, joint)))
+    for limit, binds, least in ((4.5, 0, 0.0), (3.5, 1, 1.0), (1.5, 1, 1.0)):
+        problem, reduced = shares(Case(loss, (latency,), (limit,)))
+
+        assert len(reduced.free) == len(reduced.edge) == len(reduced.excess) == binds
+        assert reduced.pairwise.values.shape[1] == 1 + binds
+        assert SOLVERS.build(solver).solve(problem).loss == least
+
+
+def test_at_the_last_digit_a_cell_is_no_worse_and_one_more_is() -> None:
+    """Dominated is what loses and costs at least as much, by the last digit of either."""
+    up, down = np.nextafter(1.0, 2.0), np.nextafter(1.0, 0.0)
+    for other, is_kept in ((1.0, False), (up, False), (down, True)):
+        for row in (([[1.0, 1.0]], [[0.5, 0.5]]), ([[0.5, 0.5]], [[1.0, 1.0]])):
+            loss, cost = np.array(row[0]), np.array(row[1])
+            (loss if loss[0, 1] == 1.0 else cost)[0, 1] = other
+            _, reduced = shares(Case(Cost(loss), (Cost(cost),), (10.0,)))
+            # Of two of which one is better in one thing alone, only that one stays.
+            assert reduced.usable.tolist() == [[not is_kept, is_kept]]

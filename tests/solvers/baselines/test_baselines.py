@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import mpq
 from mpq.errors import InputError, UnknownNameError
 from mpq.problem.budget import Budget
 from mpq.problem.constraints import Constraints
@@ -247,3 +248,37 @@ def test_whole_and_tiny_costs_are_not_called_exact(make_problem: Make) -> None:
     assert problem.is_feasible(found.columns)
     assert found.bound is not None
     assert found.bound <= 1.0 <= found.loss
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        (12.0, [2, 2, 2]), (11.0, [2, 1, 2]), (8.0, [2, 1, 1]), (6.0, [1, 1, 1]),
+        (5.0, [1, 0, 1]), (4.0, [1, 0, 0]), (3.0, [0, 0, 0]),
+    ],
+)  # fmt: skip
+def test_bisection_goes_down_one_level_after_the_other(
+    make_problem: Make, limit: float, expected: list[int]
+) -> None:
+    """As many layers as it takes from one precision to the next, and none two steps at once."""
+    loss = [[9.0, 2.0, 0.0], [1.0, 0.5, 0.0], [4.0, 1.0, 0.0]]
+    cost = [[1.0, 2.0, 4.0]] * 3
+
+    found = Bisection().solve(make_problem(loss, [cost], [limit]))
+
+    # The second layer is the least sensitive, then the third.
+    assert found.columns is not None
+    assert found.columns.tolist() == expected
+
+
+def test_a_layer_of_fewer_precisions_stays_at_its_cheapest(make_problem: Make) -> None:
+    """While the others are lowered further."""
+    loss = [[9.0, 5.0, 2.0, 0.0], [1.0, 0.5, 0.3, 0.0]]
+    cost = [[1.0, 2.0, 4.0, 8.0]] * 2
+    candidates = {"l1": [mpq.Precision.parse(name) for name in ("w2a8", "w3a8")]}
+    problem = make_problem(loss, [cost], [3.0], candidates=candidates)
+
+    found = Bisection().solve(problem)
+
+    assert found.columns is not None
+    assert found.columns.tolist() == [1, 0]

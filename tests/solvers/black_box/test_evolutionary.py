@@ -191,3 +191,32 @@ def test_a_mutation_goes_up_as_often_as_down() -> None:
     down, up = (changed == 0).any(axis=1).mean(), (changed == 2).any(axis=1).mean()
     assert 0.4 < down < 0.6
     assert 0.4 < up < 0.6
+
+
+def test_two_can_evolve() -> None:
+    """The smallest population, one trial, one at once, and seed 0 are all taken."""
+    problem = random_problem(0, layers=4)
+
+    for options in ({"population_size": 2}, {"num_trials": 1}, {"batch_size": 1}, {"seed": 0}):
+        solver = Evolutionary(**{"num_trials": 6, **options})  # type: ignore[arg-type]
+        found = solver.solve(problem)
+        assert found.columns is not None
+        assert problem.is_feasible(found.columns)
+
+
+def test_a_search_begins_at_solved_assignments_unless_told_otherwise() -> None:
+    """The first that is asked is the exact additive answer; without seeds hardly ever."""
+    problem = random_problem(3, layers=12)
+    exact = IntegerLinearProgram().solve(problem).columns
+    assert exact is not None
+    asked: list[list[int]] = []
+
+    def noted(assignments: Assignments) -> Floats:
+        asked.append(assignments[0].tolist())
+        return rugged(assignments)
+
+    Evolutionary(num_trials=10, objective=noted).solve(problem)
+    Evolutionary(num_trials=10, objective=noted, is_seeded=False).solve(problem)
+
+    assert asked[0] == exact.tolist()
+    assert asked[1] != exact.tolist()

@@ -632,3 +632,39 @@ def test_the_same_trials_in_another_process() -> None:
 
     assert printed[0].count("\n") == 3
     assert printed[0] == printed[1]
+
+
+@pytest.mark.parametrize("solver", EVERY, ids=name_of)
+def test_the_assignment_whose_loss_is_nan_is_the_one_that_is_named(solver: Solvers) -> None:
+    """Not the first of its batch: whoever looks for the reason measures it alone."""
+    asked: list[list[int]] = []
+
+    def third(assignments: Assignments) -> Floats:
+        losses = rugged(assignments)
+        asked.append(assignments[2].tolist())
+        losses[2:] = np.nan
+        assignments[:] = 0  # it is theirs to write into
+        return losses
+
+    with pytest.raises(SolverError) as caught:
+        solver.bind(third).solve(random_case(0).problem())
+
+    assert str(caught.value) == f"{solver.name}: the loss of the assignment {asked[0]} is nan"
+
+
+@pytest.mark.parametrize("storage", ["run.log", "sqlite"])
+def test_a_study_of_predicted_losses_takes_no_measured_ones(storage: str, tmp_path: Path) -> None:
+    """And the other way round: they are of two kinds, though of the same assignments."""
+    where = str(tmp_path / "run.log") if storage == "run.log" else f"sqlite:///{tmp_path}/run.db"
+    problem = random_case(0).problem()
+    predicting = Evolutionary(num_trials=6, population_size=2, storage=where)
+
+    predicting.solve(problem)
+
+    predicting.solve(problem)
+    with pytest.raises(MismatchError):
+        predicting.bind(rugged).solve(problem)
+    other = replace(predicting, study="other")
+    other.bind(rugged).solve(problem)
+    with pytest.raises(MismatchError):
+        other.solve(problem)

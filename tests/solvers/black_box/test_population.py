@@ -248,3 +248,41 @@ def test_the_least_crowded_of_a_front_survive() -> None:
     assert survivors(values, 0).tolist() == []
     same = np.array([[1.0, 3.0], [1.0, 2.0], [1.0, 1.0]])
     assert crowding(same).tolist() == [np.inf, 1.0, np.inf]
+
+
+@pytest.mark.parametrize("num_values", [2, 3])
+def test_both_ends_of_every_value_are_never_crowded(num_values: int) -> None:
+    """The least and the most of each: a front keeps its extent however few survive."""
+    values = np.random.default_rng(0).random((12, num_values))
+
+    found = crowding(values)
+
+    ends = {*values.argmin(axis=0).tolist(), *values.argmax(axis=0).tolist()}
+    assert set(np.flatnonzero(np.isinf(found)).tolist()) == ends
+    assert (found > 0).all()
+
+
+def test_two_or_one_are_all_ends() -> None:
+    """There is nothing between them."""
+    assert crowding(np.array([[1.0, 2.0], [2.0, 1.0]])).tolist() == [np.inf, np.inf]
+    assert crowding(np.array([[1.0, 2.0]])).tolist() == [np.inf]
+
+
+def test_pairs_in_the_unit_of_their_resource_weigh_as_much_in_any(
+    make_problem: MakeProblem,
+) -> None:
+    """Losses keep their own unit, also beside costs of another size."""
+    case = conversions(1)
+    joint = np.random.default_rng(0).random((3, 3))
+    for unit in (1.0, 1e6):
+        latency = Cost(
+            case.costs[0].values * unit, 0.0,
+            tuple((i, j, v * unit) for i, j, v in case.costs[0].pairs),
+        )  # fmt: skip
+        loss = Cost(case.loss.values, 0.0, ((0, 2, joint),))
+        space = Space.of(Case(loss, (latency,), (case.limits[0] * unit,)).problem())
+        chosen = np.array(case.allowed())
+        assert space.pairwise.cost(chosen)[:, 0] == pytest.approx(
+            space.problem.grouped.pairwise.cost(chosen)[:, 0], rel=1e-15
+        )
+        assert space.used(chosen).max() < 3

@@ -13,6 +13,7 @@ from mpq.problem.interactions import Interactions
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers import Lagrangian, Solver
+from mpq.solvers.queries import least_cost as module_under_test
 from mpq.solvers.queries.least_cost import least_cost, least_cost_measured
 from tests.conftest import MakeProblem
 
@@ -189,3 +190,45 @@ def test_a_solver_that_finds_nothing_is_not_called_infeasible(make_problem: Make
     tight = problem.limited(replace(table, name="other"), 0.1)
     with pytest.raises(InfeasibleError, match="no assignment meets the budgets"):
         least_cost(tight, table, Trying(), 1.0)
+
+
+def test_every_half_is_looked_at_once(make_problem: MakeProblem) -> None:
+    """Of a frontier of many points: the middle of what is left, of two the cheaper one."""
+    problem = make_problem([[float(7 - i) for i in range(8)]])
+    table = make_problem([[0.0] * 8], [[[float(i) for i in range(8)]]], [9.0]).budgets[0].tables[0]
+
+    for least in range(8):
+        asked: list[int] = []
+
+        def is_acceptable(columns: Any, asked: list[int] = asked, least: int = least) -> bool:
+            asked.append(int(columns[0]))
+            return asked[-1] >= least
+
+        found = least_cost_measured(problem, table, Lagrangian(), is_acceptable, 8)
+
+        low, high, expected = 0, 7, [7]
+        while low < high:
+            middle = (low + high) // 2
+            expected.append(middle)
+            low, high = (low, middle) if middle >= least else (middle + 1, high)
+        assert (found.cost, asked) == (float(least), expected)
+
+
+def test_an_answer_that_the_exact_solver_calls_impossible_is_an_error(
+    make_problem: MakeProblem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the two is wrong, and nothing is made of either."""
+    problem, table = problem_of(make_problem, 0, has_interactions=True)
+
+    @final
+    class Wrong(Solver):
+        name: ClassVar[str] = "wrong"
+        summary: ClassVar[str] = "calls everything impossible"
+
+        def solve(self, problem: Problem) -> Solution:
+            return Solution(Status.INFEASIBLE, None, float("nan"), None, self.name, 0.0)
+
+    monkeypatch.setattr(module_under_test, "additive_solver", lambda _: Wrong())
+
+    with pytest.raises(SolverError, match="trying found what the exact solver calls infeasible"):
+        least_cost(problem, table, Trying(), losses(problem)[5])

@@ -163,9 +163,13 @@ def tests_for(mutant: Mutant, reached: dict[str, Any]) -> list[str]:
     Those of the module's own file come first, then those of its folder, then the quickest.
     """
     seconds, lines = reached["seconds"], reached["lines"].get(mutant.module, {})
-    tests = lines.get(str(mutant.line)) or sorted({t for those in lines.values() for t in those})
     folder, stem = os.path.split(mutant.module.replace("mpq/", "tests/", 1))
     own = f"{folder}/test_{stem.lstrip('_')}::"
+    tests = lines.get(str(mutant.line), [])
+    if not tests:
+        # Tests of a constant run no line of its module.
+        ours = (test for test in seconds if test.startswith((own, mutant.module)))
+        tests = sorted({*ours, *(t for those in lines.values() for t in those)})
 
     def order(test: str) -> tuple[bool, bool, bool, float]:
         near = test.startswith((own, mutant.module))

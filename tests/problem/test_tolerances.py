@@ -62,3 +62,16 @@ def test_what_two_subtractions_leave_is_no_pair(
     assert alone.tolist() == [[[1e6, 1e6], [0, 0]], [[size, size], [0, 0]]]
     if num_pairs:
         assert left.values.tolist() == [[[[0, 0], [0, 0]], [[0, 0], [0, last - size]]]]
+
+
+def test_a_share_at_the_tolerance_itself_is_no_pair() -> None:
+    """What is more by a last digit is one."""
+    for cell, num_pairs in ((1e-15, 0), (np.nextafter(1e-15, 1.0), 1)):
+        values = np.array([[[0.0, 0.0, 0.0], [0.0, cell, 0.0], [0.0, 0.0, 0.0]]])
+        also = np.array([[[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]]])
+        pair = PairwiseCosts(np.array([0]), np.array([1]), (values + also)[None])
+
+        _, left = pair.separated(np.ones((3, 3), dtype=np.bool_))
+
+        assert (left.values[0, 0, 1, 1] > 0) == bool(num_pairs)
+        assert left.values[0, 0, 2, 2] == 1.0

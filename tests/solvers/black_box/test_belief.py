@@ -116,10 +116,11 @@ def test_slopes_are_differences_of_what_is_believed(make_problem: MakeProblem) -
         assert column != start[0, group] or abs(slopes[group, column]) < 1e-12
 
 
-def test_a_line_is_by_relative_errors(make_problem: MakeProblem) -> None:
-    """What is small counts as much as what is large."""
+@pytest.mark.parametrize("unit", [1.0, 0.1, 1e-6, 1e6])
+def test_a_line_is_by_relative_errors(unit: float) -> None:
+    """What is small counts as much as what is large; in whatever unit losses are measured."""
     guess, size = np.array([1.0, 2.0, 4.0, 9.0]), np.array([1.0, 0.5, 3.0, 8.0])
-    losses = np.array([3.0, 5.5, 9.0, 17.0])
+    losses = np.array([3.0, 5.5, 9.0, 17.0]) * unit
 
     offset, scale = _line(guess, losses, size)
 
@@ -127,7 +128,7 @@ def test_a_line_is_by_relative_errors(make_problem: MakeProblem) -> None:
     assert (offset, scale) == (pytest.approx(height), pytest.approx(slope))
 
 
-@pytest.mark.parametrize("losses", [[4.0, 3.0, 1.0], [0.0, 0.0, 0.0]])
+@pytest.mark.parametrize("losses", [[4.0, 3.0, 1.0], [1.2, 1.1, 1.0], [0.0, 0.0, 0.0]])
 def test_losses_that_do_not_rise_with_the_prediction_give_a_level(losses: list[float]) -> None:
     """The mean of the differences, by relative errors; the prediction keeps its own scale."""
     guess, size = np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 0.5])

@@ -2,12 +2,15 @@
 
 import math
 import time
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 
+from mpq.problem.budget import Budget
+from mpq.problem.cost_table import PairwiseCost
 from mpq.problem.solution import Status
 from mpq.solvers import OuterApproximation
 from mpq.solvers.additive.pulp_backend import Way
@@ -166,3 +169,21 @@ def test_without_a_gap_the_bound_is_the_optimum(seed: int) -> None:
     assert found.loss == pytest.approx(best, rel=1e-9)
     assert found.bound is not None
     assert (1 - 1.1e-7) * best <= found.bound <= best
+
+
+def test_pairs_are_shares_of_a_budget_too() -> None:
+    """Of what is free; beyond it, more than two cells are together; losses keep their unit."""
+    case = Case(np.ones((1, 2, 3)), np.zeros((2, 3)), (np.zeros((2, 3)),), (4.0,))
+    problem = case.problem()
+    joint = np.array([[0.0, 1.0, 9.0], [4.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    pair = PairwiseCost("layer0", "layer1", joint)
+    table = replace(problem.budgets[0].tables[0], pairs=(pair,))
+    problem = problem.with_budgets(Budget.of(table, 4.0))
+
+    model = _Program(Quadratic.of(problem), 1.0)
+
+    assert model._pairwise.values.shape == (1, 2, 3, 3)
+    assert not model._pairwise.values[0, 0].any()
+    assert model._pairwise.values[0, 1] == pytest.approx(
+        np.array([[0.0, 0.25, 2.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    )

@@ -9,6 +9,7 @@ import mpq
 from mpq.errors import InputError
 from mpq.problem.solution import Status
 from mpq.solvers import BranchAndBound, OuterApproximation
+from tests.solvers.additive.cases import conversions, interacting
 from tests.solvers.quadratic.cases import KINDS, Case, of_kind, random_case
 
 
@@ -179,3 +180,17 @@ def test_costs_and_losses_of_any_size_are_taken(seed: int) -> None:
     assert found.bound is not None
     assert found.bound <= best * (1 + 1e-5)
     assert found.loss >= best * (1 - 1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_costs_of_pairs_are_in_what_is_proved(seed: int) -> None:
+    """The best of all within a limit that conversions break, called so: its bound has met it."""
+    case = conversions(seed)
+    problem = interacting(seed, case)
+    best = min(problem.loss_of(np.array(columns)) for columns in case.feasible())
+
+    found = OuterApproximation(gap=0.0).solve(problem)
+
+    assert found.status is Status.OPTIMAL
+    assert found.loss == pytest.approx(best)
+    assert found.bound == pytest.approx(best, rel=1e-6)

@@ -114,7 +114,7 @@ class Safeguard:
         unclear = [c.precision for c in self.checks if c.verdict is Verdict.UNCLEAR]
         better = len(self.checks) - len(unclear)
         of_uniform = "uniform precision" if better == 1 else "uniform precisions"
-        parts = [f"measured better than {better} {of_uniform} within the budgets"]
+        parts = [f"measured better than {better} {of_uniform} within the budgets"] if better else []
         if unclear:
             parts.append(f"not distinguishable from {', '.join(unclear)}")
         return "; ".join(parts)

@@ -112,7 +112,7 @@ class SpotCheck:
         if self.without_effect:
             found.append(
                 f"{', '.join(self.without_effect)}: no precision changes what is compared, so that "
-                "they get the fewest bits; fix them, or compare the outputs behind them too "
+                "the fewest bits are taken; fix them, or compare the outputs behind them too "
                 "(--outputs)"
             )
         others = [name for name in self.off if name not in self.no_gradient]
@@ -124,7 +124,7 @@ class SpotCheck:
         if self.choosing:
             found.append(
                 "something is chosen (top-k, a comparison, rounding) by what "
-                f"{_listed(self.choosing)} say, and no gradient tells of another choice: "
+                f"{_listed(self.choosing)} give, and no gradient tells of another choice: "
                 f"{self._done(self.choosing)}"
             )
         left = [name for name in self.before_choice if name not in self.repaired]

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mpq.quantization.codes import Codes
 from mpq.quantization.formats import NumberFormat
-from mpq.quantization.precision import TensorFormat
+from mpq.quantization.numerics import Numerics
+from mpq.quantization.precision import BLOCK_SCALE_BITS, SCALE_BITS, TensorFormat
 
 
 def element_bits(codes: Codes) -> Tensor:
@@ -61,7 +62,19 @@ def block_scale_bits(codes: Codes, divided_by: float = 1.0) -> Tensor:
     return (codes.scale * divided_by).to(torch.float8_e4m3fn).view(torch.uint8)
 
 
-def divides(tensor_format: TensorFormat, num_inputs: int) -> str:
-    """Why rows are no whole blocks of a microscaling format, for files that fill none up."""
+def block_scales_bits(tensor_format: TensorFormat, num_scales: int, numerics: Numerics) -> int:
+    """Bits of all scales of a weight in a microscaling format, as a file has them.
+
+    Args:
+        tensor_format: Of the weight.
+        num_scales: Blocks that it has.
+        numerics: Whether it has a scale for all of them as well.
+    """
+    has_one_more = tensor_format.number.has_tensor_scale and numerics.tensor_scale != "none"
+    return num_scales * BLOCK_SCALE_BITS + (SCALE_BITS if has_one_more else 0)
+
+
+def no_whole_blocks(tensor_format: TensorFormat, num_inputs: int) -> str:
+    """Why files that fill no block up cannot hold rows of so many numbers; empty where they can."""
     block = tensor_format.number.block
     return f"{num_inputs} inputs are no whole groups of {block}" if num_inputs % block else ""

@@ -28,7 +28,8 @@ KINDS = ["linear", "conv2d", "embedding"]
 SPELLINGS = [
     "w2a32", "w3a32", "w4a32", "w4a16", "w5a32", "w6a32", "w7a32", "w8a32", "w4za32", "w3g32a32",
     "w4g32a32", "w4g64a32", "w4g128a32", "w2g256a32", "w8a8", "w8a8s", "w8a8d", "w8a8sd", "w4a8d",
-    "fp8", "wfp8a32", "fp16", "bf16", "wfp4a32", "w4ta32",
+    "fp8", "wfp8a32", "fp16", "bf16", "wfp4a32", "w4ta32", "wmxfp4a32", "wmxfp8a32", "wnvfp4a32",
+    "wmxfp4a16", "wmxfp8a8d", "wnvfp4afp8",
 ]  # fmt: skip
 
 

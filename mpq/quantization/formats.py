@@ -31,8 +31,8 @@ class NumberFormat:
 
     Integers have evenly spaced levels: every code of ``bits`` bits, signed around 0, or from 0 with
     a zero point. Floating-point numbers have a sign, an exponent of bias ``2**(E - 1) - 1`` with
-    subnormals, a mantissa, and saturate at ``max_value``. Below 16 bits values are scaled first. A microscaling
-    format says itself how many numbers share a scale, and how that is stored.
+    subnormals, a mantissa, and saturate at ``max_value``. Below 16 bits values are scaled first. A
+    microscaling format says itself how many numbers share a scale, and how that is stored.
 
     Args:
         name: Such as ``int4`` or ``fp8_e4m3``: lower-case letters, digits, underscores.
@@ -75,7 +75,8 @@ class NumberFormat:
                 f"number format {self.name!r}: names are lower-case letters, digits and "
                 f"underscores; got {', '.join(self.spellings)}"
             )
-        if bool(self.block) != (self.block_scale in BLOCK_SCALES) or self.block < 0:
+        is_known = self.block_scale in (BLOCK_SCALES if self.block else ("",))
+        if not is_known or self.block < 0:
             raise InputError(
                 f"number format {self.name}: a block of numbers has a scale in "
                 f"{' or '.join(BLOCK_SCALES)}; got {self.block} and {self.block_scale!r}"

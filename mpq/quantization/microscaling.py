@@ -1,7 +1,7 @@
 """Microscaling weights as files hold them: the bits of their elements and of their scales.
 
-Elements of mxfp4 and nvfp4 are E2M1, those of mxfp8 E4M3; scales of blocks are E8M0 (mxfp4, mxfp8) or
-E4M3 (nvfp4, with one more scale for the whole weight). OCP Microscaling Formats (MX) 1.0, 2023.
+Elements of mxfp4 and nvfp4 are E2M1, those of mxfp8 E4M3; scales of blocks are E8M0 (mxfp4, mxfp8)
+or E4M3 (nvfp4, with one more scale for the whole weight). OCP Microscaling Formats (MX) 1.0, 2023.
 """
 
 import torch
@@ -35,7 +35,8 @@ def float_bits(numbers: Tensor, number: NumberFormat) -> Tensor:
     mantissa = torch.ldexp(magnitude, number.mantissa_bits - exponent).to(torch.int32)
     # A normal number's leading 1 is not stored: it counts the exponent's code up by one.
     bits = (exponent - number.min_exponent).to(torch.int32) * steps + mantissa
-    return bits + (numbers < 0).to(torch.int32) * 2 ** (number.bits - 1)
+    sign: int = 2 ** (number.bits - 1)
+    return bits + (numbers < 0).to(torch.int32) * sign
 
 
 def tensor_scale(codes: Codes) -> float:

@@ -15,8 +15,8 @@ Spelling, for example ``w4g128a8``:
 ===========  =======================================================================
 
 A name alone stands for both: ``fp8``, ``bf16``, ``fp32``, ``int8`` (which is ``w8a8``). The
-microscaling formats ``mxfp4``, ``mxfp8`` and ``nvfp4`` are of weights alone and have their own groups:
-``mxfp4`` is ``wmxfp4a32``.
+microscaling formats ``mxfp4``, ``mxfp8`` and ``nvfp4`` are of weights alone and have their own
+groups: ``mxfp4`` is ``wmxfp4a32``.
 """
 
 import re

@@ -35,8 +35,8 @@ def float_bits(numbers: Tensor, number: NumberFormat) -> Tensor:
     mantissa = torch.ldexp(magnitude, number.mantissa_bits - exponent).to(torch.int32)
     # A normal number's leading 1 is not stored: it counts the exponent's code up by one.
     bits = (exponent - number.min_exponent).to(torch.int32) * steps + mantissa
-    sign: int = 2 ** (number.bits - 1)
-    return bits + (numbers < 0).to(torch.int32) * sign
+    found: Tensor = bits + (numbers < 0).to(torch.int32) * 2 ** (number.bits - 1)
+    return found
 
 
 def tensor_scale(codes: Codes) -> float:

@@ -44,7 +44,8 @@ class Numerics:
             ``rounded-quotient`` divides, rounds and adds the zero point, as ONNX. They part at
             ties.
         float_inputs: ``llama.cpp`` rounds the inputs of layers with integer and microscaling
-            weights to int8 while running, in blocks of 32 numbers, or of 256 where the weight's type has super-blocks.
+            weights to int8 while running, in blocks of 32 numbers, or of 256 where the weight's
+            type has super-blocks.
         tensor_scale: Of weights in nvfp4: ``power-of-two`` brings the scales of its blocks into
             fp8's range, exactly; ``none`` leaves small weights to fp8's smallest numbers.
 

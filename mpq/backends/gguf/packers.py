@@ -40,7 +40,7 @@ def packed_blocks(codes: Codes, block_type: BlockType) -> Bytes:
 
 
 def _microscaling(codes: Codes, block_type: BlockType) -> Bytes:
-    """Scales of a type's block before its elements: of each scale's, the lower half of a byte first.
+    """Scales of a type's block before its elements; of each scale's, lower halves of bytes first.
 
     Elements of ggml's blocks are twice ours and its scales half: the bytes are the same.
     """

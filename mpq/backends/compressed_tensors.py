@@ -22,12 +22,13 @@ from mpq.backends.hugging_face import (
 from mpq.backends.runtime import Loaded
 from mpq.backends.target import LayerShape, Shipped, not_linear, rows_of
 from mpq.backends.vllm import fused
-from mpq.errors import MissingDependencyError
+from mpq.errors import MissingDependencyError, ModelError
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.codes import Codes, packed
 from mpq.quantization.microscaling import (
     block_scale_bits,
     element_bits,
+    fits_tensor_scale,
     no_whole_blocks,
     tensor_scale,
 )
@@ -156,9 +157,11 @@ class CompressedTensors(FolderTarget):
         config = config_of(shipped.model, self.name)
         tensors: dict[str, Tensor] = {}
         groups: dict[Precision, list[str]] = defaultdict(list)
+        wholes = _tensor_scales(shipped)
         for layer in shipped.quantized:
             groups[layer.precision].append(layer.name)
-            own = _tensors(layer, shipped.codes(layer), self.arithmetic)
+            codes = shipped.codes(layer)
+            own = _tensors(layer, codes, self.arithmetic, wholes.get(layer.name, 1.0))
             tensors |= {f"{layer.name}.{key}": value for key, value in own.items()}
         replaced = {f"{layer.name}.weight" for layer in shipped.quantized}
         rest = dict(other_tensors(shipped.model, replaced))
@@ -241,11 +244,40 @@ def _arguments(tensor_format: TensorFormat, dynamic: bool) -> dict[str, Any]:
     return found | ({"scale_dtype": "torch.uint8"} if number.is_microscaling else {})
 
 
-def _tensors(layer: AssignedLayer, codes: Codes, numerics: Numerics) -> dict[str, Tensor]:
+def _tensor_scales(shipped: Shipped) -> dict[str, float]:
+    """The scale of every whole weight in nvfp4, by layer; one for the layers that vLLM fuses.
+
+    It takes the largest of those that it finds in a fused layer for all of it, without a word.
+
+    Raises:
+        ModelError: If fused layers are too far apart for one: names them.
+    """
+    codes = {
+        x.name: shipped.codes(x)
+        for x in shipped.quantized
+        if x.precision.weight.number.has_tensor_scale
+    }
+    found = {name: tensor_scale(each) for name, each in codes.items()}
+    for names in fused(codes):
+        smallest = min(found[name] for name in names)
+        for name in names:
+            if not fits_tensor_scale(codes[name], smallest):
+                raise ModelError(
+                    f"compressed-tensors: {', '.join(names)} are fused by readers and share a "
+                    f"scale, below which those of {name!r} are no fp8 numbers: give these another "
+                    "precision than nvfp4"
+                )
+        found |= dict.fromkeys(names, smallest)
+    return found
+
+
+def _tensors(
+    layer: AssignedLayer, codes: Codes, numerics: Numerics, whole: float
+) -> dict[str, Tensor]:
     """One layer's tensors, by their names within its module."""
     precision = layer.precision
     if precision.weight.number.name in MICROSCALING:
-        return _block_tensors(codes)
+        return _block_tensors(codes, whole)
     is_whole = precision.weight.granularity is Granularity.TENSOR
     scale = codes.scale[:1, 0] if is_whole else codes.scale
     is_group = precision.weight.granularity is Granularity.GROUP
@@ -263,7 +295,7 @@ def _tensors(layer: AssignedLayer, codes: Codes, numerics: Numerics) -> dict[str
     return found | _input_tensors(layer)
 
 
-def _block_tensors(codes: Codes) -> dict[str, Tensor]:
+def _block_tensors(codes: Codes, whole: float) -> dict[str, Tensor]:
     """The same of a microscaling format."""
     number = codes.tensor_format.number
     stream = packed(element_bits(codes), number.bits)
@@ -271,7 +303,6 @@ def _block_tensors(codes: Codes) -> dict[str, Tensor]:
         return {"weight": stream.view(torch.float8_e4m3fn), "weight_scale": block_scale_bits(codes)}
     if not number.has_tensor_scale:
         return {"weight_packed": stream, "weight_scale": block_scale_bits(codes)}
-    whole = tensor_scale(codes)
     return {
         "weight_packed": stream,
         "weight_scale": block_scale_bits(codes, whole).view(torch.float8_e4m3fn),

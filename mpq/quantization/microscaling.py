@@ -51,6 +51,13 @@ def tensor_scale(codes: Codes) -> float:
     return 2.0 ** (8 + (float(mantissa) <= 0.875) - int(exponent))
 
 
+def fits_tensor_scale(codes: Codes, whole: float) -> bool:
+    """Whether the scales of all blocks times another weight's ``tensor_scale`` are fp8 as well."""
+    scaled = codes.scale * whole
+    within = bool((scaled <= 448.0).all())
+    return within and torch.equal(scaled.to(torch.float8_e4m3fn).float(), scaled)
+
+
 def block_scale_bits(codes: Codes, divided_by: float = 1.0) -> Tensor:
     """``[O, G]`` uint8: the bits of every block's scale.
 

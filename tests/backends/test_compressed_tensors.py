@@ -76,6 +76,49 @@ def test_microscaling_weights_of_a_network_in_bf16(tmp_path: Path) -> None:
     assert loaded(examples()[0]["input_ids"]).logits.dtype == torch.bfloat16
 
 
+def bf16_llama(scales: dict[str, float]) -> torch.nn.Module:
+    """With the weights of some layers times something, by the last part of their names."""
+    model: torch.nn.Module = llama()
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.bfloat16()
+        parameter.data *= scales.get(name.split(".")[-2], 1.0)
+    return model
+
+
+@pytest.mark.usefixtures("same_process")
+def test_fused_layers_have_one_scale_for_all_in_nvfp4(tmp_path: Path) -> None:
+    """vLLM takes the largest it finds for all of them; apart they would be 64 times off."""
+    model, target = (
+        bf16_llama({"k_proj": 1 / 64, "up_proj": 8.0}),
+        CompressedTensors(torch.bfloat16),
+    )
+
+    check = ship(
+        target, "compressed-tensors", in_turn(model, target, ("wnvfp4",)), tmp_path / "out", model,
+        DATA,
+    )  # fmt: skip
+
+    assert check.max_weight_difference == 0.0
+    safetensors = pytest.importorskip("safetensors.torch")
+    stored = safetensors.load_file(tmp_path / "out" / "model.safetensors")
+    for parts in (("q", "k", "v"), ("gate", "up")):
+        place = "model.layers.0." + ("self_attn" if "q" in parts else "mlp")
+        wholes = {float(stored[f"{place}.{x}_proj.weight_global_scale"]) for x in parts}
+        assert len(wholes) == 1
+    assert len({float(x) for name, x in stored.items() if name.endswith("global_scale")}) > 1
+
+
+def test_fused_layers_too_far_apart_for_one_scale_are_refused(tmp_path: Path) -> None:
+    """By name, and nothing is left behind."""
+    model, target = bf16_llama({"k_proj": 2.0**-20}), CompressedTensors(torch.bfloat16)
+    mixed = in_turn(model, target, ("wnvfp4",))
+
+    with pytest.raises(ModelError, match="below which those of '.*k_proj' are no fp8 numbers"):
+        ship(target, "compressed-tensors", mixed, tmp_path / "out", model, DATA)
+
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("spelling", "dtype", "num_inputs", "why"),
     [

@@ -15,6 +15,7 @@ from mpq.quantization.microscaling import (
     block_scale_bits,
     block_scales_bits,
     element_bits,
+    fits_tensor_scale,
     float_bits,
     no_whole_blocks,
     tensor_scale,
@@ -149,6 +150,16 @@ def test_a_scale_of_the_whole_weight_is_a_power_of_two(magnitude: float) -> None
     assert np.log2(whole) % 1 == 0
     assert torch.equal(stored / whole, codes.scale)
     assert 224 < float(stored.max()) <= 448
+
+
+def test_another_scale_of_the_whole_weight_may_fit() -> None:
+    """Some octaves less do; more leave fp8 above, and many less below."""
+    codes = codes_of("nvfp4", weight(0.02))
+    whole = tensor_scale(codes)
+
+    fits = [fits_tensor_scale(codes, whole * 2.0**step) for step in (-30, -3, 0, 1)]
+
+    assert fits == [False, True, True, False]
 
 
 def test_a_scale_of_the_whole_weight_makes_magnitudes_alike() -> None:

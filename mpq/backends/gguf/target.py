@@ -81,7 +81,7 @@ class Gguf(Target):
         "symmetric; inputs in floating point, which llama.cpp rounds to int8 by itself"
     )
     candidates: ClassVar[tuple[str, ...]] = (
-        "w2g256", "w3g256", "w4g32", "w5g32", "w6g256", "w8g32",
+        "w2g256", "w3g256", "wmxfp4", "w4g32", "w5g32", "w6g256", "w8g32",
     )  # fmt: skip
     numerics: ClassVar[Numerics] = Numerics(
         scale="fp16", float_inputs="llama.cpp", tensor_scale="none"

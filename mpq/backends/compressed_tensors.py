@@ -22,15 +22,28 @@ from mpq.backends.hugging_face import (
 from mpq.backends.runtime import Loaded
 from mpq.backends.target import LayerShape, Shipped, not_linear, rows_of
 from mpq.backends.vllm import fused
-from mpq.errors import MissingDependencyError
+from mpq.errors import MissingDependencyError, ModelError
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.codes import Codes, packed
+from mpq.quantization.microscaling import (
+    block_scale_bits,
+    element_bits,
+    fits_tensor_scale,
+    no_whole_blocks,
+    tensor_scale,
+)
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
 from mpq.quantization.rounding import static_grid
 
 DENSE_SINCE: Final = (0, 20)
 """The release that was tried: it packs 3, 5, 6 and 7 bits densely; earlier ones padded them."""
+MICROSCALING: Final = {
+    "mxfp4": "mxfp4-pack-quantized",
+    "mxfp8": "mxfp8-quantized",
+    "nvfp4": "nvfp4-pack-quantized",
+}
+"""What the tool calls the layouts of number formats that have their own blocks."""
 _STRATEGIES: Final = {
     Granularity.TENSOR: "tensor",
     Granularity.CHANNEL: "channel",
@@ -60,7 +73,8 @@ class CompressedTensors(FolderTarget):
     readers: ClassVar[str] = "vLLM, SGLang, transformers"
     holds: ClassVar[str] = (
         "linear layers: w2 to w8 per tensor, channel or group, with inputs in floating point or "
-        "a8, a8s, a8d, a8sd; fp8 with inputs a32, fp8 and fp8 dynamic; all else as it came"
+        "a8, a8s, a8d, a8sd; fp8 with inputs a32, fp8 and fp8 dynamic; in networks in bf16 mxfp4, "
+        "mxfp8 and nvfp4; all else as it came"
     )
     candidates: ClassVar[tuple[str, ...]] = (
         "w3", "w3g128", "w4", "w4g128", "w5", "w6", "w8",
@@ -92,6 +106,13 @@ class CompressedTensors(FolderTarget):
     def _weight_refusal(self, layer: LayerShape, weight: TensorFormat) -> str:
         _, num_inputs = rows_of(layer)
         number = weight.number
+        if number.name in MICROSCALING:
+            if self.dtype != torch.bfloat16:
+                return (
+                    f"transformers decodes {number.name} to bf16 and multiplies by nothing else: "
+                    "load the network with dtype=torch.bfloat16"
+                )
+            return no_whole_blocks(weight, num_inputs)
         if number.is_float and (
             number.name != "fp8_e4m3" or weight.granularity is Granularity.GROUP
         ):
@@ -106,6 +127,8 @@ class CompressedTensors(FolderTarget):
         read, number = precision.activation, precision.activation.number
         if read.is_exact:
             return ""
+        if precision.weight.number.name in MICROSCALING:
+            return f"weights in {precision.weight.number.name} have inputs in floating point"
         if number.name == "int8":
             is_float = precision.weight.number.is_float
             return "fp8 weights have inputs in fp8 or floating point" if is_float else ""
@@ -117,6 +140,8 @@ class CompressedTensors(FolderTarget):
     def stored_bits(self, layer: LayerShape, precision: Precision) -> int:
         """See ``Target.stored_bits``; rows are whole words of 32 bits."""
         weight = precision.weight
+        if weight.number.name in MICROSCALING:
+            return super().stored_bits(layer, precision)
         num_channels, num_inputs = rows_of(layer)
         per_row = -(-num_inputs * weight.number.bits // 32) * 32
         if _layout(precision) != "pack-quantized":
@@ -132,9 +157,11 @@ class CompressedTensors(FolderTarget):
         config = config_of(shipped.model, self.name)
         tensors: dict[str, Tensor] = {}
         groups: dict[Precision, list[str]] = defaultdict(list)
+        wholes = _tensor_scales(shipped)
         for layer in shipped.quantized:
             groups[layer.precision].append(layer.name)
-            own = _tensors(layer, shipped.codes(layer), self.arithmetic)
+            codes = shipped.codes(layer)
+            own = _tensors(layer, codes, self.arithmetic, wholes.get(layer.name, 1.0))
             tensors |= {f"{layer.name}.{key}": value for key, value in own.items()}
         replaced = {f"{layer.name}.weight" for layer in shipped.quantized}
         rest = dict(other_tensors(shipped.model, replaced))
@@ -166,13 +193,19 @@ class CompressedTensors(FolderTarget):
             if scheme is not None and getattr(scheme, "weights", None) is not None:
                 kinds[name] = f"{type(part).__name__} {scheme.format.value}"
                 # On tensors and not on the module, which the tool unpacks when it first runs.
-                unpack = BaseCompressor.get_value_from_registry(scheme.format.value).decompress
-                weights[name] = unpack(get_direct_state_dict(part), scheme)["weight"]
+                tool = BaseCompressor.get_value_from_registry(scheme.format.value)
+                weights[name] = tool.decompress(get_direct_state_dict(part), scheme)["weight"]
+                if scheme.format.value in MICROSCALING.values():
+                    # Decoded to bf16, whatever the network: and the check runs in float32.
+                    tool.decompress_module(part, leave_decompressed=False)
+                    part.weight = nn.Parameter(weights[name].float(), requires_grad=False)
         return LoadedModule(module, weights, kinds, ("compressed-tensors",))
 
 
 def _layout(precision: Precision) -> str:
     """How the tool calls the layout of one layer's tensors."""
+    if precision.weight.number.name in MICROSCALING:
+        return MICROSCALING[precision.weight.number.name]
     if precision.weight.number.is_float:
         return "float-quantized"
     is_int8 = precision.weight.number.bits == 8 and not precision.activation.is_exact
@@ -197,19 +230,54 @@ def _scheme(precision: Precision, names: list[str]) -> dict[str, Any]:
 
 
 def _arguments(tensor_format: TensorFormat, dynamic: bool) -> dict[str, Any]:
-    return {
-        "num_bits": tensor_format.number.bits,
-        "type": "float" if tensor_format.number.is_float else "int",
+    number = tensor_format.number
+    found = {
+        "num_bits": number.bits,
+        "type": "float" if number.is_float else "int",
         "symmetric": tensor_format.symmetric,
         "strategy": _STRATEGIES[tensor_format.granularity],
         "group_size": tensor_format.group_size,
         "dynamic": dynamic,
     }
+    if number.has_tensor_scale:
+        return found | {"strategy": "tensor_group", "scale_dtype": "torch.float8_e4m3fn"}
+    return found | ({"scale_dtype": "torch.uint8"} if number.is_microscaling else {})
 
 
-def _tensors(layer: AssignedLayer, codes: Codes, numerics: Numerics) -> dict[str, Tensor]:
+def _tensor_scales(shipped: Shipped) -> dict[str, float]:
+    """The scale of every whole weight in nvfp4, by layer; one for the layers that vLLM fuses.
+
+    It takes the largest of those that it finds in a fused layer for all of it, without a word.
+
+    Raises:
+        ModelError: If fused layers are too far apart for one: names them.
+    """
+    codes = {
+        x.name: shipped.codes(x)
+        for x in shipped.quantized
+        if x.precision.weight.number.has_tensor_scale
+    }
+    found = {name: tensor_scale(each) for name, each in codes.items()}
+    for names in fused(codes):
+        smallest = min(found[name] for name in names)
+        for name in names:
+            if not fits_tensor_scale(codes[name], smallest):
+                raise ModelError(
+                    f"compressed-tensors: {', '.join(names)} are fused by readers and share a "
+                    f"scale, below which those of {name!r} are no fp8 numbers: give these another "
+                    "precision than nvfp4"
+                )
+        found |= dict.fromkeys(names, smallest)
+    return found
+
+
+def _tensors(
+    layer: AssignedLayer, codes: Codes, numerics: Numerics, whole: float
+) -> dict[str, Tensor]:
     """One layer's tensors, by their names within its module."""
     precision = layer.precision
+    if precision.weight.number.name in MICROSCALING:
+        return _block_tensors(codes, whole)
     is_whole = precision.weight.granularity is Granularity.TENSOR
     scale = codes.scale[:1, 0] if is_whole else codes.scale
     is_group = precision.weight.granularity is Granularity.GROUP
@@ -225,6 +293,22 @@ def _tensors(layer: AssignedLayer, codes: Codes, numerics: Numerics) -> dict[str
         found["weight_packed"] = packed(codes.unsigned(), bits).view(torch.int32)
         found["weight_shape"] = torch.tensor([len(codes.codes), codes.num_inputs])
     return found | _input_tensors(layer)
+
+
+def _block_tensors(codes: Codes, whole: float) -> dict[str, Tensor]:
+    """The same of a microscaling format."""
+    number = codes.tensor_format.number
+    stream = packed(element_bits(codes), number.bits)
+    if number.name == "mxfp8":
+        return {"weight": stream.view(torch.float8_e4m3fn), "weight_scale": block_scale_bits(codes)}
+    if not number.has_tensor_scale:
+        return {"weight_packed": stream, "weight_scale": block_scale_bits(codes)}
+    return {
+        "weight_packed": stream,
+        "weight_scale": block_scale_bits(codes, whole).view(torch.float8_e4m3fn),
+        # The tool divides by it: by a power of two, which is exact in bf16, in which it decodes.
+        "weight_global_scale": torch.tensor([whole]),
+    }
 
 
 def _input_tensors(layer: AssignedLayer) -> dict[str, Tensor]:

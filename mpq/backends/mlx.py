@@ -19,11 +19,14 @@ from mpq.network.examples import Batch
 from mpq.network.modules import weight_of
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.codes import Codes, packed
+from mpq.quantization.microscaling import block_scale_bits, element_bits, no_whole_blocks
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, Precision
 
 GROUP_SIZES: Final = (128, 64, 32)
 """Weights of a channel that share a scale in a file, the largest first."""
+MODES: Final = ("mxfp4", "mxfp8", "nvfp4")
+"""Number formats that are a mode of the tool's own, by the same name."""
 CONTAINERS: Final = {2: 2, 3: 3, 4: 4, 5: 5, 6: 6, 7: 8, 8: 8}
 """Bits of a code, and of the place it is stored in."""
 
@@ -35,7 +38,8 @@ class Mlx(FolderTarget):
 
     The tool's affine mode has a scale and a bias for every group, ``w = scale * code + bias``, so
     that a zero point is the bias ``-scale * zero_point``. A scale of a channel, or of a group of
-    another size, is repeated for groups of 128, 64 or 32.
+    another size, is repeated for groups of 128, 64 or 32. The microscaling formats are modes of
+    their own, without biases; the tool's nvfp4 has no scale for the whole weight.
 
     Args:
         dtype: Of the network's parameters, in which the tool computes.
@@ -48,14 +52,14 @@ class Mlx(FolderTarget):
     readers: ClassVar[str] = "mlx-lm"
     holds: ClassVar[str] = (
         "linear and embedding layers of language models: w2 to w8, w2z to w8z, per tensor, channel "
-        "or group, rows and groups of a multiple of 32; inputs in floating point; all else as it "
-        "came"
+        "or group, rows and groups of a multiple of 32; linear layers in mxfp4, mxfp8, nvfp4; "
+        "inputs in floating point; all else as it came"
     )
     candidates: ClassVar[tuple[str, ...]] = (
-        "w2g32", "w3g64", "w4g32", "w4g64", "w5g64", "w6g64", "w8g64",
+        "w2g32", "w3g64", "wmxfp4", "wnvfp4", "w4g32", "w4g64", "w5g64", "w6g64", "wmxfp8", "w8g64",
     )  # fmt: skip
     # In float32, scales and biases of groups of 32 would be two more bits of every weight.
-    numerics: ClassVar[Numerics] = Numerics(scale="fp16")
+    numerics: ClassVar[Numerics] = Numerics(scale="fp16", tensor_scale="none")
     notes: ClassVar[tuple[str, ...]] = (
         "Scales are stored in fp16, also those of channels. Biases are exact in fp16 where weights "
         "are symmetric; with zero points they are stored in float32.",
@@ -63,6 +67,8 @@ class Mlx(FolderTarget):
         "network in fp16.",
         "w7 is stored in 8 bits. All else is stored and computed in the network's own dtype; of a "
         "network in half precision scales are, too, and the check runs in float32.",
+        "nvfp4 has no scale for a whole weight here: scales of small weights are fp8's smallest "
+        "numbers, which a search sees.",
         "Run here on a processor; Metal's kernels were not.",
     )
 
@@ -77,15 +83,21 @@ class Mlx(FolderTarget):
             return why
         if not precision.activation.is_exact:
             return "it rounds no inputs"
+        _, num_inputs = rows_of(layer)
+        if number.name in MODES:
+            if layer.kind == "embedding":
+                return f"it gives rows of an embedding in {number.name} in bf16, whatever follows"
+            return no_whole_blocks(weight, num_inputs)
         if number.is_float or number.bits not in CONTAINERS:
             return f"it holds integers of 2 to 8 bits, and no {number.name}"
         if weight.group_size and weight.group_size % 32:
             return f"its groups are of 32, 64 or 128, and {weight.group_size} is no multiple"
-        _, num_inputs = rows_of(layer)
         return "" if num_inputs % 32 == 0 else f"{num_inputs} inputs are no whole groups of 32"
 
     def stored_bits(self, layer: LayerShape, precision: Precision) -> int:
         """See ``Target.stored_bits``."""
+        if precision.weight.number.name in MODES:
+            return super().stored_bits(layer, precision)
         num_channels, num_inputs = rows_of(layer)
         group = stored_group(num_inputs, precision)
         scale, bias = self._dtypes(layer, precision)
@@ -146,6 +158,10 @@ def _tensors(
     layer: AssignedLayer, codes: Codes, dtypes: tuple[torch.dtype, torch.dtype]
 ) -> dict[str, Tensor]:
     """One layer's tensors, by their names within its module."""
+    number = layer.precision.weight.number
+    if number.name in MODES:
+        stream = packed(element_bits(codes), number.bits)
+        return {"weight": stream.view(torch.uint32), "scales": block_scale_bits(codes)}
     group = stored_group(codes.num_inputs, layer.precision)
     is_group = layer.precision.weight.granularity is Granularity.GROUP
     wanted = layer.precision.weight.group_size if is_group else codes.num_inputs
@@ -164,6 +180,9 @@ def _tensors(
 
 
 def _entry(layer: AssignedLayer) -> dict[str, Any]:
+    number = layer.precision.weight.number
+    if number.name in MODES:
+        return {"group_size": number.block, "bits": number.bits, "mode": number.name}
     _, num_inputs = rows_of(layer)
     bits = CONTAINERS[layer.precision.weight.number.bits]
     group = stored_group(num_inputs, layer.precision)
@@ -277,6 +296,7 @@ class LoadedByMlx:
         """See ``Loaded.kinds``."""
         return {
             name: f"{type(part).__name__} {part.bits} bits, groups of {part.group_size}"
+            + ("" if part.mode == "affine" else f", {part.mode}")
             for name, part in self._quantized().items()
         }
 
@@ -288,14 +308,16 @@ class LoadedByMlx:
 
         found: dict[str, Tensor] = {}
         for name, part in self._quantized().items():
+            is_affine = part.mode == "affine"
             decoded = mx.dequantize(
                 part.weight,
                 # In float32, as the kernels compute whose inputs are.
-                part.scales.astype(mx.float32),
-                part.biases.astype(mx.float32),
+                part.scales.astype(mx.float32) if is_affine else part.scales,
+                part.biases.astype(mx.float32) if is_affine else None,
                 group_size=part.group_size,
                 bits=part.bits,
                 mode=part.mode,
+                dtype=mx.float32,
             )
             found[name] = torch.from_numpy(np.array(decoded))
             if self.is_tied and "Embedding" in type(part).__name__:

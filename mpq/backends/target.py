@@ -22,6 +22,7 @@ from mpq.network.metrics import METRICS
 from mpq.network.named_outputs import NamedOutputs
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.codes import Codes
+from mpq.quantization.microscaling import block_scales_bits
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import ORIGINAL, Granularity, Precision
 from mpq.quantization.quantizer import Quantizer
@@ -248,10 +249,13 @@ class Target(Backend):
         """Bits of a weight's scales and zero points; a zero point takes as many as a code."""
         num_channels, num_inputs = rows_of(layer)
         weight = precision.weight
+        num_scales = weight.num_scales(num_channels * num_inputs, num_channels)
+        if weight.number.is_microscaling:
+            return block_scales_bits(weight, num_scales, self.arithmetic)
         is_group = weight.granularity is Granularity.GROUP
         scale = self.arithmetic.group_scale if is_group else self.arithmetic.scale
         per_scale = SCALE_BITS[scale] + (0 if weight.symmetric else weight.number.bits)
-        return weight.num_scales(num_channels * num_inputs, num_channels) * per_scale
+        return num_scales * per_scale
 
     def constant_bytes(self, tensor: Tensor) -> int:
         """Bytes of a tensor that is no quantized weight: as it came, unless the target differs."""

@@ -98,6 +98,8 @@ def _mark(is_fine: bool) -> str:
 def _kernel(precision: Precision) -> tuple[str, str]:
     """Whether it has a kernel, and for what."""
     weight, read = precision.weight, precision.activation
+    if weight.number.is_microscaling:
+        return "look", f"{weight.number.name} weights alone: recent releases only"
     if weight.number.is_float:
         return "look", "fp8: compute capability 8.9; older GPUs run the weights alone as fp8"
     if not read.is_exact:

@@ -15,10 +15,10 @@ def block_of(tensor_format: TensorFormat, num_inputs: int) -> int | None:
     """Size of the blocks that a weight's type has in GGUF; ``None``: its rows do not divide.
 
     Weights of up to 6 bits are K-quants where their rows are whole super-blocks and their groups,
-    if they have some, too; all others have blocks of 32.
+    if they have some, too; all others read inputs in blocks of 32, those of mxfp4 and nvfp4 too.
 
     Args:
-        tensor_format: The weight's, an integer format.
+        tensor_format: The weight's, an integer format or a microscaling one.
         num_inputs: ``K`` of the weight ``[O, K]``.
     """
     # Without groups a whole row shares a scale.

@@ -8,12 +8,14 @@ problem's file names its formats and is read without it.
 import re
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, final
+from typing import Any, Final, final
 
 from mpq._support.registry import ValueRegistry
 from mpq.errors import InputError
 
 _SPELLING = re.compile(r"[a-z0-9_]+")
+BLOCK_SCALES: Final = ("e8m0", "e4m3")
+"""Formats of a microscaling format's scales, of 8 bits: powers of two, or fp8."""
 
 
 def _described(default: Any) -> Any:
@@ -29,7 +31,8 @@ class NumberFormat:
 
     Integers have evenly spaced levels: every code of ``bits`` bits, signed around 0, or from 0 with
     a zero point. Floating-point numbers have a sign, an exponent of bias ``2**(E - 1) - 1`` with
-    subnormals, a mantissa, and saturate at ``max_value``. Below 16 bits values are scaled first.
+    subnormals, a mantissa, and saturate at ``max_value``. Below 16 bits values are scaled first. A
+    microscaling format says itself how many numbers share a scale, and how that is stored.
 
     Args:
         name: Such as ``int4`` or ``fp8_e4m3``: lower-case letters, digits, underscores.
@@ -45,6 +48,8 @@ class NumberFormat:
             Unset: rounded by exponent and mantissa.
         onnx_type: Element type that exports hold its codes or numbers in. Unset: no export has it.
         summary: A sentence for ``mpq formats``.
+        block: Numbers that share a scale, of a microscaling format; else 0.
+        block_scale: What its scales are stored in, one of ``BLOCK_SCALES``.
 
     Raises:
         InputError: If the fields contradict each other.
@@ -60,6 +65,8 @@ class NumberFormat:
     torch_dtype: str | None = _described(None)
     onnx_type: str | None = _described(None)
     summary: str = _described("")
+    block: int = _described(0)
+    block_scale: str = _described("")
 
     def __post_init__(self) -> None:
         # ``Precision.parse`` lower-cases what it reads: a capital letter would never be found.
@@ -67,6 +74,12 @@ class NumberFormat:
             raise InputError(
                 f"number format {self.name!r}: names are lower-case letters, digits and "
                 f"underscores; got {', '.join(self.spellings)}"
+            )
+        is_known = self.block_scale in (BLOCK_SCALES if self.block else ("",))
+        if not is_known or self.block < 0:
+            raise InputError(
+                f"number format {self.name}: a block of numbers has a scale in "
+                f"{' or '.join(BLOCK_SCALES)}; got {self.block} and {self.block_scale!r}"
             )
         if self.is_float:
             self._check_float()
@@ -92,6 +105,19 @@ class NumberFormat:
     def needs_scale(self) -> bool:
         """Whether values must be scaled into its range: true of everything below 16 bits."""
         return self.bits < 16
+
+    @property
+    def is_microscaling(self) -> bool:
+        """Whether its blocks and their scales belong to the format: for weights only."""
+        return self.block > 0
+
+    @property
+    def has_tensor_scale(self) -> bool:
+        """Whether a whole weight has one more scale, which brings the blocks' into their range.
+
+        fp8 has 18 octaves, and the scales of small weights lie below them; powers of two have 254.
+        """
+        return self.block_scale == "e4m3"
 
     @property
     def min_exponent(self) -> int:
@@ -130,6 +156,19 @@ _OWN = (
     NumberFormat(
         "fp8_e5m2", 8, True, 57344.0, 5, 2, (), "float8_e5m2",
         summary="floating point of 8 bits with more range than digits (OCP OFP8)",
+    ),
+    # Elements and blocks as in OCP MX 1.0; NVFP4 is NVIDIA's, as Blackwell multiplies it.
+    NumberFormat(
+        "mxfp4", 4, True, 6.0, 2, 1, block=32, block_scale="e8m0",
+        summary="fp4 in blocks of 32 with a power of two as scale, for weights: 4.25 bits (OCP MX)",
+    ),
+    NumberFormat(
+        "mxfp8", 8, True, 448.0, 4, 3, torch_dtype="float8_e4m3fn", block=32, block_scale="e8m0",
+        summary="fp8 in blocks of 32 with a power of two as scale, for weights: 8.25 bits (OCP MX)",
+    ),
+    NumberFormat(
+        "nvfp4", 4, True, 6.0, 2, 1, block=16, block_scale="e4m3",
+        summary="fp4 in blocks of 16 with a scale in fp8, for weights: 4.5 bits (NVIDIA)",
     ),
     # Five digits will do for the largest number: the cast rounds them to it.
     NumberFormat(

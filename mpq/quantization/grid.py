@@ -80,8 +80,8 @@ def make_grid(number: NumberFormat, symmetric: bool, low: Tensor, high: Tensor) 
     low, high = low.float().clamp(max=0.0), high.float().clamp(min=0.0)
     zero = torch.zeros_like(low, dtype=torch.int32)
     if number.is_float:
-        scale = torch.maximum(-low, high) / number.max_value
-        return Grid(number, _positive(scale), zero, symmetric)
+        scale = _positive(torch.maximum(-low, high) / number.max_value)
+        return Grid(number, _block_scale(scale, number), zero, symmetric)
     code_low, code_high = integer_range(number, symmetric)
     if symmetric:
         # There is one code less above 0 than below; the larger step covers both sides.
@@ -99,6 +99,24 @@ def _positive(scale: Tensor) -> Tensor:
     return torch.where(scale > 0, scale, torch.ones_like(scale)).clamp_min(
         torch.finfo(torch.float32).tiny
     )
+
+
+def _block_scale(scale: Tensor, number: NumberFormat) -> Tensor:
+    """Scales of a microscaling format as they are after storing them, float32; others as they are.
+
+    A power of two is the next larger one, at which the whole range fits, as MLX takes it too; fp8
+    is rounded to nearest.
+    """
+    if number.block_scale == "e8m0":
+        mantissa, exponent = torch.frexp(scale)  # 0.5 <= m < 1
+        exponent = exponent - (mantissa == 0.5).int()
+        # Of its exponents the smallest is left out: that number is subnormal in float32.
+        biased = exponent.clamp(-126, 127).to(torch.int32) + 127
+        return (biased << 23).view(torch.float32)  # its bits, as no power function is trusted
+    if number.block_scale == "e4m3":
+        fp8 = scale.clamp(2.0**-9, 448.0)  # its smallest and its largest number
+        return fp8.to(torch.float8_e4m3fn).float()
+    return scale
 
 
 def round_float(scaled: Tensor, number: NumberFormat) -> Tensor:

@@ -14,6 +14,8 @@ SymmetricDynamic = Literal["reach", "amax/127.5"]
 """How a dynamic symmetric format finds its scale."""
 InputRounding = Literal["reciprocal", "quotient", "rounded-quotient"]
 """How an input becomes integers."""
+TensorScale = Literal["power-of-two", "none"]
+"""What a weight has beside the fp8 scales of its blocks."""
 FloatInputs = Literal["float", "llama.cpp"]
 """What becomes of the inputs of layers whose weight alone is quantized."""
 
@@ -41,8 +43,11 @@ class Numerics:
             point and cuts to the range before it rounds, as compressed-tensors;
             ``rounded-quotient`` divides, rounds and adds the zero point, as ONNX. They part at
             ties.
-        float_inputs: ``llama.cpp`` rounds the inputs of layers with integer weights to int8 while
-            running, in blocks of 32 numbers, or of 256 where the weight's type has super-blocks.
+        float_inputs: ``llama.cpp`` rounds the inputs of layers with integer and microscaling
+            weights to int8 while running, in blocks of 32 numbers, or of 256 where the weight's
+            type has super-blocks.
+        tensor_scale: Of weights in nvfp4: ``power-of-two`` brings the scales of its blocks into
+            fp8's range, exactly; ``none`` leaves small weights to fp8's smallest numbers.
 
     Raises:
         InputError: If a field has none of its values.
@@ -53,6 +58,7 @@ class Numerics:
     symmetric_dynamic: SymmetricDynamic = "reach"
     input_rounding: InputRounding = "reciprocal"
     float_inputs: FloatInputs = "float"
+    tensor_scale: TensorScale = "power-of-two"
 
     def __post_init__(self) -> None:
         values = {
@@ -61,6 +67,7 @@ class Numerics:
             "symmetric_dynamic": get_args(SymmetricDynamic),
             "input_rounding": get_args(InputRounding),
             "float_inputs": get_args(FloatInputs),
+            "tensor_scale": get_args(TensorScale),
         }
         for name, known in values.items():
             if getattr(self, name) not in known:

@@ -14,7 +14,9 @@ Spelling, for example ``w4g128a8``:
              tensor, calibrated)
 ===========  =======================================================================
 
-A name alone stands for both: ``fp8``, ``bf16``, ``fp32``, ``int8`` (which is ``w8a8``).
+A name alone stands for both: ``fp8``, ``bf16``, ``fp32``, ``int8`` (which is ``w8a8``). The
+microscaling formats ``mxfp4``, ``mxfp8`` and ``nvfp4`` are of weights alone and have their own
+groups: ``mxfp4`` is ``wmxfp4a32``.
 """
 
 import re
@@ -31,6 +33,8 @@ SCALE_BITS = 32
 """Bits of one scale, where a tensor or a channel has one."""
 GROUP_SCALE_BITS = 16
 """Bits of one scale, where a group of weights has one (fp16, as GPTQ and AWQ store it)."""
+BLOCK_SCALE_BITS = 8
+"""Bits of one scale of a microscaling format."""
 LARGEST_GROUP = 2**31
 """No channel has as many weights."""
 _LONGEST = 20
@@ -81,6 +85,8 @@ class TensorFormat:
             )
         if self.number.is_float and not self.symmetric:
             raise PrecisionError(f"{self.number.name} is symmetric: it has no zero point")
+        if self.number.is_microscaling and self.group_size != self.number.block:
+            raise PrecisionError(f"{self.number.name} has groups of {self.number.block}")
 
     @property
     def is_exact(self) -> bool:
@@ -106,14 +112,20 @@ class TensorFormat:
 
         >>> Precision.parse("w4g32").weight.stored_bits(64 * 64, 64) / 64**2
         4.5
+
+        >>> Precision.parse("mxfp4").weight.stored_bits(64 * 64, 64) / 64**2
+        4.25
         """
         is_group = self.granularity is Granularity.GROUP
         per_scale = GROUP_SCALE_BITS if is_group else SCALE_BITS
+        if self.number.is_microscaling:
+            per_scale = BLOCK_SCALE_BITS
         if not self.symmetric:
             # A zero point is one of the codes, and stored as one.
             per_scale += self.number.bits
         scales = self.num_scales(num_elements, num_channels)
-        return num_elements * self.number.bits + scales * per_scale
+        whole = SCALE_BITS if self.number.has_tensor_scale else 0
+        return num_elements * self.number.bits + scales * per_scale + whole
 
 
 @cache
@@ -159,7 +171,8 @@ class Precision:
         spelling = text.strip().lower()
         # A bare number is no precision: 8 might mean w8 as well as w8a8.
         if spelling in spellings() and not spelling.isdigit():
-            spelling = f"w{spelling}a{spelling}"
+            is_weight = spelled_format(spelling).is_microscaling
+            spelling = f"w{spelling}" if is_weight else f"w{spelling}a{spelling}"
         match = _pattern().fullmatch(spelling)
         if match is None:
             raise PrecisionError(f"{quoted(text)} is not a precision: {_help()}")
@@ -169,7 +182,8 @@ class Precision:
     def _spelling(self) -> str:
         number = self.weight.number
         # The name alone, only where it reads back to the same: weights per tensor are spelled out.
-        if number.is_float and self == Precision.parse(number.name):
+        is_both = number.is_float and not number.is_microscaling
+        if is_both and self == Precision.parse(number.name):
             return number.name
         return _spell_weight(self.weight) + _spell_activation(self.activation)
 
@@ -187,6 +201,9 @@ def _weight_format(match: re.Match[str]) -> TensorFormat:
     if not number.needs_scale:
         _refuse_flags(match, number, "tensor", "zero", "group")
         return TensorFormat(number, Granularity.NONE)
+    if number.is_microscaling:
+        _refuse_own_groups(match, number)
+        return TensorFormat(number, Granularity.GROUP, group_size=number.block)
     if group:
         granularity = Granularity.GROUP
     else:
@@ -196,6 +213,8 @@ def _weight_format(match: re.Match[str]) -> TensorFormat:
 
 def _activation_format(match: re.Match[str]) -> TensorFormat:
     number = spelled_format(match["activation"] or "fp32")
+    if number.is_microscaling:
+        raise PrecisionError(f"{match[0]!r}: {number.name} is for weights; write w{number.name}a32")
     if not number.needs_scale:
         _refuse_flags(match, number, "symmetric", "dynamic")
         return TensorFormat(number, Granularity.NONE)
@@ -210,11 +229,22 @@ def _refuse_flags(match: re.Match[str], number: NumberFormat, *flags: str) -> No
         raise PrecisionError(f"{match[0]!r}: {number.name} has no scale, so no {given[0]!r} either")
 
 
+def _refuse_own_groups(match: re.Match[str], number: NumberFormat) -> None:
+    if match["tensor"] or match["group"]:
+        raise PrecisionError(
+            f"{match[0]!r}: {number.name} has groups of {number.block} by itself; write "
+            f"w{number.name}a32"
+        )
+    if match["zero"]:
+        raise PrecisionError(f"{match[0]!r}: {number.name} is symmetric: it has no zero point")
+
+
 def _spell_weight(weight: TensorFormat) -> str:
     text = "w" + weight.number.spellings[0]
     text += "t" if weight.granularity is Granularity.TENSOR else ""
     text += "" if weight.symmetric else "z"
-    return text + (f"g{weight.group_size}" if weight.group_size else "")
+    has_group = weight.group_size and not weight.number.is_microscaling
+    return text + (f"g{weight.group_size}" if has_group else "")
 
 
 def _spell_activation(activation: TensorFormat) -> str:

@@ -104,7 +104,8 @@ class Quantizer:
         ``None``: it rounds none. Estimators do not see this rounding; measurements do.
         """
         weight, is_llama = precision.weight, self.numerics.float_inputs == "llama.cpp"
-        if not is_llama or not precision.activation.is_exact or not weight.is_scaled_integer:
+        is_rounded = weight.is_scaled_integer or weight.number.is_microscaling
+        if not is_llama or not precision.activation.is_exact or not is_rounded:
             return None
         return block_of(weight, num_inputs)
 

@@ -133,7 +133,8 @@ class LeastSquares(RangeMethod):
     """The range with the least squared error, among shrunken copies of the full one.
 
     Args:
-        num_shrinks: Ranges that are tried, from the full one down to a fifth of it, in equal steps.
+        num_shrinks: Ranges that are tried, from the full one down to a fifth of it, in equal steps;
+            halves where scales are powers of two.
     """
 
     name: ClassVar[str] = "mse"
@@ -158,6 +159,9 @@ class LeastSquares(RangeMethod):
         low, high = rows.amin(dim=1), rows.amax(dim=1)
         best, shrink = torch.full_like(low, torch.inf), torch.ones_like(low)
         factors = torch.linspace(1.0, 0.2, self.num_shrinks).to(rows.device)
+        if number.block_scale == "e8m0":
+            # Scales are powers of two: all that lie within these ranges, each of them once.
+            factors = torch.tensor([1.0, 0.5, 0.25][: self.num_shrinks], device=rows.device)
         # As many ranges at once as fit: all would be ``num_shrinks`` copies of a large weight.
         for some in factors.split(max(1, NUMBERS_AT_ONCE // max(rows.numel(), 1))):
             lows, highs = (torch.outer(some, end).flatten() for end in (low, high))

@@ -5,16 +5,21 @@ Tensors come as rows ``[O, K]``; every row has its own scale.
 
 from dataclasses import replace
 from functools import lru_cache
+from math import floor, log2
+from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mpq.quantization.formats import NumberFormat
 from mpq.quantization.grid import Grid, make_grid, round_float
 from mpq.quantization.numerics import LARGEST, OWN, SMALLEST, Numerics, ScaleType
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.ranges import ActivationRange, RangeMethod
 
+LARGEST_BLOCK_SCALE: Final = 448.0
+"""The largest number of fp8, in which NVFP4's scales are stored."""
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -27,11 +32,38 @@ def weight_grid(
     say otherwise.
     """
     shared = sharing_scale(rows, tensor_format)
+    if tensor_format.number.is_microscaling:
+        return _block_grid(shared, tensor_format.number, method, numerics)
     low, high = method.ends(shared, tensor_format.number, tensor_format.symmetric)
     grid = make_grid(tensor_format.number, tensor_format.symmetric, low, high)
     is_group = tensor_format.granularity is Granularity.GROUP
     stored = _stored(grid.scale, numerics.group_scale if is_group else numerics.scale)
     return Grid(grid.number, stored, grid.zero_point, grid.symmetric)
+
+
+def _block_grid(
+    blocks: Tensor, number: NumberFormat, method: RangeMethod, numerics: Numerics
+) -> Grid:
+    """The grid of a microscaling format, ``[B]`` scales for ``[B, block]`` numbers."""
+    scaled, factor = blocks.float(), 1.0
+    if number.has_tensor_scale and numerics.tensor_scale == "power-of-two":
+        factor = _into_range(float(scaled.abs().amax()) if scaled.numel() else 0.0, number)
+        scaled = scaled * factor
+    grid = make_grid(number, True, *method.ends(scaled, number, True))
+    return replace(grid, scale=grid.scale / factor)
+
+
+def _into_range(largest: float, number: NumberFormat) -> float:
+    """The largest power of two that keeps the scale of a weight's largest number within fp8.
+
+    Times a power of two, every number of a block stays exact in float32 and bfloat16, whether a
+    reader multiplies or divides by it.
+    """
+    if largest == 0.0:
+        return 1.0
+    exponent = floor(log2(LARGEST_BLOCK_SCALE * number.max_value / largest))
+    # What is multiplied, and the scales that are divided, stay normal numbers of float32.
+    return float(2.0 ** min(max(exponent, -100), 100))
 
 
 def _stored(scale: Tensor, scale_type: ScaleType) -> Tensor:

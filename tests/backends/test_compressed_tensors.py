@@ -1,6 +1,7 @@
 """compressed-tensors: what transformers loads computes what the simulation computes."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +53,90 @@ def test_a_mixed_network_is_the_simulation_in_transformers(tmp_path: Path) -> No
         torch.tensor([[1, 2, 3]]), max_new_tokens=4, do_sample=False, eos_token_id=None
     )
     assert tokens.shape == (1, 7)
+
+
+def test_microscaling_weights_of_a_network_in_bf16(tmp_path: Path) -> None:
+    """Decoded bit for bit, mixed with others; transformers runs the folder in bf16."""
+    model, target = llama(), CompressedTensors(torch.bfloat16)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    mixed = in_turn(model, target, ("wmxfp4", "wnvfp4", "wmxfp8", "w4g32"))
+
+    check = ship(target, "compressed-tensors", mixed, tmp_path / "out", model, DATA)
+
+    assert check.max_weight_difference == 0.0
+    assert check.max_difference <= 1e-6
+    assert check.predicted_bytes <= check.file_bytes <= check.predicted_bytes + 65536
+    assert {kind.split()[1] for kind in check.kinds} == {
+        "mxfp4-pack-quantized", "nvfp4-pack-quantized", "mxfp8-quantized", "pack-quantized"
+    }  # fmt: skip
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", dtype=torch.bfloat16
+    )
+    assert loaded(examples()[0]["input_ids"]).logits.dtype == torch.bfloat16
+
+
+def bf16_llama(scales: dict[str, float]) -> torch.nn.Module:
+    """With the weights of some layers times something, by the last part of their names."""
+    model: torch.nn.Module = llama()
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.bfloat16()
+        parameter.data *= scales.get(name.split(".")[-2], 1.0)
+    return model
+
+
+@pytest.mark.usefixtures("same_process")
+def test_fused_layers_have_one_scale_for_all_in_nvfp4(tmp_path: Path) -> None:
+    """vLLM takes the largest it finds for all of them; apart they would be 64 times off."""
+    model, target = (
+        bf16_llama({"k_proj": 1 / 64, "up_proj": 8.0}),
+        CompressedTensors(torch.bfloat16),
+    )
+
+    check = ship(
+        target, "compressed-tensors", in_turn(model, target, ("wnvfp4",)), tmp_path / "out", model,
+        DATA,
+    )  # fmt: skip
+
+    assert check.max_weight_difference == 0.0
+    safetensors = pytest.importorskip("safetensors.torch")
+    stored = safetensors.load_file(tmp_path / "out" / "model.safetensors")
+    for parts in (("q", "k", "v"), ("gate", "up")):
+        place = "model.layers.0." + ("self_attn" if "q" in parts else "mlp")
+        wholes = {float(stored[f"{place}.{x}_proj.weight_global_scale"]) for x in parts}
+        assert len(wholes) == 1
+    assert len({float(x) for name, x in stored.items() if name.endswith("global_scale")}) > 1
+
+
+def test_fused_layers_too_far_apart_for_one_scale_are_refused(tmp_path: Path) -> None:
+    """By name, and nothing is left behind."""
+    model, target = bf16_llama({"k_proj": 2.0**-20}), CompressedTensors(torch.bfloat16)
+    mixed = in_turn(model, target, ("wnvfp4",))
+
+    with pytest.raises(ModelError, match="below which those of '.*k_proj' are no fp8 numbers"):
+        ship(target, "compressed-tensors", mixed, tmp_path / "out", model, DATA)
+
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("spelling", "dtype", "num_inputs", "why"),
+    [
+        ("wmxfp4", torch.float32, 64, "decodes mxfp4 to bf16 .* load the network with dtype"),
+        ("wnvfp4", torch.float16, 64, "decodes nvfp4 to bf16"),
+        ("wmxfp8", torch.bfloat16, 48, "48 inputs are no whole groups of 32"),
+        ("wnvfp4", torch.bfloat16, 40, "40 inputs are no whole groups of 16"),
+        ("wnvfp4a8", torch.bfloat16, 64, "weights in nvfp4 have inputs in floating point"),
+        ("wmxfp8afp8", torch.bfloat16, 64, "weights in mxfp8 have inputs in floating point"),
+    ],
+)
+def test_microscaling_weights_are_refused_elsewhere(
+    spelling: str, dtype: torch.dtype, num_inputs: int, why: str
+) -> None:
+    """Where transformers would not multiply by them, blocks are not whole, or inputs rounded."""
+    layer = Layer("layer", "linear", (8, num_inputs), 8, (1,), (1,), 1, 1, 1)
+
+    assert re.search(why, CompressedTensors(dtype).refusal(layer, Precision.parse(spelling)))
 
 
 @pytest.mark.parametrize(

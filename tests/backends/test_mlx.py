@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from mpq.backends.export_check import ExportCheck
 from mpq.backends.mlx import Mlx, stored_group
 from mpq.backends.shipping import ship
 from mpq.backends.target import HEADERS
+from mpq.cli.__main__ import app
 from mpq.errors import InputError, ModelError, OutputError, PrecisionError
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.precision import Precision
@@ -25,7 +27,18 @@ MIXES = [
     ("w2", "w3", "w4", "w5", "w6", "w7", "w8"),
     ("w3g32", "w4g64", "w4g128", "w7g32", "w2g64"),
     ("w4z", "w2zg32", "w7zg64", "w8z", "w4t"),
+    ("w3g64", "wmxfp4", "wmxfp8", "wnvfp4"),
 ]
+
+NETWORK = """
+from tests.backends.llamas import examples, llama
+
+def model():
+    return llama()
+
+def data():
+    return examples()
+"""
 
 
 def llama(**options: Any) -> Any:
@@ -53,6 +66,47 @@ def test_mlx_computes_what_the_simulation_does(
     assert sum(check.kinds.values()) == 16
     assert all("Quantized" in kind for kind in check.kinds)
     assert check.predicted_bytes <= check.file_bytes <= check.predicted_bytes + HEADERS
+
+
+@pytest.mark.usefixtures("same_process")
+def test_microscaling_layers_of_a_network_in_half_precision(tmp_path: Path) -> None:
+    """Their scales stay bytes, whatever the rest is stored and compared in."""
+    model = llama()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+
+    check = shipped(tmp_path / "out", model, MIXES[-1])
+
+    assert check.dtype == "bfloat16"
+    assert check.max_weight_difference == 0.0
+    assert check.max_difference < 1e-5 * check.spread
+
+
+def test_the_command_line_searches_and_exports_microscaling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a fresh process; a target that lacks a format says so before it writes."""
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(NETWORK, encoding="utf-8")
+    given = ["--model", "net.py:model", "--data", "net.py:data"]
+    asked = ["--precisions", "mxfp4,nvfp4,mxfp8,w3g32", "--limit", "weight_bytes=60KiB"]
+
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(app, [*arguments, *given])
+
+    found = run("search", "--to", "mlx", *asked, "--output", "run")
+    exported = run("export", "run", "--to", "mlx", "--output", "out")
+    refused = run("export", "run", "--to", "auto-round", "--output", "other")
+
+    assert (found.exit_code, exported.exit_code) == (0, 0), exported.output
+    told = json.loads(Path("out/export.json").read_text())
+    assert told["max_weight_difference"] == 0.0
+    assert told["max_difference"] < 1e-5 * told["spread"]
+    assert told["was_searched_for"]
+    assert any(kind.endswith(("mxfp4", "nvfp4", "mxfp8")) for kind in told["kinds"])
+    assert refused.exit_code != 0
+    assert not Path("other").exists()
+    assert "it holds integers of 2 to 8 bits, and no" in " ".join(refused.output.split())
 
 
 @pytest.mark.usefixtures("same_process")
@@ -89,7 +143,14 @@ def test_layers_that_stay_are_said_to(tmp_path: Path) -> None:
     [
         ("linear", (8, 64), "w8a8", "rounds no inputs"),
         ("linear", (8, 64), "wfp8", "integers of 2 to 8 bits, and no fp8_e4m3"),
+        ("linear", (8, 64), "wfp4", "integers of 2 to 8 bits, and no fp4_e2m1"),
         ("linear", (8, 64), "w4g16", "16 is no multiple"),
+        ("linear", (8, 48), "wmxfp4", "48 inputs are no whole groups of 32"),
+        ("linear", (8, 48), "wmxfp8", "48 inputs are no whole groups of 32"),
+        ("linear", (8, 40), "wnvfp4", "40 inputs are no whole groups of 16"),
+        ("linear", (8, 64), "wmxfp4a8", "rounds no inputs"),
+        ("embedding", (8, 64), "wmxfp4", "rows of an embedding in mxfp4 in bf16"),
+        ("conv2d", (8, 32, 1, 1), "wnvfp4", "a layer of the kind conv2d"),
         ("linear", (8, 48), "w4", "48 inputs are no whole groups of 32"),
         ("conv2d", (8, 32, 1, 1), "w4", "a layer of the kind conv2d"),
     ],

@@ -115,7 +115,13 @@ def test_exponent_and_mantissa_are_those_of_the_torch_dtype(number: NumberFormat
 
 @pytest.mark.parametrize("number", TABLE, **BY_NAME)
 def test_every_spelling_reads_back(number: NumberFormat) -> None:
-    """After ``w``, after ``a``, and the name alone for both."""
+    """After ``w``, after ``a``, and the name alone for both; microscaling is for weights."""
+    if number.is_microscaling:
+        precision = Precision.parse(number.name)
+        assert precision.weight.number == number
+        assert precision.activation.is_exact
+        assert precision == Precision.parse(f"w{number.name}a32") == Precision.parse(str(precision))
+        return
     for text in (*number.spellings, number.name):
         precision = Precision.parse(f"w{text}a{text}")
         assert precision.weight.number == precision.activation.number == number
@@ -127,9 +133,13 @@ def test_every_spelling_reads_back(number: NumberFormat) -> None:
 
 @pytest.mark.parametrize("number", TABLE, **BY_NAME)
 def test_stored_bits(number: NumberFormat) -> None:
-    """The format's bits for every number, 32 for the scale of every channel."""
+    """The format's bits for every number, 32 for the scale of every channel; blocks have 8."""
     weight = Precision.parse(f"w{number.name}").weight
 
+    if number.is_microscaling:  # rows of 100 are 4 blocks of 32, or 7 of 16
+        scales = {32: 10 * 4 * 8, 16: 10 * 7 * 8 + 32}[number.block]
+        assert weight.stored_bits(1000, 10) == 1000 * number.bits + scales
+        return
     assert weight.stored_bits(1000, 10) == 1000 * number.bits + 320 * (number.bits < 16)
 
 
@@ -190,6 +200,10 @@ def test_onnx_refuses_a_format_that_it_does_not_know(number: NumberFormat, kind:
             },
             "max_value is positive",
         ),
+        ({"name": "toy", "bits": 4, "block": 32}, "has a scale in e8m0 or e4m3; got 32 and ''"),
+        ({"name": "toy", "bits": 4, "block_scale": "e8m0"}, "got 0 and 'e8m0'"),
+        ({"name": "toy", "bits": 4, "block": -1, "block_scale": "e8m0"}, "got -1 and 'e8m0'"),
+        ({"name": "toy", "bits": 4, "block": 32, "block_scale": "fp16"}, "got 32 and 'fp16'"),
     ],
 )
 def test_a_format_that_contradicts_itself_is_refused(fields: Any, message: str) -> None:
@@ -275,6 +289,6 @@ def test_the_largest_number_is_positive(largest: float) -> None:
 @pytest.mark.parametrize("number", TABLE, **BY_NAME)
 def test_only_integers_are_scaled_integers(number: NumberFormat) -> None:
     """No float, whether it is scaled or not."""
-    granularity = Granularity.CHANNEL if number.needs_scale else Granularity.NONE
+    weight = Precision.parse(f"w{number.name}").weight
 
-    assert TensorFormat(number, granularity).is_scaled_integer == number.name.startswith("int")
+    assert weight.is_scaled_integer == number.name.startswith("int")

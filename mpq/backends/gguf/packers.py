@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mpq.backends.gguf.types import BlockType
 from mpq.quantization.codes import Codes
+from mpq.quantization.microscaling import block_scale_bits, element_bits
 
 Bytes = NDArray[np.uint8]
 
@@ -20,12 +21,15 @@ def packed_blocks(codes: Codes, block_type: BlockType) -> Bytes:
     """The rows of a weight as a tensor of a type.
 
     Args:
-        codes: Symmetric, with scales that fp16 holds; whole blocks share a scale.
+        codes: Symmetric, with scales that fp16 holds; whole blocks share a scale. Or of a
+            microscaling format, whose scales have the type's own dtype.
         block_type: Whose codes have at least as many bits.
 
     Returns:
         ``[O, K / block * block_bytes]``.
     """
+    if codes.tensor_format.number.is_microscaling:
+        return _microscaling(codes, block_type)
     signed = codes.integers().numpy()
     num_rows, num_inputs = signed.shape
     per_group = num_inputs // codes.num_groups // block_type.block
@@ -33,6 +37,19 @@ def packed_blocks(codes: Codes, block_type: BlockType) -> Bytes:
     blocks = signed.reshape(-1, block_type.block)
     parts = _PACKERS[block_type.name](blocks, scale)
     return np.concatenate(parts, axis=1).reshape(num_rows, -1)
+
+
+def _microscaling(codes: Codes, block_type: BlockType) -> Bytes:
+    """Scales of a type's block before its elements; of each scale's, lower halves of bytes first.
+
+    Elements of ggml's blocks are twice ours and its scales half: the bytes are the same.
+    """
+    size = codes.tensor_format.number.block
+    elements = _planes(element_bits(codes).reshape(-1, size).numpy(), 2, size // 2)
+    count = block_type.block // size
+    scales = block_scale_bits(codes).reshape(-1, count).numpy()
+    parts = [scales, elements.reshape(len(scales), -1)]
+    return np.concatenate(parts, axis=1).reshape(len(codes.codes), -1)
 
 
 def _planes(values: NDArray[Any], count: int, width: int) -> Bytes:

@@ -24,7 +24,13 @@ from mpq.backends.gguf.architecture import (
 from mpq.backends.gguf.packers import packed_blocks
 from mpq.backends.gguf.recipe import RECIPE, recipe
 from mpq.backends.gguf.runtime import CHECK, FILE, PACKAGES, LlamaCpp, last_positions
-from mpq.backends.gguf.types import FLOAT_TYPES, TWO_BITS, block_type, layout_refusal
+from mpq.backends.gguf.types import (
+    FLOAT_TYPES,
+    MICROSCALING,
+    TWO_BITS,
+    block_type,
+    layout_refusal,
+)
 from mpq.backends.gguf.vocabulary import SAMPLES, Vocabulary, vocabulary_of
 from mpq.backends.half_precision import HALF
 from mpq.backends.hugging_face import config_of, require
@@ -71,13 +77,15 @@ class Gguf(Target):
     holds: ClassVar[str] = (
         "linear layers and embeddings of Llama, Mistral, Qwen 2 and 3, Gemma 1 and 2, with rows of "
         "whole blocks of 32: w2 to w8 per tensor, channel or group of 256 (Q2_K to Q6_K, TQ2_0, "
-        "Q8_0), w4, w5, w7, w8 in groups of 32 (Q4_0, Q5_0, Q8_0), fp16, bf16; symmetric; inputs "
-        "in floating point, which llama.cpp rounds to int8 by itself"
+        "Q8_0), w4, w5, w7, w8 in groups of 32 (Q4_0, Q5_0, Q8_0), mxfp4, nvfp4, fp16, bf16; "
+        "symmetric; inputs in floating point, which llama.cpp rounds to int8 by itself"
     )
     candidates: ClassVar[tuple[str, ...]] = (
-        "w2g256", "w3g256", "w4g32", "w5g32", "w6g256", "w8g32",
+        "w2g256", "w3g256", "wmxfp4", "w4g32", "w5g32", "w6g256", "w8g32",
     )  # fmt: skip
-    numerics: ClassVar[Numerics] = Numerics(scale="fp16", float_inputs="llama.cpp")
+    numerics: ClassVar[Numerics] = Numerics(
+        scale="fp16", float_inputs="llama.cpp", tensor_scale="none"
+    )
     judged: ClassVar[str] = MEDIAN
     weight_suffixes: ClassVar[tuple[str, ...]] = (".gguf",)
     notes: ClassVar[tuple[str, ...]] = (
@@ -112,8 +120,8 @@ class Gguf(Target):
             return not_linear(layer, self.name)
         if not number.needs_scale:
             return self._float_refusal(layer, precision)
-        if number.is_float:
-            return f"it holds no weights in {number.name}: w2 to w8, fp16, bf16"
+        if number.is_float and number.name not in MICROSCALING:
+            return f"it holds no weights in {number.name}: w2 to w8, mxfp4, nvfp4, fp16, bf16"
         if not weight.symmetric:
             return "a minimum of its types is no zero point: symmetric weights only"
         if not precision.activation.is_exact:

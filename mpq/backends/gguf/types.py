@@ -31,6 +31,8 @@ BLOCK_TYPES: Final = {
         BlockType("Q4_0", SMALL_BLOCK, 18, 4),
         BlockType("Q5_0", SMALL_BLOCK, 22, 5),
         BlockType("Q8_0", SMALL_BLOCK, 34, 8),
+        BlockType("MXFP4", SMALL_BLOCK, 17, 4),
+        BlockType("NVFP4", 2 * SMALL_BLOCK, 36, 4),
         BlockType("TQ2_0", SUPER_BLOCK, 66, 2),
         BlockType("Q2_K", SUPER_BLOCK, 84, 2),
         BlockType("Q3_K", SUPER_BLOCK, 110, 3),
@@ -39,6 +41,8 @@ BLOCK_TYPES: Final = {
         BlockType("Q6_K", SUPER_BLOCK, 210, 6),
     )
 }
+MICROSCALING: Final = {"mxfp4": "MXFP4", "nvfp4": "NVFP4"}
+"""By the name of the number format; ggml's nvfp4 has no scale for the whole weight in a block."""
 FLOAT_TYPES: Final = {"fp16": "F16", "bf16": "BF16"}
 """By the name of the number format."""
 TWO_BITS: Final = ("TQ2_0", "Q2_K")
@@ -50,11 +54,13 @@ def block_type(weight: TensorFormat, num_inputs: int, two_bits: str) -> BlockTyp
     """The type that a weight's codes are stored in.
 
     Args:
-        weight: A symmetric integer format for which ``layout_refusal`` is empty.
+        weight: A symmetric format that needs a scale, for which ``layout_refusal`` is empty.
         num_inputs: ``K`` of the weight ``[O, K]``.
         two_bits: One of ``TWO_BITS``, for 2 bits in super-blocks.
     """
     bits = weight.number.bits
+    if weight.number.is_microscaling:
+        return BLOCK_TYPES[MICROSCALING[weight.number.name]]
     if block_of(weight, num_inputs) == SUPER_BLOCK:
         return BLOCK_TYPES[{2: two_bits, **_SUPER}[bits]]
     return BLOCK_TYPES[_SMALL[bits]]
@@ -65,6 +71,10 @@ def layout_refusal(weight: TensorFormat, num_inputs: int) -> str:
     group, bits = weight.group_size, weight.number.bits
     if num_inputs % SMALL_BLOCK:
         return f"its types hold rows of whole blocks of {SMALL_BLOCK}, and a row has {num_inputs}"
+    if weight.number.is_microscaling:
+        block = BLOCK_TYPES[MICROSCALING[weight.number.name]].block
+        whole = num_inputs % block == 0
+        return "" if whole else f"{weight.number.name} has blocks of {block}, a row {num_inputs}"
     if weight.granularity is not Granularity.GROUP or group is None:
         return ""
     if group % SMALL_BLOCK:

@@ -124,6 +124,24 @@ def test_llama_cpp_computes_what_the_simulation_does(
     assert (tmp_path / "out" / "export.json").is_file()
 
 
+@pytest.mark.usefixtures("same_process")
+@pytest.mark.parametrize("mix", [("wmxfp4",), ("wnvfp4",), ("w4", "wmxfp4", "wnvfp4")], ids=str)
+def test_llama_cpp_computes_microscaling_weights(
+    mix: tuple[str, ...], tokenizer: str, tmp_path: Path
+) -> None:
+    """Decoded bit for bit, embedding and head too; inputs are rounded in blocks of 32."""
+    model, target = network("llama", 128, 192), Gguf(tokenizer)
+
+    check = ship(
+        target, f"gguf:tokenizer={tokenizer}", assigned(model, *mix), tmp_path / "out", model,
+        examples(),
+    )  # fmt: skip
+
+    assert check.max_weight_difference == 0.0
+    assert check.median_difference < 1e-4 * check.spread
+    assert {text[1:].upper() for text in mix if len(text) > 2} <= set(check.kinds)
+
+
 def plain_bytes(model: Any) -> int:
     """Matrices as they are, vectors in float32."""
     return sum(p.numel() * (p.element_size() if p.ndim > 1 else 4) for p in model.parameters())

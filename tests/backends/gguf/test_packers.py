@@ -14,19 +14,21 @@ from mpq.quantization.rounding import weight_grid
 
 HELD = [f"w{bits}{more}" for bits in range(2, 9) for more in ("", "t")]
 GROUPS = ["w4g32", "w5g32", "w7g32", "w8g64", "w4g128", "w2g256", "w3g256", "w6g256", "w4g512"]
+MICRO = ["wmxfp4", "wnvfp4"]
 
 
 def codes_of(precision: str, rows: torch.Tensor) -> Codes:
     """A weight's codes with scales that fp16 holds."""
     weight = Precision.parse(precision).weight
-    grid = weight_grid(rows, weight, RANGE_METHODS.build("minmax"), Numerics(scale="fp16"))
+    numerics = Numerics(scale="fp16", tensor_scale="none")
+    grid = weight_grid(rows, weight, RANGE_METHODS.build("minmax"), numerics)
     return Codes.of(rows, weight, grid)
 
 
 @pytest.mark.parametrize("magnitude", [1e-9, 1e-6, 1.0, 1e4])
 @pytest.mark.parametrize("two_bits", TWO_BITS)
 @pytest.mark.parametrize("num_inputs", [512, 96])
-@pytest.mark.parametrize("precision", [*HELD, *GROUPS])
+@pytest.mark.parametrize("precision", [*HELD, *GROUPS, *MICRO])
 def test_the_reader_decodes_the_numbers_of_the_simulation(
     precision: str, num_inputs: int, two_bits: str, magnitude: float
 ) -> None:
@@ -65,6 +67,8 @@ def test_blocks_have_the_sizes_of_ggml(name: str) -> None:
         ("w4g64", 96, "96 inputs are no whole groups of 64"),
         ("w3g128", 256, "w4g128 takes the room"),
         ("w6g32", 256, "w8g32 takes the room"),
+        ("wmxfp4", 48, "rows of whole blocks of 32, and a row has 48"),
+        ("wnvfp4", 96, "nvfp4 has blocks of 64, a row 96"),
     ],
 )
 def test_layouts_without_a_type_are_refused(precision: str, num_inputs: int, sentence: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mpq.backends.litert.flatbuffer import CONTAINERS
+from mpq.backends.litert.capabilities import CONTAINERS
 from mpq.backends.litert.target import LiteRt
 from mpq.backends.shipping import ship
 from mpq.errors import InputError, MissingDependencyError, PrecisionError

@@ -51,7 +51,7 @@ class Graph:
         from ai_edge_litert import schema_py_generated as schema
 
         code = self.model.operatorCodes[operator.opcodeIndex].builtinCode
-        return next(name for name, x in vars(schema.BuiltinOperator).items() if x == code)
+        return next(str(name) for name, x in vars(schema.BuiltinOperator).items() if x == code)
 
     def readers(self, tensor: int) -> list[Any]:
         """Operators that read a tensor, in order."""
@@ -100,9 +100,8 @@ class Graph:
 
     def stored(self, tensor: int, form: Form) -> int:
         """A new tensor for the codes of another one."""
-        return self.add(
-            tensor, f"_int8_{len(self.subgraph.tensors)}", "INT8", [form.scale], form.zero
-        )
+        suffix = f"_int8_{len(self.subgraph.tensors)}"
+        return self.add(tensor, suffix, "INT8", [form.scale], form.zero)
 
     def operator(self, kind: str, version: int, read: int, made: int) -> Any:
         """A new ``QUANTIZE`` or ``DEQUANTIZE``, in no place yet."""

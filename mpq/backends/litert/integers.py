@@ -70,7 +70,8 @@ class StaticLayer:
             )
         return codes.to(torch.int32)
 
-    def activation(self, graph: Graph) -> str:
+    @property
+    def activation(self) -> str:
         """What its output is cut to in the file.
 
         Raises:
@@ -78,7 +79,7 @@ class StaticLayer:
         """
         from ai_edge_litert import schema_py_generated as schema
 
-        names = {x: name for name, x in vars(schema.ActivationFunctionType).items()}
+        names = {x: str(name) for name, x in vars(schema.ActivationFunctionType).items()}
         found = {names[x.builtinOptions.fusedActivationFunction] for x in self.operators}
         if len(found) > 1 or not found <= set(ACTIVATIONS):
             raise ModelError(
@@ -112,8 +113,7 @@ def check_bias(graph: Graph, operator: Any, name: str, bias: Tensor | None) -> N
     stored = None if index == NO_TENSOR else graph.constant(index)
     expected = np.zeros(1) if bias is None else bias.detach().cpu().numpy()
     found = np.zeros(1) if stored is None else stored
-    is_alike = np.array_equal(*np.broadcast_arrays(found, expected))
-    if not is_alike or (stored is None and index != NO_TENSOR):
+    if (stored is None and index != NO_TENSOR) or not np.all(found == expected):
         raise ModelError(
             f"litert: the converted network has another bias for layer {name!r}: its converter has "
             "joined something that follows it; give it inputs in floating point (a32)"

@@ -83,7 +83,7 @@ class Plan:
         chosen = {x.name: following_form(self.graph, x, readers) for x in self.static}
         formats = {x.name: x.precision.activation for x in shipped.quantized}
         wanted = {
-            x.name: Output(formats[x.name], x.activation(self.graph))
+            x.name: Output(formats[x.name], x.activation)
             for x in self.static
             if chosen[x.name] is None
         }
@@ -133,7 +133,7 @@ def _static(
         check_bias(graph, operator, layer.name, bias)
     calibrated = layer.activation_range
     assert calibrated is not None
-    found = StaticLayer(
+    return StaticLayer(
         layer.name,
         operators,
         form_of(layer.precision.activation, calibrated),
@@ -141,8 +141,6 @@ def _static(
         None if bias is None else bias.detach().float().cpu(),
         CONTAINERS[layer.precision.weight.number.bits],
     )
-    found.activation(graph)
-    return found
 
 
 def _stored(graph: Graph, shipped: Shipped, layer: StaticLayer, makes: Form | None) -> StoredLayer:

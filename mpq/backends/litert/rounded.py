@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mpq.backends.litert.graph import Form
 from mpq.backends.litert.requantizing import Rounding, requantized
+from mpq.network.arguments import input_of
 from mpq.network.examples import Batch
 from mpq.network.modules import device_of, hooks
 from mpq.quantization.grid import Grid, integer_range
@@ -111,15 +112,19 @@ class StoredLayer:
     bias: Tensor | None
     rounding: Rounding
 
-    def output(self, layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def output(
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Tensor:
         """A forward hook: the output of an input that lies on its grid already.
 
         Args:
             layer: A linear layer or convolution; its bias counts, which may be a hair off.
-            args: Its input.
+            args: With its input.
+            kwargs: The same.
             output: What it computed in float32, whose sums are not exact.
         """
-        (x,) = args
+        x = input_of(args, kwargs)
+        assert x is not None
         device = x.device
         codes = (x.double() / self.reads.scale).round()
         channels = -1 if isinstance(layer, nn.Linear) else 1
@@ -131,7 +136,8 @@ class StoredLayer:
             assert isinstance(layer.bias, Tensor)
             sums = sums + layer.bias.double().view(shape) / unit.double()
         found = requantized(sums, unit, self.makes.scale, self.rounding)
-        return (self.makes.cut(found).float() * self.makes.scale).to(output.dtype)
+        kept: Tensor = self.makes.cut(found)
+        return (kept.float() * self.makes.scale).to(output.dtype)
 
 
 def _products(layer: nn.Module, codes: Tensor, weight: Tensor) -> Tensor:
@@ -140,7 +146,8 @@ def _products(layer: nn.Module, codes: Tensor, weight: Tensor) -> Tensor:
         return F.linear(codes, weight)
     assert isinstance(layer, nn.Conv1d | nn.Conv2d)
     # torch's own, with its padding.
-    return layer._conv_forward(codes, weight, None)
+    found: Tensor = layer._conv_forward(codes, weight, None)
+    return found
 
 
 def store_outputs(module: nn.Module, layers: Mapping[str, StoredLayer]) -> nn.Module:
@@ -155,5 +162,5 @@ def store_outputs(module: nn.Module, layers: Mapping[str, StoredLayer]) -> nn.Mo
         if stored.bias is not None:
             kept = nn.Parameter(stored.bias.to(device_of(module)), requires_grad=False)
             layer.bias = kept
-        layer.register_forward_hook(stored.output)
+        layer.register_forward_hook(stored.output, with_kwargs=True)
     return module

@@ -80,8 +80,8 @@ class LiteRt(Target):
         "point, and the export's simulation rounds them as well.",
         "w3 is stored in 4 bits, w5, w6 and w7 in 8; a channel takes 12 bytes more for its scale "
         "and zero point, and those of a static layer's bias 12 more.",
-        "Compared with the simulation as XNNPACK computes, which phones use by default; export.json "
-        "says how far the same file is from it without XNNPACK.",
+        "Compared with the simulation as XNNPACK computes, the default on phones; export.json says "
+        "how far the same file is from it without XNNPACK.",
         "Codes reach from -128 to 127, where the format's specification says -127: XNNPACK takes "
         "them, other delegates are not asked here.",
         "Shapes and batch size are fixed to those of the examples.",
@@ -172,7 +172,8 @@ def _marked(shipped: Shipped) -> tuple[nn.Module, dict[str, Tensor]]:
         assert isinstance(weight, nn.Parameter)
         if id(weight) not in drawn:
             drawn.add(id(weight))
-            weight.data = torch.randn(weight.shape, generator=draws)
+            # From 1 to 2, where no initial weights are: those of a seed may be in the network.
+            weight.data = 1 + torch.rand(weight.shape, generator=draws)
         marks[layer.name] = weight.detach()
     return network, marks
 

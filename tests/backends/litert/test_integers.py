@@ -20,7 +20,9 @@ HALF, QUARTER = Form(0.5, 0), Form(0.25, -128)
 
 def layer(operators: list[Any], reads: Form = HALF, **changed: Any) -> StaticLayer:
     """A static layer of two channels."""
-    given = {"scales": torch.tensor([0.5, 0.25]), "bias": torch.tensor([1.0, -2.0]), "bits": 8}
+    given: dict[str, Any] = {
+        "scales": torch.tensor([0.5, 0.25]), "bias": torch.tensor([1.0, -2.0]), "bits": 8,
+    }  # fmt: skip
     return StaticLayer("fc", operators, reads, **(given | changed))
 
 
@@ -139,7 +141,7 @@ def test_a_function_that_integer_kernels_lack_is_refused() -> None:
 def test_another_bias_is_refused() -> None:
     """The file's has to be the module's, and zeros where that has none."""
     graph = graph_of(("FULLY_CONNECTED", [0, 6, 7], 1))
-    graph.model.buffers[7].data = np.frombuffer(np.float32([1, 2]).tobytes(), np.uint8)
+    graph.model.buffers[7].data = np.frombuffer(np.array([1, 2], np.float32).tobytes(), np.uint8)
     (operator,) = graph.subgraph.operators
 
     check_bias(graph, operator, "fc", torch.tensor([1.0, 2.0]))
@@ -174,8 +176,9 @@ def test_zero_points_have_a_sign() -> None:
 
 def test_outputs_are_measured_behind_what_cuts_them() -> None:
     """Of a layer with a ReLU in its operator, only what is above zero counts."""
-    module = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False))
-    module[0].weight.data.fill_(2.0)
+    linear = torch.nn.Linear(1, 1, bias=False)
+    linear.weight.data.fill_(2.0)
+    module = torch.nn.Sequential(linear)
     batches = [Batch.of(torch.tensor([[-4.0], [51.0]]))]
     read = Precision.parse("w8a8").activation
 
@@ -184,10 +187,10 @@ def test_outputs_are_measured_behind_what_cuts_them() -> None:
         for cut in ("NONE", "RELU", "RELU6")
     }
 
-    assert found["NONE"].scale == pytest.approx(110 / 255)
-    assert found["RELU"] == Form(pytest.approx(102 / 255), -128)
-    assert found["RELU6"] == Form(pytest.approx(6 / 255), -128)
-    assert not module[0]._forward_hooks
+    scales = {cut: form.scale * 255 for cut, form in found.items()}
+    assert scales == pytest.approx({"NONE": 110, "RELU": 102, "RELU6": 6})
+    assert [form.zero for form in found.values()] == [-128 + round(8 / 110 * 255), -128, -128]
+    assert not linear._forward_hooks
 
 
 def test_kernels_that_round_are_told_by_operator_and_bits() -> None:

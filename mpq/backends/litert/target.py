@@ -68,9 +68,7 @@ class LiteRt(Target):
         "of these layers in 8 bits as well); convolutions with integer inputs from w3 on; all else "
         "as it came"
     )
-    candidates: ClassVar[tuple[str, ...]] = (
-        "w2", "w4", "w8", "w4a8d", "w8a8d", "w2a8d", "w4a8", "w8a8", "w2a8",
-    )  # fmt: skip
+    candidates: ClassVar[tuple[str, ...]] = ("w2", "w4", "w8")
     judged: ClassVar[str] = MEDIAN_OF_ROUNDED
     needs_float32: ClassVar[bool] = True
     weight_suffixes: ClassVar[tuple[str, ...]] = (".tflite",)

@@ -128,6 +128,35 @@ def test_litert_computes_odd_shapes_bit_for_bit(mix: tuple[str, ...], tmp_path: 
     assert check.max_difference < 1e-6 * check.spread
 
 
+class Twice(nn.Module):
+    """One layer that is called twice, and a layer that reads the sum of both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again, self.head = nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        first = self.again(x.mean((1, 2))).relu()
+        found: Tensor = self.head(first + self.again(first).relu())
+        return found
+
+
+def test_litert_computes_a_layer_twice_bit_for_bit(tmp_path: Path) -> None:
+    """Its outputs have one range, over both calls."""
+    check = shipped_check(Twice, ("w8a8",), tmp_path / "out")
+
+    assert check.kinds == {"INT8": 2}
+    assert check.median_difference < 1e-6 * check.spread
+
+
+def test_ties_in_whole_rows_are_refused(tmp_path: Path) -> None:
+    """Rows of a 4-bit embedding are multiples of one step: many lie between two codes."""
+    with pytest.raises(ModelError, match="outputs differ from the simulation's"):
+        shipped_check(Words, ("w4a8d",), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 CONVOLUTION, POINTWISE, ONE_CHANNEL, DEPTHWISE = (
     AssignedLayer("conv", "conv2d", shape, Precision.parse("w8"))
     for shape in ((8, 4, 3, 3), (8, 4, 1, 1), (1, 4, 3, 3), (8, 1, 3, 3))

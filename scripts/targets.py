@@ -60,7 +60,7 @@ ENVIRONMENTS: Final = (
     Environment(
         "litert",
         ("torch==2.13.0", "litert-torch==0.10.0", "ai-edge-litert==2.3.0", "transformers==5.24.0"),
-        ("tests/backends/litert/test_litert.py", "-k", "litert_computes"),
+        ("tests/backends/litert",),
         is_target=True,
     ),
     Environment(

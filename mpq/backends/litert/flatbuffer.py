@@ -1,6 +1,6 @@
-"""A float ``.tflite`` file whose constants become integer codes behind ``DEQUANTIZE``."""
+"""A float ``.tflite`` file whose weights become integer codes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from math import prod
@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpq.backends.litert.capabilities import CONTAINERS
+from mpq.backends.litert.graph import Graph
 from mpq.errors import ModelError
 from mpq.quantization.codes import Codes, packed, unpacked
 
-CONTAINERS: Final = {2: 2, 3: 4, 4: 4, 5: 8, 6: 8, 7: 8, 8: 8}
-"""Bits of a code, and of the element type that holds it."""
 DEQUANTIZE_VERSION: Final = 6
 """Of the operator that decodes 2 and 4 bits by channel."""
 IDENTIFIER: Final = b"TFL3"
@@ -110,7 +110,7 @@ def _axis(weight: Tensor, order: tuple[int, ...], shape: list[int]) -> int | Non
 
 
 def store_codes(model: Any, place: Place, codes: Codes, shape: tuple[int, ...]) -> None:
-    """Puts a layer's codes where its float weight was; what reads it reads the decoded numbers.
+    """Puts a layer's codes where its float weight was; what reads it is still the same.
 
     Args:
         model: Changed in place.
@@ -120,17 +120,11 @@ def store_codes(model: Any, place: Place, codes: Codes, shape: tuple[int, ...]) 
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    graph = model.subgraphs[0]
-    tensor = graph.tensors[place.index]
+    tensor = model.subgraphs[0].tensors[place.index]
     bits = CONTAINERS[codes.tensor_format.number.bits]
     ordered = codes.integers().reshape(shape).permute(place.order).reshape(1, -1)
     size = -(-ordered.numel() * bits // 8)
     stream = packed(ordered & (2**bits - 1), bits)[0, :size]
-    decoded = schema.TensorT()
-    decoded.name, decoded.shape = bytes(tensor.name) + b"_decoded", tensor.shape
-    decoded.type, decoded.buffer = schema.TensorType.FLOAT32, len(model.buffers)
-    model.buffers.append(schema.BufferT())
-    graph.tensors.append(decoded)
     # A buffer of its own: the converter may have used one for two tensors.
     tensor.buffer = len(model.buffers)
     model.buffers.append(schema.BufferT())
@@ -140,34 +134,21 @@ def store_codes(model: Any, place: Place, codes: Codes, shape: tuple[int, ...]) 
     tensor.quantization.scale = codes.scale[:, 0].numpy()
     tensor.quantization.zeroPoint = np.zeros(shape[0], np.int64)
     tensor.quantization.quantizedDimension = place.axis
-    last = len(graph.tensors) - 1
-    for reader in graph.operators:
-        reader.inputs = np.array([last if i == place.index else i for i in reader.inputs], np.int32)
-    graph.operators.insert(0, _decoding(model, place.index, last))
 
 
-def _decoding(model: Any, read: int, made: int) -> Any:
-    from ai_edge_litert import schema_py_generated as schema
+def decode_for(graph: Graph, index: int, readers: Sequence[Any]) -> None:
+    """Gives the numbers that codes stand for to operators that compute in floating point.
 
-    operator = schema.OperatorT()
-    operator.opcodeIndex = _operator_code(model, schema.BuiltinOperator.DEQUANTIZE)
-    operator.inputs, operator.outputs = np.array([read], np.int32), np.array([made], np.int32)
-    operator.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
-    operator.builtinOptions = schema.DequantizeOptionsT()
-    return operator
-
-
-def _operator_code(model: Any, builtin: int) -> int:
-    from ai_edge_litert import schema_py_generated as schema
-
-    for index, code in enumerate(model.operatorCodes):
-        if code.builtinCode == builtin and code.version == DEQUANTIZE_VERSION:
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = builtin
-    code.version = DEQUANTIZE_VERSION
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
+    Args:
+        graph: Changed in place.
+        index: Of the tensor that holds the codes.
+        readers: Operators that read it.
+    """
+    decoded = graph.add(index, "_decoded", "FLOAT32")
+    for reader in readers:
+        reader.inputs = np.array([decoded if i == index else i for i in reader.inputs], np.int32)
+    decoding = graph.operator("DEQUANTIZE", DEQUANTIZE_VERSION, index, decoded)
+    graph.subgraph.operators.insert(0, decoding)
 
 
 def decoded_weights(model: Any, layers: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:

@@ -1,11 +1,12 @@
-"""LiteRT: ``.tflite`` files for phones, with integer weights that are decoded while running."""
+"""LiteRT: ``.tflite`` files for phones, with layers that compute in integers or decode weights."""
 
 import contextlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Final, final
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mpq.backends.hugging_face import require
+from mpq.backends.litert.capabilities import Way, refusal, stored_bits, way_of
 from mpq.backends.litert.flatbuffer import (
-    CONTAINERS,
     constant_bytes,
     decoded_weights,
     find_weight,
@@ -24,29 +25,33 @@ from mpq.backends.litert.flatbuffer import (
     stored_types,
     written_model,
 )
+from mpq.backends.litert.graph import Graph
+from mpq.backends.litert.plan import Plan
+from mpq.backends.litert.rounded import StoredLayer, store_outputs
 from mpq.backends.runtime import Loaded, run_in_parts
-from mpq.backends.target import HEADERS, LayerShape, Shipped, Target, rows_of
+from mpq.backends.simulate import prepared, with_precisions
+from mpq.backends.target import HEADERS, MEDIAN_OF_ROUNDED, LayerShape, Shipped, Target
 from mpq.errors import InputError, ModelError
 from mpq.network.examples import Batch
 from mpq.network.outputs import scored_tensor
 from mpq.network.own_forward import has_own_forward
 from mpq.network.tracing import kind_of
-from mpq.quantization.precision import Granularity, Precision
+from mpq.quantization.precision import Precision
 
 FILE: Final = "network.tflite"
 LAYERS_FILE: Final = "layers.json"
-KINDS: Final = ("linear", "conv1d", "conv2d", "embedding")
-SCALE_AND_ZERO: Final = 32 + 64
-"""Bits beside the codes of a channel: the format stores zero points as int64."""
+MADE: Final = "litert"
+WITHOUT_XNNPACK: Final = "without XNNPACK"
 
 
 @final
 @dataclass(frozen=True)
 class LiteRt(Target):
-    """A file of LiteRT (TensorFlow Lite) whose weights are our codes behind ``DEQUANTIZE``.
+    """A file of LiteRT (TensorFlow Lite) whose weights are our codes.
 
     litert-torch converts the network in floating point, and never sees a format: where a layer's
-    weight ended up is found by its numbers, and codes and scales are put there.
+    weight ended up is found by its numbers, and codes and scales are put there. Behind them is a
+    ``DEQUANTIZE``, or an operator that computes in integers.
 
     Args:
         batch_size: Examples of one run; all shapes are fixed to those of the first example.
@@ -59,15 +64,24 @@ class LiteRt(Target):
     readers: ClassVar[str] = "LiteRT on phones, tablets and processors"
     holds: ClassVar[str] = (
         "linear layers, convolutions and embeddings: w2 to w8 per tensor or channel, symmetric; "
-        "inputs in floating point; all else as it came"
+        "inputs in floating point (a32), in 8 bits while running (a8d) or static (a8, a8s: outputs "
+        "of these layers in 8 bits as well); convolutions with integer inputs from w3 on; all else "
+        "as it came"
     )
     candidates: ClassVar[tuple[str, ...]] = ("w2", "w4", "w8")
+    judged: ClassVar[str] = MEDIAN_OF_ROUNDED
     needs_float32: ClassVar[bool] = True
     weight_suffixes: ClassVar[tuple[str, ...]] = (".tflite",)
     notes: ClassVar[tuple[str, ...]] = (
-        "Weights only: layers compute in floating point. Inputs in int8 are refused.",
+        "Outputs of layers with static inputs are stored in 8 bits, in the range that the next "
+        "layer reads or that the examples have; what the search measures leaves them in floating "
+        "point, and the export's simulation rounds them as well.",
         "w3 is stored in 4 bits, w5, w6 and w7 in 8; a channel takes 12 bytes more for its scale "
-        "and zero point.",
+        "and zero point, and those of a static layer's bias 12 more.",
+        "Compared with the simulation as XNNPACK computes, the default on phones; export.json says "
+        "how far the same file is from it without XNNPACK.",
+        "Codes reach from -128 to 127, where the format's specification says -127: XNNPACK takes "
+        "them, other delegates are not asked here.",
         "Shapes and batch size are fixed to those of the examples.",
     )
 
@@ -79,17 +93,7 @@ class LiteRt(Target):
 
     def refusal(self, layer: LayerShape, precision: Precision) -> str:
         """See ``Target.refusal``."""
-        weight = precision.weight
-        if layer.kind not in KINDS or layer.is_transposed:
-            found = "a matrix [I, O]" if layer.is_transposed else f"a layer of kind {layer.kind}"
-            return f"it holds {', '.join(KINDS)} in fewer bits, and this is {found}"
-        if not weight.is_scaled_integer or not weight.symmetric:
-            return "it holds symmetric integers of 2 to 8 bits"
-        if weight.granularity is Granularity.GROUP:
-            return "its scales are of a channel, or of a whole weight"
-        if not precision.activation.is_exact:
-            return "its layers with integer weights read floating point: a32"
-        return ""
+        return refusal(layer, precision)
 
     def module_refusal(self, module: nn.Module | None) -> str:
         """See ``Target.module_refusal``: what is traced has a place, whatever its module."""
@@ -99,9 +103,7 @@ class LiteRt(Target):
 
     def stored_bits(self, layer: LayerShape, precision: Precision) -> int:
         """See ``Target.stored_bits``."""
-        num_channels, num_inputs = rows_of(layer)
-        bits = num_channels * num_inputs * CONTAINERS[precision.weight.number.bits]
-        return -(-bits // 8) * 8 + num_channels * SCALE_AND_ZERO
+        return stored_bits(layer, precision)
 
     def header_bytes(self, folder: Path) -> int:
         """See ``Target.header_bytes``: operators and names of the graph as well."""
@@ -114,23 +116,44 @@ class LiteRt(Target):
             require(package, self.extra)
         shipped.check_shared(self.name)
         network, marks = _marked(shipped)
-        model = read_model(_converted(network, _first(shipped, self.batch_size), folder / FILE))
-        places = {name: find_weight(model, name, mark) for name, mark in marks.items()}
+        converted = _converted(network, _first(shipped, self.batch_size), folder / FILE)
+        graph = Graph(read_model(converted))
+        places = {name: find_weight(graph.model, name, mark) for name, mark in marks.items()}
+        plan = Plan.of(graph, shipped, places)
+        # Before weights are codes: what a layer's bias was is still a number.
+        shipped.made[MADE] = plan.store_outputs(shipped)
         told, filled = {}, set[int]()
         for layer in shipped.quantized:
             place = places[layer.name]
             told[layer.name] = {
                 "index": place.index, "order": place.order, "shape": layer.weight_shape,
+                "is_integer": way_of(layer, layer.precision) is not Way.FLOAT,
             }  # fmt: skip
             if place.index not in filled:
-                store_codes(model, place, shipped.codes(layer), layer.weight_shape)
+                store_codes(graph.model, place, shipped.codes(layer), layer.weight_shape)
                 filled.add(place.index)
-        (folder / FILE).write_bytes(written_model(model))
+        plan.apply()
+        (folder / FILE).write_bytes(written_model(graph.model))
         (folder / LAYERS_FILE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+    def reference(self, simulated: nn.Module, shipped: Shipped) -> nn.Module:
+        """See ``Target.reference``: outputs of static layers are stored, and rounded."""
+        stored: Mapping[str, StoredLayer] = shipped.made[MADE]
+        if not stored:
+            return simulated
+        own = prepared(shipped.model, shipped.assignment)
+        return store_outputs(with_precisions(own, shipped.assignment, shipped.quantizer), stored)
 
     def load(self, folder: Path) -> Loaded:
         """See ``Target.load``."""
         return LoadedByLiteRt.of(folder)
+
+    def load_otherwise(self, folder: Path) -> Mapping[str, Callable[[], Loaded]]:
+        """See ``Target.load_otherwise``: what runs where XNNPACK does not."""
+        layers = json.loads((folder / LAYERS_FILE).read_text(encoding="utf-8"))
+        if not any(entry["is_integer"] for entry in layers.values()):
+            return {}
+        return {WITHOUT_XNNPACK: partial(LoadedByLiteRt.of, folder, has_delegates=False)}
 
 
 def _marked(shipped: Shipped) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -147,7 +170,8 @@ def _marked(shipped: Shipped) -> tuple[nn.Module, dict[str, Tensor]]:
         assert isinstance(weight, nn.Parameter)
         if id(weight) not in drawn:
             drawn.add(id(weight))
-            weight.data = torch.randn(weight.shape, generator=draws)
+            # From 1 to 2, where no initial weights are: those of a seed may be in the network.
+            weight.data = 1 + torch.rand(weight.shape, generator=draws)
         marks[layer.name] = weight.detach()
     return network, marks
 
@@ -206,19 +230,28 @@ class LoadedByLiteRt:
     layers: Mapping[str, Mapping[str, Any]]
 
     @classmethod
-    def of(cls, folder: Path) -> "LoadedByLiteRt":
+    def of(cls, folder: Path, has_delegates: bool = True) -> "LoadedByLiteRt":
         """Loads a folder.
+
+        Args:
+            folder: What ``LiteRt.write`` wrote.
+            has_delegates: Whether XNNPACK takes operators over, as by default.
 
         Raises:
             MissingDependencyError: If LiteRT is not installed.
             ModelError: If it cannot load the file.
         """
         require("ai_edge_litert", LiteRt.extra)
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        known = OpResolverType
+        resolver = known.AUTO if has_delegates else known.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 
         layers = json.loads((folder / LAYERS_FILE).read_text(encoding="utf-8"))
         try:
-            interpreter = Interpreter(model_path=str(folder / FILE))
+            interpreter = Interpreter(
+                model_path=str(folder / FILE), experimental_op_resolver_type=resolver
+            )
             runner = interpreter.get_signature_runner()
         except (RuntimeError, ValueError) as error:
             raise ModelError(f"litert: LiteRT cannot load the file: {error}") from error

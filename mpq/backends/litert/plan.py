@@ -1,0 +1,159 @@
+"""What becomes of a converted network's operators: decoded weights, dynamic and static integers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from mpq.backends.litert.capabilities import CONTAINERS, Way, way_of
+from mpq.backends.litert.flatbuffer import Place, decode_for
+from mpq.backends.litert.graph import Form, Graph, kernels_of
+from mpq.backends.litert.integers import (
+    StaticLayer,
+    StaticPass,
+    check_bias,
+    following_form,
+    make_dynamic,
+)
+from mpq.backends.litert.rounded import Output, StoredLayer, form_of, measured_forms
+from mpq.backends.target import Shipped
+from mpq.errors import InputError, ModelError
+from mpq.problem.assignment import AssignedLayer
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Operators of a converted network by what they will compute in.
+
+    Args:
+        graph: Changed by ``apply`` alone.
+        decoded: Tensor of a weight to the operators that read its numbers.
+        dynamic: Operators that round their inputs while running, with the bits of their weight.
+        static: Layers whose inputs and outputs are codes.
+    """
+
+    graph: Graph
+    decoded: Mapping[int, Sequence[Any]]
+    dynamic: Sequence[tuple[Any, int]]
+    static: Sequence[StaticLayer]
+
+    @classmethod
+    def of(cls, graph: Graph, shipped: Shipped, places: Mapping[str, Place]) -> "Plan":
+        """Of a converted network.
+
+        Args:
+            graph: In floating point.
+            shipped: What is written.
+            places: Layer name to where its weight is.
+
+        Raises:
+            ModelError: If an operator has no integer kernel, or layers in different formats share a
+                weight; names the layer.
+        """
+        layers: dict[int, list[AssignedLayer]] = {}
+        for layer in shipped.quantized:
+            layers.setdefault(places[layer.name].index, []).append(layer)
+        decoded: dict[int, Sequence[Any]] = {}
+        dynamic: list[tuple[Any, int]] = []
+        static: list[StaticLayer] = []
+        for index, sharing in layers.items():
+            chosen = _computing(sharing)
+            taken: list[Any] = []
+            if chosen is not None:
+                taken = kernels_of(graph, index, chosen.name)
+                bits = CONTAINERS[chosen.precision.weight.number.bits]
+                if way_of(chosen, chosen.precision) is Way.DYNAMIC:
+                    dynamic += [(operator, bits) for operator in taken]
+                else:
+                    static.append(_static(graph, shipped, chosen, taken))
+            readers = [x for x in graph.readers(index) if all(x is not one for one in taken)]
+            if readers:
+                decoded[index] = readers
+        return cls(graph, decoded, dynamic, static)
+
+    def store_outputs(self, shipped: Shipped) -> dict[str, StoredLayer]:
+        """Finds how outputs of static layers are stored, and what the simulation makes of it.
+
+        Args:
+            shipped: With examples.
+        """
+        if self.static and shipped.calibration is None:
+            raise InputError("the target litert needs examples, for the ranges of outputs")
+        readers = {id(x): layer.reads for layer in self.static for x in layer.operators}
+        chosen = {x.name: following_form(self.graph, x, readers) for x in self.static}
+        formats = {x.name: x.precision.activation for x in shipped.quantized}
+        wanted = {
+            x.name: Output(formats[x.name], x.activation)
+            for x in self.static
+            if chosen[x.name] is None
+        }
+        measured = measured_forms(
+            shipped.module, shipped.calibration or (), wanted, shipped.assignment.weight_range
+        )
+        found: dict[str, StoredLayer] = {}
+        for layer in self.static:
+            layer.makes = measured.get(layer.name) or chosen[layer.name]
+            found[layer.name] = _stored(self.graph, shipped, layer, layer.makes)
+        return found
+
+    def apply(self) -> None:
+        """Changes the graph, in which the weights are codes already."""
+        for operator, bits in self.dynamic:
+            make_dynamic(self.graph, operator, bits)
+        for index, readers in self.decoded.items():
+            decode_for(self.graph, index, readers)
+        layers = {id(x): layer for layer in self.static for x in layer.operators}
+        StaticPass(self.graph, layers).run()
+        self.graph.drop_unread()
+
+
+def _computing(sharing: Sequence[AssignedLayer]) -> AssignedLayer | None:
+    """The layer that reads a weight as integers, of all that share it; ``None`` if none does."""
+    kernels = [x for x in sharing if x.kind != "embedding"]
+    integers = [x for x in kernels if way_of(x, x.precision) is not Way.FLOAT]
+    if not integers:
+        return None
+    first = integers[0]
+    other = next((x for x in kernels if x is not first), None)
+    is_static = way_of(first, first.precision) is Way.STATIC
+    if other is not None and (is_static or other.precision != first.precision):
+        raise ModelError(
+            f"litert: {first.name!r} at {first.precision} shares its weight with {other.name!r} at "
+            f"{other.precision}, and the file does not tell which operator is whose: give both one "
+            "precision without static inputs"
+        )
+    return first
+
+
+def _static(
+    graph: Graph, shipped: Shipped, layer: AssignedLayer, operators: Sequence[Any]
+) -> StaticLayer:
+    bias = getattr(shipped.module.get_submodule(layer.name), "bias", None)
+    for operator in operators:
+        check_bias(graph, operator, layer.name, bias)
+    calibrated = layer.activation_range
+    assert calibrated is not None
+    return StaticLayer(
+        layer.name,
+        operators,
+        form_of(layer.precision.activation, calibrated),
+        shipped.codes(layer).scale[:, 0].float(),
+        None if bias is None else bias.detach().float().cpu(),
+        CONTAINERS[layer.precision.weight.number.bits],
+    )
+
+
+def _stored(graph: Graph, shipped: Shipped, layer: StaticLayer, makes: Form | None) -> StoredLayer:
+    assert makes is not None
+    module = shipped.module.get_submodule(layer.name)
+    assigned = next(x for x in shipped.quantized if x.name == layer.name)
+    codes = shipped.codes(assigned).integers()
+    bias = layer.bias_codes()
+    return StoredLayer(
+        layer.reads,
+        makes,
+        codes.reshape(assigned.weight_shape).double(),
+        layer.scales,
+        None if bias is None else (bias.double() * layer.unit.double()).float(),
+        layer.rounding(graph, getattr(module, "groups", 1), codes.shape[1]),
+    )

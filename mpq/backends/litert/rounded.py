@@ -1,0 +1,166 @@
+"""The simulation with what static layers round besides: their outputs, and their biases."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mpq.backends.litert.graph import Form
+from mpq.backends.litert.requantizing import Rounding, requantized
+from mpq.network.arguments import input_of
+from mpq.network.examples import Batch
+from mpq.network.modules import device_of, hooks
+from mpq.quantization.grid import Grid, integer_range
+from mpq.quantization.observer import SAMPLES_PER_BATCH
+from mpq.quantization.precision import TensorFormat
+from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
+from mpq.quantization.rounding import static_grid
+
+CUTS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
+    "NONE": lambda x: x,
+    "RELU": F.relu,
+    "RELU_N1_TO_1": lambda x: x.clamp(-1, 1),
+    "RELU6": F.relu6,
+}
+"""What an operator does to its sums before they are stored."""
+
+
+def form_of(tensor_format: TensorFormat, calibrated: ActivationRange) -> Form:
+    """How a tensor of a static 8-bit format is stored, as the simulation rounds it."""
+    grid: Grid = static_grid(tensor_format, calibrated, torch.device("cpu"))
+    # Codes have a sign in the file, also affine ones.
+    middle = 128 + integer_range(grid.number, grid.symmetric)[0]
+    return Form(float(grid.scale), int(grid.zero_point) - middle)
+
+
+@final
+@dataclass(frozen=True)
+class Output:
+    """An output whose range has to be measured.
+
+    Args:
+        tensor_format: How it is stored.
+        cut: Of ``CUTS``, what happens to it first.
+    """
+
+    tensor_format: TensorFormat
+    cut: str
+
+
+@torch.no_grad()
+def measured_forms(
+    module: nn.Module, batches: Iterable[Batch], wanted: Mapping[str, Output], method: str
+) -> dict[str, Form]:
+    """How outputs of layers are stored, by running examples in floating point.
+
+    Args:
+        module: The network with its original weights, left as found.
+        batches: Examples, one after the other.
+        wanted: Layer name to what is stored of it.
+        method: As ``RANGE_METHODS`` takes it.
+    """
+    chosen = RANGE_METHODS.build(method)
+    samples: dict[str, list[Tensor]] = {name: [] for name in wanted}
+    draws = torch.Generator().manual_seed(0)
+
+    def observe(name: str, layer: nn.Module, args: Any, output: Tensor) -> None:  # noqa: ARG001
+        numbers = CUTS[wanted[name].cut](output.detach()).flatten().float().cpu()
+        if chosen.reads_extremes_only:
+            numbers = torch.stack(numbers.aminmax())
+        elif len(numbers) > SAMPLES_PER_BATCH:
+            numbers = numbers[torch.randint(len(numbers), (SAMPLES_PER_BATCH,), generator=draws)]
+        samples[name].append(numbers)
+
+    handles = [
+        module.get_submodule(name).register_forward_hook(partial(observe, name)) for name in wanted
+    ]
+    with hooks(handles):
+        for batch in batches if wanted else ():
+            on_device = batch.to(device_of(module))
+            module(*on_device.args, **on_device.kwargs)
+    return {name: _measured(torch.cat(samples[name]), x, chosen) for name, x in wanted.items()}
+
+
+def _measured(sample: Tensor, output: Output, chosen: Any) -> Form:
+    tensor_format = output.tensor_format
+    low, high = chosen.ends(sample[None], tensor_format.number, tensor_format.symmetric)
+    return form_of(tensor_format, ActivationRange(float(low), float(high)).with_zero)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class StoredLayer:
+    """What becomes of a static layer's sums.
+
+    Args:
+        reads: How its input is stored.
+        makes: How its output is stored.
+        weight: Its codes, of the weight's shape, float64.
+        scales: ``[O]`` float32 of the weight.
+        bias: ``[O]`` float32 as it is stored, or ``None``.
+        rounding: Of the kernel.
+    """
+
+    reads: Form
+    makes: Form
+    weight: Tensor
+    scales: Tensor
+    bias: Tensor | None
+    rounding: Rounding
+
+    def output(
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Tensor:
+        """A forward hook: the output of an input that lies on its grid already.
+
+        Args:
+            layer: A linear layer or convolution; its bias counts, which may be a hair off.
+            args: With its input.
+            kwargs: The same.
+            output: What it computed in float32, whose sums are not exact.
+        """
+        x = input_of(args, kwargs)
+        assert x is not None
+        device = x.device
+        codes = (x.double() / self.reads.scale).round()
+        channels = -1 if isinstance(layer, nn.Linear) else 1
+        shape = [1] * x.ndim
+        shape[channels] = -1
+        unit = (torch.tensor(self.reads.scale) * self.scales).to(device).view(shape)
+        sums = _products(layer, codes, self.weight.to(device))
+        if layer.bias is not None:
+            assert isinstance(layer.bias, Tensor)
+            sums = sums + layer.bias.double().view(shape) / unit.double()
+        found = requantized(sums, unit, self.makes.scale, self.rounding)
+        kept: Tensor = self.makes.cut(found)
+        return (kept.float() * self.makes.scale).to(output.dtype)
+
+
+def _products(layer: nn.Module, codes: Tensor, weight: Tensor) -> Tensor:
+    """Sums of float64, in which they are exact."""
+    if isinstance(layer, nn.Linear):
+        return F.linear(codes, weight)
+    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
+    # torch's own, with its padding.
+    found: Tensor = layer._conv_forward(codes, weight, None)
+    return found
+
+
+def store_outputs(module: nn.Module, layers: Mapping[str, StoredLayer]) -> nn.Module:
+    """A simulation whose static layers give what their kernels store: changed in place.
+
+    Args:
+        module: A simulation, whose inputs are rounded already.
+        layers: Its static layers by name.
+    """
+    for name, stored in layers.items():
+        layer = module.get_submodule(name)
+        if stored.bias is not None:
+            kept = nn.Parameter(stored.bias.to(device_of(module)), requires_grad=False)
+            layer.bias = kept
+        layer.register_forward_hook(stored.output, with_kwargs=True)
+    return module

@@ -1,0 +1,57 @@
+"""Requantization of LiteRT's kernels against arithmetic written out in whole numbers."""
+
+from fractions import Fraction
+from math import floor, frexp
+
+import pytest
+import torch
+
+from mpq.backends.litert.requantizing import Rounding, requantized
+
+
+def _twice(total: int, ratio: float, up: bool) -> int:
+    """A product with a multiplier of 31 bits, rounded, then a shift, rounded again."""
+    mantissa, exponent = frexp(ratio)
+    factor = round(mantissa * 2**31)
+    first = floor(Fraction(total * 2 ** max(exponent, 0) * factor, 2**31) + Fraction(1, 2))
+    shifted = Fraction(first, 2 ** max(-exponent, 0))
+    if up or shifted >= 0:
+        return floor(shifted + Fraction(1, 2))
+    return -floor(-shifted + Fraction(1, 2))
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.25, 0.1, 0.0173, 0.9999, 1.5])
+@pytest.mark.parametrize("rounding", [Rounding.TWICE_UP, Rounding.TWICE_AWAY])
+def test_two_roundings_are_those_of_whole_numbers(ratio: float, rounding: Rounding) -> None:
+    """Sums on both sides of zero, with exact ties among them."""
+    sums = torch.arange(-400, 401, dtype=torch.float64)
+
+    found = requantized(sums, torch.tensor(ratio * 0.5), 0.5, rounding)
+
+    exact = float(torch.tensor(ratio * 0.5)) / 0.5
+    is_up = rounding is Rounding.TWICE_UP
+    assert found.tolist() == [_twice(int(x), exact, is_up) for x in sums]
+
+
+def test_kernels_part_at_ties() -> None:
+    """A sum of halves: to even, up, and away from zero."""
+    sums = torch.tensor([-6.0, -2.0, 2.0, 6.0, 10.0], dtype=torch.float64)
+
+    found = {x: requantized(sums, torch.tensor(0.25), 1.0, x).tolist() for x in Rounding}
+
+    assert found[Rounding.ONCE] == [-2, 0, 0, 2, 2]
+    assert found[Rounding.TWICE_UP] == [-1, 0, 1, 2, 3]
+    assert found[Rounding.TWICE_AWAY] == [-2, -1, 1, 2, 3]
+
+
+def test_a_second_rounding_moves_what_lies_just_below_a_tie() -> None:
+    """So that a few hundredths of the codes of 4-bit convolutions differ by one."""
+    sums = torch.arange(-2000, 2001, dtype=torch.float64)
+    once, twice = (
+        requantized(sums, torch.tensor(0.1003), 1.0, x) for x in (Rounding.ONCE, Rounding.TWICE_UP)
+    )
+
+    differences = (once - twice).abs()
+
+    assert differences.max() == 1
+    assert 0.03 < float((differences > 0).double().mean()) < 0.1

@@ -9,6 +9,7 @@ from typing import Any, Final
 from scripts.zoo_inputs import IMAGE
 
 VOCABULARY: Final = 128
+CHUNK: Final = 8
 NO_LIMIT: Final = 1 << 62
 FIRST_SPECIAL: Final = 100
 """Ids from here on are special: of images, audio, masks. Inputs have none of them."""
@@ -74,7 +75,6 @@ FIXED: Final[Mapping[str, Any]] = {
     "n_group": 1,
     "num_expert_group": 1,
     "mamba_headdim": 8,
-    "chunk_size": 8,
     "topk_group": 1,
     "num_queries": 8,
     "num_mel_bins": 16,
@@ -211,6 +211,8 @@ def _small(key: str, value: Any, sizes: Sizes, specials: Iterator[int]) -> Any:
 def _number(key: str, value: int, sizes: Sizes) -> int:
     if value <= 0:
         return value
+    if key == "chunk_size":  # of a scan: sequences this short are filled up to one
+        return min(value, CHUNK)
     limit = _limit(key, sizes)
     is_width = limit == NO_LIMIT and sizes.divisor > 1 and value >= 32
     if is_width and not HEADS.fullmatch(key) and not UNCHANGED.fullmatch(key):

@@ -125,7 +125,8 @@ def test_a_line_is_by_relative_errors(unit: float) -> None:
     offset, scale = _line(guess, losses, size)
 
     slope, height = np.polyfit(guess, losses, 1, w=1 / size)
-    assert (offset, scale) == (pytest.approx(height), pytest.approx(slope))
+    assert offset == pytest.approx(height)
+    assert scale == pytest.approx(slope)
 
 
 @pytest.mark.parametrize("losses", [[4.0, 3.0, 1.0], [1.2, 1.1, 1.0], [0.0, 0.0, 0.0]])

@@ -253,7 +253,7 @@ class _SquaredNorms:
         self._found[1, row] += _by_example_or_all(tap, g.detach().double().square())
 
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
-        """See ``GradientReader``. Gradients of a layer's calls are summed before they are squared."""
+        """See ``GradientReader``. Gradients of a layer's calls are summed, then squared."""
         # Not those of other layers that use the same parameter: a row is what one layer does alone.
         waiting = self._waiting.setdefault(tap.name, [])
         waiting.append((tap, x, g))

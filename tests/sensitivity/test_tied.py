@@ -82,7 +82,8 @@ def dense_hessian(model: Tied, num_changes: int) -> Tensor:
     def logits(change: Tensor) -> Tensor:
         changes = change.reshape(num_changes, *weight.shape).expand(2, *weight.shape)
         of_table, of_head = weight + changes
-        return torch.tanh(of_table[tokens()] @ body.T) @ of_head.T
+        found: Tensor = torch.tanh(of_table[tokens()] @ body.T) @ of_head.T
+        return found
 
     zeros = torch.zeros(weight.numel() * num_changes, dtype=torch.float64)
     p = logits(zeros).softmax(-1)

@@ -227,6 +227,7 @@ def of_kind(
 
     exact = search(SKETCH, "1x:fp32", *PRECISIONS, "fp32")
     default = search("auto", "1x:fp32", *PRECISIONS, "fp32")
+    gradient = search("output-gradient", "1x:fp32", *PRECISIONS, "fp32")
     measured = {
         name: [loss_of_one(model, data, exact.assignment, name, x, loss_of) for x in PRECISIONS]
         for name in exact.problem.loss.layers
@@ -236,6 +237,7 @@ def of_kind(
         "measured": measured,
         "sketch_of_8_probes_over_measured": over(exact, measured),
         "default_over_measured": over(default, measured),
+        "output_gradient_over_measured": over(gradient, measured),
         "within_uniform_w4": beside_uniform(search("auto", "1x:w4", "w2", "w4", "w8")),
         "export_in_fp32": export_of(model, exact.assignment, data),
     }

@@ -111,7 +111,7 @@ def weight_eigenvalues(on: Estimation, how: HessianEigenvalue) -> Array:
     """``[L]`` eigenvalues of largest magnitude of the weights' blocks, by power iteration.
 
     Each iteration is one pass over the data, for all layers that still change. A layer that the
-    loss does not depend on, or that uses another's parameter, has 0.
+    loss does not depend on has 0.
 
     Args:
         on: ``L`` layers and the examples.
@@ -124,7 +124,6 @@ def weight_eigenvalues(on: Estimation, how: HessianEigenvalue) -> Array:
     vectors = {
         layer.name: _unit(random_signs(on.network.weight(layer.name), generator))
         for layer in on.network.layers
-        if layer.weight_of is None
     }
     for _ in track(range(how.max_iterations), "power iteration"):
         products = _mean_products(on, loss, vectors)

@@ -84,7 +84,6 @@ def _changes(
     on: Estimation, name: str, candidate: Precision, found: SecondOrder
 ) -> Iterator[tuple[Variable, Tensor]]:
     """What a precision changes of one layer in one batch."""
-    # A shared weight is a variable of its first layer only, and its change is charged there, once.
     # What a format leaves as it is needs no product.
     if name in found.weights and not candidate.weight.is_exact:
         rounded = on.rounded_weight(name, candidate.weight)

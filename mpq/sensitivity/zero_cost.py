@@ -15,6 +15,7 @@ from mpq.network.modules import weight_of
 from mpq.network.network import Network
 from mpq.network.targets import cross_entropy
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity.curvature.hessian_products import own_weights
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.importance import importance_table
 from mpq.sensitivity.passes.backward_pass import Tap
@@ -139,7 +140,7 @@ class _Examples:
     def _mean(self, of: Callable[[Batch, torch.Generator], list[Tensor]]) -> list[Tensor]:
         """Sums of each batch added up, over the number of examples."""
         sums, examples = [torch.zeros_like(weight) for weight in self.weights()], 0
-        with _differentiable(self._layer_modules()), torch.enable_grad():
+        with own_weights(self.network), torch.enable_grad():
             for batch, generator in self.batches():
                 with differentiating(self.network), WholeGradients():
                     gradients = of(batch, generator)
@@ -186,19 +187,6 @@ class _Examples:
 
     def _layer_modules(self) -> list[nn.Module]:
         return [self.network.layer_module(name) for name in self.on.names]
-
-
-@contextmanager
-def _differentiable(layer_modules: Sequence[nn.Module]) -> Iterator[None]:
-    weights = [weight_of(layer_module) for layer_module in layer_modules]
-    try:
-        for weight in weights:
-            weight.requires_grad_(True)
-        yield
-    finally:
-        for weight in weights:
-            # As all parameters of a network are: its copy of the model shares no flags with it.
-            weight.requires_grad_(False)
 
 
 def _snip(examples: _Examples) -> list[float]:
@@ -256,11 +244,17 @@ class _ChannelSaliency:
 
 
 def _synflow(examples: _Examples) -> list[float]:
+    # Layers that share a parameter have a variable each, as everywhere.
+    with own_weights(examples.network):
+        return _flows(examples)
+
+
+def _flows(examples: _Examples) -> list[float]:
     network = examples.network
     batch = examples.on.data.first().to(network.device)
     ones = batch.map(lambda t: torch.ones_like(t).double() if t.is_floating_point() else t)
     # Products of absolute values over many layers overflow in float32.
-    # By identity: a parameter that several modules share stays one variable.
+    # By identity: a parameter of several modules that are no layers stays one variable.
     parameters: dict[int, Tensor] = {
         id(p): p.detach().abs().double() for p in network.module.parameters()
     }

@@ -177,8 +177,8 @@ def test_a_negative_form_costs_nothing() -> None:
     assert tool.table(HessianForm(loss="cross-entropy")).tolist() == [[0.0]]
 
 
-def test_a_shared_parameter_is_changed_in_all_its_uses() -> None:
-    """The first layer bears what both uses do together."""
+def test_a_shared_parameter_is_changed_layer_by_layer() -> None:
+    """Each layer bears what its own use does, as if the other kept the parameter."""
 
     class Shared(nn.Module):
         def __init__(self) -> None:
@@ -199,13 +199,16 @@ def test_a_shared_parameter_is_changed_in_all_its_uses() -> None:
     weight = model.first.weight.detach().double()
     change = tool.changes("first", x, candidates[0])[: weight.numel()]
 
-    def logits(d: Tensor) -> Tensor:
-        w = weight + d.reshape(4, 4)
-        return torch.tanh(x.double() @ w.T) @ w.T
+    def logits(d: Tensor, layer: int) -> Tensor:
+        first, second = (weight + d.reshape(4, 4) * (layer == i) for i in range(2))
+        return torch.tanh(x.double() @ first.T) @ second.T
 
-    p = logits(torch.zeros_like(change)).softmax(dim=-1)
-    form = dense_form(lambda d: -(p * logits(d).log_softmax(dim=-1)).sum(), change)
-    np.testing.assert_allclose(found[:, 0], [0.5 * form / 6, 0.0], rtol=1e-4)
+    p = logits(torch.zeros_like(change), 0).softmax(dim=-1)
+    forms = [
+        dense_form(lambda d, i=i: -(p * logits(d, i).log_softmax(dim=-1)).sum(), change)
+        for i in range(2)
+    ]
+    np.testing.assert_allclose(found[:, 0], 0.5 * np.array(forms) / 6, rtol=1e-4)
 
 
 def test_a_loss_needs_its_targets() -> None:

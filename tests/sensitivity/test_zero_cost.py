@@ -224,14 +224,16 @@ def test_unused_layers_cost_nothing() -> None:
         assert found["fc"] > 0
 
 
-def test_shared_parameters_have_the_gradient_of_all_uses() -> None:
-    """An embedding whose weight is the output's as well."""
+def test_layers_that_share_a_parameter_have_the_gradient_of_their_own_use() -> None:
+    """As a copy of the network with two parameters: an embedding whose weight is the output's."""
 
     class Tied(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, is_tied: bool) -> None:
             super().__init__()
+            torch.manual_seed(0)
             self.table, self.head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
-            self.head.weight = self.table.weight
+            tensor = self.table.weight
+            self.head.weight = tensor if is_tied else nn.Parameter(tensor.detach().clone())
 
         def forward(self, ids: Tensor) -> Tensor:
             out: Tensor = self.head(self.table(ids))
@@ -239,9 +241,9 @@ def test_shared_parameters_have_the_gradient_of_all_uses() -> None:
 
     data = [(torch.randint(0, 7, (5, 3)), torch.randint(0, 7, (5, 3)))]
 
-    for proxy in ("snip", "grad-norm", "grasp", "synflow"):
-        found = importances(proxy, Tied(), data)
-        assert found["table"] == pytest.approx(found["head"])
+    for proxy in ("snip", "plain", "grad-norm", "grasp", "synflow"):
+        found, expected = (importances(proxy, Tied(is_tied), data) for is_tied in (True, False))
+        assert found == pytest.approx(expected)
 
 
 def test_model_is_left_as_found() -> None:

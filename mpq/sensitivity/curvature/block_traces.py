@@ -28,7 +28,8 @@ class Traces:
     """What was found of every layer's blocks, for the loss of one example in the mean.
 
     Args:
-        weight: ``[L]`` traces of the weights' blocks; 0 for a layer that uses another's parameter.
+        weight: ``[L]`` traces of the weights' blocks, of each layer's own share in a parameter that
+            several use; see ``own_weights``.
         weight_error: ``[L]`` their standard errors, ``nan`` where one draw says nothing of them.
         input: ``[L]`` traces of the inputs' blocks, per number that an example's input has.
         input_error: ``[L]`` their standard errors.

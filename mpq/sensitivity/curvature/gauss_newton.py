@@ -213,7 +213,7 @@ class _SquaredNorms:
         self._network = network
         self._rows = {layer.name: row for row, layer in enumerate(network.layers)}
         self._reads_inputs = reads_inputs
-        self._calls = dict.fromkeys(self._rows, 0)  # of each parameter's owner
+        self._calls = dict.fromkeys(self._rows, 0)  # of each layer
         self._waiting: dict[str, list[tuple[Tap, Tensor, Tensor]]] = {}
         self._elements = torch.zeros(len(self._rows), 1, dtype=torch.float64)
         self._found = torch.zeros(2, len(self._rows), batch_size, dtype=torch.float64)
@@ -221,20 +221,20 @@ class _SquaredNorms:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Counts in a forward pass how often each parameter is used."""
+        """Counts in a forward pass how often each layer is called."""
 
         def count(
-            owner: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+            name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         ) -> None:
             # Counted in each batch's own pass: how often an expert is called depends on the batch.
             # A call with nothing is not read.
             read = read_by(args, kwargs, output)
-            self._calls[owner] += read.numel() > 0 and not is_computed_again()
+            self._calls[name] += read.numel() > 0 and not is_computed_again()
 
         layers = self._network.layers
         handles = [
             self._network.layer_module(x.name).register_forward_hook(
-                partial(count, x.weight_of or x.name), with_kwargs=True
+                partial(count, x.name), with_kwargs=True
             )
             for x in layers
         ]
@@ -253,21 +253,21 @@ class _SquaredNorms:
         self._found[1, row] += _by_example_or_all(tap, g.detach().double().square())
 
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
-        """See ``GradientReader``. A parameter's gradients are summed before they are squared."""
-        owner = tap.layer.weight_of or tap.name
-        waiting = self._waiting.setdefault(owner, [])
+        """See ``GradientReader``. Gradients of a layer's calls are summed, then squared."""
+        # Not those of other layers that use the same parameter: a row is what one layer does alone.
+        waiting = self._waiting.setdefault(tap.name, [])
         waiting.append((tap, x, g))
-        if len(waiting) == self._calls[owner]:
-            self._close(owner)
+        if len(waiting) == self._calls[tap.name]:
+            self._close(tap.name)
 
-    def _close(self, owner: str) -> None:
-        used = self._waiting.pop(owner)
-        self._found[0, self._rows[owner]] = _norms_of_sum(used, self.examples)
+    def _close(self, name: str) -> None:
+        used = self._waiting.pop(name)
+        self._found[0, self._rows[name]] = _norms_of_sum(used, self.examples)
 
     def take(self) -> Tensor:
         """``[2, L, N]`` of the backward pass that is over."""
-        for owner in list(self._waiting):  # a call whose output nobody uses is never read
-            self._close(owner)
+        for name in list(self._waiting):  # a call whose output nobody uses is never read
+            self._close(name)
         self._found[1] = _ratio(self._found[1], self._elements)
         found, self._found = self._found, torch.zeros_like(self._found)
         # Every backward pass counts the inputs again.
@@ -292,7 +292,7 @@ def _first(value: Tensor, num_examples: int) -> Tensor:
 
 
 def _norms_of_sum(used: list[tuple[Tap, Tensor, Tensor]], examples: Tensor) -> Tensor:
-    """``[N]`` squared norms of a parameter's gradient, summed over its uses, for some examples."""
+    """``[N]`` squared norms of a weight's gradient, summed over its calls, for some examples."""
     num_examples = used[0][0].num_examples
     calls = [tap.weight_gradients(x, _at_least_float(g)) for tap, x, g in used]
     # The norm of a sum takes every summand by example: one that cannot be split decides for all.

@@ -91,7 +91,7 @@ class SecondOrder:
     """The variables of one batch; those that the loss does not depend on are left out.
 
     Args:
-        weights: By layer. A parameter of several layers belongs to the first of them.
+        weights: By layer; layers that share a parameter have a variable each.
         inputs: By layer, one for each call.
     """
 
@@ -187,29 +187,30 @@ def _keep(kept: list[Tensor]) -> Any:
 
 @contextmanager
 def own_weights(
-    network: Network, owners: Sequence[str] | None = None
+    network: Network, names: Sequence[str] | None = None
 ) -> Iterator[dict[str, nn.Parameter]]:
-    """Within this block layers compute with variables that share their weights' memory.
+    r"""Within this block layers compute with variables that share their weights' memory.
+
+    Layers that use the same parameter get a variable each: a row of a table is what one layer does
+    while all others stay as they are, tied or not. The blocks of layers ``a`` and ``b`` add up to
+    that of their parameter but for the cross term,
+    :math:`H = H_{aa} + H_{bb} + H_{ab} + H_{ba}`, which is left out as it is for any two layers.
 
     Args:
         network: Its layers' weights are exchanged, and put back at the end.
-        owners: Layers whose weight is a variable; ``None``: all. Layers that use the same
-            parameter get the same variable, others that are not among the network's layers do not.
+        names: Layers whose weight is a variable; ``None``: all.
 
     Yields:
-        By owner: the first layer that uses the parameter.
+        By layer.
     """
-    users = {layer.name: layer.weight_of or layer.name for layer in network.layers}
-    users = {name: owner for name, owner in users.items() if owners is None or owner in owners}
-    originals = {name: weight_of(network.layer_module(name)) for name in users}
+    names = [layer.name for layer in network.layers if names is None or layer.name in names]
+    originals = {name: weight_of(network.layer_module(name)) for name in names}
     # Variables of our own: the network's parameters keep their flags and get no gradients. They are
     # Parameters, because torch lets nothing else take the place of one.
-    fresh = {
-        owner: nn.Parameter(originals[owner].detach()) for owner in users if users[owner] == owner
-    }
+    fresh = {name: nn.Parameter(weight.detach()) for name, weight in originals.items()}
     try:
-        for name, owner in users.items():
-            network.layer_module(name).weight = fresh[owner]
+        for name, variable in fresh.items():
+            network.layer_module(name).weight = variable
         yield fresh
     finally:
         for name, weight in originals.items():

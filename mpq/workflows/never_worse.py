@@ -1,6 +1,6 @@
 """An answer is never worse than a uniform precision that meets the same budgets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,10 @@ from mpq.workflows.uniform import uniform_within
 
 
 def never_worse(
-    prepared: Prepared, problem: Problem, solution: Solution
+    prepared: Prepared,
+    problem: Problem,
+    solution: Solution,
+    accepts: Callable[[Columns], bool] = lambda _: True,
 ) -> tuple[Solution, Safeguard]:
     """The solution, or the uniform precision that is measured to be better on both sets.
 
@@ -30,10 +33,14 @@ def never_worse(
         prepared: Measures on calibration and on held-out examples.
         problem: The problem that was solved.
         solution: Its solution, with an assignment.
+        accepts: Whether a choice ``[L]`` meets what else is asked than budgets, as an objective's
+            limit on the loss.
     """
     assert solution.columns is not None
     found = uniform_within(problem)
-    others = {p: c for p, c in found.items() if not np.array_equal(c, solution.columns)}
+    others = {
+        p: c for p, c in found.items() if not np.array_equal(c, solution.columns) and accepts(c)
+    }
     if not others:
         return solution, Safeguard()
     answer = _measured(prepared, problem, solution.columns)

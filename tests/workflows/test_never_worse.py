@@ -90,3 +90,48 @@ def test_a_measured_frontier_is_corrected_too(replaced: mpq.SearchResult) -> Non
     assert len(corrected) == 1
     assert {str(p) for p in corrected[0].precisions.values()} == {"w4a32"}
     assert [point.cost for point in found.points] == sorted(point.cost for point in found.points)
+
+
+def test_a_measured_limit_is_met_by_a_uniform_precision() -> None:
+    """Where no point of the predicted frontier is acceptable, uniform w8 may be."""
+    least = mpq.search(task(), {"weight_bytes": "1x:w8"}, sensitivity="sketch")
+    most = least.comparison("w8a32").measured.divergence * 1.5
+    objective = mpq.Objective("weight_bytes", max_measured_loss=most)
+
+    found = mpq.search(task(), objective=objective, sensitivity="sketch")
+
+    assert found.measured.divergence <= most
+    assert found.comparison("result").costs["weight_bytes"] <= found.comparison("w8a32").costs[
+        "weight_bytes"
+    ]  # fmt: skip
+    assert found.safeguard is not None
+    assert "least weight_bytes" in found.solution.why
+
+
+@pytest.mark.parametrize("criterion", ["max_loss", "max_measured_loss"])
+def test_an_objective_is_never_worse_either(criterion: str) -> None:
+    """No uniform precision that meets the same limit costs less, or is better for no more."""
+    objective = mpq.Objective("weight_bytes", **{criterion: 0.01})
+
+    found = mpq.search(task(), objective=objective, sensitivity="sketch")
+
+    result = found.comparison("result")
+    assert found.safeguard is not None
+    for label in ("w2a32", "w4a32", "w8a32"):
+        uniform = found.comparison(label)
+        lost = (
+            uniform.predicted_loss if criterion == "max_loss" else uniform.measured.divergence
+        )
+        if lost <= 0.01 and criterion == "max_measured_loss":
+            assert result.costs["weight_bytes"] <= uniform.costs["weight_bytes"]
+        if lost <= 0.01 and uniform.costs["weight_bytes"] <= result.costs["weight_bytes"]:
+            assert result.measured.divergence <= uniform.measured.divergence
+    assert found.solution.status is Status.FEASIBLE or criterion == "max_loss"
+
+
+def test_a_limit_that_nothing_meets_names_what_was_tried() -> None:
+    """The uniform precisions were measured too, before it is refused."""
+    objective = mpq.Objective("weight_bytes", max_measured_loss=1e-12)
+
+    with pytest.raises(mpq.InfeasibleError, match="any uniform precision: w2a32, w4a32, w8a32"):
+        mpq.search(task(), objective=objective, sensitivity="sketch")

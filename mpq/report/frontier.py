@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isnan
 from typing import TYPE_CHECKING, final
 
@@ -100,7 +101,7 @@ class Frontier:
         if len(front) < 2:
             return float("nan")
         first, last = front[0], front[-1]
-        steps = zip(front, front[1:], strict=False)
+        steps = pairwise(front)
         # Slices of the loss: between two neighbours, the better one dominates all that costs more.
         area = sum((last.cost - right.cost) * (left.loss - right.loss) for left, right in steps)
         # Neither factor is 0: points are sorted by cost, and each loses less than the one before.

@@ -414,6 +414,8 @@ def test_what_is_kept_in_an_attribute_is_refused() -> None:
 class Ring(nn.Module):
     """Adds what it said of the batch before, which a buffer holds."""
 
+    last: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b = nn.Linear(16, 8), nn.Linear(8, 3)

@@ -121,6 +121,7 @@ def test_an_objective_is_never_worse_either(criterion: str) -> None:
     assert found.safeguard is not None
     for label in ("w2a32", "w4a32", "w8a32"):
         uniform = found.comparison(label)
+        assert uniform.predicted_loss is not None
         lost = uniform.predicted_loss if criterion == "max_loss" else uniform.measured.divergence
         if lost <= 0.01 and criterion == "max_measured_loss":
             assert result.costs["weight_bytes"] <= uniform.costs["weight_bytes"]

@@ -41,20 +41,21 @@ from mpq.workflows.task import Task
 def search(options: SearchOptions, talk: TalkOptions) -> None:
     """Find the best bit width for every layer within limits, on the built-in demo or your model."""
     from mpq._support.files import prepared_folder
-    from mpq.cli.console import print_frontier, print_result
+    from mpq.cli.console import print_frontier, print_result, print_warning
     from mpq.report.save import save_alternatives
 
     has_others = options.others.alternatives > 0
     # First of all: a folder that cannot be written to is better known before hours of work.
     with prepared_folder(options.output), talk.progress():
         result, session = options.run()
-        files = result.save(
-            options.output, options.frontier(result, session), options.section or []
-        )
+        curve = options.frontier(result, session)
+        files = result.save(options.output, curve, options.section or [])
         if has_others:
             found = options.alternatives(result, session)
             files += save_alternatives(found, options.output, result.run_id)
     talk.answer(result.assignment.to_json(), lambda console: print_result(result, console))
+    if curve.warning and not talk.as_json:
+        talk.answer("", lambda console: print_warning(curve, console))
     # JSON is one document, the assignment; alternatives are then in their file only.
     if has_others and not talk.as_json:
         talk.answer("", lambda console: print_frontier(found, console, "Alternatives"))

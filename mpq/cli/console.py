@@ -188,6 +188,15 @@ def print_frontier(frontier: "Frontier", console: Console, what: str = "Frontier
     console.print(_table(table, f"{what} over {frontier.resource}", _all_columns))
     if what == "Frontier":
         console.print(f"hypervolume: {frontier.hypervolume:.4f} of the rectangle between the ends")
+        for line in frontier.spot_check:
+            console.print(for_people(line), markup=False, emoji=False)
+        print_warning(frontier, console)
+
+
+def print_warning(frontier: "Frontier", console: Console) -> None:
+    """Why a frontier is not to be believed, where that is known."""
+    if frontier.warning:
+        console.print(for_people(f"warning: {frontier.warning}"), markup=False, emoji=False)
 
 
 def _all_columns(_: str) -> bool:

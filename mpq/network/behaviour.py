@@ -140,13 +140,43 @@ def mixes_examples(module: nn.Module, batch: Batch, metric: OutputMetric, output
     if again.shape != outputs.shape or not is_same(outputs, again):
         raise ModelError(
             "the same input gives another answer once other examples were read in between: "
-            "something is kept between calls, in an attribute of the network. Reset it in forward, "
-            "or in eval() leave it as it is"
+            f"{_difference(outputs, again)}. Something is kept between calls, in "
+            f"{_kept_in(module, batch, other)}. Reset it in forward, or in eval() leave it as it is"
         )
     if changed.shape != outputs.shape:
         return True
     apart, largest = _apart(outputs[1:], changed[1:])
     return apart > 10 * _allowed(outputs) * largest
+
+
+def _difference(first: Tensor, second: Tensor) -> str:
+    """How far two answers ``[N, P, C]`` are apart, for a sentence."""
+    if first.shape != second.shape:
+        return f"its shape was {tuple(first.shape)} and is {tuple(second.shape)}"
+    apart, largest = _apart(first, second)
+    return f"outputs differ by up to {apart:.3g}, where the largest is {largest:.3g}"
+
+
+def _kept_in(module: nn.Module, batch: Batch, other: Batch) -> str:
+    """Which buffers a pass over other rows leaves different, for a sentence."""
+    states: list[dict[str, Tensor]] = []
+    with torch.no_grad():
+        for read in (batch, other):
+            module(*read.args, **read.kwargs)
+            states.append({name: found.clone() for name, found in module.named_buffers()})
+    before, after = states
+    names = [name for name, found in after.items() if not _is_equal(before.get(name), found)]
+    if not names:
+        return "an attribute of the network"
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"the buffer{'s' if names[1:] else ''} {', '.join(map(repr, names[:3]))}{more}"
+
+
+def _is_equal(first: Tensor | None, second: Tensor) -> bool:
+    if first is None or first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    # What is not a number stays so: a buffer of these need not have been written.
+    return bool(((first == second) | ((first != first) & (second != second))).all())
 
 
 def unchecked_rows(batch: Batch) -> str:

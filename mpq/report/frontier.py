@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isnan
 from typing import TYPE_CHECKING, final
 
@@ -25,7 +26,8 @@ class FrontierPoint:
         precisions: Layer name to the precision chosen for it.
         status: How the solver ended; ``None`` for points that nobody solved for.
         measured: On held-out examples, where asked.
-        meets_others: Whether it stays within the other budgets; every frontier point does.
+        meets_others: Whether it stays within the other budgets, and every layer may take its
+            precision; so it is with every frontier point.
     """
 
     label: str
@@ -46,9 +48,13 @@ class Frontier:
         resource: What the loss is traded for, such as ``latency`` or ``weight_bytes``.
         unit: Unit of every point's ``cost``.
         loss_unit: Unit of every point's ``loss``.
-        points: Sorted by cost; each loses strictly less than the one before it.
+        points: Sorted by cost; each loses strictly less than the one before it, measured where
+            uniform precisions corrected them.
         others: The chosen assignment and the uniform precisions.
         loss_name: What ``loss`` is: predicted, or measured on calibration examples.
+        spot_check: What measuring a few cells said of the predictions, in sentences; none where
+            they were not checked.
+        untrusted: Layers whose predictions failed there, and were not mended.
     """
 
     resource: str
@@ -57,6 +63,26 @@ class Frontier:
     points: tuple[FrontierPoint, ...]
     others: tuple[FrontierPoint, ...] = ()
     loss_name: str = "predicted_loss"
+    spot_check: tuple[str, ...] = ()
+    untrusted: tuple[str, ...] = ()
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether all of its points were tried on held-out examples."""
+        return bool(self.points) and all(point.measured is not None for point in self.points)
+
+    @property
+    def warning(self) -> str:
+        """Why its points are not to be believed, and what to do; empty: nothing is known."""
+        if not self.untrusted or self.is_measured:
+            return ""
+        more = f" and {len(self.untrusted) - 8} more" if len(self.untrusted) > 8 else ""
+        return (
+            "this frontier is only predicted, and the spot check says that predictions fail at "
+            f"{', '.join(self.untrusted[:8])}{more}: measure its points, and uniform precisions "
+            "beside them (--measure, Session.measured), or search with --sensitivity auto "
+            "or measured"
+        )
 
     @property
     def hypervolume(self) -> float:
@@ -65,10 +91,17 @@ class Frontier:
         The indicator of Zitzler and Thiele (1999, doi:10.1109/4235.797969), normalised by the two
         ends: the larger, the earlier the loss falls. ``nan`` with fewer than two points.
         """
-        if len(self.points) < 2:
+        if not self.points:
             return float("nan")
-        first, last = self.points[0], self.points[-1]
-        steps = zip(self.points, self.points[1:], strict=False)
+        # A uniform precision that was measured to be better may be predicted to be worse.
+        front = [self.points[0]]
+        for point in self.points[1:]:
+            if point.loss < front[-1].loss:
+                front.append(point)
+        if len(front) < 2:
+            return float("nan")
+        first, last = front[0], front[-1]
+        steps = pairwise(front)
         # Slices of the loss: between two neighbours, the better one dominates all that costs more.
         area = sum((last.cost - right.cost) * (left.loss - right.loss) for left, right in steps)
         # Neither factor is 0: points are sorted by cost, and each loses less than the one before.
@@ -87,6 +120,10 @@ class Frontier:
             "unit": self.unit,
             # `json.dumps` would write NaN, which is no JSON.
             "hypervolume_share": None if isnan(volume) else volume,
+            "is_measured": self.is_measured,
+            "spot_check": list(self.spot_check),
+            "untrusted_layers": list(self.untrusted),
+            "warning": self.warning or None,
             "points": [
                 {
                     cost: point.cost,

@@ -100,7 +100,7 @@ class Safeguard:
     def sentence(self) -> str:
         """What was found, for people."""
         if not self.checks:
-            return "no uniform precision meets these budgets"
+            return "no other uniform precision meets these budgets"
         if self.replaced_by is not None:
             (check,) = (c for c in self.checks if c.precision == self.replaced_by)
             return (

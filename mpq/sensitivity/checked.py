@@ -98,6 +98,16 @@ class SpotCheck:
         return tuple(dict.fromkeys(cell.layer for cell in self.cells if cell.is_off))
 
     @property
+    def untrusted(self) -> tuple[str, ...]:
+        """Layers whose predictions failed, and were neither measured nor raised instead."""
+        if self.fallback:
+            return ()
+        blind = (name for name in self.no_gradient if name not in self.without_effect)
+        before = () if self.raised or self.sampled else self.before_choice
+        failed = dict.fromkeys((*blind, *self.failing, *self.choosing, *before))
+        return tuple(name for name in failed if name not in self.repaired)
+
+    @property
     def sentences(self) -> tuple[str, ...]:
         """What was found, for people."""
         found = []

@@ -11,7 +11,7 @@ from mpq.problem.solution import Solution
 from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
 from mpq.solvers import SOLVERS, Solver
 from mpq.solvers.queries.solve import solve
-from mpq.workflows.minimize import minimize
+from mpq.workflows.minimize import Accepts, criterion, minimize
 from mpq.workflows.objective import Objective
 from mpq.workflows.refine import Refinement, refinable_estimator
 from mpq.workflows.refine import refine as refine_solution
@@ -95,6 +95,12 @@ class Method:
             return problem, solve(self.solver, problem)
         # What may be lost is promised for examples that no estimate has seen.
         return minimize(self.objective, problem, table, self.solver, prepared.on_held_out)
+
+    def accepts(self, problem: Problem, prepared: Prepared) -> Accepts:
+        """Whether a choice ``[L]`` within the budgets keeps what the objective says of the loss."""
+        if self.objective is None:
+            return lambda _: True
+        return criterion(self.objective, problem, prepared.on_held_out)
 
     def refined(
         self, problem: Problem, solution: Solution, prepared: Prepared

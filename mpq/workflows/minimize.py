@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
+from typing import Final
 
 from mpq._support.arrays import Columns
-from mpq.errors import InputError
+from mpq.errors import InfeasibleError, InputError
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
-from mpq.problem.solution import Solution
+from mpq.problem.solution import Solution, Status
 from mpq.problem.tolerances import is_within
 from mpq.quantization.precision import ORIGINAL
 from mpq.solvers import Solver
@@ -15,9 +17,12 @@ from mpq.solvers.queries.least_cost import least_cost_measured
 from mpq.solvers.queries.solve import cheapest
 from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.objective import Objective
+from mpq.workflows.uniform import uniform_within
 
-# bisection over them takes six or seven measurements of the network
-FRONTIER_POINTS = 64
+FRONTIER_POINTS: Final = 64
+"""Bisection over them takes six or seven measurements of the network."""
+
+Accepts = Callable[[Columns], bool]
 
 
 def minimize(
@@ -40,15 +45,56 @@ def minimize(
     # A predicted sum can change places with the cost, exactly; a measured loss has to be tried.
     if objective.max_loss is not None:
         return cheapest(problem, table, solver, objective.max_loss)
-    is_acceptable = _criterion(objective, problem, evaluator)
-    found = least_cost_measured(problem, table, solver, is_acceptable, FRONTIER_POINTS)
+    accepts = criterion(objective, problem, evaluator)
+    try:
+        found = least_cost_measured(problem, table, solver, accepts, FRONTIER_POINTS)
+    except InfeasibleError as error:
+        # The frontier is only predicted to lose least: what one takes without it may do.
+        uniform = _least_uniform(problem, table, solver, accepts)
+        if uniform is None:
+            tried = ", ".join(map(str, uniform_within(problem)))
+            also = f"; nor, as measured, is any uniform precision: {tried}" if tried else ""
+            raise InfeasibleError(f"{error}{also}") from error
+        return uniform
+    uniform = _least_uniform(problem, table, solver, accepts, found.cost)
     why = f"least {table.name}: {found.num_tried} points of the frontier were measured"
-    return found.problem, replace(found.solution, why=why)
+    return uniform or (found.problem, replace(found.solution, why=why))
 
 
-def _criterion(
-    objective: Objective, problem: Problem, evaluator: Evaluator
-) -> Callable[[Columns], bool]:
+def _least_uniform(
+    problem: Problem, table: CostTable, solver: Solver, accepts: Accepts, below: float = inf
+) -> tuple[Problem, Solution] | None:
+    """The uniform precision of least cost that is acceptable, if any costs less than ``below``."""
+    costs = {p: (table.total(columns), columns) for p, columns in uniform_within(problem).items()}
+    for precision, (cost, columns) in sorted(costs.items(), key=lambda item: item[1][0]):
+        # Equal costs are none of the objective's: `never_worse` compares losses there.
+        if is_within(below, cost):
+            break
+        if accepts(columns):
+            name = f"{solver.name}, replaced by uniform {precision}"
+            found = Solution(Status.FEASIBLE, columns, problem.loss_of(columns), None, name, 0.0)
+            why = (
+                f"least {table.name}: uniform {precision} was measured to be acceptable, where no "
+                f"{'point' if below == inf else 'cheaper point'} of the frontier that was tried is"
+            )
+            return problem.limited(table, cost), replace(found, why=why)
+    return None
+
+
+def criterion(objective: Objective, problem: Problem, evaluator: Evaluator) -> Accepts:
+    """Whether a choice ``[L]`` loses no more than the objective allows, measured where it says so.
+
+    Args:
+        objective: What may be lost.
+        problem: With its loss.
+        evaluator: Measures assignments on the held-out examples.
+
+    Raises:
+        InputError: If accuracy cannot be measured.
+    """
+    if objective.max_loss is not None:
+        most = objective.max_loss
+        return lambda columns: is_within(problem.loss_of(columns), most)
     precisions, names = problem.loss.precisions, problem.loss.layers
 
     def measured(columns: Columns) -> tuple[float, float | None]:

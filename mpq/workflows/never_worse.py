@@ -1,6 +1,6 @@
 """An answer is never worse than a uniform precision that meets the same budgets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,10 @@ from mpq.workflows.uniform import uniform_within
 
 
 def never_worse(
-    prepared: Prepared, problem: Problem, solution: Solution
+    prepared: Prepared,
+    problem: Problem,
+    solution: Solution,
+    accepts: Callable[[Columns], bool] = lambda _: True,
 ) -> tuple[Solution, Safeguard]:
     """The solution, or the uniform precision that is measured to be better on both sets.
 
@@ -30,10 +33,14 @@ def never_worse(
         prepared: Measures on calibration and on held-out examples.
         problem: The problem that was solved.
         solution: Its solution, with an assignment.
+        accepts: Whether a choice ``[L]`` meets what else is asked than budgets, as an objective's
+            limit on the loss.
     """
     assert solution.columns is not None
     found = uniform_within(problem)
-    others = {p: c for p, c in found.items() if not np.array_equal(c, solution.columns)}
+    others = {
+        p: c for p, c in found.items() if not np.array_equal(c, solution.columns) and accepts(c)
+    }
     if not others:
         return solution, Safeguard()
     answer = _measured(prepared, problem, solution.columns)
@@ -53,7 +60,10 @@ def never_worse(
 def never_worse_points(
     prepared: Prepared, points: Sequence[FrontierPoint], others: Sequence[FrontierPoint]
 ) -> tuple[FrontierPoint, ...]:
-    """Measured points of a frontier, corrected by uniform precisions that cost no more.
+    """Measured points of a frontier, corrected by uniform precisions.
+
+    One that is better than a point and costs no more takes its place; one that is better than all
+    points that cost no more, between them or beyond the last, is a point too.
 
     Args:
         prepared: Measures on calibration and on held-out examples.
@@ -70,7 +80,16 @@ def never_worse_points(
         found = min(better, key=lambda u: _divergence(u), default=point)
         label = point.label if found is point else f"frontier (uniform {found.label})"
         kept.setdefault((found.cost, str(found.precisions)), replace(found, label=label))
-    return tuple(kept.values())
+    if not uniform:
+        return tuple(kept.values())  # as alternatives are, which are by rank
+    # By cost, as a uniform precision that came in betters what costs more than it. A cost of nan
+    # is one that the device cannot run.
+    for u in sorted((u for u in uniform if u.cost == u.cost), key=lambda u: u.cost):
+        cheaper = [point for point in kept.values() if point.cost <= u.cost]
+        if all(_is_better(prepared, u, point) for point in cheaper):
+            label = f"frontier (uniform {u.label})"
+            kept.setdefault((u.cost, str(u.precisions)), replace(u, label=label))
+    return tuple(sorted(kept.values(), key=lambda point: point.cost))
 
 
 def _divergence(point: FrontierPoint) -> float:

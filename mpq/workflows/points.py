@@ -94,7 +94,9 @@ def row_point(
     return replace(
         _point(row.label, problem, table, columns, status),
         measured=row.measured,
-        meets_others=all(budget.is_met(columns) for budget in others),
+        # What a layer may not take is no choice, whatever it costs.
+        meets_others=problem.is_allowed(columns)
+        and all(budget.is_met(columns) for budget in others),
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from math import isnan
@@ -164,7 +164,8 @@ class SearchResult:
         if self.trials and solver is None:
             points = found_points(self.problem, table, self.trials)
             name = "calibration_loss" if self.provenance.is_loss_measured else "predicted_loss"
-            return Frontier(table.name, table.unit, self.problem.loss.unit, points, (), name)
+            found = Frontier(table.name, table.unit, self.problem.loss.unit, points, (), name)
+            return found if self.provenance.is_loss_measured else self._checked(found)
         points = frontier_points(self.problem, table, solver or self._solver, num_points, hull)
         others = tuple(
             row_point(self.problem, self.solution, table, row, self.provenance.target)
@@ -172,7 +173,15 @@ class SearchResult:
             # Its precision need not be a column, and then nothing here knows its costs.
             if row.label != "original"
         )
-        return Frontier(table.name, table.unit, self.problem.loss.unit, points, others)
+        found = Frontier(table.name, table.unit, self.problem.loss.unit, points, others)
+        return self._checked(found)
+
+    def _checked(self, frontier: Frontier) -> Frontier:
+        """With what the spot check says of its predictions."""
+        check = self.spot_check
+        if check is None:
+            return frontier
+        return replace(frontier, spot_check=check.sentences, untrusted=check.untrusted)
 
     def alternatives(self, count: int, min_differing_layers: int = 1) -> Frontier:
         """The best assignments that differ from each other, to be tried on what really counts.

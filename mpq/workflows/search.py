@@ -90,10 +90,9 @@ def searched(task: Task, limits: Sequence[Limit], method: Method) -> tuple[Searc
     # Where a cost was minimised, that cost is one more budget of the problem that comes back.
     problem, solution = method.solve(problem, table, prepared)
     solution, rounds = method.refined(problem, solution, prepared)
-    # With an objective the loss is a limit, which the answer keeps; less of it is not asked for.
-    safeguard = None
-    if method.objective is None:
-        solution, safeguard = never_worse(prepared, problem, solution)
+    # With an objective, the least cost is a budget by now, and the loss has a limit to keep.
+    accepts = method.accepts(problem, prepared)
+    solution, safeguard = never_worse(prepared, problem, solution, accepts)
     session = Session(prepared)
     result = session.record(
         problem, solution, method.solver, method.estimator.name, rounds, check, safeguard

@@ -408,5 +408,36 @@ class Remembering(nn.Module):
 
 def test_what_is_kept_in_an_attribute_is_refused() -> None:
     """Twice the same batch gives twice the same answer; with another one in between it does not."""
-    with pytest.raises(ModelError, match="once other examples were read in between"):
+    with pytest.raises(ModelError, match="once other examples were read in between") as refused:
         Network.of(Remembering().eval(), rows(2))
+
+    assert "differ by up to " in str(refused.value)
+    assert "in an attribute of the network" in str(refused.value)
+
+
+class Ring(nn.Module):
+    """Adds what it said of the batch before, which a buffer holds."""
+
+    last: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(16, 8), nn.Linear(8, 3)
+        self.register_buffer("last", torch.zeros(8))
+        self.register_buffer("still", torch.full((2,), float("nan")))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        h = torch.relu(self.a(x))
+        out: Tensor = self.b(h + self.last)
+        self.last.copy_(h.detach().mean(0))
+        return out
+
+
+@pytest.mark.parametrize("size", [2, 8])
+def test_a_buffer_that_is_kept_is_named(size: int) -> None:
+    """With the size of the difference, and only the buffer that a pass writes."""
+    with pytest.raises(ModelError, match=r"differ by up to \S+, where the largest") as refused:
+        Network.of(Ring().eval(), [batch[:size] for batch in rows(3)])
+
+    assert "in the buffer 'last'." in str(refused.value)

@@ -59,4 +59,4 @@ def test_the_sentence_names_what_cannot_be_told_apart() -> None:
         "measured better than 1 uniform precision within the budgets; not distinguishable from w8a8"
     )
     assert Safeguard(found.checks[1:]).sentence == "not distinguishable from w8a8"
-    assert Safeguard().sentence == "no uniform precision meets these budgets"
+    assert Safeguard().sentence == "no other uniform precision meets these budgets"

@@ -1,5 +1,7 @@
 """An answer is never worse than a uniform precision that meets the same budgets."""
 
+import json
+
 import pytest
 from torch import nn
 
@@ -90,3 +92,76 @@ def test_a_measured_frontier_is_corrected_too(replaced: mpq.SearchResult) -> Non
     assert len(corrected) == 1
     assert {str(p) for p in corrected[0].precisions.values()} == {"w4a32"}
     assert [point.cost for point in found.points] == sorted(point.cost for point in found.points)
+
+
+def test_a_measured_limit_is_met_by_a_uniform_precision() -> None:
+    """Where no point of the predicted frontier is acceptable, uniform w8 may be."""
+    least = mpq.search(task(), {"weight_bytes": "1x:w8"}, sensitivity="sketch")
+    most = least.comparison("w8a32").measured.divergence * 1.5
+    objective = mpq.Objective("weight_bytes", max_measured_loss=most)
+
+    found = mpq.search(task(), objective=objective, sensitivity="sketch")
+
+    assert found.measured.divergence <= most
+    assert found.comparison("result").costs["weight_bytes"] <= found.comparison("w8a32").costs[
+        "weight_bytes"
+    ]  # fmt: skip
+    assert found.safeguard is not None
+    assert "least weight_bytes" in found.solution.why
+
+
+@pytest.mark.parametrize("criterion", ["max_loss", "max_measured_loss"])
+def test_an_objective_is_never_worse_either(criterion: str) -> None:
+    """No uniform precision that meets the same limit costs less, or is better for no more."""
+    objective = mpq.Objective("weight_bytes", **{criterion: 0.01})
+
+    found = mpq.search(task(), objective=objective, sensitivity="sketch")
+
+    result = found.comparison("result")
+    assert found.safeguard is not None
+    for label in ("w2a32", "w4a32", "w8a32"):
+        uniform = found.comparison(label)
+        assert uniform.predicted_loss is not None
+        lost = uniform.predicted_loss if criterion == "max_loss" else uniform.measured.divergence
+        if lost <= 0.01 and criterion == "max_measured_loss":
+            assert result.costs["weight_bytes"] <= uniform.costs["weight_bytes"]
+        if lost <= 0.01 and uniform.costs["weight_bytes"] <= result.costs["weight_bytes"]:
+            assert result.measured.divergence <= uniform.measured.divergence
+    assert found.solution.status is Status.FEASIBLE or criterion == "max_loss"
+
+
+def test_a_limit_that_nothing_meets_names_what_was_tried() -> None:
+    """The uniform precisions were measured too, before it is refused."""
+    objective = mpq.Objective("weight_bytes", max_measured_loss=1e-12)
+
+    with pytest.raises(mpq.InfeasibleError, match="any uniform precision: w2a32, w4a32, w8a32"):
+        mpq.search(task(), objective=objective, sensitivity="sketch")
+
+
+def test_a_better_uniform_precision_is_a_point_of_a_measured_frontier(
+    replaced: mpq.SearchResult,
+) -> None:
+    """Also beyond the last point, which is believed to be as good as it gets."""
+    predicted = replaced.frontier("weight_bytes", 6)
+    w8 = next(point for point in predicted.others if point.label == "w8a32")
+    assert predicted.points[-1].cost < w8.cost
+
+    found = mpq.Session.of(task()).measured(predicted)
+
+    assert found.points[-1].precisions == w8.precisions
+    assert found.points[-1].label == "frontier (uniform w8a32)"
+    assert not found.warning
+    assert 0 <= found.hypervolume <= 1
+
+
+def test_a_predicted_frontier_says_that_its_check_failed(replaced: mpq.SearchResult) -> None:
+    """Which layers, and how to measure it; the default, which mends them, says nothing."""
+    found = replaced.frontier("weight_bytes", 6)
+    data = json.loads(found.to_json())
+
+    assert found.untrusted == ("a",)
+    assert "--measure" in data["warning"]
+    assert data["untrusted_layers"] == ["a"]
+    assert data["spot_check"] == list(found.spot_check)
+    assert not data["is_measured"]
+    assert not mpq.frontier(task(), "weight_bytes", num_points=4).warning

@@ -16,7 +16,7 @@ from mpq.errors import InfeasibleError, InputError
 from mpq.problem.solution import Status
 from mpq.report.measurement import Measurement
 from mpq.workflows.evaluator import Evaluator
-from mpq.workflows.minimize import _criterion
+from mpq.workflows.minimize import criterion
 
 
 def search(
@@ -78,7 +78,7 @@ def test_a_drop_of_just_so_much_is_acceptable(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Evaluator, "measure", lambda _, precisions: measured[not precisions])
     assert 0.52 - 0.05 > 0.47
 
-    is_acceptable = _criterion(
+    is_acceptable = criterion(
         mpq.Objective("weight_bytes", max_accuracy_drop=0.05), problem, evaluator
     )
 

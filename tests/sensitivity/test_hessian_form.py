@@ -1,6 +1,7 @@
 """The quadratic form against dense Hessians, and against the divergence that it approximates."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -204,10 +205,11 @@ def test_a_shared_parameter_is_changed_layer_by_layer() -> None:
         return torch.tanh(x.double() @ first.T) @ second.T
 
     p = logits(torch.zeros_like(change), 0).softmax(dim=-1)
-    forms = [
-        dense_form(lambda d, i=i: -(p * logits(d, i).log_softmax(dim=-1)).sum(), change)
-        for i in range(2)
-    ]
+
+    def loss(d: Tensor, layer: int) -> Tensor:
+        return -(p * logits(d, layer).log_softmax(dim=-1)).sum()
+
+    forms = [dense_form(partial(loss, layer=i), change) for i in range(2)]
     np.testing.assert_allclose(found[:, 0], 0.5 * np.array(forms) / 6, rtol=1e-4)
 
 

@@ -246,6 +246,11 @@ def test_stored_bits_of_an_activation(text: str, bits: int) -> None:
     assert activation.stored_bits(800) == bits
 
 
+def test_a_weight_of_one_channel_has_one_scale() -> None:
+    """Which is what is counted where nobody says how many there are."""
+    assert Precision.parse("w4").weight.stored_bits(100) == 400 + 32
+
+
 def test_only_fp32_is_exact() -> None:
     """Fp32 stands for the original numbers; every other format rounds them."""
     exact = [name for name in TOKENS if Precision.parse(f"w{name}").weight.is_exact]

@@ -51,6 +51,22 @@ def test_it_learns_where_losses_are_low(seed: int) -> None:
     assert min(seen) <= 3
 
 
+def test_the_sampler_is_told_of_every_trial_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch after batch what is new; twice the same trial would count twice in its densities."""
+    told = []
+    add = optuna.Study.add_trial
+
+    def add_trial(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        told.append(tuple(trial.params.values()))
+        add(study, trial)
+
+    monkeypatch.setattr(optuna.Study, "add_trial", add_trial)
+
+    Bayesian(num_trials=40, batch_size=5, is_seeded=False, objective=distance).solve(problem())
+
+    assert len(told) == len(set(told)) == 35  # of the last batch nobody asks
+
+
 def test_the_sampler_works_in_memory(tmp_path: Path) -> None:
     """The storage takes finished trials only, one attribute each: no parameter, no failed trial."""
     path = str(tmp_path / "run.log")

@@ -104,6 +104,12 @@ def test_numbers_of_alternatives_are_positive(
         alternatives(make_problem([[1.0, 2.0]]), Lagrangian(), count, distance)
 
 
+def test_more_alternatives_than_anybody_has_memory_for_are_refused(make_problem: Make) -> None:
+    """Before anything is solved."""
+    with pytest.raises(InputError, match="alternatives"):
+        alternatives(make_problem([[1.0, 2.0]]), Lagrangian(), 10**30)
+
+
 def resource(problem: Problem, seed: int) -> CostTable:
     """A cost that no budget is on."""
     values = np.sort(np.random.default_rng(seed + 99).random((6, 3)), axis=1)

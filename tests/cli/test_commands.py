@@ -35,6 +35,25 @@ def calibration():
     for _ in range(4):
         yield torch.randn(16, 1, 8, 8, generator=generator)
 """
+ROUNDING = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(16, 32), nn.Linear(32, 5)
+        self.eval()
+
+    def forward(self, x):
+        return self.b(torch.round(self.a(x).relu() * 4) / 4)
+
+def data():
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(4):
+        yield torch.randn(32, 16, generator=generator)
+"""
 FILES = {
     "assignment.json",
     "table.csv",
@@ -261,6 +280,24 @@ def test_frontier_measured(tmp_path: Path) -> None:
     assert [float(row["weight_bytes"]) for row in points] == sorted(
         float(row["weight_bytes"]) for row in points
     )
+
+
+def test_a_frontier_says_where_its_prediction_fails(tmp_path: Path) -> None:
+    """On the terminal and in the file: no gradient reaches the first layer."""
+    Path(tmp_path, "net.py").write_text(ROUNDING)
+    options = ("--data", f"{tmp_path}/net.py:data", "--precisions", "w2,w4,w8", "--points", "3")
+
+    found = call(
+        *("frontier", "--model", f"{tmp_path}/net.py:Net", *options, "--sensitivity", "sketch"),
+        *("--output", tmp_path / "out"),
+    )
+
+    said = " ".join(found.stdout.split())
+    assert "no gradient reaches a" in said
+    assert "warning: this frontier is only predicted" in said
+    told = json.loads((tmp_path / "out" / "frontier.json").read_text())
+    assert told["untrusted_layers"] == ["a"]
+    assert not told["is_measured"]
 
 
 def test_frontier_over_another_resource(tmp_path: Path) -> None:

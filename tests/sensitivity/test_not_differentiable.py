@@ -21,31 +21,14 @@ from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import Estimation
 from mpq.sensitivity.passes import differentiation
 from tests.blind import examples
+from tests.sensitivity.gradient_users import DIFFERENTIATING, WITHOUT_GRADIENTS
 
 CANDIDATES = tuple(map(Precision.parse, ("w2", "w4a8", "fp32")))
-WITHOUT_GRADIENTS = (
-    "activation-entropy",
-    "histogram-kl",
-    "layer-input-modification",
-    "layer-output",
-    "measured",
-    "orthogonality",
-    "pairwise",
-    "weight-error",
-    "z-score",
-    "zero-cost:proxy=l2-norm",
-)
-# Everything else that is registered, so that a new estimator is tested here unless it says why not.
 TWICE = (
     "hessian-eigenvalue",
     "hessian-form",
     "hessian-trace:matrix=hessian",
     "zero-cost:proxy=grasp",
-)
-DIFFERENTIATING = (
-    *(name for name in ESTIMATORS.names() if name not in (*WITHOUT_GRADIENTS, "auto")),
-    "hessian-trace:matrix=hessian",
-    *(f"zero-cost:proxy={x}" for x in ("synflow", "fisher", "grasp", "grad-norm", "plain")),
 )
 
 

@@ -15,7 +15,7 @@ from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import Estimation
 from mpq.sensitivity.spot_check import without_gradient
-from tests.sensitivity.test_not_differentiable import DIFFERENTIATING
+from tests.sensitivity.gradient_users import DIFFERENTIATING
 
 CANDIDATES = tuple(map(Precision.parse, ("w2", "w4")))
 TOKENS, WIDTH = 6, 3

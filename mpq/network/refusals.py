@@ -138,7 +138,10 @@ def _is_simulator(module: nn.Module) -> bool:
 def _is_off(module: nn.Module) -> bool:
     # A buffer of one number, or an attribute; some packages have methods of these names.
     states = [(getattr(module, switch, None), off) for switch, off in _OFF]
-    return any(isinstance(x, bool | Tensor) and bool(x) == off for x, off in states)
+    return any(
+        (isinstance(x, bool) or (isinstance(x, Tensor) and x.numel() == 1)) and bool(x) == off
+        for x, off in states
+    )
 
 
 def _is_rounding(module: nn.Module) -> bool:

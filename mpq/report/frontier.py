@@ -91,20 +91,21 @@ class Frontier:
         The indicator of Zitzler and Thiele (1999, doi:10.1109/4235.797969), normalised by the two
         ends: the larger, the earlier the loss falls. ``nan`` with fewer than two points.
         """
-        if not self.points:
-            return float("nan")
-        # A uniform precision that was measured to be better may be predicted to be worse.
-        front = [self.points[0]]
-        for point in self.points[1:]:
-            if point.loss < front[-1].loss:
-                front.append(point)
+        front: list[FrontierPoint] = []
+        for point in self.points:
+            # A uniform precision that was measured to be better may be predicted to be worse.
+            if front and point.loss >= front[-1].loss:
+                continue
+            if front and point.cost == front[-1].cost:
+                front.pop()
+            front.append(point)
         if len(front) < 2:
             return float("nan")
         first, last = front[0], front[-1]
         steps = pairwise(front)
         # Slices of the loss: between two neighbours, the better one dominates all that costs more.
         area = sum((last.cost - right.cost) * (left.loss - right.loss) for left, right in steps)
-        # Neither factor is 0: points are sorted by cost, and each loses less than the one before.
+        # Neither factor is 0: each costs more and loses less than the one before.
         return area / ((last.cost - first.cost) * (first.loss - last.loss))
 
     def to_json(self) -> str:

@@ -71,7 +71,13 @@ def _draw_others(axes: Axes, others: Sequence["FrontierPoint"]) -> None:
     chosen = [p for p in shown if p.label == "result"]
     for points, marker, size, color, label in (
         ([p for p in uniform if p.meets_others], "s", 5, "0.3", "uniform"),
-        ([p for p in uniform if not p.meets_others], "s", 5, "0.75", "uniform, over other budgets"),
+        (
+            [p for p in uniform if not p.meets_others],
+            "s",
+            5,
+            "0.75",
+            "uniform, beyond budgets or rules",
+        ),
         (chosen, "*", 14, "C3", "chosen"),
     ):
         if not points:

@@ -110,7 +110,12 @@ def criterion(objective: Objective, problem: Problem, evaluator: Evaluator) -> A
     original = evaluator.measure(evaluator.uniform(ORIGINAL)).accuracy
     if original is None or objective.max_accuracy_drop is None:
         raise InputError("max_accuracy_drop needs held-out examples with targets")
-    # every assignment has the original's targets, so that an accuracy is there for all or for none
     least = original - objective.max_accuracy_drop
+
     # The difference is rounded: an accuracy that dropped by just so much must not be refused.
-    return lambda columns: is_within(least, measured(columns)[1] or 0.0)
+    def is_accurate(columns: Columns) -> bool:
+        accuracy = measured(columns)[1]
+        assert accuracy is not None  # as of the original
+        return is_within(least, accuracy)
+
+    return is_accurate

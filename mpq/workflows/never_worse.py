@@ -87,8 +87,10 @@ def never_worse_points(
     for u in sorted((u for u in uniform if u.cost == u.cost), key=lambda u: u.cost):
         cheaper = [point for point in kept.values() if point.cost <= u.cost]
         if all(_is_better(prepared, u, point) for point in cheaper):
+            # Of equal costs the better one alone is on the frontier.
+            kept = {key: point for key, point in kept.items() if point.cost != u.cost}
             label = f"frontier (uniform {u.label})"
-            kept.setdefault((u.cost, str(u.precisions)), replace(u, label=label))
+            kept[u.cost, str(u.precisions)] = replace(u, label=label)
     return tuple(sorted(kept.values(), key=lambda point: point.cost))
 
 

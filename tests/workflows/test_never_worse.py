@@ -1,13 +1,19 @@
 """An answer is never worse than a uniform precision that meets the same budgets."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from torch import nn
 
 import mpq
 from mpq.problem.solution import Status
+from mpq.quantization.precision import Precision
+from mpq.report.frontier import Frontier, FrontierPoint
+from mpq.report.measurement import Measurement
 from mpq.report.safeguard import Verdict
+from mpq.workflows import never_worse
+from mpq.workflows.never_worse import _divergence
 from mpq.workflows.uniform import uniform_within
 from tests.blind import BETWEEN, Blocked, examples
 
@@ -106,28 +112,47 @@ def test_a_measured_limit_is_met_by_a_uniform_precision() -> None:
     assert found.comparison("result").costs["weight_bytes"] <= found.comparison("w8a32").costs[
         "weight_bytes"
     ]  # fmt: skip
-    assert found.safeguard is not None
-    assert "least weight_bytes" in found.solution.why
+    assert found.solution.solver.endswith("replaced by uniform w8a32")
+    assert "no point of the frontier" in found.solution.why
 
 
-@pytest.mark.parametrize("criterion", ["max_loss", "max_measured_loss"])
-def test_an_objective_is_never_worse_either(criterion: str) -> None:
-    """No uniform precision that meets the same limit costs less, or is better for no more."""
-    objective = mpq.Objective("weight_bytes", **{criterion: 0.01})
+def test_an_objective_is_never_worse_either() -> None:
+    """A uniform precision that is cheaper than what bisection found, and acceptable, is taken."""
+    objective = mpq.Objective("weight_bytes", max_measured_loss=1e-4)
 
     found = mpq.search(task(), objective=objective, sensitivity="sketch")
 
+    assert found.solution.solver.endswith("replaced by uniform w4a32")
     result = found.comparison("result")
-    assert found.safeguard is not None
+    assert result.measured.divergence <= 1e-4
     for label in ("w2a32", "w4a32", "w8a32"):
         uniform = found.comparison(label)
-        assert uniform.predicted_loss is not None
-        lost = uniform.predicted_loss if criterion == "max_loss" else uniform.measured.divergence
-        if lost <= 0.01 and criterion == "max_measured_loss":
+        if uniform.measured.divergence <= 1e-4:
             assert result.costs["weight_bytes"] <= uniform.costs["weight_bytes"]
-        if lost <= 0.01 and uniform.costs["weight_bytes"] <= result.costs["weight_bytes"]:
-            assert result.measured.divergence <= uniform.measured.divergence
-    assert found.solution.status is Status.FEASIBLE or criterion == "max_loss"
+
+
+def test_of_uniform_precisions_of_one_cost_the_better_is_a_point(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """w4a4 and w4a8 store the same bytes; both better all that is cheaper."""
+    monkeypatch.setattr(
+        never_worse, "_is_better", lambda _, u, point: _divergence(u) < _divergence(point)
+    )
+
+    def point(label: str, cost: float, loss: float) -> FrontierPoint:
+        return FrontierPoint(label, cost, loss, {}, measured=Measurement(loss, None, None, 9))
+
+    points = [point("frontier", 1.0, 5.0)]
+    others = [point("w4a4", 2.0, 3.0), point("w4a8", 2.0, 2.0), point("w2a8", 0.5, 9.0)]
+    others = [replace(u, precisions={"a": Precision.parse(u.label)}) for u in others]
+
+    found = never_worse.never_worse_points(None, points, others)  # type: ignore[arg-type]
+
+    labels = ["frontier (uniform w2a8)", "frontier", "frontier (uniform w4a8)"]
+    assert [each.label for each in found] == labels
+    assert Frontier("weight_bytes", "bytes", "nats", found).hypervolume == pytest.approx(
+        ((2.0 - 1.0) * (9.0 - 5.0)) / ((2.0 - 0.5) * (9.0 - 2.0))
+    )
 
 
 def test_a_limit_that_nothing_meets_names_what_was_tried() -> None:

@@ -46,7 +46,7 @@ def refusal(layer: LayerShape, precision: Precision) -> str:
         return "its layers read integers of 8 bits (a8, a8s, a8d), or floating point (a32)"
     if way_of(layer, precision) is Way.DYNAMIC:
         return _dynamic_refusal(layer, weight, read)
-    return _convolution_refusal(layer, weight, 4)
+    return _convolution_refusal(layer, weight)
 
 
 def _dynamic_refusal(layer: LayerShape, weight: TensorFormat, read: TensorFormat) -> str:
@@ -54,10 +54,12 @@ def _dynamic_refusal(layer: LayerShape, weight: TensorFormat, read: TensorFormat
         return "inputs that are rounded while running have a zero point: a8d"
     if layer.kind == "linear":
         return ""
-    why = _convolution_refusal(layer, weight, 8)
+    why = _convolution_refusal(layer, weight)
     if why:
         return why
     bits = CONTAINERS[weight.number.bits]
+    if bits < 8 and _is_depthwise(layer):
+        return "a dynamic convolution with one input channel a group takes weights of 8 bits"
     num_channels, _ = rows_of(layer)
     if bits < 8 and (weight.granularity is Granularity.TENSOR or num_channels == 1):
         return (
@@ -72,16 +74,11 @@ def _dynamic_refusal(layer: LayerShape, weight: TensorFormat, read: TensorFormat
     return ""
 
 
-def _convolution_refusal(layer: LayerShape, weight: TensorFormat, fewest_depthwise: int) -> str:
+def _convolution_refusal(layer: LayerShape, weight: TensorFormat) -> str:
     """Of weights that a convolution's kernel reads as integers."""
-    bits = CONTAINERS[weight.number.bits]
-    if layer.kind == "linear":
+    if layer.kind == "linear" or CONTAINERS[weight.number.bits] > 2:
         return ""
-    if bits == 2:
-        return "a convolution in integers takes weights of 4 and 8 bits: of 2 it computes garbage"
-    if _is_depthwise(layer) and bits < fewest_depthwise:
-        return "a dynamic convolution with one input channel a group takes weights of 8 bits"
-    return ""
+    return "a convolution in integers takes weights of 4 and 8 bits: of 2 it computes garbage"
 
 
 def _is_depthwise(layer: LayerShape) -> bool:

@@ -66,7 +66,7 @@ class StaticLayer:
         if float(codes.abs().max()) > LARGEST_BIAS:
             raise ModelError(
                 f"litert: the bias of layer {self.name!r} does not fit into 32 bits: it is "
-                "millions of times as large as its products; give it inputs in floating point"
+                "more than 100,000 times its largest product; give it inputs in floating point"
             )
         return codes.to(torch.int32)
 

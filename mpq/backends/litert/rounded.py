@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mpq.backends.litert.graph import Form
 from mpq.backends.litert.requantizing import Rounding, requantized
+from mpq.errors import ModelError
 from mpq.network.arguments import input_of
 from mpq.network.examples import Batch
 from mpq.network.modules import device_of, hooks
@@ -62,6 +63,9 @@ def measured_forms(
         batches: Examples, one after the other.
         wanted: Layer name to what is stored of it.
         method: As ``RANGE_METHODS`` takes it.
+
+    Raises:
+        ModelError: If the examples do not reach one of them.
     """
     chosen = RANGE_METHODS.build(method)
     samples: dict[str, list[Tensor]] = {name: [] for name in wanted}
@@ -69,6 +73,8 @@ def measured_forms(
 
     def observe(name: str, layer: nn.Module, args: Any, output: Tensor) -> None:  # noqa: ARG001
         numbers = CUTS[wanted[name].cut](output.detach()).flatten().float().cpu()
+        if not len(numbers):  # an expert may be called with no rows at all
+            return
         if chosen.reads_extremes_only:
             numbers = torch.stack(numbers.aminmax())
         elif len(numbers) > SAMPLES_PER_BATCH:
@@ -82,6 +88,8 @@ def measured_forms(
         for batch in batches if wanted else ():
             on_device = batch.to(device_of(module))
             module(*on_device.args, **on_device.kwargs)
+    if missed := [name for name, seen in samples.items() if not seen]:
+        raise ModelError(f"litert: the examples reach no output of {', '.join(missed)}")
     return {name: _measured(torch.cat(samples[name]), x, chosen) for name, x in wanted.items()}
 
 

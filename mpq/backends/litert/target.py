@@ -286,7 +286,10 @@ class LoadedByLiteRt:
                 name: x.cpu().numpy().astype(details[name]["dtype"])
                 for name, x in zip(names, part.tensors, strict=True)
             }
-            (output,) = self.runner(**given).values()
+            try:
+                (output,) = self.runner(**given).values()
+            except (RuntimeError, ValueError) as error:
+                raise ModelError(f"litert: LiteRT cannot run the file: {error}") from error
             return [torch.from_numpy(output.copy())]
 
         return run_in_parts(batch, shapes, run)[0]

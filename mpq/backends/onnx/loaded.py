@@ -146,7 +146,7 @@ class LoadedByOnnxRuntime:
             return {}
         session = session_of(decoding_graph(model).SerializeToString(), {})
         names = [value.name for value in session.get_outputs()]
-        decoded = dict(zip(names, session.run(None, {}), strict=True))
+        decoded = dict(zip(names, outputs_of(session, {}), strict=True))
         return {name: as_rows(decoded[x["tensor"]], x) for name, x in layers.items()}
 
     def run(self, batch: Batch) -> Tensor:

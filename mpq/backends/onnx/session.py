@@ -73,12 +73,10 @@ def session_of(
         found.add_session_config_entry(name, value)
     for name, value in options.items():
         setattr(found, name, value)
-    # These exceptions have no public name and no common class but Exception.
-    failures = onnxruntime.capi.onnxruntime_pybind11_state
     # The provider by name, as a build for GPUs has others first.
     try:
         return onnxruntime.InferenceSession(graph, found, providers=["CPUExecutionProvider"])
-    except (failures.Fail, failures.NotImplemented, failures.InvalidGraph) as error:
+    except _failures() as error:
         raise ModelError(f"ONNX Runtime cannot load the graph: {error}") from error
 
 
@@ -88,11 +86,17 @@ def outputs_of(session: Any, feeds: Mapping[str, Any]) -> list[Any]:
     Raises:
         ModelError: If the graph fails on the way, as where shapes do not fit each other.
     """
-    import onnxruntime
-
-    failures = onnxruntime.capi.onnxruntime_pybind11_state
     try:
         found: list[Any] = session.run(None, dict(feeds))
-    except (failures.Fail, failures.RuntimeException, failures.InvalidArgument) as error:
+    except _failures() as error:
         raise ModelError(f"ONNX Runtime cannot run the graph: {error}") from error
     return found
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises: classes with no public name, and none in common but Exception."""
+    import onnxruntime
+
+    known = onnxruntime.capi.onnxruntime_pybind11_state
+    names = ("Fail", "NotImplemented", "InvalidGraph", "InvalidArgument", "RuntimeException")
+    return tuple(getattr(known, name) for name in names)

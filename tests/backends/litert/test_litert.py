@@ -142,7 +142,7 @@ class Twice(nn.Module):
         return found
 
 
-def test_litert_computes_a_layer_twice_bit_for_bit(tmp_path: Path) -> None:
+def test_litert_computes_a_layer_twice_in_the_median_as_simulated(tmp_path: Path) -> None:
     """Its outputs have one range, over both calls."""
     check = shipped_check(Twice, ("w8a8",), tmp_path / "out")
 

@@ -45,7 +45,7 @@ def test_kernels_part_at_ties() -> None:
 
 
 def test_a_second_rounding_moves_what_lies_just_below_a_tie() -> None:
-    """So that a few hundredths of the codes of 4-bit convolutions differ by one."""
+    """By one, and never by more: at this scale some of a hundred codes."""
     sums = torch.arange(-2000, 2001, dtype=torch.float64)
     once, twice = (
         requantized(sums, torch.tensor(0.1003), 1.0, x) for x in (Rounding.ONCE, Rounding.TWICE_UP)

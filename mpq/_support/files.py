@@ -95,6 +95,12 @@ def _refuse_no_files(folder: Path, names: Iterable[str]) -> None:
             raise OutputError(f"cannot write the file {path}: a folder is there")
         if path.exists() and not path.is_file():
             raise OutputError(f"cannot write the file {path}: a device or a pipe is there")
+        # It may lead to an open stream, to which nothing would be written then.
+        if path.is_symlink():
+            raise OutputError(
+                f"cannot write the file {path}: a link is there, which a file would replace; name "
+                "what it leads to"
+            )
 
 
 def _written(folder: Path, files: Mapping[str, bytes]) -> list[Path]:

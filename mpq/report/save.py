@@ -140,13 +140,13 @@ def save_estimators(comparison: SavedComparison, folder: Path | str) -> list[Pat
     def draw() -> bytes:
         from mpq.report.pictures import png
 
-        return png(comparison.plot())
+        return png(comparison.plot(), mark)
 
     predictions = comparison.predictions()
     mark = _mark("compare", predictions.to_csv(index=False))
     files = {
         "estimators.csv": csv_of(comparison.table(), mark),
-        "estimators.md": comparison.to_markdown().encode(),
+        "estimators.md": f"{comparison.to_markdown()}\n<!-- {mark} -->\n".encode(),
         "predictions.csv": csv_of(predictions, mark),
     }
     return _written(Path(folder), files, {"predictions.png": draw})

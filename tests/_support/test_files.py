@@ -187,6 +187,19 @@ def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
     assert not (tmp_path / "a.txt").exists()
 
 
+@pytest.mark.parametrize("leads_to", ["there.json", "gone.json", "/proc/self/fd/1"])
+def test_a_link_is_not_replaced(tmp_path: Path, leads_to: str) -> None:
+    """What it leads to may be an open stream, which would get nothing."""
+    (tmp_path / "there.json").write_text("old")
+    (tmp_path / "out.json").symlink_to(leads_to)
+
+    with pytest.raises(OutputError, match="cannot write the file .*out.json: "):
+        write_files(tmp_path, {"out.json": b"{}"})
+
+    assert (tmp_path / "out.json").is_symlink()
+    assert (tmp_path / "there.json").read_text() == "old"
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -1,6 +1,7 @@
 """Which estimator to trust: ``mpq.compare`` against predictions whose quality is known."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,11 @@ def test_saved_files_hold_the_same_numbers(found: EstimatorComparison, tmp_path:
     assert files == {"estimators.csv", "estimators.md", "predictions.csv", "predictions.png"}
     rows = pd.read_csv(tmp_path / "predictions.csv")
     assert rows["sketch [nats]"].to_numpy() == pytest.approx(found.scores[0].predicted)
-    assert (tmp_path / "estimators.md").read_text().count("\n") == 2 + 4
+    *table, between, mark = (tmp_path / "estimators.md").read_text().splitlines()
+    assert (len(table), between) == (2 + 4, "")
+    assert re.fullmatch(r"<!-- mpq-compare-[0-9a-f]{16} -->", mark)
+    assert mark[5:-4].encode() in (tmp_path / "predictions.png").read_bytes()
+    assert mark[5:-4] in (tmp_path / "estimators.csv").read_text()
     assert (tmp_path / "predictions.png").read_bytes()[:4] == b"\x89PNG"
 
 

@@ -128,7 +128,7 @@ def check_folding(
 
 
 def quantizer_of(assignment: Assignment) -> Quantizer:
-    """Rounds as the search did, with the assignment's calibrated ranges."""
+    """Rounds as the search did, with the assignment's calibrated ranges and stored weights."""
     ranges = ActivationRanges(
         {
             (layer.name, layer.precision.activation): layer.activation_range
@@ -137,7 +137,10 @@ def quantizer_of(assignment: Assignment) -> Quantizer:
             if layer.activation_range is not None
         }
     )
-    return Quantizer(ranges, assignment.weight_range, assignment.numerics)
+    weights, precisions = assignment.weights, assignment.precisions
+    by_layer = {} if weights is None else weights.by_layer
+    stored = {(name, precisions[name].weight): weight for name, weight in by_layer.items()}
+    return Quantizer(ranges, assignment.weight_range, assignment.numerics, stored)
 
 
 def _check_float(module: nn.Module, assignment: Assignment) -> None:

@@ -97,6 +97,10 @@ WeightRange = Annotated[
 ActivationRange = Annotated[
     str, typer.Option(help="minmax, percentile or mse, with options. See `mpq ranges`.")
 ]
+Rounding = Annotated[
+    str,
+    typer.Option(help="How weights become codes: nearest, gptq, ... See `mpq roundings`."),
+]
 Seed = Annotated[
     int,
     typer.Option(

@@ -2,9 +2,9 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -15,10 +15,12 @@ from mpq._support.one_run import check_one_run
 from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError, InputError, PrecisionError
 from mpq.network.layer import fingerprint, signature
+from mpq.problem.stored_weights import check_weights, content_beside, weights_of
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
+from mpq.quantization.stored import StoredWeights
 
 
 @final
@@ -125,6 +127,8 @@ class Assignment:
         weight_range: How the weights' ranges are chosen, as ``RANGE_METHODS`` takes it.
         numerics: How scales are stored and tokens rounded where it is meant to run.
         metadata: How it was found, and what was predicted and measured of it.
+        weights: Weights that were rounded with regard to data, which no ``weight_range`` gives
+            again; ``None``: all are rounded to nearest.
     """
 
     layers: tuple[AssignedLayer, ...]
@@ -133,6 +137,7 @@ class Assignment:
     weight_range: str = "mse"
     numerics: Numerics = OWN
     metadata: Metadata = field(default_factory=Metadata)
+    weights: StoredWeights | None = None
 
     @property
     def precisions(self) -> dict[str, Precision]:
@@ -158,7 +163,7 @@ class Assignment:
         return replace(self, metadata=changed)
 
     def to_json(self) -> str:
-        """JSON as ``mpq/problem/assignment.schema.json`` describes it."""
+        """JSON as ``mpq/problem/assignment.schema.json`` describes it, without ``weights``' file."""
         layers = [_layer_to_dict(layer) for layer in self.layers]
         data = {
             "schema_version": schema_versions.ASSIGNMENT,
@@ -166,6 +171,7 @@ class Assignment:
             "weight_range": self.weight_range,
             # Of few assignments: files without it are read by earlier versions as well.
             **({} if self.numerics == OWN else {"numerics": asdict(self.numerics)}),
+            **({} if self.weights is None else {"weights": self.weights.to_dict()}),
             "folded_batch_norm": dict(self.folded),
             "ties": [list(tie) for tie in self.ties],
             "layers": layers,
@@ -174,12 +180,16 @@ class Assignment:
         return json.dumps(data, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str, read_weights: Callable[[str], bytes] | None = None) -> Self:
         """Inverse of ``to_json``.
 
+        Args:
+            text: The JSON.
+            read_weights: Gives the content of the file beside it that it names, if it names one.
+
         Raises:
-            FileFormatError: If the text is no assignment, of a later schema version, or its
-                layers do not have the fingerprint it states.
+            FileFormatError: If the text is no assignment, of a later schema version, its layers do
+                not have the fingerprint it states, or its weights are missing or others.
         """
         data = parsed_json(text)
         # Asked before the schema is: a later file would fail it with a message about some key.
@@ -202,7 +212,8 @@ class Assignment:
         metadata = Metadata(**{**known, "budgets": budgets})
         numerics = Numerics(**data.get("numerics", {}))
         folded, weight_range = data["folded_batch_norm"], data["weight_range"]
-        made = cls(layers, ties, folded, weight_range, numerics, metadata)
+        weights = weights_of(data.get("weights"), read_weights)
+        made = cls(layers, ties, folded, weight_range, numerics, metadata, weights)
         _check_consistent(made)
         # Whoever edits a name or a shape by hand gets a file that fits no network.
         of_layers = fingerprint(layer.signature for layer in layers)
@@ -228,7 +239,7 @@ class Assignment:
             path = path / "assignment.json"
         text = read_text(path)
         try:
-            found = cls.from_json(text)
+            found = cls.from_json(text, partial(content_beside, path))
             check_one_run(path.parent, [path.name, "problem.json", "result.json"])
             return found
         # ``from_json`` knows no path, and the user may have given several.
@@ -307,6 +318,9 @@ def _check_consistent(assignment: Assignment) -> None:
     _refuse_doubles("layer", (layer.name for layer in assignment.layers))
     _refuse_doubles("folded BatchNorm", assignment.folded.values())
     precisions = assignment.precisions
+    if assignment.weights is not None:
+        formats = {x.name: (x.precision, x.weight_shape) for x in assignment.layers}
+        check_weights(assignment.weights, formats)
     for tie in assignment.ties:
         unknown = [name for name in tie if name not in precisions]
         if unknown:

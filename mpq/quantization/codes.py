@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mpq.quantization.grid import Grid, integer_range
 from mpq.quantization.precision import Granularity, TensorFormat
+from mpq.quantization.stored import StoredWeight, code_type, signature_of
 
 
 @final
@@ -53,6 +54,32 @@ class Codes:
             for t in (grid.scale, grid.zero_point)
         )
         return cls(tensor_format, found, scale.clone(), point.clone(), rows.shape[1])
+
+    @classmethod
+    def of_stored(cls, stored: StoredWeight, tensor_format: TensorFormat) -> "Codes":
+        """The codes of a weight that was rounded before, in the format that they are in."""
+        scale, point = torch.from_numpy(stored.scale), torch.from_numpy(stored.zero_point)
+        codes = torch.from_numpy(stored.codes).float()
+        num_inputs, group = codes.shape[1], tensor_format.group_size or codes.shape[1]
+        missing = scale.shape[1] * group - num_inputs
+        # The last group is filled up with the code of 0.
+        last = point[:, -1:].float().expand(len(codes), missing)
+        return cls(tensor_format, torch.cat([codes, last], dim=1), scale, point, num_inputs)
+
+    def stored(self, rows: Tensor) -> StoredWeight:
+        """The same, small enough to be kept for every layer and precision.
+
+        Args:
+            rows: ``[O, K]`` that the codes are of.
+        """
+        codes = self.codes[:, : self.num_inputs].numpy()
+        original = rows.detach().float().cpu().numpy()
+        return StoredWeight(
+            codes.astype(code_type(self.tensor_format)),
+            self.scale.numpy(),
+            self.zero_point.numpy(),
+            signature_of(original),
+        )
 
     @property
     def num_groups(self) -> int:

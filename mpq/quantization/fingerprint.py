@@ -10,8 +10,9 @@ from torch import Tensor
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.quantization.numerics import OWN
-from mpq.quantization.precision import Precision
+from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.quantizer import Quantizer
+from mpq.quantization.stored import StoredWeight
 
 
 def measurement_key(
@@ -32,6 +33,7 @@ def measurement_key(
         **({} if seed is None else {"allow_randomness": str(seed)}),
         # As for these; else a search for a target would believe rows of another arithmetic.
         **({} if quantizer.numerics == OWN else {"numerics": repr(quantizer.numerics)}),
+        **({"stored_weights": _stored_checksum(quantizer)} if quantizer.stored else {}),
         "layers": network.fingerprint,
         "weights": checksum(_tensors(network.module.state_dict().values())),
         "metric": repr(network.metric),
@@ -40,6 +42,20 @@ def measurement_key(
         "weight_range": quantizer.weight_range,
         "activation_ranges": hashlib.sha256(repr(ranges).encode()).hexdigest(),
     }
+
+
+def _by_cell(item: tuple[tuple[str, TensorFormat], StoredWeight]) -> str:
+    return repr(item[0])
+
+
+def _stored_checksum(quantizer: Quantizer) -> str:
+    """Of all weights that were rounded with regard to data."""
+    found = hashlib.sha256()
+    for (name, tensor_format), weight in sorted(quantizer.stored.items(), key=_by_cell):
+        found.update(f"{name} {tensor_format}".encode())
+        for array in weight.parts().values():
+            found.update(array.tobytes())
+    return found.hexdigest()
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:

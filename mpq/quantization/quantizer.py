@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from mpq.errors import MismatchError
 from mpq.network.arguments import input_of, with_input
 from mpq.network.modules import weight_of
 from mpq.network.network import Network
@@ -22,11 +23,8 @@ from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS
-from mpq.quantization.rounding import (
-    quantize_activation,
-    quantize_rows,
-    weight_grid,
-)
+from mpq.quantization.rounding import quantize_activation, quantize_rows, weight_grid
+from mpq.quantization.stored import StoredWeight
 
 
 @final
@@ -38,12 +36,17 @@ class Quantizer:
         ranges: Calibrated ranges of static activation formats.
         weight_range: How a weight's range is chosen, as ``RANGE_METHODS`` takes it.
         numerics: How scales are stored and tokens rounded where the numbers run.
+        stored: Weights that were rounded with regard to data; all others are rounded to nearest.
     """
 
     ranges: ActivationRanges
     weight_range: str = "mse"
     numerics: Numerics = OWN
+    stored: Mapping[tuple[str, TensorFormat], StoredWeight] = field(
+        default_factory=dict, repr=False
+    )
     _grids: dict[tuple[str, TensorFormat], Grid] = field(default_factory=dict, repr=False)
+    _checked: set[str] = field(default_factory=set, repr=False)
 
     def weight(
         self,
@@ -62,7 +65,11 @@ class Quantizer:
             return weight
         layout = layout_of(layer_module)
         rows = layout.to_rows(weight)
-        rounded = quantize_rows(rows, tensor_format, self._grid(name, rows, tensor_format))
+        kept = self._kept(name, rows, tensor_format)
+        if kept is None:
+            rounded = quantize_rows(rows, tensor_format, self._grid(name, rows, tensor_format))
+        else:
+            rounded = kept.numbers().to(rows.device, rows.dtype)
         return layout.from_rows(rounded, tuple(weight.shape))
 
     def codes(self, name: str, layer_module: nn.Module, tensor_format: TensorFormat) -> Codes:
@@ -74,9 +81,32 @@ class Quantizer:
             tensor_format: One that needs a scale.
         """
         rows = layout_of(layer_module).to_rows(weight_of(layer_module).detach())
+        kept = self._kept(name, rows, tensor_format)
+        if kept is not None:
+            return kept
         grid = self._grid(name, rows, tensor_format)
         assert grid is not None
         return Codes.of(rows, tensor_format, grid)
+
+    def grid(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> Grid:
+        """The grid that a weight ``[O, K]`` is rounded to nearest on, in a format with a scale."""
+        found = self._grid(name, rows, tensor_format)
+        assert found is not None
+        return found
+
+    def _kept(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> Codes | None:
+        """Codes that were found with regard to data; refuses those of another weight."""
+        stored = self.stored.get((name, tensor_format))
+        if stored is None:
+            return None
+        if name not in self._checked:
+            if not stored.is_of(rows.float().cpu().numpy()):
+                raise MismatchError(
+                    f"layer {name!r}: its codes were rounded from another weight than this "
+                    "network's (another checkpoint?): search again with this one"
+                )
+            self._checked.add(name)
+        return Codes.of_stored(stored, tensor_format)
 
     def _grid(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> Grid | None:
         # Not by the weight: a quantizer is of one network, whose original weights stay as they are.

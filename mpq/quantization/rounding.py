@@ -37,7 +37,7 @@ def weight_grid(
     low, high = method.ends(shared, tensor_format.number, tensor_format.symmetric)
     grid = make_grid(tensor_format.number, tensor_format.symmetric, low, high)
     is_group = tensor_format.granularity is Granularity.GROUP
-    stored = _stored(grid.scale, numerics.group_scale if is_group else numerics.scale)
+    stored = stored_scale(grid.scale, numerics.group_scale if is_group else numerics.scale)
     return Grid(grid.number, stored, grid.zero_point, grid.symmetric)
 
 
@@ -66,8 +66,8 @@ def _into_range(largest: float, number: NumberFormat) -> float:
     return float(2.0 ** min(max(exponent, -100), 100))
 
 
-def _stored(scale: Tensor, scale_type: ScaleType) -> Tensor:
-    """Scales as they are after storing them, in float32."""
+def stored_scale(scale: Tensor, scale_type: ScaleType) -> Tensor:
+    """Positive scales as they are after storing them, in float32; any shape."""
     if scale_type == "fp32":
         return scale
     # Before the cast, which makes 0 of smaller numbers and infinity of larger ones.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from mpq._support.files import remove_files, write_files
 from mpq._support.names import for_people
 from mpq.errors import InputError
+from mpq.quantization.stored import WEIGHTS_FILE
 from mpq.report.frontier import Frontier
 from mpq.report.sections import (
     OWN,
@@ -65,6 +66,9 @@ def save_result(
         "problem.json": marked(result.problem.to_json(), run_id),
         "result.json": marked(result.to_json(), run_id),
     }
+    weights = result.assignment.weights
+    if weights is not None:
+        files[WEIGHTS_FILE] = weights.content
     pictures: dict[str, Picture] = {}
     for section in sections:
         made, drawn = section.files(result, frontier), section.pictures(result, frontier)
@@ -75,7 +79,10 @@ def save_result(
         files |= made
         pictures |= drawn
     # In one call, so that a failure leaves no folder of old and new files.
-    return _written(Path(folder), files, pictures)
+    written = _written(Path(folder), files, pictures)
+    if weights is None:
+        remove_files(Path(folder), [WEIGHTS_FILE])  # of an earlier run
+    return written
 
 
 def _written(

@@ -46,6 +46,8 @@ class Provenance:
             outputs; empty: it was.
         target: Where it is to run, as ``mpq export --to`` takes it; ``None``: anywhere.
         unshipped: Layers that stay as they came because the target cannot hold them, and why.
+        rounding: How weights were rounded, as ``ROUNDINGS.build`` takes it.
+        rounded_to_nearest: Layers whose weights were rounded to nearest all the same, and why.
         mpq_version: Version of mpq that made it; empty where it is not known.
         torch_version: Version of torch that it was made with; empty where it is not known.
     """
@@ -63,5 +65,7 @@ class Provenance:
     unchecked_rows: str = ""
     target: str | None = None
     unshipped: Mapping[str, str] = field(default_factory=dict)
+    rounding: str = "nearest"
+    rounded_to_nearest: Mapping[str, str] = field(default_factory=dict)
     mpq_version: str = ""
     torch_version: str = ""

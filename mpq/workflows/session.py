@@ -1,5 +1,6 @@
 """What is live of a search: the network, its quantizer, the original's answers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Self, final
@@ -15,6 +16,7 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.quantization.observer import needs_range
 from mpq.quantization.precision import ORIGINAL, Precision
+from mpq.quantization.stored import StoredWeights
 from mpq.report.frontier import Frontier, FrontierPoint
 from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.report.safeguard import Safeguard
@@ -148,6 +150,8 @@ class Session:
             unchecked_rows=self.network.unchecked_rows,
             target=self.prepared.task.to,
             unshipped=dict(self.prepared.unshipped),
+            rounding=self.prepared.task.rounding,
+            rounded_to_nearest=dict(self.prepared.rounded.to_nearest),
             mpq_version=version("mpq"),
             torch_version=str(torch.__version__),
         )
@@ -199,7 +203,15 @@ class Session:
             self.prepared.quantizer.weight_range,
             self.prepared.quantizer.numerics,
             self._metadata(problem, solution, measured, provenance),
+            self._stored(solution.precisions(problem)),
         )
+
+    def _stored(self, precisions: Mapping[str, Precision]) -> StoredWeights | None:
+        """The chosen precisions' weights, as far as they were rounded with regard to data."""
+        stored = self.prepared.quantizer.stored
+        chosen = ((name, (name, p.weight)) for name, p in precisions.items())
+        found = {name: stored[cell] for name, cell in chosen if cell in stored}
+        return StoredWeights(self.prepared.task.rounding, found) if found else None
 
     def _assigned(self, name: str, precision: Precision) -> AssignedLayer:
         layer = next(layer for layer in self.network.layers if layer.name == name)

@@ -23,11 +23,13 @@ from mpq.quantization.numerics import OWN
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
+from mpq.sensitivity import Estimation
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.ask import ask
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
+from mpq.workflows.rounded_weights import RoundedWeights, rounded_weights
 from mpq.workflows.shippable import Shippable
 from mpq.workflows.task import Rules, Task
 
@@ -109,6 +111,17 @@ class Prepared:
 
     @cached_property
     def quantizer(self) -> Quantizer:
+        """With calibrated ranges, and weights as the task's rounding has them."""
+        return replace(self._nearest, stored=self.rounded.stored)
+
+    @cached_property
+    def rounded(self) -> RoundedWeights:
+        """What the task's rounding makes of all weights; nothing where that is to nearest."""
+        on = Estimation(self.network, self.calibration, self._nearest, self.candidates)
+        return rounded_weights(on, self.task.weight_rounding, self.task.seed)
+
+    @cached_property
+    def _nearest(self) -> Quantizer:
         """With calibrated ranges; takes a forward pass where an activation's range is static."""
         # When it is first asked for: what a limit refuses need not wait for a pass over the data.
         ranges = ActivationRanges.calibrate(

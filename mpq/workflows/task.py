@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mpq.backends.target import Target
     from mpq.hardware_profiles import Profile
     from mpq.network.metric import OutputMetric
+    from mpq.rounding import WeightRounding
 
 DEFAULT_CANDIDATES = ("w2a8", "w3a8", "w4a4", "w4a8", "w5a8", "w6a8", "w8a8")
 """Candidates where neither they nor measurements of the device are given; those that the device
@@ -116,6 +117,8 @@ class Task:
         workload: Examples and tokens at once, for latency and energy.
         metric: How outputs are compared: a name of ``mpq.network.metrics.METRICS``, or a metric.
         ranges: How ranges of weights and activations are chosen.
+        rounding: How weights become codes, one of ``mpq.ROUNDINGS`` with options; others than
+            ``nearest`` look at the calibration examples, and their codes are kept with the result.
         seed: Seed of whatever draws: data sources, estimators, solvers.
         to: Where the result is to run: a target of ``mpq targets``, such as
             ``compressed-tensors``. Layers take what it can hold, in its bytes and its
@@ -137,13 +140,15 @@ class Task:
     workload: Workload = field(default_factory=Workload)
     metric: "str | OutputMetric" = METRIC
     ranges: Ranges = field(default_factory=Ranges)
+    rounding: str = "nearest"
     seed: int = 0
     to: str | None = None
     allow_randomness: int | None = None
 
     def __post_init__(self) -> None:
         # read at once, so that a misspelled name is refused here and not minutes later
-        _, _, precisions = self.output_metric, self.target, self.precisions
+        _, _, _ = self.output_metric, self.target, self.weight_rounding
+        precisions = self.precisions
         if not precisions:
             raise InputError("candidates is empty; name precisions such as w8a8, or leave it out")
         check_whole("seed", self.seed)
@@ -166,6 +171,13 @@ class Task:
         from mpq.network.metrics import METRICS
 
         return METRICS.build(self.metric) if isinstance(self.metric, str) else self.metric
+
+    @cached_property
+    def weight_rounding(self) -> "WeightRounding":
+        """The rounding, built."""
+        from mpq.rounding import ROUNDINGS  # loads torch
+
+        return ROUNDINGS.build(self.rounding)
 
     @cached_property
     def target(self) -> "Target | None":

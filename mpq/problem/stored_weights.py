@@ -1,0 +1,75 @@
+"""The file beside assignment.json: weights that were rounded with regard to data."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mpq._support.json_object import quoted
+from mpq.errors import FileFormatError
+from mpq.quantization.precision import Precision
+from mpq.quantization.stored import StoredWeights
+
+
+def weights_of(
+    stated: Mapping[str, Any] | None, read: Callable[[str], bytes] | None
+) -> StoredWeights | None:
+    """The weights that an assignment's JSON states.
+
+    Args:
+        stated: As ``StoredWeights.to_dict``; ``None``: it has none.
+        read: Gives the content of the file that it names; ``None``: there is only the JSON.
+
+    Raises:
+        FileFormatError: If the file is missing, or another one.
+    """
+    if stated is None:
+        return None
+    if read is None:
+        raise FileFormatError(
+            f"its weights were rounded with regard to data ({quoted(stated['rounding'])}) and are "
+            f"in {quoted(stated['file'])}: read both files, by Assignment.load"
+        )
+    content = read(stated["file"])
+    return StoredWeights.from_content(content, stated["rounding"], stated["sha256"])
+
+
+def content_beside(path: Path, name: str) -> bytes:
+    """Content of the file that ``assignment.json`` names, in its own folder.
+
+    Raises:
+        FileFormatError: If it cannot be read.
+    """
+    try:
+        return (path.parent / name).read_bytes()
+    except OSError as error:
+        raise FileFormatError(
+            f"its weights were rounded with regard to data and are in {name}, which cannot be read "
+            f"({error.strerror}): copy both files of the run"
+        ) from error
+
+
+def check_weights(
+    weights: StoredWeights, layers: Mapping[str, tuple[Precision, tuple[int, ...]]]
+) -> None:
+    """Refuses codes of no layer, or in another format than the layer is assigned.
+
+    Args:
+        weights: Of an assignment.
+        layers: Layer name to its precision and the shape of its weight.
+
+    Raises:
+        FileFormatError: If weights and layers contradict each other.
+    """
+    for name, weight in weights.by_layer.items():
+        if name not in layers:
+            raise FileFormatError(
+                f"not a valid assignment: its weights have {quoted(name)}, which is no layer"
+            )
+        precision, shape = layers[name]
+        why = weight.why_not(precision.weight, shape)
+        if why:
+            raise FileFormatError(
+                f"not a valid assignment: layer {quoted(name)} is at {precision}, but its codes "
+                f"{why}. The precision of a layer whose weight was rounded with regard to data "
+                "cannot be changed by hand: search again"
+            )

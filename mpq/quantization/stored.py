@@ -1,0 +1,190 @@
+"""Weights that were rounded with regard to data, kept: codes, scales, zero points.
+
+No torch here: an assignment holds them, and its file is read without torch.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from math import prod
+from typing import Any, Final, Self, final
+
+import numpy as np
+
+from mpq._support.json_object import quoted
+from mpq._support.names import for_people
+from mpq.errors import FileFormatError
+from mpq.quantization.precision import TensorFormat
+
+WEIGHTS_FILE: Final = "assignment.safetensors"
+"""Beside assignment.json."""
+CODE_TYPES: Final = ("int8", "uint8", "int16", "uint16", "float16")
+"""Types of codes, the first that holds all of a format's."""
+_PARTS: Final = ("codes", "scale", "zero_point", "signature")
+_SAME_ROW, _SAME_ROWS = 1e-2, 2e-3
+"""How far a row, and the root mean square of all, may be from what was rounded, relative to its
+length: bfloat16 moves rows by 1e-3, another checkpoint by more."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class StoredWeight:
+    """One weight ``[O, K]`` as codes: what cannot be computed again without the data.
+
+    Args:
+        codes: ``[O, K]`` in the smallest of ``CODE_TYPES``; of a floating-point format numbers in
+            units of their scale, which float16 holds.
+        scale: ``[O, G]`` float32, as ``mpq.quantization.codes.Codes`` has them.
+        zero_point: ``[O, G]`` int32, 0 where the format is symmetric.
+        signature: ``[O]`` float32, ``signature_of`` the rows that were rounded.
+    """
+
+    codes: "np.ndarray[Any, np.dtype[Any]]"
+    scale: "np.ndarray[Any, np.dtype[np.float32]]"
+    zero_point: "np.ndarray[Any, np.dtype[np.int32]]"
+    signature: "np.ndarray[Any, np.dtype[np.float32]]"
+
+    def is_of(self, rows: "np.ndarray[Any, Any]") -> bool:
+        """Whether these are codes of this weight ``[O, K]``, and not of another checkpoint's."""
+        if rows.shape != self.codes.shape:
+            return False
+        lengths = np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1))
+        moved = np.abs(signature_of(rows) - self.signature.astype(np.float64))
+        share = moved / np.maximum(lengths, np.finfo(np.float32).tiny)
+        return bool(share.max() <= _SAME_ROW and np.sqrt(np.square(share).mean()) <= _SAME_ROWS)
+
+    def why_not(self, tensor_format: TensorFormat, weight_shape: Sequence[int]) -> str:
+        """Why these cannot be the codes of a weight in a format; empty: they can.
+
+        Args:
+            tensor_format: The one that the layer is assigned.
+            weight_shape: Of the layer, as torch stores it.
+        """
+        if tensor_format.is_exact or not tensor_format.number.needs_scale:
+            return "are of a format with scales"
+        expected = code_type(tensor_format)
+        if str(self.codes.dtype) != expected or self.codes.size != prod(weight_shape):
+            return f"are {self.codes.size} of {self.codes.dtype}, not {prod(weight_shape)} of {expected}"
+        channels, num_inputs = self.codes.shape
+        groups = -(-num_inputs // (tensor_format.group_size or num_inputs))
+        shapes = {array.shape for array in (self.scale, self.zero_point)}
+        if shapes != {(channels, groups)} or self.signature.shape != (channels,):
+            return f"have scales of {self.scale.shape}, not of {(channels, groups)}"
+        if not np.isfinite(self.scale).all():
+            return "have scales that are not finite"
+        low, high = self._reach(tensor_format)
+        if not (low <= self.codes.min() and self.codes.max() <= high):
+            return f"reach from {self.codes.min()} to {self.codes.max()}, not {low} to {high}"
+        return ""
+
+    @staticmethod
+    def _reach(tensor_format: TensorFormat) -> tuple[float, float]:
+        number = tensor_format.number
+        if number.is_float:
+            return -number.max_value, number.max_value
+        half = 2 ** (number.bits - 1)
+        return (-half, half - 1) if tensor_format.symmetric else (0, 2 * half - 1)
+
+    def parts(self) -> "dict[str, np.ndarray[Any, Any]]":
+        """The arrays by name."""
+        return {part: getattr(self, part) for part in _PARTS}
+
+
+def signature_of(rows: "np.ndarray[Any, Any]") -> "np.ndarray[Any, np.dtype[np.float32]]":
+    """``[O]``: every row of a weight ``[O, K]`` times fixed signs, which tells weights apart.
+
+    >>> signature_of(np.array([[1.0, 2.0, 4.0]])).tolist()
+    [7.0]
+    """
+    place = np.arange(rows.shape[1], dtype=np.uint64)
+    # The upper bit of a multiplicative hash (Knuth): half of the signs, in no order.
+    upper = (place * np.uint64(2654435761) >> np.uint64(31)) & np.uint64(1)
+    signs = 1.0 - 2.0 * upper.astype(np.float64)
+    return (rows.astype(np.float64) @ signs).astype(np.float32)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class StoredWeights:
+    """The weights of an assignment that were rounded with regard to data.
+
+    Args:
+        rounding: How they were rounded, as ``mpq.rounding.ROUNDINGS`` spells it.
+        by_layer: Layer name to its weight.
+    """
+
+    rounding: str
+    by_layer: Mapping[str, StoredWeight] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_layer)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, StoredWeights):
+            return NotImplemented
+        return (self.rounding, self.sha256) == (other.rounding, other.sha256)
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
+    def to_dict(self) -> dict[str, str]:
+        """What an assignment's JSON says of them."""
+        return {"rounding": self.rounding, "file": WEIGHTS_FILE, "sha256": self.sha256}
+
+    @cached_property
+    def content(self) -> bytes:
+        """As a file in the format of safetensors: ``<layer>.codes``, ``.scale`` and so on."""
+        from safetensors.numpy import save
+
+        tensors = {
+            f"{name}.{part}": np.ascontiguousarray(array)
+            for name, weight in self.by_layer.items()
+            for part, array in weight.parts().items()
+        }
+        return bytes(save(tensors))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of ``content``."""
+        return sha256(self.content).hexdigest()
+
+    @classmethod
+    def from_content(cls, content: bytes, rounding: str, expected_sha256: str) -> Self:
+        """Inverse of ``content``.
+
+        Args:
+            content: Of the file.
+            rounding: What the assignment says of it.
+            expected_sha256: The same.
+
+        Raises:
+            FileFormatError: If it is another file than the one that was written.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        if sha256(content).hexdigest() != expected_sha256:
+            raise FileFormatError(
+                "the weights are not those that the assignment was written with (their SHA-256 is "
+                "another): copy both files of one run"
+            )
+        try:
+            tensors = load(content)
+        except SafetensorError as error:
+            raise FileFormatError(f"not a safetensors file: {for_people(str(error))}") from error
+        names = dict.fromkeys(key.rpartition(".")[0] for key in tensors)
+        missing = [f"{n}.{p}" for n in names for p in _PARTS if f"{n}.{p}" not in tensors]
+        if missing:
+            raise FileFormatError(f"the weights lack {quoted(missing[0])}")
+        weights = {n: StoredWeight(**{p: tensors[f"{n}.{p}"] for p in _PARTS}) for n in names}
+        return cls(rounding, weights)
+
+
+def code_type(tensor_format: TensorFormat) -> str:
+    """The one of ``CODE_TYPES`` that holds every code of a format that needs a scale."""
+    number = tensor_format.number
+    if number.is_float:
+        return "float16"
+    sign = "int" if tensor_format.symmetric else "uint"
+    return f"{sign}{8 if number.bits <= 8 else 16}"

@@ -1,0 +1,18 @@
+"""Weights become codes with regard to the inputs that they meet.
+
+A weight's rows, the second moment of what they read, and formats in; codes, scales and zero points
+out, which estimators, the simulation and every export then share.
+"""
+
+from mpq._support.registry import Registry
+from mpq.rounding._base import WeightRounding
+from mpq.rounding.coordinate_descent import CoordinateDescent
+from mpq.rounding.gptq import Gptq
+from mpq.rounding.nearest import Nearest
+
+ROUNDINGS: Registry[WeightRounding] = Registry(
+    "rounding", (Nearest, Gptq, CoordinateDescent), group="mpq.roundings"
+)
+"""Every rounding of weights, by the name that ``--rounding`` takes."""
+
+__all__ = ["ROUNDINGS", "CoordinateDescent", "Gptq", "Nearest", "WeightRounding"]

@@ -1,0 +1,150 @@
+"""Coordinate descent on codes and scales, from the best of several starts."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Final, final
+
+import torch
+from torch import Tensor
+
+from mpq.errors import InputError
+from mpq.rounding._base import StackSolver, WeightRounding
+from mpq.rounding.gptq import BLOCK, Sequential, check_damping
+from mpq.rounding.objective import Objective
+from mpq.rounding.stack import Stack
+
+FACTORS: Final = (1.0, 0.7, 0.78, 0.86, 0.93, 1.07, 1.15)
+"""What the scales that rounding to nearest starts from are multiplied by, as starts."""
+
+
+@final
+@dataclass(frozen=True)
+class CoordinateDescent(WeightRounding):
+    """GPTQ at several scales, the best one of each row, and then scales and codes in turn.
+
+    A row's error is the quadratic form of the second moment. GPTQ (arXiv:2210.17323) starts it at
+    seven factors of its scale; then scales are refitted in closed form, given the codes, and
+    every code is set to its best value given all others, sweep by sweep, as QuantEase does it
+    (Behdin et al. 2023, arXiv:2309.01885). The best that was met is kept: no row is worse than by
+    rounding to nearest or by GPTQ.
+
+    Scales that are powers of two, and one that a whole weight shares, stay as they are.
+
+    Args:
+        damping: As in GPTQ.
+        rounds: How often scales and codes take turns.
+        sweeps: Over all codes, in each round.
+        scales: Whether scales change at all.
+    """
+
+    name: ClassVar[str] = "coordinate-descent"
+    summary: ClassVar[str] = "GPTQ at the best of seven scales, then codes and scales in turn"
+
+    damping: float = 0.01
+    rounds: int = 2
+    sweeps: int = 2
+    scales: bool = True
+
+    def __post_init__(self) -> None:
+        check_damping(self.name, self.damping)
+        if self.rounds < 0 or self.sweeps < 0:
+            raise InputError(
+                f"{self.name} needs rounds and sweeps from 0 on; got {self.rounds}, {self.sweeps}"
+            )
+
+    def prepared(self, moment: Tensor) -> StackSolver:
+        """See ``WeightRounding.prepared``."""
+        objective = Objective.of(moment, self.damping)
+        return _Descent(self, objective, Sequential.of(objective))
+
+
+@dataclass(frozen=True, eq=False)
+class _Descent(StackSolver):
+    options: CoordinateDescent
+    objective: Objective
+    sequential: Sequential
+
+    def solve(self, stack: Stack) -> tuple[Tensor, Tensor]:
+        best = _Best(self.objective, stack)
+        best.offer(stack, stack.nearest())
+        can_rescale = stack.can_rescale and self.options.scales
+        for factor in FACTORS if can_rescale else FACTORS[:1]:
+            tried = stack.with_scale(stack.scale * factor) if factor != 1.0 else stack
+            best.offer(tried, self.sequential.codes(tried))
+        for _ in range(self.options.rounds):
+            if can_rescale:
+                best.offer(refitted(self.objective, best.stack, best.codes), best.codes)
+            found = best.codes
+            for _ in range(self.options.sweeps):
+                found = swept(self.objective, best.stack, found)
+                best.offer(best.stack, found)
+        if can_rescale:
+            best.offer(refitted(self.objective, best.stack, best.codes), best.codes)
+        return best.codes, best.stack.scale
+
+
+class _Best:
+    """The best codes and scales of every row that were offered."""
+
+    def __init__(self, objective: Objective, stack: Stack) -> None:
+        self._objective = objective
+        self.stack = stack
+        self.codes = torch.empty_like(stack.target)
+        self._errors = torch.full_like(stack.low, torch.inf)
+
+    def offer(self, stack: Stack, codes: Tensor) -> None:
+        """Keeps what is better, row by row; of equals the first."""
+        errors = self._objective.of_errors(stack.all_numbers(codes) - stack.target)
+        better = errors < self._errors
+        self._errors = torch.where(better, errors, self._errors)
+        self.codes = torch.where(better, codes, self.codes)
+        # Scales that stay are not stored anew: some are powers of two that float16 does not hold.
+        if stack is not self.stack:
+            self.stack = self.stack.with_scale(torch.where(better, stack.scale, self.stack.scale))
+
+
+def refitted(objective: Objective, stack: Stack, codes: Tensor) -> Stack:
+    """The stack with the best scales for given codes, of one group after another.
+
+    Args:
+        objective: What is minimized.
+        stack: Rows ``R``, scales ``[S, R]``.
+        codes: ``[K, R]``.
+    """
+    form, units = objective.form, codes - stack.zero_point[stack.group_of]
+    slope = form @ (units * stack.scale[stack.group_of] - stack.target)  # [K, R]
+    scale = stack.scale.clone()
+    for group in range(len(scale)):
+        inputs = (stack.group_of == group).nonzero()[:, 0]
+        own = units[inputs]
+        curvature = ((form[inputs][:, inputs] @ own) * own).sum(dim=0)
+        change = -(own * slope[inputs]).sum(dim=0) / curvature.clamp_min(torch.finfo().tiny)
+        fitted = scale[group] + change
+        # A group of zeros has no scale to find; none changes its sign.
+        change = torch.where((curvature > 0) & (fitted * scale[group] > 0), change, 0.0)
+        scale[group] += change
+        if len(scale) > 1:
+            slope += form[:, inputs] @ (own * change)
+    return stack.with_scale(scale)
+
+
+def swept(objective: Objective, stack: Stack, codes: Tensor) -> Tensor:
+    """Codes ``[K, R]`` after each was set to its best value, given all others, once in order."""
+    form, diagonal = objective.form, objective.diagonal
+    found = codes.clone()
+    numbers = stack.all_numbers(found)
+    slope = form @ (numbers - stack.target)  # [K, R]
+    for start in range(0, len(found), BLOCK):
+        stop = min(start + BLOCK, len(found))
+        inputs = torch.arange(start, stop)
+        changes = torch.zeros(stop - start, found.shape[1])
+        for place in range(start, stop):
+            at, near = inputs[place - start : place - start + 1], slope[place]
+            wanted = (numbers[place] - near / diagonal[place])[None]
+            found[place] = stack.codes(wanted, at)[0]
+            change = stack.numbers(found[place : place + 1], at)[0] - numbers[place]
+            changes[place - start] = change
+            numbers[place] += change
+            slope[place + 1 : stop].addr_(form[place, place + 1 : stop], change)
+        # Those before it have had their turn.
+        slope[stop:].addmm_(form[stop:, start:stop], changes)
+    return found

@@ -1,0 +1,44 @@
+"""What a rounding is judged by: the squared error of a layer's outputs, as a quadratic form."""
+
+from dataclasses import dataclass
+from typing import Self, final
+
+import torch
+from torch import Tensor
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Objective:
+    r"""The squared error of outputs, :math:`d^T H d` for an error ``d`` of a weight's row.
+
+    Args:
+        form: ``[K, K]`` float32: the second moment of the inputs, damped.
+    """
+
+    form: Tensor
+
+    @classmethod
+    def of(cls, moment: Tensor, damping: float) -> Self:
+        """Of a second moment, whose diagonal is raised by a share of its mean.
+
+        The damping is what few examples do not say: all of an error counts a little, and the form
+        can be inverted. Inputs that are always 0 count by it alone.
+
+        Args:
+            moment: ``[K, K]``, symmetric and positive semidefinite.
+            damping: Share of the mean of the diagonal, above 0.
+        """
+        mean = moment.diagonal().mean()
+        # Of a layer that only reads zeros every rounding is as good: that to nearest is taken.
+        raised = damping * mean if mean > 0 else torch.ones_like(mean)
+        return cls(moment.float() + raised * torch.eye(len(moment)))
+
+    @property
+    def diagonal(self) -> Tensor:
+        """``[K]``, positive."""
+        return self.form.diagonal()
+
+    def of_errors(self, errors: Tensor) -> Tensor:
+        """``[R]`` for errors ``[K, R]``, a column per row of the weight."""
+        return ((self.form @ errors) * errors).sum(dim=0)

@@ -1,0 +1,124 @@
+"""Rows of a weight that are rounded together: of one layer, at every precision of one layout."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self, final
+
+import torch
+from torch import Tensor
+
+from mpq.quantization.formats import NumberFormat
+from mpq.quantization.grid import integer_range, round_float
+from mpq.quantization.numerics import ScaleType
+from mpq.quantization.precision import Granularity, TensorFormat
+from mpq.quantization.rounding import stored_scale
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """``R`` rows of ``K`` weights, as columns, so that a step over inputs reads what lies together.
+
+    Args:
+        target: ``[K, R]`` float32: the weights.
+        scale: ``[S, R]`` float32: one for every group of inputs.
+        zero_point: ``[S, R]`` float32.
+        low: ``[R]`` smallest code of an integer format.
+        high: ``[R]`` largest code.
+        group_of: ``[K]`` which scale an input has.
+        number: A floating-point format of all rows; ``None``: integers of any bits.
+        stored_as: What scales are rounded to.
+        can_rescale: Whether scales may take other values than those they start from: not where
+            they are powers of two or shared by all rows.
+    """
+
+    target: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    low: Tensor
+    high: Tensor
+    group_of: Tensor
+    number: NumberFormat | None
+    stored_as: ScaleType
+    can_rescale: bool
+
+    @classmethod
+    def of(
+        cls,
+        rows: Tensor,
+        formats: Sequence[TensorFormat],
+        grids: Sequence[tuple[Tensor, Tensor]],
+        stored_as: ScaleType,
+    ) -> Self:
+        """Some rows at several precisions, one behind the other.
+
+        Args:
+            rows: ``[O, K]``.
+            formats: That have one ``layout``.
+            grids: Scale and zero point of each, ``[O, S]``.
+            stored_as: What scales are rounded to.
+        """
+        first, num_rows = formats[0], len(rows)
+        number = first.number if first.number.is_float else None
+        ends = [(0, 0) if number else integer_range(f.number, f.symmetric) for f in formats]
+        low, high = (
+            torch.tensor([end[i] for end in ends]).float().repeat_interleave(num_rows)
+            for i in range(2)
+        )
+        size = first.group_size or rows.shape[1]
+        return cls(
+            rows.float().t().repeat(1, len(formats)),
+            torch.cat([scale.float() for scale, _ in grids]).t().contiguous(),
+            torch.cat([point.float() for _, point in grids]).t().contiguous(),
+            low,
+            high,
+            torch.arange(rows.shape[1]) // size,
+            number,
+            stored_as,
+            not first.number.is_microscaling and first.granularity is not Granularity.TENSOR,
+        )
+
+    @property
+    def num_inputs(self) -> int:
+        """``K``."""
+        return len(self.target)
+
+    def with_scale(self, scale: Tensor) -> Self:
+        """The same rows with other scales ``[S, R]``, rounded to what stores them."""
+        return replace(self, scale=stored_scale(scale, self.stored_as))
+
+    def codes(self, values: Tensor, inputs: Tensor) -> Tensor:
+        """Nearest codes for some inputs.
+
+        Args:
+            values: ``[k, R]`` of the weights of these inputs.
+            inputs: ``[k]`` which ones.
+        """
+        groups = self.group_of[inputs]
+        if self.number is not None:
+            return round_float(values / self.scale[groups], self.number)
+        found = (values * self.scale[groups].reciprocal()).round_().add_(self.zero_point[groups])
+        return torch.minimum(torch.maximum(found, self.low, out=found), self.high, out=found)
+
+    def numbers(self, codes: Tensor, inputs: Tensor) -> Tensor:
+        """``[k, R]`` what the codes of some inputs stand for."""
+        groups = self.group_of[inputs]
+        return (codes - self.zero_point[groups]) * self.scale[groups]
+
+    def all_numbers(self, codes: Tensor) -> Tensor:
+        """``[K, R]`` what all codes stand for."""
+        return self.numbers(codes, torch.arange(self.num_inputs))
+
+    def nearest(self) -> Tensor:
+        """``[K, R]`` the nearest codes of the target."""
+        return self.codes(self.target, torch.arange(self.num_inputs))
+
+
+def layout(tensor_format: TensorFormat) -> tuple[str, Granularity, int | None]:
+    """What formats must share so that their rows can be one stack."""
+    number = tensor_format.number
+    return (
+        number.name if number.is_float else "integers",
+        tensor_format.granularity,
+        tensor_format.group_size,
+    )

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mpq.quantization.precision import Precision as Precision
     from mpq.quantization.ranges import Ranges as Ranges
     from mpq.report.frontier import Frontier as Frontier
+    from mpq.rounding import ROUNDINGS as ROUNDINGS
     from mpq.sensitivity import ESTIMATORS as ESTIMATORS
     from mpq.solvers import SOLVERS as SOLVERS
     from mpq.workflows.compare import compare as compare
@@ -63,6 +64,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "problem.limits": ("Limit",),
     "problem.problem": ("Problem",),
     "problem.solution": ("Solution",),
+    "rounding": ("ROUNDINGS",),
     "sensitivity": ("ESTIMATORS",),
     "solvers": ("SOLVERS",),
     "backends": ("BACKENDS", "export", "quantize"),

@@ -22,6 +22,7 @@ FLOORS = {
     "network": 3,
     "quantization": 4,
     "problem": 5,
+    "rounding": 5,
     "sensitivity": 6,
     "solvers": 6,
     "backends": 6,

@@ -1,6 +1,6 @@
 """Numbers for a terminal."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from math import sqrt
 from typing import TYPE_CHECKING
 
@@ -98,15 +98,25 @@ def _costs(result: "SearchResult") -> Iterator[str]:
         yield f"device {device.name}: {' and '.join(device.resources)} {device.basis}"
 
 
+def _with_reasons(layers: Mapping[str, str]) -> str:
+    """The first of some layers, each with a reason, and how many more."""
+    shown = "; ".join(f"{name} ({why})" for name, why in list(layers.items())[:3])
+    return shown + (f"; and {len(layers) - 3} more" if len(layers) > 3 else "")
+
+
 def _network(result: "SearchResult") -> Iterator[str]:
     """What of the network was not compared, not covered, not reached."""
     unshipped = result.provenance.unshipped
     if unshipped:
-        shown = "; ".join(f"{name} ({why})" for name, why in list(unshipped.items())[:3])
-        more = f"; and {len(unshipped) - 3} more" if len(unshipped) > 3 else ""
         yield (
             f"layers that stay as they came, as {result.provenance.target} holds none of their "
-            f"candidates: {shown}{more}"
+            f"candidates: {_with_reasons(unshipped)}"
+        )
+    to_nearest = result.provenance.rounded_to_nearest
+    if to_nearest:
+        yield (
+            f"weights rounded to nearest, and not by {result.provenance.rounding}: "
+            f"{_with_reasons(to_nearest)}"
         )
     unscored = result.provenance.unscored
     if unscored:

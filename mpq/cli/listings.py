@@ -246,3 +246,13 @@ def ranges(talk: TalkOptions) -> None:
     from mpq.quantization.ranges import RANGE_METHODS
 
     _print_parts(RANGE_METHODS, talk)
+
+
+@app.command()
+@reporting_errors
+@taking
+def roundings(talk: TalkOptions) -> None:
+    """List the ways in which weights become codes, and their options."""
+    from mpq.rounding import ROUNDINGS
+
+    _print_parts(ROUNDINGS, talk)

@@ -3,7 +3,7 @@
 No torch here: an assignment holds them, and its file is read without torch.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -95,12 +95,12 @@ def signature_of(rows: "np.ndarray[Any, Any]") -> "np.ndarray[Any, np.dtype[np.f
     """``[O]``: every row of a weight ``[O, K]`` times fixed signs, which tells weights apart.
 
     >>> signature_of(np.array([[1.0, 2.0, 4.0]])).tolist()
-    [7.0]
+    [-1.0]
     """
-    place = np.arange(rows.shape[1], dtype=np.uint64)
-    # The upper bit of a multiplicative hash (Knuth): half of the signs, in no order.
-    upper = (place * np.uint64(2654435761) >> np.uint64(31)) & np.uint64(1)
-    signs = 1.0 - 2.0 * upper.astype(np.float64)
+    # SplitMix64 (Steele et al. 2014, doi:10.1145/2660193.2660195) of an input's place, wrapping.
+    place = np.arange(1, rows.shape[1] + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (place ^ (place >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    signs = 1.0 - 2.0 * (mixed >> np.uint64(63)).astype(np.float64)
     return (rows.astype(np.float64) @ signs).astype(np.float32)
 
 
@@ -116,9 +116,6 @@ class StoredWeights:
 
     rounding: str
     by_layer: Mapping[str, StoredWeight] = field(default_factory=dict)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.by_layer)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, StoredWeights):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from mpq.problem.assignment import AssignedLayer, Assignment, Metadata, UsedBudg
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import ActivationRange
+from mpq.quantization.stored import StoredWeight, StoredWeights, signature_of
 
 SPELLINGS = (
     *(f"w{bits}a{inputs}" for bits in range(2, 9) for inputs in (4, 8, 16, 32)),
@@ -457,3 +459,75 @@ def test_outputs_may_be_compared_otherwise(
     known = found.metadata
     assert (known.metric, known.allow_randomness, known.seed) == (*expected, 9)
     assert found.layers == made.layers
+
+
+def with_weights(precision: str = "w4a8", layer: str = "fc") -> Assignment:
+    """An assignment one of whose weights was rounded with regard to data."""
+    rows = np.arange(80.0).reshape(10, 8)
+    codes = (np.arange(80).reshape(10, 8) % 8).astype(np.int8)
+    scale, point = np.full((10, 1), 0.5, np.float32), np.zeros((10, 1), np.int32)
+    weight = StoredWeight(codes, scale, point, signature_of(rows))
+    return assignment(precision, weights=StoredWeights("gptq:damping=0.02", {layer: weight}))
+
+
+def saved(folder: Path, found: Assignment) -> Path:
+    """Both files of an assignment."""
+    assert found.weights is not None
+    (folder / "assignment.json").write_text(found.to_json())
+    (folder / "assignment.safetensors").write_bytes(found.weights.content)
+    return folder / "assignment.json"
+
+
+def test_weights_are_in_a_file_beside_it(tmp_path: Path) -> None:
+    found = with_weights()
+    again = Assignment.load(saved(tmp_path, found))
+    assert again == found
+    assert again.weights is not None
+    assert again.weights.rounding == "gptq:damping=0.02"
+    assert again != assignment()
+    data = json.loads(found.to_json())
+    assert data["weights"]["file"] == "assignment.safetensors"
+    assert "weights" not in json.loads(assignment().to_json())  # files stay as they were
+
+
+def test_a_json_without_its_weights_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, with_weights())
+    (tmp_path / "assignment.safetensors").unlink()
+    with pytest.raises(FileFormatError, match="No such file or directory.*copy both files"):
+        Assignment.load(path)
+    with pytest.raises(FileFormatError, match="'gptq:damping=0.02'.*read both files"):
+        Assignment.from_json(path.read_text())
+
+
+def test_weights_of_another_run_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, with_weights())
+    other = with_weights(layer="conv").weights
+    assert other is not None
+    (tmp_path / "assignment.safetensors").write_bytes(other.content)
+    with pytest.raises(FileFormatError, match="their SHA-256 is another"):
+        Assignment.load(path)
+
+
+@pytest.mark.parametrize("name", ["../assignment.safetensors", "/etc/passwd", "other.safetensors"])
+def test_no_other_file_is_read(tmp_path: Path, name: str) -> None:
+    path = saved(tmp_path, with_weights())
+    path.write_text(path.read_text().replace("assignment.safetensors", name))
+    with pytest.raises(FileFormatError, match="at weights/file"):
+        Assignment.load(path)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (with_weights("w2a8"), "layer 'fc' is at w2a8, but its codes reach from 0 to 7"),
+        (with_weights("w4za8"), "layer 'fc' is at w4za8, but its codes are 80 of int8"),
+        (with_weights("fp16"), "layer 'fc' is at fp16, but its codes are of a format with scales"),
+        (with_weights(layer="conv"), "layer 'conv' is at w4a8, but its codes are 80 of int8"),
+        (with_weights(layer="gone"), "its weights have 'gone', which is no layer"),
+    ],
+)
+def test_weights_that_contradict_the_layers_are_refused(
+    tmp_path: Path, found: Assignment, message: str
+) -> None:
+    with pytest.raises(FileFormatError, match=message):
+        Assignment.load(saved(tmp_path, found))

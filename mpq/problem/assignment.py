@@ -163,7 +163,7 @@ class Assignment:
         return replace(self, metadata=changed)
 
     def to_json(self) -> str:
-        """JSON as ``mpq/problem/assignment.schema.json`` describes it, without ``weights``' file."""
+        """JSON as ``mpq/problem/assignment.schema.json`` describes it, beside the weights' file."""
         layers = [_layer_to_dict(layer) for layer in self.layers]
         data = {
             "schema_version": schema_versions.ASSIGNMENT,

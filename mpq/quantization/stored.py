@@ -63,9 +63,9 @@ class StoredWeight:
         """
         if tensor_format.is_exact or not tensor_format.number.needs_scale:
             return "are of a format with scales"
-        expected = code_type(tensor_format)
-        if str(self.codes.dtype) != expected or self.codes.size != prod(weight_shape):
-            return f"are {self.codes.size} of {self.codes.dtype}, not {prod(weight_shape)} of {expected}"
+        expected, count = code_type(tensor_format), prod(weight_shape)
+        if str(self.codes.dtype) != expected or self.codes.size != count:
+            return f"are {self.codes.size} of {self.codes.dtype}, not {count} of {expected}"
         channels, num_inputs = self.codes.shape
         groups = -(-num_inputs // (tensor_format.group_size or num_inputs))
         shapes = {array.shape for array in (self.scale, self.zero_point)}

@@ -2,12 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Final, final
+from typing import ClassVar, Final
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mpq._support.bounds import Bounded
 from mpq.quantization.codes import Codes

@@ -14,9 +14,25 @@ from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import weight_grid
 from mpq.quantization.stored import StoredWeight, StoredWeights, signature_of
 
-SPELLINGS = (
-    "w2 w3z w4 w5z w6 w8 w8z w4t w4tz w4g5 w3zg8 fp4 wfp8a32 fp8_e5m2 mxfp4 mxfp8 nvfp4"
-).split()
+SPELLINGS = [
+    "w2",
+    "w3z",
+    "w4",
+    "w5z",
+    "w6",
+    "w8",
+    "w8z",
+    "w4t",
+    "w4tz",
+    "w4g5",
+    "w3zg8",
+    "fp4",
+    "wfp8a32",
+    "fp8_e5m2",
+    "mxfp4",
+    "mxfp8",
+    "nvfp4",
+]
 ROWS = torch.randn(6, 19, generator=torch.Generator().manual_seed(0))
 
 

@@ -120,7 +120,7 @@ def test_a_target_says_what_it_is(name: str) -> None:
     assert [row["name"] for row in json.loads(listed.stdout)] == TARGETS
 
 
-SIXTEEN: dict[str, set[str]] = {}
+SIXTEEN = {"onnx-qdq": {"w8aint16", "w4aint16", "w8aint16s", "w4g32aint16"}}
 """Target to what it takes of 16-bit integers in linear layers and convolutions; others: nothing."""
 
 

@@ -142,7 +142,9 @@ def test_layers_that_share_a_weight_have_one_set_of_codes() -> None:
         assert (array == stored["head", two].parts()[part]).all()
     result = mpq.search(asked, {"effective_bits": 5.5}, sensitivity="sketch")
     quantized = mpq.quantize(model, result.assignment)
-    assert torch.equal(quantized.get_submodule("words").weight, quantized.get_submodule("head").weight)
+    assert torch.equal(
+        quantized.get_submodule("words").weight, quantized.get_submodule("head").weight
+    )
 
 
 def test_an_embedding_alone_is_rounded_to_nearest_and_named() -> None:
@@ -158,9 +160,7 @@ def test_an_embedding_alone_is_rounded_to_nearest_and_named() -> None:
 
 def test_nearest_keeps_nothing(net: nn.Module) -> None:
     prepared = Prepared.of(task(net, "nearest"))
-    on = Estimation(
-        prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates
-    )
+    on = Estimation(prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates)
     found = rounded_weights(on, mpq.ROUNDINGS.build("nearest"), seed=0)
     assert not found.stored
     assert not found.to_nearest

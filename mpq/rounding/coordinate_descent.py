@@ -21,11 +21,11 @@ FACTORS: Final = (1.0, 0.7, 0.78, 0.86, 0.93, 1.07, 1.15)
 class CoordinateDescent(WeightRounding):
     """GPTQ at several scales, the best one of each row, and then scales and codes in turn.
 
-    A row's error is the quadratic form of the damped second moment. GPTQ (arXiv:2210.17323) starts it at
-    seven factors of its scale; then scales are refitted in closed form, given the codes, and
+    A row's error is the quadratic form of the damped second moment. GPTQ (arXiv:2210.17323) starts
+    it at seven factors of its scale; then scales are refitted in closed form, given the codes, and
     every code is set to its best value given all others, sweep by sweep, as QuantEase does it
     (Behdin et al. 2023, arXiv:2309.01885). The best that was met is kept: no row is worse than by
-    rounding to nearest or by GPTQ.
+    rounding to nearest or by GPTQ, by this form.
 
     Scales that are powers of two, and one that a whole weight shares, stay as they are.
 

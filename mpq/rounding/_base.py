@@ -94,7 +94,6 @@ def _stacks(formats: Sequence[TensorFormat]) -> list[list[int]]:
 
 def _pieces(part: range, numbers_per_row: int) -> Iterable[slice]:
     step = max(1, NUMBERS_AT_ONCE // max(numbers_per_row, 1))
-    # Rows of one scale are judged together.
     return (slice(i, min(i + step, part.stop)) for i in range(part.start, part.stop, step))
 
 

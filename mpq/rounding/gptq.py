@@ -77,7 +77,11 @@ class Sequential:
 
     @classmethod
     def of(cls, objective: Objective, activation_order: bool = True) -> Self:
-        """Of a damped form, which can be inverted."""
+        """Of a damped form, which can be inverted.
+
+        Raises:
+            InputError: If it cannot, as a form that is not positive semidefinite was damped little.
+        """
         count = len(objective.form)
         order = torch.arange(count)
         if activation_order:
@@ -85,7 +89,13 @@ class Sequential:
             order = objective.diagonal.argsort(descending=True, stable=True)
         # In double precision: two factorizations of what is close to singular.
         ordered = objective.form[order][:, order].double()
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(ordered))
+        lower, failed_at = torch.linalg.cholesky_ex(ordered)
+        if failed_at:
+            raise InputError(
+                "the second moment of a layer's inputs is not positive semidefinite as far as it "
+                "was damped; give the rounding a larger damping, such as 0.01"
+            )
+        inverse = torch.cholesky_inverse(lower)
         return cls(order, torch.linalg.cholesky(inverse, upper=True).float())
 
     def codes(self, stack: Stack) -> Tensor:

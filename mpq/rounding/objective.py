@@ -13,7 +13,8 @@ class Objective:
     r"""The squared error of outputs, :math:`d^T H d` for an error ``d`` of a weight's row.
 
     Args:
-        form: ``[K, K]`` float32: the second moment of the inputs, damped.
+        form: ``[K, K]`` float32: the second moment of the inputs, damped, in units of the mean of
+            its diagonal.
     """
 
     form: Tensor
@@ -23,16 +24,17 @@ class Objective:
         """Of a second moment, whose diagonal is raised by a share of its mean.
 
         The damping is what few examples do not say: all of an error counts a little, and the form
-        can be inverted. Inputs that are always 0 count by it alone.
+        can be inverted. Inputs that are always 0 count by it alone. The mean of the diagonal is
+        taken as the unit, as no code depends on how large all inputs are.
 
         Args:
             moment: ``[K, K]``, symmetric and positive semidefinite.
             damping: Share of the mean of the diagonal, above 0.
         """
-        mean = moment.diagonal().mean()
+        mean = moment.float().diagonal().mean()
         # Of a layer that only reads zeros every rounding is as good: that to nearest is taken.
-        raised = damping * mean if mean > 0 else torch.ones_like(mean)
-        return cls(moment.float() + raised * torch.eye(len(moment)))
+        form, raised = (moment.float() / mean, damping) if mean > 0 else (moment.float(), 1.0)
+        return cls(form + raised * torch.eye(len(moment)))
 
     @property
     def diagonal(self) -> Tensor:

@@ -65,7 +65,6 @@ class _Descent(StackSolver):
 
     def solve(self, stack: Stack) -> tuple[Tensor, Tensor]:
         best = _Best(self.objective, stack)
-        best.offer(stack, stack.nearest())
         can_rescale = stack.can_rescale and self.options.scales
         for factor in FACTORS if can_rescale else FACTORS[:1]:
             tried = stack.with_scale(stack.scale * factor) if factor != 1.0 else stack
@@ -83,17 +82,20 @@ class _Descent(StackSolver):
 
 
 class _Best:
-    """The best codes and scales of every row that were offered."""
+    """The best codes and scales of every row that were offered; at first those to nearest."""
 
     def __init__(self, objective: Objective, stack: Stack) -> None:
         self._objective = objective
         self.stack = stack
-        self.codes = torch.empty_like(stack.target)
-        self._errors = torch.full_like(stack.low, torch.inf)
+        self.codes = stack.nearest()
+        self._errors = self._errors_of(stack, self.codes)
+
+    def _errors_of(self, stack: Stack, codes: Tensor) -> Tensor:
+        return self._objective.of_errors(stack.all_numbers(codes) - stack.target)
 
     def offer(self, stack: Stack, codes: Tensor) -> None:
         """Keeps what is better, row by row; of equals the first."""
-        errors = self._objective.of_errors(stack.all_numbers(codes) - stack.target)
+        errors = self._errors_of(stack, codes)
         better = errors < self._errors
         self._errors = torch.where(better, errors, self._errors)
         self.codes = torch.where(better, codes, self.codes)

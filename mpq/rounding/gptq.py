@@ -77,7 +77,11 @@ class Sequential:
 
     @classmethod
     def of(cls, objective: Objective, activation_order: bool = True) -> Self:
-        """Of a damped form, which can be inverted."""
+        """Of a damped form.
+
+        Raises:
+            InputError: If it cannot be inverted: the damping is lost in float32.
+        """
         count = len(objective.form)
         order = torch.arange(count)
         if activation_order:
@@ -85,7 +89,13 @@ class Sequential:
             order = objective.diagonal.argsort(descending=True, stable=True)
         # In double precision: two factorizations of what is close to singular.
         ordered = objective.form[order][:, order].double()
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(ordered))
+        lower, failed = torch.linalg.cholesky_ex(ordered)
+        if failed:
+            raise InputError(
+                "the second moment of a layer's inputs cannot be inverted, as the damping is "
+                "lost in its rounding: choose a larger one, such as gptq:damping=0.01"
+            )
+        inverse = torch.cholesky_inverse(lower)
         return cls(order, torch.linalg.cholesky(inverse, upper=True).float())
 
     def codes(self, stack: Stack) -> Tensor:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Self, final
 
-import torch
 from torch import Tensor
 
 
@@ -13,7 +12,8 @@ class Objective:
     r"""The squared error of outputs, :math:`d^T H d` for an error ``d`` of a weight's row.
 
     Args:
-        form: ``[K, K]`` float32: the second moment of the inputs, damped.
+        form: ``[K, K]`` float32: the second moment of the inputs, in units of the mean of its
+            diagonal, damped.
     """
 
     form: Tensor
@@ -29,10 +29,13 @@ class Objective:
             moment: ``[K, K]``, symmetric and positive semidefinite.
             damping: Share of the mean of the diagonal, above 0.
         """
-        mean = moment.diagonal().mean()
-        # Of a layer that only reads zeros every rounding is as good: that to nearest is taken.
-        raised = damping * mean if mean > 0 else torch.ones_like(mean)
-        return cls(moment.float() + raised * torch.eye(len(moment)))
+        mean = float(moment.diagonal().double().mean())
+        # Of a layer that only reads zeros every rounding is as good: all weights count the same.
+        unit, raised = (mean, damping) if mean > 0 else (1.0, 1.0)
+        # In these units squared errors of small inputs do not vanish in float32.
+        form = moment.float() / unit
+        form.diagonal().add_(raised)
+        return cls(form)
 
     @property
     def diagonal(self) -> Tensor:

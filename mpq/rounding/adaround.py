@@ -31,7 +31,7 @@ class AdaRound(WeightRounding):
     of :math:`v` that is stretched to -0.1 and 1.1 and cut to 0 and 1. Adam minimizes, over all
     :math:`v` of a row,
 
-    .. math:: d^T H d + \lambda \textstyle\sum_k (1 - |2 h_k - 1|^\beta)
+    .. math:: d^T H d + \lambda \textstyle\sum_k H_{kk} (1 - |2 h_k - 1|^\beta)
 
     with :math:`d` in steps of the grid, :math:`H` the damped second moment in units of its mean
     diagonal, and :math:`\beta` annealed from 20 to 2 by half a cosine. In the end :math:`h` is
@@ -39,8 +39,8 @@ class AdaRound(WeightRounding):
 
     Departures: the squared error of outputs is computed from the second moment instead of batches,
     so that nothing is drawn at random and activation functions are not looked at;
-    :math:`\lambda` has the units above, not those of the outputs; fewer and larger steps than
-    the paper's 10,000. Scales are those that rounding to nearest starts from. Of floating-point
+    what is undecided costs each input in proportion to its own second moment, so that
+    :math:`\lambda` has no unit; fewer and larger steps than the paper's 10,000. Scales are those that rounding to nearest starts from. Of floating-point
     formats the neighbours are those of their own uneven grid.
 
     Takes a product ``[K, K] [K, R]`` a step, hundreds of times that of GPTQ.
@@ -58,7 +58,7 @@ class AdaRound(WeightRounding):
     damping: float = 0.01
     num_steps: int = 500
     learning_rate: float = 0.1
-    regularizer: float = 1.0
+    regularizer: float = 0.3
 
     def __post_init__(self) -> None:
         check_damping(self.name, self.damping)
@@ -122,7 +122,8 @@ class _Learner(StackSolver):
         along = cos(pi * (done - WARM_UP) / (1.0 - WARM_UP))
         beta = last + 0.5 * (first - last) * (1.0 + along)
         side = 2.0 * share - 1.0
-        return -2.0 * beta * self.options.regularizer * side.abs() ** (beta - 1.0) * side.sign()
+        weight = self.options.regularizer * self.objective.diagonal[:, None]
+        return -2.0 * beta * weight * side.abs() ** (beta - 1.0) * side.sign()
 
     def _adam(self, slope: Tensor, mean: Tensor, square: Tensor, step: int) -> Tensor:
         """The step to take (Kingma and Ba 2014, arXiv:1412.6980); moments change in place."""

@@ -2,14 +2,15 @@
 
     python benchmarks/weight_rounding.py > benchmarks/weight_rounding.json
 
-``cost``: seconds and memory of a 4096 x 4096 layer at six precisions, one thread, each rounding in a
-process of its own. Memory is MiB beyond the most that the process held before, when it had made the
-layer; the codes of all precisions, which come back, are in it. AdaRound rounds 32 of the rows, its
-time grows with them.
+``cost``: seconds and memory of a 4096 x 4096 layer at six precisions, one thread, each rounding in
+a process of its own. Memory is MiB beyond the most that the process held before, when it had made
+the layer; the codes of all precisions, which come back, are in it. AdaRound rounds 32 of the rows,
+its time grows with them.
 
 ``steps``: the squared error of outputs, summed over rows, in units of rounding to nearest's on the
 same grids; 64 x 256 layers of two kinds of correlated inputs, mean of three draws. The steps of
-coordinate descent come one after the other from ``seven_scales`` on, each keeping the better per row.
+coordinate descent come one after the other from ``seven_scales`` on, each keeping the better per
+row.
 """
 
 import json

@@ -38,10 +38,10 @@ class AdaRound(WeightRounding):
     rounded. Where that is no better than rounding to nearest, as a row of the weight, that is kept.
 
     Departures: the squared error of outputs is computed from the second moment instead of batches,
-    so that nothing is drawn at random and activation functions are not looked at;
-    what is undecided costs each input in proportion to its own second moment, so that
-    :math:`\lambda` has no unit; fewer and larger steps than the paper's 10,000. Scales are those that rounding to nearest starts from. Of floating-point
-    formats the neighbours are those of their own uneven grid.
+    so that nothing is drawn at random and activation functions are not looked at; what is undecided
+    costs each input in proportion to its own second moment, so that :math:`\lambda` has no unit;
+    fewer and larger steps than the paper's 10,000. Scales are those that rounding to nearest starts
+    from. Of floating-point formats the neighbours are those of their own uneven grid.
 
     Takes a product ``[K, K] [K, R]`` a step, hundreds of times that of GPTQ.
 

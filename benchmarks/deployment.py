@@ -10,9 +10,9 @@ of the target's own w8 (torchao, which stores a byte per code: 1.05 times). Prin
 every network and target: the figures of ``export.json`` (difference from the simulation, KL
 divergence from the original in the runtime and in the simulation, bytes in the file and predicted,
 examples and tokens a second on this machine), and of the target's uniform precisions their bytes,
-what they lose in the simulation, and the same figures of their own export (of SmolLM2's those of two
-of them), or the sentence that refuses it. A row's ``load_average`` is that of the last minute: this process is 1 of it, and what
-is above is other work, beside which the speeds were measured.
+what they lose in the simulation, and the same figures of their own export (of SmolLM2, two of
+them), or the sentence that refuses it. A row's ``load_average`` is that of the last minute: this
+process is 1 of it, and what is above is other work, beside which the speeds were measured.
 
 Needs the networks: MPQ_DATA or ../shared/data, MPQ_MODELS or ../shared/models, and the extras of
 the targets. Names of networks, targets or both choose some: ``stories gguf``; ``--into`` puts the

@@ -82,6 +82,7 @@ class Subject:
         targets: Those that have a place for such a network.
         weight_range: Of 135 M weights, the least squares of forty ranges would be most of the time.
         weights: The file that they come in, where make_net draws them.
+        sensitivity: Of 135 M weights, every probe rounds all in every format: a quarter of a minute.
         runs_all: Whether the runtime runs every uniform precision; else, as it takes minutes, the
             best within the bytes and the one of the most bytes.
     """
@@ -90,6 +91,7 @@ class Subject:
     targets: tuple[str, ...]
     weight_range: str = "mse"
     weights: Path | None = None
+    sensitivity: str = "auto"
     runs_all: bool = True
 
     def part(self, name: str) -> Any:
@@ -104,7 +106,13 @@ class Subject:
 OF_LANGUAGE: Final = tuple(name for name in LIMITS if name != "litert")
 SUBJECTS: Final = {
     "stories": Subject(EXAMPLES / "llama_stories_transformers.py", OF_LANGUAGE),
-    "smollm2": Subject(HERE / "smollm2.py", OF_LANGUAGE, weight_range="minmax", runs_all=False),
+    "smollm2": Subject(
+        HERE / "smollm2.py",
+        OF_LANGUAGE,
+        weight_range="minmax",
+        sensitivity="sketch:num_probes=4",
+        runs_all=False,
+    ),
     "efficientnet_lite0": Subject(HERE / "efficientnet_lite0.py", OF_GRAPHS),
     "resnet20": Subject(
         EXAMPLES / "resnet20_cifar10.py", OF_GRAPHS, weights=DATA / "cifar10/resnet20.safetensors"
@@ -119,7 +127,7 @@ def shipped(subject: Subject, target: str, limit: str, folder: Path) -> dict[str
     ranges = mpq.Ranges(weight=subject.weight_range)
     task = mpq.Task(model, subject.part("calibration"), held_out, to=target, ranges=ranges)
     started = time.perf_counter()
-    result = mpq.search(task, [limit], progress=True)
+    result = mpq.search(task, [limit], sensitivity=subject.sensitivity, progress=True)
     seconds = time.perf_counter() - started
     mpq.export(result.assignment, folder, target, model, held_out)
     exported: dict[str, Any] = json.loads((folder / "export.json").read_text(encoding="utf-8"))
@@ -146,6 +154,7 @@ def shipped(subject: Subject, target: str, limit: str, folder: Path) -> dict[str
         "held_out_kl_nats": compared["result"].measured.divergence,
         "best_uniform": best,
         "uniform": uniform,
+        "sensitivity": subject.sensitivity,
         "search_seconds": seconds,
     }
 

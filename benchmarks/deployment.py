@@ -82,7 +82,7 @@ class Subject:
         targets: Those that have a place for such a network.
         weight_range: Of 135 M weights, the least squares of forty ranges would be most of the time.
         weights: The file that they come in, where make_net draws them.
-        sensitivity: Of 135 M weights, every probe rounds all in every format: a quarter of a minute.
+        sensitivity: Every probe rounds 135 M weights in every format, which takes a quarter minute.
         runs_all: Whether the runtime runs every uniform precision; else, as it takes minutes, the
             best within the bytes and the one of the most bytes.
     """

@@ -11,8 +11,9 @@ every network and target: the figures of ``export.json`` (difference from the si
 divergence from the original in the runtime and in the simulation, bytes in the file and predicted,
 examples and tokens a second on this machine), and of the target's uniform precisions their bytes,
 what they lose in the simulation, and the same figures of their own export (of SmolLM2, two of
-them), or the sentence that refuses it. A row's ``load_average`` is that of the last minute: this
-process is 1 of it, and what is above is other work, beside which the speeds were measured.
+them). Where a network or a precision is refused, its row has the sentence. A row's
+``load_average`` is that of the last minute: this process is 1 of it, and what is above is other
+work, beside which the speeds were measured.
 
 Needs the networks: MPQ_DATA or ../shared/data, MPQ_MODELS or ../shared/models, and the extras of
 the targets. Names of networks, targets or both choose some: ``stories gguf``; ``--into`` puts the
@@ -187,7 +188,10 @@ def rows(subject: Subject, targets: list[str]) -> Iterator[tuple[str, dict[str, 
             if name == "gguf":
                 subject.part("save_tokenizer")(f"{place}/tokenizer")
                 spelled = f"gguf:tokenizer={place}/tokenizer"
-            told = shipped(subject, spelled, LIMITS[name], Path(place, name))
+            try:
+                told = shipped(subject, spelled, LIMITS[name], Path(place, name))
+            except MpqError as error:
+                told = {"refused": str(error)}
             yield name, told | {"target": name, "limit": LIMITS[name]} | circumstances()
 
 

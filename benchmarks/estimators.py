@@ -75,8 +75,8 @@ OF_PAIRS = ("hessian-trace", "fisher", "output-gradient", "first-order", "measur
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("network", candidates=NETWORKS)
-    parser.add_argument("candidates", candidates=CANDIDATES)
+    parser.add_argument("network", choices=NETWORKS)
+    parser.add_argument("candidates", choices=CANDIDATES)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

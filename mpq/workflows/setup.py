@@ -165,6 +165,7 @@ class Prepared:
             solve(additive_solver(any_loss), any_loss)
         except InfeasibleError as error:
             hints = _launch_hint(self.pricing, constraints) + self._constant_hint(any_loss)
+            hints += self._unshipped_hint()
             raise InfeasibleError(f"{error}{hints}") from error
         return constraints
 
@@ -175,6 +176,17 @@ class Prepared:
         if not names or not any(x.is_constant_notable for x in shortfalls):
             return ""
         return f". Not in the layers, the largest first: {names}"
+
+    def _unshipped_hint(self) -> str:
+        """Names a layer that takes its bytes as it came, since the target does not hold it."""
+        if not self.unshipped:
+            return ""
+        (name, why), target = next(iter(self.unshipped.items())), self.task.target
+        assert target is not None
+        return (
+            f". {len(self.unshipped)} of {len(self.network.layers)} layers stay as they came, as "
+            f"{target.name} holds none of their candidates; the first is {name!r}: {why}"
+        )
 
     def indifferent(self, constraints: Constraints) -> Problem:
         """The problem that only has constraints: every assignment loses nothing."""

@@ -19,7 +19,7 @@ from mpq.backends.hugging_face import FolderTarget
 from mpq.backends.recipes._base import Recipe
 from mpq.backends.target import LARGEST, MEDIAN, MEDIAN_OF_ROUNDED
 from mpq.cli.__main__ import app
-from mpq.errors import InputError, PrecisionError
+from mpq.errors import InfeasibleError, InputError, PrecisionError
 from mpq.network.layer import Layer
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.precision import ORIGINAL, Precision
@@ -191,6 +191,21 @@ def test_a_search_counts_the_bytes_and_keeps_the_numerics_of_its_target(tmp_path
     again = mpq.load(tmp_path)
     assert again.provenance == result.provenance
     assert again.assignment.numerics == target.numerics
+
+
+@pytest.mark.usefixtures("any_network")
+def test_a_limit_that_no_layer_can_meet_names_those_that_the_target_does_not_hold() -> None:
+    """What is left as it came takes the bytes, and "too much" alone would not say why."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Flatten(), nn.Linear(64 * 4, 8)).eval()
+    task = mpq.Task(model, [torch.randn(16, 3, 4, 4)], to="compressed-tensors")
+
+    with pytest.raises(
+        InfeasibleError,
+        match="1 of 2 layers stay as they came, as compressed-tensors holds none of their "
+        "candidates; the first is '0': .*conv2d",
+    ):
+        mpq.search(task, ["weight_bytes=4KiB"])
 
 
 def test_modules_that_the_tools_do_not_know_stay_as_they_came() -> None:

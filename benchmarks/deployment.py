@@ -130,7 +130,7 @@ def shipped(subject: Subject, target: str, limit: str, folder: Path) -> dict[str
     started = time.perf_counter()
     result = mpq.search(task, [limit], sensitivity=subject.sensitivity, progress=True)
     seconds = time.perf_counter() - started
-    mpq.export(result.assignment, folder, target, model, held_out)
+    mpq.export(result.assignment, folder, target, model, task.calibration, held_out=held_out)
     exported: dict[str, Any] = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     compared = {row.label: row for row in result.comparisons}
     uniform = {
@@ -149,7 +149,7 @@ def shipped(subject: Subject, target: str, limit: str, folder: Path) -> dict[str
         if subject.runs_all or label in (best, most):
             assignment = uniformly(result, Precision.parse(label))
             place = folder.with_name(f"{folder.name}-{label}")
-            told.update(in_runtime(assignment, place, target, model, held_out))
+            told.update(in_runtime(assignment, place, target, task))
     return exported | {
         "precisions": sorted({str(p) for p in result.assignment.precisions.values()}),
         "held_out_kl_nats": compared["result"].measured.divergence,
@@ -169,11 +169,11 @@ def uniformly(result: mpq.SearchResult, precision: Precision) -> mpq.Assignment:
 
 
 def in_runtime(
-    assignment: mpq.Assignment, folder: Path, target: str, model: torch.nn.Module, held_out: Any
+    assignment: mpq.Assignment, folder: Path, target: str, task: mpq.Task
 ) -> dict[str, Any]:
     """Of ``export.json`` what is said of a uniform precision too."""
     try:
-        mpq.export(assignment, folder, target, model, held_out)
+        mpq.export(assignment, folder, target, task.model, task.calibration, held_out=task.held_out)
     except MpqError as error:
         return {"refused": str(error)}
     told = json.loads((folder / "export.json").read_text(encoding="utf-8"))

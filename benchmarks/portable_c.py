@@ -53,7 +53,7 @@ def shipped(network: str, tried: str, folder: Path) -> dict[str, Any]:
     examples = list(islice(iter(held_out()), 1))
     task = mpq.Task(model, first, held_out, to="c", device="cortex-m4", candidates=candidates)
     result = mpq.search(task, [*limits, "peak_ram=1x:w8a8"], sensitivity="weight-error")
-    mpq.export(result.assignment, folder, "c", model, examples)
+    mpq.export(result.assignment, folder, "c", model, first, held_out=examples)
     told: dict[str, Any] = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     budgets = {budget.resource: budget for budget in result.assignment.metadata.budgets}
     measured = result.assignment.metadata

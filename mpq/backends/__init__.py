@@ -120,6 +120,7 @@ def export(
     calibration: Any = None,
     metric: str | None = None,
     allow_randomness: int | None = None,
+    held_out: Any = None,
 ) -> ExportedFile:
     """Writes a file for another tool.
 
@@ -131,6 +132,8 @@ def export(
         calibration: Example inputs, for backends that trace or run the network.
         metric: Which outputs count, as ``METRICS.build`` takes it; default: as in the search.
         allow_randomness: See ``Task``; default: as in the search.
+        held_out: Examples that the file is run with, which the search did not see; default: those
+            of ``calibration``, and a target's ``export.json`` says so.
 
     Raises:
         InputError: If there is no such backend, it writes no files, or lacks the network or data.
@@ -147,13 +150,13 @@ def export(
         if model is None or calibration is None:
             raise InputError(f"the target {built.name} needs the network and examples")
         spelled = backend if isinstance(backend, str) else BACKENDS.spell(built)
-        check = ship(built, spelled, assignment, path, model, calibration)
+        check = ship(built, spelled, assignment, path, model, calibration, held_out)
         return ExportedFile(path, check.verdict, check.max_difference / check.spread)
     if isinstance(built, Recipe):
         written = write_files(path, built.files(assignment, model, calibration))
         return ExportedFile(written[0], built.note, None)
     # All of it is made before the file is touched: a refusal leaves what was there.
-    made = built.export(assignment, model, calibration)
+    made = built.export(assignment, model, calibration if held_out is None else held_out)
     (file,) = write_files(path.parent, {path.name: made.content})
     return ExportedFile(file, made.verdict, made.deviation)
 

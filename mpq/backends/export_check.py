@@ -48,6 +48,8 @@ class ExportCheck:
         warnings: What could not be compared, as other settings that the runtime does not load.
         examples_are_batches: Whether rows of a batch change each other's outputs, so that every
             example is a batch.
+        examples_are_held_out: Whether differences, divergences and speeds are those of held-out
+            examples; else of calibration examples, which ranges and weights were fitted to.
     """
 
     target: str
@@ -77,6 +79,7 @@ class ExportCheck:
     unscored: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     examples_are_batches: bool = False
+    examples_are_held_out: bool = False
 
     def to_json(self) -> str:
         """JSON with these names as keys."""
@@ -104,6 +107,7 @@ class ExportCheck:
         examples = "examples"
         if self.examples_are_batches:
             examples = "batches (whole: their rows change each other's outputs)"
+        examples = f"{'held-out' if self.examples_are_held_out else 'calibration'} {examples}"
         return (
             f"{', '.join(f'{p} {v}' for p, v in self.versions.items())} here{half}: "
             f"{self.num_layers} weights decoded, at most {self.max_weight_difference:.2g} apart; "

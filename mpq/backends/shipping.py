@@ -37,6 +37,7 @@ def ship(
     folder: Path,
     model: nn.Module,
     calibration: Any,
+    held_out: Any = None,
 ) -> ExportCheck:
     """Writes a folder, runs it with the target's runtime, and compares it with the simulation.
 
@@ -49,7 +50,8 @@ def ship(
         assignment: Its layers' precisions.
         folder: Where it goes: a folder that is not there, or empty.
         model: The network that the assignment was found for, in evaluation mode.
-        calibration: Examples, as ``Calibration`` takes them; the first are run.
+        calibration: Examples, as ``Calibration`` takes them, for ranges that the target adds.
+        held_out: The first of these are run; without any, those of ``calibration`` are.
 
     Raises:
         PrecisionError: If the target cannot hold a layer's precision; names it.
@@ -69,8 +71,10 @@ def ship(
     assignment = replace(assignment, numerics=target.arithmetic)
     shipped = Shipped.of(model, assignment)
     data = _as_searched(Calibration.of(calibration), shipped)
-    _refuse_batches(target, data)
-    batches = _few(data, model, shipped.metric)
+    is_held_out = held_out is not None
+    run = _as_searched(Calibration.of(held_out), shipped) if is_held_out else data
+    _refuse_batches(target, run)
+    batches = _few(run, model, shipped.metric)
     shipped = replace(shipped, calibration=data, examples=tuple(batches))
     try:
         with prepared_folder(folder.parent), staging(folder.parent, STAGED) as place:
@@ -81,6 +85,7 @@ def ship(
             ran = run_fresh(target, spelled, made, batches, exchange)
             trace = partial(trace_fresh, target, spelled, made, batches[0].slice(0, 1), exchange)
             check = compared(target, spelled, shipped, batches, ran, made, was_searched_for, trace)
+            check = replace(check, examples_are_held_out=is_held_out)
             (made / "export.json").write_text(check.to_json(), encoding="utf-8")
             _appear(made, folder)
     except OSError as error:

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from mpq.cli.app import app, reporting_errors
-from mpq.cli.options import AssignmentFile, Data, Model, Weights
+from mpq.cli.options import AssignmentFile, Data, ExportEvalData, Model, Weights
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions, write
-from mpq.cli.task_options import DEMO, DEMO_DATA, AsSearchedOptions
+from mpq.cli.task_options import DEMO, DEMO_DATA, AsSearchedOptions, held_out_spec
 from mpq.workflows.task import Task
 
 
@@ -58,6 +58,7 @@ def export(
     model: Model = DEMO,
     weights: Weights = None,
     data: Data = None,
+    eval_data: ExportEvalData = None,
     output: Annotated[
         Path | None,
         typer.Option(help="File, or a target's folder. Default: standard output, for text."),
@@ -92,10 +93,13 @@ def export(
         refuse_missing_data(model, "calibration")
     # For bit widths as text neither the model nor its data is needed.
     loaded = load_model(model, weights) if backend.needs_network else None
-    examples = None if loaded is None else load_data(data or DEMO_DATA, loaded, Task.seed)
-    made = run(
-        found, output, backend, loaded, examples, compared.spelled, compared.allow_randomness
+    tested = held_out_spec(eval_data, model == DEMO and data is None)
+    examples, held_out = (
+        None if loaded is None or spec is None else load_data(spec, loaded, Task.seed)
+        for spec in (data or DEMO_DATA, tested)
     )
+    as_searched = (compared.spelled, compared.allow_randomness)
+    made = run(found, output, backend, loaded, examples, *as_searched, held_out)
     answer = {
         "path": str(made.path),
         "verdict": made.verdict,

@@ -23,6 +23,13 @@ EvalData = Annotated[
     str | None,
     typer.Option(help="Function that yields held-out batches. Default: a quarter of --data."),
 ]
+ExportEvalData = Annotated[
+    str | None,
+    typer.Option(
+        "--eval-data",
+        help="Function that yields held-out batches, which the file is run with. Default: --data.",
+    ),
+]
 Device = Annotated[
     str | None, typer.Option(help="Device (see `mpq devices`), or path/to/profile.json or .csv.")
 ]

@@ -183,9 +183,7 @@ class TaskOptions:
         source = self.source
         # First of all: that --data is missing is said before the model's code runs.
         spec = source.data_spec
-        # Beside the user's own examples the built-in ones would be other data; a share of the
-        # user's is then held out.
-        held_out = self.eval_data or (DEMO_HELD_OUT if source.is_all_demo else None)
+        held_out = held_out_spec(self.eval_data, source.is_all_demo)
         model = load_model(source.model, source.weights)
         return Task(
             model,
@@ -202,6 +200,17 @@ class TaskOptions:
             seed=self.draws.seed,
             allow_randomness=self.draws.allow_randomness,
         )
+
+
+def held_out_spec(eval_data: str | None, is_all_demo: bool) -> str | None:
+    """Names the held-out examples; ``None`` where none were named.
+
+    Args:
+        eval_data: What ``--eval-data`` names.
+        is_all_demo: Whether the built-in network and its examples are meant: beside the user's own
+            examples the built-in ones would be other data.
+    """
+    return eval_data or (DEMO_HELD_OUT if is_all_demo else None)
 
 
 def listed(precisions: str | None) -> list[str] | None:

@@ -155,6 +155,49 @@ def test_what_agrees_is_there_with_its_figures(shipped: Any, tmp_path: Path) -> 
     assert expected <= told["file_bytes"] <= expected + 1000
 
 
+def test_held_out_examples_are_what_is_run(
+    same_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Differences and divergences are theirs; ranges are of the calibration examples."""
+    held_out = [torch.randn(5, 16, generator=torch.Generator().manual_seed(1))]
+    given: list[Shipped] = []
+    write = Toy.write
+
+    def seen(target: Toy, shipped: Shipped, folder: Path) -> None:
+        given.append(shipped)
+        write(target, shipped, folder)
+
+    monkeypatch.setattr(Toy, "write", seen)
+
+    check = ship(Toy(), "toy", assigned(), tmp_path / "made", network(), DATA, held_out)
+
+    model = network()
+    with torch.no_grad():
+        expected, found = model(held_out[0]), mpq.quantize(model, assigned())(held_out[0])
+    divergence = torch.nn.functional.kl_div(
+        found.double().log_softmax(-1),
+        expected.double().log_softmax(-1),
+        log_target=True,
+        reduction="batchmean",
+    )
+    assert check.kl_of_simulation_nats == pytest.approx(float(divergence), rel=1e-4)
+    assert (check.num_examples, check.examples_are_held_out) == (5, True)
+    assert "outputs of 5 held-out examples" in check.verdict
+    assert json.loads((tmp_path / "made" / "export.json").read_text())["examples_are_held_out"]
+    (one,) = given
+    assert one.calibration is not None
+    assert torch.equal(next(iter(one.calibration)).args[0], DATA[0])
+    assert torch.equal(one.examples[0].args[0], held_out[0])
+
+
+def test_calibration_examples_are_said_to_be_that(shipped: Any, tmp_path: Path) -> None:
+    """Where nothing is held out, nobody takes the figures for those of other examples."""
+    check = shipped()
+
+    assert "outputs of 16 calibration examples" in check.verdict
+    assert not json.loads((tmp_path / "made" / "export.json").read_text())["examples_are_held_out"]
+
+
 @pytest.mark.parametrize(
     ("fault", "error", "message"),
     [

@@ -52,10 +52,53 @@ def test_the_demo_is_searched_for_a_microcontroller_and_exported(tmp_path: Path)
     assert told["median_difference"] < 1e-5 * told["spread"]
     assert told["median_from_search"] < 0.1 * told["spread"]
     assert told["num_layers"] == 18
+    assert told["examples_are_held_out"]
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
         "check.c", "export.json", "host.c", "kernels.c", "kernels.h", "network.c", "network.h",
         "network.json", "network_float.c",
     }  # fmt: skip
+
+
+USER_FILE = """
+import torch
+from torch import nn
+
+def make_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+
+def data():
+    return [torch.randn(16, 8, generator=torch.Generator().manual_seed(1))]
+
+def held_out():
+    return [torch.randn(6, 8, generator=torch.Generator().manual_seed(2))]
+"""
+
+
+@pytest.mark.usefixtures("same_process")
+@pytest.mark.parametrize(
+    ("option", "count", "kind"), [("--eval-data", 6, "held-out"), ("", 16, "calibration")]
+)
+def test_the_command_says_which_examples_were_run(
+    tmp_path: Path, option: str, count: int, kind: str
+) -> None:
+    """Those of ``--eval-data``; with ``--data`` alone calibration examples, which it says."""
+    file = tmp_path / "net.py"
+    file.write_text(USER_FILE)
+    model, (data,) = load_model(f"{file}:make_net"), load_callable(f"{file}:data")()
+    (tmp_path / "found.json").write_text(assigned(model, data, ("w8a8",)).to_json())
+    more = [option, f"{file}:held_out"] if option else []
+
+    made = CliRunner().invoke(
+        app,
+        ["export", str(tmp_path / "found.json"), "--model", f"{file}:make_net", "--data",
+         f"{file}:data", *more, "--to", "c", "--output", str(tmp_path / "out")],
+    )  # fmt: skip
+
+    assert made.exit_code == 0, made.output
+    assert f"outputs of {count} {kind} examples" in " ".join(made.stdout.split())
+    told = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert told["examples_are_held_out"] == bool(option)
 
 
 @pytest.mark.usefixtures("same_process")

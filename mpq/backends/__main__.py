@@ -1,6 +1,6 @@
 """The child of an export: loads a folder with a target's runtime, and runs it.
 
-``python -m mpq.backends TARGET FOLDER EXCHANGE [modules]``; see ``mpq.backends.fresh``.
+``python -m mpq.backends PARENT TARGET FOLDER EXCHANGE [modules]``; see ``mpq.backends.fresh``.
 """
 
 import json
@@ -24,12 +24,12 @@ POLL_S: Final = 1.0
 """How often the process asks whether its parent is still there."""
 
 
-def main(spelled: str, folder: str, exchange: str, what: str = "run") -> None:
+def main(parent: str, spelled: str, folder: str, exchange: str, what: str = "run") -> None:
     """Leaves ``answer.pt``, ``others.pt``, ``weights.safetensors``, or an error's sentence as JSON.
 
     Of ``modules``: ``modules.safetensors``, what each of them reads and gives in the first batch.
     """
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     target, meeting = target_of(spelled), Path(exchange)
     try:
         loaded = target.load(Path(folder))
@@ -63,7 +63,14 @@ def main(spelled: str, folder: str, exchange: str, what: str = "run") -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process when its parent has, which nobody waits for any more."""
+    """Ends this process when its parent has, which nobody waits for any more.
+
+    Args:
+        parent: Its id, as the parent has given it: one that has died before this process had
+            imported all that it needs is no parent of it any more.
+    """
+    if sys.platform == "win32":  # where a virtual environment's Python has a launcher for a parent
+        parent = os.getppid()
     while os.getppid() == parent:
         time.sleep(POLL_S)
     os._exit(1)

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Final, final
 
@@ -36,7 +37,7 @@ from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
 from mpq.quantization.rounding import static_grid
 
-DENSE_SINCE: Final = (0, 20)
+DENSE_SINCE: Final = "0.20"
 """The release that was tried: it packs 3, 5, 6 and 7 bits densely; earlier ones padded them."""
 MICROSCALING: Final = {
     "mxfp4": "mxfp4-pack-quantized",
@@ -156,6 +157,7 @@ class CompressedTensors(FolderTarget):
 
     def write(self, shipped: Shipped, folder: Path) -> None:
         """See ``Target.write``."""
+        _require_tools(self.extra)
         config = config_of(shipped.model, self.name)
         tensors: dict[str, Tensor] = {}
         groups: dict[Precision, list[str]] = defaultdict(list)
@@ -181,9 +183,7 @@ class CompressedTensors(FolderTarget):
 
     def load(self, folder: Path) -> Loaded:
         """See ``Target.load``."""
-        require("transformers", self.extra)
-        require("compressed_tensors", self.extra)
-        _require_dense()
+        _require_tools(self.extra)
         from compressed_tensors.compressors import BaseCompressor
         from compressed_tensors.utils import get_direct_state_dict
 
@@ -338,13 +338,15 @@ def _ignored(shipped: Shipped, quantized: set[str]) -> list[str]:
     return [name for name, m in modules if isinstance(m, nn.Linear) and name not in quantized]
 
 
-def _require_dense() -> None:
-    from importlib.metadata import version
+def _require_tools(extra: str) -> None:
+    """Asked before anything is written: an older release reads dense layouts as other numbers."""
+    require("transformers", extra)
+    require("compressed_tensors", extra)
+    from packaging.version import Version
 
     found = version("compressed-tensors")
-    if tuple(map(int, found.split(".")[:2])) < DENSE_SINCE:
-        since = ".".join(map(str, DENSE_SINCE))
+    if Version(found) < Version(DENSE_SINCE):
         raise MissingDependencyError(
             f"compressed-tensors {found} packs 3, 5, 6 and 7 bits otherwise: "
-            f"pip install 'compressed-tensors>={since}'"
+            f"pip install 'compressed-tensors>={DENSE_SINCE}'"
         )

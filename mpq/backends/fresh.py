@@ -5,6 +5,7 @@ and ``weights.safetensors``, or the sentence of an error as JSON on its standard
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -172,7 +173,7 @@ def _ask(
 ) -> None:
     told = [(batch.args, dict(batch.kwargs), batch.is_whole, batch.axes) for batch in batches]
     torch.save(told, exchange / "batches.pt")
-    command = [sys.executable, "-m", "mpq.backends", *arguments]
+    command = [sys.executable, "-m", "mpq.backends", str(os.getpid()), *arguments]
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     except subprocess.TimeoutExpired as error:

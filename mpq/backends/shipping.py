@@ -1,5 +1,10 @@
 """An export to a target: written, run by its own runtime, compared, and only then there."""
 
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +33,9 @@ NUM_EXAMPLES: Final = 32
 STAGED: Final = "export"
 OUTPUTS_AT_ONCE: Final = 1 << 27
 """Numbers (512 MiB) in the outputs of the examples that are run: large vocabularies take fewer."""
+NO_SPACE: Final = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+FULL_BYTES: Final = 4096
+"""A disk with fewer left is full, whatever a writer makes of it: half a file, another error."""
 
 
 def ship(
@@ -77,7 +85,11 @@ def ship(
     batches = _few(run, model, shipped.metric)
     shipped = replace(shipped, calibration=data, examples=tuple(batches))
     try:
-        with prepared_folder(folder.parent), staging(folder.parent, STAGED) as place:
+        with (
+            prepared_folder(folder.parent),
+            staging(folder.parent, STAGED) as place,
+            _telling_no_space(place),
+        ):
             made, exchange = place / "made", place / "exchange"
             made.mkdir()
             exchange.mkdir()
@@ -89,8 +101,27 @@ def ship(
             (made / "export.json").write_text(check.to_json(), encoding="utf-8")
             _appear(made, folder)
     except OSError as error:
-        raise OutputError(f"cannot write the folder {folder}: {error}") from error
+        raise OutputError(f"cannot write the folder {folder}: {error.strerror or error}") from error
     return check
+
+
+@contextmanager
+def _telling_no_space(place: Path) -> Iterator[None]:
+    """Raises the system's error where the disk is full: every tool's writer has one of its own."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # whatever it is, it is raised again
+        told = next((text for text in NO_SPACE if text in str(error)), None)
+        # Asked before the files are removed. Some writers say nothing, and leave half a file.
+        if told is None and _free_bytes(place) >= FULL_BYTES:
+            raise
+        raise OSError(errno.ENOSPC, told or NO_SPACE[0]) from error
+
+
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
 
 
 def _refuse_what_is_there(folder: Path) -> None:

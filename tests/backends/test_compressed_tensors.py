@@ -9,9 +9,11 @@ import pytest
 import torch
 
 import mpq
+from mpq.backends import compressed_tensors
 from mpq.backends.compressed_tensors import CompressedTensors
 from mpq.backends.shipping import ship
-from mpq.errors import ModelError, PrecisionError
+from mpq.backends.target import Shipped
+from mpq.errors import MissingDependencyError, ModelError, PrecisionError
 from mpq.network.examples import Calibration
 from mpq.network.layer import Layer
 from mpq.network.network import Network
@@ -212,3 +214,25 @@ def test_other_networks_are_refused(tmp_path: Path) -> None:
         )  # fmt: skip
 
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("installed", "is_refused"),
+    [("0.9.2", True), ("0.19.1.post2", True), ("0.20.0rc1", True), ("0.20", False),
+     ("0.20.0.post1", False), ("0.100.0", False), ("1!0.1.dev3", False)],
+)  # fmt: skip
+def test_an_older_release_is_refused_before_anything_is_written(
+    installed: str, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would read dense layouts as other numbers; releases are compared as pip compares them."""
+    model, target = llama(), CompressedTensors()
+    shipped = Shipped.of(model, in_turn(model, target, ("w3",)))
+    monkeypatch.setattr(compressed_tensors, "version", lambda _: installed)
+
+    if is_refused:
+        with pytest.raises(MissingDependencyError, match=f"compressed-tensors {installed} packs 3"):
+            target.write(shipped, tmp_path)
+        assert not list(tmp_path.iterdir())
+    else:
+        target.write(shipped, tmp_path)
+        assert (tmp_path / "model.safetensors").is_file()

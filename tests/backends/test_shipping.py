@@ -348,16 +348,27 @@ def test_what_a_killed_export_left_is_removed_by_the_next(shipped: Any, tmp_path
     assert (tmp_path / "made" / "export.json").is_file()
 
 
-def test_a_child_ends_with_its_parent() -> None:
-    """Killed, an export leaves no runtime at work."""
+CHILD = """
+import os, sys, time
+import mpq.backends.__main__ as child
+
+parent = int(sys.argv[1])
+print(os.getpid(), flush=True)
+while {dies_first} and os.getppid() == parent:
+    time.sleep(0.01)
+child.target_of = lambda _: time.sleep(600)
+child.main(sys.argv[1], "toy", "folder", "exchange")
+"""
+
+
+@pytest.mark.parametrize("dies_first", [False, True])
+def test_a_child_ends_with_its_parent(dies_first: bool) -> None:
+    """Killed, an export leaves no runtime at work, also where that was still importing."""
     script = (
-        "import subprocess, sys\n"
-        "code = 'import os, threading, time; from mpq.backends.__main__ import _end_with;'\\\n"
-        "  'threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start();'\\\n"
-        "  'print(os.getpid(), flush=True); time.sleep(600)'\n"
-        "subprocess.run([sys.executable, '-c', code])\n"
+        "import os, subprocess, sys\n"
+        "subprocess.run([sys.executable, '-c', sys.argv[1], str(os.getpid())])\n"
     )
-    command = [sys.executable, "-c", script]
+    command = [sys.executable, "-c", script, CHILD.format(dies_first=dies_first)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
@@ -371,3 +382,19 @@ def test_a_child_ends_with_its_parent() -> None:
         time.sleep(0.1)
     os.kill(child, 9)
     raise AssertionError("the child is still there")
+
+
+def test_a_child_is_told_whose_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the parent, as a child that asks for itself may ask too late."""
+    commands: list[list[str]] = []
+
+    def runs(command: list[str], **_: object) -> "subprocess.CompletedProcess[str]":
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 3, "", "enough")
+
+    monkeypatch.setattr(subprocess, "run", runs)
+    with pytest.raises(ModelError, match="its runtime ended with 3: enough"):
+        fresh.run_fresh(Toy(), "toy", tmp_path, [], tmp_path)
+
+    (command,) = commands
+    assert command[3:] == [str(os.getpid()), "toy", str(tmp_path), str(tmp_path)]

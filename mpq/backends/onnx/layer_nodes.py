@@ -14,7 +14,7 @@ from mpq.errors import ModelError, PrecisionError
 from mpq.network.modules import weight_of
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import layout_of
-from mpq.quantization.codes import Codes
+from mpq.quantization.codes import Codes, packed
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 
@@ -135,12 +135,13 @@ class LayerCall:
         bits, size = self.precision.weight.number.bits, self.precision.weight.group_size
         assert size is not None
         stored = self._stored()
-        # Without zero points the operator takes the middle, 2^(bits - 1), for zero. As int32, since
-        # floats cannot be shifted.
-        blocks = stored.codes.reshape(*stored.scale.shape, size).to(torch.int32) + 2 ** (bits - 1)
+        # Without zero points the operator takes the middle, 2^(bits - 1), for zero.
+        blocks = stored.codes.reshape(-1, size) + 2 ** (bits - 1)
+        # A block of 16 and more codes of 2 bits and more is whole words.
+        stream = packed(blocks, bits).reshape(*stored.scale.shape, -1)
         inputs = [
             self.x,
-            writer.constant("packed", _packed(blocks, bits)),
+            writer.constant("packed", stream),
             writer.constant("scales", stored.scale),
         ]
         attributes = {
@@ -176,14 +177,6 @@ def write_sum(writer: Writer, product: Sequence[str], bias: str | None, output: 
         return
     # Not Gemm, which takes matrices only: tokens come as [N, T, C].
     writer.node("Add", [writer.node("MatMul", product), bias], output)
-
-
-def _packed(blocks: Tensor, bits: int) -> Tensor:
-    """``[O, blocks, size]`` codes from 0 as bytes, the first code in the lowest bits."""
-    each = 8 // bits
-    shaped = blocks.reshape(*blocks.shape[:2], -1, each)
-    shifts = torch.arange(each, dtype=torch.int32) * bits
-    return (shaped << shifts).sum(-1).to(torch.uint8)
 
 
 def convolution_attributes(name: str, layer_module: nn.Module) -> dict[str, Any]:

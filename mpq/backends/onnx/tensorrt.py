@@ -186,17 +186,31 @@ class _Linting:
 
     def _addition(self, node: "onnx.NodeProto") -> Iterator[str]:
         """A shortcut that is floating point where the convolution beside it ends in integers."""
-        ends = self.readers.get(node.output[0], ())
-        after = [y for x in ends if x.op_type == "Relu" for y in self.readers.get(x.output[0], ())]
-        products = [self.makers[x] for x in node.input if x in self.makers]
+        # With a constant it is a bias, which a convolution adds in any case.
+        added = [x for x in node.input if x not in self.constants]
+        products = [self.makers[x] for x in added if x in self.makers]
         convolutions = [x for x in products if x.op_type == "Conv" and self._decoded(x.input[0])]
-        is_quantized = any(x.op_type == _PAIR[0] for x in (*ends, *after))
-        decoded = [x for x in node.input if self._decoded(x) is not None]
-        if convolutions and is_quantized and not decoded:
+        decoded = [x for x in added if self._decoded(x) is not None]
+        if len(added) > 1 and convolutions and not decoded and self._ends_in_integers(node):
             yield (
                 "it adds a shortcut in floating point to a quantized convolution, whose output "
-                "stays floating point for it: Q/DQ belongs on the shortcut"
+                "stays floating point for it up to the next QuantizeLinear: Q/DQ belongs on the "
+                "shortcut"
             )
+
+    def _ends_in_integers(self, node: "onnx.NodeProto") -> bool:
+        """Whether some reader, or what stands between, as a ReLU and a mean, is quantized again."""
+        waiting, seen = list(node.output), set[str]()
+        while waiting:
+            name = waiting.pop()
+            for reader in self.readers.get(name, ()):
+                if reader.op_type == _PAIR[0]:
+                    return True
+                # A product is another kernel, whatever it ends in.
+                if reader.op_type not in _PRODUCTS:
+                    waiting += [x for x in reader.output if x not in seen]
+            seen.add(name)
+        return False
 
 
 def _attribute(node: "onnx.NodeProto", name: str, default: int) -> int:

@@ -233,6 +233,36 @@ def test_float_layer_between_int8_layers_stays_float(
     assert operators.count("MatMulNBits") == 1
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("size", [16, 32])
+def test_packed_blocks_are_those_of_the_operator(bits: int, size: int, tmp_path: Path) -> None:
+    """Read code by code, as its definition has them: the first in the lowest bits of a byte."""
+    import onnx
+    from onnx import numpy_helper
+
+    torch.manual_seed(0)
+    # 40 inputs: the last block is filled up with zeros.
+    model, data = nn.Sequential(nn.Linear(40, 3, bias=False)).eval(), [torch.randn(4, 40)]
+    precision = Precision.parse(f"w{bits}g{size}a32")
+    found = Assignment((AssignedLayer("0", "linear", (3, 40), precision),))
+    export(found, tmp_path / "net.onnx", "onnx", model, data)
+
+    graph = onnx.load(tmp_path / "net.onnx").graph
+    (node,) = (x for x in graph.node if x.op_type == "MatMulNBits")
+    stored = {x.name: numpy_helper.to_array(x) for x in graph.initializer}
+    stream, scale = stored[node.input[1]], stored[node.input[2]].reshape(3, -1)
+    decoded = np.zeros((3, 40), np.float32)
+    for row in range(3):
+        for column in range(40):
+            block, place = divmod(column, size)
+            byte, low = divmod(place * bits, 8)
+            code = (int(stream[row, block, byte]) >> low) % 2**bits - 2 ** (bits - 1)
+            decoded[row, column] = np.float32(code) * scale[row, block]
+    assert stream.shape == (3, -(-40 // size), size * bits // 8)
+    expected = quantize(model, found)(torch.eye(40)).t().detach().numpy()
+    np.testing.assert_array_equal(decoded, expected)
+
+
 def test_tensor_that_two_int8_layers_read_is_rounded_once(mixed: tuple[Path, Assignment]) -> None:
     """``second`` and ``beside`` read two tensors and the stem one; outputs are rounded besides."""
     import onnx

@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
+import mpq
 from mpq.backends.onnx.tensorrt import lint
 from mpq.cli.__main__ import app
 from mpq.errors import FileFormatError
@@ -92,6 +95,88 @@ def test_a_broken_rule_is_named(
     assert any(x.node == node and x.is_refused == is_refused and text in x.text for x in found), (
         found
     )
+
+
+def shortcut(folder: Path, between: tuple[str, ...], ends: str, beside: str = "x") -> Path:
+    """``Q -> DQ -> Conv``, added to ``beside``, then ``between``, then a node that ``ends``."""
+    node = onnx.helper.make_node
+    pair = [
+        node("QuantizeLinear", ["x", "s", "z"], ["xq"], "q"),
+        node("DequantizeLinear", ["xq", "s", "z"], ["xd"], "dq"),
+        node("DequantizeLinear", ["w", "s", "z"], ["wd"], "weight"),
+        node("Conv", ["xd", "wd"], ["y"], "convolution"),
+        node("Add", [beside, "y"], ["0"], "sum"),
+    ]
+    on = [node(kind, [str(i)], [str(i + 1)], kind) for i, kind in enumerate(between)]
+    last = str(len(between))
+    more = ["wd"] if ends == "Conv" else ["s", "z"] if ends == "QuantizeLinear" else []
+    after = [node(ends, [last, *more], ["e"], "end")]
+    if ends == "QuantizeLinear":
+        after += [node("DequantizeLinear", ["e", "s", "z"], ["f"], "end decoded")]
+    constants = [
+        constant("s", "FLOAT", 0.5), constant("z", "INT8", 0),
+        constant("w", "INT8", np.ones((4, 4, 1, 1))), constant("b", "FLOAT", np.ones((1, 4, 1, 1))),
+    ]  # fmt: skip
+    floats = onnx.TensorProto.FLOAT
+    sides = [
+        onnx.helper.make_tensor_value_info(n, floats, None)
+        for n in ("x", "f" if ends == "QuantizeLinear" else "e")
+    ]
+    graph = onnx.helper.make_graph([*pair, *on, *after], "g", sides[:1], sides[1:], constants)
+    onnx.save(onnx.helper.make_model(graph), folder / "net.onnx")
+    return folder / "net.onnx"
+
+
+@pytest.mark.parametrize(
+    ("between", "ends", "beside", "breaks"),
+    [
+        ((), "QuantizeLinear", "x", True),
+        (("Relu",), "QuantizeLinear", "x", True),
+        (("Relu", "GlobalAveragePool", "Flatten"), "QuantizeLinear", "x", True),
+        # The shortcut has Q/DQ; it is a bias; nothing is quantized again; another kernel is next.
+        (("Relu",), "QuantizeLinear", "xd", False),
+        (("Relu",), "QuantizeLinear", "b", False),
+        (("Relu",), "Softmax", "x", False),
+        (("Relu",), "Conv", "x", False),
+    ],
+)
+def test_a_shortcut_in_floating_point_is_named(
+    between: tuple[str, ...], ends: str, beside: str, breaks: bool, tmp_path: Path
+) -> None:
+    """Wherever the numbers are quantized next: the file is taken, and a fusion breaks."""
+    found = [x for x in lint(shortcut(tmp_path, between, ends, beside)) if x.node == "sum"]
+
+    assert [x.is_refused for x in found] == [False] * breaks
+    assert all("Q/DQ belongs on the shortcut" in x.text for x in found)
+
+
+class Residual(nn.Module):
+    """A shortcut around a convolution, a ReLU, a mean and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        found: Tensor = self.head((x + self.conv(x)).relu().mean((2, 3)))
+        return found
+
+
+@pytest.mark.usefixtures("same_process")
+def test_a_residual_network_that_was_exported_has_its_shortcut_named(tmp_path: Path) -> None:
+    """All of its layers read symmetric int8, and the sum is of floating-point numbers."""
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    model, data = Residual().eval(), [torch.randn(8, 4, 6, 6)]
+    task = mpq.Task(model, data, data, candidates=["w8a8s"])
+    found = mpq.search(task, {"effective_bits": 33}, sensitivity="weight-error").assignment
+    mpq.export(found, tmp_path / "out", "onnx-qdq", model, data)
+
+    (file,) = (tmp_path / "out").glob("*.onnx")
+    (told,) = lint(file)
+    assert not told.is_refused
+    assert "Q/DQ belongs on the shortcut" in told.text
 
 
 def test_the_command_says_that_nothing_was_run(tmp_path: Path) -> None:

@@ -120,6 +120,10 @@ class AutoRound(Target):
         places = 32 * num_inputs if self.method == "gptq" else 0
         return num_channels * (num_inputs * bits + num_groups * (bits + 16)) + places
 
+    def stored_kind(self, layer: LayerShape, precision: Precision) -> str:  # noqa: ARG002
+        """See ``Target.stored_kind``."""
+        return f"{CONTAINERS[precision.weight.number.bits]} bits"
+
     def adapt(self, simulated: nn.Module, model: nn.Module) -> None:  # noqa: ARG002
         """See ``Target.adapt``: parameters in fp16, in which the tool computes."""
         made: dict[int, nn.Parameter] = {}

@@ -15,11 +15,11 @@ from mpq.backends.fresh import FreshRun
 from mpq.backends.half_precision import DTYPE_NAMES, in_float32, parameter_dtype
 from mpq.backends.layerwise import first_apart, traced
 from mpq.backends.simulate import prepared, with_precisions
+from mpq.backends.stored import check_kinds, check_size, told_missing
 from mpq.backends.target import SQUARED_ERROR, Shipped, Target
 from mpq.errors import ModelError
 from mpq.network.examples import Batch
 from mpq.network.metric import OutputMetric
-from mpq.network.modules import stored_tensors, weight_of
 from mpq.network.named_outputs import compared_tensors, output_names, scored_tensors
 from mpq.network.weight_layout import layout_of
 
@@ -63,6 +63,7 @@ def compared(
     # With the same quantizer: it has found all ranges, which takes most of the time.
     shipped_32 = replace(shipped, model=model, module=module)
     weights = _check_weights(target, shipped_32, ran)
+    check_kinds(target, shipped, ran.kinds)
     simulated = with_precisions(module, shipped.assignment, shipped.quantizer)
     reference = target.reference(simulated, shipped)
     # What tells one output alone tells the one that networks are scored by as a rule.
@@ -82,10 +83,12 @@ def compared(
     more = _more_differences(
         target, is_median, accepted / spread, [others for _, others in answered], ran.more
     )
-    file_bytes, predicted = _check_size(target, shipped, made)
+    file_bytes, predicted = check_size(target, shipped, made)
     otherwise, warnings = _otherwise(target, batches, expected, ran)
     unseen = sorted({path for _, others in answered for path in others} - set(more))
     warnings += [f"the output {path} is not compared" for path in unseen]
+    if file_bytes < predicted:
+        warnings.append(told_missing(predicted - file_bytes, model, batches[0]))
     return ExportCheck(
         target=spelled,
         fingerprint=shipped.assignment.fingerprint,
@@ -193,17 +196,6 @@ def _first_apart(target: Target, simulated: nn.Module, batch: Batch, trace: Trac
     return f". {first_apart(expected, found, target.tolerance) or 'No single layer differs'}"
 
 
-def _check_size(target: Target, shipped: Shipped, made: Path) -> tuple[int, int]:
-    """Bytes of the files and of the tensors that were promised; refuses files that are larger."""
-    found, predicted = target.file_bytes(made), predicted_bytes(target, shipped)
-    if found > predicted * 1.01 + target.header_bytes(made):
-        raise ModelError(
-            f"{target.name}: the files have {found} bytes where {predicted} were promised; nothing "
-            "was written"
-        )
-    return found, predicted
-
-
 def _num_tokens(batch: Batch) -> int:
     """Ids in a batch; 0 where its inputs are numbers."""
     first = batch.kwargs.get("input_ids", batch.args[0] if batch.args else None)
@@ -273,18 +265,6 @@ def _check_weights(target: Target, shipped: Shipped, ran: FreshRun) -> float:
             f"({len(missing)} of {len(decoded)} layers); nothing was written"
         )
     return max(decoded.values(), default=0.0)
-
-
-def predicted_bytes(target: Target, shipped: Shipped) -> int:
-    """Bytes of all tensors that the target stores, without headers."""
-    weights = {id(weight_of(shipped.module.get_submodule(x.name))) for x in shipped.quantized}
-    rest = {id(t): t for t in stored_tensors(shipped.module) if id(t) not in weights}
-    # A parameter that several layers share is stored once.
-    first = {
-        id(weight_of(shipped.module.get_submodule(x.name))): x for x in reversed(shipped.quantized)
-    }
-    bits = sum(target.stored_bits(layer, layer.precision) for layer in first.values())
-    return -(-bits // 8) + sum(target.constant_bytes(t) for t in rest.values())
 
 
 @torch.no_grad()

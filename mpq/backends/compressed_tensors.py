@@ -155,6 +155,10 @@ class CompressedTensors(FolderTarget):
         shape = 2 * 64 if _layout(precision) == "pack-quantized" else 0
         return num_channels * per_row + exact + shape + _input_bits(precision)
 
+    def stored_kind(self, layer: LayerShape, precision: Precision) -> str:  # noqa: ARG002
+        """See ``Target.stored_kind``."""
+        return f"{_layout(precision)}, {precision.weight.number.bits} bits"
+
     def write(self, shipped: Shipped, folder: Path) -> None:
         """See ``Target.write``."""
         _require_tools(self.extra)
@@ -193,7 +197,8 @@ class CompressedTensors(FolderTarget):
         for name, part in module.named_modules():
             scheme = getattr(part, "quantization_scheme", None)
             if scheme is not None and getattr(scheme, "weights", None) is not None:
-                kinds[name] = f"{type(part).__name__} {scheme.format.value}"
+                layout = f"{scheme.format.value}, {scheme.weights.num_bits} bits"
+                kinds[name] = f"{type(part).__name__} {layout}"
                 # On tensors and not on the module, which the tool unpacks when it first runs.
                 tool = BaseCompressor.get_value_from_registry(scheme.format.value)
                 weights[name] = tool.decompress(get_direct_state_dict(part), scheme)["weight"]

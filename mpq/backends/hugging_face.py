@@ -77,6 +77,14 @@ class FolderTarget(Target):
         """See ``Target.fitted``."""
         return replace(self, dtype=parameter_dtype(model))
 
+    def header_bytes(self, folder: Path) -> int:
+        """See ``Target.header_bytes``: of safetensors, whose length is its first number."""
+        found = 0
+        for file in folder.rglob("*.safetensors"):
+            with file.open("rb") as opened:
+                found += 8 + int.from_bytes(opened.read(8), "little")
+        return found
+
     @property
     def arithmetic(self) -> Numerics:
         """See ``Target.arithmetic``."""

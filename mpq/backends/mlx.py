@@ -105,6 +105,14 @@ class Mlx(FolderTarget):
         per_group += 8 * (scale.itemsize + bias.itemsize)
         return num_channels * (num_inputs // group) * per_group
 
+    def stored_kind(self, layer: LayerShape, precision: Precision) -> str:
+        """See ``Target.stored_kind``."""
+        number = precision.weight.number
+        if number.name in MODES:
+            return _kind(number.bits, number.block, number.name)
+        group = stored_group(rows_of(layer)[1], precision)
+        return _kind(CONTAINERS[number.bits], group, "affine")
+
     def _dtypes(self, layer: LayerShape, precision: Precision) -> tuple[torch.dtype, torch.dtype]:
         """Of scales and biases."""
         is_half = self.dtype != torch.float32
@@ -146,6 +154,11 @@ class Mlx(FolderTarget):
             # What is compared is compared in float32, in which all that is stored is exact.
             module.set_dtype(mx.float32)
         return LoadedByMlx(module, bool(config.get("tie_word_embeddings")))
+
+
+def _kind(bits: int, group_size: int, mode: str) -> str:
+    """How kinds tell an entry of the configuration."""
+    return f"{bits} bits, groups of {group_size}" + ("" if mode == "affine" else f", {mode}")
 
 
 def stored_group(num_inputs: int, precision: Precision) -> int:
@@ -294,11 +307,14 @@ class LoadedByMlx:
     @property
     def kinds(self) -> Mapping[str, str]:
         """See ``Loaded.kinds``."""
-        return {
-            name: f"{type(part).__name__} {part.bits} bits, groups of {part.group_size}"
-            + ("" if part.mode == "affine" else f", {part.mode}")
+        found = {
+            name: f"{type(part).__name__} {_kind(part.bits, part.group_size, part.mode)}"
             for name, part in self._quantized().items()
         }
+        if self.is_tied:
+            shared = [told for told in found.values() if "Embedding" in told]
+            found |= dict.fromkeys(["lm_head"] * len(shared), *shared)
+        return found
 
     @property
     def weights(self) -> Mapping[str, Tensor]:

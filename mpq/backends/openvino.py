@@ -29,6 +29,13 @@ EXACT: Final = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_S
 """Settings under which it computes what the simulation does."""
 
 
+TYPES: Final = {
+    "INT4": "i4", "UINT4": "u4", "INT8": "i8", "UINT8": "u8", "FLOAT8E4M3FN": "f8e4m3",
+    "FLOAT8E5M2": "f8e5m2", "FLOAT16": "f16", "BFLOAT16": "bf16", "FLOAT": "f32",
+}  # fmt: skip
+"""What OpenVINO calls the element types of ONNX."""
+
+
 @final
 @dataclass(frozen=True)
 class OpenVino(Target):
@@ -88,6 +95,12 @@ class OpenVino(Target):
     def stored_bits(self, layer: LayerShape, precision: Precision) -> int:
         """See ``Target.stored_bits``."""
         return written_bits(layer, precision, _container(precision.weight), self.numerics)
+
+    def stored_kind(self, layer: LayerShape, precision: Precision) -> str:  # noqa: ARG002
+        """See ``Target.stored_kind``."""
+        container = _container(precision.weight).name
+        # Of 2 bits there is one type: from 0 on, and shifted where codes have a sign.
+        return "u2" if container.endswith("INT2") else TYPES[container]
 
     def write(self, shipped: Shipped, folder: Path) -> None:
         """See ``Target.write``."""

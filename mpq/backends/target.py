@@ -1,7 +1,7 @@
 """Deployment targets: what a tool can hold, how it is written, and how the tool itself runs it."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final, Protocol, Self, final
 from torch import Tensor, nn
 
 from mpq.backends._base import Backend, Exported
+from mpq.backends.fused_layers import check_fused, linear_names
 from mpq.backends.half_precision import DTYPE_NAMES, HALF, parameter_dtype
 from mpq.backends.runtime import Loaded
 from mpq.backends.simulate import prepared, quantizer_of
@@ -135,8 +136,8 @@ class Target(Backend):
     """A tool that people deploy with: what it holds, and what it takes to get there.
 
     A subclass is one file, one line in ``BACKENDS``, one entry in the contract test. A search reads
-    ``refusal``, ``stored_bits`` and ``numerics``; an export also ``write`` and ``load``, and
-    compares what comes out with the simulation before the folder appears.
+    ``refusal``, ``stored_bits`` and ``numerics``; an export also ``write``, ``load`` and
+    ``stored_kind``, and compares what comes out with the simulation before the folder appears.
     """
 
     extra: ClassVar[str]
@@ -257,12 +258,27 @@ class Target(Backend):
         per_scale = SCALE_BITS[scale] + (0 if weight.symmetric else weight.number.bits)
         return num_scales * per_scale
 
+    @abstractmethod
+    def stored_kind(self, layer: LayerShape, precision: Precision) -> str:
+        """What the runtime says that it holds a layer's weight as: bits, or an element type.
+
+        Args:
+            layer: A layer that the target holds at the precision.
+            precision: Whose weight is not as it came.
+
+        Returns:
+            Whole words of what ``Loaded.kinds`` has for the layer.
+        """
+
     def constant_bytes(self, tensor: Tensor) -> int:
         """Bytes of a tensor that is no quantized weight: as it came, unless the target differs."""
         return tensor.numel() * tensor.element_size()
 
     def header_bytes(self, folder: Path) -> int:  # noqa: ARG002
-        """Bytes that its files may have beside their tensors: names, shapes, paddings."""
+        """Bytes that its files may have beside their tensors: names, shapes, paddings.
+
+        What cannot be told exactly is at most ``HEADERS``.
+        """
         return HEADERS
 
     def adapt(self, simulated: nn.Module, model: nn.Module) -> None:
@@ -356,28 +372,8 @@ class Target(Backend):
                 f"{self.name} cannot hold the assignment: {'; '.join(refused[:3])}{more}; search "
                 f"with --to {self.name}, which takes what it can hold"
             )
-        self._check_ties(layers, modules)
-
-    def _check_ties(
-        self, layers: Sequence[AssignedLayer], modules: Mapping[str, nn.Module] | None
-    ) -> None:
         chosen = {x.name: x.precision for x in layers}
-        for tie in self.ties(linear_names(chosen, modules)):
-            # What the assignment does not name stays as it came.
-            found = {name: chosen.get(name, ORIGINAL) for name in tie}
-            other = next((name for name in tie if found[name] != found[tie[0]]), None)
-            if other is not None:
-                raise PrecisionError(
-                    f"{self.name} cannot hold the assignment: {tie[0]!r} is at {found[tie[0]]} and "
-                    f"{other!r} at {found[other]}, and readers fuse the two into one layer; search "
-                    f"with --to {self.name}, which ties them"
-                )
-
-
-def linear_names(layers: Iterable[str], modules: Mapping[str, nn.Module] | None) -> list[str]:
-    """Names of layers, and of the linear modules that are none."""
-    linear = (name for name, part in (modules or {}).items() if isinstance(part, nn.Linear))
-    return list(dict.fromkeys((*layers, *linear)))
+        check_fused(self.name, self.ties(linear_names(chosen, modules)), chosen)
 
 
 def rows_of(layer: LayerShape) -> tuple[int, int]:

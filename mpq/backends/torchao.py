@@ -92,6 +92,10 @@ class TorchAo(FolderTarget):
         per_group = 8 * self.dtype.itemsize + 8
         return num_channels * (num_inputs * 8 + num_inputs // group * per_group)
 
+    def stored_kind(self, layer: LayerShape, precision: Precision) -> str:  # noqa: ARG002
+        """See ``Target.stored_kind``."""
+        return f"of int{precision.weight.number.bits}"
+
     def write(self, shipped: Shipped, folder: Path) -> None:
         """See ``Target.write``."""
         config = config_of(shipped.model, self.name)
@@ -130,7 +134,8 @@ class TorchAo(FolderTarget):
                 assert isinstance(weight, Tensor)
                 # The loader leaves these in the file's dtype, and all else is in float32.
                 part.weight = nn.Parameter(weight := weight.to(torch.float32), requires_grad=False)
-                kinds[name] = f"{type(part).__name__} {type(weight).__name__}"
+                told = str(getattr(weight, "target_dtype", weight.dtype)).removeprefix("torch.")
+                kinds[name] = f"{type(part).__name__} {type(weight).__name__} of {told}"
                 weights[name] = weight.dequantize()
         return LoadedModule(module, weights, kinds, ("torchao",))
 

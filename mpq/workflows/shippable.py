@@ -6,7 +6,8 @@ from typing import Self, final
 
 from torch import nn
 
-from mpq.backends.target import Target, linear_names
+from mpq.backends.fused_layers import linear_names
+from mpq.backends.target import Target
 from mpq.errors import PrecisionError
 from mpq.network.layer import Layer, merge_ties
 from mpq.quantization.precision import ORIGINAL, Precision

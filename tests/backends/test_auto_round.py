@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 import mpq
 from mpq.backends.auto_round import CONTAINERS, AutoRound
-from mpq.backends.comparing import predicted_bytes
 from mpq.backends.shipping import ship
+from mpq.backends.stored import predicted_bytes
 from mpq.backends.target import HEADERS, Shipped
 from mpq.errors import ModelError, PrecisionError, UnknownNameError
 from mpq.network.weight_layout import layout_of

@@ -75,6 +75,10 @@ class Toy(Target):
             found["more"] = torch.zeros(100_000)
         save_file({name: t.detach().clone() for name, t in found.items()}, folder / "x.safetensors")
 
+    def stored_kind(self, layer: LayerShape, precision: Precision) -> str:
+        """See ``Target.stored_kind``."""
+        return "4 bits"
+
     def stored_bits(self, layer: LayerShape, precision: Precision) -> int:
         """See ``Target.stored_bits``."""
         return 32 * int(np.prod(layer.weight_shape))
@@ -112,8 +116,9 @@ class Ran:
 
     @property
     def kinds(self) -> dict[str, str]:
-        """All alike."""
-        return dict.fromkeys(self.weights, "matrix")
+        """All alike, or one of another kind."""
+        told = {"float": "matrix of floats", "wide": "matrix of 14 bits", "untold": ""}
+        return {"0": "matrix of 4 bits", "2": told.get(self.fault, "matrix of 4 bits")}
 
     def run(self, batch: Batch) -> Tensor:
         """Two products and a ReLU."""
@@ -149,7 +154,7 @@ def test_what_agrees_is_there_with_its_figures(shipped: Any, tmp_path: Path) -> 
     assert (told["num_layers"], told["num_examples"], told["versions"]["toy"]) == (2, 16, "1.0")
     assert told["max_difference"] == check.max_difference < 1e-5
     assert told["examples_per_second"] == 32
-    assert told["kinds"] == {"matrix": 2}
+    assert told["kinds"] == {"matrix of 4 bits": 2}
     expected = 4 * (16 * 32 + 32 + 32 * 4 + 4)
     assert told["predicted_bytes"] == expected
     assert expected <= told["file_bytes"] <= expected + 1000
@@ -207,6 +212,9 @@ def test_calibration_examples_are_said_to_be_that(shipped: Any, tmp_path: Path) 
         ("nan", ModelError, "outputs differ from the simulation's by nan"),
         ("shape", ModelError, r"outputs are \(16, 2\), the simulation's \(16, 4\)"),
         ("size", ModelError, "the files have 40.... bytes where 2704 were promised"),
+        ("float", ModelError, "'2' at w4a32 is held as matrix of floats, and 4 bits was promised"),
+        ("wide", ModelError, "'2' at w4a32 is held as matrix of 14 bits, and 4 bits was promised"),
+        ("untold", ModelError, "'2' at w4a32 is held as what its runtime does not tell"),
         ("missing", MissingDependencyError, r"pip install 'mpq\[toy\]'"),
     ],
 )

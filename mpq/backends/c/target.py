@@ -106,6 +106,10 @@ class C(Target):
         codes = -(-num_codes * weight.number.bits // 8)
         return 8 * (codes + 5 * weight.num_scales(num_codes, num_channels))
 
+    def stored_kind(self, layer: LayerShape, precision: Precision) -> str:  # noqa: ARG002
+        """See ``Target.stored_kind``."""
+        return f"{precision.weight.number.bits}-bit codes"
+
     def constant_bytes(self, tensor: Tensor) -> int:
         """See ``Target.constant_bytes``: a bias of 32 bits, whatever it came in."""
         return tensor.numel() * 4 if tensor.is_floating_point() else 0

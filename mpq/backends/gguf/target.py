@@ -150,6 +150,12 @@ class Gguf(Target):
         chosen = block_type(precision.weight, num_inputs, self.two_bits)
         return num_channels * num_inputs // chosen.block * chosen.block_bytes * 8
 
+    def stored_kind(self, layer: LayerShape, precision: Precision) -> str:
+        """See ``Target.stored_kind``."""
+        if not precision.weight.number.needs_scale:
+            return FLOAT_TYPES[precision.weight.number.name]
+        return block_type(precision.weight, rows_of(layer)[1], self.two_bits).name
+
     def constant_bytes(self, tensor: Tensor) -> int:
         """See ``Target.constant_bytes``: norms and biases in float32, whatever they came in."""
         return tensor.numel() * (2 if _half_type(tensor) else 4)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq.backends.hugging_face import require
-from mpq.backends.litert.capabilities import Way, refusal, stored_bits, way_of
+from mpq.backends.litert.capabilities import CONTAINERS, Way, refusal, stored_bits, way_of
 from mpq.backends.litert.flatbuffer import (
     constant_bytes,
     decoded_weights,
@@ -104,6 +104,10 @@ class LiteRt(Target):
     def stored_bits(self, layer: LayerShape, precision: Precision) -> int:
         """See ``Target.stored_bits``."""
         return stored_bits(layer, precision)
+
+    def stored_kind(self, layer: LayerShape, precision: Precision) -> str:  # noqa: ARG002
+        """See ``Target.stored_kind``."""
+        return f"INT{CONTAINERS[precision.weight.number.bits]}"
 
     def header_bytes(self, folder: Path) -> int:
         """See ``Target.header_bytes``: operators and names of the graph as well."""

@@ -130,8 +130,12 @@ class LoadedByOnnxRuntime:
         readers = {name: node.name for node in model.graph.node for name in node.input}
         # What is fused into a node keeps its name, with another one behind it.
         running = {node.name.partition("/")[0]: node.op_type for node in self.ran.graph.node}
+        types = {
+            x.name: onnx.TensorProto.DataType.Name(x.data_type) for x in model.graph.initializer
+        }
         return {
-            name: f"{x['container']} {running.get(readers[x['tensor']], 'in a fused operator')}"
+            name: f"{types.get(x['codes'], 'computed')} "
+            f"{running.get(readers[x['tensor']], 'in a fused operator')}"
             for name, x in written_layers(model).items()
         }
 

@@ -147,6 +147,12 @@ class OnnxQdq(Target):
         assert container is not None
         return written_bits(layer, precision, container, self.numerics)
 
+    def stored_kind(self, layer: LayerShape, precision: Precision) -> str:
+        """See ``Target.stored_kind``."""
+        container = self._container(layer, precision.weight)
+        assert container is not None
+        return container.name
+
     def header_bytes(self, folder: Path) -> int:
         """See ``Target.header_bytes``: nodes and names of the graph as well."""
         return HEADERS + message_bytes(folder / FILE)

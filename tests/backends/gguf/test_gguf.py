@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import mpq
-from mpq.backends.comparing import predicted_bytes
 from mpq.backends.gguf import Gguf
 from mpq.backends.gguf.runtime import CHECK, FILE, last_positions, prompts
 from mpq.backends.shipping import ship
+from mpq.backends.stored import predicted_bytes
 from mpq.backends.target import Shipped
 from mpq.errors import InputError, ModelError, PrecisionError
 from mpq.network.examples import Batch, Calibration

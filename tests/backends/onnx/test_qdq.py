@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from mpq.backends.onnx.qdq import FILE, SETTINGS_FILE, OnnxQdq
 from mpq.backends.onnx.session import AS_WRITTEN
 from mpq.backends.onnx.template import GraphTemplate
 from mpq.backends.shipping import ship
+from mpq.backends.target import Shipped
 from mpq.errors import ModelError, PrecisionError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
@@ -188,6 +190,74 @@ def test_a_search_is_exported_and_run_in_a_fresh_process(tmp_path: Path) -> None
     assert told["was_searched_for"]
     assert told["predicted_bytes"] == budget.used
     assert told["max_difference"] < 1e-5 * told["spread"]
+
+
+@pytest.mark.usefixtures("same_process")
+def test_codes_in_more_bits_than_promised_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They decode to the same numbers, and 64 KiB of a graph would hide how many they take."""
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 8)).eval(), drawn()
+    write = OnnxQdq.write
+
+    def wider(target: OnnxQdq, found: Shipped, folder: Path) -> None:
+        write(target, found, folder)
+        file = folder / FILE
+        graph = onnx.load(file)
+        for stored in graph.graph.initializer:
+            if stored.data_type == onnx.TensorProto.INT4:
+                values = onnx.numpy_helper.to_array(stored).astype(np.int8)
+                stored.CopyFrom(onnx.numpy_helper.from_array(values, stored.name))
+        onnx.save(graph, file)
+
+    monkeypatch.setattr(OnnxQdq, "write", wider)
+    found = mpq.search(
+        mpq.Task(model, data, data, candidates=["w4"]),
+        {"effective_bits": 33},
+        sensitivity="weight-error",
+    ).assignment
+
+    message = "layer '0' at w4a32 is held as INT8 .*, and INT4 was promised; nothing was written"
+    with pytest.raises(ModelError, match=message):
+        mpq.export(found, tmp_path / "out", "onnx-qdq", model, data)
+
+    assert not list(tmp_path.iterdir())
+
+
+def drawn() -> list[Tensor]:
+    """One batch of rows."""
+    return [torch.randn(8, 64, generator=torch.Generator().manual_seed(0))]
+
+
+class Dead(nn.Module):
+    """A layer that nothing calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.dead = nn.Linear(64, 8), nn.Linear(64, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(x)
+        return found
+
+
+@pytest.mark.usefixtures("same_process")
+def test_what_a_file_leaves_out_is_told(tmp_path: Path) -> None:
+    """A layer that nothing calls is not in the graph, and its bytes are missing."""
+    torch.manual_seed(0)
+    model, data = Dead().eval(), drawn()
+    task = mpq.Task(model, data, data, to="onnx-qdq", candidates=["w8"])
+    found = mpq.search(task, {"effective_bits": 33}, sensitivity="weight-error").assignment
+
+    made = mpq.export(found, tmp_path / "out", "onnx-qdq", model, data)
+
+    told = json.loads((tmp_path / "out" / "export.json").read_text())
+    missing = told["predicted_bytes"] - told["file_bytes"]
+    assert missing > 0
+    warning = f"the files are {missing} bytes smaller than predicted: the network never runs 'dead'"
+    assert told["warnings"] == [warning]
+    assert warning in made.verdict
 
 
 class Masked(nn.Module):

@@ -1,0 +1,105 @@
+"""What an export's files hold beside what was promised: each weight's bits, and all bytes."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mpq.backends.target import Shipped, Target
+from mpq.errors import ModelError
+from mpq.network.examples import Batch
+from mpq.network.modules import stored_tensors, weight_of
+from mpq.problem.assignment import AssignedLayer
+
+
+def check_kinds(target: Target, shipped: Shipped, kinds: Mapping[str, str]) -> None:
+    """Refuses weights that decode to the right numbers, and are stored in other bits.
+
+    Args:
+        target: What wrote the files.
+        shipped: What was written.
+        kinds: Layer name to what the runtime loaded it as.
+
+    Raises:
+        ModelError: Names the first layer that is held as floats, or in another type.
+    """
+    # A parameter that several layers share is stored once: as the first one is.
+    owners: dict[int, AssignedLayer] = {}
+    for layer in shipped.quantized:
+        told = kinds.get(layer.name, "")
+        weight = weight_of(shipped.module.get_submodule(layer.name))
+        owner = owners.setdefault(id(weight), layer)
+        promised = target.stored_kind(owner, owner.precision)
+        if not re.fullmatch(rf"(.* )?{re.escape(promised)}( .*)?", told):
+            raise ModelError(
+                f"{target.name}: layer {layer.name!r} at {layer.precision} is held as "
+                f"{told or 'what its runtime does not tell'}, and {promised} was promised; nothing "
+                "was written"
+            )
+
+
+def check_size(target: Target, shipped: Shipped, made: Path) -> tuple[int, int]:
+    """Bytes of the files and of the tensors that were promised; refuses files that are larger.
+
+    Args:
+        target: What wrote the files.
+        shipped: What was written.
+        made: The folder.
+
+    Raises:
+        ModelError: If there is more than tensors and ``Target.header_bytes``.
+    """
+    found, predicted = target.file_bytes(made), predicted_bytes(target, shipped)
+    if found > predicted + target.header_bytes(made):
+        raise ModelError(
+            f"{target.name}: the files have {found} bytes where {predicted} were promised; nothing "
+            "was written"
+        )
+    return found, predicted
+
+
+def predicted_bytes(target: Target, shipped: Shipped) -> int:
+    """Bytes of all tensors that the target stores, without headers."""
+    weights = {id(weight_of(shipped.module.get_submodule(x.name))) for x in shipped.quantized}
+    rest = {id(t): t for t in stored_tensors(shipped.module) if id(t) not in weights}
+    # A parameter that several layers share is stored once.
+    first = {
+        id(weight_of(shipped.module.get_submodule(x.name))): x for x in reversed(shipped.quantized)
+    }
+    bits = sum(target.stored_bits(layer, layer.precision) for layer in first.values())
+    return -(-bits // 8) + sum(target.constant_bytes(t) for t in rest.values())
+
+
+@torch.no_grad()
+def told_missing(num_bytes: int, module: nn.Module, batch: Batch) -> str:
+    """Says that files are smaller than promised, and which modules no output comes from.
+
+    Args:
+        num_bytes: That are missing.
+        module: The network, in evaluation mode.
+        batch: Examples.
+    """
+    dead = never_run(module, batch)
+    named = ", ".join(map(repr, dead[:3])) + (f" and {len(dead) - 3} more" if len(dead) > 3 else "")
+    why = f"the network never runs {named}" if dead else "its writer drops what no output needs"
+    return f"the files are {num_bytes} bytes smaller than predicted: {why}"
+
+
+def never_run(module: nn.Module, batch: Batch) -> list[str]:
+    """Names of the modules with parameters of their own that a forward pass does not run."""
+    waiting = {
+        part: name for name, part in module.named_modules() if list(part.parameters(recurse=False))
+    }
+
+    def runs(part: nn.Module, *_: object) -> None:
+        waiting.pop(part, None)
+
+    hooks = [part.register_forward_hook(runs) for part in list(waiting)]
+    try:
+        module(*batch.args, **batch.kwargs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(waiting.values())

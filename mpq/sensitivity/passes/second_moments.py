@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import prod
+from math import ceil, prod
 from typing import Any, Final, Self, final
 
 import torch
@@ -85,8 +85,8 @@ def second_moments(
         on: The network, in which BatchNorm is folded, and the examples; nothing is quantized.
         guidance: Share of the guided moment, :math:`\gamma`, from 0 (no backward pass) to 1.
         positions: Where a convolution has more than so many positions per weight of a row over all
-            examples, about so many are looked at, evenly spread (``Lattice``), and count for the
-            others; 0: all.
+            examples, at most so many and at least half as many are looked at, evenly spread
+            (``Lattice``), and count for the others; 0: all.
         max_inputs: Layers with larger moments than that of a row of so many weights have none.
         seed: Seed of the probes' random signs.
 
@@ -189,7 +189,7 @@ class _Collecting:
             return Lattice()
         inputs = _Rows.of(tap.layer_module, tap.layer).shape[1]
         total = self._on.data.num_examples * prod(output.shape[2:])
-        return Lattice(max(1, total // (self._positions * inputs)), self._first)
+        return Lattice(ceil(total / (self._positions * inputs)), self._first)
 
 
 @final

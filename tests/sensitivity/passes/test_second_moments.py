@@ -12,6 +12,7 @@ from torch.func import functional_call
 from mpq import Calibration, Precision
 from mpq.errors import GradientError, InputError, ModelError
 from mpq.network.examples import Batch
+from mpq.network.metric import SquaredError
 from mpq.network.network import Network
 from mpq.network.weight_layout import layout_of
 from mpq.quantization.observer import ActivationRanges
@@ -82,15 +83,15 @@ def by_group(change: Tensor, layer: Any) -> Tensor:
     """``[N, G, O / G, P]`` of a layer's output."""
     if isinstance(layer, nn.Linear) or not hasattr(layer, "groups"):
         return change.reshape(len(change), -1, change.shape[-1]).transpose(1, 2).unsqueeze(1)
-    return change.flatten(2).unflatten(1, (layer.groups, -1))
+    return change.reshape(len(change), layer.groups, -1, change[0, 0].numel())
 
 
 def hugging_face(inputs: int, outputs: int) -> nn.Module:
-    """A linear layer with its weight stored as ``[I, O]``, its numbers not as small as it begins."""
+    """A linear layer with its weight stored as ``[I, O]``, with large numbers."""
     from transformers.pytorch_utils import Conv1D
 
-    layer = Conv1D(outputs, inputs)
-    nn.init.normal_(layer.weight)
+    layer: nn.Module = Conv1D(outputs, inputs)
+    layer.weight = nn.Parameter(torch.randn(inputs, outputs))
     return layer
 
 
@@ -208,24 +209,27 @@ def test_a_lattice_looks_at_every_position_equally_often(layer: nn.Module, guida
     one, steps = torch.randn(1, 2, 4, 4), 5
     positions = layer(one)[0, 0].numel()
     inputs = layout_of(layer).to_rows(layer.weight).shape[1]  # type: ignore[arg-type]
-    x = one.expand(inputs * steps * 20, -1, -1, -1).contiguous()
+    x = one.expand(inputs * steps, -1, -1, -1).contiguous()
     # The gradient is equal, too: that of a squared length.
     model = Function(lambda m, x: m.layer(x).square().flatten(1).sum(1, keepdim=True), layer=layer)
-    network = Network.of(model.eval(), [x], metric=mpq_squared_error())
+    network = Network.of(model.eval(), [x], metric=SquaredError())
     on = Estimation(network, Calibration([x]), Quantizer(ActivationRanges({})), ())
 
     all_of_them = second_moments(on, positions=0, guidance=guidance).values["layer"]
-    some = second_moments(on, positions=positions * 4, guidance=guidance).values["layer"]
+    some = second_moments(on, positions=positions, guidance=guidance).values["layer"]
 
-    assert input_columns.Lattice(steps).every == len(x) * positions // (positions * 4 * inputs)
     torch.testing.assert_close(some, all_of_them)
 
 
-def mpq_squared_error() -> Any:
-    """The metric without classes."""
-    from mpq.network.metric import SquaredError
+@pytest.mark.parametrize("every", [1, 3, 7, 50])
+def test_as_many_examples_as_steps_have_every_position_once(every: int) -> None:
+    """Wherever they begin."""
+    lattice = input_columns.Lattice(every, first=4).after(7)
 
-    return SquaredError()
+    index = lattice.index((every, 3, 5), torch.device("cpu"))
+
+    places = sorted(zip(index[1].tolist(), index[2].tolist(), strict=True))
+    assert places == [(line, column) for line in range(3) for column in range(5)]
 
 
 def test_thousands_of_positions_are_thinned() -> None:
@@ -277,11 +281,10 @@ def test_an_output_size_of_the_call() -> None:
     layer = layer.double()
     change = torch.randn_like(layer.weight)
     moved = functional_call(layer, {"weight": change}, (x.double(),), {"output_size": [12]})
-    moved = moved - layer.bias[:, None]
+    moved = moved - layer.get_parameter("bias")[:, None]
     expected = moved.square().sum()[None] / len(x)
-    if "layer" in found:
-        rows = layout_of(layer).to_rows(change)
-        torch.testing.assert_close(form(found["layer"], rows), expected.detach(), rtol=1e-4, atol=0)
+    rows = layout_of(layer).to_rows(change)
+    torch.testing.assert_close(form(found["layer"], rows), expected.detach(), rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("sizes", [[12], [5, 4, 3]])
@@ -401,18 +404,31 @@ def test_layers_that_share_a_weight_have_the_sum(guidance: float) -> None:
     assert found.values["b"] is found.values["a"]
 
 
-def test_a_weight_that_is_read_in_other_rows() -> None:
-    """A convolution and the transposed one with its weight round the same numbers differently."""
-    a, b = nn.Conv2d(3, 3, 3, padding=1), nn.ConvTranspose2d(3, 3, 3, padding=1)
+def test_a_weight_that_is_read_in_other_groups() -> None:
+    """Its rows meet other inputs in each of two groups, and the same ones in one."""
+    a, b = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, groups=2)
     b.weight = a.weight
     model = Function(lambda m, x: m.b(m.a(x).tanh()).flatten(1), a=a, b=b)
 
-    found = moments(model, torch.randn(4, 3, 5, 5))
+    found = moments(model, torch.randn(4, 2, 5, 5))
 
     assert list(found.values) == ["a"]
-    assert (
-        "layer 'b' shares its weight with 'a', which reads it in other rows" in found.missing["b"]
-    )
+    assert found.missing == {
+        "b": "layer 'b' shares its weight with 'a', whose rows lie in other groups (1, not 2)"
+    }
+
+
+def test_a_weight_that_is_read_in_other_rows() -> None:
+    """The network stores it twice, so that each has the moment of its own."""
+    a, b = nn.Conv2d(3, 3, 3, padding=1), nn.ConvTranspose2d(3, 3, 3, padding=1)
+    b.weight = a.weight
+    x = torch.randn(4, 3, 5, 5)
+
+    found = moments(Function(lambda m, x: m.b(m.a(x).tanh()).flatten(1), a=a, b=b), x, guidance=0)
+
+    rows, change = changed(b, a(x).tanh().detach())
+    expected = change.square().sum()[None] / len(x)
+    torch.testing.assert_close(form(found.values["b"], rows), expected, rtol=1e-4, atol=0)
 
 
 class Own(nn.Linear):

@@ -1,7 +1,7 @@
 """Second moments of what the rows of every weight meet, plain and guided by the loss."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import ceil, prod
@@ -123,6 +123,7 @@ class _Collecting:
             else:
                 self.moments[layer.name] = _empty(layer, layer_module, is_guided)
         self._on, self._positions = on, positions
+        self._num_examples = on.data.num_examples
         self._first = 0  # example of the batch that is read
         self.calls = Counter[str]()
         self._reads = Counter[str]()
@@ -188,7 +189,7 @@ class _Collecting:
         if not (tap.layer.kind.startswith("conv") and is_whole and self._positions):
             return Lattice()
         inputs = _rows(tap.layer_module)[1]
-        total = self._on.data.num_examples * prod(output.shape[2:])
+        total = self._num_examples * prod(output.shape[2:])
         return Lattice(ceil(total / (self._positions * inputs)), self._first)
 
 
@@ -259,14 +260,23 @@ class _Mixing:
                 )
 
     def _mixed(self, names: Sequence[str]) -> Tensor:
-        moments = [self._collected.moments[name] for name in names]
-        plain = torch.stack([m.plain().cpu() for m in moments]).sum(dim=0)  # [G, K, K]
-        _check_finite(names[0], plain, "what it reads")
+        # Taken out, so that large ones go when they have been read.
+        moments = [self._collected.moments.pop(name) for name in names]
+        found = _total(m.plain() for m in moments)
+        _check_finite(names[0], found, "what it reads")
         if self._guidance:
-            guided = torch.stack([m.guided().cpu() for m in moments]).sum(dim=0)
+            guided = _total(m.guided() for m in moments)
             _check_finite(names[0], guided, "the gradient of its output, times what it reads")
-            plain = _with_equal_traces(plain, guided, self._guidance)
-        return plain / self._on.data.num_examples
+            found = _with_equal_traces(found, guided, self._guidance)
+        return found.div_(self._on.data.num_examples)
+
+
+def _total(parts: Iterable[Tensor]) -> Tensor:
+    """``[G, K, K]`` on the CPU."""
+    first, *others = (part.cpu() for part in parts)
+    for other in others:
+        first += other
+    return first
 
 
 def _alone(layer: Layer, is_reached: bool) -> str:
@@ -287,11 +297,12 @@ def _check_finite(name: str, moment: Tensor, what: str) -> None:
 
 
 def _with_equal_traces(plain: Tensor, guided: Tensor, guidance: float) -> Tensor:
-    """``[G, K, K]``, group by group."""
+    """``[G, K, K]``, group by group, in the memory of the first."""
     traces, others = (m.diagonal(dim1=1, dim2=2).double().sum(dim=1) for m in (plain, guided))
     scale = (traces / others).float()  # [G]
     # Where no gradient arrives (or one that vanishes beside the inputs) there is nothing to mix.
     share = torch.where(scale.isfinite(), guidance, 0.0)
     scale = torch.where(scale.isfinite(), scale, 0.0)
-    plain_factor, guided_factor = (f[:, None, None] for f in (1 - share, share * scale))
-    return plain_factor * plain + guided_factor * guided
+    for moment, factor in ((plain, 1 - share), (guided, share * scale)):
+        moment.mul_(factor[:, None, None])
+    return plain.add_(guided)

@@ -1,5 +1,6 @@
 """Weight gradients per example, against autograd one example at a time."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ def split(tensor: Tensor, batch_axis: int) -> Tensor:
 
 def assert_same(layer_module: Any, x: Tensor) -> None:
     """The gradients of a random direction agree, for every example."""
-    layer_module = layer_module.double()
+    layer_module = copy.deepcopy(layer_module).double()  # the list is read by other tests, too
     g = torch.randn(layer_module(x).shape, dtype=torch.float64)
 
     found = weight_gradients(layer_module, x, g)

@@ -26,3 +26,11 @@ __all__ = [
     "Nearest",
     "WeightRounding",
 ]
+    "ROUNDINGS",
+    "AdaRound",
+    "AutoRounding",
+    "CoordinateDescent",
+    "Gptq",
+    "Nearest",
+    "WeightRounding",
+]

@@ -26,11 +26,3 @@ __all__ = [
     "Nearest",
     "WeightRounding",
 ]
-    "ROUNDINGS",
-    "AdaRound",
-    "AutoRounding",
-    "CoordinateDescent",
-    "Gptq",
-    "Nearest",
-    "WeightRounding",
-]

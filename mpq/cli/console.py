@@ -118,6 +118,12 @@ def _network(result: "SearchResult") -> Iterator[str]:
             f"weights rounded to nearest, and not by {result.provenance.rounding}: "
             f"{_with_reasons(to_nearest)}"
         )
+    unhelped = result.provenance.rounding_unhelped
+    if unhelped:
+        yield (
+            f"weights rounded to nearest at {', '.join(unhelped)}: on examples that it had not "
+            "seen, no other rounding lost less"
+        )
     unscored = result.provenance.unscored
     if unscored:
         yield (

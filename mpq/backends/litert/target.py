@@ -64,20 +64,21 @@ class LiteRt(Target):
     readers: ClassVar[str] = "LiteRT on phones, tablets and processors"
     holds: ClassVar[str] = (
         "linear layers, convolutions and embeddings: w2 to w8 per tensor or channel, symmetric; "
-        "inputs in floating point (a32), in 8 bits while running (a8d) or static (a8, a8s: outputs "
-        "of these layers in 8 bits as well); convolutions with integer inputs from w3 on; all else "
-        "as it came"
+        "inputs in floating point (a32), in 8 bits while running (a8d) or static in 8 or 16 (a8, "
+        "a8s, aint16s from w3 on: outputs of these layers in as many bits as well); convolutions "
+        "with integer inputs from w3 on; all else as it came"
     )
     candidates: ClassVar[tuple[str, ...]] = ("w2", "w4", "w8")
     judged: ClassVar[str] = MEDIAN_OF_ROUNDED
     needs_float32: ClassVar[bool] = True
     weight_suffixes: ClassVar[tuple[str, ...]] = (".tflite",)
     notes: ClassVar[tuple[str, ...]] = (
-        "Outputs of layers with static inputs are stored in 8 bits, in the range that the next "
+        "Outputs of layers with static inputs are stored in their bits, in the range that the next "
         "layer reads or that the examples have; what the search measures leaves them in floating "
         "point, and the export's simulation rounds them as well.",
         "w3 is stored in 4 bits, w5, w6 and w7 in 8; a channel takes 12 bytes more for its scale "
-        "and zero point, and those of a static layer's bias 12 more.",
+        "and zero point, and those of a static layer's bias 12 more. Beside inputs of 16 bits "
+        "biases have 64.",
         "Compared with the simulation as XNNPACK computes, the default on phones; export.json says "
         "how far the same file is from it without XNNPACK.",
         "Codes reach from -128 to 127, where the format's specification says -127: XNNPACK takes "

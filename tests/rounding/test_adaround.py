@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpq.quantization.formats import NUMBER_FORMATS
@@ -47,6 +47,7 @@ def test_levels_are_all_numbers_of_the_format(name: str) -> None:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
+@settings(max_examples=15)
 @given(of=layers(max_inputs=20))
 def test_one_of_both_neighbours_is_the_nearest(spelling: str, of: Layer) -> None:
     """They enclose the weight, or are one and the same end of the grid."""
@@ -89,6 +90,7 @@ def test_nothing_lies_between_the_neighbours(spelling: str) -> None:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
+@settings(max_examples=15)
 @given(of=layers())
 def test_codes_are_neighbours_and_no_row_is_worse_than_to_nearest(spelling: str, of: Layer) -> None:
     stack = stack_of(of, spelling)

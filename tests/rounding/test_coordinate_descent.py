@@ -1,16 +1,15 @@
 """Coordinate descent: its steps against slow references, its end against exhaustive search."""
 
 from itertools import pairwise, product
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mpq.rounding import CoordinateDescent, Gptq
+from mpq.rounding import ROUNDINGS, CoordinateDescent, Gptq
 from mpq.rounding.coordinate_descent import FACTORS, refitted, swept
 from mpq.rounding.gptq import BLOCK, Sequential
 from mpq.rounding.stack import Stack
@@ -27,6 +26,7 @@ from tests.rounding.layers import (
     stack_of,
 )
 
+NAME = "coordinate-descent"
 SPELLINGS = ["w2", "w3", "w8", "w3z", "w4t", "w4g5", "w3zg8", "wfp4", "wfp8", "wmxfp4", "wnvfp4"]
 
 
@@ -41,6 +41,7 @@ def is_not_above(errors: Array, others: Array) -> bool:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
+@settings(max_examples=15)
 @given(of=layers())
 def test_no_row_is_worse_than_rounded_to_nearest_or_by_gptq(spelling: str, of: Layer) -> None:
     found = errors_of(of, rounded(CoordinateDescent(), of, [spelling])[0].numbers())
@@ -54,11 +55,11 @@ def test_no_row_is_worse_than_rounded_to_nearest_or_by_gptq(spelling: str, of: L
 def test_more_never_hurts(spelling: str, option: str) -> None:
     """More rounds, and more sweeps where scales stay: each begins where the one before it ended."""
     of = layer(16, 40, seed=1)
-    fixed: dict[str, Any] = {"rounds": 1, "scales": False} if option == "sweeps" else {}
+    fixed = "rounds=1,scales=false," if option == "sweeps" else ""
 
     errors = []
     for number in (0, 1, 2, 5):
-        rounding = CoordinateDescent(**(fixed | {option: number}))
+        rounding = ROUNDINGS.build(f"{NAME}:{fixed}{option}={number}")
         errors.append(errors_of(of, rounded(rounding, of, [spelling])[0].numbers()))
 
     assert all(is_not_above(later, earlier) for earlier, later in pairwise(errors))
@@ -72,7 +73,9 @@ def test_rounds_and_sweeps_are_worth_it(spelling: str, option: str) -> None:
     of = Layer(of.rows, of.moment + 10.0 * torch.eye(40))
 
     without, found = (
-        errors_of(of, rounded(CoordinateDescent(**{option: number}), of, [spelling])[0].numbers())
+        errors_of(
+            of, rounded(ROUNDINGS.build(f"{NAME}:{option}={number}"), of, [spelling])[0].numbers()
+        )
         for number in (0, 2)
     )
 
@@ -80,6 +83,7 @@ def test_rounds_and_sweeps_are_worth_it(spelling: str, option: str) -> None:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
+@settings(max_examples=15)
 @given(of=layers(max_inputs=20), random=st.integers(0, 2**16))
 def test_a_sweep_lowers_every_rows_error_from_any_codes(
     spelling: str, of: Layer, random: int

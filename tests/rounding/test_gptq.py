@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpq.quantization.codes import Codes
@@ -80,6 +80,7 @@ def test_codes_are_those_of_the_textbook(
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
+@settings(max_examples=25)
 @given(of=layers(max_inputs=10), activation_order=st.booleans())
 def test_every_code_is_nearest_to_what_was_left(
     spelling: str, of: Layer, activation_order: bool

@@ -21,11 +21,11 @@ FACTORS: Final = (1.0, 0.7, 0.78, 0.86, 0.93, 1.07, 1.15)
 class CoordinateDescent(WeightRounding):
     """GPTQ at several scales, the best one of each row, and then scales and codes in turn.
 
-    A row's error is the quadratic form of the second moment. GPTQ (arXiv:2210.17323) starts it at
-    seven factors of its scale; then scales are refitted in closed form, given the codes, and
+    A row's error is the quadratic form of the damped second moment. GPTQ (arXiv:2210.17323) starts
+    it at seven factors of its scale; then scales are refitted in closed form, given the codes, and
     every code is set to its best value given all others, sweep by sweep, as QuantEase does it
     (Behdin et al. 2023, arXiv:2309.01885). The best that was met is kept: no row is worse than by
-    rounding to nearest or by GPTQ.
+    rounding to nearest or by GPTQ, by this form.
 
     Scales that are powers of two, and one that a whole weight shares, stay as they are.
 
@@ -82,20 +82,17 @@ class _Descent(StackSolver):
 
 
 class _Best:
-    """The best codes and scales of every row that were offered; at first those to nearest."""
+    """The best codes and scales of every row that were offered; to nearest to begin with."""
 
     def __init__(self, objective: Objective, stack: Stack) -> None:
         self._objective = objective
         self.stack = stack
         self.codes = stack.nearest()
-        self._errors = self._errors_of(stack, self.codes)
-
-    def _errors_of(self, stack: Stack, codes: Tensor) -> Tensor:
-        return self._objective.of_errors(stack.all_numbers(codes) - stack.target)
+        self._errors = objective.of_codes(stack, self.codes)
 
     def offer(self, stack: Stack, codes: Tensor) -> None:
         """Keeps what is better, row by row; of equals the first."""
-        errors = self._errors_of(stack, codes)
+        errors = self._objective.of_codes(stack, codes)
         better = errors < self._errors
         self._errors = torch.where(better, errors, self._errors)
         self.codes = torch.where(better, codes, self.codes)
@@ -122,7 +119,7 @@ def refitted(objective: Objective, stack: Stack, codes: Tensor) -> Stack:
         change = -(own * slope[inputs]).sum(dim=0) / curvature.clamp_min(torch.finfo().tiny)
         fitted = scale[group] + change
         # A group of zeros has no scale to find; none changes its sign.
-        change = torch.where((curvature > 0) & (fitted * scale[group] > 0), change, 0.0)
+        change = torch.where((curvature > 0) & (fitted.sign() == scale[group].sign()), change, 0.0)
         scale[group] += change
         if len(scale) > 1:
             slope += form[:, inputs] @ (own * change)

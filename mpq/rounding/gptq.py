@@ -77,10 +77,10 @@ class Sequential:
 
     @classmethod
     def of(cls, objective: Objective, activation_order: bool = True) -> Self:
-        """Of a damped form.
+        """Of a damped form, which can be inverted.
 
         Raises:
-            InputError: If it cannot be inverted: the damping is lost in float32.
+            InputError: If it cannot, as a form that is not positive semidefinite was damped little.
         """
         count = len(objective.form)
         order = torch.arange(count)
@@ -89,11 +89,11 @@ class Sequential:
             order = objective.diagonal.argsort(descending=True, stable=True)
         # In double precision: two factorizations of what is close to singular.
         ordered = objective.form[order][:, order].double()
-        lower, failed = torch.linalg.cholesky_ex(ordered)
-        if failed:
+        lower, failed_at = torch.linalg.cholesky_ex(ordered)
+        if failed_at:
             raise InputError(
-                "the second moment of a layer's inputs cannot be inverted, as the damping is "
-                "lost in its rounding: choose a larger one, such as gptq:damping=0.01"
+                "the second moment of a layer's inputs is not positive semidefinite as far as it "
+                "was damped; give the rounding a larger damping, such as 0.01"
             )
         inverse = torch.cholesky_inverse(lower)
         return cls(order, torch.linalg.cholesky(inverse, upper=True).float())

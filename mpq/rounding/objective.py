@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Self, final
 
+import torch
 from torch import Tensor
+
+from mpq.rounding.stack import Stack
 
 
 @final
@@ -12,8 +15,8 @@ class Objective:
     r"""The squared error of outputs, :math:`d^T H d` for an error ``d`` of a weight's row.
 
     Args:
-        form: ``[K, K]`` float32: the second moment of the inputs, in units of the mean of its
-            diagonal, damped.
+        form: ``[K, K]`` float32: the second moment of the inputs, damped, in units of the mean of
+            its diagonal.
     """
 
     form: Tensor
@@ -23,19 +26,17 @@ class Objective:
         """Of a second moment, whose diagonal is raised by a share of its mean.
 
         The damping is what few examples do not say: all of an error counts a little, and the form
-        can be inverted. Inputs that are always 0 count by it alone.
+        can be inverted. Inputs that are always 0 count by it alone. The mean of the diagonal is
+        taken as the unit, as no code depends on how large all inputs are.
 
         Args:
             moment: ``[K, K]``, symmetric and positive semidefinite.
             damping: Share of the mean of the diagonal, above 0.
         """
-        mean = float(moment.diagonal().double().mean())
-        # Of a layer that only reads zeros every rounding is as good: all weights count the same.
-        unit, raised = (mean, damping) if mean > 0 else (1.0, 1.0)
-        # In these units squared errors of small inputs do not vanish in float32.
-        form = moment.float() / unit
-        form.diagonal().add_(raised)
-        return cls(form)
+        mean = moment.float().diagonal().mean()
+        # Of a layer that only reads zeros every rounding is as good: that to nearest is taken.
+        form, raised = (moment.float() / mean, damping) if mean > 0 else (moment.float(), 1.0)
+        return cls(form + raised * torch.eye(len(moment)))
 
     @property
     def diagonal(self) -> Tensor:
@@ -45,3 +46,9 @@ class Objective:
     def of_errors(self, errors: Tensor) -> Tensor:
         """``[R]`` for errors ``[K, R]``, a column per row of the weight."""
         return ((self.form @ errors) * errors).sum(dim=0)
+
+    def of_codes(self, stack: Stack, codes: Tensor) -> Tensor:
+        """``[R]`` for codes ``[K, R]``, in units of the squared largest weight of each row."""
+        # Squares of very large or small weights are no float32.
+        unit = stack.target.abs().amax(dim=0).clamp_min(torch.finfo().tiny)
+        return self.of_errors((stack.all_numbers(codes) - stack.target).div_(unit))

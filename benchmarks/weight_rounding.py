@@ -3,10 +3,10 @@
     python benchmarks/weight_rounding.py > benchmarks/weight_rounding.json
 
 ``cost``: processor seconds and memory of a 4096 x 4096 layer at six precisions, one thread, each
-rounding in a process of its own. Memory is MiB beyond the most that the process held before, when it
-had made the layer; the codes of all precisions, which come back, are in it. Where ``rows`` says less
-than 4096, only so many were rounded: the factorization is done all the same, the rest grows with
-them.
+rounding in a process of its own. Memory is MiB beyond the most that the process held before, when
+it had made the layer; the codes of all precisions, which come back, are in it. Where ``rows`` says
+less than 4096, only so many were rounded: the factorization is done all the same, the rest grows
+with them.
 
 ``steps``: the squared error of outputs, summed over rows, in units of rounding to nearest's on the
 same grids; 32 x 256 layers of two kinds of correlated inputs, mean of three draws. The steps of

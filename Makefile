@@ -43,7 +43,7 @@ docs:  ## Build the documentation into site/; a broken link is an error.
 bench:  ## Measure the search on ResNet-20 against uniform precisions and random search.
 	$(PYTHON) benchmarks/resnet20_weights_only.py
 
-zoo:  ## Take every model class of transformers through mpq (hours; goes on where it stopped).
+zoo:  ## Take every model class of transformers through mpq (an hour or more; goes on where it stopped).
 	$(PYTHON) -m scripts.zoo benchmarks/zoo.json
 
 soak:  ## Kill every long command at random moments, and run it again (ten minutes).

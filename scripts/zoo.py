@@ -1,6 +1,6 @@
 """Every model class of transformers through mpq: right, or a sentence.
 
-    python -m scripts.zoo benchmarks/zoo.json                 # all; hours; goes on where it stopped
+    python -m scripts.zoo benchmarks/zoo.json                 # all; goes on where it stopped
     python -m scripts.zoo zoo.json --sample 300 --minutes 9   # of as many families as possible
     python -m scripts.zoo zoo.json --again 'not built'        # these a second time
     python -m scripts.zoo whisper.json --only 'Whisper*' --jobs 2

@@ -117,6 +117,8 @@ class CompressedTensors(FolderTarget):
             number.name != "fp8_e4m3" or weight.granularity is Granularity.GROUP
         ):
             return f"it holds no weights of {number.name} like these: fp8 per tensor or channel"
+        if number.bits > 8:
+            return f"it holds integers of 2 to 8 bits, and no {number.name}"
         if not weight.symmetric:
             return "its reader in transformers loads no mix of weights with zero points"
         if weight.group_size and num_inputs % weight.group_size:

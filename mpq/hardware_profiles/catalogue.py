@@ -13,8 +13,8 @@ from mpq.errors import FileFormatError, InputError, UnknownNameError
 from mpq.hardware_profiles.measured_table.profile import MeasuredTable
 from mpq.hardware_profiles.network_profile import NetworkProfile
 from mpq.hardware_profiles.profile import Profile
-from mpq.hardware_profiles.roofline.compute import device_formats
 from mpq.hardware_profiles.roofline.profile import Roofline
+from mpq.quantization.formats import NUMBER_FORMATS
 
 MODELS: Final[Mapping[str, Callable[[Any], Profile]]] = {
     "roofline": Roofline.from_dict,
@@ -104,5 +104,5 @@ def _schema(model: str) -> Any:
     from mpq._support.schema import read_schema
 
     return read_schema(
-        "mpq.hardware_profiles", f"{model}.schema.json", number_format=device_formats()
+        "mpq.hardware_profiles", f"{model}.schema.json", number_format=NUMBER_FORMATS
     )

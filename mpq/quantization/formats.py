@@ -31,8 +31,9 @@ class NumberFormat:
 
     Integers have evenly spaced levels: every code of ``bits`` bits, signed around 0, or from 0 with
     a zero point. Floating-point numbers have a sign, an exponent of bias ``2**(E - 1) - 1`` with
-    subnormals, a mantissa, and saturate at ``max_value``. Below 16 bits values are scaled first. A
-    microscaling format says itself how many numbers share a scale, and how that is stored.
+    subnormals, a mantissa, and saturate at ``max_value``. Values are scaled first, except those of
+    floating-point formats of 16 bits or more. A microscaling format says itself how many numbers
+    share a scale, and how that is stored.
 
     Args:
         name: Such as ``int4`` or ``fp8_e4m3``: lower-case letters, digits, underscores.
@@ -83,9 +84,10 @@ class NumberFormat:
             )
         if self.is_float:
             self._check_float()
-        elif not 2 <= self.bits <= 15:
-            # One bit has no code above 0; from 16 bits on nothing is scaled, which integers need.
-            raise InputError(f"number format {self.name}: integers have 2 to 15 bits")
+        elif not 2 <= self.bits <= 16:
+            # One bit has no code above 0; codes are computed in float32, whose digits are used up
+            # a few bits further.
+            raise InputError(f"number format {self.name}: integers have 2 to 16 bits")
 
     def _check_float(self) -> None:
         if self.bits != 1 + self.exponent_bits + self.mantissa_bits or self.exponent_bits < 1:
@@ -103,8 +105,12 @@ class NumberFormat:
 
     @property
     def needs_scale(self) -> bool:
-        """Whether values must be scaled into its range: true of everything below 16 bits."""
-        return self.bits < 16
+        """Whether values must be scaled into its range: integers, and floats below 16 bits.
+
+        >>> NUMBER_FORMATS["int16"].needs_scale, NUMBER_FORMATS["fp16"].needs_scale
+        (True, False)
+        """
+        return not self.is_float or self.bits < 16
 
     @property
     def is_microscaling(self) -> bool:
@@ -143,6 +149,11 @@ def _integer(bits: int) -> NumberFormat:
 
 _OWN = (
     *map(_integer, range(2, 9)),
+    # Written by its name alone: 16 is fp16, as it was before there was this one.
+    NumberFormat(
+        "int16", 16, onnx_type="INT16",
+        summary="integers of 16 bits, 65536 levels: w8aint16, w8aint16s",
+    ),
     # torch's 4-bit dtype packs two numbers into a byte and cannot be cast to.
     NumberFormat(
         "fp4_e2m1", 4, True, 6.0, 2, 1, ("fp4_e2m1", "fp4"),

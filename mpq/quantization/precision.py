@@ -4,7 +4,8 @@ Spelling, for example ``w4g128a8``:
 
 ===========  =======================================================================
 ``w4``       weight: a number format as ``mpq.quantization.formats`` spells it: ``2`` to ``8``
-             is an integer format, ``16`` is fp16, ``32`` is fp32, or a name such as ``fp8``
+             is an integer format, ``16`` is fp16, ``32`` is fp32, or a name such as ``fp8`` or
+             ``int16`` (``w8aint16``)
 ``t``        one scale for the whole weight tensor (default: one per output channel)
 ``z``        affine, with a zero point (default for weights: symmetric)
 ``g128``     one scale for every 128 consecutive weights of an output channel
@@ -58,7 +59,7 @@ class TensorFormat:
 
     Args:
         number: The number format that every element is stored in.
-        granularity: How many numbers share a scale; ``NONE`` for 16 bits and more.
+        granularity: How many numbers share a scale; ``NONE`` for floats of 16 bits and more.
         symmetric: Whether zero is the middle of the range (no zero point).
         group_size: Numbers per scale, for ``Granularity.GROUP`` only.
 

@@ -84,9 +84,7 @@ class Quantizer:
         kept = self._kept(name, rows, tensor_format)
         if kept is not None:
             return kept
-        grid = self._grid(name, rows, tensor_format)
-        assert grid is not None
-        return Codes.of(rows, tensor_format, grid)
+        return Codes.of(rows, tensor_format, self.grid(name, rows, tensor_format))
 
     def grid(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> Grid:
         """The grid that a weight ``[O, K]`` is rounded to nearest on, in a format with a scale."""

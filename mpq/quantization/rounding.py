@@ -120,7 +120,7 @@ def quantize_activation(
     Args:
         x: Any shape, the batch first.
         tensor_format: Static formats need a range.
-        calibrated: The range; unused by dynamic and 16-bit formats.
+        calibrated: The range; unused by dynamic formats and those without a scale.
         token_axes: How many trailing axes make up one token: 1 for a Linear, all but the batch
             for a convolution (then a token is an example).
         numerics: How a symmetric dynamic format finds its scale, and how codes are rounded.

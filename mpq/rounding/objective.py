@@ -15,8 +15,8 @@ class Objective:
     r"""The squared error of outputs, :math:`d^T H d` for an error ``d`` of a weight's row.
 
     Args:
-        form: ``[K, K]`` float32: the second moment of the inputs, damped, in units of the mean of
-            its diagonal.
+        form: ``[K, K]`` float32: the second moment of the inputs, in units of the mean of its
+            diagonal, damped.
     """
 
     form: Tensor
@@ -26,17 +26,19 @@ class Objective:
         """Of a second moment, whose diagonal is raised by a share of its mean.
 
         The damping is what few examples do not say: all of an error counts a little, and the form
-        can be inverted. Inputs that are always 0 count by it alone. The mean of the diagonal is
-        taken as the unit, as no code depends on how large all inputs are.
+        can be inverted. Inputs that are always 0 count by it alone.
 
         Args:
             moment: ``[K, K]``, symmetric and positive semidefinite.
             damping: Share of the mean of the diagonal, above 0.
         """
-        mean = moment.float().diagonal().mean()
-        # Of a layer that only reads zeros every rounding is as good: that to nearest is taken.
-        form, raised = (moment.float() / mean, damping) if mean > 0 else (moment.float(), 1.0)
-        return cls(form + raised * torch.eye(len(moment)))
+        mean = float(moment.diagonal().double().mean())
+        # Of a layer that only reads zeros every rounding is as good: all weights count the same.
+        unit, raised = (mean, damping) if mean > 0 else (1.0, 1.0)
+        # In these units squared errors of small inputs do not vanish in float32.
+        form = moment.float() / unit
+        form.diagonal().add_(raised)
+        return cls(form)
 
     @property
     def diagonal(self) -> Tensor:

@@ -23,7 +23,7 @@ from mpq.sensitivity._base import RefinableEstimator, Sensitivity
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
 from mpq.sensitivity.passes.factor_rows import FactorRows
-from mpq.sensitivity.passes.streams import Streams
+from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
 
 _WORK_ELEMENTS = 2**22
 """Numbers (16 MiB in float32) that one step over examples may spread out: per-example gradients,
@@ -91,7 +91,7 @@ class OutputSketch(RefinableEstimator):
     summary: ClassVar[str] = "output sketch with interactions, 1 forward + 1 backward"
 
     num_probes: int = 0
-    temperature: float = 1.5
+    temperature: float = TEMPERATURE
     interactions: bool = True
     shrinkage: float | None = None
     seed: int = 0
@@ -114,7 +114,7 @@ class OutputSketch(RefinableEstimator):
     def estimate_at(self, on: Estimation, incumbent: Mapping[str, Precision]) -> Sensitivity:
         """See ``RefinableEstimator.estimate_at``."""
         metric, num_examples = on.network.metric, on.data.num_examples
-        probes = _Probes(metric, self.temperature, self.seed)
+        probes = Probes(metric, self.temperature, self.seed)
         slopes = _Slopes(metric, self.temperature, on.shape)
         rows, sketch = FactorRows(*on.shape), _Sketch(on, incumbent)
         group = _GROUP if num_examples >= _GROUP * _MIN_ROWS else 1
@@ -133,42 +133,6 @@ class OutputSketch(RefinableEstimator):
         table = on.table(rows.table + slopes.table(probes.scale) / num_examples, self.name)
         found = rows.interactions(self.shrinkage) if self.interactions else None
         return Sensitivity(table, found)
-
-
-class _Probes:
-    """Draws probes of the softened metric, and knows the scale of the plain one beside it."""
-
-    def __init__(self, metric: OutputMetric, temperature: float, seed: int) -> None:
-        self._plain, self._softened = metric, metric.softened(temperature)
-        # A stream for every probe of a batch, so that batches of any size draw alike.
-        self._streams = Streams(seed)
-        self._powers = [0.0, 0.0]
-
-    def draw(self, batch: Batch, original: Tensor | None, number: int, outputs: Tensor) -> Tensor:
-        """``[N, P, C]``, see ``OutputMetric.probe``; the scale is that of the original's probes."""
-        weights = position_weights(batch, outputs)
-        reference = outputs if original is None else original
-        generator = self._streams[number]
-        # A metric without probabilities, or a temperature of 1: the scale is 1 by definition.
-        if self._softened == self._plain:
-            return self._plain.probe(outputs, weights, generator)
-        state = generator.get_state()
-        # Common signs take most of the noise out of the ratio. Both lengths are those at the
-        # original, also around an incumbent, so that all rounds of a search have one scale.
-        for index, metric in enumerate((self._plain, self._softened)):
-            generator.set_state(state)  # the same signs
-            drawn = metric.probe(reference, weights, generator)
-            self._powers[index] += float(drawn.double().square().sum())
-        if original is None:
-            return drawn
-        generator.set_state(state)
-        return self._softened.probe(outputs, weights, generator)
-
-    @property
-    def scale(self) -> float:
-        """Squared length of the plain probes over that of the softened ones."""
-        plain, softened = self._powers
-        return plain / softened if softened else 1.0
 
 
 class _Slopes:

@@ -16,6 +16,7 @@ import mpq
 from mpq.backends import BACKENDS, Target, target_of
 from mpq.backends.compressed_tensors import CompressedTensors
 from mpq.backends.hugging_face import FolderTarget
+from mpq.backends.recipes._base import Recipe
 from mpq.backends.target import LARGEST, MEDIAN, MEDIAN_OF_ROUNDED
 from mpq.cli.__main__ import app
 from mpq.errors import InputError, PrecisionError
@@ -31,7 +32,8 @@ SPELLINGS = [
     "w2a32", "w3a32", "w4a32", "w4a16", "w5a32", "w6a32", "w7a32", "w8a32", "w4za32", "w3g32a32",
     "w4g32a32", "w4g64a32", "w4g128a32", "w2g256a32", "w8a8", "w8a8s", "w8a8d", "w8a8sd", "w4a8d",
     "fp8", "wfp8a32", "fp16", "bf16", "wfp4a32", "w4ta32", "wmxfp4a32", "wmxfp8a32", "wnvfp4a32",
-    "wmxfp4a16", "wmxfp8a8d", "wnvfp4afp8",
+    "wmxfp4a16", "wmxfp8a8d", "wnvfp4afp8", "w8aint16", "w4aint16s", "w8aint16sd", "wint16a32",
+    "wint16zg32a8", "int16",
 ]  # fmt: skip
 
 
@@ -116,6 +118,34 @@ def test_a_target_says_what_it_is(name: str) -> None:
         assert target.refusal(large, Precision.parse(spelling)) == ""
     listed = CliRunner().invoke(app, ["targets", "--json"])
     assert [row["name"] for row in json.loads(listed.stdout)] == TARGETS
+
+
+SIXTEEN = {"onnx-qdq": {"w8aint16", "w4aint16", "w8aint16s", "w4g32aint16"}}
+"""Target to what it takes of 16-bit integers in linear layers and convolutions; others: nothing."""
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv2d"])
+@pytest.mark.parametrize("name", BACKENDS.names())
+def test_integers_of_16_bits_are_held_where_they_were_run(name: str, kind: str) -> None:
+    """Of every target, and of recipes: by a table, before anything is written."""
+    target = BACKENDS.build(name)
+    if not isinstance(target, Target | Recipe):
+        return
+    asked = ["w8aint16", "w4aint16", "w8aint16s", "w8aint16d", "w4g32aint16", "wint16a32", "int16"]
+
+    held = set()
+    for spelling in asked:
+        precision = Precision.parse(spelling)
+        shape = layer("layer", kind, 64, 256)
+        found = AssignedLayer("layer", kind, shape.weight_shape, precision)
+        why = (
+            target.refusal(shape, precision)
+            if isinstance(target, Target)
+            else target.refusal(found)
+        )
+        held |= set() if why else {spelling}
+
+    assert held == SIXTEEN.get(name, set())
 
 
 def test_what_is_no_target_is_refused() -> None:

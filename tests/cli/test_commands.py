@@ -449,6 +449,26 @@ def test_estimators() -> None:
     assert "num_probes=1" in printed
 
 
+def test_roundings() -> None:
+    """Every rounding is listed with its options and their defaults."""
+    printed = call("roundings").stdout
+
+    assert all(name in printed for name in mpq.ROUNDINGS.names())
+    assert "damping=0.01" in printed
+
+
+def test_a_rounding_reaches_the_run(tmp_path: Path) -> None:
+    """``--rounding`` is kept with its codes, and the folder is exported without any data."""
+    folder = tmp_path / "run"
+    call("search", *LIMIT, *FAST, "--points", "2", "--rounding", "gptq", "--output", folder)
+
+    stated = json.loads((folder / "assignment.json").read_text())["weights"]
+    assert stated["rounding"] == "gptq"
+    assert json.loads((folder / "result.json").read_text())["provenance"]["rounding"] == "gptq"
+    call("quantize", folder, "--output", tmp_path / "q.safetensors")
+    assert (tmp_path / "q.safetensors").exists()
+
+
 def test_brackets_of_a_summary_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other packages write summaries too."""
     monkeypatch.setattr(Lagrangian, "summary", "exact [in float64]; 2**[bits]")

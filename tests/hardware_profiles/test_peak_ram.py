@@ -241,6 +241,8 @@ def test_a_chain_by_hand() -> None:
     assert peak_ram_bytes(lifetimes, dict.fromkeys(NAMES, CHOICES[2])) == (30.0, "a")
     mixed = {"a": CHOICES[2], "b": CHOICES[1]}  # 10 at 8 bits, 20 at 4
     assert peak_ram_bytes(lifetimes, mixed) == (20.0, "a")
+    sixteen = {"a": CHOICES[2], "b": Precision.parse("w8aint16")}  # 10 at 8 bits, 20 at 16
+    assert peak_ram_bytes(lifetimes, sixteen) == (50.0, "a")
 
 
 def test_a_residual_block_by_hand() -> None:

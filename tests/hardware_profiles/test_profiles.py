@@ -492,9 +492,10 @@ def test_a_shared_parameter_is_stored_once() -> None:
         (CONV, "w4a8", 6480 * 4 * 8),
         (DEPTHWISE, "w2a4", 1152 * 2 * 4),
         (LINEAR, "w4", 640 * 4 * 32),
+        (LINEAR, "w8aint16", 640 * 8 * 16),
         (EMBEDDING, "w8a8", 0),
     ],
-    ids=["conv", "depthwise", "linear", "embedding"],
+    ids=["conv", "depthwise", "linear", "int16", "embedding"],
 )
 def test_bit_operations(layer: Layer, precision: str, expected: int) -> None:
     """MACs times weight bits times activation bits."""
@@ -505,9 +506,10 @@ def test_bit_operations(layer: Layer, precision: str, expected: int) -> None:
 
 @pytest.mark.parametrize(
     ("layer", "precision", "expected"),
-    [(CONV, "w4a8", 90), (LINEAR, "w8a4", 32), (LINEAR, "w8", 256), (EMBEDDING, "w8a8", 0)],
-    ids=["conv", "narrow", "float", "token ids"],
-)
+    [(CONV, "w4a8", 90), (LINEAR, "w8a4", 32), (LINEAR, "w8", 256), (LINEAR, "w8aint16s", 128),
+     (EMBEDDING, "w8a8", 0)],
+    ids=["conv", "narrow", "float", "int16", "token ids"],
+)  # fmt: skip
 def test_activation_bytes(layer: Layer, precision: str, expected: float) -> None:
     """Bytes of a layer's input for one example; token ids are no activation."""
     size = price(None, "activation_bytes", layer, precision)
@@ -532,6 +534,27 @@ def test_a_format_that_the_device_lacks_costs_nan() -> None:
     ]
 
     assert all(math.isnan(cost) for cost in costs)
+
+
+@pytest.mark.parametrize(
+    ("device", "layer", "precision", "runs"),
+    [
+        ("cortex-m7", CONV, "w8aint16s", True),
+        ("cortex-m7", CONV, "wint16aint16", False),
+        ("cortex-m4", CONV, "w8aint16s", False),
+        ("edge-npu", CONV, "wint16aint16", True),
+        ("edge-npu", CONV, "fp16", True),
+        ("nvidia-t4", CONV, "w8aint16", False),
+        ("bitfusion", CONV, "w4aint16", True),
+    ],
+)
+def test_integers_of_16_bits_run_where_a_device_says_so(
+    device: str, layer: Layer, precision: str, runs: bool
+) -> None:
+    """As arithmetic of their own: no device takes them for fp16."""
+    cost = price(load_device(device), "latency", layer, precision)
+
+    assert math.isnan(cost) is not runs
 
 
 def test_an_activation_that_the_device_lacks_costs_nan() -> None:

@@ -15,7 +15,7 @@ TOKENS = (
     | {f"int{bits}": f"int{bits}" for bits in range(2, 9)}
     | {"16": "fp16", "fp16": "fp16", "32": "fp32", "fp32": "fp32", "bf16": "bf16"}
     | {"fp8": "fp8_e4m3", "fp8_e4m3": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2"}
-    | {"fp4": "fp4_e2m1", "fp4_e2m1": "fp4_e2m1"}
+    | {"fp4": "fp4_e2m1", "fp4_e2m1": "fp4_e2m1", "int16": "int16"}
 )
 """Every way of writing a number format, and its name."""
 WIDE = ("fp16", "fp32", "bf16")
@@ -105,6 +105,11 @@ def test_case_and_surrounding_space_do_not_matter(spelled: Spelled) -> None:
         ("w32a32", "fp32"),
         ("w32", "fp32"),
         ("w16", "w16a32"),
+        ("w8aint16", "w8aint16"),
+        ("w8aint16s", "w8aint16s"),
+        ("w4g128aint16sd", "w4g128aint16sd"),
+        ("int16", "wint16aint16"),
+        ("wint16tza16", "wint16tza16"),
         ("wfp8a16", "wfp8_e4m3a16"),
         ("wfp8afp8", "fp8_e4m3"),
         ("wfp8afp8d", "wfp8_e4m3afp8_e4m3d"),
@@ -131,6 +136,10 @@ def test_shorthands_stand_for_the_full_spelling(text: str, canonical: str) -> No
         ("w8a8", ("int8", "per_channel", True, None), ("int8", "per_tensor", False, None)),
         ("w4g32", ("int4", "per_group", True, 32), ("fp32", "none", True, None)),
         ("w4zg64a8d", ("int4", "per_group", False, 64), ("int8", "per_token", False, None)),
+        ("w8aint16", ("int8", "per_channel", True, None), ("int16", "per_tensor", False, None)),
+        ("w8aint16s", ("int8", "per_channel", True, None), ("int16", "per_tensor", True, None)),
+        ("w8aint16d", ("int8", "per_channel", True, None), ("int16", "per_token", False, None)),
+        ("w8a16", ("int8", "per_channel", True, None), ("fp16", "none", True, None)),
         ("w3ta6s", ("int3", "per_tensor", True, None), ("int6", "per_tensor", True, None)),
         (
             "fp8",
@@ -155,7 +164,20 @@ def test_defaults_are_those_that_the_table_of_spellings_states(
     "text",
     [
         *("", "w", "a8", "8", "16", "w1a8", "w9a8", "w4a", "w4a1", "w4 a8", "w4g", "w4ga8", "int1"),
-        *("int9", "int16", "fp2", "w4d", "w4s", "w4g-1", "w4g1.5", "w4zt", "w4g128z", "w4a8ds"),
+        *(
+            "int9",
+            "int15",
+            "w8aint17",
+            "w8aint16ds",
+            "fp2",
+            "w4d",
+            "w4s",
+            "w4g-1",
+            "w4g1.5",
+            "w4zt",
+            "w4g128z",
+            "w4a8ds",
+        ),
         *("w4a8x", "xw4a8", "w4a8w4", "fp8a8", "w4a8g128", "w4a8t", "w4a8z", "é", "w12"),
     ],
 )
@@ -191,6 +213,7 @@ def test_parts_that_contradict_each_other_are_refused(text: str, message: str) -
 @pytest.mark.parametrize(
     ("number", "granularity", "symmetric", "group", "message"),
     [
+        ("int16", Granularity.NONE, True, None, "int16 needs a scale; got 'none'"),
         ("int8", Granularity.NONE, True, None, "int8 needs a scale; got 'none'"),
         ("fp16", Granularity.CHANNEL, True, None, "fp16 has no scale; got 'per_channel'"),
         ("int4", Granularity.GROUP, True, None, "a group size goes with"),
@@ -225,6 +248,7 @@ def test_a_format_built_by_hand_is_checked_as_well(
         ("w4g128", 1000, 10, 4_000 + 10 * 16),  # a group is never wider than its channel
         ("w3zg32", 1000, 10, 3_000 + 40 * (16 + 3)),
         ("w2g1", 8, 2, 16 + 8 * 16),
+        ("wint16tz", 1000, 10, 16_000 + 32 + 16),
     ],
 )
 def test_stored_bits_count_scales_and_zero_points(
@@ -237,8 +261,10 @@ def test_stored_bits_count_scales_and_zero_points(
 
 
 @pytest.mark.parametrize(
-    ("text", "bits"), [("w8a8", 6_400 + 32 + 8), ("w8a8s", 6_432), ("w8a8d", 6_400), ("w8", 25_600)]
-)
+    ("text", "bits"),
+    [("w8a8", 6_400 + 32 + 8), ("w8a8s", 6_432), ("w8a8d", 6_400), ("w8", 25_600),
+     ("w8aint16", 12_800 + 32 + 16), ("w8aint16s", 12_832), ("w8a16", 12_800)],
+)  # fmt: skip
 def test_stored_bits_of_an_activation(text: str, bits: int) -> None:
     """A static activation has one scale; a dynamic one stores none; none at all stays fp32."""
     activation = Precision.parse(text).activation

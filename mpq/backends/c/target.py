@@ -26,7 +26,7 @@ from mpq.errors import InputError, ModelError
 from mpq.network.examples import Batch
 from mpq.network.modules import device_of
 from mpq.quantization.grid import integer_range
-from mpq.quantization.precision import Granularity, Precision
+from mpq.quantization.precision import Granularity, Precision, TensorFormat
 
 KINDS: Final = ("linear", "conv1d", "conv2d")
 NUM_CHECKED: Final = 4
@@ -81,11 +81,11 @@ class C(Target):
         if layer.kind not in KINDS or layer.is_transposed:
             found = "a matrix [I, O]" if layer.is_transposed else f"a layer of kind {layer.kind}"
             return f"it has kernels for {', '.join(KINDS)}, and this is {found}"
-        if not weight.is_scaled_integer or not weight.symmetric:
+        if not _is_held(weight) or not weight.symmetric:
             return "it holds symmetric integers of 2 to 8 bits"
         if weight.granularity is Granularity.GROUP:
             return "its scales are of a channel, or of a whole weight"
-        if not read.is_scaled_integer or read.granularity is not Granularity.TENSOR:
+        if not _is_held(read) or read.granularity is not Granularity.TENSOR:
             return "its inputs are integers of 2 to 8 bits with a static scale"
         return ""
 
@@ -154,6 +154,11 @@ class C(Target):
     def load(self, folder: Path) -> Loaded:
         """See ``Target.load``."""
         return Compiled.of(folder)
+
+
+def _is_held(tensor_format: TensorFormat) -> bool:
+    """Whether there are kernels for its codes, which are read from bytes."""
+    return tensor_format.is_scaled_integer and tensor_format.number.bits <= 8
 
 
 def on_cpu(shipped: Shipped) -> Shipped:

@@ -122,6 +122,8 @@ class Gguf(Target):
             return self._float_refusal(layer, precision)
         if number.is_float and number.name not in MICROSCALING:
             return f"it holds no weights in {number.name}: w2 to w8, mxfp4, nvfp4, fp16, bf16"
+        if number.bits > 8:
+            return f"it holds integers of 2 to 8 bits, and no {number.name}"
         if not weight.symmetric:
             return "a minimum of its types is no zero point: symmetric weights only"
         if not precision.activation.is_exact:

@@ -36,7 +36,8 @@ def refusal(layer: LayerShape, precision: Precision) -> str:
     if layer.kind not in KINDS or layer.is_transposed:
         found = "a matrix [I, O]" if layer.is_transposed else f"a layer of kind {layer.kind}"
         return f"it holds {', '.join(KINDS)} in fewer bits, and this is {found}"
-    if not weight.is_scaled_integer or not weight.symmetric:
+    is_held = weight.is_scaled_integer and weight.number.bits in CONTAINERS
+    if not is_held or not weight.symmetric:
         return "it holds symmetric integers of 2 to 8 bits"
     if weight.granularity is Granularity.GROUP:
         return "its scales are of a channel, or of a whole weight"

@@ -24,22 +24,25 @@ class InputCodes:
         scale: How far the numbers of two successive codes are apart; positive.
         zero_point: The code that stands for the number zero.
         symmetric: Signed codes if so, from 0 if not.
+        bits: Of a code: 8 or 16.
     """
 
     scale: float
     zero_point: int
     symmetric: bool
+    bits: int
 
     @classmethod
     def of(cls, grid: Grid) -> "InputCodes":
         """Of an activation's grid, which has one row."""
         # Python's numbers, as codes are compared and are keys of a dict.
-        return cls(float(grid.scale[0]), int(grid.zero_point[0]), grid.symmetric)
+        ends = float(grid.scale[0]), int(grid.zero_point[0])
+        return cls(*ends, grid.symmetric, grid.number.bits)
 
     @property
-    def dtype(self) -> type[np.int8] | type[np.uint8]:
-        """Of the codes."""
-        return np.int8 if self.symmetric else np.uint8
+    def dtype(self) -> np.dtype[Any]:
+        """Of the codes; 16 bits are in the standard's operators from version 21 on."""
+        return np.dtype(f"{'' if self.symmetric else 'u'}int{self.bits}")
 
 
 @final

@@ -50,6 +50,8 @@ FILE: Final = "network.onnx"
 SETTINGS_FILE: Final = "onnxruntime-settings.txt"
 LARGEST: Final = 2**31 - 1
 """Bytes of the largest message that protobuf writes."""
+INPUTS: Final = ("int8", "int16", "fp8_e4m3", "fp16", "bf16", "fp32")
+"""Number formats that an input is rounded to."""
 _KINDS: Final = ("linear", "conv1d", "conv2d", "conv3d", "embedding")
 
 
@@ -74,8 +76,8 @@ class OnnxQdq(Target):
     readers: ClassVar[str] = "ONNX Runtime, OpenVINO"
     holds: ClassVar[str] = (
         "linear layers, convolutions and embeddings: w2 to w8, w2z to w8z per tensor, channel or "
-        "group, fp8, fp16, bf16; inputs in floating point, a16, bf16, and static a8, a8s and fp8; "
-        "all else as it came"
+        "group, fp8, fp16, bf16; inputs in floating point, a16, bf16, and static a8, a8s, aint16, "
+        "aint16s and fp8; all else as it came"
     )
     candidates: ClassVar[tuple[str, ...]] = ("w2g32", "w2", "w4g32", "w4g128", "w4", "w8")
     numerics: ClassVar[Numerics] = Numerics(input_rounding="rounded-quotient")
@@ -90,6 +92,7 @@ class OnnxQdq(Target):
         "w3 is stored in 4 bits, w5, w6 and w7 in 8. A 2-bit matrix whose outputs are no multiple "
         "of 4 is stored in 4 bits: ONNX Runtime 1.32 multiplies with it wrongly, without a word.",
         "OpenVINO reads no 2-bit types from ONNX: the target openvino writes its own files.",
+        "Integers of 16 bits (opset 21) OpenVINO 2026.4 leaves out: inputs stay floating point.",
         "Shapes and batch size are fixed to those of the examples.",
         "Embeddings are decoded as a whole in every run.",
     )
@@ -117,10 +120,8 @@ class OnnxQdq(Target):
         read = precision.activation
         if read.granularity is Granularity.TOKEN:
             return "its inputs have one scale that is known beforehand, and none per token"
-        if read.number.needs_scale and read.number.name not in ("int8", "fp8_e4m3"):
-            return f"it rounds no inputs to {read.number.name}: a8, a8s, fp8, a16"
-        if read.number.name not in ("int8", "fp8_e4m3", "fp16", "bf16", "fp32"):
-            return f"it rounds no inputs to {read.number.name}"
+        if read.number.name not in INPUTS:
+            return f"it rounds no inputs to {read.number.name}: a8, a8s, aint16, fp8, a16"
         return ""
 
     def _pair_refusal(self, layer: LayerShape, precision: Precision) -> str:
@@ -195,8 +196,10 @@ def written_bits(
     total += count * SCALE_BITS[numerics.group_scale if is_group else numerics.scale]
     # A zero point takes as many bits as a code.
     total += 0 if weight.symmetric else _whole_bytes(count * container.bits)
-    is_static = precision.activation.granularity is Granularity.TENSOR
-    return total + (40 if is_static and layer.kind != "embedding" else 0)
+    read = precision.activation
+    is_static = read.granularity is Granularity.TENSOR and layer.kind != "embedding"
+    # A scale, and a zero point which is a code, also where it is 0.
+    return total + (32 + read.number.bits if is_static else 0)
 
 
 def _whole_bytes(bits: int) -> int:
@@ -313,7 +316,7 @@ options = onnxruntime.SessionOptions()
 {entries}
 {products}session = onnxruntime.InferenceSession("{FILE}", options)
 
-# OpenVINO reads the same file, if it has no 2-bit weights:
+# OpenVINO reads the same file, if it has no 2-bit weights and no inputs in integers of 16 bits:
 #   openvino.Core().compile_model("{FILE}", "CPU",
 #       {{"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}})
 """

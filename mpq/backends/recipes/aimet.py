@@ -55,6 +55,9 @@ class Aimet(Recipe):
             return f"a {layer.kind} layer like this was not tried"
         if weight.number.is_float and not weight.is_exact:
             return f"encodings here are of integers, and this is {weight.number.name}"
+        for number in (weight.number, read.number):
+            if not number.is_float and number.bits > 8:
+                return f"integers of more than 8 bits were not tried, and this is {number.name}"
         if weight.group_size:
             return "blocks of a channel were not tried"
         if read.is_exact:

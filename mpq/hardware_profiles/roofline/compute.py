@@ -11,8 +11,6 @@ from mpq.quantization.precision import Precision
 
 PEAK: Final = Sourced(1.0, "none given: the rate is taken as it is stated")
 """The utilisation where a profile says nothing."""
-_NO_PRECISION_YET: Final = {"int16": 16}
-"""Bits of formats that devices state and run, though no precision of ours has them."""
 
 
 @final
@@ -182,18 +180,11 @@ class Runs:
                 _check_step(name, arithmetic, f"{device}: {self.compute}")
 
 
-def device_formats() -> tuple[str, ...]:
-    """Number formats that a device may state."""
-    return (*NUMBER_FORMATS, *_NO_PRECISION_YET)
-
-
 def _check_step(name: str, arithmetic: BitRate, where: str) -> None:
-    known = NUMBER_FORMATS.get(name)
-    # The schema has let nothing pass but what is in one of the two.
-    bits = known.bits if known else _NO_PRECISION_YET[name]
-    if known is not None and known.is_float:
+    number = NUMBER_FORMATS[name]  # the schema has let nothing else pass
+    if number.is_float:
         raise FileFormatError(f"{where} counts bit operations, which are of integers; got {name}")
-    if bits > arithmetic.bit_steps[-1]:
+    if number.bits > arithmetic.bit_steps[-1]:
         raise FileFormatError(
             f"{where}: its widest bit step is {arithmetic.bit_steps[-1]}, too narrow for {name}"
         )

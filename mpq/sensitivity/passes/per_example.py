@@ -1,16 +1,13 @@
 """Gradient of a layer's weight for every example, from its input and its output's gradient."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import is_hugging_face_conv1d
+from mpq.sensitivity.passes.windows import Geometry, windows
 
 
 def weight_gradients(layer_module: nn.Module, x: Tensor, g: Tensor) -> Tensor:
@@ -102,70 +99,32 @@ def _embedding(ids: Tensor, g: Tensor, shape: torch.Size) -> Tensor:
     return gradients.scatter_add_(1, ids[..., None].expand_as(g), g).flatten(1)
 
 
-@dataclass(frozen=True)
-class _Geometry:
-    """How a convolution slides."""
-
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    groups: int
-    padding_mode: str
-    is_transposed: bool
-    output_padding: tuple[int, ...]
-
-    @classmethod
-    def of(cls, layer_module: Any) -> Self:
-        """Of a ``ConvNd`` or ``ConvTransposeNd``; torch types none of these attributes."""
-        kernel, dilation = tuple(layer_module.kernel_size), tuple(layer_module.dilation)
-        if layer_module.padding == "same":
-            both = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
-            # Torch puts the odd one at the end.
-            padding = [(b // 2, b - b // 2) for b in both]
-        else:
-            one = (0,) * len(kernel) if layer_module.padding == "valid" else layer_module.padding
-            padding = [(p, p) for p in one]
-        is_transposed = bool(layer_module.transposed)
-        mode = "constant" if layer_module.padding_mode == "zeros" else layer_module.padding_mode
-        stride = tuple(layer_module.stride)
-        output_padding = tuple(layer_module.output_padding)
-        return cls(
-            kernel, stride, dilation, tuple(padding), layer_module.groups, mode, is_transposed,
-            output_padding,
-        )  # fmt: skip
-
-
 def _convolution(layer_module: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     """Correlates what is slid over with what is not; a transposed layer swaps the two."""
-    geometry = _Geometry.of(layer_module)
+    geometry = Geometry.of(layer_module)
     if x.ndim == len(geometry.kernel) + 3:  # several images per example
         flat = _convolution(layer_module, x.flatten(0, 1), g.flatten(0, 1))
         return flat.reshape(*x.shape[:2], -1).sum(dim=1)
     slid, fixed = (g, x) if geometry.is_transposed else (x, g)
-    # F.pad begins with the last axis.
-    sides = [side for pair in reversed(geometry.padding) for side in pair]
-    padded = F.pad(slid, sides, mode=geometry.padding_mode)
-    windows = _windows(padded, geometry, fixed.shape[2:])
+    met = windows(geometry.padded(slid), geometry, fixed.shape[2:])
     groups, count = geometry.groups, len(x)
     rows = fixed.reshape(count, groups, fixed.shape[1] // groups, -1)  # [N, groups, F, P]
     shape = (count, groups, slid.shape[1] // groups * prod(geometry.kernel), -1)
-    columns = windows.reshape(shape)  # [N, groups, C * kernel, P]
+    columns = met.reshape(shape)  # [N, groups, C * kernel, P]
     # This way round the product is up to three times as fast as its transpose.
     return (columns @ rows.transpose(2, 3)).transpose(2, 3).flatten(1)
 
 
 def _shared_gradient(layer_module: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     """``[D]`` of a convolution, for all examples together: torch's own kernel."""
-    geometry = _Geometry.of(layer_module)
+    geometry = Geometry.of(layer_module)
     if x.ndim == len(geometry.kernel) + 3:  # several images per example
         x, g = x.flatten(0, 1), g.flatten(0, 1)
     padding = [left for left, _ in geometry.padding]
     # The kernel pads with zeros only, and alike on both sides; all else is padded beforehand.
     is_plain = geometry.padding_mode == "constant" and all(a == b for a, b in geometry.padding)
     if not is_plain:
-        sides = [side for pair in reversed(geometry.padding) for side in pair]
-        x, padding = F.pad(x, sides, mode=geometry.padding_mode), [0] * len(padding)
+        x, padding = geometry.padded(x), [0] * len(padding)
     weight = g.new_empty(_weight_shape(layer_module))  # only its shape is read
     _, gradient, _ = torch.ops.aten.convolution_backward(
         g, x.to(g.dtype), weight, None, geometry.stride, padding, geometry.dilation,
@@ -173,14 +132,3 @@ def _shared_gradient(layer_module: nn.Module, x: Tensor, g: Tensor) -> Tensor:
     )  # fmt: skip
     assert isinstance(gradient, Tensor)
     return gradient.flatten()
-
-
-def _windows(x: Tensor, geometry: _Geometry, positions: Sequence[int]) -> Tensor:
-    """``[N, C, *kernel, *positions]``: what each weight meets at each position, without a copy."""
-    kernel, stride, dilation = geometry.kernel, geometry.stride, geometry.dilation
-    steps = x.contiguous().stride()
-    along_kernel = [step * d for step, d in zip(steps[2:], dilation, strict=True)]
-    along_positions = [step * s for step, s in zip(steps[2:], stride, strict=True)]
-    # Windows overlap in memory, so that they may be read and never written.
-    size = (*x.shape[:2], *kernel, *positions)
-    return x.contiguous().as_strided(size, (*steps[:2], *along_kernel, *along_positions))

@@ -62,6 +62,8 @@ INPUTS = [
     ("w8a8",),
     ("w4a8s", "w8a8", "w2a8", "w8za8s"),
     ("fp8", "w4a16", "fp16", "bf16", "w4g16a8", "w4afp8"),
+    ("w8aint16", "w4aint16s", "w2aint16", "w8zaint16", "w5aint16"),
+    ("w4g16aint16", "w8g16aint16s", "wfp8aint16", "w16aint16", "w8a8"),
 ]
 
 
@@ -138,6 +140,8 @@ def test_two_bits_are_stored_in_four_where_the_runtime_would_be_wrong(
     [
         ("linear", "w8a8d", "none per token"),
         ("linear", "w8a4", "rounds no inputs to int4"),
+        ("linear", "w8aint16d", "none per token"),
+        ("linear", "wint16a32", "no element type for int16"),
         ("linear", "wfp4a32", "no element type for fp4_e2m1"),
         ("linear", "w8g16a8", "groups in 8 bits with int8 inputs"),
         ("conv_transpose2d", "w8", "no layers of the kind conv_transpose2d"),

@@ -62,6 +62,7 @@ BLOCKS = {"axis": 0, "block_size": 32}
     ("changed", "node", "is_refused", "text"),
     [
         ({"xz": constant("xz", "UINT8", 0)}, "q", True, "these are UINT8"),
+        ({"xz": constant("xz", "INT16", 0)}, "q", True, "these are INT16"),
         ({"xz": constant("xz", "INT8", 3)}, "q", True, "zero points are 0"),
         ({"xs": constant("xs", "FLOAT", -1.0)}, "q", True, "scales are positive"),
         ({"xs": constant("xs", "FLOAT", np.ones(64))}, "q", True, "one scale"),

@@ -1,0 +1,56 @@
+"""Random directions at the output, from which a backward pass starts."""
+
+from typing import Final, final
+
+from torch import Tensor
+
+from mpq.network.examples import Batch
+from mpq.network.metric import OutputMetric
+from mpq.network.outputs import position_weights
+from mpq.sensitivity.passes.streams import Streams
+
+TEMPERATURE: Final = 1.5
+"""Softens the probabilities that probes are drawn with, unless the user says otherwise."""
+
+
+@final
+class Probes:
+    """Draws probes of the softened metric, and knows the scale of the plain one beside it.
+
+    Args:
+        metric: That of the network, not softened.
+        temperature: See ``OutputMetric.softened``.
+        seed: Seed of the signs; examples get the same ones in batches of any size.
+    """
+
+    def __init__(self, metric: OutputMetric, temperature: float, seed: int) -> None:
+        self._plain, self._softened = metric, metric.softened(temperature)
+        # A stream for every probe of a batch, so that batches of any size draw alike.
+        self._streams = Streams(seed)
+        self._powers = [0.0, 0.0]
+
+    def draw(self, batch: Batch, original: Tensor | None, number: int, outputs: Tensor) -> Tensor:
+        """``[N, P, C]``, see ``OutputMetric.probe``; the scale is that of the original's probes."""
+        weights = position_weights(batch, outputs)
+        reference = outputs if original is None else original
+        generator = self._streams[number]
+        # A metric without probabilities, or a temperature of 1: the scale is 1 by definition.
+        if self._softened == self._plain:
+            return self._plain.probe(outputs, weights, generator)
+        state = generator.get_state()
+        # Common signs take most of the noise out of the ratio. Both lengths are those at the
+        # original, also around an incumbent, so that all rounds of a search have one scale.
+        for index, metric in enumerate((self._plain, self._softened)):
+            generator.set_state(state)  # the same signs
+            drawn = metric.probe(reference, weights, generator)
+            self._powers[index] += float(drawn.double().square().sum())
+        if original is None:
+            return drawn
+        generator.set_state(state)
+        return self._softened.probe(outputs, weights, generator)
+
+    @property
+    def scale(self) -> float:
+        """Squared length of the plain probes over that of the softened ones."""
+        plain, softened = self._powers
+        return plain / softened if softened else 1.0

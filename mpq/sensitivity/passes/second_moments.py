@@ -1,0 +1,311 @@
+"""Second moments of what the rows of every weight meet, plain and guided by the loss."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any, Final, Self, final
+
+import torch
+from torch import Tensor, nn
+
+from mpq.errors import InputError, ModelError
+from mpq.network.layer import Layer
+from mpq.network.modules import hooks, weight_of
+from mpq.network.own_forward import is_computed_again
+from mpq.network.weight_layout import RowLayout, layout_of
+from mpq.sensitivity.estimation import Estimation
+from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
+from mpq.sensitivity.passes.forward_pass import read_batch
+from mpq.sensitivity.passes.input_columns import Lattice
+from mpq.sensitivity.passes.layer_moments import EmbeddingMoments, LayerMoments, MatrixMoments, Seen
+from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
+
+MAX_INPUTS: Final = 2**14
+"""Inputs of a row whose moment takes 1 GiB."""
+POSITIONS: Final = 128
+"""A moment of ``K`` inputs is known well enough from several times ``K`` positions: GPTQ takes
+128 texts of 2048 tokens for up to 49152 inputs. A convolution of few channels over many images has
+thousands of times as many, and the product of all takes longer than the network."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SecondMoments:
+    """How much an error in a layer's weight matters, as a quadratic form of each of its rows.
+
+    Args:
+        values: Layer to ``[G, K, K]``, float32 on the CPU, symmetric: of the inputs that the ``K``
+            weights of a row meet, in the order of ``RowLayout.to_rows``. Of ``O`` rows the first
+            ``O / G`` are the first group's, and so on. Layers that share a weight have one tensor.
+        missing: Layer to the sentence that says why it has none.
+    """
+
+    values: Mapping[str, Tensor]
+    missing: Mapping[str, str]
+
+
+def second_moments(
+    on: Estimation,
+    *,
+    guidance: float = 0.5,
+    max_inputs: int = MAX_INPUTS,
+    positions: int = POSITIONS,
+    seed: int = 0,
+) -> SecondMoments:
+    r"""Collects the second moments of all layers in one forward and one backward pass.
+
+    .. math::
+        H = \mathrm{mean}_n \sum_p x_{np} x_{np}^T, \quad
+        G = \mathrm{mean}_n \sum_p \mathrm{mean}_o (g_{npo}^2) \, x_{np} x_{np}^T, \quad
+        (1 - \gamma) H + \gamma \frac{\mathrm{tr} H}{\mathrm{tr} G} G
+
+    with ``x`` what a row of the weight meets at position ``p`` of example ``n`` (a token's vector,
+    a convolution's patch) and ``g`` the gradient of the layer's output from the output sketch's
+    softened probe, over the output channels ``o``. Errors ``d`` of a weight's rows change the
+    layer's output by :math:`\sum_r d_r^T H d_r` per example, its square being that of GPTQ (Frantar
+    et al. 2022, arXiv:2210.17323), and the loss, if rows do not interact and gradients of a row's
+    output are alike in size, by half of :math:`\sum_r d_r^T G d_r`, as in GuidedQuant (Kim et al.
+    2025, arXiv:2505.07004; they keep a matrix for each of several groups of channels, we one). The
+    mix has the trace, and so the unit, of ``H``: squared output per example. Groups of a
+    convolution are treated as layers of their own. Where no gradient arrives, ``G`` is left out.
+
+    Layers that share a weight have the sum of their moments, as errors of that weight are errors of
+    each of them. An embedding's row ``t`` meets its token only: its part is the identity times
+    :math:`\mathrm{mean}_n(T_n) / V` in ``H``, the uses of a row among ``V`` in an example, and
+    :math:`\mathrm{mean}_n \sum_p \mathrm{mean}_e(g_{npe}^2) / V` in ``G``, both of which are the
+    mean over rows of its own form, in the units of the others. A layer among them that has no
+    moment of its own (a forward of its own) is left out of the sum.
+
+    Takes ``8 K^2`` bytes for each group of each layer while it collects, and half of that after.
+    Layers that no gradient reaches take a forward pass more.
+
+    Args:
+        on: The network, in which BatchNorm is folded, and the examples; nothing is quantized.
+        guidance: Share of the guided moment, :math:`\gamma`, from 0 (no backward pass) to 1.
+        positions: Where a convolution has more than so many positions per weight of a row over all
+            examples, about so many are looked at, evenly spread (``Lattice``), and count for the
+            others; 0: all.
+        max_inputs: Layers with larger moments than that of a row of so many weights have none.
+        seed: Seed of the probes' random signs.
+
+    Raises:
+        InputError: If the guidance is no share, or a number of inputs or positions makes no sense.
+        ModelError: If a layer reads or gives numbers whose squares are not finite in float32.
+        GradientError: If the network cannot be differentiated.
+    """
+    if not 0 <= guidance <= 1:
+        raise InputError(f"guidance is a share from 0 to 1; got {guidance}")
+    if max_inputs < 1 or positions < 0:
+        raise InputError(
+            "second moments need max_inputs >= 1 and positions >= 1, or 0 for all positions; got "
+            f"{max_inputs} and {positions}"
+        )
+    collecting = _Collecting(on, max_inputs, positions, is_guided=guidance > 0)
+    if guidance:
+        collecting.read_backward(Probes(on.network.metric, TEMPERATURE, seed))
+    collecting.read_forward()
+    return _Mixing(on, collecting, guidance).result()
+
+
+class _Collecting:
+    """Reads every call of every layer that can have a moment."""
+
+    def __init__(self, on: Estimation, max_inputs: int, positions: int, is_guided: bool) -> None:
+        self.moments: dict[str, LayerMoments] = {}
+        self.missing: dict[str, str] = {}
+        for layer in on.network.layers:
+            rows = _Rows.of(on.network.layer_module(layer.name), layer)
+            why = _refusal(layer, rows, max_inputs)
+            if why:
+                self.missing[layer.name] = why
+            else:
+                self.moments[layer.name] = _empty(on, layer, rows, is_guided)
+        self._on, self._positions = on, positions
+        self._first = 0  # example of the batch that is read
+        self.calls = Counter[str]()
+        self._reads = Counter[str]()
+
+    def read_backward(self, probes: Probes) -> None:
+        """Plain and guided moments."""
+        network = self._on.network
+        for batch in self._on.batches("second moments"):
+            handles = [
+                network.layer_module(name).register_forward_hook(partial(self._count, name))
+                for name in self.moments
+            ]
+            with hooks(handles):
+                read_gradients(network, batch, self, partial(probes.draw, batch, None, 0))
+            self._first += batch.size
+
+    def _count(self, name: str, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+        if output.numel() and not is_computed_again():
+            self.calls[name] += 1
+
+    def read_forward(self) -> None:
+        """Plain moments of the layers that a backward pass did not read in every call."""
+        self._unread = {n for n in self.moments if not 0 < self.calls[n] == self._reads[n]}
+        for name in self._unread:
+            self.moments[name].forget_plain()
+        if not self._unread:
+            return
+        self._first = 0
+        for batch in self._on.batches("second moments"):
+            read_batch(self._on.network, batch, self._read_call)
+            self._first += batch.size
+
+    def _read_call(self, tap: Tap, x: Tensor, output: Tensor) -> None:
+        if tap.name in self._unread:
+            self.calls[tap.name] += 1  # 0 where there was no backward pass
+            self.moments[tap.name].add_plain(x, output, self._seen(tap, x, output))
+
+    @property
+    def reads_inputs(self) -> bool:
+        """See ``GradientReader``."""
+        return False
+
+    def read_input(self, tap: Tap, x: Tensor, g: Tensor) -> None:
+        """See ``GradientReader``."""
+
+    def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
+        """See ``GradientReader``."""
+        if tap.name in self.moments:
+            self._reads[tap.name] += 1
+            self.moments[tap.name].add(x, g, self._seen(tap, x, g))
+
+    def _seen(self, tap: Tap, x: Tensor, output: Tensor) -> Seen:
+        is_one = len(x) == 1 and tap.by_example(x) is None
+        # An expert that a single token was sent to reads that of one example.
+        is_sent = tap.name in self._on.network.reach.partly
+        copies = tap.num_examples if is_one and not is_sent else 1
+        return Seen(copies, self._lattice(tap, x, output))
+
+    def _lattice(self, tap: Tap, x: Tensor, output: Tensor) -> Lattice:
+        """All positions, unless a convolution over whole examples has many."""
+        weight = weight_of(tap.layer_module)
+        is_whole = x.ndim == weight.ndim and len(x) == tap.num_examples
+        if not (tap.layer.kind.startswith("conv") and is_whole and self._positions):
+            return Lattice()
+        inputs = _Rows.of(tap.layer_module, tap.layer).shape[1]
+        total = self._on.data.num_examples * prod(output.shape[2:])
+        return Lattice(max(1, total // (self._positions * inputs)), self._first)
+
+
+@final
+@dataclass(frozen=True)
+class _Rows:
+    """How a layer's weight is read in rows: ``[O, K]`` in ``G`` groups."""
+
+    layout: RowLayout
+    shape: tuple[int, ...]
+    groups: int
+
+    @classmethod
+    def of(cls, layer_module: nn.Module, layer: Layer) -> Self:
+        layout = layout_of(layer_module)
+        shape = tuple(layout.to_rows(weight_of(layer_module)).shape)
+        return cls(layout, shape, layer.groups)
+
+
+def _refusal(layer: Layer, rows: _Rows, max_inputs: int) -> str:
+    """Why a layer has no moment of its own; empty: it has."""
+    inputs = rows.shape[1]
+    if layer.has_own_forward:
+        return (
+            f"layer {layer.name!r} has a forward of its own, or a hook that changes its output, so "
+            "that what its weight meets is not known"
+        )
+    if layer.kind != "embedding" and rows.groups * inputs**2 > max_inputs**2:
+        size = 4 * rows.groups * inputs**2 / 2**30
+        return (
+            f"layer {layer.name!r} has {inputs} weights in a row, whose second moment takes "
+            f"{size:.3g} GiB; raise max_inputs ({max_inputs}) to have it"
+        )
+    return ""
+
+
+def _empty(on: Estimation, layer: Layer, rows: _Rows, is_guided: bool) -> LayerMoments:
+    count, inputs = rows.shape
+    if layer.kind == "embedding":
+        return EmbeddingMoments((count, inputs))
+    layer_module = on.network.layer_module(layer.name)
+    return MatrixMoments(layer_module, rows.groups, inputs, is_guided)
+
+
+class _Mixing:
+    """From sums to means, from plain and guided moments to one, from layers to weights."""
+
+    def __init__(self, on: Estimation, collected: _Collecting, guidance: float) -> None:
+        self._on, self._collected, self._guidance = on, collected, guidance
+        self._values: dict[str, Tensor] = {}
+        self._missing = dict(collected.missing)
+
+    def result(self) -> SecondMoments:
+        """Of all layers, those that share a weight together."""
+        sharing: dict[str, list[Layer]] = {}
+        for layer in self._on.network.layers:
+            sharing.setdefault(layer.weight_of or layer.name, []).append(layer)
+        for layers in sharing.values():
+            self._add(layers)
+        return SecondMoments(self._values, self._missing)
+
+    def _add(self, layers: Sequence[Layer]) -> None:
+        reached = [x for x in layers if x.name in self._collected.calls]
+        first = next((x for x in reached if x.kind != "embedding"), None)
+        if first is None:
+            for layer in layers:
+                self._missing.setdefault(layer.name, _alone(layer, layer in reached))
+            return
+        alike = [x for x in layers if self._rows(x) == self._rows(first)]
+        value = self._mixed([x.name for x in reached if x in alike])
+        for layer in layers:
+            if layer in alike:
+                self._values[layer.name] = value
+                self._missing.pop(layer.name, None)
+            else:
+                self._missing[layer.name] = (
+                    f"layer {layer.name!r} shares its weight with {first.name!r}, which reads it "
+                    "in other rows"
+                )
+
+    def _rows(self, layer: Layer) -> _Rows:
+        return _Rows.of(self._on.network.layer_module(layer.name), layer)
+
+    def _mixed(self, names: Sequence[str]) -> Tensor:
+        moments = [self._collected.moments[name] for name in names]
+        plain = torch.stack([m.plain().cpu() for m in moments]).sum(dim=0)  # [G, K, K]
+        _check_finite(names[0], plain, "what it reads")
+        if self._guidance:
+            guided = torch.stack([m.guided().cpu() for m in moments]).sum(dim=0)
+            _check_finite(names[0], guided, "the gradient of its output, times what it reads")
+            plain = _with_equal_traces(plain, guided, self._guidance)
+        return plain / self._on.data.num_examples
+
+
+def _alone(layer: Layer, is_reached: bool) -> str:
+    if not is_reached:
+        return f"layer {layer.name!r} is reached by no example"
+    return (
+        f"layer {layer.name!r} is an embedding: each of its rows is looked up alone and all its "
+        "numbers count alike, so that the nearest code is the best"
+    )
+
+
+def _check_finite(name: str, moment: Tensor, what: str) -> None:
+    if not bool(moment.isfinite().all()):
+        raise ModelError(
+            f"layer {name!r}: the second moment of {what} is not finite; a number is NaN or "
+            "infinite, or its square is beyond float32"
+        )
+
+
+def _with_equal_traces(plain: Tensor, guided: Tensor, guidance: float) -> Tensor:
+    """``[G, K, K]``, group by group."""
+    traces, others = (m.diagonal(dim1=1, dim2=2).double().sum(dim=1) for m in (plain, guided))
+    scale = traces / others  # [G]
+    # Where no gradient arrives (or one that vanishes beside the inputs) there is nothing to mix.
+    share = torch.where(scale.isfinite(), guidance, 0.0)
+    scale = torch.where(scale.isfinite(), scale, 0.0)
+    plain_factor, guided_factor = (f.float()[:, None, None] for f in (1 - share, share * scale))
+    return plain_factor * plain + guided_factor * guided

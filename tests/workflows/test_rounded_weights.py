@@ -1,0 +1,205 @@
+"""Searches with a rounding that looks at the data: one set of numbers from estimate to export."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mpq
+from mpq.backends.simulate import quantizer_of
+from mpq.errors import InputError, MismatchError, UnknownNameError
+from mpq.quantization.precision import Precision
+from mpq.sensitivity import Estimation
+from mpq.workflows.rounded_weights import rounded_weights
+from mpq.workflows.setup import Prepared
+
+DATA_ROUNDINGS = tuple(name for name in mpq.ROUNDINGS.names() if name != "nearest")
+
+
+class Net(nn.Module):
+    """Convolutions, one of them grouped, BatchNorm, two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.grouped = nn.Conv2d(8, 8, 3, groups=4, stride=2)
+        self.hidden = nn.Linear(32, 24)
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.conv(x)))
+        return self.head(torch.relu(self.hidden(torch.relu(self.grouped(x)).flatten(1))))
+
+
+class Words(nn.Module):
+    """An embedding whose weight is the head's, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(11, 16)
+        self.hidden = nn.Linear(16, 16)
+        self.head = nn.Linear(16, 11, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(torch.relu(self.hidden(self.words(tokens))) + self.words(tokens))
+
+
+def images() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    # A few strong directions, as real inputs have them.
+    mix = torch.randn(72, 72, generator=generator) / 8
+    return [(torch.randn(16, 72, generator=generator) @ mix).view(16, 2, 6, 6) for _ in range(4)]
+
+
+def tokens() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randint(11, (8, 6), generator=generator) for _ in range(4)]
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+def task(model: nn.Module, rounding: str, **options: Any) -> mpq.Task:
+    return mpq.Task(
+        model, images, **{"candidates": ["w2", "w3", "w4g16", "w8"], **options}, rounding=rounding
+    )
+
+
+LIMIT = {"effective_bits": 4.5}
+
+
+@pytest.mark.parametrize("rounding", DATA_ROUNDINGS)
+def test_what_is_measured_is_what_a_backend_makes(
+    net: nn.Module, rounding: str, tmp_path: Path
+) -> None:
+    result = mpq.search(task(net, rounding), LIMIT, sensitivity="sketch")
+    held_out = mpq.Calibration.of(images).split(0.25)[1]
+    model = mpq.quantize(net, result.assignment)
+    measured = mpq.evaluate(net, result.assignment, held_out)["quantized"]
+    assert measured.divergence == pytest.approx(result.measured.divergence, rel=1e-6)
+    result.save(tmp_path)
+    again = mpq.load(tmp_path)
+    assert again.assignment == result.assignment
+    assert again.run_id == result.run_id
+    assert again.provenance == result.provenance
+    loaded = mpq.quantize(net, again.assignment)
+    x = images()[0]
+    with torch.no_grad():
+        assert torch.equal(model(x), loaded(x))
+
+
+def test_the_codes_are_those_that_were_priced(net: nn.Module) -> None:
+    found = Prepared.of(task(net, "gptq"))
+    result = mpq.search(task(net, "gptq"), LIMIT, sensitivity="sketch")
+    kept = quantizer_of(result.assignment)
+    for name, precision in result.assignment.precisions.items():
+        layer_module = found.network.layer_module(name)
+        priced = found.quantizer.weight(name, layer_module, precision.weight)
+        assert torch.equal(kept.weight(name, layer_module, precision.weight), priced)
+        plain = found.quantizer.grid(name, priced.flatten(1), precision.weight)
+        assert plain is not None
+
+
+def test_rounding_changes_what_the_weights_become(net: nn.Module) -> None:
+    nearest, gptq = (
+        mpq.search(task(net, rounding), LIMIT, sensitivity="sketch")
+        for rounding in ("nearest", "gptq")
+    )
+    assert nearest.assignment.weights is None
+    assert gptq.assignment.weights is not None
+    assert set(gptq.assignment.weights.by_layer) == set(gptq.assignment.precisions)
+    assert gptq.comparison("w2a32").measured.divergence < (
+        nearest.comparison("w2a32").measured.divergence
+    )
+    assert gptq.provenance.rounding == "gptq"
+    assert json.loads(gptq.assignment.to_json())["weights"]["rounding"] == "gptq"
+
+
+def test_the_same_seed_gives_the_same_codes(net: nn.Module) -> None:
+    first, again = (
+        mpq.search(task(net, "coordinate-descent"), LIMIT, sensitivity="sketch").assignment
+        for _ in range(2)
+    )
+    assert first == again
+
+
+def test_layers_that_share_a_weight_have_one_set_of_codes() -> None:
+    torch.manual_seed(0)
+    model = Words().eval()
+    asked = mpq.Task(model, tokens, candidates=["w2", "w4"], rounding="gptq")
+    prepared = Prepared.of(asked)
+    two = Precision.parse("w2").weight
+    stored = prepared.rounded.stored
+    for part, array in stored["words", two].parts().items():
+        assert (array == stored["head", two].parts()[part]).all()
+    result = mpq.search(asked, {"effective_bits": 5.5}, sensitivity="sketch")
+    quantized = mpq.quantize(model, result.assignment)
+    assert torch.equal(
+        quantized.get_submodule("words").weight, quantized.get_submodule("head").weight
+    )
+
+
+def test_an_embedding_alone_is_rounded_to_nearest_and_named() -> None:
+    torch.manual_seed(0)
+    model = Words().eval()
+    model.head = nn.Linear(16, 11, bias=False).eval()
+    asked = mpq.Task(model, tokens, candidates=["w2", "w4"], rounding="gptq")
+    result = mpq.search(asked, {"effective_bits": 5.5}, sensitivity="sketch")
+    assert list(result.provenance.rounded_to_nearest) == ["words"]
+    assert result.assignment.weights is not None
+    assert sorted(result.assignment.weights.by_layer) == ["head", "hidden"]
+
+
+def test_nearest_keeps_nothing(net: nn.Module) -> None:
+    prepared = Prepared.of(task(net, "nearest"))
+    on = Estimation(prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates)
+    found = rounded_weights(on, mpq.ROUNDINGS.build("nearest"), seed=0)
+    assert not found.stored
+    assert not found.to_nearest
+
+
+def test_formats_without_scales_need_no_pass(net: nn.Module) -> None:
+    prepared = Prepared.of(task(net, "gptq", candidates=["fp16", "bf16"]))
+    assert not prepared.rounded.stored
+
+
+def test_an_unknown_rounding_is_refused_at_once(net: nn.Module) -> None:
+    with pytest.raises(UnknownNameError, match="rounding 'gtpq'"):
+        task(net, "gtpq")
+    with pytest.raises(InputError, match="damping above 0"):
+        task(net, "gptq:damping=0")
+
+
+def test_another_checkpoint_of_the_network_is_refused(net: nn.Module) -> None:
+    result = mpq.search(task(net, "gptq"), LIMIT, sensitivity="sketch")
+    torch.manual_seed(5)
+    with pytest.raises(MismatchError, match="its codes were rounded from another weight"):
+        mpq.quantize(Net().eval(), result.assignment)
+
+
+def test_a_folder_of_a_run_to_nearest_keeps_no_codes_of_an_earlier_one(
+    net: nn.Module, tmp_path: Path
+) -> None:
+    mpq.search(task(net, "gptq"), LIMIT, sensitivity="sketch").save(tmp_path)
+    assert (tmp_path / "assignment.safetensors").exists()
+    mpq.search(task(net, "nearest"), LIMIT, sensitivity="sketch").save(tmp_path)
+    assert not (tmp_path / "assignment.safetensors").exists()
+    assert mpq.load(tmp_path).assignment.weights is None
+
+
+def test_the_model_is_left_as_found(net: nn.Module) -> None:
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    state = torch.get_rng_state()
+    mpq.search(task(net, "gptq"), LIMIT, sensitivity="sketch")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in before.items())
+    assert not any(parameter.grad is not None for parameter in net.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())

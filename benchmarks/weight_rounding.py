@@ -2,6 +2,8 @@
 
     python benchmarks/weight_rounding.py steps nearest gptq > benchmarks/weight_rounding.json
 
+and ``coordinate-descent adaround``, which take longer, into ``weight_rounding_slow.json``.
+
 Arguments are ``steps`` and the roundings that are clocked; without any, it is all of them.
 
 ``cost``: processor seconds and memory of a 4096 x 4096 layer at six precisions, one thread, each

@@ -41,7 +41,7 @@ class AdaRound(WeightRounding):
     this form, is left to nearest. Scales stay.
 
     No weight goes further than to a neighbour. Where variances of inputs differ much, GPTQ, which
-    lets weights of small inputs go further, has the smaller error (benchmarks/weight_rounding.py).
+    lets weights of small inputs go further, has the smaller error.
 
     Every iteration is a product with ``H``, which is about what the whole of GPTQ takes; a dozen
     copies of a stack of rows are held.

@@ -97,6 +97,20 @@ def test_it_is_not_above_gptq(spelling: str) -> None:
     assert own < other
 
 
+def test_gptq_is_better_where_variances_differ_much() -> None:
+    """As its weights of small inputs go further than to a neighbour, which up or down rules out."""
+    rows, moment = layer(32, 64)
+    spread = torch.logspace(-1, 1, 64)
+    moment = moment * spread * spread[:, None]
+
+    own, other = (
+        errors(rows, rounded(r, rows, moment, formats_of("w4"))[0].numbers(), moment).sum()
+        for r in (AdaRound(), Gptq())
+    )
+
+    assert other < 0.9 * own
+
+
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_beyond_is_on_the_other_side(spelling: str) -> None:
     """Of every target between all numbers of a format, also next to powers of two and 0."""

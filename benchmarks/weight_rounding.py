@@ -1,6 +1,10 @@
 """Rounding weights for the squared error of outputs: what it costs, and what each step is worth.
 
-    python benchmarks/weight_rounding.py > benchmarks/weight_rounding.json
+    python benchmarks/weight_rounding.py steps nearest gptq > benchmarks/weight_rounding.json
+
+and ``coordinate-descent adaround``, which take longer, into ``weight_rounding_slow.json``.
+
+Arguments are ``steps`` and the roundings that are clocked; without any, it is all of them.
 
 ``cost``: processor seconds and memory of a 4096 x 4096 layer at six precisions, one thread, each
 rounding in a process of its own. Memory is MiB beyond the most that the process held before, when
@@ -46,11 +50,11 @@ SEEDS = (0, 1, 2)
 
 
 def main() -> None:
-    result = {
-        "cost": {name: apart(name) for name in ROUNDINGS.names()},
-        "steps": {kind: steps(kind) for kind in LAYERS},
-        "torch": torch.__version__,
-    }
+    parts = sys.argv[1:] or ["steps", *ROUNDINGS.names()]
+    result: dict[str, object] = {"torch": torch.__version__}
+    if "steps" in parts:
+        result["steps"] = {kind: steps(kind) for kind in LAYERS}
+    result["cost"] = {name: apart(name) for name in parts if name != "steps"}
     print(json.dumps(result, indent=1))
 
 

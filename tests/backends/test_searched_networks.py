@@ -1,9 +1,6 @@
 """What a search for a target promises: its result is exported, or nothing was estimated for it."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import pytest
 import torch
@@ -13,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import mpq
-from mpq.errors import InputError, ModelError
-from mpq.workflows import search as searching
+from mpq.backends.c.compiler import compiler
+from mpq.errors import MissingDependencyError, ModelError
+from tests.backends.searches import refused
 
 pytestmark = pytest.mark.usefixtures("same_process")
 PACKAGES = {"c": (), "onnx-qdq": ("onnxscript", "onnxruntime"), "openvino": ("onnx", "openvino")}
@@ -79,32 +77,15 @@ def images() -> list[Tensor]:
     return [torch.randn(8, 3, 8, 8, generator=draws) for _ in range(3)]
 
 
-def refused(model: nn.Module, data: Any, to: str, limit: str) -> str:
-    """Why a search for a target refuses a network; empty: its result was exported and passed."""
-    estimates: list[str] = []
-    original = searching.estimated
-
-    def estimated(*given: Any) -> Any:
-        estimates.append(to)
-        return original(*given)
-
-    with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as place:
-        patch.setattr(searching, "estimated", estimated)
-        why = ""
-        try:
-            result = mpq.search(mpq.Task(model, data, to=to), [limit], sensitivity="weight-error")
-        except InputError as error:
-            why = str(error)
-        assert bool(estimates) == (not why), why
-        if not why:
-            mpq.export(result.assignment, Path(place, "out"), to, model, data)
-    return why
-
-
 def needed(to: str) -> None:
     """Skips where the target cannot be exported to."""
     for package in PACKAGES[to]:
         pytest.importorskip(package)
+    if to == "c":
+        try:
+            compiler()
+        except MissingDependencyError as error:
+            pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("to", PACKAGES)
@@ -158,23 +139,6 @@ def test_c_says_that_a_weight_is_shared() -> None:
     why = refused(Shared().eval(), data, "c", "weight_bytes=0.9x:w8a8")
 
     assert "layers 'first' and 'second' share a weight" in why
-
-
-@pytest.mark.parametrize("to", ["onnx-qdq", "openvino"])
-def test_experts_that_are_looped_over_are_refused(to: str) -> None:
-    """A Mixtral of transformers, whose loop depends on the numbers."""
-    needed(to)
-    transformers = pytest.importorskip("transformers", minversion="5")
-    torch.manual_seed(0)
-    config = transformers.MixtralConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, num_local_experts=2, vocab_size=32,
-    )  # fmt: skip
-    data = [{"input_ids": torch.randint(0, 32, (4, 6))}]
-
-    why = refused(transformers.MixtralForCausalLM(config).eval(), data, to, "weight_bytes=0.9x:w8")
-
-    assert "'model.layers.0.mlp.experts' depends on the numbers" in why
 
 
 def test_batches_that_are_one_example_are_refused() -> None:

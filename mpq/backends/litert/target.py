@@ -3,12 +3,13 @@
 import contextlib
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Final, final
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from mpq.backends.hugging_face import require
 from mpq.backends.litert.capabilities import Way, refusal, stored_bits, way_of
 from mpq.backends.litert.flatbuffer import (
+    Place,
     constant_bytes,
     decoded_weights,
     find_weight,
@@ -29,6 +31,7 @@ from mpq.backends.litert.graph import Graph
 from mpq.backends.litert.plan import Plan
 from mpq.backends.litert.rounded import StoredLayer, store_outputs
 from mpq.backends.runtime import Loaded, run_in_parts
+from mpq.backends.searched import Searched
 from mpq.backends.simulate import prepared, with_precisions
 from mpq.backends.target import HEADERS, MEDIAN_OF_ROUNDED, LayerShape, Shipped, Target
 from mpq.errors import InputError, ModelError
@@ -111,15 +114,25 @@ class LiteRt(Target):
         file = folder / FILE
         return HEADERS + file.stat().st_size - constant_bytes(file)
 
-    def write(self, shipped: Shipped, folder: Path) -> None:
-        """See ``Target.write``."""
+    def check_graph(self, searched: Searched) -> None:
+        """See ``Traces.check_graph``: it is converted, and every weight found again."""
+        self._converted(searched.network.module, searched.examples, searched.quantized)
+
+    def _converted(
+        self, module: nn.Module, examples: Sequence[Batch], names: Iterable[str]
+    ) -> tuple[Graph, dict[str, Place]]:
+        """The converted network in floating point, and where the weights of some layers are."""
         for package in self.packages:
             require(package, self.extra)
+        network, marks = _marked(module, names)
+        graph = Graph(read_model(_file_of(network, _first(examples, self.batch_size))))
+        return graph, {name: find_weight(graph.model, name, x) for name, x in marks.items()}
+
+    def write(self, shipped: Shipped, folder: Path) -> None:
+        """See ``Target.write``."""
         shipped.check_shared(self.name)
-        network, marks = _marked(shipped)
-        converted = _converted(network, _first(shipped, self.batch_size), folder / FILE)
-        graph = Graph(read_model(converted))
-        places = {name: find_weight(graph.model, name, mark) for name, mark in marks.items()}
+        names = [layer.name for layer in shipped.quantized]
+        graph, places = self._converted(shipped.module, shipped.examples, names)
         plan = Plan.of(graph, shipped, places)
         # Before weights are codes: what a layer's bias was is still a number.
         shipped.made[MADE] = plan.store_outputs(shipped)
@@ -157,23 +170,23 @@ class LiteRt(Target):
         return {WITHOUT_XNNPACK: partial(LoadedByLiteRt.of, folder, has_delegates=False)}
 
 
-def _marked(shipped: Shipped) -> tuple[nn.Module, dict[str, Tensor]]:
+def _marked(module: nn.Module, names: Iterable[str]) -> tuple[nn.Module, dict[str, Tensor]]:
     """A copy whose quantized weights have numbers of their own, and these by layer name.
 
     By them they are found again: weights as they came may be alike in two layers.
     """
-    network = deepcopy(shipped.module).cpu()
+    network = deepcopy(module).cpu()
     draws = torch.Generator().manual_seed(0)
     marks: dict[str, Tensor] = {}
     drawn = set[int]()
-    for layer in shipped.quantized:
-        weight = network.get_submodule(layer.name).weight
+    for name in names:
+        weight = network.get_submodule(name).weight
         assert isinstance(weight, nn.Parameter)
         if id(weight) not in drawn:
             drawn.add(id(weight))
             # From 1 to 2, where no initial weights are: those of a seed may be in the network.
             weight.data = 1 + torch.rand(weight.shape, generator=draws)
-        marks[layer.name] = weight.detach()
+        marks[name] = weight.detach()
     return network, marks
 
 
@@ -190,14 +203,14 @@ class _Positional(nn.Module):
         return scored_tensor(self.network(*given, **named))
 
 
-def _first(shipped: Shipped, size: int) -> Batch:
-    if not shipped.examples:
+def _first(examples: Sequence[Batch], size: int) -> Batch:
+    if not examples:
         raise InputError("the target litert needs examples, to trace the network")
-    batch = shipped.examples[0].to(torch.device("cpu"))
+    batch = examples[0].to(torch.device("cpu"))
     return batch.repeated(-(-size // batch.size)).slice(0, size)
 
 
-def _converted(network: nn.Module, batch: Batch, file: Path) -> bytes:
+def _file_of(network: nn.Module, batch: Batch) -> bytes:
     """The bytes of a network in floating point, as litert-torch converts it."""
     import litert_torch
 
@@ -207,12 +220,13 @@ def _converted(network: nn.Module, batch: Batch, file: Path) -> bytes:
     wrapped = _Positional(network, len(batch.args), tuple(batch.kwargs)).eval()
     # It prints its progress, and standard output is ours.
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), TemporaryDirectory(prefix="mpq-") as place:
+            file = Path(place, FILE)
             litert_torch.convert(wrapped, tuple(given)).export(str(file))
+            return file.read_bytes()
     except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
         said = str(error).strip().partition("\n")[0]
         raise ModelError(f"litert: litert-torch cannot convert the network: {said}") from error
-    return file.read_bytes()
 
 
 @final

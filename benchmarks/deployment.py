@@ -205,6 +205,15 @@ def circumstances() -> dict[str, Any]:
     }
 
 
+def put(file: Path, name: str, target: str, row: dict[str, Any]) -> None:
+    """A row into a file, which is read only now: another command may have put its own there."""
+    text = file.read_text(encoding="utf-8") if file.exists() else "{}"
+    found = json.loads(text)
+    found.setdefault(name, {})[target] = row
+    content = json.dumps(found, indent=1) + "\n"
+    write_files(file.parent, {file.name: content.encode()})
+
+
 def main() -> None:
     """All of them, or those that are named."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -215,8 +224,6 @@ def main() -> None:
     if unknown:
         parser.error(f"no network or target: {unknown}; those are {[*SUBJECTS]} and {[*LIMITS]}")
     found: dict[str, dict[str, Any]] = {}
-    if asked.into and asked.into.exists():
-        found = json.loads(asked.into.read_text(encoding="utf-8"))
     everywhere = [name for name in LIMITS if name not in ONLY_NAMED]
     targets = [name for name in LIMITS if name in asked.names] or everywhere
     for name in [name for name in SUBJECTS if name in asked.names] or SUBJECTS:
@@ -224,8 +231,7 @@ def main() -> None:
         for target, row in rows(SUBJECTS[name], [x for x in targets if x in takes]):
             found.setdefault(name, {})[target] = row
             if asked.into:
-                content = json.dumps(found, indent=1) + "\n"
-                write_files(asked.into.parent, {asked.into.name: content.encode()})
+                put(asked.into, name, target, row)
             print(f"{name} {target}: {json.dumps(row)}", file=sys.stderr, flush=True)
     if not asked.into:
         print(json.dumps(found, indent=1))

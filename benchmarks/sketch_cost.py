@@ -1,5 +1,7 @@
 """What one output sketch costs, in units of one forward and backward pass over the same examples.
 
+Beside it, what collecting the second moments of all layers' inputs costs (plain and guided).
+
     python benchmarks/sketch_cost.py > benchmarks/sketch_cost.json
 
 All layers at six precisions of weights and activations. The unit is a forward pass and a backward
@@ -24,12 +26,14 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import Estimation
+from mpq.sensitivity.passes.second_moments import second_moments
 from mpq.workflows.peak_memory import peak_memory_bytes
 
 CANDIDATES = {
     "weights and activations": ("w2a4", "w3a8", "w4a4", "w4a8", "w6a8", "w8a8"),
     "weights": ("w2", "w3", "w4", "w5", "w6", "w8"),
 }
+MOMENTS = "second moments"
 REPEATS = 5
 
 
@@ -50,6 +54,7 @@ def measure(name: str) -> dict[str, Any]:
     work: dict[str, Callable[[], Any]] = {"forward and backward": lambda: _both(network, data)}
     for label, texts in CANDIDATES.items():
         work[label] = _sketch(network, data, tuple(map(Precision.parse, texts)))
+    work[MOMENTS] = _moments(network, data)
     for run in work.values():
         run()  # warm up; weights' ranges are searched for once
     seconds: dict[str, list[float]] = {label: [] for label in work}
@@ -70,7 +75,7 @@ def measure(name: str) -> dict[str, Any]:
                 "times": statistics.median(seconds[label]) / unit,
                 "peak_memory": (memory[label] or 0) / unit_bytes if unit_bytes else None,
             }
-            for label in CANDIDATES
+            for label in (*CANDIDATES, MOMENTS)
         },
     }
 
@@ -82,6 +87,11 @@ def _sketch(
     return lambda: ESTIMATORS.build("sketch").estimate(
         Estimation(network, data, quantizer, candidates)
     )
+
+
+def _moments(network: Network, data: Calibration) -> Callable[[], object]:
+    on = Estimation(network, data, Quantizer(ActivationRanges({})), ())
+    return lambda: second_moments(on)
 
 
 def _both(network: Network, data: Calibration) -> None:

@@ -1,14 +1,19 @@
 """Rounding weights for the squared error of outputs: what it costs, and what each step is worth.
 
-    python benchmarks/weight_rounding.py > benchmarks/weight_rounding.json
+    python benchmarks/weight_rounding.py steps nearest gptq > benchmarks/weight_rounding.json
 
-``cost``: seconds and memory of a 4096 x 4096 layer at six precisions, one thread, each rounding in
-a process of its own. Memory is MiB beyond the most that the process held before, when it had made
-the layer; the codes of all precisions, which come back, are in it. AdaRound rounds 32 of the rows,
-its time grows with them.
+and ``coordinate-descent adaround``, which take longer, into ``weight_rounding_slow.json``.
+
+Arguments are ``steps`` and the roundings that are clocked; without any, it is all of them.
+
+``cost``: processor seconds and memory of a 4096 x 4096 layer at six precisions, one thread, each
+rounding in a process of its own. Memory is MiB beyond the most that the process held before, when
+it had made the layer; the codes of all precisions, which come back, are in it. Where ``rows`` says
+less than 4096, only so many were rounded: the factorization is done all the same, the rest grows
+with them.
 
 ``steps``: the squared error of outputs, summed over rows, in units of rounding to nearest's on the
-same grids; 64 x 256 layers of two kinds of correlated inputs, mean of three draws. The steps of
+same grids; 32 x 256 layers of two kinds of correlated inputs, mean of three draws. The steps of
 coordinate descent come one after the other from ``seven_scales`` on, each keeping the better per
 row.
 """
@@ -38,18 +43,18 @@ from mpq.rounding.stack import Stack
 
 SPELLINGS = ("w2", "w3", "w4", "w5", "w6", "w8")
 SIZE = 4096
-ROWS_OF = {"adaround": 32}
+ROWS_OF = {"coordinate-descent": 512, "adaround": 16}
 """Rows of the large layer, where not all are rounded."""
 DAMPING = 0.01
 SEEDS = (0, 1, 2)
 
 
 def main() -> None:
-    result = {
-        "cost": {name: apart(name) for name in ROUNDINGS.names()},
-        "steps": {kind: steps(kind) for kind in LAYERS},
-        "torch": torch.__version__,
-    }
+    parts = sys.argv[1:] or ["steps", *ROUNDINGS.names()]
+    result: dict[str, object] = {"torch": torch.__version__}
+    if "steps" in parts:
+        result["steps"] = {kind: steps(kind) for kind in LAYERS}
+    result["cost"] = {name: apart(name) for name in parts if name != "steps"}
     print(json.dumps(result, indent=1))
 
 
@@ -66,11 +71,11 @@ def cost(name: str) -> dict[str, float]:
     formats = formats_of()
     # By extremes: where scales start is not what is clocked.
     grids = [weight_grid(rows, f, RANGE_METHODS.build("minmax"), OWN) for f in formats]
-    before, start = peak_mib(), time.perf_counter()
+    before, start = peak_mib(), time.process_time()
     with torch.no_grad():
         ROUNDINGS.build(name).codes(rows, moment[None], formats, grids, OWN)
-    seconds = time.perf_counter() - start
-    return {"rows": len(rows), "seconds": round(seconds, 1), "mib": round(peak_mib() - before)}
+    seconds = time.process_time() - start
+    return {"rows": len(rows), "cpu_seconds": round(seconds, 1), "mib": round(peak_mib() - before)}
 
 
 def peak_mib() -> float:
@@ -109,7 +114,7 @@ def formats_of() -> list[TensorFormat]:
 def steps(kind: str) -> dict[str, dict[str, float]]:
     """Step to precision to its error, in units of rounding to nearest's."""
     torch.set_num_threads(1)
-    draws = [steps_of(*LAYERS[kind](64, 256, seed)) for seed in SEEDS]
+    draws = [steps_of(*LAYERS[kind](32, 256, seed)) for seed in SEEDS]
     return {
         step: {s: round(mean(draw[step][i] for draw in draws), 4) for i, s in enumerate(SPELLINGS)}
         for step in draws[0]

@@ -15,8 +15,14 @@ from torch import Tensor, nn
 from mpq.backends.hugging_face import require
 from mpq.backends.onnx.containers import Container, container_of
 from mpq.backends.onnx.loaded import as_rows, written_layers
-from mpq.backends.onnx.qdq import OnnxQdq, standard_graph, written_bits
+from mpq.backends.onnx.qdq import (
+    OnnxQdq,
+    check_standard_graph,
+    standard_graph,
+    written_bits,
+)
 from mpq.backends.runtime import Loaded, run_in_parts
+from mpq.backends.searched import Searched
 from mpq.backends.target import LayerShape, Shipped, Target, rows_of
 from mpq.network.examples import Batch
 from mpq.quantization.codes import packed
@@ -101,6 +107,10 @@ class OpenVino(Target):
         container = _container(precision.weight).name
         # Of 2 bits there is one type: from 0 on, and shifted where codes have a sign.
         return "u2" if container.endswith("INT2") else TYPES[container]
+
+    def check_graph(self, searched: Searched) -> None:
+        """See ``Traces.check_graph``: of the file that OpenVINO reads."""
+        check_standard_graph(searched, self.batch_size)
 
     def write(self, shipped: Shipped, folder: Path) -> None:
         """See ``Target.write``."""

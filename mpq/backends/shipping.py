@@ -10,29 +10,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from torch import nn
 
 from mpq._support.files import prepared_folder, remove_dead, staging
 from mpq.backends.comparing import compared
 from mpq.backends.export_check import ExportCheck
 from mpq.backends.fresh import run_fresh, trace_fresh
-from mpq.backends.half_precision import batch_in_float32
+from mpq.backends.searched import first_examples, refuse_batches
 from mpq.backends.target import Shipped, Target
-from mpq.errors import InputError, ModelError, OutputError
+from mpq.errors import OutputError
 from mpq.network.example_axes import as_searched
-from mpq.network.examples import Batch, Calibration
-from mpq.network.metric import OutputMetric
-from mpq.network.modules import device_of, share_parameters
-from mpq.network.named_outputs import scored_tensors
+from mpq.network.examples import Calibration
+from mpq.network.modules import share_parameters
 from mpq.network.same_start import begin_alike
 from mpq.problem.assignment import Assignment
 
-NUM_EXAMPLES: Final = 32
-"""Examples that are run in the target's runtime at least, where there are as many."""
 STAGED: Final = "export"
-OUTPUTS_AT_ONCE: Final = 1 << 27
-"""Numbers (512 MiB) in the outputs of the examples that are run: large vocabularies take fewer."""
 NO_SPACE: Final = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 FULL_BYTES: Final = 4096
 """A disk with fewer left is full, whatever a writer makes of it: half a file, another error."""
@@ -81,8 +74,8 @@ def ship(
     data = _as_searched(Calibration.of(calibration), shipped)
     is_held_out = held_out is not None
     run = _as_searched(Calibration.of(held_out), shipped) if is_held_out else data
-    _refuse_batches(target, run)
-    batches = _few(run, model, shipped.metric)
+    refuse_batches(target, run)
+    batches = first_examples(run, model, shipped.metric)
     shipped = replace(shipped, calibration=data, examples=tuple(batches))
     try:
         with (
@@ -147,41 +140,3 @@ def _as_searched(data: Calibration, shipped: Shipped) -> Calibration:
     # A copy of the modules, as it gets hooks, which an export would trace.
     module = begin_alike(share_parameters(shipped.module), seed)
     return as_searched(module, data, shipped.metric, seed is not None)
-
-
-def _refuse_batches(target: Target, data: Calibration) -> None:
-    if data.is_whole and not target.takes_batches:
-        raise ModelError(
-            f"{target.name}: rows of this network's batches change each other's outputs "
-            "(statistics of the batch, nodes of a graph, a sequence along the first axis), so that "
-            "a batch is one example, and the target runs one row at a time: make the network "
-            "compute every row by itself (in evaluation mode, batch first), or export to a target "
-            "that takes batches as they are, such as onnx-qdq"
-        )
-
-
-def _shapes(batch: Batch) -> list[torch.Size]:
-    return [x.shape for x in batch.tensors]
-
-
-@torch.no_grad()
-def _few(data: Calibration, model: nn.Module, metric: OutputMetric) -> list[Batch]:
-    """The first batches, with ``NUM_EXAMPLES`` examples if there are as many, and fit in."""
-    found: list[Batch] = []
-    left = NUM_EXAMPLES
-    for batch in data:
-        whole = batch.to(device_of(model))
-        if not found:
-            one = whole.slice(0, 1)
-            outputs = scored_tensors(model(*one.args, **one.kwargs), metric)
-            count = sum(x.numel() for x in outputs.values())
-            left = min(left, max(1, OUTPUTS_AT_ONCE // max(count, 1)))
-        if whole.is_whole and found and _shapes(whole) != _shapes(found[0]):
-            continue  # another graph: a file of fixed shapes takes those of the first one alone
-        found.append(batch_in_float32(whole.slice(0, min(left, whole.size))))
-        left -= found[-1].size
-        if left <= 0:
-            break
-    if not found:
-        raise InputError("an export runs examples, and there are none")
-    return found

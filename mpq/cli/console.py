@@ -47,7 +47,9 @@ def amount(value: float, unit: str) -> str:
 
 
 def print_result(result: "SearchResult", console: Console) -> None:
-    """Layers, comparison, how the search ended, and what was found on the way."""
+    """What is not quantized, layers, comparison, how it ended, and what was found on the way."""
+    for line in _unshipped(result):
+        console.print(for_people(line), markup=False, emoji=False)
     console.print(_table(result.layer_table(), "Layers", _layer_columns))
     console.print(_table(result.comparison_table(), "Measured on held-out examples", _all_columns))
     for line in (*_answer(result), *_costs(result), *_network(result)):
@@ -104,19 +106,29 @@ def _with_reasons(layers: Mapping[str, str]) -> str:
     return shown + (f"; and {len(layers) - 3} more" if len(layers) > 3 else "")
 
 
-def _network(result: "SearchResult") -> Iterator[str]:
-    """What of the network was not compared, not covered, not reached."""
+def _unshipped(result: "SearchResult") -> Iterator[str]:
+    """Layers that the target has no place for; said first, as they may be most of the network."""
     unshipped = result.provenance.unshipped
     if unshipped:
         yield (
-            f"layers that stay as they came, as {result.provenance.target} holds none of their "
-            f"candidates: {_with_reasons(unshipped)}"
+            f"{len(unshipped)} of {len(result.assignment.layers)} layers stay as they came, as "
+            f"{result.provenance.target} holds none of their candidates: {_with_reasons(unshipped)}"
         )
+
+
+def _network(result: "SearchResult") -> Iterator[str]:
+    """What of the network was not compared, not covered, not reached."""
     to_nearest = result.provenance.rounded_to_nearest
     if to_nearest:
         yield (
             f"weights rounded to nearest, and not by {result.provenance.rounding}: "
             f"{_with_reasons(to_nearest)}"
+        )
+    unhelped = result.provenance.rounding_unhelped
+    if unhelped:
+        yield (
+            f"weights rounded to nearest at {', '.join(unhelped)}: on examples that it had not "
+            "seen, no other rounding lost less"
         )
     unscored = result.provenance.unscored
     if unscored:

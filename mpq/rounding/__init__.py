@@ -7,13 +7,22 @@ out, which estimators, the simulation and every export then share.
 from mpq._support.registry import Registry
 from mpq.rounding._base import WeightRounding
 from mpq.rounding.adaround import AdaRound
+from mpq.rounding.auto import AutoRounding
 from mpq.rounding.coordinate_descent import CoordinateDescent
 from mpq.rounding.gptq import Gptq
 from mpq.rounding.nearest import Nearest
 
 ROUNDINGS: Registry[WeightRounding] = Registry(
-    "rounding", (Nearest, Gptq, CoordinateDescent, AdaRound), group="mpq.roundings"
+    "rounding", (Nearest, AutoRounding, Gptq, CoordinateDescent, AdaRound), group="mpq.roundings"
 )
 """Every rounding of weights, by the name that ``--rounding`` takes."""
 
-__all__ = ["ROUNDINGS", "AdaRound", "CoordinateDescent", "Gptq", "Nearest", "WeightRounding"]
+__all__ = [
+    "ROUNDINGS",
+    "AdaRound",
+    "AutoRounding",
+    "CoordinateDescent",
+    "Gptq",
+    "Nearest",
+    "WeightRounding",
+]

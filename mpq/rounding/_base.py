@@ -45,15 +45,15 @@ class WeightRounding(Bounded, ABC):
             Codes of each format, with scales as they are stored.
         """
         starts = [Codes.of(rows, f, grid) for f, grid in zip(formats, grids, strict=True)]
+        found = [replaceable(start) for start in starts]
         for matrix, part in zip(moment, _parts(len(rows), len(moment)), strict=True):
             solver = self.prepared(matrix)
             for members in _stacks(formats):
                 for some in _pieces(part, len(members) * rows.shape[1]):
                     stack = _stack(rows, some, [starts[i] for i in members], numerics)
                     codes, scale = solver.solve(stack)
-                    # A stack is a copy: what it was made of may be written over.
-                    _fill([starts[i] for i in members], some, codes, scale)
-        return starts
+                    _fill(found, members, some, codes, scale)
+        return found
 
     @abstractmethod
     def prepared(self, moment: Tensor) -> "StackSolver":
@@ -66,6 +66,17 @@ class StackSolver(ABC):
     @abstractmethod
     def solve(self, stack: Stack) -> tuple[Tensor, Tensor]:
         """Codes ``[K, R]`` and scales ``[S, R]``, as they are stored."""
+
+
+def replaceable(start: Codes) -> Codes:
+    """A copy whose tensors may be written to."""
+    return Codes(
+        start.tensor_format,
+        start.codes.clone(),
+        start.scale.clone(),
+        start.zero_point,
+        start.num_inputs,
+    )
 
 
 def _parts(num_rows: int, num_groups: int) -> list[range]:
@@ -82,7 +93,6 @@ def _stacks(formats: Sequence[TensorFormat]) -> list[list[int]]:
 
 
 def _pieces(part: range, numbers_per_row: int) -> Iterable[slice]:
-    # Also rows of one scale for the whole weight: it stays as it is.
     step = max(1, NUMBERS_AT_ONCE // max(numbers_per_row, 1))
     return (slice(i, min(i + step, part.stop)) for i in range(part.start, part.stop, step))
 
@@ -96,10 +106,13 @@ def _stack(rows: Tensor, some: slice, starts: Sequence[Codes], numerics: Numeric
     )
 
 
-def _fill(into: Sequence[Codes], some: slice, codes: Tensor, scale: Tensor) -> None:
+def _fill(
+    found: Sequence[Codes], members: Sequence[int], some: slice, codes: Tensor, scale: Tensor
+) -> None:
     """Writes what a stack became into the codes of its formats, in place."""
     count = some.stop - some.start
-    for place, found in enumerate(into):
+    for place, index in enumerate(members):
         columns = slice(place * count, (place + 1) * count)
-        found.codes[some, : found.num_inputs] = codes[:, columns].t()
-        found.scale[some] = scale[:, columns].t()
+        into = found[index]
+        into.codes[some, : into.num_inputs] = codes[:, columns].t()
+        into.scale[some] = scale[:, columns].t()

@@ -1,165 +1,184 @@
-"""AdaRound: whether each weight goes up or down, learned for all of a row together."""
+"""AdaRound: up or down, learned by gradient descent on a relaxation."""
 
 from dataclasses import dataclass
-from math import cos, pi
-from typing import ClassVar, Final, final
+from typing import ClassVar, Final, Self, final
 
 import torch
 from torch import Tensor
 
 from mpq.errors import InputError
-from mpq.quantization.formats import NumberFormat
 from mpq.rounding._base import StackSolver, WeightRounding
 from mpq.rounding.gptq import check_damping
 from mpq.rounding.objective import Objective
 from mpq.rounding.stack import Stack
 
 STRETCH: Final = (-0.1, 1.1)
-"""Ends of the sigmoid before it is cut to 0 and 1, as in the paper."""
-BETA: Final = (20.0, 2.0)
-"""Exponent of the regularizer, from its first to its last step, as in the paper."""
-WARM_UP: Final = 0.2
-"""Share of the steps without the regularizer, as in the paper."""
+"""What the sigmoid reaches from and to, before it is cut to 0 and 1."""
+WEIGHT: Final = (0.01, 1.0)
+"""Of the regularizer, at first and at last: from 1/4 on no share by itself stays inside."""
+DECAY: Final = (0.9, 0.95)
+"""Of Adam's mean slope and mean square (Kingma and Ba 2014, arXiv:1412.6980)."""
 
 
 @final
 @dataclass(frozen=True)
 class AdaRound(WeightRounding):
-    r"""Up or down, by gradient descent on a relaxation (Nagel et al. 2020, arXiv:2004.10568).
+    r"""Adaptive rounding (Nagel et al. 2020, arXiv:2004.10568), on a quadratic form.
 
-    Every weight lies between two neighbours of its grid; how far up it goes is :math:`h`, a sigmoid
-    of :math:`v` that is stretched to -0.1 and 1.1 and cut to 0 and 1. Adam minimizes, over all
-    :math:`v` of a row,
+    A weight lies between two neighbours on its grid, a share :math:`h` of the gap :math:`g` away
+    from the nearer. Adam moves the shares so that the error of the row falls, while a regularizer
+    drives them to 0 or 1:
 
-    .. math:: d^T H d + \lambda \textstyle\sum_k H_{kk} (1 - |2 h_k - 1|^\beta)
+    .. math:: d^T H d + \lambda \sum_k H_{kk} g_k^2 (1 - |2 h_k - 1|^\beta), \quad
+        h = \mathrm{clip}(1.2\,\sigma(v) - 0.1, 0, 1)
 
-    with :math:`d` in steps of the grid, :math:`H` the damped second moment in units of its mean
-    diagonal, and :math:`\beta` annealed from 20 to 2 by half a cosine. In the end :math:`h` is
-    rounded. Where that is no better than rounding to nearest, as a row of the weight, that is kept.
+    Where we depart from the paper: the error is the quadratic form of the damped second moment,
+    whose slope is exact, and not that of a batch. Neighbours of floating-point formats are gaps
+    apart that differ. The regularizer is in units of what a gap costs by itself, so that one weight
+    suits all layers and bits; :math:`\beta` stays 2 and :math:`\lambda` rises from 0.01 to 1,
+    where the paper has a fixed weight and :math:`\beta` falls from 20 to 2: the form is convex at
+    first, and shares are decided one after another. A row that comes out worse than to nearest, by
+    this form, is left to nearest. Scales stay.
 
-    Departures: the squared error of outputs is computed from the second moment instead of batches,
-    so that nothing is drawn at random and activation functions are not looked at; what is undecided
-    costs each input in proportion to its own second moment, so that :math:`\lambda` has no unit;
-    fewer and larger steps than the paper's 10,000. Scales are those that rounding to nearest starts
-    from. Of floating-point formats the neighbours are those of their own uneven grid.
+    No weight goes further than to a neighbour. Where variances of inputs differ much, GPTQ, which
+    lets weights of small inputs go further, has the smaller error.
 
-    Takes a product ``[K, K] [K, R]`` a step, hundreds of times that of GPTQ.
+    Every iteration is a product with ``H``, which is about what the whole of GPTQ takes; a dozen
+    copies of a stack of rows are held.
 
     Args:
         damping: As in GPTQ.
-        num_steps: Of Adam.
+        iterations: Steps of Adam.
         learning_rate: Of Adam.
-        regularizer: :math:`\lambda`.
     """
 
     name: ClassVar[str] = "adaround"
-    summary: ClassVar[str] = "up or down, learned for all weights of a row together"
+    summary: ClassVar[str] = "up or down, learned by gradient descent: slow"
 
     damping: float = 0.01
-    num_steps: int = 500
-    learning_rate: float = 0.1
-    regularizer: float = 0.3
+    iterations: int = 500
+    learning_rate: float = 0.05
 
     def __post_init__(self) -> None:
         check_damping(self.name, self.damping)
-        if self.num_steps < 1:
-            raise InputError(f"{self.name} needs num_steps from 1 on; got {self.num_steps}")
-        if not 0 < self.learning_rate <= 1e3 or not 0 <= self.regularizer <= 1e6:
+        if self.iterations < 1 or not 0 < self.learning_rate <= 10:
             raise InputError(
-                f"{self.name} needs a learning_rate above 0 and a regularizer from 0 on; got "
-                f"{self.learning_rate}, {self.regularizer}"
+                f"{self.name} needs iterations from 1 on and a learning_rate above 0 and at most "
+                f"10; got {self.iterations} and {self.learning_rate}"
             )
 
     def prepared(self, moment: Tensor) -> StackSolver:
         """See ``WeightRounding.prepared``."""
-        return _Learner(self, Objective.of(moment, self.damping))
+        return _Learned(self, Objective.of(moment, self.damping))
 
 
 @dataclass(frozen=True, eq=False)
-class _Learner(StackSolver):
+class _Learned(StackSolver):
     options: AdaRound
     objective: Objective
 
     def solve(self, stack: Stack) -> tuple[Tensor, Tensor]:
-        nearest = stack.nearest()
-        down, up = neighbours(stack)
-        found = torch.where(self._shares(stack, down, up) >= 0.5, up, down)
-        errors, of_nearest = (
-            self.objective.of_errors(stack.all_numbers(codes) - stack.target)
-            for codes in (found, nearest)
-        )
-        return torch.where(errors < of_nearest, found, nearest), stack.scale
+        near = stack.nearest()
+        far = beyond(stack, near)
+        shares = self._shares(Relaxation.of(self.objective, stack, near, far))
+        learned = torch.where(shares > 0.5, far, near)
+        before, after = (self.objective.of_codes(stack, codes) for codes in (near, learned))
+        return torch.where(after < before, learned, near), stack.scale
 
-    def _shares(self, stack: Stack, down: Tensor, up: Tensor) -> Tensor:
-        """``[K, R]`` how far up every weight goes, from 0 to 1."""
-        scale = stack.scale[stack.group_of]
-        # Of one row, so that Adam's steps mean the same for groups with large and small scales.
-        unit = stack.scale.mean(dim=0)
-        gap = (up - down) * scale / unit
-        start = (stack.numbers(down, torch.arange(stack.num_inputs)) - stack.target) / unit
-        share = torch.where(gap > 0, -start / gap.clamp_min(torch.finfo().tiny), 0.0).clamp(0, 1)
-        low, high = STRETCH
-        hidden = torch.logit((share - low) / (high - low))
-        mean, square = torch.zeros_like(hidden), torch.zeros_like(hidden)
-        for step in range(1, self.options.num_steps + 1):
-            sigmoid = hidden.sigmoid()
-            stretched = sigmoid * (high - low) + low
-            share = stretched.clamp(0.0, 1.0)
-            slope = 2.0 * gap * (self.objective.form @ (start + share * gap))
-            slope += self._pull(share, step)
-            # Beyond the ends the derivative is 0, as in the paper: what has been decided stays.
-            inside = (stretched > 0.0) & (stretched < 1.0)
-            slope *= inside * (high - low) * sigmoid * (1.0 - sigmoid)
-            hidden -= self._adam(slope, mean, square, step)
-        return share
-
-    def _pull(self, share: Tensor, step: int) -> Tensor:
-        """``[K, R]`` derivative of the regularizer."""
-        done = step / self.options.num_steps
-        if done <= WARM_UP:
-            return torch.zeros_like(share)
-        first, last = BETA
-        along = cos(pi * (done - WARM_UP) / (1.0 - WARM_UP))
-        beta = last + 0.5 * (first - last) * (1.0 + along)
-        side = 2.0 * share - 1.0
-        weight = self.options.regularizer * self.objective.diagonal[:, None]
-        return -2.0 * beta * weight * side.abs() ** (beta - 1.0) * side.sign()
-
-    def _adam(self, slope: Tensor, mean: Tensor, square: Tensor, step: int) -> Tensor:
-        """The step to take (Kingma and Ba 2014, arXiv:1412.6980); moments change in place."""
-        mean.lerp_(slope, 0.1)
-        square.lerp_(slope * slope, 0.001)
-        first, second = mean / (1.0 - 0.9**step), square / (1.0 - 0.999**step)
-        return self.options.learning_rate * first / (second.sqrt() + 1e-8)
+    def _shares(self, relaxation: "Relaxation") -> Tensor:
+        """``[K, R]`` after all steps of Adam."""
+        count, (first, last) = self.options.iterations, WEIGHT
+        logits = logits_of(relaxation.start)
+        mean, square = torch.zeros_like(logits), torch.zeros_like(logits)
+        for step in range(count):
+            slope = relaxation.slope(logits, first * (last / first) ** (step / count))
+            mean.lerp_(slope, 1 - DECAY[0])
+            square.mul_(DECAY[1]).addcmul_(slope, slope, value=1 - DECAY[1])
+            size = (square / (1 - DECAY[1] ** (step + 1))).sqrt_().add_(1e-8)
+            rate = self.options.learning_rate / (1 - DECAY[0] ** (step + 1))
+            logits.addcdiv_(mean, size, value=-rate)
+        return shares_of(logits)
 
 
-def neighbours(stack: Stack) -> tuple[Tensor, Tensor]:
-    """Codes ``[K, R]`` next below and next above the target; equal where it is beyond the grid."""
-    units = stack.target / stack.scale[stack.group_of]
-    if stack.number is None:
-        below = units.floor() + stack.zero_point[stack.group_of]
-        down, up = (
-            torch.minimum(torch.maximum(codes, stack.low), stack.high)
-            for codes in (below, below + 1.0)
-        )
-        return down, up
-    levels = float_levels(stack.number)
-    # The first level above, of which there is none beyond the largest.
-    above = torch.bucketize(units, levels, right=True)
-    last = len(levels) - 1
-    return levels[(above - 1).clamp(0, last)], levels[above.clamp(0, last)]
+@final
+@dataclass(frozen=True, eq=False)
+class Relaxation:
+    """Rows whose weights may lie anywhere between two neighbours, in units of their widest gap.
 
-
-def float_levels(number: NumberFormat) -> Tensor:
-    """Every number of a floating-point format of up to 8 bits, ascending, 0 once; float32.
-
-    >>> from mpq.quantization.formats import NUMBER_FORMATS
-    >>> float_levels(NUMBER_FORMATS["fp4_e2m1"]).tolist()[7:]
-    [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+    Args:
+        form: ``[K, K]`` of the error.
+        rest: ``[K, R]`` error of the nearer neighbours.
+        gap: ``[K, R]`` from these to the others; 0 beyond the ends of the grid.
     """
-    steps = 2**number.mantissa_bits
-    exponents = range(number.min_exponent, number.min_exponent + 2**number.exponent_bits)
-    normal = [(1 + k / steps) * 2.0**e for e in exponents for k in range(steps)]
-    subnormal = [k / steps * 2.0**number.min_exponent for k in range(steps)]
-    positive = torch.tensor([x for x in subnormal + normal if x <= number.max_value])
-    return torch.cat([-positive.flip(0)[:-1], positive])
+
+    form: Tensor
+    rest: Tensor
+    gap: Tensor
+
+    @classmethod
+    def of(cls, objective: Objective, stack: Stack, near: Tensor, far: Tensor) -> Self:
+        """Between codes ``[K, R]``."""
+        numbers = stack.all_numbers(near)
+        gap = stack.all_numbers(far) - numbers
+        widest = gap.abs().amax(dim=0)
+        unit = torch.where(widest > 0, widest, torch.ones_like(widest))
+        return cls(objective.form, (numbers - stack.target) / unit, gap / unit)
+
+    @property
+    def start(self) -> Tensor:
+        """``[K, R]`` the shares at which weights are what they were."""
+        return torch.where(self.gap != 0, -self.rest / self.gap, 0.0)
+
+    def error(self, logits: Tensor, weight: float) -> Tensor:
+        """``[R]`` what is minimized: the error and the regularizer, of some weight."""
+        shares = shares_of(logits)
+        errors = self.rest + self.gap * shares
+        cost = self.form.diagonal()[:, None] * self.gap.square()
+        regularizer = cost * (1 - (2 * shares - 1).square())
+        return ((self.form @ errors) * errors + weight * regularizer).sum(dim=0)
+
+    def slope(self, logits: Tensor, weight: float) -> Tensor:
+        """``[K, R]`` derivative of ``error`` by the logits."""
+        shares = shares_of(logits)
+        slope = (self.form @ (self.rest + self.gap * shares)).mul_(2 * self.gap)
+        cost = self.form.diagonal()[:, None] * self.gap.square()
+        slope.addcmul_(cost, 2 * shares - 1, value=-4 * weight)
+        low, high = STRETCH
+        sigmoid = logits.sigmoid()
+        is_inside = (shares > 0) & (shares < 1)
+        return slope.mul_(is_inside).mul_(sigmoid * (1 - sigmoid)).mul_(high - low)
+
+
+def shares_of(logits: Tensor) -> Tensor:
+    """The rectified sigmoid: 0 to 1, both of which it reaches."""
+    low, high = STRETCH
+    return logits.sigmoid().mul_(high - low).add_(low).clamp_(0, 1)
+
+
+def logits_of(shares: Tensor) -> Tensor:
+    """The inverse of ``shares_of``, a little inside: at 0 and 1 the slope is cut off."""
+    low, high = STRETCH
+    return ((shares.clamp(0.01, 0.99) - low) / (high - low)).logit()
+
+
+def beyond(stack: Stack, near: Tensor) -> Tensor:
+    """The codes on the other side of the target, next to the nearest ``[K, R]``.
+
+    Where the target is beyond the ends of the grid, the nearest itself.
+    """
+    groups = stack.group_of
+    units = near - stack.zero_point[groups]
+    side = torch.where(stack.target >= stack.all_numbers(near), 1.0, -1.0)
+    # Next to a power of two a floating-point format's gaps are of two widths: 0.7 of the wide one
+    # rounds to the next number on both sides.
+    wanted = units + 0.7 * side * _gaps(stack, units)
+    return stack.codes(wanted * stack.scale[groups], torch.arange(stack.num_inputs))
+
+
+def _gaps(stack: Stack, units: Tensor) -> Tensor:
+    """Gaps between successive numbers, away from 0, in units of the scale."""
+    if stack.number is None:
+        return torch.ones_like(units)
+    smallest_normal = 2.0**stack.number.min_exponent
+    exponent = torch.frexp(units.abs().clamp_min(smallest_normal))[1] - 1
+    return torch.ldexp(torch.full_like(units, 2.0**-stack.number.mantissa_bits), exponent)

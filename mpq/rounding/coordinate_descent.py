@@ -86,19 +86,13 @@ class _Best:
 
     def __init__(self, objective: Objective, stack: Stack) -> None:
         self._objective = objective
-        # Squares of very large or small weights are no float32.
-        self._units = stack.target.abs().amax(dim=0).clamp_min(torch.finfo().tiny)
         self.stack = stack
         self.codes = stack.nearest()
-        self._errors = self._of(stack, self.codes)
-
-    def _of(self, stack: Stack, codes: Tensor) -> Tensor:
-        errors = (stack.all_numbers(codes) - stack.target).div_(self._units)
-        return self._objective.of_errors(errors)
+        self._errors = objective.of_codes(stack, self.codes)
 
     def offer(self, stack: Stack, codes: Tensor) -> None:
         """Keeps what is better, row by row; of equals the first."""
-        errors = self._of(stack, codes)
+        errors = self._objective.of_codes(stack, codes)
         better = errors < self._errors
         self._errors = torch.where(better, errors, self._errors)
         self.codes = torch.where(better, codes, self.codes)

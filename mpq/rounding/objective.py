@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Self, final
 
+import torch
 from torch import Tensor
+
+from mpq.rounding.stack import Stack
 
 
 @final
@@ -45,3 +48,9 @@ class Objective:
     def of_errors(self, errors: Tensor) -> Tensor:
         """``[R]`` for errors ``[K, R]``, a column per row of the weight."""
         return ((self.form @ errors) * errors).sum(dim=0)
+
+    def of_codes(self, stack: Stack, codes: Tensor) -> Tensor:
+        """``[R]`` for codes ``[K, R]``, in units of the squared largest weight of each row."""
+        # Squares of very large or small weights are no float32.
+        unit = stack.target.abs().amax(dim=0).clamp_min(torch.finfo().tiny)
+        return self.of_errors((stack.all_numbers(codes) - stack.target).div_(unit))

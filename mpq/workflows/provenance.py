@@ -48,6 +48,8 @@ class Provenance:
         unshipped: Layers that stay as they came because the target cannot hold them, and why.
         rounding: How weights were rounded, as ``ROUNDINGS.build`` takes it.
         rounded_to_nearest: Layers whose weights were rounded to nearest all the same, and why.
+        rounding_unhelped: Precisions at which ``auto`` rounded all weights to nearest, as unseen
+            examples did not say that anything else helps.
         mpq_version: Version of mpq that made it; empty where it is not known.
         torch_version: Version of torch that it was made with; empty where it is not known.
     """
@@ -67,5 +69,6 @@ class Provenance:
     unshipped: Mapping[str, str] = field(default_factory=dict)
     rounding: str = "nearest"
     rounded_to_nearest: Mapping[str, str] = field(default_factory=dict)
+    rounding_unhelped: tuple[str, ...] = ()
     mpq_version: str = ""
     torch_version: str = ""

@@ -1,7 +1,7 @@
 """Every layer's weight at every candidate, rounded with regard to the calibration examples."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
@@ -9,11 +9,13 @@ import torch
 from mpq._support.progress import track
 from mpq.network.modules import weight_of
 from mpq.network.weight_layout import layout_of
-from mpq.quantization.precision import TensorFormat
+from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat
 from mpq.quantization.stored import StoredWeight
-from mpq.rounding import Nearest, WeightRounding
+from mpq.rounding import AutoRounding, Nearest, WeightRounding
 from mpq.sensitivity import Estimation
 from mpq.sensitivity.passes.second_moments import second_moments
+from mpq.workflows.evaluate import Reference
+from mpq.workflows.evaluator import Evaluator
 
 
 @final
@@ -24,17 +26,21 @@ class RoundedWeights:
     Args:
         stored: Layer name and format to its codes.
         to_nearest: Layers that were rounded to nearest all the same, and why.
+        unhelped: Precisions whose weights were rounded to nearest in all layers, as unseen examples
+            did not say that another rounding helps.
     """
 
     stored: Mapping[tuple[str, TensorFormat], StoredWeight] = field(default_factory=dict)
     to_nearest: Mapping[str, str] = field(default_factory=dict)
+    unhelped: tuple[str, ...] = ()
 
 
 def rounded_weights(on: Estimation, rounding: WeightRounding, seed: int) -> RoundedWeights:
     """Rounds the weights of all layers at all candidates; nothing to do for ``nearest``.
 
     Layers that share a weight are looked at once, and get the same codes. Takes a forward and a
-    backward pass over the calibration examples, and a second moment ``[K, K]`` for every layer.
+    backward pass over the calibration examples, and a second moment ``[K, K]`` for every layer;
+    ``auto`` takes it twice, and two forward passes over a share of them for every format.
 
     Args:
         on: Network, calibration examples, candidates, and the quantizer whose grids scales start
@@ -48,6 +54,41 @@ def rounded_weights(on: Estimation, rounding: WeightRounding, seed: int) -> Roun
     formats = [f for f in on.weights.formats if f.number.needs_scale]
     if isinstance(rounding, Nearest) or not formats:
         return RoundedWeights()
+    if isinstance(rounding, AutoRounding):
+        helped = _helped(on, rounding, formats, seed)
+        found = _rounded(on, rounding, helped, seed) if helped else RoundedWeights()
+        unhelped = [f for f in formats if f not in helped]
+        return replace(found, unhelped=tuple(map(_spelled, unhelped)))
+    return _rounded(on, rounding, formats, seed)
+
+
+def _spelled(tensor_format: TensorFormat) -> str:
+    return str(Precision(tensor_format, ORIGINAL.activation))
+
+
+def _helped(
+    on: Estimation, rounding: AutoRounding, formats: Sequence[TensorFormat], seed: int
+) -> list[TensorFormat]:
+    """Formats in which the network loses less on examples that its codes were not found with."""
+    seen, unseen = on.data.split(rounding.share)
+    trial = _rounded(replace(on, data=seen), rounding, formats, seed)
+    original = Reference(on.network.module, unseen, on.network.metric, on.network.allow_randomness)
+    by_nearest = Evaluator(on.network, on.quantizer, original)
+    by_trial = replace(by_nearest, quantizer=replace(on.quantizer, stored=trial.stored))
+
+    def is_better(tensor_format: TensorFormat) -> bool:
+        # Inputs stay as they are: it is the weights' rounding that is asked about.
+        uniform = dict.fromkeys(on.names, Precision(tensor_format, ORIGINAL.activation))
+        losses = (e.measure(uniform).divergence for e in (by_trial, by_nearest))
+        return next(losses) < next(losses)
+
+    return [f for f in track(formats, "trying roundings") if is_better(f)]
+
+
+def _rounded(
+    on: Estimation, rounding: WeightRounding, formats: Sequence[TensorFormat], seed: int
+) -> RoundedWeights:
+    """All layers in some formats, by all of the examples."""
     moments = second_moments(on, seed=seed)
     found: dict[tuple[str, TensorFormat], StoredWeight] = {}
     for layer in track(on.network.layers, "rounding weights"):
@@ -67,7 +108,7 @@ def _codes(
     on: Estimation,
     name: str,
     moment: torch.Tensor,
-    formats: list[TensorFormat],
+    formats: Sequence[TensorFormat],
     rounding: WeightRounding,
 ) -> dict[TensorFormat, StoredWeight]:
     layer_module = on.network.layer_module(name)

@@ -152,6 +152,7 @@ class Session:
             unshipped=dict(self.prepared.unshipped),
             rounding=self.prepared.task.rounding,
             rounded_to_nearest=dict(self.prepared.rounded.to_nearest),
+            rounding_unhelped=self.prepared.rounded.unhelped,
             mpq_version=version("mpq"),
             torch_version=str(torch.__version__),
         )

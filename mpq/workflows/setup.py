@@ -7,6 +7,7 @@ from typing import Any, Self, TypeVar, final
 
 from torch import nn
 
+from mpq.backends.searched import check_searched
 from mpq.backends.target import Target
 from mpq.errors import InfeasibleError, InputError
 from mpq.hardware_profiles import Pricing, Roofline
@@ -92,6 +93,8 @@ class Prepared:
             modules = dict(task.model.named_modules(remove_duplicate=False))
             found = Shippable.of(target, network.layers, ties, wanted, fixed, modules)
             allowed, unshipped, ties = dict(found.allowed), dict(found.unshipped), found.ties
+            # Last, since torch takes seconds to trace a network.
+            check_searched(target, network, calibration, wanted.keys() - unshipped.keys())
         # A table has the same columns for all layers, also those that a single one may take.
         own = (p for precisions in (tuple(fixed.values()), *allowed.values()) for p in precisions)
         pricing = Pricing(

@@ -66,8 +66,7 @@ class Shippable:
             tied = [by_name[name] for name in group]
             left = next((apart[name] for name in group if name in apart), "")
             refusals = {
-                p: "" if p == ORIGINAL else left or _refusal(target, tied, p, modules)
-                for p in common
+                p: _refusal(target, tied, p, modules, "" if p == ORIGINAL else left) for p in common
             }
             held = tuple(p for p, why in refusals.items() if not why)
             allowed |= dict.fromkeys(group, held or (ORIGINAL,))
@@ -106,10 +105,12 @@ def _refusal(
     layers: Sequence[Layer],
     precision: Precision,
     modules: Mapping[str, nn.Module] | None,
+    left: str = "",
 ) -> str:
     """Of the first layer that cannot be held; with its name, where it is one of several."""
-    if precision == ORIGINAL:
-        return ""
+    # As it came, a layer is held by targets that have floating point.
+    if left or (precision == ORIGINAL and not target.needs_all):
+        return left
     for layer in layers:
         why = target.why_not(layer, precision, modules)
         if why:
@@ -126,7 +127,7 @@ def _check_fixed(
 ) -> None:
     for name, precision in fixed.items():
         left = apart.get(name, "") if precision != ORIGINAL else ""
-        why = left or _refusal(target, [layers[name]], precision, modules)
+        why = _refusal(target, [layers[name]], precision, modules, left)
         if why:
             raise PrecisionError(
                 f"layer {name!r} is fixed at {precision} (--fix), which {target.name} cannot hold: "

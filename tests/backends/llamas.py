@@ -26,6 +26,16 @@ def llama(**options: Any) -> Any:
     return transformers.LlamaForCausalLM(config).eval()
 
 
+def mixtral() -> Any:
+    """One block of experts, which transformers keeps in two parameters."""
+    torch.manual_seed(0)
+    config = transformers.MixtralConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=2, vocab_size=128,
+    )  # fmt: skip
+    return transformers.MixtralForCausalLM(config).eval()
+
+
 def examples() -> list[dict[str, torch.Tensor]]:
     """Token ids alone, eight to a batch."""
     draws = torch.Generator().manual_seed(1)

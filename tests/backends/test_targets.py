@@ -120,7 +120,10 @@ def test_a_target_says_what_it_is(name: str) -> None:
     assert [row["name"] for row in json.loads(listed.stdout)] == TARGETS
 
 
-SIXTEEN = {"onnx-qdq": {"w8aint16", "w4aint16", "w8aint16s", "w4g32aint16"}}
+SIXTEEN = {
+    "onnx-qdq": {"w8aint16", "w4aint16", "w8aint16s", "w4g32aint16"},
+    "litert": {"w8aint16s"},
+}
 """Target to what it takes of 16-bit integers in linear layers and convolutions; others: nothing."""
 
 

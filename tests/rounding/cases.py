@@ -14,8 +14,11 @@ from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import weight_grid
 from mpq.rounding import WeightRounding
+from mpq.rounding.stack import Stack
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+EXACT = Numerics(group_scale="fp32")
+"""What is fitted is what is stored."""
 
 
 def layer(
@@ -69,11 +72,37 @@ def errors(rows: Tensor, numbers: Tensor, moment: Tensor, damping: float = 0.01)
     )
 
 
-def points(codes: Codes, row: int) -> list[Array]:
-    """For every input of a row, all numbers that an integer format can make of it."""
-    told = codes.tensor_format
+def all_codes_of(told: TensorFormat) -> Array:
+    """Every code of a format, in order."""
+    number = told.number
+    if number.torch_dtype:
+        every = torch.arange(256).to(torch.uint8).view(getattr(torch, number.torch_dtype)).double()
+        return np.unique(every[every.isfinite()].numpy() + 0.0)  # one zero
+    if number.is_float:
+        magnitudes = {
+            2.0 ** max(exponent, number.min_exponent)
+            * ((exponent >= number.min_exponent) + mantissa / 2**number.mantissa_bits)
+            for exponent in range(number.min_exponent - 1, 16)
+            for mantissa in range(2**number.mantissa_bits)
+        }
+        within = np.array([m for m in magnitudes if m <= number.max_value])
+        return np.unique(np.concatenate([within, -within]) + 0.0)
     half = 2 ** (told.number.bits - 1)
-    all_codes = np.arange(-half, half) if told.symmetric else np.arange(2 * half)
+    return (np.arange(-half, half) if told.symmetric else np.arange(2 * half)).astype(np.float64)
+
+
+def points(codes: Codes, row: int) -> list[Array]:
+    """For every input of a row, all numbers that its format can make of it, in order."""
+    told = codes.tensor_format
+    all_codes = all_codes_of(told)
     scale, point = codes.scale.double().numpy()[row], codes.zero_point.numpy()[row]
     group = told.group_size or codes.num_inputs
     return [(all_codes - point[k // group]) * scale[k // group] for k in range(codes.num_inputs)]
+
+
+def stack_of(rows: Tensor, spelling: str, numerics: Numerics = EXACT) -> tuple[Stack, Codes]:
+    """The rows as a stack, and to nearest."""
+    (tensor_format,) = formats_of(spelling)
+    start = Codes.of(rows, tensor_format, grids_of(rows, [tensor_format], numerics)[0])
+    grids = [(start.scale, start.zero_point)]
+    return Stack.of(rows, [tensor_format], grids, numerics.group_scale), start

@@ -14,7 +14,6 @@ from mpq.quantization.numerics import Numerics
 from mpq.rounding import CoordinateDescent, Gptq, Nearest
 from mpq.rounding.coordinate_descent import refitted, swept
 from mpq.rounding.objective import Objective
-from mpq.rounding.stack import Stack
 from tests.rounding.cases import (
     Array,
     damped,
@@ -24,11 +23,10 @@ from tests.rounding.cases import (
     layer,
     points,
     rounded,
+    stack_of,
 )
 
 SPELLINGS = ["w2", "w3z", "w4", "w8", "w3g4", "w4zg5", "w4t", "fp4", "fp8", "mxfp4", "nvfp4"]
-EXACT = Numerics(group_scale="fp32")
-"""What is fitted is what is stored."""
 
 
 def optimum(codes: Codes, rows: torch.Tensor, moment: torch.Tensor) -> Array:
@@ -39,14 +37,6 @@ def optimum(codes: Codes, rows: torch.Tensor, moment: torch.Tensor) -> Array:
         off = tried - rows[row].double().numpy()
         found.append(np.einsum("ni,ij,nj->n", off, damped(moment[0]), off).min())
     return np.array(found)
-
-
-def stack_of(rows: torch.Tensor, spelling: str, numerics: Numerics = EXACT) -> tuple[Stack, Codes]:
-    """The rows as a stack, and to nearest."""
-    (tensor_format,) = formats_of(spelling)
-    start = Codes.of(rows, tensor_format, grids_of(rows, [tensor_format], numerics)[0])
-    grids = [(start.scale, start.zero_point)]
-    return Stack.of(rows, [tensor_format], grids, numerics.group_scale), start
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)

@@ -6,21 +6,14 @@ import torch
 
 from mpq.errors import InputError
 from mpq.quantization.codes import Codes
-from mpq.quantization.grid import round_float
 from mpq.rounding import Gptq, Nearest
-from tests.rounding.cases import Array, damped, errors, formats_of, layer, rounded
+from tests.rounding.cases import Array, all_codes_of, damped, errors, formats_of, layer, rounded
 
 
 def nearest(codes: Codes, input_: int, wanted: Array) -> Array:
     """``[O]`` nearest numbers of one input, from its scales, by trying all of them."""
     told = codes.tensor_format
-    if told.number.is_float:
-        steps = np.linspace(-told.number.max_value, told.number.max_value, 100_001)
-        found = round_float(torch.from_numpy(steps).float(), told.number)
-        all_codes = found.unique().double().numpy()
-    else:
-        half = 2 ** (told.number.bits - 1)
-        all_codes = np.arange(-half, half) if told.symmetric else np.arange(2 * half)
+    all_codes = all_codes_of(told)
     group = input_ // (told.group_size or codes.num_inputs)
     scale, point = codes.scale[:, group].double().numpy(), codes.zero_point[:, group].numpy()
     grid = (all_codes[None] - point[:, None]) * scale[:, None]  # [O, codes]

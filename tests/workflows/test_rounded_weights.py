@@ -1,6 +1,7 @@
 """Searches with a rounding that looks at the data: one set of numbers from estimate to export."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ import mpq
 from mpq.backends.simulate import quantizer_of
 from mpq.errors import InputError, MismatchError, UnknownNameError
 from mpq.quantization.precision import Precision
+from mpq.quantization.quantizer import quantized
+from mpq.rounding import AutoRounding
+from mpq.rounding._base import StackSolver
+from mpq.rounding.stack import Stack
 from mpq.sensitivity import Estimation
 from mpq.workflows.rounded_weights import rounded_weights
 from mpq.workflows.setup import Prepared
@@ -203,3 +208,57 @@ def test_the_model_is_left_as_found(net: nn.Module) -> None:
     assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in before.items())
     assert not any(parameter.grad is not None for parameter in net.parameters())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def unseen_losses(prepared: Prepared, spelling: str) -> tuple[float, float]:
+    """What a uniform precision loses on the last quarter of the calibration examples.
+
+    By codes that coordinate descent found with the other three quarters, and to nearest.
+    """
+    seen, unseen = prepared.calibration.split(0.25)
+    plain = replace(prepared.quantizer, stored={})
+    on = Estimation(prepared.network, seen, plain, prepared.candidates)
+    trial = rounded_weights(on, mpq.ROUNDINGS.build("coordinate-descent"), seed=0)
+    precisions = dict.fromkeys(on.names, Precision.parse(spelling))
+    losses = []
+    for stored in (trial.stored, {}):
+        found = 0.0
+        for batch in prepared.network.batches(unseen):
+            with torch.no_grad():
+                original = prepared.network.outputs(batch)
+                with quantized(prepared.network, precisions, replace(plain, stored=stored)):
+                    changed = prepared.network.outputs(batch)
+            found += float(prepared.network.metric.divergence(original, changed).sum())
+        losses.append(found)
+    return losses[0], losses[1]
+
+
+@pytest.mark.parametrize("spelling", ["w2", "w3", "w4g16", "w8"])
+def test_auto_takes_what_unseen_examples_bear_out(net: nn.Module, spelling: str) -> None:
+    prepared = Prepared.of(task(net, "auto"))
+    by_trial, by_nearest = unseen_losses(prepared, spelling)
+    helped = by_trial < by_nearest
+    tensor_format = Precision.parse(spelling).weight
+    assert helped == (("hidden", tensor_format) in prepared.rounded.stored)
+    assert helped != (str(Precision.parse(spelling)) in prepared.rounded.unhelped)
+    if helped:  # with codes from all examples
+        by_all = Prepared.of(task(net, "coordinate-descent")).rounded.stored
+        for part, array in prepared.rounded.stored["hidden", tensor_format].parts().items():
+            assert (array == by_all["hidden", tensor_format].parts()[part]).all()
+
+
+def test_auto_rounds_to_nearest_where_nothing_helps(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Examples on which rounding to nearest is not bettered, by a rounding that does harm."""
+
+    class Harmful(StackSolver):
+        def solve(self, stack: Stack) -> tuple[Tensor, Tensor]:
+            return stack.low[None].expand_as(stack.target).clone(), stack.scale
+
+    monkeypatch.setattr(AutoRounding, "prepared", lambda *_: Harmful())
+    result = mpq.search(task(net, "auto"), LIMIT, sensitivity="sketch")
+    assert result.provenance.rounding_unhelped == ("w2a32", "w3a32", "w4g16a32", "w8a32")
+    assert result.assignment.weights is None
+    nearest = mpq.search(task(net, "nearest"), LIMIT, sensitivity="sketch")
+    assert result.measured.divergence == nearest.measured.divergence

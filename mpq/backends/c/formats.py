@@ -1,6 +1,6 @@
 """How every tensor between a network's steps is stored: as the next layer reads it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -63,16 +63,12 @@ def known_grids(steps: Steps, layers: Mapping[str, AssignedLayer]) -> Grids:
         PrecisionError: If two layers read one tensor in different formats, or the assignment lacks
             a layer; names them.
     """
+    refuse_left_out(steps, layers)
     found: Grids = {}
     of_layers: dict[str, tuple[Form, str]] = {}
     for step in steps.steps:
         if step.layer is None:
             continue
-        if step.layer not in layers:
-            raise PrecisionError(
-                f"c: layer {step.layer!r} is in no precision of the assignment, and there is no "
-                "floating point to leave it in: search without leaving it out"
-            )
         grid = grid_of(layers[step.layer])
         name = step.reads[0]
         form, other = of_layers.setdefault(name, (Form.of(grid), step.layer))
@@ -93,6 +89,24 @@ def known_grids(steps: Steps, layers: Mapping[str, AssignedLayer]) -> Grids:
         if all(grid is not None and Form.of(grid) == Form.of(first) for grid in behind):
             found[name] = first
     return found
+
+
+def refuse_left_out(steps: Steps, names: Collection[str]) -> None:
+    """Refuses a network with a layer in no precision.
+
+    Args:
+        steps: Of the network.
+        names: Of the layers that have one.
+
+    Raises:
+        PrecisionError: If there is another layer; names it.
+    """
+    for step in steps.steps:
+        if step.layer is not None and step.layer not in names:
+            raise PrecisionError(
+                f"c: layer {step.layer!r} is in no precision of the assignment, and there is no "
+                "floating point to leave it in: search without leaving it out"
+            )
 
 
 def grid_of(layer: AssignedLayer) -> Grid:

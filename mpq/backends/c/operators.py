@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final, final
 
+from torch import Tensor
 from torch.fx import Node
 
 from mpq.backends.c.steps import Shape, Step, Window
@@ -26,11 +27,13 @@ class Found:
 
     Args:
         parameters: Placeholder to the parameter's name.
+        tensors: Name to parameter; one that is shared has several names.
         names: Node to the name of the tensor that it is, under all its views.
         steps: In the order of execution.
     """
 
     parameters: Mapping[str, str]
+    tensors: Mapping[str, Tensor]
     names: dict[str, str] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
 
@@ -48,15 +51,26 @@ class Found:
         """The layer whose weight and bias these are.
 
         Raises:
-            ModelError: If they are computed, or no layer's.
+            ModelError: If they are computed, no layer's, or two layers'.
         """
         name = self.parameters.get(weight.name, "") if isinstance(weight, Node) else ""
         layer = name.removesuffix(".weight")
         if layer == name:
             raise ModelError("its weight is computed, or a parameter of no layer")
-        if bias is not None and self.parameters.get(bias.name) != f"{layer}.bias":
+        known = f"{layer}.bias" if bias is None else self.parameters.get(bias.name, "")
+        if known != f"{layer}.bias":
+            other = known.removesuffix(".bias")
+            if other != known and self._is_shared(name, f"{other}.weight"):
+                raise ModelError(
+                    f"layers {other!r} and {layer!r} share a weight, and it stores one for every "
+                    "layer: give each its own, nn.Parameter(weight.detach().clone())"
+                )
             raise ModelError(f"the bias of layer {layer!r} is computed, or another layer's")
         return layer
+
+    def _is_shared(self, one: str, other: str) -> bool:
+        first, second = self.tensors.get(one), self.tensors.get(other)
+        return first is not None and second is not None and first.data_ptr() == second.data_ptr()
 
 
 def shape_of(node: Node) -> Shape:

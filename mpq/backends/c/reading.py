@@ -60,7 +60,7 @@ def read_steps(program: ExportedProgram) -> Steps:
             f"{TARGET}: it runs networks that read one tensor and return one, and this one reads "
             f"{len(inputs)} and returns {len(outputs)}"
         )
-    found = Found(dict(program.graph_signature.inputs_to_parameters))
+    found = Found(dict(program.graph_signature.inputs_to_parameters), program.state_dict)
     elements: dict[str, int] = {}
     for node in program.graph.nodes:
         if node.op == "placeholder":

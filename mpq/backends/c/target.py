@@ -13,18 +13,20 @@ from torch import Tensor, nn
 
 from mpq.backends.c.compiler import compiled, compiler, run, sections
 from mpq.backends.c.fixed_point import FRACTION, Integers
+from mpq.backends.c.formats import refuse_left_out
 from mpq.backends.c.integer import run_integers
 from mpq.backends.c.program import Program, program_of
-from mpq.backends.c.reading import exported
+from mpq.backends.c.reading import exported, read_steps
 from mpq.backends.c.rounded import Rounded, one_tensor
 from mpq.backends.c.runtime import LAYERS, Compiled
 from mpq.backends.c.source import texts
 from mpq.backends.runtime import Loaded
+from mpq.backends.searched import Searched
 from mpq.backends.simulate import quantizer_of
 from mpq.backends.target import MEDIAN, LayerShape, Shipped, Target, rows_of
 from mpq.errors import InputError, ModelError
 from mpq.network.examples import Batch
-from mpq.network.modules import device_of
+from mpq.network.modules import device_of, share_parameters
 from mpq.quantization.grid import integer_range
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
 
@@ -130,6 +132,15 @@ class C(Target):
         """See ``Target.reference``: everything that is stored between two steps is rounded."""
         rounded: Rounded = shipped.made[MADE]
         return rounded
+
+    def check_graph(self, searched: Searched) -> None:
+        """See ``Traces.check_graph``: there is a kernel for every operation."""
+        first = searched.examples[0].to(torch.device("cpu"))
+        one_tensor(first)  # refuses others before torch does
+        module = share_parameters(searched.network.module)
+        if searched.network.device.type != "cpu":
+            module = deepcopy(module).cpu()
+        refuse_left_out(read_steps(exported(module, first.slice(0, 1))), searched.quantized)
 
     def write(self, shipped: Shipped, folder: Path) -> None:
         """See ``Target.write``."""

@@ -43,11 +43,29 @@ def refusal(layer: LayerShape, precision: Precision) -> str:
         return "its scales are of a channel, or of a whole weight"
     if layer.kind == "embedding" or read.is_exact:
         return ""
-    if not read.is_scaled_integer or read.number.bits != 8:
-        return "its layers read integers of 8 bits (a8, a8s, a8d), or floating point (a32)"
+    if not read.is_scaled_integer or read.number.bits not in (8, 16):
+        return (
+            "its layers read integers of 8 bits (a8, a8s, a8d) or 16 (aint16s), or floating point "
+            "(a32)"
+        )
+    if read.number.bits == 16:
+        return _refusal_of_16(layer, precision)
     if way_of(layer, precision) is Way.DYNAMIC:
         return _dynamic_refusal(layer, weight, read)
     return _convolution_refusal(layer, weight)
+
+
+def _refusal_of_16(layer: LayerShape, precision: Precision) -> str:
+    """Of inputs in integers of 16 bits, as the format's specification has them (int16x8)."""
+    read = precision.activation
+    if way_of(layer, precision) is Way.DYNAMIC or not read.symmetric:
+        return "inputs of 16 bits are static and symmetric: aint16s"
+    bits = CONTAINERS[precision.weight.number.bits]
+    if bits == 2:
+        return "beside inputs of 16 bits weights have 3 to 8 bits"
+    if layer.kind != "linear" and bits < 8 and _is_depthwise(layer):
+        return "beside inputs of 16 bits a depthwise convolution of 4 bits computes garbage"
+    return ""
 
 
 def _dynamic_refusal(layer: LayerShape, weight: TensorFormat, read: TensorFormat) -> str:
@@ -91,5 +109,8 @@ def stored_bits(layer: LayerShape, precision: Precision) -> int:
     """See ``Target.stored_bits``: the bias of a static layer has scales of its own."""
     num_channels, num_inputs = rows_of(layer)
     bits = num_channels * num_inputs * CONTAINERS[precision.weight.number.bits]
-    scales = 2 if way_of(layer, precision) is Way.STATIC else 1
-    return -(-bits // 8) * 8 + scales * num_channels * SCALE_AND_ZERO
+    per_channel = SCALE_AND_ZERO
+    if way_of(layer, precision) is Way.STATIC:
+        # A bias of 64 bits beside inputs of 16: the network's own has 32.
+        per_channel += SCALE_AND_ZERO + (32 if precision.activation.number.bits == 16 else 0)
+    return -(-bits // 8) * 8 + num_channels * per_channel

@@ -19,19 +19,22 @@ NO_TENSOR: Final = -1
 @final
 @dataclass(frozen=True)
 class Form:
-    """How a tensor is stored in 8 bits: ``number = scale * (code - zero)``.
+    """How a tensor is stored: ``number = scale * (code - zero)``.
 
     Args:
         scale: Of one code, a float32 number.
-        zero: The code of 0, from -128 to 127.
+        zero: The code of 0, from -128 to 127; 0 of 16 bits.
+        bits: Of a code, 8 or 16.
     """
 
     scale: float
     zero: int
+    bits: int = 8
 
     def cut(self, codes: Any) -> Any:
         """Codes without their zero point, cut to those that there are."""
-        return codes.clamp(-128 - self.zero, 127 - self.zero)
+        half = 2 ** (self.bits - 1)
+        return codes.clamp(-half - self.zero, half - 1 - self.zero)
 
 
 @final
@@ -71,7 +74,7 @@ class Graph:
         zero: int = 0,
         data: np.ndarray[Any, Any] | None = None,
     ) -> int:
-        """A new tensor of another one's shape.
+        """A new tensor of another one's shape, or of the shape of what it holds.
 
         Args:
             like: The other one.
@@ -84,8 +87,10 @@ class Graph:
         from ai_edge_litert import schema_py_generated as schema
 
         other, made = self.subgraph.tensors[like], schema.TensorT()
-        made.name, made.shape = bytes(other.name) + suffix.encode(), other.shape
-        made.shapeSignature = other.shapeSignature
+        made.name = bytes(other.name) + suffix.encode()
+        made.shape, made.shapeSignature = other.shape, other.shapeSignature
+        if data is not None:
+            made.shape, made.shapeSignature = np.array(data.shape, np.int32), None
         made.type = getattr(schema.TensorType, kind)
         made.buffer = len(self.model.buffers)
         self.model.buffers.append(schema.BufferT())
@@ -100,8 +105,8 @@ class Graph:
 
     def stored(self, tensor: int, form: Form) -> int:
         """A new tensor for the codes of another one."""
-        suffix = f"_int8_{len(self.subgraph.tensors)}"
-        return self.add(tensor, suffix, "INT8", [form.scale], form.zero)
+        suffix = f"_int{form.bits}_{len(self.subgraph.tensors)}"
+        return self.add(tensor, suffix, f"INT{form.bits}", [form.scale], form.zero)
 
     def operator(self, kind: str, version: int, read: int, made: int) -> Any:
         """A new ``QUANTIZE`` or ``DEQUANTIZE``, in no place yet."""

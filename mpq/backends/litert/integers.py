@@ -14,6 +14,16 @@ from mpq.errors import ModelError
 
 ACTIVATIONS: Final = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6")
 """What an operator cuts its output to, which its integer kernel does, too."""
+VERSIONS_OF_16: Final[Mapping[str, Mapping[int, int]]] = {
+    "FULLY_CONNECTED": {4: 13, 8: 7},
+    "CONV_2D": {4: 7, 8: 4},
+    "DEPTHWISE_CONV_2D": {8: 5},
+    "TRANSPOSE": {16: 5},
+    "MAX_POOL_2D": {16: 3},
+    "QUANTIZE": {16: 2},
+    "DEQUANTIZE": {16: 3},
+}
+"""Operator to the version that reads codes of 16 bits, with the bits of its weight."""
 VERSIONS: Final[Mapping[tuple[str, bool], Mapping[int, int]]] = {
     ("FULLY_CONNECTED", False): {2: 14, 4: 12, 8: 12},
     ("FULLY_CONNECTED", True): {2: 14, 4: 10, 8: 5},
@@ -23,7 +33,8 @@ VERSIONS: Final[Mapping[tuple[str, bool], Mapping[int, int]]] = {
     ("DEPTHWISE_CONV_2D", True): {4: 7, 8: 3},
 }
 """Operator, and whether its inputs are codes: bits of the weight to the version that reads them."""
-LARGEST_BIAS: Final = 2**31 - 1
+LARGEST_BIAS: Final = {8: 2**31 - 1, 16: 2**46}
+"""Bits of the inputs to the largest code; kernels of 16 bits take sums below 2^47."""
 
 
 @final
@@ -50,12 +61,17 @@ class StaticLayer:
     makes: Form | None = None
 
     @property
+    def bias_bits(self) -> int:
+        """Of an element of its bias in the file."""
+        return 64 if self.reads.bits == 16 else 32
+
+    @property
     def unit(self) -> Tensor:
         """``[O]`` float32: what one unit of its sums is worth."""
         return torch.tensor(self.reads.scale, dtype=torch.float32) * self.scales
 
     def bias_codes(self) -> Tensor | None:
-        """``[O]`` int32, in units of its sums.
+        """``[O]`` int32, or int64 with inputs of 16 bits, in units of its sums.
 
         Raises:
             ModelError: If one does not fit.
@@ -63,12 +79,13 @@ class StaticLayer:
         if self.bias is None:
             return None
         codes = (self.bias.double() / self.unit.double()).round()
-        if float(codes.abs().max()) > LARGEST_BIAS:
+        if float(codes.abs().max()) > LARGEST_BIAS[self.reads.bits]:
             raise ModelError(
-                f"litert: the bias of layer {self.name!r} does not fit into 32 bits: it is "
-                "more than 100,000 times its largest product; give it inputs in floating point"
+                f"litert: the bias of layer {self.name!r} does not fit into {self.bias_bits} bits: "
+                "it is more than 100,000 times its largest product; give it inputs in floating "
+                "point"
             )
-        return codes.to(torch.int32)
+        return codes.to(torch.int64 if self.reads.bits == 16 else torch.int32)
 
     @property
     def activation(self) -> str:
@@ -91,6 +108,8 @@ class StaticLayer:
     def rounding(self, graph: Graph, groups: int, num_inputs: int) -> Rounding:
         """Which kernel of the interpreter computes it; XNNPACK has none for some 4-bit weights."""
         kind = graph.kind(self.operators[0])
+        if self.reads.bits == 16:
+            return Rounding.FLOAT64 if kind == "FULLY_CONNECTED" else Rounding.SHORT
         if self.bits == 8 or (kind == "FULLY_CONNECTED" and num_inputs * self.bits % 8 == 0):
             return Rounding.ONCE
         is_grouped = kind == "CONV_2D" and groups > 1
@@ -146,11 +165,16 @@ def following_form(graph: Graph, layer: StaticLayer, readers: Mapping[int, Form]
     if len(layer.operators) > 1:
         return None
     found = _read_as(graph, int(layer.operators[0].outputs[0]), readers, is_pooled=False)
-    direct = [form for form, is_pooled in found if form is not None and not is_pooled]
+    # No operator reads codes of some bits and makes codes of others.
+    same = [
+        (None if form is None or form.bits != layer.reads.bits else form, is_pooled)
+        for form, is_pooled in found
+    ]
+    direct = [form for form, is_pooled in same if form is not None and not is_pooled]
     if direct:
         return direct[0]
     # A maximum's range is not that of all numbers, which others may read.
-    forms = {form for form, _ in found}
+    forms = {form for form, _ in same}
     return forms.pop() if len(forms) == 1 else None
 
 
@@ -207,20 +231,26 @@ class StaticPass:
     def _compute(self, operator: Any, layer: StaticLayer) -> None:
         assert layer.makes is not None
         kind = self.graph.kind(operator)
-        self.graph.need_version(operator, VERSIONS[kind, True][layer.bits])
+        is_16 = layer.reads.bits == 16
+        known = VERSIONS_OF_16[kind] if is_16 else VERSIONS[kind, True]
+        self.graph.need_version(operator, known[layer.bits])
         read = self._codes(int(operator.inputs[0]), layer.reads)
         self._done.append(operator)
         inputs = [read, int(operator.inputs[1])]
-        if len(operator.inputs) > 2:
-            inputs.append(self._bias(int(operator.inputs[2]), layer))
+        index = int(operator.inputs[2]) if len(operator.inputs) > 2 else NO_TENSOR
+        # Without a bias kernels of 16 bits would add up in 32, which do not hold the sums.
+        if is_16 or index != NO_TENSOR:
+            inputs.append(self._bias(index, layer))
         operator.inputs = np.array(inputs, np.int32)
         operator.outputs = self._made(int(operator.outputs[0]), layer.makes)
 
     def _move(self, operator: Any, first: int) -> None:
         codes, form = self._stored[first]
+        kind = self.graph.kind(operator)
         # Of codes there is a second version of most of them.
-        if self.graph.kind(operator) != "RESHAPE":
-            self.graph.need_version(operator, 2)
+        if kind != "RESHAPE":
+            version = VERSIONS_OF_16[kind][16] if form.bits == 16 else 2
+            self.graph.need_version(operator, version)
         operator.inputs = np.array([codes, *operator.inputs[1:]], np.int32)
         operator.outputs = self._made(int(operator.outputs[0]), form)
         self._done.append(operator)
@@ -238,7 +268,8 @@ class StaticPass:
         if (tensor, form) not in self._quantized:
             self._decode(tensor)
             codes = self._quantized[tensor, form] = self.graph.stored(tensor, form)
-            self._done.append(self.graph.operator("QUANTIZE", 1, tensor, codes))
+            version = VERSIONS_OF_16["QUANTIZE"][16] if form.bits == 16 else 1
+            self._done.append(self.graph.operator("QUANTIZE", version, tensor, codes))
         return self._quantized[tensor, form]
 
     def _decode(self, tensor: int) -> None:
@@ -246,14 +277,13 @@ class StaticPass:
         if tensor not in self._stored or tensor in self._decoded:
             return
         self._decoded.add(tensor)
-        codes = self._stored[tensor][0]
-        self._done.append(self.graph.operator("DEQUANTIZE", 2, codes, tensor))
+        codes, form = self._stored[tensor]
+        version = VERSIONS_OF_16["DEQUANTIZE"][16] if form.bits == 16 else 2
+        self._done.append(self.graph.operator("DEQUANTIZE", version, codes, tensor))
 
     def _bias(self, tensor: int, layer: StaticLayer) -> int:
-        if tensor == NO_TENSOR:
-            return tensor
-        codes = layer.bias_codes()
-        data = np.zeros(len(layer.scales), np.int32) if codes is None else codes.numpy()
-        return self.graph.add(
-            tensor, f"_int32_{len(self._done)}", "INT32", layer.unit.numpy(), data=data
-        )
+        codes, bits = layer.bias_codes(), layer.bias_bits
+        data = np.zeros(len(layer.scales), f"int{bits}") if codes is None else codes.numpy()
+        like = int(layer.operators[0].inputs[1]) if tensor == NO_TENSOR else tensor
+        suffix = f"_int{bits}_{len(self._done)}"
+        return self.graph.add(like, suffix, f"INT{bits}", layer.unit.numpy(), data=data)

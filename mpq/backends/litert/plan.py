@@ -149,6 +149,8 @@ def _stored(graph: Graph, shipped: Shipped, layer: StaticLayer, makes: Form | No
     assigned = next(x for x in shipped.quantized if x.name == layer.name)
     codes = shipped.codes(assigned).integers()
     bias = layer.bias_codes()
+    if layer.reads.bits == 16:
+        bias = None  # float32 does not hold such a code; from its own bias it is rounded again
     return StoredLayer(
         layer.reads,
         makes,

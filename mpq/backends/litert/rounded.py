@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mpq.backends.litert.graph import Form
-from mpq.backends.litert.requantizing import Rounding, requantized
+from mpq.backends.litert.requantizing import IN_FLOAT64, Rounding, requantized
 from mpq.errors import ModelError
 from mpq.network.arguments import input_of
 from mpq.network.examples import Batch
@@ -31,11 +31,12 @@ CUTS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
 
 
 def form_of(tensor_format: TensorFormat, calibrated: ActivationRange) -> Form:
-    """How a tensor of a static 8-bit format is stored, as the simulation rounds it."""
+    """How a tensor of a static format of 8 or 16 bits is stored, as the simulation rounds it."""
     grid: Grid = static_grid(tensor_format, calibrated, torch.device("cpu"))
     # Codes have a sign in the file, also affine ones.
-    middle = 128 + integer_range(grid.number, grid.symmetric)[0]
-    return Form(float(grid.scale), int(grid.zero_point) - middle)
+    bits = grid.number.bits
+    middle = 2 ** (bits - 1) + integer_range(grid.number, grid.symmetric)[0]
+    return Form(float(grid.scale), int(grid.zero_point) - middle, bits)
 
 
 @final
@@ -109,7 +110,7 @@ class StoredLayer:
         makes: How its output is stored.
         weight: Its codes, of the weight's shape, float64.
         scales: ``[O]`` float32 of the weight.
-        bias: ``[O]`` float32 as it is stored, or ``None``.
+        bias: ``[O]`` float32 as it is stored; ``None``: its own, if it has one.
         rounding: Of the kernel.
     """
 
@@ -143,6 +144,8 @@ class StoredLayer:
         if layer.bias is not None:
             assert isinstance(layer.bias, Tensor)
             sums = sums + layer.bias.double().view(shape) / unit.double()
+        if self.rounding in IN_FLOAT64:
+            unit = self.reads.scale * self.scales.double().to(device).view(shape)
         found = requantized(sums, unit, self.makes.scale, self.rounding)
         kept: Tensor = self.makes.cut(found)
         return (kept.float() * self.makes.scale).to(output.dtype)

@@ -3,12 +3,13 @@
 import contextlib
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Final, final
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from mpq.backends.hugging_face import require
 from mpq.backends.litert.capabilities import CONTAINERS, Way, refusal, stored_bits, way_of
 from mpq.backends.litert.flatbuffer import (
+    Place,
     constant_bytes,
     decoded_weights,
     find_weight,
@@ -29,6 +31,7 @@ from mpq.backends.litert.graph import Graph
 from mpq.backends.litert.plan import Plan
 from mpq.backends.litert.rounded import StoredLayer, store_outputs
 from mpq.backends.runtime import Loaded, run_in_parts
+from mpq.backends.searched import Searched
 from mpq.backends.simulate import prepared, with_precisions
 from mpq.backends.target import HEADERS, MEDIAN_OF_ROUNDED, LayerShape, Shipped, Target
 from mpq.errors import InputError, ModelError
@@ -64,20 +67,21 @@ class LiteRt(Target):
     readers: ClassVar[str] = "LiteRT on phones, tablets and processors"
     holds: ClassVar[str] = (
         "linear layers, convolutions and embeddings: w2 to w8 per tensor or channel, symmetric; "
-        "inputs in floating point (a32), in 8 bits while running (a8d) or static (a8, a8s: outputs "
-        "of these layers in 8 bits as well); convolutions with integer inputs from w3 on; all else "
-        "as it came"
+        "inputs in floating point (a32), in 8 bits while running (a8d) or static in 8 or 16 (a8, "
+        "a8s, aint16s from w3 on: outputs of these layers in as many bits as well); convolutions "
+        "with integer inputs from w3 on; all else as it came"
     )
     candidates: ClassVar[tuple[str, ...]] = ("w2", "w4", "w8")
     judged: ClassVar[str] = MEDIAN_OF_ROUNDED
     needs_float32: ClassVar[bool] = True
     weight_suffixes: ClassVar[tuple[str, ...]] = (".tflite",)
     notes: ClassVar[tuple[str, ...]] = (
-        "Outputs of layers with static inputs are stored in 8 bits, in the range that the next "
+        "Outputs of layers with static inputs are stored in their bits, in the range that the next "
         "layer reads or that the examples have; what the search measures leaves them in floating "
         "point, and the export's simulation rounds them as well.",
         "w3 is stored in 4 bits, w5, w6 and w7 in 8; a channel takes 12 bytes more for its scale "
-        "and zero point, and those of a static layer's bias 12 more.",
+        "and zero point, and those of a static layer's bias 12 more. Beside inputs of 16 bits "
+        "biases have 64.",
         "Compared with the simulation as XNNPACK computes, the default on phones; export.json says "
         "how far the same file is from it without XNNPACK.",
         "Codes reach from -128 to 127, where the format's specification says -127: XNNPACK takes "
@@ -114,15 +118,25 @@ class LiteRt(Target):
         file = folder / FILE
         return HEADERS + file.stat().st_size - constant_bytes(file)
 
-    def write(self, shipped: Shipped, folder: Path) -> None:
-        """See ``Target.write``."""
+    def check_graph(self, searched: Searched) -> None:
+        """See ``Traces.check_graph``: it is converted, and every weight found again."""
+        self._converted(searched.network.module, searched.examples, searched.quantized)
+
+    def _converted(
+        self, module: nn.Module, examples: Sequence[Batch], names: Iterable[str]
+    ) -> tuple[Graph, dict[str, Place]]:
+        """The converted network in floating point, and where the weights of some layers are."""
         for package in self.packages:
             require(package, self.extra)
+        network, marks = _marked(module, names)
+        graph = Graph(read_model(_file_of(network, _first(examples, self.batch_size))))
+        return graph, {name: find_weight(graph.model, name, x) for name, x in marks.items()}
+
+    def write(self, shipped: Shipped, folder: Path) -> None:
+        """See ``Target.write``."""
         shipped.check_shared(self.name)
-        network, marks = _marked(shipped)
-        converted = _converted(network, _first(shipped, self.batch_size), folder / FILE)
-        graph = Graph(read_model(converted))
-        places = {name: find_weight(graph.model, name, mark) for name, mark in marks.items()}
+        names = [layer.name for layer in shipped.quantized]
+        graph, places = self._converted(shipped.module, shipped.examples, names)
         plan = Plan.of(graph, shipped, places)
         # Before weights are codes: what a layer's bias was is still a number.
         shipped.made[MADE] = plan.store_outputs(shipped)
@@ -160,23 +174,23 @@ class LiteRt(Target):
         return {WITHOUT_XNNPACK: partial(LoadedByLiteRt.of, folder, has_delegates=False)}
 
 
-def _marked(shipped: Shipped) -> tuple[nn.Module, dict[str, Tensor]]:
+def _marked(module: nn.Module, names: Iterable[str]) -> tuple[nn.Module, dict[str, Tensor]]:
     """A copy whose quantized weights have numbers of their own, and these by layer name.
 
     By them they are found again: weights as they came may be alike in two layers.
     """
-    network = deepcopy(shipped.module).cpu()
+    network = deepcopy(module).cpu()
     draws = torch.Generator().manual_seed(0)
     marks: dict[str, Tensor] = {}
     drawn = set[int]()
-    for layer in shipped.quantized:
-        weight = network.get_submodule(layer.name).weight
+    for name in names:
+        weight = network.get_submodule(name).weight
         assert isinstance(weight, nn.Parameter)
         if id(weight) not in drawn:
             drawn.add(id(weight))
             # From 1 to 2, where no initial weights are: those of a seed may be in the network.
             weight.data = 1 + torch.rand(weight.shape, generator=draws)
-        marks[layer.name] = weight.detach()
+        marks[name] = weight.detach()
     return network, marks
 
 
@@ -193,14 +207,14 @@ class _Positional(nn.Module):
         return scored_tensor(self.network(*given, **named))
 
 
-def _first(shipped: Shipped, size: int) -> Batch:
-    if not shipped.examples:
+def _first(examples: Sequence[Batch], size: int) -> Batch:
+    if not examples:
         raise InputError("the target litert needs examples, to trace the network")
-    batch = shipped.examples[0].to(torch.device("cpu"))
+    batch = examples[0].to(torch.device("cpu"))
     return batch.repeated(-(-size // batch.size)).slice(0, size)
 
 
-def _converted(network: nn.Module, batch: Batch, file: Path) -> bytes:
+def _file_of(network: nn.Module, batch: Batch) -> bytes:
     """The bytes of a network in floating point, as litert-torch converts it."""
     import litert_torch
 
@@ -210,12 +224,13 @@ def _converted(network: nn.Module, batch: Batch, file: Path) -> bytes:
     wrapped = _Positional(network, len(batch.args), tuple(batch.kwargs)).eval()
     # It prints its progress, and standard output is ours.
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), TemporaryDirectory(prefix="mpq-") as place:
+            file = Path(place, FILE)
             litert_torch.convert(wrapped, tuple(given)).export(str(file))
+            return file.read_bytes()
     except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
         said = str(error).strip().partition("\n")[0]
         raise ModelError(f"litert: litert-torch cannot convert the network: {said}") from error
-    return file.read_bytes()
 
 
 @final

@@ -11,6 +11,7 @@ from mpq.network.metric import KL
 from mpq.network.metrics import METRICS
 from mpq.network.network import Network
 from mpq.problem.assignment import Assignment
+from mpq.quantization.precision import ORIGINAL
 
 
 def exportable(
@@ -37,7 +38,8 @@ def exportable(
             "the assignment belongs to another network: it does not fold the BatchNorms that this "
             "one has after its convolutions"
         )
-    refuse_other_readers(network, assignment.precisions)
+    chosen = assignment.precisions.items()
+    refuse_other_readers(network, [name for name, x in chosen if x != ORIGINAL])
     if with_own:
         return network
     refuse_own_forwards(network.layers, assignment.precisions)

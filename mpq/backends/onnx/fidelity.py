@@ -1,6 +1,6 @@
 """Whether a graph computes what the network computes, before anything is rounded."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -51,8 +51,12 @@ def refuse_own_forwards(layers: Sequence[Layer], precisions: Mapping[str, Precis
         )
 
 
-def refuse_other_readers(network: Network, precisions: Mapping[str, Precision]) -> None:
+def refuse_other_readers(network: Network, quantized: Collection[str]) -> None:
     """Refuses weights that functions read beside the layer's call: the graph has them as floats.
+
+    Args:
+        network: The network whose layers become placeholders.
+        quantized: Names of layers that are not to stay as they came.
 
     Raises:
         ModelError: If such a weight is quantized, as of a head ``F.linear(h, embed.weight)``; names
@@ -64,7 +68,7 @@ def refuse_other_readers(network: Network, precisions: Mapping[str, Precision]) 
         if name.endswith(f".{kind}")
     }
     read = {*tied, *network.reach.also_used}
-    names = [x for x in precisions if x in read and precisions[x] != ORIGINAL]
+    names = [x for x in quantized if x in read]
     if names:
         raise ModelError(
             f"weights that functions read beside the layer's own call cannot be exported "

@@ -11,7 +11,7 @@ from torch import nn
 
 from mpq.backends.onnx.containers import INTEGER_BITS, Container, container_of
 from mpq.backends.onnx.exportable import exportable
-from mpq.backends.onnx.fidelity import check_same
+from mpq.backends.onnx.fidelity import check_same, refuse_other_readers
 from mpq.backends.onnx.graph import Writer
 from mpq.backends.onnx.instantiate import placeholders_of, stamp
 from mpq.backends.onnx.layer_nodes import LayerCall
@@ -27,6 +27,7 @@ from mpq.backends.onnx.qdq_call import QdqWriter, weights_json
 from mpq.backends.onnx.session import AS_WRITTEN, FLOAT_PRODUCTS
 from mpq.backends.onnx.template import GraphTemplate, check_batch_size, require_onnx
 from mpq.backends.runtime import Loaded
+from mpq.backends.searched import Searched
 from mpq.backends.target import (
     HEADERS,
     MEDIAN_OF_ROUNDED,
@@ -38,6 +39,7 @@ from mpq.backends.target import (
 )
 from mpq.errors import ModelError
 from mpq.network.examples import Calibration
+from mpq.network.network import Network
 from mpq.network.tracing import kind_of
 from mpq.problem.assignment import Assignment
 from mpq.quantization.numerics import Numerics
@@ -157,6 +159,10 @@ class OnnxQdq(Target):
         """See ``Target.header_bytes``: nodes and names of the graph as well."""
         return HEADERS + message_bytes(folder / FILE)
 
+    def check_graph(self, searched: Searched) -> None:
+        """See ``Traces.check_graph``."""
+        check_standard_graph(searched, self.batch_size)
+
     def write(self, shipped: Shipped, folder: Path) -> None:
         """See ``Target.write``."""
         graph = standard_graph(shipped, self.batch_size, self.name)
@@ -233,9 +239,7 @@ def standard_graph(
     data = Calibration(shipped.examples)
     network = exportable(shipped.model, shipped.assignment, data, with_own=True)
     shipped.check_shared(tool)
-    data = network.examples(data)
-    template = GraphTemplate.of(network, data, batch_size, has_unscored=True, with_own=True)
-    check_same(template, data)
+    template = _traced(network, data, batch_size)
     writer = QdqWriter(Writer(), shipped.quantizer, narrowest)
     graph = filled_graph(template, shipped.assignment.precisions, writer)
     weights = writer.weights
@@ -245,6 +249,31 @@ def standard_graph(
     if graph.ByteSize() > LARGEST:
         raise ModelError(f"{tool}: a file of ONNX has at most 2 GiB, and this one would have more")
     return graph
+
+
+def check_standard_graph(searched: Searched, batch_size: int) -> None:
+    """Traces a network whose precisions are not chosen yet, and drops the graph.
+
+    Args:
+        searched: The network, its examples, and the layers that may be quantized.
+        batch_size: Examples of one run.
+
+    Raises:
+        ModelError: As ``standard_graph`` does, but for the size of the file.
+        MissingDependencyError: If a package is missing.
+    """
+    require_onnx()
+    check_batch_size(batch_size)
+    refuse_other_readers(searched.network, searched.quantized)
+    _traced(searched.network, Calibration(searched.examples), batch_size)
+
+
+def _traced(network: Network, data: Calibration, batch_size: int) -> GraphTemplate:
+    """The network's graph, which in fp32 computes what the network does."""
+    data = network.examples(data)
+    template = GraphTemplate.of(network, data, batch_size, has_unscored=True, with_own=True)
+    check_same(template, data)
+    return template
 
 
 def filled_graph(

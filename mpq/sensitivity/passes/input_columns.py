@@ -123,10 +123,11 @@ def _all_columns(met: Tensor, geometry: Geometry) -> Iterator[tuple[slice, Tenso
 
 
 def _some_columns(met: Tensor, geometry: Geometry, index: tuple[Tensor, ...]) -> Tensor:
-    dims = len(geometry.kernel)
+    dims, groups = len(geometry.kernel), geometry.groups
     at = tuple(range(2 + dims, 2 + 2 * dims))
     found = met.movedim(at, tuple(range(1, 1 + dims)))[index]  # [p, C, *kernel]
-    return _turned(found, geometry).reshape(len(found), geometry.groups, -1).permute(1, 2, 0)
+    inputs = prod(found.shape[1:]) // groups
+    return _turned(found, geometry).reshape(-1, groups, inputs).permute(1, 2, 0)
 
 
 def _turned(met: Tensor, geometry: Geometry) -> Tensor:

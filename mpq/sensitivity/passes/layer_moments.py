@@ -87,7 +87,7 @@ class MatrixMoments:
         sizes = output_positions(self._layer_module, g).float().square().mean(dim=-1).sqrt_()
         for piece, columns in input_columns(self._layer_module, x, g, seen.lattice):
             self._plain.add(columns, seen.times)
-            size = sizes[piece].reshape(columns.shape[2], -1).t()  # [G, p]
+            size = sizes[piece].reshape(-1, len(columns)).t()  # [G, p]
             # Not as often as there are copies: their gradients are added up already.
             self._guided.add(columns * size.unsqueeze(1), seen.lattice.every)
 

@@ -1,11 +1,11 @@
 """Second moments of what the rows of every weight meet, plain and guided by the loss."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import prod
-from typing import Any, Final, Self, final
+from math import ceil, prod
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from mpq.errors import InputError, ModelError
 from mpq.network.layer import Layer
 from mpq.network.modules import hooks, weight_of
 from mpq.network.own_forward import is_computed_again
-from mpq.network.weight_layout import RowLayout, layout_of
+from mpq.network.weight_layout import layout_of
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
 from mpq.sensitivity.passes.forward_pass import read_batch
@@ -85,8 +85,8 @@ def second_moments(
         on: The network, in which BatchNorm is folded, and the examples; nothing is quantized.
         guidance: Share of the guided moment, :math:`\gamma`, from 0 (no backward pass) to 1.
         positions: Where a convolution has more than so many positions per weight of a row over all
-            examples, about so many are looked at, evenly spread (``Lattice``), and count for the
-            others; 0: all.
+            examples, at most so many and at least half as many are looked at, evenly spread
+            (``Lattice``), and count for the others; 0: all.
         max_inputs: Layers with larger moments than that of a row of so many weights have none.
         seed: Seed of the probes' random signs.
 
@@ -116,13 +116,14 @@ class _Collecting:
         self.moments: dict[str, LayerMoments] = {}
         self.missing: dict[str, str] = {}
         for layer in on.network.layers:
-            rows = _Rows.of(on.network.layer_module(layer.name), layer)
-            why = _refusal(layer, rows, max_inputs)
+            layer_module = on.network.layer_module(layer.name)
+            why = _refusal(layer, _rows(layer_module)[1], max_inputs)
             if why:
                 self.missing[layer.name] = why
             else:
-                self.moments[layer.name] = _empty(on, layer, rows, is_guided)
+                self.moments[layer.name] = _empty(layer, layer_module, is_guided)
         self._on, self._positions = on, positions
+        self._num_examples = on.data.num_examples
         self._first = 0  # example of the batch that is read
         self.calls = Counter[str]()
         self._reads = Counter[str]()
@@ -187,37 +188,26 @@ class _Collecting:
         is_whole = x.ndim == weight.ndim and len(x) == tap.num_examples
         if not (tap.layer.kind.startswith("conv") and is_whole and self._positions):
             return Lattice()
-        inputs = _Rows.of(tap.layer_module, tap.layer).shape[1]
-        total = self._on.data.num_examples * prod(output.shape[2:])
-        return Lattice(max(1, total // (self._positions * inputs)), self._first)
+        inputs = _rows(tap.layer_module)[1]
+        total = self._num_examples * prod(output.shape[2:])
+        return Lattice(ceil(total / (self._positions * inputs)), self._first)
 
 
-@final
-@dataclass(frozen=True)
-class _Rows:
-    """How a layer's weight is read in rows: ``[O, K]`` in ``G`` groups."""
-
-    layout: RowLayout
-    shape: tuple[int, ...]
-    groups: int
-
-    @classmethod
-    def of(cls, layer_module: nn.Module, layer: Layer) -> Self:
-        layout = layout_of(layer_module)
-        shape = tuple(layout.to_rows(weight_of(layer_module)).shape)
-        return cls(layout, shape, layer.groups)
+def _rows(layer_module: nn.Module) -> tuple[int, int]:
+    """``(O, K)``, see ``RowLayout``."""
+    outputs, inputs = layout_of(layer_module).to_rows(weight_of(layer_module)).shape
+    return outputs, inputs
 
 
-def _refusal(layer: Layer, rows: _Rows, max_inputs: int) -> str:
+def _refusal(layer: Layer, inputs: int, max_inputs: int) -> str:
     """Why a layer has no moment of its own; empty: it has."""
-    inputs = rows.shape[1]
     if layer.has_own_forward:
         return (
             f"layer {layer.name!r} has a forward of its own, or a hook that changes its output, so "
             "that what its weight meets is not known"
         )
-    if layer.kind != "embedding" and rows.groups * inputs**2 > max_inputs**2:
-        size = 4 * rows.groups * inputs**2 / 2**30
+    if layer.kind != "embedding" and layer.groups * inputs**2 > max_inputs**2:
+        size = 4 * layer.groups * inputs**2 / 2**30
         return (
             f"layer {layer.name!r} has {inputs} weights in a row, whose second moment takes "
             f"{size:.3g} GiB; raise max_inputs ({max_inputs}) to have it"
@@ -225,12 +215,11 @@ def _refusal(layer: Layer, rows: _Rows, max_inputs: int) -> str:
     return ""
 
 
-def _empty(on: Estimation, layer: Layer, rows: _Rows, is_guided: bool) -> LayerMoments:
-    count, inputs = rows.shape
+def _empty(layer: Layer, layer_module: nn.Module, is_guided: bool) -> LayerMoments:
+    outputs, inputs = _rows(layer_module)
     if layer.kind == "embedding":
-        return EmbeddingMoments((count, inputs))
-    layer_module = on.network.layer_module(layer.name)
-    return MatrixMoments(layer_module, rows.groups, inputs, is_guided)
+        return EmbeddingMoments((outputs, inputs))
+    return MatrixMoments(layer_module, layer.groups, inputs, is_guided)
 
 
 class _Mixing:
@@ -257,7 +246,8 @@ class _Mixing:
             for layer in layers:
                 self._missing.setdefault(layer.name, _alone(layer, layer in reached))
             return
-        alike = [x for x in layers if self._rows(x) == self._rows(first)]
+        # Their rows are the same: layers of other layouts have a weight of their own.
+        alike = [x for x in layers if x.groups == first.groups]
         value = self._mixed([x.name for x in reached if x in alike])
         for layer in layers:
             if layer in alike:
@@ -265,22 +255,28 @@ class _Mixing:
                 self._missing.pop(layer.name, None)
             else:
                 self._missing[layer.name] = (
-                    f"layer {layer.name!r} shares its weight with {first.name!r}, which reads it "
-                    "in other rows"
+                    f"layer {layer.name!r} shares its weight with {first.name!r}, whose rows lie "
+                    f"in other groups ({first.groups}, not {layer.groups})"
                 )
 
-    def _rows(self, layer: Layer) -> _Rows:
-        return _Rows.of(self._on.network.layer_module(layer.name), layer)
-
     def _mixed(self, names: Sequence[str]) -> Tensor:
-        moments = [self._collected.moments[name] for name in names]
-        plain = torch.stack([m.plain().cpu() for m in moments]).sum(dim=0)  # [G, K, K]
-        _check_finite(names[0], plain, "what it reads")
+        # Taken out, so that large ones go when they have been read.
+        moments = [self._collected.moments.pop(name) for name in names]
+        found = _total(m.plain() for m in moments)
+        _check_finite(names[0], found, "what it reads")
         if self._guidance:
-            guided = torch.stack([m.guided().cpu() for m in moments]).sum(dim=0)
+            guided = _total(m.guided() for m in moments)
             _check_finite(names[0], guided, "the gradient of its output, times what it reads")
-            plain = _with_equal_traces(plain, guided, self._guidance)
-        return plain / self._on.data.num_examples
+            found = _with_equal_traces(found, guided, self._guidance)
+        return found.div_(self._on.data.num_examples)
+
+
+def _total(parts: Iterable[Tensor]) -> Tensor:
+    """``[G, K, K]`` on the CPU."""
+    first, *others = (part.cpu() for part in parts)
+    for other in others:
+        first += other
+    return first
 
 
 def _alone(layer: Layer, is_reached: bool) -> str:
@@ -301,11 +297,12 @@ def _check_finite(name: str, moment: Tensor, what: str) -> None:
 
 
 def _with_equal_traces(plain: Tensor, guided: Tensor, guidance: float) -> Tensor:
-    """``[G, K, K]``, group by group."""
+    """``[G, K, K]``, group by group, in the memory of the first."""
     traces, others = (m.diagonal(dim1=1, dim2=2).double().sum(dim=1) for m in (plain, guided))
-    scale = traces / others  # [G]
+    scale = (traces / others).float()  # [G]
     # Where no gradient arrives (or one that vanishes beside the inputs) there is nothing to mix.
     share = torch.where(scale.isfinite(), guidance, 0.0)
     scale = torch.where(scale.isfinite(), scale, 0.0)
-    plain_factor, guided_factor = (f.float()[:, None, None] for f in (1 - share, share * scale))
-    return plain_factor * plain + guided_factor * guided
+    for moment, factor in ((plain, 1 - share), (guided, share * scale)):
+        moment.mul_(factor[:, None, None])
+    return plain.add_(guided)

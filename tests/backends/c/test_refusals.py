@@ -143,13 +143,26 @@ def test_a_search_refuses_layers_that_would_stay() -> None:
 
 
 def test_layers_that_are_left_out_are_refused(tmp_path: Path) -> None:
-    """An assignment without one of the network's layers."""
+    """An assignment without one of the network's layers, and a search for one."""
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
-    task = mpq.Task(model, [DATA], to="c", rules=mpq.Rules(exclude=["2"]))
-    found = mpq.search(task, ["weight_bytes=1KiB"], sensitivity="weight-error").assignment
+    first, _ = assigned(model, DATA, ("w8a8",)).layers
 
     with pytest.raises(PrecisionError, match="layer '2' is in no precision"):
-        ship(C(), "c", found, tmp_path / "out", model, [DATA])
+        ship(C(), "c", Assignment((first,)), tmp_path / "out", model, [DATA])
+    with pytest.raises(PrecisionError, match="layer '2' is in no precision"):
+        mpq.Session.of(mpq.Task(model, [DATA], to="c", rules=mpq.Rules(exclude=["2"])))
+
+
+def test_a_search_leaves_no_layer_in_floating_point() -> None:
+    """Neither as a candidate, nor where it is asked for."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    task = mpq.Task(model, [DATA], to="c", candidates=["fp32", "w8a8"])
+
+    found = mpq.search(task, ["weight_bytes=1MiB"], sensitivity="weight-error").assignment
+
+    assert set(found.precisions.values()) == {Precision.parse("w8a8")}
+    with pytest.raises(PrecisionError, match="'2' is fixed at fp32 .*symmetric integers"):
+        mpq.Session.of(mpq.Task(model, [DATA], to="c", rules=mpq.Rules(fix={"2": "fp32"})))
 
 
 def test_readers_of_one_tensor_agree(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import ActivationRange
 
 HALF, QUARTER = Form(0.5, 0), Form(0.25, -128)
+WIDE, WIDER = Form(0.5, 0, 16), Form(0.25, 0, 16)
 
 
 def layer(operators: list[Any], reads: Form = HALF, **changed: Any) -> StaticLayer:
@@ -110,6 +111,58 @@ def test_an_output_is_stored_as_the_next_layer_reads_it() -> None:
     assert following_form(graph, layer([first]), readers) is None
 
 
+def test_codes_of_16_bits_have_types_and_versions_of_their_own() -> None:
+    """Through a shape, a transposition and a maximum; biases of 64 bits, also where there is none.
+
+    What a layer of 8 bits reads of one of 16 bits is made of numbers.
+    """
+    graph = graph_of(
+        ("CONV_2D", [0, 6, 7], 1), ("TRANSPOSE", [1, 5], 2), ("MAX_POOL_2D", [2], 3),
+        ("RESHAPE", [3, 5], 4), ("FULLY_CONNECTED", [4, 6], 8), ("FULLY_CONNECTED", [8, 6, 7], 9),
+        num_tensors=10,
+    )  # fmt: skip
+    from ai_edge_litert import schema_py_generated as schema
+
+    first, *_, second, third = graph.subgraph.operators
+    layers = layer([first], WIDE), layer([second], WIDER, bias=None), layer([third], HALF)
+    layers[0].makes, layers[1].makes = WIDER, WIDE
+    (bias,) = [layers[0].bias_codes()]
+
+    found = apply(graph, *layers)
+
+    assert found == [
+        "QUANTIZE", "CONV_2D", "TRANSPOSE", "MAX_POOL_2D", "RESHAPE", "FULLY_CONNECTED",
+        "DEQUANTIZE", "QUANTIZE", "FULLY_CONNECTED", "DEQUANTIZE",
+    ]  # fmt: skip
+    codes = graph.model.operatorCodes
+    versions = [codes[x.opcodeIndex].version for x in graph.subgraph.operators]
+    assert versions == [2, 4, 5, 3, 1, 7, 3, 1, 5, 2]
+    tensors = graph.subgraph.tensors
+    made = [tensors[x.outputs[0]].type for x in graph.subgraph.operators]
+    types = schema.TensorType
+    numbers = types.FLOAT32
+    assert made == [types.INT16] * 6 + [numbers, types.INT8, types.INT8, numbers]
+    assert [tensors[x.inputs[2]].type for x in (first, second, third)] == [
+        types.INT64, types.INT64, types.INT32,
+    ]  # fmt: skip
+    assert bias is not None
+    assert bias.dtype == torch.int64
+    data = [bytes(graph.model.buffers[tensors[x.inputs[2]].buffer].data) for x in (first, second)]
+    assert [np.frombuffer(x, np.int64).tolist() for x in data] == [bias.tolist(), [0, 0]]
+
+
+def test_a_layer_of_16_bits_makes_no_codes_of_8() -> None:
+    """And the other way round: the next layer's form is taken where its bits are the same."""
+    graph = graph_of(("FULLY_CONNECTED", [0, 6, 7], 1), ("FULLY_CONNECTED", [1, 6, 7], 2))
+    first, second = graph.subgraph.operators
+
+    for reads in (HALF, WIDE):
+        for other in (QUARTER, WIDER):
+            expected = other if reads.bits == other.bits else None
+            found = following_form(graph, layer([first], reads), {id(second): other})
+            assert found == expected
+
+
 def test_an_operator_without_integers_is_refused() -> None:
     """With the layer's name and the operator's."""
     graph = graph_of(("BATCH_MATMUL", [0, 6], 1))
@@ -161,6 +214,11 @@ def test_biases_are_whole_units_of_sums() -> None:
     assert layer([], bias=None).bias_codes() is None
     with pytest.raises(ModelError, match="bias of layer 'fc' does not fit into 32 bits"):
         layer([], bias=torch.tensor([1e9, 0.0])).bias_codes()
+    wide = layer([], WIDE, bias=torch.tensor([1e9, 0.0])).bias_codes()
+    assert wide is not None
+    assert wide.tolist() == [4 * 10**9, 0]
+    with pytest.raises(ModelError, match="bias of layer 'fc' does not fit into 64 bits"):
+        layer([], WIDE, bias=torch.tensor([1e15, 0.0])).bias_codes()
 
 
 def test_zero_points_have_a_sign() -> None:
@@ -170,6 +228,10 @@ def test_zero_points_have_a_sign() -> None:
     assert form_of(affine.activation, ActivationRange(0.0, 255.0)) == Form(1.0, -128)
     assert form_of(affine.activation, ActivationRange(-255.0, 0.0)) == Form(1.0, 127)
     assert form_of(symmetric.activation, ActivationRange(-127.0, 127.0)) == Form(1.0, 0)
+    wide = Precision.parse("w8aint16s").activation
+    assert form_of(wide, ActivationRange(-32767.0, 32767.0)) == Form(1.0, 0, 16)
+    ends = Form(1.0, 0, 16).cut(torch.tensor([-4e4, 3.0, 4e4]))
+    assert ends.tolist() == [-32768, 3, 32767]
     kept = Form(1.0, -128).cut(torch.tensor([-5.0, 3.0, 300.0]))
     assert kept.tolist() == [0, 3, 255]
 
@@ -206,3 +268,7 @@ def test_kernels_that_round_are_told_by_operator_and_bits() -> None:
     assert layer([plain], bits=4).rounding(graph, 1, 36) is Rounding.TWICE_UP
     assert layer([plain], bits=4).rounding(graph, 2, 36) is Rounding.TWICE_AWAY
     assert layer([depthwise], bits=4).rounding(graph, 8, 9) is Rounding.TWICE_UP
+    for bits in (4, 8):
+        assert layer([linear], WIDE, bits=bits).rounding(graph, 1, 33) is Rounding.FLOAT64
+        assert layer([plain], WIDE, bits=bits).rounding(graph, 2, 36) is Rounding.SHORT
+    assert layer([depthwise], WIDE).rounding(graph, 8, 9) is Rounding.SHORT

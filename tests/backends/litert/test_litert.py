@@ -171,7 +171,7 @@ LINEAR = AssignedLayer("fc", "linear", (8, 64), Precision.parse("w8"))
         (LINEAR, "w8z", "symmetric integers"),
         (LINEAR, "wfp8a32", "symmetric integers"),
         (LINEAR, "w8a4", "integers of 8 bits"),
-        (LINEAR, "w8a16", "integers of 8 bits"),
+        (LINEAR, "w8a16", "integers of 8 bits .* or 16"),
         (LINEAR, "w8afp8", "integers of 8 bits"),
         (LINEAR, "w8a8sd", "have a zero point: a8d"),
         (CONVOLUTION, "w2a8d", "of 2 it computes garbage"),

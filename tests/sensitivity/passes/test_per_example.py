@@ -1,5 +1,6 @@
 """Weight gradients per example, against autograd one example at a time."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq.sensitivity.passes.per_example import by_example, weight_gradients
+from tests.sensitivity.passes.convolutions import CONVOLUTIONS
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +35,7 @@ def split(tensor: Tensor, batch_axis: int) -> Tensor:
 
 def assert_same(layer_module: Any, x: Tensor) -> None:
     """The gradients of a random direction agree, for every example."""
-    layer_module = layer_module.double()
+    layer_module = copy.deepcopy(layer_module).double()  # the list is read by other tests, too
     g = torch.randn(layer_module(x).shape, dtype=torch.float64)
 
     found = weight_gradients(layer_module, x, g)
@@ -61,35 +63,6 @@ def test_hugging_face_conv1d(shape: tuple[int, ...]) -> None:
 def test_embedding(shape: tuple[int, ...]) -> None:
     """Rows of tokens that come several times add up; other rows get nothing."""
     assert_same(nn.Embedding(4, 3), torch.randint(0, 4, (6, *shape)))
-
-
-CONVOLUTIONS: list[tuple[nn.Module, tuple[int, ...]]] = [
-    (nn.Conv1d(4, 6, 3), (4, 9)),
-    (nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2), (4, 12)),
-    (nn.Conv1d(4, 6, 4, padding="same"), (4, 9)),
-    (nn.Conv1d(4, 4, 3, groups=4, padding=1, padding_mode="reflect"), (4, 9)),
-    (nn.Conv1d(2, 3, 3, padding=2, padding_mode="circular"), (2, 9)),
-    (nn.Conv2d(3, 4, 3), (3, 6, 7)),
-    (nn.Conv2d(3, 4, 1, bias=False), (3, 6, 7)),
-    (nn.Conv2d(4, 6, (3, 2), stride=(2, 3), padding=(1, 2), groups=2), (4, 8, 9)),
-    (nn.Conv2d(4, 4, 3, groups=4, padding="same"), (4, 6, 6)),
-    (nn.Conv2d(4, 8, 3, groups=4, padding=1, stride=2), (4, 6, 6)),
-    (nn.Conv2d(3, 4, (4, 3), padding="same", dilation=(1, 2)), (3, 8, 8)),
-    (nn.Conv2d(3, 4, 3, padding="valid", dilation=2), (3, 8, 8)),
-    (nn.Conv2d(3, 4, 3, padding=(1, 2), padding_mode="reflect"), (3, 6, 6)),
-    (nn.Conv2d(3, 4, 3, padding=(1, 2), padding_mode="circular", stride=2), (3, 6, 6)),
-    (nn.Conv2d(3, 4, 3, padding="same", padding_mode="replicate"), (3, 6, 6)),
-    (nn.Conv2d(3, 4, (2, 4), padding="same", padding_mode="reflect"), (3, 6, 6)),
-    (nn.Conv3d(2, 4, 2, groups=2, stride=(1, 2, 1), padding=1), (2, 4, 5, 4)),
-    (nn.Conv3d(2, 3, (1, 2, 3), padding=1, padding_mode="circular"), (2, 4, 4, 4)),
-    (nn.ConvTranspose1d(4, 6, 3), (4, 7)),
-    (nn.ConvTranspose1d(4, 6, 3, 3, padding=1, output_padding=2, groups=2), (4, 7)),
-    (nn.ConvTranspose1d(4, 2, 3, 2, dilation=3, padding=2), (4, 7)),
-    (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1), (4, 4, 5)),
-    (nn.ConvTranspose2d(4, 4, (2, 3), stride=(2, 1), groups=4, bias=False), (4, 4, 5)),
-    (nn.ConvTranspose2d(6, 4, 3, stride=3, output_padding=(2, 1), groups=2), (6, 3, 3)),
-    (nn.ConvTranspose3d(2, 4, 2, stride=2, groups=2), (2, 3, 3, 2)),
-]
 
 
 @pytest.mark.parametrize(("layer_module", "shape"), CONVOLUTIONS, ids=str)

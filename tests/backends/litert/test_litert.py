@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import mpq
 from mpq.backends.export_check import ExportCheck
 from mpq.backends.litert.capabilities import CONTAINERS
 from mpq.backends.litert.flatbuffer import constant_bytes
@@ -283,6 +284,27 @@ def test_a_file_holds_nothing_twice(tmp_path: Path) -> None:
     constants = constant_bytes(tmp_path / "out" / FILE)
     assert codes <= constants <= codes + 200
     assert check.file_bytes >= constants
+
+
+def test_a_search_refuses_what_cannot_be_converted() -> None:
+    """Before anything is estimated."""
+    pytest.importorskip("litert_torch")
+
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.layer(x)
+            return y if y.sum() > 0 else 2 * y
+
+    torch.manual_seed(0)
+    data = [torch.randn(8, 8) for _ in range(2)]
+    task = mpq.Task(Branching().eval(), data, to="litert")
+
+    with pytest.raises(ModelError, match="litert-torch cannot convert the network: .*guard"):
+        mpq.Session.of(task)
 
 
 def test_no_example_at_a_time_is_refused() -> None:

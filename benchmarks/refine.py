@@ -68,7 +68,7 @@ def measure(name: str) -> dict[str, Any]:
     published = best_published(name)
     for limit in limits:
         constraints = prepared.constraints([Limit.parse(limit)])
-        problem = estimated(prepared, constraints, estimator, solver)
+        problem, _ = estimated(prepared, constraints, estimator, solver)
         first = solve(solver, problem)
         last, rounds = refine(
             estimator, solver, problem, first, prepared.on_calibration, prepared.calibration, ROUNDS

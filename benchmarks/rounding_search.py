@@ -41,7 +41,7 @@ from mpq.workflows.setup import Prepared
 
 CANDIDATES: Final = ("w2", "w3", "w4", "w5", "w6", "w8")
 BUDGET_BITS: Final = (3, 4, 5)
-ROUNDINGS: Final = ("nearest", "gptq", "coordinate-descent")
+ROUNDINGS: Final = ("nearest", "gptq", "coordinate-descent", "auto")
 NUM_BOOTSTRAPS: Final = 2000
 Batches = list[tuple[Tensor, Tensor]]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import mpq
 from mpq.backends.simulate import quantizer_of
 from mpq.errors import InputError, MismatchError, UnknownNameError
+from mpq.network.modules import weight_of
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import quantized
 from mpq.rounding import AutoRounding
@@ -37,7 +38,8 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.conv(x)))
-        return self.head(torch.relu(self.hidden(torch.relu(self.grouped(x)).flatten(1))))
+        found: Tensor = self.head(torch.relu(self.hidden(torch.relu(self.grouped(x)).flatten(1))))
+        return found
 
 
 class Words(nn.Module):
@@ -51,7 +53,9 @@ class Words(nn.Module):
         self.head.weight = self.words.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.head(torch.relu(self.hidden(self.words(tokens))) + self.words(tokens))
+        words = self.words(tokens)
+        found: Tensor = self.head(torch.relu(self.hidden(words)) + words)
+        return found
 
 
 def images() -> list[Tensor]:
@@ -147,9 +151,8 @@ def test_layers_that_share_a_weight_have_one_set_of_codes() -> None:
         assert (array == stored["head", two].parts()[part]).all()
     result = mpq.search(asked, {"effective_bits": 5.5}, sensitivity="sketch")
     quantized = mpq.quantize(model, result.assignment)
-    assert torch.equal(
-        quantized.get_submodule("words").weight, quantized.get_submodule("head").weight
-    )
+    words, head = (weight_of(quantized.get_submodule(name)) for name in ("words", "head"))
+    assert torch.equal(words, head)
 
 
 def test_an_embedding_alone_is_rounded_to_nearest_and_named() -> None:

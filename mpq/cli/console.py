@@ -116,20 +116,28 @@ def _unshipped(result: "SearchResult") -> Iterator[str]:
         )
 
 
+def _rounding(result: "SearchResult") -> Iterator[str]:
+    """How weights became codes, where that looked at data."""
+    made, weights = result.provenance, result.assignment.weights
+    if weights is not None:
+        yield (
+            f"{len(weights.by_layer)} of {len(result.assignment.layers)} weights rounded by "
+            f"{made.rounding}, with regard to the calibration examples; their codes are kept"
+        )
+    if made.rounding_unguided:
+        yield f"the loss did not guide the rounding: {made.rounding_unguided}"
+    if made.rounded_to_nearest:
+        yield f"weights rounded to nearest: {_with_reasons(made.rounded_to_nearest)}"
+    if made.rounding_unhelped:
+        yield (
+            f"weights rounded to nearest at {', '.join(made.rounding_unhelped)}: on examples that "
+            "it had not seen, no other rounding lost less"
+        )
+
+
 def _network(result: "SearchResult") -> Iterator[str]:
     """What of the network was not compared, not covered, not reached."""
-    to_nearest = result.provenance.rounded_to_nearest
-    if to_nearest:
-        yield (
-            f"weights rounded to nearest, and not by {result.provenance.rounding}: "
-            f"{_with_reasons(to_nearest)}"
-        )
-    unhelped = result.provenance.rounding_unhelped
-    if unhelped:
-        yield (
-            f"weights rounded to nearest at {', '.join(unhelped)}: on examples that it had not "
-            "seen, no other rounding lost less"
-        )
+    yield from _rounding(result)
     unscored = result.provenance.unscored
     if unscored:
         yield (

@@ -15,7 +15,12 @@ from mpq._support.one_run import check_one_run
 from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError, InputError, PrecisionError
 from mpq.network.layer import fingerprint, signature
-from mpq.problem.stored_weights import check_weights, content_beside, weights_of
+from mpq.problem.stored_weights import (
+    check_named,
+    check_weights,
+    content_beside,
+    weights_of,
+)
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Precision, TensorFormat
@@ -240,6 +245,7 @@ class Assignment:
         text = read_text(path)
         try:
             found = cls.from_json(text, partial(content_beside, path))
+            check_named(found.weights, path)
             check_one_run(path.parent, [path.name, "problem.json", "result.json"])
             return found
         # ``from_json`` knows no path, and the user may have given several.

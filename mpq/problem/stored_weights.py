@@ -7,7 +7,7 @@ from typing import Any
 from mpq._support.json_object import quoted
 from mpq.errors import FileFormatError
 from mpq.quantization.precision import Precision
-from mpq.quantization.stored import StoredWeights
+from mpq.quantization.stored import WEIGHTS_FILE, StoredWeights
 
 
 def weights_of(
@@ -46,6 +46,24 @@ def content_beside(path: Path, name: str) -> bytes:
             f"its weights were rounded with regard to data and are in {name}, which cannot be read "
             f"({error.strerror}): copy both files of the run"
         ) from error
+
+
+def check_named(weights: StoredWeights | None, path: Path) -> None:
+    """Refuses an assignment that says nothing of the weights that lie beside it.
+
+    Args:
+        weights: That it names.
+        path: Of assignment.json.
+
+    Raises:
+        FileFormatError: If it names none and there are some: rounding to nearest would be another
+            network than the one that was searched.
+    """
+    if weights is None and path.with_name(WEIGHTS_FILE).exists():
+        raise FileFormatError(
+            f"{WEIGHTS_FILE} lies beside it, which it does not name: copy both files of one run, "
+            "or remove that of the weights"
+        )
 
 
 def check_weights(

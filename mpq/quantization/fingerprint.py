@@ -33,7 +33,7 @@ def measurement_key(
         **({} if seed is None else {"allow_randomness": str(seed)}),
         # As for these; else a search for a target would believe rows of another arithmetic.
         **({} if quantizer.numerics == OWN else {"numerics": repr(quantizer.numerics)}),
-        **({"stored_weights": _stored_checksum(quantizer)} if quantizer.stored else {}),
+        **({"rounding": _stored_checksum(quantizer)} if quantizer.stored else {}),
         "layers": network.fingerprint,
         "weights": checksum(_tensors(network.module.state_dict().values())),
         "metric": repr(network.metric),

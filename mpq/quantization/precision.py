@@ -186,7 +186,7 @@ class Precision:
         is_both = number.is_float and not number.is_microscaling
         if is_both and self == Precision.parse(number.name):
             return number.name
-        return _spell_weight(self.weight) + _spell_activation(self.activation)
+        return spell_weight(self.weight) + _spell_activation(self.activation)
 
     def __str__(self) -> str:
         return self._spelling
@@ -240,7 +240,8 @@ def _refuse_own_groups(match: re.Match[str], number: NumberFormat) -> None:
         raise PrecisionError(f"{match[0]!r}: {number.name} is symmetric: it has no zero point")
 
 
-def _spell_weight(weight: TensorFormat) -> str:
+def spell_weight(weight: TensorFormat) -> str:
+    """The weight's part of a precision, such as ``w4g128``."""
     text = "w" + weight.number.spellings[0]
     text += "t" if weight.granularity is Granularity.TENSOR else ""
     text += "" if weight.symmetric else "z"

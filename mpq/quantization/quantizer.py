@@ -101,7 +101,8 @@ class Quantizer:
             if not stored.is_of(rows.float().cpu().numpy()):
                 raise MismatchError(
                     f"layer {name!r}: its codes were rounded from another weight than this "
-                    "network's (another checkpoint?): search again with this one"
+                    "network's (another checkpoint, or this one in another dtype?): search again "
+                    "with this one"
                 )
             self._checked.add(name)
         return Codes.of_stored(stored, tensor_format)

@@ -168,7 +168,7 @@ def beyond(stack: Stack, near: Tensor) -> Tensor:
     """
     groups = stack.group_of
     units = near - stack.zero_point[groups]
-    side = torch.where(stack.target >= stack.all_numbers(near), 1.0, -1.0)
+    side = torch.where(stack.target >= stack.all_numbers(near), 1.0, -1.0).float()
     # Next to a power of two a floating-point format's gaps are of two widths: 0.7 of the wide one
     # rounds to the next number on both sides.
     wanted = units + 0.7 * side * _gaps(stack, units)

@@ -116,7 +116,9 @@ def refitted(objective: Objective, stack: Stack, codes: Tensor) -> Stack:
         inputs = (stack.group_of == group).nonzero()[:, 0]
         own = units[inputs]
         curvature = ((form[inputs][:, inputs] @ own) * own).sum(dim=0)
-        change = -(own * slope[inputs]).sum(dim=0) / curvature.clamp_min(torch.finfo().tiny)
+        change = -(own * slope[inputs]).sum(dim=0) / curvature.clamp_min(
+            torch.finfo(torch.float32).tiny
+        )
         fitted = scale[group] + change
         # A group of zeros has no scale to find; none changes its sign.
         change = torch.where((curvature > 0) & (fitted.sign() == scale[group].sign()), change, 0.0)
@@ -135,7 +137,7 @@ def swept(objective: Objective, stack: Stack, codes: Tensor) -> Tensor:
     for start in range(0, len(found), BLOCK):
         stop = min(start + BLOCK, len(found))
         inputs = torch.arange(start, stop)
-        changes = torch.zeros(stop - start, found.shape[1])
+        changes = found.new_zeros(stop - start, found.shape[1])
         for place in range(start, stop):
             at, near = inputs[place - start : place - start + 1], slope[place]
             wanted = (numbers[place] - near / diagonal[place])[None]

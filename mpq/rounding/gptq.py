@@ -109,7 +109,7 @@ class Sequential:
 
     def _block(self, stack: Stack, left: Tensor, found: Tensor, start: int, stop: int) -> Tensor:
         """Rounds some inputs in place; ``[k, R]`` their errors, in units of the factor."""
-        errors = torch.empty(stop - start, left.shape[1])
+        errors = left.new_empty(stop - start, left.shape[1])
         for place in range(start, stop):
             at = self.order[place : place + 1]
             codes = stack.codes(left[place : place + 1], at)

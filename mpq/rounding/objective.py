@@ -52,5 +52,5 @@ class Objective:
     def of_codes(self, stack: Stack, codes: Tensor) -> Tensor:
         """``[R]`` for codes ``[K, R]``, in units of the squared largest weight of each row."""
         # Squares of very large or small weights are no float32.
-        unit = stack.target.abs().amax(dim=0).clamp_min(torch.finfo().tiny)
+        unit = stack.target.abs().amax(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
         return self.of_errors((stack.all_numbers(codes) - stack.target).div_(unit))

@@ -7,13 +7,14 @@ from typing import final
 import torch
 
 from mpq._support.progress import track
+from mpq.errors import DataError, GradientError
 from mpq.network.modules import weight_of
 from mpq.network.weight_layout import layout_of
-from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat
+from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat, spell_weight
 from mpq.quantization.stored import StoredWeight
 from mpq.rounding import AutoRounding, Nearest, WeightRounding
 from mpq.sensitivity import Estimation
-from mpq.sensitivity.passes.second_moments import second_moments
+from mpq.sensitivity.passes.second_moments import SecondMoments, second_moments
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
 
@@ -28,11 +29,13 @@ class RoundedWeights:
         to_nearest: Layers that were rounded to nearest all the same, and why.
         unhelped: Precisions whose weights were rounded to nearest in all layers, as unseen examples
             did not say that another rounding helps.
+        unguided: Why the loss did not guide the rounding; empty: it did.
     """
 
     stored: Mapping[tuple[str, TensorFormat], StoredWeight] = field(default_factory=dict)
     to_nearest: Mapping[str, str] = field(default_factory=dict)
     unhelped: tuple[str, ...] = ()
+    unguided: str = ""
 
 
 def rounded_weights(on: Estimation, rounding: WeightRounding, seed: int) -> RoundedWeights:
@@ -40,7 +43,8 @@ def rounded_weights(on: Estimation, rounding: WeightRounding, seed: int) -> Roun
 
     Layers that share a weight are looked at once, and get the same codes. Takes a forward and a
     backward pass over the calibration examples, and a second moment ``[K, K]`` for every layer;
-    ``auto`` takes it twice, and two forward passes over a share of them for every format.
+    ``auto`` takes it twice, and two forward passes over a share of them for every format. Of a
+    network that cannot be differentiated the second moments are the plain ones.
 
     Args:
         on: Network, calibration examples, candidates, and the quantizer whose grids scales start
@@ -50,6 +54,7 @@ def rounded_weights(on: Estimation, rounding: WeightRounding, seed: int) -> Roun
 
     Raises:
         ModelError: If what a layer reads is not finite.
+        DataError: If ``auto`` has a single example, of which none can be left out.
     """
     formats = [f for f in on.weights.formats if f.number.needs_scale]
     if isinstance(rounding, Nearest) or not formats:
@@ -58,18 +63,20 @@ def rounded_weights(on: Estimation, rounding: WeightRounding, seed: int) -> Roun
         helped = _helped(on, rounding, formats, seed)
         found = _rounded(on, rounding, helped, seed) if helped else RoundedWeights()
         unhelped = [f for f in formats if f not in helped]
-        return replace(found, unhelped=tuple(map(_spelled, unhelped)))
+        return replace(found, unhelped=tuple(map(spell_weight, unhelped)))
     return _rounded(on, rounding, formats, seed)
-
-
-def _spelled(tensor_format: TensorFormat) -> str:
-    return str(Precision(tensor_format, ORIGINAL.activation))
 
 
 def _helped(
     on: Estimation, rounding: AutoRounding, formats: Sequence[TensorFormat], seed: int
 ) -> list[TensorFormat]:
     """Formats in which the network loses less on examples that its codes were not found with."""
+    if on.data.num_examples < 2:
+        raise DataError(
+            "rounding auto tries codes on calibration examples that they were not found with, and "
+            "there is a single example (or a batch whose rows mix, which is one): give more, or "
+            "choose coordinate-descent or nearest"
+        )
     seen, unseen = on.data.split(rounding.share)
     trial = _rounded(replace(on, data=seen), rounding, formats, seed)
     original = Reference(on.network.module, unseen, on.network.metric, on.network.allow_randomness)
@@ -89,7 +96,7 @@ def _rounded(
     on: Estimation, rounding: WeightRounding, formats: Sequence[TensorFormat], seed: int
 ) -> RoundedWeights:
     """All layers in some formats, by all of the examples."""
-    moments = second_moments(on, seed=seed)
+    moments, unguided = _moments(on, seed)
     found: dict[tuple[str, TensorFormat], StoredWeight] = {}
     for layer in track(on.network.layers, "rounding weights"):
         if layer.name in moments.missing:
@@ -101,7 +108,15 @@ def _rounded(
         if (layer.name, formats[0]) not in found:
             codes = _codes(on, layer.name, moments.values[layer.name], formats, rounding)
             found |= {(layer.name, f): weight for f, weight in codes.items()}
-    return RoundedWeights(found, dict(moments.missing))
+    return RoundedWeights(found, dict(moments.missing), unguided=unguided)
+
+
+def _moments(on: Estimation, seed: int) -> tuple[SecondMoments, str]:
+    """Guided by the loss where it has gradients; else plain, and why."""
+    try:
+        return second_moments(on, seed=seed), ""
+    except GradientError as error:
+        return second_moments(on, guidance=0.0), str(error)
 
 
 def _codes(

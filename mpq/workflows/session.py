@@ -109,7 +109,8 @@ class Session:
             safeguard: The solution beside the uniform precisions within the budgets.
         """
         # Made once, as the assignment states a part of it again: both files have to say the same.
-        provenance = self._provenance(solver, estimator, refinements)
+        chosen = solution.precisions(problem)
+        provenance = self._provenance(solver, estimator, refinements, chosen)
         pricing, precisions = self.prepared.pricing, problem.loss.precisions
         # A maximum over steps has no table by layers.
         shown = [name for name in self._shown(problem) if name in pricing.sums]
@@ -131,9 +132,15 @@ class Session:
         )
 
     def _provenance(
-        self, solver: Solver, estimator: str, refinements: tuple[Refinement, ...]
+        self,
+        solver: Solver,
+        estimator: str,
+        refinements: tuple[Refinement, ...],
+        chosen: Mapping[str, Precision],
     ) -> Provenance:
-        profile = self.prepared.pricing.profile
+        profile, rounded = self.prepared.pricing.profile, self.prepared.rounded
+        # What is not rounded at all is not rounded to nearest.
+        is_rounded = {name for name, p in chosen.items() if p.weight.number.needs_scale}
         return Provenance(
             estimator=estimator,
             solver=SOLVERS.spell(solver),
@@ -151,8 +158,9 @@ class Session:
             target=self.prepared.task.to,
             unshipped=dict(self.prepared.unshipped),
             rounding=self.prepared.task.rounding,
-            rounded_to_nearest=dict(self.prepared.rounded.to_nearest),
-            rounding_unhelped=self.prepared.rounded.unhelped,
+            rounded_to_nearest={n: w for n, w in rounded.to_nearest.items() if n in is_rounded},
+            rounding_unhelped=rounded.unhelped,
+            rounding_unguided=rounded.unguided,
             mpq_version=version("mpq"),
             torch_version=str(torch.__version__),
         )

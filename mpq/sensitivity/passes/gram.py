@@ -22,7 +22,7 @@ class Gram:
 
     def __init__(self, groups: int, inputs: int, device: torch.device) -> None:
         # The part above the diagonal's blocks stays 0: it is that below, and costs nothing.
-        self._sum = torch.zeros(groups, inputs, inputs, device=device)
+        self._sum = torch.zeros(groups, inputs, inputs, dtype=torch.float32, device=device)
         blocks = min(_MOST_BLOCKS, max(1, inputs // _BLOCK))
         self._ends = [inputs * (i + 1) // blocks for i in range(blocks)]
 

@@ -139,4 +139,4 @@ class EmbeddingMoments:
 
     def _identity(self, total: float) -> Tensor:
         # Spread over all rows, of which each use meets one.
-        return total / self._rows * torch.eye(self._inputs).unsqueeze(0)
+        return total / self._rows * torch.eye(self._inputs, dtype=torch.float32).unsqueeze(0)

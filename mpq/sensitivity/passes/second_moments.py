@@ -210,7 +210,7 @@ def _refusal(layer: Layer, inputs: int, max_inputs: int) -> str:
         size = 4 * layer.groups * inputs**2 / 2**30
         return (
             f"layer {layer.name!r} has {inputs} weights in a row, whose second moment takes "
-            f"{size:.3g} GiB; raise max_inputs ({max_inputs}) to have it"
+            f"{size:.3g} GiB, more than one of {max_inputs} inputs"
         )
     return ""
 

@@ -23,6 +23,7 @@ from mpq.quantization.quantizer import Quantizer, quantized
 from mpq.sensitivity import Estimation, OutputSketch
 from mpq.sensitivity import output_sketch as module_under_test
 from mpq.sensitivity.passes import factor_rows
+from tests.sensitivity.functions import Function
 
 Array = npt.NDArray[np.float64]
 
@@ -363,19 +364,6 @@ def test_original_precision_costs_nothing() -> None:
 
     assert (found[:, 1] == 0).all()
     assert (found[:, 0] > 0).all()
-
-
-class Function(nn.Module):
-    """Named layers and a function of them."""
-
-    def __init__(self, forward: Callable[[Any, Tensor], Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
 
 
 @pytest.mark.parametrize("text", ["w2", "w8a3d"])

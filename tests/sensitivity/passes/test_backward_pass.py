@@ -1,7 +1,6 @@
 """What is read at every layer is what autograd has there, in a quantized network, too."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -15,24 +14,12 @@ from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer, quantized
 from mpq.quantization.rounding import quantize_activation
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
+from tests.sensitivity.functions import Function
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-class Function(nn.Module):
-    """Named layers and a function of them."""
-
-    def __init__(self, forward: Callable[[Any, Tensor], Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(self, x)
 
 
 class Kept:

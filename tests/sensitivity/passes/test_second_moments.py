@@ -1,7 +1,7 @@
 """Second moments against the layers themselves: what an error of the weight does to the output."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -22,26 +22,13 @@ from mpq.sensitivity.passes import input_columns
 from mpq.sensitivity.passes.gram import Gram
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
 from mpq.sensitivity.passes.second_moments import SecondMoments, second_moments
+from tests.sensitivity.functions import Function
 from tests.sensitivity.passes.convolutions import CONVOLUTIONS
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-class Function(nn.Module):
-    """Named layers and a function of them."""
-
-    def __init__(self, forward: Callable[[Any, Tensor], Tensor], **layers: nn.Module) -> None:
-        super().__init__()
-        self.function = forward
-        for name, layer in layers.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """What the function gives."""
-        return self.function(self, x)
 
 
 def flat(model: Any, x: Tensor) -> Tensor:

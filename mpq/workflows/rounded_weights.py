@@ -116,7 +116,8 @@ def _moments(on: Estimation, seed: int) -> tuple[SecondMoments, str]:
     try:
         return second_moments(on, seed=seed), ""
     except GradientError as error:
-        return second_moments(on, guidance=0.0), str(error)
+        # The cause alone: the error advises another estimator, which has nothing to do with this.
+        return second_moments(on, guidance=0.0), error.cause
 
 
 def _codes(

@@ -287,7 +287,9 @@ def test_without_gradients_the_inputs_alone_are_looked_at() -> None:
         task(Undifferentiable().eval(), "gptq"), LIMIT, sensitivity="measured:score=divergence"
     )
     assert result.assignment.weights is not None
-    assert "cannot be differentiated" in result.provenance.rounding_unguided
+    unguided = result.provenance.rounding_unguided
+    assert "runs without gradients" in unguided
+    assert "--sensitivity" not in unguided
 
 
 def test_auto_needs_an_example_to_leave_out(net: nn.Module) -> None:

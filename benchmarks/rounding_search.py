@@ -80,6 +80,7 @@ def compared(name: str, seed: int, roundings: list[str]) -> list[dict[str, Any]]
             "rounding": searched.rounding,
             "rounding_passes": searched.rounding_seconds / pass_seconds,
             "all_passes": searched.seconds / pass_seconds,
+            "unhelped": list(searched.unhelped),
             "budgets": searched.against(found[0]),
         }
         for searched in found
@@ -92,12 +93,14 @@ class Searched:
 
     Args:
         rounding: How weights become codes.
+        unhelped: Precisions at which ``auto`` rounded to nearest.
         losses: Budget and variant to ``[N]`` nats of every fresh example.
         rounding_seconds: For second moments and codes of all layers at all candidates.
         seconds: For everything but measuring on the fresh examples.
     """
 
     rounding: str
+    unhelped: tuple[str, ...]
     losses: dict[tuple[int, str], Array]
     rounding_seconds: float
     seconds: float
@@ -120,8 +123,9 @@ class Searched:
         )
         start = time.perf_counter()
         prepared = Prepared.of(task)
-        _ = prepared.rounded
-        rounding_seconds = time.perf_counter() - start
+        begun = time.perf_counter()
+        unhelped = prepared.rounded.unhelped
+        rounding_seconds = time.perf_counter() - begun
         method = Method.of(ESTIMATOR, SOLVER, seed)
         on = Estimation(
             prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates
@@ -141,7 +145,7 @@ class Searched:
         losses = {
             key: evaluator.measure(precisions).by_example for key, precisions in chosen.items()
         }
-        return cls(rounding, losses, rounding_seconds, seconds)
+        return cls(rounding, unhelped, losses, rounding_seconds, seconds)
 
     def against(self, first: "Searched") -> list[dict[str, Any]]:
         """Losses at every budget, and their ratios to another rounding's search."""

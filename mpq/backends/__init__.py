@@ -152,6 +152,8 @@ def export(
         spelled = backend if isinstance(backend, str) else BACKENDS.spell(built)
         check = ship(built, spelled, assignment, path, model, calibration, held_out)
         return ExportedFile(path, check.verdict, check.max_difference / check.spread)
+    if held_out is not None and not built.needs_network:
+        raise InputError(f"{built.name} runs nothing: leave out held_out (--eval-data)")
     if isinstance(built, Recipe):
         written = write_files(path, built.files(assignment, model, calibration))
         return ExportedFile(written[0], built.note, None)

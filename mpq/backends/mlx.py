@@ -307,13 +307,11 @@ class LoadedByMlx:
     @property
     def kinds(self) -> Mapping[str, str]:
         """See ``Loaded.kinds``."""
-        found = {
-            name: f"{type(part).__name__} {_kind(part.bits, part.group_size, part.mode)}"
-            for name, part in self._quantized().items()
-        }
-        if self.is_tied:
-            shared = [told for told in found.values() if "Embedding" in told]
-            found |= dict.fromkeys(["lm_head"] * len(shared), *shared)
+        found: dict[str, str] = {}
+        for name, part in self._quantized().items():
+            found[name] = f"{type(part).__name__} {_kind(part.bits, part.group_size, part.mode)}"
+            if self.is_tied and "Embedding" in type(part).__name__:
+                found["lm_head"] = found[name]
         return found
 
     @property

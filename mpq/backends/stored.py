@@ -10,7 +10,7 @@ from torch import nn
 from mpq.backends.target import Shipped, Target
 from mpq.errors import ModelError
 from mpq.network.examples import Batch
-from mpq.network.modules import stored_tensors, weight_of
+from mpq.network.modules import hooks, stored_tensors, weight_of
 from mpq.problem.assignment import AssignedLayer
 
 
@@ -25,12 +25,10 @@ def check_kinds(target: Target, shipped: Shipped, kinds: Mapping[str, str]) -> N
     Raises:
         ModelError: Names the first layer that is held as floats, or in another type.
     """
-    # A parameter that several layers share is stored once: as the first one is.
-    owners: dict[int, AssignedLayer] = {}
+    owners = _owners(shipped)
     for layer in shipped.quantized:
         told = kinds.get(layer.name, "")
-        weight = weight_of(shipped.module.get_submodule(layer.name))
-        owner = owners.setdefault(id(weight), layer)
+        owner = owners[_weight_id(shipped, layer)]
         promised = target.stored_kind(owner, owner.precision)
         if not re.fullmatch(rf"(.* )?{re.escape(promised)}( .*)?", told):
             raise ModelError(
@@ -62,14 +60,22 @@ def check_size(target: Target, shipped: Shipped, made: Path) -> tuple[int, int]:
 
 def predicted_bytes(target: Target, shipped: Shipped) -> int:
     """Bytes of all tensors that the target stores, without headers."""
-    weights = {id(weight_of(shipped.module.get_submodule(x.name))) for x in shipped.quantized}
-    rest = {id(t): t for t in stored_tensors(shipped.module) if id(t) not in weights}
-    # A parameter that several layers share is stored once.
-    first = {
-        id(weight_of(shipped.module.get_submodule(x.name))): x for x in reversed(shipped.quantized)
-    }
-    bits = sum(target.stored_bits(layer, layer.precision) for layer in first.values())
+    owners = _owners(shipped)
+    rest = {id(t): t for t in stored_tensors(shipped.module) if id(t) not in owners}
+    bits = sum(target.stored_bits(layer, layer.precision) for layer in owners.values())
     return -(-bits // 8) + sum(target.constant_bytes(t) for t in rest.values())
+
+
+def _owners(shipped: Shipped) -> dict[int, AssignedLayer]:
+    """The first layer of every weight: what several layers share is stored once, as its."""
+    found: dict[int, AssignedLayer] = {}
+    for layer in shipped.quantized:
+        found.setdefault(_weight_id(shipped, layer), layer)
+    return found
+
+
+def _weight_id(shipped: Shipped, layer: AssignedLayer) -> int:
+    return id(weight_of(shipped.module.get_submodule(layer.name)))
 
 
 @torch.no_grad()
@@ -96,10 +102,6 @@ def never_run(module: nn.Module, batch: Batch) -> list[str]:
     def runs(part: nn.Module, *_: object) -> None:
         waiting.pop(part, None)
 
-    hooks = [part.register_forward_hook(runs) for part in list(waiting)]
-    try:
+    with hooks(part.register_forward_hook(runs) for part in list(waiting)):
         module(*batch.args, **batch.kwargs)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return list(waiting.values())

@@ -125,10 +125,7 @@ def _rounding(result: "SearchResult") -> Iterator[str]:
             f"{made.rounding}, with regard to the calibration examples; their codes are kept"
         )
     if made.rounding_unguided:
-        yield (
-            "the loss did not guide the rounding, as the network cannot be differentiated: "
-            f"{made.rounding_unguided}"
-        )
+        yield f"rounded without regard to the loss: {_with_reasons(made.rounding_unguided)}"
     if made.rounded_to_nearest:
         yield f"weights rounded to nearest: {_with_reasons(made.rounded_to_nearest)}"
     if made.rounding_unhelped:

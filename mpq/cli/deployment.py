@@ -83,6 +83,8 @@ def export(
     told = serving(serve, backend, found)
     if output is None and backend.needs_network:
         raise InputError(f"a file of {backend.name} needs --output: where it goes")
+    if eval_data is not None and not backend.needs_network:
+        raise InputError(f"{backend.name} runs nothing: leave out --eval-data")
     if output is None:
         # ``write`` ends the last line itself.
         text = backend.export(found, None, None).content.decode().removesuffix("\n")

@@ -129,16 +129,8 @@ class Relaxation:
         """``[K, R]`` the shares at which weights are what they were."""
         return torch.where(self.gap != 0, -self.rest / self.gap, 0.0)
 
-    def error(self, logits: Tensor, weight: float) -> Tensor:
-        """``[R]`` what is minimized: the error and the regularizer, of some weight."""
-        shares = shares_of(logits)
-        errors = self.rest + self.gap * shares
-        cost = self.form.diagonal()[:, None] * self.gap.square()
-        regularizer = cost * (1 - (2 * shares - 1).square())
-        return ((self.form @ errors) * errors + weight * regularizer).sum(dim=0)
-
     def slope(self, logits: Tensor, weight: float) -> Tensor:
-        """``[K, R]`` derivative of ``error`` by the logits."""
+        """``[K, R]`` derivative of the error and the regularizer, of some weight, by the logits."""
         shares = shares_of(logits)
         slope = (self.form @ (self.rest + self.gap * shares)).mul_(2 * self.gap)
         cost = self.form.diagonal()[:, None] * self.gap.square()

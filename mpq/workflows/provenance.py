@@ -50,8 +50,8 @@ class Provenance:
         rounded_to_nearest: Layers whose weights were rounded to nearest all the same, and why.
         rounding_unhelped: Precisions at which ``auto`` rounded all weights to nearest, as unseen
             examples did not say that anything else helps.
-        rounding_unguided: Why the loss did not guide the rounding, which then looks at what layers
-            read alone; empty: it did, or nothing was to be guided.
+        rounding_unguided: Layers that were rounded by what they read alone, without regard to the
+            loss, and why.
         mpq_version: Version of mpq that made it; empty where it is not known.
         torch_version: Version of torch that it was made with; empty where it is not known.
     """
@@ -72,6 +72,6 @@ class Provenance:
     rounding: str = "nearest"
     rounded_to_nearest: Mapping[str, str] = field(default_factory=dict)
     rounding_unhelped: tuple[str, ...] = ()
-    rounding_unguided: str = ""
+    rounding_unguided: Mapping[str, str] = field(default_factory=dict)
     mpq_version: str = ""
     torch_version: str = ""

@@ -29,13 +29,13 @@ class RoundedWeights:
         to_nearest: Layers that were rounded to nearest all the same, and why.
         unhelped: Precisions whose weights were rounded to nearest in all layers, as unseen examples
             did not say that another rounding helps.
-        unguided: Why the loss did not guide the rounding; empty: it did.
+        unguided: Layers whose rounding the loss did not guide, and why.
     """
 
     stored: Mapping[tuple[str, TensorFormat], StoredWeight] = field(default_factory=dict)
     to_nearest: Mapping[str, str] = field(default_factory=dict)
     unhelped: tuple[str, ...] = ()
-    unguided: str = ""
+    unguided: Mapping[str, str] = field(default_factory=dict)
 
 
 def rounded_weights(on: Estimation, rounding: WeightRounding, seed: int) -> RoundedWeights:
@@ -61,7 +61,9 @@ def rounded_weights(on: Estimation, rounding: WeightRounding, seed: int) -> Roun
         return RoundedWeights()
     if isinstance(rounding, AutoRounding):
         helped = _helped(on, rounding, formats, seed)
-        found = _rounded(on, rounding, helped, seed) if helped else RoundedWeights()
+        if not helped:  # and so nothing that could have been guided
+            return RoundedWeights(unhelped=tuple(map(spell_weight, formats)))
+        found = _rounded(on, rounding, helped, seed)
         unhelped = [f for f in formats if f not in helped]
         return replace(found, unhelped=tuple(map(spell_weight, unhelped)))
     return _rounded(on, rounding, formats, seed)
@@ -96,28 +98,29 @@ def _rounded(
     on: Estimation, rounding: WeightRounding, formats: Sequence[TensorFormat], seed: int
 ) -> RoundedWeights:
     """All layers in some formats, by all of the examples."""
-    moments, unguided = _moments(on, seed)
+    moments = _moments(on, seed)
     found: dict[tuple[str, TensorFormat], StoredWeight] = {}
     for layer in track(on.network.layers, "rounding weights"):
         if layer.name in moments.missing:
             continue
         owner = layer.weight_of or layer.name
-        for tensor_format in formats:
-            if (owner, tensor_format) in found:  # the codes of the layer that it shares it with
-                found[layer.name, tensor_format] = found[owner, tensor_format]
-        if (layer.name, formats[0]) not in found:
+        if (owner, formats[0]) in found:  # the codes of the layer that it shares it with
+            found |= {(layer.name, f): found[owner, f] for f in formats}
+        else:
             codes = _codes(on, layer.name, moments.values[layer.name], formats, rounding)
             found |= {(layer.name, f): weight for f, weight in codes.items()}
-    return RoundedWeights(found, dict(moments.missing), unguided=unguided)
+    return RoundedWeights(found, dict(moments.missing), unguided=dict(moments.unguided))
 
 
-def _moments(on: Estimation, seed: int) -> tuple[SecondMoments, str]:
+def _moments(on: Estimation, seed: int) -> SecondMoments:
     """Guided by the loss where it has gradients; else plain, and why."""
     try:
-        return second_moments(on, seed=seed), ""
+        return second_moments(on, seed=seed)
     except GradientError as error:
+        found = second_moments(on, guidance=0.0)
         # The cause alone: the error advises another estimator, which has nothing to do with this.
-        return second_moments(on, guidance=0.0), error.cause
+        why = f"the network cannot be differentiated: {error.cause}"
+        return replace(found, unguided=dict.fromkeys(found.values, why))
 
 
 def _codes(

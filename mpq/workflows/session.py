@@ -160,7 +160,7 @@ class Session:
             rounding=self.prepared.task.rounding,
             rounded_to_nearest={n: w for n, w in rounded.to_nearest.items() if n in is_rounded},
             rounding_unhelped=rounded.unhelped,
-            rounding_unguided=rounded.unguided,
+            rounding_unguided={n: w for n, w in rounded.unguided.items() if n in is_rounded},
             mpq_version=version("mpq"),
             torch_version=str(torch.__version__),
         )

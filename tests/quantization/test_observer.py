@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
+from mpq.quantization.codes import Codes
 from mpq.quantization.fingerprint import measurement_key
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.observer import SAMPLES_PER_BATCH, ActivationRanges, observe_inputs
@@ -107,3 +108,26 @@ def test_a_key_says_only_what_is_set() -> None:
     assert not plain.keys() & {"allow_randomness", "numerics"}
     assert key(0, other).items() >= {"allow_randomness": "0", "numerics": repr(other)}.items()
     assert {name for name in key(0, other) if name not in plain} == {"allow_randomness", "numerics"}
+
+
+def test_a_key_tells_weights_apart_that_were_rounded_with_regard_to_data() -> None:
+    """A journal of another rounding is of another measurement."""
+    data = Calibration([torch.ones(5, 4)])
+    network = Network.of(nn.Sequential(nn.Linear(4, 3)).eval(), data)
+    precision = Precision.parse("w4a32")
+    rows = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+
+    def key(**stored: Tensor) -> dict[str, str]:
+        scale, point = torch.ones(3, 1), torch.zeros(3, 1, dtype=torch.int32)
+        kept = {
+            ("0", precision.weight): Codes(precision.weight, codes, scale, point, 4).stored(rows)
+            for codes in stored.values()
+        }
+        quantizer = Quantizer(ActivationRanges({}), "minmax", stored=kept)
+        return measurement_key(network, data, quantizer, [precision])
+
+    ones, others = key(codes=torch.ones(3, 4)), key(codes=torch.ones(3, 4).triu())
+
+    assert "rounding" not in key()
+    assert len({ones["rounding"], others["rounding"]}) == 2
+    assert ones == key(codes=torch.ones(3, 4))

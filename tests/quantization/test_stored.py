@@ -84,14 +84,10 @@ def test_weights_of_another_rounding_are_others() -> None:
     assert StoredWeights("gptq", {}) != "gptq"
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"", "SHA-256 is another"), (b"{}", "SHA-256 is another")],
-)
-def test_another_file_is_refused(content: bytes, message: str) -> None:
+def test_another_file_is_refused() -> None:
     weights = StoredWeights("gptq", {"a": stored_by("w4")})
-    with pytest.raises(FileFormatError, match=message):
-        StoredWeights.from_content(content, "gptq", weights.sha256)
+    with pytest.raises(FileFormatError, match="SHA-256 is another"):
+        StoredWeights.from_content(b"{}", "gptq", weights.sha256)
 
 
 def test_a_file_that_is_none_is_refused_even_with_its_own_checksum() -> None:

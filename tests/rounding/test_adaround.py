@@ -13,6 +13,7 @@ from mpq.rounding import AdaRound, Gptq, Nearest
 from mpq.rounding.adaround import Relaxation, beyond, logits_of, shares_of
 from mpq.rounding.objective import Objective
 from tests.rounding.cases import (
+    SPELLINGS,
     Array,
     all_codes_of,
     damped,
@@ -24,8 +25,6 @@ from tests.rounding.cases import (
     rounded,
     stack_of,
 )
-
-SPELLINGS = ["w2", "w3z", "w4", "w3g4", "w4zg5", "w4t", "w8", "fp4", "fp8", "mxfp4", "nvfp4"]
 
 
 def neighbours(codes: Codes, rows: torch.Tensor, row: int) -> list[Array]:

@@ -15,6 +15,7 @@ from mpq.rounding import CoordinateDescent, Gptq, Nearest
 from mpq.rounding.coordinate_descent import refitted, swept
 from mpq.rounding.objective import Objective
 from tests.rounding.cases import (
+    SPELLINGS,
     Array,
     damped,
     errors,
@@ -25,8 +26,6 @@ from tests.rounding.cases import (
     rounded,
     stack_of,
 )
-
-SPELLINGS = ["w2", "w3z", "w4", "w8", "w3g4", "w4zg5", "w4t", "fp4", "fp8", "mxfp4", "nvfp4"]
 
 
 def optimum(codes: Codes, rows: torch.Tensor, moment: torch.Tensor) -> Array:
@@ -246,3 +245,40 @@ def test_options_without_a_meaning_are_refused(options: dict[str, float]) -> Non
     """When they are set, not when they are used."""
     with pytest.raises(InputError, match="coordinate-descent needs"):
         CoordinateDescent(**options)  # type: ignore[arg-type]
+
+
+def test_powers_of_two_stay_what_they_are() -> None:
+    """Also those that float16, in which scales of groups are stored, does not hold."""
+    rows, moment = layer(4, 32)
+    small = rows * 1e-6
+
+    (found,) = rounded(CoordinateDescent(), small, moment, formats_of("mxfp4"))
+    (start,) = rounded(Nearest(), small, moment, formats_of("mxfp4"))
+
+    assert torch.equal(found.scale, start.scale)
+    assert (torch.frexp(found.scale)[0] == 0.5).all()
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_the_size_of_weights_does_not_matter(size: float) -> None:
+    """Squares of such numbers are no float32; rows are better than to nearest all the same."""
+    rows, moment = layer(8, 24)
+
+    found, start = (
+        rounded(descent, rows * size, moment, formats_of("w3"))[0].numbers() / size
+        for descent in (CoordinateDescent(), Nearest())
+    )
+
+    assert errors(rows, found, moment).sum() < 0.9 * errors(rows, start, moment).sum()
+
+
+def test_a_scale_keeps_its_sign_and_one_of_zeros_stays() -> None:
+    """The best scale of codes of the wrong sign is negative, and that of zeros is any number."""
+    rows, moment = layer(2, 16)
+    stack, start = stack_of(rows, "w4")
+    codes = torch.stack([-stack.nearest()[:, 0], torch.zeros(16)], dim=1)
+
+    found = refitted(Objective.of(moment[0], 0.01), stack, codes)
+
+    assert torch.equal(found.scale, stack.scale)
+    assert (start.scale > 0).all()

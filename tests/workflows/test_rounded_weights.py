@@ -1,5 +1,6 @@
 """Searches with a rounding that looks at the data: one set of numbers from estimate to export."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -7,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 import mpq
 from mpq.backends.simulate import quantizer_of
+from mpq.cli.console import print_result
 from mpq.errors import (
     DataError,
     FileFormatError,
@@ -119,8 +122,6 @@ def test_the_codes_are_those_that_were_priced(net: nn.Module) -> None:
         layer_module = found.network.layer_module(name)
         priced = found.quantizer.weight(name, layer_module, precision.weight)
         assert torch.equal(kept.weight(name, layer_module, precision.weight), priced)
-        plain = found.quantizer.grid(name, priced.flatten(1), precision.weight)
-        assert plain is not None
 
 
 def test_rounding_changes_what_the_weights_become(net: nn.Module) -> None:
@@ -180,7 +181,10 @@ def test_nearest_keeps_nothing(net: nn.Module) -> None:
     assert not found.to_nearest
 
 
-def test_formats_without_scales_need_no_pass(net: nn.Module) -> None:
+def test_formats_without_scales_need_no_pass(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpq.workflows.rounded_weights.second_moments", None)  # no call passes
     prepared = Prepared.of(task(net, "gptq", candidates=["fp16", "bf16"]))
     assert not prepared.rounded.stored
 
@@ -288,8 +292,45 @@ def test_without_gradients_the_inputs_alone_are_looked_at() -> None:
     )
     assert result.assignment.weights is not None
     unguided = result.provenance.rounding_unguided
-    assert "runs without gradients" in unguided
-    assert "--sensitivity" not in unguided
+    assert set(unguided) == set(result.assignment.precisions)
+    assert all("runs without gradients" in why for why in unguided.values())
+    assert not any("--sensitivity" in why for why in unguided.values())
+
+
+class Staircase(Net):
+    """Nothing flows back from the head to what lies before the steps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.grouped(torch.relu(self.norm(self.conv(x)))))
+        steps = (hidden.flatten(1) * 8).round().detach()
+        found: Tensor = self.head(torch.relu(self.hidden(steps)))
+        return found
+
+
+def test_layers_that_no_gradient_reaches_are_named() -> None:
+    torch.manual_seed(0)
+    result = mpq.search(task(Staircase().eval(), "gptq"), LIMIT)
+    expected = dict.fromkeys(["conv", "grouped"], "no gradient reaches it")
+    assert result.provenance.rounding_unguided == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, "4 of 4 weights rounded by gptq, with regard to the calibration examples"),
+        ({"rounding_unguided": {"conv": "why"}}, "rounded without regard to the loss: conv (why)"),
+        ({"rounded_to_nearest": {"conv": "why"}}, "weights rounded to nearest: conv (why)"),
+        ({"rounding_unhelped": ("w2", "w8")}, "weights rounded to nearest at w2, w8: on examples"),
+    ],
+)
+def test_the_terminal_says_how_weights_were_rounded(
+    net: nn.Module, changes: dict[str, Any], sentence: str
+) -> None:
+    result = mpq.search(task(net, "gptq"), LIMIT, sensitivity="sketch")
+    shown = replace(result, provenance=replace(result.provenance, **changes))
+    console = Console(record=True, width=500, file=io.StringIO())
+    print_result(shown, console)
+    assert sentence in console.export_text()
 
 
 def test_auto_needs_an_example_to_leave_out(net: nn.Module) -> None:

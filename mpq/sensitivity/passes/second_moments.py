@@ -40,10 +40,12 @@ class SecondMoments:
             weights of a row meet, in the order of ``RowLayout.to_rows``. Of ``O`` rows the first
             ``O / G`` are the first group's, and so on. Layers that share a weight have one tensor.
         missing: Layer to the sentence that says why it has none.
+        unguided: Layer to why its moment is the plain one, though a guided one was asked for.
     """
 
     values: Mapping[str, Tensor]
     missing: Mapping[str, str]
+    unguided: Mapping[str, str]
 
 
 def second_moments(
@@ -229,6 +231,7 @@ class _Mixing:
         self._on, self._collected, self._guidance = on, collected, guidance
         self._values: dict[str, Tensor] = {}
         self._missing = dict(collected.missing)
+        self._unguided: dict[str, str] = {}
 
     def result(self) -> SecondMoments:
         """Of all layers, those that share a weight together."""
@@ -237,7 +240,7 @@ class _Mixing:
             sharing.setdefault(layer.weight_of or layer.name, []).append(layer)
         for layers in sharing.values():
             self._add(layers)
-        return SecondMoments(self._values, self._missing)
+        return SecondMoments(self._values, self._missing, self._unguided)
 
     def _add(self, layers: Sequence[Layer]) -> None:
         reached = [x for x in layers if x.name in self._collected.calls]
@@ -267,6 +270,8 @@ class _Mixing:
         if self._guidance:
             guided = _total(m.guided() for m in moments)
             _check_finite(names[0], guided, "the gradient of its output, times what it reads")
+            if found.any() and not guided.any():
+                self._unguided |= dict.fromkeys(names, "no gradient reaches it")
             found = _with_equal_traces(found, guided, self._guidance)
         return found.div_(self._on.data.num_examples)
 

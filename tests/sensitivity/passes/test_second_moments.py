@@ -322,6 +322,29 @@ def test_an_expert_reads_what_it_is_sent(sizes: list[int], guidance: float) -> N
         torch.testing.assert_close(found[0], expected)
 
 
+@pytest.mark.parametrize("guidance", [0, 0.5])
+def test_an_expert_that_is_sent_one_token_reads_one(guidance: float) -> None:
+    """And not one for every example, as a layer does that all of them share."""
+    x = torch.cat([torch.randn(11, 3) - 4, torch.tensor([[2.0, 1.0, -1.0]])])
+
+    found = moments(Experts(), x, guidance=guidance).values["experts.1"]
+
+    torch.testing.assert_close(trace(found), x[-1].square().sum()[None] / 12)
+
+
+def test_several_images_of_an_example_are_all_looked_at() -> None:
+    """A lattice of positions is laid over examples, which these are not."""
+    model = Function(
+        lambda m, x: m.layer(x.flatten(0, 1)).tanh().reshape(len(x), -1),
+        layer=nn.Conv2d(2, 3, 3),
+    )
+    on = asked(model, [torch.randn(4, 3, 2, 8, 8)])
+
+    every, some = (second_moments(on, positions=p).values["layer"] for p in (0, 1))
+
+    assert torch.equal(every, some)
+
+
 class Tied(nn.Module):
     """A language model whose head has the embedding's parameter."""
 
@@ -463,9 +486,11 @@ def test_without_a_gradient_the_moment_is_plain() -> None:
     model = Function(lambda m, x: m.c(x) + m.a(x).round() + m.b(m.b(x).detach().tanh()), **layers)
     on = asked(model, [torch.randn(8, 3)])
 
-    found = second_moments(on, guidance=0.5).values
+    collected = second_moments(on, guidance=0.5)
+    found = collected.values
 
     plain = second_moments(on, guidance=0).values
+    assert collected.unguided == {"a": "no gradient reaches it"}
     torch.testing.assert_close(found["a"], plain["a"])
     torch.testing.assert_close(trace(found["b"]), trace(plain["b"]))
     assert not torch.allclose(found["c"], plain["c"])

@@ -64,6 +64,8 @@ def ship(
     """
     target = target.fitted(model)
     target.check(assignment.layers, dict(model.named_modules(remove_duplicate=False)))
+    if assignment.weights is not None and target.arithmetic.scale_sign == "positive":
+        assignment.weights.check_positive(target.name)
     # Here, since one that was killed when all was done leaves a folder that the next one refuses.
     remove_dead(folder.parent, STAGED)
     _refuse_what_is_there(folder)

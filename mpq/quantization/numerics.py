@@ -16,6 +16,8 @@ InputRounding = Literal["reciprocal", "quotient", "rounded-quotient"]
 """How an input becomes integers."""
 TensorScale = Literal["power-of-two", "none"]
 """What a weight has beside the fp8 scales of its blocks."""
+ScaleSign = Literal["either", "positive"]
+"""Signs of scales that a tool reads."""
 FloatInputs = Literal["float", "llama.cpp"]
 """What becomes of the inputs of layers whose weight alone is quantized."""
 
@@ -48,6 +50,8 @@ class Numerics:
             type has super-blocks.
         tensor_scale: Of weights in nvfp4: ``power-of-two`` brings the scales of its blocks into
             fp8's range, exactly; ``none`` leaves small weights to fp8's smallest numbers.
+        scale_sign: ``either`` lets a rounding turn the codes of a symmetric format around, which
+            reach one further below 0 than above it, by a negative scale; ``positive`` does not.
 
     Raises:
         InputError: If a field has none of its values.
@@ -59,6 +63,7 @@ class Numerics:
     input_rounding: InputRounding = "reciprocal"
     float_inputs: FloatInputs = "float"
     tensor_scale: TensorScale = "power-of-two"
+    scale_sign: ScaleSign = "either"
 
     def __post_init__(self) -> None:
         values = {
@@ -68,6 +73,7 @@ class Numerics:
             "input_rounding": get_args(InputRounding),
             "float_inputs": get_args(FloatInputs),
             "tensor_scale": get_args(TensorScale),
+            "scale_sign": get_args(ScaleSign),
         }
         for name, known in values.items():
             if getattr(self, name) not in known:

@@ -67,11 +67,11 @@ def _into_range(largest: float, number: NumberFormat) -> float:
 
 
 def stored_scale(scale: Tensor, scale_type: ScaleType) -> Tensor:
-    """Positive scales as they are after storing them, in float32; any shape."""
+    """Scales as they are after storing them, with their signs, in float32; any shape."""
     if scale_type == "fp32":
         return scale
     # Before the cast, which makes 0 of smaller numbers and infinity of larger ones.
-    within = scale.clamp(SMALLEST[scale_type], LARGEST[scale_type])
+    within = scale.abs().clamp(SMALLEST[scale_type], LARGEST[scale_type]).copysign(scale)
     return within.to(_DTYPES[scale_type]).float()
 
 

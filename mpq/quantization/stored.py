@@ -14,7 +14,7 @@ import numpy as np
 
 from mpq._support.json_object import quoted
 from mpq._support.names import for_people
-from mpq.errors import FileFormatError
+from mpq.errors import FileFormatError, PrecisionError
 from mpq.quantization.precision import TensorFormat
 
 WEIGHTS_FILE: Final = "assignment.safetensors"
@@ -124,6 +124,20 @@ class StoredWeights:
 
     def __hash__(self) -> int:
         return hash(self.sha256)
+
+    def check_positive(self, tool: str) -> None:
+        """Refuses negative scales, for a tool that reads none.
+
+        Raises:
+            PrecisionError: Names the first layer that has one.
+        """
+        found = [name for name, weight in self.by_layer.items() if (weight.scale < 0).any()]
+        if found:
+            raise PrecisionError(
+                f"{tool} reads positive scales, and {len(found)} layers have negative ones, such "
+                f"as {quoted(found[0])}: search for the target (--to), or with "
+                "--rounding coordinate-descent:signs=false"
+            )
 
     def to_dict(self) -> dict[str, str]:
         """What an assignment's JSON says of them."""

@@ -10,7 +10,7 @@ from mpq._support.bounds import Bounded
 from mpq.quantization.codes import Codes
 from mpq.quantization.grid import Grid
 from mpq.quantization.numerics import Numerics
-from mpq.quantization.precision import Granularity, TensorFormat
+from mpq.quantization.precision import TensorFormat
 from mpq.rounding.stack import Stack, layout
 
 NUMBERS_AT_ONCE: Final = 1 << 24
@@ -99,11 +99,8 @@ def _pieces(part: range, numbers_per_row: int) -> Iterable[slice]:
 
 def _stack(rows: Tensor, some: slice, starts: Sequence[Codes], numerics: Numerics) -> Stack:
     formats = [start.tensor_format for start in starts]
-    is_group = formats[0].granularity is Granularity.GROUP
     grids = [(start.scale[some], start.zero_point[some]) for start in starts]
-    return Stack.of(
-        rows[some], formats, grids, numerics.group_scale if is_group else numerics.scale
-    )
+    return Stack.of(rows[some], formats, grids, numerics)
 
 
 def _fill(

@@ -21,11 +21,13 @@ FACTORS: Final = (1.0, 0.7, 0.78, 0.86, 0.93, 1.07, 1.15)
 class CoordinateDescent(WeightRounding):
     """GPTQ at several scales, the best one of each row, and then scales and codes in turn.
 
-    A row's error is the quadratic form of the damped second moment. GPTQ (arXiv:2210.17323) starts
-    it at seven factors of its scale; then scales are refitted in closed form, given the codes, and
-    every code is set to its best value given all others, sweep by sweep, as QuantEase does it
-    (Behdin et al. 2023, arXiv:2309.01885). The best that was met is kept: no row is worse than by
-    rounding to nearest or by GPTQ, by this form.
+    A row's error is the quadratic form of the damped second moment. Codes of integers around 0
+    reach one further below it than above, so that a negative scale can suit a row better: every
+    scale has the sign by which rounding to nearest errs less, at the best of seven factors, by the
+    diagonal of the form. GPTQ (arXiv:2210.17323) starts at the same seven; then scales are refitted
+    in closed form, given the codes, and every code is set to its best value given all others, sweep
+    by sweep, as QuantEase does it (Behdin et al. 2023, arXiv:2309.01885). The best that was met is
+    kept: no row is worse than by rounding to nearest or by GPTQ, by this form.
 
     Scales that are powers of two, and one that a whole weight shares, stay as they are.
 
@@ -34,6 +36,7 @@ class CoordinateDescent(WeightRounding):
         rounds: How often scales and codes take turns.
         sweeps: Over all codes, in each round.
         scales: Whether scales change at all.
+        signs: Whether they may be negative, where what runs the network reads such scales.
     """
 
     name: ClassVar[str] = "coordinate-descent"
@@ -43,6 +46,7 @@ class CoordinateDescent(WeightRounding):
     rounds: int = 2
     sweeps: int = 2
     scales: bool = True
+    signs: bool = True
 
     def __post_init__(self) -> None:
         check_damping(self.name, self.damping)
@@ -66,6 +70,9 @@ class _Descent(StackSolver):
     def solve(self, stack: Stack) -> tuple[Tensor, Tensor]:
         best = _Best(self.objective, stack)
         can_rescale = stack.can_rescale and self.options.scales
+        if can_rescale and stack.can_turn and self.options.signs:
+            best.offer(stack, self.sequential.codes(stack))
+            stack = turned(self.objective, stack)
         for factor in FACTORS if can_rescale else FACTORS[:1]:
             tried = stack.with_scale(stack.scale * factor) if factor != 1.0 else stack
             best.offer(tried, self.sequential.codes(tried))
@@ -99,6 +106,19 @@ class _Best:
         # Scales that stay are not stored anew: some are powers of two that float16 does not hold.
         if stack is not self.stack:
             self.stack = self.stack.with_scale(torch.where(better, stack.scale, self.stack.scale))
+
+
+def turned(objective: Objective, stack: Stack) -> Stack:
+    """The stack with a sign for every scale, the better one for rounding to nearest."""
+    least = torch.full_like(stack.scale, torch.inf)
+    is_negative = torch.zeros_like(stack.scale, dtype=torch.bool)
+    for factor in (f * s for s in (1.0, -1.0) for f in FACTORS):
+        tried = stack.with_scale(stack.scale * factor)
+        errors = objective.of_inputs(tried, tried.nearest())
+        found = torch.zeros_like(least).index_add_(0, stack.group_of, errors)
+        is_negative = torch.where(found < least, tried.scale < 0, is_negative)
+        least = torch.minimum(least, found)
+    return stack.with_scale(torch.where(is_negative, -stack.scale, stack.scale))
 
 
 def refitted(objective: Objective, stack: Stack, codes: Tensor) -> Stack:

@@ -15,7 +15,7 @@ class Nearest(WeightRounding):
     """Every weight by itself, on the grid of its range."""
 
     name: ClassVar[str] = "nearest"
-    summary: ClassVar[str] = "every weight by itself (default)"
+    summary: ClassVar[str] = "every weight by itself"
 
     def prepared(self, moment: Tensor) -> StackSolver:  # noqa: ARG002
         """See ``WeightRounding.prepared``."""

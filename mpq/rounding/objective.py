@@ -51,6 +51,15 @@ class Objective:
 
     def of_codes(self, stack: Stack, codes: Tensor) -> Tensor:
         """``[R]`` for codes ``[K, R]``, in units of the squared largest weight of each row."""
-        # Squares of very large or small weights are no float32.
-        unit = stack.target.abs().amax(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
-        return self.of_errors((stack.all_numbers(codes) - stack.target).div_(unit))
+        return self.of_errors(_errors(stack, codes))
+
+    def of_inputs(self, stack: Stack, codes: Tensor) -> Tensor:
+        """``[K, R]`` of each code alone, as if inputs did not hang together; in the same units."""
+        return _errors(stack, codes).square_().mul_(self.diagonal[:, None])
+
+
+def _errors(stack: Stack, codes: Tensor) -> Tensor:
+    """``[K, R]`` in units of the largest weight of each row."""
+    # Squares of very large or small weights are no float32.
+    unit = stack.target.abs().amax(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
+    return (stack.all_numbers(codes) - stack.target).div_(unit)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mpq.quantization.formats import NumberFormat
 from mpq.quantization.grid import integer_range, round_float
-from mpq.quantization.numerics import ScaleType
+from mpq.quantization.numerics import Numerics, ScaleType
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.rounding import stored_scale
 
@@ -30,6 +30,7 @@ class Stack:
         stored_as: What scales are rounded to.
         can_rescale: Whether scales may take other values than those they start from: not where
             they are powers of two or shared by all rows.
+        can_turn: Whether they may be negative as well, which only changes integers around 0.
     """
 
     target: Tensor
@@ -41,6 +42,7 @@ class Stack:
     number: NumberFormat | None
     stored_as: ScaleType
     can_rescale: bool
+    can_turn: bool
 
     @classmethod
     def of(
@@ -48,7 +50,7 @@ class Stack:
         rows: Tensor,
         formats: Sequence[TensorFormat],
         grids: Sequence[tuple[Tensor, Tensor]],
-        stored_as: ScaleType,
+        numerics: Numerics,
     ) -> Self:
         """Some rows at several precisions, one behind the other.
 
@@ -56,7 +58,7 @@ class Stack:
             rows: ``[O, K]``.
             formats: That have one ``layout``.
             grids: Scale and zero point of each, ``[O, S]``.
-            stored_as: What scales are rounded to.
+            numerics: How scales are stored.
         """
         first, num_rows = formats[0], len(rows)
         number = first.number if first.number.is_float else None
@@ -66,6 +68,8 @@ class Stack:
             for i in range(2)
         )
         size = first.group_size or rows.shape[1]
+        can_rescale = not (first.number.is_microscaling or first.granularity is Granularity.TENSOR)
+        is_around_0 = number is None and first.symmetric
         return cls(
             rows.float().t().repeat(1, len(formats)),
             torch.cat([scale.float() for scale, _ in grids]).t().contiguous(),
@@ -74,8 +78,9 @@ class Stack:
             high,
             torch.arange(rows.shape[1]) // size,
             number,
-            stored_as,
-            not first.number.is_microscaling and first.granularity is not Granularity.TENSOR,
+            numerics.group_scale if first.group_size else numerics.scale,
+            can_rescale,
+            can_rescale and is_around_0 and numerics.scale_sign == "either",
         )
 
     @property
@@ -114,11 +119,12 @@ class Stack:
         return self.codes(self.target, torch.arange(self.num_inputs))
 
 
-def layout(tensor_format: TensorFormat) -> tuple[str, Granularity, int | None]:
+def layout(tensor_format: TensorFormat) -> tuple[str, bool, Granularity, int | None]:
     """What formats must share so that their rows can be one stack."""
     number = tensor_format.number
     return (
         number.name if number.is_float else "integers",
+        tensor_format.symmetric,
         tensor_format.granularity,
         tensor_format.group_size,
     )

@@ -140,7 +140,7 @@ class Task:
     workload: Workload = field(default_factory=Workload)
     metric: "str | OutputMetric" = METRIC
     ranges: Ranges = field(default_factory=Ranges)
-    rounding: str = "nearest"
+    rounding: str = "auto"
     seed: int = 0
     to: str | None = None
     allow_randomness: int | None = None

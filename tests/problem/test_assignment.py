@@ -122,11 +122,13 @@ def test_what_is_written_fits_the_committed_schema(written: Assignment, root: Pa
     jsonschema.Draft202012Validator(schema(root)).validate(data)
 
 
-def test_the_assignment_of_a_search_round_trips(result: mpq.SearchResult, root: Path) -> None:
+def test_the_assignment_of_a_search_round_trips(
+    result: mpq.SearchResult, saved_result: Path, root: Path
+) -> None:
     """A real one, with ranges, folded norms and a full record, fits the schema and is read back."""
     text = result.assignment.to_json()
 
-    read = Assignment.from_json(text)
+    read = Assignment.load(saved_result / "assignment.json")
     jsonschema.Draft202012Validator(schema(root)).validate(json.loads(text))
 
     assert read == result.assignment

@@ -107,4 +107,4 @@ def stack_of(rows: Tensor, spelling: str, numerics: Numerics = EXACT) -> tuple[S
     (tensor_format,) = formats_of(spelling)
     start = Codes.of(rows, tensor_format, grids_of(rows, [tensor_format], numerics)[0])
     grids = [(start.scale, start.zero_point)]
-    return Stack.of(rows, [tensor_format], grids, numerics.group_scale), start
+    return Stack.of(rows, [tensor_format], grids, numerics), start

@@ -1,6 +1,7 @@
 """Coordinate descent against exhaustive search and least squares."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mpq.rounding import CoordinateDescent, Gptq, Nearest
 from mpq.rounding.coordinate_descent import refitted, swept
 from mpq.rounding.objective import Objective
 from tests.rounding.cases import (
+    EXACT,
     SPELLINGS,
     Array,
     damped,
@@ -282,3 +284,53 @@ def test_a_scale_keeps_its_sign_and_one_of_zeros_stays() -> None:
 
     assert torch.equal(found.scale, stack.scale)
     assert (start.scale > 0).all()
+
+
+def long_upwards() -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest of every eight weights is positive, where codes around 0 have one less."""
+    rows, moment = layer(32, 24)
+    sizes = rows.unflatten(1, (-1, 8)).abs()
+    is_largest = (sizes == sizes.amax(2, keepdim=True)).flatten(1)
+    return torch.where(is_largest, 1.5 * rows.abs(), rows), moment
+
+
+@pytest.mark.parametrize("spelling", ["w2", "w3", "w3g8"])
+def test_a_scale_may_be_negative_where_that_suits_a_row(spelling: str) -> None:
+    """Most of these rows turn their codes around, and all of them together err less."""
+    rows, moment = long_upwards()
+
+    plain, free = (
+        rounded(CoordinateDescent(signs=signs), rows, moment, formats_of(spelling), EXACT)[0]
+        for signs in (False, True)
+    )
+
+    assert (plain.scale > 0).all()
+    assert (free.scale < 0).float().mean() > 0.5
+    assert errors(rows, free.numbers(), moment).sum() < errors(rows, plain.numbers(), moment).sum()
+
+
+@pytest.mark.parametrize(
+    ("spelling", "sign"),
+    [("w3", "positive"), ("w3z", "either"), ("w3t", "either"), ("fp4", "either")],
+)
+def test_scales_stay_positive_where_a_sign_is_not_read_or_says_nothing(
+    spelling: str, sign: Any
+) -> None:
+    """Zero points and signed numbers have that freedom already; one scale of all rows stays."""
+    rows, moment = long_upwards()
+
+    (found,) = rounded(
+        CoordinateDescent(), rows, moment, formats_of(spelling), Numerics(scale_sign=sign)
+    )
+
+    assert (found.scale > 0).all()
+
+
+def test_a_negative_scale_is_stored_in_its_dtype() -> None:
+    """As a positive one is: before anything is judged by it."""
+    rows, moment = long_upwards()
+
+    (found,) = rounded(CoordinateDescent(), rows, moment, formats_of("w3g8"), Numerics())
+
+    assert (found.scale < 0).any()
+    assert torch.equal(found.scale.half().float(), found.scale)

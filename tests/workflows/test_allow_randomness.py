@@ -110,10 +110,11 @@ def test_gradients_agree_with_measuring() -> None:
     assert not any(cell.is_off for cell in sketch.spot_check.cells)
 
 
-def test_what_is_measured_is_the_quantized_network_with_the_same_draws() -> None:
+def test_what_is_measured_is_the_quantized_network_with_the_same_draws(tmp_path: Path) -> None:
     """``evaluate`` reads the seed from the assignment and finds the number of the search."""
     found = mpq.search(task(), {"effective_bits": 6})
-    loaded = mpq.Assignment.from_json(found.assignment.to_json())
+    found.assignment.save(tmp_path / "assignment.json")
+    loaded = mpq.Assignment.load(tmp_path / "assignment.json")
 
     again = mpq.evaluate(make_net(), loaded, examples()[6:])
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,15 @@ def plain(value: Any) -> Any:
     return repr(value)
 
 
+def version_1(result: mpq.SearchResult) -> dict[str, Any]:
+    """An assignment.json as mpq 0.1 wrote it, which rounded to nearest."""
+    data: dict[str, Any] = json.loads(result.assignment.to_json())
+    del data["weights"]
+    data["schema_version"], data["record"] = 1, data.pop("metadata")
+    data["fingerprint"] = fingerprint(layer.signature for layer in result.layers)
+    return data
+
+
 @pytest.fixture(scope="module", params=CASES.values(), ids=list(CASES))
 def saved(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -130,11 +140,14 @@ def test_another_process_reads_the_same_run(
 
 
 def test_every_file_has_the_mark_of_its_run(result: mpq.SearchResult, tmp_path: Path) -> None:
-    """JSON, CSV and pictures say which run they are of."""
+    """All but the codes say which run they are of; assignment.json says which codes are its own."""
     files = result.save(tmp_path, result.frontier(num_points=2))
 
-    assert len(files) == 9
-    assert all(result.run_id.encode() in file.read_bytes() for file in files)
+    codes = tmp_path / "assignment.safetensors"
+    assert len(files) == 10
+    assert all(result.run_id.encode() in file.read_bytes() for file in files if file != codes)
+    weights = json.loads((tmp_path / "assignment.json").read_text())["weights"]
+    assert weights["sha256"] == sha256(codes.read_bytes()).hexdigest()
 
 
 def test_files_of_two_runs_are_refused(saved_result: Path) -> None:
@@ -151,9 +164,7 @@ def test_a_folder_of_the_version_before(
     result: mpq.SearchResult, frontier: mpq.Frontier, tmp_path: Path
 ) -> None:
     """Assignment, problem and predictions are there; what it never held is said."""
-    data = json.loads(result.assignment.to_json())
-    data["schema_version"], data["record"] = 1, data.pop("metadata")
-    data["fingerprint"] = fingerprint(layer.signature for layer in result.layers)
+    data = version_1(result)
     (tmp_path / "assignment.json").write_text(json.dumps(data))
     (tmp_path / "problem.json").write_text(result.problem.to_json())
 
@@ -173,9 +184,7 @@ def test_a_folder_of_the_version_before(
 
 def test_a_status_that_version_1_did_not_have(result: mpq.SearchResult, tmp_path: Path) -> None:
     """The file is named, with what is expected there."""
-    data = json.loads(result.assignment.to_json())
-    data["schema_version"], data["record"] = 1, data.pop("metadata")
-    data["fingerprint"] = fingerprint(layer.signature for layer in result.layers)
+    data = version_1(result)
     data["record"]["solver_status"] = "lucky"
     (tmp_path / "assignment.json").write_text(json.dumps(data))
     (tmp_path / "problem.json").write_text(result.problem.to_json())
@@ -201,9 +210,7 @@ def test_a_problem_of_another_run_of_version_1(
     old: str, new: str, message: str, result: mpq.SearchResult, tmp_path: Path
 ) -> None:
     """There is no mark that would tell: a layer or a precision does."""
-    data = json.loads(result.assignment.to_json())
-    data["schema_version"], data["record"] = 1, data.pop("metadata")
-    data["fingerprint"] = fingerprint(layer.signature for layer in result.layers)
+    data = version_1(result)
     (tmp_path / "assignment.json").write_text(json.dumps(data))
     (tmp_path / "problem.json").write_text(result.problem.to_json().replace(old, new))
 

@@ -215,7 +215,7 @@ def test_an_unknown_row_of_the_comparison(result: mpq.SearchResult) -> None:
 
 
 def test_a_better_network_than_uniform_at_the_same_size() -> None:
-    """The search is worth it: in the bytes of w4a8 everywhere, less than half of its divergence."""
+    """The search is worth it: in the bytes of w4a8, below .7 of it with the same rounding."""
     found = search(
         demo.make_net(),
         Calibration(demo.calibration, stop=128),
@@ -227,7 +227,7 @@ def test_a_better_network_than_uniform_at_the_same_size() -> None:
     mixed, uniform = found.comparison("result"), found.comparison("w4a8")
 
     assert mixed.costs["weight_bytes"] <= uniform.costs["weight_bytes"]
-    assert mixed.measured.divergence < 0.5 * uniform.measured.divergence
+    assert mixed.measured.divergence < 0.7 * uniform.measured.divergence
 
 
 def test_apply_is_what_was_measured(result: mpq.SearchResult) -> None:
@@ -239,9 +239,9 @@ def test_apply_is_what_was_measured(result: mpq.SearchResult) -> None:
     assert by_hand == pytest.approx(result.measured.divergence, rel=1e-4)
 
 
-def test_evaluate_is_what_was_measured(result: mpq.SearchResult) -> None:
-    """``mpq.evaluate`` with the JSON alone gives the same numbers as the search did."""
-    assignment = mpq.Assignment.from_json(result.assignment.to_json())
+def test_evaluate_is_what_was_measured(result: mpq.SearchResult, saved_result: Path) -> None:
+    """``mpq.evaluate`` with the assignment's files alone gives the search's numbers."""
+    assignment = mpq.Assignment.load(saved_result / "assignment.json")
 
     measured = mpq.evaluate(demo.make_net(), assignment, demo.held_out)
 

@@ -28,6 +28,7 @@ from mpq.errors import InputError, ModelError
 from mpq.network.examples import Batch
 from mpq.network.modules import device_of, share_parameters
 from mpq.quantization.grid import integer_range
+from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
 
 KINDS: Final = ("linear", "conv1d", "conv2d")
@@ -57,6 +58,7 @@ class C(Target):
         "padding: w2 to w8 per channel or tensor, symmetric; inputs static in 2 to 8 bits; every "
         "layer in integers"
     )
+    numerics: ClassVar[Numerics] = Numerics(scale_sign="positive")
     candidates: ClassVar[tuple[str, ...]] = (
         "w2a8", "w3a8", "w4a8", "w5a8", "w6a8", "w8a8", "w4a4", "w8a4",
     )  # fmt: skip

@@ -39,6 +39,7 @@ from mpq.network.examples import Batch
 from mpq.network.outputs import scored_tensor
 from mpq.network.own_forward import has_own_forward
 from mpq.network.tracing import kind_of
+from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Precision
 
 FILE: Final = "network.tflite"
@@ -73,6 +74,7 @@ class LiteRt(Target):
     )
     candidates: ClassVar[tuple[str, ...]] = ("w2", "w4", "w8")
     judged: ClassVar[str] = MEDIAN_OF_ROUNDED
+    numerics: ClassVar[Numerics] = Numerics(scale_sign="positive")
     needs_float32: ClassVar[bool] = True
     weight_suffixes: ClassVar[tuple[str, ...]] = (".tflite",)
     notes: ClassVar[tuple[str, ...]] = (

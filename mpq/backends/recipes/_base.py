@@ -26,6 +26,11 @@ class Recipe(Backend):
     needs_network: ClassVar[bool] = False
     note: ClassVar[str] = NOT_OURS
     """What stands in the file for people."""
+    rounded: ClassVar[str] = (
+        "what the search measured was rounded by {rounding}, with regard to data, and the tool "
+        "does not do that: expect it to lose more"
+    )
+    """The same of weights that were rounded with regard to data."""
 
     @abstractmethod
     def refusal(self, layer: AssignedLayer) -> str:
@@ -84,8 +89,13 @@ class Recipe(Backend):
 
     def note_of(self, assignment: Assignment) -> str:
         """What stands in the file for people."""
-        folded = ", ".join(f"{norm} into {layer}" for layer, norm in assignment.folded.items())
-        return f"{self.note}; searched with BatchNorm folded: {folded}" if folded else self.note
+        said = [self.note]
+        if assignment.weights is not None:
+            said.append(self.rounded.format(rounding=assignment.weights.rounding))
+        if assignment.folded:
+            pairs = ", ".join(f"{norm} into {layer}" for layer, norm in assignment.folded.items())
+            said.append(f"searched with BatchNorm folded: {pairs}")
+        return "; ".join(said)
 
 
 def commented(note: str) -> str:

@@ -36,7 +36,8 @@ class Aimet(Recipe):
     """``load_encodings_to_sim(QuantizationSimModel(onnx.load("model.onnx")), "encodings.json")``.
 
     The scales are mpq's own, rounded codes are not in the file: AIMET, and Qualcomm's converter,
-    round the weights of the graph by these scales.
+    round the weights of the graph by these scales. Weights that were rounded with regard to data
+    are in the graph as their codes' numbers, which round to themselves.
     """
 
     name: ClassVar[str] = "aimet"
@@ -47,6 +48,7 @@ class Aimet(Recipe):
         "a recipe of mpq: scales and offsets are those that were searched, the tool rounds by them "
         "itself, so these are not our codes; QNN was not run"
     )
+    rounded: ClassVar[str] = "weights in the graph are numbers of codes, found by {rounding}"
 
     def refusal(self, layer: AssignedLayer) -> str:
         """See ``Recipe.refusal``."""
@@ -77,6 +79,7 @@ class Aimet(Recipe):
 
         Raises:
             ModelError: If a layer's weight is not found in the graph.
+            PrecisionError: If a weight's scales are negative.
         """
         layers = self.check(assignment)
         if model is None or calibration is None:
@@ -85,6 +88,7 @@ class Aimet(Recipe):
         shipped = Shipped.of(model, assignment)
         graph = _graph(shipped.module, next(iter(Calibration.of(calibration))))
         found = _Encodings.of(shipped, layers, graph.graph)
+        _round(shipped, graph.graph)
         data = {
             "version": VERSION,
             "producer": {"package": "mpq", "version": version("mpq")},
@@ -154,6 +158,27 @@ def _constants(graph: "onnx.GraphProto") -> dict[str, torch.Tensor]:
     from onnx import numpy_helper
 
     return {x.name: torch.from_numpy(numpy_helper.to_array(x).copy()) for x in graph.initializer}
+
+
+def _round(shipped: Shipped, graph: "onnx.GraphProto") -> None:
+    """Puts weights that were rounded with regard to data in place of the original ones."""
+    from onnx import numpy_helper
+
+    weights = shipped.assignment.weights
+    if weights is None:
+        return
+    weights.check_positive("aimet")
+    known = _constants(graph)
+    places = {x.name: x for x in graph.initializer}
+    for layer in shipped.quantized:
+        if layer.name not in weights.by_layer:
+            continue
+        name = _weight_name(shipped, layer, known)
+        layer_module = shipped.module.get_submodule(layer.name)
+        rounded = shipped.quantizer.weight(layer.name, layer_module, layer.precision.weight)
+        is_own = name == f"{layer.name}.weight"
+        numbers = (rounded if is_own else rounded.t()).detach().cpu().contiguous().numpy()
+        places[name].CopyFrom(numpy_helper.from_array(numbers, name))
 
 
 def _weight_name(shipped: Shipped, layer: AssignedLayer, known: Mapping[str, torch.Tensor]) -> str:

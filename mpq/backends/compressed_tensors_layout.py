@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mpq.backends.fused_experts import ExpertMatrix
 from mpq.backends.half_precision import SCALE_DTYPES
+from mpq.backends.input_grid import input_grid
 from mpq.backends.target import Shipped
 from mpq.backends.vllm import fused
 from mpq.errors import ModelError
@@ -22,7 +23,6 @@ from mpq.quantization.microscaling import (
 )
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
-from mpq.quantization.rounding import static_grid
 
 MICROSCALING: Final = {
     "mxfp4": "mxfp4-pack-quantized",
@@ -165,14 +165,12 @@ def _block_tensors(codes: Codes, whole: float) -> dict[str, Tensor]:
 
 def _input_tensors(layer: AssignedLayer) -> dict[str, Tensor]:
     """Scale and zero point of a static input."""
-    read, ends = layer.precision.activation, layer.activation_range
-    if ends is None:
+    if layer.activation_range is None:
         return {}
-    grid = static_grid(read, ends, torch.device("cpu"))
+    grid = input_grid(layer)
     found: dict[str, Tensor] = {"input_scale": grid.scale.clone()}
-    if not read.symmetric:
-        # Codes are signed there, and from 0 on here.
-        found["input_zero_point"] = (grid.zero_point - 128).to(torch.int8)
+    if not layer.precision.activation.symmetric:
+        found["input_zero_point"] = grid.signed_zero_point.to(torch.int8)
     return found
 
 

@@ -40,7 +40,7 @@ class Grid:
     @property
     def signed_zero_point(self) -> Tensor:
         """``[O]`` int32: the same where codes are signed, also affine ones."""
-        return self.unsigned_zero_point - 2 ** (self.number.bits - 1)
+        return self.unsigned_zero_point - (1 << self.number.bits - 1)
 
     def round(self, rows: Tensor) -> Tensor:
         """Nearest point of the grid for ``[O, K]``, in the same dtype."""

@@ -198,6 +198,17 @@ def test_matrices_of_experts_are_those_of_the_checkpoint() -> None:
             assert torch.equal(whole[matrix.rows], saved[f"{matrix.name}.weight"])
 
 
+def test_a_network_that_was_loaded_has_the_same_matrices(tmp_path: Path) -> None:
+    """Its own conversions are asked then, and not those of its kind."""
+    model = mixtral()
+    model.save_pretrained(tmp_path)
+
+    loaded = type(model).from_pretrained(tmp_path)
+
+    assert expert_matrices(loaded) == expert_matrices(model)
+    assert len(expert_matrices(loaded)) == 4
+
+
 def test_experts_that_checkpoints_have_stacked_have_no_matrices() -> None:
     """gpt-oss: one tensor in the file, too, and [I, O] in it."""
     transformers = pytest.importorskip("transformers")

@@ -24,6 +24,8 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 LIMIT_S: Final = 3600
 """Of one command: an installation takes minutes."""
+PAGES: Final = "tests/test_docs.py::test_a_page_of_a_target_runs"
+"""A page of the documentation, from its commands to its snippets."""
 BESIDE: Final = ("pytest>=8", "hypothesis>=6.100")
 """What the tests need in each of them, beside mpq."""
 
@@ -49,7 +51,12 @@ ENVIRONMENTS: Final = (
     Environment(
         "auto-round",
         ("torch==2.13.0", "transformers==5.24.0", "auto-round==0.16.1", "accelerate==1.15.0"),
-        ("tests/backends/test_auto_round.py", "-k", "auto_round_computes"),
+        (
+            "tests/backends/test_auto_round.py",
+            f"{PAGES}[auto-round]",
+            "-k",
+            "auto_round_computes or page",
+        ),
         is_target=True,
     ),
     Environment(
@@ -60,7 +67,7 @@ ENVIRONMENTS: Final = (
     Environment(
         "litert",
         ("torch==2.13.0", "litert-torch==0.10.0", "ai-edge-litert==2.3.0", "transformers==5.24.0"),
-        ("tests/backends/litert",),
+        ("tests/backends/litert", f"{PAGES}[litert]"),
         is_target=True,
     ),
     Environment(

@@ -1,16 +1,33 @@
 """compressed-tensors: the checkpoints of vLLM, SGLang and transformers."""
 
+import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Final, final
+from typing import ClassVar, Final, final
 
 import torch
 from torch import Tensor, nn
 
-from mpq.backends.half_precision import SCALE_DTYPES
+from mpq.backends.compressed_tensors_layout import (
+    MICROSCALING,
+    expert_tensors,
+    input_bits,
+    layer_tensors,
+    layout_of,
+    scheme_of,
+    tensor_scales,
+)
+from mpq.backends.fused_experts import (
+    CHECKPOINT_NAMES,
+    expert_matrices,
+    expert_parameters,
+    in_checkpoint,
+    is_expert,
+    num_matrices,
+)
 from mpq.backends.hugging_face import (
     FolderTarget,
     LoadedModule,
@@ -23,34 +40,13 @@ from mpq.backends.hugging_face import (
 from mpq.backends.runtime import Loaded
 from mpq.backends.target import LayerShape, Shipped, not_linear, rows_of
 from mpq.backends.vllm import fused
-from mpq.errors import MissingDependencyError, ModelError
-from mpq.problem.assignment import AssignedLayer
-from mpq.quantization.codes import Codes, packed
-from mpq.quantization.microscaling import (
-    block_scale_bits,
-    element_bits,
-    fits_tensor_scale,
-    no_whole_blocks,
-    tensor_scale,
-)
+from mpq.errors import MissingDependencyError
+from mpq.quantization.microscaling import no_whole_blocks
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
-from mpq.quantization.rounding import static_grid
 
 DENSE_SINCE: Final = "0.20"
 """The release that was tried: it packs 3, 5, 6 and 7 bits densely; earlier ones padded them."""
-MICROSCALING: Final = {
-    "mxfp4": "mxfp4-pack-quantized",
-    "mxfp8": "mxfp8-quantized",
-    "nvfp4": "nvfp4-pack-quantized",
-}
-"""What the tool calls the layouts of number formats that have their own blocks."""
-_STRATEGIES: Final = {
-    Granularity.TENSOR: "tensor",
-    Granularity.CHANNEL: "channel",
-    Granularity.GROUP: "group",
-    Granularity.TOKEN: "token",
-}
 
 
 @final
@@ -75,7 +71,8 @@ class CompressedTensors(FolderTarget):
     holds: ClassVar[str] = (
         "linear layers: w2 to w8 per tensor, channel or group, with inputs in floating point or "
         "a8, a8s, a8d, a8sd; fp8 with inputs a32, fp8 and fp8 dynamic; in networks in bf16 mxfp4, "
-        "mxfp8 and nvfp4; all else as it came"
+        "mxfp8 and nvfp4; experts that transformers fuses, all in one precision w2 to w8, of "
+        "networks in float32; all else as it came"
     )
     candidates: ClassVar[tuple[str, ...]] = (
         "w3", "w3g128", "w4", "w4g128", "w5", "w6", "w8",
@@ -86,6 +83,8 @@ class CompressedTensors(FolderTarget):
     notes: ClassVar[tuple[str, ...]] = (
         "w3, w5, w6 and w7 are packed densely: compressed-tensors 0.20 or newer reads that.",
         "transformers on a processor unpacks to float32: this proves the file and not a kernel.",
+        "Fused experts lie in the file one by one, with scales in float32; transformers 5.24 "
+        "decodes them as it loads, all by one scheme.",
         "vLLM (not run here): layers that it fuses, q/k/v and gate/up, share a scheme: "
         "the target ties them; kernels for 4 and 8 bits are everywhere, for other widths in recent "
         "releases only; int8 inputs need weights per channel. `mpq export --serve vllm` prints "
@@ -93,8 +92,12 @@ class CompressedTensors(FolderTarget):
     )
 
     def ties(self, names: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-        """See ``Target.ties``: what vLLM makes one matrix of."""
-        return fused(names)
+        """See ``Target.ties``: what vLLM makes one matrix of, and all fused experts.
+
+        Of these transformers 5.24 decodes the whole network's in one scheme.
+        """
+        experts = tuple(name for name in names if is_expert(name))
+        return (*fused(names), *((experts,) if len(experts) > 1 else ()))
 
     def refusal(self, layer: LayerShape, precision: Precision) -> str:
         """See ``Target.refusal``."""
@@ -102,7 +105,27 @@ class CompressedTensors(FolderTarget):
             not_linear(layer, self.name)
             or self._weight_refusal(layer, precision.weight)
             or self._input_refusal(precision)
+            or (self._expert_refusal(precision) if is_expert(layer.name) else "")
         )
+
+    def why_not(
+        self, layer: LayerShape, precision: Precision, modules: Mapping[str, nn.Module] | None
+    ) -> str:
+        """See ``Target.why_not``: an expert of fused ones has no module, and still a place."""
+        if modules is None or layer.name in modules or not is_expert(layer.name):
+            return super().why_not(layer, precision, modules)
+        if layer.name not in expert_matrices(modules[""]):
+            return "transformers loads its experts from one tensor, and no quantized ones"
+        return self.refusal(layer, precision)
+
+    def _expert_refusal(self, precision: Precision) -> str:
+        if self.dtype != torch.float32:
+            return (
+                "transformers decodes fused experts to the dtype of their scales: search and "
+                "export model.float()"
+            )
+        is_alone = precision.weight.is_scaled_integer and precision.activation.is_exact
+        return "" if is_alone else "fused experts are integers of 2 to 8 bits, with inputs in a32"
 
     def _weight_refusal(self, layer: LayerShape, weight: TensorFormat) -> str:
         _, num_inputs = rows_of(layer)
@@ -147,40 +170,59 @@ class CompressedTensors(FolderTarget):
             return super().stored_bits(layer, precision)
         num_channels, num_inputs = rows_of(layer)
         per_row = -(-num_inputs * weight.number.bits // 32) * 32
-        if _layout(precision) != "pack-quantized":
+        if layout_of(precision) != "pack-quantized":
             per_row = num_inputs * 8
         exact = (
             super().stored_bits(layer, precision) - num_channels * num_inputs * weight.number.bits
         )
-        shape = 2 * 64 if _layout(precision) == "pack-quantized" else 0
-        return num_channels * per_row + exact + shape + _input_bits(precision)
+        shape = 2 * 64 if layout_of(precision) == "pack-quantized" else 0
+        if is_expert(layer.name):
+            return num_channels * per_row + self._expert_bits(layer, precision, shape)
+        return num_channels * per_row + exact + shape + input_bits(precision)
+
+    def _expert_bits(self, layer: LayerShape, precision: Precision, shape: int) -> int:
+        """Bits beside the codes of an expert: scales in float32, and its matrices' shapes."""
+        num_channels, num_inputs = rows_of(layer)
+        weight, count = precision.weight, num_matrices(layer.name)
+        num_scales = weight.num_scales(num_channels * num_inputs, num_channels)
+        is_whole = weight.granularity is Granularity.TENSOR
+        return 32 * (count if is_whole else num_scales) + count * shape
 
     def stored_kind(self, layer: LayerShape, precision: Precision) -> str:  # noqa: ARG002
         """See ``Target.stored_kind``."""
-        return f"{_layout(precision)}, {precision.weight.number.bits} bits"
+        return f"{layout_of(precision)}, {precision.weight.number.bits} bits"
 
     def write(self, shipped: Shipped, folder: Path) -> None:
         """See ``Target.write``."""
         _require_tools(self.extra)
         config = config_of(shipped.model, self.name)
+        experts = expert_matrices(shipped.model)
         tensors: dict[str, Tensor] = {}
-        groups: dict[Precision, list[str]] = defaultdict(list)
-        wholes = _tensor_scales(shipped)
+        groups: dict[tuple[Precision, bool], list[str]] = defaultdict(list)
+        wholes = tensor_scales(shipped)
+        replaced: set[str] = set()
         for layer in shipped.quantized:
-            groups[layer.precision].append(layer.name)
-            codes = shipped.codes(layer)
-            own = _tensors(layer, codes, self.arithmetic, wholes.get(layer.name, 1.0))
-            tensors |= {f"{layer.name}.{key}": value for key, value in own.items()}
-        replaced = {f"{layer.name}.weight" for layer in shipped.quantized}
+            codes, matrices = shipped.codes(layer), experts.get(layer.name, ())
+            if matrices:
+                groups[layer.precision, True] = [CHECKPOINT_NAMES]
+                replaced.add(layer.name.rpartition(".")[0])
+                tensors |= expert_tensors(layer, codes, matrices)
+            else:
+                groups[layer.precision, False].append(layer.name)
+                replaced.add(f"{layer.name}.weight")
+                own = layer_tensors(layer, codes, self.arithmetic, wholes.get(layer.name, 1.0))
+                tensors |= {f"{layer.name}.{key}": value for key, value in own.items()}
         rest = dict(other_tensors(shipped.model, replaced))
+        if any(is_fused for _, is_fused in groups):
+            rest = in_checkpoint(shipped.model, rest)
         config["quantization_config"] = {
             "quant_method": "compressed-tensors",
             "quantization_status": "compressed",
-            "format": _format([_layout(precision) for precision in groups]),
+            "format": _format([layout_of(precision) for precision, _ in groups]),
             "ignore": _ignored(shipped, {name for names in groups.values() for name in names}),
             "config_groups": {
-                f"group_{i}": _scheme(precision, names)
-                for i, (precision, names) in enumerate(groups.items())
+                f"group_{i}": scheme_of(precision, names)
+                for i, ((precision, _), names) in enumerate(groups.items())
             },
         }
         write_folder(folder, shipped.model, config, {**rest, **tensors})
@@ -206,135 +248,27 @@ class CompressedTensors(FolderTarget):
                     # Decoded to bf16, whatever the network: and the check runs in float32.
                     tool.decompress_module(part, leave_decompressed=False)
                     part.weight = nn.Parameter(weights[name].float(), requires_grad=False)
+        stored = _expert_layout(folder)
+        for name, parameter in expert_parameters(dict(module.named_modules())).items():
+            if stored:
+                # Decoded and stacked while it was loaded, by the one scheme that there is for them.
+                own = {f"{name}.{i}": weight.detach() for i, weight in enumerate(parameter)}
+                weights |= own
+                kinds |= dict.fromkeys(own, f"experts {stored}")
         return LoadedModule(module, weights, kinds, ("compressed-tensors",))
 
 
-def _layout(precision: Precision) -> str:
-    """How the tool calls the layout of one layer's tensors."""
-    if precision.weight.number.name in MICROSCALING:
-        return MICROSCALING[precision.weight.number.name]
-    if precision.weight.number.is_float:
-        return "float-quantized"
-    is_int8 = precision.weight.number.bits == 8 and not precision.activation.is_exact
-    return "int-quantized" if is_int8 else "pack-quantized"
+def _expert_layout(folder: Path) -> str:
+    """What the configuration says that fused experts are stored as; empty: not quantized."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for group in config["quantization_config"]["config_groups"].values():
+        if group["targets"] == [CHECKPOINT_NAMES]:
+            return f"{group['format']}, {group['weights']['num_bits']} bits"
+    return ""
 
 
 def _format(layouts: list[str]) -> str:
     return layouts[0] if len(set(layouts)) == 1 else "mixed-precision"
-
-
-def _scheme(precision: Precision, names: list[str]) -> dict[str, Any]:
-    """One of the ``config_groups``: the layers of one precision, by their whole names."""
-    read = precision.activation
-    return {
-        "targets": names,
-        "weights": _arguments(precision.weight, dynamic=False),
-        "input_activations": None
-        if read.is_exact
-        else _arguments(read, dynamic=read.granularity is Granularity.TOKEN),
-        "format": _layout(precision),
-    }
-
-
-def _arguments(tensor_format: TensorFormat, dynamic: bool) -> dict[str, Any]:
-    number = tensor_format.number
-    found = {
-        "num_bits": number.bits,
-        "type": "float" if number.is_float else "int",
-        "symmetric": tensor_format.symmetric,
-        "strategy": _STRATEGIES[tensor_format.granularity],
-        "group_size": tensor_format.group_size,
-        "dynamic": dynamic,
-    }
-    if number.has_tensor_scale:
-        return found | {"strategy": "tensor_group", "scale_dtype": "torch.float8_e4m3fn"}
-    return found | ({"scale_dtype": "torch.uint8"} if number.is_microscaling else {})
-
-
-def _tensor_scales(shipped: Shipped) -> dict[str, float]:
-    """The scale of every whole weight in nvfp4, by layer; one for the layers that vLLM fuses.
-
-    It takes the largest of those that it finds in a fused layer for all of it, without a word.
-
-    Raises:
-        ModelError: If fused layers are too far apart for one: names them.
-    """
-    codes = {
-        x.name: shipped.codes(x)
-        for x in shipped.quantized
-        if x.precision.weight.number.has_tensor_scale
-    }
-    found = {name: tensor_scale(each) for name, each in codes.items()}
-    for names in fused(codes):
-        smallest = min(found[name] for name in names)
-        for name in names:
-            if not fits_tensor_scale(codes[name], smallest):
-                raise ModelError(
-                    f"compressed-tensors: {', '.join(names)} are fused by readers and share a "
-                    f"scale, below which those of {name!r} are no fp8 numbers: give these another "
-                    "precision than nvfp4"
-                )
-        found |= dict.fromkeys(names, smallest)
-    return found
-
-
-def _tensors(
-    layer: AssignedLayer, codes: Codes, numerics: Numerics, whole: float
-) -> dict[str, Tensor]:
-    """One layer's tensors, by their names within its module."""
-    precision = layer.precision
-    if precision.weight.number.name in MICROSCALING:
-        return _block_tensors(codes, whole)
-    is_whole = precision.weight.granularity is Granularity.TENSOR
-    scale = codes.scale[:1, 0] if is_whole else codes.scale
-    is_group = precision.weight.granularity is Granularity.GROUP
-    stored = SCALE_DTYPES[numerics.group_scale if is_group else numerics.scale]
-    found: dict[str, Tensor] = {"weight_scale": scale.to(stored)}
-    layout = _layout(precision)
-    if layout == "float-quantized":
-        found["weight"] = codes.codes.to(torch.float8_e4m3fn)
-    elif layout == "int-quantized":
-        found["weight"] = codes.integers().to(torch.int8)
-    else:
-        bits = precision.weight.number.bits
-        found["weight_packed"] = packed(codes.unsigned(), bits).view(torch.int32)
-        found["weight_shape"] = torch.tensor([len(codes.codes), codes.num_inputs])
-    return found | _input_tensors(layer)
-
-
-def _block_tensors(codes: Codes, whole: float) -> dict[str, Tensor]:
-    """The same of a microscaling format."""
-    number = codes.tensor_format.number
-    stream = packed(element_bits(codes), number.bits)
-    if number.name == "mxfp8":
-        return {"weight": stream.view(torch.float8_e4m3fn), "weight_scale": block_scale_bits(codes)}
-    if not number.has_tensor_scale:
-        return {"weight_packed": stream, "weight_scale": block_scale_bits(codes)}
-    return {
-        "weight_packed": stream,
-        "weight_scale": block_scale_bits(codes, whole).view(torch.float8_e4m3fn),
-        # The tool divides by it: by a power of two, which is exact in bf16, in which it decodes.
-        "weight_global_scale": torch.tensor([whole]),
-    }
-
-
-def _input_tensors(layer: AssignedLayer) -> dict[str, Tensor]:
-    """Scale and zero point of a static input."""
-    read, ends = layer.precision.activation, layer.activation_range
-    if ends is None:
-        return {}
-    grid = static_grid(read, ends, torch.device("cpu"))
-    found: dict[str, Tensor] = {"input_scale": grid.scale.clone()}
-    if not read.symmetric:
-        # Codes are signed there, and from 0 on here.
-        found["input_zero_point"] = (grid.zero_point - 128).to(torch.int8)
-    return found
-
-
-def _input_bits(precision: Precision) -> int:
-    if precision.activation.granularity is not Granularity.TENSOR:
-        return 0
-    return 32 if precision.activation.symmetric else 40
 
 
 def _ignored(shipped: Shipped, quantized: set[str]) -> list[str]:

@@ -4,14 +4,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
+from mpq.backends.fused_experts import expert_names
 from mpq.errors import PrecisionError
 from mpq.quantization.precision import ORIGINAL, Precision
 
 
 def linear_names(layers: Iterable[str], modules: Mapping[str, nn.Module] | None) -> list[str]:
-    """Names of layers, and of the linear modules that are none."""
-    linear = (name for name, part in (modules or {}).items() if isinstance(part, nn.Linear))
-    return list(dict.fromkeys((*layers, *linear)))
+    """Names of layers, and of the linear modules and fused experts that are none."""
+    known = modules or {}
+    linear = (name for name, part in known.items() if isinstance(part, nn.Linear))
+    return list(dict.fromkeys((*layers, *linear, *expert_names(known))))
 
 
 def check_fused(tool: str, ties: Iterable[Sequence[str]], chosen: Mapping[str, Precision]) -> None:

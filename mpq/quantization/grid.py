@@ -32,6 +32,16 @@ class Grid:
     symmetric: bool
     rounding: InputRounding = "reciprocal"
 
+    @property
+    def unsigned_zero_point(self) -> Tensor:
+        """``[O]`` int32: the code of 0 of an integer format, where the smallest code is 0."""
+        return self.zero_point - integer_range(self.number, self.symmetric)[0]
+
+    @property
+    def signed_zero_point(self) -> Tensor:
+        """``[O]`` int32: the same where codes are signed, also affine ones."""
+        return self.unsigned_zero_point - (1 << self.number.bits - 1)
+
     def round(self, rows: Tensor) -> Tensor:
         """Nearest point of the grid for ``[O, K]``, in the same dtype."""
         if self.number.is_float:

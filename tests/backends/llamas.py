@@ -26,12 +26,13 @@ def llama(**options: Any) -> Any:
     return transformers.LlamaForCausalLM(config).eval()
 
 
-def mixtral() -> Any:
+def mixtral(**options: Any) -> Any:
     """One block of experts, which transformers keeps in two parameters."""
     torch.manual_seed(0)
+    plain = {"num_hidden_layers": 1, "num_local_experts": 2}
     config = transformers.MixtralConfig(
-        hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4,
-        num_key_value_heads=2, num_local_experts=2, vocab_size=128,
+        hidden_size=64, intermediate_size=96, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=128, **plain | options,
     )  # fmt: skip
     return transformers.MixtralForCausalLM(config).eval()
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mpq.backends.c.steps import Step, Steps
+from mpq.backends.input_grid import input_grid
 from mpq.errors import PrecisionError
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.grid import Grid, integer_range
@@ -69,7 +70,7 @@ def known_grids(steps: Steps, layers: Mapping[str, AssignedLayer]) -> Grids:
     for step in steps.steps:
         if step.layer is None:
             continue
-        grid = grid_of(layers[step.layer])
+        grid = input_grid(layers[step.layer])
         name = step.reads[0]
         form, other = of_layers.setdefault(name, (Form.of(grid), step.layer))
         if form != Form.of(grid):
@@ -107,13 +108,6 @@ def refuse_left_out(steps: Steps, names: Collection[str]) -> None:
                 f"c: layer {step.layer!r} is in no precision of the assignment, and there is no "
                 "floating point to leave it in: search without leaving it out"
             )
-
-
-def grid_of(layer: AssignedLayer) -> Grid:
-    """The grid of a layer's input."""
-    calibrated = layer.activation_range
-    assert calibrated is not None
-    return static_grid(layer.precision.activation, calibrated, CPU)
 
 
 def formats_of_others(

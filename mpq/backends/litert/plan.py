@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from mpq.backends.input_grid import input_grid
 from mpq.backends.litert.capabilities import CONTAINERS, Way, way_of
 from mpq.backends.litert.flatbuffer import Place, decode_for
 from mpq.backends.litert.graph import Form, Graph, kernels_of
@@ -131,12 +132,10 @@ def _static(
     bias = getattr(shipped.module.get_submodule(layer.name), "bias", None)
     for operator in operators:
         check_bias(graph, operator, layer.name, bias)
-    calibrated = layer.activation_range
-    assert calibrated is not None
     return StaticLayer(
         layer.name,
         operators,
-        form_of(layer.precision.activation, calibrated),
+        form_of(input_grid(layer)),
         shipped.codes(layer).scale[:, 0].float(),
         None if bias is None else bias.detach().float().cpu(),
         CONTAINERS[layer.precision.weight.number.bits],

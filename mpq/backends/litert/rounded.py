@@ -15,7 +15,7 @@ from mpq.errors import ModelError
 from mpq.network.arguments import input_of
 from mpq.network.examples import Batch
 from mpq.network.modules import device_of, hooks
-from mpq.quantization.grid import Grid, integer_range
+from mpq.quantization.grid import Grid
 from mpq.quantization.observer import SAMPLES_PER_BATCH
 from mpq.quantization.precision import TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
@@ -30,13 +30,9 @@ CUTS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
 """What an operator does to its sums before they are stored."""
 
 
-def form_of(tensor_format: TensorFormat, calibrated: ActivationRange) -> Form:
-    """How a tensor of a static format of 8 or 16 bits is stored, as the simulation rounds it."""
-    grid: Grid = static_grid(tensor_format, calibrated, torch.device("cpu"))
-    # Codes have a sign in the file, also affine ones.
-    bits = grid.number.bits
-    middle = 2 ** (bits - 1) + integer_range(grid.number, grid.symmetric)[0]
-    return Form(float(grid.scale), int(grid.zero_point) - middle, bits)
+def form_of(grid: Grid) -> Form:
+    """How a tensor on a static grid of 8 or 16 bits is stored: codes are signed in the file."""
+    return Form(float(grid.scale), int(grid.signed_zero_point), grid.number.bits)
 
 
 @final
@@ -97,7 +93,8 @@ def measured_forms(
 def _measured(sample: Tensor, output: Output, chosen: Any) -> Form:
     tensor_format = output.tensor_format
     low, high = chosen.ends(sample[None], tensor_format.number, tensor_format.symmetric)
-    return form_of(tensor_format, ActivationRange(float(low), float(high)).with_zero)
+    ends = ActivationRange(float(low), float(high)).with_zero
+    return form_of(static_grid(tensor_format, ends, torch.device("cpu")))
 
 
 @final

@@ -8,18 +8,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mpq.backends.input_grid import input_grid_of
 from mpq.backends.onnx.formats import Kernel, kernel_of, rounds_output
 from mpq.backends.onnx.graph import InputCodes, Writer
 from mpq.backends.onnx.layer_nodes import LayerCall
 from mpq.backends.onnx.own_layer import OPERATORS, layer_of
 from mpq.backends.onnx.template import PLACEHOLDER, GraphTemplate
-from mpq.errors import ModelError
 from mpq.network.tracing import kind_of
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.grid import make_grid
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer
-from mpq.quantization.rounding import static_grid
 
 if TYPE_CHECKING:
     import onnx
@@ -194,11 +193,7 @@ class _Filling:
 
     def input_codes(self, placeholder: Placeholder) -> InputCodes:
         activation = self.precisions[placeholder.layer].activation
-        calibrated = self.quantizer.ranges.of(placeholder.layer, activation)
-        if calibrated is None:
-            raise ModelError(f"layer {placeholder.layer!r} has no calibrated activation range")
-        # The simulation's own grid, so that both round alike to the last code.
-        return InputCodes.of(static_grid(activation, calibrated, torch.device("cpu")))
+        return InputCodes.of(input_grid_of(self.quantizer, placeholder.layer, activation))
 
     def output_codes(self, placeholder: Placeholder) -> InputCodes:
         low, high = self.template.output_ranges[placeholder.layer]

@@ -5,21 +5,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
+from mpq.backends.input_grid import input_grid_of
 from mpq.backends.onnx.containers import Container, container_of
 from mpq.backends.onnx.graph import InputCodes, Writer
 from mpq.backends.onnx.layer_nodes import convolution_attributes, write_sum
 from mpq.backends.onnx.own_layer import INPUT
-from mpq.errors import ModelError
 from mpq.network.modules import weight_of
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import CHANNEL_FIRST, layout_of
 from mpq.quantization.codes import Codes
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
 from mpq.quantization.quantizer import Quantizer
-from mpq.quantization.rounding import static_grid
 
 if TYPE_CHECKING:
     import onnx
@@ -212,11 +210,7 @@ class QdqWriter:
         number = tensor_format.number
         if not number.needs_scale:
             return self._once(x, number.name, lambda: self._cast(x, tensor_format))
-        calibrated = self.quantizer.ranges.of(name, tensor_format)
-        if calibrated is None:
-            raise ModelError(f"layer {name!r} has no calibrated activation range")
-        # The simulation's own grid, so that both round alike to the last code.
-        codes = InputCodes.of(static_grid(tensor_format, calibrated, torch.device("cpu")))
+        codes = InputCodes.of(input_grid_of(self.quantizer, name, tensor_format))
         if number.is_float:
             key = (number.name, codes.scale)
             return self._once(x, key, lambda: self._through_float8(x, tensor_format, codes.scale))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 import torch
 from torch import nn
 
+from mpq.backends.input_grid import input_grid
 from mpq.backends.onnx.refusal import refusal
 from mpq.backends.onnx.template import quiet, require_onnx
 from mpq.backends.recipes._base import Recipe
@@ -18,9 +19,7 @@ from mpq.errors import InputError, ModelError, PrecisionError
 from mpq.network.examples import Batch, Calibration
 from mpq.network.modules import weight_of
 from mpq.problem.assignment import AssignedLayer, Assignment
-from mpq.quantization.grid import integer_range
 from mpq.quantization.precision import Granularity
-from mpq.quantization.rounding import static_grid
 
 if TYPE_CHECKING:
     import onnx
@@ -225,10 +224,7 @@ def _weight_entry(shipped: Shipped, layer: AssignedLayer, name: str) -> dict[str
 
 
 def _input_entry(layer: AssignedLayer, name: str) -> dict[str, Any]:
-    read = layer.precision.activation
-    assert layer.activation_range is not None
-    grid = static_grid(read, layer.activation_range, torch.device("cpu"))
-    lowest, _ = integer_range(read.number, read.symmetric)
+    read, grid = layer.precision.activation, input_grid(layer)
     return {
         "name": name,
         "bw": read.number.bits,
@@ -236,5 +232,5 @@ def _input_entry(layer: AssignedLayer, name: str) -> dict[str, Any]:
         "enc_type": "PER_TENSOR",
         "is_sym": read.symmetric,
         "scale": grid.scale.flatten().tolist(),
-        "offset": [lowest - int(grid.zero_point)],
+        "offset": (-grid.unsigned_zero_point).tolist(),
     }

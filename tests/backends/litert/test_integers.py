@@ -14,6 +14,7 @@ from mpq.errors import ModelError
 from mpq.network.examples import Batch
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import ActivationRange
+from mpq.quantization.rounding import static_grid
 
 HALF, QUARTER = Form(0.5, 0), Form(0.25, -128)
 WIDE, WIDER = Form(0.5, 0, 16), Form(0.25, 0, 16)
@@ -223,13 +224,15 @@ def test_biases_are_whole_units_of_sums() -> None:
 
 def test_zero_points_have_a_sign() -> None:
     """An affine range of 0 to 255 begins at -128; a symmetric one has its zero at 0."""
-    affine, symmetric = Precision.parse("w8a8"), Precision.parse("w8a8s")
 
-    assert form_of(affine.activation, ActivationRange(0.0, 255.0)) == Form(1.0, -128)
-    assert form_of(affine.activation, ActivationRange(-255.0, 0.0)) == Form(1.0, 127)
-    assert form_of(symmetric.activation, ActivationRange(-127.0, 127.0)) == Form(1.0, 0)
-    wide = Precision.parse("w8aint16s").activation
-    assert form_of(wide, ActivationRange(-32767.0, 32767.0)) == Form(1.0, 0, 16)
+    def form(precision: str, low: float, high: float) -> Form:
+        read = Precision.parse(precision).activation
+        return form_of(static_grid(read, ActivationRange(low, high), torch.device("cpu")))
+
+    assert form("w8a8", 0.0, 255.0) == Form(1.0, -128)
+    assert form("w8a8", -255.0, 0.0) == Form(1.0, 127)
+    assert form("w8a8s", -127.0, 127.0) == Form(1.0, 0)
+    assert form("w8aint16s", -32767.0, 32767.0) == Form(1.0, 0, 16)
     ends = Form(1.0, 0, 16).cut(torch.tensor([-4e4, 3.0, 4e4]))
     assert ends.tolist() == [-32768, 3, 32767]
     kept = Form(1.0, -128).cut(torch.tensor([-5.0, 3.0, 300.0]))

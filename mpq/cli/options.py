@@ -106,7 +106,7 @@ ActivationRange = Annotated[
 ]
 Rounding = Annotated[
     str,
-    typer.Option(help="How weights become codes: nearest, gptq, ... See `mpq roundings`."),
+    typer.Option(help="How weights become codes: auto, nearest, ... See `mpq roundings`."),
 ]
 Seed = Annotated[
     int,

@@ -25,7 +25,7 @@ class AutoRounding(WeightRounding):
     """
 
     name: ClassVar[str] = "auto"
-    summary: ClassVar[str] = "coordinate descent, where unseen examples say that it helps"
+    summary: ClassVar[str] = "coordinate descent, where unseen examples say that it helps (default)"
 
     share: float = 0.25
 

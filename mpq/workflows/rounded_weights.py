@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import final
+from typing import Final, final
 
 import torch
 
 from mpq._support.progress import track
-from mpq.errors import DataError, GradientError
+from mpq.errors import GradientError
 from mpq.network.modules import weight_of
 from mpq.network.weight_layout import layout_of
 from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat, spell_weight
@@ -17,6 +17,11 @@ from mpq.sensitivity import Estimation
 from mpq.sensitivity.passes.second_moments import SecondMoments, second_moments
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
+
+SINGLE: Final = (
+    "auto tries codes on calibration examples that they were not found with, and there is a single "
+    "one, or one batch whose rows mix"
+)
 
 
 @final
@@ -54,12 +59,13 @@ def rounded_weights(on: Estimation, rounding: WeightRounding, seed: int) -> Roun
 
     Raises:
         ModelError: If what a layer reads is not finite.
-        DataError: If ``auto`` has a single example, of which none can be left out.
     """
     formats = [f for f in on.weights.formats if f.number.needs_scale]
     if isinstance(rounding, Nearest) or not formats:
         return RoundedWeights()
     if isinstance(rounding, AutoRounding):
+        if on.data.num_examples < 2:
+            return RoundedWeights(to_nearest=dict.fromkeys(on.names, SINGLE))
         helped = _helped(on, rounding, formats, seed)
         if not helped:  # and so nothing that could have been guided
             return RoundedWeights(unhelped=tuple(map(spell_weight, formats)))
@@ -73,12 +79,6 @@ def _helped(
     on: Estimation, rounding: AutoRounding, formats: Sequence[TensorFormat], seed: int
 ) -> list[TensorFormat]:
     """Formats in which the network loses less on examples that its codes were not found with."""
-    if on.data.num_examples < 2:
-        raise DataError(
-            "rounding auto tries codes on calibration examples that they were not found with, and "
-            "there is a single example (or a batch whose rows mix, which is one): give more, or "
-            "choose coordinate-descent or nearest"
-        )
     seen, unseen = on.data.split(rounding.share)
     trial = _rounded(replace(on, data=seen), rounding, formats, seed)
     original = Reference(on.network.module, unseen, on.network.metric, on.network.allow_randomness)

@@ -117,7 +117,7 @@ class Task:
         workload: Examples and tokens at once, for latency and energy.
         metric: How outputs are compared: a name of ``mpq.network.metrics.METRICS``, or a metric.
         ranges: How ranges of weights and activations are chosen.
-        rounding: How weights become codes, one of ``mpq.ROUNDINGS`` with options; others than
+        rounding: How weights become codes, one of ``mpq.ROUNDINGS`` with options; all but
             ``nearest`` look at the calibration examples, and their codes are kept with the result.
         seed: Seed of whatever draws: data sources, estimators, solvers.
         to: Where the result is to run: a target of ``mpq targets``, such as

@@ -1,5 +1,6 @@
 """Coordinate descent on codes and scales, from the best of several starts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, final
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mpq.errors import InputError
-from mpq.rounding._base import StackSolver, WeightRounding
+from mpq.rounding._base import NUMBERS_AT_ONCE, StackSolver, WeightRounding
 from mpq.rounding.gptq import BLOCK, Sequential, check_damping
 from mpq.rounding.objective import Objective
 from mpq.rounding.stack import Stack
@@ -70,12 +71,13 @@ class _Descent(StackSolver):
     def solve(self, stack: Stack) -> tuple[Tensor, Tensor]:
         best = _Best(self.objective, stack)
         can_rescale = stack.can_rescale and self.options.scales
+        starts = [stack]
         if can_rescale and stack.can_turn and self.options.signs:
-            best.offer(stack, self.sequential.codes(stack))
             stack = turned(self.objective, stack)
-        for factor in FACTORS if can_rescale else FACTORS[:1]:
-            tried = stack.with_scale(stack.scale * factor) if factor != 1.0 else stack
-            best.offer(tried, self.sequential.codes(tried))
+            starts.append(stack)
+        if can_rescale:
+            starts += [stack.with_scale(stack.scale * factor) for factor in FACTORS[1:]]
+        self._offer_gptq(best, starts)
         for _ in range(self.options.rounds):
             if can_rescale:
                 best.offer(refitted(self.objective, best.stack, best.codes), best.codes)
@@ -86,6 +88,16 @@ class _Descent(StackSolver):
         if can_rescale:
             best.offer(refitted(self.objective, best.stack, best.codes), best.codes)
         return best.codes, best.stack.scale
+
+    def _offer_gptq(self, best: "_Best", starts: Sequence[Stack]) -> None:
+        """Side by side as far as memory goes: a step over few rows takes as long as over many."""
+        num_rows = starts[0].target.shape[1]
+        at_once = max(1, NUMBERS_AT_ONCE // starts[0].target.numel())
+        for first in range(0, len(starts), at_once):
+            some = starts[first : first + at_once]
+            found = self.sequential.codes(Stack.side_by_side(some)).split(num_rows, dim=1)
+            for start, codes in zip(some, found, strict=True):
+                best.offer(start, codes)
 
 
 class _Best:

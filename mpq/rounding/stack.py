@@ -92,6 +92,19 @@ class Stack:
         """The same rows with other scales ``[S, R]``, rounded to what stores them."""
         return replace(self, scale=stored_scale(scale, self.stored_as))
 
+    @classmethod
+    def side_by_side(cls, stacks: Sequence[Self]) -> Self:
+        """Some stacks that differ in their scales alone, as one of all their columns."""
+        first, count = stacks[0], len(stacks)
+        return replace(
+            first,
+            target=first.target.repeat(1, count),
+            scale=torch.cat([stack.scale for stack in stacks], dim=1),
+            zero_point=first.zero_point.repeat(1, count),
+            low=first.low.repeat(count),
+            high=first.high.repeat(count),
+        )
+
     def codes(self, values: Tensor, inputs: Tensor) -> Tensor:
         """Nearest codes for some inputs.
 

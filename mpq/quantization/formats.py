@@ -6,8 +6,10 @@ problem's file names its formats and is read without it.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
+from itertools import product
 from typing import Any, Final, final
 
 from mpq._support.registry import ValueRegistry
@@ -16,6 +18,13 @@ from mpq.errors import InputError
 _SPELLING = re.compile(r"[a-z0-9_]+")
 BLOCK_SCALES: Final = ("e8m0", "e4m3")
 """Formats of a microscaling format's scales, of 8 bits: powers of two, or fp8."""
+MINIFLOATS: Final = "e{E}m{M}"
+"""The family of floating-point formats of any exponent and mantissa."""
+FAMILIES: Final = {
+    MINIFLOATS: "floating point of E exponent and M mantissa bits, 3 to 8 with the sign: every code "
+    "is a number; of M = 0 they are 0 and powers of two",
+}
+"""Formats that ``mpq formats`` and messages name together, and a sentence about all of them."""
 
 
 def _described(default: Any) -> Any:
@@ -49,6 +58,7 @@ class NumberFormat:
             Unset: rounded by exponent and mantissa.
         onnx_type: Element type that exports hold its codes or numbers in. Unset: no export has it.
         summary: A sentence for ``mpq formats``.
+        family: The one of ``FAMILIES`` that it is a member of, if any.
         block: Numbers that share a scale, of a microscaling format; else 0.
         block_scale: What its scales are stored in, one of ``BLOCK_SCALES``.
 
@@ -66,6 +76,7 @@ class NumberFormat:
     torch_dtype: str | None = _described(None)
     onnx_type: str | None = _described(None)
     summary: str = _described("")
+    family: str = _described("")
     block: int = _described(0)
     block_scale: str = _described("")
 
@@ -135,20 +146,54 @@ class NumberFormat:
         # The exponent's code 0 is for subnormals: normal numbers begin at 1 - bias.
         return int(2 - 2 ** (self.exponent_bits - 1))
 
+    @cached_property
+    def levels(self) -> tuple[float, ...]:
+        """Every number of a floating-point format with a scale, in its units, ascending.
+
+        >>> NUMBER_FORMATS["e2m0"].levels
+        (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
+        """
+        steps = 2**self.mantissa_bits
+        exponents = range(self.min_exponent, self.min_exponent + 2**self.exponent_bits - 1)
+        subnormal = [2.0**self.min_exponent * m / steps for m in range(1, steps)]
+        normal = [2.0**e * (1 + m / steps) for e in exponents for m in range(steps)]
+        positive = [x for x in subnormal + normal if x <= self.max_value]
+        return (*(-x for x in reversed(positive)), 0.0, *positive)
+
 
 def _integer(bits: int) -> NumberFormat:
-    # Exports store every integer format in 8 bits: fewer make ONNX runtimes no faster.
+    # Exports store integers in 8 bits: fewer make ONNX runtimes no faster, more they do not hold.
     return NumberFormat(
         f"int{bits}",
         bits,
         spelled=(str(bits), f"int{bits}"),
-        onnx_type="INT8",
+        onnx_type="INT8" if bits <= 8 else None,
         summary=f"integers of {bits} bits, {2**bits} levels",
     )
 
 
+def _minifloat(exponent_bits: int, mantissa_bits: int) -> NumberFormat:
+    """As OCP MX 1.0 defines its elements of 4 and 6 bits: no code is infinite or not a number."""
+    bits, name = 1 + exponent_bits + mantissa_bits, f"e{exponent_bits}m{mantissa_bits}"
+    largest = (2.0 - 2.0**-mantissa_bits) * 2.0**2 ** (exponent_bits - 1)
+    return NumberFormat(
+        name, bits, True, largest, exponent_bits, mantissa_bits, (name, f"fp{bits}_{name}"),
+        summary=f"floating point of {bits} bits up to {largest:g}, every code a number",
+        family=MINIFLOATS,
+    )  # fmt: skip
+
+
+def _minifloats() -> Iterator[NumberFormat]:
+    """Those of 3 to 8 bits, but for those that have a row of their own."""
+    own_rows = {(2, 1), (4, 3), (5, 2)}
+    for bits, exponent_bits in product(range(3, 9), range(1, 7)):
+        shape = (exponent_bits, bits - 1 - exponent_bits)
+        if shape[1] >= 0 and shape not in own_rows:
+            yield _minifloat(*shape)
+
+
 _OWN = (
-    *map(_integer, range(2, 9)),
+    *map(_integer, range(2, 16)),
     # Written by its name alone: 16 is fp16, as it was before there was this one.
     NumberFormat(
         "int16", 16, onnx_type="INT16",
@@ -156,18 +201,19 @@ _OWN = (
     ),
     # torch's 4-bit dtype packs two numbers into a byte and cannot be cast to.
     NumberFormat(
-        "fp4_e2m1", 4, True, 6.0, 2, 1, ("fp4_e2m1", "fp4"),
+        "fp4_e2m1", 4, True, 6.0, 2, 1, ("fp4_e2m1", "fp4", "e2m1"),
         summary="0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives (OCP MX)",
     ),
     # e4m3 has no infinity and one NaN per sign, hence 448; e5m2 has both, as IEEE's formats do.
     NumberFormat(
-        "fp8_e4m3", 8, True, 448.0, 4, 3, ("fp8_e4m3", "fp8"), "float8_e4m3fn",
+        "fp8_e4m3", 8, True, 448.0, 4, 3, ("fp8_e4m3", "fp8", "e4m3"), "float8_e4m3fn",
         summary="floating point of 8 bits with more digits than range (OCP OFP8)",
     ),
     NumberFormat(
-        "fp8_e5m2", 8, True, 57344.0, 5, 2, (), "float8_e5m2",
+        "fp8_e5m2", 8, True, 57344.0, 5, 2, ("fp8_e5m2", "e5m2"), "float8_e5m2",
         summary="floating point of 8 bits with more range than digits (OCP OFP8)",
     ),
+    *_minifloats(),
     # Elements and blocks as in OCP MX 1.0; NVFP4 is NVIDIA's, as Blackwell multiplies it.
     NumberFormat(
         "mxfp4", 4, True, 6.0, 2, 1, block=32, block_scale="e8m0",
@@ -214,6 +260,14 @@ def spellings() -> dict[str, str]:
     """
     own = {text: number.name for number in NUMBER_FORMATS.own for text in number.spellings}
     return {name: name for name in NUMBER_FORMATS} | own
+
+
+@cache
+def shown_spellings() -> tuple[str, ...]:
+    """The keys of ``spellings()`` for a message, which names a family and not its members."""
+    family = {number.name: number.family for number in NUMBER_FORMATS.own}
+    shown = (family.get(name) or text for text, name in spellings().items())
+    return tuple(dict.fromkeys(shown))
 
 
 def spelled_format(text: str) -> NumberFormat:

@@ -4,6 +4,7 @@ Tensors come as rows ``[O, K]``; every row has its own scale.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import final
 
 import torch
@@ -131,6 +132,37 @@ def round_float(scaled: Tensor, number: NumberFormat) -> Tensor:
     if number.torch_dtype is None:
         return _round_mantissa(clipped, number)
     return clipped.to(getattr(torch, number.torch_dtype)).float()
+
+
+def places(scaled: Tensor, number: NumberFormat) -> Tensor:
+    """Which of a format's ``levels`` is the nearest, int32; of two equally near ones the even.
+
+    Args:
+        scaled: As in ``round_float``.
+        number: One that has levels.
+    """
+    _, boundaries = level_table(number.levels, scaled.device)
+    return torch.bucketize(scaled, boundaries, out_int32=True)
+
+
+@lru_cache(maxsize=256)
+def level_table(levels: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Levels ``[N]`` and what parts them ``[N - 1]``: the largest that goes to the lower; float32.
+
+    Args:
+        levels: Ascending.
+        device: Where the tensors are.
+    """
+    # A tensor made in inference mode is refused by autograd, and these are kept for every caller.
+    with torch.inference_mode(False):
+        table = torch.tensor(levels, dtype=torch.float32)
+        middle = table.double().unfold(0, 2, 1).mean(dim=1)
+        boundaries = middle.float()
+        # Halves go to the even place: from an odd one up. The middle of two float32 may be none.
+        is_odd = torch.arange(len(middle)) % 2 == 1
+        goes_up = (boundaries > middle) | ((boundaries == middle) & is_odd)
+        below = torch.nextafter(boundaries, torch.full_like(boundaries, -torch.inf))
+        return table.to(device), torch.where(goes_up, below, boundaries).to(device)
 
 
 def _round_mantissa(x: Tensor, number: NumberFormat) -> Tensor:

@@ -28,7 +28,13 @@ from typing import Self, final
 
 from mpq._support.json_object import quoted
 from mpq.errors import PrecisionError
-from mpq.quantization.formats import NUMBER_FORMATS, NumberFormat, spelled_format, spellings
+from mpq.quantization.formats import (
+    NUMBER_FORMATS,
+    NumberFormat,
+    shown_spellings,
+    spelled_format,
+    spellings,
+)
 
 SCALE_BITS = 32
 """Bits of one scale, where a tensor or a channel has one."""
@@ -140,8 +146,8 @@ def _pattern() -> re.Pattern[str]:
 
 
 def _help() -> str:
-    bits = [text for text in spellings() if text.isdigit()]
-    names = [text for text in spellings() if not text.isdigit()]
+    bits = [text for text in shown_spellings() if text.isdigit()]
+    names = [text for text in shown_spellings() if not text.isdigit()]
     return (
         f"write w<bits>a<bits> such as w4a8 ({', '.join(bits[:-1])} or {bits[-1]} bits), w4g128a16 "
         f"for groups of 128, w8a8d for dynamic activations, or one of {', '.join(names)}"

@@ -17,7 +17,10 @@ from mpq.rounding import WeightRounding
 from mpq.rounding.stack import Stack
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-SPELLINGS = ["w2", "w3z", "w4", "w8", "w3g4", "w4zg5", "w4t", "fp4", "fp8", "mxfp4", "nvfp4"]
+SPELLINGS = [
+    "w2", "w3z", "w4", "w8", "w3g4", "w4zg5", "w4t", "fp4", "fp8", "e2m0", "we3m2g5", "mxfp4",
+    "nvfp4",
+]  # fmt: skip
 """Of every layout that scales can have."""
 EXACT = Numerics(group_scale="fp32")
 """What is fitted is what is stored."""

@@ -9,11 +9,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from itertools import product
+from itertools import pairwise, product
 from typing import Any, Final, final
 
 from mpq._support.registry import ValueRegistry
 from mpq.errors import InputError
+from mpq.quantization.level_tables import BINARY, TERNARY
 
 _SPELLING = re.compile(r"[a-z0-9_]+")
 BLOCK_SCALES: Final = ("e8m0", "e4m3")
@@ -21,8 +22,8 @@ BLOCK_SCALES: Final = ("e8m0", "e4m3")
 MINIFLOATS: Final = "e{E}m{M}"
 """The family of floating-point formats of any exponent and mantissa."""
 FAMILIES: Final = {
-    MINIFLOATS: "floating point of E exponent and M mantissa bits, 3 to 8 with the sign: every code "
-    "is a number; of M = 0 they are 0 and powers of two",
+    MINIFLOATS: "floating point of E exponent and M mantissa bits, 3 to 8 with the sign: all codes "
+    "are numbers; of M = 0 they are 0 and powers of two",
 }
 """Formats that ``mpq formats`` and messages name together, and a sentence about all of them."""
 
@@ -40,16 +41,18 @@ class NumberFormat:
 
     Integers have evenly spaced levels: every code of ``bits`` bits, signed around 0, or from 0 with
     a zero point. Floating-point numbers have a sign, an exponent of bias ``2**(E - 1) - 1`` with
-    subnormals, a mantissa, and saturate at ``max_value``. Values are scaled first, except those of
-    floating-point formats of 16 bits or more. A microscaling format says itself how many numbers
-    share a scale, and how that is stored.
+    subnormals, a mantissa, and saturate at ``max_value``; or they are those of a table. Values are
+    scaled first, except those of floating-point formats of 16 bits or more. A microscaling format
+    says itself how many numbers share a scale, and how that is stored.
 
     Args:
         name: Such as ``int4`` or ``fp8_e4m3``: lower-case letters, digits, underscores.
         bits: Bits per number, without scales.
-        is_float: Whether it has an exponent.
+        is_float: Whether codes stand for other numbers than integers: it has an exponent, or a
+            table.
         max_value: Largest magnitude of a floating-point format, which its bits do not tell: some
-            spend codes on infinity, some do not. Unused for integers.
+            spend codes on infinity, some do not. Of a table that of its last level. Unused for
+            integers.
         exponent_bits: ``E`` of a floating-point format.
         mantissa_bits: Stored bits of a floating-point format's mantissa.
         spelled: How it is written after ``w`` and ``a``: the first is what mpq writes, all are
@@ -61,6 +64,8 @@ class NumberFormat:
         family: The one of ``FAMILIES`` that it is a member of, if any.
         block: Numbers that share a scale, of a microscaling format; else 0.
         block_scale: What its scales are stored in, one of ``BLOCK_SCALES``.
+        table: The numbers of all codes in units of the scale, ascending; empty: those of integers
+            or of an exponent and a mantissa. For weights only.
 
     Raises:
         InputError: If the fields contradict each other.
@@ -79,6 +84,7 @@ class NumberFormat:
     family: str = _described("")
     block: int = _described(0)
     block_scale: str = _described("")
+    table: tuple[float, ...] = _described(())
 
     def __post_init__(self) -> None:
         # ``Precision.parse`` lower-cases what it reads: a capital letter would never be found.
@@ -93,7 +99,9 @@ class NumberFormat:
                 f"number format {self.name}: a block of numbers has a scale in "
                 f"{' or '.join(BLOCK_SCALES)}; got {self.block} and {self.block_scale!r}"
             )
-        if self.is_float:
+        if self.table:
+            self._check_table()
+        elif self.is_float:
             self._check_float()
         elif not 2 <= self.bits <= 16:
             # One bit has no code above 0; codes are computed in float32, whose digits are used up
@@ -108,6 +116,18 @@ class NumberFormat:
             )
         if self.max_value <= 0:
             raise InputError(f"number format {self.name}: max_value is positive")
+
+    def _check_table(self) -> None:
+        ascends = all(a < b for a, b in pairwise(self.table))
+        if not (ascends and self.table[0] < 0 < self.table[-1] == self.max_value):
+            raise InputError(
+                f"number format {self.name}: a table ascends from a number below 0 to max_value"
+            )
+        if not self.is_float or self.bits > 8 or len(self.table) > 2**self.bits:
+            raise InputError(
+                f"number format {self.name}: a table is of a float of up to 8 bits and has a level "
+                f"for each code at most; got {len(self.table)}"
+            )
 
     @property
     def spellings(self) -> tuple[str, ...]:
@@ -125,8 +145,18 @@ class NumberFormat:
 
     @property
     def is_microscaling(self) -> bool:
-        """Whether its blocks and their scales belong to the format: for weights only."""
+        """Whether its blocks and their scales belong to the format."""
         return self.block > 0
+
+    @property
+    def is_for_weights(self) -> bool:
+        """Whether inputs are never in it: microscaling formats, and those of a table."""
+        return self.is_microscaling or bool(self.table)
+
+    @property
+    def has_zero(self) -> bool:
+        """Whether 0 is one of its numbers."""
+        return not self.table or 0.0 in self.table
 
     @property
     def has_tensor_scale(self) -> bool:
@@ -148,11 +178,13 @@ class NumberFormat:
 
     @cached_property
     def levels(self) -> tuple[float, ...]:
-        """Every number of a floating-point format with a scale, in its units, ascending.
+        """Every number of a format with a scale that is no integer, in its units, ascending.
 
         >>> NUMBER_FORMATS["e2m0"].levels
         (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
         """
+        if self.table:
+            return self.table
         steps = 2**self.mantissa_bits
         exponents = range(self.min_exponent, self.min_exponent + 2**self.exponent_bits - 1)
         subnormal = [2.0**self.min_exponent * m / steps for m in range(1, steps)]
@@ -192,6 +224,10 @@ def _minifloats() -> Iterator[NumberFormat]:
             yield _minifloat(*shape)
 
 
+def _tabulated(name: str, bits: int, table: tuple[float, ...], summary: str) -> NumberFormat:
+    return NumberFormat(name, bits, True, table[-1], table=table, summary=summary)
+
+
 _OWN = (
     *map(_integer, range(2, 16)),
     # Written by its name alone: 16 is fp16, as it was before there was this one.
@@ -214,6 +250,12 @@ _OWN = (
         summary="floating point of 8 bits with more range than digits (OCP OFP8)",
     ),
     *_minifloats(),
+    _tabulated(
+        "binary", 1, BINARY, "-1 and 1, for weights: at best their mean magnitude (XNOR-Net)",
+    ),
+    _tabulated(
+        "ternary", 2, TERNARY, "-1, 0 and 1 in two bits, for weights (Ternary Weight Networks)",
+    ),
     # Elements and blocks as in OCP MX 1.0; NVFP4 is NVIDIA's, as Blackwell multiplies it.
     NumberFormat(
         "mxfp4", 4, True, 6.0, 2, 1, block=32, block_scale="e8m0",

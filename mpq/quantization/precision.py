@@ -16,8 +16,8 @@ Spelling, for example ``w4g128a8``:
 ===========  =======================================================================
 
 A name alone stands for both: ``fp8``, ``bf16``, ``fp32``, ``int8`` (which is ``w8a8``). The
-microscaling formats ``mxfp4``, ``mxfp8`` and ``nvfp4`` are of weights alone and have their own
-groups: ``mxfp4`` is ``wmxfp4a32``.
+microscaling formats such as ``mxfp4`` are of weights alone and have their own groups: ``mxfp4`` is
+``wmxfp4a32``. ``binary`` and ``ternary`` are of weights alone, too: ``wternaryg64a16``.
 """
 
 import re
@@ -178,7 +178,7 @@ class Precision:
         spelling = text.strip().lower()
         # A bare number is no precision: 8 might mean w8 as well as w8a8.
         if spelling in spellings() and not spelling.isdigit():
-            is_weight = spelled_format(spelling).is_microscaling
+            is_weight = spelled_format(spelling).is_for_weights
             spelling = f"w{spelling}" if is_weight else f"w{spelling}a{spelling}"
         match = _pattern().fullmatch(spelling)
         if match is None:
@@ -189,7 +189,7 @@ class Precision:
     def _spelling(self) -> str:
         number = self.weight.number
         # The name alone, only where it reads back to the same: weights per tensor are spelled out.
-        is_both = number.is_float and not number.is_microscaling
+        is_both = number.is_float and not number.is_for_weights
         if is_both and self == Precision.parse(number.name):
             return number.name
         return spell_weight(self.weight) + _spell_activation(self.activation)
@@ -220,7 +220,7 @@ def _weight_format(match: re.Match[str]) -> TensorFormat:
 
 def _activation_format(match: re.Match[str]) -> TensorFormat:
     number = spelled_format(match["activation"] or "fp32")
-    if number.is_microscaling:
+    if number.is_for_weights:
         raise PrecisionError(f"{match[0]!r}: {number.name} is for weights; write w{number.name}a32")
     if not number.needs_scale:
         _refuse_flags(match, number, "symmetric", "dynamic")

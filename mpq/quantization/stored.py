@@ -35,7 +35,7 @@ class StoredWeight:
 
     Args:
         codes: ``[O, K]`` in the first of ``CODE_TYPES`` that holds them; of a floating-point format
-            numbers in units of their scale.
+            numbers in units of their scale, of a table the place of each.
         scale: ``[O, G]`` float32, as ``mpq.quantization.codes.Codes`` has them.
         zero_point: ``[O, G]`` int32, 0 where the format is symmetric.
         signature: ``[O]`` float32, ``signature_of`` the rows that were rounded.
@@ -82,6 +82,8 @@ class StoredWeight:
     @staticmethod
     def _reach(tensor_format: TensorFormat) -> tuple[float, float]:
         number = tensor_format.number
+        if number.table:
+            return 0, len(number.table) - 1
         if number.is_float:
             return -number.max_value, number.max_value
         half = 2 ** (number.bits - 1)
@@ -182,6 +184,8 @@ class StoredWeights:
 def code_type(tensor_format: TensorFormat) -> str:
     """The one of ``CODE_TYPES`` that holds every code of a format that needs a scale."""
     number = tensor_format.number
+    if number.table:
+        return "uint8"
     if number.is_float:
         finest = 2.0 ** (number.min_exponent - number.mantissa_bits)
         is_half = number.max_value <= LARGEST["fp16"] and finest >= SMALLEST["fp16"]

@@ -39,6 +39,8 @@ SCHEMES = [
     if symmetric or not number.is_float
 ]
 """Formats with a scale, and with a zero point where they may have one."""
+TABLES = {"binary": [-1, 1], "ternary": [-1, 0, 1]}
+"""Formats to their definition: the numbers of all codes."""
 BY_NAME: dict[str, Any] = {"ids": lambda number: number.name}
 
 
@@ -52,6 +54,8 @@ def rounded(x: Tensor, number: NumberFormat, symmetric: bool = True) -> Tensor:
 
 def values_of(number: NumberFormat, symmetric: bool = True) -> npt.NDArray[np.float64]:
     """Every number of a format, ascending, from the definition of its codes."""
+    if number.name in TABLES:
+        return np.array(TABLES[number.name], dtype=np.float64)
     if not number.is_float:
         low = -(2 ** (number.bits - 1)) if symmetric else 0
         return np.arange(low, low + 2**number.bits, dtype=np.float64)
@@ -86,6 +90,8 @@ def test_rounding_twice_is_rounding_once(number: NumberFormat) -> None:
 def test_rounding_is_odd(number: NumberFormat) -> None:
     """A negative number becomes the negative; integers have one code more below zero."""
     x = some_numbers(number)
+    if not number.has_zero:
+        x = x[x != 0]  # which has to become one of both
     if not number.is_float:
         x = x[x.abs() < 2 ** (number.bits - 1) - 1]
 
@@ -282,8 +288,8 @@ def test_without_a_mantissa_numbers_are_powers_of_two(number: NumberFormat) -> N
 
 @pytest.mark.parametrize("number", TABLE, **BY_NAME)
 def test_every_spelling_reads_back(number: NumberFormat) -> None:
-    """After ``w``, after ``a``, and the name alone for both; microscaling is for weights."""
-    if number.is_microscaling:
+    """After ``w``, after ``a``, and the name alone for both; some formats are for weights."""
+    if number.is_for_weights:
         precision = Precision.parse(number.name)
         assert precision.weight.number == number
         assert precision.activation.is_exact
@@ -368,6 +374,38 @@ def test_onnx_refuses_a_format_that_it_does_not_know(number: NumberFormat, kind:
                 "mantissa_bits": 2,
             },
             "max_value is positive",
+        ),
+        (
+            {
+                "name": "toy",
+                "bits": 2,
+                "is_float": True,
+                "max_value": 1.0,
+                "table": (-1.0, 1.0, 0.0),
+            },
+            "a table ascends from a number below 0 to max_value",
+        ),
+        (
+            {"name": "toy", "bits": 2, "is_float": True, "max_value": 1.0, "table": (0.0, 1.0)},
+            "a table ascends from a number below 0",
+        ),
+        (
+            {"name": "toy", "bits": 2, "is_float": True, "max_value": 2.0, "table": (-1.0, 1.0)},
+            "a table ascends from a number below 0 to max_value",
+        ),
+        (
+            {
+                "name": "toy",
+                "bits": 1,
+                "is_float": True,
+                "max_value": 1.0,
+                "table": (-1.0, 0.0, 1.0),
+            },
+            "a table .* has a level for each code at most; got 3",
+        ),
+        (
+            {"name": "toy", "bits": 2, "max_value": 1.0, "table": (-1.0, 1.0)},
+            "a table is of a float of up to 8 bits",
         ),
         ({"name": "toy", "bits": 4, "block": 32}, "has a scale in e8m0 or e4m3; got 32 and ''"),
         ({"name": "toy", "bits": 4, "block_scale": "e8m0"}, "got 0 and 'e8m0'"),

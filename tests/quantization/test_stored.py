@@ -36,6 +36,10 @@ SPELLINGS = [
     "we3m2g8",
     "e5m0",
     "e6m1",
+    "binary",
+    "wbinaryg8",
+    "ternary",
+    "wternaryg8",
     "mxfp4",
     "mxfp8",
     "nvfp4",
@@ -77,7 +81,15 @@ def test_a_file_gives_the_same_weights(spelling: str) -> None:
 
 def test_codes_take_a_byte_up_to_eight_bits() -> None:
     kinds = {s: stored_by(s).codes.dtype.name for s in ("w2", "w8", "w3z", "w8z", "fp4", "fp8")}
-    expected = {"w2": "int8", "w8": "int8", "w3z": "uint8", "w8z": "uint8"}
+    kinds |= {s: stored_by(s).codes.dtype.name for s in ("binary", "ternary")}
+    expected = {
+        "binary": "uint8",
+        "ternary": "uint8",
+        "w2": "int8",
+        "w8": "int8",
+        "w3z": "uint8",
+        "w8z": "uint8",
+    }
     assert kinds == expected | {"fp4": "float16", "fp8": "float16"}
 
 

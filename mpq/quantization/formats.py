@@ -7,14 +7,14 @@ problem's file names its formats and is read without it.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from itertools import pairwise, product
 from typing import Any, Final, final
 
 from mpq._support.registry import ValueRegistry
 from mpq.errors import InputError
-from mpq.quantization.level_tables import BINARY, TERNARY
+from mpq.quantization.level_tables import BINARY, MXINT8, TERNARY
 
 _SPELLING = re.compile(r"[a-z0-9_]+")
 BLOCK_SCALES: Final = ("e8m0", "e4m3")
@@ -224,8 +224,16 @@ def _minifloats() -> Iterator[NumberFormat]:
             yield _minifloat(*shape)
 
 
-def _tabulated(name: str, bits: int, table: tuple[float, ...], summary: str) -> NumberFormat:
+def _tabulated(name: str, bits: int, table: tuple[float, ...], summary: str = "") -> NumberFormat:
     return NumberFormat(name, bits, True, table[-1], table=table, summary=summary)
+
+
+def _ocp_mx(element: str, number: NumberFormat) -> NumberFormat:
+    summary = (
+        f"{element} in blocks of 32 with a power of two as scale, for weights: "
+        f"{number.bits + 8 / 32} bits (OCP MX)"
+    )
+    return replace(number, block=32, block_scale="e8m0", summary=summary)
 
 
 _OWN = (
@@ -257,14 +265,12 @@ _OWN = (
         "ternary", 2, TERNARY, "-1, 0 and 1 in two bits, for weights (Ternary Weight Networks)",
     ),
     # Elements and blocks as in OCP MX 1.0; NVFP4 is NVIDIA's, as Blackwell multiplies it.
-    NumberFormat(
-        "mxfp4", 4, True, 6.0, 2, 1, block=32, block_scale="e8m0",
-        summary="fp4 in blocks of 32 with a power of two as scale, for weights: 4.25 bits (OCP MX)",
-    ),
-    NumberFormat(
-        "mxfp8", 8, True, 448.0, 4, 3, torch_dtype="float8_e4m3fn", block=32, block_scale="e8m0",
-        summary="fp8 in blocks of 32 with a power of two as scale, for weights: 8.25 bits (OCP MX)",
-    ),
+    _ocp_mx("fp4", NumberFormat("mxfp4", 4, True, 6.0, 2, 1)),
+    _ocp_mx("e3m2", NumberFormat("mxfp6_e3m2", 6, True, 28.0, 3, 2)),
+    _ocp_mx("e2m3", NumberFormat("mxfp6_e2m3", 6, True, 7.5, 2, 3)),
+    _ocp_mx("fp8", NumberFormat("mxfp8", 8, True, 448.0, 4, 3, torch_dtype="float8_e4m3fn")),
+    _ocp_mx("e5m2", NumberFormat("mxfp8_e5m2", 8, True, 57344.0, 5, 2, torch_dtype="float8_e5m2")),
+    _ocp_mx("int8", _tabulated("mxint8", 8, MXINT8)),
     NumberFormat(
         "nvfp4", 4, True, 6.0, 2, 1, block=16, block_scale="e4m3",
         summary="fp4 in blocks of 16 with a scale in fp8, for weights: 4.5 bits (NVIDIA)",

@@ -39,7 +39,11 @@ SCHEMES = [
     if symmetric or not number.is_float
 ]
 """Formats with a scale, and with a zero point where they may have one."""
-TABLES = {"binary": [-1, 1], "ternary": [-1, 0, 1]}
+TABLES: dict[str, Any] = {
+    "binary": [-1, 1],
+    "ternary": [-1, 0, 1],
+    "mxint8": np.arange(-128, 128) / 64,
+}
 """Formats to their definition: the numbers of all codes."""
 BY_NAME: dict[str, Any] = {"ids": lambda number: number.name}
 
@@ -88,12 +92,14 @@ def test_rounding_twice_is_rounding_once(number: NumberFormat) -> None:
 
 @pytest.mark.parametrize("number", EVERY, **BY_NAME)
 def test_rounding_is_odd(number: NumberFormat) -> None:
-    """A negative number becomes the negative; integers have one code more below zero."""
+    """A negative number becomes the negative; integers and mxint8 have one code more below zero."""
     x = some_numbers(number)
     if not number.has_zero:
         x = x[x != 0]  # which has to become one of both
     if not number.is_float:
         x = x[x.abs() < 2 ** (number.bits - 1) - 1]
+    if number.name == "mxint8":
+        x = x[x.abs() < number.max_value]
 
     assert torch.equal(rounded(-x, number), -rounded(x, number))
 
@@ -176,6 +182,9 @@ ML_DTYPES = {
     "fp8_e4m3": "float8_e4m3fn",
     "fp8_e5m2": "float8_e5m2",
     "mxfp4": "float4_e2m1fn",
+    "mxfp6_e3m2": "float6_e3m2fn",
+    "mxfp6_e2m3": "float6_e2m3fn",
+    "mxfp8_e5m2": "float8_e5m2",
     "mxfp8": "float8_e4m3fn",
     "nvfp4": "float4_e2m1fn",
 }

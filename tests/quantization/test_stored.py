@@ -42,6 +42,8 @@ SPELLINGS = [
     "wternaryg8",
     "mxfp4",
     "mxfp8",
+    "mxfp6_e2m3",
+    "mxint8",
     "nvfp4",
 ]
 ROWS = torch.randn(6, 19, generator=torch.Generator().manual_seed(0))

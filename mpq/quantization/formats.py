@@ -14,7 +14,7 @@ from typing import Any, Final, final
 
 from mpq._support.registry import ValueRegistry
 from mpq.errors import InputError
-from mpq.quantization.level_tables import BINARY, MXINT8, TERNARY
+from mpq.quantization.level_tables import BINARY, MXINT8, NF4, TERNARY, normal_levels
 
 _SPELLING = re.compile(r"[a-z0-9_]+")
 BLOCK_SCALES: Final = ("e8m0", "e4m3")
@@ -263,6 +263,14 @@ _OWN = (
     ),
     _tabulated(
         "ternary", 2, TERNARY, "-1, 0 and 1 in two bits, for weights (Ternary Weight Networks)",
+    ),
+    _tabulated(
+        "nf3", 3, normal_levels(3),
+        "8 quantiles of the normal distribution, for weights: wnf3g64 (QLoRA's formula)",
+    ),
+    _tabulated(
+        "nf4", 4, NF4,
+        "16 quantiles of the normal distribution, for weights: wnf4g64 (QLoRA)",
     ),
     # Elements and blocks as in OCP MX 1.0; NVFP4 is NVIDIA's, as Blackwell multiplies it.
     _ocp_mx("fp4", NumberFormat("mxfp4", 4, True, 6.0, 2, 1)),

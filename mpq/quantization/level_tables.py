@@ -6,6 +6,8 @@ No torch here, as in ``mpq.quantization.formats``.
 from statistics import NormalDist
 from typing import Final
 
+import numpy as np
+
 BINARY: Final = (-1.0, 1.0)
 """Signs (Rastegari et al. 2016, XNOR-Net, arXiv:1603.05279)."""
 TERNARY: Final = (-1.0, 0.0, 1.0)
@@ -29,8 +31,8 @@ def normal_levels(bits: int) -> tuple[float, ...]:
     .. math:: 1 - \tfrac12 \left( \tfrac{1}{2 (2 n - 1)} + \tfrac{1}{2 \cdot 2 n} \right)
 
     give the levels above 0, and :math:`n - 1` those below, so that 0 is a level and the mean of
-    both ends loses as little; all are divided by the largest. That is how the authors computed the
-    16 that their paper publishes, in part in float32: those differ from these by up to 2e-7.
+    both ends loses as little; all are divided by the largest, and float32. That is how the authors
+    computed the 16 that their paper publishes; those differ from these by up to 2e-7.
     Reference: Dettmers et al. (2023), QLoRA, arXiv:2305.14314, equation 4.
 
     Args:
@@ -44,7 +46,8 @@ def normal_levels(bits: int) -> tuple[float, ...]:
     above, below = (_quantiles(outermost, count) for count in (half, half - 1))
     largest = above[-1]
     levels = (*(-x for x in reversed(below)), 0.0, *above)
-    return tuple(level / largest for level in levels)
+    # What is stored and computed with is float32, so that every level stands for itself.
+    return tuple(float(np.float32(level / largest)) for level in levels)
 
 
 def _quantiles(outermost: float, count: int) -> list[float]:

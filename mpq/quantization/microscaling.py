@@ -1,7 +1,7 @@
 """Microscaling weights as files hold them: the bits of their elements and of their scales.
 
-Elements of mxfp4 and nvfp4 are E2M1, those of mxfp8 E4M3, others say theirs in their name; scales of
-blocks are E8M0, and E4M3 in nvfp4, with one more scale for the whole weight. OCP Microscaling
+Elements of mxfp4 and nvfp4 are E2M1, those of mxfp8 E4M3, others say theirs in their name; scales
+of blocks are E8M0, and E4M3 in nvfp4, with one more scale for the whole weight. OCP Microscaling
 Formats (MX) 1.0, 2023.
 """
 

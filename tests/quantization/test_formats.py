@@ -18,6 +18,7 @@ from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization import formats
 from mpq.quantization.formats import MINIFLOATS, NUMBER_FORMATS, NumberFormat
 from mpq.quantization.grid import Grid, integer_range, make_grid, places, round_float
+from mpq.quantization.level_tables import normal_levels
 from mpq.quantization.microscaling import float_bits
 from mpq.quantization.numerics import InputRounding
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
@@ -39,10 +40,19 @@ SCHEMES = [
     if symmetric or not number.is_float
 ]
 """Formats with a scale, and with a zero point where they may have one."""
+NF4 = [
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+    -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+    0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+    0.7229568362236023, 1.0,
+]  # fmt: skip
+"""Appendix E of arXiv:2305.14314."""
 TABLES: dict[str, Any] = {
     "binary": [-1, 1],
     "ternary": [-1, 0, 1],
     "mxint8": np.arange(-128, 128) / 64,
+    "nf4": NF4,
+    "nf3": normal_levels(3),  # against their definition below
 }
 """Formats to their definition: the numbers of all codes."""
 BY_NAME: dict[str, Any] = {"ids": lambda number: number.name}
@@ -100,6 +110,8 @@ def test_rounding_is_odd(number: NumberFormat) -> None:
         x = x[x.abs() < 2 ** (number.bits - 1) - 1]
     if number.name == "mxint8":
         x = x[x.abs() < number.max_value]
+    if number.name.startswith("nf"):
+        pytest.skip("one level more above 0 than below")
 
     assert torch.equal(rounded(-x, number), -rounded(x, number))
 
@@ -436,6 +448,26 @@ def test_a_format_of_others_is_written_by_its_name(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(InputError, match="'toy' of another package is written 't5'; only its name"):
         formats.spelled_format("toy")
+
+
+@pytest.mark.parametrize(("bits", "published"), [(3, None), (4, NF4)])
+def test_normal_levels_are_quantiles(bits: int, published: list[float] | None) -> None:
+    """Evenly spaced probabilities, by torch's error function; QLoRA's 16 are these in float32."""
+    levels = torch.tensor(normal_levels(bits), dtype=torch.float64)
+    half = 2 ** (bits - 1)
+    outermost = 1 - (1 / (2 * half - 1) + 1 / (2 * half)) / 4
+    widest = torch.special.ndtri(torch.tensor(outermost, dtype=torch.float64))
+
+    chances = torch.special.ndtr(levels * widest)
+
+    zero = half - 1  # one level more above than below
+    for side, count in ((chances[zero:], half), (chances[: zero + 1].flip(0), half - 1)):
+        ends = (0.5, float(side[-1]))
+        assert ends[1] == pytest.approx(outermost if count == half else 1 - outermost, abs=1e-12)
+        torch.testing.assert_close(side, torch.linspace(*ends, count + 1, dtype=torch.float64))
+    assert levels[zero] == 0
+    if published is not None:
+        np.testing.assert_allclose(levels, published, atol=2e-7)
 
 
 def test_integer_ranges_are_the_codes() -> None:

@@ -110,6 +110,8 @@ def test_case_and_surrounding_space_do_not_matter(spelled: Spelled) -> None:
         ("wfp6_e3m2g32a16", "we3m2g32a16"),
         ("we2m0tae3m4d", "we2m0tae3m4d"),
         ("binary", "wbinarya32"),
+        ("nf4", "wnf4a32"),
+        ("wnf3g64a16", "wnf3g64a16"),
         ("wbinarytafp8", "wbinarytafp8_e4m3"),
         ("wternaryg64a16", "wternaryg64a16"),
         ("bf16", "bf16"),

@@ -44,6 +44,8 @@ SPELLINGS = [
     "mxfp8",
     "mxfp6_e2m3",
     "mxint8",
+    "nf4",
+    "wnf3g8",
     "nvfp4",
 ]
 ROWS = torch.randn(6, 19, generator=torch.Generator().manual_seed(0))

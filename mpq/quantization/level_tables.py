@@ -30,9 +30,10 @@ def normal_levels(bits: int) -> tuple[float, ...]:
 
     .. math:: 1 - \tfrac12 \left( \tfrac{1}{2 (2 n - 1)} + \tfrac{1}{2 \cdot 2 n} \right)
 
-    give the levels above 0, and :math:`n - 1` those below, so that 0 is a level and the mean of
-    both ends loses as little; all are divided by the largest, and float32. That is how the authors
-    computed the 16 that their paper publishes; those differ from these by up to 2e-7.
+    give the levels above 0, and :math:`n - 1` those below, so that 0 is a level: the outermost is
+    the mean of what :math:`2n - 1` and :math:`2n` evenly spaced numbers would leave out half a step
+    of. All are divided by the largest. That is how the authors computed the 16 that their paper
+    publishes; those differ from these by up to 2e-7.
     Reference: Dettmers et al. (2023), QLoRA, arXiv:2305.14314, equation 4.
 
     Args:

@@ -35,6 +35,7 @@ SPELLINGS = [
     "fp8", "wfp8a32", "fp16", "bf16", "wfp4a32", "w4ta32", "wmxfp4a32", "wmxfp8a32", "wnvfp4a32",
     "wmxfp4a16", "wmxfp8a8d", "wnvfp4afp8", "w8aint16", "w4aint16s", "w8aint16sd", "wint16a32",
     "wint16zg32a8", "int16", "w12a32", "w8a12", "w10zg32a9d", "we3m2a32", "we2m3g32a8d", "e3m0",
+    "wternarya32", "wbinaryg32a16", "wnf4g64a32", "wmxint8a32", "wmxfp6_e2m3a8d",
 ]  # fmt: skip
 
 

@@ -19,9 +19,12 @@ from mpq.quantization.level_tables import BINARY, MXINT8, NF4, TERNARY, normal_l
 _SPELLING = re.compile(r"[a-z0-9_]+")
 BLOCK_SCALES: Final = ("e8m0", "e4m3")
 """Formats of a microscaling format's scales, of 8 bits: powers of two, or fp8."""
+INTEGERS: Final = "int{N}"
+"""The family of integers that are written by their bits."""
 MINIFLOATS: Final = "e{E}m{M}"
 """The family of floating-point formats of any exponent and mantissa."""
 FAMILIES: Final = {
+    INTEGERS: "integers of N bits, 2^N levels: w8 is wint8, and w16 is fp16",
     MINIFLOATS: "floating point of E exponent and M mantissa bits, 3 to 8 with the sign: all codes "
     "are numbers; of M = 0 they are 0 and powers of two",
 }
@@ -201,6 +204,7 @@ def _integer(bits: int) -> NumberFormat:
         spelled=(str(bits), f"int{bits}"),
         onnx_type="INT8" if bits <= 8 else None,
         summary=f"integers of {bits} bits, {2**bits} levels",
+        family=INTEGERS,
     )
 
 
@@ -319,11 +323,10 @@ def spellings() -> dict[str, str]:
 
 
 @cache
-def shown_spellings() -> tuple[str, ...]:
-    """The keys of ``spellings()`` for a message, which names a family and not its members."""
+def shown_names() -> tuple[str, ...]:
+    """Names of all formats for a message, which names a family and not its members."""
     family = {number.name: number.family for number in NUMBER_FORMATS.own}
-    shown = (family.get(name) or text for text, name in spellings().items())
-    return tuple(dict.fromkeys(shown))
+    return tuple(dict.fromkeys(family.get(name) or name for name in NUMBER_FORMATS))
 
 
 def spelled_format(text: str) -> NumberFormat:

@@ -3,10 +3,9 @@
 No torch here, as in ``mpq.quantization.formats``.
 """
 
+from array import array
 from statistics import NormalDist
 from typing import Final
-
-import numpy as np
 
 BINARY: Final = (-1.0, 1.0)
 """Signs (Rastegari et al. 2016, XNOR-Net, arXiv:1603.05279)."""
@@ -48,7 +47,7 @@ def normal_levels(bits: int) -> tuple[float, ...]:
     largest = above[-1]
     levels = (*(-x for x in reversed(below)), 0.0, *above)
     # What is stored and computed with is float32, so that every level stands for itself.
-    return tuple(float(np.float32(level / largest)) for level in levels)
+    return tuple(array("f", [level / largest for level in levels]))
 
 
 def _quantiles(outermost: float, count: int) -> list[float]:

@@ -31,7 +31,7 @@ from mpq.errors import PrecisionError
 from mpq.quantization.formats import (
     NUMBER_FORMATS,
     NumberFormat,
-    shown_spellings,
+    shown_names,
     spelled_format,
     spellings,
 )
@@ -146,11 +146,10 @@ def _pattern() -> re.Pattern[str]:
 
 
 def _help() -> str:
-    bits = [text for text in shown_spellings() if text.isdigit()]
-    names = [text for text in shown_spellings() if not text.isdigit()]
+    *_, widest, original = sorted(int(text) for text in spellings() if text.isdigit())
     return (
-        f"write w<bits>a<bits> such as w4a8 ({', '.join(bits[:-1])} or {bits[-1]} bits), w4g128a16 "
-        f"for groups of 128, w8a8d for dynamic activations, or one of {', '.join(names)}"
+        f"write w<bits>a<bits> such as w4a8 (2 to {widest}, or {original} bits), w4g128a16 "
+        f"for groups of 128, w8a8d for dynamic activations, or one of {', '.join(shown_names())}"
     )
 
 

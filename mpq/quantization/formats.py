@@ -64,11 +64,11 @@ class NumberFormat:
             Unset: rounded by exponent and mantissa.
         onnx_type: Element type that exports hold its codes or numbers in. Unset: no export has it.
         summary: A sentence for ``mpq formats``.
-        family: The one of ``FAMILIES`` that it is a member of, if any.
         block: Numbers that share a scale, of a microscaling format; else 0.
         block_scale: What its scales are stored in, one of ``BLOCK_SCALES``.
         table: The numbers of all codes in units of the scale, ascending; empty: those of integers
             or of an exponent and a mantissa. For weights only.
+        family: The one of ``FAMILIES`` that it is a member of, if any.
 
     Raises:
         InputError: If the fields contradict each other.
@@ -84,10 +84,10 @@ class NumberFormat:
     torch_dtype: str | None = _described(None)
     onnx_type: str | None = _described(None)
     summary: str = _described("")
-    family: str = _described("")
     block: int = _described(0)
     block_scale: str = _described("")
     table: tuple[float, ...] = _described(())
+    family: str = _described("")
 
     def __post_init__(self) -> None:
         # ``Precision.parse`` lower-cases what it reads: a capital letter would never be found.

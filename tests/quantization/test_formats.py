@@ -29,6 +29,7 @@ OTHERS = (
     NumberFormat("toy_e3m2", 6, True, 24.0, 3, 2),
     NumberFormat("toy_e7m2", 10, True, 7.0, 7, 2),
     NumberFormat("toy_int12", 12),
+    NumberFormat("toy_table", 3, True, 2.0, table=(-3.0, -1.0, 0.0, 0.5, 2.0)),
 )
 EVERY = (*TABLE, *OTHERS)
 SCALED = tuple(number for number in EVERY if number.needs_scale)
@@ -52,6 +53,7 @@ TABLES: dict[str, Any] = {
     "ternary": [-1, 0, 1],
     "mxint8": np.arange(-128, 128) / 64,
     "nf4": NF4,
+    "toy_table": [-3, -1, 0, 0.5, 2],
     "nf3": normal_levels(3),  # against their definition below
 }
 """Formats to their definition: the numbers of all codes."""
@@ -103,7 +105,7 @@ def test_rounding_twice_is_rounding_once(number: NumberFormat) -> None:
 @pytest.mark.parametrize(
     # NormalFloat has one level more above 0 than below.
     "number",
-    [number for number in EVERY if not number.name.startswith("nf")],
+    [number for number in EVERY if not number.name.startswith(("nf", "toy_table"))],
     **BY_NAME,
 )
 def test_rounding_is_odd(number: NumberFormat) -> None:
@@ -471,6 +473,17 @@ def test_normal_levels_are_quantiles(bits: int, published: list[float] | None) -
     assert levels[zero] == 0
     if published is not None:
         np.testing.assert_allclose(levels, published, atol=2e-7)
+
+
+def test_the_grid_of_a_table_just_covers_a_range() -> None:
+    """By whichever end is further out in levels, for those that lie around 0 unevenly."""
+    number = OTHERS[-1]
+    low, high = torch.tensor([-6.0, -6.0, 0.0, 0.0]), torch.tensor([2.0, 8.0, 1.0, 0.0])
+
+    grid = make_grid(number, True, low, high)
+
+    assert grid.scale.tolist() == [2.0, 4.0, 0.5, 1.0]
+    assert grid.round(low[:, None])[:2, 0].tolist() == [-6.0, -4.0]
 
 
 def test_integer_ranges_are_the_codes() -> None:

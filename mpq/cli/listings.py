@@ -1,5 +1,6 @@
 """Commands that list what there is: devices, estimators, solvers, formats and the like."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ from mpq.cli.talk import TalkOptions, write
 # Everything else is imported within the commands, so that ``mpq --help`` loads no torch.
 if TYPE_CHECKING:
     from mpq._support.registry import Registry
+    from mpq.quantization.formats import NumberFormat
 
 
 @app.command()
@@ -217,25 +219,40 @@ def formats(talk: TalkOptions) -> None:
     for heading in (NUMBER_FORMATS.kind, "written", "bits", "what it is"):
         table.add_column(heading, overflow="fold")
     answer: list[dict[str, Any]] = []
+    failed: list[tuple[str, ...]] = []
+    rows: dict[str, list[NumberFormat]] = {}  # by family; most formats have none
     for name in NUMBER_FORMATS:
         try:
             number = NUMBER_FORMATS[name]
         except InputError as error:
-            table.add_row(*map(literal, (name, "", "", str(error))))
+            failed.append((name, "", "", str(error)))
             answer.append({"name": name, "error": str(error)})
             continue
-        written = [f"w{text}" for text in number.spellings]
-        cells = (number.name, ", ".join(written), str(number.bits), number.summary)
-        table.add_row(*map(literal, cells))
+        rows.setdefault(number.family or number.name, []).append(number)
         answer.append(
             {
                 "name": number.name,
-                "written": written,
+                "written": [f"w{text}" for text in number.spellings],
                 "bits": number.bits,
                 "summary": number.summary,
             }
         )
+    for row in (*(_format_row(name, members) for name, members in rows.items()), *failed):
+        table.add_row(*map(literal, row))
     talk.answer(answer, lambda console: console.print(table))
+
+
+def _format_row(name: str, members: Sequence["NumberFormat"]) -> tuple[str, ...]:
+    """Of one format, or of a family, whose members are written here in one way each."""
+    from mpq.quantization.formats import FAMILIES
+
+    first = members[0]
+    if name not in FAMILIES:
+        written = ", ".join(f"w{text}" for text in first.spellings)
+        return name, written, str(first.bits), first.summary
+    written = ", ".join(f"w{number.spellings[0]}" for number in members)
+    bits = [number.bits for number in members]
+    return name, written, f"{min(bits)} to {max(bits)}", FAMILIES[name]
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-from mpq.quantization.grid import Grid, integer_range
+from mpq.quantization.grid import Grid, integer_range, places
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.stored import StoredWeight, code_type, signature_of
 
@@ -23,7 +23,8 @@ class Codes:
     Args:
         tensor_format: The format.
         codes: ``[O, G * group]`` float32; the last group of a channel is filled up with the code
-            of 0. Integers of an integer format, numbers in units of their scale of a float one.
+            of 0, or with the largest where there is none. Integers of an integer format, numbers in
+            units of their scale of a float one.
         scale: ``[O, G]`` float32; one for the whole weight is repeated for every channel.
         zero_point: ``[O, G]`` int32, 0 where the format is symmetric.
         num_inputs: ``K``: without what fills up the last group.
@@ -59,11 +60,15 @@ class Codes:
     def of_stored(cls, stored: StoredWeight, tensor_format: TensorFormat) -> "Codes":
         """The codes of a weight that was rounded before, in the format that they are in."""
         scale, point = torch.from_numpy(stored.scale), torch.from_numpy(stored.zero_point)
-        codes = torch.from_numpy(stored.codes).float()
+        number, codes = tensor_format.number, torch.from_numpy(stored.codes).float()
+        filling = point[:, -1:].float()
+        if number.table:
+            levels = torch.tensor(number.table)
+            codes = levels[torch.from_numpy(stored.codes).int()]
+            filling = filling if number.has_zero else torch.full_like(filling, number.max_value)
         num_inputs, group = codes.shape[1], tensor_format.group_size or codes.shape[1]
         missing = scale.shape[1] * group - num_inputs
-        # The last group is filled up with the code of 0.
-        last = point[:, -1:].float().expand(len(codes), missing)
+        last = filling.expand(len(codes), missing)
         return cls(tensor_format, torch.cat([codes, last], dim=1), scale, point, num_inputs)
 
     def stored(self, rows: Tensor) -> StoredWeight:
@@ -72,10 +77,12 @@ class Codes:
         Args:
             rows: ``[O, K]`` that the codes are of.
         """
-        codes = self.codes[:, : self.num_inputs].numpy()
+        codes = self.codes[:, : self.num_inputs]
+        if self.tensor_format.number.table:
+            codes = places(codes, self.tensor_format.number)
         original = rows.detach().float().cpu().numpy()
         return StoredWeight(
-            codes.astype(code_type(self.tensor_format)),
+            codes.numpy().astype(code_type(self.tensor_format)),
             self.scale.numpy(),
             self.zero_point.numpy(),
             signature_of(original),

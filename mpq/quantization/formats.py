@@ -6,16 +6,29 @@ problem's file names its formats and is read without it.
 """
 
 import re
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from itertools import pairwise, product
 from typing import Any, Final, final
 
 from mpq._support.registry import ValueRegistry
 from mpq.errors import InputError
+from mpq.quantization.level_tables import BINARY, MXINT8, NF4, TERNARY, normal_levels
 
 _SPELLING = re.compile(r"[a-z0-9_]+")
 BLOCK_SCALES: Final = ("e8m0", "e4m3")
 """Formats of a microscaling format's scales, of 8 bits: powers of two, or fp8."""
+INTEGERS: Final = "int{N}"
+"""The family of integers that are written by their bits."""
+MINIFLOATS: Final = "e{E}m{M}"
+"""The family of floating-point formats of any exponent and mantissa."""
+FAMILIES: Final = {
+    INTEGERS: "integers of N bits, 2^N levels: w8 is wint8, and w16 is fp16",
+    MINIFLOATS: "floating point of E exponent and M mantissa bits, 3 to 8 with the sign: all codes "
+    "are numbers; of M = 0 they are 0 and powers of two",
+}
+"""Formats that ``mpq formats`` and messages name together, and a sentence about all of them."""
 
 
 def _described(default: Any) -> Any:
@@ -31,16 +44,18 @@ class NumberFormat:
 
     Integers have evenly spaced levels: every code of ``bits`` bits, signed around 0, or from 0 with
     a zero point. Floating-point numbers have a sign, an exponent of bias ``2**(E - 1) - 1`` with
-    subnormals, a mantissa, and saturate at ``max_value``. Values are scaled first, except those of
-    floating-point formats of 16 bits or more. A microscaling format says itself how many numbers
-    share a scale, and how that is stored.
+    subnormals, a mantissa, and saturate at ``max_value``; or they are those of a table. Values are
+    scaled first, except those of floating-point formats of 16 bits or more. A microscaling format
+    says itself how many numbers share a scale, and how that is stored.
 
     Args:
         name: Such as ``int4`` or ``fp8_e4m3``: lower-case letters, digits, underscores.
         bits: Bits per number, without scales.
-        is_float: Whether it has an exponent.
+        is_float: Whether codes stand for other numbers than integers: it has an exponent, or a
+            table.
         max_value: Largest magnitude of a floating-point format, which its bits do not tell: some
-            spend codes on infinity, some do not. Unused for integers.
+            spend codes on infinity, some do not. Of a table that of its last level. Unused for
+            integers.
         exponent_bits: ``E`` of a floating-point format.
         mantissa_bits: Stored bits of a floating-point format's mantissa.
         spelled: How it is written after ``w`` and ``a``: the first is what mpq writes, all are
@@ -51,6 +66,9 @@ class NumberFormat:
         summary: A sentence for ``mpq formats``.
         block: Numbers that share a scale, of a microscaling format; else 0.
         block_scale: What its scales are stored in, one of ``BLOCK_SCALES``.
+        table: The numbers of all codes in units of the scale, ascending; empty: those of integers
+            or of an exponent and a mantissa. For weights only.
+        family: The one of ``FAMILIES`` that it is a member of, if any.
 
     Raises:
         InputError: If the fields contradict each other.
@@ -68,6 +86,8 @@ class NumberFormat:
     summary: str = _described("")
     block: int = _described(0)
     block_scale: str = _described("")
+    table: tuple[float, ...] = _described(())
+    family: str = _described("")
 
     def __post_init__(self) -> None:
         # ``Precision.parse`` lower-cases what it reads: a capital letter would never be found.
@@ -82,7 +102,9 @@ class NumberFormat:
                 f"number format {self.name}: a block of numbers has a scale in "
                 f"{' or '.join(BLOCK_SCALES)}; got {self.block} and {self.block_scale!r}"
             )
-        if self.is_float:
+        if self.table:
+            self._check_table()
+        elif self.is_float:
             self._check_float()
         elif not 2 <= self.bits <= 16:
             # One bit has no code above 0; codes are computed in float32, whose digits are used up
@@ -97,6 +119,18 @@ class NumberFormat:
             )
         if self.max_value <= 0:
             raise InputError(f"number format {self.name}: max_value is positive")
+
+    def _check_table(self) -> None:
+        ascends = all(a < b for a, b in pairwise(self.table))
+        if not (ascends and self.table[0] < 0 < self.table[-1] == self.max_value):
+            raise InputError(
+                f"number format {self.name}: a table ascends from a number below 0 to max_value"
+            )
+        if not self.is_float or self.bits > 8 or len(self.table) > 2**self.bits:
+            raise InputError(
+                f"number format {self.name}: a table is of a float of up to 8 bits and has a level "
+                f"for each code at most; got {len(self.table)}"
+            )
 
     @property
     def spellings(self) -> tuple[str, ...]:
@@ -114,8 +148,18 @@ class NumberFormat:
 
     @property
     def is_microscaling(self) -> bool:
-        """Whether its blocks and their scales belong to the format: for weights only."""
+        """Whether its blocks and their scales belong to the format."""
         return self.block > 0
+
+    @property
+    def is_for_weights(self) -> bool:
+        """Whether inputs are never in it: microscaling formats, and those of a table."""
+        return self.is_microscaling or bool(self.table)
+
+    @property
+    def has_zero(self) -> bool:
+        """Whether 0 is one of its numbers."""
+        return not self.table or 0.0 in self.table
 
     @property
     def has_tensor_scale(self) -> bool:
@@ -135,20 +179,69 @@ class NumberFormat:
         # The exponent's code 0 is for subnormals: normal numbers begin at 1 - bias.
         return int(2 - 2 ** (self.exponent_bits - 1))
 
+    @cached_property
+    def levels(self) -> tuple[float, ...]:
+        """Every number of a format with a scale that is no integer, in its units, ascending.
+
+        >>> NUMBER_FORMATS["e2m0"].levels
+        (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
+        """
+        if self.table:
+            return self.table
+        steps = 2**self.mantissa_bits
+        exponents = range(self.min_exponent, self.min_exponent + 2**self.exponent_bits - 1)
+        subnormal = [2.0**self.min_exponent * m / steps for m in range(1, steps)]
+        normal = [2.0**e * (1 + m / steps) for e in exponents for m in range(steps)]
+        positive = [x for x in subnormal + normal if x <= self.max_value]
+        return (*(-x for x in reversed(positive)), 0.0, *positive)
+
 
 def _integer(bits: int) -> NumberFormat:
-    # Exports store every integer format in 8 bits: fewer make ONNX runtimes no faster.
+    # Exports store integers in 8 bits: fewer make ONNX runtimes no faster, more they do not hold.
     return NumberFormat(
         f"int{bits}",
         bits,
         spelled=(str(bits), f"int{bits}"),
-        onnx_type="INT8",
+        onnx_type="INT8" if bits <= 8 else None,
         summary=f"integers of {bits} bits, {2**bits} levels",
+        family=INTEGERS,
     )
 
 
+def _minifloat(exponent_bits: int, mantissa_bits: int) -> NumberFormat:
+    """As OCP MX 1.0 defines its elements of 4 and 6 bits: no code is infinite or not a number."""
+    bits, name = 1 + exponent_bits + mantissa_bits, f"e{exponent_bits}m{mantissa_bits}"
+    largest = (2.0 - 2.0**-mantissa_bits) * 2.0**2 ** (exponent_bits - 1)
+    return NumberFormat(
+        name, bits, True, largest, exponent_bits, mantissa_bits, (name, f"fp{bits}_{name}"),
+        summary=f"floating point of {bits} bits up to {largest:g}, every code a number",
+        family=MINIFLOATS,
+    )  # fmt: skip
+
+
+def _minifloats() -> Iterator[NumberFormat]:
+    """Those of 3 to 8 bits, but for those that have a row of their own."""
+    own_rows = {(2, 1), (4, 3), (5, 2)}
+    for bits, exponent_bits in product(range(3, 9), range(1, 7)):
+        shape = (exponent_bits, bits - 1 - exponent_bits)
+        if shape[1] >= 0 and shape not in own_rows:
+            yield _minifloat(*shape)
+
+
+def _tabulated(name: str, bits: int, table: tuple[float, ...], summary: str = "") -> NumberFormat:
+    return NumberFormat(name, bits, True, table[-1], table=table, summary=summary)
+
+
+def _ocp_mx(element: str, number: NumberFormat) -> NumberFormat:
+    summary = (
+        f"{element} in blocks of 32 with a power of two as scale, for weights: "
+        f"{number.bits + 8 / 32} bits (OCP MX)"
+    )
+    return replace(number, block=32, block_scale="e8m0", summary=summary)
+
+
 _OWN = (
-    *map(_integer, range(2, 9)),
+    *map(_integer, range(2, 16)),
     # Written by its name alone: 16 is fp16, as it was before there was this one.
     NumberFormat(
         "int16", 16, onnx_type="INT16",
@@ -156,27 +249,40 @@ _OWN = (
     ),
     # torch's 4-bit dtype packs two numbers into a byte and cannot be cast to.
     NumberFormat(
-        "fp4_e2m1", 4, True, 6.0, 2, 1, ("fp4_e2m1", "fp4"),
+        "fp4_e2m1", 4, True, 6.0, 2, 1, ("fp4_e2m1", "fp4", "e2m1"),
         summary="0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives (OCP MX)",
     ),
     # e4m3 has no infinity and one NaN per sign, hence 448; e5m2 has both, as IEEE's formats do.
     NumberFormat(
-        "fp8_e4m3", 8, True, 448.0, 4, 3, ("fp8_e4m3", "fp8"), "float8_e4m3fn",
+        "fp8_e4m3", 8, True, 448.0, 4, 3, ("fp8_e4m3", "fp8", "e4m3"), "float8_e4m3fn",
         summary="floating point of 8 bits with more digits than range (OCP OFP8)",
     ),
     NumberFormat(
-        "fp8_e5m2", 8, True, 57344.0, 5, 2, (), "float8_e5m2",
+        "fp8_e5m2", 8, True, 57344.0, 5, 2, ("fp8_e5m2", "e5m2"), "float8_e5m2",
         summary="floating point of 8 bits with more range than digits (OCP OFP8)",
     ),
+    *_minifloats(),
+    _tabulated(
+        "binary", 1, BINARY, "-1 and 1, for weights: at best their mean magnitude (XNOR-Net)",
+    ),
+    _tabulated(
+        "ternary", 2, TERNARY, "-1, 0 and 1 in two bits, for weights (Ternary Weight Networks)",
+    ),
+    _tabulated(
+        "nf3", 3, normal_levels(3),
+        "8 quantiles of the normal distribution, for weights: wnf3g64 (QLoRA's formula)",
+    ),
+    _tabulated(
+        "nf4", 4, NF4,
+        "16 quantiles of the normal distribution, for weights: wnf4g64 (QLoRA)",
+    ),
     # Elements and blocks as in OCP MX 1.0; NVFP4 is NVIDIA's, as Blackwell multiplies it.
-    NumberFormat(
-        "mxfp4", 4, True, 6.0, 2, 1, block=32, block_scale="e8m0",
-        summary="fp4 in blocks of 32 with a power of two as scale, for weights: 4.25 bits (OCP MX)",
-    ),
-    NumberFormat(
-        "mxfp8", 8, True, 448.0, 4, 3, torch_dtype="float8_e4m3fn", block=32, block_scale="e8m0",
-        summary="fp8 in blocks of 32 with a power of two as scale, for weights: 8.25 bits (OCP MX)",
-    ),
+    _ocp_mx("fp4", NumberFormat("mxfp4", 4, True, 6.0, 2, 1)),
+    _ocp_mx("e3m2", NumberFormat("mxfp6_e3m2", 6, True, 28.0, 3, 2)),
+    _ocp_mx("e2m3", NumberFormat("mxfp6_e2m3", 6, True, 7.5, 2, 3)),
+    _ocp_mx("fp8", NumberFormat("mxfp8", 8, True, 448.0, 4, 3, torch_dtype="float8_e4m3fn")),
+    _ocp_mx("e5m2", NumberFormat("mxfp8_e5m2", 8, True, 57344.0, 5, 2, torch_dtype="float8_e5m2")),
+    _ocp_mx("int8", _tabulated("mxint8", 8, MXINT8)),
     NumberFormat(
         "nvfp4", 4, True, 6.0, 2, 1, block=16, block_scale="e4m3",
         summary="fp4 in blocks of 16 with a scale in fp8, for weights: 4.5 bits (NVIDIA)",
@@ -214,6 +320,13 @@ def spellings() -> dict[str, str]:
     """
     own = {text: number.name for number in NUMBER_FORMATS.own for text in number.spellings}
     return {name: name for name in NUMBER_FORMATS} | own
+
+
+@cache
+def shown_names() -> tuple[str, ...]:
+    """Names of all formats for a message, which names a family and not its members."""
+    family = {number.name: number.family for number in NUMBER_FORMATS.own}
+    return tuple(dict.fromkeys(family.get(name) or name for name in NUMBER_FORMATS))
 
 
 def spelled_format(text: str) -> NumberFormat:

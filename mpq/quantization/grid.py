@@ -4,6 +4,7 @@ Tensors come as rows ``[O, K]``; every row has its own scale.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import final
 
 import torch
@@ -90,7 +91,8 @@ def make_grid(number: NumberFormat, symmetric: bool, low: Tensor, high: Tensor) 
     low, high = low.float().clamp(max=0.0), high.float().clamp(min=0.0)
     zero = torch.zeros_like(low, dtype=torch.int32)
     if number.is_float:
-        scale = _positive(torch.maximum(-low, high) / number.max_value)
+        lowest = number.table[0] if number.table else -number.max_value
+        scale = _positive(torch.maximum(low / lowest, high / number.max_value), number.has_zero)
         return Grid(number, _block_scale(scale, number), zero, symmetric)
     code_low, code_high = integer_range(number, symmetric)
     if symmetric:
@@ -103,12 +105,12 @@ def make_grid(number: NumberFormat, symmetric: bool, low: Tensor, high: Tensor) 
     return Grid(number, scale, point, symmetric)
 
 
-def _positive(scale: Tensor) -> Tensor:
-    """A row of zeros needs some scale; any will do."""
+def _positive(scale: Tensor, has_zero: bool = True) -> Tensor:
+    """A row of zeros needs some scale: any will do, or the smallest where no code stands for 0."""
+    if has_zero:
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     # Of a subnormal number the reciprocal may overflow, and 0 times infinity is nan.
-    return torch.where(scale > 0, scale, torch.ones_like(scale)).clamp_min(
-        torch.finfo(torch.float32).tiny
-    )
+    return scale.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def _block_scale(scale: Tensor, number: NumberFormat) -> Tensor:
@@ -130,17 +132,50 @@ def _block_scale(scale: Tensor, number: NumberFormat) -> Tensor:
 
 
 def round_float(scaled: Tensor, number: NumberFormat) -> Tensor:
-    """Nearest number of a floating-point format, saturating; float32.
+    """Nearest number of a format that is no integer, saturating; float32.
 
     Args:
         scaled: Numbers in units of their scale, float32, any shape.
-        number: A floating-point format, at whose largest number they saturate.
+        number: A format with an exponent or a table, at whose ends they saturate.
     """
+    if number.table:
+        return level_table(number.table, scaled.device)[0][places(scaled, number)]
     # First of all: torch's casts to fp16 and float8_e5m2 turn larger numbers into infinity.
     clipped = scaled.clamp(-number.max_value, number.max_value)
     if number.torch_dtype is None:
         return _round_mantissa(clipped, number)
     return clipped.to(getattr(torch, number.torch_dtype)).float()
+
+
+def places(scaled: Tensor, number: NumberFormat) -> Tensor:
+    """Which of a format's ``levels`` is the nearest, int32; of two equally near ones the even.
+
+    Args:
+        scaled: As in ``round_float``.
+        number: One that has levels.
+    """
+    _, boundaries = level_table(number.levels, scaled.device)
+    return torch.bucketize(scaled.contiguous(), boundaries, out_int32=True)
+
+
+@lru_cache(maxsize=256)
+def level_table(levels: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Levels ``[N]`` and what parts them ``[N - 1]``: the largest that goes to the lower; float32.
+
+    Args:
+        levels: Ascending.
+        device: Where the tensors are.
+    """
+    # A tensor made in inference mode is refused by autograd, and these are kept for every caller.
+    with torch.inference_mode(False):
+        table = torch.tensor(levels, dtype=torch.float32)
+        middle = table.double().unfold(0, 2, 1).mean(dim=1)
+        boundaries = middle.float()
+        # Halves go to the even place: from an odd one up. The middle of two float32 may be none.
+        is_odd = torch.arange(len(middle)) % 2 == 1
+        goes_up = (boundaries > middle) | ((boundaries == middle) & is_odd)
+        below = torch.nextafter(boundaries, torch.full_like(boundaries, -torch.inf))
+        return table.to(device), torch.where(goes_up, below, boundaries).to(device)
 
 
 def _round_mantissa(x: Tensor, number: NumberFormat) -> Tensor:

@@ -1,7 +1,8 @@
 """Microscaling weights as files hold them: the bits of their elements and of their scales.
 
-Elements of mxfp4 and nvfp4 are E2M1, those of mxfp8 E4M3; scales of blocks are E8M0 (mxfp4, mxfp8)
-or E4M3 (nvfp4, with one more scale for the whole weight). OCP Microscaling Formats (MX) 1.0, 2023.
+Elements of mxfp4 and nvfp4 are E2M1, those of mxfp8 E4M3, others say theirs in their name; scales
+of blocks are E8M0, and E4M3 in nvfp4, with one more scale for the whole weight. OCP Microscaling
+Formats (MX) 1.0, 2023.
 """
 
 import torch
@@ -17,7 +18,7 @@ def element_bits(codes: Codes) -> Tensor:
     """``[O, K]`` int32: sign, exponent and mantissa of every element, from 0 to ``2^bits - 1``.
 
     Args:
-        codes: Of a floating-point format of up to 8 bits.
+        codes: Of a floating-point format of up to 8 bits, with an exponent.
     """
     return float_bits(codes.codes[:, : codes.num_inputs], codes.tensor_format.number)
 

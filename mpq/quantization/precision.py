@@ -16,8 +16,8 @@ Spelling, for example ``w4g128a8``:
 ===========  =======================================================================
 
 A name alone stands for both: ``fp8``, ``bf16``, ``fp32``, ``int8`` (which is ``w8a8``). The
-microscaling formats ``mxfp4``, ``mxfp8`` and ``nvfp4`` are of weights alone and have their own
-groups: ``mxfp4`` is ``wmxfp4a32``.
+microscaling formats such as ``mxfp4`` are of weights alone and have their own groups: ``mxfp4`` is
+``wmxfp4a32``. ``binary`` and ``ternary`` are of weights alone, too: ``wternaryg64a16``.
 """
 
 import re
@@ -28,7 +28,13 @@ from typing import Self, final
 
 from mpq._support.json_object import quoted
 from mpq.errors import PrecisionError
-from mpq.quantization.formats import NUMBER_FORMATS, NumberFormat, spelled_format, spellings
+from mpq.quantization.formats import (
+    NUMBER_FORMATS,
+    NumberFormat,
+    shown_names,
+    spelled_format,
+    spellings,
+)
 
 SCALE_BITS = 32
 """Bits of one scale, where a tensor or a channel has one."""
@@ -140,11 +146,10 @@ def _pattern() -> re.Pattern[str]:
 
 
 def _help() -> str:
-    bits = [text for text in spellings() if text.isdigit()]
-    names = [text for text in spellings() if not text.isdigit()]
+    *_, widest, original = sorted(int(text) for text in spellings() if text.isdigit())
     return (
-        f"write w<bits>a<bits> such as w4a8 ({', '.join(bits[:-1])} or {bits[-1]} bits), w4g128a16 "
-        f"for groups of 128, w8a8d for dynamic activations, or one of {', '.join(names)}"
+        f"write w<bits>a<bits> such as w4a8 (2 to {widest}, or {original} bits), w4g128a16 "
+        f"for groups of 128, w8a8d for dynamic activations, or one of {', '.join(shown_names())}"
     )
 
 
@@ -172,7 +177,7 @@ class Precision:
         spelling = text.strip().lower()
         # A bare number is no precision: 8 might mean w8 as well as w8a8.
         if spelling in spellings() and not spelling.isdigit():
-            is_weight = spelled_format(spelling).is_microscaling
+            is_weight = spelled_format(spelling).is_for_weights
             spelling = f"w{spelling}" if is_weight else f"w{spelling}a{spelling}"
         match = _pattern().fullmatch(spelling)
         if match is None:
@@ -183,7 +188,7 @@ class Precision:
     def _spelling(self) -> str:
         number = self.weight.number
         # The name alone, only where it reads back to the same: weights per tensor are spelled out.
-        is_both = number.is_float and not number.is_microscaling
+        is_both = number.is_float and not number.is_for_weights
         if is_both and self == Precision.parse(number.name):
             return number.name
         return spell_weight(self.weight) + _spell_activation(self.activation)
@@ -214,7 +219,7 @@ def _weight_format(match: re.Match[str]) -> TensorFormat:
 
 def _activation_format(match: re.Match[str]) -> TensorFormat:
     number = spelled_format(match["activation"] or "fp32")
-    if number.is_microscaling:
+    if number.is_for_weights:
         raise PrecisionError(f"{match[0]!r}: {number.name} is for weights; write w{number.name}a32")
     if not number.needs_scale:
         _refuse_flags(match, number, "symmetric", "dynamic")

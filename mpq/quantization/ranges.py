@@ -13,6 +13,7 @@ from mpq._support.bounds import Bounded
 from mpq._support.registry import Registry
 from mpq.errors import InputError
 from mpq.quantization.formats import NumberFormat
+from mpq.quantization.level_tables import BINARY, TERNARY
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,6 +133,8 @@ class Percentile(RangeMethod):
 class LeastSquares(RangeMethod):
     """The range with the least squared error, among shrunken copies of the full one.
 
+    Of ``binary`` and ``ternary``, whose numbers have one magnitude, the best in closed form.
+
     Args:
         num_shrinks: Ranges that are tried, from the full one down to a fifth of it, in equal steps;
             halves where scales are powers of two.
@@ -156,6 +159,11 @@ class LeastSquares(RangeMethod):
 
         # The square of a small error is 0 in fp16.
         rows = rows.float()
+        if number.table in (BINARY, TERNARY):
+            # Some rows at a time: sorting takes several times the memory of a large weight.
+            some = rows.split(max(1, NUMBERS_AT_ONCE // max(rows.shape[1], 1)))
+            scale = torch.cat([sign_scale(part, number.has_zero) for part in some])
+            return -scale, scale
         low, high = rows.amin(dim=1), rows.amax(dim=1)
         best, shrink = torch.full_like(low, torch.inf), torch.ones_like(low)
         factors = torch.linspace(1.0, 0.2, self.num_shrinks).to(rows.device)
@@ -174,6 +182,34 @@ class LeastSquares(RangeMethod):
                 best = torch.where(better, error, best)
                 shrink = torch.where(better, factor, shrink)
         return low * shrink, high * shrink
+
+
+def sign_scale(rows: "Tensor", has_zero: bool) -> "Tensor":
+    r"""``[O]`` the magnitude :math:`s` that is best for signs, with or without 0.
+
+    The ``k`` largest magnitudes :math:`a` become :math:`s`, their mean; of all ``k`` that is best
+    which removes most of the squared error:
+
+    .. math:: \max_k \frac1k \left( \sum_{i \le k} a_{(i)} \right)^2
+
+    Without 0 all numbers become :math:`\pm s` (Rastegari et al. 2016, XNOR-Net, arXiv:1603.05279).
+    Ternary Weight Networks (Li et al. 2016, arXiv:1605.04711) take 0.7 times the mean magnitude as
+    the threshold, an approximation for normal and uniform weights; this is their optimum itself,
+    by sorting.
+
+    Args:
+        rows: ``[O, K]`` float32.
+        has_zero: Whether numbers may become 0.
+    """
+    import torch
+
+    magnitudes = rows.abs()
+    if not has_zero:
+        return magnitudes.mean(dim=1)
+    sums = magnitudes.sort(dim=1, descending=True).values.double().cumsum(dim=1)
+    counts = torch.arange(1, rows.shape[1] + 1, device=rows.device)
+    best = (sums.square() / counts).argmax(dim=1, keepdim=True)
+    return (sums.gather(1, best) / (best + 1)).float()[:, 0]
 
 
 NUMBERS_AT_ONCE: Final = 1 << 17

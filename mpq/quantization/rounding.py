@@ -97,15 +97,22 @@ def quantize_rows(rows: Tensor, tensor_format: TensorFormat, grid: Grid | None) 
 
 
 def sharing_scale(rows: Tensor, tensor_format: TensorFormat) -> Tensor:
-    """The weight with one row per scale; the last group of a channel is filled up with zeros."""
+    """The weight with one row per scale; the last group of a channel is filled up with zeros.
+
+    Where no code stands for 0, with the mean magnitude of the group's numbers.
+    """
     if tensor_format.granularity is Granularity.TENSOR:
         return rows.reshape(1, -1)
     if tensor_format.group_size is None:
         return rows
     size = tensor_format.group_size
-    # In Python the remainder of a negative number is what is missing to the next multiple. Zeros
-    # widen no range, because every range holds 0.
-    return F.pad(rows, (0, -rows.shape[1] % size)).reshape(-1, size)
+    # In Python the remainder of a negative number is what is missing to the next multiple. Neither
+    # zeros, which every range holds, nor means move the range that is best.
+    missing = -rows.shape[1] % size
+    if missing and not tensor_format.number.has_zero:
+        last = rows[:, missing - size :].float().abs().mean(dim=1, keepdim=True)
+        return torch.cat([rows, last.to(rows.dtype).expand(-1, missing)], dim=1).reshape(-1, size)
+    return F.pad(rows, (0, missing)).reshape(-1, size)
 
 
 def quantize_activation(

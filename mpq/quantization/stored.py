@@ -15,11 +15,12 @@ import numpy as np
 from mpq._support.json_object import quoted
 from mpq._support.names import for_people
 from mpq.errors import FileFormatError, PrecisionError
+from mpq.quantization.numerics import LARGEST, SMALLEST
 from mpq.quantization.precision import TensorFormat
 
 WEIGHTS_FILE: Final = "assignment.safetensors"
 """Beside assignment.json."""
-CODE_TYPES: Final = ("int8", "uint8", "int16", "uint16", "float16")
+CODE_TYPES: Final = ("int8", "uint8", "int16", "uint16", "float16", "float32")
 """Types of codes, the first that holds all of a format's."""
 _PARTS: Final = ("codes", "scale", "zero_point", "signature")
 _SAME_ROW, _SAME_ROWS = 1e-2, 2e-3
@@ -33,8 +34,8 @@ class StoredWeight:
     """One weight ``[O, K]`` as codes: what cannot be computed again without the data.
 
     Args:
-        codes: ``[O, K]`` in the smallest of ``CODE_TYPES``; of a floating-point format numbers in
-            units of their scale, which float16 holds.
+        codes: ``[O, K]`` in the first of ``CODE_TYPES`` that holds them; of a floating-point format
+            numbers in units of their scale, of a table the place of each.
         scale: ``[O, G]`` float32, as ``mpq.quantization.codes.Codes`` has them.
         zero_point: ``[O, G]`` int32, 0 where the format is symmetric.
         signature: ``[O]`` float32, ``signature_of`` the rows that were rounded.
@@ -81,6 +82,8 @@ class StoredWeight:
     @staticmethod
     def _reach(tensor_format: TensorFormat) -> tuple[float, float]:
         number = tensor_format.number
+        if number.table:
+            return 0, len(number.table) - 1
         if number.is_float:
             return -number.max_value, number.max_value
         half = 2 ** (number.bits - 1)
@@ -195,7 +198,11 @@ class StoredWeights:
 def code_type(tensor_format: TensorFormat) -> str:
     """The one of ``CODE_TYPES`` that holds every code of a format that needs a scale."""
     number = tensor_format.number
+    if number.table:
+        return "uint8"
     if number.is_float:
-        return "float16"
+        finest = 2.0 ** (number.min_exponent - number.mantissa_bits)
+        is_half = number.max_value <= LARGEST["fp16"] and finest >= SMALLEST["fp16"]
+        return "float16" if is_half else "float32"
     sign = "int" if tensor_format.symmetric else "uint"
     return f"{sign}{8 if number.bits <= 8 else 16}"

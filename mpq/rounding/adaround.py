@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mpq.errors import InputError
+from mpq.quantization.grid import level_table, places
 from mpq.rounding._base import StackSolver, WeightRounding
 from mpq.rounding.gptq import check_damping
 from mpq.rounding.objective import Objective
@@ -160,17 +161,10 @@ def beyond(stack: Stack, near: Tensor) -> Tensor:
     """
     groups = stack.group_of
     units = near - stack.zero_point[groups]
-    side = torch.where(stack.target >= stack.all_numbers(near), 1.0, -1.0).float()
-    # Next to a power of two a floating-point format's gaps are of two widths: 0.7 of the wide one
-    # rounds to the next number on both sides.
-    wanted = units + 0.7 * side * _gaps(stack, units)
-    return stack.codes(wanted * stack.scale[groups], torch.arange(stack.num_inputs))
-
-
-def _gaps(stack: Stack, units: Tensor) -> Tensor:
-    """Gaps between successive numbers, away from 0, in units of the scale."""
+    is_above = stack.target >= stack.all_numbers(near)
     if stack.number is None:
-        return torch.ones_like(units)
-    smallest_normal = 2.0**stack.number.min_exponent
-    exponent = torch.frexp(units.abs().clamp_min(smallest_normal))[1] - 1
-    return torch.ldexp(torch.full_like(units, 2.0**-stack.number.mantissa_bits), exponent)
+        wanted = units + torch.where(is_above, 1.0, -1.0)
+        return stack.codes(wanted * stack.scale[groups], torch.arange(stack.num_inputs))
+    levels, _ = level_table(stack.number.levels, near.device)
+    found = places(near, stack.number) + torch.where(is_above, 1, -1)
+    return levels[found.clamp(0, len(levels) - 1)]

@@ -22,6 +22,7 @@ from mpq.cli.__main__ import app
 from mpq.errors import InfeasibleError, InputError, PrecisionError
 from mpq.network.layer import Layer
 from mpq.problem.assignment import AssignedLayer
+from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.ranges import ActivationRange
 from mpq.workflows.shippable import Shippable
@@ -33,7 +34,8 @@ SPELLINGS = [
     "w4g32a32", "w4g64a32", "w4g128a32", "w2g256a32", "w8a8", "w8a8s", "w8a8d", "w8a8sd", "w4a8d",
     "fp8", "wfp8a32", "fp16", "bf16", "wfp4a32", "w4ta32", "wmxfp4a32", "wmxfp8a32", "wnvfp4a32",
     "wmxfp4a16", "wmxfp8a8d", "wnvfp4afp8", "w8aint16", "w4aint16s", "w8aint16sd", "wint16a32",
-    "wint16zg32a8", "int16",
+    "wint16zg32a8", "int16", "w12a32", "w8a12", "w10zg32a9d", "we3m2a32", "we2m3g32a8d", "e3m0",
+    "wternarya32", "wbinaryg32a16", "wnf4g64a32", "wmxint8a32", "wmxfp6_e2m3a8d",
 ]  # fmt: skip
 
 
@@ -152,6 +154,38 @@ def test_integers_of_16_bits_are_held_where_they_were_run(name: str, kind: str) 
         held |= set() if why else {spelling}
 
     assert held == SIXTEEN.get(name, set())
+
+
+HELD_SOMEWHERE = {f"int{bits}" for bits in (*range(2, 9), 16)} | {
+    "fp4_e2m1", "fp8_e4m3", "fp8_e5m2", "mxfp4", "mxfp8", "nvfp4", "bf16", "fp16", "fp32",
+}  # fmt: skip
+SIMULATED = [name for name in NUMBER_FORMATS.keys() - HELD_SOMEWHERE if name != "fp6_toy"]
+"""Formats that no file of a target was run with."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", HOLDING)
+def test_formats_that_were_run_nowhere_are_held_nowhere(name: str, kind: str) -> None:
+    """As weights or as inputs, whatever shares a scale: a search for a target leaves them out."""
+    target = BACKENDS.build(name)
+    assert isinstance(target, Target | Recipe)
+    assert len(SIMULATED) > 20
+    weights = [f"w{n}{more}a32" for n in SIMULATED for more in ("", "t", "g32")]
+    inputs = [f"w8a{n}{more}" for n in SIMULATED for more in ("", "s", "d", "sd")]
+    for spelling in (*weights, *inputs):
+        try:
+            precision = Precision.parse(spelling)
+        except PrecisionError:  # formats for weights, and those with their own groups
+            continue
+        shape = layer("layer", kind, 64, 256)
+        found = AssignedLayer("layer", kind, shape.weight_shape, precision)
+        why = (
+            target.refusal(shape, precision)
+            if isinstance(target, Target)
+            else target.refusal(found)
+        )
+        is_weight_alone = kind == "embedding" and spelling in inputs  # it reads ids
+        assert why or is_weight_alone, spelling
 
 
 def test_what_is_no_target_is_refused() -> None:

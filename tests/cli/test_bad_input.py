@@ -157,7 +157,7 @@ def written(folder: Path) -> list[str]:
     [
         (("--device", "nvidia-t5"), ("no device 'nvidia-t5'", "mean 'nvidia-t4'?", "cortex-m7")),
         (("--device", "none.json"), ("cannot read none.json", "No such file")),
-        (("--precisions", "w4a8,w9a8"), ("'w9a8' is not a precision", "write w<bits>a<bits>")),
+        (("--precisions", "w4a8,w17a8"), ("'w17a8' is not a precision", "write w<bits>a<bits>")),
         (("--precisions", "w4a8,"), ("'' is not a precision",)),
         (("--precisions", ""), ("an empty value after --precisions",)),
         (("--data", ""), ("an empty value after --data",)),

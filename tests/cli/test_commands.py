@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 import mpq
 from mpq import demo
 from mpq.cli.__main__ import app
+from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.solvers import Lagrangian
 
 USER_FILE = """
@@ -569,6 +570,21 @@ def test_a_frontier_is_not_one_assignment(tmp_path: Path) -> None:
 
         assert ran.exit_code == 2
         assert "it takes neither --minimize nor --refine" in ran.stderr
+
+
+def test_formats_lists_a_family_once() -> None:
+    """As a table; as JSON every format has its own row."""
+    printed = call("formats").stdout
+
+    rows = {line.split()[0]: line.split() for line in printed.splitlines() if line.strip()}
+    assert "we1m1," in rows["e{E}m{M}"]
+    assert rows["int{N}"][1:3] == ["w2,", "w3,"]
+    assert not {"int4", "e3m2", "e2m3"} & rows.keys()
+    assert "we3m2" in printed
+    listed = {row["name"]: row for row in json.loads(call("formats", "--json").stdout)}
+    assert list(listed) == list(NUMBER_FORMATS)
+    assert listed["e3m2"]["written"] == ["we3m2", "wfp6_e3m2"]
+    assert listed["e3m2"]["bits"] == 6
 
 
 @pytest.mark.parametrize(

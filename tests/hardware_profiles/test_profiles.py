@@ -653,8 +653,8 @@ def with_value(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
             "at launch_overhead_s: 1e-06 is not of type 'object'",
         ),
         (
-            with_value(("formats", 0, "weights"), ["int4", "int9"]),
-            "at formats/0/weights/1: 'int9' is not one of",
+            with_value(("formats", 0, "weights"), ["int4", "int17"]),
+            "at formats/0/weights/1: 'int17' is not one of",
         ),
         (
             with_value(("formats", 0, "layer_kinds"), ["dense"]),

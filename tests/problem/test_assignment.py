@@ -204,7 +204,10 @@ def test_the_record_of_a_search_says_how_it_came_about(result: mpq.SearchResult)
         (changed("layers", 1, "name", to=3), "at layers/1/name: 3 is not of type 'string'"),
         (changed("layers", 0, "weight_shape", to="8x3"), "at layers/0/weight_shape: '8x3' is not"),
         (changed("layers", 0, "weight_shape", 1, to=0), "at layers/0/weight_shape/1: 0 is less"),
-        (changed("layers", 1, "weight", "number", to="int9"), "at layers/1/weight/number: 'int9'"),
+        (
+            changed("layers", 1, "weight", "number", to="int17"),
+            "at layers/1/weight/number: 'int17'",
+        ),
         (without("layers", 1, "weight", "scheme"), "at layers/1/weight: 'scheme' is a required"),
         (without("layers", 0, "activation", "range"), "at layers/0/activation: 'range' is a requ"),
         (changed("layers", 0, "activation", "range", to=[-1]), "at layers/0/activation/range: "),
@@ -258,9 +261,9 @@ def test_text_that_is_no_assignment_is_refused(text: str, message: str) -> None:
 
 def test_a_misspelled_precision_is_refused() -> None:
     """A precision that cannot be parsed is named, and the message says how one is written."""
-    text = changed("layers", 0, "precision", to="w9a8")
+    text = changed("layers", 0, "precision", to="w17a8")
 
-    with pytest.raises(FileFormatError, match="'w9a8' is not a precision: write w<bits>a<bits>"):
+    with pytest.raises(FileFormatError, match="'w17a8' is not a precision: write w<bits>a<bits>"):
         Assignment.from_json(text)
 
 
@@ -282,8 +285,8 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         (b"weights", r"a\.json: not JSON"),
         (b'{"schema_version": 7}', r"a\.json: assignment of schema version 7"),
         (
-            changed("layers", 0, "precision", to="w9a8").encode(),
-            r"a\.json: layer 'conv': 'w9a8' is not a prec",
+            changed("layers", 0, "precision", to="w17a8").encode(),
+            r"a\.json: layer 'conv': 'w17a8' is not a prec",
         ),
     ],
     ids=["missing", "binary", "text", "future", "precision"],

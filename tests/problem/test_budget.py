@@ -120,8 +120,8 @@ def test_a_limit_is_positive(text: str) -> None:
 
 def test_a_misspelled_reference_is_refused() -> None:
     """What follows ``x:`` is a precision."""
-    with pytest.raises(PrecisionError, match="'w9' is not a precision"):
-        Limit.parse("cost=0.5x:w9")
+    with pytest.raises(PrecisionError, match="'w17' is not a precision"):
+        Limit.parse("cost=0.5x:w17")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import itertools
 from dataclasses import replace
 from fractions import Fraction
-from math import floor
+from math import floor, inf
 from typing import Any
 
 import numpy as np
@@ -13,20 +13,23 @@ import torch
 from torch import Tensor
 
 from mpq.backends.onnx.formats import kernel_of
-from mpq.errors import InputError
+from mpq.errors import InputError, PrecisionError
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization import formats
-from mpq.quantization.formats import NUMBER_FORMATS, NumberFormat
-from mpq.quantization.grid import Grid, integer_range, make_grid, round_float
+from mpq.quantization.formats import MINIFLOATS, NUMBER_FORMATS, NumberFormat
+from mpq.quantization.grid import Grid, integer_range, make_grid, places, round_float
+from mpq.quantization.level_tables import normal_levels
+from mpq.quantization.microscaling import float_bits
 from mpq.quantization.numerics import InputRounding
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
 from mpq.quantization.ranges import ActivationRange
 
 TABLE = tuple(NUMBER_FORMATS.values())
 OTHERS = (
-    NumberFormat("fp6_e3m2", 6, True, 28.0, 3, 2),
-    NumberFormat("fp5_e2m2", 5, True, 7.0, 2, 2),
-    NumberFormat("int12", 12),
+    NumberFormat("toy_e3m2", 6, True, 24.0, 3, 2),
+    NumberFormat("toy_e7m2", 10, True, 7.0, 7, 2),
+    NumberFormat("toy_int12", 12),
+    NumberFormat("toy_table", 3, True, 2.0, table=(-3.0, -1.0, 0.0, 0.5, 2.0)),
 )
 EVERY = (*TABLE, *OTHERS)
 SCALED = tuple(number for number in EVERY if number.needs_scale)
@@ -38,6 +41,22 @@ SCHEMES = [
     if symmetric or not number.is_float
 ]
 """Formats with a scale, and with a zero point where they may have one."""
+NF4 = [
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+    -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+    0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+    0.7229568362236023, 1.0,
+]  # fmt: skip
+"""Appendix E of arXiv:2305.14314."""
+TABLES: dict[str, Any] = {
+    "binary": [-1, 1],
+    "ternary": [-1, 0, 1],
+    "mxint8": np.arange(-128, 128) / 64,
+    "nf4": NF4,
+    "toy_table": [-3, -1, 0, 0.5, 2],
+    "nf3": normal_levels(3),  # against their definition below
+}
+"""Formats to their definition: the numbers of all codes."""
 BY_NAME: dict[str, Any] = {"ids": lambda number: number.name}
 
 
@@ -51,6 +70,8 @@ def rounded(x: Tensor, number: NumberFormat, symmetric: bool = True) -> Tensor:
 
 def values_of(number: NumberFormat, symmetric: bool = True) -> npt.NDArray[np.float64]:
     """Every number of a format, ascending, from the definition of its codes."""
+    if number.name in TABLES:
+        return np.array(TABLES[number.name], dtype=np.float64)
     if not number.is_float:
         low = -(2 ** (number.bits - 1)) if symmetric else 0
         return np.arange(low, low + 2**number.bits, dtype=np.float64)
@@ -81,12 +102,21 @@ def test_rounding_twice_is_rounding_once(number: NumberFormat) -> None:
     assert torch.equal(rounded(once, number), once)
 
 
-@pytest.mark.parametrize("number", EVERY, **BY_NAME)
+@pytest.mark.parametrize(
+    # NormalFloat has one level more above 0 than below.
+    "number",
+    [number for number in EVERY if not number.name.startswith(("nf", "toy_table"))],
+    **BY_NAME,
+)
 def test_rounding_is_odd(number: NumberFormat) -> None:
-    """A negative number becomes the negative; integers have one code more below zero."""
+    """A negative number becomes the negative; integers and mxint8 have one code more below zero."""
     x = some_numbers(number)
+    if not number.has_zero:
+        x = x[x != 0]  # which has to become one of both
     if not number.is_float:
         x = x[x.abs() < 2 ** (number.bits - 1) - 1]
+    if number.name == "mxint8":
+        x = x[x.abs() < number.max_value]
 
     assert torch.equal(rounded(-x, number), -rounded(x, number))
 
@@ -162,10 +192,130 @@ def test_exponent_and_mantissa_are_those_of_the_torch_dtype(number: NumberFormat
     assert torch.equal(by_bits, rounded(x, number))
 
 
+ML_DTYPES = {
+    "fp4_e2m1": "float4_e2m1fn",
+    "e2m3": "float6_e2m3fn",
+    "e3m2": "float6_e3m2fn",
+    "fp8_e4m3": "float8_e4m3fn",
+    "fp8_e5m2": "float8_e5m2",
+    "mxfp4": "float4_e2m1fn",
+    "mxfp6_e3m2": "float6_e3m2fn",
+    "mxfp6_e2m3": "float6_e2m3fn",
+    "mxfp8_e5m2": "float8_e5m2",
+    "mxfp8": "float8_e4m3fn",
+    "nvfp4": "float4_e2m1fn",
+}
+"""Number formats to the types of ml_dtypes that have their codes."""
+
+
+@pytest.mark.parametrize("name", ML_DTYPES)
+def test_codes_are_those_of_ml_dtypes(name: str) -> None:
+    """Every bit pattern that is a number, and what numbers in between are rounded to."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    number, kind = NUMBER_FORMATS[name], getattr(ml_dtypes, ML_DTYPES[name])
+    patterns = np.arange(2**number.bits, dtype=np.uint8)
+    decoded = patterns.view(kind).astype(np.float32)
+    is_number = np.isfinite(decoded)
+
+    assert set(decoded[is_number].tolist()) == set(values_of(number).tolist())
+    x = some_numbers(number).clamp(-number.max_value, number.max_value)
+    ours = rounded(x, number)
+    np.testing.assert_array_equal(ours.numpy(), x.numpy().astype(kind).astype(np.float32))
+    bits = float_bits(torch.from_numpy(decoded[is_number]), number).numpy()
+    # Two bit patterns are zeros; ours is the positive one.
+    is_zero = decoded[is_number] == 0
+    np.testing.assert_array_equal(bits, np.where(is_zero, 0, patterns[is_number]))
+
+
+def test_a_format_of_eight_bits_spends_no_codes_on_infinity() -> None:
+    """ml_dtypes has e3m4 as IEEE would: the same numbers, without those of the last exponent."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    patterns = np.arange(256, dtype=np.uint8)
+    decoded = patterns.view(ml_dtypes.float8_e3m4).astype(np.float32)
+    ours = values_of(NUMBER_FORMATS["e3m4"])
+
+    assert len(ours) == 255  # two zeros
+    assert set(ours[np.abs(ours) < 16]) == set(decoded[np.isfinite(decoded)].tolist())
+
+
+FAMILY = [n for n in TABLE if n.family == MINIFLOATS]
+
+
+def test_every_exponent_and_mantissa_of_3_to_8_bits_is_a_format() -> None:
+    """Once, whether it came with a name of its own or not."""
+    shapes = {(n.exponent_bits, n.mantissa_bits) for n in FAMILY}
+
+    assert len(shapes) == len(FAMILY) == 23
+    assert shapes | {(2, 1), (4, 3), (5, 2)} == {
+        (e, m) for e in range(1, 7) for m in range(7) if 3 <= 1 + e + m <= 8
+    }
+    for e, m in shapes | {(2, 1), (4, 3), (5, 2)}:
+        number = Precision.parse(f"we{e}m{m}a32").weight.number
+        assert (number.exponent_bits, number.mantissa_bits) == (e, m)
+        assert f"fp{1 + e + m}_e{e}m{m}" in number.spellings
+
+
+@pytest.mark.parametrize("text", ["e0m3", "e1m0", "e7m0", "e5m3", "e2m6", "e6m2", "fp5_e2m1"])
+def test_what_is_no_format_of_3_to_8_bits_is_refused(text: str) -> None:
+    """With the family's name."""
+    with pytest.raises(PrecisionError, match=r"is not a precision: .*e\{E\}m\{M\}"):
+        Precision.parse(f"w{text}a32")
+
+
+LEVELLED = tuple(number for number in SCALED if number.is_float)
+
+
+@pytest.mark.parametrize("number", LEVELLED, **BY_NAME)
+def test_levels_are_all_numbers_of_a_format(number: NumberFormat) -> None:
+    """By the definition of its codes; every number between two is nearest to one of them."""
+    values = values_of(number)
+
+    assert list(number.levels) == values.tolist()
+    x = torch.cat([some_numbers(number), torch.tensor(number.levels)])
+    found = places(x, number)
+    distance = (x.double()[:, None] - torch.from_numpy(values)).abs()
+    at = distance.gather(1, found.long()[:, None])[:, 0]
+    assert torch.equal(at, distance.amin(dim=1))
+    assert found[-len(values) :].tolist() == list(range(len(values)))
+
+
+def test_halves_go_to_the_even_place() -> None:
+    """From everywhere between two levels, up to float32's last digit before the middle."""
+    number = NUMBER_FORMATS["e2m0"]
+    halves = torch.tensor([-3.0, -1.5, -0.5, 0.5, 1.5, 3.0])
+
+    assert places(halves, number).tolist() == [0, 2, 2, 4, 4, 6]
+    before = torch.nextafter(halves, torch.full_like(halves, -9.0))
+    assert places(before, number).tolist() == list(range(6))
+    after = torch.nextafter(halves, torch.full_like(halves, 9.0))
+    assert places(after, number).tolist() == list(range(1, 7))
+
+
+@pytest.mark.parametrize("number", FAMILY, **BY_NAME)
+def test_every_code_is_a_number(number: NumberFormat) -> None:
+    """But for a second zero; the largest is that of all bits set."""
+    values = values_of(replace(number, max_value=inf))
+
+    assert len(values) == 2**number.bits - 1
+    assert values[-1] == number.max_value
+    ranks = float_bits(torch.from_numpy(values[values >= 0]).float(), number)
+    assert ranks.tolist() == list(range(2 ** (number.bits - 1)))
+
+
+@pytest.mark.parametrize("number", [n for n in FAMILY if not n.mantissa_bits], **BY_NAME)
+def test_without_a_mantissa_numbers_are_powers_of_two(number: NumberFormat) -> None:
+    """And 0: the codes of a sign and an exponent, in base 2."""
+    magnitudes = values_of(number)[2 ** (number.bits - 1) :]
+
+    assert len(magnitudes) == 2**number.exponent_bits - 1
+    assert (magnitudes[1:] == 2 * magnitudes[:-1]).all()
+    assert np.log2(magnitudes[0]) % 1 == 0
+
+
 @pytest.mark.parametrize("number", TABLE, **BY_NAME)
 def test_every_spelling_reads_back(number: NumberFormat) -> None:
-    """After ``w``, after ``a``, and the name alone for both; microscaling is for weights."""
-    if number.is_microscaling:
+    """After ``w``, after ``a``, and the name alone for both; some formats are for weights."""
+    if number.is_for_weights:
         precision = Precision.parse(number.name)
         assert precision.weight.number == number
         assert precision.activation.is_exact
@@ -251,6 +401,38 @@ def test_onnx_refuses_a_format_that_it_does_not_know(number: NumberFormat, kind:
             },
             "max_value is positive",
         ),
+        (
+            {
+                "name": "toy",
+                "bits": 2,
+                "is_float": True,
+                "max_value": 1.0,
+                "table": (-1.0, 1.0, 0.0),
+            },
+            "a table ascends from a number below 0 to max_value",
+        ),
+        (
+            {"name": "toy", "bits": 2, "is_float": True, "max_value": 1.0, "table": (0.0, 1.0)},
+            "a table ascends from a number below 0",
+        ),
+        (
+            {"name": "toy", "bits": 2, "is_float": True, "max_value": 2.0, "table": (-1.0, 1.0)},
+            "a table ascends from a number below 0 to max_value",
+        ),
+        (
+            {
+                "name": "toy",
+                "bits": 1,
+                "is_float": True,
+                "max_value": 1.0,
+                "table": (-1.0, 0.0, 1.0),
+            },
+            "a table .* has a level for each code at most; got 3",
+        ),
+        (
+            {"name": "toy", "bits": 2, "max_value": 1.0, "table": (-1.0, 1.0)},
+            "a table is of a float of up to 8 bits",
+        ),
         ({"name": "toy", "bits": 4, "block": 32}, "has a scale in e8m0 or e4m3; got 32 and ''"),
         ({"name": "toy", "bits": 4, "block_scale": "e8m0"}, "got 0 and 'e8m0'"),
         ({"name": "toy", "bits": 4, "block": -1, "block_scale": "e8m0"}, "got -1 and 'e8m0'"),
@@ -271,6 +453,37 @@ def test_a_format_of_others_is_written_by_its_name(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(InputError, match="'toy' of another package is written 't5'; only its name"):
         formats.spelled_format("toy")
+
+
+@pytest.mark.parametrize(("bits", "published"), [(3, None), (4, NF4)])
+def test_normal_levels_are_quantiles(bits: int, published: list[float] | None) -> None:
+    """Evenly spaced probabilities, by torch's error function; QLoRA's 16 are these in float32."""
+    levels = torch.tensor(normal_levels(bits), dtype=torch.float64)
+    half = 2 ** (bits - 1)
+    outermost = 1 - (1 / (2 * half - 1) + 1 / (2 * half)) / 4
+    widest = torch.special.ndtri(torch.tensor(outermost, dtype=torch.float64))
+
+    chances = torch.special.ndtr(levels * widest)
+
+    zero = half - 1  # one level more above than below
+    for side, count in ((chances[zero:], half), (chances[: zero + 1].flip(0), half - 1)):
+        ends = (0.5, float(side[-1]))
+        assert ends[1] == pytest.approx(outermost if count == half else 1 - outermost, abs=1e-12)
+        torch.testing.assert_close(side, torch.linspace(*ends, count + 1, dtype=torch.float64))
+    assert levels[zero] == 0
+    if published is not None:
+        np.testing.assert_allclose(levels, published, atol=2e-7)
+
+
+def test_the_grid_of_a_table_just_covers_a_range() -> None:
+    """By whichever end is further out in levels, for those that lie around 0 unevenly."""
+    number = OTHERS[-1]
+    low, high = torch.tensor([-6.0, -6.0, 0.0, 0.0]), torch.tensor([2.0, 8.0, 1.0, 0.0])
+
+    grid = make_grid(number, True, low, high)
+
+    assert grid.scale.tolist() == [2.0, 4.0, 0.5, 1.0]
+    assert grid.round(low[:, None])[:2, 0].tolist() == [-6.0, -4.0]
 
 
 def test_integer_ranges_are_the_codes() -> None:

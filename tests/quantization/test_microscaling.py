@@ -25,10 +25,16 @@ from mpq.quantization.precision import Granularity, Precision, TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import quantize_rows, weight_grid
 
-MICRO = ("mxfp4", "mxfp8", "nvfp4")
+MX = ("mxfp4", "mxfp6_e3m2", "mxfp6_e2m3", "mxfp8", "mxfp8_e5m2", "mxint8")
+"""Of the specification."""
+MICRO = (*MX, "nvfp4")
+MLX = ("mxfp4", "mxfp8", "nvfp4")
+"""Those that mlx has."""
 MAGNITUDES = [1e-30, 1e-6, 0.02, 1.0, 1e4, 1e30]
 ALONE = Numerics(tensor_scale="none")
-LARGEST_EXPONENT = {"mxfp4": 2, "mxfp8": 8}
+LARGEST_EXPONENT = {
+    "mxfp4": 2, "mxfp6_e3m2": 4, "mxfp6_e2m3": 2, "mxfp8": 8, "mxfp8_e5m2": 15, "mxint8": 0,
+}  # fmt: skip
 """``emax_elem`` of the specification."""
 
 Array = npt.NDArray[np.float64]
@@ -49,27 +55,39 @@ def codes_of(name: str, rows: Tensor, method: str = "mse", numerics: Numerics = 
 
 
 def elements(name: str) -> Array:
-    """Every number of an element's format that is not negative, ascending, by its definition."""
-    exponents, mantissas, top = {"mxfp8": (16, 8, 448.0)}.get(name, (4, 2, 6.0))
+    """Every number of an element's format, ascending, by its definition; one zero."""
+    if name == "mxint8":  # two's complement, with 6 bits behind the point
+        return np.sort(np.arange(256, dtype=np.uint8).view(np.int8)).astype(np.float64) * 2.0**-6
+    exponents, mantissas, top = {
+        "mxfp8": (16, 8, 448.0),
+        "mxfp8_e5m2": (32, 4, 57344.0),
+        "mxfp6_e3m2": (8, 4, 28.0),
+        "mxfp6_e2m3": (4, 8, 7.5),
+    }.get(name, (4, 2, 6.0))
     bias = exponents // 2 - 1
-    small = [m / mantissas * 2.0 ** (1 - bias) for m in range(mantissas)]
+    small = [m / mantissas * 2.0 ** (1 - bias) for m in range(1, mantissas)]
     normal = [
         (1 + m / mantissas) * 2.0 ** (e - bias)
         for e in range(1, exponents)
         for m in range(mantissas)
     ]
-    return np.array([x for x in small + normal if x <= top])
+    positive = [x for x in small + normal if x <= top]
+    return np.array([*(-x for x in reversed(positive)), 0.0, *positive])
 
 
 def rounded(blocks: Array, scale: Array, name: str) -> Array:
     """Nearest numbers, of two equally near ones the even code; larger ones saturate."""
     values = elements(name)
-    magnitude = np.minimum(np.abs(blocks) / scale[:, None], values[-1])
-    distance = np.abs(magnitude[..., None] - values)
+    wanted = (blocks / scale[:, None]).clip(values[0], values[-1])
+    above = np.searchsorted(values, wanted).clip(1, len(values) - 1)
+    pairs = np.stack([above - 1, above], axis=-1)
+    distance = np.abs(wanted[..., None] - values[pairs])
     nearest = distance == distance.min(-1, keepdims=True)
-    is_even = np.arange(len(values)) % 2 == 0
-    code = np.argmax(nearest * (1 + is_even), axis=-1)
-    found: Array = np.sign(blocks) * values[code] * scale[:, None]
+    zero = int(np.argmin(np.abs(values)))  # codes count from here
+    is_even = (pairs - zero) % 2 == 0
+    chosen = np.argmax(nearest * (1 + is_even), axis=-1)
+    code = np.take_along_axis(pairs, chosen[..., None], axis=-1)[..., 0]
+    found: Array = values[code] * scale[:, None]
     return found
 
 
@@ -79,7 +97,7 @@ def errors(blocks: Array, numbers: Array) -> Array:
     return found
 
 
-@pytest.mark.parametrize("name", ["mxfp4", "mxfp8"])
+@pytest.mark.parametrize("name", MX)
 def test_least_squares_finds_the_best_power_of_two(name: str) -> None:
     """Of all of them, so that no block is further off than by the specification's own rule."""
     rows = weight()
@@ -116,7 +134,7 @@ def test_elements_are_the_nearest_at_the_stored_scale(
 
 @pytest.mark.parametrize("method", ["minmax", "mse"])
 @pytest.mark.parametrize("magnitude", MAGNITUDES)
-@pytest.mark.parametrize("name", MICRO)
+@pytest.mark.parametrize("name", MLX)
 def test_mlx_decodes_the_numbers_of_the_simulation(
     name: str, magnitude: float, method: str
 ) -> None:
@@ -174,25 +192,27 @@ def test_a_scale_of_the_whole_weight_makes_magnitudes_alike() -> None:
     assert loss(2.0**-40, ALONE) > 10 * loss(1.0, ALONE)
 
 
-@pytest.mark.parametrize("name", MICRO)
+@pytest.mark.parametrize("name", [name for name in MICRO if name != "mxint8"])
 def test_bits_of_elements_are_their_rank(name: str) -> None:
     """Ascending from 0, the sign in the highest bit; a negative zero is a zero."""
-    number, values = NUMBER_FORMATS[name], torch.from_numpy(elements(name)).float()
+    number, every = NUMBER_FORMATS[name], torch.from_numpy(elements(name)).float()
+    values = every[every >= 0]
 
     found = float_bits(torch.cat([values, -values]), number).tolist()
 
     sign = 2 ** (number.bits - 1)
     expected = list(range(len(values)))
     assert found == [*expected, 0, *(code + sign for code in expected[1:])]
-    if name == "mxfp8":
-        assert found[: len(values)] == values.to(torch.float8_e4m3fn).view(torch.uint8).tolist()
+    if number.torch_dtype is not None:
+        cast = values.to(getattr(torch, number.torch_dtype))
+        assert found[: len(values)] == cast.view(torch.uint8).tolist()
 
 
-@pytest.mark.parametrize("name", ["mxfp4", "mxfp8"])
+@pytest.mark.parametrize("name", MX)
 def test_every_power_of_two_is_a_scale(name: str) -> None:
-    """A block's largest number is 6 or 448 times one: this one; the next, where it is above."""
+    """A block's largest number is its format's times one: this one; the next, where it is above."""
     top = NUMBER_FORMATS[name].max_value
-    exponents = torch.arange(-126, 110)
+    exponents = torch.arange(-126, 100)
     powers = torch.tensor([2.0 ** int(e) for e in exponents], dtype=torch.float64)
 
     for slightly, more in ((1.0, 0), (1.0001, 1)):
@@ -217,7 +237,16 @@ def test_the_last_block_may_be_short(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "bits"), [("mxfp4", 4.25), ("mxfp8", 8.25), ("nvfp4", 4.5 + 32 / 4096)]
+    ("name", "bits"),
+    [
+        ("mxfp4", 4.25),
+        ("mxfp6_e3m2", 6.25),
+        ("mxfp6_e2m3", 6.25),
+        ("mxfp8", 8.25),
+        ("mxfp8_e5m2", 8.25),
+        ("mxint8", 8.25),
+        ("nvfp4", 4.5 + 32 / 4096),
+    ],
 )
 def test_bits_of_a_weight(name: str, bits: float) -> None:
     """Scales of blocks have 8 bits; nvfp4 has one of 32 bits more, where the file does."""

@@ -11,15 +11,19 @@ from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.precision import ORIGINAL, Granularity, Precision, TensorFormat
 
 TOKENS = (
-    {str(bits): f"int{bits}" for bits in range(2, 9)}
-    | {f"int{bits}": f"int{bits}" for bits in range(2, 9)}
+    {str(bits): f"int{bits}" for bits in range(2, 16)}
+    | {f"int{bits}": f"int{bits}" for bits in range(2, 16)}
     | {"16": "fp16", "fp16": "fp16", "32": "fp32", "fp32": "fp32", "bf16": "bf16"}
     | {"fp8": "fp8_e4m3", "fp8_e4m3": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2"}
     | {"fp4": "fp4_e2m1", "fp4_e2m1": "fp4_e2m1", "int16": "int16"}
+    | {"e2m1": "fp4_e2m1", "e4m3": "fp8_e4m3", "e5m2": "fp8_e5m2"}
+    | {"e3m2": "e3m2", "fp6_e3m2": "e3m2", "e2m0": "e2m0", "e6m1": "e6m1"}
 )
 """Every way of writing a number format, and its name."""
 WIDE = ("fp16", "fp32", "bf16")
 """Formats without a scale."""
+FLOATS = ("fp", "e")
+"""What names of formats without a zero point begin with."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ def spellings(draw: st.DrawFn) -> Spelled:
     name, text, granularity, symmetric, group = TOKENS[token], f"w{token}", "none", True, None
     if name not in WIDE:
         granularity = draw(st.sampled_from(["per_channel", "per_tensor", "per_group"]))
-        symmetric = name.startswith("fp") or draw(st.booleans())
+        symmetric = name.startswith(FLOATS) or draw(st.booleans())
         group = draw(st.integers(1, 4096)) if granularity == "per_group" else None
         text += "t" if granularity == "per_tensor" else ""
         text += "" if symmetric else "z"
@@ -51,7 +55,7 @@ def spellings(draw: st.DrawFn) -> Spelled:
     if name not in WIDE:
         flags = draw(st.sampled_from(["", "s", "d", "sd"]))
         granularity = "per_token" if "d" in flags else "per_tensor"
-        symmetric = name.startswith("fp") or "s" in flags
+        symmetric = name.startswith(FLOATS) or "s" in flags
     return Spelled(f"{text}a{token}{flags}", weight, (name, granularity, symmetric, None))
 
 
@@ -91,13 +95,25 @@ def test_case_and_surrounding_space_do_not_matter(spelled: Spelled) -> None:
 @pytest.mark.parametrize(
     ("text", "canonical"),
     [
-        *((f"int{bits}", f"w{bits}a{bits}") for bits in range(2, 9)),
-        *((f"w{bits}", f"w{bits}a32") for bits in range(2, 9)),
+        *((f"int{bits}", f"w{bits}a{bits}") for bits in range(2, 16)),
+        *((f"w{bits}", f"w{bits}a32") for bits in range(2, 16)),
         ("fp8", "fp8_e4m3"),
         ("fp8_e4m3", "fp8_e4m3"),
         ("fp8_e5m2", "fp8_e5m2"),
         ("fp4", "fp4_e2m1"),
         ("fp4_e2m1", "fp4_e2m1"),
+        ("e2m1", "fp4_e2m1"),
+        ("we4m3ae5m2", "wfp8_e4m3afp8_e5m2"),
+        ("e3m2", "e3m2"),
+        ("fp6_e3m2", "e3m2"),
+        ("we3m2", "we3m2a32"),
+        ("wfp6_e3m2g32a16", "we3m2g32a16"),
+        ("we2m0tae3m4d", "we2m0tae3m4d"),
+        ("binary", "wbinarya32"),
+        ("nf4", "wnf4a32"),
+        ("wnf3g64a16", "wnf3g64a16"),
+        ("wbinarytafp8", "wbinarytafp8_e4m3"),
+        ("wternaryg64a16", "wternaryg64a16"),
         ("bf16", "bf16"),
         ("fp16", "fp16"),
         ("w16a16", "fp16"),
@@ -163,10 +179,23 @@ def test_defaults_are_those_that_the_table_of_spellings_states(
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "w", "a8", "8", "16", "w1a8", "w9a8", "w4a", "w4a1", "w4 a8", "w4g", "w4ga8", "int1"),
         *(
-            "int9",
-            "int15",
+            "",
+            "w",
+            "a8",
+            "8",
+            "16",
+            "w1a8",
+            "w17a8",
+            "w4a",
+            "w4a1",
+            "w4 a8",
+            "w4g",
+            "w4ga8",
+            "int1",
+        ),
+        *(
+            "int17",
             "w8aint17",
             "w8aint16ds",
             "fp2",
@@ -178,7 +207,7 @@ def test_defaults_are_those_that_the_table_of_spellings_states(
             "w4g128z",
             "w4a8ds",
         ),
-        *("w4a8x", "xw4a8", "w4a8w4", "fp8a8", "w4a8g128", "w4a8t", "w4a8z", "é", "w12"),
+        *("w4a8x", "xw4a8", "w4a8w4", "fp8a8", "w4a8g128", "w4a8t", "w4a8z", "é", "w0", "w08"),
     ],
 )
 def test_what_is_no_precision_is_refused_with_help(text: str) -> None:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from mpq.network.weight_layout import ChannelLast, Transposed, layout_of
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.grid import Grid, integer_range, make_grid
+from mpq.quantization.level_tables import NF4
+from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
 from mpq.quantization.rounding import (
@@ -26,6 +28,7 @@ from mpq.quantization.rounding import (
 Array = npt.NDArray[np.float64]
 METHODS = RANGE_METHODS.names()
 SCALED = ["w2", "w3", "w4", "w8", "w4t", "w4z", "w8z", "w4tz", "w4g3", "w4zg3", "fp8", "fp4"]
+SCALED += ["w12", "we3m2", "we2m0g3", "nf4"]
 
 
 @pytest.fixture(autouse=True)
@@ -550,3 +553,33 @@ def test_integer_rounding_is_that_of_torch(rows: Tensor, number: str, affine: bo
 
     expected = torch.fake_quantize_per_channel_affine(rows, grid.scale, grid.zero_point, 0, *ends)
     assert torch.equal(found, expected)
+
+
+def test_nf4_in_groups_of_64_is_qloras() -> None:
+    """By the largest magnitude of a group: in float64, number by number."""
+    rows = torch.randn(3, 160, generator=torch.Generator().manual_seed(0))
+    told, fp32 = Precision.parse("wnf4g64a16").weight, Numerics(group_scale="fp32")
+    grid = weight_grid(rows, told, RANGE_METHODS.build("minmax"), fp32)
+
+    found = quantize_rows(rows, told, grid)
+
+    table = np.array(NF4)
+    for group in (slice(0, 64), slice(64, 128), slice(128, 160)):
+        part = rows[:, group].double().numpy()
+        largest = np.abs(part).max(axis=1, keepdims=True)
+        places = np.abs(part[..., None] / largest[..., None] - table).argmin(axis=-1)
+        np.testing.assert_allclose(found[:, group].numpy(), table[places] * largest, rtol=1e-6)
+    assert told.stored_bits(64 * 64, 64) / 64**2 == 4.25
+
+
+def test_levels_for_normal_numbers_suit_them() -> None:
+    """Better than evenly spaced ones at the same bits, in groups by the largest magnitude."""
+    rows = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+
+    def error(spelling: str) -> float:
+        told = Precision.parse(spelling).weight
+        grid = weight_grid(rows, told, RANGE_METHODS.build("minmax"))
+        return float((quantize_rows(rows, told, grid) - rows).square().mean())
+
+    assert error("wnf4g64") < 0.9 * error("w4g64")
+    assert error("wnf3g64") < 0.9 * error("w3g64")

@@ -7,6 +7,7 @@ from torch import nn
 
 from mpq.errors import FileFormatError, MismatchError
 from mpq.quantization.codes import Codes
+from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
@@ -22,6 +23,8 @@ SPELLINGS = [
     "w6",
     "w8",
     "w8z",
+    "w9",
+    "w15z",
     "w4t",
     "w4tz",
     "w4g5",
@@ -29,8 +32,20 @@ SPELLINGS = [
     "fp4",
     "wfp8a32",
     "fp8_e5m2",
+    "e2m0",
+    "we3m2g8",
+    "e5m0",
+    "e6m1",
+    "binary",
+    "wbinaryg8",
+    "ternary",
+    "wternaryg8",
     "mxfp4",
     "mxfp8",
+    "mxfp6_e2m3",
+    "mxint8",
+    "nf4",
+    "wnf3g8",
     "nvfp4",
 ]
 ROWS = torch.randn(6, 19, generator=torch.Generator().manual_seed(0))
@@ -70,8 +85,23 @@ def test_a_file_gives_the_same_weights(spelling: str) -> None:
 
 def test_codes_take_a_byte_up_to_eight_bits() -> None:
     kinds = {s: stored_by(s).codes.dtype.name for s in ("w2", "w8", "w3z", "w8z", "fp4", "fp8")}
-    expected = {"w2": "int8", "w8": "int8", "w3z": "uint8", "w8z": "uint8"}
+    kinds |= {s: stored_by(s).codes.dtype.name for s in ("binary", "ternary")}
+    expected = {
+        "binary": "uint8",
+        "ternary": "uint8",
+        "w2": "int8",
+        "w8": "int8",
+        "w3z": "uint8",
+        "w8z": "uint8",
+    }
     assert kinds == expected | {"fp4": "float16", "fp8": "float16"}
+
+
+def test_codes_that_a_half_does_not_hold_take_four_bytes() -> None:
+    """Powers of two up to 2^16, and those of six bits of exponent."""
+    wide = {n.name for n in NUMBER_FORMATS.values() if n.needs_scale and n.is_float}
+    wide = {n for n in wide if stored_by(f"w{n}").codes.dtype.name == "float32"}
+    assert wide == {"e5m0", "e5m1", "e6m0", "e6m1"}
 
 
 def test_weights_of_another_rounding_are_others() -> None:

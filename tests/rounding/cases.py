@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mpq.quantization.codes import Codes
 from mpq.quantization.grid import Grid
+from mpq.quantization.level_tables import NF4
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS
@@ -17,7 +18,10 @@ from mpq.rounding import WeightRounding
 from mpq.rounding.stack import Stack
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-SPELLINGS = ["w2", "w3z", "w4", "w8", "w3g4", "w4zg5", "w4t", "fp4", "fp8", "mxfp4", "nvfp4"]
+SPELLINGS = [
+    "w2", "w3z", "w4", "w8", "w3g4", "w4zg5", "w4t", "fp4", "fp8", "e2m0", "we3m2g5", "binary",
+    "wternaryg7", "mxfp4", "mxfp6_e2m3", "mxint8", "wnf4g6", "nvfp4",
+]  # fmt: skip
 """Of every layout that scales can have."""
 EXACT = Numerics(group_scale="fp32")
 """What is fitted is what is stored."""
@@ -77,6 +81,12 @@ def errors(rows: Tensor, numbers: Tensor, moment: Tensor, damping: float = 0.01)
 def all_codes_of(told: TensorFormat) -> Array:
     """Every code of a format, in order."""
     number = told.number
+    if number.name in ("binary", "ternary"):
+        return np.array({"binary": [-1.0, 1.0], "ternary": [-1.0, 0.0, 1.0]}[number.name])
+    if number.name == "mxint8":
+        return np.arange(-128, 128) / 64
+    if number.name == "nf4":
+        return np.array(NF4, dtype=np.float64)
     if number.torch_dtype:
         every = torch.arange(256).to(torch.uint8).view(getattr(torch, number.torch_dtype)).double()
         return np.unique(every[every.isfinite()].numpy() + 0.0)  # one zero

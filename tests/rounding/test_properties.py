@@ -15,7 +15,9 @@ POINTS = st.sampled_from(["", "z"])
 PER_CHANNEL = st.tuples(st.just("w"), BITS, POINTS).map("".join)
 PER_GROUP = st.tuples(PER_CHANNEL, st.integers(1, 9).map("g{}".format)).map("".join)
 OF_ALL_ROWS = st.sampled_from(["w4t", "w3tz", "nvfp4"])
-FLOATS = st.sampled_from(["fp4", "fp8", "fp8_e5m2", "mxfp4", "mxfp8"])
+FLOATS = st.sampled_from(
+    ["fp4", "fp8", "fp8_e5m2", "e2m0", "we3m1g4", "e6m1", "binary", "wternaryg5", "mxfp4", "mxfp8"]
+)
 SPELLINGS = PER_CHANNEL | PER_GROUP | FLOATS
 SEEDS = st.integers(0, 2**16)
 

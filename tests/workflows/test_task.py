@@ -126,14 +126,14 @@ def test_a_frontier_within_limits() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"candidates": ["w9"]}, PrecisionError, "'w9' is not a precision"),
+        ({"candidates": ["w17"]}, PrecisionError, "'w17' is not a precision"),
         ({"candidates": []}, InputError, "candidates is empty; name precisions such as w8a8"),
         ({"candidates": "w8a8"}, InputError, r"a list of precisions; got 'w8a8': write \['w8a8'\]"),
         ({"device": "cortex-m8"}, UnknownNameError, "did you mean 'cortex-m7'"),
         ({"metric": "mse"}, UnknownNameError, "no metric 'mse'"),
         ({"exclude": "head"}, InputError, r"exclude takes a list .* write exclude=\['head'\]"),
         ({"include": [3]}, InputError, "include: a layer is named by a glob"),
-        ({"fix": {"head": "w9"}}, PrecisionError, "'w9' is not a precision"),
+        ({"fix": {"head": "w17"}}, PrecisionError, "'w17' is not a precision"),
         ({"fix": ["head"]}, InputError, "fix maps globs or predicates to precisions"),
         ({"fix": {3: "w8a8"}}, InputError, "fix: a layer is named by a glob"),
         ({"allow": {"head": "w8a8"}}, InputError, r"allow takes a list of precisions; got 'w8a8'"),

@@ -137,7 +137,7 @@ def test_csv_in_other_units(tmp_path: Path, column: str, cell: str, expected: fl
         (f"{HEADER},latency_ms\nlinear,8x16,16,9,1,1,w8a8,1\n", "expected 1 x 8 numbers out"),
         (f"{HEADER},latency_ms\nlstm,8x16,16,8,1,1,w8a8,1\n", "no kind of layer 'lstm'"),
         (f"{HEADER},latency_ms\nlinear,8x16,16,8,1,0,w8a8,1\n", "batch_size is at least 1; got 0"),
-        (f"{HEADER},latency_ms\nlinear,8x16,16,8,1,1,w9,1\n", "'w9' is not a precision"),
+        (f"{HEADER},latency_ms\nlinear,8x16,16,8,1,1,w17,1\n", "'w17' is not a precision"),
         (
             f"{HEADER},latency_ms\nconv2d,8x3x3x3,4x6x6,8x6x6,1,1,w8a8,1\n",
             "expected 3 channels and 2 further axes in",
@@ -227,8 +227,8 @@ def test_tables_that_contradict_themselves() -> None:
 
 def test_parts_and_conversions_that_make_no_sense() -> None:
     """Negative and infinite times, unknown formats."""
-    with pytest.raises(UnknownNameError, match="no number format 'int9'"):
-        replace(BASE, to_format="int9")
+    with pytest.raises(UnknownNameError, match="no number format 'int17'"):
+        replace(BASE, to_format="int17")
     with pytest.raises(InputError, match="times are finite and at least 0; got -1"):
         replace(BASE, seconds_per_call=-1.0)
     with pytest.raises(InputError, match="'head' costs inf; at least 0"):

@@ -8,8 +8,8 @@ and 5 bits. For every rounding: what the search's result and the uniform precisi
 examples (KL divergence in nats; MNIST test images 2,000 to 9,999, the stories of eval180, CIFAR's
 1,017), as a ratio of the search with rounding to nearest, with a 95 % interval by paired bootstrap
 over examples; with interactions between layers, and without. A seed draws the calibration examples
-and the probes. Seconds are of one thread, in units of a forward and a backward pass over the
-calibration examples. Needs the published networks: MPQ_DATA, or ../shared/data.
+and the probes. Times are processor time of one thread, in units of a forward and a backward pass
+over the calibration examples. Needs the published networks: MPQ_DATA, or ../shared/data.
 """
 
 import argparse
@@ -69,7 +69,8 @@ def compared(name: str, seed: int, roundings: list[str]) -> list[dict[str, Any]]
     spec = ROOT / "examples" / f"{example}.py"
     model = load_model(f"{spec}:make_net", load_object(f"{spec}:DATA") / weights)
     data = EXAMPLES[name](load_object(f"{spec}:DATA"), seed)
-    pass_seconds = forward_and_backward(model, data[0])
+    forward_and_backward(model, data[0][:1])  # what loads with the first pass
+    pass_seconds = forward_and_backward(model, parts(data[0])[0])
     found = [Searched.of(model, data, rounding, seed) for rounding in roundings]
     for searched in found:
         print(name, seed, searched.rounding, round(searched.seconds, 1), "s", file=sys.stderr)
@@ -111,21 +112,20 @@ class Searched:
     ) -> "Searched":
         """One estimate, and a solution for every budget with and without interactions."""
         calibration, fresh = data
-        # Held out: what the product would take, so that nothing sees the fresh examples.
-        cut = len(calibration) * 3 // 4
+        seen, held_out = parts(calibration)
         task = mpq.Task(
             model,
-            calibration[:cut],
-            calibration[cut:],
+            seen,
+            held_out,
             candidates=CANDIDATES,
             rounding=rounding,
             seed=seed,
         )
-        start = time.perf_counter()
+        start = time.process_time()
         prepared = Prepared.of(task)
-        begun = time.perf_counter()
+        begun = time.process_time()
         unhelped = prepared.rounded.unhelped
-        rounding_seconds = time.perf_counter() - begun
+        rounding_seconds = time.process_time() - begun
         method = Method.of(ESTIMATOR, SOLVER, seed)
         on = Estimation(
             prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates
@@ -136,7 +136,7 @@ class Searched:
             for bits in BUDGET_BITS
             for variant in ("interactions", "additive")
         }
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         for bits in BUDGET_BITS:
             names = (layer.name for layer in prepared.network.layers)
             chosen[bits, "uniform"] = dict.fromkeys(names, Precision.parse(f"w{bits}"))
@@ -173,6 +173,12 @@ def solved(
     return solution.precisions(problem)
 
 
+def parts(batches: Batches) -> tuple[Batches, Batches]:
+    """Calibration and held-out examples, of which the fresh ones are none."""
+    cut = len(batches) * 3 // 4
+    return batches[:cut], batches[cut:]
+
+
 def ratio(losses: Array, base: Array) -> dict[str, Any]:
     """The mean loss, and its ratio to another's with an interval by paired bootstrap."""
     draws = np.random.default_rng(0).integers(len(losses), size=(NUM_BOOTSTRAPS, len(losses)))
@@ -187,13 +193,13 @@ def ratio(losses: Array, base: Array) -> dict[str, Any]:
 
 
 def forward_and_backward(model: torch.nn.Module, batches: Batches) -> float:
-    """Seconds of one pass over the calibration examples."""
-    start = time.perf_counter()
+    """Processor seconds of one pass over the calibration examples."""
+    start = time.process_time()
     for x, _ in batches:
         with torch.enable_grad():
             model(x).float().sum().backward()
     model.zero_grad(set_to_none=True)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def cifar_examples(data: Any, seed: int) -> tuple[Batches, Batches]:

@@ -164,7 +164,7 @@ def beyond(stack: Stack, near: Tensor) -> Tensor:
     is_above = stack.target >= stack.all_numbers(near)
     if stack.number is None:
         wanted = units + torch.where(is_above, 1.0, -1.0)
-        return stack.codes(wanted * stack.scale[groups], torch.arange(stack.num_inputs))
+        return stack.nearest(wanted * stack.scale[groups])
     levels, _ = level_table(stack.number.levels, near.device)
     found = places(near, stack.number) + torch.where(is_above, 1, -1)
     return levels[found.clamp(0, len(levels) - 1)]

@@ -168,16 +168,13 @@ def swept(objective: Objective, stack: Stack, codes: Tensor) -> Tensor:
     slope = form @ (numbers - stack.target)  # [K, R]
     for start in range(0, len(found), BLOCK):
         stop = min(start + BLOCK, len(found))
-        inputs = torch.arange(start, stop)
+        cells = stack.cells(torch.arange(start, stop))
         changes = found.new_zeros(stop - start, found.shape[1])
-        for place in range(start, stop):
-            at, near = inputs[place - start : place - start + 1], slope[place]
-            wanted = (numbers[place] - near / diagonal[place])[None]
-            found[place] = stack.codes(wanted, at)[0]
-            change = stack.numbers(found[place : place + 1], at)[0] - numbers[place]
-            changes[place - start] = change
-            numbers[place] += change
-            slope[place + 1 : stop].addr_(form[place, place + 1 : stop], change)
+        for at, place in enumerate(range(start, stop)):
+            wanted = numbers[place] - slope[place] / diagonal[place]
+            found[place] = cells.codes(wanted, at)
+            changes[at] = cells.numbers(found[place], at) - numbers[place]
+            slope[place + 1 : stop].addr_(form[place, place + 1 : stop], changes[at])
         # Those before it have had their turn.
         slope[stop:].addmm_(form[stop:, start:stop], changes)
     return found

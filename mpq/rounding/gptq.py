@@ -109,13 +109,15 @@ class Sequential:
 
     def _block(self, stack: Stack, left: Tensor, found: Tensor, start: int, stop: int) -> Tensor:
         """Rounds some inputs in place; ``[k, R]`` their errors, in units of the factor."""
-        errors = left.new_empty(stop - start, left.shape[1])
-        for place in range(start, stop):
-            at = self.order[place : place + 1]
-            codes = stack.codes(left[place : place + 1], at)
-            found[at] = codes
-            error = (left[place] - stack.numbers(codes, at)[0]) / self.upper[place, place]
-            errors[place - start] = error
+        inputs = self.order[start:stop]
+        cells = stack.cells(inputs)
+        codes = left.new_empty(stop - start, left.shape[1])
+        errors = torch.empty_like(codes)
+        for at, place in enumerate(range(start, stop)):
+            codes[at] = cells.codes(left[place], at)
+            error = (left[place] - cells.numbers(codes[at], at)) / self.upper[place, place]
+            errors[at] = error
             following = self.upper[place, place + 1 : stop]
             left[place + 1 : stop].addr_(following, error, alpha=-1.0)
+        found[inputs] = codes
         return errors

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self, final
+from typing import Final, Self, final
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from mpq.quantization.grid import integer_range, round_float
 from mpq.quantization.numerics import Numerics, ScaleType
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.rounding import stored_scale
+
+ALL: Final = slice(None)
 
 
 @final
@@ -105,31 +107,53 @@ class Stack:
             high=first.high.repeat(count),
         )
 
-    def codes(self, values: Tensor, inputs: Tensor) -> Tensor:
-        """Nearest codes for some inputs.
-
-        Args:
-            values: ``[k, R]`` of the weights of these inputs.
-            inputs: ``[k]`` which ones.
-        """
+    def cells(self, inputs: Tensor) -> "Cells":
+        """Where the numbers of some inputs ``[k]`` may lie."""
         groups = self.group_of[inputs]
-        if self.number is not None:
-            return round_float(values / self.scale[groups], self.number)
-        found = (values * self.scale[groups].reciprocal()).round_().add_(self.zero_point[groups])
-        return torch.minimum(torch.maximum(found, self.low, out=found), self.high, out=found)
-
-    def numbers(self, codes: Tensor, inputs: Tensor) -> Tensor:
-        """``[k, R]`` what the codes of some inputs stand for."""
-        groups = self.group_of[inputs]
-        return (codes - self.zero_point[groups]) * self.scale[groups]
+        scale, point = self.scale[groups], self.zero_point[groups]
+        return Cells(scale, scale.reciprocal(), point, self.low, self.high, self.number)
 
     def all_numbers(self, codes: Tensor) -> Tensor:
         """``[K, R]`` what all codes stand for."""
-        return self.numbers(codes, torch.arange(self.num_inputs))
+        return self.cells(torch.arange(self.num_inputs)).numbers(codes)
 
-    def nearest(self) -> Tensor:
-        """``[K, R]`` the nearest codes of the target."""
-        return self.codes(self.target, torch.arange(self.num_inputs))
+    def nearest(self, values: Tensor | None = None) -> Tensor:
+        """``[K, R]`` the nearest codes of the target, or of other values of all inputs."""
+        wanted = self.target if values is None else values
+        return self.cells(torch.arange(self.num_inputs)).codes(wanted)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Where the numbers of ``k`` inputs may lie: looked up once, for a step over each of them.
+
+    Args:
+        scale: ``[k, R]``.
+        inverse: ``[k, R]`` its reciprocal.
+        zero_point: ``[k, R]``.
+        low: ``[R]`` smallest code of an integer format.
+        high: ``[R]`` largest code.
+        number: A floating-point format; ``None``: integers.
+    """
+
+    scale: Tensor
+    inverse: Tensor
+    zero_point: Tensor
+    low: Tensor
+    high: Tensor
+    number: NumberFormat | None
+
+    def codes(self, values: Tensor, at: int | slice = ALL) -> Tensor:
+        """Nearest codes: ``[k, R]`` for values of all inputs, or ``[R]`` for one of them."""
+        if self.number is not None:
+            return round_float(values / self.scale[at], self.number)
+        found = (values * self.inverse[at]).round_().add_(self.zero_point[at])
+        return torch.minimum(torch.maximum(found, self.low, out=found), self.high, out=found)
+
+    def numbers(self, codes: Tensor, at: int | slice = ALL) -> Tensor:
+        """What codes stand for, in the same shape."""
+        return (codes - self.zero_point[at]) * self.scale[at]
 
 
 def layout(tensor_format: TensorFormat) -> tuple[str, bool, Granularity, int | None]:

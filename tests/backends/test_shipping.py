@@ -406,3 +406,23 @@ def test_a_child_is_told_whose_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     (command,) = commands
     assert command[3:] == [str(os.getpid()), "toy", str(tmp_path), str(tmp_path)]
+
+
+def test_negative_scales_are_refused_by_a_target_that_reads_none(tmp_path: Path) -> None:
+    """Searched without it; a search for it has none, and is exported."""
+    model = network()
+    task = mpq.Task(model, DATA, DATA, candidates=["w3a8"], rounding="coordinate-descent")
+    free, bound = (
+        mpq.search(asked, {"effective_bits": 33}, sensitivity="weight-error").assignment
+        for asked in (task, replace(task, to="c"))
+    )
+
+    with pytest.raises(PrecisionError, match="c reads positive scales, and .* --rounding coord"):
+        mpq.export(free, tmp_path / "out", "c", model, DATA)
+
+    assert not list(tmp_path.iterdir())
+    assert free.weights is not None
+    assert any((weight.scale < 0).any() for weight in free.weights.by_layer.values())
+    assert bound.weights is not None
+    assert all((weight.scale > 0).all() for weight in bound.weights.by_layer.values())
+    mpq.export(bound, tmp_path / "out", "c", model, DATA)

@@ -130,6 +130,43 @@ def test_a_tensor_that_others_read_unrounded_is_refused(tmp_path: Path) -> None:
         mpq.export(Assignment((layer,)), tmp_path / "out", "aimet")
 
 
+def searched(model: nn.Module, rounding: str) -> mpq.SearchResult:
+    """At w3, with codes that were found with regard to data."""
+    task = mpq.Task(model, DATA, DATA, candidates=["w3a32"], rounding=rounding)
+    return mpq.search(task, {"effective_bits": 33}, sensitivity="weight-error")
+
+
+def test_codes_that_data_chose_are_what_the_graph_rounds_to(tmp_path: Path) -> None:
+    """By the encodings' own definition, in every layer: AIMET need not know how they were found."""
+    model = network()
+    found = searched(model, "coordinate-descent:signs=false").assignment
+
+    mpq.export(found, tmp_path / "out", "aimet", model, DATA)
+
+    graph = onnx.load(tmp_path / "out" / "model.onnx").graph
+    numbers = {x.name: torch.tensor(onnx.numpy_helper.to_array(x)) for x in graph.initializer}
+    data = json.loads((tmp_path / "out" / "encodings.json").read_text())
+    assert "found by coordinate-descent" in data["note"]
+    assert found.weights is not None
+    stored = [torch.tensor(weight.codes) for weight in found.weights.by_layer.values()]
+    for entry in data["param_encodings"]:
+        weight = numbers[entry["name"]]
+        # Of a MatMul the matrix is turned round, and its scales are of columns.
+        rows = (weight if len(weight) == len(entry["scale"]) else weight.t()).flatten(1)
+        codes = (rows / torch.tensor(entry["scale"])[:, None]).round()
+        assert any(codes.shape == own.shape and torch.equal(codes, own.float()) for own in stored)
+
+
+def test_negative_scales_are_refused(tmp_path: Path) -> None:
+    """AIMET's are positive."""
+    model = network()
+
+    with pytest.raises(PrecisionError, match="aimet reads positive scales, and"):
+        mpq.export(
+            searched(model, "coordinate-descent").assignment, tmp_path / "out", "aimet", model, DATA
+        )
+
+
 def test_aimet_computes_what_the_simulation_does(tmp_path: Path) -> None:
     """To float32's last digits: its own reader, its own rounding, our scales."""
     quantsim = pytest.importorskip("aimet_onnx.quantsim", reason=WITHOUT_READER)

@@ -126,7 +126,9 @@ def shipped(subject: Subject, target: str, limit: str, folder: Path) -> dict[str
     """The figures of one network in one target."""
     held_out, model = subject.part("held_out"), subject.model()
     ranges = mpq.Ranges(weight=subject.weight_range)
-    task = mpq.Task(model, subject.part("calibration"), held_out, to=target, ranges=ranges)
+    task = mpq.Task(
+        model, subject.part("calibration"), held_out, to=target, ranges=ranges, rounding="nearest"
+    )
     started = time.perf_counter()
     result = mpq.search(task, [limit], sensitivity=subject.sensitivity, progress=True)
     seconds = time.perf_counter() - started

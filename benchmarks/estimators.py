@@ -96,6 +96,7 @@ def run(network: str, candidates: str) -> dict[str, Any]:
         load_callable(f"{spec}:calibration"),
         Calibration(load_callable(f"{spec}:held_out"), stop=HELD_OUT_EXAMPLES),
         candidates=precisions,
+        rounding="nearest",
     )
     comparison = mpq.compare(
         task,

@@ -222,7 +222,9 @@ def of_kind(
     data, held_out = ([draw(generator) for _ in range(8)] for _ in range(2))
 
     def search(sensitivity: str, limit: str, *candidates: str) -> SearchResult:
-        task = mpq.Task(model, data, held_out, candidates=candidates, metric=metric)
+        task = mpq.Task(
+            model, data, held_out, candidates=candidates, metric=metric, rounding="nearest"
+        )
         return mpq.search(task, {"weight_bytes": limit}, sensitivity=sensitivity)
 
     exact = search(SKETCH, "1x:fp32", *PRECISIONS, "fp32")

@@ -62,7 +62,7 @@ def run(weights: Path) -> dict[str, Any]:
     model = load_model(f"{spec}:make_net", weights)
     calibration, held_out = (load_callable(f"{spec}:{n}") for n in ("calibration", "held_out"))
     known = mpq.profile(mpq.Task(model, calibration, candidates=PRECISIONS))
-    task = mpq.Task(model, calibration, held_out, known, PRECISIONS)
+    task = mpq.Task(model, calibration, held_out, known, PRECISIONS, rounding="nearest")
     results = {", ".join(limits): mpq.search(task, limits) for limits in LIMITS}
     assigned: dict[str, Mapping[str, Precision]] = {
         label: result.assignment.precisions for label, result in results.items()

@@ -51,7 +51,15 @@ def shipped(network: str, tried: str, folder: Path) -> dict[str, Any]:
 
     candidates, limits = TRIED[tried]
     examples = list(islice(iter(held_out()), 1))
-    task = mpq.Task(model, first, held_out, to="c", device="cortex-m4", candidates=candidates)
+    task = mpq.Task(
+        model,
+        first,
+        held_out,
+        to="c",
+        device="cortex-m4",
+        candidates=candidates,
+        rounding="nearest",
+    )
     result = mpq.search(task, [*limits, "peak_ram=1x:w8a8"], sensitivity="weight-error")
     mpq.export(result.assignment, folder, "c", model, first, held_out=examples)
     told: dict[str, Any] = json.loads((folder / "export.json").read_text(encoding="utf-8"))

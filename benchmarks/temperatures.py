@@ -45,6 +45,7 @@ def measure(name: str) -> dict[str, Any]:
         load_callable(f"{spec}:calibration"),
         Calibration(load_callable(f"{spec}:held_out"), stop=HELD_OUT_EXAMPLES),
         candidates=precisions,
+        rounding="nearest",
     )
     comparison = mpq.compare(
         task, limits, estimators=["weight-error"], num_random=NUM_RANDOM[name],

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from mpq.backends.export_check import ExportCheck
 from mpq.backends.fresh import FreshRun
 from mpq.backends.half_precision import DTYPE_NAMES, in_float32, parameter_dtype
-from mpq.backends.layerwise import first_apart, traced
+from mpq.backends.layerwise import Stepwise, first_apart, traced
 from mpq.backends.simulate import prepared, with_precisions
 from mpq.backends.stored import check_kinds, check_size, told_missing
 from mpq.backends.target import SQUARED_ERROR, Shipped, Target
@@ -192,8 +192,12 @@ def _first_apart(target: Target, simulated: nn.Module, batch: Batch, trace: Trac
     found = trace()
     if not found:
         return ""
-    expected = traced(simulated, lambda: simulated(*batch.args, **batch.kwargs))
-    return f". {first_apart(expected, found, target.tolerance) or 'No single layer differs'}"
+    if isinstance(simulated, Stepwise):
+        where = simulated.first_apart(batch, found)
+    else:
+        expected = traced(simulated, lambda: simulated(*batch.args, **batch.kwargs))
+        where = first_apart(expected, found, target.tolerance)
+    return f". {where or 'No single layer differs'}"
 
 
 def _num_tokens(batch: Batch) -> int:

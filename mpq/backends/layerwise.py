@@ -2,15 +2,29 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from mpq.network.examples import Batch
 from mpq.network.modules import hooks
 
 INPUT, OUTPUT = "input:", "output:"
 """Before the name of a module: what its first call read and gave."""
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """A simulation that is no network of modules, and compares its own steps."""
+
+    def first_apart(self, batch: Batch, found: Mapping[str, Tensor]) -> str:
+        """The first step whose output differs, for people; empty where none does.
+
+        Args:
+            batch: What was run.
+            found: What the runtime told, by names that both know.
+        """
 
 
 @torch.no_grad()

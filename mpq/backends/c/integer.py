@@ -34,8 +34,9 @@ def run_integers(
     for example in codes:
         values = _run(program, example)
         found.append(values[program.steps.makes])
-        for name, value in values.items() if made is not None else ():
-            made(name, value - program.forms[name].zero)
+        if made is not None:
+            for name, value in values.items():
+                made(name, value - program.forms[name].zero)
     return np.stack(found)
 
 

@@ -71,14 +71,20 @@ def first_apart(
         name = key.removeprefix(OUTPUT)
         if key == name or not _is_apart(output, found.get(key), tolerance):
             continue
-        before = expected.get(INPUT + name), found.get(INPUT + name)
-        same_input = before[0] is not None and not _is_apart(before[0], before[1], tolerance)
-        of_input = "reads the same" if same_input else "reads something else already"
         return (
             f"the first layer whose output differs is {name!r}, by {_apart(output, found[key])} "
-            f"(standard deviation {float(output.std()):.3g}); it {of_input}"
+            f"(standard deviation {float(output.std()):.3g})"
+            + _of_input(expected.get(INPUT + name), found.get(INPUT + name), tolerance)
         )
     return ""
+
+
+def _of_input(expected: Tensor | None, found: Tensor | None, tolerance: float) -> str:
+    """Whether a module read the same; empty where that is not known, as of token ids."""
+    if expected is None or found is None:
+        return ""
+    is_other = _is_apart(expected, found, tolerance)
+    return "; it reads something else already" if is_other else "; it reads the same"
 
 
 def _begins(

@@ -45,6 +45,16 @@ def test_the_first_layer_that_differs_is_named() -> None:
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in one)
 
 
+def test_an_input_that_is_not_known_is_not_judged() -> None:
+    """Of token ids no number is kept, and some runtimes tell outputs alone."""
+    expected = {INPUT + "0": torch.ones(2), OUTPUT + "0": torch.tensor([0.0, 1.0])}
+    other = {OUTPUT + "0": torch.tensor([0.0, 2.0])}
+
+    assert first_apart(expected, other, 1e-4).endswith("(standard deviation 0.707)")
+    assert first_apart(expected, expected | other, 1e-4).endswith("; it reads the same")
+    assert first_apart(other, expected | other, 1e-4) == ""
+
+
 @pytest.mark.parametrize("name", ["compressed-tensors", "torchao"])
 def test_an_export_names_the_first_layer_that_differs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest

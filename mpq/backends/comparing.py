@@ -29,7 +29,7 @@ TIES: Final = 2.0
 """How many times as far as the simulation moves by ties a runtime may be from it."""
 
 Trace = Callable[[], Mapping[str, Tensor]]
-"""Asks for what every module of the runtime reads and gives, for the first example."""
+"""Asks for what every layer of the runtime reads and gives, for ``Target.num_traced`` examples."""
 
 
 def compared(
@@ -179,7 +179,8 @@ def _accepted(
     # A comparison with nan is false: what is not within is refused.
     if (median if is_median else worst) <= accepted:
         return accepted
-    where = _first_apart(target, simulated, batches[0].slice(0, 1), trace)
+    batch = batches[0].slice(0, target.num_traced)
+    where = _first_apart(simulated, batch, accepted / spread, trace)
     raise ModelError(
         f"{target.name}: its runtime's outputs differ from the simulation's by {worst:.3g} "
         f"(median {median:.3g}, accepted {accepted:.3g}; their standard deviation is "
@@ -187,8 +188,8 @@ def _accepted(
     )
 
 
-def _first_apart(target: Target, simulated: nn.Module, batch: Batch, trace: Trace) -> str:
-    """Names the first layer that differs, where the runtime's modules can be looked at."""
+def _first_apart(simulated: nn.Module, batch: Batch, tolerance: float, trace: Trace) -> str:
+    """Names the first layer that differs, where the runtime's layers can be looked at."""
     found = trace()
     if not found:
         return ""
@@ -196,7 +197,7 @@ def _first_apart(target: Target, simulated: nn.Module, batch: Batch, trace: Trac
         where = simulated.first_apart(batch, found)
     else:
         expected = traced(simulated, lambda: simulated(*batch.args, **batch.kwargs))
-        where = first_apart(expected, found, target.tolerance)
+        where = first_apart(expected, found, tolerance)
     return f". {where or 'No single layer differs'}"
 
 

@@ -1,5 +1,6 @@
 """Two networks module by module: where the first one computes something else than the other."""
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -11,7 +12,12 @@ from mpq.network.examples import Batch
 from mpq.network.modules import hooks
 
 INPUT, OUTPUT = "input:", "output:"
-"""Before the name of a module: what its first call read and gave."""
+"""Before the name of a module's call: what it read and gave."""
+
+
+def call_name(name: str, number: int) -> str:
+    """A module's first call has the module's name, the others their number behind it."""
+    return name if number == 1 else f"{name} (call {number})"
 
 
 @runtime_checkable
@@ -29,16 +35,17 @@ class Stepwise(Protocol):
 
 @torch.no_grad()
 def traced(module: nn.Module, run: Callable[[], object]) -> dict[str, Tensor]:
-    """What the first call of every module read and gave, in the order in which calls end.
+    """What every call of every module read and gave, in the order in which calls end.
 
     Args:
         module: Its parts are looked at while it runs, and left as found.
         run: Runs it once.
 
     Returns:
-        ``INPUT`` and ``OUTPUT`` with a module's name to its first tensor, float32, on the CPU.
+        ``INPUT`` and ``OUTPUT`` with a call's name to its first tensor, float32, on the CPU.
     """
-    read: dict[str, Tensor] = {}
+    read: dict[str, list[Tensor | None]] = defaultdict(list)
+    counts: Counter[str] = Counter()
     found: dict[str, Tensor] = {}
     parts = [(name, part) for name, part in module.named_modules() if name]
     handles = [
@@ -47,9 +54,9 @@ def traced(module: nn.Module, run: Callable[[], object]) -> dict[str, Tensor]:
         for handle in (
             # First of all, as rounding an input is a hook of its own in a simulation.
             part.register_forward_pre_hook(
-                partial(_begins, name, read), prepend=True, with_kwargs=True
+                partial(_begins, read[name]), prepend=True, with_kwargs=True
             ),
-            part.register_forward_hook(partial(_ends, name, read, found)),
+            part.register_forward_hook(partial(_ends, name, read[name], counts, found)),
         )
     ]
     with hooks(handles):
@@ -71,45 +78,49 @@ def first_apart(
         name = key.removeprefix(OUTPUT)
         if key == name or not _is_apart(output, found.get(key), tolerance):
             continue
+        before = expected.get(INPUT + name), found.get(INPUT + name)
         return (
             f"the first layer whose output differs is {name!r}, by {_apart(output, found[key])} "
-            f"(standard deviation {float(output.std()):.3g})"
-            + _of_input(expected.get(INPUT + name), found.get(INPUT + name), tolerance)
+            f"(standard deviation {float(output.std()):.3g}){_of_input(*before, tolerance)}"
         )
     return ""
 
 
 def _of_input(expected: Tensor | None, found: Tensor | None, tolerance: float) -> str:
-    """Whether a module read the same; empty where that is not known, as of token ids."""
+    """Nothing where one does not tell, as of ids, which are not rounded."""
     if expected is None or found is None:
         return ""
-    is_other = _is_apart(expected, found, tolerance)
-    return "; it reads something else already" if is_other else "; it reads the same"
+    is_apart = _is_apart(expected, found, tolerance)
+    return f"; it reads {'something else already' if is_apart else 'the same'}"
 
 
 def _begins(
-    name: str, read: dict[str, Tensor], _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    read: list[Tensor | None], _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     tensor = _first_tensor((*args, *kwargs.values()))
-    if tensor is not None and name not in read:
-        # Copied, as what follows may write into it.
-        read[name] = tensor.detach().float().cpu().clone()
+    # Copied, as what follows may write into it.
+    read.append(None if tensor is None else tensor.detach().float().cpu().clone())
 
 
 def _ends(
     name: str,
-    read: Mapping[str, Tensor],
+    read: list[Tensor | None],
+    counts: Counter[str],
     found: dict[str, Tensor],
     _: nn.Module,
     __: object,
     outputs: Any,
 ) -> None:
     tensor = _first_tensor(outputs if isinstance(outputs, tuple | list) else (outputs,))
-    if tensor is None or OUTPUT + name in found:
+    # The last that began, as a module may call itself.
+    before = read.pop()
+    counts[name] += 1
+    if tensor is None:
         return
-    if name in read:
-        found[INPUT + name] = read[name]
-    found[OUTPUT + name] = tensor.detach().float().cpu().clone()
+    call = call_name(name, counts[name])
+    if before is not None:
+        found[INPUT + call] = before
+    found[OUTPUT + call] = tensor.detach().float().cpu().clone()
 
 
 def _first_tensor(values: Any) -> Tensor | None:

@@ -198,7 +198,7 @@ def _first_apart(simulated: nn.Module, batch: Batch, tolerance: float, trace: Tr
     else:
         expected = traced(simulated, lambda: simulated(*batch.args, **batch.kwargs))
         where = first_apart(expected, found, tolerance)
-    return f". {where or 'No single layer differs'}"
+    return f". {where or 'No single layer that is compared differs'}"
 
 
 def _num_tokens(batch: Batch) -> int:

@@ -117,7 +117,9 @@ def activation_of(operator: Any) -> str:
     """What an operator does to its output, such as ``RELU``; ``NONE`` if there is no such thing."""
     from ai_edge_litert import schema_py_generated as schema
 
-    names = {x: name for name, x in vars(schema.ActivationFunctionType).items() if name.isupper()}
+    names: dict[int, str] = {
+        x: name for name, x in vars(schema.ActivationFunctionType).items() if name.isupper()
+    }
     return names[getattr(operator.builtinOptions, "fusedActivationFunction", 0)]
 
 

@@ -30,7 +30,13 @@ from mpq.backends.litert.flatbuffer import (
 from mpq.backends.litert.graph import Graph
 from mpq.backends.litert.plan import Plan
 from mpq.backends.litert.rounded import StoredLayer, store_outputs
-from mpq.backends.litert.tracing import computing, cut_outputs, layer_outputs, with_outputs
+from mpq.backends.litert.tracing import (
+    computing,
+    cut_outputs,
+    layer_tensors,
+    tensors_of,
+    with_outputs,
+)
 from mpq.backends.runtime import Loaded, run_in_parts
 from mpq.backends.searched import Searched
 from mpq.backends.simulate import prepared, with_precisions
@@ -155,7 +161,7 @@ class LiteRt(Target):
                 filled.add(place.index)
         plan.apply()
         for name, entry in told.items():
-            entry["calls"] = [int(x.outputs[0]) for x in operators.get(name, ())]
+            entry["calls"] = [tensors_of(graph, x) for x in operators.get(name, ())]
         (folder / FILE).write_bytes(written_model(graph.model))
         (folder / LAYERS_FILE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
@@ -312,12 +318,12 @@ class LoadedByLiteRt:
         return run_in_parts(batch, shapes, run)[0]
 
     def traced(self, batch: Batch) -> dict[str, Tensor]:
-        """See ``Traceable.traced``: outputs of the layers that are not as they came."""
+        """See ``Traceable.traced``: of the layers that are not as they came."""
         content = with_outputs(read_model(self.file.read_bytes()), self.layers)
         interpreter, runner = _interpreter(True, model_content=content)
         replace(self, runner=runner).run(batch)
         _, (shape, *_) = self._inputs()
-        return layer_outputs(interpreter, self.layers, batch.size / shape[batch.first_axis])
+        return layer_tensors(interpreter, self.layers, batch.size / shape[batch.first_axis])
 
     def _inputs(self) -> tuple[list[str], list[list[int]]]:
         """Their names, in the order of the network's arguments, and shapes."""

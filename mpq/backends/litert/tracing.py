@@ -1,4 +1,4 @@
-"""What every layer gives in LiteRT's interpreter: tensors that a file is asked for as well."""
+"""What layers read and give in LiteRT's interpreter: tensors that a file is asked for as well."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mpq.backends.layerwise import OUTPUT, call_name
+from mpq.backends.layerwise import INPUT, OUTPUT, call_name
 from mpq.backends.litert.flatbuffer import Place, written_model
 from mpq.backends.litert.graph import KERNELS, LOOKUPS, Graph
 from mpq.backends.litert.integers import ACTIVATIONS, activation_of, has_bias
@@ -20,8 +20,8 @@ from mpq.backends.target import Shipped
 def computing(graph: Graph, shipped: Shipped, places: Mapping[str, Place]) -> dict[str, list[Any]]:
     """The operators that compute a layer and nothing else, one for every call, in their order.
 
-    Left out are layers to whose bias the converter has added something, and those of which a weight
-    that several share does not tell whose an operator is.
+    Left out are layers to whose output the converter has done something that the simulation does
+    not know, and those of which a weight that several share does not tell whose an operator is.
 
     Args:
         graph: Of the converted network, in which nothing has changed yet.
@@ -36,8 +36,9 @@ def computing(graph: Graph, shipped: Shipped, places: Mapping[str, Place]) -> di
         operators = [x for x in graph.readers(index) if graph.kind(x) in kind]
         bias = getattr(shipped.module.get_submodule(name), "bias", None)
         is_plain = kind is LOOKUPS or all(has_bias(graph, x, bias) for x in operators)
-        is_alike = len({activation_of(x) for x in operators}) == 1
-        if shared[index, kind] == 1 and is_plain and is_alike:
+        cuts = {activation_of(x) for x in operators}
+        is_known = len(cuts) == 1 and cuts <= set(ACTIVATIONS)
+        if shared[index, kind] == 1 and is_plain and is_known:
             found[name] = operators
     return found
 
@@ -53,7 +54,7 @@ def cut_outputs(module: nn.Module, operators: Mapping[str, Sequence[Any]]) -> nn
     """
     for name, (operator, *_) in operators.items():
         cut = activation_of(operator)
-        if cut in ACTIVATIONS[1:]:
+        if cut != "NONE":
             module.get_submodule(name).register_forward_hook(partial(_cut, cut))
     return module
 
@@ -62,24 +63,46 @@ def _cut(how: str, _: nn.Module, __: object, output: Tensor) -> Tensor:
     return CUTS[how](output)
 
 
+def tensors_of(graph: Graph, operator: Any) -> dict[str, int]:
+    """The tensors that a layer reads and gives in one call.
+
+    Args:
+        graph: As it is written.
+        operator: That computes it.
+
+    Returns:
+        By ``INPUT`` and ``OUTPUT``; no input of ids, or of what is padded before it is read.
+    """
+    found, read = {OUTPUT: int(operator.outputs[0])}, int(operator.inputs[0])
+    if graph.kind(operator) in LOOKUPS:  # ids, of which nothing is compared
+        return found
+    maker = next((x for x in graph.subgraph.operators if read in list(x.outputs)), None)
+    kind = "" if maker is None else graph.kind(maker)
+    if "PAD" in kind:
+        return found
+    # Before it is rounded, as in the simulation.
+    return {INPUT: int(maker.inputs[0]) if maker and kind == "QUANTIZE" else read, **found}
+
+
 def with_outputs(model: Any, layers: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """The file with outputs of layers among its outputs, so that every delegate gives them.
+    """The file with tensors of layers among its outputs, so that every delegate gives them.
 
     Args:
         model: Its objects, which are changed.
-        layers: Name to ``calls``: the tensors that a layer makes, in order.
+        layers: Name to ``calls``: ``tensors_of`` each, in order.
     """
     graph = model.subgraphs[0]
-    there = [int(index) for index in graph.outputs]
-    wanted = dict.fromkeys(index for layer in layers.values() for index in layer["calls"])
-    graph.outputs = np.array([*there, *(x for x in wanted if x not in there)], np.int32)
+    there = [int(index) for index in (*graph.outputs, *graph.inputs)]
+    calls = (call for layer in layers.values() for call in layer["calls"])
+    wanted = dict.fromkeys(index for call in calls for index in call.values())
+    graph.outputs = np.array([*graph.outputs, *(x for x in wanted if x not in there)], np.int32)
     return written_model(model)
 
 
-def layer_outputs(
+def layer_tensors(
     interpreter: Any, layers: Mapping[str, Mapping[str, Any]], share: float
 ) -> dict[str, Tensor]:
-    """``OUTPUT`` with a call's name to its numbers, channels where torch has them.
+    """``INPUT`` and ``OUTPUT`` with a call's name to its numbers, as ``traced`` has them.
 
     Args:
         interpreter: Of a file as ``with_outputs`` gives it, which has run.
@@ -89,15 +112,21 @@ def layer_outputs(
     details = {entry["index"]: entry for entry in interpreter.get_tensor_details()}
     found: dict[str, Tensor] = {}
     for name, layer in layers.items():
-        for number, index in enumerate(layer["calls"], 1):
-            numbers = _decoded(interpreter.get_tensor(index), details[index])
-            numbers = numbers[: round(share * len(numbers))]
-            if len(layer["shape"]) > 2:  # a convolution, whose channels come last in the file
-                numbers = numbers.movedim(-1, 1)
-            if len(layer["shape"]) == 3:  # of a line: of height or width 1
-                numbers = numbers.flatten(2)
-            found[OUTPUT + call_name(name, number)] = numbers.contiguous()
+        for number, call in enumerate(layer["calls"], 1):
+            for what, index in call.items():
+                numbers = _decoded(interpreter.get_tensor(index), details[index])
+                numbers = numbers[: round(share * len(numbers))]
+                found[what + call_name(name, number)] = _as_in_torch(numbers, layer["shape"])
     return found
+
+
+def _as_in_torch(numbers: Tensor, shape: Sequence[int]) -> Tensor:
+    """With channels where the layer of a weight has them, which come last in the file."""
+    if len(shape) > 2:  # of a convolution
+        numbers = numbers.movedim(-1, 1)
+    if len(shape) == 3:  # of a line, whose height or width is 1
+        numbers = numbers.flatten(2)
+    return numbers.contiguous()
 
 
 def _decoded(stored: Any, detail: Mapping[str, Any]) -> Tensor:

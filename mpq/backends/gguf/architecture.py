@@ -29,11 +29,8 @@ _GEMMA2_BLOCK: Final = {
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
-_WHOLE: Final = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-}
+EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
+_WHOLE: Final = {EMBEDDING: "token_embd", "model.norm": "output_norm", HEAD: "output"}
 
 
 GELU: Final = "gelu_pytorch_tanh"
@@ -79,7 +76,7 @@ class Architecture:
 
     def layer_name(self, tensor: str) -> str:
         """The module that a tensor belongs to; empty where none does."""
-        stem = tensor.removesuffix(".weight")
+        stem = tensor.removesuffix(".weight").removesuffix(".bias")
         whole = {there: here for here, there in _WHOLE.items()}
         in_block = re.fullmatch(r"blk\.([0-9]+)\.(.+)", stem)
         if in_block is None:

@@ -120,14 +120,15 @@ class LlamaCpp:
 
         def told(operation: str, parameter: str, made: Tensor, read: Tensor | None) -> None:
             name = self.architecture.layer_name(parameter)
-            if operation == "MUL_MAT" and name == EMBEDDING:  # which is the last layer, too
-                name = HEAD
-            if not name:
+            if name == EMBEDDING:  # which may be the last layer, too
+                name = "" if self.architecture.scales_embedding else EMBEDDING
+                name = HEAD if operation == "MUL_MAT" else name
+            # Another part of the graph looks up rows that are no tokens'.
+            if not name or (operation == "GET_ROWS" and OUTPUT + name in found):
                 return
             if read is not None:
                 found[INPUT + name] = read
-            if operation != "GET_ROWS" or OUTPUT + name not in found:
-                found[OUTPUT + name] = self._as_here(parameter, made)
+            found[OUTPUT + name] = self._as_here(parameter, made)
 
         run_traced(self.folder / FILE, prompt, told)
         return found

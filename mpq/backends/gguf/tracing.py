@@ -1,7 +1,7 @@
 """What layers give in llama.cpp, which calls back while it computes its graph.
 
-The wheel has no door to that: its library is asked by ``ctypes``. Where the library's structures are
-not those that are known here, nothing is traced.
+The wheel has no door to that: its library is asked by ``ctypes``. Where the library's structures
+are not those that are known here, nothing is traced.
 """
 
 import ctypes
@@ -62,7 +62,8 @@ def _tensor_type() -> type[ctypes.Structure]:
 
 
 Told = Callable[[str, str, Tensor, Tensor | None], None]
-"""Is given an operation, the parameter's name, what it makes, and of products what is multiplied."""
+"""Is given an operation, its parameter's name, what it makes, and what it reads where it is known.
+"""
 
 
 def run_traced(file: Path, tokens: Sequence[int], told: Told) -> None:
@@ -153,6 +154,8 @@ class _Watched:
 
     def __init__(self, library: Any, told: Told) -> None:
         self._library, self._told, self._kind = library, told, _tensor_type()
+        self._last: tuple[int, Tensor] | None = None
+        self._normed: dict[int, Tensor | None] = {}
         made = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
         self.callback = made(self._called)
 
@@ -160,17 +163,33 @@ class _Watched:
         node = self._kind.from_address(address)
         # Not the known structure: nothing of it is read.
         if self._library.ggml_get_name(address) != address + self._kind.name.offset:
-            return not is_asked
-        sources = [self._kind.from_address(x) if x else None for x in node.src[:2]]
-        names = [x.name.decode() if x is not None else "" for x in sources]
-        parameter = next((x for x in names if x.endswith((".weight", ".bias"))), "")
-        if is_asked or not parameter or node.type != F32:
-            return bool(parameter) if is_asked else True
-        operation = self._library.ggml_op_desc(address).decode()
-        is_product = operation == "MUL_MAT" and sources[1] is not None and sources[1].type == F32
-        read = self._numbers(node.src[1]) if is_product else None
-        self._told(operation, parameter, self._numbers(address), read)
+            return False
+        # All of them are asked for: a norm may lie in the place of what it reads.
+        if not is_asked and node.type == F32:
+            self._computed(address, node)
         return True
+
+    def _computed(self, address: int, node: Any) -> None:
+        operation = self._library.ggml_op_desc(address).decode()
+        if operation == "RMS_NORM":
+            self._normed[address] = self._read_by_norm(node)
+        sources = [x for x in node.src[:2] if x]
+        names = [self._kind.from_address(x).name.decode() for x in sources]
+        parameter = next((x for x in names if x.endswith((".weight", ".bias"))), "")
+        if parameter:
+            read = self._normed.pop(sources[0], None)
+            if operation == "MUL_MAT":
+                read = self._numbers(sources[1])
+            self._told(operation, parameter, self._numbers(address), read)
+        if operation in ("ADD", "SCALE", "GET_ROWS"):  # what a norm may read
+            self._last = address, self._numbers(address)
+
+    def _read_by_norm(self, node: Any) -> Tensor | None:
+        source = self._kind.from_address(node.src[0])
+        if source.data != node.data:
+            return self._numbers(node.src[0])
+        kept = self._last
+        return kept[1] if kept is not None and kept[0] == node.src[0] else None
 
     def _numbers(self, address: int) -> Tensor:
         """A tensor's numbers, its fastest axis last."""

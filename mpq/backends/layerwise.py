@@ -51,7 +51,10 @@ def traced(module: nn.Module, run: Callable[[], object]) -> dict[str, Tensor]:
 
 
 def first_apart(
-    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], tolerance: float
+    expected: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    tolerance: float,
+    accepted: Mapping[str, float] | None = None,
 ) -> str:
     """The first module whose output differs, for people; empty where none does.
 
@@ -59,24 +62,27 @@ def first_apart(
         expected: ``traced`` of a network; its order counts.
         found: That of another one, with the same names where modules are the same.
         tolerance: Accepted difference, in standard deviations of what a module gives.
+        accepted: What is accepted besides, by the keys of ``expected``.
     """
+    more = accepted or {}
     for key, output in expected.items():
         name = key.removeprefix(OUTPUT)
-        if key == name or not _is_apart(output, found.get(key), tolerance):
+        if key == name or not _is_apart(output, found.get(key), tolerance, more.get(key, 0.0)):
             continue
-        before = expected.get(INPUT + name), found.get(INPUT + name)
+        read = INPUT + name
+        of_input = _of_input(expected.get(read), found.get(read), tolerance, more.get(read, 0.0))
         return (
             f"the first layer whose output differs is {name!r}, by {_apart(output, found[key])} "
-            f"(standard deviation {float(output.std()):.3g}){_of_input(*before, tolerance)}"
+            f"(standard deviation {float(output.std()):.3g}){of_input}"
         )
     return ""
 
 
-def _of_input(expected: Tensor | None, found: Tensor | None, tolerance: float) -> str:
+def _of_input(expected: Tensor | None, found: Tensor | None, tolerance: float, more: float) -> str:
     """Nothing where one does not tell, as of ids, which are not rounded."""
     if expected is None or found is None:
         return ""
-    is_apart = _is_apart(expected, found, tolerance)
+    is_apart = _is_apart(expected, found, tolerance, more)
     return f"; it reads {'something else already' if is_apart else 'the same'}"
 
 
@@ -113,14 +119,14 @@ def _first_tensor(values: Any) -> Tensor | None:
     return next((v for v in values if isinstance(v, Tensor) and v.is_floating_point()), None)
 
 
-def _is_apart(expected: Tensor, found: Tensor | None, tolerance: float) -> bool:
+def _is_apart(expected: Tensor, found: Tensor | None, tolerance: float, more: float) -> bool:
     if found is None:  # the other network has no such module
         return False
     if expected.shape != found.shape:
         return True
-    accepted = tolerance * float(expected.std() if expected.numel() > 1 else expected.abs().max())
+    spread = float(expected.std() if expected.numel() > 1 else expected.abs().max())
     # A comparison with nan is false.
-    return not float((expected - found).abs().max()) <= accepted
+    return not float((expected - found).abs().max()) <= max(tolerance * spread, more)
 
 
 def _apart(expected: Tensor, found: Tensor) -> str:

@@ -14,7 +14,7 @@ from mpq.backends.export_check import ExportCheck
 from mpq.backends.fresh import FreshRun
 from mpq.backends.half_precision import DTYPE_NAMES, in_float32, parameter_dtype
 from mpq.backends.last_digits import LastDigits, largest
-from mpq.backends.layerwise import first_apart, traced
+from mpq.backends.layerwise import first_apart, one_apart, traced
 from mpq.backends.simulate import prepared, with_precisions
 from mpq.backends.stored import check_kinds, check_size, told_missing
 from mpq.backends.target import SQUARED_ERROR, Shipped, Target
@@ -23,6 +23,7 @@ from mpq.network.examples import Batch
 from mpq.network.metric import OutputMetric
 from mpq.network.named_outputs import compared_tensors, output_names, scored_tensors
 from mpq.network.weight_layout import layout_of
+from mpq.problem.assignment import Assignment
 
 WEIGHT_TOLERANCE: Final = 1e-6
 """Float32's last digits, of a product of a scale and a code."""
@@ -75,12 +76,16 @@ def compared(
         searched = [_answer(target, simulated, batch, metric)[0] for batch in batches]
     differences = _differences(target, batches, expected, ran.outputs)
     spread = float(torch.cat([x.flatten() for x in expected]).std()) or 1.0
-    is_median = target.has_ties(shipped.assignment)
     last_digits = LastDigits(
-        reference, target.last_digits, batches, expected, partial(_scored, target, metric)
+        reference,
+        list(shipped.assignment.precisions),
+        target.last_digits,
+        batches,
+        expected,
+        partial(_scored, target, metric),
     )
-    is_smooth = not is_median and not shipped.assignment.rounds_inputs
-    accepted = _accepted(target, is_median, is_smooth, differences, spread, last_digits, trace)
+    accepted = _accepted(target, shipped.assignment, differences, spread, last_digits, trace)
+    is_median = target.has_ties(shipped.assignment)
     more = _more_differences(
         target, is_median, accepted / spread, [others for _, others in answered], ran.more
     )
@@ -155,8 +160,7 @@ def _otherwise(
 
 def _accepted(
     target: Target,
-    is_median: bool,
-    is_smooth: bool,
+    assignment: Assignment,
     differences: Tensor,
     spread: float,
     last_digits: LastDigits,
@@ -164,16 +168,21 @@ def _accepted(
 ) -> float:
     """How far outputs may be apart; refuses those that are further."""
     worst, median = float(differences.max()), float(differences.median())
-    found = median if is_median else worst
-    accepted = target.tolerance * spread
-    if not found <= accepted and is_median:
-        accepted = max(accepted, last_digits.accepted_of_median())
-    elif not found <= accepted and is_smooth:
-        accepted = max(accepted, last_digits.accepted_of_worst(spread))
+    is_median = target.has_ties(assignment)
+    judged = median if is_median else worst
+    accepted, named = target.tolerance * spread, ""
     # A comparison with nan is false: what is not within is refused.
-    if found <= accepted:
+    if not judged <= accepted:
+        if is_median:
+            accepted = max(accepted, last_digits.accepted_of_median())
+        elif not assignment.rounds_inputs:
+            simulated, names = last_digits.simulated, last_digits.layers
+            # However far all of them add up to, no layer by itself is off.
+            named = one_apart(simulated, names, trace(), target.tolerance)
+            accepted = accepted if named else max(accepted, last_digits.accepted_of_worst(spread))
+    if judged <= accepted:
         return accepted
-    where = _first_apart(target, last_digits, is_smooth, trace)
+    where = _first_apart(target, assignment, last_digits, named, trace())
     raise ModelError(
         f"{target.name}: its runtime's outputs differ from the simulation's by {worst:.3g} "
         f"(median {median:.3g}, accepted {accepted:.3g}; their standard deviation is "
@@ -181,17 +190,24 @@ def _accepted(
     )
 
 
-def _first_apart(target: Target, last_digits: LastDigits, is_smooth: bool, trace: Trace) -> str:
+def _first_apart(
+    target: Target,
+    assignment: Assignment,
+    last_digits: LastDigits,
+    named: str,
+    found: Mapping[str, Tensor],
+) -> str:
     """Names the first layer that differs, where the runtime's layers can be looked at."""
-    found = trace()
     if not found:
         return ""
     batch = last_digits.batches[0].slice(0, target.num_traced)
     simulated = last_digits.simulated
     expected = traced(simulated, lambda: simulated(*batch.args, **batch.kwargs))
-    accepted = last_digits.accepted_of_layers(batch, expected) if is_smooth else {}
-    named = first_apart(expected, found, target.tolerance, accepted)
-    return f". {named or 'No single layer differs'}"
+    accepted = {}
+    if not assignment.rounds_inputs:
+        accepted = last_digits.accepted_of_layers(batch, expected)
+    first = first_apart(expected, found, target.tolerance, accepted)
+    return f". {first or named or 'No single layer differs'}"
 
 
 def _num_tokens(batch: Batch) -> int:

@@ -1,14 +1,15 @@
 """Two networks module by module: where the first one computes something else than the other."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mpq.network.modules import hooks
+from mpq.network.modules import hooks, weight_of
 
 INPUT, OUTPUT = "input:", "output:"
 """Before the name of a module's call: what it read and gave."""
@@ -75,6 +76,36 @@ def first_apart(
             f"the first layer whose output differs is {name!r}, by {_apart(output, found[key])} "
             f"(standard deviation {float(output.std()):.3g}){of_input}"
         )
+    return ""
+
+
+@torch.no_grad()
+def one_apart(
+    module: nn.Module, layers: Iterable[str], found: Mapping[str, Tensor], tolerance: float
+) -> str:
+    """The first layer that makes something else of what it read, for people; empty: none does.
+
+    Args:
+        module: A network whose layers round none of their inputs.
+        layers: Names of those that read one tensor.
+        found: ``traced`` of another network; a call of which one end is not told is left out.
+        tolerance: Accepted difference, in standard deviations of what a layer gives.
+    """
+    for name in layers:
+        part = module.get_submodule(name)
+        for number in count(1):
+            call = call_name(name, number)
+            output, read = found.get(OUTPUT + call), found.get(INPUT + call)
+            if output is None:
+                break
+            if read is None:
+                continue
+            expected = part(read.to(weight_of(part))).float().cpu()
+            if _is_apart(expected, output, tolerance, 0.0):
+                return (
+                    f"the layer {call!r} makes something else of what it reads, by "
+                    f"{_apart(expected, output)} (standard deviation {float(expected.std()):.3g})"
+                )
     return ""
 
 

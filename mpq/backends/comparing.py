@@ -182,7 +182,10 @@ def _accepted(
             accepted = accepted if named else max(accepted, last_digits.accepted_of_worst(spread))
     if judged <= accepted:
         return accepted
-    where = _first_apart(target, assignment, last_digits, named, trace())
+    where = ""
+    if trace():
+        named = named or _first_apart(target, assignment, last_digits, trace())
+        where = f". {named or 'No single layer differs'}"
     raise ModelError(
         f"{target.name}: its runtime's outputs differ from the simulation's by {worst:.3g} "
         f"(median {median:.3g}, accepted {accepted:.3g}; their standard deviation is "
@@ -191,23 +194,16 @@ def _accepted(
 
 
 def _first_apart(
-    target: Target,
-    assignment: Assignment,
-    last_digits: LastDigits,
-    named: str,
-    found: Mapping[str, Tensor],
+    target: Target, assignment: Assignment, last_digits: LastDigits, found: Mapping[str, Tensor]
 ) -> str:
-    """Names the first layer that differs, where the runtime's layers can be looked at."""
-    if not found:
-        return ""
+    """The first layer whose output differs, for people; empty where none does."""
     batch = last_digits.batches[0].slice(0, target.num_traced)
     simulated = last_digits.simulated
     expected = traced(simulated, lambda: simulated(*batch.args, **batch.kwargs))
     accepted = {}
     if not assignment.rounds_inputs:
         accepted = last_digits.accepted_of_layers(batch, expected)
-    first = first_apart(expected, found, target.tolerance, accepted)
-    return f". {first or named or 'No single layer differs'}"
+    return first_apart(expected, found, target.tolerance, accepted)
 
 
 def _num_tokens(batch: Batch) -> int:

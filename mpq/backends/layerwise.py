@@ -103,7 +103,7 @@ def one_apart(
             expected = part(read.to(weight_of(part))).float().cpu()
             if _is_apart(expected, output, tolerance, 0.0):
                 return (
-                    f"the layer {call!r} makes something else of what it reads, by "
+                    f"the first layer that makes something else of what it reads is {call!r}, by "
                     f"{_apart(expected, output)} (standard deviation {float(expected.std()):.3g})"
                 )
     return ""

@@ -1,15 +1,16 @@
 """Two networks module by module: where the first one computes something else than the other."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import count
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from mpq.network.examples import Batch
-from mpq.network.modules import hooks
+from mpq.network.modules import hooks, weight_of
 
 INPUT, OUTPUT = "input:", "output:"
 """Before the name of a module's call: what it read and gave."""
@@ -65,7 +66,10 @@ def traced(module: nn.Module, run: Callable[[], object]) -> dict[str, Tensor]:
 
 
 def first_apart(
-    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], tolerance: float
+    expected: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    tolerance: float,
+    accepted: Mapping[str, float] | None = None,
 ) -> str:
     """The first module whose output differs, for people; empty where none does.
 
@@ -73,24 +77,84 @@ def first_apart(
         expected: ``traced`` of a network; its order counts.
         found: That of another one, with the same names where modules are the same.
         tolerance: Accepted difference, in standard deviations of what a module gives.
+        accepted: What is accepted besides, by the keys of ``expected``.
     """
+    more = accepted or {}
     for key, output in expected.items():
         name = key.removeprefix(OUTPUT)
-        if key == name or not _is_apart(output, found.get(key), tolerance):
+        if key == name or not _is_apart(output, found.get(key), tolerance, more.get(key, 0.0)):
             continue
-        before = expected.get(INPUT + name), found.get(INPUT + name)
+        read = INPUT + name
+        of_input = _of_input(expected.get(read), found.get(read), tolerance, more.get(read, 0.0))
         return (
             f"the first layer whose output differs is {name!r}, by {_apart(output, found[key])} "
-            f"(standard deviation {float(output.std()):.3g}){_of_input(*before, tolerance)}"
+            f"(standard deviation {float(output.std()):.3g}){of_input}"
         )
     return ""
 
 
-def _of_input(expected: Tensor | None, found: Tensor | None, tolerance: float) -> str:
+@torch.no_grad()
+def one_apart(
+    module: nn.Module, layers: Iterable[str], found: Mapping[str, Tensor], tolerance: float
+) -> str:
+    """The first layer that makes something else of what it read, for people; empty: none does.
+
+    Args:
+        module: A network whose layers round none of their inputs.
+        layers: Names of those that read one tensor.
+        found: ``traced`` of another network; a call of which one end is not told is left out.
+        tolerance: Accepted difference, in standard deviations of what a layer gives.
+    """
+    for name in layers:
+        part = module.get_submodule(name)
+        for number in count(1):
+            call = call_name(name, number)
+            output, read = found.get(OUTPUT + call), found.get(INPUT + call)
+            if output is None:
+                break
+            if read is None:
+                continue
+            expected = part(read.to(weight_of(part))).float().cpu()
+            if _is_apart(expected, output, tolerance, 0.0):
+                return (
+                    f"the first layer that makes something else of what it reads is {call!r}, by "
+                    f"{_apart(expected, output)} (standard deviation {float(expected.std()):.3g})"
+                )
+    return ""
+
+
+@torch.no_grad()
+def any_apart(
+    module: nn.Module,
+    expected: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    tolerance: float,
+) -> str:
+    """``one_apart`` of all that read one tensor, norms as well, in the order of their calls.
+
+    Where inputs are rounded while running, a layer may read what lies on the other side of a tie:
+    of the very numbers that it reads it makes the same in both networks.
+
+    Args:
+        module: The network.
+        expected: ``traced`` of it.
+        found: That of another one.
+        tolerance: As in ``one_apart``.
+    """
+    alike = {x: _in_shape(y, expected[x]) for x, y in found.items() if x in expected}
+    names = [x.removeprefix(OUTPUT) for x in expected if x.startswith(OUTPUT)]
+    parts = dict(module.named_modules())
+    weighted = [x for x in names if isinstance(getattr(parts.get(x), "weight", None), nn.Parameter)]
+    # A gated norm reads more: it is none that makes its output of its input.
+    plain = [x for x in weighted if not one_apart(module, [x], expected, tolerance)]
+    return one_apart(module, plain, alike, tolerance)
+
+
+def _of_input(expected: Tensor | None, found: Tensor | None, tolerance: float, more: float) -> str:
     """Nothing where one does not tell, as of ids, which are not rounded."""
     if expected is None or found is None:
         return ""
-    is_apart = _is_apart(expected, found, tolerance)
+    is_apart = _is_apart(expected, found, tolerance, more)
     return f"; it reads {'something else already' if is_apart else 'the same'}"
 
 
@@ -127,15 +191,15 @@ def _first_tensor(values: Any) -> Tensor | None:
     return next((v for v in values if isinstance(v, Tensor) and v.is_floating_point()), None)
 
 
-def _is_apart(expected: Tensor, found: Tensor | None, tolerance: float) -> bool:
+def _is_apart(expected: Tensor, found: Tensor | None, tolerance: float, more: float) -> bool:
     if found is None:  # the other network has no such module
         return False
     found = _in_shape(found, expected)
     if expected.shape != found.shape:
         return True
-    accepted = tolerance * float(expected.std() if expected.numel() > 1 else expected.abs().max())
+    spread = float(expected.std() if expected.numel() > 1 else expected.abs().max())
     # A comparison with nan is false.
-    return not float((expected - found).abs().max()) <= accepted
+    return not float((expected - found).abs().max()) <= max(tolerance * spread, more)
 
 
 def _in_shape(found: Tensor, expected: Tensor) -> Tensor:

@@ -339,7 +339,7 @@ class Target(Backend):
     def has_ties(self, assignment: Assignment) -> bool:
         """Whether the median example is judged, and not the largest difference."""
         if self.judged == MEDIAN_OF_ROUNDED:
-            return any(not x.precision.activation.is_exact for x in assignment.layers)
+            return assignment.rounds_inputs
         return self.judged == MEDIAN
 
     @property

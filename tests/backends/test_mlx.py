@@ -158,7 +158,9 @@ def test_the_first_layer_that_computes_something_else_is_named(
     model = llama(attention_bias=True, mlp_bias=True, tie_word_embeddings=is_tied)
     after_writing(monkeypatch, lambda tensors: tensors[tensor].add_(0.5))
 
-    with pytest.raises(ModelError, match=f"decoded alike.* differs is '{layer}', .* the same;"):
+    with pytest.raises(
+        ModelError, match=rf"decoded alike\. the first layer [a-z ]* is '{layer}', by"
+    ):
         shipped(tmp_path / "out", model, ("w4g32", "w8"))
 
     assert not list(tmp_path.iterdir())
@@ -176,7 +178,7 @@ def test_a_head_that_is_the_embedding_is_named_by_itself(
         mlx.nn.QuantizedEmbedding, "as_linear", lambda self, x: as_linear(self, x) + 1.0
     )
 
-    with pytest.raises(ModelError, match=r"differs is 'lm_head', by 1 .* it reads the same"):
+    with pytest.raises(ModelError, match=r"of what it reads is 'lm_head', by 1 "):
         shipped(tmp_path / "out", llama(tie_word_embeddings=True), ("w4g32",))
 
 

@@ -169,13 +169,14 @@ def _accepted(
     """How far outputs may be apart; refuses those that are further."""
     worst, median = float(differences.max()), float(differences.median())
     is_median = target.has_ties(assignment)
+    is_smooth = not is_median and not assignment.rounds_inputs
     judged = median if is_median else worst
     accepted, named = target.tolerance * spread, ""
     # A comparison with nan is false: what is not within is refused.
     if not judged <= accepted:
         if is_median:
             accepted = max(accepted, last_digits.accepted_of_median())
-        elif not assignment.rounds_inputs:
+        elif is_smooth:
             simulated, names = last_digits.simulated, last_digits.layers
             # However far all of them add up to, no layer by itself is off.
             named = one_apart(simulated, names, trace(), target.tolerance)
@@ -184,7 +185,7 @@ def _accepted(
         return accepted
     where = ""
     if trace():
-        named = named or _first_apart(target, assignment, last_digits, trace())
+        named = named or _first_apart(target, is_smooth, last_digits, trace())
         where = f". {named or 'No single layer that is compared differs'}"
     raise ModelError(
         f"{target.name}: its runtime's outputs differ from the simulation's by {worst:.3g} "
@@ -194,7 +195,7 @@ def _accepted(
 
 
 def _first_apart(
-    target: Target, assignment: Assignment, last_digits: LastDigits, found: Mapping[str, Tensor]
+    target: Target, is_smooth: bool, last_digits: LastDigits, found: Mapping[str, Tensor]
 ) -> str:
     """The first layer whose output differs, for people; empty where none does."""
     batch = last_digits.batches[0].slice(0, target.num_traced)
@@ -202,13 +203,11 @@ def _first_apart(
     if isinstance(simulated, Stepwise):
         return simulated.first_apart(batch, found)
     expected = traced(simulated, lambda: simulated(*batch.args, **batch.kwargs))
-    if target.has_ties(assignment):
+    if not is_smooth:
+        # First of all by themselves: ties part the two networks wherever they fall.
         named = any_apart(simulated, expected, found, target.tolerance)
-        if named:
-            return named
-    accepted = {}
-    if not assignment.rounds_inputs:
-        accepted = last_digits.accepted_of_layers(batch, expected)
+        return named or first_apart(expected, found, target.tolerance)
+    accepted = last_digits.accepted_of_layers(batch, expected)
     return first_apart(expected, found, target.tolerance, accepted)
 
 

@@ -74,7 +74,7 @@ def test_an_export_names_the_first_layer_that_differs(
 
     monkeypatch.setattr(type(target), "write", with_another_epsilon)
 
-    with pytest.raises(ModelError, match=r"'model.layers.0.input_layernorm', by .* reads the same"):
+    with pytest.raises(ModelError, match=r"reads is 'model.layers.0.input_layernorm', by"):
         ship(
             target,
             name,

@@ -6,6 +6,7 @@ are not those that are known here, nothing is traced.
 
 import ctypes
 from collections.abc import Callable, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -121,6 +122,7 @@ def _library() -> Any:
         ("llama_model_free", None, [pointer]),
         ("ggml_get_name", pointer, [pointer]),
         ("ggml_op_desc", ctypes.c_char_p, [pointer]),
+        ("ggml_is_contiguous", ctypes.c_bool, [pointer]),
         ("ggml_nbytes", ctypes.c_size_t, [pointer]),
         ("ggml_backend_tensor_get", None, [pointer, pointer, ctypes.c_size_t, ctypes.c_size_t]),
     ):
@@ -154,7 +156,7 @@ class _Watched:
 
     def __init__(self, library: Any, told: Told) -> None:
         self._library, self._told, self._kind = library, told, _tensor_type()
-        self._last: tuple[int, Tensor] | None = None
+        self._last: tuple[int, Tensor | None] = 0, None
         self._normed: dict[int, Tensor | None] = {}
         made = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
         self.callback = made(self._called)
@@ -164,7 +166,7 @@ class _Watched:
         # Not the known structure: nothing of it is read.
         if self._library.ggml_get_name(address) != address + self._kind.name.offset:
             return False
-        # All of them are asked for: a norm may lie in the place of what it reads.
+        # All of them are asked for, one by one: a norm may overwrite what it reads.
         if not is_asked and node.type == F32:
             self._computed(address, node)
         return True
@@ -176,26 +178,32 @@ class _Watched:
         sources = [x for x in node.src[:2] if x]
         names = [self._kind.from_address(x).name.decode() for x in sources]
         parameter = next((x for x in names if x.endswith((".weight", ".bias"))), "")
-        if parameter:
+        made = self._numbers(address)
+        if parameter and made is not None:
             read = self._normed.pop(sources[0], None)
             if operation == "MUL_MAT":
                 read = self._numbers(sources[1])
-            self._told(operation, parameter, self._numbers(address), read)
-        if operation in ("ADD", "SCALE", "GET_ROWS"):  # what a norm may read
-            self._last = address, self._numbers(address)
+            self._told(operation, parameter, made, read)
+        self._last = node.data, made
 
     def _read_by_norm(self, node: Any) -> Tensor | None:
+        """What was there before, where it has overwritten what it read."""
         source = self._kind.from_address(node.src[0])
         if source.data != node.data:
             return self._numbers(node.src[0])
-        kept = self._last
-        return kept[1] if kept is not None and kept[0] == node.src[0] else None
+        place, kept = self._last
+        if place != source.data or kept is None or kept.numel() != prod(source.ne):
+            return None
+        return kept.reshape(tuple(reversed(source.ne)))
 
-    def _numbers(self, address: int) -> Tensor:
-        """A tensor's numbers, its fastest axis last."""
-        node = self._kind.from_address(address)
+    def _numbers(self, address: int) -> Tensor | None:
+        """A tensor's numbers, its fastest axis last; ``None`` of a part of another one."""
+        if not self._library.ggml_is_contiguous(address):
+            return None
+        found = torch.empty(
+            tuple(reversed(self._kind.from_address(address).ne)), dtype=torch.float32
+        )
         size = self._library.ggml_nbytes(address)
-        found = torch.empty(tuple(reversed(node.ne)), dtype=torch.float32)
-        assert size == 4 * found.numel()
+        assert size == found.nbytes  # float32, as both are
         self._library.ggml_backend_tensor_get(address, found.data_ptr(), 0, size)
         return found

@@ -100,7 +100,7 @@ def one_apart(
     """The first layer that makes something else of what it read, for people; empty: none does.
 
     Args:
-        module: A network whose layers round none of their inputs.
+        module: A network. Layers that round their inputs read the very numbers of ``found``.
         layers: Names of those that read one tensor.
         found: ``traced`` of another network; a call of which one end is not told is left out.
         tolerance: Accepted difference, in standard deviations of what a layer gives.

@@ -15,7 +15,9 @@ from mpq.backends.onnx.fidelity import check_same, refuse_other_readers
 from mpq.backends.onnx.graph import Writer
 from mpq.backends.onnx.instantiate import placeholders_of, stamp
 from mpq.backends.onnx.layer_nodes import LayerCall
+from mpq.backends.onnx.layer_tensors import calls_of
 from mpq.backends.onnx.loaded import (
+    CALLS,
     LAYERS,
     SETTINGS,
     LoadedByOnnxRuntime,
@@ -100,6 +102,11 @@ class OnnxQdq(Target):
     )
 
     batch_size: int = 1
+
+    @property
+    def num_traced(self) -> int:
+        """See ``Target.num_traced``."""
+        return self.batch_size
 
     def refusal(self, layer: LayerShape, precision: Precision) -> str:
         """See ``Target.refusal``."""
@@ -242,10 +249,13 @@ def standard_graph(
     template = _traced(network, data, batch_size)
     writer = QdqWriter(Writer(), shipped.quantizer, narrowest)
     graph = filled_graph(template, shipped.assignment.precisions, writer)
-    weights = writer.weights
-    settings = settings_for(shipped.assignment)
-    for key, told in ((LAYERS, weights_json(weights)), (SETTINGS, settings)):
-        graph.metadata_props.add(key=key, value=json.dumps(told))
+    told = {
+        LAYERS: weights_json(writer.weights),
+        CALLS: calls_of(template),
+        SETTINGS: settings_for(shipped.assignment),
+    }
+    for key, value in told.items():
+        graph.metadata_props.add(key=key, value=json.dumps(value))
     if graph.ByteSize() > LARGEST:
         raise ModelError(f"{tool}: a file of ONNX has at most 2 GiB, and this one would have more")
     return graph

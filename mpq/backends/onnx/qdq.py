@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
@@ -317,10 +318,28 @@ def filled_graph(
             )
     del filled.graph.node[:]
     filled.graph.node.extend(writer.nodes)
+    _share_equal(filled.graph)
     filled.graph.initializer.extend(writer.constants)
     _drop_unread(filled.graph)
     opset = max((x.container.opset for x in layers.weights.values()), default=21)
     return stamp(filled, opset, _ir_version(opset))
+
+
+def _share_equal(graph: "onnx.GraphProto") -> None:
+    """Makes one of constants that are equal: torch's exporter writes tables of angles, which every
+    block computes from one buffer, once for each block."""
+    first: dict[bytes, str] = {}
+    other: dict[str, str] = {}
+    ends = {value.name for value in graph.output}
+    for constant in graph.initializer:
+        name = constant.name
+        constant.name = ""
+        same = sha256(constant.SerializeToString(deterministic=True)).digest()
+        constant.name = name
+        if name not in ends and first.setdefault(same, name) != name:
+            other[name] = first[same]
+    for node in graph.node:
+        node.input[:] = [other.get(name, name) for name in node.input]
 
 
 def _drop_unread(graph: "onnx.GraphProto") -> None:

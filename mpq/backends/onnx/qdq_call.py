@@ -12,7 +12,6 @@ from mpq.backends.onnx.containers import Container, container_of
 from mpq.backends.onnx.graph import InputCodes, Writer
 from mpq.backends.onnx.layer_nodes import convolution_attributes, write_sum
 from mpq.backends.onnx.own_layer import INPUT, OUTPUT
-from mpq.errors import ModelError
 from mpq.network.modules import weight_of
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import CHANNEL_FIRST, layout_of

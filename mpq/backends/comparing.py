@@ -2,18 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from mpq.backends.export_check import ExportCheck
 from mpq.backends.fresh import FreshRun
 from mpq.backends.half_precision import DTYPE_NAMES, in_float32, parameter_dtype
-from mpq.backends.layerwise import first_apart, traced
+from mpq.backends.last_digits import LastDigits, largest
+from mpq.backends.layerwise import Stepwise, any_apart, first_apart, one_apart, traced
 from mpq.backends.simulate import prepared, with_precisions
 from mpq.backends.stored import check_kinds, check_size, told_missing
 from mpq.backends.target import SQUARED_ERROR, Shipped, Target
@@ -22,14 +23,13 @@ from mpq.network.examples import Batch
 from mpq.network.metric import OutputMetric
 from mpq.network.named_outputs import compared_tensors, output_names, scored_tensors
 from mpq.network.weight_layout import layout_of
+from mpq.problem.assignment import Assignment
 
 WEIGHT_TOLERANCE: Final = 1e-6
 """Float32's last digits, of a product of a scale and a code."""
-TIES: Final = 2.0
-"""How many times as far as the simulation moves by ties a runtime may be from it."""
 
 Trace = Callable[[], Mapping[str, Tensor]]
-"""Asks for what every module of the runtime reads and gives, for the first example."""
+"""Asks for what every layer of the runtime reads and gives, for ``Target.num_traced`` examples."""
 
 
 def compared(
@@ -76,10 +76,16 @@ def compared(
         searched = [_answer(target, simulated, batch, metric)[0] for batch in batches]
     differences = _differences(target, batches, expected, ran.outputs)
     spread = float(torch.cat([x.flatten() for x in expected]).std()) or 1.0
-    is_median = target.has_ties(shipped.assignment)
-    accepted = _accepted(
-        target, is_median, differences, spread, reference, batches, expected, trace, metric
+    last_digits = LastDigits(
+        reference,
+        list(shipped.assignment.precisions),
+        target.last_digits,
+        batches,
+        expected,
+        partial(_scored, target, metric),
     )
+    accepted = _accepted(target, shipped.assignment, differences, spread, last_digits, trace)
+    is_median = target.has_ties(shipped.assignment)
     more = _more_differences(
         target, is_median, accepted / spread, [others for _, others in answered], ran.more
     )
@@ -133,13 +139,7 @@ def _differences(
                 f"{tuple(want.shape)}"
             )
     triples = zip(batches, expected, outputs, strict=True)
-    return torch.cat([_largest(batch, a - b) for batch, a, b in triples])
-
-
-def _largest(batch: Batch, differences: Tensor) -> Tensor:
-    """``[N]`` of the examples of a batch, of which one that is whole is a single one."""
-    rows = batch.as_examples(differences.abs())
-    return rows.reshape(len(rows), -1).amax(1)
+    return torch.cat([largest(batch, a - b) for batch, a, b in triples])
 
 
 def _otherwise(
@@ -160,26 +160,33 @@ def _otherwise(
 
 def _accepted(
     target: Target,
-    is_median: bool,
+    assignment: Assignment,
     differences: Tensor,
     spread: float,
-    simulated: nn.Module,
-    batches: Sequence[Batch],
-    expected: Sequence[Tensor],
+    last_digits: LastDigits,
     trace: Trace,
-    metric: OutputMetric,
 ) -> float:
     """How far outputs may be apart; refuses those that are further."""
     worst, median = float(differences.max()), float(differences.median())
-    accepted = target.tolerance * spread
-    if is_median and not median <= accepted:
-        accepted = max(
-            accepted, TIES * _moved_by_ties(target, simulated, batches, expected, metric)
-        )
+    is_median = target.has_ties(assignment)
+    is_smooth = not is_median and not assignment.rounds_inputs
+    judged = median if is_median else worst
+    accepted, named = target.tolerance * spread, ""
     # A comparison with nan is false: what is not within is refused.
-    if (median if is_median else worst) <= accepted:
+    if not judged <= accepted:
+        if is_median:
+            accepted = max(accepted, last_digits.accepted_of_median())
+        elif is_smooth:
+            simulated, names = last_digits.simulated, last_digits.layers
+            # However far all of them add up to, no layer by itself is off.
+            named = one_apart(simulated, names, trace(), target.tolerance)
+            accepted = accepted if named else max(accepted, last_digits.accepted_of_worst(spread))
+    if judged <= accepted:
         return accepted
-    where = _first_apart(target, simulated, batches[0].slice(0, 1), trace)
+    where = ""
+    if trace():
+        named = named or _first_apart(target, is_smooth, last_digits, trace())
+        where = f". {named or 'No single layer that is compared differs'}"
     raise ModelError(
         f"{target.name}: its runtime's outputs differ from the simulation's by {worst:.3g} "
         f"(median {median:.3g}, accepted {accepted:.3g}; their standard deviation is "
@@ -187,13 +194,21 @@ def _accepted(
     )
 
 
-def _first_apart(target: Target, simulated: nn.Module, batch: Batch, trace: Trace) -> str:
-    """Names the first layer that differs, where the runtime's modules can be looked at."""
-    found = trace()
-    if not found:
-        return ""
+def _first_apart(
+    target: Target, is_smooth: bool, last_digits: LastDigits, found: Mapping[str, Tensor]
+) -> str:
+    """The first layer whose output differs, for people; empty where none does."""
+    batch = last_digits.batches[0].slice(0, target.num_traced)
+    simulated = last_digits.simulated
+    if isinstance(simulated, Stepwise):
+        return simulated.first_apart(batch, found)
     expected = traced(simulated, lambda: simulated(*batch.args, **batch.kwargs))
-    return f". {first_apart(expected, found, target.tolerance) or 'No single layer differs'}"
+    if not is_smooth:
+        # First of all by themselves: ties part the two networks wherever they fall.
+        named = any_apart(simulated, expected, found, target.tolerance)
+        return named or first_apart(expected, found, target.tolerance)
+    accepted = last_digits.accepted_of_layers(batch, expected)
+    return first_apart(expected, found, target.tolerance, accepted)
 
 
 def _num_tokens(batch: Batch) -> int:
@@ -201,35 +216,6 @@ def _num_tokens(batch: Batch) -> int:
     first = batch.kwargs.get("input_ids", batch.args[0] if batch.args else None)
     is_ids = isinstance(first, Tensor) and not first.is_floating_point() and first.ndim == 2
     return first.numel() if is_ids else 0
-
-
-@torch.no_grad()
-def _moved_by_ties(
-    target: Target,
-    simulated: nn.Module,
-    batches: Sequence[Batch],
-    expected: Sequence[Tensor],
-    metric: OutputMetric,
-) -> float:
-    """Median over the examples of how far the simulation itself moves by the last digits of sums.
-
-    Inputs that are rounded while running may fall to either side of a tie. In a network with many
-    layers some of every example do, in the simulation as in the runtime, which adds up in another
-    order: the two differ as the simulation differs from itself with norms and biases a hair off.
-    """
-    draws = torch.Generator().manual_seed(0)
-    moved = {
-        name: p * (1 + target.last_digits * torch.randn(p.shape, generator=draws).to(p))
-        for name, p in simulated.named_parameters()
-        if p.ndim == 1
-    }
-    found = []
-    for batch, want in zip(batches, expected, strict=True):
-        outputs = functional_call(simulated, moved, batch.args, dict(batch.kwargs))
-        first = next(iter(scored_tensors(outputs, metric).values()))
-        got = target.compared(first.float(), batch).cpu()
-        found.append(_largest(batch, want - got))
-    return float(torch.cat(found).median())
 
 
 def _counted(values: Any) -> dict[str, int]:
@@ -274,8 +260,16 @@ def _answer(
     """The output that is scored, or the first of them, and the others by path."""
     found = compared_tensors(module(*batch.args, **batch.kwargs), metric)
     (_, first), *others = found.items()
-    scored = target.compared(first.float(), batch).cpu()
-    return scored, {path: x.float().cpu() for path, x in others}
+    return _compared(target, first, batch), {path: x.float().cpu() for path, x in others}
+
+
+def _scored(target: Target, metric: OutputMetric, outputs: Any, batch: Batch) -> Tensor:
+    """The same output, alone."""
+    return _compared(target, next(iter(scored_tensors(outputs, metric).values())), batch)
+
+
+def _compared(target: Target, output: Tensor, batch: Batch) -> Tensor:
+    return target.compared(output.float(), batch).cpu()
 
 
 def _more_differences(

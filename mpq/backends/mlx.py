@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from mpq.backends.half_precision import SCALE_DTYPES
 from mpq.backends.hugging_face import FolderTarget, config_of, other_tensors, require, write_folder
+from mpq.backends.mlx_trace import traced
 from mpq.backends.runtime import Loaded
 from mpq.backends.target import LayerShape, Shipped, not_linear, rows_of
 from mpq.errors import InputError, ModelError
@@ -349,6 +351,10 @@ class LoadedByMlx:
 
         out = self.module(mx.array(_token_ids(batch).numpy()))
         return torch.from_numpy(np.array(out.astype(mx.float32)))
+
+    def traced(self, batch: Batch) -> dict[str, Tensor]:
+        """See ``Traceable.traced``."""
+        return traced(self.module, "lm_head" if self.is_tied else "", partial(self.run, batch))
 
     def _quantized(self) -> dict[str, Any]:
         return {name: part for name, part in self.module.named_modules() if "scales" in part}

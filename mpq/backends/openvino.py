@@ -1,7 +1,7 @@
 """OpenVINO: its own files (IR), with 2-bit types that it reads from no other."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from mpq.backends.hugging_face import require
 from mpq.backends.onnx.containers import Container, container_of
-from mpq.backends.onnx.loaded import as_rows, written_layers
+from mpq.backends.onnx.layer_tensors import Calls, as_traced, tensors_of
+from mpq.backends.onnx.loaded import as_rows, written_calls, written_layers
 from mpq.backends.onnx.qdq import (
     OnnxQdq,
     check_standard_graph,
@@ -28,6 +29,8 @@ from mpq.network.examples import Batch
 from mpq.quantization.codes import packed
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
+
+Array = np.ndarray[Any, Any]
 
 FILE: Final = "network.xml"
 LAYERS_FILE: Final = "layers.json"
@@ -76,6 +79,11 @@ class OpenVino(Target):
     )
 
     batch_size: int = 1
+
+    @property
+    def num_traced(self) -> int:
+        """See ``Target.num_traced``."""
+        return self.batch_size
 
     def refusal(self, layer: LayerShape, precision: Precision) -> str:
         """See ``Target.refusal``."""
@@ -129,7 +137,8 @@ class OpenVino(Target):
             if operation.get_friendly_name() in narrow:
                 _narrow(operation)
         openvino.save_model(model, folder / FILE, compress_to_fp16=False)
-        (folder / LAYERS_FILE).write_text(json.dumps(layers, indent=1) + "\n", encoding="utf-8")
+        told = {"weights": layers, "calls": written_calls(graph)}
+        (folder / LAYERS_FILE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> Loaded:
         """See ``Target.load``."""
@@ -184,11 +193,13 @@ class LoadedByOpenVino:
         model: As it was read.
         compiled: For the processor.
         layers: Layer name to where its decoded weight is.
+        calls: Layer name to the tensors that it reads and gives.
     """
 
     model: Any
     compiled: Any
     layers: Mapping[str, Mapping[str, Any]]
+    calls: Calls
 
     @classmethod
     def of(cls, folder: Path, settings: Mapping[str, str]) -> "LoadedByOpenVino":
@@ -202,8 +213,9 @@ class LoadedByOpenVino:
 
         core = openvino.Core()
         model = core.read_model(folder / FILE)
-        layers = json.loads((folder / LAYERS_FILE).read_text(encoding="utf-8"))
-        return cls(model, core.compile_model(model, "CPU", dict(settings)), layers)
+        told = json.loads((folder / LAYERS_FILE).read_text(encoding="utf-8"))
+        compiled = core.compile_model(model, "CPU", dict(settings))
+        return cls(model, compiled, told["weights"], told["calls"])
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -223,21 +235,10 @@ class LoadedByOpenVino:
     @property
     def weights(self) -> Mapping[str, Tensor]:
         """See ``Loaded.weights``."""
-        import openvino
-
         if not self.layers:
             return {}
-        wanted = {str(x["tensor"]) for x in self.layers.values()}
-        ends = {
-            name: output
-            for operation in self.model.get_ops()
-            for output in operation.outputs()
-            for name in output.get_names() & wanted
-        }
-        names = list(ends)
-        decoding = openvino.Model([ends[name] for name in names], [], "weights")
-        found = openvino.Core().compile_model(decoding, "CPU", EXACT)([])
-        decoded = {name: found[index].copy() for index, name in enumerate(names)}
+        wanted = [str(x["tensor"]) for x in self.layers.values()]
+        decoded = self._computed(wanted, [], [])
         return {name: as_rows(decoded[str(x["tensor"])], x) for name, x in self.layers.items()}
 
     def run(self, batch: Batch) -> Tensor:
@@ -254,3 +255,31 @@ class LoadedByOpenVino:
 
         ends = [x.get_any_name() for x in self.model.outputs]
         return dict(zip(ends, run_in_parts(batch, shapes, run), strict=True))
+
+    def traced(self, batch: Batch) -> Mapping[str, Tensor]:
+        """See ``Traceable.traced``: of another model on the same nodes, whose outputs they are."""
+        numbers = [x.cpu().numpy() for x in batch.tensors]
+        found = self._computed(tensors_of(self.calls), self.model.get_parameters(), numbers)
+        return as_traced(self.calls, {name: torch.from_numpy(x) for name, x in found.items()})
+
+    def _computed(
+        self, names: Sequence[str], inputs: Sequence[Any], numbers: Sequence[Array]
+    ) -> dict[str, Array]:
+        """Tensors within the network, by name.
+
+        Args:
+            names: Of tensors.
+            inputs: Nodes of the model that these depend on.
+            numbers: What these nodes give.
+        """
+        import openvino
+
+        ends = {
+            name: output
+            for operation in self.model.get_ops()
+            for output in operation.outputs()
+            for name in output.get_names() & set(names)
+        }
+        part = openvino.Model(list(ends.values()), list(inputs), "part")
+        made = openvino.Core().compile_model(part, "CPU", EXACT)(list(numbers))
+        return {name: made[index].copy() for index, name in enumerate(ends)}

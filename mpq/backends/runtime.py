@@ -31,7 +31,7 @@ class Loaded(Protocol):
 
 @runtime_checkable
 class Traceable(Protocol):
-    """A ``Loaded`` whose modules have the names of ours, and can be looked at one by one."""
+    """A ``Loaded`` whose layers have the names of ours, and can be looked at one by one."""
 
     def traced(self, batch: Batch) -> Mapping[str, Tensor]:
         """As ``mpq.backends.layerwise.traced``, of a run over a batch."""

@@ -339,8 +339,13 @@ class Target(Backend):
     def has_ties(self, assignment: Assignment) -> bool:
         """Whether the median example is judged, and not the largest difference."""
         if self.judged == MEDIAN_OF_ROUNDED:
-            return any(not x.precision.activation.is_exact for x in assignment.layers)
+            return assignment.rounds_inputs
         return self.judged == MEDIAN
+
+    @property
+    def num_traced(self) -> int:
+        """Examples of the one run in which layers are looked at, where outputs differ."""
+        return 1
 
     def why_not(
         self, layer: LayerShape, precision: Precision, modules: Mapping[str, nn.Module] | None

@@ -150,6 +150,11 @@ class Assignment:
         return {layer.name: layer.precision for layer in self.layers}
 
     @property
+    def rounds_inputs(self) -> bool:
+        """Whether any layer's input is rounded."""
+        return any(not layer.precision.activation.is_exact for layer in self.layers)
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of names, kinds and weight shapes as ``Network.fingerprint``, folding and ties.
 

@@ -1,20 +1,24 @@
 """The target ``mlx``: folders that mlx-lm loads, runs and decodes as the simulation does."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner
 
+from mpq.backends import shipping
 from mpq.backends.export_check import ExportCheck
 from mpq.backends.mlx import Mlx, stored_group
 from mpq.backends.shipping import ship
-from mpq.backends.target import HEADERS
+from mpq.backends.target import HEADERS, Shipped
 from mpq.cli.__main__ import app
 from mpq.errors import InputError, ModelError, OutputError, PrecisionError
+from mpq.network.examples import Batch
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.precision import Precision
 from tests.backends.llamas import examples, in_turn
@@ -44,6 +48,21 @@ def data():
 def llama(**options: Any) -> Any:
     """Far from mlx-lm's own base of the rotary embedding."""
     return plain_llama(rope_parameters={"rope_type": "default", "rope_theta": 500.0}, **options)
+
+
+def after_writing(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, torch.Tensor]], object]
+) -> None:
+    """Changes the tensors of the folder before it is loaded."""
+    write = Mlx.write
+
+    def changed(self: Mlx, shipped: Shipped, folder: Path) -> None:
+        write(self, shipped, folder)
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    monkeypatch.setattr(Mlx, "write", changed)
 
 
 def shipped(folder: Path, model: nn.Module, mix: tuple[str, ...]) -> ExportCheck:
@@ -119,6 +138,66 @@ def test_a_shared_embedding_is_stored_once(tmp_path: Path) -> None:
     assert sum(check.kinds.values()) == 16
     # 4 bits and a fp16 scale and bias for every 32 weights.
     assert apart.predicted_bytes - check.predicted_bytes == 128 * 64 // 32 * (16 + 4)
+
+
+@pytest.mark.usefixtures("same_process")
+@pytest.mark.parametrize("is_tied", [False, True])
+@pytest.mark.parametrize(
+    ("tensor", "layer"),
+    [
+        ("model.layers.0.input_layernorm.weight", "model.layers.0.input_layernorm"),
+        ("model.layers.0.self_attn.k_proj.bias", "model.layers.0.self_attn.k_proj"),
+        ("model.layers.1.mlp.down_proj.bias", "model.layers.1.mlp.down_proj"),
+        ("model.norm.weight", "model.norm"),
+    ],
+)
+def test_the_first_layer_that_computes_something_else_is_named(
+    tensor: str, layer: str, is_tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weight is decoded alike; what is added, or what a norm multiplies by, is another one."""
+    model = llama(attention_bias=True, mlp_bias=True, tie_word_embeddings=is_tied)
+    after_writing(monkeypatch, lambda tensors: tensors[tensor].add_(0.5))
+
+    with pytest.raises(
+        ModelError, match=rf"decoded alike\. the first layer [a-z ]* is '{layer}', by"
+    ):
+        shipped(tmp_path / "out", model, ("w4g32", "w8"))
+
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("same_process")
+def test_a_head_that_is_the_embedding_is_named_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no module of the tool's, which asks the embedding for logits."""
+    import mlx.nn
+
+    as_linear = mlx.nn.QuantizedEmbedding.as_linear
+    monkeypatch.setattr(
+        mlx.nn.QuantizedEmbedding, "as_linear", lambda self, x: as_linear(self, x) + 1.0
+    )
+
+    with pytest.raises(ModelError, match=r"of what it reads is 'lm_head', by 1 "):
+        shipped(tmp_path / "out", llama(tie_word_embeddings=True), ("w4g32",))
+
+
+@pytest.mark.usefixtures("same_process")
+def test_a_traced_network_is_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its modules have their classes, and nothing is run again where outputs agree."""
+    monkeypatch.setattr(shipping, "trace_fresh", lambda *_: pytest.fail("it was run again"))
+    shipped(tmp_path / "out", llama(), ("w4g32",))
+    loaded: Any = Mlx().load(tmp_path / "out")
+    kinds = {name: type(part) for name, part in loaded.module.named_modules()}
+    batch = Batch((), {"input_ids": examples()[0]["input_ids"][:2]})
+
+    found = loaded.traced(batch)
+
+    assert {name: type(part) for name, part in loaded.module.named_modules()} == kinds
+    assert torch.equal(found["output:lm_head"], loaded.run(batch))
+    assert torch.equal(found["input:lm_head"], found["output:model.norm"])
 
 
 @pytest.mark.usefixtures("same_process")

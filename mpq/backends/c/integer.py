@@ -4,6 +4,7 @@ It shares no code with the C: convolutions are torch's in float64, which is exac
 below ``2^53``, as all sums here are.
 """
 
+from collections.abc import Callable
 from math import prod
 
 import numpy as np
@@ -15,20 +16,31 @@ from mpq.backends.c.program import Program, Work
 from mpq.backends.c.steps import Step
 
 
-def run_integers(program: Program, codes: Integers) -> Integers:
+def run_integers(
+    program: Program, codes: Integers, made: Callable[[str, Integers], None] | None = None
+) -> Integers:
     """The network's outputs, as 32-bit numbers in units of the output's scale.
 
     Args:
+        program: The network.
         codes: ``[N, K]`` codes of the input.
+        made: Is given every tensor of one example after the other, by name: codes without their
+            zero, the input first.
 
     Returns:
         ``[N, P]``.
     """
-    found = [_run(program, example) for example in codes]
+    found = []
+    for example in codes:
+        values = _run(program, example)
+        found.append(values[program.steps.makes])
+        if made is not None:
+            for name, value in values.items():
+                made(name, value - program.forms[name].zero)
     return np.stack(found)
 
 
-def _run(program: Program, codes: Integers) -> Integers:
+def _run(program: Program, codes: Integers) -> dict[str, Integers]:
     values = {program.steps.reads: codes.reshape(-1)}
     for work in program.works:
         step = work.step
@@ -41,7 +53,7 @@ def _run(program: Program, codes: Integers) -> Integers:
             sums = sums + work.added.scaled(read[1].reshape(step.shapes[1]))
         found = rounded_off(sums, point(form.bits)) + form.zero
         values[step.makes] = np.clip(found, *work.ends).reshape(-1)
-    return values[program.steps.makes]
+    return values
 
 
 def _sums(work: Work, x: Integers) -> Integers:

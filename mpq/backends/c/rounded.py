@@ -12,15 +12,19 @@ from torch.fx import Node, map_arg
 from mpq.backends.c.formats import Grids, formats_of_others, known_grids, measured_grid
 from mpq.backends.c.reading import constants, read_steps
 from mpq.backends.c.steps import Steps
+from mpq.backends.layerwise import OUTPUT
 from mpq.errors import InputError
 from mpq.network.examples import Batch
 from mpq.problem.assignment import AssignedLayer
+from mpq.quantization.grid import Grid
 from mpq.quantization.observer import SAMPLES_PER_BATCH
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.ranges import RANGE_METHODS
 
 VIEWS: Final = ("view", "reshape", "_unsafe_view")
 """Operations that are told a whole shape."""
+OF_LARGEST: Final = 1e-3
+"""How far the network's output may be from what its last step is given, of its largest number."""
 
 
 @final
@@ -67,7 +71,7 @@ class Rounded(nn.Module):
         samples: dict[str, list[Tensor]] = {name: [] for name in wanted}
         draws = torch.Generator().manual_seed(0)
 
-        def observe(name: str, value: Tensor) -> None:
+        def observe(name: str, value: Tensor) -> Tensor:
             if name in samples:
                 numbers = value.detach().flatten().float()
                 if chosen.reads_extremes_only:
@@ -76,6 +80,7 @@ class Rounded(nn.Module):
                     drawn = torch.randint(len(numbers), (SAMPLES_PER_BATCH,), generator=draws)
                     numbers = numbers[drawn]
                 samples[name].append(numbers)
+            return self._on_grid(name, value)
 
         if wanted:
             for batch in batches:
@@ -90,12 +95,30 @@ class Rounded(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The network's output for a batch."""
-        return self._run(one_tensor(Batch(args, kwargs)).cpu())
+        return self._run(one_tensor(Batch(args, kwargs)).cpu(), self._on_grid)
+
+    def first_apart(self, batch: Batch, found: Mapping[str, Tensor]) -> str:
+        """See ``Stepwise.first_apart``: of what the compiled step before has made.
+
+        Each step may be one code off, as a number may lie between two; the network's output, which
+        has no such codes, ``OF_LARGEST``.
+        """
+        makers, apart = self.steps.makers, list[str]()
+
+        def compared(name: str, value: Tensor) -> Tensor:
+            expected, there = self._on_grid(name, value), found[OUTPUT + name].view_as(value)
+            why = _apart(expected, there, self.grids.get(name))
+            if why:
+                apart.append(f"the first one whose output differs is {makers[name]}, by {why}")
+            return there
+
+        self._run(one_tensor(batch).cpu(), compared)
+        return next(iter(apart), "")
 
     @torch.no_grad()
-    def _run(self, x: Tensor, observe: Callable[[str, Tensor], None] | None = None) -> Tensor:
+    def _run(self, x: Tensor, stored: Callable[[str, Tensor], Tensor]) -> Tensor:
         values: dict[str, Any] = {**self._constants, **self.vectors}
-        values[self.steps.reads] = self._stored(self.steps.reads, x, observe)
+        values[self.steps.reads] = stored(self.steps.reads, x)
         by_name = {step.makes: step for step in self.steps.steps}
         layers = {
             f"{name}.weight": name for name in (step.layer for step in self.steps.steps) if name
@@ -118,9 +141,7 @@ class Rounded(nn.Module):
                 args[:2] = self._rounded(layer, args[0])
             value = node.target(*args, **kwargs)
             # Only what a step makes is stored: not a sum on its way into a ReLU.
-            values[node.name] = (
-                self._stored(node.name, value, observe) if node.name in by_name else value
-            )
+            values[node.name] = stored(node.name, value) if node.name in by_name else value
             output = values[node.name]
         assert isinstance(output, Tensor)
         return output
@@ -133,13 +154,20 @@ class Rounded(nn.Module):
         read = self._quantizer.activation(name, module, x, layer.precision.activation)
         return [read, self._weights[name]]
 
-    def _stored(
-        self, name: str, value: Tensor, observe: Callable[[str, Tensor], None] | None
-    ) -> Tensor:
-        if observe is not None:
-            observe(name, value)
+    def _on_grid(self, name: str, value: Tensor) -> Tensor:
         grid = self.grids.get(name)
         return value if grid is None else grid.round(value.reshape(1, -1)).view_as(value)
+
+
+def _apart(expected: Tensor, found: Tensor, grid: Grid | None) -> str:
+    """How far two tensors are from each other, if by more than a tie; empty where they are not."""
+    difference, largest = float((expected - found).abs().max()), float(expected.abs().max())
+    # A comparison with nan is false.
+    if grid is None:
+        is_near = difference <= OF_LARGEST * largest
+        return "" if is_near else f"{difference:.3g} (its largest number is {largest:.3g})"
+    codes = difference / float(grid.scale)
+    return "" if codes < 1.5 else f"{difference:.3g}, {codes:.0f} codes"
 
 
 def one_tensor(batch: Batch) -> Tensor:

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from mpq.backends.c.compiler import SOURCES, compiled, compiler, run, version_of
+from mpq.backends.c.fixed_point import Integers
 from mpq.backends.c.rounded import one_tensor
+from mpq.backends.c.tracing import decoded_trace, first_other, read_trace
 from mpq.errors import ModelError
 from mpq.network.examples import Batch
 
@@ -44,15 +46,16 @@ class Compiled:
         """
         made = cls(folder, Path(tempfile.mkdtemp(prefix="mpq-c-")))
         weakref.finalize(made, shutil.rmtree, made.place, ignore_errors=True)
+        # It holds network.c itself, to read the weights out of it.
+        compiled(folder, ("host.c", "kernels.c", "network_float.c"), made.program("host"))
         check = compiled(folder, ("check.c", *SOURCES), made.program("check"))
         try:
             run([str(check)])
         except ModelError as error:
             raise ModelError(
-                f"c: the compiled network is not the integer simulation, bit for bit: {error}"
+                f"c: the compiled network is not the integer simulation, bit for bit: {error}; "
+                f"{first_other(made._told['steps'], made._trace('check'))}"
             ) from error
-        # It holds network.c itself, to read the weights out of it.
-        compiled(folder, ("host.c", "kernels.c", "network_float.c"), made.program("host"))
         return made
 
     def program(self, name: str) -> Path:
@@ -94,7 +97,18 @@ class Compiled:
 
     def run(self, batch: Batch) -> Tensor:
         """See ``Loaded.run``; refuses more than one tensor."""
-        numbers = one_tensor(batch).detach().cpu().float().contiguous().numpy()
-        made = run([str(self.program("host")), "run"], numbers.tobytes())
+        made = run([str(self.program("host")), "run"], _numbers(batch))
         outputs = np.frombuffer(made, dtype=np.float32).copy()
-        return torch.from_numpy(outputs).reshape(len(numbers), *self._told["output_shape"])
+        return torch.from_numpy(outputs).reshape(batch.size, *self._told["output_shape"])
+
+    def traced(self, batch: Batch) -> dict[str, Tensor]:
+        """See ``Traceable.traced``: by the names of the tensors in the network's graph."""
+        return decoded_trace(self._told["steps"], self._trace("trace", _numbers(batch)))
+
+    def _trace(self, what: str, given: bytes = b"") -> list[Integers]:
+        return read_trace(self._told["steps"], run([str(self.program("host")), what], given))
+
+
+def _numbers(batch: Batch) -> bytes:
+    """Examples as the host program reads them."""
+    return one_tensor(batch).detach().cpu().float().contiguous().numpy().tobytes()

@@ -167,10 +167,14 @@ def _tensor(
     program: Program, variable: str, name: str, ends: tuple[int, int] = (0, 0)
 ) -> list[str]:
     form = program.forms[name]
-    place = "outputs" if form.bits == 32 else f"arena + {program.arena.offsets[name]}u"
-    fields = {"data": place, "bits": form.bits, "zero": form.zero}
+    fields = {"data": _place(program, name), "bits": form.bits, "zero": form.zero}
     fields |= {"low": _integer(ends[0]), "high": _integer(ends[1])}
     return [f"    {variable}.{key} = {value};" for key, value in fields.items()]
+
+
+def _place(program: Program, name: str) -> str:
+    is_output = program.forms[name].bits == 32
+    return "outputs" if is_output else f"arena + {program.arena.offsets[name]}u"
 
 
 def _shape(work: Work) -> list[str]:
@@ -226,7 +230,26 @@ def _host(program: Program) -> dict[str, str]:
             f"        set_weights_{number}(&constants);",
             f"        weights({number}, &constants, scales_{number}, {rows}u, {columns}u);",
         ]
-    return {"scales": "\n".join(scales) + "\n", "decodes": "\n".join(decodes)}
+    return {
+        "scales": "\n".join(scales) + "\n",
+        "decodes": "\n".join(decodes),
+        "traces": "\n".join(_traces(program)),
+    }
+
+
+def _traces(program: Program) -> list[str]:
+    """Calls of all steps, each with what it has made."""
+    lines = [_tell(program, program.steps.reads)]
+    for number, work in enumerate(program.works):
+        lines += [f"    step_{number}({_argument(program, number)});"]
+        lines += [_tell(program, work.step.makes)]
+    return lines
+
+
+def _tell(program: Program, name: str) -> str:
+    form = program.forms[name]
+    size = program.steps.elements[name]
+    return f"    tell({_place(program, name)}, {form.bits}, {form.zero}, {size}u);"
 
 
 def _array(kind: str, name: str, values: Iterable[object]) -> str:

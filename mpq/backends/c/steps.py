@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import final
+from typing import Final, final
 
+WORDS: Final = {"add": "addition", "max": "maximum"}
+"""Kinds of steps that are called otherwise by people."""
 Shape = tuple[int, int, int]
 """Channels, height and width; a vector is ``(K, 1, 1)``, a line ``(C, 1, L)``."""
 
@@ -88,6 +90,17 @@ class Steps:
     def makes(self) -> str:
         """Name of the network's output."""
         return self.steps[-1].makes
+
+    @property
+    def makers(self) -> dict[str, str]:
+        """Name of a tensor to what makes it, for people: a layer, or what comes behind one."""
+        found, last = {self.reads: "the input"}, "the input"
+        for step in self.steps:
+            if step.layer is not None:
+                last = found[step.makes] = f"layer {step.layer!r}"
+            else:
+                found[step.makes] = f"the {WORDS.get(step.kind, step.kind)} after {last}"
+        return found
 
     def readers(self, name: str) -> list[Step]:
         """Steps that read a tensor."""

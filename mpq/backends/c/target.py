@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from mpq.backends.c.compiler import compiled, compiler, run, sections
 from mpq.backends.c.fixed_point import FRACTION, Integers
 from mpq.backends.c.formats import refuse_left_out
-from mpq.backends.c.integer import run_integers
 from mpq.backends.c.program import Program, program_of
 from mpq.backends.c.reading import exported, read_steps
 from mpq.backends.c.rounded import Rounded, one_tensor
 from mpq.backends.c.runtime import LAYERS, Compiled
 from mpq.backends.c.source import texts
+from mpq.backends.c.tracing import told_steps
 from mpq.backends.runtime import Loaded
 from mpq.backends.searched import Searched
 from mpq.backends.simulate import quantizer_of
@@ -158,13 +158,15 @@ class C(Target):
         shipped.made[MADE] = rounded
         program = integer_program(shipped, rounded)
         inputs = input_codes(program, rounded, one_tensor(first)[:NUM_CHECKED])
-        for name, text in texts(program, inputs, run_integers(program, inputs)).items():
+        outputs, steps = told_steps(program, inputs)
+        for name, text in texts(program, inputs, outputs).items():
             (folder / name).write_text(text, encoding="utf-8")
         told = {
             "output_shape": list(program.steps.output_shape),
             "layers": {
                 str(n): w.weights.name for n, w in enumerate(program.works) if w.weights is not None
             },
+            "steps": steps,
         }
         (folder / LAYERS).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 

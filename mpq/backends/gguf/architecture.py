@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, final
 
 import torch
@@ -29,11 +29,8 @@ _GEMMA2_BLOCK: Final = {
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }
-_WHOLE: Final = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-}
+EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
+_WHOLE: Final = {EMBEDDING: "token_embd", "model.norm": "output_norm", HEAD: "output"}
 
 
 GELU: Final = "gelu_pytorch_tanh"
@@ -50,6 +47,8 @@ class Architecture:
         activation: The value of ``hidden_act`` that it computes.
         is_interleaved: Whether rotary embeddings turn neighbours there, where transformers turns
             the halves of a head: rows of queries and keys change places.
+        scales_embedding: Whether transformers' embedding multiplies what it gives, which llama.cpp
+            does behind it.
         norm_offset: What transformers adds to the weights of norms while running, and llama.cpp
             does not.
         block: Names within a block, there by those here.
@@ -59,6 +58,7 @@ class Architecture:
     model_class: str
     activation: str = "silu"
     is_interleaved: bool = False
+    scales_embedding: bool = False
     norm_offset: float = 0.0
     block: Mapping[str, str] = field(default_factory=lambda: _BLOCK)
 
@@ -79,7 +79,7 @@ class Architecture:
 
     def layer_name(self, tensor: str) -> str:
         """The module that a tensor belongs to; empty where none does."""
-        stem = tensor.removesuffix(".weight")
+        stem = tensor.removesuffix(".weight").removesuffix(".bias")
         whole = {there: here for here, there in _WHOLE.items()}
         in_block = re.fullmatch(r"blk\.([0-9]+)\.(.+)", stem)
         if in_block is None:
@@ -103,15 +103,16 @@ class Architecture:
         return torch.arange(num_rows).reshape(count, 2, -1).transpose(1, 2).flatten()
 
 
+_GEMMA: Final = Architecture(
+    "gemma", "GemmaForCausalLM", GELU, scales_embedding=True, norm_offset=1.0
+)
 ARCHITECTURES: Final = {
     "llama": Architecture("llama", "LlamaForCausalLM", is_interleaved=True),
     "mistral": Architecture("llama", "MistralForCausalLM", is_interleaved=True),
     "qwen2": Architecture("qwen2", "Qwen2ForCausalLM"),
     "qwen3": Architecture("qwen3", "Qwen3ForCausalLM"),
-    "gemma": Architecture("gemma", "GemmaForCausalLM", GELU, norm_offset=1.0),
-    "gemma2": Architecture(
-        "gemma2", "Gemma2ForCausalLM", GELU, norm_offset=1.0, block=_GEMMA2_BLOCK
-    ),
+    "gemma": _GEMMA,
+    "gemma2": replace(_GEMMA, name="gemma2", model_class="Gemma2ForCausalLM", block=_GEMMA2_BLOCK),
 }
 """By ``model_type`` of transformers."""
 _OURS: Final = "mpq.model_type"

@@ -12,6 +12,9 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor
 
+from mpq.backends.gguf.architecture import EMBEDDING, HEAD, Architecture
+from mpq.backends.gguf.tracing import run_traced
+from mpq.backends.layerwise import INPUT, OUTPUT
 from mpq.errors import InputError, ModelError
 from mpq.network.examples import Batch
 
@@ -35,6 +38,8 @@ class LlamaCpp:
         vocabulary_size: ``V``.
         letter: A token that is a whole letter.
         context_length: Tokens that it may read at once.
+        architecture: llama.cpp's, which knows the names of its tensors.
+        heads: Of queries, and of keys.
     """
 
     folder: Path
@@ -43,6 +48,8 @@ class LlamaCpp:
     vocabulary_size: int
     letter: int
     context_length: int
+    architecture: Architecture
+    heads: tuple[int, int]
 
     @property
     def versions(self) -> Mapping[str, str]:
@@ -103,6 +110,33 @@ class LlamaCpp:
                 f"{min(self.context_length, LONGEST)} are run: give shorter examples"
             )
         return torch.stack([self._next(prompt) for prompt in asked])
+
+    def traced(self, batch: Batch) -> dict[str, Tensor]:
+        """See ``Traceable.traced``: of layers and norms; nothing of a prompt with padding."""
+        (prompt,) = prompts(batch)
+        if len(prompt) < batch.tensors[0].shape[1]:
+            return {}
+        found: dict[str, Tensor] = {}
+
+        def told(operation: str, parameter: str, made: Tensor, read: Tensor | None) -> None:
+            name = self.architecture.layer_name(parameter)
+            if name == EMBEDDING:  # which may be the last layer, too
+                name = "" if self.architecture.scales_embedding else EMBEDDING
+                name = HEAD if operation == "MUL_MAT" else name
+            # Another part of the graph looks up rows that are no tokens'.
+            if not name or (operation == "GET_ROWS" and OUTPUT + name in found):
+                return
+            if read is not None:
+                found[INPUT + name] = read
+            found[OUTPUT + name] = self._as_here(parameter, made)
+
+        run_traced(self.folder / FILE, prompt, told)
+        return found
+
+    def _as_here(self, parameter: str, made: Tensor) -> Tensor:
+        """What a layer gives, with channels in our order."""
+        order = self.architecture.row_order(parameter, made.shape[-1], *self.heads)
+        return made if order is None else made[..., order.argsort()]
 
     def _next(self, prompt: list[int]) -> Tensor:
         size = self.vocabulary_size

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from mpq.backends.gguf.architecture import (
     ARCHITECTURES,
+    EMBEDDING,
     GELU,
+    HEAD,
     Architecture,
     architecture_of,
     full_config,
@@ -42,8 +44,6 @@ from mpq.network.refusals import simulated as is_simulated
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Precision
-
-EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
 
 
 @final
@@ -273,7 +273,8 @@ class Gguf(Target):
         length = int(_field(reader, f"{found.name}.context_length"))
         tokens = _field(reader, "tokenizer.ggml.tokens")
         letter = next(i for i, text in enumerate(tokens) if text.isascii() and text.isalpha())
-        loaded = LlamaCpp(folder, weights, kinds, size, letter, length)
+        sizes = heads, kv_heads
+        loaded = LlamaCpp(folder, weights, kinds, size, letter, length, found, sizes)
         loaded.check_tokens()
         return loaded
 

@@ -94,10 +94,7 @@ class StaticLayer:
         Raises:
             ModelError: If that is none that integer kernels have, or differs between calls.
         """
-        from ai_edge_litert import schema_py_generated as schema
-
-        names = {x: str(name) for name, x in vars(schema.ActivationFunctionType).items()}
-        found = {names[x.builtinOptions.fusedActivationFunction] for x in self.operators}
+        found = {activation_of(x) for x in self.operators}
         if len(found) > 1 or not found <= set(ACTIVATIONS):
             raise ModelError(
                 f"litert: the output of layer {self.name!r} becomes {' and '.join(sorted(found))} "
@@ -116,6 +113,31 @@ class StaticLayer:
         return Rounding.TWICE_AWAY if is_grouped else Rounding.TWICE_UP
 
 
+def activation_of(operator: Any) -> str:
+    """What an operator does to its output, such as ``RELU``; ``NONE`` if there is no such thing."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    names: dict[int, str] = {
+        x: name for name, x in vars(schema.ActivationFunctionType).items() if name.isupper()
+    }
+    return names[getattr(operator.builtinOptions, "fusedActivationFunction", 0)]
+
+
+def has_bias(graph: Graph, operator: Any, bias: Tensor | None) -> bool:
+    """Whether an operator adds a layer's own bias, and nothing else.
+
+    Args:
+        graph: Of the file.
+        operator: That computes the layer.
+        bias: ``[O]`` of its module.
+    """
+    index = int(operator.inputs[2]) if len(operator.inputs) > 2 else NO_TENSOR
+    stored = None if index == NO_TENSOR else graph.constant(index)
+    expected = np.zeros(1) if bias is None else bias.detach().cpu().numpy()
+    found = np.zeros(1) if stored is None else stored
+    return not (stored is None and index != NO_TENSOR) and bool(np.all(found == expected))
+
+
 def check_bias(graph: Graph, operator: Any, name: str, bias: Tensor | None) -> None:
     """Refuses a layer to whose bias the converter has added something.
 
@@ -128,11 +150,7 @@ def check_bias(graph: Graph, operator: Any, name: str, bias: Tensor | None) -> N
     Raises:
         ModelError: If the file has another one.
     """
-    index = int(operator.inputs[2]) if len(operator.inputs) > 2 else NO_TENSOR
-    stored = None if index == NO_TENSOR else graph.constant(index)
-    expected = np.zeros(1) if bias is None else bias.detach().cpu().numpy()
-    found = np.zeros(1) if stored is None else stored
-    if (stored is None and index != NO_TENSOR) or not np.all(found == expected):
+    if not has_bias(graph, operator, bias):
         raise ModelError(
             f"litert: the converted network has another bias for layer {name!r}: its converter has "
             "joined something that follows it; give it inputs in floating point (a32)"

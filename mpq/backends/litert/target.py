@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,13 @@ from mpq.backends.litert.flatbuffer import (
 from mpq.backends.litert.graph import Graph
 from mpq.backends.litert.plan import Plan
 from mpq.backends.litert.rounded import StoredLayer, store_outputs
+from mpq.backends.litert.tracing import (
+    computing,
+    cut_outputs,
+    layer_tensors,
+    tensors_of,
+    with_outputs,
+)
 from mpq.backends.runtime import Loaded, run_in_parts
 from mpq.backends.searched import Searched
 from mpq.backends.simulate import prepared, with_precisions
@@ -45,6 +52,7 @@ from mpq.quantization.precision import Precision
 FILE: Final = "network.tflite"
 LAYERS_FILE: Final = "layers.json"
 MADE: Final = "litert"
+OPERATORS: Final = "litert operators"
 WITHOUT_XNNPACK: Final = "without XNNPACK"
 
 
@@ -140,6 +148,7 @@ class LiteRt(Target):
         names = [layer.name for layer in shipped.quantized]
         graph, places = self._converted(shipped.module, shipped.examples, names)
         plan = Plan.of(graph, shipped, places)
+        operators = shipped.made[OPERATORS] = computing(graph, shipped, places)
         # Before weights are codes: what a layer's bias was is still a number.
         shipped.made[MADE] = plan.store_outputs(shipped)
         told, filled = {}, set[int]()
@@ -153,16 +162,23 @@ class LiteRt(Target):
                 store_codes(graph.model, place, shipped.codes(layer), layer.weight_shape)
                 filled.add(place.index)
         plan.apply()
+        for name, entry in told.items():
+            entry["calls"] = [tensors_of(graph, x) for x in operators.get(name, ())]
         (folder / FILE).write_bytes(written_model(graph.model))
         (folder / LAYERS_FILE).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
     def reference(self, simulated: nn.Module, shipped: Shipped) -> nn.Module:
         """See ``Target.reference``: outputs of static layers are stored, and rounded."""
         stored: Mapping[str, StoredLayer] = shipped.made[MADE]
-        if not stored:
-            return simulated
-        own = prepared(shipped.model, shipped.assignment)
-        return store_outputs(with_precisions(own, shipped.assignment, shipped.quantizer), stored)
+        if stored:
+            own = prepared(shipped.model, shipped.assignment)
+            simulated = with_precisions(own, shipped.assignment, shipped.quantizer)
+        return cut_outputs(store_outputs(simulated, stored), shipped.made[OPERATORS])
+
+    @property
+    def num_traced(self) -> int:
+        """See ``Target.num_traced``: those of one run."""
+        return self.batch_size
 
     def load(self, folder: Path) -> Loaded:
         """See ``Target.load``."""
@@ -263,19 +279,8 @@ class LoadedByLiteRt:
             ModelError: If it cannot load the file.
         """
         require("ai_edge_litert", LiteRt.extra)
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-        known = OpResolverType
-        resolver = known.AUTO if has_delegates else known.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-
         layers = json.loads((folder / LAYERS_FILE).read_text(encoding="utf-8"))
-        try:
-            interpreter = Interpreter(
-                model_path=str(folder / FILE), experimental_op_resolver_type=resolver
-            )
-            runner = interpreter.get_signature_runner()
-        except (RuntimeError, ValueError) as error:
-            raise ModelError(f"litert: LiteRT cannot load the file: {error}") from error
+        _, runner = _interpreter(has_delegates, model_path=str(folder / FILE))
         return cls(folder / FILE, runner, layers)
 
     @property
@@ -299,8 +304,7 @@ class LoadedByLiteRt:
     def run(self, batch: Batch) -> Tensor:
         """See ``Loaded.run``."""
         details = self.runner.get_input_details()
-        names = sorted(details, key=lambda name: int(name.rpartition("_")[2]))
-        shapes = [[int(n) for n in details[name]["shape"]] for name in names]
+        names, shapes = self._inputs()
 
         def run(part: Batch) -> list[Tensor]:
             given = {
@@ -314,3 +318,34 @@ class LoadedByLiteRt:
             return [torch.from_numpy(output.copy())]
 
         return run_in_parts(batch, shapes, run)[0]
+
+    def traced(self, batch: Batch) -> dict[str, Tensor]:
+        """See ``Traceable.traced``: of the layers that are not as they came."""
+        content = with_outputs(read_model(self.file.read_bytes()), self.layers)
+        interpreter, runner = _interpreter(True, model_content=content)
+        replace(self, runner=runner).run(batch)
+        _, (shape, *_) = self._inputs()
+        return layer_tensors(interpreter, self.layers, batch.size / shape[batch.first_axis])
+
+    def _inputs(self) -> tuple[list[str], list[list[int]]]:
+        """Their names, in the order of the network's arguments, and shapes."""
+        details = self.runner.get_input_details()
+        names = sorted(details, key=lambda name: int(name.rpartition("_")[2]))
+        return names, [[int(n) for n in details[name]["shape"]] for name in names]
+
+
+def _interpreter(has_delegates: bool, **model: Any) -> tuple[Any, Any]:
+    """An interpreter of a file or its bytes, and what runs it.
+
+    Raises:
+        ModelError: If it cannot load them.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    known = OpResolverType
+    resolver = known.AUTO if has_delegates else known.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    try:
+        interpreter = Interpreter(**model, experimental_op_resolver_type=resolver)
+        return interpreter, interpreter.get_signature_runner()
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"litert: LiteRT cannot load the file: {error}") from error

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpq.backends.onnx.layer_tensors import as_traced, tensors_of
 from mpq.backends.onnx.session import outputs_of, session_of
 from mpq.backends.onnx.template import feeds_of
 from mpq.backends.runtime import run_in_parts
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 LAYERS: Final = "mpq_layers"
 """Key of a file's metadata: where the decoded weights of layers are."""
+CALLS: Final = "mpq_calls"
+"""Key of a file's metadata: which tensors layers read and give."""
 SETTINGS: Final = "mpq_onnxruntime_settings"
 """Key of a file's metadata: a session's settings under which it equals the simulation."""
 
@@ -29,6 +32,11 @@ SETTINGS: Final = "mpq_onnxruntime_settings"
 def written_layers(model: "onnx.ModelProto") -> dict[str, dict[str, Any]]:
     """Layer name to where its decoded weight is, as ``weights_json`` has it."""
     return _told(model, LAYERS)
+
+
+def written_calls(model: "onnx.ModelProto") -> dict[str, list[list[str]]]:
+    """Layer name to the tensors of its calls, as ``calls_of`` has them."""
+    return _told(model, CALLS)
 
 
 def stored_settings(file: Path) -> dict[str, str]:
@@ -74,6 +82,23 @@ def decoding_graph(model: "onnx.ModelProto") -> "onnx.ModelProto":
     found = onnx.ModelProto()
     found.CopyFrom(model)
     found.graph.CopyFrom(helper.make_graph(nodes, "weights", [], ends, constants))
+    return found
+
+
+def with_layers(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """A file that also gives what its layers read and give."""
+    import onnx
+    from onnx import helper
+
+    found = onnx.ModelProto()
+    found.CopyFrom(model)
+    made = {name for node in model.graph.node for name in node.output}
+    given = {value.name for value in model.graph.output}
+    for name in tensors_of(written_calls(model)):
+        # Inputs of the graph are known to who runs it.
+        if name in made - given:
+            end = helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            found.graph.output.append(end)
     return found
 
 
@@ -168,3 +193,16 @@ class LoadedByOnnxRuntime:
         found = run_in_parts(batch, [list(value.shape) for value in values], run)
         ends = [value.name for value in self.session.get_outputs()]
         return dict(zip(ends, found, strict=True))
+
+    def traced(self, batch: Batch) -> Mapping[str, Tensor]:
+        """See ``Traceable.traced``: of a copy of the file, whose outputs they are."""
+        import onnx
+
+        model = onnx.load(self.file)
+        graph = with_layers(model).SerializeToString()
+        session = session_of(graph, stored_settings(self.file))
+        feeds = feeds_of([value.name for value in session.get_inputs()], batch)
+        ends = [value.name for value in session.get_outputs()]
+        tensors = feeds | dict(zip(ends, outputs_of(session, feeds), strict=True))
+        known = {name: torch.as_tensor(x) for name, x in tensors.items()}
+        return as_traced(written_calls(model), known)

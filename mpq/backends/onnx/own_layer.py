@@ -11,14 +11,14 @@ from mpq.network.arguments import input_of, with_input
 if TYPE_CHECKING:
     import onnx
 
-INPUT, WEIGHT = "LayerInput", "LayerWeight"
-OPERATORS: Final = (INPUT, WEIGHT)
-"""A layer's input and its weight, to be written in the layer's precision."""
+INPUT, WEIGHT, OUTPUT = "LayerInput", "LayerWeight", "LayerOutput"
+OPERATORS: Final = (INPUT, WEIGHT, OUTPUT)
+"""A layer's input and its weight, to be written in the layer's precision, and what it gives."""
 
 
 @final
 class OwnLayer(nn.Module):
-    """Runs a layer's own forward on placeholders of its weight and its input.
+    """Runs a layer's own forward on placeholders of its weight and its input, before a third.
 
     The input's stands behind all hooks of the layer's, where the simulation rounds.
     """
@@ -35,7 +35,7 @@ class OwnLayer(nn.Module):
         assert isinstance(weight, Tensor)
         parameters = {"weight": self._placeholder(WEIGHT, weight)}
         found: Tensor = functional_call(self.layer_module, parameters, args, kwargs)
-        return found
+        return self._placeholder(OUTPUT, found)
 
     def _marked(
         self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
@@ -15,7 +16,9 @@ from mpq.backends.onnx.fidelity import check_same, refuse_other_readers
 from mpq.backends.onnx.graph import Writer
 from mpq.backends.onnx.instantiate import placeholders_of, stamp
 from mpq.backends.onnx.layer_nodes import LayerCall
+from mpq.backends.onnx.layer_tensors import calls_of
 from mpq.backends.onnx.loaded import (
+    CALLS,
     LAYERS,
     SETTINGS,
     LoadedByOnnxRuntime,
@@ -100,6 +103,11 @@ class OnnxQdq(Target):
     )
 
     batch_size: int = 1
+
+    @property
+    def num_traced(self) -> int:
+        """See ``Target.num_traced``."""
+        return self.batch_size
 
     def refusal(self, layer: LayerShape, precision: Precision) -> str:
         """See ``Target.refusal``."""
@@ -242,10 +250,13 @@ def standard_graph(
     template = _traced(network, data, batch_size)
     writer = QdqWriter(Writer(), shipped.quantizer, narrowest)
     graph = filled_graph(template, shipped.assignment.precisions, writer)
-    weights = writer.weights
-    settings = settings_for(shipped.assignment)
-    for key, told in ((LAYERS, weights_json(weights)), (SETTINGS, settings)):
-        graph.metadata_props.add(key=key, value=json.dumps(told))
+    told = {
+        LAYERS: weights_json(writer.weights),
+        CALLS: calls_of(template),
+        SETTINGS: settings_for(shipped.assignment),
+    }
+    for key, value in told.items():
+        graph.metadata_props.add(key=key, value=json.dumps(value))
     if graph.ByteSize() > LARGEST:
         raise ModelError(f"{tool}: a file of ONNX has at most 2 GiB, and this one would have more")
     return graph
@@ -307,10 +318,28 @@ def filled_graph(
             )
     del filled.graph.node[:]
     filled.graph.node.extend(writer.nodes)
+    _share_equal(filled.graph)
     filled.graph.initializer.extend(writer.constants)
     _drop_unread(filled.graph)
     opset = max((x.container.opset for x in layers.weights.values()), default=21)
     return stamp(filled, opset, _ir_version(opset))
+
+
+def _share_equal(graph: "onnx.GraphProto") -> None:
+    """Makes one of constants that are equal: torch's exporter writes tables of angles, which every
+    block computes from one buffer, once for each block."""
+    first: dict[bytes, str] = {}
+    other: dict[str, str] = {}
+    ends = {value.name for value in graph.output}
+    for constant in graph.initializer:
+        name = constant.name
+        constant.name = ""
+        same = sha256(constant.SerializeToString(deterministic=True)).digest()
+        constant.name = name
+        if name not in ends and first.setdefault(same, name) != name:
+            other[name] = first[same]
+    for node in graph.node:
+        node.input[:] = [other.get(name, name) for name in node.input]
 
 
 def _drop_unread(graph: "onnx.GraphProto") -> None:

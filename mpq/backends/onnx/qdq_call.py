@@ -11,7 +11,7 @@ from mpq.backends.input_grid import input_grid_of
 from mpq.backends.onnx.containers import Container, container_of
 from mpq.backends.onnx.graph import InputCodes, Writer
 from mpq.backends.onnx.layer_nodes import convolution_attributes, write_sum
-from mpq.backends.onnx.own_layer import INPUT
+from mpq.backends.onnx.own_layer import INPUT, OUTPUT
 from mpq.network.modules import weight_of
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import CHANNEL_FIRST, layout_of
@@ -100,7 +100,7 @@ class QdqWriter:
     def own(
         self, name: str, module: nn.Module, precision: Precision, node: "onnx.NodeProto"
     ) -> None:
-        """The input or the weight of a layer whose forward is its own, for a placeholder of it.
+        """What stands for a placeholder of a layer whose forward is its own.
 
         Args:
             name: The layer's.
@@ -110,8 +110,8 @@ class QdqWriter:
         """
         if node.op_type == INPUT:
             x = self._input(name, precision.activation, node.input[0])
-        elif precision.weight.is_exact:
-            x = node.input[0]  # whatever its kind
+        elif node.op_type == OUTPUT or precision.weight.is_exact:
+            x = node.input[0]  # a weight as it came, whatever its kind
         else:
             # As torch has it: output channels first, but in Hugging Face's Conv1D.
             x = self._weight(name, module, precision, layout_of(module) == CHANNEL_FIRST)

@@ -1,7 +1,6 @@
 """The target ``onnx-qdq``: files of standard operators that ONNX Runtime runs as simulated."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,9 @@ import mpq
 from mpq.backends.export_check import ExportCheck
 from mpq.backends.onnx.qdq import FILE, SETTINGS_FILE, OnnxQdq
 from mpq.backends.onnx.session import AS_WRITTEN
-from mpq.backends.onnx.template import GraphTemplate
 from mpq.backends.shipping import ship
 from mpq.backends.target import Shipped
 from mpq.errors import ModelError, PrecisionError
-from mpq.network.examples import Calibration
-from mpq.network.network import Network
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.precision import ORIGINAL, Precision
 from tests.backends.onnx.networks import Images, Words, examples, in_turn, made
@@ -28,23 +24,7 @@ pytest.importorskip("onnxscript", reason="torch exports with mpq[onnx]")
 pytest.importorskip("onnxruntime", reason="runs the graphs; mpq[onnx]")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_trace_per_network() -> Iterator[None]:
-    """torch's exporter takes seconds; the networks of one name are the same every time."""
-    known: dict[tuple[str, int], GraphTemplate] = {}
-    original = GraphTemplate.of
-
-    def of(
-        network: Network, data: Calibration, batch_size: int = 1, **wanted: bool
-    ) -> GraphTemplate:
-        key = (network.fingerprint, batch_size)
-        if key not in known:
-            known[key] = original(network, data, batch_size, **wanted)
-        return known[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GraphTemplate, "of", of)
-        yield
+pytestmark = pytest.mark.usefixtures("one_trace_per_network")
 
 
 def shipped(folder: Path, model: nn.Module, mix: tuple[str, ...]) -> ExportCheck:

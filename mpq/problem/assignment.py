@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self, final
 
 from mpq._support import schema_versions
+from mpq._support.files import remove_files, write_files
 from mpq._support.json_object import parsed_json, quoted, read_text
 from mpq._support.names import shortened
 from mpq._support.one_run import check_one_run
@@ -25,7 +26,7 @@ from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
-from mpq.quantization.stored import StoredWeights
+from mpq.quantization.stored import WEIGHTS_FILE, StoredWeights
 
 
 @final
@@ -232,6 +233,23 @@ class Assignment:
                 "the layers, folding and ties do not have the fingerprint that the file states"
             )
         return made
+
+    def save(self, folder: Path | str) -> list[Path]:
+        """Writes ``assignment.json``, and beside it the codes of weights that data rounded.
+
+        Args:
+            folder: Made if it does not exist; an earlier assignment there is replaced.
+
+        Raises:
+            OutputError: If it cannot be written to.
+        """
+        files = {"assignment.json": self.to_json().encode()}
+        if self.weights is not None:
+            files[WEIGHTS_FILE] = self.weights.content
+        written = write_files(Path(folder), files)
+        if self.weights is None:
+            remove_files(Path(folder), [WEIGHTS_FILE])
+        return written
 
     @classmethod
     def load(cls, path: Path | str) -> Self:

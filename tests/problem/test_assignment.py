@@ -123,16 +123,29 @@ def test_what_is_written_fits_the_committed_schema(written: Assignment, root: Pa
 
 
 def test_the_assignment_of_a_search_round_trips(
-    result: mpq.SearchResult, saved_result: Path, root: Path
+    result: mpq.SearchResult, tmp_path: Path, root: Path
 ) -> None:
     """A real one, with ranges, folded norms and a full record, fits the schema and is read back."""
     text = result.assignment.to_json()
 
-    read = Assignment.load(saved_result / "assignment.json")
+    written = result.assignment.save(tmp_path)
+    read = Assignment.load(tmp_path)
     jsonschema.Draft202012Validator(schema(root)).validate(json.loads(text))
 
+    assert {path.name for path in written} == {"assignment.json", "assignment.safetensors"}
     assert read == result.assignment
     assert read.to_json() == text
+
+
+def test_an_assignment_takes_the_place_of_another(result: mpq.SearchResult, tmp_path: Path) -> None:
+    """The codes of the earlier one go with it: one that names none would be refused beside them."""
+    result.assignment.save(tmp_path)
+    later = replace(result.assignment, weights=None)
+
+    later.save(tmp_path)
+
+    assert Assignment.load(tmp_path) == later
+    assert [path.name for path in tmp_path.iterdir()] == ["assignment.json"]
 
 
 def test_the_json_states_the_formats_in_full() -> None:

@@ -113,8 +113,8 @@ def test_gradients_agree_with_measuring() -> None:
 def test_what_is_measured_is_the_quantized_network_with_the_same_draws(tmp_path: Path) -> None:
     """``evaluate`` reads the seed from the assignment and finds the number of the search."""
     found = mpq.search(task(), {"effective_bits": 6})
-    found.assignment.save(tmp_path / "assignment.json")
-    loaded = mpq.Assignment.load(tmp_path / "assignment.json")
+    found.assignment.save(tmp_path)
+    loaded = mpq.Assignment.load(tmp_path)
 
     again = mpq.evaluate(make_net(), loaded, examples()[6:])
 

@@ -362,12 +362,13 @@ def test_a_solver_that_runs_out_of_time_ends_it() -> None:
 
 
 def quick_task(**changes: Any) -> tuple[mpq.Task, dict[str, Any]]:
-    """The demo at few bits, and the options of a search."""
+    """The demo at few bits, rounded so that predictions are poor, and the options of a search."""
     options: dict[str, Any] = {
         "limits": ["bit_operations=1.5x:w2a4"],
         "candidates": ["w2a4", "w2a8", "w3a4", "w4a4", "w4a8"],
         "held_out": Calibration(demo.held_out, stop=32),
         "ranges": mpq.Ranges("minmax", "minmax"),
+        "rounding": "nearest",
     }
     examples = Calibration(demo.calibration, stop=64)
     return task_of(demo.make_net(), examples, {**options, **changes})
@@ -437,6 +438,7 @@ def test_refinement_on_the_command_line(tmp_path: Path) -> None:
         app,
         [
             *("search", *limit, *ranges, "--refine", "1", "--points", "2"),
+            *("--rounding", "nearest"),
             *("--data", f"{data}:calibration", "--output", str(tmp_path)),
         ],
     )

@@ -36,7 +36,7 @@ from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import weight_grid
 from mpq.rounding import ROUNDINGS
-from mpq.rounding.coordinate_descent import FACTORS, refitted, swept
+from mpq.rounding.coordinate_descent import FACTORS, refitted, swept, turned
 from mpq.rounding.gptq import Sequential
 from mpq.rounding.objective import Objective
 from mpq.rounding.stack import Stack
@@ -51,7 +51,8 @@ SEEDS = (0, 1, 2)
 
 def main() -> None:
     parts = sys.argv[1:] or ["steps", *ROUNDINGS.names()]
-    result: dict[str, object] = {"torch": torch.__version__}
+    command = " ".join(["python", *sys.argv])
+    result: dict[str, object] = {"command": command, "torch": torch.__version__}
     if "steps" in parts:
         result["steps"] = {kind: steps(kind) for kind in LAYERS}
     result["cost"] = {name: apart(name) for name in parts if name != "steps"}
@@ -126,7 +127,7 @@ def steps_of(rows: Tensor, moment: Tensor) -> dict[str, list[float]]:
     grids = [weight_grid(rows, f, RANGE_METHODS.build("mse"), OWN) for f in formats]
     starts = [Codes.of(rows, f, grid) for f, grid in zip(formats, grids, strict=True)]
     objective = Objective.of(moment, DAMPING)
-    stack = Stack.of(rows, formats, [(s.scale, s.zero_point) for s in starts], OWN.scale)
+    stack = Stack.of(rows, formats, [(s.scale, s.zero_point) for s in starts], OWN)
     unit = errors_of(objective, stack, stack.nearest())
     found = {
         "nearest": (stack, stack.nearest()),
@@ -151,17 +152,21 @@ def descent(objective: Objective, stack: Stack) -> dict[str, tuple[Stack, Tensor
     scaled = [stack.with_scale(stack.scale * factor) for factor in FACTORS]
     tried = [(each, one.codes(each)) for each in scaled]
     seven = best_of(objective, tried)
-    refit = better(objective, seven, lambda at: (refitted(objective, *at), at[1]))
+    signed = turned(objective, stack)
+    scaled = [stack, *(signed.with_scale(signed.scale * factor) for factor in FACTORS)]
+    signs = best_of(objective, [(each, one.codes(each)) for each in scaled])
+    refit = better(objective, signs, lambda at: (refitted(objective, *at), at[1]))
     first = better(objective, refit, lambda at: (at[0], swept(objective, *at)))
     second = better(objective, first, lambda at: (at[0], swept(objective, *at)))
     again = better(objective, second, lambda at: (refitted(objective, *at), at[1]))
     return {
         "gptq_then_one_sweep": (stack, swept_only),
         "seven_scales": seven,
-        "seven_scales_refit": refit,
-        "seven_scales_refit_one_sweep": first,
-        "seven_scales_refit_two_sweeps": second,
-        "seven_scales_refit_two_sweeps_refit": again,
+        "seven_scales_with_signs": signs,
+        "with_signs_refit": refit,
+        "with_signs_refit_one_sweep": first,
+        "with_signs_refit_two_sweeps": second,
+        "with_signs_refit_two_sweeps_refit": again,
     }
 
 

@@ -31,6 +31,7 @@ CLOCKED: Final = re.compile(r"second|forward_passes|peak_memory|_s$|drift")
 """Keys and columns that are another number in every run."""
 SEARCHED: Final = (
     "search", *SOLVED, "lagrangian", *LIMITS["new"], "--output", "out",
+    "--rounding", "coordinate-descent:signs=false",  # which every target reads
 )  # fmt: skip
 SEARCHED_LANGUAGE: Final = (
     "search", *LANGUAGE, "--precisions", "w4g32,w8g32", "--exclude", "*embed*", "--sensitivity",
@@ -112,7 +113,7 @@ def _shipped(target: str, network: tuple[str, ...], searched: tuple[str, ...]) -
         name,
         args,
         has_limits=False,
-        needs=("assignment.json",),
+        needs=("assignment.json", "assignment.safetensors"),
         searched=searched,
         made="made",
     )
@@ -154,19 +155,19 @@ COMMANDS: Final = (
         "evaluate",
         ("evaluate", "assignment.json", *NET, "--data", "scripts.soak_commands:held_out"),
         has_limits=False,
-        needs=("assignment.json",),
+        needs=("assignment.json", "assignment.safetensors"),
     ),
     Command(
         "quantize",
         ("quantize", "assignment.json", *NET, "--output", "rounded.safetensors"),
         has_limits=False,
-        needs=("assignment.json",),
+        needs=("assignment.json", "assignment.safetensors"),
     ),
     Command(
         "export",
         ("export", "assignment.json", "--to", "onnx", *DATA, "--output", "net.onnx"),
         has_limits=False,
-        needs=("assignment.json",),
+        needs=("assignment.json", "assignment.safetensors"),
     ),
     Command(
         "solve",

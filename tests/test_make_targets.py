@@ -18,15 +18,20 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda x: x.name)
 def test_an_environment_is_of_a_backend_and_of_tests_that_exist(environment: Environment) -> None:
     """A folder, or names of functions of a file; the line pins torch and the reader."""
-    place, *selected = environment.tests
-
     # GPTQModel reads the file of another target.
     if environment.name != "gptqmodel":
         assert issubclass(mpq.BACKENDS.get(environment.name), Target) is environment.is_target
-    if selected:
-        assert f"_{selected[-1]}" in (ROOT / place).read_text(encoding="utf-8")
-    else:
-        assert list((ROOT / place).glob("test_*.py"))
+    texts = []
+    for part in environment.tests:
+        path, _, function = part.partition("::")
+        files = list((ROOT / path).glob("test_*.py")) if path.startswith("tests/") else []
+        files += [ROOT / path] if path.endswith(".py") else []
+        assert files or not path.startswith("tests/")
+        texts += [file.read_text(encoding="utf-8") for file in files]
+        assert not function or f"def {function.partition('[')[0]}(" in texts[-1]
+    if "-k" in environment.tests:
+        for word in environment.tests[-1].split(" or "):
+            assert any(f"_{word}" in text for text in texts)
     assert sum("==" in package for package in environment.pip) >= 2
 
 

@@ -57,6 +57,7 @@ def data():
 """
 FILES = {
     "assignment.json",
+    "assignment.safetensors",
     "table.csv",
     "comparison.csv",
     "frontier.csv",

@@ -233,8 +233,8 @@ def test_a_layer_alone_costs_what_it_costs_beside_others(recipe: Recipe, name: s
     model, data = built(recipe)
 
     def table(**rules: Any) -> mpq.CostTable:
-        # Which formats ``auto`` rounds so is asked of the whole network.
-        options = {"rules": mpq.Rules(**rules), "rounding": "coordinate-descent"}
+        # Others look at all layers that share a weight.
+        options = {"rules": mpq.Rules(**rules), "rounding": "nearest"}
         asked = Prepared.of(task_of(model, data, recipe, **options))
         on = Estimation(asked.network, asked.calibration, asked.quantizer, asked.candidates)
         return mpq.ESTIMATORS.build(name).estimate(on).table

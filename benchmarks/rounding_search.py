@@ -2,14 +2,17 @@
 
     python benchmarks/rounding_search.py > benchmarks/rounding_search.json
     python benchmarks/rounding_search.py vit --seeds 1 --roundings nearest,gptq
+    python benchmarks/rounding_search.py efficientnet_lite0 --seeds 1 --bits 4
 
-ResNet-20, the vision transformer and the small Llama, weights only, at the bytes of uniform 3, 4
-and 5 bits. For every rounding: what the search's result and the uniform precision lose on fresh
-examples (KL divergence in nats; MNIST test images 2,000 to 9,999, the stories of eval180, CIFAR's
-1,017), as a ratio of the search with rounding to nearest, with a 95 % interval by paired bootstrap
-over examples; with interactions between layers, and without. A seed draws the calibration examples
-and the probes. Times are processor time of one thread, in units of a forward and a backward pass
-over the calibration examples. Needs the published networks: MPQ_DATA, or ../shared/data.
+ResNet-20, the vision transformer and the small Llama (or others that are named), weights only, at
+the bytes of uniform 3, 4 and 5 bits. For every rounding: what the search's result and the uniform
+precision lose on fresh examples (KL divergence in nats; MNIST test images 2,000 to 9,999, the
+stories of eval180, CIFAR's 1,017, ImageNet's 500 of ten classes), as a ratio of the search with
+rounding to nearest, with a 95 % interval by paired bootstrap over examples; with interactions
+between layers, and without. A seed draws the calibration examples and the probes. Times are
+processor time of one thread, in units of a forward and a backward pass over the calibration
+examples. Needs the published networks: MPQ_DATA, or ../shared/data; for EfficientNet-Lite0
+``loaders.py``.
 """
 
 import argparse
@@ -23,6 +26,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from estimators import NETWORKS, ROOT
+from loaders import loader
 from torch import Tensor
 
 import mpq
@@ -51,27 +55,29 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--roundings", default=",".join(ROUNDINGS))
+    parser.add_argument("--bits", default=",".join(map(str, BUDGET_BITS)))
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows = [
         row
         for name in given.networks
         for seed in range(given.seeds)
-        for row in compared(name, seed, given.roundings.split(","))
+        for row in compared(
+            name, seed, given.roundings.split(","), list(map(int, given.bits.split(",")))
+        )
     ]
     header = {"command": " ".join(["python", *sys.argv]), "torch": torch.__version__}
     print(json.dumps({**header, "rows": rows}, indent=1))
 
 
-def compared(name: str, seed: int, roundings: list[str]) -> list[dict[str, Any]]:
+def compared(
+    name: str, seed: int, roundings: list[str], budget_bits: list[int]
+) -> list[dict[str, Any]]:
     """A row for every rounding of one network; the first one is what ratios are of."""
-    example, weights = NETWORKS[name]
-    spec = ROOT / "examples" / f"{example}.py"
-    model = load_model(f"{spec}:make_net", load_object(f"{spec}:DATA") / weights)
-    data = EXAMPLES[name](load_object(f"{spec}:DATA"), seed)
+    model, data = network(name, seed)
     forward_and_backward(model, data[0][:1])  # what loads with the first pass
     pass_seconds = forward_and_backward(model, parts(data[0])[0])
-    found = [Searched.of(model, data, rounding, seed) for rounding in roundings]
+    found = [Searched.of(model, data, rounding, seed, budget_bits) for rounding in roundings]
     for searched in found:
         print(name, seed, searched.rounding, round(searched.seconds, 1), "s", file=sys.stderr)
     return [
@@ -82,10 +88,26 @@ def compared(name: str, seed: int, roundings: list[str]) -> list[dict[str, Any]]
             "rounding_passes": searched.rounding_seconds / pass_seconds,
             "all_passes": searched.seconds / pass_seconds,
             "unhelped": list(searched.unhelped),
+            "original_accuracy": searched.original_accuracy,
             "budgets": searched.against(found[0]),
         }
         for searched in found
     ]
+
+
+def network(name: str, seed: int) -> tuple[torch.nn.Module, tuple[Batches, Batches]]:
+    """A trained network, calibration examples that the seed draws, and fresh examples."""
+    if name not in NETWORKS:
+        own = loader(name)
+        images, classes = map(torch.cat, zip(*own.held_out(), strict=True))
+        drawn_from = torch.cat(list(own.calibration(256)))
+        none = torch.zeros(len(drawn_from), dtype=torch.long)  # of calibration images no class
+        seen = drawn((drawn_from, none), 64, seed)
+        return own.model(), (batched(*seen, size=16), batched(images, classes, size=50))
+    example, weights = NETWORKS[name]
+    spec = ROOT / "examples" / f"{example}.py"
+    model = load_model(f"{spec}:make_net", load_object(f"{spec}:DATA") / weights)
+    return model, EXAMPLES[name](load_object(f"{spec}:DATA"), seed)
 
 
 @dataclass(frozen=True)
@@ -96,6 +118,8 @@ class Searched:
         rounding: How weights become codes.
         unhelped: Precisions at which ``auto`` rounded to nearest.
         losses: Budget and variant to ``[N]`` nats of every fresh example.
+        accuracies: The same to the share of fresh examples with the right label.
+        original_accuracy: That of the network itself.
         rounding_seconds: For second moments and codes of all layers at all candidates.
         seconds: For everything but measuring on the fresh examples.
     """
@@ -103,12 +127,19 @@ class Searched:
     rounding: str
     unhelped: tuple[str, ...]
     losses: dict[tuple[int, str], Array]
+    accuracies: dict[tuple[int, str], float | None]
+    original_accuracy: float | None
     rounding_seconds: float
     seconds: float
 
     @classmethod
     def of(
-        cls, model: torch.nn.Module, data: tuple[Batches, Batches], rounding: str, seed: int
+        cls,
+        model: torch.nn.Module,
+        data: tuple[Batches, Batches],
+        rounding: str,
+        seed: int,
+        budget_bits: list[int],
     ) -> "Searched":
         """One estimate, and a solution for every budget with and without interactions."""
         calibration, fresh = data
@@ -133,19 +164,20 @@ class Searched:
         estimate = method.estimator.estimate(on)
         chosen = {
             (bits, variant): solved(prepared, method, estimate, bits, variant)
-            for bits in BUDGET_BITS
+            for bits in budget_bits
             for variant in ("interactions", "additive")
         }
         seconds = time.process_time() - start
-        for bits in BUDGET_BITS:
+        for bits in budget_bits:
             names = (layer.name for layer in prepared.network.layers)
             chosen[bits, "uniform"] = dict.fromkeys(names, Precision.parse(f"w{bits}"))
         original = Reference(share_parameters(model), mpq.Calibration.of(fresh))
         evaluator = Evaluator(prepared.network, prepared.quantizer, original)
-        losses = {
-            key: evaluator.measure(precisions).by_example for key, precisions in chosen.items()
-        }
-        return cls(rounding, unhelped, losses, rounding_seconds, seconds)
+        found = {key: evaluator.measure(precisions) for key, precisions in chosen.items()}
+        losses = {key: measured.by_example for key, measured in found.items()}
+        accuracies = {key: measured.accuracy for key, measured in found.items()}
+        plain = evaluator.measure({}).accuracy
+        return cls(rounding, unhelped, losses, accuracies, plain, rounding_seconds, seconds)
 
     def against(self, first: "Searched") -> list[dict[str, Any]]:
         """Losses at every budget, and their ratios to another rounding's search."""
@@ -153,11 +185,14 @@ class Searched:
             {
                 "bits": bits,
                 **{
-                    variant: ratio(self.losses[bits, variant], first.losses[bits, "interactions"])
+                    variant: {
+                        **ratio(self.losses[bits, variant], first.losses[bits, "interactions"]),
+                        "accuracy": self.accuracies[bits, variant],
+                    }
                     for variant in ("interactions", "additive", "uniform")
                 },
             }
-            for bits in BUDGET_BITS
+            for bits in sorted({bits for bits, _ in self.losses})
         ]
 
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from torch import Tensor
@@ -46,26 +47,29 @@ class WeightRounding(Bounded, ABC):
         """
         starts = [Codes.of(rows, f, grid) for f, grid in zip(formats, grids, strict=True)]
         found = [replaceable(start) for start in starts]
-        for matrix, part in zip(moment, _parts(len(rows), len(moment)), strict=True):
-            solver = self.prepared(matrix)
+        count, inputs = len(moment), rows.shape[1]
+        of_group = len(rows) // count
+        for groups in _pieces(count, inputs * max(inputs, of_group * len(formats))):
+            solver = self.prepared(moment[groups])
+            held = (groups.stop - groups.start) * inputs
             for members in _stacks(formats):
-                for some in _pieces(part, len(members) * rows.shape[1]):
-                    stack = _stack(rows, some, [starts[i] for i in members], numerics)
-                    codes, scale = solver.solve(stack)
-                    _fill(found, members, some, codes, scale)
+                for part in _pieces(of_group, held * len(members)):
+                    cut = _Cut(count, groups, part)
+                    stack = _stack(rows, cut, [starts[i] for i in members], numerics)
+                    _fill(found, members, cut, *solver.solve(stack))
         return found
 
     @abstractmethod
     def prepared(self, moment: Tensor) -> "StackSolver":
-        """What does the work for all rows that share a second moment ``[K, K]``."""
+        """What does the work for the rows of some second moments ``[G, K, K]``."""
 
 
 class StackSolver(ABC):
-    """Rounds stacks of rows whose inputs have one second moment."""
+    """Rounds stacks of rows, each group of which has one second moment of its inputs."""
 
     @abstractmethod
     def solve(self, stack: Stack) -> tuple[Tensor, Tensor]:
-        """Codes ``[K, R]`` and scales ``[S, R]``, as they are stored."""
+        """Codes ``[G, K, R]`` and scales ``[G, S, R]``, as they are stored."""
 
 
 def replaceable(start: Codes) -> Codes:
@@ -79,9 +83,18 @@ def replaceable(start: Codes) -> Codes:
     )
 
 
-def _parts(num_rows: int, num_groups: int) -> list[range]:
-    size = num_rows // num_groups
-    return [range(group * size, (group + 1) * size) for group in range(num_groups)]
+@dataclass(frozen=True)
+class _Cut:
+    """Some of a weight's rows: of some of ``num_groups`` groups, some rows of each."""
+
+    num_groups: int
+    groups: slice
+    rows: slice
+
+    def of(self, rows: Tensor) -> Tensor:
+        """``[g, r, ...]`` of ``[O, ...]``: a part of the same memory."""
+        of_groups: Tensor = rows.unflatten(0, (self.num_groups, -1))
+        return of_groups[self.groups, self.rows]
 
 
 def _stacks(formats: Sequence[TensorFormat]) -> list[list[int]]:
@@ -92,24 +105,25 @@ def _stacks(formats: Sequence[TensorFormat]) -> list[list[int]]:
     return list(found.values())
 
 
-def _pieces(part: range, numbers_per_row: int) -> Iterable[slice]:
-    step = max(1, NUMBERS_AT_ONCE // max(numbers_per_row, 1))
-    return (slice(i, min(i + step, part.stop)) for i in range(part.start, part.stop, step))
+def _pieces(count: int, numbers: int) -> Iterable[slice]:
+    """Of so many things that take so many numbers each, as many as are held at once."""
+    step = max(1, NUMBERS_AT_ONCE // max(numbers, 1))
+    return (slice(i, min(i + step, count)) for i in range(0, count, step))
 
 
-def _stack(rows: Tensor, some: slice, starts: Sequence[Codes], numerics: Numerics) -> Stack:
+def _stack(rows: Tensor, cut: _Cut, starts: Sequence[Codes], numerics: Numerics) -> Stack:
     formats = [start.tensor_format for start in starts]
-    grids = [(start.scale[some], start.zero_point[some]) for start in starts]
-    return Stack.of(rows[some], formats, grids, numerics)
+    grids = [(cut.of(start.scale), cut.of(start.zero_point)) for start in starts]
+    return Stack.of(cut.of(rows), formats, grids, numerics)
 
 
 def _fill(
-    found: Sequence[Codes], members: Sequence[int], some: slice, codes: Tensor, scale: Tensor
+    found: Sequence[Codes], members: Sequence[int], cut: _Cut, codes: Tensor, scale: Tensor
 ) -> None:
     """Writes what a stack became into the codes of its formats, in place."""
-    count = some.stop - some.start
     for place, index in enumerate(members):
-        columns = slice(place * count, (place + 1) * count)
         into = found[index]
-        into.codes[some, : into.num_inputs] = codes[:, columns].t()
-        into.scale[some] = scale[:, columns].t()
+        count = codes.shape[-1] // len(members)
+        columns = slice(place * count, (place + 1) * count)
+        cut.of(into.codes)[..., : into.num_inputs] = codes[..., columns].mT
+        cut.of(into.scale)[:] = scale[..., columns].mT

@@ -84,10 +84,10 @@ class _Learned(StackSolver):
         shares = self._shares(Relaxation.of(self.objective, stack, near, far))
         learned = torch.where(shares > 0.5, far, near)
         before, after = (self.objective.of_codes(stack, codes) for codes in (near, learned))
-        return torch.where(after < before, learned, near), stack.scale
+        return torch.where((after < before)[..., None, :], learned, near), stack.scale
 
     def _shares(self, relaxation: "Relaxation") -> Tensor:
-        """``[K, R]`` after all steps of Adam."""
+        """``[..., K, R]`` after all steps of Adam."""
         count, (first, last) = self.options.iterations, WEIGHT
         logits = logits_of(relaxation.start)
         mean, square = torch.zeros_like(logits), torch.zeros_like(logits)
@@ -107,9 +107,9 @@ class Relaxation:
     """Rows whose weights may lie anywhere between two neighbours, in units of their widest gap.
 
     Args:
-        form: ``[K, K]`` of the error.
-        rest: ``[K, R]`` error of the nearer neighbours.
-        gap: ``[K, R]`` from these to the others; 0 beyond the ends of the grid.
+        form: ``[..., K, K]`` of the error.
+        rest: ``[..., K, R]`` error of the nearer neighbours.
+        gap: ``[..., K, R]`` from these to the others; 0 beyond the ends of the grid.
     """
 
     form: Tensor
@@ -118,23 +118,23 @@ class Relaxation:
 
     @classmethod
     def of(cls, objective: Objective, stack: Stack, near: Tensor, far: Tensor) -> Self:
-        """Between codes ``[K, R]``."""
+        """Between codes ``[..., K, R]``."""
         numbers = stack.all_numbers(near)
         gap = stack.all_numbers(far) - numbers
-        widest = gap.abs().amax(dim=0)
+        widest = gap.abs().amax(dim=-2, keepdim=True)
         unit = torch.where(widest > 0, widest, torch.ones_like(widest))
         return cls(objective.form, (numbers - stack.target) / unit, gap / unit)
 
     @property
     def start(self) -> Tensor:
-        """``[K, R]`` the shares at which weights are what they were."""
+        """``[..., K, R]`` the shares at which weights are what they were."""
         return torch.where(self.gap != 0, -self.rest / self.gap, 0.0)
 
     def slope(self, logits: Tensor, weight: float) -> Tensor:
-        """``[K, R]`` derivative of the error and the regularizer, of some weight, by the logits."""
+        """``[..., K, R]`` derivative of error and regularizer, of some weight, by the logits."""
         shares = shares_of(logits)
         slope = (self.form @ (self.rest + self.gap * shares)).mul_(2 * self.gap)
-        cost = self.form.diagonal()[:, None] * self.gap.square()
+        cost = self.form.diagonal(dim1=-2, dim2=-1)[..., None] * self.gap.square()
         slope.addcmul_(cost, 2 * shares - 1, value=-4 * weight)
         low, high = STRETCH
         sigmoid = logits.sigmoid()
@@ -155,16 +155,16 @@ def logits_of(shares: Tensor) -> Tensor:
 
 
 def beyond(stack: Stack, near: Tensor) -> Tensor:
-    """The codes on the other side of the target, next to the nearest ``[K, R]``.
+    """The codes on the other side of the target, next to the nearest ``[..., K, R]``.
 
     Where the target is beyond the ends of the grid, the nearest itself.
     """
     groups = stack.group_of
-    units = near - stack.zero_point[groups]
+    units = near - stack.zero_point[..., groups, :]
     is_above = stack.target >= stack.all_numbers(near)
     if stack.number is None:
         wanted = units + torch.where(is_above, 1.0, -1.0)
-        return stack.nearest(wanted * stack.scale[groups])
+        return stack.nearest(wanted * stack.scale[..., groups, :])
     levels, _ = level_table(stack.number.levels, near.device)
     found = places(near, stack.number) + torch.where(is_above, 1, -1)
     return levels[found.clamp(0, len(levels) - 1)]

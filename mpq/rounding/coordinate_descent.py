@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mpq.errors import InputError
 from mpq.rounding._base import NUMBERS_AT_ONCE, StackSolver, WeightRounding
-from mpq.rounding.gptq import BLOCK, Sequential, check_damping
+from mpq.rounding.gptq import BLOCK, Sequential, check_damping, subtract_products
 from mpq.rounding.objective import Objective
 from mpq.rounding.stack import Stack
 
@@ -91,11 +91,11 @@ class _Descent(StackSolver):
 
     def _offer_gptq(self, best: "_Best", starts: Sequence[Stack]) -> None:
         """Side by side as far as memory goes: a step over few rows takes as long as over many."""
-        num_rows = starts[0].target.shape[1]
+        num_rows = starts[0].target.shape[-1]
         at_once = max(1, NUMBERS_AT_ONCE // starts[0].target.numel())
         for first in range(0, len(starts), at_once):
             some = starts[first : first + at_once]
-            found = self.sequential.codes(Stack.side_by_side(some)).split(num_rows, dim=1)
+            found = self.sequential.codes(Stack.side_by_side(some)).split(num_rows, dim=-1)
             for start, codes in zip(some, found, strict=True):
                 best.offer(start, codes)
 
@@ -114,6 +114,7 @@ class _Best:
         errors = self._objective.of_codes(stack, codes)
         better = errors < self._errors
         self._errors = torch.where(better, errors, self._errors)
+        better = better[..., None, :]
         self.codes = torch.where(better, codes, self.codes)
         # Scales that stay are not stored anew: some are powers of two that float16 does not hold.
         if stack is not self.stack:
@@ -127,7 +128,7 @@ def turned(objective: Objective, stack: Stack) -> Stack:
     for factor in (f * s for s in (1.0, -1.0) for f in FACTORS):
         tried = stack.with_scale(stack.scale * factor)
         errors = objective.of_inputs(tried, tried.nearest())
-        found = torch.zeros_like(least).index_add_(0, stack.group_of, errors)
+        found = torch.zeros_like(least).index_add_(-2, stack.group_of, errors)
         is_negative = torch.where(found < least, tried.scale < 0, is_negative)
         least = torch.minimum(least, found)
     return stack.with_scale(torch.where(is_negative, -stack.scale, stack.scale))
@@ -138,43 +139,46 @@ def refitted(objective: Objective, stack: Stack, codes: Tensor) -> Stack:
 
     Args:
         objective: What is minimized.
-        stack: Rows ``R``, scales ``[S, R]``.
-        codes: ``[K, R]``.
+        stack: Rows ``R``, scales ``[..., S, R]``.
+        codes: ``[..., K, R]``.
     """
-    form, units = objective.form, codes - stack.zero_point[stack.group_of]
-    slope = form @ (units * stack.scale[stack.group_of] - stack.target)  # [K, R]
+    form, units = objective.form, codes - stack.zero_point[..., stack.group_of, :]
+    slope = form @ (stack.all_numbers(codes) - stack.target)  # [..., K, R]
     scale = stack.scale.clone()
-    for group in range(len(scale)):
+    for group in range(scale.shape[-2]):
         inputs = (stack.group_of == group).nonzero()[:, 0]
-        own = units[inputs]
-        curvature = ((form[inputs][:, inputs] @ own) * own).sum(dim=0)
-        change = -(own * slope[inputs]).sum(dim=0) / curvature.clamp_min(
+        own, before = units[..., inputs, :], scale[..., group, :]
+        curvature = ((form[..., inputs, :][..., inputs] @ own) * own).sum(dim=-2)
+        change = -(own * slope[..., inputs, :]).sum(dim=-2) / curvature.clamp_min(
             torch.finfo(torch.float32).tiny
         )
-        fitted = scale[group] + change
+        is_same = (before + change).sign() == before.sign()
         # A group of zeros has no scale to find; none changes its sign.
-        change = torch.where((curvature > 0) & (fitted.sign() == scale[group].sign()), change, 0.0)
-        scale[group] += change
-        if len(scale) > 1:
-            slope += form[:, inputs] @ (own * change)
+        change = torch.where((curvature > 0) & is_same, change, 0.0)
+        scale[..., group, :] += change
+        if scale.shape[-2] > 1:
+            slope += form[..., inputs] @ (own * change[..., None, :])
     return stack.with_scale(scale)
 
 
 def swept(objective: Objective, stack: Stack, codes: Tensor) -> Tensor:
-    """Codes ``[K, R]`` after each was set to its best value, given all others, once in order."""
+    """Codes ``[..., K, R]`` after each was set to its best value, given the others, in order."""
     form, diagonal = objective.form, objective.diagonal
     found = codes.clone()
     numbers = stack.all_numbers(found)
-    slope = form @ (numbers - stack.target)  # [K, R]
-    for start in range(0, len(found), BLOCK):
-        stop = min(start + BLOCK, len(found))
+    slope = form @ (numbers - stack.target)  # [..., K, R]
+    for start in range(0, stack.num_inputs, BLOCK):
+        stop = min(start + BLOCK, stack.num_inputs)
         cells = stack.cells(torch.arange(start, stop))
-        changes = found.new_zeros(stop - start, found.shape[1])
+        changes = torch.empty_like(found[..., start:stop, :])
         for at, place in enumerate(range(start, stop)):
-            wanted = numbers[place] - slope[place] / diagonal[place]
-            found[place] = cells.codes(wanted, at)
-            changes[at] = cells.numbers(found[place], at) - numbers[place]
-            slope[place + 1 : stop].addr_(form[place, place + 1 : stop], changes[at])
+            before = numbers[..., place, :]
+            codes = cells.codes(before - slope[..., place, :] / diagonal[..., place, None], at)
+            found[..., place, :] = codes
+            change = before - cells.numbers(codes, at)
+            changes[..., at, :] = change
+            following = form[..., place, place + 1 : stop]
+            subtract_products(slope[..., place + 1 : stop, :], following, change)
         # Those before it have had their turn.
-        slope[stop:].addmm_(form[stop:, start:stop], changes)
+        slope[..., stop:, :] -= form[..., stop:, start:stop] @ changes
     return found

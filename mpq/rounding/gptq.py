@@ -68,8 +68,8 @@ class Sequential:
     """The factorization that says what an input's error costs those that follow.
 
     Args:
-        order: ``[K]`` inputs, in the order in which they are rounded.
-        upper: ``[K, K]`` float32, upper Cholesky factor of the form's inverse in that order.
+        order: ``[..., K]`` inputs, in the order in which they are rounded.
+        upper: ``[..., K, K]`` float32, upper Cholesky factor of the form's inverse in that order.
     """
 
     order: Tensor
@@ -82,15 +82,15 @@ class Sequential:
         Raises:
             InputError: If it cannot, as a form that is not positive semidefinite was damped little.
         """
-        count = len(objective.form)
-        order = torch.arange(count)
+        order = torch.arange(objective.form.shape[-1]).expand(objective.diagonal.shape)
         if activation_order:
             # Stable, as equal inputs must not come in another order elsewhere.
             order = objective.diagonal.argsort(descending=True, stable=True)
+        rows_ordered = objective.form.take_along_dim(order[..., None], dim=-2)
+        ordered = rows_ordered.take_along_dim(order[..., None, :], dim=-1)
         # In double precision: two factorizations of what is close to singular.
-        ordered = objective.form[order][:, order].double()
-        lower, failed_at = torch.linalg.cholesky_ex(ordered)
-        if failed_at:
+        lower, failed_at = torch.linalg.cholesky_ex(ordered.double())
+        if failed_at.any():
             raise InputError(
                 "the second moment of a layer's inputs is not positive semidefinite as far as it "
                 "was damped; give the rounding a larger damping, such as 0.01"
@@ -99,25 +99,29 @@ class Sequential:
         return cls(order, torch.linalg.cholesky(inverse, upper=True).float())
 
     def codes(self, stack: Stack) -> Tensor:
-        """``[K, R]`` codes of a stack, at its scales."""
-        left, found = stack.target[self.order], torch.empty_like(stack.target)
-        for start in range(0, len(left), BLOCK):
-            stop = min(start + BLOCK, len(left))
-            errors = self._block(stack, left, found, start, stop)
-            left[stop:].addmm_(self.upper[start:stop, stop:].t(), errors, alpha=-1.0)
-        return found
+        """``[..., K, R]`` codes of a stack, at its scales."""
+        left = stack.target.take_along_dim(self.order[..., None], dim=-2)
+        ordered = torch.empty_like(left)
+        for start in range(0, stack.num_inputs, BLOCK):
+            stop = min(start + BLOCK, stack.num_inputs)
+            errors = self._block(stack, left, ordered, start, stop)
+            left[..., stop:, :] -= self.upper[..., start:stop, stop:].mT @ errors
+        places = self.order[..., None].expand_as(ordered)
+        return torch.empty_like(ordered).scatter_(-2, places, ordered)
 
     def _block(self, stack: Stack, left: Tensor, found: Tensor, start: int, stop: int) -> Tensor:
-        """Rounds some inputs in place; ``[k, R]`` their errors, in units of the factor."""
-        inputs = self.order[start:stop]
-        cells = stack.cells(inputs)
-        codes = left.new_empty(stop - start, left.shape[1])
-        errors = torch.empty_like(codes)
+        """Rounds some inputs in place; ``[..., k, R]`` their errors, in units of the factor."""
+        cells = stack.cells(self.order[..., start:stop])
+        errors = torch.empty_like(left[..., start:stop, :])
         for at, place in enumerate(range(start, stop)):
-            codes[at] = cells.codes(left[place], at)
-            error = (left[place] - cells.numbers(codes[at], at)) / self.upper[place, place]
-            errors[at] = error
-            following = self.upper[place, place + 1 : stop]
-            left[place + 1 : stop].addr_(following, error, alpha=-1.0)
-        found[inputs] = codes
+            wanted, upper = left[..., place, :], self.upper[..., place, :]
+            codes = cells.codes(wanted, at)
+            error = (wanted - cells.numbers(codes, at)) / upper[..., place, None]
+            found[..., place, :], errors[..., at, :] = codes, error
+            subtract_products(left[..., place + 1 : stop, :], upper[..., place + 1 : stop], error)
         return errors
+
+
+def subtract_products(values: Tensor, of_inputs: Tensor, of_rows: Tensor) -> None:
+    """From ``[..., k, R]``, in place, every product of ``[..., k]`` and ``[..., R]``."""
+    values.addcmul_(of_inputs[..., :, None], of_rows[..., None, :], value=-1.0)

@@ -15,8 +15,8 @@ class Objective:
     r"""The squared error of outputs, :math:`d^T H d` for an error ``d`` of a weight's row.
 
     Args:
-        form: ``[K, K]`` float32: the second moment of the inputs, in units of the mean of its
-            diagonal, damped.
+        form: ``[..., K, K]`` float32: the second moment of the inputs, in units of the mean of its
+            diagonal, damped; of several groups of rows, or of one.
     """
 
     form: Tensor
@@ -29,37 +29,38 @@ class Objective:
         can be inverted. Inputs that are always 0 count by it alone.
 
         Args:
-            moment: ``[K, K]``, symmetric and positive semidefinite.
+            moment: ``[..., K, K]``, symmetric and positive semidefinite.
             damping: Share of the mean of the diagonal, above 0.
         """
-        mean = float(moment.diagonal().double().mean())
+        mean = moment.diagonal(dim1=-2, dim2=-1).double().mean(dim=-1)[..., None, None]
         # Of a layer that only reads zeros every rounding is as good: all weights count the same.
-        unit, raised = (mean, damping) if mean > 0 else (1.0, 1.0)
+        unit = torch.where(mean > 0, mean, 1.0).float()
+        raised = torch.where(mean > 0, damping, 1.0)[..., 0].float()
         # In these units squared errors of small inputs do not vanish in float32.
         form = moment.float() / unit
-        form.diagonal().add_(raised)
+        form.diagonal(dim1=-2, dim2=-1).add_(raised)
         return cls(form)
 
     @property
     def diagonal(self) -> Tensor:
-        """``[K]``, positive."""
-        return self.form.diagonal()
+        """``[..., K]``, positive."""
+        return self.form.diagonal(dim1=-2, dim2=-1)
 
     def of_errors(self, errors: Tensor) -> Tensor:
-        """``[R]`` for errors ``[K, R]``, a column per row of the weight."""
-        return ((self.form @ errors) * errors).sum(dim=0)
+        """``[..., R]`` for errors ``[..., K, R]``, a column per row of the weight."""
+        return ((self.form @ errors) * errors).sum(dim=-2)
 
     def of_codes(self, stack: Stack, codes: Tensor) -> Tensor:
-        """``[R]`` for codes ``[K, R]``, in units of the squared largest weight of each row."""
+        """``[..., R]`` for codes ``[..., K, R]``, in units of each row's squared largest weight."""
         return self.of_errors(_errors(stack, codes))
 
     def of_inputs(self, stack: Stack, codes: Tensor) -> Tensor:
-        """``[K, R]`` of each code alone, as if inputs did not hang together; in the same units."""
-        return _errors(stack, codes).square_().mul_(self.diagonal[:, None])
+        """``[..., K, R]`` of each code alone, as if inputs did not hang together; same units."""
+        return _errors(stack, codes).square_().mul_(self.diagonal[..., None])
 
 
 def _errors(stack: Stack, codes: Tensor) -> Tensor:
-    """``[K, R]`` in units of the largest weight of each row."""
+    """``[..., K, R]`` in units of the largest weight of each row."""
     # Squares of very large or small weights are no float32.
-    unit = stack.target.abs().amax(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
+    unit = stack.target.abs().amax(dim=-2, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     return (stack.all_numbers(codes) - stack.target).div_(unit)

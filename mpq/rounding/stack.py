@@ -21,10 +21,13 @@ ALL: Final = slice(None)
 class Stack:
     """``R`` rows of ``K`` weights, as columns, so that a step over inputs reads what lies together.
 
+    Tensors may have an axis of groups before the others, each with rows and inputs of its own, as
+    of a grouped convolution: they go through all steps together.
+
     Args:
-        target: ``[K, R]`` float32: the weights.
-        scale: ``[S, R]`` float32: one for every group of inputs.
-        zero_point: ``[S, R]`` float32.
+        target: ``[..., K, R]`` float32: the weights.
+        scale: ``[..., S, R]`` float32: one for every group of inputs.
+        zero_point: ``[..., S, R]`` float32.
         low: ``[R]`` smallest code of an integer format.
         high: ``[R]`` largest code.
         group_of: ``[K]`` which scale an input has.
@@ -57,28 +60,28 @@ class Stack:
         """Some rows at several precisions, one behind the other.
 
         Args:
-            rows: ``[O, K]``.
+            rows: ``[..., O, K]``.
             formats: That have one ``layout``.
-            grids: Scale and zero point of each, ``[O, S]``.
+            grids: Scale and zero point of each, ``[..., O, S]``.
             numerics: How scales are stored.
         """
-        first, num_rows = formats[0], len(rows)
+        first, (num_rows, num_inputs) = formats[0], rows.shape[-2:]
         number = first.number if first.number.is_float else None
         ends = [(0, 0) if number else integer_range(f.number, f.symmetric) for f in formats]
         low, high = (
             torch.tensor([end[i] for end in ends]).float().repeat_interleave(num_rows)
             for i in range(2)
         )
-        size = first.group_size or rows.shape[1]
+        size = first.group_size or num_inputs
         can_rescale = not (first.number.is_microscaling or first.granularity is Granularity.TENSOR)
         is_around_0 = number is None and first.symmetric
         return cls(
-            rows.float().t().repeat(1, len(formats)),
-            torch.cat([scale.float() for scale, _ in grids]).t().contiguous(),
-            torch.cat([point.float() for _, point in grids]).t().contiguous(),
+            torch.cat([rows.float().mT] * len(formats), dim=-1),
+            torch.cat([scale.float().mT for scale, _ in grids], dim=-1),
+            torch.cat([point.float().mT for _, point in grids], dim=-1),
             low,
             high,
-            torch.arange(rows.shape[1]) // size,
+            torch.arange(num_inputs) // size,
             number,
             numerics.group_scale if first.group_size else numerics.scale,
             can_rescale,
@@ -88,10 +91,10 @@ class Stack:
     @property
     def num_inputs(self) -> int:
         """``K``."""
-        return len(self.target)
+        return self.target.shape[-2]
 
     def with_scale(self, scale: Tensor) -> Self:
-        """The same rows with other scales ``[S, R]``, rounded to what stores them."""
+        """The same rows with other scales ``[..., S, R]``, rounded to what stores them."""
         return replace(self, scale=stored_scale(scale, self.stored_as))
 
     @classmethod
@@ -100,25 +103,24 @@ class Stack:
         first, count = stacks[0], len(stacks)
         return replace(
             first,
-            target=first.target.repeat(1, count),
-            scale=torch.cat([stack.scale for stack in stacks], dim=1),
-            zero_point=first.zero_point.repeat(1, count),
+            target=torch.cat([first.target] * count, dim=-1),
+            scale=torch.cat([stack.scale for stack in stacks], dim=-1),
+            zero_point=torch.cat([first.zero_point] * count, dim=-1),
             low=first.low.repeat(count),
             high=first.high.repeat(count),
         )
 
     def cells(self, inputs: Tensor) -> "Cells":
-        """Where the numbers of some inputs ``[k]`` may lie."""
-        groups = self.group_of[inputs]
-        scale, point = self.scale[groups], self.zero_point[groups]
+        """Where the numbers of some inputs may lie: ``[k]``, or ``[..., k]`` for each group."""
+        scale, point = (_at(t, self.group_of[inputs]) for t in (self.scale, self.zero_point))
         return Cells(scale, scale.reciprocal(), point, self.low, self.high, self.number)
 
     def all_numbers(self, codes: Tensor) -> Tensor:
-        """``[K, R]`` what all codes stand for."""
+        """``[..., K, R]`` what all codes stand for."""
         return self.cells(torch.arange(self.num_inputs)).numbers(codes)
 
     def nearest(self, values: Tensor | None = None) -> Tensor:
-        """``[K, R]`` the nearest codes of the target, or of other values of all inputs."""
+        """``[..., K, R]`` the nearest codes of the target, or of other values of all inputs."""
         wanted = self.target if values is None else values
         return self.cells(torch.arange(self.num_inputs)).codes(wanted)
 
@@ -129,9 +131,9 @@ class Cells:
     """Where the numbers of ``k`` inputs may lie: looked up once, for a step over each of them.
 
     Args:
-        scale: ``[k, R]``.
-        inverse: ``[k, R]`` its reciprocal.
-        zero_point: ``[k, R]``.
+        scale: ``[..., k, R]``.
+        inverse: ``[..., k, R]`` its reciprocal.
+        zero_point: ``[..., k, R]``.
         low: ``[R]`` smallest code of an integer format.
         high: ``[R]`` largest code.
         number: A floating-point format; ``None``: integers.
@@ -145,15 +147,22 @@ class Cells:
     number: NumberFormat | None
 
     def codes(self, values: Tensor, at: int | slice = ALL) -> Tensor:
-        """Nearest codes: ``[k, R]`` for values of all inputs, or ``[R]`` for one of them."""
+        """Nearest codes: ``[..., k, R]`` for values of all inputs, ``[..., R]`` for one's."""
         if self.number is not None:
-            return round_float(values / self.scale[at], self.number)
-        found = (values * self.inverse[at]).round_().add_(self.zero_point[at])
+            return round_float(values / self.scale[..., at, :], self.number)
+        found = (values * self.inverse[..., at, :]).round_().add_(self.zero_point[..., at, :])
         return torch.minimum(torch.maximum(found, self.low, out=found), self.high, out=found)
 
     def numbers(self, codes: Tensor, at: int | slice = ALL) -> Tensor:
         """What codes stand for, in the same shape."""
-        return (codes - self.zero_point[at]) * self.scale[at]
+        return (codes - self.zero_point[..., at, :]) * self.scale[..., at, :]
+
+
+def _at(values: Tensor, groups: Tensor) -> Tensor:
+    """``[..., k, R]`` of ``[..., S, R]``: of groups ``[k]``, or ``[..., k]`` of their own."""
+    if groups.ndim == 1:
+        return values[..., groups, :]
+    return values.take_along_dim(groups[..., None], dim=-2)
 
 
 def layout(tensor_format: TensorFormat) -> tuple[str, bool, Granularity, int | None]:

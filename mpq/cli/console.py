@@ -130,8 +130,8 @@ def _rounding(result: "SearchResult") -> Iterator[str]:
         yield f"weights rounded to nearest: {_with_reasons(made.rounded_to_nearest)}"
     if made.rounding_unhelped:
         yield (
-            f"weights rounded to nearest at {', '.join(made.rounding_unhelped)}: on examples that "
-            "it had not seen, no other rounding lost less"
+            f"weights rounded to nearest: on calibration examples that {made.rounding} had not "
+            f"seen, its codes lost more, or less by chance, at {', '.join(made.rounding_unhelped)}"
         )
 
 

@@ -176,13 +176,14 @@ class Assignment:
     def to_json(self) -> str:
         """JSON as ``mpq/problem/assignment.schema.json`` describes it, beside the weights' file."""
         layers = [_layer_to_dict(layer) for layer in self.layers]
+        formats = {name: precision.weight for name, precision in self.precisions.items()}
         data = {
             "schema_version": schema_versions.ASSIGNMENT,
             "fingerprint": self.fingerprint,
             "weight_range": self.weight_range,
             # Of few assignments: files without it are read by earlier versions as well.
             **({} if self.numerics == OWN else {"numerics": asdict(self.numerics)}),
-            **({} if self.weights is None else {"weights": self.weights.to_dict()}),
+            **({} if self.weights is None else {"weights": self.weights.to_dict(formats)}),
             "folded_batch_norm": dict(self.folded),
             "ties": [list(tie) for tie in self.ties],
             "layers": layers,
@@ -226,6 +227,9 @@ class Assignment:
         weights = weights_of(data.get("weights"), read_weights)
         made = cls(layers, ties, folded, weight_range, numerics, metadata, weights)
         _check_consistent(made)
+        if weights is not None:
+            shaped = {x.name: (x.precision, x.weight_shape) for x in layers}
+            check_weights(weights, shaped, data["weights"]["formats"])
         # Whoever edits a name or a shape by hand gets a file that fits no network.
         of_layers = fingerprint(layer.signature for layer in layers)
         if data["fingerprint"] != (of_layers if version in (1, 2) else made.fingerprint):
@@ -347,9 +351,6 @@ def _check_consistent(assignment: Assignment) -> None:
     _refuse_doubles("layer", (layer.name for layer in assignment.layers))
     _refuse_doubles("folded BatchNorm", assignment.folded.values())
     precisions = assignment.precisions
-    if assignment.weights is not None:
-        formats = {x.name: (x.precision, x.weight_shape) for x in assignment.layers}
-        check_weights(assignment.weights, formats)
     for tie in assignment.ties:
         unknown = [name for name in tie if name not in precisions]
         if unknown:

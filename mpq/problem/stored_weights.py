@@ -2,12 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from mpq._support.json_object import quoted
 from mpq.errors import FileFormatError
 from mpq.quantization.precision import Precision
 from mpq.quantization.stored import WEIGHTS_FILE, StoredWeights
+
+BY_HAND: Final = (
+    "The precision of a layer whose weight was rounded with regard to data cannot be changed by "
+    "hand: search again"
+)
 
 
 def weights_of(
@@ -67,13 +72,14 @@ def check_named(weights: StoredWeights | None, path: Path) -> None:
 
 
 def check_weights(
-    weights: StoredWeights, layers: Mapping[str, tuple[Precision, tuple[int, ...]]]
+    weights: StoredWeights, layers: Mapping[str, tuple[Precision, tuple[int, ...]]], mark: str
 ) -> None:
     """Refuses codes of no layer, or in another format than the layer is assigned.
 
     Args:
         weights: Of an assignment.
         layers: Layer name to its precision and the shape of its weight.
+        mark: Of the formats, as the assignment states it.
 
     Raises:
         FileFormatError: If weights and layers contradict each other.
@@ -88,6 +94,9 @@ def check_weights(
         if why:
             raise FileFormatError(
                 f"not a valid assignment: layer {quoted(name)} is at {precision}, but its codes "
-                f"{why}. The precision of a layer whose weight was rounded with regard to data "
-                "cannot be changed by hand: search again"
+                f"{why}. {BY_HAND}"
             )
+    if weights.mark_of({name: p.weight for name, (p, _) in layers.items()}) != mark:
+        raise FileFormatError(
+            f"not a valid assignment: codes are of other formats than layers have. {BY_HAND}"
+        )

@@ -16,7 +16,7 @@ from mpq._support.json_object import quoted
 from mpq._support.names import for_people
 from mpq.errors import FileFormatError, PrecisionError
 from mpq.quantization.numerics import LARGEST, SMALLEST
-from mpq.quantization.precision import TensorFormat
+from mpq.quantization.precision import TensorFormat, spell_weight
 
 WEIGHTS_FILE: Final = "assignment.safetensors"
 """Beside assignment.json."""
@@ -138,13 +138,28 @@ class StoredWeights:
         if found:
             raise PrecisionError(
                 f"{tool} reads positive scales, and {len(found)} layers have negative ones, such "
-                f"as {quoted(found[0])}: search for the target (--to), or with "
-                "--rounding coordinate-descent:signs=false"
+                f"as {quoted(min(found))}: search with --rounding auto:signs=false, or where "
+                f"`mpq targets` lists it with --to {tool}"
             )
 
-    def to_dict(self) -> dict[str, str]:
-        """What an assignment's JSON says of them."""
-        return {"rounding": self.rounding, "file": WEIGHTS_FILE, "sha256": self.sha256}
+    def to_dict(self, formats: Mapping[str, TensorFormat]) -> dict[str, str]:
+        """What an assignment's JSON says of them.
+
+        Args:
+            formats: Layer name to the format that it is assigned.
+        """
+        return {
+            "rounding": self.rounding,
+            "file": WEIGHTS_FILE,
+            "sha256": self.sha256,
+            "formats": self.mark_of(formats),
+        }
+
+    def mark_of(self, formats: Mapping[str, TensorFormat]) -> str:
+        """Of the formats that codes are in, 16 hexadecimal digits: small codes fit many formats."""
+        known = sorted(self.by_layer.keys() & formats.keys())
+        told = "\n".join(f"{name} {spell_weight(formats[name])}" for name in known)
+        return sha256(told.encode()).hexdigest()[:16]
 
     @cached_property
     def content(self) -> bytes:

@@ -53,9 +53,13 @@ class Excess:
     @property
     def verdict(self) -> Verdict:
         """Whether the mean is beyond its standard error, and on which side."""
+        return self.beyond(1.0)
+
+    def beyond(self, num_errors: float) -> Verdict:
+        """The same for so many standard errors."""
         # Of one example nothing is known about the spread: the bootstrap gives 0 and proves little,
         # but an answer that loses more there is no better for it.
-        if abs(self.mean) <= self.standard_error:
+        if abs(self.mean) <= num_errors * self.standard_error:
             return Verdict.UNCLEAR
         return Verdict.WORSE if self.mean > 0 else Verdict.BETTER
 
@@ -67,19 +71,44 @@ class UniformCheck:
 
     Args:
         precision: The uniform precision.
-        calibration: On the calibration examples.
+        calibration: On the calibration examples; ``None`` where weights were rounded to fit these.
         held_out: On the held-out examples.
     """
 
     precision: str
-    calibration: Excess
+    calibration: Excess | None
     held_out: Excess
 
     @property
     def verdict(self) -> Verdict:
-        """What both sets of examples agree on; anything else is not distinguishable."""
+        """What both sets of examples agree on; anything else is not distinguishable.
+
+        Of held-out examples alone it takes twice the standard error.
+        """
+        if self.calibration is None:
+            return self.held_out.beyond(2.0)
         both = {self.calibration.verdict, self.held_out.verdict}
         return both.pop() if len(both) == 1 else Verdict.UNCLEAR
+
+    @property
+    def total(self) -> float:
+        """Excess over all sets that were asked, to choose the best of several by."""
+        return self.held_out.mean + (self.calibration.mean if self.calibration else 0.0)
+
+    @property
+    def amounts(self) -> str:
+        """By how much, for people."""
+        held_out, calibration = self.held_out, self.calibration
+        if calibration is None:
+            return (
+                f"by {held_out.mean:.3g} on held-out examples, beyond twice its standard error "
+                f"{held_out.standard_error:.1g}; weights were rounded to fit the calibration ones"
+            )
+        return (
+            f"by {held_out.mean:.3g} on held-out and {calibration.mean:.3g} on calibration "
+            f"examples, beyond their standard errors {held_out.standard_error:.1g} and "
+            f"{calibration.standard_error:.1g}"
+        )
 
 
 @final
@@ -105,11 +134,8 @@ class Safeguard:
             (check,) = (c for c in self.checks if c.precision == self.replaced_by)
             return (
                 f"uniform {self.replaced_by} meets the same budgets and was measured to be better "
-                f"than the predicted optimum (by {check.held_out.mean:.3g} on held-out and "
-                f"{check.calibration.mean:.3g} on calibration examples, beyond their standard "
-                f"errors {check.held_out.standard_error:.1g} and "
-                f"{check.calibration.standard_error:.1g}): it is the answer. The prediction fails "
-                "here; search with --sensitivity measured"
+                f"than the predicted optimum ({check.amounts}): it is the answer. The prediction "
+                "fails here; search with --sensitivity measured"
             )
         unclear = [c.precision for c in self.checks if c.verdict is Verdict.UNCLEAR]
         better = len(self.checks) - len(unclear)

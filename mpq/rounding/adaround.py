@@ -163,7 +163,7 @@ def beyond(stack: Stack, near: Tensor) -> Tensor:
     units = near - stack.zero_point[..., groups, :]
     is_above = stack.target >= stack.all_numbers(near)
     if stack.number is None:
-        wanted = units + torch.where(is_above, 1.0, -1.0)
+        wanted = units + torch.where(is_above, 1.0, -1.0).to(units)  # not the default dtype
         return stack.nearest(wanted * stack.scale[..., groups, :])
     levels, _ = level_table(stack.number.levels, near.device)
     found = places(near, stack.number) + torch.where(is_above, 1, -1)

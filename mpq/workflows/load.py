@@ -112,7 +112,11 @@ def _safeguard_from_dict(data: Mapping[str, Any] | None) -> Safeguard | None:
     if data is None:
         return None
     checks = tuple(
-        UniformCheck(x["precision"], Excess(**x["calibration"]), Excess(**x["held_out"]))
+        UniformCheck(
+            x["precision"],
+            None if x["calibration"] is None else Excess(**x["calibration"]),
+            Excess(**x["held_out"]),
+        )
         for x in data["checks"]
     )
     return Safeguard(checks, data["replaced_by"])

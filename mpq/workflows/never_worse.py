@@ -13,6 +13,7 @@ from mpq.quantization.precision import Precision
 from mpq.report.frontier import FrontierPoint
 from mpq.report.measurement import Measurement
 from mpq.report.safeguard import Excess, Safeguard, UniformCheck, Verdict
+from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.setup import Prepared
 from mpq.workflows.uniform import uniform_within
 
@@ -24,6 +25,8 @@ def never_worse(
     accepts: Callable[[Columns], bool] = lambda _: True,
 ) -> tuple[Solution, Safeguard]:
     """The solution, or the uniform precision that is measured to be better on both sets.
+
+    Calibration examples are not asked where weights were rounded to fit them.
 
     A prediction may fail without anybody noticing; a uniform precision is what a user would take
     without us. Takes a forward pass over the calibration and the held-out examples for the answer
@@ -47,12 +50,12 @@ def never_worse(
     checks = []
     for precision, columns in track(list(others.items()), "uniform precisions"):
         pairs = zip(answer, _measured(prepared, problem, columns), strict=True)
-        calibration, held_out = (Excess.of(a.by_example, u.by_example) for a, u in pairs)
-        checks.append(UniformCheck(str(precision), calibration, held_out))
+        held_out, *calibration = (Excess.of(a.by_example, u.by_example) for a, u in pairs)
+        checks.append(UniformCheck(str(precision), next(iter(calibration), None), held_out))
     worse = [check for check in checks if check.verdict is Verdict.WORSE]
     if not worse:
         return solution, Safeguard(tuple(checks))
-    best = max(worse, key=lambda check: check.held_out.mean + check.calibration.mean)
+    best = max(worse, key=lambda check: check.total)
     replaced = _replaced(problem, solution, others[Precision.parse(best.precision)], best.precision)
     return replaced, Safeguard(tuple(checks), best.precision)
 
@@ -103,20 +106,22 @@ def _is_better(prepared: Prepared, uniform: FrontierPoint, point: FrontierPoint)
     # First what is known already: only a point that loses more on held-out examples is looked at.
     if _divergence(uniform) >= _divergence(point):
         return False
-    sets = (prepared.on_held_out, prepared.on_calibration)
-    pairs = ((s.measure(point.precisions), s.measure(uniform.precisions)) for s in sets)
-    return all(Excess.of(p.by_example, u.by_example).verdict is Verdict.WORSE for p, u in pairs)
+    pairs = ((s.measure(point.precisions), s.measure(uniform.precisions)) for s in _asked(prepared))
+    held_out, *calibration = (Excess.of(p.by_example, u.by_example) for p, u in pairs)
+    check = UniformCheck(uniform.label, next(iter(calibration), None), held_out)
+    return check.verdict is Verdict.WORSE
 
 
-def _measured(
-    prepared: Prepared, problem: Problem, columns: Columns
-) -> tuple[Measurement, Measurement]:
-    """On calibration and on held-out examples."""
+def _asked(prepared: Prepared) -> list[Evaluator]:
+    """On held-out examples, and on calibration examples that no codes were made to fit."""
+    found = [prepared.on_held_out]
+    return found if prepared.rounded.stored else [*found, prepared.on_calibration]
+
+
+def _measured(prepared: Prepared, problem: Problem, columns: Columns) -> list[Measurement]:
+    """What a choice loses, on each of the sets that are asked."""
     precisions = problem.precisions_of(columns)
-    return (
-        prepared.on_calibration.measure(precisions),
-        prepared.on_held_out.measure(precisions),
-    )
+    return [evaluator.measure(precisions) for evaluator in _asked(prepared)]
 
 
 def _replaced(problem: Problem, first: Solution, columns: Columns, precision: str) -> Solution:

@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import sqrt
 from typing import Final, final
 
+import numpy as np
 import torch
+from scipy.special import stdtr
 
+from mpq._support.arrays import Array
 from mpq._support.progress import track
 from mpq.errors import GradientError
 from mpq.network.modules import weight_of
@@ -32,8 +36,8 @@ class RoundedWeights:
     Args:
         stored: Layer name and format to its codes.
         to_nearest: Layers that were rounded to nearest all the same, and why.
-        unhelped: Precisions whose weights were rounded to nearest in all layers, as unseen examples
-            did not say that another rounding helps.
+        unhelped: Precisions at which unseen examples did not say that ``auto``'s rounding helps; if
+            there are any, all weights were rounded to nearest.
         unguided: Layers whose rounding the loss did not guide, and why.
     """
 
@@ -48,8 +52,8 @@ def rounded_weights(on: Estimation, rounding: WeightRounding, seed: int) -> Roun
 
     Layers that share a weight are looked at once, and get the same codes. Takes a forward and a
     backward pass over the calibration examples, and a second moment ``[K, K]`` for every layer;
-    ``auto`` takes it twice, and two forward passes over a share of them for every format. Of a
-    network that cannot be differentiated the second moments are the plain ones.
+    ``auto`` takes it twice, and six forward passes over a share of them. Of a network that cannot
+    be differentiated the second moments are the plain ones.
 
     Args:
         on: Network, calibration examples, candidates, and the quantizer whose grids scales start
@@ -57,8 +61,6 @@ def rounded_weights(on: Estimation, rounding: WeightRounding, seed: int) -> Roun
         rounding: How codes are found.
         seed: Of the probes that guide the second moments.
 
-    Raises:
-        ModelError: If what a layer reads is not finite.
     """
     formats = [f for f in on.weights.formats if f.number.needs_scale]
     if isinstance(rounding, Nearest) or not formats:
@@ -66,32 +68,54 @@ def rounded_weights(on: Estimation, rounding: WeightRounding, seed: int) -> Roun
     if isinstance(rounding, AutoRounding):
         if on.data.num_examples < 2:
             return RoundedWeights(to_nearest=dict.fromkeys(on.names, SINGLE))
-        helped = _helped(on, rounding, formats, seed)
-        if not helped:  # and so nothing that could have been guided
-            return RoundedWeights(unhelped=tuple(map(spell_weight, formats)))
-        found = _rounded(on, rounding, helped, seed)
-        unhelped = [f for f in formats if f not in helped]
-        return replace(found, unhelped=tuple(map(spell_weight, unhelped)))
+        unhelped = _unhelped(on, rounding, _spread(formats), seed)
+        if unhelped:
+            return RoundedWeights(unhelped=tuple(map(spell_weight, unhelped)))
     return _rounded(on, rounding, formats, seed)
 
 
-def _helped(
+def _spread(formats: Sequence[TensorFormat]) -> list[TensorFormat]:
+    """Those of the fewest, the middle and the most bits."""
+    by_bits = sorted(formats, key=lambda f: f.number.bits)
+    places = {0, len(by_bits) // 2, len(by_bits) - 1}
+    return [by_bits[i] for i in sorted(places)]
+
+
+def _unhelped(
     on: Estimation, rounding: AutoRounding, formats: Sequence[TensorFormat], seed: int
 ) -> list[TensorFormat]:
-    """Formats in which the network loses less on examples that its codes were not found with."""
+    """Formats in which the network loses more on examples that its codes were not found with.
+
+    All of them, where it does not lose less than by chance.
+    """
     seen, unseen = on.data.split(rounding.share)
     trial = _rounded(replace(on, data=seen), rounding, formats, seed)
+    if not trial.stored:  # no layer has codes of its own, which is said layer by layer
+        return []
     original = Reference(on.network.module, unseen, on.network.metric, on.network.allow_randomness)
     by_nearest = Evaluator(on.network, on.quantizer, original)
     by_trial = replace(by_nearest, quantizer=replace(on.quantizer, stored=trial.stored))
 
-    def is_better(tensor_format: TensorFormat) -> bool:
+    def gains(tensor_format: TensorFormat) -> Array:
         # Inputs stay as they are: it is the weights' rounding that is asked about.
         uniform = dict.fromkeys(on.names, Precision(tensor_format, ORIGINAL.activation))
-        losses = (e.measure(uniform).divergence for e in (by_trial, by_nearest))
-        return next(losses) < next(losses)
+        trial, nearest = (e.measure(uniform).by_example for e in (by_trial, by_nearest))
+        unit = float(np.maximum(trial.mean(), nearest.mean()))
+        return (nearest - trial) / (unit or 1.0)
 
-    return [f for f in track(formats, "trying roundings") if is_better(f)]
+    found = {f: gains(f) for f in track(formats, "trying roundings")}
+    worse = [f for f, gain in found.items() if gain.mean() < 0]
+    return worse or ([] if _is_above_chance(np.mean(list(found.values()), axis=0)) else [*formats])
+
+
+def _is_above_chance(gains: Array) -> bool:
+    """Whether a mean of paired differences ``[N]`` is above 0: Student's t, one-sided, 5 %."""
+    spread = gains.std(ddof=1) if len(gains) > 1 else 0.0
+    # Examples that are all alike prove as little as a single one.
+    if spread == 0:
+        return False
+    t = gains.mean() / (spread / sqrt(len(gains)))
+    return bool(stdtr(len(gains) - 1, t) > 0.95)
 
 
 def _rounded(

@@ -526,6 +526,15 @@ def test_weights_of_another_run_are_refused(tmp_path: Path) -> None:
         Assignment.load(path)
 
 
+def test_more_bits_by_hand_are_refused(tmp_path: Path) -> None:
+    """Codes of 4 bits fit into 6, and the weight would be the same one in more bytes."""
+    path = saved(tmp_path, with_weights())
+    four, six = (json.loads(with_weights(x).to_json()) for x in ("w4a8", "w6a8"))
+    path.write_text(json.dumps({**six, "weights": four["weights"]}))
+    with pytest.raises(FileFormatError, match="codes are of other formats than layers have.*by ha"):
+        Assignment.load(path)
+
+
 @pytest.mark.parametrize("name", ["../assignment.safetensors", "/etc/passwd", "other.safetensors"])
 def test_no_other_file_is_read(tmp_path: Path, name: str) -> None:
     path = saved(tmp_path, with_weights())

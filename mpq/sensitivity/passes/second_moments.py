@@ -10,7 +10,7 @@ from typing import Any, Final, final
 import torch
 from torch import Tensor, nn
 
-from mpq.errors import InputError, ModelError
+from mpq.errors import InputError
 from mpq.network.layer import Layer
 from mpq.network.modules import hooks, weight_of
 from mpq.network.own_forward import is_computed_again
@@ -28,6 +28,8 @@ POSITIONS: Final = 128
 """A moment of ``K`` inputs is known well enough from several times ``K`` positions: GPTQ takes
 128 texts of 2048 tokens for up to 49152 inputs. A convolution of few channels over many images has
 thousands of times as many, and the product of all takes longer than the network."""
+
+OVER: Final = "are beyond float32, or a number is NaN or infinite"
 
 
 @final
@@ -80,6 +82,9 @@ def second_moments(
     mean over rows of its own form, in the units of the others. A layer among them that has no
     moment of its own (a forward of its own) is left out of the sum.
 
+    A layer that reads numbers whose squares are beyond float32 has none; where those of gradients
+    are, it has the plain one.
+
     Takes ``8 K^2`` bytes for each group of each layer while it collects, and half of that after.
     Layers that no gradient reaches take a forward pass more.
 
@@ -94,7 +99,6 @@ def second_moments(
 
     Raises:
         InputError: If the guidance is no share, or a number of inputs or positions makes no sense.
-        ModelError: If a layer reads or gives numbers whose squares are not finite in float32.
         GradientError: If the network cannot be differentiated.
     """
     if not 0 <= guidance <= 1:
@@ -253,7 +257,9 @@ class _Mixing:
         alike = [x for x in layers if x.groups == first.groups]
         value = self._mixed([x.name for x in reached if x in alike])
         for layer in layers:
-            if layer in alike:
+            if value is None:
+                self._missing[layer.name] = f"squares of what layer {first.name!r} reads {OVER}"
+            elif layer in alike:
                 self._values[layer.name] = value
                 self._missing.pop(layer.name, None)
             else:
@@ -262,14 +268,18 @@ class _Mixing:
                     f"in other groups ({first.groups}, not {layer.groups})"
                 )
 
-    def _mixed(self, names: Sequence[str]) -> Tensor:
+    def _mixed(self, names: Sequence[str]) -> Tensor | None:
         # Taken out, so that large ones go when they have been read.
         moments = [self._collected.moments.pop(name) for name in names]
         found = _total(m.plain() for m in moments)
-        _check_finite(names[0], found, "what it reads")
+        if not _is_finite(found):
+            return None
         if self._guidance:
             guided = _total(m.guided() for m in moments)
-            _check_finite(names[0], guided, "the gradient of its output, times what it reads")
+            if not _is_finite(guided):
+                why = f"squares of the gradient of its output, times what it reads, {OVER}"
+                self._unguided |= dict.fromkeys(names, why)
+                return found.div_(self._on.data.num_examples)
             if found.any() and not guided.any():
                 self._unguided |= dict.fromkeys(names, "no gradient reaches it")
             found = _with_equal_traces(found, guided, self._guidance)
@@ -293,12 +303,8 @@ def _alone(layer: Layer, is_reached: bool) -> str:
     )
 
 
-def _check_finite(name: str, moment: Tensor, what: str) -> None:
-    if not bool(moment.isfinite().all()):
-        raise ModelError(
-            f"layer {name!r}: the second moment of {what} is not finite; a number is NaN or "
-            "infinite, or its square is beyond float32"
-        )
+def _is_finite(moment: Tensor) -> bool:
+    return bool(moment.isfinite().all())
 
 
 def _with_equal_traces(plain: Tensor, guided: Tensor, guidance: float) -> Tensor:

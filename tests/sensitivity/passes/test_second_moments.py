@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mpq import Calibration, Precision
-from mpq.errors import GradientError, InputError, ModelError
+from mpq.errors import GradientError, InputError
 from mpq.network.examples import Batch
 from mpq.network.metric import SquaredError
 from mpq.network.network import Network
@@ -21,7 +21,7 @@ from mpq.sensitivity import Estimation
 from mpq.sensitivity.passes import input_columns
 from mpq.sensitivity.passes.gram import Gram
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
-from mpq.sensitivity.passes.second_moments import SecondMoments, second_moments
+from mpq.sensitivity.passes.second_moments import OVER, SecondMoments, second_moments
 from tests.sensitivity.functions import Function
 from tests.sensitivity.passes.convolutions import CONVOLUTIONS
 
@@ -496,14 +496,30 @@ def test_without_a_gradient_the_moment_is_plain() -> None:
     assert not torch.allclose(found["c"], plain["c"])
 
 
-def test_numbers_without_a_finite_square_are_refused() -> None:
-    """The layer that reads them is named."""
+def test_a_layer_that_reads_numbers_without_a_finite_square_has_no_moment() -> None:
+    """It alone: the next one reads small numbers."""
     model = Function(
         lambda m, x: m.b(m.a(x * 1e30) * 1e-30), a=nn.Linear(3, 3, bias=False), b=nn.Linear(3, 3)
     )
 
-    with pytest.raises(ModelError, match="layer 'a': the second moment of what it reads is not"):
-        moments(model, torch.randn(8, 3))
+    found = moments(model, torch.randn(8, 3))
+
+    assert list(found.values) == ["b"]
+    assert found.missing == {"a": f"squares of what layer 'a' reads {OVER}"}
+
+
+def test_where_gradients_have_no_finite_square_what_is_read_counts_alone() -> None:
+    """And the reason says so."""
+    model = Function(
+        lambda m, x: m.b(m.a(x) * 1e-25) * 1e25, a=nn.Linear(3, 3), b=nn.Linear(3, 3, bias=False)
+    )
+    x = torch.randn(8, 3)
+
+    found, plain = moments(model, x), moments(model, x, guidance=0)
+
+    assert list(found.unguided) == ["b"]
+    assert OVER in found.unguided["b"]
+    torch.testing.assert_close(found.values["b"], plain.values["b"])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

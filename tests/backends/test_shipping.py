@@ -417,9 +417,7 @@ def test_negative_scales_are_refused_by_a_target_that_reads_none(tmp_path: Path)
         for asked in (task, replace(task, to="c"))
     )
 
-    with pytest.raises(
-        PrecisionError, match="c reads positive scales, and .* auto:signs"
-    ):
+    with pytest.raises(PrecisionError, match="c reads positive scales, and .* auto:signs"):
         mpq.export(free, tmp_path / "out", "c", model, DATA)
 
     assert not list(tmp_path.iterdir())

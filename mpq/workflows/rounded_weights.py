@@ -60,7 +60,6 @@ def rounded_weights(on: Estimation, rounding: WeightRounding, seed: int) -> Roun
             from.
         rounding: How codes are found.
         seed: Of the probes that guide the second moments.
-
     """
     formats = [f for f in on.weights.formats if f.number.needs_scale]
     if isinstance(rounding, Nearest) or not formats:
@@ -99,23 +98,24 @@ def _unhelped(
     def gains(tensor_format: TensorFormat) -> Array:
         # Inputs stay as they are: it is the weights' rounding that is asked about.
         uniform = dict.fromkeys(on.names, Precision(tensor_format, ORIGINAL.activation))
-        trial, nearest = (e.measure(uniform).by_example for e in (by_trial, by_nearest))
-        unit = float(np.maximum(trial.mean(), nearest.mean()))
-        return (nearest - trial) / (unit or 1.0)
+        tried, nearest = (e.measure(uniform).by_example for e in (by_trial, by_nearest))
+        return (nearest - tried) / (max(tried.mean(), nearest.mean()) or 1.0)
 
     found = {f: gains(f) for f in track(formats, "trying roundings")}
-    worse = [f for f, gain in found.items() if gain.mean() < 0]
+    worse = [f for f, gain in found.items() if gain.mean() < -_standard_error(gain)]
     return worse or ([] if _is_above_chance(np.mean(list(found.values()), axis=0)) else [*formats])
 
 
 def _is_above_chance(gains: Array) -> bool:
     """Whether a mean of paired differences ``[N]`` is above 0: Student's t, one-sided, 5 %."""
-    spread = gains.std(ddof=1) if len(gains) > 1 else 0.0
+    error = _standard_error(gains)
     # Examples that are all alike prove as little as a single one.
-    if spread == 0:
-        return False
-    t = gains.mean() / (spread / sqrt(len(gains)))
-    return bool(stdtr(len(gains) - 1, t) > 0.95)
+    return error > 0 and bool(stdtr(len(gains) - 1, gains.mean() / error) > 0.95)
+
+
+def _standard_error(values: Array) -> float:
+    """Of their mean; 0 of a single one."""
+    return float(values.std(ddof=1)) / sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def _rounded(

@@ -253,9 +253,9 @@ def test_auto_takes_what_unseen_examples_bear_out(net: nn.Module) -> None:
     """All formats or none, and codes from all examples."""
     prepared = Prepared.of(task(net, "auto"))
     losses = {spelling: unseen_losses(prepared, spelling) for spelling in TRIED}
-    worse = tuple(s for s, (trial, nearest) in losses.items() if trial > nearest)
+    worse = {s for s, (trial, nearest) in losses.items() if trial > nearest}
     rounded = prepared.rounded
-    assert rounded.unhelped in (worse, TRIED)
+    assert rounded.unhelped == TRIED or worse.issuperset(rounded.unhelped)
     assert bool(rounded.stored) != bool(rounded.unhelped)
     by_all = Prepared.of(task(net, "coordinate-descent")).rounded.stored
     assert not rounded.stored or rounded.stored.keys() == by_all.keys()

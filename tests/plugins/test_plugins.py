@@ -196,7 +196,7 @@ def test_they_are_listed(toys: ToySite) -> None:
     first = {line.split()[0] for line in lines if line.strip()}
     assert {"fp6_toy", "toy-share", "toy-estimator", "toy-solver", "toy-source"} <= first
     assert {"toy-runtime", "toy-section"} <= first
-    assert {"int8", "mse", "sketch", "ilp", "noise"} <= first
+    assert {"fp16", "mse", "sketch", "ilp", "noise"} <= first
 
 
 def test_a_backend(toys: ToySite, with_parts: Path) -> None:

@@ -50,7 +50,7 @@ class WeightRounding(Bounded, ABC):
         count, inputs = len(moment), rows.shape[1]
         of_group = len(rows) // count
         for groups in _pieces(count, inputs * max(inputs, of_group * len(formats))):
-            solver = self.prepared(moment[groups])
+            solver = self.prepared(_one_or_more(moment[groups]))
             held = (groups.stop - groups.start) * inputs
             for members in _stacks(formats):
                 for part in _pieces(of_group, held * len(members)):
@@ -61,7 +61,7 @@ class WeightRounding(Bounded, ABC):
 
     @abstractmethod
     def prepared(self, moment: Tensor) -> "StackSolver":
-        """What does the work for the rows of some second moments ``[G, K, K]``."""
+        """What does the work for the rows of second moments ``[G, K, K]``, or of one ``[K, K]``."""
 
 
 class StackSolver(ABC):
@@ -92,9 +92,14 @@ class _Cut:
     rows: slice
 
     def of(self, rows: Tensor) -> Tensor:
-        """``[g, r, ...]`` of ``[O, ...]``: a part of the same memory."""
+        """``[g, r, ...]`` of ``[O, ...]``, or ``[r, ...]`` of one: a part of the same memory."""
         of_groups: Tensor = rows.unflatten(0, (self.num_groups, -1))
-        return of_groups[self.groups, self.rows]
+        return _one_or_more(of_groups[self.groups, self.rows])
+
+
+def _one_or_more(groups: Tensor) -> Tensor:
+    """Without the axis of groups where there is one: BLAS has faster products of matrices."""
+    return groups[0] if len(groups) == 1 else groups
 
 
 def _stacks(formats: Sequence[TensorFormat]) -> list[list[int]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mpq.errors import InputError
 from mpq.rounding._base import NUMBERS_AT_ONCE, StackSolver, WeightRounding
-from mpq.rounding.gptq import BLOCK, Sequential, check_damping, subtract_products
+from mpq.rounding.gptq import BLOCK, Sequential, check_damping, subtract, subtract_outer
 from mpq.rounding.objective import Objective
 from mpq.rounding.stack import Stack
 
@@ -178,7 +178,7 @@ def swept(objective: Objective, stack: Stack, codes: Tensor) -> Tensor:
             change = before - cells.numbers(codes, at)
             changes[..., at, :] = change
             following = form[..., place, place + 1 : stop]
-            subtract_products(slope[..., place + 1 : stop, :], following, change)
+            subtract_outer(slope[..., place + 1 : stop, :], following, change)
         # Those before it have had their turn.
-        slope[..., stop:, :] -= form[..., stop:, start:stop] @ changes
+        subtract(slope[..., stop:, :], form[..., stop:, start:stop], changes)
     return found

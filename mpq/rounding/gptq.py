@@ -105,7 +105,7 @@ class Sequential:
         for start in range(0, stack.num_inputs, BLOCK):
             stop = min(start + BLOCK, stack.num_inputs)
             errors = self._block(stack, left, ordered, start, stop)
-            left[..., stop:, :] -= self.upper[..., start:stop, stop:].mT @ errors
+            subtract(left[..., stop:, :], self.upper[..., start:stop, stop:].mT, errors)
         places = self.order[..., None].expand_as(ordered)
         return torch.empty_like(ordered).scatter_(-2, places, ordered)
 
@@ -118,10 +118,19 @@ class Sequential:
             codes = cells.codes(wanted, at)
             error = (wanted - cells.numbers(codes, at)) / upper[..., place, None]
             found[..., place, :], errors[..., at, :] = codes, error
-            subtract_products(left[..., place + 1 : stop, :], upper[..., place + 1 : stop], error)
+            subtract_outer(left[..., place + 1 : stop, :], upper[..., place + 1 : stop], error)
         return errors
 
 
-def subtract_products(values: Tensor, of_inputs: Tensor, of_rows: Tensor) -> None:
+def subtract(values: Tensor, left: Tensor, right: Tensor) -> None:
+    """From ``[..., k, R]``, in place, the product of ``[..., k, K]`` and ``[..., K, R]``."""
+    product = torch.Tensor.addmm_ if values.ndim == 2 else torch.Tensor.baddbmm_
+    product(values, left, right, alpha=-1.0)
+
+
+def subtract_outer(values: Tensor, of_inputs: Tensor, of_rows: Tensor) -> None:
     """From ``[..., k, R]``, in place, every product of ``[..., k]`` and ``[..., R]``."""
-    values.addcmul_(of_inputs[..., :, None], of_rows[..., None, :], value=-1.0)
+    if values.ndim == 2:
+        values.addr_(of_inputs, of_rows, alpha=-1.0)
+    else:
+        values.addcmul_(of_inputs[..., :, None], of_rows[..., None, :], value=-1.0)

@@ -155,6 +155,11 @@ def descent(objective: Objective, stack: Stack) -> dict[str, tuple[Stack, Tensor
     signed = turned(objective, stack)
     scaled = [stack, *(signed.with_scale(signed.scale * factor) for factor in FACTORS)]
     signs = best_of(objective, [(each, one.codes(each)) for each in scaled])
+    all_scales = [
+        *scaled,
+        *(stack.with_scale(stack.scale * f * s) for f in FACTORS for s in (1, -1)),
+    ]
+    both = best_of(objective, [(each, one.codes(each)) for each in all_scales])
     refit = better(objective, signs, lambda at: (refitted(objective, *at), at[1]))
     first = better(objective, refit, lambda at: (at[0], swept(objective, *at)))
     second = better(objective, first, lambda at: (at[0], swept(objective, *at)))
@@ -163,6 +168,7 @@ def descent(objective: Objective, stack: Stack) -> dict[str, tuple[Stack, Tensor
         "gptq_then_one_sweep": (stack, swept_only),
         "seven_scales": seven,
         "seven_scales_with_signs": signs,
+        "fourteen_scales_of_both_signs": both,
         "with_signs_refit": refit,
         "with_signs_refit_one_sweep": first,
         "with_signs_refit_two_sweeps": second,

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mpq._support.names import LONGEST, for_people, shortened, visible
 from mpq._support.streams import answer_stream
+from mpq.quantization.stored import WEIGHTS_FILE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,8 +122,9 @@ def _rounding(result: "SearchResult") -> Iterator[str]:
     made, weights = result.provenance, result.assignment.weights
     if weights is not None:
         yield (
-            f"{len(weights.by_layer)} of {len(result.assignment.layers)} weights rounded by "
-            f"{made.rounding}, with regard to the calibration examples; their codes are kept"
+            f"{len(weights.by_layer)} of {len(result.assignment.layers)} weights rounded with "
+            f"regard to the calibration examples (--rounding {made.rounding}); their codes are "
+            f"in {WEIGHTS_FILE}"
         )
     if made.rounding_unguided:
         yield f"rounded without regard to the loss: {_with_reasons(made.rounding_unguided)}"

@@ -69,7 +69,7 @@ class StackSolver(ABC):
 
     @abstractmethod
     def solve(self, stack: Stack) -> tuple[Tensor, Tensor]:
-        """Codes ``[G, K, R]`` and scales ``[G, S, R]``, as they are stored."""
+        """Codes ``[..., K, R]`` and scales ``[..., S, R]``, as they are stored."""
 
 
 def replaceable(start: Codes) -> Codes:

@@ -133,25 +133,22 @@ HOLDING = [n for n in BACKENDS.names() if isinstance(BACKENDS.build(n), Target |
 """Targets and recipes, which hold some precisions and refuse others."""
 
 
+def why_not(name: str, kind: str, precision: Precision) -> str:
+    """What a target or a recipe says to a layer of 64 rows of 256 weights; empty: it holds it."""
+    target, shape = BACKENDS.build(name), layer("layer", kind, 64, 256)
+    if isinstance(target, Target):
+        return target.refusal(shape, precision)
+    assert isinstance(target, Recipe)
+    return target.refusal(AssignedLayer("layer", kind, shape.weight_shape, precision))
+
+
 @pytest.mark.parametrize("kind", ["linear", "conv2d"])
 @pytest.mark.parametrize("name", HOLDING)
 def test_integers_of_16_bits_are_held_where_they_were_run(name: str, kind: str) -> None:
     """Of every target, and of recipes: by a table, before anything is written."""
-    target = BACKENDS.build(name)
-    assert isinstance(target, Target | Recipe)
     asked = ["w8aint16", "w4aint16", "w8aint16s", "w8aint16d", "w4g32aint16", "wint16a32", "int16"]
 
-    held = set()
-    for spelling in asked:
-        precision = Precision.parse(spelling)
-        shape = layer("layer", kind, 64, 256)
-        found = AssignedLayer("layer", kind, shape.weight_shape, precision)
-        why = (
-            target.refusal(shape, precision)
-            if isinstance(target, Target)
-            else target.refusal(found)
-        )
-        held |= set() if why else {spelling}
+    held = {x for x in asked if not why_not(name, kind, Precision.parse(x))}
 
     assert held == SIXTEEN.get(name, set())
 
@@ -167,8 +164,6 @@ SIMULATED = [name for name in NUMBER_FORMATS.keys() - HELD_SOMEWHERE if name != 
 @pytest.mark.parametrize("name", HOLDING)
 def test_formats_that_were_run_nowhere_are_held_nowhere(name: str, kind: str) -> None:
     """As weights or as inputs, whatever shares a scale: a search for a target leaves them out."""
-    target = BACKENDS.build(name)
-    assert isinstance(target, Target | Recipe)
     assert len(SIMULATED) > 20
     weights = [f"w{n}{more}a32" for n in SIMULATED for more in ("", "t", "g32")]
     inputs = [f"w8a{n}{more}" for n in SIMULATED for more in ("", "s", "d", "sd")]
@@ -177,13 +172,7 @@ def test_formats_that_were_run_nowhere_are_held_nowhere(name: str, kind: str) ->
             precision = Precision.parse(spelling)
         except PrecisionError:  # formats for weights, and those with their own groups
             continue
-        shape = layer("layer", kind, 64, 256)
-        found = AssignedLayer("layer", kind, shape.weight_shape, precision)
-        why = (
-            target.refusal(shape, precision)
-            if isinstance(target, Target)
-            else target.refusal(found)
-        )
+        why = why_not(name, kind, precision)
         is_weight_alone = kind == "embedding" and spelling in inputs  # it reads ids
         assert why or is_weight_alone, spelling
 

@@ -372,7 +372,7 @@ def test_layers_that_no_gradient_reaches_are_named() -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({}, "4 of 4 weights rounded by gptq, with regard to the calibration examples"),
+        ({}, "4 of 4 weights rounded with regard to the calibration examples (--rounding gptq)"),
         ({"rounding_unguided": {"conv": "why"}}, "rounded without regard to the loss: conv (why)"),
         ({"rounded_to_nearest": {"conv": "why"}}, "weights rounded to nearest: conv (why)"),
         (

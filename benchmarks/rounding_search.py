@@ -3,15 +3,20 @@
     python benchmarks/rounding_search.py > benchmarks/rounding_search.json
     python benchmarks/rounding_search.py vit --seeds 1 --roundings nearest,gptq
     python benchmarks/rounding_search.py efficientnet_lite0 --seeds 1 --bits 4
+    python benchmarks/rounding_search.py --choosing --roundings auto
+    python benchmarks/rounding_search.py --choosing --activations --roundings auto
 
 ResNet-20, the vision transformer and the small Llama (or others that are named), weights only, at
 the bytes of uniform 3, 4 and 5 bits. For every rounding: what the search's result and the uniform
 precision lose on fresh examples (KL divergence in nats; MNIST test images 2,000 to 9,999, the
 stories of eval180, CIFAR's 1,017, ImageNet's 500 of ten classes), as a ratio of the search with
 rounding to nearest, with a 95 % interval by paired bootstrap over examples; with interactions
-between layers, and without. A seed draws the calibration examples and the probes. Times are
-processor time of one thread, in units of a forward and a backward pass over the calibration
-examples. Needs the published networks: MPQ_DATA, or ../shared/data; for EfficientNet-Lite0
+between layers, and without. With --choosing the examples are others, by which choices may be made
+without a look at those that are reported: calibration examples that the seed did not draw, and
+another excerpt of the stories. With --activations inputs have 4, 5, 6 or 8 bits, and the limit is
+the bit operations of uniform w4a4 and so on. A seed draws the calibration examples and the probes.
+Times are processor time of one thread, in units of a forward and a backward pass over the
+calibration examples. Needs the published networks: MPQ_DATA, or ../shared/data; for EfficientNet-Lite0
 ``loaders.py``.
 """
 
@@ -44,10 +49,12 @@ from mpq.workflows.never_worse import never_worse
 from mpq.workflows.setup import Prepared
 
 CANDIDATES: Final = ("w2", "w3", "w4", "w5", "w6", "w8")
+WITH_ACTIVATIONS: Final = tuple(f"w{w}a{a}" for w in (2, 3, 4, 5, 6, 8) for a in (4, 5, 6, 8))
 BUDGET_BITS: Final = (3, 4, 5)
 ROUNDINGS: Final = ("nearest", "gptq", "coordinate-descent", "auto")
 NUM_BOOTSTRAPS: Final = 2000
-Batches = list[tuple[Tensor, Tensor]]
+Examples = tuple[Tensor, Tensor]
+Batches = list[Examples]
 
 
 def main() -> None:
@@ -56,34 +63,68 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--roundings", default=",".join(ROUNDINGS))
     parser.add_argument("--bits", default=",".join(map(str, BUDGET_BITS)))
+    parser.add_argument("--choosing", action="store_true")
+    parser.add_argument("--activations", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    bits = tuple(map(int, given.bits.split(",")))
     rows = [
         row
         for name in given.networks
         for seed in range(given.seeds)
         for row in compared(
-            name, seed, given.roundings.split(","), list(map(int, given.bits.split(",")))
+            name,
+            Asked(seed, bits, given.choosing, given.activations),
+            given.roundings.split(","),
         )
     ]
     header = {"command": " ".join(["python", *sys.argv]), "torch": torch.__version__}
     print(json.dumps({**header, "rows": rows}, indent=1))
 
 
-def compared(
-    name: str, seed: int, roundings: list[str], budget_bits: list[int]
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Asked:
+    """What is searched for, and on which examples.
+
+    Args:
+        seed: Of the calibration examples that are drawn, and of the probes.
+        budget_bits: Uniform precisions whose costs are the limits.
+        choosing: Whether the fresh examples are those by which choices may be made.
+        activations: Whether inputs are quantized as well.
+    """
+
+    seed: int
+    budget_bits: tuple[int, ...]
+    choosing: bool
+    activations: bool
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """Precisions that layers may take."""
+        return WITH_ACTIVATIONS if self.activations else CANDIDATES
+
+    def uniform(self, bits: int) -> str:
+        """The precision whose cost is the limit."""
+        return f"w{bits}a{bits}" if self.activations else f"w{bits}"
+
+    def limit(self, bits: int) -> mpq.Limit:
+        """What a uniform precision costs."""
+        resource = "bit_operations" if self.activations else "weight_bytes"
+        return mpq.Limit.parse(f"{resource}=1x:{self.uniform(bits)}")
+
+
+def compared(name: str, asked: Asked, roundings: list[str]) -> list[dict[str, Any]]:
     """A row for every rounding of one network; the first one is what ratios are of."""
-    model, data = network(name, seed)
+    model, data = network(name, asked)
     forward_and_backward(model, data[0][:1])  # what loads with the first pass
     pass_seconds = forward_and_backward(model, parts(data[0])[0])
-    found = [Searched.of(model, data, rounding, seed, budget_bits) for rounding in roundings]
+    found = [Searched.of(model, data, rounding, asked) for rounding in roundings]
     for searched in found:
-        print(name, seed, searched.rounding, round(searched.seconds, 1), "s", file=sys.stderr)
+        print(name, asked.seed, searched.rounding, round(searched.seconds, 1), "s", file=sys.stderr)
     return [
         {
             "network": name,
-            "seed": seed,
+            "seed": asked.seed,
             "rounding": searched.rounding,
             "rounding_passes": searched.rounding_seconds / pass_seconds,
             "all_passes": searched.seconds / pass_seconds,
@@ -95,19 +136,20 @@ def compared(
     ]
 
 
-def network(name: str, seed: int) -> tuple[torch.nn.Module, tuple[Batches, Batches]]:
+def network(name: str, asked: Asked) -> tuple[torch.nn.Module, tuple[Batches, Batches]]:
     """A trained network, calibration examples that the seed draws, and fresh examples."""
     if name not in NETWORKS:
         own = loader(name)
         images, classes = map(torch.cat, zip(*own.held_out(), strict=True))
         drawn_from = torch.cat(list(own.calibration(256)))
         none = torch.zeros(len(drawn_from), dtype=torch.long)  # of calibration images no class
-        seen = drawn((drawn_from, none), 64, seed)
-        return own.model(), (batched(*seen, size=16), batched(images, classes, size=50))
+        seen, left = drawn((drawn_from, none), 64, asked.seed)
+        fresh = left if asked.choosing else (images, classes)
+        return own.model(), (batched(*seen, size=16), batched(*fresh, size=50))
     example, weights = NETWORKS[name]
     spec = ROOT / "examples" / f"{example}.py"
     model = load_model(f"{spec}:make_net", load_object(f"{spec}:DATA") / weights)
-    return model, EXAMPLES[name](load_object(f"{spec}:DATA"), seed)
+    return model, EXAMPLES[name](load_object(f"{spec}:DATA"), asked)
 
 
 @dataclass(frozen=True)
@@ -138,8 +180,7 @@ class Searched:
         model: torch.nn.Module,
         data: tuple[Batches, Batches],
         rounding: str,
-        seed: int,
-        budget_bits: list[int],
+        asked: Asked,
     ) -> "Searched":
         """One estimate, and a solution for every budget with and without interactions."""
         calibration, fresh = data
@@ -148,29 +189,30 @@ class Searched:
             model,
             seen,
             held_out,
-            candidates=CANDIDATES,
+            candidates=asked.candidates,
             rounding=rounding,
-            seed=seed,
+            seed=asked.seed,
         )
         start = time.process_time()
         prepared = Prepared.of(task)
         begun = time.process_time()
         unhelped = prepared.rounded.unhelped
         rounding_seconds = time.process_time() - begun
-        method = Method.of(ESTIMATOR, SOLVER, seed)
+        method = Method.of(ESTIMATOR, SOLVER, asked.seed)
         on = Estimation(
             prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates
         )
         estimate = method.estimator.estimate(on)
         chosen = {
-            (bits, variant): solved(prepared, method, estimate, bits, variant)
-            for bits in budget_bits
+            (bits, variant): solved(prepared, method, estimate, asked.limit(bits), variant)
+            for bits in asked.budget_bits
             for variant in ("interactions", "additive")
         }
         seconds = time.process_time() - start
-        for bits in budget_bits:
+        for bits in asked.budget_bits:
             names = (layer.name for layer in prepared.network.layers)
-            chosen[bits, "uniform"] = dict.fromkeys(names, Precision.parse(f"w{bits}"))
+            uniform = Precision.parse(asked.uniform(bits))
+            chosen[bits, "uniform"] = dict.fromkeys(names, uniform)
         original = Reference(share_parameters(model), mpq.Calibration.of(fresh))
         evaluator = Evaluator(prepared.network, prepared.quantizer, original)
         found = {key: evaluator.measure(precisions) for key, precisions in chosen.items()}
@@ -197,10 +239,10 @@ class Searched:
 
 
 def solved(
-    prepared: Prepared, method: Method, estimate: Sensitivity, bits: int, variant: str
+    prepared: Prepared, method: Method, estimate: Sensitivity, limit: mpq.Limit, variant: str
 ) -> dict[str, Precision]:
     """The search's answer at one budget: layer to precision."""
-    constraints = prepared.constraints([mpq.Limit.parse(f"weight_bytes=1x:w{bits}")])
+    constraints = prepared.constraints([limit])
     interactions = estimate.interactions if variant == "interactions" else None
     problem = Problem(estimate.table, constraints, interactions)
     problem, solution = method.solve(problem, None, prepared)
@@ -237,8 +279,8 @@ def forward_and_backward(model: torch.nn.Module, batches: Batches) -> float:
     return time.process_time() - start
 
 
-def cifar_examples(data: Any, seed: int) -> tuple[Batches, Batches]:
-    """1,536 of the 2,048 training images that are there; all test images."""
+def cifar_examples(data: Any, asked: Asked) -> tuple[Batches, Batches]:
+    """1,536 of the 2,048 training images that are there; all test images, or the other 512."""
     mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
     std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
 
@@ -248,11 +290,12 @@ def cifar_examples(data: Any, seed: int) -> tuple[Batches, Batches]:
             return (pixels - mean) / std, torch.from_numpy(arrays["y"]).long()
 
     images = read("calib_train_lossless_2048.npz")
-    return batched(*drawn(images, 1536, seed)), batched(*read("test_lossless_1017.npz"))
+    seen, left = drawn(images, 1536, asked.seed)
+    return batched(*seen), batched(*(left if asked.choosing else read("test_lossless_1017.npz")))
 
 
-def mnist_examples(data: Any, seed: int) -> tuple[Batches, Batches]:
-    """512 of 2,048 training images; test images 2,000 to 9,999."""
+def mnist_examples(data: Any, asked: Asked) -> tuple[Batches, Batches]:
+    """512 of 2,048 training images; test images 2,000 to 9,999, or the other 1,536."""
 
     def read(file: str) -> tuple[Tensor, Tensor]:
         with np.load(data / "mnist" / file) as arrays:
@@ -260,27 +303,29 @@ def mnist_examples(data: Any, seed: int) -> tuple[Batches, Batches]:
             return (pixels - 0.1307) / 0.3081, torch.from_numpy(arrays["y"]).long()
 
     x, y = read("test_10000.npz")
-    images = read("calib_train_2048.npz")
-    return batched(*drawn(images, 512, seed)), batched(x[2000:], y[2000:])
+    seen, left = drawn(read("calib_train_2048.npz"), 512, asked.seed)
+    return batched(*seen), batched(*(left if asked.choosing else (x[2000:], y[2000:])))
 
 
-def story_examples(data: Any, seed: int) -> tuple[Batches, Batches]:
-    """64 sequences of the calibration stories; the first 256 of eval180."""
+def story_examples(data: Any, asked: Asked) -> tuple[Batches, Batches]:
+    """64 sequences of the calibration stories; the first 256 of eval180, or another excerpt."""
 
     def read(split: str) -> tuple[Tensor, Tensor]:
         with np.load(data / "llm" / "tokens.npz") as arrays:
             windows = torch.from_numpy(arrays[split].astype(np.int64)).unfold(0, 129, 128)
             return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 
-    x, y = read("eval180")
-    return batched(*drawn(read("calib64"), 64, seed), size=16), batched(x[:256], y[:256], size=16)
+    x, y = read("valid_excerpt" if asked.choosing else "eval180")
+    seen, _ = drawn(read("calib64"), 64, asked.seed)
+    return batched(*seen, size=16), batched(x[:256], y[:256], size=16)
 
 
-def drawn(examples: tuple[Tensor, Tensor], count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """So many of the examples, in an order that the seed draws."""
+def drawn(examples: Examples, count: int, seed: int) -> tuple[Examples, Examples]:
+    """So many of the examples, in an order that the seed draws, and the others."""
     x, y = examples
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:count]
-    return x[order], y[order]
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    seen, left = order[:count], order[count:]
+    return (x[seen], y[seen]), (x[left], y[left])
 
 
 def batched(x: Tensor, y: Tensor, size: int = 64) -> Batches:
@@ -292,7 +337,7 @@ def batched(x: Tensor, y: Tensor, size: int = 64) -> Batches:
     return list(pairs())
 
 
-EXAMPLES: Final[dict[str, Callable[[Any, int], tuple[Batches, Batches]]]] = {
+EXAMPLES: Final[dict[str, Callable[[Any, Asked], tuple[Batches, Batches]]]] = {
     "resnet20": cifar_examples,
     "vit": mnist_examples,
     "llama": story_examples,

@@ -133,21 +133,31 @@ class Percentile(RangeMethod):
 class LeastSquares(RangeMethod):
     """The range with the least squared error, among shrunken copies of the full one.
 
-    Of ``binary`` and ``ternary``, whose numbers have one magnitude, the best in closed form.
+    Of ``binary`` and ``ternary``, whose numbers have one magnitude, the best in closed form; of
+    ``binary`` by absolute errors as well: the median magnitude.
 
     Args:
         num_shrinks: Ranges that are tried, from the full one down to a fifth of it, in equal steps;
             halves where scales are powers of two.
+        norm: Power of the errors that are summed: 2 for squared ones, 1 for absolute ones, more
+            where the largest error counts most; GPTQ's published code has 2.4 (Frantar et al. 2022,
+            arXiv:2210.17323).
+
+    Raises:
+        InputError: If there is no range to try, or the norm is not a positive number up to 16.
     """
 
     name: ClassVar[str] = "mse"
     summary: ClassVar[str] = "least squared error among shrunken ranges (default)"
 
     num_shrinks: int = 40
+    norm: float = 2.0
 
     def __post_init__(self) -> None:
         if self.num_shrinks < 1:
             raise InputError(f"mse tries at least 1 range; got {self.num_shrinks}")
+        if not 0 < self.norm <= 16:  # a higher power is beyond float32
+            raise InputError(f"mse:norm is above 0 and at most 16; got {self.norm}")
 
     def ends(
         self, rows: "Tensor", number: NumberFormat, symmetric: bool
@@ -159,7 +169,10 @@ class LeastSquares(RangeMethod):
 
         # The square of a small error is 0 in fp16.
         rows = rows.float()
-        if number.table in (BINARY, TERNARY):
+        if number.table == BINARY and self.norm == 1:
+            scale = rows.abs().median(dim=1).values
+            return -scale, scale
+        if number.table in (BINARY, TERNARY) and self.norm == 2:
             # Some rows at a time: sorting takes several times the memory of a large weight.
             some = rows.split(max(1, NUMBERS_AT_ONCE // max(rows.shape[1], 1)))
             scale = torch.cat([sign_scale(part, number.has_zero) for part in some])
@@ -176,12 +189,17 @@ class LeastSquares(RangeMethod):
             grid = make_grid(number, symmetric, lows, highs)
             # By a grid as it is made afterwards, so that the rounding of its zero point counts.
             copies = rows.repeat(len(some), 1) if len(some) > 1 else rows  # [F O, K]
-            errors = (grid.round(copies) - copies).square().sum(dim=1).view(len(some), -1)  # [F, O]
+            errors = self._summed(grid.round(copies) - copies).view(len(some), -1)  # [F, O]
             for factor, error in zip(some, errors, strict=True):
                 better = error < best  # the widest of equals, as it was tried first
                 best = torch.where(better, error, best)
                 shrink = torch.where(better, factor, shrink)
         return low * shrink, high * shrink
+
+    def _summed(self, errors: "Tensor") -> "Tensor":
+        # A square is quicker, and has the same bits on every machine.
+        powers = errors.square() if self.norm == 2 else errors.abs().pow(self.norm)
+        return powers.sum(dim=1)
 
 
 def sign_scale(rows: "Tensor", has_zero: bool) -> "Tensor":

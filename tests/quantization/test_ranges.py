@@ -94,6 +94,8 @@ def test_one_shrink_is_the_full_range() -> None:
         ("percentile:share=1.5", "above 0 and at most 1; got 1.5"),
         ("percentile:share=99.9", "above 0 and at most 1; got 99.9"),
         ("mse:num_shrinks=0", "at least 1 range; got 0"),
+        ("mse:norm=0", "above 0 and at most 16; got 0.0"),
+        ("mse:norm=17", "above 0 and at most 16; got 17.0"),
         ("best", "no range method 'best'"),
         ("minmax:share=1", "no option of minmax 'share'"),
     ],
@@ -217,6 +219,37 @@ def test_some_ranges_are_tried_at_once(
     assert [len(highs) for highs in seen] == sizes
     tried = [high for highs in seen for high in highs]
     assert tried == pytest.approx([2.0, 1.6, 1.2, 0.8, 0.4])
+
+
+@pytest.mark.parametrize("norm", [0.5, 1.0, 2.4, 4.0])
+@pytest.mark.parametrize("spelling", ["w3", "w3z", "wternary", "wnf3"])
+def test_the_norm_of_the_errors(norm: float, spelling: str) -> None:
+    """No other of the ranges has a smaller sum, by numpy's arithmetic."""
+    row = torch.randn(1, 200, generator=torch.Generator().manual_seed(0))
+    wanted = Precision.parse(spelling).weight
+
+    def error(low: torch.Tensor, high: torch.Tensor) -> float:
+        rounded = grid.make_grid(wanted.number, wanted.symmetric, low, high).round(row)
+        return float((np.abs((rounded - row).double().numpy()) ** norm).sum())
+
+    found = error(*LeastSquares(norm=norm).ends(row, wanted.number, wanted.symmetric))
+
+    ends = row.amin(1), row.amax(1)
+    tried = [error(*(end * f for end in ends)) for f in np.linspace(1.0, 0.2, 40)]
+    assert found == pytest.approx(min(tried), rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 4, 9, 50])
+def test_the_median_magnitude_of_signs(count: int) -> None:
+    """It has the least sum of absolute errors: of all magnitudes one is best, by trying each."""
+    row = torch.randn(1, count, generator=torch.Generator().manual_seed(count))
+
+    low, high = LeastSquares(norm=1).ends(row, NUMBER_FORMATS["binary"], True)
+
+    magnitudes = row.abs().double().numpy()[0]
+    sums = [np.abs(magnitudes - scale).sum() for scale in magnitudes]
+    assert float(-low) == float(high)
+    assert np.abs(magnitudes - float(high)).sum() == pytest.approx(min(sums))
 
 
 def test_no_row_has_no_range() -> None:

@@ -20,6 +20,7 @@ VERSIONS_OF_16: Final[Mapping[str, Mapping[int, int]]] = {
     "DEPTHWISE_CONV_2D": {8: 5},
     "TRANSPOSE": {16: 5},
     "MAX_POOL_2D": {16: 3},
+    "PAD": {16: 3},
     "QUANTIZE": {16: 2},
     "DEQUANTIZE": {16: 3},
 }

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from mpq.backends.litert.graph import Form
 from mpq.backends.litert.requantizing import IN_FLOAT64, Rounding, requantized
 from mpq.errors import ModelError
-from mpq.network.arguments import input_of
+from mpq.network.arguments import input_of, with_input
 from mpq.network.examples import Batch
 from mpq.network.modules import device_of, hooks
+from mpq.network.own_forward import Again
 from mpq.quantization.grid import Grid
 from mpq.quantization.observer import SAMPLES_PER_BATCH
 from mpq.quantization.precision import TensorFormat
@@ -137,7 +138,11 @@ class StoredLayer:
         shape = [1] * x.ndim
         shape[channels] = -1
         unit = (torch.tensor(self.reads.scale) * self.scales).to(device).view(shape)
-        sums = _products(layer, codes, self.weight.to(device))
+        # By its own forward, with its padding, in float64, in which sums are exact.
+        given = {"weight": self.weight.to(device)}
+        if layer.bias is not None:
+            given["bias"] = torch.zeros(len(self.scales), dtype=torch.float64, device=device)
+        sums: Tensor = Again(layer, *with_input(args, kwargs, codes)).output(given)
         if layer.bias is not None:
             assert isinstance(layer.bias, Tensor)
             sums = sums + layer.bias.double().view(shape) / unit.double()
@@ -146,16 +151,6 @@ class StoredLayer:
         found = requantized(sums, unit, self.makes.scale, self.rounding)
         kept: Tensor = self.makes.cut(found)
         return (kept.float() * self.makes.scale).to(output.dtype)
-
-
-def _products(layer: nn.Module, codes: Tensor, weight: Tensor) -> Tensor:
-    """Sums of float64, in which they are exact."""
-    if isinstance(layer, nn.Linear):
-        return F.linear(codes, weight)
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
-    # torch's own, with its padding.
-    found: Tensor = layer._conv_forward(codes, weight, None)
-    return found
 
 
 def store_outputs(module: nn.Module, layers: Mapping[str, StoredLayer]) -> nn.Module:

@@ -76,12 +76,18 @@ def tensors_of(graph: Graph, operator: Any) -> dict[str, int]:
     found, read = {OUTPUT: int(operator.outputs[0])}, int(operator.inputs[0])
     if graph.kind(operator) in LOOKUPS:  # ids, of which nothing is compared
         return found
-    maker = next((x for x in graph.subgraph.operators if read in list(x.outputs)), None)
-    kind = "" if maker is None else graph.kind(maker)
-    if "PAD" in kind:
+    maker = _maker(graph, read)
+    if maker is not None and graph.kind(maker) == "QUANTIZE":
+        read = int(maker.inputs[0])  # before it is rounded, as in the simulation
+        maker = _maker(graph, read)
+    if maker is not None and "PAD" in graph.kind(maker):
         return found
-    # Before it is rounded, as in the simulation.
-    return {INPUT: int(maker.inputs[0]) if maker and kind == "QUANTIZE" else read, **found}
+    return {INPUT: read, **found}
+
+
+def _maker(graph: Graph, tensor: int) -> Any:
+    """The operator that makes a tensor; ``None`` of what is given, and of constants."""
+    return next((x for x in graph.subgraph.operators if tensor in list(x.outputs)), None)
 
 
 def with_outputs(model: Any, layers: Mapping[str, Mapping[str, Any]]) -> bytes:

@@ -168,7 +168,8 @@ class LiteRt(Target):
                 "is_integer": way_of(layer, layer.precision) is not Way.FLOAT,
             }  # fmt: skip
             if place.index not in filled:
-                store_codes(graph.model, place, shipped.codes(layer), layer.weight_shape)
+                codes = plan.codes.get(layer.name) or shipped.codes(layer)
+                store_codes(graph.model, place, codes, layer.weight_shape)
                 filled.add(place.index)
         plan.apply()
         for name, entry in told.items():

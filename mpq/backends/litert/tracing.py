@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from mpq.backends.litert.graph import KERNELS, LOOKUPS, Graph
 from mpq.backends.litert.integers import ACTIVATIONS, activation_of, has_bias
 from mpq.backends.litert.rounded import CUTS
 from mpq.backends.target import Shipped
+
+TURNS: Final = ("TRANSPOSE", "RESHAPE")
 
 
 def computing(graph: Graph, shipped: Shipped, places: Mapping[str, Place]) -> dict[str, list[Any]]:
@@ -79,10 +81,16 @@ def tensors_of(graph: Graph, operator: Any) -> dict[str, int]:
     maker = _maker(graph, read)
     if maker is not None and graph.kind(maker) == "QUANTIZE":
         read = int(maker.inputs[0])  # before it is rounded, as in the simulation
-        maker = _maker(graph, read)
-    if maker is not None and "PAD" in graph.kind(maker):
-        return found
-    return {INPUT: read, **found}
+    return found if _is_padded(graph, read) else {INPUT: read, **found}
+
+
+def _is_padded(graph: Graph, tensor: int) -> bool:
+    """Whether zeros were added to what a layer is given, perhaps before its axes were turned."""
+    maker = _maker(graph, tensor)
+    if maker is None:
+        return False
+    kind = graph.kind(maker)
+    return "PAD" in kind or (kind in TURNS and _is_padded(graph, int(maker.inputs[0])))
 
 
 def _maker(graph: Graph, tensor: int) -> Any:

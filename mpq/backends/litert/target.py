@@ -65,7 +65,8 @@ class LiteRt(Target):
 
     litert-torch converts the network in floating point, and never sees a format: where a layer's
     weight ended up is found by its numbers, and codes and scales are put there. Behind them is a
-    ``DEQUANTIZE``, or an operator that computes in integers.
+    ``DEQUANTIZE``, or an operator that computes in integers. Barriers (``barriers.py``) keep it
+    from joining a layer with others.
 
     Args:
         batch_size: Examples of one run; all shapes are fixed to those of the first example.

@@ -65,18 +65,17 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(
         self,
         function: Any,
-        types: Sequence[type],  # noqa: ARG002
+        types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Runs a function."""
         named = dict(kwargs or {})
         output = function(*args, **named)
-        weight = named.get("weight", args[1] if len(args) > 1 else None)
-        if function in OPERATORS and weight is self.weight:
-            read = named.get("input", args[0] if args else None)
-            bias = named.get("bias", args[2] if len(args) > 2 else None)
-            self.found.append(_Call(read, bias, output))
+        if function in OPERATORS:
+            told = dict(zip(("input", "weight", "bias"), args, strict=False)) | named
+            if told["weight"] is self.weight:
+                self.found.append(_Call(told["input"], told.get("bias"), output))
         return output
 
 

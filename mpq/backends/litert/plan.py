@@ -162,6 +162,7 @@ def _static(
 def _stored(graph: Graph, shipped: Shipped, layer: StaticLayer, codes: Codes) -> StoredLayer:
     assert layer.makes is not None
     module = shipped.module.get_submodule(layer.name)
+    assert isinstance(module.weight, Tensor)
     bias = layer.bias_codes()
     return StoredLayer(
         layer.reads,

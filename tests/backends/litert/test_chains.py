@@ -193,7 +193,7 @@ class Almost(nn.Module):
         self.first, self.head = nn.Conv2d(3, 6, 3), nn.Linear(6, 5)
         for channel, size in enumerate((1e-5, 1e-9, 1e-12, 0.0)):
             self.first.weight.data[channel] *= size
-            self.first.bias.data[channel] = 1 + channel
+            self.first.bias.data[channel] = 1 + channel  # type: ignore[union-attr]
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
@@ -227,7 +227,8 @@ class Standardized(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """With a weight whose mean is 0."""
-        return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+        found: Tensor = self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
+        return found
 
 
 class Reflecting(nn.Conv2d):

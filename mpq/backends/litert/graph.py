@@ -11,8 +11,8 @@ from mpq.errors import ModelError
 KERNELS: Final = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D")
 """Operators that read weights as integers."""
 LOOKUPS: Final = ("GATHER", "EMBEDDING_LOOKUP")
-MOVES: Final = ("RESHAPE", "TRANSPOSE", "MAX_POOL_2D")
-"""Operators after which all numbers are numbers that were there: codes pass through them."""
+MOVES: Final = ("RESHAPE", "TRANSPOSE", "MAX_POOL_2D", "PAD")
+"""Operators after which all numbers are numbers that were there, or 0: codes pass through them."""
 NO_TENSOR: Final = -1
 
 

@@ -1,7 +1,7 @@
 """Operators of a float graph that read and make 8-bit codes instead, dynamic or static."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, final
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from mpq.backends.litert.graph import MOVES, NO_TENSOR, Form, Graph
 from mpq.backends.litert.requantizing import Rounding
 from mpq.errors import ModelError
+from mpq.quantization.codes import Codes
 
 ACTIVATIONS: Final = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6")
 """What an operator cuts its output to, which its integer kernel does, too."""
@@ -20,6 +21,7 @@ VERSIONS_OF_16: Final[Mapping[str, Mapping[int, int]]] = {
     "DEPTHWISE_CONV_2D": {8: 5},
     "TRANSPOSE": {16: 5},
     "MAX_POOL_2D": {16: 3},
+    "PAD": {16: 3},
     "QUANTIZE": {16: 2},
     "DEQUANTIZE": {16: 3},
 }
@@ -33,8 +35,10 @@ VERSIONS: Final[Mapping[tuple[str, bool], Mapping[int, int]]] = {
     ("DEPTHWISE_CONV_2D", True): {4: 7, 8: 3},
 }
 """Operator, and whether its inputs are codes: bits of the weight to the version that reads them."""
-LARGEST_BIAS: Final = {8: 2**31 - 1, 16: 2**46}
-"""Bits of the inputs to the largest code; kernels of 16 bits take sums below 2^47."""
+LARGEST_BIAS: Final = {8: 2**30, 16: 2**46}
+"""Bits of the inputs to the largest code: half of the largest sum that a kernel takes."""
+NEGLIGIBLE: Final = 5e-7
+"""Of a layer's largest weight: half of what an export takes for the same number."""
 
 
 @final
@@ -82,8 +86,8 @@ class StaticLayer:
         if float(codes.abs().max()) > LARGEST_BIAS[self.reads.bits]:
             raise ModelError(
                 f"litert: the bias of layer {self.name!r} does not fit into {self.bias_bits} bits: "
-                "it is more than 100,000 times its largest product; give it inputs in floating "
-                "point"
+                "it is more than 30,000 times its largest product; give it inputs in floating "
+                "point (a32)"
             )
         return codes.to(torch.int64 if self.reads.bits == 16 else torch.int32)
 
@@ -111,6 +115,31 @@ class StaticLayer:
             return Rounding.ONCE
         is_grouped = kind == "CONV_2D" and groups > 1
         return Rounding.TWICE_AWAY if is_grouped else Rounding.TWICE_UP
+
+
+def with_room_for(codes: Codes, bias: Tensor | None, reads: Form) -> Codes:
+    """Codes of a static layer in which channels of almost nothing have larger steps.
+
+    A bias is stored in units of its channel's sums. Where training has left weights of 1e-8 beside
+    a bias of 1, as in networks with ReLU6, it does not fit; in steps so large that it does, these
+    weights lose what no output shows.
+
+    Args:
+        codes: Of a symmetric format without groups.
+        bias: ``[O]`` float32 of the layer, or ``None``.
+        reads: How its input is stored.
+
+    Returns:
+        The same codes where all biases fit, and where larger steps would not be ``NEGLIGIBLE``.
+    """
+    if bias is None:
+        return codes
+    needed = bias.double().abs() / (reads.scale * codes.scale[:, 0].double())
+    doublings = (needed / LARGEST_BIAS[reads.bits]).clamp(min=1).log2().ceil()[:, None]  # [O, 1]
+    steps = (2**doublings).float()
+    found = replace(codes, codes=(codes.codes / steps).round(), scale=codes.scale * steps)
+    error = (found.numbers() - codes.numbers()).abs().max()
+    return found if error <= NEGLIGIBLE * codes.numbers().abs().max() else codes
 
 
 def activation_of(operator: Any) -> str:

@@ -4,21 +4,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from torch import Tensor
+
 from mpq.backends.input_grid import input_grid
 from mpq.backends.litert.capabilities import CONTAINERS, Way, way_of
 from mpq.backends.litert.flatbuffer import Place, decode_for
-from mpq.backends.litert.graph import Form, Graph, kernels_of
+from mpq.backends.litert.graph import Graph, kernels_of
 from mpq.backends.litert.integers import (
     StaticLayer,
     StaticPass,
     check_bias,
     following_form,
     make_dynamic,
+    with_room_for,
 )
 from mpq.backends.litert.rounded import Output, StoredLayer, form_of, measured_forms
 from mpq.backends.target import Shipped
 from mpq.errors import InputError, ModelError
 from mpq.problem.assignment import AssignedLayer
+from mpq.quantization.codes import Codes
 
 
 @final
@@ -31,12 +35,14 @@ class Plan:
         decoded: Tensor of a weight to the operators that read its numbers.
         dynamic: Operators that round their inputs while running, with the bits of their weight.
         static: Layers whose inputs and outputs are codes.
+        codes: Their weights by layer name.
     """
 
     graph: Graph
     decoded: Mapping[int, Sequence[Any]]
     dynamic: Sequence[tuple[Any, int]]
     static: Sequence[StaticLayer]
+    codes: Mapping[str, Codes]
 
     @classmethod
     def of(cls, graph: Graph, shipped: Shipped, places: Mapping[str, Place]) -> "Plan":
@@ -57,6 +63,7 @@ class Plan:
         decoded: dict[int, Sequence[Any]] = {}
         dynamic: list[tuple[Any, int]] = []
         static: list[StaticLayer] = []
+        codes: dict[str, Codes] = {}
         for index, sharing in layers.items():
             chosen = _computing(sharing)
             taken: list[Any] = []
@@ -66,11 +73,12 @@ class Plan:
                 if way_of(chosen, chosen.precision) is Way.DYNAMIC:
                     dynamic += [(operator, bits) for operator in taken]
                 else:
-                    static.append(_static(graph, shipped, chosen, taken))
+                    stored = codes[chosen.name] = _codes(shipped, chosen)
+                    static.append(_static(graph, shipped, chosen, taken, stored))
             readers = [x for x in graph.readers(index) if all(x is not one for one in taken)]
             if readers:
                 decoded[index] = readers
-        return cls(graph, decoded, dynamic, static)
+        return cls(graph, decoded, dynamic, static, codes)
 
     def store_outputs(self, shipped: Shipped) -> dict[str, StoredLayer]:
         """Finds how outputs of static layers are stored, and what the simulation makes of it.
@@ -94,7 +102,7 @@ class Plan:
         found: dict[str, StoredLayer] = {}
         for layer in self.static:
             layer.makes = measured.get(layer.name) or chosen[layer.name]
-            found[layer.name] = _stored(self.graph, shipped, layer, layer.makes)
+            found[layer.name] = _stored(self.graph, shipped, layer, self.codes[layer.name])
         return found
 
     def apply(self) -> None:
@@ -126,35 +134,41 @@ def _computing(sharing: Sequence[AssignedLayer]) -> AssignedLayer | None:
     return first
 
 
-def _static(
-    graph: Graph, shipped: Shipped, layer: AssignedLayer, operators: Sequence[Any]
-) -> StaticLayer:
+def _bias(shipped: Shipped, layer: AssignedLayer) -> Tensor | None:
     bias = getattr(shipped.module.get_submodule(layer.name), "bias", None)
+    return None if bias is None else bias.detach().float().cpu()
+
+
+def _codes(shipped: Shipped, layer: AssignedLayer) -> Codes:
+    return with_room_for(shipped.codes(layer), _bias(shipped, layer), form_of(input_grid(layer)))
+
+
+def _static(
+    graph: Graph, shipped: Shipped, layer: AssignedLayer, operators: Sequence[Any], codes: Codes
+) -> StaticLayer:
+    bias = _bias(shipped, layer)
     for operator in operators:
         check_bias(graph, operator, layer.name, bias)
     return StaticLayer(
         layer.name,
         operators,
         form_of(input_grid(layer)),
-        shipped.codes(layer).scale[:, 0].float(),
-        None if bias is None else bias.detach().float().cpu(),
+        codes.scale[:, 0].float(),
+        bias,
         CONTAINERS[layer.precision.weight.number.bits],
     )
 
 
-def _stored(graph: Graph, shipped: Shipped, layer: StaticLayer, makes: Form | None) -> StoredLayer:
-    assert makes is not None
+def _stored(graph: Graph, shipped: Shipped, layer: StaticLayer, codes: Codes) -> StoredLayer:
+    assert layer.makes is not None
     module = shipped.module.get_submodule(layer.name)
-    assigned = next(x for x in shipped.quantized if x.name == layer.name)
-    codes = shipped.codes(assigned).integers()
+    assert isinstance(module.weight, Tensor)
     bias = layer.bias_codes()
-    if layer.reads.bits == 16:
-        bias = None  # float32 does not hold such a code; from its own bias it is rounded again
     return StoredLayer(
         layer.reads,
-        makes,
-        codes.reshape(assigned.weight_shape).double(),
+        layer.makes,
+        codes.integers().reshape(module.weight.shape).double(),
         layer.scales,
-        None if bias is None else (bias.double() * layer.unit.double()).float(),
-        layer.rounding(graph, getattr(module, "groups", 1), codes.shape[1]),
+        None if bias is None else bias.double(),
+        layer.rounding(graph, getattr(module, "groups", 1), codes.num_inputs),
     )

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from mpq.backends.litert.graph import Form
 from mpq.backends.litert.requantizing import IN_FLOAT64, Rounding, requantized
 from mpq.errors import ModelError
-from mpq.network.arguments import input_of
+from mpq.network.arguments import input_of, with_input
 from mpq.network.examples import Batch
 from mpq.network.modules import device_of, hooks
+from mpq.network.own_forward import Again
 from mpq.quantization.grid import Grid
 from mpq.quantization.observer import SAMPLES_PER_BATCH
 from mpq.quantization.precision import TensorFormat
@@ -107,7 +108,7 @@ class StoredLayer:
         makes: How its output is stored.
         weight: Its codes, of the weight's shape, float64.
         scales: ``[O]`` float32 of the weight.
-        bias: ``[O]`` float32 as it is stored; ``None``: its own, if it has one.
+        bias: ``[O]`` its codes, float64, or ``None``.
         rounding: Of the kernel.
     """
 
@@ -117,6 +118,27 @@ class StoredLayer:
     scales: Tensor
     bias: Tensor | None
     rounding: Rounding
+
+    @property
+    def unit(self) -> Tensor:
+        """``[O]`` float32: what one unit of its sums is worth."""
+        return torch.tensor(self.reads.scale) * self.scales
+
+    def biases(self, given: Tensor) -> Tensor:
+        """``[O]`` float64 in units of its sums.
+
+        Args:
+            given: ``[O]`` float32 of the layer, on the CPU; it may be a hair off ``stored_bias``,
+                which does not hold all digits of a code.
+        """
+        assert self.bias is not None
+        return self.bias + (given.double() - self.stored_bias.double()) / self.unit.double()
+
+    @property
+    def stored_bias(self) -> Tensor:
+        """``[O]`` float32, of a layer that has one."""
+        assert self.bias is not None
+        return (self.bias * self.unit.double()).float()
 
     def output(
         self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
@@ -136,26 +158,18 @@ class StoredLayer:
         channels = -1 if isinstance(layer, nn.Linear) else 1
         shape = [1] * x.ndim
         shape[channels] = -1
-        unit = (torch.tensor(self.reads.scale) * self.scales).to(device).view(shape)
-        sums = _products(layer, codes, self.weight.to(device))
-        if layer.bias is not None:
+        # By its own forward, with its padding, in float64, in which sums are exact.
+        given = {"weight": self.weight.to(device)}
+        if self.bias is not None:
             assert isinstance(layer.bias, Tensor)
-            sums = sums + layer.bias.double().view(shape) / unit.double()
+            given["bias"] = self.biases(layer.bias.detach().cpu()).to(device)
+        sums: Tensor = Again(layer, *with_input(args, kwargs, codes)).output(given)
+        unit = self.unit
         if self.rounding in IN_FLOAT64:
-            unit = self.reads.scale * self.scales.double().to(device).view(shape)
-        found = requantized(sums, unit, self.makes.scale, self.rounding)
+            unit = self.reads.scale * self.scales.double()
+        found = requantized(sums, unit.to(device).view(shape), self.makes.scale, self.rounding)
         kept: Tensor = self.makes.cut(found)
         return (kept.float() * self.makes.scale).to(output.dtype)
-
-
-def _products(layer: nn.Module, codes: Tensor, weight: Tensor) -> Tensor:
-    """Sums of float64, in which they are exact."""
-    if isinstance(layer, nn.Linear):
-        return F.linear(codes, weight)
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
-    # torch's own, with its padding.
-    found: Tensor = layer._conv_forward(codes, weight, None)
-    return found
 
 
 def store_outputs(module: nn.Module, layers: Mapping[str, StoredLayer]) -> nn.Module:
@@ -168,7 +182,7 @@ def store_outputs(module: nn.Module, layers: Mapping[str, StoredLayer]) -> nn.Mo
     for name, stored in layers.items():
         layer = module.get_submodule(name)
         if stored.bias is not None:
-            kept = nn.Parameter(stored.bias.to(device_of(module)), requires_grad=False)
-            layer.bias = kept
+            kept = stored.stored_bias.to(device_of(module))
+            layer.bias = nn.Parameter(kept, requires_grad=False)
         layer.register_forward_hook(stored.output, with_kwargs=True)
     return module

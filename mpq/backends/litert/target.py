@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq.backends.hugging_face import require
+from mpq.backends.litert.barriers import add_barriers, remove_barriers
 from mpq.backends.litert.capabilities import CONTAINERS, Way, refusal, stored_bits, way_of
 from mpq.backends.litert.flatbuffer import (
     Place,
@@ -28,6 +29,7 @@ from mpq.backends.litert.flatbuffer import (
     written_model,
 )
 from mpq.backends.litert.graph import Graph
+from mpq.backends.litert.padded import only_pads
 from mpq.backends.litert.plan import Plan
 from mpq.backends.litert.rounded import StoredLayer, store_outputs
 from mpq.backends.litert.tracing import (
@@ -63,7 +65,8 @@ class LiteRt(Target):
 
     litert-torch converts the network in floating point, and never sees a format: where a layer's
     weight ended up is found by its numbers, and codes and scales are put there. Behind them is a
-    ``DEQUANTIZE``, or an operator that computes in integers.
+    ``DEQUANTIZE``, or an operator that computes in integers. Barriers (``barriers.py``) keep it
+    from joining a layer with others.
 
     Args:
         batch_size: Examples of one run; all shapes are fixed to those of the first example.
@@ -111,9 +114,14 @@ class LiteRt(Target):
 
     def module_refusal(self, module: nn.Module | None) -> str:
         """See ``Target.module_refusal``: what is traced has a place, whatever its module."""
-        if module is not None and kind_of(module) is not None and has_own_forward(module):
-            return "its forward is another one than torch's, and reads its weight in its own way"
-        return ""
+        if module is None or kind_of(module) is None or not has_own_forward(module):
+            return ""
+        if only_pads(module):
+            return ""
+        return (
+            "its forward is another one than torch's, and does more than padding with zeros what "
+            "it reads: what its operator in the file gives would not be what the layer gives"
+        )
 
     def stored_bits(self, layer: LayerShape, precision: Precision) -> int:
         """See ``Target.stored_bits``."""
@@ -139,7 +147,9 @@ class LiteRt(Target):
         for package in self.packages:
             require(package, self.extra)
         network, marks = _marked(module, names)
+        add_barriers(network, marks)
         graph = Graph(read_model(_file_of(network, _first(examples, self.batch_size))))
+        remove_barriers(graph)
         return graph, {name: find_weight(graph.model, name, x) for name, x in marks.items()}
 
     def write(self, shipped: Shipped, folder: Path) -> None:
@@ -159,7 +169,8 @@ class LiteRt(Target):
                 "is_integer": way_of(layer, layer.precision) is not Way.FLOAT,
             }  # fmt: skip
             if place.index not in filled:
-                store_codes(graph.model, place, shipped.codes(layer), layer.weight_shape)
+                codes = plan.codes.get(layer.name) or shipped.codes(layer)
+                store_codes(graph.model, place, codes, layer.weight_shape)
                 filled.add(place.index)
         plan.apply()
         for name, entry in told.items():

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from mpq.backends.litert.graph import KERNELS, LOOKUPS, Graph
 from mpq.backends.litert.integers import ACTIVATIONS, activation_of, has_bias
 from mpq.backends.litert.rounded import CUTS
 from mpq.backends.target import Shipped
+
+TURNS: Final = ("TRANSPOSE", "RESHAPE")
 
 
 def computing(graph: Graph, shipped: Shipped, places: Mapping[str, Place]) -> dict[str, list[Any]]:
@@ -76,12 +78,24 @@ def tensors_of(graph: Graph, operator: Any) -> dict[str, int]:
     found, read = {OUTPUT: int(operator.outputs[0])}, int(operator.inputs[0])
     if graph.kind(operator) in LOOKUPS:  # ids, of which nothing is compared
         return found
-    maker = next((x for x in graph.subgraph.operators if read in list(x.outputs)), None)
-    kind = "" if maker is None else graph.kind(maker)
-    if "PAD" in kind:
-        return found
-    # Before it is rounded, as in the simulation.
-    return {INPUT: int(maker.inputs[0]) if maker and kind == "QUANTIZE" else read, **found}
+    maker = _maker(graph, read)
+    if maker is not None and graph.kind(maker) == "QUANTIZE":
+        read = int(maker.inputs[0])  # before it is rounded, as in the simulation
+    return found if _is_padded(graph, read) else {INPUT: read, **found}
+
+
+def _is_padded(graph: Graph, tensor: int) -> bool:
+    """Whether zeros were added to what a layer is given, perhaps before its axes were turned."""
+    maker = _maker(graph, tensor)
+    if maker is None:
+        return False
+    kind = graph.kind(maker)
+    return "PAD" in kind or (kind in TURNS and _is_padded(graph, int(maker.inputs[0])))
+
+
+def _maker(graph: Graph, tensor: int) -> Any:
+    """The operator that makes a tensor; ``None`` of what is given, and of constants."""
+    return next((x for x in graph.subgraph.operators if tensor in list(x.outputs)), None)
 
 
 def with_outputs(model: Any, layers: Mapping[str, Mapping[str, Any]]) -> bytes:

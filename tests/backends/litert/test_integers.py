@@ -6,12 +6,21 @@ import numpy as np
 import pytest
 import torch
 
+from mpq.backends.litert.barriers import BOUND, remove_barriers
 from mpq.backends.litert.graph import Form, Graph, kernels_of
-from mpq.backends.litert.integers import StaticLayer, StaticPass, check_bias, following_form
+from mpq.backends.litert.integers import (
+    StaticLayer,
+    StaticPass,
+    activation_of,
+    check_bias,
+    following_form,
+    with_room_for,
+)
 from mpq.backends.litert.requantizing import Rounding
 from mpq.backends.litert.rounded import Output, form_of, measured_forms
 from mpq.errors import ModelError
 from mpq.network.examples import Batch
+from mpq.quantization.codes import Codes
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import ActivationRange
 from mpq.quantization.rounding import static_grid
@@ -275,3 +284,54 @@ def test_kernels_that_round_are_told_by_operator_and_bits() -> None:
         assert layer([linear], WIDE, bits=bits).rounding(graph, 1, 33) is Rounding.FLOAT64
         assert layer([plain], WIDE, bits=bits).rounding(graph, 2, 36) is Rounding.SHORT
     assert layer([depthwise], WIDE).rounding(graph, 8, 9) is Rounding.SHORT
+
+
+def test_a_scale_is_doubled_until_its_bias_fits() -> None:
+    """Of a channel of almost nothing; one whose weights count keeps its codes, and is refused."""
+    tensor_format = Precision.parse("w8").weight
+    scale = torch.tensor([[1.0], [1e-9]])
+    codes = Codes(
+        tensor_format, torch.tensor([[1.0, 127.0], [-128.0, 5.0]]), scale,
+        torch.zeros(2, 1, dtype=torch.int32), 2,
+    )  # fmt: skip
+
+    found = with_room_for(codes, torch.tensor([1.0, 3.0]), HALF)
+
+    # 3 / (0.5 * 1e-9) is 6e9, which three doublings bring below 2^30.
+    assert found.scale[:, 0].tolist() == pytest.approx([1, 8e-9])
+    assert found.integers().tolist() == [[1, 127], [-16, 1]]
+    assert with_room_for(codes, None, HALF) is codes
+    assert with_room_for(codes, torch.tensor([1e12, 0.0]), HALF) is codes
+
+
+def test_barriers_are_taken_out() -> None:
+    """Before and behind a layer, in front of a ReLU6 that becomes its own, and at the output."""
+    graph = graph_of(
+        ("MAXIMUM", [0, 7], 1), ("FULLY_CONNECTED", [1, 6], 2), ("MAXIMUM", [2, 7], 3),
+        ("RELU6", [3], 4), ("FULLY_CONNECTED", [4, 6], 5), ("MAXIMUM", [7, 5], 8), num_tensors=9,
+    )  # fmt: skip
+    graph.model.buffers[7].data = np.frombuffer(np.float32(BOUND).tobytes(), np.uint8)
+
+    remove_barriers(graph)
+
+    first, second = graph.subgraph.operators
+    assert told(graph) == ["FULLY_CONNECTED", "FULLY_CONNECTED"]
+    assert [list(first.inputs), list(first.outputs)] == [[0, 6], [4]]
+    assert [list(second.inputs), list(second.outputs)] == [[4, 6], [8]]
+    assert [activation_of(x) for x in (first, second)] == ["RELU6", "NONE"]
+    assert graph.subgraph.outputs == [8]
+
+
+def test_another_maximum_is_no_barrier() -> None:
+    """And a function that two read stays an operator."""
+    graph = graph_of(
+        ("MAXIMUM", [0, 7], 1),
+        ("FULLY_CONNECTED", [1, 6], 2),
+        ("RELU6", [2], 3),
+        ("ADD", [2, 3], 4),
+    )
+    graph.model.buffers[7].data = np.frombuffer(np.float32(-1).tobytes(), np.uint8)
+
+    remove_barriers(graph)
+
+    assert told(graph) == ["MAXIMUM", "FULLY_CONNECTED", "RELU6", "ADD"]

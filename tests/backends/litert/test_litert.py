@@ -230,27 +230,6 @@ def test_static_layers_of_one_weight_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-class Joined(nn.Module):
-    """A layer, and a number that is added behind it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(8, 8)
-        self.more = nn.Parameter(torch.arange(8.0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Joined with the bias by the converter, or added."""
-        found: Tensor = self.layer(x.mean((1, 2))) + self.more
-        return found
-
-
-def test_a_bias_that_the_converter_changed_is_refused(tmp_path: Path) -> None:
-    """It adds what follows a layer to the bias, where the simulation rounds between the two."""
-    with pytest.raises(ModelError, match="another bias for layer 'layer'"):
-        shipped_check(Joined, ("w8a8",), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_marks_are_no_initial_weights(tmp_path: Path) -> None:
     """An embedding that was drawn first, from the seed 0, is not taken for the layer's weight."""
     pytest.importorskip("litert_torch")

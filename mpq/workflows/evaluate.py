@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, final
 
 import numpy as np
@@ -78,6 +79,22 @@ class Reference:
                 weighted = (apart * position_weights(batch, outputs)).sum(dim=1)  # [N]
                 sums.add(batch, self._targets(batch, outputs), weighted.cpu().numpy())
         return sums.measurement(self._metric)
+
+    @cached_property
+    def uninformed(self) -> float:
+        """Divergence of one answer to everything, the mean of the original's outputs.
+
+        A network that is further apart than that is broken: it matters little by how much.
+        """
+        rows = [outputs.flatten(0, 1) for outputs in self._outputs]  # [N P, C]
+        answer = sum(r.double().sum(dim=0) for r in rows) / max(sum(map(len, rows)), 1)
+        total, count = 0.0, 0
+        for batch, outputs in zip(self._data, self._outputs, strict=True):
+            same = torch.as_tensor(answer).to(outputs.dtype).expand_as(outputs)
+            apart = self._metric.divergence(outputs, same)
+            total += float((apart * position_weights(batch.to(outputs.device), outputs)).sum())
+            count += batch.size
+        return total / max(count, 1)
 
     def _run(self, module: nn.Module) -> Iterator[tuple[Batch, Tensor]]:
         """Every batch on the module's device, with its outputs ``[N, P, C]``."""

@@ -27,6 +27,9 @@ SINGLE: Final = (
     "one, or one batch whose rows mix"
 )
 
+MOST_PARTS: Final = 16
+"""Of a network's layers, which are tried apart where they break it together."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -52,8 +55,9 @@ def rounded_weights(on: Estimation, rounding: WeightRounding, seed: int) -> Roun
 
     Layers that share a weight are looked at once, and get the same codes. Takes a forward and a
     backward pass over the calibration examples, and a second moment ``[K, K]`` for every layer;
-    ``auto`` takes it twice, and six forward passes over a share of them. Of a network that cannot
-    be differentiated the second moments are the plain ones.
+    ``auto`` takes it twice, and six forward passes over a share of them, or more where few bits
+    break the network (``MOST_PARTS``). Of a network that cannot be differentiated the second
+    moments are the plain ones.
 
     Args:
         on: Network, calibration examples, candidates, and the quantizer whose grids scales start
@@ -95,15 +99,32 @@ def _unhelped(
     by_nearest = Evaluator(on.network, on.quantizer, original)
     by_trial = replace(by_nearest, quantizer=replace(on.quantizer, stored=trial.stored))
 
-    def gains(tensor_format: TensorFormat) -> Array:
-        # Inputs stay as they are: it is the weights' rounding that is asked about.
-        uniform = dict.fromkeys(on.names, Precision(tensor_format, ORIGINAL.activation))
-        tried, nearest = (e.measure(uniform).by_example for e in (by_trial, by_nearest))
-        return (nearest - tried) / (max(tried.mean(), nearest.mean()) or 1.0)
-
-    found = {f: gains(f) for f in track(formats, "trying roundings")}
+    found = {f: _gains(by_nearest, by_trial, f) for f in track(formats, "trying roundings")}
     worse = [f for f, gain in found.items() if gain.mean() < -_standard_error(gain)]
     return worse or ([] if _is_above_chance(np.mean(list(found.values()), axis=0)) else [*formats])
+
+
+def _gains(by_nearest: Evaluator, by_trial: Evaluator, tensor_format: TensorFormat) -> Array:
+    """``[N]`` of examples: how much less the network loses by the trial, of what it loses at all.
+
+    Where it is broken by all layers at once, which says nothing of them, by every second layer and
+    the others, or by as many parts of them as it takes.
+    """
+    names = [layer.name for layer in by_nearest.network.layers]
+    # Inputs stay as they are: it is the weights' rounding that is asked about.
+    precision = Precision(tensor_format, ORIGINAL.activation)
+    num_parts = 1
+    while True:
+        parts = [dict.fromkeys(names[i::num_parts], precision) for i in range(num_parts)]
+        nearest, tried = (
+            np.array([e.measure(part).by_example for part in parts])  # [parts, N]
+            for e in (by_nearest, by_trial)
+        )
+        losses = np.maximum(nearest.mean(axis=1), tried.mean(axis=1))
+        is_broken = losses.mean() > by_nearest.reference.uninformed
+        if not is_broken or num_parts >= min(len(names), MOST_PARTS):
+            return np.asarray((nearest - tried).sum(axis=0) / (losses.sum() or 1.0))
+        num_parts *= 2
 
 
 def _is_above_chance(gains: Array) -> bool:

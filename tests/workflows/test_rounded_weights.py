@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from scipy.special import rel_entr, softmax
 from torch import Tensor, nn
 
 import mpq
@@ -23,10 +25,13 @@ from mpq.errors import (
 from mpq.network.modules import weight_of
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import quantized
+from mpq.report.measurement import Measurement
 from mpq.rounding import AutoRounding
 from mpq.rounding._base import StackSolver
 from mpq.rounding.stack import Stack
 from mpq.sensitivity import Estimation
+from mpq.workflows.evaluate import Reference
+from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.rounded_weights import rounded_weights
 from mpq.workflows.setup import Prepared
 
@@ -305,6 +310,57 @@ def test_many_examples_are_taken_for_what_they_are_worth() -> None:
     )
     assert result.assignment.weights is not None
     assert not result.provenance.rounding_unhelped
+
+
+class Deep(nn.Module):
+    """Of which two bits leave nothing where all layers have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(24, 24) for _ in range(12))
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Confident logits."""
+        for layer in self.layers:
+            x = torch.tanh(1.7 * layer(x) * 24**0.5 / 2)
+        return 8 * x
+
+
+def test_a_format_that_breaks_the_network_is_tried_in_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every layer once, fewer at a time until an answer is better than none; others all at once."""
+    seen: dict[str, list[tuple[str, ...]]] = {}
+    measure = Evaluator.measure
+
+    def recording(self: Evaluator, precisions: Mapping[str, Precision]) -> Measurement:
+        seen.setdefault(str(next(iter(precisions.values()))), []).append(tuple(precisions))
+        return measure(self, precisions)
+
+    monkeypatch.setattr(Evaluator, "measure", recording)
+    batches = [*torch.randn(64, 1, 24, generator=torch.Generator().manual_seed(1))]
+    prepared = Prepared.of(mpq.Task(Deep(), batches, candidates=["w2", "w4", "w8"]))
+    assert prepared.rounded is prepared.rounded  # once
+    names = tuple(layer.name for layer in prepared.network.layers)
+    sizes = [len(part) for part in seen["w2a32"]]
+    assert sizes[:2] == [12, 12]
+    assert sizes[2:6] == [6] * 4
+    assert {name for part in seen["w2a32"][2:4] for name in part} == {*names}
+    assert seen["w8a32"] == [names, names]
+
+
+def test_one_answer_to_everything() -> None:
+    """The mean of the original's outputs, by scipy's divergences."""
+    module, batches = Deep(), [*torch.randn(6, 2, 24, generator=torch.Generator().manual_seed(1))]
+    with torch.no_grad():
+        logits = torch.cat([module(x) for x in batches]).double().numpy()
+    original, answer = softmax(logits, axis=1), softmax(logits.mean(axis=0))
+
+    found = Reference(module, mpq.Calibration.of(batches)).uninformed
+
+    assert found == pytest.approx(rel_entr(original, answer).sum(axis=1).mean(), rel=1e-5)
 
 
 def test_examples_that_are_all_alike_prove_nothing() -> None:

@@ -26,7 +26,6 @@ from mpq.network.examples import Batch
 from mpq.network.outputs import scored_tensor
 from mpq.quantization.numerics import Numerics
 
-
 FORMAT: Final = {"format": "pt"}
 """What the header of a file of safetensors says of all its tensors."""
 

@@ -44,7 +44,7 @@ DTYPES: Final = {
 ALIGNMENT: Final = 8
 """The header is filled up to a multiple of so many bytes."""
 LARGEST_NUMBER: Final = 8
-"""Bytes that a number of the network takes at most, with its share of scales and filled-up words."""
+"""Bytes that a number of the network takes at most, with its share of scales and of whole words."""
 LARGEST_BESIDES: Final = 4096
 """Bytes that a layer takes at most beside its numbers, for shapes and scales of inputs."""
 MOST_TENSORS: Final = 6

@@ -29,8 +29,8 @@ class ExportCheck:
         kl_of_simulation_nats: The same of the simulation.
         file_bytes: All files with weights.
         predicted_bytes: What ``weight_bytes`` says: without headers.
-        promised_bytes: What ``file_bytes`` says of the files, which they never exceed; ``None`` where
-            the target does not say.
+        promised_bytes: What ``file_bytes`` says, which the files never exceed; ``None`` where the
+            target does not say.
         examples_per_second: Of one batch, warm, on this machine.
         tokens_per_second: The same in tokens that are read; ``None`` where inputs are no tokens.
         dtype: What the network's parameters are stored in. Everything above was computed in

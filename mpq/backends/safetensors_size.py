@@ -102,10 +102,12 @@ def safetensors_size(
     def size(tensors: Tensors) -> int:
         return _size(*laid(tensors), digits)
 
-    def stays(name: str, tensor: Tensor) -> list[int]:
+    def by_itself(name: str) -> dict[str, Tensor]:
+        return {name: state[name].detach().to("meta")}
+
+    def stays(name: str) -> list[int]:
         """By both names."""
-        one = {name: tensor.detach().to("meta")}
-        return sorted((size(one), size(renamed(one))))
+        return sorted((size(by_itself(name)), size(renamed(by_itself(name)))))
 
     @cache
     def quantized(name: str, kind: str, shape: tuple[int, ...], precision: Precision) -> int:
@@ -124,12 +126,12 @@ def safetensors_size(
         key = alone.get(layer.name, "")
         # Nothing where what is left out has the same parameter, which the file has once.
         is_there = not key or _place(state[key]) in places
-        return 0 if is_there else stays(key, state[key])[1]
+        return 0 if is_there else stays(key)[1]
 
-    both = [stays(name, tensor) for name, tensor in rest.items()]
-    either = [*both, *(stays(key, state[key]) for key in alone.values())]
+    both = [stays(name) for name in rest]
+    either = [*both, *map(stays, alone.values())]
     # Of experts that stay, the entry of the parameter: it is there or not, and always counted.
-    entries = [entry_bytes(name, state[name], digits) for name in stacked]
+    entries = [size(by_itself(name)) - state[name].nbytes for name in stacked]
     left = sum(state[name].nbytes for name in stacked) - sum(t.nbytes for t in parts.values())
     constant = header_bytes({**FORMAT, **(metadata or {})}) + ALIGNMENT - 1
     constant += sum(more for _, more in both) + sum(entries) + left

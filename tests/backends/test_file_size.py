@@ -1,5 +1,6 @@
 """What is promised of a file before it is written, beside the file; targets that do not say."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -104,21 +105,28 @@ def test_a_file_of_safetensors_is_as_large_as_promised(
     assert told.slack_bytes <= 7 + 2 * 9 * num_tensors
 
 
+@pytest.mark.parametrize("name", FOLDERS)
 @pytest.mark.parametrize("spelling", ["w4a32", "w8ta32", "w3g32a32", "fp32"])
-def test_experts_in_one_parameter_are_promised_under_the_checkpoints_names(spelling: str) -> None:
-    """Quantized or not: other names, one entry for all experts or several for each."""
-    model, target = mixtral(num_hidden_layers=2), with_extra("compressed-tensors")
+def test_experts_in_one_parameter_are_promised_as_the_file_has_them(
+    name: str, spelling: str
+) -> None:
+    """Under the checkpoint's names, several for each, or one entry for all where they stay."""
+    model, target = mixtral(num_hidden_layers=2), with_extra(name)
+    modules = dict(model.named_modules())
     mixed = in_turn(model, target, (spelling,))
-    routers = [layer.name for layer in mixed.layers if layer.name.endswith("gate.weight")]
-    layers = (
-        replace(layer, precision=ORIGINAL) if layer.name in routers else layer
+    layers = tuple(
+        replace(layer, precision=ORIGINAL)
+        if target.why_not(layer, layer.precision, modules)
+        else layer
         for layer in mixed.layers
     )
 
-    shipped, found = as_written(target, model, replace(mixed, layers=tuple(layers)))
+    shipped, found = as_written(target, model, replace(mixed, layers=layers))
     told = promise(target, shipped)
 
-    assert len(routers) == 2
+    quantized = {layer.name for layer in layers if layer.precision != ORIGINAL}
+    has_experts = any("experts" in layer for layer in quantized)
+    assert has_experts == (name == "compressed-tensors" and spelling != "fp32")
     assert found <= told.constant_bytes <= found + told.slack_bytes
 
 
@@ -197,14 +205,14 @@ def test_without_a_target_that_says_it_nothing_is_estimated(
         with_extra(to)
     monkeypatch.setattr("mpq.workflows.search.estimated", lambda *_: pytest.fail("estimated"))
     task = mpq.Task(*small(), to=to)
+    asks: dict[str, Callable[[], object]] = {
+        "limit": lambda: mpq.search(task, {"file_bytes": "1MB"}),
+        "minimize": lambda: mpq.search(task, objective=mpq.Objective("file_bytes", max_loss=1.0)),
+        "frontier": lambda: mpq.frontier(task, "file_bytes"),
+    }
 
     with pytest.raises(InputError, match=why):
-        if asked == "limit":
-            mpq.search(task, {"file_bytes": "1MB"})
-        elif asked == "minimize":
-            mpq.search(task, objective=mpq.Objective("file_bytes", max_loss=1.0))
-        else:
-            mpq.frontier(task, "file_bytes")
+        asks[asked]()
 
 
 def test_c_promises_its_constants() -> None:

@@ -76,16 +76,16 @@ def check_size(target: Target, shipped: Shipped, made: Path) -> Sizes:
     """
     found, predicted = target.file_bytes(made), predicted_bytes(target, shipped)
     size = promised(target, shipped)
-    most = predicted + target.header_bytes(made) if size is None else size.constant_bytes
-    if found > most:
+    told = predicted if size is None else size.constant_bytes
+    if found > told + (target.header_bytes(made) if size is None else 0):
         raise ModelError(
-            f"{target.name}: the files have {found} bytes where {most} were promised; nothing "
+            f"{target.name}: the files have {found} bytes where {told} were promised; nothing "
             "was written"
         )
     if size is None:
         return Sizes(found, predicted, None, max(predicted - found, 0))
-    least = max(predicted, most - size.slack_bytes)
-    return Sizes(found, predicted, most, max(least - found, 0))
+    least = max(predicted, told - size.slack_bytes)
+    return Sizes(found, predicted, told, max(least - found, 0))
 
 
 def check_budget(target: Target, assignment: Assignment, found: int) -> None:

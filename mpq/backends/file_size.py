@@ -2,17 +2,14 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, final, runtime_checkable
+from typing import Protocol, final, runtime_checkable
 
 from torch import nn
 
-from mpq.backends.target import LayerShape, Target
+from mpq.backends.target import LayerShape, Shipped, Target
 from mpq.errors import InputError
 from mpq.network.modules import stored_tensors, weight_of
 from mpq.quantization.precision import Precision
-
-if TYPE_CHECKING:
-    from mpq.backends.target import Shipped
 
 
 @final
@@ -55,29 +52,18 @@ def file_size_of(
     """What a target says; arguments as in ``SaysFileSize.file_size``.
 
     Raises:
-        InputError: If it does not say: what its file has besides weights (nodes of a graph, zero
-            points that layers share) then depends on the precisions of several layers at once.
+        InputError: If it does not say, as where a graph is in the file.
         MissingDependencyError: If a package that writes the file is missing.
-    """
-    check_says_size(target)
-    assert isinstance(target, SaysFileSize)
-    return target.file_size(model, module, names)
-
-
-def check_says_size(target: Target) -> None:
-    """Refuses a target that does not say how large its files are going to be.
-
-    Raises:
-        InputError: Says so, and what can be limited.
     """
     if not isinstance(target, SaysFileSize):
         raise InputError(
             f"the target {target.name} does not say how large its file is before it is written: "
             "its graph is in there, too, and depends on the precisions; limit weight_bytes instead"
         )
+    return target.file_size(model, module, names)
 
 
-def promised(target: Target, shipped: "Shipped") -> FileSize | None:
+def promised(target: Target, shipped: Shipped) -> FileSize | None:
     """The size of what is going to be written, all in the constant; ``None``: it is not known.
 
     Args:

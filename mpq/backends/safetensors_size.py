@@ -145,7 +145,7 @@ def header_bytes(metadata: Mapping[str, str]) -> int:
     """Bytes of a file without tensors, its header not filled up.
 
     >>> header_bytes({"format": "pt"})  # 8, and {"__metadata__":{"format":"pt"}}
-    41
+    40
     """
     return 8 + len(_json({"__metadata__": dict(metadata)}))
 
@@ -154,7 +154,7 @@ def entry_bytes(name: str, tensor: Tensor, digits: int) -> int:
     """Bytes of a tensor's entry in the header, with offsets of so many digits, and a comma.
 
     >>> entry_bytes("a", torch.empty(2, 3), 1)  # ,"a":{"dtype":"F32","shape":[2,3],...[0,9]}
-    59
+    55
     """
     stated = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": []}
     return len(_json({name: stated})) - len("{}") + len(",") + 2 * digits + len(",")

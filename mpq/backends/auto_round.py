@@ -3,14 +3,16 @@
 import copy
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, final
 
 import torch
 from torch import Tensor, nn
 
+from mpq.backends.file_size import FileSize
 from mpq.backends.hugging_face import (
     LoadedModule,
     check_linear_alone,
@@ -21,6 +23,7 @@ from mpq.backends.hugging_face import (
     write_folder,
 )
 from mpq.backends.runtime import Loaded
+from mpq.backends.safetensors_size import safetensors_size
 from mpq.backends.target import LayerShape, Shipped, Target, not_linear, rows_of
 from mpq.errors import ModelError, UnknownNameError
 from mpq.problem.assignment import AssignedLayer
@@ -140,16 +143,30 @@ class AutoRound(Target):
         is_raw = any(not layer.precision.weight.symmetric for layer in shipped.quantized)
         tensors: dict[str, Tensor] = {}
         for layer in shipped.quantized:
-            own = _tensors(shipped.codes(layer), layer.precision, is_raw)
-            if self.method == "gptq":
-                own["g_idx"] = _places(layer)
-            tensors |= {f"{layer.name}.{key}": value for key, value in own.items()}
+            tensors |= self._named(layer, shipped.codes(layer), is_raw)
         replaced = {f"{layer.name}.weight" for layer in shipped.quantized}
         rest = dict(other_tensors(shipped.model, replaced))
         _check_half(rest)
         if tensors:
             config["quantization_config"] = _quantization(shipped, self.method, is_raw)
         write_folder(folder, shipped.model, config, {**rest, **tensors})
+
+    def file_size(
+        self,
+        model: nn.Module,
+        module: nn.Module,  # noqa: ARG002
+        names: Collection[str],
+    ) -> FileSize:
+        """See ``SaysFileSize.file_size``."""
+        # Zero points take as many bits in both layouts.
+        return safetensors_size(model, names, partial(self._named, is_raw=True))
+
+    def _named(self, layer: AssignedLayer, codes: Codes, is_raw: bool) -> dict[str, Tensor]:
+        """One layer's tensors, by their names in the file."""
+        own = _tensors(codes, layer.precision, is_raw)
+        if self.method == "gptq":
+            own["g_idx"] = _places(layer)
+        return {f"{layer.name}.{key}": value for key, value in own.items()}
 
     def load(self, folder: Path) -> Loaded:
         """See ``Target.load``."""

@@ -16,7 +16,7 @@ from mpq.backends.half_precision import DTYPE_NAMES, in_float32, parameter_dtype
 from mpq.backends.last_digits import LastDigits, largest
 from mpq.backends.layerwise import Stepwise, any_apart, first_apart, one_apart, traced
 from mpq.backends.simulate import prepared, with_precisions
-from mpq.backends.stored import check_kinds, check_size, told_missing
+from mpq.backends.stored import check_budget, check_kinds, check_size, told_missing
 from mpq.backends.target import SQUARED_ERROR, Shipped, Target
 from mpq.errors import ModelError
 from mpq.network.examples import Batch
@@ -89,12 +89,14 @@ def compared(
     more = _more_differences(
         target, is_median, accepted / spread, [others for _, others in answered], ran.more
     )
-    file_bytes, predicted = check_size(target, shipped, made)
+    sizes = check_size(target, shipped, made)
+    if was_searched_for:
+        check_budget(target, shipped.assignment, sizes.found)
     otherwise, warnings = _otherwise(target, batches, expected, ran)
     unseen = sorted({path for _, others in answered for path in others} - set(more))
     warnings += [f"the output {path} is not compared" for path in unseen]
-    if file_bytes < predicted:
-        warnings.append(told_missing(predicted - file_bytes, model, batches[0]))
+    if sizes.missing:
+        warnings.append(told_missing(sizes.missing, model, batches[0]))
     return ExportCheck(
         target=spelled,
         fingerprint=shipped.assignment.fingerprint,
@@ -107,8 +109,9 @@ def compared(
         max_weight_difference=weights,
         kl_from_original_nats=_divergence(originals, ran.outputs),
         kl_of_simulation_nats=_divergence(originals, expected),
-        file_bytes=file_bytes,
-        predicted_bytes=predicted,
+        file_bytes=sizes.found,
+        predicted_bytes=sizes.predicted,
+        promised_bytes=sizes.promised,
         examples_per_second=batches[0].size / ran.seconds,
         tokens_per_second=_num_tokens(batches[0]) / ran.seconds or None,
         dtype=DTYPE_NAMES[parameter_dtype(shipped.model)],

@@ -2,8 +2,9 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar, Final, final
@@ -20,8 +21,10 @@ from mpq.backends.compressed_tensors_layout import (
     scheme_of,
     tensor_scales,
 )
+from mpq.backends.file_size import FileSize
 from mpq.backends.fused_experts import (
     CHECKPOINT_NAMES,
+    ExpertMatrix,
     expert_matrices,
     expert_parameters,
     in_checkpoint,
@@ -38,9 +41,12 @@ from mpq.backends.hugging_face import (
     write_folder,
 )
 from mpq.backends.runtime import Loaded
+from mpq.backends.safetensors_size import safetensors_size, unchanged
 from mpq.backends.target import LayerShape, Shipped, not_linear, rows_of
 from mpq.backends.vllm import fused
 from mpq.errors import MissingDependencyError
+from mpq.problem.assignment import AssignedLayer
+from mpq.quantization.codes import Codes
 from mpq.quantization.microscaling import no_whole_blocks
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
@@ -206,12 +212,10 @@ class CompressedTensors(FolderTarget):
             if matrices:
                 groups[layer.precision, True] = [CHECKPOINT_NAMES]
                 replaced.add(layer.name.rpartition(".")[0])
-                tensors |= expert_tensors(layer, codes, matrices)
             else:
                 groups[layer.precision, False].append(layer.name)
                 replaced.add(f"{layer.name}.weight")
-                own = layer_tensors(layer, codes, self.arithmetic, wholes.get(layer.name, 1.0))
-                tensors |= {f"{layer.name}.{key}": value for key, value in own.items()}
+            tensors |= self._tensors(layer, codes, matrices, wholes.get(layer.name, 1.0))
         rest = dict(other_tensors(shipped.model, replaced))
         if any(is_fused for _, is_fused in groups):
             rest = in_checkpoint(shipped.model, rest)
@@ -226,6 +230,31 @@ class CompressedTensors(FolderTarget):
             },
         }
         write_folder(folder, shipped.model, config, {**rest, **tensors})
+
+    def file_size(
+        self,
+        model: nn.Module,
+        module: nn.Module,  # noqa: ARG002
+        names: Collection[str],
+    ) -> FileSize:
+        """See ``SaysFileSize.file_size``."""
+        experts = expert_matrices(model)
+
+        def written(layer: AssignedLayer, codes: Codes) -> Mapping[str, Tensor]:
+            return self._tensors(layer, codes, experts.get(layer.name, ()), 1.0)
+
+        # Where an expert is quantized, all names are the checkpoint's.
+        renamed = partial(in_checkpoint, model) if experts else unchanged
+        return safetensors_size(model, names, written, renamed=renamed)
+
+    def _tensors(
+        self, layer: AssignedLayer, codes: Codes, matrices: Sequence[ExpertMatrix], whole: float
+    ) -> dict[str, Tensor]:
+        """One layer's tensors, by their names in the file."""
+        if matrices:
+            return expert_tensors(layer, codes, matrices)
+        own = layer_tensors(layer, codes, self.arithmetic, whole)
+        return {f"{layer.name}.{key}": value for key, value in own.items()}
 
     def load(self, folder: Path) -> Loaded:
         """See ``Target.load``."""

@@ -29,6 +29,8 @@ class ExportCheck:
         kl_of_simulation_nats: The same of the simulation.
         file_bytes: All files with weights.
         predicted_bytes: What ``weight_bytes`` says: without headers.
+        promised_bytes: What ``file_bytes`` says, which the files never exceed; ``None`` where the
+            target does not say.
         examples_per_second: Of one batch, warm, on this machine.
         tokens_per_second: The same in tokens that are read; ``None`` where inputs are no tokens.
         dtype: What the network's parameters are stored in. Everything above was computed in
@@ -65,6 +67,7 @@ class ExportCheck:
     kl_of_simulation_nats: float
     file_bytes: int
     predicted_bytes: int
+    promised_bytes: int | None
     examples_per_second: float
     tokens_per_second: float | None
     dtype: str
@@ -114,6 +117,12 @@ class ExportCheck:
             f"outputs of {self.num_examples} {examples} at most {self.max_difference:.2g} from the "
             f"simulation (median {self.median_difference:.2g}{apart}, "
             f"accepted {self.accepted_difference:.2g}, spread {self.spread:.2g}); "
-            f"{self.file_bytes} bytes ({self.predicted_bytes} predicted), "
+            f"{self.file_bytes} bytes ({self._expected_bytes}), "
             f"{self.examples_per_second:.3g} examples{tokens} a second{more}{otherwise}{warned}"
         )
+
+    @property
+    def _expected_bytes(self) -> str:
+        if self.promised_bytes is None:
+            return f"{self.predicted_bytes} predicted"
+        return f"at most {self.promised_bytes} promised, {self.predicted_bytes} of them in tensors"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, Final, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from mpq.errors import MissingDependencyError, ModelError
 from mpq.network.examples import Batch
 from mpq.network.outputs import scored_tensor
 from mpq.quantization.numerics import Numerics
+
+FORMAT: Final = {"format": "pt"}
+"""What the header of a file of safetensors says of all its tensors."""
 
 
 def require(package: str, extra: str) -> None:
@@ -104,7 +107,7 @@ def write_folder(
     text = json.dumps(config, indent=1, sort_keys=True, default=str) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(whole, folder / "model.safetensors", {"format": "pt", **(metadata or {})})
+    save_file(whole, folder / "model.safetensors", {**FORMAT, **(metadata or {})})
     generation = getattr(model, "generation_config", None)
     if generation is not None:
         generation.save_pretrained(folder)

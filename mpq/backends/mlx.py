@@ -1,6 +1,6 @@
 """MLX: the folders that mlx-lm runs on Apple's machines, and on processors with Linux."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -11,10 +11,12 @@ from typing import Any, ClassVar, Final, final
 import torch
 from torch import Tensor, nn
 
+from mpq.backends.file_size import FileSize
 from mpq.backends.half_precision import SCALE_DTYPES
 from mpq.backends.hugging_face import FolderTarget, config_of, other_tensors, require, write_folder
 from mpq.backends.mlx_trace import traced
 from mpq.backends.runtime import Loaded
+from mpq.backends.safetensors_size import safetensors_size
 from mpq.backends.target import LayerShape, Shipped, not_linear, rows_of
 from mpq.errors import InputError, ModelError
 from mpq.network.examples import Batch
@@ -131,8 +133,7 @@ class Mlx(FolderTarget):
         tensors: dict[str, Tensor] = {}
         entries: dict[str, Any] = dict.fromkeys(_able(shipped.model), False)
         for layer in _stored_layers(shipped):
-            own = _tensors(layer, shipped.codes(layer), self._dtypes(layer, layer.precision))
-            tensors |= {f"{layer.name}.{key}": value for key, value in own.items()}
+            tensors |= self._named(layer, shipped.codes(layer))
             entries[layer.name] = _entry(layer)
         replaced = {f"{layer.name}.weight" for layer in shipped.quantized}
         rest = dict(other_tensors(shipped.model, replaced))
@@ -141,6 +142,20 @@ class Mlx(FolderTarget):
             # Entries by name say it all; those beside them are what the tool asks for first.
             config["quantization"] = config["quantization_config"] = {**first, **entries}
         write_folder(folder, shipped.model, config, {**rest, **tensors})
+
+    def file_size(
+        self,
+        model: nn.Module,
+        module: nn.Module,  # noqa: ARG002
+        names: Collection[str],
+    ) -> FileSize:
+        """See ``SaysFileSize.file_size``."""
+        return safetensors_size(model, names, self._named)
+
+    def _named(self, layer: AssignedLayer, codes: Codes) -> dict[str, Tensor]:
+        """One layer's tensors, by their names in the file."""
+        own = _tensors(layer, codes, self._dtypes(layer, layer.precision))
+        return {f"{layer.name}.{key}": value for key, value in own.items()}
 
     def load(self, folder: Path) -> Loaded:
         """See ``Target.load``."""

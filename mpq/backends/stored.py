@@ -2,16 +2,39 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 import torch
 from torch import nn
 
+from mpq.backends.file_size import promised
 from mpq.backends.target import Shipped, Target
 from mpq.errors import ModelError
 from mpq.network.examples import Batch
 from mpq.network.modules import hooks, stored_tensors, weight_of
-from mpq.problem.assignment import AssignedLayer
+from mpq.problem.assignment import AssignedLayer, Assignment
+from mpq.problem.budget import FILE_BYTES
+from mpq.problem.tolerances import is_within
+
+
+@final
+@dataclass(frozen=True)
+class Sizes:
+    """What an export weighs.
+
+    Args:
+        found: Bytes of the files that count as weights.
+        predicted: Bytes of all tensors, without headers.
+        promised: Bytes that the files have at most, headers included; ``None``: not known before.
+        missing: Bytes that they have less than what was to be expected; 0: none.
+    """
+
+    found: int
+    predicted: int
+    promised: int | None
+    missing: int
 
 
 def check_kinds(target: Target, shipped: Shipped, kinds: Mapping[str, str]) -> None:
@@ -38,8 +61,8 @@ def check_kinds(target: Target, shipped: Shipped, kinds: Mapping[str, str]) -> N
             )
 
 
-def check_size(target: Target, shipped: Shipped, made: Path) -> tuple[int, int]:
-    """Bytes of the files and of the tensors that were promised; refuses files that are larger.
+def check_size(target: Target, shipped: Shipped, made: Path) -> Sizes:
+    """Weighs the files; refuses those that are larger than what was promised.
 
     Args:
         target: What wrote the files.
@@ -47,15 +70,43 @@ def check_size(target: Target, shipped: Shipped, made: Path) -> tuple[int, int]:
         made: The folder.
 
     Raises:
-        ModelError: If there is more than tensors and ``Target.header_bytes``.
+        ModelError: If they are larger than ``promised``, or where that is not known, if there is
+            more than tensors and ``Target.header_bytes``; or larger than a search for the target
+            was allowed.
     """
     found, predicted = target.file_bytes(made), predicted_bytes(target, shipped)
-    if found > predicted + target.header_bytes(made):
+    size = promised(target, shipped)
+    told = predicted if size is None else size.constant_bytes
+    if found > told + (target.header_bytes(made) if size is None else 0):
         raise ModelError(
-            f"{target.name}: the files have {found} bytes where {predicted} were promised; nothing "
+            f"{target.name}: the files have {found} bytes where {told} were promised; nothing "
             "was written"
         )
-    return found, predicted
+    if size is None:
+        return Sizes(found, predicted, None, max(predicted - found, 0))
+    least = max(predicted, told - size.slack_bytes)
+    return Sizes(found, predicted, told, max(least - found, 0))
+
+
+def check_budget(target: Target, assignment: Assignment, found: int) -> None:
+    """Refuses files that are larger than the search for this target was allowed to make them.
+
+    Args:
+        target: What wrote the files.
+        assignment: That was searched for the target.
+        found: Bytes of the files.
+
+    Raises:
+        ModelError: Says by how much, and what may have changed since.
+    """
+    for budget in assignment.metadata.budgets:
+        if budget.resource == FILE_BYTES and not is_within(found, budget.limit):
+            raise ModelError(
+                f"{target.name}: the files have {found} bytes, {found - budget.limit:.0f} more "
+                f"than the {budget.limit:.15g} that the search was allowed: precisions, tokenizer "
+                "or options of the target are no longer those of the search; search again. "
+                "Nothing was written"
+            )
 
 
 def predicted_bytes(target: Target, shipped: Shipped) -> int:

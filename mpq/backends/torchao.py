@@ -1,14 +1,16 @@
 """torchao: layers on the simulation's own codes, in memory and as folders for transformers."""
 
 import copy
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Final, final
 
 import torch
 from torch import Tensor, nn
 
+from mpq.backends.file_size import FileSize
 from mpq.backends.hugging_face import (
     FolderTarget,
     LoadedModule,
@@ -20,11 +22,12 @@ from mpq.backends.hugging_face import (
     write_folder,
 )
 from mpq.backends.runtime import Loaded
+from mpq.backends.safetensors_size import safetensors_size
 from mpq.backends.simulate import prepared, quantizer_of
 from mpq.backends.target import LayerShape, Shipped, not_linear, rows_of
 from mpq.errors import MissingDependencyError, PrecisionError
 from mpq.network.modules import weight_of
-from mpq.problem.assignment import Assignment
+from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.codes import Codes
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import ORIGINAL, Granularity, Precision
@@ -37,6 +40,8 @@ KERNELS = {
 }
 """Precisions that there is a kernel for, and which."""
 
+TENSOR_NAMES: Final = "tensor_names"
+"""What the tool calls the list of all tensors in a file's header."""
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """What its kernels compute in."""
 
@@ -120,6 +125,27 @@ class TorchAo(FolderTarget):
             )
             config["quantization_config"] = chosen.to_dict()
         write_folder(folder, shipped.model, config, flat, told)
+
+    def file_size(
+        self,
+        model: nn.Module,
+        module: nn.Module,  # noqa: ARG002
+        names: Collection[str],
+    ) -> FileSize:
+        """See ``SaysFileSize.file_size``: what the tool says of every tensor, too."""
+        quantization()
+        from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
+
+        def written(layer: AssignedLayer, codes: Codes) -> Mapping[str, Tensor]:
+            return {f"{layer.name}.weight": _unpacked(codes, layer.precision, self.dtype)}
+
+        def laid(tensors: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], Mapping[str, str]]:
+            flat, told = flatten_tensor_state_dict(tensors)
+            return flat, {name: told[name] for name in tensors}
+
+        # Beside these a list of all, which has the same names whatever is quantized.
+        listed = json.dumps(list(dict(other_tensors(model, set()))))
+        return safetensors_size(model, names, written, laid, metadata={TENSOR_NAMES: listed})
 
     def load(self, folder: Path) -> Loaded:
         """See ``Target.load``."""

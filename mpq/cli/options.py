@@ -37,7 +37,8 @@ Limits = Annotated[
     list[str] | None,
     typer.Option(
         "--limit",
-        help="latency=2.5ms, weight_bytes=300KiB, latency=0.6x:w8a8, ... Can be given repeatedly.",
+        help="latency=2.5ms, weight_bytes=300KiB, latency=0.6x:w8a8, with --to file_bytes=3.2GB, "
+        "... Can be given repeatedly.",
     ),
 ]
 Outputs = Annotated[

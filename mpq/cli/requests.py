@@ -128,7 +128,7 @@ class SearchOptions:
         device, limits = self._checked()
         task, objective = self.asked.task(device), self.objective.objective()
         method = Method.of(self.sensitivity, self.solver, task.seed, objective, self.refine)
-        return searched(task, goal(limits, objective), method)
+        return searched(task, goal(limits, objective), method, self.curve.resource)
 
     def _checked(self) -> tuple[str | None, list[str]]:
         """Device and limits, after a look at the options that need neither network nor data."""

@@ -1,6 +1,7 @@
 """Layers + device -> seconds, bytes, joules of every layer at every precision."""
 
 from mpq.hardware_profiles.catalogue import device_names, load_device, profile_from_dict
+from mpq.hardware_profiles.file_bytes import NO_TARGET, FilePrices
 from mpq.hardware_profiles.linear import LINEAR_RESOURCES
 from mpq.hardware_profiles.measured_table.conversion import Conversion
 from mpq.hardware_profiles.measured_table.entry import Entry
@@ -16,11 +17,13 @@ from mpq.network.workload import PHASES, Phase, Workload
 
 __all__ = [
     "LINEAR_RESOURCES",
+    "NO_TARGET",
     "PEAK_RAM",
     "PHASES",
     "RESOURCES",
     "Conversion",
     "Entry",
+    "FilePrices",
     "FixedPart",
     "MeasuredTable",
     "NetworkProfile",

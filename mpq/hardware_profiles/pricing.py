@@ -7,6 +7,7 @@ from typing import final
 import numpy as np
 
 from mpq.errors import InputError, UnknownNameError
+from mpq.hardware_profiles.file_bytes import NO_TARGET, FilePrices, file_table
 from mpq.hardware_profiles.linear import (
     LINEAR_RESOURCES,
     WEIGHT_BYTES,
@@ -26,14 +27,14 @@ from mpq.hardware_profiles.profile import Profile
 from mpq.network.layer import Layer
 from mpq.network.liveness import Lifetimes
 from mpq.network.workload import Workload, tokens_of
-from mpq.problem.budget import Budget
+from mpq.problem.budget import FILE_BYTES, Budget
 from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import Limit
 from mpq.quantization.precision import Precision
 
 DEVICE_RESOURCES = ("latency", "energy")
 """What only a device prices."""
-RESOURCES = (*DEVICE_RESOURCES, *LINEAR_RESOURCES, FLASH, PEAK_RAM)
+RESOURCES = (*DEVICE_RESOURCES, *LINEAR_RESOURCES, FLASH, FILE_BYTES, PEAK_RAM)
 """Everything that a budget can limit."""
 
 
@@ -53,6 +54,7 @@ class Pricing:
             tightly as can be.
         constant_bytes: Size of all that is stored besides the layers' weights, for
             ``weight_bytes``: what the network takes at any precision. ``flash`` has none of it.
+        file: Sizes of a deployment target's files, for ``file_bytes``; or why there are none.
 
     Raises:
         InputError: If the workload has a phase, and no layer a token axis.
@@ -65,6 +67,7 @@ class Pricing:
     num_unquantized: int = 0
     constant_bytes: int = 0
     stored_bits: StoredBits = packed_bits
+    file: FilePrices | str = NO_TARGET
 
     def __post_init__(self) -> None:
         # Else a phase would change nothing, and the user believe that it did.
@@ -84,7 +87,9 @@ class Pricing:
     def resources(self) -> tuple[str, ...]:
         """Resources that can be priced."""
         on_device = self.profile.resources if self.profile else ()
-        return (*on_device, *LINEAR_RESOURCES, FLASH, *((PEAK_RAM,) if self.lifetimes else ()))
+        in_files = () if isinstance(self.file, str) else (FILE_BYTES,)
+        peak = (PEAK_RAM,) if self.lifetimes else ()
+        return (*on_device, *LINEAR_RESOURCES, FLASH, *in_files, *peak)
 
     @property
     def sums(self) -> tuple[str, ...]:
@@ -164,13 +169,16 @@ class Pricing:
         """``[L, B]`` cost of a resource; ``nan`` where the device cannot run a layer.
 
         Raises:
-            InputError: If the resource needs a device and there is none, or is no sum over layers.
+            InputError: If the resource needs a device or a target and there is none, or one that
+                does not say, or is no sum over layers.
             UnknownNameError: If there is no such resource.
         """
         # Everything is refused here, so that the branches below need no further cases.
         check_sum(resource, self.profile is not None)
         if resource == FLASH:
             return self._runnable(self._flash(candidates))
+        if resource == FILE_BYTES:
+            return self._runnable(self._file(candidates))
         if resource in LINEAR_RESOURCES:
             return self._runnable(self._linear(resource, candidates))
         assert self.profile is not None
@@ -200,6 +208,12 @@ class Pricing:
             self._layers, candidates, self.num_unquantized, code_bytes, self.stored_bits
         )
 
+    def _file(self, candidates: Sequence[Precision]) -> CostTable:
+        """Bytes of the target's files."""
+        if isinstance(self.file, str):
+            raise InputError(self.file)
+        return file_table(self._layers, candidates, self.file)
+
     def _runnable(self, table: CostTable) -> CostTable:
         """With ``nan`` where the device cannot run a layer."""
         if self.profile is None:
@@ -222,6 +236,8 @@ class Pricing:
         candidates = tuple(dict.fromkeys(precisions.values()))
         if resource == FLASH:
             table = self._flash(candidates)
+        elif resource == FILE_BYTES:
+            table = self._file(candidates)
         elif resource in LINEAR_RESOURCES:
             table = self._linear(resource, candidates)
         else:

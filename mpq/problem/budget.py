@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Self, final
+from typing import Any, Final, Self, final
 
 from mpq._support.arrays import Columns
 from mpq._support.json_arrays import number
@@ -11,6 +11,9 @@ from mpq.errors import InputError, LimitError
 from mpq.problem.cost_table import CostTable
 from mpq.problem.schema import check
 from mpq.problem.tolerances import is_within
+
+FILE_BYTES: Final = "file_bytes"
+"""The resource that is a target's file: its limit is one that an export keeps, too."""
 
 
 @final

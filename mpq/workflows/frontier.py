@@ -50,6 +50,6 @@ def frontier(
     method = Method.of(sensitivity, solver, task.seed)
     with showing_progress(progress):
         # A whole search, for what lies beside the curve: the uniform precisions, measured.
-        result, session = searched(task, parse_limits(limits), method)
+        result, session = searched(task, parse_limits(limits), method, resource)
         found = result.frontier(resource, num_points, hull)
         return session.measured(found) if measure else found

@@ -77,11 +77,22 @@ def goal(limits: Limits, objective: Objective | None) -> tuple[Limit, ...]:
 
 
 @random_state_kept()
-def searched(task: Task, limits: Sequence[Limit], method: Method) -> tuple[SearchResult, Session]:
-    """The search itself, and what is live of it; without limits or an objective the least loss."""
+def searched(
+    task: Task, limits: Sequence[Limit], method: Method, axis: str | None = None
+) -> tuple[SearchResult, Session]:
+    """The search itself, and what is live of it; without limits or an objective the least loss.
+
+    Args:
+        task: As in ``search``.
+        limits: That have been read.
+        method: How.
+        axis: The resource of a frontier that the result is asked for.
+    """
     prepared = Prepared.of(task)
-    # what cannot be met or minimized is refused before the estimate, which takes longest
+    # what cannot be met, minimized or drawn is refused before the estimate, which takes longest
     constraints = prepared.constraints(limits)
+    if axis is not None:
+        prepared.pricing.table(axis, prepared.candidates)
     table = method.minimized(prepared)
     problem, found = estimated(prepared, constraints, method.estimator, method.solver)
     check = _checked(prepared, method.estimator, found)

@@ -7,10 +7,11 @@ from typing import Any, Self, TypeVar, final
 
 from torch import nn
 
+from mpq.backends.file_size import file_size_of
 from mpq.backends.searched import check_searched
 from mpq.backends.target import Target
-from mpq.errors import InfeasibleError, InputError
-from mpq.hardware_profiles import Pricing, Roofline
+from mpq.errors import InfeasibleError, InputError, MissingDependencyError
+from mpq.hardware_profiles import NO_TARGET, FilePrices, Pricing, Roofline
 from mpq.hardware_profiles.linear import StoredBits, packed_bits
 from mpq.network.examples import Calibration
 from mpq.network.layer import Layer, merge_ties
@@ -22,7 +23,7 @@ from mpq.problem.limits import Limit
 from mpq.problem.problem import Problem
 from mpq.quantization.numerics import OWN
 from mpq.quantization.observer import ActivationRanges
-from mpq.quantization.precision import Precision
+from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import Estimation
 from mpq.solvers.additive.default import additive_solver
@@ -105,6 +106,7 @@ class Prepared:
             network.num_unquantized,
             network.constant_bytes if target is None else _constant_bytes(network, target),
             packed_bits if target is None else _bits_there(task.model, target),
+            NO_TARGET if target is None else _file_prices(task.model, network, target),
         )
         candidates = tuple(dict.fromkeys((*task.precisions, *own)))
         return cls(
@@ -207,6 +209,22 @@ def _bits_there(model: nn.Module, target: Target) -> StoredBits:
         return target.stored_bits(layer, precision)
 
     return stored_bits
+
+
+def _file_prices(model: nn.Module, network: Network, target: Target) -> FilePrices | str:
+    """Bytes of the target's files; or why it does not say, for whoever asks."""
+    try:
+        names = [layer.name for layer in network.layers]
+        size = file_size_of(target, model, network.module, names)
+    except (InputError, MissingDependencyError) as error:
+        return str(error)
+    modules = dict(model.named_modules(remove_duplicate=False))
+
+    def layer_bytes(layer: Layer, precision: Precision) -> int:
+        stays = bool(target.why_not(layer, precision, modules))
+        return size.layer_bytes(layer, ORIGINAL if stays else precision)
+
+    return FilePrices(size.constant_bytes, layer_bytes)
 
 
 def _constant_bytes(network: Network, target: Target) -> int:

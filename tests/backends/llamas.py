@@ -19,10 +19,11 @@ transformers = pytest.importorskip("transformers", minversion="5")
 def llama(**options: Any) -> Any:
     """Two blocks with random weights."""
     torch.manual_seed(0)
-    plain = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = transformers.LlamaConfig(
-        hidden_size=64, intermediate_size=160, vocab_size=128, **plain | options
-    )
+    plain = {
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 160,
+    }  # fmt: skip
+    config = transformers.LlamaConfig(hidden_size=64, vocab_size=128, **plain | options)
     return transformers.LlamaForCausalLM(config).eval()
 
 

@@ -1,6 +1,7 @@
 """Portable C: one folder of C99 with a network's constants and steps, for microcontrollers."""
 
 import json
+from collections.abc import Collection
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from mpq.backends.c.rounded import Rounded, one_tensor
 from mpq.backends.c.runtime import LAYERS, Compiled
 from mpq.backends.c.source import texts
 from mpq.backends.c.tracing import told_steps
+from mpq.backends.file_size import FileSize, tensor_sizes
 from mpq.backends.runtime import Loaded
 from mpq.backends.searched import Searched
 from mpq.backends.simulate import quantizer_of
@@ -125,6 +127,15 @@ class C(Target):
     def file_bytes(self, folder: Path) -> int:
         """See ``Target.file_bytes``: the constants of the compiled object."""
         return _figures(folder)["flash_bytes"]
+
+    def file_size(
+        self,
+        model: nn.Module,  # noqa: ARG002
+        module: nn.Module,
+        names: Collection[str],
+    ) -> FileSize:
+        """See ``SaysFileSize.file_size``: constants have no header, so that it is a sum."""
+        return tensor_sizes(self, module, names)
 
     def figures(self, folder: Path) -> dict[str, int]:
         """See ``Target.figures``."""

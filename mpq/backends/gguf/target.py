@@ -1,16 +1,17 @@
 """GGUF: the files of llama.cpp and Ollama."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Final, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mpq.backends.file_size import FileSize
 from mpq.backends.gguf.architecture import (
     ARCHITECTURES,
     EMBEDDING,
@@ -26,6 +27,7 @@ from mpq.backends.gguf.architecture import (
 from mpq.backends.gguf.packers import packed_blocks
 from mpq.backends.gguf.recipe import RECIPE, recipe
 from mpq.backends.gguf.runtime import CHECK, FILE, PACKAGES, LlamaCpp, last_positions
+from mpq.backends.gguf.size import gguf_size
 from mpq.backends.gguf.types import (
     FLOAT_TYPES,
     MICROSCALING,
@@ -44,6 +46,9 @@ from mpq.network.refusals import simulated as is_simulated
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Precision
+
+ROPE_FACTORS: Final = "rope_freqs.weight"
+"""What Llama 3.1 stretches positions by; no parameter of the network."""
 
 
 @final
@@ -194,11 +199,7 @@ class Gguf(Target):
         config = full_config(config_of(shipped.model, self.name), _config(shipped.model))
         found = architecture_of(config)
         vocabulary = self._vocabulary(shipped.model, config)
-        writer = gguf.GGUFWriter(folder / FILE, found.name)
-        for key, value in metadata(config, found).items():
-            _add(writer, key, value)
-        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        _add_vocabulary(writer, vocabulary)
+        writer = _begun(folder / FILE, config, found, vocabulary)
         types: dict[str, str] = {}
         for name, array, kind in self._tensors(shipped, config, found):
             types[name] = kind
@@ -210,6 +211,31 @@ class Gguf(Target):
         samples = dict(zip(SAMPLES, vocabulary.samples, strict=True))
         (folder / CHECK).write_text(json.dumps(samples, indent=1) + "\n", encoding="utf-8")
         (folder / RECIPE).write_text(recipe(types), encoding="utf-8")
+
+    def file_size(
+        self,
+        model: nn.Module,
+        module: nn.Module,  # noqa: ARG002
+        names: Collection[str],
+    ) -> FileSize:
+        """See ``SaysFileSize.file_size``."""
+        require("gguf", self.extra)
+        config = full_config(config_of(model, self.name), _config(model))
+        found = architecture_of(config)
+        vocabulary = self._vocabulary(model, config)
+        tensors = _parameters(model)
+        theirs = {name: found.tensor_name(name) for name in tensors}
+        factors = rope_factors(config)
+        if factors is not None:
+            tensors[ROPE_FACTORS], theirs[ROPE_FACTORS] = factors, ROPE_FACTORS
+        return gguf_size(
+            partial(_begun, config=config, found=found, vocabulary=vocabulary),
+            tensors,
+            theirs,
+            {f"{name}.weight" for name in names},
+            self.constant_bytes,
+            self.stored_bits,
+        )
 
     def _tensors(
         self, shipped: Shipped, config: dict[str, Any], found: Architecture
@@ -229,7 +255,7 @@ class Gguf(Target):
             yield name, array if order is None else array[order.numpy()], kind
         factors = rope_factors(config)
         if factors is not None:
-            yield "rope_freqs.weight", _number_bytes(factors), "F32"
+            yield ROPE_FACTORS, _number_bytes(factors), "F32"
 
     def _stored(self, shipped: Shipped, layer: AssignedLayer) -> tuple[Any, str]:
         """Bytes ``[O, B]`` and type of a layer's weight."""
@@ -277,6 +303,20 @@ class Gguf(Target):
         loaded = LlamaCpp(folder, weights, kinds, size, letter, length, found, sizes)
         loaded.check_tokens()
         return loaded
+
+
+def _begun(
+    path: Path, config: Mapping[str, Any], found: Architecture, vocabulary: Vocabulary
+) -> Any:
+    """A writer of a file with all of its keys and values, and no tensor yet."""
+    import gguf
+
+    writer = gguf.GGUFWriter(path, found.name)
+    for key, value in metadata(config, found).items():
+        _add(writer, key, value)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    _add_vocabulary(writer, vocabulary)
+    return writer
 
 
 def _config(model: nn.Module) -> Any:

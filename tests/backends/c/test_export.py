@@ -49,6 +49,7 @@ def test_the_demo_is_searched_for_a_microcontroller_and_exported(tmp_path: Path)
         "flash_bytes": used["flash"] - code_bytes, "ram_bytes": used["peak_ram"],
     }  # fmt: skip
     assert told["predicted_bytes"] == told["file_bytes"] == told["figures"]["flash_bytes"]
+    assert told["promised_bytes"] == told["file_bytes"]
     assert told["median_difference"] < 1e-5 * told["spread"]
     assert told["median_from_search"] < 0.1 * told["spread"]
     assert told["num_layers"] == 18

@@ -245,4 +245,5 @@ def test_layers_of_the_network_stay(tmp_path: Path) -> None:
     assert found.layers[0].precision != ORIGINAL
     assert check.kinds == {"4-bit codes": 1, "2-bit codes": 1}
     assert check.predicted_bytes == check.file_bytes == check.figures["flash_bytes"]
+    assert check.promised_bytes == check.file_bytes
     assert check.median_difference < 1e-5 * check.spread

@@ -60,4 +60,5 @@ def _moved(rows: Tensor, moment: Tensor, crossed: Tensor, step: float, damping: 
         return rows.float()
     form.diagonal().add_(damping * mean)
     # H is symmetric: what stands on its right is solved for on its left.
-    return (rows + step * torch.linalg.solve(form, change.mT).mT).float()
+    moved: Tensor = rows + step * torch.linalg.solve(form, change.mT).mT
+    return moved.float()

@@ -69,13 +69,12 @@ class InOrder:
     def codes(self) -> tuple[Cells, Mapping[str, str]]:
         """The new codes; and the layers whose codes stay as they are, with the reason."""
         network, left = self.on.network, dict(self.left)
-        layers = [x for x in network.layers if self._is_coded(x) and x.name not in left]
-        weights = self._weights([layer.name for layer in layers])
+        weights = self._weights([layer.name for layer in self.layers])
         # The float network is read beside it, so that no weight has to be put there and back.
         twin = replace(network, module=share_parameters(network.module))
         found: dict[tuple[str, TensorFormat], StoredWeight] = {}
         done = 0
-        for stage in track(list(_stages(layers)), "rounding in order"):
+        for stage in track(list(_stages(self.layers)), "rounding in order"):
             end = 1 + network.layers.index(stage[-1])
             self._install(twin, network.layers[done:end])
             done = end
@@ -105,6 +104,12 @@ class InOrder:
             elif layer.name in network.reach.also_used:
                 found[layer.name] = "functions read its weight besides its calls"
         return found
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Those that are rounded, in the order of their calls."""
+        found = filter(self._is_coded, self.on.network.layers)
+        return [layer for layer in found if layer.name not in self.left]
 
     def _cell(self, name: str) -> tuple[str, TensorFormat]:
         return name, self.precisions[name].weight
@@ -141,7 +146,7 @@ class InOrder:
         with torch.no_grad():
             # Not the quantizer's grid, which is that of the weight as it came.
             grid = weight_grid(target, tensor_format, method, quantizer.numerics)
-            found, = self.rounding.codes(
+            (found,) = self.rounding.codes(
                 target, moments.moment, [tensor_format], [grid], quantizer.numerics
             )
         return found.stored(rows)

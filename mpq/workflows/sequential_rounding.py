@@ -1,6 +1,7 @@
 """Whether an answer is rounded again, layer by layer: where unseen examples say that it helps."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, final
 
@@ -40,6 +41,26 @@ class SequentialRounding:
     loss_before: float | None = None
     left: Mapping[str, str] = field(default_factory=dict)
 
+    def sentences(self, unit: str) -> Iterator[str]:
+        """What people should know.
+
+        Args:
+            unit: Of the losses.
+        """
+        told = f"not kept: {self.why}"
+        if self.is_kept:
+            told = "rounded again layer by layer, for the inputs of the network quantized so far"
+        if self.loss is not None and self.loss_before is not None:
+            told += (
+                f"; {self.num_examples} calibration examples that a trial had not seen lose "
+                f"{self.loss:.3g} {unit} by it, not {self.loss_before:.3g}"
+            )
+        yield f"sequential rounding: {told}"
+        if self.left:
+            whys = Counter(self.left.values())
+            counts = "; ".join(f"{n} as {why}" for why, n in whys.items())
+            yield f"layers that sequential rounding leaves as they are: {counts}"
+
 
 def round_again(
     on: Estimation,
@@ -64,16 +85,14 @@ def round_again(
         accepts: Whether the assignment, with the codes that are kept, meets what else is asked.
     """
     in_order = InOrder(on, precisions, rounding, seed)
-    if not any((n, p.weight) in on.quantizer.stored for n, p in precisions.items()):
-        return SequentialRounding(False, "no weight of the answer was rounded with regard to data")
-    if len(in_order.left) == sum(
-        (n, p.weight) in on.quantizer.stored for n, p in precisions.items()
-    ):
-        return SequentialRounding(False, "no layer can be rounded again", left=in_order.left)
+    if not in_order.layers:
+        # None at all where the parallel rounding left all weights to nearest.
+        why = "no weight of the answer, rounded with regard to data, can be rounded again"
+        return SequentialRounding(False, why, left=in_order.left)
     if on.data.num_examples < 2:
         why = "there is a single calibration example, or one batch whose rows mix"
         return SequentialRounding(False, why, left=in_order.left)
-    tried = _tried(in_order)
+    tried = trial(in_order)
     if not tried.is_kept:
         return tried
     codes, left = in_order.codes()
@@ -85,7 +104,7 @@ def round_again(
     return replace(tried, left=left)
 
 
-def _tried(in_order: InOrder) -> SequentialRounding:
+def trial(in_order: InOrder) -> SequentialRounding:
     """Both roundings, from some of the examples, on the others."""
     on, rounding, precisions = in_order.on, in_order.rounding, in_order.precisions
     share = rounding.share if isinstance(rounding, AutoRounding) else UNSEEN_SHARE

@@ -147,10 +147,9 @@ class _Sums:
     def mixed(self, guidance: float, num_examples: int) -> PairedMoments:
         """Means over examples, plain and guided in one."""
         plain, guided = self._plain.matrix(), self._guided.matrix()
-        factors = mixing_factors(plain, guided, guidance)
-        moment, crossed = (
-            sum(f[:, None, None] * part for f, part in zip(factors, parts, strict=True))
-            for parts in ((plain, guided), (self._crossed, self._guided_crossed))
+        share, factor = (
+            f[:, None, None] / num_examples for f in mixing_factors(plain, guided, guidance)
         )
-        assert isinstance(moment, Tensor) and isinstance(crossed, Tensor)
-        return PairedMoments((moment / num_examples).cpu(), (crossed / num_examples).cpu())
+        moment = share * plain + factor * guided
+        crossed = share * self._crossed + factor * self._guided_crossed
+        return PairedMoments(moment.cpu(), crossed.cpu())

@@ -163,7 +163,8 @@ class _Collecting:
     def _read_call(self, tap: Tap, x: Tensor, output: Tensor) -> None:
         if tap.name in self._unread:
             self.calls[tap.name] += 1  # 0 where there was no backward pass
-            self.moments[tap.name].add_plain(x, output, self._looking.seen(tap, x, output, self._first))
+            seen = self._looking.seen(tap, x, output, self._first)
+            self.moments[tap.name].add_plain(x, output, seen)
 
     @property
     def reads_inputs(self) -> bool:
@@ -290,7 +291,8 @@ def _is_finite(moment: Tensor) -> bool:
 
 def _with_equal_traces(plain: Tensor, guided: Tensor, guidance: float) -> Tensor:
     """``[G, K, K]``, group by group, in the memory of the first."""
-    for moment, factor in zip((plain, guided), mixing_factors(plain, guided, guidance), strict=True):
+    factors = mixing_factors(plain, guided, guidance)
+    for moment, factor in zip((plain, guided), factors, strict=True):
         moment.mul_(factor[:, None, None])
     return plain.add_(guided)
 

@@ -11,10 +11,10 @@ trial on unseen calibration examples decides (``is_kept``). KL divergence in nat
 and its ratio to the parallel codes' with a 95 % interval by paired bootstrap over examples. Times
 are processor time of one thread, in units of a forward pass over the calibration examples.
 
-``--settings`` compares steps and dampings at 4 bits on calibration examples alone, which is how the
-product's were chosen: codes from the first three quarters of them, losses on the last. Networks,
-examples and seeds are those of ``rounding_search.py``. Needs the published networks: MPQ_DATA, or
-../shared/data.
+``--settings`` compares steps and dampings, which is how the product's were chosen: on calibration
+examples that no code was found with (the search's held-out ones and those that other seeds draw),
+none of the fresh ones. Networks, examples and seeds are those of ``rounding_search.py``. Needs the
+published networks: MPQ_DATA, or ../shared/data.
 """
 
 import argparse
@@ -26,7 +26,17 @@ from typing import Any, Final
 
 import torch
 from estimators import NETWORKS
-from rounding_search import BUDGET_BITS, CANDIDATES, network, parts, ratio, solved
+from rounding_search import (
+    BUDGET_BITS,
+    CANDIDATES,
+    Batches,
+    batched,
+    network,
+    parts,
+    ratio,
+    solved,
+)
+from torch import Tensor
 
 import mpq
 from mpq.network.modules import share_parameters
@@ -38,12 +48,12 @@ from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.in_order import InOrder
 from mpq.workflows.method import Method
 from mpq.workflows.own_codes import OwnCodes
-from mpq.workflows.sequential_rounding import round_again, trial
+from mpq.workflows.sequential_rounding import round_again
 from mpq.workflows.setup import Prepared
 
-SETTINGS: Final = ((1.0, 0.05), (0.5, 0.05), (1.0, 0.01), (1.0, 0.2), (1.0, 0.5))
+SETTINGS: Final = ((1.0, 0.05), (0.5, 0.05), (1.0, 0.01), (0.5, 0.01), (1.0, 0.002))
 """Steps and dampings."""
-SETTINGS_BITS: Final = 4
+OTHER_SEEDS: Final = 4
 Rows = list[dict[str, Any]]
 
 
@@ -56,7 +66,7 @@ def main() -> None:
     parser.add_argument("--settings", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    asked = [SETTINGS_BITS] if given.settings else list(map(int, given.bits.split(",")))
+    asked = list(map(int, given.bits.split(",")))
     rows = [
         row
         for name in given.networks
@@ -72,8 +82,8 @@ class Answers:
 
     def __init__(self, name: str, seed: int, rounding: str, budget_bits: list[int]) -> None:
         self._name, self._seed = name, seed
-        self._model, (calibration, self._fresh) = network(name, seed)
-        seen, held_out = parts(calibration)
+        self._model, (self._calibration, self._fresh) = network(name, seed)
+        seen, held_out = parts(self._calibration)
         task = mpq.Task(
             self._model, seen, held_out, candidates=CANDIDATES, rounding=rounding, seed=seed
         )
@@ -98,19 +108,29 @@ class Answers:
         return {"network": self._name, "seed": self._seed, "bits": bits, **values}
 
     def _settings(self, bits: int, chosen: dict[str, Precision]) -> Rows:
-        rounding = self._prepared.task.weight_rounding
-        in_order = InOrder(self._on, chosen, rounding, self._seed)
-        found = ((x, trial(replace(in_order, step=x[0], damping=x[1]))) for x in SETTINGS)
-        return [
-            self._named(
-                bits,
-                step=step,
-                damping=damping,
-                calibration_kl_nats=tried.loss,
-                parallel_calibration_kl_nats=tried.loss_before,
-            )
-            for (step, damping), tried in found
-        ]
+        rounding, on = self._prepared.task.weight_rounding, self._on
+        original = Reference(share_parameters(self._model), mpq.Calibration.of(self._others()))
+        evaluator = Evaluator(on.network, on.quantizer, original)
+        rows = [self._named(bits, step=0, kl_nats=evaluator.measure(chosen).divergence)]
+        for step, damping in SETTINGS:
+            codes, _ = InOrder(on, chosen, rounding, self._seed, step, damping).codes()
+            quantizer = replace(on.quantizer, stored={**on.quantizer.stored, **codes})
+            found = replace(evaluator, quantizer=quantizer).measure(chosen).divergence
+            rows.append(self._named(bits, step=step, damping=damping, kl_nats=found))
+        return rows
+
+    def _others(self) -> Batches:
+        """Calibration examples that no code is found with."""
+        seen, held_out = parts(self._calibration)
+        own = {x.numpy().tobytes() for batch, _ in seen for x in batch}
+        found: dict[bytes, tuple[Tensor, Tensor]] = {}
+        drawn = (network(self._name, self._seed + 1 + i)[1][0] for i in range(OTHER_SEEDS))
+        for batches in (held_out, *drawn):
+            pairs = (pair for x, y in batches for pair in zip(x, y, strict=True))
+            found |= {x.numpy().tobytes(): (x, y) for x, y in pairs}
+        x, y = map(torch.stack, zip(*(v for k, v in found.items() if k not in own), strict=True))
+        print(self._name, len(x), "calibration examples without codes", file=sys.stderr)
+        return batched(x, y, size=len(self._calibration[0][0]))
 
     def _compared(self, bits: int, chosen: dict[str, Precision]) -> Rows:
         rounding, on = self._prepared.task.weight_rounding, self._on

@@ -53,7 +53,7 @@ def moved_target(
 
 
 def _moved(rows: Tensor, moment: Tensor, crossed: Tensor, step: float, damping: float) -> Tensor:
-    form, rows = moment.double(), rows.double()
+    form, rows = moment.double().clone(), rows.double()  # float64 may be the caller's
     change = rows @ (crossed.double() - form)  # [O, K]
     mean = float(form.diagonal().mean())
     if mean <= 0:  # only zeros are read

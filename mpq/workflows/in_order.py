@@ -29,7 +29,7 @@ from mpq.sensitivity.passes.row_weights import row_weights
 from mpq.sensitivity.passes.second_moments import POSITIONS
 from mpq.workflows.own_codes import Cells
 
-STEP: Final = 1.0
+STEP: Final = 0.5
 """How far a target is moved."""
 UNLIKE: Final = (
     "what it reads has another shape in the quantized network than in the float one, or is not "

@@ -36,6 +36,9 @@ def search(
 ) -> SearchResult:
     """Finds the assignment with the least loss within the limits.
 
+    The solver's answer is refined, then rounded again where the task asks for it
+    (``sequential_rounding``), then compared with uniform precisions, and measured.
+
     Args:
         task: The network, its data, and what its layers may become.
         limits: ``{"latency": 2.5e-3, "weight_bytes": "0.6x:w8a8"}`` (a number is in seconds, bytes,

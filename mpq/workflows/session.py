@@ -44,6 +44,8 @@ class Session:
         session = mpq.Session.of(task)
         frontier = session.measured(result.frontier("weight_bytes"))
 
+    A session of its own knows no codes that a search made for its answer (``sequential_rounding``).
+
     Args:
         prepared: The network, its data, candidates and costs.
     """

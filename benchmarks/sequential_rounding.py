@@ -1,11 +1,11 @@
 """What rounding an answer again, layer by layer, is worth on fresh examples, and what it costs.
 
-    python benchmarks/sequential_rounding.py > benchmarks/sequential_rounding.json
-    python benchmarks/sequential_rounding.py vit --bits 3
-    python benchmarks/sequential_rounding.py --settings > benchmarks/sequential_settings.json
+    python benchmarks/sequential_rounding.py llama > benchmarks/sequential_rounding/llama.json
+    python benchmarks/sequential_rounding.py vit --settings --bits 3,4 \
+        > benchmarks/sequential_rounding/vit-settings.json
 
 ResNet-20, the vision transformer and the small Llama, weights only: the search's answers with the
-default rounding at the bytes of uniform 3, 4 and 5 bits, with the codes that were found in
+default rounding, at the bytes of uniform 3, 4 and 5 bits, with the codes that were found in
 parallel, with codes that were found in order whatever the trial says (``in_order``), and what the
 trial on unseen calibration examples decides (``is_kept``). KL divergence in nats on fresh examples,
 and its ratio to the parallel codes' with a 95 % interval by paired bootstrap over examples. Times

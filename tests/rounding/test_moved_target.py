@@ -76,10 +76,10 @@ def test_nothing_moves_where_inputs_are_as_they_were(x: np.ndarray) -> None:
     torch.testing.assert_close(moved_target(weight, *moments(x, x)), weight)
 
 
-@pytest.mark.parametrize("options", [{"step": 1.5}, {"step": -0.1}, {"damping": 0.0}])
-def test_options_without_a_meaning_are_refused(options: dict[str, float]) -> None:
+@pytest.mark.parametrize(("step", "damping"), [(1.5, 0.1), (-0.1, 0.1), (1.0, 0.0)])
+def test_options_without_a_meaning_are_refused(step: float, damping: float) -> None:
     """With what was given."""
     weight, pair = torch.zeros(4, 6), moments(*inputs())
 
     with pytest.raises(InputError, match="a step from 0 to 1 with a damping above 0; got"):
-        moved_target(weight, *pair, **options)
+        moved_target(weight, *pair, step=step, damping=damping)

@@ -15,6 +15,7 @@ import mpq
 from mpq import demo
 from mpq.cli.__main__ import app
 from mpq.errors import InputError
+from mpq.network.modules import share_parameters
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.quantization.codes import Codes
@@ -22,6 +23,7 @@ from mpq.quantization.precision import Precision
 from mpq.report.safeguard import Safeguard
 from mpq.rounding import ROUNDINGS
 from mpq.sensitivity import Estimation
+from mpq.sensitivity.passes.paired_moments import paired_moments
 from mpq.workflows import search as search_module
 from mpq.workflows.in_order import InOrder
 from mpq.workflows.own_codes import OwnCodes
@@ -124,11 +126,11 @@ def test_the_second_layer_makes_good_what_the_first_one_broke() -> None:
         name: Codes.of_stored(codes, tensor_format).numbers().numpy()
         for (name, tensor_format), codes in found.items()
     }
-    first, second = (model[i].weight.detach().numpy() for i in range(2))
+    first, second = (on.network.weight(name).numpy() for name in "01")
     broken, outputs = x.numpy() @ numbers["0"].T, x.numpy() @ first.T @ second.T
     expected, *_ = np.linalg.lstsq(broken, outputs, rcond=None)
     assert not left
-    # Half a step of 8 bits for each number and no more: GPTQ makes the last ones follow.
+    # Half a step of 8 bits to nearest, and what GPTQ moves the last ones by.
     step = np.abs(expected).max() / 127
     assert np.abs(numbers["1"].T - expected).max() < 2 * step
     parallel = prepared.on_calibration
@@ -213,6 +215,34 @@ def test_the_model_is_left_as_found(net: nn.Module) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
     assert all(p.requires_grad and p.grad is None for p in net.parameters())
     assert not net.training
+
+
+class Noisy(nn.Module):
+    """Draws in every pass, between its layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(72, 24)
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.hidden(x.flatten(1)))
+        found: Tensor = self.head(hidden * (0.9 + 0.2 * torch.rand(hidden.shape[1])))
+        return found
+
+
+def test_both_networks_draw_alike_and_the_users_generator_stays() -> None:
+    """Also where passes stop before their end: without a quantized layer inputs are the same."""
+    torch.manual_seed(0)
+    model = Noisy().eval()
+    _, on = prepared_for(model, candidates=["w8"], allow_randomness=3)
+    state = torch.get_rng_state()
+    twin = replace(on.network, module=share_parameters(on.network.module))
+
+    moments = paired_moments(on, twin, on.network.layers[1:], {})["head"]
+
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.testing.assert_close(moments.moment, moments.crossed)
 
 
 def test_layers_that_stay_are_named(net: nn.Module) -> None:

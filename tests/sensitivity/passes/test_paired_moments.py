@@ -58,7 +58,9 @@ def patches(network: Network) -> Tensor:
     """``[G, K, N, P]`` that the grouped convolution meets."""
     with torch.no_grad():
         read = network.layer_module("first")(torch.cat(IMAGES))
-    return F.unfold(read, 3, padding=1, stride=2).unflatten(1, (2, -1)).movedim(0, 2)
+    unfolded = F.unfold(read, 3, padding=1, stride=2)
+    by_group: Tensor = unfolded.unflatten(1, (2, -1))
+    return by_group.movedim(0, 2)
 
 
 def outer(one: Tensor, other: Tensor) -> Tensor:

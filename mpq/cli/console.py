@@ -135,6 +135,8 @@ def _rounding(result: "SearchResult") -> Iterator[str]:
             f"weights rounded to nearest: on calibration examples that {made.rounding} had not "
             f"seen, its codes lost more, or less by chance, at {', '.join(made.rounding_unhelped)}"
         )
+    if made.sequential_rounding is not None:
+        yield from made.sequential_rounding.sentences(result.measured.metric.unit)
 
 
 def _network(result: "SearchResult") -> Iterator[str]:

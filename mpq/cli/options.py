@@ -109,6 +109,13 @@ Rounding = Annotated[
     str,
     typer.Option(help="How weights become codes: auto, nearest, ... See `mpq roundings`."),
 ]
+SequentialRounding = Annotated[
+    bool,
+    typer.Option(
+        "--sequential-rounding",
+        help="Round the answer again, layer by layer, for inputs of the network quantized so far.",
+    ),
+]
 Seed = Annotated[
     int,
     typer.Option(

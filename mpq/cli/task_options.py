@@ -151,10 +151,11 @@ class DrawOptions:
 
 @dataclass(frozen=True, eq=False)
 class CandidateOptions:
-    """What the layers may become, and where they are to run."""
+    """What the layers may become, where they are to run, and how the answer is made ready."""
 
     precisions: o.Precisions = None
     to: o.Target = Task.to
+    sequential_rounding: o.SequentialRounding = Task.sequential_rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +198,7 @@ class TaskOptions:
             metric=self.compared.spelled,
             ranges=self.ranges.ranges(),
             rounding=self.ranges.rounding,
+            sequential_rounding=self.candidates.sequential_rounding,
             seed=self.draws.seed,
             allow_randomness=self.draws.allow_randomness,
         )

@@ -23,6 +23,7 @@ class WeightRounding(Bounded, ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    reads_inputs: ClassVar[bool] = True
 
     def codes(
         self,

@@ -16,6 +16,7 @@ class Nearest(WeightRounding):
 
     name: ClassVar[str] = "nearest"
     summary: ClassVar[str] = "every weight by itself"
+    reads_inputs: ClassVar[bool] = False
 
     def prepared(self, moment: Tensor) -> StackSolver:  # noqa: ARG002
         """See ``WeightRounding.prepared``."""

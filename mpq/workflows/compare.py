@@ -73,6 +73,11 @@ def compare(
         InfeasibleError: If a limit cannot be met.
     """
     check_task(task, "compare")
+    if task.sequential_rounding:
+        raise InputError(
+            "compare measures how well losses are predicted, and no prediction is of codes that "
+            "are made again for one answer: leave out sequential_rounding (--sequential-rounding)"
+        )
     check_whole("num_random", num_random)
     check_whole("refine", refine)
     for text in estimators:

@@ -1,7 +1,7 @@
 """Measures assignments: quantizes the network, runs it, compares with the original."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import numpy as np
@@ -13,6 +13,7 @@ from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer, quantized
 from mpq.report.measurement import Measurement
 from mpq.workflows.evaluate import Reference
+from mpq.workflows.own_codes import OwnCodes
 
 Losses = npt.NDArray[np.float64]
 
@@ -26,11 +27,13 @@ class Evaluator:
         network: Own copy of the model, whose layers are quantized for a measurement.
         quantizer: Ranges as the estimator saw them.
         reference: The original's answers on held-out examples.
+        own: Assignments that have codes of their own.
     """
 
     network: Network
     quantizer: Quantizer
     reference: Reference
+    own: OwnCodes = field(default_factory=OwnCodes)
 
     def measure(self, precisions: Mapping[str, Precision]) -> Measurement:
         """The network with these layers in these precisions, against the original."""
@@ -38,7 +41,7 @@ class Evaluator:
         # by float32 rounding (1e-14 nats or so): a number that says nothing, where 0 is exact.
         if all(precision == ORIGINAL for precision in precisions.values()):
             return self.reference.original
-        with quantized(self.network, precisions, self.quantizer):
+        with quantized(self.network, precisions, self.own.quantizer(precisions, self.quantizer)):
             return self.reference.compare(self.network.module)
 
     def losses_of(self, candidates: Sequence[Precision]) -> Callable[[Columns], Losses]:

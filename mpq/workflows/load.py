@@ -26,6 +26,7 @@ from mpq.sensitivity import CheckedCell, SpotCheck
 from mpq.workflows.provenance import Provenance, UsedDevice
 from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
+from mpq.workflows.sequential_rounding import SequentialRounding
 
 
 def load(folder: Path | str) -> SearchResult:
@@ -153,7 +154,13 @@ def _provenance_from_dict(data: Mapping[str, Any]) -> Provenance:
     reach = data.pop("reach", None) or {"never": data.pop("uncalled", [])}
     rounds = tuple(Refinement(**found) for found in data["refinements"])
     used = None if device is None else UsedDevice(**_with_tuples(device))
-    known = {"refinements": rounds, "device": used, "reach": Reach(**_with_tuples(reach))}
+    again = data.get("sequential_rounding")
+    known = {
+        "refinements": rounds,
+        "device": used,
+        "reach": Reach(**_with_tuples(reach)),
+        "sequential_rounding": None if again is None else SequentialRounding(**again),
+    }
     return Provenance(**{**_with_tuples(data), **known})
 
 

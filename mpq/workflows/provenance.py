@@ -6,6 +6,7 @@ from typing import final
 
 from mpq.network.reach import Reach
 from mpq.workflows.refine import Refinement
+from mpq.workflows.sequential_rounding import SequentialRounding
 
 
 @final
@@ -52,6 +53,8 @@ class Provenance:
             helps; if there are any, all weights were rounded to nearest.
         rounding_unguided: Layers that were rounded by what they read alone, without regard to the
             loss, and why.
+        sequential_rounding: What rounding the answer again, layer by layer, gave; ``None``: it was
+            not asked for.
         mpq_version: Version of mpq that made it; empty where it is not known.
         torch_version: Version of torch that it was made with; empty where it is not known.
     """
@@ -73,5 +76,6 @@ class Provenance:
     rounded_to_nearest: Mapping[str, str] = field(default_factory=dict)
     rounding_unhelped: tuple[str, ...] = ()
     rounding_unguided: Mapping[str, str] = field(default_factory=dict)
+    sequential_rounding: SequentialRounding | None = None
     mpq_version: str = ""
     torch_version: str = ""

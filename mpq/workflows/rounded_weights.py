@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import sqrt
 from typing import Final, final
 
 import numpy as np
 import torch
-from scipy.special import stdtr
 
 from mpq._support.arrays import Array
 from mpq._support.progress import track
@@ -21,6 +19,7 @@ from mpq.sensitivity import Estimation
 from mpq.sensitivity.passes.second_moments import SecondMoments, second_moments
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
+from mpq.workflows.paired_gains import is_above_chance, relative_gains, standard_error
 
 SINGLE: Final = (
     "auto tries codes on calibration examples that they were not found with, and there is a single "
@@ -74,7 +73,7 @@ def rounded_weights(on: Estimation, rounding: WeightRounding, seed: int) -> Roun
         unhelped = _unhelped(on, rounding, _spread(formats), seed)
         if unhelped:
             return RoundedWeights(unhelped=tuple(map(spell_weight, unhelped)))
-    return _rounded(on, rounding, formats, seed)
+    return rounded_by_all(on, rounding, formats, seed)
 
 
 def _spread(formats: Sequence[TensorFormat]) -> list[TensorFormat]:
@@ -92,7 +91,7 @@ def _unhelped(
     All of them, where it does not lose less than by chance.
     """
     seen, unseen = on.data.split(rounding.share)
-    trial = _rounded(replace(on, data=seen), rounding, formats, seed)
+    trial = rounded_by_all(replace(on, data=seen), rounding, formats, seed)
     if not trial.stored:  # no layer has codes of its own, which is said layer by layer
         return []
     original = Reference(on.network.module, unseen, on.network.metric, on.network.allow_randomness)
@@ -100,15 +99,15 @@ def _unhelped(
     by_trial = replace(by_nearest, quantizer=replace(on.quantizer, stored=trial.stored))
 
     found = {f: _gains(by_nearest, by_trial, f) for f in track(formats, "trying roundings")}
-    worse = [f for f, gain in found.items() if gain.mean() < -_standard_error(gain)]
-    return worse or ([] if _is_above_chance(np.mean(list(found.values()), axis=0)) else [*formats])
+    worse = [f for f, gain in found.items() if gain.mean() < -standard_error(gain)]
+    return worse or ([] if is_above_chance(np.mean(list(found.values()), axis=0)) else [*formats])
 
 
 def _gains(by_nearest: Evaluator, by_trial: Evaluator, tensor_format: TensorFormat) -> Array:
     """``[N]`` of examples: how much less the network loses by the trial, of what it loses at all.
 
-    Where it is broken by all layers at once, which says nothing of them, by every second layer and
-    the others, or by as many parts of them as it takes.
+    Where all layers at once break it, which says nothing of them, by every second layer and the
+    others, or by as many parts of them as it takes.
     """
     names = [layer.name for layer in by_nearest.network.layers]
     # Inputs stay as they are: it is the weights' rounding that is asked about.
@@ -120,29 +119,16 @@ def _gains(by_nearest: Evaluator, by_trial: Evaluator, tensor_format: TensorForm
             np.array([e.measure(part).by_example for part in parts])  # [parts, N]
             for e in (by_nearest, by_trial)
         )
-        losses = np.maximum(nearest.mean(axis=1), tried.mean(axis=1))
-        is_broken = losses.mean() > by_nearest.reference.uninformed
-        if not is_broken or num_parts >= min(len(names), MOST_PARTS):
-            return np.asarray((nearest - tried).sum(axis=0) / (losses.sum() or 1.0))
+        worst = max(nearest.mean(), tried.mean())
+        if worst <= by_nearest.reference.uninformed or num_parts >= min(len(names), MOST_PARTS):
+            return relative_gains(nearest.sum(axis=0), tried.sum(axis=0))
         num_parts *= 2
 
 
-def _is_above_chance(gains: Array) -> bool:
-    """Whether a mean of paired differences ``[N]`` is above 0: Student's t, one-sided, 5 %."""
-    error = _standard_error(gains)
-    # Examples that are all alike prove as little as a single one.
-    return error > 0 and bool(stdtr(len(gains) - 1, gains.mean() / error) > 0.95)
-
-
-def _standard_error(values: Array) -> float:
-    """Of their mean; 0 of a single one."""
-    return float(values.std(ddof=1)) / sqrt(len(values)) if len(values) > 1 else 0.0
-
-
-def _rounded(
+def rounded_by_all(
     on: Estimation, rounding: WeightRounding, formats: Sequence[TensorFormat], seed: int
 ) -> RoundedWeights:
-    """All layers in some formats, by all of the examples."""
+    """The weights of all layers in some formats, by all of the examples and without a trial."""
     moments = _moments(on, seed)
     found: dict[tuple[str, TensorFormat], StoredWeight] = {}
     for layer in track(on.network.layers, "rounding weights"):

@@ -26,6 +26,7 @@ from mpq.workflows.never_worse import never_worse_points
 from mpq.workflows.provenance import Provenance, UsedDevice
 from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
+from mpq.workflows.sequential_rounding import SequentialRounding
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task, check_task
 from mpq.workflows.uniform import compared
@@ -42,6 +43,8 @@ class Session:
         result = mpq.search(task, ["weight_bytes=300KiB"])
         session = mpq.Session.of(task)
         frontier = session.measured(result.frontier("weight_bytes"))
+
+    A session of its own knows no codes that a search made for its answer (``sequential_rounding``).
 
     Args:
         prepared: The network, its data, candidates and costs.
@@ -96,6 +99,7 @@ class Session:
         refinements: tuple[Refinement, ...] = (),
         spot_check: SpotCheck | None = None,
         safeguard: Safeguard | None = None,
+        sequential: SequentialRounding | None = None,
     ) -> SearchResult:
         """What a search found, with original, solution and uniform precisions measured.
 
@@ -107,10 +111,11 @@ class Session:
             refinements: Rounds of refinement, in order; none where it was not refined.
             spot_check: What measuring a few cells said of the prediction.
             safeguard: The solution beside the uniform precisions within the budgets.
+            sequential: What rounding the solution again gave; ``None``: it was not asked for.
         """
         # Made once, as the assignment states a part of it again: both files have to say the same.
         chosen = solution.precisions(problem)
-        provenance = self._provenance(solver, estimator, refinements, chosen)
+        provenance = self._provenance(solver, estimator, refinements, chosen, sequential)
         pricing, precisions = self.prepared.pricing, problem.loss.precisions
         # A maximum over steps has no table by layers.
         shown = [name for name in self._shown(problem) if name in pricing.sums]
@@ -137,6 +142,7 @@ class Session:
         estimator: str,
         refinements: tuple[Refinement, ...],
         chosen: Mapping[str, Precision],
+        sequential: SequentialRounding | None,
     ) -> Provenance:
         profile, rounded = self.prepared.pricing.profile, self.prepared.rounded
         # What is not rounded at all is not rounded to nearest.
@@ -161,6 +167,7 @@ class Session:
             rounded_to_nearest={n: w for n, w in rounded.to_nearest.items() if n in is_rounded},
             rounding_unhelped=rounded.unhelped,
             rounding_unguided={n: w for n, w in rounded.unguided.items() if n in is_rounded},
+            sequential_rounding=sequential,
             mpq_version=version("mpq"),
             torch_version=str(torch.__version__),
         )
@@ -217,7 +224,8 @@ class Session:
 
     def _stored(self, precisions: Mapping[str, Precision]) -> StoredWeights | None:
         """The chosen precisions' weights, as far as they were rounded with regard to data."""
-        stored = self.prepared.quantizer.stored
+        own, shared = self.prepared.own_codes, self.prepared.quantizer
+        stored = own.quantizer(precisions, shared).stored
         chosen = ((name, (name, p.weight)) for name, p in precisions.items())
         found = {name: stored[cell] for name, cell in chosen if cell in stored}
         return StoredWeights(self.prepared.task.rounding, found) if found else None

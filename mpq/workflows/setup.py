@@ -31,6 +31,7 @@ from mpq.solvers.queries.ask import ask
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
+from mpq.workflows.own_codes import OwnCodes
 from mpq.workflows.rounded_weights import RoundedWeights, rounded_weights
 from mpq.workflows.shippable import Shippable
 from mpq.workflows.task import Rules, Task
@@ -56,6 +57,7 @@ class Prepared:
         allowed: Layers with candidates of their own.
         ties: Layers that share a precision.
         unshipped: Layers that stay as they came, as the task's target cannot hold them, and why.
+        own_codes: Assignments that were rounded again, by themselves.
     """
 
     task: Task
@@ -68,6 +70,7 @@ class Prepared:
     allowed: dict[str, tuple[Precision, ...]]
     ties: tuple[tuple[str, ...], ...]
     unshipped: Mapping[str, str] = field(default_factory=dict)
+    own_codes: OwnCodes = field(default_factory=OwnCodes)
 
     @classmethod
     def of(cls, task: Task) -> Self:
@@ -151,7 +154,7 @@ class Prepared:
         # torch.compile makes of the model, as quantized networks run without it, too.
         plain = share_parameters(self.task.model)
         reference = Reference(plain, data, self.network.metric, self.task.allow_randomness)
-        return Evaluator(self.network, self.quantizer, reference)
+        return Evaluator(self.network, self.quantizer, reference, self.own_codes)
 
     def constraints(self, limits: Sequence[Limit]) -> Constraints:
         """What an assignment has to keep; what cannot be met is refused before the estimate.

@@ -119,6 +119,9 @@ class Task:
         ranges: How ranges of weights and activations are chosen.
         rounding: How weights become codes, one of ``mpq.ROUNDINGS`` with options; all but
             ``nearest`` look at the calibration examples, and their codes are kept with the result.
+        sequential_rounding: Whether the answer's weights are rounded again in the order in which
+            layers are called, each for the network that is quantized so far, where unseen
+            calibration examples say that it helps. Needs a rounding that looks at the examples.
         seed: Seed of whatever draws: data sources, estimators, solvers.
         to: Where the result is to run: a target of ``mpq targets``, such as
             ``compressed-tensors``. Layers take what it can hold, in its bytes and its
@@ -141,6 +144,7 @@ class Task:
     metric: "str | OutputMetric" = METRIC
     ranges: Ranges = field(default_factory=Ranges)
     rounding: str = "auto"
+    sequential_rounding: bool = False
     seed: int = 0
     to: str | None = None
     allow_randomness: int | None = None
@@ -152,6 +156,12 @@ class Task:
         if not precisions:
             raise InputError("candidates is empty; name precisions such as w8a8, or leave it out")
         check_whole("seed", self.seed)
+        if self.sequential_rounding and not self.weight_rounding.reads_inputs:
+            raise InputError(
+                f"sequential_rounding (--sequential-rounding) rounds for the inputs that layers "
+                f"meet, and rounding {self.rounding!r} does not look at them: take another one of "
+                "`mpq roundings`, such as auto"
+            )
         seed = self.allow_randomness
         # A truth value is the seed 1 to Python, and hardly what was meant.
         if seed is not None and (isinstance(seed, bool) or not 0 <= seed < 2**63):

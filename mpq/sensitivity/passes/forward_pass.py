@@ -1,6 +1,7 @@
 """Forward passes, read at every layer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -72,3 +73,38 @@ def _read(
         if tap.is_single(x):
             x, y = x.unsqueeze(0), y.unsqueeze(0)
         reader(read, x, y)
+
+
+class _AllRead(Exception):  # noqa: N818
+    """Ends a pass in which all has been read; no error."""
+
+
+def read_first(network: Network, batch: Batch, names: Collection[str], reader: LayerReader) -> None:
+    """Runs one batch until each of some layers has been read once; what follows is not run.
+
+    Args:
+        network: Is left as found.
+        batch: On its device.
+        names: Layers that are read; one that is not called is not, and the pass runs to its end.
+        reader: Is called at each of them.
+    """
+    waiting = set(names)
+
+    def read(tap: Tap, x: Tensor, output: Tensor) -> None:
+        if tap.name in waiting:
+            reader(tap, x, output)
+            waiting.remove(tap.name)
+        if not waiting:
+            raise _AllRead
+
+    taps = [
+        Tap(layer, network.layer_module(layer.name), batch.size)
+        for layer in network.layers
+        if layer.name in waiting
+    ]
+    handles = [
+        tap.layer_module.register_forward_hook(partial(_read, read, tap), with_kwargs=True)
+        for tap in taps
+    ]
+    with hooks(handles), torch.no_grad(), suppress(_AllRead):
+        network.outputs(batch)

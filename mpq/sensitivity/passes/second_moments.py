@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import ceil, prod
 from typing import Any, Final, final
 
 import torch
@@ -18,8 +17,8 @@ from mpq.network.weight_layout import layout_of
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
 from mpq.sensitivity.passes.forward_pass import read_batch
-from mpq.sensitivity.passes.input_columns import Lattice
-from mpq.sensitivity.passes.layer_moments import EmbeddingMoments, LayerMoments, MatrixMoments, Seen
+from mpq.sensitivity.passes.layer_moments import EmbeddingMoments, LayerMoments, MatrixMoments
+from mpq.sensitivity.passes.looking import Looking
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
 
 MAX_INPUTS: Final = 2**14
@@ -128,8 +127,7 @@ class _Collecting:
                 self.missing[layer.name] = why
             else:
                 self.moments[layer.name] = _empty(layer, layer_module, is_guided)
-        self._on, self._positions = on, positions
-        self._num_examples = on.data.num_examples
+        self._on, self._looking = on, Looking.of(on, positions)
         self._first = 0  # example of the batch that is read
         self.calls = Counter[str]()
         self._reads = Counter[str]()
@@ -165,7 +163,8 @@ class _Collecting:
     def _read_call(self, tap: Tap, x: Tensor, output: Tensor) -> None:
         if tap.name in self._unread:
             self.calls[tap.name] += 1  # 0 where there was no backward pass
-            self.moments[tap.name].add_plain(x, output, self._seen(tap, x, output))
+            seen = self._looking.seen(tap, x, output, self._first)
+            self.moments[tap.name].add_plain(x, output, seen)
 
     @property
     def reads_inputs(self) -> bool:
@@ -179,24 +178,7 @@ class _Collecting:
         """See ``GradientReader``."""
         if tap.name in self.moments:
             self._reads[tap.name] += 1
-            self.moments[tap.name].add(x, g, self._seen(tap, x, g))
-
-    def _seen(self, tap: Tap, x: Tensor, output: Tensor) -> Seen:
-        is_one = len(x) == 1 and tap.by_example(x) is None
-        # An expert that a single token was sent to reads that of one example.
-        is_sent = tap.name in self._on.network.reach.partly
-        copies = tap.num_examples if is_one and not is_sent else 1
-        return Seen(copies, self._lattice(tap, x, output))
-
-    def _lattice(self, tap: Tap, x: Tensor, output: Tensor) -> Lattice:
-        """All positions, unless a convolution over whole examples has many."""
-        weight = weight_of(tap.layer_module)
-        is_whole = x.ndim == weight.ndim and len(x) == tap.num_examples
-        if not (tap.layer.kind.startswith("conv") and is_whole and self._positions):
-            return Lattice()
-        inputs = _rows(tap.layer_module)[1]
-        total = self._num_examples * prod(output.shape[2:])
-        return Lattice(ceil(total / (self._positions * inputs)), self._first)
+            self.moments[tap.name].add(x, g, self._looking.seen(tap, x, g, self._first))
 
 
 def _rows(layer_module: nn.Module) -> tuple[int, int]:
@@ -309,11 +291,23 @@ def _is_finite(moment: Tensor) -> bool:
 
 def _with_equal_traces(plain: Tensor, guided: Tensor, guidance: float) -> Tensor:
     """``[G, K, K]``, group by group, in the memory of the first."""
+    factors = mixing_factors(plain, guided, guidance)
+    for moment, factor in zip((plain, guided), factors, strict=True):
+        moment.mul_(factor[:, None, None])
+    return plain.add_(guided)
+
+
+def mixing_factors(plain: Tensor, guided: Tensor, guidance: float) -> tuple[Tensor, Tensor]:
+    """What each of two moments ``[G, K, K]`` is multiplied with in their mix: ``[G]`` twice.
+
+    Args:
+        plain: The plain moments, whose traces the mix has.
+        guided: The guided moments.
+        guidance: Share of the guided ones.
+    """
     traces, others = (m.diagonal(dim1=1, dim2=2).double().sum(dim=1) for m in (plain, guided))
     scale = (traces / others).float()  # [G]
     # Where no gradient arrives (or one that vanishes beside the inputs) there is nothing to mix.
     share = torch.where(scale.isfinite(), guidance, 0.0)
     scale = torch.where(scale.isfinite(), scale, 0.0)
-    for moment, factor in ((plain, 1 - share), (guided, share * scale)):
-        moment.mul_(factor[:, None, None])
-    return plain.add_(guided)
+    return 1 - share, share * scale

@@ -1,0 +1,26 @@
+"""Whether losses of the same examples are smaller in one network than in another."""
+
+from math import sqrt
+
+import numpy as np
+from scipy.special import stdtr
+
+from mpq._support.arrays import Array
+
+
+def relative_gains(before: Array, after: Array) -> Array:
+    """``[N]`` how much less each example loses, in units of the larger mean loss."""
+    found: Array = (before - after) / (max(after.mean(), before.mean()) or 1.0)
+    return found
+
+
+def is_above_chance(gains: Array) -> bool:
+    """Whether a mean of paired differences ``[N]`` is above 0: Student's t, one-sided, 5 %."""
+    error = standard_error(gains)
+    # Examples that are all alike prove as little as a single one.
+    return error > 0 and bool(stdtr(len(gains) - 1, gains.mean() / error) > 0.95)
+
+
+def standard_error(values: Array) -> float:
+    """Of their mean; 0 of a single one."""
+    return float(np.std(values, ddof=1)) / sqrt(len(values)) if len(values) > 1 else 0.0

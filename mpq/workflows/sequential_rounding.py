@@ -1,0 +1,127 @@
+"""Whether an answer is rounded again, layer by layer: where unseen examples say that it helps."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, final
+
+from mpq.quantization.precision import Precision
+from mpq.rounding import AutoRounding, WeightRounding
+from mpq.sensitivity import Estimation
+from mpq.workflows.evaluate import Reference
+from mpq.workflows.evaluator import Evaluator
+from mpq.workflows.in_order import InOrder
+from mpq.workflows.own_codes import OwnCodes
+from mpq.workflows.paired_gains import is_above_chance, relative_gains
+from mpq.workflows.rounded_weights import rounded_by_all
+
+UNSEEN_SHARE: Final = 0.25
+"""Of the calibration examples, that neither rounding of the trial sees."""
+
+
+@final
+@dataclass(frozen=True)
+class SequentialRounding:
+    """What became of rounding an answer again, layer by layer.
+
+    Args:
+        is_kept: Whether the answer has the new codes.
+        why: Why not; empty: it has.
+        num_examples: Calibration examples that neither rounding of the trial had seen, and on which
+            both were compared; 0: there was no trial.
+        loss: What the trial's new codes lose on them, in the metric's unit.
+        loss_before: What the codes that were found in parallel lose on them.
+        left: Layers whose codes are those of the parallel rounding in any case, and why.
+    """
+
+    is_kept: bool
+    why: str = ""
+    num_examples: int = 0
+    loss: float | None = None
+    loss_before: float | None = None
+    left: Mapping[str, str] = field(default_factory=dict)
+
+    def sentences(self, unit: str) -> Iterator[str]:
+        """What people should know.
+
+        Args:
+            unit: Of the losses.
+        """
+        told = f"not kept: {self.why}"
+        if self.is_kept:
+            told = "rounded again layer by layer, for the inputs of the network quantized so far"
+        if self.loss is not None and self.loss_before is not None:
+            told += (
+                f"; {self.num_examples} calibration examples that a trial had not seen lose "
+                f"{self.loss:.3g} {unit} by it, not {self.loss_before:.3g}"
+            )
+        yield f"sequential rounding: {told}"
+        if self.left:
+            whys = Counter(self.left.values())
+            counts = "; ".join(f"{n} as {why}" for why, n in whys.items())
+            yield f"layers that sequential rounding leaves as they are: {counts}"
+
+
+def round_again(
+    on: Estimation,
+    precisions: Mapping[str, Precision],
+    rounding: WeightRounding,
+    seed: int,
+    own: OwnCodes,
+    accepts: Callable[[], bool] = lambda: True,
+) -> SequentialRounding:
+    """Rounds an answer's weights in the order of calls, and keeps the codes where they help.
+
+    That is decided on the last quarter of the calibration examples: with codes from the others,
+    those that are made in order must lose less there than those made in parallel, beyond chance
+    (Student's t of paired examples, one-sided, 5 %). The codes that are kept are made from all.
+
+    Args:
+        on: Network, calibration examples, and the quantizer with the parallel rounding's codes.
+        precisions: Layer name to precision, of all layers.
+        rounding: How codes are found.
+        seed: Of the probes that guide the second moments.
+        own: Where codes are kept for this assignment.
+        accepts: Whether the assignment, with the codes that are kept, meets what else is asked.
+    """
+    in_order = InOrder(on, precisions, rounding, seed)
+    if not in_order.layers:
+        # None at all where the parallel rounding left all weights to nearest.
+        why = "no weight of the answer, rounded with regard to data, can be rounded again"
+        return SequentialRounding(False, why, left=in_order.left)
+    if on.data.num_examples < 2:
+        why = "there is a single calibration example, or one batch whose rows mix"
+        return SequentialRounding(False, why, left=in_order.left)
+    tried = trial(in_order)
+    if not tried.is_kept:
+        return tried
+    codes, left = in_order.codes()
+    own.keep(precisions, codes)
+    if not accepts():
+        own.forget(precisions)
+        why = "with the new codes the answer does not keep the objective's limit on the loss"
+        return replace(tried, is_kept=False, why=why)
+    return replace(tried, left=left)
+
+
+def trial(in_order: InOrder) -> SequentialRounding:
+    """Both roundings, from some of the examples, on the others."""
+    on, rounding, precisions = in_order.on, in_order.rounding, in_order.precisions
+    share = rounding.share if isinstance(rounding, AutoRounding) else UNSEEN_SHARE
+    seen, unseen = on.data.split(share)
+    shown = replace(on, data=seen)
+    chosen = {p.weight: None for p in precisions.values() if p.weight.number.needs_scale}
+    stored = rounded_by_all(shown, rounding, list(chosen), in_order.seed).stored
+    parallel = replace(on.quantizer, stored=stored)
+    again, left = replace(in_order, on=replace(shown, quantizer=parallel)).codes()
+    network = on.network
+    original = Reference(network.module, unseen, network.metric, network.allow_randomness)
+    before, after = (
+        Evaluator(network, replace(parallel, stored=cells), original).measure(precisions)
+        for cells in (stored, {**stored, **again})
+    )
+    is_better = is_above_chance(relative_gains(before.by_example, after.by_example))
+    why = "" if is_better else "unseen examples do not lose less by it, beyond chance"
+    return SequentialRounding(
+        is_better, why, unseen.num_examples, after.divergence, before.divergence, left
+    )

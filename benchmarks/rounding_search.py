@@ -16,8 +16,8 @@ without a look at those that are reported: calibration examples that the seed di
 another excerpt of the stories. With --activations inputs have 4, 5, 6 or 8 bits, and the limit is
 the bit operations of uniform w4a4 and so on. A seed draws the calibration examples and the probes.
 Times are processor time of one thread, in units of a forward and a backward pass over the
-calibration examples. Needs the published networks: MPQ_DATA, or ../shared/data; for EfficientNet-Lite0
-``loaders.py``.
+calibration examples. Needs the published networks: MPQ_DATA, or ../shared/data; for
+EfficientNet-Lite0 ``loaders.py``.
 """
 
 import argparse

@@ -9,6 +9,7 @@ from torch import nn
 
 from mpq._support.bounds import Bounded
 from mpq.network.examples import Batch, Calibration
+from mpq.network.metric import KL, OutputMetric
 from mpq.network.modules import device_of
 from mpq.network.reparametrization import Change
 from mpq.quantization.numerics import OWN, Numerics
@@ -27,17 +28,19 @@ class Transforming:
     Args:
         module: The network, as plain modules in evaluation mode; it stays as it is.
         data: Calibration examples.
-        precisions: At which factors are tried: a few of the candidates, that round something.
+        precision: At which factors are tried: one of the candidates, that rounds something.
         ranges: How ranges are chosen.
         numerics: How scales are stored and tokens rounded where the result is to run.
+        metric: How outputs are compared.
         seed: Of whatever draws.
     """
 
     module: nn.Module
     data: Calibration
-    precisions: tuple[Precision, ...]
+    precision: Precision
     ranges: Ranges = field(default_factory=Ranges)
     numerics: Numerics = OWN
+    metric: OutputMetric = KL
     seed: int = 0
 
     @property

@@ -14,6 +14,7 @@ from mpq.network.reparametrization import Change
 from mpq.network.reparametrized import changed
 from mpq.transforms._base import Found, Transform, Transforming
 from mpq.transforms.factors import balanced
+from mpq.transforms.layer_inputs import magnitudes
 from mpq.transforms.sites import Site, Sites, largest_by_label, merged
 
 
@@ -78,8 +79,7 @@ class _Weights:
         """``[n]`` the largest magnitude of every entry of an axis."""
         own = (change for change in self.changes if change.parameter == name)
         values = changed(self.parameters[name].double(), own)
-        found: Array = values.movedim(axis, 0).flatten(1).abs().amax(dim=1).cpu().numpy()
-        return found
+        return magnitudes(values, axis)
 
 
 def _factors(site: Site, now: _Weights) -> Array:
@@ -103,7 +103,7 @@ def _factors(site: Site, now: _Weights) -> Array:
 def _norm_scale(site: Site, now: _Weights) -> Array:
     name = site.name.rpartition(".")[0]
     norm = now.module.get_submodule(name)
-    scale = now.largest(site.name, 0) if norm.weight.ndim == 1 else np.ones(site.size)
+    scale = now.largest(site.name, 0)
     if not isinstance(norm, _BatchNorm) or norm.running_var is None:
         return scale
     deviation: Array = (norm.running_var.double() + norm.eps).sqrt().cpu().numpy()

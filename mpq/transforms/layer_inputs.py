@@ -70,6 +70,13 @@ class LayerInput:
         return cls(zeros, zeros, 0, [], convolution)
 
 
+def magnitudes(weight: Tensor, axis: int) -> Array:
+    """``[n]`` the largest magnitude of every entry of an axis."""
+    entries = weight.double().movedim(axis, 0).reshape(weight.shape[axis], -1)
+    found: Array = entries.abs().amax(dim=1).cpu().numpy()
+    return found
+
+
 def layer_inputs(
     module: nn.Module, batches: Iterable[Batch], weights: Collection[str]
 ) -> dict[str, LayerInput]:

@@ -1,6 +1,6 @@
 """SmoothQuant and AWQ: large input channels are handed on to the weights that meet them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, final
 
@@ -12,14 +12,14 @@ from mpq._support.arrays import Array
 from mpq._support.progress import track
 from mpq.errors import InputError
 from mpq.network.reparametrization import Change
-from mpq.network.reparametrized import changed
+from mpq.quantization.precision import Precision
 from mpq.transforms._base import Found, Transform, Transforming
 from mpq.transforms.factors import smoothing
-from mpq.transforms.layer_inputs import LayerInput, layer_inputs
+from mpq.transforms.layer_inputs import LayerInput, layer_inputs, magnitudes
 from mpq.transforms.sites import Site, Sites, largest_by_label, merged
-from mpq.transforms.trial_errors import Trial
+from mpq.transforms.trials import NetworkLoss, Rounded, Trial
 
-NUM_EXAMPLES: Final = 64
+NUM_EXAMPLES: Final = 128
 """Examples whose inputs are looked at."""
 
 
@@ -37,10 +37,11 @@ class Smooth(Transform):
     to the output projection, the upper half of a gated feed-forward network to its lower one). All
     layers that read the channels share the factors, also by head where several queries share one.
 
-    Where we depart from both papers: for every site, formula and exponent are those with the least
-    squared error of the readers' outputs on a sample of what they read, weights and inputs rounded
-    at the fewest, a middle and the most bits of the candidates (the mean of the logarithms), among
-    them no factors at all.
+    Where we depart from both papers: of each formula the exponent is that with the least squared
+    error of the readers' outputs on a sample of what they read. Between the two and no factors at
+    all the network's loss on calibration examples decides, with all layers that a site reads
+    rounded, site by site in the order of the network. Both at one precision, the middle one of the
+    candidates. The rounded weights of these layers are held meanwhile.
 
     Args:
         grid: Exponents between 0 and 1 that are tried.
@@ -49,65 +50,103 @@ class Smooth(Transform):
     name: ClassVar[str] = "smooth"
     summary: ClassVar[str] = "large input channels become large weights: SmoothQuant, AWQ"
 
-    grid: int = 8
+    grid: int = 4
 
     def __post_init__(self) -> None:
         if self.grid < 1:
             raise InputError(f"{self.name} needs at least one exponent; got {self.grid}")
 
     def found(self, on: Transforming) -> Found:
-        """See ``Transform.found``; takes a pass over two examples, and one over up to 64."""
+        """See ``Transform.found``; takes a pass over two examples, and some over up to 128."""
         sites = Sites.of(on.module, on.traced)
         if not sites.sites:
             return Found((), 0, sites.why_not)
         read = layer_inputs(on.module, on.batches(NUM_EXAMPLES), sites.readers)
         parameters = {name: p.detach() for name, p in on.module.named_parameters()}
-        changes: tuple[Change, ...] = ()
-        for site in track(sites.sites, "smoothing channels"):
-            now = _now(site, parameters, changes)
-            if any(name not in read for name in now):
-                continue  # a layer that the sample does not reach
-            factors = self._best(site, now, read, on)
-            if not bool((factors == 1).all()):
-                changes = merged([*changes, *site.changes(factors)])
-        return Found(changes, len(sites.sites), sites.why_not)
-
-    def _best(
-        self, site: Site, weights: dict[str, Tensor], read: dict[str, LayerInput], on: Transforming
-    ) -> Array:
-        """``[n]`` the factors with the least error of outputs."""
-        trials = [
-            Trial(r, weights[r.weight.parameter], read[r.weight.parameter], on.ranges, on.numerics)
-            for r in site.readers
-        ]
-        tried = list(self._tried(site, trials))
+        loss = NetworkLoss(on.module, list(on.batches(NUM_EXAMPLES)), on.metric)
         with torch.no_grad():
-            errors = [sum(t.error(factors, on.precisions) for t in trials) for factors in tried]
-        return tried[int(np.argmin(errors))]
+            places = _Place.all(sites.sites, parameters, read, on)
+            for place in places:
+                loss.set(place.rounded(np.ones(place.site.size)))
+            best, changes = loss.of({}), tuple[Change, ...]()
+            for place in track(places, "smoothing channels"):
+                for tried in self._tried(place):
+                    factors = min(tried, key=place.error)
+                    layers = place.rounded(factors)
+                    found = loss.of(layers)
+                    if found < best:
+                        best, place.factors = found, factors
+                        loss.set(layers)
+                changes = (*changes, *place.changes)
+        return Found(merged(changes), len(sites.sites), sites.why_not)
 
-    def _tried(self, site: Site, trials: Sequence[Trial]) -> Iterator[Array]:
-        """No factors, which win a tie; then both formulas at every exponent."""
-        yield np.ones(site.size)
+    def _tried(self, place: "_Place") -> tuple[list[Array], list[Array]]:
+        """SmoothQuant's and AWQ's factors at every exponent."""
+        site = place.site
         largest, mean, weights = (np.zeros(site.size) for _ in range(3))
-        for trial in trials:
+        for trial in place.trials:
             along, inputs = trial.reader.weight, trial.reader.inputs
-            columns = trial.weight.double().movedim(along.axis, 0).flatten(1).abs().amax(dim=1)
-            of_weight = largest_by_label(columns.cpu().numpy(), along.labels, site.size)
-            weights = np.maximum(weights, of_weight)
-            for values, into in ((trial.read.maximum, largest), (trial.read.mean, mean)):
-                np.maximum(into, largest_by_label(values, inputs, site.size), out=into)
-        for step in range(1, self.grid + 1):
-            alpha = step / self.grid
-            yield smoothing(largest, weights, alpha, 1 - alpha, site.is_free)
-            yield smoothing(mean, weights, alpha, 0.0, site.is_free)
+            columns = magnitudes(trial.weight, along.axis)
+            for values, labels, into in (
+                (columns, along.labels, weights),
+                (trial.read.maximum, inputs, largest),
+                (trial.read.mean, inputs, mean),
+            ):
+                np.maximum(into, largest_by_label(values, labels, site.size), out=into)
+        alphas = [step / self.grid for step in range(1, self.grid + 1)]
+        smooth = [smoothing(largest, weights, a, 1 - a, site.is_free) for a in alphas]
+        return smooth, [smoothing(mean, weights, a, 0.0, site.is_free) for a in alphas]
 
 
-def _now(
-    site: Site, parameters: dict[str, Tensor], changes: Sequence[Change]
-) -> dict[str, Tensor]:
-    """Weights of a site's readers with the changes so far."""
-    names = dict.fromkeys(reader.weight.parameter for reader in site.readers)
-    return {
-        name: changed(parameters[name].float(), [c for c in changes if c.parameter == name])
-        for name in names
-    }
+@dataclass(eq=False)
+class _Place:
+    """A site, the layers that read it, and the factors so far.
+
+    Args:
+        site: Whose factors are chosen.
+        trials: Its readers.
+        precision: That these are rounded to.
+        factors: ``[n]``; ``None``: all 1.
+    """
+
+    site: Site
+    trials: list[Trial]
+    precision: Precision
+    factors: Array | None = None
+
+    @classmethod
+    def all(
+        cls,
+        sites: Sequence[Site],
+        parameters: Mapping[str, Tensor],
+        read: Mapping[str, LayerInput],
+        on: Transforming,
+    ) -> "list[_Place]":
+        """Sites whose readers the sample reaches, and no other site before has."""
+        found: list[_Place] = []
+        taken: set[str] = set()
+        for site in sites:
+            names = {reader.weight.parameter for reader in site.readers}
+            if not names & taken and names <= read.keys():
+                taken |= names
+                weights = [(r, r.weight.parameter) for r in site.readers]
+                trials = [
+                    Trial(r, parameters[n], read[n], on.ranges, on.numerics) for r, n in weights
+                ]
+                found.append(cls(site, trials, on.precision))
+        return found
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What the factors change; nothing where there are none."""
+        return () if self.factors is None else self.site.changes(self.factors)
+
+    def rounded(self, factors: Array) -> dict[str, Rounded]:
+        """The readers with these factors, by weight."""
+        return {
+            t.reader.weight.parameter: t.rounded(factors, self.precision) for t in self.trials
+        }
+
+    def error(self, factors: Array) -> float:
+        """Sum of the readers' own errors: logarithms, so that none outweighs the others."""
+        return sum(trial.error(factors, self.precision) for trial in self.trials)

@@ -108,6 +108,12 @@ Rounding = Annotated[
     str,
     typer.Option(help="How weights become codes: auto, nearest, ... See `mpq roundings`."),
 ]
+Transform = Annotated[
+    str | None,
+    typer.Option(
+        help="Equivalent transformations, with commas: equalize, smooth, ... See `mpq transforms`."
+    ),
+]
 Seed = Annotated[
     int,
     typer.Option(

@@ -52,6 +52,9 @@ class Provenance:
             helps; if there are any, all weights were rounded to nearest.
         rounding_unguided: Layers that were rounded by what they read alone, without regard to the
             loss, and why.
+        transforms: Transformations that were asked for, as ``TRANSFORMS.build`` takes them.
+        untransformed: Transformation and weight to why the graph does not allow it there.
+        transforms_unhelped: Transformation to why it is not used.
         mpq_version: Version of mpq that made it; empty where it is not known.
         torch_version: Version of torch that it was made with; empty where it is not known.
     """
@@ -73,5 +76,8 @@ class Provenance:
     rounded_to_nearest: Mapping[str, str] = field(default_factory=dict)
     rounding_unhelped: tuple[str, ...] = ()
     rounding_unguided: Mapping[str, str] = field(default_factory=dict)
+    transforms: tuple[str, ...] = ()
+    untransformed: Mapping[str, str] = field(default_factory=dict)
+    transforms_unhelped: Mapping[str, str] = field(default_factory=dict)
     mpq_version: str = ""
     torch_version: str = ""

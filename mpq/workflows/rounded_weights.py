@@ -2,13 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import sqrt
 from typing import Final, final
 
 import numpy as np
 import torch
-from scipy.special import stdtr
-
 from mpq._support.arrays import Array
 from mpq._support.progress import track
 from mpq.errors import GradientError
@@ -21,6 +18,7 @@ from mpq.sensitivity import Estimation
 from mpq.sensitivity.passes.second_moments import SecondMoments, second_moments
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
+from mpq.workflows.paired import is_above_chance, standard_error
 
 SINGLE: Final = (
     "auto tries codes on calibration examples that they were not found with, and there is a single "
@@ -102,20 +100,8 @@ def _unhelped(
         return (nearest - tried) / (max(tried.mean(), nearest.mean()) or 1.0)
 
     found = {f: gains(f) for f in track(formats, "trying roundings")}
-    worse = [f for f, gain in found.items() if gain.mean() < -_standard_error(gain)]
-    return worse or ([] if _is_above_chance(np.mean(list(found.values()), axis=0)) else [*formats])
-
-
-def _is_above_chance(gains: Array) -> bool:
-    """Whether a mean of paired differences ``[N]`` is above 0: Student's t, one-sided, 5 %."""
-    error = _standard_error(gains)
-    # Examples that are all alike prove as little as a single one.
-    return error > 0 and bool(stdtr(len(gains) - 1, gains.mean() / error) > 0.95)
-
-
-def _standard_error(values: Array) -> float:
-    """Of their mean; 0 of a single one."""
-    return float(values.std(ddof=1)) / sqrt(len(values)) if len(values) > 1 else 0.0
+    worse = [f for f, gain in found.items() if gain.mean() < -standard_error(gain)]
+    return worse or ([] if is_above_chance(np.mean(list(found.values()), axis=0)) else [*formats])
 
 
 def _rounded(

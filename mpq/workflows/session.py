@@ -139,6 +139,7 @@ class Session:
         chosen: Mapping[str, Precision],
     ) -> Provenance:
         profile, rounded = self.prepared.pricing.profile, self.prepared.rounded
+        transformed = self.prepared.transformed
         # What is not rounded at all is not rounded to nearest.
         is_rounded = {name for name, p in chosen.items() if p.weight.number.needs_scale}
         return Provenance(
@@ -161,6 +162,9 @@ class Session:
             rounded_to_nearest={n: w for n, w in rounded.to_nearest.items() if n in is_rounded},
             rounding_unhelped=rounded.unhelped,
             rounding_unguided={n: w for n, w in rounded.unguided.items() if n in is_rounded},
+            transforms=tuple(self.prepared.task.transforms),
+            untransformed={} if transformed is None else dict(transformed.untransformed),
+            transforms_unhelped={} if transformed is None else dict(transformed.unhelped),
             mpq_version=version("mpq"),
             torch_version=str(torch.__version__),
         )
@@ -205,6 +209,7 @@ class Session:
     def _assignment(
         self, problem: Problem, solution: Solution, measured: Measurement, provenance: Provenance
     ) -> Assignment:
+        transformed = self.prepared.transformed
         return Assignment(
             tuple(self._assigned(*pair) for pair in solution.precisions(problem).items()),
             problem.ties,
@@ -213,6 +218,7 @@ class Session:
             self.prepared.quantizer.numerics,
             self._metadata(problem, solution, measured, provenance),
             self._stored(solution.precisions(problem)),
+            None if transformed is None else transformed.reparametrization,
         )
 
     def _stored(self, precisions: Mapping[str, Precision]) -> StoredWeights | None:

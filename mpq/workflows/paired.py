@@ -1,0 +1,19 @@
+"""Paired differences of examples: whether their mean is more than chance."""
+
+from math import sqrt
+
+from scipy.special import stdtr
+
+from mpq._support.arrays import Array
+
+
+def is_above_chance(gains: Array) -> bool:
+    """Whether a mean of paired differences ``[N]`` is above 0: Student's t, one-sided, 5 %."""
+    error = standard_error(gains)
+    # Examples that are all alike prove as little as a single one.
+    return error > 0 and bool(stdtr(len(gains) - 1, gains.mean() / error) > 0.95)
+
+
+def standard_error(values: Array) -> float:
+    """Of their mean; 0 of a single one."""
+    return float(values.std(ddof=1)) / sqrt(len(values)) if len(values) > 1 else 0.0

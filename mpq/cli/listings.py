@@ -279,7 +279,7 @@ def roundings(talk: TalkOptions) -> None:
 @reporting_errors
 @taking
 def transforms(talk: TalkOptions) -> None:
-    """List the equivalent transformations that `mpq search --transform` takes, and their options."""
+    """List the transformations that `mpq search --transform` takes, and their options."""
     from mpq.transforms import TRANSFORMS
 
     _print_parts(TRANSFORMS, talk)

@@ -30,8 +30,8 @@ class Change:
     Args:
         parameter: Its name in the model without wrappers, as ``named_parameters`` has it.
         kind: ``scale`` multiplies entry ``i`` with ``values[i]``; ``unit`` does as well, and what
-            comes out has to be ones; ``shift`` adds ``values[i]``; ``rotate`` multiplies every ``d``
-            consecutive entries, as a row, with the orthogonal ``values``.
+            comes out has to be ones; ``shift`` adds ``values[i]``; ``rotate`` multiplies every
+            ``d`` consecutive entries, as a row, with the orthogonal ``values``.
         axis: Of the parameter.
         values: ``[n]``, or ``[d, d]`` where ``d`` divides ``n``; float32, finite.
     """

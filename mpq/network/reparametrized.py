@@ -58,7 +58,7 @@ def _changed(values: Tensor, change: Change) -> Tensor:
     given = torch.from_numpy(change.values).to(values)
     if change.kind == "rotate":
         last = values.movedim(change.axis, -1)
-        blocks = last.unflatten(-1, (-1, len(given))) @ given
+        blocks: Tensor = last.unflatten(-1, (-1, len(given))) @ given
         return blocks.flatten(-2).movedim(-1, change.axis)
     along = given.view(-1, *[1] * (values.ndim - change.axis - 1))
     if change.kind == "shift":

@@ -9,9 +9,7 @@ from mpq.transforms._base import Found, Transform, Transforming
 from mpq.transforms.equalize import Equalize
 from mpq.transforms.smooth import Smooth
 
-TRANSFORMS: Registry[Transform] = Registry(
-    "transform", (Equalize, Smooth), group="mpq.transforms"
-)
+TRANSFORMS: Registry[Transform] = Registry("transform", (Equalize, Smooth), group="mpq.transforms")
 """Every transformation, by the name that ``--transform`` takes."""
 
 __all__ = ["TRANSFORMS", "Equalize", "Found", "Smooth", "Transform", "Transforming"]

@@ -1,11 +1,10 @@
 """What torch's operations do to factors of channels: one function for every kind of operation."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mpq.network.arguments import tensors_in
 from mpq.transforms.channels import (
@@ -14,14 +13,21 @@ from mpq.transforms.channels import (
     Call,
     ChannelTrace,
     Effect,
-    Reader,
     constant_along,
     vector_along,
 )
+from mpq.transforms.layer_rules import (
+    SHORTCUT,
+    Rule,
+    along,
+    attention,
+    batched_product,
+    convolution,
+    embeds,
+    matrix_product,
+    normalizes,
+)
 from mpq.transforms.parameter_views import View
-
-Rule = Callable[[ChannelTrace, Call], None]
-SHORTCUT: Final = "is added to another tensor, such as a shortcut"
 
 
 def moves(trace: ChannelTrace, call: Call) -> None:
@@ -132,7 +138,7 @@ def reduces(trace: ChannelTrace, call: Call) -> None:
         if not constant_along(labels, *axes):
             trace.end_channels(group, labels, f"goes through {call.operation} over channels")
             continue
-        kept = labels[tuple(slice(0, 1) if i in axes else slice(None) for i in range(x.ndim))]
+        kept = _first(labels, axes)
         trace.give(result, {group: kept.reshape(result.shape)})
 
 
@@ -148,194 +154,15 @@ def pools(spatial: int) -> Rule:
             if not constant_along(labels, *axes):
                 trace.end_channels(group, labels, f"goes through {call.operation} over channels")
                 continue
-            first = labels[(..., *[slice(0, 1)] * spatial)]
+            first = _first(labels, axes)
             trace.give(result, {group: first.expand(result.shape)})
 
     return rule
 
 
-def matrix_product(trace: ChannelTrace, call: Call) -> None:
-    """``mm`` and ``addmm`` are linear layers where the right matrix is a parameter."""
-    bias, (x, weight) = (None, call.args) if len(call.args) == 2 else (call.args[0], call.args[1:3])
-    view = trace.views.of(weight)
-    is_plain = call.kwargs.get("beta", 1) == 1 and call.kwargs.get("alpha", 1) == 1
-    if view is None or None in view.axes or not is_plain:
-        trace.end([bias] if isinstance(bias, Tensor) else [], SHORTCUT)
-        _product(trace, call, x, weight)
-        return
-    inner, outer = view.axes
-    assert inner is not None
-    assert outer is not None
-    effects = _reads(trace, x, -1, view, inner, outer)
-    _makes(trace, call, view, outer, bias, -1, effects)
-
-
-def batched_product(trace: ChannelTrace, call: Call) -> None:
-    """``bmm`` of two tensors, such as attention's weights and values."""
-    if call.operation != "bmm":
-        trace.end(call.args[:1], SHORTCUT)
-    _product(trace, call, *call.args[-2:])
-
-
-def attention(trace: ChannelTrace, call: Call) -> None:
-    """Scaled dot-product attention mixes values of one channel, whatever queries and keys say."""
-    query, key, value = call.args[:3]
-    result = tensors_in(call.result)[0]
-    trace.tell(result, "attention")
-    trace.end([query, key, call.args[3:], call.kwargs], "goes through softmax")
-    for group, labels in trace.labels(value).items():
-        if not constant_along(labels, -2):
-            trace.end_channels(group, labels, "goes through attention")
-            continue
-        heads = result.shape[1] // labels.shape[1]
-        first = labels[..., :1, :].repeat_interleave(heads, dim=1)
-        trace.give(result, {group: first.expand(result.shape)})
-
-
-def convolution(trace: ChannelTrace, call: Call) -> None:
-    """A convolution reads channels of its inputs, and makes those of its outputs."""
-    x, weight, bias, *_, is_transposed, _, groups = call.args
-    view = trace.views.of(weight)
-    if view is None or None in view.axes:
-        trace.end([x, weight, bias], "goes through a convolution with a computed weight")
-        return
-    outer = 1 if is_transposed else 0
-    per_group = x.shape[1] // groups
-    if is_transposed or groups == 1:
-        effects = _reads(trace, x, 1, view, 1 - outer, outer)
-    elif per_group == 1:  # depthwise: one channel meets the rows of one group
-        effects = _reads(trace, x, 1, view, 0, 0, repeats=weight.shape[0] // groups)
-    else:
-        effects = {}
-        trace.end([x], "is read by a convolution of several groups")
-    if is_transposed and groups > 1:
-        trace.use(view, effects)
-        trace.end([bias], "")
-        trace.tell(call.result, "a transposed convolution of several groups")
-        return
-    _makes(trace, call, view, outer, bias, 1, effects)
-
-
-def normalizes(weight_place: int, channel_axis: int) -> Rule:
-    """A normalization with a weight of its own, and a bias behind it, makes channels."""
-
-    def rule(trace: ChannelTrace, call: Call) -> None:
-        x, weight = call.args[0], call.args[weight_place]
-        result = tensors_in(call.result)[0]
-        before = _feeding(trace, x) if call.operation.endswith(_BATCH_NORMS) else ""
-        trace.end([x], f"goes through {call.operation}")
-        trace.tell(result, f"{call.operation} without a weight")
-        bias = None if call.operation == "_fused_rms_norm" else call.args[weight_place + 1]
-        view = trace.views.of(weight)
-        if view is None or len(view.axes) != 1:
-            trace.end([weight, bias], "")
-            return
-        call = Call(call.operation, call.func, call.args, call.kwargs, result)
-        _makes(trace, call, view, 0, bias, channel_axis, {}, is_layer=False, before=before)
-
-    return rule
-
-
-def embeds(trace: ChannelTrace, call: Call) -> None:
-    """An embedding makes the channels of its rows."""
-    view = trace.views.of(call.args[0])
-    trace.tell(call.result, "an embedding")
-    if view is not None and view.axes == (0, 1):
-        _makes(trace, call, view, 1, None, -1, {}, is_layer=False)
-    else:
-        trace.end(call.args, "")
-
-
-def _feeding(trace: ChannelTrace, x: Any) -> str:
-    """The kernel whose output channels a tensor has, as they are; empty: another tensor."""
-    for group, labels in trace.labels(x).items():
-        found = trace.groups[group]
-        if found.is_layer and vector_along(labels, 1) == tuple(range(found.size)):
-            return found.members[0].parameter
-    return ""
-
-
 def _labels_or_free(trace: ChannelTrace, x: Tensor, group: str) -> Tensor:
     found = trace.labels(x).get(group)
     return torch.full(x.shape, FREE, device=x.device) if found is None else found
-
-
-def _product(trace: ChannelTrace, call: Call, left: Tensor, right: Tensor) -> None:
-    """Of two tensors: factors that are the same for all terms of a sum come through."""
-    trace.tell(call.result, "a product of two tensors")
-    shape = call.result.shape
-    for group in trace.labels(left).keys() & trace.labels(right).keys():
-        trace.end_channels(group, trace.labels(left)[group], "is multiplied with itself")
-    for x, axis in ((left, -1), (right, -2)):
-        for group, labels in trace.labels(x).items():
-            if constant_along(labels, axis):
-                first = labels.narrow(axis, 0, 1)
-                trace.give(call.result, {group: first.expand(shape)})
-            else:
-                trace.end_channels(group, labels, "is summed up with other channels")
-        trace.unknown_use(x)
-
-
-def _reads(
-    trace: ChannelTrace, x: Tensor, channel_axis: int, view: View, axis: int, out: int,
-    repeats: int = 1,
-) -> dict[Effect, Axis]:  # fmt: skip
-    """A layer meets channels along an axis of its weight; each of them ``repeats`` rows of it."""
-    found: dict[Effect, Axis] = {}
-    trace.layers[view.name] = None
-    trace.unknown_use(x)
-    if not trace.labels(x):
-        trace.unread.setdefault(view.name, f"reads what {trace.told(x)} gives")
-    for group, labels in trace.labels(x).items():
-        inputs = vector_along(labels, channel_axis)
-        if inputs is None:
-            trace.end_channels(group, labels, "is mixed up with other channels")
-            continue
-        along = tuple(channel for channel in inputs for _ in range(repeats))
-        found[group, "reads"] = Axis(view.name, axis, along)
-        trace.read(group, Reader(found[group, "reads"], inputs, out))
-    return found
-
-
-def _makes(
-    trace: ChannelTrace,
-    call: Call,
-    view: View,
-    axis: int,
-    bias: Any,
-    channel_axis: int,
-    effects: Mapping[Effect, Axis],
-    is_layer: bool = True,
-    before: str = "",
-) -> None:
-    """A weight makes the channels of a result, and a bias with it."""
-    result = call.result
-    count = result.shape[channel_axis]
-    channels = tuple(range(count))
-    bias_view = trace.views.of(bias)
-    members = [Axis(view.name, axis, channels)]
-    if bias_view is not None and bias_view.vector_axis is not None:
-        bias_axis = bias_view.axes[bias_view.vector_axis]
-        assert bias_axis is not None
-        members.append(Axis(bias_view.name, bias_axis, channels))
-    elif isinstance(bias, Tensor):  # a bias that is computed
-        trace.use(view, effects)
-        trace.end([bias], "")
-        trace.tell(result, "a layer whose bias is computed")
-        return
-    group = trace.group(view, members, is_layer, before)
-    trace.use(view, {**effects, (group, "makes"): members[0]})
-    if bias_view is not None:
-        trace.use(bias_view, {(group, "makes"): members[-1]})
-    trace.give(result, {group: _along(channel_axis, result)})
-    trace.tell(result, view.name)
-
-
-def _along(axis: int, result: Tensor) -> Tensor:
-    """Labels ``0, 1, ...`` along an axis."""
-    shape = [1] * result.ndim
-    shape[axis] = result.shape[axis]
-    return torch.arange(result.shape[axis], device=result.device).view(shape).expand(result.shape)
 
 
 def _channels_of_vector(
@@ -355,7 +182,7 @@ def _channels_of_vector(
     group = trace.group(view, [member], is_layer=False)
     trace.use(view, {(group, "makes"): member})
     trace.tell(result, view.name)
-    return {group: _along(axis, result)}
+    return {group: along(axis, result)}
 
 
 def _bias_axis(view: View, x: Tensor, labels: Tensor) -> Axis | None:
@@ -370,48 +197,55 @@ def _bias_axis(view: View, x: Tensor, labels: Tensor) -> Axis | None:
     return Axis(view.name, own, found)
 
 
-def _rules(rule: Rule, names: Iterable[str]) -> dict[str, Rule]:
-    return dict.fromkeys(names, rule)
+def _first(labels: Tensor, axes: Iterable[int]) -> Tensor:
+    """The first entry along some axes, which stay."""
+    for axis in axes:
+        labels = labels.narrow(axis, 0, 1)
+    return labels
 
 
-_BATCH_NORMS: Final = ("batch_norm", "no_training")
+def _rules(rule: Rule, names: str) -> dict[str, Rule]:
+    """A rule for operations that are written with spaces between."""
+    return dict.fromkeys(names.split(), rule)
+
+
 RULES: Final[Mapping[str, Rule]] = {
     **_rules(
         moves,
         "permute transpose t expand slice select split split_with_sizes chunk unbind unsqueeze "
         "squeeze flip roll repeat narrow index_select movedim swapaxes channel_shuffle "
-        "pixel_shuffle pixel_unshuffle".split(),
+        "pixel_shuffle pixel_unshuffle",
     ),
-    **_rules(reshapes, "view _unsafe_view reshape _reshape_alias flatten unflatten".split()),
+    **_rules(reshapes, "view _unsafe_view reshape _reshape_alias flatten unflatten"),
     **_rules(
         keeps,
         "relu relu_ leaky_relu leaky_relu_ _prelu_kernel abs neg clone _to_copy alias detach "
-        "dropout feature_dropout".split(),
+        "dropout feature_dropout",
     ),
-    **_rules(joins, ("cat", "stack")),
-    **_rules(multiplies, ("mul", "mul_")),
-    **_rules(divides, ("div", "div_")),
-    **_rules(adds, ("add", "add_", "sub")),
-    **_rules(reduces, ("mean", "sum", "amax", "amin")),
-    **_rules(pools(1), ("max_pool1d", "avg_pool1d", "upsample_nearest1d", "upsample_linear1d")),
+    **_rules(joins, "cat stack"),
+    **_rules(multiplies, "mul mul_"),
+    **_rules(divides, "div div_"),
+    **_rules(adds, "add add_ sub"),
+    **_rules(reduces, "mean sum amax amin"),
+    **_rules(pools(1), "max_pool1d avg_pool1d upsample_nearest1d upsample_linear1d"),
     **_rules(
         pools(2),
         "max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d "
-        "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d".split(),
+        "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d",
     ),
     **_rules(
         pools(3),
         "max_pool3d_with_indices avg_pool3d _adaptive_avg_pool3d adaptive_max_pool3d "
-        "upsample_nearest3d upsample_trilinear3d".split(),
+        "upsample_nearest3d upsample_trilinear3d",
     ),
-    **_rules(matrix_product, ("mm", "addmm")),
-    **_rules(batched_product, ("bmm", "baddbmm")),
+    **_rules(matrix_product, "mm addmm"),
+    **_rules(batched_product, "bmm baddbmm"),
     **_rules(
         attention,
         "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
         "_scaled_dot_product_efficient_attention _scaled_dot_product_attention_math "
         "_scaled_dot_product_cudnn_attention "
-        "_scaled_dot_product_fused_attention_overrideable".split(),
+        "_scaled_dot_product_fused_attention_overrideable",
     ),
     "convolution": convolution,
     "native_layer_norm": normalizes(2, -1),
@@ -419,7 +253,7 @@ RULES: Final[Mapping[str, Rule]] = {
     **_rules(
         normalizes(1, 1),
         "native_batch_norm cudnn_batch_norm miopen_batch_norm native_group_norm "
-        "_native_batch_norm_legit_no_training".split(),
+        "_native_batch_norm_legit_no_training",
     ),
     "embedding": embeds,
 }

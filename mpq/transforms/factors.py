@@ -1,16 +1,19 @@
 """Factors of channels from ranges of weights and magnitudes of inputs: numbers alone."""
 
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 
 from mpq._support.arrays import Array
 
+Flags: TypeAlias = "np.ndarray[tuple[int], np.dtype[np.bool_]]"
 LARGEST: Final = 2.0**16
 """Factors lie within this and its inverse: fp16 holds what is multiplied by a few of them."""
 
 
-def balanced(made: Array, read: Array, is_free: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Array:
+def balanced(
+    made: Array, read: Array, is_free: "np.ndarray[tuple[int], np.dtype[np.bool_]]"
+) -> Array:
     """``[n]`` square roots of ``made / read``; 1 where one of them is 0 or a factor is not free.
 
     >>> balanced(np.array([4.0, 0.0, 9.0]), np.ones(3), np.array([True, True, False])).tolist()
@@ -26,7 +29,7 @@ def smoothing(
     weights: Array,
     alpha: float,
     beta: float,
-    is_free: "np.ndarray[tuple[int], np.dtype[np.bool_]]",
+    is_free: Flags,
 ) -> Array:
     r"""``[n]`` factors :math:`a^\alpha / w^\beta`, with a geometric mean of 1.
 

@@ -100,7 +100,7 @@ class _Recorder(TorchDispatchMode):
         self._module = module
         self._weights = weights
         self._views = ParameterViews(module)
-        # Of its own, on the CPU: the global random state stays as it is, and all devices draw alike.
+        # Of its own, on the CPU: the global random state stays, and all devices draw alike.
         self._generator = torch.Generator().manual_seed(0)
         self.found: dict[str, LayerInput] = {}
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mpq._support.arrays import Array
+from mpq._support.paired import is_above_chance
 from mpq._support.progress import track
 from mpq.errors import InputError
 from mpq.network.reparametrization import Change
@@ -39,9 +40,10 @@ class Smooth(Transform):
 
     Where we depart from both papers: of each formula the exponent is that with the least squared
     error of the readers' outputs on a sample of what they read. Between the two and no factors at
-    all the network's loss on calibration examples decides, with all layers that a site reads
-    rounded, site by site in the order of the network. Both at one precision, the middle one of the
-    candidates. The rounded weights of these layers are held meanwhile.
+    all the network's loss on calibration examples decides, site by site in the order of the
+    network, the readers of this site and of all before it rounded. A gain has to be above chance
+    (Student's t over examples, 5 %). Both at one precision, the middle one of the candidates. The
+    rounded weights are held meanwhile.
 
     Args:
         grid: Exponents between 0 and 1 that are tried.
@@ -66,18 +68,19 @@ class Smooth(Transform):
         loss = NetworkLoss(on.module, list(on.batches(NUM_EXAMPLES)), on.metric)
         with torch.no_grad():
             places = _Place.all(sites.sites, parameters, read, on)
-            for place in places:
-                loss.set(place.rounded(np.ones(place.site.size)))
-            best, changes = loss.of({}), tuple[Change, ...]()
+            changes: tuple[Change, ...] = ()
             for place in track(places, "smoothing channels"):
-                for tried in self._tried(place):
-                    factors = min(tried, key=place.error)
-                    layers = place.rounded(factors)
-                    found = loss.of(layers)
-                    if found < best:
-                        best, place.factors = found, factors
-                        loss.set(layers)
-                changes = (*changes, *place.changes)
+                tried = [place.rounded(np.ones(place.site.size))]
+                factors = [min(each, key=place.error) for each in self._tried(place)]
+                tried += map(place.rounded, factors)
+                losses = [loss.of(layers) for layers in tried]
+                best = int(np.argmin([found.mean() for found in losses]))
+                # Of many sites some would seem to gain by chance.
+                if not is_above_chance(losses[0] - losses[best]):
+                    best = 0
+                loss.set(tried[best])
+                if best:
+                    changes = (*changes, *place.site.changes(factors[best - 1]))
         return Found(merged(changes), len(sites.sites), sites.why_not)
 
     def _tried(self, place: "_Place") -> tuple[list[Array], list[Array]]:
@@ -98,21 +101,20 @@ class Smooth(Transform):
         return smooth, [smoothing(mean, weights, a, 0.0, site.is_free) for a in alphas]
 
 
-@dataclass(eq=False)
+@final
+@dataclass(frozen=True, eq=False)
 class _Place:
-    """A site, the layers that read it, and the factors so far.
+    """A site, and the layers that read it.
 
     Args:
         site: Whose factors are chosen.
         trials: Its readers.
         precision: That these are rounded to.
-        factors: ``[n]``; ``None``: all 1.
     """
 
     site: Site
     trials: list[Trial]
     precision: Precision
-    factors: Array | None = None
 
     @classmethod
     def all(
@@ -136,16 +138,9 @@ class _Place:
                 found.append(cls(site, trials, on.precision))
         return found
 
-    @property
-    def changes(self) -> tuple[Change, ...]:
-        """What the factors change; nothing where there are none."""
-        return () if self.factors is None else self.site.changes(self.factors)
-
     def rounded(self, factors: Array) -> dict[str, Rounded]:
         """The readers with these factors, by weight."""
-        return {
-            t.reader.weight.parameter: t.rounded(factors, self.precision) for t in self.trials
-        }
+        return {t.reader.weight.parameter: t.rounded(factors, self.precision) for t in self.trials}
 
     def error(self, factors: Array) -> float:
         """Sum of the readers' own errors: logarithms, so that none outweighs the others."""

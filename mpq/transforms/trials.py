@@ -6,6 +6,7 @@ from functools import cached_property
 from math import log
 from typing import Any, Final, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -127,7 +128,8 @@ class Trial:
     def _outputs(self, x: Tensor, weight: Tensor) -> Tensor:
         if self.read.convolution is None:
             return x @ weight.T
-        return torch.ops.aten.convolution.default(x, weight, None, *self.read.convolution)
+        found: Tensor = torch.convolution(x, weight, None, *self.read.convolution)
+        return found
 
     def _rounded_weight(self, last: Tensor, tensor_format: TensorFormat) -> Tensor:
         if tensor_format.is_exact:
@@ -170,19 +172,18 @@ class NetworkLoss:
         """Rounds some layers from now on; their rounded weights are held."""
         self._layers |= layers
 
-    def of(self, layers: Mapping[str, Rounded]) -> float:
-        """The mean square root of examples' divergences, with these layers as given.
+    def of(self, layers: Mapping[str, Rounded]) -> Array:
+        """``[N]`` of every example the mean square root of its divergences, with layers as given.
 
         A divergence is quadratic in what moves the outputs. Its mean is that of a few undecided
         examples, which differ from one sample to the next; the mean of roots is one of all.
         """
         tried = {**self._layers, **layers}
-        sums = count = 0.0
+        found = []
         for batch, original in zip(self._batches, self._original, strict=True):
             apart = self._metric.divergence(original, self._outputs(batch, tried))
-            apart = apart.double().clamp_min(0).sqrt()
-            sums, count = sums + float(apart.sum()), count + apart.numel()
-        return sums / count
+            found.append(apart.double().clamp_min(0).sqrt().mean(dim=1).cpu().numpy())
+        return np.concatenate(found)
 
     def _outputs(self, batch: Batch, layers: Mapping[str, Rounded]) -> Tensor:
         output = run_under(_Rounding(self._module, layers), self._module, batch)

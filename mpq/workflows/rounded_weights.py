@@ -6,7 +6,9 @@ from typing import Final, final
 
 import numpy as np
 import torch
+
 from mpq._support.arrays import Array
+from mpq._support.paired import is_above_chance, standard_error
 from mpq._support.progress import track
 from mpq.errors import GradientError
 from mpq.network.modules import weight_of
@@ -18,7 +20,6 @@ from mpq.sensitivity import Estimation
 from mpq.sensitivity.passes.second_moments import SecondMoments, second_moments
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
-from mpq.workflows.paired import is_above_chance, standard_error
 
 SINGLE: Final = (
     "auto tries codes on calibration examples that they were not found with, and there is a single "

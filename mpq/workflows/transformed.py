@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq._support.arrays import Array
+from mpq._support.paired import is_above_chance
 from mpq._support.progress import track
 from mpq.errors import ModelError
 from mpq.network.behaviour import answers
@@ -25,7 +26,6 @@ from mpq.quantization.quantizer import Quantizer
 from mpq.transforms import Found, Transform, Transforming
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
-from mpq.workflows.paired import is_above_chance
 
 if TYPE_CHECKING:
     from mpq.workflows.task import Task
@@ -45,8 +45,8 @@ class TransformedModel:
         model: As it is searched; the user's own where nothing is transformed.
         network: Its layers.
         reparametrization: What was done; ``None``: nothing.
-        untransformed: Transformation and weight, such as ``smooth fc1.weight``, to why the network's
-            graph does not allow it there.
+        untransformed: Transformation and weight, such as ``smooth fc1.weight``, to why the graph
+            does not allow it there.
         unhelped: Transformation to why it is not used.
     """
 
@@ -63,7 +63,7 @@ class TransformedModel:
         network: Network,
         data: Calibration,
         find: Callable[[nn.Module], Network],
-    ) -> Self:
+    ) -> "TransformedModel":
         """Tries the task's transformations in order, each on what those before it left.
 
         Held beside the network are the parameters that are changed, and while trying the rounded
@@ -93,7 +93,7 @@ class TransformedModel:
         transform: Transform,
         judge: "_Judge",
         find: Callable[[nn.Module], Network],
-    ) -> Self:
+    ) -> "TransformedModel":
         found = judge.found(transform, self.model)
         why_not = {f"{transform.name} {weight}": why for weight, why in found.why_not.items()}
         known = replace(self, untransformed={**self.untransformed, **why_not})

@@ -21,7 +21,6 @@ from mpq.transforms.layer_rules import (
     Rule,
     along,
     attention,
-    batched_product,
     convolution,
     embeds,
     matrix_product,
@@ -84,7 +83,9 @@ def multiplies(trace: ChannelTrace, call: Call) -> None:
             given |= {g: labels.expand(result.shape) for g, labels in trace.labels(x).items()}
     for x in (first, second):
         view = trace.views.of(x)
-        if view is not None:
+        if call.operation.endswith("_"):  # views of what is written to would miss the new channels
+            trace.unknown_use(x)
+        elif view is not None:
             given |= _channels_of_vector(trace, view, x, result)
     trace.give(result, given)
 
@@ -238,8 +239,7 @@ RULES: Final[Mapping[str, Rule]] = {
         "max_pool3d_with_indices avg_pool3d _adaptive_avg_pool3d adaptive_max_pool3d "
         "upsample_nearest3d upsample_trilinear3d",
     ),
-    **_rules(matrix_product, "mm addmm"),
-    **_rules(batched_product, "bmm baddbmm"),
+    **_rules(matrix_product, "mm addmm bmm baddbmm"),
     **_rules(
         attention,
         "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "

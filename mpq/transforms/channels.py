@@ -121,6 +121,7 @@ class ChannelTrace(TorchDispatchMode):
             rule(self, Call(operation, func, args, kwargs, result))
         elif not operation.startswith(_METADATA) and not operation.endswith("_like"):
             self.end([args, kwargs], f"goes through {operation}")
+            self.tell(result, operation)
         return result
 
     def labels(self, value: Any) -> dict[str, Tensor]:

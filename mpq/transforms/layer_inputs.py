@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mpq._support.arrays import Array
 from mpq.network.examples import Batch
-from mpq.transforms.parameter_views import ParameterViews, run_under
+from mpq.transforms.parameter_views import LAYERS, ParameterViews, run_under
 
 NUM_ROWS: Final = 512
 """Rows (tokens) of a linear layer's inputs that are kept."""
@@ -113,10 +113,11 @@ class _Recorder(TorchDispatchMode):
         operation = func._schema.name.partition("::")[2]
         if self._views.follow(operation, args, result):
             return result
-        if operation in ("mm", "addmm"):
-            self._take(args[-1], args[-2], None)
-        elif operation == "convolution":
-            self._take(args[1], args[0], tuple(args[3:]))
+        if operation in LAYERS:
+            x, weight = (args[place] for place in LAYERS[operation])
+            is_kernel = operation == "convolution"
+            x = x if is_kernel else x.reshape(-1, x.shape[-1])
+            self._take(weight, x, tuple(args[3:]) if is_kernel else None)
         return result
 
     def _take(self, weight: Tensor, x: Tensor, convolution: tuple[Any, ...] | None) -> None:

@@ -24,26 +24,18 @@ _BATCH_NORMS: Final = ("batch_norm", "no_training")
 
 
 def matrix_product(trace: ChannelTrace, call: Call) -> None:
-    """``mm`` and ``addmm`` are linear layers where the right matrix is a parameter."""
+    """A product is a linear layer where the right matrix is a parameter."""
     bias, (x, weight) = (None, call.args) if len(call.args) == 2 else (call.args[0], call.args[1:3])
     view = trace.views.of(weight)
+    axes = None if view is None else view.matrix_axes
     is_plain = call.kwargs.get("beta", 1) == 1 and call.kwargs.get("alpha", 1) == 1
-    if view is None or None in view.axes or not is_plain:
+    if view is None or axes is None or not is_plain:
         trace.end([bias] if isinstance(bias, Tensor) else [], SHORTCUT)
         _product(trace, call, x, weight)
         return
-    inner, outer = view.axes
-    assert inner is not None
-    assert outer is not None
+    inner, outer = axes
     effects = _reads(trace, x, -1, view, inner, outer)
     _makes(trace, call, view, outer, bias, -1, effects)
-
-
-def batched_product(trace: ChannelTrace, call: Call) -> None:
-    """``bmm`` of two tensors, such as attention's weights and values."""
-    if call.operation != "bmm":
-        trace.end(call.args[:1], SHORTCUT)
-    _product(trace, call, *call.args[-2:])
 
 
 def attention(trace: ChannelTrace, call: Call) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,14 @@ class View:
 
     name: str
     axes: tuple[int | None, ...]
+
+    @property
+    def matrix_axes(self) -> tuple[int, int] | None:
+        """The parameter's axes of a matrix, or of one that is there for every example."""
+        inner, outer = self.axes[-2:] if len(self.axes) > 1 else (None, None)
+        if inner is None or outer is None or any(axis is not None for axis in self.axes[:-2]):
+            return None
+        return inner, outer
 
     @property
     def vector_axis(self) -> int | None:
@@ -87,6 +95,12 @@ def _turned(
     if operation == "unsqueeze":
         place = args[1] % (count + 1)
         return (*axes[:place], None, *axes[place:])
+    if operation == "expand":  # torch multiplies batches with a copy of a matrix for each
+        added = result.ndim - count
+        kept = zip(axes, args[0].shape, result.shape[added:], strict=True)
+        if all(axis is None or before == after for axis, before, after in kept):
+            return (*[None] * added, *axes)
+        return None
     if operation in ("view", "_unsafe_view", "reshape") and args[0].numel() > 1:
         return _reshaped(axes, args[0], result)
     return None
@@ -96,6 +110,8 @@ def _reshaped(
     axes: tuple[int | None, ...], before: Tensor, after: Tensor
 ) -> tuple[int | None, ...] | None:
     """A reshape that adds or removes axes of size 1 alone."""
+    if before.shape == after.shape:
+        return axes
     kept = [axis for axis, size in zip(axes, before.shape, strict=True) if size != 1]
     if [size for size in after.shape if size != 1] != [size for size in before.shape if size != 1]:
         return None
@@ -125,3 +141,7 @@ def run_under(mode: Any, module: nn.Module, batch: Batch) -> Any:
     args, kwargs = own_inputs(batch.args, batch.kwargs)
     with torch.no_grad(), _without_fast_path(), inputs_as_given(), mode:
         return module(*args, **kwargs)
+
+
+LAYERS: Final = {"mm": (0, 1), "bmm": (0, 1), "addmm": (1, 2), "convolution": (0, 1)}
+"""Operations that a layer may be, and the places of its input and its weight among arguments."""

@@ -21,7 +21,7 @@ from mpq.quantization.ranges import RANGE_METHODS, ActivationRange, Ranges
 from mpq.quantization.rounding import quantize_activation, quantize_rows, weight_grid
 from mpq.transforms.channels import Reader
 from mpq.transforms.layer_inputs import LayerInput
-from mpq.transforms.parameter_views import ParameterViews, run_under
+from mpq.transforms.parameter_views import LAYERS, ParameterViews, run_under
 from mpq.transforms.sites import by_label
 
 NUM_OUTPUTS: Final = 256
@@ -206,15 +206,16 @@ class _Rounding(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operation = func._schema.name.partition("::")[2]
         args = list(args)
-        places = {"mm": (0, 1), "addmm": (1, 2), "convolution": (0, 1)}.get(operation)
-        if places is not None:
-            at_x, at_weight = places
+        if operation in LAYERS:
+            at_x, at_weight = LAYERS[operation]
             view = self._views.of(args[at_weight])
             layer = None if view is None else self._layers.get(view.name)
             if layer is not None:
+                x, before = args[at_x], args[at_weight]
                 weight = layer.weight if operation == "convolution" else layer.weight.T
-                args[at_weight] = weight.to(args[at_weight].dtype)
-                args[at_x] = layer.read(args[at_x])
+                args[at_weight] = weight.to(before.dtype).expand(before.shape)
+                rows = x if operation == "convolution" else x.reshape(-1, x.shape[-1])
+                args[at_x] = layer.read(rows).view(x.shape)
         result = func(*args, **(kwargs or {}))
         self._views.follow(operation, args, result)
         return result

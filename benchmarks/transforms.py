@@ -58,15 +58,13 @@ def main() -> None:
 
 
 def compared(name: str, case: str, transforms: list[str], seed: int) -> list[dict[str, Any]]:
-    """A row without a transformation, one for each, and one for all together."""
+    """A row without a transformation, and one for each."""
     model, (calibration, fresh) = network(name, seed)
     fresh = first(fresh, NUM_FRESH.get(name, 1000))
     chosen = [(), *((each,) for each in transforms)]
-    if len(transforms) > 1:
-        chosen.append(tuple(transforms))
     rows, base = [], None
     for names in chosen:
-        losses, facts = measured(model, calibration, fresh, case, names, seed)
+        losses, facts = measured(model, (calibration, fresh), case, names, seed)
         base = losses if base is None else base
         row = {"network": name, "case": case, "asked": list(names), **facts}
         rows.append({**row, **ratio(losses, base)})
@@ -76,13 +74,13 @@ def compared(name: str, case: str, transforms: list[str], seed: int) -> list[dic
 
 def measured(
     model: nn.Module,
-    calibration: Batches,
-    fresh: Batches,
+    data: tuple[Batches, Batches],
     case: str,
     transforms: tuple[str, ...],
     seed: int,
 ) -> tuple[Array, dict[str, Any]]:
     """``[N]`` nats of every fresh example, and what was done."""
+    calibration, fresh = data
     seen, held_out = parts(calibration)
     candidates = CANDIDATES if case == SEARCHED else (case,)
     task = mpq.Task(
@@ -112,7 +110,7 @@ def measured(
     facts = {
         "used": [] if made is None else list(made.transforms),
         "unhelped": {} if done is None else dict(done.unhelped),
-        "untransformed": 0 if done is None else len(done.untransformed),
+        "num_untransformed": 0 if done is None else len(done.untransformed),
         "prepare_seconds": seconds,
         "accuracy": found.accuracy,
     }

@@ -1,5 +1,7 @@
 """Small networks with outlier channels, and random ones, for tests of transformations."""
 
+from collections.abc import Callable
+
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -102,13 +104,13 @@ def outlier_net() -> nn.Sequential:
     with torch.no_grad():
         for weight, of in ((norm.weight, first), (first.weight, second)):
             weight[OUTLIER] *= 100  # type: ignore[index, operator]
-            of.weight[:, OUTLIER] /= 100  # type: ignore[index, operator, union-attr]
+            of.weight[:, OUTLIER] /= 100  # type: ignore[index, operator]
     return net.eval()
 
 
 def planes() -> st.SearchStrategy[nn.Module]:
     """Convolutions on ``[N, 4, 8, 8]`` of every kind, with what may stand between them."""
-    between = st.sampled_from(
+    between: st.SearchStrategy[Callable[[], nn.Module]] = st.sampled_from(
         [
             lambda: nn.ReLU(),
             lambda: nn.ReLU(inplace=True),
@@ -124,7 +126,7 @@ def planes() -> st.SearchStrategy[nn.Module]:
             lambda: nn.Dropout(),
         ]
     )
-    layer = st.sampled_from(
+    layer: st.SearchStrategy[Callable[[], nn.Module]] = st.sampled_from(
         [
             lambda: nn.Conv2d(4, 4, 3, padding=1),
             lambda: nn.Conv2d(4, 4, 1, bias=False),
@@ -136,7 +138,7 @@ def planes() -> st.SearchStrategy[nn.Module]:
             lambda: Shortcut(nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1)),
         ]
     )
-    tail = st.sampled_from(
+    tail: st.SearchStrategy[Callable[[], list[nn.Module]]] = st.sampled_from(
         [
             lambda: [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 5)],
             lambda: [nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)],

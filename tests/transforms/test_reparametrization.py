@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from mpq.errors import FileFormatError, MismatchError
-from mpq.network.reparametrization import Change, Reparametrization
+from mpq.network.reparametrization import Change, Floats, Reparametrization
 from mpq.network.reparametrized import reparametrized
 
 ROTATION = np.array([[0.6, 0.8], [-0.8, 0.6]], dtype=np.float32)
 
 
-def floats(*values: float) -> np.ndarray:  # type: ignore[type-arg]
+def floats(*values: float) -> Floats:
     """``[n]`` float32."""
     return np.array(values, dtype=np.float32)
 
@@ -35,14 +35,14 @@ def net() -> nn.Sequential:
     torch.manual_seed(0)
     made = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4)).eval()
     with torch.no_grad():
-        made[1].weight.copy_(torch.tensor([2.0, 1.0, 0.5, 1.0]))
+        made.get_parameter("1.weight").copy_(torch.tensor([2.0, 1.0, 0.5, 1.0]))
     return made
 
 
 def test_changes_are_made_in_order() -> None:
     """By hand: columns scaled, pairs of rows rotated, a bias moved, a norm's weight made ones."""
     model = net()
-    weight, bias = model[0].weight.detach().clone(), model[0].bias.detach().clone()
+    weight, bias = (model.get_parameter(n).detach().clone() for n in ("0.weight", "0.bias"))
 
     found = reparametrized(model, some().changes)
 
@@ -51,19 +51,20 @@ def test_changes_are_made_in_order() -> None:
     torch.testing.assert_close(found.get_parameter("0.weight"), by_hand, check_stride=False)
     torch.testing.assert_close(found.get_parameter("0.bias"), bias + torch.tensor([1.0, 2, 3, 4]))
     assert found.get_parameter("1.weight").tolist() == [1.0] * 4
-    assert torch.equal(model[0].weight, weight)
+    assert torch.equal(model.get_parameter("0.weight"), weight)
 
 
 def test_a_tied_parameter_is_changed_once() -> None:
     """Under both of its names, and stays tied."""
-    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).eval()
-    model[1].weight = model[0].weight
+    first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+    second.weight = first.weight
+    model = nn.Sequential(first, second).eval()
     twice = Change("0.weight", "scale", 0, floats(2, 2, 2))
 
     found = reparametrized(model, [twice])
 
     assert found.get_parameter("0.weight") is found.get_parameter("1.weight")
-    torch.testing.assert_close(found.get_parameter("1.weight"), 2 * model[0].weight.detach())
+    torch.testing.assert_close(found.get_parameter("1.weight"), 2 * first.weight.detach())
 
 
 def test_a_file_holds_all_of_it() -> None:

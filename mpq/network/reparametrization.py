@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, Final, Literal, Self, TypeAlias, cast, final, get_args
+from typing import Any, Final, Self, TypeAlias, final
 
 import numpy as np
 
@@ -17,37 +17,32 @@ from mpq.errors import FileFormatError
 
 TRANSFORMS_FILE: Final = "transforms.safetensors"
 """Beside assignment.json."""
-Kind: TypeAlias = Literal["scale", "unit", "shift", "rotate"]
 Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
-_MATRIX: Final = "matrix"
+_SCALE: Final = "scale"
+"""What is done, as keys of the file say it."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What is done to one parameter along one of its axes, of ``n`` entries.
+    """Factors of one parameter along one of its axes, of ``n`` entries.
 
     Args:
         parameter: Its name in the model without wrappers, as ``named_parameters`` has it.
-        kind: ``scale`` multiplies entry ``i`` with ``values[i]``; ``unit`` does as well, and what
-            comes out has to be ones; ``shift`` adds ``values[i]``; ``rotate`` multiplies every
-            ``d`` consecutive entries, as a row, with the orthogonal ``values``.
         axis: Of the parameter.
-        values: ``[n]``, or ``[d, d]`` where ``d`` divides ``n``; float32, finite.
+        factors: ``[n]`` that its entries are multiplied with; float32, finite, positive.
     """
 
     parameter: str
-    kind: Kind
     axis: int
-    values: Floats
+    factors: Floats
 
     def why_not(self, shape: tuple[int, ...]) -> str:
         """Why it cannot be done to a parameter of some shape; empty: it can."""
         if self.axis >= len(shape):
             return f"has {len(shape)} axes, and the transformation is along axis {self.axis}"
-        count, size = shape[self.axis], len(self.values)
-        fits = size > 0 and count % size == 0 if self.kind == "rotate" else count == size
-        return "" if fits else f"has {count} entries along axis {self.axis}, not {size}"
+        count, size = shape[self.axis], len(self.factors)
+        return "" if count == size else f"has {count} entries along axis {self.axis}, not {size}"
 
 
 @final
@@ -86,23 +81,14 @@ class Reparametrization:
 
     @cached_property
     def content(self) -> bytes:
-        """As a file in the format of safetensors.
-
-        A change is the tensor ``<place> <kind> <axis> <parameter>``. Of a rotation it holds the
-        number of its matrix, as many parameters are rotated by one: ``matrix <number>``.
-        """
+        """As a file in the format of safetensors: ``<place> scale <axis> <parameter>``."""
         from safetensors.numpy import save
 
-        tensors: dict[str, np.ndarray[Any, Any]] = {}
-        matrices: dict[bytes, int] = {}
-        for place, change in enumerate(self.changes):
-            values = np.ascontiguousarray(change.values)
-            if change.kind == "rotate":
-                number = matrices.setdefault(values.tobytes(), len(matrices))
-                tensors[f"{_MATRIX} {number}"] = values
-                values = np.array([number], dtype=np.int64)
-            tensors[f"{place:06d} {change.kind} {change.axis} {change.parameter}"] = values
-        return bytes(save(tensors))
+        tensors = {
+            f"{place:06d} {_SCALE} {change.axis} {change.parameter}": change.factors
+            for place, change in enumerate(self.changes)
+        }
+        return bytes(save({key: np.ascontiguousarray(x) for key, x in tensors.items()}))
 
     @cached_property
     def sha256(self) -> str:
@@ -142,25 +128,16 @@ def _changes(content: bytes) -> tuple[Change, ...]:
         tensors = load(content)
     except SafetensorError as error:
         raise FileFormatError(f"not a safetensors file: {for_people(str(error))}") from error
-    keys = sorted(key for key in tensors if not key.startswith(f"{_MATRIX} "))
-    return tuple(_change(key, tensors) for key in keys)
+    return tuple(_change(key, tensors[key]) for key in sorted(tensors))
 
 
-def _change(key: str, tensors: "Mapping[str, np.ndarray[Any, Any]]") -> Change:
+def _change(key: str, factors: "np.ndarray[Any, Any]") -> Change:
     parts = key.split(" ", 3)
-    if len(parts) < 4 or parts[1] not in get_args(Kind) or not parts[2].isdecimal():
+    if len(parts) < 4 or parts[1] != _SCALE or not parts[2].isdecimal():
         raise FileFormatError(f"{TRANSFORMS_FILE}: {quoted(key)} is no change of a parameter")
-    _, kind, axis, parameter = parts
-    values = tensors[key]
-    if kind == "rotate":
-        named = f"{_MATRIX} {int(values.reshape(-1)[0])}"
-        if named not in tensors:
-            raise FileFormatError(f"{TRANSFORMS_FILE} lacks {quoted(named)}")
-        values = tensors[named]
-    is_shaped = values.ndim == (2 if kind == "rotate" else 1) and len(set(values.shape)) == 1
-    if values.dtype != np.float32 or not is_shaped or not np.isfinite(values).all():
+    is_finite = factors.dtype == np.float32 and bool(np.isfinite(factors).all())
+    if not is_finite or factors.ndim != 1 or not bool((factors > 0).all()):
         raise FileFormatError(
-            f"{TRANSFORMS_FILE}: {quoted(key)} is no {'matrix' if kind == 'rotate' else 'vector'} "
-            "of finite float32 numbers"
+            f"{TRANSFORMS_FILE}: {quoted(key)} is no vector of positive float32 numbers"
         )
-    return Change(parameter, cast(Kind, kind), int(axis), values)
+    return Change(parts[3], int(parts[2]), factors)

@@ -96,8 +96,8 @@ def merged(changes: Sequence[Change]) -> tuple[Change, ...]:
     found: dict[tuple[str, int], Array] = {}
     for change in changes:
         key = (change.parameter, change.axis)
-        found[key] = found.get(key, np.ones(1)) * change.values.astype(np.float64)
-    return tuple(Change(p, "scale", a, v.astype(np.float32)) for (p, a), v in found.items())
+        found[key] = found.get(key, np.ones(1)) * change.factors.astype(np.float64)
+    return tuple(Change(p, a, v.astype(np.float32)) for (p, a), v in found.items())
 
 
 def by_label(values: Array, labels: Labels) -> Array:
@@ -116,7 +116,7 @@ def largest_by_label(values: Array, labels: Labels, size: int) -> Array:
 
 def _scaling(axis: Axis, factors: Factors) -> Change:
     values = by_label(factors, axis.labels).astype(np.float32)
-    return Change(axis.parameter, "scale", axis.axis, values)
+    return Change(axis.parameter, axis.axis, values)
 
 
 def _site(group: Group) -> Site | None:

@@ -140,7 +140,7 @@ def test_a_transformation_that_hurts_is_not_used(monkeypatch: pytest.MonkeyPatch
     net = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
     undone = mpq.search(task(outlier_net(), ("smooth",)), LIMIT).assignment.reparametrization
     assert undone is not None
-    harmful = tuple(replace(c, values=np.reciprocal(c.values)) for c in undone.changes)
+    harmful = tuple(replace(c, factors=np.reciprocal(c.factors)) for c in undone.changes)
     monkeypatch.setattr(Smooth, "found", lambda *_: Found(harmful, 2, {}))
 
     prepared = Prepared.of(task(net, ("smooth",)))

@@ -1,11 +1,11 @@
 """What equivalent transformations are worth: losses before and after each, on fresh examples.
 
     python benchmarks/transforms.py > benchmarks/transforms.json
-    python benchmarks/transforms.py vit --transforms smooth
+    python benchmarks/transforms.py vit --transforms smooth --cases w4a8
 
 The small Llama and the vision transformer (or others of ``rounding_search.py``), uniform at w4a4
-and at w4a8, and searched among w2a8 to w8a8 at the bytes of uniform 4 bits; weights rounded to nearest,
-so that what is compared are the transformations alone. A row has the KL divergence in nats on fresh
+and at w4a8, and searched among w2a8 to w8a8 at the bytes of uniform 4 bits; weights rounded to
+nearest, so that what is compared are the transformations alone. A row has the KL divergence in nats on fresh
 examples (MNIST test images 2,000 to 3,999, 128 stories of eval180), its ratio to the row without a
 transformation with a 95 % interval by paired bootstrap over examples, and whether the search used
 the transformation: one that unseen calibration examples do not speak for is not used, and the row
@@ -44,13 +44,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", default=["vit", "llama"])
     parser.add_argument("--transforms", default=",".join(mpq.TRANSFORMS.names()))
+    parser.add_argument("--cases", default=",".join((*UNIFORM, SEARCHED)))
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows = [
         row
         for name in given.networks
-        for case in (*UNIFORM, SEARCHED)
+        for case in given.cases.split(",")
         for row in compared(name, case, given.transforms.split(","), given.seed)
     ]
     header = {"command": " ".join(["python", *sys.argv]), "torch": torch.__version__}

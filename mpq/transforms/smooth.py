@@ -20,7 +20,7 @@ from mpq.transforms.layer_inputs import LayerInput, layer_inputs, magnitudes
 from mpq.transforms.sites import Site, Sites, largest_by_label, merged
 from mpq.transforms.trials import NetworkLoss, Rounded, Trial
 
-NUM_EXAMPLES: Final = 128
+NUM_EXAMPLES: Final = 64
 """Examples whose inputs are looked at."""
 
 
@@ -59,7 +59,7 @@ class Smooth(Transform):
             raise InputError(f"{self.name} needs at least one exponent; got {self.grid}")
 
     def found(self, on: Transforming) -> Found:
-        """See ``Transform.found``; takes a pass over two examples, and some over up to 128."""
+        """See ``Transform.found``; takes a pass over two examples, and some over up to 64."""
         sites = Sites.of(on.module, on.traced)
         if not sites.sites:
             return Found((), 0, sites.why_not)

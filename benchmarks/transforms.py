@@ -1,6 +1,6 @@
 """What equivalent transformations are worth: losses before and after each, on fresh examples.
 
-    python benchmarks/transforms.py > benchmarks/transforms.json
+    python benchmarks/transforms.py llama --cases w4a4,w4a8 > benchmarks/transforms_llama.json
     python benchmarks/transforms.py vit --transforms smooth --cases w4a8
 
 The small Llama and the vision transformer (or others of ``rounding_search.py``), uniform at w4a4

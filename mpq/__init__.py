@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mpq.rounding import ROUNDINGS as ROUNDINGS
     from mpq.sensitivity import ESTIMATORS as ESTIMATORS
     from mpq.solvers import SOLVERS as SOLVERS
+    from mpq.transforms import TRANSFORMS as TRANSFORMS
     from mpq.workflows.compare import compare as compare
     from mpq.workflows.evaluate import evaluate as evaluate
     from mpq.workflows.frontier import frontier as frontier
@@ -67,6 +68,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "rounding": ("ROUNDINGS",),
     "sensitivity": ("ESTIMATORS",),
     "solvers": ("SOLVERS",),
+    "transforms": ("TRANSFORMS",),
     "backends": ("BACKENDS", "export", "quantize"),
     "report.frontier": ("Frontier",),
     "hardware_profiles": ("Profile", "device_names", "load_device"),

@@ -23,6 +23,7 @@ FLOORS = {
     "quantization": 4,
     "problem": 5,
     "rounding": 5,
+    "transforms": 5,
     "sensitivity": 6,
     "solvers": 6,
     "backends": 6,

@@ -27,7 +27,7 @@ from mpq.backends.recipes.core_ml import CoreMl
 from mpq.backends.recipes.executorch import ExecuTorch
 from mpq.backends.recipes.modelopt import ModelOpt
 from mpq.backends.shipping import ship
-from mpq.backends.simulate import Simulate
+from mpq.backends.simulate import Simulate, transformed
 from mpq.backends.target import Target
 from mpq.backends.text import Text
 from mpq.backends.torchao import TorchAo
@@ -109,7 +109,7 @@ def quantize(
         PrecisionError: If the backend has no kernel for a layer.
     """
     _check_assignment(assignment)
-    return _network_backend(backend).quantize(model, assignment)
+    return _network_backend(backend).quantize(*transformed(model, assignment))
 
 
 def export(
@@ -146,6 +146,14 @@ def export(
     _check_assignment(assignment)
     assignment = assignment.compared_by(metric, allow_randomness)
     built, path = file_backend(backend), Path(path)
+    if assignment.reparametrization is not None and isinstance(built, Recipe):
+        raise InputError(
+            f"{built.name} writes precisions for the network as it came, and this one was "
+            f"transformed ({', '.join(assignment.reparametrization.transforms)}): search without "
+            "--transform"
+        )
+    if model is not None:
+        model, assignment = transformed(model, assignment)
     if isinstance(built, Target):
         if model is None or calibration is None:
             raise InputError(f"the target {built.name} needs the network and examples")

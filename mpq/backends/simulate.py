@@ -1,6 +1,6 @@
 """Simulates any format in floating point: the reference for every other backend."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import torch
@@ -18,6 +18,7 @@ from mpq.network.modules import check_model
 from mpq.network.open_weights import open_computed, open_weights, uses_of
 from mpq.network.own_copy import own_copy
 from mpq.network.refusals import mark_simulated, simulated, weight_refusal
+from mpq.network.reparametrized import reparametrized
 from mpq.network.same_start import begin_alike
 from mpq.network.tied_calls import tie_calls, tied_calls_of
 from mpq.network.tracing import kind_of
@@ -81,7 +82,7 @@ def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:
     """A copy that shares its parameters, checked, opened and folded as when it was searched."""
     # First of all: in training mode, BatchNorm has no fixed numbers to fold.
     check_model(model)
-    module = own_copy(model)
+    module = own_copy(transformed(model, assignment)[0])
     _check_float(module, assignment)
     uses = {x.name: Use(x.kind, x.weight_shape, x.is_transposed) for x in assignment.layers}
     texts = {x.name: x.computed for x in assignment.layers if x.computed}
@@ -95,6 +96,23 @@ def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:
     _check(module, assignment)
     fold_batch_norm(module, assignment.folded)
     return module
+
+
+def transformed(model: nn.Module, assignment: Assignment) -> tuple[nn.Module, Assignment]:
+    """The model as the assignment transforms it, and what is left to do: everything else.
+
+    Args:
+        model: As the user gave it, in evaluation mode; it stays as it is, and comes back where
+            there is nothing to transform.
+        assignment: With or without a reparametrization.
+
+    Raises:
+        MismatchError: If the parameters are not those that were transformed.
+    """
+    if assignment.reparametrization is None:
+        return model, assignment
+    changes = assignment.reparametrization.changes
+    return reparametrized(model, changes), replace(assignment, reparametrization=None)
 
 
 def check_folding(

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mpq._support.names import LONGEST, for_people, shortened, visible
 from mpq._support.streams import answer_stream
+from mpq.network.reparametrization import TRANSFORMS_FILE
 from mpq.quantization.stored import WEIGHTS_FILE
 
 if TYPE_CHECKING:
@@ -139,8 +140,23 @@ def _rounding(result: "SearchResult") -> Iterator[str]:
         yield from made.sequential_rounding.sentences(result.measured.metric.unit)
 
 
+def _transforms(result: "SearchResult") -> Iterator[str]:
+    """What was done to the parameters, where it was asked for."""
+    made, done = result.provenance, result.assignment.reparametrization
+    if done is not None:
+        yield (
+            f"network transformed before rounding ({', '.join(done.transforms)}); what was done is "
+            f"in {TRANSFORMS_FILE}"
+        )
+    if made.transforms_unhelped:
+        yield f"transformations not used: {_with_reasons(made.transforms_unhelped)}"
+    if made.untransformed:
+        yield f"weights that no transformation fits: {_with_reasons(made.untransformed)}"
+
+
 def _network(result: "SearchResult") -> Iterator[str]:
     """What of the network was not compared, not covered, not reached."""
+    yield from _transforms(result)
     yield from _rounding(result)
     unscored = result.provenance.unscored
     if unscored:

@@ -273,3 +273,13 @@ def roundings(talk: TalkOptions) -> None:
     from mpq.rounding import ROUNDINGS
 
     _print_parts(ROUNDINGS, talk)
+
+
+@app.command()
+@reporting_errors
+@taking
+def transforms(talk: TalkOptions) -> None:
+    """List the transformations that `mpq search --transform` takes, and their options."""
+    from mpq.transforms import TRANSFORMS
+
+    _print_parts(TRANSFORMS, talk)

@@ -116,6 +116,12 @@ SequentialRounding = Annotated[
         help="Round the answer again, layer by layer, for inputs of the network quantized so far.",
     ),
 ]
+Transform = Annotated[
+    str | None,
+    typer.Option(
+        help="Equivalent transformations, with commas: equalize, smooth, ... See `mpq transforms`."
+    ),
+]
 Seed = Annotated[
     int,
     typer.Option(

@@ -99,11 +99,12 @@ class WorkloadOptions:
 
 @dataclass(frozen=True, eq=False)
 class RangeOptions:
-    """How ranges are chosen, and weights rounded within them."""
+    """How the network is transformed, ranges are chosen, and weights rounded within them."""
 
     weight_range: o.WeightRange = Ranges.weight
     activation_range: o.ActivationRange = Ranges.activation
     rounding: o.Rounding = Task.rounding
+    transform: o.Transform = None
 
     def ranges(self) -> Ranges:
         """The ranges that the options describe; ``Ranges`` refuses a name that is no rule."""
@@ -199,6 +200,7 @@ class TaskOptions:
             ranges=self.ranges.ranges(),
             rounding=self.ranges.rounding,
             sequential_rounding=self.candidates.sequential_rounding,
+            transforms=listed(self.ranges.transform) or (),
             seed=self.draws.seed,
             allow_randomness=self.draws.allow_randomness,
         )

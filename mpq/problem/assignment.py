@@ -16,17 +16,14 @@ from mpq._support.one_run import check_one_run
 from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError, InputError, PrecisionError
 from mpq.network.layer import fingerprint, signature
-from mpq.problem.stored_weights import (
-    check_named,
-    check_weights,
-    content_beside,
-    weights_of,
-)
+from mpq.network.reparametrization import Reparametrization
+from mpq.problem.companions import check_companions, companions, reparametrization_of
+from mpq.problem.stored_weights import check_weights, content_beside, weights_of
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
-from mpq.quantization.stored import WEIGHTS_FILE, StoredWeights
+from mpq.quantization.stored import StoredWeights
 
 
 @final
@@ -135,6 +132,7 @@ class Assignment:
         metadata: How it was found, and what was predicted and measured of it.
         weights: Weights that were rounded with regard to data, which no ``weight_range`` gives
             again; ``None``: all are rounded to nearest.
+        reparametrization: What is done to the network's parameters before anything else.
     """
 
     layers: tuple[AssignedLayer, ...]
@@ -144,6 +142,7 @@ class Assignment:
     numerics: Numerics = OWN
     metadata: Metadata = field(default_factory=Metadata)
     weights: StoredWeights | None = None
+    reparametrization: Reparametrization | None = None
 
     @property
     def precisions(self) -> dict[str, Precision]:
@@ -174,7 +173,7 @@ class Assignment:
         return replace(self, metadata=changed)
 
     def to_json(self) -> str:
-        """JSON as ``mpq/problem/assignment.schema.json`` describes it, beside the weights' file."""
+        """JSON as ``mpq/problem/assignment.schema.json`` describes it, beside its other files."""
         layers = [_layer_to_dict(layer) for layer in self.layers]
         formats = {name: precision.weight for name, precision in self.precisions.items()}
         data = {
@@ -184,6 +183,11 @@ class Assignment:
             # Of few assignments: files without it are read by earlier versions as well.
             **({} if self.numerics == OWN else {"numerics": asdict(self.numerics)}),
             **({} if self.weights is None else {"weights": self.weights.to_dict(formats)}),
+            **(
+                {"reparametrization": self.reparametrization.to_dict()}
+                if self.reparametrization
+                else {}
+            ),
             "folded_batch_norm": dict(self.folded),
             "ties": [list(tie) for tie in self.ties],
             "layers": layers,
@@ -197,11 +201,11 @@ class Assignment:
 
         Args:
             text: The JSON.
-            read_weights: Gives the content of the file beside it that it names, if it names one.
+            read_weights: Gives the content of a file beside it that it names, if it names one.
 
         Raises:
             FileFormatError: If the text is no assignment, of a later schema version, its layers do
-                not have the fingerprint it states, or its weights are missing or others.
+                not have the fingerprint it states, or files beside it are missing or others.
         """
         data = parsed_json(text)
         # Asked before the schema is: a later file would fail it with a message about some key.
@@ -225,7 +229,8 @@ class Assignment:
         numerics = Numerics(**data.get("numerics", {}))
         folded, weight_range = data["folded_batch_norm"], data["weight_range"]
         weights = weights_of(data.get("weights"), read_weights)
-        made = cls(layers, ties, folded, weight_range, numerics, metadata, weights)
+        changes = reparametrization_of(data.get("reparametrization"), read_weights)
+        made = cls(layers, ties, folded, weight_range, numerics, metadata, weights, changes)
         _check_consistent(made)
         if weights is not None:
             shaped = {x.name: (x.precision, x.weight_shape) for x in layers}
@@ -239,7 +244,7 @@ class Assignment:
         return made
 
     def save(self, folder: Path | str) -> list[Path]:
-        """Writes ``assignment.json``, and beside it the codes of weights that data rounded.
+        """Writes ``assignment.json``, and beside it codes that data chose and transformations.
 
         Args:
             folder: Made if it does not exist; an earlier assignment there is replaced.
@@ -247,12 +252,9 @@ class Assignment:
         Raises:
             OutputError: If it cannot be written to.
         """
-        files = {"assignment.json": self.to_json().encode()}
-        if self.weights is not None:
-            files[WEIGHTS_FILE] = self.weights.content
-        written = write_files(Path(folder), files)
-        if self.weights is None:
-            remove_files(Path(folder), [WEIGHTS_FILE])
+        files, others = companions(self.weights, self.reparametrization)
+        written = write_files(Path(folder), {"assignment.json": self.to_json().encode(), **files})
+        remove_files(Path(folder), others)
         return written
 
     @classmethod
@@ -272,7 +274,7 @@ class Assignment:
         text = read_text(path)
         try:
             found = cls.from_json(text, partial(content_beside, path))
-            check_named(found.weights, path)
+            check_companions(found.weights, found.reparametrization, path)
             check_one_run(path.parent, [path.name, "problem.json", "result.json"])
             return found
         # ``from_json`` knows no path, and the user may have given several.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from mpq._support.files import remove_files, write_files
 from mpq._support.names import for_people
 from mpq.errors import InputError
-from mpq.quantization.stored import WEIGHTS_FILE
+from mpq.problem.companions import companions
 from mpq.report.frontier import Frontier
 from mpq.report.sections import (
     OWN,
@@ -66,9 +66,8 @@ def save_result(
         "problem.json": marked(result.problem.to_json(), run_id),
         "result.json": marked(result.to_json(), run_id),
     }
-    weights = result.assignment.weights
-    if weights is not None:
-        files[WEIGHTS_FILE] = weights.content
+    beside, others = companions(result.assignment.weights, result.assignment.reparametrization)
+    files |= beside
     pictures: dict[str, Picture] = {}
     for section in sections:
         made, drawn = section.files(result, frontier), section.pictures(result, frontier)
@@ -80,8 +79,7 @@ def save_result(
         pictures |= drawn
     # In one call, so that a failure leaves no folder of old and new files.
     written = _written(Path(folder), files, pictures)
-    if weights is None:
-        remove_files(Path(folder), [WEIGHTS_FILE])  # of an earlier run
+    remove_files(Path(folder), others)  # of an earlier run
     return written
 
 

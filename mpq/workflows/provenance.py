@@ -55,6 +55,9 @@ class Provenance:
             loss, and why.
         sequential_rounding: What rounding the answer again, layer by layer, gave; ``None``: it was
             not asked for.
+        transforms: Transformations that were asked for, as ``TRANSFORMS.build`` takes them.
+        untransformed: Transformation and weight to why the graph does not allow it there.
+        transforms_unhelped: Transformation to why it is not used.
         mpq_version: Version of mpq that made it; empty where it is not known.
         torch_version: Version of torch that it was made with; empty where it is not known.
     """
@@ -77,5 +80,8 @@ class Provenance:
     rounding_unhelped: tuple[str, ...] = ()
     rounding_unguided: Mapping[str, str] = field(default_factory=dict)
     sequential_rounding: SequentialRounding | None = None
+    transforms: tuple[str, ...] = ()
+    untransformed: Mapping[str, str] = field(default_factory=dict)
+    transforms_unhelped: Mapping[str, str] = field(default_factory=dict)
     mpq_version: str = ""
     torch_version: str = ""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mpq._support.arrays import Array
+from mpq._support.paired_gains import is_above_chance, relative_gains, standard_error
 from mpq._support.progress import track
 from mpq.errors import GradientError
 from mpq.network.modules import weight_of
@@ -19,7 +20,6 @@ from mpq.sensitivity import Estimation
 from mpq.sensitivity.passes.second_moments import SecondMoments, second_moments
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
-from mpq.workflows.paired_gains import is_above_chance, relative_gains, standard_error
 
 SINGLE: Final = (
     "auto tries codes on calibration examples that they were not found with, and there is a single "

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, final
 
+from mpq._support.paired_gains import is_above_chance, relative_gains
 from mpq.quantization.precision import Precision
 from mpq.rounding import AutoRounding, WeightRounding
 from mpq.sensitivity import Estimation
@@ -12,7 +13,6 @@ from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.in_order import InOrder
 from mpq.workflows.own_codes import OwnCodes
-from mpq.workflows.paired_gains import is_above_chance, relative_gains
 from mpq.workflows.rounded_weights import rounded_by_all
 
 UNSEEN_SHARE: Final = 0.25

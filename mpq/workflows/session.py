@@ -145,6 +145,7 @@ class Session:
         sequential: SequentialRounding | None,
     ) -> Provenance:
         profile, rounded = self.prepared.pricing.profile, self.prepared.rounded
+        transformed = self.prepared.transformed
         # What is not rounded at all is not rounded to nearest.
         is_rounded = {name for name, p in chosen.items() if p.weight.number.needs_scale}
         return Provenance(
@@ -168,6 +169,9 @@ class Session:
             rounding_unhelped=rounded.unhelped,
             rounding_unguided={n: w for n, w in rounded.unguided.items() if n in is_rounded},
             sequential_rounding=sequential,
+            transforms=tuple(self.prepared.task.transforms),
+            untransformed={} if transformed is None else dict(transformed.untransformed),
+            transforms_unhelped={} if transformed is None else dict(transformed.unhelped),
             mpq_version=version("mpq"),
             torch_version=str(torch.__version__),
         )
@@ -212,6 +216,7 @@ class Session:
     def _assignment(
         self, problem: Problem, solution: Solution, measured: Measurement, provenance: Provenance
     ) -> Assignment:
+        transformed = self.prepared.transformed
         return Assignment(
             tuple(self._assigned(*pair) for pair in solution.precisions(problem).items()),
             problem.ties,
@@ -220,6 +225,7 @@ class Session:
             self.prepared.quantizer.numerics,
             self._metadata(problem, solution, measured, provenance),
             self._stored(solution.precisions(problem)),
+            None if transformed is None else transformed.reparametrization,
         )
 
     def _stored(self, precisions: Mapping[str, Precision]) -> StoredWeights | None:

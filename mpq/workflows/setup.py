@@ -35,6 +35,7 @@ from mpq.workflows.own_codes import OwnCodes
 from mpq.workflows.rounded_weights import RoundedWeights, rounded_weights
 from mpq.workflows.shippable import Shippable
 from mpq.workflows.task import Rules, Task
+from mpq.workflows.transformed import TransformedModel
 
 Value = TypeVar("Value")
 HELD_OUT_SHARE = 0.25
@@ -58,6 +59,7 @@ class Prepared:
         ties: Layers that share a precision.
         unshipped: Layers that stay as they came, as the task's target cannot hold them, and why.
         own_codes: Assignments that were rounded again, by themselves.
+        transformed: The model after its transformations; ``None``: none was asked for.
     """
 
     task: Task
@@ -71,6 +73,7 @@ class Prepared:
     ties: tuple[tuple[str, ...], ...]
     unshipped: Mapping[str, str] = field(default_factory=dict)
     own_codes: OwnCodes = field(default_factory=OwnCodes)
+    transformed: TransformedModel | None = None
 
     @classmethod
     def of(cls, task: Task) -> Self:
@@ -80,21 +83,29 @@ class Prepared:
             InputError: If the task does not fit the network; its subclasses say what.
         """
         rules, data = task.rules, Calibration.of(task.calibration)
-        network = Network.of(
-            task.model, data, rules.include, rules.exclude, rules.fold, task.output_metric,
-            task.allow_randomness,
-        )  # fmt: skip
+
+        def find(model: nn.Module) -> Network:
+            return Network.of(
+                model, data, rules.include, rules.exclude, rules.fold, task.output_metric,
+                task.allow_randomness,
+            )  # fmt: skip
+
+        network, model = find(task.model), task.model
         if task.target is not None:
             task.target.check_network(task.model)
         # Only now: of a network that mixes rows no batch may be cut.
         calibration, held_out = _split(network, data, task.held_out)
+        transformed = None
+        if task.transforms:
+            transformed = TransformedModel.of(task, network, calibration, find)
+            network, model = transformed.network, transformed.model
         fixed = _by_layer(network, rules.fixed, "--fix")
         allowed = _by_layer(network, rules.allowed, "--allow")
         _check_fixed(fixed, allowed)
         ties, target, unshipped = _ties(network, rules), task.target, dict[str, str]()
         if target is not None:
             wanted = {x.name: allowed.get(x.name, task.precisions) for x in network.layers}
-            modules = dict(task.model.named_modules(remove_duplicate=False))
+            modules = dict(model.named_modules(remove_duplicate=False))
             found = Shippable.of(target, network.layers, ties, wanted, fixed, modules)
             allowed, unshipped, ties = dict(found.allowed), dict(found.unshipped), found.ties
             # Last, since torch takes seconds to trace a network.
@@ -108,13 +119,13 @@ class Prepared:
             network.lifetimes,
             network.num_unquantized,
             network.constant_bytes if target is None else _constant_bytes(network, target),
-            packed_bits if target is None else _bits_there(task.model, target),
-            NO_TARGET if target is None else _file_prices(task.model, network, target),
+            packed_bits if target is None else _bits_there(model, target),
+            NO_TARGET if target is None else _file_prices(model, network, target),
         )
         candidates = tuple(dict.fromkeys((*task.precisions, *own)))
         return cls(
             task, network, calibration, held_out, pricing, candidates, fixed, allowed, ties,
-            unshipped,
+            unshipped, transformed=transformed,
         )  # fmt: skip
 
     @cached_property

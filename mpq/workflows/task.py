@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mpq.hardware_profiles import Profile
     from mpq.network.metric import OutputMetric
     from mpq.rounding import WeightRounding
+    from mpq.transforms import Transform
 
 DEFAULT_CANDIDATES = ("w2a8", "w3a8", "w4a4", "w4a8", "w5a8", "w6a8", "w8a8")
 """Candidates where neither they nor measurements of the device are given; those that the device
@@ -122,6 +123,9 @@ class Task:
         sequential_rounding: Whether the answer's weights are rounded again in the order in which
             layers are called, each for the network that is quantized so far, where unseen
             calibration examples say that it helps. Needs a rounding that looks at the examples.
+        transforms: Names of ``mpq.TRANSFORMS`` with options: the network gets other parameters with
+            the same function, that lose less when they are rounded. Those that unseen calibration
+            examples do not say that they help are not used. Default: none.
         seed: Seed of whatever draws: data sources, estimators, solvers.
         to: Where the result is to run: a target of ``mpq targets``, such as
             ``compressed-tensors``. Layers take what it can hold, in its bytes and its
@@ -145,6 +149,7 @@ class Task:
     ranges: Ranges = field(default_factory=Ranges)
     rounding: str = "auto"
     sequential_rounding: bool = False
+    transforms: Sequence[str] = ()
     seed: int = 0
     to: str | None = None
     allow_randomness: int | None = None
@@ -152,6 +157,7 @@ class Task:
     def __post_init__(self) -> None:
         # read at once, so that a misspelled name is refused here and not minutes later
         _, _, _ = self.output_metric, self.target, self.weight_rounding
+        _ = self.built_transforms
         precisions = self.precisions
         if not precisions:
             raise InputError("candidates is empty; name precisions such as w8a8, or leave it out")
@@ -188,6 +194,27 @@ class Task:
         from mpq.rounding import ROUNDINGS  # loads torch
 
         return ROUNDINGS.build(self.rounding)
+
+    @cached_property
+    def built_transforms(self) -> "tuple[Transform, ...]":
+        """The transformations, built.
+
+        Raises:
+            InputError: If one is misspelled, or there twice.
+        """
+        if not self.transforms:
+            return ()
+        from mpq.transforms import TRANSFORMS  # loads torch
+
+        if isinstance(self.transforms, str):
+            raise InputError(
+                f"transforms takes a list; got {self.transforms!r}: write [{self.transforms!r}]"
+            )
+        built = tuple(map(TRANSFORMS.build, self.transforms))
+        names = [transform.name for transform in built]
+        if len(set(names)) < len(names):
+            raise InputError(f"each transformation is done once; got {', '.join(names)}")
+        return built
 
     @cached_property
     def target(self) -> "Target | None":

@@ -461,6 +461,27 @@ def test_roundings() -> None:
     assert "damping=0.01" in printed
 
 
+def test_transforms() -> None:
+    """Every transformation is listed with its options and their defaults."""
+    printed = call("transforms").stdout
+
+    assert all(name in printed for name in mpq.TRANSFORMS.names())
+    assert "sweeps=20" in printed
+
+
+def test_a_transform_reaches_the_run(tmp_path: Path) -> None:
+    """``--transform`` is tried, and the result says what came of each."""
+    folder = tmp_path / "run"
+    names = "equalize,smooth:grid=1"
+    call("search", *LIMIT, *FAST, "--points", "2", "--transform", names, "--output", folder)
+
+    stated = json.loads((folder / "result.json").read_text())["provenance"]
+    done = json.loads((folder / "assignment.json").read_text()).get("reparametrization")
+    used = [] if done is None else done["transforms"]
+    assert stated["transforms"] == ["equalize", "smooth:grid=1"]
+    assert sorted([*used, *stated["transforms_unhelped"]]) == ["equalize", "smooth:grid=1"]
+
+
 def test_a_rounding_reaches_the_run(tmp_path: Path) -> None:
     """``--rounding`` is kept with its codes, and the folder is exported without any data."""
     folder = tmp_path / "run"

@@ -1,0 +1,68 @@
+"""A copy of a model with other parameters that compute the same."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from mpq.errors import MismatchError
+from mpq.network.modules import share_parameters
+from mpq.network.reparametrization import Change
+
+_TOLD: Final = 5
+"""Parameters in an error that says which ones do not fit."""
+
+
+def reparametrized(model: nn.Module, changes: Sequence[Change]) -> nn.Module:
+    """The model with its parameters changed; the given one stays as it is.
+
+    It is of the model's own classes, without wrappers, and shares the memory of all parameters
+    that are not changed. Each change is computed in float64, and rounded once at the end.
+
+    Args:
+        model: In evaluation mode; left as found.
+        changes: ``Reparametrization.changes``.
+
+    Raises:
+        MismatchError: If a parameter is missing, or has another shape.
+        ModelError: If the model cannot be copied.
+    """
+    module = share_parameters(model)
+    # Under every name that it has: a tied parameter is one object, and changed once.
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    _check(parameters, changes)
+    with torch.no_grad():
+        for name in dict.fromkeys(change.parameter for change in changes):
+            parameter = parameters[name]
+            own = (change for change in changes if change.parameter == name)
+            # Our parameter gets memory of its own; the user's keeps what it has.
+            parameter.data = changed(parameter.data.double(), own).to(parameter.dtype)
+    return module
+
+
+def changed(values: Tensor, changes: Iterable[Change]) -> Tensor:
+    """A parameter's numbers after its changes, in the dtype given."""
+    for change in changes:
+        factors = torch.from_numpy(change.factors).to(values)
+        values = values * factors.view(-1, *[1] * (values.ndim - change.axis - 1))
+    return values
+
+
+def _check(parameters: dict[str, nn.Parameter], changes: Sequence[Change]) -> None:
+    problems = []
+    for change in changes:
+        parameter = parameters.get(change.parameter)
+        if parameter is None:
+            problems.append(f"lacks the parameter {change.parameter!r}")
+            continue
+        why = change.why_not(tuple(parameter.shape))
+        if why:
+            problems.append(f"{change.parameter!r} {why}")
+    if problems:
+        told = list(dict.fromkeys(problems))
+        more = f" and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
+        raise MismatchError(
+            "the assignment belongs to another network, whose parameters were transformed: this "
+            f"one {'; '.join(told[:_TOLD])}{more}"
+        )

@@ -1,0 +1,15 @@
+"""A network gets other parameters with the same function, that lose less when they are rounded.
+
+The network, calibration examples and precisions in; changes of parameters out, which searches,
+simulations and every export make before anything else.
+"""
+
+from mpq._support.registry import Registry
+from mpq.transforms._base import Found, Transform, Transforming
+from mpq.transforms.equalize import Equalize
+from mpq.transforms.smooth import Smooth
+
+TRANSFORMS: Registry[Transform] = Registry("transform", (Equalize, Smooth), group="mpq.transforms")
+"""Every transformation, by the name that ``--transform`` takes."""
+
+__all__ = ["TRANSFORMS", "Equalize", "Found", "Smooth", "Transform", "Transforming"]

@@ -1,0 +1,193 @@
+"""Searches of transformed networks: tried, kept, saved, done again by every export."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+import mpq
+from mpq.cli.console import print_result
+from mpq.errors import FileFormatError, InputError, MismatchError, ModelError, UnknownNameError
+from mpq.network.reparametrization import TRANSFORMS_FILE
+from mpq.transforms import Found
+from mpq.transforms.smooth import Smooth
+from mpq.workflows.setup import Prepared
+from tests.transforms.networks import outlier_net
+
+X = torch.randn(192, 16, generator=torch.Generator().manual_seed(0))
+LIMIT = {"weight_bytes": 10_000}
+
+
+def task(net: nn.Module, transforms: tuple[str, ...], **given: Any) -> mpq.Task:
+    """A search of w4a4 alone, unless it is told otherwise."""
+    given = {"candidates": ["w4a4"], "rounding": "nearest", **given}
+    return mpq.Task(net, [X[:64], X[64:128]], [X[128:]], transforms=transforms, **given)
+
+
+def test_planted_outliers_lose_little_after_smoothing() -> None:
+    """One channel of a hundred times the others' size costs a 4 bit grid all of its levels."""
+    net = outlier_net()
+
+    plain, smooth = (mpq.search(task(net, t), LIMIT) for t in ((), ("smooth",)))
+
+    before, after = (r.assignment.metadata.measured_loss for r in (plain, smooth))
+    assert before is not None
+    assert after is not None
+    assert after < before / 10
+    assert smooth.assignment.reparametrization is not None
+    assert not smooth.provenance.transforms_unhelped
+
+
+def test_what_was_done_is_done_again(tmp_path: Path) -> None:
+    """Saved, loaded, quantized: the very outputs that the search measured, of the model given."""
+    net = outlier_net()
+    kept = {name: p.clone() for name, p in net.named_parameters()}
+    result = mpq.search(task(net, ("equalize", "smooth")), LIMIT)
+    result.save(tmp_path)
+
+    loaded = mpq.Assignment.load(tmp_path)
+    measured = mpq.evaluate(net, loaded, [X[128:]])["quantized"]
+
+    assert loaded == result.assignment
+    assert measured.divergence == pytest.approx(loaded.metadata.measured_loss, rel=1e-4)
+    assert mpq.load(tmp_path).assignment == result.assignment
+    assert all(torch.equal(p, kept[name]) for name, p in net.named_parameters())
+
+
+def test_an_export_computes_the_transformed_network(tmp_path: Path) -> None:
+    """ONNX Runtime on the file, beside the simulation."""
+    pytest.importorskip("onnxruntime")
+    net = outlier_net()
+    found = mpq.search(task(net, ("smooth",), candidates=["w8a8"], to="onnx-qdq"), LIMIT)
+
+    if found.assignment.reparametrization is None:
+        pytest.fail(str(found.provenance.transforms_unhelped))
+    exported = mpq.export(
+        found.assignment, tmp_path / "x", "onnx-qdq", net, [X[:64]], held_out=[X[128:]]
+    )
+
+    assert exported.deviation is not None
+    assert exported.deviation < 1e-3
+
+
+def test_recipes_are_refused(tmp_path: Path) -> None:
+    """They are for the network as it came."""
+    net = outlier_net()
+    result = mpq.search(task(net, ("smooth",)), LIMIT)
+
+    with pytest.raises(InputError, match="search without --transform"):
+        mpq.export(result.assignment, tmp_path, "modelopt", net, [X[:8]])
+
+
+def test_files_of_one_run_belong_together(tmp_path: Path) -> None:
+    """Without its file, with another, or beside one that it does not name, it is no assignment."""
+    net = outlier_net()
+    assignment = mpq.search(task(net, ("smooth",)), LIMIT).assignment
+    assignment.save(tmp_path)
+
+    with pytest.raises(FileFormatError, match="Assignment.load"):
+        mpq.Assignment.from_json(assignment.to_json())
+    content = (tmp_path / TRANSFORMS_FILE).read_bytes()
+    (tmp_path / TRANSFORMS_FILE).write_bytes(content + b" ")
+    with pytest.raises(FileFormatError, match="SHA-256 is another"):
+        mpq.Assignment.load(tmp_path)
+    (tmp_path / TRANSFORMS_FILE).unlink()
+    with pytest.raises(FileFormatError, match="cannot be read"):
+        mpq.Assignment.load(tmp_path)
+    plain = replace(assignment, reparametrization=None)
+    plain.save(tmp_path)
+    (tmp_path / TRANSFORMS_FILE).write_bytes(content)
+    with pytest.raises(FileFormatError, match="lies beside it"):
+        mpq.Assignment.load(tmp_path)
+    plain.save(tmp_path)
+    assert mpq.Assignment.load(tmp_path) == plain
+
+
+def test_another_network_is_refused() -> None:
+    """Its parameters have other shapes."""
+    assignment = mpq.search(task(outlier_net(), ("smooth",)), LIMIT).assignment
+    other = nn.Sequential(nn.LayerNorm(5), nn.Linear(5, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
+
+    with pytest.raises(MismatchError, match="has 5 entries along axis 0, not 16"):
+        mpq.quantize(other, assignment)
+
+
+def test_what_does_not_help_is_not_used() -> None:
+    """No outliers, no gain beyond chance: the network stays, and the reason is told."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 8)).eval()
+
+    result = mpq.search(task(net, ("smooth", "equalize")), LIMIT)
+
+    assert result.assignment.reparametrization is None
+    assert set(result.provenance.transforms_unhelped) == {"smooth", "equalize"}
+    assert "no place for it" in result.provenance.transforms_unhelped["smooth"]
+    assert result.provenance.untransformed == {
+        "smooth 0.weight": "reads what the network's input gives",
+        "equalize 0.weight": "reads what the network's input gives",
+    }
+
+
+def test_a_transformation_that_hurts_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Factors that make outliers where there were none."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
+    undone = mpq.search(task(outlier_net(), ("smooth",)), LIMIT).assignment.reparametrization
+    assert undone is not None
+    harmful = tuple(replace(c, factors=np.reciprocal(c.factors)) for c in undone.changes)
+    monkeypatch.setattr(Smooth, "found", lambda *_: Found(harmful, 2, {}))
+
+    prepared = Prepared.of(task(net, ("smooth",)))
+
+    assert prepared.transformed is not None
+    assert prepared.transformed.model is net
+    assert "lost more, or less by chance" in prepared.transformed.unhelped["smooth"]
+
+
+def test_a_changed_output_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reparametrization that is none: half of its changes."""
+    net = outlier_net()
+    done = mpq.search(task(net, ("smooth",)), LIMIT).assignment.reparametrization
+    assert done is not None
+    monkeypatch.setattr(Smooth, "found", lambda *_: Found(done.changes[:1], 1, {}))
+
+    with pytest.raises(ModelError, match="changes the network's outputs by"):
+        Prepared.of(task(net, ("smooth",)))
+
+
+@pytest.mark.parametrize(
+    ("transforms", "error", "why"),
+    [
+        (("smoth",), UnknownNameError, "smooth"),
+        (("smooth", "smooth:grid=2"), InputError, "done once"),
+        ("smooth", InputError, "takes a list"),
+    ],
+)
+def test_misspelled_transforms(transforms: Any, error: type[Exception], why: str) -> None:
+    """Refused when the task is made."""
+    with pytest.raises(error, match=why):
+        task(outlier_net(), transforms)
+
+
+def test_the_terminal_tells(tmp_path: Path) -> None:
+    """What was done, what was not used, and where the graph does not allow it."""
+    result = mpq.search(task(outlier_net(), ("smooth", "equalize")), LIMIT)
+    console = Console(record=True, width=4000)
+
+    print_result(result, console)
+
+    told = console.export_text()
+    assert (
+        f"network transformed before rounding (smooth); what was done is in {TRANSFORMS_FILE}"
+        in told
+    )
+    assert "weights that no transformation fits: equalize 1.weight" in told
+    result.save(tmp_path)
+    stated = json.loads((tmp_path / "result.json").read_text())["provenance"]
+    assert stated["transforms"] == ["smooth", "equalize"]

@@ -133,8 +133,8 @@ def _rounding(result: "SearchResult") -> Iterator[str]:
         yield f"weights rounded to nearest: {_with_reasons(made.rounded_to_nearest)}"
     if made.rounding_unhelped:
         yield (
-            f"weights rounded to nearest: on calibration examples that {made.rounding} had not "
-            f"seen, its codes lost more, or less by chance, at {', '.join(made.rounding_unhelped)}"
+            f"weights at {', '.join(made.rounding_unhelped)} rounded to nearest: on calibration "
+            f"examples that {made.rounding} had not seen, its codes lost more, or less by chance"
         )
     if made.sequential_rounding is not None:
         yield from made.sequential_rounding.sentences(result.measured.metric.unit)

@@ -49,8 +49,8 @@ class Provenance:
         unshipped: Layers that stay as they came because the target cannot hold them, and why.
         rounding: How weights were rounded, as ``ROUNDINGS.build`` takes it.
         rounded_to_nearest: Layers whose weights were rounded to nearest all the same, and why.
-        rounding_unhelped: Precisions at which unseen examples did not say that ``auto``'s rounding
-            helps; if there are any, all weights were rounded to nearest.
+        rounding_unhelped: Precisions at which weights were rounded to nearest, as unseen examples
+            did not say that ``auto``'s rounding helps.
         rounding_unguided: Layers that were rounded by what they read alone, without regard to the
             loss, and why.
         sequential_rounding: What rounding the answer again, layer by layer, gave; ``None``: it was

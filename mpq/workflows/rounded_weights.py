@@ -38,8 +38,8 @@ class RoundedWeights:
     Args:
         stored: Layer name and format to its codes.
         to_nearest: Layers that were rounded to nearest all the same, and why.
-        unhelped: Precisions at which unseen examples did not say that ``auto``'s rounding helps; if
-            there are any, all weights were rounded to nearest.
+        unhelped: Precisions at which weights were rounded to nearest, as unseen examples did not
+            say that ``auto``'s rounding helps: all, or those of the fewest bits.
         unguided: Layers whose rounding the loss did not guide, and why.
     """
 
@@ -67,13 +67,34 @@ def rounded_weights(on: Estimation, rounding: WeightRounding, seed: int) -> Roun
     formats = [f for f in on.weights.formats if f.number.needs_scale]
     if isinstance(rounding, Nearest) or not formats:
         return RoundedWeights()
-    if isinstance(rounding, AutoRounding):
-        if on.data.num_examples < 2:
-            return RoundedWeights(to_nearest=dict.fromkeys(on.names, SINGLE))
-        unhelped = _unhelped(on, rounding, _spread(formats), seed)
-        if unhelped:
-            return RoundedWeights(unhelped=tuple(map(spell_weight, unhelped)))
-    return rounded_by_all(on, rounding, formats, seed)
+    if not isinstance(rounding, AutoRounding):
+        return rounded_by_all(on, rounding, formats, seed)
+    if on.data.num_examples < 2:
+        return RoundedWeights(to_nearest=dict.fromkeys(on.names, SINGLE))
+    helped = _helped(on, rounding, formats, seed)
+    unhelped = tuple(spell_weight(f) for f in formats if f not in helped)
+    found = rounded_by_all(on, rounding, helped, seed) if helped else RoundedWeights()
+    return replace(found, unhelped=unhelped)
+
+
+def _helped(
+    on: Estimation, rounding: AutoRounding, formats: Sequence[TensorFormat], seed: int
+) -> list[TensorFormat]:
+    """Formats in which weights are rounded with regard to data: all, or none, or all but a few.
+
+    Left out are those of the fewest bits, as long as these alone lose more. Not others: codes that
+    fit the examples seem to lose less than codes of more bits that do not.
+    """
+    left = list(formats)
+    while left:
+        tried = _spread(left)
+        worse = _unhelped(on, rounding, tried, seed)
+        if not worse:
+            return left
+        if worse != tried[:1]:
+            return []
+        left = [f for f in left if f.number.bits > worse[0].number.bits]
+    return []
 
 
 def _spread(formats: Sequence[TensorFormat]) -> list[TensorFormat]:

@@ -50,7 +50,7 @@ soak:  ## Kill every long command at random moments, and run it again (ten minut
 	$(PYTHON) -m scripts.soak
 
 targets:  ## Run the readers that are outside of CI, each in an environment of its own (gigabytes).
-	$(PYTHON) -m scripts.targets
+	$(PYTHON) -m scripts.targets --into benchmarks/targets.json
 
 clean:  ## Remove what tests, tools and builds have left in the clone.
 	rm -rf build dist site .coverage .coverage.* coverage.xml htmlcov

@@ -1,24 +1,28 @@
 """Targets and recipes whose readers live in no environment of CI: each in one of its own.
 
-    python -m scripts.targets > benchmarks/targets.json
+    python -m scripts.targets --into benchmarks/targets.json
     python -m scripts.targets --only auto-round --keep environments
 
 For each of them: makes a virtual environment, installs the pinned line and mpq, searches the small
 Llama of the tests for the target and exports it (which runs the file in the tool's own runtime),
-and runs the tests that need the reader, of which none may be skipped. Prints JSON: the line, the
-versions, ``export.json``, how many tests passed. Ends with 1 where one failed. The environments
-take up to 2 GB each; those in the folder of ``--keep`` stay, and are taken again.
+and runs the tests that need the reader, of which none may be skipped. The Cortex-M4's compiler and
+emulator are Debian's, which ``apt-get`` and ``dpkg`` fetch and unpack there, as any user. Prints
+JSON: the line, the versions, ``export.json``, how many tests passed, or puts that into a file
+beside what others said. Ends with 1 where one failed. The environments take up to 2 GB each; those
+in the folder of ``--keep`` stay, and are taken again.
 """
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -39,12 +43,14 @@ class Environment:
         pip: What is installed.
         tests: Arguments of pytest: the tests that need the reader.
         is_target: Whether it is exported to as well; else there are the tests alone.
+        debian: Packages of Debian that are unpacked there, with all that they need.
     """
 
     name: str
     pip: tuple[str, ...]
     tests: tuple[str, ...]
     is_target: bool = False
+    debian: tuple[str, ...] = ()
 
 
 ENVIRONMENTS: Final = (
@@ -85,6 +91,12 @@ ENVIRONMENTS: Final = (
         ("torch==2.13.0", "coremltools==9.0", "pyyaml"),
         ("tests/backends/recipes/test_recipes.py", "-k", "core_ml_tools_quantize"),
     ),
+    Environment(
+        "cortex-m4",
+        ("torch==2.13.0", "numpy==2.4.6"),
+        ("tests/backends/c/test_cortex_m4.py",),
+        debian=("gcc-arm-none-eabi", "qemu-system-arm"),
+    ),
 )
 
 
@@ -99,6 +111,7 @@ def checked(environment: Environment, folder: Path) -> dict[str, Any]:
         _run([sys.executable, "-m", "venv", str(folder)]).check_returncode()
         line = [*environment.pip, *BESIDE, "-e", str(ROOT)]
         _run([str(python), "-m", "pip", "install", "--quiet", *line]).check_returncode()
+        _unpack(environment.debian, folder / "debian")
     found: dict[str, Any] = {
         "pip": "pip install " + " ".join(environment.pip),
         "was_there_already": is_there,
@@ -109,11 +122,14 @@ def checked(environment: Environment, folder: Path) -> dict[str, Any]:
         found["export"] = json.loads(made.stdout) if not made.returncode else _end(made)
     # Warnings of the tools' own are theirs, and errors in our settings of pytest.
     options = ("-q", "-p", "no:cacheprovider", "-W", "default", "--show-capture=no")
-    tested = _run([str(python), "-m", "pytest", *options, *environment.tests])
+    variables = _found_in(folder / "debian") if environment.debian else {}
+    tested = _run([str(python), "-m", "pytest", *options, *environment.tests], variables)
     counts = {
         what: int(n) for n, what in re.findall(r"(\d+) (passed|failed|skipped)", _end(tested))
     }
     found["tests"] = {"passed": 0, "failed": 0, "skipped": 0, **counts}
+    if environment.debian:
+        found["debian"] = {name: _debian_version(name) for name in environment.debian}
     return found
 
 
@@ -151,11 +167,44 @@ def _versions(python: Path, pip: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _run(command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+def _unpack(packages: Sequence[str], folder: Path) -> None:
+    """Debian's packages, and those that they need and that are not installed here."""
+    if not packages:
+        return
+    folder.mkdir()
+    simulated = _run(["apt-get", "install", "--simulate", "--no-install-recommends", *packages])
+    simulated.check_returncode()
+    names = re.findall(r"^Inst (\S+)", simulated.stdout, re.MULTILINE)
+    _run(["apt-get", "download", *names], place=folder).check_returncode()
+    for archive in sorted(folder.glob("*.deb")):
+        _run(["dpkg", "--extract", str(archive), str(folder)]).check_returncode()
+        archive.unlink()
+
+
+def _found_in(folder: Path) -> dict[str, str]:
+    """Variables by which unpacked programs and their libraries are found."""
+    libraries = [*folder.glob("usr/lib/*-linux-gnu"), *folder.glob("lib/*-linux-gnu")]
+    return {
+        "PATH": os.pathsep.join([str(folder / "usr" / "bin"), os.environ.get("PATH", "")]),
+        "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
+    }
+
+
+def _debian_version(package: str) -> str:
+    told = _run(["apt-cache", "policy", package]).stdout
+    found = re.search(r"Candidate: (\S+)", told)
+    return found[1] if found else "unknown"
+
+
+def _run(
+    command: Sequence[str], variables: Mapping[str, str] = MappingProxyType({}), place: Path = ROOT
+) -> "subprocess.CompletedProcess[str]":
     sys.stderr.write(f"{' '.join(command)}\n")
+    environment = {**os.environ, **variables}
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False
-    )
+        command, cwd=place, capture_output=True, text=True, timeout=LIMIT_S, check=False,
+        env=environment,
+    )  # fmt: skip
 
 
 def _end(ended: "subprocess.CompletedProcess[str]") -> str:
@@ -174,19 +223,29 @@ def main() -> None:
     names = [environment.name for environment in ENVIRONMENTS]
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--keep", type=Path, help="folder of the environments, kept")
+    parser.add_argument("--into", type=Path, help="JSON that is written anew, one by one")
     parser.add_argument("--inside", choices=names, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.inside:
         print(json.dumps(exported(asked.inside)))
         return
-    found: dict[str, Any] = {"command": "python -m scripts.targets"}
+    found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as place:
         for environment in ENVIRONMENTS:
             if environment.name in asked.only:
                 folder = (asked.keep or Path(place)).resolve() / environment.name
                 found[environment.name] = checked(environment, folder)
-    print(json.dumps(found, indent=1))
-    sys.exit(any(has_failed(x) for x in found.values() if isinstance(x, dict)))
+                if asked.into:
+                    put(asked.into, environment.name, found[environment.name])
+    if not asked.into:
+        print(json.dumps(found, indent=1))
+    sys.exit(any(map(has_failed, found.values())))
+
+
+def put(file: Path, name: str, found: dict[str, Any]) -> None:
+    """What one environment said, in the place of what it said before."""
+    told = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    file.write_text(json.dumps({**told, name: found}, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """``make targets``: what it runs exists, and what failed is told."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda x: x.name)
 def test_an_environment_is_of_a_backend_and_of_tests_that_exist(environment: Environment) -> None:
     """A folder, or names of functions of a file; the line pins torch and the reader."""
-    # GPTQModel reads the file of another target.
-    if environment.name != "gptqmodel":
+    # GPTQModel reads the file of another target, and the Cortex-M4 compiles that of C.
+    if environment.name not in {"gptqmodel", "cortex-m4"}:
         assert issubclass(mpq.BACKENDS.get(environment.name), Target) is environment.is_target
     texts = []
     for part in environment.tests:
@@ -54,7 +55,7 @@ def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Then taken again; what its tests and its export said is told."""
     asked: list[str] = []
 
-    def run(command: list[str]) -> "subprocess.CompletedProcess[str]":
+    def run(command: list[str], *_: Any) -> "subprocess.CompletedProcess[str]":
         asked.append(" ".join(command))
         if "venv" in command:
             Path(command[-1]).mkdir()
@@ -73,6 +74,39 @@ def test_an_environment_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert first["tests"] == {"passed": 2, "failed": 0, "skipped": 1}
     assert first["export"] == {"target": "auto-round"}
     assert has_failed(first)
+
+
+def test_packages_of_debian_are_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what they need; programs and libraries are found where they lie."""
+    asked: list[str] = []
+
+    def run(command: list[str], *_: Any, **__: Any) -> "subprocess.CompletedProcess[str]":
+        asked.append(" ".join(command))
+        if "download" in command:
+            for name in command[2:]:
+                (tmp_path / "made" / f"{name}.deb").touch()
+        out = "Inst libfdt1 (1.6)\nInst qemu (7.2)\nConf qemu (7.2)\n"
+        return subprocess.CompletedProcess(command, 0, out, "")
+
+    monkeypatch.setattr(targets, "_run", run)
+    targets._unpack(("qemu",), tmp_path / "made")
+    (tmp_path / "made" / "usr" / "lib" / "x86_64-linux-gnu").mkdir(parents=True)
+
+    found = targets._found_in(tmp_path / "made")
+    assert asked[1] == "apt-get download libfdt1 qemu"
+    assert len(asked) == 4
+    assert all(x.startswith("dpkg --extract") and x.endswith("/made") for x in asked[2:])
+    assert not list((tmp_path / "made").glob("*.deb"))
+    assert found["PATH"].startswith(str(tmp_path / "made" / "usr" / "bin"))
+    assert found["LD_LIBRARY_PATH"].endswith("usr/lib/x86_64-linux-gnu")
+
+
+def test_one_environment_is_put_beside_the_others(tmp_path: Path) -> None:
+    """In the place of what it said before."""
+    file = tmp_path / "targets.json"
+    for name, count in [("a", 1), ("b", 2), ("a", 3)]:
+        targets.put(file, name, {"tests": count})
+    assert json.loads(file.read_text("utf-8")) == {"a": {"tests": 3}, "b": {"tests": 2}}
 
 
 def test_an_unknown_environment_is_refused() -> None:

@@ -127,8 +127,8 @@ def _unhelped(
 def _gains(by_nearest: Evaluator, by_trial: Evaluator, tensor_format: TensorFormat) -> Array:
     """``[N]`` of examples: how much less the network loses by the trial, of what it loses at all.
 
-    Where all layers at once break it, which says nothing of them, by every second layer and the
-    others, or by as many parts of them as it takes.
+    Where all layers at once break it, which says nothing of them, by every fourth layer and so on,
+    or by as many parts of them as it takes.
     """
     names = [layer.name for layer in by_nearest.network.layers]
     # Inputs stay as they are: it is the weights' rounding that is asked about.
@@ -143,7 +143,7 @@ def _gains(by_nearest: Evaluator, by_trial: Evaluator, tensor_format: TensorForm
         worst = max(nearest.mean(), tried.mean())
         if worst <= by_nearest.reference.uninformed or num_parts >= min(len(names), MOST_PARTS):
             return relative_gains(nearest.sum(axis=0), tried.sum(axis=0))
-        num_parts *= 2
+        num_parts *= 4
 
 
 def rounded_by_all(

@@ -133,7 +133,7 @@ def _gains(by_nearest: Evaluator, by_trial: Evaluator, tensor_format: TensorForm
     names = [layer.name for layer in by_nearest.network.layers]
     # Inputs stay as they are: it is the weights' rounding that is asked about.
     precision = Precision(tensor_format, ORIGINAL.activation)
-    num_parts = 1
+    num_parts, most = 1, min(len(names), MOST_PARTS)
     while True:
         parts = [dict.fromkeys(names[i::num_parts], precision) for i in range(num_parts)]
         nearest, tried = (
@@ -141,9 +141,9 @@ def _gains(by_nearest: Evaluator, by_trial: Evaluator, tensor_format: TensorForm
             for e in (by_nearest, by_trial)
         )
         worst = max(nearest.mean(), tried.mean())
-        if worst <= by_nearest.reference.uninformed or num_parts >= min(len(names), MOST_PARTS):
+        if worst <= by_nearest.reference.uninformed or num_parts == most:
             return relative_gains(nearest.sum(axis=0), tried.sum(axis=0))
-        num_parts *= 4
+        num_parts = min(4 * num_parts, most)
 
 
 def rounded_by_all(

@@ -35,8 +35,6 @@ VERSIONS: Final[Mapping[tuple[str, bool], Mapping[int, int]]] = {
     ("DEPTHWISE_CONV_2D", True): {4: 7, 8: 3},
 }
 """Operator, and whether its inputs are codes: bits of the weight to the version that reads them."""
-LARGEST_BIAS: Final = {8: 2**30, 16: 2**46}
-"""Bits of the inputs to the largest code: half of the largest sum that a kernel takes."""
 NEGLIGIBLE: Final = 5e-7
 """Of a layer's largest weight: half of what an export takes for the same number."""
 
@@ -53,6 +51,7 @@ class StaticLayer:
         scales: ``[O]`` float32 of its weight.
         bias: ``[O]`` float32, or ``None``.
         bits: Of an element of its weight in the file.
+        largest_bias: See ``largest_bias``.
         makes: How its output is stored; set once it is known.
     """
 
@@ -62,6 +61,7 @@ class StaticLayer:
     scales: Tensor
     bias: Tensor | None
     bits: int
+    largest_bias: int
     makes: Form | None = None
 
     @property
@@ -83,11 +83,11 @@ class StaticLayer:
         if self.bias is None:
             return None
         codes = (self.bias.double() / self.unit.double()).round()
-        if float(codes.abs().max()) > LARGEST_BIAS[self.reads.bits]:
+        if float(codes.abs().max()) > self.largest_bias:
             raise ModelError(
-                f"litert: the bias of layer {self.name!r} does not fit into {self.bias_bits} bits: "
-                "it is more than 30,000 times its largest product; give it inputs in floating "
-                "point (a32)"
+                f"litert: the bias of layer {self.name!r} does not fit beside its sums into "
+                f"{self.bias_bits} bits: it is thousands of times its largest product; give it "
+                "inputs in floating point (a32)"
             )
         return codes.to(torch.int64 if self.reads.bits == 16 else torch.int32)
 
@@ -117,7 +117,21 @@ class StaticLayer:
         return Rounding.TWICE_AWAY if is_grouped else Rounding.TWICE_UP
 
 
-def with_room_for(codes: Codes, bias: Tensor | None, reads: Form) -> Codes:
+def largest_bias(kind: str, weight_bits: int, reads: Form) -> int:
+    """The largest code of a bias that kernels add up with: half of what their sums hold.
+
+    Args:
+        kind: The layer's, such as ``linear``.
+        weight_bits: Of an element of its weight in the file.
+        reads: How its input is stored.
+    """
+    if reads.bits == 16:
+        return 2**46
+    # The sums of XNNPACK's linear layers in 4 bits are 16 times as large: they overflow from 2^27.
+    return 2**26 if kind == "linear" and weight_bits == 4 else 2**30
+
+
+def with_room_for(codes: Codes, bias: Tensor | None, reads: Form, largest: int) -> Codes:
     """Codes of a static layer in which channels of almost nothing have larger steps.
 
     A bias is stored in units of its channel's sums. Where training has left weights of 1e-8 beside
@@ -128,6 +142,7 @@ def with_room_for(codes: Codes, bias: Tensor | None, reads: Form) -> Codes:
         codes: Of a symmetric format without groups.
         bias: ``[O]`` float32 of the layer, or ``None``.
         reads: How its input is stored.
+        largest: See ``largest_bias``.
 
     Returns:
         The same codes where all biases fit, and where larger steps would not be ``NEGLIGIBLE``.
@@ -135,7 +150,7 @@ def with_room_for(codes: Codes, bias: Tensor | None, reads: Form) -> Codes:
     if bias is None:
         return codes
     needed = bias.double().abs() / (reads.scale * codes.scale[:, 0].double())
-    doublings = (needed / LARGEST_BIAS[reads.bits]).clamp(min=1).log2().ceil()[:, None]  # [O, 1]
+    doublings = (needed / largest).clamp(min=1).log2().ceil()[:, None]  # [O, 1]
     steps = (2**doublings).float()
     found = replace(codes, codes=(codes.codes / steps).round(), scale=codes.scale * steps)
     error = (found.numbers() - codes.numbers()).abs().max()

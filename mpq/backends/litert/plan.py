@@ -9,12 +9,13 @@ from torch import Tensor
 from mpq.backends.input_grid import input_grid
 from mpq.backends.litert.capabilities import CONTAINERS, Way, way_of
 from mpq.backends.litert.flatbuffer import Place, decode_for
-from mpq.backends.litert.graph import Graph, kernels_of
+from mpq.backends.litert.graph import Form, Graph, kernels_of
 from mpq.backends.litert.integers import (
     StaticLayer,
     StaticPass,
     check_bias,
     following_form,
+    largest_bias,
     make_dynamic,
     with_room_for,
 )
@@ -140,7 +141,12 @@ def _bias(shipped: Shipped, layer: AssignedLayer) -> Tensor | None:
 
 
 def _codes(shipped: Shipped, layer: AssignedLayer) -> Codes:
-    return with_room_for(shipped.codes(layer), _bias(shipped, layer), form_of(input_grid(layer)))
+    reads, bias = form_of(input_grid(layer)), _bias(shipped, layer)
+    return with_room_for(shipped.codes(layer), bias, reads, _largest_bias(layer, reads))
+
+
+def _largest_bias(layer: AssignedLayer, reads: Form) -> int:
+    return largest_bias(layer.kind, CONTAINERS[layer.precision.weight.number.bits], reads)
 
 
 def _static(
@@ -149,13 +155,15 @@ def _static(
     bias = _bias(shipped, layer)
     for operator in operators:
         check_bias(graph, operator, layer.name, bias)
+    reads = form_of(input_grid(layer))
     return StaticLayer(
         layer.name,
         operators,
-        form_of(input_grid(layer)),
+        reads,
         codes.scale[:, 0].float(),
         bias,
         CONTAINERS[layer.precision.weight.number.bits],
+        _largest_bias(layer, reads),
     )
 
 

@@ -212,13 +212,30 @@ class Almost(nn.Module):
         return found
 
 
+class AlmostLinear(nn.Module):
+    """The same of a linear layer, whose kernel for 4 bits has less room."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(3 * 8 * 8, 6), nn.Linear(6, 5)
+        for channel, size in enumerate((1e-8, 1e-9, 1e-12, 0.0)):
+            self.first.weight.data[channel] *= size
+            self.first.bias.data[channel] = 1 + channel
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        found: Tensor = self.head(F.relu6(self.first(x.flatten(1))))
+        return found
+
+
 @pytest.mark.usefixtures("same_process")
+@pytest.mark.parametrize("kind", [Almost, AlmostLinear])
 @pytest.mark.parametrize("mix", [("w8a8",), ("w4a8s",), ("w8aint16s",)], ids=lambda mix: mix[0])
 def test_channels_of_almost_nothing_have_room_for_their_bias(
-    mix: tuple[str, ...], tmp_path: Path
+    kind: type[nn.Module], mix: tuple[str, ...], tmp_path: Path
 ) -> None:
     """Its code would need 40 bits and more; weights lose less than a millionth of the largest."""
-    check = shipped(Almost, mix, tmp_path / "out")
+    check = shipped(kind, mix, tmp_path / "out")
 
     assert check.num_layers == 2
     assert check.max_weight_difference < 1e-6

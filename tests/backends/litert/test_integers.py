@@ -14,6 +14,7 @@ from mpq.backends.litert.integers import (
     activation_of,
     check_bias,
     following_form,
+    largest_bias,
     with_room_for,
 )
 from mpq.backends.litert.requantizing import Rounding
@@ -34,7 +35,10 @@ def layer(operators: list[Any], reads: Form = HALF, **changed: Any) -> StaticLay
     given: dict[str, Any] = {
         "scales": torch.tensor([0.5, 0.25]), "bias": torch.tensor([1.0, -2.0]), "bits": 8,
     }  # fmt: skip
-    return StaticLayer("fc", operators, reads, **(given | changed))
+    given |= changed
+    return StaticLayer(
+        "fc", operators, reads, **given, largest_bias=largest_bias("linear", given["bits"], reads)
+    )
 
 
 def graph_of(*operators: tuple[str, list[int], int], num_tensors: int = 8) -> Graph:
@@ -222,12 +226,12 @@ def test_biases_are_whole_units_of_sums() -> None:
     assert codes is not None
     assert codes.tolist() == [4, -16]  # of 0.25 and 0.125
     assert layer([], bias=None).bias_codes() is None
-    with pytest.raises(ModelError, match="bias of layer 'fc' does not fit into 32 bits"):
+    with pytest.raises(ModelError, match="bias of layer 'fc' does not fit beside its sums into 32 bits"):
         layer([], bias=torch.tensor([1e9, 0.0])).bias_codes()
     wide = layer([], WIDE, bias=torch.tensor([1e9, 0.0])).bias_codes()
     assert wide is not None
     assert wide.tolist() == [4 * 10**9, 0]
-    with pytest.raises(ModelError, match="bias of layer 'fc' does not fit into 64 bits"):
+    with pytest.raises(ModelError, match="bias of layer 'fc' does not fit beside its sums into 64 bits"):
         layer([], WIDE, bias=torch.tensor([1e15, 0.0])).bias_codes()
 
 
@@ -295,13 +299,28 @@ def test_a_scale_is_doubled_until_its_bias_fits() -> None:
         torch.zeros(2, 1, dtype=torch.int32), 2,
     )  # fmt: skip
 
-    found = with_room_for(codes, torch.tensor([1.0, 3.0]), HALF)
+    found = with_room_for(codes, torch.tensor([1.0, 3.0]), HALF, 2**30)
 
     # 3 / (0.5 * 1e-9) is 6e9, which three doublings bring below 2^30.
     assert found.scale[:, 0].tolist() == pytest.approx([1, 8e-9])
     assert found.integers().tolist() == [[1, 127], [-16, 1]]
-    assert with_room_for(codes, None, HALF) is codes
-    assert with_room_for(codes, torch.tensor([1e12, 0.0]), HALF) is codes
+    assert with_room_for(codes, None, HALF, 2**30) is codes
+    assert with_room_for(codes, torch.tensor([1e12, 0.0]), HALF, 2**30) is codes
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits", "reads", "largest"),
+    [
+        ("linear", 8, HALF, 2**30),
+        ("linear", 4, HALF, 2**26),
+        ("linear", 2, HALF, 2**30),
+        ("conv2d", 4, HALF, 2**30),
+        ("linear", 4, WIDE, 2**46),
+    ],
+)
+def test_sums_of_four_bits_have_less_room(kind: str, bits: int, reads: Form, largest: int) -> None:
+    """Of linear layers, as XNNPACK adds them up."""
+    assert largest_bias(kind, bits, reads) == largest
 
 
 def test_barriers_are_taken_out() -> None:

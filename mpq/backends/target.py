@@ -347,6 +347,10 @@ class Target(Backend):
         """Examples of the one run in which layers are looked at, where outputs differ."""
         return 1
 
+    def traced_batch(self, batches: Sequence[Batch]) -> Batch:
+        """What is run then, of the batches that were run."""
+        return batches[0].slice(0, self.num_traced)
+
     def why_not(
         self, layer: LayerShape, precision: Precision, modules: Mapping[str, nn.Module] | None
     ) -> str:

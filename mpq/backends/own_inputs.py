@@ -64,12 +64,13 @@ def codes_of(assignment: Assignment) -> dict[str, InputCodes]:
     """By the names of the layers whose inputs are rounded while running."""
     found = {}
     for layer in assignment.layers:
-        number, ends = layer.precision.activation.number, layer.activation_range or (0.0, 0.0)
+        number, span = layer.precision.activation.number, layer.activation_range
         bits = number.mantissa_bits + 1 if number.is_float else number.bits
         if layer.precision.activation.is_exact:
             bits = BITS if assignment.numerics.float_inputs != "float" else 0
         if bits and layer.kind != "embedding":
-            found[layer.name] = InputCodes(2.0 ** (1 - bits), max(map(abs, ends)))
+            reach = max(abs(span.low), abs(span.high)) if span else 0.0
+            found[layer.name] = InputCodes(2.0 ** (1 - bits), reach)
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Final, final
 from torch import Tensor
 
 from mpq.backends.last_digits import LastDigits
-from mpq.backends.layerwise import OUTPUT, Stepwise, first_apart, traced
+from mpq.backends.layerwise import Stepwise, first_apart, traced
 from mpq.backends.own_inputs import LookedAt, any_apart, by_channels, by_worst, codes_of
 from mpq.backends.target import Target
 from mpq.errors import ModelError

@@ -91,8 +91,9 @@ def first_apart(
         read = INPUT + name
         of_input = _of_input(expected.get(read), found.get(read), tolerance, more.get(read, 0.0))
         return (
-            f"the first layer whose output differs is {name!r}, by {difference(output, found[key])} "
-            f"(standard deviation {float(output.std()):.3g}){of_input}"
+            f"the first layer whose output differs is {name!r}, by "
+            f"{difference(output, found[key])} (standard deviation {float(output.std()):.3g})"
+            f"{of_input}"
         )
     return ""
 

@@ -56,19 +56,15 @@ Told = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 @torch.no_grad()
 def accepted(
-    precision: str,
-    other: nn.Module,
-    moved: float = 0.0,
-    told: Told = lambda trace: trace,
+    precision: str, other: nn.Module, told: Told = lambda trace: trace, apart: float = 0.0
 ) -> tuple[Accepted, float, float]:
     """What is accepted of another network, its judged difference, and the outputs' spread.
 
     Args:
         precision: Of all layers.
         other: Runs in the place of the runtime.
-        moved: By how much of a standard normal draw its input is moved: an addition in another
-            order.
         told: What it tells of what its layers read and gave.
+        apart: By how much its outputs differ besides, as ties move them.
     """
     model = Chaotic(precision).eval()
     layers = [
@@ -79,14 +75,23 @@ def accepted(
     assignment = Assignment(tuple(layers))
     x = torch.randn(64, SIZES[precision][1], generator=torch.Generator().manual_seed(0))
     batch, expected = Batch((x,)), model(x)
-    read = x + moved * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
-    differences, spread = largest(batch, expected - other(read)), float(expected.std())
+    differences, spread = largest(batch, expected - other(x)) + apart, float(expected.std())
     names = list(assignment.precisions)
     digits = LastDigits(model, names, 1e-6, [batch], [expected], lambda outputs, _: outputs)
-    trace = told(traced(other, lambda: other(read[:1])))
+    trace = told(traced(other, lambda: other(x[:1])))
     found = accepted_of(OnnxQdq(), assignment, differences, spread, digits, lambda: trace)
     judged = differences.median() if assignment.rounds_inputs else differences.max()
     return found, float(judged), spread
+
+
+def nudged() -> nn.Module:
+    """Biases and norms are a hair off, as where sums are added up in another order."""
+    found, draws = Chaotic("w4").eval(), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in found.parameters():
+            if parameter.ndim == 1:
+                parameter *= 1 + 3e-7 * torch.randn(parameter.shape, generator=draws)
+    return found
 
 
 def biased(precision: str, layer: str, by: float) -> nn.Module:
@@ -99,11 +104,11 @@ def biased(precision: str, layer: str, by: float) -> nn.Module:
 
 def test_last_digits_are_accepted_where_layers_were_looked_at() -> None:
     """And where nothing is told of them, no more than the tolerance."""
-    right = Chaotic("w4").eval()
+    right = nudged()
 
-    found, worst, spread = accepted("w4", right, 1e-9)
+    found, worst, spread = accepted("w4", right)
     with pytest.raises(ModelError, match="decoded alike. Its layers could not be looked at; noth"):
-        accepted("w4", right, 1e-9, lambda _: {})
+        accepted("w4", right, lambda _: {})
 
     assert 1e-4 * spread < worst <= found.difference <= MOST * spread
     assert found.warnings == ()
@@ -116,7 +121,7 @@ def test_layers_that_are_not_told_are_named_in_a_warning() -> None:
         gone = (INPUT + "head", INPUT + "blocks.3", "output:blocks.3")
         return {key: x for key, x in trace.items() if key not in gone}
 
-    found, *_ = accepted("w4", Chaotic("w4").eval(), 1e-9, told)
+    found, *_ = accepted("w4", nudged(), told)
 
     (warning,) = found.warnings
     assert warning.endswith("and 'blocks.3', 'head' could not be looked at by themselves")
@@ -126,7 +131,7 @@ def test_layers_that_are_not_told_are_named_in_a_warning() -> None:
 def test_a_wrong_bias_within_the_last_digits_is_refused(told: Told) -> None:
     """Whether layers can be looked at or not."""
     with pytest.raises(ModelError, match="is 'head', by 0.002|could not be looked at"):
-        accepted("w4", biased("w4", "head", 2e-3), told=told)
+        accepted("w4", biased("w4", "head", 2e-3), told)
 
 
 @pytest.mark.parametrize("eps", [1e-3, 3e-3])
@@ -138,7 +143,7 @@ def test_a_norm_that_is_read_with_another_epsilon_is_refused(eps: float) -> None
 
 def test_ties_are_accepted_where_layers_were_looked_at() -> None:
     """They part the two networks anywhere, and every layer still does the same."""
-    found, median, spread = accepted("w4a8", Chaotic("w4a8").eval(), 1e-6)
+    found, median, spread = accepted("w4a8", Chaotic("w4a8").eval(), apart=0.02)
 
     assert MOST_UNSEEN * spread < median <= found.difference
     assert found.warnings == ()
@@ -157,9 +162,9 @@ def test_ties_are_accepted_up_to_a_limit_where_layers_tell_outputs_alone() -> No
     def outputs(trace: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return {key: x for key, x in trace.items() if not key.startswith(INPUT)}
 
-    found, median, spread = accepted("w4a8", biased("w4a8", "head", 2e-3), told=outputs)
+    found, median, spread = accepted("w4a8", biased("w4a8", "head", 2e-3), outputs)
     with pytest.raises(ModelError, match="nothing was written"):
-        accepted("w4a8", biased("w4a8", "head", 0.2), told=outputs)
+        accepted("w4a8", biased("w4a8", "head", 0.2), outputs)
 
     assert 1e-4 * spread < median <= found.difference == pytest.approx(MOST_UNSEEN * spread)
     (warning,) = found.warnings

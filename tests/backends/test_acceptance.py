@@ -90,7 +90,7 @@ def nudged() -> nn.Module:
     with torch.no_grad():
         for parameter in found.parameters():
             if parameter.ndim == 1:
-                parameter *= 1 + 3e-7 * torch.randn(parameter.shape, generator=draws)
+                parameter.mul_(1 + 3e-7 * torch.randn(parameter.shape, generator=draws))
     return found
 
 

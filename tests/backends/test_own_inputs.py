@@ -45,19 +45,24 @@ def test_a_position_may_be_a_code_off_and_a_channel_may_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "part",
-    [nn.Conv2d(3, 6, 1), nn.ConvTranspose2d(3, 6, 1), nn.BatchNorm2d(3), nn.GroupNorm(1, 3)],
-    ids=lambda part: type(part).__name__,
+    ("part", "shape", "axis"),
+    [
+        (nn.Conv2d(3, 6, 1), (2, 3, 9, 9), 1),
+        (nn.Conv2d(3, 6, 1), (3, 9, 9), 0),
+        (nn.ConvTranspose2d(3, 6, 1), (2, 3, 9, 9), 1),
+        (nn.BatchNorm2d(3), (2, 3, 9, 9), 1),
+        (nn.GroupNorm(1, 3), (2, 3, 9, 9), 1),
+        (nn.LayerNorm(9), (2, 3, 9, 9), 3),
+    ],
 )
-@pytest.mark.parametrize("is_batch", [True, False])
-def test_channels_are_where_a_module_has_them(part: nn.Module, is_batch: bool) -> None:
+def test_channels_are_where_a_module_has_them(
+    part: nn.Module, shape: tuple[int, ...], axis: int
+) -> None:
     """Not last in images; examples may be missing."""
-    if not is_batch and isinstance(part, nn.BatchNorm2d | nn.GroupNorm):
-        pytest.skip("they take batches")
     model = nn.Sequential(part).eval()
-    expected = seen_of(model, torch.randn(2, 3, 9, 9) if is_batch else torch.randn(3, 9, 9))
+    expected = seen_of(model, torch.randn(shape))
     wrong = expected[OUTPUT + "0"].clone()
-    wrong.select(1 if is_batch else 0, 2).add_(1.0)
+    wrong.select(axis, 2).add_(1.0)
 
     found = any_apart(model, expected, expected | {OUTPUT + "0": wrong}, by_channels(1e-4, {}))
 
@@ -97,7 +102,7 @@ def test_of_an_embedding_the_output_is_compared() -> None:
 
     right = any_apart(model, expected, expected, by_worst(1e-4))
 
-    assert (right.named, right.seen) == ("", {"0"})
+    assert (right.named, right.seen) == ("", frozenset({"0"}))
     assert "is '0', by 1" in any_apart(model, expected, wrong, by_worst(1e-4)).named
 
 

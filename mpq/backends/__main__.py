@@ -38,8 +38,8 @@ def main(parent: str, spelled: str, folder: str, exchange: str, what: str = "run
         if what == "modules":
             seen = loaded.traced(batches[0]) if isinstance(loaded, Traceable) else {}
             # A file of safetensors refuses what is turned around, as MLX's rotary embeddings are.
-            told = {name: t.contiguous() for name, t in seen.items()}
-            save_file(told, meeting / "modules.safetensors")
+            copies = {name: t.contiguous() for name, t in seen.items()}
+            save_file(copies, meeting / "modules.safetensors")
             return
         # Decoded before anything runs: some readers unpack their weights for good when they run.
         # Copies, as a file of safetensors refuses layers that share a tensor.

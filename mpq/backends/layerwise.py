@@ -109,7 +109,7 @@ def _of_input(expected: Tensor | None, found: Tensor | None, tolerance: float, m
 def _begins(
     read: list[Tensor | None], _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    tensor = _first_tensor((*args, *kwargs.values()))
+    tensor = first_tensor((*args, *kwargs.values()))
     # Copied, as what follows may write into it.
     read.append(None if tensor is None else tensor.detach().float().cpu().clone())
 
@@ -123,7 +123,7 @@ def _ends(
     __: object,
     outputs: Any,
 ) -> None:
-    tensor = _first_tensor(outputs if isinstance(outputs, tuple | list) else (outputs,))
+    tensor = first_output(outputs)
     # The last that began, as a module may call itself.
     before = read.pop()
     counts[name] += 1
@@ -135,7 +135,13 @@ def _ends(
     found[OUTPUT + call] = tensor.detach().float().cpu().clone()
 
 
-def _first_tensor(values: Any) -> Tensor | None:
+def first_output(outputs: Any) -> Tensor | None:
+    """What counts of what a module gives: a router may give several tensors."""
+    return first_tensor(outputs if isinstance(outputs, tuple | list) else (outputs,))
+
+
+def first_tensor(values: Any) -> Tensor | None:
+    """The first of several values that has numbers."""
     return next((v for v in values if isinstance(v, Tensor) and v.is_floating_point()), None)
 
 

@@ -6,6 +6,7 @@ anywhere: what came to a layer from elsewhere is not its own.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Final, final
 
 import torch
@@ -13,7 +14,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from mpq.backends.layerwise import INPUT, OUTPUT, difference, in_shape, is_apart, layer_of
+from mpq.backends.layerwise import (
+    INPUT,
+    OUTPUT,
+    difference,
+    first_output,
+    in_shape,
+    is_apart,
+    layer_of,
+)
 from mpq.problem.assignment import Assignment
 
 CODES: Final = 2.0
@@ -166,16 +175,26 @@ def _read(
     if here is None or there is None:
         return None
     there = in_shape(there, here)
-    # A gated norm reads more: it is none that makes its output of its input.
-    if there.shape != here.shape or is_apart(given, _made(part, here), SAME, 0.0):
+    if there.shape != here.shape or not _reads_one(part):
         return None
-    return there, _made(part, there)
+    # A gated norm reads more: it is none that makes its output of its input.
+    again = _made(part, here)
+    made = None if again is None or is_apart(given, again, SAME, 0.0) else _made(part, there)
+    return None if made is None else (there, made)
 
 
-def _made(part: nn.Module, read: Tensor) -> Tensor:
-    made = part(read.to(_weight(part)))
-    found: Tensor = made.float().cpu()
-    return found
+def _reads_one(part: nn.Module) -> bool:
+    """Whether a module can be called with one tensor."""
+    wanted = [
+        x for x in signature(part.forward).parameters.values() if x.default is Parameter.empty
+    ]
+    named = [x for x in wanted if x.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)]
+    return len(named) <= 1
+
+
+def _made(part: nn.Module, read: Tensor) -> Tensor | None:
+    made = first_output(part(read.to(_weight(part))))
+    return None if made is None else made.float().cpu()
 
 
 def _weight(part: nn.Module) -> Tensor:

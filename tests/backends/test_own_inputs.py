@@ -181,3 +181,33 @@ def test_codes_of_inputs_are_those_of_their_formats(
     assert found.keys() == (set() if step is None else {"a"})
     if step is not None:
         assert found["a"].step(torch.tensor([1.0, -2.0])) == step
+
+
+class Router(nn.Linear):
+    """Gives scores, and which is the best."""
+
+    def forward(self, x: Tensor) -> Any:
+        """See above."""
+        scores = super().forward(x)
+        return scores, scores.argmax(-1)
+
+
+class Scaled(nn.Linear):
+    """Needs a second tensor."""
+
+    def forward(self, x: Tensor, scale: Tensor) -> Any:  # type: ignore[override]
+        """See above."""
+        return super().forward(x) * scale
+
+
+def test_a_layer_may_give_several_tensors_and_is_left_out_if_it_reads_several() -> None:
+    """The first that it gives is compared; what makes its output of two tensors cannot be."""
+    torch.manual_seed(0)
+    parts, x = nn.ModuleDict({"router": Router(4, 3), "scaled": Scaled(4, 4)}), torch.randn(5, 4)
+    expected = traced(parts, lambda: parts["router"](parts["scaled"](x, torch.ones(4))))
+    wrong = {key: y + 1 if key.startswith(OUTPUT) else y for key, y in expected.items()}
+
+    right = any_apart(parts, expected, expected, by_worst(1e-4))
+
+    assert (right.named, right.seen) == ("", frozenset({"router"}))
+    assert "is 'router', by 1 (" in any_apart(parts, expected, wrong, by_worst(1e-4)).named

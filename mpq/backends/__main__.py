@@ -37,7 +37,9 @@ def main(parent: str, spelled: str, folder: str, exchange: str, what: str = "run
         batches = [Batch(args, kwargs, None, *cut) for args, kwargs, *cut in stored]
         if what == "modules":
             seen = loaded.traced(batches[0]) if isinstance(loaded, Traceable) else {}
-            save_file(dict(seen), meeting / "modules.safetensors")
+            # A file of safetensors refuses what is turned around, as MLX's rotary embeddings are.
+            copies = {name: t.contiguous() for name, t in seen.items()}
+            save_file(copies, meeting / "modules.safetensors")
             return
         # Decoded before anything runs: some readers unpack their weights for good when they run.
         # Copies, as a file of safetensors refuses layers that share a tensor.

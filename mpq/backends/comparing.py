@@ -10,11 +10,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from mpq.backends.acceptance import Trace, accepted_of
 from mpq.backends.export_check import ExportCheck
 from mpq.backends.fresh import FreshRun
 from mpq.backends.half_precision import DTYPE_NAMES, in_float32, parameter_dtype
 from mpq.backends.last_digits import LastDigits, largest
-from mpq.backends.layerwise import Stepwise, any_apart, first_apart, one_apart, traced
 from mpq.backends.simulate import prepared, with_precisions
 from mpq.backends.stored import check_budget, check_kinds, check_size, told_missing
 from mpq.backends.target import SQUARED_ERROR, Shipped, Target
@@ -23,13 +23,9 @@ from mpq.network.examples import Batch
 from mpq.network.metric import OutputMetric
 from mpq.network.named_outputs import compared_tensors, output_names, scored_tensors
 from mpq.network.weight_layout import layout_of
-from mpq.problem.assignment import Assignment
 
 WEIGHT_TOLERANCE: Final = 1e-6
 """Float32's last digits, of a product of a scale and a code."""
-
-Trace = Callable[[], Mapping[str, Tensor]]
-"""Asks for what every layer of the runtime reads and gives, for ``Target.num_traced`` examples."""
 
 
 def compared(
@@ -84,16 +80,16 @@ def compared(
         expected,
         partial(_scored, target, metric),
     )
-    accepted = _accepted(target, shipped.assignment, differences, spread, last_digits, trace)
-    is_median = target.has_ties(shipped.assignment)
-    more = _more_differences(
-        target, is_median, accepted / spread, [others for _, others in answered], ran.more
-    )
+    accepted = accepted_of(target, shipped.assignment, differences, spread, last_digits, trace)
+    judged = torch.median if target.has_ties(shipped.assignment) else torch.max
+    others = [(batch, outputs) for batch, (_, outputs) in zip(batches, answered, strict=True)]
+    more = _more_differences(target, judged, accepted.difference / spread, others, ran.more)
     sizes = check_size(target, shipped, made)
     if was_searched_for:
         check_budget(target, shipped.assignment, sizes.found)
     otherwise, warnings = _otherwise(target, batches, expected, ran)
-    unseen = sorted({path for _, others in answered for path in others} - set(more))
+    unseen = sorted({path for _, outputs in others for path in outputs} - set(more))
+    warnings += accepted.warnings
     warnings += [f"the output {path} is not compared" for path in unseen]
     if sizes.missing:
         warnings.append(told_missing(sizes.missing, model, batches[0]))
@@ -104,7 +100,7 @@ def compared(
         num_examples=len(differences),
         max_difference=float(differences.max()),
         median_difference=float(differences.median()),
-        accepted_difference=accepted,
+        accepted_difference=accepted.difference,
         spread=spread,
         max_weight_difference=weights,
         kl_from_original_nats=_divergence(originals, ran.outputs),
@@ -159,59 +155,6 @@ def _otherwise(
         except ModelError as error:
             warnings.append(f"{name} could not be compared: {error}")
     return found, warnings
-
-
-def _accepted(
-    target: Target,
-    assignment: Assignment,
-    differences: Tensor,
-    spread: float,
-    last_digits: LastDigits,
-    trace: Trace,
-) -> float:
-    """How far outputs may be apart; refuses those that are further."""
-    worst, median = float(differences.max()), float(differences.median())
-    is_median = target.has_ties(assignment)
-    is_smooth = not is_median and not assignment.rounds_inputs
-    judged = median if is_median else worst
-    accepted, named = target.tolerance * spread, ""
-    # A comparison with nan is false: what is not within is refused.
-    if not judged <= accepted:
-        if is_median:
-            accepted = max(accepted, last_digits.accepted_of_median())
-        elif is_smooth:
-            simulated, names = last_digits.simulated, last_digits.layers
-            # However far all of them add up to, no layer by itself is off.
-            named = one_apart(simulated, names, trace(), target.tolerance)
-            accepted = accepted if named else max(accepted, last_digits.accepted_of_worst(spread))
-    if judged <= accepted:
-        return accepted
-    where = ""
-    if trace():
-        named = named or _first_apart(target, is_smooth, last_digits, trace())
-        where = f". {named or 'No single layer that is compared differs'}"
-    raise ModelError(
-        f"{target.name}: its runtime's outputs differ from the simulation's by {worst:.3g} "
-        f"(median {median:.3g}, accepted {accepted:.3g}; their standard deviation is "
-        f"{spread:.3g}), though all weights are decoded alike{where}; nothing was written"
-    )
-
-
-def _first_apart(
-    target: Target, is_smooth: bool, last_digits: LastDigits, found: Mapping[str, Tensor]
-) -> str:
-    """The first layer whose output differs, for people; empty where none does."""
-    batch = last_digits.batches[0].slice(0, target.num_traced)
-    simulated = last_digits.simulated
-    if isinstance(simulated, Stepwise):
-        return simulated.first_apart(batch, found)
-    expected = traced(simulated, lambda: simulated(*batch.args, **batch.kwargs))
-    if not is_smooth:
-        # First of all by themselves: ties part the two networks wherever they fall.
-        named = any_apart(simulated, expected, found, target.tolerance)
-        return named or first_apart(expected, found, target.tolerance)
-    accepted = last_digits.accepted_of_layers(batch, expected)
-    return first_apart(expected, found, target.tolerance, accepted)
 
 
 def _num_tokens(batch: Batch) -> int:
@@ -277,31 +220,31 @@ def _compared(target: Target, output: Tensor, batch: Batch) -> Tensor:
 
 def _more_differences(
     target: Target,
-    is_median: bool,
+    judged: Callable[[Tensor], Tensor],
     tolerance: float,
-    expected: Sequence[Mapping[str, Tensor]],
+    expected: Sequence[tuple[Batch, Mapping[str, Tensor]]],
     ran: Sequence[Mapping[str, Tensor]],
 ) -> dict[str, float]:
     """Largest difference of every other output that both have; refuses what is too far.
 
     Args:
         target: What wrote the files.
-        is_median: Whether the median is judged, as inputs are rounded while running.
+        judged: Of the examples' largest differences ``[N]``, as of the first output: the median
+            where inputs are rounded while running, else the largest.
         tolerance: Accepted difference, in standard deviations of an output.
-        expected: Path to output, of every batch.
-        ran: The same of the runtime; empty where it tells no others.
+        expected: Every batch, and path to output of it.
+        ran: The same outputs of the runtime; empty where it tells no others.
     """
     found: dict[str, float] = {}
-    for path in expected[0] if ran else ():
-        pairs = [(one[path], other.get(path)) for one, other in zip(expected, ran, strict=True)]
-        alike = [(a, b) for a, b in pairs if b is not None and a.shape == b.shape]
-        if len(alike) < len(pairs):
+    for path in expected[0][1] if ran else ():
+        triples = [(x, one[path], b.get(path)) for (x, one), b in zip(expected, ran, strict=True)]
+        alike = [(x, a, b) for x, a, b in triples if b is not None and a.shape == b.shape]
+        if len(alike) < len(triples):
             continue  # its rows are no examples: there is a warning
-        apart = torch.cat([(a - b).abs().flatten() for a, b in alike])
-        values = torch.cat([a.flatten() for a, _ in alike])
+        apart = torch.cat([largest(x, a - b) for x, a, b in alike])
+        values = torch.cat([a.flatten() for _, a, _ in alike])
         spread = (float(values.std()) if values.numel() > 1 else 0.0) or 1.0
-        judged = float(apart.median() if is_median else apart.max())
-        if not judged <= tolerance * spread:
+        if not float(judged(apart)) <= tolerance * spread:
             raise ModelError(
                 f"{target.name}: its runtime's output {path} differs from the simulation's by "
                 f"{float(apart.max()):.3g} (accepted {tolerance * spread:.3g}, spread "

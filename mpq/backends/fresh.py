@@ -146,7 +146,7 @@ def run_otherwise(
 def trace_fresh(
     target: "Target", spelled: str, folder: Path, batch: Batch, exchange: Path
 ) -> Mapping[str, Tensor]:
-    """What every module of a folder's network reads and gives, in a process of its own.
+    """What every layer of a folder's network reads and gives, in a process of its own.
 
     Args:
         target: What wrote it.
@@ -156,7 +156,7 @@ def trace_fresh(
         exchange: A folder, in which the two processes meet.
 
     Returns:
-        As ``mpq.backends.layerwise.traced``; empty where the runtime has no modules to look at.
+        As ``mpq.backends.layerwise.traced``; empty where the runtime does not show its layers.
 
     Raises:
         ModelError: If the runtime refuses the file or breaks down.

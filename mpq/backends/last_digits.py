@@ -90,15 +90,15 @@ class LastDigits:
             expected: ``traced`` of the simulation on them.
 
         Returns:
-            The keys of ``expected`` with a difference.
+            The keys of ``expected`` with a difference: infinite where rows went elsewhere, as of
+            an expert that is chosen by numbers.
         """
         found = dict.fromkeys(expected, 0.0)
         for seed in range(NUM_DRAWS):
             with self._disturbed(seed):
                 moved = traced(self.simulated, lambda: self._outputs(batch))
-            for key, tensor in moved.items():
-                apart = float((tensor - expected[key]).abs().amax()) if tensor.numel() else 0.0
-                found[key] = max(found[key], apart)
+            for key, before in expected.items():
+                found[key] = max(found[key], _moved_by(before, moved.get(key)))
         return found
 
     def _disturbed(self, seed: int) -> AbstractContextManager[None]:
@@ -124,5 +124,13 @@ class LastDigits:
 
 def largest(batch: Batch, differences: Tensor) -> Tensor:
     """``[N]`` of the examples of a batch, of which one that is whole is a single one."""
-    rows = batch.as_examples(differences.abs())
+    rows = batch.as_examples(torch.atleast_1d(differences).abs())
+    if not rows.numel():  # nothing was found in any of them
+        return rows.new_zeros(len(rows))
     return rows.reshape(len(rows), -1).amax(1)
+
+
+def _moved_by(expected: Tensor, moved: Tensor | None) -> float:
+    if moved is None or expected.shape != moved.shape:
+        return float("inf")
+    return float((moved - expected).abs().amax()) if moved.numel() else 0.0

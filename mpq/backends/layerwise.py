@@ -1,16 +1,15 @@
 """Two networks module by module: where the first one computes something else than the other."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import count
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from mpq.network.examples import Batch
-from mpq.network.modules import hooks, weight_of
+from mpq.network.modules import hooks
 
 INPUT, OUTPUT = "input:", "output:"
 """Before the name of a module's call: what it read and gave."""
@@ -19,6 +18,11 @@ INPUT, OUTPUT = "input:", "output:"
 def call_name(name: str, number: int) -> str:
     """A module's first call has the module's name, the others their number behind it."""
     return name if number == 1 else f"{name} (call {number})"
+
+
+def layer_of(call: str) -> str:
+    """The name of the module that a call is of."""
+    return call.partition(" (call ")[0]
 
 
 @runtime_checkable
@@ -82,86 +86,30 @@ def first_apart(
     more = accepted or {}
     for key, output in expected.items():
         name = key.removeprefix(OUTPUT)
-        if key == name or not _is_apart(output, found.get(key), tolerance, more.get(key, 0.0)):
+        if key == name or not is_apart(output, found.get(key), tolerance, more.get(key, 0.0)):
             continue
         read = INPUT + name
         of_input = _of_input(expected.get(read), found.get(read), tolerance, more.get(read, 0.0))
         return (
-            f"the first layer whose output differs is {name!r}, by {_apart(output, found[key])} "
-            f"(standard deviation {float(output.std()):.3g}){of_input}"
+            f"the first layer whose output differs is {name!r}, by "
+            f"{difference(output, found[key])} (standard deviation {float(output.std()):.3g})"
+            f"{of_input}"
         )
     return ""
-
-
-@torch.no_grad()
-def one_apart(
-    module: nn.Module, layers: Iterable[str], found: Mapping[str, Tensor], tolerance: float
-) -> str:
-    """The first layer that makes something else of what it read, for people; empty: none does.
-
-    Args:
-        module: A network. Layers that round their inputs read the very numbers of ``found``.
-        layers: Names of those that read one tensor.
-        found: ``traced`` of another network; a call of which one end is not told is left out.
-        tolerance: Accepted difference, in standard deviations of what a layer gives.
-    """
-    for name in layers:
-        part = module.get_submodule(name)
-        for number in count(1):
-            call = call_name(name, number)
-            output, read = found.get(OUTPUT + call), found.get(INPUT + call)
-            if output is None:
-                break
-            if read is None:
-                continue
-            expected = part(read.to(weight_of(part))).float().cpu()
-            if _is_apart(expected, output, tolerance, 0.0):
-                return (
-                    f"the first layer that makes something else of what it reads is {call!r}, by "
-                    f"{_apart(expected, output)} (standard deviation {float(expected.std()):.3g})"
-                )
-    return ""
-
-
-@torch.no_grad()
-def any_apart(
-    module: nn.Module,
-    expected: Mapping[str, Tensor],
-    found: Mapping[str, Tensor],
-    tolerance: float,
-) -> str:
-    """``one_apart`` of all that read one tensor, norms as well, in the order of their calls.
-
-    Where inputs are rounded while running, a layer may read what lies on the other side of a tie:
-    of the very numbers that it reads it makes the same in both networks.
-
-    Args:
-        module: The network.
-        expected: ``traced`` of it.
-        found: That of another one.
-        tolerance: As in ``one_apart``.
-    """
-    alike = {x: _in_shape(y, expected[x]) for x, y in found.items() if x in expected}
-    names = [x.removeprefix(OUTPUT) for x in expected if x.startswith(OUTPUT)]
-    parts = dict(module.named_modules())
-    weighted = [x for x in names if isinstance(getattr(parts.get(x), "weight", None), nn.Parameter)]
-    # A gated norm reads more: it is none that makes its output of its input.
-    plain = [x for x in weighted if not one_apart(module, [x], expected, tolerance)]
-    return one_apart(module, plain, alike, tolerance)
 
 
 def _of_input(expected: Tensor | None, found: Tensor | None, tolerance: float, more: float) -> str:
     """Nothing where one does not tell, as of ids, which are not rounded."""
     if expected is None or found is None:
         return ""
-    is_apart = _is_apart(expected, found, tolerance, more)
-    return f"; it reads {'something else already' if is_apart else 'the same'}"
+    is_other = is_apart(expected, found, tolerance, more)
+    return f"; it reads {'something else already' if is_other else 'the same'}"
 
 
 def _begins(
     read: list[Tensor | None], _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
-    tensor = _first_tensor((*args, *kwargs.values()))
+    tensor = first_tensor((*args, *kwargs.values()))
     # Copied, as what follows may write into it.
     read.append(None if tensor is None else tensor.detach().float().cpu().clone())
 
@@ -175,7 +123,7 @@ def _ends(
     __: object,
     outputs: Any,
 ) -> None:
-    tensor = _first_tensor(outputs if isinstance(outputs, tuple | list) else (outputs,))
+    tensor = first_output(outputs)
     # The last that began, as a module may call itself.
     before = read.pop()
     counts[name] += 1
@@ -187,29 +135,46 @@ def _ends(
     found[OUTPUT + call] = tensor.detach().float().cpu().clone()
 
 
-def _first_tensor(values: Any) -> Tensor | None:
+def first_output(outputs: Any) -> Tensor | None:
+    """What counts of what a module gives: a router may give several tensors."""
+    return first_tensor(outputs if isinstance(outputs, tuple | list) else (outputs,))
+
+
+def first_tensor(values: Any) -> Tensor | None:
+    """The first of several values that has numbers."""
     return next((v for v in values if isinstance(v, Tensor) and v.is_floating_point()), None)
 
 
-def _is_apart(expected: Tensor, found: Tensor | None, tolerance: float, more: float) -> bool:
-    if found is None:  # the other network has no such module
+def is_apart(expected: Tensor, found: Tensor | None, tolerance: float, more: float) -> bool:
+    """Whether two tensors are further apart than is accepted.
+
+    Args:
+        expected: What a module gives or reads.
+        found: The same in another network; ``None``: it has no such module, and is not apart.
+        tolerance: Accepted difference, in standard deviations of ``expected``.
+        more: What is accepted besides; infinite: anything but nan, of any shape.
+    """
+    if found is None:
         return False
-    found = _in_shape(found, expected)
+    found = in_shape(found, expected)
     if expected.shape != found.shape:
-        return True
+        return more < float("inf")
+    if not expected.numel():  # an expert may be called with no rows
+        return False
     spread = float(expected.std() if expected.numel() > 1 else expected.abs().max())
     # A comparison with nan is false.
     return not float((expected - found).abs().max()) <= max(tolerance * spread, more)
 
 
-def _in_shape(found: Tensor, expected: Tensor) -> Tensor:
+def in_shape(found: Tensor, expected: Tensor) -> Tensor:
     """Some runtimes have the rows of all examples along one axis."""
     is_same = found.numel() == expected.numel() and found.shape[-1:] == expected.shape[-1:]
-    return found.view_as(expected) if is_same else found
+    return found.reshape(expected.shape) if is_same else found
 
 
-def _apart(expected: Tensor, found: Tensor) -> str:
-    found = _in_shape(found, expected)
+def difference(expected: Tensor, found: Tensor) -> str:
+    """The largest difference of two tensors, or what shape they have, for people."""
+    found = in_shape(found, expected)
     if expected.shape != found.shape:
         return f"its shape, {tuple(found.shape)} for {tuple(expected.shape)}"
     return f"{float((expected - found).abs().max()):.3g}"

@@ -80,10 +80,9 @@ class OpenVino(Target):
 
     batch_size: int = 1
 
-    @property
-    def num_traced(self) -> int:
-        """See ``Target.num_traced``."""
-        return self.batch_size
+    def traced_batch(self, batches: Sequence[Batch]) -> Batch:
+        """See ``Target.traced_batch``: the examples of one run."""
+        return batches[0].slice(0, self.batch_size)
 
     def refusal(self, layer: LayerShape, precision: Precision) -> str:
         """See ``Target.refusal``."""

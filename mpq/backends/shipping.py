@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -90,8 +90,8 @@ def ship(
             exchange.mkdir()
             target.write(shipped, made)
             ran = run_fresh(target, spelled, made, batches, exchange)
-            few = batches[0].slice(0, target.num_traced)
-            trace = cache(partial(trace_fresh, target, spelled, made, few, exchange))
+            few = target.traced_batch(batches)
+            trace = partial(trace_fresh, target, spelled, made, few, exchange)
             check = compared(target, spelled, shipped, batches, ran, made, was_searched_for, trace)
             check = replace(check, examples_are_held_out=is_held_out)
             (made / "export.json").write_text(check.to_json(), encoding="utf-8")

@@ -140,7 +140,8 @@ def told_missing(num_bytes: int, module: nn.Module, batch: Batch) -> str:
     """
     dead = never_run(module, batch)
     named = ", ".join(map(repr, dead[:3])) + (f" and {len(dead) - 3} more" if len(dead) > 3 else "")
-    why = f"the network never runs {named}" if dead else "its writer drops what no output needs"
+    writer = "its writer drops what no output needs, or stores once what is equal"
+    why = f"the network never runs {named}" if dead else writer
     return f"the files are {num_bytes} bytes smaller than predicted: {why}"
 
 

@@ -342,10 +342,9 @@ class Target(Backend):
             return assignment.rounds_inputs
         return self.judged == MEDIAN
 
-    @property
-    def num_traced(self) -> int:
-        """Examples of the one run in which layers are looked at, where outputs differ."""
-        return 1
+    def traced_batch(self, batches: Sequence[Batch]) -> Batch:
+        """What is run once more where outputs differ, to look at layers: of what was run."""
+        return batches[0].slice(0, 1)
 
     def why_not(
         self, layer: LayerShape, precision: Precision, modules: Mapping[str, nn.Module] | None

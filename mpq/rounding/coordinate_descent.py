@@ -173,9 +173,9 @@ def swept(objective: Objective, stack: Stack, codes: Tensor) -> Tensor:
         changes = torch.empty_like(found[..., start:stop, :])
         for at, place in enumerate(range(start, stop)):
             before = numbers[..., place, :]
-            codes = cells.codes(before - slope[..., place, :] / diagonal[..., place, None], at)
-            found[..., place, :] = codes
-            change = before - cells.numbers(codes, at)
+            best = cells.codes(before - slope[..., place, :] / diagonal[..., place, None], at)
+            found[..., place, :] = best
+            change = before - cells.numbers(best, at)
             changes[..., at, :] = change
             following = form[..., place, place + 1 : stop]
             subtract_outer(slope[..., place + 1 : stop, :], following, change)

@@ -31,7 +31,8 @@ class Stack:
         low: ``[R]`` smallest code of an integer format.
         high: ``[R]`` largest code.
         group_of: ``[K]`` which scale an input has.
-        number: A floating-point format of all rows; ``None``: integers of any bits.
+        number: A floating-point format of all rows, or one with a table; ``None``: integers of any
+            bits.
         stored_as: What scales are rounded to.
         can_rescale: Whether scales may take other values than those they start from: not where
             they are powers of two or shared by all rows.
@@ -136,7 +137,7 @@ class Cells:
         zero_point: ``[..., k, R]``.
         low: ``[R]`` smallest code of an integer format.
         high: ``[R]`` largest code.
-        number: A floating-point format; ``None``: integers.
+        number: A floating-point format, or one with a table; ``None``: integers.
     """
 
     scale: Tensor

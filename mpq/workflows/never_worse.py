@@ -24,9 +24,10 @@ def never_worse(
     solution: Solution,
     accepts: Callable[[Columns], bool] = lambda _: True,
 ) -> tuple[Solution, Safeguard]:
-    """The solution, or the uniform precision that is measured to be better on both sets.
+    """The solution, or the uniform precision that is measured to be better on all sets asked.
 
-    Calibration examples are not asked where weights were rounded to fit them.
+    Held-out examples are asked always, those of calibration unless weights were rounded to fit
+    them.
 
     A prediction may fail without anybody noticing; a uniform precision is what a user would take
     without us. Takes a forward pass over the calibration and the held-out examples for the answer

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mpq.backends import target_of
-from mpq.backends.layerwise import INPUT, OUTPUT, any_apart, first_apart, traced
+from mpq.backends.layerwise import INPUT, OUTPUT, first_apart, traced
+from mpq.backends.own_inputs import any_apart, by_worst
 from mpq.backends.shipping import ship
 from mpq.backends.target import Shipped
 from mpq.errors import ModelError
@@ -78,16 +79,18 @@ def test_a_layer_is_compared_on_what_it_read_itself() -> None:
     expected = traced(one, lambda: one(x))
     moved = traced(other, lambda: other(x + 0.1))
     assert "differs is 'first'" in first_apart(expected, moved, 1e-4)
-    assert any_apart(one, expected, moved, 1e-4) == ""
+    assert any_apart(one, expected, moved, by_worst(1e-4)).named == ""
     # Rows of all examples along one axis, as some runtimes have them.
     apart = {key: y[:, None] for key, y in moved.items()}
-    assert any_apart(one, expected, apart, 1e-4) == ""
+    assert any_apart(one, expected, apart, by_worst(1e-4)).named == ""
 
     with torch.no_grad():
         other.twice.bias.add_(1.0)
-    found = any_apart(one, expected, traced(other, lambda: other(x + 0.1)), 1e-4)
+    wrong = traced(other, lambda: other(x + 0.1))
+    found = any_apart(one, expected, wrong, by_worst(1e-4))
 
-    assert "makes something else of what it reads is 'twice', by 1 (" in found
+    assert "makes something else of what it reads is 'twice', by 1 (" in found.named
+    assert found.seen == {"first", "twice"}
 
 
 def test_an_input_that_is_not_known_is_not_judged() -> None:

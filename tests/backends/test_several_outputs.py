@@ -41,10 +41,10 @@ class Images(Heads):
 
 
 def exported(
-    model: nn.Module, metric: str, folder: Path, to: str = "onnx-qdq"
+    model: nn.Module, metric: str, folder: Path, to: str = "onnx-qdq", precision: str = "w4"
 ) -> tuple[mpq.backends.ExportedFile, Any]:
-    """What is written with every layer at w4, and its export.json."""
-    task = mpq.Task(model.eval(), DATA, DATA, candidates=["w4"], metric=metric)
+    """What is written with every layer at one precision, and its export.json."""
+    task = mpq.Task(model.eval(), DATA, DATA, candidates=[precision], metric=metric)
     found = mpq.search(task, {"effective_bits": 33}, sensitivity="weight-error").assignment
     made = mpq.export(found, folder / "out", to, model, DATA)
     return made, json.loads((folder / "out" / "export.json").read_text())
@@ -94,20 +94,28 @@ def test_the_runtime_of_its_own_process_tells_all_outputs(tmp_path: Path) -> Non
     assert told["warnings"] == []
 
 
+@pytest.mark.parametrize("precision", ["w4", "w4a8s"])
+@pytest.mark.parametrize("at", [slice(None), (slice(None), 2, 3)], ids=["all", "one of twelve"])
 def test_an_output_that_differs_is_named(
-    same_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    same_process: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    at: Any,
 ) -> None:
-    """Though nobody scored it; nothing is written."""
+    """Though nobody scored it, and though most of each example is right; nothing is written."""
     from mpq.backends.onnx.loaded import LoadedByOnnxRuntime
 
     right = LoadedByOnnxRuntime.run_all
 
     def wrong(self: LoadedByOnnxRuntime, batch: Any) -> Any:
         found = dict(right(self, batch))
-        return found | {"boxes": found["boxes"] + 0.1}
+        boxes = found["boxes"].clone()
+        boxes[at] += 0.1
+        return found | {"boxes": boxes}
 
     monkeypatch.setattr(LoadedByOnnxRuntime, "run_all", wrong)
     with pytest.raises(ModelError, match="output boxes differs from the simulation's by 0.1"):
-        exported(Heads(), "kl", tmp_path)
+        exported(Heads(), "kl", tmp_path, precision=precision)
 
     assert not list(tmp_path.iterdir())

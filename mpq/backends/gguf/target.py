@@ -1,7 +1,7 @@
 """GGUF: the files of llama.cpp and Ollama."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from mpq.backends.gguf.architecture import (
 )
 from mpq.backends.gguf.packers import packed_blocks
 from mpq.backends.gguf.recipe import RECIPE, recipe
-from mpq.backends.gguf.runtime import CHECK, FILE, PACKAGES, LlamaCpp, last_positions
+from mpq.backends.gguf.runtime import CHECK, FILE, PACKAGES, LlamaCpp, last_positions, prompts
 from mpq.backends.gguf.size import gguf_size
 from mpq.backends.gguf.types import (
     FLOAT_TYPES,
@@ -189,6 +189,11 @@ class Gguf(Target):
         """See ``Target.compared``: log-probabilities ``[N, V]`` after the last token."""
         rows = torch.arange(len(outputs), device=outputs.device)
         return outputs[rows, last_positions(batch)].log_softmax(dim=-1)
+
+    def traced_batch(self, batches: Sequence[Batch]) -> Batch:
+        """See ``Target.traced_batch``: the first prompt alone, without its padding."""
+        (prompt, *_) = prompts(batches[0])
+        return Batch((), {"input_ids": torch.tensor([prompt], device=batches[0].tensors[0].device)})
 
     def write(self, shipped: Shipped, folder: Path) -> None:
         """See ``Target.write``."""

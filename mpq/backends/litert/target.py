@@ -186,10 +186,9 @@ class LiteRt(Target):
             simulated = with_precisions(own, shipped.assignment, shipped.quantizer)
         return cut_outputs(store_outputs(simulated, stored), shipped.made[OPERATORS])
 
-    @property
-    def num_traced(self) -> int:
-        """See ``Target.num_traced``: those of one run."""
-        return self.batch_size
+    def traced_batch(self, batches: Sequence[Batch]) -> Batch:
+        """See ``Target.traced_batch``: the examples of one run."""
+        return batches[0].slice(0, self.batch_size)
 
     def load(self, folder: Path) -> Loaded:
         """See ``Target.load``."""

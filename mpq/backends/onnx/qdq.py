@@ -1,7 +1,7 @@
 """Standard ONNX: one file for ONNX Runtime and OpenVINO, with codes that any reader decodes."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -41,7 +41,7 @@ from mpq.backends.target import (
     rows_of,
 )
 from mpq.errors import ModelError
-from mpq.network.examples import Calibration
+from mpq.network.examples import Batch, Calibration
 from mpq.network.network import Network
 from mpq.network.tracing import kind_of
 from mpq.problem.assignment import Assignment
@@ -104,10 +104,9 @@ class OnnxQdq(Target):
 
     batch_size: int = 1
 
-    @property
-    def num_traced(self) -> int:
-        """See ``Target.num_traced``."""
-        return self.batch_size
+    def traced_batch(self, batches: Sequence[Batch]) -> Batch:
+        """See ``Target.traced_batch``: the examples of one run."""
+        return batches[0].slice(0, self.batch_size)
 
     def refusal(self, layer: LayerShape, precision: Precision) -> str:
         """See ``Target.refusal``."""

@@ -14,17 +14,19 @@ from mpq.backends.gguf.runtime import FILE
 from mpq.backends.shipping import ship
 from mpq.backends.target import Shipped
 from mpq.errors import ModelError
-from mpq.network.examples import Batch
+from mpq.network.examples import Batch, Calibration
 from tests.backends.gguf.networks import ALL, assigned, examples, network
 
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("xllamacpp")
 
 
-def exported(folder: Path, tokenizer: str, model: Any, *precisions: str) -> None:
+def exported(
+    folder: Path, tokenizer: str, model: Any, *precisions: str, data: Calibration | None = None
+) -> None:
     """The network, as the target writes and runs it."""
-    found = assigned(model, *precisions)
-    ship(Gguf(tokenizer), f"gguf:tokenizer={tokenizer}", found, folder, model, examples())
+    found, data = assigned(model, *precisions), data or examples()
+    ship(Gguf(tokenizer), f"gguf:tokenizer={tokenizer}", found, folder, model, data)
 
 
 def after_writing(
@@ -119,5 +121,21 @@ def test_another_library_is_not_read(
     after_writing(monkeypatch, "output_norm.weight", lambda numbers: np.negative(numbers, numbers))
     monkeypatch.setattr(tracing, "DEFAULTS", (*tracing.DEFAULTS, 7))
 
-    with pytest.raises(ModelError, match="decoded alike; nothing was written"):
+    with pytest.raises(ModelError, match=r"decoded alike\. Its layers could not be looked at;"):
         exported(tmp_path / "out", tokenizer, network("llama"), "w8g32")
+
+
+@pytest.mark.usefixtures("same_process")
+@pytest.mark.parametrize("is_left", [False, True])
+def test_of_a_padded_prompt_the_layers_are_looked_at_without_its_padding(
+    is_left: bool, tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the simulation as in llama.cpp, whichever side it is on."""
+    after_writing(monkeypatch, "output_norm.weight", lambda numbers: np.negative(numbers, numbers))
+    (data,) = examples()
+    mask = torch.ones_like(data.kwargs["input_ids"])
+    mask[:, slice(3) if is_left else slice(5, None)] = 0
+    padded = Calibration([{**data.kwargs, "attention_mask": mask}])
+
+    with pytest.raises(ModelError, match="what it reads is 'model.norm',"):
+        exported(tmp_path / "out", tokenizer, network("llama"), "w8g32", data=padded)

@@ -1,7 +1,7 @@
 """Numbers for a terminal."""
 
 from collections.abc import Callable, Iterator, Mapping
-from math import sqrt
+from math import isnan, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -237,7 +237,9 @@ def print_frontier(frontier: "Frontier", console: Console, what: str = "Frontier
     table = frontier_table(frontier).drop(columns="precisions")
     console.print(_table(table, f"{what} over {frontier.resource}", _all_columns))
     if what == "Frontier":
-        console.print(f"hypervolume: {frontier.hypervolume:.4f} of the rectangle between the ends")
+        if not isnan(frontier.hypervolume):  # of a single point there is no rectangle
+            share = f"{frontier.hypervolume:.4f} of the rectangle between the ends"
+            console.print(f"hypervolume: {share}")
         for line in frontier.spot_check:
             console.print(for_people(line), markup=False, emoji=False)
         print_warning(frontier, console)

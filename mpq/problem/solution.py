@@ -64,20 +64,24 @@ class Shortfall:
 
     def __str__(self) -> str:
         text = f"{self.resource} (at {self.step})" if self.step else self.resource
-        text += f": limit {self.limit:.6g} {self.unit}"
-        text += f", smallest reachable {self.smallest:.6g}"
+        text += f": limit {self._shown(self.limit)} {self.unit}"
+        text += f", smallest reachable {self._shown(self.smallest)}"
         reach = self._reach
         if reach > self.smallest:
-            text += f" ({reach:.6g} while the other budgets hold)"
+            text += f" ({self._shown(reach)} while the other budgets hold)"
         if is_within(reach, self.limit):
             return f"{text}: can be met alone"
-        text += f": {reach - self.limit:.6g} {self.unit} too much"
+        text += f": {self._shown(reach - self.limit)} {self.unit} too much"
         if self.is_constant_notable:
-            taken = f"{self.constant:.6g} {self.unit}"
+            taken = f"{self._shown(self.constant)} {self.unit}"
             text += f"; what is not in the layers takes {taken} at any precision"
             if not is_within(self.constant, self.limit):
                 text += ", more than the limit by itself"
         return text
+
+    def _shown(self, amount: float) -> str:
+        # Of a file each byte can be meant; six digits tell seconds from each other.
+        return f"{amount:.0f}" if self.unit == "bytes" and amount >= 1e6 else f"{amount:.6g}"
 
 
 @final

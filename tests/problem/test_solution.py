@@ -47,8 +47,7 @@ from mpq.quantization.precision import Precision
         (10, 12, None, "", -3, "m: limit 10 bytes, smallest reachable 12: 2 bytes too much"),
         (
             1234567.8, 2345678.9, None, "", 0,
-            "m: limit 1.23457e+06 bytes, smallest reachable 2.34568e+06: 1.11111e+06 bytes too "
-            "much",
+            "m: limit 1234568 bytes, smallest reachable 2345679: 1111111 bytes too much",
         ),
     ],
 )  # fmt: skip

@@ -226,12 +226,16 @@ def test_biases_are_whole_units_of_sums() -> None:
     assert codes is not None
     assert codes.tolist() == [4, -16]  # of 0.25 and 0.125
     assert layer([], bias=None).bias_codes() is None
-    with pytest.raises(ModelError, match="bias of layer 'fc' does not fit beside its sums into 32 bits"):
+    with pytest.raises(
+        ModelError, match="bias of layer 'fc' does not fit beside its sums into 32 bits"
+    ):
         layer([], bias=torch.tensor([1e9, 0.0])).bias_codes()
     wide = layer([], WIDE, bias=torch.tensor([1e9, 0.0])).bias_codes()
     assert wide is not None
     assert wide.tolist() == [4 * 10**9, 0]
-    with pytest.raises(ModelError, match="bias of layer 'fc' does not fit beside its sums into 64 bits"):
+    with pytest.raises(
+        ModelError, match="bias of layer 'fc' does not fit beside its sums into 64 bits"
+    ):
         layer([], WIDE, bias=torch.tensor([1e15, 0.0])).bias_codes()
 
 

@@ -9,7 +9,9 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from mpq.cli.console import print_frontier
 from mpq.errors import InfeasibleError, InputError, SolverError
 from mpq.problem.budget import Budget
 from mpq.problem.constraints import Constraints
@@ -367,6 +369,18 @@ def test_hypervolume_is_the_dominated_share() -> None:
     assert frontier_through(*pairs).hypervolume == pytest.approx(dominated / 100)
     assert frontier_through(pairs[0], pairs[-1]).hypervolume == 0.0
     assert np.isnan(frontier_through(pairs[0]).hypervolume)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "is_told"), [([(1.0, 3.0)], False), ([(0.0, 10.0), (9.0, 0.0)], True)]
+)
+def test_a_single_point_has_no_rectangle(
+    pairs: list[tuple[float, float]], is_told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The terminal says nothing of one."""
+    print_frontier(frontier_through(*pairs), Console())
+
+    assert ("hypervolume" in capsys.readouterr().out) is is_told
 
 
 def test_a_frontier_as_json_has_units_and_hypervolume() -> None:

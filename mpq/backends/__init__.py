@@ -146,7 +146,7 @@ def export(
     _check_assignment(assignment)
     assignment = assignment.compared_by(metric, allow_randomness)
     built, path = file_backend(backend), Path(path)
-    if assignment.reparametrization is not None and isinstance(built, Recipe):
+    if assignment.reparametrization is not None and isinstance(built, Recipe | Text):
         raise InputError(
             f"{built.name} writes precisions for the network as it came, and this one was "
             f"transformed ({', '.join(assignment.reparametrization.transforms)}): search without "

@@ -48,8 +48,8 @@ def content_beside(path: Path, name: str) -> bytes:
         return (path.parent / name).read_bytes()
     except OSError as error:
         raise FileFormatError(
-            f"its weights were rounded with regard to data and are in {name}, which cannot be read "
-            f"({error.strerror}): copy both files of the run"
+            f"a part of it is in {name} beside it, which cannot be read ({error.strerror}): copy "
+            "all files of the run"
         ) from error
 
 

@@ -176,6 +176,10 @@ class ChannelTrace(TorchDispatchMode):
         """Writes down what a use of a parameter has to do with factors; all uses have to agree."""
         self._uses.setdefault(view.name, []).append(dict(effects))
 
+    def uses(self, parameter: str) -> bool:
+        """Whether the pass reads a parameter."""
+        return parameter in self._uses
+
     def read(self, group: str, reader: Reader) -> None:
         """A layer makes up for the factors of a group."""
         self.groups[group].readers[reader] = None

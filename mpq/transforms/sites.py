@@ -79,6 +79,10 @@ class Sites:
         """
         trace = ChannelTrace(module, RULES)
         trace.finish(run_under(trace, module, batch))
+        unreached = [name for name, _ in module.named_parameters() if not trace.uses(name)]
+        if unreached:  # what it reads of other examples nobody has followed
+            why = f"the traced examples do not reach {unreached[0]}, which may read what is scaled"
+            return cls((), dict.fromkeys(trace.layers, why))
         sites = tuple(site for site in map(_site, trace.groups.values()) if site is not None)
         read = {reader.weight.parameter for site in sites for reader in site.readers}
         left = [name for name in trace.layers if name not in read]

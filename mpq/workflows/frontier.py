@@ -2,6 +2,7 @@
 
 from mpq._support.bounds import check_whole
 from mpq._support.progress import showing_progress
+from mpq.errors import InputError
 from mpq.problem.limits import Limits, parse_limits
 from mpq.report.frontier import Frontier
 from mpq.sensitivity import SensitivityEstimator
@@ -47,6 +48,11 @@ def frontier(
     """
     check_task(task, "frontier")
     check_whole("points", num_points)
+    if task.sequential_rounding:
+        raise InputError(
+            "a frontier has many answers, and codes are made again for one: leave out "
+            "sequential_rounding (--sequential-rounding), or search at the point that you take"
+        )
     method = Method.of(sensitivity, solver, task.seed)
     with showing_progress(progress):
         # A whole search, for what lies beside the curve: the uniform precisions, measured.

@@ -210,6 +210,12 @@ class Task:
             raise InputError(
                 f"transforms takes a list; got {self.transforms!r}: write [{self.transforms!r}]"
             )
+        is_list = isinstance(self.transforms, Sequence)
+        if not is_list or not all(isinstance(name, str) for name in self.transforms):
+            raise InputError(
+                "transforms takes a list of names of mpq.TRANSFORMS with their options, in order; "
+                f"got {self.transforms!r}"
+            )
         built = tuple(map(TRANSFORMS.build, self.transforms))
         names = [transform.name for transform in built]
         if len(set(names)) < len(names):

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 SHARE: Final = 0.25
 """Of the calibration examples, that transformations are judged on and not found with."""
+SINGLE: Final = "there is a single calibration example, or one batch whose rows mix, to judge it on"
+"""Why none is used then."""
 EQUAL: Final = 1e-5
 """How far outputs may move, relative to the largest; of coarser dtypes than float32 more."""
 
@@ -82,6 +84,8 @@ class TransformedModel:
         tried = _spread(task.precisions)
         if not task.transforms or not tried:
             return start
+        if data.num_examples < 2:
+            return replace(start, unhelped=dict.fromkeys(task.transforms, SINGLE))
         judge = _Judge.of(task, data, tried)
         for spelled, transform in zip(task.transforms, task.built_transforms, strict=True):
             start = start._then(spelled, transform, judge, find)
@@ -99,16 +103,15 @@ class TransformedModel:
         known = replace(self, untransformed={**self.untransformed, **why_not})
         why = _nothing(found)
         if not why:
-            model = reparametrized(self.model, found.changes)
+            # From the model as it came, once, as whoever repeats it does: to the bit, in any dtype.
+            made = (self.reparametrization or Reparametrization(())).then(spelled, found.changes)
+            model = reparametrized(judge.task.model, made.changes)
             judge.check_equal(transform.name, model)
             other = find(model)
             why = judge.why_unhelped(self.network, other)
         if why:
             return replace(known, unhelped={**self.unhelped, spelled: why})
-        made = self.reparametrization or Reparametrization(())
-        return replace(
-            known, model=model, network=other, reparametrization=made.then(spelled, found.changes)
-        )
+        return replace(known, model=model, network=other, reparametrization=made)
 
 
 def _nothing(found: Found) -> str:
@@ -134,7 +137,7 @@ class _Judge:
     Args:
         task: Whose network it is.
         seen: Examples that they are found with.
-        unseen: Others; where there is a single example, the same.
+        unseen: Others.
         tried: Precisions that all layers are rounded to.
         reference: The original's answers to the unseen ones.
     """
@@ -148,7 +151,7 @@ class _Judge:
     @classmethod
     def of(cls, task: "Task", data: Calibration, tried: Sequence[Precision]) -> Self:
         """Splits the examples, and runs the original on some of them."""
-        seen, unseen = (data, data) if data.num_examples < 2 else data.split(SHARE)
+        seen, unseen = data.split(SHARE)
         plain = share_parameters(task.model)
         reference = Reference(plain, unseen, task.output_metric, task.allow_randomness)
         return cls(task, seen, unseen, tried, reference)

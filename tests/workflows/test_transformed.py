@@ -15,9 +15,11 @@ import mpq
 from mpq.cli.console import print_result
 from mpq.errors import FileFormatError, InputError, MismatchError, ModelError, UnknownNameError
 from mpq.network.reparametrization import TRANSFORMS_FILE
+from mpq.network.reparametrized import reparametrized
 from mpq.transforms import Found
 from mpq.transforms.smooth import Smooth
 from mpq.workflows.setup import Prepared
+from mpq.workflows.transformed import _Judge
 from tests.transforms.networks import outlier_net
 
 X = torch.randn(192, 16, generator=torch.Generator().manual_seed(0))
@@ -76,13 +78,83 @@ def test_an_export_computes_the_transformed_network(tmp_path: Path) -> None:
     assert exported.deviation < 1e-3
 
 
-def test_recipes_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["modelopt", "text", "text:style=csv", "text:style=json"])
+def test_recipes_and_texts_are_refused(name: str, tmp_path: Path) -> None:
     """They are for the network as it came."""
     net = outlier_net()
     result = mpq.search(task(net, ("smooth",)), LIMIT)
 
     with pytest.raises(InputError, match="search without --transform"):
-        mpq.export(result.assignment, tmp_path, "modelopt", net, [X[:8]])
+        mpq.export(result.assignment, tmp_path, name, net, [X[:8]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_two_transformations_are_one(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters are rounded to the network's dtype once, in the search as by who repeats it."""
+    monkeypatch.setattr(_Judge, "why_unhelped", lambda *_: "")
+    net = outlier_net().to(dtype)
+    data = [X[:64].to(dtype), X[64:128].to(dtype)]
+    asked = mpq.Task(net, data, candidates=["w4a4"], transforms=["equalize", "smooth"])
+
+    found = Prepared.of(asked).transformed
+
+    assert found is not None
+    assert found.reparametrization is not None
+    assert found.reparametrization.transforms == ("equalize", "smooth")
+    again = dict(reparametrized(net, found.reparametrization.changes).named_parameters())
+    assert all(torch.equal(p, again[name]) for name, p in found.model.named_parameters())
+
+
+class Experts(nn.Module):
+    """Examples go to the second one where they begin with a large number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm = nn.LayerNorm(16)
+        self.experts = nn.ModuleList(nn.Linear(16, 4) for _ in range(2))
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        read, rare = self.norm(x), x[:, 0] > 3
+        found: torch.Tensor = self.experts[0](read)
+        return torch.where(rare[:, None], self.experts[1](read), found) if rare.any() else found
+
+
+def test_what_the_traced_examples_do_not_reach_keeps_a_network_as_it_is() -> None:
+    """It may read what is scaled: of the other expert's examples nobody knows."""
+    found = Prepared.of(mpq.Task(
+        Experts(), [X[:64].clamp(max=2)], candidates=["w4a4"], transforms=["smooth"],
+    )).transformed  # fmt: skip
+
+    assert found is not None
+    assert found.reparametrization is None
+    assert "do not reach experts.1.weight" in found.unhelped["smooth"]
+
+
+def test_a_single_example_judges_nothing() -> None:
+    """Then none is used, and that is said."""
+    net = outlier_net()
+    found = Prepared.of(
+        mpq.Task(net, [X[:1]], [X[128:]], candidates=["w4a4"], transforms=["smooth"])
+    ).transformed
+
+    assert found is not None
+    assert "single calibration example" in found.unhelped["smooth"]
+
+
+@pytest.mark.parametrize("given", [iter(["smooth"]), {"smooth"}, [Smooth()], 3])
+def test_transformations_are_a_list_of_names(given: Any) -> None:
+    """Anything else is refused before anything runs."""
+    with pytest.raises(InputError, match=r"transforms takes a list of names of mpq\.TRANSFORMS"):
+        task(outlier_net(), given)
+
+
+def test_a_frontier_is_not_rounded_again() -> None:
+    """Codes are made again for one answer."""
+    with pytest.raises(InputError, match="a frontier has many answers"):
+        mpq.frontier(task(outlier_net(), (), rounding="auto", sequential_rounding=True))
 
 
 def test_files_of_one_run_belong_together(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ class Asked:
 
 def compared(name: str, asked: Asked, roundings: list[str]) -> list[dict[str, Any]]:
     """A row for every rounding of one network; the first one is what ratios are of."""
-    model, data = network(name, asked)
+    model, data = network(name, asked.seed, asked.choosing)
     forward_and_backward(model, data[0][:1])  # what loads with the first pass
     pass_seconds = forward_and_backward(model, parts(data[0])[0])
     found = [Searched.of(model, data, rounding, asked) for rounding in roundings]
@@ -136,20 +136,22 @@ def compared(name: str, asked: Asked, roundings: list[str]) -> list[dict[str, An
     ]
 
 
-def network(name: str, asked: Asked) -> tuple[torch.nn.Module, tuple[Batches, Batches]]:
+def network(
+    name: str, seed: int, choosing: bool = False
+) -> tuple[torch.nn.Module, tuple[Batches, Batches]]:
     """A trained network, calibration examples that the seed draws, and fresh examples."""
     if name not in NETWORKS:
         own = loader(name)
         images, classes = map(torch.cat, zip(*own.held_out(), strict=True))
         drawn_from = torch.cat(list(own.calibration(256)))
         none = torch.zeros(len(drawn_from), dtype=torch.long)  # of calibration images no class
-        seen, left = drawn((drawn_from, none), 64, asked.seed)
-        fresh = left if asked.choosing else (images, classes)
+        seen, left = drawn((drawn_from, none), 64, seed)
+        fresh = left if choosing else (images, classes)
         return own.model(), (batched(*seen, size=16), batched(*fresh, size=50))
     example, weights = NETWORKS[name]
     spec = ROOT / "examples" / f"{example}.py"
     model = load_model(f"{spec}:make_net", load_object(f"{spec}:DATA") / weights)
-    return model, EXAMPLES[name](load_object(f"{spec}:DATA"), asked)
+    return model, EXAMPLES[name](load_object(f"{spec}:DATA"), seed, choosing)
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,7 @@ def forward_and_backward(model: torch.nn.Module, batches: Batches) -> float:
     return time.process_time() - start
 
 
-def cifar_examples(data: Any, asked: Asked) -> tuple[Batches, Batches]:
+def cifar_examples(data: Any, seed: int, choosing: bool) -> tuple[Batches, Batches]:
     """1,536 of the 2,048 training images that are there; all test images, or the other 512."""
     mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
     std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
@@ -290,11 +292,11 @@ def cifar_examples(data: Any, asked: Asked) -> tuple[Batches, Batches]:
             return (pixels - mean) / std, torch.from_numpy(arrays["y"]).long()
 
     images = read("calib_train_lossless_2048.npz")
-    seen, left = drawn(images, 1536, asked.seed)
-    return batched(*seen), batched(*(left if asked.choosing else read("test_lossless_1017.npz")))
+    seen, left = drawn(images, 1536, seed)
+    return batched(*seen), batched(*(left if choosing else read("test_lossless_1017.npz")))
 
 
-def mnist_examples(data: Any, asked: Asked) -> tuple[Batches, Batches]:
+def mnist_examples(data: Any, seed: int, choosing: bool) -> tuple[Batches, Batches]:
     """512 of 2,048 training images; test images 2,000 to 9,999, or the other 1,536."""
 
     def read(file: str) -> tuple[Tensor, Tensor]:
@@ -303,11 +305,11 @@ def mnist_examples(data: Any, asked: Asked) -> tuple[Batches, Batches]:
             return (pixels - 0.1307) / 0.3081, torch.from_numpy(arrays["y"]).long()
 
     x, y = read("test_10000.npz")
-    seen, left = drawn(read("calib_train_2048.npz"), 512, asked.seed)
-    return batched(*seen), batched(*(left if asked.choosing else (x[2000:], y[2000:])))
+    seen, left = drawn(read("calib_train_2048.npz"), 512, seed)
+    return batched(*seen), batched(*(left if choosing else (x[2000:], y[2000:])))
 
 
-def story_examples(data: Any, asked: Asked) -> tuple[Batches, Batches]:
+def story_examples(data: Any, seed: int, choosing: bool) -> tuple[Batches, Batches]:
     """64 sequences of the calibration stories; the first 256 of eval180, or another excerpt."""
 
     def read(split: str) -> tuple[Tensor, Tensor]:
@@ -315,8 +317,8 @@ def story_examples(data: Any, asked: Asked) -> tuple[Batches, Batches]:
             windows = torch.from_numpy(arrays[split].astype(np.int64)).unfold(0, 129, 128)
             return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 
-    x, y = read("valid_excerpt" if asked.choosing else "eval180")
-    seen, _ = drawn(read("calib64"), 64, asked.seed)
+    x, y = read("valid_excerpt" if choosing else "eval180")
+    seen, _ = drawn(read("calib64"), 64, seed)
     return batched(*seen, size=16), batched(x[:256], y[:256], size=16)
 
 
@@ -337,7 +339,7 @@ def batched(x: Tensor, y: Tensor, size: int = 64) -> Batches:
     return list(pairs())
 
 
-EXAMPLES: Final[dict[str, Callable[[Any, Asked], tuple[Batches, Batches]]]] = {
+EXAMPLES: Final[dict[str, Callable[[Any, int, bool], tuple[Batches, Batches]]]] = {
     "resnet20": cifar_examples,
     "vit": mnist_examples,
     "llama": story_examples,

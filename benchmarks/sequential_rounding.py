@@ -93,7 +93,14 @@ class Answers:
         method = Method.of(ESTIMATOR, SOLVER, seed)
         estimate = method.estimator.estimate(self._on)
         self._chosen = {
-            bits: solved(prepared, method, estimate, bits, "interactions") for bits in budget_bits
+            bits: solved(
+                prepared,
+                method,
+                estimate,
+                mpq.Limit.parse(f"weight_bytes=1x:w{bits}"),
+                "interactions",
+            )
+            for bits in budget_bits
         }
         print(name, seed, "searched", file=sys.stderr)
 

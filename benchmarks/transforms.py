@@ -103,7 +103,9 @@ def measured(
             prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates
         )
         estimate = method.estimator.estimate(on)
-        precisions = solved(prepared, method, estimate, 4, "interactions")
+        precisions = solved(
+            prepared, method, estimate, mpq.Limit.parse("weight_bytes=1x:w4"), "interactions"
+        )
     original = Reference(share_parameters(model), mpq.Calibration.of(fresh))
     found = Evaluator(prepared.network, prepared.quantizer, original).measure(precisions)
     done = prepared.transformed

@@ -55,11 +55,27 @@ def config_of(model: nn.Module, tool: str) -> dict[str, Any]:
             f"{type(model).__name__}"
         )
     check_computed(model, tool)
+    _check_own_weights(model, tool)
     assert config is not None
     found: dict[str, Any] = config.to_diff_dict()
     dtype = DTYPE_NAMES[parameter_dtype(model)]
     # What the loader makes of it: a base model and one with a head have one configuration.
     return {**found, "architectures": [type(model).__name__], "dtype": dtype}
+
+
+def _check_own_weights(model: nn.Module, tool: str) -> None:
+    """Refuses two linear layers with one weight; an embedding and a head may have one."""
+    names: dict[int, str] = {}
+    for name, module in model.named_modules():  # each module once, under its first name
+        weight = vars(module)["_parameters"].get("weight")
+        if not isinstance(module, nn.Linear) or weight is None:
+            continue
+        other = names.setdefault(id(weight), name)
+        if other != name:
+            raise ModelError(
+                f"{tool}: layers {other!r} and {name!r} share a weight, of which a file has one for "
+                f"each: give {name!r} its own, layer.weight = nn.Parameter(layer.weight.clone())"
+            )
 
 
 @dataclass(frozen=True)

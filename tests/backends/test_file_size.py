@@ -34,6 +34,17 @@ SPELLINGS = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", [*FOLDERS, "gguf"])
+def test_two_layers_with_one_weight_are_refused_before_a_search(name: str) -> None:
+    """A file has a weight for each, and the search would count one."""
+    model = llama()
+    first, second = model.model.layers[0].mlp, model.model.layers[1].mlp
+    first.up_proj.weight = second.up_proj.weight
+
+    with pytest.raises(ModelError, match=r"up_proj' and '.*1\.mlp\.up_proj' share a weight"):
+        target_of(name).check_network(model)
+
+
 def with_extra(name: str) -> Target:
     """A target whose packages are here, as far as writing needs them."""
     target = target_of(name)

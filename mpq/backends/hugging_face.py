@@ -73,8 +73,8 @@ def _check_own_weights(model: nn.Module, tool: str) -> None:
         other = names.setdefault(id(weight), name)
         if other != name:
             raise ModelError(
-                f"{tool}: layers {other!r} and {name!r} share a weight, of which a file has one for "
-                f"each: give {name!r} its own, layer.weight = nn.Parameter(layer.weight.clone())"
+                f"{tool}: layers {other!r} and {name!r} share a weight, of which a file has one "
+                f"for each: give {name!r} its own, layer.weight = nn.Parameter(layer.weight.clone())"
             )
 
 

@@ -74,7 +74,7 @@ def _check_own_weights(model: nn.Module, tool: str) -> None:
         if other != name:
             raise ModelError(
                 f"{tool}: layers {other!r} and {name!r} share a weight, of which a file has one "
-                f"for each: give {name!r} its own, layer.weight = nn.Parameter(layer.weight.clone())"
+                "for each: give one a copy, layer.weight = nn.Parameter(layer.weight.clone())"
             )
 
 

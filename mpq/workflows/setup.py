@@ -95,13 +95,13 @@ class Prepared:
             task.target.check_network(task.model)
         # Only now: of a network that mixes rows no batch may be cut.
         calibration, held_out = _split(network, data, task.held_out)
+        fixed = _by_layer(network, rules.fixed, "--fix")
+        allowed = _by_layer(network, rules.allowed, "--allow")
+        _check_fixed(fixed, allowed)
         transformed = None
         if task.transforms:
             transformed = TransformedModel.of(task, network, calibration, find)
             network, model = transformed.network, transformed.model
-        fixed = _by_layer(network, rules.fixed, "--fix")
-        allowed = _by_layer(network, rules.allowed, "--allow")
-        _check_fixed(fixed, allowed)
         ties, target, unshipped = _ties(network, rules), task.target, dict[str, str]()
         if target is not None:
             wanted = {x.name: allowed.get(x.name, task.precisions) for x in network.layers}

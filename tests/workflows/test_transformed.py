@@ -263,3 +263,14 @@ def test_the_terminal_tells(tmp_path: Path) -> None:
     result.save(tmp_path)
     stated = json.loads((tmp_path / "result.json").read_text())["provenance"]
     assert stated["transforms"] == ["smooth", "equalize"]
+
+
+def test_patterns_that_match_nothing_are_refused_before_anything_is_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A trial takes long on a large network."""
+    monkeypatch.setattr(Smooth, "found", lambda *_: pytest.fail("tried"))
+    rules = mpq.Rules(fix={"nope*": "w4a4"})
+
+    with pytest.raises(InputError, match="nope"):
+        Prepared.of(task(outlier_net(), ("smooth",), rules=rules))

@@ -70,7 +70,10 @@ class LlamaCpp:
         params.n_parallel = 1
         params.cpuparams.poll = 0  # waits without turning, which takes the time of others
         params.warmup = params.fit_params = params.ui = False
-        return xllamacpp.Server(params)
+        server = xllamacpp.Server(params)
+        # One that is dropped before its loop has begun waits for it for ever: this goes through it.
+        _ask(server, "completion", {"prompt": [self.letter], "n_predict": 1})
+        return server
 
     def check_tokens(self) -> None:
         """Compares how llama.cpp and the original tokenizer cut the sample texts.
@@ -88,13 +91,7 @@ class LlamaCpp:
                 )
 
     def _asked(self, what: str, question: Mapping[str, Any]) -> Any:
-        request = urllib.request.Request(
-            f"{self.server.listening_address}/{what}",
-            json.dumps(question).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=600) as answer:
-            return json.loads(answer.read())
+        return _ask(self.server, what, question)
 
     def run(self, batch: Batch) -> Tensor:
         """Log-probabilities ``[N, V]`` of the token after each prompt.
@@ -157,6 +154,16 @@ class LlamaCpp:
         except (KeyError, IndexError, TypeError) as error:
             raise ModelError(f"gguf: llama.cpp answers {str(answer)[:200]}") from error
         return found
+
+
+def _ask(server: Any, what: str, question: Mapping[str, Any]) -> Any:
+    request = urllib.request.Request(
+        f"{server.listening_address}/{what}",
+        json.dumps(question).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=600) as answer:
+        return json.loads(answer.read())
 
 
 def prompts(batch: Batch) -> list[list[int]]:

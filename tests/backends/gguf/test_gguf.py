@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import mpq
-from mpq.backends.gguf import Gguf
+from mpq.backends.gguf import Gguf, runtime
 from mpq.backends.gguf.runtime import CHECK, FILE, last_positions, prompts
 from mpq.backends.shipping import ship
 from mpq.backends.stored import predicted_bytes
@@ -211,6 +212,25 @@ def test_a_tokenizer_that_llama_cpp_reads_otherwise_is_found(
 
     with pytest.raises(ModelError, match="llama.cpp cuts 'Hello world' into the tokens"):
         Gguf(tokenizer).load(tmp_path)
+
+
+def test_a_server_has_answered_before_it_can_be_dropped(
+    tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From its loop: one that is dropped before that begins waits for it for ever, now and then."""
+    asked: list[str] = []
+    ask = runtime._ask
+
+    def recording(server: Any, what: str, question: Mapping[str, Any]) -> Any:
+        asked.append(what)
+        return ask(server, what, question)
+
+    monkeypatch.setattr(runtime, "_ask", recording)
+    model = network("llama", 64, 96)
+    written(Gguf(tokenizer), model, assigned(model, "fp32"), tmp_path)
+    Gguf(tokenizer).load(tmp_path)
+
+    assert asked[0] == "completion"
 
 
 def test_without_a_tokenizer_nothing_is_written(tmp_path: Path) -> None:

@@ -511,7 +511,7 @@ def test_weights_are_in_a_file_beside_it(tmp_path: Path) -> None:
 def test_a_json_without_its_weights_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path, with_weights())
     (tmp_path / "assignment.safetensors").unlink()
-    with pytest.raises(FileFormatError, match="No such file or directory.*copy both files"):
+    with pytest.raises(FileFormatError, match="No such file or directory.*copy all files"):
         Assignment.load(path)
     with pytest.raises(FileFormatError, match="'gptq:damping=0.02'.*read both files"):
         Assignment.from_json(path.read_text())

@@ -186,7 +186,9 @@ def test_real_runtime_measures_a_network(
     expected = [[chosen.can_run(x.kind, Precision.parse(p)) for p in precisions] for x in layers]
     np.testing.assert_array_equal(np.isfinite(found.latency.values), expected)
     assert found.record["computed_wrongly"] == []
-    assert np.nanmax(found.latency.values) > 0
+    # Less what an idle call takes, layers as small as these may take nothing on a busy machine.
+    assert np.nanmin(found.latency.values) >= 0
+    assert all(row["median_s"] > 0 for row in found.record["layers"])
     assert len(found.record["layers"]) == np.sum(expected)
     assert all(row["runs"] == 10 for row in found.record["layers"])
     assert len(found.record["networks"]) == 4 + int(np.all(expected, axis=0).sum())

@@ -17,8 +17,14 @@ from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError, InputError, PrecisionError
 from mpq.network.layer import fingerprint, signature
 from mpq.network.reparametrization import Reparametrization
-from mpq.problem.companions import check_companions, companions, reparametrization_of
-from mpq.problem.stored_weights import check_weights, content_beside, weights_of
+from mpq.problem.companions import (
+    check_companions,
+    companions,
+    content_beside,
+    reparametrization_of,
+    weights_of,
+)
+from mpq.problem.stored_weights import check_weights
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Precision, TensorFormat

@@ -7,8 +7,12 @@ from typing import Any
 from mpq._support.json_object import quoted
 from mpq.errors import FileFormatError
 from mpq.network.reparametrization import TRANSFORMS_FILE, Reparametrization
-from mpq.problem.stored_weights import check_named
 from mpq.quantization.stored import WEIGHTS_FILE, StoredWeights
+
+Stated = Mapping[str, Any]
+"""What an assignment's JSON says of a file: its name, its SHA-256 and what it holds."""
+Read = Callable[[str], bytes]
+"""Gives the content of the file that is named so."""
 
 
 def companions(
@@ -20,26 +24,61 @@ def companions(
     return files, [name for name, part in found.items() if part is None]
 
 
-def reparametrization_of(
-    stated: Mapping[str, Any] | None, read: Callable[[str], bytes] | None
-) -> Reparametrization | None:
-    """The transformations that an assignment's JSON states.
+def weights_of(stated: Stated | None, read: Read | None) -> StoredWeights | None:
+    """The weights that an assignment's JSON states.
 
     Args:
-        stated: As ``Reparametrization.to_dict``; ``None``: it has none.
-        read: Gives the content of the file that it names; ``None``: there is only the JSON.
+        stated: As ``StoredWeights.to_dict``; ``None``: it has none.
+        read: ``None``: there is only the JSON.
 
     Raises:
         FileFormatError: If the file is missing, or another one.
     """
     if stated is None:
         return None
+    how = f"weights were rounded with regard to data ({quoted(stated['rounding'])})"
+    content = _content(stated, read, how)
+    return StoredWeights.from_content(content, stated["rounding"], stated["sha256"])
+
+
+def reparametrization_of(stated: Stated | None, read: Read | None) -> Reparametrization | None:
+    """The transformations that an assignment's JSON states.
+
+    Args:
+        stated: As ``Reparametrization.to_dict``; ``None``: it has none.
+        read: ``None``: there is only the JSON.
+
+    Raises:
+        FileFormatError: If the file is missing, or another one.
+    """
+    if stated is None:
+        return None
+    how = f"network was transformed ({quoted(', '.join(stated['transforms']))})"
+    return Reparametrization.from_content(_content(stated, read, how), stated)
+
+
+def _content(stated: Stated, read: Read | None, how: str) -> bytes:
     if read is None:
         raise FileFormatError(
-            f"its network was transformed ({quoted(', '.join(stated['transforms']))}), by what is "
-            f"in {quoted(stated['file'])}: read all files, by Assignment.load"
+            f"its {how}, and what that made is in {quoted(stated['file'])}: read all files, by "
+            "Assignment.load"
         )
-    return Reparametrization.from_content(read(stated["file"]), stated)
+    return read(stated["file"])
+
+
+def content_beside(path: Path, name: str) -> bytes:
+    """Content of the file that ``assignment.json`` names, in its own folder.
+
+    Raises:
+        FileFormatError: If it cannot be read.
+    """
+    try:
+        return (path.parent / name).read_bytes()
+    except OSError as error:
+        raise FileFormatError(
+            f"a part of it is in {name} beside it, which cannot be read ({error.strerror}): copy "
+            "all files of the run"
+        ) from error
 
 
 def check_companions(
@@ -56,9 +95,9 @@ def check_companions(
         FileFormatError: If it names none and there is one: it would be another network than the
             one that was searched.
     """
-    check_named(weights, path)
-    if reparametrization is None and path.with_name(TRANSFORMS_FILE).exists():
-        raise FileFormatError(
-            f"{TRANSFORMS_FILE} lies beside it, which it does not name: copy all files of one run, "
-            "or remove that of the transformations"
-        )
+    for name in companions(weights, reparametrization)[1]:
+        if path.with_name(name).exists():
+            raise FileFormatError(
+                f"{name} lies beside it, which it does not name: copy all files of one run, or "
+                "remove that one"
+            )

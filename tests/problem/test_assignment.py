@@ -513,7 +513,7 @@ def test_a_json_without_its_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "assignment.safetensors").unlink()
     with pytest.raises(FileFormatError, match="No such file or directory.*copy all files"):
         Assignment.load(path)
-    with pytest.raises(FileFormatError, match="'gptq:damping=0.02'.*read both files"):
+    with pytest.raises(FileFormatError, match="'gptq:damping=0.02'.*read all files"):
         Assignment.from_json(path.read_text())
 
 

@@ -34,25 +34,9 @@ from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.rounded_weights import rounded_weights
 from mpq.workflows.setup import Prepared
+from tests.workflows.networks import Net, batches
 
 DATA_ROUNDINGS = tuple(name for name in mpq.ROUNDINGS.names() if name != "nearest")
-
-
-class Net(nn.Module):
-    """Convolutions, one of them grouped, BatchNorm, two linear layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 8, 3, padding=1)
-        self.norm = nn.BatchNorm2d(8)
-        self.grouped = nn.Conv2d(8, 8, 3, groups=4, stride=2)
-        self.hidden = nn.Linear(32, 24)
-        self.head = nn.Linear(24, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.norm(self.conv(x)))
-        found: Tensor = self.head(torch.relu(self.hidden(torch.relu(self.grouped(x)).flatten(1))))
-        return found
 
 
 class Words(nn.Module):
@@ -72,10 +56,7 @@ class Words(nn.Module):
 
 
 def images() -> list[Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    # A few strong directions, as real inputs have them.
-    mix = torch.randn(72, 72, generator=generator) / 8
-    return [(torch.randn(16, 72, generator=generator) @ mix).view(16, 2, 6, 6) for _ in range(4)]
+    return batches(4)
 
 
 def tokens() -> list[Tensor]:
@@ -372,7 +353,7 @@ def test_a_format_that_breaks_the_network_is_tried_in_parts(
     monkeypatch.setattr(Evaluator, "measure", recording)
     batches = [*torch.randn(64, 1, 24, generator=torch.Generator().manual_seed(1))]
     prepared = Prepared.of(mpq.Task(Deep(), batches, candidates=["w2", "w4", "w8"]))
-    assert prepared.rounded is prepared.rounded  # once
+    assert not prepared.rounded.to_nearest
     names = tuple(layer.name for layer in prepared.network.layers)
     sizes = [len(part) for part in seen["w2a32"]]
     assert sizes[:2] == [12, 12]

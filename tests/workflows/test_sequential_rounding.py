@@ -29,23 +29,7 @@ from mpq.workflows.in_order import InOrder
 from mpq.workflows.own_codes import OwnCodes
 from mpq.workflows.sequential_rounding import SequentialRounding, round_again
 from mpq.workflows.setup import Prepared
-
-
-class Net(nn.Module):
-    """Convolutions, one of them grouped, BatchNorm, two linear layers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 8, 3, padding=1)
-        self.norm = nn.BatchNorm2d(8)
-        self.grouped = nn.Conv2d(8, 8, 3, groups=4, stride=2)
-        self.hidden = nn.Linear(32, 24)
-        self.head = nn.Linear(24, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.norm(self.conv(x)))
-        found: Tensor = self.head(torch.relu(self.hidden(torch.relu(self.grouped(x)).flatten(1))))
-        return found
+from tests.workflows.networks import Net, batches
 
 
 class Words(nn.Module):
@@ -67,10 +51,7 @@ class Words(nn.Module):
 
 
 def images() -> list[Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    # A few strong directions, as real inputs have them.
-    mix = torch.randn(72, 72, generator=generator) / 8
-    return [(torch.randn(16, 72, generator=generator) @ mix).view(16, 2, 6, 6) for _ in range(8)]
+    return batches(8)
 
 
 def tokens() -> list[Tensor]:

@@ -157,8 +157,8 @@ def _left_out(
     original = Reference(on.network.module, unseen, on.network.metric, on.network.allow_randomness)
     by_nearest = Evaluator(on.network, on.quantizer, original)
     by_trial = replace(by_nearest, quantizer=replace(on.quantizer, stored=trial.stored))
-    formats = track(formats, "trying roundings")
-    return {f: _gains(by_nearest, by_trial, f) for f in formats}
+    tried = track(formats, "trying roundings")
+    return {f: _gains(by_nearest, by_trial, f) for f in tried}
 
 
 def _gains(by_nearest: Evaluator, by_trial: Evaluator, tensor_format: TensorFormat) -> Array:

@@ -116,6 +116,14 @@ SequentialRounding = Annotated[
         help="Round the answer again, layer by layer, for inputs of the network quantized so far.",
     ),
 ]
+CodesCache = Annotated[
+    str | None,
+    typer.Option(
+        "--codes-cache",
+        metavar="DIR",
+        help="Keep the codes of rounded weights in a folder, and find them there the next time.",
+    ),
+]
 Transform = Annotated[
     str | None,
     typer.Option(

@@ -105,6 +105,7 @@ class RangeOptions:
     activation_range: o.ActivationRange = Ranges.activation
     rounding: o.Rounding = Task.rounding
     transform: o.Transform = None
+    codes_cache: o.CodesCache = None
 
     def ranges(self) -> Ranges:
         """The ranges that the options describe; ``Ranges`` refuses a name that is no rule."""
@@ -200,6 +201,7 @@ class TaskOptions:
             ranges=self.ranges.ranges(),
             rounding=self.ranges.rounding,
             sequential_rounding=self.candidates.sequential_rounding,
+            codes_cache=self.ranges.codes_cache,
             transforms=listed(self.ranges.transform) or (),
             seed=self.draws.seed,
             allow_randomness=self.draws.allow_randomness,

@@ -150,7 +150,7 @@ def _rounded_again(
     assert columns is not None
     return round_again(
         _asked(prepared), solution.precisions(problem), prepared.task.weight_rounding,
-        prepared.task.seed, prepared.own_codes, lambda: accepts(columns),
+        prepared.task.seed, prepared.own_codes, lambda: accepts(columns), prepared.kept_codes,
     )  # fmt: skip
 
 

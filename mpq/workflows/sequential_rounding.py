@@ -9,6 +9,7 @@ from mpq._support.paired_gains import is_above_chance, relative_gains
 from mpq.quantization.precision import Precision
 from mpq.rounding import AutoRounding, WeightRounding
 from mpq.sensitivity import Estimation
+from mpq.workflows.codes_cache import CodesCache
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.in_order import InOrder
@@ -69,6 +70,7 @@ def round_again(
     seed: int,
     own: OwnCodes,
     accepts: Callable[[], bool] = lambda: True,
+    kept: CodesCache | None = None,
 ) -> SequentialRounding:
     """Rounds an answer's weights in the order of calls, and keeps the codes where they help.
 
@@ -83,8 +85,9 @@ def round_again(
         seed: Of the probes that guide the second moments.
         own: Where codes are kept for this assignment.
         accepts: Whether the assignment, with the codes that are kept, meets what else is asked.
+        kept: Where codes are looked up and kept on disk; ``None``: nowhere.
     """
-    in_order = InOrder(on, precisions, rounding, seed)
+    in_order = InOrder(on, precisions, rounding, seed, kept=kept)
     if not in_order.layers:
         # None at all where the parallel rounding left all weights to nearest.
         why = "no weight of the answer, rounded with regard to data, can be rounded again"
@@ -111,7 +114,7 @@ def trial(in_order: InOrder) -> SequentialRounding:
     seen, unseen = on.data.split(share)
     shown = replace(on, data=seen)
     chosen = {p.weight: None for p in precisions.values() if p.weight.number.needs_scale}
-    stored = rounded_by_all(shown, rounding, list(chosen), in_order.seed).stored
+    stored = rounded_by_all(shown, rounding, list(chosen), in_order.seed, in_order.kept).stored
     parallel = replace(on.quantizer, stored=stored)
     again, left = replace(in_order, on=replace(shown, quantizer=parallel)).codes()
     network = on.network

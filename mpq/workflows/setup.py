@@ -29,6 +29,7 @@ from mpq.sensitivity import Estimation
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.ask import ask
 from mpq.solvers.queries.solve import solve
+from mpq.workflows.codes_cache import CodesCache
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.own_codes import OwnCodes
@@ -60,6 +61,7 @@ class Prepared:
         unshipped: Layers that stay as they came, as the task's target cannot hold them, and why.
         own_codes: Assignments that were rounded again, by themselves.
         transformed: The model after its transformations; ``None``: none was asked for.
+        kept_codes: Where codes are kept on disk; ``None``: nowhere.
     """
 
     task: Task
@@ -74,6 +76,7 @@ class Prepared:
     unshipped: Mapping[str, str] = field(default_factory=dict)
     own_codes: OwnCodes = field(default_factory=OwnCodes)
     transformed: TransformedModel | None = None
+    kept_codes: CodesCache | None = None
 
     @classmethod
     def of(cls, task: Task) -> Self:
@@ -81,7 +84,10 @@ class Prepared:
 
         Raises:
             InputError: If the task does not fit the network; its subclasses say what.
+            OutputError: If codes cannot be kept where they should be.
         """
+        folder = task.codes_cache
+        kept = None if folder is None else CodesCache(folder)
         rules, data = task.rules, Calibration.of(task.calibration)
 
         def find(model: nn.Module) -> Network:
@@ -125,7 +131,7 @@ class Prepared:
         candidates = tuple(dict.fromkeys((*task.precisions, *own)))
         return cls(
             task, network, calibration, held_out, pricing, candidates, fixed, allowed, ties,
-            unshipped, transformed=transformed,
+            unshipped, transformed=transformed, kept_codes=kept,
         )  # fmt: skip
 
     @cached_property
@@ -137,7 +143,7 @@ class Prepared:
     def rounded(self) -> RoundedWeights:
         """What the task's rounding makes of all weights; nothing where that is to nearest."""
         on = Estimation(self.network, self.calibration, self._nearest, self.candidates)
-        return rounded_weights(on, self.task.weight_rounding, self.task.seed)
+        return rounded_weights(on, self.task.weight_rounding, self.task.seed, self.kept_codes)
 
     @cached_property
     def _nearest(self) -> Quantizer:

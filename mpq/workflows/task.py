@@ -16,6 +16,8 @@ from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import Ranges
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
     from mpq.backends.target import Target
@@ -123,6 +125,9 @@ class Task:
         sequential_rounding: Whether the answer's weights are rounded again in the order in which
             layers are called, each for the network that is quantized so far, where unseen
             calibration examples say that it helps. Needs a rounding that looks at the examples.
+        codes_cache: A folder, made if it does not exist, in which the codes of weights are kept
+            under checksums of all that determines them, and found again by a later search. Default:
+            they are not.
         transforms: Names of ``mpq.TRANSFORMS`` with options: the network gets other parameters with
             the same function, that lose less when they are rounded. Those that unseen calibration
             examples do not say that they help are not used. Default: none.
@@ -149,6 +154,7 @@ class Task:
     ranges: Ranges = field(default_factory=Ranges)
     rounding: str = "auto"
     sequential_rounding: bool = False
+    codes_cache: "Path | str | None" = None
     transforms: Sequence[str] = ()
     seed: int = 0
     to: str | None = None

@@ -116,6 +116,13 @@ SequentialRounding = Annotated[
         help="Round the answer again, layer by layer, for inputs of the network quantized so far.",
     ),
 ]
+Tune = Annotated[
+    str | None,
+    typer.Option(
+        help="Tune the answer, with a quarter of --data kept apart to decide: scales, all. See "
+        "`mpq tunings`."
+    ),
+]
 Transform = Annotated[
     str | None,
     typer.Option(

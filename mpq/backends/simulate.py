@@ -22,8 +22,8 @@ from mpq.network.reparametrized import reparametrized
 from mpq.network.same_start import begin_alike
 from mpq.network.tied_calls import tie_calls, tied_calls_of
 from mpq.network.tracing import kind_of
-from mpq.network.with_tuned import with_tuned
 from mpq.network.weight_use import Use
+from mpq.network.with_tuned import with_tuned
 from mpq.problem.assignment import Assignment
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import ORIGINAL

@@ -124,6 +124,13 @@ CodesCache = Annotated[
         help="Keep the codes of rounded weights in a folder, and find them there the next time.",
     ),
 ]
+Tune = Annotated[
+    str | None,
+    typer.Option(
+        help="Tune the answer, with a quarter of --data kept apart to decide: scales, all. See "
+        "`mpq tunings`."
+    ),
+]
 Transform = Annotated[
     str | None,
     typer.Option(

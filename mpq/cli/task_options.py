@@ -158,6 +158,7 @@ class CandidateOptions:
     precisions: o.Precisions = None
     to: o.Target = Task.to
     sequential_rounding: o.SequentialRounding = Task.sequential_rounding
+    tune: o.Tune = Task.tune
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,6 +203,7 @@ class TaskOptions:
             rounding=self.ranges.rounding,
             sequential_rounding=self.candidates.sequential_rounding,
             codes_cache=self.ranges.codes_cache,
+            tune=self.candidates.tune,
             transforms=listed(self.ranges.transform) or (),
             seed=self.draws.seed,
             allow_randomness=self.draws.allow_randomness,

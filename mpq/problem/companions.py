@@ -72,7 +72,9 @@ def tuned_of(stated: Stated | None, read: Read | None) -> TunedParameters | None
     """
     if stated is None:
         return None
-    return TunedParameters.from_content(_content(stated, read, "biases and norms were tuned"), stated)
+    return TunedParameters.from_content(
+        _content(stated, read, "biases and norms were tuned"), stated
+    )
 
 
 def _content(stated: Stated, read: Read | None, how: str) -> bytes:

@@ -23,7 +23,7 @@ class Tuning(Bounded, ABC):
     blocks: bool
     """Whether blocks are tuned one after another, each for its own output."""
     share: float
-    """Of the calibration examples: what a search keeps from rounding and prices for the decision."""
+    """Of the calibration examples: what a search keeps from rounding and prices, to decide."""
 
     def check(self) -> None:
         """Refuses numbers that mean nothing.

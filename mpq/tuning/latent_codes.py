@@ -23,7 +23,7 @@ class LatentCodes:
     .. math:: c = \mathrm{round}(u), \qquad \partial c / \partial u := 1
 
     They start where the weight itself lies on its grid, as far as that rounds to the code that
-    the weight has: what is tuned is the rounding's answer, and weights between two codes turn first.
+    the weight has: what is tuned is the rounding's answer, and weights between codes turn first.
 
     A weight whose code turns back again and again finds no rest between two codes. It is frozen at
     the mean of its codes so far, rounded: iterative freezing of Nagel et al. (2022),

@@ -1,9 +1,8 @@
 """A network in its assigned formats whose codes, scales, biases and norms can be moved."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self, TypeAlias, final
+from typing import Any, Final, Self, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,9 @@ from mpq.tuning.tuned_vector import TunedVector, tuned_parameters, tuned_vectors
 from mpq.tuning.tuned_weight import TunedWeight, why_no_scale
 
 Part: TypeAlias = TunedWeight | TunedVector
-NO_VECTOR = "it is no vector of the model as it came (computed from others, or of a BatchNorm without a bias)"
+NO_VECTOR: Final = (
+    "the model as it came has no such vector (it is computed, or of a BatchNorm without a bias)"
+)
 
 
 @final
@@ -61,7 +62,9 @@ class Student:
         # Before rounded weights take their places.
         vectors, apart = tuned_vectors(module, own, rest.folded)
         left = {
-            layer.name: why for layer in rest.layers if (why := why_no_scale(layer.precision.weight))
+            layer.name: why
+            for layer in rest.layers
+            if (why := why_no_scale(layer.precision.weight))
         }
         groups: dict[tuple[int, Any], list[str]] = {}
         for layer in rest.layers:
@@ -120,12 +123,6 @@ class Student:
         stored = StoredWeights(rounding, known) if known else None
         vectors = tuned_parameters(self.vectors, self.own, self.assignment.tuned)
         return replace(self.assignment, weights=stored, tuned=vectors)
-
-
-def counted(left: dict[str, str]) -> str:
-    """How many stay for which reason."""
-    whys = Counter(left.values())
-    return "; ".join(f"{count} as {why}" for why, count in whys.items())
 
 
 def require_gradients(parts: Sequence[Part], module: nn.Module) -> None:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 import mpq
-from mpq.network.same_start import begin_alike
 from mpq.quantization.fingerprint import checksum, measurement_key
 from mpq.quantization.grid import Grid
 from mpq.quantization.numerics import Numerics
@@ -98,7 +97,6 @@ def network_key(
     """
     network, plain = on.network, replace(on.quantizer, stored={})
     with torch.no_grad():
-        begin_alike(network.module, network.allow_randomness)
         first = network.outputs(next(iter(network.batches(on.data))))
     method = RANGE_METHODS.build(plain.weight_range)
     return _key(

@@ -27,6 +27,7 @@ from mpq.workflows.provenance import Provenance, UsedDevice
 from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
 from mpq.workflows.sequential_rounding import SequentialRounding
+from mpq.workflows.tuning_record import TuningRecord
 
 
 def load(folder: Path | str) -> SearchResult:
@@ -154,12 +155,13 @@ def _provenance_from_dict(data: Mapping[str, Any]) -> Provenance:
     reach = data.pop("reach", None) or {"never": data.pop("uncalled", [])}
     rounds = tuple(Refinement(**found) for found in data["refinements"])
     used = None if device is None else UsedDevice(**_with_tuples(device))
-    again = data.get("sequential_rounding")
+    again, tuning = data.get("sequential_rounding"), data.get("tuning")
     known = {
         "refinements": rounds,
         "device": used,
         "reach": Reach(**_with_tuples(reach)),
         "sequential_rounding": None if again is None else SequentialRounding(**again),
+        "tuning": None if tuning is None else TuningRecord(**_with_tuples(tuning)),
     }
     return Provenance(**{**_with_tuples(data), **known})
 

@@ -62,6 +62,7 @@ class Prepared:
         own_codes: Assignments that were rounded again, by themselves.
         transformed: The model after its transformations; ``None``: none was asked for.
         kept_codes: Where codes are kept on disk; ``None``: nowhere.
+        unseen: Calibration examples that are kept for tuning; ``None``: it was not asked for.
     """
 
     task: Task
@@ -77,6 +78,7 @@ class Prepared:
     own_codes: OwnCodes = field(default_factory=OwnCodes)
     transformed: TransformedModel | None = None
     kept_codes: CodesCache | None = None
+    unseen: Calibration | None = None
 
     @classmethod
     def of(cls, task: Task) -> Self:
@@ -100,7 +102,10 @@ class Prepared:
         if task.target is not None:
             task.target.check_network(task.model)
         # Only now: of a network that mixes rows no batch may be cut.
-        calibration, held_out = _split(network, data, task.held_out)
+        calibration, held_out = split_held_out(network, data, task.held_out)
+        unseen = None
+        if task.tuning is not None:
+            calibration, unseen = calibration.split(task.tuning.share)
         fixed = _by_layer(network, rules.fixed, "--fix")
         allowed = _by_layer(network, rules.allowed, "--allow")
         _check_fixed(fixed, allowed)
@@ -131,7 +136,7 @@ class Prepared:
         candidates = tuple(dict.fromkeys((*task.precisions, *own)))
         return cls(
             task, network, calibration, held_out, pricing, candidates, fixed, allowed, ties,
-            unshipped, transformed=transformed, kept_codes=kept,
+            unshipped, transformed=transformed, kept_codes=kept, unseen=unseen,
         )  # fmt: skip
 
     @cached_property
@@ -262,7 +267,9 @@ def _stored(layers: Sequence[Layer], rules: Rules) -> tuple[Layer, ...]:
     return tuple(replace(layer, weight_of=None) for layer in layers)
 
 
-def _split(network: Network, data: Calibration, held_out: Any) -> tuple[Calibration, Calibration]:
+def split_held_out(
+    network: Network, data: Calibration, held_out: Any
+) -> tuple[Calibration, Calibration]:
     """Calibration and held-out examples."""
     data = network.examples(data)
     if held_out is None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mpq.network.metric import OutputMetric
     from mpq.rounding import WeightRounding
     from mpq.transforms import Transform
+    from mpq.tuning import Tuning
 
 DEFAULT_CANDIDATES = ("w2a8", "w3a8", "w4a4", "w4a8", "w5a8", "w6a8", "w8a8")
 """Candidates where neither they nor measurements of the device are given; those that the device
@@ -131,6 +132,9 @@ class Task:
         transforms: Names of ``mpq.TRANSFORMS`` with options: the network gets other parameters with
             the same function, that lose less when they are rounded. Those that unseen calibration
             examples do not say that they help are not used. Default: none.
+        tune: What is tuned of the answer, a name of ``mpq.TUNINGS`` with options such as
+            ``scales``: a share of the calibration examples is then kept from rounding and prices,
+            and decides whether it helps. Default: nothing.
         seed: Seed of whatever draws: data sources, estimators, solvers.
         to: Where the result is to run: a target of ``mpq targets``, such as
             ``compressed-tensors``. Layers take what it can hold, in its bytes and its
@@ -156,6 +160,7 @@ class Task:
     sequential_rounding: bool = False
     codes_cache: "Path | str | None" = None
     transforms: Sequence[str] = ()
+    tune: str | None = None
     seed: int = 0
     to: str | None = None
     allow_randomness: int | None = None
@@ -163,7 +168,7 @@ class Task:
     def __post_init__(self) -> None:
         # read at once, so that a misspelled name is refused here and not minutes later
         _, _, _ = self.output_metric, self.target, self.weight_rounding
-        _ = self.built_transforms
+        _, _ = self.built_transforms, self.tuning
         precisions = self.precisions
         if not precisions:
             raise InputError("candidates is empty; name precisions such as w8a8, or leave it out")
@@ -227,6 +232,15 @@ class Task:
         if len(set(names)) < len(names):
             raise InputError(f"each transformation is done once; got {', '.join(names)}")
         return built
+
+    @cached_property
+    def tuning(self) -> "Tuning | None":
+        """The tuning, built."""
+        if self.tune is None:
+            return None
+        from mpq.tuning import TUNINGS  # loads torch
+
+        return TUNINGS.build(self.tune)
 
     @cached_property
     def target(self) -> "Target | None":

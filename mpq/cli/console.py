@@ -145,6 +145,8 @@ def _rounding(result: "SearchResult") -> Iterator[str]:
         )
     if made.sequential_rounding is not None:
         yield from made.sequential_rounding.sentences(result.measured.metric.unit)
+    if made.bias_correction is not None:
+        yield from made.bias_correction.sentences(result.measured.metric.unit)
     if result.assignment.tuned is not None:
         yield f"{len(result.assignment.tuned.by_name)} biases and norms tuned; see {TUNED_FILE}"
     if made.tuning is not None:

@@ -124,6 +124,13 @@ CodesCache = Annotated[
         help="Keep the codes of rounded weights in a folder, and find them there the next time.",
     ),
 ]
+BiasCorrection = Annotated[
+    bool,
+    typer.Option(
+        "--bias-correction",
+        help="Move the answer's biases so that layers have the float network's mean outputs.",
+    ),
+]
 Tune = Annotated[
     str | None,
     typer.Option(

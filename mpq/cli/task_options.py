@@ -158,6 +158,7 @@ class CandidateOptions:
     precisions: o.Precisions = None
     to: o.Target = Task.to
     sequential_rounding: o.SequentialRounding = Task.sequential_rounding
+    bias_correction: o.BiasCorrection = Task.bias_correction
     tune: o.Tune = Task.tune
 
 
@@ -203,6 +204,7 @@ class TaskOptions:
             rounding=self.ranges.rounding,
             sequential_rounding=self.candidates.sequential_rounding,
             codes_cache=self.ranges.codes_cache,
+            bias_correction=self.candidates.bias_correction,
             tune=self.candidates.tune,
             transforms=listed(self.ranges.transform) or (),
             seed=self.draws.seed,

@@ -55,6 +55,12 @@ class TunedVector:
         for leaf, start in zip(self.leaves, self._starts, strict=True):
             leaf.copy_(start + self._unit * self.moved)
 
+    @torch.no_grad()
+    def move(self, by: Tensor) -> None:
+        """Adds ``[n]`` to it, also in the network."""
+        self.moved += by.to(self.moved) / self._unit
+        self.fill()
+
     def backward(self) -> None:
         """The gradient from those that the network's parameters have; takes these."""
         gradient = torch.zeros_like(self.moved)

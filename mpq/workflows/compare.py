@@ -78,6 +78,11 @@ def compare(
             "compare measures how well losses are predicted, and no prediction is of codes that "
             "are made again for one answer: leave out sequential_rounding (--sequential-rounding)"
         )
+    if task.bias_correction:
+        raise InputError(
+            "compare measures how well losses are predicted, and no prediction is of biases that "
+            "are corrected for one answer: leave out bias_correction (--bias-correction)"
+        )
     if task.tune is not None:
         raise InputError(
             "compare measures how well losses are predicted, and no prediction is of an answer "

@@ -13,6 +13,7 @@ from mpq.problem.solution import Solution
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator, SpotCheck
 from mpq.sensitivity.spot_check import spot_check
 from mpq.solvers import Solver
+from mpq.workflows.bias_correction import with_corrected_biases
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.method import Method
 from mpq.workflows.minimize import Accepts
@@ -39,8 +40,9 @@ def search(
     """Finds the assignment with the least loss within the limits.
 
     The solver's answer is refined, then rounded again where the task asks for it
-    (``sequential_rounding``), then compared with uniform precisions, and measured; last of all it
-    is tuned where the task asks for it (``tune``).
+    (``sequential_rounding``), then compared with uniform precisions, and measured; last of all its
+    biases are corrected (``bias_correction``), and it is tuned (``tune``), where the task asks for
+    that.
 
     Args:
         task: The network, its data, and what its layers may become.
@@ -127,6 +129,9 @@ def searched(
         problem, solution, method.solver, method.estimator.name, rounds, check, safeguard,
         sequential,
     )  # fmt: skip
+    original = result.comparison("original").measured
+    if task.bias_correction:
+        result = with_corrected_biases(result, prepared, lambda x: method.keeps(x, original))
     return _tuned(prepared, result, method, folder), session
 
 

@@ -132,6 +132,8 @@ class Task:
         transforms: Names of ``mpq.TRANSFORMS`` with options: the network gets other parameters with
             the same function, that lose less when they are rounded. Those that unseen calibration
             examples do not say that they help are not used. Default: none.
+        bias_correction: Whether the answer's biases, and norms that are not folded, take back the
+            mean error of its layers, where unseen calibration examples say that it helps.
         tune: What is tuned of the answer, a name of ``mpq.TUNINGS`` with options such as
             ``scales``: a share of the calibration examples is then kept from rounding and prices,
             and decides whether it helps. Default: nothing.
@@ -160,6 +162,7 @@ class Task:
     sequential_rounding: bool = False
     codes_cache: "Path | str | None" = None
     transforms: Sequence[str] = ()
+    bias_correction: bool = False
     tune: str | None = None
     seed: int = 0
     to: str | None = None

@@ -109,17 +109,7 @@ class Tuner:
         if measured is None or not record.is_kept:
             return replace(found, provenance=provenance)
         rows = {"original": reference.original, "result": measured}
-        comparisons = tuple(
-            replace(row, measured=rows.get(row.label, row.measured)) for row in found.comparisons
-        )
-        metadata = replace(
-            tuned.metadata,
-            measured_loss=measured.divergence,
-            measured_accuracy=measured.accuracy,
-            num_held_out=measured.num_examples,
-        )
-        assignment = replace(tuned, metadata=metadata)
-        return replace(found, assignment=assignment, comparisons=comparisons, provenance=provenance)
+        return replace(found.with_answer(tuned, rows), provenance=provenance)
 
     def tried(self, assignment: Assignment) -> tuple[Assignment, TuningRecord]:
         """The assignment after the best epoch, whatever the decision says of it, and that."""

@@ -23,7 +23,7 @@ class Gram:
     """
 
     def __init__(self, shape: tuple[int, int, int], device: torch.device) -> None:
-        # The part above the diagonal's tiles stays 0: it is that below, and costs nothing.
+        # What is above the diagonal's tiles is not added up: it is that below.
         self._sum = torch.zeros(shape, dtype=torch.float32, device=device)
 
     def add(self, columns: Tensor, times: int = 1) -> None:
@@ -36,13 +36,15 @@ class Gram:
                 start = end
 
     def matrix(self) -> Tensor:
-        """``[G, K, k]``, each block symmetric to the last bit."""
-        if self._sum.shape[-1] == self._sum.shape[-2]:
-            return self._sum.tril() + self._sum.tril(-1).transpose(1, 2)
-        found = torch.zeros_like(self._sum)
-        for (_, block), (_, into) in zip(blocks(self._sum), blocks(found), strict=True):
-            torch.add(block.tril(), block.tril(-1).transpose(1, 2), out=into)
-        return found
+        """``[G, K, k]``, each block symmetric to the last bit; the very memory of the sum."""
+        for _, block in blocks(self._sum):
+            start = 0
+            for end in _ends(block.shape[-1]):
+                tile = block[:, start:end, start:end]
+                tile.copy_(tile.tril() + tile.tril(-1).mT)
+                block[:, start:end, end:] = block[:, end:, start:end].mT
+                start = end
+        return self._sum
 
 
 def _ends(inputs: int) -> list[int]:

@@ -302,7 +302,8 @@ def _alone(layer: Layer, is_reached: bool) -> str:
 
 
 def _is_finite(moment: Tensor) -> bool:
-    return bool(moment.isfinite().all())
+    # Both are NaN where a number is; no copy of the moment is made.
+    return all(bool(end.isfinite()) for end in moment.aminmax())
 
 
 def _with_equal_traces(plain: Tensor, guided: Tensor, guidance: float) -> Tensor:

@@ -148,7 +148,8 @@ def _rounding(result: "SearchResult") -> Iterator[str]:
     if made.bias_correction is not None:
         yield from made.bias_correction.sentences(result.measured.metric.unit)
     if result.assignment.tuned is not None:
-        yield f"{len(result.assignment.tuned.by_name)} biases and norms tuned or corrected; see {TUNED_FILE}"
+        count = len(result.assignment.tuned.by_name)
+        yield f"{count} biases and norms tuned or corrected; see {TUNED_FILE}"
     if made.tuning is not None:
         yield from made.tuning.sentences(result.measured.metric.unit)
 

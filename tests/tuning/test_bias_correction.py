@@ -20,6 +20,7 @@ from mpq.tuning.bias_correction import (
     SHARED,
     bias_corrected,
 )
+from mpq.tuning.channel_means import channels_of
 from tests.workflows.networks import Net, batches
 
 
@@ -232,16 +233,13 @@ def test_layers_that_read_one_tensor_are_corrected_in_one_pass(
             found: Tensor = self.c(self.a(x) * self.b(x))
             return found
 
-    from mpq.tuning import bias_correction
-
     read: list[list[str]] = []
-    channels_of = bias_correction.channels_of
 
     def recording(module: nn.Module, names: Any, data: Any, **options: Any) -> Any:
         read.append(list(names))
         return channels_of(module, names, data, **options)
 
-    monkeypatch.setattr(bias_correction, "channels_of", recording)
+    monkeypatch.setattr("mpq.tuning.bias_correction.channels_of", recording)
     model, data = Fork().eval(), [torch.randn(8, 4) for _ in range(2)]
 
     bias_corrected(model, assigned(model, data, "w2"), Calibration(data))

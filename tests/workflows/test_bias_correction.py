@@ -15,6 +15,7 @@ from mpq.cli.__main__ import app
 from mpq.errors import InputError
 from mpq.network.metric import KL
 from mpq.workflows.bias_correction import corrected
+from mpq.workflows.method import Method
 from tests.workflows.networks import Net, batches
 
 
@@ -104,10 +105,8 @@ def test_an_objective_that_it_would_break_keeps_the_answer(
     net: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit on the measured loss counts, whatever the trial says."""
-    from mpq.workflows import search as search_module
-
     kept = search(task(net))
-    monkeypatch.setattr(search_module.Method, "keeps", lambda *_: False)
+    monkeypatch.setattr(Method, "keeps", lambda *_: False)
 
     found = search(task(net))
 
@@ -153,7 +152,7 @@ def test_convolutions_with_folded_batch_norm(tmp_path: Path) -> None:
     assert "norm.bias" in found.assignment.tuned.by_name
     found.save(tmp_path)
     with torch.no_grad():
-        model.norm.bias += 1
+        model.norm.bias.add_(1)
     with pytest.raises(InputError, match="belongs to another network"):
         mpq.quantize(model, mpq.Assignment.load(tmp_path / "assignment.json"))
 
@@ -161,11 +160,13 @@ def test_convolutions_with_folded_batch_norm(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verb", ["compare", "frontier"])
 def test_verbs_of_many_answers_refuse_it(net: nn.Module, verb: str) -> None:
     """Biases are corrected for one."""
+    asked = {
+        "compare": lambda: mpq.compare(task(net), ["effective_bits=32"]),
+        "frontier": lambda: mpq.frontier(task(net), "weight_bytes"),
+    }
+
     with pytest.raises(InputError, match="leave out bias_correction"):
-        if verb == "compare":
-            mpq.compare(task(net), ["effective_bits=32"])
-        else:
-            mpq.frontier(task(net), "weight_bytes")
+        asked[verb]()
 
 
 def test_the_command_line(tmp_path: Path) -> None:

@@ -81,18 +81,18 @@ class Answers:
 
     def __init__(self, name: str, seed: int, rounding: str, budget_bits: list[int]) -> None:
         self._name, self._seed = name, seed
-        self._model, (self._calibration, self._fresh) = network(name, seed)
+        self.model, (self._calibration, self.fresh) = network(name, seed)
         seen, held_out = parts(self._calibration)
         task = mpq.Task(
-            self._model, seen, held_out, candidates=CANDIDATES, rounding=rounding, seed=seed
+            self.model, seen, held_out, candidates=CANDIDATES, rounding=rounding, seed=seed
         )
-        prepared = self._prepared = Prepared.of(task)
+        prepared = self.prepared = Prepared.of(task)
         self._on = Estimation(
             prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates
         )
         method = Method.of(ESTIMATOR, SOLVER, seed)
         estimate = method.estimator.estimate(self._on)
-        self._chosen = {
+        self.chosen = {
             bits: solved(
                 prepared,
                 method,
@@ -107,15 +107,15 @@ class Answers:
     def rows(self, is_settings: bool) -> Rows:
         """A row for every budget, or every setting."""
         asked = self._settings if is_settings else self._compared
-        return [row for bits, chosen in self._chosen.items() for row in asked(bits, chosen)]
+        return [row for bits, chosen in self.chosen.items() for row in asked(bits, chosen)]
 
     def _named(self, bits: int, **values: Any) -> dict[str, Any]:
         print(self._name, self._seed, bits, values, file=sys.stderr)
         return {"network": self._name, "seed": self._seed, "bits": bits, **values}
 
     def _settings(self, bits: int, chosen: dict[str, Precision]) -> Rows:
-        rounding, on = self._prepared.task.weight_rounding, self._on
-        original = Reference(share_parameters(self._model), mpq.Calibration.of(self._others()))
+        rounding, on = self.prepared.task.weight_rounding, self._on
+        original = Reference(share_parameters(self.model), mpq.Calibration.of(self._others()))
         evaluator = Evaluator(on.network, on.quantizer, original)
         rows = [self._named(bits, step=0, kl_nats=evaluator.measure(chosen).divergence)]
         for step, damping in SETTINGS:
@@ -139,14 +139,14 @@ class Answers:
         return batched(x, y, size=len(self._calibration[0][0]))
 
     def _compared(self, bits: int, chosen: dict[str, Precision]) -> Rows:
-        rounding, on = self._prepared.task.weight_rounding, self._on
+        rounding, on = self.prepared.task.weight_rounding, self._on
         in_order = InOrder(on, chosen, rounding, self._seed)
         start = time.process_time()
         told = trial(in_order)
         decided = time.process_time()
         codes, _ = in_order.codes()
-        done, forward_seconds = time.process_time(), self._forward_seconds()
-        original = Reference(share_parameters(self._model), mpq.Calibration.of(self._fresh))
+        done, forward_seconds = time.process_time(), self.forward_seconds()
+        original = Reference(share_parameters(self.model), mpq.Calibration.of(self.fresh))
         before, after = (
             Evaluator(on.network, replace(on.quantizer, stored=cells), original).measure(chosen)
             for cells in (on.quantizer.stored, {**on.quantizer.stored, **codes})
@@ -165,10 +165,11 @@ class Answers:
         )
         return [row]
 
-    def _forward_seconds(self) -> float:
-        network, start = self._prepared.network, time.process_time()
+    def forward_seconds(self) -> float:
+        """Of one pass over the calibration examples."""
+        network, start = self.prepared.network, time.process_time()
         with torch.no_grad():
-            for batch in network.batches(self._prepared.calibration):
+            for batch in network.batches(self.prepared.calibration):
                 network.outputs(batch)
         return time.process_time() - start
 

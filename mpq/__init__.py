@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mpq.sensitivity import ESTIMATORS as ESTIMATORS
     from mpq.solvers import SOLVERS as SOLVERS
     from mpq.transforms import TRANSFORMS as TRANSFORMS
+    from mpq.tuning import TUNINGS as TUNINGS
     from mpq.workflows.compare import compare as compare
     from mpq.workflows.evaluate import evaluate as evaluate
     from mpq.workflows.frontier import frontier as frontier
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from mpq.workflows.session import Session as Session
     from mpq.workflows.task import Rules as Rules
     from mpq.workflows.task import Task as Task
+    from mpq.workflows.tune import tune as tune
 
 _MODULES: dict[str, tuple[str, ...]] = {
     "errors": ("InfeasibleError", "InputError", "MpqError", "SolverError"),
@@ -69,6 +71,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "sensitivity": ("ESTIMATORS",),
     "solvers": ("SOLVERS",),
     "transforms": ("TRANSFORMS",),
+    "tuning": ("TUNINGS",),
     "backends": ("BACKENDS", "export", "quantize"),
     "report.frontier": ("Frontier",),
     "hardware_profiles": ("Profile", "device_names", "load_device"),
@@ -82,6 +85,7 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "workflows.frontier": ("frontier",),
     "workflows.compare": ("compare",),
     "workflows.evaluate": ("evaluate",),
+    "workflows.tune": ("tune",),
     "workflows.profile": ("profile",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

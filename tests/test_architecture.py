@@ -29,6 +29,7 @@ FLOORS = {
     "backends": 6,
     "report": 6,
     "hardware_profiles": 7,
+    "tuning": 7,
     "workflows": 8,
     "cli": 9,
 }

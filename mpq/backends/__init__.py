@@ -152,6 +152,13 @@ def export(
             f"transformed ({', '.join(assignment.reparametrization.transforms)}): search without "
             "--transform"
         )
+    if assignment.tuned is not None and isinstance(built, Recipe | Text):
+        raise InputError(
+            f"{built.name} writes precisions for the network as it came, and "
+            f"{len(assignment.tuned.by_name)} of its biases and norms were tuned or corrected: "
+            "search without --tune and --bias-correction, or export the network itself (`mpq "
+            "targets`)"
+        )
     if model is not None:
         model, assignment = transformed(model, assignment)
     if isinstance(built, Target):

@@ -23,6 +23,7 @@ from mpq.network.same_start import begin_alike
 from mpq.network.tied_calls import tie_calls, tied_calls_of
 from mpq.network.tracing import kind_of
 from mpq.network.weight_use import Use
+from mpq.network.with_tuned import with_tuned
 from mpq.problem.assignment import Assignment
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import ORIGINAL
@@ -99,20 +100,21 @@ def prepared(model: nn.Module, assignment: Assignment) -> nn.Module:
 
 
 def transformed(model: nn.Module, assignment: Assignment) -> tuple[nn.Module, Assignment]:
-    """The model as the assignment transforms it, and what is left to do: everything else.
+    """The model as the assignment transforms and tunes it, and what is left to do: all else.
 
     Args:
         model: As the user gave it, in evaluation mode; it stays as it is, and comes back where
             there is nothing to transform.
-        assignment: With or without a reparametrization.
+        assignment: With or without a reparametrization and tuned parameters.
 
     Raises:
-        MismatchError: If the parameters are not those that were transformed.
+        MismatchError: If the parameters are not those that were transformed, or tuned.
     """
-    if assignment.reparametrization is None:
-        return model, assignment
-    changes = assignment.reparametrization.changes
-    return reparametrized(model, changes), replace(assignment, reparametrization=None)
+    if assignment.reparametrization is not None:
+        model = reparametrized(model, assignment.reparametrization.changes)
+    if assignment.tuned is not None:
+        model = with_tuned(model, assignment.tuned)
+    return model, replace(assignment, reparametrization=None, tuned=None)
 
 
 def check_folding(
@@ -132,6 +134,8 @@ def check_folding(
     if not assignment.folded:
         return
     seed = assignment.metadata.allow_randomness
+    # What tuning changes is no matter of folding, and is meant to change the output.
+    assignment = replace(assignment, tuned=None)
     with torch.no_grad():
         before, after = (
             metric.positions(begin_alike(module, seed)(*batch.args, **batch.kwargs))

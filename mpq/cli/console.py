@@ -13,6 +13,7 @@ from rich.text import Text
 from mpq._support.names import LONGEST, for_people, shortened, visible
 from mpq._support.streams import answer_stream
 from mpq.network.reparametrization import TRANSFORMS_FILE
+from mpq.network.tuned_parameters import TUNED_FILE
 from mpq.quantization.stored import WEIGHTS_FILE
 
 if TYPE_CHECKING:
@@ -121,7 +122,13 @@ def _unshipped(result: "SearchResult") -> Iterator[str]:
 def _rounding(result: "SearchResult") -> Iterator[str]:
     """How weights became codes, where that looked at data."""
     made, weights = result.provenance, result.assignment.weights
-    if weights is not None:
+    if weights is not None and made.tuning is not None and made.tuning.is_kept:
+        yield (
+            f"{len(weights.by_layer)} of {len(result.assignment.layers)} weights have codes and "
+            f"scales of their own (--rounding {made.rounding}, and tuned); they are in "
+            f"{WEIGHTS_FILE}"
+        )
+    elif weights is not None:
         yield (
             f"{len(weights.by_layer)} of {len(result.assignment.layers)} weights rounded with "
             f"regard to the calibration examples (--rounding {made.rounding}); their codes are "
@@ -138,6 +145,13 @@ def _rounding(result: "SearchResult") -> Iterator[str]:
         )
     if made.sequential_rounding is not None:
         yield from made.sequential_rounding.sentences(result.measured.metric.unit)
+    if made.bias_correction is not None:
+        yield from made.bias_correction.sentences(result.measured.metric.unit)
+    if result.assignment.tuned is not None:
+        count = len(result.assignment.tuned.by_name)
+        yield f"{count} biases and norms tuned or corrected; see {TUNED_FILE}"
+    if made.tuning is not None:
+        yield from made.tuning.sentences(result.measured.metric.unit)
 
 
 def _transforms(result: "SearchResult") -> Iterator[str]:

@@ -283,3 +283,13 @@ def transforms(talk: TalkOptions) -> None:
     from mpq.transforms import TRANSFORMS
 
     _print_parts(TRANSFORMS, talk)
+
+
+@app.command()
+@reporting_errors
+@taking
+def tunings(talk: TalkOptions) -> None:
+    """List what `mpq tune` and `mpq search --tune` can tune, and their options."""
+    from mpq.tuning import TUNINGS
+
+    _print_parts(TUNINGS, talk)

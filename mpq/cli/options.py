@@ -116,6 +116,28 @@ SequentialRounding = Annotated[
         help="Round the answer again, layer by layer, for inputs of the network quantized so far.",
     ),
 ]
+CodesCache = Annotated[
+    str | None,
+    typer.Option(
+        "--codes-cache",
+        metavar="DIR",
+        help="Keep the codes of rounded weights in a folder, and find them there the next time.",
+    ),
+]
+BiasCorrection = Annotated[
+    bool,
+    typer.Option(
+        "--bias-correction",
+        help="Move the answer's biases so that layers have the float network's mean outputs.",
+    ),
+]
+Tune = Annotated[
+    str | None,
+    typer.Option(
+        help="Tune the answer, with a quarter of --data kept apart to decide: scales, all. See "
+        "`mpq tunings`."
+    ),
+]
 Transform = Annotated[
     str | None,
     typer.Option(

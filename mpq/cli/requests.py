@@ -128,7 +128,8 @@ class SearchOptions:
         device, limits = self._checked()
         task, objective = self.asked.task(device), self.objective.objective()
         method = Method.of(self.sensitivity, self.solver, task.seed, objective, self.refine)
-        return searched(task, goal(limits, objective), method, self.curve.resource)
+        # A tuning that is killed goes on from there, after the same search again.
+        return searched(task, goal(limits, objective), method, self.curve.resource, self.output)
 
     def _checked(self) -> tuple[str | None, list[str]]:
         """Device and limits, after a look at the options that need neither network nor data."""

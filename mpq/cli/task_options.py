@@ -105,6 +105,7 @@ class RangeOptions:
     activation_range: o.ActivationRange = Ranges.activation
     rounding: o.Rounding = Task.rounding
     transform: o.Transform = None
+    codes_cache: o.CodesCache = None
 
     def ranges(self) -> Ranges:
         """The ranges that the options describe; ``Ranges`` refuses a name that is no rule."""
@@ -157,6 +158,8 @@ class CandidateOptions:
     precisions: o.Precisions = None
     to: o.Target = Task.to
     sequential_rounding: o.SequentialRounding = Task.sequential_rounding
+    bias_correction: o.BiasCorrection = Task.bias_correction
+    tune: o.Tune = Task.tune
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +203,9 @@ class TaskOptions:
             ranges=self.ranges.ranges(),
             rounding=self.ranges.rounding,
             sequential_rounding=self.candidates.sequential_rounding,
+            codes_cache=self.ranges.codes_cache,
+            bias_correction=self.candidates.bias_correction,
+            tune=self.candidates.tune,
             transforms=listed(self.ranges.transform) or (),
             seed=self.draws.seed,
             allow_randomness=self.draws.allow_randomness,

@@ -17,11 +17,13 @@ from mpq._support.schema import read_schema, validate
 from mpq.errors import FileFormatError, InputError, PrecisionError
 from mpq.network.layer import fingerprint, signature
 from mpq.network.reparametrization import Reparametrization
+from mpq.network.tuned_parameters import TunedParameters
 from mpq.problem.companions import (
     check_companions,
     companions,
     content_beside,
     reparametrization_of,
+    tuned_of,
     weights_of,
 )
 from mpq.problem.stored_weights import check_weights
@@ -139,6 +141,7 @@ class Assignment:
         weights: Weights that were rounded with regard to data, which no ``weight_range`` gives
             again; ``None``: all are rounded to nearest.
         reparametrization: What is done to the network's parameters before anything else.
+        tuned: Biases and norms that tuning changed after that.
     """
 
     layers: tuple[AssignedLayer, ...]
@@ -149,6 +152,7 @@ class Assignment:
     metadata: Metadata = field(default_factory=Metadata)
     weights: StoredWeights | None = None
     reparametrization: Reparametrization | None = None
+    tuned: TunedParameters | None = None
 
     @property
     def precisions(self) -> dict[str, Precision]:
@@ -182,18 +186,18 @@ class Assignment:
         """JSON as ``mpq/problem/assignment.schema.json`` describes it, beside its other files."""
         layers = [_layer_to_dict(layer) for layer in self.layers]
         formats = {name: precision.weight for name, precision in self.precisions.items()}
+        beside = {
+            "weights": self.weights and self.weights.to_dict(formats),
+            "reparametrization": self.reparametrization and self.reparametrization.to_dict(),
+            "tuned": self.tuned and self.tuned.to_dict(),
+        }
         data = {
             "schema_version": schema_versions.ASSIGNMENT,
             "fingerprint": self.fingerprint,
             "weight_range": self.weight_range,
             # Of few assignments: files without it are read by earlier versions as well.
             **({} if self.numerics == OWN else {"numerics": asdict(self.numerics)}),
-            **({} if self.weights is None else {"weights": self.weights.to_dict(formats)}),
-            **(
-                {"reparametrization": self.reparametrization.to_dict()}
-                if self.reparametrization
-                else {}
-            ),
+            **{name: part for name, part in beside.items() if part is not None},
             "folded_batch_norm": dict(self.folded),
             "ties": [list(tie) for tie in self.ties],
             "layers": layers,
@@ -236,7 +240,8 @@ class Assignment:
         folded, weight_range = data["folded_batch_norm"], data["weight_range"]
         weights = weights_of(data.get("weights"), read_weights)
         changes = reparametrization_of(data.get("reparametrization"), read_weights)
-        made = cls(layers, ties, folded, weight_range, numerics, metadata, weights, changes)
+        tuned = tuned_of(data.get("tuned"), read_weights)
+        made = cls(layers, ties, folded, weight_range, numerics, metadata, weights, changes, tuned)
         _check_consistent(made)
         if weights is not None:
             shaped = {x.name: (x.precision, x.weight_shape) for x in layers}
@@ -250,7 +255,7 @@ class Assignment:
         return made
 
     def save(self, folder: Path | str) -> list[Path]:
-        """Writes ``assignment.json``, and beside it codes that data chose and transformations.
+        """Writes ``assignment.json``, and beside it codes that data chose, transformations, tuning.
 
         Args:
             folder: Made if it does not exist; an earlier assignment there is replaced.
@@ -258,7 +263,7 @@ class Assignment:
         Raises:
             OutputError: If it cannot be written to.
         """
-        files, others = companions(self.weights, self.reparametrization)
+        files, others = companions(self.weights, self.reparametrization, self.tuned)
         written = write_files(Path(folder), {"assignment.json": self.to_json().encode(), **files})
         remove_files(Path(folder), others)
         return written
@@ -280,7 +285,7 @@ class Assignment:
         text = read_text(path)
         try:
             found = cls.from_json(text, partial(content_beside, path))
-            check_companions(found.weights, found.reparametrization, path)
+            check_companions(found.weights, found.reparametrization, found.tuned, path)
             check_one_run(path.parent, [path.name, "problem.json", "result.json"])
             return found
         # ``from_json`` knows no path, and the user may have given several.

@@ -7,6 +7,7 @@ from typing import Any
 from mpq._support.json_object import quoted
 from mpq.errors import FileFormatError
 from mpq.network.reparametrization import TRANSFORMS_FILE, Reparametrization
+from mpq.network.tuned_parameters import TUNED_FILE, TunedParameters
 from mpq.quantization.stored import WEIGHTS_FILE, StoredWeights
 
 Stated = Mapping[str, Any]
@@ -16,10 +17,12 @@ Read = Callable[[str], bytes]
 
 
 def companions(
-    weights: StoredWeights | None, reparametrization: Reparametrization | None
+    weights: StoredWeights | None,
+    reparametrization: Reparametrization | None,
+    tuned: TunedParameters | None,
 ) -> tuple[dict[str, bytes], list[str]]:
     """Files to write beside an assignment, and names that an earlier one may have left there."""
-    found = {WEIGHTS_FILE: weights, TRANSFORMS_FILE: reparametrization}
+    found = {WEIGHTS_FILE: weights, TRANSFORMS_FILE: reparametrization, TUNED_FILE: tuned}
     files = {name: part.content for name, part in found.items() if part is not None}
     return files, [name for name, part in found.items() if part is None]
 
@@ -57,6 +60,23 @@ def reparametrization_of(stated: Stated | None, read: Read | None) -> Reparametr
     return Reparametrization.from_content(_content(stated, read, how), stated)
 
 
+def tuned_of(stated: Stated | None, read: Read | None) -> TunedParameters | None:
+    """The tuned vectors that an assignment's JSON states.
+
+    Args:
+        stated: As ``TunedParameters.to_dict``; ``None``: it has none.
+        read: ``None``: there is only the JSON.
+
+    Raises:
+        FileFormatError: If the file is missing, or another one.
+    """
+    if stated is None:
+        return None
+    return TunedParameters.from_content(
+        _content(stated, read, "biases and norms were tuned"), stated
+    )
+
+
 def _content(stated: Stated, read: Read | None, how: str) -> bytes:
     if read is None:
         raise FileFormatError(
@@ -82,20 +102,24 @@ def content_beside(path: Path, name: str) -> bytes:
 
 
 def check_companions(
-    weights: StoredWeights | None, reparametrization: Reparametrization | None, path: Path
+    weights: StoredWeights | None,
+    reparametrization: Reparametrization | None,
+    tuned: TunedParameters | None,
+    path: Path,
 ) -> None:
     """Refuses an assignment that says nothing of a file that lies beside it.
 
     Args:
         weights: That it names.
         reparametrization: That it names.
+        tuned: That it names.
         path: Of assignment.json.
 
     Raises:
         FileFormatError: If it names none and there is one: it would be another network than the
             one that was searched.
     """
-    for name in companions(weights, reparametrization)[1]:
+    for name in companions(weights, reparametrization, tuned)[1]:
         if path.with_name(name).exists():
             raise FileFormatError(
                 f"{name} lies beside it, which it does not name: copy all files of one run, or "

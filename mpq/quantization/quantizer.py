@@ -25,6 +25,7 @@ from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import quantize_activation, quantize_rows, weight_grid
 from mpq.quantization.stored import StoredWeight
+from mpq.quantization.straight_through import straight_through
 
 
 @final
@@ -183,7 +184,7 @@ class QuantizeInput:
         rounded = self._rounded(layer_module, x)
         # Rounding has the derivative 0 almost everywhere: gradients would end here.
         if torch.is_grad_enabled() and x.requires_grad:
-            rounded = _StraightThrough.apply(x, rounded)  # type: ignore[no-untyped-call]
+            rounded = straight_through(x, rounded)
         return with_input(args, kwargs, rounded)
 
     def _rounded(self, layer_module: nn.Module, x: Tensor) -> Tensor:
@@ -191,18 +192,6 @@ class QuantizeInput:
         if block is not None:
             return round_blocks(x, block)
         return self.quantizer.activation(self.name, layer_module, x, self.precision.activation)
-
-
-class _StraightThrough(torch.autograd.Function):
-    """The second argument, with the first one's gradient (Bengio et al. 2013, arXiv:1308.3432)."""
-
-    @staticmethod
-    def forward(_: Any, __: Tensor, rounded: Tensor) -> Tensor:
-        return rounded.detach()
-
-    @staticmethod
-    def backward(_: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None
 
 
 @contextmanager

@@ -66,7 +66,8 @@ def save_result(
         "problem.json": marked(result.problem.to_json(), run_id),
         "result.json": marked(result.to_json(), run_id),
     }
-    beside, others = companions(result.assignment.weights, result.assignment.reparametrization)
+    asked = result.assignment
+    beside, others = companions(asked.weights, asked.reparametrization, asked.tuned)
     files |= beside
     pictures: dict[str, Picture] = {}
     for section in sections:

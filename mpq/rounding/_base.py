@@ -37,8 +37,10 @@ class WeightRounding(Bounded, ABC):
 
         Args:
             rows: ``[O, K]`` floating point, on the CPU.
-            moment: ``[G, K, K]`` float32, symmetric and positive semidefinite: the second moment
-                of the inputs that rows read, in ``G`` consecutive groups of ``O / G`` rows.
+            moment: ``[G, K, k]`` float32, symmetric and positive semidefinite: the second moment
+                of the inputs that rows read, in ``G`` consecutive groups of ``O / G`` rows. ``k``
+                is ``K``; of very long rows the size of the blocks along the diagonal, between
+                which it is taken for 0 (``mpq.rounding.diagonal_blocks``).
             formats: That need a scale.
             grids: Where the scales of each start: ``weight_grid`` of these rows.
             numerics: How scales are stored.
@@ -50,7 +52,7 @@ class WeightRounding(Bounded, ABC):
         found = [replaceable(start) for start in starts]
         count, inputs = len(moment), rows.shape[1]
         of_group = len(rows) // count
-        for groups in _pieces(count, inputs * max(inputs, of_group * len(formats))):
+        for groups in _pieces(count, inputs * max(moment.shape[-1], of_group * len(formats))):
             solver = self.prepared(_one_or_more(moment[groups]))
             held = (groups.stop - groups.start) * inputs
             for members in _stacks(formats):
@@ -62,7 +64,11 @@ class WeightRounding(Bounded, ABC):
 
     @abstractmethod
     def prepared(self, moment: Tensor) -> "StackSolver":
-        """What does the work for the rows of second moments ``[G, K, K]``, or of one ``[K, K]``."""
+        """What does the work for the rows of second moments ``[G, K, k]``, or of one ``[K, k]``.
+
+        Args:
+            moment: As in ``codes``: of one block of ``k = K`` inputs, or of several.
+        """
 
 
 class StackSolver(ABC):

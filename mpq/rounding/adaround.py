@@ -9,6 +9,7 @@ from torch import Tensor
 from mpq.errors import InputError
 from mpq.quantization.grid import level_table, places
 from mpq.rounding._base import StackSolver, WeightRounding
+from mpq.rounding.diagonal_blocks import diagonal, product
 from mpq.rounding.gptq import check_damping
 from mpq.rounding.objective import Objective
 from mpq.rounding.stack import Stack
@@ -107,7 +108,7 @@ class Relaxation:
     """Rows whose weights may lie anywhere between two neighbours, in units of their widest gap.
 
     Args:
-        form: ``[..., K, K]`` of the error.
+        form: ``[..., K, k]`` of the error, as in ``Objective``.
         rest: ``[..., K, R]`` error of the nearer neighbours.
         gap: ``[..., K, R]`` from these to the others; 0 beyond the ends of the grid.
     """
@@ -133,8 +134,8 @@ class Relaxation:
     def slope(self, logits: Tensor, weight: float) -> Tensor:
         """``[..., K, R]`` derivative of error and regularizer, of some weight, by the logits."""
         shares = shares_of(logits)
-        slope = (self.form @ (self.rest + self.gap * shares)).mul_(2 * self.gap)
-        cost = self.form.diagonal(dim1=-2, dim2=-1)[..., None] * self.gap.square()
+        slope = product(self.form, self.rest + self.gap * shares).mul_(2 * self.gap)
+        cost = diagonal(self.form)[..., None] * self.gap.square()
         slope.addcmul_(cost, 2 * shares - 1, value=-4 * weight)
         low, high = STRETCH
         sigmoid = logits.sigmoid()

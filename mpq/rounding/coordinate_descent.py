@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mpq.errors import InputError
 from mpq.rounding._base import NUMBERS_AT_ONCE, StackSolver, WeightRounding
+from mpq.rounding.diagonal_blocks import add_product, blocks, product, quadratic
 from mpq.rounding.gptq import BLOCK, Sequential, check_damping, subtract, subtract_outer
 from mpq.rounding.objective import Objective
 from mpq.rounding.stack import Stack
@@ -143,12 +144,12 @@ def refitted(objective: Objective, stack: Stack, codes: Tensor) -> Stack:
         codes: ``[..., K, R]``.
     """
     form, units = objective.form, codes - stack.zero_point[..., stack.group_of, :]
-    slope = form @ (stack.all_numbers(codes) - stack.target)  # [..., K, R]
+    slope = product(form, stack.all_numbers(codes) - stack.target)  # [..., K, R]
     scale = stack.scale.clone()
     for group in range(scale.shape[-2]):
         inputs = (stack.group_of == group).nonzero()[:, 0]
         own, before = units[..., inputs, :], scale[..., group, :]
-        curvature = ((form[..., inputs, :][..., inputs] @ own) * own).sum(dim=-2)
+        curvature = quadratic(form, inputs, own)
         change = -(own * slope[..., inputs, :]).sum(dim=-2) / curvature.clamp_min(
             torch.finfo(torch.float32).tiny
         )
@@ -157,13 +158,22 @@ def refitted(objective: Objective, stack: Stack, codes: Tensor) -> Stack:
         change = torch.where((curvature > 0) & is_same, change, 0.0)
         scale[..., group, :] += change
         if scale.shape[-2] > 1:
-            slope += form[..., inputs] @ (own * change[..., None, :])
+            add_product(slope, form, inputs, own * change[..., None, :])
     return stack.with_scale(scale)
 
 
 def swept(objective: Objective, stack: Stack, codes: Tensor) -> Tensor:
     """Codes ``[..., K, R]`` after each was set to its best value, given the others, in order."""
-    form, diagonal = objective.form, objective.diagonal
+    parts = (
+        _swept(block, stack.of_inputs(part), codes[..., part, :])
+        for part, block in blocks(objective.form)
+    )
+    return torch.cat(list(parts), dim=-2)
+
+
+def _swept(form: Tensor, stack: Stack, codes: Tensor) -> Tensor:
+    """The same of a form of one block: inputs of different blocks do not know of each other."""
+    diagonal = form.diagonal(dim1=-2, dim2=-1)
     found = codes.clone()
     numbers = stack.all_numbers(found)
     slope = form @ (numbers - stack.target)  # [..., K, R]

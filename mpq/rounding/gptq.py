@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mpq.errors import InputError
 from mpq.rounding._base import StackSolver, WeightRounding
+from mpq.rounding.diagonal_blocks import blocks
 from mpq.rounding.objective import Objective
 from mpq.rounding.stack import Stack
 
@@ -65,28 +66,51 @@ class _GptqSolver(StackSolver):
 @final
 @dataclass(frozen=True, eq=False)
 class Sequential:
-    """The factorization that says what an input's error costs those that follow.
+    """Rounds the inputs of each of a form's blocks one after another.
 
     Args:
-        order: ``[..., K]`` inputs, in the order in which they are rounded.
-        upper: ``[..., K, K]`` float32, upper Cholesky factor of the form's inverse in that order.
+        parts: Of each block its inputs and its factorization.
+    """
+
+    parts: tuple[tuple[slice, "Factorization"], ...]
+
+    @classmethod
+    def of(cls, objective: Objective, activation_order: bool = True) -> Self:
+        """Of a damped form, see ``Factorization.of``."""
+        found = ((p, Factorization.of(b, activation_order)) for p, b in blocks(objective.form))
+        return cls(tuple(found))
+
+    def codes(self, stack: Stack) -> Tensor:
+        """``[..., K, R]`` codes of a stack, at its scales."""
+        return torch.cat([each.codes(stack.of_inputs(part)) for part, each in self.parts], dim=-2)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Factorization:
+    """What an input's error costs those that follow, in one block of a form.
+
+    Args:
+        order: ``[..., k]`` inputs, in the order in which they are rounded.
+        upper: ``[..., k, k]`` float32, upper Cholesky factor of the form's inverse in that order.
     """
 
     order: Tensor
     upper: Tensor
 
     @classmethod
-    def of(cls, objective: Objective, activation_order: bool = True) -> Self:
-        """Of a damped form, which can be inverted.
+    def of(cls, form: Tensor, activation_order: bool) -> Self:
+        """Of a damped form ``[..., k, k]``, which can be inverted.
 
         Raises:
             InputError: If it cannot, as a form that is not positive semidefinite was damped little.
         """
-        order = torch.arange(objective.form.shape[-1]).expand(objective.diagonal.shape)
+        diagonal = form.diagonal(dim1=-2, dim2=-1)
+        order = torch.arange(form.shape[-1]).expand(diagonal.shape)
         if activation_order:
             # Stable, as equal inputs must not come in another order elsewhere.
-            order = objective.diagonal.argsort(descending=True, stable=True)
-        rows_ordered = objective.form.take_along_dim(order[..., None], dim=-2)
+            order = diagonal.argsort(descending=True, stable=True)
+        rows_ordered = form.take_along_dim(order[..., None], dim=-2)
         ordered = rows_ordered.take_along_dim(order[..., None, :], dim=-1)
         # In double precision: two factorizations of what is close to singular.
         lower, failed_at = torch.linalg.cholesky_ex(ordered.double())
@@ -99,7 +123,7 @@ class Sequential:
         return cls(order, torch.linalg.cholesky(inverse, upper=True).float())
 
     def codes(self, stack: Stack) -> Tensor:
-        """``[..., K, R]`` codes of a stack, at its scales."""
+        """``[..., k, R]`` codes of a stack, at its scales."""
         left = stack.target.take_along_dim(self.order[..., None], dim=-2)
         ordered = torch.empty_like(left)
         for start in range(0, stack.num_inputs, BLOCK):

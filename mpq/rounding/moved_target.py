@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mpq.errors import InputError
+from mpq.rounding.diagonal_blocks import blocks, diagonal
 
 DAMPING: Final = 0.05
 """Share of the mean of the moment's diagonal that is added to it."""
@@ -26,12 +27,12 @@ def moved_target(
     follow. Asymmetric calibration, as in GPTAQ (Li et al. 2025, arXiv:2504.02692); they change the
     update of GPTQ input by input, we the weight before any rounding.
 
-    Solved in float64, which takes ``16 K^2`` bytes for one group at a time.
+    Solved in float64, which takes ``16 k^2`` bytes for one block of one group at a time.
 
     Args:
         rows: ``[O, K]``, in ``G`` consecutive groups of ``O / G`` rows.
-        moment: ``[G, K, K]`` second moment ``H`` of the quantized network's inputs.
-        crossed: ``[G, K, K]`` moment ``C``: float inputs by quantized inputs.
+        moment: ``[G, K, k]`` second moment ``H`` of the quantized network's inputs.
+        crossed: ``[G, K, k]`` moment ``C``: float inputs by quantized inputs.
         step: Share of the way, :math:`\alpha`, from 0 to 1.
         damping: :math:`\lambda` as a share of the mean of ``H``'s diagonal, above 0. Inputs that
             are always 0 move nothing.
@@ -53,12 +54,23 @@ def moved_target(
 
 
 def _moved(rows: Tensor, moment: Tensor, crossed: Tensor, step: float, damping: float) -> Tensor:
-    form, rows = moment.double().clone(), rows.double()  # float64 may be the caller's
-    change = rows @ (crossed.double() - form)  # [O, K]
-    mean = float(form.diagonal().mean())
+    mean = float(diagonal(moment).double().mean())
     if mean <= 0:  # only zeros are read
         return rows.float()
-    form.diagonal().add_(damping * mean)
+    pairs = zip(blocks(moment), blocks(crossed), strict=True)
+    moved = [
+        _moved_block(rows[:, part], block, other, step, damping * mean)
+        for (part, block), (_, other) in pairs
+    ]
+    return torch.cat(moved, dim=1)
+
+
+def _moved_block(
+    rows: Tensor, moment: Tensor, crossed: Tensor, step: float, raised: float
+) -> Tensor:
+    form, rows = moment.double().clone(), rows.double()  # float64 may be the caller's
+    change = rows @ (crossed.double() - form)  # [O, k]
+    form.diagonal().add_(raised)
     # H is symmetric: what stands on its right is solved for on its left.
     moved: Tensor = rows + step * torch.linalg.solve(form, change.mT).mT
     return moved.float()

@@ -6,6 +6,7 @@ from typing import Self, final
 import torch
 from torch import Tensor
 
+from mpq.rounding.diagonal_blocks import add_to_diagonal, diagonal, product
 from mpq.rounding.stack import Stack
 
 
@@ -15,8 +16,9 @@ class Objective:
     r"""The squared error of outputs, :math:`d^T H d` for an error ``d`` of a weight's row.
 
     Args:
-        form: ``[..., K, K]`` float32: the second moment of the inputs, in units of the mean of its
-            diagonal, damped; of several groups of rows, or of one.
+        form: ``[..., K, k]`` float32: the second moment of the inputs, in units of the mean of its
+            diagonal, damped; of several groups of rows, or of one. Of one block or of several
+            (``mpq.rounding.diagonal_blocks``); between blocks it is 0.
     """
 
     form: Tensor
@@ -29,26 +31,26 @@ class Objective:
         can be inverted. Inputs that are always 0 count by it alone.
 
         Args:
-            moment: ``[..., K, K]``, symmetric and positive semidefinite.
+            moment: ``[..., K, k]``, symmetric and positive semidefinite.
             damping: Share of the mean of the diagonal, above 0.
         """
-        mean = moment.diagonal(dim1=-2, dim2=-1).double().mean(dim=-1)[..., None, None]
+        mean = diagonal(moment).double().mean(dim=-1)[..., None, None]
         # Of a layer that only reads zeros every rounding is as good: all weights count the same.
         unit = torch.where(mean > 0, mean, 1.0).float()
         raised = torch.where(mean > 0, damping, 1.0)[..., 0].float()
         # In these units squared errors of small inputs do not vanish in float32.
         form = moment.float() / unit
-        form.diagonal(dim1=-2, dim2=-1).add_(raised)
+        add_to_diagonal(form, raised)
         return cls(form)
 
     @property
     def diagonal(self) -> Tensor:
         """``[..., K]``, positive."""
-        return self.form.diagonal(dim1=-2, dim2=-1)
+        return diagonal(self.form)
 
     def of_errors(self, errors: Tensor) -> Tensor:
         """``[..., R]`` for errors ``[..., K, R]``, a column per row of the weight."""
-        return ((self.form @ errors) * errors).sum(dim=-2)
+        return (product(self.form, errors) * errors).sum(dim=-2)
 
     def of_codes(self, stack: Stack, codes: Tensor) -> Tensor:
         """``[..., R]`` for codes ``[..., K, R]``, in units of each row's squared largest weight."""

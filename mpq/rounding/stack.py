@@ -111,6 +111,10 @@ class Stack:
             high=first.high.repeat(count),
         )
 
+    def of_inputs(self, part: slice) -> Self:
+        """Some consecutive inputs of the same rows, with all scales."""
+        return replace(self, target=self.target[..., part, :], group_of=self.group_of[part])
+
     def cells(self, inputs: Tensor) -> "Cells":
         """Where the numbers of some inputs may lie: ``[k]``, or ``[..., k]`` for each group."""
         scale, point = (_at(t, self.group_of[inputs]) for t in (self.scale, self.zero_point))

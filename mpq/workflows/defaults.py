@@ -17,6 +17,8 @@ ESTIMATORS_COMPARED: Final = (
     "weight-error",
 )
 """What ``compare`` compares."""
+TUNING: Final = "scales"
+"""What ``tune`` tunes."""
 NUM_RANDOM: Final = 100
 """Random assignments near each limit of ``compare``: Spearman's rho is then known to 0.1 or so."""
 MAX_COMPARED_LOSS: Final = 0.5

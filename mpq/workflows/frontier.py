@@ -53,6 +53,16 @@ def frontier(
             "a frontier has many answers, and codes are made again for one: leave out "
             "sequential_rounding (--sequential-rounding), or search at the point that you take"
         )
+    if task.bias_correction:
+        raise InputError(
+            "a frontier has many answers, and biases are corrected for one: leave out "
+            "bias_correction (--bias-correction), or search at the point that you take"
+        )
+    if task.tune is not None:
+        raise InputError(
+            "a frontier has many answers, and one is tuned: leave out tune (--tune), or search at "
+            "the point that you take"
+        )
     method = Method.of(sensitivity, solver, task.seed)
     with showing_progress(progress):
         # A whole search, for what lies beside the curve: the uniform precisions, measured.

@@ -27,6 +27,8 @@ from mpq.sensitivity import Estimation
 from mpq.sensitivity.passes.paired_moments import PairedMoments, paired_moments
 from mpq.sensitivity.passes.row_weights import row_weights
 from mpq.sensitivity.passes.second_moments import POSITIONS
+from mpq.workflows.codes_cache import CodesCache
+from mpq.workflows.codes_keys import ToRound
 from mpq.workflows.own_codes import Cells
 
 STEP: Final = 0.5
@@ -57,6 +59,7 @@ class InOrder:
         seed: Of the probes that guide the moments.
         step: See ``moved_target``.
         damping: See ``moved_target``.
+        kept: Where codes are looked up and kept; ``None``: nowhere.
     """
 
     on: Estimation
@@ -65,6 +68,7 @@ class InOrder:
     seed: int = 0
     step: float = STEP
     damping: float = DAMPING
+    kept: CodesCache | None = None
 
     def codes(self) -> tuple[Cells, Mapping[str, str]]:
         """The new codes; and the layers whose codes stay as they are, with the reason."""
@@ -146,10 +150,11 @@ class InOrder:
         with torch.no_grad():
             # Not the quantizer's grid, which is that of the weight as it came.
             grid = weight_grid(target, tensor_format, method, quantizer.numerics)
-            (found,) = self.rounding.codes(
-                target, moments.moment, [tensor_format], [grid], quantizer.numerics
-            )
-        return found.stored(rows)
+        asked = ToRound(
+            rows, target, moments.moment, [tensor_format], [grid], quantizer.numerics, self.rounding
+        )
+        (found,) = asked.codes() if self.kept is None else self.kept.codes(asked)
+        return found
 
 
 def _stages(layers: Sequence[Layer]) -> Iterator[list[Layer]]:

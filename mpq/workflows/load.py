@@ -23,10 +23,12 @@ from mpq.problem.solution import Solution, Status
 from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.report.safeguard import Excess, Safeguard, UniformCheck
 from mpq.sensitivity import CheckedCell, SpotCheck
+from mpq.workflows.bias_record import BiasCorrection
 from mpq.workflows.provenance import Provenance, UsedDevice
 from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
 from mpq.workflows.sequential_rounding import SequentialRounding
+from mpq.workflows.tuning_record import TuningRecord
 
 
 def load(folder: Path | str) -> SearchResult:
@@ -154,12 +156,15 @@ def _provenance_from_dict(data: Mapping[str, Any]) -> Provenance:
     reach = data.pop("reach", None) or {"never": data.pop("uncalled", [])}
     rounds = tuple(Refinement(**found) for found in data["refinements"])
     used = None if device is None else UsedDevice(**_with_tuples(device))
-    again = data.get("sequential_rounding")
+    again, tuning = data.get("sequential_rounding"), data.get("tuning")
+    biases = data.get("bias_correction")
     known = {
         "refinements": rounds,
         "device": used,
         "reach": Reach(**_with_tuples(reach)),
         "sequential_rounding": None if again is None else SequentialRounding(**again),
+        "bias_correction": None if biases is None else BiasCorrection(**_with_tuples(biases)),
+        "tuning": None if tuning is None else TuningRecord(**_with_tuples(tuning)),
     }
     return Provenance(**{**_with_tuples(data), **known})
 

@@ -8,10 +8,11 @@ from mpq.errors import InputError
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
+from mpq.report.measurement import Measurement
 from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
 from mpq.solvers import SOLVERS, Solver
 from mpq.solvers.queries.solve import solve
-from mpq.workflows.minimize import Accepts, criterion, minimize
+from mpq.workflows.minimize import Accepts, criterion, keeps, minimize
 from mpq.workflows.objective import Objective
 from mpq.workflows.refine import Refinement, refinable_estimator
 from mpq.workflows.refine import refine as refine_solution
@@ -101,6 +102,10 @@ class Method:
         if self.objective is None:
             return lambda _: True
         return criterion(self.objective, problem, prepared.on_held_out)
+
+    def keeps(self, measured: Measurement, original: Measurement) -> bool:
+        """Whether what is measured of an answer keeps what the objective says of that."""
+        return self.objective is None or keeps(self.objective, measured, original)
 
     def refined(
         self, problem: Problem, solution: Solution, prepared: Prepared

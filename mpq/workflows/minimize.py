@@ -12,6 +12,7 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.problem.tolerances import is_within
 from mpq.quantization.precision import ORIGINAL
+from mpq.report.measurement import Measurement
 from mpq.solvers import Solver
 from mpq.solvers.queries.least_cost import least_cost_measured
 from mpq.solvers.queries.solve import cheapest
@@ -96,26 +97,32 @@ def criterion(objective: Objective, problem: Problem, evaluator: Evaluator) -> A
         most = objective.max_loss
         return lambda columns: is_within(problem.loss_of(columns), most)
     precisions, names = problem.loss.precisions, problem.loss.layers
-
-    def measured(columns: Columns) -> tuple[float, float | None]:
-        found = evaluator.measure(
-            {n: precisions[column] for n, column in zip(names, columns.tolist(), strict=True)}
-        )
-        return found.divergence, found.accuracy
-
-    if objective.max_measured_loss is not None:
-        limit = objective.max_measured_loss
-        return lambda columns: is_within(measured(columns)[0], limit)
     # Measured on the same examples: a drop from a published accuracy would compare two data sets.
-    original = evaluator.measure(evaluator.uniform(ORIGINAL)).accuracy
-    if original is None or objective.max_accuracy_drop is None:
+    original = evaluator.measure(evaluator.uniform(ORIGINAL))
+    if objective.max_measured_loss is None and original.accuracy is None:
         raise InputError("max_accuracy_drop needs held-out examples with targets")
-    least = original - objective.max_accuracy_drop
 
+    def accepts(columns: Columns) -> bool:
+        chosen = {n: precisions[column] for n, column in zip(names, columns.tolist(), strict=True)}
+        return keeps(objective, evaluator.measure(chosen), original)
+
+    return accepts
+
+
+def keeps(objective: Objective, measured: Measurement, original: Measurement) -> bool:
+    """Whether what is measured loses no more than the objective allows, if it speaks of that.
+
+    Args:
+        objective: What may be lost.
+        measured: Of an assignment.
+        original: Of the original on the same examples.
+    """
+    if objective.max_measured_loss is not None:
+        return is_within(measured.divergence, objective.max_measured_loss)
+    if objective.max_accuracy_drop is None:
+        return True
+    # As of the original, by ``criterion``.
+    assert measured.accuracy is not None
+    assert original.accuracy is not None
     # The difference is rounded: an accuracy that dropped by just so much must not be refused.
-    def is_accurate(columns: Columns) -> bool:
-        accuracy = measured(columns)[1]
-        assert accuracy is not None  # as of the original
-        return is_within(least, accuracy)
-
-    return is_accurate
+    return is_within(original.accuracy - objective.max_accuracy_drop, measured.accuracy)

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from typing import final
 
 from mpq.network.reach import Reach
+from mpq.workflows.bias_record import BiasCorrection
 from mpq.workflows.refine import Refinement
 from mpq.workflows.sequential_rounding import SequentialRounding
+from mpq.workflows.tuning_record import TuningRecord
 
 
 @final
@@ -58,6 +60,8 @@ class Provenance:
         transforms: Transformations that were asked for, as ``TRANSFORMS.build`` takes them.
         untransformed: Transformation and weight to why the graph does not allow it there.
         transforms_unhelped: Transformation to why it is not used.
+        bias_correction: What correcting the answer's biases gave; ``None``: it was not asked for.
+        tuning: What tuning the answer gave; ``None``: it was not asked for.
         mpq_version: Version of mpq that made it; empty where it is not known.
         torch_version: Version of torch that it was made with; empty where it is not known.
     """
@@ -83,5 +87,7 @@ class Provenance:
     transforms: tuple[str, ...] = ()
     untransformed: Mapping[str, str] = field(default_factory=dict)
     transforms_unhelped: Mapping[str, str] = field(default_factory=dict)
+    bias_correction: BiasCorrection | None = None
+    tuning: TuningRecord | None = None
     mpq_version: str = ""
     torch_version: str = ""

@@ -1,7 +1,7 @@
 """What a search found: a plain record that can be saved, loaded again, and asked further."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
@@ -135,6 +135,26 @@ class SearchResult:
         if label not in found:
             raise UnknownNameError("row of the comparison", label, found)
         return found[label]
+
+    def with_answer(
+        self, assignment: Assignment, measured: Mapping[str, Measurement]
+    ) -> "SearchResult":
+        """The same search with other numbers in the same precisions.
+
+        Args:
+            assignment: The answer's, which says the measurement of ``result`` in the end.
+            measured: Rows of the comparison, ``result`` among them, to what they are now.
+        """
+        result = measured["result"]
+        metadata = replace(
+            assignment.metadata,
+            measured_loss=result.divergence,
+            measured_accuracy=result.accuracy,
+            num_held_out=result.num_examples,
+        )
+        rows = (replace(x, measured=measured.get(x.label, x.measured)) for x in self.comparisons)
+        answer = replace(assignment, metadata=metadata)
+        return replace(self, assignment=answer, comparisons=tuple(rows))
 
     def frontier(
         self,

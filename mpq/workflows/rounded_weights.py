@@ -1,6 +1,6 @@
 """Every layer's weight at every candidate, rounded with regard to the calibration examples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, final
 
@@ -25,6 +25,8 @@ from mpq.quantization.stored import StoredWeight
 from mpq.rounding import AutoRounding, Nearest, WeightRounding
 from mpq.sensitivity import Estimation
 from mpq.sensitivity.passes.second_moments import SecondMoments, second_moments
+from mpq.workflows.codes_cache import CodesCache
+from mpq.workflows.codes_keys import ToRound, network_key
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
 
@@ -56,7 +58,9 @@ class RoundedWeights:
     unguided: Mapping[str, str] = field(default_factory=dict)
 
 
-def rounded_weights(on: Estimation, rounding: WeightRounding, seed: int) -> RoundedWeights:
+def rounded_weights(
+    on: Estimation, rounding: WeightRounding, seed: int, kept: CodesCache | None = None
+) -> RoundedWeights:
     """Rounds the weights of all layers at all candidates; nothing to do for ``nearest``.
 
     Layers that share a weight are looked at once, and get the same codes. Takes a forward and a
@@ -70,22 +74,27 @@ def rounded_weights(on: Estimation, rounding: WeightRounding, seed: int) -> Roun
             from.
         rounding: How codes are found.
         seed: Of the probes that guide the second moments.
+        kept: Where codes are looked up and kept; ``None``: nowhere.
     """
     formats = [f for f in on.weights.formats if f.number.needs_scale]
     if isinstance(rounding, Nearest) or not formats:
         return RoundedWeights()
     if not isinstance(rounding, AutoRounding):
-        return rounded_by_all(on, rounding, formats, seed)
+        return rounded_by_all(on, rounding, formats, seed, kept)
     if on.data.num_examples < 2:
         return RoundedWeights(to_nearest=dict.fromkeys(on.names, SINGLE))
-    helped = _helped(on, rounding, formats, seed)
+    helped = _helped(on, rounding, formats, seed, kept)
     unhelped = tuple(spell_weight(f) for f in formats if f not in helped)
-    found = rounded_by_all(on, rounding, helped, seed) if helped else RoundedWeights()
+    found = rounded_by_all(on, rounding, helped, seed, kept) if helped else RoundedWeights()
     return replace(found, unhelped=unhelped)
 
 
 def _helped(
-    on: Estimation, rounding: AutoRounding, formats: Sequence[TensorFormat], seed: int
+    on: Estimation,
+    rounding: AutoRounding,
+    formats: Sequence[TensorFormat],
+    seed: int,
+    kept: CodesCache | None,
 ) -> list[TensorFormat]:
     """Formats in which weights are rounded with regard to data: all, or none, or all but a few.
 
@@ -95,7 +104,7 @@ def _helped(
     left = list(formats)
     while left:
         tried = _spread(left)
-        worse = _unhelped(on, rounding, tried, seed)
+        worse = _unhelped(on, rounding, tried, seed, kept)
         if not worse:
             return left
         if worse != tried[:1]:
@@ -112,7 +121,11 @@ def _spread(formats: Sequence[TensorFormat]) -> list[TensorFormat]:
 
 
 def _unhelped(
-    on: Estimation, rounding: AutoRounding, formats: Sequence[TensorFormat], seed: int
+    on: Estimation,
+    rounding: AutoRounding,
+    formats: Sequence[TensorFormat],
+    seed: int,
+    kept: CodesCache | None,
 ) -> list[TensorFormat]:
     """Formats in which the network loses more on examples that its codes were not found with.
 
@@ -121,7 +134,7 @@ def _unhelped(
     """
 
     def tried(share: tuple[Calibration, Calibration]) -> dict[TensorFormat, Array]:
-        return _left_out(on, rounding, formats, seed, share)
+        return _left_out(on, rounding, formats, seed, share, kept)
 
     first, *others = folds(on.data, rounding.share)
     found = tried(first)
@@ -148,10 +161,11 @@ def _left_out(
     formats: Sequence[TensorFormat],
     seed: int,
     share: tuple[Calibration, Calibration],
+    kept: CodesCache | None,
 ) -> dict[TensorFormat, Array]:
     """``[N]`` gains of every format, on examples that codes were not found with."""
     seen, unseen = share
-    trial = rounded_by_all(replace(on, data=seen), rounding, formats, seed)
+    trial = rounded_by_all(replace(on, data=seen), rounding, formats, seed, kept)
     if not trial.stored:
         return {}
     original = Reference(on.network.module, unseen, on.network.metric, on.network.allow_randomness)
@@ -184,21 +198,59 @@ def _gains(by_nearest: Evaluator, by_trial: Evaluator, tensor_format: TensorForm
 
 
 def rounded_by_all(
-    on: Estimation, rounding: WeightRounding, formats: Sequence[TensorFormat], seed: int
+    on: Estimation,
+    rounding: WeightRounding,
+    formats: Sequence[TensorFormat],
+    seed: int,
+    kept: CodesCache | None = None,
 ) -> RoundedWeights:
-    """The weights of all layers in some formats, by all of the examples and without a trial."""
+    """The weights of all layers in some formats, by all of the examples and without a trial.
+
+    With ``kept``, layers that were rounded before are not rounded again; where all were, no pass is
+    made at all (``network_key``).
+    """
+    name = "" if kept is None else network_key(on, rounding, formats, seed)
+    known = None if kept is None else _known(kept, name, formats)
+    if known is not None:
+        return known
     moments = _moments(on, seed)
     found: dict[tuple[str, TensorFormat], StoredWeight] = {}
-    for layer in track(on.network.layers, "rounding weights"):
-        if layer.name in moments.missing:
-            continue
-        owner = layer.weight_of or layer.name
-        if (owner, formats[0]) in found:  # the codes of the layer that it shares it with
-            found |= {(layer.name, f): found[owner, f] for f in formats}
-        else:
-            codes = _codes(on, layer.name, moments.values[layer.name], formats, rounding)
-            found |= {(layer.name, f): weight for f, weight in codes.items()}
-    return RoundedWeights(found, dict(moments.missing), unguided=dict(moments.unguided))
+    keys: dict[str, str] = {}
+    for layers in track(_sharing(on, moments.missing), "rounding weights"):
+        asked = _to_round(on, layers[0], moments.values[layers[0]], formats, rounding)
+        weights = asked.codes() if kept is None else kept.codes(asked)
+        for layer in layers:
+            found |= {(layer, f): w for f, w in zip(formats, weights, strict=True)}
+        if kept is not None:
+            keys |= dict.fromkeys(layers, asked.key)
+    made = RoundedWeights(found, dict(moments.missing), unguided=dict(moments.unguided))
+    if kept is not None:
+        record = {"codes": keys, "to_nearest": made.to_nearest, "unguided": made.unguided}
+        kept.keep_record(name, record)
+    return made
+
+
+def _known(kept: CodesCache, name: str, formats: Sequence[TensorFormat]) -> RoundedWeights | None:
+    """What was kept of a network, if all of it is there."""
+    record = kept.record(name)
+    if record is None:
+        return None
+    found: dict[tuple[str, TensorFormat], StoredWeight] = {}
+    for layer, key in record["codes"].items():
+        weights = kept.weights(key)
+        if weights is None:
+            return None
+        found |= {(layer, f): w for f, w in zip(formats, weights, strict=True)}
+    return RoundedWeights(found, record["to_nearest"], unguided=record["unguided"])
+
+
+def _sharing(on: Estimation, missing: Collection[str]) -> list[list[str]]:
+    """Layers that are rounded, those together that share a weight, and so its codes."""
+    found: dict[str, list[str]] = {}
+    for layer in on.network.layers:
+        if layer.name not in missing:
+            found.setdefault(layer.weight_of or layer.name, []).append(layer.name)
+    return list(found.values())
 
 
 def _moments(on: Estimation, seed: int) -> SecondMoments:
@@ -212,17 +264,16 @@ def _moments(on: Estimation, seed: int) -> SecondMoments:
         return replace(found, unguided=dict.fromkeys(found.values, why))
 
 
-def _codes(
+def _to_round(
     on: Estimation,
     name: str,
     moment: torch.Tensor,
     formats: Sequence[TensorFormat],
     rounding: WeightRounding,
-) -> dict[TensorFormat, StoredWeight]:
+) -> ToRound:
     layer_module = on.network.layer_module(name)
     weight = weight_of(layer_module).detach()
     rows = layout_of(layer_module).to_rows(weight).float().cpu()
     with torch.no_grad():
         grids = [on.quantizer.grid(name, rows, tensor_format) for tensor_format in formats]
-        found = rounding.codes(rows, moment, formats, grids, on.quantizer.numerics)
-    return {f: codes.stored(rows) for f, codes in zip(formats, found, strict=True)}
+    return ToRound(rows, rows, moment, formats, grids, on.quantizer.numerics, rounding)

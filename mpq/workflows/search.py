@@ -1,6 +1,7 @@
 """The main job, told once: model + data + device + limits -> assignment."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from mpq._support.progress import showing_progress
 from mpq.errors import InputError
@@ -12,6 +13,7 @@ from mpq.problem.solution import Solution
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator, SpotCheck
 from mpq.sensitivity.spot_check import spot_check
 from mpq.solvers import Solver
+from mpq.workflows.bias_correction import with_corrected_biases
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.method import Method
 from mpq.workflows.minimize import Accepts
@@ -22,6 +24,7 @@ from mpq.workflows.sequential_rounding import SequentialRounding, round_again
 from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task, check_task
+from mpq.workflows.tuning import Examples, Tuner
 
 
 def search(
@@ -37,7 +40,9 @@ def search(
     """Finds the assignment with the least loss within the limits.
 
     The solver's answer is refined, then rounded again where the task asks for it
-    (``sequential_rounding``), then compared with uniform precisions, and measured.
+    (``sequential_rounding``), then compared with uniform precisions, and measured; last of all its
+    biases are corrected (``bias_correction``), and it is tuned (``tune``), where the task asks for
+    that.
 
     Args:
         task: The network, its data, and what its layers may become.
@@ -84,7 +89,11 @@ def goal(limits: Limits, objective: Objective | None) -> tuple[Limit, ...]:
 
 @random_state_kept()
 def searched(
-    task: Task, limits: Sequence[Limit], method: Method, axis: str | None = None
+    task: Task,
+    limits: Sequence[Limit],
+    method: Method,
+    axis: str | None = None,
+    folder: Path | None = None,
 ) -> tuple[SearchResult, Session]:
     """The search itself, and what is live of it; without limits or an objective the least loss.
 
@@ -93,6 +102,7 @@ def searched(
         limits: That have been read.
         method: How.
         axis: The resource of a frontier that the result is asked for.
+        folder: Where the state of a tuning is kept after each epoch; ``None``: nowhere.
     """
     prepared = Prepared.of(task)
     # what cannot be met, minimized or drawn is refused before the estimate, which takes longest
@@ -119,7 +129,24 @@ def searched(
         problem, solution, method.solver, method.estimator.name, rounds, check, safeguard,
         sequential,
     )  # fmt: skip
-    return result, session
+    original = result.comparison("original").measured
+    if task.bias_correction:
+        result = with_corrected_biases(result, prepared, lambda x: method.keeps(x, original))
+    return _tuned(prepared, result, method, folder), session
+
+
+def _tuned(
+    prepared: Prepared, result: SearchResult, method: Method, folder: Path | None
+) -> SearchResult:
+    """The result with its answer tuned, if that is asked for and helps."""
+    tuning, unseen = prepared.task.tuning, prepared.unseen
+    if tuning is None or unseen is None:
+        return result
+    original = result.comparison("original").measured
+    examples = Examples.of(prepared.calibration, unseen, prepared.held_out, tuning.share)
+    return Tuner(prepared.task.model, examples, tuning, prepared.task.seed, folder).result(
+        result, lambda measured: method.keeps(measured, original)
+    )
 
 
 def estimated(
@@ -150,7 +177,7 @@ def _rounded_again(
     assert columns is not None
     return round_again(
         _asked(prepared), solution.precisions(problem), prepared.task.weight_rounding,
-        prepared.task.seed, prepared.own_codes, lambda: accepts(columns),
+        prepared.task.seed, prepared.own_codes, lambda: accepts(columns), prepared.kept_codes,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from mpq.network.folds import folds
 from mpq.quantization.precision import Precision
 from mpq.rounding import AutoRounding, WeightRounding
 from mpq.sensitivity import Estimation
+from mpq.workflows.codes_cache import CodesCache
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.in_order import InOrder
@@ -74,6 +75,7 @@ def round_again(
     seed: int,
     own: OwnCodes,
     accepts: Callable[[], bool] = lambda: True,
+    kept: CodesCache | None = None,
 ) -> SequentialRounding:
     """Rounds an answer's weights in the order of calls, and keeps the codes where they help.
 
@@ -89,8 +91,9 @@ def round_again(
         seed: Of the probes that guide the second moments.
         own: Where codes are kept for this assignment.
         accepts: Whether the assignment, with the codes that are kept, meets what else is asked.
+        kept: Where codes are looked up and kept on disk; ``None``: nowhere.
     """
-    in_order = InOrder(on, precisions, rounding, seed)
+    in_order = InOrder(on, precisions, rounding, seed, kept=kept)
     if not in_order.layers:
         # None at all where the parallel rounding left all weights to nearest.
         why = "no weight of the answer, rounded with regard to data, can be rounded again"
@@ -136,7 +139,9 @@ def _left_out(in_order: InOrder, seen: Calibration, unseen: Calibration) -> tupl
     shown = replace(on, data=seen)
     used = {p.weight for p in precisions.values()}
     chosen = dict.fromkeys(f for _, f in on.quantizer.stored if f in used)
-    stored = rounded_by_all(shown, in_order.rounding, list(chosen), in_order.seed).stored
+    stored = rounded_by_all(
+        shown, in_order.rounding, list(chosen), in_order.seed, in_order.kept
+    ).stored
     parallel = replace(on.quantizer, stored=stored)
     again, _ = replace(in_order, on=replace(shown, quantizer=parallel)).codes()
     original = Reference(network.module, unseen, network.metric, network.allow_randomness)

@@ -29,6 +29,7 @@ from mpq.sensitivity import Estimation
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.ask import ask
 from mpq.solvers.queries.solve import solve
+from mpq.workflows.codes_cache import CodesCache
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.own_codes import OwnCodes
@@ -60,6 +61,8 @@ class Prepared:
         unshipped: Layers that stay as they came, as the task's target cannot hold them, and why.
         own_codes: Assignments that were rounded again, by themselves.
         transformed: The model after its transformations; ``None``: none was asked for.
+        kept_codes: Where codes are kept on disk; ``None``: nowhere.
+        unseen: Calibration examples that are kept for tuning; ``None``: it was not asked for.
     """
 
     task: Task
@@ -74,6 +77,8 @@ class Prepared:
     unshipped: Mapping[str, str] = field(default_factory=dict)
     own_codes: OwnCodes = field(default_factory=OwnCodes)
     transformed: TransformedModel | None = None
+    kept_codes: CodesCache | None = None
+    unseen: Calibration | None = None
 
     @classmethod
     def of(cls, task: Task) -> Self:
@@ -81,7 +86,10 @@ class Prepared:
 
         Raises:
             InputError: If the task does not fit the network; its subclasses say what.
+            OutputError: If codes cannot be kept where they should be.
         """
+        folder = task.codes_cache
+        kept = None if folder is None else CodesCache(folder)
         rules, data = task.rules, Calibration.of(task.calibration)
 
         def find(model: nn.Module) -> Network:
@@ -94,7 +102,10 @@ class Prepared:
         if task.target is not None:
             task.target.check_network(task.model)
         # Only now: of a network that mixes rows no batch may be cut.
-        calibration, held_out = _split(network, data, task.held_out)
+        calibration, held_out = split_held_out(network, data, task.held_out)
+        unseen = None
+        if task.tuning is not None:
+            calibration, unseen = calibration.split(task.tuning.share)
         fixed = _by_layer(network, rules.fixed, "--fix")
         allowed = _by_layer(network, rules.allowed, "--allow")
         _check_fixed(fixed, allowed)
@@ -125,7 +136,7 @@ class Prepared:
         candidates = tuple(dict.fromkeys((*task.precisions, *own)))
         return cls(
             task, network, calibration, held_out, pricing, candidates, fixed, allowed, ties,
-            unshipped, transformed=transformed,
+            unshipped, transformed=transformed, kept_codes=kept, unseen=unseen,
         )  # fmt: skip
 
     @cached_property
@@ -137,7 +148,7 @@ class Prepared:
     def rounded(self) -> RoundedWeights:
         """What the task's rounding makes of all weights; nothing where that is to nearest."""
         on = Estimation(self.network, self.calibration, self._nearest, self.candidates)
-        return rounded_weights(on, self.task.weight_rounding, self.task.seed)
+        return rounded_weights(on, self.task.weight_rounding, self.task.seed, self.kept_codes)
 
     @cached_property
     def _nearest(self) -> Quantizer:
@@ -256,7 +267,9 @@ def _stored(layers: Sequence[Layer], rules: Rules) -> tuple[Layer, ...]:
     return tuple(replace(layer, weight_of=None) for layer in layers)
 
 
-def _split(network: Network, data: Calibration, held_out: Any) -> tuple[Calibration, Calibration]:
+def split_held_out(
+    network: Network, data: Calibration, held_out: Any
+) -> tuple[Calibration, Calibration]:
     """Calibration and held-out examples."""
     data = network.examples(data)
     if held_out is None:

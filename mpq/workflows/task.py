@@ -16,6 +16,8 @@ from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import Ranges
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
     from mpq.backends.target import Target
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from mpq.network.metric import OutputMetric
     from mpq.rounding import WeightRounding
     from mpq.transforms import Transform
+    from mpq.tuning import Tuning
 
 DEFAULT_CANDIDATES = ("w2a8", "w3a8", "w4a4", "w4a8", "w5a8", "w6a8", "w8a8")
 """Candidates where neither they nor measurements of the device are given; those that the device
@@ -123,9 +126,17 @@ class Task:
         sequential_rounding: Whether the answer's weights are rounded again in the order in which
             layers are called, each for the network that is quantized so far, where unseen
             calibration examples say that it helps. Needs a rounding that looks at the examples.
+        codes_cache: A folder, made if it does not exist, in which the codes of weights are kept
+            under checksums of all that determines them, and found again by a later search. Default:
+            they are not.
         transforms: Names of ``mpq.TRANSFORMS`` with options: the network gets other parameters with
             the same function, that lose less when they are rounded. Those that unseen calibration
             examples do not say that they help are not used. Default: none.
+        bias_correction: Whether the answer's biases, and norms that are not folded, take back the
+            mean error of its layers, where unseen calibration examples say that it helps.
+        tune: What is tuned of the answer, a name of ``mpq.TUNINGS`` with options such as
+            ``scales``: a share of the calibration examples is then kept from rounding and prices,
+            and decides whether it helps. Default: nothing.
         seed: Seed of whatever draws: data sources, estimators, solvers.
         to: Where the result is to run: a target of ``mpq targets``, such as
             ``compressed-tensors``. Layers take what it can hold, in its bytes and its
@@ -149,7 +160,10 @@ class Task:
     ranges: Ranges = field(default_factory=Ranges)
     rounding: str = "auto"
     sequential_rounding: bool = False
+    codes_cache: "Path | str | None" = None
     transforms: Sequence[str] = ()
+    bias_correction: bool = False
+    tune: str | None = None
     seed: int = 0
     to: str | None = None
     allow_randomness: int | None = None
@@ -157,7 +171,7 @@ class Task:
     def __post_init__(self) -> None:
         # read at once, so that a misspelled name is refused here and not minutes later
         _, _, _ = self.output_metric, self.target, self.weight_rounding
-        _ = self.built_transforms
+        _, _ = self.built_transforms, self.tuning
         precisions = self.precisions
         if not precisions:
             raise InputError("candidates is empty; name precisions such as w8a8, or leave it out")
@@ -221,6 +235,15 @@ class Task:
         if len(set(names)) < len(names):
             raise InputError(f"each transformation is done once; got {', '.join(names)}")
         return built
+
+    @cached_property
+    def tuning(self) -> "Tuning | None":
+        """The tuning, built."""
+        if self.tune is None:
+            return None
+        from mpq.tuning import TUNINGS  # loads torch
+
+        return TUNINGS.build(self.tune)
 
     @cached_property
     def target(self) -> "Target | None":

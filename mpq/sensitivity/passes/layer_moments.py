@@ -6,6 +6,7 @@ from typing import Protocol, final
 import torch
 from torch import Tensor, nn
 
+from mpq.rounding.diagonal_blocks import add_to_diagonal
 from mpq.sensitivity.passes.gram import Gram
 from mpq.sensitivity.passes.input_columns import Lattice, input_columns, output_positions
 
@@ -48,10 +49,10 @@ class LayerMoments(Protocol):
         """The plain moment begins anew."""
 
     def plain(self) -> Tensor:
-        """``[G, K, K]``."""
+        """``[G, K, k]``."""
 
     def guided(self) -> Tensor:
-        """``[G, K, K]``."""
+        """``[G, K, k]``."""
 
 
 @final
@@ -60,20 +61,21 @@ class MatrixMoments:
 
     Args:
         layer_module: The layer.
-        groups: Of its rows, ``G``.
-        inputs: Weights in a row, ``K``.
+        shape: ``[G, K, k]``: groups of its rows, weights in a row, inputs of a block.
         is_guided: Whether backward passes are read; a guided moment takes memory.
     """
 
-    def __init__(self, layer_module: nn.Module, groups: int, inputs: int, is_guided: bool) -> None:
+    def __init__(
+        self, layer_module: nn.Module, shape: tuple[int, int, int], is_guided: bool
+    ) -> None:
         self._layer_module = layer_module
-        self._shape = groups, inputs
+        self._shape = shape
         self._device = next(layer_module.parameters()).device
         self._plain = self._gram()
         self._guided = self._gram() if is_guided else None
 
     def _gram(self) -> Gram:
-        return Gram(*self._shape, self._device)
+        return Gram(self._shape, self._device)
 
     def add_plain(self, x: Tensor, output: Tensor, seen: Seen) -> None:
         """See ``LayerMoments``."""
@@ -109,11 +111,13 @@ class EmbeddingMoments:
     """Of an embedding: the identity, as often as a row of the table is looked up.
 
     Args:
-        shape: Of the table, ``V`` rows of ``E`` numbers.
+        rows: Of the table, ``V``.
+        shape: ``[1, E, k]``: numbers in a row, inputs of a block.
     """
 
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self._rows, self._inputs = shape
+    def __init__(self, rows: int, shape: tuple[int, int, int]) -> None:
+        self._rows, self._shape = rows, shape
+        self._inputs = shape[1]
         self._uses = self._squares = 0.0
 
     def add_plain(self, x: Tensor, output: Tensor, seen: Seen) -> None:  # noqa: ARG002
@@ -139,4 +143,6 @@ class EmbeddingMoments:
 
     def _identity(self, total: float) -> Tensor:
         # Spread over all rows, of which each use meets one.
-        return total / self._rows * torch.eye(self._inputs, dtype=torch.float32).unsqueeze(0)
+        found = torch.zeros(self._shape, dtype=torch.float32)
+        add_to_diagonal(found, torch.tensor([total / self._rows]))
+        return found

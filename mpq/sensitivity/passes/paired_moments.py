@@ -14,10 +14,10 @@ from mpq.network.weight_layout import layout_of
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.forward_pass import read_first
-from mpq.sensitivity.passes.gram import Gram
+from mpq.sensitivity.passes.gram import Gram, add_crossed
 from mpq.sensitivity.passes.input_columns import input_columns
 from mpq.sensitivity.passes.looking import Looking
-from mpq.sensitivity.passes.second_moments import POSITIONS, mixing_factors
+from mpq.sensitivity.passes.second_moments import POSITIONS, mixing_factors, moment_shape
 
 
 @final
@@ -26,8 +26,8 @@ class PairedMoments:
     """Of one layer, both float32 on the CPU, in the units of ``second_moments``.
 
     Args:
-        moment: ``[G, K, K]``: quantized inputs by quantized inputs, symmetric.
-        crossed: ``[G, K, K]``: float inputs by quantized inputs.
+        moment: ``[G, K, k]``: quantized inputs by quantized inputs, symmetric.
+        crossed: ``[G, K, k]``: float inputs by quantized inputs.
     """
 
     moment: Tensor
@@ -57,7 +57,7 @@ def paired_moments(
     a plain part and one guided by the loss as in ``second_moments``, with the same weights of rows
     and the same factors: those that give both parts of ``H`` equal traces.
 
-    Takes ``16 K^2`` bytes for each group of each layer while it collects, and one batch of inputs.
+    Takes ``16 K k`` bytes for each group of each layer while it collects, and one batch of inputs.
 
     Args:
         on: The float network and the examples.
@@ -114,10 +114,11 @@ class _Sums:
     def __init__(self, layer_module: nn.Module, layer: Layer) -> None:
         weight = weight_of(layer_module)
         inputs = layout_of(layer_module).to_rows(weight).shape[1]
+        shape = moment_shape(layer.groups, inputs)
         self._layer_module = layer_module
-        self._plain, self._guided = (Gram(layer.groups, inputs, weight.device) for _ in range(2))
+        self._plain, self._guided = (Gram(shape, weight.device) for _ in range(2))
         self._crossed, self._guided_crossed = (
-            torch.zeros(layer.groups, inputs, inputs, device=weight.device) for _ in range(2)
+            torch.zeros(shape, device=weight.device) for _ in range(2)
         )
 
     def add(
@@ -136,13 +137,13 @@ class _Sums:
         )
         for (_, met), (_, met_q) in zip(float_columns, columns, strict=True):
             self._plain.add(met_q, seen.times)
-            self._crossed.baddbmm_(met, met_q.mT, alpha=seen.times)
+            add_crossed(self._crossed, met, met_q, seen.times)
             if known is not None:
                 some = known[start : start + met.shape[-1]].t().unsqueeze(1)  # [G, 1, p]
                 start += met.shape[-1]
                 root = some.sqrt()
                 self._guided.add(met_q * root, seen.lattice.every)
-                self._guided_crossed.baddbmm_(met, (met_q * some).mT, alpha=seen.lattice.every)
+                add_crossed(self._guided_crossed, met, met_q * some, seen.lattice.every)
 
     def mixed(self, guidance: float, num_examples: int) -> PairedMoments:
         """Means over examples, plain and guided in one."""

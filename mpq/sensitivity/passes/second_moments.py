@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import ceil
 from typing import Any, Final, final
 
 import torch
@@ -14,6 +15,7 @@ from mpq.network.layer import Layer
 from mpq.network.modules import hooks, weight_of
 from mpq.network.own_forward import is_computed_again
 from mpq.network.weight_layout import layout_of
+from mpq.rounding.diagonal_blocks import diagonal
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
 from mpq.sensitivity.passes.forward_pass import read_batch
@@ -21,8 +23,10 @@ from mpq.sensitivity.passes.layer_moments import EmbeddingMoments, LayerMoments,
 from mpq.sensitivity.passes.looking import Looking
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
 
-MAX_INPUTS: Final = 2**14
+DENSE_INPUTS: Final = 2**14
 """Inputs of a row whose moment takes 1 GiB."""
+ALIGNMENT: Final = 256
+"""Blocks of longer rows have multiples of so many inputs, which are whole groups of most sizes."""
 POSITIONS: Final = 128
 """A moment of ``K`` inputs is known well enough from several times ``K`` positions: GPTQ takes
 128 texts of 2048 tokens for up to 49152 inputs. A convolution of few channels over many images has
@@ -37,9 +41,10 @@ class SecondMoments:
     """How much an error in a layer's weight matters, as a quadratic form of each of its rows.
 
     Args:
-        values: Layer to ``[G, K, K]``, float32 on the CPU, symmetric: of the inputs that the ``K``
-            weights of a row meet, in the order of ``RowLayout.to_rows``. Of ``O`` rows the first
-            ``O / G`` are the first group's, and so on. Layers that share a weight have one tensor.
+        values: Layer to ``[G, K, k]``, float32 on the CPU, symmetric: of the inputs that the ``K``
+            weights of a row meet, in the order of ``RowLayout.to_rows``; ``k = K``, or the inputs
+            of a block along the diagonal (``moment_shape``). Of ``O`` rows the first ``O / G`` are
+            the first group's, and so on. Layers that share a weight have one tensor.
         missing: Layer to the sentence that says why it has none.
         unguided: Layer to why its moment is the plain one, though a guided one was asked for.
     """
@@ -53,7 +58,7 @@ def second_moments(
     on: Estimation,
     *,
     guidance: float = 0.5,
-    max_inputs: int = MAX_INPUTS,
+    dense_inputs: int = DENSE_INPUTS,
     positions: int = POSITIONS,
     seed: int = 0,
 ) -> SecondMoments:
@@ -84,7 +89,11 @@ def second_moments(
     A layer that reads numbers whose squares are beyond float32 has none; where those of gradients
     are, it has the plain one.
 
-    Takes ``8 K^2`` bytes for each group of each layer while it collects, and half of that after.
+    Takes ``8 K k`` bytes for each group of each layer while it collects, and half of that after,
+    where ``k = K`` up to 16,384 inputs. A larger moment is block-diagonal: of consecutive inputs,
+    all blocks together in the memory of one of 16,384 inputs, or less. What inputs of different
+    blocks have to do with each other is left out then, where GPTQ has all of it.
+
     Layers that no gradient reaches take a forward pass more.
 
     Args:
@@ -93,7 +102,7 @@ def second_moments(
         positions: Where a convolution has more than so many positions per weight of a row over all
             examples, at most so many and at least half as many are looked at, evenly spread
             (``Lattice``), and count for the others; 0: all.
-        max_inputs: Layers with larger moments than that of a row of so many weights have none.
+        dense_inputs: Larger moments than that of a row of so many weights are block-diagonal.
         seed: Seed of the probes' random signs.
 
     Raises:
@@ -102,31 +111,57 @@ def second_moments(
     """
     if not 0 <= guidance <= 1:
         raise InputError(f"guidance is a share from 0 to 1; got {guidance}")
-    if max_inputs < 1 or positions < 0:
+    if dense_inputs < 1 or positions < 0:
         raise InputError(
-            "second moments need max_inputs >= 1 and positions >= 1, or 0 for all positions; got "
-            f"{max_inputs} and {positions}"
+            "second moments need dense_inputs >= 1 and positions >= 1, or 0 for all positions; got "
+            f"{dense_inputs} and {positions}"
         )
-    collecting = _Collecting(on, max_inputs, positions, is_guided=guidance > 0)
+    collecting = _Collecting(on, dense_inputs, positions, is_guided=guidance > 0)
     if guidance:
         collecting.read_backward(Probes(on.network.metric, TEMPERATURE, seed))
     collecting.read_forward()
     return _Mixing(on, collecting, guidance).result()
 
 
+def moment_shape(
+    groups: int, inputs: int, dense_inputs: int = DENSE_INPUTS
+) -> tuple[int, int, int]:
+    """``[G, K, k]``: a whole matrix for each group, or blocks of ``k`` inputs along its diagonal.
+
+    The fewest blocks that take no more memory than one matrix of ``dense_inputs``, of about equal
+    size, which is a multiple of ``ALIGNMENT``, or of a smaller power of two below it.
+
+    Args:
+        groups: Of rows, ``G``.
+        inputs: Weights in a row, ``K``.
+        dense_inputs: See ``second_moments``.
+
+    >>> moment_shape(1, 16384), moment_shape(1, 28672), moment_shape(1, 65536)
+    ((1, 16384, 16384), (1, 28672, 7168), (1, 65536, 4096))
+    """
+    most = max(1, dense_inputs**2 // (groups * inputs))
+    if most >= inputs:
+        return groups, inputs, inputs
+    unit = min(ALIGNMENT, 2 ** (most.bit_length() - 1))
+    count = ceil(inputs / (most // unit * unit))
+    return groups, inputs, ceil(inputs / count / unit) * unit
+
+
 class _Collecting:
     """Reads every call of every layer that can have a moment."""
 
-    def __init__(self, on: Estimation, max_inputs: int, positions: int, is_guided: bool) -> None:
+    def __init__(self, on: Estimation, dense_inputs: int, positions: int, is_guided: bool) -> None:
         self.moments: dict[str, LayerMoments] = {}
         self.missing: dict[str, str] = {}
         for layer in on.network.layers:
             layer_module = on.network.layer_module(layer.name)
-            why = _refusal(layer, _rows(layer_module)[1], max_inputs)
-            if why:
-                self.missing[layer.name] = why
+            if layer.has_own_forward:
+                self.missing[layer.name] = (
+                    f"layer {layer.name!r} has a forward of its own, or a hook that changes its "
+                    "output, so that what its weight meets is not known"
+                )
             else:
-                self.moments[layer.name] = _empty(layer, layer_module, is_guided)
+                self.moments[layer.name] = _empty(layer, layer_module, dense_inputs, is_guided)
         self._on, self._looking = on, Looking.of(on, positions)
         self._first = 0  # example of the batch that is read
         self.calls = Counter[str]()
@@ -181,33 +216,14 @@ class _Collecting:
             self.moments[tap.name].add(x, g, self._looking.seen(tap, x, g, self._first))
 
 
-def _rows(layer_module: nn.Module) -> tuple[int, int]:
-    """``(O, K)``, see ``RowLayout``."""
-    outputs, inputs = layout_of(layer_module).to_rows(weight_of(layer_module)).shape
-    return outputs, inputs
-
-
-def _refusal(layer: Layer, inputs: int, max_inputs: int) -> str:
-    """Why a layer has no moment of its own; empty: it has."""
-    if layer.has_own_forward:
-        return (
-            f"layer {layer.name!r} has a forward of its own, or a hook that changes its output, so "
-            "that what its weight meets is not known"
-        )
-    if layer.kind != "embedding" and layer.groups * inputs**2 > max_inputs**2:
-        size = 4 * layer.groups * inputs**2 / 2**30
-        return (
-            f"layer {layer.name!r} has {inputs} weights in a row, whose second moment takes "
-            f"{size:.3g} GiB, more than one of {max_inputs} inputs"
-        )
-    return ""
-
-
-def _empty(layer: Layer, layer_module: nn.Module, is_guided: bool) -> LayerMoments:
-    outputs, inputs = _rows(layer_module)
+def _empty(
+    layer: Layer, layer_module: nn.Module, dense_inputs: int, is_guided: bool
+) -> LayerMoments:
+    rows, inputs = layout_of(layer_module).to_rows(weight_of(layer_module)).shape
+    shape = moment_shape(layer.groups, inputs, dense_inputs)
     if layer.kind == "embedding":
-        return EmbeddingMoments((outputs, inputs))
-    return MatrixMoments(layer_module, layer.groups, inputs, is_guided)
+        return EmbeddingMoments(rows, shape)
+    return MatrixMoments(layer_module, shape, is_guided)
 
 
 class _Mixing:
@@ -269,7 +285,7 @@ class _Mixing:
 
 
 def _total(parts: Iterable[Tensor]) -> Tensor:
-    """``[G, K, K]`` on the CPU."""
+    """``[G, K, k]`` on the CPU."""
     first, *others = (part.cpu() for part in parts)
     for other in others:
         first += other
@@ -286,11 +302,12 @@ def _alone(layer: Layer, is_reached: bool) -> str:
 
 
 def _is_finite(moment: Tensor) -> bool:
-    return bool(moment.isfinite().all())
+    # Both are NaN where a number is; no copy of the moment is made.
+    return all(bool(end.isfinite()) for end in moment.aminmax())
 
 
 def _with_equal_traces(plain: Tensor, guided: Tensor, guidance: float) -> Tensor:
-    """``[G, K, K]``, group by group, in the memory of the first."""
+    """``[G, K, k]``, group by group, in the memory of the first."""
     factors = mixing_factors(plain, guided, guidance)
     for moment, factor in zip((plain, guided), factors, strict=True):
         moment.mul_(factor[:, None, None])
@@ -298,14 +315,14 @@ def _with_equal_traces(plain: Tensor, guided: Tensor, guidance: float) -> Tensor
 
 
 def mixing_factors(plain: Tensor, guided: Tensor, guidance: float) -> tuple[Tensor, Tensor]:
-    """What each of two moments ``[G, K, K]`` is multiplied with in their mix: ``[G]`` twice.
+    """What each of two moments ``[G, K, k]`` is multiplied with in their mix: ``[G]`` twice.
 
     Args:
         plain: The plain moments, whose traces the mix has.
         guided: The guided moments.
         guidance: Share of the guided ones.
     """
-    traces, others = (m.diagonal(dim1=1, dim2=2).double().sum(dim=1) for m in (plain, guided))
+    traces, others = (diagonal(m).double().sum(dim=1) for m in (plain, guided))
     scale = (traces / others).float()  # [G]
     # Where no gradient arrives (or one that vanishes beside the inputs) there is nothing to mix.
     share = torch.where(scale.isfinite(), guidance, 0.0)

@@ -2,10 +2,13 @@
 
 import copy
 from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -17,11 +20,18 @@ from mpq.network.network import Network
 from mpq.network.weight_layout import layout_of
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.quantizer import Quantizer
+from mpq.rounding.diagonal_blocks import blocks
 from mpq.sensitivity import Estimation
 from mpq.sensitivity.passes import input_columns
 from mpq.sensitivity.passes.gram import Gram
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
-from mpq.sensitivity.passes.second_moments import OVER, SecondMoments, second_moments
+from mpq.sensitivity.passes.second_moments import (
+    ALIGNMENT,
+    OVER,
+    SecondMoments,
+    moment_shape,
+    second_moments,
+)
 from tests.sensitivity.functions import Function
 from tests.sensitivity.passes.convolutions import CONVOLUTIONS
 
@@ -450,22 +460,68 @@ class Own(nn.Linear):
 
 
 def test_layers_without_a_moment_say_why() -> None:
-    """An embedding, a forward of its own, too many inputs; the others have theirs."""
+    """An embedding, a forward of its own; the others have theirs."""
     layers = {
         "table": nn.Embedding(9, 4),
         "own": Own(4, 4),
-        "wide": nn.Linear(12, 4),
-        "a": nn.Linear(4, 3),
+        "a": nn.Linear(12, 3),
     }
-    model = Function(lambda m, x: m.a(m.wide(m.own(m.table(x)).flatten(1))), **layers)
+    model = Function(lambda m, x: m.a(m.own(m.table(x)).flatten(1)), **layers)
 
-    found = moments(model, torch.randint(0, 9, (5, 3)), max_inputs=10)
+    found = moments(model, torch.randint(0, 9, (5, 3)))
 
     assert list(found.values) == ["a"]
     assert "layer 'table' is an embedding" in found.missing["table"]
     assert "layer 'own' has a forward of its own" in found.missing["own"]
-    assert "layer 'wide' has 12 weights in a row" in found.missing["wide"]
-    assert "more than one of 10 inputs" in found.missing["wide"]
+
+
+@kinds
+@even
+@pytest.mark.parametrize("guidance", [0, 0.5])
+def test_above_a_size_moments_are_the_blocks_along_the_diagonal(
+    layer: nn.Module, shape: tuple[int, ...], guidance: float
+) -> None:
+    """Up to a factor of each group where guided: the traces are those of the whole."""
+    on = asked(Function(flat, layer=layer), [torch.randn(6, *shape)])
+    whole = second_moments(on, guidance=guidance).values["layer"]
+    groups, inputs, _ = whole.shape
+    dense_inputs = max(1, ceil((groups * inputs * (inputs / 3)) ** 0.5))
+
+    found = second_moments(on, guidance=guidance, dense_inputs=dense_inputs).values["layer"]
+
+    assert found.shape == moment_shape(groups, inputs, dense_inputs)
+    assert found.numel() <= max(dense_inputs**2, groups * inputs)
+    for part, block in blocks(found):
+        torch.testing.assert_close(block, whole[:, part, part], rtol=1e-4, atol=1e-5)
+
+
+def test_a_tied_embedding_adds_to_the_blocks() -> None:
+    """The identity's, as often as rows are looked up."""
+    model = Tied()
+    on = asked(model, [torch.randint(0, 7, (5, 3))])
+    whole = second_moments(on).values["head"]
+
+    found = second_moments(on, dense_inputs=2).values["head"]
+
+    assert found.shape[-1] < whole.shape[-1]
+    for part, block in blocks(found):
+        torch.testing.assert_close(block, whole[:, part, part])
+
+
+@given(st.integers(1, 8), st.integers(1, 10**6), st.integers(1, 2**15))
+def test_blocks_take_no_more_memory_than_a_whole_matrix(
+    groups: int, inputs: int, dense_inputs: int
+) -> None:
+    """As few as that allows, and of whole groups where they are long enough."""
+    _, _, size = moment_shape(groups, inputs, dense_inputs)
+
+    assert groups * inputs * size <= max(dense_inputs**2, groups * inputs)
+    if groups * inputs**2 <= dense_inputs**2:
+        assert size == inputs
+    elif size > ALIGNMENT:
+        assert size % ALIGNMENT == 0
+        more = ceil(inputs / size) - 1
+        assert groups * inputs * (ceil(inputs / more) + ALIGNMENT) > dense_inputs**2
 
 
 @pytest.mark.parametrize("guidance", [0, 0.5])
@@ -574,7 +630,7 @@ def test_a_network_without_gradients_has_plain_moments() -> None:
     [
         ({"guidance": 1.5}, "guidance is a share from 0 to 1; got 1.5"),
         ({"guidance": float("nan")}, "guidance is a share"),
-        ({"max_inputs": 0}, "max_inputs >= 1"),
+        ({"dense_inputs": 0}, "dense_inputs >= 1"),
         ({"positions": -1}, "got 16384 and -1"),
     ],
 )
@@ -586,13 +642,16 @@ def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> No
 
 @pytest.mark.parametrize("inputs", [1, 95, 192, 300, 1000])
 @pytest.mark.parametrize("groups", [1, 3])
-def test_a_gram_matrix_is_the_sum_of_products(inputs: int, groups: int) -> None:
-    """In as many blocks as it takes."""
-    gram, columns = Gram(groups, inputs, torch.device("cpu")), torch.randn(2, groups, inputs, 7)
+@pytest.mark.parametrize("share", [1, 3])
+def test_a_gram_matrix_is_the_sum_of_products(inputs: int, groups: int, share: int) -> None:
+    """In as many tiles as it takes, of as many blocks as there are."""
+    shape = (groups, inputs, ceil(inputs / share))
+    gram, columns = Gram(shape, torch.device("cpu")), torch.randn(2, groups, inputs, 7)
 
     gram.add(columns[0])
     gram.add(columns[1], 3)
 
     expected = columns[0] @ columns[0].mT + 3 * columns[1] @ columns[1].mT
-    torch.testing.assert_close(gram.matrix(), expected, rtol=1e-4, atol=1e-4)
-    assert torch.equal(gram.matrix(), gram.matrix().mT)
+    for part, block in blocks(gram.matrix()):
+        torch.testing.assert_close(block, expected[:, part, part], rtol=1e-4, atol=1e-4)
+        assert torch.equal(block, block.mT)

@@ -1,0 +1,81 @@
+"""An answer of a search, tuned on the calibration examples afterwards."""
+
+from pathlib import Path
+
+from mpq._support.progress import showing_progress
+from mpq.backends import quantize
+from mpq.errors import InputError
+from mpq.network.examples import Calibration
+from mpq.network.metrics import METRICS
+from mpq.network.network import Network
+from mpq.tuning import TUNINGS, Tuning
+from mpq.workflows.defaults import TUNING
+from mpq.workflows.result import SearchResult
+from mpq.workflows.setup import split_held_out
+from mpq.workflows.task import Task, check_task
+from mpq.workflows.tuning import Examples, Tuner
+
+
+def tune(
+    task: Task,
+    result: SearchResult,
+    what: str | Tuning = TUNING,
+    *,
+    folder: Path | str | None = None,
+    progress: bool = False,
+) -> SearchResult:
+    """Trains what is left to move in a quantized network to answer as the original does.
+
+    Formats stay, and so do ranges of activations: scales, biases and norms move, or codes as well.
+    The best epoch is chosen, and what comes out is kept or not, by examples that neither rounding
+    nor prices have used: those that the search held back for it (``Task.tune``); else the first
+    half of the held-out examples, and a tuned answer is measured on the other half alone. Where
+    it does not help (Student's t of paired examples, one-sided, 5 %), the result stays, and its
+    ``provenance.tuning`` says so.
+
+    Args:
+        task: Model, calibration and held-out examples as the search had them, and the seed. How
+            outputs are compared and the network's own seed are the search's; all else is not used.
+        result: What the search found, or ``mpq.load`` read.
+        what: A name of ``mpq.TUNINGS`` with options, such as ``all:epochs=12``.
+        folder: Where the state after each epoch is kept until the end, so that a run that was
+            killed goes on there, with the same outcome; default: nowhere.
+        progress: Whether bars are shown on standard error.
+
+    Returns:
+        The result with another assignment and measurement, or with the record alone.
+
+    Raises:
+        InputError: If something given cannot be used; its subclasses say what.
+        MismatchError: If the result belongs to another network.
+    """
+    check_task(task, "tune")
+    if not isinstance(result, SearchResult):
+        raise InputError(
+            "tune takes a task and the result of a search: mpq.tune(task, mpq.load('runs/x')); got "
+            f"a {type(result).__name__}"
+        )
+    built = TUNINGS.build(what) if isinstance(what, str) else what
+    with showing_progress(progress):
+        # First of all, since a result of another network is refused without a pass over the data.
+        quantize(task.model, result.assignment)
+        examples = _examples(task, result)
+        return Tuner(
+            task.model, examples, built, task.seed, None if folder is None else Path(folder)
+        ).result(result)
+
+
+def _examples(task: Task, result: SearchResult) -> Examples:
+    """As the search split them."""
+    known, data = result.assignment.metadata, Calibration.of(task.calibration)
+    names = set(result.assignment.precisions)
+    network = Network.of(
+        task.model, data, [lambda name, _: name in names],
+        metric=METRICS.build(known.metric or "kl"), allow_randomness=known.allow_randomness,
+    )  # fmt: skip
+    seen, held_out = split_held_out(network, data, task.held_out)
+    before = result.provenance.tuning
+    if before is not None and before.share:
+        seen, unseen = seen.split(before.share)
+        return Examples.of(seen, unseen, held_out, before.share)
+    return Examples.of(seen, *held_out.split(0.5), 0.0)

@@ -12,8 +12,9 @@ the bytes of uniform 3, 4 and 5 bits. For every rounding: what the search's resu
 precision lose on fresh examples (KL divergence in nats; MNIST test images 2,000 to 9,999, the
 stories of eval180, CIFAR's 1,017, ImageNet's 500 of ten classes, 32 times 128 tokens of
 WikiText-2), as a ratio of the search with rounding to nearest, with a 95 % interval by paired
-bootstrap over examples; with interactions between layers, and without. With --choosing the examples
-are others, by which choices may be made without a look at those that are reported: calibration
+bootstrap over examples; with interactions between layers, and without. With --choosing also without
+ties between layers, and the examples are others, by which choices may be made without a look at
+those that are reported: calibration
 examples that the seed did not draw, and another excerpt of the stories. With --activations inputs
 have 4, 5, 6 or 8 bits, and the limit is the bit operations of uniform w4a4 and so on. With --group
 so many weights share a scale. A seed draws the calibration examples and the probes. Times are
@@ -27,7 +28,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -102,6 +103,13 @@ class Asked:
     choosing: bool
     activations: bool
     group: int | None = None
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """How one estimate is solved."""
+        tied = ("interactions", "additive")
+        # Without ties runtimes that fuse projections would not hold the answer.
+        return (*tied, *(f"{x}, untied" for x in tied)) if self.choosing else tied
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -221,7 +229,7 @@ class Searched:
         chosen = {
             (bits, variant): solved(prepared, method, estimate, asked.limit(bits), variant)
             for bits in asked.budget_bits
-            for variant in ("interactions", "additive")
+            for variant in asked.variants
         }
         seconds = time.process_time() - start
         for bits in asked.budget_bits:
@@ -246,7 +254,7 @@ class Searched:
                         **ratio(self.losses[bits, variant], first.losses[bits, "interactions"]),
                         "accuracy": self.accuracies[bits, variant],
                     }
-                    for variant in ("interactions", "additive", "uniform")
+                    for variant in dict.fromkeys(variant for _, variant in self.losses)
                 },
             }
             for bits in sorted({bits for bits, _ in self.losses})
@@ -258,7 +266,9 @@ def solved(
 ) -> dict[str, Precision]:
     """The search's answer at one budget: layer to precision."""
     constraints = prepared.constraints([limit])
-    interactions = estimate.interactions if variant == "interactions" else None
+    if "untied" in variant:
+        constraints = replace(constraints, ties=())
+    interactions = estimate.interactions if "interactions" in variant else None
     problem = Problem(estimate.table, constraints, interactions)
     problem, solution = method.solve(problem, None, prepared)
     solution, _ = never_worse(prepared, problem, solution)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 import mpq
+from mpq._support.arrays import Array
 from mpq.backends.simulate import prepared
 from mpq.network.examples import Batch
 from mpq.network.metric import KL
@@ -25,7 +26,8 @@ class Block(nn.Module):
         self.down = nn.Sequential(nn.ReLU(), nn.Linear(12, 6))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(self.up(self.norm(x)))
+        found: Tensor = x + self.down(self.up(self.norm(x)))
+        return found
 
 
 class Body(nn.Module):
@@ -119,9 +121,10 @@ def test_the_loss_of_a_block_is_that_of_its_output(student: Student, model: nn.M
 def test_the_loss_of_answers_is_the_metric(student: Student, model: nn.Module) -> None:
     """Summed over examples, from a plain softmax in numpy."""
 
-    def log_softmax(values: Tensor) -> "np.ndarray[object, np.dtype[np.float64]]":
-        found = values.detach().double().numpy()
-        return found - np.log(np.exp(found).sum(axis=1, keepdims=True))
+    def log_softmax(values: Tensor) -> Array:
+        found: Array = values.detach().double().numpy()
+        shifted: Array = found - np.log(np.exp(found).sum(axis=1, keepdims=True))
+        return shifted
 
     p, q = log_softmax(model(X)), log_softmax(student.module(X))
 

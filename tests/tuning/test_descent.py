@@ -184,7 +184,8 @@ class Detached(nn.Module):
         self.layer = nn.Linear(72, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x.flatten(1)).detach()
+        found: Tensor = self.layer(x.flatten(1)).detach()
+        return found
 
 
 def test_a_network_without_gradients_says_so() -> None:

@@ -33,9 +33,9 @@ def made(model: nn.Module, data: list[Tensor]) -> tuple[nn.Module, list[TunedVec
     """The user's model without wrappers, its vectors, and the network that holds them."""
     task = mpq.Task(model, data, rounding="nearest", candidates=["w8"])
     result = mpq.search(task, {"effective_bits": 12}, sensitivity="weight-error")
-    own = share_parameters(model)
+    own, precisions = share_parameters(model), result.assignment.precisions
     module = prepared(own, result.assignment)
-    return own, tuned_vectors(module, own, result.assignment.folded)[0], module
+    return own, tuned_vectors(module, own, list(precisions), result.assignment.folded)[0], module
 
 
 @pytest.fixture
@@ -71,6 +71,21 @@ def test_what_is_tuned_is_called_as_in_the_model(net: nn.Module) -> None:
 
     names = {vector.place.parameter for vector in vectors}
     assert names == {"norm.bias", "grouped.bias", "hidden.bias", "head.bias"}
+
+
+def test_a_layer_that_was_left_out_keeps_its_bias(net: nn.Module) -> None:
+    """``exclude`` says that it stays as it is."""
+    rules = mpq.Rules(exclude=["hidden"])
+    task = mpq.Task(net, batches(4), rounding="nearest", candidates=["w8"], rules=rules)
+    result = mpq.search(task, {"effective_bits": 12}, sensitivity="weight-error")
+    own, assignment = share_parameters(net), result.assignment
+
+    vectors, left = tuned_vectors(
+        prepared(own, assignment), own, list(assignment.precisions), assignment.folded
+    )
+
+    assert left == {"hidden.bias": "its layer was left out of the search"}
+    assert "hidden.bias" not in {vector.place.parameter for vector in vectors}
 
 
 def test_parts_of_a_vector_come_back_as_one() -> None:

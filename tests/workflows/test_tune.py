@@ -283,7 +283,8 @@ def test_a_network_without_gradients_keeps_its_answer() -> None:
             self.layer = nn.Linear(72, 5)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.layer(x.flatten(1)).detach()
+            found: Tensor = self.layer(x.flatten(1)).detach()
+            return found
 
     result = searched(Detached().eval(), tune=QUICK)
 

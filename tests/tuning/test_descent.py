@@ -77,7 +77,9 @@ class Run:
         return {name: tensor.clone() for name, tensor in self.student.tensors().items()}
 
 
-@pytest.mark.parametrize("what", ["scales:epochs=6,lr=0.03", "all:epochs=6,lr=0.03"])
+@pytest.mark.parametrize(
+    "what", ["scales:epochs=6,lr=0.03,batch_size=16", "all:epochs=6,lr=0.03,batch_size=16"]
+)
 def test_a_mis_scaled_network_is_mended(
     model: nn.Module, assignment: Assignment, what: str
 ) -> None:
@@ -93,7 +95,14 @@ def test_a_mis_scaled_network_is_mended(
     assert -0.5 < float(moved.mean()) < -0.05
 
 
-@pytest.mark.parametrize("what", ["scales:epochs=3", "all:epochs=3", "all:epochs=2,blocks=true"])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "scales:epochs=3,batch_size=16",
+        "all:epochs=3,batch_size=16",
+        "all:epochs=2,batch_size=16,blocks=true",
+    ],
+)
 @pytest.mark.parametrize("die_after", [1, 2, 3])
 def test_killed_and_called_again_it_is_the_same(
     model: nn.Module, assignment: Assignment, what: str, die_after: int, tmp_path: Path
@@ -115,8 +124,11 @@ def test_killed_and_called_again_it_is_the_same(
 
 def test_two_runs_are_the_same(model: nn.Module, assignment: Assignment) -> None:
     """The seed says all, and another one another order."""
-    one, other = Run(model, assignment, "all:epochs=2"), Run(model, assignment, "all:epochs=2")
-    third = Run(model, assignment, "all:epochs=2")
+    one, other = (
+        Run(model, assignment, "all:epochs=2,batch_size=16"),
+        Run(model, assignment, "all:epochs=2,batch_size=16"),
+    )
+    third = Run(model, assignment, "all:epochs=2,batch_size=16")
     third.descent = replace(third.descent, seed=1)
 
     assert one.run() == other.run()
@@ -138,7 +150,7 @@ def test_the_state_of_another_tuning_is_not_gone_on_with(
 
 def test_where_it_only_gets_worse_all_stays(model: nn.Module, assignment: Assignment) -> None:
     """Examples that answer the other way round: after four epochs it ends, as it came."""
-    run = Run(model, assignment, "all:epochs=30,lr=0.1,code_lr=0.1")
+    run = Run(model, assignment, "all:epochs=30,lr=0.1,code_lr=0.1,batch_size=16")
     before, measure = run.student.module(*run.unseen.args), run.measure
     run.descent = replace(run.descent, measure=lambda: -measure())
 
@@ -168,7 +180,7 @@ def test_a_network_that_runs_away_is_brought_back() -> None:
     nn.init.ones_(model.layer.bias)
     task = mpq.Task(model, batches(4), rounding="nearest", candidates=["w2"])
     found = mpq.search(task, {"effective_bits": 8}, sensitivity="weight-error").assignment
-    run = Run(model, found, "scales:epochs=4,lr=0.9")
+    run = Run(model, found, "scales:epochs=4,lr=0.9,batch_size=16")
 
     history = run.run()
 

@@ -30,7 +30,7 @@ from mpq.workflows.tuning_record import TuningRecord
 from tests.workflows.networks import Net, batches
 
 LIMIT = {"effective_bits": 3.5}
-QUICK = "all:epochs=3,lr=0.01"
+QUICK = "all:epochs=3,lr=0.01,code_lr=0.01,batch_size=16"
 
 
 @pytest.fixture(scope="module")
@@ -348,7 +348,7 @@ def test_a_transformed_network_is_tuned(transforms: tuple[str, ...], tmp_path: P
     x = torch.randn(192, 16, generator=torch.Generator().manual_seed(0))
     asked = mpq.Task(
         model, [x[:128]], [x[128:]], candidates=["w4a4"], rounding="nearest",
-        transforms=transforms, tune="all:epochs=3,lr=0.01,blocks=true",
+        transforms=transforms, tune="all:epochs=3,lr=0.01,batch_size=16,blocks=true",
     )  # fmt: skip
 
     result = mpq.search(asked, {"weight_bytes": 10_000})
@@ -418,7 +418,10 @@ def test_people_are_told(before: mpq.SearchResult, after: mpq.SearchResult) -> N
     print_result(after, console)
 
     printed = " ".join(console.export_text().split())
-    assert "tuning (all:epochs=3,lr=0.01) kept; 12 unseen examples lose" in printed
+    assert (
+        "tuning (all:epochs=3,lr=0.01,code_lr=0.01,batch_size=16) kept; 12 unseen examples lose"
+        in printed
+    )
     assert "4 biases and norms tuned; see tuned.safetensors" in printed
     assert "(--rounding nearest, and tuned)" in printed
     del before
@@ -484,7 +487,7 @@ def test_the_command_line(folder: Path) -> None:
     """A folder beside the run's holds the tuned result; the run's own stays."""
     kept = {file.name: file.read_bytes() for file in folder.iterdir()}
 
-    found = run("tune", str(folder), "--what", "scales:epochs=1,lr=0.003")
+    found = run("tune", str(folder), "--what", "scales:epochs=1,lr=0.003,batch_size=16")
 
     assert found.exit_code == 0, found.output
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == kept
@@ -518,7 +521,7 @@ def test_a_search_that_tunes_from_the_command_line(tmp_path: Path) -> None:
     """``--tune`` holds back, tunes and says so in the result."""
     found = run(
         "search", "--limit", "effective_bits=3", "--precisions", "w2,w3,w4", "--rounding",
-        "nearest", "--sensitivity", "weight-error", "--tune", "scales:epochs=1,lr=0.003",
+        "nearest", "--sensitivity", "weight-error", "--tune", "scales:epochs=1,lr=0.003,batch_size=16",
         "--output", str(tmp_path / "x"),
     )  # fmt: skip
 

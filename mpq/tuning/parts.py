@@ -26,7 +26,7 @@ class TuneScales(Tuning):
 
     epochs: int = 8
     lr: float = 1e-3
-    batch_size: int = 16
+    batch_size: int = 4
     blocks: bool = False
     share: float = 0.25
 
@@ -54,8 +54,8 @@ class TuneAll(Tuning):
 
     epochs: int = 8
     lr: float = 1e-3
-    code_lr: float = 1e-2
-    batch_size: int = 16
+    code_lr: float = 1e-3
+    batch_size: int = 4
     blocks: bool = False
     share: float = 0.25
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Self, TypeAlias, final
+from typing import Any, Self, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,6 @@ from mpq.tuning.tuned_vector import TunedVector, tuned_parameters, tuned_vectors
 from mpq.tuning.tuned_weight import TunedWeight, why_no_scale
 
 Part: TypeAlias = TunedWeight | TunedVector
-NO_VECTOR: Final = (
-    "the model as it came has no such vector (it is computed, or of a BatchNorm without a bias)"
-)
 
 
 @final
@@ -60,7 +57,7 @@ class Student:
         own = share_parameters(changed)
         module, quantizer = prepared(own, rest), quantizer_of(rest)
         # Before rounded weights take their places.
-        vectors, apart = tuned_vectors(module, own, rest.folded)
+        vectors, apart = tuned_vectors(module, own, list(rest.precisions), rest.folded)
         left = {
             layer.name: why
             for layer in rest.layers
@@ -92,7 +89,7 @@ class Student:
             for name in weight.names
             if tuning.moves_codes and weight.latent is None
         }
-        left |= dict.fromkeys(apart, NO_VECTOR)
+        left |= apart
         return cls(module, assignment, weights, tuple(vectors), own, left, still)
 
     @property

@@ -2,12 +2,18 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 import torch
 from torch import Tensor, nn
 
+from mpq.network.tracing import kind_of
 from mpq.network.tuned_parameters import TunedParameter, TunedParameters
+
+NO_VECTOR: Final = (
+    "the model as it came has no such vector (it is computed, or of a BatchNorm without a bias)"
+)
+LEFT_OUT: Final = "its layer was left out of the search"
 
 
 @final
@@ -85,8 +91,8 @@ class TunedVector:
 
 
 def tuned_vectors(
-    module: nn.Module, own: nn.Module, folded: Mapping[str, str]
-) -> tuple[list[TunedVector], list[str]]:
+    module: nn.Module, own: nn.Module, layers: Sequence[str], folded: Mapping[str, str]
+) -> tuple[list[TunedVector], dict[str, str]]:
     """Vectors of a quantized network that are vectors of the user's model.
 
     They get memory of their own. A bias that a folded BatchNorm gave stands for the BatchNorm's.
@@ -94,22 +100,28 @@ def tuned_vectors(
     Args:
         module: The quantized network, whose parameters share the memory of ``own``'s.
         own: The user's model without wrappers (``share_parameters``).
+        layers: Those that the assignment speaks of; others, which were left out, stay as they are.
         folded: Convolution to the BatchNorm that was folded into it.
 
     Returns:
-        The vectors, and names of the network's vectors that the user's model does not hold.
+        The vectors, and names of others in the quantized network to why they are not tuned.
     """
     norms = {f"{layer}.bias": f"{norm}.bias" for layer, norm in folded.items()}
     held = dict(own.named_parameters())
     found: dict[Place, list[nn.Parameter]] = {}
-    left = []
+    left = {}
+    assigned = {id(module.get_submodule(name)) for name in layers}
     for name, parameter in module.named_parameters():
         if parameter.ndim != 1 or not parameter.is_floating_point():
+            continue
+        owner = module.get_submodule(name.rpartition(".")[0])
+        if kind_of(owner) is not None and id(owner) not in assigned:
+            left[name] = LEFT_OUT
             continue
         norm = norms.get(name)
         place = _place(parameter, held) if norm is None else _whole(norm, held)
         if place is None:
-            left.append(name)
+            left[name] = NO_VECTOR
         else:
             found.setdefault(place, []).append(parameter)
     vectors = []

@@ -461,6 +461,14 @@ def test_roundings() -> None:
     assert "damping=0.01" in printed
 
 
+def test_tunings() -> None:
+    """Every way of tuning is listed with its options and their defaults."""
+    printed = call("tunings").stdout
+
+    assert all(name in printed for name in mpq.TUNINGS.names())
+    assert "epochs=8" in printed
+
+
 def test_transforms() -> None:
     """Every transformation is listed with its options and their defaults."""
     printed = call("transforms").stdout

@@ -1,6 +1,7 @@
 """Searches whose answer's biases are corrected: where that helps, and only there."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,7 @@ def test_convolutions_with_folded_batch_norm(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verb", ["compare", "frontier"])
 def test_verbs_of_many_answers_refuse_it(net: nn.Module, verb: str) -> None:
     """Biases are corrected for one."""
-    asked = {
+    asked: dict[str, Callable[[], object]] = {
         "compare": lambda: mpq.compare(task(net), ["effective_bits=32"]),
         "frontier": lambda: mpq.frontier(task(net), "weight_bytes"),
     }

@@ -3,21 +3,24 @@
     python benchmarks/rounding_search.py > benchmarks/rounding_search.json
     python benchmarks/rounding_search.py vit --seeds 1 --roundings nearest,gptq
     python benchmarks/rounding_search.py efficientnet_lite0 --seeds 1 --bits 4
+    python benchmarks/rounding_search.py smollm2 --seeds 1 --bits 3 --group 64
     python benchmarks/rounding_search.py --choosing --roundings auto
     python benchmarks/rounding_search.py --choosing --activations --roundings auto
 
 ResNet-20, the vision transformer and the small Llama (or others that are named), weights only, at
 the bytes of uniform 3, 4 and 5 bits. For every rounding: what the search's result and the uniform
 precision lose on fresh examples (KL divergence in nats; MNIST test images 2,000 to 9,999, the
-stories of eval180, CIFAR's 1,017, ImageNet's 500 of ten classes), as a ratio of the search with
-rounding to nearest, with a 95 % interval by paired bootstrap over examples; with interactions
-between layers, and without. With --choosing the examples are others, by which choices may be made
-without a look at those that are reported: calibration examples that the seed did not draw, and
-another excerpt of the stories. With --activations inputs have 4, 5, 6 or 8 bits, and the limit is
-the bit operations of uniform w4a4 and so on. A seed draws the calibration examples and the probes.
-Times are processor time of one thread, in units of a forward and a backward pass over the
-calibration examples. Needs the published networks: MPQ_DATA, or ../shared/data; for
-EfficientNet-Lite0 ``loaders.py``.
+stories of eval180, CIFAR's 1,017, ImageNet's 500 of ten classes, 32 times 128 tokens of
+WikiText-2), as a ratio of the search with rounding to nearest, with a 95 % interval by paired
+bootstrap over examples; with interactions between layers, and without. With --choosing also without
+ties between layers, and the examples are others, by which choices may be made without a look at
+those that are reported: calibration
+examples that the seed did not draw, and another excerpt of the stories. With --activations inputs
+have 4, 5, 6 or 8 bits, and the limit is the bit operations of uniform w4a4 and so on. With --group
+so many weights share a scale. A seed draws the calibration examples and the probes. Times are
+processor time of one thread, in units of a forward and a backward pass over the calibration
+examples. Needs the published networks: MPQ_DATA, or ../shared/data; for EfficientNet-Lite0 and
+SmolLM2-135M, whose weights came as Q4_1, ``loaders.py``.
 """
 
 import argparse
@@ -25,7 +28,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -65,6 +68,7 @@ def main() -> None:
     parser.add_argument("--bits", default=",".join(map(str, BUDGET_BITS)))
     parser.add_argument("--choosing", action="store_true")
     parser.add_argument("--activations", action="store_true")
+    parser.add_argument("--group", type=int)
     given = parser.parse_args()
     torch.set_num_threads(1)
     bits = tuple(map(int, given.bits.split(",")))
@@ -74,7 +78,7 @@ def main() -> None:
         for seed in range(given.seeds)
         for row in compared(
             name,
-            Asked(seed, bits, given.choosing, given.activations),
+            Asked(seed, bits, given.choosing, given.activations, given.group),
             given.roundings.split(","),
         )
     ]
@@ -91,21 +95,35 @@ class Asked:
         budget_bits: Uniform precisions whose costs are the limits.
         choosing: Whether the fresh examples are those by which choices may be made.
         activations: Whether inputs are quantized as well.
+        group: Weights that share a scale; ``None``: those of an output channel.
     """
 
     seed: int
     budget_bits: tuple[int, ...]
     choosing: bool
     activations: bool
+    group: int | None = None
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """How one estimate is solved."""
+        tied = ("interactions", "additive")
+        # Without ties runtimes that fuse projections would not hold the answer.
+        return (*tied, *(f"{x}, untied" for x in tied)) if self.choosing else tied
 
     @property
     def candidates(self) -> tuple[str, ...]:
         """Precisions that layers may take."""
-        return WITH_ACTIVATIONS if self.activations else CANDIDATES
+        spelled = WITH_ACTIVATIONS if self.activations else CANDIDATES
+        return tuple(map(self._grouped, spelled))
 
     def uniform(self, bits: int) -> str:
         """The precision whose cost is the limit."""
-        return f"w{bits}a{bits}" if self.activations else f"w{bits}"
+        return self._grouped(f"w{bits}a{bits}" if self.activations else f"w{bits}")
+
+    def _grouped(self, spelled: str) -> str:
+        weight, *activation = spelled.partition("a")
+        return "".join([weight, *([f"g{self.group}"] if self.group else []), *activation])
 
     def limit(self, bits: int) -> mpq.Limit:
         """What a uniform precision costs."""
@@ -140,6 +158,9 @@ def network(
     name: str, seed: int, choosing: bool = False
 ) -> tuple[torch.nn.Module, tuple[Batches, Batches]]:
     """A trained network, calibration examples that the seed draws, and fresh examples."""
+    if name == "smollm2":
+        own = loader(name)
+        return own.model(), text_examples(own, seed, choosing)
     if name not in NETWORKS:
         own = loader(name)
         images, classes = map(torch.cat, zip(*own.held_out(), strict=True))
@@ -208,7 +229,7 @@ class Searched:
         chosen = {
             (bits, variant): solved(prepared, method, estimate, asked.limit(bits), variant)
             for bits in asked.budget_bits
-            for variant in ("interactions", "additive")
+            for variant in asked.variants
         }
         seconds = time.process_time() - start
         for bits in asked.budget_bits:
@@ -233,7 +254,7 @@ class Searched:
                         **ratio(self.losses[bits, variant], first.losses[bits, "interactions"]),
                         "accuracy": self.accuracies[bits, variant],
                     }
-                    for variant in ("interactions", "additive", "uniform")
+                    for variant in dict.fromkeys(variant for _, variant in self.losses)
                 },
             }
             for bits in sorted({bits for bits, _ in self.losses})
@@ -245,7 +266,9 @@ def solved(
 ) -> dict[str, Precision]:
     """The search's answer at one budget: layer to precision."""
     constraints = prepared.constraints([limit])
-    interactions = estimate.interactions if variant == "interactions" else None
+    if "untied" in variant:
+        constraints = replace(constraints, ties=())
+    interactions = estimate.interactions if "interactions" in variant else None
     problem = Problem(estimate.table, constraints, interactions)
     problem, solution = method.solve(problem, None, prepared)
     solution, _ = never_worse(prepared, problem, solution)
@@ -276,7 +299,8 @@ def forward_and_backward(model: torch.nn.Module, batches: Batches) -> float:
     start = time.process_time()
     for x, _ in batches:
         with torch.enable_grad():
-            model(x).float().sum().backward()
+            output = model(x)
+            getattr(output, "logits", output).float().sum().backward()
     model.zero_grad(set_to_none=True)
     return time.process_time() - start
 
@@ -320,6 +344,18 @@ def story_examples(data: Any, seed: int, choosing: bool) -> tuple[Batches, Batch
     x, y = read("valid_excerpt" if choosing else "eval180")
     seen, _ = drawn(read("calib64"), 64, seed)
     return batched(*seen, size=16), batched(x[:256], y[:256], size=16)
+
+
+def text_examples(own: Any, seed: int, choosing: bool) -> tuple[Batches, Batches]:
+    """32 sequences of the calibration text; 32 of the test text, or others of the former."""
+
+    def pair(batches: list[Tensor]) -> tuple[Tensor, Tensor]:
+        windows = torch.cat(batches)
+        return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+
+    seen, left = drawn(pair(own.calibration(64, 129)), 32, seed)
+    fresh = left if choosing else pair(own.held_out(32, 129))
+    return batched(*seen, size=4), batched(*fresh, size=4)
 
 
 def drawn(examples: Examples, count: int, seed: int) -> tuple[Examples, Examples]:

@@ -1,11 +1,15 @@
 """Whether losses of the same examples are smaller in one network than in another."""
 
 from math import sqrt
+from typing import Final
 
 import numpy as np
 from scipy.special import stdtr
 
 from mpq._support.arrays import Array
+
+LEVEL: Final = 0.05
+"""How often a gain is called one that is none."""
 
 
 def relative_gains(before: Array, after: Array) -> Array:
@@ -14,11 +18,11 @@ def relative_gains(before: Array, after: Array) -> Array:
     return found
 
 
-def is_above_chance(gains: Array) -> bool:
-    """Whether a mean of paired differences ``[N]`` is above 0: Student's t, one-sided, 5 %."""
+def is_above_chance(gains: Array, level: float = LEVEL) -> bool:
+    """Whether a mean of paired differences ``[N]`` is above 0: Student's t, one-sided."""
     error = standard_error(gains)
     # Examples that are all alike prove as little as a single one.
-    return error > 0 and bool(stdtr(len(gains) - 1, gains.mean() / error) > 0.95)
+    return error > 0 and bool(stdtr(len(gains) - 1, gains.mean() / error) > 1 - level)
 
 
 def standard_error(values: Array) -> float:

@@ -354,13 +354,13 @@ class Calibration:
 
     def until(self, num_examples: int) -> "Calibration":
         """The first examples, at most so many."""
-        start, stop = self._range
-        end = start + num_examples
-        end = end if stop is None else min(end, stop)
-        return self._part(start, end)
+        return self.between(0, num_examples)
 
-    def _part(self, start: int, stop: int | None) -> "Calibration":
-        return Calibration(self._source, start, stop, self.is_whole, self._axes)
+    def between(self, start: int, stop: int) -> "Calibration":
+        """Examples ``start`` to ``stop`` of these, or as many as there are."""
+        first, end = self._range
+        last = first + stop if end is None else min(first + stop, end)
+        return Calibration(self._source, first + start, last, self.is_whole, self._axes)
 
     def along(self, axes: tuple[int | None, ...] | None) -> "Calibration":
         """The same data, whose examples lie along these axes: see ``Batch.axes``."""
@@ -386,9 +386,7 @@ class Calibration:
             raise DataError(f"{what} cannot be split; give more, or held-out data of its own")
         # At least one example on either side, whatever the share.
         border = count - min(count - 1, max(1, round(count * held_out)))
-        start = self._range[0]
-        middle = start + border
-        return self._part(start, middle), self._part(middle, start + count)
+        return self.between(0, border), self.between(border, count)
 
 
 def _check_iterable(source: Any) -> None:

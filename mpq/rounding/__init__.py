@@ -11,9 +11,12 @@ from mpq.rounding.auto import AutoRounding
 from mpq.rounding.coordinate_descent import CoordinateDescent
 from mpq.rounding.gptq import Gptq
 from mpq.rounding.nearest import Nearest
+from mpq.rounding.quantease import QuantEase
 
 ROUNDINGS: Registry[WeightRounding] = Registry(
-    "rounding", (Nearest, AutoRounding, Gptq, CoordinateDescent, AdaRound), group="mpq.roundings"
+    "rounding",
+    (Nearest, AutoRounding, Gptq, CoordinateDescent, QuantEase, AdaRound),
+    group="mpq.roundings",
 )
 """Every rounding of weights, by the name that ``--rounding`` takes."""
 
@@ -24,5 +27,6 @@ __all__ = [
     "CoordinateDescent",
     "Gptq",
     "Nearest",
+    "QuantEase",
     "WeightRounding",
 ]

@@ -18,14 +18,16 @@ class AutoRounding(WeightRounding):
     A rounding that looks at the calibration examples fits them. So it is tried first: codes from a
     part of the examples, at the fewest, the middle and the most bits of the candidates, each in the
     whole network, on the rest, beside rounding to nearest. Where none of them loses more (beyond
-    its standard error), and all together less than by chance (Student's t of paired examples, 5 %),
-    all weights are rounded so, from all examples; else all to nearest. Not some formats so and
+    its standard error), and all together less than by chance (Student's t of paired examples,
+    2.5 %), all weights are rounded so, from all examples. Where that part of the examples does not
+    say so, the others are left out in turn, and all are asked together (2.5 % again); else all are
+    rounded to nearest. Not some formats so and
     others otherwise: prices of codes that fit the examples are too low beside prices of codes that
     do not. ``mpq.workflows.rounded_weights`` does that; for a weight alone this is coordinate
     descent.
 
     Args:
-        share: Of the calibration examples, that the trial does not round with.
+        share: Of the calibration examples, that a trial does not round with.
         signs: As in coordinate descent.
     """
 

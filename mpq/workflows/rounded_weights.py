@@ -8,9 +8,16 @@ import numpy as np
 import torch
 
 from mpq._support.arrays import Array
-from mpq._support.paired_gains import is_above_chance, relative_gains, standard_error
+from mpq._support.paired_gains import (
+    LEVEL,
+    is_above_chance,
+    relative_gains,
+    standard_error,
+)
 from mpq._support.progress import track
 from mpq.errors import GradientError
+from mpq.network.examples import Calibration
+from mpq.network.folds import folds
 from mpq.network.modules import weight_of
 from mpq.network.weight_layout import layout_of
 from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat, spell_weight
@@ -59,8 +66,8 @@ def rounded_weights(
     Layers that share a weight are looked at once, and get the same codes. Takes a forward and a
     backward pass over the calibration examples, and a second moment ``[K, K]`` for every layer;
     ``auto`` takes it twice, and six forward passes over a share of them, or more where few bits
-    break the network (``MOST_PARTS``). Of a network that cannot be differentiated the second
-    moments are the plain ones.
+    break the network (``MOST_PARTS``); where one share does not tell, for the others as well. Of a
+    network that cannot be differentiated the second moments are the plain ones.
 
     Args:
         on: Network, calibration examples, candidates, and the quantizer whose grids scales start
@@ -122,19 +129,50 @@ def _unhelped(
 ) -> list[TensorFormat]:
     """Formats in which the network loses more on examples that its codes were not found with.
 
-    All of them, where it does not lose less than by chance.
+    All of them, where it does not lose less than by chance. Where the first part of the examples
+    does not say that all is well, the other parts are left out in turn as well.
     """
-    seen, unseen = on.data.split(rounding.share)
-    trial = rounded_by_all(replace(on, data=seen), rounding, formats, seed, kept)
-    if not trial.stored:  # no layer has codes of its own, which is said layer by layer
+
+    def tried(share: tuple[Calibration, Calibration]) -> dict[TensorFormat, Array]:
+        return _left_out(on, rounding, formats, seed, share, kept)
+
+    first, *others = folds(on.data, rounding.share)
+    found = tried(first)
+    # No gains at all: no layer has codes of its own, which is said layer by layer.
+    if not found or (not _worse(found) and _is_helped(found)):
         return []
+    every = [found, *filter(None, map(tried, others))]
+    found = {f: np.concatenate([gains[f] for gains in every]) for f in formats}
+    return _worse(found) or ([] if _is_helped(found) else [*formats])
+
+
+def _worse(gains: Mapping[TensorFormat, Array]) -> list[TensorFormat]:
+    return [f for f, gain in gains.items() if gain.mean() < -standard_error(gain)]
+
+
+def _is_helped(gains: Mapping[TensorFormat, Array]) -> bool:
+    # Asked twice at most.
+    return is_above_chance(np.mean(list(gains.values()), axis=0), LEVEL / 2)
+
+
+def _left_out(
+    on: Estimation,
+    rounding: AutoRounding,
+    formats: Sequence[TensorFormat],
+    seed: int,
+    share: tuple[Calibration, Calibration],
+    kept: CodesCache | None,
+) -> dict[TensorFormat, Array]:
+    """``[N]`` gains of every format, on examples that codes were not found with."""
+    seen, unseen = share
+    trial = rounded_by_all(replace(on, data=seen), rounding, formats, seed, kept)
+    if not trial.stored:
+        return {}
     original = Reference(on.network.module, unseen, on.network.metric, on.network.allow_randomness)
     by_nearest = Evaluator(on.network, on.quantizer, original)
     by_trial = replace(by_nearest, quantizer=replace(on.quantizer, stored=trial.stored))
-
-    found = {f: _gains(by_nearest, by_trial, f) for f in track(formats, "trying roundings")}
-    worse = [f for f, gain in found.items() if gain.mean() < -standard_error(gain)]
-    return worse or ([] if is_above_chance(np.mean(list(found.values()), axis=0)) else [*formats])
+    tried = track(formats, "trying roundings")
+    return {f: _gains(by_nearest, by_trial, f) for f in tried}
 
 
 def _gains(by_nearest: Evaluator, by_trial: Evaluator, tensor_format: TensorFormat) -> Array:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -359,7 +360,38 @@ def test_a_format_that_breaks_the_network_is_tried_in_parts(
     assert sizes[:2] == [12, 12]
     assert sizes[2:10] == [3] * 8
     assert {name for part in seen["w2a32"][2:6] for name in part} == {*names}
-    assert seen["w8a32"] == [names, names]
+    assert {*seen["w8a32"]} == {names}
+
+
+@pytest.mark.parametrize(
+    ("gains", "expected", "asked"),
+    [
+        ([[0.5, 0.6, 0.4, 0.5]], [], 1),
+        ([[0.5, -0.4, 0.3, -0.2], *[[0.5, 0.4, 0.3, 0.4]] * 3], [], 4),
+        ([[0.5, -0.4, 0.3, -0.2]] * 4, ["w2", "w4g16", "w8"], 4),
+        ([[-0.5, -0.6, -0.4, -0.5], *[[0.5, 0.6, 0.4, 0.5]] * 3], [], 4),
+        ([[-0.5, -0.6, -0.4, -0.5]] * 4, ["w2", "w4g16", "w8"], 4),
+    ],
+)
+def test_where_one_part_does_not_tell_the_others_are_left_out_too(
+    net: nn.Module,
+    gains: list[list[float]],
+    expected: list[str],
+    asked: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each part once; the answer is that of all together."""
+    shown: list[int] = []
+
+    def told(_: object, __: object, tried: list[TensorFormat], ___: int, share: Any) -> Any:
+        shown.append(share[1].num_examples)
+        return dict.fromkeys(tried, np.array(gains[len(shown) - 1]))
+
+    monkeypatch.setattr("mpq.workflows.rounded_weights._left_out", told)
+    rounded = Prepared.of(task(net, "auto", candidates=TRIED)).rounded
+    assert rounded.unhelped == tuple(expected)
+    assert len(shown) == asked
+    assert len(set(shown)) == 1
 
 
 def test_one_answer_to_everything() -> None:

@@ -1,17 +1,13 @@
 """Layers with a forward of their own that pad what they read, and are torch's layer otherwise."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from mpq.network.inner_call import InnerCall
 from mpq.network.own_forward import Again
 
-OPERATORS: Final = (nn.functional.linear, nn.functional.conv1d, nn.functional.conv2d)
-"""Functions that become an operator of the file, which has a weight and a bias."""
 ERRORS: Final = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError)
 """What a forward says of numbers that it did not expect."""
 
@@ -30,53 +26,14 @@ def only_pads(module: nn.Module) -> bool:
     if x is None:
         return False
     given = {name: p.detach().clone() for name, p in module.named_parameters(recurse=False)}
-    calls = _Calls(given["weight"])
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), calls:
-            output = Again(module, (x,), {}).output(given)
+        with torch.random.fork_rng(devices=[]):
+            call = InnerCall.of(Again(module, (x,), {}), given)
     except ERRORS:
         return False
-    if len(calls.found) != 1:
+    if call is None or call.bias is not given.get("bias"):
         return False
-    (call,) = calls.found
-    is_whole = call.output is output and call.bias is given.get("bias")
-    return is_whole and torch.equal(_sorted(call.read), _sorted(x))
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class _Call:
-    read: Tensor
-    bias: Tensor | None
-    output: Tensor
-
-
-@final
-@dataclass(eq=False)
-class _Calls(TorchFunctionMode):
-    """Keeps calls of operators with a weight."""
-
-    weight: Tensor
-    found: list[_Call] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def __torch_function__(
-        self,
-        function: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Runs a function."""
-        named = dict(kwargs or {})
-        output = function(*args, **named)
-        if function in OPERATORS:
-            told = dict(zip(("input", "weight", "bias"), args, strict=False)) | named
-            if told["weight"] is self.weight:
-                self.found.append(_Call(told["input"], told.get("bias"), output))
-        return output
+    return torch.equal(_sorted(call.read), _sorted(x))
 
 
 def _drawn(module: nn.Module) -> Tensor | None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mpq.rounding.diagonal_blocks import add_to_diagonal
+from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.gram import Gram
 from mpq.sensitivity.passes.input_columns import Lattice, input_columns, output_positions
 
@@ -33,16 +34,17 @@ class Seen:
 class LayerMoments(Protocol):
     """Sums over calls of a layer's plain and guided second moment; see ``second_moments``."""
 
-    def add_plain(self, x: Tensor, output: Tensor, seen: Seen) -> None:
+    def add_plain(self, tap: Tap, x: Tensor, output: Tensor, seen: Seen) -> None:
         """A call in a forward pass.
 
         Args:
-            x: What the layer reads.
+            tap: The call, as ``operator_call`` has it.
+            x: What the operator reads.
             output: What it gives; its shape is looked at.
             seen: By which examples it is made.
         """
 
-    def add(self, x: Tensor, g: Tensor, seen: Seen) -> None:
+    def add(self, tap: Tap, x: Tensor, g: Tensor, seen: Seen) -> None:
         """A call in a backward pass, plain and guided by ``g``, the gradient of its output."""
 
     def forget_plain(self) -> None:
@@ -68,7 +70,6 @@ class MatrixMoments:
     def __init__(
         self, layer_module: nn.Module, shape: tuple[int, int, int], is_guided: bool
     ) -> None:
-        self._layer_module = layer_module
         self._shape = shape
         self._device = next(layer_module.parameters()).device
         self._plain = self._gram()
@@ -77,17 +78,17 @@ class MatrixMoments:
     def _gram(self) -> Gram:
         return Gram(self._shape, self._device)
 
-    def add_plain(self, x: Tensor, output: Tensor, seen: Seen) -> None:
+    def add_plain(self, tap: Tap, x: Tensor, output: Tensor, seen: Seen) -> None:
         """See ``LayerMoments``."""
-        for _, columns in input_columns(self._layer_module, x, output, seen.lattice):
+        for _, columns in input_columns(tap.layer_module, x, output, seen.lattice):
             self._plain.add(columns, seen.times)
 
-    def add(self, x: Tensor, g: Tensor, seen: Seen) -> None:
+    def add(self, tap: Tap, x: Tensor, g: Tensor, seen: Seen) -> None:
         """See ``LayerMoments``."""
         assert self._guided is not None
         # Roots, so that the product with itself has the squares.
-        sizes = output_positions(self._layer_module, g).float().square().mean(dim=-1).sqrt_()
-        for piece, columns in input_columns(self._layer_module, x, g, seen.lattice):
+        sizes = output_positions(tap.layer_module, g).float().square().mean(dim=-1).sqrt_()
+        for piece, columns in input_columns(tap.layer_module, x, g, seen.lattice):
             self._plain.add(columns, seen.times)
             size = sizes[piece].reshape(-1, len(columns)).t()  # [G, p]
             # Not as often as there are copies: their gradients are added up already.
@@ -120,13 +121,13 @@ class EmbeddingMoments:
         self._inputs = shape[1]
         self._uses = self._squares = 0.0
 
-    def add_plain(self, x: Tensor, output: Tensor, seen: Seen) -> None:  # noqa: ARG002
+    def add_plain(self, tap: Tap, x: Tensor, output: Tensor, seen: Seen) -> None:  # noqa: ARG002
         """See ``LayerMoments``."""
         self._uses += seen.copies * (output.numel() // self._inputs)
 
-    def add(self, x: Tensor, g: Tensor, seen: Seen) -> None:
+    def add(self, tap: Tap, x: Tensor, g: Tensor, seen: Seen) -> None:
         """See ``LayerMoments``."""
-        self.add_plain(x, g, seen)
+        self.add_plain(tap, x, g, seen)
         self._squares += float(g.float().square().sum()) / self._inputs
 
     def forget_plain(self) -> None:

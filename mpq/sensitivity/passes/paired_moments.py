@@ -17,6 +17,7 @@ from mpq.sensitivity.passes.forward_pass import read_first
 from mpq.sensitivity.passes.gram import Gram, add_crossed
 from mpq.sensitivity.passes.input_columns import input_columns
 from mpq.sensitivity.passes.looking import Looking
+from mpq.sensitivity.passes.operator_calls import operator_call
 from mpq.sensitivity.passes.second_moments import POSITIONS, mixing_factors, moment_shape
 
 
@@ -95,8 +96,10 @@ class _Inputs:
 
     def keep(self, tap: Tap, x: Tensor, output: Tensor) -> None:
         """A ``LayerReader``."""
-        # A network may change its tensors in place after the layer has read them.
-        self.found[tap.name] = tap, x.clone(), output
+        call = operator_call(tap, x)
+        if call is not None:
+            # A network may change its tensors in place after the layer has read them.
+            self.found[tap.name] = call[0], call[1].clone(), output
 
 
 def _unlike(names: Collection[str], one: _Inputs, other: _Inputs) -> list[str]:
@@ -115,7 +118,6 @@ class _Sums:
         weight = weight_of(layer_module)
         inputs = layout_of(layer_module).to_rows(weight).shape[1]
         shape = moment_shape(layer.groups, inputs)
-        self._layer_module = layer_module
         self._plain, self._guided = (Gram(shape, weight.device) for _ in range(2))
         self._crossed, self._guided_crossed = (
             torch.zeros(shape, device=weight.device) for _ in range(2)
@@ -133,7 +135,7 @@ class _Sums:
         x, x_q, output = call
         seen, start = looking.seen(tap, x_q, output, first), 0
         float_columns, columns = (
-            input_columns(self._layer_module, each, output, seen.lattice) for each in (x, x_q)
+            input_columns(tap.layer_module, each, output, seen.lattice) for each in (x, x_q)
         )
         for (_, met), (_, met_q) in zip(float_columns, columns, strict=True):
             self._plain.add(met_q, seen.times)

@@ -10,6 +10,7 @@ from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
 from mpq.sensitivity.passes.input_columns import input_columns, output_positions
 from mpq.sensitivity.passes.looking import Looking
+from mpq.sensitivity.passes.operator_calls import operator_call
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
 
 
@@ -62,8 +63,10 @@ class _Reader:
 
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
-        if tap.name not in self.found or tap.is_shared:
+        call = None if tap.name not in self.found or tap.is_shared else operator_call(tap, x)
+        if call is None:
             return
+        tap, x = call
         seen = self._looking.seen(tap, x, g, self.first)
         squares = output_positions(tap.layer_module, g).float().square().mean(dim=-1)
         pieces = input_columns(tap.layer_module, x, g, seen.lattice)

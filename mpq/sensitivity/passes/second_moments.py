@@ -21,6 +21,7 @@ from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
 from mpq.sensitivity.passes.forward_pass import read_batch
 from mpq.sensitivity.passes.layer_moments import EmbeddingMoments, LayerMoments, MatrixMoments
 from mpq.sensitivity.passes.looking import Looking
+from mpq.sensitivity.passes.operator_calls import operator_call
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
 
 DENSE_INPUTS: Final = 2**14
@@ -84,7 +85,7 @@ def second_moments(
     :math:`\mathrm{mean}_n(T_n) / V` in ``H``, the uses of a row among ``V`` in an example, and
     :math:`\mathrm{mean}_n \sum_p \mathrm{mean}_e(g_{npe}^2) / V` in ``G``, both of which are the
     mean over rows of its own form, in the units of the others. A layer among them that has no
-    moment of its own (a forward of its own) is left out of the sum.
+    moment of its own is left out of the sum.
 
     A layer that reads numbers whose squares are beyond float32 has none; where those of gradients
     are, it has the plain one.
@@ -155,13 +156,7 @@ class _Collecting:
         self.missing: dict[str, str] = {}
         for layer in on.network.layers:
             layer_module = on.network.layer_module(layer.name)
-            if layer.has_own_forward:
-                self.missing[layer.name] = (
-                    f"layer {layer.name!r} has a forward of its own, or a hook that changes its "
-                    "output, so that what its weight meets is not known"
-                )
-            else:
-                self.moments[layer.name] = _empty(layer, layer_module, dense_inputs, is_guided)
+            self.moments[layer.name] = _empty(layer, layer_module, dense_inputs, is_guided)
         self._on, self._looking = on, Looking.of(on, positions)
         self._first = 0  # example of the batch that is read
         self.calls = Counter[str]()
@@ -196,10 +191,15 @@ class _Collecting:
             self._first += batch.size
 
     def _read_call(self, tap: Tap, x: Tensor, output: Tensor) -> None:
-        if tap.name in self._unread:
-            self.calls[tap.name] += 1  # 0 where there was no backward pass
-            seen = self._looking.seen(tap, x, output, self._first)
-            self.moments[tap.name].add_plain(x, output, seen)
+        if tap.name not in self._unread or tap.name not in self.moments:
+            return
+        self.calls[tap.name] += 1  # 0 where there was no backward pass
+        call = operator_call(tap, x)
+        if call is None:
+            self._refuse(tap.name)
+        else:
+            seen = self._looking.seen(*call, output, self._first)
+            self.moments[tap.name].add_plain(*call, output, seen)
 
     @property
     def reads_inputs(self) -> bool:
@@ -211,9 +211,22 @@ class _Collecting:
 
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
-        if tap.name in self.moments:
-            self._reads[tap.name] += 1
-            self.moments[tap.name].add(x, g, self._looking.seen(tap, x, g, self._first))
+        if tap.name not in self.moments:
+            return
+        self._reads[tap.name] += 1
+        call = operator_call(tap, x)
+        if call is None:
+            self._refuse(tap.name)
+        else:
+            self.moments[tap.name].add(*call, g, self._looking.seen(*call, g, self._first))
+
+    def _refuse(self, name: str) -> None:
+        del self.moments[name], self.calls[name]
+        self.missing[name] = (
+            f"layer {name!r} has a forward of its own, which does more than to hand on what it "
+            "makes of its input to torch's operator, or a hook that changes its output, so that "
+            "what its weight meets is not known"
+        )
 
 
 def _empty(

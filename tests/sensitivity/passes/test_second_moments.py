@@ -98,7 +98,34 @@ LINEAR: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Linear(1, 3), (2, 3, 1)),
     (hugging_face(5, 4), (3, 5)),
 ]
-KINDS = [*LINEAR, *CONVOLUTIONS]
+
+
+class Padded(nn.Conv2d):
+    """As wide as its input over the stride, whatever the kernel: zeros behind and below."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One column and row more than torch would add, and no padding of its own."""
+        padded = nn.functional.pad(x, (1, 2, 0, 1))
+        return nn.functional.conv2d(
+            padded, self.weight, self.bias, stride=self.stride, groups=self.groups
+        )
+
+
+class Scaled(nn.Linear):
+    """Reads squares."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """By torch's operator."""
+        return nn.functional.linear(x.square(), self.weight, bias=self.bias)
+
+
+OWN: list[tuple[nn.Module, tuple[int, ...]]] = [
+    (Padded(4, 6, 3, stride=2, padding=5, groups=2), (4, 6, 7)),
+    (Padded(3, 5, (2, 3), dilation=2, padding_mode="reflect", padding=1), (3, 6, 6)),
+    (Scaled(5, 4), (3, 5)),
+]
+"""Forwards of their own, which hand on what they make of their input to torch's operator."""
+KINDS = [*LINEAR, *CONVOLUTIONS, *OWN]
 kinds = pytest.mark.parametrize(("layer", "shape"), KINDS, ids=str)
 even = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 

@@ -14,10 +14,10 @@ class BiasCorrection:
     Args:
         is_kept: Whether the answer has other biases.
         why: Why not; empty: it has.
-        num_examples: Calibration examples that the trial did not correct with, and on which it was
-            decided; 0: there was no trial.
-        loss: What the trial's network loses on them, in the metric's unit.
-        loss_before: What it loses without the correction.
+        num_examples: Calibration examples on which it was decided, each with biases from others; 0:
+            there was no trial.
+        loss: What they lose in the trial's networks, in the metric's unit.
+        loss_before: What they lose without the correction.
         corrected: Layers, and BatchNorms that are not folded, that can be corrected.
         left: Those that cannot, and why.
     """

@@ -13,7 +13,6 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-import mpq
 from mpq.quantization.fingerprint import checksum, measurement_key
 from mpq.quantization.grid import Grid
 from mpq.quantization.numerics import Numerics
@@ -142,6 +141,6 @@ def _source(folders: tuple[str, ...]) -> str:
 
 
 def _files(folders: tuple[str, ...]) -> Iterator[Path]:
-    root = Path(mpq.__file__).parent
+    root = Path(__file__).parents[1]  # mpq
     for folder in folders:
         yield from sorted((root / folder).rglob("*.py"))

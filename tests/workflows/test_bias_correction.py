@@ -1,6 +1,7 @@
 """Searches whose answer's biases are corrected: where that helps, and only there."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,10 @@ def test_an_answer_is_corrected_where_that_helps(
 
 
 def test_what_does_not_help_is_left(net: nn.Module) -> None:
-    """Examples that say nothing of those that the trial keeps apart: their mean is another."""
-    batches = [*vectors(6), *(-4 - x for x in vectors(2))]
+    """Every quarter of the examples lies on the other side of 0 than one of the others."""
+    one, other = 3 * torch.randn(2, 24, generator=torch.Generator().manual_seed(2))
+    shifts = (one, -one, other, -other)
+    batches = [x - 2 + shifts[i // 2] for i, x in enumerate(vectors())]
     result = search(replace(task(net, batches, held_out=vectors(2)), bias_correction=False))
 
     assignment, told = corrected(net, result.assignment, mpq.Calibration(batches), KL)
@@ -160,7 +163,7 @@ def test_convolutions_with_folded_batch_norm(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verb", ["compare", "frontier"])
 def test_verbs_of_many_answers_refuse_it(net: nn.Module, verb: str) -> None:
     """Biases are corrected for one."""
-    asked = {
+    asked: dict[str, Callable[[], object]] = {
         "compare": lambda: mpq.compare(task(net), ["effective_bits=32"]),
         "frontier": lambda: mpq.frontier(task(net), "weight_bytes"),
     }

@@ -122,7 +122,7 @@ class CompressedTensors(FolderTarget):
             return super().why_not(layer, precision, modules)
         if layer.name not in expert_matrices(modules[""]):
             return "transformers loads its experts from one tensor, and no quantized ones"
-        return self.refusal(layer, precision)
+        return self.scale_refusal(precision.weight) or self.refusal(layer, precision)
 
     def _expert_refusal(self, precision: Precision) -> str:
         if self.dtype != torch.float32:

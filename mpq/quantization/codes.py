@@ -8,6 +8,8 @@ from torch import Tensor
 
 from mpq.quantization.grid import Grid, integer_range, places
 from mpq.quantization.precision import Granularity, TensorFormat
+from mpq.quantization.scale_formats import SCALE_FORMATS
+from mpq.quantization.second_scales import SecondScales
 from mpq.quantization.stored import StoredWeight, code_type, signature_of
 
 
@@ -28,6 +30,7 @@ class Codes:
         scale: ``[O, G]`` float32; one for the whole weight is repeated for every channel.
         zero_point: ``[O, G]`` int32, 0 where the format is symmetric.
         num_inputs: ``K``: without what fills up the last group.
+        second: What the scales are stored relative to, ``[O, G]``, where they have second scales.
     """
 
     tensor_format: TensorFormat
@@ -35,6 +38,7 @@ class Codes:
     scale: Tensor
     zero_point: Tensor
     num_inputs: int
+    second: SecondScales | None = None
 
     @classmethod
     def of(cls, rows: Tensor, tensor_format: TensorFormat, grid: Grid) -> "Codes":
@@ -54,7 +58,10 @@ class Codes:
             else t.cpu().reshape(len(rows), -1)
             for t in (grid.scale, grid.zero_point)
         )
-        return cls(tensor_format, found, scale.clone(), point.clone(), rows.shape[1])
+        second = grid.second
+        if second is not None:
+            second = second.mapped(lambda part: part.cpu().reshape(len(rows), -1))
+        return cls(tensor_format, found, scale.clone(), point.clone(), rows.shape[1], second)
 
     @classmethod
     def of_stored(cls, stored: StoredWeight, tensor_format: TensorFormat) -> "Codes":
@@ -69,7 +76,13 @@ class Codes:
         num_inputs, group = codes.shape[1], tensor_format.group_size or codes.shape[1]
         missing = scale.shape[1] * group - num_inputs
         last = filling.expand(len(codes), missing)
-        return cls(tensor_format, torch.cat([codes, last], dim=1), scale, point, num_inputs)
+        filled = torch.cat([codes, last], dim=1)
+        second = None
+        if stored.scale_step is not None and stored.scale_mean is not None:
+            told = SCALE_FORMATS[tensor_format.scale or ""]
+            step, mean = (torch.from_numpy(x) for x in (stored.scale_step, stored.scale_mean))
+            second = SecondScales.expanded(step, mean, told, scale)
+        return cls(tensor_format, filled, scale, point, num_inputs, second)
 
     def stored(self, rows: Tensor) -> StoredWeight:
         """The same, small enough to be kept for every layer and precision.
@@ -81,11 +94,17 @@ class Codes:
         if self.tensor_format.number.table:
             codes = places(codes, self.tensor_format.number)
         original = rows.detach().float().cpu().numpy()
+        step = mean = None
+        if self.second is not None:
+            told = SCALE_FORMATS[self.tensor_format.scale or ""]
+            step, mean = (part.numpy() for part in self.second.stored_parts(told))
         return StoredWeight(
             codes.numpy().astype(code_type(self.tensor_format)),
             self.scale.numpy(),
             self.zero_point.numpy(),
             signature_of(original),
+            step,
+            mean,
         )
 
     @property

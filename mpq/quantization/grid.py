@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mpq.quantization.formats import NumberFormat
 from mpq.quantization.numerics import InputRounding
+from mpq.quantization.second_scales import SecondScales
 
 
 @final
@@ -25,6 +26,7 @@ class Grid:
         zero_point: ``[O]`` int32; 0 for symmetric and floating-point formats.
         symmetric: Whether integers are signed around 0.
         rounding: How numbers become codes, as in ``Numerics.input_rounding``.
+        second: What the scales are stored relative to, in their shape; unset: nothing.
     """
 
     number: NumberFormat
@@ -32,6 +34,7 @@ class Grid:
     zero_point: Tensor
     symmetric: bool
     rounding: InputRounding = "reciprocal"
+    second: SecondScales | None = None
 
     @property
     def unsigned_zero_point(self) -> Tensor:

@@ -9,6 +9,8 @@ Spelling, for example ``w4g128a8``:
 ``t``        one scale for the whole weight tensor (default: one per output channel)
 ``z``        affine, with a zero point (default for weights: symmetric)
 ``g128``     one scale for every 128 consecutive weights of an output channel
+``sfp8``     what scales are stored in, a name of ``mpq.quantization.scale_formats`` (default: fp16
+             for scales of groups, fp32 for others, unless a target says otherwise)
 ``a8``       activation: as for weights; without this part the activation stays fp32
 ``s``        symmetric (default for integer activations: affine, with a zero point)
 ``d``        dynamic: one scale per token, found while running (default: one static scale per
@@ -35,11 +37,10 @@ from mpq.quantization.formats import (
     spelled_format,
     spellings,
 )
+from mpq.quantization.scale_formats import SCALE_FORMATS
 
 SCALE_BITS = 32
-"""Bits of one scale, where a tensor or a channel has one."""
-GROUP_SCALE_BITS = 16
-"""Bits of one scale, where a group of weights has one (fp16, as GPTQ and AWQ store it)."""
+"""Bits of one scale of a whole weight in a microscaling format."""
 BLOCK_SCALE_BITS = 8
 """Bits of one scale of a microscaling format."""
 LARGEST_GROUP = 2**31
@@ -68,6 +69,8 @@ class TensorFormat:
         granularity: How many numbers share a scale; ``NONE`` for floats of 16 bits and more.
         symmetric: Whether zero is the middle of the range (no zero point).
         group_size: Numbers per scale, for ``Granularity.GROUP`` only.
+        scale: What scales are stored in, one of ``SCALE_FORMATS``; ``None``: fp16 for those of
+            groups and fp32 for others, or what a target's numerics say.
 
     Raises:
         PrecisionError: If the parts contradict each other.
@@ -77,6 +80,7 @@ class TensorFormat:
     granularity: Granularity
     symmetric: bool = True
     group_size: int | None = None
+    scale: str | None = None
 
     def __post_init__(self) -> None:
         if self.number.needs_scale == (self.granularity is Granularity.NONE):
@@ -94,6 +98,30 @@ class TensorFormat:
             raise PrecisionError(f"{self.number.name} is symmetric: it has no zero point")
         if self.number.is_microscaling and self.group_size != self.number.block:
             raise PrecisionError(f"{self.number.name} has groups of {self.number.block}")
+        if self.scale is not None:
+            self._check_scale(self.scale)
+
+    def _check_scale(self, scale: str) -> None:
+        if scale not in SCALE_FORMATS:
+            raise PrecisionError(
+                f"scales are stored in one of {', '.join(SCALE_FORMATS)}; got {quoted(scale)}"
+            )
+        if not self.number.needs_scale or self.number.is_microscaling:
+            raise PrecisionError(f"scales of {self.number.name} are not stored in {scale}")
+        if self.granularity not in (Granularity.CHANNEL, Granularity.GROUP, Granularity.TENSOR):
+            raise PrecisionError(f"scales that are found while running are not stored in {scale}")
+        if self.granularity is Granularity.TENSOR and SCALE_FORMATS[scale].second_scale:
+            raise PrecisionError(
+                f"scales in {scale} have a second scale, and one of a whole weight needs none"
+            )
+
+    def __repr__(self) -> str:
+        # Journals hold it: as it was before scales could be chosen, where they are not.
+        parts = [self.number, self.granularity, self.symmetric, self.group_size]
+        names = ["number", "granularity", "symmetric", "group_size"]
+        told = [f"{name}={part!r}" for name, part in zip(names, parts, strict=True)]
+        told += [] if self.scale is None else [f"scale={self.scale!r}"]
+        return f"TensorFormat({', '.join(told)})"
 
     @property
     def is_exact(self) -> bool:
@@ -123,24 +151,30 @@ class TensorFormat:
         >>> Precision.parse("mxfp4").weight.stored_bits(64 * 64, 64) / 64**2
         4.25
         """
-        is_group = self.granularity is Granularity.GROUP
-        per_scale = GROUP_SCALE_BITS if is_group else SCALE_BITS
+        count = self.num_scales(num_elements, num_channels)
+        scales = SCALE_FORMATS[self.scale or self._usual_scale].stored_bits(count)
         if self.number.is_microscaling:
-            per_scale = BLOCK_SCALE_BITS
-        if not self.symmetric:
-            # A zero point is one of the codes, and stored as one.
-            per_scale += self.number.bits
-        scales = self.num_scales(num_elements, num_channels)
-        whole = SCALE_BITS if self.number.has_tensor_scale else 0
-        return num_elements * self.number.bits + scales * per_scale + whole
+            scales = count * BLOCK_SCALE_BITS
+            scales += SCALE_BITS if self.number.has_tensor_scale else 0
+        # A zero point is one of the codes, and stored as one.
+        points = 0 if self.symmetric else count * self.number.bits
+        return num_elements * self.number.bits + scales + points
+
+    @property
+    def _usual_scale(self) -> str:
+        return "fp16" if self.granularity is Granularity.GROUP else "fp32"
 
 
 @cache
 def _pattern() -> re.Pattern[str]:
     # The longest first: fp8_e5m2 is not fp8 and a rest.
-    number = "|".join(sorted(map(re.escape, spellings()), key=len, reverse=True))
+    number, scale = (
+        "|".join(sorted(map(re.escape, names), key=len, reverse=True))
+        for names in (spellings(), SCALE_FORMATS)
+    )
     return re.compile(
         rf"w(?P<weight>{number})(?P<tensor>t?)(?P<zero>z?)(?:g(?P<group>[0-9]{{1,{_LONGEST}}}))?"
+        rf"(?:s(?P<scale>{scale}))?"
         rf"(?:a(?P<activation>{number})(?P<symmetric>s?)(?P<dynamic>d?))?"
     )
 
@@ -149,7 +183,8 @@ def _help() -> str:
     *_, widest, original = sorted(int(text) for text in spellings() if text.isdigit())
     return (
         f"write w<bits>a<bits> such as w4a8 (2 to {widest}, or {original} bits), w4g128a16 "
-        f"for groups of 128, w8a8d for dynamic activations, or one of {', '.join(shown_names())}"
+        f"for groups of 128, w4g64sfp8 for their scales in fp8, w8a8d for dynamic "
+        f"activations, or one of {', '.join(shown_names())}"
     )
 
 
@@ -205,7 +240,7 @@ def _weight_format(match: re.Match[str]) -> TensorFormat:
     if match["tensor"] and group:
         raise PrecisionError(f"{match[0]!r}: 't' (one scale) and 'g{group}' exclude each other")
     if not number.needs_scale:
-        _refuse_flags(match, number, "tensor", "zero", "group")
+        _refuse_flags(match, number, "tensor", "zero", "group", "scale")
         return TensorFormat(number, Granularity.NONE)
     if number.is_microscaling:
         _refuse_own_groups(match, number)
@@ -214,7 +249,8 @@ def _weight_format(match: re.Match[str]) -> TensorFormat:
         granularity = Granularity.GROUP
     else:
         granularity = Granularity.TENSOR if match["tensor"] else Granularity.CHANNEL
-    return TensorFormat(number, granularity, not match["zero"], int(group) if group else None)
+    size = int(group) if group else None
+    return TensorFormat(number, granularity, not match["zero"], size, match["scale"])
 
 
 def _activation_format(match: re.Match[str]) -> TensorFormat:
@@ -243,6 +279,10 @@ def _refuse_own_groups(match: re.Match[str], number: NumberFormat) -> None:
         )
     if match["zero"]:
         raise PrecisionError(f"{match[0]!r}: {number.name} is symmetric: it has no zero point")
+    if match["scale"]:
+        raise PrecisionError(
+            f"{match[0]!r}: scales of {number.name} are stored in {number.block_scale}"
+        )
 
 
 def spell_weight(weight: TensorFormat) -> str:
@@ -251,7 +291,8 @@ def spell_weight(weight: TensorFormat) -> str:
     text += "t" if weight.granularity is Granularity.TENSOR else ""
     text += "" if weight.symmetric else "z"
     has_group = weight.group_size and not weight.number.is_microscaling
-    return text + (f"g{weight.group_size}" if has_group else "")
+    text += f"g{weight.group_size}" if has_group else ""
+    return text + ("" if weight.scale is None else f"s{weight.scale}")
 
 
 def _spell_activation(activation: TensorFormat) -> str:

@@ -14,13 +14,14 @@ from torch.nn import functional as F
 
 from mpq.quantization.formats import NumberFormat
 from mpq.quantization.grid import Grid, make_grid, round_float
-from mpq.quantization.numerics import LARGEST, OWN, SMALLEST, Numerics, ScaleType
+from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.ranges import ActivationRange, RangeMethod
+from mpq.quantization.scale_formats import SCALE_FORMATS
+from mpq.quantization.second_scales import SecondScales, stored_scale
 
 LARGEST_BLOCK_SCALE: Final = 448.0
 """The largest number of fp8, in which NVFP4's scales are stored."""
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def weight_grid(
@@ -28,17 +29,28 @@ def weight_grid(
 ) -> Grid:
     """The grid that a weight ``[O, K]`` is put on by a format that needs a scale.
 
-    Scales are rounded to the dtype that they are stored in: of groups to fp16, unless the numerics
-    say otherwise.
+    Scales are rounded to what they are stored in (``scale_type_of``).
     """
     shared = sharing_scale(rows, tensor_format)
     if tensor_format.number.is_microscaling:
         return _block_grid(shared, tensor_format.number, method, numerics)
     low, high = method.ends(shared, tensor_format.number, tensor_format.symmetric)
     grid = make_grid(tensor_format.number, tensor_format.symmetric, low, high)
+    scale_type = scale_type_of(tensor_format, numerics)
+    told = SCALE_FORMATS[scale_type]
+    second = SecondScales.of(grid.scale, told) if told.second_scale else None
+    return replace(grid, scale=stored_scale(grid.scale, scale_type, second), second=second)
+
+
+def scale_type_of(tensor_format: TensorFormat, numerics: Numerics) -> str:
+    """What the scales of a format are stored in, one of ``SCALE_FORMATS``.
+
+    Args:
+        tensor_format: One that needs a scale; where it names a type itself, that one.
+        numerics: Of the target: those of groups are in fp16, unless it says otherwise.
+    """
     is_group = tensor_format.granularity is Granularity.GROUP
-    stored = stored_scale(grid.scale, numerics.group_scale if is_group else numerics.scale)
-    return Grid(grid.number, stored, grid.zero_point, grid.symmetric)
+    return tensor_format.scale or (numerics.group_scale if is_group else numerics.scale)
 
 
 def _block_grid(
@@ -64,15 +76,6 @@ def _into_range(largest: float, number: NumberFormat) -> float:
     exponent = floor(log2(LARGEST_BLOCK_SCALE * number.max_value / largest))
     # What is multiplied, and the scales that are divided, stay normal numbers of float32.
     return float(2.0 ** min(max(exponent, -100), 100))
-
-
-def stored_scale(scale: Tensor, scale_type: ScaleType) -> Tensor:
-    """Scales as they are after storing them, with their signs, in float32; any shape."""
-    if scale_type == "fp32":
-        return scale
-    # Before the cast, which makes 0 of smaller numbers and infinity of larger ones.
-    within = scale.abs().clamp(SMALLEST[scale_type], LARGEST[scale_type]).copysign(scale)
-    return within.to(_DTYPES[scale_type]).float()
 
 
 def quantize_rows(rows: Tensor, tensor_format: TensorFormat, grid: Grid | None) -> Tensor:

@@ -81,6 +81,7 @@ def replaceable(start: Codes) -> Codes:
         start.scale.clone(),
         start.zero_point,
         start.num_inputs,
+        start.second,
     )
 
 
@@ -120,7 +121,8 @@ def _pieces(count: int, numbers: int) -> Iterable[slice]:
 def _stack(rows: Tensor, cut: _Cut, starts: Sequence[Codes], numerics: Numerics) -> Stack:
     formats = [start.tensor_format for start in starts]
     grids = [(cut.of(start.scale), cut.of(start.zero_point)) for start in starts]
-    return Stack.of(cut.of(rows), formats, grids, numerics)
+    seconds = [start.second and start.second.mapped(cut.of) for start in starts]
+    return Stack.of(cut.of(rows), formats, grids, numerics, seconds)
 
 
 def _fill(

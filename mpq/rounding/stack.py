@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Final, Self, final
 
 import torch
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from mpq.quantization.formats import NumberFormat
 from mpq.quantization.grid import integer_range, round_float
-from mpq.quantization.numerics import Numerics, ScaleType
+from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, TensorFormat
-from mpq.quantization.rounding import stored_scale
+from mpq.quantization.rounding import scale_type_of
+from mpq.quantization.scale_formats import SCALE_FORMATS
+from mpq.quantization.second_scales import SecondScales, stored_scale
 
 ALL: Final = slice(None)
 
@@ -33,10 +36,11 @@ class Stack:
         group_of: ``[K]`` which scale an input has.
         number: A floating-point format of all rows, or one with a table; ``None``: integers of any
             bits.
-        stored_as: What scales are rounded to.
+        stored_as: What scales are rounded to, one of ``SCALE_FORMATS``.
         can_rescale: Whether scales may take other values than those they start from: not where
             they are powers of two or shared by all rows.
         can_turn: Whether they may be negative as well, which only changes integers around 0.
+        second: What scales are stored relative to, in their shape; unset: nothing.
     """
 
     target: Tensor
@@ -46,9 +50,10 @@ class Stack:
     high: Tensor
     group_of: Tensor
     number: NumberFormat | None
-    stored_as: ScaleType
+    stored_as: str
     can_rescale: bool
     can_turn: bool
+    second: SecondScales | None = None
 
     @classmethod
     def of(
@@ -57,6 +62,7 @@ class Stack:
         formats: Sequence[TensorFormat],
         grids: Sequence[tuple[Tensor, Tensor]],
         numerics: Numerics,
+        seconds: Sequence[SecondScales | None] = (),
     ) -> Self:
         """Some rows at several precisions, one behind the other.
 
@@ -65,6 +71,7 @@ class Stack:
             formats: That have one ``layout``.
             grids: Scale and zero point of each, ``[..., O, S]``.
             numerics: How scales are stored.
+            seconds: What the scales of each are stored relative to, ``[..., O, S]``.
         """
         first, (num_rows, num_inputs) = formats[0], rows.shape[-2:]
         number = first.number if first.number.is_float else None
@@ -76,6 +83,10 @@ class Stack:
         size = first.group_size or num_inputs
         can_rescale = not (first.number.is_microscaling or first.granularity is Granularity.TENSOR)
         is_around_0 = number is None and first.symmetric
+        scale_type = scale_type_of(first, numerics)
+        can_be_negative = numerics.scale_sign == "either" and (
+            SCALE_FORMATS[scale_type].can_be_negative
+        )
         return cls(
             torch.cat([rows.float().mT] * len(formats), dim=-1),
             torch.cat([scale.float().mT for scale, _ in grids], dim=-1),
@@ -84,9 +95,10 @@ class Stack:
             high,
             torch.arange(num_inputs) // size,
             number,
-            numerics.group_scale if first.group_size else numerics.scale,
+            scale_type,
             can_rescale,
-            can_rescale and is_around_0 and numerics.scale_sign == "either",
+            can_rescale and is_around_0 and can_be_negative,
+            _joined([second.mapped(lambda part: part.mT) for second in seconds if second]),
         )
 
     @property
@@ -96,7 +108,7 @@ class Stack:
 
     def with_scale(self, scale: Tensor) -> Self:
         """The same rows with other scales ``[..., S, R]``, rounded to what stores them."""
-        return replace(self, scale=stored_scale(scale, self.stored_as))
+        return replace(self, scale=stored_scale(scale, self.stored_as, self.second))
 
     @classmethod
     def side_by_side(cls, stacks: Sequence[Self]) -> Self:
@@ -109,6 +121,7 @@ class Stack:
             zero_point=torch.cat([first.zero_point] * count, dim=-1),
             low=first.low.repeat(count),
             high=first.high.repeat(count),
+            second=_joined([first.second] * count if first.second else []),
         )
 
     def cells(self, inputs: Tensor) -> "Cells":
@@ -166,7 +179,18 @@ def _at(values: Tensor, groups: Tensor) -> Tensor:
     return values.take_along_dim(groups[..., None], dim=-2)
 
 
-def layout(tensor_format: TensorFormat) -> tuple[str, bool, Granularity, int | None]:
+def _joined(seconds: Sequence[SecondScales]) -> SecondScales | None:
+    """Of columns side by side."""
+    if not seconds:
+        return None
+    step, mean = (
+        torch.cat([part(second) for second in seconds], dim=-1)
+        for part in (attrgetter("step"), attrgetter("mean"))
+    )
+    return SecondScales(step, mean)
+
+
+def layout(tensor_format: TensorFormat) -> tuple[str, bool, Granularity, int | None, str | None]:
     """What formats must share so that their rows can be one stack."""
     number = tensor_format.number
     return (
@@ -174,4 +198,5 @@ def layout(tensor_format: TensorFormat) -> tuple[str, bool, Granularity, int | N
         tensor_format.symmetric,
         tensor_format.granularity,
         tensor_format.group_size,
+        tensor_format.scale,
     )

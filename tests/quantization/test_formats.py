@@ -375,6 +375,9 @@ def test_onnx_refuses_a_format_that_it_does_not_know(number: NumberFormat, kind:
         precision = Precision(weight, Precision.parse("w8a8").activation)
 
         assert kernel_of(kind, precision) is None
+    scales = [kernel_of(kind, Precision.parse(f"w8s{scale}a8")) for scale in ("fp16", "fp8")]
+    assert scales == [None, None]
+    assert kernel_of(kind, Precision.parse("w8sfp32a8")) is kernel_of(kind, Precision.parse("w8a8"))
     if kind != "embedding":  # which reads ids
         assert kernel_of(kind, Precision.parse("w8aint16")) is None
 

@@ -71,6 +71,13 @@ class Recipe(Backend):
         """See ``Backend.export``: the tool's file alone."""
         return Exported(self.files(assignment, model, calibration)[self.file])
 
+    def why_not(self, layer: AssignedLayer) -> str:
+        """``refusal``, and why scales are not what the precision asks for."""
+        scale = layer.precision.weight.scale
+        if scale is not None:
+            return f"the tool chooses itself what scales are stored in: leave s{scale} out"
+        return self.refusal(layer)
+
     def check(self, assignment: Assignment) -> list[AssignedLayer]:
         """Layers that are quantized.
 
@@ -78,7 +85,7 @@ class Recipe(Backend):
             PrecisionError: Names those that the tool has no setting for, and the reasons.
         """
         asked = [layer for layer in assignment.layers if layer.precision != ORIGINAL]
-        found = ((layer, self.refusal(layer)) for layer in asked)
+        found = ((layer, self.why_not(layer)) for layer in asked)
         refused = [f"layer {x.name!r} at {x.precision}: {why}" for x, why in found if why]
         if refused:
             more = f" (and {len(refused) - 3} more)" if len(refused) > 3 else ""

@@ -14,6 +14,7 @@ from mpq.backends._base import Backend, Exported
 from mpq.backends.fused_layers import check_fused, linear_names
 from mpq.backends.half_precision import DTYPE_NAMES, HALF, parameter_dtype
 from mpq.backends.runtime import Loaded
+from mpq.backends.scale_refusal import scale_refusal
 from mpq.backends.simulate import prepared, quantizer_of
 from mpq.errors import InputError, ModelError, PrecisionError
 from mpq.network.examples import Batch, Calibration
@@ -25,7 +26,7 @@ from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.codes import Codes
 from mpq.quantization.microscaling import block_scales_bits
 from mpq.quantization.numerics import OWN, Numerics
-from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat
+from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.rounding import scale_type_of
 from mpq.quantization.scale_formats import SCALE_FORMATS
@@ -258,13 +259,6 @@ class Target(Backend):
         per_scale = SCALE_FORMATS[scale].bits + (0 if weight.symmetric else weight.number.bits)
         return num_scales * per_scale
 
-    def scale_refusal(self, weight: TensorFormat) -> str:
-        """Why the target's files have no place for scales that a precision asks for; else empty."""
-        found = scale_type_of(replace(weight, scale=None), self.arithmetic)
-        if weight.scale in (None, found):
-            return ""
-        return f"it stores the scales of such weights in {found}, not in {weight.scale}"
-
     @abstractmethod
     def stored_kind(self, layer: LayerShape, precision: Precision) -> str:
         """What the runtime says that it holds a layer's weight as: bits, or an element type.
@@ -357,7 +351,7 @@ class Target(Backend):
         self, layer: LayerShape, precision: Precision, modules: Mapping[str, nn.Module] | None
     ) -> str:
         """``refusal``, and ``module_refusal`` where the network's modules are known."""
-        why = self.scale_refusal(precision.weight) or self.refusal(layer, precision)
+        why = scale_refusal(precision.weight, self.arithmetic) or self.refusal(layer, precision)
         if why or modules is None:
             return why
         return self.module_refusal(modules.get(layer.name))

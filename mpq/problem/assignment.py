@@ -314,6 +314,7 @@ def _format_to_dict(tensor_format: TensorFormat) -> dict[str, Any]:
         "group_size": tensor_format.group_size,
         # Of few: files without it are read by earlier versions as well.
         **({} if tensor_format.scale is None else {"scale": tensor_format.scale}),
+        **({"zero_point": "float"} if tensor_format.float_zero else {}),
     }
 
 

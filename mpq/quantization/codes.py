@@ -25,10 +25,11 @@ class Codes:
     Args:
         tensor_format: The format.
         codes: ``[O, G * group]`` float32; the last group of a channel is filled up with the code
-            of 0, or with the largest where there is none. Integers of an integer format, numbers in
-            units of their scale of a float one.
+            of 0, with the largest where there is none, and with 0 where the zero point is a
+            fraction. Integers of an integer format, numbers in units of their scale of a float one.
         scale: ``[O, G]`` float32; one for the whole weight is repeated for every channel.
-        zero_point: ``[O, G]`` int32, 0 where the format is symmetric.
+        zero_point: ``[O, G]`` int32, or float32 where it may be a fraction; 0 where the format is
+            symmetric.
         num_inputs: ``K``: without what fills up the last group.
         second: What the scales are stored relative to, ``[O, G]``, where they have second scales.
     """
@@ -52,6 +53,8 @@ class Codes:
         from mpq.quantization.rounding import sharing_scale
 
         found = grid.codes(sharing_scale(rows, tensor_format)).reshape(len(rows), -1).cpu()
+        if tensor_format.float_zero:
+            found[:, rows.shape[1] :] = 0.0
         scale, point = (
             t.cpu().reshape(-1, 1).expand(len(rows), 1)
             if tensor_format.granularity is Granularity.TENSOR
@@ -68,7 +71,7 @@ class Codes:
         """The codes of a weight that was rounded before, in the format that they are in."""
         scale, point = torch.from_numpy(stored.scale), torch.from_numpy(stored.zero_point)
         number, codes = tensor_format.number, torch.from_numpy(stored.codes).float()
-        filling = point[:, -1:].float()
+        filling = (torch.zeros_like(point) if tensor_format.float_zero else point)[:, -1:].float()
         if number.table:
             levels = torch.tensor(number.table)
             codes = levels[torch.from_numpy(stored.codes).int()]

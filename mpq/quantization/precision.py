@@ -8,6 +8,7 @@ Spelling, for example ``w4g128a8``:
              ``int16`` (``w8aint16``)
 ``t``        one scale for the whole weight tensor (default: one per output channel)
 ``z``        affine, with a zero point (default for weights: symmetric)
+``zf``       affine, with a zero point that is a fraction, as HQQ has it (``z``: one of the codes)
 ``g128``     one scale for every 128 consecutive weights of an output channel
 ``sfp8``     what scales are stored in, a name of ``mpq.quantization.scale_formats`` (default: fp16
              for scales of groups, fp32 for others, unless a target says otherwise)
@@ -71,6 +72,8 @@ class TensorFormat:
         group_size: Numbers per scale, for ``Granularity.GROUP`` only.
         scale: What scales are stored in, one of ``SCALE_FORMATS``; ``None``: fp16 for those of
             groups and fp32 for others, or what a target's numerics say.
+        float_zero: Whether the zero point is a fraction, and need not be one of the codes: it is
+            stored in fp16 for groups, in fp32 for channels and tensors.
 
     Raises:
         PrecisionError: If the parts contradict each other.
@@ -81,6 +84,7 @@ class TensorFormat:
     symmetric: bool = True
     group_size: int | None = None
     scale: str | None = None
+    float_zero: bool = False
 
     def __post_init__(self) -> None:
         if self.number.needs_scale == (self.granularity is Granularity.NONE):
@@ -98,6 +102,11 @@ class TensorFormat:
             raise PrecisionError(f"{self.number.name} is symmetric: it has no zero point")
         if self.number.is_microscaling and self.group_size != self.number.block:
             raise PrecisionError(f"{self.number.name} has groups of {self.number.block}")
+        if self.float_zero and (self.symmetric or self.number.is_float or self.number.bits > 8):
+            raise PrecisionError(
+                f"zero points that are fractions are those of affine integers of up to 8 bits; got "
+                f"{self.number.name}"
+            )
         if self.scale is not None:
             self._check_scale(self.scale)
 
@@ -121,6 +130,7 @@ class TensorFormat:
         names = ["number", "granularity", "symmetric", "group_size"]
         told = [f"{name}={part!r}" for name, part in zip(names, parts, strict=True)]
         told += [] if self.scale is None else [f"scale={self.scale!r}"]
+        told += [f"float_zero={self.float_zero}"] if self.float_zero else []
         return f"TensorFormat({', '.join(told)})"
 
     @property
@@ -156,9 +166,13 @@ class TensorFormat:
         if self.number.is_microscaling:
             scales = count * BLOCK_SCALE_BITS
             scales += SCALE_BITS if self.number.has_tensor_scale else 0
-        # A zero point is one of the codes, and stored as one.
-        points = 0 if self.symmetric else count * self.number.bits
+        points = 0 if self.symmetric else count * self._zero_point_bits
         return num_elements * self.number.bits + scales + points
+
+    @property
+    def _zero_point_bits(self) -> int:
+        # One that is one of the codes is stored as one.
+        return SCALE_FORMATS[self._usual_scale].bits if self.float_zero else self.number.bits
 
     @property
     def _usual_scale(self) -> str:
@@ -173,7 +187,7 @@ def _pattern() -> re.Pattern[str]:
         for names in (spellings(), SCALE_FORMATS)
     )
     return re.compile(
-        rf"w(?P<weight>{number})(?P<tensor>t?)(?P<zero>z?)(?:g(?P<group>[0-9]{{1,{_LONGEST}}}))?"
+        rf"w(?P<weight>{number})(?P<tensor>t?)(?P<zero>(?:zf?)?)(?:g(?P<group>[0-9]{{1,{_LONGEST}}}))?"
         rf"(?:s(?P<scale>{scale}))?"
         rf"(?:a(?P<activation>{number})(?P<symmetric>s?)(?P<dynamic>d?))?"
     )
@@ -250,7 +264,8 @@ def _weight_format(match: re.Match[str]) -> TensorFormat:
     else:
         granularity = Granularity.TENSOR if match["tensor"] else Granularity.CHANNEL
     size = int(group) if group else None
-    return TensorFormat(number, granularity, not match["zero"], size, match["scale"])
+    has_fraction = match["zero"] == "zf"
+    return TensorFormat(number, granularity, not match["zero"], size, match["scale"], has_fraction)
 
 
 def _activation_format(match: re.Match[str]) -> TensorFormat:
@@ -290,6 +305,7 @@ def spell_weight(weight: TensorFormat) -> str:
     text = "w" + weight.number.spellings[0]
     text += "t" if weight.granularity is Granularity.TENSOR else ""
     text += "" if weight.symmetric else "z"
+    text += "f" if weight.float_zero else ""
     has_group = weight.group_size and not weight.number.is_microscaling
     text += f"g{weight.group_size}" if has_group else ""
     return text + ("" if weight.scale is None else f"s{weight.scale}")

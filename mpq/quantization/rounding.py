@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mpq.quantization.formats import NumberFormat
-from mpq.quantization.grid import Grid, make_grid, round_float
+from mpq.quantization.grid import Grid, make_fraction_grid, make_grid, round_float
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.ranges import ActivationRange, RangeMethod
@@ -34,8 +34,34 @@ def weight_grid(
     shared = sharing_scale(rows, tensor_format)
     if tensor_format.number.is_microscaling:
         return _block_grid(shared, tensor_format.number, method, numerics)
+    if tensor_format.float_zero:
+        return _fraction_grid(shared, tensor_format, method, numerics)
     low, high = method.ends(shared, tensor_format.number, tensor_format.symmetric)
     grid = make_grid(tensor_format.number, tensor_format.symmetric, low, high)
+    return _with_stored_scale(grid, tensor_format, numerics)
+
+
+def _fraction_grid(
+    shared: Tensor, tensor_format: TensorFormat, method: RangeMethod, numerics: Numerics
+) -> Grid:
+    number, rows = tensor_format.number, shared.float()
+    # Around their middle, so that a shrunken range is not moved towards 0.
+    middle = (rows.amin(dim=1) + rows.amax(dim=1)) / 2
+    low, high = (end + middle for end in method.ends(rows - middle[:, None], number, False))
+    grid = _with_stored_scale(make_fraction_grid(number, low, high), tensor_format, numerics)
+    # By the stored scale, which both ends are a little nearer or farther with.
+    return replace(grid, zero_point=stored_zero_point(-low / grid.scale, tensor_format))
+
+
+def stored_zero_point(point: Tensor, tensor_format: TensorFormat) -> Tensor:
+    """Zero points that are fractions, as they are after storing them; any shape, float32."""
+    if tensor_format.granularity is not Granularity.GROUP:
+        return point
+    largest = SCALE_FORMATS["fp16"].largest
+    return point.clamp(-largest, largest).half().float()
+
+
+def _with_stored_scale(grid: Grid, tensor_format: TensorFormat, numerics: Numerics) -> Grid:
     scale_type = scale_type_of(tensor_format, numerics)
     told = SCALE_FORMATS[scale_type]
     second = SecondScales.of(grid.scale, told) if told.second_scale else None
@@ -102,7 +128,8 @@ def quantize_rows(rows: Tensor, tensor_format: TensorFormat, grid: Grid | None) 
 def sharing_scale(rows: Tensor, tensor_format: TensorFormat) -> Tensor:
     """The weight with one row per scale; the last group of a channel is filled up with zeros.
 
-    Where no code stands for 0, with the mean magnitude of the group's numbers.
+    Where no code stands for 0, with the mean magnitude of the group's numbers; where the zero point
+    is a fraction, with their mean.
     """
     if tensor_format.granularity is Granularity.TENSOR:
         return rows.reshape(1, -1)
@@ -112,8 +139,9 @@ def sharing_scale(rows: Tensor, tensor_format: TensorFormat) -> Tensor:
     # In Python the remainder of a negative number is what is missing to the next multiple. Neither
     # zeros, which every range holds, nor means move the range that is best.
     missing = -rows.shape[1] % size
-    if missing and not tensor_format.number.has_zero:
-        last = rows[:, missing - size :].float().abs().mean(dim=1, keepdim=True)
+    if missing and (tensor_format.float_zero or not tensor_format.number.has_zero):
+        last = rows[:, missing - size :].float()
+        last = (last if tensor_format.float_zero else last.abs()).mean(dim=1, keepdim=True)
         return torch.cat([rows, last.to(rows.dtype).expand(-1, missing)], dim=1).reshape(-1, size)
     return F.pad(rows, (0, missing)).reshape(-1, size)
 

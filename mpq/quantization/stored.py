@@ -39,7 +39,8 @@ class StoredWeight:
         codes: ``[O, K]`` in the first of ``CODE_TYPES`` that holds them; of a floating-point format
             numbers in units of their scale, of a table the place of each.
         scale: ``[O, G]`` float32, as ``mpq.quantization.codes.Codes`` has them.
-        zero_point: ``[O, G]`` int32, 0 where the format is symmetric.
+        zero_point: ``[O, G]`` int32, or float32 where it may be a fraction; 0 where the format is
+            symmetric.
         signature: ``[O]`` float32, ``signature_of`` the rows that were rounded.
         scale_step: ``[num_second_scales]`` float32, where the scales have second ones, as
             ``mpq.quantization.second_scales.SecondScales`` has them.
@@ -48,7 +49,7 @@ class StoredWeight:
 
     codes: "np.ndarray[Any, np.dtype[Any]]"
     scale: "np.ndarray[Any, np.dtype[np.float32]]"
-    zero_point: "np.ndarray[Any, np.dtype[np.int32]]"
+    zero_point: "np.ndarray[Any, np.dtype[np.int32]] | np.ndarray[Any, np.dtype[np.float32]]"
     signature: "np.ndarray[Any, np.dtype[np.float32]]"
     scale_step: "np.ndarray[Any, np.dtype[np.float32]] | None" = None
     scale_mean: "np.ndarray[Any, np.dtype[np.float32]] | None" = None
@@ -81,6 +82,9 @@ class StoredWeight:
             return f"have scales of {self.scale.shape}, not of {(channels, groups)}"
         if not np.isfinite(self.scale).all():
             return "have scales that are not finite"
+        points = "float32" if tensor_format.float_zero else "int32"
+        if self.zero_point.dtype != points or not np.isfinite(self.zero_point).all():
+            return f"have zero points of {self.zero_point.dtype}, not finite ones of {points}"
         why = self._why_not_scales(tensor_format)
         if why:
             return why

@@ -69,8 +69,8 @@ class StackSolver(ABC):
     """Rounds stacks of rows, each group of which has one second moment of its inputs."""
 
     @abstractmethod
-    def solve(self, stack: Stack) -> tuple[Tensor, Tensor]:
-        """Codes ``[..., K, R]`` and scales ``[..., S, R]``, as they are stored."""
+    def solve(self, stack: Stack) -> tuple[Tensor, Stack]:
+        """Codes ``[..., K, R]``, and the stack with the scales and zero points that they go by."""
 
 
 def replaceable(start: Codes) -> Codes:
@@ -79,7 +79,7 @@ def replaceable(start: Codes) -> Codes:
         start.tensor_format,
         start.codes.clone(),
         start.scale.clone(),
-        start.zero_point,
+        start.zero_point.clone(),
         start.num_inputs,
         start.second,
     )
@@ -126,7 +126,7 @@ def _stack(rows: Tensor, cut: _Cut, starts: Sequence[Codes], numerics: Numerics)
 
 
 def _fill(
-    found: Sequence[Codes], members: Sequence[int], cut: _Cut, codes: Tensor, scale: Tensor
+    found: Sequence[Codes], members: Sequence[int], cut: _Cut, codes: Tensor, stack: Stack
 ) -> None:
     """Writes what a stack became into the codes of its formats, in place."""
     for place, index in enumerate(members):
@@ -134,4 +134,5 @@ def _fill(
         count = codes.shape[-1] // len(members)
         columns = slice(place * count, (place + 1) * count)
         cut.of(into.codes)[..., : into.num_inputs] = codes[..., columns].mT
-        cut.of(into.scale)[:] = scale[..., columns].mT
+        cut.of(into.scale)[:] = stack.scale[..., columns].mT
+        cut.of(into.zero_point)[:] = stack.zero_point[..., columns].mT

@@ -78,13 +78,13 @@ class _Learned(StackSolver):
     options: AdaRound
     objective: Objective
 
-    def solve(self, stack: Stack) -> tuple[Tensor, Tensor]:
+    def solve(self, stack: Stack) -> tuple[Tensor, Stack]:
         near = stack.nearest()
         far = beyond(stack, near)
         shares = self._shares(Relaxation.of(self.objective, stack, near, far))
         learned = torch.where(shares > 0.5, far, near)
         before, after = (self.objective.of_codes(stack, codes) for codes in (near, learned))
-        return torch.where((after < before)[..., None, :], learned, near), stack.scale
+        return torch.where((after < before)[..., None, :], learned, near), stack
 
     def _shares(self, relaxation: "Relaxation") -> Tensor:
         """``[..., K, R]`` after all steps of Adam."""

@@ -12,7 +12,7 @@ from mpq.quantization.formats import NumberFormat
 from mpq.quantization.grid import integer_range, round_float
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, TensorFormat
-from mpq.quantization.rounding import scale_type_of
+from mpq.quantization.rounding import scale_type_of, stored_zero_point
 from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.quantization.second_scales import SecondScales, stored_scale
 
@@ -41,6 +41,7 @@ class Stack:
             they are powers of two or shared by all rows.
         can_turn: Whether they may be negative as well, which only changes integers around 0.
         second: What scales are stored relative to, in their shape; unset: nothing.
+        fractions_of: A format of the rows, where zero points are fractions.
     """
 
     target: Tensor
@@ -54,6 +55,7 @@ class Stack:
     can_rescale: bool
     can_turn: bool
     second: SecondScales | None = None
+    fractions_of: TensorFormat | None = None
 
     @classmethod
     def of(
@@ -99,6 +101,7 @@ class Stack:
             can_rescale,
             can_rescale and is_around_0 and can_be_negative,
             _joined([second.mapped(lambda part: part.mT) for second in seconds if second]),
+            first if first.float_zero else None,
         )
 
     @property
@@ -106,9 +109,19 @@ class Stack:
         """``K``."""
         return self.target.shape[-2]
 
-    def with_scale(self, scale: Tensor) -> Self:
-        """The same rows with other scales ``[..., S, R]``, rounded to what stores them."""
-        return replace(self, scale=stored_scale(scale, self.stored_as, self.second))
+    def with_scale(self, scale: Tensor, zero_point: Tensor | None = None) -> Self:
+        """The same rows with other scales ``[..., S, R]``, rounded to what stores them.
+
+        Args:
+            scale: As in the class.
+            zero_point: Others, where they are fractions.
+        """
+        point = self.zero_point
+        if zero_point is not None and self.fractions_of is not None:
+            point = stored_zero_point(zero_point, self.fractions_of)
+        return replace(
+            self, scale=stored_scale(scale, self.stored_as, self.second), zero_point=point
+        )
 
     @classmethod
     def side_by_side(cls, stacks: Sequence[Self]) -> Self:
@@ -118,7 +131,7 @@ class Stack:
             first,
             target=torch.cat([first.target] * count, dim=-1),
             scale=torch.cat([stack.scale for stack in stacks], dim=-1),
-            zero_point=torch.cat([first.zero_point] * count, dim=-1),
+            zero_point=torch.cat([stack.zero_point for stack in stacks], dim=-1),
             low=first.low.repeat(count),
             high=first.high.repeat(count),
             second=_joined([first.second] * count if first.second else []),
@@ -127,7 +140,9 @@ class Stack:
     def cells(self, inputs: Tensor) -> "Cells":
         """Where the numbers of some inputs may lie: ``[k]``, or ``[..., k]`` for each group."""
         scale, point = (_at(t, self.group_of[inputs]) for t in (self.scale, self.zero_point))
-        return Cells(scale, scale.reciprocal(), point, self.low, self.high, self.number)
+        has_fractions = self.fractions_of is not None
+        inverse = scale.reciprocal()
+        return Cells(scale, inverse, point, self.low, self.high, self.number, has_fractions)
 
     def all_numbers(self, codes: Tensor) -> Tensor:
         """``[..., K, R]`` what all codes stand for."""
@@ -151,6 +166,7 @@ class Cells:
         low: ``[R]`` smallest code of an integer format.
         high: ``[R]`` largest code.
         number: A floating-point format, or one with a table; ``None``: integers.
+        has_fractions: Whether zero points may be fractions.
     """
 
     scale: Tensor
@@ -159,12 +175,14 @@ class Cells:
     low: Tensor
     high: Tensor
     number: NumberFormat | None
+    has_fractions: bool
 
     def codes(self, values: Tensor, at: int | slice = ALL) -> Tensor:
         """Nearest codes: ``[..., k, R]`` for values of all inputs, ``[..., R]`` for one's."""
         if self.number is not None:
             return round_float(values / self.scale[..., at, :], self.number)
-        found = (values * self.inverse[..., at, :]).round_().add_(self.zero_point[..., at, :])
+        found, point = values * self.inverse[..., at, :], self.zero_point[..., at, :]
+        found = found.add_(point).round_() if self.has_fractions else found.round_().add_(point)
         return torch.minimum(torch.maximum(found, self.low, out=found), self.high, out=found)
 
     def numbers(self, codes: Tensor, at: int | slice = ALL) -> Tensor:
@@ -190,7 +208,10 @@ def _joined(seconds: Sequence[SecondScales]) -> SecondScales | None:
     return SecondScales(step, mean)
 
 
-def layout(tensor_format: TensorFormat) -> tuple[str, bool, Granularity, int | None, str | None]:
+Layout = tuple[str, bool, Granularity, int | None, str | None, bool]
+
+
+def layout(tensor_format: TensorFormat) -> Layout:
     """What formats must share so that their rows can be one stack."""
     number = tensor_format.number
     return (
@@ -199,4 +220,5 @@ def layout(tensor_format: TensorFormat) -> tuple[str, bool, Granularity, int | N
         tensor_format.granularity,
         tensor_format.group_size,
         tensor_format.scale,
+        tensor_format.float_zero,
     )

@@ -184,7 +184,7 @@ PLAIN = ["w4g32a32", "w4a32", "w8a32", "w8a8", "w8a8d", "w4g32a8d"]
 
 
 @pytest.mark.parametrize("name", HOLDING)
-def test_scales_of_another_type_are_refused(name: str) -> None:
+def test_scales_of_another_type_and_fractions_are_refused(name: str) -> None:
     """What a target holds, it holds with scales of its own type alone; recipes say no type."""
     target = BACKENDS.build(name)
     asked_for = [*PLAIN, *(target.candidates if isinstance(target, Target) else ())]
@@ -200,6 +200,9 @@ def test_scales_of_another_type_are_refused(name: str) -> None:
                 plain.weight, target.arithmetic
             )
             assert (why_not(name, "linear", asked) == "") == is_own, asked
+        if plain.weight.is_scaled_integer:
+            fraction = replace(plain.weight, symmetric=False, float_zero=True)
+            assert "zf" in why_not(name, "linear", replace(plain, weight=fraction))
 
 
 def test_what_is_no_target_is_refused() -> None:

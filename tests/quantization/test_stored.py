@@ -51,6 +51,9 @@ SPELLINGS = [
     "w4zg5sbf16",
     "wnf4g2sdq",
     "w4sdyadic8",
+    "w4zf",
+    "w3zfg5",
+    "w4zfg5sdq",
 ]
 ROWS = torch.randn(6, 19, generator=torch.Generator().manual_seed(0))
 

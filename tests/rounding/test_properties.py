@@ -11,7 +11,7 @@ from mpq.rounding import ROUNDINGS, WeightRounding
 from tests.rounding.cases import errors, formats_of, grids_of, layer, rounded
 
 BITS = st.integers(2, 8).map(str)
-POINTS = st.sampled_from(["", "z"])
+POINTS = st.sampled_from(["", "z", "zf"])
 PER_CHANNEL = st.tuples(st.just("w"), BITS, POINTS).map("".join)
 STORED = st.sampled_from(["", "sbf16", "sdyadic8", "sfp8"])
 PER_GROUP = st.tuples(PER_CHANNEL, st.integers(1, 9).map("g{}".format), STORED).map("".join)

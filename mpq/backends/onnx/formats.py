@@ -41,7 +41,7 @@ def kernel_of(kind: str, precision: Precision) -> Kernel | None:
     weight, activation = precision.weight, precision.activation
     if weight.is_exact and activation.is_exact:
         return Kernel.FLOAT
-    # Nodes have scales in fp32. They are written with zero points of 0: that is what symmetric is.
+    # Nodes have scales in fp32, and are written with zero points of 0: that is what symmetric is.
     if weight.scale not in (None, "fp32"):
         return None
     if not _is_stored_in_bytes(weight.number) or not weight.symmetric:

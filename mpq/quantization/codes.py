@@ -6,7 +6,7 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-from mpq.quantization.grid import Grid, integer_range, places
+from mpq.quantization.grid import Grid, integer_range, places, places_of_levels
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.quantization.second_scales import SecondScales
@@ -32,6 +32,7 @@ class Codes:
             symmetric.
         num_inputs: ``K``: without what fills up the last group.
         second: What the scales are stored relative to, ``[O, G]``, where they have second scales.
+        levels: ``[O, N]`` of every channel, where it has a codebook.
     """
 
     tensor_format: TensorFormat
@@ -40,6 +41,7 @@ class Codes:
     zero_point: Tensor
     num_inputs: int
     second: SecondScales | None = None
+    levels: Tensor | None = None
 
     @classmethod
     def of(cls, rows: Tensor, tensor_format: TensorFormat, grid: Grid) -> "Codes":
@@ -64,7 +66,9 @@ class Codes:
         second = grid.second
         if second is not None:
             second = second.mapped(lambda part: part.cpu().reshape(len(rows), -1))
-        return cls(tensor_format, found, scale.clone(), point.clone(), rows.shape[1], second)
+        levels = None if grid.levels is None else grid.levels.cpu()
+        num_inputs = rows.shape[1]
+        return cls(tensor_format, found, scale.clone(), point.clone(), num_inputs, second, levels)
 
     @classmethod
     def of_stored(cls, stored: StoredWeight, tensor_format: TensorFormat) -> "Codes":
@@ -76,6 +80,10 @@ class Codes:
             levels = torch.tensor(number.table)
             codes = levels[torch.from_numpy(stored.codes).int()]
             filling = filling if number.has_zero else torch.full_like(filling, number.max_value)
+        levels = None
+        if stored.levels is not None:
+            levels = torch.from_numpy(stored.levels).float()
+            codes = levels.gather(1, codes.long())
         num_inputs, group = codes.shape[1], tensor_format.group_size or codes.shape[1]
         missing = scale.shape[1] * group - num_inputs
         last = filling.expand(len(codes), missing)
@@ -85,7 +93,7 @@ class Codes:
             told = SCALE_FORMATS[tensor_format.scale or ""]
             step, mean = (torch.from_numpy(x) for x in (stored.scale_step, stored.scale_mean))
             second = SecondScales.expanded(step, mean, told, scale)
-        return cls(tensor_format, filled, scale, point, num_inputs, second)
+        return cls(tensor_format, filled, scale, point, num_inputs, second, levels)
 
     def stored(self, rows: Tensor) -> StoredWeight:
         """The same, small enough to be kept for every layer and precision.
@@ -96,6 +104,8 @@ class Codes:
         codes = self.codes[:, : self.num_inputs]
         if self.tensor_format.number.table:
             codes = places(codes, self.tensor_format.number)
+        if self.levels is not None:
+            codes = places_of_levels(codes, self.levels)
         original = rows.detach().float().cpu().numpy()
         step = mean = None
         if self.second is not None:
@@ -108,6 +118,7 @@ class Codes:
             signature_of(original),
             step,
             mean,
+            None if self.levels is None else self.levels.half().numpy(),
         )
 
     @property

@@ -66,6 +66,8 @@ class NumberFormat:
         summary: A sentence for ``mpq formats``.
         block: Numbers that share a scale, of a microscaling format; else 0.
         block_scale: What its scales are stored in, one of ``BLOCK_SCALES``.
+        has_codebook: Whether every output channel has levels of its own, ``2**bits`` in fp16, which
+            are found for its weights. For weights only.
         table: The numbers of all codes in units of the scale, ascending; empty: those of integers
             or of an exponent and a mantissa. For weights only.
         family: The one of ``FAMILIES`` that it is a member of, if any.
@@ -88,6 +90,7 @@ class NumberFormat:
     block_scale: str = _described("")
     table: tuple[float, ...] = _described(())
     family: str = _described("")
+    has_codebook: bool = _described(False)
 
     def __post_init__(self) -> None:
         # ``Precision.parse`` lower-cases what it reads: a capital letter would never be found.
@@ -104,6 +107,8 @@ class NumberFormat:
             )
         if self.table:
             self._check_table()
+        elif self.has_codebook:
+            self._check_codebook()
         elif self.is_float:
             self._check_float()
         elif not 2 <= self.bits <= 16:
@@ -119,6 +124,13 @@ class NumberFormat:
             )
         if self.max_value <= 0:
             raise InputError(f"number format {self.name}: max_value is positive")
+
+    def _check_codebook(self) -> None:
+        if not self.is_float or not 1 <= self.bits <= 8:
+            raise InputError(
+                f"number format {self.name}: a codebook is of a float of 1 to 8 bits; got "
+                f"{self.bits}"
+            )
 
     def _check_table(self) -> None:
         ascends = all(a < b for a, b in pairwise(self.table))
@@ -153,8 +165,8 @@ class NumberFormat:
 
     @property
     def is_for_weights(self) -> bool:
-        """Whether inputs are never in it: microscaling formats, and those of a table."""
-        return self.is_microscaling or bool(self.table)
+        """Whether inputs are never in it: microscaling, tables and codebooks."""
+        return self.is_microscaling or bool(self.table) or self.has_codebook
 
     @property
     def has_zero(self) -> bool:
@@ -182,6 +194,8 @@ class NumberFormat:
     @cached_property
     def levels(self) -> tuple[float, ...]:
         """Every number of a format with a scale that is no integer, in its units, ascending.
+
+        Not of one with a codebook, which every channel has for itself.
 
         >>> NUMBER_FORMATS["e2m0"].levels
         (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
@@ -232,6 +246,15 @@ def _tabulated(name: str, bits: int, table: tuple[float, ...], summary: str = ""
     return NumberFormat(name, bits, True, table[-1], table=table, summary=summary)
 
 
+def _codebook(bits: int) -> NumberFormat:
+    summary = (
+        f"{2**bits} levels in fp16 for every output channel, by weighted k-means (SqueezeLLM), for "
+        "weights"
+    )
+    # What fp16 holds: codes are numbers of the codebook.
+    return NumberFormat(f"cb{bits}", bits, True, 65504.0, summary=summary, has_codebook=True)
+
+
 def _ocp_mx(element: str, number: NumberFormat) -> NumberFormat:
     summary = (
         f"{element} in blocks of 32 with a power of two as scale, for weights: "
@@ -276,6 +299,7 @@ _OWN = (
         "nf4", 4, NF4,
         "16 quantiles of the normal distribution, for weights: wnf4g64 (QLoRA)",
     ),
+    *map(_codebook, (2, 3, 4)),
     # Elements and blocks as in OCP MX 1.0; NVFP4 is NVIDIA's, as Blackwell multiplies it.
     _ocp_mx("fp4", NumberFormat("mxfp4", 4, True, 6.0, 2, 1)),
     _ocp_mx("e3m2", NumberFormat("mxfp6_e3m2", 6, True, 28.0, 3, 2)),

@@ -28,6 +28,8 @@ class Grid:
         symmetric: Whether integers are signed around 0.
         rounding: How numbers become codes, as in ``Numerics.input_rounding``.
         second: What the scales are stored relative to, in their shape; unset: nothing.
+        levels: ``[O, N]`` float32, ascending: the numbers of each row where it has a codebook; then
+            scales are 1.
     """
 
     number: NumberFormat
@@ -36,6 +38,7 @@ class Grid:
     symmetric: bool
     rounding: InputRounding = "reciprocal"
     second: SecondScales | None = None
+    levels: Tensor | None = None
 
     @property
     def unsigned_zero_point(self) -> Tensor:
@@ -58,6 +61,8 @@ class Grid:
 
     def codes(self, rows: Tensor) -> Tensor:
         """What stands for ``[O, K]``, as float32: integers, or numbers in units of their scale."""
+        if self.levels is not None:
+            return nearest_levels(rows.float(), self.levels)
         if self.number.is_float:
             # In float32: in half precision the quotient would be rounded twice.
             return round_float(rows.float() / self.scale[:, None], self.number)
@@ -76,6 +81,17 @@ class Grid:
         divides = self.rounding == "rounded-quotient"
         codes = (rows.float() / scale if divides else rows.float() * scale.reciprocal()).round_()
         return codes.add_(self.zero_point[:, None]).clamp_(low, high)
+
+
+def nearest_levels(rows: Tensor, levels: Tensor) -> Tensor:
+    """Of each row's own levels ``[..., R, N]`` the nearest ones to ``[..., R, K]``."""
+    return levels.gather(-1, places_of_levels(rows, levels))
+
+
+def places_of_levels(rows: Tensor, levels: Tensor) -> Tensor:
+    """Which of a row's levels is the nearest, int64; of two equally near ones the lower."""
+    middle = (levels[..., 1:] + levels[..., :-1]) / 2
+    return torch.searchsorted(middle.contiguous(), rows.contiguous())
 
 
 def integer_range(number: NumberFormat, symmetric: bool) -> tuple[int, int]:

@@ -20,7 +20,8 @@ Spelling, for example ``w4g128a8``:
 
 A name alone stands for both: ``fp8``, ``bf16``, ``fp32``, ``int8`` (which is ``w8a8``). The
 microscaling formats such as ``mxfp4`` are of weights alone and have their own groups: ``mxfp4`` is
-``wmxfp4a32``. ``binary`` and ``ternary`` are of weights alone, too: ``wternaryg64a16``.
+``wmxfp4a32``. ``cb3``, which has levels for every channel and no scales, ``binary`` and ``ternary``
+are of weights alone, too: ``wternaryg64a16``.
 """
 
 import re
@@ -40,6 +41,8 @@ from mpq.quantization.formats import (
 )
 from mpq.quantization.scale_formats import SCALE_FORMATS
 
+LEVEL_BITS = 16
+"""Bits of one level of a codebook."""
 SCALE_BITS = 32
 """Bits of one scale of a whole weight in a microscaling format."""
 BLOCK_SCALE_BITS = 8
@@ -102,6 +105,12 @@ class TensorFormat:
             raise PrecisionError(f"{self.number.name} is symmetric: it has no zero point")
         if self.number.is_microscaling and self.group_size != self.number.block:
             raise PrecisionError(f"{self.number.name} has groups of {self.number.block}")
+        is_plain = (self.granularity, self.scale) == (Granularity.CHANNEL, None)
+        if self.number.has_codebook and not is_plain:
+            raise PrecisionError(
+                f"{self.number.name} has levels for every output channel, and no scales: write "
+                f"w{self.number.name}"
+            )
         if self.float_zero and (self.symmetric or self.number.is_float or self.number.bits > 8):
             raise PrecisionError(
                 f"zero points that are fractions are those of affine integers of up to 8 bits; got "
@@ -145,6 +154,8 @@ class TensorFormat:
 
     def num_scales(self, num_elements: int, num_channels: int) -> int:
         """How many scales a weight of so many elements and output channels has."""
+        if self.number.has_codebook:
+            return 0
         if self.granularity is Granularity.GROUP:
             assert self.group_size is not None
             per_channel = num_elements // num_channels
@@ -167,7 +178,8 @@ class TensorFormat:
             scales = count * BLOCK_SCALE_BITS
             scales += SCALE_BITS if self.number.has_tensor_scale else 0
         points = 0 if self.symmetric else count * self._zero_point_bits
-        return num_elements * self.number.bits + scales + points
+        levels = num_channels * 2**self.number.bits * LEVEL_BITS if self.number.has_codebook else 0
+        return num_elements * self.number.bits + scales + points + levels
 
     @property
     def _zero_point_bits(self) -> int:

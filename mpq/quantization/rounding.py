@@ -8,12 +8,14 @@ from functools import lru_cache
 from math import floor, log2
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mpq.quantization.formats import NumberFormat
 from mpq.quantization.grid import Grid, make_fraction_grid, make_grid, round_float
+from mpq.quantization.kmeans import kmeans_levels
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.ranges import ActivationRange, RangeMethod
@@ -29,8 +31,11 @@ def weight_grid(
 ) -> Grid:
     """The grid that a weight ``[O, K]`` is put on by a format that needs a scale.
 
-    Scales are rounded to what they are stored in (``scale_type_of``).
+    Scales are rounded to what they are stored in (``scale_type_of``). A codebook has no range: its
+    levels are those of the least squared error, whatever the method.
     """
+    if tensor_format.number.has_codebook:
+        return codebook_grid(rows, tensor_format.number)
     shared = sharing_scale(rows, tensor_format)
     if tensor_format.number.is_microscaling:
         return _block_grid(shared, tensor_format.number, method, numerics)
@@ -66,6 +71,23 @@ def _with_stored_scale(grid: Grid, tensor_format: TensorFormat, numerics: Numeri
     told = SCALE_FORMATS[scale_type]
     second = SecondScales.of(grid.scale, told) if told.second_scale else None
     return replace(grid, scale=stored_scale(grid.scale, scale_type, second), second=second)
+
+
+def codebook_grid(rows: Tensor, number: NumberFormat, weights: Tensor | None = None) -> Grid:
+    """The levels of every row, by weighted k-means, as they are after storing them in fp16.
+
+    Args:
+        rows: ``[O, K]``.
+        number: One with a codebook.
+        weights: ``[O, K]`` what a squared error counts, above 0; ``None``: the same everywhere.
+    """
+    numbers = rows.double().cpu().numpy()
+    counted = np.ones_like(numbers) if weights is None else weights.double().cpu().numpy()
+    found = torch.from_numpy(kmeans_levels(numbers, counted, 2**number.bits))
+    levels = found.clamp(-number.max_value, number.max_value).half().float().to(rows.device)
+    one = torch.ones(len(rows), device=rows.device)
+    zero = torch.zeros(len(rows), dtype=torch.int32, device=rows.device)
+    return Grid(number, one, zero, symmetric=True, levels=levels)
 
 
 def scale_type_of(tensor_format: TensorFormat, numerics: Numerics) -> str:

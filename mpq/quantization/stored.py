@@ -23,7 +23,7 @@ WEIGHTS_FILE: Final = "assignment.safetensors"
 CODE_TYPES: Final = ("int8", "uint8", "int16", "uint16", "float16", "float32")
 """Types of codes, the first that holds all of a format's."""
 _PARTS: Final = ("codes", "scale", "zero_point", "signature")
-_MORE_PARTS: Final = ("scale_step", "scale_mean")
+_MORE_PARTS: Final = ("scale_step", "scale_mean", "levels")
 """Of some formats."""
 _SAME_ROW, _SAME_ROWS = 1e-2, 2e-3
 """How far a row, and the root mean square of all, may be from what was rounded, relative to its
@@ -37,13 +37,14 @@ class StoredWeight:
 
     Args:
         codes: ``[O, K]`` in the first of ``CODE_TYPES`` that holds them; of a floating-point format
-            numbers in units of their scale, of a table the place of each.
+            numbers in units of their scale, of a table or codebook the place of each.
         scale: ``[O, G]`` float32, as ``mpq.quantization.codes.Codes`` has them.
         zero_point: ``[O, G]`` int32, or float32 where it may be a fraction; 0 where the format is
             symmetric.
         signature: ``[O]`` float32, ``signature_of`` the rows that were rounded.
         scale_step: ``[num_second_scales]`` float32, where the scales have second ones, as
             ``mpq.quantization.second_scales.SecondScales`` has them.
+        levels: ``[O, N]`` float16, ascending, where every channel has a codebook.
         scale_mean: ``[1]`` float32, or ``[0]`` where scales are not stored around their mean.
     """
 
@@ -53,6 +54,7 @@ class StoredWeight:
     signature: "np.ndarray[Any, np.dtype[np.float32]]"
     scale_step: "np.ndarray[Any, np.dtype[np.float32]] | None" = None
     scale_mean: "np.ndarray[Any, np.dtype[np.float32]] | None" = None
+    levels: "np.ndarray[Any, np.dtype[np.float16]] | None" = None
 
     def is_of(self, rows: "np.ndarray[Any, Any]") -> bool:
         """Whether these are codes of this weight ``[O, K]``, and not of another checkpoint's."""
@@ -85,7 +87,7 @@ class StoredWeight:
         points = "float32" if tensor_format.float_zero else "int32"
         if self.zero_point.dtype != points or not np.isfinite(self.zero_point).all():
             return f"have zero points of {self.zero_point.dtype}, not finite ones of {points}"
-        why = self._why_not_scales(tensor_format)
+        why = self._why_not_scales(tensor_format) or self._why_not_levels(tensor_format)
         if why:
             return why
         low, high = self._reach(tensor_format)
@@ -107,11 +109,25 @@ class StoredWeight:
         is_fine = np.isfinite(mean).all() and np.isfinite(step).all() and (step > 0).all()
         return "" if is_fine else "have second scales that are not positive and finite"
 
+    def _why_not_levels(self, tensor_format: TensorFormat) -> str:
+        """Why the codebooks are not those of the format; empty: they are."""
+        number, levels = tensor_format.number, self.levels
+        if not number.has_codebook:
+            return "" if levels is None else "have codebooks"
+        expected = (len(self.codes), 2**number.bits)
+        if levels is None or levels.shape != expected or levels.dtype != "float16":
+            return f"have no codebooks of {expected} in float16"
+        is_fine = np.isfinite(levels).all() and (np.diff(levels, axis=1) >= 0).all()
+        is_fine &= bool((self.scale == 1).all())
+        return "" if is_fine else "have levels that are not finite, not ascending, or scaled"
+
     @staticmethod
     def _reach(tensor_format: TensorFormat) -> tuple[float, float]:
         number = tensor_format.number
         if number.table:
             return 0, len(number.table) - 1
+        if number.has_codebook:
+            return 0, 2**number.bits - 1
         if number.is_float:
             return -number.max_value, number.max_value
         half = 2 ** (number.bits - 1)
@@ -249,7 +265,7 @@ class StoredWeights:
 def code_type(tensor_format: TensorFormat) -> str:
     """The one of ``CODE_TYPES`` that holds every code of a format that needs a scale."""
     number = tensor_format.number
-    if number.table:
+    if number.table or number.has_codebook:
         return "uint8"
     if number.is_float:
         finest = 2.0 ** (number.min_exponent - number.mantissa_bits)

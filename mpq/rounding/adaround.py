@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mpq.errors import InputError
-from mpq.quantization.grid import level_table, places
+from mpq.quantization.grid import level_table, places, places_of_levels
 from mpq.rounding._base import StackSolver, WeightRounding
 from mpq.rounding.gptq import check_damping
 from mpq.rounding.objective import Objective
@@ -165,6 +165,10 @@ def beyond(stack: Stack, near: Tensor) -> Tensor:
     if stack.number is None:
         wanted = units + torch.where(is_above, 1.0, -1.0).to(units)  # not the default dtype
         return stack.nearest(wanted * stack.scale[..., groups, :])
+    if stack.levels is not None:
+        codebooks = stack.levels.mT.contiguous()
+        found = places_of_levels(near.mT, codebooks) + torch.where(is_above.mT, 1, -1)
+        return codebooks.gather(-1, found.clamp(0, codebooks.shape[-1] - 1)).mT
     levels, _ = level_table(stack.number.levels, near.device)
     found = places(near, stack.number) + torch.where(is_above, 1, -1)
     return levels[found.clamp(0, len(levels) - 1)]

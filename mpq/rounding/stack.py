@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mpq.quantization.formats import NumberFormat
-from mpq.quantization.grid import integer_range, round_float
+from mpq.quantization.grid import integer_range, nearest_levels, round_float
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.rounding import scale_type_of, stored_zero_point
@@ -42,6 +42,7 @@ class Stack:
         can_turn: Whether they may be negative as well, which only changes integers around 0.
         second: What scales are stored relative to, in their shape; unset: nothing.
         fractions_of: A format of the rows, where zero points are fractions.
+        levels: ``[..., N, R]`` float32, ascending, where every row has a codebook.
     """
 
     target: Tensor
@@ -56,6 +57,7 @@ class Stack:
     can_turn: bool
     second: SecondScales | None = None
     fractions_of: TensorFormat | None = None
+    levels: Tensor | None = None
 
     @classmethod
     def of(
@@ -65,6 +67,7 @@ class Stack:
         grids: Sequence[tuple[Tensor, Tensor]],
         numerics: Numerics,
         seconds: Sequence[SecondScales | None] = (),
+        levels: Sequence[Tensor | None] = (),
     ) -> Self:
         """Some rows at several precisions, one behind the other.
 
@@ -74,6 +77,7 @@ class Stack:
             grids: Scale and zero point of each, ``[..., O, S]``.
             numerics: How scales are stored.
             seconds: What the scales of each are stored relative to, ``[..., O, S]``.
+            levels: Codebooks of the rows of each, ``[..., O, N]``.
         """
         first, (num_rows, num_inputs) = formats[0], rows.shape[-2:]
         number = first.number if first.number.is_float else None
@@ -83,7 +87,8 @@ class Stack:
             for i in range(2)
         )
         size = first.group_size or num_inputs
-        can_rescale = not (first.number.is_microscaling or first.granularity is Granularity.TENSOR)
+        has_own = first.number.is_microscaling or first.number.has_codebook
+        can_rescale = not (has_own or first.granularity is Granularity.TENSOR)
         is_around_0 = number is None and first.symmetric
         scale_type = scale_type_of(first, numerics)
         can_be_negative = numerics.scale_sign == "either" and (
@@ -102,6 +107,7 @@ class Stack:
             can_rescale and is_around_0 and can_be_negative,
             _joined([second.mapped(lambda part: part.mT) for second in seconds if second]),
             first if first.float_zero else None,
+            _side_by_side([each.mT for each in levels if each is not None]),
         )
 
     @property
@@ -135,6 +141,7 @@ class Stack:
             low=first.low.repeat(count),
             high=first.high.repeat(count),
             second=_joined([first.second] * count if first.second else []),
+            levels=_side_by_side([] if first.levels is None else [first.levels] * count),
         )
 
     def cells(self, inputs: Tensor) -> "Cells":
@@ -142,7 +149,9 @@ class Stack:
         scale, point = (_at(t, self.group_of[inputs]) for t in (self.scale, self.zero_point))
         has_fractions = self.fractions_of is not None
         inverse = scale.reciprocal()
-        return Cells(scale, inverse, point, self.low, self.high, self.number, has_fractions)
+        return Cells(
+            scale, inverse, point, self.low, self.high, self.number, has_fractions, self.levels
+        )
 
     def all_numbers(self, codes: Tensor) -> Tensor:
         """``[..., K, R]`` what all codes stand for."""
@@ -167,6 +176,7 @@ class Cells:
         high: ``[R]`` largest code.
         number: A floating-point format, or one with a table; ``None``: integers.
         has_fractions: Whether zero points may be fractions.
+        levels: As in ``Stack``.
     """
 
     scale: Tensor
@@ -176,9 +186,12 @@ class Cells:
     high: Tensor
     number: NumberFormat | None
     has_fractions: bool
+    levels: Tensor | None
 
     def codes(self, values: Tensor, at: int | slice = ALL) -> Tensor:
         """Nearest codes: ``[..., k, R]`` for values of all inputs, ``[..., R]`` for one's."""
+        if self.levels is not None:
+            return _nearest_levels(values, self.levels)
         if self.number is not None:
             return round_float(values / self.scale[..., at, :], self.number)
         found, point = values * self.inverse[..., at, :], self.zero_point[..., at, :]
@@ -195,6 +208,17 @@ def _at(values: Tensor, groups: Tensor) -> Tensor:
     if groups.ndim == 1:
         return values[..., groups, :]
     return values.take_along_dim(groups[..., None], dim=-2)
+
+
+def _nearest_levels(values: Tensor, levels: Tensor) -> Tensor:
+    """Of levels ``[..., N, R]`` the nearest ones to ``[..., k, R]``, or to ``[..., R]``."""
+    if values.ndim < levels.ndim:
+        return _nearest_levels(values[..., None, :], levels)[..., 0, :]
+    return nearest_levels(values.mT, levels.mT).mT
+
+
+def _side_by_side(columns: Sequence[Tensor]) -> Tensor | None:
+    return torch.cat(list(columns), dim=-1) if columns else None
 
 
 def _joined(seconds: Sequence[SecondScales]) -> SecondScales | None:

@@ -16,6 +16,8 @@ from mpq._support.registry import ValueRegistry
 from mpq.errors import InputError
 from mpq.quantization.level_tables import BINARY, MXINT8, NF4, TERNARY, normal_levels
 
+_LOOKED_UP: Final = 11
+"""Bits of the significand of fp16."""
 _SPELLING = re.compile(r"[a-z0-9_]+")
 BLOCK_SCALES: Final = ("e8m0", "e4m3")
 """Formats of a microscaling format's scales, of 8 bits: powers of two, or fp8."""
@@ -71,6 +73,7 @@ class NumberFormat:
         table: The numbers of all codes in units of the scale, ascending; empty: those of integers
             or of an exponent and a mantissa. For weights only.
         family: The one of ``FAMILIES`` that it is a member of, if any.
+        table_digits: Bits by which levels of a table are multiplied; 0: they are looked up as fp16.
 
     Raises:
         InputError: If the fields contradict each other.
@@ -91,6 +94,7 @@ class NumberFormat:
     table: tuple[float, ...] = _described(())
     family: str = _described("")
     has_codebook: bool = _described(False)
+    table_digits: int = _described(0)
 
     def __post_init__(self) -> None:
         # ``Precision.parse`` lower-cases what it reads: a capital letter would never be found.
@@ -182,6 +186,20 @@ class NumberFormat:
         return self.block_scale == "e4m3"
 
     @property
+    def multiplied_bits(self) -> int:
+        """Bits of what a multiplier is given: of an integer all, of a float its significand.
+
+        The significand is the mantissa with the leading 1 that is not stored; exponents are added.
+        Levels of a table that are no integers, and those of a codebook, are looked up in fp16.
+
+        >>> [NUMBER_FORMATS[name].multiplied_bits for name in ("int8", "fp8_e4m3", "fp16", "nf4")]
+        [8, 4, 11, 11]
+        """
+        if self.table or self.has_codebook:
+            return self.table_digits or _LOOKED_UP
+        return self.mantissa_bits + 1 if self.is_float else self.bits
+
+    @property
     def min_exponent(self) -> int:
         """Of the smallest normal number of a floating-point format; subnormals share it.
 
@@ -242,8 +260,12 @@ def _minifloats() -> Iterator[NumberFormat]:
             yield _minifloat(*shape)
 
 
-def _tabulated(name: str, bits: int, table: tuple[float, ...], summary: str = "") -> NumberFormat:
-    return NumberFormat(name, bits, True, table[-1], table=table, summary=summary)
+def _tabulated(
+    name: str, bits: int, table: tuple[float, ...], summary: str = "", digits: int = 0
+) -> NumberFormat:
+    return NumberFormat(
+        name, bits, True, table[-1], table=table, summary=summary, table_digits=digits
+    )
 
 
 def _codebook(bits: int) -> NumberFormat:
@@ -287,9 +309,11 @@ _OWN = (
     *_minifloats(),
     _tabulated(
         "binary", 1, BINARY, "-1 and 1, for weights: at best their mean magnitude (XNOR-Net)",
+        digits=1,
     ),
     _tabulated(
         "ternary", 2, TERNARY, "-1, 0 and 1 in two bits, for weights (Ternary Weight Networks)",
+        digits=2,
     ),
     _tabulated(
         "nf3", 3, normal_levels(3),
@@ -306,7 +330,7 @@ _OWN = (
     _ocp_mx("e2m3", NumberFormat("mxfp6_e2m3", 6, True, 7.5, 2, 3)),
     _ocp_mx("fp8", NumberFormat("mxfp8", 8, True, 448.0, 4, 3, torch_dtype="float8_e4m3fn")),
     _ocp_mx("e5m2", NumberFormat("mxfp8_e5m2", 8, True, 57344.0, 5, 2, torch_dtype="float8_e5m2")),
-    _ocp_mx("int8", _tabulated("mxint8", 8, MXINT8)),
+    _ocp_mx("int8", _tabulated("mxint8", 8, MXINT8, digits=8)),
     NumberFormat(
         "nvfp4", 4, True, 6.0, 2, 1, block=16, block_scale="e4m3",
         summary="fp4 in blocks of 16 with a scale in fp8, for weights: 4.5 bits (NVIDIA)",

@@ -47,7 +47,7 @@ def errors(rows: Array, weights: Array, levels: Array) -> Array:
     distance = [
         ((row[:, None] - each) ** 2).min(axis=1) for row, each in zip(rows, levels, strict=True)
     ]
-    return (weights[: len(rows)] * np.array(distance)).sum(axis=1)
+    return np.asarray((weights[: len(rows)] * np.array(distance)).sum(axis=1))
 
 
 if __name__ == "__main__":

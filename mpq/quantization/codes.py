@@ -74,25 +74,18 @@ class Codes:
     def of_stored(cls, stored: StoredWeight, tensor_format: TensorFormat) -> "Codes":
         """The codes of a weight that was rounded before, in the format that they are in."""
         scale, point = torch.from_numpy(stored.scale), torch.from_numpy(stored.zero_point)
-        number, codes = tensor_format.number, torch.from_numpy(stored.codes).float()
+        number, codes = tensor_format.number, torch.from_numpy(stored.codes)
+        levels = None if stored.levels is None else torch.from_numpy(stored.levels).float()
         filling = (torch.zeros_like(point) if tensor_format.float_zero else point)[:, -1:].float()
         if number.table:
-            levels = torch.tensor(number.table)
-            codes = levels[torch.from_numpy(stored.codes).int()]
+            codes = torch.tensor(number.table)[codes.int()]
             filling = filling if number.has_zero else torch.full_like(filling, number.max_value)
-        levels = None
-        if stored.levels is not None:
-            levels = torch.from_numpy(stored.levels).float()
+        elif levels is not None:
             codes = levels.gather(1, codes.long())
         num_inputs, group = codes.shape[1], tensor_format.group_size or codes.shape[1]
-        missing = scale.shape[1] * group - num_inputs
-        last = filling.expand(len(codes), missing)
-        filled = torch.cat([codes, last], dim=1)
-        second = None
-        if stored.scale_step is not None and stored.scale_mean is not None:
-            told = SCALE_FORMATS[tensor_format.scale or ""]
-            step, mean = (torch.from_numpy(x) for x in (stored.scale_step, stored.scale_mean))
-            second = SecondScales.expanded(step, mean, told, scale)
+        last = filling.expand(len(codes), scale.shape[1] * group - num_inputs)
+        filled = torch.cat([codes.float(), last], dim=1)
+        second = _second_scales(stored, tensor_format, scale)
         return cls(tensor_format, filled, scale, point, num_inputs, second, levels)
 
     def stored(self, rows: Tensor) -> StoredWeight:
@@ -108,8 +101,8 @@ class Codes:
             codes = places_of_levels(codes, self.levels)
         original = rows.detach().float().cpu().numpy()
         step = mean = None
-        if self.second is not None:
-            told = SCALE_FORMATS[self.tensor_format.scale or ""]
+        if self.second is not None and self.tensor_format.scale is not None:
+            told = SCALE_FORMATS[self.tensor_format.scale]
             step, mean = (part.numpy() for part in self.second.stored_parts(told))
         return StoredWeight(
             codes.numpy().astype(code_type(self.tensor_format)),
@@ -147,6 +140,16 @@ class Codes:
         grouped = self.codes.reshape(*self.scale.shape, -1)
         found = (grouped - self.zero_point[..., None]) * self.scale[..., None]
         return found.flatten(1)[:, : self.num_inputs]
+
+
+def _second_scales(
+    stored: StoredWeight, tensor_format: TensorFormat, scale: Tensor
+) -> SecondScales | None:
+    """What the scales of a kept weight are stored relative to, in their shape."""
+    if tensor_format.scale is None or stored.scale_step is None or stored.scale_mean is None:
+        return None
+    step, mean = (torch.from_numpy(part) for part in (stored.scale_step, stored.scale_mean))
+    return SecondScales.expanded(step, mean, SCALE_FORMATS[tensor_format.scale], scale)
 
 
 BITS_AT_ONCE: Final = 1 << 24

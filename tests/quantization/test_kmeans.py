@@ -30,8 +30,8 @@ def least_error(row: Array, weights: Array, count: int) -> float:
             parts = [slice(a, b) for a, b in pairwise(ends)]
             means = [np.average(x[part], weights=w[part]) for part in parts]
             errors = [w[p] @ (x[p] - mean) ** 2 for p, mean in zip(parts, means, strict=True)]
-            found = min(found, sum(errors))
-    return float(found)
+            found = min(found, float(np.sum(errors)))
+    return found
 
 
 @settings(max_examples=200, deadline=None)

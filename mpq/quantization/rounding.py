@@ -49,10 +49,8 @@ def weight_grid(
 def _fraction_grid(
     shared: Tensor, tensor_format: TensorFormat, method: RangeMethod, numerics: Numerics
 ) -> Grid:
-    number, rows = tensor_format.number, shared.float()
-    # Around their middle, so that a shrunken range is not moved towards 0.
-    middle = (rows.amin(dim=1) + rows.amax(dim=1)) / 2
-    low, high = (end + middle for end in method.ends(rows - middle[:, None], number, False))
+    number = tensor_format.number
+    low, high = method.fraction_ends(shared, number)
     grid = _with_stored_scale(make_fraction_grid(number, low, high), tensor_format, numerics)
     # By the stored scale, which both ends are a little nearer or farther with.
     return replace(grid, zero_point=stored_zero_point(-low / grid.scale, tensor_format))

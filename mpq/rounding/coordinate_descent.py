@@ -30,7 +30,8 @@ class CoordinateDescent(WeightRounding):
     by sweep, as QuantEase does it (Behdin et al. 2023, arXiv:2309.01885). The best that was met is
     kept: no row is worse than by rounding to nearest or by GPTQ, by this form.
 
-    Scales that are powers of two, and one that a whole weight shares, stay as they are.
+    Scales that are powers of two, one that a whole weight shares, and levels of codebooks stay as
+    they are. Zero points that are fractions are refitted with the scales of their groups.
 
     Args:
         damping: As in GPTQ.

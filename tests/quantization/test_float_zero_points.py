@@ -69,6 +69,47 @@ def test_where_no_number_is_near_0_fractions_err_less(spelling: str, method: str
     assert (fraction - rows).square().mean() < 0.5 * (whole - rows).square().mean()
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_the_range_of_least_squares_is_a_line_through_its_codes(bits: int) -> None:
+    """Of `mse`: by numpy's fit, of scale and zero point at once; and better than codes as zeros."""
+    rows = torch.randn(6, 400, generator=torch.Generator().manual_seed(4)).exp()
+
+    found = codes_of(f"w{bits}zf", rows, "mse")
+
+    for row in range(6):
+        if bits < 8:  # where turns have come to their end
+            codes, numbers = found.codes[row].double().numpy(), rows[row].double().numpy()
+            slope, offset = np.polyfit(codes, numbers, 1)
+            scale, point = float(found.scale[row, 0]), float(found.zero_point[row, 0])
+            assert scale == pytest.approx(slope, rel=0.02)
+            assert -point * scale == pytest.approx(offset, abs=0.2 * scale)
+    whole = codes_of(f"w{bits}z", rows, "mse").numbers()
+    assert (found.numbers() - rows).square().mean() < (whole - rows).square().mean()
+
+
+@pytest.mark.parametrize("norm", [1.0, 2.4])
+def test_other_norms_are_not_fitted_by_squares(norm: float) -> None:
+    """The shrunken range around the middle, which adds up as the norm says."""
+    rows = some_rows(3.0)
+
+    found = codes_of("w4zf", rows, f"mse:norm={norm}")
+
+    ends = found.scale * (15 - found.zero_point), -found.scale * found.zero_point
+    middle = (rows.amax(dim=1) + rows.amin(dim=1)) / 2
+    torch.testing.assert_close(sum(ends)[:, 0] / 2, middle, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("spelling", ["w2zf", "w4zfg8", "w8tzf"])
+def test_rows_of_one_number_are_kept(spelling: str) -> None:
+    """There is no line through them."""
+    rows = torch.tensor([0.0, 1.0, -7.0])[:, None].expand(3, 16).contiguous()
+    rows = rows[:1] * 0 + 2.5 if "t" in spelling else rows
+
+    found = codes_of(spelling, rows, "mse").numbers()
+
+    torch.testing.assert_close(found, rows, rtol=1e-3, atol=1e-30)
+
+
 def test_refitted_scales_and_zero_points_are_the_least_squares_solution() -> None:
     """Both in turn, of groups in turn, reach what solving for all of them at once gives."""
     rows, moment = layer(3, 12)

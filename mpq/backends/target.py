@@ -14,6 +14,7 @@ from mpq.backends._base import Backend, Exported
 from mpq.backends.fused_layers import check_fused, linear_names
 from mpq.backends.half_precision import DTYPE_NAMES, HALF, parameter_dtype
 from mpq.backends.runtime import Loaded
+from mpq.backends.scale_refusal import scale_refusal
 from mpq.backends.simulate import prepared, quantizer_of
 from mpq.errors import InputError, ModelError, PrecisionError
 from mpq.network.examples import Batch, Calibration
@@ -25,8 +26,10 @@ from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.codes import Codes
 from mpq.quantization.microscaling import block_scales_bits
 from mpq.quantization.numerics import OWN, Numerics
-from mpq.quantization.precision import ORIGINAL, Granularity, Precision
+from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer
+from mpq.quantization.rounding import scale_type_of
+from mpq.quantization.scale_formats import SCALE_FORMATS
 
 HEADERS: Final = 65536
 """Bytes of names, shapes and paddings that a file may have beside its tensors."""
@@ -38,7 +41,6 @@ MEDIAN_OF_ROUNDED: Final = (
 )
 SQUARED_ERROR: Final = SquaredError()
 """Reads the output that networks are scored by where nothing is said: numbers of any kind."""
-SCALE_BITS = {"fp32": 32, "fp16": 16, "bf16": 16}
 
 
 class LayerShape(Protocol):
@@ -253,9 +255,8 @@ class Target(Backend):
         num_scales = weight.num_scales(num_channels * num_inputs, num_channels)
         if weight.number.is_microscaling:
             return block_scales_bits(weight, num_scales, self.arithmetic)
-        is_group = weight.granularity is Granularity.GROUP
-        scale = self.arithmetic.group_scale if is_group else self.arithmetic.scale
-        per_scale = SCALE_BITS[scale] + (0 if weight.symmetric else weight.number.bits)
+        scale = scale_type_of(weight, self.arithmetic)
+        per_scale = SCALE_FORMATS[scale].bits + (0 if weight.symmetric else weight.number.bits)
         return num_scales * per_scale
 
     @abstractmethod
@@ -350,7 +351,7 @@ class Target(Backend):
         self, layer: LayerShape, precision: Precision, modules: Mapping[str, nn.Module] | None
     ) -> str:
         """``refusal``, and ``module_refusal`` where the network's modules are known."""
-        why = self.refusal(layer, precision)
+        why = scale_refusal(precision.weight, self.arithmetic) or self.refusal(layer, precision)
         if why or modules is None:
             return why
         return self.module_refusal(modules.get(layer.name))

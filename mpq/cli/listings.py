@@ -258,6 +258,26 @@ def _format_row(name: str, members: Sequence["NumberFormat"]) -> tuple[str, ...]
 @app.command()
 @reporting_errors
 @taking
+def scales(talk: TalkOptions) -> None:
+    """List what the scales of a weight can be stored in: w4g64sfp8."""
+    from mpq.cli.console import literal, new_table
+    from mpq.quantization.scale_formats import SCALE_FORMATS
+
+    table = new_table()
+    for heading in ("scales", "written", "bits", "what it is"):
+        table.add_column(heading, overflow="fold")
+    for told in SCALE_FORMATS.values():
+        table.add_row(*map(literal, (told.name, f"s{told.name}", str(told.bits), told.summary)))
+    answer = [
+        {"name": x.name, "written": f"s{x.name}", "bits": x.bits, "summary": x.summary}
+        for x in SCALE_FORMATS.values()
+    ]
+    talk.answer(answer, lambda console: console.print(table))
+
+
+@app.command()
+@reporting_errors
+@taking
 def ranges(talk: TalkOptions) -> None:
     """List the methods that choose the range of a weight or an activation, and their options."""
     from mpq.quantization.ranges import RANGE_METHODS

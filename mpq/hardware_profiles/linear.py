@@ -1,6 +1,7 @@
 """Resources that need no device: sums over layers of something that the format alone decides."""
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -52,8 +53,17 @@ def activation_bytes(
 
 
 def bit_operations(layer: Layer, precision: Precision, _: Sequence[Layer], __: StoredBits) -> float:
-    """MACs of one example times weight bits times activation bits (as HAWQ-V3 counts BOPs)."""
-    return float(layer.macs * precision.weight.number.bits * precision.activation.number.bits)
+    """MACs of one example times the bits that are multiplied, of weight and activation.
+
+    Of integers all bits, as HAWQ-V3 counts BOPs (Yao et al. 2021, arXiv:2011.10680). Of floats the
+    significand, mantissa and leading 1, whose product is what a multiplier makes of them (IEEE
+    754); HAWQ-V3 counts the 32 bits of fp32, 1024 for a product, where this is 24 times 24. The
+    sum of exponents and the shifts of an accumulator are not counted: in hardware floats of 8 bits
+    cost more than integers of as many (van Baalen et al. 2023, arXiv:2303.17951). An integer times
+    a float is the product of its bits and of the float's significand.
+    """
+    widths = (f.number.multiplied_bits for f in (precision.weight, precision.activation))
+    return float(layer.macs * prod(widths))
 
 
 def effective_bits(

@@ -317,6 +317,9 @@ def _format_to_dict(tensor_format: TensorFormat) -> dict[str, Any]:
         "scheme": "symmetric" if tensor_format.symmetric else "affine",
         "granularity": tensor_format.granularity.value,
         "group_size": tensor_format.group_size,
+        # Of few: files without it are read by earlier versions as well.
+        **({} if tensor_format.scale is None else {"scale": tensor_format.scale}),
+        **({"zero_point": "float"} if tensor_format.float_zero else {}),
     }
 
 

@@ -6,8 +6,10 @@ from typing import Final, final
 import torch
 from torch import Tensor
 
-from mpq.quantization.grid import Grid, integer_range, places
+from mpq.quantization.grid import Grid, integer_range, places, places_of_levels
 from mpq.quantization.precision import Granularity, TensorFormat
+from mpq.quantization.scale_formats import SCALE_FORMATS
+from mpq.quantization.second_scales import SecondScales
 from mpq.quantization.stored import StoredWeight, code_type, signature_of
 
 
@@ -23,11 +25,14 @@ class Codes:
     Args:
         tensor_format: The format.
         codes: ``[O, G * group]`` float32; the last group of a channel is filled up with the code
-            of 0, or with the largest where there is none. Integers of an integer format, numbers in
-            units of their scale of a float one.
+            of 0, with the largest where there is none, and with 0 where the zero point is a
+            fraction. Integers of an integer format, numbers in units of their scale of a float one.
         scale: ``[O, G]`` float32; one for the whole weight is repeated for every channel.
-        zero_point: ``[O, G]`` int32, 0 where the format is symmetric.
+        zero_point: ``[O, G]`` int32, or float32 where it may be a fraction; 0 where the format is
+            symmetric.
         num_inputs: ``K``: without what fills up the last group.
+        second: What the scales are stored relative to, ``[O, G]``, where they have second scales.
+        levels: ``[O, N]`` of every channel, where it has a codebook.
     """
 
     tensor_format: TensorFormat
@@ -35,6 +40,8 @@ class Codes:
     scale: Tensor
     zero_point: Tensor
     num_inputs: int
+    second: SecondScales | None = None
+    levels: Tensor | None = None
 
     @classmethod
     def of(cls, rows: Tensor, tensor_format: TensorFormat, grid: Grid) -> "Codes":
@@ -48,28 +55,38 @@ class Codes:
         from mpq.quantization.rounding import sharing_scale
 
         found = grid.codes(sharing_scale(rows, tensor_format)).reshape(len(rows), -1).cpu()
+        if tensor_format.float_zero:
+            found[:, rows.shape[1] :] = 0.0
         scale, point = (
             t.cpu().reshape(-1, 1).expand(len(rows), 1)
             if tensor_format.granularity is Granularity.TENSOR
             else t.cpu().reshape(len(rows), -1)
             for t in (grid.scale, grid.zero_point)
         )
-        return cls(tensor_format, found, scale.clone(), point.clone(), rows.shape[1])
+        second = grid.second
+        if second is not None:
+            second = second.mapped(lambda part: part.cpu().reshape(len(rows), -1))
+        levels = None if grid.levels is None else grid.levels.cpu()
+        num_inputs = rows.shape[1]
+        return cls(tensor_format, found, scale.clone(), point.clone(), num_inputs, second, levels)
 
     @classmethod
     def of_stored(cls, stored: StoredWeight, tensor_format: TensorFormat) -> "Codes":
         """The codes of a weight that was rounded before, in the format that they are in."""
         scale, point = torch.from_numpy(stored.scale), torch.from_numpy(stored.zero_point)
-        number, codes = tensor_format.number, torch.from_numpy(stored.codes).float()
-        filling = point[:, -1:].float()
+        number, codes = tensor_format.number, torch.from_numpy(stored.codes)
+        levels = None if stored.levels is None else torch.from_numpy(stored.levels).float()
+        filling = (torch.zeros_like(point) if tensor_format.float_zero else point)[:, -1:].float()
         if number.table:
-            levels = torch.tensor(number.table)
-            codes = levels[torch.from_numpy(stored.codes).int()]
+            codes = torch.tensor(number.table)[codes.int()]
             filling = filling if number.has_zero else torch.full_like(filling, number.max_value)
+        elif levels is not None:
+            codes = levels.gather(1, codes.long())
         num_inputs, group = codes.shape[1], tensor_format.group_size or codes.shape[1]
-        missing = scale.shape[1] * group - num_inputs
-        last = filling.expand(len(codes), missing)
-        return cls(tensor_format, torch.cat([codes, last], dim=1), scale, point, num_inputs)
+        last = filling.expand(len(codes), scale.shape[1] * group - num_inputs)
+        filled = torch.cat([codes.float(), last], dim=1)
+        second = _second_scales(stored, tensor_format, scale)
+        return cls(tensor_format, filled, scale, point, num_inputs, second, levels)
 
     def stored(self, rows: Tensor) -> StoredWeight:
         """The same, small enough to be kept for every layer and precision.
@@ -80,12 +97,21 @@ class Codes:
         codes = self.codes[:, : self.num_inputs]
         if self.tensor_format.number.table:
             codes = places(codes, self.tensor_format.number)
+        if self.levels is not None:
+            codes = places_of_levels(codes, self.levels)
         original = rows.detach().float().cpu().numpy()
+        step = mean = None
+        if self.second is not None and self.tensor_format.scale is not None:
+            told = SCALE_FORMATS[self.tensor_format.scale]
+            step, mean = (part.numpy() for part in self.second.stored_parts(told))
         return StoredWeight(
             codes.numpy().astype(code_type(self.tensor_format)),
             self.scale.numpy(),
             self.zero_point.numpy(),
             signature_of(original),
+            step,
+            mean,
+            None if self.levels is None else self.levels.half().numpy(),
         )
 
     @property
@@ -114,6 +140,16 @@ class Codes:
         grouped = self.codes.reshape(*self.scale.shape, -1)
         found = (grouped - self.zero_point[..., None]) * self.scale[..., None]
         return found.flatten(1)[:, : self.num_inputs]
+
+
+def _second_scales(
+    stored: StoredWeight, tensor_format: TensorFormat, scale: Tensor
+) -> SecondScales | None:
+    """What the scales of a kept weight are stored relative to, in their shape."""
+    if tensor_format.scale is None or stored.scale_step is None or stored.scale_mean is None:
+        return None
+    step, mean = (torch.from_numpy(part) for part in (stored.scale_step, stored.scale_mean))
+    return SecondScales.expanded(step, mean, SCALE_FORMATS[tensor_format.scale], scale)
 
 
 BITS_AT_ONCE: Final = 1 << 24

@@ -16,6 +16,8 @@ from mpq._support.registry import ValueRegistry
 from mpq.errors import InputError
 from mpq.quantization.level_tables import BINARY, MXINT8, NF4, TERNARY, normal_levels
 
+_LOOKED_UP: Final = 11
+"""Bits of the significand of fp16."""
 _SPELLING = re.compile(r"[a-z0-9_]+")
 BLOCK_SCALES: Final = ("e8m0", "e4m3")
 """Formats of a microscaling format's scales, of 8 bits: powers of two, or fp8."""
@@ -66,9 +68,12 @@ class NumberFormat:
         summary: A sentence for ``mpq formats``.
         block: Numbers that share a scale, of a microscaling format; else 0.
         block_scale: What its scales are stored in, one of ``BLOCK_SCALES``.
+        has_codebook: Whether every output channel has levels of its own, ``2**bits`` in fp16, which
+            are found for its weights. For weights only.
         table: The numbers of all codes in units of the scale, ascending; empty: those of integers
             or of an exponent and a mantissa. For weights only.
         family: The one of ``FAMILIES`` that it is a member of, if any.
+        table_digits: Bits by which levels of a table are multiplied; 0: they are looked up as fp16.
 
     Raises:
         InputError: If the fields contradict each other.
@@ -88,6 +93,8 @@ class NumberFormat:
     block_scale: str = _described("")
     table: tuple[float, ...] = _described(())
     family: str = _described("")
+    has_codebook: bool = _described(False)
+    table_digits: int = _described(0)
 
     def __post_init__(self) -> None:
         # ``Precision.parse`` lower-cases what it reads: a capital letter would never be found.
@@ -104,6 +111,8 @@ class NumberFormat:
             )
         if self.table:
             self._check_table()
+        elif self.has_codebook:
+            self._check_codebook()
         elif self.is_float:
             self._check_float()
         elif not 2 <= self.bits <= 16:
@@ -119,6 +128,13 @@ class NumberFormat:
             )
         if self.max_value <= 0:
             raise InputError(f"number format {self.name}: max_value is positive")
+
+    def _check_codebook(self) -> None:
+        if not self.is_float or not 1 <= self.bits <= 8:
+            raise InputError(
+                f"number format {self.name}: a codebook is of a float of 1 to 8 bits; got "
+                f"{self.bits}"
+            )
 
     def _check_table(self) -> None:
         ascends = all(a < b for a, b in pairwise(self.table))
@@ -153,8 +169,8 @@ class NumberFormat:
 
     @property
     def is_for_weights(self) -> bool:
-        """Whether inputs are never in it: microscaling formats, and those of a table."""
-        return self.is_microscaling or bool(self.table)
+        """Whether inputs are never in it: microscaling, tables and codebooks."""
+        return self.is_microscaling or bool(self.table) or self.has_codebook
 
     @property
     def has_zero(self) -> bool:
@@ -170,6 +186,20 @@ class NumberFormat:
         return self.block_scale == "e4m3"
 
     @property
+    def multiplied_bits(self) -> int:
+        """Bits of what a multiplier is given: of an integer all, of a float its significand.
+
+        The significand is the mantissa with the leading 1 that is not stored; exponents are added.
+        Levels of a table that are no integers, and those of a codebook, are looked up in fp16.
+
+        >>> [NUMBER_FORMATS[name].multiplied_bits for name in ("int8", "fp8_e4m3", "fp16", "nf4")]
+        [8, 4, 11, 11]
+        """
+        if self.table or self.has_codebook:
+            return self.table_digits or _LOOKED_UP
+        return self.mantissa_bits + 1 if self.is_float else self.bits
+
+    @property
     def min_exponent(self) -> int:
         """Of the smallest normal number of a floating-point format; subnormals share it.
 
@@ -182,6 +212,8 @@ class NumberFormat:
     @cached_property
     def levels(self) -> tuple[float, ...]:
         """Every number of a format with a scale that is no integer, in its units, ascending.
+
+        Not of one with a codebook, which every channel has for itself.
 
         >>> NUMBER_FORMATS["e2m0"].levels
         (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
@@ -228,8 +260,21 @@ def _minifloats() -> Iterator[NumberFormat]:
             yield _minifloat(*shape)
 
 
-def _tabulated(name: str, bits: int, table: tuple[float, ...], summary: str = "") -> NumberFormat:
-    return NumberFormat(name, bits, True, table[-1], table=table, summary=summary)
+def _tabulated(
+    name: str, bits: int, table: tuple[float, ...], summary: str = "", digits: int = 0
+) -> NumberFormat:
+    return NumberFormat(
+        name, bits, True, table[-1], table=table, summary=summary, table_digits=digits
+    )
+
+
+def _codebook(bits: int) -> NumberFormat:
+    summary = (
+        f"{2**bits} levels in fp16 for every output channel, by weighted k-means (SqueezeLLM), for "
+        "weights"
+    )
+    # What fp16 holds: codes are numbers of the codebook.
+    return NumberFormat(f"cb{bits}", bits, True, 65504.0, summary=summary, has_codebook=True)
 
 
 def _ocp_mx(element: str, number: NumberFormat) -> NumberFormat:
@@ -264,9 +309,11 @@ _OWN = (
     *_minifloats(),
     _tabulated(
         "binary", 1, BINARY, "-1 and 1, for weights: at best their mean magnitude (XNOR-Net)",
+        digits=1,
     ),
     _tabulated(
         "ternary", 2, TERNARY, "-1, 0 and 1 in two bits, for weights (Ternary Weight Networks)",
+        digits=2,
     ),
     _tabulated(
         "nf3", 3, normal_levels(3),
@@ -276,13 +323,14 @@ _OWN = (
         "nf4", 4, NF4,
         "16 quantiles of the normal distribution, for weights: wnf4g64 (QLoRA)",
     ),
+    *map(_codebook, (2, 3, 4)),
     # Elements and blocks as in OCP MX 1.0; NVFP4 is NVIDIA's, as Blackwell multiplies it.
     _ocp_mx("fp4", NumberFormat("mxfp4", 4, True, 6.0, 2, 1)),
     _ocp_mx("e3m2", NumberFormat("mxfp6_e3m2", 6, True, 28.0, 3, 2)),
     _ocp_mx("e2m3", NumberFormat("mxfp6_e2m3", 6, True, 7.5, 2, 3)),
     _ocp_mx("fp8", NumberFormat("mxfp8", 8, True, 448.0, 4, 3, torch_dtype="float8_e4m3fn")),
     _ocp_mx("e5m2", NumberFormat("mxfp8_e5m2", 8, True, 57344.0, 5, 2, torch_dtype="float8_e5m2")),
-    _ocp_mx("int8", _tabulated("mxint8", 8, MXINT8)),
+    _ocp_mx("int8", _tabulated("mxint8", 8, MXINT8, digits=8)),
     NumberFormat(
         "nvfp4", 4, True, 6.0, 2, 1, block=16, block_scale="e4m3",
         summary="fp4 in blocks of 16 with a scale in fp8, for weights: 4.5 bits (NVIDIA)",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mpq.quantization.formats import NumberFormat
 from mpq.quantization.numerics import InputRounding
+from mpq.quantization.second_scales import SecondScales
 
 
 @final
@@ -22,9 +23,13 @@ class Grid:
     Args:
         number: Number format of the grid's points; one that needs a scale.
         scale: ``[O]`` float32, positive: how far the numbers of two successive codes are apart.
-        zero_point: ``[O]`` int32; 0 for symmetric and floating-point formats.
+        zero_point: ``[O]`` int32, or float32 where it may be a fraction; 0 for symmetric and
+            floating-point formats.
         symmetric: Whether integers are signed around 0.
         rounding: How numbers become codes, as in ``Numerics.input_rounding``.
+        second: What the scales are stored relative to, in their shape; unset: nothing.
+        levels: ``[O, N]`` float32, ascending: the numbers of each row where it has a codebook; then
+            scales are 1.
     """
 
     number: NumberFormat
@@ -32,6 +37,8 @@ class Grid:
     zero_point: Tensor
     symmetric: bool
     rounding: InputRounding = "reciprocal"
+    second: SecondScales | None = None
+    levels: Tensor | None = None
 
     @property
     def unsigned_zero_point(self) -> Tensor:
@@ -54,10 +61,15 @@ class Grid:
 
     def codes(self, rows: Tensor) -> Tensor:
         """What stands for ``[O, K]``, as float32: integers, or numbers in units of their scale."""
+        if self.levels is not None:
+            return nearest_levels(rows.float(), self.levels)
         if self.number.is_float:
             # In float32: in half precision the quotient would be rounded twice.
             return round_float(rows.float() / self.scale[:, None], self.number)
         low, high = integer_range(self.number, self.symmetric)
+        if self.zero_point.is_floating_point():
+            units = (rows.float() * self.scale.reciprocal()[:, None]).add_(self.zero_point[:, None])
+            return units.round_().clamp_(low, high)
         if self.rounding == "quotient":
             # Codes are signed there, also affine ones, whose zero point is added before rounding.
             middle = 0 if self.symmetric else 2 ** (self.number.bits - 1)
@@ -69,6 +81,17 @@ class Grid:
         divides = self.rounding == "rounded-quotient"
         codes = (rows.float() / scale if divides else rows.float() * scale.reciprocal()).round_()
         return codes.add_(self.zero_point[:, None]).clamp_(low, high)
+
+
+def nearest_levels(rows: Tensor, levels: Tensor) -> Tensor:
+    """Of each row's own levels ``[..., R, N]`` the nearest ones to ``[..., R, K]``."""
+    return levels.gather(-1, places_of_levels(rows, levels))
+
+
+def places_of_levels(rows: Tensor, levels: Tensor) -> Tensor:
+    """Which of a row's levels is the nearest, int64; of two equally near ones the lower."""
+    middle = (levels[..., 1:] + levels[..., :-1]) / 2
+    return torch.searchsorted(middle.contiguous(), rows.contiguous())
 
 
 def integer_range(number: NumberFormat, symmetric: bool) -> tuple[int, int]:
@@ -103,6 +126,24 @@ def make_grid(number: NumberFormat, symmetric: bool, low: Tensor, high: Tensor) 
     # A whole number, so that 0 is on the grid; the ends give way by up to half a step.
     point = (-low / scale).round().clamp(code_low, code_high).to(torch.int32)
     return Grid(number, scale, point, symmetric)
+
+
+def make_fraction_grid(number: NumberFormat, low: Tensor, high: Tensor) -> Grid:
+    r"""The grid of an integer format that goes from one end of a range to the other.
+
+    .. math:: w \approx s (q - z), \quad z = -\mathrm{low} / s
+
+    with a zero point ``z`` that is a fraction, so that 0 need neither be on the grid nor in the
+    range. Reference: Badri and Shaji (2023), HQQ, whose ``z`` is a float as well.
+
+    Args:
+        number: An integer format.
+        low: ``[O]`` smallest number of each row.
+        high: ``[O]`` largest number of each row.
+    """
+    low, high = low.float(), high.float()
+    scale = _positive((high - low) / integer_range(number, symmetric=False)[1])
+    return Grid(number, scale, -low / scale, symmetric=False)
 
 
 def _positive(scale: Tensor, has_zero: bool = True) -> Tensor:

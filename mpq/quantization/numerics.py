@@ -9,7 +9,7 @@ from typing import Final, Literal, final, get_args
 from mpq.errors import InputError
 
 ScaleType = Literal["fp32", "fp16", "bf16"]
-"""Dtypes that scales are stored in."""
+"""Dtypes that a target stores scales in, where a precision does not say otherwise."""
 SymmetricDynamic = Literal["reach", "amax/127.5"]
 """How a dynamic symmetric format finds its scale."""
 InputRounding = Literal["reciprocal", "quotient", "rounded-quotient"]
@@ -21,11 +21,6 @@ ScaleSign = Literal["either", "positive"]
 FloatInputs = Literal["float", "llama.cpp"]
 """What becomes of the inputs of layers whose weight alone is quantized."""
 
-SMALLEST: Final = {"fp32": 2.0**-126, "fp16": 2.0**-24, "bf16": 2.0**-126}
-"""The smallest scale of a dtype; a smaller one would be stored as 0."""
-LARGEST: Final = {"fp32": 3.4028234663852886e38, "fp16": 65504.0, "bf16": 3.3895313892515355e38}
-"""The largest scale of a dtype; a larger one would be stored as infinity."""
-
 
 @final
 @dataclass(frozen=True)
@@ -36,8 +31,8 @@ class Numerics:
     shipped: scales are rounded to the dtype that the file stores *before* the codes are computed.
 
     Args:
-        scale: Dtype of the scale of a channel or of a whole weight.
-        group_scale: Dtype of the scale of a group (fp16, as GPTQ and AWQ store it).
+        scale: Dtype of the scale of a channel or of a whole weight, unless its precision names one.
+        group_scale: Dtype of the scale of a group (fp16, as GPTQ and AWQ store it), likewise.
         symmetric_dynamic: ``reach`` takes the smallest scale at which both ends of a token fit into
             the codes -128 to 127; ``amax/127.5`` is compressed-tensors' and torchao's.
         input_rounding: ``reciprocal`` multiplies with the reciprocal of the scale and adds the zero

@@ -8,7 +8,10 @@ Spelling, for example ``w4g128a8``:
              ``int16`` (``w8aint16``)
 ``t``        one scale for the whole weight tensor (default: one per output channel)
 ``z``        affine, with a zero point (default for weights: symmetric)
+``zf``       affine, with a zero point that is a fraction, as HQQ has it (``z``: one of the codes)
 ``g128``     one scale for every 128 consecutive weights of an output channel
+``sfp8``     what scales are stored in, a name of ``mpq.quantization.scale_formats`` (default: fp16
+             for scales of groups, fp32 for others, unless a target says otherwise)
 ``a8``       activation: as for weights; without this part the activation stays fp32
 ``s``        symmetric (default for integer activations: affine, with a zero point)
 ``d``        dynamic: one scale per token, found while running (default: one static scale per
@@ -17,7 +20,8 @@ Spelling, for example ``w4g128a8``:
 
 A name alone stands for both: ``fp8``, ``bf16``, ``fp32``, ``int8`` (which is ``w8a8``). The
 microscaling formats such as ``mxfp4`` are of weights alone and have their own groups: ``mxfp4`` is
-``wmxfp4a32``. ``binary`` and ``ternary`` are of weights alone, too: ``wternaryg64a16``.
+``wmxfp4a32``. ``cb3``, which has levels for every channel and no scales, ``binary`` and ``ternary``
+are of weights alone, too: ``wternaryg64a16``.
 """
 
 import re
@@ -35,11 +39,12 @@ from mpq.quantization.formats import (
     spelled_format,
     spellings,
 )
+from mpq.quantization.scale_formats import SCALE_FORMATS
 
+LEVEL_BITS = 16
+"""Bits of one level of a codebook."""
 SCALE_BITS = 32
-"""Bits of one scale, where a tensor or a channel has one."""
-GROUP_SCALE_BITS = 16
-"""Bits of one scale, where a group of weights has one (fp16, as GPTQ and AWQ store it)."""
+"""Bits of one scale of a whole weight in a microscaling format."""
 BLOCK_SCALE_BITS = 8
 """Bits of one scale of a microscaling format."""
 LARGEST_GROUP = 2**31
@@ -68,6 +73,10 @@ class TensorFormat:
         granularity: How many numbers share a scale; ``NONE`` for floats of 16 bits and more.
         symmetric: Whether zero is the middle of the range (no zero point).
         group_size: Numbers per scale, for ``Granularity.GROUP`` only.
+        scale: What scales are stored in, one of ``SCALE_FORMATS``; ``None``: fp16 for those of
+            groups and fp32 for others, or what a target's numerics say.
+        float_zero: Whether the zero point is a fraction, and need not be one of the codes: it is
+            stored in fp16 for groups, in fp32 for channels and tensors.
 
     Raises:
         PrecisionError: If the parts contradict each other.
@@ -77,6 +86,8 @@ class TensorFormat:
     granularity: Granularity
     symmetric: bool = True
     group_size: int | None = None
+    scale: str | None = None
+    float_zero: bool = False
 
     def __post_init__(self) -> None:
         if self.number.needs_scale == (self.granularity is Granularity.NONE):
@@ -94,6 +105,42 @@ class TensorFormat:
             raise PrecisionError(f"{self.number.name} is symmetric: it has no zero point")
         if self.number.is_microscaling and self.group_size != self.number.block:
             raise PrecisionError(f"{self.number.name} has groups of {self.number.block}")
+        is_plain = (self.granularity, self.scale) == (Granularity.CHANNEL, None)
+        if self.number.has_codebook and not is_plain:
+            raise PrecisionError(
+                f"{self.number.name} has levels for every output channel, and no scales: write "
+                f"w{self.number.name}"
+            )
+        if self.float_zero and (self.symmetric or self.number.is_float or self.number.bits > 8):
+            raise PrecisionError(
+                f"zero points that are fractions are those of affine integers of up to 8 bits; got "
+                f"{self.number.name}"
+            )
+        if self.scale is not None:
+            self._check_scale(self.scale)
+
+    def _check_scale(self, scale: str) -> None:
+        if scale not in SCALE_FORMATS:
+            raise PrecisionError(
+                f"scales are stored in one of {', '.join(SCALE_FORMATS)}; got {quoted(scale)}"
+            )
+        if not self.number.needs_scale or self.number.is_microscaling:
+            raise PrecisionError(f"scales of {self.number.name} are not stored in {scale}")
+        if self.granularity not in (Granularity.CHANNEL, Granularity.GROUP, Granularity.TENSOR):
+            raise PrecisionError(f"scales that are found while running are not stored in {scale}")
+        if self.granularity is Granularity.TENSOR and SCALE_FORMATS[scale].second_scale:
+            raise PrecisionError(
+                f"scales in {scale} have a second scale, and one of a whole weight needs none"
+            )
+
+    def __repr__(self) -> str:
+        # Journals hold it: as it was before scales could be chosen, where they are not.
+        parts = [self.number, self.granularity, self.symmetric, self.group_size]
+        names = ["number", "granularity", "symmetric", "group_size"]
+        told = [f"{name}={part!r}" for name, part in zip(names, parts, strict=True)]
+        told += [] if self.scale is None else [f"scale={self.scale!r}"]
+        told += [f"float_zero={self.float_zero}"] if self.float_zero else []
+        return f"TensorFormat({', '.join(told)})"
 
     @property
     def is_exact(self) -> bool:
@@ -107,6 +154,8 @@ class TensorFormat:
 
     def num_scales(self, num_elements: int, num_channels: int) -> int:
         """How many scales a weight of so many elements and output channels has."""
+        if self.number.has_codebook:
+            return 0
         if self.granularity is Granularity.GROUP:
             assert self.group_size is not None
             per_channel = num_elements // num_channels
@@ -123,24 +172,35 @@ class TensorFormat:
         >>> Precision.parse("mxfp4").weight.stored_bits(64 * 64, 64) / 64**2
         4.25
         """
-        is_group = self.granularity is Granularity.GROUP
-        per_scale = GROUP_SCALE_BITS if is_group else SCALE_BITS
+        count = self.num_scales(num_elements, num_channels)
+        scales = SCALE_FORMATS[self.scale or self._usual_scale].stored_bits(count)
         if self.number.is_microscaling:
-            per_scale = BLOCK_SCALE_BITS
-        if not self.symmetric:
-            # A zero point is one of the codes, and stored as one.
-            per_scale += self.number.bits
-        scales = self.num_scales(num_elements, num_channels)
-        whole = SCALE_BITS if self.number.has_tensor_scale else 0
-        return num_elements * self.number.bits + scales * per_scale + whole
+            scales = count * BLOCK_SCALE_BITS
+            scales += SCALE_BITS if self.number.has_tensor_scale else 0
+        points = 0 if self.symmetric else count * self._zero_point_bits
+        levels = num_channels * 2**self.number.bits * LEVEL_BITS if self.number.has_codebook else 0
+        return num_elements * self.number.bits + scales + points + levels
+
+    @property
+    def _zero_point_bits(self) -> int:
+        # One that is one of the codes is stored as one.
+        return SCALE_FORMATS[self._usual_scale].bits if self.float_zero else self.number.bits
+
+    @property
+    def _usual_scale(self) -> str:
+        return "fp16" if self.granularity is Granularity.GROUP else "fp32"
 
 
 @cache
 def _pattern() -> re.Pattern[str]:
     # The longest first: fp8_e5m2 is not fp8 and a rest.
-    number = "|".join(sorted(map(re.escape, spellings()), key=len, reverse=True))
+    number, scale = (
+        "|".join(sorted(map(re.escape, names), key=len, reverse=True))
+        for names in (spellings(), SCALE_FORMATS)
+    )
     return re.compile(
-        rf"w(?P<weight>{number})(?P<tensor>t?)(?P<zero>z?)(?:g(?P<group>[0-9]{{1,{_LONGEST}}}))?"
+        rf"w(?P<weight>{number})(?P<tensor>t?)(?P<zero>(?:zf?)?)(?:g(?P<group>[0-9]{{1,{_LONGEST}}}))?"
+        rf"(?:s(?P<scale>{scale}))?"
         rf"(?:a(?P<activation>{number})(?P<symmetric>s?)(?P<dynamic>d?))?"
     )
 
@@ -149,7 +209,8 @@ def _help() -> str:
     *_, widest, original = sorted(int(text) for text in spellings() if text.isdigit())
     return (
         f"write w<bits>a<bits> such as w4a8 (2 to {widest}, or {original} bits), w4g128a16 "
-        f"for groups of 128, w8a8d for dynamic activations, or one of {', '.join(shown_names())}"
+        f"for groups of 128, w4g64sfp8 for their scales in fp8, w8a8d for dynamic "
+        f"activations, or one of {', '.join(shown_names())}"
     )
 
 
@@ -205,7 +266,7 @@ def _weight_format(match: re.Match[str]) -> TensorFormat:
     if match["tensor"] and group:
         raise PrecisionError(f"{match[0]!r}: 't' (one scale) and 'g{group}' exclude each other")
     if not number.needs_scale:
-        _refuse_flags(match, number, "tensor", "zero", "group")
+        _refuse_flags(match, number, "tensor", "zero", "group", "scale")
         return TensorFormat(number, Granularity.NONE)
     if number.is_microscaling:
         _refuse_own_groups(match, number)
@@ -214,7 +275,9 @@ def _weight_format(match: re.Match[str]) -> TensorFormat:
         granularity = Granularity.GROUP
     else:
         granularity = Granularity.TENSOR if match["tensor"] else Granularity.CHANNEL
-    return TensorFormat(number, granularity, not match["zero"], int(group) if group else None)
+    size = int(group) if group else None
+    has_fraction = match["zero"] == "zf"
+    return TensorFormat(number, granularity, not match["zero"], size, match["scale"], has_fraction)
 
 
 def _activation_format(match: re.Match[str]) -> TensorFormat:
@@ -243,6 +306,10 @@ def _refuse_own_groups(match: re.Match[str], number: NumberFormat) -> None:
         )
     if match["zero"]:
         raise PrecisionError(f"{match[0]!r}: {number.name} is symmetric: it has no zero point")
+    if match["scale"]:
+        raise PrecisionError(
+            f"{match[0]!r}: scales of {number.name} are stored in {number.block_scale}"
+        )
 
 
 def spell_weight(weight: TensorFormat) -> str:
@@ -250,8 +317,10 @@ def spell_weight(weight: TensorFormat) -> str:
     text = "w" + weight.number.spellings[0]
     text += "t" if weight.granularity is Granularity.TENSOR else ""
     text += "" if weight.symmetric else "z"
+    text += "f" if weight.float_zero else ""
     has_group = weight.group_size and not weight.number.is_microscaling
-    return text + (f"g{weight.group_size}" if has_group else "")
+    text += f"g{weight.group_size}" if has_group else ""
+    return text + ("" if weight.scale is None else f"s{weight.scale}")
 
 
 def _spell_activation(activation: TensorFormat) -> str:

@@ -75,6 +75,19 @@ class RangeMethod(Bounded, ABC):
             ``[O]`` low and ``[O]`` high, float32.
         """
 
+    def fraction_ends(self, rows: "Tensor", number: NumberFormat) -> tuple["Tensor", "Tensor"]:
+        """Range of each row for integers whose zero point is a fraction, and need not hold 0.
+
+        Args:
+            rows: As in ``ends``.
+            number: An integer format.
+        """
+        rows = rows.float()
+        # Around their middle, so that a shrunken range is not moved towards 0.
+        middle = (rows.amin(dim=1) + rows.amax(dim=1)) / 2
+        low, high = self.ends(rows - middle[:, None], number, False)
+        return low + middle, high + middle
+
 
 @final
 @dataclass(frozen=True)
@@ -196,10 +209,48 @@ class LeastSquares(RangeMethod):
                 shrink = torch.where(better, factor, shrink)
         return low * shrink, high * shrink
 
+    def fraction_ends(self, rows: "Tensor", number: NumberFormat) -> tuple["Tensor", "Tensor"]:
+        """See ``RangeMethod.fraction_ends``; of squared errors fitted to the codes in turn."""
+        low, high = super().fraction_ends(rows, number)
+        return (
+            least_squares_ends(rows.float(), number, low, high) if self.norm == 2 else (low, high)
+        )
+
     def _summed(self, errors: "Tensor") -> "Tensor":
         # A square is quicker, and has the same bits on every machine.
         powers = errors.square() if self.norm == 2 else errors.abs().pow(self.norm)
         return powers.sum(dim=1)
+
+
+def least_squares_ends(
+    rows: "Tensor", number: NumberFormat, low: "Tensor", high: "Tensor"
+) -> tuple["Tensor", "Tensor"]:
+    """``[O]`` low and high, from others on: codes, and the line that fits these best, in turn.
+
+    No turn raises the squared error.
+
+    Args:
+        rows: ``[O, K]`` float32.
+        number: An integer format.
+        low: ``[O]`` what code 0 stands for.
+        high: ``[O]`` what the last code stands for.
+    """
+    import torch
+
+    last = 2**number.bits - 1
+    middle = rows.mean(dim=1, keepdim=True)
+    for _ in range(TURNS):
+        step = ((high - low) / last).clamp_min(torch.finfo(torch.float32).tiny)
+        codes = ((rows - low[:, None]) / step[:, None]).round().clamp(0, last)
+        centre = codes.mean(dim=1, keepdim=True)
+        spread = (codes - centre).square().sum(dim=1)
+        slope = ((codes - centre) * (rows - middle)).sum(dim=1) / spread.clamp_min(1e-9)
+        # A row of one code, or of numbers that are all the same, has no line.
+        is_line = (spread > 0) & (slope > 0)
+        fitted = middle[:, 0] - slope * centre[:, 0]
+        low = torch.where(is_line, fitted, low)
+        high = torch.where(is_line, fitted + slope * last, high)
+    return low, high
 
 
 def sign_scale(rows: "Tensor", has_zero: bool) -> "Tensor":
@@ -230,6 +281,8 @@ def sign_scale(rows: "Tensor", has_zero: bool) -> "Tensor":
     return (sums.gather(1, best) / (best + 1)).float()[:, 0]
 
 
+TURNS: Final = 20
+"""Of codes and ends, where a zero point is a fraction."""
 NUMBERS_AT_ONCE: Final = 1 << 17
 """That ``LeastSquares`` rounds at once, which stays in a processor's cache."""
 RANGE_METHODS: Registry[RangeMethod] = Registry(

@@ -8,19 +8,22 @@ from functools import lru_cache
 from math import floor, log2
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mpq.quantization.formats import NumberFormat
-from mpq.quantization.grid import Grid, make_grid, round_float
-from mpq.quantization.numerics import LARGEST, OWN, SMALLEST, Numerics, ScaleType
+from mpq.quantization.grid import Grid, make_fraction_grid, make_grid, round_float
+from mpq.quantization.kmeans import kmeans_levels
+from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.ranges import ActivationRange, RangeMethod
+from mpq.quantization.scale_formats import SCALE_FORMATS
+from mpq.quantization.second_scales import SecondScales, stored_scale
 
 LARGEST_BLOCK_SCALE: Final = 448.0
 """The largest number of fp8, in which NVFP4's scales are stored."""
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def weight_grid(
@@ -28,17 +31,72 @@ def weight_grid(
 ) -> Grid:
     """The grid that a weight ``[O, K]`` is put on by a format that needs a scale.
 
-    Scales are rounded to the dtype that they are stored in: of groups to fp16, unless the numerics
-    say otherwise.
+    Scales are rounded to what they are stored in (``scale_type_of``). A codebook has no range: its
+    levels are those of the least squared error, whatever the method.
     """
+    if tensor_format.number.has_codebook:
+        return codebook_grid(rows, tensor_format.number)
     shared = sharing_scale(rows, tensor_format)
     if tensor_format.number.is_microscaling:
         return _block_grid(shared, tensor_format.number, method, numerics)
+    if tensor_format.float_zero:
+        return _fraction_grid(shared, tensor_format, method, numerics)
     low, high = method.ends(shared, tensor_format.number, tensor_format.symmetric)
     grid = make_grid(tensor_format.number, tensor_format.symmetric, low, high)
+    return _with_stored_scale(grid, tensor_format, numerics)
+
+
+def _fraction_grid(
+    shared: Tensor, tensor_format: TensorFormat, method: RangeMethod, numerics: Numerics
+) -> Grid:
+    number = tensor_format.number
+    low, high = method.fraction_ends(shared, number)
+    grid = _with_stored_scale(make_fraction_grid(number, low, high), tensor_format, numerics)
+    # By the stored scale, which both ends are a little nearer or farther with.
+    return replace(grid, zero_point=stored_zero_point(-low / grid.scale, tensor_format))
+
+
+def stored_zero_point(point: Tensor, tensor_format: TensorFormat) -> Tensor:
+    """Zero points that are fractions, as they are after storing them; any shape, float32."""
+    if tensor_format.granularity is not Granularity.GROUP:
+        return point
+    largest = SCALE_FORMATS["fp16"].largest
+    return point.clamp(-largest, largest).half().float()
+
+
+def _with_stored_scale(grid: Grid, tensor_format: TensorFormat, numerics: Numerics) -> Grid:
+    scale_type = scale_type_of(tensor_format, numerics)
+    told = SCALE_FORMATS[scale_type]
+    second = SecondScales.of(grid.scale, told) if told.second_scale else None
+    return replace(grid, scale=stored_scale(grid.scale, scale_type, second), second=second)
+
+
+def codebook_grid(rows: Tensor, number: NumberFormat, weights: Tensor | None = None) -> Grid:
+    """The levels of every row, by weighted k-means, as they are after storing them in fp16.
+
+    Args:
+        rows: ``[O, K]``.
+        number: One with a codebook.
+        weights: ``[O, K]`` what a squared error counts, above 0; ``None``: the same everywhere.
+    """
+    numbers = rows.double().cpu().numpy()
+    counted = np.ones_like(numbers) if weights is None else weights.double().cpu().numpy()
+    found = torch.from_numpy(kmeans_levels(numbers, counted, 2**number.bits))
+    levels = found.clamp(-number.max_value, number.max_value).half().float().to(rows.device)
+    one = torch.ones(len(rows), device=rows.device)
+    zero = torch.zeros(len(rows), dtype=torch.int32, device=rows.device)
+    return Grid(number, one, zero, symmetric=True, levels=levels)
+
+
+def scale_type_of(tensor_format: TensorFormat, numerics: Numerics) -> str:
+    """What the scales of a format are stored in, one of ``SCALE_FORMATS``.
+
+    Args:
+        tensor_format: One that needs a scale; where it names a type itself, that one.
+        numerics: Of the target: those of groups are in fp16, unless it says otherwise.
+    """
     is_group = tensor_format.granularity is Granularity.GROUP
-    stored = stored_scale(grid.scale, numerics.group_scale if is_group else numerics.scale)
-    return Grid(grid.number, stored, grid.zero_point, grid.symmetric)
+    return tensor_format.scale or (numerics.group_scale if is_group else numerics.scale)
 
 
 def _block_grid(
@@ -66,15 +124,6 @@ def _into_range(largest: float, number: NumberFormat) -> float:
     return float(2.0 ** min(max(exponent, -100), 100))
 
 
-def stored_scale(scale: Tensor, scale_type: ScaleType) -> Tensor:
-    """Scales as they are after storing them, with their signs, in float32; any shape."""
-    if scale_type == "fp32":
-        return scale
-    # Before the cast, which makes 0 of smaller numbers and infinity of larger ones.
-    within = scale.abs().clamp(SMALLEST[scale_type], LARGEST[scale_type]).copysign(scale)
-    return within.to(_DTYPES[scale_type]).float()
-
-
 def quantize_rows(rows: Tensor, tensor_format: TensorFormat, grid: Grid | None) -> Tensor:
     """A weight ``[O, K]`` as it is after storing it in a format.
 
@@ -99,7 +148,8 @@ def quantize_rows(rows: Tensor, tensor_format: TensorFormat, grid: Grid | None) 
 def sharing_scale(rows: Tensor, tensor_format: TensorFormat) -> Tensor:
     """The weight with one row per scale; the last group of a channel is filled up with zeros.
 
-    Where no code stands for 0, with the mean magnitude of the group's numbers.
+    Where no code stands for 0, with the mean magnitude of the group's numbers; where the zero point
+    is a fraction, with their mean.
     """
     if tensor_format.granularity is Granularity.TENSOR:
         return rows.reshape(1, -1)
@@ -109,8 +159,9 @@ def sharing_scale(rows: Tensor, tensor_format: TensorFormat) -> Tensor:
     # In Python the remainder of a negative number is what is missing to the next multiple. Neither
     # zeros, which every range holds, nor means move the range that is best.
     missing = -rows.shape[1] % size
-    if missing and not tensor_format.number.has_zero:
-        last = rows[:, missing - size :].float().abs().mean(dim=1, keepdim=True)
+    if missing and (tensor_format.float_zero or not tensor_format.number.has_zero):
+        last = rows[:, missing - size :].float()
+        last = (last if tensor_format.float_zero else last.abs()).mean(dim=1, keepdim=True)
         return torch.cat([rows, last.to(rows.dtype).expand(-1, missing)], dim=1).reshape(-1, size)
     return F.pad(rows, (0, missing)).reshape(-1, size)
 

@@ -15,14 +15,16 @@ import numpy as np
 from mpq._support.json_object import quoted
 from mpq._support.names import for_people
 from mpq.errors import FileFormatError, PrecisionError
-from mpq.quantization.numerics import LARGEST, SMALLEST
 from mpq.quantization.precision import TensorFormat, spell_weight
+from mpq.quantization.scale_formats import SCALE_FORMATS
 
 WEIGHTS_FILE: Final = "assignment.safetensors"
 """Beside assignment.json."""
 CODE_TYPES: Final = ("int8", "uint8", "int16", "uint16", "float16", "float32")
 """Types of codes, the first that holds all of a format's."""
 _PARTS: Final = ("codes", "scale", "zero_point", "signature")
+_MORE_PARTS: Final = ("scale_step", "scale_mean", "levels")
+"""Of some formats."""
 _SAME_ROW, _SAME_ROWS = 1e-2, 2e-3
 """How far a row, and the root mean square of all, may be from what was rounded, relative to its
 length: bfloat16 moves rows by 1e-3, another checkpoint by more."""
@@ -35,16 +37,24 @@ class StoredWeight:
 
     Args:
         codes: ``[O, K]`` in the first of ``CODE_TYPES`` that holds them; of a floating-point format
-            numbers in units of their scale, of a table the place of each.
+            numbers in units of their scale, of a table or codebook the place of each.
         scale: ``[O, G]`` float32, as ``mpq.quantization.codes.Codes`` has them.
-        zero_point: ``[O, G]`` int32, 0 where the format is symmetric.
+        zero_point: ``[O, G]`` int32, or float32 where it may be a fraction; 0 where the format is
+            symmetric.
         signature: ``[O]`` float32, ``signature_of`` the rows that were rounded.
+        scale_step: ``[num_second_scales]`` float32, where the scales have second ones, as
+            ``mpq.quantization.second_scales.SecondScales`` has them.
+        levels: ``[O, N]`` float16, ascending, where every channel has a codebook.
+        scale_mean: ``[1]`` float32, or ``[0]`` where scales are not stored around their mean.
     """
 
     codes: "np.ndarray[Any, np.dtype[Any]]"
     scale: "np.ndarray[Any, np.dtype[np.float32]]"
-    zero_point: "np.ndarray[Any, np.dtype[np.int32]]"
+    zero_point: "np.ndarray[Any, np.dtype[np.int32]] | np.ndarray[Any, np.dtype[np.float32]]"
     signature: "np.ndarray[Any, np.dtype[np.float32]]"
+    scale_step: "np.ndarray[Any, np.dtype[np.float32]] | None" = None
+    scale_mean: "np.ndarray[Any, np.dtype[np.float32]] | None" = None
+    levels: "np.ndarray[Any, np.dtype[np.float16]] | None" = None
 
     def is_of(self, rows: "np.ndarray[Any, Any]") -> bool:
         """Whether these are codes of this weight ``[O, K]``, and not of another checkpoint's."""
@@ -74,16 +84,50 @@ class StoredWeight:
             return f"have scales of {self.scale.shape}, not of {(channels, groups)}"
         if not np.isfinite(self.scale).all():
             return "have scales that are not finite"
+        points = "float32" if tensor_format.float_zero else "int32"
+        if self.zero_point.dtype != points or not np.isfinite(self.zero_point).all():
+            return f"have zero points of {self.zero_point.dtype}, not finite ones of {points}"
+        why = self._why_not_scales(tensor_format) or self._why_not_levels(tensor_format)
+        if why:
+            return why
         low, high = self._reach(tensor_format)
         if not (low <= self.codes.min() and self.codes.max() <= high):
             return f"reach from {self.codes.min()} to {self.codes.max()}, not {low} to {high}"
         return ""
+
+    def _why_not_scales(self, tensor_format: TensorFormat) -> str:
+        """Why the second scales are not those of the format; empty: they are."""
+        step, mean = self.scale_step, self.scale_mean
+        told = SCALE_FORMATS[tensor_format.scale or "fp32"]
+        if not told.second_scale:
+            return "" if step is None and mean is None else "have second scales"
+        if step is None or mean is None:
+            return f"have no second scales, which those in {told.name} need"
+        expected = (told.num_second_scales(self.scale.size),), (int(told.has_mean),)
+        if (step.shape, mean.shape) != expected:
+            return f"have second scales of {(step.shape, mean.shape)}, not of {expected}"
+        is_fine = np.isfinite(mean).all() and np.isfinite(step).all() and (step > 0).all()
+        return "" if is_fine else "have second scales that are not positive and finite"
+
+    def _why_not_levels(self, tensor_format: TensorFormat) -> str:
+        """Why the codebooks are not those of the format; empty: they are."""
+        number, levels = tensor_format.number, self.levels
+        if not number.has_codebook:
+            return "" if levels is None else "have codebooks"
+        expected = (len(self.codes), 2**number.bits)
+        if levels is None or levels.shape != expected or levels.dtype != "float16":
+            return f"have no codebooks of {expected} in float16"
+        is_fine = np.isfinite(levels).all() and (np.diff(levels, axis=1) >= 0).all()
+        is_fine &= bool((self.scale == 1).all())
+        return "" if is_fine else "have levels that are not finite, not ascending, or scaled"
 
     @staticmethod
     def _reach(tensor_format: TensorFormat) -> tuple[float, float]:
         number = tensor_format.number
         if number.table:
             return 0, len(number.table) - 1
+        if number.has_codebook:
+            return 0, 2**number.bits - 1
         if number.is_float:
             return -number.max_value, number.max_value
         half = 2 ** (number.bits - 1)
@@ -91,7 +135,8 @@ class StoredWeight:
 
     def parts(self) -> "dict[str, np.ndarray[Any, Any]]":
         """The arrays by name."""
-        return {part: getattr(self, part) for part in _PARTS}
+        found = {part: getattr(self, part) for part in (*_PARTS, *_MORE_PARTS)}
+        return {part: array for part, array in found.items() if array is not None}
 
 
 def signature_of(rows: "np.ndarray[Any, Any]") -> "np.ndarray[Any, np.dtype[np.float32]]":
@@ -206,18 +251,26 @@ class StoredWeights:
         missing = [f"{n}.{p}" for n in names for p in _PARTS if f"{n}.{p}" not in tensors]
         if missing:
             raise FileFormatError(f"the weights lack {quoted(missing[0])}")
-        weights = {n: StoredWeight(**{p: tensors[f"{n}.{p}"] for p in _PARTS}) for n in names}
-        return cls(rounding, weights)
+        parts = {
+            name: {
+                part: tensors[f"{name}.{part}"]
+                for part in (*_PARTS, *_MORE_PARTS)
+                if f"{name}.{part}" in tensors
+            }
+            for name in names
+        }
+        return cls(rounding, {name: StoredWeight(**found) for name, found in parts.items()})
 
 
 def code_type(tensor_format: TensorFormat) -> str:
     """The one of ``CODE_TYPES`` that holds every code of a format that needs a scale."""
     number = tensor_format.number
-    if number.table:
+    if number.table or number.has_codebook:
         return "uint8"
     if number.is_float:
         finest = 2.0 ** (number.min_exponent - number.mantissa_bits)
-        is_half = number.max_value <= LARGEST["fp16"] and finest >= SMALLEST["fp16"]
+        half = SCALE_FORMATS["fp16"]
+        is_half = number.max_value <= half.largest and finest >= half.smallest
         return "float16" if is_half else "float32"
     sign = "int" if tensor_format.symmetric else "uint"
     return f"{sign}{8 if number.bits <= 8 else 16}"

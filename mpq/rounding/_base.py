@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+import torch
 from torch import Tensor
 
 from mpq._support.bounds import Bounded
@@ -12,6 +13,7 @@ from mpq.quantization.codes import Codes
 from mpq.quantization.grid import Grid
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import TensorFormat
+from mpq.quantization.rounding import codebook_grid
 from mpq.rounding.stack import Stack, layout
 
 NUMBERS_AT_ONCE: Final = 1 << 24
@@ -42,13 +44,17 @@ class WeightRounding(Bounded, ABC):
                 is ``K``; of very long rows the size of the blocks along the diagonal, between
                 which it is taken for 0 (``mpq.rounding.diagonal_blocks``).
             formats: That need a scale.
-            grids: Where the scales of each start: ``weight_grid`` of these rows.
+            grids: Where the scales of each start: ``weight_grid`` of these rows. Codebooks are made
+                anew, weighted by the diagonal of the moment.
             numerics: How scales are stored.
 
         Returns:
             Codes of each format, with scales as they are stored.
         """
-        starts = [Codes.of(rows, f, grid) for f, grid in zip(formats, grids, strict=True)]
+        starts = [
+            Codes.of(rows, f, self._grid(rows, moment, f, grid))
+            for f, grid in zip(formats, grids, strict=True)
+        ]
         found = [replaceable(start) for start in starts]
         count, inputs = len(moment), rows.shape[1]
         of_group = len(rows) // count
@@ -62,6 +68,12 @@ class WeightRounding(Bounded, ABC):
                     _fill(found, members, cut, *solver.solve(stack))
         return found
 
+    def _grid(self, rows: Tensor, moment: Tensor, tensor_format: TensorFormat, grid: Grid) -> Grid:
+        if not (tensor_format.number.has_codebook and self.reads_inputs):
+            return grid
+        counted = input_weights(moment).repeat_interleave(len(rows) // len(moment), dim=0)
+        return codebook_grid(rows, tensor_format.number, counted)
+
     @abstractmethod
     def prepared(self, moment: Tensor) -> "StackSolver":
         """What does the work for the rows of second moments ``[G, K, k]``, or of one ``[K, k]``.
@@ -71,12 +83,22 @@ class WeightRounding(Bounded, ABC):
         """
 
 
+def input_weights(moment: Tensor) -> Tensor:
+    """``[G, K]`` what a squared error of each input counts, above 0: the moment's diagonal.
+
+    Damped by a hundredth of its mean, as GPTQ's, so that an input that is always 0 counts, too.
+    """
+    diagonal = moment.diagonal(dim1=-2, dim2=-1).double()
+    mean = diagonal.mean(dim=-1, keepdim=True)
+    return torch.where(mean > 0, diagonal / mean, 0.0) + 0.01
+
+
 class StackSolver(ABC):
     """Rounds stacks of rows, each group of which has one second moment of its inputs."""
 
     @abstractmethod
-    def solve(self, stack: Stack) -> tuple[Tensor, Tensor]:
-        """Codes ``[..., K, R]`` and scales ``[..., S, R]``, as they are stored."""
+    def solve(self, stack: Stack) -> tuple[Tensor, Stack]:
+        """Codes ``[..., K, R]``, and the stack with the scales and zero points that they go by."""
 
 
 def replaceable(start: Codes) -> Codes:
@@ -85,8 +107,10 @@ def replaceable(start: Codes) -> Codes:
         start.tensor_format,
         start.codes.clone(),
         start.scale.clone(),
-        start.zero_point,
+        start.zero_point.clone(),
         start.num_inputs,
+        start.second,
+        start.levels,
     )
 
 
@@ -126,11 +150,13 @@ def _pieces(count: int, numbers: int) -> Iterable[slice]:
 def _stack(rows: Tensor, cut: _Cut, starts: Sequence[Codes], numerics: Numerics) -> Stack:
     formats = [start.tensor_format for start in starts]
     grids = [(cut.of(start.scale), cut.of(start.zero_point)) for start in starts]
-    return Stack.of(cut.of(rows), formats, grids, numerics)
+    seconds = [start.second and start.second.mapped(cut.of) for start in starts]
+    levels = [None if start.levels is None else cut.of(start.levels) for start in starts]
+    return Stack.of(cut.of(rows), formats, grids, numerics, seconds, levels)
 
 
 def _fill(
-    found: Sequence[Codes], members: Sequence[int], cut: _Cut, codes: Tensor, scale: Tensor
+    found: Sequence[Codes], members: Sequence[int], cut: _Cut, codes: Tensor, stack: Stack
 ) -> None:
     """Writes what a stack became into the codes of its formats, in place."""
     for place, index in enumerate(members):
@@ -138,4 +164,5 @@ def _fill(
         count = codes.shape[-1] // len(members)
         columns = slice(place * count, (place + 1) * count)
         cut.of(into.codes)[..., : into.num_inputs] = codes[..., columns].mT
-        cut.of(into.scale)[:] = scale[..., columns].mT
+        cut.of(into.scale)[:] = stack.scale[..., columns].mT
+        cut.of(into.zero_point)[:] = stack.zero_point[..., columns].mT

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mpq.errors import InputError
-from mpq.quantization.grid import level_table, places
+from mpq.quantization.grid import level_table, places, places_of_levels
 from mpq.rounding._base import StackSolver, WeightRounding
 from mpq.rounding.diagonal_blocks import diagonal, product
 from mpq.rounding.gptq import check_damping
@@ -79,13 +79,13 @@ class _Learned(StackSolver):
     options: AdaRound
     objective: Objective
 
-    def solve(self, stack: Stack) -> tuple[Tensor, Tensor]:
+    def solve(self, stack: Stack) -> tuple[Tensor, Stack]:
         near = stack.nearest()
         far = beyond(stack, near)
         shares = self._shares(Relaxation.of(self.objective, stack, near, far))
         learned = torch.where(shares > 0.5, far, near)
         before, after = (self.objective.of_codes(stack, codes) for codes in (near, learned))
-        return torch.where((after < before)[..., None, :], learned, near), stack.scale
+        return torch.where((after < before)[..., None, :], learned, near), stack
 
     def _shares(self, relaxation: "Relaxation") -> Tensor:
         """``[..., K, R]`` after all steps of Adam."""
@@ -166,6 +166,10 @@ def beyond(stack: Stack, near: Tensor) -> Tensor:
     if stack.number is None:
         wanted = units + torch.where(is_above, 1.0, -1.0).to(units)  # not the default dtype
         return stack.nearest(wanted * stack.scale[..., groups, :])
+    if stack.levels is not None:
+        codebooks = stack.levels.mT.contiguous()
+        found = places_of_levels(near.mT, codebooks) + torch.where(is_above.mT, 1, -1)
+        return codebooks.gather(-1, found.clamp(0, codebooks.shape[-1] - 1)).mT
     levels, _ = level_table(stack.number.levels, near.device)
     found = places(near, stack.number) + torch.where(is_above, 1, -1)
     return levels[found.clamp(0, len(levels) - 1)]

@@ -31,7 +31,8 @@ class CoordinateDescent(WeightRounding):
     by sweep, as QuantEase does it (Behdin et al. 2023, arXiv:2309.01885). The best that was met is
     kept: no row is worse than by rounding to nearest or by GPTQ, by this form.
 
-    Scales that are powers of two, and one that a whole weight shares, stay as they are.
+    Scales that are powers of two, one that a whole weight shares, and levels of codebooks stay as
+    they are. Zero points that are fractions are refitted with the scales of their groups.
 
     Args:
         damping: As in GPTQ.
@@ -69,7 +70,7 @@ class _Descent(StackSolver):
     objective: Objective
     sequential: Sequential
 
-    def solve(self, stack: Stack) -> tuple[Tensor, Tensor]:
+    def solve(self, stack: Stack) -> tuple[Tensor, Stack]:
         best = _Best(self.objective, stack)
         can_rescale = stack.can_rescale and self.options.scales
         starts = [stack]
@@ -88,7 +89,7 @@ class _Descent(StackSolver):
                 best.offer(best.stack, found)
         if can_rescale:
             best.offer(refitted(self.objective, best.stack, best.codes), best.codes)
-        return best.codes, best.stack.scale
+        return best.codes, best.stack
 
     def _offer_gptq(self, best: "_Best", starts: Sequence[Stack]) -> None:
         """Side by side as far as memory goes: a step over few rows takes as long as over many."""
@@ -119,7 +120,14 @@ class _Best:
         self.codes = torch.where(better, codes, self.codes)
         # Scales that stay are not stored anew: some are powers of two that float16 does not hold.
         if stack is not self.stack:
-            self.stack = self.stack.with_scale(torch.where(better, stack.scale, self.stack.scale))
+            scale, point = (
+                torch.where(better, new, old)
+                for new, old in (
+                    (stack.scale, self.stack.scale),
+                    (stack.zero_point, self.stack.zero_point),
+                )
+            )
+            self.stack = self.stack.with_scale(scale, point)
 
 
 def turned(objective: Objective, stack: Stack) -> Stack:
@@ -138,6 +146,8 @@ def turned(objective: Objective, stack: Stack) -> Stack:
 def refitted(objective: Objective, stack: Stack, codes: Tensor) -> Stack:
     """The stack with the best scales for given codes, of one group after another.
 
+    Where zero points are fractions, with the best ones of these as well, given the scales.
+
     Args:
         objective: What is minimized.
         stack: Rows ``R``, scales ``[..., S, R]``.
@@ -145,21 +155,41 @@ def refitted(objective: Objective, stack: Stack, codes: Tensor) -> Stack:
     """
     form, units = objective.form, codes - stack.zero_point[..., stack.group_of, :]
     slope = product(form, stack.all_numbers(codes) - stack.target)  # [..., K, R]
-    scale = stack.scale.clone()
+    scale, point = stack.scale.clone(), stack.zero_point.clone()
     for group in range(scale.shape[-2]):
         inputs = (stack.group_of == group).nonzero()[:, 0]
         own, before = units[..., inputs, :], scale[..., group, :]
-        curvature = quadratic(form, inputs, own)
-        change = -(own * slope[..., inputs, :]).sum(dim=-2) / curvature.clamp_min(
-            torch.finfo(torch.float32).tiny
-        )
+        change = _best_change(form, slope, own, inputs)
+        # None changes its sign.
         is_same = (before + change).sign() == before.sign()
-        # A group of zeros has no scale to find; none changes its sign.
-        change = torch.where((curvature > 0) & is_same, change, 0.0)
+        change = torch.where(is_same, change, 0.0)
         scale[..., group, :] += change
-        if scale.shape[-2] > 1:
+        is_last = group + 1 == scale.shape[-2]
+        if not is_last or stack.fractions_of is not None:
             add_product(slope, form, inputs, own * change[..., None, :])
-    return stack.with_scale(scale)
+        if stack.fractions_of is not None:
+            # All numbers of a group move by the scale where its zero point moves by 1.
+            own = -scale[..., group, :][..., None, :].expand_as(own)
+            change = _best_change(form, slope, own, inputs)
+            point[..., group, :] += change
+            add_product(slope, form, inputs, own * change[..., None, :])
+    return stack.with_scale(scale, point)
+
+
+def _best_change(form: Tensor, slope: Tensor, own: Tensor, inputs: Tensor) -> Tensor:
+    """``[..., R]`` what is best added to a parameter by which the numbers of some inputs change.
+
+    Args:
+        form: ``[..., K, k]``.
+        slope: ``[..., K, R]`` of all numbers.
+        own: ``[..., k, R]`` derivatives of the numbers of these inputs.
+        inputs: ``[k]``.
+    """
+    curvature = quadratic(form, inputs, own)
+    tiny = torch.finfo(torch.float32).tiny
+    change = -(own * slope[..., inputs, :]).sum(dim=-2) / curvature.clamp_min(tiny)
+    # Zeros have no scale to find.
+    return torch.where(curvature > 0, change, 0.0)
 
 
 def swept(objective: Objective, stack: Stack, codes: Tensor) -> Tensor:

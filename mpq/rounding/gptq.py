@@ -59,8 +59,8 @@ def check_damping(name: str, damping: float) -> None:
 class _GptqSolver(StackSolver):
     sequential: "Sequential"
 
-    def solve(self, stack: Stack) -> tuple[Tensor, Tensor]:
-        return self.sequential.codes(stack), stack.scale
+    def solve(self, stack: Stack) -> tuple[Tensor, Stack]:
+        return self.sequential.codes(stack), stack
 
 
 @final

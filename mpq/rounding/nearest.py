@@ -24,5 +24,5 @@ class Nearest(WeightRounding):
 
 
 class _NearestSolver(StackSolver):
-    def solve(self, stack: Stack) -> tuple[Tensor, Tensor]:
-        return stack.nearest(), stack.scale
+    def solve(self, stack: Stack) -> tuple[Tensor, Stack]:
+        return stack.nearest(), stack

@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Final, Self, final
 
 import torch
 from torch import Tensor
 
 from mpq.quantization.formats import NumberFormat
-from mpq.quantization.grid import integer_range, round_float
-from mpq.quantization.numerics import Numerics, ScaleType
+from mpq.quantization.grid import integer_range, nearest_levels, round_float
+from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, TensorFormat
-from mpq.quantization.rounding import stored_scale
+from mpq.quantization.rounding import scale_type_of, stored_zero_point
+from mpq.quantization.scale_formats import SCALE_FORMATS
+from mpq.quantization.second_scales import SecondScales, stored_scale
 
 ALL: Final = slice(None)
 
@@ -33,10 +36,13 @@ class Stack:
         group_of: ``[K]`` which scale an input has.
         number: A floating-point format of all rows, or one with a table; ``None``: integers of any
             bits.
-        stored_as: What scales are rounded to.
+        stored_as: What scales are rounded to, one of ``SCALE_FORMATS``.
         can_rescale: Whether scales may take other values than those they start from: not where
             they are powers of two or shared by all rows.
         can_turn: Whether they may be negative as well, which only changes integers around 0.
+        second: What scales are stored relative to, in their shape; unset: nothing.
+        fractions_of: A format of the rows, where zero points are fractions.
+        levels: ``[..., N, R]`` float32, ascending, where every row has a codebook.
     """
 
     target: Tensor
@@ -46,9 +52,12 @@ class Stack:
     high: Tensor
     group_of: Tensor
     number: NumberFormat | None
-    stored_as: ScaleType
+    stored_as: str
     can_rescale: bool
     can_turn: bool
+    second: SecondScales | None = None
+    fractions_of: TensorFormat | None = None
+    levels: Tensor | None = None
 
     @classmethod
     def of(
@@ -57,6 +66,8 @@ class Stack:
         formats: Sequence[TensorFormat],
         grids: Sequence[tuple[Tensor, Tensor]],
         numerics: Numerics,
+        seconds: Sequence[SecondScales | None] = (),
+        levels: Sequence[Tensor | None] = (),
     ) -> Self:
         """Some rows at several precisions, one behind the other.
 
@@ -65,6 +76,8 @@ class Stack:
             formats: That have one ``layout``.
             grids: Scale and zero point of each, ``[..., O, S]``.
             numerics: How scales are stored.
+            seconds: What the scales of each are stored relative to, ``[..., O, S]``.
+            levels: Codebooks of the rows of each, ``[..., O, N]``.
         """
         first, (num_rows, num_inputs) = formats[0], rows.shape[-2:]
         number = first.number if first.number.is_float else None
@@ -74,8 +87,13 @@ class Stack:
             for i in range(2)
         )
         size = first.group_size or num_inputs
-        can_rescale = not (first.number.is_microscaling or first.granularity is Granularity.TENSOR)
+        has_own = first.number.is_microscaling or first.number.has_codebook
+        can_rescale = not (has_own or first.granularity is Granularity.TENSOR)
         is_around_0 = number is None and first.symmetric
+        scale_type = scale_type_of(first, numerics)
+        can_be_negative = numerics.scale_sign == "either" and (
+            SCALE_FORMATS[scale_type].can_be_negative
+        )
         return cls(
             torch.cat([rows.float().mT] * len(formats), dim=-1),
             torch.cat([scale.float().mT for scale, _ in grids], dim=-1),
@@ -84,9 +102,12 @@ class Stack:
             high,
             torch.arange(num_inputs) // size,
             number,
-            numerics.group_scale if first.group_size else numerics.scale,
+            scale_type,
             can_rescale,
-            can_rescale and is_around_0 and numerics.scale_sign == "either",
+            can_rescale and is_around_0 and can_be_negative,
+            _joined([second.mapped(lambda part: part.mT) for second in seconds if second]),
+            first if first.float_zero else None,
+            _side_by_side([each.mT for each in levels if each is not None]),
         )
 
     @property
@@ -94,9 +115,19 @@ class Stack:
         """``K``."""
         return self.target.shape[-2]
 
-    def with_scale(self, scale: Tensor) -> Self:
-        """The same rows with other scales ``[..., S, R]``, rounded to what stores them."""
-        return replace(self, scale=stored_scale(scale, self.stored_as))
+    def with_scale(self, scale: Tensor, zero_point: Tensor | None = None) -> Self:
+        """The same rows with other scales ``[..., S, R]``, rounded to what stores them.
+
+        Args:
+            scale: As in the class.
+            zero_point: Others, where they are fractions.
+        """
+        point = self.zero_point
+        if zero_point is not None and self.fractions_of is not None:
+            point = stored_zero_point(zero_point, self.fractions_of)
+        return replace(
+            self, scale=stored_scale(scale, self.stored_as, self.second), zero_point=point
+        )
 
     @classmethod
     def side_by_side(cls, stacks: Sequence[Self]) -> Self:
@@ -106,9 +137,11 @@ class Stack:
             first,
             target=torch.cat([first.target] * count, dim=-1),
             scale=torch.cat([stack.scale for stack in stacks], dim=-1),
-            zero_point=torch.cat([first.zero_point] * count, dim=-1),
+            zero_point=torch.cat([stack.zero_point for stack in stacks], dim=-1),
             low=first.low.repeat(count),
             high=first.high.repeat(count),
+            second=_joined([first.second] * count if first.second else []),
+            levels=_side_by_side([] if first.levels is None else [first.levels] * count),
         )
 
     def of_inputs(self, part: slice) -> Self:
@@ -118,7 +151,11 @@ class Stack:
     def cells(self, inputs: Tensor) -> "Cells":
         """Where the numbers of some inputs may lie: ``[k]``, or ``[..., k]`` for each group."""
         scale, point = (_at(t, self.group_of[inputs]) for t in (self.scale, self.zero_point))
-        return Cells(scale, scale.reciprocal(), point, self.low, self.high, self.number)
+        has_fractions = self.fractions_of is not None
+        inverse = scale.reciprocal()
+        return Cells(
+            scale, inverse, point, self.low, self.high, self.number, has_fractions, self.levels
+        )
 
     def all_numbers(self, codes: Tensor) -> Tensor:
         """``[..., K, R]`` what all codes stand for."""
@@ -142,6 +179,8 @@ class Cells:
         low: ``[R]`` smallest code of an integer format.
         high: ``[R]`` largest code.
         number: A floating-point format, or one with a table; ``None``: integers.
+        has_fractions: Whether zero points may be fractions.
+        levels: As in ``Stack``.
     """
 
     scale: Tensor
@@ -150,12 +189,17 @@ class Cells:
     low: Tensor
     high: Tensor
     number: NumberFormat | None
+    has_fractions: bool
+    levels: Tensor | None
 
     def codes(self, values: Tensor, at: int | slice = ALL) -> Tensor:
         """Nearest codes: ``[..., k, R]`` for values of all inputs, ``[..., R]`` for one's."""
+        if self.levels is not None:
+            return _nearest_levels(values, self.levels)
         if self.number is not None:
             return round_float(values / self.scale[..., at, :], self.number)
-        found = (values * self.inverse[..., at, :]).round_().add_(self.zero_point[..., at, :])
+        found, point = values * self.inverse[..., at, :], self.zero_point[..., at, :]
+        found = found.add_(point).round_() if self.has_fractions else found.round_().add_(point)
         return torch.minimum(torch.maximum(found, self.low, out=found), self.high, out=found)
 
     def numbers(self, codes: Tensor, at: int | slice = ALL) -> Tensor:
@@ -170,7 +214,32 @@ def _at(values: Tensor, groups: Tensor) -> Tensor:
     return values.take_along_dim(groups[..., None], dim=-2)
 
 
-def layout(tensor_format: TensorFormat) -> tuple[str, bool, Granularity, int | None]:
+def _nearest_levels(values: Tensor, levels: Tensor) -> Tensor:
+    """Of levels ``[..., N, R]`` the nearest ones to ``[..., k, R]``, or to ``[..., R]``."""
+    if values.ndim < levels.ndim:
+        return _nearest_levels(values[..., None, :], levels)[..., 0, :]
+    return nearest_levels(values.mT, levels.mT).mT
+
+
+def _side_by_side(columns: Sequence[Tensor]) -> Tensor | None:
+    return torch.cat(list(columns), dim=-1) if columns else None
+
+
+def _joined(seconds: Sequence[SecondScales]) -> SecondScales | None:
+    """Of columns side by side."""
+    if not seconds:
+        return None
+    step, mean = (
+        torch.cat([part(second) for second in seconds], dim=-1)
+        for part in (attrgetter("step"), attrgetter("mean"))
+    )
+    return SecondScales(step, mean)
+
+
+Layout = tuple[str, bool, Granularity, int | None, str | None, bool]
+
+
+def layout(tensor_format: TensorFormat) -> Layout:
     """What formats must share so that their rows can be one stack."""
     number = tensor_format.number
     return (
@@ -178,4 +247,6 @@ def layout(tensor_format: TensorFormat) -> tuple[str, bool, Granularity, int | N
         tensor_format.symmetric,
         tensor_format.granularity,
         tensor_format.group_size,
+        tensor_format.scale,
+        tensor_format.float_zero,
     )

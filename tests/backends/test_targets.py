@@ -25,6 +25,8 @@ from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.ranges import ActivationRange
+from mpq.quantization.rounding import scale_type_of
+from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.workflows.shippable import Shippable
 
 TARGETS = [name for name in BACKENDS.names() if issubclass(BACKENDS.get(name), Target)]
@@ -35,7 +37,8 @@ SPELLINGS = [
     "fp8", "wfp8a32", "fp16", "bf16", "wfp4a32", "w4ta32", "wmxfp4a32", "wmxfp8a32", "wnvfp4a32",
     "wmxfp4a16", "wmxfp8a8d", "wnvfp4afp8", "w8aint16", "w4aint16s", "w8aint16sd", "wint16a32",
     "wint16zg32a8", "int16", "w12a32", "w8a12", "w10zg32a9d", "we3m2a32", "we2m3g32a8d", "e3m0",
-    "wternarya32", "wbinaryg32a16", "wnf4g64a32", "wmxint8a32", "wmxfp6_e2m3a8d",
+    "wternarya32", "wbinaryg32a16", "wnf4g64a32", "w4g32sfp16a32", "w4g32sdqa32", "w4sfp8a8d",
+    "wmxint8a32", "wmxfp6_e2m3a8d",
 ]  # fmt: skip
 
 
@@ -137,9 +140,9 @@ def why_not(name: str, kind: str, precision: Precision) -> str:
     """What a target or a recipe says to a layer of 64 rows of 256 weights; empty: it holds it."""
     target, shape = BACKENDS.build(name), layer("layer", kind, 64, 256)
     if isinstance(target, Target):
-        return target.refusal(shape, precision)
+        return target.why_not(shape, precision, None)
     assert isinstance(target, Recipe)
-    return target.refusal(AssignedLayer("layer", kind, shape.weight_shape, precision))
+    return target.why_not(AssignedLayer("layer", kind, shape.weight_shape, precision))
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv2d"])
@@ -175,6 +178,31 @@ def test_formats_that_were_run_nowhere_are_held_nowhere(name: str, kind: str) ->
         why = why_not(name, kind, precision)
         is_weight_alone = kind == "embedding" and spelling in inputs  # it reads ids
         assert why or is_weight_alone, spelling
+
+
+PLAIN = ["w4g32a32", "w4a32", "w8a32", "w8a8", "w8a8d", "w4g32a8d"]
+
+
+@pytest.mark.parametrize("name", HOLDING)
+def test_scales_of_another_type_and_fractions_are_refused(name: str) -> None:
+    """What a target holds, it holds with scales of its own type alone; recipes say no type."""
+    target = BACKENDS.build(name)
+    asked_for = [*PLAIN, *(target.candidates if isinstance(target, Target) else ())]
+    held = [p for p in map(Precision.parse, asked_for) if not why_not(name, "linear", p)]
+    assert held
+    for plain in held:
+        for scale in SCALE_FORMATS:
+            try:
+                asked = replace(plain, weight=replace(plain.weight, scale=scale))
+            except PrecisionError:  # scales of a whole weight, and formats without a scale
+                continue
+            is_own = isinstance(target, Target) and scale == scale_type_of(
+                plain.weight, target.arithmetic
+            )
+            assert (why_not(name, "linear", asked) == "") == is_own, asked
+        if plain.weight.is_scaled_integer:
+            fraction = replace(plain.weight, symmetric=False, float_zero=True)
+            assert "zf" in why_not(name, "linear", replace(plain, weight=fraction))
 
 
 def test_what_is_no_target_is_refused() -> None:

@@ -620,7 +620,7 @@ def test_formats_lists_a_family_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["estimators", "solvers", "runtimes", "sections", "sources", "devices"]
+    "command", ["estimators", "solvers", "runtimes", "sections", "sources", "devices", "scales"]
 )
 def test_lists_as_json(command: str) -> None:
     """Every name that the table has, with what it is."""

@@ -491,14 +491,27 @@ def test_a_shared_parameter_is_stored_once() -> None:
     [
         (CONV, "w4a8", 6480 * 4 * 8),
         (DEPTHWISE, "w2a4", 1152 * 2 * 4),
-        (LINEAR, "w4", 640 * 4 * 32),
+        (LINEAR, "w4", 640 * 4 * 24),
+        (CONV, "fp32", 6480 * 24 * 24),
+        (CONV, "fp16", 6480 * 11 * 11),
+        (CONV, "bf16", 6480 * 8 * 8),
+        (LINEAR, "fp8", 640 * 4 * 4),
+        (LINEAR, "wfp8_e5m2afp8", 640 * 3 * 4),
+        (LINEAR, "w8abf16", 640 * 8 * 8),
+        (LINEAR, "we3m0a8", 640 * 1 * 8),
+        (LINEAR, "mxfp4", 640 * 2 * 24),
+        (LINEAR, "wmxint8a8", 640 * 8 * 8),
+        (LINEAR, "wbinarya8", 640 * 1 * 8),
+        (LINEAR, "wternarya16", 640 * 2 * 11),
+        (LINEAR, "wnf4g64a16", 640 * 11 * 11),
+        (LINEAR, "wcb3a16", 640 * 11 * 11),
         (LINEAR, "w8aint16", 640 * 8 * 16),
         (EMBEDDING, "w8a8", 0),
     ],
-    ids=["conv", "depthwise", "linear", "int16", "embedding"],
+    ids=lambda value: value.name if isinstance(value, Layer) else str(value),
 )
 def test_bit_operations(layer: Layer, precision: str, expected: int) -> None:
-    """MACs times weight bits times activation bits."""
+    """MACs times the bits of integers, and those of floats that are multiplied."""
     operations = price(None, "bit_operations", layer, precision)
 
     assert operations == expected

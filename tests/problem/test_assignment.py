@@ -25,6 +25,7 @@ from mpq.quantization.stored import StoredWeight, StoredWeights, signature_of
 SPELLINGS = (
     *(f"w{bits}a{inputs}" for bits in range(2, 9) for inputs in (4, 8, 16, 32)),
     *("w4t", "w4z", "w4tz", "w4g128", "w4zg32a16", "w8a8s", "w8a8d", "w8a8sd"),
+    *("w4g64sfp8", "wnf4g64sdqa16", "w8sdyadica8", "w4zg32sbf16", "w4zfg64a16"),
     *("fp8", "fp8_e5m2", "fp4", "bf16", "fp16", "fp32", "wfp8afp8d", "wfp4a8", "wbf16a8"),
 )
 

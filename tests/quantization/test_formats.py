@@ -32,7 +32,7 @@ OTHERS = (
     NumberFormat("toy_table", 3, True, 2.0, table=(-3.0, -1.0, 0.0, 0.5, 2.0)),
 )
 EVERY = (*TABLE, *OTHERS)
-SCALED = tuple(number for number in EVERY if number.needs_scale)
+SCALED = tuple(x for x in EVERY if x.needs_scale and not x.has_codebook)
 CAST = tuple(number for number in EVERY if number.torch_dtype is not None)
 SCHEMES = [
     pytest.param(number, symmetric, id=f"{number.name}-{'symmetric' if symmetric else 'affine'}")
@@ -339,6 +339,9 @@ def test_stored_bits(number: NumberFormat) -> None:
         scales = {32: 10 * 4 * 8, 16: 10 * 7 * 8 + 32}[number.block]
         assert weight.stored_bits(1000, 10) == 1000 * number.bits + scales
         return
+    if number.has_codebook:
+        assert weight.stored_bits(1000, 10) == 1000 * number.bits + 10 * 2**number.bits * 16
+        return
     assert weight.stored_bits(1000, 10) == 1000 * number.bits + 320 * number.needs_scale
 
 
@@ -375,6 +378,9 @@ def test_onnx_refuses_a_format_that_it_does_not_know(number: NumberFormat, kind:
         precision = Precision(weight, Precision.parse("w8a8").activation)
 
         assert kernel_of(kind, precision) is None
+    scales = [kernel_of(kind, Precision.parse(f"w8s{scale}a8")) for scale in ("fp16", "fp8")]
+    assert scales == [None, None]
+    assert kernel_of(kind, Precision.parse("w8sfp32a8")) is kernel_of(kind, Precision.parse("w8a8"))
     if kind != "embedding":  # which reads ids
         assert kernel_of(kind, Precision.parse("w8aint16")) is None
 

@@ -8,10 +8,11 @@ import torch
 
 from mpq.errors import InputError
 from mpq.quantization.blocks import block_of, round_blocks
-from mpq.quantization.numerics import LARGEST, SMALLEST, InputRounding, Numerics, ScaleType
+from mpq.quantization.numerics import InputRounding, Numerics, ScaleType
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
 from mpq.quantization.rounding import quantize_activation, weight_grid
+from mpq.quantization.scale_formats import SCALE_FORMATS
 
 
 def tokens() -> torch.Tensor:
@@ -121,8 +122,8 @@ def test_the_ends_of_scales_are_those_of_their_dtype(scale_type: ScaleType) -> N
 
     smallest = told.smallest_normal * (told.eps if scale_type == "fp16" else 1)
 
-    assert SMALLEST[scale_type] == smallest
-    assert LARGEST[scale_type] == told.max
+    assert SCALE_FORMATS[scale_type].smallest == smallest
+    assert SCALE_FORMATS[scale_type].largest == told.max
 
 
 @pytest.mark.parametrize("spelling", ["w8", "w8g4", "w8t"])

@@ -47,6 +47,13 @@ SPELLINGS = [
     "nf4",
     "wnf3g8",
     "nvfp4",
+    "w4g5sfp8",
+    "w4zg5sbf16",
+    "wnf4g2sdq",
+    "w4sdyadic8",
+    "w4zf",
+    "w3zfg5",
+    "w4zfg5sdq",
 ]
 ROWS = torch.randn(6, 19, generator=torch.Generator().manual_seed(0))
 

@@ -21,6 +21,8 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 SPELLINGS = [
     "w2", "w3z", "w4", "w8", "w3g4", "w4zg5", "w4t", "fp4", "fp8", "e2m0", "we3m2g5", "binary",
     "wternaryg7", "mxfp4", "mxfp6_e2m3", "mxint8", "wnf4g6", "nvfp4",
+    "w4g4sfp8", "w3zg4sbf16", "w4g3sdq", "wnf4g6sdq", "w4sdyadic8", "w5sfp8", "w4zfg5", "w3zf",
+    "w4tzfsbf16", "w4zfg3sdq",
 ]  # fmt: skip
 """Of every layout that scales can have."""
 EXACT = Numerics(group_scale="fp32")

@@ -11,10 +11,11 @@ from mpq.rounding import ROUNDINGS, WeightRounding
 from tests.rounding.cases import errors, formats_of, grids_of, layer, rounded
 
 BITS = st.integers(2, 8).map(str)
-POINTS = st.sampled_from(["", "z"])
+POINTS = st.sampled_from(["", "z", "zf"])
 PER_CHANNEL = st.tuples(st.just("w"), BITS, POINTS).map("".join)
-PER_GROUP = st.tuples(PER_CHANNEL, st.integers(1, 9).map("g{}".format)).map("".join)
-OF_ALL_ROWS = st.sampled_from(["w4t", "w3tz", "nvfp4"])
+STORED = st.sampled_from(["", "sbf16", "sdyadic8", "sfp8"])
+PER_GROUP = st.tuples(PER_CHANNEL, st.integers(1, 9).map("g{}".format), STORED).map("".join)
+OF_ALL_ROWS = st.sampled_from(["w4t", "w3tz", "nvfp4", "w4g3sdq", "wnf4sdq"])
 FLOATS = st.sampled_from(
     ["fp4", "fp8", "fp8_e5m2", "e2m0", "we3m1g4", "e6m1", "binary", "wternaryg5", "mxfp4", "mxfp8"]
 )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mpq._support.bounds import LARGEST_SEED
 from mpq.quantization.codes import Codes
 from mpq.quantization.formats import NUMBER_FORMATS, NumberFormat
-from mpq.quantization.grid import integer_range, round_float
+from mpq.quantization.grid import integer_range, nearest_levels, round_float
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.rounding import ROUNDINGS, AdaRound, Nearest, WeightRounding, _base
@@ -34,7 +34,10 @@ def assert_are_codes(codes: Codes, rows: torch.Tensor, numerics: Numerics = OWN)
     told = codes.tensor_format
     start = Codes.of(rows, told, grids_of(rows, [told], numerics)[0])
     own = codes.codes[:, : rows.shape[1]]
-    if told.number.is_float:
+    if told.number.has_codebook:
+        assert codes.levels is not None
+        assert torch.equal(nearest_levels(own, codes.levels), own)
+    elif told.number.is_float:
         assert torch.equal(round_float(own, told.number), own)
     else:
         low, high = integer_range(told.number, told.symmetric)

@@ -14,7 +14,8 @@ from mpq.solvers.queries.solve import solve
 INTEGERS = [f"w{bits}g32" for bits in range(2, 8)]
 OTHERS = [
     "wbinaryg32", "wternaryg32", "wnf3g32", "wnf4g32", "we2m0g32", "we2m1g32", "we2m2g32",
-    "we3m2g32", "w9g32", "mxfp4", "mxfp6_e2m3", "mxint8", "nvfp4",
+    "we3m2g32", "w9g32", "mxfp4", "mxfp6_e2m3", "mxint8", "nvfp4", "wcb2", "wcb3", "wnf4g32sdq",
+    "w4zfg32", "w4g32sfp8", "w3g32sbf16", "w5sdyadic8",
 ]  # fmt: skip
 ROUNDINGS = ["nearest", "gptq", "coordinate-descent"]
 
@@ -47,6 +48,30 @@ def test_more_formats_never_cost_more_loss_at_equal_bytes(rounding: str) -> None
 
     assert all(more <= fewer for fewer, more in zip(integers, all_of_them, strict=True))
     assert sum(all_of_them) < sum(integers)
+
+
+def measured(candidates: list[str], kilobytes: float) -> float:
+    """What the answer of a whole search loses on its calibration examples, as measured."""
+    task = mpq.Task(network(), data(), candidates=candidates, rounding="nearest")
+    result = mpq.search(task, [f"weight_bytes={kilobytes}KB"], sensitivity="measured")
+    assert result.safeguard is not None
+    found = mpq.quantize(network(), result.assignment)
+    with torch.no_grad():
+        pairs = [(network()(x), found(x)) for x in data()]
+    logs = [(a.log_softmax(dim=1), b.log_softmax(dim=1)) for a, b in pairs]
+    return float(torch.stack([(a.exp() * (a - b)).sum(dim=1).mean() for a, b in logs]).mean())
+
+
+@pytest.mark.parametrize("kilobytes", [3, 4, 5])
+def test_more_formats_do_not_measure_worse(kilobytes: float) -> None:
+    """At equal bytes, with the safeguard against uniform precisions, of a network of three layers.
+
+    What is measured of all layers at once is no sum of what each loses alone, so that the last
+    digits are nobody's promise.
+    """
+    integers = measured(INTEGERS, kilobytes)
+
+    assert measured([*INTEGERS, *OTHERS], kilobytes) <= 1.02 * integers
 
 
 @pytest.mark.parametrize("spelling", [*OTHERS, "wbinary", "we6m1t", "w12z"])

@@ -41,7 +41,9 @@ def kernel_of(kind: str, precision: Precision) -> Kernel | None:
     weight, activation = precision.weight, precision.activation
     if weight.is_exact and activation.is_exact:
         return Kernel.FLOAT
-    # Nodes are written with zero points of 0: that is what symmetric means.
+    # Nodes have scales in fp32, and are written with zero points of 0: that is what symmetric is.
+    if weight.scale not in (None, "fp32"):
+        return None
     if not _is_stored_in_bytes(weight.number) or not weight.symmetric:
         return None
     if weight.granularity is Granularity.GROUP:

@@ -34,7 +34,6 @@ from mpq.backends.searched import Searched
 from mpq.backends.target import (
     HEADERS,
     MEDIAN_OF_ROUNDED,
-    SCALE_BITS,
     LayerShape,
     Shipped,
     Target,
@@ -47,6 +46,7 @@ from mpq.network.tracing import kind_of
 from mpq.problem.assignment import Assignment
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
+from mpq.quantization.scale_formats import SCALE_FORMATS
 
 if TYPE_CHECKING:
     import onnx
@@ -212,7 +212,7 @@ def written_bits(
     is_group = weight.granularity is Granularity.GROUP
     count = weight.num_scales(num_channels * num_inputs, num_channels)
     total = _whole_bytes(num_channels * num_inputs * container.bits)
-    total += count * SCALE_BITS[numerics.group_scale if is_group else numerics.scale]
+    total += count * SCALE_FORMATS[numerics.group_scale if is_group else numerics.scale].bits
     # A zero point takes as many bits as a code.
     total += 0 if weight.symmetric else _whole_bytes(count * container.bits)
     read = precision.activation

@@ -8,6 +8,7 @@ from torch import nn
 
 from mpq._support.names import visible
 from mpq.backends._base import Backend, Exported
+from mpq.backends.scale_refusal import scale_refusal
 from mpq.errors import PrecisionError
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.precision import ORIGINAL
@@ -71,6 +72,10 @@ class Recipe(Backend):
         """See ``Backend.export``: the tool's file alone."""
         return Exported(self.files(assignment, model, calibration)[self.file])
 
+    def why_not(self, layer: AssignedLayer) -> str:
+        """``refusal``, and why scales are not what the precision asks for."""
+        return scale_refusal(layer.precision.weight, None) or self.refusal(layer)
+
     def check(self, assignment: Assignment) -> list[AssignedLayer]:
         """Layers that are quantized.
 
@@ -78,7 +83,7 @@ class Recipe(Backend):
             PrecisionError: Names those that the tool has no setting for, and the reasons.
         """
         asked = [layer for layer in assignment.layers if layer.precision != ORIGINAL]
-        found = ((layer, self.refusal(layer)) for layer in asked)
+        found = ((layer, self.why_not(layer)) for layer in asked)
         refused = [f"layer {x.name!r} at {x.precision}: {why}" for x, why in found if why]
         if refused:
             more = f" (and {len(refused) - 3} more)" if len(refused) > 3 else ""

@@ -119,7 +119,7 @@ def _unshipped(result: "SearchResult") -> Iterator[str]:
 
 
 def _rounding(result: "SearchResult") -> Iterator[str]:
-    """How weights became codes, where that looked at data."""
+    """How weights became codes and ranges were chosen, where that looked at the loss."""
     made, weights = result.provenance, result.assignment.weights
     if weights is not None:
         yield (
@@ -136,6 +136,8 @@ def _rounding(result: "SearchResult") -> Iterator[str]:
             f"weights at {', '.join(made.rounding_unhelped)} rounded to nearest: on calibration "
             f"examples that {made.rounding} had not seen, its codes lost more, or less by chance"
         )
+    if made.ranges_unhelped:
+        yield f"ranges by mse instead of loss: {_with_reasons(made.ranges_unhelped)}"
     if made.sequential_rounding is not None:
         yield from made.sequential_rounding.sentences(result.measured.metric.unit)
 

@@ -28,7 +28,8 @@ from mpq.problem.stored_weights import check_weights
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Precision, TensorFormat
-from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
+from mpq.quantization.range_method import ActivationRange
+from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.stored import StoredWeights
 
 

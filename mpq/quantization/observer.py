@@ -1,9 +1,9 @@
 """Ranges of activations, observed on calibration examples."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, final
+from typing import Any, Self, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,8 @@ from mpq.network.examples import Calibration
 from mpq.network.modules import hooks
 from mpq.network.network import Network
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
-from mpq.quantization.ranges import RANGE_METHODS, ActivationRange, RangeMethod
+from mpq.quantization.range_method import ActivationRange, RangeMethod
+from mpq.quantization.ranges import RANGE_METHODS
 
 SAMPLES_PER_BATCH = 65536
 """Numbers of each layer's input that are kept from every batch, drawn at random, for ranges."""
@@ -24,6 +25,35 @@ SAMPLES_PER_BATCH = 65536
 def needs_range(tensor_format: TensorFormat) -> bool:
     """Whether a format's range must be calibrated."""
     return tensor_format.granularity is Granularity.TENSOR
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class InputSample:
+    """What was observed of one layer's input.
+
+    Args:
+        numbers: ``[M]`` float32.
+        weights: ``[M]`` squared gradients of the loss there; ``None``: all count alike.
+    """
+
+    numbers: Tensor
+    weights: Tensor | None = None
+
+    def range(self, method: RangeMethod, tensor_format: TensorFormat) -> ActivationRange:
+        """What a method makes of it for a static format, with 0 in it."""
+        number, symmetric = tensor_format.number, tensor_format.symmetric
+        # A static format has one scale for the whole input, so that all of it is one row.
+        row = self.numbers[None]
+        if self.weights is None:
+            low, high = method.ends(row, number, symmetric)
+        else:
+            low, high = method.weighted_ends(row, self.weights[None], number, symmetric)
+        return ActivationRange(float(low), float(high)).with_zero
+
+
+Observe: TypeAlias = Callable[[Network, Calibration, RangeMethod], Mapping[str, InputSample]]
+"""How layers' inputs are observed: as ``observe_inputs``, or with gradients."""
 
 
 @final
@@ -44,6 +74,7 @@ class ActivationRanges:
         data: Calibration,
         candidates: Iterable[Precision],
         method: str = "mse",
+        observe: "Observe | None" = None,
     ) -> Self:
         """Ranges of every layer for the static formats among the choices, in one forward pass.
 
@@ -52,6 +83,7 @@ class ActivationRanges:
             data: What is run through it.
             candidates: Precisions that may be used.
             method: How a range is chosen from the observed numbers, as ``RANGE_METHODS`` takes it.
+            observe: How inputs are observed; unset: by ``observe_inputs``.
 
         Raises:
             UnknownNameError: If there is no such method.
@@ -59,15 +91,8 @@ class ActivationRanges:
         chosen = RANGE_METHODS.build(method)
         formats = dict.fromkeys(c.activation for c in candidates if needs_range(c.activation))
         # Only static formats need numbers: without one a pass over the data is saved.
-        samples = observe_inputs(network, data, chosen) if formats else {}
-        known: dict[tuple[str, TensorFormat], ActivationRange] = {}
-        for name, sample in samples.items():
-            for tensor_format in formats:
-                number, symmetric = tensor_format.number, tensor_format.symmetric
-                # A static format has one scale for the whole input, so that all of it is one row.
-                low, high = chosen.ends(sample[None], number, symmetric)
-                known[name, tensor_format] = ActivationRange(float(low), float(high)).with_zero
-        return cls(known)
+        samples = (observe or observe_inputs)(network, data, chosen) if formats else {}
+        return cls({(n, f): s.range(chosen, f) for n, s in samples.items() for f in formats})
 
     def of(self, layer: str, tensor_format: TensorFormat) -> ActivationRange | None:
         """Range of a layer's input for a format; ``None`` where the format needs none.
@@ -86,13 +111,15 @@ class ActivationRanges:
         return found
 
 
-def observe_inputs(network: Network, data: Calibration, method: RangeMethod) -> dict[str, Tensor]:
+def observe_inputs(
+    network: Network, data: Calibration, method: RangeMethod
+) -> dict[str, InputSample]:
     """What a range is chosen from: extremes where they suffice, else a random sample of each batch.
 
     Evenly spaced numbers would not do: the spacing hits the same column or channel every time.
 
     Returns:
-        Layer name to ``[M]`` float32; integer inputs (embeddings) are left out.
+        Layer name to its sample; integer inputs (embeddings) are left out.
     """
     calls = {layer.name: layer.calls for layer in network.layers}
     alike = {  # layers that read the very same tensor, and nothing else, share its sample
@@ -101,9 +128,7 @@ def observe_inputs(network: Network, data: Calibration, method: RangeMethod) -> 
         if layer.input_of is not None and calls[layer.name] == calls[layer.input_of] == 1
     }
     samples: dict[str, list[Tensor]] = {name: [] for name in calls if name not in alike}
-
-    # Of its own, on the CPU: the global random state stays as it is, and all devices draw alike.
-    generator = torch.Generator().manual_seed(0)
+    drawn = Draws()
 
     def observe(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         read = input_of(args, kwargs)
@@ -111,12 +136,8 @@ def observe_inputs(network: Network, data: Calibration, method: RangeMethod) -> 
             x = read.detach().flatten()
             if method.reads_extremes_only:
                 samples[name].append(torch.stack(x.aminmax()).float())
-            elif x.numel() <= SAMPLES_PER_BATCH:
-                samples[name].append(x.float())
             else:
-                # With replacement, as a permutation of all numbers would be larger than the input.
-                drawn = torch.randint(x.numel(), (SAMPLES_PER_BATCH,), generator=generator)
-                samples[name].append(x[drawn.to(x.device)].float())
+                samples[name].append(drawn.of(x)[0])
 
     layer_modules = ((name, network.layer_module(name)) for name in samples)
     handles = [
@@ -126,5 +147,25 @@ def observe_inputs(network: Network, data: Calibration, method: RangeMethod) -> 
     with hooks(handles), torch.no_grad():
         for batch in track(network.batches(data), "activation ranges", data.num_batches):
             network.outputs(batch)
-    found = {name: torch.cat(parts) for name, parts in samples.items() if parts}
+    found = {name: InputSample(torch.cat(parts)) for name, parts in samples.items() if parts}
     return found | {name: found[owner] for name, owner in alike.items() if owner in found}
+
+
+@final
+class Draws:
+    """Random samples of layers' inputs, one of each batch."""
+
+    def __init__(self) -> None:
+        # Of its own, on the CPU: the global random state stays as it is, and all devices draw
+        # alike.
+        self._generator = torch.Generator().manual_seed(0)
+
+    def of(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The same places of some tensors ``[K]``, as float32; of few numbers all."""
+        count = tensors[0].numel()
+        if count <= SAMPLES_PER_BATCH:
+            return tuple(x.float() for x in tensors)
+        # With replacement, as a permutation of all numbers would be larger than the input.
+        drawn = torch.randint(count, (SAMPLES_PER_BATCH,), generator=self._generator)
+        places = drawn.to(tensors[0].device)
+        return tuple(x[places].float() for x in tensors)

@@ -191,7 +191,7 @@ class Precision:
         is_both = number.is_float and not number.is_for_weights
         if is_both and self == Precision.parse(number.name):
             return number.name
-        return spell_weight(self.weight) + _spell_activation(self.activation)
+        return spell_weight(self.weight) + spell_activation(self.activation)
 
     def __str__(self) -> str:
         return self._spelling
@@ -254,7 +254,8 @@ def spell_weight(weight: TensorFormat) -> str:
     return text + (f"g{weight.group_size}" if has_group else "")
 
 
-def _spell_activation(activation: TensorFormat) -> str:
+def spell_activation(activation: TensorFormat) -> str:
+    """The input's part of a precision, such as ``a8d``."""
     number = activation.number
     text = "a" + number.spellings[0]
     text += "s" if activation.symmetric and not number.is_float else ""

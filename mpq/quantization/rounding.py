@@ -16,7 +16,7 @@ from mpq.quantization.formats import NumberFormat
 from mpq.quantization.grid import Grid, make_grid, round_float
 from mpq.quantization.numerics import LARGEST, OWN, SMALLEST, Numerics, ScaleType
 from mpq.quantization.precision import Granularity, TensorFormat
-from mpq.quantization.ranges import ActivationRange, RangeMethod
+from mpq.quantization.range_method import ActivationRange, RangeMethod
 
 LARGEST_BLOCK_SCALE: Final = 448.0
 """The largest number of fp8, in which NVFP4's scales are stored."""

@@ -10,7 +10,8 @@ from torch import Tensor
 from mpq._support.arrays import Array
 from mpq.quantization.observer import needs_range
 from mpq.quantization.precision import TensorFormat
-from mpq.quantization.ranges import ActivationRange, LeastSquares
+from mpq.quantization.range_method import ActivationRange
+from mpq.quantization.ranges import LeastSquares
 from mpq.quantization.rounding import quantize_activation
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.estimation import Estimation

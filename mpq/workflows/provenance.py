@@ -55,6 +55,8 @@ class Provenance:
             loss, and why.
         sequential_rounding: What rounding the answer again, layer by layer, gave; ``None``: it was
             not asked for.
+        ranges_unhelped: Formats of inputs, such as ``a8``, whose ranges are of ``mse``, as unseen
+            examples did not say that ``loss`` helps, and why.
         transforms: Transformations that were asked for, as ``TRANSFORMS.build`` takes them.
         untransformed: Transformation and weight to why the graph does not allow it there.
         transforms_unhelped: Transformation to why it is not used.
@@ -80,6 +82,7 @@ class Provenance:
     rounding_unhelped: tuple[str, ...] = ()
     rounding_unguided: Mapping[str, str] = field(default_factory=dict)
     sequential_rounding: SequentialRounding | None = None
+    ranges_unhelped: Mapping[str, str] = field(default_factory=dict)
     transforms: tuple[str, ...] = ()
     untransformed: Mapping[str, str] = field(default_factory=dict)
     transforms_unhelped: Mapping[str, str] = field(default_factory=dict)

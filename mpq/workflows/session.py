@@ -169,6 +169,7 @@ class Session:
             rounding_unhelped=rounded.unhelped,
             rounding_unguided={n: w for n, w in rounded.unguided.items() if n in is_rounded},
             sequential_rounding=sequential,
+            ranges_unhelped=dict(self.prepared.calibrated.unhelped),
             transforms=tuple(self.prepared.task.transforms),
             untransformed={} if transformed is None else dict(transformed.untransformed),
             transforms_unhelped={} if transformed is None else dict(transformed.unhelped),

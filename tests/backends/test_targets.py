@@ -24,7 +24,7 @@ from mpq.network.layer import Layer
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.precision import ORIGINAL, Precision
-from mpq.quantization.ranges import ActivationRange
+from mpq.quantization.range_method import ActivationRange
 from mpq.workflows.shippable import Shippable
 
 TARGETS = [name for name in BACKENDS.names() if issubclass(BACKENDS.get(name), Target)]

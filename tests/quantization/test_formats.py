@@ -22,7 +22,7 @@ from mpq.quantization.level_tables import normal_levels
 from mpq.quantization.microscaling import float_bits
 from mpq.quantization.numerics import InputRounding
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
-from mpq.quantization.ranges import ActivationRange
+from mpq.quantization.range_method import ActivationRange
 
 TABLE = tuple(NUMBER_FORMATS.values())
 OTHERS = (

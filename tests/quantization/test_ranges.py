@@ -1,6 +1,7 @@
 """What every range method promises, and its options."""
 
 from math import inf, nan
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from torch import nn
 from mpq.errors import InputError, UnknownNameError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
-from mpq.quantization import grid, ranges
+from mpq.quantization import grid, range_search
 from mpq.quantization.formats import NUMBER_FORMATS, NumberFormat
+from mpq.quantization.loss_range import LossWeighted
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
-from mpq.quantization.ranges import RANGE_METHODS, ActivationRange, LeastSquares, MinMax, Percentile
+from mpq.quantization.range_method import ActivationRange
+from mpq.quantization.ranges import RANGE_METHODS, LeastSquares, MinMax, Percentile, Ranges
 
 METHODS = RANGE_METHODS.names()
 NUMBER = NUMBER_FORMATS["int4"]
@@ -95,6 +98,8 @@ def test_one_shrink_is_the_full_range() -> None:
         ("percentile:share=99.9", "above 0 and at most 1; got 99.9"),
         ("mse:num_shrinks=0", "at least 1 range; got 0"),
         ("mse:norm=0", "above 0 and at most 16; got 0.0"),
+        ("loss:num_shrinks=0", "at least 1 range; got 0"),
+        ("loss:guidance=2", "a share from 0 to 1; got 2.0"),
         ("mse:norm=17", "above 0 and at most 16; got 17.0"),
         ("best", "no range method 'best'"),
         ("minmax:share=1", "no option of minmax 'share'"),
@@ -132,7 +137,7 @@ def test_ranges_tried_at_once_are_those_tried_one_by_one(
     rows[-1, -1], rows[0, 0] = torch.inf, 0.0
     at_once = LeastSquares().ends(rows, NUMBER, symmetric)
 
-    monkeypatch.setattr(ranges, "NUMBERS_AT_ONCE", 1)
+    monkeypatch.setattr(range_search, "NUMBERS_AT_ONCE", 1)
     one_by_one = LeastSquares().ends(rows, NUMBER, symmetric)
 
     for found, expected in zip(at_once, one_by_one, strict=True):
@@ -283,3 +288,48 @@ def test_a_range_is_widened_to_0() -> None:
     found = [ActivationRange(*ends).with_zero for ends in ((1, 2), (-2, -1), (-1, 2), (0, 0))]
 
     assert [(each.low, each.high) for each in found] == [(0, 2), (-2, 0), (-1, 2), (0, 0)]
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_errors_count_by_their_weights(guidance: float, symmetric: bool) -> None:
+    """Against every range tried one by one in numpy, double precision."""
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(3, 400, generator=generator) + 0.5
+    weights = torch.rand(3, 400, generator=generator) ** 8
+
+    ends = LossWeighted(guidance=guidance).weighted_ends(rows, weights, NUMBER, symmetric)
+
+    for row, weight, low, high in zip(rows.numpy(), weights.numpy(), *ends, strict=True):
+        counts = 1 - guidance + guidance * weight.astype(float) / weight.mean(dtype=float)
+
+        def error(factor: float, row: Any = row, counts: Any = counts) -> float:
+            low, high = factor * min(row.min(), 0), factor * max(row.max(), 0)
+            step, point = (high - low) / 15, 0
+            if symmetric:
+                step = max(-low / 8, high / 7)
+            else:
+                point = np.round(-low / step)
+            codes = np.round(row / step) + point
+            first, last = (-8, 7) if symmetric else (0, 15)
+            return float((counts * ((np.clip(codes, first, last) - point) * step - row) ** 2).sum())
+
+        factors = np.linspace(1, 0.2, 40)
+        best = factors[np.argmin([error(factor) for factor in factors])]
+        np.testing.assert_allclose([low, high], [best * row.min(), best * row.max()], rtol=1e-5)
+
+
+def test_without_weights_the_loss_is_the_squared_error() -> None:
+    """Of weights that are all 0, or not given at all."""
+    rows = torch.randn(4, 300)
+    given = LossWeighted().weighted_ends(rows, torch.zeros(4, 300), NUMBER, False)
+
+    for found in (given, LossWeighted().ends(rows, NUMBER, False)):
+        expected = LeastSquares().ends(rows, NUMBER, False)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_weights_have_no_gradients_of_inputs() -> None:
+    """``loss`` is refused for them before anything is run."""
+    with pytest.raises(InputError, match="take it as --activation-range"):
+        Ranges(weight="loss")

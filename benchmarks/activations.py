@@ -1,0 +1,128 @@
+"""What options of inputs are worth: losses with each beside today's default, on fresh examples.
+
+    python benchmarks/activations.py vit llama --seeds 3 > benchmarks/activations.json
+    python benchmarks/activations.py --choosing --seeds 3 > benchmarks/activations_choosing.json
+    python benchmarks/activations.py smollm2 --cases w8a8 --options 'default;first token'
+
+The vision transformer and the small Llama (or others of ``rounding_search.py``), every layer at one
+precision, weights rounded to nearest, so that what is compared are the inputs alone. An option is
+one of ``OPTIONS``: a range method, another code or scale for the same bits. A row has the KL
+divergence in nats on fresh examples (those of ``rounding_search.py``; with --choosing those that
+choices may be made by), its ratio to the first option with a 95 % interval by paired bootstrap over
+examples, and what the option did. Needs the published networks: MPQ_DATA, or ../shared/data; for
+SmolLM2 ``loaders.py``.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from rounding_search import Batches, network, parts, ratio
+from torch import nn
+
+import mpq
+from mpq._support.arrays import Array
+from mpq.network.modules import share_parameters
+from mpq.quantization.precision import Precision
+from mpq.quantization.ranges import Ranges
+from mpq.workflows.evaluate import Reference
+from mpq.workflows.evaluator import Evaluator
+from mpq.workflows.setup import Prepared
+
+CASES: Final = ("w4a4", "w8a4", "w8a8")
+NUM_FRESH: Final = {"vit": 4000, "llama": 256, "resnet20": 1017}
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is done to inputs.
+
+    Args:
+        method: Range method.
+        suffix: What is written behind the precision.
+    """
+
+    method: str = Ranges.activation
+    suffix: str = ""
+
+
+OPTIONS: Final = {
+    "default": Option(),
+    "minmax": Option("minmax"),
+    "percentile": Option("percentile"),
+    "loss, untried": Option("loss:trial=false"),
+    "loss, mixed": Option("loss:trial=false,guidance=0.75"),
+    "loss": Option("loss"),
+}
+"""By the name that --options takes; the default is what ratios are of."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", default=["resnet20", "vit", "llama"])
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--options", default=";".join(OPTIONS))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--choosing", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [
+        row
+        for name in given.networks
+        for seed in range(given.seeds)
+        for row in compared(
+            network(name, seed, given.choosing),
+            NUM_FRESH.get(name),
+            {"network": name, "seed": seed},
+            given.cases.split(","),
+            given.options.split(";"),
+        )
+    ]
+    header = {"command": " ".join(["python", *sys.argv]), "torch": torch.__version__}
+    print(json.dumps({**header, "rows": rows}, indent=1))
+
+
+def compared(
+    found: tuple[nn.Module, tuple[Batches, Batches]],
+    num_fresh: int | None,
+    told: dict[str, Any],
+    cases: list[str],
+    options: list[str],
+) -> list[dict[str, Any]]:
+    """A row for every case and option of one network; ratios are to the first option."""
+    model, (calibration, fresh) = found
+    size = len(fresh[0][0])
+    fresh = fresh[: -(-(num_fresh or sum(len(x) for x, _ in fresh)) // size)]
+    original = Reference(share_parameters(model), mpq.Calibration.of(fresh))
+    rows, base = [], dict[str, Array]()
+    for name in options:
+        option = OPTIONS[name]
+        task = mpq.Task(
+            model,
+            *parts(calibration),
+            candidates=[case + option.suffix for case in cases],
+            ranges=Ranges(activation=option.method),
+            rounding="nearest",
+            seed=told["seed"],
+        )
+        prepared = Prepared.of(task)
+        start = time.process_time()
+        evaluator = Evaluator(prepared.network, prepared.quantizer, original)
+        seconds = time.process_time() - start
+        for case in cases:
+            uniform = evaluator.uniform(Precision.parse(case + option.suffix))
+            measured = evaluator.measure(uniform)
+            losses = base.setdefault(case, measured.by_example)
+            row = {**told, "case": case, "option": name, "accuracy": measured.accuracy}
+            row |= {"range_seconds": seconds, "unhelped": dict(prepared.calibrated.unhelped)}
+            rows.append({**row, **ratio(measured.by_example, losses)})
+            print(*map(str, list(rows[-1].values())), file=sys.stderr)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

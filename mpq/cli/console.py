@@ -140,6 +140,8 @@ def _rounding(result: "SearchResult") -> Iterator[str]:
         yield f"ranges by mse instead of loss: {_with_reasons(made.ranges_unhelped)}"
     if made.sequential_rounding is not None:
         yield from made.sequential_rounding.sentences(result.measured.metric.unit)
+    if made.recalibration is not None:
+        yield made.recalibration.sentence(result.measured.metric.unit)
 
 
 def _transforms(result: "SearchResult") -> Iterator[str]:

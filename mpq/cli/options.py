@@ -116,6 +116,13 @@ SequentialRounding = Annotated[
         help="Round the answer again, layer by layer, for inputs of the network quantized so far.",
     ),
 ]
+Recalibrate = Annotated[
+    bool,
+    typer.Option(
+        "--recalibrate",
+        help="Choose ranges of inputs again, for what the answer's quantized layers read.",
+    ),
+]
 Transform = Annotated[
     str | None,
     typer.Option(

@@ -157,6 +157,7 @@ class CandidateOptions:
     precisions: o.Precisions = None
     to: o.Target = Task.to
     sequential_rounding: o.SequentialRounding = Task.sequential_rounding
+    recalibrate: o.Recalibrate = Task.recalibrate
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +201,7 @@ class TaskOptions:
             ranges=self.ranges.ranges(),
             rounding=self.ranges.rounding,
             sequential_rounding=self.candidates.sequential_rounding,
+            recalibrate=self.candidates.recalibrate,
             transforms=listed(self.ranges.transform) or (),
             seed=self.draws.seed,
             allow_randomness=self.draws.allow_randomness,

@@ -27,6 +27,20 @@ def needs_range(tensor_format: TensorFormat) -> bool:
     return tensor_format.granularity is Granularity.TENSOR
 
 
+class RoundsInputs:
+    """Marks hooks that round what a layer reads: that is observed before they do."""
+
+
+def round_last(layer_module: nn.Module) -> None:
+    """Puts the hooks that round inputs behind all others, in place.
+
+    What is read is then the input before it is rounded, but after the user's own hooks.
+    """
+    found = layer_module._forward_pre_hooks
+    for key in [key for key, hook in found.items() if isinstance(hook, RoundsInputs)]:
+        found.move_to_end(key)  # type: ignore[attr-defined]
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class InputSample:
@@ -116,6 +130,8 @@ def observe_inputs(
 ) -> dict[str, InputSample]:
     """What a range is chosen from: extremes where they suffice, else a random sample of each batch.
 
+    Of a quantized network what inputs are before they are rounded.
+
     Evenly spaced numbers would not do: the spacing hits the same column or channel every time.
 
     Returns:
@@ -139,11 +155,12 @@ def observe_inputs(
             else:
                 samples[name].append(drawn.of(x)[0])
 
-    layer_modules = ((name, network.layer_module(name)) for name in samples)
-    handles = [
-        m.register_forward_pre_hook(partial(observe, name), with_kwargs=True)
-        for name, m in layer_modules
-    ]
+    handles = []
+    for name in samples:
+        layer_module = network.layer_module(name)
+        seen = partial(observe, name)
+        handles.append(layer_module.register_forward_pre_hook(seen, with_kwargs=True))
+        round_last(layer_module)
     with hooks(handles), torch.no_grad():
         for batch in track(network.batches(data), "activation ranges", data.num_batches):
             network.outputs(batch)

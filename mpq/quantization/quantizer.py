@@ -20,7 +20,7 @@ from mpq.quantization.blocks import block_of, round_blocks
 from mpq.quantization.codes import Codes
 from mpq.quantization.grid import Grid
 from mpq.quantization.numerics import OWN, Numerics
-from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.observer import ActivationRanges, RoundsInputs
 from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import quantize_activation, quantize_rows, weight_grid
@@ -165,7 +165,7 @@ def install(
 
 @final
 @dataclass(frozen=True, eq=False)
-class QuantizeInput:
+class QuantizeInput(RoundsInputs):
     """Forward pre-hook that quantizes what a layer reads (``mpq.network.arguments.input_of``)."""
 
     name: str

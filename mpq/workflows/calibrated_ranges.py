@@ -1,7 +1,7 @@
 """The ranges of all layers' inputs, by the method that a task asks for."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, final
 
 from mpq._support.paired_gains import is_above_chance, relative_gains
@@ -30,10 +30,12 @@ class CalibratedRanges:
         ranges: Of every layer and static format.
         unhelped: Formats of inputs, such as ``a8``, that have the ranges of ``mse`` instead of
             ``loss``, to why.
+        methods: Format to the method that its ranges are by.
     """
 
     ranges: ActivationRanges
     unhelped: Mapping[str, str] = field(default_factory=dict)
+    methods: Mapping[TensorFormat, str] = field(default_factory=dict)
 
 
 def calibrated_ranges(
@@ -56,14 +58,29 @@ def calibrated_ranges(
         GradientError: If the method needs gradients and the network has none.
     """
     built, by = RANGE_METHODS.build(method), Calibrating(network, candidates, seed)
-    if not by.formats or not isinstance(built, LossWeighted):
-        return CalibratedRanges(by.ranges(data, method))
-    unhelped = by.unhelped(data, method) if built.trial else {}
-    helped = [f for f in by.formats if f not in unhelped]
-    found = replace(by, candidates=_alone(helped)).ranges(data, method)
-    others = replace(by, candidates=_alone(unhelped)).ranges(data, Ranges.activation)
+    is_tried = bool(by.formats) and isinstance(built, LossWeighted) and built.trial
+    unhelped = by.unhelped(data, method) if is_tried else {}
+    methods = {f: Ranges.activation if f in unhelped else method for f in by.formats}
     told = {spell_activation(f): why for f, why in unhelped.items()}
-    return CalibratedRanges(ActivationRanges({**found.known, **others.known}), told)
+    return CalibratedRanges(ranges_by(network, data, methods, seed), told, methods)
+
+
+def ranges_by(
+    network: Network, data: Calibration, methods: Mapping[TensorFormat, str], seed: int
+) -> ActivationRanges:
+    """Ranges of every layer, a pass over the examples for each method.
+
+    Args:
+        network: Whose layers' inputs are observed, quantized or not.
+        data: Calibration examples.
+        methods: Format to its method, without a trial.
+        seed: Of the probes that gradients are of.
+    """
+    known = {}
+    for method in dict.fromkeys(methods.values()):
+        candidates = _alone([f for f, by in methods.items() if by == method])
+        known |= Calibrating(network, candidates, seed).ranges(data, method).known
+    return ActivationRanges(known)
 
 
 @final
@@ -115,6 +132,6 @@ class Calibrating:
         return found
 
 
-def _alone(formats: Sequence[TensorFormat] | Mapping[TensorFormat, str]) -> list[Precision]:
+def _alone(formats: Sequence[TensorFormat]) -> list[Precision]:
     """Precisions that round inputs and leave weights as they came."""
     return [Precision(ORIGINAL.weight, f) for f in formats]

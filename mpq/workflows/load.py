@@ -24,6 +24,7 @@ from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.report.safeguard import Excess, Safeguard, UniformCheck
 from mpq.sensitivity import CheckedCell, SpotCheck
 from mpq.workflows.provenance import Provenance, UsedDevice
+from mpq.workflows.recalibration import Recalibration
 from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
 from mpq.workflows.sequential_rounding import SequentialRounding
@@ -154,11 +155,12 @@ def _provenance_from_dict(data: Mapping[str, Any]) -> Provenance:
     reach = data.pop("reach", None) or {"never": data.pop("uncalled", [])}
     rounds = tuple(Refinement(**found) for found in data["refinements"])
     used = None if device is None else UsedDevice(**_with_tuples(device))
-    again = data.get("sequential_rounding")
+    again, ranged = data.get("sequential_rounding"), data.get("recalibration")
     known = {
         "refinements": rounds,
         "device": used,
         "reach": Reach(**_with_tuples(reach)),
+        "recalibration": None if ranged is None else Recalibration(**ranged),
         "sequential_rounding": None if again is None else SequentialRounding(**again),
     }
     return Provenance(**{**_with_tuples(data), **known})

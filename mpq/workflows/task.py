@@ -123,6 +123,8 @@ class Task:
         sequential_rounding: Whether the answer's weights are rounded again in the order in which
             layers are called, each for the network that is quantized so far, where unseen
             calibration examples say that it helps. Needs a rounding that looks at the examples.
+        recalibrate: Whether ranges of the answer's inputs are chosen again for what layers read in
+            the quantized network, where unseen calibration examples say that it helps.
         transforms: Names of ``mpq.TRANSFORMS`` with options: the network gets other parameters with
             the same function, that lose less when they are rounded. Those that unseen calibration
             examples do not say that they help are not used. Default: none.
@@ -149,6 +151,7 @@ class Task:
     ranges: Ranges = field(default_factory=Ranges)
     rounding: str = "auto"
     sequential_rounding: bool = False
+    recalibrate: bool = False
     transforms: Sequence[str] = ()
     seed: int = 0
     to: str | None = None

@@ -350,7 +350,7 @@ class Target(Backend):
         self, layer: LayerShape, precision: Precision, modules: Mapping[str, nn.Module] | None
     ) -> str:
         """``refusal``, and ``module_refusal`` where the network's modules are known."""
-        why = self.refusal(layer, precision)
+        why = precision.activation.why_simulated or self.refusal(layer, precision)
         if why or modules is None:
             return why
         return self.module_refusal(modules.get(layer.name))

@@ -1,12 +1,12 @@
 """Ranges of activations, observed on calibration examples."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self, TypeAlias, final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mpq._support.progress import track
 from mpq.errors import ModelError
@@ -14,17 +14,16 @@ from mpq.network.arguments import input_of
 from mpq.network.examples import Calibration
 from mpq.network.modules import hooks
 from mpq.network.network import Network
+from mpq.quantization.input_sample import InputSample, Samples
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
 from mpq.quantization.range_method import ActivationRange, RangeMethod
 from mpq.quantization.ranges import RANGE_METHODS
 
-SAMPLES_PER_BATCH = 65536
-"""Numbers of each layer's input that are kept from every batch, drawn at random, for ranges."""
-
 
 def needs_range(tensor_format: TensorFormat) -> bool:
     """Whether a format's range must be calibrated."""
-    return tensor_format.granularity is Granularity.TENSOR
+    kinds = (Granularity.TENSOR, Granularity.INPUT_CHANNEL, Granularity.FIRST_APART)
+    return tensor_format.granularity in kinds
 
 
 class RoundsInputs:
@@ -41,32 +40,9 @@ def round_last(layer_module: nn.Module) -> None:
         found.move_to_end(key)  # type: ignore[attr-defined]
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class InputSample:
-    """What was observed of one layer's input.
-
-    Args:
-        numbers: ``[M]`` float32.
-        weights: ``[M]`` squared gradients of the loss there; ``None``: all count alike.
-    """
-
-    numbers: Tensor
-    weights: Tensor | None = None
-
-    def range(self, method: RangeMethod, tensor_format: TensorFormat) -> ActivationRange:
-        """What a method makes of it for a static format, with 0 in it."""
-        number, symmetric = tensor_format.number, tensor_format.symmetric
-        # A static format has one scale for the whole input, so that all of it is one row.
-        row = self.numbers[None]
-        if self.weights is None:
-            low, high = method.ends(row, number, symmetric)
-        else:
-            low, high = method.weighted_ends(row, self.weights[None], number, symmetric)
-        return ActivationRange(float(low), float(high)).with_zero
-
-
-Observe: TypeAlias = Callable[[Network, Calibration, RangeMethod], Mapping[str, InputSample]]
+Observe: TypeAlias = Callable[
+    [Network, Calibration, RangeMethod, Collection[TensorFormat]], Mapping[str, InputSample]
+]
 """How layers' inputs are observed: as ``observe_inputs``, or with gradients."""
 
 
@@ -105,7 +81,7 @@ class ActivationRanges:
         chosen = RANGE_METHODS.build(method)
         formats = dict.fromkeys(c.activation for c in candidates if needs_range(c.activation))
         # Only static formats need numbers: without one a pass over the data is saved.
-        samples = (observe or observe_inputs)(network, data, chosen) if formats else {}
+        samples = (observe or observe_inputs)(network, data, chosen, formats) if formats else {}
         return cls({(n, f): s.range(chosen, f) for n, s in samples.items() for f in formats})
 
     def of(self, layer: str, tensor_format: TensorFormat) -> ActivationRange | None:
@@ -126,13 +102,22 @@ class ActivationRanges:
 
 
 def observe_inputs(
-    network: Network, data: Calibration, method: RangeMethod
+    network: Network,
+    data: Calibration,
+    method: RangeMethod,
+    formats: Collection[TensorFormat] = (),
 ) -> dict[str, InputSample]:
     """What a range is chosen from: extremes where they suffice, else a random sample of each batch.
 
+    Evenly spaced numbers would not do: the spacing hits the same column or channel every time.
+
     Of a quantized network what inputs are before they are rounded.
 
-    Evenly spaced numbers would not do: the spacing hits the same column or channel every time.
+    Args:
+        network: Whose layers' inputs are observed.
+        data: What is run through it.
+        method: That will choose.
+        formats: That it will choose for; some look at channels or positions.
 
     Returns:
         Layer name to its sample; integer inputs (embeddings) are left out.
@@ -143,20 +128,17 @@ def observe_inputs(
         for layer in network.layers
         if layer.input_of is not None and calls[layer.name] == calls[layer.input_of] == 1
     }
-    samples: dict[str, list[Tensor]] = {name: [] for name in calls if name not in alike}
-    drawn = Draws()
+    samples = Samples(formats, method.reads_extremes_only)
 
-    def observe(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def observe(
+        name: str, layer_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         read = input_of(args, kwargs)
         if read is not None and read.is_floating_point() and read.numel():
-            x = read.detach().flatten()
-            if method.reads_extremes_only:
-                samples[name].append(torch.stack(x.aminmax()).float())
-            else:
-                samples[name].append(drawn.of(x)[0])
+            samples.add(name, layer_module, read.detach())
 
     handles = []
-    for name in samples:
+    for name in calls.keys() - alike.keys():
         layer_module = network.layer_module(name)
         seen = partial(observe, name)
         handles.append(layer_module.register_forward_pre_hook(seen, with_kwargs=True))
@@ -164,25 +146,7 @@ def observe_inputs(
     with hooks(handles), torch.no_grad():
         for batch in track(network.batches(data), "activation ranges", data.num_batches):
             network.outputs(batch)
-    found = {name: InputSample(torch.cat(parts)) for name, parts in samples.items() if parts}
-    return found | {name: found[owner] for name, owner in alike.items() if owner in found}
-
-
-@final
-class Draws:
-    """Random samples of layers' inputs, one of each batch."""
-
-    def __init__(self) -> None:
-        # Of its own, on the CPU: the global random state stays as it is, and all devices draw
-        # alike.
-        self._generator = torch.Generator().manual_seed(0)
-
-    def of(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The same places of some tensors ``[K]``, as float32; of few numbers all."""
-        count = tensors[0].numel()
-        if count <= SAMPLES_PER_BATCH:
-            return tuple(x.float() for x in tensors)
-        # With replacement, as a permutation of all numbers would be larger than the input.
-        drawn = torch.randint(count, (SAMPLES_PER_BATCH,), generator=self._generator)
-        places = drawn.to(tensors[0].device)
-        return tuple(x[places].float() for x in tensors)
+    found = samples.of()
+    # In the network's order, whatever was called first.
+    named = ((name, found.get(alike.get(name, name))) for name in calls)
+    return {name: sample for name, sample in named if sample is not None}

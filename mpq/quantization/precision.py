@@ -13,11 +13,15 @@ Spelling, for example ``w4g128a8``:
 ``s``        symmetric (default for integer activations: affine, with a zero point)
 ``d``        dynamic: one scale per token, found while running (default: one static scale per
              tensor, calibrated)
+``c``        static, one scale per input channel: that of all, halved as often as the channel
+             allows
+``f``        static, the first position of a sequence with a scale of its own
 ===========  =======================================================================
 
 A name alone stands for both: ``fp8``, ``bf16``, ``fp32``, ``int8`` (which is ``w8a8``). The
 microscaling formats such as ``mxfp4`` are of weights alone and have their own groups: ``mxfp4`` is
-``wmxfp4a32``. ``binary`` and ``ternary`` are of weights alone, too: ``wternaryg64a16``.
+``wmxfp4a32``. ``4log2``, ``4twin`` and others of their families are of inputs alone: ``4twin`` is
+``w32a4twin``. ``binary`` and ``ternary`` are of weights alone, too: ``wternaryg64a16``.
 """
 
 import re
@@ -44,6 +48,8 @@ BLOCK_SCALE_BITS = 8
 """Bits of one scale of a microscaling format."""
 LARGEST_GROUP = 2**31
 """No channel has as many weights."""
+ORIGINAL_WEIGHTS = 32
+"""How weights that stay as they came are written, after ``w``."""
 _LONGEST = 20
 """Digits of a group's size that are read as a number at all."""
 
@@ -56,6 +62,8 @@ class Granularity(Enum):
     CHANNEL = "per_channel"
     GROUP = "per_group"
     TOKEN = "per_token"
+    INPUT_CHANNEL = "per_input_channel"
+    FIRST_APART = "first_position_apart"
 
 
 @final
@@ -90,10 +98,23 @@ class TensorFormat:
             raise PrecisionError(
                 f"a group has at most {LARGEST_GROUP} weights; got {self.group_size}"
             )
+        of_inputs = (Granularity.TOKEN, Granularity.INPUT_CHANNEL, Granularity.FIRST_APART)
+        if self.number.is_for_inputs and self.granularity in of_inputs:
+            raise PrecisionError(f"{self.number.name} has calibrated scales for the whole input")
         if self.number.is_float and not self.symmetric:
             raise PrecisionError(f"{self.number.name} is symmetric: it has no zero point")
         if self.number.is_microscaling and self.group_size != self.number.block:
             raise PrecisionError(f"{self.number.name} has groups of {self.number.block}")
+
+    @property
+    def why_simulated(self) -> str:
+        """Why inputs in this format are computed with in the simulation alone; empty: not so."""
+        if self.number.is_for_inputs:
+            return f"no kernel here multiplies codes of {self.number.name}"
+        return {
+            Granularity.INPUT_CHANNEL: "no kernel here has a scale for every input channel",
+            Granularity.FIRST_APART: "no kernel here has a scale for the first position alone",
+        }.get(self.granularity, "")
 
     @property
     def is_exact(self) -> bool:
@@ -141,7 +162,8 @@ def _pattern() -> re.Pattern[str]:
     number = "|".join(sorted(map(re.escape, spellings()), key=len, reverse=True))
     return re.compile(
         rf"w(?P<weight>{number})(?P<tensor>t?)(?P<zero>z?)(?:g(?P<group>[0-9]{{1,{_LONGEST}}}))?"
-        rf"(?:a(?P<activation>{number})(?P<symmetric>s?)(?P<dynamic>d?))?"
+        rf"(?:a(?P<activation>{number})(?P<symmetric>s?)"
+        r"(?:(?P<dynamic>d)|(?P<channels>c)|(?P<first>f))?)?"
     )
 
 
@@ -177,8 +199,9 @@ class Precision:
         spelling = text.strip().lower()
         # A bare number is no precision: 8 might mean w8 as well as w8a8.
         if spelling in spellings() and not spelling.isdigit():
-            is_weight = spelled_format(spelling).is_for_weights
-            spelling = f"w{spelling}" if is_weight else f"w{spelling}a{spelling}"
+            number = spelled_format(spelling)
+            of_weights = f"w{spelling}" if not number.is_for_inputs else f"w{ORIGINAL_WEIGHTS}"
+            spelling = of_weights if number.is_for_weights else f"{of_weights}a{spelling}"
         match = _pattern().fullmatch(spelling)
         if match is None:
             raise PrecisionError(f"{quoted(text)} is not a precision: {_help()}")
@@ -202,6 +225,8 @@ class Precision:
 
 def _weight_format(match: re.Match[str]) -> TensorFormat:
     number, group = spelled_format(match["weight"]), match["group"]
+    if number.is_for_inputs:
+        raise PrecisionError(f"{match[0]!r}: {number.name} is for inputs; write w4a{number.name}")
     if match["tensor"] and group:
         raise PrecisionError(f"{match[0]!r}: 't' (one scale) and 'g{group}' exclude each other")
     if not number.needs_scale:
@@ -222,11 +247,26 @@ def _activation_format(match: re.Match[str]) -> TensorFormat:
     if number.is_for_weights:
         raise PrecisionError(f"{match[0]!r}: {number.name} is for weights; write w{number.name}a32")
     if not number.needs_scale:
-        _refuse_flags(match, number, "symmetric", "dynamic")
+        _refuse_flags(match, number, "symmetric", "dynamic", "channels", "first")
         return TensorFormat(number, Granularity.NONE)
-    granularity = Granularity.TOKEN if match["dynamic"] else Granularity.TENSOR
+    letter = match["dynamic"] or match["channels"] or match["first"] or ""
+    if number.is_for_inputs and (match["symmetric"] or letter):
+        raise PrecisionError(
+            f"{match[0]!r}: {number.name} has calibrated scales for the whole input; write "
+            f"a{number.name}"
+        )
+    granularity = _SCALES[letter]
     # Inputs are one-sided after a ReLU, where a symmetric format would waste half of its codes.
     return TensorFormat(number, granularity, number.is_float or bool(match["symmetric"]))
+
+
+_SCALES = {
+    "": Granularity.TENSOR,
+    "d": Granularity.TOKEN,
+    "c": Granularity.INPUT_CHANNEL,
+    "f": Granularity.FIRST_APART,
+}
+"""By the letter behind an input's format."""
 
 
 def _refuse_flags(match: re.Match[str], number: NumberFormat, *flags: str) -> None:
@@ -259,7 +299,8 @@ def spell_activation(activation: TensorFormat) -> str:
     number = activation.number
     text = "a" + number.spellings[0]
     text += "s" if activation.symmetric and not number.is_float else ""
-    return text + ("d" if activation.granularity is Granularity.TOKEN else "")
+    letters = {granularity: letter for letter, granularity in _SCALES.items()}
+    return text + letters.get(activation.granularity, "")
 
 
 _FP32 = TensorFormat(NUMBER_FORMATS["fp32"], Granularity.NONE)

@@ -5,13 +5,14 @@ read without torch.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, ClassVar, final
 
 from mpq._support.bounds import Bounded
 from mpq.errors import InputError
 from mpq.quantization.formats import NumberFormat
+from mpq.quantization.input_codes import MAX_OCTAVES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,13 +26,19 @@ class ActivationRange:
     Args:
         low: Smallest number that is represented.
         high: Largest number that is represented.
+        octaves: How often scales are halved: one number, of the finer range of a twin format; or of
+            each input channel, where channels have scales.
+        first: Range of the first position of sequences, where it has one of its own.
 
     Raises:
-        InputError: If an end is not finite, or they are the wrong way round.
+        InputError: If an end is not finite, or they are the wrong way round, or octaves are not
+            between 0 and 15.
     """
 
     low: float
     high: float
+    octaves: tuple[int, ...] = ()
+    first: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         # Also false for nan, which is neither above nor below.
@@ -39,11 +46,20 @@ class ActivationRange:
             raise InputError(
                 f"a range goes from a finite number up to another; got {self.low} to {self.high}"
             )
+        if not all(0 <= octaves <= MAX_OCTAVES for octaves in self.octaves):
+            raise InputError(f"scales are halved 0 to {MAX_OCTAVES} times; got {self.octaves}")
+        if self.first is not None:
+            ActivationRange(*self.first)
 
     @property
     def with_zero(self) -> "ActivationRange":
         """The range that a grid of it covers: zeros of padding and of a ReLU have to stay 0."""
-        return ActivationRange(min(self.low, 0.0), max(self.high, 0.0))
+        return replace(self, low=min(self.low, 0.0), high=max(self.high, 0.0))
+
+    @property
+    def extras(self) -> tuple[object, ...]:
+        """What it says besides both ends, if anything."""
+        return tuple(x for x in (self.octaves, self.first) if x)
 
 
 class RangeMethod(Bounded, ABC):

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from mpq.quantization.formats import NumberFormat
 from mpq.quantization.grid import Grid, make_grid, round_float
+from mpq.quantization.input_sample import has_positions
 from mpq.quantization.numerics import LARGEST, OWN, SMALLEST, Numerics, ScaleType
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.range_method import ActivationRange, RangeMethod
@@ -121,6 +122,7 @@ def quantize_activation(
     calibrated: ActivationRange | None,
     token_axes: int,
     numerics: Numerics = OWN,
+    channel_axis: int = -1,
 ) -> Tensor:
     """A layer's input as it is after storing it in a format.
 
@@ -131,6 +133,7 @@ def quantize_activation(
         token_axes: How many trailing axes make up one token: 1 for a Linear, all but the batch
             for a convolution (then a token is an example).
         numerics: How a symmetric dynamic format finds its scale, and how codes are rounded.
+        channel_axis: Where input channels are, for a format with a scale for each.
     """
     number = tensor_format.number
     if tensor_format.is_exact:
@@ -146,8 +149,35 @@ def quantize_activation(
             grid = _half_a_code_more(grid, torch.maximum(-low, high))
         return _rounding(grid, numerics).round(rows).reshape(x.shape)
     assert calibrated is not None
+    if tensor_format.granularity is Granularity.INPUT_CHANNEL and calibrated.octaves:
+        return _by_channel(x, tensor_format, calibrated, numerics, channel_axis)
+    found = _static(x, tensor_format, calibrated, numerics)
+    if calibrated.first is not None and token_axes == 1 and has_positions(x):
+        apart = _static(x[..., :1, :], tensor_format, ActivationRange(*calibrated.first), numerics)
+        return torch.cat([apart, found[..., 1:, :]], dim=-2)
+    return found
+
+
+def _static(
+    x: Tensor, tensor_format: TensorFormat, calibrated: ActivationRange, numerics: Numerics
+) -> Tensor:
     grid = _rounding(static_grid(tensor_format, calibrated, x.device), numerics)
     return grid.round(x.reshape(1, -1)).view_as(x)
+
+
+def _by_channel(
+    x: Tensor,
+    tensor_format: TensorFormat,
+    calibrated: ActivationRange,
+    numerics: Numerics,
+    channel_axis: int,
+) -> Tensor:
+    """On the common grid, after each channel was doubled as often as its scale is halved."""
+    factors = 2.0 ** torch.tensor(calibrated.octaves, device=x.device, dtype=torch.float32)
+    factors = factors.view(-1, *[1] * (-channel_axis - 1))
+    # Powers of two: but for the rounding itself nothing is rounded, also in half precision.
+    rounded = _static(x.float() * factors, tensor_format, calibrated, numerics)
+    return (rounded / factors).to(x.dtype)
 
 
 def _rounding(grid: Grid, numerics: Numerics) -> Grid:
@@ -171,4 +201,8 @@ def static_grid(
     with torch.inference_mode(False):
         low = torch.tensor([calibrated.low], device=device)
         high = torch.tensor([calibrated.high], device=device)
-        return make_grid(tensor_format.number, tensor_format.symmetric, low, high)
+        number = tensor_format.number
+        if number.is_twin:
+            (octaves,) = calibrated.octaves or (0,)
+            number = number.with_octaves(octaves, calibrated.low < 0)
+        return make_grid(number, tensor_format.symmetric, low, high)

@@ -12,6 +12,7 @@ from mpq.quantization.loss_range import LossWeighted
 from mpq.quantization.observer import ActivationRanges, needs_range
 from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat, spell_activation
 from mpq.quantization.quantizer import Quantizer
+from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.ranges import RANGE_METHODS, Ranges
 from mpq.sensitivity.passes.weighted_inputs import WeightedInputs
 from mpq.workflows.evaluate import Reference
@@ -76,7 +77,7 @@ def ranges_by(
         methods: Format to its method, without a trial.
         seed: Of the probes that gradients are of.
     """
-    known = {}
+    known = dict[tuple[str, TensorFormat], ActivationRange]()
     for method in dict.fromkeys(methods.values()):
         candidates = _alone([f for f, by in methods.items() if by == method])
         known |= Calibrating(network, candidates, seed).ranges(data, method).known

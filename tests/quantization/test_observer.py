@@ -8,8 +8,9 @@ from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.quantization.codes import Codes
 from mpq.quantization.fingerprint import measurement_key
+from mpq.quantization.input_sample import SAMPLES_PER_BATCH
 from mpq.quantization.numerics import Numerics
-from mpq.quantization.observer import SAMPLES_PER_BATCH, ActivationRanges, observe_inputs
+from mpq.quantization.observer import ActivationRanges, observe_inputs
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.ranges import LeastSquares, MinMax

@@ -1,6 +1,7 @@
 """Answers whose ranges are chosen again, for what layers read in the network as it is quantized."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,7 @@ def test_ranges_that_break_an_objective_are_not_kept() -> None:
 @pytest.mark.parametrize("verb", ["compare", "frontier"])
 def test_other_verbs_refuse_it(verb: str) -> None:
     limits = ["effective_bits=4"]
-    asked = {
+    asked: dict[str, Callable[[], object]] = {
         "compare": lambda: mpq.compare(task(), limits),
         "frontier": lambda: mpq.frontier(task(), "weight_bytes", limits),
     }

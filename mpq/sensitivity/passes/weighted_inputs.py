@@ -1,16 +1,18 @@
 """Layers' inputs beside the loss's squared gradients there: what ranges from the loss look at."""
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 from functools import partial
 from typing import final
 
-import torch
 from torch import Tensor
 
 from mpq._support.progress import track
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
-from mpq.quantization.observer import Draws, InputSample, observe_inputs
+from mpq.quantization.input_sample import InputSample, Samples
+from mpq.quantization.observer import observe_inputs
+from mpq.quantization.precision import TensorFormat
 from mpq.quantization.range_method import RangeMethod
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
@@ -31,31 +33,33 @@ class WeightedInputs:
     seed: int = 0
 
     def __call__(
-        self, network: Network, data: Calibration, method: RangeMethod
+        self,
+        network: Network,
+        data: Calibration,
+        method: RangeMethod,
+        formats: Collection[TensorFormat] = (),
     ) -> dict[str, InputSample]:
         """See ``mpq.quantization.observer.Observe``.
 
         Raises:
             GradientError: If the network cannot be differentiated.
         """
-        reader, probes = _Reader(), Probes(network.metric, TEMPERATURE, self.seed)
+        reader, probes = _Reader(Samples(formats)), Probes(network.metric, TEMPERATURE, self.seed)
         for batch in track(network.batches(data), "activation ranges", data.num_batches):
             read_gradients(network, batch, reader, partial(probes.draw, batch, None, 0))
-        found = {name: reader.sample(name) for name in reader.numbers}
+        found = reader.samples.of()
         reads_numbers = {layer.name for layer in network.layers if layer.kind != "embedding"}
         if reads_numbers <= found.keys():
             return found
-        return observe_inputs(network, data, method) | found
+        return observe_inputs(network, data, method, formats) | found
 
 
 @final
 @dataclass
 class _Reader:
-    """Collects samples of inputs and of squared gradients, by layer."""
+    """Collects samples of inputs and of squared gradients."""
 
-    numbers: dict[str, list[Tensor]] = field(default_factory=dict)
-    weights: dict[str, list[Tensor]] = field(default_factory=dict)
-    _drawn: Draws = field(default_factory=Draws)
+    samples: Samples
 
     @property
     def reads_inputs(self) -> bool:
@@ -64,13 +68,7 @@ class _Reader:
 
     def read_input(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
-        numbers, gradients = self._drawn.of(x.flatten(), g.flatten())
-        self.numbers.setdefault(tap.name, []).append(numbers)
-        self.weights.setdefault(tap.name, []).append(gradients.square())
+        self.samples.add(tap.name, tap.layer_module, x, g)
 
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
-
-    def sample(self, name: str) -> InputSample:
-        """Of a layer whose gradients were read."""
-        return InputSample(torch.cat(self.numbers[name]), torch.cat(self.weights[name]))

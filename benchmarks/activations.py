@@ -54,6 +54,8 @@ OPTIONS: Final = {
     "default": Option(),
     "minmax": Option("minmax"),
     "percentile": Option("percentile"),
+    "aciq": Option("aciq"),
+    "entropy": Option("entropy"),
     "loss, untried": Option("loss:trial=false"),
     "loss, mixed": Option("loss:trial=false,guidance=0.75"),
     "loss": Option("loss"),
@@ -108,9 +110,11 @@ def compared(
         option = OPTIONS[name]
         # Powers of two of 8 bits would go far beyond what a float is for.
         able = [case for case in cases if option.suffix != "log2" or not case.endswith("a8")]
+        seen, held_out = parts(calibration)
         task = mpq.Task(
             model,
-            *parts(calibration),
+            seen,
+            held_out,
             candidates=[case + option.suffix for case in able],
             ranges=Ranges(activation=option.method),
             rounding="nearest",

@@ -173,12 +173,18 @@ def _sample(parts: dict[str, list[tuple[Tensor, ...]]]) -> InputSample:
         part: InputSample(*(torch.cat(tensors, dim=1) for tensors in zip(*calls, strict=True)))
         for part, calls in parts.items()
     }
-    whole = made.pop("numbers")
-    # Numbers of one row need no axis for it.
-    flat = {part: each if part == "channels" else _flat(each) for part, each in made.items()}
-    return replace(_flat(whole), **flat)
+    whole = _flat(made["numbers"])
+    apart = {part: _flat(made[part]) for part in ("first", "others") if part in made}
+    return InputSample(
+        whole.numbers,
+        whole.weights,
+        made.get("channels"),
+        apart.get("first"),
+        apart.get("others"),
+    )
 
 
 def _flat(sample: InputSample) -> InputSample:
+    """Without the axis of a single row."""
     weights = None if sample.weights is None else sample.weights[0]
     return InputSample(sample.numbers[0], weights)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 from mpq._support.registry import Registry
 from mpq.errors import InputError
+from mpq.quantization.aciq import Aciq
+from mpq.quantization.entropy_range import Entropy
 from mpq.quantization.formats import NumberFormat
 from mpq.quantization.level_tables import BINARY, TERNARY
 from mpq.quantization.loss_range import LossWeighted
@@ -155,7 +157,9 @@ def sign_scale(rows: "Tensor", has_zero: bool) -> "Tensor":
 
 
 RANGE_METHODS: Registry[RangeMethod] = Registry(
-    "range method", (MinMax, Percentile, LeastSquares, LossWeighted), group="mpq.ranges"
+    "range method",
+    (MinMax, Percentile, LeastSquares, LossWeighted, Aciq, Entropy),
+    group="mpq.ranges",
 )
 """Every range method, by the name that ``--weight-range`` and ``--activation-range`` take."""
 

@@ -12,6 +12,8 @@ from mpq.errors import InputError, UnknownNameError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.quantization import grid, range_search
+from mpq.quantization.aciq import Aciq
+from mpq.quantization.entropy_range import Entropy
 from mpq.quantization.formats import NUMBER_FORMATS, NumberFormat
 from mpq.quantization.loss_range import LossWeighted
 from mpq.quantization.observer import ActivationRanges
@@ -98,6 +100,8 @@ def test_one_shrink_is_the_full_range() -> None:
         ("percentile:share=99.9", "above 0 and at most 1; got 99.9"),
         ("mse:num_shrinks=0", "at least 1 range; got 0"),
         ("mse:norm=0", "above 0 and at most 16; got 0.0"),
+        ("aciq:distribution=cauchy", "one of auto, gauss, laplace; got 'cauchy'"),
+        ("entropy:num_bins=1", "num_bins >= 2 and num_thresholds >= 1; got 1 and 256"),
         ("loss:num_shrinks=0", "at least 1 range; got 0"),
         ("loss:guidance=2", "a share from 0 to 1; got 2.0"),
         ("mse:norm=17", "above 0 and at most 16; got 17.0"),
@@ -333,3 +337,73 @@ def test_weights_have_no_gradients_of_inputs() -> None:
     """``loss`` is refused for them before anything is run."""
     with pytest.raises(InputError, match="take it as --activation-range"):
         Ranges(weight="loss")
+
+
+@pytest.mark.parametrize(
+    ("distribution", "published"),
+    [
+        ("gauss", [1.71, 2.15, 2.55, 2.93, 3.28, 3.61, 3.92]),
+        ("laplace", [2.83, 3.89, 5.03, 6.20, 7.41, 8.64, 9.89]),
+    ],
+)
+def test_clipping_in_closed_form_is_the_published_one(
+    distribution: str, published: list[float]
+) -> None:
+    """Of 2 to 8 bits, in deviations (Banner et al. 2018); and least in a large sample."""
+    generator = torch.Generator().manual_seed(0)
+    if distribution == "gauss":
+        rows = torch.randn(1, 400_000, generator=generator)
+    else:
+        sides = torch.rand(1, 400_000, generator=generator) - 0.5
+        rows = -sides.sign() * torch.log1p(-2 * sides.abs())
+    for bits, multiple in zip(range(2, 9), published, strict=True):
+        number = NUMBER_FORMATS[f"int{bits}"]
+        for method in (Aciq(), Aciq(distribution)):
+            low, high = method.ends(rows, number, False)
+            assert float(high - low) / 2 == pytest.approx(multiple, rel=0.01)
+        half = Aciq(distribution).ends(rows.clamp(min=0), number, False)
+        if bits < 8:
+            assert float(half[0]) == 0
+            assert float(half[1]) == pytest.approx(published[bits - 1], rel=0.01)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+@pytest.mark.parametrize("is_half", [True, False])
+def test_the_entropy_of_every_threshold(bits: int, is_half: bool) -> None:
+    """Against the algorithm step by step, in loops."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 5000, generator=generator) ** 3
+    x = x.abs() if is_half else x
+    number, num_bins = NUMBER_FORMATS[f"int{bits}"], 300
+    num_levels = 2**bits if is_half else 2 ** (bits - 1)
+
+    low, high = Entropy(num_bins, 1000).ends(x, number, False)
+
+    largest, best = float(x.abs().max()), (inf, 0)
+    counts = np.histogram(x.abs().numpy(), num_bins, (0, largest))[0].tolist()
+    for kept in range(num_bins, num_levels - 1, -1):
+        p = [*counts[: kept - 1], sum(counts[kept - 1 :])]
+        q = [0.0] * kept
+        for level in range(num_levels):
+            bins = [j for j in range(kept) if j * num_levels // kept == level]
+            full = [j for j in bins if counts[j] > 0]
+            for j in full:
+                q[j] = sum(counts[j] for j in bins) / len(full)
+        if any(a > 0 and b == 0 for a, b in zip(p, q, strict=True)):
+            continue
+        apart = sum(
+            a / sum(p) * np.log(a / sum(p) / (b / sum(q)))
+            for a, b in zip(p, q, strict=True)
+            if a > 0
+        )
+        best = min(best, (float(apart), -kept))
+    expected = min((-best[1] + 0.5) / num_bins, 1) * largest
+    assert float(high) == pytest.approx(min(expected, float(x.max())), rel=1e-6)
+    assert float(low) == pytest.approx(max(-expected, float(x.min())), rel=1e-6)
+
+
+def test_zeros_have_a_range_of_zeros() -> None:
+    """Whatever looks at their distribution."""
+    for method in (Aciq(), Entropy()):
+        ends = method.ends(torch.zeros(2, 100), NUMBER, False)
+        assert [end.tolist() for end in ends] == [[0, 0], [0, 0]]

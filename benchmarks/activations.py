@@ -2,7 +2,7 @@
 
     python benchmarks/activations.py vit llama --seeds 3 > benchmarks/activations.json
     python benchmarks/activations.py --choosing --seeds 3 > benchmarks/activations_choosing.json
-    python benchmarks/activations.py smollm2 --cases w8a8 --options 'default;first apart'
+    python benchmarks/activations.py smollm2 --cases w8a8 --options 'default;minmax;first apart'
 
 The vision transformer and the small Llama (or others of ``rounding_search.py``), every layer at one
 precision, weights rounded to nearest, so that what is compared are the inputs alone. An option is
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+from loaders import loader
 from rounding_search import Batches, network, parts, ratio
 from torch import nn
 
@@ -82,7 +83,7 @@ def main() -> None:
         for name in given.networks
         for seed in range(given.seeds)
         for row in compared(
-            network(name, seed, given.choosing),
+            smollm2() if name == "smollm2" else network(name, seed, given.choosing),
             NUM_FRESH.get(name),
             {"network": name, "seed": seed},
             given.cases.split(","),
@@ -91,6 +92,19 @@ def main() -> None:
     ]
     header = {"command": " ".join(["python", *sys.argv]), "torch": torch.__version__}
     print(json.dumps({**header, "rows": rows}, indent=1))
+
+
+def smollm2() -> tuple[nn.Module, tuple[Any, Any]]:
+    """The language model, and 16 sequences of 128 tokens of either text, two in a batch."""
+    own = loader("smollm2")
+
+    def batches(windows: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        return [{"input_ids": ids} for ids in windows]
+
+    return own.model(), (
+        batches(own.calibration(16, 128, 2)),
+        batches(own.held_out(16, 128, 2)),
+    )
 
 
 def compared(
@@ -102,8 +116,8 @@ def compared(
 ) -> list[dict[str, Any]]:
     """A row for every case and option of one network; ratios are to the first option."""
     model, (calibration, fresh) = found
-    size = len(fresh[0][0])
-    fresh = fresh[: -(-(num_fresh or sum(len(x) for x, _ in fresh)) // size)]
+    if num_fresh is not None:
+        fresh = fresh[: -(-num_fresh // len(fresh[0][0]))]
     original = Reference(share_parameters(model), mpq.Calibration.of(fresh))
     rows, base = [], dict[str, Array]()
     for name in options:

@@ -8,10 +8,9 @@ from mpq.quantization.formats import NumberFormat
 from mpq.quantization.range_method import RangeMethod
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
-    from mpq._support.arrays import Array
+    from mpq._support.arrays import AnyArray
 
 
 @final
@@ -66,7 +65,7 @@ class Entropy(RangeMethod):
         ends = torch.tensor(reach, device=rows.device)
         return torch.maximum(low, -ends), torch.minimum(high, ends)
 
-    def _threshold(self, magnitudes: "np.ndarray", num_levels: int) -> float:  # type: ignore[type-arg]
+    def _threshold(self, magnitudes: "AnyArray", num_levels: int) -> float:
         import numpy as np
 
         largest = float(magnitudes.max())
@@ -74,16 +73,15 @@ class Entropy(RangeMethod):
             return 0.0
         counts, _ = np.histogram(magnitudes, self.num_bins, (0.0, largest))
         first = min(num_levels, self.num_bins)
-        tried = np.unique(
-            np.linspace(self.num_bins, first, self.num_thresholds).round().astype(int)
-        )
+        tried = np.linspace(self.num_bins, first, self.num_thresholds).round().astype(int)
+        tried = np.unique(tried)
         # The widest of equals.
         best = min(tried[::-1].tolist(), key=lambda kept: divergence(counts, kept, num_levels))
         # All bins are the whole range; the middle of a bin is half a bin beyond its lower end.
-        return largest * min((best + 0.5) / self.num_bins, 1.0)
+        return float(largest * min((best + 0.5) / self.num_bins, 1.0))
 
 
-def divergence(counts: "Array", kept: int, num_levels: int) -> float:
+def divergence(counts: "AnyArray", kept: int, num_levels: int) -> float:
     """KL divergence in nats of the first bins, with all else in the last, from levels of these.
 
     Infinite, where the last bin has nothing but what lies beyond.

@@ -169,10 +169,7 @@ def has_positions(x: Tensor) -> bool:
 
 
 def _sample(parts: dict[str, list[tuple[Tensor, ...]]]) -> InputSample:
-    made = {
-        part: InputSample(*(torch.cat(tensors, dim=1) for tensors in zip(*calls, strict=True)))
-        for part, calls in parts.items()
-    }
+    made = {part: _joined(calls) for part, calls in parts.items()}
     whole = _flat(made["numbers"])
     apart = {part: _flat(made[part]) for part in ("first", "others") if part in made}
     return InputSample(
@@ -182,6 +179,11 @@ def _sample(parts: dict[str, list[tuple[Tensor, ...]]]) -> InputSample:
         apart.get("first"),
         apart.get("others"),
     )
+
+
+def _joined(calls: list[tuple[Tensor, ...]]) -> InputSample:
+    numbers, *weights = (torch.cat(tensors, dim=1) for tensors in zip(*calls, strict=True))
+    return InputSample(numbers, weights[0] if weights else None)
 
 
 def _flat(sample: InputSample) -> InputSample:

@@ -7,7 +7,7 @@ from mpq.errors import InputError
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.range_method import ActivationRange
 
-RANGE_KEYS: Final = ("range", "octaves", "first")
+RANGE_KEYS: Final = ("range", "octaves", "channels", "first")
 """What a layer's input says besides its format."""
 
 
@@ -18,7 +18,8 @@ def range_to_dict(calibrated: ActivationRange | None) -> dict[str, Any]:
     return {
         "range": [calibrated.low, calibrated.high],
         # Of few assignments: files without them are read by earlier versions as well.
-        **({"octaves": list(calibrated.octaves)} if calibrated.octaves else {}),
+        **({"octaves": calibrated.octaves} if calibrated.octaves else {}),
+        **({"channels": list(map(list, calibrated.channels))} if calibrated.channels else {}),
         **({} if calibrated.first is None else {"first": list(calibrated.first)}),
     }
 
@@ -33,11 +34,16 @@ def range_from_dict(data: Mapping[str, Any]) -> ActivationRange | None:
     ends, first = data["range"], data.get("first")
     if ends is None:
         if len(data) > 1:
-            raise InputError("there are octaves, or a range of first positions, and no range")
+            raise InputError("parts of it have ranges, and the whole has none")
         return None
+    (low, high), channels = _pair(ends), tuple(map(_pair, data.get("channels", ())))
+    apart = None if first is None else _pair(first)
+    return ActivationRange(low, high, data.get("octaves", 0), channels, apart)
+
+
+def _pair(ends: Sequence[float]) -> tuple[float, float]:
     low, high = map(float, ends)
-    apart = None if first is None else (float(first[0]), float(first[1]))
-    return ActivationRange(low, high, tuple(data.get("octaves", ())), apart)
+    return low, high
 
 
 def check_range(
@@ -53,19 +59,13 @@ def check_range(
     """
     if calibrated is None:
         return
-    is_twin, by = tensor_format.number.is_twin, tensor_format.granularity
-    is_by_channel = by is Granularity.INPUT_CHANNEL
-    expected = "none"
-    if is_twin:
-        expected = "one"
-    elif is_by_channel:
-        expected = "one for each input channel"
-    given = len(calibrated.octaves)
-    allowed = (0, 1) if is_twin else (0,)
-    if is_by_channel:
-        allowed = (0, *_channels(kind, weight_shape, given))
-    if given not in allowed:
-        raise InputError(f"{given} octaves, where its format has {expected}")
+    by, given = tensor_format.granularity, len(calibrated.channels)
+    if calibrated.octaves and not tensor_format.number.is_twin:
+        raise InputError("there are octaves, and its format has one scale")
+    if given and by is not Granularity.INPUT_CHANNEL:
+        raise InputError("channels have ranges, and its format has one for all")
+    if given and given not in _channels(kind, weight_shape, given):
+        raise InputError(f"{given} channels have ranges, and the layer has other inputs")
     if calibrated.first is not None and by is not Granularity.FIRST_APART:
         raise InputError("first positions have no range of their own in its format")
 

@@ -63,21 +63,10 @@ class InputSample:
         return method.weighted_ends(rows, torch.atleast_2d(self.weights), number, symmetric)
 
     def _by_channel(self, method: RangeMethod, tensor_format: TensorFormat) -> ActivationRange:
-        """The range of all channels, and how often it can be halved for each.
-
-        A channel's scale is the common one times :math:`2^{-m}`, the power-of-two factor of FQ-ViT
-        (Lin et al. 2021, arXiv:2111.13824); there from 0 to 3 and searched, here the largest of up
-        to 15 at which the channel's own range fits.
-        """
         lows, highs = self._rows(method, tensor_format)
         lows, highs = lows.clamp(max=0), highs.clamp(min=0)
-        low, high = lows.amin(), highs.amax()
-        fits = [end / ends for end, ends in ((low, lows), (high, highs)) if end != 0]
-        # A channel of zeros, or on one side of 0, has no such end.
-        ratio = torch.stack([*fits, torch.full_like(lows, torch.inf)]).nan_to_num(torch.inf)
-        _, exponent = torch.frexp(ratio.amin(dim=0).clamp(max=2.0**MAX_OCTAVES))  # 0.5 <= m < 1
-        octaves = (exponent - 1).clamp(0, MAX_OCTAVES)
-        return ActivationRange(float(low), float(high), tuple(map(int, octaves.tolist())))
+        ends = tuple(zip(lows.tolist(), highs.tolist(), strict=True))
+        return ActivationRange(float(lows.amin()), float(highs.amax()), channels=ends)
 
     def _twin(self, method: RangeMethod, tensor_format: TensorFormat) -> ActivationRange:
         """The octaves between both scales with the least squared error, by the method's ranges."""
@@ -91,7 +80,7 @@ class InputSample:
             ends = (torch.tensor([end]).to(row) for end in (tried.low, tried.high))
             change = make_grid(number, True, *ends).round(row) - row
             error = float((change.double().square() * counts).sum())
-            errors.append((error, replace(tried, octaves=(octaves,))))
+            errors.append((error, replace(tried, octaves=octaves)))
         return min(errors, key=lambda pair: pair[0])[1]
 
 

@@ -13,8 +13,7 @@ Spelling, for example ``w4g128a8``:
 ``s``        symmetric (default for integer activations: affine, with a zero point)
 ``d``        dynamic: one scale per token, found while running (default: one static scale per
              tensor, calibrated)
-``c``        static, one scale per input channel: that of all, halved as often as the channel
-             allows
+``c``        static, one scale per input channel
 ``f``        static, the first position of a sequence with a scale of its own
 ===========  =======================================================================
 

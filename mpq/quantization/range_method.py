@@ -26,8 +26,8 @@ class ActivationRange:
     Args:
         low: Smallest number that is represented.
         high: Largest number that is represented.
-        octaves: How often scales are halved: one number, of the finer range of a twin format; or of
-            each input channel, where channels have scales.
+        octaves: How often the scale of a twin format's finer range is halved.
+        channels: Range of each input channel, where channels have scales.
         first: Range of the first position of sequences, where it has one of its own.
 
     Raises:
@@ -37,7 +37,8 @@ class ActivationRange:
 
     low: float
     high: float
-    octaves: tuple[int, ...] = ()
+    octaves: int = 0
+    channels: tuple[tuple[float, float], ...] = ()
     first: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -46,10 +47,10 @@ class ActivationRange:
             raise InputError(
                 f"a range goes from a finite number up to another; got {self.low} to {self.high}"
             )
-        if not all(0 <= octaves <= MAX_OCTAVES for octaves in self.octaves):
-            raise InputError(f"scales are halved 0 to {MAX_OCTAVES} times; got {self.octaves}")
-        if self.first is not None:
-            ActivationRange(*self.first)
+        if not 0 <= self.octaves <= MAX_OCTAVES:
+            raise InputError(f"a scale is halved 0 to {MAX_OCTAVES} times; got {self.octaves}")
+        for low, high in (*self.channels, *([] if self.first is None else [self.first])):
+            ActivationRange(low, high)
 
     @property
     def with_zero(self) -> "ActivationRange":
@@ -59,7 +60,7 @@ class ActivationRange:
     @property
     def extras(self) -> tuple[object, ...]:
         """What it says besides both ends, if anything."""
-        return tuple(x for x in (self.octaves, self.first) if x)
+        return tuple(x for x in (self.octaves, self.channels, self.first) if x)
 
 
 class RangeMethod(Bounded, ABC):

@@ -149,7 +149,7 @@ def quantize_activation(
             grid = _half_a_code_more(grid, torch.maximum(-low, high))
         return _rounding(grid, numerics).round(rows).reshape(x.shape)
     assert calibrated is not None
-    if tensor_format.granularity is Granularity.INPUT_CHANNEL and calibrated.octaves:
+    if calibrated.channels:
         return _by_channel(x, tensor_format, calibrated, numerics, channel_axis)
     found = _static(x, tensor_format, calibrated, numerics)
     if calibrated.first is not None and token_axes == 1 and has_positions(x):
@@ -172,12 +172,11 @@ def _by_channel(
     numerics: Numerics,
     channel_axis: int,
 ) -> Tensor:
-    """On the common grid, after each channel was doubled as often as its scale is halved."""
-    factors = 2.0 ** torch.tensor(calibrated.octaves, device=x.device, dtype=torch.float32)
-    factors = factors.view(-1, *[1] * (-channel_axis - 1))
-    # Powers of two: but for the rounding itself nothing is rounded, also in half precision.
-    rounded = _static(x.float() * factors, tensor_format, calibrated, numerics)
-    return (rounded / factors).to(x.dtype)
+    """Every channel on a grid of its own."""
+    grid = _rounding(_channel_grid(tensor_format, calibrated, x.device), numerics)
+    channels = x.movedim(channel_axis, 0)
+    rounded = grid.round(channels.reshape(len(channels), -1))
+    return rounded.view(channels.shape).movedim(0, channel_axis)
 
 
 def _rounding(grid: Grid, numerics: Numerics) -> Grid:
@@ -203,6 +202,15 @@ def static_grid(
         high = torch.tensor([calibrated.high], device=device)
         number = tensor_format.number
         if number.is_twin:
-            (octaves,) = calibrated.octaves or (0,)
-            number = number.with_octaves(octaves, calibrated.low < 0)
+            number = number.with_octaves(calibrated.octaves, calibrated.low < 0)
         return make_grid(number, tensor_format.symmetric, low, high)
+
+
+@lru_cache(maxsize=4096)
+def _channel_grid(
+    tensor_format: TensorFormat, calibrated: ActivationRange, device: torch.device
+) -> Grid:
+    """The grid of a static activation format, a row for each input channel."""
+    with torch.inference_mode(False):
+        ends = torch.tensor(calibrated.channels, device=device, dtype=torch.float32)
+        return make_grid(tensor_format.number, tensor_format.symmetric, ends[:, 0], ends[:, 1])

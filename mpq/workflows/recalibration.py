@@ -98,7 +98,7 @@ class Recalibrating:
         tried = self._trial(quantizer)
         if not tried.is_kept:
             return tried
-        own.keep_ranges(self.precisions, self._again(self.data, quantizer))
+        own.keep_ranges(self.precisions, self.ranges(self.data, quantizer))
         if not accepts():
             own.forget_ranges(self.precisions)
             why = "with the new ranges the answer does not keep the objective's limit on the loss"
@@ -111,7 +111,7 @@ class Recalibrating:
         used = dict.fromkeys(p.activation for p in self.precisions.values())
         methods = {f: by for f, by in self.methods.items() if f in used}
         plain = _with(quantizer, ranges_by(self.network, seen, methods, self.seed).known)
-        again = _with(plain, self._again(seen, plain))
+        again = _with(plain, self.ranges(seen, plain))
         network = self.network
         original = Reference(network.module, unseen, network.metric, network.allow_randomness)
         before, after = (
@@ -123,8 +123,13 @@ class Recalibrating:
             is_better, why, unseen.num_examples, after.divergence, before.divergence
         )
 
-    def _again(self, data: Calibration, quantizer: Quantizer) -> Known:
-        """Ranges of what layers read in the quantized network, of the formats that they have."""
+    def ranges(self, data: Calibration, quantizer: Quantizer) -> Known:
+        """Ranges of what layers read in the quantized network, of the formats that they have.
+
+        Args:
+            data: Examples.
+            quantizer: What the network is quantized with.
+        """
         used = {(name, p.activation) for name, p in self.precisions.items()}
         formats = {tensor_format for _, tensor_format in used}
         methods = {f: by for f, by in self.methods.items() if f in formats}

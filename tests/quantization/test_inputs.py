@@ -88,7 +88,7 @@ LARGE = torch.tensor([64.0, 1.0, 0.2, 0.0, 5.0, 1.0])
 
 @pytest.mark.parametrize("kind", ["linear", "conv2d", "conv1d"])
 def test_every_channel_has_a_scale(kind: str) -> None:
-    """The common one, halved as often as its numbers allow: against torch, channel by channel."""
+    """And a zero point: against torch, channel by channel."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(40, 6, 5, 3, generator=generator)
     layers = {"linear": nn.Linear(6, 2), "conv2d": nn.Conv2d(6, 2, 3, padding=1)}
@@ -107,18 +107,13 @@ def test_every_channel_has_a_scale(kind: str) -> None:
     calibrated = quantizer.ranges.of("0", tensor_format)
     assert calibrated is not None
     axis = x.ndim - 1 if kind == "linear" else 1
-    assert len(calibrated.octaves) == 6
-    assert calibrated.octaves[0] == 0
-    assert calibrated.octaves[3] == 15
-    for channel, octaves in enumerate(calibrated.octaves):
+    assert len(calibrated.channels) == 6
+    for channel, (low, high) in enumerate(calibrated.channels):
         one = x.select(axis, channel)
-        low, high = calibrated.low / 2**octaves, calibrated.high / 2**octaves
-        fits = low <= float(one.min()) and float(one.max()) <= high
-        assert fits
-        is_halved = low / 2 <= float(one.min()) and float(one.max()) <= high / 2
-        assert not is_halved or octaves == 15
-        expected = fake_quantized(one, low, high, 6)
-        torch.testing.assert_close(found.select(axis, channel), expected, rtol=1e-6, atol=0)
+        assert (low, high) == (min(float(one.min()), 0), max(float(one.max()), 0))
+        if high > low:
+            one = fake_quantized(one, low, high, 6)
+        torch.testing.assert_close(found.select(axis, channel), one, rtol=1e-6, atol=0)
 
 
 def test_small_channels_lose_less_with_a_scale_of_their_own() -> None:
@@ -206,9 +201,9 @@ def test_both_scales_of_two_ranges_are_those_with_the_least_error(
         tried = number.with_octaves(octaves, is_signed)
         low, high = (float(end) for end in method.ends(x[None], tried, True))
         errors.append(error(octaves, min(low, 0), max(high, 0)))
-    assert found.octaves == (int(np.argmin(errors)),)
-    assert error(*found.octaves, found.low, found.high) == pytest.approx(min(errors), rel=1e-4)
-    assert found.octaves[0] > 0
+    assert found.octaves == int(np.argmin(errors))
+    assert error(found.octaves, found.low, found.high) == pytest.approx(min(errors), rel=1e-4)
+    assert found.octaves > 0
 
 
 def test_inputs_behind_a_gelu_lose_less_in_two_ranges() -> None:
@@ -250,10 +245,13 @@ def assigned(precision: str, calibrated: ActivationRange | None, **given: Any) -
 @pytest.mark.parametrize(
     ("precision", "calibrated"),
     [
-        ("w4a4twin", ActivationRange(-0.5, 2.0, (3,))),
+        ("w4a4twin", ActivationRange(-0.5, 2.0, 3)),
         ("w4a4log2", ActivationRange(0.0, 1.0)),
-        ("w8a8c", ActivationRange(-1.0, 2.0, (0, 1, 15, 2))),
-        ("w8a8f", ActivationRange(-1.0, 2.0, (), (-300.0, 4.0))),
+        (
+            "w8a8c",
+            ActivationRange(-1.0, 2.0, channels=((-1.0, 2.0), (0.0, 0.0), (-0.5, 0.0), (0.0, 0.1))),
+        ),
+        ("w8a8f", ActivationRange(-1.0, 2.0, first=(-300.0, 4.0))),
         ("w8a8f", ActivationRange(-1.0, 2.0)),
     ],
 )
@@ -266,13 +264,13 @@ def test_files_hold_it(precision: str, calibrated: ActivationRange) -> None:
 @pytest.mark.parametrize(
     ("precision", "changes", "message"),
     [
-        ("w8a8", {"octaves": [1]}, "1 octaves, where its format has none"),
-        ("w4a4twin", {"octaves": [1, 2]}, "2 octaves, where its format has one"),
-        ("w8a8c", {"octaves": [1, 2]}, "2 octaves, where its format has one for each"),
-        ("w8a8c", {"octaves": [16, 0, 0, 0]}, "16"),
+        ("w8a8", {"octaves": 1}, "there are octaves, and its format has one scale"),
+        ("w4a4twin", {"octaves": 16}, "16"),
+        ("w8a8", {"channels": [[-1, 1]] * 4}, "channels have ranges, and its format has one"),
+        ("w8a8c", {"channels": [[-1, 1]] * 7}, "7 channels have ranges, and the layer has other"),
         ("w8a8", {"first": [-1, 1]}, "first positions have no range of their own"),
         ("w8a8f", {"first": [1, -1]}, "not a valid assignment"),
-        ("w8a8f", {"first": [-1, 1], "range": None}, "and no range"),
+        ("w8a8f", {"first": [-1, 1], "range": None}, "and the whole has none"),
     ],
 )
 def test_files_that_contradict_themselves_are_refused(
@@ -286,7 +284,7 @@ def test_files_that_contradict_themselves_are_refused(
 
 def test_octaves_are_whole_numbers_up_to_15() -> None:
     with pytest.raises(InputError, match="0 to 15 times"):
-        ActivationRange(-1.0, 1.0, (16,))
+        ActivationRange(-1.0, 1.0, 16)
     with pytest.raises(InputError, match="finite number"):
         ActivationRange(-1.0, 1.0, first=(1.0, 0.0))
 

@@ -17,7 +17,7 @@ import argparse
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -32,10 +32,12 @@ from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import Ranges
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
+from mpq.workflows.own_codes import OwnCodes
+from mpq.workflows.recalibration import Recalibrating
 from mpq.workflows.setup import Prepared
 
 CASES: Final = ("w4a4", "w8a4", "w8a8")
-NUM_FRESH: Final = {"vit": 4000, "llama": 256, "resnet20": 1017}
+NUM_FRESH: Final = {"vit": 2000, "llama": 128, "resnet20": 1017}
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,13 @@ class Option:
     Args:
         method: Range method.
         suffix: What is written behind the precision.
+        recalibrate: Whether ranges are chosen again in the quantized network: ``always``, or where
+            unseen examples say that it helps, as the search does (``tried``).
     """
 
     method: str = Ranges.activation
     suffix: str = ""
+    recalibrate: str = ""
 
 
 OPTIONS: Final = {
@@ -60,6 +65,8 @@ OPTIONS: Final = {
     "loss, untried": Option("loss:trial=false"),
     "loss, mixed": Option("loss:trial=false,guidance=0.75"),
     "loss": Option("loss"),
+    "recalibrated, untried": Option(recalibrate="always"),
+    "recalibrated": Option(recalibrate="tried"),
     "by token": Option(suffix="d"),
     "by channel": Option(suffix="c"),
     "first apart": Option(suffix="f"),
@@ -140,13 +147,32 @@ def compared(
         seconds = time.process_time() - start
         for case in able:
             uniform = evaluator.uniform(Precision.parse(case + option.suffix))
-            measured = evaluator.measure(uniform)
+            again, own = recalibrated(prepared, uniform, option.recalibrate)
+            measured = replace(evaluator, own=own).measure(uniform)
             losses = base.setdefault(case, measured.by_example)
             row = {**told, "case": case, "option": name, "accuracy": measured.accuracy}
             row |= {"range_seconds": seconds, "unhelped": dict(prepared.calibrated.unhelped)}
+            row |= {"recalibrated": again}
             rows.append({**row, **ratio(measured.by_example, losses)})
             print(*map(str, list(rows[-1].values())), file=sys.stderr)
     return rows
+
+
+def recalibrated(
+    prepared: Prepared, uniform: dict[str, Precision], asked: str
+) -> tuple[bool, OwnCodes]:
+    """Whether the assignment has ranges of its own, and those."""
+    own = OwnCodes()
+    if not asked:
+        return False, own
+    data, quantizer = prepared.calibration, prepared.quantizer
+    again = Recalibrating(
+        prepared.network, data, quantizer, prepared.calibrated.methods, uniform, prepared.task.seed
+    )
+    if asked == "tried":
+        return again.kept(own).is_kept, own
+    own.keep_ranges(uniform, again.ranges(data, quantizer))
+    return True, own
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -30,6 +31,8 @@ from mpq._support.arrays import Array
 from mpq.network.modules import share_parameters
 from mpq.quantization.precision import Precision
 from mpq.quantization.ranges import Ranges
+from mpq.sensitivity import Estimation
+from mpq.sensitivity.output_sketch import OutputSketch
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.own_codes import OwnCodes
@@ -37,7 +40,7 @@ from mpq.workflows.recalibration import Recalibrating
 from mpq.workflows.setup import Prepared
 
 CASES: Final = ("w4a4", "w8a4", "w8a8")
-NUM_FRESH: Final = {"vit": 2000, "llama": 128, "resnet20": 1017}
+NUM_FRESH: Final = {"vit": 2000, "llama": 64, "resnet20": 1017}
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Option:
     Args:
         method: Range method.
         suffix: What is written behind the precision.
+        suffixes: That every layer takes the one of by which the sketch says that it loses least.
         recalibrate: Whether ranges are chosen again in the quantized network: ``always``, or where
             unseen examples say that it helps, as the search does (``tried``).
     """
@@ -54,6 +58,12 @@ class Option:
     method: str = Ranges.activation
     suffix: str = ""
     recalibrate: str = ""
+    suffixes: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that is written behind the precision."""
+        return self.suffixes or (self.suffix,)
 
 
 OPTIONS: Final = {
@@ -72,6 +82,7 @@ OPTIONS: Final = {
     "first apart": Option(suffix="f"),
     "twin": Option(suffix="twin"),
     "log2": Option(suffix="log2"),
+    "codes by layer": Option(suffixes=("", "s", "twin", "log2")),
 }
 """By the name that --options takes; the default is what ratios are of."""
 
@@ -129,14 +140,14 @@ def compared(
     rows, base = [], dict[str, Array]()
     for name in options:
         option = OPTIONS[name]
-        # Powers of two of 8 bits would go far beyond what a float is for.
-        able = [case for case in cases if option.suffix != "log2" or not case.endswith("a8")]
+        # There are no powers of two of 8 bits, which would go far beyond what a float is for.
+        able = [case for case in cases if "log2" not in option.names or not case.endswith("a8")]
         seen, held_out = parts(calibration)
         task = mpq.Task(
             model,
             seen,
             held_out,
-            candidates=[case + option.suffix for case in able],
+            candidates=[case + name for case in able for name in option.names],
             ranges=Ranges(activation=option.method),
             rounding="nearest",
             seed=told["seed"],
@@ -146,16 +157,27 @@ def compared(
         evaluator = Evaluator(prepared.network, prepared.quantizer, original)
         seconds = time.process_time() - start
         for case in able:
-            uniform = evaluator.uniform(Precision.parse(case + option.suffix))
-            again, own = recalibrated(prepared, uniform, option.recalibrate)
-            measured = replace(evaluator, own=own).measure(uniform)
+            asked = [Precision.parse(case + name) for name in option.names]
+            chosen = evaluator.uniform(asked[0])
+            if len(asked) > 1:
+                chosen = by_layer(prepared, asked)
+            again, own = recalibrated(prepared, chosen, option.recalibrate)
+            measured = replace(evaluator, own=own).measure(chosen)
             losses = base.setdefault(case, measured.by_example)
             row = {**told, "case": case, "option": name, "accuracy": measured.accuracy}
             row |= {"range_seconds": seconds, "unhelped": dict(prepared.calibrated.unhelped)}
-            row |= {"recalibrated": again}
+            row |= {"recalibrated": again, "layers": Counter(map(str, chosen.values()))}
             rows.append({**row, **ratio(measured.by_example, losses)})
             print(*map(str, list(rows[-1].values())), file=sys.stderr)
     return rows
+
+
+def by_layer(prepared: Prepared, asked: list[Precision]) -> dict[str, Precision]:
+    """Layer name to the precision by which it loses least, additively."""
+    on = Estimation(prepared.network, prepared.calibration, prepared.quantizer, asked)
+    table = OutputSketch(interactions=False).estimate(on).table
+    best = table.values.argmin(axis=1)
+    return {name: asked[column] for name, column in zip(table.layers, best, strict=True)}
 
 
 def recalibrated(

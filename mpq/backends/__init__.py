@@ -31,7 +31,7 @@ from mpq.backends.simulate import Simulate, transformed
 from mpq.backends.target import Target
 from mpq.backends.text import Text
 from mpq.backends.torchao import TorchAo
-from mpq.errors import InputError
+from mpq.errors import InputError, PrecisionError
 from mpq.problem.assignment import Assignment
 
 BACKENDS: Registry[Backend] = Registry(
@@ -109,7 +109,10 @@ def quantize(
         PrecisionError: If the backend has no kernel for a layer.
     """
     _check_assignment(assignment)
-    return _network_backend(backend).quantize(*transformed(model, assignment))
+    built = _network_backend(backend)
+    if not isinstance(built, Simulate):
+        _check_inputs(built.name, assignment)
+    return built.quantize(*transformed(model, assignment))
 
 
 def export(
@@ -161,6 +164,8 @@ def export(
         )
     if model is not None:
         model, assignment = transformed(model, assignment)
+    if not isinstance(built, Text):
+        _check_inputs(built.name, assignment)
     if isinstance(built, Target):
         if model is None or calibration is None:
             raise InputError(f"the target {built.name} needs the network and examples")
@@ -185,6 +190,17 @@ def _check_assignment(assignment: object) -> None:
             f"expected an assignment, got a {type(assignment).__name__}: mpq.quantize(model, "
             "assignment), mpq.export(assignment, path, backend, model, calibration)"
         )
+
+
+def _check_inputs(tool: str, assignment: Assignment) -> None:
+    """Refuses inputs that nothing but the simulation computes with."""
+    for layer in assignment.layers:
+        why = layer.precision.activation.why_simulated
+        if why:
+            raise PrecisionError(
+                f"{tool} cannot hold layer {layer.name!r} at {layer.precision}: {why}; it is "
+                "simulated alone (mpq.quantize, mpq.evaluate)"
+            )
 
 
 def target_of(spelled: str | Target) -> Target:

@@ -10,7 +10,7 @@ from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.grid import Grid
 from mpq.quantization.precision import TensorFormat
 from mpq.quantization.quantizer import Quantizer
-from mpq.quantization.ranges import ActivationRange
+from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.rounding import static_grid
 
 

@@ -20,7 +20,7 @@ from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.codes import Codes
 from mpq.quantization.observer import needs_range
 from mpq.quantization.precision import Granularity, Precision
-from mpq.quantization.ranges import ActivationRange
+from mpq.quantization.range_method import ActivationRange
 
 DTYPES: Final = {
     torch.float64: "F64",

@@ -351,7 +351,11 @@ class Target(Backend):
         self, layer: LayerShape, precision: Precision, modules: Mapping[str, nn.Module] | None
     ) -> str:
         """``refusal``, and ``module_refusal`` where the network's modules are known."""
-        why = scale_refusal(precision.weight, self.arithmetic) or self.refusal(layer, precision)
+        why = (
+            scale_refusal(precision.weight, self.arithmetic)
+            or precision.activation.why_simulated
+            or self.refusal(layer, precision)
+        )
         if why or modules is None:
             return why
         return self.module_refusal(modules.get(layer.name))

@@ -120,7 +120,7 @@ def _unshipped(result: "SearchResult") -> Iterator[str]:
 
 
 def _rounding(result: "SearchResult") -> Iterator[str]:
-    """How weights became codes, where that looked at data."""
+    """How weights became codes and ranges were chosen, where that looked at the loss."""
     made, weights = result.provenance, result.assignment.weights
     if weights is not None and made.tuning is not None and made.tuning.is_kept:
         yield (
@@ -143,8 +143,12 @@ def _rounding(result: "SearchResult") -> Iterator[str]:
             f"weights at {', '.join(made.rounding_unhelped)} rounded to nearest: on calibration "
             f"examples that {made.rounding} had not seen, its codes lost more, or less by chance"
         )
+    if made.ranges_unhelped:
+        yield f"ranges by mse instead of loss: {_with_reasons(made.ranges_unhelped)}"
     if made.sequential_rounding is not None:
         yield from made.sequential_rounding.sentences(result.measured.metric.unit)
+    if made.recalibration is not None:
+        yield made.recalibration.sentence(result.measured.metric.unit)
     if made.bias_correction is not None:
         yield from made.bias_correction.sentences(result.measured.metric.unit)
     if result.assignment.tuned is not None:

@@ -232,7 +232,7 @@ def formats(talk: TalkOptions) -> None:
         answer.append(
             {
                 "name": number.name,
-                "written": [f"w{text}" for text in number.spellings],
+                "written": [_letter(number) + text for text in number.spellings],
                 "bits": number.bits,
                 "summary": number.summary,
             }
@@ -242,15 +242,19 @@ def formats(talk: TalkOptions) -> None:
     talk.answer(answer, lambda console: console.print(table))
 
 
+def _letter(number: "NumberFormat") -> str:
+    return "a" if number.is_for_inputs else "w"
+
+
 def _format_row(name: str, members: Sequence["NumberFormat"]) -> tuple[str, ...]:
     """Of one format, or of a family, whose members are written here in one way each."""
     from mpq.quantization.formats import FAMILIES
 
     first = members[0]
     if name not in FAMILIES:
-        written = ", ".join(f"w{text}" for text in first.spellings)
+        written = ", ".join(_letter(first) + text for text in first.spellings)
         return name, written, str(first.bits), first.summary
-    written = ", ".join(f"w{number.spellings[0]}" for number in members)
+    written = ", ".join(_letter(number) + number.spellings[0] for number in members)
     bits = [number.bits for number in members]
     return name, written, f"{min(bits)} to {max(bits)}", FAMILIES[name]
 

@@ -100,10 +100,10 @@ Tokens = Annotated[
     int | None, typer.Option(help="Tokens of the prompt, for --phase prefill. Default: as traced.")
 ]
 WeightRange = Annotated[
-    str, typer.Option(help="minmax, percentile or mse, with options. See `mpq ranges`.")
+    str, typer.Option(help="mse, minmax, percentile, ... with options. See `mpq ranges`.")
 ]
 ActivationRange = Annotated[
-    str, typer.Option(help="minmax, percentile or mse, with options. See `mpq ranges`.")
+    str, typer.Option(help="mse, loss, minmax, percentile, ... with options. See `mpq ranges`.")
 ]
 Rounding = Annotated[
     str,
@@ -114,6 +114,13 @@ SequentialRounding = Annotated[
     typer.Option(
         "--sequential-rounding",
         help="Round the answer again, layer by layer, for inputs of the network quantized so far.",
+    ),
+]
+Recalibrate = Annotated[
+    bool,
+    typer.Option(
+        "--recalibrate",
+        help="Choose ranges of inputs again, for what the answer's quantized layers read.",
     ),
 ]
 CodesCache = Annotated[

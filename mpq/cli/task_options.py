@@ -158,6 +158,7 @@ class CandidateOptions:
     precisions: o.Precisions = None
     to: o.Target = Task.to
     sequential_rounding: o.SequentialRounding = Task.sequential_rounding
+    recalibrate: o.Recalibrate = Task.recalibrate
     bias_correction: o.BiasCorrection = Task.bias_correction
     tune: o.Tune = Task.tune
 
@@ -203,6 +204,7 @@ class TaskOptions:
             ranges=self.ranges.ranges(),
             rounding=self.ranges.rounding,
             sequential_rounding=self.candidates.sequential_rounding,
+            recalibrate=self.candidates.recalibrate,
             codes_cache=self.ranges.codes_cache,
             bias_correction=self.candidates.bias_correction,
             tune=self.candidates.tune,

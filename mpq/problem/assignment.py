@@ -26,11 +26,13 @@ from mpq.problem.companions import (
     tuned_of,
     weights_of,
 )
+from mpq.problem.stored_ranges import RANGE_KEYS, check_range, range_from_dict, range_to_dict
 from mpq.problem.stored_weights import check_weights
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Precision, TensorFormat
-from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
+from mpq.quantization.range_method import ActivationRange
+from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.stored import StoredWeights
 
 
@@ -294,7 +296,6 @@ class Assignment:
 
 
 def _layer_to_dict(layer: AssignedLayer) -> dict[str, Any]:
-    calibrated = layer.activation_range
     return {
         "name": layer.name,
         "kind": layer.kind,
@@ -303,7 +304,7 @@ def _layer_to_dict(layer: AssignedLayer) -> dict[str, Any]:
         # The same as the precision's short spelling, in full, for readers that do not have mpq.
         "weight": _format_to_dict(layer.precision.weight),
         "activation": _format_to_dict(layer.precision.activation)
-        | {"range": None if calibrated is None else [calibrated.low, calibrated.high]},
+        | range_to_dict(layer.activation_range),
         # Of few layers: files without it are read by earlier versions as well.
         **({"transposed": True} if layer.is_transposed else {}),
         **({"computed": layer.computed} if layer.computed else {}),
@@ -329,16 +330,18 @@ def _layer_from_dict(data: Any) -> AssignedLayer:
         precision = Precision.parse(data["precision"])
     except PrecisionError as error:
         raise FileFormatError(f"{layer}: {error}") from error
-    ends = data["activation"]["range"]
-    stated = (data["weight"], {k: v for k, v in data["activation"].items() if k != "range"})
+    known = {k: v for k, v in data["activation"].items() if k in RANGE_KEYS}
+    stated = (data["weight"], {k: v for k, v in data["activation"].items() if k not in known})
     # Two statements of one thing: where they differ, nobody can tell which one was meant.
     if stated != (_format_to_dict(precision.weight), _format_to_dict(precision.activation)):
         raise FileFormatError(f"{layer}: its formats are not those of its precision {precision}")
     try:
-        calibrated = None if ends is None else ActivationRange(*map(float, ends))
+        calibrated = range_from_dict(known)
+        check_range(calibrated, precision.activation, data["kind"], data["weight_shape"])
     # A whole number may be too large for a float.
     except (InputError, OverflowError) as error:
-        raise FileFormatError(f"{layer}: its activation range {quoted(ends)}: {error}") from error
+        told = quoted(known["range"])
+        raise FileFormatError(f"{layer}: its activation range {told}: {error}") from error
     shape = tuple(data["weight_shape"])
     is_transposed = data.get("transposed", False)
     computed = data.get("computed", "")

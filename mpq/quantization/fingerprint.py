@@ -24,7 +24,9 @@ def measurement_key(
     """
     known = quantizer.ranges.known.items()
     # Sorted: in which order layers were calibrated must not make another key.
-    ranges = sorted((layer, repr(f), found.low, found.high) for (layer, f), found in known)
+    ranges = sorted(
+        (layer, repr(f), found.low, found.high, *found.extras) for (layer, f), found in known
+    )
     # With targets, which change what estimators and accuracies say at the same inputs.
     examples = (value for batch in data for value in (*batch.tensors, batch.targets))
     seed = network.allow_randomness

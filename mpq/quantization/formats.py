@@ -14,6 +14,7 @@ from typing import Any, Final, final
 
 from mpq._support.registry import ValueRegistry
 from mpq.errors import InputError
+from mpq.quantization.input_codes import log2_levels, twin_levels
 from mpq.quantization.level_tables import BINARY, MXINT8, NF4, TERNARY, normal_levels
 
 _LOOKED_UP: Final = 11
@@ -25,10 +26,16 @@ INTEGERS: Final = "int{N}"
 """The family of integers that are written by their bits."""
 MINIFLOATS: Final = "e{E}m{M}"
 """The family of floating-point formats of any exponent and mantissa."""
+LOG2: Final = "{N}log2"
+"""The family of powers of two of inputs."""
+TWIN: Final = "{N}twin"
+"""The family of two ranges of inputs."""
 FAMILIES: Final = {
     INTEGERS: "integers of N bits, 2^N levels: w8 is wint8, and w16 is fp16",
     MINIFLOATS: "floating point of E exponent and M mantissa bits, 3 to 8 with the sign: all codes "
     "are numbers; of M = 0 they are 0 and powers of two",
+    LOG2: "0 and powers of two, of 3 to 5 bits, for inputs that are not below 0: w4a4log2 (FQ-ViT)",
+    TWIN: "two ranges of half of the codes each, of 3 to 8 bits, for inputs: w4a4twin (PTQ4ViT)",
 }
 """Formats that ``mpq formats`` and messages name together, and a sentence about all of them."""
 
@@ -71,7 +78,8 @@ class NumberFormat:
         has_codebook: Whether every output channel has levels of its own, ``2**bits`` in fp16, which
             are found for its weights. For weights only.
         table: The numbers of all codes in units of the scale, ascending; empty: those of integers
-            or of an exponent and a mantissa. For weights only.
+            or of an exponent and a mantissa.
+        is_for_inputs: Whether a format with a table is of inputs only; else of weights only.
         family: The one of ``FAMILIES`` that it is a member of, if any.
         table_digits: Bits by which levels of a table are multiplied; 0: they are looked up as fp16.
 
@@ -92,6 +100,7 @@ class NumberFormat:
     block: int = _described(0)
     block_scale: str = _described("")
     table: tuple[float, ...] = _described(())
+    is_for_inputs: bool = _described(False)
     family: str = _described("")
     has_codebook: bool = _described(False)
     table_digits: int = _described(0)
@@ -138,9 +147,11 @@ class NumberFormat:
 
     def _check_table(self) -> None:
         ascends = all(a < b for a, b in pairwise(self.table))
-        if not (ascends and self.table[0] < 0 < self.table[-1] == self.max_value):
+        begins_well = self.table[0] < 0 or (self.is_for_inputs and self.table[0] == 0)
+        if not (ascends and begins_well and 0 < self.table[-1] == self.max_value):
             raise InputError(
-                f"number format {self.name}: a table ascends from a number below 0 to max_value"
+                f"number format {self.name}: a table ascends from a number below 0 to max_value, "
+                "of inputs from 0 at most"
             )
         if not self.is_float or self.bits > 8 or len(self.table) > 2**self.bits:
             raise InputError(
@@ -169,8 +180,19 @@ class NumberFormat:
 
     @property
     def is_for_weights(self) -> bool:
-        """Whether inputs are never in it: microscaling, tables and codebooks."""
-        return self.is_microscaling or bool(self.table) or self.has_codebook
+        """Whether inputs are never in it: microscaling, codebooks, and tables of weights."""
+        is_tabulated = bool(self.table) and not self.is_for_inputs
+        return self.is_microscaling or is_tabulated or self.has_codebook
+
+    @property
+    def is_twin(self) -> bool:
+        """Whether there are two ranges, whose scales are calibrated."""
+        return self.family == TWIN
+
+    def with_octaves(self, octaves: int, is_signed: bool) -> "NumberFormat":
+        """A twin format with the levels of calibrated scales, see ``twin_levels``."""
+        table = twin_levels(self.bits, octaves, is_signed)
+        return replace(self, table=table, max_value=table[-1])
 
     @property
     def has_zero(self) -> bool:
@@ -260,6 +282,13 @@ def _minifloats() -> Iterator[NumberFormat]:
             yield _minifloat(*shape)
 
 
+def _of_inputs(bits: int, family: str, table: tuple[float, ...], summary: str) -> NumberFormat:
+    name = family.format(N=bits)
+    return NumberFormat(
+        name, bits, True, table[-1], table=table, is_for_inputs=True, summary=summary, family=family
+    )
+
+
 def _tabulated(
     name: str, bits: int, table: tuple[float, ...], summary: str = "", digits: int = 0
 ) -> NumberFormat:
@@ -324,6 +353,15 @@ _OWN = (
         "16 quantiles of the normal distribution, for weights: wnf4g64 (QLoRA)",
     ),
     *map(_codebook, (2, 3, 4)),
+    *(
+        _of_inputs(n, LOG2, log2_levels(n), f"0 and {2**n - 1} powers of two, for inputs (FQ-ViT)")
+        for n in range(3, 6)
+    ),
+    *(
+        # Until it is calibrated both scales are the same.
+        _of_inputs(n, TWIN, twin_levels(n, 0, True), f"two ranges of {n - 1} bits, for inputs")
+        for n in range(3, 9)
+    ),
     # Elements and blocks as in OCP MX 1.0; NVFP4 is NVIDIA's, as Blackwell multiplies it.
     _ocp_mx("fp4", NumberFormat("mxfp4", 4, True, 6.0, 2, 1)),
     _ocp_mx("e3m2", NumberFormat("mxfp6_e3m2", 6, True, 28.0, 3, 2)),

@@ -115,7 +115,9 @@ def make_grid(number: NumberFormat, symmetric: bool, low: Tensor, high: Tensor) 
     zero = torch.zeros_like(low, dtype=torch.int32)
     if number.is_float:
         lowest = number.table[0] if number.table else -number.max_value
-        scale = _positive(torch.maximum(low / lowest, high / number.max_value), number.has_zero)
+        # Levels that begin at 0 have none for what is below: it saturates there.
+        below = low / lowest if lowest else torch.zeros_like(low)
+        scale = _positive(torch.maximum(below, high / number.max_value), number.has_zero)
         return Grid(number, _block_scale(scale, number), zero, symmetric)
     code_low, code_high = integer_range(number, symmetric)
     if symmetric:

@@ -1,12 +1,12 @@
 """Ranges of activations, observed on calibration examples."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, final
+from typing import Any, Self, TypeAlias, final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mpq._support.progress import track
 from mpq.errors import ModelError
@@ -14,16 +14,36 @@ from mpq.network.arguments import input_of
 from mpq.network.examples import Calibration
 from mpq.network.modules import hooks
 from mpq.network.network import Network
+from mpq.quantization.input_sample import InputSample, Samples
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
-from mpq.quantization.ranges import RANGE_METHODS, ActivationRange, RangeMethod
-
-SAMPLES_PER_BATCH = 65536
-"""Numbers of each layer's input that are kept from every batch, drawn at random, for ranges."""
+from mpq.quantization.range_method import ActivationRange, RangeMethod
+from mpq.quantization.ranges import RANGE_METHODS
 
 
 def needs_range(tensor_format: TensorFormat) -> bool:
     """Whether a format's range must be calibrated."""
-    return tensor_format.granularity is Granularity.TENSOR
+    kinds = (Granularity.TENSOR, Granularity.INPUT_CHANNEL, Granularity.FIRST_APART)
+    return tensor_format.granularity in kinds
+
+
+class RoundsInputs:
+    """Marks hooks that round what a layer reads: that is observed before they do."""
+
+
+def round_last(layer_module: nn.Module) -> None:
+    """Puts the hooks that round inputs behind all others, in place.
+
+    What is read is then the input before it is rounded, but after the user's own hooks.
+    """
+    found = layer_module._forward_pre_hooks
+    for key in [key for key, hook in found.items() if isinstance(hook, RoundsInputs)]:
+        found.move_to_end(key)  # type: ignore[attr-defined]
+
+
+Observe: TypeAlias = Callable[
+    [Network, Calibration, RangeMethod, Collection[TensorFormat]], Mapping[str, InputSample]
+]
+"""How layers' inputs are observed: as ``observe_inputs``, or with gradients."""
 
 
 @final
@@ -44,6 +64,7 @@ class ActivationRanges:
         data: Calibration,
         candidates: Iterable[Precision],
         method: str = "mse",
+        observe: "Observe | None" = None,
     ) -> Self:
         """Ranges of every layer for the static formats among the choices, in one forward pass.
 
@@ -52,6 +73,7 @@ class ActivationRanges:
             data: What is run through it.
             candidates: Precisions that may be used.
             method: How a range is chosen from the observed numbers, as ``RANGE_METHODS`` takes it.
+            observe: How inputs are observed; unset: by ``observe_inputs``.
 
         Raises:
             UnknownNameError: If there is no such method.
@@ -59,15 +81,8 @@ class ActivationRanges:
         chosen = RANGE_METHODS.build(method)
         formats = dict.fromkeys(c.activation for c in candidates if needs_range(c.activation))
         # Only static formats need numbers: without one a pass over the data is saved.
-        samples = observe_inputs(network, data, chosen) if formats else {}
-        known: dict[tuple[str, TensorFormat], ActivationRange] = {}
-        for name, sample in samples.items():
-            for tensor_format in formats:
-                number, symmetric = tensor_format.number, tensor_format.symmetric
-                # A static format has one scale for the whole input, so that all of it is one row.
-                low, high = chosen.ends(sample[None], number, symmetric)
-                known[name, tensor_format] = ActivationRange(float(low), float(high)).with_zero
-        return cls(known)
+        samples = (observe or observe_inputs)(network, data, chosen, formats) if formats else {}
+        return cls({(n, f): s.range(chosen, f) for n, s in samples.items() for f in formats})
 
     def of(self, layer: str, tensor_format: TensorFormat) -> ActivationRange | None:
         """Range of a layer's input for a format; ``None`` where the format needs none.
@@ -86,13 +101,26 @@ class ActivationRanges:
         return found
 
 
-def observe_inputs(network: Network, data: Calibration, method: RangeMethod) -> dict[str, Tensor]:
+def observe_inputs(
+    network: Network,
+    data: Calibration,
+    method: RangeMethod,
+    formats: Collection[TensorFormat] = (),
+) -> dict[str, InputSample]:
     """What a range is chosen from: extremes where they suffice, else a random sample of each batch.
 
     Evenly spaced numbers would not do: the spacing hits the same column or channel every time.
 
+    Of a quantized network what inputs are before they are rounded.
+
+    Args:
+        network: Whose layers' inputs are observed.
+        data: What is run through it.
+        method: That will choose.
+        formats: That it will choose for; some look at channels or positions.
+
     Returns:
-        Layer name to ``[M]`` float32; integer inputs (embeddings) are left out.
+        Layer name to its sample; integer inputs (embeddings) are left out.
     """
     calls = {layer.name: layer.calls for layer in network.layers}
     alike = {  # layers that read the very same tensor, and nothing else, share its sample
@@ -100,31 +128,25 @@ def observe_inputs(network: Network, data: Calibration, method: RangeMethod) -> 
         for layer in network.layers
         if layer.input_of is not None and calls[layer.name] == calls[layer.input_of] == 1
     }
-    samples: dict[str, list[Tensor]] = {name: [] for name in calls if name not in alike}
+    samples = Samples(formats, method.reads_extremes_only)
 
-    # Of its own, on the CPU: the global random state stays as it is, and all devices draw alike.
-    generator = torch.Generator().manual_seed(0)
-
-    def observe(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def observe(
+        name: str, layer_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         read = input_of(args, kwargs)
         if read is not None and read.is_floating_point() and read.numel():
-            x = read.detach().flatten()
-            if method.reads_extremes_only:
-                samples[name].append(torch.stack(x.aminmax()).float())
-            elif x.numel() <= SAMPLES_PER_BATCH:
-                samples[name].append(x.float())
-            else:
-                # With replacement, as a permutation of all numbers would be larger than the input.
-                drawn = torch.randint(x.numel(), (SAMPLES_PER_BATCH,), generator=generator)
-                samples[name].append(x[drawn.to(x.device)].float())
+            samples.add(name, layer_module, read.detach())
 
-    layer_modules = ((name, network.layer_module(name)) for name in samples)
-    handles = [
-        m.register_forward_pre_hook(partial(observe, name), with_kwargs=True)
-        for name, m in layer_modules
-    ]
+    handles = []
+    for name in calls.keys() - alike.keys():
+        layer_module = network.layer_module(name)
+        seen = partial(observe, name)
+        handles.append(layer_module.register_forward_pre_hook(seen, with_kwargs=True))
+        round_last(layer_module)
     with hooks(handles), torch.no_grad():
         for batch in track(network.batches(data), "activation ranges", data.num_batches):
             network.outputs(batch)
-    found = {name: torch.cat(parts) for name, parts in samples.items() if parts}
-    return found | {name: found[owner] for name, owner in alike.items() if owner in found}
+    found = samples.of()
+    # In the network's order, whatever was called first.
+    named = ((name, found.get(alike.get(name, name))) for name in calls)
+    return {name: sample for name, sample in named if sample is not None}

@@ -16,12 +16,15 @@ Spelling, for example ``w4g128a8``:
 ``s``        symmetric (default for integer activations: affine, with a zero point)
 ``d``        dynamic: one scale per token, found while running (default: one static scale per
              tensor, calibrated)
+``c``        static, one scale per input channel
+``f``        static, the first position of a sequence with a scale of its own
 ===========  =======================================================================
 
 A name alone stands for both: ``fp8``, ``bf16``, ``fp32``, ``int8`` (which is ``w8a8``). The
 microscaling formats such as ``mxfp4`` are of weights alone and have their own groups: ``mxfp4`` is
 ``wmxfp4a32``. ``cb3``, which has levels for every channel and no scales, ``binary`` and ``ternary``
-are of weights alone, too: ``wternaryg64a16``.
+are of weights alone, too: ``wternaryg64a16``. ``4log2``, ``4twin`` and others of their families are
+of inputs alone: ``4twin`` is ``w32a4twin``.
 """
 
 import re
@@ -49,6 +52,8 @@ BLOCK_SCALE_BITS = 8
 """Bits of one scale of a microscaling format."""
 LARGEST_GROUP = 2**31
 """No channel has as many weights."""
+ORIGINAL_WEIGHTS = 32
+"""How weights that stay as they came are written, after ``w``."""
 _LONGEST = 20
 """Digits of a group's size that are read as a number at all."""
 
@@ -61,6 +66,8 @@ class Granularity(Enum):
     CHANNEL = "per_channel"
     GROUP = "per_group"
     TOKEN = "per_token"
+    INPUT_CHANNEL = "per_input_channel"
+    FIRST_APART = "first_position_apart"
 
 
 @final
@@ -101,6 +108,9 @@ class TensorFormat:
             raise PrecisionError(
                 f"a group has at most {LARGEST_GROUP} weights; got {self.group_size}"
             )
+        of_inputs = (Granularity.TOKEN, Granularity.INPUT_CHANNEL, Granularity.FIRST_APART)
+        if self.number.is_for_inputs and self.granularity in of_inputs:
+            raise PrecisionError(f"{self.number.name} has calibrated scales for the whole input")
         if self.number.is_float and not self.symmetric:
             raise PrecisionError(f"{self.number.name} is symmetric: it has no zero point")
         if self.number.is_microscaling and self.group_size != self.number.block:
@@ -141,6 +151,16 @@ class TensorFormat:
         told += [] if self.scale is None else [f"scale={self.scale!r}"]
         told += [f"float_zero={self.float_zero}"] if self.float_zero else []
         return f"TensorFormat({', '.join(told)})"
+
+    @property
+    def why_simulated(self) -> str:
+        """Why inputs in this format are computed with in the simulation alone; empty: not so."""
+        if self.number.is_for_inputs:
+            return f"no kernel here multiplies codes of {self.number.name}"
+        return {
+            Granularity.INPUT_CHANNEL: "no kernel here has a scale for every input channel",
+            Granularity.FIRST_APART: "no kernel here has a scale for the first position alone",
+        }.get(self.granularity, "")
 
     @property
     def is_exact(self) -> bool:
@@ -201,7 +221,8 @@ def _pattern() -> re.Pattern[str]:
     return re.compile(
         rf"w(?P<weight>{number})(?P<tensor>t?)(?P<zero>(?:zf?)?)(?:g(?P<group>[0-9]{{1,{_LONGEST}}}))?"
         rf"(?:s(?P<scale>{scale}))?"
-        rf"(?:a(?P<activation>{number})(?P<symmetric>s?)(?P<dynamic>d?))?"
+        rf"(?:a(?P<activation>{number})(?P<symmetric>s?)"
+        r"(?:(?P<dynamic>d)|(?P<channels>c)|(?P<first>f))?)?"
     )
 
 
@@ -238,8 +259,9 @@ class Precision:
         spelling = text.strip().lower()
         # A bare number is no precision: 8 might mean w8 as well as w8a8.
         if spelling in spellings() and not spelling.isdigit():
-            is_weight = spelled_format(spelling).is_for_weights
-            spelling = f"w{spelling}" if is_weight else f"w{spelling}a{spelling}"
+            number = spelled_format(spelling)
+            of_weights = f"w{spelling}" if not number.is_for_inputs else f"w{ORIGINAL_WEIGHTS}"
+            spelling = of_weights if number.is_for_weights else f"{of_weights}a{spelling}"
         match = _pattern().fullmatch(spelling)
         if match is None:
             raise PrecisionError(f"{quoted(text)} is not a precision: {_help()}")
@@ -252,7 +274,7 @@ class Precision:
         is_both = number.is_float and not number.is_for_weights
         if is_both and self == Precision.parse(number.name):
             return number.name
-        return spell_weight(self.weight) + _spell_activation(self.activation)
+        return spell_weight(self.weight) + spell_activation(self.activation)
 
     def __str__(self) -> str:
         return self._spelling
@@ -263,6 +285,8 @@ class Precision:
 
 def _weight_format(match: re.Match[str]) -> TensorFormat:
     number, group = spelled_format(match["weight"]), match["group"]
+    if number.is_for_inputs:
+        raise PrecisionError(f"{match[0]!r}: {number.name} is for inputs; write w4a{number.name}")
     if match["tensor"] and group:
         raise PrecisionError(f"{match[0]!r}: 't' (one scale) and 'g{group}' exclude each other")
     if not number.needs_scale:
@@ -285,11 +309,26 @@ def _activation_format(match: re.Match[str]) -> TensorFormat:
     if number.is_for_weights:
         raise PrecisionError(f"{match[0]!r}: {number.name} is for weights; write w{number.name}a32")
     if not number.needs_scale:
-        _refuse_flags(match, number, "symmetric", "dynamic")
+        _refuse_flags(match, number, "symmetric", "dynamic", "channels", "first")
         return TensorFormat(number, Granularity.NONE)
-    granularity = Granularity.TOKEN if match["dynamic"] else Granularity.TENSOR
+    letter = match["dynamic"] or match["channels"] or match["first"] or ""
+    if number.is_for_inputs and (match["symmetric"] or letter):
+        raise PrecisionError(
+            f"{match[0]!r}: {number.name} has calibrated scales for the whole input; write "
+            f"a{number.name}"
+        )
+    granularity = _SCALES[letter]
     # Inputs are one-sided after a ReLU, where a symmetric format would waste half of its codes.
     return TensorFormat(number, granularity, number.is_float or bool(match["symmetric"]))
+
+
+_SCALES = {
+    "": Granularity.TENSOR,
+    "d": Granularity.TOKEN,
+    "c": Granularity.INPUT_CHANNEL,
+    "f": Granularity.FIRST_APART,
+}
+"""By the letter behind an input's format."""
 
 
 def _refuse_flags(match: re.Match[str], number: NumberFormat, *flags: str) -> None:
@@ -323,11 +362,13 @@ def spell_weight(weight: TensorFormat) -> str:
     return text + ("" if weight.scale is None else f"s{weight.scale}")
 
 
-def _spell_activation(activation: TensorFormat) -> str:
+def spell_activation(activation: TensorFormat) -> str:
+    """The input's part of a precision, such as ``a8d``."""
     number = activation.number
     text = "a" + number.spellings[0]
     text += "s" if activation.symmetric and not number.is_float else ""
-    return text + ("d" if activation.granularity is Granularity.TOKEN else "")
+    letters = {granularity: letter for letter, granularity in _SCALES.items()}
+    return text + letters.get(activation.granularity, "")
 
 
 _FP32 = TensorFormat(NUMBER_FORMATS["fp32"], Granularity.NONE)

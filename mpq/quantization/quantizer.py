@@ -19,8 +19,9 @@ from mpq.network.weight_layout import layout_of
 from mpq.quantization.blocks import block_of, round_blocks
 from mpq.quantization.codes import Codes
 from mpq.quantization.grid import Grid
+from mpq.quantization.input_sample import channel_axis
 from mpq.quantization.numerics import OWN, Numerics
-from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.observer import ActivationRanges, RoundsInputs
 from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import quantize_activation, quantize_rows, weight_grid
@@ -124,9 +125,10 @@ class Quantizer:
             return x
         # A Linear reads one vector per token. A convolution's kernel mixes positions, so that
         # nothing smaller than an example can have a scale of its own.
-        token_axes = 1 if kind_of(layer_module) == "linear" else x.ndim - 1
-        calibrated = self.ranges.of(name, tensor_format)
-        return quantize_activation(x, tensor_format, calibrated, token_axes, self.numerics)
+        is_linear = kind_of(layer_module) == "linear"
+        token_axes = 1 if is_linear else x.ndim - 1
+        calibrated, axis = self.ranges.of(name, tensor_format), channel_axis(layer_module)
+        return quantize_activation(x, tensor_format, calibrated, token_axes, self.numerics, axis)
 
     def float_block(self, precision: Precision, num_inputs: int) -> int | None:
         """Numbers of a block in which the target rounds an input that the precision leaves alone.
@@ -166,7 +168,7 @@ def install(
 
 @final
 @dataclass(frozen=True, eq=False)
-class QuantizeInput:
+class QuantizeInput(RoundsInputs):
     """Forward pre-hook that quantizes what a layer reads (``mpq.network.arguments.input_of``)."""
 
     name: str

@@ -1,92 +1,24 @@
-"""Ranges of numbers, and the methods that choose them: the door that a new one comes in by.
+"""The methods that choose ranges, in one registry: the door that a new one comes in by.
 
 torch is imported only where tensors come: an assignment names its range method, and its file is
 read without torch.
 """
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from math import inf
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
-from mpq._support.bounds import Bounded
 from mpq._support.registry import Registry
 from mpq.errors import InputError
+from mpq.quantization.aciq import Aciq
+from mpq.quantization.entropy_range import Entropy
 from mpq.quantization.formats import NumberFormat
 from mpq.quantization.level_tables import BINARY, TERNARY
+from mpq.quantization.loss_range import LossWeighted
+from mpq.quantization.range_method import RangeMethod
+from mpq.quantization.range_search import NUMBERS_AT_ONCE, shrunken
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@final
-@dataclass(frozen=True)
-class ActivationRange:
-    """Calibrated range of a layer's input: what a static format needs.
-
-    Args:
-        low: Smallest number that is represented.
-        high: Largest number that is represented.
-
-    Raises:
-        InputError: If an end is not finite, or they are the wrong way round.
-    """
-
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        # Also false for nan, which is neither above nor below.
-        if not -inf < self.low <= self.high < inf:
-            raise InputError(
-                f"a range goes from a finite number up to another; got {self.low} to {self.high}"
-            )
-
-    @property
-    def with_zero(self) -> "ActivationRange":
-        """The range that a grid of it covers: zeros of padding and of a ReLU have to stay 0."""
-        return ActivationRange(min(self.low, 0.0), max(self.high, 0.0))
-
-
-class RangeMethod(Bounded, ABC):
-    """Chooses the range that a format's grid covers; numbers beyond it saturate.
-
-    Weights and calibrated activations go through the same method: a row of a weight is whatever
-    shares a scale, an activation is one row of what was observed of it.
-    """
-
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    reads_extremes_only: ClassVar[bool] = False
-    """Whether the smallest and largest number of a row suffice; then only these are observed."""
-
-    @abstractmethod
-    def ends(
-        self, rows: "Tensor", number: NumberFormat, symmetric: bool
-    ) -> tuple["Tensor", "Tensor"]:
-        """Range of each row for a format.
-
-        Args:
-            rows: ``[O, K]``, floating point; the numbers of a row share a scale.
-            number: A format that needs a scale.
-            symmetric: Whether zero is the middle.
-
-        Returns:
-            ``[O]`` low and ``[O]`` high, float32.
-        """
-
-    def fraction_ends(self, rows: "Tensor", number: NumberFormat) -> tuple["Tensor", "Tensor"]:
-        """Range of each row for integers whose zero point is a fraction, and need not hold 0.
-
-        Args:
-            rows: As in ``ends``.
-            number: An integer format.
-        """
-        rows = rows.float()
-        # Around their middle, so that a shrunken range is not moved towards 0.
-        middle = (rows.amin(dim=1) + rows.amax(dim=1)) / 2
-        low, high = self.ends(rows - middle[:, None], number, False)
-        return low + middle, high + middle
 
 
 @final
@@ -178,8 +110,6 @@ class LeastSquares(RangeMethod):
         """See ``RangeMethod.ends``."""
         import torch
 
-        from mpq.quantization.grid import make_grid
-
         # The square of a small error is 0 in fp16.
         rows = rows.float()
         if number.table == BINARY and self.norm == 1:
@@ -190,24 +120,7 @@ class LeastSquares(RangeMethod):
             some = rows.split(max(1, NUMBERS_AT_ONCE // max(rows.shape[1], 1)))
             scale = torch.cat([sign_scale(part, number.has_zero) for part in some])
             return -scale, scale
-        low, high = rows.amin(dim=1), rows.amax(dim=1)
-        best, shrink = torch.full_like(low, torch.inf), torch.ones_like(low)
-        factors = torch.linspace(1.0, 0.2, self.num_shrinks).to(rows.device)
-        if number.block_scale == "e8m0":
-            # Scales are powers of two: all that lie within these ranges, each of them once.
-            factors = torch.tensor([1.0, 0.5, 0.25][: self.num_shrinks], device=rows.device)
-        # As many ranges at once as fit: all would be ``num_shrinks`` copies of a large weight.
-        for some in factors.split(max(1, NUMBERS_AT_ONCE // max(rows.numel(), 1))):
-            lows, highs = (torch.outer(some, end).flatten() for end in (low, high))
-            grid = make_grid(number, symmetric, lows, highs)
-            # By a grid as it is made afterwards, so that the rounding of its zero point counts.
-            copies = rows.repeat(len(some), 1) if len(some) > 1 else rows  # [F O, K]
-            errors = self._summed(grid.round(copies) - copies).view(len(some), -1)  # [F, O]
-            for factor, error in zip(some, errors, strict=True):
-                better = error < best  # the widest of equals, as it was tried first
-                best = torch.where(better, error, best)
-                shrink = torch.where(better, factor, shrink)
-        return low * shrink, high * shrink
+        return shrunken(rows, number, symmetric, self.num_shrinks, self._summed)
 
     def fraction_ends(self, rows: "Tensor", number: NumberFormat) -> tuple["Tensor", "Tensor"]:
         """See ``RangeMethod.fraction_ends``; of squared errors fitted to the codes in turn."""
@@ -283,10 +196,10 @@ def sign_scale(rows: "Tensor", has_zero: bool) -> "Tensor":
 
 TURNS: Final = 20
 """Of codes and ends, where a zero point is a fraction."""
-NUMBERS_AT_ONCE: Final = 1 << 17
-"""That ``LeastSquares`` rounds at once, which stays in a processor's cache."""
 RANGE_METHODS: Registry[RangeMethod] = Registry(
-    "range method", (MinMax, Percentile, LeastSquares), group="mpq.ranges"
+    "range method",
+    (MinMax, Percentile, LeastSquares, LossWeighted, Aciq, Entropy),
+    group="mpq.ranges",
 )
 """Every range method, by the name that ``--weight-range`` and ``--activation-range`` take."""
 
@@ -301,12 +214,18 @@ class Ranges:
         activation: Rule for the range of a layer's input over the calibration examples.
 
     Raises:
-        InputError: If there is no such rule, or its options do not fit.
+        InputError: If there is no such rule, its options do not fit, or it is not for weights.
     """
 
     weight: str = "mse"
     activation: str = "mse"
 
     def __post_init__(self) -> None:
-        for method in (self.weight, self.activation):
-            RANGE_METHODS.build(method)  # refused now, and not after a pass over the data
+        weight, _ = (RANGE_METHODS.build(m) for m in (self.weight, self.activation))
+        # Refused now, and not after a pass over the data.
+        if weight.reads_gradients:
+            raise InputError(
+                f"weight_range {self.weight!r} counts errors by gradients of a layer's inputs, and "
+                "a weight is none: take it as --activation-range, and for weights another method "
+                "of `mpq ranges` (--rounding looks at gradients)"
+            )

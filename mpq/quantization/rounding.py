@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 from mpq.quantization.formats import NumberFormat
 from mpq.quantization.grid import Grid, make_fraction_grid, make_grid, round_float
+from mpq.quantization.input_sample import has_positions
 from mpq.quantization.kmeans import kmeans_levels
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Granularity, TensorFormat
-from mpq.quantization.ranges import ActivationRange, RangeMethod
+from mpq.quantization.range_method import ActivationRange, RangeMethod
 from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.quantization.second_scales import SecondScales, stored_scale
 
@@ -172,6 +173,7 @@ def quantize_activation(
     calibrated: ActivationRange | None,
     token_axes: int,
     numerics: Numerics = OWN,
+    channel_axis: int = -1,
 ) -> Tensor:
     """A layer's input as it is after storing it in a format.
 
@@ -182,6 +184,7 @@ def quantize_activation(
         token_axes: How many trailing axes make up one token: 1 for a Linear, all but the batch
             for a convolution (then a token is an example).
         numerics: How a symmetric dynamic format finds its scale, and how codes are rounded.
+        channel_axis: Where input channels are, for a format with a scale for each.
     """
     number = tensor_format.number
     if tensor_format.is_exact:
@@ -197,8 +200,34 @@ def quantize_activation(
             grid = _half_a_code_more(grid, torch.maximum(-low, high))
         return _rounding(grid, numerics).round(rows).reshape(x.shape)
     assert calibrated is not None
+    if calibrated.channels:
+        return _by_channel(x, tensor_format, calibrated, numerics, channel_axis)
+    found = _static(x, tensor_format, calibrated, numerics)
+    if calibrated.first is not None and token_axes == 1 and has_positions(x):
+        apart = _static(x[..., :1, :], tensor_format, ActivationRange(*calibrated.first), numerics)
+        return torch.cat([apart, found[..., 1:, :]], dim=-2)
+    return found
+
+
+def _static(
+    x: Tensor, tensor_format: TensorFormat, calibrated: ActivationRange, numerics: Numerics
+) -> Tensor:
     grid = _rounding(static_grid(tensor_format, calibrated, x.device), numerics)
     return grid.round(x.reshape(1, -1)).view_as(x)
+
+
+def _by_channel(
+    x: Tensor,
+    tensor_format: TensorFormat,
+    calibrated: ActivationRange,
+    numerics: Numerics,
+    channel_axis: int,
+) -> Tensor:
+    """Every channel on a grid of its own."""
+    grid = _rounding(_channel_grid(tensor_format, calibrated, x.device), numerics)
+    channels = x.movedim(channel_axis, 0)
+    rounded = grid.round(channels.reshape(len(channels), -1))
+    return rounded.view(channels.shape).movedim(0, channel_axis)
 
 
 def _rounding(grid: Grid, numerics: Numerics) -> Grid:
@@ -222,4 +251,17 @@ def static_grid(
     with torch.inference_mode(False):
         low = torch.tensor([calibrated.low], device=device)
         high = torch.tensor([calibrated.high], device=device)
-        return make_grid(tensor_format.number, tensor_format.symmetric, low, high)
+        number = tensor_format.number
+        if number.is_twin:
+            number = number.with_octaves(calibrated.octaves, calibrated.low < 0)
+        return make_grid(number, tensor_format.symmetric, low, high)
+
+
+@lru_cache(maxsize=4096)
+def _channel_grid(
+    tensor_format: TensorFormat, calibrated: ActivationRange, device: torch.device
+) -> Grid:
+    """The grid of a static activation format, a row for each input channel."""
+    with torch.inference_mode(False):
+        ends = torch.tensor(calibrated.channels, device=device, dtype=torch.float32)
+        return make_grid(tensor_format.number, tensor_format.symmetric, ends[:, 0], ends[:, 1])

@@ -14,6 +14,7 @@ from mpq.quantization.grid import Grid
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import TensorFormat
 from mpq.quantization.rounding import codebook_grid
+from mpq.rounding.diagonal_blocks import diagonal
 from mpq.rounding.stack import Stack, layout
 
 NUMBERS_AT_ONCE: Final = 1 << 24
@@ -88,9 +89,9 @@ def input_weights(moment: Tensor) -> Tensor:
 
     Damped by a hundredth of its mean, as GPTQ's, so that an input that is always 0 counts, too.
     """
-    diagonal = moment.diagonal(dim1=-2, dim2=-1).double()
-    mean = diagonal.mean(dim=-1, keepdim=True)
-    return torch.where(mean > 0, diagonal / mean, 0.0) + 0.01
+    found = diagonal(moment).double()
+    mean = found.mean(dim=-1, keepdim=True)
+    return torch.where(mean > 0, found / mean, 0.0) + 0.01
 
 
 class StackSolver(ABC):

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from mpq._support.arrays import Array
+from mpq.quantization.input_sample import InputSample
 from mpq.quantization.observer import needs_range
 from mpq.quantization.precision import TensorFormat
-from mpq.quantization.ranges import ActivationRange, LeastSquares
+from mpq.quantization.ranges import LeastSquares
 from mpq.quantization.rounding import quantize_activation
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.estimation import Estimation
@@ -70,6 +71,5 @@ def normal_error(tensor_format: TensorFormat) -> float:
     x = torch.special.ndtri(quantiles).float()[None]
     calibrated = None
     if needs_range(tensor_format):
-        low, high = LeastSquares().ends(x, tensor_format.number, tensor_format.symmetric)
-        calibrated = ActivationRange(float(low), float(high))
+        calibrated = InputSample(x[0]).range(LeastSquares(), tensor_format)
     return relative_error(x, quantize_activation(x, tensor_format, calibrated, token_axes=1))

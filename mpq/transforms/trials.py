@@ -14,10 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mpq._support.arrays import Array
 from mpq.network.examples import Batch
 from mpq.network.metric import OutputMetric
+from mpq.quantization.input_sample import InputSample
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.observer import needs_range
 from mpq.quantization.precision import Precision, TensorFormat
-from mpq.quantization.ranges import RANGE_METHODS, ActivationRange, Ranges
+from mpq.quantization.range_method import ActivationRange
+from mpq.quantization.ranges import RANGE_METHODS, Ranges
 from mpq.quantization.rounding import quantize_activation, quantize_rows, weight_grid
 from mpq.transforms.channels import Reader
 from mpq.transforms.layer_inputs import LayerInput
@@ -143,10 +145,9 @@ class Trial:
     def _range(self, x: Tensor, tensor_format: TensorFormat) -> ActivationRange | None:
         if not needs_range(tensor_format):
             return None
+        # Of a sample, whose numbers have lost their channels and positions.
         method = RANGE_METHODS.build(self.ranges.activation)
-        row = x.reshape(1, -1)
-        low, high = method.ends(row, tensor_format.number, tensor_format.symmetric)
-        return ActivationRange(float(low), float(high)).with_zero
+        return InputSample(x.flatten()).range(method, tensor_format)
 
 
 @final

@@ -88,6 +88,11 @@ def compare(
             "compare measures how well losses are predicted, and no prediction is of an answer "
             "that is tuned: leave out tune (--tune)"
         )
+    if task.recalibrate:
+        raise InputError(
+            "compare measures how well losses are predicted, and no prediction is of ranges that "
+            "are chosen again for one answer: leave out recalibrate (--recalibrate)"
+        )
     check_whole("num_random", num_random)
     check_whole("refine", refine)
     for text in estimators:

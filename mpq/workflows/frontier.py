@@ -63,6 +63,11 @@ def frontier(
             "a frontier has many answers, and one is tuned: leave out tune (--tune), or search at "
             "the point that you take"
         )
+    if task.recalibrate:
+        raise InputError(
+            "a frontier has many answers, and ranges are chosen again for one: leave out "
+            "recalibrate (--recalibrate), or search at the point that you take"
+        )
     method = Method.of(sensitivity, solver, task.seed)
     with showing_progress(progress):
         # A whole search, for what lies beside the curve: the uniform precisions, measured.

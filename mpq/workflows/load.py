@@ -25,6 +25,7 @@ from mpq.report.safeguard import Excess, Safeguard, UniformCheck
 from mpq.sensitivity import CheckedCell, SpotCheck
 from mpq.workflows.bias_record import BiasCorrection
 from mpq.workflows.provenance import Provenance, UsedDevice
+from mpq.workflows.recalibration import Recalibration
 from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
 from mpq.workflows.sequential_rounding import SequentialRounding
@@ -158,10 +159,12 @@ def _provenance_from_dict(data: Mapping[str, Any]) -> Provenance:
     used = None if device is None else UsedDevice(**_with_tuples(device))
     again, tuning = data.get("sequential_rounding"), data.get("tuning")
     biases = data.get("bias_correction")
+    ranged = data.get("recalibration")
     known = {
         "refinements": rounds,
         "device": used,
         "reach": Reach(**_with_tuples(reach)),
+        "recalibration": None if ranged is None else Recalibration(**ranged),
         "sequential_rounding": None if again is None else SequentialRounding(**again),
         "bias_correction": None if biases is None else BiasCorrection(**_with_tuples(biases)),
         "tuning": None if tuning is None else TuningRecord(**_with_tuples(tuning)),

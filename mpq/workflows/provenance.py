@@ -6,6 +6,7 @@ from typing import final
 
 from mpq.network.reach import Reach
 from mpq.workflows.bias_record import BiasCorrection
+from mpq.workflows.recalibration import Recalibration
 from mpq.workflows.refine import Refinement
 from mpq.workflows.sequential_rounding import SequentialRounding
 from mpq.workflows.tuning_record import TuningRecord
@@ -57,6 +58,9 @@ class Provenance:
             loss, and why.
         sequential_rounding: What rounding the answer again, layer by layer, gave; ``None``: it was
             not asked for.
+        ranges_unhelped: Formats of inputs, such as ``a8``, whose ranges are of ``mse``, as unseen
+            examples did not say that ``loss`` helps, and why.
+        recalibration: What choosing the answer's ranges again gave; ``None``: it was not asked for.
         transforms: Transformations that were asked for, as ``TRANSFORMS.build`` takes them.
         untransformed: Transformation and weight to why the graph does not allow it there.
         transforms_unhelped: Transformation to why it is not used.
@@ -84,6 +88,8 @@ class Provenance:
     rounding_unhelped: tuple[str, ...] = ()
     rounding_unguided: Mapping[str, str] = field(default_factory=dict)
     sequential_rounding: SequentialRounding | None = None
+    ranges_unhelped: Mapping[str, str] = field(default_factory=dict)
+    recalibration: Recalibration | None = None
     transforms: tuple[str, ...] = ()
     untransformed: Mapping[str, str] = field(default_factory=dict)
     transforms_unhelped: Mapping[str, str] = field(default_factory=dict)

@@ -9,18 +9,16 @@ from mpq.network.randomness import random_state_kept
 from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
-from mpq.problem.solution import Solution
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator, SpotCheck
 from mpq.sensitivity.spot_check import spot_check
 from mpq.solvers import Solver
 from mpq.workflows.bias_correction import with_corrected_biases
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
+from mpq.workflows.finish import finished
 from mpq.workflows.method import Method
-from mpq.workflows.minimize import Accepts
 from mpq.workflows.never_worse import never_worse
 from mpq.workflows.objective import Objective
 from mpq.workflows.result import SearchResult
-from mpq.workflows.sequential_rounding import SequentialRounding, round_again
 from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task, check_task
@@ -39,10 +37,10 @@ def search(
 ) -> SearchResult:
     """Finds the assignment with the least loss within the limits.
 
-    The solver's answer is refined, then rounded again where the task asks for it
-    (``sequential_rounding``), then compared with uniform precisions, and measured; last of all its
-    biases are corrected (``bias_correction``), and it is tuned (``tune``), where the task asks for
-    that.
+    The solver's answer is refined, then rounded again and its ranges chosen again where the task
+    asks for it (``sequential_rounding``, ``recalibrate``), then compared with uniform precisions,
+    and measured; last of all its biases are corrected (``bias_correction``), and it is tuned
+    (``tune``), where the task asks for that.
 
     Args:
         task: The network, its data, and what its layers may become.
@@ -119,15 +117,15 @@ def searched(
     solution, rounds = method.refined(problem, solution, prepared)
     # With an objective, the least cost is a budget by now, and the loss has a limit to keep.
     accepts = method.accepts(problem, prepared)
-    sequential = _rounded_again(prepared, problem, solution, accepts)
+    finish = finished(prepared, problem, solution, accepts)
     solution, safeguard = never_worse(prepared, problem, solution, accepts)
     if safeguard.replaced_by is not None:
-        # Another answer, whose codes are those of the parallel rounding so far.
-        sequential = _rounded_again(prepared, problem, solution, accepts)
+        # Another answer, whose codes and ranges are those that all share so far.
+        finish = finished(prepared, problem, solution, accepts)
     session = Session(prepared)
     result = session.record(
         problem, solution, method.solver, method.estimator.name, rounds, check, safeguard,
-        sequential,
+        finish,
     )  # fmt: skip
     original = result.comparison("original").measured
     if task.bias_correction:
@@ -165,20 +163,6 @@ def _checked(
     if found.check is not None or estimator.is_measuring:
         return found.check
     return spot_check(_asked(prepared), found.table, prepared.task.seed)
-
-
-def _rounded_again(
-    prepared: Prepared, problem: Problem, solution: Solution, accepts: Accepts
-) -> SequentialRounding | None:
-    """The answer's weights in the order of calls, if that is asked for."""
-    if not prepared.task.sequential_rounding:
-        return None
-    columns = solution.columns
-    assert columns is not None
-    return round_again(
-        _asked(prepared), solution.precisions(problem), prepared.task.weight_rounding,
-        prepared.task.seed, prepared.own_codes, lambda: accepts(columns), prepared.kept_codes,
-    )  # fmt: skip
 
 
 def _asked(prepared: Prepared) -> Estimation:

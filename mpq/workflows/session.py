@@ -14,7 +14,6 @@ from mpq.network.network import Network
 from mpq.problem.assignment import AssignedLayer, Assignment, Metadata, UsedBudget
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
-from mpq.quantization.observer import needs_range
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.stored import StoredWeights
 from mpq.report.frontier import Frontier, FrontierPoint
@@ -22,11 +21,11 @@ from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.report.safeguard import Safeguard
 from mpq.sensitivity import SpotCheck
 from mpq.solvers import SOLVERS, Solver
+from mpq.workflows.finish import AS_FOUND, Finish
 from mpq.workflows.never_worse import never_worse_points
 from mpq.workflows.provenance import Provenance, UsedDevice
 from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
-from mpq.workflows.sequential_rounding import SequentialRounding
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task, check_task
 from mpq.workflows.uniform import compared
@@ -44,7 +43,8 @@ class Session:
         session = mpq.Session.of(task)
         frontier = session.measured(result.frontier("weight_bytes"))
 
-    A session of its own knows no codes that a search made for its answer (``sequential_rounding``).
+    A session of its own knows no codes and ranges that a search made for its answer
+    (``sequential_rounding``, ``recalibrate``).
 
     Args:
         prepared: The network, its data, candidates and costs.
@@ -99,7 +99,7 @@ class Session:
         refinements: tuple[Refinement, ...] = (),
         spot_check: SpotCheck | None = None,
         safeguard: Safeguard | None = None,
-        sequential: SequentialRounding | None = None,
+        finish: Finish = AS_FOUND,
     ) -> SearchResult:
         """What a search found, with original, solution and uniform precisions measured.
 
@@ -111,11 +111,11 @@ class Session:
             refinements: Rounds of refinement, in order; none where it was not refined.
             spot_check: What measuring a few cells said of the prediction.
             safeguard: The solution beside the uniform precisions within the budgets.
-            sequential: What rounding the solution again gave; ``None``: it was not asked for.
+            finish: What was made for the solution alone.
         """
         # Made once, as the assignment states a part of it again: both files have to say the same.
         chosen = solution.precisions(problem)
-        provenance = self._provenance(solver, estimator, refinements, chosen, sequential)
+        provenance = self._provenance(solver, estimator, refinements, chosen, finish)
         pricing, precisions = self.prepared.pricing, problem.loss.precisions
         # A maximum over steps has no table by layers.
         shown = [name for name in self._shown(problem) if name in pricing.sums]
@@ -142,7 +142,7 @@ class Session:
         estimator: str,
         refinements: tuple[Refinement, ...],
         chosen: Mapping[str, Precision],
-        sequential: SequentialRounding | None,
+        finish: Finish,
     ) -> Provenance:
         profile, rounded = self.prepared.pricing.profile, self.prepared.rounded
         transformed = self.prepared.transformed
@@ -168,7 +168,9 @@ class Session:
             rounded_to_nearest={n: w for n, w in rounded.to_nearest.items() if n in is_rounded},
             rounding_unhelped=rounded.unhelped,
             rounding_unguided={n: w for n, w in rounded.unguided.items() if n in is_rounded},
-            sequential_rounding=sequential,
+            sequential_rounding=finish.sequential,
+            recalibration=finish.recalibration,
+            ranges_unhelped=dict(self.prepared.calibrated.unhelped),
             transforms=tuple(self.prepared.task.transforms),
             untransformed={} if transformed is None else dict(transformed.untransformed),
             transforms_unhelped={} if transformed is None else dict(transformed.unhelped),
@@ -218,7 +220,7 @@ class Session:
     ) -> Assignment:
         transformed = self.prepared.transformed
         return Assignment(
-            tuple(self._assigned(*pair) for pair in solution.precisions(problem).items()),
+            self._assigned(solution.precisions(problem)),
             problem.ties,
             self.network.folded,
             self.prepared.quantizer.weight_range,
@@ -236,16 +238,23 @@ class Session:
         found = {name: stored[cell] for name, cell in chosen if cell in stored}
         return StoredWeights(self.prepared.task.rounding, found) if found else None
 
-    def _assigned(self, name: str, precision: Precision) -> AssignedLayer:
-        layer = next(layer for layer in self.network.layers if layer.name == name)
-        reads_numbers = layer.kind != "embedding"  # its input are indices, which have no range
-        calibrated = None
-        if reads_numbers and needs_range(precision.activation):
-            calibrated = self.prepared.quantizer.ranges.of(name, precision.activation)
-        shape, is_transposed = layer.weight_shape, layer.is_transposed
-        return AssignedLayer(
-            name, layer.kind, shape, precision, calibrated, is_transposed, layer.computed
-        )
+    def _assigned(self, precisions: Mapping[str, Precision]) -> tuple[AssignedLayer, ...]:
+        prepared = self.prepared
+        known = prepared.own_codes.quantizer(precisions, prepared.quantizer).ranges
+        return tuple(
+            AssignedLayer(
+                layer.name,
+                layer.kind,
+                layer.weight_shape,
+                precisions[layer.name],
+                # The input of an embedding are indices, which have no range.
+                None if layer.kind == "embedding"
+                else known.of(layer.name, precisions[layer.name].activation),
+                layer.is_transposed,
+                layer.computed,
+            )
+            for layer in self.network.layers
+        )  # fmt: skip
 
     def _metadata(
         self, problem: Problem, solution: Solution, measured: Measurement, provenance: Provenance

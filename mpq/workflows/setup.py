@@ -22,13 +22,13 @@ from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limit
 from mpq.problem.problem import Problem
 from mpq.quantization.numerics import OWN
-from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import Estimation
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.queries.ask import ask
 from mpq.solvers.queries.solve import solve
+from mpq.workflows.calibrated_ranges import CalibratedRanges, calibrated_ranges
 from mpq.workflows.codes_cache import CodesCache
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
@@ -151,15 +151,20 @@ class Prepared:
         return rounded_weights(on, self.task.weight_rounding, self.task.seed, self.kept_codes)
 
     @cached_property
-    def _nearest(self) -> Quantizer:
-        """With calibrated ranges; takes a forward pass where an activation's range is static."""
+    def calibrated(self) -> CalibratedRanges:
+        """Takes a forward pass where an activation's range is static; of ``loss`` more."""
         # When it is first asked for: what a limit refuses need not wait for a pass over the data.
-        ranges = ActivationRanges.calibrate(
-            self.network, self.calibration, self.candidates, self.task.ranges.activation
-        )
+        return calibrated_ranges(
+            self.network, self.calibration, self.candidates, self.task.ranges.activation,
+            self.task.seed,
+        )  # fmt: skip
+
+    @cached_property
+    def _nearest(self) -> Quantizer:
+        """With calibrated ranges, and all weights to nearest."""
         target = self.task.target
         numerics = OWN if target is None else target.arithmetic
-        return Quantizer(ranges, self.task.ranges.weight, numerics)
+        return Quantizer(self.calibrated.ranges, self.task.ranges.weight, numerics)
 
     @cached_property
     def on_calibration(self) -> Evaluator:

@@ -129,6 +129,8 @@ class Task:
         codes_cache: A folder, made if it does not exist, in which the codes of weights are kept
             under checksums of all that determines them, and found again by a later search. Default:
             they are not.
+        recalibrate: Whether ranges of the answer's inputs are chosen again for what layers read in
+            the quantized network, where unseen calibration examples say that it helps.
         transforms: Names of ``mpq.TRANSFORMS`` with options: the network gets other parameters with
             the same function, that lose less when they are rounded. Those that unseen calibration
             examples do not say that they help are not used. Default: none.
@@ -161,6 +163,7 @@ class Task:
     rounding: str = "auto"
     sequential_rounding: bool = False
     codes_cache: "Path | str | None" = None
+    recalibrate: bool = False
     transforms: Sequence[str] = ()
     bias_correction: bool = False
     tune: str | None = None

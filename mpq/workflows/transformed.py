@@ -20,10 +20,10 @@ from mpq.network.reparametrization import Reparametrization
 from mpq.network.reparametrized import reparametrized
 from mpq.network.same_start import begin_alike
 from mpq.quantization.numerics import OWN
-from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.transforms import Found, Transform, Transforming
+from mpq.workflows.calibrated_ranges import Calibrating
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
 
@@ -202,7 +202,8 @@ class _Judge:
 
     def _evaluator(self, network: Network) -> Evaluator:
         task = self.task
-        ranges = ActivationRanges.calibrate(network, self.seen, self.tried, task.ranges.activation)
+        by = Calibrating(network, self.tried, task.seed)
+        ranges = by.ranges(self.seen, task.ranges.activation)
         numerics = OWN if task.target is None else task.target.arithmetic
         quantizer = Quantizer(ranges, task.ranges.weight, numerics)
         return Evaluator(network, quantizer, self.reference)

@@ -11,7 +11,8 @@ from mpq._support.bounds import Bounded
 from mpq._support.registry import Registry, ValueRegistry
 from mpq.errors import InputError, UnknownNameError
 from mpq.quantization.formats import NUMBER_FORMATS, NumberFormat
-from mpq.quantization.ranges import MinMax, RangeMethod
+from mpq.quantization.range_method import RangeMethod
+from mpq.quantization.ranges import MinMax
 
 MODULE = """
 from dataclasses import dataclass

@@ -7,7 +7,7 @@ from mpq.backends.input_grid import input_grid
 from mpq.errors import ModelError
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.precision import Precision
-from mpq.quantization.ranges import ActivationRange
+from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.rounding import quantize_activation
 
 

@@ -13,7 +13,7 @@ from mpq.network.examples import Batch
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Precision
-from mpq.quantization.ranges import ActivationRange
+from mpq.quantization.range_method import ActivationRange
 
 
 def seen_of(module: nn.Module, x: Tensor) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from mpq.network.layer import Layer
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.precision import ORIGINAL, Precision
-from mpq.quantization.ranges import ActivationRange
+from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.rounding import scale_type_of
 from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.workflows.shippable import Shippable
@@ -170,6 +170,7 @@ def test_formats_that_were_run_nowhere_are_held_nowhere(name: str, kind: str) ->
     assert len(SIMULATED) > 20
     weights = [f"w{n}{more}a32" for n in SIMULATED for more in ("", "t", "g32")]
     inputs = [f"w8a{n}{more}" for n in SIMULATED for more in ("", "s", "d", "sd")]
+    inputs += ["w8a8c", "w8a8sc", "w8a8f", "w8a8sf", "w8aint16c", "w8afp8f"]
     for spelling in (*weights, *inputs):
         try:
             precision = Precision.parse(spelling)

@@ -612,6 +612,7 @@ def test_formats_lists_a_family_once() -> None:
     assert "we1m1," in rows["e{E}m{M}"]
     assert rows["int{N}"][1:3] == ["w2,", "w3,"]
     assert not {"int4", "e3m2", "e2m3"} & rows.keys()
+    assert rows["{N}log2"][1:4] == ["a3log2,", "a4log2,", "a5log2"]
     assert "we3m2" in printed
     listed = {row["name"]: row for row in json.loads(call("formats", "--json").stdout)}
     assert list(listed) == list(NUMBER_FORMATS)

@@ -19,7 +19,7 @@ from mpq.errors import FileFormatError
 from mpq.problem.assignment import AssignedLayer, Assignment, Metadata, UsedBudget
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Precision
-from mpq.quantization.ranges import ActivationRange
+from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.stored import StoredWeight, StoredWeights, signature_of
 
 SPELLINGS = (

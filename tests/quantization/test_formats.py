@@ -22,7 +22,7 @@ from mpq.quantization.level_tables import normal_levels
 from mpq.quantization.microscaling import float_bits
 from mpq.quantization.numerics import InputRounding
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
-from mpq.quantization.ranges import ActivationRange
+from mpq.quantization.range_method import ActivationRange
 
 TABLE = tuple(NUMBER_FORMATS.values())
 OTHERS = (
@@ -32,6 +32,7 @@ OTHERS = (
     NumberFormat("toy_table", 3, True, 2.0, table=(-3.0, -1.0, 0.0, 0.5, 2.0)),
 )
 EVERY = (*TABLE, *OTHERS)
+OF_WEIGHTS = tuple(number for number in TABLE if not number.is_for_inputs)
 SCALED = tuple(x for x in EVERY if x.needs_scale and not x.has_codebook)
 CAST = tuple(number for number in EVERY if number.torch_dtype is not None)
 SCHEMES = [
@@ -55,6 +56,8 @@ TABLES: dict[str, Any] = {
     "nf4": NF4,
     "toy_table": [-3, -1, 0, 0.5, 2],
     "nf3": normal_levels(3),  # against their definition below
+    **{f"{n}log2": [0, *(0.5**q for q in reversed(range(2**n - 1)))] for n in (3, 4, 5)},
+    **{f"{n}twin": range(-(2 ** (n - 1)), 2 ** (n - 1)) for n in range(3, 9)},  # both scales alike
 }
 """Formats to their definition: the numbers of all codes."""
 BY_NAME: dict[str, Any] = {"ids": lambda number: number.name}
@@ -94,6 +97,31 @@ def some_numbers(number: NumberFormat) -> Tensor:
     return torch.cat([spread, small, torch.arange(-16, 16) / 2])
 
 
+@pytest.mark.parametrize("octaves", [0, 1, 3, 15])
+@pytest.mark.parametrize("bits", range(3, 9))
+@pytest.mark.parametrize("is_signed", [True, False])
+def test_every_code_of_two_ranges(bits: int, octaves: int, is_signed: bool) -> None:
+    """The first bit says which range, the others count in its steps; below 0 from -1 on."""
+    values = set()
+    for code in range(2**bits):
+        is_coarse, steps = code >> (bits - 1), code & (2 ** (bits - 1) - 1)
+        if is_coarse:
+            values.add(float(steps))
+        else:
+            values.add((-(steps + 1) if is_signed else steps) / 2**octaves)
+    number = NUMBER_FORMATS[f"{bits}twin"].with_octaves(octaves, is_signed)
+    assert number.is_twin
+    assert number.levels == tuple(sorted(values))
+    assert number.max_value == max(values)
+    assert rounded(torch.tensor(sorted(values)), number).tolist() == sorted(values)
+
+
+def test_negative_numbers_saturate_at_0_where_there_are_no_codes_for_them() -> None:
+    """A power of two of inputs has no sign."""
+    x = torch.tensor([-3.0, -0.1, 0.0, 0.3, 0.4, 0.9, 5.0])
+    assert rounded(x, NUMBER_FORMATS["3log2"]).tolist() == [0, 0, 0, 0.25, 0.5, 1, 1]
+
+
 @pytest.mark.parametrize("number", EVERY, **BY_NAME)
 def test_rounding_twice_is_rounding_once(number: NumberFormat) -> None:
     """What a format holds, it keeps."""
@@ -105,7 +133,7 @@ def test_rounding_twice_is_rounding_once(number: NumberFormat) -> None:
 @pytest.mark.parametrize(
     # NormalFloat has one level more above 0 than below.
     "number",
-    [number for number in EVERY if not number.name.startswith(("nf", "toy_table"))],
+    [n for n in EVERY if not n.name.startswith(("nf", "toy_table")) and not n.is_for_inputs],
     **BY_NAME,
 )
 def test_rounding_is_odd(number: NumberFormat) -> None:
@@ -314,12 +342,20 @@ def test_without_a_mantissa_numbers_are_powers_of_two(number: NumberFormat) -> N
 
 @pytest.mark.parametrize("number", TABLE, **BY_NAME)
 def test_every_spelling_reads_back(number: NumberFormat) -> None:
-    """After ``w``, after ``a``, and the name alone for both; some formats are for weights."""
+    """After ``w``, after ``a``, and the name alone for both; some formats are for one of both."""
     if number.is_for_weights:
         precision = Precision.parse(number.name)
         assert precision.weight.number == number
         assert precision.activation.is_exact
         assert precision == Precision.parse(f"w{number.name}a32") == Precision.parse(str(precision))
+        return
+    if number.is_for_inputs:
+        precision = Precision.parse(number.name)
+        assert precision.activation.number == number
+        assert precision.weight.is_exact
+        assert str(precision) == f"w32a{number.name}"
+        assert precision == Precision.parse(str(precision))
+        assert str(Precision.parse(f"w4a{number.name}")) == f"w4a{number.name}"
         return
     for text in (*number.spellings, number.name):
         precision = Precision.parse(f"w{text}a{text}")
@@ -330,7 +366,7 @@ def test_every_spelling_reads_back(number: NumberFormat) -> None:
     assert Precision.parse(number.name) == Precision.parse(f"w{number.name}a{number.name}")
 
 
-@pytest.mark.parametrize("number", TABLE, **BY_NAME)
+@pytest.mark.parametrize("number", OF_WEIGHTS, **BY_NAME)
 def test_stored_bits(number: NumberFormat) -> None:
     """The format's bits for every number, 32 for the scale of every channel; blocks have 8."""
     weight = Precision.parse(f"w{number.name}").weight
@@ -556,7 +592,7 @@ def test_the_largest_number_is_positive(largest: float) -> None:
         NumberFormat("f", 3, True, largest, 1, 1)
 
 
-@pytest.mark.parametrize("number", TABLE, **BY_NAME)
+@pytest.mark.parametrize("number", OF_WEIGHTS, **BY_NAME)
 def test_only_integers_are_scaled_integers(number: NumberFormat) -> None:
     """No float, whether it is scaled or not."""
     weight = Precision.parse(f"w{number.name}").weight

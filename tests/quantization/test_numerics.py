@@ -10,7 +10,8 @@ from mpq.errors import InputError
 from mpq.quantization.blocks import block_of, round_blocks
 from mpq.quantization.numerics import InputRounding, Numerics, ScaleType
 from mpq.quantization.precision import Precision
-from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
+from mpq.quantization.range_method import ActivationRange
+from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import quantize_activation, weight_grid
 from mpq.quantization.scale_formats import SCALE_FORMATS
 

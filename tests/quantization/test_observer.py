@@ -8,8 +8,9 @@ from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.quantization.codes import Codes
 from mpq.quantization.fingerprint import measurement_key
+from mpq.quantization.input_sample import SAMPLES_PER_BATCH
 from mpq.quantization.numerics import Numerics
-from mpq.quantization.observer import SAMPLES_PER_BATCH, ActivationRanges, observe_inputs
+from mpq.quantization.observer import ActivationRanges, observe_inputs
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.ranges import LeastSquares, MinMax
@@ -39,12 +40,13 @@ def test_layers_share_what_both_read_and_nothing_else(num_calls: int) -> None:
 
     found = observe_inputs(network, data, LeastSquares())
 
-    assert torch.equal(found["b"], torch.cat([batch.flatten() for batch in batches]))
+    numbers = {name: sample.numbers for name, sample in found.items()}
+    assert torch.equal(numbers["b"], torch.cat([batch.flatten() for batch in batches]))
     if num_calls == 1:
         assert found["a"] is found["b"]
     else:
-        assert len(found["a"]) == 2 * len(found["b"])
-        assert float(found["a"].max()) > 10 * float(found["b"].max())
+        assert len(numbers["a"]) == 2 * len(numbers["b"])
+        assert float(numbers["a"].max()) > 10 * float(numbers["b"].max())
 
 
 @pytest.mark.parametrize("method", [MinMax(), LeastSquares()], ids=lambda m: m.name)
@@ -57,7 +59,7 @@ def test_of_a_large_input_a_sample_is_kept(num_numbers: int, method: MinMax | Le
     network = Network.of(nn.Sequential(nn.Linear(64, 2)).eval(), data)
     before = torch.get_rng_state()
 
-    found = observe_inputs(network, data, method)["0"]
+    found = observe_inputs(network, data, method)["0"].numbers
 
     assert torch.equal(torch.get_rng_state(), before)
     assert found.dtype == torch.float32

@@ -19,7 +19,8 @@ from mpq.quantization.numerics import Numerics
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer, quantized
-from mpq.quantization.ranges import RANGE_METHODS, MinMax, RangeMethod
+from mpq.quantization.range_method import RangeMethod
+from mpq.quantization.ranges import RANGE_METHODS, MinMax
 
 
 def test_a_network_is_left_as_found_where_rounding_a_weight_fails() -> None:

@@ -1,6 +1,7 @@
 """What every range method promises, and its options."""
 
 from math import inf, nan
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +11,15 @@ from torch import nn
 from mpq.errors import InputError, UnknownNameError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
-from mpq.quantization import grid, ranges
+from mpq.quantization import grid, range_search
+from mpq.quantization.aciq import Aciq
+from mpq.quantization.entropy_range import Entropy
 from mpq.quantization.formats import NUMBER_FORMATS, NumberFormat
+from mpq.quantization.loss_range import LossWeighted
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
-from mpq.quantization.ranges import RANGE_METHODS, ActivationRange, LeastSquares, MinMax, Percentile
+from mpq.quantization.range_method import ActivationRange
+from mpq.quantization.ranges import RANGE_METHODS, LeastSquares, MinMax, Percentile, Ranges
 
 METHODS = RANGE_METHODS.names()
 NUMBER = NUMBER_FORMATS["int4"]
@@ -95,6 +100,10 @@ def test_one_shrink_is_the_full_range() -> None:
         ("percentile:share=99.9", "above 0 and at most 1; got 99.9"),
         ("mse:num_shrinks=0", "at least 1 range; got 0"),
         ("mse:norm=0", "above 0 and at most 16; got 0.0"),
+        ("aciq:distribution=cauchy", "one of auto, gauss, laplace; got 'cauchy'"),
+        ("entropy:num_bins=1", "num_bins >= 2 and num_thresholds >= 1; got 1 and 256"),
+        ("loss:num_shrinks=0", "at least 1 range; got 0"),
+        ("loss:guidance=2", "a share from 0 to 1; got 2.0"),
         ("mse:norm=17", "above 0 and at most 16; got 17.0"),
         ("best", "no range method 'best'"),
         ("minmax:share=1", "no option of minmax 'share'"),
@@ -132,7 +141,7 @@ def test_ranges_tried_at_once_are_those_tried_one_by_one(
     rows[-1, -1], rows[0, 0] = torch.inf, 0.0
     at_once = LeastSquares().ends(rows, NUMBER, symmetric)
 
-    monkeypatch.setattr(ranges, "NUMBERS_AT_ONCE", 1)
+    monkeypatch.setattr(range_search, "NUMBERS_AT_ONCE", 1)
     one_by_one = LeastSquares().ends(rows, NUMBER, symmetric)
 
     for found, expected in zip(at_once, one_by_one, strict=True):
@@ -283,3 +292,118 @@ def test_a_range_is_widened_to_0() -> None:
     found = [ActivationRange(*ends).with_zero for ends in ((1, 2), (-2, -1), (-1, 2), (0, 0))]
 
     assert [(each.low, each.high) for each in found] == [(0, 2), (-2, 0), (-1, 2), (0, 0)]
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_errors_count_by_their_weights(guidance: float, symmetric: bool) -> None:
+    """Against every range tried one by one in numpy, double precision."""
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(3, 400, generator=generator) + 0.5
+    weights = torch.rand(3, 400, generator=generator) ** 8
+
+    ends = LossWeighted(guidance=guidance).weighted_ends(rows, weights, NUMBER, symmetric)
+
+    for row, weight, low, high in zip(rows.numpy(), weights.numpy(), *ends, strict=True):
+        counts = 1 - guidance + guidance * weight.astype(float) / weight.mean(dtype=float)
+
+        def error(factor: float, row: Any = row, counts: Any = counts) -> float:
+            low, high = factor * min(row.min(), 0), factor * max(row.max(), 0)
+            step, point = (high - low) / 15, 0
+            if symmetric:
+                step = max(-low / 8, high / 7)
+            else:
+                point = np.round(-low / step)
+            codes = np.round(row / step) + point
+            first, last = (-8, 7) if symmetric else (0, 15)
+            return float((counts * ((np.clip(codes, first, last) - point) * step - row) ** 2).sum())
+
+        factors = np.linspace(1, 0.2, 40)
+        best = factors[np.argmin([error(factor) for factor in factors])]
+        np.testing.assert_allclose([low, high], [best * row.min(), best * row.max()], rtol=1e-5)
+
+
+def test_without_weights_the_loss_is_the_squared_error() -> None:
+    """Of weights that are all 0, or not given at all."""
+    rows = torch.randn(4, 300)
+    given = LossWeighted().weighted_ends(rows, torch.zeros(4, 300), NUMBER, False)
+
+    for found in (given, LossWeighted().ends(rows, NUMBER, False)):
+        expected = LeastSquares().ends(rows, NUMBER, False)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_weights_have_no_gradients_of_inputs() -> None:
+    """``loss`` is refused for them before anything is run."""
+    with pytest.raises(InputError, match="take it as --activation-range"):
+        Ranges(weight="loss")
+
+
+@pytest.mark.parametrize(
+    ("distribution", "published"),
+    [
+        ("gauss", [1.71, 2.15, 2.55, 2.93, 3.28, 3.61, 3.92]),
+        ("laplace", [2.83, 3.89, 5.03, 6.20, 7.41, 8.64, 9.89]),
+    ],
+)
+def test_clipping_in_closed_form_is_the_published_one(
+    distribution: str, published: list[float]
+) -> None:
+    """Of 2 to 8 bits, in deviations (Banner et al. 2018); and least in a large sample."""
+    generator = torch.Generator().manual_seed(0)
+    if distribution == "gauss":
+        rows = torch.randn(1, 400_000, generator=generator)
+    else:
+        sides = torch.rand(1, 400_000, generator=generator) - 0.5
+        rows = -sides.sign() * torch.log1p(-2 * sides.abs())
+    for bits, multiple in zip(range(2, 9), published, strict=True):
+        number = NUMBER_FORMATS[f"int{bits}"]
+        for method in (Aciq(), Aciq(distribution)):
+            low, high = method.ends(rows, number, False)
+            assert float(high - low) / 2 == pytest.approx(multiple, rel=0.01)
+        half = Aciq(distribution).ends(rows.clamp(min=0), number, False)
+        if bits < 8:
+            assert float(half[0]) == 0
+            assert float(half[1]) == pytest.approx(published[bits - 1], rel=0.01)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+@pytest.mark.parametrize("is_half", [True, False])
+def test_the_entropy_of_every_threshold(bits: int, is_half: bool) -> None:
+    """Against the algorithm step by step, in loops."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 5000, generator=generator) ** 3
+    x = x.abs() if is_half else x
+    number, num_bins = NUMBER_FORMATS[f"int{bits}"], 300
+    num_levels = 2**bits if is_half else 2 ** (bits - 1)
+
+    low, high = Entropy(num_bins, 1000).ends(x, number, False)
+
+    largest, best = float(x.abs().max()), (inf, 0)
+    counts = np.histogram(x.abs().numpy(), num_bins, (0, largest))[0].tolist()
+    for kept in range(num_bins, num_levels - 1, -1):
+        p = [*counts[: kept - 1], sum(counts[kept - 1 :])]
+        q = [0.0] * kept
+        for level in range(num_levels):
+            bins = [j for j in range(kept) if j * num_levels // kept == level]
+            full = [j for j in bins if counts[j] > 0]
+            for j in full:
+                q[j] = sum(counts[j] for j in bins) / len(full)
+        if any(a > 0 and b == 0 for a, b in zip(p, q, strict=True)):
+            continue
+        apart = sum(
+            a / sum(p) * np.log(a / sum(p) / (b / sum(q)))
+            for a, b in zip(p, q, strict=True)
+            if a > 0
+        )
+        best = min(best, (float(apart), -kept))
+    expected = min((-best[1] + 0.5) / num_bins, 1) * largest
+    assert float(high) == pytest.approx(min(expected, float(x.max())), rel=1e-6)
+    assert float(low) == pytest.approx(max(-expected, float(x.min())), rel=1e-6)
+
+
+def test_zeros_have_a_range_of_zeros() -> None:
+    """Whatever looks at their distribution."""
+    for method in (Aciq(), Entropy()):
+        ends = method.ends(torch.zeros(2, 100), NUMBER, False)
+        assert [end.tolist() for end in ends] == [[0, 0], [0, 0]]

@@ -18,7 +18,8 @@ from mpq.quantization.grid import Grid, integer_range, make_grid
 from mpq.quantization.level_tables import NF4
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
-from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
+from mpq.quantization.range_method import ActivationRange
+from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import (
     quantize_activation,
     quantize_rows,

@@ -13,7 +13,7 @@ from mpq.errors import PrecisionError
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.grid import Grid, integer_range
 from mpq.quantization.precision import TensorFormat
-from mpq.quantization.ranges import ActivationRange
+from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.rounding import static_grid
 
 CPU = torch.device("cpu")

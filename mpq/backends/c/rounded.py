@@ -17,7 +17,7 @@ from mpq.errors import InputError
 from mpq.network.examples import Batch
 from mpq.problem.assignment import AssignedLayer
 from mpq.quantization.grid import Grid
-from mpq.quantization.observer import SAMPLES_PER_BATCH
+from mpq.quantization.input_sample import SAMPLES_PER_BATCH
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.ranges import RANGE_METHODS
 

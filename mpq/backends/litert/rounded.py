@@ -17,9 +17,10 @@ from mpq.network.examples import Batch
 from mpq.network.modules import device_of, hooks
 from mpq.network.own_forward import Again
 from mpq.quantization.grid import Grid
-from mpq.quantization.observer import SAMPLES_PER_BATCH
+from mpq.quantization.input_sample import SAMPLES_PER_BATCH
 from mpq.quantization.precision import TensorFormat
-from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
+from mpq.quantization.range_method import ActivationRange
+from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import static_grid
 
 CUTS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {

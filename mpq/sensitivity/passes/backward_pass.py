@@ -17,7 +17,7 @@ from mpq.network.layer import Layer
 from mpq.network.modules import hooks
 from mpq.network.network import Network
 from mpq.network.own_forward import Again, is_computed_again
-from mpq.quantization.quantizer import QuantizeInput
+from mpq.quantization.observer import round_last
 from mpq.sensitivity.passes.broadcasts import Broadcasts
 from mpq.sensitivity.passes.differentiation import check_reached, differentiating, reading
 from mpq.sensitivity.passes.per_example import by_example
@@ -135,22 +135,11 @@ def tapped(network: Network, num_examples: int, reader: GradientReader) -> Itera
                 partial(_after, reader, tap, broadcasts), with_kwargs=True
             ),
         ]
-        _round_last(layer_module)
+        round_last(layer_module)
     # Every function of the pass goes through a mode: only where a layer may be shared.
     may_share = num_examples > 1 and any(map(_may_be_shared, network.layers))
     with hooks(handles), broadcasts if may_share else nullcontext(), differentiating(network):
         yield
-
-
-def _round_last(layer_module: nn.Module) -> None:
-    """Puts the hooks of a quantized network behind all others, in place.
-
-    What is read is then the input before it is rounded, but after the user's hooks, as the ranges
-    of the inputs are.
-    """
-    found = layer_module._forward_pre_hooks
-    for key in [key for key, hook in found.items() if isinstance(hook, QuantizeInput)]:
-        found.move_to_end(key)  # type: ignore[attr-defined]
 
 
 def _may_be_shared(layer: Layer) -> bool:

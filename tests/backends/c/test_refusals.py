@@ -16,7 +16,7 @@ from mpq.errors import InputError, MissingDependencyError, ModelError, Precision
 from mpq.network.network import Network
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.precision import ORIGINAL, Precision
-from mpq.quantization.ranges import ActivationRange
+from mpq.quantization.range_method import ActivationRange
 from tests.backends.c.networks import assigned
 
 DATA = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))

@@ -23,7 +23,7 @@ from mpq.errors import ModelError
 from mpq.network.examples import Batch
 from mpq.quantization.codes import Codes
 from mpq.quantization.precision import Precision
-from mpq.quantization.ranges import ActivationRange
+from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.rounding import static_grid
 
 HALF, QUARTER = Form(0.5, 0), Form(0.25, -128)

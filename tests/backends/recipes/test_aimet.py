@@ -14,7 +14,7 @@ from mpq.network.network import Network
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
-from mpq.quantization.ranges import ActivationRange
+from mpq.quantization.range_method import ActivationRange
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

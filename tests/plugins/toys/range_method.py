@@ -6,7 +6,7 @@ from typing import ClassVar, final
 from torch import Tensor
 
 from mpq.quantization.formats import NumberFormat
-from mpq.quantization.ranges import RangeMethod
+from mpq.quantization.range_method import RangeMethod
 
 
 @final

@@ -121,6 +121,7 @@ class ChannelTrace(TorchDispatchMode):
             rule(self, Call(operation, func, args, kwargs, result))
         elif not operation.startswith(_METADATA) and not operation.endswith("_like"):
             self.end([args, kwargs], f"goes through {operation}")
+            self._cannot_scale([args, kwargs], operation)
             self.tell(result, operation)
         return result
 
@@ -171,6 +172,14 @@ class ChannelTrace(TorchDispatchMode):
             view = self.views.of(tensor)
             if view is not None:
                 self.use(view, {})
+
+    def _cannot_scale(self, values: Any, operation: str) -> None:
+        """Matrices that an operation without a rule reads (an LSTM's) are layers without a site."""
+        for tensor in tensors_in(values):
+            view = self.views.of(tensor)
+            if view is not None and len(view.axes) > 1:
+                self.layers[view.name] = None
+                self.unread.setdefault(view.name, f"is read by {operation}")
 
     def use(self, view: View, effects: Mapping[Effect, Axis]) -> None:
         """Writes down what a use of a parameter has to do with factors; all uses have to agree."""

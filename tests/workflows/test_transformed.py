@@ -12,8 +12,15 @@ from rich.console import Console
 from torch import nn
 
 import mpq
-from mpq.cli.console import print_result
-from mpq.errors import FileFormatError, InputError, MismatchError, ModelError, UnknownNameError
+from mpq.cli.console import print_frontier, print_result
+from mpq.errors import (
+    FileFormatError,
+    InputError,
+    MismatchError,
+    ModelError,
+    MpqError,
+    UnknownNameError,
+)
 from mpq.network.reparametrization import TRANSFORMS_FILE
 from mpq.network.reparametrized import reparametrized
 from mpq.transforms import Found
@@ -131,6 +138,34 @@ def test_what_the_traced_examples_do_not_reach_keeps_a_network_as_it_is() -> Non
     assert found is not None
     assert found.reparametrization is None
     assert "do not reach experts.1.weight" in found.unhelped["smooth"]
+
+
+class Sparse(nn.Module):
+    """An expert without examples is called as well, with none of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.usual, self.rare = outlier_net(), outlier_net()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        is_rare, found = x[:, 0] > 3, torch.zeros(len(x), 8)
+        found[is_rare] = self.rare(x[is_rare])
+        found[~is_rare] = self.usual(x[~is_rare])
+        return found
+
+
+def test_an_expert_that_only_unseen_examples_reach_is_no_error() -> None:
+    """Ranges are calibrated on all examples, and not on those alone that factors are found with."""
+    data = X[:64].clamp(max=2)
+    data[-8:, 0] = 4
+
+    found = Prepared.of(mpq.Task(
+        Sparse().eval(), [data], [X[128:]], candidates=["w4a4"], transforms=["smooth"],
+    )).transformed  # fmt: skip
+
+    assert found is not None
+    assert found.reparametrization is not None
 
 
 def test_a_single_example_judges_nothing() -> None:
@@ -274,3 +309,38 @@ def test_patterns_that_match_nothing_are_refused_before_anything_is_tried(
 
     with pytest.raises(InputError, match="nope"):
         Prepared.of(task(outlier_net(), ("smooth",), rules=rules))
+
+
+@pytest.mark.parametrize(
+    ("limits", "given", "why"),
+    [
+        ({"weight_bytes": 1}, {}, "weight_bytes"),
+        ({"no_such": 1}, {}, "no_such"),
+        ({"weight_bytes": 10_000}, {"fix": {"1": "w8a8"}, "allow": {"1": ["w4a4"]}}, "--allow"),
+    ],
+    ids=["limit", "resource", "rules"],
+)
+def test_what_cannot_be_met_is_refused_before_anything_is_tried(
+    limits: Any, given: Any, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Limits, resources and rules are known without a trial."""
+    monkeypatch.setattr(Smooth, "found", lambda *_: pytest.fail("tried"))
+    rules = mpq.Rules(**given)
+
+    with pytest.raises(MpqError, match=why):
+        mpq.search(task(outlier_net(), ("smooth",), rules=rules), limits)
+
+
+def test_a_frontier_says_what_was_done() -> None:
+    """Its points are of the transformed network, and its file says so."""
+    found = mpq.frontier(
+        task(outlier_net(), ("smooth", "equalize"), candidates=["w4a4", "w8a8"]), num_points=3
+    )
+
+    assert found.transforms == ("smooth",)
+    assert "equalize" in found.transforms_unhelped
+    stated = json.loads(found.to_json())
+    assert stated["transforms"] == ["smooth"]
+    console = Console(record=True, width=4000)
+    print_frontier(found, console)
+    assert "all points are of the network with --transform smooth" in console.export_text()

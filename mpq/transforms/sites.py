@@ -10,7 +10,7 @@ from torch import nn
 
 from mpq._support.arrays import Array
 from mpq.network.examples import Batch
-from mpq.network.reparametrization import Change
+from mpq.network.reparametrization import Scaling
 from mpq.transforms.channel_rules import RULES
 from mpq.transforms.channels import FREE, Axis, ChannelTrace, Group, Labels, Reader
 from mpq.transforms.parameter_views import run_under
@@ -45,7 +45,7 @@ class Site:
         """The parameter that makes the channels."""
         return self.members[0].parameter
 
-    def changes(self, factors: Factors) -> tuple[Change, ...]:
+    def changes(self, factors: Factors) -> tuple[Scaling, ...]:
         """What makes the channels is divided, what reads them multiplied.
 
         Args:
@@ -95,13 +95,13 @@ class Sites:
         return tuple(dict.fromkeys(found))
 
 
-def merged(changes: Sequence[Change]) -> tuple[Change, ...]:
+def merged(changes: Sequence[Scaling]) -> tuple[Scaling, ...]:
     """Scalings of one axis of one parameter as one: they commute."""
     found: dict[tuple[str, int], Array] = {}
     for change in changes:
         key = (change.parameter, change.axis)
         found[key] = found.get(key, np.ones(1)) * change.factors.astype(np.float64)
-    return tuple(Change(p, a, v.astype(np.float32)) for (p, a), v in found.items())
+    return tuple(Scaling(p, a, v.astype(np.float32)) for (p, a), v in found.items())
 
 
 def by_label(values: Array, labels: Labels) -> Array:
@@ -118,9 +118,9 @@ def largest_by_label(values: Array, labels: Labels, size: int) -> Array:
     return found
 
 
-def _scaling(axis: Axis, factors: Factors) -> Change:
+def _scaling(axis: Axis, factors: Factors) -> Scaling:
     values = by_label(factors, axis.labels).astype(np.float32)
-    return Change(axis.parameter, axis.axis, values)
+    return Scaling(axis.parameter, axis.axis, values)
 
 
 def _site(group: Group) -> Site | None:

@@ -12,7 +12,7 @@ from mpq._support.arrays import Array
 from mpq._support.paired_gains import is_above_chance
 from mpq._support.progress import track
 from mpq.errors import InputError
-from mpq.network.reparametrization import Change
+from mpq.network.reparametrization import Scaling
 from mpq.quantization.precision import Precision
 from mpq.transforms._base import Found, Transform, Transforming
 from mpq.transforms.factors import smoothing
@@ -68,7 +68,7 @@ class Smooth(Transform):
         loss = NetworkLoss(on.module, list(on.batches(NUM_EXAMPLES)), on.metric)
         with torch.no_grad():
             places = _Place.all(sites.sites, parameters, read, on)
-            changes: tuple[Change, ...] = ()
+            changes: tuple[Scaling, ...] = ()
             for place in track(places, "smoothing channels"):
                 tried = [place.rounded(np.ones(place.site.size))]
                 factors = [min(each, key=place.error) for each in self._tried(place)]

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mpq.errors import FileFormatError, MismatchError
-from mpq.network.reparametrization import Change, Floats, Reparametrization
+from mpq.network.reparametrization import Floats, Reparametrization, Scaling
 from mpq.network.reparametrized import reparametrized
 
 
@@ -20,10 +20,10 @@ def some() -> Reparametrization:
     return Reparametrization(
         ("smooth",),
         (
-            Change("0.weight", 1, floats(2, 0.5, 4)),
-            Change("0.weight", 0, floats(1, 2, 3, 4)),
-            Change("0.weight", 1, floats(1, 4, 1)),
-            Change("0.bias", 0, floats(1, 2, 3, 4)),
+            Scaling("0.weight", 1, floats(2, 0.5, 4)),
+            Scaling("0.weight", 0, floats(1, 2, 3, 4)),
+            Scaling("0.weight", 1, floats(1, 4, 1)),
+            Scaling("0.bias", 0, floats(1, 2, 3, 4)),
         ),
     )
 
@@ -48,7 +48,7 @@ def test_a_tied_parameter_is_changed_once() -> None:
     first, second = nn.Linear(3, 3), nn.Linear(3, 3)
     second.weight = first.weight
     model = nn.Sequential(first, second).eval()
-    twice = Change("0.weight", 0, floats(2, 2, 2))
+    twice = Scaling("0.weight", 0, floats(2, 2, 2))
 
     found = reparametrized(model, [twice])
 
@@ -82,9 +82,9 @@ def test_another_file_is_refused() -> None:
 
 def test_numbers_that_are_no_factors_are_refused() -> None:
     """A factor of 0 would be another network."""
-    made = Reparametrization(("smooth",), (Change("0.weight", 0, floats(1, 0)),))
+    made = Reparametrization(("smooth",), (Scaling("0.weight", 0, floats(1, 0)),))
 
-    with pytest.raises(FileFormatError, match="no vector of positive"):
+    with pytest.raises(FileFormatError, match="no vector of float32 numbers other than 0"):
         Reparametrization.from_content(made.content, made.to_dict())
 
 

@@ -7,9 +7,12 @@ simulations and every export make before anything else.
 from mpq._support.registry import Registry
 from mpq.transforms._base import Found, Transform, Transforming
 from mpq.transforms.equalize import Equalize
+from mpq.transforms.rotate import Rotate
 from mpq.transforms.smooth import Smooth
 
-TRANSFORMS: Registry[Transform] = Registry("transform", (Equalize, Smooth), group="mpq.transforms")
+TRANSFORMS: Registry[Transform] = Registry(
+    "transform", (Equalize, Rotate, Smooth), group="mpq.transforms"
+)
 """Every transformation, by the name that ``--transform`` takes."""
 
-__all__ = ["TRANSFORMS", "Equalize", "Found", "Smooth", "Transform", "Transforming"]
+__all__ = ["TRANSFORMS", "Equalize", "Found", "Rotate", "Smooth", "Transform", "Transforming"]

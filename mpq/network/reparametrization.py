@@ -114,7 +114,25 @@ class Rotation:
         return _why_other_size(shape, self.axis, end)
 
 
-Change: TypeAlias = Scaling | Addition | Rotation
+@final
+@dataclass(frozen=True, eq=False)
+class Untying:
+    """A parameter that has several names, and memory of its own under one of them from now on.
+
+    Args:
+        parameter: That name, such as the head's. Made before all other changes.
+        axis: 0; it has no meaning.
+    """
+
+    parameter: str
+    axis: int = 0
+
+    def why_not(self, _: tuple[int, ...]) -> str:
+        """Empty: every parameter can be copied."""
+        return ""
+
+
+Change: TypeAlias = Scaling | Addition | Rotation | Untying
 """What is done to one parameter."""
 
 
@@ -226,6 +244,8 @@ def _written(change: Change, numbers: Mapping[int, int]) -> "tuple[str, np.ndarr
         return "scale", change.factors
     if isinstance(change, Addition):
         return "add", change.terms
+    if isinstance(change, Untying):
+        return "untie", np.zeros(0)
     return "rotate", np.array([numbers[id(change.by)], change.start, change.count])
 
 
@@ -242,9 +262,12 @@ def _matrix(key: str, entries: "np.ndarray[Any, Any]") -> Orthogonal:
 
 def _change(key: str, value: "np.ndarray[Any, Any]", matrices: Mapping[str, Orthogonal]) -> Change:
     parts = key.split(" ", 3)
-    if len(parts) < 4 or parts[1] not in ("scale", "add", "rotate") or not parts[2].isdecimal():
+    kinds = ("scale", "add", "rotate", "untie")
+    if len(parts) < 4 or parts[1] not in kinds or not parts[2].isdecimal():
         raise FileFormatError(f"{TRANSFORMS_FILE}: {quoted(key)} is no change of a parameter")
     _, what, axis, name = parts
+    if what == "untie":
+        return Untying(name)
     if what == "rotate":
         return _rotation(key, value, name, int(axis), matrices)
     dtype = np.dtype(np.float32 if what == "scale" else np.float64)

@@ -62,14 +62,18 @@ def around_mean(inner: Doubles) -> Doubles:
     Args:
         inner: ``S``, ``[n - 1, n - 1]`` orthogonal.
     """
-    size = len(inner) + 1
+    mirror = reflection(len(inner) + 1)
+    middle = np.eye(len(inner) + 1)
+    middle[1:, 1:] = inner
+    found: Doubles = mirror @ middle @ mirror
+    return found
+
+
+def reflection(size: int) -> Doubles:
+    """``[n, n]`` Householder's reflection that takes the first unit vector to the constant one."""
     normal = np.full(size, 1 / np.sqrt(size))
     normal[0] -= 1
-    # Householder's reflection that takes e_1 to the constant vector.
-    reflection = np.eye(size) - 2 * np.outer(normal, normal) / max(normal @ normal, 1e-300)
-    middle = np.eye(size)
-    middle[1:, 1:] = inner
-    found: Doubles = reflection @ middle @ reflection
+    found: Doubles = np.eye(size) - 2 * np.outer(normal, normal) / (normal @ normal)
     return found
 
 

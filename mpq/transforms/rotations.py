@@ -79,6 +79,11 @@ class Turns:
     folded: tuple[Change, ...]
     why_not: Mapping[str, str]
 
+    @property
+    def num_readers(self) -> int:
+        """Layers that read what is rotated."""
+        return len({name for turn in self.turns for name in turn.readers})
+
     @classmethod
     def of(cls, module: nn.Module, batch: Batch) -> "Turns":
         """Runs one batch.

@@ -1,7 +1,7 @@
 """Rotations that are learned: the loss of the rounded network, on the orthogonal group."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, final
 
 import torch
@@ -13,8 +13,8 @@ from mpq._support.progress import track
 from mpq.network.examples import Batch
 from mpq.network.reparametrization import Change, Doubles
 from mpq.network.reparametrized import changed, rotated
-from mpq.quantization.observer import needs_range
-from mpq.quantization.precision import Precision
+from mpq.quantization.grid import Grid
+from mpq.quantization.observer import SAMPLES_PER_BATCH, needs_range
 from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
 from mpq.quantization.rounding import quantize_activation, quantize_rows, weight_grid
 from mpq.transforms._base import Transforming
@@ -25,9 +25,11 @@ NUM_EXAMPLES: Final = 256
 """Calibration examples at most; on a quarter of them the rotations are compared."""
 AT_ONCE: Final = 16
 """Examples of one step."""
-_ANGLE: Final = 0.1
+_ANGLE: Final = 0.05
 """Radians that the first step turns by, in the root mean square over planes; falls to 0."""
 _MOMENTUM: Final = 0.9
+_KEPT: Final = 10
+"""Steps for which ranges are kept."""
 
 
 def learned(
@@ -44,11 +46,11 @@ def learned(
         Y = G R^\top - R G^\top
 
     Gradient descent with momentum by Cayley transforms (SpinQuant, Liu et al. 2024,
-    arXiv:2405.16406), with gradients ``G`` of the mean divergence from the network's own outputs,
-    all linear layers rounded, and the gradient of rounding taken as 1. Where we depart from it:
-    weights are rounded as well as inputs, ranges being the extremes; the step is a given angle,
-    whatever the size of the gradient; and what is learned counts only if examples that no step has
-    seen lose less by it.
+    arXiv:2405.16406), with gradients ``G`` of the mean divergence from the network's own
+    outputs, all linear layers rounded, and the gradient of rounding taken as 1. Where we depart
+    from it: weights are rounded as well as inputs, with ranges that are found anew every ten
+    steps; the step is a given angle, whatever the size of the gradient; and what is learned
+    counts only if examples that no step has seen lose less by it.
 
     Args:
         module: In evaluation mode; left as found.
@@ -58,7 +60,7 @@ def learned(
         on: Examples, precision and metric.
         steps: How many.
     """
-    rotating = _Rotating(module, _folded(module, folded), tuple(turns), on)
+    rotating = _Rotating(module, _folded(module, folded), tuple(turns), on, _Grids(on))
     batches = [part for batch in on.batches(NUM_EXAMPLES) for part in _parts(batch)]
     cut = len(batches) - max(1, len(batches) // 4)
     if cut < 1:
@@ -68,6 +70,8 @@ def learned(
     now = [torch.from_numpy(x).to(device) for x in start]
     momenta = [torch.zeros_like(x) for x in now]
     for step in track(range(steps), "learning rotations"):
+        if step % _KEPT == 0:
+            rotating.grids.forget()
         at = step % cut
         gradients = rotating.gradients(now, batches[at], references[at])
         angle = _ANGLE * (1 - step / steps)
@@ -90,12 +94,14 @@ class _Rotating:
         parameters: Of it, with normalizations folded.
         turns: What is rotated.
         on: Precision and metric.
+        grids: Of this network's layers.
     """
 
     module: nn.Module
     parameters: Mapping[str, Tensor]
     turns: tuple[Turn, ...]
     on: Transforming
+    grids: "_Grids"
 
     def original(self, batch: Batch) -> Tensor:
         """``[N, P, C]`` outputs without rounding."""
@@ -116,6 +122,7 @@ class _Rotating:
     ) -> float:
         """Mean over batches."""
         device = next(iter(self.parameters.values())).device
+        self.grids.forget()
         placed = [torch.from_numpy(matrix).to(device) for matrix in matrices]
         with torch.no_grad():
             return sum(float(self._loss(placed, *pair)) for pair in examples) / len(examples)
@@ -129,7 +136,7 @@ class _Rotating:
                 parameters[run.parameter] = rotated(
                     values, run.axis, run.start, run.count, by.to(values.dtype)
                 )
-        with _RoundLinear(self.on):
+        with _RoundLinear(self.grids):
             output = torch.func.functional_call(
                 self.module, parameters, batch.args, dict(batch.kwargs)
             )
@@ -138,40 +145,63 @@ class _Rotating:
 
 
 @final
+@dataclass(eq=False)
+class _Grids:
+    """Scales of all linear layers, by their calls; kept for some steps, as searching takes long.
+
+    Args:
+        on: Precision, ranges and numerics.
+    """
+
+    on: Transforming
+    weights: dict[int, Grid] = field(default_factory=dict)
+    inputs: dict[int, ActivationRange] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Makes all of them anew at the next use."""
+        self.weights.clear()
+        self.inputs.clear()
+
+    def weight(self, call: int, rows: Tensor) -> Tensor:
+        """``[O, K]`` rounded."""
+        spec = self.on.precision.weight
+        if spec.number.needs_scale and not spec.is_exact and call not in self.weights:
+            method = RANGE_METHODS.build(self.on.ranges.weight)
+            self.weights[call] = weight_grid(rows, spec, method, self.on.numerics)
+        return quantize_rows(rows, spec, self.weights.get(call))
+
+    def input(self, call: int, x: Tensor) -> Tensor:
+        """Rounded, in its own shape."""
+        spec = self.on.precision.activation
+        if needs_range(spec) and call not in self.inputs:
+            method = RANGE_METHODS.build(self.on.ranges.activation)
+            row = x.reshape(1, -1)
+            row = row[:, :: -(-row.shape[1] // SAMPLES_PER_BATCH)]
+            low, high = method.ends(row, spec.number, spec.symmetric)
+            self.inputs[call] = ActivationRange(float(low), float(high)).with_zero
+        return quantize_activation(x, spec, self.inputs.get(call), 1, self.on.numerics)
+
+
+@final
 class _RoundLinear(TorchFunctionMode):
     """Weights and inputs of all linear layers are rounded; gradients pass as if they were not."""
 
-    def __init__(self, on: Transforming) -> None:
+    def __init__(self, grids: _Grids) -> None:
         super().__init__()
-        self._on = on
+        self._grids = grids
+        self._calls = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is not F.linear:
             return func(*args, **kwargs)
         x, weight, *rest = args
-        return func(self._input(x), self._weight(weight), *rest, **kwargs)
-
-    def _input(self, x: Tensor) -> Tensor:
+        self._calls += 1
         with torch.no_grad():
-            spec, known = self._on.precision.activation, None
-            if needs_range(spec):
-                low, high = x.aminmax()
-                known = ActivationRange(float(low), float(high)).with_zero
-            rounded = quantize_activation(x.float(), spec, known, 1, self._on.numerics)
-        return x + (rounded.to(x.dtype) - x).detach()
-
-    def _weight(self, weight: Tensor) -> Tensor:
-        with torch.no_grad():
-            rounded = _rounded(weight.float(), self._on.precision, self._on)
-        return weight + (rounded.to(weight.dtype) - weight).detach()
-
-
-def _rounded(rows: Tensor, precision: Precision, on: Transforming) -> Tensor:
-    spec, grid = precision.weight, None
-    if spec.number.needs_scale and not spec.is_exact:
-        grid = weight_grid(rows, spec, RANGE_METHODS.build("minmax"), on.numerics)
-    return quantize_rows(rows, spec, grid)
+            rounded = self._grids.weight(self._calls, weight.detach().float()).to(weight.dtype)
+            read = self._grids.input(self._calls, x.detach().float()).to(x.dtype)
+        passed = (x + (read - x).detach(), weight + (rounded - weight).detach())
+        return func(*passed, *rest, **kwargs)
 
 
 def _folded(module: nn.Module, changes: Sequence[Change]) -> dict[str, Tensor]:
@@ -193,7 +223,8 @@ def _parts(batch: Batch) -> list[Batch]:
 def _around_mean(inner: Tensor) -> Tensor:
     """``around_mean`` of a tensor that has a gradient."""
     mirror = torch.from_numpy(reflection(len(inner) + 1)).to(inner)
-    return mirror @ torch.block_diag(torch.ones_like(inner[:1, :1]), inner) @ mirror
+    found: Tensor = mirror @ torch.block_diag(torch.ones_like(inner[:1, :1]), inner) @ mirror
+    return found
 
 
 def _tangent(gradient: Tensor, at: Tensor) -> Tensor:
@@ -210,4 +241,5 @@ def _turned(matrix: Tensor, direction: Tensor, angle: float) -> Tensor:
         return matrix
     half = 0.5 * angle * size**0.5 / norm * direction
     one = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
-    return torch.linalg.solve(one + half, (one - half) @ matrix)
+    found: Tensor = torch.linalg.solve(one + half, (one - half) @ matrix)
+    return found

@@ -32,12 +32,14 @@ class Rotate(Transform):
     Spaces are the residual stream and the values of attention, by head (QuaRot, Ashkboos et al.
     2024, arXiv:2404.00456). The weight ``g`` of an RMSNorm, which would not commute, is folded into
     the layers that read behind it, and is 1 afterwards. LayerNorm's bias goes to the biases of
-    those layers, and as it subtracts a mean, ``R`` keeps the vector of ones: SliceGPT (Ashkboos et
-    al. 2024, arXiv:2401.15024) puts an RMSNorm in its place, which would be another graph. So would
-    rotations inside the graph, such as QuaRot's before the down projection; they are not made. The matrix is a Hadamard matrix with random signs, or a random one where none is known.
+    those layers, and as it subtracts a mean, ``R`` keeps the vector of ones: SliceGPT (Ashkboos
+    et al. 2024, arXiv:2401.15024) puts an RMSNorm in its place, which would be another graph.
+    So would rotations inside the graph, such as QuaRot's before the down projection; they are
+    not made. The matrix is a Hadamard matrix with random signs, or a random one where none is
+    known.
 
     A head that is tied to the embedding would have to be both rotated alone and rotated with the
-    last normalization's weight. It is refused, unless that weight is constant, or untied.
+    last normalization's weight. It is refused where there is such a weight, unless it is untied.
 
     Args:
         untie: Whether a head that is tied to the embedding gets a weight of its own, which is

@@ -1,7 +1,7 @@
 """Which spaces of a network can be rotated, and what a rotation changes of its parameters."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, final
 
 import numpy as np
@@ -126,12 +126,18 @@ def _settle(trace: SpaceTrace, parameters: Mapping[str, Tensor]) -> None:
 
 def _agree(trace: SpaceTrace, name: str, uses: Sequence[frozenset[Use]]) -> None:
     """A parameter has one set of numbers: every use of it has to want the same change."""
-    wanted = [{(trace.key(key), what) for key, what in use} for use in uses]
-    for key, what in set[Use]().union(*wanted):
-        if any((key, what) not in use for use in wanted):
-            space = trace.spaces[key]
-            coordinates = range(space.size) if isinstance(what, Norm) else what.coordinates
-            _end(space, coordinates, f"meets {name}, which is used otherwise as well")
+    wanted = [{(trace.key(key), _without_role(what)): what for key, what in use} for use in uses]
+    for use in wanted:
+        for change, what in use.items():
+            if not all(change in other for other in wanted):
+                space = trace.spaces[change[0]]
+                coordinates = range(space.size) if isinstance(what, Norm) else what.coordinates
+                _end(space, coordinates, f"meets {name}, which is used otherwise as well")
+
+
+def _without_role(what: Member | Norm) -> Member | Norm:
+    """What is done to the parameter; whoever writes and reads with one does the same to it."""
+    return what if isinstance(what, Norm) else replace(what, is_reader=False, bias="")
 
 
 def _end(space: Space, coordinates: Sequence[int], why: str) -> None:

@@ -12,7 +12,7 @@ from mpq.transforms.orthogonal import (
 )
 
 SIZES = (1, 2, 4, 8, 12, 20, 28, 36, 44, 60, 64, 96, 576, 768)
-"""Sylvester's, both kinds of Paley's, and products; SmolLM2 and small transformers have the last."""
+"""Sylvester's, both kinds of Paley's, and products; SmolLM2 and small transformers have two."""
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -7,12 +7,12 @@
 The small Llama and the vision transformer (or others of ``rounding_search.py``), uniform at w4a4
 and at w4a8, and searched among w2a8 to w8a8 at the bytes of uniform 4 bits; weights rounded to
 nearest unless ``--rounding`` says otherwise, so that what is compared are the transformations
-alone. Transformations of one row are joined by ``+``, rows by ``;``. A row has the KL divergence in nats
-on fresh examples (MNIST test images 2,000 to 3,999, 128 stories of eval180), its ratio to the row
-without a transformation with a 95 % interval by paired bootstrap over examples, and whether the
-search used the transformation: one that unseen calibration examples do not speak for is not used,
-and the row is that of the untransformed network. Times are processor time of one thread. Needs the
-published networks: MPQ_DATA, or ../shared/data.
+alone. Transformations of one row are joined by ``+``, rows by ``;``. A row has the KL divergence
+in nats on fresh examples (MNIST test images 2,000 to 3,999, 128 stories of eval180), its ratio to
+the row without a transformation with a 95 % interval by paired bootstrap over examples, and
+whether the search used the transformation: one that unseen calibration examples do not speak for
+is not used, and the row is that of the untransformed network. Times are processor time of one
+thread. Needs the published networks: MPQ_DATA, or ../shared/data.
 """
 
 import argparse

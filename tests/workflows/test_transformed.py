@@ -27,7 +27,7 @@ from mpq.transforms import Found
 from mpq.transforms.smooth import Smooth
 from mpq.workflows.setup import Prepared
 from mpq.workflows.transformed import _Judge
-from tests.transforms.networks import outlier_net
+from tests.transforms.networks import Words, outlier_net, outlier_stream
 
 X = torch.randn(192, 16, generator=torch.Generator().manual_seed(0))
 LIMIT = {"weight_bytes": 10_000}
@@ -51,6 +51,71 @@ def test_planted_outliers_lose_little_after_smoothing() -> None:
     assert after < before / 10
     assert smooth.assignment.reparametrization is not None
     assert not smooth.provenance.transforms_unhelped
+
+
+def stream_task(transform: str, precision: str, **given: Any) -> mpq.Task:
+    """A search of ``outlier_stream`` with words, or without a transformation."""
+    words = torch.randint(200, (192,), generator=torch.Generator().manual_seed(0))
+    return mpq.Task(
+        outlier_stream(), [words[:128]], [words[128:]], candidates=[precision],
+        rounding="nearest", transforms=[transform] if transform else [], **given,
+    )  # fmt: skip
+
+
+def test_planted_outliers_are_spread_by_a_rotation() -> None:
+    """Of a stream, whose channels have no factors: less than a quarter of the loss is left."""
+    plain, turned = (mpq.search(stream_task(t, "w8a4"), LIMIT) for t in ("", "rotate"))
+
+    before, after = (r.assignment.metadata.measured_loss for r in (plain, turned))
+    assert before is not None
+    assert after is not None
+    assert after < before / 4
+    assert not turned.provenance.transforms_unhelped
+
+
+def test_a_rotation_is_done_again(tmp_path: Path) -> None:
+    """Saved, loaded, quantized and exported: the very outputs that the search measured."""
+    pytest.importorskip("onnxruntime")
+    made = stream_task("rotate:learned=true,steps=3", "w8a8", to="onnx-qdq")
+    result = mpq.search(made, LIMIT)
+    if result.assignment.reparametrization is None:
+        pytest.fail(str(result.provenance.transforms_unhelped))
+    result.save(tmp_path)
+    net, unseen = outlier_stream(), made.held_out
+
+    loaded = mpq.Assignment.load(tmp_path)
+    measured = mpq.evaluate(net, loaded, unseen)["quantized"]
+    exported = mpq.export(
+        loaded, tmp_path / "x", "onnx-qdq", net, made.calibration, held_out=unseen
+    )
+
+    assert loaded == result.assignment
+    assert measured.divergence == pytest.approx(loaded.metadata.measured_loss, rel=1e-4)
+    assert exported.deviation is not None
+    assert exported.deviation < 1e-3
+
+
+def test_an_untied_head_is_a_layer_of_its_own() -> None:
+    """It has bytes and a precision, in the search and in what repeats it."""
+    torch.manual_seed(0)
+    net, ids = Words(is_tied=True).eval(), torch.randint(13, (64, 7))
+    with torch.no_grad():
+        net.get_parameter("words.weight")[:, 3] *= 20
+        net.get_parameter("norm.weight").uniform_(0.5, 2)
+    asked = mpq.Task(
+        net, [ids[:48]], [ids[48:]], candidates=["w8a4"], rounding="nearest",
+        transforms=["rotate:untie=true"],
+    )  # fmt: skip
+
+    result = mpq.search(asked, {"weight_bytes": 100_000})
+
+    assert not result.provenance.transforms_unhelped
+    assert {"words", "head"} <= result.assignment.precisions.keys()
+    (row,) = (layer for layer in result.layers if layer.name == "head")
+    assert row.weight_of is None
+    again = mpq.quantize(net, result.assignment)
+    assert again.get_parameter("head.weight") is not again.get_parameter("words.weight")
+    assert net.get_submodule("head").weight is net.get_submodule("words").weight
 
 
 def test_what_was_done_is_done_again(tmp_path: Path) -> None:

@@ -8,11 +8,21 @@ from mpq._support.registry import Registry
 from mpq.transforms._base import Found, Transform, Transforming
 from mpq.transforms.equalize import Equalize
 from mpq.transforms.rotate import Rotate
+from mpq.transforms.shift import Shift
 from mpq.transforms.smooth import Smooth
 
 TRANSFORMS: Registry[Transform] = Registry(
-    "transform", (Equalize, Rotate, Smooth), group="mpq.transforms"
+    "transform", (Equalize, Rotate, Shift, Smooth), group="mpq.transforms"
 )
 """Every transformation, by the name that ``--transform`` takes."""
 
-__all__ = ["TRANSFORMS", "Equalize", "Found", "Rotate", "Smooth", "Transform", "Transforming"]
+__all__ = [
+    "TRANSFORMS",
+    "Equalize",
+    "Found",
+    "Rotate",
+    "Shift",
+    "Smooth",
+    "Transform",
+    "Transforming",
+]

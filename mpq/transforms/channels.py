@@ -42,11 +42,13 @@ class Reader:
         weight: Along which axis.
         inputs: ``[C]`` the channels of what the layer reads.
         out_axis: Of the weight: its output channels.
+        bias: Name of the parameter that is added; empty: none.
     """
 
     weight: Axis
     inputs: Labels
     out_axis: int
+    bias: str = ""
 
 
 @final
@@ -188,6 +190,10 @@ class ChannelTrace(TorchDispatchMode):
     def uses(self, parameter: str) -> bool:
         """Whether the pass reads a parameter."""
         return parameter in self._uses
+
+    def num_uses(self, parameter: str) -> int:
+        """How often the pass reads a parameter."""
+        return len(self._uses.get(parameter, ()))
 
     def read(self, group: str, reader: Reader) -> None:
         """A layer makes up for the factors of a group."""

@@ -13,6 +13,7 @@ from mpq.network.examples import Batch
 from mpq.network.reparametrization import Scaling
 from mpq.transforms.channel_rules import RULES
 from mpq.transforms.channels import FREE, Axis, ChannelTrace, Group, Labels, Reader
+from mpq.transforms.layer_rules import Rule
 from mpq.transforms.parameter_views import run_under
 
 Factors: TypeAlias = Array
@@ -64,20 +65,23 @@ class Sites:
     Args:
         sites: In the order in which their channels are made.
         why_not: Weight of a layer whose inputs cannot be scaled, and why.
+        shared_biases: Biases of readers that something else reads as well.
     """
 
     sites: tuple[Site, ...]
     why_not: Mapping[str, str]
+    shared_biases: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, module: nn.Module, batch: Batch) -> "Sites":
+    def of(cls, module: nn.Module, batch: Batch, rules: Mapping[str, Rule] = RULES) -> "Sites":
         """Runs one batch.
 
         Args:
             module: In evaluation mode; left as found.
             batch: One or two examples: all tensors of the pass are held.
+            rules: What operations do to channels; those of factors, where nothing else is said.
         """
-        trace = ChannelTrace(module, RULES)
+        trace = ChannelTrace(module, rules)
         trace.finish(run_under(trace, module, batch))
         unreached = [name for name, _ in module.named_parameters() if not trace.uses(name)]
         if unreached:  # what it reads of other examples nobody has followed
@@ -86,7 +90,8 @@ class Sites:
         sites = tuple(site for site in map(_site, trace.groups.values()) if site is not None)
         read = {reader.weight.parameter for site in sites for reader in site.readers}
         left = [name for name in trace.layers if name not in read]
-        return cls(sites, {name: _reason(name, trace) for name in left})
+        shared = _shared_biases(sites, trace)
+        return cls(sites, {name: _reason(name, trace) for name in left}, shared)
 
     @cached_property
     def readers(self) -> tuple[str, ...]:
@@ -116,6 +121,13 @@ def largest_by_label(values: Array, labels: Labels, size: int) -> Array:
     known = index != FREE
     np.maximum.at(found, index[known], values[known])
     return found
+
+
+def _shared_biases(sites: Sequence[Site], trace: ChannelTrace) -> frozenset[str]:
+    readers = (reader for site in sites for reader in site.readers if reader.bias)
+    return frozenset(
+        r.bias for r in readers if trace.num_uses(r.bias) != trace.num_uses(r.weight.parameter)
+    )
 
 
 def _scaling(axis: Axis, factors: Factors) -> Scaling:

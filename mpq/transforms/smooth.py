@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -16,12 +16,9 @@ from mpq.network.reparametrization import Scaling
 from mpq.quantization.precision import Precision
 from mpq.transforms._base import Found, Transform, Transforming
 from mpq.transforms.factors import smoothing
-from mpq.transforms.layer_inputs import LayerInput, layer_inputs, magnitudes
+from mpq.transforms.layer_inputs import NUM_EXAMPLES, LayerInput, layer_inputs, magnitudes
 from mpq.transforms.sites import Site, Sites, largest_by_label, merged
 from mpq.transforms.trials import NetworkLoss, Rounded, Trial
-
-NUM_EXAMPLES: Final = 64
-"""Examples whose inputs are looked at."""
 
 
 @final

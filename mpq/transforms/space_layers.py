@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mpq.network.arguments import tensors_in
 from mpq.transforms.channels import Call, constant_along, vector_along
-from mpq.transforms.layer_rules import along
+from mpq.transforms.layer_rules import along, vector_name
 from mpq.transforms.parameter_views import View
 from mpq.transforms.spaces import Label, Member, Norm, SpaceTrace, Use
 
@@ -23,7 +23,7 @@ def matrix_product(trace: SpaceTrace, call: Call) -> None:
         _product(trace, call, x, weight)
         return
     inner, outer = axes
-    reads = _reads(trace, x, -1, view, inner, _vector_name(trace, bias))
+    reads = _reads(trace, x, -1, view, inner, vector_name(trace, bias))
     _makes(trace, call, view, outer, bias, -1, reads)
 
 
@@ -68,7 +68,7 @@ def normalized(trace: SpaceTrace, call: Call) -> None:
     bias = call.args[3] if has_mean else None
     result, label = tensors_in(call.result)[0], trace.label(x)
     trace.tell(result, f"{call.operation} of {trace.told(x)}")
-    norm = Norm(_vector_name(trace, weight), _vector_name(trace, bias))
+    norm = Norm(vector_name(trace, weight), vector_name(trace, bias))
     is_known = (weight is None or norm.weight) and (bias is None or norm.bias)
     if label is None or not is_known or len(shape) > 1 or label.norm or label.is_squared:
         trace.end([x, weight, bias], f"goes through {call.operation}")
@@ -115,12 +115,6 @@ def _product(trace: SpaceTrace, call: Call, left: Tensor, right: Tensor) -> None
     trace.give(call.result, label.shaped(first.expand(call.result.shape)))
 
 
-def _vector_name(trace: SpaceTrace, x: Any) -> str:
-    """The parameter that a tensor is, if it is a vector; empty: another tensor, or none."""
-    view = trace.views.of(x)
-    return view.name if view is not None and len(view.axes) == 1 else ""
-
-
 def _reads(
     trace: SpaceTrace, x: Tensor, channel_axis: int, view: View, axis: int, bias: str
 ) -> tuple[Use, ...]:
@@ -153,7 +147,7 @@ def _makes(
     result = call.result
     trace.tell(result, view.name)
     coordinates = tuple(range(result.shape[channel_axis]))
-    bias_name = _vector_name(trace, bias)
+    bias_name = vector_name(trace, bias)
     key = trace.made(view, axis, len(coordinates))
     trace.use(view.name, [*reads, trace.turns(key, Member(view.name, axis, coordinates))])
     label = Label(key, along(channel_axis, result))

@@ -27,7 +27,7 @@ from mpq.transforms import Found
 from mpq.transforms.smooth import Smooth
 from mpq.workflows.setup import Prepared
 from mpq.workflows.transformed import _Judge
-from tests.transforms.networks import Words, outlier_net, outlier_stream
+from tests.transforms.networks import OUTLIER, Words, outlier_net, outlier_stream
 
 X = torch.randn(192, 16, generator=torch.Generator().manual_seed(0))
 LIMIT = {"weight_bytes": 10_000}
@@ -71,6 +71,23 @@ def test_planted_outliers_are_spread_by_a_rotation() -> None:
     assert after is not None
     assert after < before / 4
     assert not turned.provenance.transforms_unhelped
+
+
+def test_planted_shifts_are_taken_away() -> None:
+    """One channel that lies far from 0 costs a 4 bit grid most of its levels."""
+    net = outlier_net()[:2].eval()
+    with torch.no_grad():
+        net.get_parameter("0.weight")[OUTLIER] /= 100
+        net.get_parameter("0.bias")[OUTLIER] += 50
+        net.get_parameter("1.weight")[:, OUTLIER] *= 100
+
+    plain, moved = (mpq.search(task(net, t), LIMIT) for t in ((), ("shift",)))
+
+    before, after = (r.assignment.metadata.measured_loss for r in (plain, moved))
+    assert before is not None
+    assert after is not None
+    assert after < before / 10
+    assert moved.assignment.reparametrization is not None
 
 
 def test_a_rotation_is_done_again(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ SequentialRounding = Annotated[
 Transform = Annotated[
     str | None,
     typer.Option(
-        help="Equivalent transformations, with commas: equalize, rotate, smooth, ... See `mpq transforms`."
+        help="Equivalent transformations, with commas: rotate, smooth, ... See `mpq transforms`."
     ),
 ]
 Seed = Annotated[

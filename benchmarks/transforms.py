@@ -1,16 +1,18 @@
 """What equivalent transformations are worth: losses before and after each, on fresh examples.
 
     python benchmarks/transforms.py llama --cases w4a4,w4a8 > benchmarks/transforms_llama.json
-    python benchmarks/transforms.py vit --transforms smooth --cases w4a8
+    python benchmarks/transforms.py vit --transforms "smooth;rotate:learned=true" --cases w4a8
+    python benchmarks/transforms.py llama --rounding auto --transforms "smooth;rotate+smooth"
 
 The small Llama and the vision transformer (or others of ``rounding_search.py``), uniform at w4a4
 and at w4a8, and searched among w2a8 to w8a8 at the bytes of uniform 4 bits; weights rounded to
-nearest, so that what is compared are the transformations alone. A row has the KL divergence in nats
-on fresh examples (MNIST test images 2,000 to 3,999, 128 stories of eval180), its ratio to the row
-without a transformation with a 95 % interval by paired bootstrap over examples, and whether the
-search used the transformation: one that unseen calibration examples do not speak for is not used,
-and the row is that of the untransformed network. Times are processor time of one thread. Needs the
-published networks: MPQ_DATA, or ../shared/data.
+nearest unless ``--rounding`` says otherwise, so that what is compared are the transformations
+alone. Transformations of one row are joined by ``+``, rows by ``;``. A row has the KL divergence
+in nats on fresh examples (MNIST test images 2,000 to 3,999, 128 stories of eval180), its ratio to
+the row without a transformation with a 95 % interval by paired bootstrap over examples, and
+whether the search used the transformation: one that unseen calibration examples do not speak for
+is not used, and the row is that of the untransformed network. Times are processor time of one
+thread. Needs the published networks: MPQ_DATA, or ../shared/data.
 """
 
 import argparse
@@ -43,7 +45,8 @@ NUM_FRESH: Final = {"vit": 2000, "llama": 128}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", default=["vit", "llama"])
-    parser.add_argument("--transforms", default=",".join(mpq.TRANSFORMS.names()))
+    parser.add_argument("--transforms", default=";".join(mpq.TRANSFORMS.names()))
+    parser.add_argument("--rounding", default="nearest")
     parser.add_argument("--cases", default=",".join((*UNIFORM, SEARCHED)))
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -52,22 +55,24 @@ def main() -> None:
         row
         for name in given.networks
         for case in given.cases.split(",")
-        for row in compared(name, case, given.transforms.split(","), given.seed)
+        for row in compared(name, case, given.transforms.split(";"), given.rounding, given.seed)
     ]
     header = {"command": " ".join(["python", *sys.argv]), "torch": torch.__version__}
     print(json.dumps({**header, "rows": rows}, indent=1))
 
 
-def compared(name: str, case: str, transforms: list[str], seed: int) -> list[dict[str, Any]]:
+def compared(
+    name: str, case: str, transforms: list[str], rounding: str, seed: int
+) -> list[dict[str, Any]]:
     """A row without a transformation, and one for each."""
     model, (calibration, fresh) = network(name, seed)
     fresh = first(fresh, NUM_FRESH.get(name, 1000))
-    chosen = [(), *((each,) for each in transforms)]
+    chosen = [(), *(tuple(each.split("+")) for each in transforms)]
     rows, base = [], None
     for names in chosen:
-        losses, facts = measured(model, (calibration, fresh), case, names, seed)
+        losses, facts = measured(model, (calibration, fresh), case, names, rounding, seed)
         base = losses if base is None else base
-        row = {"network": name, "case": case, "asked": list(names), **facts}
+        row = {"network": name, "case": case, "rounding": rounding, "asked": list(names), **facts}
         rows.append({**row, **ratio(losses, base)})
         print(row, round(rows[-1]["ratio"], 3), file=sys.stderr)
     return rows
@@ -78,6 +83,7 @@ def measured(
     data: tuple[Batches, Batches],
     case: str,
     transforms: tuple[str, ...],
+    rounding: str,
     seed: int,
 ) -> tuple[Array, dict[str, Any]]:
     """``[N]`` nats of every fresh example, and what was done."""
@@ -89,7 +95,7 @@ def measured(
         seen,
         held_out,
         candidates=candidates,
-        rounding="nearest",
+        rounding=rounding,
         transforms=transforms,
         seed=seed,
     )

@@ -260,7 +260,17 @@ def print_frontier(frontier: "Frontier", console: Console, what: str = "Frontier
             console.print(f"hypervolume: {share}")
         for line in frontier.spot_check:
             console.print(for_people(line), markup=False, emoji=False)
+        for line in _frontier_transforms(frontier):
+            console.print(for_people(line), markup=False, emoji=False)
         print_warning(frontier, console)
+
+
+def _frontier_transforms(frontier: "Frontier") -> Iterator[str]:
+    """What was done to the parameters of the network that all points are of."""
+    if frontier.transforms:
+        yield f"all points are of the network with --transform {','.join(frontier.transforms)}"
+    if frontier.transforms_unhelped:
+        yield f"transformations not used: {_with_reasons(frontier.transforms_unhelped)}"
 
 
 def print_warning(frontier: "Frontier", console: Console) -> None:

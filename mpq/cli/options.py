@@ -148,7 +148,7 @@ Tune = Annotated[
 Transform = Annotated[
     str | None,
     typer.Option(
-        help="Equivalent transformations, with commas: equalize, smooth, ... See `mpq transforms`."
+        help="Equivalent transformations, with commas: rotate, smooth, ... See `mpq transforms`."
     ),
 ]
 Seed = Annotated[

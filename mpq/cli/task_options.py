@@ -208,7 +208,7 @@ class TaskOptions:
             codes_cache=self.ranges.codes_cache,
             bias_correction=self.candidates.bias_correction,
             tune=self.candidates.tune,
-            transforms=listed(self.ranges.transform) or (),
+            transforms=listed_parts(self.ranges.transform),
             seed=self.draws.seed,
             allow_randomness=self.draws.allow_randomness,
         )
@@ -229,6 +229,21 @@ def listed(precisions: str | None) -> list[str] | None:
     """Precisions that were written with commas; ``None`` where none were."""
     # None, and no empty list, so that the task looks for its own default.
     return None if precisions is None else precisions.split(",")
+
+
+def listed_parts(written: str | None) -> list[str]:
+    """Names that were written with commas, and commas between the options of one as well.
+
+    >>> listed_parts("rotate:untie=true,learned=true,smooth")
+    ['rotate:untie=true,learned=true', 'smooth']
+    """
+    found: list[str] = []
+    for item in () if written is None else written.split(","):
+        if found and "=" in item and ":" not in item.partition("=")[0]:
+            found[-1] += f",{item}"
+        else:
+            found.append(item)
+    return found
 
 
 def _pairs(option: str, items: list[str] | None) -> list[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """A Pareto frontier as a record: points, and what stands beside them."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import isnan
 from typing import TYPE_CHECKING, final
@@ -55,6 +56,9 @@ class Frontier:
         spot_check: What measuring a few cells said of the predictions, in sentences; none where
             they were not checked.
         untrusted: Layers whose predictions failed there, and were not mended.
+        transforms: What was done to the network's parameters before, in order; every point is of
+            the network with these.
+        transforms_unhelped: Transformation that was asked for to why it is not used.
     """
 
     resource: str
@@ -65,6 +69,8 @@ class Frontier:
     loss_name: str = "predicted_loss"
     spot_check: tuple[str, ...] = ()
     untrusted: tuple[str, ...] = ()
+    transforms: tuple[str, ...] = ()
+    transforms_unhelped: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_measured(self) -> bool:
@@ -125,6 +131,8 @@ class Frontier:
             "spot_check": list(self.spot_check),
             "untrusted_layers": list(self.untrusted),
             "warning": self.warning or None,
+            "transforms": list(self.transforms),
+            "transforms_unhelped": dict(self.transforms_unhelped),
             "points": [
                 {
                     cost: point.cost,

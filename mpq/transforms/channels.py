@@ -42,11 +42,13 @@ class Reader:
         weight: Along which axis.
         inputs: ``[C]`` the channels of what the layer reads.
         out_axis: Of the weight: its output channels.
+        bias: Name of the parameter that is added; empty: none.
     """
 
     weight: Axis
     inputs: Labels
     out_axis: int
+    bias: str = ""
 
 
 @final
@@ -121,6 +123,7 @@ class ChannelTrace(TorchDispatchMode):
             rule(self, Call(operation, func, args, kwargs, result))
         elif not operation.startswith(_METADATA) and not operation.endswith("_like"):
             self.end([args, kwargs], f"goes through {operation}")
+            self._cannot_scale([args, kwargs], operation)
             self.tell(result, operation)
         return result
 
@@ -172,6 +175,14 @@ class ChannelTrace(TorchDispatchMode):
             if view is not None:
                 self.use(view, {})
 
+    def _cannot_scale(self, values: Any, operation: str) -> None:
+        """Matrices that an operation without a rule reads (an LSTM's) are layers without a site."""
+        for tensor in tensors_in(values):
+            view = self.views.of(tensor)
+            if view is not None and len(view.axes) > 1:
+                self.layers[view.name] = None
+                self.unread.setdefault(view.name, f"is read by {operation}")
+
     def use(self, view: View, effects: Mapping[Effect, Axis]) -> None:
         """Writes down what a use of a parameter has to do with factors; all uses have to agree."""
         self._uses.setdefault(view.name, []).append(dict(effects))
@@ -179,6 +190,10 @@ class ChannelTrace(TorchDispatchMode):
     def uses(self, parameter: str) -> bool:
         """Whether the pass reads a parameter."""
         return parameter in self._uses
+
+    def num_uses(self, parameter: str) -> int:
+        """How often the pass reads a parameter."""
+        return len(self._uses.get(parameter, ()))
 
     def read(self, group: str, reader: Reader) -> None:
         """A layer makes up for the factors of a group."""

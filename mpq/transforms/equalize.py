@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mpq._support.arrays import Array
 from mpq.errors import InputError
-from mpq.network.reparametrization import Change
+from mpq.network.reparametrization import Scaling
 from mpq.network.reparametrized import changed
 from mpq.transforms._base import Found, Transform, Transforming
 from mpq.transforms.factors import balanced
@@ -50,7 +50,7 @@ class Equalize(Transform):
         sites = Sites.of(on.module, on.traced)
         pairs = [site for site in sites.sites if site.is_layer or site.before]
         parameters = {name: p.detach() for name, p in on.module.named_parameters()}
-        changes: tuple[Change, ...] = ()
+        changes: tuple[Scaling, ...] = ()
         for _ in range(self.sweeps):
             moved = 0.0
             for site in pairs:
@@ -73,7 +73,7 @@ class _Weights:
 
     module: nn.Module
     parameters: Mapping[str, Tensor]
-    changes: tuple[Change, ...]
+    changes: tuple[Scaling, ...]
 
     def largest(self, name: str, axis: int) -> Array:
         """``[n]`` the largest magnitude of every entry of an axis."""

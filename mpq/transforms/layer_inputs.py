@@ -12,6 +12,8 @@ from mpq._support.arrays import Array
 from mpq.network.examples import Batch
 from mpq.transforms.parameter_views import LAYERS, ParameterViews, run_under
 
+NUM_EXAMPLES: Final = 64
+"""Examples whose inputs are looked at."""
 NUM_ROWS: Final = 512
 """Rows (tokens) of a linear layer's inputs that are kept."""
 NUM_MAPS: Final = 8
@@ -26,6 +28,8 @@ class LayerInput:
     Args:
         largest: ``[C]`` the largest magnitude of every channel.
         sums: ``[C]`` sums of magnitudes.
+        low: ``[C]`` the smallest number of every channel.
+        high: ``[C]`` the largest.
         count: Of the numbers in each sum.
         samples: Parts of the inputs, ``[R, C]`` or ``[N, C, ...]``.
         convolution: Arguments of ``aten.convolution`` after the bias; ``None`` of a linear layer.
@@ -33,6 +37,8 @@ class LayerInput:
 
     largest: Tensor
     sums: Tensor
+    low: Tensor
+    high: Tensor
     count: int
     samples: list[Tensor]
     convolution: tuple[Any, ...] | None
@@ -51,7 +57,10 @@ class LayerInput:
 
     def add(self, x: Tensor, generator: torch.Generator) -> None:
         """Takes a call's input in, channels second."""
-        magnitudes = x.detach().abs().movedim(1, 0).flatten(1).double()  # [C, ...]
+        numbers = x.detach().movedim(1, 0).flatten(1).double()  # [C, ...]
+        magnitudes = numbers.abs()
+        self.low = torch.minimum(self.low, numbers.amin(dim=1))
+        self.high = torch.maximum(self.high, numbers.amax(dim=1))
         self.largest = torch.maximum(self.largest, magnitudes.amax(dim=1))
         self.sums = self.sums + magnitudes.sum(dim=1)
         self.count += magnitudes.shape[1]
@@ -67,7 +76,8 @@ class LayerInput:
     def empty(cls, x: Tensor, convolution: tuple[Any, ...] | None) -> Self:
         """Before the first call."""
         zeros = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
-        return cls(zeros, zeros, 0, [], convolution)
+        ends = torch.full_like(zeros, torch.inf)
+        return cls(zeros, zeros, ends, -ends, 0, [], convolution)
 
 
 def magnitudes(weight: Tensor, axis: int) -> Array:

@@ -1,7 +1,7 @@
 """What layers do to factors of channels: they read those of their inputs, and make new ones."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from mpq.transforms.channels import (
     vector_along,
 )
 from mpq.transforms.parameter_views import View
+
+if TYPE_CHECKING:
+    from mpq.transforms.spaces import SpaceTrace
 
 Rule = Callable[[ChannelTrace, Call], None]
 SHORTCUT: Final = "is added to another tensor, such as a shortcut"
@@ -34,7 +37,7 @@ def matrix_product(trace: ChannelTrace, call: Call) -> None:
         _product(trace, call, x, weight)
         return
     inner, outer = axes
-    effects = _reads(trace, x, -1, view, inner, outer)
+    effects = _reads(trace, x, -1, view, inner, outer, bias=vector_name(trace, bias))
     _makes(trace, call, view, outer, bias, -1, effects)
 
 
@@ -132,9 +135,15 @@ def _product(trace: ChannelTrace, call: Call, left: Tensor, right: Tensor) -> No
         trace.unknown_use(x)
 
 
+def vector_name(trace: "ChannelTrace | SpaceTrace", x: Any) -> str:
+    """The parameter that a tensor is, if it is a vector; empty: another tensor, or none."""
+    view = trace.views.of(x)
+    return view.name if view is not None and len(view.axes) == 1 else ""
+
+
 def _reads(
     trace: ChannelTrace, x: Tensor, channel_axis: int, view: View, axis: int, out: int,
-    repeats: int = 1,
+    repeats: int = 1, bias: str = "",
 ) -> dict[Effect, Axis]:  # fmt: skip
     """A layer meets channels along an axis of its weight; each of them ``repeats`` rows of it."""
     found: dict[Effect, Axis] = {}
@@ -149,7 +158,7 @@ def _reads(
             continue
         along = tuple(channel for channel in inputs for _ in range(repeats))
         found[group, "reads"] = Axis(view.name, axis, along)
-        trace.read(group, Reader(found[group, "reads"], inputs, out))
+        trace.read(group, Reader(found[group, "reads"], inputs, out, bias))
     return found
 
 

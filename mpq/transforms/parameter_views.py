@@ -97,10 +97,15 @@ def _turned(
         return (*axes[:place], None, *axes[place:])
     if operation == "expand":  # torch multiplies batches with a copy of a matrix for each
         added = result.ndim - count
-        kept = zip(axes, args[0].shape, result.shape[added:], strict=True)
-        if all(axis is None or before == after for axis, before, after in kept):
-            return (*[None] * added, *axes)
-        return None
+        sizes = zip(args[0].shape, result.shape[added:], strict=True)
+        # An axis of size 1 is not there any more once it is repeated.
+        kept = (
+            axis if before == after else None
+            for axis, (before, after) in zip(axes, sizes, strict=True)
+        )
+        return (*[None] * added, *kept)
+    if operation == "slice" and result.shape == args[0].shape:
+        return axes
     if operation in ("view", "_unsafe_view", "reshape") and args[0].numel() > 1:
         return _reshaped(axes, args[0], result)
     return None

@@ -10,9 +10,10 @@ from torch import nn
 
 from mpq._support.arrays import Array
 from mpq.network.examples import Batch
-from mpq.network.reparametrization import Change
+from mpq.network.reparametrization import Scaling
 from mpq.transforms.channel_rules import RULES
 from mpq.transforms.channels import FREE, Axis, ChannelTrace, Group, Labels, Reader
+from mpq.transforms.layer_rules import Rule
 from mpq.transforms.parameter_views import run_under
 
 Factors: TypeAlias = Array
@@ -45,7 +46,7 @@ class Site:
         """The parameter that makes the channels."""
         return self.members[0].parameter
 
-    def changes(self, factors: Factors) -> tuple[Change, ...]:
+    def changes(self, factors: Factors) -> tuple[Scaling, ...]:
         """What makes the channels is divided, what reads them multiplied.
 
         Args:
@@ -64,20 +65,23 @@ class Sites:
     Args:
         sites: In the order in which their channels are made.
         why_not: Weight of a layer whose inputs cannot be scaled, and why.
+        shared_biases: Biases of readers that something else reads as well.
     """
 
     sites: tuple[Site, ...]
     why_not: Mapping[str, str]
+    shared_biases: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, module: nn.Module, batch: Batch) -> "Sites":
+    def of(cls, module: nn.Module, batch: Batch, rules: Mapping[str, Rule] = RULES) -> "Sites":
         """Runs one batch.
 
         Args:
             module: In evaluation mode; left as found.
             batch: One or two examples: all tensors of the pass are held.
+            rules: What operations do to channels; those of factors, where nothing else is said.
         """
-        trace = ChannelTrace(module, RULES)
+        trace = ChannelTrace(module, rules)
         trace.finish(run_under(trace, module, batch))
         unreached = [name for name, _ in module.named_parameters() if not trace.uses(name)]
         if unreached:  # what it reads of other examples nobody has followed
@@ -86,7 +90,8 @@ class Sites:
         sites = tuple(site for site in map(_site, trace.groups.values()) if site is not None)
         read = {reader.weight.parameter for site in sites for reader in site.readers}
         left = [name for name in trace.layers if name not in read]
-        return cls(sites, {name: _reason(name, trace) for name in left})
+        shared = _shared_biases(sites, trace)
+        return cls(sites, {name: _reason(name, trace) for name in left}, shared)
 
     @cached_property
     def readers(self) -> tuple[str, ...]:
@@ -95,13 +100,13 @@ class Sites:
         return tuple(dict.fromkeys(found))
 
 
-def merged(changes: Sequence[Change]) -> tuple[Change, ...]:
+def merged(changes: Sequence[Scaling]) -> tuple[Scaling, ...]:
     """Scalings of one axis of one parameter as one: they commute."""
     found: dict[tuple[str, int], Array] = {}
     for change in changes:
         key = (change.parameter, change.axis)
         found[key] = found.get(key, np.ones(1)) * change.factors.astype(np.float64)
-    return tuple(Change(p, a, v.astype(np.float32)) for (p, a), v in found.items())
+    return tuple(Scaling(p, a, v.astype(np.float32)) for (p, a), v in found.items())
 
 
 def by_label(values: Array, labels: Labels) -> Array:
@@ -118,9 +123,16 @@ def largest_by_label(values: Array, labels: Labels, size: int) -> Array:
     return found
 
 
-def _scaling(axis: Axis, factors: Factors) -> Change:
+def _shared_biases(sites: Sequence[Site], trace: ChannelTrace) -> frozenset[str]:
+    readers = (reader for site in sites for reader in site.readers if reader.bias)
+    return frozenset(
+        r.bias for r in readers if trace.num_uses(r.bias) != trace.num_uses(r.weight.parameter)
+    )
+
+
+def _scaling(axis: Axis, factors: Factors) -> Scaling:
     values = by_label(factors, axis.labels).astype(np.float32)
-    return Change(axis.parameter, axis.axis, values)
+    return Scaling(axis.parameter, axis.axis, values)
 
 
 def _site(group: Group) -> Site | None:

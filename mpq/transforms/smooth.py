@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -12,16 +12,13 @@ from mpq._support.arrays import Array
 from mpq._support.paired_gains import is_above_chance
 from mpq._support.progress import track
 from mpq.errors import InputError
-from mpq.network.reparametrization import Change
+from mpq.network.reparametrization import Scaling
 from mpq.quantization.precision import Precision
 from mpq.transforms._base import Found, Transform, Transforming
 from mpq.transforms.factors import smoothing
-from mpq.transforms.layer_inputs import LayerInput, layer_inputs, magnitudes
+from mpq.transforms.layer_inputs import NUM_EXAMPLES, LayerInput, layer_inputs, magnitudes
 from mpq.transforms.sites import Site, Sites, largest_by_label, merged
 from mpq.transforms.trials import NetworkLoss, Rounded, Trial
-
-NUM_EXAMPLES: Final = 64
-"""Examples whose inputs are looked at."""
 
 
 @final
@@ -68,7 +65,7 @@ class Smooth(Transform):
         loss = NetworkLoss(on.module, list(on.batches(NUM_EXAMPLES)), on.metric)
         with torch.no_grad():
             places = _Place.all(sites.sites, parameters, read, on)
-            changes: tuple[Change, ...] = ()
+            changes: tuple[Scaling, ...] = ()
             for place in track(places, "smoothing channels"):
                 tried = [place.rounded(np.ones(place.site.size))]
                 factors = [min(each, key=place.error) for each in self._tried(place)]

@@ -103,8 +103,11 @@ def compare(
     if not parsed or num_random < 3 or refine < 0:
         raise InputError("give at least one limit, num_random >= 3 and refine >= 0")
     with showing_progress(progress):
-        prepared = Prepared.of(task)
+        prepared = Prepared.untransformed(task)
         constraints = {text: prepared.constraints([limit]) for text, limit in parsed.items()}
+        if task.transforms:  # tried only now, which takes longer than to refuse a limit
+            prepared = prepared.with_transforms()
+            constraints = {text: prepared.constraints([limit]) for text, limit in parsed.items()}
         run = _Comparison(prepared, constraints, solver, refine, _rows(prepared, folder))
         # One set of assignments for all estimators: each has to be judged by the same losses.
         trials = tuple(run.trials(num_random))

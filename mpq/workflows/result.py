@@ -185,7 +185,8 @@ class SearchResult:
             points = found_points(self.problem, table, self.trials)
             name = "calibration_loss" if self.provenance.is_loss_measured else "predicted_loss"
             found = Frontier(table.name, table.unit, self.problem.loss.unit, points, (), name)
-            return found if self.provenance.is_loss_measured else self._checked(found)
+            is_measured = self.provenance.is_loss_measured
+            return self._transformed(found if is_measured else self._checked(found))
         points = frontier_points(self.problem, table, solver or self._solver, num_points, hull)
         others = tuple(
             row_point(self.problem, self.solution, table, row, self.provenance.target)
@@ -194,7 +195,13 @@ class SearchResult:
             if row.label != "original"
         )
         found = Frontier(table.name, table.unit, self.problem.loss.unit, points, others)
-        return self._checked(found)
+        return self._transformed(self._checked(found))
+
+    def _transformed(self, frontier: Frontier) -> Frontier:
+        """With what was done to the parameters of the network that it is of."""
+        done, unhelped = self.assignment.reparametrization, self.provenance.transforms_unhelped
+        transforms = () if done is None else done.transforms
+        return replace(frontier, transforms=transforms, transforms_unhelped=unhelped)
 
     def _checked(self, frontier: Frontier) -> Frontier:
         """With what the spot check says of its predictions."""
@@ -218,7 +225,8 @@ class SearchResult:
         """
         table = self.cost_table(self._first_resource)
         points = alternative_points(self.problem, table, self._solver, count, min_differing_layers)
-        return Frontier(table.name, table.unit, self.problem.loss.unit, points)
+        found = Frontier(table.name, table.unit, self.problem.loss.unit, points)
+        return self._transformed(found)
 
     @property
     def _first_resource(self) -> str:

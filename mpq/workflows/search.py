@@ -7,6 +7,7 @@ from mpq._support.progress import showing_progress
 from mpq.errors import InputError
 from mpq.network.randomness import random_state_kept
 from mpq.problem.constraints import Constraints
+from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator, SpotCheck
@@ -102,12 +103,20 @@ def searched(
         axis: The resource of a frontier that the result is asked for.
         folder: Where the state of a tuning is kept after each epoch; ``None``: nowhere.
     """
-    prepared = Prepared.of(task)
-    # what cannot be met, minimized or drawn is refused before the estimate, which takes longest
-    constraints = prepared.constraints(limits)
-    if axis is not None:
-        prepared.pricing.table(axis, prepared.candidates)
-    table = method.minimized(prepared)
+
+    def asked(prepared: Prepared) -> tuple[Constraints, CostTable | None]:
+        constraints = prepared.constraints(limits)
+        if axis is not None:
+            prepared.pricing.table(axis, prepared.candidates)
+        return constraints, method.minimized(prepared)
+
+    # what cannot be met, minimized or drawn is refused before what takes long: trying
+    # transformations, which may change what layers there are, and the estimate
+    prepared = Prepared.untransformed(task)
+    constraints, table = asked(prepared)
+    if task.transforms:
+        prepared = prepared.with_transforms()
+        constraints, table = asked(prepared)
     problem, found = estimated(prepared, constraints, method.estimator, method.solver)
     check = _checked(prepared, method.estimator, found)
     # only now, as a solver that measures needs the calibrated network

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self, TypeVar, final
 
 from torch import nn
@@ -82,45 +82,66 @@ class Prepared:
 
     @classmethod
     def of(cls, task: Task) -> Self:
-        """Finds the layers, and resolves the task's rules to their names.
+        """Finds the layers, resolves the task's rules to their names, and transforms the network.
 
         Raises:
             InputError: If the task does not fit the network; its subclasses say what.
             OutputError: If codes cannot be kept where they should be.
         """
+        return cls.untransformed(task).with_transforms()
+
+    @classmethod
+    def untransformed(cls, task: Task) -> Self:
+        """The same without the task's transformations, which take longest.
+
+        Raises:
+            InputError: As ``of``.
+        """
         folder = task.codes_cache
         kept = None if folder is None else CodesCache(folder)
-        rules, data = task.rules, Calibration.of(task.calibration)
-
-        def find(model: nn.Module) -> Network:
-            return Network.of(
-                model, data, rules.include, rules.exclude, rules.fold, task.output_metric,
-                task.allow_randomness,
-            )  # fmt: skip
-
-        network, model = find(task.model), task.model
+        network = _found(task, task.model)
         if task.target is not None:
             task.target.check_network(task.model)
         # Only now: of a network that mixes rows no batch may be cut.
+        data = Calibration.of(task.calibration)
         calibration, held_out = split_held_out(network, data, task.held_out)
         unseen = None
         if task.tuning is not None:
             calibration, unseen = calibration.split(task.tuning.share)
+        prepared = cls._of(task, network, task.model, (calibration, held_out))
+        if task.target is not None:
+            # Last, since torch takes seconds to trace a network.
+            searched = {layer.name for layer in network.layers} - prepared.unshipped.keys()
+            check_searched(task.target, network, calibration, searched)
+        return replace(prepared, kept_codes=kept, unseen=unseen)
+
+    def with_transforms(self) -> Self:
+        """The network with the task's transformations, as far as they help."""
+        task = self.task
+        if not task.transforms:
+            return self
+        found = TransformedModel.of(task, self.network, self.calibration, partial(_found, task))
+        data = self.calibration, self.held_out
+        return replace(
+            self._of(task, found.network, found.model, data),
+            transformed=found, kept_codes=self.kept_codes, unseen=self.unseen,
+        )  # fmt: skip
+
+    @classmethod
+    def _of(
+        cls, task: Task, network: Network, model: nn.Module, data: tuple[Calibration, Calibration]
+    ) -> Self:
+        """Of a network and its model, which may be transformed."""
+        rules = task.rules
         fixed = _by_layer(network, rules.fixed, "--fix")
         allowed = _by_layer(network, rules.allowed, "--allow")
         _check_fixed(fixed, allowed)
-        transformed = None
-        if task.transforms:
-            transformed = TransformedModel.of(task, network, calibration, find)
-            network, model = transformed.network, transformed.model
         ties, target, unshipped = _ties(network, rules), task.target, dict[str, str]()
         if target is not None:
             wanted = {x.name: allowed.get(x.name, task.precisions) for x in network.layers}
             modules = dict(model.named_modules(remove_duplicate=False))
             found = Shippable.of(target, network.layers, ties, wanted, fixed, modules)
             allowed, unshipped, ties = dict(found.allowed), dict(found.unshipped), found.ties
-            # Last, since torch takes seconds to trace a network.
-            check_searched(target, network, calibration, wanted.keys() - unshipped.keys())
         # A table has the same columns for all layers, also those that a single one may take.
         own = (p for precisions in (tuple(fixed.values()), *allowed.values()) for p in precisions)
         pricing = Pricing(
@@ -134,10 +155,7 @@ class Prepared:
             NO_TARGET if target is None else _file_prices(model, network, target),
         )
         candidates = tuple(dict.fromkeys((*task.precisions, *own)))
-        return cls(
-            task, network, calibration, held_out, pricing, candidates, fixed, allowed, ties,
-            unshipped, transformed=transformed, kept_codes=kept, unseen=unseen,
-        )  # fmt: skip
+        return cls(task, network, *data, pricing, candidates, fixed, allowed, ties, unshipped)
 
     @cached_property
     def quantizer(self) -> Quantizer:
@@ -227,6 +245,15 @@ class Prepared:
         """The problem that only has constraints: every assignment loses nothing."""
         names = [layer.name for layer in self.network.layers]
         return Problem.of_any(constraints, names, self.candidates)
+
+
+def _found(task: Task, model: nn.Module) -> Network:
+    """The layers of the task's model, or of what a transformation made of it."""
+    rules = task.rules
+    return Network.of(
+        model, Calibration.of(task.calibration), rules.include, rules.exclude, rules.fold,
+        task.output_metric, task.allow_randomness,
+    )  # fmt: skip
 
 
 def _bits_there(model: nn.Module, target: Target) -> StoredBits:

@@ -136,13 +136,15 @@ class _Judge:
 
     Args:
         task: Whose network it is.
-        seen: Examples that they are found with.
+        data: All examples, which ranges are calibrated on.
+        seen: Those that they are found with.
         unseen: Others.
         tried: Precisions that all layers are rounded to.
         reference: The original's answers to the unseen ones.
     """
 
     task: "Task"
+    data: Calibration
     seen: Calibration
     unseen: Calibration
     tried: Sequence[Precision]
@@ -154,7 +156,7 @@ class _Judge:
         seen, unseen = data.split(SHARE)
         plain = share_parameters(task.model)
         reference = Reference(plain, unseen, task.output_metric, task.allow_randomness)
-        return cls(task, seen, unseen, tried, reference)
+        return cls(task, data, seen, unseen, tried, reference)
 
     def found(self, transform: Transform, model: nn.Module) -> Found:
         """What a transformation makes of a model."""
@@ -202,8 +204,9 @@ class _Judge:
 
     def _evaluator(self, network: Network) -> Evaluator:
         task = self.task
+        # On all examples, as before and after alike: an expert may be reached by the unseen alone.
         by = Calibrating(network, self.tried, task.seed)
-        ranges = by.ranges(self.seen, task.ranges.activation)
+        ranges = by.ranges(self.data, task.ranges.activation)
         numerics = OWN if task.target is None else task.target.arithmetic
         quantizer = Quantizer(ranges, task.ranges.weight, numerics)
         return Evaluator(network, quantizer, self.reference)

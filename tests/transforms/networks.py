@@ -108,6 +108,18 @@ def outlier_net() -> nn.Sequential:
     return net.eval()
 
 
+def outlier_stream() -> nn.Sequential:
+    """A stream, one channel of which is thirty times larger, which no normalization takes away."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(200, 32), nn.RMSNorm(32), nn.Linear(32, 8))
+    writer, norm, reader = net
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2)  # type: ignore[operator]
+        writer.weight[:, OUTLIER] *= 30  # type: ignore[index, operator]
+        reader.weight[:, OUTLIER] /= 30  # type: ignore[index, operator]
+    return net.eval()
+
+
 def planes() -> st.SearchStrategy[nn.Module]:
     """Convolutions on ``[N, 4, 8, 8]`` of every kind, with what may stand between them."""
     between: st.SearchStrategy[Callable[[], nn.Module]] = st.sampled_from(

@@ -6,7 +6,16 @@ import torch
 from torch import nn
 
 from mpq.errors import FileFormatError, MismatchError
-from mpq.network.reparametrization import Change, Floats, Reparametrization
+from mpq.network.reparametrization import (
+    Addition,
+    Change,
+    Floats,
+    Orthogonal,
+    Reparametrization,
+    Rotation,
+    Scaling,
+    Untying,
+)
 from mpq.network.reparametrized import reparametrized
 
 
@@ -20,10 +29,10 @@ def some() -> Reparametrization:
     return Reparametrization(
         ("smooth",),
         (
-            Change("0.weight", 1, floats(2, 0.5, 4)),
-            Change("0.weight", 0, floats(1, 2, 3, 4)),
-            Change("0.weight", 1, floats(1, 4, 1)),
-            Change("0.bias", 0, floats(1, 2, 3, 4)),
+            Scaling("0.weight", 1, floats(2, 0.5, 4)),
+            Scaling("0.weight", 0, floats(1, 2, 3, 4)),
+            Scaling("0.weight", 1, floats(1, 4, 1)),
+            Scaling("0.bias", 0, floats(1, 2, 3, 4)),
         ),
     )
 
@@ -48,7 +57,7 @@ def test_a_tied_parameter_is_changed_once() -> None:
     first, second = nn.Linear(3, 3), nn.Linear(3, 3)
     second.weight = first.weight
     model = nn.Sequential(first, second).eval()
-    twice = Change("0.weight", 0, floats(2, 2, 2))
+    twice = Scaling("0.weight", 0, floats(2, 2, 2))
 
     found = reparametrized(model, [twice])
 
@@ -66,10 +75,87 @@ def test_a_file_holds_all_of_it() -> None:
     assert [(c.parameter, c.axis) for c in found.changes] == [
         (c.parameter, c.axis) for c in made.changes
     ]
-    assert all(
-        np.array_equal(a.factors, b.factors)
-        for a, b in zip(found.changes, made.changes, strict=True)
+    assert found.content == made.content
+
+
+def rotations() -> Reparametrization:
+    """Rotations that share a matrix of signs, one of its own, terms, and a head that is untied."""
+    signs = Orthogonal(np.array([[1, 1], [1, -1]], dtype=np.int8))
+    other = Orthogonal(np.array([[0.6, 0.8], [-0.8, 0.6]]))
+    return Reparametrization(
+        ("rotate",),
+        (
+            Untying("1.weight"),
+            Addition("0.bias", 0, np.array([0.1, 0.2, 0.3, 0.4])),
+            Rotation("0.weight", 0, 1, 1, signs),
+            Rotation("0.weight", 1, 0, 2, other),
+            Rotation("0.bias", 0, 0, 2, signs),
+        ),
     )
+
+
+def test_rotations_are_products_of_blocks() -> None:
+    """By hand, with a block-diagonal matrix; the numbers around the blocks stay."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval()
+    weight, bias = (model.get_parameter(n).detach().double() for n in ("0.weight", "0.bias"))
+
+    found = reparametrized(model, rotations().changes)
+
+    signs = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.double) / 2**0.5
+    other = torch.tensor([[0.6, 0.8], [-0.8, 0.6]], dtype=torch.double)
+    one = torch.eye(1, dtype=torch.double)
+    by_hand = torch.block_diag(one, signs, one).T @ weight @ torch.block_diag(other, other)
+    torch.testing.assert_close(found.get_parameter("0.weight"), by_hand.float())
+    turned = (bias + torch.tensor([0.1, 0.2, 0.3, 0.4])) @ torch.block_diag(signs, signs)
+    torch.testing.assert_close(found.get_parameter("0.bias"), turned.float())
+
+
+def test_a_file_holds_rotations() -> None:
+    """Signs as bytes, once; the same parameters to the bit, in the file's order."""
+    made, model = rotations(), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval()
+
+    found = Reparametrization.from_content(made.content, made.to_dict())
+
+    assert found == made
+    assert [type(c) for c in found.changes] == [type(c) for c in made.changes]
+    assert made.content.count(b"matrix") == 2
+    pairs = zip(
+        *(reparametrized(model, r.changes).parameters() for r in (made, found)), strict=True
+    )
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_an_untied_parameter_has_numbers_of_its_own() -> None:
+    """The other one stays as it is, and so does the user's model."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).eval()
+    model[1].weight = model[0].weight
+    twice = Scaling("1.weight", 0, floats(2, 2, 2))
+
+    found = reparametrized(model, [Untying("1.weight"), twice])
+
+    weight = model.get_parameter("0.weight").detach()
+    torch.testing.assert_close(found.get_parameter("0.weight").detach(), weight)
+    torch.testing.assert_close(found.get_parameter("1.weight").detach(), 2 * weight)
+    assert model[1].weight is model[0].weight
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (Rotation("0.weight", 0, 0, 1, Orthogonal(np.ones((2, 3)))), "no square matrix"),
+        (Rotation("0.weight", 0, 0, 1, Orthogonal(np.full((2, 2), np.nan))), "no square matrix"),
+        (Rotation("0.weight", 0, -1, 1, Orthogonal(np.eye(2))), "names no matrix"),
+        (Addition("0.bias", 0, np.array([np.inf])), "no vector of float64"),
+    ],
+    ids=["shape", "numbers", "place", "terms"],
+)
+def test_numbers_that_are_no_rotation_are_refused(change: Change, why: str) -> None:
+    """They would be another network."""
+    made = Reparametrization(("rotate",), (change,))
+
+    with pytest.raises(FileFormatError, match=why):
+        Reparametrization.from_content(made.content, made.to_dict())
 
 
 def test_another_file_is_refused() -> None:
@@ -82,9 +168,9 @@ def test_another_file_is_refused() -> None:
 
 def test_numbers_that_are_no_factors_are_refused() -> None:
     """A factor of 0 would be another network."""
-    made = Reparametrization(("smooth",), (Change("0.weight", 0, floats(1, 0)),))
+    made = Reparametrization(("smooth",), (Scaling("0.weight", 0, floats(1, 0)),))
 
-    with pytest.raises(FileFormatError, match="no vector of positive"):
+    with pytest.raises(FileFormatError, match="no vector of float32 numbers other than 0"):
         Reparametrization.from_content(made.content, made.to_dict())
 
 

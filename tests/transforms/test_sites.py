@@ -145,3 +145,21 @@ def test_a_channel_that_is_an_output_is_not_free() -> None:
 
     (site,) = sites.sites
     assert site.is_free.tolist() == [False, False, True, True, True, True]
+
+
+def test_parts_of_an_lstm_are_named() -> None:
+    """Its matrices have no site, and the reason is said of each."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.head(self.lstm(x)[0])
+            return found
+
+    sites = sites_of(jittered(Net()), torch.randn(2, 5, 4))
+
+    assert set(sites.why_not) == {"lstm.weight_ih_l0", "lstm.weight_hh_l0", "head.weight"}
+    assert "is read by" in sites.why_not["lstm.weight_hh_l0"]

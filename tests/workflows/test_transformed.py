@@ -12,15 +12,22 @@ from rich.console import Console
 from torch import nn
 
 import mpq
-from mpq.cli.console import print_result
-from mpq.errors import FileFormatError, InputError, MismatchError, ModelError, UnknownNameError
-from mpq.network.reparametrization import TRANSFORMS_FILE
+from mpq.cli.console import print_frontier, print_result
+from mpq.errors import (
+    FileFormatError,
+    InputError,
+    MismatchError,
+    ModelError,
+    MpqError,
+    UnknownNameError,
+)
+from mpq.network.reparametrization import TRANSFORMS_FILE, Scaling
 from mpq.network.reparametrized import reparametrized
 from mpq.transforms import Found
 from mpq.transforms.smooth import Smooth
 from mpq.workflows.setup import Prepared
 from mpq.workflows.transformed import _Judge
-from tests.transforms.networks import outlier_net
+from tests.transforms.networks import OUTLIER, Words, outlier_net, outlier_stream
 
 X = torch.randn(192, 16, generator=torch.Generator().manual_seed(0))
 LIMIT = {"weight_bytes": 10_000}
@@ -44,6 +51,87 @@ def test_planted_outliers_lose_little_after_smoothing() -> None:
     assert after < before / 10
     assert smooth.assignment.reparametrization is not None
     assert not smooth.provenance.transforms_unhelped
+
+
+def stream_task(transform: str, precision: str, **given: Any) -> mpq.Task:
+    """A search of ``outlier_stream`` with words, or without a transformation."""
+    words = torch.randint(200, (192,), generator=torch.Generator().manual_seed(0))
+    return mpq.Task(
+        outlier_stream(), [words[:128]], [words[128:]], candidates=[precision],
+        rounding="nearest", transforms=[transform] if transform else [], **given,
+    )  # fmt: skip
+
+
+def test_planted_outliers_are_spread_by_a_rotation() -> None:
+    """Of a stream, whose channels have no factors: less than a quarter of the loss is left."""
+    plain, turned = (mpq.search(stream_task(t, "w8a4"), LIMIT) for t in ("", "rotate"))
+
+    before, after = (r.assignment.metadata.measured_loss for r in (plain, turned))
+    assert before is not None
+    assert after is not None
+    assert after < before / 4
+    assert not turned.provenance.transforms_unhelped
+
+
+def test_planted_shifts_are_taken_away() -> None:
+    """One channel that lies far from 0 costs a 4 bit grid most of its levels."""
+    net = outlier_net()[:2].eval()
+    with torch.no_grad():
+        net.get_parameter("0.weight")[OUTLIER] /= 100
+        net.get_parameter("0.bias")[OUTLIER] += 50
+
+    plain, moved = (mpq.search(task(net, t), LIMIT) for t in ((), ("shift",)))
+
+    before, after = (r.assignment.metadata.measured_loss for r in (plain, moved))
+    assert before is not None
+    assert after is not None
+    assert after < before / 10
+    assert moved.assignment.reparametrization is not None
+
+
+def test_a_rotation_is_done_again(tmp_path: Path) -> None:
+    """Saved, loaded, quantized and exported: the very outputs that the search measured."""
+    pytest.importorskip("onnxruntime")
+    made = stream_task("rotate:learned=true,steps=3", "w8a8", to="onnx-qdq")
+    result = mpq.search(made, LIMIT)
+    if result.assignment.reparametrization is None:
+        pytest.fail(str(result.provenance.transforms_unhelped))
+    result.save(tmp_path)
+    net, unseen = outlier_stream(), made.held_out
+
+    loaded = mpq.Assignment.load(tmp_path)
+    measured = mpq.evaluate(net, loaded, unseen)["quantized"]
+    exported = mpq.export(
+        loaded, tmp_path / "x", "onnx-qdq", net, made.calibration, held_out=unseen
+    )
+
+    assert loaded == result.assignment
+    assert measured.divergence == pytest.approx(loaded.metadata.measured_loss, rel=1e-4)
+    assert exported.deviation is not None
+    assert exported.deviation < 1e-3
+
+
+def test_an_untied_head_is_a_layer_of_its_own() -> None:
+    """It has bytes and a precision, in the search and in what repeats it."""
+    torch.manual_seed(0)
+    net, ids = Words(is_tied=True).eval(), torch.randint(13, (64, 7))
+    with torch.no_grad():
+        net.get_parameter("words.weight")[:, 3] *= 20
+        net.get_parameter("norm.weight").uniform_(0.5, 2)
+    asked = mpq.Task(
+        net, [ids[:48]], [ids[48:]], candidates=["w8a4"], rounding="nearest",
+        transforms=["rotate:untie=true"],
+    )  # fmt: skip
+
+    result = mpq.search(asked, {"weight_bytes": 100_000})
+
+    assert not result.provenance.transforms_unhelped
+    assert {"words", "head"} <= result.assignment.precisions.keys()
+    (row,) = (layer for layer in result.layers if layer.name == "head")
+    assert row.weight_of is None
+    again = mpq.quantize(net, result.assignment)
+    assert again.get_parameter("head.weight") is not again.get_parameter("words.weight")
+    assert net.get_submodule("head").weight is net.get_submodule("words").weight
 
 
 def test_what_was_done_is_done_again(tmp_path: Path) -> None:
@@ -133,6 +221,34 @@ def test_what_the_traced_examples_do_not_reach_keeps_a_network_as_it_is() -> Non
     assert "do not reach experts.1.weight" in found.unhelped["smooth"]
 
 
+class Sparse(nn.Module):
+    """An expert without examples is called as well, with none of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.usual, self.rare = outlier_net(), outlier_net()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        is_rare, found = x[:, 0] > 3, torch.zeros(len(x), 8)
+        found[is_rare] = self.rare(x[is_rare])
+        found[~is_rare] = self.usual(x[~is_rare])
+        return found
+
+
+def test_an_expert_that_only_unseen_examples_reach_is_no_error() -> None:
+    """Ranges are calibrated on all examples, and not on those alone that factors are found with."""
+    data = X[:64].clamp(max=2)
+    data[-8:, 0] = 4
+
+    found = Prepared.of(mpq.Task(
+        Sparse().eval(), [data], [X[128:]], candidates=["w4a4"], transforms=["smooth"],
+    )).transformed  # fmt: skip
+
+    assert found is not None
+    assert found.reparametrization is not None
+
+
 def test_a_single_example_judges_nothing() -> None:
     """Then none is used, and that is said."""
     net = outlier_net()
@@ -212,7 +328,11 @@ def test_a_transformation_that_hurts_is_not_used(monkeypatch: pytest.MonkeyPatch
     net = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
     undone = mpq.search(task(outlier_net(), ("smooth",)), LIMIT).assignment.reparametrization
     assert undone is not None
-    harmful = tuple(replace(c, factors=np.reciprocal(c.factors)) for c in undone.changes)
+    harmful = tuple(
+        replace(c, factors=np.reciprocal(c.factors))
+        for c in undone.changes
+        if isinstance(c, Scaling)
+    )
     monkeypatch.setattr(Smooth, "found", lambda *_: Found(harmful, 2, {}))
 
     prepared = Prepared.of(task(net, ("smooth",)))
@@ -274,3 +394,38 @@ def test_patterns_that_match_nothing_are_refused_before_anything_is_tried(
 
     with pytest.raises(InputError, match="nope"):
         Prepared.of(task(outlier_net(), ("smooth",), rules=rules))
+
+
+@pytest.mark.parametrize(
+    ("limits", "given", "why"),
+    [
+        ({"weight_bytes": 1}, {}, "weight_bytes"),
+        ({"no_such": 1}, {}, "no_such"),
+        ({"weight_bytes": 10_000}, {"fix": {"1": "w8a8"}, "allow": {"1": ["w4a4"]}}, "--allow"),
+    ],
+    ids=["limit", "resource", "rules"],
+)
+def test_what_cannot_be_met_is_refused_before_anything_is_tried(
+    limits: Any, given: Any, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Limits, resources and rules are known without a trial."""
+    monkeypatch.setattr(Smooth, "found", lambda *_: pytest.fail("tried"))
+    rules = mpq.Rules(**given)
+
+    with pytest.raises(MpqError, match=why):
+        mpq.search(task(outlier_net(), ("smooth",), rules=rules), limits)
+
+
+def test_a_frontier_says_what_was_done() -> None:
+    """Its points are of the transformed network, and its file says so."""
+    found = mpq.frontier(
+        task(outlier_net(), ("smooth", "equalize"), candidates=["w4a4", "w8a8"]), num_points=3
+    )
+
+    assert found.transforms == ("smooth",)
+    assert "equalize" in found.transforms_unhelped
+    stated = json.loads(found.to_json())
+    assert stated["transforms"] == ["smooth"]
+    console = Console(record=True, width=4000)
+    print_frontier(found, console)
+    assert "all points are of the network with --transform smooth" in console.export_text()

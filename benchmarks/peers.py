@@ -66,13 +66,14 @@ class Setting:
 
     Args:
         label: What is special about it; with the bits, the name of a row.
-        kind: Our candidates, with ``{bits}`` for the bits.
+        kinds: Glob of layers to our candidates there, with ``{bits}`` for the bits; later ones
+            override earlier ones.
         networks: Whose layers the peer takes so.
         options: What the driver reads, beside the bits.
     """
 
     label: str
-    kind: str
+    kinds: Mapping[str, str]
     networks: tuple[str, ...]
     options: Mapping[str, Any]
 
@@ -93,11 +94,49 @@ class Peer:
 
 
 LLAMA: Final = ("llama",)
+PER_CHANNEL: Final = Setting("per channel", {"*": "w{bits}"}, LLAMA, {"group_size": None})
+DOWN: Final = ("down_proj",)
+"""Layers whose 172 inputs are no multiple of a group, which some refuse."""
+MOSTLY_GROUPS: Final = Setting(
+    "groups of 32, down_proj per channel",
+    {"*": "w{bits}g32", "*down_proj": "w{bits}"},
+    LLAMA,
+    {"group_size": 32, "per_channel": DOWN},
+)
 PEERS: Final = {
     "hqq": Peer(
         ("torch==2.13.0", "hqq==0.2.8.post1"),
         "hqq_driver.py",
-        (Setting("groups of 64", "w{bits}zg64", LLAMA, {"group_size": 64}),),
+        (Setting("groups of 64", {"*": "w{bits}zg64"}, LLAMA, {"group_size": 64}),),
+    ),
+    "auto-round": Peer(
+        ("torch==2.13.0", "transformers==5.24.0", "auto-round==0.16.1", "accelerate==1.15.0"),
+        "auto_round_driver.py",
+        (
+            Setting(
+                "groups of 64",
+                {"*": "w{bits}g64"},
+                LLAMA,
+                {"group_size": 64, "symmetric": True},
+            ),
+            Setting(
+                "groups of 64, zero points",
+                {"*": "w{bits}zg64"},
+                LLAMA,
+                {"group_size": 64, "symmetric": False},
+            ),
+            Setting(
+                "groups of 32",
+                {"*": "w{bits}g32"},
+                LLAMA,
+                {"group_size": 32, "symmetric": True},
+            ),
+        ),
+    ),
+    "llm-compressor": Peer(
+        ("torch==2.13.0", "llmcompressor==0.14.0.1"),
+        "llm_compressor_driver.py",
+        (PER_CHANNEL, MOSTLY_GROUPS),
     ),
 }
 
@@ -109,32 +148,31 @@ def main() -> None:
     parser.add_argument("--bits", default="3,4")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--envs", type=Path, required=True)
-    parser.add_argument("--into", type=Path)
+    parser.add_argument("--into", type=Path, required=True)
     given = parser.parse_args()
     torch.set_num_threads(1)
     peer = PEERS[given.peer]
     python = environment(peer, given.envs / given.peer)
     task = Compared.of(given.network, given.seed)
-    rows = [
-        task.row(peer, setting, bits, python)
-        for setting in peer.settings
-        if given.network in setting.networks
-        for bits in map(int, given.bits.split(","))
-    ]
     told = {
         "command": " ".join(["python", *sys.argv]),
         "pip": "pip install " + " ".join(peer.pip),
         "versions": versions(python, peer),
         "torch": torch.__version__,
         "mpq": mpq.__version__,
-        "rows": rows,
+        "rows": [],
     }
-    text = json.dumps(told, indent=1) + "\n"
-    if given.into is None:
-        sys.stdout.write(text)
-    else:
-        given.into.parent.mkdir(exist_ok=True)
-        given.into.write_text(text, encoding="utf-8")
+    for setting in peer.settings:
+        if given.network in setting.networks:
+            for bits in map(int, given.bits.split(",")):
+                told["rows"].append(task.row(peer, setting, bits, python))
+                write(told, given.into)
+
+
+def write(told: Mapping[str, Any], into: Path) -> None:
+    """After every row, as those of some peers take long."""
+    into.parent.mkdir(exist_ok=True)
+    into.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +222,9 @@ class Compared:
         theirs_measured = self.reference.compare(theirs)
         sizes = {x.name: x.num_weights for x in self.own.layers}
         limit = sum(-(-told["bits"][name] // 8) for name in sizes)
-        candidates = [setting.kind.format(bits=b) for b in BITS]
+        candidates = {
+            layers: [kind.format(bits=b) for b in BITS] for layers, kind in setting.kinds.items()
+        }
         ours, ours_told = self._search(candidates, limit)
         found = ratio(ours.by_example, theirs_measured.by_example)
         row = {
@@ -219,7 +259,7 @@ class Compared:
             **setting.options,
         }
         inputs = [next(iter(_inputs(batch))) for batch in self.calibration]
-        save_file({"inputs": torch.cat(inputs)}, place / "calibration.safetensors")
+        save_file({"inputs": torch.cat(inputs).contiguous()}, place / "calibration.safetensors")
         weights = {
             layer.name: self.own.module.get_submodule(layer.name).weight.detach().contiguous()
             for layer in self.own.layers
@@ -263,11 +303,15 @@ class Compared:
         ours = answer if isinstance(answer, Tensor) else answer.logits
         return float((ours - outputs).abs().max() / outputs.abs().max())
 
-    def _search(self, candidates: list[str], limit: int) -> tuple[Measurement, dict[str, Any]]:
+    def _search(
+        self, candidates: Mapping[str, list[str]], limit: int
+    ) -> tuple[Measurement, dict[str, Any]]:
         """``mpq.search`` with its defaults, within so many bytes of the layers."""
-        rules = mpq.Rules(exclude=EXCLUDED.get(self.name, ()))
+        everywhere = candidates["*"]
+        others = {layers: own for layers, own in candidates.items() if layers != "*"}
+        rules = mpq.Rules(exclude=EXCLUDED.get(self.name, ()), allow=others)
         task = mpq.Task(
-            self.model, self.calibration, candidates=candidates, rules=rules, seed=self.seed
+            self.model, self.calibration, candidates=everywhere, rules=rules, seed=self.seed
         )
         constant = Prepared.of(task).pricing.constant_bytes
         start = time.process_time()
@@ -331,6 +375,7 @@ def run(command: list[str], limit_s: int = DRIVER_LIMIT_S) -> str:
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
+        "GPTQMODEL_CPU_WORKERS": "2",  # by default half of the cores, and it fails with one
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONPATH": "",
     }

@@ -51,6 +51,13 @@ class Question:
         """Of all calibration examples."""
         return load_file(self.folder / "calibration.safetensors")["inputs"]
 
+    def group_size(self, name: str) -> int | None:
+        """Weights that share a scale in a layer; ``None``: all of a channel."""
+        asked = self.asked
+        is_per_channel = any(name.endswith(end) for end in asked.get("per_channel", ()))
+        found: int | None = None if is_per_channel else asked["group_size"]
+        return found
+
     def network(self) -> nn.Module:
         """The trained network: by the example's file, or as transformers loads it."""
         if "example" not in self.asked:

@@ -21,7 +21,8 @@ largest difference of ours with their numbers, over the largest answer.
 
 Of the Llama all linear layers of its blocks are quantized, by both sides; the embedding and the
 head, one parameter, stay as they are. Of ResNet-20 and the vision transformer all layers are.
-Needs the published networks: MPQ_DATA, or ../shared/data.
+Rows that are in the file already are not made again. Needs the published networks: MPQ_DATA, or
+../shared/data.
 """
 
 import argparse
@@ -94,6 +95,10 @@ class Peer:
 
 
 LLAMA: Final = ("llama",)
+IMAGES: Final = ("resnet20", "vit")
+ADAROUND_ITERATIONS: Final = 2000
+"""Of a layer: its default of 15,000 takes hours on a processor."""
+MCT_EPOCHS: Final = 5
 PER_CHANNEL: Final = Setting("per channel", {"*": "w{bits}"}, LLAMA, {"group_size": None})
 DOWN: Final = ("down_proj",)
 """Layers whose 172 inputs are no multiple of a group, which some refuse."""
@@ -138,6 +143,36 @@ PEERS: Final = {
         "llm_compressor_driver.py",
         (PER_CHANNEL, MOSTLY_GROUPS),
     ),
+    "gptqmodel": Peer(
+        ("torch==2.13.0", "transformers==5.24.0", "gptqmodel==7.6.0", "optimum==2.3.0"),
+        "gptqmodel_driver.py",
+        (
+            Setting("groups of 32", {"*": "w{bits}g32"}, LLAMA, {"group_size": 32}),
+        ),
+    ),
+    "aimet": Peer(
+        ("torch==2.14.1", "torchvision==0.29.1", "aimet-torch==2.42.0"),
+        "aimet_driver.py",
+        (
+            Setting(
+                "AdaRound", {"*": "w{bits}"}, IMAGES, {"iterations": ADAROUND_ITERATIONS}
+            ),
+        ),
+    ),
+    "mct": Peer(
+        ("torch==2.14.1", "torchvision==0.29.1", "model-compression-toolkit==2.6.1"),
+        "mct_driver.py",
+        (
+            Setting("mixed precision", {"*": "w{bits}"}, IMAGES, {"epochs": 0, "is_mixed": True}),
+            Setting("GPTQ", {"*": "w{bits}"}, IMAGES, {"epochs": MCT_EPOCHS, "is_mixed": False}),
+            Setting(
+                "mixed precision and GPTQ",
+                {"*": "w{bits}"},
+                IMAGES,
+                {"epochs": MCT_EPOCHS, "is_mixed": True},
+            ),
+        ),
+    ),
 }
 
 
@@ -160,13 +195,23 @@ def main() -> None:
         "versions": versions(python, peer),
         "torch": torch.__version__,
         "mpq": mpq.__version__,
-        "rows": [],
+        "rows": rows_there(given.into),
     }
+    done = {(row["setting"], row["bits"], row["seed"]) for row in told["rows"]}
     for setting in peer.settings:
-        if given.network in setting.networks:
-            for bits in map(int, given.bits.split(",")):
+        for bits in map(int, given.bits.split(",")):
+            is_asked = given.network in setting.networks
+            if is_asked and (setting.label, bits, given.seed) not in done:
                 told["rows"].append(task.row(peer, setting, bits, python))
                 write(told, given.into)
+
+
+def rows_there(into: Path) -> list[dict[str, Any]]:
+    """Of a run that was stopped."""
+    found: list[dict[str, Any]] = []
+    if into.exists():
+        found = json.loads(into.read_text("utf-8"))["rows"]
+    return found
 
 
 def write(told: Mapping[str, Any], into: Path) -> None:

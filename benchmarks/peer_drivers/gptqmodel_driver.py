@@ -1,33 +1,32 @@
 """GPTQ (Frantar et al. 2022, arXiv:2210.17323) by the package ``gptqmodel``, with its defaults.
 
-Symmetric, ``desc_act`` and damping as the package has them. Its kernels pack whole words of 32
-inputs. Numbers are those that its own modules decode their codes to.
+Symmetric, in groups. Numbers are those that its own modules decode the saved codes to, in fp16.
 """
 
 from common import Question, grouped_bits
-from gptqmodel import GPTQModel, QuantizeConfig
+from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 
-GROUP_SCALE_BITS = 16
+SCALE_BITS = 16
 
 
 def main() -> None:
     """Quantizes the linear layers of all blocks."""
     question = Question.given()
-    size = question.asked["group_size"]
-    left = {f"-:.*{end}.*": {} for end in question.asked.get("left", ())}
-    config = QuantizeConfig(bits=question.bits, group_size=size, dynamic=left or None)
+    config = QuantizeConfig(bits=question.bits, group_size=question.asked["group_size"])
     model = GPTQModel.load(str(question.folder / "network"), config, device="cpu")
     examples = [{"input_ids": row, "attention_mask": (row >= 0).long()} for row in question.inputs]
     question.timed(lambda: model.quantize(examples, batch_size=1))
-    modules = dict(model.model.named_modules())
+    saved = str(question.folder / "saved")
+    model.save(saved)
+    loaded = GPTQModel.load(saved, device="cpu", backend=BACKEND.TORCH).model
+    modules = dict(loaded.named_modules())
     found, bits = {}, {}
     for name in question.layers:
-        print(name, type(modules[name]))
         weight = modules[name].dequantize_weight().T
         found[name] = weight
-        groups = weight.shape[0] * (weight.shape[1] // size)
-        bits[name] = grouped_bits(weight, question.bits, groups, GROUP_SCALE_BITS)
-    question.answer(found, bits, model.model)
+        num_scales = modules[name].scales.numel()
+        bits[name] = grouped_bits(weight, question.bits, num_scales, SCALE_BITS)
+    question.answer(found, bits, loaded)
 
 
 if __name__ == "__main__":

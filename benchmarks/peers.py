@@ -46,7 +46,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import mpq
-from mpq.cli.loading import load_model, load_object
+from mpq.cli.loading import load_object
 from mpq.network.modules import share_parameters
 from mpq.network.network import Network
 from mpq.report.measurement import Measurement
@@ -71,12 +71,15 @@ class Setting:
             override earlier ones.
         networks: Whose layers the peer takes so.
         options: What the driver reads, beside the bits.
+        exclude: Globs of layers that stay as they are, on both sides, as the peer takes none of
+            their shape.
     """
 
     label: str
     kinds: Mapping[str, str]
     networks: tuple[str, ...]
     options: Mapping[str, Any]
+    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,13 @@ class Peer:
     """Another quantizer.
 
     Args:
+        package: Its name on PyPI.
         pip: The pinned line; versions of all that is named are in the output.
         driver: File of ``peer_drivers``.
         settings: How it is asked.
     """
 
+    package: str
     pip: tuple[str, ...]
     driver: str
     settings: tuple[Setting, ...]
@@ -99,7 +104,11 @@ IMAGES: Final = ("resnet20", "vit")
 ADAROUND_ITERATIONS: Final = 2000
 """Of a layer: its default of 15,000 takes hours on a processor."""
 MCT_EPOCHS: Final = 5
+"""Over the calibration examples, of which it takes Hessian scores of 16, as it does by default
+without attention to samples: with that, scores alone take a hundred passes for every batch."""
 PER_CHANNEL: Final = Setting("per channel", {"*": "w{bits}"}, LLAMA, {"group_size": None})
+MLP: Final = ("*mlp*",)
+"""Their 172 inputs or outputs are no multiple of 32: AutoRound leaves them as they are."""
 DOWN: Final = ("down_proj",)
 """Layers whose 172 inputs are no multiple of a group, which some refuse."""
 MOSTLY_GROUPS: Final = Setting(
@@ -110,57 +119,65 @@ MOSTLY_GROUPS: Final = Setting(
 )
 PEERS: Final = {
     "hqq": Peer(
+        "hqq",
         ("torch==2.13.0", "hqq==0.2.8.post1"),
         "hqq_driver.py",
         (Setting("groups of 64", {"*": "w{bits}zg64"}, LLAMA, {"group_size": 64}),),
     ),
     "auto-round": Peer(
+        "auto-round",
         ("torch==2.13.0", "transformers==5.24.0", "auto-round==0.16.1", "accelerate==1.15.0"),
         "auto_round_driver.py",
         (
             Setting(
-                "groups of 64",
+                "attention, groups of 64",
                 {"*": "w{bits}g64"},
                 LLAMA,
                 {"group_size": 64, "symmetric": True},
+                MLP,
             ),
             Setting(
-                "groups of 64, zero points",
+                "attention, groups of 64, zero points",
                 {"*": "w{bits}zg64"},
                 LLAMA,
                 {"group_size": 64, "symmetric": False},
+                MLP,
             ),
             Setting(
-                "groups of 32",
+                "attention, groups of 32",
                 {"*": "w{bits}g32"},
                 LLAMA,
                 {"group_size": 32, "symmetric": True},
+                MLP,
             ),
         ),
     ),
     "llm-compressor": Peer(
+        "llmcompressor",
         ("torch==2.13.0", "llmcompressor==0.14.0.1"),
         "llm_compressor_driver.py",
         (PER_CHANNEL, MOSTLY_GROUPS),
     ),
     "gptqmodel": Peer(
+        "gptqmodel",
         ("torch==2.13.0", "transformers==5.24.0", "gptqmodel==7.6.0", "optimum==2.3.0"),
         "gptqmodel_driver.py",
-        (
-            Setting("groups of 32", {"*": "w{bits}g32"}, LLAMA, {"group_size": 32}),
-        ),
+        (Setting("groups of 32", {"*": "w{bits}g32"}, LLAMA, {"group_size": 32}),),
     ),
     "aimet": Peer(
+        "aimet-torch",
         ("torch==2.14.1", "torchvision==0.29.1", "aimet-torch==2.42.0"),
         "aimet_driver.py",
-        (
-            Setting(
-                "AdaRound", {"*": "w{bits}"}, IMAGES, {"iterations": ADAROUND_ITERATIONS}
-            ),
-        ),
+        (Setting("AdaRound", {"*": "w{bits}"}, IMAGES, {"iterations": ADAROUND_ITERATIONS}),),
     ),
     "mct": Peer(
-        ("torch==2.14.1", "torchvision==0.29.1", "model-compression-toolkit==2.6.1"),
+        "model-compression-toolkit",
+        (
+            "torch==2.14.1",
+            "torchvision==0.29.1",
+            "model-compression-toolkit==2.6.1",
+            "safetensors==0.8.0",
+        ),
         "mct_driver.py",
         (
             Setting("mixed precision", {"*": "w{bits}"}, IMAGES, {"epochs": 0, "is_mixed": True}),
@@ -188,10 +205,10 @@ def main() -> None:
     torch.set_num_threads(1)
     peer = PEERS[given.peer]
     python = environment(peer, given.envs / given.peer)
-    task = Compared.of(given.network, given.seed)
     told = {
         "command": " ".join(["python", *sys.argv]),
         "pip": "pip install " + " ".join(peer.pip),
+        "package": peer.package,
         "versions": versions(python, peer),
         "torch": torch.__version__,
         "mpq": mpq.__version__,
@@ -202,7 +219,8 @@ def main() -> None:
         for bits in map(int, given.bits.split(",")):
             is_asked = given.network in setting.networks
             if is_asked and (setting.label, bits, given.seed) not in done:
-                told["rows"].append(task.row(peer, setting, bits, python))
+                compared = Compared.of(given.network, given.seed, setting)
+                told["rows"].append(compared.row(peer, bits, python))
                 write(told, given.into)
 
 
@@ -222,11 +240,12 @@ def write(told: Mapping[str, Any], into: Path) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """One network and its examples.
+    """One network and its examples, and how it is quantized.
 
     Args:
         name: Of ``NETWORKS``.
         seed: Of the calibration examples that are drawn, and of the search.
+        setting: Of the peer.
         model: As users have it.
         calibration: For both sides.
         fresh: That both sides are measured on.
@@ -236,6 +255,7 @@ class Compared:
 
     name: str
     seed: int
+    setting: Setting
     model: nn.Module
     calibration: Any
     fresh: Any
@@ -243,22 +263,24 @@ class Compared:
     reference: Reference
 
     @classmethod
-    def of(cls, name: str, seed: int) -> "Compared":
+    def of(cls, name: str, seed: int, setting: Setting) -> "Compared":
         """Loads the network; the Llama as transformers has it, since peers read no other."""
         model, (calibration, fresh) = network(name, seed)
         if name == "llama":
             model = load_object(f"{ROOT / 'examples' / 'llama_stories_transformers.py'}:make_net")()
             calibration, fresh = _ids(calibration), _ids(fresh)
-        own = Network.of(model, calibration, exclude=EXCLUDED.get(name, ()))
+        exclude = (*EXCLUDED.get(name, ()), *setting.exclude)
+        own = Network.of(model, calibration, exclude=exclude)
         reference = Reference(share_parameters(model), mpq.Calibration.of(fresh))
-        return cls(name, seed, model, calibration, fresh, own, reference)
+        return cls(name, seed, setting, model, calibration, fresh, own, reference)
 
-    def row(self, peer: Peer, setting: Setting, bits: int, python: Path) -> dict[str, Any]:
+    def row(self, peer: Peer, bits: int, python: Path) -> dict[str, Any]:
         """The peer and we, side by side."""
+        setting = self.setting
         print(self.name, peer.driver, setting.label, bits, file=sys.stderr)
         with TemporaryDirectory() as folder:
             place = Path(folder)
-            self._ask(setting, bits, place)
+            self._ask(bits, place)
             run([str(python), str(ROOT / "benchmarks" / "peer_drivers" / peer.driver), folder])
             told = json.loads((place / "told.json").read_text("utf-8"))
             tensors = load_file(place / "weights.safetensors")
@@ -278,6 +300,7 @@ class Compared:
             "setting": setting.label,
             "bits": bits,
             "options": dict(setting.options),
+            "excluded": [*EXCLUDED.get(self.name, ()), *setting.exclude],
             "num_layers": len(sizes),
             "peer": {
                 "weight_bytes": limit,
@@ -294,14 +317,14 @@ class Compared:
         print(json.dumps({key: row[key] for key in ("peer", "mpq", "ratio")}), file=sys.stderr)
         return row
 
-    def _ask(self, setting: Setting, bits: int, place: Path) -> None:
+    def _ask(self, bits: int, place: Path) -> None:
         """What the driver reads: the question, the network, its weights and the examples."""
         asked = {
             "network": self.name,
             "bits": bits,
             "seed": self.seed,
             "layers": [layer.name for layer in self.own.layers],
-            **setting.options,
+            **self.setting.options,
         }
         inputs = [next(iter(_inputs(batch))) for batch in self.calibration]
         save_file({"inputs": torch.cat(inputs).contiguous()}, place / "calibration.safetensors")
@@ -354,7 +377,8 @@ class Compared:
         """``mpq.search`` with its defaults, within so many bytes of the layers."""
         everywhere = candidates["*"]
         others = {layers: own for layers, own in candidates.items() if layers != "*"}
-        rules = mpq.Rules(exclude=EXCLUDED.get(self.name, ()), allow=others)
+        exclude = (*EXCLUDED.get(self.name, ()), *self.setting.exclude)
+        rules = mpq.Rules(exclude=exclude, allow=others)
         task = mpq.Task(
             self.model, self.calibration, candidates=everywhere, rules=rules, seed=self.seed
         )

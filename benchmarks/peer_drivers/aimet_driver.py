@@ -8,7 +8,7 @@ import torch
 from aimet_torch.adaround.adaround_weight import Adaround, AdaroundParameters
 from aimet_torch.batch_norm_fold import fold_all_batch_norms
 from aimet_torch.nn import QuantizationMixin
-from common import Question, grouped_bits
+from common import Question, check_levels, grouped_bits
 from torch.utils.data import DataLoader
 
 SCALE_BITS = 32
@@ -51,6 +51,7 @@ def main() -> None:
     for name in question.layers:
         weight, bias = modules[name].weight, modules[name].bias
         found[name] = weight
+        check_levels(name, weight, question.bits, None)
         if bias is not None:
             found[f"{name}.bias"] = bias
         bits[name] = grouped_bits(weight, question.bits, weight.shape[0], SCALE_BITS)

@@ -6,7 +6,7 @@ its fake-quantized network has.
 
 import torch
 from auto_round import AutoRound
-from common import Question, grouped_bits
+from common import Question, check_levels, grouped_bits
 
 SCALE_BITS = 16
 
@@ -40,6 +40,7 @@ def main() -> None:
     for name in question.layers:
         weight = modules[name].weight
         found[name] = weight
+        check_levels(name, weight, question.bits, size)
         groups = weight.shape[0] * -(-weight.shape[1] // size)  # the last one may be short
         zero_bits = 0 if is_symmetric else question.bits
         bits[name] = grouped_bits(weight, question.bits, groups, SCALE_BITS + zero_bits)

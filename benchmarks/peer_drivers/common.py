@@ -70,7 +70,7 @@ class Question:
         spec = importlib.util.spec_from_file_location("example", self.asked["example"])
         assert spec is not None
         assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
+        module = sys.modules["example"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         model: nn.Module = module.make_net()
         model.load_state_dict(load_file(self.asked["weights"]))
@@ -107,6 +107,26 @@ class Question:
         save_file(found, self.folder / "weights.safetensors")
         told = {"processor_seconds": self._seconds, "bits": dict(bits), "more": more}
         (self.folder / "told.json").write_text(json.dumps(told), "utf-8")
+
+
+def check_levels(name: str, weight: Tensor, bits: int, size: int | None) -> None:
+    """Whether a package did what it was asked for: no group has more numbers than codes.
+
+    Args:
+        name: The layer's.
+        weight: ``[O, ...]`` the numbers that codes stand for.
+        bits: Of a code.
+        size: Consecutive weights of a channel with one scale; ``None``: all of them.
+
+    Raises:
+        ValueError: If a group has more.
+    """
+    rows = weight.detach().float().flatten(1)
+    most = max(
+        len(group.unique()) for part in rows.split(size or rows.shape[1], 1) for group in part
+    )
+    if most > 2**bits:
+        raise ValueError(f"{name}: {most} numbers in a group, where {bits} bits have {2**bits}")
 
 
 def grouped_bits(weight: Tensor, bits: int, groups: int, bits_per_group: int) -> int:

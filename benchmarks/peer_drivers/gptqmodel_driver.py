@@ -3,7 +3,7 @@
 Symmetric, in groups. Numbers are those that its own modules decode the saved codes to, in fp16.
 """
 
-from common import Question, grouped_bits
+from common import Question, check_levels, grouped_bits
 from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
 
 SCALE_BITS = 16
@@ -24,6 +24,7 @@ def main() -> None:
     for name in question.layers:
         weight = modules[name].dequantize_weight().T
         found[name] = weight
+        check_levels(name, weight, question.bits, config.group_size)
         num_scales = modules[name].scales.numel()
         bits[name] = grouped_bits(weight, question.bits, num_scales, SCALE_BITS)
     question.answer(found, bits, loaded)

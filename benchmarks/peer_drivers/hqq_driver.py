@@ -5,7 +5,7 @@ point, both in fp16.
 """
 
 import torch
-from common import Question, grouped_bits
+from common import Question, check_levels, grouped_bits
 from hqq.core.quantize import Quantizer
 
 SCALE_BITS, ZERO_BITS = 16, 16
@@ -27,6 +27,7 @@ def main() -> None:
         for key in ("scale", "zero"):
             meta[key] = meta[key].to(torch.float16).float()
         found[name] = Quantizer.dequantize(codes, {**meta, "compute_dtype": torch.float32})
+        check_levels(name, found[name].reshape(-1, size), question.bits, None)
         groups = meta["scale"].numel()
         bits[name] = grouped_bits(weight, question.bits, groups, SCALE_BITS + ZERO_BITS)
     question.answer(found, bits, group_size=size, scale_bits=SCALE_BITS, zero_bits=ZERO_BITS)

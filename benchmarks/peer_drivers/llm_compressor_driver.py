@@ -4,7 +4,7 @@ Symmetric, activation order that keeps groups where they are, damping of 1 %, la
 """
 
 import datasets
-from common import Question, grouped_bits
+from common import Question, check_levels, grouped_bits
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from llmcompressor import oneshot
 from llmcompressor.modifiers.gptq import GPTQModifier
@@ -47,6 +47,8 @@ def main() -> None:
     )
     modules = dict(model.named_modules())
     found = {name: modules[name].weight for name in question.layers}
+    for name, weight in found.items():
+        check_levels(name, weight, question.bits, sizes[name])
     bits = {
         name: grouped_bits(
             weight,

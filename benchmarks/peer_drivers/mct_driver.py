@@ -5,11 +5,12 @@ in 2, 3, 4, 5, 6 and 8 bits, activations as they are. Its mixed precision has th
 uniform bits, of codes alone, as it counts them. Otherwise its defaults, bias correction among them.
 """
 
+import sys
 from collections.abc import Iterator
 
 import model_compression_toolkit as mct
 import torch
-from common import Question, grouped_bits
+from common import Question, check_levels, grouped_bits
 from mct_quantizers import PytorchQuantizationWrapper, QuantizationMethod
 from model_compression_toolkit.target_platform_capabilities.constants import BIAS_ATTR, KERNEL_ATTR
 from model_compression_toolkit.target_platform_capabilities.schema import (
@@ -49,7 +50,9 @@ def target(choices: tuple[int, ...]) -> schema.TargetPlatformCapabilities:
     )
     names = schema.OperatorSetNames
     return schema.TargetPlatformCapabilities(
-        default_qco=schema.QuantizationConfigOptions(quantization_configurations=(operation(None),)),
+        default_qco=schema.QuantizationConfigOptions(
+            quantization_configurations=(operation(None),)
+        ),
         operator_set=tuple(
             schema.OperatorsSet(name=name, qc_options=layers)
             for name in (names.CONV, names.DEPTHWISE_CONV, names.FULLY_CONNECTED)
@@ -62,6 +65,8 @@ def main() -> None:
     """Quantizes all convolutions and linear layers."""
     question = Question.given()
     asked, inputs, model = question.asked, question.inputs, question.network()
+    # Its tracer stops at ``len(x)``; the example's module looks the name up here first.
+    vars(sys.modules[type(model).__module__])["len"] = lambda x: x.shape[0]
 
     def batches() -> Iterator[list[torch.Tensor]]:
         return ([batch] for batch in torch.split(inputs, BATCH_SIZE))
@@ -75,7 +80,9 @@ def main() -> None:
         "target_platform_capabilities": target(BITS if asked["is_mixed"] else (question.bits,)),
     }
     if asked["epochs"]:
-        config = mct.gptq.get_pytorch_gptq_config(n_epochs=asked["epochs"])
+        config = mct.gptq.get_pytorch_gptq_config(
+            n_epochs=asked["epochs"], use_hessian_sample_attention=False
+        )
         quantize = mct.gptq.pytorch_gradient_post_training_quantization
         quantized, _ = question.timed(lambda: quantize(model, gptq_config=config, **options))
     else:
@@ -93,6 +100,7 @@ def main() -> None:
         if wrapper.layer.bias is not None:
             found[f"{name}.bias"] = wrapper.layer.bias
         chosen[name] = int(wrapper.weights_quantizers["weight"].num_bits)
+        check_levels(name, weight, chosen[name], None)
         bits[name] = grouped_bits(weight, chosen[name], weight.shape[0], SCALE_BITS)
     question.answer(found, bits, quantized, precisions=chosen)
 

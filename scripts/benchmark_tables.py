@@ -380,6 +380,34 @@ def _median(values: list[float]) -> str:
     return _number(median(values)) if values else ""
 
 
+def peers() -> str:
+    """Other quantizers beside ours, in the same bytes: a row for each file's rows."""
+    files = sorted((BENCHMARKS / "peers").glob("*.json"))
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    head = [
+        "network", "peer", "how", "bits per weight", "its KL [nats]", "ours", "ours over its",
+        "its seconds", "ours",
+    ]  # fmt: skip
+    rows = (_peer_row(told, row) for told in found for row in told["rows"])
+    return _table(head, rows)
+
+
+def _peer_row(told: dict[str, Any], row: dict[str, Any]) -> Row:
+    package = told["package"]
+    theirs, ours = row["peer"], row["mpq"]
+    return [
+        NETWORKS[row["network"]],
+        f"{package} {told['versions'][package]}",
+        f"{row['setting']}, {row['bits']} bits",
+        f"{theirs['bits_per_weight']:.2f}",
+        _number(theirs["kl_nats"]),
+        _number(ours["kl_nats"]),
+        f"{row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})",
+        _number(theirs["processor_seconds"]),
+        _number(ours["processor_seconds"]),
+    ]
+
+
 def _read(name: str) -> Any:
     return json.loads((BENCHMARKS / f"{name}.json").read_text(encoding="utf-8"))
 
@@ -423,6 +451,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "latency-budget": latency_budget,
     "runtimes": runtimes,
     "zoo": zoo,
+    "peers": peers,
 }
 """Every table by the name that pages mark it with."""
 

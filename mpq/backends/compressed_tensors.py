@@ -40,9 +40,9 @@ from mpq.backends.hugging_face import (
     require,
     write_folder,
 )
+from mpq.backends.numbers_refusal import numbers_refusal
 from mpq.backends.runtime import Loaded
 from mpq.backends.safetensors_size import safetensors_size, unchanged
-from mpq.backends.scale_refusal import scale_refusal
 from mpq.backends.target import LayerShape, Shipped, not_linear, rows_of
 from mpq.backends.vllm import fused
 from mpq.errors import MissingDependencyError
@@ -123,7 +123,7 @@ class CompressedTensors(FolderTarget):
             return super().why_not(layer, precision, modules)
         if layer.name not in expert_matrices(modules[""]):
             return "transformers loads its experts from one tensor, and no quantized ones"
-        return scale_refusal(precision.weight, self.arithmetic) or self.refusal(layer, precision)
+        return numbers_refusal(precision, self.arithmetic) or self.refusal(layer, precision)
 
     def _expert_refusal(self, precision: Precision) -> str:
         if self.dtype != torch.float32:

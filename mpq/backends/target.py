@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from mpq.backends._base import Backend, Exported
 from mpq.backends.fused_layers import check_fused, linear_names
 from mpq.backends.half_precision import DTYPE_NAMES, HALF, parameter_dtype
+from mpq.backends.numbers_refusal import numbers_refusal
 from mpq.backends.runtime import Loaded
-from mpq.backends.scale_refusal import scale_refusal
 from mpq.backends.simulate import prepared, quantizer_of
 from mpq.errors import InputError, ModelError, PrecisionError
 from mpq.network.examples import Batch, Calibration
@@ -351,11 +351,7 @@ class Target(Backend):
         self, layer: LayerShape, precision: Precision, modules: Mapping[str, nn.Module] | None
     ) -> str:
         """``refusal``, and ``module_refusal`` where the network's modules are known."""
-        why = (
-            scale_refusal(precision.weight, self.arithmetic)
-            or precision.activation.why_simulated
-            or self.refusal(layer, precision)
-        )
+        why = numbers_refusal(precision, self.arithmetic) or self.refusal(layer, precision)
         if why or modules is None:
             return why
         return self.module_refusal(modules.get(layer.name))

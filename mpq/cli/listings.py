@@ -13,7 +13,7 @@ from mpq.cli.talk import TalkOptions, write
 # Everything else is imported within the commands, so that ``mpq --help`` loads no torch.
 if TYPE_CHECKING:
     from mpq._support.registry import Registry
-    from mpq.quantization.formats import NumberFormat
+    from mpq.quantization.number_format import NumberFormat
 
 
 @app.command()

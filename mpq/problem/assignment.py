@@ -26,11 +26,12 @@ from mpq.problem.companions import (
     tuned_of,
     weights_of,
 )
+from mpq.problem.stored_formats import format_to_dict
 from mpq.problem.stored_ranges import RANGE_KEYS, check_range, range_from_dict, range_to_dict
 from mpq.problem.stored_weights import check_weights
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.numerics import OWN, Numerics
-from mpq.quantization.precision import Precision, TensorFormat
+from mpq.quantization.precision import Precision
 from mpq.quantization.range_method import ActivationRange
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.stored import StoredWeights
@@ -302,25 +303,12 @@ def _layer_to_dict(layer: AssignedLayer) -> dict[str, Any]:
         "weight_shape": list(layer.weight_shape),
         "precision": str(layer.precision),
         # The same as the precision's short spelling, in full, for readers that do not have mpq.
-        "weight": _format_to_dict(layer.precision.weight),
-        "activation": _format_to_dict(layer.precision.activation)
+        "weight": format_to_dict(layer.precision.weight),
+        "activation": format_to_dict(layer.precision.activation)
         | range_to_dict(layer.activation_range),
         # Of few layers: files without it are read by earlier versions as well.
         **({"transposed": True} if layer.is_transposed else {}),
         **({"computed": layer.computed} if layer.computed else {}),
-    }
-
-
-def _format_to_dict(tensor_format: TensorFormat) -> dict[str, Any]:
-    return {
-        "number": tensor_format.number.name,
-        "bits": tensor_format.number.bits,
-        "scheme": "symmetric" if tensor_format.symmetric else "affine",
-        "granularity": tensor_format.granularity.value,
-        "group_size": tensor_format.group_size,
-        # Of few: files without it are read by earlier versions as well.
-        **({} if tensor_format.scale is None else {"scale": tensor_format.scale}),
-        **({"zero_point": "float"} if tensor_format.float_zero else {}),
     }
 
 
@@ -333,7 +321,7 @@ def _layer_from_dict(data: Any) -> AssignedLayer:
     known = {k: v for k, v in data["activation"].items() if k in RANGE_KEYS}
     stated = (data["weight"], {k: v for k, v in data["activation"].items() if k not in known})
     # Two statements of one thing: where they differ, nobody can tell which one was meant.
-    if stated != (_format_to_dict(precision.weight), _format_to_dict(precision.activation)):
+    if stated != (format_to_dict(precision.weight), format_to_dict(precision.activation)):
         raise FileFormatError(f"{layer}: its formats are not those of its precision {precision}")
     try:
         calibrated = range_from_dict(known)

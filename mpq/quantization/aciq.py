@@ -6,7 +6,7 @@ from math import erf, exp, pi, sqrt
 from typing import TYPE_CHECKING, ClassVar, final
 
 from mpq.errors import InputError
-from mpq.quantization.formats import NumberFormat
+from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.range_method import RangeMethod
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from mpq.quantization.formats import NumberFormat
+from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.numerics import InputRounding
 from mpq.quantization.second_scales import SecondScales
 

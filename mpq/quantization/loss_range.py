@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
 from mpq.errors import InputError
-from mpq.quantization.formats import NumberFormat
+from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.range_method import RangeMethod
 from mpq.quantization.range_search import shrunken
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mpq.quantization.codes import Codes
-from mpq.quantization.formats import NumberFormat
+from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import BLOCK_SCALE_BITS, SCALE_BITS, TensorFormat
 

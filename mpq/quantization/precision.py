@@ -35,13 +35,8 @@ from typing import Self, final
 
 from mpq._support.json_object import quoted
 from mpq.errors import PrecisionError
-from mpq.quantization.formats import (
-    NUMBER_FORMATS,
-    NumberFormat,
-    shown_names,
-    spelled_format,
-    spellings,
-)
+from mpq.quantization.formats import NUMBER_FORMATS, shown_names, spelled_format, spellings
+from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.scale_formats import SCALE_FORMATS
 
 LEVEL_BITS = 16

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, ClassVar, final
 
 from mpq._support.bounds import Bounded
 from mpq.errors import InputError
-from mpq.quantization.formats import NumberFormat
 from mpq.quantization.input_codes import MAX_OCTAVES
+from mpq.quantization.number_format import NumberFormat
 
 if TYPE_CHECKING:
     from torch import Tensor

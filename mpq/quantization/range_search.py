@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from mpq.quantization.formats import NumberFormat
+from mpq.quantization.number_format import NumberFormat
 
 if TYPE_CHECKING:
     from torch import Tensor

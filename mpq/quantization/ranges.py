@@ -11,9 +11,9 @@ from mpq._support.registry import Registry
 from mpq.errors import InputError
 from mpq.quantization.aciq import Aciq
 from mpq.quantization.entropy_range import Entropy
-from mpq.quantization.formats import NumberFormat
 from mpq.quantization.level_tables import BINARY, TERNARY
 from mpq.quantization.loss_range import LossWeighted
+from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.range_method import RangeMethod
 from mpq.quantization.range_search import NUMBERS_AT_ONCE, shrunken
 

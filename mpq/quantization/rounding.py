@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mpq.quantization.formats import NumberFormat
 from mpq.quantization.grid import Grid, make_fraction_grid, make_grid, round_float
 from mpq.quantization.input_sample import has_positions
 from mpq.quantization.kmeans import kmeans_levels
+from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.range_method import ActivationRange, RangeMethod

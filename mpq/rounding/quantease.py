@@ -54,10 +54,10 @@ class _Sweeps(StackSolver):
     objective: Objective
     sweeps: int
 
-    def solve(self, stack: Stack) -> tuple[Tensor, Tensor]:
+    def solve(self, stack: Stack) -> tuple[Tensor, Stack]:
         codes = stack.nearest()
         for _ in range(self.sweeps):
             before, codes = codes, swept(self.objective, stack, codes)
             if torch.equal(before, codes):
                 break
-        return codes, stack.scale
+        return codes, stack

@@ -8,8 +8,8 @@ from typing import Final, Self, final
 import torch
 from torch import Tensor
 
-from mpq.quantization.formats import NumberFormat
 from mpq.quantization.grid import integer_range, nearest_levels, round_float
+from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.rounding import scale_type_of, stored_zero_point

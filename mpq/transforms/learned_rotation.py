@@ -14,8 +14,10 @@ from mpq.network.examples import Batch
 from mpq.network.reparametrization import Change, Doubles
 from mpq.network.reparametrized import changed, rotated
 from mpq.quantization.grid import Grid
-from mpq.quantization.observer import SAMPLES_PER_BATCH, needs_range
-from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
+from mpq.quantization.input_sample import SAMPLES_PER_BATCH
+from mpq.quantization.observer import needs_range
+from mpq.quantization.range_method import ActivationRange
+from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import quantize_activation, quantize_rows, weight_grid
 from mpq.transforms._base import Transforming
 from mpq.transforms.orthogonal import nearest_orthogonal, reflection

@@ -11,7 +11,8 @@ from torch import Tensor
 from mpq._support.arrays import Array
 from mpq.network.reparametrization import Addition
 from mpq.quantization.observer import needs_range
-from mpq.quantization.ranges import RANGE_METHODS, ActivationRange
+from mpq.quantization.range_method import ActivationRange
+from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import quantize_activation
 from mpq.transforms._base import Found, Transform, Transforming
 from mpq.transforms.channel_rules import RULES, keeps, moves, reshapes

@@ -118,7 +118,7 @@ class _Pair:
         own, seed = share_parameters(changed), rest.metadata.allow_randomness
         original, module = (prepared(own, rest) for _ in range(2))
         # Before rounded weights take their places.
-        vectors, _ = tuned_vectors(module, own, rest.folded)
+        vectors, _ = tuned_vectors(module, own, [layer.name for layer in rest.layers], rest.folded)
         module = with_precisions(module, rest, quantizer_of(rest))
         names = [layer.name for layer in rest.layers if layer.kind != "embedding"]
         return cls(begin_alike(original, seed), begin_alike(module, seed), own, vectors, names)

@@ -13,7 +13,8 @@ from mpq.quantization.codes import Codes
 from mpq.quantization.grid import integer_range, places
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import Granularity, TensorFormat
-from mpq.quantization.rounding import stored_scale
+from mpq.quantization.rounding import scale_type_of
+from mpq.quantization.second_scales import stored_scale
 from mpq.quantization.stored import StoredWeight, code_type
 from mpq.quantization.straight_through import straight_through
 from mpq.tuning.latent_codes import LatentCodes
@@ -26,6 +27,8 @@ def why_no_scale(tensor_format: TensorFormat) -> str:
         return "its weight stays as it came"
     if not number.needs_scale:
         return f"{number.name} has no scale"
+    if number.has_codebook:
+        return f"{number.name} has levels, and no scale"
     if number.is_microscaling:
         kind = "powers of two" if number.block_scale == "e8m0" else "in fp8"
         return f"scales of {number.name} are {kind}"
@@ -68,11 +71,11 @@ class TunedWeight:
         self._start = codes.stored(original)
         device = weight_of(modules[0]).device
         self._inputs, self._group = codes.num_inputs, self.format.group_size or codes.num_inputs
-        granularity = self.format.granularity
-        scale = codes.scale[:1, :1] if granularity is Granularity.TENSOR else codes.scale
-        is_group = granularity is Granularity.GROUP
-        self._scale_type = numerics.group_scale if is_group else numerics.scale
-        self._scale = scale.to(device)
+        is_one = self.format.granularity is Granularity.TENSOR
+        self._scale = (codes.scale[:1, :1] if is_one else codes.scale).to(device)
+        self._scale_type = scale_type_of(self.format, numerics)
+        second = codes.second  # none of a weight with one scale
+        self._second = None if second is None else second.mapped(lambda part: part.to(device))
         self.log_scale = torch.zeros_like(self._scale, requires_grad=True)
         self._points = self._spread(codes.zero_point.to(device).float())
         self._fixed = codes.codes[:, : codes.num_inputs].to(device)
@@ -85,7 +88,9 @@ class TunedWeight:
     def scale(self) -> Tensor:
         """``[O, G]`` as stored, or ``[1, 1]`` of a weight with one; gradients straight through."""
         wanted = self._scale * self.log_scale.exp()
-        return straight_through(wanted, stored_scale(wanted.detach(), self._scale_type))
+        return straight_through(
+            wanted, stored_scale(wanted.detach(), self._scale_type, self._second)
+        )
 
     def numbers(self) -> Tensor:
         """``[O, K]`` float32: the weight that is computed with."""

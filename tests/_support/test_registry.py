@@ -10,14 +10,15 @@ import pytest
 from mpq._support.bounds import Bounded
 from mpq._support.registry import Registry, ValueRegistry
 from mpq.errors import InputError, UnknownNameError
-from mpq.quantization.formats import NUMBER_FORMATS, NumberFormat
+from mpq.quantization.formats import NUMBER_FORMATS
+from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.range_method import RangeMethod
 from mpq.quantization.ranges import MinMax
 
 MODULE = """
 from dataclasses import dataclass
 from typing import ClassVar
-from mpq.quantization.formats import NumberFormat
+from mpq.quantization.number_format import NumberFormat
 
 @dataclass(frozen=True)
 class Part:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mpq.errors import InputError, PrecisionError
 from mpq.quantization.codes import Codes
-from mpq.quantization.formats import NumberFormat
 from mpq.quantization.kmeans import kmeans_levels
+from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import quantize_rows, weight_grid

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from mpq.quantization.codes import Codes, packed, unpacked
-from mpq.quantization.formats import INTEGERS, MINIFLOATS, NUMBER_FORMATS, NumberFormat
+from mpq.quantization.formats import INTEGERS, MINIFLOATS, NUMBER_FORMATS
 from mpq.quantization.grid import Grid, integer_range, round_float
 from mpq.quantization.level_tables import MXINT8
 from mpq.quantization.microscaling import block_scale_bits
+from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.precision import Precision
 
 ml_dtypes = pytest.importorskip("ml_dtypes")

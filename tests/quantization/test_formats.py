@@ -16,10 +16,11 @@ from mpq.backends.onnx.formats import kernel_of
 from mpq.errors import InputError, PrecisionError
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization import formats
-from mpq.quantization.formats import MINIFLOATS, NUMBER_FORMATS, NumberFormat
+from mpq.quantization.formats import MINIFLOATS, NUMBER_FORMATS
 from mpq.quantization.grid import Grid, integer_range, make_grid, places, round_float
 from mpq.quantization.level_tables import normal_levels
 from mpq.quantization.microscaling import float_bits
+from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.numerics import InputRounding
 from mpq.quantization.precision import Granularity, Precision, TensorFormat
 from mpq.quantization.range_method import ActivationRange

@@ -14,7 +14,7 @@ from mpq.errors import ModelError
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.quantization.blocks import round_blocks
-from mpq.quantization.formats import NumberFormat
+from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision

@@ -14,8 +14,9 @@ from mpq.network.network import Network
 from mpq.quantization import grid, range_search
 from mpq.quantization.aciq import Aciq
 from mpq.quantization.entropy_range import Entropy
-from mpq.quantization.formats import NUMBER_FORMATS, NumberFormat
+from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.loss_range import LossWeighted
+from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.range_method import ActivationRange

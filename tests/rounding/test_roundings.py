@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from mpq._support.bounds import LARGEST_SEED
 from mpq.quantization.codes import Codes
-from mpq.quantization.formats import NUMBER_FORMATS, NumberFormat
+from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.grid import integer_range, nearest_levels, round_float
+from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.rounding import ROUNDINGS, AdaRound, Nearest, WeightRounding, _base

@@ -2,7 +2,7 @@
 
 from enum import Enum
 
-from mpq.quantization.formats import NumberFormat
+from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.precision import Granularity, Precision
 
 LINEAR = "linear"

@@ -8,7 +8,7 @@ from torch import nn
 
 from mpq._support.names import visible
 from mpq.backends._base import Backend, Exported
-from mpq.backends.scale_refusal import scale_refusal
+from mpq.backends.numbers_refusal import numbers_refusal
 from mpq.errors import PrecisionError
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.precision import ORIGINAL
@@ -74,7 +74,7 @@ class Recipe(Backend):
 
     def why_not(self, layer: AssignedLayer) -> str:
         """``refusal``, and why scales are not what the precision asks for."""
-        return scale_refusal(layer.precision.weight, None) or self.refusal(layer)
+        return numbers_refusal(layer.precision, None) or self.refusal(layer)
 
     def check(self, assignment: Assignment) -> list[AssignedLayer]:
         """Layers that are quantized.

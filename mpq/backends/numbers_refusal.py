@@ -1,19 +1,23 @@
-"""Scales and zero points that a tool does not store, refused in one place for all of them."""
+"""Numbers that no tool, or not this one, stores or computes with, refused in one place for all."""
 
 from dataclasses import replace
 
 from mpq.quantization.numerics import Numerics
-from mpq.quantization.precision import TensorFormat
+from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.rounding import scale_type_of
 
 
-def scale_refusal(weight: TensorFormat, numerics: Numerics | None) -> str:
-    """Why a tool's files have no place for what a precision asks of scales; empty: they have.
+def numbers_refusal(precision: Precision, numerics: Numerics | None) -> str:
+    """Why a tool has no place for the scales or inputs of a precision; empty: it may have.
 
     Args:
-        weight: Its format.
+        precision: A layer's.
         numerics: What the tool stores; ``None``: it finds scales by itself.
     """
+    return _of_scales(precision.weight, numerics) or precision.activation.why_simulated
+
+
+def _of_scales(weight: TensorFormat, numerics: Numerics | None) -> str:
     if weight.float_zero:
         return "its zero points are codes, and no fractions: z, not zf"
     if weight.scale is None:

@@ -1,6 +1,6 @@
 """What tuning a search's answer is worth on fresh examples, and what it costs.
 
-    python benchmarks/tune.py llama > benchmarks/tune/llama.json
+    python benchmarks/tune.py llama --bits 3 > benchmarks/tune/llama-3.json
     python benchmarks/tune.py llama --choosing --bits 3,4 --what scales:lr=1e-3,all:lr=1e-3
 
 ResNet-20, the vision transformer and the small Llama (or those that are named), weights only, the
@@ -9,8 +9,8 @@ calibration examples, ``before`` the answer of a search that kept a share of the
 every row of ``tuned`` that one after tuning, whatever the decision says (``is_kept``): KL
 divergence in nats on fresh examples, and its ratio to ``before`` (of that to ``plain``) with a 95 %
 interval by paired bootstrap over examples. With --sequential the answers are rounded again first,
-layer by layer. Times are processor time of one thread, in units of a forward pass over the examples
-that are tuned on.
+layer by layer; with --without-plain the search with all examples is left out. Times are processor
+time of one thread, in units of a forward pass over the examples that are tuned on.
 
 With --choosing the examples are others, by which settings may be chosen without a look at those
 that are reported; this is how the defaults were. Networks, examples and seeds are those of
@@ -47,10 +47,13 @@ def main() -> None:
     parser.add_argument("--what", nargs="+", default=WHAT)
     parser.add_argument("--choosing", action="store_true")
     parser.add_argument("--sequential", action="store_true")
+    parser.add_argument("--without-plain", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows = [
-        Answer(name, seed, bits, given.choosing, given.sequential).row(given.what)
+        Answer(name, seed, bits, given.choosing, given.sequential).row(
+            given.what, given.without_plain
+        )
         for name in given.networks
         for seed in range(given.seeds)
         for bits in map(int, given.bits.split(","))
@@ -69,13 +72,14 @@ class Answer:
     choosing: bool
     sequential: bool
 
-    def row(self, asked: list[str]) -> dict[str, Any]:
+    def row(self, asked: list[str], without_plain: bool) -> dict[str, Any]:
         """The search's answer with and without a share held back, and what tunings make of it."""
         model, (calibration, fresh) = network(self.name, self.seed, self.choosing)
         seen, held_out = parts(calibration)
         data = mpq.Calibration.of(seen)
         shown, unseen = data.split(SHARE)
-        plain, before = (self._assignment(model, x, held_out) for x in (data, shown))
+        before = self._assignment(model, shown, held_out)
+        plain = before if without_plain else self._assignment(model, data, held_out)
         original = Reference(share_parameters(model), mpq.Calibration.of(fresh))
         first, held_back = (_measured(original, model, x) for x in (plain, before))
         forward_seconds = _forward_seconds(model, shown)
@@ -90,7 +94,9 @@ class Answer:
             row = {
                 "what": what,
                 **ratio(measured.by_example, held_back.by_example),
-                "ratio_to_plain": float(measured.divergence / first.divergence),
+                "ratio_to_plain": None
+                if without_plain
+                else float(measured.divergence / first.divergence),
                 "accuracy": measured.accuracy,
                 "is_kept": record.is_kept,
                 "best_epoch": record.best,
@@ -106,7 +112,9 @@ class Answer:
             "network": self.name,
             "seed": self.seed,
             "bits": self.bits,
-            "plain": {"kl_nats": first.divergence, "accuracy": first.accuracy},
+            "plain": None
+            if without_plain
+            else {"kl_nats": first.divergence, "accuracy": first.accuracy},
             "before": {
                 **ratio(held_back.by_example, first.by_example),
                 "accuracy": held_back.accuracy,

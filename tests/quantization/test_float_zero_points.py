@@ -58,7 +58,7 @@ def test_of_groups_they_are_stored_in_half_precision() -> None:
     assert ((found.codes[:, :40] - codes).abs() > 0).float().mean() < 0.01  # ties
 
 
-@pytest.mark.parametrize("method", RANGE_METHODS.names())
+@pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
 @pytest.mark.parametrize("spelling", ["w3{}", "w4{}g8", "w4t{}"])
 def test_where_no_number_is_near_0_fractions_err_less(spelling: str, method: str) -> None:
     """A zero point that is a code has 0 within its range."""

@@ -256,7 +256,7 @@ def test_rounding_twice_is_rounding_once(text: str, rows: Tensor) -> None:
     torch.testing.assert_close(twice, once, rtol=1e-6, atol=1e-30)
 
 
-@pytest.mark.parametrize("method", METHODS[::2])
+@pytest.mark.parametrize("method", ["minmax", "mse"])
 @settings(max_examples=15)
 @given(
     codes=hnp.arrays(np.int64, (3, 12), elements=st.integers(-8, 7)),

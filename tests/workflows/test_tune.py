@@ -521,8 +521,8 @@ def test_a_search_that_tunes_from_the_command_line(tmp_path: Path) -> None:
     """``--tune`` holds back, tunes and says so in the result."""
     found = run(
         "search", "--limit", "effective_bits=3", "--precisions", "w2,w3,w4", "--rounding",
-        "nearest", "--sensitivity", "weight-error", "--tune", "scales:epochs=1,lr=0.003,batch_size=16",
-        "--output", str(tmp_path / "x"),
+        "nearest", "--sensitivity", "weight-error",
+        "--tune", "scales:epochs=1,lr=0.003,batch_size=16", "--output", str(tmp_path / "x"),
     )  # fmt: skip
 
     assert found.exit_code == 0, found.output

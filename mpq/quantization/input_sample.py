@@ -133,8 +133,12 @@ class Samples:
             # With replacement, as a permutation of all numbers would be larger than the input.
             count = max(1, SAMPLES_PER_BATCH // len(first))
             columns = torch.randint(first.shape[1], (count,), generator=self._generator)
-            columns = columns.to(first.device)
-            first, gradients = first[:, columns], [g[:, columns] for g in gradients]
+            columns = columns.to(first.device).expand(len(first), -1)
+            if len(first) > 1:
+                # Of a channel few numbers are drawn, and its extremes are not among them.
+                ends = torch.stack([first.argmin(dim=1), first.argmax(dim=1)], dim=1)
+                columns = torch.cat([columns, ends], dim=1)
+            first, gradients = first.gather(1, columns), [g.gather(1, columns) for g in gradients]
         return (first.float(), *(g.float().square() for g in gradients))
 
 

@@ -167,7 +167,6 @@ def test_formats_that_were_run_nowhere_are_held_nowhere(name: str, kind: str) ->
     assert len(SIMULATED) > 20
     weights = [f"w{n}{more}a32" for n in SIMULATED for more in ("", "t", "g32")]
     inputs = [f"w8a{n}{more}" for n in SIMULATED for more in ("", "s", "d", "sd")]
-    inputs += ["w8a8c", "w8a8sc", "w8a8f", "w8a8sf", "w8aint16c", "w8afp8f"]
     for spelling in (*weights, *inputs):
         try:
             precision = Precision.parse(spelling)
@@ -176,6 +175,14 @@ def test_formats_that_were_run_nowhere_are_held_nowhere(name: str, kind: str) ->
         why = why_not(name, kind, precision)
         is_weight_alone = kind == "embedding" and spelling in inputs  # it reads ids
         assert why or is_weight_alone, spelling
+
+
+@pytest.mark.parametrize("text", ["w8a8c", "w8a8sc", "w8a8f", "w8a8sf", "w8afp8f", "w4a4twin"])
+@pytest.mark.parametrize("name", [part.name for part in BACKENDS if issubclass(part, Target)])
+def test_no_target_takes_inputs_that_are_simulated_alone(name: str, text: str) -> None:
+    """With the reason: a search for it leaves them out."""
+    why = target_of(name).why_not(layer("fc", "linear", 64, 256), Precision.parse(text), None)
+    assert why.startswith("no kernel here")
 
 
 def test_what_is_no_target_is_refused() -> None:

@@ -40,7 +40,7 @@ from mpq.workflows.recalibration import Recalibrating
 from mpq.workflows.setup import Prepared
 
 CASES: Final = ("w4a4", "w8a4", "w8a8")
-NUM_FRESH: Final = {"vit": 2000, "llama": 64, "resnet20": 1017}
+NUM_FRESH: Final = {"vit": 1000, "llama": 64, "resnet20": 1017}
 
 
 @dataclass(frozen=True)
@@ -113,15 +113,15 @@ def main() -> None:
 
 
 def smollm2() -> tuple[nn.Module, tuple[Any, Any]]:
-    """The language model, and 16 sequences of 128 tokens of either text, two in a batch."""
+    """The language model, and 8 sequences of 64 tokens of either text, two in a batch."""
     own = loader("smollm2")
 
     def batches(windows: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         return [{"input_ids": ids} for ids in windows]
 
     return own.model(), (
-        batches(own.calibration(16, 128, 2)),
-        batches(own.held_out(16, 128, 2)),
+        batches(own.calibration(8, 64, 2)),
+        batches(own.held_out(8, 64, 2)),
     )
 
 

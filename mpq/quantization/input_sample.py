@@ -16,6 +16,8 @@ from mpq.quantization.range_method import ActivationRange, RangeMethod
 
 SAMPLES_PER_BATCH: Final = 65536
 """Numbers of each layer's input that are kept from every batch, drawn at random, for ranges."""
+OCTAVE_NUMBERS: Final = 16384
+"""By which the octaves of two ranges are chosen, as each is a search of its own."""
 
 
 @final
@@ -69,19 +71,40 @@ class InputSample:
         return ActivationRange(float(lows.amin()), float(highs.amax()), channels=ends)
 
     def _twin(self, method: RangeMethod, tensor_format: TensorFormat) -> ActivationRange:
-        """The octaves between both scales with the least squared error, by the method's ranges."""
+        """The range at the octaves between both scales that have the least squared error.
+
+        Octaves are those of some of the numbers, by the method's range for each.
+        """
+        octaves = self._thinned()._octaves(method, tensor_format)
+        number = tensor_format.number.with_octaves(octaves, self._is_signed)
+        found = self._whole(method, replace(tensor_format, number=number))
+        return replace(found, octaves=octaves)
+
+    @property
+    def _is_signed(self) -> bool:
+        return bool((self.numbers < 0).any())
+
+    def _thinned(self) -> "InputSample":
+        count = len(self.numbers)
+        if count <= OCTAVE_NUMBERS:
+            return self
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.randint(count, (OCTAVE_NUMBERS,), generator=generator)
+        places = drawn.to(self.numbers.device)
+        weights = None if self.weights is None else self.weights[places]
+        return InputSample(self.numbers[places], weights)
+
+    def _octaves(self, method: RangeMethod, tensor_format: TensorFormat) -> int:
         row = self.numbers[None]
         counts = torch.ones_like(row) if self.weights is None else self.weights[None]
-        is_signed = bool((row < 0).any())
-        errors: list[tuple[float, ActivationRange]] = []
+        errors = []
         for octaves in range(MAX_OCTAVES + 1):
-            number = tensor_format.number.with_octaves(octaves, is_signed)
+            number = tensor_format.number.with_octaves(octaves, self._is_signed)
             tried = self._whole(method, replace(tensor_format, number=number))
             ends = (torch.tensor([end]).to(row) for end in (tried.low, tried.high))
             change = make_grid(number, True, *ends).round(row) - row
-            error = float((change.double().square() * counts).sum())
-            errors.append((error, replace(tried, octaves=octaves)))
-        return min(errors, key=lambda pair: pair[0])[1]
+            errors.append(float((change.double().square() * counts).sum()))
+        return errors.index(min(errors))
 
 
 @final
@@ -133,8 +156,12 @@ class Samples:
             # With replacement, as a permutation of all numbers would be larger than the input.
             count = max(1, SAMPLES_PER_BATCH // len(first))
             columns = torch.randint(first.shape[1], (count,), generator=self._generator)
-            columns = columns.to(first.device)
-            first, gradients = first[:, columns], [g[:, columns] for g in gradients]
+            columns = columns.to(first.device).expand(len(first), -1)
+            if len(first) > 1:
+                # Of a channel few numbers are drawn, and its extremes are not among them.
+                ends = torch.stack([first.argmin(dim=1), first.argmax(dim=1)], dim=1)
+                columns = torch.cat([columns, ends], dim=1)
+            first, gradients = first.gather(1, columns), [g.gather(1, columns) for g in gradients]
         return (first.float(), *(g.float().square() for g in gradients))
 
 

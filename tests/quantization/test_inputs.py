@@ -15,7 +15,7 @@ from mpq.hardware_profiles.linear import linear_cost
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.problem.assignment import AssignedLayer, Assignment
-from mpq.quantization.input_sample import InputSample
+from mpq.quantization.input_sample import InputSample, Samples
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Granularity, Precision
 from mpq.quantization.quantizer import Quantizer
@@ -321,3 +321,20 @@ def test_extremes_are_taken_channel_by_channel() -> None:
     assert found is not None
     assert found.high == float(x.max())
     assert full.range(LeastSquares(), tensor_format).high < found.high
+
+
+def test_of_many_numbers_of_a_channel_the_extremes_are_seen() -> None:
+    """Beside a random sample, which is the same for all channels."""
+    x = torch.randn(400_000, 2, generator=torch.Generator().manual_seed(0))
+    x[17, 1] = 1000
+    samples = Samples([Precision.parse("w8a8c").activation])
+
+    samples.add("fc", nn.Linear(2, 2), x)
+
+    channels = samples.of()["fc"].channels
+    assert channels is not None
+    assert channels.numbers.shape == (2, 32_768 + 2)
+    assert channels.numbers.amin(dim=1).tolist() == x.amin(dim=0).tolist()
+    assert channels.numbers.amax(dim=1).tolist() == x.amax(dim=0).tolist()
+    pairs = {tuple(pair) for pair in x.tolist()}
+    assert {tuple(pair) for pair in channels.numbers[:, :-2].T.tolist()} <= pairs

@@ -6,9 +6,9 @@
 ResNet-20, the vision transformer and the small Llama (which has no biases), weights only: the
 search's answers at the bytes of uniform 3, 4 and 5 bits, with the codes that the rounding found,
 then with corrected biases whatever the trial says, and what the trial on calibration examples that
-the correction did not see decides (``is_kept``). KL divergence in nats on fresh examples, and its ratio to the
-uncorrected answer's with a 95 % interval by paired bootstrap over examples. Times are processor
-time of one thread, in units of a forward pass over the calibration examples.
+the correction did not see decides (``is_kept``). KL divergence in nats on fresh examples, and its
+ratio to the uncorrected answer's with a 95 % interval by paired bootstrap over examples. Times are
+processor time of one thread, in units of a forward pass over the calibration examples.
 
 Networks, examples and seeds are those of ``rounding_search.py``. Needs the published networks:
 MPQ_DATA, or ../shared/data.

@@ -37,6 +37,7 @@ CASES = (
     (4096, DENSE_INPUTS),
     (8192, DENSE_INPUTS),
     (28672, DENSE_INPUTS),
+    (65536, DENSE_INPUTS),
     (8192, 4096),
     (8192, 2048),
 )

@@ -116,7 +116,8 @@ class _Pair:
     def of(cls, model: nn.Module, assignment: Assignment) -> Self:
         changed, rest = transformed(model, assignment)
         own, seed = share_parameters(changed), rest.metadata.allow_randomness
-        original, module = (prepared(own, rest) for _ in range(2))
+        # Without what was changed before: means are those of the network as it came.
+        original, module = prepared(model, replace(assignment, tuned=None)), prepared(own, rest)
         # Before rounded weights take their places.
         vectors, _ = tuned_vectors(module, own, [layer.name for layer in rest.layers], rest.folded)
         module = with_precisions(module, rest, quantizer_of(rest))

@@ -208,6 +208,22 @@ def test_the_model_stays_as_it_is_and_the_answer_is_repeated(tmp_path: Path) -> 
     assert not torch.equal(first, plain)
 
 
+def test_a_second_correction_changes_little() -> None:
+    """It compares with the network as it came, whose mean outputs the first has given back."""
+    model, data = Net().eval(), batches(4)
+    assignment = assigned(model, data, "w2")
+    once = bias_corrected(model, assignment, Calibration(data)).assignment
+
+    twice = bias_corrected(model, once, Calibration(data)).assignment
+
+    assert once.tuned is not None
+    assert twice.tuned is not None
+    for name, vector in once.tuned.by_name.items():
+        again = twice.tuned.by_name[name]
+        np.testing.assert_array_equal(again.original, vector.original)
+        np.testing.assert_allclose(again.tuned, vector.tuned, rtol=1e-4, atol=1e-5)
+
+
 def test_the_same_data_gives_the_same_biases() -> None:
     """To the last bit."""
     model, data = Net().eval(), batches(4)

@@ -201,8 +201,10 @@ def _weighted(trace: SpaceTrace, call: Call, label: Label, view: View, other: Te
     """Numbers of a space, each multiplied with its entry of a parameter."""
     place = view.vector_axis
     found = None if place is None else vector_along(label.coordinates, place - other.ndim)
-    if not _is_plain(label) or found != tuple(range(trace.space(label).size)):
+    is_vector = [axis for axis in view.axes if axis is not None] == [0]
+    if not is_vector or not _is_plain(label) or found != tuple(range(trace.space(label).size)):
         trace.end([*call.args], f"is multiplied with {view.name}")
+        trace.tell(call.result, f"a product with {view.name}")
         return
     norm = Norm(view.name)
     trace.use(view.name, [(label.space, norm)])

@@ -189,18 +189,41 @@ class Flipped(Scaled):
         return found
 
 
+class Root(nn.Module):
+    """RMSNorm written out, with a weight of some shape."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(*shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5))
+        return found
+
+
+def test_a_normalization_may_be_written_out() -> None:
+    """A mean of squares is that of any rotation."""
+    net, x = jittered(nn.Sequential(nn.Linear(4, 8), Root(8), nn.Linear(8, 3))), torch.randn(2, 4)
+
+    changes = found(net, x)
+
+    assert rotated(changes) == {"0.weight", "0.bias", "2.weight"}
+    assert apart(net, reparametrized(net, changes.changes), x) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("net", "why"),
     [
         (nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3)), "reads what gelu gives"),
         (nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), Shortcut(nn.Linear(8, 8)),
                        nn.Linear(8, 3)), "is added to what is not rotated with it"),
+        (nn.Sequential(nn.Linear(4, 8), Root(1, 8), nn.Linear(8, 3)), "a product with 1.weight"),
         (Scaled(), "is added to what is not rotated with it"),
         (Flipped(), "reads what a sum (a shortcut) gives"),
         (nn.Sequential(nn.Linear(4, 8), nn.Unflatten(1, (8, 1)), nn.Conv1d(8, 8, 1, groups=2),
                        nn.Flatten(), nn.Linear(8, 3)), "a convolution of groups"),
     ],
-    ids=["gelu", "post-norm", "layer scale", "order", "groups"],
+    ids=["gelu", "post-norm", "matrix", "layer scale", "order", "groups"],
 )  # fmt: skip
 def test_what_lets_no_rotation_through_is_told(net: nn.Module, why: str) -> None:
     """The reader's inputs stay as they are, and the reason is what stands between."""

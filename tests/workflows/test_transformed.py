@@ -193,6 +193,21 @@ def test_two_transformations_are_one(dtype: torch.dtype, monkeypatch: pytest.Mon
     assert all(torch.equal(p, again[name]) for name, p in found.model.named_parameters())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_rotation_in_half_precision(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Computed in float64 and rounded once: outputs are equal as far as the dtype goes."""
+    monkeypatch.setattr(_Judge, "why_unhelped", lambda *_: "")
+    net, asked = outlier_stream().to(dtype), stream_task("rotate", "w8a8")
+
+    found = Prepared.of(replace(asked, model=net)).transformed
+
+    assert found is not None
+    assert found.reparametrization is not None
+    again = dict(reparametrized(net, found.reparametrization.changes).named_parameters())
+    assert all(torch.equal(p, again[name]) for name, p in found.model.named_parameters())
+    assert all(p.dtype == dtype for p in again.values())
+
+
 class Experts(nn.Module):
     """Examples go to the second one where they begin with a large number."""
 

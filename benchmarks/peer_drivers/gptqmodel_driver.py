@@ -12,7 +12,11 @@ SCALE_BITS = 16
 def main() -> None:
     """Quantizes the linear layers of all blocks."""
     question = Question.given()
-    config = QuantizeConfig(bits=question.bits, group_size=question.asked["group_size"])
+    asked = question.asked
+    skipped = {f"-:.*{part}.*": {} for part in asked.get("skipped", ())}
+    config = QuantizeConfig(
+        bits=question.bits, group_size=asked["group_size"], dynamic=skipped or None
+    )
     model = GPTQModel.load(str(question.folder / "network"), config, device="cpu")
     examples = [{"input_ids": row, "attention_mask": (row >= 0).long()} for row in question.inputs]
     question.timed(lambda: model.quantize(examples, batch_size=1))

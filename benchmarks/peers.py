@@ -223,7 +223,6 @@ def main() -> None:
     peer = PEERS[given.peer]
     python = environment(peer, given.envs / given.peer)
     told = {
-        "command": " ".join(["python", *sys.argv]),
         "pip": "pip install " + " ".join(peer.pip),
         "package": peer.package,
         "versions": versions(python, peer),
@@ -232,14 +231,14 @@ def main() -> None:
         "rows": rows_there(given.into),
     }
     done = {(row["setting"], row["bits"], row["seed"]) for row in told["rows"]}
-    write(told, given.into)
+    write(told, given)
     for setting in peer.settings:
         for bits in map(int, given.bits.split(",")):
             is_done = (setting.label, bits, given.seed) in done
             if setting.takes(given.network, bits) and not is_done:
                 compared = Compared.of(given.network, given.seed, setting)
                 told["rows"].append(compared.row(peer, bits, python))
-                write(told, given.into)
+                write(told, given)
 
 
 def rows_there(into: Path) -> list[dict[str, Any]]:
@@ -250,10 +249,16 @@ def rows_there(into: Path) -> list[dict[str, Any]]:
     return found
 
 
-def write(told: Mapping[str, Any], into: Path) -> None:
-    """After every row, as those of some peers take long."""
-    into.parent.mkdir(exist_ok=True)
-    into.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+def write(told: Mapping[str, Any], given: argparse.Namespace) -> None:
+    """After every row, as those of some peers take long; with the command that makes all rows."""
+    bits = ",".join(sorted({str(row["bits"]) for row in told["rows"]}))
+    command = (
+        f"python benchmarks/peers.py {given.network} {given.peer} --bits {bits} "
+        f"--seed {given.seed} --envs environments --into benchmarks/peers/{given.into.name}"
+    )
+    given.into.parent.mkdir(exist_ok=True)
+    text = json.dumps({"command": command, **told}, indent=1) + "\n"
+    given.into.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True, eq=False)

@@ -178,6 +178,7 @@ PEERS: Final = {
                 LLAMA,
                 {"group_size": 32, "skipped": ["mlp"]},
                 MLP,
+                (3,),
             ),
         ),
     ),

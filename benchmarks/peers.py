@@ -73,6 +73,7 @@ class Setting:
         options: What the driver reads, beside the bits.
         exclude: Globs of layers that stay as they are, on both sides, as the peer takes none of
             their shape.
+        only_bits: That the peer takes so; empty: any.
     """
 
     label: str
@@ -80,6 +81,11 @@ class Setting:
     networks: tuple[str, ...]
     options: Mapping[str, Any]
     exclude: tuple[str, ...] = ()
+    only_bits: tuple[int, ...] = ()
+
+    def takes(self, network: str, bits: int) -> bool:
+        """Whether the peer quantizes a network so, with so many bits."""
+        return network in self.networks and (not self.only_bits or bits in self.only_bits)
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,8 @@ MCT_EPOCHS: Final = 5
 without attention to samples: with that, scores alone take a hundred passes for every batch."""
 PER_CHANNEL: Final = Setting("per channel", {"*": "w{bits}"}, LLAMA, {"group_size": None})
 MLP: Final = ("*mlp*",)
-"""Their 172 inputs or outputs are no multiple of 32: AutoRound leaves them as they are."""
+"""Their 172 inputs or outputs are no multiple of 32: AutoRound leaves them as they are, and
+GPTQModel fails to pack codes of 3 bits."""
 DOWN: Final = ("down_proj",)
 """Layers whose 172 inputs are no multiple of a group, which some refuse."""
 MOSTLY_GROUPS: Final = Setting(
@@ -162,7 +169,18 @@ PEERS: Final = {
         "gptqmodel",
         ("torch==2.13.0", "transformers==5.24.0", "gptqmodel==7.6.0", "optimum==2.3.0"),
         "gptqmodel_driver.py",
-        (Setting("groups of 32", {"*": "w{bits}g32"}, LLAMA, {"group_size": 32}),),
+        (
+            # Codes of 3 bits it packs for whole 32 outputs alone.
+            Setting("groups of 32", {"*": "w{bits}g32"}, LLAMA, {"group_size": 32}, (), (2, 4, 8)),
+            Setting(
+                "attention, groups of 32",
+                {"*": "w{bits}g32"},
+                LLAMA,
+                {"group_size": 32, "skipped": ["mlp"]},
+                MLP,
+                (3,),
+            ),
+        ),
     ),
     "aimet": Peer(
         "aimet-torch",
@@ -206,7 +224,6 @@ def main() -> None:
     peer = PEERS[given.peer]
     python = environment(peer, given.envs / given.peer)
     told = {
-        "command": " ".join(["python", *sys.argv]),
         "pip": "pip install " + " ".join(peer.pip),
         "package": peer.package,
         "versions": versions(python, peer),
@@ -215,13 +232,14 @@ def main() -> None:
         "rows": rows_there(given.into),
     }
     done = {(row["setting"], row["bits"], row["seed"]) for row in told["rows"]}
+    write(told, given)
     for setting in peer.settings:
         for bits in map(int, given.bits.split(",")):
-            is_asked = given.network in setting.networks
-            if is_asked and (setting.label, bits, given.seed) not in done:
+            is_done = (setting.label, bits, given.seed) in done
+            if setting.takes(given.network, bits) and not is_done:
                 compared = Compared.of(given.network, given.seed, setting)
                 told["rows"].append(compared.row(peer, bits, python))
-                write(told, given.into)
+                write(told, given)
 
 
 def rows_there(into: Path) -> list[dict[str, Any]]:
@@ -232,10 +250,16 @@ def rows_there(into: Path) -> list[dict[str, Any]]:
     return found
 
 
-def write(told: Mapping[str, Any], into: Path) -> None:
-    """After every row, as those of some peers take long."""
-    into.parent.mkdir(exist_ok=True)
-    into.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+def write(told: Mapping[str, Any], given: argparse.Namespace) -> None:
+    """After every row, as those of some peers take long; with the command that makes all rows."""
+    bits = ",".join(sorted({str(row["bits"]) for row in told["rows"]}))
+    command = (
+        f"python benchmarks/peers.py {given.network} {given.peer} --bits {bits} "
+        f"--seed {given.seed} --envs environments --into benchmarks/peers/{given.into.name}"
+    )
+    given.into.parent.mkdir(exist_ok=True)
+    text = json.dumps({"command": command, **told}, indent=1) + "\n"
+    given.into.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True, eq=False)

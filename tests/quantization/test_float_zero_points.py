@@ -94,9 +94,9 @@ def test_other_norms_are_not_fitted_by_squares(norm: float) -> None:
 
     found = codes_of("w4zf", rows, f"mse:norm={norm}")
 
-    ends = found.scale * (15 - found.zero_point), -found.scale * found.zero_point
+    low, high = -found.scale * found.zero_point, found.scale * (15 - found.zero_point)
     middle = (rows.amax(dim=1) + rows.amin(dim=1)) / 2
-    torch.testing.assert_close(sum(ends)[:, 0] / 2, middle, rtol=0, atol=0.05)
+    torch.testing.assert_close((low + high)[:, 0] / 2, middle, rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("spelling", ["w2zf", "w4zfg8", "w8tzf"])

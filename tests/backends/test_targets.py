@@ -180,7 +180,6 @@ def test_formats_that_were_run_nowhere_are_held_nowhere(name: str, kind: str) ->
         assert why or is_weight_alone, spelling
 
 
-<<<<<<< HEAD
 PLAIN = ["w4g32a32", "w4a32", "w8a32", "w8a8", "w8a8d", "w4g32a8d"]
 
 
@@ -204,14 +203,14 @@ def test_scales_of_another_type_and_fractions_are_refused(name: str) -> None:
         if plain.weight.is_scaled_integer:
             fraction = replace(plain.weight, symmetric=False, float_zero=True)
             assert "zf" in why_not(name, "linear", replace(plain, weight=fraction))
-=======
+
+
 @pytest.mark.parametrize("text", ["w8a8c", "w8a8sc", "w8a8f", "w8a8sf", "w8afp8f", "w4a4twin"])
 @pytest.mark.parametrize("name", [part.name for part in BACKENDS if issubclass(part, Target)])
 def test_no_target_takes_inputs_that_are_simulated_alone(name: str, text: str) -> None:
     """With the reason: a search for it leaves them out."""
     why = target_of(name).why_not(layer("fc", "linear", 64, 256), Precision.parse(text), None)
     assert why.startswith("no kernel here")
->>>>>>> activations
 
 
 def test_what_is_no_target_is_refused() -> None:

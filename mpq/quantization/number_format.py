@@ -191,8 +191,8 @@ class NumberFormat:
         """Bits of what a multiplier is given: of an integer all, of a float its significand.
 
         The significand is the mantissa with the leading 1 that is not stored; exponents are added.
-        Levels of a table that are no integers, and those of a codebook, are looked up in fp16. Codes
-        of inputs alone are exponents, or integers of one of two ranges: as many bits as they have.
+        Levels of a table that are no integers, and those of a codebook, are looked up in fp16.
+        Codes of inputs alone are exponents, or integers of one of two ranges: all bits.
 
         >>> from mpq.quantization.formats import NUMBER_FORMATS
         >>> [NUMBER_FORMATS[name].multiplied_bits for name in ("int8", "fp8_e4m3", "fp16", "nf4")]

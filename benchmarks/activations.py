@@ -15,6 +15,7 @@ SmolLM2 ``loaders.py``.
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections import Counter
@@ -108,7 +109,7 @@ def main() -> None:
             given.options.split(";"),
         )
     ]
-    header = {"command": " ".join(["python", *sys.argv]), "torch": torch.__version__}
+    header = {"command": shlex.join(["python", *sys.argv]), "torch": torch.__version__}
     print(json.dumps({**header, "rows": rows}, indent=1))
 
 

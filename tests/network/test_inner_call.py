@@ -1,6 +1,7 @@
 """What forwards of their own hand on to torch's operators."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -43,9 +44,10 @@ def test_what_the_operator_reads_and_how_it_slides(x: Tensor) -> None:
 
     assert found is not None
     torch.testing.assert_close(found.read, F.pad(x, (0, 3, 1, 0)))
-    plain = found.layer_module
+    plain: Any = found.layer_module
     assert (plain.stride, plain.padding, plain.dilation) == ((2, 1), (1, 1), (1, 1))
     assert (plain.groups, plain.padding_mode) == (1, "zeros")
+    assert layer.bias is not None
     torch.testing.assert_close(found.bias, layer.bias.detach())
 
 

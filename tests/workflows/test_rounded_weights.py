@@ -420,8 +420,8 @@ def test_auto_rounds_to_nearest_where_nothing_helps(
     """Examples on which rounding to nearest is not bettered, by a rounding that does harm."""
 
     class Harmful(StackSolver):
-        def solve(self, stack: Stack) -> tuple[Tensor, Tensor]:
-            return stack.low[None].expand_as(stack.target).clone(), stack.scale
+        def solve(self, stack: Stack) -> tuple[Tensor, Stack]:
+            return stack.low[None].expand_as(stack.target).clone(), stack
 
     monkeypatch.setattr(AutoRounding, "prepared", lambda *_: Harmful())
     result = mpq.search(task(net, "auto"), LIMIT, sensitivity="sketch")

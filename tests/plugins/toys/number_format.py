@@ -1,6 +1,6 @@
 """A number format of another package: six bits, as in the OCP microscaling formats."""
 
-from mpq.quantization.formats import NumberFormat
+from mpq.quantization.number_format import NumberFormat
 
 TOY = NumberFormat(
     "fp6_toy",

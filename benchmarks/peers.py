@@ -19,6 +19,10 @@ tightly, on both sides; scales and zero points as each side stores them. Peers t
 also say what their own quantized network answers to a few examples: ``output_difference`` is the
 largest difference of ours with their numbers, over the largest answer.
 
+With ``--tuned`` a second search stands beside it, which is asked to round again layer by layer and
+to tune what comes out (``sequential_rounding``, ``tune="all"``), as a peer does that trains its
+rounding; ``ratio_tuned`` is that one's.
+
 Of the Llama all linear layers of its blocks are quantized, by both sides; the embedding and the
 head, one parameter, stay as they are. Of ResNet-20 and the vision transformer all layers are.
 Rows that are in the file already are not made again. Needs the published networks: MPQ_DATA, or
@@ -219,6 +223,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--envs", type=Path, required=True)
     parser.add_argument("--into", type=Path, required=True)
+    parser.add_argument("--tuned", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     peer = PEERS[given.peer]
@@ -237,7 +242,7 @@ def main() -> None:
         for bits in map(int, given.bits.split(",")):
             is_done = (setting.label, bits, given.seed) in done
             if setting.takes(given.network, bits) and not is_done:
-                compared = Compared.of(given.network, given.seed, setting)
+                compared = Compared.of(given.network, given.seed, setting, given.tuned)
                 told["rows"].append(compared.row(peer, bits, python))
                 write(told, given)
 
@@ -256,7 +261,7 @@ def write(told: Mapping[str, Any], given: argparse.Namespace) -> None:
     command = (
         f"python benchmarks/peers.py {given.network} {given.peer} --bits {bits} "
         f"--seed {given.seed} --envs environments --into benchmarks/peers/{given.into.name}"
-    )
+    ) + (" --tuned" if given.tuned else "")
     given.into.parent.mkdir(exist_ok=True)
     text = json.dumps({"command": command, **told}, indent=1) + "\n"
     given.into.write_text(text, encoding="utf-8")
@@ -275,6 +280,7 @@ class Compared:
         fresh: That both sides are measured on.
         own: Our copy of it, BatchNorm folded: its layers are what peers return.
         reference: The network's own answers to the fresh examples.
+        is_tuned: Whether there is a second search, whose answer is tuned.
     """
 
     name: str
@@ -285,9 +291,10 @@ class Compared:
     fresh: Any
     own: Network
     reference: Reference
+    is_tuned: bool
 
     @classmethod
-    def of(cls, name: str, seed: int, setting: Setting) -> "Compared":
+    def of(cls, name: str, seed: int, setting: Setting, is_tuned: bool) -> "Compared":
         """Loads the network; the Llama as transformers has it, since peers read no other."""
         model, (calibration, fresh) = network(name, seed)
         if name == "llama":
@@ -296,7 +303,7 @@ class Compared:
         exclude = (*EXCLUDED.get(name, ()), *setting.exclude)
         own = Network.of(model, calibration, exclude=exclude)
         reference = Reference(share_parameters(model), mpq.Calibration.of(fresh))
-        return cls(name, seed, setting, model, calibration, fresh, own, reference)
+        return cls(name, seed, setting, model, calibration, fresh, own, reference, is_tuned)
 
     def row(self, peer: Peer, bits: int, python: Path) -> dict[str, Any]:
         """The peer and we, side by side."""
@@ -318,6 +325,7 @@ class Compared:
         }
         ours, ours_told = self._search(candidates, limit)
         found = ratio(ours.by_example, theirs_measured.by_example)
+        more = self._tuned(candidates, limit, theirs_measured) if self.is_tuned else {}
         row = {
             "network": self.name,
             "seed": self.seed,
@@ -337,6 +345,7 @@ class Compared:
             },
             "mpq": {**_losses(ours), **ours_told, "candidates": candidates},
             **{key: found[key] for key in ("ratio", "ratio_low", "ratio_high")},
+            **more,
         }
         print(json.dumps({key: row[key] for key in ("peer", "mpq", "ratio")}), file=sys.stderr)
         return row
@@ -395,16 +404,32 @@ class Compared:
         ours = answer if isinstance(answer, Tensor) else answer.logits
         return float((ours - outputs).abs().max() / outputs.abs().max())
 
+    def _tuned(
+        self, candidates: Mapping[str, list[str]], limit: int, theirs: Measurement
+    ) -> dict[str, Any]:
+        ours, told = self._search(candidates, limit, sequential_rounding=True, tune="all")
+        found = ratio(ours.by_example, theirs.by_example)
+        keys = ("ratio", "ratio_low", "ratio_high")
+        return {
+            "mpq_tuned": {**_losses(ours), **told},
+            **{key.replace("ratio", "ratio_tuned"): found[key] for key in keys},
+        }
+
     def _search(
-        self, candidates: Mapping[str, list[str]], limit: int
+        self, candidates: Mapping[str, list[str]], limit: int, **options: Any
     ) -> tuple[Measurement, dict[str, Any]]:
-        """``mpq.search`` with its defaults, within so many bytes of the layers."""
+        """``mpq.search`` with its defaults but for some, within so many bytes of the layers."""
         everywhere = candidates["*"]
         others = {layers: own for layers, own in candidates.items() if layers != "*"}
         exclude = (*EXCLUDED.get(self.name, ()), *self.setting.exclude)
         rules = mpq.Rules(exclude=exclude, allow=others)
         task = mpq.Task(
-            self.model, self.calibration, candidates=everywhere, rules=rules, seed=self.seed
+            self.model,
+            self.calibration,
+            candidates=everywhere,
+            rules=rules,
+            seed=self.seed,
+            **options,
         )
         constant = Prepared.of(task).pricing.constant_bytes
         start = time.process_time()
@@ -417,6 +442,7 @@ class Compared:
             "weight_bytes": int(budget.used) - constant,
             "processor_seconds": seconds,
             "precisions": dict(sorted(precisions.items())),
+            **_kept(result),
         }
 
 
@@ -427,6 +453,13 @@ def _ids(batches: Batches) -> list[dict[str, Tensor]]:
 def _inputs(batch: Any) -> list[Tensor]:
     """A batch's inputs, without targets."""
     return [batch["input_ids"]] if isinstance(batch, dict) else [batch[0]]
+
+
+def _kept(result: mpq.SearchResult) -> dict[str, bool]:
+    """What was asked for besides, and whether its trial kept it."""
+    made = result.provenance
+    asked = {"sequential_rounding": made.sequential_rounding, "tuning": made.tuning}
+    return {f"{name}_is_kept": x.is_kept for name, x in asked.items() if x is not None}
 
 
 def _losses(measured: Measurement) -> dict[str, Any]:

@@ -68,7 +68,10 @@ class Aciq(RangeMethod):
         middle = torch.where(is_half, torch.zeros_like(low), rows.mean(dim=1))
         apart = (rows - middle[:, None]).abs() * counts
         mean = apart.sum(dim=1) / total
-        deviation = (apart.square().sum(dim=1) / total).sqrt()
+        # In units of the largest: squares below 1e-45 are 0, those beyond 1e38 infinite.
+        largest = apart.amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+        squares = (apart / largest[:, None]).square()
+        deviation = (squares.sum(dim=1) / total).sqrt() * largest
         is_gauss = self._is_gauss(mean, deviation)
 
         def clip(bits: int) -> "Tensor":

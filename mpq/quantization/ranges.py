@@ -158,8 +158,8 @@ def least_squares_ends(
         centre = codes.mean(dim=1, keepdim=True)
         spread = (codes - centre).square().sum(dim=1)
         slope = ((codes - centre) * (rows - middle)).sum(dim=1) / spread.clamp_min(1e-9)
-        # A row of one code, or of numbers that are all the same, has no line.
-        is_line = (spread > 0) & (slope > 0)
+        # A row of one code, of numbers that are all the same, or too large for sums has no line.
+        is_line = (spread > 0) & (slope > 0) & slope.isfinite()
         fitted = middle[:, 0] - slope * centre[:, 0]
         low = torch.where(is_line, fitted, low)
         high = torch.where(is_line, fitted + slope * last, high)

@@ -23,6 +23,8 @@ from mpq.quantization.range_method import ActivationRange, RangeMethod
 from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.quantization.second_scales import SecondScales, stored_scale
 
+LARGEST_POINT: Final = 2.0**15
+"""Of zero points of groups, by scales before storing: half of what fp16 holds."""
 LARGEST_BLOCK_SCALE: Final = 448.0
 """The largest number of fp8, in which NVFP4's scales are stored."""
 
@@ -52,7 +54,11 @@ def _fraction_grid(
 ) -> Grid:
     number = tensor_format.number
     low, high = method.fraction_ends(shared, number)
-    grid = _with_stored_scale(make_fraction_grid(number, low, high), tensor_format, numerics)
+    grid = make_fraction_grid(number, low, high)
+    if tensor_format.granularity is Granularity.GROUP:
+        # Numbers that are nearly alike and far from 0 have zero points beyond fp16 at their scale.
+        grid = replace(grid, scale=torch.maximum(grid.scale, low.abs() / LARGEST_POINT))
+    grid = _with_stored_scale(grid, tensor_format, numerics)
     # By the stored scale, which both ends are a little nearer or farther with.
     return replace(grid, zero_point=stored_zero_point(-low / grid.scale, tensor_format))
 

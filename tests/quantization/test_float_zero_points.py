@@ -44,6 +44,27 @@ def test_codes_equal_numpy(bits: int, offset: float) -> None:
     np.testing.assert_allclose(found.zero_point.numpy(), -low / scale, rtol=1e-4)
 
 
+@pytest.mark.parametrize("scale", ["", "sfp8", "sbf16"])
+@pytest.mark.parametrize("method", ["minmax", "mse"])
+@pytest.mark.parametrize("spread", [1e-2, 1e-4, 1e-6, 0.0])
+def test_groups_of_nearly_equal_numbers_far_from_0(spread: float, method: str, scale: str) -> None:
+    """At the scale of their spread zero points would be beyond fp16: they keep their mean."""
+    rows = some_rows() * spread + 300.0
+
+    found = codes_of(f"w4zfg8{scale}", rows, method).numbers()
+
+    assert ((found - rows).abs() / rows).max() < 1e-3
+
+
+def test_numbers_whose_squares_overflow() -> None:
+    """Least squares through codes leaves the ends where its sums are infinite."""
+    rows = some_rows() * 1e37
+
+    found = codes_of("w8zf", rows, "mse").numbers()
+
+    assert ((found - rows).abs().amax(dim=1) / rows.abs().amax(dim=1)).max() < 0.01
+
+
 def test_of_groups_they_are_stored_in_half_precision() -> None:
     """As their scales are; codes are computed with what is stored."""
     rows = some_rows(0.3)

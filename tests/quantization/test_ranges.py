@@ -408,3 +408,15 @@ def test_zeros_have_a_range_of_zeros() -> None:
     for method in (Aciq(), Entropy()):
         ends = method.ends(torch.zeros(2, 100), NUMBER, False)
         assert [end.tolist() for end in ends] == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("factor", [1e-40, 1e-30, 1e25])
+def test_aciq_of_numbers_whose_squares_float32_does_not_hold(factor: float) -> None:
+    """The ends go with the numbers."""
+    rows = torch.randn(4, 100, generator=torch.Generator().manual_seed(0))
+
+    for some in (rows, rows.abs(), torch.ones_like(rows)):
+        ends = Aciq().ends(some, NUMBER_FORMATS["int4"], False)
+        scaled = Aciq().ends(some * factor, NUMBER_FORMATS["int4"], False)
+        for end, found in zip(ends, scaled, strict=True):
+            torch.testing.assert_close(found / factor, end, rtol=1e-3, atol=1e-4)

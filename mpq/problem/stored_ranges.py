@@ -64,6 +64,8 @@ def check_range(
         raise InputError("there are octaves, and its format has one scale")
     if given and by is not Granularity.INPUT_CHANNEL:
         raise InputError("channels have ranges, and its format has one for all")
+    if by is Granularity.INPUT_CHANNEL and not given:
+        raise InputError("its format has a range for every channel, and none is given")
     if given and given not in _channels(kind, weight_shape, given):
         raise InputError(f"{given} channels have ranges, and the layer has other inputs")
     if calibrated.first is not None and by is not Granularity.FIRST_APART:

@@ -268,6 +268,7 @@ def test_files_hold_it(precision: str, calibrated: ActivationRange) -> None:
         ("w4a4twin", {"octaves": 16}, "16"),
         ("w8a8", {"channels": [[-1, 1]] * 4}, "channels have ranges, and its format has one"),
         ("w8a8c", {"channels": [[-1, 1]] * 7}, "7 channels have ranges, and the layer has other"),
+        ("w8a8c", {}, "a range for every channel, and none is given"),
         ("w8a8", {"first": [-1, 1]}, "first positions have no range of their own"),
         ("w8a8f", {"first": [1, -1]}, "not a valid assignment"),
         ("w8a8f", {"first": [-1, 1], "range": None}, "and the whole has none"),

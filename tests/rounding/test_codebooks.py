@@ -9,7 +9,7 @@ from mpq.quantization.kmeans import kmeans_levels
 from mpq.rounding import ROUNDINGS
 from tests.rounding.cases import errors, formats_of, grids_of, layer, rounded
 
-TEXTS = ["nearest", "gptq", "coordinate-descent", "adaround:iterations=30", "auto"]
+TEXTS = ["quantease", "nearest", "gptq", "coordinate-descent", "adaround:iterations=30", "auto"]
 NAMES = ["cb2", "cb3", "cb4"]
 
 

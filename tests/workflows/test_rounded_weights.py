@@ -383,7 +383,9 @@ def test_where_one_part_does_not_tell_the_others_are_left_out_too(
     """Each part once; the answer is that of all together."""
     shown: list[int] = []
 
-    def told(_: object, __: object, tried: list[TensorFormat], ___: int, share: Any) -> Any:
+    def told(
+        _: object, __: object, tried: list[TensorFormat], ___: int, share: Any, ____: object
+    ) -> Any:
         shown.append(share[1].num_examples)
         return dict.fromkeys(tried, np.array(gains[len(shown) - 1]))
 

@@ -422,7 +422,7 @@ def test_people_are_told(before: mpq.SearchResult, after: mpq.SearchResult) -> N
         "tuning (all:epochs=3,lr=0.01,code_lr=0.01,batch_size=16) kept; 12 unseen examples lose"
         in printed
     )
-    assert "4 biases and norms tuned; see tuned.safetensors" in printed
+    assert "4 biases and norms tuned or corrected; see tuned.safetensors" in printed
     assert "(--rounding nearest, and tuned)" in printed
     del before
 

@@ -11,8 +11,8 @@ from typing import Any, Final, Self, TypeAlias, final
 
 import numpy as np
 
+from mpq._support.companion_content import stated_tensors
 from mpq._support.json_object import quoted
-from mpq._support.names import for_people
 from mpq.errors import FileFormatError
 
 TRANSFORMS_FILE: Final = "transforms.safetensors"
@@ -211,12 +211,7 @@ class Reparametrization:
         Raises:
             FileFormatError: If it is another file than the one that was written.
         """
-        if sha256(content).hexdigest() != stated["sha256"]:
-            raise FileFormatError(
-                "the transformations are not those that the assignment was written with (their "
-                "SHA-256 is another): copy all files of one run"
-            )
-        changes = _changes(content)
+        changes = _changes(stated_tensors(content, stated["sha256"], "transformations"))
         if len(changes) != stated["num_changes"]:
             raise FileFormatError(
                 f"{TRANSFORMS_FILE} has {len(changes)} changes, and the assignment speaks of "
@@ -225,14 +220,7 @@ class Reparametrization:
         return cls(tuple(stated["transforms"]), changes)
 
 
-def _changes(content: bytes) -> tuple[Change, ...]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        tensors = load(content)
-    except SafetensorError as error:
-        raise FileFormatError(f"not a safetensors file: {for_people(str(error))}") from error
+def _changes(tensors: "Mapping[str, np.ndarray[Any, Any]]") -> tuple[Change, ...]:
     matrices = {key: _matrix(key, x) for key, x in tensors.items() if key.startswith(_MATRIX)}
     places = sorted(tensors.keys() - matrices.keys())
     return tuple(_change(key, tensors[key], matrices) for key in places)

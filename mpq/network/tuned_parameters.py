@@ -11,8 +11,8 @@ from typing import Any, Final, Self, TypeAlias, final
 
 import numpy as np
 
+from mpq._support.companion_content import stated_tensors
 from mpq._support.json_object import quoted
-from mpq._support.names import for_people
 from mpq.errors import FileFormatError
 
 TUNED_FILE: Final = "tuned.safetensors"
@@ -111,12 +111,7 @@ class TunedParameters:
         Raises:
             FileFormatError: If it is another file than the one that was written.
         """
-        if sha256(content).hexdigest() != stated["sha256"]:
-            raise FileFormatError(
-                "the tuned parameters are not those that the assignment was written with (their "
-                "SHA-256 is another): copy all files of one run"
-            )
-        vectors = _vectors(content)
+        vectors = _vectors(stated_tensors(content, stated["sha256"], "tuned parameters"))
         if len(vectors) != stated["num_parameters"]:
             raise FileFormatError(
                 f"{TUNED_FILE} has {len(vectors)} parameters, and the assignment speaks of "
@@ -125,14 +120,7 @@ class TunedParameters:
         return cls(vectors)
 
 
-def _vectors(content: bytes) -> dict[str, TunedParameter]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        tensors = load(content)
-    except SafetensorError as error:
-        raise FileFormatError(f"not a safetensors file: {for_people(str(error))}") from error
+def _vectors(tensors: "Mapping[str, np.ndarray[Any, Any]]") -> dict[str, TunedParameter]:
     found = {}
     for name in sorted({key.partition(" ")[2] for key in tensors}):
         parts = [tensors.get(f"{part} {name}") for part in _PARTS]

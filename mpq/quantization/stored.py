@@ -12,8 +12,8 @@ from typing import Any, Final, Self, final
 
 import numpy as np
 
+from mpq._support.companion_content import stated_tensors
 from mpq._support.json_object import quoted
-from mpq._support.names import for_people
 from mpq.errors import FileFormatError, PrecisionError
 from mpq.quantization.precision import TensorFormat, spell_weight
 from mpq.quantization.scale_formats import SCALE_FORMATS
@@ -235,18 +235,7 @@ class StoredWeights:
         Raises:
             FileFormatError: If it is another file than the one that was written.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
-        if sha256(content).hexdigest() != expected_sha256:
-            raise FileFormatError(
-                "the weights are not those that the assignment was written with (their SHA-256 is "
-                "another): copy both files of one run"
-            )
-        try:
-            tensors = load(content)
-        except SafetensorError as error:
-            raise FileFormatError(f"not a safetensors file: {for_people(str(error))}") from error
+        tensors = stated_tensors(content, expected_sha256, "weights")
         names = dict.fromkeys(key.rpartition(".")[0] for key in tensors)
         missing = [f"{n}.{p}" for n in names for p in _PARTS if f"{n}.{p}" not in tensors]
         if missing:

@@ -7,15 +7,8 @@ import torch
 from torch import Tensor
 
 from mpq.network.arguments import tensors_in
-from mpq.transforms.channels import (
-    FREE,
-    Axis,
-    Call,
-    ChannelTrace,
-    Effect,
-    constant_along,
-    vector_along,
-)
+from mpq.transforms.channels import Axis, ChannelTrace, Effect
+from mpq.transforms.label_trace import ATTENTION, FREE, Call, constant_along, vector_along
 from mpq.transforms.layer_rules import (
     SHORTCUT,
     Rule,
@@ -240,13 +233,7 @@ RULES: Final[Mapping[str, Rule]] = {
         "upsample_nearest3d upsample_trilinear3d",
     ),
     **_rules(matrix_product, "mm addmm bmm baddbmm"),
-    **_rules(
-        attention,
-        "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
-        "_scaled_dot_product_efficient_attention _scaled_dot_product_attention_math "
-        "_scaled_dot_product_cudnn_attention "
-        "_scaled_dot_product_fused_attention_overrideable",
-    ),
+    **_rules(attention, ATTENTION),
     "convolution": convolution,
     "native_layer_norm": normalizes(2, -1),
     "_fused_rms_norm": normalizes(2, -1),

@@ -2,19 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias, final
+from typing import Any, TypeAlias, final
 
-import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mpq.network.arguments import tensors_in
-from mpq.transforms.parameter_views import ParameterViews, View
-
-FREE: Final = -1
-"""Label of a number that no factor reaches."""
-Labels: TypeAlias = tuple[int, ...]
-_METADATA: Final = ("new_", "empty", "sym_")
+from mpq.transforms.label_trace import FREE, Labels, LabelTrace
+from mpq.transforms.parameter_views import View
 
 
 @final
@@ -83,7 +77,7 @@ Effect: TypeAlias = tuple[str, str]
 
 
 @final
-class ChannelTrace(TorchDispatchMode):
+class ChannelTrace(LabelTrace):
     """Follows every channel of every layer through a forward pass, operation by operation.
 
     A tensor of labels goes beside each tensor: ``labels[i]`` is the channel whose factor number
@@ -97,35 +91,12 @@ class ChannelTrace(TorchDispatchMode):
     """
 
     def __init__(self, module: nn.Module, rules: "Mapping[str, Any]") -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.views = ParameterViews(module)
+        super().__init__(module, rules)
         self.groups: dict[str, Group] = {}
         self.unread: dict[str, str] = {}
         self.layers: dict[str, None] = {}
-        self._rules = rules
         self._labels: dict[int, tuple[Tensor, dict[str, Tensor]]] = {}
-        self._made: dict[int, tuple[Tensor, str]] = {}
         self._uses: dict[str, list[dict[Effect, Axis]]] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # Otherwise torch imports its compiler, to keep it away from here: several seconds.
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        operation = func._schema.name.partition("::")[2]
-        if self.views.follow(operation, args, result):
-            return result
-        rule = self._rules.get(operation)
-        if rule is not None:
-            rule(self, Call(operation, func, args, kwargs, result))
-        elif not operation.startswith(_METADATA) and not operation.endswith("_like"):
-            self.end([args, kwargs], f"goes through {operation}")
-            self._cannot_scale([args, kwargs], operation)
-            self.tell(result, operation)
-        return result
 
     def labels(self, value: Any) -> dict[str, Tensor]:
         """Group to the labels of a tensor, shaped as it is."""
@@ -136,14 +107,6 @@ class ChannelTrace(TorchDispatchMode):
         """Labels a tensor."""
         if labels:
             self._labels.setdefault(id(tensor), (tensor, {}))[1].update(labels)
-
-    def told(self, value: Any) -> str:
-        """What made a tensor, for people."""
-        return self._made.get(id(value), (None, "the network's input"))[1]
-
-    def tell(self, result: Any, what: str) -> None:
-        """Remembers what made some tensors."""
-        self._made |= {id(tensor): (tensor, what) for tensor in tensors_in(result)}
 
     def end(self, values: Any, why: str) -> None:
         """Ends the freedom of all channels in some tensors, and of parameters among them."""
@@ -175,8 +138,9 @@ class ChannelTrace(TorchDispatchMode):
             if view is not None:
                 self.use(view, {})
 
-    def _cannot_scale(self, values: Any, operation: str) -> None:
-        """Matrices that an operation without a rule reads (an LSTM's) are layers without a site."""
+    def without_rule(self, values: Any, operation: str) -> None:
+        """Matrices that such an operation reads (an LSTM's) are layers without a site."""
+        super().without_rule(values, operation)
         for tensor in tensors_in(values):
             view = self.views.of(tensor)
             if view is not None and len(view.axes) > 1:
@@ -209,29 +173,3 @@ class ChannelTrace(TorchDispatchMode):
                     dead = self.groups[group].dead
                     for channel in set(axis.labels) - {FREE}:
                         dead.setdefault(channel, f"meets {name}, which is used otherwise as well")
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One operation of a forward pass."""
-
-    operation: str
-    func: Any
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
-    result: Any
-
-
-def constant_along(labels: Tensor, *axes: int) -> bool:
-    """Whether labels are the same all along some axes."""
-    return all(bool((labels == labels.narrow(axis, 0, 1)).all()) for axis in axes if labels.numel())
-
-
-def vector_along(labels: Tensor, axis: int) -> Labels | None:
-    """``[n]`` labels along an axis, where they are the same along all others; else ``None``."""
-    others = [i for i in range(labels.ndim) if i != axis % labels.ndim]
-    if not labels.numel() or not constant_along(labels, *others):
-        return None
-    first = labels.movedim(axis, -1).reshape(-1, labels.shape[axis])[0]
-    return tuple(torch.as_tensor(first).tolist())

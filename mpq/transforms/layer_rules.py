@@ -7,15 +7,8 @@ import torch
 from torch import Tensor
 
 from mpq.network.arguments import tensors_in
-from mpq.transforms.channels import (
-    Axis,
-    Call,
-    ChannelTrace,
-    Effect,
-    Reader,
-    constant_along,
-    vector_along,
-)
+from mpq.transforms.channels import Axis, ChannelTrace, Effect, Reader
+from mpq.transforms.label_trace import Call, constant_along, vector_along
 from mpq.transforms.parameter_views import View
 
 if TYPE_CHECKING:

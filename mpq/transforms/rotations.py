@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mpq.network.examples import Batch
 from mpq.network.reparametrization import Addition, Change, Orthogonal, Rotation, Scaling
-from mpq.transforms.channels import FREE
+from mpq.transforms.label_trace import FREE
 from mpq.transforms.parameter_views import run_under
 from mpq.transforms.space_rules import RULES
 from mpq.transforms.spaces import Member, Norm, Space, SpaceTrace, Use

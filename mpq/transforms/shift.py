@@ -16,7 +16,8 @@ from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.rounding import quantize_activation
 from mpq.transforms._base import Found, Transform, Transforming
 from mpq.transforms.channel_rules import RULES, keeps, moves, reshapes
-from mpq.transforms.channels import FREE, Call, ChannelTrace, Labels
+from mpq.transforms.channels import ChannelTrace
+from mpq.transforms.label_trace import FREE, Call, Labels
 from mpq.transforms.layer_inputs import NUM_EXAMPLES, LayerInput, layer_inputs
 from mpq.transforms.layer_rules import Rule, attention, convolution, matrix_product, normalizes
 from mpq.transforms.sites import Site, Sites

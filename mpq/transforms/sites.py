@@ -12,7 +12,8 @@ from mpq._support.arrays import Array
 from mpq.network.examples import Batch
 from mpq.network.reparametrization import Scaling
 from mpq.transforms.channel_rules import RULES
-from mpq.transforms.channels import FREE, Axis, ChannelTrace, Group, Labels, Reader
+from mpq.transforms.channels import Axis, ChannelTrace, Group, Reader
+from mpq.transforms.label_trace import FREE, Labels
 from mpq.transforms.layer_rules import Rule
 from mpq.transforms.parameter_views import run_under
 

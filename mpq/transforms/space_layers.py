@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from mpq.network.arguments import tensors_in
-from mpq.transforms.channels import Call, constant_along, vector_along
+from mpq.transforms.label_trace import Call, constant_along, vector_along
 from mpq.transforms.layer_rules import along, vector_name
 from mpq.transforms.parameter_views import View
 from mpq.transforms.spaces import Label, Member, Norm, SpaceTrace, Use

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mpq.network.arguments import tensors_in
-from mpq.transforms.channels import Call, constant_along, vector_along
+from mpq.transforms.label_trace import ATTENTION, Call, constant_along, vector_along
 from mpq.transforms.parameter_views import View
 from mpq.transforms.space_layers import attention, convolution, embeds, matrix_product, normalized
 from mpq.transforms.spaces import Label, Member, Norm, SpaceTrace
@@ -248,13 +248,7 @@ RULES: Final[Mapping[str, Rule]] = {
     **_rules(reduces, "mean sum"),
     "pow": powers,
     **_rules(matrix_product, "mm addmm bmm baddbmm"),
-    **_rules(
-        attention,
-        "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
-        "_scaled_dot_product_efficient_attention _scaled_dot_product_attention_math "
-        "_scaled_dot_product_cudnn_attention "
-        "_scaled_dot_product_fused_attention_overrideable",
-    ),
+    **_rules(attention, ATTENTION),
     "convolution": convolution,
     "native_layer_norm": normalized,
     "_fused_rms_norm": normalized,

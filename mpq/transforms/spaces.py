@@ -2,18 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeAlias, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mpq.network.arguments import tensors_in
-from mpq.transforms.channels import FREE, Call, Labels
-from mpq.transforms.parameter_views import ParameterViews, View
+from mpq.transforms.label_trace import FREE, Labels, LabelTrace
+from mpq.transforms.parameter_views import View
 
 Ids: TypeAlias = "np.ndarray[Any, np.dtype[np.int64]]"
-_METADATA: Final = ("new_", "empty", "sym_")
 
 
 @final
@@ -109,7 +107,7 @@ Use: TypeAlias = tuple[str, Member | Norm]
 
 
 @final
-class SpaceTrace(TorchDispatchMode):
+class SpaceTrace(LabelTrace):
     """Follows the outputs of every layer through a forward pass, operation by operation.
 
     A label of coordinates goes beside each tensor, as in ``ChannelTrace``. A rotation comes through
@@ -125,34 +123,12 @@ class SpaceTrace(TorchDispatchMode):
     """
 
     def __init__(self, module: nn.Module, rules: Mapping[str, Any]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.views = ParameterViews(module)
+        super().__init__(module, rules)
         self.layers: dict[str, str] = {}
         self.uses: dict[str, list[frozenset[Use]]] = {}
-        self._rules = rules
         self._spaces: dict[str, Space] = {}
         self._joined: dict[str, str] = {}
         self._labels: dict[int, tuple[Tensor, Label]] = {}
-        self._made: dict[int, tuple[Tensor, str]] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        # Otherwise torch imports its compiler, to keep it away from here: several seconds.
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        operation = func._schema.name.partition("::")[2]
-        if self.views.follow(operation, args, result):
-            return result
-        rule = self._rules.get(operation)
-        if rule is not None:
-            rule(self, Call(operation, func, args, kwargs, result))
-        elif not operation.startswith(_METADATA) and not operation.endswith("_like"):
-            self.end([args, kwargs], f"goes through {operation}")
-            self.tell(result, operation)
-        return result
 
     @property
     def spaces(self) -> dict[str, Space]:
@@ -178,14 +154,6 @@ class SpaceTrace(TorchDispatchMode):
         """Labels a tensor."""
         if label is not None:
             self._labels[id(tensor)] = (tensor, label)
-
-    def told(self, value: Any) -> str:
-        """What made a tensor, for people."""
-        return self._made.get(id(value), (None, "the network's input"))[1]
-
-    def tell(self, result: Any, what: str) -> None:
-        """Remembers what made some tensors."""
-        self._made |= {id(tensor): (tensor, what) for tensor in tensors_in(result)}
 
     def end(self, values: Any, why: str) -> None:
         """Ends the freedom of all that is in some tensors, and of parameters among them."""

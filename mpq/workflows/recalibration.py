@@ -14,6 +14,7 @@ from mpq.workflows.calibrated_ranges import SHARE, ranges_by
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.own_codes import Known, OwnCodes
+from mpq.workflows.trial_record import TrialRecord
 
 NOTHING: Final = "no layer of the answer reads inputs with calibrated ranges"
 SINGLE: Final = "there is a single calibration example, or one batch whose rows mix, to try it on"
@@ -21,23 +22,8 @@ SINGLE: Final = "there is a single calibration example, or one batch whose rows 
 
 @final
 @dataclass(frozen=True)
-class Recalibration:
-    """What became of choosing an answer's ranges again.
-
-    Args:
-        is_kept: Whether the answer has the new ranges.
-        why: Why not; empty: it has.
-        num_examples: Calibration examples that neither ranges of the trial had seen, and on which
-            both were compared; 0: there was no trial.
-        loss: What the trial's new ranges lose on them, in the metric's unit.
-        loss_before: What those of the original network's inputs lose on them.
-    """
-
-    is_kept: bool
-    why: str = ""
-    num_examples: int = 0
-    loss: float | None = None
-    loss_before: float | None = None
+class Recalibration(TrialRecord):
+    """What became of choosing an answer's ranges again."""
 
     def sentence(self, unit: str) -> str:
         """What people should know.
@@ -45,15 +31,8 @@ class Recalibration:
         Args:
             unit: Of the losses.
         """
-        told = f"not kept: {self.why}"
-        if self.is_kept:
-            told = "ranges of inputs chosen again, for the network as it is quantized"
-        if self.loss is not None and self.loss_before is not None:
-            told += (
-                f"; {self.num_examples} calibration examples that a trial had not seen lose "
-                f"{self.loss:.3g} {unit} by it, not {self.loss_before:.3g}"
-            )
-        return f"recalibration: {told}"
+        made = "ranges of inputs chosen again, for the network as it is quantized"
+        return f"recalibration: {self.told(made, unit)}"
 
 
 @final

@@ -20,6 +20,7 @@ from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.in_order import InOrder
 from mpq.workflows.own_codes import OwnCodes
 from mpq.workflows.rounded_weights import rounded_by_all
+from mpq.workflows.trial_record import TrialRecord
 
 UNSEEN_SHARE: Final = 0.25
 """Of the calibration examples, that neither rounding of the trial sees."""
@@ -27,24 +28,13 @@ UNSEEN_SHARE: Final = 0.25
 
 @final
 @dataclass(frozen=True)
-class SequentialRounding:
+class SequentialRounding(TrialRecord):
     """What became of rounding an answer again, layer by layer.
 
     Args:
-        is_kept: Whether the answer has the new codes.
-        why: Why not; empty: it has.
-        num_examples: Calibration examples that neither rounding of the trial had seen, and on which
-            both were compared; 0: there was no trial.
-        loss: What the trial's new codes lose on them, in the metric's unit.
-        loss_before: What the codes that were found in parallel lose on them.
         left: Layers whose codes are those of the parallel rounding in any case, and why.
     """
 
-    is_kept: bool
-    why: str = ""
-    num_examples: int = 0
-    loss: float | None = None
-    loss_before: float | None = None
     left: Mapping[str, str] = field(default_factory=dict)
 
     def sentences(self, unit: str) -> Iterator[str]:
@@ -53,15 +43,8 @@ class SequentialRounding:
         Args:
             unit: Of the losses.
         """
-        told = f"not kept: {self.why}"
-        if self.is_kept:
-            told = "rounded again layer by layer, for the inputs of the network quantized so far"
-        if self.loss is not None and self.loss_before is not None:
-            told += (
-                f"; {self.num_examples} calibration examples that a trial had not seen lose "
-                f"{self.loss:.3g} {unit} by it, not {self.loss_before:.3g}"
-            )
-        yield f"sequential rounding: {told}"
+        made = "rounded again layer by layer, for the inputs of the network quantized so far"
+        yield f"sequential rounding: {self.told(made, unit)}"
         if self.left:
             whys = Counter(self.left.values())
             counts = "; ".join(f"{n} as {why}" for why, n in whys.items())

@@ -22,6 +22,7 @@ PAGES = sorted(DOCS.rglob("*.md"))
 BLOCK = re.compile(
     r"(?:<!-- not run: (?P<why>.+?) -->\n)?^```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.M | re.S
 )
+LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 TABLE = re.compile(r"<!-- table: ([\w-]+) -->")
 NOT_RUN = {
     "quickstart.md: installs a new environment",
@@ -190,6 +191,16 @@ def test_every_page_is_in_the_navigation() -> None:
 
     names = [name_of(page) for page in PAGES]
     assert [x for x in names if f"- {x}\n" not in menu and f": {x}\n" not in menu] == []
+
+
+def test_every_link_leads_to_a_page() -> None:
+    """The built pages have nothing but docs/ beside them: a link out of it is broken there."""
+    inside = {page.resolve() for page in DOCS.rglob("*")}
+
+    linked = [(page, link) for page in PAGES for link in LINK.findall(page.read_text("utf-8"))]
+
+    assert linked
+    assert [x for x in linked if (x[0].parent / x[1]).resolve() not in inside] == []
 
 
 def test_every_public_name_is_in_the_api_page() -> None:

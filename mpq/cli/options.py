@@ -123,12 +123,12 @@ Recalibrate = Annotated[
         help="Choose ranges of inputs again, for what the answer's quantized layers read.",
     ),
 ]
-CodesCache = Annotated[
+Cache = Annotated[
     str | None,
     typer.Option(
-        "--codes-cache",
+        "--cache",
         metavar="DIR",
-        help="Keep the codes of rounded weights in a folder, and find them there the next time.",
+        help="Keep codes, estimates and measurements in a folder, for the next search.",
     ),
 ]
 BiasCorrection = Annotated[

@@ -105,7 +105,7 @@ class RangeOptions:
     activation_range: o.ActivationRange = Ranges.activation
     rounding: o.Rounding = Task.rounding
     transform: o.Transform = None
-    codes_cache: o.CodesCache = None
+    cache: o.Cache = None
 
     def ranges(self) -> Ranges:
         """The ranges that the options describe; ``Ranges`` refuses a name that is no rule."""
@@ -205,7 +205,7 @@ class TaskOptions:
             rounding=self.ranges.rounding,
             sequential_rounding=self.candidates.sequential_rounding,
             recalibrate=self.candidates.recalibrate,
-            codes_cache=self.ranges.codes_cache,
+            cache=self.ranges.cache,
             bias_correction=self.candidates.bias_correction,
             tune=self.candidates.tune,
             transforms=listed_parts(self.ranges.transform),

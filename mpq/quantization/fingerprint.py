@@ -22,25 +22,33 @@ def measurement_key(
 
     Reads the data once.
     """
-    known = quantizer.ranges.known.items()
-    # Sorted: in which order layers were calibrated must not make another key.
-    ranges = sorted(
-        (layer, repr(f), found.low, found.high, *found.extras) for (layer, f), found in known
-    )
     # With targets, which change what estimators and accuracies say at the same inputs.
     examples = (value for batch in data for value in (*batch.tensors, batch.targets))
     seed = network.allow_randomness
     return {
         # Only where it is set: journals of networks that draw nothing stay as they are.
         **({} if seed is None else {"allow_randomness": str(seed)}),
-        # As for these; else a search for a target would believe rows of another arithmetic.
-        **({} if quantizer.numerics == OWN else {"numerics": repr(quantizer.numerics)}),
-        **({"rounding": _stored_checksum(quantizer)} if quantizer.stored else {}),
         "layers": network.fingerprint,
         "weights": checksum(_tensors(network.module.state_dict().values())),
         "metric": repr(network.metric),
         "data": checksum(_tensors(examples)),
         "precisions": ", ".join(map(str, candidates)),
+        **quantizer_key(quantizer),
+    }
+
+
+def quantizer_key(quantizer: Quantizer) -> dict[str, str]:
+    """The part of it that says how layers are quantized."""
+    known = quantizer.ranges.known.items()
+    # Sorted: in which order layers were calibrated must not make another key.
+    ranges = sorted(
+        (layer, repr(f), found.low, found.high, *found.extras) for (layer, f), found in known
+    )
+    return {
+        # Only where it is another one: else a search for a target would believe rows of another
+        # arithmetic, and journals of our own stay as they are.
+        **({} if quantizer.numerics == OWN else {"numerics": repr(quantizer.numerics)}),
+        **({"rounding": _stored_checksum(quantizer)} if quantizer.stored else {}),
         "weight_range": quantizer.weight_range,
         "activation_ranges": hashlib.sha256(repr(ranges).encode()).hexdigest(),
     }

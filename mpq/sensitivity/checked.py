@@ -1,8 +1,8 @@
 """What measuring a few cells says about an estimate, as a record."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Any, Final, Self, final
 
 FACTOR: Final = 20.0
 """How far a prediction may be below what is measured. Where predictions are right, cells are below
@@ -86,6 +86,15 @@ class SpotCheck:
     before_choice: tuple[str, ...] = ()
     raised: tuple[str, ...] = ()
     sampled: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """From what ``dataclasses.asdict`` makes of it, also after JSON, which has no tuples."""
+        values: dict[str, Any] = {
+            k: tuple(x) if isinstance(x, list) else x for k, x in data.items()
+        }
+        values["cells"] = tuple(CheckedCell(**cell) for cell in data["cells"])
+        return cls(**values)
 
     @property
     def failing(self) -> tuple[str, ...]:

@@ -1,51 +1,40 @@
 """Codes that a rounding found, kept on disk: what was rounded once is not rounded again."""
 
 import json
-import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, final
 
-from mpq._support.files import prepare_folder, write_files
-from mpq.errors import OutputError
+from mpq._support.cache import Cache
 from mpq.quantization.stored import StoredWeight, StoredWeights
 from mpq.workflows.codes_keys import ToRound
 
-VERSION: Final = 1
-"""Of the layout of the files."""
-
 
 @final
+@dataclass(frozen=True)
 class CodesCache:
-    """A folder of codes, each file named after a checksum of all that determines what is in it.
-
-    A file appears whole or not at all, and says its own SHA-256: several processes may use one
-    folder, and a killed one goes on where it was. What is damaged is made anew. Nothing is ever
-    removed: files can be deleted at any time.
+    """Files of codes in a cache, one for each weight and one for each network.
 
     Args:
-        folder: Made if it does not exist.
-
-    Raises:
-        OutputError: If it cannot be written to.
+        cache: Where they are.
     """
 
-    def __init__(self, folder: Path | str) -> None:
-        self.folder = prepare_folder(Path(folder))
+    cache: Cache
 
     def codes(self, asked: ToRound) -> list[StoredWeight]:
         """Codes of each format: found before, or found now and kept.
 
         Raises:
-            OutputError: If the folder cannot be read or written.
+            OutputError: If the cache cannot be read or written.
         """
         known = self.weights(asked.key)
         if known is not None:
             return known
         found = asked.codes()
         named = {f"{place:04d}": weight for place, weight in enumerate(found)}
-        self._write(f"{asked.key}.codes", StoredWeights(asked.rounding.name, named).content)
+        content = StoredWeights(asked.rounding.name, named).content
+        self.cache.write(f"{asked.key}.codes", content)
         return found
 
     def weights(self, key: str) -> list[StoredWeight] | None:
@@ -54,7 +43,7 @@ class CodesCache:
         Raises:
             OutputError: If the file cannot be read.
         """
-        content = self._read(f"{key}.codes")
+        content = self.cache.read(f"{key}.codes")
         if content is None:
             return None
         by_place = StoredWeights.from_content(content, "", sha256(content).hexdigest()).by_layer
@@ -66,7 +55,7 @@ class CodesCache:
         Raises:
             OutputError: If the file cannot be read.
         """
-        content = self._read(f"{key}.network")
+        content = self.cache.read(f"{key}.network")
         return None if content is None else dict(json.loads(content))
 
     def keep_record(self, key: str, record: Mapping[str, Any]) -> None:
@@ -75,31 +64,4 @@ class CodesCache:
         Raises:
             OutputError: If it cannot be written.
         """
-        self._write(f"{key}.network", json.dumps(record).encode())
-
-    def _write(self, name: str, content: bytes) -> None:
-        write_files(self.folder, {name: _header(content) + content})
-
-    def _read(self, name: str) -> bytes | None:
-        path = self.folder / name
-        try:
-            found = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise OutputError(
-                f"cannot read the kept codes {path}: {error.strerror}; make the file readable, "
-                "delete it, or name another folder (--codes-cache)"
-            ) from error
-        header, newline, content = found.partition(b"\n")
-        if header + newline == _header(content):
-            return content
-        warnings.warn(f"{path} is damaged: what was in it is made anew", stacklevel=2)
-        return None
-
-
-def _header(content: bytes) -> bytes:
-    """The first line of a file, which says what follows."""
-    return (
-        json.dumps({"mpq_codes": VERSION, "sha256": sha256(content).hexdigest()}).encode() + b"\n"
-    )
+        self.cache.write(f"{key}.network", json.dumps(record).encode())

@@ -1,26 +1,21 @@
 """What determines codes, as checksums: under which names they are kept."""
 
-import hashlib
-import inspect
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
-from importlib.metadata import version
-from pathlib import Path
+from functools import cached_property
 from typing import Final, final
 
 import torch
 from torch import Tensor
 
-from mpq.quantization.fingerprint import checksum, measurement_key
+from mpq.quantization.fingerprint import checksum
 from mpq.quantization.grid import Grid
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import TensorFormat
-from mpq.quantization.ranges import RANGE_METHODS
 from mpq.quantization.stored import StoredWeight
 from mpq.rounding import WeightRounding
 from mpq.sensitivity import Estimation
+from mpq.workflows.cache_keys import arithmetic, code_of, key_of, network_parts
 
 OF_CODES: Final = ("quantization", "rounding")
 """Folders of mpq that decide what a weight and a second moment become."""
@@ -65,7 +60,7 @@ class ToRound:
         how many there are: the same format beside others is another entry.
         """
         grids = (tensor for grid in self.grids for tensor in (grid.scale, grid.zero_point))
-        return _key(
+        return key_of(
             {
                 "weight": checksum([self.rows]),
                 "target": checksum([self.target]),
@@ -74,8 +69,8 @@ class ToRound:
                 "formats": repr(list(self.formats)),
                 "numerics": repr(self.numerics),
                 "rounding": repr(self.rounding),
-                "code": _code(OF_CODES, self.rounding),
-                "arithmetic": _arithmetic("cpu"),
+                "code": code_of(OF_CODES, self.rounding),
+                "arithmetic": arithmetic("cpu"),
             }
         )
 
@@ -85,62 +80,19 @@ def network_key(
 ) -> str:
     """SHA-256 of what determines the codes of all layers, their second moments included.
 
-    Reads the examples once, and runs the first batch: weights alone do not say what is done with
-    them.
-
     Args:
         on: See ``rounded_weights``.
         rounding: How codes are found.
         formats: That all weights are rounded to.
         seed: Of the probes that guide the second moments.
     """
-    network, plain = on.network, replace(on.quantizer, stored={})
-    with torch.no_grad():
-        first = network.outputs(next(iter(network.batches(on.data))))
-    method = RANGE_METHODS.build(plain.weight_range)
-    return _key(
+    plain = replace(on.quantizer, stored={})
+    return key_of(
         {
-            **measurement_key(network, on.data, plain, on.candidates),
-            "answers": checksum([first]),
+            **network_parts(on.network, on.data, plain, on.candidates),
             "formats": repr(list(formats)),
             "by": repr(rounding),
+            "by_code": code_of((), rounding),
             "seed": str(seed),
-            "code": _code(("",), rounding, method, network.metric),
-            "arithmetic": _arithmetic(str(network.device)),
         }
     )
-
-
-def _key(parts: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _arithmetic(device: str) -> str:
-    """What sums of products depend on beside their numbers, down to the last bit."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {capability}, {device}"
-
-
-def _code(folders: tuple[str, ...], *parts: object) -> str:
-    """SHA-256 of our own code in some folders, and of the files of parts that are not ours."""
-    found = hashlib.sha256(version("mpq").encode())
-    found.update(_source(folders).encode())
-    for part in parts:
-        file = inspect.getsourcefile(type(part))
-        if not type(part).__module__.startswith("mpq.") and file is not None:
-            found.update(Path(file).read_bytes())
-    return found.hexdigest()
-
-
-@cache
-def _source(folders: tuple[str, ...]) -> str:
-    found = hashlib.sha256()
-    for file in _files(folders):
-        found.update(file.read_bytes())
-    return found.hexdigest()
-
-
-def _files(folders: tuple[str, ...]) -> Iterator[Path]:
-    root = Path(__file__).parents[1]  # mpq
-    for folder in folders:
-        yield from sorted((root / folder).rglob("*.py"))

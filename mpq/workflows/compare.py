@@ -237,7 +237,7 @@ class _Comparison:
         start, clock_start = time.perf_counter(), self.clock()
         try:
             problem, memory = peak_memory_bytes(
-                lambda: estimated(self.prepared, first, estimator, solver)[0],
+                lambda: estimated(self.prepared, first, estimator, solver),
                 self.prepared.network.device,
             )
         except MpqError as error:

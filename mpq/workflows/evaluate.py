@@ -23,6 +23,7 @@ from mpq.network.randomness import random_state_kept
 from mpq.network.same_start import begin_alike
 from mpq.network.targets import class_targets, cross_entropy
 from mpq.problem.assignment import Assignment
+from mpq.quantization.fingerprint import checksum
 from mpq.report.measurement import Measurement
 
 
@@ -49,8 +50,7 @@ class Reference:
         metric: OutputMetric = KL,
         seed: int | None = None,
     ) -> None:
-        self._data = data
-        self._metric = metric
+        self.data, self.metric = data, metric
         sums, self._outputs = _Sums(), list[Tensor]()
         with torch.no_grad():
             # A copy, as a forward pass may write buffers and counters of the user's.
@@ -75,10 +75,15 @@ class Reference:
         sums = _Sums()
         with torch.no_grad():
             for index, (batch, outputs) in enumerate(self._run(module)):
-                apart = self._metric.divergence(self._same_shape(index, outputs), outputs)
+                apart = self.metric.divergence(self._same_shape(index, outputs), outputs)
                 weighted = (apart * position_weights(batch, outputs)).sum(dim=1)  # [N]
                 sums.add(batch, self._targets(batch, outputs), weighted.cpu().numpy())
-        return sums.measurement(self._metric)
+        return sums.measurement(self.metric)
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of the answers."""
+        return checksum(self._outputs)
 
     @cached_property
     def uninformed(self) -> float:
@@ -89,9 +94,9 @@ class Reference:
         rows = [outputs.flatten(0, 1) for outputs in self._outputs]  # [N P, C]
         answer = sum(r.double().sum(dim=0) for r in rows) / max(sum(map(len, rows)), 1)
         total, count = 0.0, 0
-        for batch, outputs in zip(self._data, self._outputs, strict=True):
+        for batch, outputs in zip(self.data, self._outputs, strict=True):
             same = torch.as_tensor(answer).to(outputs.dtype).expand_as(outputs)
-            apart = self._metric.divergence(outputs, same)
+            apart = self.metric.divergence(outputs, same)
             total += float((apart * position_weights(batch.to(outputs.device), outputs)).sum())
             count += batch.size
         return total / max(count, 1)
@@ -99,14 +104,14 @@ class Reference:
     def _run(self, module: nn.Module) -> Iterator[tuple[Batch, Tensor]]:
         """Every batch on the module's device, with its outputs ``[N, P, C]``."""
         device = device_of(module)
-        for batch in self._data:
+        for batch in self.data:
             placed = batch.to(device)
-            outputs = self._metric.positions(module(*placed.args, **placed.kwargs))
+            outputs = self.metric.positions(module(*placed.args, **placed.kwargs))
             yield placed, placed.as_examples(outputs)
 
     def _targets(self, batch: Batch, outputs: Tensor) -> tuple[int, int, float]:
         """Only classes have an accuracy."""
-        has_classes = self._metric.is_classification
+        has_classes = self.metric.is_classification
         return _against_targets(batch, outputs) if has_classes else (0, 0, 0.0)
 
     def _same_shape(self, index: int, outputs: Tensor) -> Tensor:

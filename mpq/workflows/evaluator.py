@@ -2,17 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import final
 
 import numpy as np
 import numpy.typing as npt
 
 from mpq._support.arrays import Columns
+from mpq._support.cache import Cache
 from mpq.network.network import Network
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer, quantized
 from mpq.report.measurement import Measurement
 from mpq.workflows.evaluate import Reference
+from mpq.workflows.kept_measurements import KeptMeasurements
 from mpq.workflows.own_codes import OwnCodes
 
 Losses = npt.NDArray[np.float64]
@@ -28,12 +31,14 @@ class Evaluator:
         quantizer: Ranges as the estimator saw them.
         reference: The original's answers on held-out examples.
         own: Assignments that have codes of their own.
+        cache: Where measurements are kept on disk; ``None``: nowhere.
     """
 
     network: Network
     quantizer: Quantizer
     reference: Reference
     own: OwnCodes = field(default_factory=OwnCodes)
+    cache: Cache | None = None
 
     def measure(self, precisions: Mapping[str, Precision]) -> Measurement:
         """The network with these layers in these precisions, against the original."""
@@ -41,8 +46,21 @@ class Evaluator:
         # by float32 rounding (1e-14 nats or so): a number that says nothing, where 0 is exact.
         if all(precision == ORIGINAL for precision in precisions.values()):
             return self.reference.original
-        with quantized(self.network, precisions, self.own.quantizer(precisions, self.quantizer)):
-            return self.reference.compare(self.network.module)
+        quantizer = self.own.quantizer(precisions, self.quantizer)
+
+        def measured() -> Measurement:
+            with quantized(self.network, precisions, quantizer):
+                return self.reference.compare(self.network.module)
+
+        if self._kept is None:
+            return measured()
+        return self._kept.measured(precisions, quantizer, measured)
+
+    @cached_property
+    def _kept(self) -> KeptMeasurements | None:
+        if self.cache is None:
+            return None
+        return KeptMeasurements(self.cache, self.network, self.quantizer, self.reference)
 
     def losses_of(self, candidates: Sequence[Precision]) -> Callable[[Columns], Losses]:
         """Measured divergences ``[P]`` as a function of assignments ``[P, L]`` of precisions."""

@@ -5,7 +5,6 @@ from typing import Final, final
 
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
-from mpq.sensitivity import Estimation
 from mpq.workflows.minimize import Accepts
 from mpq.workflows.recalibration import Recalibrating, Recalibration
 from mpq.workflows.sequential_rounding import SequentialRounding, round_again
@@ -37,12 +36,9 @@ def finished(prepared: Prepared, problem: Problem, solution: Solution, accepts: 
     precisions, own = solution.precisions(problem), prepared.own_codes
     sequential = recalibration = None
     if task.sequential_rounding:
-        on = Estimation(
-            prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates
-        )
         sequential = round_again(
-            on, precisions, task.weight_rounding, task.seed, own, lambda: accepts(columns),
-            prepared.kept_codes,
+            prepared.asked, precisions, task.weight_rounding, task.seed, own,
+            lambda: accepts(columns), prepared.kept_codes,
         )  # fmt: skip
     if task.recalibrate:
         recalibration = Recalibrating(

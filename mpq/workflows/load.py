@@ -22,7 +22,7 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.report.measurement import ComparisonRow, Measurement
 from mpq.report.safeguard import Excess, Safeguard, UniformCheck
-from mpq.sensitivity import CheckedCell, SpotCheck
+from mpq.sensitivity import SpotCheck
 from mpq.workflows.bias_record import BiasCorrection
 from mpq.workflows.provenance import Provenance, UsedDevice
 from mpq.workflows.recalibration import Recalibration
@@ -83,6 +83,7 @@ def _number(value: float | None) -> float:
 
 
 def _from_dict(data: Mapping[str, Any], problem: Problem, assignment: Assignment) -> SearchResult:
+    check = data.get("spot_check")
     return SearchResult(
         problem,
         _solution_from_dict(data["solution"]),
@@ -94,7 +95,7 @@ def _from_dict(data: Mapping[str, Any], problem: Problem, assignment: Assignment
         _provenance_from_dict(data["provenance"]),
         tuple((columns(x["columns"], "trials"), float(x["loss"])) for x in data["trials"]),
         _safeguard_from_dict(data.get("safeguard")),
-        _spot_check_from_dict(data.get("spot_check")),
+        None if check is None else SpotCheck.from_dict(check),
         _coverage_from_dict(data.get("coverage")),
     )
 
@@ -103,13 +104,6 @@ def _coverage_from_dict(data: Mapping[str, Any] | None) -> Coverage | None:
     if data is None:
         return None
     return Coverage(**{**data, "outside": tuple(Uncovered(**item) for item in data["outside"])})
-
-
-def _spot_check_from_dict(data: Mapping[str, Any] | None) -> SpotCheck | None:
-    if data is None:
-        return None
-    cells = tuple(CheckedCell(**cell) for cell in data["cells"])
-    return SpotCheck(**{**_with_tuples(data), "cells": cells})
 
 
 def _safeguard_from_dict(data: Mapping[str, Any] | None) -> Safeguard | None:

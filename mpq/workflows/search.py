@@ -1,6 +1,7 @@
 """The main job, told once: model + data + device + limits -> assignment."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mpq._support.progress import showing_progress
@@ -10,12 +11,13 @@ from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
-from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator, SpotCheck
+from mpq.sensitivity import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.spot_check import spot_check
 from mpq.solvers import Solver
 from mpq.workflows.bias_correction import with_corrected_biases
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.finish import finished
+from mpq.workflows.kept_estimates import kept_estimate
 from mpq.workflows.method import Method
 from mpq.workflows.never_worse import never_worse
 from mpq.workflows.objective import Objective
@@ -117,8 +119,8 @@ def searched(
     if task.transforms:
         prepared = prepared.with_transforms()
         constraints, table = asked(prepared)
-    problem, found = estimated(prepared, constraints, method.estimator, method.solver)
-    check = _checked(prepared, method.estimator, found)
+    found = _estimate(prepared, method.estimator)
+    problem = _posed(found, constraints, method.solver)
     # only now, as a solver that measures needs the calibrated network
     method = method.measuring(prepared)
     # Where a cost was minimised, that cost is one more budget of the problem that comes back.
@@ -133,7 +135,7 @@ def searched(
         finish = finished(prepared, problem, solution, accepts)
     session = Session(prepared)
     result = session.record(
-        problem, solution, method.solver, method.estimator.name, rounds, check, safeguard,
+        problem, solution, method.solver, method.estimator.name, rounds, found.check, safeguard,
         finish,
     )  # fmt: skip
     original = result.comparison("original").measured
@@ -158,23 +160,24 @@ def _tuned(
 
 def estimated(
     prepared: Prepared, constraints: Constraints, estimator: SensitivityEstimator, solver: Solver
-) -> tuple[Problem, Sensitivity]:
-    """The problem with its loss, as far as the solver can take it, and the estimate itself."""
-    found = estimator.estimate(_asked(prepared))
+) -> Problem:
+    """The problem with its loss, as far as the solver can take it; nothing kept is read."""
+    return _posed(estimator.estimate(prepared.asked), constraints, solver)
+
+
+def _posed(found: Sensitivity, constraints: Constraints, solver: Solver) -> Problem:
     interactions = found.interactions if solver.takes_interactions else None
-    return Problem(found.table, constraints, interactions), found
+    return Problem(found.table, constraints, interactions)
 
 
-def _checked(
-    prepared: Prepared, estimator: SensitivityEstimator, found: Sensitivity
-) -> SpotCheck | None:
-    """A few cells beside their measurement; nothing where every cell was measured anyway."""
-    if found.check is not None or estimator.is_measuring:
-        return found.check
-    return spot_check(_asked(prepared), found.table, prepared.task.seed)
+def _estimate(prepared: Prepared, estimator: SensitivityEstimator) -> Sensitivity:
+    """With a few cells beside their measurement, where not every cell was measured anyway."""
+    asked, seed = prepared.asked, prepared.task.seed
 
+    def checked() -> Sensitivity:
+        found = estimator.estimate(asked)
+        if found.check is not None or estimator.is_measuring:
+            return found
+        return replace(found, check=spot_check(asked, found.table, seed))
 
-def _asked(prepared: Prepared) -> Estimation:
-    return Estimation(
-        prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates
-    )
+    return kept_estimate(asked, estimator, seed, checked, prepared.cache)

@@ -7,6 +7,7 @@ from typing import Any, Self, TypeVar, final
 
 from torch import nn
 
+from mpq._support.cache import Cache
 from mpq.backends.file_size import file_size_of
 from mpq.backends.searched import check_searched
 from mpq.backends.target import Target
@@ -61,7 +62,7 @@ class Prepared:
         unshipped: Layers that stay as they came, as the task's target cannot hold them, and why.
         own_codes: Assignments that were rounded again, by themselves.
         transformed: The model after its transformations; ``None``: none was asked for.
-        kept_codes: Where codes are kept on disk; ``None``: nowhere.
+        cache: Where what took long is kept on disk; ``None``: nowhere.
         unseen: Calibration examples that are kept for tuning; ``None``: it was not asked for.
     """
 
@@ -77,7 +78,7 @@ class Prepared:
     unshipped: Mapping[str, str] = field(default_factory=dict)
     own_codes: OwnCodes = field(default_factory=OwnCodes)
     transformed: TransformedModel | None = None
-    kept_codes: CodesCache | None = None
+    cache: Cache | None = None
     unseen: Calibration | None = None
 
     @classmethod
@@ -86,7 +87,7 @@ class Prepared:
 
         Raises:
             InputError: If the task does not fit the network; its subclasses say what.
-            OutputError: If codes cannot be kept where they should be.
+            OutputError: If nothing can be kept where it should be.
         """
         return cls.untransformed(task).with_transforms()
 
@@ -97,8 +98,7 @@ class Prepared:
         Raises:
             InputError: As ``of``.
         """
-        folder = task.codes_cache
-        kept = None if folder is None else CodesCache(folder)
+        cache = None if task.cache is None else Cache(task.cache)
         network = _found(task, task.model)
         if task.target is not None:
             task.target.check_network(task.model)
@@ -113,7 +113,7 @@ class Prepared:
             # Last, since torch takes seconds to trace a network.
             searched = {layer.name for layer in network.layers} - prepared.unshipped.keys()
             check_searched(task.target, network, calibration, searched)
-        return replace(prepared, kept_codes=kept, unseen=unseen)
+        return replace(prepared, cache=cache, unseen=unseen)
 
     def with_transforms(self) -> Self:
         """The network with the task's transformations, as far as they help."""
@@ -124,7 +124,7 @@ class Prepared:
         data = self.calibration, self.held_out
         return replace(
             self._of(task, found.network, found.model, data),
-            transformed=found, kept_codes=self.kept_codes, unseen=self.unseen,
+            transformed=found, cache=self.cache, unseen=self.unseen,
         )  # fmt: skip
 
     @classmethod
@@ -162,11 +162,21 @@ class Prepared:
         """With calibrated ranges, and weights as the task's rounding has them."""
         return replace(self._nearest, stored=self.rounded.stored)
 
+    @property
+    def kept_codes(self) -> CodesCache | None:
+        """Where codes are kept on disk; ``None``: nowhere."""
+        return None if self.cache is None else CodesCache(self.cache)
+
     @cached_property
     def rounded(self) -> RoundedWeights:
         """What the task's rounding makes of all weights; nothing where that is to nearest."""
         on = Estimation(self.network, self.calibration, self._nearest, self.candidates)
         return rounded_weights(on, self.task.weight_rounding, self.task.seed, self.kept_codes)
+
+    @cached_property
+    def asked(self) -> Estimation:
+        """What an estimator is asked."""
+        return Estimation(self.network, self.calibration, self.quantizer, self.candidates)
 
     @cached_property
     def calibrated(self) -> CalibratedRanges:
@@ -192,7 +202,8 @@ class Prepared:
     @cached_property
     def on_held_out(self) -> Evaluator:
         """Measures on the held-out examples."""
-        return self._evaluator(self.held_out)
+        # Of measured searches on calibration examples the solver keeps what it measures, if asked.
+        return replace(self._evaluator(self.held_out), cache=self.cache)
 
     def _evaluator(self, data: Calibration) -> Evaluator:
         # Not our network, whose folded BatchNorm already differs by rounding; and without what

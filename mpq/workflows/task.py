@@ -126,9 +126,9 @@ class Task:
         sequential_rounding: Whether the answer's weights are rounded again in the order in which
             layers are called, each for the network that is quantized so far, where unseen
             calibration examples say that it helps. Needs a rounding that looks at the examples.
-        codes_cache: A folder, made if it does not exist, in which the codes of weights are kept
-            under checksums of all that determines them, and found again by a later search. Default:
-            they are not.
+        cache: A folder, made if it does not exist, in which codes of weights, estimates and
+            measurements are kept under checksums of all that determines them, and found again by a
+            later search. Default: they are not.
         recalibrate: Whether ranges of the answer's inputs are chosen again for what layers read in
             the quantized network, where unseen calibration examples say that it helps.
         transforms: Names of ``mpq.TRANSFORMS`` with options: the network gets other parameters with
@@ -162,7 +162,7 @@ class Task:
     ranges: Ranges = field(default_factory=Ranges)
     rounding: str = "auto"
     sequential_rounding: bool = False
-    codes_cache: "Path | str | None" = None
+    cache: "Path | str | None" = None
     recalibrate: bool = False
     transforms: Sequence[str] = ()
     bias_correction: bool = False

@@ -60,3 +60,23 @@ def test_the_sentence_names_what_cannot_be_told_apart() -> None:
     )
     assert Safeguard(found.checks[1:]).sentence == "not distinguishable from w8a8"
     assert Safeguard().sentence == "no other uniform precision meets these budgets"
+
+
+@pytest.mark.parametrize(
+    ("held_out", "expected", "why"),
+    [
+        (0.01, Verdict.WORSE, "They are within chance of each other"),
+        (0.3, Verdict.WORSE, "The prediction fails here; search with --sensitivity measured"),
+        (0.0, Verdict.UNCLEAR, ""),
+        (-0.01, Verdict.BETTER, ""),
+    ],
+)
+def test_held_out_examples_decide_by_their_mean(
+    held_out: float, expected: Verdict, why: str
+) -> None:
+    """Where codes were made to fit the others: no row that is shown loses less than the answer."""
+    check = UniformCheck("w4a8", None, excess(held_out))
+
+    assert check.verdict is expected
+    if why:
+        assert Safeguard((check,), "w4a8").sentence.endswith(f"it is the answer. {why}")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import mpq
+from mpq._support.cache import Cache
 from mpq.cli.__main__ import app
 from mpq.errors import OutputError
 from mpq.quantization.numerics import Numerics
@@ -46,7 +47,7 @@ def net() -> nn.Module:
 def rounded(model: nn.Module, folder: Path | None, **options: Any) -> RoundedWeights:
     given = {"candidates": ["w2", "w4g8", "w8"], "rounding": "gptq", **options}
     data = given.pop("data", images)
-    return Prepared.of(mpq.Task(model, data, codes_cache=folder, **given)).rounded
+    return Prepared.of(mpq.Task(model, data, cache=folder, **given)).rounded
 
 
 def same(one: RoundedWeights, other: RoundedWeights) -> bool:
@@ -114,7 +115,7 @@ def test_a_whole_search_is_the_same(net: nn.Module, tmp_path: Path) -> None:
     )
     found = [
         mpq.search(each, {"effective_bits": 4}, sensitivity="sketch")
-        for each in (asked, *2 * (replace(asked, codes_cache=tmp_path / "new" / "folder"),))
+        for each in (asked, *2 * (replace(asked, cache=tmp_path / "new" / "folder"),))
     ]
 
     assert found[0].assignment == found[1].assignment == found[2].assignment
@@ -312,7 +313,7 @@ def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path: Path, kind: 
 
     place = folder / "more" if kind == "below a file" else folder
     with pytest.raises(OutputError, match="cannot write to the folder"):
-        Prepared.of(mpq.Task(Unrun(3, 2).eval(), [torch.randn(4, 3)], codes_cache=place))
+        Prepared.of(mpq.Task(Unrun(3, 2).eval(), [torch.randn(4, 3)], cache=place))
 
 
 def test_a_file_that_cannot_be_read_is_said(net: nn.Module, tmp_path: Path) -> None:
@@ -322,17 +323,17 @@ def test_a_file_that_cannot_be_read_is_said(net: nn.Module, tmp_path: Path) -> N
     kept.unlink()
     kept.mkdir()
 
-    with pytest.raises(OutputError, match="cannot read the kept codes .*--codes-cache"):
+    with pytest.raises(OutputError, match="cannot read the kept file .*--cache"):
         rounded(net, tmp_path)
 
 
 def test_a_cache_gives_back_what_it_keeps(tmp_path: Path) -> None:
     """Records as JSON; under another name there is nothing."""
-    CodesCache(tmp_path).keep_record("a", {"b": [1, "c"]})
+    CodesCache(Cache(tmp_path)).keep_record("a", {"b": [1, "c"]})
 
-    assert CodesCache(tmp_path).record("a") == {"b": [1, "c"]}
-    assert CodesCache(tmp_path).record("b") is None
-    assert CodesCache(tmp_path).weights("a") is None
+    assert CodesCache(Cache(tmp_path)).record("a") == {"b": [1, "c"]}
+    assert CodesCache(Cache(tmp_path)).record("b") is None
+    assert CodesCache(Cache(tmp_path)).weights("a") is None
 
 
 def test_the_command_line_takes_a_folder(tmp_path: Path) -> None:
@@ -340,7 +341,7 @@ def test_the_command_line_takes_a_folder(tmp_path: Path) -> None:
     arguments = [
         "search", "--limit", "effective_bits=3.5", "--precisions", "w3,w4", "--points", "2",
         "--sensitivity", "weight-error", "--weight-range", "minmax", "--rounding", "gptq",
-        "--codes-cache", str(tmp_path / "codes"),
+        "--cache", str(tmp_path / "codes"),
     ]  # fmt: skip
 
     for run in ("first", "again"):

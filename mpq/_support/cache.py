@@ -1,0 +1,68 @@
+"""What took long, kept on disk: files named after a checksum of all that determines them."""
+
+import json
+import warnings
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, final
+
+from mpq._support.files import prepare_folder, write_files
+from mpq.errors import OutputError
+
+VERSION: Final = 1
+"""Of the layout of the files."""
+
+
+@final
+class Cache:
+    """A folder that several processes may use at a time.
+
+    A file appears whole or not at all, and says its own SHA-256: a killed run goes on where it was.
+    What is damaged counts as missing. Nothing is ever removed: files can be deleted at any time.
+
+    Args:
+        folder: Made if it does not exist.
+
+    Raises:
+        OutputError: If it cannot be written to.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = prepare_folder(Path(folder))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Keeps something under a name.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        write_files(self.folder, {name: _header(content) + content})
+
+    def read(self, name: str) -> bytes | None:
+        """What is kept under a name; ``None``: nothing, or something damaged, with a warning.
+
+        Raises:
+            OutputError: If the file cannot be read.
+        """
+        path = self.folder / name
+        try:
+            found = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise OutputError(
+                f"cannot read the kept file {path}: {error.strerror}; make it readable, delete it, "
+                "or name another folder (--cache)"
+            ) from error
+        header, newline, content = found.partition(b"\n")
+        if header + newline == _header(content):
+            return content
+        warnings.warn(f"{path} is damaged: what was in it is made anew", stacklevel=2)
+        return None
+
+
+def _header(content: bytes) -> bytes:
+    """The first line of a file, which says what follows."""
+    return (
+        json.dumps({"mpq_cache": VERSION, "sha256": sha256(content).hexdigest()}).encode() + b"\n"
+    )

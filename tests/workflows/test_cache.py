@@ -1,0 +1,208 @@
+"""What a search keeps on disk: another search finds it, and says the same."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mpq
+from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
+from mpq.sensitivity.output_sketch import OutputSketch
+from mpq.sensitivity.weight_error import WeightError
+from mpq.workflows.evaluate import Reference
+from tests.workflows.networks import Net, batches
+
+ESTIMATORS = ("auto", "sketch", "fisher", "weight-error", "measured", "hessian-trace")
+
+
+def images() -> list[Tensor]:
+    return batches(4)
+
+
+def task(folder: Path | None, **options: Any) -> mpq.Task:
+    torch.manual_seed(0)
+    given = {"candidates": ["w2a8", "w4a8", "w8a8"], "rounding": "gptq", **options}
+    model = given.pop("model", None) or Net().eval()
+    return mpq.Task(model, given.pop("data", images), cache=folder, **given)
+
+
+def search(folder: Path | None, bits: float = 4, sensitivity: Any = "auto", **options: Any) -> Any:
+    return mpq.search(task(folder, **options), {"effective_bits": bits}, sensitivity=sensitivity)
+
+
+def told(result: Any) -> dict[str, Any]:
+    """All that a run says, but its times."""
+    found: dict[str, Any] = json.loads(result.to_json())
+    found["solution"] = {k: x for k, x in found["solution"].items() if "seconds" not in k}
+    return found
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is really estimated and measured."""
+    found: list[str] = []
+    estimate, compare = OutputSketch.estimate, Reference.compare
+
+    def estimating(self: OutputSketch, on: Estimation) -> Sensitivity:
+        found.append("estimate")
+        return estimate(self, on)
+
+    def comparing(self: Reference, module: nn.Module) -> Any:
+        found.append("measure")
+        return compare(self, module)
+
+    monkeypatch.setattr(OutputSketch, "estimate", estimating)
+    monkeypatch.setattr(Reference, "compare", comparing)
+    return found
+
+
+@pytest.mark.parametrize("sensitivity", ESTIMATORS)
+def test_a_result_is_the_same_with_and_without(tmp_path: Path, sensitivity: str) -> None:
+    """By every kind of estimator: the table, what pairs add, standard errors and the check."""
+    expected = told(search(None, sensitivity=sensitivity))
+
+    first, again = (told(search(tmp_path, sensitivity=sensitivity)) for _ in range(2))
+
+    assert first == expected
+    assert again == expected
+
+
+def test_a_second_search_makes_nothing_twice(tmp_path: Path, made: list[str]) -> None:
+    """At other bits the answer alone is new; without interactions it is another problem."""
+    search(tmp_path)
+    assert "estimate" in made
+    made.clear()
+
+    search(tmp_path)
+    assert made == []
+    other = search(tmp_path, bits=6)
+
+    assert made in ([], ["measure"])
+    assert told(other) == told(search(None, bits=6))
+
+
+def test_measurements_are_found_among_other_candidates(tmp_path: Path) -> None:
+    """A uniform precision is the same beside others; the estimate is of other candidates."""
+
+    def kept(kind: str) -> int:
+        return len(list(tmp_path.glob(f"*.{kind}")))
+
+    asked: dict[str, Any] = {"bits": 6, "rounding": "nearest", "sensitivity": "weight-error"}
+    search(tmp_path, **asked)
+    before = kept("measurement")
+
+    search(tmp_path, **asked, candidates=["w4a8", "w8a8"])
+
+    assert kept("estimate") == 2
+    assert kept("measurement") <= before + 1  # the answer
+
+
+def test_every_example_is_kept(tmp_path: Path) -> None:
+    """Comparisons beyond chance need them."""
+    one, other = (search(tmp_path).comparison("w4a8").measured for _ in range(2))
+
+    assert np.array_equal(one.by_example, other.by_example)
+    assert one == other
+
+
+def sharper(model: Any) -> None:
+    model.head.weight.data *= 1.01
+
+
+def other_bias(model: Any) -> None:
+    model.hidden.bias.data += 0.1
+
+
+OTHERS: dict[str, tuple[Mapping[str, Any], Callable[[Any], None]]] = {
+    "estimator": ({"sensitivity": "fisher"}, lambda _: None),
+    "options": ({"sensitivity": "sketch:num_probes=3"}, lambda _: None),
+    "seed": ({"seed": 1}, lambda _: None),
+    "rounding": ({"rounding": "nearest"}, lambda _: None),
+    "data": ({"data": lambda: batches(5)[1:]}, lambda _: None),
+    "held-out data": ({"held_out": lambda: batches(6)[5:]}, lambda _: None),
+    "candidates": ({"candidates": ["w2a8", "w8a8"]}, lambda _: None),
+    "ranges": ({"ranges": mpq.Ranges(activation="minmax")}, lambda _: None),
+    "metric": ({"metric": "squared-error"}, lambda _: None),
+    "weights": ({}, sharper),
+    "bias": ({}, other_bias),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_whatever_changes_an_answer_finds_none_of_the_others(tmp_path: Path, other: str) -> None:
+    """Each beside what was kept of another question: what comes is what comes without."""
+    search(tmp_path)
+    options, change = OTHERS[other]
+
+    def asked(folder: Path | None) -> Any:
+        torch.manual_seed(0)
+        model = Net().eval()
+        change(model)
+        return told(search(folder, model=model, **options))
+
+    assert asked(tmp_path) == asked(None)
+
+
+@dataclass(frozen=True)
+class Foreign(SensitivityEstimator):
+    """Another package's, of which nobody knows what it depends on."""
+
+    name: ClassVar[str] = "foreign"
+    summary: ClassVar[str] = "a count of its calls"
+    asked: ClassVar[list[int]] = []
+
+    def estimate(self, on: Estimation) -> Sensitivity:
+        self.asked.append(1)
+        return WeightError().estimate(on)
+
+
+def test_an_estimator_of_others_is_asked_every_time(tmp_path: Path) -> None:
+    """Its state may be anywhere."""
+    for _ in range(2):
+        search(tmp_path, sensitivity=Foreign())
+
+    assert len(Foreign.asked) == 2
+
+
+@pytest.mark.parametrize("kind", ["estimate", "measurement"])
+def test_damaged_files_are_made_anew(tmp_path: Path, kind: str) -> None:
+    """With a word about it."""
+    expected = told(search(tmp_path))
+    damaged = next(iter(sorted(tmp_path.glob(f"*.{kind}"))))
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-5])
+
+    with pytest.warns(UserWarning, match="is damaged: what was in it is made anew"):
+        found = told(search(tmp_path))
+
+    assert found == expected
+    assert damaged.read_bytes() == whole
+
+
+def test_a_comparison_of_estimators_takes_their_times(tmp_path: Path, made: list[str]) -> None:
+    """What was kept would take none."""
+    search(tmp_path, sensitivity="sketch")
+    made.clear()
+
+    mpq.compare(task(tmp_path), {"effective_bits": 4}, estimators=["sketch"], num_random=3)
+
+    assert "estimate" in made
+
+
+def test_a_task_that_keeps_leaves_the_model_as_it_came(tmp_path: Path) -> None:
+    """Weights and mode."""
+    asked = task(tmp_path)
+    before = {name: tensor.clone() for name, tensor in asked.model.state_dict().items()}
+
+    for _ in range(2):
+        mpq.search(replace(asked, seed=3), {"effective_bits": 4}, sensitivity="sketch")
+
+    after = asked.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not asked.model.training

@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Final, final
 
-from mpq._support.files import prepare_folder, write_files
+from mpq._support.files import prepare_folder, remove_files, write_files
 from mpq.errors import OutputError
 
 VERSION: Final = 1
@@ -18,7 +18,7 @@ class Cache:
     """A folder that several processes may use at a time.
 
     A file appears whole or not at all, and says its own SHA-256: a killed run goes on where it was.
-    What is damaged counts as missing. Nothing is ever removed: files can be deleted at any time.
+    What is damaged counts as missing. Files can be deleted at any time.
 
     Args:
         folder: Made if it does not exist.
@@ -59,6 +59,14 @@ class Cache:
             return content
         warnings.warn(f"{path} is damaged: what was in it is made anew", stacklevel=2)
         return None
+
+    def remove(self, name: str) -> None:
+        """Removes what is kept under a name, if anything is.
+
+        Raises:
+            OutputError: If it cannot be removed.
+        """
+        remove_files(self.folder, [name])
 
 
 def _header(content: bytes) -> bytes:

@@ -19,6 +19,7 @@ from mpq.problem.cost_table import CostTable
 from mpq.quantization.fingerprint import measurement_key
 from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat
 from mpq.quantization.quantizer import Quantizer
+from mpq.sensitivity.passes.checkpoint import Checkpoint
 
 Numbers = TypeVar("Numbers", Array, Tensor)
 
@@ -71,12 +72,14 @@ class Estimation:
         data: Calibration examples; targets are read only where an estimator says so.
         quantizer: How weights and inputs are quantized.
         candidates: The ``B`` precisions that every layer may take, in the order of columns.
+        checkpoint: Where an estimator may keep what it has so far; ``None``: nowhere.
     """
 
     network: Network
     data: Calibration
     quantizer: Quantizer
     candidates: Sequence[Precision]
+    checkpoint: Checkpoint | None = None
 
     @property
     def shape(self) -> tuple[int, int]:

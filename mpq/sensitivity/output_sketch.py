@@ -22,6 +22,7 @@ from mpq.quantization.quantizer import quantized
 from mpq.sensitivity._base import RefinableEstimator, Sensitivity
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
+from mpq.sensitivity.passes.checkpoint import Resumable, State, left_batches
 from mpq.sensitivity.passes.factor_rows import FactorRows
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
 
@@ -119,7 +120,8 @@ class OutputSketch(RefinableEstimator):
         rows, sketch = FactorRows(*on.shape), _Sketch(on, incumbent)
         group = _GROUP if num_examples >= _GROUP * _MIN_ROWS else 1
         num_probes = self.num_probes or max(1, ceil(_FEW / num_examples))
-        for batch in on.batches("output sketch"):
+        parts: dict[str, Resumable] = {"rows": rows, "probes": probes, "slopes": slopes}
+        for batch in left_batches(on.batches("output sketch"), parts, on.checkpoint):
             original = _original(on.network, batch) if incumbent else None
             for number in range(num_probes):
                 probe = partial(probes.draw, batch, original, number)
@@ -153,6 +155,15 @@ class _Slopes:
             lost = (self._softened.divergence(original, at) * weights).sum()
             (slope,) = torch.autograd.grad(lost, at)
         return slope
+
+    @property
+    def state(self) -> State:
+        """See ``Resumable``."""
+        return {"values": self.values, "lost": np.array(self._lost)}
+
+    def restore(self, state: State) -> None:
+        """See ``Resumable``."""
+        self.values, self._lost = state["values"], float(state["lost"])
 
     def table(self, scale: float) -> Array:
         """``[L, B]`` summed over examples, what the incumbent loses spread evenly over layers."""

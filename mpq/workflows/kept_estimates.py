@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from mpq._support.cache import Cache
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator, SpotCheck
+from mpq.sensitivity.passes.checkpoint import Checkpoint
 from mpq.workflows.cache_keys import key_of, network_parts
 
 
@@ -16,7 +17,7 @@ def kept_estimate(
     on: Estimation,
     estimator: SensitivityEstimator,
     seed: int,
-    make: Callable[[], Sensitivity],
+    make: Callable[[Estimation], Sensitivity],
     cache: Cache | None,
 ) -> Sensitivity:
     """What an estimator found before of the same network, or finds now.
@@ -27,21 +28,23 @@ def kept_estimate(
         on: What is asked of it.
         estimator: Whose answer it is.
         seed: Which cells are measured as a check.
-        make: Asks it, and checks the answer.
+        make: Asks it, and checks the answer. The sketch goes on where a run was killed.
         cache: Where answers are; ``None``: nowhere.
 
     Raises:
         OutputError: If the cache cannot be read or written.
     """
     if cache is None or not type(estimator).__module__.startswith("mpq."):
-        return make()
+        return make(on)
     parts = network_parts(on.network, on.data, on.quantizer, on.candidates)
-    name = key_of({**parts, "by": repr(estimator), "seed": str(seed)}) + ".estimate"
+    key = key_of({**parts, "by": repr(estimator), "seed": str(seed)})
+    name, checkpoint = f"{key}.estimate", Checkpoint(cache, f"{key}.partial")
     content = cache.read(name)
     if content is not None:
         return _from_dict(json.loads(content))
-    found = make()
+    found = make(replace(on, checkpoint=checkpoint))
     cache.write(name, json.dumps(_to_dict(found)).encode())
+    checkpoint.remove()
     return found
 
 

@@ -11,7 +11,7 @@ from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
-from mpq.sensitivity import Sensitivity, SensitivityEstimator
+from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.spot_check import spot_check
 from mpq.solvers import Solver
 from mpq.workflows.bias_correction import with_corrected_biases
@@ -172,12 +172,12 @@ def _posed(found: Sensitivity, constraints: Constraints, solver: Solver) -> Prob
 
 def _estimate(prepared: Prepared, estimator: SensitivityEstimator) -> Sensitivity:
     """With a few cells beside their measurement, where not every cell was measured anyway."""
-    asked, seed = prepared.asked, prepared.task.seed
+    seed = prepared.task.seed
 
-    def checked() -> Sensitivity:
-        found = estimator.estimate(asked)
+    def checked(on: Estimation) -> Sensitivity:
+        found = estimator.estimate(on)
         if found.check is not None or estimator.is_measuring:
             return found
-        return replace(found, check=spot_check(asked, found.table, seed))
+        return replace(found, check=spot_check(on, found.table, seed))
 
-    return kept_estimate(asked, estimator, seed, checked, prepared.cache)
+    return kept_estimate(prepared.asked, estimator, seed, checked, prepared.cache)

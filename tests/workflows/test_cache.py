@@ -1,6 +1,9 @@
 """What a search keeps on disk: another search finds it, and says the same."""
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +16,14 @@ from torch import Tensor, nn
 
 import mpq
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
-from mpq.sensitivity.output_sketch import OutputSketch
+from mpq.sensitivity.output_sketch import OutputSketch, _Sketch
 from mpq.sensitivity.weight_error import WeightError
 from mpq.workflows.evaluate import Reference
 from tests.workflows.networks import Net, batches
 
+ROOT = Path(__file__).resolve().parents[2]
+NUM_BATCHES = 3
+"""Of four, that are not held out."""
 ESTIMATORS = ("auto", "sketch", "fisher", "weight-error", "measured", "hessian-trace")
 
 
@@ -206,3 +212,49 @@ def test_a_task_that_keeps_leaves_the_model_as_it_came(tmp_path: Path) -> None:
     after = asked.model.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not asked.model.training
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from mpq.sensitivity.output_sketch import _Sketch
+from mpq.sensitivity.passes import checkpoint
+from tests.workflows.test_cache import search
+
+torch.set_num_threads(int(sys.argv[2]))
+checkpoint.INTERVAL_S = 0.0
+rows, done = _Sketch.rows, []
+
+def until(self, *asked):
+    if len(done) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    done.append(asked)
+    return rows(self, *asked)
+
+_Sketch.rows = until
+search(Path(sys.argv[1]), sensitivity="auto")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_after_a_kill_the_sketch_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real process, killed in its third batch: the first two are not run again."""
+    expected = told(search(None))
+    arguments = [str(tmp_path), str(torch.get_num_threads())]
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob("*.partial"))) == 1
+    rows, run = _Sketch.rows, list[int]()
+
+    def counting(self: _Sketch, *asked: Any) -> Any:
+        run.append(1)
+        return rows(self, *asked)
+
+    monkeypatch.setattr(_Sketch, "rows", counting)
+
+    found = told(search(tmp_path))
+
+    assert found == expected
+    assert len(run) == NUM_BATCHES - 2
+    assert list(tmp_path.glob("*.partial")) == []

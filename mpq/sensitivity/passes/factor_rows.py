@@ -6,6 +6,7 @@ import numpy as np
 
 from mpq._support.arrays import Array
 from mpq.problem.interactions import Interactions
+from mpq.sensitivity.passes.checkpoint import State
 
 _MIN_KEPT = 4096
 """Rows that are kept in any case; replacing them takes time."""
@@ -52,6 +53,18 @@ class FactorRows:
         # A QR leaves as many rows as columns: twice as many make it a rare event.
         is_long = len(held) > max(_MIN_KEPT, 2 * held.shape[1])
         self._rows = np.asarray(np.linalg.qr(held, mode="r")) if is_long else held
+
+    @property
+    def state(self) -> State:
+        """See ``Resumable``."""
+        counts = [self._count, self._examples, self._products]
+        return {"rows": self._rows, "counts": np.array(counts)}
+
+    def restore(self, state: State) -> None:
+        """See ``Resumable``."""
+        self._rows = state["rows"]
+        count, examples, self._products = state["counts"].tolist()
+        self._count, self._examples = int(count), int(examples)
 
     @property
     def table(self) -> Array:

@@ -2,11 +2,13 @@
 
 from typing import Final, final
 
+import numpy as np
 from torch import Tensor
 
 from mpq.network.examples import Batch
 from mpq.network.metric import OutputMetric
 from mpq.network.outputs import position_weights
+from mpq.sensitivity.passes.checkpoint import State
 from mpq.sensitivity.passes.streams import Streams
 
 TEMPERATURE: Final = 1.5
@@ -48,6 +50,16 @@ class Probes:
             return drawn
         generator.set_state(state)
         return self._softened.probe(outputs, weights, generator)
+
+    @property
+    def state(self) -> State:
+        """See ``Resumable``."""
+        return {"powers": np.array(self._powers), **self._streams.state}
+
+    def restore(self, state: State) -> None:
+        """See ``Resumable``."""
+        self._powers = state["powers"].tolist()
+        self._streams.restore({key: x for key, x in state.items() if key != "powers"})
 
     @property
     def scale(self) -> float:

@@ -73,8 +73,4 @@ class LossWeighted(RangeMethod):
         relative = (weights / mean).float()
         guided = torch.where(mean > 0, 1 - self.guidance + self.guidance * relative, 1.0)
 
-        def summed(errors: "Tensor") -> "Tensor":
-            counted = errors.square().view(-1, *guided.shape) * guided
-            return counted.sum(dim=2).flatten()
-
-        return shrunken(rows, number, symmetric, self.num_shrinks, summed)
+        return shrunken(rows, number, symmetric, self.num_shrinks, weights=guided)

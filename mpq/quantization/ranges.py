@@ -15,7 +15,7 @@ from mpq.quantization.level_tables import BINARY, TERNARY
 from mpq.quantization.loss_range import LossWeighted
 from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.range_method import RangeMethod
-from mpq.quantization.range_search import NUMBERS_AT_ONCE, shrunken
+from mpq.quantization.range_search import shrunken
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,19 +108,13 @@ class LeastSquares(RangeMethod):
         self, rows: "Tensor", number: NumberFormat, symmetric: bool
     ) -> tuple["Tensor", "Tensor"]:
         """See ``RangeMethod.ends``."""
-        import torch
-
-        # The square of a small error is 0 in fp16.
-        rows = rows.float()
         if number.table == BINARY and self.norm == 1:
-            scale = rows.abs().median(dim=1).values
+            scale = rows.float().abs().median(dim=1).values
             return -scale, scale
         if number.table in (BINARY, TERNARY) and self.norm == 2:
-            # Some rows at a time: sorting takes several times the memory of a large weight.
-            some = rows.split(max(1, NUMBERS_AT_ONCE // max(rows.shape[1], 1)))
-            scale = torch.cat([sign_scale(part, number.has_zero) for part in some])
+            scale = sign_scale(rows.float(), number.has_zero)
             return -scale, scale
-        return shrunken(rows, number, symmetric, self.num_shrinks, self._summed)
+        return shrunken(rows, number, symmetric, self.num_shrinks, self.norm)
 
     def fraction_ends(self, rows: "Tensor", number: NumberFormat) -> tuple["Tensor", "Tensor"]:
         """See ``RangeMethod.fraction_ends``; of squared errors fitted to the codes in turn."""
@@ -128,11 +122,6 @@ class LeastSquares(RangeMethod):
         return (
             least_squares_ends(rows.float(), number, low, high) if self.norm == 2 else (low, high)
         )
-
-    def _summed(self, errors: "Tensor") -> "Tensor":
-        # A square is quicker, and has the same bits on every machine.
-        powers = errors.square() if self.norm == 2 else errors.abs().pow(self.norm)
-        return powers.sum(dim=1)
 
 
 def least_squares_ends(

@@ -15,7 +15,7 @@ from mpq.quantization.level_tables import BINARY, TERNARY
 from mpq.quantization.loss_range import LossWeighted
 from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.range_method import RangeMethod
-from mpq.quantization.range_search import shrunken
+from mpq.quantization.range_search import RangeSearch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,6 +84,9 @@ class LeastSquares(RangeMethod):
     Args:
         num_shrinks: Ranges that are tried, from the full one down to a fifth of it, in equal steps;
             halves where scales are powers of two.
+        num_halvings: How often both neighbours of a row's best are tried then, half as far away
+            each time. Of 40 ranges without halvings the squared error is larger, in about twice
+            the time.
         norm: Power of the errors that are summed: 2 for squared ones, 1 for absolute ones, more
             where the largest error counts most; GPTQ's published code has 2.4 (Frantar et al. 2022,
             arXiv:2210.17323).
@@ -95,12 +98,16 @@ class LeastSquares(RangeMethod):
     name: ClassVar[str] = "mse"
     summary: ClassVar[str] = "least squared error among shrunken ranges (default)"
 
-    num_shrinks: int = 40
+    num_shrinks: int = 16
     norm: float = 2.0
+    num_halvings: int = 3
 
     def __post_init__(self) -> None:
-        if self.num_shrinks < 1:
-            raise InputError(f"mse tries at least 1 range; got {self.num_shrinks}")
+        if self.num_shrinks < 1 or self.num_halvings < 0:
+            raise InputError(
+                f"mse tries at least 1 range; got {self.num_shrinks}, and {self.num_halvings} "
+                "halvings"
+            )
         if not 0 < self.norm <= 16:  # a higher power is beyond float32
             raise InputError(f"mse:norm is above 0 and at most 16; got {self.norm}")
 
@@ -114,7 +121,8 @@ class LeastSquares(RangeMethod):
         if number.table in (BINARY, TERNARY) and self.norm == 2:
             scale = sign_scale(rows.float(), number.has_zero)
             return -scale, scale
-        return shrunken(rows, number, symmetric, self.num_shrinks, self.norm)
+        search = RangeSearch(rows, number, symmetric, self.norm)
+        return search.ends(self.num_shrinks, self.num_halvings)
 
     def fraction_ends(self, rows: "Tensor", number: NumberFormat) -> tuple["Tensor", "Tensor"]:
         """See ``RangeMethod.fraction_ends``; of squared errors fitted to the codes in turn."""

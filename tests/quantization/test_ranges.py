@@ -99,6 +99,8 @@ def test_one_shrink_is_the_full_range() -> None:
         ("percentile:share=1.5", "above 0 and at most 1; got 1.5"),
         ("percentile:share=99.9", "above 0 and at most 1; got 99.9"),
         ("mse:num_shrinks=0", "at least 1 range; got 0"),
+        ("mse:num_halvings=-1", "got 16, and -1 halvings"),
+        ("loss:num_halvings=-1", "got 16, and -1 halvings"),
         ("mse:norm=0", "above 0 and at most 16; got 0.0"),
         ("aciq:distribution=cauchy", "one of auto, gauss, laplace; got 'cauchy'"),
         ("entropy:num_bins=1", "num_bins >= 2 and num_thresholds >= 1; got 1 and 256"),
@@ -212,16 +214,16 @@ def test_some_ranges_are_tried_at_once(
     """262,144 numbers, or one range, a long row in pieces; from the full range to a fifth of it."""
     seen: list[list[float]] = []
 
-    def recording(made: grid.Grid, rows: torch.Tensor) -> torch.Tensor:
+    def recording(made: grid.Grid, rows: torch.Tensor, work: torch.Tensor) -> torch.Tensor:
         seen.append((made.scale * 15).tolist())
-        return rounded(made, rows)
+        return rounded(made, rows, work)
 
     rounded = grid.Grid.round
     monkeypatch.setattr(grid.Grid, "round", recording)
     row = torch.linspace(1.0, 2.0, num_numbers)[None].clone()
     row[0, -1] = 2.0
 
-    RANGE_METHODS.build("mse:num_shrinks=5").ends(row, NUMBER_FORMATS["int4"], False)
+    RANGE_METHODS.build("mse:num_shrinks=5,num_halvings=0").ends(row, NUMBER_FORMATS["int4"], False)
 
     assert [len(highs) for highs in seen] == sizes
     pieces = -(-num_numbers // range_search.LONG_ROW)
@@ -240,7 +242,8 @@ def test_the_norm_of_the_errors(norm: float, spelling: str) -> None:
         rounded = grid.make_grid(wanted.number, wanted.symmetric, low, high).round(row)
         return float((np.abs((rounded - row).double().numpy()) ** norm).sum())
 
-    found = error(*LeastSquares(norm=norm).ends(row, wanted.number, wanted.symmetric))
+    method = LeastSquares(40, norm, num_halvings=0)
+    found = error(*method.ends(row, wanted.number, wanted.symmetric))
 
     ends = row.amin(1), row.amax(1)
     tried = [error(*(end * f for end in ends)) for f in np.linspace(1.0, 0.2, 40)]
@@ -301,7 +304,8 @@ def test_errors_count_by_their_weights(guidance: float, symmetric: bool) -> None
     rows = torch.randn(3, 400, generator=generator) + 0.5
     weights = torch.rand(3, 400, generator=generator) ** 8
 
-    ends = LossWeighted(guidance=guidance).weighted_ends(rows, weights, NUMBER, symmetric)
+    method = LossWeighted(40, guidance, num_halvings=0)
+    ends = method.weighted_ends(rows, weights, NUMBER, symmetric)
 
     for row, weight, low, high in zip(rows.numpy(), weights.numpy(), *ends, strict=True):
         counts = 1 - guidance + guidance * weight.astype(float) / weight.mean(dtype=float)

@@ -75,7 +75,7 @@ def test_scales_are_the_best_of_forty(bits: int, group: int | None) -> None:
     wanted = weight_format(f"w{bits}" if group is None else f"w{bits}g{group}sfp32")
     assert rows.numel() > range_search.NUMBERS_AT_ONCE
 
-    found = weight_grid(rows, wanted, LeastSquares())
+    found = weight_grid(rows, wanted, LeastSquares(40, num_halvings=0))
 
     shared = rows.double().numpy().reshape(-1, group or 1024)
     low, high = 2.0 ** (bits - 1), 2.0 ** (bits - 1) - 1
@@ -99,7 +99,7 @@ def test_a_long_row_is_summed_in_pieces(symmetric: bool, dtype: torch.dtype) -> 
     row = weights(dtype, 1, 5 * range_search.LONG_ROW // 2)
     number = NUMBER_FORMATS["int4"]
 
-    ends = LeastSquares().ends(row, number, symmetric)
+    ends = LeastSquares(40, num_halvings=0).ends(row, number, symmetric)
 
     def error(factor: float) -> float:
         low, high = (float(end.float()) * factor for end in (row.amin(), row.amax()))

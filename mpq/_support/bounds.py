@@ -18,6 +18,7 @@ LARGEST: Final[Mapping[str, int]] = {
     "batch_size": 10**6,
     "grid": 10**7,
     "num_bins": 10**6,
+    "num_halvings": 10**5,
     "num_networks": 10**6,
     "num_probes": 10**6,
     "num_random": 10**7,

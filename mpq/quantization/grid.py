@@ -3,7 +3,7 @@
 Tensors come as rows ``[O, K]``; every row has its own scale.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import final
 
@@ -50,22 +50,43 @@ class Grid:
         """``[O]`` int32: the same where codes are signed, also affine ones."""
         return self.unsigned_zero_point - (1 << self.number.bits - 1)
 
-    def round(self, rows: Tensor) -> Tensor:
-        """Nearest point of the grid for ``[O, K]``, in the same dtype."""
+    def part(self, rows: slice, num_rows: int) -> "Grid":
+        """The grid of some of a weight's ``num_rows`` channels, each of which has as many scales.
+
+        One scale of the whole weight is that of every part.
+        """
+        if len(self.scale) == 1:
+            return self
+        each = len(self.scale) // num_rows
+        first, last, _ = rows.indices(num_rows)
+        some = slice(first * each, last * each)
+        second = None if self.second is None else self.second.mapped(lambda x: x[some])
+        levels = None if self.levels is None else self.levels[some]
+        scale, zero_point = self.scale[some], self.zero_point[some]
+        return replace(self, scale=scale, zero_point=zero_point, second=second, levels=levels)
+
+    def round(self, rows: Tensor, work: Tensor | None = None) -> Tensor:
+        """Nearest point of the grid for ``[O, K]``, in the same dtype.
+
+        Args:
+            rows: ``[O, K]``, not changed.
+            work: Memory of as many float32 that may be used, also for what is returned: new memory
+                takes longer than the arithmetic.
+        """
         if self.number.is_float:
-            return self.codes(rows).mul_(self.scale[:, None]).to(rows.dtype)
+            return self.codes(rows, work).mul_(self.scale[:, None]).to(rows.dtype)
         # The arithmetic of torch's fake-quantize kernels, bit for bit; on a CPU those take 20 times
         # as long (benchmarks/rounding.py), because they also keep a mask for the gradient.
-        numbers = self.codes(rows).sub_(self.zero_point[:, None]).mul_(self.scale[:, None])
+        numbers = self.codes(rows, work).sub_(self.zero_point[:, None]).mul_(self.scale[:, None])
         return numbers.to(rows.dtype)
 
-    def codes(self, rows: Tensor) -> Tensor:
+    def codes(self, rows: Tensor, work: Tensor | None = None) -> Tensor:
         """What stands for ``[O, K]``, as float32: integers, or numbers in units of their scale."""
         if self.levels is not None:
             return nearest_levels(rows.float(), self.levels)
         if self.number.is_float:
             # In float32: in half precision the quotient would be rounded twice.
-            return round_float(rows.float() / self.scale[:, None], self.number)
+            return round_float(torch.div(rows.float(), self.scale[:, None], out=work), self.number)
         low, high = integer_range(self.number, self.symmetric)
         if self.zero_point.is_floating_point():
             units = (rows.float() * self.scale.reciprocal()[:, None]).add_(self.zero_point[:, None])
@@ -79,8 +100,11 @@ class Grid:
         # the zero point added after rounding. In place, as the product is a copy of a whole weight.
         scale = self.scale[:, None]
         divides = self.rounding == "rounded-quotient"
-        codes = (rows.float() / scale if divides else rows.float() * scale.reciprocal()).round_()
-        return codes.add_(self.zero_point[:, None]).clamp_(low, high)
+        if divides:
+            codes = torch.div(rows.float(), scale, out=work)
+        else:
+            codes = torch.mul(rows.float(), scale.reciprocal(), out=work)
+        return codes.round_().add_(self.zero_point[:, None]).clamp_(low, high)
 
 
 def nearest_levels(rows: Tensor, levels: Tensor) -> Tensor:

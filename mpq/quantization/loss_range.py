@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 from mpq.errors import InputError
 from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.range_method import RangeMethod
-from mpq.quantization.range_search import shrunken
+from mpq.quantization.range_search import RangeSearch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +35,8 @@ class LossWeighted(RangeMethod):
         guidance: Share of the weighted errors, :math:`\gamma`, from 0 to 1.
         trial: Whether it is used for the formats alone in which a quarter of the calibration
             examples, which it was not found with, lose less by it than by ``mse``, beyond chance.
+        num_halvings: How often both neighbours of the best are tried then, half as far away each
+            time.
 
     Raises:
         InputError: If there is no range to try, or the guidance is no share.
@@ -44,13 +46,17 @@ class LossWeighted(RangeMethod):
     summary: ClassVar[str] = "of inputs: squared errors times the loss's squared gradients there"
     reads_gradients: ClassVar[bool] = True
 
-    num_shrinks: int = 40
+    num_shrinks: int = 16
     guidance: float = 1.0
     trial: bool = True
+    num_halvings: int = 3
 
     def __post_init__(self) -> None:
-        if self.num_shrinks < 1:
-            raise InputError(f"loss tries at least 1 range; got {self.num_shrinks}")
+        if self.num_shrinks < 1 or self.num_halvings < 0:
+            raise InputError(
+                f"loss tries at least 1 range; got {self.num_shrinks}, and {self.num_halvings} "
+                "halvings"
+            )
         if not 0 <= self.guidance <= 1:
             raise InputError(f"loss:guidance is a share from 0 to 1; got {self.guidance}")
 
@@ -73,8 +79,5 @@ class LossWeighted(RangeMethod):
         relative = (weights / mean).float()
         guided = torch.where(mean > 0, 1 - self.guidance + self.guidance * relative, 1.0)
 
-        def summed(errors: "Tensor") -> "Tensor":
-            counted = errors.square().view(-1, *guided.shape) * guided
-            return counted.sum(dim=2).flatten()
-
-        return shrunken(rows, number, symmetric, self.num_shrinks, summed)
+        search = RangeSearch(rows, number, symmetric, weights=guided)
+        return search.ends(self.num_shrinks, self.num_halvings)

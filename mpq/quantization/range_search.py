@@ -1,53 +1,121 @@
 """The search for the best among shrunken copies of rows' full ranges."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, final
 
 from mpq.quantization.number_format import NumberFormat
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-NUMBERS_AT_ONCE: Final = 1 << 17
-"""That are rounded at once, which stays in a processor's cache."""
+    from mpq.quantization.grid import Grid
+
+NUMBERS_AT_ONCE: Final = 1 << 18
+"""That are rounded at once (1 MiB in float32), which stays in a processor's cache."""
+LONG_ROW: Final = 1 << 17
+"""Numbers of a row above which it is rounded piece by piece: a whole weight with one scale."""
+SMALLEST: Final = 0.2
+"""Share of the full range that the smallest one which is tried has."""
 
 
-def shrunken(
-    rows: "Tensor",
-    number: NumberFormat,
-    symmetric: bool,
-    num_shrinks: int,
-    summed: "Callable[[Tensor], Tensor]",
-) -> "tuple[Tensor, Tensor]":
-    """The range with the least error of each row: ``[O]`` low and ``[O]`` high.
+@final
+@dataclass(frozen=True, eq=False)
+class RangeSearch:
+    """Rows of numbers, and what a range of each is judged by: the sum of its errors' powers.
 
     Args:
-        rows: ``[O, K]`` float32.
+        rows: ``[O, K]``, floating point; of a large weight some at a time, as all ranges are tried
+            on all of them.
         number: A format that needs a scale.
         symmetric: Whether zero is the middle.
-        num_shrinks: Ranges that are tried, from the full one down to a fifth of it, in equal steps;
-            halves where scales are powers of two.
-        summed: From the errors of some copies of the rows, ``[F O, K]``, to one number each.
+        norm: Power of the errors.
+        weights: ``[O, K]`` float32, what each error counts; ``None``: all the same.
     """
-    import torch
 
-    from mpq.quantization.grid import make_grid
+    rows: "Tensor"
+    number: NumberFormat
+    symmetric: bool
+    norm: float = 2.0
+    weights: "Tensor | None" = None
 
-    low, high = rows.amin(dim=1), rows.amax(dim=1)
-    best, shrink = torch.full_like(low, torch.inf), torch.ones_like(low)
-    factors = torch.linspace(1.0, 0.2, num_shrinks).to(rows.device)
-    if number.block_scale == "e8m0":
-        # Scales are powers of two: all that lie within these ranges, each of them once.
-        factors = torch.tensor([1.0, 0.5, 0.25][:num_shrinks], device=rows.device)
-    # As many ranges at once as fit: all would be ``num_shrinks`` copies of a large weight.
-    for some in factors.split(max(1, NUMBERS_AT_ONCE // max(rows.numel(), 1))):
-        lows, highs = (torch.outer(some, end).flatten() for end in (low, high))
-        grid = make_grid(number, symmetric, lows, highs)
-        # By a grid as it is made afterwards, so that the rounding of its zero point counts.
-        copies = rows.repeat(len(some), 1) if len(some) > 1 else rows  # [F O, K]
-        errors = summed(grid.round(copies) - copies).view(len(some), -1)  # [F, O]
-        for factor, error in zip(some, errors, strict=True):
-            better = error < best  # the widest of equals, as it was tried first
-            best = torch.where(better, error, best)
-            shrink = torch.where(better, factor, shrink)
-    return low * shrink, high * shrink
+    def ends(self, num_shrinks: int, num_halvings: int) -> "tuple[Tensor, Tensor]":
+        """The best range of each row: ``[O]`` low and ``[O]`` high, float32.
+
+        Args:
+            num_shrinks: Ranges that are tried, from the full one down to a fifth of it, in equal
+                steps; halves where scales are powers of two.
+            num_halvings: How often both neighbours of each row's best are tried then, half as far
+                away each time.
+        """
+        import torch
+
+        if not len(self.rows):
+            return self._full
+        shares = torch.linspace(1.0, SMALLEST, num_shrinks)
+        if self.number.block_scale == "e8m0":
+            # Scales are powers of two: all that lie within these ranges, each of them once.
+            shares, num_halvings = torch.tensor([1.0, 0.5, 0.25][:num_shrinks]), 0
+        shares = shares.to(self.rows.device)[:, None].expand(-1, len(self.rows))
+        share, error = self._best(shares)
+        step = (1.0 - SMALLEST) / max(num_shrinks - 1, 1)
+        for _ in range(num_halvings if num_shrinks > 1 else 0):
+            step /= 2
+            near = torch.stack([share + step, share - step]).clamp(SMALLEST, 1.0)
+            closer, remaining = self._best(near)
+            share = torch.where(remaining < error, closer, share)
+            error = torch.minimum(remaining, error)
+        low, high = self._full
+        return low * share, high * share
+
+    @cached_property
+    def _full(self) -> "tuple[Tensor, Tensor]":
+        return self.rows.amin(dim=1).float(), self.rows.amax(dim=1).float()
+
+    @cached_property
+    def _numbers(self) -> "Tensor":
+        """The rows, widened once and not for every range, where a copy of them is small."""
+        return self.rows if self.rows.shape[1] > LONG_ROW else self.rows.float()
+
+    @cached_property
+    def _work(self) -> "Tensor":
+        """Where rows are rounded: new memory for every range would take longer than rounding."""
+        import torch
+
+        shape = len(self.rows), min(self.rows.shape[1], LONG_ROW)
+        return torch.empty(shape, device=self.rows.device)
+
+    def _best(self, shares: "Tensor") -> "tuple[Tensor, Tensor]":
+        """Of shares ``[F, O]`` of the full range each row's best, and its error, both ``[O]``."""
+        import torch
+
+        from mpq.quantization.grid import make_grid
+
+        # By grids as they are made afterwards, so that the rounding of zero points counts.
+        low, high = ((shares * end).flatten() for end in self._full)
+        grids = make_grid(self.number, self.symmetric, low, high)  # [F O]
+        # As many at once as fit: all would be copies of a large weight.
+        step = max(1, NUMBERS_AT_ONCE // max(self.rows.numel(), 1)) * len(self.rows)
+        parts = zip(grids.scale.split(step), grids.zero_point.split(step), strict=True)
+        some = (replace(grids, scale=scale, zero_point=point) for scale, point in parts)
+        # The first of equals, which is the widest; an error that is no number is never the least.
+        errors = torch.cat(list(map(self._errors, some)))
+        error, best = errors.nan_to_num_(nan=torch.inf, posinf=torch.inf).min(dim=0)
+        return shares.gather(0, best[None])[0], error
+
+    def _errors(self, grid: "Grid") -> "Tensor":
+        """``[F, O]`` of the rows on ``F`` grids each, one behind the other in ``grid``."""
+        copies = len(grid.scale) // len(self.rows)
+        found = []
+        for start in range(0, self.rows.shape[1], LONG_ROW):
+            piece = slice(start, start + LONG_ROW)
+            part = self._numbers[:, piece].float()
+            part = part.repeat(copies, 1) if copies > 1 else part  # [F O, k]
+            work = self._work if self._work.shape == part.shape else None
+            errors = grid.round(part, work).sub_(part)
+            # A square is quicker, and has the same bits on every machine.
+            powers = errors.square_() if self.norm == 2 else errors.abs_().pow_(self.norm)
+            if self.weights is not None:
+                powers = powers.view(copies, len(self.rows), -1).mul_(self.weights[:, piece])
+            found.append(powers.sum(dim=-1).view(copies, -1))
+        return sum(found[1:], start=found[0])

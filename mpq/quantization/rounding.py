@@ -3,6 +3,7 @@
 Tensors come as rows ``[O, K]``; every row has its own scale.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from math import floor, log2
@@ -20,6 +21,7 @@ from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.range_method import ActivationRange, RangeMethod
+from mpq.quantization.range_search import NUMBERS_AT_ONCE
 from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.quantization.second_scales import SecondScales, stored_scale
 
@@ -44,16 +46,27 @@ def weight_grid(
         return _block_grid(shared, tensor_format.number, method, numerics)
     if tensor_format.float_zero:
         return _fraction_grid(shared, tensor_format, method, numerics)
-    low, high = method.ends(shared, tensor_format.number, tensor_format.symmetric)
+    number, symmetric = tensor_format.number, tensor_format.symmetric
+    low, high = _in_tiles(shared, lambda some: method.ends(some, number, symmetric))
     grid = make_grid(tensor_format.number, tensor_format.symmetric, low, high)
     return _with_stored_scale(grid, tensor_format, numerics)
+
+
+def _in_tiles(
+    rows: Tensor, ends: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Ends ``[O]`` of rows ``[O, K]``, some rows at a time: what is made of them stays small."""
+    if not len(rows):
+        return ends(rows)
+    low, high = zip(*(ends(rows[some]) for some in row_tiles(rows)), strict=True)
+    return torch.cat(low), torch.cat(high)
 
 
 def _fraction_grid(
     shared: Tensor, tensor_format: TensorFormat, method: RangeMethod, numerics: Numerics
 ) -> Grid:
     number = tensor_format.number
-    low, high = method.fraction_ends(shared, number)
+    low, high = _in_tiles(shared, lambda some: method.fraction_ends(some, number))
     grid = make_fraction_grid(number, low, high)
     if tensor_format.granularity is Granularity.GROUP:
         # Numbers that are nearly alike and far from 0 have zero points beyond fp16 at their scale.
@@ -110,11 +123,12 @@ def _block_grid(
     blocks: Tensor, number: NumberFormat, method: RangeMethod, numerics: Numerics
 ) -> Grid:
     """The grid of a microscaling format, ``[B]`` scales for ``[B, block]`` numbers."""
-    scaled, factor = blocks.float(), 1.0
+    factor = 1.0
     if number.has_tensor_scale and numerics.tensor_scale == "power-of-two":
-        factor = _into_range(float(scaled.abs().amax()) if scaled.numel() else 0.0, number)
-        scaled = scaled * factor
-    grid = make_grid(number, True, *method.ends(scaled, number, True))
+        largest = float(torch.maximum(-blocks.amin(), blocks.amax())) if blocks.numel() else 0.0
+        factor = _into_range(largest, number)
+    ends = _in_tiles(blocks, lambda some: method.ends(some.float() * factor, number, True))
+    grid = make_grid(number, True, *ends)
     return replace(grid, scale=grid.scale / factor)
 
 
@@ -134,14 +148,30 @@ def _into_range(largest: float, number: NumberFormat) -> float:
 def quantize_rows(rows: Tensor, tensor_format: TensorFormat, grid: Grid | None) -> Tensor:
     """A weight ``[O, K]`` as it is after storing it in a format.
 
+    Some channels at a time: nothing else is made of the whole weight.
+
     Args:
         rows: The weight ``[O, K]``, a row per output channel.
         tensor_format: The format; its granularity says which numbers share a scale.
         grid: Its ``weight_grid``; unused by formats without a scale.
     """
-    number = tensor_format.number
     if tensor_format.is_exact:
         return rows
+    found = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+    for some in row_tiles(rows):
+        part = None if grid is None else grid.part(some, len(rows))
+        found[some] = _quantized(rows[some], tensor_format, part)
+    return found
+
+
+def row_tiles(rows: Tensor) -> Iterator[slice]:
+    """Which rows of ``[O, K]`` are worked on at once: about 1 MiB in float32, at least one."""
+    step = max(1, NUMBERS_AT_ONCE // max(rows.shape[1], 1))
+    return (slice(start, min(start + step, len(rows))) for start in range(0, len(rows), step))
+
+
+def _quantized(rows: Tensor, tensor_format: TensorFormat, grid: Grid | None) -> Tensor:
+    number = tensor_format.number
     if not number.needs_scale:
         return round_float(rows.float(), number).to(rows.dtype)
     assert grid is not None
@@ -170,7 +200,8 @@ def sharing_scale(rows: Tensor, tensor_format: TensorFormat) -> Tensor:
         last = rows[:, missing - size :].float()
         last = (last if tensor_format.float_zero else last.abs()).mean(dim=1, keepdim=True)
         return torch.cat([rows, last.to(rows.dtype).expand(-1, missing)], dim=1).reshape(-1, size)
-    return F.pad(rows, (0, missing)).reshape(-1, size)
+    # Without a copy where nothing is missing.
+    return (F.pad(rows, (0, missing)) if missing else rows).reshape(-1, size)
 
 
 def quantize_activation(

@@ -90,6 +90,7 @@ BOUNDS = {
     "batch_size": 1_000_000,
     "grid": 10_000_000,
     "num_bins": 1_000_000,
+    "num_halvings": 100_000,
     "num_networks": 1_000_000,
     "num_probes": 1_000_000,
     "num_random": 10_000_000,

@@ -16,7 +16,6 @@ from mpq.quantization.aciq import Aciq
 from mpq.quantization.entropy_range import Entropy
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.quantization.loss_range import LossWeighted
-from mpq.quantization.number_format import NumberFormat
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.range_method import ActivationRange
@@ -100,6 +99,8 @@ def test_one_shrink_is_the_full_range() -> None:
         ("percentile:share=1.5", "above 0 and at most 1; got 1.5"),
         ("percentile:share=99.9", "above 0 and at most 1; got 99.9"),
         ("mse:num_shrinks=0", "at least 1 range; got 0"),
+        ("mse:num_halvings=-1", "got 16, and -1 halvings"),
+        ("loss:num_halvings=-1", "got 16, and -1 halvings"),
         ("mse:norm=0", "above 0 and at most 16; got 0.0"),
         ("aciq:distribution=cauchy", "one of auto, gauss, laplace; got 'cauchy'"),
         ("entropy:num_bins=1", "num_bins >= 2 and num_thresholds >= 1; got 1 and 256"),
@@ -205,29 +206,28 @@ def test_a_range_of_one_number_is_a_range(
 
 
 @pytest.mark.parametrize(
-    ("num_numbers", "sizes"), [(2**16, [2, 2, 1]), (2**17, [1] * 5), (2**18, [1] * 5), (1, [5])]
+    ("num_numbers", "sizes"), [(2**17, [2, 2, 1]), (2**18, [1] * 10), (1, [5])]
 )
 def test_some_ranges_are_tried_at_once(
     num_numbers: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """131,072 numbers, or one range; from the full range down to a fifth of it."""
+    """262,144 numbers, or one range, a long row in pieces; from the full range to a fifth of it."""
     seen: list[list[float]] = []
 
-    def recording(
-        number: NumberFormat, symmetric: bool, low: torch.Tensor, high: torch.Tensor
-    ) -> grid.Grid:
-        seen.append(high.tolist())
-        return made(number, symmetric, low, high)
+    def recording(made: grid.Grid, rows: torch.Tensor, work: torch.Tensor) -> torch.Tensor:
+        seen.append((made.scale * 15).tolist())
+        return rounded(made, rows, work)
 
-    made = grid.make_grid
-    monkeypatch.setattr(grid, "make_grid", recording)
+    rounded = grid.Grid.round
+    monkeypatch.setattr(grid.Grid, "round", recording)
     row = torch.linspace(1.0, 2.0, num_numbers)[None].clone()
     row[0, -1] = 2.0
 
-    RANGE_METHODS.build("mse:num_shrinks=5").ends(row, NUMBER_FORMATS["int4"], False)
+    RANGE_METHODS.build("mse:num_shrinks=5,num_halvings=0").ends(row, NUMBER_FORMATS["int4"], False)
 
     assert [len(highs) for highs in seen] == sizes
-    tried = [high for highs in seen for high in highs]
+    pieces = -(-num_numbers // range_search.LONG_ROW)
+    tried = [high for highs in seen[::pieces] for high in highs]
     assert tried == pytest.approx([2.0, 1.6, 1.2, 0.8, 0.4])
 
 
@@ -242,7 +242,8 @@ def test_the_norm_of_the_errors(norm: float, spelling: str) -> None:
         rounded = grid.make_grid(wanted.number, wanted.symmetric, low, high).round(row)
         return float((np.abs((rounded - row).double().numpy()) ** norm).sum())
 
-    found = error(*LeastSquares(norm=norm).ends(row, wanted.number, wanted.symmetric))
+    method = LeastSquares(40, norm, num_halvings=0)
+    found = error(*method.ends(row, wanted.number, wanted.symmetric))
 
     ends = row.amin(1), row.amax(1)
     tried = [error(*(end * f for end in ends)) for f in np.linspace(1.0, 0.2, 40)]
@@ -303,7 +304,8 @@ def test_errors_count_by_their_weights(guidance: float, symmetric: bool) -> None
     rows = torch.randn(3, 400, generator=generator) + 0.5
     weights = torch.rand(3, 400, generator=generator) ** 8
 
-    ends = LossWeighted(guidance=guidance).weighted_ends(rows, weights, NUMBER, symmetric)
+    method = LossWeighted(40, guidance, num_halvings=0)
+    ends = method.weighted_ends(rows, weights, NUMBER, symmetric)
 
     for row, weight, low, high in zip(rows.numpy(), weights.numpy(), *ends, strict=True):
         counts = 1 - guidance + guidance * weight.astype(float) / weight.mean(dtype=float)

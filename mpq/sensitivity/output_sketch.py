@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import ceil, sqrt
-from typing import ClassVar, final
+from typing import ClassVar, Final, final
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from mpq.quantization.quantizer import quantized
 from mpq.sensitivity._base import RefinableEstimator, Sensitivity
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
+from mpq.sensitivity.passes.channel_prices import ChannelPrices
+from mpq.sensitivity.passes.channel_products import ChannelProducts
 from mpq.sensitivity.passes.checkpoint import Resumable, State, left_batches
 from mpq.sensitivity.passes.factor_rows import FactorRows
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
@@ -33,6 +35,9 @@ a core's cache, where passes over a whole batch wait for memory."""
 _GROUP, _MIN_ROWS = 4, 256
 """Examples are sketched in groups of four, whose probes have independent signs, where so many rows
 remain: a convolution's weight gradient of a group costs less than those of each example."""
+FITTED_CHANNELS: Final = 0.5
+"""See ``OutputSketch.channels``: of 0, .5 and 1 the one that loses least over three networks, on
+examples by which one may choose (``benchmarks/rounding_search_choosing.json``)."""
 _FEW = 32
 """Rows below which more probes are drawn: a mean of squares of so few numbers is a matter of luck
 (of one graph, a single number), and passes over few examples are quick."""
@@ -63,6 +68,14 @@ class OutputSketch(RefinableEstimator):
     Interactions price an assignment ``z`` as a whole: errors of different layers add up or cancel
     in :math:`\tfrac12 \mathrm{mean}_n (\sum_\ell R_{n \ell z_\ell})^2`. What few examples say of
     pairs of layers is noisy, and is shrunk by an amount in closed form (``FactorRows.shrinkage``).
+
+    Where codes of weights were made to fit the calibration examples (``Quantizer.stored``), what
+    errors of different channels and layers do together on these examples is what they were fitted
+    to. There the price is the geometric mean of ``s`` and of ``c``, the sum over output channels
+    each by itself (``ChannelPrices``), :math:`s^{1 - a} c^a`, and there are no interactions unless
+    a shrinkage is given: better by examples that were not seen (docs/rounding.md), and solved to
+    the optimum at any size.
+
     A network that is sure of its calibration examples gives gradients from few of them: the
     probabilities behind the probe are softened by a temperature (``KLDivergence``); the table keeps
     the scale of the plain divergence at the output.
@@ -82,7 +95,9 @@ class OutputSketch(RefinableEstimator):
         temperature: Divides the logits that the probe's probabilities are of.
         interactions: Whether the factor ``R`` is returned as well as the additive table.
         shrinkage: Share of the interactions that is left out, from 0 to 1; ``None``: in closed
-            form.
+            form, and all of it where prices are by channels.
+        channels: The share ``a`` that channels by themselves have in a price, from 0 to 1;
+            ``None``: .5 where codes were made to fit the examples, else 0.
         seed: Seed of the probes' random signs.
     """
 
@@ -93,6 +108,7 @@ class OutputSketch(RefinableEstimator):
     temperature: float = TEMPERATURE
     interactions: bool = True
     shrinkage: float | None = None
+    channels: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -105,6 +121,8 @@ class OutputSketch(RefinableEstimator):
             raise InputError(f"a temperature is positive; got {self.temperature}")
         if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
             raise InputError(f"sketch needs a shrinkage from 0 to 1; got {self.shrinkage}")
+        if self.channels is not None and not 0 <= self.channels <= 1:
+            raise InputError(f"sketch needs channels from 0 to 1, a share; got {self.channels}")
 
     def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""
@@ -118,21 +136,32 @@ class OutputSketch(RefinableEstimator):
         rows, sketch = FactorRows(*on.shape), _Sketch(on, incumbent)
         group = _GROUP if num_examples >= _GROUP * _MIN_ROWS else 1
         num_probes = self.num_probes or max(1, ceil(_FEW / num_examples))
-        parts: dict[str, Resumable] = {"rows": rows, "probes": probes, "slopes": slopes}
+        channels = ChannelPrices(on.shape)
+        parts: dict[str, Resumable] = {
+            "rows": rows, "channels": channels, "probes": probes, "slopes": slopes,
+        }  # fmt: skip
         for batch in left_batches(on.batches("output sketch"), parts, on.checkpoint):
             original = _original(on.network, batch) if incumbent else None
             for number in range(num_probes):
                 probe = partial(probes.draw, batch, original, number)
                 rows.add(sketch.rows(batch, probe, group), batch.size)
+                channels.add(sketch.squares, batch.size)
             if original is not None:
                 slope = partial(slopes.draw, batch, original)
                 # A slope is linear in the change, so that the batch as one group gives its sum.
                 slopes.values += sketch.rows(batch, slope, batch.size)[0]
         # Lengths of probes have been added up over all batches only here.
         rows.scale = probes.scale
-        table = on.table(rows.table + slopes.table(probes.scale) / num_examples, self.name)
-        found = rows.interactions(self.shrinkage) if self.interactions else None
-        return Sensitivity(table, found)
+        share = self._share(on)
+        alone = rows.table ** (1 - share) * channels.table(probes.scale) ** share
+        table = on.table(alone + slopes.table(probes.scale) / num_examples, self.name)
+        has_pairs = self.interactions and (share == 0 or self.shrinkage is not None)
+        return Sensitivity(table, rows.interactions(self.shrinkage) if has_pairs else None)
+
+    def _share(self, on: Estimation) -> float:
+        if self.channels is not None:
+            return self.channels
+        return FITTED_CHANNELS if on.quantizer.stored else 0.0
 
 
 class _Slopes:
@@ -184,7 +213,7 @@ class _Sketch:
         # Within ``quantized`` a layer holds another weight; changes are those of the original.
         self.weights = {name: on.network.weight(name) for name in on.names}
         self._calls: dict[str, list[CallGradients]] = {}  # of layers that are called several times
-        self.by_weight: dict[str, Tensor] = {}  # layer to [S, weight formats]
+        self.by_weight: dict[str, ChannelProducts] = {}
         self.by_input: dict[str, Tensor] = {}  # layer to [N, input formats]
 
     def _weight_changes(self, name: str) -> WeightChanges:
@@ -202,7 +231,7 @@ class _Sketch:
         on, count = self.on, ceil(batch.size / group)
         for name in on.names:
             device = self.weights[name].device
-            self.by_weight[name] = torch.zeros(count, len(on.weights.formats), device=device)
+            self.by_weight[name] = ChannelProducts(count, len(on.weights.formats), device)
             self.by_input[name] = torch.zeros(batch.size, len(on.inputs.formats))
         with quantized(on.network, self.incumbent, on.quantizer):
             read_gradients(on.network, batch, self, probe)
@@ -211,11 +240,21 @@ class _Sketch:
                     add_products(self.by_weight[name], calls, self._weight_changes(name), group)
             self._calls.clear()
         rows = [
-            on.weights.by_candidate(self.by_weight[name].cpu())
+            on.weights.by_candidate(self.by_weight[name].whole.cpu())
             + on.inputs.by_candidate(self._grouped(self.by_input[name]))
             for name in on.names
         ]
         return torch.stack(rows, dim=1).double().numpy()
+
+    @property
+    def squares(self) -> Array:
+        """``[L, B]`` of the last batch, see ``ChannelPrices``."""
+        rows = [
+            self.on.weights.by_candidate(self.by_weight[name].squares.cpu())
+            + self.on.inputs.by_candidate(self._grouped(self.by_input[name]).square().sum(dim=0))
+            for name in self.on.names
+        ]
+        return torch.stack(rows).double().numpy()
 
     def _grouped(self, values: Tensor) -> Tensor:
         """``[S, ...]`` sums over groups from ``[N, ...]``."""

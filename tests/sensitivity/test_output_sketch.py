@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+import mpq
 from mpq.errors import InputError, ModelError
 from mpq.network import divergence, metric
 from mpq.network.examples import Calibration
@@ -23,6 +24,7 @@ from mpq.quantization.quantizer import Quantizer, quantized
 from mpq.sensitivity import Estimation, OutputSketch
 from mpq.sensitivity import output_sketch as module_under_test
 from mpq.sensitivity.passes import factor_rows
+from mpq.workflows.setup import Prepared
 from tests.sensitivity.functions import Function
 
 Array = npt.NDArray[np.float64]
@@ -718,3 +720,46 @@ def test_recurrent_weights_are_priced_by_their_sum_over_steps(
         expected = half_quadratic(logits, (jacobian * change).sum(dim=(2, 3)))
         assert found[row] == pytest.approx(expected, rel=1e-4)
     assert len(found) == 5
+
+
+def fitted(net: nn.Module) -> Estimation:
+    """A question about codes that were made to fit the examples."""
+    task = mpq.Task(net, [torch.randn(40, 5)], candidates=["w2", "w3", "w4"], rounding="gptq")
+    return Prepared.of(task).asked
+
+
+def test_prices_of_fitted_codes_are_the_mean_of_layers_and_channels() -> None:
+    """Geometric; without interactions, which are the fit's."""
+    on = fitted(two_layers())
+    layers, channels = (OutputSketch(channels=share).estimate(on) for share in (0.0, 1.0))
+
+    found = OutputSketch().estimate(on)
+
+    assert found.interactions is None
+    assert channels.interactions is None
+    assert layers.interactions is not None
+    mean = np.sqrt(layers.table.values * channels.table.values)
+    np.testing.assert_allclose(found.table.values, mean, rtol=1e-6)
+    np.testing.assert_allclose(layers.interactions.alone, layers.table.values, rtol=1e-4)
+
+
+def test_interactions_of_fitted_codes_are_had_by_asking() -> None:
+    """With a shrinkage."""
+    assert OutputSketch(shrinkage=0.5).estimate(fitted(two_layers())).interactions is not None
+
+
+def test_a_layer_of_one_channel_has_one_price() -> None:
+    """Whatever the share."""
+    net = nn.Sequential(nn.Linear(5, 1), nn.Tanh(), nn.Linear(1, 3)).eval()
+    on = fitted(net)
+
+    layers, channels = (OutputSketch(channels=share).estimate(on).table for share in (0.0, 1.0))
+
+    np.testing.assert_allclose(layers.values[0], channels.values[0], rtol=1e-5)
+    assert not np.allclose(layers.values[1], channels.values[1], rtol=1e-2)
+
+
+def test_channels_that_are_no_share_are_refused() -> None:
+    """With what was given."""
+    with pytest.raises(InputError, match=r"channels from 0 to 1, a share; got 2"):
+        OutputSketch(channels=2.0)

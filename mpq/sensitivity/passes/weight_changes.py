@@ -13,6 +13,7 @@ from mpq.network.weight_layout import layout_of
 from mpq.quantization.precision import TensorFormat
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.rounding import row_tiles
+from mpq.sensitivity.passes.channel_products import ChannelProducts
 from mpq.sensitivity.passes.weight_gradients import CallGradients, PlainCall
 
 _WORK_ELEMENTS = 2**20
@@ -66,32 +67,31 @@ class WeightChanges:
 
     @cached_property
     def whole(self) -> Tensor:
-        """``[F, D]`` of the whole weight, in its own layout."""
+        """``[F, O, K]`` of the whole weight."""
         found = self.empty(len(self.rows))
         for some in row_tiles(self.rows):
             tile = self.empty(some.stop - some.start)
             self.of(some, tile)
             found[:, some] = tile
-        layout, shape = layout_of(self.layer_module), tuple(self.original.shape)
-        return torch.stack([layout.from_rows(part, shape).flatten() for part in found])
+        return found
+
+    def as_rows(self, gradient: Tensor) -> Tensor:
+        """``[O, K]`` from ``[D]``, a gradient in the weight's own layout."""
+        return layout_of(self.layer_module).to_rows(gradient.view(self.original.shape))
 
 
 def add_products(
-    found: Tensor, calls: Sequence[CallGradients], changes: WeightChanges, group: int
+    found: ChannelProducts, calls: Sequence[CallGradients], changes: WeightChanges, group: int
 ) -> None:
-    r"""Adds inner products of a weight's gradients and its changes, over the calls of a batch.
-
-    .. math:: P_{s f} \mathrel{+}= \sum_{n \in s} \langle g_n, Q_f(W) - W \rangle
+    """Adds inner products of a weight's gradients and its changes, over the calls of a batch.
 
     Weights of linear layers are rounded some channels at a time, once for all calls; of embeddings
-    only the rows that are read. Nothing but a tile of it stays in memory.
-
-    A call whose gradient is known for the whole batch alone counts in every group as its product
-    over the root of their number. Signs of different examples are independent, so that the square
-    of the sum is, in the mean, the sum of the squares.
+    only the rows that are read, each of which is a channel. Nothing but a tile of it stays in
+    memory. Calls of linear layers are added up before channels are squared, those of other layers
+    count as channels of their own.
 
     Args:
-        found: ``[S, F]``, on the weight's device.
+        found: Of the layer.
         calls: Those of the layer, in any order.
         changes: Of its weight.
         group: Consecutive examples in one of the ``S`` groups.
@@ -106,56 +106,75 @@ def add_products(
     else:
         for call in plain:
             _add_whole(found, call, changes, group)
-    for call in calls:
-        if not isinstance(call, PlainCall):
-            _add_whole(found, call, changes, group)
+    for other in calls:
+        if not isinstance(other, PlainCall):
+            _add_whole(found, other, changes, group)
 
 
 def _add_linear(
-    found: Tensor, calls: Sequence[PlainCall], changes: WeightChanges, group: int
+    found: ChannelProducts, calls: Sequence[PlainCall], changes: WeightChanges, group: int
 ) -> None:
-    parts = [part for call in calls for part in _parts(call, group, len(found))]
+    count = len(found.whole)
+    parts = [part for call in calls for part in _parts(call, group, count)]
     tiles = list(row_tiles(changes.rows))
     buffer = changes.empty(tiles[0].stop) if tiles else changes.empty(0)
     for some in tiles:
         tile = buffer[:, : some.stop - some.start]
         changes.of(some, tile)
-        by_format = tile.flatten(1).t()  # [r K, F]
+        by_group = tile.new_zeros(count, tile.shape[1], len(tile))
         for part in parts:
-            step = max(1, _WORK_ELEMENTS // max(len(by_format), 1))
+            step = max(1, _WORK_ELEMENTS // max(tile[0].numel(), 1))
             pairs = zip(part.x.split(step), part.g.split(step), strict=True)
-            products = [(g[..., some].mT @ x).flatten(1) @ by_format for x, g in pairs]
-            part.add(found, torch.cat(products))
+            products = torch.cat(
+                [torch.einsum("sok,fok->sof", g[..., some].mT @ x, tile) for x, g in pairs]
+            )
+            if part.rows is None:
+                found.add_batch(products[0])
+            else:
+                by_group[part.rows] += products
+        found.add(by_group)
 
 
-def _add_table(found: Tensor, call: PlainCall, changes: WeightChanges, group: int) -> None:
+def _add_table(found: ChannelProducts, call: PlainCall, changes: WeightChanges, group: int) -> None:
     step = max(1, _WORK_ELEMENTS // max(changes.rows.shape[1], 1))
-    for part in _parts(call, group, len(found)):
-        ids, order = part.x.flatten().sort()  # [S P], so that a row is rounded once
-        gradients = part.g.flatten(0, 1)
-        summed = found.new_zeros(len(part.x), found.shape[1])
-        for some, places in zip(ids.split(step), order.split(step), strict=True):
-            read, which = some.unique_consecutive(return_inverse=True)
-            change = changes.empty(len(read))
-            changes.of(read, change)
-            g, owners = gradients[places], places // part.x.shape[1]
-            for column, rows in enumerate(change):
-                summed[:, column].index_add_(0, owners, torch.linalg.vecdot(g, rows[which]))
-        part.add(found, summed)
+    for part in _parts(call, group, len(found.whole)):
+        num_groups, num_places = part.x.flatten(1).shape
+        groups = torch.arange(num_groups, device=part.x.device).repeat_interleave(num_places)
+        # By row of the table, so that each is rounded once; a row that several groups read counts
+        # once for each.
+        ids, gradients = part.x.flatten(), part.g.flatten(0, 1)
+        pairs, which = torch.stack([ids, groups]).unique(dim=1, return_inverse=True)
+        summed = gradients.new_zeros(pairs.shape[1], gradients.shape[1])
+        summed.index_add_(0, which, gradients)
+        for (read, owners), g in zip(pairs.split(step, dim=1), summed.split(step), strict=True):
+            rows, place = read.unique_consecutive(return_inverse=True)
+            change = changes.empty(len(rows))
+            changes.of(rows, change)
+            products = torch.stack([torch.linalg.vecdot(g, c[place]) for c in change], dim=1)
+            if part.rows is None:
+                found.add_batch(products)
+            else:
+                found.add_rows(owners + part.rows.start, products)
 
 
-def _add_whole(found: Tensor, call: CallGradients, changes: WeightChanges, group: int) -> None:
+def _add_whole(
+    found: ChannelProducts, call: CallGradients, changes: WeightChanges, group: int
+) -> None:
     """Where gradients are not made channel by channel: a convolution, a forward of its own."""
-    by_format = changes.whole.t()
+    change, count = changes.whole, len(found.whole)  # [F, O, K]
+
+    def products(gradients: Tensor) -> Tensor:
+        rows = [changes.as_rows(g) for g in gradients]
+        return torch.einsum("sok,fok->sof", torch.stack(rows), change)
+
     if not call.is_split:
-        found += call.whole() @ by_format / len(found) ** 0.5
+        found.add_batch(products(call.whole())[0])
         return
     # Per example: what its kernel meets, and its part in its group's gradient.
-    size = max(1, call.spread, len(by_format) // group)
+    size = max(1, call.spread, change[0].numel() // group)
     step = max(1, _SPREAD_ELEMENTS // size // group)
-    for start in range(0, len(found), step):
-        part = slice(start * group, (start + step) * group)
-        found[start : start + step] += call.sums(part, group) @ by_format
+    parts = [slice(i * group, (i + step) * group) for i in range(0, count, step)]
+    found.add(torch.cat([products(call.sums(part, group)) for part in parts]))
 
 
 @final
@@ -172,12 +191,6 @@ class _Part:
     x: Tensor
     g: Tensor
     rows: slice | None
-
-    def add(self, found: Tensor, products: Tensor) -> None:
-        if self.rows is None:
-            found += products / len(found) ** 0.5
-        else:
-            found[self.rows] += products
 
 
 def _parts(call: PlainCall, group: int, count: int) -> list[_Part]:

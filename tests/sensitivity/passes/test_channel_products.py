@@ -1,0 +1,109 @@
+"""Products of gradients and changes, against autograd and one channel at a time."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mpq.network.modules import weight_of
+from mpq.network.weight_layout import layout_of
+from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.precision import ORIGINAL, Precision
+from mpq.quantization.quantizer import Quantizer
+from mpq.sensitivity.passes.channel_products import ChannelProducts
+from mpq.sensitivity.passes.weight_changes import WeightChanges, add_products
+from mpq.sensitivity.passes.weight_gradients import PlainCall
+
+FORMATS = [Precision.parse(text).weight for text in ("w2", "w4", "w8")]
+NUM_EXAMPLES = 5
+
+
+def numbers(*shape: int) -> Callable[[], Tensor]:
+    return lambda: torch.randn(NUM_EXAMPLES, *shape)
+
+
+KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
+    "linear": (lambda: nn.Linear(6, 4), numbers(6)),
+    "tokens": (lambda: nn.Linear(6, 4), numbers(3, 6)),
+    "convolution": (lambda: nn.Conv2d(4, 6, 3, groups=2, padding=1), numbers(4, 5, 5)),
+    "transposed": (lambda: nn.ConvTranspose1d(4, 6, 3, groups=2), numbers(4, 5)),
+    "embedding": (
+        lambda: nn.Embedding(7, 4), lambda: torch.randint(7, (NUM_EXAMPLES, 6))
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def made(module: nn.Module) -> WeightChanges:
+    original = weight_of(module).detach()
+    quantizer = Quantizer(ActivationRanges({}))
+    return WeightChanges("layer", module, original, ORIGINAL.weight, FORMATS, quantizer)
+
+
+def by_autograd(module: nn.Module, x: Tensor, g: Tensor, changes: Tensor) -> Tensor:
+    """``[N, O, F]`` of single examples, from ``[F, O, K]``."""
+    rows = []
+    weight = module.weight
+    assert isinstance(weight, nn.Parameter)
+    for one, gradient in zip(x, g, strict=True):
+        (found,) = torch.autograd.grad((module(one[None]) * gradient[None]).sum(), weight)
+        by_row = layout_of(module).to_rows(found)
+        rows.append(torch.stack([(by_row * change).sum(dim=1) for change in changes], dim=1))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("group", [1, 2, 5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_are_those_of_every_channel(kind: str, group: int) -> None:
+    """Sums over channels, and their squares, of groups of examples; the last group is smaller."""
+    make, data = KINDS[kind]
+    module, x = make(), data()
+    g = torch.randn_like(module(x))
+    changes = made(module)
+    each = by_autograd(module, x, g, changes.whole)
+    expected = torch.stack([part.sum(dim=0) for part in each.split(group)])  # [S, O, F]
+
+    found = ChannelProducts(len(expected), len(FORMATS), torch.device("cpu"))
+    add_products(found, [PlainCall(module, x, g, x, g)], changes, group)
+
+    torch.testing.assert_close(found.whole, expected.sum(dim=1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found.squares, expected.square().sum(dim=(0, 1)), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_calls_of_one_layer_are_added_before_channels_are_squared() -> None:
+    """A recurrent layer has one weight, whose change meets all of them."""
+    module, first, second = nn.Linear(6, 4), torch.randn(5, 6), torch.randn(5, 6)
+    g = torch.randn(5, 4)
+    changes = made(module)
+    expected = by_autograd(module, first, g, changes.whole)
+    expected += by_autograd(module, second, g, changes.whole)
+
+    found = ChannelProducts(5, len(FORMATS), torch.device("cpu"))
+    calls = [PlainCall(module, x, g, x, g) for x in (first, second)]
+    add_products(found, calls, changes, 1)
+
+    torch.testing.assert_close(found.squares, expected.square().sum(dim=(0, 1)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_that_cannot_be_split_is_spread_over_its_groups(kind: str) -> None:
+    """The square of its sum counts as the sum of squares of independent signs."""
+    make, data = KINDS[kind]
+    module, x = make(), data()
+    g = torch.randn_like(module(x))
+    changes = made(module)
+    expected = by_autograd(module, x, g, changes.whole).sum(dim=0)  # [O, F]
+
+    found = ChannelProducts(5, len(FORMATS), torch.device("cpu"))
+    add_products(found, [PlainCall(module, x, g, None, None)], changes, 1)
+
+    squares = found.whole.square().sum(dim=0)
+    torch.testing.assert_close(squares, expected.sum(dim=0).square(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.squares, expected.square().sum(dim=0), rtol=1e-4, atol=1e-5)

@@ -12,10 +12,11 @@ the bytes of uniform 3, 4 and 5 bits. For every rounding: what the search's resu
 precision lose on fresh examples (KL divergence in nats; MNIST test images 2,000 to 9,999, the
 stories of eval180, CIFAR's 1,017, ImageNet's 500 of ten classes, 32 times 128 tokens of
 WikiText-2), as a ratio of the search with rounding to nearest, with a 95 % interval by paired
-bootstrap over examples; with interactions between layers, and without. With --choosing also without
-ties between layers, and the examples are others, by which choices may be made without a look at
-those that are reported: calibration
-examples that the seed did not draw, and another excerpt of the stories. With --activations inputs
+bootstrap over examples. With --choosing the examples are others, by which choices may be made
+without a look at those that are reported: calibration examples that the seed did not draw, and
+another excerpt of the stories; and beside the search's own prices (``searched``) stand others:
+``PRICES``, and its own without ties between layers that have weights of their own. With
+--activations inputs
 have 4, 5, 6 or 8 bits, and the limit is the bit operations of uniform w4a4 and so on. With --group
 so many weights share a scale. A seed draws the calibration examples and the probes. Times are
 processor time of one thread, in units of a forward and a backward pass over the calibration
@@ -43,7 +44,7 @@ from mpq.cli.loading import load_model, load_object
 from mpq.network.modules import share_parameters
 from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
-from mpq.sensitivity import Estimation, Sensitivity
+from mpq.sensitivity import Sensitivity
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
@@ -55,6 +56,13 @@ CANDIDATES: Final = ("w2", "w3", "w4", "w5", "w6", "w8")
 WITH_ACTIVATIONS: Final = tuple(f"w{w}a{a}" for w in (2, 3, 4, 5, 6, 8) for a in (4, 5, 6, 8))
 BUDGET_BITS: Final = (3, 4, 5)
 ROUNDINGS: Final = ("nearest", "gptq", "coordinate-descent", "auto")
+SEARCHED: Final = "searched"
+PRICES: Final = {
+    "layers": "sketch:channels=0",
+    "layers, additive": "sketch:channels=0,interactions=false",
+    "channels": "sketch:channels=1",
+}
+"""Estimators whose prices stand beside the search's own with ``--choosing``."""
 NUM_BOOTSTRAPS: Final = 2000
 Examples = tuple[Tensor, Tensor]
 Batches = list[Examples]
@@ -105,11 +113,9 @@ class Asked:
     group: int | None = None
 
     @property
-    def variants(self) -> tuple[str, ...]:
-        """How one estimate is solved."""
-        tied = ("interactions", "additive")
-        # Without ties runtimes that fuse projections would not hold the answer.
-        return (*tied, *(f"{x}, untied" for x in tied)) if self.choosing else tied
+    def prices(self) -> dict[str, str]:
+        """Estimators by name, the search's own first."""
+        return {SEARCHED: ESTIMATOR, **(PRICES if self.choosing else {})}
 
     @property
     def candidates(self) -> tuple[str, ...]:
@@ -205,7 +211,7 @@ class Searched:
         rounding: str,
         asked: Asked,
     ) -> "Searched":
-        """One estimate, and a solution for every budget with and without interactions."""
+        """A solution for every budget, with the search's own prices and with others."""
         calibration, fresh = data
         seen, held_out = parts(calibration)
         task = mpq.Task(
@@ -221,17 +227,17 @@ class Searched:
         begun = time.process_time()
         unhelped = prepared.rounded.unhelped
         rounding_seconds = time.process_time() - begun
-        method = Method.of(ESTIMATOR, SOLVER, asked.seed)
-        on = Estimation(
-            prepared.network, prepared.calibration, prepared.quantizer, prepared.candidates
-        )
-        estimate = method.estimator.estimate(on)
-        chosen = {
-            (bits, variant): solved(prepared, method, estimate, asked.limit(bits), variant)
-            for bits in asked.budget_bits
-            for variant in asked.variants
-        }
-        seconds = time.process_time() - start
+        chosen, seconds = dict[tuple[int, str], dict[str, Precision]](), 0.0
+        for variant, estimator in asked.prices.items():
+            method = Method.of(estimator, SOLVER, asked.seed)
+            estimate = method.estimator.estimate(prepared.asked)
+            for bits in asked.budget_bits:
+                limit = asked.limit(bits)
+                chosen[bits, variant] = solved(prepared, method, estimate, limit)
+                if asked.choosing and variant == SEARCHED:
+                    untied = solved(prepared, method, estimate, limit, is_tied=False)
+                    chosen[bits, "searched, untied"] = untied
+            seconds = seconds or time.process_time() - start
         for bits in asked.budget_bits:
             names = (layer.name for layer in prepared.network.layers)
             uniform = Precision.parse(asked.uniform(bits))
@@ -251,7 +257,7 @@ class Searched:
                 "bits": bits,
                 **{
                     variant: {
-                        **ratio(self.losses[bits, variant], first.losses[bits, "interactions"]),
+                        **ratio(self.losses[bits, variant], first.losses[bits, SEARCHED]),
                         "accuracy": self.accuracies[bits, variant],
                     }
                     for variant in dict.fromkeys(variant for _, variant in self.losses)
@@ -262,17 +268,28 @@ class Searched:
 
 
 def solved(
-    prepared: Prepared, method: Method, estimate: Sensitivity, limit: mpq.Limit, variant: str
+    prepared: Prepared,
+    method: Method,
+    estimate: Sensitivity,
+    limit: mpq.Limit,
+    is_tied: bool = True,
 ) -> dict[str, Precision]:
     """The search's answer at one budget: layer to precision."""
     constraints = prepared.constraints([limit])
-    if "untied" in variant:
-        constraints = replace(constraints, ties=())
-    interactions = estimate.interactions if "interactions" in variant else None
-    problem = Problem(estimate.table, constraints, interactions)
+    if not is_tied:
+        constraints = replace(constraints, ties=_shared(prepared))
+    problem = Problem(estimate.table, constraints, estimate.interactions)
     problem, solution = method.solve(problem, None, prepared)
     solution, _ = never_worse(prepared, problem, solution)
     return solution.precisions(problem)
+
+
+def _shared(prepared: Prepared) -> tuple[tuple[str, ...], ...]:
+    """Layers with one weight: a file has it once."""
+    found: dict[str, list[str]] = {}
+    for layer in prepared.network.layers:
+        found.setdefault(layer.weight_of or layer.name, []).append(layer.name)
+    return tuple(tuple(names) for names in found.values() if len(names) > 1)
 
 
 def parts(batches: Batches) -> tuple[Batches, Batches]:

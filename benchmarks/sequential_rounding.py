@@ -98,7 +98,6 @@ class Answers:
                 method,
                 estimate,
                 mpq.Limit.parse(f"weight_bytes=1x:w{bits}"),
-                "interactions",
             )
             for bits in budget_bits
         }

@@ -178,8 +178,8 @@ def _left_out(
 def _gains(by_nearest: Evaluator, by_trial: Evaluator, tensor_format: TensorFormat) -> Array:
     """``[N]`` of examples: how much less the network loses by the trial, of what it loses at all.
 
-    Where all layers at once break it, which says nothing of them, by every fourth layer and so on,
-    or by as many parts of them as it takes.
+    Where all layers at once break it either way, which says nothing of them, by every fourth layer
+    and so on, or by as many parts of them as it takes. Where one way alone does, it is the worse.
     """
     names = [layer.name for layer in by_nearest.network.layers]
     # Inputs stay as they are: it is the weights' rounding that is asked about.
@@ -191,8 +191,8 @@ def _gains(by_nearest: Evaluator, by_trial: Evaluator, tensor_format: TensorForm
             np.array([e.measure(part).by_example for part in parts])  # [parts, N]
             for e in (by_nearest, by_trial)
         )
-        worst = max(nearest.mean(), tried.mean())
-        if worst <= by_nearest.reference.uninformed or num_parts == most:
+        least = min(nearest.mean(), tried.mean())
+        if least <= by_nearest.reference.uninformed or num_parts == most:
             return relative_gains(nearest.sum(axis=0), tried.sum(axis=0))
         num_parts = min(4 * num_parts, most)
 

@@ -81,7 +81,11 @@ class ToRound:
 
 
 def network_key(
-    on: Estimation, rounding: WeightRounding, formats: Sequence[TensorFormat], seed: int
+    on: Estimation,
+    rounding: WeightRounding,
+    formats: Sequence[TensorFormat],
+    seed: int,
+    shown: str,
 ) -> str:
     """SHA-256 of what determines the codes of all layers, their second moments included.
 
@@ -93,6 +97,7 @@ def network_key(
         rounding: How codes are found.
         formats: That all weights are rounded to.
         seed: Of the probes that guide the second moments.
+        shown: Which of the examples codes are found with.
     """
     network, plain = on.network, replace(on.quantizer, stored={})
     with torch.no_grad():
@@ -105,6 +110,7 @@ def network_key(
             "formats": repr(list(formats)),
             "by": repr(rounding),
             "seed": str(seed),
+            "shown": shown,
             "code": _code(("",), rounding, method, network.metric),
             "arithmetic": _arithmetic(str(network.device)),
         }

@@ -111,8 +111,8 @@ def read_gradients(
     with tapped(network, batch.size, reader), torch.enable_grad():
         outputs = network.outputs(batch)
         check_reached(outputs)
-        # Of a number, whose gradient is the probe: given one, torch first loads its symbolic shapes,
-        # a second of it.
+        # Of a number, whose gradient is the probe: to be given one, torch loads symbolic shapes,
+        # which takes a second.
         (outputs * probe_of(outputs.detach())).sum().backward()
     return outputs.detach()
 

@@ -10,7 +10,7 @@ from typing import Any, Final, final
 from mpq._support.files import prepare_folder, write_files
 from mpq.errors import OutputError
 from mpq.quantization.stored import StoredWeight, StoredWeights
-from mpq.workflows.codes_keys import ToRound
+from mpq.workflows.codes_keys import ToRoundTogether
 
 VERSION: Final = 1
 """Of the layout of the files."""
@@ -34,22 +34,28 @@ class CodesCache:
     def __init__(self, folder: Path | str) -> None:
         self.folder = prepare_folder(Path(folder))
 
-    def codes(self, asked: ToRound) -> list[StoredWeight]:
-        """Codes of each format: found before, or found now and kept.
+    def codes(self, asked: ToRoundTogether) -> list[list[StoredWeight]]:
+        """Codes of each weight and format: found before, or found now and kept.
+
+        Where those of one weight are missing, all that go with it are found again.
 
         Raises:
             OutputError: If the folder cannot be read or written.
         """
-        known = self.weights(asked.key)
-        if known is not None:
+        kept = [self.weights(key) for key in asked.keys]
+        known = [weights for weights in kept if weights is not None]
+        if len(known) == len(kept):
             return known
         found = asked.codes()
-        named = {f"{place:04d}": weight for place, weight in enumerate(found)}
-        self._write(f"{asked.key}.codes", StoredWeights(asked.rounding.name, named).content)
+        name = asked.weights[0].rounding.name
+        for key, before, now in zip(asked.keys, kept, found, strict=True):
+            if before is None:
+                named = {f"{place:04d}": weight for place, weight in enumerate(now)}
+                self._write(f"{key}.codes", StoredWeights(name, named).content)
         return found
 
     def weights(self, key: str) -> list[StoredWeight] | None:
-        """The codes that are kept under the key of a ``ToRound``; ``None``: there are none.
+        """The codes that are kept under a key of ``ToRoundTogether``; ``None``: there are none.
 
         Raises:
             OutputError: If the file cannot be read.

@@ -1,6 +1,6 @@
 """Every layer's weight at every candidate, rounded with regard to the calibration examples."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, final
 
@@ -22,7 +22,7 @@ from mpq.quantization.stored import StoredWeight
 from mpq.rounding import AutoRounding, Nearest, WeightRounding
 from mpq.sensitivity import Estimation
 from mpq.workflows.codes_cache import CodesCache
-from mpq.workflows.codes_keys import ToRound, network_key
+from mpq.workflows.codes_keys import ToRound, ToRoundTogether, network_key
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.shown_examples import Share, Shown, shares
@@ -219,13 +219,22 @@ def rounded_by_all(
     moments = shown.moments()
     found: dict[tuple[str, TensorFormat], StoredWeight] = {}
     keys: dict[str, str] = {}
-    for layers in track(_sharing(on, moments.missing), "rounding weights"):
-        asked = _to_round(on, layers[0], moments.values[layers[0]], formats, rounding)
-        weights = asked.codes() if kept is None else kept.codes(asked)
-        for layer in layers:
-            found |= {(layer, f): w for f, w in zip(formats, weights, strict=True)}
-        if kept is not None:
-            keys |= dict.fromkeys(layers, asked.key)
+    sharing = _sharing(on, moments.missing)
+    layers_of: dict[int, list[str]] = {}
+
+    def weights() -> Iterator[ToRound]:
+        for layers in track(sharing, "rounding weights"):
+            asked = _to_round(on, layers[0], moments.values[layers[0]], formats, rounding)
+            layers_of[id(asked)] = layers
+            yield asked
+
+    for together in ToRoundTogether.of(weights()):
+        codes = together.codes() if kept is None else kept.codes(together)
+        for place, (asked, own) in enumerate(zip(together.weights, codes, strict=True)):
+            layers = layers_of.pop(id(asked))
+            found |= {(x, f): w for x in layers for f, w in zip(formats, own, strict=True)}
+            if kept is not None:
+                keys |= dict.fromkeys(layers, together.keys[place])
     made = RoundedWeights(found, dict(moments.missing), unguided=dict(moments.unguided))
     if kept is not None:
         record = {"codes": keys, "to_nearest": made.to_nearest, "unguided": made.unguided}

@@ -1,6 +1,6 @@
 """Examples left out in turn."""
 
-from itertools import chain
+from itertools import chain, pairwise
 
 from mpq.network.examples import Calibration
 
@@ -21,6 +21,23 @@ def folds(data: Calibration, share: float) -> list[tuple[Calibration, Calibratio
     count, length = data.num_examples, first[1].num_examples
     starts = range(count - 2 * length, -1, -length)
     return [first, *(_left_out(data, start, start + length) for start in starts)]
+
+
+def parts(data: Calibration, share: float) -> list[Calibration]:
+    """The examples in consecutive parts: ``folds`` leaves the last one out first, then the others.
+
+    What is no whole part comes before all of them, and is never left out.
+
+    Args:
+        data: As in ``folds``.
+        share: As there.
+
+    Raises:
+        DataError: If there are fewer than two examples.
+    """
+    count, length = data.num_examples, data.split(share)[1].num_examples
+    borders = [0, *range(count % length or length, count + 1, length)]
+    return [data.between(start, stop) for start, stop in pairwise(borders)]
 
 
 def _left_out(data: Calibration, start: int, stop: int) -> tuple[Calibration, Calibration]:

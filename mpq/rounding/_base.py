@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
 import torch
@@ -14,6 +14,7 @@ from mpq.quantization.grid import Grid
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.precision import TensorFormat
 from mpq.quantization.rounding import codebook_grid
+from mpq.quantization.second_scales import SecondScales
 from mpq.rounding.diagonal_blocks import diagonal
 from mpq.rounding.stack import Stack, layout
 
@@ -52,11 +53,56 @@ class WeightRounding(Bounded, ABC):
         Returns:
             Codes of each format, with scales as they are stored.
         """
-        starts = [
-            Codes.of(rows, f, self._grid(rows, moment, f, grid))
-            for f, grid in zip(formats, grids, strict=True)
+        (found,) = self.codes_together([rows], [moment], formats, [grids], numerics)
+        return found
+
+    def codes_together(
+        self,
+        rows: Sequence[Tensor],
+        moments: Sequence[Tensor],
+        formats: Sequence[TensorFormat],
+        grids: Sequence[Sequence[Grid]],
+        numerics: Numerics,
+    ) -> list[list[Codes]]:
+        """Weights of one shape, as if they were groups of one: small ones take as long as one.
+
+        Args:
+            rows: Of each, ``[O, K]``; ``O / G`` and ``K`` are the same.
+            moments: Of each, ``[G, K, k]``; ``k`` is the same.
+            formats: As in ``codes``, of all weights.
+            grids: Of each, as in ``codes``.
+            numerics: How scales are stored.
+
+        Returns:
+            Of each, as ``codes`` has them.
+        """
+        by_weight = [
+            [
+                Codes.of(weight, f, self._grid(weight, moment, f, grid))
+                for f, grid in zip(formats, own, strict=True)
+            ]
+            for weight, moment, own in zip(rows, moments, grids, strict=True)
         ]
+        every = torch.cat(list(rows)) if len(rows) > 1 else rows[0]
+        moment = torch.cat(list(moments)) if len(moments) > 1 else moments[0]
+        starts = [_one_below_the_other(each) for each in zip(*by_weight, strict=True)]
         found = [replaceable(start) for start in starts]
+        self._solve(every, moment, starts, found, numerics)
+        sizes = [len(weight) for weight in rows]
+        by_format = zip(*by_weight, strict=True)
+        parts = [_apart(codes, sizes, own) for codes, own in zip(found, by_format, strict=True)]
+        return [list(each) for each in zip(*parts, strict=True)]
+
+    def _solve(
+        self,
+        rows: Tensor,
+        moment: Tensor,
+        starts: Sequence[Codes],
+        found: Sequence[Codes],
+        numerics: Numerics,
+    ) -> None:
+        """Writes what codes become into those that were found, in place."""
+        formats = [start.tensor_format for start in starts]
         count, inputs = len(moment), rows.shape[1]
         of_group = len(rows) // count
         for groups in _pieces(count, inputs * max(moment.shape[-1], of_group * len(formats))):
@@ -67,7 +113,6 @@ class WeightRounding(Bounded, ABC):
                     cut = _Cut(count, groups, part)
                     stack = _stack(rows, cut, [starts[i] for i in members], numerics)
                     _fill(found, members, cut, *solver.solve(stack))
-        return found
 
     def _grid(self, rows: Tensor, moment: Tensor, tensor_format: TensorFormat, grid: Grid) -> Grid:
         if not (tensor_format.number.has_codebook and self.reads_inputs):
@@ -113,6 +158,41 @@ def replaceable(start: Codes) -> Codes:
         start.second,
         start.levels,
     )
+
+
+def _one_below_the_other(parts: Sequence[Codes]) -> Codes:
+    """Codes of the rows of several weights in one format."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    codes, scale, point = (
+        torch.cat([getattr(part, name) for part in parts])
+        for name in ("codes", "scale", "zero_point")
+    )
+    seconds = [part.second for part in parts if part.second is not None]
+    levels = [part.levels for part in parts if part.levels is not None]
+    return Codes(
+        first.tensor_format,
+        codes,
+        scale,
+        point,
+        first.num_inputs,
+        SecondScales(
+            *(torch.cat(each) for each in zip(*((x.step, x.mean) for x in seconds), strict=True))
+        )
+        if seconds
+        else None,
+        torch.cat(levels) if levels else None,
+    )
+
+
+def _apart(found: Codes, sizes: Sequence[int], starts: Sequence[Codes]) -> list[Codes]:
+    """The codes of each weight, of so many rows each."""
+    parts = (t.split(list(sizes)) for t in (found.codes, found.scale, found.zero_point))
+    return [
+        replace(start, codes=codes, scale=scale, zero_point=point)
+        for start, codes, scale, point in zip(starts, *parts, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from mpq.quantization.grid import level_table, places, places_of_levels
 from mpq.rounding._base import StackSolver, WeightRounding
 from mpq.rounding.diagonal_blocks import diagonal, product
 from mpq.rounding.gptq import check_damping
-from mpq.rounding.objective import Objective
+from mpq.rounding.objective import Objective, largest
 from mpq.rounding.stack import Stack
 
 STRETCH: Final = (-0.1, 1.1)
@@ -84,7 +84,8 @@ class _Learned(StackSolver):
         far = beyond(stack, near)
         shares = self._shares(Relaxation.of(self.objective, stack, near, far))
         learned = torch.where(shares > 0.5, far, near)
-        before, after = (self.objective.of_codes(stack, codes) for codes in (near, learned))
+        unit = largest(stack)
+        before, after = (self.objective.of_codes(stack, x, unit) for x in (near, learned))
         return torch.where((after < before)[..., None, :], learned, near), stack
 
     def _shares(self, relaxation: "Relaxation") -> Tensor:

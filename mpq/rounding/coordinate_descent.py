@@ -11,7 +11,7 @@ from mpq.errors import InputError
 from mpq.rounding._base import NUMBERS_AT_ONCE, StackSolver, WeightRounding
 from mpq.rounding.diagonal_blocks import add_product, blocks, product, quadratic
 from mpq.rounding.gptq import BLOCK, Sequential, check_damping, subtract, subtract_outer
-from mpq.rounding.objective import Objective
+from mpq.rounding.objective import Objective, largest
 from mpq.rounding.stack import Stack
 
 FACTORS: Final = (1.0, 0.7, 0.78, 0.86, 0.93, 1.07, 1.15)
@@ -106,14 +106,14 @@ class _Best:
     """The best codes and scales of every row that were offered; to nearest to begin with."""
 
     def __init__(self, objective: Objective, stack: Stack) -> None:
-        self._objective = objective
+        self._objective, self._unit = objective, largest(stack)
         self.stack = stack
         self.codes = stack.nearest()
-        self._errors = objective.of_codes(stack, self.codes)
+        self._errors = objective.of_codes(stack, self.codes, self._unit)
 
     def offer(self, stack: Stack, codes: Tensor) -> None:
         """Keeps what is better, row by row; of equals the first."""
-        errors = self._objective.of_codes(stack, codes)
+        errors = self._objective.of_codes(stack, codes, self._unit)
         better = errors < self._errors
         self._errors = torch.where(better, errors, self._errors)
         better = better[..., None, :]
@@ -132,15 +132,22 @@ class _Best:
 
 def turned(objective: Objective, stack: Stack) -> Stack:
     """The stack with a sign for every scale, the better one for rounding to nearest."""
-    least = torch.full_like(stack.scale, torch.inf)
+    unit, least = largest(stack), torch.full_like(stack.scale, torch.inf)
     is_negative = torch.zeros_like(stack.scale, dtype=torch.bool)
     for factor in (f * s for s in (1.0, -1.0) for f in FACTORS):
         tried = stack.with_scale(stack.scale * factor)
-        errors = objective.of_inputs(tried, tried.nearest())
-        found = torch.zeros_like(least).index_add_(-2, stack.group_of, errors)
+        errors = objective.of_inputs(tried, tried.nearest(), unit)
+        found = _by_group(stack, errors)
         is_negative = torch.where(found < least, tried.scale < 0, is_negative)
         least = torch.minimum(least, found)
     return stack.with_scale(torch.where(is_negative, -stack.scale, stack.scale))
+
+
+def _by_group(stack: Stack, values: Tensor) -> Tensor:
+    """``[..., S, R]`` sums of ``[..., K, R]`` over the inputs of each scale."""
+    if stack.scale.shape[-2] == 1:
+        return values.sum(dim=-2, keepdim=True)
+    return torch.zeros_like(stack.scale).index_add_(-2, stack.group_of, values)
 
 
 def refitted(objective: Objective, stack: Stack, codes: Tensor) -> Stack:
@@ -203,22 +210,23 @@ def swept(objective: Objective, stack: Stack, codes: Tensor) -> Tensor:
 
 def _swept(form: Tensor, stack: Stack, codes: Tensor) -> Tensor:
     """The same of a form of one block: inputs of different blocks do not know of each other."""
-    diagonal = form.diagonal(dim1=-2, dim2=-1)
+    # Added to what a number is: what its slope says that it should be.
+    steps = form.diagonal(dim1=-2, dim2=-1)[..., None].reciprocal().neg_()  # [..., K, 1]
     found = codes.clone()
     numbers = stack.all_numbers(found)
     slope = form @ (numbers - stack.target)  # [..., K, R]
     for start in range(0, stack.num_inputs, BLOCK):
         stop = min(start + BLOCK, stack.num_inputs)
-        cells = stack.cells(torch.arange(start, stop))
+        own = form[..., start:stop, start:stop]
+        cells = stack.cells(torch.arange(start, stop)).one_by_one()
         changes = torch.empty_like(found[..., start:stop, :])
-        for at, place in enumerate(range(start, stop)):
-            before = numbers[..., place, :]
-            best = cells.codes(before - slope[..., place, :] / diagonal[..., place, None], at)
-            found[..., place, :] = best
-            change = before - cells.numbers(best, at)
-            changes[..., at, :] = change
-            following = form[..., place, place + 1 : stop]
-            subtract_outer(slope[..., place + 1 : stop, :], following, change)
+        rows = (t[..., start:stop, :].unbind(-2) for t in (numbers, slope, steps, found))
+        for at, (cell, before, down, step, best, change) in enumerate(
+            zip(cells, *rows, changes.unbind(-2), strict=True)
+        ):
+            best.copy_(cell.codes(torch.addcmul(before, down, step)))
+            torch.sub(before, cell.numbers(best), out=change)
+            subtract_outer(slope[..., start + at + 1 : stop, :], own[..., at, at + 1 :], change)
         # Those before it have had their turn.
         subtract(slope[..., stop:, :], form[..., stop:, start:stop], changes)
     return found

@@ -135,14 +135,16 @@ class Factorization:
 
     def _block(self, stack: Stack, left: Tensor, found: Tensor, start: int, stop: int) -> Tensor:
         """Rounds some inputs in place; ``[..., k, R]`` their errors, in units of the factor."""
-        cells = stack.cells(self.order[..., start:stop])
+        cells = stack.cells(self.order[..., start:stop]).one_by_one()
         errors = torch.empty_like(left[..., start:stop, :])
-        for at, place in enumerate(range(start, stop)):
-            wanted, upper = left[..., place, :], self.upper[..., place, :]
-            codes = cells.codes(wanted, at)
-            error = (wanted - cells.numbers(codes, at)) / upper[..., place, None]
-            found[..., place, :], errors[..., at, :] = codes, error
-            subtract_outer(left[..., place + 1 : stop, :], upper[..., place + 1 : stop], error)
+        own = self.upper[..., start:stop, start:stop]
+        lengths = own.diagonal(dim1=-2, dim2=-1)[..., None].unbind(-2)
+        rows = (t[..., start:stop, :].unbind(-2) for t in (left, found))
+        steps = zip(cells, lengths, *rows, errors.unbind(-2), strict=True)
+        for at, (cell, length, wanted, codes, error) in enumerate(steps):
+            codes.copy_(cell.codes(wanted))
+            torch.sub(wanted, cell.numbers(codes), out=error).div_(length)
+            subtract_outer(left[..., start + at + 1 : stop, :], own[..., at, at + 1 :], error)
         return errors
 
 

@@ -50,19 +50,22 @@ class Objective:
 
     def of_errors(self, errors: Tensor) -> Tensor:
         """``[..., R]`` for errors ``[..., K, R]``, a column per row of the weight."""
-        return (product(self.form, errors) * errors).sum(dim=-2)
+        return product(self.form, errors).mul_(errors).sum(dim=-2)
 
-    def of_codes(self, stack: Stack, codes: Tensor) -> Tensor:
-        """``[..., R]`` for codes ``[..., K, R]``, in units of each row's squared largest weight."""
-        return self.of_errors(_errors(stack, codes))
+    def of_codes(self, stack: Stack, codes: Tensor, unit: Tensor) -> Tensor:
+        """``[..., R]`` for codes ``[..., K, R]``, in squared units, such as ``largest``."""
+        return self.of_errors(_errors(stack, codes, unit))
 
-    def of_inputs(self, stack: Stack, codes: Tensor) -> Tensor:
+    def of_inputs(self, stack: Stack, codes: Tensor, unit: Tensor) -> Tensor:
         """``[..., K, R]`` of each code alone, as if inputs did not hang together; same units."""
-        return _errors(stack, codes).square_().mul_(self.diagonal[..., None])
+        return _errors(stack, codes, unit).square_().mul_(self.diagonal[..., None])
 
 
-def _errors(stack: Stack, codes: Tensor) -> Tensor:
-    """``[..., K, R]`` in units of the largest weight of each row."""
-    # Squares of very large or small weights are no float32.
-    unit = stack.target.abs().amax(dim=-2, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    return (stack.all_numbers(codes) - stack.target).div_(unit)
+def largest(stack: Stack) -> Tensor:
+    """``[..., 1, R]`` the largest weight of each row: squares of others may be no float32."""
+    found = stack.target.abs().amax(dim=-2, keepdim=True)
+    return found.clamp_min_(torch.finfo(torch.float32).tiny)
+
+
+def _errors(stack: Stack, codes: Tensor, unit: Tensor) -> Tensor:
+    return stack.all_numbers(codes).sub_(stack.target).div_(unit)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Final, Self, final
+from typing import Self, final
 
 import torch
 from torch import Tensor
@@ -15,8 +15,6 @@ from mpq.quantization.precision import Granularity, TensorFormat
 from mpq.quantization.rounding import scale_type_of, stored_zero_point
 from mpq.quantization.scale_formats import SCALE_FORMATS
 from mpq.quantization.second_scales import SecondScales, stored_scale
-
-ALL: Final = slice(None)
 
 
 @final
@@ -43,6 +41,7 @@ class Stack:
         second: What scales are stored relative to, in their shape; unset: nothing.
         fractions_of: A format of the rows, where zero points are fractions.
         levels: ``[..., N, R]`` float32, ascending, where every row has a codebook.
+        has_points: Whether zero points may be others than 0.
     """
 
     target: Tensor
@@ -58,6 +57,7 @@ class Stack:
     second: SecondScales | None = None
     fractions_of: TensorFormat | None = None
     levels: Tensor | None = None
+    has_points: bool = True
 
     @classmethod
     def of(
@@ -108,6 +108,7 @@ class Stack:
             _joined([second.mapped(lambda part: part.mT) for second in seconds if second]),
             first if first.float_zero else None,
             _side_by_side([each.mT for each in levels if each is not None]),
+            has_points=number is None and not first.symmetric,
         )
 
     @property
@@ -150,11 +151,17 @@ class Stack:
 
     def cells(self, inputs: Tensor) -> "Cells":
         """Where the numbers of some inputs may lie: ``[k]``, or ``[..., k]`` for each group."""
-        scale, point = (_at(t, self.group_of[inputs]) for t in (self.scale, self.zero_point))
-        has_fractions = self.fractions_of is not None
-        inverse = scale.reciprocal()
+        every = (self.scale, self.scale.reciprocal(), self.zero_point)
+        scale, inverse, point = (_at(t, self.group_of, inputs) for t in every)
         return Cells(
-            scale, inverse, point, self.low, self.high, self.number, has_fractions, self.levels
+            scale,
+            inverse,
+            point if self.has_points else None,
+            self.low,
+            self.high,
+            self.number,
+            self.fractions_of is not None,
+            self.levels,
         )
 
     def all_numbers(self, codes: Tensor) -> Tensor:
@@ -173,9 +180,9 @@ class Cells:
     """Where the numbers of ``k`` inputs may lie: looked up once, for a step over each of them.
 
     Args:
-        scale: ``[..., k, R]``.
+        scale: ``[..., k, R]``, or of one input ``[..., R]``, as those that follow.
         inverse: ``[..., k, R]`` its reciprocal.
-        zero_point: ``[..., k, R]``.
+        zero_point: ``[..., k, R]``; ``None``: all are 0.
         low: ``[R]`` smallest code of an integer format.
         high: ``[R]`` largest code.
         number: A floating-point format, or one with a table; ``None``: integers.
@@ -185,30 +192,48 @@ class Cells:
 
     scale: Tensor
     inverse: Tensor
-    zero_point: Tensor
+    zero_point: Tensor | None
     low: Tensor
     high: Tensor
     number: NumberFormat | None
     has_fractions: bool
     levels: Tensor | None
 
-    def codes(self, values: Tensor, at: int | slice = ALL) -> Tensor:
-        """Nearest codes: ``[..., k, R]`` for values of all inputs, ``[..., R]`` for one's."""
+    def one_by_one(self) -> "list[Cells]":
+        """Those of each input."""
+        scales, inverses = self.scale.unbind(-2), self.inverse.unbind(-2)
+        points = [None] * len(scales) if self.zero_point is None else self.zero_point.unbind(-2)
+        rest = self.low, self.high, self.number, self.has_fractions, self.levels
+        return [Cells(*each, *rest) for each in zip(scales, inverses, points, strict=True)]
+
+    def codes(self, values: Tensor) -> Tensor:
+        """Nearest codes, in the shape of values of these inputs."""
         if self.levels is not None:
             return _nearest_levels(values, self.levels)
         if self.number is not None:
-            return round_float(values / self.scale[..., at, :], self.number)
-        found, point = values * self.inverse[..., at, :], self.zero_point[..., at, :]
-        found = found.add_(point).round_() if self.has_fractions else found.round_().add_(point)
-        return torch.minimum(torch.maximum(found, self.low, out=found), self.high, out=found)
+            return round_float(values / self.scale, self.number)
+        found = values * self.inverse
+        if self.zero_point is None:
+            found.round_()
+        elif self.has_fractions:
+            found.add_(self.zero_point).round_()
+        else:
+            found.round_().add_(self.zero_point)
+        return found.clamp_(self.low, self.high)
 
-    def numbers(self, codes: Tensor, at: int | slice = ALL) -> Tensor:
+    def numbers(self, codes: Tensor) -> Tensor:
         """What codes stand for, in the same shape."""
-        return (codes - self.zero_point[..., at, :]) * self.scale[..., at, :]
+        if self.zero_point is None:
+            return codes * self.scale
+        return (codes - self.zero_point).mul_(self.scale)
 
 
-def _at(values: Tensor, groups: Tensor) -> Tensor:
-    """``[..., k, R]`` of ``[..., S, R]``: of groups ``[k]``, or ``[..., k]`` of their own."""
+def _at(values: Tensor, group_of: Tensor, inputs: Tensor) -> Tensor:
+    """``[..., k, R]`` of ``[..., S, R]`` for inputs ``[k]``, or ``[..., k]`` of their own."""
+    if values.shape[-2] == 1:
+        # No copy is made of what all inputs share.
+        return values.expand(*values.shape[:-2], inputs.shape[-1], values.shape[-1])
+    groups = group_of[inputs]
     if groups.ndim == 1:
         return values[..., groups, :]
     return values.take_along_dim(groups[..., None], dim=-2)

@@ -8,7 +8,7 @@ from typing import Any, final
 
 from mpq._support.cache import Cache
 from mpq.quantization.stored import StoredWeight, StoredWeights
-from mpq.workflows.codes_keys import ToRound
+from mpq.workflows.codes_keys import ToRoundTogether
 
 
 @final
@@ -22,23 +22,28 @@ class CodesCache:
 
     cache: Cache
 
-    def codes(self, asked: ToRound) -> list[StoredWeight]:
-        """Codes of each format: found before, or found now and kept.
+    def codes(self, asked: ToRoundTogether) -> list[list[StoredWeight]]:
+        """Codes of each weight and format: found before, or found now and kept.
+
+        Where those of one weight are missing, all that go with it are found again.
 
         Raises:
             OutputError: If the cache cannot be read or written.
         """
-        known = self.weights(asked.key)
-        if known is not None:
+        kept = [self.weights(key) for key in asked.keys]
+        known = [weights for weights in kept if weights is not None]
+        if len(known) == len(kept):
             return known
         found = asked.codes()
-        named = {f"{place:04d}": weight for place, weight in enumerate(found)}
-        content = StoredWeights(asked.rounding.name, named).content
-        self.cache.write(f"{asked.key}.codes", content)
+        name = asked.weights[0].rounding.name
+        for key, before, now in zip(asked.keys, kept, found, strict=True):
+            if before is None:
+                named = {f"{place:04d}": weight for place, weight in enumerate(now)}
+                self.cache.write(f"{key}.codes", StoredWeights(name, named).content)
         return found
 
     def weights(self, key: str) -> list[StoredWeight] | None:
-        """The codes that are kept under the key of a ``ToRound``; ``None``: there are none.
+        """The codes that are kept under a key of ``ToRoundTogether``; ``None``: there are none.
 
         Raises:
             OutputError: If the file cannot be read.

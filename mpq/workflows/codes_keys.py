@@ -1,9 +1,10 @@
 """What determines codes, as checksums: under which names they are kept."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final, final
+from typing import Final, Self, final
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from mpq.workflows.cache_keys import arithmetic, code_of, key_of, network_parts
 
 OF_CODES: Final = ("quantization", "rounding")
 """Folders of mpq that decide what a weight and a second moment become."""
+NUMBERS_TOGETHER: Final = 1 << 20
+"""That are held of weights which are rounded side by side, as small ones take as long as one."""
 
 
 @final
@@ -44,13 +47,16 @@ class ToRound:
     numerics: Numerics
     rounding: WeightRounding
 
-    def codes(self) -> list[StoredWeight]:
-        """Of each format."""
-        with torch.no_grad():
-            found = self.rounding.codes(
-                self.target, self.moment, self.formats, self.grids, self.numerics
-            )
-        return [codes.stored(self.rows) for codes in found]
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rows of a group, inputs, and inputs of a block of the moment: see ``ToRoundTogether``."""
+        return len(self.target) // len(self.moment), self.target.shape[1], self.moment.shape[-1]
+
+    @property
+    def size(self) -> int:
+        """Numbers that are held: of the moment, or of the rows in all formats."""
+        of_group, inputs, block = self.shape
+        return len(self.moment) * inputs * max(block, of_group * len(self.formats))
 
     @cached_property
     def key(self) -> str:
@@ -75,8 +81,67 @@ class ToRound:
         )
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class ToRoundTogether:
+    """Weights of one shape that go through all steps side by side.
+
+    Args:
+        weights: One or more, which have formats, numerics and rounding in common.
+    """
+
+    weights: Sequence[ToRound]
+
+    @classmethod
+    def of(cls, weights: Iterable[ToRound]) -> Iterator[Self]:
+        """All weights, those of a shape together as far as memory goes."""
+        waiting: dict[tuple[int, int, int], list[ToRound]] = {}
+        for weight in weights:
+            members = waiting.setdefault(weight.shape, [])
+            if members and sum(x.size for x in members) + weight.size > NUMBERS_TOGETHER:
+                yield cls([*members])
+                members.clear()
+            members.append(weight)
+            if weight.size >= NUMBERS_TOGETHER:
+                yield cls(waiting.pop(weight.shape))
+        yield from (cls(members) for members in waiting.values())
+
+    def codes(self) -> list[list[StoredWeight]]:
+        """Of each weight, of each format."""
+        first = self.weights[0]
+        with torch.no_grad():
+            found = first.rounding.codes_together(
+                [weight.target for weight in self.weights],
+                [weight.moment for weight in self.weights],
+                first.formats,
+                [weight.grids for weight in self.weights],
+                first.numerics,
+            )
+        return [
+            [codes.stored(weight.rows) for codes in each]
+            for weight, each in zip(self.weights, found, strict=True)
+        ]
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """Of each weight the SHA-256 of all that its codes depend on, down to the last bits.
+
+        These may depend on the weights beside it, as they do on formats.
+        """
+        own = [weight.key for weight in self.weights]
+        if len(own) == 1:
+            return own
+        beside = json.dumps(own)
+        parts = ({"own": key, "place": str(i), "beside": beside} for i, key in enumerate(own))
+        return [key_of(part) for part in parts]
+
+
 def network_key(
-    on: Estimation, rounding: WeightRounding, formats: Sequence[TensorFormat], seed: int
+    on: Estimation,
+    rounding: WeightRounding,
+    formats: Sequence[TensorFormat],
+    seed: int,
+    shown: str,
 ) -> str:
     """SHA-256 of what determines the codes of all layers, their second moments included.
 
@@ -85,6 +150,7 @@ def network_key(
         rounding: How codes are found.
         formats: That all weights are rounded to.
         seed: Of the probes that guide the second moments.
+        shown: Which of the examples codes are found with.
     """
     plain = replace(on.quantizer, stored={})
     return key_of(
@@ -94,5 +160,6 @@ def network_key(
             "by": repr(rounding),
             "by_code": code_of((), rounding),
             "seed": str(seed),
+            "shown": shown,
         }
     )

@@ -28,7 +28,7 @@ from mpq.sensitivity.passes.paired_moments import PairedMoments, paired_moments
 from mpq.sensitivity.passes.row_weights import row_weights
 from mpq.sensitivity.passes.second_moments import POSITIONS
 from mpq.workflows.codes_cache import CodesCache
-from mpq.workflows.codes_keys import ToRound
+from mpq.workflows.codes_keys import ToRound, ToRoundTogether
 from mpq.workflows.own_codes import Cells
 
 STEP: Final = 0.5
@@ -153,7 +153,8 @@ class InOrder:
         asked = ToRound(
             rows, target, moments.moment, [tensor_format], [grid], quantizer.numerics, self.rounding
         )
-        (found,) = asked.codes() if self.kept is None else self.kept.codes(asked)
+        alone = ToRoundTogether([asked])
+        ((found,),) = alone.codes() if self.kept is None else self.kept.codes(alone)
         return found
 
 

@@ -1,6 +1,6 @@
 """Every layer's weight at every candidate, rounded with regard to the calibration examples."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, final
 
@@ -15,20 +15,17 @@ from mpq._support.paired_gains import (
     standard_error,
 )
 from mpq._support.progress import track
-from mpq.errors import GradientError
-from mpq.network.examples import Calibration
-from mpq.network.folds import folds
 from mpq.network.modules import weight_of
 from mpq.network.weight_layout import layout_of
 from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat, spell_weight
 from mpq.quantization.stored import StoredWeight
 from mpq.rounding import AutoRounding, Nearest, WeightRounding
 from mpq.sensitivity import Estimation
-from mpq.sensitivity.passes.second_moments import SecondMoments, second_moments
 from mpq.workflows.codes_cache import CodesCache
-from mpq.workflows.codes_keys import ToRound, network_key
+from mpq.workflows.codes_keys import ToRound, ToRoundTogether, network_key
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
+from mpq.workflows.shown_examples import Share, Shown, shares
 
 SINGLE: Final = (
     "auto tries codes on calibration examples that they were not found with, and there is a single "
@@ -65,9 +62,11 @@ def rounded_weights(
 
     Layers that share a weight are looked at once, and get the same codes. Takes a forward and a
     backward pass over the calibration examples, and a second moment ``[K, K]`` for every layer;
-    ``auto`` takes it twice, and six forward passes over a share of them, or more where few bits
-    break the network (``MOST_PARTS``); where one share does not tell, for the others as well. Of a
-    network that cannot be differentiated the second moments are the plain ones.
+    ``auto`` keeps one for each share of the examples, where they fit into memory, or else makes
+    these passes for every trial. A trial takes six forward passes over a share of the examples, or
+    more where few bits break the network (``MOST_PARTS``); where one share does not tell, there is
+    one for each of the others as well. Of a network that cannot be differentiated the second
+    moments are the plain ones.
 
     Args:
         on: Network, calibration examples, candidates, and the quantizer whose grids scales start
@@ -80,13 +79,34 @@ def rounded_weights(
     if isinstance(rounding, Nearest) or not formats:
         return RoundedWeights()
     if not isinstance(rounding, AutoRounding):
-        return rounded_by_all(on, rounding, formats, seed, kept)
+        return rounded_by_all(Shown.all_of(on, seed), rounding, formats, seed, kept)
     if on.data.num_examples < 2:
         return RoundedWeights(to_nearest=dict.fromkeys(on.names, SINGLE))
-    helped = _helped(on, rounding, formats, seed, kept)
+    every, left_out = shares(on, rounding.share, seed)
+    helped = _told(on, rounding, formats, seed, left_out, kept)
     unhelped = tuple(spell_weight(f) for f in formats if f not in helped)
-    found = rounded_by_all(on, rounding, helped, seed, kept) if helped else RoundedWeights()
+    found = rounded_by_all(every, rounding, helped, seed, kept) if helped else RoundedWeights()
     return replace(found, unhelped=unhelped)
+
+
+def _told(
+    on: Estimation,
+    rounding: AutoRounding,
+    formats: Sequence[TensorFormat],
+    seed: int,
+    left_out: Sequence[Share],
+    kept: CodesCache | None,
+) -> list[TensorFormat]:
+    """What the trial said, once for all searches that keep it."""
+    if kept is None:
+        return _helped(on, rounding, formats, seed, left_out, kept)
+    name = network_key(on, rounding, formats, seed, "trial")
+    known = kept.record(name)
+    if known is None:
+        helped = _helped(on, rounding, formats, seed, left_out, kept)
+        known = {"helped": [formats.index(f) for f in helped]}
+        kept.keep_record(name, known)
+    return [formats[index] for index in known["helped"]]
 
 
 def _helped(
@@ -94,6 +114,7 @@ def _helped(
     rounding: AutoRounding,
     formats: Sequence[TensorFormat],
     seed: int,
+    left_out: Sequence[Share],
     kept: CodesCache | None,
 ) -> list[TensorFormat]:
     """Formats in which weights are rounded with regard to data: all, or none, or all but a few.
@@ -104,7 +125,7 @@ def _helped(
     left = list(formats)
     while left:
         tried = _spread(left)
-        worse = _unhelped(on, rounding, tried, seed, kept)
+        worse = _unhelped(on, rounding, tried, seed, left_out, kept)
         if not worse:
             return left
         if worse != tried[:1]:
@@ -125,6 +146,7 @@ def _unhelped(
     rounding: AutoRounding,
     formats: Sequence[TensorFormat],
     seed: int,
+    left_out: Sequence[Share],
     kept: CodesCache | None,
 ) -> list[TensorFormat]:
     """Formats in which the network loses more on examples that its codes were not found with.
@@ -133,10 +155,10 @@ def _unhelped(
     does not say that all is well, the other parts are left out in turn as well.
     """
 
-    def tried(share: tuple[Calibration, Calibration]) -> dict[TensorFormat, Array]:
+    def tried(share: Share) -> dict[TensorFormat, Array]:
         return _left_out(on, rounding, formats, seed, share, kept)
 
-    first, *others = folds(on.data, rounding.share)
+    first, *others = left_out
     found = tried(first)
     # No gains at all: no layer has codes of its own, which is said layer by layer.
     if not found or (not _worse(found) and _is_helped(found)):
@@ -160,12 +182,12 @@ def _left_out(
     rounding: AutoRounding,
     formats: Sequence[TensorFormat],
     seed: int,
-    share: tuple[Calibration, Calibration],
+    share: Share,
     kept: CodesCache | None,
 ) -> dict[TensorFormat, Array]:
     """``[N]`` gains of every format, on examples that codes were not found with."""
     seen, unseen = share
-    trial = rounded_by_all(replace(on, data=seen), rounding, formats, seed, kept)
+    trial = rounded_by_all(seen, rounding, formats, seed, kept)
     if not trial.stored:
         return {}
     original = Reference(on.network.module, unseen, on.network.metric, on.network.allow_randomness)
@@ -178,8 +200,8 @@ def _left_out(
 def _gains(by_nearest: Evaluator, by_trial: Evaluator, tensor_format: TensorFormat) -> Array:
     """``[N]`` of examples: how much less the network loses by the trial, of what it loses at all.
 
-    Where all layers at once break it, which says nothing of them, by every fourth layer and so on,
-    or by as many parts of them as it takes.
+    Where all layers at once break it either way, which says nothing of them, by every fourth layer
+    and so on, or by as many parts of them as it takes. Where one way alone does, it is the worse.
     """
     names = [layer.name for layer in by_nearest.network.layers]
     # Inputs stay as they are: it is the weights' rounding that is asked about.
@@ -191,38 +213,48 @@ def _gains(by_nearest: Evaluator, by_trial: Evaluator, tensor_format: TensorForm
             np.array([e.measure(part).by_example for part in parts])  # [parts, N]
             for e in (by_nearest, by_trial)
         )
-        worst = max(nearest.mean(), tried.mean())
-        if worst <= by_nearest.reference.uninformed or num_parts == most:
+        least = min(nearest.mean(), tried.mean())
+        if least <= by_nearest.reference.uninformed or num_parts == most:
             return relative_gains(nearest.sum(axis=0), tried.sum(axis=0))
         num_parts = min(4 * num_parts, most)
 
 
 def rounded_by_all(
-    on: Estimation,
+    shown: Shown,
     rounding: WeightRounding,
     formats: Sequence[TensorFormat],
     seed: int,
     kept: CodesCache | None = None,
 ) -> RoundedWeights:
-    """The weights of all layers in some formats, by all of the examples and without a trial.
+    """The weights of all layers in some formats, by all examples that are shown, without a trial.
 
     With ``kept``, layers that were rounded before are not rounded again; where all were, no pass is
     made at all (``network_key``).
     """
-    name = "" if kept is None else network_key(on, rounding, formats, seed)
+    on = shown.on
+    name = "" if kept is None else network_key(on, rounding, formats, seed, shown.name)
     known = None if kept is None else _known(kept, name, formats)
     if known is not None:
         return known
-    moments = _moments(on, seed)
+    moments = shown.moments()
     found: dict[tuple[str, TensorFormat], StoredWeight] = {}
     keys: dict[str, str] = {}
-    for layers in track(_sharing(on, moments.missing), "rounding weights"):
-        asked = _to_round(on, layers[0], moments.values[layers[0]], formats, rounding)
-        weights = asked.codes() if kept is None else kept.codes(asked)
-        for layer in layers:
-            found |= {(layer, f): w for f, w in zip(formats, weights, strict=True)}
-        if kept is not None:
-            keys |= dict.fromkeys(layers, asked.key)
+    sharing = _sharing(on, moments.missing)
+    layers_of: dict[int, list[str]] = {}
+
+    def weights() -> Iterator[ToRound]:
+        for layers in track(sharing, "rounding weights"):
+            asked = _to_round(on, layers[0], moments.values[layers[0]], formats, rounding)
+            layers_of[id(asked)] = layers
+            yield asked
+
+    for together in ToRoundTogether.of(weights()):
+        codes = together.codes() if kept is None else kept.codes(together)
+        for place, (asked, own) in enumerate(zip(together.weights, codes, strict=True)):
+            layers = layers_of.pop(id(asked))
+            found |= {(x, f): w for x in layers for f, w in zip(formats, own, strict=True)}
+            if kept is not None:
+                keys |= dict.fromkeys(layers, together.keys[place])
     made = RoundedWeights(found, dict(moments.missing), unguided=dict(moments.unguided))
     if kept is not None:
         record = {"codes": keys, "to_nearest": made.to_nearest, "unguided": made.unguided}
@@ -251,17 +283,6 @@ def _sharing(on: Estimation, missing: Collection[str]) -> list[list[str]]:
         if layer.name not in missing:
             found.setdefault(layer.weight_of or layer.name, []).append(layer.name)
     return list(found.values())
-
-
-def _moments(on: Estimation, seed: int) -> SecondMoments:
-    """Guided by the loss where it has gradients; else plain, and why."""
-    try:
-        return second_moments(on, seed=seed)
-    except GradientError as error:
-        found = second_moments(on, guidance=0.0)
-        # The cause alone: the error advises another estimator, which has nothing to do with this.
-        why = f"the network cannot be differentiated: {error.cause}"
-        return replace(found, unguided=dict.fromkeys(found.values, why))
 
 
 def _to_round(

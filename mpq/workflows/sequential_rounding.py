@@ -20,6 +20,7 @@ from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.in_order import InOrder
 from mpq.workflows.own_codes import OwnCodes
 from mpq.workflows.rounded_weights import rounded_by_all
+from mpq.workflows.shown_examples import Shown
 from mpq.workflows.trial_record import TrialRecord
 
 UNSEEN_SHARE: Final = 0.25
@@ -123,7 +124,11 @@ def _left_out(in_order: InOrder, seen: Calibration, unseen: Calibration) -> tupl
     used = {p.weight for p in precisions.values()}
     chosen = dict.fromkeys(f for _, f in on.quantizer.stored if f in used)
     stored = rounded_by_all(
-        shown, in_order.rounding, list(chosen), in_order.seed, in_order.kept
+        Shown.all_of(shown, in_order.seed),
+        in_order.rounding,
+        list(chosen),
+        in_order.seed,
+        in_order.kept,
     ).stored
     parallel = replace(on.quantizer, stored=stored)
     again, _ = replace(in_order, on=replace(shown, quantizer=parallel)).codes()

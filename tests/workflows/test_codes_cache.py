@@ -21,7 +21,7 @@ from mpq.cli.__main__ import app
 from mpq.errors import OutputError
 from mpq.quantization.numerics import Numerics
 from mpq.quantization.stored import StoredWeight
-from mpq.workflows import rounded_weights as rounded_weights_module
+from mpq.workflows import shown_examples
 from mpq.workflows.codes_cache import CodesCache
 from mpq.workflows.codes_keys import ToRound
 from mpq.workflows.rounded_weights import RoundedWeights
@@ -103,7 +103,7 @@ def test_a_second_run_makes_no_pass(
 ) -> None:
     """Not even second moments are collected."""
     expected = rounded(net, tmp_path)
-    monkeypatch.setattr(rounded_weights_module, "second_moments", None)
+    monkeypatch.setattr(shown_examples, "PartialMoments", None)
 
     assert same(rounded(net, tmp_path), expected)
 

@@ -111,7 +111,9 @@ def read_gradients(
     with tapped(network, batch.size, reader), torch.enable_grad():
         outputs = network.outputs(batch)
         check_reached(outputs)
-        outputs.backward(probe_of(outputs.detach()))
+        # Of a number, whose gradient is the probe: to be given one, torch loads symbolic shapes,
+        # which takes a second.
+        (outputs * probe_of(outputs.detach())).sum().backward()
     return outputs.detach()
 
 

@@ -17,8 +17,9 @@ from mpq.sensitivity.passes.forward_pass import read_first
 from mpq.sensitivity.passes.gram import Gram, add_crossed
 from mpq.sensitivity.passes.input_columns import input_columns
 from mpq.sensitivity.passes.looking import Looking
+from mpq.sensitivity.passes.moment_mixing import mixing_factors
 from mpq.sensitivity.passes.operator_calls import operator_call
-from mpq.sensitivity.passes.second_moments import POSITIONS, mixing_factors, moment_shape
+from mpq.sensitivity.passes.second_moments import POSITIONS, moment_shape
 
 
 @final

@@ -23,9 +23,13 @@ class Probes:
         metric: That of the network, not softened.
         temperature: See ``OutputMetric.softened``.
         seed: Seed of the signs; examples get the same ones in batches of any size.
+        has_scale: Whether the scale is wanted, for which every probe is drawn twice.
     """
 
-    def __init__(self, metric: OutputMetric, temperature: float, seed: int) -> None:
+    def __init__(
+        self, metric: OutputMetric, temperature: float, seed: int, has_scale: bool = True
+    ) -> None:
+        self._has_scale = has_scale
         self._plain, self._softened = metric, metric.softened(temperature)
         # A stream for every probe of a batch, so that batches of any size draw alike.
         self._streams = Streams(seed)
@@ -39,6 +43,8 @@ class Probes:
         # A metric without probabilities, or a temperature of 1: the scale is 1 by definition.
         if self._softened == self._plain:
             return self._plain.probe(outputs, weights, generator)
+        if original is None and not self._has_scale:
+            return self._softened.probe(outputs, weights, generator)
         state = generator.get_state()
         # Common signs take most of the noise out of the ratio. Both lengths are those at the
         # original, also around an incumbent, so that all rounds of a search have one scale.

@@ -37,7 +37,7 @@ def row_weights(
         GradientError: If the network cannot be differentiated.
     """
     reader = _Reader(names, Looking.of(on, positions))
-    probes, batches = Probes(on.network.metric, TEMPERATURE, seed), 0
+    probes, batches = Probes(on.network.metric, TEMPERATURE, seed, has_scale=False), 0
     for batch in on.batches("gradients"):
         read_gradients(on.network, batch, reader, partial(probes.draw, batch, None, 0))
         reader.first += batch.size

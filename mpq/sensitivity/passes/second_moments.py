@@ -1,26 +1,26 @@
 """Second moments of what the rows of every weight meet, plain and guided by the loss."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
-from typing import Any, Final, final
+from typing import Any, Final, Self, final
 
-import torch
 from torch import Tensor, nn
 
 from mpq.errors import InputError
+from mpq.network.examples import Calibration
 from mpq.network.layer import Layer
 from mpq.network.modules import hooks, weight_of
 from mpq.network.own_forward import is_computed_again
 from mpq.network.weight_layout import layout_of
-from mpq.rounding.diagonal_blocks import diagonal
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
 from mpq.sensitivity.passes.forward_pass import read_batch
 from mpq.sensitivity.passes.layer_moments import EmbeddingMoments, LayerMoments, MatrixMoments
 from mpq.sensitivity.passes.looking import Looking
+from mpq.sensitivity.passes.moment_mixing import Collected, Mixing, SecondMoments
 from mpq.sensitivity.passes.operator_calls import operator_call
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
 
@@ -32,27 +32,6 @@ POSITIONS: Final = 128
 """A moment of ``K`` inputs is known well enough from several times ``K`` positions: GPTQ takes
 128 texts of 2048 tokens for up to 49152 inputs. A convolution of few channels over many images has
 thousands of times as many, and the product of all takes longer than the network."""
-
-OVER: Final = "are beyond float32, or a number is NaN or infinite"
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class SecondMoments:
-    """How much an error in a layer's weight matters, as a quadratic form of each of its rows.
-
-    Args:
-        values: Layer to ``[G, K, k]``, float32 on the CPU, symmetric: of the inputs that the ``K``
-            weights of a row meet, in the order of ``RowLayout.to_rows``; ``k = K``, or the inputs
-            of a block along the diagonal (``moment_shape``). Of ``O`` rows the first ``O / G`` are
-            the first group's, and so on. Layers that share a weight have one tensor.
-        missing: Layer to the sentence that says why it has none.
-        unguided: Layer to why its moment is the plain one, though a guided one was asked for.
-    """
-
-    values: Mapping[str, Tensor]
-    missing: Mapping[str, str]
-    unguided: Mapping[str, str]
 
 
 def second_moments(
@@ -110,18 +89,81 @@ def second_moments(
         InputError: If the guidance is no share, or a number of inputs or positions makes no sense.
         GradientError: If the network cannot be differentiated.
     """
-    if not 0 <= guidance <= 1:
-        raise InputError(f"guidance is a share from 0 to 1; got {guidance}")
-    if dense_inputs < 1 or positions < 0:
-        raise InputError(
-            "second moments need dense_inputs >= 1 and positions >= 1, or 0 for all positions; got "
-            f"{dense_inputs} and {positions}"
-        )
-    collecting = _Collecting(on, dense_inputs, positions, is_guided=guidance > 0)
-    if guidance:
-        collecting.read_backward(Probes(on.network.metric, TEMPERATURE, seed))
-    collecting.read_forward()
-    return _Mixing(on, collecting, guidance).result()
+    collected = PartialMoments.of(on, [on.data], guidance, dense_inputs, positions, seed)
+    return collected.total([0], is_last=True)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class PartialMoments:
+    """What parts of the examples add to the second moments, of which any may be summed up.
+
+    The probes, and the positions of convolutions that are looked at, are those of all examples.
+
+    Args:
+        on: The network and all examples.
+        guidance: As in ``second_moments``.
+        parts: What was collected from each.
+    """
+
+    on: Estimation
+    guidance: float
+    parts: Sequence[Collected]
+
+    @classmethod
+    def of(
+        cls,
+        on: Estimation,
+        data: Sequence[Calibration],
+        guidance: float = 0.5,
+        dense_inputs: int = DENSE_INPUTS,
+        positions: int = POSITIONS,
+        seed: int = 0,
+    ) -> Self:
+        """Collects them in one forward and one backward pass over all parts.
+
+        Takes the memory of ``second_moments`` for each part.
+
+        Args:
+            on: As in ``second_moments``.
+            data: Consecutive parts, which are all of its examples.
+            guidance: As in ``second_moments``, and what follows.
+            dense_inputs: See there.
+            positions: See there.
+            seed: See there.
+
+        Raises:
+            InputError: As there.
+            GradientError: As there.
+        """
+        if not 0 <= guidance <= 1:
+            raise InputError(f"guidance is a share from 0 to 1; got {guidance}")
+        if dense_inputs < 1 or positions < 0:
+            raise InputError(
+                "second moments need dense_inputs >= 1 and positions >= 1, or 0 for all positions; "
+                f"got {dense_inputs} and {positions}"
+            )
+        probes = Probes(on.network.metric, TEMPERATURE, seed, has_scale=False)
+        looking, first, found = Looking.of(on, positions), 0, []
+        for part in data:
+            shown = replace(on, data=part)
+            collecting = _Collecting(shown, dense_inputs, looking, first, is_guided=guidance > 0)
+            if guidance:
+                collecting.read_backward(probes)
+            collecting.read_forward()
+            found.append(collecting.collected)
+            first += part.num_examples
+        return cls(on, guidance, found)
+
+    def total(self, indices: Sequence[int], is_last: bool = False) -> SecondMoments:
+        """The second moments of some parts' examples.
+
+        Args:
+            indices: Which parts, at least one.
+            is_last: Whether nothing else will be asked: memory is given back layer by layer.
+        """
+        parts = [self.parts[i] for i in indices]
+        return Mixing(self.on, parts, self.guidance, is_last).result()
 
 
 def moment_shape(
@@ -151,16 +193,23 @@ def moment_shape(
 class _Collecting:
     """Reads every call of every layer that can have a moment."""
 
-    def __init__(self, on: Estimation, dense_inputs: int, positions: int, is_guided: bool) -> None:
+    def __init__(
+        self, on: Estimation, dense_inputs: int, looking: Looking, first: int, is_guided: bool
+    ) -> None:
         self.moments: dict[str, LayerMoments] = {}
         self.missing: dict[str, str] = {}
         for layer in on.network.layers:
             layer_module = on.network.layer_module(layer.name)
             self.moments[layer.name] = _empty(layer, layer_module, dense_inputs, is_guided)
-        self._on, self._looking = on, Looking.of(on, positions)
-        self._first = 0  # example of the batch that is read
+        self._on, self._looking = on, looking
+        self._start = self._first = first  # example of the batch that is read
         self.calls = Counter[str]()
         self._reads = Counter[str]()
+
+    @property
+    def collected(self) -> Collected:
+        """What there is so far."""
+        return Collected(self.moments, self.missing, set(self.calls), self._on.data.num_examples)
 
     def read_backward(self, probes: Probes) -> None:
         """Plain and guided moments."""
@@ -185,7 +234,7 @@ class _Collecting:
             self.moments[name].forget_plain()
         if not self._unread:
             return
-        self._first = 0
+        self._first = self._start
         for batch in self._on.batches("second moments"):
             read_batch(self._on.network, batch, self._read_call)
             self._first += batch.size
@@ -237,107 +286,3 @@ def _empty(
     if layer.kind == "embedding":
         return EmbeddingMoments(rows, shape)
     return MatrixMoments(layer_module, shape, is_guided)
-
-
-class _Mixing:
-    """From sums to means, from plain and guided moments to one, from layers to weights."""
-
-    def __init__(self, on: Estimation, collected: _Collecting, guidance: float) -> None:
-        self._on, self._collected, self._guidance = on, collected, guidance
-        self._values: dict[str, Tensor] = {}
-        self._missing = dict(collected.missing)
-        self._unguided: dict[str, str] = {}
-
-    def result(self) -> SecondMoments:
-        """Of all layers, those that share a weight together."""
-        sharing: dict[str, list[Layer]] = {}
-        for layer in self._on.network.layers:
-            sharing.setdefault(layer.weight_of or layer.name, []).append(layer)
-        for layers in sharing.values():
-            self._add(layers)
-        return SecondMoments(self._values, self._missing, self._unguided)
-
-    def _add(self, layers: Sequence[Layer]) -> None:
-        reached = [x for x in layers if x.name in self._collected.calls]
-        first = next((x for x in reached if x.kind != "embedding"), None)
-        if first is None:
-            for layer in layers:
-                self._missing.setdefault(layer.name, _alone(layer, layer in reached))
-            return
-        # Their rows are the same: layers of other layouts have a weight of their own.
-        alike = [x for x in layers if x.groups == first.groups]
-        value = self._mixed([x.name for x in reached if x in alike])
-        for layer in layers:
-            if value is None:
-                self._missing[layer.name] = f"squares of what layer {first.name!r} reads {OVER}"
-            elif layer in alike:
-                self._values[layer.name] = value
-                self._missing.pop(layer.name, None)
-            else:
-                self._missing[layer.name] = (
-                    f"layer {layer.name!r} shares its weight with {first.name!r}, whose rows lie "
-                    f"in other groups ({first.groups}, not {layer.groups})"
-                )
-
-    def _mixed(self, names: Sequence[str]) -> Tensor | None:
-        # Taken out, so that large ones go when they have been read.
-        moments = [self._collected.moments.pop(name) for name in names]
-        found = _total(m.plain() for m in moments)
-        if not _is_finite(found):
-            return None
-        if self._guidance:
-            guided = _total(m.guided() for m in moments)
-            if not _is_finite(guided):
-                why = f"squares of the gradient of its output, times what it reads, {OVER}"
-                self._unguided |= dict.fromkeys(names, why)
-                return found.div_(self._on.data.num_examples)
-            if found.any() and not guided.any():
-                self._unguided |= dict.fromkeys(names, "no gradient reaches it")
-            found = _with_equal_traces(found, guided, self._guidance)
-        return found.div_(self._on.data.num_examples)
-
-
-def _total(parts: Iterable[Tensor]) -> Tensor:
-    """``[G, K, k]`` on the CPU."""
-    first, *others = (part.cpu() for part in parts)
-    for other in others:
-        first += other
-    return first
-
-
-def _alone(layer: Layer, is_reached: bool) -> str:
-    if not is_reached:
-        return f"layer {layer.name!r} is reached by no example"
-    return (
-        f"layer {layer.name!r} is an embedding: each of its rows is looked up alone and all its "
-        "numbers count alike, so that the nearest code is the best"
-    )
-
-
-def _is_finite(moment: Tensor) -> bool:
-    # Both are NaN where a number is; no copy of the moment is made.
-    return all(bool(end.isfinite()) for end in moment.aminmax())
-
-
-def _with_equal_traces(plain: Tensor, guided: Tensor, guidance: float) -> Tensor:
-    """``[G, K, k]``, group by group, in the memory of the first."""
-    factors = mixing_factors(plain, guided, guidance)
-    for moment, factor in zip((plain, guided), factors, strict=True):
-        moment.mul_(factor[:, None, None])
-    return plain.add_(guided)
-
-
-def mixing_factors(plain: Tensor, guided: Tensor, guidance: float) -> tuple[Tensor, Tensor]:
-    """What each of two moments ``[G, K, k]`` is multiplied with in their mix: ``[G]`` twice.
-
-    Args:
-        plain: The plain moments, whose traces the mix has.
-        guided: The guided moments.
-        guidance: Share of the guided ones.
-    """
-    traces, others = (diagonal(m).double().sum(dim=1) for m in (plain, guided))
-    scale = (traces / others).float()  # [G]
-    # Where no gradient arrives (or one that vanishes beside the inputs) there is nothing to mix.
-    share = torch.where(scale.isfinite(), guidance, 0.0)
-    scale = torch.where(scale.isfinite(), scale, 0.0)
-    return 1 - share, share * scale

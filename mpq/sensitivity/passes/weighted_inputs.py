@@ -44,7 +44,8 @@ class WeightedInputs:
         Raises:
             GradientError: If the network cannot be differentiated.
         """
-        reader, probes = _Reader(Samples(formats)), Probes(network.metric, TEMPERATURE, self.seed)
+        reader = _Reader(Samples(formats))
+        probes = Probes(network.metric, TEMPERATURE, self.seed, has_scale=False)
         for batch in track(network.batches(data), "activation ranges", data.num_batches):
             read_gradients(network, batch, reader, partial(probes.draw, batch, None, 0))
         found = reader.samples.of()

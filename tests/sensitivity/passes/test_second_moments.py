@@ -24,11 +24,10 @@ from mpq.rounding.diagonal_blocks import blocks
 from mpq.sensitivity import Estimation
 from mpq.sensitivity.passes import input_columns
 from mpq.sensitivity.passes.gram import Gram
+from mpq.sensitivity.passes.moment_mixing import OVER, SecondMoments
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
 from mpq.sensitivity.passes.second_moments import (
     ALIGNMENT,
-    OVER,
-    SecondMoments,
     moment_shape,
     second_moments,
 )

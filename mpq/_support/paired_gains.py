@@ -10,6 +10,8 @@ from mpq._support.arrays import Array
 
 LEVEL: Final = 0.05
 """How often a gain is called one that is none."""
+ALIKE: Final = 1e-5
+"""Standard error, as a share of the mean, up to which examples are one and the same."""
 
 
 def relative_gains(before: Array, after: Array) -> Array:
@@ -21,8 +23,10 @@ def relative_gains(before: Array, after: Array) -> Array:
 def is_above_chance(gains: Array, level: float = LEVEL) -> bool:
     """Whether a mean of paired differences ``[N]`` is above 0: Student's t, one-sided."""
     error = standard_error(gains)
-    # Examples that are all alike prove as little as a single one.
-    return error > 0 and bool(stdtr(len(gains) - 1, gains.mean() / error) > 1 - level)
+    # Examples that are all alike prove as little as a single one; their last digits may differ.
+    if error <= ALIKE * abs(gains.mean()):
+        return False
+    return bool(stdtr(len(gains) - 1, gains.mean() / error) > 1 - level)
 
 
 def standard_error(values: Array) -> float:

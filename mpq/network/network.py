@@ -36,6 +36,7 @@ from mpq.network.reach import Reach
 from mpq.network.refusals import refused_modules
 from mpq.network.same_start import begin_alike
 from mpq.network.tied_calls import find_tied_calls, tie_calls
+from mpq.network.weight_layout import RowLayout, layout_of
 from mpq.network.writes import parameters_kept
 
 _TOLD = 3
@@ -225,6 +226,15 @@ class Network:
     def weight(self, name: str) -> Tensor:
         """The weight of a layer, detached."""
         return weight_of(self.layer_module(name)).detach()
+
+    @property
+    def shared_weights(self) -> dict[str, str]:
+        """Layers that have another one's parameter, read as rows in the same way: the first one."""
+        first: dict[tuple[int, RowLayout], str] = {}
+        modules = {layer.name: self.layer_module(layer.name) for layer in self.layers}
+        keys = {name: (id(weight_of(m)), layout_of(m)) for name, m in modules.items()}
+        found = {name: first.setdefault(key, name) for name, key in keys.items()}
+        return {name: other for name, other in found.items() if name != other}
 
     def outputs(self, batch: Batch) -> Tensor:
         """``[N, P, C]`` for a batch that is on the network's device."""

@@ -50,19 +50,20 @@ class Grid:
         """``[O]`` int32: the same where codes are signed, also affine ones."""
         return self.unsigned_zero_point - (1 << self.number.bits - 1)
 
-    def part(self, rows: slice, num_rows: int) -> "Grid":
+    def part(self, rows: slice | Tensor, num_rows: int) -> "Grid":
         """The grid of some of a weight's ``num_rows`` channels, each of which has as many scales.
 
         One scale of the whole weight is that of every part.
         """
         if len(self.scale) == 1:
             return self
-        each = len(self.scale) // num_rows
-        first, last, _ = rows.indices(num_rows)
-        some = slice(first * each, last * each)
-        second = None if self.second is None else self.second.mapped(lambda x: x[some])
-        levels = None if self.levels is None else self.levels[some]
-        scale, zero_point = self.scale[some], self.zero_point[some]
+
+        def some(values: Tensor) -> Tensor:
+            return values.view(num_rows, -1)[rows].flatten()
+
+        second = None if self.second is None else self.second.mapped(some)
+        levels = None if self.levels is None else self.levels[rows]
+        scale, zero_point = some(self.scale), some(self.zero_point)
         return replace(self, scale=scale, zero_point=zero_point, second=second, levels=levels)
 
     def round(self, rows: Tensor, work: Tensor | None = None) -> Tensor:

@@ -24,7 +24,12 @@ from mpq.quantization.numerics import OWN, Numerics
 from mpq.quantization.observer import ActivationRanges, RoundsInputs
 from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS
-from mpq.quantization.rounding import quantize_activation, quantize_rows, weight_grid
+from mpq.quantization.rounding import (
+    quantize_activation,
+    quantize_some,
+    row_tiles,
+    weight_grid,
+)
 from mpq.quantization.stored import StoredWeight
 from mpq.quantization.straight_through import straight_through
 
@@ -39,6 +44,8 @@ class Quantizer:
         weight_range: How a weight's range is chosen, as ``RANGE_METHODS`` takes it.
         numerics: How scales are stored and tokens rounded where the numbers run.
         stored: Weights that were rounded with regard to data; all others are rounded to nearest.
+        shared: Layers whose weight is that of another one (``Network.shared_weights``), and which:
+            its range is searched for once.
     """
 
     ranges: ActivationRanges
@@ -47,6 +54,7 @@ class Quantizer:
     stored: Mapping[tuple[str, TensorFormat], StoredWeight] = field(
         default_factory=dict, repr=False
     )
+    shared: Mapping[str, str] = field(default_factory=dict, repr=False)
     _grids: dict[tuple[str, TensorFormat], Grid] = field(default_factory=dict, repr=False)
     _checked: set[str] = field(default_factory=set, repr=False)
 
@@ -67,12 +75,35 @@ class Quantizer:
             return weight
         layout = layout_of(layer_module)
         rows = layout.to_rows(weight)
-        kept = self._kept(name, rows, tensor_format)
-        if kept is None:
-            rounded = quantize_rows(rows, tensor_format, self._grid(name, rows, tensor_format))
-        else:
-            rounded = kept.numbers().to(rows.device, rows.dtype)
-        return layout.from_rows(rounded, tuple(weight.shape))
+        found = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+        for some in row_tiles(rows):
+            found[some] = self.rounded_rows(name, rows, tensor_format, some)
+        return layout.from_rows(found, tuple(weight.shape))
+
+    def rounded_rows(
+        self,
+        name: str,
+        rows: Tensor,
+        tensor_format: TensorFormat,
+        some: slice | Tensor,
+        work: Tensor | None = None,
+    ) -> Tensor:
+        """Some channels ``[r, K]`` of a weight after storing it in a format, in its dtype.
+
+        Args:
+            name: The layer's.
+            rows: The whole original weight ``[O, K]``.
+            tensor_format: Any format of weights.
+            some: Which channels.
+            work: Memory of ``r K`` float32 that may be used; see ``mpq.quantization.grid.Grid``.
+        """
+        stored = self._stored(name, rows, tensor_format)
+        if stored is None:
+            grid = self._grid(name, rows, tensor_format)
+            return quantize_some(rows, some, tensor_format, grid, work)
+        index = some if isinstance(some, slice) else some.cpu().numpy()
+        numbers = Codes.of_stored(stored.part(index), tensor_format).numbers()
+        return numbers.to(rows.device, rows.dtype)
 
     def codes(self, name: str, layer_module: nn.Module, tensor_format: TensorFormat) -> Codes:
         """What a weight is stored as, in a format that needs a scale.
@@ -83,9 +114,9 @@ class Quantizer:
             tensor_format: One that needs a scale.
         """
         rows = layout_of(layer_module).to_rows(weight_of(layer_module).detach())
-        kept = self._kept(name, rows, tensor_format)
-        if kept is not None:
-            return kept
+        stored = self._stored(name, rows, tensor_format)
+        if stored is not None:
+            return Codes.of_stored(stored, tensor_format)
         return Codes.of(rows, tensor_format, self.grid(name, rows, tensor_format))
 
     def grid(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> Grid:
@@ -94,12 +125,10 @@ class Quantizer:
         assert found is not None
         return found
 
-    def _kept(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> Codes | None:
+    def _stored(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> StoredWeight | None:
         """Codes that were found with regard to data; refuses those of another weight."""
         stored = self.stored.get((name, tensor_format))
-        if stored is None:
-            return None
-        if name not in self._checked:
+        if stored is not None and name not in self._checked:
             if not stored.is_of(rows.float().cpu().numpy()):
                 raise MismatchError(
                     f"layer {name!r}: its codes were rounded from another weight than this "
@@ -107,11 +136,11 @@ class Quantizer:
                     "with this one"
                 )
             self._checked.add(name)
-        return Codes.of_stored(stored, tensor_format)
+        return stored
 
     def _grid(self, name: str, rows: Tensor, tensor_format: TensorFormat) -> Grid | None:
         # Not by the weight: a quantizer is of one network, whose original weights stay as they are.
-        key = (name, tensor_format)
+        key = (self.shared.get(name, name), tensor_format)
         if tensor_format.number.needs_scale and key not in self._grids:
             method = RANGE_METHODS.build(self.weight_range)
             self._grids[key] = weight_grid(rows, tensor_format, method, self.numerics)

@@ -159,27 +159,46 @@ def quantize_rows(rows: Tensor, tensor_format: TensorFormat, grid: Grid | None) 
         return rows
     found = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
     for some in row_tiles(rows):
-        part = None if grid is None else grid.part(some, len(rows))
-        found[some] = _quantized(rows[some], tensor_format, part)
+        found[some] = quantize_some(rows, some, tensor_format, grid)
     return found
+
+
+def quantize_some(
+    rows: Tensor,
+    some: slice | Tensor,
+    tensor_format: TensorFormat,
+    grid: Grid | None,
+    work: Tensor | None = None,
+) -> Tensor:
+    """Some channels ``[r, K]`` of what ``quantize_rows`` gives.
+
+    Args:
+        rows: The whole weight ``[O, K]``.
+        some: Which of its rows.
+        tensor_format: As in ``quantize_rows``.
+        grid: Of the whole weight.
+        work: Contiguous memory of ``r K`` float32; see ``Grid.round``.
+    """
+    part, number = rows[some], tensor_format.number
+    if tensor_format.is_exact:
+        return part
+    if not number.needs_scale:
+        return round_float(part.float(), number).to(rows.dtype)
+    assert grid is not None
+    shared = sharing_scale(part, tensor_format)
+    if work is not None:
+        work = work.view(shared.shape) if work.numel() == shared.numel() else None
+    rounded = grid.part(some, len(rows)).round(shared, work)
+    if tensor_format.granularity is Granularity.GROUP:
+        # Without the zeros that filled up the last group.
+        return rounded.reshape(len(part), -1)[:, : part.shape[1]]
+    return rounded.reshape(part.shape)
 
 
 def row_tiles(rows: Tensor) -> Iterator[slice]:
     """Which rows of ``[O, K]`` are worked on at once: about 1 MiB in float32, at least one."""
     step = max(1, NUMBERS_AT_ONCE // max(rows.shape[1], 1))
     return (slice(start, min(start + step, len(rows))) for start in range(0, len(rows), step))
-
-
-def _quantized(rows: Tensor, tensor_format: TensorFormat, grid: Grid | None) -> Tensor:
-    number = tensor_format.number
-    if not number.needs_scale:
-        return round_float(rows.float(), number).to(rows.dtype)
-    assert grid is not None
-    rounded = grid.round(sharing_scale(rows, tensor_format))
-    if tensor_format.granularity is Granularity.GROUP:
-        # Without the zeros that filled up the last group.
-        return rounded.reshape(len(rows), -1)[:, : rows.shape[1]]
-    return rounded.reshape(rows.shape)
 
 
 def sharing_scale(rows: Tensor, tensor_format: TensorFormat) -> Tensor:

@@ -56,6 +56,12 @@ class StoredWeight:
     scale_mean: "np.ndarray[Any, np.dtype[np.float32]] | None" = None
     levels: "np.ndarray[Any, np.dtype[np.float16]] | None" = None
 
+    def part(self, rows: "slice | np.ndarray[Any, np.dtype[np.int64]]") -> Self:
+        """Some channels, without what the scales of the whole weight are stored relative to."""
+        levels = None if self.levels is None else self.levels[rows]
+        parts = (self.codes, self.scale, self.zero_point, self.signature)
+        return type(self)(*(part[rows] for part in parts), levels=levels)
+
     def is_of(self, rows: "np.ndarray[Any, Any]") -> bool:
         """Whether these are codes of this weight ``[O, K]``, and not of another checkpoint's."""
         if rows.shape != self.codes.shape:

@@ -14,7 +14,6 @@ from mpq._support.arrays import Array
 from mpq.errors import InputError
 from mpq.network.examples import Batch
 from mpq.network.metric import OutputMetric
-from mpq.network.modules import weight_of
 from mpq.network.network import Network
 from mpq.network.outputs import position_weights
 from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat
@@ -24,10 +23,9 @@ from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
 from mpq.sensitivity.passes.factor_rows import FactorRows
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
+from mpq.sensitivity.passes.weight_changes import WeightChanges, add_products
+from mpq.sensitivity.passes.weight_gradients import CallGradients
 
-_WORK_ELEMENTS = 2**22
-"""Numbers (16 MiB in float32) that one step over examples may spread out: per-example gradients,
-or what a convolution's kernel meets. Larger buffers are slower: they are new memory every time."""
 _CACHED_ELEMENTS = 2**18
 """Numbers (1 MiB in float32) of an input that are rounded at once: nine passes over them stay in
 a core's cache, where passes over a whole batch wait for memory."""
@@ -174,26 +172,15 @@ class _Sketch:
         self.group = 1
         # Within ``quantized`` a layer holds another weight; changes are those of the original.
         self.weights = {name: on.network.weight(name) for name in on.names}
-        self._kept: dict[str, Tensor] = {}  # what several calls of a layer are read with
-        self.by_weight: dict[str, Tensor] = {}  # layer to [N, weight formats]
+        self._calls: dict[str, list[CallGradients]] = {}  # of layers that are called several times
+        self.by_weight: dict[str, Tensor] = {}  # layer to [S, weight formats]
         self.by_input: dict[str, Tensor] = {}  # layer to [N, input formats]
 
-    def _weight_changes(self, name: str) -> Tensor:
-        """``[D, weight formats]``: what each format does to the incumbent's weight."""
-        layer_module = self.on.network.layer_module(name)
-        rounded = partial(self.on.quantizer.weight, name, layer_module, original=self.weights[name])
-        held = rounded(self._held(name).weight)
-        changes = [rounded(tensor_format) - held for tensor_format in self.on.weights.formats]
-        return torch.stack([change.flatten().float() for change in changes], dim=1)
-
-    def _changes_of(self, tap: Tap) -> Tensor:
-        if tap.layer.calls == 1:
-            return self._weight_changes(tap.name)
-        # A recurrent layer is read in every step: rounding its weight anew would take longer than
-        # the step.
-        if tap.name not in self._kept:
-            self._kept[tap.name] = self._weight_changes(tap.name)
-        return self._kept[tap.name]
+    def _weight_changes(self, name: str) -> WeightChanges:
+        """What each format does to the incumbent's weight."""
+        on, layer_module = self.on, self.on.network.layer_module(name)
+        weight, held = self.weights[name], self._held(name).weight
+        return WeightChanges(name, layer_module, weight, held, on.weights.formats, on.quantizer)
 
     def _held(self, name: str) -> Precision:
         return self.incumbent.get(name, ORIGINAL)
@@ -203,12 +190,17 @@ class _Sketch:
         self.group = group
         on, count = self.on, ceil(batch.size / group)
         for name in on.names:
-            self.by_weight[name] = torch.zeros(count, len(on.weights.formats))
+            device = self.weights[name].device
+            self.by_weight[name] = torch.zeros(count, len(on.weights.formats), device=device)
             self.by_input[name] = torch.zeros(batch.size, len(on.inputs.formats))
         with quantized(on.network, self.incumbent, on.quantizer):
             read_gradients(on.network, batch, self, probe)
+            with torch.no_grad():
+                for name, calls in self._calls.items():
+                    add_products(self.by_weight[name], calls, self._weight_changes(name), group)
+            self._calls.clear()
         rows = [
-            on.weights.by_candidate(self.by_weight[name])
+            on.weights.by_candidate(self.by_weight[name].cpu())
             + on.inputs.by_candidate(self._grouped(self.by_input[name]))
             for name in on.names
         ]
@@ -264,18 +256,11 @@ class _Sketch:
         """See ``GradientReader``."""
         if not x.numel():
             return
-        found, gradients = self.by_weight[tap.name], tap.weight_gradients(x, g.float())
-        changes = self._changes_of(tap)
-        if not gradients.is_split:
-            # Signs of different examples are independent, so that the square of the sum over the
-            # batch is, in the mean, the sum of the squares: spread evenly, it counts as such.
-            found += (gradients.whole() @ changes).cpu() / sqrt(len(found))
+        gradients = tap.weight_gradients(x, g.float())
+        if tap.layer.calls > 1:
+            # At the end of the pass: a recurrent layer is read in every step, and rounding its
+            # weight anew would take longer than the step.
+            self._calls.setdefault(tap.name, []).append(gradients)
             return
-        # Per example: what its kernel meets, and its part in its group's gradient.
-        weight = weight_of(tap.layer_module)
-        size = max(1, gradients.spread, weight.numel() // self.group)
-        step = max(1, _WORK_ELEMENTS // size // self.group)
-        for start in range(0, len(found), step):
-            part = slice(start * self.group, (start + step) * self.group)
-            sums = gradients.sums(part, self.group)  # [S, D]
-            found[start : start + step] += (sums @ changes).cpu()
+        changes = self._weight_changes(tap.name)
+        add_products(self.by_weight[tap.name], [gradients], changes, self.group)

@@ -182,7 +182,8 @@ class Prepared:
         """With calibrated ranges, and all weights to nearest."""
         target = self.task.target
         numerics = OWN if target is None else target.arithmetic
-        return Quantizer(self.calibrated.ranges, self.task.ranges.weight, numerics)
+        shared = self.network.shared_weights
+        return Quantizer(self.calibrated.ranges, self.task.ranges.weight, numerics, shared=shared)
 
     @cached_property
     def on_calibration(self) -> Evaluator:

@@ -1,0 +1,201 @@
+"""What formats do to one layer's weight, some channels at a time, and products with gradients."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from mpq.network.tracing import kind_of
+from mpq.network.weight_layout import layout_of
+from mpq.quantization.precision import TensorFormat
+from mpq.quantization.quantizer import Quantizer
+from mpq.quantization.rounding import row_tiles
+from mpq.sensitivity.passes.weight_gradients import CallGradients, PlainCall
+
+_WORK_ELEMENTS = 2**20
+"""Numbers (4 MiB in float32) of some examples' gradients that are multiplied at once. Larger
+buffers are slower: they leave the processor's cache."""
+_SPREAD_ELEMENTS = 2**22
+"""The same of gradients that are computed whole, or of what a convolution's kernel meets."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class WeightChanges:
+    """What each of ``F`` formats does to a layer's weight, in float32.
+
+    Args:
+        name: The layer's.
+        layer_module: Its module; it may hold another weight by now.
+        original: The original weight, in its own shape.
+        held: The format that changes are from; exact for the original network.
+        formats: ``[F]`` formats of weights.
+        quantizer: How they are rounded.
+    """
+
+    name: str
+    layer_module: nn.Module
+    original: Tensor
+    held: TensorFormat
+    formats: Sequence[TensorFormat]
+    quantizer: Quantizer
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The original weight as ``[O, K]``."""
+        return layout_of(self.layer_module).to_rows(self.original)
+
+    def of(self, some: slice | Tensor, into: Tensor) -> None:
+        """Of some channels, into contiguous float32 ``[F, r, K]``."""
+        rounded = partial(self.quantizer.rounded_rows, self.name, self.rows)
+        held = rounded(self.held, some)
+        for tensor_format, change in zip(self.formats, into, strict=True):
+            if tensor_format == self.held:
+                change.zero_()
+            else:
+                # In float32 also for weights in half precision, whose differences it holds exactly.
+                change.copy_(rounded(tensor_format, some, work=change)).sub_(held)
+
+    def empty(self, num_rows: int) -> Tensor:
+        """Memory ``[F, r, K]`` for ``of``."""
+        shape = (len(self.formats), num_rows, self.rows.shape[1])
+        return torch.empty(shape, device=self.rows.device)
+
+    @cached_property
+    def whole(self) -> Tensor:
+        """``[F, D]`` of the whole weight, in its own layout."""
+        found = self.empty(len(self.rows))
+        for some in row_tiles(self.rows):
+            tile = self.empty(some.stop - some.start)
+            self.of(some, tile)
+            found[:, some] = tile
+        layout, shape = layout_of(self.layer_module), tuple(self.original.shape)
+        return torch.stack([layout.from_rows(part, shape).flatten() for part in found])
+
+
+def add_products(
+    found: Tensor, calls: Sequence[CallGradients], changes: WeightChanges, group: int
+) -> None:
+    r"""Adds inner products of a weight's gradients and its changes, over the calls of a batch.
+
+    .. math:: P_{s f} \mathrel{+}= \sum_{n \in s} \langle g_n, Q_f(W) - W \rangle
+
+    Weights of linear layers are rounded some channels at a time, once for all calls; of embeddings
+    only the rows that are read. Nothing but a tile of it stays in memory.
+
+    A call whose gradient is known for the whole batch alone counts in every group as its product
+    over the root of their number. Signs of different examples are independent, so that the square
+    of the sum is, in the mean, the sum of the squares.
+
+    Args:
+        found: ``[S, F]``, on the weight's device.
+        calls: Those of the layer, in any order.
+        changes: Of its weight.
+        group: Consecutive examples in one of the ``S`` groups.
+    """
+    kind = kind_of(changes.layer_module)
+    plain = [call for call in calls if isinstance(call, PlainCall)]
+    if kind == "linear" and plain:
+        _add_linear(found, plain, changes, group)
+    elif kind == "embedding":
+        for call in plain:
+            _add_table(found, call, changes, group)
+    else:
+        for call in plain:
+            _add_whole(found, call, changes, group)
+    for call in calls:
+        if not isinstance(call, PlainCall):
+            _add_whole(found, call, changes, group)
+
+
+def _add_linear(
+    found: Tensor, calls: Sequence[PlainCall], changes: WeightChanges, group: int
+) -> None:
+    parts = [part for call in calls for part in _parts(call, group, len(found))]
+    tiles = list(row_tiles(changes.rows))
+    buffer = changes.empty(tiles[0].stop) if tiles else changes.empty(0)
+    for some in tiles:
+        tile = buffer[:, : some.stop - some.start]
+        changes.of(some, tile)
+        by_format = tile.flatten(1).t()  # [r K, F]
+        for part in parts:
+            step = max(1, _WORK_ELEMENTS // max(len(by_format), 1))
+            pairs = zip(part.x.split(step), part.g.split(step), strict=True)
+            products = [(g[..., some].mT @ x).flatten(1) @ by_format for x, g in pairs]
+            part.add(found, torch.cat(products))
+
+
+def _add_table(found: Tensor, call: PlainCall, changes: WeightChanges, group: int) -> None:
+    step = max(1, _WORK_ELEMENTS // max(changes.rows.shape[1], 1))
+    for part in _parts(call, group, len(found)):
+        ids, order = part.x.flatten().sort()  # [S P], so that a row is rounded once
+        gradients = part.g.flatten(0, 1)
+        summed = found.new_zeros(len(part.x), found.shape[1])
+        for some, places in zip(ids.split(step), order.split(step), strict=True):
+            read, which = some.unique_consecutive(return_inverse=True)
+            change = changes.empty(len(read))
+            changes.of(read, change)
+            g, owners = gradients[places], places // part.x.shape[1]
+            for column, rows in enumerate(change):
+                summed[:, column].index_add_(0, owners, torch.linalg.vecdot(g, rows[which]))
+        part.add(found, summed)
+
+
+def _add_whole(found: Tensor, call: CallGradients, changes: WeightChanges, group: int) -> None:
+    """Where gradients are not made channel by channel: a convolution, a forward of its own."""
+    by_format = changes.whole.t()
+    if not call.is_split:
+        found += call.whole() @ by_format / len(found) ** 0.5
+        return
+    # Per example: what its kernel meets, and its part in its group's gradient.
+    size = max(1, call.spread, len(by_format) // group)
+    step = max(1, _SPREAD_ELEMENTS // size // group)
+    for start in range(0, len(found), step):
+        part = slice(start * group, (start + step) * group)
+        found[start : start + step] += call.sums(part, group) @ by_format
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Some groups of examples, with as many positions each.
+
+    Args:
+        x: ``[S, P, ...]`` what was read.
+        g: ``[S, P, O]`` gradients of the output.
+        rows: Which rows of the result they are; ``None``: of the whole batch, not split.
+    """
+
+    x: Tensor
+    g: Tensor
+    rows: slice | None
+
+    def add(self, found: Tensor, products: Tensor) -> None:
+        if self.rows is None:
+            found += products / len(found) ** 0.5
+        else:
+            found[self.rows] += products
+
+
+def _parts(call: PlainCall, group: int, count: int) -> list[_Part]:
+    """A group is treated as one example with more positions, over which gradients are summed."""
+    is_table = kind_of(call.layer_module) == "embedding"
+
+    def part(x: Tensor, g: Tensor, size: int, rows: slice | None) -> _Part:
+        last = () if is_table else x.shape[-1:]
+        x = x if is_table else x.to(g.dtype)
+        num = len(x) // size
+        return _Part(x.reshape(num, -1, *last), g.reshape(num, -1, g.shape[-1]), rows)
+
+    if call.inputs is None or call.outputs is None:
+        return [part(call.x, call.g, len(call.x), None)]
+    whole = len(call.inputs) // group
+    x, g = call.part(slice(0, whole * group))
+    parts = [part(x, g, group, slice(0, whole))] if whole else []
+    if whole < count:
+        x, g = call.part(slice(whole * group, len(call.inputs)))
+        parts.append(part(x, g, len(x), slice(whole, count)))
+    return parts

@@ -1,7 +1,12 @@
 """The loss that everything is measured in: KL divergence from the original network's output."""
 
+from typing import Final
+
 import torch
 from torch import Tensor
+
+LOGITS_AT_ONCE: Final = 1 << 18
+"""That a probe is made of at once (1 MiB in float32), which stays in a processor's cache."""
 
 
 def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:
@@ -29,29 +34,54 @@ def fisher_probe(logits: Tensor, weights: Tensor, generator: torch.Generator) ->
     .. math:: u = A \varepsilon, \quad A = \mathrm{diag}(\sqrt p) - p \sqrt{p}^T,
         \quad E[u u^T] = A A^T = \mathrm{diag}(p) - p p^T
 
-    with random signs :math:`\varepsilon`, one draw per position.
+    with random signs :math:`\varepsilon`, one draw per position. Some positions at a time, in
+    float32 or wider, so that a large vocabulary takes no more memory than its logits.
 
     Args:
         logits: Those of the original network, ``[N, P, C]``.
         weights: ``[N, P]`` share of every position in its example's mean.
-        generator: On the CPU; a device's own would draw other signs.
+        generator: See ``random_signs``.
 
     Returns:
         ``[N, P, C]``, detached, times the square root of the position's weight.
     """
-    p = logits.detach().double().softmax(dim=-1)
-    signs = random_signs(p, generator)
-    root = p.sqrt()
+    logits, roots = logits.detach(), weights.sqrt().unsqueeze(-1)
+    step = max(1, LOGITS_AT_ONCE // max(logits.shape[-1], 1))
+    if logits[..., 0].numel() <= step:
+        return _fisher_probe(logits, roots, generator)
+    found = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    # Position by position in their order, so that pieces of any size draw the same signs.
+    pieces = (part.flatten(0, 1).split(step) for part in (logits, roots, found))
+    for some, root, into in zip(*pieces, strict=True):
+        into.copy_(_fisher_probe(some, root, generator))
+    return found
+
+
+def _fisher_probe(logits: Tensor, roots: Tensor, generator: torch.Generator) -> Tensor:
+    p = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=-1)
+    signed = p.sqrt().mul_(random_signs(p, generator).to(p.dtype))
     # A is never built: over a vocabulary, [C, C] per position fits into no memory.
-    u = root * signs - p * (root * signs).sum(dim=-1, keepdim=True)
-    return (u * weights.sqrt().unsqueeze(-1)).to(logits.dtype)
+    u = signed.addcmul(p, signed.sum(dim=-1, keepdim=True), value=-1)
+    return u.mul_(roots.to(u.dtype)).to(logits.dtype)
 
 
 def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Plus and minus one, float64, of a tensor's shape and on its device."""
-    # On the CPU first, so that one seed gives one answer on all devices.
-    signs = torch.randint(0, 2, like.shape, generator=generator)
-    return signs.to(like.device, torch.float64) * 2 - 1
+    """Plus and minus one, float64, of a tensor's shape and on its device.
+
+    Args:
+        like: Any tensor.
+        generator: On the CPU. Where the tensor is on an accelerator it seeds one there: other signs
+            than those of the CPU, and no transfer of as many numbers.
+    """
+    if like.device.type in ("cuda", "xpu", "mps"):
+        seed = int(torch.randint(2**62, (), generator=generator))
+        generator = torch.Generator(like.device).manual_seed(seed)
+        # Of MPS, which has no float64, in float32.
+        signs = torch.randint(0, 2, like.shape, generator=generator, device=like.device)
+        return (signs * 2 - 1).to(torch.float32 if like.device.type == "mps" else torch.float64)
+    # Of other devices on the CPU first, so that one seed gives one answer there.
+    signs = torch.randint(0, 2, like.shape, generator=generator, dtype=torch.float64)
+    return signs.mul_(2).sub_(1).to(like.device)
 
 
 def label_probe(

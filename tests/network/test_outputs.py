@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mpq.errors import ModelError
+from mpq.network import divergence
 from mpq.network.divergence import fisher_probe, kl_divergence
 from mpq.network.examples import Batch
 from mpq.network.outputs import position_logits, position_values, position_weights
@@ -273,6 +274,22 @@ def test_sum_over_all_signs_is_exactly_the_fisher_information() -> None:
 
     assert len(probes) == 8
     torch.testing.assert_close(probes.T @ probes / 8, fisher(logits), atol=1e-8, rtol=0)
+
+
+def test_a_probe_in_pieces_is_the_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the signs of one draw for all positions, in float64, to 1e-5 of the largest number."""
+    logits = 5 * torch.randn(3, 5, 7)
+    weights = torch.rand(3, 5, dtype=torch.float64)
+    signs = torch.randint(0, 2, (3, 5, 7), generator=torch.Generator().manual_seed(4)) * 2.0 - 1
+    p = logits.double().softmax(dim=-1)
+    root = p.sqrt() * signs
+    expected = (root - p * root.sum(dim=-1, keepdim=True)) * weights.sqrt()[..., None]
+
+    for at_once in (1, 15, 28, 1000):
+        monkeypatch.setattr(divergence, "LOGITS_AT_ONCE", at_once)
+        found = fisher_probe(logits, weights, torch.Generator().manual_seed(4))
+
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_probe_is_orthogonal_to_a_constant() -> None:

@@ -23,7 +23,7 @@ from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer, quantized
 from mpq.sensitivity import Estimation, OutputSketch
 from mpq.sensitivity import output_sketch as module_under_test
-from mpq.sensitivity.passes import factor_rows
+from mpq.sensitivity.passes import factor_rows, weight_changes
 from mpq.workflows.setup import Prepared
 from tests.sensitivity.functions import Function
 
@@ -524,7 +524,7 @@ def test_gradients_in_parts_equal_gradients_at_once(monkeypatch: pytest.MonkeyPa
     tool = Tool(two_layers(), [torch.randn(10, 5)], parse("w2", "w4a8"))
     expected = tool.table()
 
-    monkeypatch.setattr(module_under_test, "_WORK_ELEMENTS", 3 * 30)
+    monkeypatch.setattr(weight_changes, "_WORK_ELEMENTS", 3 * 30)
     found = tool.table()
 
     np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -3,8 +3,10 @@
 from typing import Final, final
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from mpq.network.divergence import LOGITS_AT_ONCE
 from mpq.network.examples import Batch
 from mpq.network.metric import OutputMetric
 from mpq.network.outputs import position_weights
@@ -51,7 +53,7 @@ class Probes:
         for index, metric in enumerate((self._plain, self._softened)):
             generator.set_state(state)  # the same signs
             drawn = metric.probe(reference, weights, generator)
-            self._powers[index] += float(drawn.double().square().sum())
+            self._powers[index] += _squared_length(drawn)
         if original is None:
             return drawn
         generator.set_state(state)
@@ -72,3 +74,10 @@ class Probes:
         """Squared length of the plain probes over that of the softened ones."""
         plain, softened = self._powers
         return plain / softened if softened else 1.0
+
+
+def _squared_length(probe: Tensor) -> float:
+    """In float64, some positions at a time: a copy of all logits would be the largest tensor."""
+    step = max(1, LOGITS_AT_ONCE // max(probe.shape[-1], 1))
+    parts = probe.flatten(0, 1).split(step)
+    return float(torch.stack([part.double().square().sum() for part in parts]).sum())

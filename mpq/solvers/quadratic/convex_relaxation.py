@@ -7,7 +7,7 @@ from typing import final
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from mpq._support.arrays import Array, Columns
+from mpq._support.arrays import Array, Columns, Mask
 from mpq.problem.tolerances import LAST_DIGITS
 from mpq.solvers.quadratic.moves import Quadratic
 
@@ -35,11 +35,17 @@ class Relaxed:
         bound: The right side, in the loss table's unit: no assignment loses less.
         reduced_cost: ``[M]``, at least 0: what a move adds to the bound if it is forced.
         share: ``[M]`` of each move in the relaxation's answer, from 0 to 1.
+        multiplier: ``[R]`` loss for one unit of each budget.
     """
 
     bound: float
     reduced_cost: Array
     share: Array
+    multiplier: Array
+
+    def among(self, keep: Mask) -> "Relaxed":
+        """Of some of the moves ``[M]``."""
+        return replace(self, reduced_cost=self.reduced_cost[keep], share=self.share[keep])
 
 
 def relaxed(quadratic: Quadratic, deadline: float = np.inf) -> Relaxed:
@@ -78,8 +84,7 @@ def relaxed(quadratic: Quadratic, deadline: float = np.inf) -> Relaxed:
         idle = 0 if is_closer else idle + 1
         nearest = min(nearest, point.complementarity)
         best = max(best, found, key=lambda one: one.bound)
-    unit = program.unit
-    return replace(best, bound=best.bound * unit, reduced_cost=best.reduced_cost * unit)
+    return program.in_units_of_the_table(best)
 
 
 @final
@@ -142,6 +147,8 @@ class _Program:
         group: ``[M]`` of each move, ascending.
         starts: ``[G]`` first move of each group.
         unit: In the loss table's.
+        binds: Which of the problem's budgets these are.
+        free: ``[R]`` the unit of each, in the user's.
     """
 
     rows: Array
@@ -151,6 +158,8 @@ class _Program:
     group: Columns
     starts: Columns
     unit: float
+    binds: Mask
+    free: Array
 
     @classmethod
     def of(cls, quadratic: Quadratic) -> "_Program":
@@ -169,8 +178,17 @@ class _Program:
         room = np.where(free > 0, 1.0, 0.0)[binds]
         return cls(
             rows / np.sqrt(unit), quadratic.linear / unit, costs, room,
-            quadratic.group, starts, unit,
+            quadratic.group, starts, unit, binds, unit_of[binds, 0],
         )  # fmt: skip
+
+    def in_units_of_the_table(self, found: Relaxed) -> Relaxed:
+        """The same for the whole problem."""
+        multiplier = np.zeros(len(self.binds))
+        multiplier[self.binds] = found.multiplier / self.free
+        unit = self.unit
+        return Relaxed(
+            found.bound * unit, found.reduced_cost * unit, found.share, multiplier * unit
+        )
 
     def first(self) -> _Point:
         """Equal shares, and multipliers that are far from 0."""
@@ -194,7 +212,7 @@ class _Program:
         owed = LAST_DIGITS * (half + taken + float(np.abs(least).sum()))
         bound = float(least.sum()) - half - taken - owed
         shares = np.clip(point.share, 0.0, 1.0)
-        found = Relaxed(bound, slope - least[self.group], shares)
+        found = Relaxed(bound, slope - least[self.group], shares, point.multiplier)
         return found, float(self.linear @ point.share) + half
 
     def stepped(self, point: _Point) -> _Point | None:

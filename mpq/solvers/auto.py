@@ -16,12 +16,17 @@ _PROVED_MOVES = 160
 """Precisions of all layers, up to which real networks' interactions are proved in seconds."""
 _THOROUGH_MOVES = 300
 """Up to which the local search descends 400 times within seconds."""
-_LINKED_MOVES = 600
-"""Up to which the relaxation of the outer approximation is solved in seconds."""
+_THOROUGH_RESTARTS = 400
 _FEW_RESTARTS = 20
 """Of the local search on more moves than that, where each restart has more exchanges to look at."""
+_LIFTED_MOVES = 1500
+"""Up to which an iteration on products of all pairs of moves takes less than seconds."""
+_LINEAR_MOVES = 3100
+"""Up to which linear and integer programs close what the convex relaxation leaves open."""
+_GAP = 1e-3
+"""Of the loss: what is left open where a proof of hundreds of layers would take its time for it."""
 _TIME_LIMIT_S = 20.0
-"""Of a proof: a frontier has many."""
+"""Of a search: a frontier has many."""
 
 
 @final
@@ -30,10 +35,15 @@ class Auto(Solver):
     """Takes the solver that proves most within seconds, and says why (``Solution.why``).
 
     A sum over layers goes to ``lagrangian``, or to ``ilp`` where pairs of layers have costs of
-    their own, as conversions between their formats have; losses with interactions to
-    ``branch-and-bound`` where all layers together have up to 160 precisions, else to
-    ``local-search``; with costs of pairs to ``outer-approximation`` between 160 and 600 precisions,
-    because the exchanges of a local search rarely move a whole block of layers to another format.
+    their own, as conversions between their formats have. Losses with interactions go to
+    ``branch-and-bound`` where all layers together have up to 160 precisions. Above, the rows of the
+    factor decide, which are examples: fewer than layers leave only so many layers undecided in the
+    convex relaxation, and ``outer-approximation`` closes the rest, up to 3,100 precisions; with
+    more rows that relaxation is loose, and ``branch-and-bound`` has a tighter one, up to 1,500.
+    Beyond, ``local-search`` has the bound of the convex relaxation, which is the closer the more
+    layers there are. Costs of pairs go to ``outer-approximation``, because the exchanges of a local
+    search rarely move a whole block of layers to another format. No search takes longer than 20 s;
+    one that its time limit has stopped says so (``benchmarks/solvers_at_scale.json``).
 
     Args:
         seed: Seed of the local search.
@@ -65,15 +75,19 @@ class Auto(Solver):
             return BranchAndBound(seed=self.seed), "the interactions are shrunk away"
         # Tied layers count once and forbidden cells not at all: this is the size of the relaxation.
         num_moves = int(problem.grouped.allowed.sum())
-        pairs = ", with costs of pairs of layers" if len(problem.grouped.pairwise) else ""
+        has_pairs = len(problem.grouped.pairwise) > 0
+        why = f"interactions of {num_moves} choices"
+        why += ", with costs of pairs of layers" if has_pairs else ""
         # Asked first, pairs or not: of the two exact solvers this one has the tighter relaxation.
         if num_moves <= _PROVED_MOVES:
-            solver = BranchAndBound(time_limit_s=_TIME_LIMIT_S, seed=self.seed)
-            return solver, f"interactions of {num_moves} choices{pairs}"
-        if pairs and num_moves <= _LINKED_MOVES:
-            why = f"interactions of {num_moves} choices{pairs}"
-            return OuterApproximation(time_limit_s=_TIME_LIMIT_S), why
-        why = f"interactions of {num_moves} choices, too many to prove"
-        if num_moves <= _THOROUGH_MOVES:
-            return LocalSearch(seed=self.seed), why
-        return LocalSearch(_FEW_RESTARTS, self.seed), why
+            return BranchAndBound(time_limit_s=_TIME_LIMIT_S, seed=self.seed), why
+        restarts = _THOROUGH_RESTARTS if num_moves <= _THOROUGH_MOVES else _FEW_RESTARTS
+        num_rows, num_groups = len(problem.interactions.factor), len(problem.grouped.members)
+        if not has_pairs:
+            why += f" and {num_rows} rows"
+        if num_moves <= _LINEAR_MOVES and (has_pairs or num_rows < num_groups):
+            linear = OuterApproximation(_GAP, _TIME_LIMIT_S, "auto", restarts, self.seed)
+            return linear, why
+        if num_moves <= _LIFTED_MOVES:
+            return BranchAndBound(_GAP, _TIME_LIMIT_S, restarts, self.seed), why
+        return LocalSearch(restarts, self.seed, _TIME_LIMIT_S), f"{why}, too many to prove"

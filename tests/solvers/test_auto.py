@@ -13,7 +13,9 @@ from mpq.solvers import Auto, BranchAndBound, Lagrangian, LocalSearch, OuterAppr
 from tests.conftest import PRECISIONS
 
 
-def interacting(num_moves: int, has_pairs: bool, shrinkage: float = 0.0) -> Problem:
+def interacting(
+    num_moves: int, has_pairs: bool, shrinkage: float = 0.0, num_rows: int = 1
+) -> Problem:
     """So many choices of layers at two precisions, the last layer maybe at one."""
     num_layers = -(-num_moves // 2)
     layers = tuple(f"l{i}" for i in range(num_layers))
@@ -24,29 +26,52 @@ def interacting(num_moves: int, has_pairs: bool, shrinkage: float = 0.0) -> Prob
     return Problem(
         CostTable("loss", "nats", layers, PRECISIONS[:2], np.ones(shape)),
         Constraints((Budget.of(cost, 1e6),), fixed=fixed),
-        Interactions(np.ones((1, *shape)), shrinkage),
+        Interactions(np.ones((num_rows, *shape)), shrinkage),
     )
 
 
+def proof(num_restarts: int) -> BranchAndBound:
+    """Of many moves."""
+    return BranchAndBound(1e-3, 20.0, num_restarts, seed=3)
+
+
+def cuts(num_restarts: int) -> OuterApproximation:
+    """Of many moves."""
+    return OuterApproximation(1e-3, 20.0, "auto", num_restarts, seed=3)
+
+
 @pytest.mark.parametrize(
-    ("num_moves", "has_pairs", "expected"),
+    ("num_moves", "num_rows", "has_pairs", "expected"),
     [
-        (160, False, BranchAndBound(time_limit_s=20.0, seed=3)),
-        (160, True, BranchAndBound(time_limit_s=20.0, seed=3)),
-        (161, False, LocalSearch(400, 3)),
-        (161, True, OuterApproximation(time_limit_s=20.0)),
-        (300, False, LocalSearch(400, 3)),
-        (301, False, LocalSearch(20, 3)),
-        (600, True, OuterApproximation(time_limit_s=20.0)),
-        (601, True, LocalSearch(20, 3)),
+        (160, 100, False, BranchAndBound(time_limit_s=20.0, seed=3)),
+        (160, 100, True, BranchAndBound(time_limit_s=20.0, seed=3)),
+        # Of 81 layers.
+        (161, 80, False, cuts(400)),
+        (161, 81, False, proof(400)),
+        (161, 81, True, cuts(400)),
+        (300, 1, False, cuts(400)),
+        (301, 1, False, cuts(20)),
+        (300, 150, False, proof(400)),
+        (301, 151, False, proof(20)),
+        (1500, 750, False, proof(20)),
+        (1501, 751, False, LocalSearch(20, 3, 20.0)),
+        (3100, 1, False, cuts(20)),
+        (3100, 1, True, cuts(20)),
+        (3101, 1, False, LocalSearch(20, 3, 20.0)),
+        (3101, 1, True, LocalSearch(20, 3, 20.0)),
     ],
 )
-def test_the_number_of_choices_decides(num_moves: int, has_pairs: bool, expected: Solver) -> None:
-    """The limits are those of the documentation, and what is said has the number."""
-    solver, why = Auto(seed=3)._picked(interacting(num_moves, has_pairs))
+def test_choices_and_rows_decide(
+    num_moves: int, num_rows: int, has_pairs: bool, expected: Solver
+) -> None:
+    """The limits are those of the documentation, and what is said has the numbers."""
+    problem = interacting(num_moves, has_pairs, num_rows=num_rows)
+
+    solver, why = Auto(seed=3)._picked(problem)
 
     assert solver == expected
     assert f"interactions of {num_moves} choices" in why
+    assert (f"and {num_rows} rows" in why) == (num_moves > 160 and not has_pairs)
     assert ("too many to prove" in why) == isinstance(solver, LocalSearch)
 
 
@@ -57,7 +82,7 @@ def test_interactions_without_weight_are_proved_however_many() -> None:
 
     assert solver == BranchAndBound(seed=3)
     assert why == "the interactions are shrunk away"
-    assert other == LocalSearch(20, 3)
+    assert other == cuts(20)
 
 
 @pytest.mark.parametrize("has_pairs", [False, True])

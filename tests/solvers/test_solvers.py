@@ -538,8 +538,8 @@ def test_ilp_refuses_interactions(solver: Solver) -> None:
     [
         (4, 0.0, "branch-and-bound", "interactions of 12 choices"),
         (4, 1.0, "branch-and-bound", "the interactions are shrunk away"),
-        (60, 0.0, "local-search", "interactions of 180 choices, too many to prove"),
-        (110, 0.0, "local-search", "interactions of 330 choices, too many to prove"),
+        (60, 0.0, "outer-approximation", "interactions of 180 choices and 30 rows"),
+        (110, 0.0, "outer-approximation", "interactions of 330 choices and 30 rows"),
     ],
 )
 def test_auto_says_why_it_takes_which(
@@ -547,6 +547,7 @@ def test_auto_says_why_it_takes_which(
 ) -> None:
     """A sum is solved exactly; interactions are proved where they are few."""
     monkeypatch.setattr("mpq.solvers.auto._FEW_RESTARTS", 1)
+    monkeypatch.setattr("mpq.solvers.auto._TIME_LIMIT_S", 2.0)
     factor = np.random.default_rng(0).standard_normal((30, layers, 3)).astype(np.float32)
     case = random_case(0, layers=layers, resources=1)
     problem = case.problem(Interactions(factor, shrinkage))

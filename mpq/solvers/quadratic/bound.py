@@ -9,9 +9,11 @@ import numpy as np
 
 from mpq.problem.problem import Problem
 from mpq.problem.tolerances import EQUAL_LOSSES
+from mpq.solvers.quadratic.convex_relaxation import Relaxed
 from mpq.solvers.quadratic.doubly_nonnegative import Tightened, tightened, without_iteration
 from mpq.solvers.quadratic.moves import Quadratic
 from mpq.solvers.quadratic.subproblem import Subproblem
+from mpq.solvers.quadratic.warm_start import warmed
 
 MAX_MOVES = 1500
 """Above, a single iteration of the relaxation takes seconds and gigabytes."""
@@ -19,8 +21,10 @@ MAX_ENUMERATED = 20_000
 """Assignments that are rather tried than bounded."""
 _ROUND = 50
 """Iterations between two looks at what can be ruled out."""
-_PATIENCE = 2
+PATIENCE = 2
 """Rounds in which little changes before a subproblem is given up."""
+WARM_PATIENCE = 6
+"""The same from a warm start, whose bound falls before it rises."""
 
 
 @final
@@ -68,9 +72,20 @@ def simple_bound(problem: Problem, quadratic: Quadratic, additive: float | None)
     return max(floor, share * additive + float(beside.sum()))
 
 
-def opened(quadratic: Quadratic, scale: Scale, cutoff: float) -> Tightened:
-    """The whole problem, without what is too bad alone."""
+def opened(
+    quadratic: Quadratic, scale: Scale, cutoff: float, relaxation: Relaxed | None = None
+) -> Tightened:
+    """The whole problem, without what is too bad alone.
+
+    Args:
+        quadratic: The problem's loss as a quadratic form over moves.
+        scale: The unit in which it is solved.
+        cutoff: In the scale's unit, what an assignment must lose less than to matter.
+        relaxation: The convex one of the same moves, where an iteration is to begin at it.
+    """
     whole = Subproblem.of(quadratic, scale.unit)
+    if relaxation is not None:
+        whole = warmed(whole, quadratic, relaxation, scale.unit)
     none = np.zeros(len(whole.group), dtype=np.bool_)
     problem = whole.ruled_out(none, np.zeros_like(whole.forbidden))
     if problem is None:
@@ -81,7 +96,11 @@ def opened(quadratic: Quadratic, scale: Scale, cutoff: float) -> Tightened:
 
 
 def pursued(
-    node: Tightened, cutoff: float, work: float = math.inf, deadline: float = math.inf
+    node: Tightened,
+    cutoff: float,
+    work: float = math.inf,
+    deadline: float = math.inf,
+    patience: int = PATIENCE,
 ) -> Tightened:
     """Rounds of tightening, until little changes or little is left.
 
@@ -90,13 +109,14 @@ def pursued(
         cutoff: Loss in the scale's unit that an assignment must be below to matter.
         work: What may be spent: iterations times the cubed number of cells.
         deadline: Time of ``time.perf_counter`` in seconds, at which it stops.
+        patience: Rounds in which little changes before it is given up.
     """
     idle = 0
     while node.problem is not None and node.problem.num_assignments > MAX_ENUMERATED:
         size = len(node.problem.group)
         # An iteration decomposes a matrix of about this size.
         work -= _ROUND * size**3
-        if work < 0 or idle == _PATIENCE or time.perf_counter() > deadline:
+        if work < 0 or idle == patience or time.perf_counter() > deadline:
             break
         found = tightened(node.problem, cutoff, _ROUND, deadline)
         is_closer = cutoff - found.bound < 0.9 * (cutoff - node.bound)

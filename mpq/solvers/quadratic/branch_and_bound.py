@@ -19,15 +19,22 @@ from mpq.solvers.quadratic.additive_start import from_additive
 from mpq.solvers.quadratic.bound import (
     MAX_ENUMERATED,
     MAX_MOVES,
+    PATIENCE,
+    WARM_PATIENCE,
     Scale,
     opened,
     pursued,
     simple_bound,
 )
+from mpq.solvers.quadratic.convex_relaxation import Relaxed, relaxed
 from mpq.solvers.quadratic.doubly_nonnegative import Tightened
-from mpq.solvers.quadratic.local_search import improved
+from mpq.solvers.quadratic.local_search import searched
 from mpq.solvers.quadratic.moves import Quadratic
+from mpq.solvers.quadratic.relaxed_start import core
 from mpq.solvers.quadratic.subproblem import Subproblem
+
+_COLD_MOVES = 300
+"""Up to which the iteration begins at no multipliers: above, at those of the convex relaxation."""
 
 
 @final
@@ -85,12 +92,23 @@ class BranchAndBound(Solver):
         limit = math.inf if self.time_limit_s is None else self.time_limit_s
         deadline = time.perf_counter() + limit
         quadratic = Quadratic.of(problem)
-        first = improved(problem, quadratic, exact.columns, self.num_restarts, self.seed, deadline)
+        relaxation = relaxed(quadratic, deadline)
+        first = searched(
+            problem, quadratic, relaxation, exact.columns, self.num_restarts, self.seed, deadline
+        )
+        loss = problem.loss_of(first)
         simple = simple_bound(problem, quadratic, exact.bound)
-        scale = Scale.of(problem.loss_of(first), simple, self.gap)
-        found = _Found(first, problem.loss_of(first), simple / scale.unit, is_finished=False)
+        start = None
+        # Few moves are proved in seconds from no start at all.
+        if len(quadratic.group) > _COLD_MOVES:
+            simple = max(simple, relaxation.bound)
+            columns = first[[rows[0] for rows in problem.grouped.members]]
+            keep = core(quadratic, relaxation, loss, columns)
+            quadratic, start = quadratic.among(keep), relaxation.among(keep)
+        scale = Scale.of(loss, simple, self.gap)
+        found = _Found(first, loss, simple / scale.unit, is_finished=False)
         if len(quadratic.group) <= MAX_MOVES:
-            found = _searched(problem, quadratic, scale, found, deadline)
+            found = _searched(problem, quadratic, scale, found, deadline, start)
         # One above the loss is looked at in `from_additive`: rounding, or a contradiction.
         bound = max(simple, found.bound * scale.unit)
         status = Status.FEASIBLE
@@ -144,18 +162,26 @@ class _Branch:
 
 
 def _searched(
-    problem: Problem, quadratic: Quadratic, scale: Scale, found: _Found, deadline: float
+    problem: Problem,
+    quadratic: Quadratic,
+    scale: Scale,
+    found: _Found,
+    deadline: float,
+    start: Relaxed | None,
 ) -> _Found:
     """Branches, the one with the lowest bound first."""
     cutoff = scale.cutoff(found.loss)
     if found.bound >= cutoff:
         return replace(found, is_finished=True)
-    node = opened(quadratic, scale, cutoff)
+    node = opened(quadratic, scale, cutoff, start)
+    node = replace(node, bound=max(node.bound, found.bound))
+    patience = PATIENCE if start is None else WARM_PATIENCE
     queue: list[tuple[float, int, _Branch]] = []
     # Of equal bounds the older branch comes first; branches themselves cannot be compared.
     order = count()
     while True:
-        node = pursued(node, cutoff, deadline=deadline)
+        node = pursued(node, cutoff, deadline=deadline, patience=patience)
+        patience = PATIENCE  # of parts, which begin where the whole has stopped
         if node.problem is not None and node.problem.num_assignments <= MAX_ENUMERATED:
             found = _tried(problem, quadratic, node.problem, found)
             cutoff = scale.cutoff(found.loss)

@@ -238,7 +238,7 @@ def without_iteration(problem: Subproblem, cutoff: float) -> Tightened:
     whole = problem.constant + least.sum()
     cells = whole + single - least[problem.group]
     pairs = cells[:, None] + cells[None, :] - whole
-    return reduced(problem, None, Bounds(float(whole), cells, pairs), cutoff)
+    return reduced(problem, problem.start, Bounds(float(whole), cells, pairs), cutoff)
 
 
 def _correction(apart: float, moved: float) -> float:

@@ -14,9 +14,13 @@ from mpq.errors import InputError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Solver
+from mpq.solvers.additive.answers import check_effort
 from mpq.solvers.quadratic.additive_start import from_additive
+from mpq.solvers.quadratic.batches import batch
 from mpq.solvers.quadratic.bound import lower_bound
+from mpq.solvers.quadratic.convex_relaxation import Relaxed, relaxed
 from mpq.solvers.quadratic.moves import Quadratic
+from mpq.solvers.quadratic.relaxed_start import core, rounded
 
 _MAX_PAIRED = 600
 """Moves (groups times precisions) among which all pairs are tried at once."""
@@ -42,14 +46,25 @@ class LocalSearch(Solver):
     additions. The best move, or else the best pair, within the budgets is taken until none lowers
     the loss; then random layers are changed and the descent begins anew (iterated local search,
     Lourenco et al. 2003, doi:10.1007/0-306-48056-5_11), from the last answer unless that was worse
-    by more than a share of the loss, which falls to 0. Of more than 600 moves, pairs
-    are sought among those of random groups at a time. A loss without interactions is already
-    solved. The bound is the better of two relaxations: that of the additive problem, and for up to
-    some 300 moves about a second of the one that ``branch-and-bound`` solves to the end.
+    by more than a share of the loss, which falls to 0. A loss without interactions is already
+    solved.
+
+    Of more than 600 moves, the search begins at the shares of the convex relaxation
+    (``mpq.solvers.quadratic.convex_relaxation``) made whole, if that loses less than the additive
+    answer; moves that the relaxation rules out are left aside; single moves are taken many at a
+    time; and pairs are sought among those of random groups at a time. A search that was stopped by
+    its time limit says so (``Status.TIME_LIMIT``), and may end elsewhere on another machine.
+
+    The bound is the best of three relaxations: that of the additive problem, the convex one, and
+    for up to some 300 moves about a second of the one that ``branch-and-bound`` solves to the end.
 
     Args:
         num_restarts: Descents after the first.
         seed: Seed of the random changes.
+        time_limit_s: Wall time in seconds of the search, or ``None``.
+
+    Raises:
+        InputError: If an option makes no sense.
     """
 
     name: ClassVar[str] = "local-search"
@@ -57,8 +72,10 @@ class LocalSearch(Solver):
 
     num_restarts: int = 400
     seed: int = 0
+    time_limit_s: float | None = 60.0
 
     def __post_init__(self) -> None:
+        check_effort(self.name, 0.0, self.time_limit_s)
         if self.num_restarts < 0 or self.seed < 0:
             raise InputError(
                 f"local-search needs num_restarts >= 0 and seed >= 0; got {self.num_restarts} and "
@@ -71,12 +88,53 @@ class LocalSearch(Solver):
 
     def _search(self, problem: Problem, exact: Solution) -> Solution:
         assert exact.columns is not None
+        limit = math.inf if self.time_limit_s is None else self.time_limit_s
+        deadline = time.perf_counter() + limit
         quadratic = Quadratic.of(problem)
-        layers = improved(problem, quadratic, exact.columns, self.num_restarts, self.seed)
+        relaxation = relaxed(quadratic, deadline)
+        layers = searched(
+            problem, quadratic, relaxation, exact.columns, self.num_restarts, self.seed, deadline
+        )
+        is_out_of_time = time.perf_counter() > deadline
         loss = problem.loss_of(layers)
         bound = lower_bound(problem, quadratic, loss, exact.bound, _WORK)
-        status = Status.OPTIMAL if bound >= loss else Status.FEASIBLE
+        bound = max(bound, relaxation.bound)
+        status = Status.TIME_LIMIT if is_out_of_time else Status.FEASIBLE
+        status = Status.OPTIMAL if bound >= loss else status
         return Solution(status, layers, loss, bound, self.name, 0.0)
+
+
+def searched(
+    problem: Problem,
+    quadratic: Quadratic,
+    relaxation: Relaxed,
+    layers: Columns,
+    num_restarts: int,
+    seed: int,
+    deadline: float = math.inf,
+) -> Columns:
+    """As ``improved``, of many moves from where the relaxation is, and among those it leaves.
+
+    Args:
+        problem: As ``improved``.
+        quadratic: As ``improved``.
+        relaxation: Of the same moves.
+        layers: As ``improved``.
+        num_restarts: As ``improved``.
+        seed: As ``improved``.
+        deadline: As ``improved``.
+    """
+    if len(quadratic.group) <= _MAX_PAIRED:
+        return improved(problem, quadratic, layers, num_restarts, seed, deadline)
+    start = layers
+    # What pairs of groups cost is not in the relaxation.
+    columns = None if len(quadratic.pairwise) else rounded(quadratic, relaxation, deadline)
+    if columns is not None:
+        tried = (problem.grouped.expand(columns), layers)
+        start = min(filter(problem.is_feasible, tried), key=problem.loss_of)
+    first = start[[rows[0] for rows in problem.grouped.members]]
+    left = quadratic.among(core(quadratic, relaxation, problem.loss_of(start), first))
+    return improved(problem, left, start, num_restarts, seed, deadline)
 
 
 def improved(
@@ -95,9 +153,10 @@ def improved(
         layers: ``[L]`` within the budgets.
         num_restarts: Descents after the first.
         seed: Seed of the random changes.
-        deadline: Time of ``time.perf_counter`` in seconds, after which no descent begins.
+        deadline: Time of ``time.perf_counter`` in seconds, after which no descent begins; with
+            many moves, one that has begun stops.
     """
-    grouped, search = problem.grouped, _Search(quadratic, np.random.default_rng(seed))
+    grouped, search = problem.grouped, _Search(quadratic, np.random.default_rng(seed), deadline)
     # Tied layers are the same: the first of each group stands for it.
     best = current = search.settled(layers[[rows[0] for rows in grouped.members]])
     least = now = quadratic.loss(best)
@@ -199,10 +258,13 @@ class _Search:
     Args:
         quadratic: Loss and budgets over the moves of the problem.
         rng: Generator of the random changes.
+        deadline: Time of ``time.perf_counter`` in seconds, at which a descent among many moves
+            stops; what it has then is within the budgets as well.
     """
 
     quadratic: Quadratic
     rng: np.random.Generator
+    deadline: float = math.inf
 
     def settled(self, columns: Columns) -> Columns:
         """Descends until no pair helps; with many moves, until no pair within a random share."""
@@ -210,9 +272,10 @@ class _Search:
             before = columns
             shares = self._shares(np.array([], dtype=np.intp))
             for groups in shares:
-                columns = self._descended(columns, self._pairs(groups))
+                if not self._is_late:
+                    columns = self._descended(columns, self._pairs(groups))
             # With all groups in one share, the descent itself has tried every pair.
-            if len(shares) == 1 or (columns == before).all():
+            if len(shares) == 1 or (columns == before).all() or self._is_late:
                 return columns
 
     def restarted(self, columns: Columns) -> Columns:
@@ -222,25 +285,40 @@ class _Search:
         groups = self._shares(np.flatnonzero(shaken != columns))[0]
         return self._descended(shaken, self._pairs(groups))
 
+    @property
+    def _is_large(self) -> bool:
+        return len(self.quadratic.group) > _MAX_PAIRED
+
+    @property
+    def _is_late(self) -> bool:
+        # Few moves take no time, and do not look at the clock.
+        return self._is_large and time.perf_counter() > self.deadline
+
+    @cached_property
+    def _choosable(self) -> Columns:
+        """``[C]`` groups of more than one move: the others have nothing to exchange."""
+        return np.flatnonzero(np.bincount(self.quadratic.group) > 1)
+
     @cached_property
     def _every(self) -> _Pairs:
-        return _Pairs.of(self.quadratic, np.arange(len(self.quadratic.index)))
+        return _Pairs.of(self.quadratic, self._choosable)
 
     def _pairs(self, groups: Columns) -> _Pairs:
-        is_all = len(groups) == len(self.quadratic.index)
+        is_all = len(groups) == len(self._choosable)
         return self._every if is_all else _Pairs.of(self.quadratic, groups)
 
     def _shares(self, first: Columns) -> list[Columns]:
         """All groups, in random shares of few enough moves; some groups are in the first."""
-        count = len(self.quadratic.index)
+        choosable = self._choosable
+        num_moves = int(np.isin(self.quadratic.group, choosable).sum())
         # A pair takes two groups.
-        size = max(2, int(_MAX_PAIRED * count / len(self.quadratic.group)))
-        if size >= count:
-            return [np.arange(count)]
+        size = max(2, int(_MAX_PAIRED * len(choosable) / max(num_moves, 1)))
+        if size >= len(choosable):
+            return [choosable]
         # Permuted last: `setdiff1d` sorts.
-        rest = self.rng.permutation(np.setdiff1d(np.arange(count), first))
+        rest = self.rng.permutation(np.setdiff1d(choosable, first))
         order = np.concatenate([first, rest])
-        return np.array_split(order, -(-count // size))
+        return np.array_split(order, -(-len(order) // size))
 
     def _shaken(self, columns: Columns) -> Columns:
         """The choice with a few groups changed at random, within the budgets."""
@@ -258,25 +336,18 @@ class _Search:
         quadratic, columns = self.quadratic, columns.copy()
         # Not that of the loss, which may be 0: rounding errors would go round in circles.
         least = -1e-12 * float(quadratic.own.max() + np.abs(quadratic.linear).max())
-        while True:
+        while not self._is_late:
             held = quadratic.moves(columns)
-            single, (extra, room) = self._changes(held), self._extra(held)
+            single, (extra, room) = self.quadratic.changes(held), self._extra(held)
             moves = _best_single(single, extra, room, least)
+            if len(moves) and self._is_large and not len(quadratic.pairwise):
+                moves = batch(quadratic, held, single, extra, room)
             if not len(moves):
                 moves = pairs.best(single, extra, room, held[quadratic.group], least)
             if not len(moves):
                 return columns
             columns[quadratic.group[moves]] = quadratic.column[moves]
-
-    def _changes(self, held: Columns) -> Array:
-        """``[M]`` of the loss by each move alone."""
-        quadratic = self.quadratic
-        old = held[quadratic.group]  # [M] what each move replaces
-        slope = quadratic.rows @ quadratic.rows[held].sum(axis=0) + quadratic.linear
-        # With d = e_new - e_old, the change is d' (G x + c) + d' G d / 2.
-        exchanged = quadratic.within[np.arange(len(old)), quadratic.column[old]]
-        own = 0.5 * quadratic.own
-        return np.asarray(slope - slope[old] + own + own[old] - exchanged)
+        return columns
 
     def _extra(self, held: Columns) -> tuple[Array, Array]:
         """What each move costs beside the one it replaces ``[R, M]``, and what is free ``[R]``."""

@@ -1,12 +1,12 @@
 """A problem with interactions as matrices over moves."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import final
 
 import numpy as np
 
-from mpq._support.arrays import Array, Columns
+from mpq._support.arrays import Array, Columns, Mask
 from mpq.problem.pairwise_costs import PairwiseCosts
 from mpq.problem.problem import Problem
 from mpq.problem.tolerances import LAST_DIGITS, LIMIT
@@ -69,6 +69,16 @@ class Quadratic:
         edge = LAST_DIGITS * sizes + grouped.rounding
         return cls(rows, linear, costs, limits, edge, group, column, index, grouped.pairwise)
 
+    def among(self, keep: Mask) -> "Quadratic":
+        """The same with some of the moves ``[M]``, of every group at least one."""
+        group, column = self.group[keep], self.column[keep]
+        index = np.full(self.index.shape, -1, dtype=np.intp)
+        index[group, column] = np.arange(len(group))
+        return replace(
+            self, rows=self.rows[keep], linear=self.linear[keep], costs=self.costs[:, keep],
+            group=group, column=column, index=index,
+        )  # fmt: skip
+
     @cached_property
     def joint(self) -> Array:
         """``[R, M, M]`` what pairs of moves cost beside the two alone."""
@@ -120,6 +130,15 @@ class Quadratic:
     def moves(self, columns: Columns) -> Columns:
         """``[G]`` moves that make up a choice ``[G]``."""
         return self.index[np.arange(len(columns)), columns]
+
+    def changes(self, held: Columns) -> Array:
+        """``[M]`` of the loss by each move alone, in place of the one of its group in ``[G]``."""
+        old = held[self.group]  # [M] what each move replaces
+        slope = self.rows @ self.rows[held].sum(axis=0) + self.linear
+        # With d = e_new - e_old, the change is d' (G x + c) + d' G d / 2.
+        exchanged = self.within[np.arange(len(old)), self.column[old]]
+        own = 0.5 * self.own
+        return np.asarray(slope - slope[old] + own + own[old] - exchanged)
 
     def loss(self, columns: Columns) -> float:
         """Of a choice ``[G]``, in the loss table's unit."""

@@ -11,7 +11,7 @@ import pulp
 from scipy.optimize import linprog
 
 from mpq._support.arrays import Array, Columns
-from mpq.errors import SolverError
+from mpq.errors import InputError, SolverError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Solver
@@ -21,8 +21,10 @@ from mpq.solvers.additive.pulp_backend import Way, chosen_backend, run
 from mpq.solvers.proofs import rounding
 from mpq.solvers.quadratic.additive_start import from_additive
 from mpq.solvers.quadratic.bound import simple_bound
-from mpq.solvers.quadratic.local_search import improved
+from mpq.solvers.quadratic.convex_relaxation import relaxed
+from mpq.solvers.quadratic.local_search import searched
 from mpq.solvers.quadratic.moves import Quadratic
+from mpq.solvers.quadratic.relaxed_start import core
 
 _ROOT_ROUNDS = 60
 """Of tangents to the relaxation before the first integer program: each is one linear program."""
@@ -30,8 +32,6 @@ _CLOSE = 1e-3
 """Of the loss: where the cuts of the relaxation are called enough."""
 _SAFE = 1e-7
 """Of the loss: what a bound may owe to the tolerances of the integer program."""
-_RESTARTS = 50
-"""Of the local search whose answer is the program's first: a good one cuts the tree short."""
 _LARGEST = 1e9
 """Of a coefficient of a cut, in units of the loss. Choices are whole to within 1e-9 (`TOLERANCE`):
 a larger one would move the cut by more than the loss. HiGHS itself refuses a row from 1e15 on
@@ -52,8 +52,9 @@ class OuterApproximation(Solver):
     convex one; then at the assignment that each integer program finds (Duran and Grossmann 1986,
     doi:10.1007/BF02592064). An integer program proves a bound, its assignment has a loss, and the
     search ends where the two meet. Departs from the paper by cutting every square apart (Hijazi,
-    Bonami and Ouorou 2014, doi:10.1287/ijoc.2013.0570) and by beginning at the local search's
-    answer. Costs of pairs of layers are rows of the integer programs alone, as in ``ilp``; the
+    Bonami and Ouorou 2014, doi:10.1287/ijoc.2013.0570), by beginning at the local search's answer
+    and at the tangents of the convex relaxation (``mpq.solvers.quadratic.convex_relaxation``), and
+    by leaving out what that rules out: moves with which nothing loses less than that answer. Costs of pairs of layers are rows of the integer programs alone, as in ``ilp``; the
     relaxation goes without. ``branch-and-bound`` has a tighter relaxation and is quicker
     (``benchmarks/interactions.json``); this one shares no bound with it.
 
@@ -61,20 +62,30 @@ class OuterApproximation(Solver):
         gap: Where to stop: the distance from the bound, as a share of the loss.
         time_limit_s: Wall time in seconds of the search.
         backend: As for ``ilp``.
+        num_restarts: Restarts of the local search that finds the first assignment: a good one cuts
+            the integer programs' trees short.
+        seed: Seed of that local search.
 
     Raises:
         InputError: If an option makes no sense.
     """
 
     name: ClassVar[str] = "outer-approximation"
-    summary: ClassVar[str] = "interactions by integer programs with linear cuts, for tens of layers"
+    summary: ClassVar[str] = "interactions by integer programs with linear cuts, for hundreds of layers"
 
     gap: float = 1e-3
     time_limit_s: float = 60.0
     backend: str = "auto"
+    num_restarts: int = 50
+    seed: int = 0
 
     def __post_init__(self) -> None:
         check_effort(self.name, self.gap, self.time_limit_s)
+        if self.num_restarts < 0 or self.seed < 0:
+            raise InputError(
+                f"{self.name} needs num_restarts >= 0 and seed >= 0; got {self.num_restarts} and "
+                f"{self.seed}"
+            )
 
     def solve(self, problem: Problem) -> Solution:
         """See ``Solver.solve``; infeasible problems are recognised exactly.
@@ -89,16 +100,25 @@ class OuterApproximation(Solver):
         assert exact.columns is not None
         deadline = time.perf_counter() + self.time_limit_s
         quadratic = Quadratic.of(problem)
-        best = improved(problem, quadratic, exact.columns, _RESTARTS, 0, deadline)
-        program = _Program.of(quadratic, problem.loss_of(best))
+        relaxation = relaxed(quadratic, deadline)
+        best = searched(
+            problem, quadratic, relaxation, exact.columns, self.num_restarts, self.seed, deadline
+        )
         loss = problem.loss_of(best)
-        bound = simple_bound(problem, quadratic, exact.bound)
+        bound = max(simple_bound(problem, quadratic, exact.bound), relaxation.bound)
+        if loss - bound <= self.gap * abs(loss):
+            return Solution(self._status(loss, bound, deadline), best, loss, bound, self.name, 0.0)
+        first = best[[rows[0] for rows in problem.grouped.members]]
+        keep = core(quadratic, relaxation, loss, first)
+        quadratic, shares = quadratic.among(keep), relaxation.share[keep]
+        program = _Program.of(quadratic, loss, shares, deadline)
         # A linear program that contradicts what is known is not needed: the integer ones prove.
         if program.relaxed <= loss + rounding(problem, best):
             bound = max(bound, program.relaxed)
         while loss - bound > self.gap * abs(loss) and time.perf_counter() < deadline:
             most = loss + rounding(problem, best)
             moves, proved = self._solved(program, deadline - time.perf_counter(), most)
+            # What was left out of the program loses no less than the answer it was left out for.
             bound = max(bound, proved)
             found = problem.grouped.expand(quadratic.column[moves]) if len(moves) else best
             if problem.is_feasible(found):
@@ -143,10 +163,7 @@ class _Program:
     def __init__(self, quadratic: Quadratic, unit: float) -> None:
         self.unit = abs(unit) or 1.0
         self._group = quadratic.group
-        values, vectors = np.linalg.eigh(quadratic.gram / self.unit)
-        # Rounding leaves some eigenvalues below 0, of which there is no square root.
-        kept = values > 0
-        self._rows: Array = vectors[:, kept] * np.sqrt(values[kept])  # [M, K], y = x' rows
+        self._rows = _orthogonal(quadratic) / np.sqrt(self.unit)  # [M, K], y = x' rows
         self._linear = quadratic.linear / self.unit
         floors = np.minimum.reduceat(quadratic.costs, quadratic.starts, axis=1)  # [R, G]
         free = quadratic.limits - floors.sum(axis=1)
@@ -168,18 +185,38 @@ class _Program:
         self.relaxed = -math.inf  # bound of the relaxation, in the loss table's unit
 
     @classmethod
-    def of(cls, quadratic: Quadratic, unit: float) -> "_Program":
-        """With the cuts of the relaxation."""
+    def of(
+        cls,
+        quadratic: Quadratic,
+        unit: float,
+        shares: Array | None = None,
+        deadline: float = math.inf,
+    ) -> "_Program":
+        """With the cuts of the relaxation.
+
+        Args:
+            quadratic: Loss and budgets over the moves of the problem.
+            unit: In the loss table's unit.
+            shares: ``[M]`` where the convex relaxation is solved, if that is known: with tangents
+                there, the linear one has its bound at once.
+            deadline: Time of ``time.perf_counter`` in seconds, after which no cut is made.
+        """
         program = cls(quadratic, unit)
-        program._relax()
+        if shares is not None:
+            point = shares @ program._rows
+            program._add(point, np.ones(len(point), dtype=np.bool_))
+        program._relax(deadline)
         return program
 
-    def _relax(self) -> None:
+    def _relax(self, deadline: float) -> None:
         """Cuts at the relaxation's solutions, until it has the bound of the convex one."""
         num_moves, rank = self._rows.shape
         one = (self._group == np.arange(self._group[-1] + 1)[:, None]).astype(np.float64)
         budgets = np.hstack([self._costs, np.zeros((len(self._costs), rank))])
         for _ in range(_ROOT_ROUNDS):
+            seconds = deadline - time.perf_counter()
+            if seconds <= 0:
+                return
             tangents = [left for left, _ in self._tangents]
             found = linprog(
                 np.r_[self._linear, np.ones(rank)],
@@ -188,8 +225,9 @@ class _Program:
                 A_eq=np.hstack([one, np.zeros((len(one), rank))]),
                 b_eq=np.ones(len(one)),
                 bounds=[(0, 1)] * num_moves + [(0, None)] * rank,
+                options={} if math.isinf(deadline) else {"time_limit": seconds},
             )
-            if found.x is None:  # for the integer programs to say
+            if found.status != 0:  # out of time, or for the integer programs to say
                 return
             self.relaxed = (found.fun - _SAFE) * self.unit
             point = found.x[:num_moves] @ self._rows
@@ -250,6 +288,19 @@ class _Program:
             for row, limit in zip(left, right.tolist(), strict=True):
                 model += _sum(every, row) <= limit
         return model, x
+
+
+def _orthogonal(quadratic: Quadratic) -> Array:
+    """``[M, K]`` orthogonal columns with the Gram matrix of the factor's rows."""
+    rows = quadratic.rows
+    # Of the two Gram matrices the smaller one has all eigenvalues that are not 0.
+    if rows.shape[1] < len(rows):
+        values, vectors = np.linalg.eigh(rows.T @ rows)
+        return np.asarray(rows @ vectors[:, values > 0])
+    values, vectors = np.linalg.eigh(quadratic.gram)
+    # Rounding leaves some eigenvalues below 0, of which there is no square root.
+    kept = values > 0
+    return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
 
 
 def _sum(variables: list[Any], numbers: Array) -> Any:

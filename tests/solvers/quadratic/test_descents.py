@@ -144,7 +144,7 @@ def test_changes_are_differences_of_losses_and_costs(seed: int) -> None:
     columns = np.random.default_rng(seed).integers(0, 4, 4)
     held = quadratic.moves(columns)
 
-    changes, (extra, room) = search._changes(held), search._extra(held)
+    changes, (extra, room) = search.quadratic.changes(held), search._extra(held)
 
     for move in range(16):
         other = columns.copy()
@@ -198,7 +198,7 @@ def test_the_best_pair_is_the_best_of_all_pairs(seed: int) -> None:
     quadratic = search.quadratic
     columns = np.array(case.costs).sum(axis=0).argmin(axis=1)
     held = quadratic.moves(columns)
-    single, (extra, room) = search._changes(held), search._extra(held)
+    single, (extra, room) = search.quadratic.changes(held), search._extra(held)
     losses = {}
     for one, two in product(range(20), repeat=2):
         if quadratic.group[one] < quadratic.group[two]:

@@ -14,6 +14,7 @@ from mpq.errors import InputError
 from mpq.problem.solution import Status
 from mpq.solvers import IntegerLinearProgram, LocalSearch
 from mpq.solvers.quadratic import local_search as module_under_test
+from mpq.solvers.quadratic.moves import Quadratic
 from tests.solvers.quadratic.cases import KINDS, Case, of_kind, random_case
 
 
@@ -153,14 +154,14 @@ def test_a_limit_at_the_smallest_cost_can_be_met(scale: float) -> None:
 def test_rounding_errors_do_not_go_round_in_circles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Around an incumbent its own loss is a constant, that is 0; equal layers may be exchanged."""
     descents = [0]
-    changes = module_under_test._Search._changes
+    changes = Quadratic.changes
 
     def counted(*args: Any) -> Any:
         descents[0] += 1
         assert descents[0] < 20_000
         return changes(*args)
 
-    monkeypatch.setattr(module_under_test._Search, "_changes", counted)
+    monkeypatch.setattr(Quadratic, "changes", counted)
     for seed in range(30):
         rng = np.random.default_rng(seed)
         shape = (int(rng.integers(3, 20)), 3, 4)

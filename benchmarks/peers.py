@@ -114,8 +114,8 @@ class Peer:
 
 LLAMA: Final = ("llama",)
 IMAGES: Final = ("resnet20", "vit")
-ADAROUND_ITERATIONS: Final = 2000
-"""Of a layer: its default of 15,000 takes hours on a processor."""
+ADAROUND_ITERATIONS: Final = 1000
+"""Of a layer: its default of 15,000 takes half an hour and more on a processor."""
 MCT_RESNET20: Final = {"epochs": 10, "is_weighted": True}
 """480 steps: an epoch takes 12 seconds here. Its loss weighs layers by Hessian scores of 32
 examples, as it does by default without attention to samples: with that, scores alone take a

@@ -23,6 +23,8 @@ With ``--tuned`` a second search stands beside it, which is asked to round again
 to tune what comes out (``sequential_rounding``, ``tune="all"``), as a peer does that trains its
 rounding; ``ratio_tuned`` is that one's.
 
+``--setting LABEL``, once or more, asks a peer in these of its ways alone, by the labels of rows.
+
 Of the Llama all linear layers of its blocks are quantized, by both sides; the embedding and the
 head, one parameter, stay as they are. Of ResNet-20 and the vision transformer all layers are.
 Rows that are in the file already are not made again. Needs the published networks: MPQ_DATA, or
@@ -33,6 +35,7 @@ import argparse
 import copy
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -111,11 +114,15 @@ class Peer:
 
 LLAMA: Final = ("llama",)
 IMAGES: Final = ("resnet20", "vit")
-ADAROUND_ITERATIONS: Final = 2000
-"""Of a layer: its default of 15,000 takes hours on a processor."""
-MCT_EPOCHS: Final = 5
-"""Over the calibration examples, of which it takes Hessian scores of 16, as it does by default
-without attention to samples: with that, scores alone take a hundred passes for every batch."""
+ADAROUND_ITERATIONS: Final = 1000
+"""Of a layer, in 4 minutes of processor time: its default is 15,000."""
+MCT_RESNET20: Final = {"epochs": 10, "is_weighted": True}
+"""480 steps of 0.2 seconds. Its loss weighs layers by Hessian scores of 32
+examples, as it does by default without attention to samples: with that, scores alone take a
+hundred passes for every batch."""
+MCT_VIT: Final = {"epochs": 30, "is_weighted": False}
+"""480 steps of 0.3 seconds. Its Hessian scores are a hundred times the gradient of every
+activation, of which 69 had ended after 7 minutes; without them its loss weighs layers alike."""
 PER_CHANNEL: Final = Setting("per channel", {"*": "w{bits}"}, LLAMA, {"group_size": None})
 MLP: Final = ("*mlp*",)
 """Their 172 inputs or outputs are no multiple of 32: AutoRound leaves them as they are, and
@@ -190,7 +197,15 @@ PEERS: Final = {
         "aimet-torch",
         ("torch==2.14.1", "torchvision==0.29.1", "aimet-torch==2.42.0"),
         "aimet_driver.py",
-        (Setting("AdaRound", {"*": "w{bits}"}, IMAGES, {"iterations": ADAROUND_ITERATIONS}),),
+        (
+            Setting(
+                "AdaRound",
+                {"*": "w{bits}"},
+                IMAGES,
+                {"iterations": ADAROUND_ITERATIONS},
+                only_bits=(4, 5, 6, 8),  # "4-31" in its documentation
+            ),
+        ),
     ),
     "mct": Peer(
         "model-compression-toolkit",
@@ -203,12 +218,10 @@ PEERS: Final = {
         "mct_driver.py",
         (
             Setting("mixed precision", {"*": "w{bits}"}, IMAGES, {"epochs": 0, "is_mixed": True}),
-            Setting("GPTQ", {"*": "w{bits}"}, IMAGES, {"epochs": MCT_EPOCHS, "is_mixed": False}),
-            Setting(
-                "mixed precision and GPTQ",
-                {"*": "w{bits}"},
-                IMAGES,
-                {"epochs": MCT_EPOCHS, "is_mixed": True},
+            *(
+                Setting(label, {"*": "w{bits}"}, (name,), {**options, "is_mixed": is_mixed})
+                for name, options in (("resnet20", MCT_RESNET20), ("vit", MCT_VIT))
+                for label, is_mixed in (("GPTQ", False), ("mixed precision and GPTQ", True))
             ),
         ),
     ),
@@ -220,6 +233,7 @@ def main() -> None:
     parser.add_argument("network", choices=NETWORKS)
     parser.add_argument("peer", choices=PEERS)
     parser.add_argument("--bits", default="3,4")
+    parser.add_argument("--setting", action="append", default=[], help="default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--envs", type=Path, required=True)
     parser.add_argument("--into", type=Path, required=True)
@@ -238,7 +252,8 @@ def main() -> None:
     }
     done = {(row["setting"], row["bits"], row["seed"]) for row in told["rows"]}
     write(told, given)
-    for setting in peer.settings:
+    asked = [x for x in peer.settings if not given.setting or x.label in given.setting]
+    for setting in asked:
         for bits in map(int, given.bits.split(",")):
             is_done = (setting.label, bits, given.seed) in done
             if setting.takes(given.network, bits) and not is_done:
@@ -258,10 +273,15 @@ def rows_there(into: Path) -> list[dict[str, Any]]:
 def write(told: Mapping[str, Any], given: argparse.Namespace) -> None:
     """After every row, as those of some peers take long; with the command that makes all rows."""
     bits = ",".join(sorted({str(row["bits"]) for row in told["rows"]}))
+    made = {row["setting"] for row in told["rows"]}
+    possible = [x.label for x in PEERS[given.peer].settings if given.network in x.networks]
+    some = [] if made.issuperset(possible) else [x for x in possible if x in made]
     command = (
         f"python benchmarks/peers.py {given.network} {given.peer} --bits {bits} "
         f"--seed {given.seed} --envs environments --into benchmarks/peers/{given.into.name}"
-    ) + (" --tuned" if given.tuned else "")
+        + "".join(f" --setting {shlex.quote(label)}" for label in some)
+        + (" --tuned" if given.tuned else "")
+    )
     given.into.parent.mkdir(exist_ok=True)
     text = json.dumps({"command": command, **told}, indent=1) + "\n"
     given.into.write_text(text, encoding="utf-8")
@@ -312,7 +332,8 @@ class Compared:
         with TemporaryDirectory() as folder:
             place = Path(folder)
             self._ask(bits, place)
-            run([str(python), str(ROOT / "benchmarks" / "peer_drivers" / peer.driver), folder])
+            driver = ROOT / "benchmarks" / "peer_drivers" / peer.driver
+            run([str(python), str(driver), folder], DRIVER_LIMIT_S, place)
             told = json.loads((place / "told.json").read_text("utf-8"))
             tensors = load_file(place / "weights.safetensors")
         outputs = tensors.pop("outputs", None)
@@ -373,7 +394,10 @@ class Compared:
         else:
             example, file = NETWORKS[self.name]
             spec = ROOT / "examples" / f"{example}.py"
-            asked |= {"example": str(spec), "weights": str(load_object(f"{spec}:DATA") / file)}
+            asked |= {
+                "example": str(spec),
+                "weights": str((load_object(f"{spec}:DATA") / file).absolute()),
+            }
         (place / "asked.json").write_text(json.dumps(asked), "utf-8")
 
     def _with(self, tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -491,8 +515,12 @@ def versions(python: Path, peer: Peer) -> dict[str, str]:
     return found
 
 
-def run(command: list[str], limit_s: int = DRIVER_LIMIT_S) -> str:
+def run(
+    command: list[str], limit_s: int = DRIVER_LIMIT_S, current_folder: Path | None = None
+) -> str:
     """What a command prints; on one thread, and without a hub.
+
+    Some peers leave logs in the current folder, which ours is not to be.
 
     Raises:
         subprocess.CalledProcessError: If it fails; what it said goes to stderr.
@@ -507,7 +535,7 @@ def run(command: list[str], limit_s: int = DRIVER_LIMIT_S) -> str:
     }
     ended = subprocess.run(
         command, capture_output=True, text=True, timeout=limit_s, check=False,
-        env={**os.environ, **alone},
+        env={**os.environ, **alone}, cwd=current_folder,
     )  # fmt: skip
     if ended.returncode:
         sys.stderr.write(ended.stdout[-4000:] + ended.stderr[-4000:])

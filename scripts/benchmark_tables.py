@@ -386,7 +386,7 @@ def peers() -> str:
     found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     head = [
         "network", "peer", "how", "bits per weight", "its KL [nats]", "ours", "ours over its",
-        "its seconds", "ours",
+        "tuned over its", "its seconds", "ours", "tuned",
     ]  # fmt: skip
     rows = (_peer_row(told, row) for told in found for row in told["rows"])
     return _table(head, rows)
@@ -402,10 +402,19 @@ def _peer_row(told: dict[str, Any], row: dict[str, Any]) -> Row:
         f"{theirs['bits_per_weight']:.2f}",
         _number(theirs["kl_nats"]),
         _number(ours["kl_nats"]),
-        f"{row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})",
+        _ratio(row, "ratio"),
+        _ratio(row, "ratio_tuned"),
         _number(theirs["processor_seconds"]),
         _number(ours["processor_seconds"]),
+        _number(row["mpq_tuned"]["processor_seconds"]) if "mpq_tuned" in row else "",
     ]
+
+
+def _ratio(row: dict[str, Any], name: str) -> str:
+    """With its interval; empty where it was not asked for."""
+    if name not in row:
+        return ""
+    return f"{row[name]:.2f} ({row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})"
 
 
 def _read(name: str) -> Any:

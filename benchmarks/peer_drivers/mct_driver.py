@@ -81,7 +81,9 @@ def main() -> None:
     }
     if asked["epochs"]:
         config = mct.gptq.get_pytorch_gptq_config(
-            n_epochs=asked["epochs"], use_hessian_sample_attention=False
+            n_epochs=asked["epochs"],
+            use_hessian_based_weights=asked["is_weighted"],
+            use_hessian_sample_attention=False,
         )
         quantize = mct.gptq.pytorch_gradient_post_training_quantization
         quantized, _ = question.timed(lambda: quantize(model, gptq_config=config, **options))

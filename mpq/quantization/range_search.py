@@ -45,7 +45,7 @@ def shrunken(
         grid = make_grid(number, symmetric, lows, highs)
         # By a grid as it is made afterwards, so that the rounding of its zero point counts.
         copies = rows.repeat(len(some), 1) if len(some) > 1 else rows  # [F O, K]
-        errors = summed(grid.round(copies) - copies).view(len(some), -1)  # [F, O]
+        errors = summed(grid.round(copies).sub_(copies)).view(len(some), -1)  # [F, O]
         for factor, error in zip(some, errors, strict=True):
             better = error < best  # the widest of equals, as it was tried first
             best = torch.where(better, error, best)

@@ -93,27 +93,38 @@ class _Descent(StackSolver):
 
     def _offer_gptq(self, best: "_Best", starts: Sequence[Stack]) -> None:
         """Side by side as far as memory goes: a step over few rows takes as long as over many."""
-        num_rows = starts[0].target.shape[-1]
         at_once = max(1, NUMBERS_AT_ONCE // starts[0].target.numel())
         for first in range(0, len(starts), at_once):
             some = starts[first : first + at_once]
-            found = self.sequential.codes(Stack.side_by_side(some)).split(num_rows, dim=-1)
-            for start, codes in zip(some, found, strict=True):
-                best.offer(start, codes)
+            if len(some) == 1:
+                best.offer(some[0], self.sequential.codes(some[0]))
+                continue
+            together = Stack.side_by_side(some)
+            unit = best.unit.repeat(*[1] * (best.unit.ndim - 1), len(some))
+            codes, errors = self.sequential.codes_and_errors(together, unit)
+            # [..., n, R], of each row the best start.
+            chosen = errors.unflatten(-1, (len(some), -1)).argmin(dim=-2, keepdim=True)
+            codes, scale, point = (
+                t.unflatten(-1, (len(some), -1))
+                .take_along_dim(chosen[..., None, :, :], dim=-2)
+                .squeeze(-2)
+                for t in (codes, together.scale, together.zero_point)
+            )
+            best.offer(some[0].with_scale(scale, point), codes)
 
 
 class _Best:
     """The best codes and scales of every row that were offered; to nearest to begin with."""
 
     def __init__(self, objective: Objective, stack: Stack) -> None:
-        self._objective, self._unit = objective, largest(stack)
+        self._objective, self.unit = objective, largest(stack)
         self.stack = stack
         self.codes = stack.nearest()
-        self._errors = objective.of_codes(stack, self.codes, self._unit)
+        self._errors = objective.of_codes(stack, self.codes, self.unit)
 
     def offer(self, stack: Stack, codes: Tensor) -> None:
         """Keeps what is better, row by row; of equals the first."""
-        errors = self._objective.of_codes(stack, codes, self._unit)
+        errors = self._objective.of_codes(stack, codes, self.unit)
         better = errors < self._errors
         self._errors = torch.where(better, errors, self._errors)
         better = better[..., None, :]

@@ -84,6 +84,17 @@ class Sequential:
         """``[..., K, R]`` codes of a stack, at its scales."""
         return torch.cat([each.codes(stack.of_inputs(part)) for part, each in self.parts], dim=-2)
 
+    def codes_and_errors(self, stack: Stack, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and the form of the errors ``[..., R]``, which is found on the way.
+
+        Args:
+            stack: The rows.
+            unit: ``[..., 1, R]`` in which their errors are.
+        """
+        errors = torch.zeros_like(unit[..., 0, :])
+        found = [each.codes(stack.of_inputs(part), errors, unit) for part, each in self.parts]
+        return torch.cat(found, dim=-2), errors
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -122,14 +133,26 @@ class Factorization:
         inverse = torch.cholesky_inverse(lower)
         return cls(order, torch.linalg.cholesky(inverse, upper=True).float())
 
-    def codes(self, stack: Stack) -> Tensor:
-        """``[..., k, R]`` codes of a stack, at its scales."""
+    def codes(
+        self, stack: Stack, total: Tensor | None = None, unit: Tensor | None = None
+    ) -> Tensor:
+        """``[..., k, R]`` codes of a stack, at its scales.
+
+        Args:
+            stack: The rows.
+            total: ``[..., R]`` to which the form of the errors is added, in squared units: with
+                ``U`` the factor, errors of the numbers are ``U^T e``, and the form is
+                ``(U^T U)^-1``, so that it is the squared length of ``e``.
+            unit: ``[..., 1, R]``.
+        """
         left = stack.target.take_along_dim(self.order[..., None], dim=-2)
         ordered = torch.empty_like(left)
         for start in range(0, stack.num_inputs, BLOCK):
             stop = min(start + BLOCK, stack.num_inputs)
             errors = self._block(stack, left, ordered, start, stop)
             subtract(left[..., stop:, :], self.upper[..., start:stop, stop:].mT, errors)
+            if total is not None and unit is not None:
+                total += errors.div_(unit).square_().sum(dim=-2)
         places = self.order[..., None].expand_as(ordered)
         return torch.empty_like(ordered).scatter_(-2, places, ordered)
 

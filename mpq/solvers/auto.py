@@ -26,7 +26,7 @@ _LINEAR_MOVES = 3100
 _GAP = 1e-3
 """Of the loss: what is left open where a proof of hundreds of layers would take its time for it."""
 _TIME_LIMIT_S = 20.0
-"""Of a search: a frontier has many."""
+"""Of a proof: a frontier has many."""
 
 
 @final
@@ -42,8 +42,8 @@ class Auto(Solver):
     more rows that relaxation is loose, and ``branch-and-bound`` has a tighter one, up to 1,500.
     Beyond, ``local-search`` has the bound of the convex relaxation, which is the closer the more
     layers there are. Costs of pairs go to ``outer-approximation``, because the exchanges of a local
-    search rarely move a whole block of layers to another format. No search takes longer than 20 s;
-    one that its time limit has stopped says so (``benchmarks/solvers_at_scale.json``).
+    search rarely move a whole block of layers to another format. A proof stops after 20 s, a local
+    search after a minute, and says so (``benchmarks/solvers_at_scale.json``).
 
     Args:
         seed: Seed of the local search.
@@ -90,4 +90,4 @@ class Auto(Solver):
             return linear, why
         if num_moves <= _LIFTED_MOVES:
             return BranchAndBound(_GAP, _TIME_LIMIT_S, restarts, self.seed), why
-        return LocalSearch(restarts, self.seed, _TIME_LIMIT_S), f"{why}, too many to prove"
+        return LocalSearch(restarts, self.seed), f"{why}, too many to prove"

@@ -54,11 +54,11 @@ def cuts(num_restarts: int) -> OuterApproximation:
         (300, 150, False, proof(400)),
         (301, 151, False, proof(20)),
         (1500, 750, False, proof(20)),
-        (1501, 751, False, LocalSearch(20, 3, 20.0)),
+        (1501, 751, False, LocalSearch(20, 3)),
         (3100, 1, False, cuts(20)),
         (3100, 1, True, cuts(20)),
-        (3101, 1, False, LocalSearch(20, 3, 20.0)),
-        (3101, 1, True, LocalSearch(20, 3, 20.0)),
+        (3101, 1, False, LocalSearch(20, 3)),
+        (3101, 1, True, LocalSearch(20, 3)),
     ],
 )
 def test_choices_and_rows_decide(

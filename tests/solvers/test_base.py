@@ -38,7 +38,11 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "dynamic-programming": {"grid": 10_000},
     "branch-and-bound": {"gap": 0.0, "time_limit_s": 60.0, "num_restarts": 200, "seed": 0},
     "outer-approximation": {
-        "gap": 1e-3, "time_limit_s": 60.0, "backend": "auto", "num_restarts": 50, "seed": 0,
+        "gap": 1e-3,
+        "time_limit_s": 60.0,
+        "backend": "auto",
+        "num_restarts": 50,
+        "seed": 0,
     },  # fmt: skip
     "local-search": {"num_restarts": 400, "seed": 0, "time_limit_s": 60.0},
     "evolutionary": MEASURING

@@ -6,9 +6,7 @@ from mpq._support.arrays import Array, Columns
 from mpq.solvers.quadratic.moves import Quadratic
 
 
-def batch(
-    quadratic: Quadratic, held: Columns, single: Array, extra: Array, room: Array
-) -> Columns:
+def batch(quadratic: Quadratic, held: Columns, single: Array, extra: Array, room: Array) -> Columns:
     """The best of all beginnings of a list of moves, one of each group, by what each gains alone.
 
     Moves that gain alone may lose together. Their rows are added up one after the other, so that

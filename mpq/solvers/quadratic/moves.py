@@ -50,14 +50,12 @@ class Quadratic:
         assert found is not None
         group, column = np.nonzero(grouped.allowed)
         share = 1 - found.shrinkage
-        moves = found.factor.transpose(1, 2, 0)  # [L, B, S]
-        rows = np.empty((len(group), len(found.factor)))  # [M, S]
-        alone = np.empty(len(group))
-        for one, members in enumerate(map(list, grouped.members)):
-            cells = group == one
-            # The factor is kept as float32; what tied layers do together is added up in float64.
-            rows[cells] = moves[members].sum(axis=0, dtype=np.float64)[column[cells]]
-            alone[cells] = found.alone[members].sum(axis=0)[column[cells]]
+        order = np.concatenate([np.array(members) for members in grouped.members])
+        starts = np.cumsum([0, *map(len, grouped.members[:-1])])
+        # The factor is kept as float32; what tied layers do together is added up in float64.
+        moves = found.factor.transpose(1, 2, 0)[order]  # [L, B, S]
+        rows = np.add.reduceat(moves, starts, axis=0, dtype=np.float64)[group, column]  # [M, S]
+        alone = np.add.reduceat(found.alone[order], starts, axis=0)[group, column]
         rows *= np.sqrt(share / len(found.factor))
         linear = grouped.loss[group, column] - share * alone
         # Outwards whatever the sign, as in `Budget.is_met`.

@@ -71,7 +71,9 @@ class OuterApproximation(Solver):
     """
 
     name: ClassVar[str] = "outer-approximation"
-    summary: ClassVar[str] = "interactions by integer programs with linear cuts, for hundreds of layers"
+    summary: ClassVar[str] = (
+        "interactions by integer programs with linear cuts, for hundreds of layers"
+    )
 
     gap: float = 1e-3
     time_limit_s: float = 60.0

@@ -89,9 +89,7 @@ def test_two_moves_that_cancel_by_hand() -> None:
 
 def test_a_multiplier_is_loss_for_a_unit_of_the_budget() -> None:
     """Errors too small to matter beside the table: 3 nats less for 6 bytes more."""
-    case = Case(
-        np.full((1, 1, 2), 1e-9), np.array([[4.0, 1.0]]), (np.array([[2.0, 8.0]]),), (5.0,)
-    )
+    case = Case(np.full((1, 1, 2), 1e-9), np.array([[4.0, 1.0]]), (np.array([[2.0, 8.0]]),), (5.0,))
 
     found = relaxed(Quadratic.of(case.problem()))
 
@@ -130,9 +128,7 @@ def test_out_of_time_a_bound_still_holds(deadline: float) -> None:
 def test_a_limit_that_leaves_nothing_free_is_met() -> None:
     """There is a single assignment: the bound is at most its loss."""
     case = random_case(0, num_layers=4)
-    tight = replace(
-        case, costs=(case.costs[0],), limits=(float(case.costs[0].min(axis=1).sum()),)
-    )
+    tight = replace(case, costs=(case.costs[0],), limits=(float(case.costs[0].min(axis=1).sum()),))
 
     found = relaxed(Quadratic.of(tight.problem()))
 

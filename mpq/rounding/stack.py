@@ -202,9 +202,13 @@ class Cells:
     def one_by_one(self) -> "list[Cells]":
         """Those of each input."""
         scales, inverses = self.scale.unbind(-2), self.inverse.unbind(-2)
-        points = [None] * len(scales) if self.zero_point is None else self.zero_point.unbind(-2)
-        rest = self.low, self.high, self.number, self.has_fractions, self.levels
-        return [Cells(*each, *rest) for each in zip(scales, inverses, points, strict=True)]
+        points: Sequence[Tensor | None] = [None] * len(scales)
+        if self.zero_point is not None:
+            points = self.zero_point.unbind(-2)
+        return [
+            replace(self, scale=scale, inverse=inverse, zero_point=point)
+            for scale, inverse, point in zip(scales, inverses, points, strict=True)
+        ]
 
     def codes(self, values: Tensor) -> Tensor:
         """Nearest codes, in the shape of values of these inputs."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mpq.errors import DataError
 from mpq.network.examples import Calibration
-from mpq.network.folds import folds
+from mpq.network.folds import folds, parts
 
 
 def numbers(data: Calibration) -> list[float]:
@@ -69,3 +69,13 @@ def test_axes_are_kept() -> None:
 def test_a_single_example_cannot_be_left_out() -> None:
     with pytest.raises(DataError, match="cannot be split"):
         folds(Calibration(batches(1)), 0.25)
+
+
+@pytest.mark.parametrize(("count", "share"), [(8, 0.25), (10, 0.25), (7, 0.3), (2, 0.5), (5, 0.9)])
+def test_parts_are_all_examples_and_what_folds_leave_out(count: int, share: float) -> None:
+    """In order, the last one first."""
+    data = Calibration([torch.arange(float(count))[:, None]])
+    found = [torch.cat([batch.args[0] for batch in part]) for part in parts(data, share)]
+    assert torch.equal(torch.cat(found), torch.arange(float(count))[:, None])
+    left_out = [torch.cat([b.args[0] for b in unseen]) for _, unseen in folds(data, share)]
+    assert all(map(torch.equal, left_out, found[::-1]))

@@ -23,7 +23,7 @@ from mpq.quantization.numerics import Numerics
 from mpq.quantization.stored import StoredWeight
 from mpq.workflows import shown_examples
 from mpq.workflows.codes_cache import CodesCache
-from mpq.workflows.codes_keys import ToRound
+from mpq.workflows.codes_keys import ToRound, ToRoundTogether
 from mpq.workflows.rounded_weights import RoundedWeights
 from mpq.workflows.setup import Prepared
 from tests.workflows.networks import Net, batches
@@ -70,13 +70,13 @@ def same(one: RoundedWeights, other: RoundedWeights) -> bool:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[ToRound]:
     """Weights that are really rounded."""
     found: list[ToRound] = []
-    codes = ToRound.codes
+    codes = ToRoundTogether.codes
 
-    def counting(asked: ToRound) -> list[StoredWeight]:
-        found.append(asked)
+    def counting(asked: ToRoundTogether) -> list[list[StoredWeight]]:
+        found.extend(asked.weights)
         return codes(asked)
 
-    monkeypatch.setattr(ToRound, "codes", counting)
+    monkeypatch.setattr(ToRoundTogether, "codes", counting)
     return found
 
 
@@ -215,12 +215,12 @@ KILLED = """
 import os, signal, sys
 import torch
 from pathlib import Path
-from mpq.workflows.codes_keys import ToRound
+from mpq.workflows.codes_keys import ToRoundTogether
 from tests.workflows.networks import Net
 from tests.workflows.test_codes_cache import rounded
 
 torch.set_num_threads(int(sys.argv[3]))
-codes, done = ToRound.codes, []
+codes, done = ToRoundTogether.codes, []
 
 def until(asked):
     if len(done) == int(sys.argv[2]):
@@ -228,7 +228,7 @@ def until(asked):
     done.append(asked)
     return codes(asked)
 
-ToRound.codes = until
+ToRoundTogether.codes = until
 torch.manual_seed(0)
 rounded(Net().eval(), Path(sys.argv[1]))
 """

@@ -28,6 +28,7 @@ from mpq.sensitivity.passes.moment_mixing import OVER, SecondMoments
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
 from mpq.sensitivity.passes.second_moments import (
     ALIGNMENT,
+    PartialMoments,
     moment_shape,
     second_moments,
 )
@@ -681,3 +682,16 @@ def test_a_gram_matrix_is_the_sum_of_products(inputs: int, groups: int, share: i
     for part, block in blocks(gram.matrix()):
         torch.testing.assert_close(block, expected[:, part, part], rtol=1e-4, atol=1e-4)
         assert torch.equal(block, block.mT)
+
+
+def test_parts_add_up_to_the_moments_of_their_examples() -> None:
+    """Also asked for twice, and of the first parts, whose probes are the same by themselves."""
+    model = Function(lambda m, x: flat(m, x), layer=nn.Linear(5, 4))
+    first, second, third = (torch.randn(n, 5) for n in (3, 2, 4))
+    on = asked(model, [torch.cat([first, second, third])])
+    found = PartialMoments.of(on, [on.data.between(*ends) for ends in ((0, 3), (3, 5), (5, 9))])
+    begun = second_moments(asked(model, [first, second])).values["layer"]
+    for _ in range(2):
+        torch.testing.assert_close(found.total([0, 1]).values["layer"], begun)
+    whole = found.total([0, 1, 2], is_last=True).values["layer"]
+    torch.testing.assert_close(whole, second_moments(on).values["layer"])

@@ -29,7 +29,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from solvers import make
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mpq.problem.budget import Budget
@@ -43,6 +42,7 @@ from mpq.solvers import Auto, BranchAndBound, LocalSearch, OuterApproximation, S
 from mpq.solvers.additive.default import solve_additive
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task
+from solvers import make
 
 BITS = (2, 3, 4, 5, 6, 8)
 SHARE = 0.33

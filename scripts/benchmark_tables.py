@@ -216,6 +216,35 @@ def interactions() -> str:
     return _table(["network", "bytes of", "status", "gap", "additive optimum loses more"], rows)
 
 
+def solvers_at_scale() -> str:
+    """Additive tables and interactions at the size of language models."""
+    data = _read("solvers_at_scale")
+    rows = (
+        [
+            row["case"],
+            f"{row['moves']:,}",
+            str(row.get("rows", "-")),
+            str(row["budgets"]),
+            _solver(row),
+            f"{row['processor_s']:.2f}",
+            _number(row["loss"]),
+            f"{row['gap']:.1g}",
+            row["status"].replace("_", " "),
+        ]
+        for row in (*data["additive"], *data["interactions"])
+    )
+    head = [
+        "case", "moves", "rows", "budgets", "solver", "processor seconds", "loss [nats]", "gap",
+        "status",
+    ]  # fmt: skip
+    return _table(head, rows)
+
+
+def _solver(row: dict[str, Any]) -> str:
+    name = row["solver"]
+    return f"`auto`: `{name}`" if row["asked"] == "auto" else f"`{name}`"
+
+
 def t4_roofline() -> str:
     """The T4's roofline over measured kernels."""
     data = _read("t4_roofline")
@@ -453,6 +482,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "milp": milp,
     "baselines": baselines,
     "interactions": interactions,
+    "solvers-at-scale": solvers_at_scale,
     "t4-roofline": t4_roofline,
     "interpolation": interpolation,
     "conversions": conversions,

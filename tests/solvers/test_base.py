@@ -37,13 +37,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "ilp": {"backend": "auto", "time_limit_s": None, "gap": 0.0},
     "dynamic-programming": {"grid": 10_000},
     "branch-and-bound": {"gap": 0.0, "time_limit_s": 60.0, "num_restarts": 200, "seed": 0},
-    "outer-approximation": {
-        "gap": 1e-3,
-        "time_limit_s": 60.0,
-        "backend": "auto",
-        "num_restarts": 50,
-        "seed": 0,
-    },  # fmt: skip
+    "outer-approximation": {"gap": 1e-3, "time_limit_s": 60.0, "backend": "auto"}
+    | {"num_restarts": 50, "seed": 0},
     "local-search": {"num_restarts": 400, "seed": 0, "time_limit_s": 60.0},
     "evolutionary": MEASURING
     | {"num_trials": 1000, "population_size": 30, "objectives": "loss", "is_measured": False},

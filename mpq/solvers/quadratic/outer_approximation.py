@@ -54,9 +54,11 @@ class OuterApproximation(Solver):
     search ends where the two meet. Departs from the paper by cutting every square apart (Hijazi,
     Bonami and Ouorou 2014, doi:10.1287/ijoc.2013.0570), by beginning at the local search's answer
     and at the tangents of the convex relaxation (``mpq.solvers.quadratic.convex_relaxation``), and
-    by leaving out what that rules out: moves with which nothing loses less than that answer. Costs of pairs of layers are rows of the integer programs alone, as in ``ilp``; the
-    relaxation goes without. ``branch-and-bound`` has a tighter relaxation and is quicker
-    (``benchmarks/interactions.json``); this one shares no bound with it.
+    by leaving out what that rules out: moves with which nothing loses less than that answer. Costs
+    of pairs of layers are rows of the integer programs alone, as in ``ilp``; the relaxation goes
+    without. ``branch-and-bound`` has a tighter relaxation, which is quicker for tens of layers
+    (``benchmarks/interactions.json``), and where the factor has more rows than there are layers;
+    this one shares no bound with it.
 
     Args:
         gap: Where to stop: the distance from the bound, as a share of the loss.
@@ -71,9 +73,7 @@ class OuterApproximation(Solver):
     """
 
     name: ClassVar[str] = "outer-approximation"
-    summary: ClassVar[str] = (
-        "interactions by integer programs with linear cuts, for hundreds of layers"
-    )
+    summary: ClassVar[str] = "interactions by integer programs, for hundreds of layers"
 
     gap: float = 1e-3
     time_limit_s: float = 60.0

@@ -6,7 +6,7 @@ from sys import float_info
 
 import numpy as np
 
-from mpq._support.arrays import Array, Columns, Mask
+from mpq._support.arrays import Columns, Mask
 from mpq.problem.tolerances import EQUAL_LOSSES
 from mpq.solvers.quadratic.convex_relaxation import Relaxed
 from mpq.solvers.quadratic.moves import Quadratic

@@ -18,10 +18,12 @@ def warmed(whole: Subproblem, quadratic: Quadratic, relaxation: Relaxed, unit: f
     With the slope :math:`u = F^T x` of the convex relaxation at its shares ``x``, and
     :math:`w = F^T x' - u`,
 
-    .. math:: \tfrac12 \lVert F^T x' \rVert^2 = \tfrac12 \lVert w \rVert^2 + u^T F^T x' - \tfrac12 u^T u,
+    .. math:: \tfrac12 \lVert F^T x' \rVert^2
+        = \tfrac12 \lVert w \rVert^2 + u^T F^T x' - \tfrac12 u^T u,
 
-    so that the multiplier :math:`-\tfrac12 w w^T`, as a form in ``(1, x', slack)``, leaves the linear
-    form that the convex relaxation bounds; those of its budgets and groups are sums that are 0.
+    so that the multiplier :math:`-\tfrac12 w w^T`, as a form in ``(1, x', slack)``, leaves the
+    linear form that the convex relaxation bounds; what its budgets and groups add is 0 for every
+    assignment.
 
     Args:
         whole: Made of the quadratic.

@@ -69,9 +69,9 @@ def measured(size: str, asked: argparse.Namespace) -> dict[str, Any]:
     """All cases of one size, with their times in units of the first."""
     rows: dict[str, Any] = {}
     for case in ("forward_backward", *asked.cases):
-        print(size, case, file=sys.stderr)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             rows[case] = pool.apply(cost, (size, case, asked))
+        print(size, case, rows[case], file=sys.stderr)
     unit = rows["forward_backward"]
     for row in rows.values():
         row["times"] = round(row["cpu_seconds"] / unit["cpu_seconds"], 2)

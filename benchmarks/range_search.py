@@ -19,6 +19,7 @@ from estimators import NETWORKS, ROOT
 from torch import Tensor
 
 from mpq.cli.loading import load_model, load_object
+from mpq.network.modules import weight_of
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import layout_of
 from mpq.quantization.precision import Precision, TensorFormat
@@ -59,8 +60,8 @@ def published() -> Iterator[Tensor]:
         spec = ROOT / "examples" / f"{example}.py"
         model = load_model(f"{spec}:make_net", load_object(f"{spec}:DATA") / weights)
         for module in model.modules():
-            if kind_of(module) is not None and module.weight.numel() >= 1024:
-                yield layout_of(module).to_rows(module.weight.detach())
+            if kind_of(module) is not None and weight_of(module).numel() >= 1024:
+                yield layout_of(module).to_rows(weight_of(module).detach())
 
 
 def drawn() -> Iterator[Tensor]:

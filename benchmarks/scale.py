@@ -69,9 +69,9 @@ def measured(size: str, asked: argparse.Namespace) -> dict[str, Any]:
     """All cases of one size, with their times in units of the first."""
     rows: dict[str, Any] = {}
     for case in ("forward_backward", *asked.cases):
-        print(size, case, file=sys.stderr)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             rows[case] = pool.apply(cost, (size, case, asked))
+        print(size, case, rows[case], file=sys.stderr)
     unit = rows["forward_backward"]
     for row in rows.values():
         row["times"] = round(row["cpu_seconds"] / unit["cpu_seconds"], 2)
@@ -157,14 +157,16 @@ CASES: dict[str, Callable[[Any, list[dict[str, Tensor]]], Callable[[], object]]]
 
 def estimation(model: nn.Module, batches: list[dict[str, Tensor]], method: str) -> Estimation:
     data = Calibration(batches)
-    quantizer = Quantizer(ActivationRanges({}), method)
-    return Estimation(
-        Network.of(model, data), data, quantizer, tuple(map(Precision.parse, FORMATS))
-    )
+    network = Network.of(model, data)
+    quantizer = Quantizer(ActivationRanges({}), method, shared=network.shared_weights)
+    return Estimation(network, data, quantizer, tuple(map(Precision.parse, FORMATS)))
 
 
 def known_ranges(on: Estimation) -> int:
-    """Weights of all layers times formats, after looking for the ranges of each."""
+    """Weights of all layers times formats, after looking for the ranges of each.
+
+    A layer counts with its weight, also where that is another one's, whose range is known by then.
+    """
     count = 0
     for name in on.names:
         rows = on.network.weight(name)

@@ -58,9 +58,13 @@ class StoredWeight:
 
     def part(self, rows: "slice | np.ndarray[Any, np.dtype[np.int64]]") -> Self:
         """Some channels, without what the scales of the whole weight are stored relative to."""
-        levels = None if self.levels is None else self.levels[rows]
-        parts = (self.codes, self.scale, self.zero_point, self.signature)
-        return type(self)(*(part[rows] for part in parts), levels=levels)
+        return type(self)(
+            self.codes[rows],
+            self.scale[rows],
+            self.zero_point[rows],
+            self.signature[rows],
+            levels=None if self.levels is None else self.levels[rows],
+        )
 
     def is_of(self, rows: "np.ndarray[Any, Any]") -> bool:
         """Whether these are codes of this weight ``[O, K]``, and not of another checkpoint's."""

@@ -13,6 +13,7 @@ from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.example_gradients import ExampleGradients
 from mpq.sensitivity.passes.labels import check_labels, fisher_gradient, labelled_passes
+from mpq.sensitivity.passes.weight_changes import WeightChanges
 
 
 @final
@@ -106,11 +107,8 @@ class _Fisher:
         for row, name in enumerate(on.names):
             if name not in self.diagonal:  # the output does not depend on it
                 continue
-            # In float64, because millions of small products are added up.
-            weight, diagonal = on.network.weight(name).double(), self.diagonal[name].double()
-            for column, tensor_format in enumerate(on.weights.formats):
-                error = on.rounded_weight(name, tensor_format).double() - weight
-                values[row, column] = float(diagonal @ error.square().flatten())
+            changes = WeightChanges.of_original(on, name)
+            values[row] = changes.squares(self.diagonal[name]).cpu().numpy()
         return on.weights.by_candidate(values)
 
     def of_inputs(self) -> Array:

@@ -232,7 +232,8 @@ class _Sketch:
         for name in on.names:
             device = self.weights[name].device
             self.by_weight[name] = ChannelProducts(count, len(on.weights.formats), device)
-            self.by_input[name] = torch.zeros(batch.size, len(on.inputs.formats))
+            # Where the layer is, so that the pass waits for no transfer.
+            self.by_input[name] = torch.zeros(batch.size, len(on.inputs.formats), device=device)
         with quantized(on.network, self.incumbent, on.quantizer):
             read_gradients(on.network, batch, self, probe)
             with torch.no_grad():
@@ -241,7 +242,7 @@ class _Sketch:
             self._calls.clear()
         rows = [
             on.weights.by_candidate(self.by_weight[name].whole.cpu())
-            + on.inputs.by_candidate(self._grouped(self.by_input[name]))
+            + on.inputs.by_candidate(self._grouped(self.by_input[name].cpu()))
             for name in on.names
         ]
         return torch.stack(rows, dim=1).double().numpy()
@@ -251,10 +252,13 @@ class _Sketch:
         """``[L, B]`` of the last batch, see ``ChannelPrices``."""
         rows = [
             self.on.weights.by_candidate(self.by_weight[name].squares.cpu())
-            + self.on.inputs.by_candidate(self._grouped(self.by_input[name]).square().sum(dim=0))
+            + self.on.inputs.by_candidate(self._input_squares(name))
             for name in self.on.names
         ]
         return torch.stack(rows).double().numpy()
+
+    def _input_squares(self, name: str) -> Tensor:
+        return self._grouped(self.by_input[name].cpu()).square().sum(dim=0)
 
     def _grouped(self, values: Tensor) -> Tensor:
         """``[S, ...]`` sums over groups from ``[N, ...]``."""
@@ -276,7 +280,8 @@ class _Sketch:
         found = self.by_input[tap.name]
         for column, tensor_format in enumerate(self.on.inputs.formats):
             if tensor_format != self._held(tap.name).activation:
-                found[:, column] += self._input_share(tap, x, g, tensor_format)
+                share = self._input_share(tap, x, g, tensor_format)
+                found[:, column] += share.to(found.device)
 
     def _input_share(self, tap: Tap, x: Tensor, g: Tensor, tensor_format: TensorFormat) -> Tensor:
         """``[N]`` for one format."""
@@ -286,9 +291,9 @@ class _Sketch:
             product = (self._input_change(tap, x, tensor_format) * g).float()
             split = tap.by_example(product)
             if split is None:  # once in every row, as in ``read_output``
-                is_first = torch.arange(tap.num_examples) % self.group == 0
-                return product.sum().cpu() * is_first / sqrt(int(is_first.sum()))
-            return split.flatten(1).sum(dim=1).cpu()
+                is_first = torch.arange(tap.num_examples, device=x.device) % self.group == 0
+                return product.sum() * is_first / sqrt(ceil(tap.num_examples / self.group))
+            return split.flatten(1).sum(dim=1)
         # Rounding piece by piece gives the same: no scale that is found in the data spans examples.
         step = max(1, _CACHED_ELEMENTS * tap.num_examples // x.numel())
         found = []
@@ -296,7 +301,7 @@ class _Sketch:
             change = self._input_change(tap, some, tensor_format)
             pair = (part.float().reshape(len(some) // rows, -1) for part in (change, gradients))
             found.append(torch.linalg.vecdot(*pair))
-        return torch.cat(found).cpu()
+        return torch.cat(found)
 
     def _input_change(self, tap: Tap, x: Tensor, tensor_format: TensorFormat) -> Tensor:
         held = self.on.rounded_input(tap.name, x, self._held(tap.name).activation)

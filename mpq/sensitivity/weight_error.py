@@ -12,9 +12,10 @@ from mpq.quantization.input_sample import InputSample
 from mpq.quantization.observer import needs_range
 from mpq.quantization.precision import TensorFormat
 from mpq.quantization.ranges import LeastSquares
-from mpq.quantization.rounding import quantize_activation
+from mpq.quantization.rounding import quantize_activation, row_tiles
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.estimation import Estimation
+from mpq.sensitivity.passes.weight_changes import WeightChanges
 
 _NORMAL_SAMPLE = 16384
 """Quantiles that stand for the normal distribution; four times as many change no digit shown."""
@@ -46,14 +47,19 @@ class WeightError(SensitivityEstimator):
 def relative_errors(on: Estimation) -> Array:
     """``[L, B]`` relative squared errors of weight plus input, the input standard normal."""
     of_input = on.inputs.by_candidate(np.array([normal_error(f) for f in on.inputs.formats]))
-    of_weight = np.array([[_error(on, name, f) for f in on.weights.formats] for name in on.names])
+    of_weight = np.stack([_errors(on, name) for name in on.names])
     # An embedding reads ids, which no format changes.
     reads_numbers = np.array([layer.kind != "embedding" for layer in on.network.layers])
     return on.weights.by_candidate(of_weight) + reads_numbers[:, None] * of_input
 
 
-def _error(on: Estimation, name: str, tensor_format: TensorFormat) -> float:
-    return relative_error(on.network.weight(name), on.rounded_weight(name, tensor_format))
+def _errors(on: Estimation, name: str) -> Array:
+    """``[F]``; 0 for a weight of zeros, which every format holds."""
+    changes = WeightChanges.of_original(on, name)
+    tiles = (changes.rows[some] for some in row_tiles(changes.rows))
+    power = sum(float(tile.double().square().sum()) for tile in tiles)
+    squares = changes.squares().cpu().numpy()
+    return squares / power if power > 0 else np.zeros_like(squares)
 
 
 def relative_error(original: Tensor, rounded: Tensor) -> float:

@@ -8,16 +8,15 @@ from mpq._support.progress import track
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.forward_pass import read_layers
+from mpq.sensitivity.passes.weight_changes import WeightChanges
 
 
 def weight_errors(on: Estimation) -> Array:
     """Squared error of every layer's weight at every candidate, ``[L, B]``."""
     found = np.zeros((len(on.names), len(on.weights.formats)))
     for row, name in enumerate(track(on.names, "rounded weights")):
-        for column, tensor_format in enumerate(on.weights.formats):
-            # By format and not by candidate: w4a8 and w4a16 have one weight, rounded once.
-            change = on.rounded_weight(name, tensor_format) - on.network.weight(name)
-            found[row, column] = float(change.double().square().sum())
+        # By format and not by candidate: w4a8 and w4a16 have one weight, rounded once.
+        found[row] = WeightChanges.of_original(on, name).squares().cpu().numpy()
     return on.weights.by_candidate(found)
 
 

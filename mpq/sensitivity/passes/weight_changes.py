@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import final
+from typing import Self, final
 
 import torch
 from torch import Tensor, nn
 
 from mpq.network.tracing import kind_of
 from mpq.network.weight_layout import layout_of
-from mpq.quantization.precision import TensorFormat
+from mpq.quantization.precision import ORIGINAL, TensorFormat
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.rounding import row_tiles
+from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.channel_products import ChannelProducts
 from mpq.sensitivity.passes.weight_gradients import CallGradients, PlainCall
 
@@ -44,6 +45,13 @@ class WeightChanges:
     formats: Sequence[TensorFormat]
     quantizer: Quantizer
 
+    @classmethod
+    def of_original(cls, on: Estimation, name: str) -> Self:
+        """Of a layer of the original network, in all formats of the candidates."""
+        layer_module, formats = on.network.layer_module(name), on.weights.formats
+        weight = on.network.weight(name)
+        return cls(name, layer_module, weight, ORIGINAL.weight, formats, on.quantizer)
+
     @cached_property
     def rows(self) -> Tensor:
         """The original weight as ``[O, K]``."""
@@ -64,6 +72,24 @@ class WeightChanges:
         """Memory ``[F, r, K]`` for ``of``."""
         shape = (len(self.formats), num_rows, self.rows.shape[1])
         return torch.empty(shape, device=self.rows.device)
+
+    def squares(self, counts: Tensor | None = None) -> Tensor:
+        """``[F]`` float64: squared changes, added up over the weight.
+
+        Args:
+            counts: ``[D]`` in the weight's own layout, what each square counts; ``None``: 1.
+        """
+        found = torch.zeros(len(self.formats), dtype=torch.float64, device=self.rows.device)
+        layout, shape = layout_of(self.layer_module), self.original.shape
+        by_row = None if counts is None else layout.to_rows(counts.view(shape))
+        for some in row_tiles(self.rows):
+            tile = self.empty(some.stop - some.start)
+            self.of(some, tile)
+            # Format by format in float64, which holds squares of the smallest numbers, too.
+            for column, change in enumerate(tile):
+                squares = change.double().square_()
+                found[column] += (squares if by_row is None else squares.mul_(by_row[some])).sum()
+        return found
 
     @cached_property
     def whole(self) -> Tensor:
@@ -101,14 +127,12 @@ def add_products(
     if kind == "linear" and plain:
         _add_linear(found, plain, changes, group)
     elif kind == "embedding":
-        for call in plain:
-            _add_table(found, call, changes, group)
-    else:
-        for call in plain:
+        for table in plain:
+            _add_table(found, table, changes, group)
+    for call in calls:
+        # A convolution, or a forward of its own.
+        if kind not in ("linear", "embedding") or not isinstance(call, PlainCall):
             _add_whole(found, call, changes, group)
-    for other in calls:
-        if not isinstance(other, PlainCall):
-            _add_whole(found, other, changes, group)
 
 
 def _add_linear(
@@ -160,7 +184,7 @@ def _add_table(found: ChannelProducts, call: PlainCall, changes: WeightChanges, 
 def _add_whole(
     found: ChannelProducts, call: CallGradients, changes: WeightChanges, group: int
 ) -> None:
-    """Where gradients are not made channel by channel: a convolution, a forward of its own."""
+    """Where gradients are not made channel by channel."""
     change, count = changes.whole, len(found.whole)  # [F, O, K]
 
     def products(gradients: Tensor) -> Tensor:

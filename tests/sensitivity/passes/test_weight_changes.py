@@ -16,7 +16,7 @@ from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import Estimation, OutputSketch
 from mpq.sensitivity import output_sketch as sketch_module
-from mpq.sensitivity.passes import weight_changes
+from mpq.sensitivity.passes import per_example, weight_changes
 
 CANDIDATES = tuple(map(Precision.parse, ("w2", "w4g16", "w3z", "fp32", "wnf4", "w8t")))
 TOKENS, WIDTH = 40, 24
@@ -224,3 +224,54 @@ def test_only_rows_that_are_read_are_rounded(monkeypatch: pytest.MonkeyPatch) ->
 
     assert seen
     assert max(seen) <= 9
+
+
+@pytest.mark.parametrize("name", ["Conv1D", "images"])
+def test_squares_are_those_of_the_whole_change(name: str) -> None:
+    """With and without counts in the weight's own layout, in float64."""
+    make, data = MODELS[name]
+    on = estimation(make(), [data()])
+    for layer in on.names:
+        changes = weight_changes.WeightChanges.of_original(on, layer)
+        counts = torch.rand(on.network.weight(layer).numel())
+        plain, counted = changes.squares(), changes.squares(counts)
+
+        for column, wanted in enumerate(on.weights.formats):
+            change = on.rounded_weight(layer, wanted) - on.network.weight(layer)
+            squares = change.double().flatten() ** 2
+            assert float(plain[column]) == pytest.approx(float(squares.sum()))
+            assert float(counted[column]) == pytest.approx(float(squares @ counts.double()))
+
+
+def test_codes_that_were_found_with_data_are_read_in_tiles() -> None:
+    """As whole: also some rows of an embedding."""
+    on = estimation(Language(False, nn.Identity()), [ids()])
+    rows, wanted = on.network.weight("table"), CANDIDATES[1].weight
+    codes = on.quantizer.codes("table", on.network.layer_module("table"), wanted)
+    kept = Quantizer(ActivationRanges({}), stored={("table", wanted): codes.stored(rows)})
+
+    whole = kept.weight("table", on.network.layer_module("table"), wanted)
+
+    assert torch.equal(whole, codes.numbers())
+    for some in (slice(3, 9), torch.tensor([7, 2, 39])):
+        assert torch.equal(kept.rounded_rows("table", rows, wanted, some), whole[some])
+
+
+def test_nothing_of_a_large_weight_stays_but_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither changes of all formats nor a dense gradient of the embedding for each example."""
+    sizes: list[int] = []
+    made = weight_changes.WeightChanges.empty
+
+    def recording(own: weight_changes.WeightChanges, num_rows: int) -> Tensor:
+        sizes.append(num_rows)
+        return made(own, num_rows)
+
+    def refused(*_: Any) -> Tensor:
+        raise AssertionError("a dense gradient of an embedding")
+
+    monkeypatch.setattr(weight_changes.WeightChanges, "empty", recording)
+    monkeypatch.setattr(per_example, "_embedding", refused)
+
+    OutputSketch().estimate(estimation(Language(True, Twice()), [ids()]))
+
+    assert max(sizes) <= 9 < TOKENS

@@ -58,9 +58,9 @@ BUDGET_BITS: Final = (3, 4, 5)
 ROUNDINGS: Final = ("nearest", "gptq", "coordinate-descent", "auto")
 SEARCHED: Final = "searched"
 PRICES: Final = {
-    "layers": "sketch:channels=0",
-    "layers, additive": "sketch:channels=0,interactions=false",
+    "additive": "sketch:interactions=false",
     "channels": "sketch:channels=1",
+    "layers and channels": "sketch:channels=0.5",
 }
 """Estimators whose prices stand beside the search's own with ``--choosing``."""
 NUM_BOOTSTRAPS: Final = 2000

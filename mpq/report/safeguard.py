@@ -83,12 +83,10 @@ class UniformCheck:
     def verdict(self) -> Verdict:
         """What both sets of examples agree on; anything else is not distinguishable.
 
-        Of held-out examples alone their mean decides: of two within chance of each other the
-        uniform precision is the simpler one, and codes that fit the calibration examples make the
-        prediction too hopeful.
+        Where codes were made to fit the calibration examples, the held-out ones alone are asked.
         """
         if self.calibration is None:
-            return self.held_out.beyond(0.0)
+            return self.held_out.verdict
         both = {self.calibration.verdict, self.held_out.verdict}
         return both.pop() if len(both) == 1 else Verdict.UNCLEAR
 
@@ -103,7 +101,7 @@ class UniformCheck:
         held_out, calibration = self.held_out, self.calibration
         if calibration is None:
             return (
-                f"by {held_out.mean:.3g} on held-out examples, with a standard error of "
+                f"by {held_out.mean:.3g} on held-out examples, beyond its standard error "
                 f"{held_out.standard_error:.1g}; weights were rounded to fit the calibration ones"
             )
         return (
@@ -136,7 +134,8 @@ class Safeguard:
             (check,) = (c for c in self.checks if c.precision == self.replaced_by)
             return (
                 f"uniform {self.replaced_by} meets the same budgets and was measured to be better "
-                f"than the predicted optimum ({check.amounts}): it is the answer. {_why(check)}"
+                f"than the predicted optimum ({check.amounts}): it is the answer. The prediction "
+                "fails here; search with --sensitivity measured"
             )
         unclear = [c.precision for c in self.checks if c.verdict is Verdict.UNCLEAR]
         better = len(self.checks) - len(unclear)
@@ -145,9 +144,3 @@ class Safeguard:
         if unclear:
             parts.append(f"not distinguishable from {', '.join(unclear)}")
         return "; ".join(parts)
-
-
-def _why(check: UniformCheck) -> str:
-    if check.calibration is None and check.held_out.beyond(2.0) is Verdict.UNCLEAR:
-        return "They are within chance of each other"
-    return "The prediction fails here; search with --sensitivity measured"

@@ -35,9 +35,6 @@ a core's cache, where passes over a whole batch wait for memory."""
 _GROUP, _MIN_ROWS = 4, 256
 """Examples are sketched in groups of four, whose probes have independent signs, where so many rows
 remain: a convolution's weight gradient of a group costs less than those of each example."""
-FITTED_CHANNELS: Final = 0.5
-"""See ``OutputSketch.channels``: of 0, .5 and 1 the one that loses least over three networks, on
-examples by which one may choose (``benchmarks/rounding_search_choosing.json``)."""
 _FEW = 32
 """Rows below which more probes are drawn: a mean of squares of so few numbers is a matter of luck
 (of one graph, a single number), and passes over few examples are quick."""
@@ -69,12 +66,11 @@ class OutputSketch(RefinableEstimator):
     in :math:`\tfrac12 \mathrm{mean}_n (\sum_\ell R_{n \ell z_\ell})^2`. What few examples say of
     pairs of layers is noisy, and is shrunk by an amount in closed form (``FactorRows.shrinkage``).
 
-    Where codes of weights were made to fit the calibration examples (``Quantizer.stored``), what
-    errors of different channels and layers do together on these examples is what they were fitted
-    to. There the price is the geometric mean of ``s`` and of ``c``, the sum over output channels
+    Where codes of weights were made to fit the calibration examples, what errors of different
+    channels and layers do together on these examples is what they were fitted to. With
+    ``channels`` the price is a geometric mean of ``s`` and of ``c``, the sum over output channels
     each by itself (``ChannelPrices``), :math:`s^{1 - a} c^a`, and there are no interactions unless
-    a shrinkage is given: better by examples that were not seen (docs/rounding.md), and solved to
-    the optimum at any size.
+    a shrinkage is given. On some networks that is better (docs/rounding.md).
 
     A network that is sure of its calibration examples gives gradients from few of them: the
     probabilities behind the probe are softened by a temperature (``KLDivergence``); the table keeps
@@ -96,8 +92,7 @@ class OutputSketch(RefinableEstimator):
         interactions: Whether the factor ``R`` is returned as well as the additive table.
         shrinkage: Share of the interactions that is left out, from 0 to 1; ``None``: in closed
             form, and all of it where prices are by channels.
-        channels: The share ``a`` that channels by themselves have in a price, from 0 to 1;
-            ``None``: .5 where codes were made to fit the examples, else 0.
+        channels: The share ``a`` that channels by themselves have in a price, from 0 to 1.
         seed: Seed of the probes' random signs.
     """
 
@@ -108,7 +103,7 @@ class OutputSketch(RefinableEstimator):
     temperature: float = TEMPERATURE
     interactions: bool = True
     shrinkage: float | None = None
-    channels: float | None = None
+    channels: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -121,7 +116,7 @@ class OutputSketch(RefinableEstimator):
             raise InputError(f"a temperature is positive; got {self.temperature}")
         if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
             raise InputError(f"sketch needs a shrinkage from 0 to 1; got {self.shrinkage}")
-        if self.channels is not None and not 0 <= self.channels <= 1:
+        if not 0 <= self.channels <= 1:
             raise InputError(f"sketch needs channels from 0 to 1, a share; got {self.channels}")
 
     def estimate(self, on: Estimation) -> Sensitivity:
@@ -152,16 +147,11 @@ class OutputSketch(RefinableEstimator):
                 slopes.values += sketch.rows(batch, slope, batch.size)[0]
         # Lengths of probes have been added up over all batches only here.
         rows.scale = probes.scale
-        share = self._share(on)
+        share = self.channels
         alone = rows.table ** (1 - share) * channels.table(probes.scale) ** share
         table = on.table(alone + slopes.table(probes.scale) / num_examples, self.name)
         has_pairs = self.interactions and (share == 0 or self.shrinkage is not None)
         return Sensitivity(table, rows.interactions(self.shrinkage) if has_pairs else None)
-
-    def _share(self, on: Estimation) -> float:
-        if self.channels is not None:
-            return self.channels
-        return FITTED_CHANNELS if on.quantizer.stored else 0.0
 
 
 class _Slopes:

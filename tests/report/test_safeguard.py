@@ -63,20 +63,12 @@ def test_the_sentence_names_what_cannot_be_told_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("held_out", "expected", "why"),
-    [
-        (0.01, Verdict.WORSE, "They are within chance of each other"),
-        (0.3, Verdict.WORSE, "The prediction fails here; search with --sensitivity measured"),
-        (0.0, Verdict.UNCLEAR, ""),
-        (-0.01, Verdict.BETTER, ""),
-    ],
+    ("held_out", "expected"),
+    [(0.11, Verdict.WORSE), (0.09, Verdict.UNCLEAR), (-0.11, Verdict.BETTER)],
 )
-def test_held_out_examples_decide_by_their_mean(
-    held_out: float, expected: Verdict, why: str
-) -> None:
-    """Where codes were made to fit the others: no row that is shown loses less than the answer."""
+def test_held_out_examples_decide_alone(held_out: float, expected: Verdict) -> None:
+    """Where codes were made to fit the others; beyond the standard error of 0.1."""
     check = UniformCheck("w4a8", None, excess(held_out))
 
     assert check.verdict is expected
-    if why:
-        assert Safeguard((check,), "w4a8").sentence.endswith(f"it is the answer. {why}")
+    assert "fit the calibration ones): it is the answer" in Safeguard((check,), "w4a8").sentence

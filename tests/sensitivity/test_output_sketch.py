@@ -730,24 +730,27 @@ def fitted(net: nn.Module) -> Estimation:
     return Prepared.of(task).asked
 
 
-def test_prices_of_fitted_codes_are_the_mean_of_layers_and_channels() -> None:
-    """Geometric; without interactions, which are the fit's."""
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_prices_are_a_mean_of_layers_and_channels(share: float) -> None:
+    """Geometric; without interactions, as channels have none."""
     on = fitted(two_layers())
     layers, channels = (OutputSketch(channels=share).estimate(on) for share in (0.0, 1.0))
 
-    found = OutputSketch().estimate(on)
+    found = OutputSketch(channels=share).estimate(on)
 
     assert found.interactions is None
     assert channels.interactions is None
     assert layers.interactions is not None
-    mean = np.sqrt(layers.table.values * channels.table.values)
+    mean = layers.table.values ** (1 - share) * channels.table.values**share
     np.testing.assert_allclose(found.table.values, mean, rtol=1e-6)
     np.testing.assert_allclose(layers.interactions.alone, layers.table.values, rtol=1e-4)
 
 
-def test_interactions_of_fitted_codes_are_had_by_asking() -> None:
+def test_interactions_beside_channels_are_had_by_asking() -> None:
     """With a shrinkage."""
-    assert OutputSketch(shrinkage=0.5).estimate(fitted(two_layers())).interactions is not None
+    estimator = OutputSketch(channels=0.5, shrinkage=0.5)
+
+    assert estimator.estimate(fitted(two_layers())).interactions is not None
 
 
 def test_a_layer_of_one_channel_has_one_price() -> None:

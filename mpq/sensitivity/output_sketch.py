@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import ceil, sqrt
-from typing import ClassVar, Final, final
+from typing import ClassVar, final
 
 import numpy as np
 import torch

@@ -1,7 +1,7 @@
 """Solvers at the size of language models: what is proved, and in what time.
 
     OMP_NUM_THREADS=1 python benchmarks/solvers_at_scale.py
-    OMP_NUM_THREADS=1 python benchmarks/solvers_at_scale.py --wall-seconds 400  # on a busy machine
+    OMP_NUM_THREADS=1 python benchmarks/solvers_at_scale.py --wall-seconds 150 --cache /tmp/problems
 
 Additive tables like those of ``solvers.py`` for 32 and 126 blocks of seven layers, and for 61
 layers of 256 experts of three matrices, with one to three budgets. Interactions: the sketch of
@@ -12,7 +12,7 @@ precisions), rows of the factor, budgets, what solved it, processor seconds on o
 proved gap, how it ended, and what the additive optimum loses.
 
 Limits on time are wall time, of which a process gets little where many share a machine. ``auto``
-keeps its own limit of 20 s; ``--wall-seconds`` is that of the named solvers.
+keeps its own limits; ``--wall-seconds`` is that of the named solvers.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -48,13 +49,14 @@ BITS = (2, 3, 4, 5, 6, 8)
 SHARE = 0.33
 """Of the way from the smallest to the largest size: where the budget of interactions is."""
 TIED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-WIDTH, VOCABULARY, TOKENS = 32, 128, 1024
+BLOCKS, WIDTH, VOCABULARY = 32, 32, 128
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--wall-seconds", type=float, default=60.0)
-    seconds = parser.parse_args().wall_seconds
+    parser.add_argument("--cache", type=Path, help="folder of the Llamas' problems, made once")
+    asked = parser.parse_args()
     torch.set_num_threads(1)
     Auto().solve(made_up(10, 8))  # imports
     found = {
@@ -62,7 +64,7 @@ def main() -> None:
         "versions": {name: version(name) for name in ("numpy", "scipy", "highspy", "torch")},
         "python": platform.python_version(),
         "additive": list(additive()),
-        "interactions": list(interacting(seconds)),
+        "interactions": list(interacting(asked.wall_seconds, asked.cache)),
     }
     print(json.dumps(found, indent=1))
 
@@ -81,12 +83,12 @@ def additive() -> Iterator[dict[str, Any]]:
             yield solved(case, Auto(), problem)
 
 
-def interacting(seconds: float) -> Iterator[dict[str, Any]]:
+def interacting(seconds: float, cache: Path | None) -> Iterator[dict[str, Any]]:
     """The quadratic loss, by the default solver and by those that it picks from."""
     few = [OuterApproximation(time_limit_s=seconds), BranchAndBound(1e-3, seconds, 20)]
-    for num_sequences in (64, 512):
+    for num_sequences, length in ((64, 16), (512, 8)):
         case = f"Llama of 32 blocks, {num_sequences} sequences"
-        problem = llama(32, num_sequences)
+        problem = cached(cache, num_sequences, length)
         # With more rows than layers, tangents are no match for the convex relaxation's gap.
         exact = few[num_sequences > 64]
         for solver in (Auto(), LocalSearch(20, time_limit_s=seconds), exact):
@@ -129,14 +131,24 @@ def solved(case: str, solver: Solver, problem: Problem) -> dict[str, Any]:
     return row
 
 
-def llama(num_blocks: int, num_sequences: int) -> Problem:
+def cached(folder: Path | None, num_sequences: int, length: int) -> Problem:
+    """The Llama's problem from its file, which is made if it is not there."""
+    if folder is None:
+        return llama(num_sequences, length)
+    path = folder / f"llama{BLOCKS}_{num_sequences}_tied.json"
+    if not path.exists():
+        path.write_text(llama(num_sequences, length).to_json())
+    return Problem.from_json(path.read_text())
+
+
+def llama(num_sequences: int, length: int) -> Problem:
     """The sketch of a Llama with random weights on random tokens, as ``mpq search`` makes it."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=WIDTH,
         intermediate_size=2 * WIDTH,
-        num_hidden_layers=num_blocks,
+        num_hidden_layers=BLOCKS,
         num_attention_heads=4,
         num_key_value_heads=4,
         # At the usual 0.02 a layer of this width changes next to nothing.
@@ -144,8 +156,8 @@ def llama(num_blocks: int, num_sequences: int) -> Problem:
         tie_word_embeddings=False,
     )
     model = LlamaForCausalLM(config).eval()
-    length = max(8, TOKENS // num_sequences)
-    ids = torch.randint(0, VOCABULARY, (num_sequences, length))
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, VOCABULARY, (num_sequences, length), generator=generator)
 
     def batches() -> Iterator[dict[str, Any]]:
         yield from ({"input_ids": part} for part in ids.split(8))

@@ -167,9 +167,9 @@ def _searched(
     scale: Scale,
     found: _Found,
     deadline: float,
-    start: Relaxed | None,
+    start: Relaxed | None = None,
 ) -> _Found:
-    """Branches, the one with the lowest bound first."""
+    """Branches, the one with the lowest bound first; the whole may begin at a relaxation."""
     cutoff = scale.cutoff(found.loss)
     if found.bound >= cutoff:
         return replace(found, is_finished=True)

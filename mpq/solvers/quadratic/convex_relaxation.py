@@ -166,7 +166,7 @@ class _Program:
         rows, starts = quadratic.rows, quadratic.starts
         # More examples than moves span no more dimensions than there are moves.
         if rows.shape[1] > len(rows):
-            rows = np.linalg.qr(rows.T, mode="r").T
+            rows = np.asarray(np.linalg.qr(rows.T, mode="r")).T
         unit = float(max(np.abs(quadratic.linear).max(), quadratic.own.max())) or 1.0
         floors = np.minimum.reduceat(quadratic.costs, starts, axis=1)  # [R, G]
         free = np.maximum(quadratic.limits - floors.sum(axis=1), 0.0) + quadratic.edge

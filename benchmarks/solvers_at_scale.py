@@ -43,7 +43,7 @@ from mpq.solvers import Auto, BranchAndBound, LocalSearch, OuterApproximation, S
 from mpq.solvers.additive.default import solve_additive
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task
-from solvers import make
+from solvers import make  # type: ignore[attr-defined]
 
 BITS = (2, 3, 4, 5, 6, 8)
 SHARE = 0.33

@@ -7,6 +7,7 @@ from mpq.errors import InputError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers._base import Solver
+from mpq.solvers.additive.answers import check_effort
 from mpq.solvers.additive.default import additive_solver
 from mpq.solvers.quadratic.branch_and_bound import BranchAndBound
 from mpq.solvers.quadratic.local_search import LocalSearch
@@ -25,8 +26,10 @@ _LINEAR_MOVES = 3100
 """Up to which linear and integer programs close what the convex relaxation leaves open."""
 _GAP = 1e-3
 """Of the loss: what is left open where a proof of hundreds of layers would take its time for it."""
-_TIME_LIMIT_S = 20.0
-"""Of a proof: a frontier has many."""
+_PROOF_LIMIT_S = 20.0
+"""Of a proof of few moves, which rarely takes a second."""
+_SEARCH_LIMITS = 3.0
+"""Of a local search, in those of a proof."""
 
 
 @final
@@ -47,19 +50,23 @@ class Auto(Solver):
 
     Args:
         seed: Seed of the local search.
+        time_limit_s: Wall time in seconds of a proof with more than 160 precisions; a local search
+            takes up to three times as much.
 
     Raises:
-        InputError: If the seed is negative.
+        InputError: If the seed is negative, or the time limit is no time.
     """
 
     name: ClassVar[str] = "auto"
     summary: ClassVar[str] = "picks the solver that proves most within seconds (default)"
 
     seed: int = 0
+    time_limit_s: float = 20.0
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise InputError(f"auto needs seed >= 0; got {self.seed}")
+        check_effort(self.name, 0.0, self.time_limit_s)
 
     def solve(self, problem: Problem) -> Solution:
         """See ``Solver.solve``; the solution names the solver that was taken, and why."""
@@ -80,14 +87,15 @@ class Auto(Solver):
         why += ", with costs of pairs of layers" if has_pairs else ""
         # Asked first, pairs or not: of the two exact solvers this one has the tighter relaxation.
         if num_moves <= _PROVED_MOVES:
-            return BranchAndBound(time_limit_s=_TIME_LIMIT_S, seed=self.seed), why
+            return BranchAndBound(time_limit_s=_PROOF_LIMIT_S, seed=self.seed), why
         restarts = _THOROUGH_RESTARTS if num_moves <= _THOROUGH_MOVES else _FEW_RESTARTS
         num_rows, num_groups = len(problem.interactions.factor), len(problem.grouped.members)
         if not has_pairs:
             why += f" and {num_rows} rows"
         if num_moves <= _LINEAR_MOVES and (has_pairs or num_rows < num_groups):
-            linear = OuterApproximation(_GAP, _TIME_LIMIT_S, "auto", restarts, self.seed)
+            linear = OuterApproximation(_GAP, self.time_limit_s, "auto", restarts, self.seed)
             return linear, why
         if num_moves <= _LIFTED_MOVES:
-            return BranchAndBound(_GAP, _TIME_LIMIT_S, restarts, self.seed), why
-        return LocalSearch(restarts, self.seed), f"{why}, too many to prove"
+            return BranchAndBound(_GAP, self.time_limit_s, restarts, self.seed), why
+        search = LocalSearch(restarts, self.seed, _SEARCH_LIMITS * self.time_limit_s)
+        return search, f"{why}, too many to prove"

@@ -19,11 +19,14 @@ from mpq.workflows.uniform import compared
 
 FRONTIER: Final = "frontier"
 """Label of the points that are on the frontier."""
+POINT_LIMIT_S: Final = 2.0
+"""Wall time in seconds of a proof that ``auto`` tries for one of many points."""
 
 
 def repeatable(solver: Solver, seed: int) -> Solver:
     """A solver that can be asked many times, and without a network: a measured search cannot."""
-    return solver if solver.is_repeatable else Auto(seed=seed)
+    many = solver if solver.is_repeatable else Auto(seed=seed)
+    return replace(many, time_limit_s=POINT_LIMIT_S) if isinstance(many, Auto) else many
 
 
 def frontier_points(

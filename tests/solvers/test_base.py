@@ -32,7 +32,7 @@ MEASURING = {
     "storage": "", "study": "mpq", "starts": (), "objective": None,
 }  # fmt: skip
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "auto": {"seed": 0},
+    "auto": {"seed": 0, "time_limit_s": 20.0},
     "lagrangian": {"gap": 0.0, "time_limit_s": None, "backend": "auto"},
     "ilp": {"backend": "auto", "time_limit_s": None, "gap": 0.0},
     "dynamic-programming": {"grid": 10_000},

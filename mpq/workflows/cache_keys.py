@@ -64,14 +64,16 @@ def code_of(folders: tuple[str, ...], *parts: object) -> str:
 
 def _modules(module: nn.Module) -> str:
     """SHA-256 of what modules are made with beside parameters: code, switches, buffers."""
-    found = hashlib.sha256(checksum(x for _, x in module.named_buffers()).encode())
+    # What is sparse has no plain bytes; the first answers depend on it.
+    buffers = (x for x in module.buffers() if x.layout == torch.strided)
+    found = hashlib.sha256(checksum(buffers).encode())
+    # Once for all layers of a kind.
+    for kind in dict.fromkeys(type(part) for part in module.modules()):
+        found.update(f"{kind.__module__} {kind.__qualname__}".encode())
+        found.update(b"" if is_known(kind) else code_told(kind).encode())
     for name, part in module.named_modules():
-        kind = type(part)
-        found.update(f"{name} {kind.__module__} {kind.__qualname__}".encode())
-        if not is_known(kind):
-            found.update(code_told(kind).encode())
         settings = ((k, x) for k, x in sorted(vars(part).items()) if _is_setting(x))
-        found.update(repr(list(settings)).encode())
+        found.update(f"{name} {type(part).__qualname__} {list(settings)}".encode())
     return found.hexdigest()
 
 

@@ -1,7 +1,6 @@
 """What determines numbers, down to their last bits, as checksums: names of what is kept."""
 
 import hashlib
-import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -9,7 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch import nn
+from torch.utils._pytree import tree_flatten_with_path
 
+from mpq._support.told import code_told, is_known, told
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.quantization.fingerprint import checksum, measurement_key
@@ -28,8 +30,9 @@ def network_parts(
 ) -> dict[str, str]:
     """Parts of a key that any question about a network on examples has in common.
 
-    Reads the examples once, and runs the first batch: weights alone do not say what is done with
-    them.
+    Reads the examples twice, and runs the first batch: weights alone do not say what is done with
+    them. Nor does that batch alone: what becomes of later ones, and what gradients pass, is said by
+    the modules' code and settings.
     """
     with torch.no_grad():
         first = network.outputs(next(iter(network.batches(data))))
@@ -37,6 +40,8 @@ def network_parts(
     return {
         **measurement_key(network, data, quantizer, candidates),
         "answers": checksum([first]),
+        "modules": _modules(network.module),
+        "settings": _settings(data),
         "code": code_of(("",), method, network.metric),
         "arithmetic": arithmetic(str(network.device)),
     }
@@ -49,13 +54,43 @@ def arithmetic(device: str) -> str:
 
 
 def code_of(folders: tuple[str, ...], *parts: object) -> str:
-    """SHA-256 of our own code in some folders, and of the files of parts that are not ours."""
+    """SHA-256 of our own code in some folders, and of parts: their state, and code not ours."""
     found = hashlib.sha256(version("mpq").encode())
     found.update(_source(folders).encode())
     for part in parts:
-        file = inspect.getsourcefile(type(part))
-        if not type(part).__module__.startswith("mpq.") and file is not None:
-            found.update(Path(file).read_bytes())
+        found.update(told(part, checksum).encode())
+    return found.hexdigest()
+
+
+def _modules(module: nn.Module) -> str:
+    """SHA-256 of what modules are made with beside parameters: code, switches, buffers."""
+    # What is sparse has no plain bytes; the first answers depend on it.
+    buffers = (x for x in module.buffers() if x.layout == torch.strided)
+    found = hashlib.sha256(checksum(buffers).encode())
+    # Once for all layers of a kind.
+    for kind in dict.fromkeys(type(part) for part in module.modules()):
+        found.update(f"{kind.__module__} {kind.__qualname__}".encode())
+        found.update(b"" if is_known(kind) else code_told(kind).encode())
+    for name, part in module.named_modules():
+        settings = ((k, x) for k, x in sorted(vars(part).items()) if _is_setting(x))
+        found.update(f"{name} {type(part).__qualname__} {list(settings)}".encode())
+    return found.hexdigest()
+
+
+def _is_setting(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_setting, value))
+    return value is None or isinstance(value, bool | int | float | complex | str | torch.dtype)
+
+
+def _settings(data: Calibration) -> str:
+    """SHA-256 of what batches hold beside their tensors' numbers: names, switches, targets."""
+    found = hashlib.sha256()
+    for batch in data:
+        leaves, _ = tree_flatten_with_path((batch.args, dict(batch.kwargs)))
+        named = ((path, None if isinstance(x, torch.Tensor) else x) for path, x in leaves)
+        found.update(told([(str(path), x) for path, x in named], checksum).encode())
+        found.update(str(batch.targets is None).encode())
     return found.hexdigest()
 
 

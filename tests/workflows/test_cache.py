@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import mpq
+from mpq.network.metric import SquaredError
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.output_sketch import OutputSketch, _Sketch
 from mpq.sensitivity.weight_error import WeightError
@@ -153,6 +154,90 @@ def test_whatever_changes_an_answer_finds_none_of_the_others(tmp_path: Path, oth
         return told(search(folder, model=model, **options))
 
     assert asked(tmp_path) == asked(None)
+
+
+class Switched(Net):
+    """The same weights and the same first batch; what is behind is another network."""
+
+    def __init__(self, *, stops: bool = False, above: float = 1e9) -> None:
+        super().__init__()
+        self.stops, self.above = stops, above
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = super().forward(x)
+        half = found.detach() if self.stops else found
+        return (0.5 * found + 0.5 * half) * (1 + (x[:, :1, 0, 0] > self.above))
+
+
+@dataclass(frozen=True, eq=False)
+class WeightedError(SquaredError):
+    """Classes count differently; a ``repr`` of 3,000 weights shows the first and the last three."""
+
+    name: ClassVar[str] = "weighted"
+    weight: Tensor | None = None
+
+    def divergence(self, reference: Tensor, outputs: Tensor) -> Tensor:
+        assert self.weight is not None
+        root = self.weight[: outputs.shape[-1]].sqrt()
+        return super().divergence(reference * root, outputs * root)
+
+
+class HiddenError(SquaredError):
+    """A state that its ``repr`` does not tell."""
+
+    name: ClassVar[str] = "hidden"
+
+    def __init__(self, factor: float) -> None:
+        object.__setattr__(self, "factor", factor)
+
+    def divergence(self, reference: Tensor, outputs: Tensor) -> Tensor:
+        return self.__dict__["factor"] * super().divergence(reference, outputs)
+
+
+def switched(**options: Any) -> Callable[[], dict[str, Any]]:
+    def made() -> dict[str, Any]:
+        torch.manual_seed(0)
+        return {"model": Switched(**options).eval()}
+
+    return made
+
+
+def weighted(fourth: float) -> Callable[[], dict[str, Any]]:
+    weight = torch.ones(3000)
+    weight[3] = fourth
+    return lambda: {"metric": WeightedError(weight=weight)}
+
+
+ALIKE: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[], dict[str, Any]]]] = {
+    "gradients": (switched(), switched(stops=True)),
+    "later batches": (
+        switched(),
+        # Above all of the first batch, and below some of the others.
+        switched(above=float(images()[0][:, 0, 0, 0].max())),
+    ),
+    "a long tensor of a metric": (weighted(1.0), weighted(50.0)),
+    "state of a metric": (
+        lambda: {"metric": HiddenError(1.0)},
+        lambda: {"metric": HiddenError(9.0)},
+    ),
+}
+
+
+@pytest.mark.parametrize("alike", ALIKE)
+def test_what_looks_alike_is_told_apart(tmp_path: Path, alike: str) -> None:
+    """The same weights, the same first answers, the same ``repr``; and it is found again itself."""
+    one, other = ALIKE[alike]
+    asked: dict[str, Any] = {"rounding": "nearest", "sensitivity": "sketch"}
+    search(tmp_path, **asked, **one())
+    kept = len(list(tmp_path.iterdir()))
+
+    found, expected = (told(search(folder, **asked, **other())) for folder in (tmp_path, None))
+
+    assert found == expected
+    assert len(list(tmp_path.iterdir())) > kept
+    both = len(list(tmp_path.iterdir()))
+    search(tmp_path, **asked, **one())
+    assert len(list(tmp_path.iterdir())) == both
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,11 @@ class Cache:
         self.folder = prepare_folder(Path(folder))
 
     def write(self, name: str, content: bytes) -> None:
-        """Keeps something under a name.
-
-        Raises:
-            OutputError: If it cannot be written.
-        """
-        write_files(self.folder, {name: _header(content) + content})
+        """Keeps something under a name; a warning says so where that fails."""
+        try:
+            write_files(self.folder, {name: _header(content) + content})
+        except OutputError as error:
+            warnings.warn(f"{error}: {name} is not kept", stacklevel=2)
 
     def read(self, name: str) -> bytes | None:
         """What is kept under a name; ``None``: nothing, or something damaged, with a warning.

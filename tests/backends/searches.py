@@ -9,20 +9,19 @@ from torch import nn
 
 import mpq
 from mpq.errors import InputError
-from mpq.workflows import search as searching
+from mpq.workflows.kept_estimates import kept_estimate
 
 
 def refused(model: nn.Module, data: Any, to: str, limit: str) -> str:
     """Why a search for a target refuses a network; empty: its result was exported and passed."""
     estimates: list[str] = []
-    original = searching.estimated
 
     def estimated(*given: Any) -> Any:
         estimates.append(to)
-        return original(*given)
+        return kept_estimate(*given)
 
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as place:
-        patch.setattr(searching, "estimated", estimated)
+        patch.setattr("mpq.workflows.search.kept_estimate", estimated)
         why = ""
         try:
             result = mpq.search(mpq.Task(model, data, to=to), [limit], sensitivity="weight-error")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import mpq
+from mpq.errors import OutputError
 from mpq.network.metric import SquaredError
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.output_sketch import OutputSketch, _Sketch
@@ -170,7 +171,7 @@ class Switched(Net):
 
 
 @dataclass(frozen=True, eq=False)
-class WeightedError(SquaredError):
+class WeightedError(SquaredError):  # type: ignore[misc]
     """Classes count differently; a ``repr`` of 3,000 weights shows the first and the last three."""
 
     name: ClassVar[str] = "weighted"
@@ -182,7 +183,7 @@ class WeightedError(SquaredError):
         return super().divergence(reference * root, outputs * root)
 
 
-class HiddenError(SquaredError):
+class HiddenError(SquaredError):  # type: ignore[misc]
     """A state that its ``repr`` does not tell."""
 
     name: ClassVar[str] = "hidden"
@@ -191,7 +192,8 @@ class HiddenError(SquaredError):
         object.__setattr__(self, "factor", factor)
 
     def divergence(self, reference: Tensor, outputs: Tensor) -> Tensor:
-        return self.__dict__["factor"] * super().divergence(reference, outputs)
+        factor: float = self.__dict__["factor"]
+        return factor * super().divergence(reference, outputs)
 
 
 def switched(**options: Any) -> Callable[[], dict[str, Any]]:
@@ -343,3 +345,19 @@ def test_after_a_kill_the_sketch_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     assert found == expected
     assert len(run) == NUM_BATCHES - 2
     assert list(tmp_path.glob("*.partial")) == []
+
+
+def test_a_folder_that_fills_up_costs_nothing_but_what_it_would_keep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found is told all the same, with a word about it."""
+    expected = told(search(None))
+
+    def full(*_: object) -> None:
+        raise OutputError("cannot write to the folder: no space left on device")
+
+    monkeypatch.setattr("mpq._support.cache.write_files", full)
+    with pytest.warns(UserWarning, match="no space left on device: .* is not kept"):
+        found = told(search(tmp_path))
+
+    assert found == expected

@@ -26,6 +26,8 @@ from mpq.solvers.quadratic.local_search import searched
 from mpq.solvers.quadratic.moves import Quadratic
 from mpq.solvers.quadratic.relaxed_start import core
 
+_RELAXATION_S = 1.0
+"""Seconds that the linear relaxation has in any case: without its bound nothing is known."""
 _ROOT_ROUNDS = 60
 """Of tangents to the relaxation before the first integer program: each is one linear program."""
 _CLOSE = 1e-3
@@ -113,7 +115,8 @@ class OuterApproximation(Solver):
         first = best[[rows[0] for rows in problem.grouped.members]]
         keep = core(quadratic, relaxation, loss, first)
         quadratic, shares = quadratic.among(keep), relaxation.share[keep]
-        program = _Program.of(quadratic, loss, shares, deadline)
+        least = time.perf_counter() + _RELAXATION_S
+        program = _Program.of(quadratic, loss, shares, max(deadline, least))
         # A linear program that contradicts what is known is not needed: the integer ones prove.
         if program.relaxed <= loss + rounding(problem, best):
             bound = max(bound, program.relaxed)

@@ -1,6 +1,6 @@
 """Searches with the rounding that is used in the end, against searches with rounding to nearest.
 
-    python benchmarks/rounding_search.py > benchmarks/rounding_search.json
+    python benchmarks/rounding_search.py llama > benchmarks/rounding_search/llama.json
     python benchmarks/rounding_search.py vit --seeds 1 --roundings nearest,gptq
     python benchmarks/rounding_search.py efficientnet_lite0 --seeds 1 --bits 4
     python benchmarks/rounding_search.py smollm2 --seeds 1 --bits 3 --group 64

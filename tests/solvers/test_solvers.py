@@ -547,12 +547,12 @@ def test_auto_says_why_it_takes_which(
 ) -> None:
     """A sum is solved exactly; interactions are proved where they are few."""
     monkeypatch.setattr("mpq.solvers.auto._FEW_RESTARTS", 1)
-    monkeypatch.setattr("mpq.solvers.auto._TIME_LIMIT_S", 2.0)
     factor = np.random.default_rng(0).standard_normal((30, layers, 3)).astype(np.float32)
     case = random_case(0, layers=layers, resources=1)
     problem = case.problem(Interactions(factor, shrinkage))
 
-    exact, found = Auto(seed=3).solve(problem.additive()), Auto(seed=3).solve(problem)
+    auto = Auto(seed=3, time_limit_s=2.0)
+    exact, found = auto.solve(problem.additive()), auto.solve(problem)
 
     assert exact.status is Status.OPTIMAL
     assert exact.why == "auto took lagrangian: the loss is a sum over layers"

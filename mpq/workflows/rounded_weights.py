@@ -83,55 +83,77 @@ def rounded_weights(
     if on.data.num_examples < 2:
         return RoundedWeights(to_nearest=dict.fromkeys(on.names, SINGLE))
     every, left_out = shares(on, rounding.share, seed)
-    helped = _told(on, rounding, formats, seed, left_out, kept)
+    helped = _Trial(on, rounding, seed, left_out, kept).told(formats)
     unhelped = tuple(spell_weight(f) for f in formats if f not in helped)
     found = rounded_by_all(every, rounding, helped, seed, kept) if helped else RoundedWeights()
     return replace(found, unhelped=unhelped)
 
 
-def _told(
-    on: Estimation,
-    rounding: AutoRounding,
-    formats: Sequence[TensorFormat],
-    seed: int,
-    left_out: Sequence[Share],
-    kept: CodesCache | None,
-) -> list[TensorFormat]:
-    """What the trial said, once for all searches that keep it."""
-    if kept is None:
-        return _helped(on, rounding, formats, seed, left_out, kept)
-    name = network_key(on, rounding, formats, seed, "trial")
-    known = kept.record(name)
-    if known is None:
-        helped = _helped(on, rounding, formats, seed, left_out, kept)
-        known = {"helped": [formats.index(f) for f in helped]}
-        kept.keep_record(name, known)
-    return [formats[index] for index in known["helped"]]
+@final
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """What unseen examples say of ``auto``'s rounding.
 
-
-def _helped(
-    on: Estimation,
-    rounding: AutoRounding,
-    formats: Sequence[TensorFormat],
-    seed: int,
-    left_out: Sequence[Share],
-    kept: CodesCache | None,
-) -> list[TensorFormat]:
-    """Formats in which weights are rounded with regard to data: all, or none, or all but a few.
-
-    Left out are those of the fewest bits, as long as these alone lose more. Not others: codes that
-    fit the examples seem to lose less than codes of more bits that do not.
+    Args:
+        on: As ``rounded_weights``.
+        rounding: As ``rounded_weights``.
+        seed: As ``rounded_weights``.
+        left_out: Shares of the examples, the first of which is asked first.
+        kept: As ``rounded_weights``.
     """
-    left = list(formats)
-    while left:
-        tried = _spread(left)
-        worse = _unhelped(on, rounding, tried, seed, left_out, kept)
-        if not worse:
-            return left
-        if worse != tried[:1]:
+
+    on: Estimation
+    rounding: AutoRounding
+    seed: int
+    left_out: Sequence[Share]
+    kept: CodesCache | None
+
+    def told(self, formats: Sequence[TensorFormat]) -> list[TensorFormat]:
+        """As ``helped``, once for all searches that keep it."""
+        if self.kept is None:
+            return self.helped(formats)
+        name = network_key(self.on, self.rounding, formats, self.seed, "trial")
+        known = self.kept.record(name)
+        if known is None:
+            known = {"helped": [formats.index(f) for f in self.helped(formats)]}
+            self.kept.keep_record(name, known)
+        return [formats[index] for index in known["helped"]]
+
+    def helped(self, formats: Sequence[TensorFormat]) -> list[TensorFormat]:
+        """Formats in which weights are rounded with regard to data: all, none, or all but a few.
+
+        Left out are those of the fewest bits, as long as these alone lose more. Not others: codes
+        that fit the examples seem to lose less than codes of more bits that do not.
+        """
+        left = list(formats)
+        while left:
+            tried = _spread(left)
+            worse = self._unhelped(tried)
+            if not worse:
+                return left
+            if worse != tried[:1]:
+                return []
+            left = [f for f in left if f.number.bits > worse[0].number.bits]
+        return []
+
+    def _unhelped(self, formats: Sequence[TensorFormat]) -> list[TensorFormat]:
+        """Formats in which the network loses more on examples that its codes were not found with.
+
+        All of them, where it does not lose less than by chance. Where the first part of the
+        examples does not say that all is well, the other parts are left out in turn as well.
+        """
+
+        def tried(share: Share) -> dict[TensorFormat, Array]:
+            return _left_out(self.on, self.rounding, formats, self.seed, share, self.kept)
+
+        first, *others = self.left_out
+        found = tried(first)
+        # No gains at all: no layer has codes of its own, which is said layer by layer.
+        if not found or (not _worse(found) and _is_helped(found)):
             return []
-        left = [f for f in left if f.number.bits > worse[0].number.bits]
-    return []
+        every = [found, *filter(None, map(tried, others))]
+        found = {f: np.concatenate([gains[f] for gains in every]) for f in formats}
+        return _worse(found) or ([] if _is_helped(found) else [*formats])
 
 
 def _spread(formats: Sequence[TensorFormat]) -> list[TensorFormat]:
@@ -139,33 +161,6 @@ def _spread(formats: Sequence[TensorFormat]) -> list[TensorFormat]:
     by_bits = sorted(formats, key=lambda f: f.number.bits)
     places = {0, len(by_bits) // 2, len(by_bits) - 1}
     return [by_bits[i] for i in sorted(places)]
-
-
-def _unhelped(
-    on: Estimation,
-    rounding: AutoRounding,
-    formats: Sequence[TensorFormat],
-    seed: int,
-    left_out: Sequence[Share],
-    kept: CodesCache | None,
-) -> list[TensorFormat]:
-    """Formats in which the network loses more on examples that its codes were not found with.
-
-    All of them, where it does not lose less than by chance. Where the first part of the examples
-    does not say that all is well, the other parts are left out in turn as well.
-    """
-
-    def tried(share: Share) -> dict[TensorFormat, Array]:
-        return _left_out(on, rounding, formats, seed, share, kept)
-
-    first, *others = left_out
-    found = tried(first)
-    # No gains at all: no layer has codes of its own, which is said layer by layer.
-    if not found or (not _worse(found) and _is_helped(found)):
-        return []
-    every = [found, *filter(None, map(tried, others))]
-    found = {f: np.concatenate([gains[f] for gains in every]) for f in formats}
-    return _worse(found) or ([] if _is_helped(found) else [*formats])
 
 
 def _worse(gains: Mapping[TensorFormat, Array]) -> list[TensorFormat]:

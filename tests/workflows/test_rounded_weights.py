@@ -270,11 +270,11 @@ def test_the_fewest_bits_alone_may_stay_to_nearest(
     """What remains is asked about again; where more bits lose more, nothing is rounded."""
     asked: list[list[str]] = []
 
-    def told(_: object, __: object, tried: list[TensorFormat], *___: object) -> list[TensorFormat]:
+    def told(_: object, tried: list[TensorFormat]) -> list[TensorFormat]:
         asked.append([spell_weight(f) for f in tried])
         return [f for f in tried if spell_weight(f) in worse[len(asked) - 1].split()]
 
-    monkeypatch.setattr("mpq.workflows.rounded_weights._unhelped", told)
+    monkeypatch.setattr("mpq.workflows.rounded_weights._Trial._unhelped", told)
     rounded = Prepared.of(task(net, "auto")).rounded
     assert rounded.unhelped == unhelped
     assert {spell_weight(f) for _, f in rounded.stored} == {*CANDIDATES} - {*unhelped}

@@ -69,6 +69,8 @@ def _answer(result: "SearchResult") -> Iterator[str]:
     if result.spot_check is not None:
         yield from result.spot_check.sentences
     if result.safeguard is not None:
+        if result.safeguard.prices is not None:
+            yield result.safeguard.prices.sentence
         yield result.safeguard.sentence
     for number, round_ in enumerate(result.provenance.refinements, start=1):
         yield (

@@ -113,6 +113,33 @@ class UniformCheck:
 
 @final
 @dataclass(frozen=True)
+class PriceCheck:
+    """The answer by prices of layers against that by prices of their channels.
+
+    Args:
+        held_out: What the former loses more, on held-out examples.
+        p_value: Of as many of them losing more by chance: Wilcoxon's signed ranks, one-sided.
+        is_replaced: Whether the latter became the answer.
+    """
+
+    held_out: Excess
+    p_value: float
+    is_replaced: bool
+
+    @property
+    def sentence(self) -> str:
+        """What was found, for people."""
+        found = self.held_out
+        told = f"{abs(found.mean):.3g} on held-out examples, standard error "
+        told += f"{found.standard_error:.1g}"
+        if self.is_replaced:
+            return f"prices by channels gave an answer that loses less (by {told}): it is taken"
+        how = "more" if found.mean < 0 else "less"
+        return f"prices by channels gave an answer that loses {how} (by {told}): it is not taken"
+
+
+@final
+@dataclass(frozen=True)
 class Safeguard:
     """Whether the answer is at least as good as every uniform precision within the budgets.
 
@@ -120,10 +147,13 @@ class Safeguard:
         checks: The predicted optimum against every uniform precision that meets all the budgets;
             none where the budgets leave no uniform precision.
         replaced_by: The uniform precision that became the answer; ``None``: the optimum stayed.
+        prices: Before that, the predicted optimum against that by other prices; ``None`` where
+            there are none, or both are the same.
     """
 
     checks: tuple[UniformCheck, ...] = ()
     replaced_by: str | None = None
+    prices: PriceCheck | None = None
 
     @property
     def sentence(self) -> str:

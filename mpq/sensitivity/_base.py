@@ -23,12 +23,15 @@ class Sensitivity:
         interactions: How errors of different layers add up, where the estimator knows.
         standard_error: ``[L, B]`` of the table, where the estimator draws and knows it.
         check: What measuring a few cells said, where the estimator checks itself.
+        by_channels: ``[L, B]`` other prices of weights that were rounded to fit data, in which
+            errors of different channels neither add up nor cancel; see ``better_priced``.
     """
 
     table: CostTable
     interactions: Interactions | None = None
     standard_error: CostTable | None = None
     check: SpotCheck | None = None
+    by_channels: CostTable | None = None
 
 
 class SensitivityEstimator(Bounded, ABC):

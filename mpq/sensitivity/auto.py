@@ -114,7 +114,9 @@ class AutoEstimator(RefinableEstimator):
         # Standard errors are those of the gradients' part.
         error = None if jumps.raised else found.standard_error
         if not names:
-            return Sensitivity(table, found.interactions, error, check)
+            # Raised prices are those of layers as a whole.
+            other = None if jumps.raised else found.by_channels
+            return Sensitivity(table, found.interactions, error, check, other)
         rows = [on.names.index(name) for name in names]
         values = table.values.copy()
         values[rows] = measured_rows(on, names)

@@ -70,7 +70,8 @@ class OutputSketch(RefinableEstimator):
     channels and layers do together on these examples is what they were fitted to. With
     ``channels`` the price is a geometric mean of ``s`` and of ``c``, the sum over output channels
     each by itself (``ChannelPrices``), :math:`s^{1 - a} c^a`, and there are no interactions unless
-    a shrinkage is given. On some networks that is better (docs/rounding.md).
+    a shrinkage is given. On some networks that is better (docs/rounding.md); without ``channels``
+    ``c`` is returned beside ``s``, as ``by_channels``.
 
     A network that is sure of its calibration examples gives gradients from few of them: the
     probabilities behind the probe are softened by a temperature (``KLDivergence``); the table keeps
@@ -151,7 +152,11 @@ class OutputSketch(RefinableEstimator):
         alone = rows.table ** (1 - share) * channels.table(probes.scale) ** share
         table = on.table(alone + slopes.table(probes.scale) / num_examples, self.name)
         has_pairs = self.interactions and (share == 0 or self.shrinkage is not None)
-        return Sensitivity(table, rows.interactions(self.shrinkage) if has_pairs else None)
+        interactions = rows.interactions(self.shrinkage) if has_pairs else None
+        if share or incumbent or not on.quantizer.stored:
+            return Sensitivity(table, interactions)
+        other = on.table(channels.table(probes.scale), self.name)
+        return Sensitivity(table, interactions, by_channels=other)
 
 
 class _Slopes:

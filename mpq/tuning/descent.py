@@ -21,7 +21,7 @@ from mpq.tuning.student import Part, Student, require_gradients, restored
 from mpq.tuning.tuned_vector import TunedVector
 
 PATIENCE: Final = 4
-"""Epochs without a new best one, after which it ends."""
+"""Epochs without a new best one, after which it ends, where it was to take up to twice as many."""
 Stage: TypeAlias = tuple[tuple[Part, ...], Objective]
 """What is tuned together, and for what."""
 Step: TypeAlias = list[Batch]
@@ -113,7 +113,9 @@ class Descent:
             restored(self.student, kept["tensors"])
             optimizer.load_state_dict(kept["optimizer"])
             best, done, since = kept["best"], kept["epoch"], kept["since"]
-        while done < self.tuning.epochs and since < PATIENCE:
+        # Of many epochs the best come last, when steps are small: at least half of them are waited.
+        patience = max(PATIENCE, self.tuning.epochs // 2)
+        while done < self.tuning.epochs and since < patience:
             try:
                 self._epoch(done, parts, objective, optimizer)
                 with _running_away():

@@ -49,21 +49,24 @@ def kept_estimate(
 
 
 def _to_dict(found: Sensitivity) -> dict[str, Any]:
-    kept = found.interactions, found.standard_error
-    interactions, error = (None if part is None else part.to_dict() for part in kept)
+    kept = found.interactions, found.standard_error, found.by_channels
+    interactions, error, other = (None if part is None else part.to_dict() for part in kept)
     return {
         "table": found.table.to_dict(),
         "interactions": interactions,
         "standard_error": error,
         "check": None if found.check is None else asdict(found.check),
+        "by_channels": other,
     }
 
 
 def _from_dict(data: dict[str, Any]) -> Sensitivity:
     interactions, error, check = data["interactions"], data["standard_error"], data["check"]
+    other = data["by_channels"]
     return Sensitivity(
         CostTable.from_dict(data["table"]),
         None if interactions is None else Interactions.from_dict(interactions),
         None if error is None else CostTable.from_dict(error),
         None if check is None else SpotCheck.from_dict(check),
+        None if other is None else CostTable.from_dict(other),
     )

@@ -57,8 +57,9 @@ def never_worse(
     if not worse:
         return solution, Safeguard(tuple(checks))
     best = max(worse, key=lambda check: check.total)
-    replaced = _replaced(problem, solution, others[Precision.parse(best.precision)], best.precision)
-    return replaced, Safeguard(tuple(checks), best.precision)
+    columns = others[Precision.parse(best.precision)]
+    uniform = replaced(problem, solution, columns, f"uniform {best.precision}")
+    return uniform, Safeguard(tuple(checks), best.precision)
 
 
 def never_worse_points(
@@ -125,7 +126,8 @@ def _measured(prepared: Prepared, problem: Problem, columns: Columns) -> list[Me
     return [evaluator.measure(precisions) for evaluator in _asked(prepared)]
 
 
-def _replaced(problem: Problem, first: Solution, columns: Columns, precision: str) -> Solution:
+def replaced(problem: Problem, first: Solution, columns: Columns, by: str) -> Solution:
+    """A solution with another choice ``[L]`` in its place, and what that was replaced by."""
     loss = problem.loss_of(columns)
     return replace(
         first,
@@ -134,5 +136,5 @@ def _replaced(problem: Problem, first: Solution, columns: Columns, precision: st
         columns=columns,
         loss=loss,
         bound=None if first.bound is None else min(first.bound, loss),
-        solver=f"{first.solver}, replaced by uniform {precision}",
+        solver=f"{first.solver}, replaced by {by}",
     )

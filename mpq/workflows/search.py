@@ -14,6 +14,7 @@ from mpq.problem.problem import Problem
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.spot_check import spot_check
 from mpq.solvers import Solver
+from mpq.workflows.better_priced import better_priced
 from mpq.workflows.bias_correction import with_corrected_biases
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.finish import finished
@@ -40,7 +41,8 @@ def search(
 ) -> SearchResult:
     """Finds the assignment with the least loss within the limits.
 
-    The solver's answer is refined, then rounded again and its ranges chosen again where the task
+    The solver's answer is refined, set beside that by other prices where the estimate has such
+    (``better_priced``), then rounded again and its ranges chosen again where the task
     asks for it (``sequential_rounding``, ``recalibrate``), then compared with uniform precisions,
     and measured; last of all its biases are corrected (``bias_correction``), and it is tuned
     (``tune``), where the task asks for that.
@@ -128,8 +130,11 @@ def searched(
     solution, rounds = method.refined(problem, solution, prepared)
     # With an objective, the least cost is a budget by now, and the loss has a limit to keep.
     accepts = method.accepts(problem, prepared)
+    other = None if method.solver.is_measuring else found.by_channels
+    solution, prices = better_priced(prepared, problem, solution, other, accepts)
     finish = finished(prepared, problem, solution, accepts)
     solution, safeguard = never_worse(prepared, problem, solution, accepts)
+    safeguard = replace(safeguard, prices=prices)
     if safeguard.replaced_by is not None:
         # Another answer, whose codes and ranges are those that all share so far.
         finish = finished(prepared, problem, solution, accepts)

@@ -239,3 +239,16 @@ def test_a_batch_that_is_one_example_is_not_cut() -> None:
 
     assert [len(step) for step in steps] == [2, 1]
     assert all(batch.args[0].shape == (10, 3) for step in steps for batch in step)
+
+
+@pytest.mark.parametrize(("epochs", "measured"), [(7, 1 + 4), (8, 1 + 4), (20, 1 + 10)])
+def test_half_of_many_epochs_is_waited_for_a_better_one(
+    model: nn.Module, assignment: Assignment, epochs: int, measured: int
+) -> None:
+    run = Run(model, assignment, f"scales:epochs={epochs}")
+    # The best of a long tuning come last, when its steps are small: here none comes.
+    losses = iter(range(100))
+    descent = replace(run.descent, measure=lambda: float(next(losses)))
+    history = descent.run(stages(run.student, run.teacher, KL, False))
+    assert len(history.losses) == measured
+    assert history.best == 0

@@ -1,0 +1,125 @@
+"""Of codes that fit data, the answer by prices of channels where unseen examples say so."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mpq
+from mpq import SOLVERS, Precision, demo
+from mpq._support.paired_gains import most_gain
+from mpq.problem.problem import Problem
+from mpq.report.safeguard import PriceCheck
+from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
+from mpq.sensitivity.output_sketch import OutputSketch
+from mpq.solvers.queries.solve import solve
+from mpq.workflows.better_priced import better_priced
+from mpq.workflows.setup import Prepared
+
+CANDIDATES = ["w2", "w4", "w8"]
+
+
+class TwoPrices(SensitivityEstimator):
+    """One of its prices is the sketch's, the other one its reverse: the fewest bits lose least."""
+
+    name = "two prices"
+    summary = "for this test"
+
+    def __init__(self, is_first_right: bool) -> None:
+        self._is_first_right = is_first_right
+
+    def estimate(self, on: Estimation) -> Sensitivity:
+        right = OutputSketch().estimate(on).table
+        wrong = replace(right, values=right.values.max() - right.values)
+        tables = (right, wrong) if self._is_first_right else (wrong, right)
+        return Sensitivity(tables[0], by_channels=tables[1])
+
+
+def task(rounding: str = "gptq") -> mpq.Task:
+    return mpq.Task(
+        demo.make_net(), demo.calibration, demo.held_out, candidates=CANDIDATES, rounding=rounding
+    )
+
+
+def searched(is_first_right: bool) -> mpq.SearchResult:
+    return mpq.search(task(), {"effective_bits": 5}, sensitivity=TwoPrices(is_first_right))
+
+
+def prices(result: mpq.SearchResult) -> PriceCheck:
+    assert result.safeguard is not None
+    assert result.safeguard.prices is not None
+    return result.safeguard.prices
+
+
+def test_the_answer_by_the_better_prices_is_taken() -> None:
+    by_first, by_second = searched(True), searched(False)
+    assert not prices(by_first).is_replaced
+    assert prices(by_second).is_replaced
+    assert by_first.assignment.precisions == by_second.assignment.precisions
+    assert by_first.assignment.precisions != dict.fromkeys(
+        by_first.assignment.precisions, Precision.parse("w2")
+    )
+
+
+def test_the_excess_is_what_both_answers_lose_on_held_out_examples() -> None:
+    result = searched(False)
+    session = mpq.Session.of(task())
+    # To the wrong prices the fewest bits are best.
+    lost = session.measure(np.zeros_like(result.columns)), session.measure(result.columns)
+    mean = float(np.mean(lost[0].by_example - lost[1].by_example))
+    assert prices(result).held_out.mean == pytest.approx(mean, rel=1e-6)
+    assert prices(result).held_out.num_examples == lost[0].num_examples
+
+
+def test_what_became_of_it_is_told_and_read_again(tmp_path: Path) -> None:
+    result = searched(False)
+    result.save(tmp_path)
+    assert prices(mpq.load(tmp_path)) == prices(result)
+    assert "loses less" in prices(result).sentence
+    assert "is not taken" in prices(searched(True)).sentence
+    assert result.solution.solver.endswith("replaced by prices by channels")
+    assert result.solution.loss == pytest.approx(result.problem.loss_of(result.columns))
+
+
+def test_an_answer_that_the_objective_refuses_is_not_taken() -> None:
+    prepared, limit = Prepared.of(task()), mpq.Limit.parse("effective_bits=5")
+    right = OutputSketch().estimate(prepared.asked).table
+    wrong = replace(right, values=right.values.max() - right.values)
+    problem = Problem(wrong, prepared.constraints([limit]))
+    first = solve(SOLVERS.build("auto"), problem)
+    taken, check = better_priced(prepared, problem, first, right)
+    assert check is not None
+    assert taken is not first
+    assert better_priced(prepared, problem, first, right, lambda _: False) == (first, None)
+
+
+@pytest.mark.parametrize("outliers", [0, 1])
+def test_one_example_alone_does_not_decide(outliers: int) -> None:
+    gains = np.random.default_rng(0).normal(0.1, 0.1, 100)
+    gains[: 60 * outliers] = -0.01
+    gains[99] += 50 * outliers
+    assert gains.mean() > 0.05
+    assert (most_gain(gains) < 0.01) == (not outliers)
+
+
+def test_the_sketch_has_other_prices_of_codes_that_fit_data() -> None:
+    rounded = Prepared.of(task())
+    found = OutputSketch().estimate(rounded.asked)
+    alone = OutputSketch(channels=1.0).estimate(rounded.asked)
+    assert found.by_channels is not None
+    np.testing.assert_allclose(found.by_channels.values, alone.table.values)
+    assert alone.by_channels is None
+
+
+def test_weights_that_are_rounded_to_nearest_have_one_kind_of_prices() -> None:
+    assert OutputSketch().estimate(Prepared.of(task("nearest")).asked).by_channels is None
+    result = mpq.search(task("nearest"), {"effective_bits": 5})
+    assert result.safeguard is not None
+    assert result.safeguard.prices is None
+
+
+def test_an_estimate_from_the_cache_has_both_prices(tmp_path: Path) -> None:
+    kept = replace(task(), cache=tmp_path)
+    first, again = (mpq.search(kept, {"effective_bits": 4}, sensitivity="sketch") for _ in "12")
+    assert prices(first) == prices(again)

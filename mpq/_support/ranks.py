@@ -76,9 +76,9 @@ class Ranks:
         except Exception as error:  # whatever it is, it is raised again below
             own = None, error
         found = self.gathered(own)
-        for _, error in found:
-            if error is not None:
-                raise error
+        for _, failure in found:
+            if failure is not None:
+                raise failure
         return [value for value, _ in found]  # type: ignore[misc]
 
     def add(self, tensor: Any) -> None:

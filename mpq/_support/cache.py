@@ -33,9 +33,17 @@ class Cache:
     def write(self, name: str, content: bytes) -> None:
         """Keeps something under a name; a warning says so where that fails."""
         try:
-            write_files(self.folder, {name: _header(content) + content})
+            self.must_write(name, content)
         except OutputError as error:
             warnings.warn(f"{error}: {name} is not kept", stacklevel=2)
+
+    def must_write(self, name: str, content: bytes) -> None:
+        """Keeps what somebody waits for.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        write_files(self.folder, {name: _header(content) + content})
 
     def read(self, name: str) -> bytes | None:
         """What is kept under a name; ``None``: nothing, or something damaged, with a warning.
@@ -53,11 +61,10 @@ class Cache:
                 f"cannot read the kept file {path}: {error.strerror}; make it readable, delete it, "
                 "or name another folder (--cache)"
             ) from error
-        header, newline, content = found.partition(b"\n")
-        if header + newline == _header(content):
-            return content
-        warnings.warn(f"{path} is damaged: what was in it is made anew", stacklevel=2)
-        return None
+        content = checked(found)
+        if content is None:
+            warnings.warn(f"{path} is damaged: what was in it is made anew", stacklevel=2)
+        return content
 
     def remove(self, name: str) -> None:
         """Removes what is kept under a name, if anything is.
@@ -66,6 +73,12 @@ class Cache:
             OutputError: If it cannot be removed.
         """
         remove_files(self.folder, [name])
+
+
+def checked(file: bytes) -> bytes | None:
+    """What a kept file holds; ``None``: it is damaged, or none."""
+    header, newline, content = file.partition(b"\n")
+    return content if header + newline == _header(content) else None
 
 
 def _header(content: bytes) -> bytes:

@@ -26,6 +26,7 @@ from mpq.cli.requests import (
     ReadingOptions,
     SearchOptions,
 )
+from mpq.cli.sharing import leave_part
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions, say, write
 from mpq.cli.task_options import DEMO, DEMO_HELD_OUT, AsSearchedOptions
@@ -44,6 +45,9 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
     from mpq.cli.console import print_frontier, print_result, print_warning
     from mpq.report.save import save_alternatives
 
+    if options.shard is not None:
+        leave_part(options, talk)
+        return
     has_others = options.others.alternatives > 0
     # First of all: a folder that cannot be written to is better known before hours of work.
     with prepared_folder(options.output), talk.progress():
@@ -71,6 +75,9 @@ def frontier(options: SearchOptions, talk: TalkOptions) -> None:
     from mpq.cli.console import print_frontier
     from mpq.report.save import save_frontier
 
+    if options.shard is not None:
+        leave_part(options, talk)
+        return
     with prepared_folder(options.output), talk.progress():
         found = options.run_frontier()
         files = save_frontier(found, options.output)

@@ -131,6 +131,27 @@ Cache = Annotated[
         help="Keep codes, estimates and measurements in a folder, for the next search.",
     ),
 ]
+ShardOf = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="NUMBER/COUNT",
+        help="Do this share of the estimate's batches only, as 1/4, and leave it in --cache DIR; a "
+        "search without --shard goes on from all of them.",
+    ),
+]
+PartFiles = Annotated[
+    list[Path], typer.Argument(help="Files that jobs with --shard wrote: DIR/*.part, all of them.")
+]
+MergedInto = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        metavar="DIR",
+        help="Folder for what comes out, which `mpq search --cache DIR` reads. Default: that of "
+        "the first part.",
+    ),
+]
 BiasCorrection = Annotated[
     bool,
     typer.Option(

@@ -119,6 +119,17 @@ class SearchOptions:
     curve: FrontierOptions = FrontierOptions()
     others: AlternativeOptions = AlternativeOptions()
     section: o.Sections = None
+    shard: o.ShardOf = None
+
+    def run_shard(self, shard: str) -> Path:
+        """Does a share of the estimate; the file that it is in."""
+        from mpq._support.shard import Shard
+        from mpq.workflows.shards import estimate_shard
+
+        Shard.parse(shard)
+        device, limits = self._checked()
+        task = self.asked.task(device)
+        return estimate_shard(task, shard, limits, sensitivity=self.sensitivity)
 
     def run(self) -> "tuple[SearchResult, Session]":
         """Runs the search; the session measures what the result predicts, without calibrating."""

@@ -1,9 +1,12 @@
 """The loss that everything is measured in: KL divergence from the original network's output."""
 
+from collections.abc import Iterator
 from typing import Final
 
 import torch
 from torch import Tensor
+
+from mpq.network.signs import Draws, ExampleSigns, signs_of
 
 LOGITS_AT_ONCE: Final = 1 << 18
 """That a probe is made of at once (1 MiB in float32), which stays in a processor's cache."""
@@ -28,7 +31,7 @@ def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp_min(0.0)
 
 
-def fisher_probe(logits: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+def fisher_probe(logits: Tensor, weights: Tensor, generator: Draws) -> Tensor:
     r"""Random direction ``u`` whose outer product is the curvature of the KL divergence.
 
     .. math:: u = A \varepsilon, \quad A = \mathrm{diag}(\sqrt p) - p \sqrt{p}^T,
@@ -48,31 +51,45 @@ def fisher_probe(logits: Tensor, weights: Tensor, generator: torch.Generator) ->
     logits, roots = logits.detach(), weights.sqrt().unsqueeze(-1)
     step = max(1, LOGITS_AT_ONCE // max(logits.shape[-1], 1))
     if logits[..., 0].numel() <= step:
-        return _fisher_probe(logits, roots, generator)
+        return _fisher_probe(logits, roots, random_signs(logits, generator))
     found = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-    # Position by position in their order, so that pieces of any size draw the same signs.
     pieces = (part.flatten(0, 1).split(step) for part in (logits, roots, found))
-    for some, root, into in zip(*pieces, strict=True):
-        into.copy_(_fisher_probe(some, root, generator))
+    for some, root, into, signs in zip(*pieces, _pieces(logits, generator, step), strict=True):
+        into.copy_(_fisher_probe(some, root, signs))
     return found
 
 
-def _fisher_probe(logits: Tensor, roots: Tensor, generator: torch.Generator) -> Tensor:
+def _pieces(logits: Tensor, generator: Draws, step: int) -> Iterator[Tensor]:
+    """Signs ``[step, C]`` position by position, so that pieces of any size are the same signs."""
+    if isinstance(generator, ExampleSigns):
+        num_examples, positions, channels = logits.shape
+        packed = generator.bits((num_examples, positions, channels), logits.device)
+        for part in packed.flatten(0, 1).split(step):
+            yield signs_of(part, channels, torch.float32)
+    else:
+        for part in logits.flatten(0, 1).split(step):
+            yield random_signs(part, generator)
+
+
+def _fisher_probe(logits: Tensor, roots: Tensor, signs: Tensor) -> Tensor:
     p = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=-1)
-    signed = p.sqrt().mul_(random_signs(p, generator).to(p.dtype))
+    signed = p.sqrt().mul_(signs.to(p.dtype))
     # A is never built: over a vocabulary, [C, C] per position fits into no memory.
     u = signed.addcmul(p, signed.sum(dim=-1, keepdim=True), value=-1)
     return u.mul_(roots.to(u.dtype)).to(logits.dtype)
 
 
-def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
+def random_signs(like: Tensor, generator: Draws) -> Tensor:
     """Plus and minus one, float64, of a tensor's shape and on its device.
 
     Args:
-        like: Any tensor.
-        generator: On the CPU. Where the tensor is on an accelerator it seeds one there: other signs
-            than those of the CPU, and no transfer of as many numbers.
+        like: Any tensor; ``[N, ..., C]`` of examples where signs are by example.
+        generator: Signs by example, which all devices draw alike; or a generator on the CPU. Where
+            the tensor is on an accelerator that one seeds another there: other signs than those of
+            the CPU, and no transfer of as many numbers.
     """
+    if isinstance(generator, ExampleSigns):
+        return generator.signs(like)
     if like.device.type in ("cuda", "xpu", "mps"):
         seed = int(torch.randint(2**62, (), generator=generator))
         generator = torch.Generator(like.device).manual_seed(seed)

@@ -31,6 +31,7 @@ class Batch:
             targets are ``[1, N * P]``.
         axes: Of every part, in order, along which axis examples lie; ``None``: all share it, as a
             causal mask. Without it, examples lie along a first axis that is as long as the batch.
+        start: Index of the first example among all that a ``Calibration`` reads its own from.
     """
 
     args: tuple[Any, ...] = ()
@@ -38,6 +39,7 @@ class Batch:
     targets: Tensor | None = None
     is_whole: bool = False
     axes: tuple[int | None, ...] | None = None
+    start: int = 0
 
     @classmethod
     def of(cls, data: Any) -> Self:
@@ -131,7 +133,7 @@ class Batch:
         if self.is_whole:
             return self
         targets = None if self.targets is None else self.targets.reshape(1, -1)
-        return Batch(self.args, self.kwargs, targets, True, self.axes)
+        return Batch(self.args, self.kwargs, targets, True, self.axes, self.start)
 
     def as_examples(self, outputs: Tensor) -> Tensor:
         """``[N, P, C]`` of as many examples as the batch has, if that can be.
@@ -220,10 +222,11 @@ class Batch:
         # One example cannot be cut.
         if self.is_whole:
             return self
-        return self._by_example(
+        cut = self._by_example(
             lambda t, axis: t.narrow(axis, start, min(stop, t.shape[axis]) - start),
             lambda images: images[start:stop],
         )
+        return replace(cut, start=self.start + start)
 
     def repeated(self, copies: int) -> "Batch":
         """The examples so many times, one after the other."""
@@ -296,7 +299,7 @@ class Calibration:
                 break
             batch = Batch.of(data)
             batch = batch if self._axes is None else replace(batch, axes=self._axes)
-            batch = batch.whole() if self.is_whole else batch
+            batch = replace(batch.whole() if self.is_whole else batch, start=position)
             first, last = max(start - position, 0), batch.size
             # A range may begin and end within a batch.
             last = last if stop is None else min(last, stop - position)

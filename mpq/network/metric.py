@@ -15,6 +15,7 @@ from mpq.network.divergence import (
     random_signs,
 )
 from mpq.network.outputs import position_logits, position_values
+from mpq.network.signs import Draws
 
 
 class OutputMetric(ABC):
@@ -49,13 +50,13 @@ class OutputMetric(ABC):
         """The metric with probabilities softened; itself where there are none."""
 
     @abstractmethod
-    def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+    def probe(self, outputs: Tensor, weights: Tensor, generator: Draws) -> Tensor:
         """Random ``u`` with ``E[u u^T]`` the Hessian of the divergence at the original.
 
         Args:
             outputs: ``[N, P, C]`` of the original.
             weights: ``[N, P]`` share of every position in its example's mean.
-            generator: Source of the signs, on the CPU, so that all devices draw alike.
+            generator: Source of the signs, which ``mpq.network.divergence.random_signs`` takes.
 
         Returns:
             ``[N, P, C]``, detached, times the square root of the position's weight.
@@ -127,7 +128,7 @@ class KLDivergence(OutputMetric):
         """See ``OutputMetric.softened``."""
         return KLDivergence(self.temperature * temperature)
 
-    def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+    def probe(self, outputs: Tensor, weights: Tensor, generator: Draws) -> Tensor:
         """See ``mpq.network.divergence.fisher_probe``."""
         return fisher_probe(self.logits(outputs), weights, generator)
 
@@ -183,7 +184,7 @@ class SquaredError(OutputMetric):
         """The same metric: there are no probabilities to soften."""
         return self
 
-    def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+    def probe(self, outputs: Tensor, weights: Tensor, generator: Draws) -> Tensor:
         """Random signs, whose mean outer product is the identity; over the length if relative."""
         if self.relative:
             weights = weights / _squared_length(outputs.detach())
@@ -224,7 +225,7 @@ class CosineDistance(OutputMetric):
         """The same metric: there are no probabilities to soften."""
         return self
 
-    def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+    def probe(self, outputs: Tensor, weights: Tensor, generator: Draws) -> Tensor:
         """Random signs without their share along the output, over its length."""
         f = outputs.detach().double()
         signs, along = random_signs(outputs, generator), _direction(f)

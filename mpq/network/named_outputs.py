@@ -25,6 +25,7 @@ from mpq.network.output_paths import (
     tensor_outputs,
 )
 from mpq.network.outputs import scored_tensor
+from mpq.network.signs import Draws
 
 _INNER: Final = re.compile(
     r"(^|\.)(past_key_values|hidden_states|attentions|cross_attentions|encoder_\w+|decoder_\w+|"
@@ -215,7 +216,7 @@ class NamedOutputs(OutputMetric):
     def _metric(self, term: Term) -> OutputMetric:
         return term.metric if self.temperature == 1 else term.metric.softened(self.temperature)
 
-    def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+    def probe(self, outputs: Tensor, weights: Tensor, generator: Draws) -> Tensor:
         """See ``OutputMetric.probe``; each term's own."""
         drawn = []
         for term, part in self._split(outputs):

@@ -24,13 +24,15 @@ def measurement_key(
     """
     # With targets, which change what estimators and accuracies say at the same inputs.
     examples = (value for batch in data for value in (*batch.tensors, batch.targets))
-    seed = network.allow_randomness
+    seed, start = network.allow_randomness, data.first().start
     return {
         # Only where it is set: journals of networks that draw nothing stay as they are.
         **({} if seed is None else {"allow_randomness": str(seed)}),
         "layers": network.fingerprint,
         "weights": checksum(_tensors(network.module.state_dict().values())),
         "metric": repr(network.metric),
+        # Signs are those of the examples' places.
+        **({"first_example": str(start)} if start else {}),
         "data": checksum(_tensors(examples)),
         "precisions": ", ".join(map(str, candidates)),
         **quantizer_key(quantizer),

@@ -1,5 +1,7 @@
 """What was observed of a layer's input, and the range that a method makes of it."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, final
@@ -7,6 +9,7 @@ from typing import Final, final
 import torch
 from torch import Tensor, nn
 
+from mpq.network.examples import Batch
 from mpq.network.modules import weight_of
 from mpq.network.tracing import kind_of
 from mpq.quantization.grid import make_grid
@@ -119,17 +122,20 @@ class Samples:
     def __init__(self, formats: Collection[TensorFormat], extremes_only: bool = False) -> None:
         self._kinds = {tensor_format.granularity for tensor_format in formats}
         self._extremes_only = extremes_only
-        # Of its own, on the CPU: the global random state stays as it is, and all devices draw
-        # alike.
-        self._generator = torch.Generator().manual_seed(0)
+        self._start, self._calls = 0, Counter[str]()
         self._found: dict[str, dict[str, list[tuple[Tensor, ...]]]] = {}
+
+    def begin(self, batch: Batch) -> None:
+        """The next calls are those of a batch."""
+        self._start = batch.start
+        self._calls.clear()
 
     def add(self, name: str, layer_module: nn.Module, x: Tensor, g: Tensor | None = None) -> None:
         """What a layer reads in a call, and the gradients there, if they count."""
         tensors = (x,) if g is None else (x, g)
         parts = self._found.setdefault(name, {})
         for part, rows in self._parts(layer_module, tensors):
-            parts.setdefault(part, []).append(self._drawn(rows))
+            parts.setdefault(part, []).append(self._drawn(rows, f"{name} {part}"))
 
     def of(self) -> dict[str, InputSample]:
         """Layer name to what was collected."""
@@ -147,7 +153,17 @@ class Samples:
             yield "first", [t[..., 0, :].reshape(1, -1) for t in tensors]
             yield "others", [t[..., 1:, :].reshape(1, -1) for t in tensors]
 
-    def _drawn(self, rows: list[Tensor]) -> tuple[Tensor, ...]:
+    def _generator(self, what: str) -> torch.Generator:
+        """That of one call in a batch, whatever was drawn of others before.
+
+        On the CPU: the global random state stays as it is, and all devices draw alike.
+        """
+        told = f"{self._start} {self._calls[what]} {what}".encode()
+        self._calls[what] += 1
+        seed = int.from_bytes(hashlib.sha256(told).digest()[:7], "big")
+        return torch.Generator().manual_seed(seed)
+
+    def _drawn(self, rows: list[Tensor], what: str) -> tuple[Tensor, ...]:
         """The same columns of all, as float32, the second one squared."""
         first, *gradients = rows
         if self._extremes_only:
@@ -155,7 +171,7 @@ class Samples:
         if first.numel() > SAMPLES_PER_BATCH:
             # With replacement, as a permutation of all numbers would be larger than the input.
             count = max(1, SAMPLES_PER_BATCH // len(first))
-            columns = torch.randint(first.shape[1], (count,), generator=self._generator)
+            columns = torch.randint(first.shape[1], (count,), generator=self._generator(what))
             columns = columns.to(first.device).expand(len(first), -1)
             if len(first) > 1:
                 # Of a channel few numbers are drawn, and its extremes are not among them.

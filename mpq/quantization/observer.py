@@ -145,6 +145,7 @@ def observe_inputs(
         round_last(layer_module)
     with hooks(handles), torch.no_grad():
         for batch in track(network.batches(data), "activation ranges", data.num_batches):
+            samples.begin(batch)
             network.outputs(batch)
     found = samples.of()
     # In the network's order, whatever was called first.

@@ -4,7 +4,12 @@ Every estimator is one file here; what several of them compute lies in ``passes`
 """
 
 from mpq._support.registry import Registry
-from mpq.sensitivity._base import RefinableEstimator, Sensitivity, SensitivityEstimator
+from mpq.sensitivity._base import (
+    DivisibleEstimator,
+    RefinableEstimator,
+    Sensitivity,
+    SensitivityEstimator,
+)
 from mpq.sensitivity.auto import AutoEstimator
 from mpq.sensitivity.checked import CheckedCell, SpotCheck
 from mpq.sensitivity.entropy import ActivationEntropy, HistogramKL
@@ -59,6 +64,7 @@ __all__ = [
     "AutoEstimator",
     "CheckedCell",
     "DiagonalFisher",
+    "DivisibleEstimator",
     "Estimation",
     "FirstOrder",
     "HessianEigenvalue",

@@ -62,6 +62,20 @@ class SensitivityEstimator(Bounded, ABC):
         """
 
 
+class DivisibleEstimator(SensitivityEstimator):
+    """An estimator that adds up over batches, so that several processes can take some each."""
+
+    @abstractmethod
+    def collect(self, on: Estimation) -> None:
+        """Looks at the batches that ``on.division`` leaves, which keeps what is found.
+
+        ``estimate`` does the same, and makes a table of it.
+
+        Raises:
+            InputError: If options make a batch depend on those before it.
+        """
+
+
 class RefinableEstimator(SensitivityEstimator):
     """An estimator that can look again from where a solver got to."""
 

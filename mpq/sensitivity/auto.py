@@ -9,7 +9,7 @@ import numpy as np
 from mpq.errors import GradientError, ModelError
 from mpq.problem.interactions import Interactions
 from mpq.quantization.precision import Precision
-from mpq.sensitivity._base import RefinableEstimator, Sensitivity
+from mpq.sensitivity._base import DivisibleEstimator, RefinableEstimator, Sensitivity
 from mpq.sensitivity.checked import SpotCheck
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.jumps import Jumps, raised_by_jumps
@@ -25,7 +25,7 @@ _FEW_CELLS: Final = 24
 
 @final
 @dataclass(frozen=True)
-class AutoEstimator(RefinableEstimator):
+class AutoEstimator(RefinableEstimator, DivisibleEstimator):
     """The output sketch, checked by a few measurements, and repaired by measuring what failed.
 
     The sketch takes a forward and a backward pass, and is wrong where no gradient flows (rounding,
@@ -73,6 +73,13 @@ class AutoEstimator(RefinableEstimator):
             return self._measured(on, "predictions and measurements part", check)
         failed |= {*(before if is_few else ())}
         return self._repaired(on, found, check, jumps, [n for n in on.names if n in failed])
+
+    def collect(self, on: Estimation) -> None:
+        """See ``DivisibleEstimator.collect``; what fails is measured in ``estimate``."""
+        try:
+            self._sketch().collect(on)
+        except GradientError:
+            Measured().collect(on)
 
     def estimate_at(self, on: Estimation, incumbent: Mapping[str, Precision]) -> Sensitivity:
         """See ``RefinableEstimator.estimate_at``: the sketch, whose rounds are judged by measuring.

@@ -19,7 +19,7 @@ from mpq.problem.cost_table import CostTable
 from mpq.quantization.fingerprint import measurement_key
 from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat
 from mpq.quantization.quantizer import Quantizer
-from mpq.sensitivity.passes.checkpoint import Checkpoint
+from mpq.sensitivity.passes.checkpoint import Division
 
 Numbers = TypeVar("Numbers", Array, Tensor)
 
@@ -72,14 +72,15 @@ class Estimation:
         data: Calibration examples; targets are read only where an estimator says so.
         quantizer: How weights and inputs are quantized.
         candidates: The ``B`` precisions that every layer may take, in the order of columns.
-        checkpoint: Where an estimator may keep what it has so far; ``None``: nowhere.
+        division: Which batches an estimator looks at, and where it keeps what it has so far;
+            ``None``: all, and nowhere.
     """
 
     network: Network
     data: Calibration
     quantizer: Quantizer
     candidates: Sequence[Precision]
-    checkpoint: Checkpoint | None = None
+    division: Division | None = None
 
     @property
     def shape(self) -> tuple[int, int]:

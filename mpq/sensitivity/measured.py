@@ -1,7 +1,7 @@
 """Measured: one layer at a time in one precision, and what that does to the output."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -15,10 +15,12 @@ from mpq.errors import DataError, InputError, UnknownNameError
 from mpq.network.examples import Batch
 from mpq.network.metric import CosineDistance, OutputMetric
 from mpq.network.outputs import check_same_shape, position_weights
+from mpq.network.signs import ExampleSigns
 from mpq.network.targets import class_targets, cross_entropy, target_weights
 from mpq.quantization.precision import Precision
-from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
+from mpq.sensitivity._base import DivisibleEstimator, Sensitivity
 from mpq.sensitivity.estimation import Estimation
+from mpq.sensitivity.passes.checkpoint import Resumable, State
 from mpq.sensitivity.passes.factor_rows import FactorRows
 from mpq.sensitivity.passes.prefix import Recording
 from mpq.sensitivity.passes.tiles import Cell, Tile, Tiling, measure_layers
@@ -31,7 +33,7 @@ _FEWEST = 16
 
 @final
 @dataclass(frozen=True)
-class Measured(SensitivityEstimator):
+class Measured(DivisibleEstimator):
     r"""What the output loses when a single layer is quantized, measured.
 
     .. math:: s_{\ell b} = \mathrm{mean}_n \, d(f_n, f_n^{(\ell \to b)})
@@ -115,15 +117,33 @@ class Measured(SensitivityEstimator):
 
     def measure(self, on: Estimation, purpose: str) -> Sensitivity:
         """``estimate``, with a progress bar that says what it is for."""
+        return self._run(on, purpose).sensitivity()
+
+    def collect(self, on: Estimation) -> None:
+        """See ``DivisibleEstimator.collect``.
+
+        Raises:
+            InputError: If there is a tolerance, or a journal.
+        """
+        if self.tolerance or self.journal:
+            raise InputError(
+                "measured is split without a tolerance, which looks at all batches before, and "
+                "without a journal, as the parts are one: leave out tolerance and journal"
+            )
+        self._run(on, "measured, layer by layer")
+
+    def _run(self, on: Estimation, purpose: str) -> "_Run":
         metric = on.network.metric
         if self.score == "loss" and not metric.is_classification:
             raise InputError(
                 f"score=loss needs class probabilities, and the metric is {metric.name!r}; "
                 "use score=divergence"
             )
+        # A journal has every cell by itself, and whether a cell is settled is known in order only.
+        on = replace(on, division=None) if self.journal or self.tolerance else on
         run = _Run(self, on, on.journal(self.journal, self._key()))
-        measure_layers(on, self.batched, run.batch, purpose)
-        return run.sensitivity()
+        measure_layers(on, self.batched, run.batch, purpose, run.parts)
+        return run
 
     def _key(self) -> dict[str, str]:
         """The options that measurements depend on; those of probes only where there are some."""
@@ -143,14 +163,15 @@ class _Run:
         self.index = {name: row for row, name in enumerate(on.names)}
         self.sums = _Sums(on.shape)
         self.factor = FactorRows(*on.shape)
-        self.seeds = torch.Generator().manual_seed(estimator.seed)
         self.num_batches = 0
+
+    @property
+    def parts(self) -> dict[str, Resumable]:
+        """What batches add to."""
+        return {"losses": self.sums, "factor": self.factor}
 
     def batch(self, tiling: Tiling, batch: Batch) -> Iterator[str]:
         """Measures every layer on a batch; yields their names as they are done."""
-        # Drawn in any case, so that a run which skips known batches has the probes of a whole one;
-        # both tiles of a batch get the same.
-        seed = int(torch.randint(2**62, (), generator=self.seeds))
         is_settled = self.sums.is_settled(self.estimator.tolerance)  # [L, B]
         num_probes = self.estimator.num_probes if self.estimator.interactions else 0
         rows: dict[str, Row] = {}
@@ -165,7 +186,7 @@ class _Run:
                 elif columns:
                     # Only where something is left to measure, so that a resumed run does not repeat
                     # passes.
-                    scale = scale or _Scale.of(tile, batch, num_probes, seed)
+                    scale = scale or _Scale.of(tile, batch, num_probes, self.estimator.seed)
                     rows[layer] = self._measure(scale, layer, columns)
                     if self.journal is not None:
                         self.journal.add(name, rows[layer])
@@ -230,9 +251,10 @@ class _Scale:
         # Copies differ in the last digits at most; the first one's probes serve them all.
         outputs = recording.outputs.chunk(tile.copies)[0]
         weights = position_weights(batch, outputs)
-        generator = torch.Generator().manual_seed(seed)
         probe = tile.on.network.metric.probe
-        drawn = [probe(outputs, weights, generator).double() for _ in range(num_probes)]
+        # Both tiles of a batch get the same.
+        signs = (ExampleSigns.of(seed, number, batch) for number in range(num_probes))
+        drawn = [probe(outputs, weights, each).double() for each in signs]
         probes = torch.stack(drawn) if drawn else outputs.new_zeros(0, *outputs.shape)
         return cls(tile, batch, recording, probes)
 
@@ -250,6 +272,13 @@ class _Sums:
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self.count, self.total, self.square = np.zeros((3, *shape))
+
+    @property
+    def state(self) -> State:
+        return {"count": self.count, "total": self.total, "square": self.square}
+
+    def restore(self, state: State) -> None:
+        self.count, self.total, self.square = (state[k] for k in ("count", "total", "square"))
 
     def add(self, layer: int, row: Row) -> None:
         self.count[layer, row["columns"]] += row["count"]

@@ -18,7 +18,7 @@ from mpq.network.network import Network
 from mpq.network.outputs import position_weights
 from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat
 from mpq.quantization.quantizer import quantized
-from mpq.sensitivity._base import RefinableEstimator, Sensitivity
+from mpq.sensitivity._base import DivisibleEstimator, RefinableEstimator, Sensitivity
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap, read_gradients
 from mpq.sensitivity.passes.channel_prices import ChannelPrices
@@ -42,7 +42,7 @@ _FEW = 32
 
 @final
 @dataclass(frozen=True)
-class OutputSketch(RefinableEstimator):
+class OutputSketch(RefinableEstimator, DivisibleEstimator):
     r"""Second-order change of the output, projected on random signs per example.
 
     .. math::
@@ -124,8 +124,30 @@ class OutputSketch(RefinableEstimator):
         """See ``SensitivityEstimator.estimate``."""
         return self.estimate_at(on, {})
 
+    def collect(self, on: Estimation) -> None:
+        """See ``DivisibleEstimator.collect``."""
+        self._collected(on, {})
+
     def estimate_at(self, on: Estimation, incumbent: Mapping[str, Precision]) -> Sensitivity:
         """See ``RefinableEstimator.estimate_at``."""
+        rows, channels, probes, slopes = self._collected(on, incumbent)
+        # Lengths of probes have been added up over all batches only here.
+        rows.scale = probes.scale
+        share = self.channels
+        alone = rows.table ** (1 - share) * channels.table(probes.scale) ** share
+        slope = slopes.table(probes.scale) / on.data.num_examples
+        has_pairs = self.interactions and (share == 0 or self.shrinkage is not None)
+        pairs = rows.interactions(self.shrinkage) if has_pairs else None
+        table = on.table(alone + slope, self.name)
+        if share or incumbent or not on.quantizer.stored:
+            return Sensitivity(table, pairs)
+        other = on.table(channels.table(probes.scale), self.name)
+        return Sensitivity(table, pairs, by_channels=other)
+
+    def _collected(
+        self, on: Estimation, incumbent: Mapping[str, Precision]
+    ) -> tuple[FactorRows, ChannelPrices, Probes, "_Slopes"]:
+        """What the batches give."""
         metric, num_examples = on.network.metric, on.data.num_examples
         probes = Probes(metric, self.temperature, self.seed)
         slopes = _Slopes(metric, self.temperature, on.shape)
@@ -136,7 +158,7 @@ class OutputSketch(RefinableEstimator):
         parts: dict[str, Resumable] = {
             "rows": rows, "channels": channels, "probes": probes, "slopes": slopes,
         }  # fmt: skip
-        for batch in left_batches(on.batches("output sketch"), parts, on.checkpoint):
+        for batch in left_batches(on.batches("output sketch"), parts, on.division):
             original = _original(on.network, batch) if incumbent else None
             for number in range(num_probes):
                 probe = partial(probes.draw, batch, original, number)
@@ -146,17 +168,7 @@ class OutputSketch(RefinableEstimator):
                 slope = partial(slopes.draw, batch, original)
                 # A slope is linear in the change, so that the batch as one group gives its sum.
                 slopes.values += sketch.rows(batch, slope, batch.size)[0]
-        # Lengths of probes have been added up over all batches only here.
-        rows.scale = probes.scale
-        share = self.channels
-        alone = rows.table ** (1 - share) * channels.table(probes.scale) ** share
-        table = on.table(alone + slopes.table(probes.scale) / num_examples, self.name)
-        has_pairs = self.interactions and (share == 0 or self.shrinkage is not None)
-        interactions = rows.interactions(self.shrinkage) if has_pairs else None
-        if share or incumbent or not on.quantizer.stored:
-            return Sensitivity(table, interactions)
-        other = on.table(channels.table(probes.scale), self.name)
-        return Sensitivity(table, interactions, by_channels=other)
+        return rows, channels, probes, slopes
 
 
 class _Slopes:

@@ -1,7 +1,7 @@
 """Pairwise: every two layers quantized together, and what that costs beyond each alone."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, final
 
@@ -81,10 +81,11 @@ class Pairwise(SensitivityEstimator):
                 measurement.
         """
         self._check(len(on.names), len(on.tried))
+        on = replace(on, division=None)
         alone = Measured(batched=self.batched).estimate(on)
         key = {"estimator": self.name, "batched": str(self.batched)}
         pairs = _Pairs(on, on.journal(self.journal, key))
-        measure_layers(on, self.batched, pairs.add, "pairs of layers")
+        measure_layers(on, self.batched, pairs.add, "pairs of layers", {})
         factor = gram_factor(alone.table.values, pairs.mean).astype(np.float32)
         table = on.table(alone.table.values, self.name)
         return Sensitivity(table, Interactions(factor), alone.standard_error)

@@ -220,5 +220,6 @@ def measured_rows(
         on,
         network=replace(on.network, layers=layers),
         candidates=[on.candidates[column] for column in columns],
+        division=None,  # which is of the estimate itself
     )
     return np.asarray(Measured().measure(asked, purpose).table.values)

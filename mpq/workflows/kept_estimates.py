@@ -1,16 +1,89 @@
 """Estimates that are kept on disk: another limit, solver or device takes none of their passes."""
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self, final
 
 from mpq._support.cache import Cache
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator, SpotCheck
-from mpq.sensitivity.passes.checkpoint import Checkpoint
+from mpq.sensitivity.passes.checkpoint import Checkpoint, after
+from mpq.sensitivity.passes.parts import Part, parts_of, whole
 from mpq.workflows.cache_keys import key_of, network_parts
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class KeptEstimate:
+    """Where one estimate is kept, and what there is of it.
+
+    Args:
+        cache: The folder.
+        key: All that determines the estimate, as checksums.
+    """
+
+    cache: Cache
+    key: Mapping[str, str]
+
+    @classmethod
+    def of(cls, cache: Cache, on: Estimation, estimator: SensitivityEstimator, seed: int) -> Self:
+        """Of what an estimator is asked."""
+        parts = network_parts(on.network, on.data, on.quantizer, on.candidates)
+        return cls(cache, {**parts, "by": repr(estimator), "seed": str(seed)})
+
+    @property
+    def name(self) -> str:
+        """A checksum of the key, with which all files of this estimate begin."""
+        return key_of(self.key)
+
+    @property
+    def file(self) -> str:
+        """Name of the estimate itself."""
+        return f"{self.name}.estimate"
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """What there is of it until it is made."""
+        return Checkpoint(self.cache, partial_name(self.key))
+
+    def read(self) -> Sensitivity | None:
+        """The estimate, if it is there.
+
+        Raises:
+            OutputError: If the file cannot be read.
+        """
+        content = self.cache.read(self.file)
+        return None if content is None else _from_dict(json.loads(content))
+
+    def write(self, found: Sensitivity) -> None:
+        """Keeps it; what there was until then is removed.
+
+        Raises:
+            OutputError: If that cannot be.
+        """
+        self.cache.write(self.file, json.dumps(_to_dict(found)).encode())
+        self.checkpoint.remove()
+        for path in parts_of(self.cache.folder, self.name):
+            self.cache.remove(path.name)
+
+    def merge(self) -> None:
+        """Makes a checkpoint of parts that several processes left, if there are any.
+
+        Raises:
+            InputError: If one is missing, or two overlap.
+        """
+        found = parts_of(self.cache.folder, self.name)
+        if found:
+            merged = whole(list(map(Part.load, found)))
+            content = after(merged.num_batches, merged.state)
+            self.cache.must_write(partial_name(self.key), content)
+
+
+def partial_name(key: Mapping[str, str]) -> str:
+    """Of the file with what there is of an estimate until it is made."""
+    return f"{key_of(key)}.partial"
 
 
 def kept_estimate(
@@ -28,24 +101,29 @@ def kept_estimate(
         on: What is asked of it.
         estimator: Whose answer it is.
         seed: Which cells are measured as a check.
-        make: Asks it, and checks the answer. The sketch goes on where a run was killed.
+        make: Asks it, and checks the answer. The sketch goes on where a run was killed, or from
+            what several processes left.
         cache: Where answers are; ``None``: nowhere.
 
     Raises:
+        InputError: If some of several processes have left nothing yet.
         OutputError: If the cache cannot be read or written.
     """
-    if cache is None or not type(estimator).__module__.startswith("mpq."):
+    if cache is None or not is_kept(estimator):
         return make(on)
-    parts = network_parts(on.network, on.data, on.quantizer, on.candidates)
-    key = key_of({**parts, "by": repr(estimator), "seed": str(seed)})
-    name, checkpoint = f"{key}.estimate", Checkpoint(cache, f"{key}.partial")
-    content = cache.read(name)
-    if content is not None:
-        return _from_dict(json.loads(content))
-    found = make(replace(on, checkpoint=checkpoint))
-    cache.write(name, json.dumps(_to_dict(found)).encode())
-    checkpoint.remove()
+    kept = KeptEstimate.of(cache, on, estimator, seed)
+    known = kept.read()
+    if known is not None:
+        return known
+    kept.merge()
+    found = make(replace(on, division=kept.checkpoint))
+    kept.write(found)
     return found
+
+
+def is_kept(estimator: SensitivityEstimator) -> bool:
+    """Whether all that an estimator depends on is known."""
+    return type(estimator).__module__.startswith("mpq.")
 
 
 def _to_dict(found: Sensitivity) -> dict[str, Any]:

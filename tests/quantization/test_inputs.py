@@ -16,7 +16,7 @@ from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.problem.assignment import AssignedLayer, Assignment
 from mpq.quantization.input_sample import InputSample, Samples
-from mpq.quantization.observer import ActivationRanges
+from mpq.quantization.observer import ActivationRanges, observe_inputs
 from mpq.quantization.precision import Granularity, Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.range_method import ActivationRange
@@ -322,6 +322,25 @@ def test_extremes_are_taken_channel_by_channel() -> None:
     assert found is not None
     assert found.high == float(x.max())
     assert full.range(LeastSquares(), tensor_format).high < found.high
+
+
+def test_a_batch_is_drawn_from_alike_alone() -> None:
+    """Whatever was drawn of batches before: several processes can observe some of them each."""
+    x = torch.randn(5, 40_000, 2, generator=torch.Generator().manual_seed(0))
+    net = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2)).eval()
+    data = Calibration.of([x[:2], x[2:4], x[4:]])
+    network = Network.of(net, data)
+    method, formats = LeastSquares(), [Precision.parse("w8a8c").activation]
+
+    whole = observe_inputs(network, data, method, formats)
+    parts = [
+        observe_inputs(network, data.between(*span), method, formats)
+        for span in ((0, 2), (2, 4), (4, 5))
+    ]
+
+    for name, sample in whole.items():
+        assert torch.equal(sample.numbers, torch.cat([part[name].numbers for part in parts]))
+    assert not torch.equal(whole["0"].numbers[:65536], whole["0"].numbers[65536 : 2 * 65536])
 
 
 def test_of_many_numbers_of_a_channel_the_extremes_are_seen() -> None:

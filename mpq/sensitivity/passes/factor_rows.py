@@ -50,9 +50,7 @@ class FactorRows:
         across = squares.sum(axis=(1, 2)) ** 2 - (squares.sum(axis=2) ** 2).sum(axis=1)
         self._products += float(across.sum())
         held = np.concatenate([self._rows, rows.reshape(len(rows), -1)])
-        # A QR leaves as many rows as columns: twice as many make it a rare event.
-        is_long = len(held) > max(_MIN_KEPT, 2 * held.shape[1])
-        self._rows = np.asarray(np.linalg.qr(held, mode="r")) if is_long else held
+        self._rows = _shortened(held)
 
     @property
     def state(self) -> State:
@@ -62,7 +60,8 @@ class FactorRows:
 
     def restore(self, state: State) -> None:
         """See ``Resumable``."""
-        self._rows = state["rows"]
+        # Those of several processes, put together, may be many.
+        self._rows = _shortened(state["rows"])
         count, examples, self._products = state["counts"].tolist()
         self._count, self._examples = int(count), int(examples)
 
@@ -101,3 +100,10 @@ class FactorRows:
         scaled = self._rows * np.sqrt(self.scale * len(self._rows) / self._examples)
         share = self.shrinkage() if shrinkage is None else shrinkage
         return Interactions(scaled.reshape(-1, *self._shape), share)
+
+
+def _shortened(rows: Array) -> Array:
+    """Rows with the same products, where there are many."""
+    # A QR leaves as many rows as columns: twice as many make it a rare event.
+    is_long = len(rows) > max(_MIN_KEPT, 2 * rows.shape[1])
+    return np.asarray(np.linalg.qr(rows, mode="r")) if is_long else rows

@@ -10,8 +10,8 @@ from mpq.network.divergence import LOGITS_AT_ONCE
 from mpq.network.examples import Batch
 from mpq.network.metric import OutputMetric
 from mpq.network.outputs import position_weights
+from mpq.network.signs import ExampleSigns
 from mpq.sensitivity.passes.checkpoint import State
-from mpq.sensitivity.passes.streams import Streams
 
 TEMPERATURE: Final = 1.5
 """Softens the probabilities that probes are drawn with, unless the user says otherwise."""
@@ -24,7 +24,7 @@ class Probes:
     Args:
         metric: That of the network, not softened.
         temperature: See ``OutputMetric.softened``.
-        seed: Seed of the signs; examples get the same ones in batches of any size.
+        seed: Seed of the signs; an example gets the same ones in any batch, alone as well.
         has_scale: Whether the scale is wanted, for which every probe is drawn twice.
     """
 
@@ -33,41 +33,39 @@ class Probes:
     ) -> None:
         self._has_scale = has_scale
         self._plain, self._softened = metric, metric.softened(temperature)
-        # A stream for every probe of a batch, so that batches of any size draw alike.
-        self._streams = Streams(seed)
+        self._seed = seed
         self._powers = [0.0, 0.0]
 
     def draw(self, batch: Batch, original: Tensor | None, number: int, outputs: Tensor) -> Tensor:
         """``[N, P, C]``, see ``OutputMetric.probe``; the scale is that of the original's probes."""
         weights = position_weights(batch, outputs)
         reference = outputs if original is None else original
-        generator = self._streams[number]
+
+        def signs() -> ExampleSigns:
+            return ExampleSigns.of(self._seed, number, batch)
+
         # A metric without probabilities, or a temperature of 1: the scale is 1 by definition.
         if self._softened == self._plain:
-            return self._plain.probe(outputs, weights, generator)
+            return self._plain.probe(outputs, weights, signs())
         if original is None and not self._has_scale:
-            return self._softened.probe(outputs, weights, generator)
-        state = generator.get_state()
+            return self._softened.probe(outputs, weights, signs())
         # Common signs take most of the noise out of the ratio. Both lengths are those at the
         # original, also around an incumbent, so that all rounds of a search have one scale.
         for index, metric in enumerate((self._plain, self._softened)):
-            generator.set_state(state)  # the same signs
-            drawn = metric.probe(reference, weights, generator)
+            drawn = metric.probe(reference, weights, signs())
             self._powers[index] += _squared_length(drawn)
         if original is None:
             return drawn
-        generator.set_state(state)
-        return self._softened.probe(outputs, weights, generator)
+        return self._softened.probe(outputs, weights, signs())
 
     @property
     def state(self) -> State:
         """See ``Resumable``."""
-        return {"powers": np.array(self._powers), **self._streams.state}
+        return {"powers": np.array(self._powers)}
 
     def restore(self, state: State) -> None:
         """See ``Resumable``."""
         self._powers = state["powers"].tolist()
-        self._streams.restore({key: x for key, x in state.items() if key != "powers"})
 
     @property
     def scale(self) -> float:

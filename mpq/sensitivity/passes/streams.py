@@ -1,13 +1,11 @@
 """Random numbers that do not depend on how the examples are split into batches."""
 
 import hashlib
-from collections.abc import Mapping
 from typing import final
 
 import torch
 from torch import Tensor
 
-from mpq._support.arrays import AnyArray
 from mpq.network.divergence import random_signs
 from mpq.sensitivity.passes.per_example import by_example
 
@@ -39,16 +37,6 @@ class Streams:
         if purpose not in self._streams:
             self._streams[purpose] = self.again(purpose)
         return self._streams[purpose]
-
-    @property
-    def state(self) -> dict[str, AnyArray]:
-        """Purpose to where its stream is."""
-        return {str(purpose): s.get_state().numpy() for purpose, s in self._streams.items()}
-
-    def restore(self, state: Mapping[str, AnyArray]) -> None:
-        """Goes on where streams were that are numbered."""
-        for purpose, numbers in state.items():
-            self[int(purpose)].set_state(torch.from_numpy(numbers))
 
     def again(self, purpose: int | str) -> torch.Generator:
         """The stream of a purpose from its beginning: the same numbers in every batch."""

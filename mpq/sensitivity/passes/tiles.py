@@ -18,6 +18,7 @@ from mpq.network.network import Network
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import quantized
 from mpq.sensitivity.estimation import Estimation
+from mpq.sensitivity.passes.checkpoint import Resumable, left_batches
 from mpq.sensitivity.passes.prefix import (
     PrefixReuse,
     Recording,
@@ -138,6 +139,7 @@ def measure_layers(
     batched: bool,
     measure: Callable[[Tiling, Batch], Iterator[str]],
     purpose: str,
+    parts: Mapping[str, Resumable],
 ) -> None:
     """Hands every batch to a measurement, and shows how many layers are done.
 
@@ -146,11 +148,13 @@ def measure_layers(
         batched: Whether several precisions are tried in one pass; see ``Tiling``.
         measure: Yields a layer's name each time that one is done with a batch.
         purpose: For the progress bar.
+        parts: What it fills, for ``on.division``.
     """
     batches = on.data.num_batches
     with reusing(on.network) as reuse:
         tiling = Tiling(on, reuse, batched)
-        layers = (name for batch in on.network.batches(on.data) for name in measure(tiling, batch))
+        left = left_batches(on.network.batches(on.data), parts, on.division)
+        layers = (name for batch in left for name in measure(tiling, batch))
         # The number of batches is unknown until the data have been read once.
         for _ in track(layers, purpose, batches and batches * len(on.names)):
             pass

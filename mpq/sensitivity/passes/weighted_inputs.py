@@ -47,6 +47,7 @@ class WeightedInputs:
         reader = _Reader(Samples(formats))
         probes = Probes(network.metric, TEMPERATURE, self.seed, has_scale=False)
         for batch in track(network.batches(data), "activation ranges", data.num_batches):
+            reader.samples.begin(batch)
             read_gradients(network, batch, reader, partial(probes.draw, batch, None, 0))
         found = reader.samples.of()
         reads_numbers = {layer.name for layer in network.layers if layer.kind != "embedding"}

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any, ClassVar, final
 
-import torch
 from torch import Tensor
 
 from mpq.network.metric import OutputMetric, SquaredError
+from mpq.network.signs import Draws
 
 
 @final
@@ -31,6 +31,6 @@ class ToyMetric(OutputMetric):
         """See ``OutputMetric.softened``."""
         return self
 
-    def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+    def probe(self, outputs: Tensor, weights: Tensor, generator: Draws) -> Tensor:
         """See ``OutputMetric.probe``."""
         return sqrt(1000) * SquaredError().probe(outputs, weights, generator)

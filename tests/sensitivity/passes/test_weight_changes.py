@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
+from mpq.network.signs import ExampleSigns
 from mpq.quantization import rounding
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
@@ -101,11 +102,10 @@ def estimation(model: nn.Module, batches: list[Tensor], shared: bool = True) -> 
 def plain_table(on: Estimation, seed: int) -> npt.NDArray[np.float64]:
     """``[L, B]`` by the formula: example by example, layer by layer, whole weights in float64."""
     network, total, examples = on.network, np.zeros(on.shape), 0
-    generator = torch.Generator().manual_seed(seed)
     for batch in on.data:
         outputs = network.outputs(batch)
         weights = torch.full(outputs.shape[:2], 1 / outputs.shape[1], dtype=torch.float64)
-        probe = network.metric.probe(outputs, weights, generator)
+        probe = network.metric.probe(outputs, weights, ExampleSigns.of(seed, 0, batch))
         for n in range(batch.size):
             single = Calibration([batch.args[0][n : n + 1]]).first_of_several()
             for row, name in enumerate(on.names):

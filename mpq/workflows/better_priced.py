@@ -6,7 +6,6 @@ from typing import Final
 import numpy as np
 
 from mpq._support.arrays import Array, Columns
-from mpq._support.paired_gains import most_gain
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
@@ -18,10 +17,7 @@ from mpq.workflows.never_worse import replaced
 from mpq.workflows.setup import Prepared
 
 BEYOND: Final = 0.5
-"""Standard errors by which the other answer has to be better in the mean, and..."""
-LEVEL: Final = 0.1
-"""...the level at which it has to be better on most examples: of a network that is sure of nearly
-all of them, the few others make the mean."""
+"""Standard errors by which the other answer has to be better, beside being so on most examples."""
 
 
 def better_priced(
@@ -36,8 +32,7 @@ def better_priced(
     What errors of different channels do together on examples that codes were made to fit need not
     be what they do on others; without it prices are safe on some networks and wrong on others
     (docs/rounding.md). The other answer is taken where it is better in the mean and on most
-    examples (signed ranks, Wilcoxon 1945, doi:10.2307/3001968). Takes a forward pass over the
-    held-out examples for either answer.
+    examples. Takes a forward pass over the held-out examples for either answer.
 
     Args:
         prepared: Measures on held-out examples.
@@ -66,5 +61,6 @@ def better_priced(
 
 def _compared(answer: Array, other: Array) -> PriceCheck:
     """From the divergences ``[N]`` of both on the same examples."""
-    excess, level = Excess.of(answer, other), most_gain(answer - other)
-    return PriceCheck(excess, level, excess.beyond(BEYOND) is Verdict.WORSE and level <= LEVEL)
+    excess = Excess.of(answer, other)
+    is_better = excess.beyond(BEYOND) is Verdict.WORSE and excess.is_on_most
+    return PriceCheck(excess, is_better)

@@ -8,9 +8,8 @@ import pytest
 
 import mpq
 from mpq import SOLVERS, Precision, demo
-from mpq._support.paired_gains import most_gain
 from mpq.problem.problem import Problem
-from mpq.report.safeguard import PriceCheck
+from mpq.report.safeguard import Excess, PriceCheck, UniformCheck, Verdict
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.output_sketch import OutputSketch
 from mpq.solvers.queries.solve import solve
@@ -99,8 +98,23 @@ def test_one_example_alone_does_not_decide(outliers: int) -> None:
     gains = np.random.default_rng(0).normal(0.1, 0.1, 100)
     gains[: 60 * outliers] = -0.01
     gains[99] += 50 * outliers
-    assert gains.mean() > 0.05
-    assert (most_gain(gains) < 0.01) == (not outliers)
+    excess = replace(Excess.of(gains, np.zeros(100)), standard_error=0.01)
+    assert excess.verdict is Verdict.WORSE
+    assert excess.is_on_most == (not outliers)
+    assert UniformCheck("w4", None, excess).verdict is (
+        Verdict.UNCLEAR if outliers else Verdict.WORSE
+    )
+    # Where no codes fit data, both sets of examples decide by their means.
+    assert UniformCheck("w4", excess, excess).verdict is Verdict.WORSE
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_few_examples_that_all_agree_decide(count: int) -> None:
+    excess = Excess.of(np.linspace(0.1, 0.2, count), np.zeros(count))
+    assert excess.is_on_most
+    # One that says the opposite, by the most.
+    but_one = Excess.of(np.linspace(0.1, 0.2, count), np.append(np.zeros(count - 1), 0.5))
+    assert not but_one.is_on_most
 
 
 def test_the_sketch_has_other_prices_of_codes_that_fit_data() -> None:

@@ -13,6 +13,7 @@ MpqError
 ├── InfeasibleError                   no assignment meets the budgets
 ├── SolverError                       a solver ended without an answer
 ├── MissingDependencyError            an optional package is not installed
+├── RankError                         another process that shares the work failed
 ├── MeasurementError                  times on this machine cannot be trusted
 └── OutputError                       a result cannot be written
 """
@@ -94,6 +95,10 @@ class SolverError(MpqError):
 
 class MissingDependencyError(MpqError):
     """An optional package is not installed."""
+
+
+class RankError(MpqError):
+    """Another process that shares the work failed, so that this one stops."""
 
 
 class MeasurementError(MpqError):

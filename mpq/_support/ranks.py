@@ -1,12 +1,13 @@
 """Processes of ``torch.distributed`` that do one piece of work together."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import islice
 from typing import Any, Final, Self, TypeVar, final
 
-from mpq.errors import InputError
+from mpq.errors import InputError, RankError
 
 Value = TypeVar("Value")
 
@@ -48,6 +49,10 @@ class Ranks:
         """Whether this is the rank that solves, writes and talks."""
         return self.rank == 0
 
+    def own(self, items: Iterable[Value]) -> Iterator[Value]:
+        """Every so-many-th of them, from this rank's place on."""
+        return islice(items, self.rank, None, self.size)
+
     def gathered(self, value: Value) -> list[Value]:
         """What every rank has, by rank, for all of them; pickled."""
         from torch import distributed
@@ -68,18 +73,30 @@ class Ranks:
         """What every rank's own work gives, for all of them.
 
         Raises:
-            Exception: Whatever a rank raised, in all of them: nobody waits for one that failed.
+            Exception: What this rank's work raised.
+            RankError: If another's raised: nobody waits for one that failed.
         """
-        own: tuple[Value | None, Exception | None]
         try:
-            own = work(), None
-        except Exception as error:  # whatever it is, it is raised again below
-            own = None, error
+            own: tuple[Any, str] = work(), ""
+        except Exception as error:  # the others are told, whatever it is
+            self.gathered((None, f"{type(error).__name__}: {error}"))
+            raise
         found = self.gathered(own)
-        for _, failure in found:
-            if failure is not None:
-                raise failure
-        return [value for value, _ in found]  # type: ignore[misc]
+        failed = {rank: why for rank, (_, why) in enumerate(found) if why}
+        if failed:
+            raise RankError("; ".join(f"rank {rank} failed: {x}" for rank, x in failed.items()))
+        return [value for value, _ in found]
+
+    def by_first(self, work: Callable[[], Value]) -> Value:
+        """What the first rank's work gives, while the others wait.
+
+        Raises:
+            Exception: What the work raised.
+            RankError: In the others, if it raised.
+        """
+        done: list[Any] = self.together(lambda: work() if self.is_first else None)
+        first: Value = done[0]
+        return first
 
     def add(self, tensor: Any) -> None:
         """The sum of all ranks' tensors, in place; on the CPU or by the group's own backend."""
@@ -91,6 +108,11 @@ class Ranks:
 def is_launched() -> bool:
     """Whether ``torchrun`` started this process, and more than one."""
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def is_other_rank() -> bool:
+    """Whether another process than this one solves, writes and talks."""
+    return is_launched() and os.environ.get("RANK") != "0"
 
 
 @contextmanager

@@ -68,6 +68,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help comes in half the time
 )
 
+SHARED = ("search", "frontier")
+"""Commands whose work several processes can share, as ``torchrun`` starts them."""
+
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
@@ -96,8 +99,11 @@ def reporting_errors(command: Command) -> Command:
 
     @functools.wraps(command)
     def run(*args: Any, debug: bool = False, **kwargs: Any) -> None:
+        from mpq._support.ranks import is_launched
         from mpq.errors import InfeasibleError, MpqError
 
+        if is_launched() and command.__name__ not in SHARED:
+            _fail(f"torchrun shares the work of {' and '.join(SHARED)}; start this without", code=2)
         try:
             # What the user's model prints must not get into an answer that is piped on.
             with answers_only():

@@ -26,7 +26,7 @@ from mpq.cli.requests import (
     ReadingOptions,
     SearchOptions,
 )
-from mpq.cli.sharing import leave_part
+from mpq.cli.sharing import leave_part, working
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions, say, write
 from mpq.cli.task_options import DEMO, DEMO_HELD_OUT, AsSearchedOptions
@@ -41,7 +41,7 @@ from mpq.workflows.task import Task
 @taking
 def search(options: SearchOptions, talk: TalkOptions) -> None:
     """Find the best bit width for every layer within limits, on the built-in demo or your model."""
-    from mpq._support.files import prepared_folder
+    from mpq._support.ranks import is_other_rank
     from mpq.cli.console import print_frontier, print_result, print_warning
     from mpq.report.save import save_alternatives
 
@@ -49,9 +49,10 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
         leave_part(options, talk)
         return
     has_others = options.others.alternatives > 0
-    # First of all: a folder that cannot be written to is better known before hours of work.
-    with prepared_folder(options.output), talk.progress():
+    with working(options.output, talk):
         result, session = options.run()
+        if is_other_rank():
+            return
         curve = options.frontier(result, session)
         files = result.save(options.output, curve, options.section or [])
         if has_others:
@@ -71,15 +72,17 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
 @taking
 def frontier(options: SearchOptions, talk: TalkOptions) -> None:
     """Least loss for every amount of one resource: frontier.csv, .json and .png only."""
-    from mpq._support.files import prepared_folder
+    from mpq._support.ranks import is_other_rank
     from mpq.cli.console import print_frontier
     from mpq.report.save import save_frontier
 
     if options.shard is not None:
         leave_part(options, talk)
         return
-    with prepared_folder(options.output), talk.progress():
+    with working(options.output, talk):
         found = options.run_frontier()
+        if is_other_rank():
+            return
         files = save_frontier(found, options.output)
     talk.answer(found.to_json(), lambda console: print_frontier(found, console))
     talk.wrote(files)

@@ -152,6 +152,13 @@ MergedInto = Annotated[
         "the first part.",
     ),
 ]
+Workers = Annotated[
+    str | None,
+    typer.Option(
+        help="Who does work that splits: ray, ray:2, ray://HOST:PORT, torchrun. Default: this "
+        "process; the ranks, where torchrun started it."
+    ),
+]
 BiasCorrection = Annotated[
     bool,
     typer.Option(

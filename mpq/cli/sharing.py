@@ -1,5 +1,7 @@
-"""Estimates that several jobs share."""
+"""Estimates that several jobs or processes share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mpq.cli import options as o
@@ -19,9 +21,39 @@ def merge(parts: o.PartFiles, cache: o.MergedInto = None, *, talk: TalkOptions) 
     _told(run(parts, cache), talk)
 
 
+@contextmanager
+def working(folder: Path, talk: TalkOptions) -> Iterator[None]:
+    """A folder for results and bars, in the one process that has them; the others join in the work.
+
+    Args:
+        folder: Where results will be.
+        talk: Whether bars are shown.
+    """
+    from mpq._support.files import prepared_folder
+    from mpq._support.ranks import is_launched, is_other_rank, launched
+
+    if is_other_rank():
+        with launched():
+            yield
+    elif is_launched():
+        with launched(), prepared_folder(folder), talk.progress():
+            yield
+    else:
+        # First of all: a folder that cannot be written to is better known before hours of work.
+        with prepared_folder(folder), talk.progress():
+            yield
+
+
 def leave_part(options: SearchOptions, talk: TalkOptions) -> None:
     """What a command with ``--shard`` does instead of a search."""
+    from mpq._support.ranks import is_launched
+    from mpq.errors import InputError
+
     assert options.shard is not None
+    if is_launched():
+        raise InputError(
+            "torchrun and --shard both split the estimate: start jobs with --shard without torchrun"
+        )
     with talk.progress():
         part = options.run_shard(options.shard)
     _told(part, talk)

@@ -106,6 +106,7 @@ class RangeOptions:
     rounding: o.Rounding = Task.rounding
     transform: o.Transform = None
     cache: o.Cache = None
+    workers: o.Workers = Task.workers
 
     def ranges(self) -> Ranges:
         """The ranges that the options describe; ``Ranges`` refuses a name that is no rule."""
@@ -206,12 +207,20 @@ class TaskOptions:
             sequential_rounding=self.candidates.sequential_rounding,
             recalibrate=self.candidates.recalibrate,
             cache=self.ranges.cache,
+            workers=workers_of(self.ranges.workers),
             bias_correction=self.candidates.bias_correction,
             tune=self.candidates.tune,
             transforms=listed_parts(self.ranges.transform),
             seed=self.draws.seed,
             allow_randomness=self.draws.allow_randomness,
         )
+
+
+def workers_of(given: str | None) -> str | None:
+    """As given, or the processes that ``torchrun`` started."""
+    from mpq._support.ranks import is_launched
+
+    return given or ("torchrun" if is_launched() else None)
 
 
 def held_out_spec(eval_data: str | None, is_all_demo: bool) -> str | None:

@@ -2,9 +2,9 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, final
+from typing import Final, TypeAlias, final
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ SAMPLES_PER_BATCH: Final = 65536
 """Numbers of each layer's input that are kept from every batch, drawn at random, for ranges."""
 OCTAVE_NUMBERS: Final = 16384
 """By which the octaves of two ranges are chosen, as each is a search of its own."""
+
+Call: TypeAlias = tuple[int, tuple[Tensor, ...]]
+"""Where the batch of a call starts, and what was drawn of it."""
 
 
 @final
@@ -123,7 +126,8 @@ class Samples:
         self._kinds = {tensor_format.granularity for tensor_format in formats}
         self._extremes_only = extremes_only
         self._start, self._calls = 0, Counter[str]()
-        self._found: dict[str, dict[str, list[tuple[Tensor, ...]]]] = {}
+        self.calls: dict[str, dict[str, list[Call]]] = {}
+        """Layer name to part to what was drawn of it."""
 
     def begin(self, batch: Batch) -> None:
         """The next calls are those of a batch."""
@@ -133,13 +137,21 @@ class Samples:
     def add(self, name: str, layer_module: nn.Module, x: Tensor, g: Tensor | None = None) -> None:
         """What a layer reads in a call, and the gradients there, if they count."""
         tensors = (x,) if g is None else (x, g)
-        parts = self._found.setdefault(name, {})
+        parts = self.calls.setdefault(name, {})
         for part, rows in self._parts(layer_module, tensors):
-            parts.setdefault(part, []).append(self._drawn(rows, f"{name} {part}"))
+            drawn = self._drawn(rows, f"{name} {part}")
+            parts.setdefault(part, []).append((self._start, drawn))
+
+    def extend(self, other: Mapping[str, Mapping[str, Sequence["Call"]]]) -> None:
+        """What another process drew of other batches."""
+        for name, parts in other.items():
+            own = self.calls.setdefault(name, {})
+            for part, calls in parts.items():
+                own.setdefault(part, []).extend(calls)
 
     def of(self) -> dict[str, InputSample]:
-        """Layer name to what was collected."""
-        return {name: _sample(parts) for name, parts in self._found.items()}
+        """Layer name to what was collected, in the order of batches."""
+        return {name: _sample(parts) for name, parts in self.calls.items()}
 
     def _parts(
         self, layer_module: nn.Module, tensors: tuple[Tensor, ...]
@@ -200,7 +212,7 @@ def has_positions(x: Tensor) -> bool:
     return x.ndim > 2 and x.shape[-2] > 1
 
 
-def _sample(parts: dict[str, list[tuple[Tensor, ...]]]) -> InputSample:
+def _sample(parts: Mapping[str, Sequence[Call]]) -> InputSample:
     made = {part: _joined(calls) for part, calls in parts.items()}
     whole = _flat(made["numbers"])
     apart = {part: _flat(made[part]) for part in ("first", "others") if part in made}
@@ -213,8 +225,10 @@ def _sample(parts: dict[str, list[tuple[Tensor, ...]]]) -> InputSample:
     )
 
 
-def _joined(calls: list[tuple[Tensor, ...]]) -> InputSample:
-    numbers, *weights = (torch.cat(tensors, dim=1) for tensors in zip(*calls, strict=True))
+def _joined(calls: Sequence[Call]) -> InputSample:
+    # Sorting keeps the order of calls in one batch.
+    drawn = [tensors for _, tensors in sorted(calls, key=lambda call: call[0])]
+    numbers, *weights = (torch.cat(tensors, dim=1) for tensors in zip(*drawn, strict=True))
     return InputSample(numbers, weights[0] if weights else None)
 
 

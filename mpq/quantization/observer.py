@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mpq._support.progress import track
+from mpq._support.ranks import Ranks
 from mpq.errors import ModelError
 from mpq.network.arguments import input_of
 from mpq.network.examples import Calibration
@@ -106,6 +107,7 @@ def observe_inputs(
     data: Calibration,
     method: RangeMethod,
     formats: Collection[TensorFormat] = (),
+    ranks: Ranks | None = None,
 ) -> dict[str, InputSample]:
     """What a range is chosen from: extremes where they suffice, else a random sample of each batch.
 
@@ -118,6 +120,7 @@ def observe_inputs(
         data: What is run through it.
         method: That will choose.
         formats: That it will choose for; some look at channels or positions.
+        ranks: Who shares the batches; all of them have the samples of all.
 
     Returns:
         Layer name to its sample; integer inputs (embeddings) are left out.
@@ -144,9 +147,14 @@ def observe_inputs(
         handles.append(layer_module.register_forward_pre_hook(seen, with_kwargs=True))
         round_last(layer_module)
     with hooks(handles), torch.no_grad():
-        for batch in track(network.batches(data), "activation ranges", data.num_batches):
+        batches = track(network.batches(data), "activation ranges", data.num_batches)
+        for batch in batches if ranks is None else ranks.own(batches):
             samples.begin(batch)
             network.outputs(batch)
+    if ranks is not None:
+        for rank, drawn in enumerate(ranks.gathered(samples.calls)):
+            if rank != ranks.rank:
+                samples.extend(drawn)
     found = samples.of()
     # In the network's order, whatever was called first.
     named = ((name, found.get(alike.get(name, name))) for name in calls)

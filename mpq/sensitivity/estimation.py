@@ -12,6 +12,7 @@ from torch import Tensor
 from mpq._support.arrays import Array
 from mpq._support.journal import Journal
 from mpq._support.progress import track
+from mpq._support.ranks import Ranks
 from mpq.errors import ModelError
 from mpq.network.examples import Batch, Calibration
 from mpq.network.network import Network
@@ -74,6 +75,7 @@ class Estimation:
         candidates: The ``B`` precisions that every layer may take, in the order of columns.
         division: Which batches an estimator looks at, and where it keeps what it has so far;
             ``None``: all, and nowhere.
+        ranks: The processes that are asked the same, and can share what is looked at.
     """
 
     network: Network
@@ -81,6 +83,7 @@ class Estimation:
     quantizer: Quantizer
     candidates: Sequence[Precision]
     division: Division | None = None
+    ranks: Ranks | None = None
 
     @property
     def shape(self) -> tuple[int, int]:

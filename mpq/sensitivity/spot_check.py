@@ -12,6 +12,7 @@ from mpq.problem.cost_table import CostTable
 from mpq.sensitivity.checked import AGREEMENT, APART, DEAR, FACTOR, CheckedCell, SpotCheck
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.measured import Measured
+from mpq.sensitivity.passes.rank_share import RankShare
 
 NUM_CELLS: Final = 8
 """Cells that are measured: each takes one pass over few examples."""
@@ -220,6 +221,7 @@ def measured_rows(
         on,
         network=replace(on.network, layers=layers),
         candidates=[on.candidates[column] for column in columns],
-        division=None,  # which is of the estimate itself
+        # That of the question is for the estimate itself.
+        division=None if on.ranks is None else RankShare(on.ranks),
     )
     return np.asarray(Measured().measure(asked, purpose).table.values)

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, final
 
 from mpq._support.paired_gains import is_above_chance, relative_gains
 from mpq._support.progress import track
+from mpq._support.ranks import Ranks
 from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.quantization.loss_range import LossWeighted
-from mpq.quantization.observer import ActivationRanges, needs_range
+from mpq.quantization.observer import ActivationRanges, Observe, needs_range, observe_inputs
 from mpq.quantization.precision import ORIGINAL, Precision, TensorFormat, spell_activation
 from mpq.quantization.quantizer import Quantizer
 from mpq.quantization.range_method import ActivationRange
@@ -40,7 +42,12 @@ class CalibratedRanges:
 
 
 def calibrated_ranges(
-    network: Network, data: Calibration, candidates: Sequence[Precision], method: str, seed: int
+    network: Network,
+    data: Calibration,
+    candidates: Sequence[Precision],
+    method: str,
+    seed: int,
+    ranks: Ranks | None = None,
 ) -> CalibratedRanges:
     """Ranges of every layer for the static formats among the candidates.
 
@@ -54,6 +61,7 @@ def calibrated_ranges(
         candidates: Precisions that may be used.
         method: As ``RANGE_METHODS`` takes it.
         seed: Of the probes that gradients are of.
+        ranks: Who shares the forward pass; passes with gradients and trials are each rank's own.
 
     Raises:
         GradientError: If the method needs gradients and the network has none.
@@ -63,11 +71,15 @@ def calibrated_ranges(
     unhelped = by.unhelped(data, method) if is_tried else {}
     methods = {f: Ranges.activation if f in unhelped else method for f in by.formats}
     told = {spell_activation(f): why for f, why in unhelped.items()}
-    return CalibratedRanges(ranges_by(network, data, methods, seed), told, methods)
+    return CalibratedRanges(ranges_by(network, data, methods, seed, ranks), told, methods)
 
 
 def ranges_by(
-    network: Network, data: Calibration, methods: Mapping[TensorFormat, str], seed: int
+    network: Network,
+    data: Calibration,
+    methods: Mapping[TensorFormat, str],
+    seed: int,
+    ranks: Ranks | None = None,
 ) -> ActivationRanges:
     """Ranges of every layer, a pass over the examples for each method.
 
@@ -76,11 +88,12 @@ def ranges_by(
         data: Calibration examples.
         methods: Format to its method, without a trial.
         seed: Of the probes that gradients are of.
+        ranks: As in ``calibrated_ranges``.
     """
     known = dict[tuple[str, TensorFormat], ActivationRange]()
     for method in dict.fromkeys(methods.values()):
         candidates = _alone([f for f, by in methods.items() if by == method])
-        known |= Calibrating(network, candidates, seed).ranges(data, method).known
+        known |= Calibrating(network, candidates, seed, ranks).ranges(data, method).known
     return ActivationRanges(known)
 
 
@@ -92,6 +105,7 @@ class Calibrating:
     network: Network
     candidates: Sequence[Precision]
     seed: int
+    ranks: Ranks | None = None
 
     @property
     def formats(self) -> list[TensorFormat]:
@@ -102,7 +116,9 @@ class Calibrating:
     def ranges(self, data: Calibration, method: str) -> ActivationRanges:
         """By a method as it is, without a trial."""
         reads_gradients = RANGE_METHODS.build(method).reads_gradients
-        observe = WeightedInputs(self.seed) if reads_gradients else None
+        observe: Observe = partial(observe_inputs, ranks=self.ranks)
+        if reads_gradients:
+            observe = WeightedInputs(self.seed)
         return ActivationRanges.calibrate(self.network, data, self.candidates, method, observe)
 
     def unhelped(self, data: Calibration, method: str) -> dict[TensorFormat, str]:

@@ -6,11 +6,22 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, final
 
 from mpq._support.cache import Cache
+from mpq._support.ranks import Ranks
+from mpq._support.shard import Shard
+from mpq.errors import InputError
 from mpq.problem.cost_table import CostTable
 from mpq.problem.interactions import Interactions
-from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator, SpotCheck
+from mpq.sensitivity import (
+    ESTIMATORS,
+    DivisibleEstimator,
+    Estimation,
+    Sensitivity,
+    SensitivityEstimator,
+    SpotCheck,
+)
 from mpq.sensitivity.passes.checkpoint import Checkpoint, after
 from mpq.sensitivity.passes.parts import Part, parts_of, whole
+from mpq.sensitivity.passes.rank_share import RankShare
 from mpq.workflows.cache_keys import key_of, network_parts
 
 
@@ -109,9 +120,13 @@ def kept_estimate(
         InputError: If some of several processes have left nothing yet.
         OutputError: If the cache cannot be read or written.
     """
+    if on.ranks is not None:
+        on = replace(on, division=rank_share(on, estimator, on.ranks))
     if cache is None or not is_kept(estimator):
         return make(on)
     kept = KeptEstimate.of(cache, on, estimator, seed)
+    if on.ranks is not None:
+        return _by_ranks(kept, on, make, on.ranks)
     known = kept.read()
     if known is not None:
         return known
@@ -119,6 +134,50 @@ def kept_estimate(
     found = make(replace(on, division=kept.checkpoint))
     kept.write(found)
     return found
+
+
+def _by_ranks(
+    kept: KeptEstimate, on: Estimation, make: Callable[[Estimation], Sensitivity], ranks: Ranks
+) -> Sensitivity:
+    # One of them looks: another process may write the file between two looks.
+    known = ranks.from_first(kept.read() if ranks.is_first else None)
+    if isinstance(known, Sensitivity):
+        return known
+    found = make(on)
+    if ranks.is_first:
+        kept.write(found)
+    return found
+
+
+def rank_share(on: Estimation, estimator: SensitivityEstimator, ranks: Ranks) -> RankShare:
+    """The batches of this rank.
+
+    Raises:
+        InputError: If the estimator cannot be split, or there are fewer batches than ranks.
+    """
+    check_divisible(estimator, "torchrun")
+    _ = on.data.num_examples  # reads the data, which counts the batches
+    num_batches = on.data.num_batches
+    assert num_batches is not None
+    # For its refusal: a rank without a batch would not meet an error that all others meet.
+    Shard(ranks.size, 1).span(num_batches, "batches")
+    return RankShare(ranks)
+
+
+def check_divisible(estimator: SensitivityEstimator, option: str) -> DivisibleEstimator:
+    """An estimator that can be split, as an option asks for.
+
+    Raises:
+        InputError: If it cannot.
+    """
+    # What others depend on is not known, so that their parts cannot be told apart.
+    if isinstance(estimator, DivisibleEstimator) and is_kept(estimator):
+        return estimator
+    able = [part.name for part in ESTIMATORS if issubclass(part, DivisibleEstimator)]
+    raise InputError(
+        f"{option} splits what adds up over batches, and the estimator {estimator.name!r} cannot "
+        f"be split so; take {', '.join(able)}, or leave {option} out"
+    )
 
 
 def is_kept(estimator: SensitivityEstimator) -> bool:

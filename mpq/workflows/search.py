@@ -122,6 +122,23 @@ def searched(
         prepared = prepared.with_transforms()
         constraints, table = asked(prepared)
     found = _estimate(prepared, method.estimator)
+
+    def answered() -> SearchResult:
+        return _answered(prepared, found, constraints, table, method, folder)
+
+    ranks = prepared.ranks
+    return answered() if ranks is None else ranks.by_first(answered), Session(prepared)
+
+
+def _answered(
+    prepared: Prepared,
+    found: Sensitivity,
+    constraints: Constraints,
+    table: CostTable | None,
+    method: Method,
+    folder: Path | None,
+) -> SearchResult:
+    """What comes after the estimate: solved, refined, finished, compared, measured, tuned."""
     problem = _posed(found, constraints, method.solver)
     # only now, as a solver that measures needs the calibrated network
     method = method.measuring(prepared)
@@ -138,15 +155,14 @@ def searched(
     if safeguard.replaced_by is not None:
         # Another answer, whose codes and ranges are those that all share so far.
         finish = finished(prepared, problem, solution, accepts)
-    session = Session(prepared)
-    result = session.record(
+    result = Session(prepared).record(
         problem, solution, method.solver, method.estimator.name, rounds, found.check, safeguard,
         finish,
     )  # fmt: skip
     original = result.comparison("original").measured
-    if task.bias_correction:
+    if prepared.task.bias_correction:
         result = with_corrected_biases(result, prepared, lambda x: method.keeps(x, original))
-    return _tuned(prepared, result, method, folder), session
+    return _tuned(prepared, result, method, folder)
 
 
 def _tuned(

@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar, final
 from torch import nn
 
 from mpq._support.cache import Cache
+from mpq._support.ranks import Ranks
 from mpq.backends.file_size import file_size_of
 from mpq.backends.searched import check_searched
 from mpq.backends.target import Target
@@ -162,6 +163,12 @@ class Prepared:
         """With calibrated ranges, and weights as the task's rounding has them."""
         return replace(self._nearest, stored=self.rounded.stored)
 
+    @cached_property
+    def ranks(self) -> Ranks | None:
+        """The processes that do this task together; ``None``: this one alone."""
+        workers = self.task.built_workers
+        return Ranks.joined() if workers is not None and workers.kind == "torchrun" else None
+
     @property
     def kept_codes(self) -> CodesCache | None:
         """Where codes are kept on disk; ``None``: nowhere."""
@@ -170,13 +177,17 @@ class Prepared:
     @cached_property
     def rounded(self) -> RoundedWeights:
         """What the task's rounding makes of all weights; nothing where that is to nearest."""
-        on = Estimation(self.network, self.calibration, self._nearest, self.candidates)
+        on = Estimation(
+            self.network, self.calibration, self._nearest, self.candidates, ranks=self.ranks
+        )
         return rounded_weights(on, self.task.weight_rounding, self.task.seed, self.kept_codes)
 
     @cached_property
     def asked(self) -> Estimation:
         """What an estimator is asked."""
-        return Estimation(self.network, self.calibration, self.quantizer, self.candidates)
+        return Estimation(
+            self.network, self.calibration, self.quantizer, self.candidates, ranks=self.ranks
+        )
 
     @cached_property
     def calibrated(self) -> CalibratedRanges:
@@ -184,7 +195,7 @@ class Prepared:
         # When it is first asked for: what a limit refuses need not wait for a pass over the data.
         return calibrated_ranges(
             self.network, self.calibration, self.candidates, self.task.ranges.activation,
-            self.task.seed,
+            self.task.seed, self.ranks,
         )  # fmt: skip
 
     @cached_property

@@ -14,7 +14,7 @@ from mpq.sensitivity import ESTIMATORS, DivisibleEstimator, SensitivityEstimator
 from mpq.sensitivity.passes.checkpoint import after
 from mpq.sensitivity.passes.parts import OwnShare, Part, whole
 from mpq.workflows.defaults import ESTIMATOR
-from mpq.workflows.kept_estimates import KeptEstimate, is_kept, partial_name
+from mpq.workflows.kept_estimates import KeptEstimate, check_divisible, partial_name
 from mpq.workflows.setup import Prepared
 from mpq.workflows.task import Task, check_task
 
@@ -55,7 +55,7 @@ def estimate_shard(
     built = sensitivity
     if isinstance(built, str):
         built = ESTIMATORS.build(built, task.seed)
-    estimator = _divisible(built)
+    estimator = check_divisible(built, "--shard")
     if task.cache is None:
         raise InputError(
             "a shard's part has to be kept where the others are: name a folder that all of them "
@@ -63,17 +63,6 @@ def estimate_shard(
         )
     with showing_progress(progress):
         return _collected(task, share, limits, estimator, Cache(task.cache))
-
-
-def _divisible(estimator: SensitivityEstimator) -> DivisibleEstimator:
-    # What others depend on is not known, so that their parts cannot be told apart.
-    if isinstance(estimator, DivisibleEstimator) and is_kept(estimator):
-        return estimator
-    able = [part.name for part in ESTIMATORS if issubclass(part, DivisibleEstimator)]
-    raise InputError(
-        f"--shard splits what adds up over batches, and the estimator {estimator.name!r} cannot be "
-        f"split so; take {', '.join(able)}, or leave --shard out"
-    )
 
 
 @random_state_kept()

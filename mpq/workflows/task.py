@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, final
 
 from mpq._support.bounds import check_whole
+from mpq._support.workers import Workers
 from mpq.errors import InputError
 from mpq.network.patterns import Pattern, check_pattern
 from mpq.network.workload import Workload
@@ -129,6 +130,9 @@ class Task:
         cache: A folder, made if it does not exist, in which codes of weights, estimates and
             measurements are kept under checksums of all that determines them, and found again by a
             later search. Default: they are not.
+        workers: Where work that splits is done: ``torchrun`` (the processes of torch.distributed
+            share the batches of ranges, second moments and the estimate), ``ray``, ``ray:2`` or
+            ``ray://HOST:PORT`` (the cells that are measured). Default: in this process.
         recalibrate: Whether ranges of the answer's inputs are chosen again for what layers read in
             the quantized network, where unseen calibration examples say that it helps.
         transforms: Names of ``mpq.TRANSFORMS`` with options: the network gets other parameters with
@@ -163,6 +167,7 @@ class Task:
     rounding: str = "auto"
     sequential_rounding: bool = False
     cache: "Path | str | None" = None
+    workers: str | None = None
     recalibrate: bool = False
     transforms: Sequence[str] = ()
     bias_correction: bool = False
@@ -174,7 +179,7 @@ class Task:
     def __post_init__(self) -> None:
         # read at once, so that a misspelled name is refused here and not minutes later
         _, _, _ = self.output_metric, self.target, self.weight_rounding
-        _, _ = self.built_transforms, self.tuning
+        _, _, _ = self.built_transforms, self.tuning, self.built_workers
         precisions = self.precisions
         if not precisions:
             raise InputError("candidates is empty; name precisions such as w8a8, or leave it out")
@@ -238,6 +243,11 @@ class Task:
         if len(set(names)) < len(names):
             raise InputError(f"each transformation is done once; got {', '.join(names)}")
         return built
+
+    @cached_property
+    def built_workers(self) -> Workers | None:
+        """The workers, read."""
+        return None if self.workers is None else Workers.parse(self.workers)
 
     @cached_property
     def tuning(self) -> "Tuning | None":

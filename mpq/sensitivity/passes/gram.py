@@ -5,6 +5,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from mpq._support.ranks import Ranks
 from mpq.rounding.diagonal_blocks import blocks
 
 _TILE = 96
@@ -34,6 +35,10 @@ class Gram:
                 rows, others = some[:, start:end], some[:, :end].transpose(1, 2)
                 block[:, start:end, :end].baddbmm_(rows, others, alpha=times)
                 start = end
+
+    def share(self, ranks: Ranks) -> None:
+        """Adds the sums of other processes."""
+        ranks.add(self._sum)
 
     def matrix(self) -> Tensor:
         """``[G, K, k]``, each block symmetric to the last bit; the very memory of the sum."""

@@ -6,6 +6,7 @@ from typing import Protocol, final
 import torch
 from torch import Tensor, nn
 
+from mpq._support.ranks import Ranks
 from mpq.rounding.diagonal_blocks import add_to_diagonal
 from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.gram import Gram
@@ -49,6 +50,9 @@ class LayerMoments(Protocol):
 
     def forget_plain(self) -> None:
         """The plain moment begins anew."""
+
+    def share(self, ranks: Ranks, is_guided: bool) -> None:
+        """Adds what other processes have: plain moments, and guided ones where asked."""
 
     def plain(self) -> Tensor:
         """``[G, K, k]``."""
@@ -98,6 +102,12 @@ class MatrixMoments:
         """See ``LayerMoments``."""
         self._plain = self._gram()
 
+    def share(self, ranks: Ranks, is_guided: bool) -> None:
+        """See ``LayerMoments``."""
+        self._plain.share(ranks)
+        if is_guided and self._guided is not None:
+            self._guided.share(ranks)
+
     def plain(self) -> Tensor:
         """See ``LayerMoments``."""
         return self._plain.matrix()
@@ -133,6 +143,13 @@ class EmbeddingMoments:
     def forget_plain(self) -> None:
         """See ``LayerMoments``."""
         self._uses = 0.0
+
+    def share(self, ranks: Ranks, is_guided: bool) -> None:
+        """See ``LayerMoments``."""
+        found = ranks.gathered((self._uses, self._squares))
+        self._uses = sum(uses for uses, _ in found)
+        if is_guided:
+            self._squares = sum(squares for _, squares in found)
 
     def plain(self) -> Tensor:
         """See ``LayerMoments``."""

@@ -1,7 +1,7 @@
 """Second moments of what the rows of every weight meet, plain and guided by the loss."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
@@ -9,8 +9,9 @@ from typing import Any, Final, Self, final
 
 from torch import Tensor, nn
 
+from mpq._support.ranks import Ranks
 from mpq.errors import InputError
-from mpq.network.examples import Calibration
+from mpq.network.examples import Batch, Calibration
 from mpq.network.layer import Layer
 from mpq.network.modules import hooks, weight_of
 from mpq.network.own_forward import is_computed_again
@@ -144,15 +145,14 @@ class PartialMoments:
                 f"got {dense_inputs} and {positions}"
             )
         probes = Probes(on.network.metric, TEMPERATURE, seed, has_scale=False)
-        looking, first, found = Looking.of(on, positions), 0, []
+        looking, origin, found = Looking.of(on, positions), on.data.first().start, []
         for part in data:
             shown = replace(on, data=part)
-            collecting = _Collecting(shown, dense_inputs, looking, first, is_guided=guidance > 0)
+            collecting = _Collecting(shown, dense_inputs, looking, origin, is_guided=guidance > 0)
             if guidance:
                 collecting.read_backward(probes)
             collecting.read_forward()
             found.append(collecting.collected)
-            first += part.num_examples
         return cls(on, guidance, found)
 
     def total(self, indices: Sequence[int], is_last: bool = False) -> SecondMoments:
@@ -194,7 +194,7 @@ class _Collecting:
     """Reads every call of every layer that can have a moment."""
 
     def __init__(
-        self, on: Estimation, dense_inputs: int, looking: Looking, first: int, is_guided: bool
+        self, on: Estimation, dense_inputs: int, looking: Looking, origin: int, is_guided: bool
     ) -> None:
         self.moments: dict[str, LayerMoments] = {}
         self.missing: dict[str, str] = {}
@@ -202,7 +202,7 @@ class _Collecting:
             layer_module = on.network.layer_module(layer.name)
             self.moments[layer.name] = _empty(layer, layer_module, dense_inputs, is_guided)
         self._on, self._looking = on, looking
-        self._start = self._first = first  # example of the batch that is read
+        self._origin, self._first = origin, 0  # example of the batch that is read
         self.calls = Counter[str]()
         self._reads = Counter[str]()
 
@@ -213,15 +213,44 @@ class _Collecting:
 
     def read_backward(self, probes: Probes) -> None:
         """Plain and guided moments."""
+        if self._on.ranks is None:
+            self._read_backward(probes)
+            return
+        self._on.ranks.together(lambda: self._read_backward(probes))
+        self._share(self._on.ranks, list(self.moments), is_guided=True)
+
+    def _read_backward(self, probes: Probes) -> None:
         network = self._on.network
-        for batch in self._on.batches("second moments"):
+        for batch in self._batches():
             handles = [
                 network.layer_module(name).register_forward_hook(partial(self._count, name))
                 for name in self.moments
             ]
             with hooks(handles):
                 read_gradients(network, batch, self, partial(probes.draw, batch, None, 0))
-            self._first += batch.size
+
+    def _batches(self) -> Iterator[Batch]:
+        """Those of this process."""
+        batches = self._on.batches("second moments")
+        for batch in batches if self._on.ranks is None else self._on.ranks.own(batches):
+            self._first = batch.start - self._origin
+            yield batch
+
+    def _share(self, ranks: Ranks, names: Sequence[str], is_guided: bool) -> None:
+        """All ranks have what all of them read of some layers."""
+        found = ranks.gathered((self.missing, self.calls, self._reads))
+        self.calls, self._reads = Counter[str](), Counter[str]()
+        for missing, calls, reads in found:
+            self.missing |= missing
+            self.calls.update(calls)
+            self._reads.update(reads)
+        # A layer that is refused by one is known by none.
+        for name in self.missing:
+            self.moments.pop(name, None)
+            del self.calls[name]
+        for name in names:
+            if name in self.moments:
+                self.moments[name].share(ranks, is_guided)
 
     def _count(self, name: str, _: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
         if output.numel() and not is_computed_again():
@@ -234,10 +263,16 @@ class _Collecting:
             self.moments[name].forget_plain()
         if not self._unread:
             return
-        self._first = self._start
-        for batch in self._on.batches("second moments"):
+        ranks, left = self._on.ranks, sorted(self._unread)
+        if ranks is None:
+            self._read_forward()
+            return
+        ranks.together(self._read_forward)
+        self._share(ranks, left, is_guided=False)
+
+    def _read_forward(self) -> None:
+        for batch in self._batches():
             read_batch(self._on.network, batch, self._read_call)
-            self._first += batch.size
 
     def _read_call(self, tap: Tap, x: Tensor, output: Tensor) -> None:
         if tap.name not in self._unread or tap.name not in self.moments:

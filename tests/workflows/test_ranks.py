@@ -1,0 +1,187 @@
+"""``torchrun``: two processes share a search, and say what one says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import mpq
+from mpq._support.ranks import Ranks
+from mpq.cli.__main__ import app
+from mpq.errors import InputError, RankError
+from mpq.sensitivity import DiagonalFisher, OutputSketch
+from mpq.workflows.kept_estimates import rank_share
+from mpq.workflows.setup import Prepared
+from tests.workflows import ranked
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
+NET = """
+import os
+import torch
+from torch import nn
+
+def make_net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(8 * 64, 32), nn.ReLU(), nn.Linear(32, 10),
+    ).eval()
+
+def calibration():
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(6):
+        yield torch.randn(16, 1, 8, 8, generator=generator)
+
+def failing():
+    if os.environ.get("RANK") == "1":
+        raise RuntimeError("this machine has lost its disk")
+    return calibration()
+"""
+ASKED = ("--model", "net.py:make_net", "--limit", "effective_bits=4", "--quiet")
+
+
+def torchrun(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Two processes, each with as many threads as this one."""
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [*RUN, *arguments], cwd=folder, env={**os.environ, **threads},
+        capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], Any]:
+    """What two ranks find, and one process."""
+    folder = tmp_path_factory.mktemp("ranks")
+    done = torchrun(folder, "-m", "tests.workflows.ranked", str(folder))
+    assert done.returncode == 0, done.stderr
+    by_rank = [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    return by_rank, ranked.found(None, str(folder / "alone"))
+
+
+def test_ranges_are_those_of_one_process(both: tuple[list[Any], Any]) -> None:
+    """To the last bit: samples stand in the order of batches."""
+    by_rank, alone = both
+
+    assert alone["ranges"]
+    assert all(found["ranges"] == alone["ranges"] for found in by_rank)
+
+
+def test_second_moments_are_those_of_one_process(both: tuple[list[Any], Any]) -> None:
+    """Up to the order of sums, in float32; and the ranks have the same to the last bit."""
+    (first, second), alone = both
+
+    for name, moment in alone["moments"].items():
+        torch.testing.assert_close(first["moments"][name], moment, rtol=1e-4, atol=1e-5)
+        assert torch.equal(first["moments"][name], second["moments"][name])
+
+
+@pytest.mark.parametrize("name", [*ranked.ESTIMATORS, "no gradients", "kept", "kept again"])
+def test_an_estimate_is_that_of_one_process(both: tuple[list[Any], Any], name: str) -> None:
+    """Up to the order of sums; the same assignment, with the same measured loss, in all ranks."""
+    by_rank, alone = both
+
+    for found in by_rank:
+        np.testing.assert_allclose(
+            found[name]["table"], alone[name]["table"], rtol=1e-9, atol=1e-15
+        )
+        assert found[name]["assignment"] == alone[name]["assignment"]
+        assert found[name]["measured"] == alone[name]["measured"]
+
+
+def test_codes_give_the_same_assignment(both: tuple[list[Any], Any]) -> None:
+    """Their second moments differ in the last digits of float32."""
+    by_rank, alone = both
+
+    for found in by_rank:
+        np.testing.assert_allclose(found["codes"]["table"], alone["codes"]["table"], rtol=0.02)
+        assert found["codes"]["assignment"] == alone["codes"]["assignment"]
+
+
+def test_the_command_line_shares_and_one_rank_writes(tmp_path: Path) -> None:
+    """``torchrun -m mpq search``: the answer once, and the files of one search."""
+    (tmp_path / "net.py").write_text(NET)
+    asked = ("-m", "mpq", "search", *ASKED, "--data", "net.py:calibration", "--json")
+    one = subprocess.run(
+        [sys.executable, *asked, "--output", "one"], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True,
+    )  # fmt: skip
+
+    two = torchrun(tmp_path, *asked, "--output", "two")
+
+    assert two.returncode == 0, two.stderr
+    assert json.loads(two.stdout)["layers"] == json.loads(one.stdout)["layers"]
+    names = [{path.name for path in (tmp_path / run).iterdir()} for run in ("one", "two")]
+    assert names[0] == names[1]
+
+
+def test_a_rank_that_fails_ends_all_with_its_error(tmp_path: Path) -> None:
+    """Nobody waits for it, and no results are left."""
+    (tmp_path / "net.py").write_text(NET)
+
+    done = torchrun(tmp_path, "-m", "mpq", "search", *ASKED, "--data", "net.py:failing")
+
+    assert done.returncode != 0
+    assert "this machine has lost its disk" in done.stderr
+    assert not (tmp_path / "mpq-run").exists() or not list((tmp_path / "mpq-run").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("search", "--cache", "kept", "--shard", "1/2"), "torchrun and --shard both split"),
+        (("devices",), "torchrun shares the work of search and frontier"),
+    ],
+)
+def test_commands_that_are_not_shared_are_refused(
+    command: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process would do all of it, and write the same files."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    done = CliRunner().invoke(app, list(command))
+
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+
+
+def test_estimators_and_data_that_cannot_be_split_are_refused() -> None:
+    """In a sentence, before a batch is looked at."""
+    on = Prepared.of(ranked.task(rounding="nearest")).asked
+
+    with pytest.raises(InputError, match="torchrun splits what adds up .* 'fisher' cannot be"):
+        rank_share(on, DiagonalFisher(), Pair(0, 2))
+    with pytest.raises(InputError, match="6 batches cannot be split into 7 shares"):
+        rank_share(on, OutputSketch(), Ranks(0, 7))
+
+
+def test_processes_that_joined_nothing_are_told_how() -> None:
+    """And words that are no workers."""
+    with pytest.raises(InputError, match="start them by `torchrun"):
+        mpq.search(ranked.task(workers="torchrun"), ranked.LIMIT, sensitivity="sketch")
+    with pytest.raises(InputError, match="write ray .*, ray:2"):
+        ranked.task(workers="dask")
+
+
+class Pair(Ranks):  # type: ignore[misc]
+    """Two ranks of which the other one has failed."""
+
+    def gathered(self, value: Any) -> list[Any]:
+        return [value, (None, "RuntimeError: no disk")]
+
+
+def test_an_error_of_another_rank_is_an_error() -> None:
+    """With its number and its words; an own one is raised as it is."""
+    with pytest.raises(RankError, match="rank 1 failed: RuntimeError: no disk"):
+        Pair(0, 2).together(lambda: 3)
+    with pytest.raises(ZeroDivisionError):
+        Pair(0, 2).together(lambda: 1 // 0)

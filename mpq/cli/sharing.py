@@ -21,9 +21,9 @@ def merge(parts: o.PartFiles, cache: o.MergedInto = None, *, talk: TalkOptions) 
 
 def leave_part(options: SearchOptions, talk: TalkOptions) -> None:
     """What a command with ``--shard`` does instead of a search."""
-    assert options.shard is not None
+    assert options.effort.shard is not None
     with talk.progress():
-        part = options.run_shard(options.shard)
+        part = options.run_shard(options.effort.shard)
     _told(part, talk)
 
 

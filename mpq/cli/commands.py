@@ -19,6 +19,7 @@ from mpq.cli.options import (
     TableFile,
     Weights,
 )
+from mpq.cli.planning import tell_plan
 from mpq.cli.requests import (
     AlternativeOptions,
     CompareOptions,
@@ -45,8 +46,11 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
     from mpq.cli.console import print_frontier, print_result, print_warning
     from mpq.report.save import save_alternatives
 
-    if options.shard is not None:
+    if options.effort.shard is not None:
         leave_part(options, talk)
+        return
+    if options.effort.dry_run:
+        tell_plan(options, talk)
         return
     has_others = options.others.alternatives > 0
     with working(options.output, talk):
@@ -76,8 +80,11 @@ def frontier(options: SearchOptions, talk: TalkOptions) -> None:
     from mpq.cli.console import print_frontier
     from mpq.report.save import save_frontier
 
-    if options.shard is not None:
+    if options.effort.shard is not None:
         leave_part(options, talk)
+        return
+    if options.effort.dry_run:
+        tell_plan(options, talk)
         return
     with working(options.output, talk):
         found = options.run_frontier()

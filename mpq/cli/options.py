@@ -131,6 +131,21 @@ Cache = Annotated[
         help="Keep codes, estimates and measurements in a folder, for the next search.",
     ),
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Do the first batch only, and say what every phase of the search will take: seconds "
+        "and memory.",
+    ),
+]
+Time = Annotated[
+    str | None,
+    typer.Option(
+        help="What the search may take, as 10min: fewer examples, then rounding to nearest, then "
+        "an estimate without data, until it fits. What is given up is told."
+    ),
+]
 ShardOf = Annotated[
     str | None,
     typer.Option(

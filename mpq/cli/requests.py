@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mpq.hardware_profiles import NetworkProfile
     from mpq.report.estimators import EstimatorComparison
     from mpq.report.frontier import Frontier
+    from mpq.workflows.plan import Plan
     from mpq.workflows.result import SearchResult
     from mpq.workflows.session import Session
 
@@ -105,6 +106,33 @@ class AlternativeOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class EffortOptions:
+    """How much of the work is done."""
+
+    shard: o.ShardOf = None
+    dry_run: o.DryRun = False
+    time: o.Time = None
+
+    def check(self) -> None:
+        """Refuses to plan where several processes work.
+
+        Raises:
+            InputError: If they do.
+        """
+        from mpq._support.ranks import is_launched
+        from mpq.errors import InputError
+
+        if not self.dry_run and self.time is None:
+            return
+        # Their clocks would not agree on what is given up.
+        if is_launched() or self.shard is not None:
+            raise InputError(
+                "--dry-run and --time plan one process: leave them out under torchrun and with "
+                "--shard (of several, each takes its share of what grows with the examples)"
+            )
+
+
+@dataclass(frozen=True, eq=False)
 class SearchOptions:
     """How the search is done, and which frontier is drawn."""
 
@@ -119,7 +147,30 @@ class SearchOptions:
     curve: FrontierOptions = FrontierOptions()
     others: AlternativeOptions = AlternativeOptions()
     section: o.Sections = None
-    shard: o.ShardOf = None
+    effort: EffortOptions = EffortOptions()
+
+    def plan(self) -> "Plan":
+        """What the search will take."""
+        from mpq.workflows.plan import plan
+
+        device, limits = self._checked()
+        task = self.asked.task(device)
+        return plan(task, limits, sensitivity=self.sensitivity, solver=self.solver)
+
+    def fitted(self, task: Task, limits: list[str]) -> tuple[Task, str]:
+        """Task and estimator, with what is given up for ``--time``; that is told."""
+        if self.effort.time is None:
+            return task, self.sensitivity
+        from mpq._support.durations import seconds_of
+        from mpq.cli.talk import say
+        from mpq.workflows.within_time import within_time
+
+        time_s = seconds_of(self.effort.time)
+        found = within_time(task, time_s, limits, sensitivity=self.sensitivity, solver=self.solver)
+        for line in found.told:
+            say(f"--time {self.effort.time}: {line}")
+        assert isinstance(found.sensitivity, str)
+        return found.task, found.sensitivity
 
     def run_shard(self, shard: str) -> Path:
         """Does a share of the estimate; the file that it is in."""
@@ -137,8 +188,9 @@ class SearchOptions:
         from mpq.workflows.search import goal, searched
 
         device, limits = self._checked()
-        task, objective = self.asked.task(device), self.objective.objective()
-        method = Method.of(self.sensitivity, self.solver, task.seed, objective, self.refine)
+        objective = self.objective.objective()
+        task, sensitivity = self.fitted(self.asked.task(device), limits)
+        method = Method.of(sensitivity, self.solver, task.seed, objective, self.refine)
         # A tuning that is killed goes on from there, after the same search again.
         return searched(task, goal(limits, objective), method, self.curve.resource, self.output)
 
@@ -147,6 +199,7 @@ class SearchOptions:
         from mpq.hardware_profiles import check_sum
         from mpq.report.sections import sections_of
 
+        self.effort.check()
         self.curve.check()
         self.others.check()
         sections_of(self.section or [])
@@ -188,14 +241,15 @@ class SearchOptions:
                 "a frontier has the least loss at every amount of --resource: it takes neither "
                 "--minimize nor --refine, which are for one assignment (mpq search)"
             )
+        task, sensitivity = self.fitted(self.asked.task(device), limits)
         return frontier(
-            self.asked.task(device),
+            task,
             curve.resource,
             limits,
             num_points=curve.points,
             measure=curve.measure,
             hull=curve.hull,
-            sensitivity=self.sensitivity,
+            sensitivity=sensitivity,
             solver=self.solver,
         )
 

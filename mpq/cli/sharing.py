@@ -49,13 +49,13 @@ def leave_part(options: SearchOptions, talk: TalkOptions) -> None:
     from mpq._support.ranks import is_launched
     from mpq.errors import InputError
 
-    assert options.shard is not None
+    assert options.effort.shard is not None
     if is_launched():
         raise InputError(
             "torchrun and --shard both split the estimate: start jobs with --shard without torchrun"
         )
     with talk.progress():
-        part = options.run_shard(options.shard)
+        part = options.run_shard(options.effort.shard)
     _told(part, talk)
 
 

@@ -46,6 +46,10 @@ class SensitivityEstimator(Bounded, ABC):
     is_measuring: ClassVar[bool] = False
     """Whether every cell is measured by itself, so that nothing is left to check."""
 
+    def for_examples(self, num_examples: int) -> "SensitivityEstimator":  # noqa: ARG002
+        """The estimator as it works on so many examples, however few it is shown."""
+        return self
+
     @abstractmethod
     def estimate(self, on: Estimation) -> Sensitivity:
         """The loss of every layer at every candidate.

@@ -54,6 +54,10 @@ class AutoEstimator(RefinableEstimator, DivisibleEstimator):
     def _sketch(self) -> OutputSketch:
         return OutputSketch(num_probes=self.num_probes, seed=self.seed)
 
+    def for_examples(self, num_examples: int) -> "AutoEstimator":
+        """See ``SensitivityEstimator.for_examples``."""
+        return replace(self, num_probes=self._sketch().for_examples(num_examples).num_probes)
+
     def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""
         try:

@@ -1,7 +1,7 @@
 """Output sketch: one backward pass that prices every layer at every precision, together."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, sqrt
 from typing import ClassVar, final
@@ -120,6 +120,10 @@ class OutputSketch(RefinableEstimator, DivisibleEstimator):
         if not 0 <= self.channels <= 1:
             raise InputError(f"sketch needs channels from 0 to 1, a share; got {self.channels}")
 
+    def for_examples(self, num_examples: int) -> "OutputSketch":
+        """See ``SensitivityEstimator.for_examples``: with as many probes."""
+        return replace(self, num_probes=self.num_probes or max(1, ceil(_FEW / num_examples)))
+
     def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""
         return self.estimate_at(on, {})
@@ -153,7 +157,7 @@ class OutputSketch(RefinableEstimator, DivisibleEstimator):
         slopes = _Slopes(metric, self.temperature, on.shape)
         rows, sketch = FactorRows(*on.shape), _Sketch(on, incumbent)
         group = _GROUP if num_examples >= _GROUP * _MIN_ROWS else 1
-        num_probes = self.num_probes or max(1, ceil(_FEW / num_examples))
+        num_probes = self.for_examples(num_examples).num_probes
         channels = ChannelPrices(on.shape)
         parts: dict[str, Resumable] = {
             "rows": rows, "channels": channels, "probes": probes, "slopes": slopes,

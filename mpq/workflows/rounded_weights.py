@@ -32,6 +32,8 @@ SINGLE: Final = (
     "one, or one batch whose rows mix"
 )
 
+NUM_TRIED: Final = 3
+"""Formats that a trial is made of: those of the fewest, the middle and the most bits."""
 MOST_PARTS: Final = 16
 """Of a network's layers, which are tried apart where they break it together."""
 
@@ -157,7 +159,7 @@ class _Trial:
 
 
 def _spread(formats: Sequence[TensorFormat]) -> list[TensorFormat]:
-    """Those of the fewest, the middle and the most bits."""
+    """At most ``NUM_TRIED``."""
     by_bits = sorted(formats, key=lambda f: f.number.bits)
     places = {0, len(by_bits) // 2, len(by_bits) - 1}
     return [by_bits[i] for i in sorted(places)]
@@ -239,7 +241,7 @@ def rounded_by_all(
 
     def weights() -> Iterator[ToRound]:
         for layers in track(sharing, "rounding weights"):
-            asked = _to_round(on, layers[0], moments.values[layers[0]], formats, rounding)
+            asked = to_round(on, layers[0], moments.values[layers[0]], formats, rounding)
             layers_of[id(asked)] = layers
             yield asked
 
@@ -280,13 +282,22 @@ def _sharing(on: Estimation, missing: Collection[str]) -> list[list[str]]:
     return list(found.values())
 
 
-def _to_round(
+def to_round(
     on: Estimation,
     name: str,
     moment: torch.Tensor,
     formats: Sequence[TensorFormat],
     rounding: WeightRounding,
 ) -> ToRound:
+    """One layer's weight in some formats.
+
+    Args:
+        on: The network, and the quantizer whose grids scales start from.
+        name: The layer's.
+        moment: See ``ToRound``.
+        formats: See ``ToRound``.
+        rounding: How codes are found.
+    """
     layer_module = on.network.layer_module(name)
     weight = weight_of(layer_module).detach()
     rows = layout_of(layer_module).to_rows(weight).float().cpu()

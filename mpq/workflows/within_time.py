@@ -1,0 +1,143 @@
+"""A search made to fit into a time: fewer examples first, then less done with them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, final
+
+from mpq._support.progress import showing_progress
+from mpq.errors import InputError
+from mpq.network.examples import Calibration
+from mpq.problem.limits import Limits
+from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
+from mpq.solvers import Solver
+from mpq.workflows.defaults import ESTIMATOR, SOLVER
+from mpq.workflows.plan import ESTIMATE, OF_ROUNDING, Phase, Plan, planned
+from mpq.workflows.setup import Prepared
+from mpq.workflows.task import Task
+
+FEWEST: Final = 16
+"""Calibration examples below which something else is given up instead."""
+WITHOUT_DATA: Final = "weight-error"
+"""The estimator that takes no pass over the examples."""
+Estimator = str | SensitivityEstimator
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A search that takes no more than a time.
+
+    Args:
+        task: With fewer examples, or rounding to nearest, where that is needed.
+        sensitivity: The estimator that was asked for, or ``weight-error``.
+        plan: What it will take.
+        told: What was given up, for people; none: nothing.
+    """
+
+    task: Task
+    sensitivity: Estimator
+    plan: Plan
+    told: tuple[str, ...]
+
+
+def within_time(
+    task: Task,
+    time_s: float,
+    limits: Limits = (),
+    *,
+    sensitivity: Estimator = ESTIMATOR,
+    solver: str | Solver = SOLVER,
+    progress: bool = False,
+) -> Fitted:
+    """Plans a search (``plan``), and gives up what does not fit into a time.
+
+    First examples, as long as ``FEWEST`` calibration examples are left; then rounding with regard
+    to data; then the estimate by gradients, for which ``weight-error`` stands in. What is left is
+    as much as fits.
+
+    Args:
+        task: As in ``mpq.search``.
+        time_s: Seconds that it may take, the plan itself besides.
+        limits: As in ``mpq.search``.
+        sensitivity: As in ``mpq.search``.
+        solver: As in ``mpq.search``.
+        progress: Whether bars are shown on standard error.
+
+    Raises:
+        InputError: As ``mpq.search``; and if nothing fits: how long the least would take.
+        InfeasibleError: If no assignment meets the limits.
+    """
+    if not time_s > 0:
+        raise InputError(f"a time is positive; got {time_s:g} s")
+    with showing_progress(progress):
+        whole, prepared = planned(task, limits, sensitivity, solver)
+        least = whole
+        for plan, rounding, estimator, told in _variants(whole, prepared, sensitivity):
+            share = _share(plan, time_s, task.held_out is None)
+            least = plan
+            if share is not None:
+                return _fitted(prepared, plan, share, replace(task, **rounding), estimator, told)
+    few = _scaled(least, min(1.0, FEWEST / least.num_calibration), task.held_out is None)
+    raise InputError(
+        f"nothing fits into {time_s:.3g} s: {few.num_calibration} calibration examples, rounding "
+        f"to nearest and {WITHOUT_DATA} would take {few.total_s:.3g} s here; give more time, "
+        "or fewer held-out examples"
+    )
+
+
+def _variants(
+    whole: Plan, prepared: Prepared, sensitivity: Estimator
+) -> Iterator[tuple[Plan, dict[str, object], Estimator, list[str]]]:
+    """Plans, what they change of the task, their estimator, and what they give up."""
+    yield whole, {}, sensitivity, []
+    nearest = {"rounding": "nearest", "sequential_rounding": False}
+    told = []
+    if any(phase.name in OF_ROUNDING for phase in whole.phases):
+        told = ["weights are rounded to nearest"]
+        whole = _without(whole, OF_ROUNDING)
+        yield whole, nearest, sensitivity, told
+    estimator = ESTIMATORS.build(WITHOUT_DATA, prepared.task.seed)
+    if isinstance(sensitivity, str) and sensitivity != WITHOUT_DATA:
+        told = [*told, f"the estimator is {estimator.name}"]
+        yield _without(whole, (ESTIMATE,)), nearest, WITHOUT_DATA, told
+
+
+def _without(plan: Plan, names: Sequence[str]) -> Plan:
+    kept: tuple[Phase, ...] = tuple(phase for phase in plan.phases if phase.name not in names)
+    return replace(plan, phases=kept)
+
+
+def _scaled(plan: Plan, share: float, is_split: bool) -> Plan:
+    """With a share of the examples; of held-out ones where these are a part of them."""
+    count = round(share * plan.num_calibration)
+    held_out = round(share * plan.num_held_out) if is_split else plan.num_held_out
+    return replace(plan, num_calibration=count, num_held_out=held_out)
+
+
+def _share(plan: Plan, time_s: float, is_split: bool) -> float | None:
+    """The largest share of the examples that fits, if that is not too few."""
+    if plan.total_s <= time_s:
+        return 1.0
+    least_s = _scaled(plan, 0.0, is_split).total_s
+    if least_s >= time_s:
+        return None
+    # Seconds grow in proportion.
+    share = (time_s - least_s) / (plan.total_s - least_s)
+    return share if share * plan.num_calibration >= FEWEST else None
+
+
+def _fitted(
+    prepared: Prepared,
+    plan: Plan,
+    share: float,
+    task: Task,
+    estimator: Estimator,
+    told: list[str],
+) -> Fitted:
+    if share == 1.0:
+        return Fitted(task, estimator, plan, tuple(told))
+    data = prepared.network.examples(Calibration.of(task.calibration))
+    few = data.until(int(share * data.num_examples))
+    scaled = _scaled(plan, share, task.held_out is None)
+    some = f"{scaled.num_calibration} of {plan.num_calibration} calibration examples are used"
+    return Fitted(replace(task, calibration=few), estimator, scaled, (some, *told))

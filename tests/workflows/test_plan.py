@@ -1,0 +1,175 @@
+"""What a search will take, told from its first batch; and a search that is made to fit."""
+
+import copy
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import mpq
+import mpq.workflows.within_time as module
+from mpq import within_time
+from mpq.errors import InfeasibleError, InputError
+from mpq.network.examples import Calibration
+from mpq.sensitivity import Estimation, OutputSketch, Sensitivity, SensitivityEstimator
+from mpq.workflows.plan import OF_ROUNDING, Phase, Plan
+from mpq.workflows.within_time import _share
+from tests.workflows.networks import Net, batches
+
+LIMITS = {"effective_bits": 4}
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+def task(model: nn.Module, **options: Any) -> mpq.Task:
+    asked = {"candidates": ["w2", "w4", "w8"], **options}
+    return mpq.Task(model, batches(8), **asked)
+
+
+def test_every_phase_of_a_search_is_planned(model: nn.Module) -> None:
+    plan = mpq.plan(task(model), LIMITS)
+    names = [phase.name for phase in plan.phases]
+    assert names == [
+        "layers", "ranges of weights", *OF_ROUNDING, "estimate", "solution", "measurements",
+    ]  # fmt: skip
+    assert (plan.num_calibration, plan.num_held_out) == (96, 32)
+    assert plan.table()["seconds"].sum() == pytest.approx(plan.total_s)
+    assert (plan.table()["seconds"] >= 0).all()
+    assert plan.unplanned == ()
+
+
+def test_phases_that_nobody_asked_for_are_not_there(model: nn.Module) -> None:
+    asked = task(model, rounding="nearest", candidates=["w4a8", "w8a8"])
+    names = [phase.name for phase in mpq.plan(asked).phases]
+    assert names == ["layers", "ranges of inputs", "ranges of weights", "estimate", "measurements"]
+
+
+def test_what_is_not_planned_is_named(model: nn.Module) -> None:
+    asked = task(model, sequential_rounding=True, bias_correction=True)
+    assert mpq.plan(asked).unplanned == ("sequential rounding", "biases")
+
+
+def test_the_data_is_looked_at_once_per_batch_of_what_grows_with_it(model: nn.Module) -> None:
+    """Twice as many examples: the estimate takes twice as long, and its first batch as long."""
+    twice = [*batches(8), *batches(8)]
+    first, second = (
+        mpq.plan(
+            mpq.Task(model, data, candidates=["w4"], rounding="nearest"), sensitivity=Counted()
+        )
+        for data in (batches(8), twice)
+    )
+    per_example = [
+        next(p for p in plan.phases if p.name == "estimate").calibration_s
+        for plan in (first, second)
+    ]
+    assert first.num_calibration * 2 == second.num_calibration
+    assert per_example == [pytest.approx(Counted.seconds / 16, rel=0.5)] * 2
+
+
+class Counted(SensitivityEstimator):
+    """Takes a known time for every batch."""
+
+    name = "counted"
+    summary = "for this test"
+    seconds = 0.2
+
+    def estimate(self, on: Estimation) -> Sensitivity:
+        for _ in on.batches("counting"):
+            time.sleep(self.seconds)
+        return OutputSketch(num_probes=1).estimate(replace(on, data=on.data.until(1)))
+
+
+def test_the_sketch_draws_as_many_probes_as_of_all_examples() -> None:
+    assert OutputSketch().for_examples(4).num_probes == 8
+    assert OutputSketch().for_examples(1000).num_probes == 1
+    assert OutputSketch(num_probes=3).for_examples(4).num_probes == 3
+    assert mpq.ESTIMATORS.build("auto").for_examples(16) == mpq.ESTIMATORS.build(
+        "auto:num_probes=2"
+    )
+
+
+def test_the_model_is_left_as_found(model: nn.Module) -> None:
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    mpq.plan(task(model), LIMITS)
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_what_cannot_be_met_is_refused_before_the_batch(model: nn.Module) -> None:
+    with pytest.raises(InfeasibleError):
+        mpq.plan(task(model), {"effective_bits": 1})
+    with pytest.raises(InputError, match="Task"):
+        mpq.plan(model)  # type: ignore[arg-type]
+
+
+def plan_of(fixed_s: float, calibration_s: float, held_out_s: float) -> Plan:
+    return Plan((Phase("all", fixed_s, calibration_s, held_out_s),), 100, 50)
+
+
+@pytest.mark.parametrize(
+    ("time_s", "is_split", "share"),
+    [
+        (251.0, True, 1.0),
+        (250.0, True, 1.0),
+        (150.0, True, 0.5),  # 50 + 100 x 1 + 50 x 2, of which all but 50 shrinks
+        (150.0, False, None),  # 50 + 100 are there in any case
+        (200.0, False, 0.5),
+        (75.0, True, None),  # an eighth: too few examples
+        (10.0, True, None),
+    ],
+)
+def test_the_share_of_the_examples_that_fits(
+    time_s: float, is_split: bool, share: float | None
+) -> None:
+    assert _share(plan_of(50, 1, 2), time_s, is_split) == share
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Phases of known seconds: what is planned depends on the machine."""
+    real = module.planned
+
+    def planned(*given: Any) -> Any:
+        plan, prepared = real(*given)
+        seconds = {"codes of weights": (40.0, 0.0), "estimate": (20.0, 1.0)}
+        phases = [Phase(name, *seconds.get(name, (0, 0))) for name in (p.name for p in plan.phases)]
+        return replace(plan, phases=tuple(phases)), prepared
+
+    monkeypatch.setattr(module, "planned", planned)
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize(
+    ("time_s", "count", "rounding", "estimator", "told"),
+    [
+        (1000, 128, "auto", "auto", 0),
+        (108, 64, "auto", "auto", 1),  # 60 and half of 96 examples
+        (70, 66, "nearest", "auto", 2),
+        (10, 128, "nearest", "weight-error", 2),
+    ],
+)
+def test_what_does_not_fit_is_given_up_and_told(
+    model: nn.Module, time_s: float, count: int, rounding: str, estimator: str, told: int
+) -> None:
+    found = within_time(task(model), time_s, LIMITS)
+    assert Calibration.of(found.task.calibration).num_examples == count
+    assert (found.task.rounding, found.sensitivity) == (rounding, estimator)
+    assert len(found.told) == told
+    assert found.plan.total_s <= time_s
+    result = mpq.search(found.task, LIMITS, sensitivity=found.sensitivity)
+    assert result.provenance.rounding == rounding
+
+
+def test_a_time_that_nothing_fits_into_is_refused(model: nn.Module) -> None:
+    with pytest.raises(InputError, match=r"would take .* s here; give more time"):
+        within_time(task(model), 1e-6)
+    with pytest.raises(InputError, match="a time is positive"):
+        within_time(task(model), 0)

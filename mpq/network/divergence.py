@@ -6,26 +6,58 @@ import torch
 from torch import Tensor
 
 LOGITS_AT_ONCE: Final = 1 << 18
-"""That a probe is made of at once (1 MiB in float32), which stays in a processor's cache."""
+"""That are looked at at once (1 MiB in float32), which stays in a processor's cache."""
+_FAR: Final = 60.0
+"""Nats that a logit may gain on the others before its exponential leaves float32."""
 
 
-def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:
+def kl_divergence(reference: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
     r"""KL divergence in nats at every position.
 
     .. math:: KL(p \| q) = \sum_c p_c (\log p_c - \log q_c)
+        = \log \Bigl(1 + \sum_c p_c (e^{\delta_c} - 1)\Bigr) - \sum_c p_c \delta_c, \quad
+        \delta = f' - f - \sum_c p_c (f'_c - f_c)
+
+    The second form takes one softmax, in float32 or wider, of the original alone, as differences
+    between close networks are those of their logits, exactly; what follows is in float64. Some
+    positions at a time. The first form, in float64, where a logit moves by more than ``_FAR``, and
+    where gradients are asked for, which are differences of close probabilities.
 
     Args:
-        reference: Logits of the original network, ``[N, P, C]``.
-        logits: Logits of the quantized one, ``[N, P, C]``.
+        reference: Logits ``f`` of the original network, ``[N, P, C]``.
+        logits: Logits ``f'`` of the quantized one, ``[N, P, C]``.
+        temperature: Divides both.
 
     Returns:
-        ``[N, P]``, float64, because differences between close networks drown in float32.
+        ``[N, P]``, float64.
     """
+    if torch.is_grad_enabled() and (logits.requires_grad or reference.requires_grad):
+        return _by_logarithms(reference / temperature, logits / temperature)
+    step = max(1, LOGITS_AT_ONCE // max(logits.shape[-1], 1))
+    pieces = (each.flatten(0, 1).split(step) for each in (reference, logits))
+    parts = [_by_differences(f, g, temperature) for f, g in zip(*pieces, strict=True)]
+    return torch.cat(parts).reshape(logits.shape[:-1])
+
+
+def _by_logarithms(reference: Tensor, logits: Tensor) -> Tensor:
     log_p = reference.double().log_softmax(dim=-1)
     log_q = logits.double().log_softmax(dim=-1)
     # From logarithms: p / q would be 0 / 0 where both underflow. Rounding may leave
     # a sum of -4e-16, and no divergence is negative.
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp_min(0.0)
+
+
+def _by_differences(reference: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """``[r]`` from logits ``[r, C]``."""
+    wide = torch.promote_types(reference.dtype, torch.float32)
+    p = (reference.to(wide) / temperature).softmax(dim=-1).double()
+    change = (logits.to(wide) - reference.to(wide)).double().div_(temperature)
+    # Around its mean no exponential is far from 1 on the whole, so that nothing cancels.
+    change -= torch.linalg.vecdot(p, change).unsqueeze(-1)
+    if not bool(change.max() <= _FAR):  # also where it is no number
+        return _by_logarithms(reference / temperature, logits / temperature)
+    rest = torch.linalg.vecdot(p, change)
+    return torch.linalg.vecdot(p, change.expm1()).log1p_().sub_(rest).clamp_min_(0.0)
 
 
 def fisher_probe(logits: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:

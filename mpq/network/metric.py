@@ -121,7 +121,7 @@ class KLDivergence(OutputMetric):
     def divergence(self, reference: Tensor, outputs: Tensor) -> Tensor:
         """See ``OutputMetric.divergence``."""
         t = self.temperature
-        return t**2 * kl_divergence(reference / t, outputs / t)
+        return t**2 * kl_divergence(reference, outputs, t)
 
     def softened(self, temperature: float) -> "KLDivergence":
         """See ``OutputMetric.softened``."""

@@ -1,4 +1,4 @@
-"""One backward pass, read at every layer: inputs, and the gradients of inputs and outputs."""
+"""Backward passes, read at every layer: inputs, and the gradients of inputs and outputs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -91,15 +91,16 @@ class GradientReader(Protocol):
 
 
 def read_gradients(
-    network: Network, batch: Batch, reader: GradientReader, probe_of: "ProbeOf"
+    network: Network, batch: Batch, reader: GradientReader, *probes_of: "ProbeOf"
 ) -> Tensor:
-    """One forward and one backward pass.
+    """One forward pass, and a backward pass for each probe through what that one kept.
 
     Args:
         network: Parameters do not require gradients, and get none.
         batch: On the network's device.
-        reader: Is called at every layer.
-        probe_of: Gradient of the scalar that is differentiated, from the outputs ``[N, P, C]``.
+        reader: Is called at every layer, in one backward pass after the other.
+        probes_of: Gradients of the scalars that are differentiated, from the outputs ``[N, P, C]``;
+            each is asked for just before its backward pass.
 
     Returns:
         The outputs, detached.
@@ -111,9 +112,11 @@ def read_gradients(
     with tapped(network, batch.size, reader), torch.enable_grad():
         outputs = network.outputs(batch)
         check_reached(outputs)
-        # Of a number, whose gradient is the probe: to be given one, torch loads symbolic shapes,
-        # which takes a second.
-        (outputs * probe_of(outputs.detach())).sum().backward()
+        for number, probe_of in enumerate(probes_of, start=1):
+            # Of a number, whose gradient is the probe: to be given one, torch loads symbolic
+            # shapes, which takes a second.
+            loss = (outputs * probe_of(outputs.detach())).sum()
+            loss.backward(retain_graph=number < len(probes_of))
     return outputs.detach()
 
 

@@ -158,10 +158,22 @@ def _before(
     if x is None or not x.is_floating_point() or is_computed_again():
         return None
     # A node of its own, so that the gradient is this layer's share only: others may read x.
-    x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+    x = x.view_as(x) if x.requires_grad else _leaf(x)
     if reader.reads_inputs and x.numel():
         x.register_hook(partial(_read_input, reader, tap, x.detach()))
     return with_input(args, kwargs, x)
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    """Where gradients end."""
+    leaf = tensor.detach().requires_grad_()
+    # The next backward pass would add to it in place, which readers may have kept.
+    leaf.register_post_accumulate_grad_hook(_drop_gradient)
+    return leaf
+
+
+def _drop_gradient(leaf: Tensor) -> None:
+    leaf.grad = None
 
 
 def _read_input(reader: GradientReader, tap: Tap, x: Tensor, g: Tensor) -> None:
@@ -186,7 +198,7 @@ def _after(
     if given is not None and not given.numel():
         return output  # an expert that is sent nothing: there is nothing to read
     if not output.requires_grad:  # an embedding; the clone may be changed in place
-        output = output.detach().requires_grad_().clone()
+        output = _leaf(output).clone()
     call = _Call(reader, tap, args, kwargs, output)
     if _is_shared(tap, call.x, output):
         return broadcasts.watched(output, call.use)

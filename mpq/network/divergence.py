@@ -56,11 +56,13 @@ def _by_differences(reference: Tensor, logits: Tensor, temperature: float) -> Te
     change -= torch.linalg.vecdot(p, change).unsqueeze(-1)
     if not bool(change.max() <= _FAR):  # also where it is no number
         return _by_logarithms(reference / temperature, logits / temperature)
-    rest = torch.linalg.vecdot(p, change)
-    return torch.linalg.vecdot(p, change.expm1()).log1p_().sub_(rest).clamp_min_(0.0)
+    grown: Tensor = torch.linalg.vecdot(p, change.expm1())
+    return (grown.log1p() - torch.linalg.vecdot(p, change)).clamp_min_(0.0)
 
 
-def fisher_probe(logits: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+def fisher_probe(
+    logits: Tensor, weights: Tensor, generator: torch.Generator, temperature: float = 1.0
+) -> Tensor:
     r"""Random direction ``u`` whose outer product is the curvature of the KL divergence.
 
     .. math:: u = A \varepsilon, \quad A = \mathrm{diag}(\sqrt p) - p \sqrt{p}^T,
@@ -73,6 +75,7 @@ def fisher_probe(logits: Tensor, weights: Tensor, generator: torch.Generator) ->
         logits: Those of the original network, ``[N, P, C]``.
         weights: ``[N, P]`` share of every position in its example's mean.
         generator: See ``random_signs``.
+        temperature: Divides the logits that the probabilities are of.
 
     Returns:
         ``[N, P, C]``, detached, times the square root of the position's weight.
@@ -80,17 +83,20 @@ def fisher_probe(logits: Tensor, weights: Tensor, generator: torch.Generator) ->
     logits, roots = logits.detach(), weights.sqrt().unsqueeze(-1)
     step = max(1, LOGITS_AT_ONCE // max(logits.shape[-1], 1))
     if logits[..., 0].numel() <= step:
-        return _fisher_probe(logits, roots, generator)
+        return _fisher_probe(logits, roots, generator, temperature)
     found = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     # Position by position in their order, so that pieces of any size draw the same signs.
     pieces = (part.flatten(0, 1).split(step) for part in (logits, roots, found))
     for some, root, into in zip(*pieces, strict=True):
-        into.copy_(_fisher_probe(some, root, generator))
+        into.copy_(_fisher_probe(some, root, generator, temperature))
     return found
 
 
-def _fisher_probe(logits: Tensor, roots: Tensor, generator: torch.Generator) -> Tensor:
-    p = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=-1)
+def _fisher_probe(
+    logits: Tensor, roots: Tensor, generator: torch.Generator, temperature: float
+) -> Tensor:
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    p = (logits / temperature).to(wide).softmax(dim=-1)
     signed = p.sqrt().mul_(random_signs(p, generator).to(p.dtype))
     # A is never built: over a vocabulary, [C, C] per position fits into no memory.
     u = signed.addcmul(p, signed.sum(dim=-1, keepdim=True), value=-1)

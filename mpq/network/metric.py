@@ -129,7 +129,7 @@ class KLDivergence(OutputMetric):
 
     def probe(self, outputs: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
         """See ``mpq.network.divergence.fisher_probe``."""
-        return fisher_probe(self.logits(outputs), weights, generator)
+        return fisher_probe(outputs, weights, generator, self.temperature)
 
     def logits(self, outputs: Tensor) -> Tensor:
         """Over the temperature: those of the softened softmax."""

@@ -113,11 +113,25 @@ def read_gradients(
         outputs = network.outputs(batch)
         check_reached(outputs)
         for number, probe_of in enumerate(probes_of, start=1):
-            # Of a number, whose gradient is the probe: to be given one, torch loads symbolic
-            # shapes, which takes a second.
-            loss = (outputs * probe_of(outputs.detach())).sum()
-            loss.backward(retain_graph=number < len(probes_of))
+            start: Tensor = _Start.apply(outputs, probe_of(outputs.detach()))  # type: ignore[no-untyped-call]
+            start.backward(retain_graph=number < len(probes_of))
     return outputs.detach()
+
+
+class _Start(torch.autograd.Function):
+    """A number whose gradient is the probe, without their product, which is as large as logits.
+
+    To be given a gradient of the outputs, torch loads symbolic shapes, which takes a second.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, probe: Tensor) -> Tensor:
+        ctx.probe = probe
+        return outputs.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
+        return ctx.probe, None
 
 
 class ProbeOf(Protocol):

@@ -56,8 +56,9 @@ def _by_differences(reference: Tensor, logits: Tensor, temperature: float) -> Te
     change -= torch.linalg.vecdot(p, change).unsqueeze(-1)
     if not bool(change.max() <= _FAR):  # also where it is no number
         return _by_logarithms(reference / temperature, logits / temperature)
-    grown: Tensor = torch.linalg.vecdot(p, change.expm1())
-    return (grown.log1p() - torch.linalg.vecdot(p, change)).clamp_min_(0.0)
+    rest: Tensor = torch.linalg.vecdot(p, change)
+    grown: Tensor = torch.linalg.vecdot(p, change.expm1_())
+    return grown.log1p_().sub_(rest).clamp_min_(0.0)
 
 
 def fisher_probe(

@@ -32,7 +32,7 @@ from mpq.sensitivity.passes.weight_gradients import CallGradients
 _CACHED_ELEMENTS = 2**18
 """Numbers (1 MiB in float32) of an input that are rounded at once: nine passes over them stay in
 a core's cache, where passes over a whole batch wait for memory."""
-_HELD_BYTES = 2**28
+_HELD_BYTES = 2**27
 """Gradients of layers' outputs that wait for those of further probes."""
 _GROUP, _MIN_ROWS = 4, 256
 """Examples are sketched in groups of four, whose probes have independent signs, where so many rows

@@ -143,7 +143,8 @@ def sketch_minmax(model: Any, batches: list[dict[str, Tensor]]) -> Callable[[], 
 
 def search(model: Any, batches: list[dict[str, Tensor]]) -> Callable[[], object]:
     task = mpq.Task(model, batches, candidates=FORMATS, rounding="nearest", ranges=Ranges())
-    return lambda: mpq.search(task, {"weight_bytes": "0.6x:w8g128"})
+    find = mpq.search  # which imports what it needs
+    return lambda: find(task, {"weight_bytes": "0.6x:w8g128"})
 
 
 CASES: dict[str, Callable[[Any, list[dict[str, Tensor]]], Callable[[], object]]] = {

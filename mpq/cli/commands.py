@@ -46,6 +46,7 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
     from mpq.cli.console import print_frontier, print_result, print_warning
     from mpq.report.save import save_alternatives
 
+    options.effort.check()
     if options.effort.shard is not None:
         leave_part(options, talk)
         return
@@ -80,6 +81,7 @@ def frontier(options: SearchOptions, talk: TalkOptions) -> None:
     from mpq.cli.console import print_frontier
     from mpq.report.save import save_frontier
 
+    options.effort.check()
     if options.effort.shard is not None:
         leave_part(options, talk)
         return

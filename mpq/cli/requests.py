@@ -199,7 +199,6 @@ class SearchOptions:
         from mpq.hardware_profiles import check_sum
         from mpq.report.sections import sections_of
 
-        self.effort.check()
         self.curve.check()
         self.others.check()
         sections_of(self.section or [])

@@ -9,21 +9,40 @@ from torch import Tensor
 from mpq.network.signs import Draws, ExampleSigns, signs_of
 
 LOGITS_AT_ONCE: Final = 1 << 18
-"""That a probe is made of at once (1 MiB in float32), which stays in a processor's cache."""
+"""That are looked at at once (1 MiB in float32), which stays in a processor's cache."""
+_FAR: Final = 60.0
+"""Nats that a logit may gain on the others before its exponential leaves float32."""
 
 
-def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:
+def kl_divergence(reference: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
     r"""KL divergence in nats at every position.
 
     .. math:: KL(p \| q) = \sum_c p_c (\log p_c - \log q_c)
+        = \log \Bigl(1 + \sum_c p_c (e^{\delta_c} - 1)\Bigr) - \sum_c p_c \delta_c, \quad
+        \delta = f' - f - \sum_c p_c (f'_c - f_c)
+
+    The second form takes one softmax, in float32 or wider, of the original alone, as differences
+    between close networks are those of their logits, exactly; what follows is in float64. Some
+    positions at a time. The first form, in float64, where a logit moves by more than ``_FAR``, and
+    where gradients are asked for, which are differences of close probabilities.
 
     Args:
-        reference: Logits of the original network, ``[N, P, C]``.
-        logits: Logits of the quantized one, ``[N, P, C]``.
+        reference: Logits ``f`` of the original network, ``[N, P, C]``.
+        logits: Logits ``f'`` of the quantized one, ``[N, P, C]``.
+        temperature: Divides both.
 
     Returns:
-        ``[N, P]``, float64, because differences between close networks drown in float32.
+        ``[N, P]``, float64.
     """
+    if torch.is_grad_enabled() and (logits.requires_grad or reference.requires_grad):
+        return _by_logarithms(reference / temperature, logits / temperature)
+    step = max(1, LOGITS_AT_ONCE // max(logits.shape[-1], 1))
+    pieces = (each.flatten(0, 1).split(step) for each in (reference, logits))
+    parts = [_by_differences(f, g, temperature) for f, g in zip(*pieces, strict=True)]
+    return torch.cat(parts).reshape(logits.shape[:-1])
+
+
+def _by_logarithms(reference: Tensor, logits: Tensor) -> Tensor:
     log_p = reference.double().log_softmax(dim=-1)
     log_q = logits.double().log_softmax(dim=-1)
     # From logarithms: p / q would be 0 / 0 where both underflow. Rounding may leave
@@ -31,7 +50,23 @@ def kl_divergence(reference: Tensor, logits: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1).clamp_min(0.0)
 
 
-def fisher_probe(logits: Tensor, weights: Tensor, generator: Draws) -> Tensor:
+def _by_differences(reference: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """``[r]`` from logits ``[r, C]``."""
+    wide = torch.promote_types(reference.dtype, torch.float32)
+    p = (reference.to(wide) / temperature).softmax(dim=-1).double()
+    change = (logits.to(wide) - reference.to(wide)).double().div_(temperature)
+    # Around its mean no exponential is far from 1 on the whole, so that nothing cancels.
+    change -= torch.linalg.vecdot(p, change).unsqueeze(-1)
+    if not bool(change.max() <= _FAR):  # also where it is no number
+        return _by_logarithms(reference / temperature, logits / temperature)
+    rest: Tensor = torch.linalg.vecdot(p, change)
+    grown: Tensor = torch.linalg.vecdot(p, change.expm1_())
+    return grown.log1p_().sub_(rest).clamp_min_(0.0)
+
+
+def fisher_probe(
+    logits: Tensor, weights: Tensor, generator: Draws, temperature: float = 1.0
+) -> Tensor:
     r"""Random direction ``u`` whose outer product is the curvature of the KL divergence.
 
     .. math:: u = A \varepsilon, \quad A = \mathrm{diag}(\sqrt p) - p \sqrt{p}^T,
@@ -44,6 +79,7 @@ def fisher_probe(logits: Tensor, weights: Tensor, generator: Draws) -> Tensor:
         logits: Those of the original network, ``[N, P, C]``.
         weights: ``[N, P]`` share of every position in its example's mean.
         generator: See ``random_signs``.
+        temperature: Divides the logits that the probabilities are of.
 
     Returns:
         ``[N, P, C]``, detached, times the square root of the position's weight.
@@ -51,11 +87,12 @@ def fisher_probe(logits: Tensor, weights: Tensor, generator: Draws) -> Tensor:
     logits, roots = logits.detach(), weights.sqrt().unsqueeze(-1)
     step = max(1, LOGITS_AT_ONCE // max(logits.shape[-1], 1))
     if logits[..., 0].numel() <= step:
-        return _fisher_probe(logits, roots, random_signs(logits, generator))
+        signs = random_signs(logits, generator)
+        return _fisher_probe(logits, roots, signs, temperature)
     found = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
     pieces = (part.flatten(0, 1).split(step) for part in (logits, roots, found))
     for some, root, into, signs in zip(*pieces, _pieces(logits, generator, step), strict=True):
-        into.copy_(_fisher_probe(some, root, signs))
+        into.copy_(_fisher_probe(some, root, signs, temperature))
     return found
 
 
@@ -71,8 +108,9 @@ def _pieces(logits: Tensor, generator: Draws, step: int) -> Iterator[Tensor]:
             yield random_signs(part, generator)
 
 
-def _fisher_probe(logits: Tensor, roots: Tensor, signs: Tensor) -> Tensor:
-    p = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(dim=-1)
+def _fisher_probe(logits: Tensor, roots: Tensor, signs: Tensor, temperature: float) -> Tensor:
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    p = (logits / temperature).to(wide).softmax(dim=-1)
     signed = p.sqrt().mul_(signs.to(p.dtype))
     # A is never built: over a vocabulary, [C, C] per position fits into no memory.
     u = signed.addcmul(p, signed.sum(dim=-1, keepdim=True), value=-1)

@@ -122,7 +122,7 @@ class KLDivergence(OutputMetric):
     def divergence(self, reference: Tensor, outputs: Tensor) -> Tensor:
         """See ``OutputMetric.divergence``."""
         t = self.temperature
-        return t**2 * kl_divergence(reference / t, outputs / t)
+        return t**2 * kl_divergence(reference, outputs, t)
 
     def softened(self, temperature: float) -> "KLDivergence":
         """See ``OutputMetric.softened``."""
@@ -130,7 +130,7 @@ class KLDivergence(OutputMetric):
 
     def probe(self, outputs: Tensor, weights: Tensor, generator: Draws) -> Tensor:
         """See ``mpq.network.divergence.fisher_probe``."""
-        return fisher_probe(self.logits(outputs), weights, generator)
+        return fisher_probe(outputs, weights, generator, self.temperature)
 
     def logits(self, outputs: Tensor) -> Tensor:
         """Over the temperature: those of the softened softmax."""

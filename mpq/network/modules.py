@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mpq.errors import ModelError
 from mpq.network.computed_weights import computed_tensors, hold_values
+from mpq.network.finite import is_finite
 from mpq.network.max_norm import scale_once, scaled_tables
 from mpq.network.refusals import (
     check_program,
@@ -87,7 +88,7 @@ def _check_values(name: str, parameter: nn.Parameter) -> None:
             "(full_tensor) and search the whole network in one process"
         )
     # It fails on the codes of quantized tensors as well, whose layers are refused by name.
-    if is_readable(parameter) and not bool(parameter.isfinite().all()):
+    if is_readable(parameter) and not is_finite(parameter):
         raise ModelError(f"parameter {name!r} has values that are NaN or infinite")
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mpq.errors import ModelError
 from mpq.network.examples import Batch
+from mpq.network.finite import is_finite
 from mpq.network.output_paths import how_to_score
 
 _NAMES = ("logits", "last_hidden_state", "prediction", "embeddings")
@@ -59,7 +60,7 @@ def scored_tensor(output: Any) -> Tensor:
 
 
 def _by_position(values: Tensor) -> Tensor:
-    if not bool(values.isfinite().all()):
+    if not is_finite(values):
         raise ModelError("the network's output has values that are NaN or infinite")
     # With three axes channels are last (sequences), with more they are second (images).
     if values.ndim > 3:

@@ -1,6 +1,6 @@
 """Measured: one layer at a time in one precision, and what that does to the output."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
@@ -115,9 +115,17 @@ class Measured(DivisibleEstimator):
         """
         return self.measure(on, "measured, layer by layer")
 
-    def measure(self, on: Estimation, purpose: str) -> Sensitivity:
-        """``estimate``, with a progress bar that says what it is for."""
-        return self._run(on, purpose).sensitivity()
+    def measure(
+        self, on: Estimation, purpose: str, cells: Mapping[str, Collection[int]] | None = None
+    ) -> Sensitivity:
+        """``estimate``, with a progress bar that says what it is for.
+
+        Args:
+            on: Network, examples, quantizer and candidates.
+            purpose: For the progress bar.
+            cells: Layer to the columns that are measured, the others cost 0; ``None``: all.
+        """
+        return self._run(on, purpose, cells).sensitivity()
 
     def collect(self, on: Estimation) -> None:
         """See ``DivisibleEstimator.collect``.
@@ -132,7 +140,9 @@ class Measured(DivisibleEstimator):
             )
         self._run(on, "measured, layer by layer")
 
-    def _run(self, on: Estimation, purpose: str) -> "_Run":
+    def _run(
+        self, on: Estimation, purpose: str, cells: Mapping[str, Collection[int]] | None = None
+    ) -> "_Run":
         metric = on.network.metric
         if self.score == "loss" and not metric.is_classification:
             raise InputError(
@@ -141,7 +151,7 @@ class Measured(DivisibleEstimator):
             )
         # A journal has every cell by itself, and whether a cell is settled is known in order only.
         on = replace(on, division=None) if self.journal or self.tolerance else on
-        run = _Run(self, on, on.journal(self.journal, self._key()))
+        run = _Run(self, on, on.journal(self.journal, self._key()), cells)
         measure_layers(on, self.batched, run.batch, purpose, run.parts)
         return run
 
@@ -156,11 +166,21 @@ class Measured(DivisibleEstimator):
 class _Run:
     """One estimate: what is measured so far."""
 
-    def __init__(self, estimator: Measured, on: Estimation, journal: Journal | None) -> None:
+    def __init__(
+        self,
+        estimator: Measured,
+        on: Estimation,
+        journal: Journal | None,
+        cells: Mapping[str, Collection[int]] | None,
+    ) -> None:
         self.estimator = estimator
         self.on = on
         self.journal = journal
         self.index = {name: row for row, name in enumerate(on.names)}
+        self.is_asked = np.zeros(on.shape, bool)  # [L, B]
+        for name, row in self.index.items():
+            tried = [c for c in on.tried if cells is None or c in cells[name]]
+            self.is_asked[row, tried] = True
         self.sums = _Sums(on.shape)
         self.factor = FactorRows(*on.shape)
         self.num_batches = 0
@@ -172,14 +192,14 @@ class _Run:
 
     def batch(self, tiling: Tiling, batch: Batch) -> Iterator[str]:
         """Measures every layer on a batch; yields their names as they are done."""
-        is_settled = self.sums.is_settled(self.estimator.tolerance)  # [L, B]
+        is_open = self.is_asked & ~self.sums.is_settled(self.estimator.tolerance)  # [L, B]
         num_probes = self.estimator.num_probes if self.estimator.interactions else 0
         rows: dict[str, Row] = {}
         for tile in tiling.tiles(batch):
             scale: _Scale | None = None
             # Backwards, because of modules that keep something between calls (see ``PrefixReuse``).
             for layer in reversed(tile.axes):
-                columns = [c for c in self.on.tried if not is_settled[self.index[layer], c]]
+                columns: list[int] = is_open[self.index[layer]].nonzero()[0].tolist()
                 name = f"batch {self.num_batches}, layer {layer}"
                 if self.journal is not None and name in self.journal:
                     rows[layer] = self.journal[name]
@@ -224,7 +244,7 @@ class _Run:
     def sensitivity(self) -> Sensitivity:
         """What was found."""
         name, unit = self.estimator.name, UNITS.get(self.estimator.score, "")
-        count = self.sums.count[:, list(self.on.tried)]
+        count = self.sums.count[self.is_asked]
         if not count.all():
             raise DataError("score=loss: no target of the data is counted")
         table, error = self.on.table(np.maximum(self.sums.mean, 0.0), name, unit), None

@@ -1,6 +1,6 @@
 """Output sketch: one backward pass that prices every layer at every precision, together."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, sqrt
@@ -26,12 +26,14 @@ from mpq.sensitivity.passes.channel_products import ChannelProducts
 from mpq.sensitivity.passes.checkpoint import Resumable, State, left_batches
 from mpq.sensitivity.passes.factor_rows import FactorRows
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
-from mpq.sensitivity.passes.weight_changes import WeightChanges, add_products
+from mpq.sensitivity.passes.weight_changes import PassProducts, WeightChanges, add_products
 from mpq.sensitivity.passes.weight_gradients import CallGradients
 
 _CACHED_ELEMENTS = 2**18
 """Numbers (1 MiB in float32) of an input that are rounded at once: nine passes over them stay in
 a core's cache, where passes over a whole batch wait for memory."""
+_HELD_BYTES = 2**27
+"""Gradients of layers' outputs that wait for those of further probes."""
 _GROUP, _MIN_ROWS = 4, 256
 """Examples are sketched in groups of four, whose probes have independent signs, where so many rows
 remain: a convolution's weight gradient of a group costs less than those of each example."""
@@ -164,14 +166,15 @@ class OutputSketch(RefinableEstimator, DivisibleEstimator):
         }  # fmt: skip
         for batch in left_batches(on.batches("output sketch"), parts, on.division):
             original = _original(on.network, batch) if incumbent else None
-            for number in range(num_probes):
-                probe = partial(probes.draw, batch, original, number)
-                rows.add(sketch.rows(batch, probe, group), batch.size)
-                channels.add(sketch.squares, batch.size)
+            drawn = [partial(probes.draw, batch, original, number) for number in range(num_probes)]
+            for found in sketch.passes(batch, drawn, group):
+                rows.add(found.rows, batch.size)
+                channels.add(found.squares, batch.size)
             if original is not None:
                 slope = partial(slopes.draw, batch, original)
                 # A slope is linear in the change, so that the batch as one group gives its sum.
-                slopes.values += sketch.rows(batch, slope, batch.size)[0]
+                (found,) = sketch.passes(batch, [slope], batch.size)
+                slopes.values += found.rows[0]
         return rows, channels, probes, slopes
 
 
@@ -214,18 +217,80 @@ def _original(network: Network, batch: Batch) -> Tensor:
         return network.outputs(batch)
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """What one backward pass says of a batch.
+
+    Args:
+        on: The formats of weights and inputs.
+        by_weight: Layer to its products.
+        by_input: Layer to ``[N, input formats]``.
+        group: Consecutive examples in one of the ``S`` groups.
+    """
+
+    on: Estimation
+    by_weight: dict[str, ChannelProducts]
+    by_input: dict[str, Tensor]
+    group: int
+
+    @classmethod
+    def empty(cls, on: Estimation, num_examples: int, group: int) -> "_Pass":
+        """Before anything is read. On each layer's device, so that no pass waits for a transfer."""
+        devices = {name: on.network.weight(name).device for name in on.names}
+        weights, inputs = len(on.weights.formats), len(on.inputs.formats)
+        count = ceil(num_examples / group)
+        return cls(
+            on,
+            {name: ChannelProducts(count, weights, device) for name, device in devices.items()},
+            {n: torch.zeros(num_examples, inputs, device=device) for n, device in devices.items()},
+            group,
+        )
+
+    @property
+    def rows(self) -> Array:
+        """``[S, L, B]``; a row ``S`` is a group of examples."""
+        rows = [
+            self.on.weights.by_candidate(self.by_weight[name].whole.cpu())
+            + self.on.inputs.by_candidate(self._grouped(name))
+            for name in self.on.names
+        ]
+        return torch.stack(rows, dim=1).double().numpy()
+
+    @property
+    def squares(self) -> Array:
+        """``[L, B]``, see ``ChannelPrices``."""
+        rows = [
+            self.on.weights.by_candidate(self.by_weight[name].squares.cpu())
+            + self.on.inputs.by_candidate(self._grouped(name).square().sum(dim=0))
+            for name in self.on.names
+        ]
+        return torch.stack(rows).double().numpy()
+
+    def _grouped(self, name: str) -> Tensor:
+        """``[S, input formats]`` sums over groups."""
+        values = self.by_input[name].cpu()
+        if self.group == 1:
+            return values
+        return torch.stack([part.sum(dim=0) for part in values.split(self.group)])
+
+
 class _Sketch:
-    """Collects ``R`` while a backward pass runs."""
+    """Collects ``R`` while backward passes run.
+
+    Gradients of several passes wait for each other, so that a weight is rounded for all of them at
+    once; where they take more than ``_HELD_BYTES``, for those that wait.
+    """
 
     def __init__(self, on: Estimation, incumbent: Mapping[str, Precision]) -> None:
         self.on = on
         self.incumbent = incumbent
-        self.group = 1
         # Within ``quantized`` a layer holds another weight; changes are those of the original.
         self.weights = {name: on.network.weight(name) for name in on.names}
-        self._calls: dict[str, list[CallGradients]] = {}  # of layers that are called several times
-        self.by_weight: dict[str, ChannelProducts] = {}
-        self.by_input: dict[str, Tensor] = {}  # layer to [N, input formats]
+        self._passes: list[_Pass] = []
+        self._waiting: dict[str, dict[int, list[CallGradients]]] = {}  # layer, pass to its calls
+        self._held_bytes: dict[str, int] = {}
+        self._is_last = True
 
     def _weight_changes(self, name: str) -> WeightChanges:
         """What each format does to the incumbent's weight."""
@@ -236,46 +301,38 @@ class _Sketch:
     def _held(self, name: str) -> Precision:
         return self.incumbent.get(name, ORIGINAL)
 
-    def rows(self, batch: Batch, probe: Callable[[Tensor], Tensor], group: int) -> Array:
-        """``[S, L, B]`` of one batch and one probe; a row ``S`` is a group of examples."""
-        self.group = group
-        on, count = self.on, ceil(batch.size / group)
-        for name in on.names:
-            device = self.weights[name].device
-            self.by_weight[name] = ChannelProducts(count, len(on.weights.formats), device)
-            # Where the layer is, so that the pass waits for no transfer.
-            self.by_input[name] = torch.zeros(batch.size, len(on.inputs.formats), device=device)
-        with quantized(on.network, self.incumbent, on.quantizer):
-            read_gradients(on.network, batch, self, probe)
-            with torch.no_grad():
-                for name, calls in self._calls.items():
-                    add_products(self.by_weight[name], calls, self._weight_changes(name), group)
-            self._calls.clear()
-        rows = [
-            on.weights.by_candidate(self.by_weight[name].whole.cpu())
-            + on.inputs.by_candidate(self._grouped(self.by_input[name].cpu()))
-            for name in on.names
-        ]
-        return torch.stack(rows, dim=1).double().numpy()
+    def passes(
+        self, batch: Batch, probes: Sequence[Callable[[Tensor], Tensor]], group: int
+    ) -> list[_Pass]:
+        """A forward pass of a batch, and a backward pass for each probe."""
+        self._passes = []
 
-    @property
-    def squares(self) -> Array:
-        """``[L, B]`` of the last batch, see ``ChannelPrices``."""
-        rows = [
-            self.on.weights.by_candidate(self.by_weight[name].squares.cpu())
-            + self.on.inputs.by_candidate(self._input_squares(name))
-            for name in self.on.names
-        ]
-        return torch.stack(rows).double().numpy()
+        def begun(probe: Callable[[Tensor], Tensor], outputs: Tensor) -> Tensor:
+            self._end_pass()
+            self._passes.append(_Pass.empty(self.on, batch.size, group))
+            self._is_last = len(self._passes) == len(probes)
+            return probe(outputs)
 
-    def _input_squares(self, name: str) -> Tensor:
-        return self._grouped(self.by_input[name].cpu()).square().sum(dim=0)
+        with quantized(self.on.network, self.incumbent, self.on.quantizer):
+            read_gradients(self.on.network, batch, self, *(partial(begun, p) for p in probes))
+            for name in list(self._waiting):
+                self._multiply(name)
+        return self._passes
 
-    def _grouped(self, values: Tensor) -> Tensor:
-        """``[S, ...]`` sums over groups from ``[N, ...]``."""
-        if self.group == 1:
-            return values
-        return torch.stack([part.sum(dim=0) for part in values.split(self.group)])
+    def _end_pass(self) -> None:
+        """Layers that are called several times are whole only now."""
+        if sum(self._held_bytes.values()) > _HELD_BYTES:
+            for layer in self.on.network.layers:
+                if layer.calls > 1 and layer.name in self._waiting:
+                    self._multiply(layer.name)
+
+    def _multiply(self, name: str) -> None:
+        """The gradients of a layer that wait, with what formats do to its weight."""
+        waiting = self._waiting.pop(name)
+        del self._held_bytes[name]
+        passes = [PassProducts(self._passes[i].by_weight[name], c) for i, c in waiting.items()]
+        with torch.no_grad():
+            add_products(passes, self._weight_changes(name), self._passes[-1].group)
 
     @property
     def reads_inputs(self) -> bool:
@@ -288,7 +345,7 @@ class _Sketch:
         """See ``GradientReader``."""
         if not x.numel():
             return  # an expert that is sent nothing
-        found = self.by_input[tap.name]
+        found = self._passes[-1].by_input[tap.name]
         for column, tensor_format in enumerate(self.on.inputs.formats):
             if tensor_format != self._held(tap.name).activation:
                 share = self._input_share(tap, x, g, tensor_format)
@@ -302,8 +359,9 @@ class _Sketch:
             product = (self._input_change(tap, x, tensor_format) * g).float()
             split = tap.by_example(product)
             if split is None:  # once in every row, as in ``read_output``
-                is_first = torch.arange(tap.num_examples, device=x.device) % self.group == 0
-                return product.sum() * is_first / sqrt(ceil(tap.num_examples / self.group))
+                group = self._passes[-1].group
+                is_first = torch.arange(tap.num_examples, device=x.device) % group == 0
+                return product.sum() * is_first / sqrt(ceil(tap.num_examples / group))
             return split.flatten(1).sum(dim=1)
         # Rounding piece by piece gives the same: no scale that is found in the data spans examples.
         step = max(1, _CACHED_ELEMENTS * tap.num_examples // x.numel())
@@ -323,10 +381,11 @@ class _Sketch:
         if not x.numel():
             return
         gradients = tap.weight_gradients(x, g.float())
-        if tap.layer.calls > 1:
-            # At the end of the pass: a recurrent layer is read in every step, and rounding its
-            # weight anew would take longer than the step.
-            self._calls.setdefault(tap.name, []).append(gradients)
-            return
-        changes = self._weight_changes(tap.name)
-        add_products(self.by_weight[tap.name], [gradients], changes, self.group)
+        calls = self._waiting.setdefault(tap.name, {}).setdefault(len(self._passes) - 1, [])
+        calls.append(gradients)
+        size = g.numel() * torch.float32.itemsize
+        self._held_bytes[tap.name] = self._held_bytes.get(tap.name, 0) + size
+        # A recurrent layer is read in every step, and its calls of a pass are multiplied together.
+        is_full = self._is_last or sum(self._held_bytes.values()) > _HELD_BYTES
+        if is_full and tap.layer.calls == 1:
+            self._multiply(tap.name)

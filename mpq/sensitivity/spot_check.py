@@ -7,7 +7,6 @@ from typing import Final
 import numpy as np
 
 from mpq._support.arrays import Array
-from mpq._support.progress import track
 from mpq.problem.cost_table import CostTable
 from mpq.sensitivity.checked import AGREEMENT, APART, DEAR, FACTOR, CheckedCell, SpotCheck
 from mpq.sensitivity.estimation import Estimation
@@ -24,9 +23,9 @@ _PURPOSE: Final = "spot check"
 MIN_EXAMPLES: Final = 16
 MAX_EXAMPLES: Final = 64
 SHARE: Final = 3
-"""Examples that cells are measured on: a third of the data, enough to see a factor. With the passes
-of the original, at most 4, a check takes at most 12 passes over these: 4 forward passes, and less
-of much data; of fewer than 48 examples up to 12."""
+"""Examples that cells are measured on: a third of the data, enough to see a factor. With the pass
+of the original, a check takes at most 9 passes over these: 3 forward passes, and less of much
+data; of fewer than 48 examples up to 9."""
 
 
 def spot_check(on: Estimation, table: CostTable, seed: int = 0) -> SpotCheck:
@@ -41,9 +40,10 @@ def spot_check(on: Estimation, table: CostTable, seed: int = 0) -> SpotCheck:
     blind, layers = without_gradient(on, table), on.network.layers
     chosen = chosen_cells(on, table, blind, seed)
     few = few_examples(on)
-    values, originals = _measured(few, chosen)
+    values = measured_cells(few, chosen, _PURPOSE)
     cells = judged(on, table, chosen, values)
-    passes = (len(cells) + originals) * few.data.num_examples / on.data.num_examples
+    # One of the original beside theirs.
+    passes = (len(cells) + bool(cells)) * few.data.num_examples / on.data.num_examples
     return SpotCheck(
         cells,
         on.network.metric.unit,
@@ -55,23 +55,6 @@ def spot_check(on: Estimation, table: CostTable, seed: int = 0) -> SpotCheck:
         choosing=tuple(layer.name for layer in layers if layer.is_choosing),
         before_choice=tuple(x.name for x in layers if x.is_before_choice and not x.is_choosing),
     )
-
-
-def _measured(few: Estimation, chosen: Mapping[str, Sequence[int]]) -> tuple[dict[str, Array], int]:
-    """Layer to its cells, and how many passes of the original that took beside theirs."""
-    columns = sorted({column for asked in chosen.values() for column in asked})
-    # One pass of the original for each group: layers, or precisions, whichever are fewer. Five
-    # cells or more are of one precision unless there are fewer than five layers: at most 4 groups.
-    groups: list[tuple[Sequence[str], Sequence[int]]] = [((n,), c) for n, c in chosen.items()]
-    if len(columns) < len(groups):
-        groups = [([n for n, asked in chosen.items() if c in asked], (c,)) for c in columns]
-    found: dict[str, dict[int, float]] = {name: {} for name in chosen}
-    for names, asked in track(groups, _PURPOSE):
-        rows = measured_rows(few, names, asked, _PURPOSE)
-        for name, row in zip(names, rows.tolist(), strict=True):
-            found[name] |= dict(zip(asked, row, strict=True))
-    values = {name: np.array([found[name][c] for c in asked]) for name, asked in chosen.items()}
-    return values, len(groups)
 
 
 def judged(
@@ -211,12 +194,29 @@ def measured_rows(
 
     Args:
         on: The network, and the examples.
-        names: Layers of it.
+        names: Layers of it, in the order of the network's.
         columns: Candidates that are measured; ``None``: all.
         purpose: What the progress bar says.
     """
-    layers = tuple(layer for layer in on.network.layers if layer.name in set(names))
-    columns = range(len(on.candidates)) if columns is None else columns
+    asked = [*range(len(on.candidates))] if columns is None else [*columns]
+    found = measured_cells(on, dict.fromkeys(names, asked), purpose)
+    return np.stack([found[name] for name in names])
+
+
+def measured_cells(
+    on: Estimation, cells: Mapping[str, Sequence[int]], purpose: str
+) -> dict[str, Array]:
+    """Layer to the measured losses of its cells, one at a time.
+
+    Args:
+        on: The network, and the examples.
+        cells: Layer to columns of the candidates.
+        purpose: What the progress bar says.
+    """
+    if not cells:
+        return {}
+    layers = tuple(layer for layer in on.network.layers if layer.name in cells)
+    columns = sorted({column for asked in cells.values() for column in asked})
     asked = replace(
         on,
         network=replace(on.network, layers=layers),
@@ -224,4 +224,6 @@ def measured_rows(
         # That of the question is for the estimate itself.
         division=None if on.ranks is None else RankShare(on.ranks),
     )
-    return np.asarray(Measured().measure(asked, purpose).table.values)
+    within = {name: [columns.index(c) for c in chosen] for name, chosen in cells.items()}
+    names, table = asked.names, Measured().measure(asked, purpose, within).table.values
+    return {name: table[names.index(name), places] for name, places in within.items()}

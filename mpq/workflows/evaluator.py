@@ -39,6 +39,9 @@ class Evaluator:
     reference: Reference
     own: OwnCodes = field(default_factory=OwnCodes)
     cache: Cache | None = None
+    _known: dict[frozenset[tuple[str, Precision]], Measurement] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def measure(self, precisions: Mapping[str, Precision]) -> Measurement:
         """The network with these layers in these precisions, against the original."""
@@ -47,7 +50,16 @@ class Evaluator:
         if all(precision == ORIGINAL for precision in precisions.values()):
             return self.reference.original
         quantizer = self.own.quantizer(precisions, self.quantizer)
+        key = frozenset(precisions.items())
+        if quantizer is self.quantizer and key in self._known:
+            return self._known[key]
+        found = self._measured(precisions, quantizer)
+        # Codes and ranges of its own may be others the next time.
+        if quantizer is self.quantizer:
+            self._known[key] = found
+        return found
 
+    def _measured(self, precisions: Mapping[str, Precision], quantizer: Quantizer) -> Measurement:
         def measured() -> Measurement:
             with quantized(self.network, precisions, quantizer):
                 return self.reference.compare(self.network.module)

@@ -209,7 +209,7 @@ class Prepared:
     @cached_property
     def on_calibration(self) -> Evaluator:
         """Measures on the calibration examples."""
-        return self._evaluator(self.calibration)
+        return self._evaluator(self.calibration, is_repeatable=True)
 
     @cached_property
     def on_held_out(self) -> Evaluator:
@@ -217,11 +217,12 @@ class Prepared:
         # Of measured searches on calibration examples the solver keeps what it measures, if asked.
         return replace(self._evaluator(self.held_out), cache=self.cache)
 
-    def _evaluator(self, data: Calibration) -> Evaluator:
+    def _evaluator(self, data: Calibration, is_repeatable: bool = False) -> Evaluator:
         # Not our network, whose folded BatchNorm already differs by rounding; and without what
         # torch.compile makes of the model, as quantized networks run without it, too.
         plain = share_parameters(self.task.model)
-        reference = Reference(plain, data, self.network.metric, self.task.allow_randomness)
+        metric, seed = self.network.metric, self.task.allow_randomness
+        reference = Reference(plain, data, metric, seed, is_repeatable)
         return Evaluator(self.network, self.quantizer, reference, self.own_codes)
 
     def constraints(self, limits: Sequence[Limit]) -> Constraints:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mpq.errors import ModelError
 from mpq.network import divergence
-from mpq.network.divergence import fisher_probe, kl_divergence
+from mpq.network.divergence import LOGITS_AT_ONCE, fisher_probe, kl_divergence
 from mpq.network.examples import Batch
+from mpq.network.finite import is_finite
 from mpq.network.outputs import position_logits, position_values, position_weights
 
 
@@ -242,6 +243,42 @@ def test_divergence_of_equal_logits_is_zero_and_never_negative() -> None:
 
     assert torch.equal(found, torch.zeros(10, 10, dtype=torch.float64))
     assert bool((kl_divergence(logits, logits + 1e-6 * torch.randn(10, 10, 100)) >= 0).all())
+
+
+@pytest.mark.parametrize("change", [1e-3, 1.0, 50.0])
+def test_divergence_in_pieces_equals_scipy(change: float) -> None:
+    """Softened, of more logits than are looked at at once, and of networks that are far apart."""
+    reference = 3 * torch.randn(3, 2, LOGITS_AT_ONCE // 2)
+    other = reference + change * torch.randn(reference.shape)
+
+    found = kl_divergence(reference, other, 1.5)
+
+    p, q = (scipy.special.log_softmax(x.double().numpy() / 1.5, -1) for x in (reference, other))
+    np.testing.assert_allclose(found.numpy(), (np.exp(p) * (p - q)).sum(axis=-1), rtol=2e-5)
+
+
+def test_the_slope_of_the_divergence_is_that_of_close_probabilities() -> None:
+    """Their difference, also where it is small."""
+    reference = torch.randn(2, 3, 10)
+    other = (reference + 1e-4 * torch.randn(2, 3, 10)).requires_grad_()
+
+    (slope,) = torch.autograd.grad(kl_divergence(reference, other).sum(), other)
+
+    p, q = (scipy.special.softmax(x.detach().double(), axis=-1) for x in (reference, other))
+    np.testing.assert_allclose(slope.numpy(), q - p, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_is_found(dtype: torch.dtype, value: float) -> None:
+    """Anywhere; nothing at all is finite."""
+    values = torch.randn(3, 5).to(dtype)
+    spoilt = values.clone()
+    spoilt[2, 1] = value
+
+    assert is_finite(values)
+    assert is_finite(values[:0])
+    assert not is_finite(spoilt)
 
 
 def test_divergence_of_certain_predictions_is_finite() -> None:

@@ -16,10 +16,16 @@ from mpq.network.network import Network
 from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import CheckedCell, Estimation, OutputSketch, Sensitivity, SpotCheck
-from mpq.sensitivity import spot_check as spot_check_module
 from mpq.sensitivity.checked import AGREEMENT
 from mpq.sensitivity.passes import tiles
-from mpq.sensitivity.spot_check import NUM_CELLS, agreement, out_of_order, spot_check
+from mpq.sensitivity.spot_check import (
+    NUM_CELLS,
+    agreement,
+    measured_cells,
+    measured_rows,
+    out_of_order,
+    spot_check,
+)
 from tests.blind import BETWEEN, Blocked, Inner, examples
 
 CANDIDATES = tuple(map(Precision.parse, ("w2", "w4", "w8", "fp32")))
@@ -131,7 +137,7 @@ def test_words_of_a_check_do_not_contradict_each_other() -> None:
 
 
 @pytest.mark.parametrize("num_layers", [1, 3, 12])
-def test_a_check_takes_at_most_twelve_passes_over_its_examples(num_layers: int) -> None:
+def test_a_check_takes_at_most_nine_passes_over_its_examples(num_layers: int) -> None:
     """Of so few that all of them are looked at."""
     torch.manual_seed(0)
     layers = [nn.Linear(16, 16) for _ in range(num_layers)]
@@ -139,7 +145,21 @@ def test_a_check_takes_at_most_twelve_passes_over_its_examples(num_layers: int) 
 
     passes = spot_check(on, estimate(on, "sketch").table).forward_passes
 
-    assert passes <= NUM_CELLS + 4
+    assert passes <= NUM_CELLS + 1
+
+
+def test_single_cells_are_measured_as_whole_rows_are() -> None:
+    """In one pass of the original for all of them, layers and precisions in any order."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(16, 16) for _ in range(4)]
+    on = asked(nn.Sequential(*layers), [torch.randn(8, 16), torch.randn(5, 16)])
+    rows = measured_rows(on, ["0", "2", "3"])
+
+    found = measured_cells(on, {"3": [1, 0], "0": [1]}, "cells")
+
+    assert found["3"].tolist() == [rows[2, 1], rows[2, 0]]
+    assert found["0"].tolist() == [rows[0, 1]]
+    assert (rows[:, :2] > 0).all()
 
 
 def test_the_check_finds_rows_that_are_far_too_small() -> None:
@@ -293,8 +313,7 @@ def test_every_explicit_estimator_is_checked(name: str) -> None:
 def test_the_check_has_a_bar_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """And not that of the estimator it uses, which would read as a measurement of one layer."""
     labels: list[str] = []
-    for module in (spot_check_module, tiles):
-        monkeypatch.setattr(module, "track", _noting(labels))
+    monkeypatch.setattr(tiles, "track", _noting(labels))
 
     on = asked(Blocked(lambda x: x))
     spot_check(on, estimate(on, "fisher").table)

@@ -311,15 +311,15 @@ from tests.workflows.test_cache import search
 
 torch.set_num_threads(int(sys.argv[2]))
 checkpoint.INTERVAL_S = 0.0
-rows, done = _Sketch.rows, []
+passes, done = _Sketch.passes, []
 
 def until(self, *asked):
     if len(done) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     done.append(asked)
-    return rows(self, *asked)
+    return passes(self, *asked)
 
-_Sketch.rows = until
+_Sketch.passes = until
 search(Path(sys.argv[1]), sensitivity="auto")
 """
 
@@ -332,13 +332,13 @@ def test_after_a_kill_the_sketch_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
     killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=ROOT, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert len(list(tmp_path.glob("*.partial"))) == 1
-    rows, run = _Sketch.rows, list[int]()
+    passes, run = _Sketch.passes, list[int]()
 
     def counting(self: _Sketch, *asked: Any) -> Any:
         run.append(1)
-        return rows(self, *asked)
+        return passes(self, *asked)
 
-    monkeypatch.setattr(_Sketch, "rows", counting)
+    monkeypatch.setattr(_Sketch, "passes", counting)
 
     found = told(search(tmp_path))
 

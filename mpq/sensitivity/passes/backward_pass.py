@@ -1,4 +1,4 @@
-"""One backward pass, read at every layer: inputs, and the gradients of inputs and outputs."""
+"""Backward passes, read at every layer: inputs, and the gradients of inputs and outputs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -91,15 +91,16 @@ class GradientReader(Protocol):
 
 
 def read_gradients(
-    network: Network, batch: Batch, reader: GradientReader, probe_of: "ProbeOf"
+    network: Network, batch: Batch, reader: GradientReader, *probes_of: "ProbeOf"
 ) -> Tensor:
-    """One forward and one backward pass.
+    """One forward pass, and a backward pass for each probe through what that one kept.
 
     Args:
         network: Parameters do not require gradients, and get none.
         batch: On the network's device.
-        reader: Is called at every layer.
-        probe_of: Gradient of the scalar that is differentiated, from the outputs ``[N, P, C]``.
+        reader: Is called at every layer, in one backward pass after the other.
+        probes_of: Gradients of the scalars that are differentiated, from the outputs ``[N, P, C]``;
+            each is asked for just before its backward pass.
 
     Returns:
         The outputs, detached.
@@ -111,10 +112,26 @@ def read_gradients(
     with tapped(network, batch.size, reader), torch.enable_grad():
         outputs = network.outputs(batch)
         check_reached(outputs)
-        # Of a number, whose gradient is the probe: to be given one, torch loads symbolic shapes,
-        # which takes a second.
-        (outputs * probe_of(outputs.detach())).sum().backward()
+        for number, probe_of in enumerate(probes_of, start=1):
+            start: Tensor = _Start.apply(outputs, probe_of(outputs.detach()))  # type: ignore[no-untyped-call]
+            start.backward(retain_graph=number < len(probes_of))
     return outputs.detach()
+
+
+class _Start(torch.autograd.Function):
+    """A number whose gradient is the probe, without their product, which is as large as logits.
+
+    To be given a gradient of the outputs, torch loads symbolic shapes, which takes a second.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, probe: Tensor) -> Tensor:
+        ctx.probe = probe
+        return outputs.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, None]:
+        return ctx.probe, None
 
 
 class ProbeOf(Protocol):
@@ -155,10 +172,22 @@ def _before(
     if x is None or not x.is_floating_point() or is_computed_again():
         return None
     # A node of its own, so that the gradient is this layer's share only: others may read x.
-    x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
+    x = x.view_as(x) if x.requires_grad else _leaf(x)
     if reader.reads_inputs and x.numel():
         x.register_hook(partial(_read_input, reader, tap, x.detach()))
     return with_input(args, kwargs, x)
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    """Where gradients end."""
+    leaf = tensor.detach().requires_grad_()
+    # The next backward pass would add to it in place, which readers may have kept.
+    leaf.register_post_accumulate_grad_hook(_drop_gradient)
+    return leaf
+
+
+def _drop_gradient(leaf: Tensor) -> None:
+    leaf.grad = None
 
 
 def _read_input(reader: GradientReader, tap: Tap, x: Tensor, g: Tensor) -> None:
@@ -183,7 +212,7 @@ def _after(
     if given is not None and not given.numel():
         return output  # an expert that is sent nothing: there is nothing to read
     if not output.requires_grad:  # an embedding; the clone may be changed in place
-        output = output.detach().requires_grad_().clone()
+        output = _leaf(output).clone()
     call = _Call(reader, tap, args, kwargs, output)
     if _is_shared(tap, call.x, output):
         return broadcasts.watched(output, call.use)

@@ -75,7 +75,7 @@ class Probes:
 
 
 def _squared_length(probe: Tensor) -> float:
-    """In float64, some positions at a time: a copy of all logits would be the largest tensor."""
+    """Summed in float64, some positions at a time: a copy of all logits would be the largest."""
     step = max(1, LOGITS_AT_ONCE // max(probe.shape[-1], 1))
     parts = probe.flatten(0, 1).split(step)
-    return float(torch.stack([part.double().square().sum() for part in parts]).sum())
+    return float(torch.stack([part.square().sum(dtype=torch.float64) for part in parts]).sum())

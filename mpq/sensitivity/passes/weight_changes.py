@@ -106,57 +106,79 @@ class WeightChanges:
         return layout_of(self.layer_module).to_rows(gradient.view(self.original.shape))
 
 
-def add_products(
-    found: ChannelProducts, calls: Sequence[CallGradients], changes: WeightChanges, group: int
-) -> None:
-    """Adds inner products of a weight's gradients and its changes, over the calls of a batch.
-
-    Weights of linear layers are rounded some channels at a time, once for all calls; of embeddings
-    only the rows that are read, each of which is a channel. Nothing but a tile of it stays in
-    memory. Calls of linear layers are added up before channels are squared, those of other layers
-    count as channels of their own.
+@final
+@dataclass(frozen=True, eq=False)
+class PassProducts:
+    """What one backward pass says of a layer.
 
     Args:
-        found: Of the layer.
+        found: Where its products are added up.
         calls: Those of the layer, in any order.
-        changes: Of its weight.
+    """
+
+    found: ChannelProducts
+    calls: Sequence[CallGradients]
+
+
+def add_products(passes: Sequence[PassProducts], changes: WeightChanges, group: int) -> None:
+    """Adds inner products of a weight's gradients and its changes, over the calls of a batch.
+
+    Weights of linear layers are rounded some channels at a time, once for all calls and passes; of
+    embeddings only the rows that are read, each of which is a channel. Nothing but a tile of it
+    stays in memory. Calls of linear layers are added up before channels are squared, those of other
+    layers count as channels of their own.
+
+    Args:
+        passes: Backward passes, each by itself.
+        changes: Of the layer's weight.
         group: Consecutive examples in one of the ``S`` groups.
     """
     kind = kind_of(changes.layer_module)
-    plain = [call for call in calls if isinstance(call, PlainCall)]
-    if kind == "linear" and plain:
-        _add_linear(found, plain, changes, group)
-    elif kind == "embedding":
-        for table in plain:
-            _add_table(found, table, changes, group)
-    for call in calls:
-        # A convolution, or a forward of its own.
-        if kind not in ("linear", "embedding") or not isinstance(call, PlainCall):
-            _add_whole(found, call, changes, group)
+    if kind == "linear":
+        _add_linear(passes, changes, group)
+    for each in passes:
+        for call in each.calls:
+            is_plain = isinstance(call, PlainCall)
+            if kind == "embedding" and isinstance(call, PlainCall):
+                _add_table(each.found, call, changes, group)
+            # A convolution, or a forward of its own.
+            elif kind != "linear" or not is_plain:
+                _add_whole(each.found, call, changes, group)
 
 
-def _add_linear(
-    found: ChannelProducts, calls: Sequence[PlainCall], changes: WeightChanges, group: int
-) -> None:
-    count = len(found.whole)
-    parts = [part for call in calls for part in _parts(call, group, count)]
+def _add_linear(passes: Sequence[PassProducts], changes: WeightChanges, group: int) -> None:
+    parts = [
+        (each.found, part)
+        for each in passes
+        for call in each.calls
+        if isinstance(call, PlainCall)
+        for part in _parts(call, group, len(each.found.whole))
+    ]
+    if not parts:
+        return
     tiles = list(row_tiles(changes.rows))
     buffer = changes.empty(tiles[0].stop) if tiles else changes.empty(0)
     for some in tiles:
         tile = buffer[:, : some.stop - some.start]
         changes.of(some, tile)
-        by_group = tile.new_zeros(count, tile.shape[1], len(tile))
-        for part in parts:
-            step = max(1, _WORK_ELEMENTS // max(tile[0].numel(), 1))
-            pairs = zip(part.x.split(step), part.g.split(step), strict=True)
-            products = torch.cat(
-                [torch.einsum("sok,fok->sof", g[..., some].mT @ x, tile) for x, g in pairs]
-            )
+        by_group = {
+            found: tile.new_zeros(len(found.whole), tile.shape[1], len(tile)) for found, _ in parts
+        }
+        for found, part in parts:
+            products = _products(part, some, tile)
             if part.rows is None:
                 found.add_batch(products[0])
             else:
-                by_group[part.rows] += products
-        found.add(by_group)
+                by_group[found][part.rows] += products
+        for found, products in by_group.items():
+            found.add(products)
+
+
+def _products(part: "_Part", some: slice, tile: Tensor) -> Tensor:
+    """``[S, r, F]`` of some channels, from what formats do to them, ``[F, r, K]``."""
+    step = max(1, _WORK_ELEMENTS // max(tile[0].numel(), 1))
+    pairs = zip(part.x.split(step), part.g.split(step), strict=True)
+    return torch.cat([torch.einsum("sok,fok->sof", g[..., some].mT @ x, tile) for x, g in pairs])
 
 
 def _add_table(found: ChannelProducts, call: PlainCall, changes: WeightChanges, group: int) -> None:

@@ -12,7 +12,7 @@ from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity.passes.channel_products import ChannelProducts
-from mpq.sensitivity.passes.weight_changes import WeightChanges, add_products
+from mpq.sensitivity.passes.weight_changes import PassProducts, WeightChanges, add_products
 from mpq.sensitivity.passes.weight_gradients import PlainCall
 
 FORMATS = [Precision.parse(text).weight for text in ("w2", "w4", "w8")]
@@ -69,7 +69,7 @@ def test_products_are_those_of_every_channel(kind: str, group: int) -> None:
     expected = torch.stack([part.sum(dim=0) for part in each.split(group)])  # [S, O, F]
 
     found = ChannelProducts(len(expected), len(FORMATS), torch.device("cpu"))
-    add_products(found, [PlainCall(module, x, g, x, g)], changes, group)
+    add_products([PassProducts(found, [PlainCall(module, x, g, x, g)])], changes, group)
 
     torch.testing.assert_close(found.whole, expected.sum(dim=1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
@@ -87,7 +87,7 @@ def test_calls_of_one_layer_are_added_before_channels_are_squared() -> None:
 
     found = ChannelProducts(5, len(FORMATS), torch.device("cpu"))
     calls = [PlainCall(module, x, g, x, g) for x in (first, second)]
-    add_products(found, calls, changes, 1)
+    add_products([PassProducts(found, calls)], changes, 1)
 
     torch.testing.assert_close(found.squares, expected.square().sum(dim=(0, 1)))
 
@@ -102,7 +102,7 @@ def test_a_batch_that_cannot_be_split_is_spread_over_its_groups(kind: str) -> No
     expected = by_autograd(module, x, g, changes.whole).sum(dim=0)  # [O, F]
 
     found = ChannelProducts(5, len(FORMATS), torch.device("cpu"))
-    add_products(found, [PlainCall(module, x, g, None, None)], changes, 1)
+    add_products([PassProducts(found, [PlainCall(module, x, g, None, None)])], changes, 1)
 
     squares = found.whole.square().sum(dim=0)
     torch.testing.assert_close(squares, expected.sum(dim=0).square(), rtol=1e-4, atol=1e-5)

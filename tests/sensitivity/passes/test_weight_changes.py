@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mpq.network.examples import Calibration
+from mpq.network.examples import Batch, Calibration
 from mpq.network.network import Network
 from mpq.network.signs import ExampleSigns
 from mpq.quantization import rounding
@@ -18,6 +18,7 @@ from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import Estimation, OutputSketch
 from mpq.sensitivity import output_sketch as sketch_module
 from mpq.sensitivity.passes import per_example, weight_changes
+from mpq.sensitivity.passes.backward_pass import read_gradients
 
 CANDIDATES = tuple(map(Precision.parse, ("w2", "w4g16", "w3z", "fp32", "wnf4", "w8t")))
 TOKENS, WIDTH = 40, 24
@@ -275,3 +276,54 @@ def test_nothing_of_a_large_weight_stays_but_a_tile(monkeypatch: pytest.MonkeyPa
     OutputSketch().estimate(estimation(Language(True, Twice()), [ids()]))
 
     assert max(sizes) <= 9 < TOKENS
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("held_bytes", [5_000, 2**28])
+def test_probes_that_wait_for_each_other_give_what_each_gives_alone(
+    name: str, held_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever memory their gradients may take, and after passes of their own."""
+    make, read = MODELS[name]
+    asked = estimation(make(), [read(), read()[:2]])
+    monkeypatch.setattr(sketch_module, "_HELD_BYTES", held_bytes)
+    together = OutputSketch(num_probes=3).estimate(asked)
+    monkeypatch.setattr(sketch_module, "_HELD_BYTES", 0)
+    monkeypatch.setattr(sketch_module, "read_gradients", _one_by_one)
+
+    alone = OutputSketch(num_probes=3).estimate(asked)
+
+    np.testing.assert_allclose(together.table.values, alone.table.values, rtol=1e-4)
+    assert together.interactions is not None
+    assert alone.interactions is not None
+    np.testing.assert_allclose(
+        together.interactions.factor, alone.interactions.factor, rtol=1e-3, atol=1e-6
+    )
+
+
+def test_probes_share_a_forward_pass_and_the_rounding_of_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of one batch."""
+    model = Language(False, nn.Linear(WIDTH, WIDTH))
+    asked = estimation(model, [torch.randint(TOKENS, (3, 5))])
+    forwards, roundings = list[int](), list[str]()
+    of = weight_changes.WeightChanges.of
+
+    def counted(self: weight_changes.WeightChanges, *given: Any) -> None:
+        roundings.append(self.name)
+        of(self, *given)
+
+    monkeypatch.setattr(weight_changes.WeightChanges, "of", counted)
+    asked.network.module.register_forward_hook(lambda *_: forwards.append(1))
+
+    OutputSketch(num_probes=5).estimate(asked)
+
+    assert len(forwards) == 1
+    tiles = len(list(rounding.row_tiles(asked.network.weight("head"))))
+    assert roundings.count("head") == tiles
+
+
+def _one_by_one(network: Network, batch: Batch, reader: Any, *probes: Any) -> None:
+    for probe in probes:
+        read_gradients(network, batch, reader, probe)

@@ -4,8 +4,8 @@
 
 The built-in network with the default search, and Llamas of random weights (those of ``scale.py``,
 six weight formats in groups of 128) with weights rounded to nearest and by ``auto``. Seconds are
-those of a clock, one thread; ``of_planned`` is the search's over the plan's, ``plan_of_search`` what
-planning took of the search. ``--sizes`` chooses Llamas.
+those of a clock, one thread; ``of_planned`` is the search's over the plan's, ``plan_of_search``
+what planning took of the search. ``--sizes`` chooses Llamas.
 """
 
 import argparse

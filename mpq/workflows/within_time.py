@@ -8,7 +8,7 @@ from mpq._support.progress import showing_progress
 from mpq.errors import InputError
 from mpq.network.examples import Calibration
 from mpq.problem.limits import Limits
-from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
+from mpq.sensitivity import SensitivityEstimator
 from mpq.solvers import Solver
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.plan import ESTIMATE, OF_ROUNDING, Phase, Plan, planned
@@ -72,11 +72,11 @@ def within_time(
     with showing_progress(progress):
         whole, prepared = planned(task, limits, sensitivity, solver)
         least = whole
-        for plan, rounding, estimator, told in _variants(whole, prepared, sensitivity):
+        for plan, asked, estimator, told in _variants(whole, task, sensitivity):
             share = _share(plan, time_s, task.held_out is None)
             least = plan
             if share is not None:
-                return _fitted(prepared, plan, share, replace(task, **rounding), estimator, told)
+                return _fitted(prepared, plan, share, asked, estimator, told)
     few = _scaled(least, min(1.0, FEWEST / least.num_calibration), task.held_out is None)
     raise InputError(
         f"nothing fits into {time_s:.3g} s: {few.num_calibration} calibration examples, rounding "
@@ -86,20 +86,19 @@ def within_time(
 
 
 def _variants(
-    whole: Plan, prepared: Prepared, sensitivity: Estimator
-) -> Iterator[tuple[Plan, dict[str, object], Estimator, list[str]]]:
-    """Plans, what they change of the task, their estimator, and what they give up."""
-    yield whole, {}, sensitivity, []
-    nearest = {"rounding": "nearest", "sequential_rounding": False}
+    whole: Plan, task: Task, sensitivity: Estimator
+) -> Iterator[tuple[Plan, Task, Estimator, list[str]]]:
+    """Plans with their tasks and estimators, and what each gives up, the least last."""
+    yield whole, task, sensitivity, []
     told = []
     if any(phase.name in OF_ROUNDING for phase in whole.phases):
         told = ["weights are rounded to nearest"]
         whole = _without(whole, OF_ROUNDING)
-        yield whole, nearest, sensitivity, told
-    estimator = ESTIMATORS.build(WITHOUT_DATA, prepared.task.seed)
-    if isinstance(sensitivity, str) and sensitivity != WITHOUT_DATA:
-        told = [*told, f"the estimator is {estimator.name}"]
-        yield _without(whole, (ESTIMATE,)), nearest, WITHOUT_DATA, told
+        task = replace(task, rounding="nearest", sequential_rounding=False)
+        yield whole, task, sensitivity, told
+    if sensitivity != WITHOUT_DATA:
+        told = [*told, f"the estimator is {WITHOUT_DATA}"]
+        yield _without(whole, (ESTIMATE,)), task, WITHOUT_DATA, told
 
 
 def _without(plan: Plan, names: Sequence[str]) -> Plan:

@@ -15,7 +15,7 @@ from mpq import within_time
 from mpq.errors import InfeasibleError, InputError
 from mpq.network.examples import Calibration
 from mpq.sensitivity import Estimation, OutputSketch, Sensitivity, SensitivityEstimator
-from mpq.workflows.plan import OF_ROUNDING, Phase, Plan
+from mpq.workflows.plan import OF_ROUNDING, Phase, Plan, planned
 from mpq.workflows.within_time import _share
 from tests.workflows.networks import Net, batches
 
@@ -135,15 +135,14 @@ def test_the_share_of_the_examples_that_fits(
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Phases of known seconds: what is planned depends on the machine."""
-    real = module.planned
 
-    def planned(*given: Any) -> Any:
-        plan, prepared = real(*given)
+    def known(*given: Any) -> Any:
+        plan, prepared = planned(*given)
         seconds = {"codes of weights": (40.0, 0.0), "estimate": (20.0, 1.0)}
         phases = [Phase(name, *seconds.get(name, (0, 0))) for name in (p.name for p in plan.phases)]
         return replace(plan, phases=tuple(phases)), prepared
 
-    monkeypatch.setattr(module, "planned", planned)
+    monkeypatch.setattr(module, "planned", known)
 
 
 @pytest.mark.usefixtures("slow")

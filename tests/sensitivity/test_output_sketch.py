@@ -104,8 +104,8 @@ def all_signs(monkeypatch: pytest.MonkeyPatch, classes: int) -> int:
     """Makes every probe of a batch the next sign vector; returns how many there are."""
     vectors = itertools.cycle(itertools.product((-1.0, 1.0), repeat=classes))
 
-    def probe(logits: Tensor, weights: Tensor, _: torch.Generator) -> Tensor:
-        p = logits.detach().double().softmax(dim=-1)
+    def probe(logits: Tensor, weights: Tensor, _: torch.Generator, temperature: float) -> Tensor:
+        p = (logits / temperature).detach().double().softmax(dim=-1)
         root = torch.diag_embed(p.sqrt()) - p[..., :, None] * p.sqrt()[..., None, :]
         u = root @ torch.tensor(next(vectors), dtype=torch.float64)
         return (u * weights.sqrt()[..., None]).to(logits.dtype)

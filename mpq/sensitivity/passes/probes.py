@@ -54,8 +54,9 @@ class Probes:
             generator.set_state(state)  # the same signs
             drawn = metric.probe(reference, weights, generator)
             self._powers[index] += _squared_length(drawn)
-        if original is None:
-            return drawn
+            if original is None and metric is self._softened:
+                return drawn
+            del drawn  # before another one as large is made
         generator.set_state(state)
         return self._softened.probe(outputs, weights, generator)
 

@@ -65,6 +65,7 @@ class Network:
         axes: Where the examples lie in its inputs: see ``Batch.axes``.
         unchecked_rows: Why ``is_mixing`` could not be found out; empty: it was.
         left_out: Layers that the data reaches and the user left out (include, exclude).
+        num_positions: Of an example of the first batch, in what the metric reads of the output.
     """
 
     module: nn.Module
@@ -81,6 +82,7 @@ class Network:
     axes: tuple[int | None, ...] | None = None
     unchecked_rows: str = ""
     left_out: tuple[str, ...] = ()
+    num_positions: int = 1
 
     @classmethod
     @random_state_kept()
@@ -160,7 +162,7 @@ class Network:
         reach, ties = found.reach.of(layers), ties_of(layers)
         return cls(
             module, layers, ties, folded, reach, metric, lifetimes, coverage, is_mixing, others,
-            allow_randomness, axes, unchecked_rows(batch), left_out,
+            allow_randomness, axes, unchecked_rows(batch), left_out, outputs.shape[1],
         )  # fmt: skip
 
     @property

@@ -26,6 +26,10 @@ SHARE: Final = 3
 """Examples that cells are measured on: a third of the data, enough to see a factor. With the pass
 of the original, a check takes at most 9 passes over these: 3 forward passes, and less of much
 data; of fewer than 48 examples up to 9."""
+MIN_POSITIONS: Final = 512
+FEWEST: Final = 4
+"""Of sequences fewer than ``MIN_EXAMPLES`` are enough, whose outputs have so many positions
+together, yet never fewer than ``FEWEST``."""
 
 
 def spot_check(on: Estimation, table: CostTable, seed: int = 0) -> SpotCheck:
@@ -181,7 +185,8 @@ def chosen_cells(
 def few_examples(on: Estimation) -> Estimation:
     """The same question on the first examples only."""
     share = -(-on.data.num_examples // SHARE)
-    return replace(on, data=on.data.until(min(MAX_EXAMPLES, max(MIN_EXAMPLES, share))))
+    least = min(MIN_EXAMPLES, max(FEWEST, -(-MIN_POSITIONS // max(on.network.num_positions, 1))))
+    return replace(on, data=on.data.until(min(MAX_EXAMPLES, max(least, share))))
 
 
 def measured_rows(

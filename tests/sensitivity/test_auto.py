@@ -21,6 +21,7 @@ from mpq.sensitivity.passes import tiles
 from mpq.sensitivity.spot_check import (
     NUM_CELLS,
     agreement,
+    few_examples,
     measured_cells,
     measured_rows,
     out_of_order,
@@ -146,6 +147,29 @@ def test_a_check_takes_at_most_nine_passes_over_its_examples(num_layers: int) ->
     passes = spot_check(on, estimate(on, "sketch").table).forward_passes
 
     assert passes <= NUM_CELLS + 1
+
+
+@pytest.mark.parametrize(("positions", "expected"), [(1, 16), (64, 8), (256, 4), (100_000, 4)])
+def test_a_check_looks_at_fewer_examples_of_long_sequences(positions: int, expected: int) -> None:
+    """As many as have 512 positions, from 4 to 16, or a third of all, up to 64."""
+    on = asked(nn.Sequential(nn.Linear(16, 16)), [torch.randn(40, 16)])
+    on = replace(on, network=replace(on.network, num_positions=positions))
+    many = replace(on, data=Calibration([torch.randn(100, 16), torch.randn(200, 16)]))
+
+    assert few_examples(on).data.num_examples == max(expected, 14)
+    assert few_examples(replace(on, data=on.data.until(8))).data.num_examples == min(expected, 8)
+    assert few_examples(many).data.num_examples == 64
+
+
+def test_the_positions_of_a_network_are_those_of_its_output() -> None:
+    """Of a classifier one."""
+    language = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 8))
+
+    of_sequences = asked(language, [torch.randint(8, (2, 7))])
+    of_rows = asked(nn.Sequential(nn.Linear(16, 16)), [torch.randn(2, 16)])
+
+    assert of_sequences.network.num_positions == 7
+    assert of_rows.network.num_positions == 1
 
 
 def test_single_cells_are_measured_as_whole_rows_are() -> None:

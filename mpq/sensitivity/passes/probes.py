@@ -54,8 +54,9 @@ class Probes:
         for index, metric in enumerate((self._plain, self._softened)):
             drawn = metric.probe(reference, weights, signs())
             self._powers[index] += _squared_length(drawn)
-        if original is None:
-            return drawn
+            if original is None and metric is self._softened:
+                return drawn
+            del drawn  # before another one as large is made
         return self._softened.probe(outputs, weights, signs())
 
     @property

@@ -164,6 +164,14 @@ class CandidateOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class MemoryOptions:
+    """What of this machine's memory is taken."""
+
+    memory: o.Memory = Task.memory
+    blocks: o.Blocks = Task.blocks
+
+
+@dataclass(frozen=True, eq=False)
 class TaskOptions:
     """A network, its data, and what its layers may become."""
 
@@ -177,6 +185,7 @@ class TaskOptions:
     workload: WorkloadOptions = WorkloadOptions()
     ranges: RangeOptions = RangeOptions()
     draws: DrawOptions = DrawOptions()
+    room: MemoryOptions = MemoryOptions()
 
     def task(self, device: str | None) -> Task:
         """The task, with network and data loaded.
@@ -211,6 +220,8 @@ class TaskOptions:
             transforms=listed_parts(self.ranges.transform),
             seed=self.draws.seed,
             allow_randomness=self.draws.allow_randomness,
+            memory=self.room.memory,
+            blocks=self.room.blocks,
         )
 
 

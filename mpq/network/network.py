@@ -65,6 +65,8 @@ class Network:
         axes: Where the examples lie in its inputs: see ``Batch.axes``.
         unchecked_rows: Why ``is_mixing`` could not be found out; empty: it was.
         left_out: Layers that the data reaches and the user left out (include, exclude).
+        blocks: Modules of ``module`` that a pass with gradients runs twice, to keep what they read
+            alone (``mpq.sensitivity.passes.borders``); none: it keeps all.
     """
 
     module: nn.Module
@@ -81,6 +83,7 @@ class Network:
     axes: tuple[int | None, ...] | None = None
     unchecked_rows: str = ""
     left_out: tuple[str, ...] = ()
+    blocks: Sequence[nn.Module] = ()
 
     @classmethod
     @random_state_kept()

@@ -24,7 +24,6 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import save_file
-from torch import nn
 
 import mpq
 from mpq.cli.loading import load_folder
@@ -66,9 +65,7 @@ def measured(size: str, asked: argparse.Namespace) -> dict[str, Any]:
     return rows
 
 
-def write_llama(
-    folder: Path, hidden: int, layers: int, inner: int, heads: int, keys: int
-) -> int:
+def write_llama(folder: Path, hidden: int, layers: int, inner: int, heads: int, keys: int) -> int:
     """A folder as transformers writes it, a block at a time; how many weights it has."""
     config = transformers.LlamaConfig(
         vocab_size=VOCABULARY,
@@ -87,7 +84,7 @@ def write_llama(
     for name in shapes:
         # model.layers.3.mlp... with its block, all else by itself
         shards.setdefault(name.split(".")[2] if ".layers." in name else name, []).append(name)
-    generator, places = torch.Generator().manual_seed(0), {}
+    generator, places = torch.Generator().manual_seed(0), dict[str, str]()
     for number, names in enumerate(shards.values()):
         file = f"model-{number:05d}.safetensors"
         save_file({n: weight(shapes[n], generator) for n in names}, folder / file, {"format": "pt"})
@@ -111,7 +108,7 @@ def cost(folder: str, case: str, asked: argparse.Namespace) -> dict[str, Any]:
     result = mpq.search(
         mpq.Task(
             model,
-            sequences(model, asked),
+            sequences(asked),
             candidates=asked.formats,
             rounding="nearest",
             memory=asked.memory if case == "streamed" else None,
@@ -131,7 +128,7 @@ def cost(folder: str, case: str, asked: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def sequences(model: nn.Module, asked: argparse.Namespace) -> list[dict[str, torch.Tensor]]:
+def sequences(asked: argparse.Namespace) -> list[dict[str, torch.Tensor]]:
     torch.manual_seed(1)
     ids = torch.randint(VOCABULARY, (asked.sequences, asked.tokens))
     return [{"input_ids": part} for part in ids.split(asked.batch)]

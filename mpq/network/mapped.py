@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor, nn, strided
 from torch.nn.modules.module import register_module_forward_hook
 
 _STREAMING: ContextVar[bool] = ContextVar("_STREAMING", default=False)
-_SMALL: Final = 2**18
+_SMALL: Final = 2**16
 """Bytes below which a tensor stays: biases and norms, which are read again at once."""
 _PRESENT, _SWAPPED, _OF_A_FILE = (np.uint64(1 << bit) for bit in (63, 62, 61))
 """Of a page, in Linux' ``/proc/self/pagemap``: it is in memory, was moved out, is a file's own."""
@@ -70,8 +70,9 @@ def release(tensors: Iterable[Tensor | None]) -> None:
     if not is_streaming():
         return
     for tensor in tensors:
-        if tensor is not None and tensor.device.type == "cpu":
-            num_bytes = tensor.untyped_storage().nbytes()
+        # Those of other classes are more than their numbers, and lie elsewhere.
+        if type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu":
+            num_bytes = tensor.untyped_storage().nbytes() if tensor.layout is strided else 0
             if num_bytes >= _SMALL:
                 _release(tensor.untyped_storage().data_ptr(), num_bytes)
 
@@ -110,7 +111,8 @@ def unmapped_bytes(tensors: Iterable[Tensor]) -> int:
 
 def _file_ranges() -> tuple[list[int], list[int]]:
     """Where files are mapped in this process, in order."""
-    starts, ends = [], []
+    starts: list[int] = []
+    ends: list[int] = []
     for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
         span, _, _, _, inode = line.split(maxsplit=5)[:5]
         if int(inode):

@@ -4,13 +4,14 @@ import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mpq.errors import ModelError
 from mpq.network.computed_weights import computed_tensors, hold_values
+from mpq.network.finite import is_finite
 from mpq.network.mapped import release
 from mpq.network.max_norm import scale_once, scaled_tables
 from mpq.network.refusals import (
@@ -22,9 +23,6 @@ from mpq.network.refusals import (
     refusal,
 )
 from mpq.network.wrappers import copies_of_wrapped, plain_modules
-
-NUMBERS_AT_ONCE: Final = 2**20
-"""Of a parameter that is looked at: a check waits for no more memory than that."""
 
 
 def check_model(model: nn.Module) -> None:
@@ -92,15 +90,8 @@ def _check_values(name: str, parameter: nn.Parameter) -> None:
             "(full_tensor) and search the whole network in one process"
         )
     # It fails on the codes of quantized tensors as well, whose layers are refused by name.
-    if is_readable(parameter) and not _is_finite(parameter):
+    if is_readable(parameter) and not is_finite(parameter):
         raise ModelError(f"parameter {name!r} has values that are NaN or infinite")
-
-
-def _is_finite(parameter: Tensor) -> bool:
-    """Some rows at a time: what is made of all numbers at once takes more than they do."""
-    rows = max(1, NUMBERS_AT_ONCE * len(parameter) // parameter.numel()) if parameter.numel() else 1
-    parts = parameter.split(rows) if parameter.ndim else (parameter,)
-    return all(bool(part.isfinite().all()) for part in parts)
 
 
 def share_parameters(model: nn.Module) -> nn.Module:

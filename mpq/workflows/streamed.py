@@ -48,7 +48,7 @@ def why_streamed(task: "Task") -> str:
     if not mapped:
         raise InputError(
             f"{told}; to be streamed, weights have to lie in files and be mapped from there: give "
-            "a Hugging Face folder (--model FOLDER, or transformers\' from_pretrained(FOLDER, "
+            "a Hugging Face folder (--model FOLDER, or transformers' from_pretrained(FOLDER, "
             'dtype="auto"))'
         )
     largest = max(num_bytes for _, num_bytes in own)

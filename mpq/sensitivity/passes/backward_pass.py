@@ -15,7 +15,7 @@ from mpq.network.arguments import input_of, read_by, with_input
 from mpq.network.examples import Batch
 from mpq.network.layer import Layer
 from mpq.network.mapped import is_streaming, release
-from mpq.network.modules import hooks
+from mpq.network.modules import hooks, weight_of
 from mpq.network.network import Network
 from mpq.network.own_forward import Again, is_computed_again
 from mpq.quantization.observer import round_last
@@ -162,7 +162,7 @@ def _before(
     x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
     if is_streaming():
         # The gradient of what a layer read is the last that its weight is needed for.
-        x.register_hook(lambda _: release([tap.layer_module.weight]))
+        x.register_hook(lambda _: release([weight_of(tap.layer_module)]))
     if reader.reads_inputs and x.numel():
         x.register_hook(partial(_read_input, reader, tap, x.detach()))
     return with_input(args, kwargs, x)

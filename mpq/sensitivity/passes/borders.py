@@ -56,7 +56,8 @@ def _at_border(
     # gradient, while its layers have.
     start = torch.zeros((), requires_grad=True)
     outputs = _Recomputed.apply(call, start, *tensors)  # type: ignore[no-untyped-call]
-    return _with_tensors(call.returned, outputs, call.returned_spec)
+    handed_on = [tensors[x] if isinstance(x, _Given) else x for x in call.returned]
+    return _with_tensors(handed_on, outputs, call.returned_spec)
 
 
 def _check(block: nn.Module, leaves: Sequence[Any], num_examples: int) -> None:
@@ -87,7 +88,8 @@ class _BlockCall:
         forward: Its own.
         leaves: What it was called with, flattened, without the tensors.
         spec: How that is put together again.
-        returned: What it returned, in the same way; known when it has run.
+        returned: What it returned, in the same way; known when it has run. What it handed on as it
+            came is a ``_Given``.
         returned_spec: See ``spec``.
     """
 
@@ -99,11 +101,18 @@ class _BlockCall:
     returned_spec: TreeSpec | None = None
 
     def run(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The tensors among what the block returns."""
+        """The tensors that the block makes and returns."""
         args, kwargs = _with_tensors(self.leaves, tensors, self.spec)
         found, self.returned_spec = tree_flatten(self.forward(*args, **kwargs))
+        # To autograd an output is another tensor, with a gradient: a mask would get one.
+        given = {id(tensor): _Given(i) for i, tensor in enumerate(tensors)}
+        found = [given.get(id(leaf), leaf) for leaf in found]
         self.returned = _without_tensors(found)
         return [leaf for leaf in found if isinstance(leaf, Tensor)]
+
+
+class _Given(int):
+    """The number of a tensor among those that a block was called with."""
 
 
 _PLACE: Final = object()
@@ -130,9 +139,6 @@ class _Recomputed(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         with torch.no_grad(), unseen(call.block):
             found = call.run(tensors)
-        # What a block hands on as it came is to autograd a tensor of its own.
-        read = {id(tensor) for tensor in tensors}
-        found = [t.view_as(t) if id(t) in read else t for t in found]
         ctx.mark_non_differentiable(*(t for t in found if not t.is_floating_point()))
         return tuple(found)
 

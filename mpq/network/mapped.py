@@ -71,10 +71,12 @@ def release(tensors: Iterable[Tensor | None]) -> None:
         return
     for tensor in tensors:
         # Those of other classes are more than their numbers, and lie elsewhere.
-        if type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu":
-            num_bytes = tensor.untyped_storage().nbytes() if tensor.layout is strided else 0
-            if num_bytes >= _SMALL:
-                _release(tensor.untyped_storage().data_ptr(), num_bytes)
+        if tensor is None or type(tensor) not in (Tensor, nn.Parameter):
+            continue
+        if tensor.device.type == "cpu" and tensor.layout is strided:
+            storage = tensor.untyped_storage()
+            if storage.nbytes() >= _SMALL:
+                _release(storage.data_ptr(), storage.nbytes())
 
 
 def _release(address: int, num_bytes: int) -> None:

@@ -33,7 +33,7 @@ from mpq.workflows.refine import refine as refine_solution
 from mpq.workflows.search import estimated
 from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
-from mpq.workflows.streamed import refuse_streamed
+from mpq.workflows.streamable import refuse_streamed
 from mpq.workflows.task import Task, check_task
 
 JOURNAL = "measured.jsonl"

@@ -10,7 +10,7 @@ from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.quantization.precision import Precision
 from mpq.workflows.defaults import MAX_INTERVAL, NUM_NETWORKS, ROUNDS, RUNTIME
-from mpq.workflows.streamed import refuse_streamed
+from mpq.workflows.streamable import refuse_streamed
 from mpq.workflows.task import Task, check_task
 
 

@@ -25,7 +25,7 @@ from mpq.workflows.objective import Objective
 from mpq.workflows.result import SearchResult
 from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
-from mpq.workflows.streamed import check_streamed
+from mpq.workflows.streamable import check_streamed
 from mpq.workflows.task import Task, check_task
 from mpq.workflows.tuning import Examples, Tuner
 

@@ -28,7 +28,7 @@ from mpq.workflows.provenance import Provenance, UsedDevice
 from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
 from mpq.workflows.setup import Prepared
-from mpq.workflows.streamed import refuse_streamed
+from mpq.workflows.streamable import refuse_streamed
 from mpq.workflows.task import Task, check_task
 from mpq.workflows.uniform import compared
 

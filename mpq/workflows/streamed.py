@@ -1,7 +1,7 @@
-"""Whether a task's network fits into memory, and what can be asked of one that is streamed."""
+"""Whether a network fits into memory, with what a search holds beside it."""
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from torch import Tensor, nn
 
@@ -10,38 +10,39 @@ from mpq.errors import InputError
 from mpq.network.mapped import can_stream, resident_bytes, unmapped_bytes
 from mpq.network.modules import stored_tensors
 from mpq.quantization.precision import Granularity, TensorFormat
-from mpq.sensitivity import SensitivityEstimator
-from mpq.sensitivity.auto import AutoEstimator
-from mpq.sensitivity.output_sketch import OutputSketch
 
-if TYPE_CHECKING:
-    from mpq.workflows.method import Method
-    from mpq.workflows.task import Task
-
-ESTIMATORS: Final[tuple[type[SensitivityEstimator], ...]] = (AutoEstimator, OutputSketch)
-"""Those that look at one layer after the other, and keep little of each."""
 SCALE_BYTES: Final = 8
 """Of a group of weights in a format: a scale in float32, and a zero point."""
 _AT_ONCE: Final = 3
 """How often the largest weight is there at once: as it is, rounded, and in tiles of both."""
 
 
-def why_streamed(task: "Task") -> str:
-    """See ``Task.streamed``."""
-    if not isinstance(task.model, nn.Module) or not can_stream():
-        return _not_here(task)
-    allowed = task.memory_bytes
+def why_streamed(model: nn.Module, allowed: int | None, formats: Iterable[TensorFormat]) -> str:
+    """Why a network is streamed, a sentence; empty: it is not.
+
+    Args:
+        model: The user's.
+        allowed: Bytes that this process may hold; ``None``: what the machine has.
+        formats: Of weights, which layers may take.
+
+    Raises:
+        InputError: If it does not fit and cannot be streamed.
+    """
+    if not isinstance(model, nn.Module):
+        return ""  # refused where it is looked at, in the words that are for it
+    if not can_stream():
+        return _not_here(allowed)
     memory = machine_bytes() if allowed is None else allowed
-    own = list(_memories(task.model))
-    model = sum(num_bytes for _, num_bytes in own)
-    mapped = model - unmapped_bytes(tensor for tensor, _ in own)
+    own = list(_memories(model))
+    size = sum(num_bytes for _, num_bytes in own)
+    mapped = size - unmapped_bytes(tensor for tensor, _ in own)
     now = resident_bytes()
     # Whoever is measured has rounded weights beside its own.
-    whole = now + mapped + model
+    whole = now + mapped + size
     if whole <= memory or (allowed is None and not mapped):
         return ""
     told = (
-        f"the network has {_gib(model)} of weights, and a search in memory would hold about "
+        f"the network has {_gib(size)} of weights, and a search in memory would hold about "
         f"{_gib(whole)} of the {_gib(memory)} "
         + ("that memory (--memory) allows" if allowed is not None else "that this machine has")
     )
@@ -52,7 +53,7 @@ def why_streamed(task: "Task") -> str:
             'dtype="auto"))'
         )
     largest = max(num_bytes for _, num_bytes in own)
-    least = now + _AT_ONCE * largest + _scales(own, {p.weight for p in task.precisions})
+    least = now + _AT_ONCE * largest + _scales(own, set(formats))
     if least > memory:
         raise InputError(
             f"{told}, and streamed it holds at least {_gib(least)}: its largest weight has "
@@ -62,55 +63,8 @@ def why_streamed(task: "Task") -> str:
     return f"{told}: it is streamed from its files, block by block"
 
 
-def check_streamed(task: "Task", method: "Method") -> None:
-    """Refuses what is not done block by block, before anything runs.
-
-    Raises:
-        InputError: Names the part, and what to do.
-    """
-    for what, instead in _refusals(task, method):
-        raise InputError(f"{task.streamed}. {what} is not done so: {instead}")
-
-
-def refuse_streamed(task: "Task", verb: str) -> None:
-    """Refuses a verb that needs all of a network in memory.
-
-    Raises:
-        InputError: If the network would not fit.
-    """
-    if task.streamed:
-        raise InputError(
-            f"{task.streamed}. `{verb}` is not done so: only `search` and `frontier` are, and what "
-            "they measure; allow more memory"
-        )
-
-
-def _refusals(task: "Task", method: "Method") -> Iterator[tuple[str, str]]:
-    """What cannot be streamed of what is asked, and what to ask instead."""
-    if not isinstance(method.estimator, ESTIMATORS):
-        known = " and ".join(kind.name for kind in ESTIMATORS)
-        yield f"sensitivity={method.estimator.name}", f"of the estimators {known} are"
-    if method.solver.is_measuring:
-        yield "is_measured=true", "leave it out, so that losses are predicted"
-    if method.rounds:
-        yield "refine", "leave it out (--refine 0)"
-    if task.weight_rounding.reads_inputs:
-        yield f"rounding={task.rounding}", "round to nearest (--rounding nearest)"
-    asked = {
-        "transforms (--transform)": bool(task.transforms),
-        "tune (--tune)": task.tune is not None,
-        "recalibrate (--recalibrate)": task.recalibrate,
-        "bias_correction (--bias-correction)": task.bias_correction,
-        "allow_randomness (--allow-randomness)": task.allow_randomness is not None,
-        "a target (to, --to)": task.to is not None,
-    }
-    for what, is_asked in asked.items():
-        if is_asked:
-            yield what, "leave it out, or allow more memory"
-
-
-def _not_here(task: "Task") -> str:
-    if task.memory is not None and isinstance(task.model, nn.Module):
+def _not_here(allowed: int | None) -> str:
+    if allowed is not None:
         raise InputError(
             "memory (--memory) is kept to by letting pages of files go, as Linux does it; this "
             "system does not: leave it out"

@@ -221,7 +221,7 @@ class Task:
         """
         from mpq.workflows.streamed import why_streamed  # loads torch
 
-        return why_streamed(self)
+        return why_streamed(self.model, self.memory_bytes, {p.weight for p in self.precisions})
 
     @cached_property
     def output_metric(self) -> "OutputMetric":

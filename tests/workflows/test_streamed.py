@@ -65,20 +65,31 @@ def task(model: nn.Module, **options: Any) -> mpq.Task:
 
 def found(asked: mpq.Task, sensitivity: str = "sketch") -> mpq.SearchResult:
     """What is searched everywhere here."""
-    return mpq.search(asked, {"weight_bytes": "0.5x:w8g64"}, sensitivity=sensitivity)
+    return mpq.search(asked, {"weight_bytes": "0.7x:w8g64"}, sensitivity=sensitivity)
 
 
-@pytest.mark.parametrize("sensitivity", ["sketch:num_probes=2", "auto"])
-def test_numbers_are_those_without(folder: Path, tight: str, sensitivity: str) -> None:
+@pytest.mark.parametrize(
+    ("sensitivity", "options"),
+    [
+        ("sketch:num_probes=2", {}),
+        ("auto", {}),
+        ("weight-error", {"to": "compressed-tensors", "candidates": ("w4g64", "w8g64")}),
+    ],
+)
+def test_numbers_are_those_without(
+    folder: Path, tight: str, sensitivity: str, options: dict[str, Any]
+) -> None:
     """Table, measured losses and assignment; and the result says what was done."""
-    expected = found(task(load_folder(folder)), sensitivity)
+    if "to" in options:
+        pytest.importorskip("compressed_tensors")
+    expected = found(task(load_folder(folder), **options), sensitivity)
 
-    result = found(task(load_folder(folder), memory=tight), sensitivity)
+    result = found(task(load_folder(folder), memory=tight, **options), sensitivity)
 
     assert expected.provenance.streamed == ""
     assert "is streamed from its files, block by block" in result.provenance.streamed
     assert result.problem.loss.values == pytest.approx(expected.problem.loss.values, rel=1e-5)
-    assert expected.problem.loss.values.min() > 0
+    assert expected.problem.loss.values.max() > 0
     losses, others = (
         [row.measured.divergence for row in each.comparisons] for each in (result, expected)
     )
@@ -118,7 +129,7 @@ def test_little_of_the_network_is_in_memory_at_once(folder: Path, tight: str) ->
         handle.remove()
 
     whole = sum(weight.untyped_storage().nbytes() for weight in weights)
-    block = sum(p.numel() * 4 for p in model.model.layers[0].parameters())
+    block = sum(p.numel() * 4 for p in model.get_submodule("model.layers.0").parameters())
     assert block < whole / 3.9
     assert 0 < most < 1.6 * block
 
@@ -133,7 +144,8 @@ def test_the_model_is_left_as_it_was(folder: Path, tight: str) -> None:
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert not torch.nn.modules.module._global_forward_hooks
     assert all("forward" not in vars(m) and not m._forward_pre_hooks for m in model.modules())
-    assert model.config.use_cache
+    config: Any = model.config
+    assert config.use_cache
 
 
 def test_a_frontier_is_measured_streamed(folder: Path, tight: str) -> None:
@@ -193,8 +205,8 @@ def test_memory_that_is_too_small_for_one_weight(folder: Path, tight: str) -> No
         ({"bias_correction": True}, r"bias_correction \(--bias-correction\) is not done so"),
         ({"allow_randomness": 1}, r"allow_randomness \(--allow-randomness\) is not done so"),
         (
-            {"to": "compressed-tensors", "candidates": ["w4g64", "w8g64"]},
-            r"a target \(to, --to\) is not done so",
+            {"to": "onnx-qdq", "candidates": ["w4a8", "w8a8"]},
+            r"a graph for to=onnx-qdq \(--to\) is not done so",
         ),
     ],
 )
@@ -221,7 +233,7 @@ def test_methods_that_are_not_streamed(
     asked = task(load_folder(folder), memory=tight)
 
     with pytest.raises(InputError, match=message):
-        mpq.search(asked, {"weight_bytes": "0.5x:w8g64"}, **options)
+        mpq.search(asked, {"weight_bytes": "0.7x:w8g64"}, **options)
 
 
 def test_verbs_that_are_not_streamed(folder: Path, tight: str) -> None:

@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--probes", type=int, default=2)
+    parser.add_argument("--range", default="mse", help="how ranges of weights are chosen")
     asked = parser.parse_args()
     about = {"command": " ".join(["python", *sys.argv]), "torch": torch.__version__}
     about["transformers"] = transformers.__version__
@@ -111,6 +112,7 @@ def cost(folder: str, case: str, asked: argparse.Namespace) -> dict[str, Any]:
             sequences(asked),
             candidates=asked.formats,
             rounding="nearest",
+            ranges=mpq.Ranges(weight=asked.range),
             memory=asked.memory if case == "streamed" else None,
         ),
         {"weight_bytes": f"0.6x:{asked.formats[-1]}"},

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -163,12 +164,27 @@ def load_folder(folder: Path, weights: Path | None = None) -> nn.Module:
     if weights is not None:
         raise InputError(f"{folder} has its own weights: leave out --weights")
     require("transformers", "compressed-tensors")
-    if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+    if not list(folder.glob("*.safetensors")) or not _is_known(folder / "config.json"):
         raise FileFormatError(
-            f"{folder} is no folder of a network: it needs a config.json of Hugging Face with its "
-            "architectures, and weights in safetensors"
+            f"{folder} is no folder of a network: it needs a config.json of Hugging Face that "
+            "names one of transformers' classes (architectures), and weights in safetensors"
         )
     return load_module(folder, {"dtype": "auto"})
+
+
+def _is_known(config: Path) -> bool:
+    """Whether a configuration names a class that transformers has."""
+    import transformers
+
+    if not config.is_file():
+        return False
+    try:
+        told = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    names: Any = told.get("architectures") if isinstance(told, dict) else None
+    is_named = isinstance(names, list) and bool(names) and isinstance(names[0], str)
+    return is_named and hasattr(transformers, names[0])
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

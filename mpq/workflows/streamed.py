@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from torch import Tensor, nn
+from torch import Tensor, nn, strided
 
 from mpq._support.bounds import machine_bytes
 from mpq.errors import InputError
 from mpq.network.mapped import can_stream, resident_bytes, unmapped_bytes
-from mpq.network.modules import stored_tensors
 from mpq.quantization.precision import Granularity, TensorFormat
 
 SCALE_BYTES: Final = 8
@@ -73,13 +72,16 @@ def _not_here(allowed: int | None) -> str:
 
 
 def _memories(model: nn.Module) -> Iterator[tuple[Tensor, int]]:
-    """What a checkpoint has, each memory once, with its bytes."""
+    """Parameters and buffers in this machine's memory, each memory once, with its bytes."""
     seen: set[int] = set()
-    for tensor in stored_tensors(model):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            yield tensor, storage.nbytes()
+    for tensor in (*model.parameters(), *model.buffers()):
+        # What is more than its numbers, or has none yet, is refused when it is looked at.
+        is_plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is strided
+        if is_plain and tensor.device.type == "cpu":
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                yield tensor, storage.nbytes()
 
 
 def _scales(own: Iterable[tuple[Tensor, int]], formats: Iterable[TensorFormat]) -> int:

@@ -126,7 +126,7 @@ def check_memory(what: str, num_bytes: int) -> None:
     Raises:
         InputError: If it is more; says how much, and how much there is.
     """
-    there = _machine_bytes()
+    there = machine_bytes()
     if num_bytes > there:
         raise InputError(
             f"{what} take {_gib(num_bytes)} of memory; this machine has {_gib(there)}: make fewer "
@@ -134,7 +134,8 @@ def check_memory(what: str, num_bytes: int) -> None:
         )
 
 
-def _machine_bytes() -> int:
+def machine_bytes() -> int:
+    """Memory of this machine; where the system does not say, more than any has."""
     names = getattr(os, "sysconf_names", {})  # Windows has none
     if not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= names.keys():
         return 2**40

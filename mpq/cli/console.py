@@ -51,6 +51,8 @@ def amount(value: float, unit: str) -> str:
 
 def print_result(result: "SearchResult", console: Console) -> None:
     """What is not quantized, layers, comparison, how it ended, and what was found on the way."""
+    if result.provenance.streamed:
+        console.print(for_people(result.provenance.streamed), markup=False, emoji=False)
     for line in _unshipped(result):
         console.print(for_people(line), markup=False, emoji=False)
     console.print(_table(result.layer_table(), "Layers", _layer_columns))

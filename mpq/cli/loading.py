@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor, nn
 
+from mpq.backends.hugging_face import load_module, require
 from mpq.errors import FileFormatError, InputError, ModelError
 from mpq.network.refusals import foreign_program
 from mpq.network.synthetic import DATA_SOURCES
@@ -92,7 +94,8 @@ def refuse_missing_data(model: str, examples: str) -> NoReturn:
     Raises:
         InputError: Always.
     """
-    load_object(model)
+    if not Path(model).is_dir():
+        load_object(model)
     raise InputError(f"--model needs --data: a function that yields {examples} batches")
 
 
@@ -118,7 +121,8 @@ def load_model(spec: str, weights: Path | None = None) -> nn.Module:
     """The network that a spec names, with weights from a file.
 
     Args:
-        spec: Names a function that takes nothing and returns a network, or a network.
+        spec: Names a function that takes nothing and returns a network, or a network; or a folder
+            of Hugging Face.
         weights: A ``.safetensors`` file, or one that ``torch.load(weights_only=True)`` reads.
 
     Raises:
@@ -126,6 +130,8 @@ def load_model(spec: str, weights: Path | None = None) -> nn.Module:
         ModelError: If it is no network.
         FileFormatError: If the weights do not fit it.
     """
+    if Path(spec).is_dir():
+        return load_folder(Path(spec), weights)
     model = load_object(spec)
     why = foreign_program(model)
     if why:
@@ -138,6 +144,47 @@ def load_model(spec: str, weights: Path | None = None) -> nn.Module:
     if weights is not None:
         load_weights(model, weights)
     return model
+
+
+def load_folder(folder: Path, weights: Path | None = None) -> nn.Module:
+    """The network of a Hugging Face folder, as the class that its ``config.json`` names.
+
+    In the dtype of its weights, which are mapped: they are read as they are needed.
+
+    Args:
+        folder: With ``config.json`` and weights in safetensors, in one file or several.
+        weights: Has to be ``None``, as the folder has them.
+
+    Raises:
+        InputError: If weights are given as well.
+        FileFormatError: If it is no such folder.
+        MissingDependencyError: If transformers is not installed.
+        ModelError: If a tensor is missing, has no place, or another shape.
+    """
+    if weights is not None:
+        raise InputError(f"{folder} has its own weights: leave out --weights")
+    require("transformers", "compressed-tensors")
+    if not list(folder.glob("*.safetensors")) or not _is_known(folder / "config.json"):
+        raise FileFormatError(
+            f"{folder} is no folder of a network: it needs a config.json of Hugging Face that "
+            "names one of transformers' classes (architectures), and weights in safetensors"
+        )
+    return load_module(folder, {"dtype": "auto"})
+
+
+def _is_known(config: Path) -> bool:
+    """Whether a configuration names a class that transformers has."""
+    import transformers
+
+    if not config.is_file():
+        return False
+    try:
+        told = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    names: Any = told.get("architectures") if isinstance(told, dict) else None
+    is_named = isinstance(names, list) and bool(names) and isinstance(names[0], str)
+    return is_named and hasattr(transformers, names[0])
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

@@ -7,7 +7,10 @@ import typer
 
 Model = Annotated[
     str,
-    typer.Option(help="Network: package.module:callable or path/to/file.py:callable."),
+    typer.Option(
+        help="Network: package.module:callable, path/to/file.py:callable, or a folder of "
+        "Hugging Face, whose weights are mapped."
+    ),
 ]
 Weights = Annotated[
     Path | None, typer.Option(help="Weights: .safetensors, or a torch file of tensors only.")
@@ -172,6 +175,23 @@ Workers = Annotated[
     typer.Option(
         help="Who does work that splits: ray, ray:2, ray://HOST:PORT, torchrun. Default: this "
         "process; the ranks, where torchrun started it."
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        help="What the process may hold, such as 8GiB: a network that takes more is streamed.",
+    ),
+]
+Blocks = Annotated[
+    str | None,
+    typer.Option(
+        "--blocks",
+        metavar="PATH",
+        help="List of modules that streaming runs one by one, such as model.layers. "
+        "[default: the largest]",
     ),
 ]
 BiasCorrection = Annotated[

@@ -165,6 +165,15 @@ class CandidateOptions:
 
 
 @dataclass(frozen=True, eq=False)
+class RunOptions:
+    """How the search runs: where random numbers start, and in what memory."""
+
+    draws: DrawOptions = DrawOptions()
+    memory: o.Memory = None
+    blocks: o.Blocks = Task.blocks
+
+
+@dataclass(frozen=True, eq=False)
 class TaskOptions:
     """A network, its data, and what its layers may become."""
 
@@ -177,7 +186,7 @@ class TaskOptions:
     compared: MetricOptions = MetricOptions()
     workload: WorkloadOptions = WorkloadOptions()
     ranges: RangeOptions = RangeOptions()
-    draws: DrawOptions = DrawOptions()
+    run: RunOptions = RunOptions()
 
     def task(self, device: str | None) -> Task:
         """The task, with network and data loaded.
@@ -187,15 +196,15 @@ class TaskOptions:
         """
         from mpq.cli.loading import load_data, load_model
 
-        source = self.source
+        source, draws = self.source, self.run.draws
         # First of all: that --data is missing is said before the model's code runs.
         spec = source.data_spec
         held_out = held_out_spec(self.eval_data, source.is_all_demo)
         model = load_model(source.model, source.weights)
         return Task(
             model,
-            load_data(spec, model, self.draws.seed),
-            held_out=None if held_out is None else load_data(held_out, model, self.draws.seed),
+            load_data(spec, model, draws.seed),
+            held_out=None if held_out is None else load_data(held_out, model, draws.seed),
             device=device,
             candidates=listed(self.candidates.precisions),
             to=self.candidates.to,
@@ -211,8 +220,10 @@ class TaskOptions:
             bias_correction=self.candidates.bias_correction,
             tune=self.candidates.tune,
             transforms=listed_parts(self.ranges.transform),
-            seed=self.draws.seed,
-            allow_randomness=self.draws.allow_randomness,
+            seed=draws.seed,
+            allow_randomness=draws.allow_randomness,
+            memory=self.run.memory,
+            blocks=self.run.blocks,
         )
 
 

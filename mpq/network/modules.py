@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mpq.errors import ModelError
 from mpq.network.computed_weights import computed_tensors, hold_values
 from mpq.network.finite import is_finite
+from mpq.network.mapped import release
 from mpq.network.max_norm import scale_once, scaled_tables
 from mpq.network.refusals import (
     check_program,
@@ -55,6 +56,7 @@ def check_model(model: nn.Module) -> None:
     for name, module in modules.items():
         for own_name, parameter in module.named_parameters(name, recurse=False):
             _check_values(own_name, parameter)
+            release([parameter])
 
 
 def _kind(model: object) -> str:

@@ -66,6 +66,8 @@ class Network:
         unchecked_rows: Why ``is_mixing`` could not be found out; empty: it was.
         left_out: Layers that the data reaches and the user left out (include, exclude).
         num_positions: Of an example of the first batch, in what the metric reads of the output.
+        blocks: Modules of ``module`` that a pass with gradients runs twice, to keep what they read
+            alone (``mpq.sensitivity.passes.borders``); none: it keeps all.
     """
 
     module: nn.Module
@@ -83,6 +85,7 @@ class Network:
     unchecked_rows: str = ""
     left_out: tuple[str, ...] = ()
     num_positions: int = 1
+    blocks: Sequence[nn.Module] = ()
 
     @classmethod
     @random_state_kept()

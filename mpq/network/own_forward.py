@@ -1,6 +1,7 @@
 """Layers that compute something of their own with their weight, and how that is found out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mpq.network.examples import Batch
+from mpq.network.mapped import release
 from mpq.network.modules import hooks
 from mpq.network.open_weights import opened_parts
 from mpq.network.weight_layout import layout_of
@@ -28,6 +30,16 @@ def is_computed_again(module: nn.Module | None = None) -> bool:
     """Whether an ``Again`` is running (of this module): hooks then see no call of the pass."""
     running = _RUNNING.get()
     return running is not None and module in (None, running)
+
+
+@contextmanager
+def unseen(module: nn.Module) -> Iterator[None]:
+    """Within this block hooks see no call of the pass, as while an ``Again`` of the module runs."""
+    before = _RUNNING.set(module)
+    try:
+        yield
+    finally:
+        _RUNNING.reset(before)
 
 
 def has_own_forward(module: nn.Module) -> bool:
@@ -169,11 +181,10 @@ class Again:
         # Named as `_Bare` holds them: `functional_call` finds parameters by their path.
         named = {f"layer_module.{name}": tensor for name, tensor in state.items()}
         bare = _Bare(self.layer_module, self.with_hooks)
-        before = _RUNNING.set(self.layer_module)
-        try:
-            return functional_call(bare, named, self.args, dict(self.kwargs))
-        finally:
-            _RUNNING.reset(before)
+        with unseen(self.layer_module):
+            found = functional_call(bare, named, self.args, dict(self.kwargs))
+        release(self.layer_module.parameters())
+        return found
 
     def reads_weight(self, output: Tensor) -> bool:
         """Whether the output is another one with another weight."""

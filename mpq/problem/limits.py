@@ -122,6 +122,28 @@ class Limit:
         return f"unit {self.unit!r} does not measure {unit}"
 
 
+def bytes_of(name: str, amount: int | str) -> int:
+    """A size in bytes, from a whole number or a text such as ``8GiB``.
+
+    Args:
+        name: What it is of, for messages.
+        amount: As the user gave it.
+
+    Raises:
+        LimitError: If it is no positive size.
+    """
+    if isinstance(amount, int) and not isinstance(amount, bool) and amount > 0:
+        return amount
+    match = _ABSOLUTE.fullmatch(amount.strip()) if isinstance(amount, str) else None
+    scale = _SCALES["bytes"].get(match["unit"] or "") if match else None
+    if match is None or scale is None or not float(match["number"]) > 0:
+        raise LimitError(
+            f"{name} is a size such as 8GiB, or a number of bytes; got {amount!r} (units: "
+            f"{', '.join(_SCALES['bytes'])})"
+        )
+    return round(float(match["number"]) * scale)
+
+
 def uniform_cost(table: CostTable, precision: Precision) -> float:
     """Cost of the whole network at one precision, constant and pairs too, in the table's unit.
 

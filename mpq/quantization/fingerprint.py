@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mpq.network.examples import Calibration
+from mpq.network.mapped import release
 from mpq.network.network import Network
 from mpq.quantization.numerics import OWN
 from mpq.quantization.precision import Precision, TensorFormat
@@ -82,4 +83,5 @@ def checksum(tensors: Iterable[Tensor]) -> str:
         found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         # As bytes, because numpy has no bfloat16; flat, because torch views no scalar as bytes.
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        release([tensor])
     return found.hexdigest()

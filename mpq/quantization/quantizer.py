@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mpq.errors import MismatchError
 from mpq.network.arguments import input_of, with_input
+from mpq.network.mapped import release
 from mpq.network.modules import weight_of
 from mpq.network.network import Network
 from mpq.network.own_forward import is_computed_again
@@ -78,6 +79,7 @@ class Quantizer:
         found = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
         for some in row_tiles(rows):
             found[some] = self.rounded_rows(name, rows, tensor_format, some)
+        release([weight])
         return layout.from_rows(found, tuple(weight.shape))
 
     def rounded_rows(
@@ -186,6 +188,12 @@ def install(
             weight = quantizer.weight(name, layer_module, precision.weight)
             # A new parameter, because the old one's memory belongs to the user's model.
             layer_module.weight = nn.Parameter(weight, requires_grad=False)
+    return _round_inputs(module, precisions, quantizer)
+
+
+def _round_inputs(
+    module: nn.Module, precisions: Mapping[str, Precision], quantizer: Quantizer
+) -> list[RemovableHandle]:
     return [
         module.get_submodule(name).register_forward_pre_hook(
             QuantizeInput(name, quantizer, precision), with_kwargs=True
@@ -227,15 +235,34 @@ class QuantizeInput(RoundsInputs):
 
 @contextmanager
 def quantized(
-    network: Network, precisions: Mapping[str, Precision], quantizer: Quantizer
+    network: Network,
+    precisions: Mapping[str, Precision],
+    quantizer: Quantizer,
+    one_at_a_time: bool = False,
 ) -> Iterator[None]:
-    """Within this block the network computes in these precisions; afterwards as before."""
+    """Within this block the network computes in these precisions; afterwards as before.
+
+    Args:
+        network: Whose layers they are.
+        precisions: Layer name to precision.
+        quantizer: Rounds.
+        one_at_a_time: Whether a layer holds its rounded weight during its own calls only, for
+            passes without gradients: memory for one layer, and every call rounds anew.
+    """
     layer_modules = {name: network.layer_module(name) for name in precisions}
     # The parameters themselves, not their numbers: afterwards everybody's references hold again.
     originals = {name: weight_of(layer_module) for name, layer_module in layer_modules.items()}
     handles: list[RemovableHandle] = []
     try:
-        handles = install(network.module, precisions, quantizer)
+        if one_at_a_time:
+            handles = _round_inputs(network.module, precisions, quantizer)
+            for name, precision in precisions.items():
+                if not precision.weight.is_exact:
+                    handles += RoundedInCalls(name, precision.weight, quantizer).hooks(
+                        layer_modules[name]
+                    )
+        else:
+            handles = install(network.module, precisions, quantizer)
         yield
     # Also after an error, in the user's own model for example: the network is used again.
     finally:
@@ -243,3 +270,34 @@ def quantized(
             handle.remove()
         for name, layer_module in layer_modules.items():
             layer_module.weight = originals[name]
+
+
+@final
+class RoundedInCalls:
+    """Hooks that give a layer its rounded weight for the length of each of its calls.
+
+    Args:
+        name: The layer's.
+        tensor_format: What its weight is stored in.
+        quantizer: Rounds it.
+    """
+
+    def __init__(self, name: str, tensor_format: TensorFormat, quantizer: Quantizer) -> None:
+        self._name, self._format, self._quantizer = name, tensor_format, quantizer
+        self._original: nn.Parameter | None = None
+
+    def hooks(self, layer_module: nn.Module) -> list[RemovableHandle]:
+        """The handles, after which the layer is one that rounds its weight."""
+        return [
+            layer_module.register_forward_pre_hook(self._begin),
+            layer_module.register_forward_hook(self._end, always_call=True),
+        ]
+
+    def _begin(self, layer_module: nn.Module, _: Any) -> None:
+        self._original = weight_of(layer_module)
+        rounded = self._quantizer.weight(self._name, layer_module, self._format)
+        layer_module.weight = nn.Parameter(rounded, requires_grad=False)
+
+    def _end(self, layer_module: nn.Module, _: Any, __: Any) -> None:
+        if self._original is not None:  # after an error in an earlier hook nothing was begun
+            layer_module.weight, self._original = self._original, None

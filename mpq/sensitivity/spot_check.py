@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from mpq._support.arrays import Array
+from mpq.network.mapped import release
 from mpq.problem.cost_table import CostTable
 from mpq.sensitivity.checked import AGREEMENT, APART, DEAR, FACTOR, CheckedCell, SpotCheck
 from mpq.sensitivity.estimation import Estimation
@@ -143,9 +144,11 @@ def without_gradient(on: Estimation, table: CostTable) -> tuple[str, ...]:
 
 def _changes(on: Estimation, name: str, tried: Sequence[int]) -> bool:
     weight = on.network.weight(name)
-    return any(
+    found = any(
         not bool((on.rounded_weight(name, on.candidates[c].weight) == weight).all()) for c in tried
     )
+    release([weight])
+    return found
 
 
 def chosen_cells(

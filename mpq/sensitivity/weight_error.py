@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mpq._support.arrays import Array
+from mpq.network.mapped import release
 from mpq.quantization.input_sample import InputSample
 from mpq.quantization.observer import needs_range
 from mpq.quantization.precision import TensorFormat
@@ -59,6 +60,7 @@ def _errors(on: Estimation, name: str) -> Array:
     tiles = (changes.rows[some] for some in row_tiles(changes.rows))
     power = sum(float(tile.double().square().sum()) for tile in tiles)
     squares = changes.squares().cpu().numpy()
+    release([changes.original])
     return squares / power if power > 0 else np.zeros_like(squares)
 
 

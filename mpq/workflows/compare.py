@@ -33,6 +33,7 @@ from mpq.workflows.refine import refine as refine_solution
 from mpq.workflows.search import estimated
 from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
+from mpq.workflows.streamable import refuse_streamed
 from mpq.workflows.task import Task, check_task
 
 JOURNAL = "measured.jsonl"
@@ -103,6 +104,8 @@ def compare(
     if not parsed or num_random < 3 or refine < 0:
         raise InputError("give at least one limit, num_random >= 3 and refine >= 0")
     with showing_progress(progress):
+        if task.streamed:
+            refuse_streamed(task, "compare")
         prepared = Prepared.untransformed(task)
         constraints = {text: prepared.constraints([limit]) for text, limit in parsed.items()}
         if task.transforms:  # tried only now, which takes longer than to refuse a limit

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from mpq._support.arrays import Columns
 from mpq._support.cache import Cache
+from mpq.network.mapped import is_streaming
 from mpq.network.network import Network
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer, quantized
@@ -61,7 +62,7 @@ class Evaluator:
 
     def _measured(self, precisions: Mapping[str, Precision], quantizer: Quantizer) -> Measurement:
         def measured() -> Measurement:
-            with quantized(self.network, precisions, quantizer):
+            with quantized(self.network, precisions, quantizer, one_at_a_time=is_streaming()):
                 return self.reference.compare(self.network.module)
 
         if self._kept is None:

@@ -10,6 +10,7 @@ from mpq.network.examples import Calibration
 from mpq.network.network import Network
 from mpq.quantization.precision import Precision
 from mpq.workflows.defaults import MAX_INTERVAL, NUM_NETWORKS, ROUNDS, RUNTIME
+from mpq.workflows.streamable import refuse_streamed
 from mpq.workflows.task import Task, check_task
 
 
@@ -48,6 +49,8 @@ def profile(
         MeasurementError: If the machine is too noisy, or a clock runs backwards.
     """
     check_task(task, "profile")
+    if task.streamed:
+        refuse_streamed(task, "profile")
     if task.workload.phase is not None:
         raise InputError(
             "a profile is measured at the examples as they are, not at phase "

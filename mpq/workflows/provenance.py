@@ -49,6 +49,8 @@ class Provenance:
         unchecked_rows: Why it could not be found out whether rows of a batch change each other's
             outputs; empty: it was.
         target: Where it is to run, as ``mpq export --to`` takes it; ``None``: anywhere.
+        streamed: Why weights were read from their files as they were needed, a sentence; empty:
+            they were in memory.
         unshipped: Layers that stay as they came because the target cannot hold them, and why.
         rounding: How weights were rounded, as ``ROUNDINGS.build`` takes it.
         rounded_to_nearest: Layers whose weights were rounded to nearest all the same, and why.
@@ -82,6 +84,7 @@ class Provenance:
     is_mixing: bool = False
     unchecked_rows: str = ""
     target: str | None = None
+    streamed: str = ""
     unshipped: Mapping[str, str] = field(default_factory=dict)
     rounding: str = "nearest"
     rounded_to_nearest: Mapping[str, str] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mpq._support.progress import showing_progress
 from mpq.errors import InputError
+from mpq.network.mapped import streaming
 from mpq.network.randomness import random_state_kept
 from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
@@ -25,6 +26,7 @@ from mpq.workflows.objective import Objective
 from mpq.workflows.result import SearchResult
 from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
+from mpq.workflows.streamable import check_streamed
 from mpq.workflows.task import Task, check_task
 from mpq.workflows.tuning import Examples, Tuner
 
@@ -108,6 +110,19 @@ def searched(
         folder: Where the state of a tuning is kept after each epoch; ``None``: nowhere.
     """
 
+    if task.streamed:
+        check_streamed(task, method)
+    with streaming(bool(task.streamed)):
+        return _searched(task, limits, method, axis, folder)
+
+
+def _searched(
+    task: Task,
+    limits: Sequence[Limit],
+    method: Method,
+    axis: str | None,
+    folder: Path | None,
+) -> tuple[SearchResult, Session]:
     def asked(prepared: Prepared) -> tuple[Constraints, CostTable | None]:
         constraints = prepared.constraints(limits)
         if axis is not None:

@@ -9,6 +9,7 @@ import torch
 
 from mpq._support.arrays import Columns
 from mpq._support.progress import track
+from mpq.network.mapped import streaming
 from mpq.network.metrics import METRICS
 from mpq.network.network import Network
 from mpq.problem.assignment import AssignedLayer, Assignment, Metadata, UsedBudget
@@ -27,6 +28,7 @@ from mpq.workflows.provenance import Provenance, UsedDevice
 from mpq.workflows.refine import Refinement
 from mpq.workflows.result import SearchResult
 from mpq.workflows.setup import Prepared
+from mpq.workflows.streamable import refuse_streamed
 from mpq.workflows.task import Task, check_task
 from mpq.workflows.uniform import compared
 
@@ -60,6 +62,8 @@ class Session:
             InputError: If something given cannot be used.
         """
         check_task(task, "Session.of")
+        if task.streamed:
+            refuse_streamed(task, "Session.of")
         return cls(Prepared.of(task))
 
     @property
@@ -71,7 +75,8 @@ class Session:
         """An assignment on the held-out examples; ``columns [L]`` of the session's candidates."""
         names = (layer.name for layer in self.network.layers)
         chosen = (self.prepared.candidates[column] for column in columns.tolist())
-        return self.prepared.on_held_out.measure(dict(zip(names, chosen, strict=True)))
+        with streaming(bool(self.prepared.task.streamed)):
+            return self.prepared.on_held_out.measure(dict(zip(names, chosen, strict=True)))
 
     def measured(self, frontier: Frontier) -> Frontier:
         """The same frontier, or alternatives, with all of its points measured.
@@ -79,9 +84,10 @@ class Session:
         A point that is measured to be worse than a uniform precision which costs no more is that
         uniform precision in the end (``never_worse_points``).
         """
-        points = tuple(map(self._measured, track(frontier.points, "measuring points")))
-        others = tuple(map(self._measured, frontier.others))
-        kept = never_worse_points(self.prepared, points, others)
+        with streaming(bool(self.prepared.task.streamed)):
+            points = tuple(map(self._measured, track(frontier.points, "measuring points")))
+            others = tuple(map(self._measured, frontier.others))
+            kept = never_worse_points(self.prepared, points, others)
         return replace(frontier, points=kept, others=others)
 
     def _measured(self, point: FrontierPoint) -> FrontierPoint:
@@ -163,6 +169,7 @@ class Session:
             is_mixing=self.network.is_mixing,
             unchecked_rows=self.network.unchecked_rows,
             target=self.prepared.task.to,
+            streamed=self.prepared.task.streamed,
             unshipped=dict(self.prepared.unshipped),
             rounding=self.prepared.task.rounding,
             rounded_to_nearest={n: w for n, w in rounded.to_nearest.items() if n in is_rounded},

@@ -15,6 +15,7 @@ from mpq.backends.target import Target
 from mpq.errors import InfeasibleError, InputError, MissingDependencyError
 from mpq.hardware_profiles import NO_TARGET, FilePrices, Pricing, Roofline
 from mpq.hardware_profiles.linear import StoredBits, packed_bits
+from mpq.network.blocks import blocks_of, without_caches
 from mpq.network.examples import Calibration
 from mpq.network.layer import Layer, merge_ties
 from mpq.network.modules import share_parameters
@@ -274,10 +275,14 @@ class Prepared:
 def _found(task: Task, model: nn.Module) -> Network:
     """The layers of the task's model, or of what a transformation made of it."""
     rules = task.rules
-    return Network.of(
+    network = Network.of(
         model, Calibration.of(task.calibration), rules.include, rules.exclude, rules.fold,
         task.output_metric, task.allow_randomness,
     )  # fmt: skip
+    if not task.streamed:
+        return network
+    without_caches(network.module)
+    return replace(network, blocks=blocks_of(network.module, task.blocks))
 
 
 def _bits_there(model: nn.Module, target: Target) -> StoredBits:

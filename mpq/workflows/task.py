@@ -175,11 +175,14 @@ class Task:
     seed: int = 0
     to: str | None = None
     allow_randomness: int | None = None
+    memory: int | str | None = None
+    blocks: str | None = None
 
     def __post_init__(self) -> None:
         # read at once, so that a misspelled name is refused here and not minutes later
         _, _, _ = self.output_metric, self.target, self.weight_rounding
         _, _, _ = self.built_transforms, self.tuning, self.built_workers
+        _ = self.memory_bytes
         precisions = self.precisions
         if not precisions:
             raise InputError("candidates is empty; name precisions such as w8a8, or leave it out")
@@ -202,6 +205,28 @@ class Task:
         from mpq.hardware_profiles import load_device
 
         return load_device(self.device) if isinstance(self.device, str) else self.device
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """``memory``, read.
+
+        Raises:
+            LimitError: If it is no size.
+        """
+        from mpq.problem.limits import bytes_of  # loads numpy
+
+        return None if self.memory is None else bytes_of("memory", self.memory)
+
+    @cached_property
+    def streamed(self) -> str:
+        """Why the network is streamed, a sentence; empty: it is not.
+
+        Raises:
+            InputError: If it does not fit into ``memory`` and cannot be streamed.
+        """
+        from mpq.workflows.streamed import why_streamed  # loads torch
+
+        return why_streamed(self.model, self.memory_bytes, {p.weight for p in self.precisions})
 
     @cached_property
     def output_metric(self) -> "OutputMetric":

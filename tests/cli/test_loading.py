@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mpq.cli.loading import load_callable, load_model, load_object, load_weights
 from mpq.errors import FileFormatError, InputError, ModelError
+from mpq.network.mapped import can_stream, unmapped_bytes
 
 NET = """
 from dataclasses import dataclass
@@ -308,3 +309,52 @@ def test_a_missing_file(name: str, tmp_path: Path) -> None:
     """A path that leads to no file is named."""
     with pytest.raises(FileFormatError, match="there is no weights file"):
         load_weights(linear(), tmp_path / name)
+
+
+def folder_of_llama(folder: Path) -> Path:
+    """A folder of Hugging Face with a small network, its head tied to its embedding."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def test_a_folder_of_hugging_face(tmp_path: Path) -> None:
+    """In the dtype of its files, where its weights stay; in evaluation mode."""
+    folder = folder_of_llama(tmp_path / "llama")
+
+    model = load_model(str(folder))
+
+    assert not model.training
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert model.get_parameter("lm_head.weight") is model.get_parameter("model.embed_tokens.weight")
+    if can_stream():
+        assert unmapped_bytes(model.parameters()) == 0
+
+
+@pytest.mark.parametrize(
+    "config", [None, "{", "[]", "{}", '{"architectures": []}', '{"architectures": ["NoSuchNet"]}']
+)
+def test_a_folder_of_something_else(tmp_path: Path, config: str | None) -> None:
+    """The message says what it needs."""
+    folder = folder_of_llama(tmp_path / "llama")
+    (folder / "config.json").unlink()
+    if config is not None:
+        (folder / "config.json").write_text(config, encoding="utf-8")
+
+    with pytest.raises(FileFormatError, match="names one of transformers' classes"):
+        load_model(str(folder))
+
+
+def test_a_folder_has_its_own_weights(tmp_path: Path) -> None:
+    """Others beside them would not be used."""
+    with pytest.raises(InputError, match="has its own weights: leave out --weights"):
+        load_model(str(tmp_path), tmp_path / "other.safetensors")

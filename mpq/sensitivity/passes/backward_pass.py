@@ -14,10 +14,12 @@ from mpq.errors import GradientError
 from mpq.network.arguments import input_of, read_by, with_input
 from mpq.network.examples import Batch
 from mpq.network.layer import Layer
-from mpq.network.modules import hooks
+from mpq.network.mapped import is_streaming, release
+from mpq.network.modules import hooks, weight_of
 from mpq.network.network import Network
 from mpq.network.own_forward import Again, is_computed_again
 from mpq.quantization.observer import round_last
+from mpq.sensitivity.passes.borders import kept_at_borders
 from mpq.sensitivity.passes.broadcasts import Broadcasts
 from mpq.sensitivity.passes.differentiation import check_reached, differentiating, reading
 from mpq.sensitivity.passes.per_example import by_example
@@ -157,7 +159,9 @@ def tapped(network: Network, num_examples: int, reader: GradientReader) -> Itera
         round_last(layer_module)
     # Every function of the pass goes through a mode: only where a layer may be shared.
     may_share = num_examples > 1 and any(map(_may_be_shared, network.layers))
-    with hooks(handles), broadcasts if may_share else nullcontext(), differentiating(network):
+    watching = broadcasts if may_share else nullcontext()
+    borders = kept_at_borders(network.blocks, num_examples)
+    with hooks(handles), watching, differentiating(network), borders:
         yield
 
 
@@ -173,6 +177,9 @@ def _before(
         return None
     # A node of its own, so that the gradient is this layer's share only: others may read x.
     x = x.view_as(x) if x.requires_grad else _leaf(x)
+    if is_streaming():
+        # The gradient of what a layer read is the last that its weight is needed for.
+        x.register_hook(lambda _: release([weight_of(tap.layer_module)]))
     if reader.reads_inputs and x.numel():
         x.register_hook(partial(_read_input, reader, tap, x.detach()))
     return with_input(args, kwargs, x)

@@ -16,7 +16,7 @@ from mpq.network.network import Network
 
 # What cannot change once it is handed over. Anything else (a cache, say) might change unseen, so
 # that calls which take or return it are run again.
-_CONSTANT = (
+CONSTANT = (
     bool, int, float, complex, str, bytes, type(None), torch.Size, torch.dtype, torch.device, Enum
 )  # fmt: skip
 
@@ -253,7 +253,7 @@ def _versions(value: Any) -> list[tuple[int, int]] | None:
         if isinstance(leaf, Tensor):
             # Tensors of inference mode have no version: asking for it raises.
             found.append((id(leaf), 0 if leaf.is_inference() else leaf._version))
-        elif not isinstance(leaf, _CONSTANT):
+        elif not isinstance(leaf, CONSTANT):
             return None
     return found
 

@@ -1,0 +1,95 @@
+"""Whether a network fits into memory, with what a search holds beside it."""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from torch import Tensor, nn, strided
+
+from mpq._support.bounds import machine_bytes
+from mpq.errors import InputError
+from mpq.network.mapped import can_stream, resident_bytes, unmapped_bytes
+from mpq.quantization.precision import Granularity, TensorFormat
+
+SCALE_BYTES: Final = 8
+"""Of a group of weights in a format: a scale in float32, and a zero point."""
+_AT_ONCE: Final = 3
+"""How often the largest weight is there at once: as it is, rounded, and in tiles of both."""
+
+
+def why_streamed(model: nn.Module, allowed: int | None, formats: Iterable[TensorFormat]) -> str:
+    """Why a network is streamed, a sentence; empty: it is not.
+
+    Args:
+        model: The user's.
+        allowed: Bytes that this process may hold; ``None``: what the machine has.
+        formats: Of weights, which layers may take.
+
+    Raises:
+        InputError: If it does not fit and cannot be streamed.
+    """
+    if not isinstance(model, nn.Module):
+        return ""  # refused where it is looked at, in the words that are for it
+    if not can_stream():
+        return _not_here(allowed)
+    memory = machine_bytes() if allowed is None else allowed
+    own = list(_memories(model))
+    size = sum(num_bytes for _, num_bytes in own)
+    mapped = size - unmapped_bytes(tensor for tensor, _ in own)
+    now = resident_bytes()
+    # Whoever is measured has rounded weights beside its own.
+    whole = now + mapped + size
+    if whole <= memory or (allowed is None and not mapped):
+        return ""
+    told = (
+        f"the network has {_gib(size)} of weights, and a search in memory would hold about "
+        f"{_gib(whole)} of the {_gib(memory)} "
+        + ("that memory (--memory) allows" if allowed is not None else "that this machine has")
+    )
+    if not mapped:
+        raise InputError(
+            f"{told}; to be streamed, weights have to lie in files and be mapped from there: give "
+            "a Hugging Face folder (--model FOLDER, or transformers' from_pretrained(FOLDER, "
+            'dtype="auto"))'
+        )
+    largest = max(num_bytes for _, num_bytes in own)
+    least = now + _AT_ONCE * largest + _scales(own, set(formats))
+    if least > memory:
+        raise InputError(
+            f"{told}, and streamed it holds at least {_gib(least)}: its largest weight has "
+            f"{_gib(largest)}, and scales of all candidates are kept; allow more, or give fewer "
+            "or coarser candidates (groups)"
+        )
+    return f"{told}: it is streamed from its files, block by block"
+
+
+def _not_here(allowed: int | None) -> str:
+    if allowed is not None:
+        raise InputError(
+            "memory (--memory) is kept to by letting pages of files go, as Linux does it; this "
+            "system does not: leave it out"
+        )
+    return ""
+
+
+def _memories(model: nn.Module) -> Iterator[tuple[Tensor, int]]:
+    """Parameters and buffers in this machine's memory, each memory once, with its bytes."""
+    seen: set[int] = set()
+    for tensor in (*model.parameters(), *model.buffers()):
+        # What is more than its numbers, or has none yet, is refused when it is looked at.
+        is_plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is strided
+        if is_plain and tensor.device.type == "cpu":
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                yield tensor, storage.nbytes()
+
+
+def _scales(own: Iterable[tuple[Tensor, int]], formats: Iterable[TensorFormat]) -> int:
+    """Bytes of the scales of all weights, in all formats that have one for every group."""
+    elements = sum(tensor.numel() for tensor, _ in own)
+    sizes = [f.group_size for f in formats if f.granularity is Granularity.GROUP]
+    return sum(SCALE_BYTES * elements // size for size in sizes if size)
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.3g} GiB"

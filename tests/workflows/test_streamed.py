@@ -1,0 +1,294 @@
+"""A network that does not fit into memory: the same answer, block by block from its files."""
+
+import mmap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import mpq
+from mpq.cli.__main__ import app
+from mpq.cli.loading import load_folder
+from mpq.errors import InputError
+from mpq.network import mapped
+from mpq.workflows import streamed
+
+transformers = pytest.importorskip("transformers")
+pytestmark = pytest.mark.skipif(
+    not mapped.can_stream(), reason="only Linux says which pages are a file's"
+)
+CANDIDATES = ("w2g64", "w4a8", "w8g64")
+SHAPE: dict[str, Any] = {
+    "vocab_size": 512,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of 2.6 M random weights in several files; its configuration keeps a cache."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("llama")
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4.0)  # so that rounding changes something
+    model.save_pretrained(path, max_shard_size="5MB")
+    return path
+
+
+@pytest.fixture
+def tight(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A size that the network alone does not fit into; the process itself counts nothing."""
+    monkeypatch.setattr(streamed, "resident_bytes", lambda: 0)
+    return "16MB"
+
+
+def data() -> list[dict[str, torch.Tensor]]:
+    """8 sequences of 12 words in batches of 4."""
+    ids = torch.randint(512, (8, 12), generator=torch.Generator().manual_seed(1))
+    return [{"input_ids": part} for part in ids.split(4)]
+
+
+def task(model: nn.Module, **options: Any) -> mpq.Task:
+    """With nothing that data chooses."""
+    return mpq.Task(
+        model, data(), data(), **{"candidates": CANDIDATES, "rounding": "nearest", **options}
+    )
+
+
+def found(asked: mpq.Task, sensitivity: str = "sketch") -> mpq.SearchResult:
+    """What is searched everywhere here."""
+    return mpq.search(asked, {"weight_bytes": "0.7x:w8g64"}, sensitivity=sensitivity)
+
+
+@pytest.mark.parametrize(
+    ("sensitivity", "options"),
+    [
+        ("sketch:num_probes=2", {}),
+        ("auto", {}),
+        ("weight-error", {"to": "compressed-tensors", "candidates": ("w4g64", "w8g64")}),
+    ],
+)
+def test_numbers_are_those_without(
+    folder: Path, tight: str, sensitivity: str, options: dict[str, Any]
+) -> None:
+    """Table, measured losses and assignment; and the result says what was done."""
+    if "to" in options:
+        pytest.importorskip("compressed_tensors")
+    expected = found(task(load_folder(folder), **options), sensitivity)
+
+    result = found(task(load_folder(folder), memory=tight, **options), sensitivity)
+
+    assert expected.provenance.streamed == ""
+    assert "is streamed from its files, block by block" in result.provenance.streamed
+    assert result.problem.loss.values == pytest.approx(expected.problem.loss.values, rel=1e-5)
+    assert expected.problem.loss.values.max() > 0
+    losses, others = (
+        [row.measured.divergence for row in each.comparisons] for each in (result, expected)
+    )
+    assert losses == pytest.approx(others, rel=1e-5)
+    assert result.columns.tolist() == expected.columns.tolist()
+    assert result.assignment.precisions == expected.assignment.precisions
+
+
+def test_a_result_says_so_when_it_is_read_again(folder: Path, tight: str, tmp_path: Path) -> None:
+    """In the file as well."""
+    result = found(task(load_folder(folder), memory=tight))
+
+    result.save(tmp_path / "run")
+
+    assert mpq.load(tmp_path / "run").provenance.streamed == result.provenance.streamed
+
+
+def test_little_of_the_network_is_in_memory_at_once(folder: Path, tight: str) -> None:
+    """At every call of a module: a block and the tables, not the network."""
+    model = load_folder(folder)
+    weights = [p for p in model.parameters() if p.numel() >= 2**16]
+    most = 0
+
+    def look(*_: object) -> None:
+        nonlocal most
+        pages = 0
+        for weight in weights:
+            count = weight.untyped_storage().nbytes() // mmap.PAGESIZE
+            flags = mapped._page_flags(weight.data_ptr() // mmap.PAGESIZE, count)
+            pages += int((flags & mapped._PRESENT != 0).sum())
+        most = max(most, pages * mmap.PAGESIZE)
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(look)
+    try:
+        found(task(model, memory=tight))
+    finally:
+        handle.remove()
+
+    whole = sum(weight.untyped_storage().nbytes() for weight in weights)
+    block = sum(p.numel() * 4 for p in model.get_submodule("model.layers.0").parameters())
+    assert block < whole / 3.9
+    assert 0 < most < 1.6 * block
+
+
+def test_the_model_is_left_as_it_was(folder: Path, tight: str) -> None:
+    """Weights, forwards, hooks and configuration."""
+    model = load_folder(folder)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+
+    found(task(model, memory=tight))
+
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert not torch.nn.modules.module._global_forward_hooks
+    assert all("forward" not in vars(m) and not m._forward_pre_hooks for m in model.modules())
+    config: Any = model.config
+    assert config.use_cache
+
+
+def test_a_frontier_is_measured_streamed(folder: Path, tight: str) -> None:
+    """Its points are those without."""
+    expected, points = (
+        mpq.frontier(
+            task(load_folder(folder), memory=memory), "weight_bytes", num_points=3, measure=True
+        )
+        for memory in (None, tight)
+    )
+
+    assert [p.measured.divergence for p in points.points if p.measured] == pytest.approx(
+        [p.measured.divergence for p in expected.points if p.measured], rel=1e-5
+    )
+
+
+def test_what_fits_is_not_streamed(folder: Path) -> None:
+    """Neither within what is allowed nor within what the machine has."""
+    model = load_folder(folder)
+
+    assert task(model).streamed == ""
+    assert task(model, memory="1000GB").streamed == ""
+
+
+def test_it_is_chosen_where_the_machine_is_small(
+    folder: Path, tight: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an option, and the reason is said."""
+    monkeypatch.setattr(streamed, "machine_bytes", lambda: 16_000_000)
+
+    why = task(load_folder(folder)).streamed
+
+    assert "of the 0.0149 GiB that this machine has: it is streamed" in why
+
+
+def test_weights_in_memory_cannot_be_streamed(tight: str) -> None:
+    """The message has the sizes, and says what to give instead."""
+    model = nn.Sequential(nn.Linear(2000, 2000), nn.ReLU(), nn.Linear(2000, 1000)).eval()
+
+    with pytest.raises(InputError, match=r"0\.0224 GiB of weights.*have to lie in files"):
+        found(mpq.Task(model, [torch.zeros(4, 2000)], memory=tight))
+
+
+def test_memory_that_is_too_small_for_one_weight(folder: Path, tight: str) -> None:
+    """Before anything runs."""
+    with pytest.raises(InputError, match="streamed it holds at least .* its largest weight has"):
+        found(task(load_folder(folder), memory="100KB"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rounding": "auto"}, r"rounding=auto is not done so: round to nearest"),
+        ({"transforms": ["equalize"]}, r"transforms \(--transform\) is not done so"),
+        ({"tune": "scales"}, r"tune \(--tune\) is not done so"),
+        ({"recalibrate": True}, r"recalibrate \(--recalibrate\) is not done so"),
+        ({"bias_correction": True}, r"bias_correction \(--bias-correction\) is not done so"),
+        ({"allow_randomness": 1}, r"allow_randomness \(--allow-randomness\) is not done so"),
+        (
+            {"to": "onnx-qdq", "candidates": ["w4a8", "w8a8"]},
+            r"a graph for to=onnx-qdq \(--to\) is not done so",
+        ),
+    ],
+)
+def test_what_is_not_streamed_is_refused(
+    folder: Path, tight: str, options: dict[str, Any], message: str
+) -> None:
+    """By name, before anything runs."""
+    with pytest.raises(InputError, match=message):
+        found(task(load_folder(folder), memory=tight, **options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sensitivity": "fisher"}, "sensitivity=fisher is not done so: of the estimators auto"),
+        ({"solver": "evolutionary:is_measured=true"}, "is_measured=true is not done so"),
+        ({"refine": 1}, "refine is not done so"),
+    ],
+)
+def test_methods_that_are_not_streamed(
+    folder: Path, tight: str, options: dict[str, Any], message: str
+) -> None:
+    """By name, before anything runs."""
+    asked = task(load_folder(folder), memory=tight)
+
+    with pytest.raises(InputError, match=message):
+        mpq.search(asked, {"weight_bytes": "0.7x:w8g64"}, **options)
+
+
+def test_verbs_that_are_not_streamed(folder: Path, tight: str) -> None:
+    """They name those that are."""
+    asked = task(load_folder(folder), memory=tight)
+
+    for verb in (
+        lambda: mpq.compare(asked, ["weight_bytes=1MB"]),
+        lambda: mpq.Session.of(asked),
+        lambda: mpq.profile(asked),
+    ):
+        with pytest.raises(InputError, match="only `search` and `frontier` are"):
+            verb()
+
+
+def test_blocks_by_name(folder: Path, tight: str) -> None:
+    """A name that is none is refused with those that there are."""
+    with pytest.raises(InputError, match="lists of the network: 'model.layers'"):
+        found(task(load_folder(folder), memory=tight, blocks="model.blocks"))
+
+
+@pytest.mark.parametrize("memory", ["8 apples", "0GiB", 0, -1, True, "-3GiB", ""])
+def test_memory_that_is_no_size(memory: Any) -> None:
+    """At once, with the units that there are."""
+    with pytest.raises(InputError, match=r"memory is a size such as 8GiB"):
+        mpq.Task(nn.Linear(2, 2), [torch.zeros(1, 2)], memory=memory)
+
+
+def test_systems_without_pages_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A size is refused; without one nothing changes."""
+    monkeypatch.setattr(streamed, "can_stream", lambda: False)
+
+    assert mpq.Task(nn.Linear(2, 2), [torch.zeros(1, 2)]).streamed == ""
+    with pytest.raises(InputError, match="this system does not"):
+        _ = mpq.Task(nn.Linear(2, 2), [torch.zeros(1, 2)], memory="1GB").streamed
+
+
+def test_the_command_line(folder: Path, tight: str, tmp_path: Path) -> None:
+    """A folder as the network, and the sentence first."""
+    from typer.testing import CliRunner
+
+    (tmp_path / "words.py").write_text(
+        "import torch\n"
+        "def data():\n"
+        "    generator = torch.Generator().manual_seed(1)\n"
+        "    yield {'input_ids': torch.randint(512, (8, 12), generator=generator)}\n",
+        encoding="utf-8",
+    )
+    command = (
+        f"search --model {folder} --data {tmp_path / 'words.py'}:data --limit weight_bytes=2MB "
+        f"--precisions w2g64,w8g64 --rounding nearest --memory {tight} "
+        f"--output {tmp_path / 'run'}"
+    )
+
+    ended = CliRunner().invoke(app, command.split())
+
+    assert ended.exit_code == 0, ended.output
+    assert "it is streamed from its files" in ended.output.replace("\n", " ")

@@ -42,6 +42,8 @@ class SensitivityEstimator(Bounded, ABC):
     summary: ClassVar[str]
     is_measuring: ClassVar[bool] = False
     """Whether every cell is measured by itself, so that nothing is left to check."""
+    asks_workers: ClassVar[bool] = False
+    """Whether it can have cells measured by other processes (``Estimation.workers``)."""
 
     @abstractmethod
     def estimate(self, on: Estimation) -> Sensitivity:

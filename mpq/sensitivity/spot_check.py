@@ -198,7 +198,10 @@ def chosen_cells(
 def few_examples(on: Estimation) -> Estimation:
     """The same question on the first examples only."""
     share = -(-on.data.num_examples // SHARE)
-    return replace(on, data=on.data.until(min(MAX_EXAMPLES, max(MIN_EXAMPLES, share))))
+    # Of so few examples a handful of cells is measured before another process has begun.
+    return replace(
+        on, workers=None, data=on.data.until(min(MAX_EXAMPLES, max(MIN_EXAMPLES, share)))
+    )
 
 
 def measured_rows(

@@ -13,7 +13,7 @@ MpqError
 ├── InfeasibleError                   no assignment meets the budgets
 ├── SolverError                       a solver ended without an answer
 ├── MissingDependencyError            an optional package is not installed
-├── RankError                         another process that shares the work failed
+├── WorkerError                       another process that shares the work failed
 ├── MeasurementError                  times on this machine cannot be trusted
 └── OutputError                       a result cannot be written
 """
@@ -97,7 +97,7 @@ class MissingDependencyError(MpqError):
     """An optional package is not installed."""
 
 
-class RankError(MpqError):
+class WorkerError(MpqError):
     """Another process that shares the work failed, so that this one stops."""
 
 

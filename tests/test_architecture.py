@@ -32,6 +32,7 @@ FLOORS = {
     "tuning": 7,
     "workflows": 8,
     "cli": 9,
+    "__main__": 10,
 }
 """A folder imports only itself and folders on lower floors; those on one floor do not meet."""
 TORCH_FREE = ("problem", "solvers")

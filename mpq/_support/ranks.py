@@ -7,7 +7,7 @@ from datetime import timedelta
 from itertools import islice
 from typing import Any, Final, Self, TypeVar, final
 
-from mpq.errors import InputError, RankError
+from mpq.errors import InputError, WorkerError
 
 Value = TypeVar("Value")
 
@@ -74,7 +74,7 @@ class Ranks:
 
         Raises:
             Exception: What this rank's work raised.
-            RankError: If another's raised: nobody waits for one that failed.
+            WorkerError: If another's raised: nobody waits for one that failed.
         """
         try:
             own: tuple[Any, str] = work(), ""
@@ -84,7 +84,7 @@ class Ranks:
         found = self.gathered(own)
         failed = {rank: why for rank, (_, why) in enumerate(found) if why}
         if failed:
-            raise RankError("; ".join(f"rank {rank} failed: {x}" for rank, x in failed.items()))
+            raise WorkerError("; ".join(f"rank {rank} failed: {x}" for rank, x in failed.items()))
         return [value for value, _ in found]
 
     def by_first(self, work: Callable[[], Value]) -> Value:
@@ -92,7 +92,7 @@ class Ranks:
 
         Raises:
             Exception: What the work raised.
-            RankError: In the others, if it raised.
+            WorkerError: In the others, if it raised.
         """
         done: list[Any] = self.together(lambda: work() if self.is_first else None)
         first: Value = done[0]

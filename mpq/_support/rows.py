@@ -22,17 +22,18 @@ class Memory:
     """Rows that end with the process."""
 
     def __init__(self) -> None:
-        self._rows: dict[str, Any] = {}
+        self.all: dict[str, Any] = {}
+        """Name to row."""
 
     def __contains__(self, name: str) -> bool:
-        return name in self._rows
+        return name in self.all
 
     def __getitem__(self, name: str) -> Any:
-        return self._rows[name]
+        return self.all[name]
 
     def add(self, name: str, row: Any) -> None:
         """Keeps a row until the process ends."""
-        self._rows[name] = row
+        self.all[name] = row
 
 
 def remember(rows: Rows, name: str, make: Callable[[], Any]) -> Any:

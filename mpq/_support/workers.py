@@ -1,10 +1,15 @@
 """Where work that splits is done: in this process, by the ranks of ``torchrun``, or by Ray."""
 
 import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self, final
+from typing import Protocol, Self, TypeVar, final
 
 from mpq.errors import InputError
+
+Shared = TypeVar("Shared")
+Task = TypeVar("Task")
+Found = TypeVar("Found")
 
 
 @final
@@ -43,3 +48,28 @@ class Workers:
             f"workers {text!r}: write ray (a cluster on this machine), ray:2 (one of two workers), "
             "ray://HOST:PORT (one that runs), or torchrun (the processes that it started)"
         )
+
+
+class TaskWorkers(Protocol):
+    """Other processes that do tasks, each of them whenever one has time."""
+
+    @property
+    def count(self) -> int:
+        """How many tasks run at a time."""
+        ...
+
+    def results(
+        self, shared: Shared, call: Callable[[Shared, Task], Found], tasks: Sequence[Task]
+    ) -> Iterator[Found]:
+        """What tasks give, in the order in which they are done.
+
+        Args:
+            shared: What all tasks need; sent to each worker once.
+            call: Does a task; a function of a module. It may be done twice, if a worker is killed.
+            tasks: What each needs besides.
+
+        Raises:
+            WorkerError: If workers die again and again.
+            Exception: Whatever a task raised.
+        """
+        ...

@@ -106,7 +106,6 @@ class RangeOptions:
     rounding: o.Rounding = Task.rounding
     transform: o.Transform = None
     cache: o.Cache = None
-    workers: o.Workers = Task.workers
 
     def ranges(self) -> Ranges:
         """The ranges that the options describe; ``Ranges`` refuses a name that is no rule."""
@@ -154,7 +153,7 @@ class DrawOptions:
 
 @dataclass(frozen=True, eq=False)
 class CandidateOptions:
-    """What the layers may become, where they are to run, and how the answer is made ready."""
+    """What the layers may become, where they run, how the answer is made ready, and by whom."""
 
     precisions: o.Precisions = None
     to: o.Target = Task.to
@@ -162,6 +161,7 @@ class CandidateOptions:
     recalibrate: o.Recalibrate = Task.recalibrate
     bias_correction: o.BiasCorrection = Task.bias_correction
     tune: o.Tune = Task.tune
+    workers: o.Workers = Task.workers
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +216,7 @@ class TaskOptions:
             sequential_rounding=self.candidates.sequential_rounding,
             recalibrate=self.candidates.recalibrate,
             cache=self.ranges.cache,
-            workers=workers_of(self.ranges.workers),
+            workers=workers_of(self.candidates.workers),
             bias_correction=self.candidates.bias_correction,
             tune=self.candidates.tune,
             transforms=listed_parts(self.ranges.transform),

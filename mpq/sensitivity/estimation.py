@@ -13,6 +13,7 @@ from mpq._support.arrays import Array
 from mpq._support.journal import Journal
 from mpq._support.progress import track
 from mpq._support.ranks import Ranks
+from mpq._support.workers import TaskWorkers
 from mpq.errors import ModelError
 from mpq.network.examples import Batch, Calibration
 from mpq.network.network import Network
@@ -76,6 +77,7 @@ class Estimation:
         division: Which batches an estimator looks at, and where it keeps what it has so far;
             ``None``: all, and nowhere.
         ranks: The processes that are asked the same, and can share what is looked at.
+        workers: Other processes, which can measure some cells each.
     """
 
     network: Network
@@ -84,6 +86,7 @@ class Estimation:
     candidates: Sequence[Precision]
     division: Division | None = None
     ranks: Ranks | None = None
+    workers: TaskWorkers | None = None
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """Measured: one layer at a time in one precision, and what that does to the output."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
@@ -10,20 +10,21 @@ import torch
 from torch import Tensor
 
 from mpq._support.arrays import Array
-from mpq._support.journal import Journal
+from mpq._support.rows import Memory, Rows
+from mpq._support.workers import TaskWorkers
 from mpq.errors import DataError, InputError, UnknownNameError
 from mpq.network.examples import Batch
-from mpq.network.metric import CosineDistance, OutputMetric
 from mpq.network.outputs import check_same_shape, position_weights
 from mpq.network.signs import ExampleSigns
-from mpq.network.targets import class_targets, cross_entropy, target_weights
 from mpq.quantization.precision import Precision
 from mpq.sensitivity._base import DivisibleEstimator, Sensitivity
 from mpq.sensitivity.estimation import Estimation
+from mpq.sensitivity.passes.cell_tasks import CellTask, Shipped, cut, measured_by
 from mpq.sensitivity.passes.checkpoint import Resumable, State
 from mpq.sensitivity.passes.factor_rows import FactorRows
-from mpq.sensitivity.passes.prefix import Recording
+from mpq.sensitivity.passes.prefix import Recording, reusing
 from mpq.sensitivity.passes.tiles import Cell, Tile, Tiling, measure_layers
+from mpq.sensitivity.scores import SCORES, UNITS
 
 Row = dict[str, Any]
 
@@ -80,6 +81,7 @@ class Measured(DivisibleEstimator):
     name: ClassVar[str] = "measured"
     summary: ClassVar[str] = "divergence or loss measured one layer at a time, L x B passes"
     is_measuring: ClassVar[bool] = True
+    asks_workers: ClassVar[bool] = True
 
     score: str = "divergence"
     interactions: bool = False
@@ -149,11 +151,31 @@ class Measured(DivisibleEstimator):
                 f"score=loss needs class probabilities, and the metric is {metric.name!r}; "
                 "use score=divergence"
             )
-        # A journal has every cell by itself, and whether a cell is settled is known in order only.
-        on = replace(on, division=None) if self.journal or self.tolerance else on
-        run = _Run(self, on, on.journal(self.journal, self._key()), cells)
+        rows: Rows | None = on.journal(self.journal, self._key())
+        # Single cells are few, and measured before another process has begun.
+        if on.workers is not None and cells is None:
+            rows = self._by_workers(on, on.workers, Memory() if rows is None else rows, purpose)
+        # Rows have every cell by itself, and whether a cell is settled is known in order only.
+        on = on if rows is None and not self.tolerance else replace(on, division=None)
+        run = _Run(self, on, rows, cells=cells)
         measure_layers(on, self.batched, run.batch, purpose, run.parts)
         return run
+
+    def _by_workers(self, on: Estimation, workers: TaskWorkers, rows: Rows, purpose: str) -> Rows:
+        """With the rows that were not there."""
+        if self.tolerance:
+            raise InputError(
+                "whether a cell is settled depends on all batches before, so that workers cannot "
+                "measure them at a time: leave out tolerance, or --workers"
+            )
+        shipped = Shipped.of(replace(self, journal=""), on)
+        left = []
+        for index in range(len(shipped.batches)):
+            names = tuple(name for name in on.names if row_name(index, name) not in rows)
+            left += [CellTask(index, names)] if names and on.tried else []
+        tasks = list(cut(left, workers.count)) if left else []
+        measured_by(workers, shipped, measured_task, tasks, rows, purpose)
+        return rows
 
     def _key(self) -> dict[str, str]:
         """The options that measurements depend on; those of probes only where there are some."""
@@ -163,19 +185,47 @@ class Measured(DivisibleEstimator):
         return {"estimator": self.name, **{name: str(getattr(self, name)) for name in names}}
 
 
+def row_name(batch: int, layer: str) -> str:
+    """Of the row that a layer has on a batch."""
+    return f"batch {batch}, layer {layer}"
+
+
+def measured_task(shipped: Shipped, task: CellTask) -> dict[str, Row]:
+    """Rows of some layers on a batch, in another process."""
+    estimator, on, found = shipped.estimator, shipped.on, Memory()
+    run = _Run(estimator, on, found, task.batch, task.layers)
+    batch = shipped.batches[task.batch].to(on.network.device)
+    with reusing(on.network) as reuse:
+        for _ in run.batch(Tiling(on, reuse, estimator.batched), batch):
+            pass
+    return found.all
+
+
 class _Run:
-    """One estimate: what is measured so far."""
+    """One estimate: what is measured so far.
+
+    Args:
+        estimator: With its options.
+        on: What it is asked.
+        rows: Where what is measured is kept; ``None``: it is added up only.
+        first: Index of the first batch.
+        layers: The only ones that are measured; ``None``: all.
+        cells: Layer to the columns that are measured; ``None``: all.
+    """
 
     def __init__(
         self,
         estimator: Measured,
         on: Estimation,
-        journal: Journal | None,
-        cells: Mapping[str, Collection[int]] | None,
+        rows: Rows | None,
+        first: int = 0,
+        layers: Collection[str] | None = None,
+        cells: Mapping[str, Collection[int]] | None = None,
     ) -> None:
         self.estimator = estimator
         self.on = on
-        self.journal = journal
+        self.rows = rows
+        self.layers = frozenset(on.names if layers is None else layers)
         self.index = {name: row for row, name in enumerate(on.names)}
         self.is_asked = np.zeros(on.shape, bool)  # [L, B]
         for name, row in self.index.items():
@@ -183,7 +233,7 @@ class _Run:
             self.is_asked[row, tried] = True
         self.sums = _Sums(on.shape)
         self.factor = FactorRows(*on.shape)
-        self.num_batches = 0
+        self.num_batches = first
 
     @property
     def parts(self) -> dict[str, Resumable]:
@@ -200,16 +250,16 @@ class _Run:
             # Backwards, because of modules that keep something between calls (see ``PrefixReuse``).
             for layer in reversed(tile.axes):
                 columns: list[int] = is_open[self.index[layer]].nonzero()[0].tolist()
-                name = f"batch {self.num_batches}, layer {layer}"
-                if self.journal is not None and name in self.journal:
-                    rows[layer] = self.journal[name]
-                elif columns:
+                name = row_name(self.num_batches, layer)
+                if self.rows is not None and name in self.rows:
+                    rows[layer] = self.rows[name]
+                elif columns and layer in self.layers:
                     # Only where something is left to measure, so that a resumed run does not repeat
                     # passes.
                     scale = scale or _Scale.of(tile, batch, num_probes, self.estimator.seed)
                     rows[layer] = self._measure(scale, layer, columns)
-                    if self.journal is not None:
-                        self.journal.add(name, rows[layer])
+                    if self.rows is not None:
+                        self.rows.add(name, rows[layer])
                 yield layer
         for layer, row in rows.items():
             self.sums.add(self.index[layer], row)
@@ -325,48 +375,3 @@ class _Sums:
         # Strictly below, so that a tolerance of 0 settles nothing, not even cells whose error is 0.
         is_close: npt.NDArray[np.bool_] = self.standard_error < tolerance * np.abs(self.mean)
         return is_close & (self.count >= _FEWEST)
-
-
-Score = Callable[[OutputMetric, Batch, Tensor, Tensor], Tensor]
-"""From metric, batch, the original's and the other's outputs ``[N, P, C]`` to ``[M]`` float64, one
-for each example that counts."""
-
-
-def _divergence(metric: OutputMetric, batch: Batch, original: Tensor, changed: Tensor) -> Tensor:
-    apart = metric.divergence(original, changed)
-    return (apart * position_weights(batch, changed)).sum(dim=1)
-
-
-def _loss(_: OutputMetric, batch: Batch, original: Tensor, changed: Tensor) -> Tensor:
-    return _cross_entropy(batch, changed) - _cross_entropy(batch, original)
-
-
-def _cross_entropy(batch: Batch, logits: Tensor) -> Tensor:
-    """``[M]``: mean over the targets of every example that has one."""
-    targets = class_targets(batch, logits, "score=loss, unlike score=divergence,")
-    weights = target_weights(targets)
-    losses: Tensor = (cross_entropy(targets, logits) * weights).sum(dim=1)
-    return losses[weights.sum(dim=1) > 0]
-
-
-def _noise_to_signal(_: OutputMetric, batch: Batch, original: Tensor, changed: Tensor) -> Tensor:
-    weights = position_weights(batch, original)
-    noise = (changed.double() - original.double()).square().sum(dim=2)  # [N, P]
-    power = original.double().square().sum(dim=2)
-    tiny = torch.finfo(torch.float64).tiny  # an output of zeros that stays so costs 0
-    return (noise * weights).sum(dim=1) / (power * weights).sum(dim=1).clamp_min(tiny)
-
-
-def _cosine(_: OutputMetric, batch: Batch, original: Tensor, changed: Tensor) -> Tensor:
-    return _divergence(CosineDistance(), batch, original, changed)
-
-
-SCORES: dict[str, Score] = {
-    "divergence": _divergence,
-    "loss": _loss,
-    "sqnr": _noise_to_signal,
-    "cosine": _cosine,
-}
-"""What ``score`` may be."""
-UNITS = {"loss": "nats", "sqnr": "relative", "cosine": "relative"}
-"""Of the scores that have one of their own."""

@@ -1,6 +1,6 @@
 """Pairwise: every two layers quantized together, and what that costs beyond each alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, final
@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mpq._support.arrays import Array
-from mpq._support.journal import Journal
+from mpq._support.rows import Memory, Rows
+from mpq._support.workers import TaskWorkers
 from mpq.errors import InputError
 from mpq.network.examples import Batch
 from mpq.network.outputs import check_same_shape, position_weights
@@ -19,7 +20,8 @@ from mpq.quantization.quantizer import quantized
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.measured import Measured
-from mpq.sensitivity.passes.prefix import Recording
+from mpq.sensitivity.passes.cell_tasks import CellTask, Shipped, measured_by
+from mpq.sensitivity.passes.prefix import Recording, reusing
 from mpq.sensitivity.passes.tiles import Cell, Tile, Tiling, measure_layers
 
 Row = dict[str, list[float]]
@@ -68,6 +70,7 @@ class Pairwise(SensitivityEstimator):
     name: ClassVar[str] = "pairwise"
     summary: ClassVar[str] = "CLADO: divergence of every pair of layers, for small networks"
     is_measuring: ClassVar[bool] = True
+    asks_workers: ClassVar[bool] = True
 
     max_passes: int = 20000
     batched: bool = False
@@ -84,11 +87,36 @@ class Pairwise(SensitivityEstimator):
         on = replace(on, division=None)
         alone = Measured(batched=self.batched).estimate(on)
         key = {"estimator": self.name, "batched": str(self.batched)}
-        pairs = _Pairs(on, on.journal(self.journal, key))
+        rows: Rows | None = on.journal(self.journal, key)
+        if on.workers is not None:
+            rows = self._by_workers(on, on.workers, Memory() if rows is None else rows)
+        pairs = _Pairs(on, rows)
         measure_layers(on, self.batched, pairs.add, "pairs of layers", {})
         factor = gram_factor(alone.table.values, pairs.mean).astype(np.float32)
         table = on.table(alone.table.values, self.name)
         return Sensitivity(table, Interactions(factor), alone.standard_error)
+
+    def _by_workers(self, on: Estimation, workers: TaskWorkers, rows: Rows) -> Rows:
+        """With the rows of tasks that were not there; a task is all pairs of a layer on a batch."""
+        shipped = Shipped.of(replace(self, journal=""), on)
+        candidates = [on.candidates[column] for column in on.tried]
+
+        def is_known(batch: int, layer: str) -> bool:
+            # How many are tried at once is known on the worker: rows of any such number do, and
+            # what is then missing still is measured here.
+            return all(
+                any(row_name(batch, layer, c, n + 1) in rows for n in range(len(candidates)))
+                for c in candidates
+            )
+
+        tasks = [
+            CellTask(batch, (layer,))
+            for batch in range(len(shipped.batches))
+            for layer in on.names[:-1]
+            if not is_known(batch, layer)
+        ]
+        measured_by(workers, shipped, pairs_task, tasks, rows, "pairs of layers")
+        return rows
 
     def _check(self, num_layers: int, num_precisions: int) -> None:
         cells = num_layers * num_precisions
@@ -101,14 +129,44 @@ class Pairwise(SensitivityEstimator):
             )
 
 
-class _Pairs:
-    """Sums over examples of the divergence of two layers."""
+def row_name(batch: int, layer: str, candidate: Precision, at_once: int) -> str:
+    """Of the row of a cell with all cells of later layers, on a batch."""
+    return f"batch {batch}, layer {layer} at {candidate}, {at_once} at once"
 
-    def __init__(self, on: Estimation, journal: Journal | None) -> None:
+
+def pairs_task(shipped: Shipped, task: CellTask) -> dict[str, Row]:
+    """Rows of some earlier layers on a batch, in another process."""
+    on, found = shipped.on, Memory()
+    pairs = _Pairs(on, found, task.batch, task.layers)
+    batch = shipped.batches[task.batch].to(on.network.device)
+    with reusing(on.network) as reuse:
+        for _ in pairs.add(Tiling(on, reuse, shipped.estimator.batched), batch):
+            pass
+    return found.all
+
+
+class _Pairs:
+    """Sums over examples of the divergence of two layers.
+
+    Args:
+        on: What is asked.
+        rows: Where what is measured is kept; ``None``: it is added up only.
+        first: Index of the first batch.
+        layers: The only earlier layers that are looked at; ``None``: all.
+    """
+
+    def __init__(
+        self,
+        on: Estimation,
+        rows: Rows | None,
+        first: int = 0,
+        layers: Collection[str] | None = None,
+    ) -> None:
         self.on = on
-        self.journal = journal
+        self.rows = rows
+        self.layers = frozenset(on.names if layers is None else layers)
         self.total = np.zeros(on.shape * 2)  # [L, B, L, B], the earlier layer first
-        self.examples = self.num_batches = 0
+        self.examples, self.num_batches = 0, first
 
     def add(self, tiling: Tiling, batch: Batch) -> Iterator[str]:
         """Measures all pairs on a batch; yields the names of earlier layers as they are done."""
@@ -118,7 +176,7 @@ class _Pairs:
                 # A pair is measured in the tile of its later layer; the earlier one is alike in all
                 # copies.
                 later = [name for name in self.on.names[place + 1 :] if name in tile.axes]
-                for column in self.on.tried if later else ():
+                for column in self.on.tried if later and first in self.layers else ():
                     found = self._known(base, first, self.on.candidates[column], later)
                     for second in later:
                         at = (place, column, self.on.names.index(second), list(self.on.tried))
@@ -133,13 +191,13 @@ class _Pairs:
         """Summed divergences of one cell and every cell of later layers."""
         at_once = base.tile.copies
         # Both tiles of a batch have this cell, with other later layers: the copies tell them apart.
-        name = f"batch {self.num_batches}, layer {first} at {candidate}, {at_once} at once"
-        if self.journal is not None and name in self.journal:
-            row: Row = self.journal[name]
+        name = row_name(self.num_batches, first, candidate, at_once)
+        if self.rows is not None and name in self.rows:
+            row: Row = self.rows[name]
             return row
         found = self._measure(base, first, candidate, later)
-        if self.journal is not None:
-            self.journal.add(name, found)
+        if self.rows is not None:
+            self.rows.add(name, found)
         return found
 
     def _measure(

@@ -189,7 +189,8 @@ def few_examples(on: Estimation) -> Estimation:
     """The same question on the first examples only."""
     share = -(-on.data.num_examples // SHARE)
     least = min(MIN_EXAMPLES, max(FEWEST, -(-MIN_POSITIONS // max(on.network.num_positions, 1))))
-    return replace(on, data=on.data.until(min(MAX_EXAMPLES, max(least, share))))
+    # Of so few examples a handful of cells is measured before another process has begun.
+    return replace(on, workers=None, data=on.data.until(min(MAX_EXAMPLES, max(least, share))))
 
 
 def measured_rows(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mpq._support.progress import showing_progress
+from mpq._support.ray_workers import task_workers
 from mpq.errors import InputError
 from mpq.network.mapped import streaming
 from mpq.network.randomness import random_state_kept
@@ -12,7 +13,7 @@ from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
-from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
+from mpq.sensitivity import ESTIMATORS, Estimation, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.spot_check import spot_check
 from mpq.solvers import Solver
 from mpq.workflows.better_priced import better_priced
@@ -208,10 +209,17 @@ def _posed(found: Sensitivity, constraints: Constraints, solver: Solver) -> Prob
 
 def _estimate(prepared: Prepared, estimator: SensitivityEstimator) -> Sensitivity:
     """With a few cells beside their measurement, where not every cell was measured anyway."""
-    seed = prepared.task.seed
+    seed, workers = prepared.task.seed, prepared.task.built_workers
+    if workers is not None and workers.kind == "ray" and not estimator.asks_workers:
+        able = ", ".join(part.name for part in ESTIMATORS if part.asks_workers)
+        raise InputError(
+            f"--workers ray measures cells, of which the estimator {estimator.name!r} has none; "
+            f"take {able}, or leave --workers out"
+        )
 
     def checked(on: Estimation) -> Sensitivity:
-        found = estimator.estimate(on)
+        with task_workers(workers) as tasks:
+            found = estimator.estimate(replace(on, workers=tasks))
         if found.check is not None or estimator.is_measuring:
             return found
         return replace(found, check=spot_check(on, found.table, seed))

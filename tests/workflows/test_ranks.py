@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import mpq
 from mpq._support.ranks import Ranks
 from mpq.cli.__main__ import app
-from mpq.errors import InputError, RankError
+from mpq.errors import InputError, WorkerError
 from mpq.sensitivity import DiagonalFisher, OutputSketch
 from mpq.workflows.kept_estimates import rank_share
 from mpq.workflows.setup import Prepared
@@ -181,7 +181,7 @@ class Pair(Ranks):  # type: ignore[misc]
 
 def test_an_error_of_another_rank_is_an_error() -> None:
     """With its number and its words; an own one is raised as it is."""
-    with pytest.raises(RankError, match="rank 1 failed: RuntimeError: no disk"):
+    with pytest.raises(WorkerError, match="rank 1 failed: RuntimeError: no disk"):
         Pair(0, 2).together(lambda: 3)
     with pytest.raises(ZeroDivisionError):
         Pair(0, 2).together(lambda: 1 // 0)

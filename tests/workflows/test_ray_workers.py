@@ -1,0 +1,251 @@
+"""Ray: a local cluster of two workers measures what one process measures, also where some die."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import mpq
+from mpq._support.workers import Workers
+from mpq.errors import InputError, MissingDependencyError, ModelError, WorkerError
+from tests.workflows.networks import Net, batches
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = {"effective_bits": 4.0}
+STORE_BYTES = 200 * 2**20
+ASKING = ("measured", "measured:interactions=true", "measured:batched=true", "pairwise", "auto")
+
+
+def images() -> list[Tensor]:
+    return batches(4)
+
+
+def task(workers: str | None, **options: Any) -> mpq.Task:
+    torch.manual_seed(0)
+    given = {"candidates": ["w2a8", "w4a8", "w8a8"], "rounding": "nearest", **options}
+    model = given.pop("model", None) or Net().eval()
+    return mpq.Task(model, given.pop("data", images), workers=workers, **given)
+
+
+def search(workers: str | None, sensitivity: str = "measured", **options: Any) -> Any:
+    return mpq.search(task(workers, **options), LIMIT, sensitivity=sensitivity)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Two workers here, which all tests of the module use."""
+    ray = pytest.importorskip("ray")
+    # So that workers find the tests' own classes; other processes see nothing of it.
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    ray.init(
+        address="local", num_cpus=2, object_store_memory=STORE_BYTES, include_dashboard=False,
+        log_to_driver=False, logging_level="error",
+        runtime_env={"env_vars": {"PYTHONPATH": paths}},
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+def told(result: Any) -> dict[str, Any]:
+    """All that a run says, but its times."""
+    found: dict[str, Any] = json.loads(result.to_json())
+    found["solution"] = {k: x for k, x in found["solution"].items() if "seconds" not in k}
+    return found
+
+
+class Stopped(Net):
+    """Nothing can be differentiated, so that ``auto`` measures all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).detach()
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("sensitivity", ASKING)
+def test_workers_find_what_one_process_finds(sensitivity: str) -> None:
+    """To the last bit: cells are added up in the order of one process."""
+    torch.manual_seed(0)
+    net = Stopped().eval()
+
+    found, expected = (told(search(by, sensitivity, model=net)) for by in ("ray", None))
+
+    assert found == expected
+
+
+class Mortal(Net):
+    """Kills the process that runs it, if it is a worker, by chance and a few times in all."""
+
+    def __init__(self, folder: Path, most: int) -> None:
+        super().__init__()
+        self.folder, self.most, self.home = folder, most, os.getpid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if os.getpid() != self.home:
+            marks = len(list(self.folder.iterdir()))
+            # Another seed in every process, or all would die at the same call.
+            if marks < self.most and random.Random(os.getpid() * 1000 + marks).random() < 0.5:
+                (self.folder / f"killed-{os.getpid()}").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_workers_that_are_killed_lose_a_task_each(tmp_path: Path) -> None:
+    """Three are, mid-way, at random: the result is that of one process all the same."""
+    torch.manual_seed(0)
+    net = Mortal(tmp_path, 3).eval()
+    expected = told(search(None, model=net))
+
+    found = told(search("ray", model=net))
+
+    assert found == expected
+    assert len(list(tmp_path.iterdir())) >= 1
+
+
+@pytest.mark.usefixtures("cluster")
+def test_rows_land_in_the_journal(tmp_path: Path) -> None:
+    """One process goes on from what workers measured, and workers from what it did."""
+    journal = f"measured:journal={tmp_path / 'rows.jsonl'}"
+    expected = search("ray", journal)
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines()
+    assert len(lines) == 1 + 3 * 4  # a header; three batches, four layers
+
+    again = search(None, journal)
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines[:5]) + "\n")
+    resumed = search("ray", journal)
+
+    assert told(again) == told(expected) == told(resumed)
+    assert sorted((tmp_path / "rows.jsonl").read_text().splitlines()) == sorted(lines)
+
+
+class Broken(Net):
+    """Answers nothing that is a number, but where it was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.home = os.getpid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = super().forward(x)
+        return found if os.getpid() == self.home else found * float("nan")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_error_of_a_task_is_that_of_one_process() -> None:
+    """Of its class, in its words."""
+    with pytest.raises(ModelError, match="finite|NaN|nan"):
+        search("ray", model=Broken().eval())
+
+
+class Staying:
+    """Can be copied, and not pickled."""
+
+    def __deepcopy__(self, memo: Any) -> "Staying":
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError("it stays here")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_cannot_travel_is_said() -> None:
+    """A lock or an open file in the network."""
+    net = Net().eval()
+    net.log = Staying()  # type: ignore[assignment]
+
+    with pytest.raises(WorkerError, match="cannot be sent to workers: it stays here"):
+        search("ray", model=net)
+
+
+@pytest.mark.parametrize(
+    ("sensitivity", "message"),
+    [
+        ("sketch", "the estimator 'sketch' has none; take auto, measured, pairwise"),
+        ("measured:tolerance=0.1", "leave out tolerance, or --workers"),
+    ],
+)
+@pytest.mark.usefixtures("cluster")
+def test_what_workers_cannot_do_is_refused(sensitivity: str, message: str) -> None:
+    """In a sentence."""
+    with pytest.raises(InputError, match=message):
+        search("ray", sensitivity)
+
+
+def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How to install it."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+
+    with pytest.raises(MissingDependencyError, match=r"pip install 'mpq\[ray\]'"):
+        search("ray")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ray", Workers("ray")),
+        ("ray:3", Workers("ray", count=3)),
+        ("ray://head:10001", Workers("ray", "ray://head:10001")),
+        ("torchrun", Workers("torchrun")),
+    ],
+)
+def test_workers_are_read(text: str, expected: Workers) -> None:
+    """As they are written."""
+    assert Workers.parse(text) == expected
+
+
+@pytest.mark.parametrize("text", ["ray:0", "ray:", "ray://head", "dask", "torchrun:2"])
+def test_other_workers_are_refused(text: str) -> None:
+    """With what there is."""
+    with pytest.raises(InputError, match="write ray "):
+        Workers.parse(text)
+
+
+NET = """
+import torch
+from torch import nn
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(16, 32), nn.Linear(32, 5)
+
+    def forward(self, x):
+        return self.b(torch.tanh(self.a(x)))
+
+def make_net():
+    torch.manual_seed(0)
+    return Own().eval()
+
+def data():
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(4):
+        yield torch.randn(32, 16, generator=generator)
+"""
+
+
+def test_the_command_line_starts_workers_of_its_own(tmp_path: Path) -> None:
+    """For a network of a file, whose module is on no worker; and they end with the command."""
+    pytest.importorskip("ray")
+    (tmp_path / "net.py").write_text(NET)
+    asked = (
+        sys.executable, "-m", "mpq", "search", "--model", "net.py:make_net", "--data",
+        "net.py:data", "--limit", "effective_bits=5", "--precisions", "w2a8,w4a8,w8a8",
+        "--sensitivity", "measured", "--rounding", "nearest", "--json", "--quiet",
+    )  # fmt: skip
+
+    def answer(*more: str) -> str:
+        return subprocess.run(
+            [*asked, *more], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, check=True, timeout=300,
+        ).stdout  # fmt: skip
+
+    assert json.loads(answer("--workers", "ray:2")) == json.loads(answer())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 import torch
 
 from mpq._support.progress import showing_progress
+from mpq.network.mapped import is_streaming, streaming
 from mpq.network.randomness import random_state_kept
 from mpq.problem.limits import Limits, parse_limits
 from mpq.problem.problem import Problem
@@ -22,6 +23,7 @@ from mpq.workflows.peak_memory import peak_memory_bytes
 from mpq.workflows.rounded_weights import NUM_TRIED, to_round
 from mpq.workflows.setup import Prepared
 from mpq.workflows.shown_examples import Shown
+from mpq.workflows.streamable import check_streamed
 from mpq.workflows.task import Task, check_task
 
 if TYPE_CHECKING:
@@ -149,6 +151,13 @@ def planned(
 ) -> tuple[Plan, Prepared]:
     """The plan, and the task that it is of, made ready."""
     method = Method.of(sensitivity, solver, task.seed)
+    if task.streamed:
+        check_streamed(task, method)
+    with streaming(bool(task.streamed)):
+        return _planned(task, limits, method)
+
+
+def _planned(task: Task, limits: Limits, method: Method) -> tuple[Plan, Prepared]:
     start = perf_counter()
     prepared = Prepared.untransformed(task)
     constraints = prepared.constraints(parse_limits(limits))
@@ -254,7 +263,9 @@ class _FirstBatch:
         _, row_s, peak = _timed(lambda: evaluator.measure(precisions), self.whole)
 
         def rounded() -> None:
-            with quantized(evaluator.network, precisions, evaluator.quantizer):
+            # A network that is streamed rounds during its calls, which count with every batch.
+            one = is_streaming()
+            with quantized(evaluator.network, precisions, evaluator.quantizer, one_at_a_time=one):
                 pass
 
         _, fixed_s, _ = _timed(rounded, self.whole)

@@ -1,7 +1,6 @@
 """What a search will take, told from its first batch; and a search that is made to fit."""
 
 import copy
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -56,34 +55,28 @@ def test_what_is_not_planned_is_named(model: nn.Module) -> None:
     assert mpq.plan(asked).unplanned == ("sequential rounding", "biases")
 
 
-def test_the_data_is_looked_at_once_per_batch_of_what_grows_with_it(model: nn.Module) -> None:
-    """Twice as many examples: the estimate takes twice as long, and its first batch as long."""
-    twice = [*batches(8), *batches(8)]
-    first, second = (
-        mpq.plan(
-            mpq.Task(model, data, candidates=["w4"], rounding="nearest"), sensitivity=Counted()
-        )
-        for data in (batches(8), twice)
-    )
-    per_example = [
-        next(p for p in plan.phases if p.name == "estimate").calibration_s
-        for plan in (first, second)
-    ]
-    assert first.num_calibration * 2 == second.num_calibration
-    assert per_example == [pytest.approx(Counted.seconds / 16, rel=0.5)] * 2
+def test_the_estimate_is_made_of_the_first_batch_and_counts_by_examples(model: nn.Module) -> None:
+    estimator = Counted()
+    plan = mpq.plan(task(model, rounding="nearest"), sensitivity=estimator)
+    # Once with the search for ranges, once without.
+    assert estimator.seen == [16, 16]
+    phase = next(phase for phase in plan.phases if phase.name == "estimate")
+    assert phase.fixed_s == phase.held_out_s == 0
+    assert phase.seconds(96, 32) == pytest.approx(96 * phase.calibration_s)
 
 
 class Counted(SensitivityEstimator):
-    """Takes a known time for every batch."""
+    """Keeps how many examples it was shown each time."""
 
     name = "counted"
     summary = "for this test"
-    seconds = 0.2
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
 
     def estimate(self, on: Estimation) -> Sensitivity:
-        for _ in on.batches("counting"):
-            time.sleep(self.seconds)
-        return OutputSketch(num_probes=1).estimate(replace(on, data=on.data.until(1)))
+        self.seen.append(on.data.num_examples)
+        return OutputSketch(num_probes=1).estimate(on)
 
 
 def test_the_sketch_draws_as_many_probes_as_of_all_examples() -> None:

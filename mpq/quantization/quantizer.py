@@ -254,15 +254,16 @@ def quantized(
     originals = {name: weight_of(layer_module) for name, layer_module in layer_modules.items()}
     handles: list[RemovableHandle] = []
     try:
-        if one_at_a_time:
-            handles = _round_inputs(network.module, precisions, quantizer)
-            for name, precision in precisions.items():
-                if not precision.weight.is_exact:
-                    handles += RoundedInCalls(name, precision.weight, quantizer).hooks(
-                        layer_modules[name]
-                    )
-        else:
-            handles = install(network.module, precisions, quantizer)
+        # What functions read as well is there between calls, too.
+        also_used = network.reach.also_used
+        passing = {n: p for n, p in precisions.items() if one_at_a_time and n not in also_used}
+        lasting = {n: p for n, p in precisions.items() if n not in passing}
+        handles = install(network.module, lasting, quantizer)
+        handles += _round_inputs(network.module, passing, quantizer)
+        for name, precision in passing.items():
+            if not precision.weight.is_exact:
+                rounded = RoundedInCalls(name, precision.weight, quantizer)
+                handles += rounded.hooks(layer_modules[name])
         yield
     # Also after an error, in the user's own model for example: the network is used again.
     finally:

@@ -104,8 +104,7 @@ def compare(
     if not parsed or num_random < 3 or refine < 0:
         raise InputError("give at least one limit, num_random >= 3 and refine >= 0")
     with showing_progress(progress):
-        if task.streamed:
-            refuse_streamed(task, "compare")
+        refuse_streamed(task, "compare")
         prepared = Prepared.untransformed(task)
         constraints = {text: prepared.constraints([limit]) for text, limit in parsed.items()}
         if task.transforms:  # tried only now, which takes longer than to refuse a limit

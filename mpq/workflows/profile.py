@@ -49,8 +49,7 @@ def profile(
         MeasurementError: If the machine is too noisy, or a clock runs backwards.
     """
     check_task(task, "profile")
-    if task.streamed:
-        refuse_streamed(task, "profile")
+    refuse_streamed(task, "profile")
     if task.workload.phase is not None:
         raise InputError(
             "a profile is measured at the examples as they are, not at phase "

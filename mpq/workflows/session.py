@@ -62,8 +62,7 @@ class Session:
             InputError: If something given cannot be used.
         """
         check_task(task, "Session.of")
-        if task.streamed:
-            refuse_streamed(task, "Session.of")
+        refuse_streamed(task, "Session.of")
         return cls(Prepared.of(task))
 
     @property

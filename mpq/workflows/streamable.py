@@ -7,6 +7,7 @@ from mpq.backends.searched import Traces
 from mpq.errors import InputError
 from mpq.sensitivity import SensitivityEstimator
 from mpq.sensitivity.auto import AutoEstimator
+from mpq.sensitivity.layer_output import LayerOutput
 from mpq.sensitivity.output_sketch import OutputSketch
 from mpq.sensitivity.weight_error import WeightError
 from mpq.workflows.method import Method
@@ -15,6 +16,7 @@ from mpq.workflows.task import Task
 ESTIMATORS: Final[tuple[type[SensitivityEstimator], ...]] = (
     AutoEstimator,
     OutputSketch,
+    LayerOutput,
     WeightError,
 )
 """Those that look at one layer after the other, and keep little of each."""

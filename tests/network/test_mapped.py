@@ -111,3 +111,17 @@ def test_bytes_that_lie_in_no_file(stored: Tensor) -> None:
 
     assert unmapped_bytes([stored, stored.view(512, 512)]) == 0
     assert unmapped_bytes([stored, own, own.view(10, 10)]) == 400
+
+
+def test_a_checkpoint_of_torch_that_is_mapped(tmp_path: Path) -> None:
+    """A module of the user's own, whose file is no safetensors file."""
+    torch.save({"weight": torch.ones(512, 512)}, tmp_path / "net.pt")
+    layer = nn.Linear(512, 512, bias=False)
+    layer.load_state_dict(torch.load(tmp_path / "net.pt", mmap=True), assign=True)
+
+    with streaming():
+        found = layer(torch.ones(1, 512))
+
+    assert unmapped_bytes(layer.parameters()) == 0
+    assert resident_pages(layer.weight) <= 1
+    assert torch.equal(found, torch.full((1, 512), 512.0))

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mpq.errors import ModelError
 from mpq.network.examples import Calibration
@@ -222,3 +222,75 @@ def test_what_has_no_range_is_named() -> None:
         "layer 'first' has no calibrated activation range for int8; calibrate with the precisions "
         "that are used"
     )
+
+
+class Own(nn.Linear):
+    """A forward of its own, with the weight standardised."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the name that torch has
+        return nn.functional.linear(input, self.weight / self.weight.std(), self.bias)
+
+
+class AlsoUsed(nn.Module):
+    """A layer whose weight a function reads as well, a matrix without a layer, and others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.own = nn.Linear(6, 6), Own(6, 6)
+        self.matrix = nn.Parameter(torch.randn(6, 6))
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.steps = nn.LSTM(6, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.own(torch.tanh(self.first(x))) * self.first.weight.norm()
+        x, _ = self.steps(x @ self.matrix)
+        found: Tensor = self.attention(x, x, x)[0]
+        return found
+
+
+@pytest.fixture
+def varied() -> tuple[Network, dict[str, Precision], Quantizer]:
+    """All kinds of layers in 3 bits, inputs in 8."""
+    torch.manual_seed(0)
+    data = Calibration([torch.randn(5, 4, 6)])
+    network = Network.of(AlsoUsed().eval(), data)
+    precisions = {layer.name: Precision.parse("w3a8") for layer in network.layers}
+    ranges = ActivationRanges.calibrate(network, data, tuple(precisions.values()))
+    return network, precisions, Quantizer(ranges)
+
+
+def test_weights_rounded_while_they_are_called(
+    varied: tuple[Network, dict[str, Precision], Quantizer],
+) -> None:
+    """The outputs are those of weights that are rounded all the time, bit by bit."""
+    network, precisions, quantizer = varied
+    x = torch.randn(3, 4, 6)
+    with torch.no_grad(), quantized(network, precisions, quantizer):
+        expected = network.module(x)
+
+    with torch.no_grad(), quantized(network, precisions, quantizer, one_at_a_time=True):
+        between = {name: network.layer_module(name).weight for name in precisions}
+        found = network.module(x)
+
+    assert network.reach.also_used == ("first",)
+    assert len(precisions) >= 7
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, network.module(x))
+    kept = {name for name, w in between.items() if w is network.layer_module(name).weight}
+    assert kept == precisions.keys() - {"first"}
+
+
+def test_a_call_that_fails_leaves_the_weight(
+    varied: tuple[Network, dict[str, Precision], Quantizer],
+) -> None:
+    """Within the block and afterwards."""
+    network, precisions, quantizer = varied
+    layer, weight = network.layer_module("own"), network.layer_module("own").weight
+
+    with quantized(network, precisions, quantizer, one_at_a_time=True):
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            layer(torch.zeros(2, 5))
+        assert layer.weight is weight
+
+    assert not layer._forward_pre_hooks
+    assert not layer._forward_hooks

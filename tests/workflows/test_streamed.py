@@ -73,6 +73,7 @@ def found(asked: mpq.Task, sensitivity: str = "sketch") -> mpq.SearchResult:
     [
         ("sketch:num_probes=2", {}),
         ("auto", {}),
+        ("layer-output", {}),
         ("weight-error", {"to": "compressed-tensors", "candidates": ("w4g64", "w8g64")}),
     ],
 )

@@ -20,7 +20,7 @@ also say what their own quantized network answers to a few examples: ``output_di
 largest difference of ours with their numbers, over the largest answer.
 
 With ``--tuned`` a second search stands beside it, which is asked to round again layer by layer and
-to tune what comes out (``sequential_rounding``, ``tune="all"``), as a peer does that trains its
+to tune what comes out (``sequential_rounding``, ``tune=TUNING``), as a peer does that trains its
 rounding; ``ratio_tuned`` is that one's.
 
 ``--setting LABEL``, once or more, asks a peer in these of its ways alone, by the labels of rows.

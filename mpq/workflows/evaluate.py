@@ -58,7 +58,8 @@ class Reference:
         with torch.no_grad():
             # A copy, as a forward pass may write buffers and counters of the user's.
             own = begin_alike(share_parameters(module), seed)
-            for index, (batch, outputs) in enumerate(self._run(own)):
+            for index, batch in enumerate(self._batches(own)):
+                outputs = self._answers(own, batch)
                 # What is drawn may be met here first, and would be taken for a loss.
                 where = f"batch {index} of the examples to measure on"
                 if not is_repeatable:
@@ -78,11 +79,16 @@ class Reference:
         """
         sums = _Sums()
         with torch.no_grad():
-            for index, (batch, outputs) in enumerate(self._run(module)):
-                apart = self.metric.divergence(self._same_shape(index, outputs), outputs)
-                weighted = (apart * position_weights(batch, outputs)).sum(dim=1)  # [N]
-                sums.add(batch, self._targets(batch, outputs), weighted.cpu().numpy())
+            for index, batch in enumerate(self._batches(module)):
+                self._compare(sums, index, batch, module)
         return sums.measurement(self.metric)
+
+    def _compare(self, sums: "_Sums", index: int, batch: Batch, module: nn.Module) -> None:
+        # By itself, so that no answers are left while those to the next batch are made.
+        outputs = self._answers(module, batch)
+        apart = self.metric.divergence(self._same_shape(index, outputs), outputs)
+        weighted = (apart * position_weights(batch, outputs)).sum(dim=1)  # [N]
+        sums.add(batch, self._targets(batch, outputs), weighted.cpu().numpy())
 
     @cached_property
     def checksum(self) -> str:
@@ -105,13 +111,14 @@ class Reference:
             count += batch.size
         return total / max(count, 1)
 
-    def _run(self, module: nn.Module) -> Iterator[tuple[Batch, Tensor]]:
-        """Every batch on the module's device, with its outputs ``[N, P, C]``."""
+    def _batches(self, module: nn.Module) -> Iterator[Batch]:
+        """On the module's device."""
         device = device_of(module)
-        for batch in self.data:
-            placed = batch.to(device)
-            outputs = self.metric.positions(module(*placed.args, **placed.kwargs))
-            yield placed, placed.as_examples(outputs)
+        return (batch.to(device) for batch in self.data)
+
+    def _answers(self, module: nn.Module, batch: Batch) -> Tensor:
+        """``[N, P, C]``."""
+        return batch.as_examples(self.metric.positions(module(*batch.args, **batch.kwargs)))
 
     def _targets(self, batch: Batch, outputs: Tensor) -> tuple[int, int, float]:
         """Only classes have an accuracy."""

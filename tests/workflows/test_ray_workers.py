@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import mpq
+from mpq._support.ray_workers import RayWorkers
 from mpq._support.workers import Workers
 from mpq.errors import InputError, MissingDependencyError, ModelError, WorkerError
 from mpq.workflows.shards import estimate_shard
@@ -217,6 +218,24 @@ def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
 
     with pytest.raises(MissingDependencyError, match=r"pip install 'mpq\[ray\]'"):
         search("ray")
+
+
+class Nowhere:
+    """The package, where no cluster answers."""
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, address: str, **_: Any) -> None:
+        raise ConnectionError(f"nobody answers at {address}\nand a trace of it")
+
+
+def test_a_cluster_that_does_not_answer_is_an_error() -> None:
+    """On one line, with its address and what to do."""
+    workers = RayWorkers(Nowhere(), Workers.parse("ray://127.0.0.1:1"))
+
+    with pytest.raises(WorkerError, match=r"at ray://127.0.0.1:1: nobody answers .*:1; start one"):
+        _ = workers.count
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,8 @@ def _join(ray: Any, asked: Workers) -> None:
             ray.init(asked.address, **quiet)
         except (ConnectionError, RuntimeError, ImportError, ValueError) as error:
             raise WorkerError(
-                f"there is no Ray cluster at {asked.address}: {error}; start one by `ray start "
-                "--head`, or leave the address out (--workers ray)"
+                f"cannot join the Ray cluster at {asked.address}: {str(error).splitlines()[0]}; "
+                "start one there by `ray start --head`, or leave the address out (--workers ray)"
             ) from error
         return
     # By the environment (RAY_ADDRESS) it joins a cluster that runs, unless workers are counted.
@@ -78,7 +78,7 @@ class RayWorkers:
         """How many tasks run at a time.
 
         Raises:
-            WorkerError: If there is no cluster at the address.
+            WorkerError: If the cluster at the address cannot be joined.
         """
         if not self._ray.is_initialized():
             _join(self._ray, self._asked)

@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -16,7 +16,9 @@ from mpq._support.bounds import check_whole
 from mpq._support.files import prepare_folder
 from mpq._support.journal import Journal
 from mpq._support.progress import showing_progress, track
+from mpq._support.ray_workers import task_workers
 from mpq._support.rows import Memory, Rows, remember
+from mpq._support.workers import TaskWorkers
 from mpq.errors import InputError, MpqError
 from mpq.problem.constraints import Constraints
 from mpq.problem.limits import Limits, written_limits
@@ -94,6 +96,11 @@ def compare(
             "compare measures how well losses are predicted, and no prediction is of ranges that "
             "are chosen again for one answer: leave out recalibrate (--recalibrate)"
         )
+    if task.built_workers is not None and task.built_workers.kind == "torchrun":
+        raise InputError(
+            "the processes of torchrun share a search; estimators and assignments are compared by "
+            "--workers ray, or in one process"
+        )
     check_whole("num_random", num_random)
     check_whole("refine", refine)
     for text in estimators:
@@ -111,14 +118,19 @@ def compare(
             prepared = prepared.with_transforms()
             constraints = {text: prepared.constraints([limit]) for text, limit in parsed.items()}
         run = _Comparison(prepared, constraints, solver, refine, _rows(prepared, folder))
-        # One set of assignments for all estimators: each has to be judged by the same losses.
-        trials = tuple(run.trials(num_random))
-        # before the clock runs: the first estimator would pay for what all of them use
-        run.search_weight_ranges()
-        forward_seconds = run.forward_seconds()
-        scores = tuple(
-            run.score(text, trials, forward_seconds) for text in track(estimators, "estimators")
-        )
+        with task_workers(task.built_workers) as workers:
+            if workers is not None:
+                run.measure_by(workers, run.drawn(num_random))
+            # One set of assignments for all estimators: each has to be judged by the same losses.
+            trials = tuple(run.trials(num_random))
+            # before the clock runs: the first estimator would pay for what all of them use
+            run.search_weight_ranges()
+            forward_seconds = run.forward_seconds()
+            if workers is not None:
+                run.score_by(workers, estimators, trials, forward_seconds)
+            scores = tuple(
+                run.score(text, trials, forward_seconds) for text in track(estimators, "estimators")
+            )
         return EstimatorComparison(
             trials, scores, prepared.network.metric.unit, max_loss, forward_seconds,
             prepared.calibration.num_examples, prepared.held_out.num_examples,
@@ -135,6 +147,28 @@ def _rows(prepared: Prepared, folder: Path | str | None) -> Rows:
     # Estimates depend on the calibration examples, measured losses on the held-out ones.
     key = {**calibration, "held_out": held_out["data"]}
     return Journal(prepare_folder(Path(folder)) / JOURNAL, key)
+
+
+def _name(columns: Columns) -> str:
+    return f"columns {' '.join(map(str, columns.tolist()))}"
+
+
+def _measured_row(run: "_Comparison", columns: Columns) -> dict[str, Any]:
+    """On a worker: the row of an assignment."""
+    run.row(columns)
+    return _taken(run)
+
+
+def _score_rows(shared: "tuple[_Comparison, Sequence[Trial], float]", text: str) -> dict[str, Any]:
+    """On a worker: the row of an estimator, and those of its optima."""
+    run, trials, forward_seconds = shared
+    run.score(text, trials, forward_seconds)
+    return _taken(run)
+
+
+def _taken(run: "_Comparison") -> dict[str, Any]:
+    assert isinstance(run.rows, Memory)
+    return run.rows.all
 
 
 def _digest(*values: Any) -> str:
@@ -158,23 +192,53 @@ class _Comparison:
         """Seed of random assignments, estimators and solver."""
         return self.prepared.task.seed
 
-    def trials(self, num_random: int) -> Iterable[Trial]:
-        """Random assignments near every limit."""
-        drawn = [
+    def drawn(self, num_random: int) -> list[tuple[str, Columns]]:
+        """Random assignments near every limit, each with that limit."""
+        return [
             (text, columns)
             for text, asked in self.constraints.items()
             for columns in random_assignments(
                 self.prepared.indifferent(asked), num_random, self.seed
             )
         ]
-        for text, columns in track(drawn, "random assignments"):
-            row = self._row(columns)
+
+    def measure_by(self, workers: TaskWorkers, drawn: Sequence[tuple[str, Columns]]) -> None:
+        """Rows of random assignments, by workers."""
+        tasks = {_name(columns): columns for _, columns in drawn}
+        left = [columns for name, columns in tasks.items() if name not in self.rows]
+        self._add(workers.results(self._shipped(), _measured_row, left), len(left), "assignments")
+
+    def score_by(
+        self,
+        workers: TaskWorkers,
+        texts: Sequence[str],
+        trials: Sequence[Trial],
+        forward_seconds: float,
+    ) -> None:
+        """Rows of estimators, by workers; those of their optima as well."""
+        left = [text for text in texts if self._score_name(text, trials) not in self.rows]
+        shared = self._shipped(), trials, forward_seconds
+        self._add(workers.results(shared, _score_rows, left), len(left), "estimators")
+
+    def _add(self, found: Iterator[dict[str, Any]], count: int, purpose: str) -> None:
+        for rows in track(found, f"{purpose}, by workers", count):
+            # A worker hands on all that it has; two may have found the same optimum.
+            for name in [name for name in rows if name not in self.rows]:
+                self.rows.add(name, rows[name])
+
+    def _shipped(self) -> "_Comparison":
+        """As it is sent: rows and what is kept are here."""
+        return replace(self, prepared=replace(self.prepared, cache=None), rows=Memory())
+
+    def trials(self, num_random: int) -> Iterable[Trial]:
+        """Random assignments near every limit."""
+        for text, columns in track(self.drawn(num_random), "random assignments"):
+            row = self.row(columns)
             yield Trial(text, tuple(columns.tolist()), row["divergence"], row["accuracy"])
 
-    def _row(self, columns: Columns) -> dict[str, Any]:
+    def row(self, columns: Columns) -> dict[str, Any]:
         """What an assignment loses on the held-out examples."""
-        name = f"columns {' '.join(map(str, columns.tolist()))}"
-        row: dict[str, Any] = remember(self.rows, name, lambda: self._measured(columns))
+        row: dict[str, Any] = remember(self.rows, _name(columns), lambda: self._measured(columns))
         return row
 
     def _measured(self, columns: Columns) -> dict[str, Any]:
@@ -212,6 +276,15 @@ class _Comparison:
 
     def score(self, text: str, trials: Sequence[Trial], forward_seconds: float) -> Score:
         """One estimator; what it cannot do is its result."""
+        row = remember(
+            self.rows,
+            self._score_name(text, trials),
+            lambda: self._estimate(text, trials, forward_seconds),
+        )
+        solved = tuple(Solved(**one) for one in row.get("solved", ()))
+        return Score(**{**row, "solved": solved, "predicted": tuple(row.get("predicted", ()))})
+
+    def _score_name(self, text: str, trials: Sequence[Trial]) -> str:
         # All that the row depends on beside the journal's key. Parts are built first, since their
         # repr has every option, also those that the spelling leaves to defaults.
         asked = _digest(
@@ -222,13 +295,7 @@ class _Comparison:
                 for limit, held in self.constraints.items()
             ],
         )  # fmt: skip
-        row = remember(
-            self.rows,
-            f"estimator {text}, {asked}",
-            lambda: self._estimate(text, trials, forward_seconds),
-        )
-        solved = tuple(Solved(**one) for one in row.get("solved", ()))
-        return Score(**{**row, "solved": solved, "predicted": tuple(row.get("predicted", ()))})
+        return f"estimator {text}, {asked}"
 
     def _estimate(
         self, text: str, trials: Sequence[Trial], forward_seconds: float
@@ -271,4 +338,4 @@ class _Comparison:
                 self.prepared.on_calibration, self.prepared.calibration, self.refine,
             )  # fmt: skip
         assert solution.columns is not None
-        return {"limit": limit, "predicted": solution.loss, **self._row(solution.columns)}
+        return {"limit": limit, "predicted": solution.loss, **self.row(solution.columns)}

@@ -52,6 +52,10 @@ def estimate_shard(
     """
     check_task(task, "estimate_shard")
     share = Shard.parse(shard)
+    if task.workers is not None:
+        raise InputError(
+            "a shard is a job of its own, which has no workers: leave out workers (--workers)"
+        )
     built = sensitivity
     if isinstance(built, str):
         built = ESTIMATORS.build(built, task.seed)

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 import mpq
+from mpq._support.ray_workers import RayWorkers
 from mpq._support.workers import Workers
 from mpq.errors import InputError, MissingDependencyError, ModelError, WorkerError
+from mpq.workflows.shards import estimate_shard
 from tests.workflows.networks import Net, batches
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +81,28 @@ def test_workers_find_what_one_process_finds(sensitivity: str) -> None:
     found, expected = (told(search(by, sensitivity, model=net)) for by in ("ray", None))
 
     assert found == expected
+
+
+@pytest.mark.usefixtures("cluster")
+def test_workers_compare_as_one_process_does(tmp_path: Path) -> None:
+    """Assignments, predictions and optima; a second comparison goes on from the journal."""
+    estimators = ["sketch", "measured", "first-order:labels=targets"]
+
+    def compared(workers: str | None, folder: Path | None) -> Any:
+        return mpq.compare(task(workers), LIMIT, estimators=estimators, num_random=3, folder=folder)
+
+    expected, found = compared(None, None), compared("ray", tmp_path)
+    rows = (tmp_path / "measured.jsonl").read_text().splitlines()
+    again = compared("ray", tmp_path)
+
+    for one in (found, again):
+        assert one.trials == expected.trials
+        for score, other in zip(one.scores, expected.scores, strict=True):
+            assert score.predicted == other.predicted
+            assert score.solved == other.solved
+            assert score.error == other.error
+    assert "label" in found.scores[2].error or "target" in found.scores[2].error
+    assert (tmp_path / "measured.jsonl").read_text().splitlines() == rows
 
 
 class Mortal(Net):
@@ -180,12 +204,38 @@ def test_what_workers_cannot_do_is_refused(sensitivity: str, message: str) -> No
         search("ray", sensitivity)
 
 
+def test_who_shares_otherwise_is_refused(tmp_path: Path) -> None:
+    """A shard has no workers, and a comparison no ranks."""
+    with pytest.raises(InputError, match="leave out workers"):
+        estimate_shard(task("ray", cache=tmp_path), "1/2")
+    with pytest.raises(InputError, match="compared by --workers ray, or in one process"):
+        mpq.compare(task("torchrun"), LIMIT)
+
+
 def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """How to install it."""
     monkeypatch.setitem(sys.modules, "ray", None)
 
     with pytest.raises(MissingDependencyError, match=r"pip install 'mpq\[ray\]'"):
         search("ray")
+
+
+class Nowhere:
+    """The package, where no cluster answers."""
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, address: str, **_: Any) -> None:
+        raise ConnectionError(f"nobody answers at {address}\nand a trace of it")
+
+
+def test_a_cluster_that_does_not_answer_is_an_error() -> None:
+    """On one line, with its address and what to do."""
+    workers = RayWorkers(Nowhere(), Workers.parse("ray://127.0.0.1:1"))
+
+    with pytest.raises(WorkerError, match=r"at ray://127.0.0.1:1: nobody answers .*:1; start one"):
+        _ = workers.count
 
 
 @pytest.mark.parametrize(

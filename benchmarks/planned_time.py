@@ -1,4 +1,4 @@
-"""What ``mpq.plan`` says that a search will take, beside what it takes.
+"""What a plan says that a search will take, beside what it takes.
 
     python benchmarks/planned_time.py > benchmarks/planned_time.json
 
@@ -19,6 +19,7 @@ from scale import FORMATS, SIZES, llama, sequences
 
 import mpq
 from mpq import demo
+from mpq.workflows.plan import plan as make_plan
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
 def row(task: mpq.Task, limits: dict[str, Any]) -> dict[str, Any]:
     """One search, planned and done."""
     start = time.perf_counter()
-    plan = mpq.plan(task, limits)
+    plan = make_plan(task, limits)
     planning_s, start = time.perf_counter() - start, time.perf_counter()
     mpq.search(task, limits)
     search_s = time.perf_counter() - start

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from mpq.workflows.frontier import frontier as frontier
     from mpq.workflows.load import load as load
     from mpq.workflows.objective import Objective as Objective
-    from mpq.workflows.plan import plan as plan
     from mpq.workflows.profile import profile as profile
     from mpq.workflows.result import SearchResult as SearchResult
     from mpq.workflows.search import search as search
@@ -53,7 +52,6 @@ if TYPE_CHECKING:
     from mpq.workflows.task import Rules as Rules
     from mpq.workflows.task import Task as Task
     from mpq.workflows.tune import tune as tune
-    from mpq.workflows.within_time import within_time as within_time
 
 _MODULES: dict[str, tuple[str, ...]] = {
     "errors": ("InfeasibleError", "InputError", "MpqError", "SolverError"),
@@ -80,8 +78,6 @@ _MODULES: dict[str, tuple[str, ...]] = {
     "hardware_profiles.profiling": ("RUNTIMES",),
     "workflows.task": ("Rules", "Task"),
     "workflows.objective": ("Objective",),
-    "workflows.plan": ("plan",),
-    "workflows.within_time": ("within_time",),
     "workflows.result": ("SearchResult",),
     "workflows.session": ("Session",),
     "workflows.load": ("load",),

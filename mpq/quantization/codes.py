@@ -78,7 +78,7 @@ class Codes:
         levels = None if stored.levels is None else torch.from_numpy(stored.levels).float()
         filling = (torch.zeros_like(point) if tensor_format.float_zero else point)[:, -1:].float()
         if number.table:
-            codes = torch.tensor(number.table)[codes.int()]
+            codes = torch.tensor(number.table, dtype=torch.float32)[codes.int()]
             filling = filling if number.has_zero else torch.full_like(filling, number.max_value)
         elif levels is not None:
             codes = levels.gather(1, codes.long())

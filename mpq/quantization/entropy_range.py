@@ -62,7 +62,7 @@ class Entropy(RangeMethod):
         ]
         magnitudes = rows.abs().cpu().numpy()
         reach = [self._threshold(x, n) for x, n in zip(magnitudes, halves, strict=True)]
-        ends = torch.tensor(reach, device=rows.device)
+        ends = torch.tensor(reach, device=rows.device, dtype=torch.float32)
         return torch.maximum(low, -ends), torch.minimum(high, ends)
 
     def _threshold(self, magnitudes: "AnyArray", num_levels: int) -> float:

@@ -107,7 +107,9 @@ class InputSample:
         for octaves in range(MAX_OCTAVES + 1):
             number = tensor_format.number.with_octaves(octaves, self._is_signed)
             tried = self._whole(method, replace(tensor_format, number=number))
-            ends = (torch.tensor([end]).to(row) for end in (tried.low, tried.high))
+            ends = (
+                torch.tensor([end], dtype=torch.float32).to(row) for end in (tried.low, tried.high)
+            )
             change = make_grid(number, True, *ends).round(row) - row
             errors.append(float((change.double().square() * counts).sum()))
         return errors.index(min(errors))

@@ -52,10 +52,13 @@ class RangeSearch:
 
         if not len(self.rows):
             return self._full
-        shares = torch.linspace(1.0, SMALLEST, num_shrinks)
+        shares = torch.linspace(1.0, SMALLEST, num_shrinks, dtype=torch.float32)
         if self.number.block_scale == "e8m0":
             # Scales are powers of two: all that lie within these ranges, each of them once.
-            shares, num_halvings = torch.tensor([1.0, 0.5, 0.25][:num_shrinks]), 0
+            shares, num_halvings = (
+                torch.tensor([1.0, 0.5, 0.25][:num_shrinks], dtype=torch.float32),
+                0,
+            )
         shares = shares.to(self.rows.device)[:, None].expand(-1, len(self.rows))
         share, error = self._best(shares)
         step = (1.0 - SMALLEST) / max(num_shrinks - 1, 1)
@@ -83,7 +86,7 @@ class RangeSearch:
         import torch
 
         shape = len(self.rows), min(self.rows.shape[1], LONG_ROW)
-        return torch.empty(shape, device=self.rows.device)
+        return torch.empty(shape, device=self.rows.device, dtype=torch.float32)
 
     def _best(self, shares: "Tensor") -> "tuple[Tensor, Tensor]":
         """Of shares ``[F, O]`` of the full range each row's best, and its error, both ``[O]``."""

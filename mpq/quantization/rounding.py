@@ -103,7 +103,7 @@ def codebook_grid(rows: Tensor, number: NumberFormat, weights: Tensor | None = N
     counted = np.ones_like(numbers) if weights is None else weights.double().cpu().numpy()
     found = torch.from_numpy(kmeans_levels(numbers, counted, 2**number.bits))
     levels = found.clamp(-number.max_value, number.max_value).half().float().to(rows.device)
-    one = torch.ones(len(rows), device=rows.device)
+    one = torch.ones(len(rows), device=rows.device, dtype=torch.float32)
     zero = torch.zeros(len(rows), dtype=torch.int32, device=rows.device)
     return Grid(number, one, zero, symmetric=True, levels=levels)
 
@@ -305,8 +305,8 @@ def static_grid(
     """The grid of a static activation format, one row, with a calibrated range."""
     # A tensor made in inference mode is refused by autograd, and this one is kept for every caller.
     with torch.inference_mode(False):
-        low = torch.tensor([calibrated.low], device=device)
-        high = torch.tensor([calibrated.high], device=device)
+        low = torch.tensor([calibrated.low], device=device, dtype=torch.float32)
+        high = torch.tensor([calibrated.high], device=device, dtype=torch.float32)
         number = tensor_format.number
         if number.is_twin:
             number = number.with_octaves(calibrated.octaves, calibrated.low < 0)

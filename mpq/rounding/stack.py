@@ -83,7 +83,7 @@ class Stack:
         number = first.number if first.number.is_float else None
         ends = [(0, 0) if number else integer_range(f.number, f.symmetric) for f in formats]
         low, high = (
-            torch.tensor([end[i] for end in ends]).float().repeat_interleave(num_rows)
+            torch.tensor([end[i] for end in ends], dtype=torch.float32).repeat_interleave(num_rows)
             for i in range(2)
         )
         size = first.group_size or num_inputs

@@ -98,7 +98,9 @@ class _Products:
         """``[N, B]``, or one row of zeros for a layer that the output does not depend on."""
         both = (self.on.weights, self.by_weight), (self.on.inputs, self.by_input)
         of_weight, of_input = (
-            formats.by_candidate(sums.get(name, torch.zeros(1, len(formats.formats))))
+            formats.by_candidate(
+                sums.get(name, torch.zeros(1, len(formats.formats), dtype=torch.float32))
+            )
             for formats, sums in both
         )
         return of_weight + of_input
@@ -147,7 +149,9 @@ class _Products:
 
 def _held(sums: dict[str, Tensor], tap: Tap, formats: Formats) -> Tensor:
     """A layer's sums ``[N, F]``, zeros at first."""
-    return sums.setdefault(tap.name, torch.zeros(tap.num_examples, len(formats.formats)))
+    return sums.setdefault(
+        tap.name, torch.zeros(tap.num_examples, len(formats.formats), dtype=torch.float32)
+    )
 
 
 def _sums(tap: Tap, product: Tensor) -> Tensor:

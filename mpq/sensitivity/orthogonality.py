@@ -76,7 +76,10 @@ def orthogonality_matrix(on: Estimation, centered: bool = False) -> Any:
 
 def _grams(network: Network, batch: Batch, centered: bool) -> Tensor:
     """``[L, N, N]`` Gram matrices of the layers' outputs, summed over their calls."""
-    found = {layer.name: torch.zeros(batch.size, batch.size) for layer in network.layers}
+    found = {
+        layer.name: torch.zeros(batch.size, batch.size, dtype=torch.float32)
+        for layer in network.layers
+    }
 
     def read(tap: Tap, _: Tensor, y: Tensor) -> None:
         # Calls are further features of the same examples, and Gram matrices of features add up.

@@ -243,7 +243,10 @@ class _Pass:
         return cls(
             on,
             {name: ChannelProducts(count, weights, device) for name, device in devices.items()},
-            {n: torch.zeros(num_examples, inputs, device=device) for n, device in devices.items()},
+            {
+                n: torch.zeros(num_examples, inputs, device=device, dtype=torch.float32)
+                for n, device in devices.items()
+            },
             group,
         )
 

@@ -141,7 +141,7 @@ def plan(
         InputError: As ``mpq.search``.
         InfeasibleError: If no assignment meets the limits.
     """
-    check_task(task, "plan")
+    check_task(task, "workflows.plan.plan")
     with showing_progress(progress):
         return planned(task, limits, sensitivity, solver)[0]
 

@@ -767,3 +767,17 @@ def test_channels_that_are_no_share_are_refused() -> None:
     """With what was given."""
     with pytest.raises(InputError, match=r"channels from 0 to 1, a share; got 2"):
         OutputSketch(channels=2.0)
+
+
+def test_the_default_dtype_does_not_matter() -> None:
+    """What a user sets for making networks is not what prices are computed in."""
+    tables = []
+    model, data = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), [torch.randn(8, 6)]
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.set_default_dtype(dtype)
+        try:
+            task = mpq.Task(model.eval(), data, data, candidates=["w3", "w4a4"], rounding="nearest")
+            tables.append(OutputSketch().estimate(Prepared.of(task).asked).table.values)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    np.testing.assert_allclose(tables[1], tables[0], rtol=1e-5)

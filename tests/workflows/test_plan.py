@@ -10,12 +10,12 @@ from torch import nn
 
 import mpq
 import mpq.workflows.within_time as module
-from mpq import within_time
 from mpq.errors import InfeasibleError, InputError
 from mpq.network.examples import Calibration
 from mpq.sensitivity import Estimation, OutputSketch, Sensitivity, SensitivityEstimator
 from mpq.workflows.plan import OF_ROUNDING, Phase, Plan, planned
-from mpq.workflows.within_time import _share
+from mpq.workflows.plan import plan as make_plan
+from mpq.workflows.within_time import _share, within_time
 from tests.workflows.networks import Net, batches
 
 LIMITS = {"effective_bits": 4}
@@ -33,7 +33,7 @@ def task(model: nn.Module, **options: Any) -> mpq.Task:
 
 
 def test_every_phase_of_a_search_is_planned(model: nn.Module) -> None:
-    plan = mpq.plan(task(model), LIMITS)
+    plan = make_plan(task(model), LIMITS)
     names = [phase.name for phase in plan.phases]
     assert names == [
         "layers", "ranges of weights", *OF_ROUNDING, "estimate", "solution", "measurements",
@@ -46,18 +46,18 @@ def test_every_phase_of_a_search_is_planned(model: nn.Module) -> None:
 
 def test_phases_that_nobody_asked_for_are_not_there(model: nn.Module) -> None:
     asked = task(model, rounding="nearest", candidates=["w4a8", "w8a8"])
-    names = [phase.name for phase in mpq.plan(asked).phases]
+    names = [phase.name for phase in make_plan(asked).phases]
     assert names == ["layers", "ranges of inputs", "ranges of weights", "estimate", "measurements"]
 
 
 def test_what_is_not_planned_is_named(model: nn.Module) -> None:
     asked = task(model, sequential_rounding=True, bias_correction=True)
-    assert mpq.plan(asked).unplanned == ("sequential rounding", "biases")
+    assert make_plan(asked).unplanned == ("sequential rounding", "biases")
 
 
 def test_the_estimate_is_made_of_the_first_batch_and_counts_by_examples(model: nn.Module) -> None:
     estimator = Counted()
-    plan = mpq.plan(task(model, rounding="nearest"), sensitivity=estimator)
+    plan = make_plan(task(model, rounding="nearest"), sensitivity=estimator)
     # Once with the search for ranges, once without.
     assert estimator.seen == [16, 16]
     phase = next(phase for phase in plan.phases if phase.name == "estimate")
@@ -90,7 +90,7 @@ def test_the_sketch_draws_as_many_probes_as_of_all_examples() -> None:
 
 def test_the_model_is_left_as_found(model: nn.Module) -> None:
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    mpq.plan(task(model), LIMITS)
+    make_plan(task(model), LIMITS)
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())
     assert not any(module._forward_hooks for module in model.modules())
@@ -98,9 +98,9 @@ def test_the_model_is_left_as_found(model: nn.Module) -> None:
 
 def test_what_cannot_be_met_is_refused_before_the_batch(model: nn.Module) -> None:
     with pytest.raises(InfeasibleError):
-        mpq.plan(task(model), {"effective_bits": 1})
+        make_plan(task(model), {"effective_bits": 1})
     with pytest.raises(InputError, match="Task"):
-        mpq.plan(model)  # type: ignore[arg-type]
+        make_plan(model)  # type: ignore[arg-type]
 
 
 def plan_of(fixed_s: float, calibration_s: float, held_out_s: float) -> Plan:

@@ -74,7 +74,7 @@ def test_a_search_goes_on_from_all_parts(
     def sketched(*_: Any) -> None:
         raise AssertionError("a batch was sketched again")
 
-    monkeypatch.setattr(_Sketch, "rows", sketched)
+    monkeypatch.setattr(_Sketch, "passes", sketched)
     found = search(tmp_path, sensitivity)
 
     assert_same(found, expected)
@@ -118,7 +118,7 @@ def test_a_shard_that_is_done_is_not_done_again(
 ) -> None:
     """A scheduler may start a job twice; after the search there is nothing to do at all."""
     first = parts(tmp_path, 2)
-    monkeypatch.setattr(_Sketch, "rows", None)
+    monkeypatch.setattr(_Sketch, "passes", None)
 
     assert parts(tmp_path, 2) == first
     monkeypatch.undo()

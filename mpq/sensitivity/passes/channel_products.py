@@ -21,9 +21,9 @@ class ChannelProducts:
     """
 
     def __init__(self, num_groups: int, num_formats: int, device: torch.device) -> None:
-        self.whole = torch.zeros(num_groups, num_formats, device=device)
+        self.whole = torch.zeros(num_groups, num_formats, device=device, dtype=torch.float32)
         """``[S, F]`` summed over channels."""
-        self.squares = torch.zeros(num_formats, device=device)
+        self.squares = torch.zeros(num_formats, device=device, dtype=torch.float32)
         """``[F]`` squared, and summed over groups and channels."""
 
     def add(self, products: Tensor) -> None:

@@ -162,5 +162,5 @@ class EmbeddingMoments:
     def _identity(self, total: float) -> Tensor:
         # Spread over all rows, of which each use meets one.
         found = torch.zeros(self._shape, dtype=torch.float32)
-        add_to_diagonal(found, torch.tensor([total / self._rows]))
+        add_to_diagonal(found, torch.tensor([total / self._rows], dtype=torch.float32))
         return found

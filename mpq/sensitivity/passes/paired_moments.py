@@ -121,7 +121,7 @@ class _Sums:
         shape = moment_shape(layer.groups, inputs)
         self._plain, self._guided = (Gram(shape, weight.device) for _ in range(2))
         self._crossed, self._guided_crossed = (
-            torch.zeros(shape, device=weight.device) for _ in range(2)
+            torch.zeros(shape, device=weight.device, dtype=torch.float32) for _ in range(2)
         )
 
     def add(

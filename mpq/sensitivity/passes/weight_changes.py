@@ -71,7 +71,7 @@ class WeightChanges:
     def empty(self, num_rows: int) -> Tensor:
         """Memory ``[F, r, K]`` for ``of``."""
         shape = (len(self.formats), num_rows, self.rows.shape[1])
-        return torch.empty(shape, device=self.rows.device)
+        return torch.empty(shape, device=self.rows.device, dtype=torch.float32)
 
     def squares(self, counts: Tensor | None = None) -> Tensor:
         """``[F]`` float64: squared changes, added up over the weight.

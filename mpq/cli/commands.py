@@ -51,7 +51,7 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
         leave_part(options, talk)
         return
     if options.effort.dry_run:
-        tell_plan(options, talk)
+        tell_plan(options, talk, has_question=True)
         return
     has_others = options.others.alternatives > 0
     with working(options.output, talk):
@@ -86,7 +86,7 @@ def frontier(options: SearchOptions, talk: TalkOptions) -> None:
         leave_part(options, talk)
         return
     if options.effort.dry_run:
-        tell_plan(options, talk)
+        tell_plan(options, talk, has_question=False)
         return
     with working(options.output, talk):
         found = options.run_frontier()

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from mpq.workflows.plan import Plan
 
 
-def tell_plan(options: SearchOptions, talk: TalkOptions) -> None:
+def tell_plan(options: SearchOptions, talk: TalkOptions, has_question: bool) -> None:
     """What a command with ``--dry-run`` does instead of a search."""
     with talk.progress():
-        plan = options.plan()
+        plan = options.plan(has_question)
     talk.answer(plan.to_dict(), lambda console: _print_plan(plan, console))
 
 

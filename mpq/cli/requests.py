@@ -124,6 +124,10 @@ class EffortOptions:
 
         if not self.dry_run and self.time is None:
             return
+        if self.dry_run and self.time is not None:
+            raise InputError(
+                "--dry-run says what a search takes, and --time makes it fit: give one of them"
+            )
         # Their clocks would not agree on what is given up.
         if is_launched() or self.shard is not None:
             raise InputError(
@@ -149,13 +153,24 @@ class SearchOptions:
     section: o.Sections = None
     effort: EffortOptions = EffortOptions()
 
-    def plan(self) -> "Plan":
-        """What the search will take."""
+    def plan(self, has_question: bool) -> "Plan":
+        """What the search will take; of one that has to have a limit or an objective."""
         from mpq.workflows.plan import plan
+        from mpq.workflows.search import goal
 
         device, limits = self._checked()
         task = self.asked.task(device)
-        return plan(task, limits, sensitivity=self.sensitivity, solver=self.solver)
+        objective = self.objective.objective()
+        if has_question:
+            goal(limits, objective)
+        return plan(
+            task,
+            limits,
+            objective=objective,
+            sensitivity=self.sensitivity,
+            solver=self.solver,
+            refine=self.refine,
+        )
 
     def fitted(self, task: Task, limits: list[str]) -> tuple[Task, str]:
         """Task and estimator, with what is given up for ``--time``; that is told."""
@@ -166,7 +181,15 @@ class SearchOptions:
         from mpq.workflows.within_time import within_time
 
         time_s = seconds_of(self.effort.time)
-        found = within_time(task, time_s, limits, sensitivity=self.sensitivity, solver=self.solver)
+        found = within_time(
+            task,
+            time_s,
+            limits,
+            objective=self.objective.objective(),
+            sensitivity=self.sensitivity,
+            solver=self.solver,
+            refine=self.refine,
+        )
         for line in found.told:
             say(f"--time {self.effort.time}: {line}")
         assert isinstance(found.sensitivity, str)
@@ -189,10 +212,13 @@ class SearchOptions:
 
         device, limits = self._checked()
         objective = self.objective.objective()
-        task, sensitivity = self.fitted(self.asked.task(device), limits)
+        parsed, task = goal(limits, objective), self.asked.task(device)
+        # Refused before it is planned what ``--time`` makes of it.
+        Method.of(self.sensitivity, self.solver, task.seed, objective, self.refine)
+        task, sensitivity = self.fitted(task, limits)
         method = Method.of(sensitivity, self.solver, task.seed, objective, self.refine)
         # A tuning that is killed goes on from there, after the same search again.
-        return searched(task, goal(limits, objective), method, self.curve.resource, self.output)
+        return searched(task, parsed, method, self.curve.resource, self.output)
 
     def _checked(self) -> tuple[str | None, list[str]]:
         """Device and limits, after a look at the options that need neither network nor data."""

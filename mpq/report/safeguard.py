@@ -7,7 +7,7 @@ from typing import Final, final
 import numpy as np
 
 from mpq._support.arrays import Array
-from mpq._support.paired_gains import most_gain
+from mpq._support.paired_gains import ALIKE, most_gain
 
 LEVEL: Final = 0.1
 """At which most examples say the same, by their signed ranks."""
@@ -54,7 +54,10 @@ class Excess:
             count, np.full(count, 1 / count), size=_NUM_RESAMPLES
         )
         means = drawn @ difference / count
-        return cls(float(difference.mean()), float(means.std()), count, most_gain(difference))
+        mean, error = float(difference.mean()), float(means.std())
+        # Examples that are all alike, or a single one: what is left is float64's rounding.
+        error = 0.0 if error <= ALIKE * abs(mean) else error
+        return cls(mean, error, count, most_gain(difference))
 
     @property
     def verdict(self) -> Verdict:
@@ -65,7 +68,7 @@ class Excess:
         """The same for so many standard errors."""
         # Of one example nothing is known about the spread: the bootstrap gives 0 and proves little,
         # but an answer that loses more there is no better for it.
-        if abs(self.mean) <= num_errors * self.standard_error:
+        if not abs(self.mean) > num_errors * self.standard_error:  # also where it is no number
             return Verdict.UNCLEAR
         return Verdict.WORSE if self.mean > 0 else Verdict.BETTER
 
@@ -119,10 +122,11 @@ class UniformCheck:
         """By how much, for people."""
         held_out, calibration = self.held_out, self.calibration
         if calibration is None:
+            most = "" if held_out.p_value is None else ", and on most of them"
             return (
                 f"by {held_out.mean:.3g} on held-out examples, beyond its standard error "
-                f"{held_out.standard_error:.1g}, and on most of them; weights were rounded to fit "
-                "the calibration ones"
+                f"{held_out.standard_error:.1g}{most}; weights were rounded to fit the "
+                "calibration ones"
             )
         return (
             f"by {held_out.mean:.3g} on held-out and {calibration.mean:.3g} on calibration "
@@ -148,12 +152,14 @@ class PriceCheck:
     def sentence(self) -> str:
         """What was found, for people."""
         found = self.held_out
-        told = f"{abs(found.mean):.3g} on held-out examples, standard error "
+        told = f"by {abs(found.mean):.3g} on held-out examples, standard error "
         told += f"{found.standard_error:.1g}"
         if self.is_replaced:
-            return f"prices by channels gave an answer that loses less (by {told}): it is taken"
-        how = "more" if found.mean < 0 else "less"
-        return f"prices by channels gave an answer that loses {how} (by {told}): it is not taken"
+            return f"prices by channels gave an answer that loses less ({told}): it is taken"
+        if not found.mean > 0:
+            return f"prices by channels gave an answer that does not lose less ({told})"
+        why = "but not on most of them" if not found.is_on_most else "which is not beyond chance"
+        return f"prices by channels gave an answer that loses less in the mean ({told}), {why}"
 
 
 @final

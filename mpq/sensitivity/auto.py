@@ -55,9 +55,9 @@ class AutoEstimator(RefinableEstimator, DivisibleEstimator):
     def _sketch(self) -> OutputSketch:
         return OutputSketch(num_probes=self.num_probes, seed=self.seed)
 
-    def for_examples(self, num_examples: int) -> "AutoEstimator":
-        """See ``SensitivityEstimator.for_examples``."""
-        return replace(self, num_probes=self._sketch().for_examples(num_examples).num_probes)
+    def for_examples(self, num_examples: int) -> OutputSketch:
+        """See ``SensitivityEstimator.for_examples``: what it begins with."""
+        return self._sketch().for_examples(num_examples)
 
     def estimate(self, on: Estimation) -> Sensitivity:
         """See ``SensitivityEstimator.estimate``."""

@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 
 from mpq._support.arrays import Array, Columns
+from mpq.errors import SolverError
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
@@ -44,9 +45,11 @@ def better_priced(
     """
     if by_channels is None:
         return solution, None
-    other = solve(
-        SOLVERS.build(SOLVER, prepared.task.seed), Problem(by_channels, problem.constraints)
-    )
+    problem_by_channels = Problem(by_channels, problem.constraints)
+    try:
+        other = solve(SOLVERS.build(SOLVER, prepared.task.seed), problem_by_channels)
+    except SolverError:  # within its time limit; there is an answer all the same
+        return solution, None
     first, columns = solution.columns, other.columns
     assert first is not None
     assert columns is not None

@@ -1,30 +1,38 @@
 """What a search will take, told from its first batch: seconds and memory of every phase."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 import torch
 
 from mpq._support.progress import showing_progress
+from mpq.errors import GradientError
 from mpq.network.mapped import is_streaming, streaming
 from mpq.network.randomness import random_state_kept
-from mpq.problem.limits import Limits, parse_limits
+from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
 from mpq.quantization.quantizer import quantized
 from mpq.rounding import AutoRounding
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
+from mpq.sensitivity.auto import AutoEstimator
+from mpq.sensitivity.measured import Measured
+from mpq.sensitivity.spot_check import spot_check
 from mpq.solvers import Solver
+from mpq.solvers.queries.solve import solve
 from mpq.workflows.codes_keys import NUMBERS_TOGETHER, ToRound, ToRoundTogether
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.method import Method
+from mpq.workflows.objective import Objective
 from mpq.workflows.peak_memory import peak_memory_bytes
 from mpq.workflows.rounded_weights import NUM_TRIED, to_round
 from mpq.workflows.setup import Prepared
 from mpq.workflows.shown_examples import Shown
 from mpq.workflows.streamable import check_streamed
 from mpq.workflows.task import Task, check_task
+from mpq.workflows.uniform import uniform_within
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,23 +126,29 @@ def plan(
     task: Task,
     limits: Limits = (),
     *,
+    objective: Objective | None = None,
     sensitivity: str | SensitivityEstimator = ESTIMATOR,
     solver: str | Solver = SOLVER,
+    refine: int = 0,
     progress: bool = False,
 ) -> Plan:
     """Does a search on its first batch, and says what the whole of it will take.
 
-    Layers are found in all of the data, as by the search. Second moments, the estimate and a
-    measurement are made of the first batch, and count as often as there are examples to it; codes
-    are made of one weight of each shape. What a trial of ``auto`` takes is that of one share of
-    the examples, though up to four may be asked. With limits the problem is solved by prices of the
-    first batch. Seconds are those of a clock on this machine as busy as it is.
+    Layers are found in all of the data, and ranges of inputs, as by the search. Second moments, the
+    estimate and a measurement are made of the first batch, and count as often as there are
+    examples to it; the spot check is made as by the search, of few examples; codes are made of one
+    weight of each shape. What a trial of ``auto`` takes is that of one share of the examples,
+    though up to four may be asked. With limits the problem is solved by prices of the first batch.
+    Nothing that a cache keeps is counted on. Seconds are those of a clock on this machine as busy
+    as it is.
 
     Args:
         task: As in ``mpq.search``.
         limits: As in ``mpq.search``; what cannot be met is refused.
+        objective: As in ``mpq.search``; what it measures is not planned.
         sensitivity: As in ``mpq.search``.
         solver: As in ``mpq.search``; nothing is said of one that measures.
+        refine: As in ``mpq.search``.
         progress: Whether bars are shown on standard error.
 
     Raises:
@@ -142,96 +156,125 @@ def plan(
         InfeasibleError: If no assignment meets the limits.
     """
     check_task(task, "workflows.plan.plan")
+    method = Method.of(sensitivity, solver, task.seed, objective, refine)
     with showing_progress(progress):
-        return planned(task, limits, sensitivity, solver)[0]
+        return planned(task, limits, method)[0]
 
 
-def planned(
-    task: Task, limits: Limits, sensitivity: str | SensitivityEstimator, solver: str | Solver
-) -> tuple[Plan, Prepared]:
+def planned(task: Task, limits: Limits, method: Method) -> tuple[Plan, Prepared]:
     """The plan, and the task that it is of, made ready."""
-    method = Method.of(sensitivity, solver, task.seed)
     if task.streamed:
         check_streamed(task, method)
     with streaming(bool(task.streamed)):
-        return _planned(task, limits, method)
+        return _planned(replace(task, cache=None), parse_limits(limits), method)
 
 
-def _planned(task: Task, limits: Limits, method: Method) -> tuple[Plan, Prepared]:
-    start = perf_counter()
-    prepared = Prepared.untransformed(task)
-    constraints = prepared.constraints(parse_limits(limits))
-    found = Phase("layers", perf_counter() - start)
-    first = _FirstBatch.of(prepared, method.estimator)
-    phases = [found, *first.phases()]
+def _planned(task: Task, limits: Sequence[Limit], method: Method) -> tuple[Plan, Prepared]:
+    prepared, layers_s, _ = _timed(lambda: Prepared.untransformed(task), device=None)
+    constraints = prepared.constraints(limits)
+    first = _FirstBatch(prepared, method.estimator)
+    phases = [first.layers(layers_s), *first.phases(method.rounds)]
+    interactions = first.found.interactions if method.solver.takes_interactions else None
+    problem = Problem(first.found.table, constraints, interactions)
     if limits and not method.solver.is_measuring:
-        interactions = first.found.interactions if method.solver.takes_interactions else None
-        problem = Problem(first.found.table, constraints, interactions)
-        _, seconds, _ = _timed(lambda: method.solve(problem, None, prepared), prepared)
+        _, seconds, _ = _timed(lambda: solve(method.solver, problem), prepared.network.device)
         phases.append(Phase("solution", seconds))
-    phases.append(first.measurements())
+    phases.append(first.measurements(len(uniform_within(problem))))
     counts = prepared.calibration.num_examples, prepared.held_out.num_examples
-    return Plan(tuple(phases), *counts, tuple(_unplanned(task, method.solver))), prepared
+    return Plan(tuple(phases), *counts, tuple(_unplanned(task, method))), prepared
 
 
 @final
 class _FirstBatch:
-    """A task with its first batch alone, its weights rounded to nearest.
+    """A task with its first batch, its weights rounded to nearest.
 
     Args:
-        whole: With all examples.
-        first: With the first of them.
-        estimator: As it works on all of them.
+        whole: The task with all of its examples.
+        estimator: The search's.
     """
 
-    def __init__(self, whole: Prepared, first: Prepared, estimator: SensitivityEstimator) -> None:
-        self.whole, self.first, self.estimator = whole, first, estimator
+    def __init__(self, whole: Prepared, estimator: SensitivityEstimator) -> None:
+        self.whole, self._asked = whole, estimator
+        # What ``auto`` begins with: its check looks at few examples, however many there are.
+        self._estimator = estimator.for_examples(whole.calibration.num_examples)
+        plain = replace(whole.task, rounding="nearest", sequential_rounding=False)
+        self._plain = replace(whole, task=plain)
+        self._calibration, self._held_out = (
+            x.until(x.first().size) for x in (whole.calibration, whole.held_out)
+        )
         self.found: Sensitivity
+        self._forward_s = 0.0
 
-    @classmethod
-    def of(cls, whole: Prepared, estimator: SensitivityEstimator) -> "_FirstBatch":
-        plain = replace(whole.task, rounding="nearest", sequential_rounding=False, cache=None)
-        data = (whole.calibration, whole.held_out)
-        calibration, held_out = (x.until(x.first().size) for x in data)
-        first = replace(whole, task=plain, calibration=calibration, held_out=held_out, cache=None)
-        return cls(whole, first, estimator.for_examples(whole.calibration.num_examples))
+    @cached_property
+    def _on(self) -> Estimation:
+        # Ranges of inputs are those of all examples: the first batch need not reach every layer.
+        return replace(self._plain.asked, data=self._calibration)
 
     @property
-    def on(self) -> Estimation:
-        return self.first.asked
+    def _size(self) -> int:
+        return self._calibration.num_examples
 
     @property
-    def size(self) -> int:
-        """Calibration examples in the batch."""
-        return self.first.calibration.num_examples
+    def _device(self) -> torch.device:
+        return self.whole.network.device
 
-    def phases(self) -> Iterator[Phase]:
-        """Those before the solution."""
-        _, forward_s, _ = _timed(lambda: self.on, self.whole)  # ranges of inputs
-        if any(not f.is_exact for f in self.on.inputs.formats):
-            yield Phase("ranges of inputs", calibration_s=forward_s / self.size)
+    def layers(self, seconds: float) -> Phase:
+        """Finding them took so long: two passes over all examples, and some over a batch."""
+        network = self.whole.network
+        (batch,) = network.batches(self._calibration)
+
+        def forward() -> None:
+            with torch.no_grad():
+                network.outputs(batch)
+
+        self._forward_s = _timed(forward, self._device)[1] / self._size
+        passes_s = 2 * self._forward_s * self.whole.calibration.num_examples
+        grows_s = min(passes_s, seconds) / self.whole.calibration.num_examples
+        fixed_s = seconds - grows_s * self.whole.calibration.num_examples
+        return Phase("layers", fixed_s, grows_s)
+
+    def phases(self, rounds: int) -> Iterator[Phase]:
+        """Those before the solution, and rounds of refinement."""
+        _, seconds, _ = _timed(lambda: self._plain.asked, self._device)
+        if any(not f.is_exact for f in self._on.inputs.formats):
+            by_example = seconds / self.whole.calibration.num_examples
+            yield Phase("ranges of inputs", calibration_s=by_example)
         # The first time ranges of weights are searched for, which are kept.
-        _, cold_s, cold_bytes = _timed(self._estimated, self.whole)
-        self.found, warm_s, warm_bytes = _timed(self._estimated, self.whole)
+        _, cold_s, cold_bytes = _timed(self._estimated, self._device)
+        self.found, warm_s, warm_bytes = _timed(self._estimated, self._device)
         yield Phase("ranges of weights", max(cold_s - warm_s, 0.0), peak_bytes=cold_bytes)
         yield from self._rounding()
-        yield Phase(ESTIMATE, calibration_s=warm_s / self.size, peak_bytes=warm_bytes)
+        yield Phase(ESTIMATE, calibration_s=warm_s / self._size, peak_bytes=warm_bytes)
+        if not self._asked.is_measuring:
+            table, seed = self.found.table, self.whole.task.seed
+            _, seconds, _ = _timed(lambda: spot_check(self._plain.asked, table, seed), self._device)
+            yield Phase("spot check", seconds)
+        if rounds:
+            each_s = warm_s / self._size + 2 * self._forward_s
+            yield Phase("refinement", calibration_s=rounds * each_s)
 
     def _estimated(self) -> Sensitivity:
-        return self.estimator.estimate(self.on)
+        try:
+            return self._estimator.estimate(self._on)
+        except GradientError:
+            if self._asked is self._estimator or self._asked.name != AutoEstimator.name:
+                raise
+            # As ``auto`` does.
+            self._estimator = Measured()
+            return self._estimator.estimate(self._on)
 
     def _rounding(self) -> Iterator[Phase]:
         rounding = self.whole.task.weight_rounding
-        formats = [f for f in self.on.weights.formats if f.number.needs_scale]
+        formats = [f for f in self._on.weights.formats if f.number.needs_scale]
         if not rounding.reads_inputs or not formats:
             return
         moments, seconds, peak = _timed(
-            Shown.all_of(self.on, self.whole.task.seed).moments, self.whole
+            Shown.all_of(self._on, self.whole.task.seed).moments, self._device
         )
-        yield Phase(OF_ROUNDING[0], calibration_s=seconds / self.size, peak_bytes=peak)
+        yield Phase(OF_ROUNDING[0], calibration_s=seconds / self._size, peak_bytes=peak)
         asked = (
-            to_round(self.on, layer.name, moments.values[layer.name], formats, rounding)
-            for layer in self.on.network.layers
+            to_round(self._on, layer.name, moments.values[layer.name], formats, rounding)
+            for layer in self._on.network.layers
             if layer.weight_of is None and layer.name in moments.values
         )
         seconds, num_bytes = self._codes(asked)
@@ -250,17 +293,25 @@ class _FirstBatch:
             shapes[weight.shape] = count + 1, some
         seconds, num_bytes = 0.0, 0
         for count, some in shapes.values():
-            codes, taken_s, _ = _timed(ToRoundTogether(some).codes, self.whole)
+            codes, taken_s, _ = _timed(ToRoundTogether(some).codes, self._device)
             seconds += taken_s * count / len(some)
             held = sum(x.codes.nbytes + x.scale.nbytes for each in codes for x in each)
             num_bytes += held * count // len(some)
         return seconds, num_bytes
 
-    def measurements(self) -> Phase:
-        """Of the answer and of every uniform precision, on held-out examples."""
-        evaluator, own_s, _ = _timed(lambda: self.first.on_held_out, self.whole)
+    def measurements(self, num_uniform: int) -> Phase:
+        """Of the answer and of uniform precisions.
+
+        On held-out examples all of them; on calibration examples, where no codes fit these, those
+        within the limits.
+
+        Args:
+            num_uniform: Uniform precisions within the limits.
+        """
+        first = replace(self._plain, held_out=self._held_out)
+        evaluator, own_s, _ = _timed(lambda: first.on_held_out, self._device)
         precisions = evaluator.uniform(self.whole.candidates[0])
-        _, row_s, peak = _timed(lambda: evaluator.measure(precisions), self.whole)
+        _, row_s, peak = _timed(lambda: evaluator.measure(precisions), self._device)
 
         def rounded() -> None:
             # A network that is streamed rounds during its calls, which count with every batch.
@@ -268,32 +319,44 @@ class _FirstBatch:
             with quantized(evaluator.network, precisions, evaluator.quantizer, one_at_a_time=one):
                 pass
 
-        _, fixed_s, _ = _timed(rounded, self.whole)
-        count = len(self.whole.candidates) + 1
-        by_example = (own_s + count * max(row_s - fixed_s, 0.0)) / self.first.held_out.num_examples
-        return Phase("measurements", count * fixed_s, held_out_s=by_example, peak_bytes=peak)
+        _, fixed_s, _ = _timed(rounded, self._device)
+        # Where codes fit the examples, the answer by other prices is measured, too.
+        is_coded = self.whole.task.weight_rounding.reads_inputs
+        held_out = len(self.whole.candidates) + (2 if is_coded else 1)
+        on_calibration = 0 if is_coded or not num_uniform else num_uniform + 1
+        size = self._held_out.num_examples
+        example_s = max(row_s - fixed_s, 0.0) / size
+        return Phase(
+            "measurements",
+            (held_out + on_calibration) * fixed_s,
+            on_calibration * example_s + (own_s / size if on_calibration else 0.0),
+            held_out * example_s + own_s / size,
+            peak,
+        )
 
 
-def _timed(compute: Callable[[], Value], prepared: Prepared) -> tuple[Value, float, int | None]:
-    """What a computation gives, its seconds, and what it takes at its peak."""
+def _timed(
+    compute: Callable[[], Value], device: torch.device | None
+) -> tuple[Value, float, int | None]:
+    """What a computation gives, its seconds, and what it takes at its peak on a device."""
 
     def run() -> tuple[Value, float]:
         start = perf_counter()
-        with torch.no_grad():
-            value = compute()
+        value = compute()
         return value, perf_counter() - start
 
-    (value, seconds), peak = peak_memory_bytes(run, prepared.network.device)
+    (value, seconds), peak = peak_memory_bytes(run, device or torch.device("cpu"))
     return value, seconds, peak
 
 
-def _unplanned(task: Task, solver: Solver) -> Iterator[str]:
+def _unplanned(task: Task, method: Method) -> Iterator[str]:
     asked: Mapping[str, object] = {
         "transformations": task.transforms,
         "sequential rounding": task.sequential_rounding,
         "ranges chosen again": task.recalibrate,
         "biases": task.bias_correction,
         "tuning": task.tune,
-        "measurements of the solver": solver.is_measuring,
+        "measurements of the solver": method.solver.is_measuring,
+        "what is minimized": method.objective is not None,
     }
     yield from (name for name, wanted in asked.items() if wanted)

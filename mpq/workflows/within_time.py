@@ -11,9 +11,11 @@ from mpq.problem.limits import Limits
 from mpq.sensitivity import SensitivityEstimator
 from mpq.solvers import Solver
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
+from mpq.workflows.method import Method
+from mpq.workflows.objective import Objective
 from mpq.workflows.plan import ESTIMATE, OF_ROUNDING, Phase, Plan, planned
 from mpq.workflows.setup import Prepared
-from mpq.workflows.task import Task
+from mpq.workflows.task import Task, check_task
 
 FEWEST: Final = 16
 """Calibration examples below which something else is given up instead."""
@@ -31,7 +33,7 @@ class Fitted:
         task: With fewer examples, or rounding to nearest, where that is needed.
         sensitivity: The estimator that was asked for, or ``weight-error``.
         plan: What it will take.
-        told: What was given up, for people; none: nothing.
+        told: What was given up, and what takes more time, for people; none: nothing.
     """
 
     task: Task
@@ -45,8 +47,10 @@ def within_time(
     time_s: float,
     limits: Limits = (),
     *,
+    objective: Objective | None = None,
     sensitivity: Estimator = ESTIMATOR,
     solver: str | Solver = SOLVER,
+    refine: int = 0,
     progress: bool = False,
 ) -> Fitted:
     """Plans a search (``plan``), and gives up what does not fit into a time.
@@ -59,34 +63,40 @@ def within_time(
         task: As in ``mpq.search``.
         time_s: Seconds that it may take, the plan itself besides.
         limits: As in ``mpq.search``.
+        objective: As in ``plan``.
         sensitivity: As in ``mpq.search``.
         solver: As in ``mpq.search``.
+        refine: As in ``mpq.search``; an estimate by gradients is then not given up.
         progress: Whether bars are shown on standard error.
 
     Raises:
         InputError: As ``mpq.search``; and if nothing fits: how long the least would take.
         InfeasibleError: If no assignment meets the limits.
     """
+    check_task(task, "workflows.within_time.within_time")
     if not time_s > 0:
         raise InputError(f"a time is positive; got {time_s:g} s")
+    method = Method.of(sensitivity, solver, task.seed, objective, refine)
+    # Gradients are what rounds of refinement and workers need.
+    has_choice = not refine and task.workers is None
     with showing_progress(progress):
-        whole, prepared = planned(task, limits, sensitivity, solver)
+        whole, prepared = planned(task, limits, method)
         least = whole
-        for plan, asked, estimator, told in _variants(whole, task, sensitivity):
+        for plan, asked, estimator, told in _variants(whole, task, sensitivity, has_choice):
             share = _share(plan, time_s, task.held_out is None)
             least = plan
             if share is not None:
                 return _fitted(prepared, plan, share, asked, estimator, told)
     few = _scaled(least, min(1.0, FEWEST / least.num_calibration), task.held_out is None)
     raise InputError(
-        f"nothing fits into {time_s:.3g} s: {few.num_calibration} calibration examples, rounding "
-        f"to nearest and {WITHOUT_DATA} would take {few.total_s:.3g} s here; give more time, "
-        "or fewer held-out examples"
+        f"nothing fits into {time_s:.3g} s: with {few.num_calibration} calibration examples and "
+        f"all given up that can be, it would take {few.total_s:.3g} s here; give more time, or "
+        "fewer held-out examples"
     )
 
 
 def _variants(
-    whole: Plan, task: Task, sensitivity: Estimator
+    whole: Plan, task: Task, sensitivity: Estimator, has_choice: bool
 ) -> Iterator[tuple[Plan, Task, Estimator, list[str]]]:
     """Plans with their tasks and estimators, and what each gives up, the least last."""
     yield whole, task, sensitivity, []
@@ -96,7 +106,7 @@ def _variants(
         whole = _without(whole, OF_ROUNDING)
         task = replace(task, rounding="nearest", sequential_rounding=False)
         yield whole, task, sensitivity, told
-    if sensitivity != WITHOUT_DATA:
+    if has_choice and sensitivity != WITHOUT_DATA:
         told = [*told, f"the estimator is {WITHOUT_DATA}"]
         yield _without(whole, (ESTIMATE,)), task, WITHOUT_DATA, told
 
@@ -108,8 +118,8 @@ def _without(plan: Plan, names: Sequence[str]) -> Plan:
 
 def _scaled(plan: Plan, share: float, is_split: bool) -> Plan:
     """With a share of the examples; of held-out ones where these are a part of them."""
-    count = round(share * plan.num_calibration)
-    held_out = round(share * plan.num_held_out) if is_split else plan.num_held_out
+    count = int(share * plan.num_calibration)
+    held_out = int(share * plan.num_held_out) if is_split else plan.num_held_out
     return replace(plan, num_calibration=count, num_held_out=held_out)
 
 
@@ -133,6 +143,8 @@ def _fitted(
     estimator: Estimator,
     told: list[str],
 ) -> Fitted:
+    if plan.unplanned:
+        told = [*told, f"not planned, and takes its time besides: {', '.join(plan.unplanned)}"]
     if share == 1.0:
         return Fitted(task, estimator, plan, tuple(told))
     data = prepared.network.examples(Calibration.of(task.calibration))

@@ -76,7 +76,7 @@ def test_what_became_of_it_is_told_and_read_again(tmp_path: Path) -> None:
     result.save(tmp_path)
     assert prices(mpq.load(tmp_path)) == prices(result)
     assert "loses less" in prices(result).sentence
-    assert "is not taken" in prices(searched(True)).sentence
+    assert "does not lose less" in prices(searched(True)).sentence
     assert result.solution.solver.endswith("replaced by prices by channels")
     assert result.solution.loss == pytest.approx(result.problem.loss_of(result.columns))
 
@@ -137,3 +137,16 @@ def test_an_estimate_from_the_cache_has_both_prices(tmp_path: Path) -> None:
     kept = replace(task(), cache=tmp_path)
     first, again = (mpq.search(kept, {"effective_bits": 4}, sensitivity="sketch") for _ in "12")
     assert prices(first) == prices(again)
+
+
+def test_examples_that_are_all_alike_have_no_spread() -> None:
+    excess = Excess.of(np.full(7, 0.3), np.full(7, 0.1))
+    assert excess.standard_error == 0
+    assert excess.verdict is Verdict.WORSE
+    assert Excess.of(np.array([np.nan, 1.0, 2.0]), np.zeros(3)).verdict is Verdict.UNCLEAR
+
+
+def test_a_better_mean_that_is_not_taken_says_why() -> None:
+    few = replace(Excess.of(np.ones(9), np.zeros(9)), p_value=0.9)
+    assert "but not on most of them" in PriceCheck(few, False).sentence
+    assert "not beyond chance" in PriceCheck(replace(few, p_value=0.01), False).sentence

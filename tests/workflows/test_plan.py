@@ -2,11 +2,12 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import mpq
 import mpq.workflows.within_time as module
@@ -36,7 +37,8 @@ def test_every_phase_of_a_search_is_planned(model: nn.Module) -> None:
     plan = make_plan(task(model), LIMITS)
     names = [phase.name for phase in plan.phases]
     assert names == [
-        "layers", "ranges of weights", *OF_ROUNDING, "estimate", "solution", "measurements",
+        "layers", "ranges of weights", *OF_ROUNDING, "estimate", "spot check", "solution",
+        "measurements",
     ]  # fmt: skip
     assert (plan.num_calibration, plan.num_held_out) == (96, 32)
     assert plan.table()["seconds"].sum() == pytest.approx(plan.total_s)
@@ -47,7 +49,9 @@ def test_every_phase_of_a_search_is_planned(model: nn.Module) -> None:
 def test_phases_that_nobody_asked_for_are_not_there(model: nn.Module) -> None:
     asked = task(model, rounding="nearest", candidates=["w4a8", "w8a8"])
     names = [phase.name for phase in make_plan(asked).phases]
-    assert names == ["layers", "ranges of inputs", "ranges of weights", "estimate", "measurements"]
+    assert names == [
+        "layers", "ranges of inputs", "ranges of weights", "estimate", "spot check", "measurements",
+    ]  # fmt: skip
 
 
 def test_what_is_not_planned_is_named(model: nn.Module) -> None:
@@ -83,9 +87,100 @@ def test_the_sketch_draws_as_many_probes_as_of_all_examples() -> None:
     assert OutputSketch().for_examples(4).num_probes == 8
     assert OutputSketch().for_examples(1000).num_probes == 1
     assert OutputSketch(num_probes=3).for_examples(4).num_probes == 3
-    assert mpq.ESTIMATORS.build("auto").for_examples(16) == mpq.ESTIMATORS.build(
-        "auto:num_probes=2"
-    )
+    begun = mpq.ESTIMATORS.build("auto").for_examples(16)
+    assert isinstance(begun, OutputSketch)
+    assert begun.num_probes == 2
+
+
+class Slow(nn.Module):
+    """Counts the examples that it is run on: a clock that no machine is too busy for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 5)
+        )
+        self.seconds = [0.0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        self.seconds[0] += len(x)
+        y: Tensor = self.layers(x)
+        return y
+
+
+@pytest.mark.parametrize("sensitivity", ["auto", "sketch", "weight-error"])
+@pytest.mark.parametrize("limits", [{"effective_bits": 11}, {"weight_bytes": "0.9x:w8"}])
+@pytest.mark.parametrize("refine", [0, 1])
+def test_what_is_planned_is_what_is_run(
+    sensitivity: str, limits: dict[str, Any], refine: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if refine and sensitivity == "weight-error":
+        pytest.skip("it cannot be refined")
+    torch.manual_seed(0)
+    model, data = Slow().eval(), [torch.randn(8, 16) for _ in range(60)]
+    monkeypatch.setattr("mpq.workflows.plan.perf_counter", lambda: model.seconds[0])
+    asked = mpq.Task(model, data, candidates=["w2", "w3", "w4", "w6", "w8"], rounding="nearest")
+    plan = make_plan(asked, limits, sensitivity=sensitivity, refine=refine)
+    model.seconds[0] = 0.0
+    mpq.search(asked, limits, sensitivity=sensitivity, refine=refine)
+    assert plan.total_s == pytest.approx(model.seconds[0], rel=0.3)
+
+
+class OwnGradients(SensitivityEstimator):
+    """Another package's, which differentiates by itself."""
+
+    name = "own gradients"
+    summary = "for this test"
+
+    def estimate(self, on: Estimation) -> Sensitivity:
+        for batch in on.batches("gradients"):
+            x = batch.args[0].clone().requires_grad_()
+            on.network.module(x).logsumexp(dim=-1).sum().backward()
+        return OutputSketch(num_probes=1).estimate(on)
+
+
+def test_estimators_of_others_may_use_gradients(model: nn.Module) -> None:
+    assert make_plan(task(model, rounding="nearest"), sensitivity=OwnGradients()).total_s > 0
+
+
+class Experts(nn.Module):
+    """An expert for each batch, by the sign of its numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(4, 3) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        y: Tensor = self.experts[int(x[0, 0] > 0)](x)
+        return y
+
+
+def test_ranges_are_those_of_all_examples() -> None:
+    """The first calibration batch reaches one expert, the first held-out one the other."""
+    torch.manual_seed(0)
+    here, there = torch.rand(1, 4), -torch.rand(1, 4)
+    asked = mpq.Task(
+        Experts().eval(), [here, there], [there, here], candidates=["w4a8s", "w8a8s"],
+        rounding="nearest",
+    )  # fmt: skip
+    assert make_plan(asked).total_s > 0
+
+
+def test_what_is_not_planned_is_told_and_refinement_needs_gradients(model: nn.Module) -> None:
+    found = within_time(task(model, tune="scales"), 1e6, LIMITS)
+    assert found.told == ("not planned, and takes its time besides: tuning",)
+    objective = mpq.Objective("weight_bytes", max_loss=1.0)
+    with pytest.raises(InputError, match="minimize"):
+        make_plan(task(model), LIMITS, objective=objective, refine=1)
+    with pytest.raises(InputError, match="nothing fits"):
+        within_time(task(model, rounding="nearest"), 1e-4, LIMITS, refine=1)
+
+
+def test_a_plan_leaves_no_cache(model: nn.Module, tmp_path: Path) -> None:
+    make_plan(task(model, cache=tmp_path / "kept"), LIMITS)
+    assert not (tmp_path / "kept").exists()
 
 
 def test_the_model_is_left_as_found(model: nn.Module) -> None:

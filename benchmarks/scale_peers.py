@@ -100,25 +100,25 @@ def main() -> None:
     with TemporaryDirectory() as place:
         folder = Path(place)
         written(folder)
-        ours: dict[str, Any] = {}
+        rules = {OURS[x.label] for name in given.peers for x in PEERS[name].settings}
+        ours = {rule: own(folder, rule) for rule in sorted(rules)}
         peers: dict[str, Any] = {}
         for name in given.peers:
-            peer = PEERS[name]
-            python = environment(peer, given.envs / name)
-            rows = {x.label: row(peer, x, python, folder) for x in peer.settings}
-            peers[name] = {
-                "pip": "pip install " + " ".join(peer.pip),
-                "versions": versions(python, peer),
-                "rows": rows,
-            }
-            for label, theirs in rows.items():
-                rule = OURS[label]
-                if rule not in ours:
-                    ours[rule] = own(folder, rule)
-                theirs["beside"] = rule
-                theirs["ratios"] = ratios(ours[rule], theirs)
+            peers[name] = compared(PEERS[name], given.envs / name, folder, ours)
             found = {**about, "mpq": ours, "peers": peers}
             given.into.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+
+
+def compared(peer: Peer, env: Path, folder: Path, ours: Mapping[str, Any]) -> dict[str, Any]:
+    """A peer in all its settings, each beside ours."""
+    python = environment(peer, env)
+    rows: dict[str, Any] = {}
+    for asked in peer.settings:
+        theirs = row(peer, asked, python, folder)
+        rule = OURS[asked.label]
+        rows[asked.label] = {**theirs, "beside": rule, "ratios": ratios(ours[rule], theirs)}
+    pip = "pip install " + " ".join(peer.pip)
+    return {"pip": pip, "versions": versions(python, peer), "rows": rows}
 
 
 def written(folder: Path) -> None:

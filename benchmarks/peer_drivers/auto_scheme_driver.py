@@ -68,6 +68,7 @@ def schemes(
         batch_size=options["batch"],
         quant_lm_head=True,
         device_map="cpu",
+        enable_torch_compile=False,
         amp=False,
     )
     rounder.post_init()

@@ -31,7 +31,7 @@ def main() -> None:
             ],
             data_loader=labelled,
             forward_step=lambda network, batch: network(**batch),
-            loss_func=lambda output, batch: output.loss,
+            loss_func=lambda output, _: output.loss,
             num_calib_steps=len(labelled),
             num_score_steps=len(labelled),
             method="gradient",

@@ -14,15 +14,19 @@ process ever held (VmHWM, Linux), ``loaded_bytes`` what it had held before the c
 and network. ``ratios`` are ours over the peer's: below 1 we take less. What a peer does in other
 processes (AutoRound reads its texts in one) is not counted.
 
-Not like for like. ModelOpt and AutoScheme price the cross entropy of the next token and solve; our
-search reads the divergence from the network's own answers, and then measures its answer and the
-uniform formats on sequences that it did not read, which is most of its time. Ours prices the
-embedding as well, a quarter of the weights, which the others leave as it is; the head counts with
-all. ModelOpt ties layers that are fused (query, key and value; gate and up), and may leave layers
-as they are. Bits are 4.875 a weight with scales of 16 bits for a group: 0.6 times 8 bits for us, as
-they are for AutoScheme, and 4.75 for ModelOpt, which counts codes alone. ModelOpt's ``mse`` tries
-39 ranges of each group. AutoScheme has only ranges by maximum of its own kind, and runs twice: with
-its defaults, which read blocks from disk again to save memory, and without.
+Not like for like. ModelOpt and AutoScheme price the cross entropy of the next token and solve; the
+whole ``search`` prices the divergence from the network's own answers on three quarters of the
+sequences, and measures its answer and the uniform formats on the others, which they never do. It
+has the embedding among its layers, a quarter of the weights, which they leave as it is; all have
+the head. So ``choosing`` stands beside it: the search's estimate, of all sequences and the others'
+layers, and its solver. ModelOpt ties layers that are fused (query, key and value; gate and up), and
+may leave layers as they are. Bits are 4.875 a weight with scales of 16 bits for a group (0.6 times
+8 bits), as they are for AutoScheme, and 4.75 for ModelOpt, which counts codes alone. ModelOpt's
+``mse`` tries 39 ranges of each group. AutoScheme has only ranges by maximum, of its own kind, and
+runs twice: with its defaults, which read blocks from disk again to save memory, and without.
+
+``--settings`` takes some of the peers' settings, ``--parts`` some of ours. Rows that are in the
+file already are not made again.
 """
 
 import argparse
@@ -43,12 +47,23 @@ from safetensors.torch import save_file
 from scale import FORMATS, llama, sequences
 
 import mpq
+from mpq.problem.limits import parse_limits
 from mpq.quantization.ranges import Ranges
+from mpq.workflows.defaults import ESTIMATOR, SOLVER
+from mpq.workflows.method import Method
+from mpq.workflows.search import estimated
+from mpq.workflows.setup import Prepared
 
 SIZE: Final = "60M"
 ASKED: Final = {"batch": 4, "bits": [2, 3, 4, 5, 6, 8], "group_size": 128}
 DATA: Final = argparse.Namespace(sequences=8, tokens=128, batch=4)
+EMBEDDING: Final = "model.embed_tokens"
 LIMIT: Final = {"weight_bytes": "0.6x:w8g128"}
+OF_LAYERS: Final = {"effective_bits": 4.875}
+"""The same bits, of the layers alone."""
+COMMAND: Final = (
+    "python benchmarks/scale_peers.py --envs environments --into benchmarks/scale_peers.json"
+)
 DRIVER_LIMIT_S: Final = 3600
 
 
@@ -86,39 +101,60 @@ OURS: Final = {"max": "minmax", "mse": "mse", "defaults": "minmax", "all in memo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--settings", nargs="+", choices=OURS, default=list(OURS))
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--envs", type=Path, required=True)
     parser.add_argument("--into", type=Path, required=True)
     given = parser.parse_args()
-    about = {
-        "command": " ".join(["python", *sys.argv]),
+    found = there(given.into)
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        written(folder)
+        for name, peer in PEERS.items():
+            for asked in peer.settings:
+                if asked.label not in given.settings:
+                    continue
+                python = environment(peer, given.envs / name)
+                told = found["peers"].setdefault(name, about(peer, python))
+                if asked.label not in told["rows"]:
+                    told["rows"][asked.label] = row(peer, asked, python, folder)
+                    write(found, given.into)
+        for rule in sorted({OURS[label] for label in given.settings}):
+            for part in given.parts:
+                ours = found["mpq"].setdefault(rule, {})
+                if part not in ours:
+                    ours[part] = own(folder, rule, part)
+                    write(found, given.into)
+
+
+def there(into: Path) -> dict[str, Any]:
+    """What a run that was stopped had found; rows that are there are not made again."""
+    if into.exists():
+        found: dict[str, Any] = json.loads(into.read_text("utf-8"))
+        return found
+    return {
+        "command": COMMAND,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "formats": FORMATS,
         "data": vars(DATA),
+        "mpq": {},
+        "peers": {},
     }
-    with TemporaryDirectory() as place:
-        folder = Path(place)
-        written(folder)
-        rules = {OURS[x.label] for name in given.peers for x in PEERS[name].settings}
-        ours = {rule: own(folder, rule) for rule in sorted(rules)}
-        peers: dict[str, Any] = {}
-        for name in given.peers:
-            peers[name] = compared(PEERS[name], given.envs / name, folder, ours)
-            found = {**about, "mpq": ours, "peers": peers}
-            given.into.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 
 
-def compared(peer: Peer, env: Path, folder: Path, ours: Mapping[str, Any]) -> dict[str, Any]:
-    """A peer in all its settings, each beside ours."""
-    python = environment(peer, env)
-    rows: dict[str, Any] = {}
-    for asked in peer.settings:
-        theirs = row(peer, asked, python, folder)
-        rule = OURS[asked.label]
-        rows[asked.label] = {**theirs, "beside": rule, "ratios": ratios(ours[rule], theirs)}
+def about(peer: Peer, python: Path) -> dict[str, Any]:
     pip = "pip install " + " ".join(peer.pip)
-    return {"pip": pip, "versions": versions(python, peer), "rows": rows}
+    return {"package": peer.package, "pip": pip, "versions": versions(python, peer), "rows": {}}
+
+
+def write(found: dict[str, Any], into: Path) -> None:
+    """With the ratios of all that is there."""
+    for told in found["peers"].values():
+        for label, theirs in told["rows"].items():
+            theirs["beside"] = OURS[label]
+            theirs["ratios"] = ratios(found["mpq"].get(OURS[label], {}), theirs)
+    into.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 
 
 def written(folder: Path) -> None:
@@ -140,17 +176,17 @@ def row(peer: Peer, setting: Setting, python: Path, folder: Path) -> dict[str, A
     return {"options": asked, **found}
 
 
-def own(folder: Path, rule: str) -> dict[str, Any]:
-    """What our search takes, in a process of its own."""
+def own(folder: Path, rule: str, part: str) -> dict[str, Any]:
+    """What ours takes, in a process of its own."""
     (folder / "asked.json").write_text(json.dumps(ASKED), "utf-8")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        found: dict[str, Any] = pool.apply(searched, (folder, rule))
-    print("mpq", rule, found, file=sys.stderr)
+        found: dict[str, Any] = pool.apply(PARTS[part], (folder, rule))
+    print("mpq", rule, part, found, file=sys.stderr)
     return found
 
 
 def searched(folder: Path, rule: str) -> dict[str, Any]:
-    """In the process that runs it."""
+    """The whole search, in the process that runs it."""
     asked = Asked(folder)
     task = mpq.Task(
         asked.network(),
@@ -163,8 +199,36 @@ def searched(folder: Path, rule: str) -> dict[str, Any]:
     return {"limit": LIMIT, **cost(lambda: find(task, LIMIT))}
 
 
-def ratios(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, float]:
-    return {key: round(ours[key] / theirs[key], 3) for key in ("cpu_seconds", "peak_bytes")}
+def chosen(folder: Path, rule: str) -> dict[str, Any]:
+    """What the others do: the search's estimate of all sequences, and its solver."""
+    asked = Asked(folder)
+    task = mpq.Task(
+        asked.network(),
+        asked.batches,
+        asked.batches,  # all are for the estimate then, and nothing is measured
+        candidates=FORMATS,
+        rules=mpq.Rules(exclude=(EMBEDDING,)),
+        rounding="nearest",
+        ranges=Ranges(weight=rule),
+    )
+    method = Method.of(ESTIMATOR, SOLVER, task.seed)
+
+    def choose() -> None:
+        prepared = Prepared.of(task)
+        constraints = prepared.constraints(parse_limits(OF_LAYERS))
+        method.solver.solve(estimated(prepared, constraints, method.estimator, method.solver))
+
+    return {"limit": OF_LAYERS, **cost(choose)}
+
+
+PARTS: Final = {"search": searched, "choosing": chosen}
+
+
+def ratios(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    keys = ("cpu_seconds", "peak_bytes")
+    return {
+        part: {key: round(own[key] / theirs[key], 3) for key in keys} for part, own in ours.items()
+    }
 
 
 if __name__ == "__main__":

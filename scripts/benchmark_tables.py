@@ -444,7 +444,7 @@ def scale_peers() -> str:
     told = _read("scale_peers")
     head = [
         "package", "how", "its seconds", "its peak [GB]",
-        "our ranges", "choosing: seconds", "peak [GB]", "search: seconds", "peak [GB]",
+        "our ranges", "our search's seconds", "its peak [GB]",
     ]  # fmt: skip
     rows = (
         [
@@ -452,7 +452,6 @@ def scale_peers() -> str:
             label,
             *_cost(row),
             f"`{row['beside']}`",
-            *_cost(told["mpq"][row["beside"]]["choosing"]),
             *_cost(told["mpq"][row["beside"]]["search"]),
         ]
         for peer in told["peers"].values()

@@ -439,6 +439,31 @@ def _peer_row(told: dict[str, Any], row: dict[str, Any]) -> Row:
     ]
 
 
+def scale_peers() -> str:
+    """What choosing formats takes in other packages, beside ours."""
+    told = _read("scale_peers")
+    head = [
+        "package", "how", "its seconds", "its peak [GB]",
+        "our ranges", "our search's seconds", "its peak [GB]",
+    ]  # fmt: skip
+    rows = (
+        [
+            f"{peer['package']} {peer['versions'][peer['package']]}",
+            label,
+            *_cost(row),
+            f"`{row['beside']}`",
+            *_cost(told["mpq"][row["beside"]]["search"]),
+        ]
+        for peer in told["peers"].values()
+        for label, row in peer["rows"].items()
+    )
+    return _table(head, rows)
+
+
+def _cost(row: dict[str, Any]) -> Row:
+    return [_number(row["cpu_seconds"]), f"{row['peak_bytes'] / 1e9:.2f}"]
+
+
 def _ratio(row: dict[str, Any], name: str) -> str:
     """With its interval; empty where it was not asked for."""
     if name not in row:
@@ -491,6 +516,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "runtimes": runtimes,
     "zoo": zoo,
     "peers": peers,
+    "scale-peers": scale_peers,
 }
 """Every table by the name that pages mark it with."""
 

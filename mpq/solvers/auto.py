@@ -26,8 +26,6 @@ _LINEAR_MOVES = 3100
 """Up to which linear and integer programs close what the convex relaxation leaves open."""
 _GAP = 1e-3
 """Of the loss: what is left open where a proof of hundreds of layers would take its time for it."""
-_PROOF_LIMIT_S = 20.0
-"""Of a proof of few moves, which rarely takes a second."""
 _SEARCH_LIMITS = 3.0
 """Of a local search, in those of a proof."""
 
@@ -50,8 +48,8 @@ class Auto(Solver):
 
     Args:
         seed: Seed of the local search.
-        time_limit_s: Wall time in seconds of a proof with more than 160 precisions; a local search
-            takes up to three times as much.
+        time_limit_s: Wall time in seconds of a proof; a local search takes up to three times as
+            much.
 
     Raises:
         InputError: If the seed is negative, or the time limit is no time.
@@ -87,7 +85,7 @@ class Auto(Solver):
         why += ", with costs of pairs of layers" if has_pairs else ""
         # Asked first, pairs or not: of the two exact solvers this one has the tighter relaxation.
         if num_moves <= _PROVED_MOVES:
-            return BranchAndBound(time_limit_s=_PROOF_LIMIT_S, seed=self.seed), why
+            return BranchAndBound(time_limit_s=self.time_limit_s, seed=self.seed), why
         restarts = _THOROUGH_RESTARTS if num_moves <= _THOROUGH_MOVES else _FEW_RESTARTS
         num_rows, num_groups = len(problem.interactions.factor), len(problem.grouped.members)
         if not has_pairs:

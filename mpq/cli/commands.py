@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mpq.cli.app import app, reporting_errors
+from mpq.cli.instead import is_done_instead
 from mpq.cli.options import (
     AssignmentFile,
     Differing,
@@ -19,7 +20,6 @@ from mpq.cli.options import (
     TableFile,
     Weights,
 )
-from mpq.cli.planning import tell_plan
 from mpq.cli.requests import (
     AlternativeOptions,
     CompareOptions,
@@ -27,7 +27,7 @@ from mpq.cli.requests import (
     ReadingOptions,
     SearchOptions,
 )
-from mpq.cli.sharing import leave_part, working
+from mpq.cli.sharing import working
 from mpq.cli.taking import taking
 from mpq.cli.talk import TalkOptions, say, write
 from mpq.cli.task_options import DEMO, DEMO_HELD_OUT, AsSearchedOptions
@@ -46,12 +46,7 @@ def search(options: SearchOptions, talk: TalkOptions) -> None:
     from mpq.cli.console import print_frontier, print_result, print_warning
     from mpq.report.save import save_alternatives
 
-    options.effort.check()
-    if options.effort.shard is not None:
-        leave_part(options, talk)
-        return
-    if options.effort.dry_run:
-        tell_plan(options, talk, has_question=True)
+    if is_done_instead(options, talk, has_question=True):
         return
     has_others = options.others.alternatives > 0
     with working(options.output, talk):
@@ -81,12 +76,7 @@ def frontier(options: SearchOptions, talk: TalkOptions) -> None:
     from mpq.cli.console import print_frontier
     from mpq.report.save import save_frontier
 
-    options.effort.check()
-    if options.effort.shard is not None:
-        leave_part(options, talk)
-        return
-    if options.effort.dry_run:
-        tell_plan(options, talk, has_question=False)
+    if is_done_instead(options, talk, has_question=False):
         return
     with working(options.output, talk):
         found = options.run_frontier()

@@ -80,7 +80,7 @@ Draws: TypeAlias = torch.Generator | ExampleSigns
 
 def signs_of(packed: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
     """``[..., C]`` plus and minus one, from ``[..., ceil(C / 8)]`` packed bits."""
-    # By rows of a table: a shift and a mask for each bit would take several times as long.
+    # By rows of a table, instead of a shift and a mask for each bit.
     table = _table(packed.device, dtype)
     return torch.nn.functional.embedding(packed.int(), table).flatten(-2)[..., :channels]
 

@@ -1,5 +1,6 @@
 """Codes that fit data have two kinds of prices: unseen examples say whose answer is better."""
 
+import warnings
 from collections.abc import Callable
 from typing import Final
 
@@ -48,7 +49,8 @@ def better_priced(
     problem_by_channels = Problem(by_channels, problem.constraints)
     try:
         other = solve(SOLVERS.build(SOLVER, prepared.task.seed), problem_by_channels)
-    except SolverError:  # within its time limit; there is an answer all the same
+    except SolverError as error:  # there is an answer all the same
+        warnings.warn(f"no answer by prices of channels to compare with: {error}", stacklevel=2)
         return solution, None
     first, columns = solution.columns, other.columns
     assert first is not None

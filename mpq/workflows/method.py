@@ -14,7 +14,7 @@ from mpq.solvers import SOLVERS, Solver
 from mpq.solvers.queries.solve import solve
 from mpq.workflows.minimize import Accepts, criterion, keeps, minimize
 from mpq.workflows.objective import Objective
-from mpq.workflows.points import repeatable
+from mpq.workflows.points import hurried
 from mpq.workflows.refine import Refinement, refinable_estimator
 from mpq.workflows.refine import refine as refine_solution
 from mpq.workflows.setup import Prepared
@@ -96,8 +96,8 @@ class Method:
         if self.objective is None or table is None:
             return problem, solve(self.solver, problem)
         # What may be lost is promised for examples that no estimate has seen.
-        many = repeatable(self.solver, prepared.task.seed)
-        return minimize(self.objective, problem, table, many, prepared.on_held_out)
+        solver = hurried(self.solver)
+        return minimize(self.objective, problem, table, solver, prepared.on_held_out)
 
     def accepts(self, problem: Problem, prepared: Prepared) -> Accepts:
         """Whether a choice ``[L]`` within the budgets keeps what the objective says of the loss."""

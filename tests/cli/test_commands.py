@@ -19,23 +19,9 @@ from mpq import demo
 from mpq.cli.__main__ import app
 from mpq.quantization.formats import NUMBER_FORMATS
 from mpq.solvers import Lagrangian
+from tests.user_file import user_file
 
-USER_FILE = """
-import torch
-from torch import nn
-
-def make_net():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(),
-        nn.Linear(8 * 64, 32), nn.ReLU(), nn.Linear(32, 10),
-    ).eval()
-
-def calibration():
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(4):
-        yield torch.randn(16, 1, 8, 8, generator=generator)
-"""
+USER_FILE = user_file(num_batches=4)
 ROUNDING = """
 import torch
 from torch import nn

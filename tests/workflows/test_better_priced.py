@@ -8,6 +8,7 @@ import pytest
 
 import mpq
 from mpq import SOLVERS, Precision, demo
+from mpq.errors import SolverError
 from mpq.problem.problem import Problem
 from mpq.report.safeguard import Excess, PriceCheck, UniformCheck, Verdict
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
@@ -150,3 +151,19 @@ def test_a_better_mean_that_is_not_taken_says_why() -> None:
     few = replace(Excess.of(np.ones(9), np.zeros(9)), p_value=0.9)
     assert "but not on most of them" in PriceCheck(few, False).sentence
     assert "not beyond chance" in PriceCheck(replace(few, p_value=0.01), False).sentence
+
+
+def test_a_second_solve_that_fails_is_told_and_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prepared, limit = Prepared.of(task()), mpq.Limit.parse("effective_bits=5")
+    table = OutputSketch().estimate(prepared.asked).table
+    problem = Problem(table, prepared.constraints([limit]))
+    first = solve(SOLVERS.build("auto"), problem)
+
+    def failing(*_: object) -> None:
+        raise SolverError("nothing within 60 s")
+
+    monkeypatch.setattr("mpq.workflows.better_priced.solve", failing)
+    with pytest.warns(UserWarning, match="no answer by prices of channels .* nothing within 60 s"):
+        assert better_priced(prepared, problem, first, table) == (first, None)

@@ -15,8 +15,10 @@ from mpq.cli.__main__ import app
 from mpq.errors import InfeasibleError, InputError
 from mpq.problem.solution import Status
 from mpq.report.measurement import Measurement
+from mpq.solvers import Auto, Lagrangian
 from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.minimize import criterion
+from mpq.workflows.points import POINT_LIMIT_S, hurried
 
 
 def search(
@@ -221,3 +223,10 @@ def test_a_measured_frontier_needs_a_storage() -> None:
             limits=["weight_bytes=54KiB"],
             solver="evolutionary:is_measured=true,objectives=loss+costs",
         )
+
+
+def test_a_time_that_was_given_to_the_solver_is_kept() -> None:
+    """Of many points each has less time by default; what a user says is not replaced."""
+    assert hurried(Auto(seed=3)) == Auto(seed=3, time_limit_s=POINT_LIMIT_S)
+    for given in (Auto(time_limit_s=60.0), Auto(time_limit_s=1.0), Lagrangian()):
+        assert hurried(given) is given

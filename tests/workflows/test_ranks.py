@@ -19,32 +19,22 @@ from mpq.errors import InputError, WorkerError
 from mpq.sensitivity import DiagonalFisher, OutputSketch
 from mpq.workflows.kept_estimates import rank_share
 from mpq.workflows.setup import Prepared
+from tests.user_file import user_file
 from tests.workflows import ranked
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
-NET = """
+NET = (
+    user_file(num_batches=6)
+    + """
 import os
-import torch
-from torch import nn
-
-def make_net():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Flatten(),
-        nn.Linear(8 * 64, 32), nn.ReLU(), nn.Linear(32, 10),
-    ).eval()
-
-def calibration():
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(6):
-        yield torch.randn(16, 1, 8, 8, generator=generator)
 
 def failing():
     if os.environ.get("RANK") == "1":
         raise RuntimeError("this machine has lost its disk")
     return calibration()
 """
+)
 ASKED = ("--model", "net.py:make_net", "--limit", "effective_bits=4", "--quiet")
 
 

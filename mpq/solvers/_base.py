@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import ClassVar, Self
 
 from mpq._support.arrays import Array, Columns
@@ -46,6 +47,12 @@ class Solver(Bounded, ABC):
     def is_measuring(self) -> bool:
         """Whether the loss is to be measured; ``mpq.search`` then calls ``bind``."""
         return False
+
+    def measuring_s(self, each_s: float) -> float:
+        """Seconds that its measurements take at most, each of them so many; ``inf``: not known."""
+        # Another package's solver that measures need not know.
+        del each_s
+        return inf
 
     def bind(self, losses: Losses) -> Self:
         """The same solver with the loss that it minimises, where it does measure.

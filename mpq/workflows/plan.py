@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import inf, isfinite, isinf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
@@ -41,6 +42,7 @@ Value = TypeVar("Value")
 ESTIMATE: Final = "estimate"
 OF_ROUNDING: Final = ("second moments", "codes of weights", "trial of the codes")
 """Phases of a rounding with regard to data."""
+OF_SOLVER: Final = "measurements of the solver"
 
 
 @final
@@ -147,7 +149,8 @@ def plan(
         limits: As in ``mpq.search``; what cannot be met is refused.
         objective: As in ``mpq.search``; what it measures is not planned.
         sensitivity: As in ``mpq.search``.
-        solver: As in ``mpq.search``; nothing is said of one that measures.
+        solver: As in ``mpq.search``; of one that measures, its measurements alone, if it says how
+            many.
         refine: As in ``mpq.search``.
         progress: Whether bars are shown on standard error.
 
@@ -179,6 +182,8 @@ def _planned(task: Task, limits: Sequence[Limit], method: Method) -> tuple[Plan,
     if limits and not method.solver.is_measuring:
         _, seconds, _ = _timed(lambda: solve(method.solver, problem), prepared.network.device)
         phases.append(Phase("solution", seconds))
+    if method.solver.is_measuring:
+        phases += first.solver_measurements(method.solver)
     phases.append(first.measurements(len(uniform_within(problem))))
     counts = prepared.calibration.num_examples, prepared.held_out.num_examples
     return Plan(tuple(phases), *counts, tuple(_unplanned(task, method))), prepared
@@ -299,6 +304,34 @@ class _FirstBatch:
             num_bytes += held * count // len(some)
         return seconds, num_bytes
 
+    @cached_property
+    def _measured(self) -> "_Measured":
+        """What measuring one assignment took."""
+        first = replace(self._plain, held_out=self._held_out)
+        evaluator, own_s, _ = _timed(lambda: first.on_held_out, self._device)
+        precisions = evaluator.uniform(self.whole.candidates[0])
+        _, row_s, peak = _timed(lambda: evaluator.measure(precisions), self._device)
+
+        def rounded() -> None:
+            # A network that is streamed rounds during its calls, which count with every batch.
+            with quantized(evaluator.network, precisions, evaluator.quantizer, is_streaming()):
+                pass
+
+        _, fixed_s, _ = _timed(rounded, self._device)
+        size = self._held_out.num_examples
+        return _Measured(fixed_s, max(row_s - fixed_s, 0.0) / size, own_s / size, peak)
+
+    def solver_measurements(self, solver: Solver) -> Iterator[Phase]:
+        """Those of a solver that measures on calibration examples, where it knows how many."""
+        each, num_examples = self._measured, self.whole.calibration.num_examples
+        seconds = solver.measuring_s(each.fixed_s + each.example_s * num_examples)
+        # All of its time, however many examples; else so long for each.
+        is_all = seconds == solver.measuring_s(inf)
+        fixed_s = seconds if is_all else solver.measuring_s(each.fixed_s)
+        if isfinite(seconds):
+            grows_s = (seconds - fixed_s) / num_examples
+            yield Phase(OF_SOLVER, fixed_s, grows_s, peak_bytes=each.peak_bytes)
+
     def measurements(self, num_uniform: int) -> Phase:
         """Of the answer and of uniform precisions.
 
@@ -308,31 +341,36 @@ class _FirstBatch:
         Args:
             num_uniform: Uniform precisions within the limits.
         """
-        first = replace(self._plain, held_out=self._held_out)
-        evaluator, own_s, _ = _timed(lambda: first.on_held_out, self._device)
-        precisions = evaluator.uniform(self.whole.candidates[0])
-        _, row_s, peak = _timed(lambda: evaluator.measure(precisions), self._device)
-
-        def rounded() -> None:
-            # A network that is streamed rounds during its calls, which count with every batch.
-            one = is_streaming()
-            with quantized(evaluator.network, precisions, evaluator.quantizer, one_at_a_time=one):
-                pass
-
-        _, fixed_s, _ = _timed(rounded, self._device)
+        each = self._measured
         # Where codes fit the examples, the answer by other prices is measured, too.
         is_coded = self.whole.task.weight_rounding.reads_inputs
         held_out = len(self.whole.candidates) + (2 if is_coded else 1)
         on_calibration = 0 if is_coded or not num_uniform else num_uniform + 1
-        size = self._held_out.num_examples
-        example_s = max(row_s - fixed_s, 0.0) / size
         return Phase(
             "measurements",
-            (held_out + on_calibration) * fixed_s,
-            on_calibration * example_s + (own_s / size if on_calibration else 0.0),
-            held_out * example_s + own_s / size,
-            peak,
+            (held_out + on_calibration) * each.fixed_s,
+            on_calibration * each.example_s + (each.own_s if on_calibration else 0.0),
+            held_out * each.example_s + each.own_s,
+            each.peak_bytes,
         )
+
+
+@final
+@dataclass(frozen=True)
+class _Measured:
+    """What measuring one assignment takes.
+
+    Args:
+        fixed_s: Seconds whatever the data: weights are rounded.
+        example_s: Seconds for each example.
+        own_s: Seconds for each example, once: what the original answers to it.
+        peak_bytes: At most; ``None``: not known.
+    """
+
+    fixed_s: float
+    example_s: float
+    own_s: float
+    peak_bytes: int | None
 
 
 def _timed(
@@ -356,7 +394,7 @@ def _unplanned(task: Task, method: Method) -> Iterator[str]:
         "ranges chosen again": task.recalibrate,
         "biases": task.bias_correction,
         "tuning": task.tune,
-        "measurements of the solver": method.solver.is_measuring,
+        OF_SOLVER: method.solver.is_measuring and isinf(method.solver.measuring_s(0.0)),
         "what is minimized": method.objective is not None,
     }
     yield from (name for name, wanted in asked.items() if wanted)

@@ -29,7 +29,7 @@ TAKES = {  # interactions, costs of pairs of layers, one problem after the other
 }
 MEASURING = {
     "batch_size": 10, "seed": 0, "is_seeded": True,
-    "storage": "", "study": "mpq", "starts": (), "objective": None,
+    "storage": "", "study": "mpq", "starts": (), "time_limit_s": None, "objective": None,
 }  # fmt: skip
 DEFAULTS: dict[str, dict[str, Any]] = {
     "auto": {"seed": 0, "time_limit_s": 20.0},
@@ -95,6 +95,17 @@ def test_a_solver_that_says_nothing_takes_everything() -> None:
     assert (solver.takes_interactions, solver.takes_pairs, solver.is_repeatable) == (True,) * 3
     assert not solver.is_measuring
     solver.check()
+
+
+@pytest.mark.parametrize("name", ["evolutionary", "bayesian", "surrogate"])
+def test_what_measurements_take_is_told_beforehand(name: str) -> None:
+    """As many as there are trials, or the time limit; of others nothing is known."""
+    whole = SOLVERS.build(f"{name}:num_trials=30,is_measured=true")
+    limited = SOLVERS.build(f"{name}:num_trials=30,is_measured=true,time_limit_s=60")
+
+    assert [whole.measuring_s(each_s) for each_s in (0.5, 100.0)] == [15.0, 3000.0]
+    assert [limited.measuring_s(each_s) for each_s in (0.5, 100.0)] == [15.0, 60.0]
+    assert Plain().measuring_s(0.5) == np.inf
 
 
 def test_a_solver_that_measures_nothing_takes_no_objective() -> None:

@@ -569,6 +569,9 @@ def test_auto_stops_early_only_where_it_must() -> None:
     assert additive_solver(small) == Lagrangian()
     assert additive_solver(large) == Lagrangian(gap=1e-4, time_limit_s=60.0)
     assert additive_solver(large.with_budgets(large.budgets[0])) == Lagrangian()
+    assert additive_solver(small, 2.0) == Lagrangian(time_limit_s=2.0)
+    assert additive_solver(large, 2.0) == Lagrangian(gap=1e-4, time_limit_s=2.0)
+    assert additive_solver(large, 90.0) == Lagrangian(gap=1e-4, time_limit_s=60.0)
 
 
 def test_an_unknown_backend_is_an_error() -> None:

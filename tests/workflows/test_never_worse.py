@@ -48,6 +48,17 @@ def test_a_uniform_precision_that_is_better_is_the_answer(replaced: mpq.SearchRe
     assert "replaced by uniform w4a32" in replaced.solution.solver
 
 
+def test_a_search_that_is_out_of_time_is_never_worse_either(replaced: mpq.SearchResult) -> None:
+    """A single measurement fits, of the assignment that the sketch believes in."""
+    solver = "surrogate:is_measured=true,time_limit_s=1e-6"
+
+    found = mpq.search(task(), LIMIT, sensitivity="sketch", solver=solver)
+
+    assert found.safeguard is not None
+    assert found.safeguard.replaced_by == "w4a32"
+    assert found.measured.divergence == replaced.measured.divergence
+
+
 def test_the_record_keeps_it(replaced: mpq.SearchResult, tmp_path: object) -> None:
     """Written and loaded again."""
     replaced.save(str(tmp_path))

@@ -14,7 +14,9 @@ import mpq.workflows.within_time as module
 from mpq.errors import InfeasibleError, InputError
 from mpq.network.examples import Calibration
 from mpq.sensitivity import Estimation, OutputSketch, Sensitivity, SensitivityEstimator
-from mpq.workflows.plan import OF_ROUNDING, Phase, Plan, planned
+from mpq.solvers import Solver
+from mpq.solvers.black_box.surrogate import Surrogate
+from mpq.workflows.plan import OF_ROUNDING, OF_SOLVER, Phase, Plan, planned
 from mpq.workflows.plan import plan as make_plan
 from mpq.workflows.within_time import _share, within_time
 from tests.workflows.networks import Net, batches
@@ -57,6 +59,36 @@ def test_phases_that_nobody_asked_for_are_not_there(model: nn.Module) -> None:
 def test_what_is_not_planned_is_named(model: nn.Module) -> None:
     asked = task(model, sequential_rounding=True, bias_correction=True)
     assert make_plan(asked).unplanned == ("sequential rounding", "biases")
+
+
+def test_what_a_solver_measures_is_planned(model: nn.Module) -> None:
+    """So many times one measurement; a time limit is taken whole, however few the examples."""
+
+    def planned_with(solver: str) -> Plan:
+        return make_plan(task(model, rounding="nearest"), LIMITS, solver=solver)
+
+    def phase(plan: Plan) -> Phase:
+        assert plan.unplanned == ()
+        return next(phase for phase in plan.phases if phase.name == OF_SOLVER)
+
+    free = phase(planned_with("surrogate:is_measured=true,num_trials=50"))
+    limited = phase(planned_with("surrogate:is_measured=true,time_limit_s=1e-4"))
+
+    assert free.fixed_s > 0
+    assert free.calibration_s > 0
+    assert free.seconds(96, 32) < 50
+    assert limited.seconds(96, 32) == limited.seconds(16, 32) == 1e-4
+
+
+def test_what_the_solver_of_another_package_measures_is_not_planned(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says nothing of how often."""
+    monkeypatch.setattr(Surrogate, "measuring_s", Solver.measuring_s)
+    plan = make_plan(task(model), LIMITS, solver="surrogate:is_measured=true")
+
+    assert plan.unplanned == (OF_SOLVER,)
+    assert OF_SOLVER not in [phase.name for phase in plan.phases]
 
 
 def test_the_estimate_is_made_of_the_first_batch_and_counts_by_examples(model: nn.Module) -> None:

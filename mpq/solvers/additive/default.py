@@ -15,23 +15,28 @@ and closing it takes an integer program over all cells."""
 _TIME_LIMIT_S = 60.0
 
 
-def additive_solver(problem: Problem) -> Solver:
+def additive_solver(problem: Problem, time_limit_s: float | None = None) -> Solver:
     """Exact with one budget; with several budgets and many layers, to a gap of 0.01 %.
 
     Distances from other assignments (``Problem.cuts``) are no such budgets, every step of a
     maximum over steps is one. Costs of pairs take an integer program, which is stopped after
     a minute.
+
+    Args:
+        problem: Whose size decides.
+        time_limit_s: Wall time in seconds, where that is less than a minute.
     """
     # Groups, not layers: ties shrink the program that has to be solved.
     is_small = problem.grouped.allowed.size <= _EXACT_CELLS
+    within_s = _TIME_LIMIT_S if time_limit_s is None else min(_TIME_LIMIT_S, time_limit_s)
     if len(problem.grouped.pairwise):
-        return IntegerLinearProgram(time_limit_s=_TIME_LIMIT_S, gap=0.0 if is_small else _GAP)
+        return IntegerLinearProgram(time_limit_s=within_s, gap=0.0 if is_small else _GAP)
     if len(problem.constraints.tables) <= 1 or is_small:
-        return Lagrangian()
-    return Lagrangian(gap=_GAP, time_limit_s=_TIME_LIMIT_S)
+        return Lagrangian(time_limit_s=None if time_limit_s is None else within_s)
+    return Lagrangian(gap=_GAP, time_limit_s=within_s)
 
 
-def solve_additive(problem: Problem) -> Solution:
+def solve_additive(problem: Problem, time_limit_s: float | None = None) -> Solution:
     """The answer without interactions; an infeasible problem is recognised exactly."""
     additive = problem.additive()
-    return additive_solver(additive).solve(additive)
+    return additive_solver(additive, time_limit_s).solve(additive)

@@ -9,7 +9,7 @@ from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.problem.tolerances import EQUAL_SUMS
 from mpq.solvers.additive.answers import require_additive, require_no_pairs, solution_of
-from mpq.solvers.additive.lagrangian import Lagrangian
+from mpq.solvers.additive.default import solve_additive
 from mpq.solvers.additive.milp import Answer
 from mpq.solvers.additive.multipliers import maximised
 from mpq.solvers.additive.presolve import Reduced
@@ -36,7 +36,7 @@ def solved_by(rule: Rule, problem: Problem, name: str) -> Solution:
     columns = None if reduced.overrun else rule(reduced)
     if columns is None or not problem.is_feasible(problem.grouped.expand(columns)):
         # A rule that fails proves nothing: whether there is an answer, an exact solver tells.
-        exact = Lagrangian().solve(problem)
+        exact = solve_additive(problem)
         if exact.status is Status.INFEASIBLE:
             return replace(exact, solver=name)
         seconds = time.perf_counter() - start

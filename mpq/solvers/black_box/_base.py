@@ -1,8 +1,9 @@
 """What solvers of measured losses share: their interface, and the loop over batches of trials."""
 
+import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, Self, final
 
@@ -16,6 +17,7 @@ from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Losses, Solver
 from mpq.solvers.additive.default import solve_additive
 from mpq.solvers.black_box import seeds
+from mpq.solvers.black_box.pace import Pace
 from mpq.solvers.black_box.population import Assignments, Space, nondominated
 from mpq.solvers.black_box.study import Store, TrialLog, Trials
 
@@ -26,16 +28,31 @@ _TIE = 1e-12
 class MeasuringSolver(Solver):
     """A solver for losses that are neither a sum nor a quadratic form, such as the measured one.
 
-    Without an objective it minimises the problem's own predicted loss.
+    Without an objective it minimises the problem's own predicted loss. The options that all of them
+    have are said in ``Evolutionary``.
     """
 
+    num_trials: int
+    batch_size: int
+    seed: int
+    is_seeded: bool
     is_measured: bool
+    storage: str
+    study: str
+    starts: tuple[tuple[int, ...], ...]
+    time_limit_s: float | None
+    objective: Losses | None
     is_repeatable: ClassVar[bool] = False
 
     @property
     def is_measuring(self) -> bool:
         """See ``Solver.is_measuring``: as the option says."""
         return self.is_measured
+
+    def measuring_s(self, each_s: float) -> float:
+        """See ``Solver.measuring_s``: of all trials, or as long as the time limit."""
+        limit = math.inf if self.time_limit_s is None else self.time_limit_s
+        return min(self.num_trials * each_s, limit)
 
     @abstractmethod
     def bind(self, losses: Losses) -> Self:
@@ -57,81 +74,69 @@ class Run:
 
     Only assignments within the budgets are evaluated, and none twice: costs are known before.
 
-    The options were checked by the solver that has them.
-
     Args:
-        name: Name of the solver, for the solution and for messages.
+        solver: Whose options say what is minimised, from where, and where trials are kept; it has
+            checked them.
         problem: The problem, of which groups, budgets and the predicted loss are used.
-        is_measured: Whether there has to be an objective.
-        objective: Losses ``[P]`` of a batch of assignments; ``None``: the problem's own loss.
-        seed: Seed of every draw.
-        num_trials: Evaluations in all, those that the storage already holds included.
-        batch_size: Evaluations at once, at most.
-        is_seeded: Whether the search begins at the solved assignments.
-        starts: Further assignments ``[L]`` to begin at.
-        storage: A path or a database URL; empty: in memory.
-        study: Name in the storage.
         num_seeds: Solved assignments to begin at: those of the least predicted loss; ``None``: all.
         has_costs: Whether what the budgets count are objectives beside the loss.
     """
 
-    name: str
+    solver: MeasuringSolver
     problem: Problem
-    is_measured: bool
-    objective: Losses | None
-    seed: int
-    num_trials: int
-    batch_size: int
-    is_seeded: bool
-    starts: Sequence[Sequence[int]]
-    storage: str
-    study: str
     num_seeds: int | None
     has_costs: bool = False
 
     def __post_init__(self) -> None:
-        if self.is_measured and self.objective is None:
+        if self.solver.is_measured and self.solver.objective is None:
             raise InputError("is_measured=true needs a network: use it through mpq.search")
 
     def solve(self, propose: Callable[[Space], Propose]) -> Solution:
         """The best trial; an infeasible problem is recognised exactly."""
-        start = time.perf_counter()
-        exact = solve_additive(self.problem)
+        start, pace = time.perf_counter(), Pace(self.solver.time_limit_s)
+        exact = solve_additive(self.problem, self.solver.time_limit_s)
         if exact.columns is None:
-            return replace(exact, solver=self.name)
-        best = self._best(self._trials(propose, exact.columns), exact)
+            return replace(exact, solver=self.solver.name)
+        best = self._best(self._trials(propose, exact.columns, pace), exact)
+        if pace.was_stopped and best.status is Status.FEASIBLE:
+            best = replace(best, status=Status.TIME_LIMIT)
         return replace(best, seconds=time.perf_counter() - start)
 
     def front(self, propose: Callable[[Space], Propose]) -> list[tuple[Columns, Array]]:
         """Choice ``[L]`` and values ``[K]`` of the trials that none other betters."""
-        exact = solve_additive(self.problem)
+        pace = Pace(self.solver.time_limit_s)
+        exact = solve_additive(self.problem, self.solver.time_limit_s)
         if exact.columns is None:
             return []
-        trials = self._trials(propose, exact.columns)
+        trials = self._trials(propose, exact.columns, pace)
         first = np.flatnonzero(nondominated(trials.values))
         first = first[np.lexsort(trials.values[first].T[::-1])]
         layers = Space.of(self.problem).layers(trials.assignments[first])
         return list(zip(layers, trials.values[first], strict=True))
 
-    def _trials(self, propose: Callable[[Space], Propose], exact: Columns) -> Trials:
-        space = Space.of(self.problem, is_informed=self.is_seeded or bool(self.starts))
+    def _trials(self, propose: Callable[[Space], Propose], exact: Columns, pace: Pace) -> Trials:
+        solver = self.solver
+        space = Space.of(self.problem, is_informed=solver.is_seeded or bool(solver.starts))
         num_values = 1 + (len(self.problem.grouped.limits) if self.has_costs else 0)
-        is_measured = self.objective is not None
+        is_measured = solver.objective is not None
         begin = self._begin(space, exact)
-        store = Store.open(self.storage, self.study, space, num_values, is_measured)
+        store = Store.open(solver.storage, solver.study, space, num_values, is_measured)
         log = TrialLog(space.num_groups, num_values)
-        batches = self._batches(space, log, store, begin, propose(space))
-        for _ in track(batches, f"{self.name} search", total=self.num_trials):
+        # Trials that the storage holds count, and may already be as many as were asked for.
+        store.read(log)
+        rounds = self._rounds(log, begin, propose(space), pace)
+        evaluated = self._evaluated(space, log, store, rounds, pace)
+        for _ in track(evaluated, f"{solver.name} search", total=solver.num_trials):
             pass
         return log.all()
 
     def _begin(self, space: Space, exact: Columns) -> Assignments:
         """``[P, G]`` the assignments to begin at."""
-        given = seeds.given(space, self.starts, self.name)
-        if not self.is_seeded:
+        given = seeds.given(space, self.solver.starts, self.solver.name)
+        if not self.solver.is_seeded:
             return given
         # A stream of its own, apart from those of `_next`.
-        rng = np.random.default_rng([self.seed, 0])
+        rng = np.random.default_rng([self.solver.seed, 0])
         solved = seeds.solved(space, exact, rng)
         if self.num_seeds is not None:
             guess = predicted(self.problem.additive())(space.layers(solved))
@@ -140,20 +145,35 @@ class Run:
         solved[1:] = rng.permutation(solved[1:])
         return np.concatenate([solved[:1], given, solved[1:]])
 
-    def _batches(
-        self, space: Space, log: TrialLog, store: Store, begin: Assignments, propose: Propose
-    ) -> Iterator[int]:
-        """Evaluates batch after batch; one item for every trial."""
-        evaluate = self._evaluation(space)
-        # Trials that the storage holds count, and may already be as many as were asked for.
-        store.read(log)
-        yield from range(min(len(log), self.num_trials))
-        while (missing := self.num_trials - len(log)) > 0:
+    def _rounds(
+        self, log: TrialLog, begin: Assignments, propose: Propose, pace: Pace
+    ) -> Iterator[Assignments]:
+        """``[P, G]`` batch after batch, each once the one before is in the log."""
+        while (missing := self.solver.num_trials - len(log)) > 0 and not pace.stops(len(log)):
             batch = self._next(log, begin, propose)[:missing]
             if not len(batch):
                 return  # there is nothing left that was not tried
-            store.write(log, batch, evaluate(batch))
-            yield from range(len(batch))
+            yield batch
+
+    def _evaluated(
+        self,
+        space: Space,
+        log: TrialLog,
+        store: Store,
+        rounds: Iterator[Assignments],
+        pace: Pace,
+    ) -> Iterator[int]:
+        """Evaluates batch after batch; one item for every trial."""
+        evaluate = self._evaluation(space)
+        yield from range(min(len(log), self.solver.num_trials))
+        for batch in rounds:
+            left = batch
+            while len(left) and not pace.stops(len(log)):
+                part, start = left[: pace.num_fitting], time.perf_counter()
+                store.write(log, part, evaluate(part))
+                pace.took(time.perf_counter() - start, len(part))
+                yield from range(len(part))
+                left = left[len(part) :]
 
     def _next(self, log: TrialLog, begin: Assignments, propose: Propose) -> Assignments:
         """``[P, G]`` assignments that nobody has tried.
@@ -161,16 +181,16 @@ class Run:
         They depend on the seed and on whole batches of earlier trials only, so that a search that
         ended within a batch is resumed as if it had not.
         """
-        whole = len(log) - len(log) % self.batch_size
+        whole = len(log) - len(log) % self.solver.batch_size
         # The rest of an interrupted batch comes second, where whole batches lead to nothing new.
         for known in dict.fromkeys((whole, len(log))):
             earlier = log.first(known)
-            batch = earlier.unknown(begin)[: self.batch_size]
-            if len(batch) < self.batch_size:
+            batch = earlier.unknown(begin)[: self.solver.batch_size]
+            if len(batch) < self.solver.batch_size:
                 # By the number of trials, not one generator kept: a resumed search draws the same.
-                rng = np.random.default_rng([self.seed, 1, known])
-                more = propose(earlier, rng, self.batch_size)
-                batch = earlier.unknown(np.concatenate([batch, more]))[: self.batch_size]
+                rng = np.random.default_rng([self.solver.seed, 1, known])
+                more = propose(earlier, rng, self.solver.batch_size)
+                batch = earlier.unknown(np.concatenate([batch, more]))[: self.solver.batch_size]
             fresh = log.all().unknown(batch)
             if len(fresh):
                 return fresh
@@ -178,7 +198,9 @@ class Run:
 
     def _evaluation(self, space: Space) -> Callable[[Assignments], Array]:
         """Values ``[P, K]`` of choices ``[P, G]``: the loss, then what each budget counts."""
-        objective = predicted(self.problem) if self.objective is None else self.objective
+        objective = (
+            predicted(self.problem) if self.solver.objective is None else self.solver.objective
+        )
         grouped = self.problem.grouped
         groups = np.arange(space.num_groups)
 
@@ -188,12 +210,12 @@ class Run:
             losses = np.asarray(objective(layers.copy()), dtype=np.float64)
             if losses.shape != (len(assignments),):
                 raise InputError(
-                    f"{self.name}: an objective returns one loss for each of the "
+                    f"{self.solver.name}: an objective returns one loss for each of the "
                     f"{len(assignments)} assignments of a batch; got the shape {losses.shape}"
                 )
             if np.isnan(losses).any():
                 first = layers[np.isnan(losses)][0].tolist()
-                raise SolverError(f"{self.name}: the loss of the assignment {first} is nan")
+                raise SolverError(f"{self.solver.name}: the loss of the assignment {first} is nan")
             if not self.has_costs:
                 return losses[:, None]
             # Costs in the user's units: `Space` has its own.
@@ -204,7 +226,7 @@ class Run:
 
     def _best(self, trials: Trials, exact: Solution) -> Solution:
         grouped, losses = self.problem.grouped, trials.values[:, 0]
-        is_predicted = self.objective is None
+        is_predicted = self.solver.objective is None
         found: tuple[float, Columns] | None = None
         for row in np.argsort(losses, kind="stable"):
             if found is not None and losses[row] > found[0] + _TIE * abs(found[0]):
@@ -217,13 +239,13 @@ class Run:
             loss = self.problem.loss_of(columns) if is_predicted else float(losses[row])
             found = (loss, columns) if found is None or loss < found[0] else found
         if found is None:
-            return Solution(Status.UNKNOWN, None, float("nan"), None, self.name, 0.0)
+            return Solution(Status.UNKNOWN, None, float("nan"), None, self.solver.name, 0.0)
         loss, columns = found
         # The additive bound says nothing of a loss that is not additive.
         is_additive = is_predicted and self.problem.interactions is None
         bound = min(exact.bound, loss) if is_additive and exact.bound is not None else None
         status = Status.OPTIMAL if bound == loss else Status.FEASIBLE
-        return Solution(status, columns, loss, bound, self.name, 0.0)
+        return Solution(status, columns, loss, bound, self.solver.name, 0.0)
 
 
 def predicted(problem: Problem) -> Losses:

@@ -9,6 +9,7 @@ from mpq.errors import InputError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution
 from mpq.solvers._base import Losses
+from mpq.solvers.additive.answers import check_effort
 from mpq.solvers.black_box._base import MeasuringSolver, Run
 from mpq.solvers.black_box.population import Assignments, Space
 from mpq.solvers.black_box.study import Trials, quiet
@@ -39,6 +40,7 @@ class Bayesian(MeasuringSolver):
         storage: As for ``Evolutionary``.
         study: As for ``Evolutionary``.
         starts: Further assignments to begin at, ``[L]`` columns each.
+        time_limit_s: As for ``Evolutionary``.
         objective: Losses of a batch; ``None``: the problem's own.
     """
 
@@ -53,9 +55,11 @@ class Bayesian(MeasuringSolver):
     storage: str = ""
     study: str = "mpq"
     starts: tuple[tuple[int, ...], ...] = ()
+    time_limit_s: float | None = None
     objective: Losses | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        check_effort(self.name, 0.0, self.time_limit_s)
         if min(self.num_trials, self.batch_size) < 1 or self.seed < 0:
             raise InputError(
                 "bayesian needs num_trials >= 1, batch_size >= 1 and seed >= 0; got "
@@ -75,12 +79,7 @@ class Bayesian(MeasuringSolver):
             MismatchError: If the study belongs to another problem.
             SolverError: If the storage fails on the way, or a loss is ``nan``.
         """
-        run = Run(
-            self.name, problem, self.is_measured, self.objective, self.seed, self.num_trials,
-            self.batch_size, self.is_seeded, self.starts, self.storage, self.study,
-            num_seeds=self.batch_size,
-        )  # fmt: skip
-        return run.solve(_Suggestions)
+        return Run(self, problem, num_seeds=self.batch_size).solve(_Suggestions)
 
 
 @final

@@ -11,6 +11,7 @@ from mpq.errors import InputError, UnknownNameError
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.solvers._base import Losses
+from mpq.solvers.additive.answers import check_effort
 from mpq.solvers.black_box._base import MeasuringSolver, Run
 from mpq.solvers.black_box.population import Assignments, Space, survivors
 from mpq.solvers.black_box.study import Trials
@@ -51,6 +52,8 @@ class Evolutionary(MeasuringSolver):
             machines, each with a seed of its own, may share one study. Empty: in memory.
         study: Name in the storage; one problem each.
         starts: Further assignments to begin at, ``[L]`` columns each.
+        time_limit_s: Wall time in seconds, or ``None``: as long as it takes. No trial begins
+            afterwards; the best so far is the answer, and the same call goes on from the storage.
         objective: Losses of a batch; ``None``: the problem's own.
     """
 
@@ -67,9 +70,11 @@ class Evolutionary(MeasuringSolver):
     storage: str = ""
     study: str = "mpq"
     starts: tuple[tuple[int, ...], ...] = ()
+    time_limit_s: float | None = None
     objective: Losses | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        check_effort(self.name, 0.0, self.time_limit_s)
         if self.num_trials < 1 or self.population_size < 2:
             raise InputError(
                 "evolutionary needs num_trials >= 1 and population_size >= 2; got "
@@ -99,16 +104,18 @@ class Evolutionary(MeasuringSolver):
         return self._run(problem).solve(self._proposer)
 
     def check(self) -> None:
-        """Refuses a front of measured losses that would be measured again when it is asked for.
+        """Refuses a front that would be searched for again when it is asked for.
 
         Raises:
-            InputError: If the costs are objectives of a measured search whose trials are kept
-                nowhere.
+            InputError: If the costs are objectives of a measured search, or of one that ends by the
+                clock, whose trials are kept nowhere.
         """
-        if self.is_measured and self.objectives != "loss" and not self.storage:
+        is_repeated_in_vain = self.is_measured or self.time_limit_s is not None
+        if is_repeated_in_vain and self.objectives != "loss" and not self.storage:
             raise InputError(
-                "objectives=loss+costs needs storage=search.log, or a database URL: the frontier "
-                "is read from the trials that it keeps"
+                "objectives=loss+costs needs storage=search.log, or a database URL, where losses "
+                "are measured or the time is limited: the frontier is read from the trials that it "
+                "keeps"
             )
 
     def front(self, problem: Problem) -> list[tuple[Columns, Array]]:
@@ -126,23 +133,25 @@ class Evolutionary(MeasuringSolver):
         return self._run(problem).front(self._proposer)
 
     def found_frontier(self, problem: Problem) -> tuple[Solution, ...] | None:
-        """See ``Solver.found_frontier``: ``front``, where the costs are objectives."""
+        """See ``Solver.found_frontier``: ``front``, where the costs are objectives.
+
+        Of a search that its time limit has ended, what the storage holds.
+        """
         if self.objectives == "loss":
             return None
+        is_over = self.storage and self.time_limit_s is not None
+        # The time is spent: another search as long would find what the answer was not chosen from.
+        found = replace(self, num_trials=1) if is_over else self
         return tuple(
             Solution(Status.FEASIBLE, columns, float(values[0]), None, self.name, 0.0)
-            for columns, values in self.front(problem)
+            for columns, values in found.front(problem)
         )
 
     def _run(self, problem: Problem) -> Run:
         has_costs = self.objectives != "loss"
         # A frontier begins at the whole hull, a single loss at as many as survive.
         num_seeds = None if has_costs else self.population_size
-        return Run(
-            self.name, problem, self.is_measured, self.objective, self.seed, self.num_trials,
-            self.batch_size, self.is_seeded, self.starts, self.storage, self.study,
-            num_seeds, has_costs,
-        )  # fmt: skip
+        return Run(self, problem, num_seeds, has_costs)
 
     def _proposer(self, space: Space) -> "_Generations":
         return _Generations(space, self.population_size, self.batch_size)

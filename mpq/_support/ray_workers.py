@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, TypeVar, final
 
 from mpq._support.workers import Workers
@@ -84,13 +84,11 @@ class RayWorkers:
             _join(self._ray, self._asked)
         return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
 
-    def results(
-        self, shared: Shared, call: Callable[[Shared, Task], Found], tasks: Sequence[Task]
-    ) -> Iterator[Found]:
+    def sent(
+        self, shared: Shared, call: Callable[[Shared, Task], Found]
+    ) -> Callable[[Sequence[Task]], Iterator[Found]]:
         """See ``TaskWorkers``."""
-        import torch
-
-        ray, count = self._ray, self.count
+        ray, _ = self._ray, self.count
         _by_value(ray.cloudpickle)
         try:
             # Once into the store of objects, from which each worker takes it once.
@@ -100,7 +98,13 @@ class RayWorkers:
                 f"the network or its data cannot be sent to workers: {error}; leave --workers out, "
                 "or define them in a module without open files, locks and generators"
             ) from error
-        threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // count))
+        return partial(self._results, place)
+
+    def _results(self, place: Any, tasks: Sequence[Task]) -> Iterator[Any]:
+        import torch
+
+        ray = self._ray
+        threads = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // self.count))
         run = ray.remote(num_cpus=1, max_retries=RETRIES)(_run)
         # In a list, so that Ray hands on the reference and not what is behind it.
         waiting = [run.remote([place], threads, ray.cloudpickle.dumps(task)) for task in tasks]

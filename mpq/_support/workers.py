@@ -58,18 +58,20 @@ class TaskWorkers(Protocol):
         """How many tasks run at a time."""
         ...
 
-    def results(
-        self, shared: Shared, call: Callable[[Shared, Task], Found], tasks: Sequence[Task]
-    ) -> Iterator[Found]:
-        """What tasks give, in the order in which they are done.
+    def sent(
+        self, shared: Shared, call: Callable[[Shared, Task], Found]
+    ) -> Callable[[Sequence[Task]], Iterator[Found]]:
+        """Sends what all tasks need, once for any number of rounds of tasks.
 
         Args:
-            shared: What all tasks need; sent to each worker once.
+            shared: What all tasks need; each worker takes it once.
             call: Does a task; a function of a module. It may be done twice, if a worker is killed.
-            tasks: What each needs besides.
+
+        Returns:
+            A function of tasks, which gives what they give, in the order in which they are done.
+            It raises what a task raised, and ``WorkerError`` if workers die again and again.
 
         Raises:
-            WorkerError: If workers die again and again.
-            Exception: Whatever a task raised.
+            WorkerError: If it cannot be sent, or no worker can be reached.
         """
         ...

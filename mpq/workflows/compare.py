@@ -206,7 +206,8 @@ class _Comparison:
         """Rows of random assignments, by workers."""
         tasks = {_name(columns): columns for _, columns in drawn}
         left = [columns for name, columns in tasks.items() if name not in self.rows]
-        self._add(workers.results(self._shipped(), _measured_row, left), len(left), "assignments")
+        found = workers.sent(self._shipped(), _measured_row)(left)
+        self._add(found, len(left), "assignments")
 
     def score_by(
         self,
@@ -218,7 +219,7 @@ class _Comparison:
         """Rows of estimators, by workers; those of their optima as well."""
         left = [text for text in texts if self._score_name(text, trials) not in self.rows]
         shared = self._shipped(), trials, forward_seconds
-        self._add(workers.results(shared, _score_rows, left), len(left), "estimators")
+        self._add(workers.sent(shared, _score_rows)(left), len(left), "estimators")
 
     def _add(self, found: Iterator[dict[str, Any]], count: int, purpose: str) -> None:
         for rows in track(found, f"{purpose}, by workers", count):

@@ -1,6 +1,7 @@
 """What a quantized network really does on held-out examples."""
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, final
@@ -89,6 +90,12 @@ class Reference:
         apart = self.metric.divergence(self._same_shape(index, outputs), outputs)
         weighted = (apart * position_weights(batch, outputs)).sum(dim=1)  # [N]
         sums.add(batch, self._targets(batch, outputs), weighted.cpu().numpy())
+
+    def with_its_examples(self) -> "Reference":
+        """The same, with examples in memory: the user's function may not be where it is sent."""
+        found = copy(self)
+        found.data = Calibration(list(self.data))
+        return found
 
     @cached_property
     def checksum(self) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Self, final
 
 from mpq._support.bounds import check_whole
+from mpq._support.workers import TaskWorkers
 from mpq.errors import InputError
 from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
@@ -12,6 +13,7 @@ from mpq.report.measurement import Measurement
 from mpq.sensitivity import ESTIMATORS, SensitivityEstimator
 from mpq.solvers import SOLVERS, Solver
 from mpq.solvers.queries.solve import solve
+from mpq.workflows.losses_by_workers import LossesByWorkers
 from mpq.workflows.minimize import Accepts, criterion, keeps, minimize
 from mpq.workflows.objective import Objective
 from mpq.workflows.points import hurried
@@ -81,12 +83,20 @@ class Method:
             return None
         return prepared.pricing.table(self.objective.resource, prepared.candidates)
 
-    def measuring(self, prepared: Prepared) -> "Method":
-        """The method with a solver that measures, if it is one that can."""
+    def measuring(self, prepared: Prepared, workers: TaskWorkers | None) -> "Method":
+        """The method with a solver that measures, if it is one that can.
+
+        Args:
+            prepared: Whose calibration examples it measures on.
+            workers: Other processes that measure; ``None``: this one.
+        """
         if not self.solver.is_measuring:
             return self
         # Not the held-out examples: what is optimised on them can no longer be measured on them.
-        losses = prepared.on_calibration.losses_of(prepared.candidates)
+        evaluator, candidates = prepared.on_calibration, prepared.candidates
+        if workers is None:
+            return replace(self, solver=self.solver.bind(evaluator.losses_of(candidates)))
+        losses = LossesByWorkers(workers, evaluator, candidates)
         return replace(self, solver=self.solver.bind(losses))
 
     def solve(

@@ -137,7 +137,7 @@ def _searched(
     if task.transforms:
         prepared = prepared.with_transforms()
         constraints, table = asked(prepared)
-    found = _estimate(prepared, method.estimator)
+    found = _estimate(prepared, method)
 
     def answered() -> SearchResult:
         return _answered(prepared, found, constraints, table, method, folder)
@@ -156,10 +156,12 @@ def _answered(
 ) -> SearchResult:
     """What comes after the estimate: solved, refined, finished, compared, measured, tuned."""
     problem = _posed(found, constraints, method.solver)
-    # only now, as a solver that measures needs the calibrated network
-    method = method.measuring(prepared)
-    # Where a cost was minimised, that cost is one more budget of the problem that comes back.
-    problem, solution = method.solve(problem, table, prepared)
+    asked = prepared.task.built_workers if method.solver.is_measuring else None
+    with task_workers(asked) as workers:
+        # only now, as a solver that measures needs the calibrated network
+        method = method.measuring(prepared, workers)
+        # Where a cost was minimised, it is one more budget of the problem that comes back.
+        problem, solution = method.solve(problem, table, prepared)
     solution, rounds = method.refined(problem, solution, prepared)
     # With an objective, the least cost is a budget by now, and the loss has a limit to keep.
     accepts = method.accepts(problem, prepared)
@@ -207,18 +209,21 @@ def _posed(found: Sensitivity, constraints: Constraints, solver: Solver) -> Prob
     return Problem(found.table, constraints, interactions)
 
 
-def _estimate(prepared: Prepared, estimator: SensitivityEstimator) -> Sensitivity:
+def _estimate(prepared: Prepared, method: Method) -> Sensitivity:
     """With a few cells beside their measurement, where not every cell was measured anyway."""
+    estimator = method.estimator
     seed, workers = prepared.task.seed, prepared.task.built_workers
-    if workers is not None and workers.kind == "ray" and not estimator.asks_workers:
+    is_by_workers = workers is not None and workers.kind == "ray"
+    if is_by_workers and not (estimator.asks_workers or method.solver.is_measuring):
         able = ", ".join(part.name for part in ESTIMATORS if part.asks_workers)
         raise InputError(
             f"--workers ray measures cells, of which the estimator {estimator.name!r} has none; "
-            f"take {able}, or leave --workers out"
+            f"take {able}, or a solver that measures (surrogate:is_measured=true), or leave "
+            "--workers out"
         )
 
     def checked(on: Estimation) -> Sensitivity:
-        with task_workers(workers) as tasks:
+        with task_workers(workers if estimator.asks_workers else None) as tasks:
             found = estimator.estimate(replace(on, workers=tasks))
         if found.check is not None or estimator.is_measuring:
             return found

@@ -132,7 +132,7 @@ class Task:
             later search. Default: they are not.
         workers: Where work that splits is done: ``torchrun`` (the processes of torch.distributed
             share the batches of ranges, second moments and the estimate), ``ray``, ``ray:2`` or
-            ``ray://HOST:PORT`` (the cells that are measured). Default: in this process.
+            ``ray://HOST:PORT`` (cells and assignments that are measured). Default: in this process.
         recalibrate: Whether ranges of the answer's inputs are chosen again for what layers read in
             the quantized network, where unseen calibration examples say that it helps.
         transforms: Names of ``mpq.TRANSFORMS`` with options: the network gets other parameters with

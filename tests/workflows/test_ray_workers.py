@@ -10,8 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from torch import Tensor
 
 import mpq
@@ -105,18 +108,76 @@ def test_workers_compare_as_one_process_does(tmp_path: Path) -> None:
     assert (tmp_path / "measured.jsonl").read_text().splitlines() == rows
 
 
+MEASURING = ("evolutionary", "bayesian", "surrogate")
+
+
+def measured_search(workers: str | None, solver: str, more: str = "", **options: Any) -> Any:
+    asked = f"{solver}:is_measured=true,batch_size=5,{more or 'num_trials=14'}"
+    # Of the 81 assignments more than are asked about are within it.
+    limit = {"effective_bits": 6.0}
+    return mpq.search(task(workers, **options), limit, sensitivity="sketch", solver=asked)
+
+
+def kept_trials(storage: Path) -> list[Any]:
+    """Assignments and losses of a study, in the order in which they were written."""
+    journal = JournalStorage(JournalFileBackend(str(storage)))
+    study = optuna.load_study(study_name="mpq", storage=journal)
+    return [(trial.values, trial.user_attrs) for trial in study.trials]
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("solver", MEASURING)
+def test_workers_measure_what_a_solver_asks(
+    solver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same trials, to the last bit and in the same order, whoever was done first."""
+    more = "num_trials=14,storage=search.log"
+    more += ",population_size=6" if solver == "evolutionary" else ""
+
+    def kept_by(workers: str | None) -> tuple[Any, list[Any]]:
+        (tmp_path / str(workers)).mkdir()
+        monkeypatch.chdir(tmp_path / str(workers))
+        return told(measured_search(workers, solver, more)), kept_trials(Path("search.log"))
+
+    expected, found = kept_by(None), kept_by("ray")
+
+    assert found == expected
+    assert len(found[1]) == 14
+
+
+@pytest.mark.usefixtures("cluster")
+def test_one_process_goes_on_from_what_workers_measured_for_a_solver(tmp_path: Path) -> None:
+    """And the other way round; a study that is complete asks nobody."""
+    storage = tmp_path / "search.log"
+    kept = f",storage={storage}"
+    whole = measured_search(None, "surrogate")
+
+    first = measured_search("ray", "surrogate", f"num_trials=7{kept}")
+    begun = len(kept_trials(storage))
+    second = measured_search(None, "surrogate", f"num_trials=10{kept}")
+    third = measured_search("ray", "surrogate", f"num_trials=14{kept}")
+
+    assert begun == 7
+    assert len(kept_trials(storage)) == 14
+    assert first.solution.loss >= second.solution.loss >= third.solution.loss
+    assert third.solution.loss == whole.solution.loss
+    assert third.assignment.precisions == whole.assignment.precisions
+
+
 class Mortal(Net):
     """Kills the process that runs it, if it is a worker, by chance and a few times in all."""
 
     def __init__(self, folder: Path, most: int) -> None:
         super().__init__()
-        self.folder, self.most, self.home = folder, most, os.getpid()
+        self.folder, self.most, self.home, self.calls = folder, most, os.getpid(), 0
 
     def forward(self, x: Tensor) -> Tensor:
         if os.getpid() != self.home:
             marks = len(list(self.folder.iterdir()))
+            self.calls += 1
             # Another seed in every process, or all would die at the same call.
-            if marks < self.most and random.Random(os.getpid() * 1000 + marks).random() < 0.5:
+            chance = random.Random(os.getpid() * 1000 + self.calls).random()
+            if marks < self.most and chance < 0.5:
                 (self.folder / f"killed-{os.getpid()}").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(x)
@@ -130,6 +191,19 @@ def test_workers_that_are_killed_lose_a_task_each(tmp_path: Path) -> None:
     expected = told(search(None, model=net))
 
     found = told(search("ray", model=net))
+
+    assert found == expected
+    assert len(list(tmp_path.iterdir())) >= 1
+
+
+@pytest.mark.usefixtures("cluster")
+def test_workers_that_are_killed_lose_a_trial_each(tmp_path: Path) -> None:
+    """Mid-way, by chance: a solver is told what it is told in one process."""
+    torch.manual_seed(0)
+    net = Mortal(tmp_path, 3).eval()
+    expected = told(measured_search(None, "surrogate", model=net))
+
+    found = told(measured_search("ray", "surrogate", model=net))
 
     assert found == expected
     assert len(list(tmp_path.iterdir())) >= 1

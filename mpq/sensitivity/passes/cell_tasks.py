@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, Final, Self, TypeVar, final
 
+import torch
+
 from mpq._support.progress import track
 from mpq._support.rows import Rows
 from mpq._support.workers import TaskWorkers
@@ -41,15 +43,23 @@ class Shipped:
         Raises:
             InputError: If the network is on an accelerator.
         """
-        device = on.network.device
-        if device.type != "cpu":
-            raise InputError(
-                f"workers measure on the CPU, and the network is on {device}: move it, or start "
-                "one process for each accelerator by torchrun"
-            )
+        require_cpu(on.network.device)
         plain = replace(on, data=Calibration([]), division=None, ranks=None, workers=None)
         # Of the user's function only what it gives: workers may not have what it reads.
         return cls(estimator, plain, list(on.data))
+
+
+def require_cpu(device: torch.device) -> None:
+    """Refuses a network that other processes cannot be sent.
+
+    Raises:
+        InputError: If the network is on an accelerator.
+    """
+    if device.type != "cpu":
+        raise InputError(
+            f"workers measure on the CPU, and the network is on {device}: move it, or start "
+            "one process for each accelerator by torchrun"
+        )
 
 
 @final
@@ -84,7 +94,7 @@ def measured_by(
         rows: Where rows are kept, in memory or in a journal.
         purpose: For the progress bar.
     """
-    for found in track(workers.results(shipped, call, tasks), purpose, len(tasks)):
+    for found in track(workers.sent(shipped, call)(tasks), purpose, len(tasks)):
         for name, row in found.items():
             rows.add(name, row)
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from typing import Any, Final, Self, TypeVar, final
 
@@ -26,6 +27,7 @@ class Ranks:
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
+        self._serve: Callable[[Any], Any] | None = None
 
     @classmethod
     def joined(cls) -> Self:
@@ -87,16 +89,62 @@ class Ranks:
             raise WorkerError("; ".join(f"rank {rank} failed: {x}" for rank, x in failed.items()))
         return [value for value, _ in found]
 
-    def by_first(self, work: Callable[[], Value]) -> Value:
-        """What the first rank's work gives, while the others wait.
+    def led(self, work: Callable[[], Value], serve: Callable[[Any], Any]) -> Value:
+        """What the first rank's work gives, while all do what it asks for (``ask``).
+
+        Args:
+            work: Done by the first rank alone.
+            serve: What each rank does when the first one asks.
 
         Raises:
-            Exception: What the work raised.
-            WorkerError: In the others, if it raised.
+            Exception: What the work raised, or this rank's ``serve``.
+            WorkerError: If another's raised: nobody waits for one that failed.
         """
-        done: list[Any] = self.together(lambda: work() if self.is_first else None)
-        first: Value = done[0]
-        return first
+        self._serve = serve
+        try:
+            return self._leading(work) if self.is_first else self._following(serve)
+        finally:
+            self._serve = None
+
+    def _leading(self, work: Callable[[], Value]) -> Value:
+        try:
+            found = work()
+        except Exception as error:
+            if self.is_leading:  # the others are told, whatever it is
+                self.from_first(("failed", f"{type(error).__name__}: {error}"))
+            raise
+        self.from_first(("done", found))
+        return found
+
+    def _following(self, serve: Callable[[Any], Any]) -> Any:
+        while True:
+            what, value = self.from_first(None)
+            if what == "done":
+                return value
+            if what == "failed":
+                raise WorkerError(f"rank 0 failed: {value}")
+            self.together(partial(serve, value))
+
+    @property
+    def is_leading(self) -> bool:
+        """Whether this is the first rank within ``led``, for whose questions the others wait."""
+        return self.is_first and self._serve is not None
+
+    def ask(self, asked: Any) -> list[Any]:
+        """What every rank's ``serve`` gives, by rank; for the first one, within ``led``.
+
+        Raises:
+            Exception: What this rank's ``serve`` raised.
+            WorkerError: If another's raised.
+        """
+        serve = self._serve
+        assert serve is not None
+        self.from_first(("asked", asked))
+        try:
+            return self.together(partial(serve, asked))
+        except Exception:
+            self._serve = None  # all have heard, and nobody waits for another question
+            raise
 
     def add(self, tensor: Any) -> None:
         """The sum of all ranks' tensors, in place; on the CPU or by the group's own backend."""

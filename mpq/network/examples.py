@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
+from mpq._support.ranks import Ranks
 from mpq.errors import DataError
 from mpq.network.input_parts import Part, are_mappings, is_images, length_of
 
@@ -364,6 +365,10 @@ class Calibration:
         first, end = self._range
         last = first + stop if end is None else min(first + stop, end)
         return Calibration(self._source, first + start, last, self.is_whole, self._axes)
+
+    def share(self, ranks: Ranks) -> "Calibration":
+        """Every so-many-th batch: those that are one rank's own."""
+        return Calibration(lambda: ranks.own(self))
 
     def along(self, axes: tuple[int | None, ...] | None) -> "Calibration":
         """The same data, whose examples lie along these axes: see ``Batch.axes``."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from copy import copy
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, final
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mpq._support.arrays import Array
+from mpq._support.ranks import Ranks
 from mpq.backends import quantize
 from mpq.backends.simulate import check_folding
 from mpq.errors import DataError
@@ -26,6 +25,7 @@ from mpq.network.targets import class_targets, cross_entropy
 from mpq.problem.assignment import Assignment
 from mpq.quantization.fingerprint import checksum
 from mpq.report.measurement import Measurement
+from mpq.workflows.sums import OnTargets, Sums
 
 
 @final
@@ -55,7 +55,7 @@ class Reference:
         is_repeatable: bool = False,
     ) -> None:
         self.data, self.metric = data, metric
-        sums, self._outputs = _Sums(), list[Tensor]()
+        sums, self._outputs = Sums(), list[Tensor]()
         with torch.no_grad():
             # A copy, as a forward pass may write buffers and counters of the user's.
             own = begin_alike(share_parameters(module), seed)
@@ -67,7 +67,8 @@ class Reference:
                     check_again(own, batch, outputs, metric, seed, where)
                 # Kept, so that every network that is compared takes one pass and not two.
                 self._outputs.append(outputs)
-                sums.add(batch, self._targets(batch, outputs))
+                # Of the original itself nothing is compared: its divergence is 0 by definition.
+                sums.add(np.zeros(batch.size), self._targets(batch, outputs))
         self.original: Measurement = sums.measurement(metric)
         """The original itself: nothing apart from its own answers, by definition."""
 
@@ -78,23 +79,39 @@ class Reference:
             ModelError: If its output is not finite.
             DataError: If the data gives other batches than before.
         """
-        sums = _Sums()
+        return self.sums(module).measurement(self.metric)
+
+    def sums(self, module: nn.Module) -> Sums:
+        """What ``compare`` adds up, batch by batch; it raises what that does."""
+        sums = Sums()
         with torch.no_grad():
             for index, batch in enumerate(self._batches(module)):
                 self._compare(sums, index, batch, module)
-        return sums.measurement(self.metric)
+        return sums
 
-    def _compare(self, sums: "_Sums", index: int, batch: Batch, module: nn.Module) -> None:
+    def _compare(self, sums: Sums, index: int, batch: Batch, module: nn.Module) -> None:
         # By itself, so that no answers are left while those to the next batch are made.
         outputs = self._answers(module, batch)
         apart = self.metric.divergence(self._same_shape(index, outputs), outputs)
         weighted = (apart * position_weights(batch, outputs)).sum(dim=1)  # [N]
-        sums.add(batch, self._targets(batch, outputs), weighted.cpu().numpy())
+        sums.add(weighted.cpu().numpy(), self._targets(batch, outputs))
 
     def with_its_examples(self) -> "Reference":
         """The same, with examples in memory: the user's function may not be where it is sent."""
         found = copy(self)
         found.data = Calibration(list(self.data))
+        return found
+
+    @property
+    def num_batches(self) -> int:
+        """How many batches the examples came in."""
+        return len(self._outputs)
+
+    def share(self, ranks: Ranks) -> "Reference":
+        """Of a rank's own batches alone."""
+        found = copy(self)
+        found.data = self.data.share(ranks)
+        found._outputs = list(ranks.own(self._outputs))
         return found
 
     @cached_property
@@ -127,10 +144,10 @@ class Reference:
         """``[N, P, C]``."""
         return batch.as_examples(self.metric.positions(module(*batch.args, **batch.kwargs)))
 
-    def _targets(self, batch: Batch, outputs: Tensor) -> tuple[int, int, float]:
+    def _targets(self, batch: Batch, outputs: Tensor) -> OnTargets:
         """Only classes have an accuracy."""
         has_classes = self.metric.is_classification
-        return _against_targets(batch, outputs) if has_classes else (0, 0, 0.0)
+        return _against_targets(batch, outputs) if has_classes else OnTargets()
 
     def _same_shape(self, index: int, outputs: Tensor) -> Tensor:
         # Other numbers in the same shapes are found by ``Calibration``, which keeps checksums.
@@ -141,44 +158,6 @@ class Reference:
             )
         check_same_shape(self._outputs[index], outputs)
         return self._outputs[index]
-
-
-@dataclass
-class _Sums:
-    """Sums over the batches so far."""
-
-    divergences: list[Array] = field(default_factory=list)  # [N] of every batch
-    examples: int = 0
-    targets: int = 0
-    hits: int = 0
-    cross_entropy: float = 0.0
-
-    def add(
-        self,
-        batch: Batch,
-        against_targets: tuple[int, int, float],
-        divergences: Array | None = None,
-    ) -> None:
-        counted, hits, cross_entropy = against_targets
-        # Of the original itself nothing is compared: its divergence is 0 by definition.
-        self.divergences.append(np.zeros(batch.size) if divergences is None else divergences)
-        self.examples += batch.size
-        self.targets += counted
-        self.hits += hits
-        self.cross_entropy += cross_entropy
-
-    def measurement(self, metric: OutputMetric) -> Measurement:
-        by_example = np.concatenate(self.divergences)
-        return Measurement(
-            # Of all examples and not of batches: the last batch may have fewer.
-            divergence=float(by_example.sum()) / self.examples,
-            # By targets and not by examples: a sequence has one for every position.
-            accuracy=self.hits / self.targets if self.targets else None,
-            cross_entropy_nats=self.cross_entropy / self.targets if self.targets else None,
-            num_examples=self.examples,
-            metric=metric,
-            by_example=by_example,
-        )
 
 
 @random_state_kept()
@@ -220,11 +199,11 @@ def evaluate(
     return {"original": reference.original, "quantized": compared}
 
 
-def _against_targets(batch: Batch, logits: Tensor) -> tuple[int, int, float]:
-    """Targets counted, hits among them, summed negative log-likelihood in nats."""
+def _against_targets(batch: Batch, logits: Tensor) -> OnTargets:
     if batch.targets is None:
-        return 0, 0, 0.0
+        return OnTargets()
     targets = class_targets(batch, logits, "accuracy")
     counted = targets != IGNORED_TARGET
     hits = (logits.argmax(dim=-1) == targets) & counted
-    return int(counted.sum()), int(hits.sum()), float(cross_entropy(targets, logits).sum())
+    lost = float(cross_entropy(targets, logits).sum())
+    return OnTargets(int(counted.sum()), int(hits.sum()), lost)

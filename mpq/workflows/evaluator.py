@@ -18,6 +18,8 @@ from mpq.report.measurement import Measurement
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.kept_measurements import KeptMeasurements
 from mpq.workflows.own_codes import OwnCodes
+from mpq.workflows.shared_measurements import SharedMeasurements
+from mpq.workflows.sums import Sums
 
 Losses = npt.NDArray[np.float64]
 
@@ -33,6 +35,7 @@ class Evaluator:
         reference: The original's answers on held-out examples.
         own: Assignments that have codes of their own.
         cache: Where measurements are kept on disk; ``None``: nowhere.
+        shared: Ranks that measure together; ``None``: this process measures alone.
     """
 
     network: Network
@@ -40,6 +43,7 @@ class Evaluator:
     reference: Reference
     own: OwnCodes = field(default_factory=OwnCodes)
     cache: Cache | None = None
+    shared: SharedMeasurements | None = None
     _known: dict[frozenset[tuple[str, Precision]], Measurement] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -62,12 +66,25 @@ class Evaluator:
 
     def _measured(self, precisions: Mapping[str, Precision], quantizer: Quantizer) -> Measurement:
         def measured() -> Measurement:
-            with quantized(self.network, precisions, quantizer, one_at_a_time=is_streaming()):
-                return self.reference.compare(self.network.module)
+            shared = self.shared
+            # Codes of its own the other ranks have not.
+            if shared is not None and shared.is_open and quantizer is self.quantizer:
+                sums = shared.sums(precisions)
+            else:
+                sums = self._sums(precisions, quantizer)
+            return sums.measurement(self.reference.metric)
 
         if self._kept is None:
             return measured()
         return self._kept.measured(precisions, quantizer, measured)
+
+    def sums(self, precisions: Mapping[str, Precision]) -> Sums:
+        """What ``measure`` adds up, batch by batch."""
+        return self._sums(precisions, self.quantizer)
+
+    def _sums(self, precisions: Mapping[str, Precision], quantizer: Quantizer) -> Sums:
+        with quantized(self.network, precisions, quantizer, one_at_a_time=is_streaming()):
+            return self.reference.sums(self.network.module)
 
     @cached_property
     def _kept(self) -> KeptMeasurements | None:

@@ -21,6 +21,7 @@ from mpq.workflows.bias_correction import with_corrected_biases
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.finish import finished
 from mpq.workflows.kept_estimates import kept_estimate
+from mpq.workflows.measured_share import MeasuredShare
 from mpq.workflows.method import Method
 from mpq.workflows.never_worse import never_worse
 from mpq.workflows.objective import Objective
@@ -143,7 +144,9 @@ def _searched(
         return _answered(prepared, found, constraints, table, method, folder)
 
     ranks = prepared.ranks
-    return answered() if ranks is None else ranks.by_first(answered), Session(prepared)
+    if ranks is None:
+        return answered(), Session(prepared)
+    return ranks.led(answered, MeasuredShare(prepared, ranks)), Session(prepared)
 
 
 def _answered(

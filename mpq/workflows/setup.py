@@ -37,6 +37,7 @@ from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.own_codes import OwnCodes
 from mpq.workflows.rounded_weights import RoundedWeights, rounded_weights
+from mpq.workflows.shared_measurements import CALIBRATION, HELD_OUT, SharedMeasurements
 from mpq.workflows.shippable import Shippable
 from mpq.workflows.task import Rules, Task
 from mpq.workflows.transformed import TransformedModel
@@ -210,21 +211,25 @@ class Prepared:
     @cached_property
     def on_calibration(self) -> Evaluator:
         """Measures on the calibration examples."""
-        return self._evaluator(self.calibration, is_repeatable=True)
+        return self._evaluator(self.calibration, CALIBRATION, is_repeatable=True)
 
     @cached_property
     def on_held_out(self) -> Evaluator:
         """Measures on the held-out examples."""
         # Of measured searches on calibration examples the solver keeps what it measures, if asked.
-        return replace(self._evaluator(self.held_out), cache=self.cache)
+        return replace(self._evaluator(self.held_out, HELD_OUT), cache=self.cache)
 
-    def _evaluator(self, data: Calibration, is_repeatable: bool = False) -> Evaluator:
+    def _evaluator(self, data: Calibration, name: str, is_repeatable: bool = False) -> Evaluator:
         # Not our network, whose folded BatchNorm already differs by rounding; and without what
         # torch.compile makes of the model, as quantized networks run without it, too.
         plain = share_parameters(self.task.model)
         metric, seed = self.network.metric, self.task.allow_randomness
         reference = Reference(plain, data, metric, seed, is_repeatable)
-        return Evaluator(self.network, self.quantizer, reference, self.own_codes)
+        shared = None
+        # What a network draws depends on all batches before.
+        if self.ranks is not None and seed is None and reference.num_batches >= self.ranks.size:
+            shared = SharedMeasurements(self.ranks, name)
+        return Evaluator(self.network, self.quantizer, reference, self.own_codes, shared=shared)
 
     def constraints(self, limits: Sequence[Limit]) -> Constraints:
         """What an assignment has to keep; what cannot be met is refused before the estimate.

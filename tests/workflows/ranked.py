@@ -1,16 +1,23 @@
 """What the processes of ``torchrun`` find, for ``test_ranks.py``: ``python ranked.py OUT``."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 import mpq
 from mpq._support.ranks import launched
+from mpq.errors import MpqError
 from mpq.sensitivity.passes.second_moments import second_moments
+from mpq.workflows.measured_share import MeasuredShare
 from mpq.workflows.setup import Prepared
+from mpq.workflows.shared_measurements import Asked
+from mpq.workflows.sums import Sums
 from tests.workflows.networks import Net, batches
 
 LIMIT = {"effective_bits": 4.0}
@@ -56,16 +63,31 @@ def found(workers: str | None, cache: str) -> dict[str, Any]:
         answers[name] = {
             "table": result.problem.loss.values.tolist(),
             "assignment": [str(layer) for layer in result.assignment.layers],
-            "measured": result.comparison("result").measured.divergence,
+            "measured": result.comparison("result").measured,
         }
     return answers
+
+
+@contextmanager
+def counted() -> Iterator[list[str]]:
+    """By which name examples were measured on, for every share of a measurement."""
+    asked: list[str] = []
+    measure = MeasuredShare.__call__
+
+    def counting(share: MeasuredShare, question: Asked) -> Sums | MpqError:
+        asked.append(question[0])
+        return measure(share, question)
+
+    with patch.object(MeasuredShare, "__call__", counting):
+        yield asked
 
 
 def main() -> None:
     """Every rank writes what it found."""
     folder = Path(sys.argv[1])
-    with launched() as ranks:
-        torch.save(found("torchrun", str(folder / "kept")), folder / f"{ranks.rank}.pt")
+    with launched() as ranks, counted() as asked:
+        answers = found("torchrun", str(folder / "kept"))
+        torch.save({**answers, "asked": asked}, folder / f"{ranks.rank}.pt")
 
 
 if __name__ == "__main__":

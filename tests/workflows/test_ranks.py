@@ -4,6 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,13 @@ from typer.testing import CliRunner
 import mpq
 from mpq._support.ranks import Ranks
 from mpq.cli.__main__ import app
-from mpq.errors import InputError, WorkerError
+from mpq.errors import InputError, ModelError, WorkerError
+from mpq.network.metric import KL
 from mpq.sensitivity import DiagonalFisher, OutputSketch
 from mpq.workflows.kept_estimates import rank_share
 from mpq.workflows.setup import Prepared
+from mpq.workflows.shared_measurements import CALIBRATION, HELD_OUT, SharedMeasurements
+from mpq.workflows.sums import OnTargets, Sums
 from tests.user_file import user_file
 from tests.workflows import ranked
 
@@ -85,6 +91,14 @@ def test_an_estimate_is_that_of_one_process(both: tuple[list[Any], Any], name: s
         )
         assert found[name]["assignment"] == alone[name]["assignment"]
         assert found[name]["measured"] == alone[name]["measured"]
+
+
+def test_every_rank_measures_its_own_batches(both: tuple[list[Any], Any]) -> None:
+    """All are asked the same, on held-out and on calibration examples."""
+    (first, second), _ = both
+
+    assert first["asked"] == second["asked"]
+    assert set(first["asked"]) == {HELD_OUT, CALIBRATION}
 
 
 def test_codes_give_the_same_assignment(both: tuple[list[Any], Any]) -> None:
@@ -160,6 +174,112 @@ def test_processes_that_joined_nothing_are_told_how() -> None:
         mpq.search(ranked.task(workers="torchrun"), ranked.LIMIT, sensitivity="sketch")
     with pytest.raises(InputError, match="write ray .*, ray:2"):
         ranked.task(workers="dask")
+
+
+class Threads(Ranks):  # type: ignore[misc]
+    """Ranks of threads, which hand over what processes would send."""
+
+    def __init__(self, rank: int, told: list[Any], barrier: threading.Barrier) -> None:
+        super().__init__(rank, len(told))
+        self._told, self._barrier = told, barrier
+
+    def gathered(self, value: Any) -> list[Any]:
+        self._told[self.rank] = value
+        self._barrier.wait(timeout=10)
+        found = list(self._told)
+        self._barrier.wait(timeout=10)
+        return found
+
+    def from_first(self, value: Any) -> Any:
+        return self.gathered(value)[0]
+
+
+def led(work: Callable[[Ranks], Any], serve: Callable[[int, Any], Any], size: int = 3) -> list[Any]:
+    """What ``Ranks.led`` gives or raises, by rank."""
+    told, barrier = [None] * size, threading.Barrier(size)
+    found: list[Any] = [None] * size
+
+    def run(rank: int) -> None:
+        ranks = Threads(rank, told, barrier)
+        try:
+            found[rank] = ranks.led(partial(work, ranks), partial(serve, rank))
+        except Exception as error:  # whatever it is, it is looked at
+            found[rank] = error
+        assert not ranks.is_leading
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    return found
+
+
+def test_all_do_what_the_first_one_asks() -> None:
+    """As often as it asks, and all have what its work gives."""
+
+    def work(ranks: Ranks) -> list[Any]:
+        return [ranks.ask(question) for question in (5, 7)]
+
+    assert led(work, lambda rank, asked: asked + 10 * rank) == [[[5, 15, 25], [7, 17, 27]]] * 3
+
+
+def test_work_that_fails_ends_the_others() -> None:
+    """With its words, after any number of questions."""
+
+    def work(ranks: Ranks) -> None:
+        ranks.ask(1)
+        raise ValueError("nothing is feasible")
+
+    first, *others = led(work, lambda rank, asked: asked)
+
+    assert isinstance(first, ValueError)
+    assert all(isinstance(x, WorkerError) for x in others)
+    assert all("rank 0 failed: ValueError: nothing is feasible" in str(x) for x in others)
+
+
+@pytest.mark.parametrize("failing", [0, 2])
+def test_a_rank_that_fails_to_serve_ends_all(failing: int) -> None:
+    """Nobody waits: its own error there, with its number in the others."""
+
+    def serve(rank: int, asked: int) -> int:
+        return asked // (rank - failing)
+
+    found = led(lambda ranks: ranks.ask(1), serve)
+
+    assert isinstance(found[failing], ZeroDivisionError)
+    others = [x for rank, x in enumerate(found) if rank != failing]
+    assert all(isinstance(x, WorkerError) for x in others)
+    assert all(f"rank {failing} failed: ZeroDivisionError" in str(x) for x in others)
+
+
+def test_an_error_of_a_measurement_is_raised_by_the_first() -> None:
+    """As if one process had measured; the others go on serving."""
+
+    def work(ranks: Ranks) -> str:
+        with pytest.raises(ModelError, match="batch 1 is not finite"):
+            SharedMeasurements(ranks, HELD_OUT).sums({})
+        return "another assignment"
+
+    def serve(rank: int, _: Any) -> Any:
+        return ModelError("the output of batch 1 is not finite") if rank == 1 else Sums()
+
+    assert led(work, serve) == ["another assignment"] * 3
+
+
+def test_shares_are_put_together_in_the_order_of_batches() -> None:
+    """Also where some ranks had one batch more."""
+    batches = [np.full(2, float(index)) for index in range(5)]
+    shares = [Sums(batches[rank::3], [OnTargets(2, 1, float(rank))] * 2) for rank in range(2)]
+    shares.append(Sums(batches[2::3], [OnTargets(4, 4, 2.0)]))
+
+    found = Sums.in_turn(shares)
+
+    assert [float(x[0]) for x in found.divergences] == [0, 1, 2, 3, 4]
+    measured = found.measurement(KL)
+    assert measured.divergence == 2.0
+    assert measured.accuracy == 8 / 12
+    assert measured.cross_entropy_nats == 4.0 / 12
 
 
 class Pair(Ranks):  # type: ignore[misc]

@@ -16,7 +16,7 @@ from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import DiagonalFisher, Estimation
-from mpq.sensitivity.passes.gradient_squares import WORK_ELEMENTS
+from mpq.sensitivity.passes.weight_changes import WORK_ELEMENTS
 from tests.largest import Largest
 
 WEIGHT = Precision.parse("w3")

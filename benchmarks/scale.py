@@ -9,6 +9,7 @@ groups of 128; every case in a process of its own with one thread:
 - ``ranges``: least-squares ranges of every layer in every format; ``ns_per_weight_and_format``.
 - ``sketch``: the estimate alone, over all sequences, ranges known; ``sketch_minmax`` without
   looking for them.
+- ``fisher``, ``weight_error``: these estimates alone, ranges from the extremes of the numbers.
 - ``search``: the whole of ``mpq.search`` with ``rounding="nearest"``, which estimates on three
   quarters of the sequences and measures on the rest.
 
@@ -106,8 +107,9 @@ def llama(size: str, dtype: torch.dtype) -> nn.Module:
         tie_word_embeddings=shape.get("tied", False),
         use_cache=False,
     )
-    model: nn.Module = transformers.LlamaForCausalLM(config).to(dtype).eval()
-    return model
+    # Made in its dtype: a copy in float32 would be the most that the process ever held.
+    model: nn.Module = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return model.eval()
 
 
 def sequences(model: Any, asked: argparse.Namespace) -> list[dict[str, Tensor]]:
@@ -137,8 +139,20 @@ def sketch(model: Any, batches: list[dict[str, Tensor]]) -> Callable[[], object]
 
 
 def sketch_minmax(model: Any, batches: list[dict[str, Tensor]]) -> Callable[[], object]:
+    return estimate("sketch", model, batches)
+
+
+def fisher(model: Any, batches: list[dict[str, Tensor]]) -> Callable[[], object]:
+    return estimate("fisher", model, batches)
+
+
+def weight_error(model: Any, batches: list[dict[str, Tensor]]) -> Callable[[], object]:
+    return estimate("weight-error", model, batches)
+
+
+def estimate(name: str, model: Any, batches: list[dict[str, Tensor]]) -> Callable[[], object]:
     on = estimation(model, batches, "minmax")
-    return lambda: ESTIMATORS.build("sketch").estimate(on)
+    return lambda: ESTIMATORS.build(name).estimate(on)
 
 
 def search(model: Any, batches: list[dict[str, Tensor]]) -> Callable[[], object]:
@@ -152,6 +166,8 @@ CASES: dict[str, Callable[[Any, list[dict[str, Tensor]]], Callable[[], object]]]
     "ranges": ranges,
     "sketch": sketch,
     "sketch_minmax": sketch_minmax,
+    "fisher": fisher,
+    "weight_error": weight_error,
     "search": search,
 }
 

@@ -36,7 +36,7 @@ def kl_divergence(reference: Tensor, logits: Tensor, temperature: float = 1.0) -
     """
     if torch.is_grad_enabled() and (logits.requires_grad or reference.requires_grad):
         return _by_logarithms(reference / temperature, logits / temperature)
-    step = max(1, LOGITS_AT_ONCE // max(logits.shape[-1], 1))
+    step = _positions_at_once(logits)
     pieces = (each.flatten(0, 1).split(step) for each in (reference, logits))
     parts = [_by_differences(f, g, temperature) for f, g in zip(*pieces, strict=True)]
     return torch.cat(parts).reshape(logits.shape[:-1])
@@ -85,7 +85,7 @@ def fisher_probe(
         ``[N, P, C]``, detached, times the square root of the position's weight.
     """
     logits, roots = logits.detach(), weights.sqrt().unsqueeze(-1)
-    step = max(1, LOGITS_AT_ONCE // max(logits.shape[-1], 1))
+    step = _positions_at_once(logits)
     if logits[..., 0].numel() <= step:
         signs = random_signs(logits, generator)
         return _fisher_probe(logits, roots, signs, temperature)
@@ -144,6 +144,9 @@ def label_probe(
 ) -> Tensor:
     r"""Gradient of the cross-entropy with respect to the logits, :math:`p - e_y`.
 
+    Some positions at a time, in float64, so that a large vocabulary takes no more memory than its
+    logits.
+
     Args:
         logits: Those of the original network, ``[N, P, C]``.
         weights: ``[N, P]`` share of every position in its example's mean.
@@ -156,14 +159,49 @@ def label_probe(
         gradient of each example's mean. Drawn ones: times their square root, so that the mean of
         the gradient's outer product is the Fisher information (positions are independent).
     """
-    p = logits.detach().double().softmax(dim=-1)
+    logits = logits.detach()
     if targets is None:
-        # `multinomial` takes at most two axes, and a generator of its tensor's own device.
-        rows = p.flatten(0, 1).cpu()
-        drawn = torch.multinomial(rows, 1, generator=generator).to(p.device)
-        classes, scale = drawn.reshape(p.shape[:2]), weights.sqrt()
+        classes, scale = drawn_classes(logits, generator), weights.sqrt()
     else:
-        # Without a target the class is below 0, which `one_hot` refuses; its weight is 0.
+        # Without a target the class is below 0, which no number has; its weight is 0.
         classes, scale = targets.clamp_min(0), weights
-    u = p - torch.nn.functional.one_hot(classes, p.shape[-1])
-    return (u * scale.unsqueeze(-1)).to(logits.dtype)
+    found = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    step = _positions_at_once(logits)
+    pieces = (part.flatten(0, 1).split(step) for part in (logits, classes, scale, found))
+    for some, index, times, into in zip(*pieces, strict=True):
+        u = some.double().softmax(dim=-1)
+        u[torch.arange(len(u), device=u.device), index] -= 1.0
+        into.copy_(u.mul_(times.unsqueeze(-1)))
+    return found
+
+
+def drawn_classes(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Classes drawn from the softmax, independently at every position.
+
+    Where the distribution function passes a uniform number: one for each position, drawn on the
+    CPU, so that all devices draw the same classes and no probabilities travel.
+
+    Args:
+        logits: ``[N, P, C]``.
+        generator: On the CPU.
+
+    Returns:
+        ``[N, P]`` indices, on the logits' device.
+    """
+    passed = torch.rand(logits.shape[:2], generator=generator, dtype=torch.float64)
+    step, passed = _positions_at_once(logits), passed.to(logits.device)
+    pieces = (part.flatten(0, 1).split(step) for part in (logits, passed.unsqueeze(-1)))
+    parts = [_passing(some.detach(), at) for some, at in zip(*pieces, strict=True)]
+    return torch.cat(parts).reshape(passed.shape)
+
+
+def _passing(logits: Tensor, at: Tensor) -> Tensor:
+    """``[r]`` from logits ``[r, C]`` and shares ``[r, 1]``, below 1, of all probability."""
+    risen = logits.double().softmax(dim=-1).cumsum(dim=-1)
+    found = torch.searchsorted(risen, at * risen[:, -1:], right=True).squeeze(-1)
+    # A product next to 1 may round to the whole.
+    return found.clamp_max(logits.shape[-1] - 1)
+
+
+def _positions_at_once(logits: Tensor) -> int:
+    return max(1, LOGITS_AT_ONCE // max(logits.shape[-1], 1))

@@ -1,250 +1,17 @@
-"""Examples: what batches look like, and reading them as often as needed."""
+"""Examples, which are read as often as needed, batch by batch."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Self, final
+from copy import copy
+from dataclasses import replace
+from typing import Any, final
 
-import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
 from mpq._support.ranks import Ranks
 from mpq.errors import DataError
-from mpq.network.input_parts import Part, are_mappings, is_images, length_of
+from mpq.network.batch import IGNORED_TARGET, Batch
 
-IGNORED_TARGET = -100
-"""Targets of this value are not counted, as in torch's cross entropy."""
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Inputs of one forward pass, and targets if there are any.
-
-    Inputs may be nested: ``(x, (h, c))``. The first tensor's first axis is the batch; a list of
-    images is a batch of as many.
-
-    Args:
-        args: Positional inputs.
-        kwargs: Inputs by name.
-        targets: Class indices, int64 ``[N]`` or ``[N, P]`` for ``P`` positions, or ``None``.
-        is_whole: Whether all rows together are one example, as the nodes of a graph are; then
-            targets are ``[1, N * P]``.
-        axes: Of every part, in order, along which axis examples lie; ``None``: all share it, as a
-            causal mask. Without it, examples lie along a first axis that is as long as the batch.
-        start: Index of the first example among all that a ``Calibration`` reads its own from.
-    """
-
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    targets: Tensor | None = None
-    is_whole: bool = False
-    axes: tuple[int | None, ...] | None = None
-    start: int = 0
-
-    @classmethod
-    def of(cls, data: Any) -> Self:
-        """A batch from what a data function yields.
-
-        ``x``; ``(x,)``; ``(x, targets)``, where ``x`` is a tensor, a tuple or a dict of inputs; a
-        tuple of three or more positional inputs; a dict of inputs by name, whose ``labels`` are
-        the targets (as Hugging Face has them; labels that repeat ``input_ids`` are those of a
-        causal language model, and are shifted by one). A list of images with a list of dicts (as
-        detectors are trained with) is one input without targets; without that list write
-        ``((images,), None)``.
-
-        Raises:
-            DataError: If the data is none of these.
-        """
-        if isinstance(data, cls):
-            return data
-        targets: Any = None
-        # A list is what a `DataLoader` makes of a tuple.
-        if isinstance(data, tuple | list) and len(data) == 2:
-            data, targets = data
-        # What is detected is no class per position, so that no accuracy can be said of it.
-        if is_images(data) and isinstance(targets, list) and are_mappings(targets):
-            data, targets = (data,), None
-        if isinstance(data, Mapping):
-            kwargs = dict(data)
-            # Always taken out: given labels, a model of Hugging Face computes a loss as well.
-            labels = kwargs.pop("labels", None)
-            if targets is None and isinstance(labels, Tensor):
-                labels = _aligned(labels, kwargs.get("input_ids"))
-            batch = cls((), kwargs, labels if targets is None else targets)
-        else:
-            batch = cls(tuple(data) if isinstance(data, tuple | list) else (data,), {}, targets)
-        batch._check()
-        return batch
-
-    @property
-    def parts(self) -> list[Part]:
-        """Tensors and lists of images among the inputs, in order."""
-        leaves = tree_leaves((self.args, dict(self.kwargs)), is_leaf=is_images)
-        return [leaf for leaf in leaves if isinstance(leaf, Tensor) or is_images(leaf)]
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All tensors among the inputs, in order."""
-        leaves = tree_leaves((self.args, dict(self.kwargs)))
-        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-
-    def _check(self) -> None:
-        parts = self.parts
-        if not parts:
-            kinds = [type(v).__name__ for v in (*self.args, *self.kwargs.values())]
-            raise DataError(f"a batch needs at least one tensor as input; got {kinds or 'nothing'}")
-        first = parts[0]
-        if isinstance(first, Tensor) and (first.ndim == 0 or len(first) == 0):
-            raise DataError(f"a batch has no example: its first input is {tuple(first.shape)}")
-        # Refused here, as a nan in the output would be blamed on the model.
-        for index, tensor in enumerate(self.tensors):
-            # A mask hides by minus infinity; examples, which come first, have none.
-            is_mask = index > 0 and tensor.is_floating_point()
-            wrong = tensor.isnan() | tensor.isposinf() if is_mask else ~tensor.isfinite()
-            if tensor.is_floating_point() and bool(wrong.any()):
-                raise DataError("an input has a value that is NaN or infinite")
-        if self.targets is None:
-            return
-        if not isinstance(self.targets, Tensor):
-            raise DataError(
-                f"a pair is (inputs, targets), and targets are a tensor; got "
-                f"{type(self.targets).__name__} (for two inputs, yield ((first, second), None))"
-            )
-        if self.targets.shape[:1] != (self.size,):
-            shape = tuple(self.targets.shape)
-            raise DataError(f"targets of shape {shape} for {self.size} examples")
-
-    @property
-    def size(self) -> int:
-        """Examples in the batch."""
-        if self.is_whole:
-            return 1
-        first = self.parts[0]
-        found = length_of(first, self.first_axis)
-        return len(first) if found is None else found
-
-    @property
-    def first_axis(self) -> int:
-        """Where the first input has its examples: second in a sequence-first network."""
-        return (self.axes[0] or 0) if self.axes else 0
-
-    def whole(self) -> "Batch":
-        """All rows as one example."""
-        if self.is_whole:
-            return self
-        targets = None if self.targets is None else self.targets.reshape(1, -1)
-        return Batch(self.args, self.kwargs, targets, True, self.axes, self.start)
-
-    def as_examples(self, outputs: Tensor) -> Tensor:
-        """``[N, P, C]`` of as many examples as the batch has, if that can be.
-
-        Rows that are several times as many are positions of theirs, as of flattened tokens
-        ``[N * T, C]`` or the frames of videos. Of a batch that is one example all rows are.
-        """
-        size = self.size
-        if len(outputs) == size or not size or len(outputs) % size:
-            return outputs
-        return outputs.reshape(size, -1, *outputs.shape[2:])
-
-    def with_first_row_replaced(self) -> "Batch | None":
-        """The first input's first row is another one of its rows; ``None`` where all are alike."""
-        first = self.parts[0]
-        rows = first.movedim(self.first_axis, 0) if isinstance(first, Tensor) else first
-        others = (row for row in rows[1:] if not torch.equal(row, rows[0]))
-        other = next(others, None)
-        if other is None:
-            return None
-        changed: Part
-        if isinstance(first, Tensor):
-            changed = first.clone()
-            changed.select(self.first_axis, 0).copy_(other)
-        else:
-            changed = [other, *first[1:]]
-        return self._with_parts(lambda part: changed if part is first else part)
-
-    def checksum(self) -> float:
-        """A number that differs where the inputs do, or come in another order."""
-        total = 0.0
-        for tensor in self.tensors:
-            # Minus infinity would be the sum, whatever the rest is.
-            flat = tensor.detach().flatten().double().nan_to_num(neginf=-1.0)
-            # Weights that rise along the tensor, as a plain sum is the same in any order.
-            total += float(flat @ torch.linspace(1, 2, flat.numel()).to(flat))
-        return total
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """The batch with every tensor changed."""
-
-        def apply(value: Any) -> Any:
-            return change(value) if isinstance(value, Tensor) else value
-
-        args, kwargs = tree_map(apply, (self.args, dict(self.kwargs)))
-        return replace(self, args=args, kwargs=kwargs, targets=apply(self.targets))
-
-    def _with_parts(self, change: Callable[[Part], Part]) -> "Batch":
-        def apply(leaf: Any) -> Any:
-            return change(leaf) if isinstance(leaf, Tensor) or is_images(leaf) else leaf
-
-        args, kwargs = tree_map(apply, (self.args, dict(self.kwargs)), is_leaf=is_images)
-        return replace(self, args=args, kwargs=kwargs)
-
-    def _by_example(
-        self, change: Callable[[Tensor, int], Tensor], change_list: Callable[[Any], Any]
-    ) -> "Batch":
-        """Tensors changed along the axis of the examples, lists of them as lists."""
-        axes = iter(self._known_axes())
-
-        def apply(part: Part) -> Part:
-            axis = next(axes)
-            if axis is None:
-                return part
-            found: Part = change(part, axis) if isinstance(part, Tensor) else change_list(part)
-            return found
-
-        targets = None if self.targets is None else change(self.targets, 0)
-        return replace(self._with_parts(apply), targets=targets)
-
-    def _known_axes(self) -> list[int | None]:
-        parts, size = self.parts, self.size
-        axes = self.axes if self.axes and len(self.axes) == len(parts) else (0,) * len(parts)
-        # What has another length is shared by all examples, such as a causal mask.
-        return [
-            axis if axis is not None and length_of(part, axis) == size else None
-            for part, axis in zip(parts, axes, strict=True)
-        ]
-
-    def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
-        return self.map(lambda tensor: tensor.to(device))
-
-    def slice(self, start: int, stop: int) -> "Batch":
-        """Examples ``start`` to ``stop`` of the batch."""
-        # One example cannot be cut.
-        if self.is_whole:
-            return self
-        cut = self._by_example(
-            lambda t, axis: t.narrow(axis, start, min(stop, t.shape[axis]) - start),
-            lambda images: images[start:stop],
-        )
-        return replace(cut, start=self.start + start)
-
-    def repeated(self, copies: int) -> "Batch":
-        """The examples so many times, one after the other."""
-        return self._by_example(
-            lambda t, axis: torch.cat([t] * copies, axis), lambda images: images * copies
-        )
-
-
-def _aligned(labels: Tensor, input_ids: Tensor | None) -> Tensor:
-    """Labels at the position that predicts them."""
-    if input_ids is None or labels.shape != input_ids.shape:
-        return labels
-    # Labels per token (of named entities, say) have the ids' shape and are not shifted.
-    if not bool(((labels == input_ids) | (labels == IGNORED_TARGET)).all()):
-        return labels
-    end = torch.full_like(labels[:, :1], IGNORED_TARGET)
-    return torch.cat([labels[:, 1:], end], dim=1)
+__all__ = ["IGNORED_TARGET", "Batch", "Calibration"]
 
 
 @final
@@ -256,8 +23,6 @@ class Calibration:
             batches; a one-shot iterator is kept in memory. See ``Batch.of`` for what a batch is.
         start: First example that is used.
         stop: End of the examples that are used, or ``None``.
-        is_whole: Whether every batch is one example: see ``Batch.is_whole``.
-        axes: Where examples lie: see ``Batch.axes``.
 
     Raises:
         DataError: If the source is neither.
@@ -268,8 +33,6 @@ class Calibration:
         source: Callable[[], Iterable[Any]] | Iterable[Any],
         start: int = 0,
         stop: int | None = None,
-        is_whole: bool = False,
-        axes: tuple[int | None, ...] | None = None,
     ) -> None:
         if not callable(source):
             _check_iterable(source)
@@ -277,12 +40,16 @@ class Calibration:
         one_shot = isinstance(source, Iterator)
         self._source = list(source) if one_shot and not callable(source) else source
         self._range = (start, stop)
-        self.is_whole = is_whole
-        self._axes = axes
+        self.is_whole = False
+        self._axes: tuple[int | None, ...] | None = None
+        self.at_once: int | None = None
+        """Examples of a batch that are yielded together at the most; ``None``: all."""
         self._size: int | None = None
         self._sums: list[float] = []
         self.num_batches: int | None = None
-        """How many batches there are; known after the first pass."""
+        """How many batches there are, uncut; known after the first pass."""
+        self.largest = 0
+        """Examples of the largest batch that has been yielded."""
 
     @classmethod
     def of(cls, data: Any) -> "Calibration":
@@ -309,7 +76,10 @@ class Calibration:
                 used += last - first
                 self._check_same(batches, batch)
                 batches += 1
-                yield batch if last - first == batch.size else batch.slice(first, last)
+                batch = batch if last - first == batch.size else batch.slice(first, last)
+                for piece in batch.pieces(self.at_once):
+                    self.largest = max(self.largest, piece.size)
+                    yield piece
         # Only a pass that reaches the end knows the size; `first` breaks off before.
         self._check_size(used)
         self.num_batches = batches
@@ -364,7 +134,9 @@ class Calibration:
         """Examples ``start`` to ``stop`` of these, or as many as there are."""
         first, end = self._range
         last = first + stop if end is None else min(first + stop, end)
-        return Calibration(self._source, first + start, last, self.is_whole, self._axes)
+        found = self._afresh()
+        found._range = (first + start, last)
+        return found
 
     def share(self, ranks: Ranks) -> "Calibration":
         """Every so-many-th batch: those that are one rank's own."""
@@ -372,11 +144,29 @@ class Calibration:
 
     def along(self, axes: tuple[int | None, ...] | None) -> "Calibration":
         """The same data, whose examples lie along these axes: see ``Batch.axes``."""
-        return Calibration(self._source, *self._range, self.is_whole, axes) if axes else self
+        if not axes:
+            return self
+        found = self._afresh()
+        found._axes = axes
+        return found
 
     def whole(self) -> "Calibration":
         """The same data, every batch of which is one example."""
-        return Calibration(self._source, *self._range, True, self._axes)
+        found = self._afresh()
+        found.is_whole = True
+        return found
+
+    def by(self, at_once: int | None) -> "Calibration":
+        """The same data, so many examples of a batch at once at the most; ``None``: all."""
+        found = copy(self)
+        found.at_once, found.largest = at_once, 0
+        return found
+
+    def _afresh(self) -> "Calibration":
+        """The same source, of which nothing is known yet."""
+        found = Calibration(self._source, *self._range)
+        found.is_whole, found._axes, found.at_once = self.is_whole, self._axes, self.at_once
+        return found
 
     def split(self, held_out: float) -> tuple["Calibration", "Calibration"]:
         """The first examples, and the last ``held_out`` share of them.

@@ -46,5 +46,5 @@ def _left_out(data: Calibration, start: int, stop: int) -> tuple[Calibration, Ca
         return after, part
     before = data.between(0, start)
     # Both with the data's own axes, which their batches keep.
-    others = Calibration(lambda: chain(before, after), is_whole=data.is_whole)
-    return others, part
+    others = Calibration(lambda: chain(before, after))
+    return others.whole() if data.is_whole else others, part

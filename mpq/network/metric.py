@@ -134,7 +134,7 @@ class KLDivergence(OutputMetric):
 
     def logits(self, outputs: Tensor) -> Tensor:
         """Over the temperature: those of the softened softmax."""
-        return outputs / self.temperature
+        return outputs if self.temperature == 1 else outputs / self.temperature
 
     def label_gradient(
         self, outputs: Tensor, weights: Tensor, generator: torch.Generator

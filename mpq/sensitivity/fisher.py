@@ -3,17 +3,18 @@
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mpq._support.arrays import Array
+from mpq.network.examples import Batch
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap
-from mpq.sensitivity.passes.example_gradients import ExampleGradients
+from mpq.sensitivity.passes.gradient_squares import squared_products
 from mpq.sensitivity.passes.labels import check_labels, fisher_gradient, labelled_passes
 from mpq.sensitivity.passes.weight_changes import WeightChanges
+from mpq.sensitivity.passes.weight_gradients import CallGradients
 
 
 @final
@@ -34,8 +35,9 @@ class DiagonalFisher(SensitivityEstimator):
     empirical Fisher information), ours by default drawn from the network itself, which is the
     curvature of the divergence and needs no targets.
 
-    Layers that share a parameter are priced each with its own share of the gradient. Memory: one
-    number per weight, and see ``ExampleGradients``.
+    Layers that share a parameter are priced each with its own share of the gradient. Weights are
+    rounded once for every batch, in tiles (``squared_products``): memory does not grow with the
+    network, and larger batches are faster.
 
     Args:
         labels: ``sampled`` or ``targets``; see ``fisher_gradient``.
@@ -62,10 +64,9 @@ class DiagonalFisher(SensitivityEstimator):
         """
         found, examples = _Fisher(on), 0
         for batch in labelled_passes(on, found, fisher_gradient, self.labels, self.seed):
-            found.gradients.flush()
+            found.end(batch)
             examples += batch.size
-        values = 0.5 * (found.of_weights() + found.of_inputs()) / examples
-        return Sensitivity(on.table(values, self.name))
+        return Sensitivity(on.table(0.5 * found.sums() / examples, self.name))
 
 
 class _Fisher:
@@ -73,9 +74,14 @@ class _Fisher:
 
     def __init__(self, on: Estimation) -> None:
         self.on = on
-        self.gradients = ExampleGradients(self._square)
-        self.diagonal: dict[str, Tensor] = {}  # layer to [D]
-        self.inputs = {name: np.zeros(len(on.inputs.formats)) for name in on.names}
+        self._waiting: dict[str, list[CallGradients]] = {}  # of layers that are called again
+        # On each layer's device, so that no pass waits for a transfer.
+        self._by_weight = {
+            name: WeightChanges.of_original(on, name).no_squares() for name in on.names
+        }
+        self._by_input = {
+            name: found.new_zeros(len(on.inputs.formats)) for name, found in self._by_weight.items()
+        }
 
     @property
     def reads_inputs(self) -> bool:
@@ -84,33 +90,34 @@ class _Fisher:
 
     def read_input(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
+        found = self._by_input[tap.name]
         for column, tensor_format in self.on.inputs.rounding:
             rounded = self.on.rounded_input(tap.name, x, tensor_format)
             product = (rounded.float() - x.float()) * g.float()
-            self.inputs[tap.name][column] += float(product.square().sum(dtype=torch.float64))
+            found[column] += product.square().sum(dtype=torch.float64).to(found.device)
 
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
-        self.gradients.read(tap, x, g)
+        calls = self._waiting.setdefault(tap.name, [])
+        calls.append(tap.weight_gradients(x, g.float()))
+        if tap.layer.calls == 1:
+            self._price(tap.name, tap.num_examples)
 
-    def _square(self, tap: Tap, examples: slice, gradients: Tensor) -> None:
-        times = (examples.stop - examples.start) / len(gradients)  # one row may stand for many
-        squares = gradients.square().sum(dim=0) * times
-        # Added in place: one more tensor of the weight's size at every step would be wasted.
-        held = self.diagonal.get(tap.name)
-        self.diagonal[tap.name] = squares if held is None else held.add_(squares)
+    def end(self, batch: Batch) -> None:
+        """Layers that are called several times are whole only now."""
+        for name in list(self._waiting):
+            self._price(name, batch.size)
 
-    def of_weights(self) -> Array:
-        """``[L, B]`` sums of squared errors times squared gradients."""
-        on = self.on
-        values = np.zeros((len(on.names), len(on.weights.formats)))
-        for row, name in enumerate(on.names):
-            if name not in self.diagonal:  # the output does not depend on it
-                continue
-            changes = WeightChanges.of_original(on, name)
-            values[row] = changes.squares(self.diagonal[name]).cpu().numpy()
-        return on.weights.by_candidate(values)
+    def _price(self, name: str, num_examples: int) -> None:
+        changes = WeightChanges.of_original(self.on, name)
+        with torch.no_grad():
+            found = squared_products(self._waiting.pop(name), changes, num_examples)
+        self._by_weight[name] += found
 
-    def of_inputs(self) -> Array:
-        """``[L, B]`` sums of squared products of error and gradient of the inputs."""
-        return self.on.inputs.by_candidate(np.stack(list(self.inputs.values())))
+    def sums(self) -> Array:
+        """``[L, B]`` squared products of errors and gradients, of weights and of inputs."""
+        weights, inputs = (
+            torch.stack([found.cpu() for found in sums.values()]).numpy()
+            for sums in (self._by_weight, self._by_input)
+        )
+        return self.on.weights.by_candidate(weights) + self.on.inputs.by_candidate(inputs)

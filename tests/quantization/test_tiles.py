@@ -1,13 +1,11 @@
 """Large weights are worked on some rows at a time: the same numbers, in little memory."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mpq.quantization import range_search, rounding
 from mpq.quantization.formats import NUMBER_FORMATS
@@ -15,6 +13,7 @@ from mpq.quantization.grid import Grid
 from mpq.quantization.precision import Precision, TensorFormat
 from mpq.quantization.ranges import RANGE_METHODS, LeastSquares
 from mpq.quantization.rounding import quantize_rows, row_tiles, weight_grid
+from tests.largest import Largest
 
 SPELLINGS = (
     "w2", "w4g64", "w3g50", "w8t", "w4z", "w4zf", "w5zfg64", "wfp8", "wfp4_e2m1", "wnf4",
@@ -114,20 +113,6 @@ def test_a_long_row_is_summed_in_pieces(symmetric: bool, dtype: torch.dtype) -> 
     best = factors[np.argmin([error(factor) for factor in factors])]
     assert float(ends[0]) == pytest.approx(best * float(row.amin()), rel=1e-6)
     assert float(ends[1]) == pytest.approx(best * float(row.amax()), rel=1e-6)
-
-
-class Largest(TorchDispatchMode):
-    """Remembers how many numbers the largest new float32 tensor has."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.numel = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        if isinstance(found, Tensor) and found.dtype in (torch.float32, torch.float64):
-            self.numel = max(self.numel, found.numel())
-        return found
 
 
 @pytest.mark.parametrize(

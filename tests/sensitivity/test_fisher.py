@@ -16,6 +16,8 @@ from mpq.quantization.observer import ActivationRanges
 from mpq.quantization.precision import Precision
 from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity import DiagonalFisher, Estimation
+from mpq.sensitivity.passes.weight_changes import WORK_ELEMENTS
+from tests.largest import Largest
 
 WEIGHT = Precision.parse("w3")
 INPUT = Precision.parse("w32a4d")
@@ -149,11 +151,23 @@ def test_many_examples_are_read_in_steps(monkeypatch: pytest.MonkeyPatch) -> Non
     tool = Tool(Images(), [(torch.randn(7, 4, 5, 5), torch.randint(0, 3, (7,)))], WEIGHT)
     expected = tool.losses()
 
-    monkeypatch.setattr("mpq.sensitivity.passes.example_gradients._WORK_ELEMENTS", 2000)
+    monkeypatch.setattr("mpq.sensitivity.passes.gradient_squares.SPREAD_ELEMENTS", 2000)
     found = tool.losses()
 
     for name in expected:
         assert found[name] == pytest.approx(expected[name], rel=1e-5)
+
+
+def test_no_copy_of_a_weight_is_made() -> None:
+    """Of a network in bf16: neither of a linear layer nor of an embedding, nor of its gradient."""
+    model = nn.Sequential(nn.Embedding(8192, 512), nn.Linear(512, 4096), nn.Linear(4096, 1024))
+    tool = Tool(model.bfloat16(), [torch.randint(8192, (6, 3))], WEIGHT, Precision.parse("w4g128"))
+    tool.losses("sampled")  # once, so that what comes next makes no scales
+
+    with Largest() as largest:
+        tool.losses("sampled")
+
+    assert largest.numel <= WORK_ELEMENTS < 4096 * 512
 
 
 def test_inputs_match_dense_gradients() -> None:

@@ -524,7 +524,7 @@ def test_gradients_in_parts_equal_gradients_at_once(monkeypatch: pytest.MonkeyPa
     tool = Tool(two_layers(), [torch.randn(10, 5)], parse("w2", "w4a8"))
     expected = tool.table()
 
-    monkeypatch.setattr(weight_changes, "_WORK_ELEMENTS", 3 * 30)
+    monkeypatch.setattr(weight_changes, "WORK_ELEMENTS", 3 * 30)
     found = tool.table()
 
     np.testing.assert_allclose(found, expected, rtol=1e-6)

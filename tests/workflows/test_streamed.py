@@ -73,6 +73,7 @@ def found(asked: mpq.Task, sensitivity: str = "sketch") -> mpq.SearchResult:
     [
         ("sketch:num_probes=2", {}),
         ("auto", {}),
+        ("fisher", {}),
         ("layer-output", {}),
         ("weight-error", {"to": "compressed-tensors", "candidates": ("w4g64", "w8g64")}),
     ],
@@ -108,7 +109,10 @@ def test_a_result_says_so_when_it_is_read_again(folder: Path, tight: str, tmp_pa
     assert mpq.load(tmp_path / "run").provenance.streamed == result.provenance.streamed
 
 
-def test_little_of_the_network_is_in_memory_at_once(folder: Path, tight: str) -> None:
+@pytest.mark.parametrize("sensitivity", ["sketch", "fisher"])
+def test_little_of_the_network_is_in_memory_at_once(
+    folder: Path, tight: str, sensitivity: str
+) -> None:
     """At every call of a module: a block and the tables, not the network."""
     model = load_folder(folder)
     weights = [p for p in model.parameters() if p.numel() >= 2**16]
@@ -125,7 +129,7 @@ def test_little_of_the_network_is_in_memory_at_once(folder: Path, tight: str) ->
 
     handle = torch.nn.modules.module.register_module_forward_pre_hook(look)
     try:
-        found(task(model, memory=tight))
+        found(task(model, memory=tight), sensitivity)
     finally:
         handle.remove()
 
@@ -222,7 +226,7 @@ def test_what_is_not_streamed_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sensitivity": "fisher"}, "sensitivity=fisher is not done so: of the estimators auto"),
+        ({"sensitivity": "first-order"}, "sensitivity=first-order is not done so: of the estim"),
         ({"solver": "evolutionary:is_measured=true"}, "is_measured=true is not done so"),
         ({"refine": 1}, "refine is not done so"),
     ],

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mpq.errors import UnknownNameError
-from mpq.network.divergence import label_probe
+from mpq.network.divergence import drawn_classes, label_probe
 from mpq.network.examples import Batch
 from mpq.network.network import Network
 from mpq.network.outputs import position_weights
@@ -117,7 +117,4 @@ def class_labels(
     if labels == "targets":
         targets = class_targets(batch, logits, "labels=targets, unlike labels=sampled,")
         return targets, target_weights(targets)
-    p = logits.detach().double().softmax(dim=-1)
-    # On the CPU: a device's own generator would draw other labels.
-    drawn = torch.multinomial(p.flatten(0, 1).cpu(), 1, generator=generator)
-    return drawn.reshape(p.shape[:2]).to(p.device), position_weights(batch, outputs)
+    return drawn_classes(logits, generator), position_weights(batch, outputs)

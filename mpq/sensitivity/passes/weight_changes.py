@@ -17,10 +17,10 @@ from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.channel_products import ChannelProducts
 from mpq.sensitivity.passes.weight_gradients import CallGradients, PlainCall
 
-_WORK_ELEMENTS = 2**20
+WORK_ELEMENTS = 2**20
 """Numbers (4 MiB in float32) of some examples' gradients that are multiplied at once. Larger
 buffers are slower: they leave the processor's cache."""
-_SPREAD_ELEMENTS = 2**22
+SPREAD_ELEMENTS = 2**22
 """The same of gradients that are computed whole, or of what a convolution's kernel meets."""
 
 
@@ -73,13 +73,17 @@ class WeightChanges:
         shape = (len(self.formats), num_rows, self.rows.shape[1])
         return torch.empty(shape, device=self.rows.device, dtype=torch.float32)
 
+    def no_squares(self) -> Tensor:
+        """``[F]`` float64 zeros, where squares are added up."""
+        return torch.zeros(len(self.formats), dtype=torch.float64, device=self.rows.device)
+
     def squares(self, counts: Tensor | None = None) -> Tensor:
         """``[F]`` float64: squared changes, added up over the weight.
 
         Args:
             counts: ``[D]`` in the weight's own layout, what each square counts; ``None``: 1.
         """
-        found = torch.zeros(len(self.formats), dtype=torch.float64, device=self.rows.device)
+        found = self.no_squares()
         layout, shape = layout_of(self.layer_module), self.original.shape
         by_row = None if counts is None else layout.to_rows(counts.view(shape))
         for some in row_tiles(self.rows):
@@ -152,7 +156,7 @@ def _add_linear(passes: Sequence[PassProducts], changes: WeightChanges, group: i
         for each in passes
         for call in each.calls
         if isinstance(call, PlainCall)
-        for part in _parts(call, group, len(each.found.whole))
+        for part in parts_of(call, group)
     ]
     if not parts:
         return
@@ -174,16 +178,16 @@ def _add_linear(passes: Sequence[PassProducts], changes: WeightChanges, group: i
             found.add(products)
 
 
-def _products(part: "_Part", some: slice, tile: Tensor) -> Tensor:
+def _products(part: "Part", some: slice, tile: Tensor) -> Tensor:
     """``[S, r, F]`` of some channels, from what formats do to them, ``[F, r, K]``."""
-    step = max(1, _WORK_ELEMENTS // max(tile[0].numel(), 1))
+    step = max(1, WORK_ELEMENTS // max(tile[0].numel(), 1))
     pairs = zip(part.x.split(step), part.g.split(step), strict=True)
     return torch.cat([torch.einsum("sok,fok->sof", g[..., some].mT @ x, tile) for x, g in pairs])
 
 
 def _add_table(found: ChannelProducts, call: PlainCall, changes: WeightChanges, group: int) -> None:
-    step = max(1, _WORK_ELEMENTS // max(changes.rows.shape[1], 1))
-    for part in _parts(call, group, len(found.whole)):
+    step = max(1, WORK_ELEMENTS // max(changes.rows.shape[1], 1))
+    for part in parts_of(call, group):
         num_groups, num_places = part.x.flatten(1).shape
         groups = torch.arange(num_groups, device=part.x.device).repeat_interleave(num_places)
         # By row of the table, so that each is rounded once; a row that several groups read counts
@@ -218,14 +222,14 @@ def _add_whole(
         return
     # Per example: what its kernel meets, and its part in its group's gradient.
     size = max(1, call.spread, change[0].numel() // group)
-    step = max(1, _SPREAD_ELEMENTS // size // group)
+    step = max(1, SPREAD_ELEMENTS // size // group)
     parts = [slice(i * group, (i + step) * group) for i in range(0, count, step)]
     found.add(torch.cat([products(call.sums(part, group)) for part in parts]))
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class _Part:
+class Part:
     """Some groups of examples, with as many positions each.
 
     Args:
@@ -239,22 +243,22 @@ class _Part:
     rows: slice | None
 
 
-def _parts(call: PlainCall, group: int, count: int) -> list[_Part]:
+def parts_of(call: PlainCall, group: int) -> list[Part]:
     """A group is treated as one example with more positions, over which gradients are summed."""
     is_table = kind_of(call.layer_module) == "embedding"
 
-    def part(x: Tensor, g: Tensor, size: int, rows: slice | None) -> _Part:
+    def part(x: Tensor, g: Tensor, size: int, rows: slice | None) -> Part:
         last = () if is_table else x.shape[-1:]
         x = x if is_table else x.to(g.dtype)
         num = len(x) // size
-        return _Part(x.reshape(num, -1, *last), g.reshape(num, -1, g.shape[-1]), rows)
+        return Part(x.reshape(num, -1, *last), g.reshape(num, -1, g.shape[-1]), rows)
 
     if call.inputs is None or call.outputs is None:
         return [part(call.x, call.g, len(call.x), None)]
     whole = len(call.inputs) // group
     x, g = call.part(slice(0, whole * group))
     parts = [part(x, g, group, slice(0, whole))] if whole else []
-    if whole < count:
+    if whole * group < len(call.inputs):
         x, g = call.part(slice(whole * group, len(call.inputs)))
-        parts.append(part(x, g, len(x), slice(whole, count)))
+        parts.append(part(x, g, len(x), slice(whole, whole + 1)))
     return parts

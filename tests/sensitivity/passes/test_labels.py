@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mpq.errors import InputError
+from mpq.network import divergence
+from mpq.network.divergence import drawn_classes, label_probe
 from mpq.network.examples import Batch, Calibration
 from mpq.network.metric import KL, KLDivergence, OutputMetric, SquaredError
 from mpq.network.network import Network
@@ -53,6 +55,30 @@ def test_sampled_labels_come_with_the_networks_probabilities() -> None:
 
     shares = F.one_hot(found, 3).double().mean(dim=0)
     torch.testing.assert_close(shares, outputs[0].double().softmax(dim=-1), rtol=0, atol=0.03)
+
+
+def test_some_positions_at_a_time_draw_the_same_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And give the same gradient, so that the size of a batch's pieces does not matter."""
+    outputs, weights = torch.randn(3, 4, 50), torch.rand(3, 4).double()
+    labels, whole = (
+        drawn_classes(outputs, generator()), label_probe(outputs, weights, None, generator())
+    )  # fmt: skip
+
+    monkeypatch.setattr(divergence, "LOGITS_AT_ONCE", 101)
+
+    assert torch.equal(drawn_classes(outputs, generator()), labels)
+    assert torch.equal(label_probe(outputs, weights, None, generator()), whole)
+    shares = outputs.double().softmax(dim=-1) - F.one_hot(labels, 50)
+    torch.testing.assert_close(whole, (shares * weights.sqrt()[..., None]).float())
+
+
+def test_classes_without_probability_are_never_drawn() -> None:
+    """Also where the first or the last ones have none."""
+    outputs = torch.tensor([-2000.0, 0.0, -2000.0, 0.0, -2000.0]).repeat(1, 500, 1)
+
+    found = drawn_classes(outputs, generator())
+
+    assert sorted(set(found.flatten().tolist())) == [1, 3]
 
 
 @pytest.mark.parametrize("metric", [KL, KLDivergence(2.0)])

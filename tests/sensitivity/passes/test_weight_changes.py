@@ -29,7 +29,7 @@ def _tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights of several tiles each, and examples in several steps."""
     torch.manual_seed(0)
     monkeypatch.setattr(rounding, "NUMBERS_AT_ONCE", 7 * WIDTH)
-    monkeypatch.setattr(weight_changes, "_WORK_ELEMENTS", 2 * 7 * WIDTH)
+    monkeypatch.setattr(weight_changes, "WORK_ELEMENTS", 2 * 7 * WIDTH)
 
 
 class Language(nn.Module):

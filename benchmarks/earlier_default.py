@@ -1,14 +1,13 @@
-"""The search of an earlier commit, before weights were rounded with regard to data, on the same work.
+"""The search of a commit before weights were rounded with regard to data, on the same work.
 
     git worktree add ../earlier 95d0cf1
     python benchmarks/earlier_default.py --checkout ../earlier > benchmarks/earlier_default.json
 
-What ``mpq.search`` of that commit loses with its defaults at the bytes of uniform 3, 4 and 5 bits on
-the fresh examples of ``rounding_search.py``, with that script's networks, calibration examples and
-seeds; beside it what the search with ``auto`` loses (``rounding_search/NETWORK.json``), and the
-ratio of both, as a geometric mean over seeds. The baseline of that file, today's search with
-rounding to nearest, loses less than the earlier one where ranges, prices or guards have changed
-since. Needs the published networks: MPQ_DATA, or ../shared/data.
+What ``mpq.search`` of that commit loses with its defaults at the bytes of uniform 3, 4 and 5 bits
+on the fresh examples of ``rounding_search.py``, with that script's networks, calibration examples
+and seeds; beside it what the searches to nearest and with ``auto`` lose
+(``rounding_search/NETWORK.json``), and their ratios to it, geometric means over seeds. Needs the
+published networks: MPQ_DATA, or ../shared/data.
 """
 
 import argparse
@@ -76,15 +75,10 @@ def compared(name: str, checkout: Path, seeds: int) -> list[dict[str, Any]]:
             ]
             for rounding in ("nearest", "auto")
         }
-        rows.append(
-            {
-                "network": name,
-                "bits": bits,
-                "earlier_kl_nats": before,
-                **{f"{rounding}_kl_nats": lost for rounding, lost in after.items()},
-                **{f"{rounding}_ratio": mean_ratio(lost, before) for rounding, lost in after.items()},
-            }
-        )
+        row = {"network": name, "bits": bits, "earlier_kl_nats": before}
+        for rounding, lost in after.items():
+            row |= {f"{rounding}_kl_nats": lost, f"{rounding}_ratio": mean_ratio(lost, before)}
+        rows.append(row)
     return rows
 
 

@@ -4,6 +4,7 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, Self, final
 
@@ -120,14 +121,15 @@ class Run:
         num_values = 1 + (len(self.problem.grouped.limits) if self.has_costs else 0)
         is_measured = solver.objective is not None
         begin = self._begin(space, exact)
-        store = Store.open(solver.storage, solver.study, space, num_values, is_measured)
+        opened = Store.open(solver.storage, solver.study, space, num_values, is_measured)
         log = TrialLog(space.num_groups, num_values)
-        # Trials that the storage holds count, and may already be as many as were asked for.
-        store.read(log)
-        rounds = self._rounds(log, begin, propose(space), pace)
-        evaluated = self._evaluated(space, log, store, rounds, pace)
-        for _ in track(evaluated, f"{solver.name} search", total=solver.num_trials):
-            pass
+        with closing(opened) as store:
+            # Trials that the storage holds count, and may already be as many as were asked for.
+            store.read(log)
+            rounds = self._rounds(log, begin, propose(space), pace)
+            evaluated = self._evaluated(space, log, store, rounds, pace)
+            for _ in track(evaluated, f"{solver.name} search", total=solver.num_trials):
+                pass
         return log.all()
 
     def _begin(self, space: Space, exact: Columns) -> Assignments:

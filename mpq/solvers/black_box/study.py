@@ -1,6 +1,7 @@
 """Trials as arrays, and as an optuna study that several processes may share."""
 
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,11 +24,21 @@ from mpq.solvers.black_box.population import Assignments, Space
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.storages import JournalStorage, RDBStorage
 
 _COLUMNS = "mpq:choice"
 _PROBLEM = "mpq:problem"
 _SAME_LOSS = 1e-3
 """Relative difference of losses that two machines may have estimated from the same data."""
+_ATTEMPTS, _PAUSE_S = 20, 0.1
+"""To open a database whose tables other processes are making: about ten tables each."""
+_DRIVERS = {
+    "psycopg": "pip install 'psycopg[binary]'",
+    "psycopg2": "pip install psycopg2-binary",
+    "pymysql": "pip install 'pymysql[rsa]'",
+    "MySQLdb": "pip install mysqlclient, or write mysql+pymysql:// and pip install 'pymysql[rsa]'",
+}
+"""Modules through which SQLAlchemy talks to databases, and where they come from."""
 
 
 @final
@@ -114,12 +125,20 @@ class Store:
         space: Search space of the problem.
         storage: As the user wrote it.
         study: ``None``: in memory, without optuna.
+        kept: What the study is in; ``None`` likewise.
     """
 
-    def __init__(self, space: Space, storage: str, study: "optuna.Study | None") -> None:
+    def __init__(
+        self,
+        space: Space,
+        storage: str,
+        study: "optuna.Study | None",
+        kept: "JournalStorage | RDBStorage | None",
+    ) -> None:
         self._space = space
         self._storage = storage
         self._study = study
+        self._kept = kept
         self._seen = 0
 
     @classmethod
@@ -141,11 +160,21 @@ class Store:
             MissingDependencyError: If the database's driver is not installed.
         """
         if not storage:
-            return cls(space, storage, None)
+            return cls(space, storage, None, None)
         with quiet(), _reported(storage, InputError):
-            study = _opened(storage, name, num_values)
+            study, kept = _opened(storage, name, num_values)
             _check(study, name, space.problem, num_values, is_measured)
-        return cls(space, storage, study)
+        return cls(space, storage, study, kept)
+
+    def close(self) -> None:
+        """Ends the connections to a database."""
+        if self._kept is None:
+            return
+        from optuna.storages import RDBStorage
+
+        if isinstance(self._kept, RDBStorage):
+            self._kept.remove_session()
+            self._kept.engine.dispose()
 
     def read(self, log: TrialLog) -> None:
         """Appends what this or another process has written since the last call.
@@ -197,9 +226,13 @@ class Store:
         self.read(log)
 
 
-def _opened(storage: str, name: str, num_values: int) -> "optuna.Study":
+def _opened(
+    storage: str, name: str, num_values: int
+) -> "tuple[optuna.Study, JournalStorage | RDBStorage]":
     import optuna
-    from optuna.storages import JournalStorage
+    from optuna.exceptions import StorageInternalError
+    from optuna.storages import JournalStorage, RDBStorage
+    from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
     scheme, colon, rest = storage.partition(":")
     is_url = bool(colon) and len(scheme) > 1  # one letter is a drive
@@ -208,10 +241,22 @@ def _opened(storage: str, name: str, num_values: int) -> "optuna.Study":
             f"storage {without_password(storage)!r}: expected a path such as search.log, or a "
             "database URL such as sqlite:///search.db"
         )
-    kept = storage if is_url else JournalStorage(study_file(storage))
-    return optuna.create_study(
-        storage=kept, study_name=name, directions=["minimize"] * num_values, load_if_exists=True
-    )
+    directions = [optuna.study.StudyDirection.MINIMIZE] * num_values
+    for attempt in range(_ATTEMPTS):
+        try:
+            kept = RDBStorage(storage) if is_url else JournalStorage(study_file(storage))
+            study = optuna.create_study(
+                storage=kept, study_name=name, directions=directions, load_if_exists=True
+            )
+            return study, kept
+        # Processes that find an empty database make its tables at the same time, one after the
+        # other: what another has made meanwhile is there when it is looked for again.
+        except (SQLAlchemyError, StorageInternalError) as error:
+            is_there = isinstance(error, IntegrityError) or "already exists" in str(error)
+            if not is_there or attempt == _ATTEMPTS - 1:
+                raise
+            time.sleep(_PAUSE_S)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _check(
@@ -286,8 +331,11 @@ def _reported(storage: str, kind: type[InputError] | type[SolverError]) -> Itera
     except InputError:
         raise
     except ImportError as error:
+        # Optuna raises one of its own from that of the module.
+        cause = error.__cause__ if isinstance(error.__cause__, ImportError) else error
+        advice = _DRIVERS.get(cause.name or "", _first_line(cause))
         raise MissingDependencyError(
-            f"storage {shown!r}: the database's driver is not installed ({error})"
+            f"storage {shown!r}: the database's driver is not installed: {advice}"
         ) from error
     except (SQLAlchemyError, StorageInternalError, OSError, RuntimeError) as error:
         raise kind(

@@ -414,7 +414,8 @@ def journal(path: str) -> optuna.storages.JournalStorage:
         ("sqlite:search.db", InputError, "expected a path .* or a database URL"),
         ("redis://host", InputError, "expected a path .* or a database URL"),
         ("sqlite:////nowhere/search.db", InputError, "cannot be used: .*unable to open"),
-        ("mysql://host/db", MissingDependencyError, "driver is not installed"),
+        ("mysql://host/db", MissingDependencyError, "not installed: pip install mysqlclient, or"),
+        ("mssql+pyodbc://host/db", MissingDependencyError, "not installed: No module .*pyodbc"),
         ("/nowhere/search.log", InputError, "cannot be used: .*No such file or directory"),
         ("{tmp_path}", InputError, "it is no regular file"),
         ("mysql://me:secret@host/db", MissingDependencyError, r"me:\*\*\*@host.* not installed"),
@@ -440,6 +441,24 @@ def test_a_storage_that_cannot_be_used(
 
     assert recorder.batches == []
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "line"),
+    [
+        ("postgresql://me:secret@host/db", "psycopg", r"pip install 'psycopg\[binary\]'"),
+        ("postgresql+psycopg2://host/db", "psycopg2", "pip install psycopg2-binary"),
+        ("mysql+pymysql://host/db", "pymysql", r"pip install 'pymysql\[rsa\]'"),
+    ],
+)
+def test_a_driver_that_is_missing_is_named_with_its_line(
+    url: str, module: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether or not it is installed here."""
+    monkeypatch.setitem(sys.modules, module, None)
+
+    with pytest.raises(MissingDependencyError, match=f"driver is not installed: {line}$"):
+        replace(EVERY[0], storage=url).solve(random_case(0).problem())
 
 
 def test_a_study_cut_anywhere_in_its_last_line_goes_on(tmp_path: Path) -> None:

@@ -55,6 +55,10 @@ class Ranks:
         """Every so-many-th of them, from this rank's place on."""
         return islice(items, self.rank, None, self.size)
 
+    def has(self, index: int) -> bool:
+        """Whether an item is among this rank's own."""
+        return index % self.size == self.rank
+
     def gathered(self, value: Value) -> list[Value]:
         """What every rank has, by rank, for all of them; pickled."""
         from torch import distributed

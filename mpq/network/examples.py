@@ -42,6 +42,7 @@ class Calibration:
         self._range = (start, stop)
         self.is_whole = False
         self._axes: tuple[int | None, ...] | None = None
+        self._ranks: Ranks | None = None
         self.at_once: int | None = None
         """Examples of a batch that are yielded together at the most; ``None``: all."""
         self._size: int | None = None
@@ -76,6 +77,8 @@ class Calibration:
                 used += last - first
                 self._check_same(batches, batch)
                 batches += 1
+                if self._ranks is not None and not self._ranks.has(batches - 1):
+                    continue
                 batch = batch if last - first == batch.size else batch.slice(first, last)
                 for piece in batch.pieces(self.at_once):
                     self.largest = max(self.largest, piece.size)
@@ -140,7 +143,9 @@ class Calibration:
 
     def share(self, ranks: Ranks) -> "Calibration":
         """Every so-many-th batch: those that are one rank's own."""
-        return Calibration(lambda: ranks.own(self))
+        found = copy(self)
+        found._ranks = ranks
+        return found
 
     def along(self, axes: tuple[int | None, ...] | None) -> "Calibration":
         """The same data, whose examples lie along these axes: see ``Batch.axes``."""
@@ -166,6 +171,7 @@ class Calibration:
         """The same source, of which nothing is known yet."""
         found = Calibration(self._source, *self._range)
         found.is_whole, found._axes, found.at_once = self.is_whole, self._axes, self.at_once
+        found._ranks = self._ranks
         return found
 
     def split(self, held_out: float) -> tuple["Calibration", "Calibration"]:

@@ -68,7 +68,7 @@ class Reference:
                 # Kept, so that every network that is compared takes one pass and not two.
                 self._outputs.append(outputs)
                 # Of the original itself nothing is compared: its divergence is 0 by definition.
-                sums.add(np.zeros(batch.size), self._targets(batch, outputs))
+                sums.add(batch, np.zeros(batch.size), self._targets(batch, outputs))
         self.original: Measurement = sums.measurement(metric)
         """The original itself: nothing apart from its own answers, by definition."""
 
@@ -94,7 +94,7 @@ class Reference:
         outputs = self._answers(module, batch)
         apart = self.metric.divergence(self._same_shape(index, outputs), outputs)
         weighted = (apart * position_weights(batch, outputs)).sum(dim=1)  # [N]
-        sums.add(weighted.cpu().numpy(), self._targets(batch, outputs))
+        sums.add(batch, weighted.cpu().numpy(), self._targets(batch, outputs))
 
     def with_its_examples(self) -> "Reference":
         """The same, with examples in memory: the user's function may not be where it is sent."""

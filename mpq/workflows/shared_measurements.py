@@ -44,4 +44,4 @@ class SharedMeasurements:
         for failure in found:
             if isinstance(failure, MpqError):
                 raise failure
-        return Sums.in_turn(found)
+        return Sums.joined(found)

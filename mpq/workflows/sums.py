@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import NamedTuple, Self, final
 
 import numpy as np
 
 from mpq._support.arrays import Array
+from mpq.network.batch import Batch
 from mpq.network.metric import OutputMetric
 from mpq.report.measurement import Measurement
 
@@ -29,42 +29,52 @@ class OnTargets(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class Sums:
-    """One entry for every batch, in the order of the data.
+class BatchLoss:
+    """What is lost on one batch.
 
     Args:
-        divergences: ``[N]`` of each batch's examples, from the original's answers.
-        on_targets: Each batch against its targets.
+        start: Index of its first example among all.
+        divergences: ``[N]`` of its examples from the original's answers.
+        on_targets: Against its targets.
     """
 
-    divergences: list[Array] = field(default_factory=list)
-    on_targets: list[OnTargets] = field(default_factory=list)
+    start: int
+    divergences: Array
+    on_targets: OnTargets
+
+
+@final
+@dataclass(frozen=True)
+class Sums:
+    """What is lost on all batches, in the order of the data.
+
+    Args:
+        batches: One entry each.
+    """
+
+    batches: list[BatchLoss] = field(default_factory=list)
 
     @classmethod
-    def in_turn(cls, shares: Sequence["Sums"]) -> Self:
-        """Of ranks that had every so-many-th batch: all batches again, in their order."""
-        rows = (list(zip(x.divergences, x.on_targets, strict=True)) for x in shares)
-        batches = [batch for row in zip_longest(*rows) for batch in row if batch is not None]
-        divergences, on_targets = zip(*batches, strict=True)
-        return cls(list(divergences), list(on_targets))
+    def joined(cls, shares: Sequence["Sums"]) -> Self:
+        """Of ranks that had some batches each: all batches in their order."""
+        found = (batch for share in shares for batch in share.batches)
+        return cls(sorted(found, key=lambda batch: batch.start))
 
-    def add(self, divergences: Array, on_targets: OnTargets) -> None:
+    def add(self, batch: Batch, divergences: Array, on_targets: OnTargets) -> None:
         """One batch more."""
-        self.divergences.append(divergences)
-        self.on_targets.append(on_targets)
+        self.batches.append(BatchLoss(batch.start, divergences, on_targets))
 
     def measurement(self, metric: OutputMetric) -> Measurement:
         """The mean over examples and over targets."""
-        by_example = np.concatenate(self.divergences)
-        counted = sum(x.counted for x in self.on_targets)
+        by_example = np.concatenate([batch.divergences for batch in self.batches])
+        found = [batch.on_targets for batch in self.batches]
+        counted = sum(x.counted for x in found)
         return Measurement(
             # Of all examples and not of batches: the last batch may have fewer.
             divergence=float(by_example.sum()) / len(by_example),
             # By targets and not by examples: a sequence has one for every position.
-            accuracy=sum(x.hits for x in self.on_targets) / counted if counted else None,
-            cross_entropy_nats=(
-                sum(x.cross_entropy for x in self.on_targets) / counted if counted else None
-            ),
+            accuracy=sum(x.hits for x in found) / counted if counted else None,
+            cross_entropy_nats=sum(x.cross_entropy for x in found) / counted if counted else None,
             num_examples=len(by_example),
             metric=metric,
             by_example=by_example,

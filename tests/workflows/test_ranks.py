@@ -19,6 +19,8 @@ import mpq
 from mpq._support.ranks import Ranks
 from mpq.cli.__main__ import app
 from mpq.errors import InputError, ModelError, WorkerError
+from mpq.network.batch import Batch
+from mpq.network.examples import Calibration
 from mpq.network.metric import KL
 from mpq.sensitivity import DiagonalFisher, OutputSketch
 from mpq.workflows.kept_estimates import rank_share
@@ -267,19 +269,35 @@ def test_an_error_of_a_measurement_is_raised_by_the_first() -> None:
     assert led(work, serve) == ["another assignment"] * 3
 
 
-def test_shares_are_put_together_in_the_order_of_batches() -> None:
-    """Also where some ranks had one batch more."""
-    batches = [np.full(2, float(index)) for index in range(5)]
-    shares = [Sums(batches[rank::3], [OnTargets(2, 1, float(rank))] * 2) for rank in range(2)]
-    shares.append(Sums(batches[2::3], [OnTargets(4, 4, 2.0)]))
+def test_shares_are_put_together_in_the_order_of_examples() -> None:
+    """Also where some ranks had more batches, or cut theirs in halves."""
 
-    found = Sums.in_turn(shares)
+    def share(*starts: int) -> Sums:
+        found = Sums()
+        for start in starts:
+            found.add(Batch(start=start), np.full(2, float(start)), OnTargets(2, 1, 0.5))
+        return found
 
-    assert [float(x[0]) for x in found.divergences] == [0, 1, 2, 3, 4]
+    found = Sums.joined([share(0, 2, 8), share(4), share(6)])
+
+    assert [batch.start for batch in found.batches] == [0, 2, 4, 6, 8]
     measured = found.measurement(KL)
-    assert measured.divergence == 2.0
-    assert measured.accuracy == 8 / 12
-    assert measured.cross_entropy_nats == 4.0 / 12
+    assert measured.by_example.tolist() == [0, 0, 2, 2, 4, 4, 6, 6, 8, 8]
+    assert (measured.divergence, measured.accuracy) == (4.0, 0.5)
+    assert measured.cross_entropy_nats == 0.25
+
+
+def test_a_share_of_examples_knows_where_its_batches_stand() -> None:
+    """Among all of them, and in pieces."""
+    data = Calibration([torch.zeros(4, 1)] * 5).between(2, 18)
+
+    def starts(found: Calibration) -> list[int]:
+        return [batch.start for batch in found]
+
+    assert starts(data.share(Ranks(0, 2))) == [2, 8, 16]
+    assert starts(data.share(Ranks(1, 2))) == [4, 12]
+    assert starts(data.share(Ranks(1, 2)).by(2)) == [4, 6, 12, 14]
+    assert starts(data) == [2, 4, 8, 12, 16]
 
 
 class Pair(Ranks):  # type: ignore[misc]

@@ -49,8 +49,6 @@ class Calibration:
         self._sums: list[float] = []
         self.num_batches: int | None = None
         """How many batches there are, uncut; known after the first pass."""
-        self.largest = 0
-        """Examples of the largest batch that has been yielded."""
 
     @classmethod
     def of(cls, data: Any) -> "Calibration":
@@ -80,9 +78,7 @@ class Calibration:
                 if self._ranks is not None and not self._ranks.has(batches - 1):
                     continue
                 batch = batch if last - first == batch.size else batch.slice(first, last)
-                for piece in batch.pieces(self.at_once):
-                    self.largest = max(self.largest, piece.size)
-                    yield piece
+                yield from batch.pieces(self.at_once)
         # Only a pass that reaches the end knows the size; `first` breaks off before.
         self._check_size(used)
         self.num_batches = batches
@@ -164,8 +160,13 @@ class Calibration:
     def by(self, at_once: int | None) -> "Calibration":
         """The same data, so many examples of a batch at once at the most; ``None``: all."""
         found = copy(self)
-        found.at_once, found.largest = at_once, 0
+        found.at_once = at_once
         return found
+
+    @property
+    def uncut(self) -> "Calibration":
+        """The same data in whole batches."""
+        return self if self.at_once is None else self.by(None)
 
     def _afresh(self) -> "Calibration":
         """The same source, of which nothing is known yet."""

@@ -182,6 +182,14 @@ class Network:
         return device_of(self.module)
 
     @property
+    def why_uncut(self) -> str:
+        """Why the examples of a batch have to go through it together; empty: they need not.
+
+        Rows that change each other's outputs are one example (``examples``), and are not cut.
+        """
+        return "" if self.allow_randomness is None else "the network draws for whole batches"
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the layers' names, kinds and weight shapes."""
         return fingerprint(layer.signature for layer in self.layers)

@@ -24,7 +24,7 @@ def measurement_key(
     Reads the data once.
     """
     # With targets, which change what estimators and accuracies say at the same inputs.
-    examples = (value for batch in data for value in (*batch.tensors, batch.targets))
+    examples = (value for batch in data.uncut for value in (*batch.tensors, batch.targets))
     seed, start = network.allow_randomness, data.first().start
     return {
         # Only where it is set: journals of networks that draw nothing stay as they are.

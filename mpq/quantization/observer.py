@@ -13,6 +13,7 @@ from mpq._support.ranks import Ranks
 from mpq.errors import ModelError
 from mpq.network.arguments import input_of
 from mpq.network.examples import Calibration
+from mpq.network.halving import halved
 from mpq.network.modules import hooks
 from mpq.network.network import Network
 from mpq.quantization.input_sample import InputSample, Samples
@@ -131,7 +132,32 @@ def observe_inputs(
         for layer in network.layers
         if layer.input_of is not None and calls[layer.name] == calls[layer.input_of] == 1
     }
-    samples = Samples(formats, method.reads_extremes_only)
+    names = sorted(calls.keys() - alike.keys())
+
+    def observed(data: Calibration) -> Samples:
+        samples = Samples(formats, method.reads_extremes_only)
+        _observe(network, data, names, samples, ranks)
+        return samples
+
+    samples = halved("finding ranges of inputs", data, observed, network.why_uncut)
+    if ranks is not None:
+        for rank, drawn in enumerate(ranks.gathered(samples.calls)):
+            if rank != ranks.rank:
+                samples.extend(drawn)
+    found = samples.of()
+    # In the network's order, whatever was called first.
+    named = ((name, found.get(alike.get(name, name))) for name in calls)
+    return {name: sample for name, sample in named if sample is not None}
+
+
+def _observe(
+    network: Network,
+    data: Calibration,
+    names: Collection[str],
+    samples: Samples,
+    ranks: Ranks | None,
+) -> None:
+    """Draws from what some layers read of all batches, or of those of this process."""
 
     def observe(
         name: str, layer_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -141,21 +167,15 @@ def observe_inputs(
             samples.add(name, layer_module, read.detach())
 
     handles = []
-    for name in calls.keys() - alike.keys():
+    for name in names:
         layer_module = network.layer_module(name)
         seen = partial(observe, name)
         handles.append(layer_module.register_forward_pre_hook(seen, with_kwargs=True))
         round_last(layer_module)
     with hooks(handles), torch.no_grad():
-        batches = track(network.batches(data), "activation ranges", data.num_batches)
+        whole = data.uncut
+        batches = track(network.batches(whole), "activation ranges", whole.num_batches)
         for batch in batches if ranks is None else ranks.own(batches):
-            samples.begin(batch)
-            network.outputs(batch)
-    if ranks is not None:
-        for rank, drawn in enumerate(ranks.gathered(samples.calls)):
-            if rank != ranks.rank:
-                samples.extend(drawn)
-    found = samples.of()
-    # In the network's order, whatever was called first.
-    named = ((name, found.get(alike.get(name, name))) for name in calls)
-    return {name: sample for name, sample in named if sample is not None}
+            for piece in batch.pieces(data.at_once):
+                samples.begin(piece)
+                network.outputs(piece)

@@ -1,9 +1,9 @@
 """What an estimator looks at: a network, examples, a way of rounding, and the candidates."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self, TypeVar, final
+from typing import Self, TypeAlias, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ from mpq.quantization.quantizer import Quantizer
 from mpq.sensitivity.passes.checkpoint import Division
 
 Numbers = TypeVar("Numbers", Array, Tensor)
+Own: TypeAlias = Callable[[Iterable[Batch]], Iterable[Batch]]
+"""Of all batches those that are a process's to look at."""
 
 
 @final
@@ -113,9 +115,18 @@ class Estimation:
         """Columns of the candidates that change anything; the original precision costs 0."""
         return tuple(i for i, candidate in enumerate(self.candidates) if candidate != ORIGINAL)
 
-    def batches(self, purpose: str) -> Iterator[Batch]:
-        """Batches on the network's device, with a progress bar that says what they are for."""
-        return track(self.network.batches(self.data), purpose, self.data.num_batches)
+    def batches(self, purpose: str, own: Own | None = None) -> Iterator[Batch]:
+        """Batches on the network's device, with a progress bar that says what they are for.
+
+        Args:
+            purpose: For the progress bar.
+            own: Which of the data's batches this process looks at; ``None``: all.
+        """
+        data = self.data
+        batches = track(self.network.batches(data.uncut), purpose, data.uncut.num_batches)
+        # Cut only now: which batches are whose does not depend on one's memory.
+        for batch in batches if own is None else own(batches):
+            yield from batch.pieces(data.at_once)
 
     def rounded_weight(self, name: str, tensor_format: TensorFormat) -> Tensor:
         """A layer's weight as a format holds it."""

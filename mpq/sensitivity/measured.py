@@ -19,7 +19,7 @@ from mpq.network.signs import ExampleSigns
 from mpq.quantization.precision import Precision
 from mpq.sensitivity._base import DivisibleEstimator, Sensitivity
 from mpq.sensitivity.estimation import Estimation
-from mpq.sensitivity.passes.cell_tasks import CellTask, Shipped, cut, measured_by
+from mpq.sensitivity.passes.cell_tasks import CellTask, Shipped, cut, measured_by, place_name
 from mpq.sensitivity.passes.checkpoint import Resumable, State
 from mpq.sensitivity.passes.factor_rows import FactorRows
 from mpq.sensitivity.passes.prefix import Recording, reusing
@@ -185,9 +185,9 @@ class Measured(DivisibleEstimator):
         return {"estimator": self.name, **{name: str(getattr(self, name)) for name in names}}
 
 
-def row_name(batch: int, layer: str) -> str:
-    """Of the row that a layer has on a batch."""
-    return f"batch {batch}, layer {layer}"
+def row_name(batch: int, layer: str, piece: Batch | None = None) -> str:
+    """Of the row that a layer has on a batch, see ``place_name``."""
+    return f"{place_name(batch, piece)}, layer {layer}"
 
 
 def measured_task(shipped: Shipped, task: CellTask) -> dict[str, Row]:
@@ -250,7 +250,8 @@ class _Run:
             # Backwards, because of modules that keep something between calls (see ``PrefixReuse``).
             for layer in reversed(tile.axes):
                 columns: list[int] = is_open[self.index[layer]].nonzero()[0].tolist()
-                name = row_name(self.num_batches, layer)
+                piece = None if self.on.data.at_once is None else batch
+                name = row_name(self.num_batches, layer, piece)
                 if self.rows is not None and name in self.rows:
                     rows[layer] = self.rows[name]
                 elif columns and layer in self.layers:

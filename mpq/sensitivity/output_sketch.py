@@ -164,7 +164,8 @@ class OutputSketch(RefinableEstimator, DivisibleEstimator):
         parts: dict[str, Resumable] = {
             "rows": rows, "channels": channels, "probes": probes, "slopes": slopes,
         }  # fmt: skip
-        for batch in left_batches(on.batches("output sketch"), parts, on.division):
+        own = partial(left_batches, parts=parts, division=on.division)
+        for batch in on.batches("output sketch", own):
             original = _original(on.network, batch) if incumbent else None
             drawn = [partial(probes.draw, batch, original, number) for number in range(num_probes)]
             for found in sketch.passes(batch, drawn, group):

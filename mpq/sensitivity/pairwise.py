@@ -20,7 +20,7 @@ from mpq.quantization.quantizer import quantized
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.measured import Measured
-from mpq.sensitivity.passes.cell_tasks import CellTask, Shipped, measured_by
+from mpq.sensitivity.passes.cell_tasks import CellTask, Shipped, measured_by, place_name
 from mpq.sensitivity.passes.prefix import Recording, reusing
 from mpq.sensitivity.passes.tiles import Cell, Tile, Tiling, measure_layers
 
@@ -129,9 +129,11 @@ class Pairwise(SensitivityEstimator):
             )
 
 
-def row_name(batch: int, layer: str, candidate: Precision, at_once: int) -> str:
-    """Of the row of a cell with all cells of later layers, on a batch."""
-    return f"batch {batch}, layer {layer} at {candidate}, {at_once} at once"
+def row_name(
+    batch: int, layer: str, candidate: Precision, at_once: int, piece: Batch | None = None
+) -> str:
+    """Of the row of a cell with all cells of later layers, on a batch, see ``place_name``."""
+    return f"{place_name(batch, piece)}, layer {layer} at {candidate}, {at_once} at once"
 
 
 def pairs_task(shipped: Shipped, task: CellTask) -> dict[str, Row]:
@@ -191,7 +193,8 @@ class _Pairs:
         """Summed divergences of one cell and every cell of later layers."""
         at_once = base.tile.copies
         # Both tiles of a batch have this cell, with other later layers: the copies tell them apart.
-        name = row_name(self.num_batches, first, candidate, at_once)
+        piece = None if self.on.data.at_once is None else base.batch
+        name = row_name(self.num_batches, first, candidate, at_once, piece)
         if self.rows is not None and name in self.rows:
             row: Row = self.rows[name]
             return row

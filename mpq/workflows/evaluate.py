@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from copy import copy
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, final
 
 import numpy as np
@@ -15,6 +15,7 @@ from mpq.backends.simulate import check_folding
 from mpq.errors import DataError
 from mpq.network.behaviour import check_again
 from mpq.network.examples import IGNORED_TARGET, Batch, Calibration
+from mpq.network.halving import halved
 from mpq.network.metric import KL, OutputMetric
 from mpq.network.metrics import METRICS
 from mpq.network.modules import device_of, share_parameters
@@ -54,23 +55,33 @@ class Reference:
         seed: int | None = None,
         is_repeatable: bool = False,
     ) -> None:
-        self.data, self.metric = data, metric
-        sums, self._outputs = Sums(), list[Tensor]()
+        self.data, self.metric, self._seed = data, metric, seed
+        self._outputs = list[Tensor]()
+        # A copy, as a forward pass may write buffers and counters of the user's.
+        own = begin_alike(share_parameters(module), seed)
+        answered = partial(self._answered, own, is_repeatable)
+        self.original: Measurement = halved("measuring the original", data, answered, self._uncut)
+        """The original itself: nothing apart from its own answers, by definition."""
+
+    @property
+    def _uncut(self) -> str:
+        return "" if self._seed is None else "the network draws for whole batches"
+
+    def _answered(self, own: nn.Module, is_repeatable: bool, data: Calibration) -> Measurement:
+        """Keeps the answers to the data."""
+        sums, self.data, self._outputs = Sums(), data, []
         with torch.no_grad():
-            # A copy, as a forward pass may write buffers and counters of the user's.
-            own = begin_alike(share_parameters(module), seed)
-            for index, batch in enumerate(self._batches(own)):
+            for index, batch in enumerate(self._batches(own, data)):
                 outputs = self._answers(own, batch)
                 # What is drawn may be met here first, and would be taken for a loss.
                 where = f"batch {index} of the examples to measure on"
                 if not is_repeatable:
-                    check_again(own, batch, outputs, metric, seed, where)
+                    check_again(own, batch, outputs, self.metric, self._seed, where)
                 # Kept, so that every network that is compared takes one pass and not two.
                 self._outputs.append(outputs)
                 # Of the original itself nothing is compared: its divergence is 0 by definition.
                 sums.add(batch, np.zeros(batch.size), self._targets(batch, outputs))
-        self.original: Measurement = sums.measurement(metric)
-        """The original itself: nothing apart from its own answers, by definition."""
+        return sums.measurement(self.metric)
 
     def compare(self, module: nn.Module) -> Measurement:
         """Runs another network, whose passes begin alike, on the same examples.
@@ -83,11 +94,22 @@ class Reference:
 
     def sums(self, module: nn.Module) -> Sums:
         """What ``compare`` adds up, batch by batch; it raises what that does."""
-        sums = Sums()
-        with torch.no_grad():
-            for index, batch in enumerate(self._batches(module)):
-                self._compare(sums, index, batch, module)
-        return sums
+
+        def added(data: Calibration) -> Sums:
+            self._cut(data)
+            sums = Sums()
+            with torch.no_grad():
+                for index, batch in enumerate(self._batches(module, data)):
+                    self._compare(sums, index, batch, module)
+            return sums
+
+        return halved("measuring", self.data, added, self._uncut)
+
+    def _cut(self, data: Calibration) -> None:
+        """The answers to the same examples, as many at once as in the data."""
+        if data.at_once is not None and data.at_once != self.data.at_once:
+            parts = (outputs.split(data.at_once) for outputs in self._outputs)
+            self.data, self._outputs = data, [part for found in parts for part in found]
 
     def _compare(self, sums: Sums, index: int, batch: Batch, module: nn.Module) -> None:
         # By itself, so that no answers are left while those to the next batch are made.
@@ -135,10 +157,10 @@ class Reference:
             count += batch.size
         return total / max(count, 1)
 
-    def _batches(self, module: nn.Module) -> Iterator[Batch]:
+    def _batches(self, module: nn.Module, data: Calibration) -> Iterator[Batch]:
         """On the module's device."""
         device = device_of(module)
-        return (batch.to(device) for batch in self.data)
+        return (batch.to(device) for batch in data)
 
     def _answers(self, module: nn.Module, batch: Batch) -> Tensor:
         """``[N, P, C]``."""

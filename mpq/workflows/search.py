@@ -14,6 +14,7 @@ from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
 from mpq.sensitivity import ESTIMATORS, Estimation, Sensitivity, SensitivityEstimator
+from mpq.sensitivity.in_memory import in_memory
 from mpq.sensitivity.spot_check import spot_check
 from mpq.solvers import Solver
 from mpq.workflows.better_priced import better_priced
@@ -204,7 +205,8 @@ def estimated(
     prepared: Prepared, constraints: Constraints, estimator: SensitivityEstimator, solver: Solver
 ) -> Problem:
     """The problem with its loss, as far as the solver can take it; nothing kept is read."""
-    return _posed(estimator.estimate(prepared.asked), constraints, solver)
+    found = in_memory(estimator.name, prepared.asked, estimator.estimate)
+    return _posed(found, constraints, solver)
 
 
 def _posed(found: Sensitivity, constraints: Constraints, solver: Solver) -> Problem:
@@ -225,11 +227,14 @@ def _estimate(prepared: Prepared, method: Method) -> Sensitivity:
             "--workers out"
         )
 
-    def checked(on: Estimation) -> Sensitivity:
+    def made(on: Estimation) -> Sensitivity:
         with task_workers(workers if estimator.asks_workers else None) as tasks:
-            found = estimator.estimate(replace(on, workers=tasks))
+            return in_memory(estimator.name, replace(on, workers=tasks), checked)
+
+    def checked(on: Estimation) -> Sensitivity:
+        found = estimator.estimate(on)
         if found.check is not None or estimator.is_measuring:
             return found
         return replace(found, check=spot_check(on, found.table, seed))
 
-    return kept_estimate(prepared.asked, estimator, seed, checked, prepared.cache)
+    return kept_estimate(prepared.asked, estimator, seed, made, prepared.cache)

@@ -17,6 +17,7 @@ from mpq.hardware_profiles import NO_TARGET, FilePrices, Pricing, Roofline
 from mpq.hardware_profiles.linear import StoredBits, packed_bits
 from mpq.network.blocks import blocks_of, without_caches
 from mpq.network.examples import Calibration
+from mpq.network.halving import halved
 from mpq.network.layer import Layer, merge_ties
 from mpq.network.modules import share_parameters
 from mpq.network.network import Network
@@ -280,10 +281,14 @@ class Prepared:
 def _found(task: Task, model: nn.Module) -> Network:
     """The layers of the task's model, or of what a transformation made of it."""
     rules = task.rules
-    network = Network.of(
-        model, Calibration.of(task.calibration), rules.include, rules.exclude, rules.fold,
-        task.output_metric, task.allow_randomness,
-    )  # fmt: skip
+
+    def found(data: Calibration) -> Network:
+        return Network.of(
+            model, data, rules.include, rules.exclude, rules.fold, task.output_metric,
+            task.allow_randomness,
+        )  # fmt: skip
+
+    network = halved("finding layers", Calibration.of(task.calibration), found)
     if not task.streamed:
         return network
     without_caches(network.module)

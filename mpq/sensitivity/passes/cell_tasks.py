@@ -76,6 +76,13 @@ class CellTask:
     layers: tuple[str, ...]
 
 
+def place_name(batch: int, piece: Batch | None = None) -> str:
+    """Of a batch by its index, or of a piece of one that memory is too small for."""
+    if piece is None:
+        return f"batch {batch}"
+    return f"examples {piece.start} to {piece.start + piece.size}"
+
+
 Call = Callable[[Shipped, CellTask], dict[str, Any]]
 """Does a task: names of rows to rows."""
 

@@ -1,7 +1,7 @@
 """Second moments of what the rows of every weight meet, plain and guided by the loss."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mpq._support.ranks import Ranks
 from mpq.errors import InputError
 from mpq.network.examples import Batch, Calibration
+from mpq.network.halving import halved
 from mpq.network.layer import Layer
 from mpq.network.modules import hooks, weight_of
 from mpq.network.own_forward import is_computed_again
@@ -196,15 +197,20 @@ class _Collecting:
     def __init__(
         self, on: Estimation, dense_inputs: int, looking: Looking, origin: int, is_guided: bool
     ) -> None:
-        self.moments: dict[str, LayerMoments] = {}
-        self.missing: dict[str, str] = {}
-        for layer in on.network.layers:
-            layer_module = on.network.layer_module(layer.name)
-            self.moments[layer.name] = _empty(layer, layer_module, dense_inputs, is_guided)
         self._on, self._looking = on, looking
         self._origin, self._first = origin, 0  # example of the batch that is read
-        self.calls = Counter[str]()
-        self._reads = Counter[str]()
+        self._empty = partial(_empty, dense_inputs=dense_inputs, is_guided=is_guided)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing is read yet, or all of it was of a pass that broke off."""
+        network = self._on.network
+        self.moments: dict[str, LayerMoments] = {
+            layer.name: self._empty(layer, network.layer_module(layer.name))
+            for layer in network.layers
+        }
+        self.missing: dict[str, str] = {}
+        self.calls, self._reads = Counter[str](), Counter[str]()
 
     @property
     def collected(self) -> Collected:
@@ -214,14 +220,18 @@ class _Collecting:
     def read_backward(self, probes: Probes) -> None:
         """Plain and guided moments."""
         if self._on.ranks is None:
-            self._read_backward(probes)
+            self._halved(partial(self._read_backward, probes))
             return
-        self._on.ranks.together(lambda: self._read_backward(probes))
+        self._on.ranks.together(lambda: self._halved(partial(self._read_backward, probes)))
         self._share(self._on.ranks, list(self.moments), is_guided=True)
 
-    def _read_backward(self, probes: Probes) -> None:
+    def _halved(self, read: Callable[[Calibration], None]) -> None:
+        halved("collecting second moments", self._on.data, read, self._on.network.why_uncut)
+
+    def _read_backward(self, probes: Probes, data: Calibration) -> None:
         network = self._on.network
-        for batch in self._batches():
+        self._begin()
+        for batch in self._batches(data):
             handles = [
                 network.layer_module(name).register_forward_hook(partial(self._count, name))
                 for name in self.moments
@@ -229,10 +239,11 @@ class _Collecting:
             with hooks(handles):
                 read_gradients(network, batch, self, partial(probes.draw, batch, None, 0))
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self, data: Calibration) -> Iterator[Batch]:
         """Those of this process."""
-        batches = self._on.batches("second moments")
-        for batch in batches if self._on.ranks is None else self._on.ranks.own(batches):
+        ranks = self._on.ranks
+        own = None if ranks is None else ranks.own
+        for batch in replace(self._on, data=data).batches("second moments", own):
             self._first = batch.start - self._origin
             yield batch
 
@@ -259,19 +270,19 @@ class _Collecting:
     def read_forward(self) -> None:
         """Plain moments of the layers that a backward pass did not read in every call."""
         self._unread = {n for n in self.moments if not 0 < self.calls[n] == self._reads[n]}
-        for name in self._unread:
-            self.moments[name].forget_plain()
         if not self._unread:
             return
         ranks, left = self._on.ranks, sorted(self._unread)
         if ranks is None:
-            self._read_forward()
+            self._halved(self._read_forward)
             return
-        ranks.together(self._read_forward)
+        ranks.together(lambda: self._halved(self._read_forward))
         self._share(ranks, left, is_guided=False)
 
-    def _read_forward(self) -> None:
-        for batch in self._batches():
+    def _read_forward(self, data: Calibration) -> None:
+        for name in self._unread & self.moments.keys():
+            self.moments[name].forget_plain()
+        for batch in self._batches(data):
             read_batch(self._on.network, batch, self._read_call)
 
     def _read_call(self, tap: Tap, x: Tensor, output: Tensor) -> None:

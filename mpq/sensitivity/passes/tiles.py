@@ -150,11 +150,13 @@ def measure_layers(
         purpose: For the progress bar.
         parts: What it fills, for ``on.division``.
     """
-    batches = on.data.num_batches
+    data = on.data
+    batches = data.uncut.num_batches
     with reusing(on.network) as reuse:
         tiling = Tiling(on, reuse, batched)
-        left = left_batches(on.network.batches(on.data), parts, on.division)
-        layers = (name for batch in left for name in measure(tiling, batch))
+        left = left_batches(on.network.batches(data.uncut), parts, on.division)
+        pieces = (piece for batch in left for piece in batch.pieces(data.at_once))
+        layers = (name for piece in pieces for name in measure(tiling, piece))
         # The number of batches is unknown until the data have been read once.
         for _ in track(layers, purpose, batches and batches * len(on.names)):
             pass
@@ -204,7 +206,7 @@ def tileable(on: Estimation, batch: Batch, precisions: Sequence[Precision]) -> d
             if axes and _gives_the_same(on, batch, tile, precisions, axes):
                 return axes
         except (RuntimeError, ValueError, IndexError):
-            pass  # the network takes batches of one size only
+            pass  # it takes batches of one size only, or memory holds no copies
     return {}
 
 

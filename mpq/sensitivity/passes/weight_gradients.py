@@ -242,6 +242,8 @@ class Cut:
                 is_close(self.part(output, one), self.piece(one).output(None, widened))
                 for one in singles
             )
+        except torch.OutOfMemoryError:
+            raise
         # What torch says of shapes that do not fit: then the layer takes whole batches only.
         except (RuntimeError, ValueError, IndexError):
             return False

@@ -45,12 +45,12 @@ from mpq.network.modules import share_parameters
 from mpq.problem.problem import Problem
 from mpq.quantization.precision import Precision
 from mpq.sensitivity import Sensitivity
-from mpq.workflows.better_priced import better_priced
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.method import Method
 from mpq.workflows.never_worse import never_worse
+from mpq.workflows.other_answers import best_answer
 from mpq.workflows.setup import Prepared
 
 CANDIDATES: Final = ("w2", "w3", "w4", "w5", "w6", "w8")
@@ -281,7 +281,7 @@ def solved(
         constraints = replace(constraints, ties=_shared(prepared))
     problem = Problem(estimate.table, constraints, estimate.interactions)
     problem, solution = method.solve(problem, None, prepared)
-    solution, _ = better_priced(prepared, problem, solution, estimate.by_channels)
+    solution, _ = best_answer(prepared, problem, solution, estimate.by_channels)
     solution, _ = never_worse(prepared, problem, solution)
     return solution.precisions(problem)
 

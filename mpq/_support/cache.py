@@ -9,7 +9,7 @@ from typing import Final, final
 from mpq._support.files import prepare_folder, remove_files, write_files
 from mpq.errors import OutputError
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of the layout of the files."""
 
 
@@ -17,8 +17,9 @@ VERSION: Final = 1
 class Cache:
     """A folder that several processes may use at a time.
 
-    A file appears whole or not at all, and says its own SHA-256: a killed run goes on where it was.
-    What is damaged counts as missing. Files can be deleted at any time.
+    A file appears whole or not at all, and says its name and SHA-256: a killed run goes on where it
+    was. What is damaged, or was kept under another name, counts as missing. Files can be deleted
+    at any time.
 
     Args:
         folder: Made if it does not exist.
@@ -43,7 +44,7 @@ class Cache:
         Raises:
             OutputError: If it cannot be written.
         """
-        write_files(self.folder, {name: _header(content) + content})
+        write_files(self.folder, {name: _header(name, content) + content})
 
     def read(self, name: str) -> bytes | None:
         """What is kept under a name; ``None``: nothing, or something damaged, with a warning.
@@ -61,7 +62,7 @@ class Cache:
                 f"cannot read the kept file {path}: {error.strerror}; make it readable, delete it, "
                 "or name another folder (--cache)"
             ) from error
-        content = checked(found)
+        content = checked(found, name)
         if content is None:
             warnings.warn(f"{path} is damaged: what was in it is made anew", stacklevel=2)
         return content
@@ -75,14 +76,22 @@ class Cache:
         remove_files(self.folder, [name])
 
 
-def checked(file: bytes) -> bytes | None:
-    """What a kept file holds; ``None``: it is damaged, or none."""
+def checked(file: bytes, name: str | None = None) -> bytes | None:
+    """What a kept file holds; ``None``: it is damaged, or none, or was kept under another name.
+
+    Args:
+        file: All of it.
+        name: Under which it has to have been kept; ``None``: any.
+    """
     header, newline, content = file.partition(b"\n")
-    return content if header + newline == _header(content) else None
+    try:
+        known = json.loads(header)["name"] if name is None else name
+    except (ValueError, TypeError, KeyError):
+        return None
+    return content if header + newline == _header(known, content) else None
 
 
-def _header(content: bytes) -> bytes:
+def _header(name: str, content: bytes) -> bytes:
     """The first line of a file, which says what follows."""
-    return (
-        json.dumps({"mpq_cache": VERSION, "sha256": sha256(content).hexdigest()}).encode() + b"\n"
-    )
+    said = {"mpq_cache": VERSION, "name": name, "sha256": sha256(content).hexdigest()}
+    return json.dumps(said).encode() + b"\n"

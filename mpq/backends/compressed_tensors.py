@@ -147,7 +147,10 @@ class CompressedTensors(FolderTarget):
         if number.is_float and (
             number.name != "fp8_e4m3" or weight.granularity is Granularity.GROUP
         ):
-            return f"it holds no weights of {number.name} like these: fp8 per tensor or channel"
+            return (
+                f"it holds no weights of {number.name} like these: integers of 2 to 8 bits, fp8 "
+                "per tensor or channel, and microscaling formats"
+            )
         if number.bits > 8:
             return f"it holds integers of 2 to 8 bits, and no {number.name}"
         if not weight.symmetric:

@@ -71,9 +71,7 @@ def _answer(result: "SearchResult") -> Iterator[str]:
     if result.spot_check is not None:
         yield from result.spot_check.sentences
     if result.safeguard is not None:
-        if result.safeguard.prices is not None:
-            yield result.safeguard.prices.sentence
-        yield result.safeguard.sentence
+        yield from result.safeguard.sentences
     for number, round_ in enumerate(result.provenance.refinements, start=1):
         yield (
             f"refinement {number}: measured loss {round_.measured_loss:.4g} on calibration "

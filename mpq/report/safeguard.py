@@ -137,29 +137,32 @@ class UniformCheck:
 
 @final
 @dataclass(frozen=True)
-class PriceCheck:
-    """The answer by prices of layers against that by prices of their channels.
+class AnswerCheck:
+    """The answer so far against another one.
 
     Args:
-        held_out: What the former loses more, on held-out examples.
-        is_replaced: Whether the latter became the answer.
+        held_out: What the answer so far loses more, on held-out examples.
+        is_replaced: Whether the other one became the answer.
     """
 
     held_out: Excess
     is_replaced: bool
 
-    @property
-    def sentence(self) -> str:
-        """What was found, for people."""
+    def sentence(self, other: str) -> str:
+        """What was found, for people.
+
+        Args:
+            other: What gave the other answer, in the plural.
+        """
         found = self.held_out
         told = f"by {abs(found.mean):.3g} on held-out examples, standard error "
         told += f"{found.standard_error:.1g}"
         if self.is_replaced:
-            return f"prices by channels gave an answer that loses less ({told}): it is taken"
+            return f"{other} gave an answer that loses less ({told}): it is taken"
         if not found.mean > 0:
-            return f"prices by channels gave an answer that does not lose less ({told})"
+            return f"{other} gave an answer that does not lose less ({told})"
         why = "but not on most of them" if not found.is_on_most else "which is not beyond chance"
-        return f"prices by channels gave an answer that loses less in the mean ({told}), {why}"
+        return f"{other} gave an answer that loses less in the mean ({told}), {why}"
 
 
 @final
@@ -173,11 +176,21 @@ class Safeguard:
         replaced_by: The uniform precision that became the answer; ``None``: the optimum stayed.
         prices: Before that, the predicted optimum against that by other prices; ``None`` where
             there are none, or both are the same.
+        integers: And against that of integers alone; ``None`` where there are no other candidates,
+            the answer has none of them, or no integers meet the budgets.
     """
 
     checks: tuple[UniformCheck, ...] = ()
     replaced_by: str | None = None
-    prices: PriceCheck | None = None
+    prices: AnswerCheck | None = None
+    integers: AnswerCheck | None = None
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What was found, for people, in the order in which it was asked."""
+        asked = (("prices by channels", self.prices), ("integers alone", self.integers))
+        others = (check.sentence(other) for other, check in asked if check is not None)
+        return (*others, self.sentence)
 
     @property
     def sentence(self) -> str:

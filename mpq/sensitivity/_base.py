@@ -24,7 +24,7 @@ class Sensitivity:
         standard_error: ``[L, B]`` of the table, where the estimator draws and knows it.
         check: What measuring a few cells said, where the estimator checks itself.
         by_channels: ``[L, B]`` other prices of weights that were rounded to fit data, in which
-            errors of different channels neither add up nor cancel; see ``better_priced``.
+            errors of different channels neither add up nor cancel; see ``best_answer``.
     """
 
     table: CostTable

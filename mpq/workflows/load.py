@@ -21,7 +21,7 @@ from mpq.problem.cost_table import CostTable
 from mpq.problem.problem import Problem
 from mpq.problem.solution import Solution, Status
 from mpq.report.measurement import ComparisonRow, Measurement
-from mpq.report.safeguard import Excess, PriceCheck, Safeguard, UniformCheck
+from mpq.report.safeguard import AnswerCheck, Excess, Safeguard, UniformCheck
 from mpq.sensitivity import SpotCheck
 from mpq.workflows.bias_record import BiasCorrection
 from mpq.workflows.provenance import Provenance, UsedDevice
@@ -117,10 +117,14 @@ def _safeguard_from_dict(data: Mapping[str, Any] | None) -> Safeguard | None:
         )
         for x in data["checks"]
     )
-    prices = data.get("prices")
-    if prices is not None:
-        prices = PriceCheck(**{**prices, "held_out": Excess(**prices["held_out"])})
-    return Safeguard(checks, data["replaced_by"], prices)
+    prices, integers = (_answer_check(data.get(other)) for other in ("prices", "integers"))
+    return Safeguard(checks, data["replaced_by"], prices, integers)
+
+
+def _answer_check(data: Mapping[str, Any] | None) -> AnswerCheck | None:
+    if data is None:
+        return None
+    return AnswerCheck(**{**data, "held_out": Excess(**data["held_out"])})
 
 
 def _with_tuples(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from mpq.workflows.codes_keys import NUMBERS_TOGETHER, ToRound, ToRoundTogether
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.method import Method
 from mpq.workflows.objective import Objective
+from mpq.workflows.other_answers import is_mixed
 from mpq.workflows.peak_memory import peak_memory_bytes
 from mpq.workflows.rounded_weights import NUM_TRIED, to_round
 from mpq.workflows.setup import Prepared
@@ -342,9 +343,9 @@ class _FirstBatch:
             num_uniform: Uniform precisions within the limits.
         """
         each = self._measured
-        # Where codes fit the examples, the answer by other prices is measured, too.
+        # Beside the answer that by other prices and that of integers alone, where there are such.
         is_coded = self.whole.task.weight_rounding.reads_inputs
-        held_out = len(self.whole.candidates) + (2 if is_coded else 1)
+        held_out = len(self.whole.candidates) + 1 + is_coded + is_mixed(self.whole.candidates)
         on_calibration = 0 if is_coded or not num_uniform else num_uniform + 1
         return Phase(
             "measurements",

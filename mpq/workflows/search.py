@@ -13,11 +13,11 @@ from mpq.problem.constraints import Constraints
 from mpq.problem.cost_table import CostTable
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
+from mpq.report.safeguard import AnswerCheck
 from mpq.sensitivity import ESTIMATORS, Estimation, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.in_memory import in_memory
 from mpq.sensitivity.spot_check import spot_check
 from mpq.solvers import Solver
-from mpq.workflows.better_priced import better_priced
 from mpq.workflows.bias_correction import with_corrected_biases
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.finish import finished
@@ -26,6 +26,7 @@ from mpq.workflows.measured_share import MeasuredShare
 from mpq.workflows.method import Method
 from mpq.workflows.never_worse import never_worse
 from mpq.workflows.objective import Objective
+from mpq.workflows.other_answers import INTEGERS, PRICES, best_answer
 from mpq.workflows.result import SearchResult
 from mpq.workflows.session import Session
 from mpq.workflows.setup import Prepared
@@ -46,8 +47,8 @@ def search(
 ) -> SearchResult:
     """Finds the assignment with the least loss within the limits.
 
-    The solver's answer is refined, set beside that by other prices where the estimate has such
-    (``better_priced``), then rounded again and its ranges chosen again where the task
+    The solver's answer is refined, set beside others that the estimate may be wrong about
+    (``best_answer``), then rounded again and its ranges chosen again where the task
     asks for it (``sequential_rounding``, ``recalibrate``), then compared with uniform precisions,
     and measured; last of all its biases are corrected (``bias_correction``), and it is tuned
     (``tune``), where the task asks for that.
@@ -169,11 +170,12 @@ def _answered(
     solution, rounds = method.refined(problem, solution, prepared)
     # With an objective, the least cost is a budget by now, and the loss has a limit to keep.
     accepts = method.accepts(problem, prepared)
-    other = None if method.solver.is_measuring else found.by_channels
-    solution, prices = better_priced(prepared, problem, solution, other, accepts)
+    others: dict[str, AnswerCheck] = {}
+    if not method.solver.is_measuring:
+        solution, others = best_answer(prepared, problem, solution, found.by_channels, accepts)
     finish = finished(prepared, problem, solution, accepts)
     solution, safeguard = never_worse(prepared, problem, solution, accepts)
-    safeguard = replace(safeguard, prices=prices)
+    safeguard = replace(safeguard, prices=others.get(PRICES), integers=others.get(INTEGERS))
     if safeguard.replaced_by is not None:
         # Another answer, whose codes and ranges are those that all share so far.
         finish = finished(prepared, problem, solution, accepts)

@@ -118,7 +118,7 @@ def _nothing(found: Found) -> str:
     if not found.num_sites:
         why = next(iter(found.why_not.items()), None)
         return "the network has no place for it" + (f": {why[0]} {why[1]}" if why else "")
-    return "" if found.changes else "no factor other than 1 loses less on calibration examples"
+    return "" if found.changes else "on calibration examples no change loses less than none"
 
 
 def _spread(precisions: Sequence[Precision]) -> list[Precision]:

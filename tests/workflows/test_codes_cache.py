@@ -336,6 +336,18 @@ def test_a_cache_gives_back_what_it_keeps(tmp_path: Path) -> None:
     assert CodesCache(Cache(tmp_path)).weights("a") is None
 
 
+def test_files_that_have_changed_places_count_as_damaged(tmp_path: Path) -> None:
+    """What somebody renamed is made anew, not taken for what its name says."""
+    cache = Cache(tmp_path)
+    for name in ("a", "b"):
+        CodesCache(cache).keep_record(name, {"is": name})
+    (tmp_path / "b").write_bytes((tmp_path / "a").read_bytes())
+
+    assert CodesCache(cache).record("a") == {"is": "a"}
+    with pytest.warns(UserWarning, match="b is damaged: what was in it is made anew"):
+        assert CodesCache(cache).record("b") is None
+
+
 def test_the_command_line_takes_a_folder(tmp_path: Path) -> None:
     """Twice the same answer, the second time from what was kept."""
     arguments = [

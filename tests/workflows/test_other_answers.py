@@ -1,4 +1,4 @@
-"""Of codes that fit data, the answer by prices of channels where unseen examples say so."""
+"""Answers by other prices and of integers alone, where unseen examples say so."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +10,26 @@ import mpq
 from mpq import SOLVERS, Precision, demo
 from mpq.errors import SolverError
 from mpq.problem.problem import Problem
-from mpq.report.safeguard import Excess, PriceCheck, UniformCheck, Verdict
+from mpq.report.safeguard import AnswerCheck, Excess, UniformCheck, Verdict
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.output_sketch import OutputSketch
 from mpq.solvers.queries.solve import solve
-from mpq.workflows.better_priced import better_priced
+from mpq.workflows.other_answers import best_answer
 from mpq.workflows.setup import Prepared
 
 CANDIDATES = ["w2", "w4", "w8"]
+
+
+class FloatIsFree(SensitivityEstimator):
+    """To it floating point and codebooks lose nothing."""
+
+    name = "float is free"
+    summary = "for this test"
+
+    def estimate(self, on: Estimation) -> Sensitivity:
+        table = OutputSketch().estimate(on).table
+        is_float = np.array([p.weight.number.is_float for p in table.precisions])
+        return Sensitivity(replace(table, values=np.where(is_float, 0.0, table.values)))
 
 
 class TwoPrices(SensitivityEstimator):
@@ -46,7 +58,7 @@ def searched(is_first_right: bool) -> mpq.SearchResult:
     return mpq.search(task(), {"effective_bits": 5}, sensitivity=TwoPrices(is_first_right))
 
 
-def prices(result: mpq.SearchResult) -> PriceCheck:
+def prices(result: mpq.SearchResult) -> AnswerCheck:
     assert result.safeguard is not None
     assert result.safeguard.prices is not None
     return result.safeguard.prices
@@ -76,8 +88,8 @@ def test_what_became_of_it_is_told_and_read_again(tmp_path: Path) -> None:
     result = searched(False)
     result.save(tmp_path)
     assert prices(mpq.load(tmp_path)) == prices(result)
-    assert "loses less" in prices(result).sentence
-    assert "does not lose less" in prices(searched(True)).sentence
+    assert "loses less" in prices(result).sentence("others")
+    assert "does not lose less" in prices(searched(True)).sentence("others")
     assert result.solution.solver.endswith("replaced by prices by channels")
     assert result.solution.loss == pytest.approx(result.problem.loss_of(result.columns))
 
@@ -88,10 +100,10 @@ def test_an_answer_that_the_objective_refuses_is_not_taken() -> None:
     wrong = replace(right, values=right.values.max() - right.values)
     problem = Problem(wrong, prepared.constraints([limit]))
     first = solve(SOLVERS.build("auto"), problem)
-    taken, check = better_priced(prepared, problem, first, right)
-    assert check is not None
+    taken, checks = best_answer(prepared, problem, first, right)
+    assert checks.keys() == {"prices"}
     assert taken is not first
-    assert better_priced(prepared, problem, first, right, lambda _: False) == (first, None)
+    assert best_answer(prepared, problem, first, right, lambda _: False) == (first, {})
 
 
 @pytest.mark.parametrize("outliers", [0, 1])
@@ -140,6 +152,42 @@ def test_an_estimate_from_the_cache_has_both_prices(tmp_path: Path) -> None:
     assert prices(first) == prices(again)
 
 
+MIXED = ["wternary", "w2", "w4", "we2m1", "w8"]
+
+
+def test_the_answer_of_integers_alone_is_taken_where_it_loses_less() -> None:
+    """More candidates do no harm: ternary weights are no better for being thought to be free."""
+    mixed = mpq.Task(
+        demo.make_net(), demo.calibration, demo.held_out, candidates=MIXED, rounding="nearest"
+    )
+    alone = replace(mixed, candidates=["w2", "w4", "w8"])
+
+    def found(task: mpq.Task) -> mpq.SearchResult:
+        return mpq.search(task, {"effective_bits": 5}, sensitivity=FloatIsFree())
+
+    result = found(mixed)
+    assert result.safeguard is not None
+    assert result.safeguard.integers is not None
+    assert result.safeguard.integers.is_replaced
+    first, *_ = result.safeguard.sentences
+    assert first.startswith("integers alone gave an answer that loses less")
+    assert result.assignment.precisions == found(alone).assignment.precisions
+    assert result.solution.solver.endswith("replaced by integers alone")
+
+
+def test_where_floating_point_is_better_it_stays() -> None:
+    """A layer that may be no integer is left as it may be."""
+    task = mpq.Task(
+        demo.make_net(), demo.calibration, demo.held_out, rounding="nearest",
+        candidates=["w2", "we4m3"],
+        rules=mpq.Rules(allow={"stem.conv": ["we4m3"]}),
+    )  # fmt: skip
+    result = mpq.search(task, {"effective_bits": 6})
+    assert result.safeguard is not None
+    assert result.safeguard.integers is not None
+    assert not result.safeguard.integers.is_replaced
+
+
 def test_examples_that_are_all_alike_have_no_spread() -> None:
     excess = Excess.of(np.full(7, 0.3), np.full(7, 0.1))
     assert excess.standard_error == 0
@@ -149,8 +197,8 @@ def test_examples_that_are_all_alike_have_no_spread() -> None:
 
 def test_a_better_mean_that_is_not_taken_says_why() -> None:
     few = replace(Excess.of(np.ones(9), np.zeros(9)), p_value=0.9)
-    assert "but not on most of them" in PriceCheck(few, False).sentence
-    assert "not beyond chance" in PriceCheck(replace(few, p_value=0.01), False).sentence
+    assert "but not on most of them" in AnswerCheck(few, False).sentence("others")
+    assert "not beyond chance" in AnswerCheck(replace(few, p_value=0.01), False).sentence("others")
 
 
 def test_a_second_solve_that_fails_is_told_and_loses_nothing(
@@ -164,6 +212,6 @@ def test_a_second_solve_that_fails_is_told_and_loses_nothing(
     def failing(*_: object) -> None:
         raise SolverError("nothing within 60 s")
 
-    monkeypatch.setattr("mpq.workflows.better_priced.solve", failing)
-    with pytest.warns(UserWarning, match="no answer by prices of channels .* nothing within 60 s"):
-        assert better_priced(prepared, problem, first, table) == (first, None)
+    monkeypatch.setattr("mpq.workflows.other_answers.solve", failing)
+    with pytest.warns(UserWarning, match="no answer by prices by channels .* nothing within 60 s"):
+        assert best_answer(prepared, problem, first, table) == (first, {})

@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from mpq._support.arrays import Columns
 from mpq._support.cache import Cache
-from mpq.network.mapped import is_streaming
 from mpq.network.network import Network
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer, quantized
@@ -18,6 +17,7 @@ from mpq.report.measurement import Measurement
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.kept_measurements import KeptMeasurements
 from mpq.workflows.own_codes import OwnCodes
+from mpq.workflows.room import rounds_in_calls
 
 Losses = npt.NDArray[np.float64]
 
@@ -62,7 +62,8 @@ class Evaluator:
 
     def _measured(self, precisions: Mapping[str, Precision], quantizer: Quantizer) -> Measurement:
         def measured() -> Measurement:
-            with quantized(self.network, precisions, quantizer, one_at_a_time=is_streaming()):
+            in_calls = rounds_in_calls(self.network)
+            with quantized(self.network, precisions, quantizer, one_at_a_time=in_calls):
                 return self.reference.compare(self.network.module)
 
         if self._kept is None:

@@ -10,7 +10,7 @@ import torch
 
 from mpq._support.progress import showing_progress
 from mpq.errors import GradientError
-from mpq.network.mapped import is_streaming, streaming
+from mpq.network.mapped import streaming
 from mpq.network.randomness import random_state_kept
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
@@ -27,6 +27,7 @@ from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.method import Method
 from mpq.workflows.objective import Objective
 from mpq.workflows.peak_memory import peak_memory_bytes
+from mpq.workflows.room import rounds_in_calls
 from mpq.workflows.rounded_weights import NUM_TRIED, to_round
 from mpq.workflows.setup import Prepared
 from mpq.workflows.shown_examples import Shown
@@ -314,8 +315,8 @@ class _FirstBatch:
         _, row_s, peak = _timed(lambda: evaluator.measure(precisions), self._device)
 
         def rounded() -> None:
-            # A network that is streamed rounds during its calls, which count with every batch.
-            one = is_streaming()
+            # Rounding during calls counts with every batch.
+            one = rounds_in_calls(evaluator.network)
             with quantized(evaluator.network, precisions, evaluator.quantizer, one_at_a_time=one):
                 pass
 

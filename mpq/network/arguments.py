@@ -34,6 +34,15 @@ def read_by(args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Te
     return torch.zeros(shape, dtype=torch.long, device=getattr(output, "device", None))
 
 
+def read_where_it_ran(args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
+    """As ``read_by``, on the device of the output.
+
+    Hooks of packages that spread a network over several devices (accelerate) move what a layer
+    reads within its call, after ours have seen it.
+    """
+    return read_by(args, kwargs, output).to(output.device)
+
+
 def with_input(
     args: tuple[Any, ...], kwargs: Mapping[str, Any], x: Tensor
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:

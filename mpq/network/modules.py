@@ -25,14 +25,34 @@ from mpq.network.refusals import (
 from mpq.network.wrappers import copies_of_wrapped, plain_modules
 
 
+def check_no_autocast() -> None:
+    """Refuses to look at a network within ``torch.autocast``.
+
+    Products of gradients and rounding errors would be made in half precision, too, and the network
+    that is exported runs without it.
+
+    Raises:
+        ModelError: If it is on, for any device.
+    """
+    kinds = ("cpu", "cuda", "xpu", "mps")
+    is_on = [kind for kind in kinds if torch.is_autocast_enabled(kind)]
+    if is_on:
+        raise ModelError(
+            f"torch.autocast is on for {', '.join(is_on)}, where mpq's own products would be made "
+            "in half precision as well: leave it, and convert the model (model.bfloat16()) if it "
+            "is to run so"
+        )
+
+
 def check_model(model: nn.Module) -> None:
     """Refuses what no search can work with.
 
     Raises:
-        ModelError: If the model is in training mode, prepared for quantization-aware training, has
-            no parameter, is on the ``meta`` device, has weights that are NaN or infinite, or is no
-            module at all.
+        ModelError: If ``torch.autocast`` is on, the model is in training mode, prepared for
+            quantization-aware training, has no parameter, is on the ``meta`` device, has weights
+            that are NaN or infinite, or is no module at all.
     """
+    check_no_autocast()
     if not isinstance(model, nn.Module):
         raise ModelError(foreign_program(model) or f"expected an nn.Module, got {_kind(model)}")
     modules = dict(plain_modules(model))

@@ -137,7 +137,8 @@ def make_grid(number: NumberFormat, symmetric: bool, low: Tensor, high: Tensor) 
     """
     # Every range has 0 in it: padding, the outputs of a ReLU and unused places have to stay 0.
     low, high = low.float().clamp(max=0.0), high.float().clamp(min=0.0)
-    zero = torch.zeros_like(low, dtype=torch.int32)
+    # One number in memory: with six formats in groups of 128, a tenth of a network in bf16.
+    zero = torch.zeros((), dtype=torch.int32, device=low.device).expand(low.shape)
     if number.is_float:
         lowest = number.table[0] if number.table else -number.max_value
         # Levels that begin at 0 have none for what is below: it saturates there.

@@ -16,6 +16,7 @@ from mpq._support.ranks import Ranks
 from mpq._support.workers import TaskWorkers
 from mpq.errors import ModelError
 from mpq.network.examples import Batch, Calibration
+from mpq.network.modules import check_no_autocast
 from mpq.network.network import Network
 from mpq.problem.cost_table import CostTable
 from mpq.quantization.fingerprint import measurement_key
@@ -80,6 +81,9 @@ class Estimation:
             ``None``: all, and nowhere.
         ranks: The processes that are asked the same, and can share what is looked at.
         workers: Other processes, which can measure some cells each.
+
+    Raises:
+        ModelError: Within ``torch.autocast``.
     """
 
     network: Network
@@ -89,6 +93,9 @@ class Estimation:
     division: Division | None = None
     ranks: Ranks | None = None
     workers: TaskWorkers | None = None
+
+    def __post_init__(self) -> None:
+        check_no_autocast()
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from mpq._support.arrays import Array
+from mpq.network.modules import weight_of
 from mpq.sensitivity._base import Sensitivity, SensitivityEstimator
 from mpq.sensitivity.estimation import Estimation, Formats
 from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.example_gradients import ExampleGradients
 from mpq.sensitivity.passes.labels import check_labels, labelled_passes, loss_gradient
+from mpq.sensitivity.passes.one_device import on_one_device
 
 
 @final
@@ -87,20 +89,19 @@ class _Products:
     def finish(self) -> Array:
         """``[L, B]`` absolute changes, summed over the batch that is over."""
         self.gradients.flush()
-        changes = [self._change(name) for name in self.on.names]
-        self.by_weight.clear()
-        self.by_input.clear()
         # The absolute value comes last: errors of weight and input may cancel within an example.
         # (By element, it is taken of every product before, and nothing changes here.)
-        return np.stack([change.double().abs().sum(dim=0).numpy() for change in changes])
+        changes = [self._change(name).double().abs().sum(dim=0) for name in self.on.names]
+        self.by_weight.clear()
+        self.by_input.clear()
+        return np.asarray(on_one_device(changes).cpu().numpy())
 
     def _change(self, name: str) -> Tensor:
         """``[N, B]``, or one row of zeros for a layer that the output does not depend on."""
         both = (self.on.weights, self.by_weight), (self.on.inputs, self.by_input)
+        none = self.on.network.weight(name).new_zeros(1, 1, dtype=torch.float32)
         of_weight, of_input = (
-            formats.by_candidate(
-                sums.get(name, torch.zeros(1, len(formats.formats), dtype=torch.float32))
-            )
+            formats.by_candidate(sums.get(name, none.expand(1, len(formats.formats))))
             for formats, sums in both
         )
         return of_weight + of_input
@@ -118,7 +119,7 @@ class _Products:
             # In float32: in bfloat16 the difference of two close numbers has no digits left.
             product = (rounded.float() - x.float()) * g.float()
             product = product.abs() if self.elementwise else product
-            found[:, column] += _sums(tap, product).cpu()
+            found[:, column] += _sums(tap, product).to(found.device)
 
     def read_output(self, tap: Tap, x: Tensor, g: Tensor) -> None:
         """See ``GradientReader``."""
@@ -129,7 +130,7 @@ class _Products:
         # without a number for each example, weight and format.
         gradients = gradients.abs() if self.elementwise else gradients
         found = _held(self.by_weight, tap, self.on.weights)
-        found[examples] += (gradients @ self._weight_errors(tap.name)).cpu()
+        found[examples] += gradients @ self._weight_errors(tap.name)
 
     def _weight_errors(self, name: str) -> Tensor:
         """``[D, weight formats]``: what each format does to the weight; one layer's are kept."""
@@ -148,10 +149,9 @@ class _Products:
 
 
 def _held(sums: dict[str, Tensor], tap: Tap, formats: Formats) -> Tensor:
-    """A layer's sums ``[N, F]``, zeros at first."""
-    return sums.setdefault(
-        tap.name, torch.zeros(tap.num_examples, len(formats.formats), dtype=torch.float32)
-    )
+    """A layer's sums ``[N, F]``, zeros at first; on its device, where no pass waits for them."""
+    shape, device = (tap.num_examples, len(formats.formats)), weight_of(tap.layer_module).device
+    return sums.setdefault(tap.name, torch.zeros(shape, dtype=torch.float32, device=device))
 
 
 def _sums(tap: Tap, product: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.gradient_squares import squared_products
 from mpq.sensitivity.passes.labels import check_labels, fisher_gradient, labelled_passes
+from mpq.sensitivity.passes.one_device import on_one_device
 from mpq.sensitivity.passes.weight_changes import WeightChanges
 from mpq.sensitivity.passes.weight_gradients import CallGradients
 
@@ -117,7 +118,6 @@ class _Fisher:
     def sums(self) -> Array:
         """``[L, B]`` squared products of errors and gradients, of weights and of inputs."""
         weights, inputs = (
-            torch.stack([found.cpu() for found in sums.values()]).numpy()
-            for sums in (self._by_weight, self._by_input)
+            on_one_device(sums.values()).cpu().numpy() for sums in (self._by_weight, self._by_input)
         )
         return self.on.weights.by_candidate(weights) + self.on.inputs.by_candidate(inputs)

@@ -49,8 +49,8 @@ class LayerOutput(SensitivityEstimator):
         """See ``SensitivityEstimator.estimate``."""
         found = _Errors(on)
         examples = read_layers(on, found.read, "layer outputs")
-        errors = np.stack(list(found.errors.values()))  # [L, B]
-        powers = np.array(list(found.powers.values()))[:, None]
+        errors = np.stack([sums.cpu().numpy() for sums in found.errors.values()])  # [L, B]
+        powers = np.array([float(power) for power in found.powers.values()])[:, None]
         # Both are sums over the same examples, so that their number cancels in the ratio.
         values = _ratio(errors, powers) if self.relative else errors / examples
         unit = "relative" if self.relative else "squared_output"
@@ -62,8 +62,10 @@ class _Errors:
 
     def __init__(self, on: Estimation) -> None:
         self.on = on
-        self.errors = {name: np.zeros(len(on.candidates)) for name in on.names}
-        self.powers = dict.fromkeys(on.names, 0.0)
+        # On each layer's device, so that no pass waits for a transfer.
+        shape, weights = len(on.candidates), {name: on.network.weight(name) for name in on.names}
+        self.errors = {n: w.new_zeros(shape, dtype=torch.float64) for n, w in weights.items()}
+        self.powers = {n: w.new_zeros((), dtype=torch.float64) for n, w in weights.items()}
 
     def read(self, tap: Tap, x: Tensor, _: Tensor) -> None:
         """See ``LayerReader``."""
@@ -75,8 +77,8 @@ class _Errors:
             self.errors[tap.name][column] += _squared_norm(change)
 
 
-def _squared_norm(tensor: Tensor) -> float:
-    return float(tensor.square().sum(dtype=torch.float64))
+def _squared_norm(tensor: Tensor) -> Tensor:
+    return tensor.square().sum(dtype=torch.float64)
 
 
 def _ratio(errors: Any, powers: Any) -> Any:

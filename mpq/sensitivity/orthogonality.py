@@ -15,6 +15,7 @@ from mpq.sensitivity.estimation import Estimation
 from mpq.sensitivity.importance import importance_table
 from mpq.sensitivity.passes.backward_pass import Tap
 from mpq.sensitivity.passes.forward_pass import read_batch
+from mpq.sensitivity.passes.one_device import on_one_device
 
 
 @final
@@ -76,18 +77,20 @@ def orthogonality_matrix(on: Estimation, centered: bool = False) -> Any:
 
 def _grams(network: Network, batch: Batch, centered: bool) -> Tensor:
     """``[L, N, N]`` Gram matrices of the layers' outputs, summed over their calls."""
+    shape = (batch.size, batch.size)
+    # On each layer's device, so that no pass waits for a transfer.
     found = {
-        layer.name: torch.zeros(batch.size, batch.size, dtype=torch.float32)
+        layer.name: network.weight(layer.name).new_zeros(shape, dtype=torch.float32)
         for layer in network.layers
     }
 
     def read(tap: Tap, _: Tensor, y: Tensor) -> None:
         # Calls are further features of the same examples, and Gram matrices of features add up.
-        found[tap.name] = found[tap.name] + _gram(tap, y.float(), centered).cpu()
+        found[tap.name] = found[tap.name] + _gram(tap, y.float(), centered)
 
     read_batch(network, batch, read)
     # What follows has the fourth power of the outputs, which float32 is soon too narrow for.
-    return torch.stack(list(found.values())).double()
+    return on_one_device(found.values()).cpu().double()
 
 
 def _gram(tap: Tap, y: Tensor, centered: bool) -> Tensor:

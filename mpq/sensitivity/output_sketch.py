@@ -25,6 +25,7 @@ from mpq.sensitivity.passes.channel_prices import ChannelPrices
 from mpq.sensitivity.passes.channel_products import ChannelProducts
 from mpq.sensitivity.passes.checkpoint import Resumable, State, left_batches
 from mpq.sensitivity.passes.factor_rows import FactorRows
+from mpq.sensitivity.passes.one_device import on_one_device
 from mpq.sensitivity.passes.probes import TEMPERATURE, Probes
 from mpq.sensitivity.passes.weight_changes import PassProducts, WeightChanges, add_products
 from mpq.sensitivity.passes.weight_gradients import CallGradients
@@ -254,29 +255,26 @@ class _Pass:
     @property
     def rows(self) -> Array:
         """``[S, L, B]``; a row ``S`` is a group of examples."""
-        rows = [
-            self.on.weights.by_candidate(self.by_weight[name].whole.cpu())
-            + self.on.inputs.by_candidate(self._grouped(name))
-            for name in self.on.names
-        ]
-        return torch.stack(rows, dim=1).double().numpy()
+        found = self.by_weight.values()
+        of_weights = self.on.weights.by_candidate(on_one_device([x.whole for x in found]))
+        of_inputs = self.on.inputs.by_candidate(self._of_inputs)
+        return (of_weights + of_inputs).transpose(0, 1).cpu().double().numpy()
 
     @property
     def squares(self) -> Array:
         """``[L, B]``, see ``ChannelPrices``."""
-        rows = [
-            self.on.weights.by_candidate(self.by_weight[name].squares.cpu())
-            + self.on.inputs.by_candidate(self._grouped(name).square().sum(dim=0))
-            for name in self.on.names
-        ]
-        return torch.stack(rows).double().numpy()
+        found = self.by_weight.values()
+        of_weights = self.on.weights.by_candidate(on_one_device([x.squares for x in found]))
+        of_inputs = self.on.inputs.by_candidate(self._of_inputs.square().sum(dim=1))
+        return (of_weights + of_inputs).cpu().double().numpy()
 
-    def _grouped(self, name: str) -> Tensor:
-        """``[S, input formats]`` sums over groups."""
-        values = self.by_input[name].cpu()
+    @property
+    def _of_inputs(self) -> Tensor:
+        """``[L, S, input formats]`` sums over groups."""
+        values = on_one_device(self.by_input.values())
         if self.group == 1:
             return values
-        return torch.stack([part.sum(dim=0) for part in values.split(self.group)])
+        return torch.stack([part.sum(dim=1) for part in values.split(self.group, dim=1)], dim=1)
 
 
 class _Sketch:

@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from mpq._support.arrays import Columns
 from mpq._support.cache import Cache
-from mpq.network.mapped import is_streaming
 from mpq.network.network import Network
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer, quantized
@@ -18,6 +17,7 @@ from mpq.report.measurement import Measurement
 from mpq.workflows.evaluate import Reference
 from mpq.workflows.kept_measurements import KeptMeasurements
 from mpq.workflows.own_codes import OwnCodes
+from mpq.workflows.room import rounds_in_calls
 from mpq.workflows.shared_measurements import SharedMeasurements
 from mpq.workflows.sums import Sums
 
@@ -83,7 +83,8 @@ class Evaluator:
         return self._sums(precisions, self.quantizer)
 
     def _sums(self, precisions: Mapping[str, Precision], quantizer: Quantizer) -> Sums:
-        with quantized(self.network, precisions, quantizer, one_at_a_time=is_streaming()):
+        in_calls = rounds_in_calls(self.network)
+        with quantized(self.network, precisions, quantizer, one_at_a_time=in_calls):
             return self.reference.sums(self.network.module)
 
     @cached_property

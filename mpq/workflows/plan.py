@@ -1,21 +1,19 @@
 """What a search will take, told from its first batch: seconds and memory of every phase."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf, isfinite, isinf
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 import torch
 
 from mpq._support.progress import showing_progress
 from mpq.errors import GradientError
-from mpq.network.mapped import is_streaming, streaming
+from mpq.network.mapped import streaming
 from mpq.network.randomness import random_state_kept
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
-from mpq.quantization.quantizer import quantized
 from mpq.rounding import AutoRounding
 from mpq.sensitivity import Estimation, Sensitivity, SensitivityEstimator
 from mpq.sensitivity.auto import AutoEstimator
@@ -27,8 +25,8 @@ from mpq.workflows.codes_keys import NUMBERS_TOGETHER, ToRound, ToRoundTogether
 from mpq.workflows.defaults import ESTIMATOR, SOLVER
 from mpq.workflows.method import Method
 from mpq.workflows.objective import Objective
+from mpq.workflows.one_measurement import OneMeasurement, timed
 from mpq.workflows.other_answers import is_mixed
-from mpq.workflows.peak_memory import peak_memory_bytes
 from mpq.workflows.rounded_weights import NUM_TRIED, to_round
 from mpq.workflows.setup import Prepared
 from mpq.workflows.shown_examples import Shown
@@ -174,14 +172,14 @@ def planned(task: Task, limits: Limits, method: Method) -> tuple[Plan, Prepared]
 
 
 def _planned(task: Task, limits: Sequence[Limit], method: Method) -> tuple[Plan, Prepared]:
-    prepared, layers_s, _ = _timed(lambda: Prepared.untransformed(task), device=None)
+    prepared, layers_s, _ = timed(lambda: Prepared.untransformed(task), device=None)
     constraints = prepared.constraints(limits)
     first = _FirstBatch(prepared, method.estimator)
     phases = [first.layers(layers_s), *first.phases(method.rounds)]
     interactions = first.found.interactions if method.solver.takes_interactions else None
     problem = Problem(first.found.table, constraints, interactions)
     if limits and not method.solver.is_measuring:
-        _, seconds, _ = _timed(lambda: solve(method.solver, problem), prepared.network.device)
+        _, seconds, _ = timed(lambda: solve(method.solver, problem), prepared.network.device)
         phases.append(Phase("solution", seconds))
     if method.solver.is_measuring:
         phases += first.solver_measurements(method.solver)
@@ -233,7 +231,7 @@ class _FirstBatch:
             with torch.no_grad():
                 network.outputs(batch)
 
-        self._forward_s = _timed(forward, self._device)[1] / self._size
+        self._forward_s = timed(forward, self._device)[1] / self._size
         passes_s = 2 * self._forward_s * self.whole.calibration.num_examples
         grows_s = min(passes_s, seconds) / self.whole.calibration.num_examples
         fixed_s = seconds - grows_s * self.whole.calibration.num_examples
@@ -241,19 +239,19 @@ class _FirstBatch:
 
     def phases(self, rounds: int) -> Iterator[Phase]:
         """Those before the solution, and rounds of refinement."""
-        _, seconds, _ = _timed(lambda: self._plain.asked, self._device)
+        _, seconds, _ = timed(lambda: self._plain.asked, self._device)
         if any(not f.is_exact for f in self._on.inputs.formats):
             by_example = seconds / self.whole.calibration.num_examples
             yield Phase("ranges of inputs", calibration_s=by_example)
         # The first time ranges of weights are searched for, which are kept.
-        _, cold_s, cold_bytes = _timed(self._estimated, self._device)
-        self.found, warm_s, warm_bytes = _timed(self._estimated, self._device)
+        _, cold_s, cold_bytes = timed(self._estimated, self._device)
+        self.found, warm_s, warm_bytes = timed(self._estimated, self._device)
         yield Phase("ranges of weights", max(cold_s - warm_s, 0.0), peak_bytes=cold_bytes)
         yield from self._rounding()
         yield Phase(ESTIMATE, calibration_s=warm_s / self._size, peak_bytes=warm_bytes)
         if not self._asked.is_measuring:
             table, seed = self.found.table, self.whole.task.seed
-            _, seconds, _ = _timed(lambda: spot_check(self._plain.asked, table, seed), self._device)
+            _, seconds, _ = timed(lambda: spot_check(self._plain.asked, table, seed), self._device)
             yield Phase("spot check", seconds)
         if rounds:
             each_s = warm_s / self._size + 2 * self._forward_s
@@ -274,7 +272,7 @@ class _FirstBatch:
         formats = [f for f in self._on.weights.formats if f.number.needs_scale]
         if not rounding.reads_inputs or not formats:
             return
-        moments, seconds, peak = _timed(
+        moments, seconds, peak = timed(
             Shown.all_of(self._on, self.whole.task.seed).moments, self._device
         )
         yield Phase(OF_ROUNDING[0], calibration_s=seconds / self._size, peak_bytes=peak)
@@ -299,28 +297,15 @@ class _FirstBatch:
             shapes[weight.shape] = count + 1, some
         seconds, num_bytes = 0.0, 0
         for count, some in shapes.values():
-            codes, taken_s, _ = _timed(ToRoundTogether(some).codes, self._device)
+            codes, taken_s, _ = timed(ToRoundTogether(some).codes, self._device)
             seconds += taken_s * count / len(some)
             held = sum(x.codes.nbytes + x.scale.nbytes for each in codes for x in each)
             num_bytes += held * count // len(some)
         return seconds, num_bytes
 
     @cached_property
-    def _measured(self) -> "_Measured":
-        """What measuring one assignment took."""
-        first = replace(self._plain, held_out=self._held_out)
-        evaluator, own_s, _ = _timed(lambda: first.on_held_out, self._device)
-        precisions = evaluator.uniform(self.whole.candidates[0])
-        _, row_s, peak = _timed(lambda: evaluator.measure(precisions), self._device)
-
-        def rounded() -> None:
-            # A network that is streamed rounds during its calls, which count with every batch.
-            with quantized(evaluator.network, precisions, evaluator.quantizer, is_streaming()):
-                pass
-
-        _, fixed_s, _ = _timed(rounded, self._device)
-        size = self._held_out.num_examples
-        return _Measured(fixed_s, max(row_s - fixed_s, 0.0) / size, own_s / size, peak)
+    def _measured(self) -> OneMeasurement:
+        return OneMeasurement.of(replace(self._plain, held_out=self._held_out))
 
     def solver_measurements(self, solver: Solver) -> Iterator[Phase]:
         """Those of a solver that measures on calibration examples, where it knows how many."""
@@ -354,38 +339,6 @@ class _FirstBatch:
             held_out * each.example_s + each.own_s,
             each.peak_bytes,
         )
-
-
-@final
-@dataclass(frozen=True)
-class _Measured:
-    """What measuring one assignment takes.
-
-    Args:
-        fixed_s: Seconds whatever the data: weights are rounded.
-        example_s: Seconds for each example.
-        own_s: Seconds for each example, once: what the original answers to it.
-        peak_bytes: At most; ``None``: not known.
-    """
-
-    fixed_s: float
-    example_s: float
-    own_s: float
-    peak_bytes: int | None
-
-
-def _timed(
-    compute: Callable[[], Value], device: torch.device | None
-) -> tuple[Value, float, int | None]:
-    """What a computation gives, its seconds, and what it takes at its peak on a device."""
-
-    def run() -> tuple[Value, float]:
-        start = perf_counter()
-        value = compute()
-        return value, perf_counter() - start
-
-    (value, seconds), peak = peak_memory_bytes(run, device or torch.device("cpu"))
-    return value, seconds, peak
 
 
 def _unplanned(task: Task, method: Method) -> Iterator[str]:

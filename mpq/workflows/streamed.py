@@ -10,8 +10,8 @@ from mpq.errors import InputError
 from mpq.network.mapped import can_stream, resident_bytes, unmapped_bytes
 from mpq.quantization.precision import Granularity, TensorFormat
 
-SCALE_BYTES: Final = 8
-"""Of a group of weights in a format: a scale in float32, and a zero point."""
+SCALE_BYTES: Final = 4
+"""Of a group of weights in a format: a scale in float32; of an affine format a zero point, too."""
 _AT_ONCE: Final = 3
 """How often the largest weight is there at once: as it is, rounded, and in tiles of both."""
 
@@ -87,8 +87,9 @@ def _memories(model: nn.Module) -> Iterator[tuple[Tensor, int]]:
 def _scales(own: Iterable[tuple[Tensor, int]], formats: Iterable[TensorFormat]) -> int:
     """Bytes of the scales of all weights, in all formats that have one for every group."""
     elements = sum(tensor.numel() for tensor, _ in own)
-    sizes = [f.group_size for f in formats if f.granularity is Granularity.GROUP]
-    return sum(SCALE_BYTES * elements // size for size in sizes if size)
+    grouped = [f for f in formats if f.granularity is Granularity.GROUP and f.group_size]
+    parts = ((1 if f.symmetric else 2, f.group_size or 1) for f in grouped)
+    return sum(count * SCALE_BYTES * elements // size for count, size in parts)
 
 
 def _gib(num_bytes: int) -> str:

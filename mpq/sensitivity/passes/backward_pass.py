@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mpq.errors import GradientError
-from mpq.network.arguments import input_of, read_by, with_input
+from mpq.network.arguments import input_of, read_where_it_ran, with_input
 from mpq.network.examples import Batch
 from mpq.network.layer import Layer
 from mpq.network.mapped import is_streaming, release
@@ -254,7 +254,7 @@ class _Call:
         args, kwargs = tree_map(_detached, (args, kwargs))
         call = Again(tap.layer_module, args, kwargs, tap.layer.is_hooked)
         self._tap = replace(tap, call=call)
-        self.x = read_by(args, kwargs, output)
+        self.x = read_where_it_ran(args, kwargs, output)
         self._read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         self._versions = [t._version for t in self._read]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpq.network.arguments import read_by
+from mpq.network.arguments import read_where_it_ran
 from mpq.network.examples import Batch
 from mpq.network.modules import hooks
 from mpq.network.network import Network
@@ -65,7 +65,7 @@ def _read(
     kwargs: dict[str, Any],
     output: Tensor,
 ) -> None:
-    x = read_by(args, kwargs, output)
+    x = read_where_it_ran(args, kwargs, output)
     # An expert that is sent nothing has nothing to read.
     if x.numel() and not is_computed_again():
         read = replace(tap, call=Again(layer_module, args, kwargs, tap.layer.is_hooked))

@@ -1,6 +1,7 @@
 """Squared errors that formats make in weights and in inputs."""
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mpq._support.arrays import Array
@@ -25,14 +26,19 @@ def input_errors(on: Estimation) -> Array:
 
     One forward pass over the data, none if no candidate rounds inputs.
     """
-    found = {name: np.zeros(len(on.inputs.formats)) for name in on.names}
+    # On each layer's device, so that no pass waits for a transfer.
+    found = {
+        name: on.network.weight(name).new_zeros(len(on.inputs.formats), dtype=torch.float64)
+        for name in on.names
+    }
 
     def add(tap: Tap, x: Tensor, _: Tensor) -> None:
         for column, tensor_format in on.inputs.rounding:
             change = on.rounded_input(tap.name, x, tensor_format) - x
-            found[tap.name][column] += float(change.double().square().sum())
+            found[tap.name][column] += change.double().square().sum()
 
     if not on.inputs.is_rounding:
         return np.zeros(on.shape)
     examples = read_layers(on, add, "rounded inputs")
-    return on.inputs.by_candidate(np.stack(list(found.values())) / examples)
+    errors = np.stack([sums.cpu().numpy() for sums in found.values()])
+    return on.inputs.by_candidate(errors / examples)

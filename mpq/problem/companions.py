@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mpq._support.files import Content
 from mpq._support.json_object import quoted
 from mpq.errors import FileFormatError
 from mpq.network.reparametrization import TRANSFORMS_FILE, Reparametrization
@@ -20,10 +21,15 @@ def companions(
     weights: StoredWeights | None,
     reparametrization: Reparametrization | None,
     tuned: TunedParameters | None,
-) -> tuple[dict[str, bytes], list[str]]:
+) -> tuple[dict[str, Content], list[str]]:
     """Files to write beside an assignment, and names that an earlier one may have left there."""
     found = {WEIGHTS_FILE: weights, TRANSFORMS_FILE: reparametrization, TUNED_FILE: tuned}
-    files = {name: part.content for name, part in found.items() if part is not None}
+    # Codes are as many as the network has weights, and need not be in memory.
+    files = {
+        name: part.content_parts if isinstance(part, StoredWeights) else part.content
+        for name, part in found.items()
+        if part is not None
+    }
     return files, [name for name, part in found.items() if part is None]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from mpq._support.pages import release_arrays
 from mpq.errors import MismatchError
 from mpq.network.arguments import input_of, with_input
 from mpq.network.mapped import release
@@ -104,7 +105,10 @@ class Quantizer:
             grid = self._grid(name, rows, tensor_format)
             return quantize_some(rows, some, tensor_format, grid, work)
         index = some if isinstance(some, slice) else some.cpu().numpy()
-        numbers = Codes.of_stored(stored.part(index), tensor_format).numbers()
+        part = stored.part(index)
+        numbers = Codes.of_stored(part, tensor_format).numbers()
+        # Of single rows a copy was made.
+        release_arrays((part if isinstance(some, slice) else stored).parts().values())
         return numbers.to(rows.device, rows.dtype)
 
     def codes(self, name: str, layer_module: nn.Module, tensor_format: TensorFormat) -> Codes:
@@ -131,7 +135,7 @@ class Quantizer:
         """Codes that were found with regard to data; refuses those of another weight."""
         stored = self.stored.get((name, tensor_format))
         if stored is not None and name not in self._checked:
-            if not stored.is_of(rows.float().cpu().numpy()):
+            if not stored.is_of(rows[some].float().cpu().numpy() for some in row_tiles(rows)):
                 raise MismatchError(
                     f"layer {name!r}: its codes were rounded from another weight than this "
                     "network's (another checkpoint, or this one in another dtype?): search again "

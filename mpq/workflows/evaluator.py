@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mpq._support.arrays import Columns
 from mpq._support.cache import Cache
-from mpq.network.mapped import is_streaming
+from mpq._support.pages import is_streaming
 from mpq.network.network import Network
 from mpq.quantization.precision import ORIGINAL, Precision
 from mpq.quantization.quantizer import Quantizer, quantized

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, final
 
 import torch
 
+from mpq._support.pages import is_streaming
 from mpq._support.progress import showing_progress
 from mpq.errors import GradientError
-from mpq.network.mapped import is_streaming, streaming
+from mpq.network.mapped import streaming
 from mpq.network.randomness import random_state_kept
 from mpq.problem.limits import Limit, Limits, parse_limits
 from mpq.problem.problem import Problem
@@ -268,9 +269,8 @@ class _FirstBatch:
         formats = [f for f in self._on.weights.formats if f.number.needs_scale]
         if not rounding.reads_inputs or not formats:
             return
-        moments, seconds, peak = _timed(
-            Shown.all_of(self._on, self.whole.task.seed).moments, self._device
-        )
+        shown = Shown.all_of(self._on, self.whole.task.seed)
+        (moments,), seconds, peak = _timed(lambda: list(shown.moments()), self._device)
         yield Phase(OF_ROUNDING[0], calibration_s=seconds / self._size, peak_bytes=peak)
         asked = (
             to_round(self._on, layer.name, moments.values[layer.name], formats, rounding)

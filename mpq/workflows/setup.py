@@ -38,6 +38,7 @@ from mpq.workflows.evaluator import Evaluator
 from mpq.workflows.own_codes import OwnCodes
 from mpq.workflows.rounded_weights import RoundedWeights, rounded_weights
 from mpq.workflows.shippable import Shippable
+from mpq.workflows.streamed import moment_memory
 from mpq.workflows.task import Rules, Task
 from mpq.workflows.transformed import TransformedModel
 
@@ -181,7 +182,11 @@ class Prepared:
         on = Estimation(
             self.network, self.calibration, self._nearest, self.candidates, ranks=self.ranks
         )
-        return rounded_weights(on, self.task.weight_rounding, self.task.seed, self.kept_codes)
+        rounding, seed, most_bytes = self.task.weight_rounding, self.task.seed, None
+        if self.task.streamed:
+            formats = {p.weight for p in self.candidates}
+            most_bytes = moment_memory(self.task.model, self.task.memory_bytes, formats)
+        return rounded_weights(on, rounding, seed, self.kept_codes, most_bytes)
 
     @cached_property
     def asked(self) -> Estimation:

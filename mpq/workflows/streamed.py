@@ -1,13 +1,14 @@
 """Whether a network fits into memory, with what a search holds beside it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from torch import Tensor, nn, strided
 
 from mpq._support.bounds import machine_bytes
+from mpq._support.pages import can_stream
 from mpq.errors import InputError
-from mpq.network.mapped import can_stream, resident_bytes, unmapped_bytes
+from mpq.network.mapped import resident_bytes, unmapped_bytes
 from mpq.quantization.precision import Granularity, TensorFormat
 
 SCALE_BYTES: Final = 8
@@ -51,8 +52,7 @@ def why_streamed(model: nn.Module, allowed: int | None, formats: Iterable[Tensor
             "a Hugging Face folder (--model FOLDER, or transformers' from_pretrained(FOLDER, "
             'dtype="auto"))'
         )
-    largest = max(num_bytes for _, num_bytes in own)
-    least = now + _AT_ONCE * largest + _scales(own, set(formats))
+    largest, least = max(num_bytes for _, num_bytes in own), _least(own, set(formats))
     if least > memory:
         raise InputError(
             f"{told}, and streamed it holds at least {_gib(least)}: its largest weight has "
@@ -60,6 +60,26 @@ def why_streamed(model: nn.Module, allowed: int | None, formats: Iterable[Tensor
             "or coarser candidates (groups)"
         )
     return f"{told}: it is streamed from its files, block by block"
+
+
+def moment_memory(model: nn.Module, allowed: int | None, formats: Iterable[TensorFormat]) -> int:
+    """Bytes that second moments of a streamed network's layers may take at a time: half of the
+    memory that nothing else is known to need.
+
+    Args:
+        model: See ``why_streamed``.
+        allowed: See there.
+        formats: See there.
+    """
+    memory = machine_bytes() if allowed is None else allowed
+    own = list(_memories(model))
+    return max(0, memory - _least(own, set(formats))) // 2
+
+
+def _least(own: Sequence[tuple[Tensor, int]], formats: Iterable[TensorFormat]) -> int:
+    """What a streamed search holds at least, whatever its examples are."""
+    largest = max(num_bytes for _, num_bytes in own)
+    return resident_bytes() + _AT_ONCE * largest + _scales(own, formats)
 
 
 def _not_here(allowed: int | None) -> str:

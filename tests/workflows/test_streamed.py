@@ -1,6 +1,7 @@
 """A network that does not fit into memory: the same answer, block by block from its files."""
 
 import mmap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,18 @@ import torch
 from torch import nn
 
 import mpq
+from mpq._support import pages
 from mpq.cli.__main__ import app
 from mpq.cli.loading import load_folder
 from mpq.errors import InputError
-from mpq.network import mapped
+from mpq.network.mapped import unmapped_bytes
+from mpq.quantization.stored import WEIGHTS_FILE
+from mpq.sensitivity.passes.second_moments import PartialMoments
 from mpq.workflows import streamed
 
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(
-    not mapped.can_stream(), reason="only Linux says which pages are a file's"
+    not pages.can_stream(), reason="only Linux says which pages are a file's"
 )
 CANDIDATES = ("w2g64", "w4a8", "w8g64")
 SHAPE: dict[str, Any] = {
@@ -99,6 +103,63 @@ def test_numbers_are_those_without(
     assert result.assignment.precisions == expected.assignment.precisions
 
 
+ROUNDINGS = ("gptq", "coordinate-descent", "auto")
+
+
+@pytest.mark.parametrize("is_kept", [False, True], ids=["unnamed", "cache"])
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_codes_are_those_without(
+    folder: Path,
+    tight: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rounding: str,
+    is_kept: bool,
+) -> None:
+    """To the last bit, by second moments of some layers in one pass and of others in the next."""
+    expected = found(task(load_folder(folder), rounding=rounding))
+    passes: list[int] = []
+    collect = PartialMoments.of.__func__  # type: ignore[attr-defined]
+
+    def counted(kind: type[PartialMoments], *given: Any, **options: Any) -> PartialMoments:
+        passes.append(len(options["layers"]))
+        collected: PartialMoments = collect(kind, *given, **options)
+        return collected
+
+    monkeypatch.setattr(PartialMoments, "of", classmethod(counted))
+    cache = tmp_path / "kept" if is_kept else None
+    asked = task(load_folder(folder), rounding=rounding, memory=tight, cache=cache)
+
+    result = found(asked)
+
+    assert len(passes) > 2
+    assert max(passes) < len(result.layers)
+    assert result.assignment.weights == expected.assignment.weights
+    assert expected.assignment.weights is not None
+    assert result.problem.loss.values == pytest.approx(expected.problem.loss.values, rel=1e-5)
+    assert result.columns.tolist() == expected.columns.tolist()
+    losses, others = (
+        [row.measured.divergence for row in each.comparisons] for each in (result, expected)
+    )
+    assert losses == pytest.approx(others, rel=1e-5)
+
+
+def test_codes_lie_in_files(folder: Path, tight: str, tmp_path: Path) -> None:
+    """Those of the answer as well; and what is saved of it is what memory would have saved."""
+    asked = task(load_folder(folder), rounding="gptq")
+    found(asked).save(tmp_path / "whole")
+
+    result = found(replace(asked, model=load_folder(folder), memory=tight))
+    result.save(tmp_path / "streamed")
+
+    weights = result.assignment.weights
+    assert weights is not None
+    arrays = [torch.from_numpy(w.codes) for w in weights.by_layer.values()]
+    assert unmapped_bytes(arrays) == 0
+    files = (tmp_path / name / WEIGHTS_FILE for name in ("whole", "streamed"))
+    assert len({file.read_bytes() for file in files}) == 1
+
+
 def test_a_result_says_so_when_it_is_read_again(folder: Path, tight: str, tmp_path: Path) -> None:
     """In the file as well."""
     result = found(task(load_folder(folder), memory=tight))
@@ -116,12 +177,12 @@ def test_little_of_the_network_is_in_memory_at_once(folder: Path, tight: str) ->
 
     def look(*_: object) -> None:
         nonlocal most
-        pages = 0
+        there = 0
         for weight in weights:
             count = weight.untyped_storage().nbytes() // mmap.PAGESIZE
-            flags = mapped._page_flags(weight.data_ptr() // mmap.PAGESIZE, count)
-            pages += int((flags & mapped._PRESENT != 0).sum())
-        most = max(most, pages * mmap.PAGESIZE)
+            flags = pages.page_flags(weight.data_ptr() // mmap.PAGESIZE, count)
+            there += int((flags & pages.PRESENT != 0).sum())
+        most = max(most, there * mmap.PAGESIZE)
 
     handle = torch.nn.modules.module.register_module_forward_pre_hook(look)
     try:
@@ -199,7 +260,10 @@ def test_memory_that_is_too_small_for_one_weight(folder: Path, tight: str) -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rounding": "auto"}, r"rounding=auto is not done so: round to nearest"),
+        (
+            {"rounding": "gptq", "sequential_rounding": True},
+            r"sequential_rounding \(--sequential-rounding\) is not done so",
+        ),
         ({"transforms": ["equalize"]}, r"transforms \(--transform\) is not done so"),
         ({"tune": "scales"}, r"tune \(--tune\) is not done so"),
         ({"recalibrate": True}, r"recalibrate \(--recalibrate\) is not done so"),

@@ -105,11 +105,13 @@ class PartialMoments:
         on: The network and all examples.
         guidance: As in ``second_moments``.
         parts: What was collected from each.
+        layers: Whose they are.
     """
 
     on: Estimation
     guidance: float
     parts: Sequence[Collected]
+    layers: Sequence[Layer]
 
     @classmethod
     def of(
@@ -120,10 +122,12 @@ class PartialMoments:
         dense_inputs: int = DENSE_INPUTS,
         positions: int = POSITIONS,
         seed: int = 0,
+        layers: Sequence[Layer] | None = None,
     ) -> Self:
         """Collects them in one forward and one backward pass over all parts.
 
-        Takes the memory of ``second_moments`` for each part.
+        Takes the memory of ``second_moments`` for each part. Those of some layers are what they are
+        among those of all, to the last bit.
 
         Args:
             on: As in ``second_moments``.
@@ -132,11 +136,13 @@ class PartialMoments:
             dense_inputs: See there.
             positions: See there.
             seed: See there.
+            layers: Some of the network's, all that share a weight or none of them; default: all.
 
         Raises:
             InputError: As there.
             GradientError: As there.
         """
+        chosen = on.network.layers if layers is None else layers
         if not 0 <= guidance <= 1:
             raise InputError(f"guidance is a share from 0 to 1; got {guidance}")
         if dense_inputs < 1 or positions < 0:
@@ -148,12 +154,14 @@ class PartialMoments:
         looking, origin, found = Looking.of(on, positions), on.data.first().start, []
         for part in data:
             shown = replace(on, data=part)
-            collecting = _Collecting(shown, dense_inputs, looking, origin, is_guided=guidance > 0)
+            collecting = _Collecting(
+                shown, chosen, dense_inputs, looking, origin, is_guided=guidance > 0
+            )
             if guidance:
                 collecting.read_backward(probes)
             collecting.read_forward()
             found.append(collecting.collected)
-        return cls(on, guidance, found)
+        return cls(on, guidance, found, chosen)
 
     def total(self, indices: Sequence[int], is_last: bool = False) -> SecondMoments:
         """The second moments of some parts' examples.
@@ -163,7 +171,7 @@ class PartialMoments:
             is_last: Whether nothing else will be asked: memory is given back layer by layer.
         """
         parts = [self.parts[i] for i in indices]
-        return Mixing(self.on, parts, self.guidance, is_last).result()
+        return Mixing(self.layers, parts, self.guidance, is_last).result()
 
 
 def moment_shape(
@@ -191,14 +199,20 @@ def moment_shape(
 
 
 class _Collecting:
-    """Reads every call of every layer that can have a moment."""
+    """Reads every call of every one of some layers that can have a moment."""
 
     def __init__(
-        self, on: Estimation, dense_inputs: int, looking: Looking, origin: int, is_guided: bool
+        self,
+        on: Estimation,
+        layers: Sequence[Layer],
+        dense_inputs: int,
+        looking: Looking,
+        origin: int,
+        is_guided: bool,
     ) -> None:
         self.moments: dict[str, LayerMoments] = {}
         self.missing: dict[str, str] = {}
-        for layer in on.network.layers:
+        for layer in layers:
             layer_module = on.network.layer_module(layer.name)
             self.moments[layer.name] = _empty(layer, layer_module, dense_inputs, is_guided)
         self._on, self._looking = on, looking

@@ -4,7 +4,7 @@ No torch here: an assignment holds them, and its file is read without torch.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from math import prod
@@ -159,6 +159,27 @@ class StoredWeight:
         """The arrays by name."""
         found = {part: getattr(self, part) for part in (*_PARTS, *_MORE_PARTS)}
         return {part: array for part, array in found.items() if array is not None}
+
+
+def joined(
+    parts: Sequence[StoredWeight],
+    second: "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | tuple[None, None]",
+) -> StoredWeight:
+    """A weight of which some channels came after the other.
+
+    Args:
+        parts: Consecutive channels, at least one part.
+        second: Step and mean of the scales of the whole weight.
+    """
+    step, mean = second
+    if len(parts) == 1:
+        return replace(parts[0], scale_step=step, scale_mean=mean)
+    arrays = {
+        name: np.concatenate([part.parts()[name] for part in parts])
+        for name in parts[0].parts()
+        if name not in ("scale_step", "scale_mean")
+    }
+    return StoredWeight(**arrays, scale_step=step, scale_mean=mean)
 
 
 def signature_of(rows: "np.ndarray[Any, Any]") -> "np.ndarray[Any, np.dtype[np.float32]]":
